@@ -1,0 +1,1 @@
+"""The service: speaks HTTP and knows nothing of tensors."""

@@ -1,0 +1,1 @@
+"""One transformers model, opened up."""

@@ -1,0 +1,31 @@
+"""ablate: r' = r - t (r Q^T) Q. Share 1 leaves nothing of the directions; several at a layer are removed jointly."""
+
+from typing import ClassVar
+
+import torch
+
+from steering.operations.base import Wish
+from steering.shapes import Directions, Parameters, Residual
+
+
+class Ablate:
+    """Removes the share t of the component in span(Q), Q (k, d_model) orthonormal (Arditi et al., arXiv 2406.11717)."""
+
+    name: ClassVar[str] = "ablate"
+    parameters: ClassVar[tuple[str, ...]] = ("share",)
+    scaled: ClassVar[frozenset[str]] = frozenset()
+    weighted: ClassVar[str] = "share"
+    fields: ClassVar[frozenset[str]] = frozenset()
+    required: ClassVar[frozenset[str]] = frozenset()
+    merges: ClassVar[bool] = True
+
+    @staticmethod
+    def resolve(wish: Wish) -> tuple[float, ...]:
+        """(share,) = (strength,)."""
+        return (wish.strength,)
+
+    @staticmethod
+    def apply(residual: Residual, directions: Directions, parameters: Parameters) -> Residual:
+        """residual (token, d_model), directions (token, k, d_model) orthonormal or zero rows, parameters (token, 1)."""
+        components = torch.einsum("td,tkd->tk", residual, directions)
+        return residual - parameters[:, :1] * torch.einsum("tk,tkd->td", components, directions)

@@ -1,0 +1,168 @@
+"""What a caller writes: SteeringSpec, InterventionSpec, ConditionSpec, TokenScope, Schedule. Torch-free, sendable as JSON."""
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, FiniteFloat, Tag, model_validator
+
+Unit: TypeAlias = Literal["scale", "raw", "relative"]
+Index: TypeAlias = Annotated[int, Field(strict=True, ge=-1_000_000, le=1_000_000)]
+LayerIndex: TypeAlias = Annotated[int, Field(strict=True, ge=-1000, le=1000)]
+Number: TypeAlias = Annotated[FiniteFloat, Field(strict=True)]
+
+
+class Spec(BaseModel):
+    """Base of everything a caller writes: unknown keys refused, values never changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LayerRange(Spec):
+    """Half-open: `{"from": 10, "to": 16}` is layers 10 to 15. Negative counts from the top."""
+
+    from_: LayerIndex = Field(alias="from")
+    to: LayerIndex
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
+
+
+Layers: TypeAlias = (
+    Literal["recommended", "all"] | Annotated[tuple[LayerIndex, ...], Field(min_length=1, max_length=256)] | LayerRange
+)
+
+
+class TokenScope(Spec):
+    """Which positions an intervention acts on.
+
+    `generated` begins at the last prompt position, because that position predicts the first generated token.
+    `start` and `end` are a half-open window: over prompt positions for `prompt` (negative counts from its end), over
+    generated tokens for `generated`.
+    """
+
+    tokens: Literal["all", "prompt", "generated", "last"] = "all"
+    start: Index | None = None
+    end: Index | None = None
+
+    @model_validator(mode="after")
+    def _window_fits(self) -> "TokenScope":
+        if self.tokens in ("all", "last") and (self.start is not None or self.end is not None):
+            raise ValueError(f"start and end are a window of 'prompt' or 'generated' positions, not of {self.tokens!r}")
+        if self.tokens == "generated" and ((self.start or 0) < 0 or (self.end or 0) < 0):
+            raise ValueError("a window over generated tokens cannot count from an end that is not yet known")
+        return self
+
+
+class Schedule(Spec):
+    """How the strength changes over the generated tokens: from 1 to `to` over `tokens` of them, then stays there."""
+
+    kind: Literal["constant", "linear", "cosine", "exponential", "warmup"] = "constant"
+    to: Number = 0.0
+    tokens: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Schedule":
+        if self.kind == "constant":
+            if self.tokens is not None or "to" in self.model_fields_set:
+                raise ValueError("a constant schedule takes neither 'to' nor 'tokens'")
+            return self
+        if self.tokens is None:
+            raise ValueError(f"schedule {self.kind!r} needs 'tokens'")
+        if self.kind == "exponential" and not self.to > 0.0:
+            raise ValueError("an exponential schedule needs 'to' above 0")
+        if self.kind == "warmup" and "to" in self.model_fields_set:
+            raise ValueError("a warmup goes from 0 to 1 and takes no 'to'")
+        return self
+
+
+class Threshold(Spec):
+    """A test on the live residual: the score of `vector` above or below a bound.
+
+    `score` names how it is measured (projection in natural scales, cosine, or the probability of a probe). `until`
+    is hysteresis for `at: token`: once true, it stays true until the score passes `until`.
+    """
+
+    vector: str
+    above: Number | None = None
+    below: Number | None = None
+    at: Literal["prompt", "token"] = "prompt"
+    layer: LayerIndex | None = None
+    score: str = "projection"
+    until: Number | None = None
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> "Threshold":
+        if (self.above is None) == (self.below is None):
+            raise ValueError("a condition needs exactly one of 'above' and 'below'")
+        if self.until is not None:
+            if self.at != "token":
+                raise ValueError("'until' is hysteresis over tokens and needs at: 'token'")
+            if self.above is not None and self.until > self.above:
+                raise ValueError("'until' must not be greater than 'above'")
+            if self.below is not None and self.until < self.below:
+                raise ValueError("'until' must not be less than 'below'")
+        return self
+
+
+class AllOf(Spec):
+    """Every one of them holds."""
+
+    all: Annotated[tuple["ConditionSpec", ...], Field(min_length=1, max_length=8)]
+
+
+class AnyOf(Spec):
+    """At least one of them holds."""
+
+    any: Annotated[tuple["ConditionSpec", ...], Field(min_length=1, max_length=8)]
+
+
+class Not(Spec):
+    """It does not hold."""
+
+    not_: "ConditionSpec" = Field(alias="not")
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
+
+
+def _condition_kind(value: Any) -> str:
+    """Which form a condition has, so that an error speaks of that form alone."""
+    if isinstance(value, dict):
+        return next((key for key in ("all", "any", "not") if key in value), "threshold")
+    forms: dict[type, str] = {AllOf: "all", AnyOf: "any", Not: "not"}
+    return forms.get(type(value), "threshold")
+
+
+ConditionSpec: TypeAlias = Annotated[
+    Annotated[Threshold, Tag("threshold")]
+    | Annotated[AllOf, Tag("all")]
+    | Annotated[AnyOf, Tag("any")]
+    | Annotated[Not, Tag("not")],
+    Discriminator(_condition_kind),
+]
+
+
+class InterventionSpec(Spec):
+    """One intervention as written: what, how much, where, when."""
+
+    vector: str
+    operation: str = "add"
+    strength: Number = 1.0
+    unit: Unit = "scale"
+    low: Number | None = None
+    high: Number | None = None
+    degrees: Number | None = None
+    to: str | None = None
+    layers: Layers = "recommended"
+    scope: TokenScope = TokenScope()
+    when: ConditionSpec | None = None
+    schedule: Schedule = Schedule()
+
+
+class SteeringSpec(Spec):
+    """The interventions of one request, in the order in which they act at a layer."""
+
+    interventions: Annotated[tuple[InterventionSpec, ...], Field(max_length=64)] = ()
+
+
+AllOf.model_rebuild()
+AnyOf.model_rebuild()
+Not.model_rebuild()
+InterventionSpec.model_rebuild()

@@ -1,0 +1,196 @@
+"""ConceptVector: one unit direction per layer, its natural scale and class means, its quality card and provenance."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from steering.errors import InvalidRequest, VectorModelMismatch
+from steering.quality import QualityCard, Recommended
+from steering.shapes import Direction
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+_NAME = re.compile(NAME_PATTERN)
+DEFAULT_STRENGTHS = (0.25, 1.0)
+"""Strengths to try where nothing was measured: half a natural scale moves text, two break it (SmolLM2-135M)."""
+
+
+def check_name(name: str, param: str = "name") -> str:
+    """The name itself, or InvalidRequest: it becomes part of addresses and answers, so it is kept plain."""
+    if not _NAME.fullmatch(name):
+        raise InvalidRequest(
+            f"{name[:80]!r} is not a name: 1 to 64 of a-z, 0-9, '.', '_', '-', starting with a letter or digit",
+            param=param,
+        )
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class VectorId:
+    """`name` (the newest version, version None) or `name@3` (that version)."""
+
+    name: str
+    version: int | None = None
+
+    @classmethod
+    def parse(cls, text: str, param: str = "vector") -> "VectorId":
+        name, at, version = text.partition("@")
+        check_name(name, param)
+        if not at:
+            return cls(name)
+        if not (version.isascii() and version.isdigit() and 0 < len(version) <= 9 and int(version) > 0):
+            raise InvalidRequest(f"{text[:80]!r}: a version is a positive integer, as in {name}@3", param=param)
+        return cls(name, int(version))
+
+    def __str__(self) -> str:
+        return self.name if self.version is None else f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerDirection:
+    """The vector at one layer.
+
+    direction: (d_model,), float32, unit length. scale: the natural scale kappa, distance between the class means along it.
+    positive_mean, negative_mean: the class means projected on it. weight, bias: a calibrated probe in residual
+    coordinates, sigmoid(weight * (direction . r) + bias), where the method fitted one.
+    """
+
+    direction: Direction
+    scale: float
+    positive_mean: float | None = None
+    negative_mean: float | None = None
+    weight: float | None = None
+    bias: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ConceptVector:
+    """A stored concept. version 0, sha256 "" and created_at "" until a store has given it its place."""
+
+    name: str
+    model: str
+    model_fingerprint: str
+    d_model: int
+    method: str
+    layers: Mapping[int, LayerDirection]
+    version: int = 0
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    sha256: str = ""
+    created_at: str = ""
+    recommended: Recommended | None = None
+    quality: QualityCard | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        if not self.layers:
+            raise InvalidRequest("a vector needs a direction at one layer at least", param="directions")
+        for layer, entry in self.layers.items():
+            _check_direction(layer, entry, self.d_model)
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}@{self.version}"
+
+    def recommended_layers(self) -> tuple[int, ...]:
+        """Measured if the card has it, else the middle layer the vector has: 40-70 % of depth is where concepts steer."""
+        if self.recommended is not None:
+            return self.recommended.layers
+        layers = sorted(self.layers)
+        return (layers[len(layers) // 2],)
+
+    def at(self, layer: int) -> LayerDirection:
+        """The direction at a layer. Raises InvalidRequest naming the layers that exist."""
+        if layer not in self.layers:
+            raise InvalidRequest(
+                f"vector {self.name!r} has no direction at layer {layer}; it has {sorted(self.layers)}",
+                param="layers",
+            )
+        return self.layers[layer]
+
+
+def _check_direction(layer: int, entry: LayerDirection, d_model: int) -> None:
+    if layer < 0:
+        raise InvalidRequest(f"layer {layer} is negative; layers are zero-based block indices", param="directions")
+    if tuple(entry.direction.shape) != (d_model,):
+        raise VectorModelMismatch(
+            f"the direction at layer {layer} has shape {tuple(entry.direction.shape)}, expected ({d_model},)",
+            param="directions",
+        )
+    if not bool(torch.isfinite(entry.direction).all()) or not 0.0 < entry.scale < float("inf"):
+        raise InvalidRequest(
+            f"layer {layer}: numbers must be finite and the scale positive, got scale {entry.scale}",
+            param="directions",
+        )
+
+
+def unit(values: Direction, layer: int) -> tuple[Direction, float]:
+    """values (d_model,) -> (unit direction in float32, length). Raises InvalidRequest for zero or non-finite values."""
+    values = values.to(torch.float32)
+    length = float(values.norm())
+    if not 0.0 < length < float("inf"):
+        raise InvalidRequest(f"the direction at layer {layer} must be finite and not zero", param="directions")
+    return values / length, length
+
+
+def combine(
+    name: str, terms: Sequence[tuple[ConceptVector, float]], orthogonal_to: Sequence[ConceptVector] = ()
+) -> ConceptVector:
+    """Weighted sum of kappa_i d_i at the layers all terms share, then made orthogonal to the span of others.
+
+    The natural scale of the result is the length of the sum: strength 1 adds exactly the weighted sum of what
+    strength 1 of each term adds. Raises InvalidRequest when nothing is shared or nothing is left.
+    """
+    if not terms:
+        raise InvalidRequest("combine needs at least one term", param="terms")
+    first = terms[0][0]
+    others = [vector for vector, _ in terms] + list(orthogonal_to)
+    for vector in others:
+        if vector.model_fingerprint != first.model_fingerprint or vector.d_model != first.d_model:
+            raise VectorModelMismatch(
+                f"{vector.id} belongs to model {vector.model!r}, {first.id} to {first.model!r}", param="terms"
+            )
+    shared = sorted(set.intersection(*(set(vector.layers) for vector in others)))
+    if not shared:
+        raise InvalidRequest("the vectors share no layer", param="terms")
+    layers: dict[int, LayerDirection] = {}
+    for layer in shared:
+        total = torch.stack([w * v.layers[layer].scale * v.layers[layer].direction for v, w in terms]).sum(0)
+        before = float(total.norm())
+        if orthogonal_to:
+            basis = torch.linalg.qr(torch.stack([v.layers[layer].direction for v in orthogonal_to]).T)[0]
+            total = total - basis @ (basis.T @ total)
+        if float(total.norm()) <= 1e-5 * max(before, 1e-30):
+            raise InvalidRequest(f"nothing is left of the combination at layer {layer}", param="terms")
+        direction, length = unit(total, layer)
+        layers[layer] = LayerDirection(direction, length)
+    recommended = first.recommended
+    if recommended is not None and not set(recommended.layers) <= set(shared):
+        recommended = None
+    return replace(
+        first,
+        name=name,
+        version=0,
+        sha256="",
+        created_at="",
+        description="",
+        method="combine",
+        layers=layers,
+        recommended=recommended,
+        quality=None,
+        provenance={
+            "terms": [{"vector": v.id, "sha256": v.sha256, "weight": w} for v, w in terms],
+            "orthogonal_to": [v.id for v in orthogonal_to],
+        },
+    )
+
+
+def cosine(one: ConceptVector, other: ConceptVector) -> dict[int, float]:
+    """Cosine between two vectors at every layer both have."""
+    return {
+        layer: float(one.layers[layer].direction @ other.layers[layer].direction)
+        for layer in sorted(set(one.layers) & set(other.layers))
+    }

@@ -1,0 +1,1 @@
+"""What one does with an engine; each workflow knows only `steering.engine.base`."""
