@@ -1,10 +1,13 @@
 """ExtractionMethod: two heaps of activations at one layer in, one direction out. It has never met a model."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeAlias
 
-from steering.shapes import Activations
 from steering.shapes import Direction as DirectionVector
+from steering.shapes import Float, Tensor
+
+Positives: TypeAlias = Float[Tensor, "pos d_model"]
+Negatives: TypeAlias = Float[Tensor, "neg d_model"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +27,16 @@ class Direction:
 
 
 class ExtractionMethod(Protocol):
-    """One way to find a direction. `needs_pairs`: whether the heaps must be paired row by row."""
+    """One way to find a direction.
+
+    needs_pairs: whether the heaps must be paired row by row. least: the fewest examples of each class it takes.
+    """
 
     name: ClassVar[str]
     needs_pairs: ClassVar[bool]
+    least: ClassVar[int]
 
     @staticmethod
-    def fit(positive: Activations, negative: Activations, paired: bool) -> Direction:
+    def fit(positive: Positives, negative: Negatives, paired: bool) -> Direction:
         """positive (pos, d_model), negative (neg, d_model), float32. Raises InvalidRequest where no direction stands out."""
         ...
