@@ -1,0 +1,297 @@
+"""LinearEngine: an Engine small enough to know the answers by heart. Words have a polarity, polarity is one direction.
+
+Block 0 writes each word's own embedding. Block 1 adds the planted concept: `GAIN` times the mean polarity of the words
+read so far. Block 2 changes nothing. Block 3 adds noise of its own along the concept, so the middle reads best. Logits
+are linear in the last residual: more concept, more likely the words of its pole.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+
+from steering.engine.base import (
+    Capture,
+    CapturePrompt,
+    CaptureSpec,
+    EngineStats,
+    Finish,
+    GenerationRequest,
+    Position,
+    Prompt,
+    SamplingParams,
+    SteeringReport,
+    TokenEvent,
+)
+from steering.errors import InvalidRequest, SteeringError
+from steering.model.info import ModelInfo
+from steering.operations import OPERATIONS
+from steering.plan import Phase, SteeringPlan
+
+POSITIVE = ("lovely", "warm", "glad", "bright", "kind", "joyful")
+NEGATIVE = ("grim", "cold", "sad", "dull", "cruel", "bitter")
+NEUTRAL = (
+    "the",
+    "a",
+    "road",
+    "tree",
+    "house",
+    "river",
+    "stone",
+    "table",
+    "walk",
+    "read",
+    "open",
+    "door",
+    "window",
+    "letter",
+    "morning",
+    "train",
+    "city",
+    "market",
+    "field",
+    "paper",
+    "bread",
+    "water",
+    "about",
+    "over",
+    "under",
+    "with",
+    "from",
+    "into",
+    "near",
+    "far",
+    "long",
+    "short",
+    "old",
+    "new",
+    "first",
+    "next",
+    "day",
+)
+MARKERS = ("<s>", "</s>", "<system>", "<user>", "<assistant>", "<?>")
+WORDS = MARKERS + POSITIVE + NEGATIVE + NEUTRAL
+IDS = {word: i for i, word in enumerate(WORDS)}
+BEGIN, END, UNKNOWN = IDS["<s>"], IDS["</s>"], IDS["<?>"]
+D_MODEL, LAYERS, GAIN, NOISE = 24, 4, 4.0, 6.0
+PLANTED_LAYERS = (1, 2)
+
+
+def polarity() -> torch.Tensor:
+    """(vocab,): +1, -1 or 0."""
+    return torch.tensor([float(word in POSITIVE) - float(word in NEGATIVE) for word in WORDS])
+
+
+class LinearTokenizer:
+    """Words by spaces; messages as marker, words, and a closing marker that opens the answer."""
+
+    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+        if isinstance(prompt, str):
+            return (BEGIN, *self._words(prompt))
+        if prompt and isinstance(prompt[0], int):
+            if any(not isinstance(i, int) or not 0 <= i < len(WORDS) for i in prompt):
+                raise InvalidRequest("a token id is not in the vocabulary", param="prompt")
+            return tuple(prompt)  # type: ignore[arg-type]
+        ids = [BEGIN]
+        for message in prompt:
+            ids += [IDS[f"<{message.role}>"], *self._words(message.content)]
+        if prompt[-1].role != "assistant":
+            ids.append(IDS["<assistant>"])
+        return tuple(ids)
+
+    def _words(self, text: str) -> list[int]:
+        return [IDS.get(word, UNKNOWN) for word in text.split()]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return " ".join(WORDS[i] for i in token_ids if WORDS[i] not in MARKERS)
+
+    def token_text(self, token_id: int) -> str:
+        return WORDS[token_id]
+
+
+class LinearEngine:
+    """The Protocol over a handful of matrices. `fails(request, index)` may return an error to raise before a token."""
+
+    def __init__(
+        self,
+        *,
+        fails: Callable[[GenerationRequest, int], SteeringError | None] = lambda request, index: None,
+        replies: Mapping[str, str] | None = None,
+        chat_template: bool = True,
+    ) -> None:
+        """replies: a word of the system message -> the whole answer, for workflows that instruct the model."""
+        self.info = ModelInfo(
+            name="linear", architecture="Linear", fingerprint="f" * 16, d_model=D_MODEL, layer_count=LAYERS,
+            vocab_size=len(WORDS), context_length=512, dtype="float32", device="cpu", parameter_count=0,
+            chat_template=chat_template,
+        )  # fmt: skip
+        self.tokenizer = LinearTokenizer()
+        self.running = self.peak = self.captured = self.generated = 0
+        self.capture_calls: list[tuple[int, CaptureSpec]] = []
+        self._fails, self._replies = fails, dict(replies or {})
+        numbers = torch.Generator().manual_seed(11)
+        basis = torch.linalg.qr(torch.randn(D_MODEL, D_MODEL, generator=numbers))[0]
+        self.concept = basis[0]
+        across = torch.eye(D_MODEL) - torch.outer(self.concept, self.concept)
+        self.embedding = torch.randn(len(WORDS), D_MODEL, generator=numbers) @ across / D_MODEL**0.5
+        self.late_noise = NOISE * torch.randn(len(WORDS), generator=numbers)
+        self.follows = torch.randn(len(WORDS), len(WORDS), generator=numbers)
+        self.follows[:, : len(MARKERS)] = -1e4
+
+    # -- the model ------------------------------------------------------------------------------------------------
+
+    def residuals(
+        self, ids: Sequence[int], plan: SteeringPlan, prompt_length: int
+    ) -> tuple[list[torch.Tensor], dict[int, float]]:
+        """Residuals (token, d_model) after each block, and the measured dose by layer."""
+        index = torch.tensor(ids)
+        level = torch.cumsum(polarity()[index], 0) / torch.arange(1, len(ids) + 1)
+        phases = torch.tensor([_phase(position, prompt_length) for position in range(len(ids))])
+        written = [
+            self.embedding[index],
+            GAIN * level[:, None] * self.concept,
+            torch.zeros(len(ids), D_MODEL),
+            self.late_noise[index][:, None] * self.concept,
+        ]
+        residual, after, doses = torch.zeros(len(ids), D_MODEL), [], {}
+        for layer in range(LAYERS):
+            residual = residual + written[layer]
+            steered = _steer(residual, plan, layer, phases)
+            if steered is not residual:
+                doses[layer] = float(((steered - residual).norm(dim=1) / residual.norm(dim=1)).mean())
+            residual = steered
+            after.append(residual)
+        return after, doses
+
+    def logits(self, ids: Sequence[int], last: torch.Tensor) -> torch.Tensor:
+        """(token, vocab) from the last residual and the word read; the block-3 noise is not part of what is said."""
+        index = torch.tensor(ids)
+        strength = last @ self.concept - self.late_noise[index]
+        return self.follows[index] + strength[:, None] * polarity()
+
+    async def reached(self, tokens: int) -> None:
+        """Returns once that many tokens have been generated, or texts captured."""
+        for _ in range(100_000):
+            if self.generated + self.captured >= tokens:
+                return
+            await asyncio.sleep(0)
+        raise AssertionError(f"only {self.generated} tokens and {self.captured} captures came")
+
+    # -- the Protocol ---------------------------------------------------------------------------------------------
+
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+        prompt = self.tokenizer.encode(request.prompt)
+        self.running += 1
+        self.peak = max(self.peak, self.running)
+        scripted = self._scripted(request.prompt)
+        ids, doses, reason = list(prompt), {}, "length"
+        try:
+            for index in range(request.sampling.max_tokens):
+                await asyncio.sleep(0)
+                error = self._fails(request, index)
+                if error is not None:
+                    raise error
+                after, doses = self.residuals(ids, request.plan, len(prompt))
+                if scripted is not None and not scripted:
+                    reason = "stop"
+                    break
+                token = (
+                    _sample(self.logits(ids, after[-1])[-1], request.sampling, index)
+                    if scripted is None
+                    else scripted.popleft()
+                )
+                readout = {r.name: float(after[r.layer][-1] @ r.direction) / r.scale for r in request.readings}
+                ids.append(token)
+                self.generated += 1
+                yield TokenEvent(index, token, (" " if index else "") + WORDS[token], readout=readout)
+            report = SteeringReport((doses,), (bool(doses),), (None,)) if doses else SteeringReport()
+            count = len(ids) - len(prompt)
+            yield TokenEvent(count, -1, "", finish=Finish(reason, len(prompt), count, 0, report))  # type: ignore[arg-type]
+        finally:
+            self.running -= 1
+
+    def _scripted(self, prompt: Prompt) -> deque[int] | None:
+        if isinstance(prompt, str) or not prompt or isinstance(prompt[0], int) or prompt[0].role != "system":
+            return None
+        found = next((text for word, text in self._replies.items() if word in prompt[0].content), None)
+        return None if found is None else deque(self.tokenizer._words(found))
+
+    async def capture(
+        self,
+        prompts: Sequence[CapturePrompt],
+        spec: CaptureSpec,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        priority: int = 1,
+    ) -> tuple[Capture, ...]:
+        self.capture_calls.append((len(prompts), spec))
+        captures = []
+        for done, prompt in enumerate(prompts, start=1):
+            await asyncio.sleep(0)
+            captures.append(self._capture(prompt, spec))
+            self.captured += 1
+            if progress is not None:
+                progress(done, len(prompts))
+        return tuple(captures)
+
+    def _capture(self, prompt: CapturePrompt, spec: CaptureSpec) -> Capture:
+        ids = self.tokenizer.encode(prompt.prompt)
+        length = len(ids) if prompt.prompt_length is None else prompt.prompt_length
+        after, _ = self.residuals(ids, prompt.plan, length)
+        chosen = [_read(after[layer], spec.position, ids) for layer in spec.layers]
+        shape = (0, len(ids) if spec.position == "all" else 1, D_MODEL)
+        return Capture(
+            token_ids=ids,
+            activations=torch.stack(chosen) if chosen else torch.zeros(shape),
+            logits=self.logits(ids, after[-1]) if spec.logits else None,
+        )
+
+    def stats(self) -> EngineStats:
+        return EngineStats(self.running, 0, self.generated, self.generated, 0, 0, True)
+
+    async def close(self) -> None:
+        return None
+
+
+def _phase(position: int, prompt_length: int) -> int:
+    if position >= prompt_length:
+        return int(Phase.GENERATED)
+    return int(Phase.LAST if position == prompt_length - 1 else Phase.PROMPT)
+
+
+def _steer(residual: torch.Tensor, plan: SteeringPlan, layer: int, phases: torch.Tensor) -> torch.Tensor:
+    """Openings and unconditional, unscheduled steps over all positions: what these tests use."""
+    program = plan.layers.get(layer)
+    if program is None:
+        return residual
+    if program.opening is not None:
+        residual = residual + program.opening[phases]
+    for step in program.steps:
+        count = len(residual)
+        parameters = torch.tensor(step.parameters).repeat(count, 1)
+        residual = OPERATIONS[step.operation].apply(residual, step.directions.repeat(count, 1, 1), parameters)
+    return residual
+
+
+def _read(residual: torch.Tensor, position: Position, ids: Sequence[int]) -> torch.Tensor:
+    """(1 or token, d_model)."""
+    if position == "all":
+        return residual
+    if position == "mean":
+        return residual[1:].mean(0, keepdim=True) if len(ids) > 1 else residual
+    if position == "response_mean":
+        start = len(ids) - 1 - list(reversed(ids)).index(IDS["<assistant>"])
+        return residual[start + 1 :].mean(0, keepdim=True)
+    offset = -1 if position == "last" else int(position)
+    return residual[len(ids) + offset][None]
+
+
+def _sample(logits: torch.Tensor, sampling: SamplingParams, index: int) -> int:
+    """Argmax of logits / T plus Gumbel noise from (seed, index, token)."""
+    if sampling.temperature == 0.0:
+        return int(logits.argmax())
+    key = np.array([sampling.seed & ((1 << 64) - 1), index], dtype=np.uint64)
+    noise = np.random.Generator(np.random.Philox(key=key)).gumbel(size=len(WORDS))
+    return int((logits.numpy() / sampling.temperature + noise).argmax())
