@@ -6,9 +6,8 @@ import torch
 
 from steering.extraction.base import Direction, Negatives, Positives
 from steering.extraction.orientation import check_heaps, orient
-from steering.shapes import Activations
+from steering.shapes import Activations, Tensor
 from steering.shapes import Direction as DirectionVector
-from steering.shapes import Float, Tensor
 
 
 class Pca:
@@ -27,10 +26,9 @@ class Pca:
         """positive (pos, d_model), negative (neg, d_model) -> Direction."""
         check_heaps(Pca.name, positive, negative, paired, Pca.least)
         upper, lower = positive.double(), negative.double()
-        if paired:
-            centred = (upper - lower) / 2  # the mirrored half of Z has the same right singular vectors
-        else:
-            centred = torch.cat([upper, lower]) - (upper.mean(0) + lower.mean(0)) / 2
+        if paired:  # the mirrored half of Z has the same right singular vectors
+            return orient(_first_right_singular_vector((upper - lower) / 2), positive, negative)
+        centred = torch.cat([upper, lower]) - (upper.mean(0) + lower.mean(0)) / 2
         return orient(_first_right_singular_vector(centred), positive, negative)
 
 
@@ -38,5 +36,5 @@ def _first_right_singular_vector(rows: Activations) -> DirectionVector:
     """rows (example, d_model) -> (d_model,), through whichever of the two Gram matrices is smaller."""
     examples, d_model = rows.shape
     gram = rows @ rows.T if examples <= d_model else rows.T @ rows
-    last: Float[Tensor, "n"] = torch.linalg.eigh(gram).eigenvectors[:, -1]
+    last: Tensor = torch.linalg.eigh(gram).eigenvectors[:, -1]
     return rows.T @ last if examples <= d_model else last

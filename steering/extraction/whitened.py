@@ -8,9 +8,8 @@ from sklearn.covariance import ledoit_wolf_shrinkage
 from steering.errors import InvalidRequest
 from steering.extraction.base import Direction, Negatives, Positives
 from steering.extraction.orientation import check_heaps, mean_shift, orient
-from steering.shapes import Activations
+from steering.shapes import Activations, Tensor
 from steering.shapes import Direction as DirectionVector
-from steering.shapes import Float, Tensor
 
 LEAST_SHRINKAGE = 1e-3
 """Ledoit-Wolf may say 0 for a handful of rows, where S would have no inverse."""
@@ -53,5 +52,5 @@ def _solve(within: Activations, share: float, ridge: float, delta: DirectionVect
     if share <= 0.0:
         return delta / ridge
     gram = within @ within.T + (ridge / share) * torch.eye(examples, dtype=within.dtype)
-    inner: Float[Tensor, "example"] = torch.linalg.solve(gram, within @ delta)
+    inner: Tensor = torch.linalg.solve(gram, within @ delta)
     return (delta - within.T @ inner) / ridge
