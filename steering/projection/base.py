@@ -6,11 +6,13 @@ from typing import ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from steering.errors import InvalidRequest, NonfiniteActivations
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Points:
-    """points (example, dims); explained_variance per dimension and basis (dims, d_model), mean (d_model,) where the
-    projection is linear, so that directions can be drawn in it."""
+    """points (example, dims); explained_variance per dimension, as a share of all variance, and basis (dims, d_model),
+    mean (d_model,) where the projection is linear, so that directions can be drawn in it."""
 
     points: NDArray[np.float32]
     explained_variance: tuple[float, ...] | None = None
@@ -19,11 +21,30 @@ class Points:
 
 
 class Projection(Protocol):
-    """One way to flatten. Same input and seed, same points."""
+    """One way to flatten. Same input and seed, same points. least: the fewest examples it takes."""
 
     name: ClassVar[str]
+    least: ClassVar[int]
 
     @staticmethod
     def fit(activations: NDArray[np.float32], dims: int, seed: int) -> Points:
         """activations (example, d_model) -> Points of (example, dims). Raises InvalidRequest when examples are too few."""
         ...
+
+
+def check_activations(method: str, activations: NDArray[np.float32], dims: int, least: int) -> None:
+    """Raises InvalidRequest unless there are `least` examples, not all alike, and 2 or 3 dimensions are asked for."""
+    if dims not in (2, 3):
+        raise InvalidRequest(f"dims must be 2 or 3, got {dims}", param="dims")
+    if activations.ndim != 2 or activations.shape[1] < dims:
+        raise InvalidRequest(
+            f"activations must be (example, d_model) with d_model at least {dims}, got {activations.shape}"
+        )
+    if len(activations) < least:
+        raise InvalidRequest(
+            f"method {method!r} needs at least {least} texts to draw, got {len(activations)}", param="texts"
+        )
+    if not np.isfinite(activations).all():
+        raise NonfiniteActivations("the activations hold NaN or infinity, so they cannot be drawn")
+    if (activations == activations[0]).all():
+        raise InvalidRequest("the activations are all alike at this layer, so there is nothing to draw", param="texts")

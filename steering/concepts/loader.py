@@ -1,0 +1,142 @@
+"""Reads contrastive pairs and prompts from JSON lines: the starter concepts, and a caller's own file by the same rules."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from steering.concepts import CONCEPTS, ConceptEntry
+from steering.errors import ConceptNotFound, InternalError, InvalidRequest
+from steering.pairs import ChatMessage, ContrastivePair, PairSet, Text
+
+PAIR_KEYS = {"positive": True, "negative": True, "id": False, "topic": False, "prompt": False}
+PROMPT_KEYS = {"prompt": True, "id": False, "topic": False}
+"""The keys a line may have, and whether it must."""
+
+
+@cache
+def load_concept(name: str) -> PairSet:
+    """The pairs of a starter concept. Raises ConceptNotFound naming those that exist."""
+    entry = _known(name)
+    return read_pairs(_lines(entry.file), source=entry.file)
+
+
+@cache
+def load_evaluation_prompts(name: str) -> tuple[str, ...]:
+    """Prompts on which a vector of the concept is tried out; none of them is among its pairs. Raises ConceptNotFound."""
+    _known(name)
+    return read_prompts(_lines(f"{name}.prompts.jsonl"), source=f"{name}.prompts.jsonl")
+
+
+@cache
+def load_neutral() -> tuple[str, ...]:
+    """Prompts that take no side, for typical norms, damage and dose-response."""
+    return read_prompts(_lines("neutral.jsonl"), source="neutral.jsonl")
+
+
+def read_pairs(lines: Iterable[str], source: str = "pairs") -> PairSet:
+    """JSON lines `{"positive", "negative", "prompt"?, "topic"?, "id"?}` -> PairSet, in the order read.
+
+    With a prompt a text is a conversation: the user's prompt, the assistant's positive or negative answer; without one
+    (absent or null) it stands alone. A pair without a topic is a topic of its own. Blank lines are passed over. Raises
+    InvalidRequest with the number of the line for anything else: not an object, an unknown, missing or repeated key, an
+    empty text, two equal sides, an id or a pair seen before.
+    """
+    pairs: list[ContrastivePair] = []
+    seen: dict[tuple[str, ...], int] = {}
+    for number, line in _records(lines, PAIR_KEYS, source):
+        prompt = line.get("prompt")
+        if line["positive"] == line["negative"]:
+            raise InvalidRequest(f"{source}, line {number}: positive and negative are the same text", param="pairs")
+        _refuse_repeat(("pair", prompt or "", line["positive"], line["negative"]), seen, number, source)
+        if line.get("id") is not None:
+            _refuse_repeat(("id", line["id"]), seen, number, source)
+        pairs.append(
+            ContrastivePair(_text(prompt, line["positive"]), _text(prompt, line["negative"]), line.get("topic"))
+        )
+    if not pairs:
+        raise InvalidRequest(f"{source}: no pairs found", param="pairs")
+    return PairSet.of(pairs)
+
+
+def read_prompts(lines: Iterable[str], source: str = "prompts") -> tuple[str, ...]:
+    """JSON lines `{"prompt", "topic"?, "id"?}` -> the prompts. Raises InvalidRequest with the number of the line."""
+    seen: dict[tuple[str, ...], int] = {}
+    prompts = []
+    for number, line in _records(lines, PROMPT_KEYS, source):
+        _refuse_repeat(("prompt", line["prompt"]), seen, number, source)
+        if line.get("id") is not None:
+            _refuse_repeat(("id", line["id"]), seen, number, source)
+        prompts.append(line["prompt"])
+    return tuple(prompts)
+
+
+def _known(name: str) -> ConceptEntry:
+    if name not in CONCEPTS:
+        raise ConceptNotFound(f"no concept {name[:80]!r}; known: {', '.join(CONCEPTS)}", param="concept")
+    return CONCEPTS[name]
+
+
+def _lines(file: str) -> list[str]:
+    """The lines of a file of ours. That it is missing is a defect of the package and not of the request."""
+    try:
+        return (files("steering.concepts") / "data" / file).read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
+        raise InternalError(f"the package lacks its concept file {file}") from None
+
+
+def _text(prompt: str | None, answer: str) -> Text:
+    return answer if prompt is None else (ChatMessage("user", prompt), ChatMessage("assistant", answer))
+
+
+def _refuse_repeat(key: tuple[str, ...], seen: dict[tuple[str, ...], int], number: int, source: str) -> None:
+    """key: what kind of thing it is, then its parts."""
+    if key in seen:
+        raise InvalidRequest(
+            f"{source}, line {number}: the same {key[0]} as on line {seen[key]} ({key[-1][:60]!r})", param="pairs"
+        )
+    seen[key] = number
+
+
+def _records(lines: Iterable[str], keys: Mapping[str, bool], source: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each line that is not blank, as (number from 1, object with string values under known keys)."""
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line, object_pairs_hook=_object)
+            yield number, _checked(record, keys)
+        except (ValueError, RecursionError) as error:
+            raise InvalidRequest(f"{source}, line {number}: {_reason(error)}", param="pairs") from None
+
+
+def _object(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(items)
+    if len(record) != len(items):
+        raise ValueError("a key is given twice")
+    return record
+
+
+def _checked(record: Any, keys: Mapping[str, bool]) -> dict[str, Any]:
+    """The record itself. Raises ValueError saying what is wrong with it."""
+    if not isinstance(record, dict):
+        raise ValueError(f"expected an object with {', '.join(keys)}")  # noqa: TRY004 - one kind of error per line
+    unknown = [key for key in record if key not in keys]
+    if unknown:
+        raise ValueError(f"unknown key {unknown[0][:40]!r}; known: {', '.join(keys)}")
+    for key, required in keys.items():
+        value = record.get(key)
+        if value is None and not required:
+            continue
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"{key!r} must be a text that is not empty")
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise ValueError(f"{key!r} holds half of a surrogate pair")
+    return record
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON ({error.msg} at column {error.colno})"
+    return str(error) if isinstance(error, ValueError) else "nested too deeply"
