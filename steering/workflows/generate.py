@@ -7,9 +7,12 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from steering.engine.base import Engine, Finish, GenerationRequest, TokenEvent
-from steering.errors import InternalError, InvalidRequest
+from steering.errors import InternalError, InvalidRequest, Overloaded
+from steering.workflows.progress import Progress, silent
 
 T = TypeVar("T")
+AT_ONCE = 16
+"""Requests that background work keeps in the engine at a time: enough to fill a batch, few enough to leave a queue."""
 _MASK = (1 << 64) - 1
 
 
@@ -91,3 +94,33 @@ async def gathered(work: Sequence[Awaitable[T]]) -> tuple[T, ...]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def background(
+    engine: Engine,
+    requests: Sequence[GenerationRequest],
+    *,
+    progress: Progress | None = None,
+    message: str = "generating",
+    pause: float = 0.5,
+) -> tuple[Answer, ...]:
+    """Many answers in order, AT_ONCE at a time, behind live traffic. A full queue is waited for, `pause` seconds a try.
+
+    Raises what `Engine.generate` raises otherwise; then, and when cancelled, every row is freed first.
+    """
+    report, done, door = progress or silent, 0, asyncio.Semaphore(AT_ONCE)
+
+    async def one(request: GenerationRequest) -> Answer:
+        nonlocal done
+        async with door:
+            while True:
+                try:
+                    found = await answer(engine, replace(request, priority=1))
+                    break
+                except Overloaded:
+                    await asyncio.sleep(pause)
+        done += 1
+        report(done, len(requests), message)
+        return found
+
+    return await gathered([one(request) for request in requests])

@@ -87,6 +87,9 @@ def polarity() -> torch.Tensor:
 class LinearTokenizer:
     """Words by spaces; messages as marker, words, and a closing marker that opens the answer."""
 
+    def __init__(self, system_role: bool = True) -> None:
+        self._system_role = system_role
+
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         if isinstance(prompt, str):
             return (BEGIN, *self._words(prompt))
@@ -96,6 +99,8 @@ class LinearTokenizer:
             return tuple(prompt)  # type: ignore[arg-type]
         ids = [BEGIN]
         for message in prompt:
+            if message.role == "system" and not self._system_role:
+                raise InvalidRequest("the chat template knows no system role", param="messages")
             ids += [IDS[f"<{message.role}>"], *self._words(message.content)]
         if prompt[-1].role != "assistant":
             ids.append(IDS["<assistant>"])
@@ -120,6 +125,7 @@ class LinearEngine:
         fails: Callable[[GenerationRequest, int], SteeringError | None] = lambda request, index: None,
         replies: Mapping[str, str] | None = None,
         chat_template: bool = True,
+        system_role: bool = True,
     ) -> None:
         """replies: a word of the system message -> the whole answer, for workflows that instruct the model."""
         self.info = ModelInfo(
@@ -127,7 +133,7 @@ class LinearEngine:
             vocab_size=len(WORDS), context_length=512, dtype="float32", device="cpu", parameter_count=0,
             chat_template=chat_template,
         )  # fmt: skip
-        self.tokenizer = LinearTokenizer()
+        self.tokenizer = LinearTokenizer(system_role)
         self.running = self.peak = self.captured = self.generated = 0
         self.capture_calls: list[tuple[int, CaptureSpec]] = []
         self._fails, self._replies = fails, dict(replies or {})
