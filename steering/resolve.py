@@ -34,7 +34,7 @@ from steering.spec import (
     SteeringSpec,
     Threshold,
 )
-from steering.store.base import VectorStore
+from steering.store.base import VectorSource
 from steering.vectors import ConceptVector, VectorId
 
 
@@ -51,7 +51,7 @@ class DoseGuard:
 
 
 async def resolve(
-    spec: SteeringSpec, vectors: VectorStore, info: ModelInfo, *, guard: DoseGuard | None = None
+    spec: SteeringSpec, vectors: VectorSource, info: ModelInfo, *, guard: DoseGuard | None = None
 ) -> SteeringPlan:
     """Raises VectorNotFound, VectorModelMismatch, InvalidRequest, DoseExceeded; `param` names the intervention's field."""
     if not spec.interventions:

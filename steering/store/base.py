@@ -51,15 +51,19 @@ class JobRecord:
     updated_at: str = ""
 
 
-class VectorStore(Protocol):
+class VectorSource(Protocol):
+    """Where a name becomes a vector: all that resolving needs."""
+
+    async def get(self, name: str, version: int | None = None) -> ConceptVector:
+        """The newest version, or that one, digest checked. Raises VectorNotFound, StoreCorrupt."""
+        ...
+
+
+class VectorStore(VectorSource, Protocol):
     """Immutable versions of named vectors. A version number is never given out twice, even after a delete."""
 
     async def put(self, vector: ConceptVector) -> ConceptVector:
         """Stores as the next version of its name and returns it with version, sha256 and created_at filled in."""
-        ...
-
-    async def get(self, name: str, version: int | None = None) -> ConceptVector:
-        """The newest version, or that one, digest checked. Raises VectorNotFound, StoreCorrupt."""
         ...
 
     async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> VectorPage:
