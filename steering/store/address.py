@@ -1,0 +1,75 @@
+"""DatabaseAddress: a store URL read and judged, before anything is opened. Messages never repeat a URL: it may hold a password."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from steering.errors import InvalidRequest
+
+_DRIVERS = {"sqlite": "aiosqlite", "postgresql": "psycopg"}
+PAGE_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseAddress:
+    """Where the database is. `page_limit` bounds a SQLite file, in pages of PAGE_BYTES; None leaves it to the disk."""
+
+    url: URL
+    page_limit: int | None = None
+
+    @property
+    def file(self) -> Path | None:
+        """The file of a SQLite database."""
+        return Path(self.url.database or "") if self.url.get_backend_name() == "sqlite" else None
+
+    @property
+    def sync_url(self) -> URL:
+        """The same database through a synchronous driver, for migrations."""
+        return self.url.set(drivername="sqlite") if self.file is not None else self.url
+
+    @property
+    def engine_options(self) -> dict[str, Any]:
+        """Arguments of create_engine, synchronous or not."""
+        if self.file is not None:
+            return {}
+        # A pooler between us and PostgreSQL may give each transaction another connection: no prepared statements.
+        return {"connect_args": {"prepare_threshold": None}, "pool_pre_ping": True}
+
+
+def read_address(url: str) -> DatabaseAddress:
+    """`sqlite:///file`, with `?max_mb=` if wanted, or `postgresql://...`. Raises InvalidRequest for anything else."""
+    try:
+        parsed = make_url(url)
+        backend, _, driver = parsed.drivername.partition("+")
+    except (ArgumentError, ValueError) as error:
+        raise InvalidRequest("the store URL cannot be read; expected sqlite:///path/to/file", param="store") from error
+    if backend not in _DRIVERS or driver not in ("", _DRIVERS[backend]):
+        raise InvalidRequest(
+            f"the store URL asks for {parsed.drivername!r}; offered are "
+            + ", ".join(f"{name} (through {driver})" for name, driver in _DRIVERS.items()),
+            param="store",
+        )
+    parsed = parsed.set(drivername=f"{backend}+{_DRIVERS[backend]}")
+    return _read_sqlite(parsed) if backend == "sqlite" else DatabaseAddress(parsed)
+
+
+def _read_sqlite(url: URL) -> DatabaseAddress:
+    path = url.database or ""
+    if not path or ":memory:" in path or path.startswith("file:"):
+        raise InvalidRequest(
+            "a SQLite store is a file: sqlite:///relative/file or sqlite:////absolute/file; "
+            "a store that forgets is memory://",
+            param="store",
+        )
+    unknown = set(url.query) - {"max_mb"}
+    if unknown:
+        raise InvalidRequest(f"unknown option {sorted(unknown)} in the store URL; known: max_mb", param="store")
+    limit = url.query.get("max_mb")
+    if limit is None:
+        return DatabaseAddress(url)
+    if not (isinstance(limit, str) and limit.isascii() and limit.isdigit() and 0 < int(limit) < 1 << 20):
+        raise InvalidRequest("max_mb in the store URL must be a positive number of mebibytes", param="store")
+    return DatabaseAddress(url.set(query={}), page_limit=(int(limit) << 20) // PAGE_BYTES)

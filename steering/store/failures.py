@@ -1,0 +1,63 @@
+"""What a database's own errors mean to a caller: unavailable, full, corrupt, or a defect of ours."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from steering.errors import InternalError, SteeringError, StorageFull, StoreCorrupt, StoreUnavailable
+
+_SQLITE_FULL = {sqlite3.SQLITE_FULL}
+_SQLITE_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
+_SQLITE_DEFECT = {sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_MISUSE, sqlite3.SQLITE_RANGE}
+_SQLITE_SCHEMA = {sqlite3.SQLITE_ERROR}
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turns errors of the database inside the block into errors of the tree. No message carries SQL, a path or an address."""
+    try:
+        yield
+    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+        raise meaning(error) from error
+
+
+def meaning(error: Exception) -> SteeringError:
+    """The error of the tree that says what happened."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(cause, sqlite3.Error):
+        return _sqlite_meaning(cause)
+    state = getattr(cause, "sqlstate", None)
+    if isinstance(state, str):
+        return _postgresql_meaning(state)
+    if isinstance(error, (DBAPIError, PoolTimeout, OSError)):
+        return StoreUnavailable("the database does not answer")
+    return InternalError("the store asked its database for something impossible")
+
+
+def _sqlite_meaning(cause: sqlite3.Error) -> SteeringError:
+    code = getattr(cause, "sqlite_errorcode", None)
+    primary = None if code is None else code & 0xFF
+    if primary in _SQLITE_FULL:
+        return StorageFull("the database is full: its disk or its size limit is used up")
+    if primary in _SQLITE_DAMAGED:
+        return StoreCorrupt("the database file is damaged or is not a database")
+    if primary in _SQLITE_SCHEMA:
+        return StoreCorrupt("the database does not have the tables this version expects")
+    if primary in _SQLITE_DEFECT:
+        return InternalError("the store broke a rule of its own tables")
+    return StoreUnavailable("the database file cannot be used now")
+
+
+def _postgresql_meaning(state: str) -> SteeringError:
+    if state == "53100":
+        return StorageFull("the database is full")
+    if state in ("XX001", "XX002"):
+        return StoreCorrupt("the database reports damaged data")
+    if state.startswith("42"):
+        return StoreCorrupt("the database does not have the tables this version expects")
+    if state.startswith("23"):
+        return InternalError("the store broke a rule of its own tables")
+    return StoreUnavailable("the database does not answer")

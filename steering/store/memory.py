@@ -1,0 +1,190 @@
+"""MemoryStore: the in-process store for tests and examples. It keeps the same bytes and texts a database would."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, final
+
+from steering.errors import InvalidRequest
+from steering.spec import SteeringSpec
+from steering.store.base import JobRecord, JobStore, Profile, ProfileStore, VectorFilter, VectorPage, VectorStore
+from steering.store.clock import now
+from steering.store.cursor import make_cursor, read_cursor, read_position
+from steering.store.labels import DESCRIPTION_LIMIT, check_filter, check_limit, check_tags, check_text
+from steering.store.records import (
+    INTERRUPTED,
+    UNFINISHED,
+    check_job,
+    check_profile,
+    job_not_found,
+    profile_not_found,
+    read_record,
+    read_steering,
+    write_record,
+    write_steering,
+)
+from steering.store.references import refuse_if_used
+from steering.store.stored import StoredVector, not_found, restore, seal
+from steering.vectors import ConceptVector, check_name
+
+
+@final
+class MemoryProfiles:
+    """See `steering.store.base.ProfileStore`."""
+
+    def __init__(self) -> None:
+        self._profiles: dict[str, Profile] = {}
+        self._default: str | None = None
+
+    async def put(self, profile: Profile) -> Profile:
+        check_profile(profile)
+        before = self._profiles.get(profile.name)
+        steering = read_steering(write_steering(profile.steering), "a profile")
+        kept = replace(profile, steering=steering, created_at=before.created_at if before else now(), updated_at=now())
+        self._profiles[profile.name] = kept
+        return kept
+
+    async def get(self, name: str) -> Profile:
+        if check_name(name) not in self._profiles:
+            raise profile_not_found(name)
+        return self._profiles[name]
+
+    async def all(self) -> tuple[Profile, ...]:
+        return tuple(self._profiles[name] for name in sorted(self._profiles))
+
+    async def delete(self, name: str) -> None:
+        if check_name(name) not in self._profiles:
+            raise profile_not_found(name)
+        del self._profiles[name]
+
+    async def default(self) -> SteeringSpec | None:
+        return None if self._default is None else read_steering(self._default, "the default steering")
+
+    async def set_default(self, steering: SteeringSpec | None) -> None:
+        self._default = None if steering is None else write_steering(steering)
+
+
+@final
+class MemoryVectors:
+    """See `steering.store.base.VectorStore`."""
+
+    def __init__(self, profiles: MemoryProfiles) -> None:
+        self._profiles = profiles
+        self._versions: dict[str, dict[int, StoredVector]] = {}
+        self._last: dict[str, int] = {}
+
+    async def put(self, vector: ConceptVector) -> ConceptVector:
+        sealed = seal(vector)
+        version = self._last.get(sealed.name, 0) + 1
+        stored = replace(sealed, version=version, created_at=now())
+        self._last[stored.name] = version
+        self._versions.setdefault(stored.name, {})[version] = stored
+        return restore(stored)
+
+    async def get(self, name: str, version: int | None = None) -> ConceptVector:
+        versions = self._versions.get(check_name(name), {})
+        stored = versions.get(self._last.get(name, 0) if version is None else version)
+        if stored is None:
+            raise not_found(name, version)
+        return restore(stored)
+
+    async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> VectorPage:
+        check_limit(limit)
+        check_filter(where)
+        after = "" if cursor is None else read_cursor("vector", cursor)
+        newest = (self._versions[name][self._last[name]] for name in sorted(self._versions) if name > after)
+        found = [stored for stored in newest if stored.matches(where)]
+        page = tuple(restore(stored) for stored in found[:limit])
+        return VectorPage(page, make_cursor("vector", page[-1].name) if len(found) > limit else None)
+
+    async def describe(self, name: str, description: str | None, tags: tuple[str, ...] | None) -> ConceptVector:
+        check_name(name)
+        if description is not None:
+            check_text(description, "description", DESCRIPTION_LIMIT)
+        if tags is not None:
+            check_tags(tags)
+        for version, stored in self._versions.get(name, {}).items():
+            self._versions[name][version] = replace(
+                stored,
+                description=stored.description if description is None else description,
+                tags=stored.tags if tags is None else tags,
+            )
+        return await self.get(name)
+
+    async def delete(self, name: str, force: bool = False) -> None:
+        check_name(name)
+        if not force:
+            profiles = {profile.name: profile.steering for profile in await self._profiles.all()}
+            refuse_if_used(name, profiles, await self._profiles.default())
+        if self._versions.pop(name, None) is None:
+            raise not_found(name, None)
+
+
+@final
+class MemoryJobs:
+    """See `steering.store.base.JobStore`. Insertion order is the order of creation."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, tuple[int, JobRecord]] = {}
+
+    async def put(self, job: JobRecord) -> JobRecord:
+        kept = replace(_copied(check_job(job)), created_at=now(), updated_at=now())
+        position, before = self._jobs.get(job.id, (len(self._jobs) + 1, kept))
+        self._jobs[job.id] = (position, replace(kept, created_at=before.created_at))
+        return await self.get(job.id)
+
+    async def get(self, job_id: str) -> JobRecord:
+        if job_id not in self._jobs:
+            raise job_not_found(job_id)
+        return _copied(self._jobs[job_id][1])
+
+    async def find(self, limit: int = 50, cursor: str | None = None) -> tuple[tuple[JobRecord, ...], str | None]:
+        check_limit(limit)
+        before = len(self._jobs) + 1 if cursor is None else read_position("job", cursor)
+        found = [(position, job) for position, job in reversed(self._jobs.values()) if position < before]
+        page = tuple(_copied(job) for _, job in found[:limit])
+        return page, make_cursor("job", str(found[limit - 1][0])) if len(found) > limit else None
+
+    async def interrupt(self) -> int:
+        cut = [(job_id, entry) for job_id, entry in self._jobs.items() if entry[1].status in UNFINISHED]
+        for job_id, (position, job) in cut:
+            self._jobs[job_id] = (position, replace(job, status="failed", error=INTERRUPTED, updated_at=now()))
+        return len(cut)
+
+
+def _copied(job: JobRecord) -> JobRecord:
+    """Through JSON and back, so that nobody holds a mapping the store keeps, and what no database takes is refused."""
+
+    def through(value: Mapping[str, Any] | None, param: str) -> dict[str, Any] | None:
+        return read_record(write_record(value, param), f"job {job.id}")
+
+    return replace(
+        job,
+        request=through(job.request, "request") or {},
+        progress=through(job.progress, "progress") or {},
+        result=through(job.result, "result"),
+        error=through(job.error, "error"),
+    )
+
+
+@final
+class MemoryStore:
+    """See `steering.store.base.Store`. Forgets everything when the process ends."""
+
+    def __init__(self) -> None:
+        profiles = MemoryProfiles()
+        self.vectors: VectorStore = MemoryVectors(profiles)
+        self.profiles: ProfileStore = profiles
+        self.jobs: JobStore = MemoryJobs()
+
+    async def ping(self) -> None:
+        return
+
+    async def close(self) -> None:
+        return
+
+
+async def open_memory_store(url: str) -> MemoryStore:
+    """A new, empty store for `memory://`. Raises InvalidRequest when the URL says more than that."""
+    if url not in ("memory:", "memory://"):
+        raise InvalidRequest("a store in memory has no place: its URL is memory://", param="store")
+    return MemoryStore()

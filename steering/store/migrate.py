@@ -1,0 +1,45 @@
+"""Brings a database to the schema of this code, in one transaction; refuses one that is newer. Synchronous: run in a thread."""
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, create_engine
+from sqlalchemy.pool import NullPool
+
+from steering.errors import StoreCorrupt
+from steering.store.address import DatabaseAddress
+from steering.store.failures import translated
+from steering.store.sql import WRITES, prepare
+
+
+def migrate(address: DatabaseAddress) -> None:
+    """Creates the file and its folder if need be. Of two processes that start together, one waits for the other.
+
+    Raises StoreCorrupt for a schema this code does not know, StoreUnavailable when the database cannot be reached.
+    """
+    with translated():
+        if address.file is not None:
+            address.file.parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(address.sync_url, poolclass=NullPool, **address.engine_options)
+        prepare(engine, address)
+        with engine.connect().execution_options(**{WRITES: True}) as connection, connection.begin():
+            _upgrade(connection)
+
+
+def _upgrade(connection: Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", "steering.store:migrations")
+    known = ScriptDirectory.from_config(config)
+    newest = known.get_current_head()
+    found = MigrationContext.configure(connection).get_current_heads()
+    if found == (newest,):
+        return
+    strange = set(found) - {script.revision for script in known.walk_revisions()}
+    if strange:
+        raise StoreCorrupt(
+            f"the database has schema {', '.join(sorted(strange))}, this version knows up to {newest}: "
+            "it was written by a newer version; run that one, or give this one another database"
+        )
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

@@ -1,0 +1,76 @@
+"""SqlProfiles: the ProfileStore on a database, the default steering included."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, final
+
+from sqlalchemy import delete, insert, select, update
+
+from steering.spec import SteeringSpec
+from steering.store.base import Profile
+from steering.store.clock import now
+from steering.store.records import check_profile, profile_not_found, read_steering, write_steering
+from steering.store.sql import Database
+from steering.store.tables import DefaultSteeringRow, ProfileRow
+from steering.vectors import check_name
+
+COLUMNS = (ProfileRow.name, ProfileRow.description, ProfileRow.steering, ProfileRow.created_at, ProfileRow.updated_at)
+
+
+@final
+class SqlProfiles:
+    """See `steering.store.base.ProfileStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def put(self, profile: Profile) -> Profile:
+        check_profile(profile)
+        said = {"description": profile.description, "steering": write_steering(profile.steering)}
+        async with self._database.write() as connection:
+            made = await connection.scalar(select(ProfileRow.created_at).where(ProfileRow.name == profile.name))
+            kept = replace(profile, created_at=made or now(), updated_at=now())
+            if made is None:
+                row = {**said, "name": kept.name, "created_at": kept.created_at, "updated_at": kept.updated_at}
+                await connection.execute(insert(ProfileRow).values(row))
+            else:
+                change = update(ProfileRow).where(ProfileRow.name == kept.name)
+                await connection.execute(change.values(**said, updated_at=kept.updated_at))
+        return kept
+
+    async def get(self, name: str) -> Profile:
+        check_name(name)
+        async with self._database.read() as connection:
+            row = (await connection.execute(select(*COLUMNS).where(ProfileRow.name == name))).first()
+        if row is None:
+            raise profile_not_found(name)
+        return _from_row(row)
+
+    async def all(self) -> tuple[Profile, ...]:
+        async with self._database.read() as connection:
+            rows = (await connection.execute(select(*COLUMNS).order_by(ProfileRow.name))).all()
+        return tuple(_from_row(row) for row in rows)
+
+    async def delete(self, name: str) -> None:
+        check_name(name)
+        async with self._database.write() as connection:
+            gone = await connection.execute(delete(ProfileRow).where(ProfileRow.name == name))
+            if gone.rowcount == 0:
+                raise profile_not_found(name)
+
+    async def default(self) -> SteeringSpec | None:
+        async with self._database.read() as connection:
+            text = await connection.scalar(select(DefaultSteeringRow.steering))
+        return None if text is None else read_steering(text, "the default steering")
+
+    async def set_default(self, steering: SteeringSpec | None) -> None:
+        async with self._database.write() as connection:
+            await connection.execute(delete(DefaultSteeringRow))
+            if steering is not None:
+                row = {"id": 1, "steering": write_steering(steering), "updated_at": now()}
+                await connection.execute(insert(DefaultSteeringRow).values(row))
+
+
+def _from_row(row: Sequence[Any]) -> Profile:
+    name, description, steering, created_at, updated_at = row
+    return Profile(name, read_steering(steering, f"profile {name!r}"), description, created_at, updated_at)

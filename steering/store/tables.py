@@ -1,0 +1,90 @@
+"""The tables of the database. One row of `vectors` is one version; its blob is in the row, so there is no half vector.
+
+A change here needs a migration beside it (migrations/versions); a test compares the two. API keys get a table of their
+own here when they come.
+"""
+
+from sqlalchemy import CheckConstraint, ForeignKey, LargeBinary, MetaData, String, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+NAMING = {
+    "pk": "pk_%(table_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_name)s",
+    "ix": "ix_%(table_name)s_%(column_0_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+}
+# Listings are ordered by code point everywhere; PostgreSQL would follow the language of its cluster.
+Name = String(64).with_variant(String(64, collation="C"), "postgresql")
+
+
+class Base(DeclarativeBase):
+    """Root of the tables."""
+
+    metadata = MetaData(naming_convention=NAMING)
+
+
+class VectorNameRow(Base):
+    """The highest version a name was ever given. The row outlives a delete, so no number is given out twice."""
+
+    __tablename__ = "vector_names"
+
+    name: Mapped[str] = mapped_column(Name, primary_key=True)
+    last_version: Mapped[int]
+
+
+class VectorRow(Base):
+    """One version of a vector. `tags` is ` a b ` so that a tag is found between spaces; `searched` is folded description."""
+
+    __tablename__ = "vectors"
+
+    name: Mapped[str] = mapped_column(Name, ForeignKey("vector_names.name"), primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    method: Mapped[str] = mapped_column(String(64))
+    description: Mapped[str] = mapped_column(Text)
+    tags: Mapped[str] = mapped_column(Text)
+    searched: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[str] = mapped_column(String(32))
+    sha256: Mapped[str] = mapped_column(String(64))
+    # Last, because SQLite reads a row from its front: a filter then never touches the pages of the blob.
+    content: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class ProfileRow(Base):
+    """A named steering, as JSON."""
+
+    __tablename__ = "profiles"
+
+    name: Mapped[str] = mapped_column(Name, primary_key=True)
+    description: Mapped[str] = mapped_column(Text)
+    steering: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[str] = mapped_column(String(32))
+    updated_at: Mapped[str] = mapped_column(String(32))
+
+
+class DefaultSteeringRow(Base):
+    """The steering of requests that name none: one row or no row."""
+
+    __tablename__ = "default_steering"
+    __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    steering: Mapped[str] = mapped_column(Text)
+    updated_at: Mapped[str] = mapped_column(String(32))
+
+
+class JobRow(Base):
+    """A job record; `position` grows with every new job and orders the listing."""
+
+    __tablename__ = "jobs"
+
+    position: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(String(64), unique=True)
+    kind: Mapped[str] = mapped_column(String(64))
+    status: Mapped[str] = mapped_column(String(16), index=True)
+    request: Mapped[str] = mapped_column(Text)
+    progress: Mapped[str] = mapped_column(Text)
+    result: Mapped[str | None] = mapped_column(Text)
+    error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[str] = mapped_column(String(32))
+    updated_at: Mapped[str] = mapped_column(String(32))

@@ -1,0 +1,164 @@
+"""SqlVectors: the VectorStore on a database. A put and its blob are one transaction; describe never touches a blob."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, final
+
+from sqlalchemy import ColumnElement, and_, delete, insert, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from steering.errors import StoreCorrupt
+from steering.store.base import VectorFilter, VectorPage
+from steering.store.clock import now
+from steering.store.cursor import make_cursor, read_cursor
+from steering.store.labels import DESCRIPTION_LIMIT, check_filter, check_limit, check_tags, check_text, fold
+from steering.store.records import read_steering
+from steering.store.references import refuse_if_used
+from steering.store.sql import Database
+from steering.store.stored import StoredVector, is_version, not_found, restore, seal
+from steering.store.tables import DefaultSteeringRow, ProfileRow, VectorNameRow, VectorRow
+from steering.vectors import ConceptVector, check_name
+
+log = logging.getLogger(__name__)
+COLUMNS = (
+    VectorRow.name,
+    VectorRow.version,
+    VectorRow.method,
+    VectorRow.description,
+    VectorRow.tags,
+    VectorRow.created_at,
+    VectorRow.sha256,
+    VectorRow.content,
+)
+
+
+@final
+class SqlVectors:
+    """See `steering.store.base.VectorStore`. Encoding and decoding run in a thread, off the event loop."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def put(self, vector: ConceptVector) -> ConceptVector:
+        sealed = await asyncio.to_thread(seal, vector)
+        async with self._database.write() as connection:
+            stored = replace(sealed, version=await _next_version(connection, sealed.name), created_at=now())
+            await connection.execute(insert(VectorRow).values(_to_row(stored)))
+        return await asyncio.to_thread(restore, stored)
+
+    async def get(self, name: str, version: int | None = None) -> ConceptVector:
+        check_name(name)
+        query = select(*COLUMNS).where(VectorRow.name == name).order_by(VectorRow.version.desc()).limit(1)
+        if version is not None:
+            if not is_version(version):
+                raise not_found(name, version)
+            query = query.where(VectorRow.version == version)
+        async with self._database.read() as connection:
+            row = (await connection.execute(query)).first()
+        if row is None:
+            raise not_found(name, version)
+        return await asyncio.to_thread(restore, _from_row(row))
+
+    async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> VectorPage:
+        # Versions of a name go all at once, so the newest is the last one given.
+        newest = and_(VectorNameRow.name == VectorRow.name, VectorNameRow.last_version == VectorRow.version)
+        query = select(*COLUMNS).join(VectorNameRow, newest).where(*_conditions(check_filter(where)))
+        query = query.order_by(VectorRow.name).limit(check_limit(limit) + 1)
+        if cursor is not None:
+            query = query.where(VectorRow.name > read_cursor("vector", cursor))
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query)).all()
+        vectors = await asyncio.to_thread(_restore_sound, [_from_row(row) for row in rows[:limit]])
+        return VectorPage(vectors, make_cursor("vector", rows[limit - 1].name) if len(rows) > limit else None)
+
+    async def describe(self, name: str, description: str | None, tags: tuple[str, ...] | None) -> ConceptVector:
+        check_name(name)
+        said: dict[str, str] = {}
+        if description is not None:
+            said["description"] = check_text(description, "description", DESCRIPTION_LIMIT)
+            said["searched"] = fold(description)
+        if tags is not None:
+            said["tags"] = _join(check_tags(tags))
+        if said:
+            async with self._database.write() as connection:
+                await connection.execute(update(VectorRow).where(VectorRow.name == name).values(said))
+        return await self.get(name)
+
+    async def delete(self, name: str, force: bool = False) -> None:
+        check_name(name)
+        async with self._database.write() as connection:
+            if not force:
+                await _refuse_if_used(connection, name)
+            gone = await connection.execute(delete(VectorRow).where(VectorRow.name == name))
+            if gone.rowcount == 0:
+                raise not_found(name, None)
+
+
+async def _next_version(connection: AsyncConnection, name: str) -> int:
+    """One above the highest ever given, which it records. Writers are alone, so nobody else reads the same number."""
+    last = await connection.scalar(select(VectorNameRow.last_version).where(VectorNameRow.name == name))
+    if last is None:
+        await connection.execute(insert(VectorNameRow).values(name=name, last_version=1))
+        return 1
+    await connection.execute(update(VectorNameRow).where(VectorNameRow.name == name).values(last_version=last + 1))
+    return int(last) + 1
+
+
+async def _refuse_if_used(connection: AsyncConnection, name: str) -> None:
+    profiles = (await connection.execute(select(ProfileRow.name, ProfileRow.steering).order_by(ProfileRow.name))).all()
+    default = await connection.scalar(select(DefaultSteeringRow.steering))
+    refuse_if_used(
+        name,
+        {row.name: read_steering(row.steering, f"profile {row.name!r}") for row in profiles},
+        None if default is None else read_steering(default, "the default steering"),
+    )
+
+
+def _conditions(where: VectorFilter) -> list[ColumnElement[bool]]:
+    """What StoredVector.matches says, in SQL."""
+    conditions: list[ColumnElement[bool]] = []
+    if where.tag is not None:
+        conditions.append(VectorRow.tags.contains(f" {where.tag} ", autoescape=True))
+    if where.method is not None:
+        conditions.append(VectorRow.method == where.method)
+    if where.search is not None:
+        sought = fold(where.search)
+        in_name = VectorRow.name.contains(sought, autoescape=True)
+        conditions.append(or_(in_name, VectorRow.searched.contains(sought, autoescape=True)))
+    return conditions
+
+
+def _restore_sound(stored: Sequence[StoredVector]) -> tuple[ConceptVector, ...]:
+    """Sets damaged vectors aside: one of them must not hide the others. Reading it by name says what is wrong."""
+    sound = []
+    for one in stored:
+        try:
+            sound.append(restore(one))
+        except StoreCorrupt as error:
+            log.warning("left out of a listing: %s", error.message)
+    return tuple(sound)
+
+
+def _join(tags: tuple[str, ...]) -> str:
+    return f" {' '.join(tags)} " if tags else ""
+
+
+def _to_row(stored: StoredVector) -> dict[str, Any]:
+    return {
+        "name": stored.name,
+        "version": stored.version,
+        "method": stored.method,
+        "description": stored.description,
+        "tags": _join(stored.tags),
+        "searched": fold(stored.description),
+        "created_at": stored.created_at,
+        "sha256": stored.sha256,
+        "content": stored.content,
+    }
+
+
+def _from_row(row: Sequence[Any]) -> StoredVector:
+    name, version, method, description, tags, created_at, sha256, content = row
+    return StoredVector(name, version, method, description, tuple(tags.split()), created_at, sha256, bytes(content))
