@@ -1,0 +1,11 @@
+"""The planted concept as a vector, without an extraction."""
+
+from steering.vectors import ConceptVector, LayerDirection
+
+from .linear import D_MODEL, GAIN, LAYERS, LinearEngine
+
+
+def planted_vector(engine: LinearEngine, name: str = "sentiment") -> ConceptVector:
+    """Scale GAIN: strength 1 moves the level of polarity by 1."""
+    layers = {layer: LayerDirection(engine.concept, GAIN, GAIN / 2, -GAIN / 2) for layer in range(1, LAYERS)}
+    return ConceptVector(name, engine.info.name, engine.info.fingerprint, D_MODEL, "mean_difference", layers)
