@@ -1,0 +1,78 @@
+"""ResidualHooks: one permanent hook per decoder block that calls whatever the running step installed. It knows no plans."""
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+from torch import nn
+
+from steering.errors import InternalError
+from steering.model.layout import BlockOutput, Layout, residual_of, with_residual
+from steering.shapes import Residual
+
+ResidualFunction: TypeAlias = Callable[[int, Residual], Residual | None]
+"""(layer, residual (token, d_model)) -> the residual to go on with, or None to leave it as it is."""
+
+
+class StopForward(Exception):
+    """Raised by a step's function to end a forward pass early; whoever opened the step catches it."""
+
+
+class ResidualHooks:
+    """Hooks on every decoder block, there for the life of the model; idle ones return at their first line.
+
+    One thread owns the model: the step in progress is state of this object, not of a thread.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._active: list[ResidualFunction | None] = [None] * layout.layer_count
+        self._in_step = False
+        self._handles = [block.register_forward_hook(self._hook_of(layer)) for layer, block in enumerate(layout.blocks)]
+
+    @contextmanager
+    def step(self, apply: ResidualFunction, layers: Collection[int] | None = None) -> Iterator[None]:
+        """For the length of one forward pass, call `apply` after the blocks in `layers` (None: after every block).
+
+        A [row, seq, d_model] output is shown as [row * seq, d_model]; what comes back is cast to the dtype of the
+        output. Raises InternalError when a step is already running, or for layers the model does not have.
+        """
+        if self._in_step:
+            raise InternalError("a steering step is already running on this model: steps cannot be nested")
+        chosen = range(len(self._active)) if layers is None else layers
+        unknown = sorted(layer for layer in chosen if not 0 <= layer < len(self._active))
+        if unknown:
+            raise InternalError(f"layers {unknown} do not exist: the model has layers 0 to {len(self._active) - 1}")
+        self._in_step = True
+        try:
+            for layer in chosen:
+                self._active[layer] = apply
+            yield
+        finally:
+            self._active[:] = [None] * len(self._active)
+            self._in_step = False
+
+    def remove(self) -> None:
+        """Take these hooks, and no others, off the model. Harmless when repeated."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _hook_of(self, layer: int) -> Callable[[nn.Module, Any, BlockOutput], BlockOutput | None]:
+        active = self._active
+
+        def hook(_block: nn.Module, _arguments: Any, output: BlockOutput) -> BlockOutput | None:
+            apply = active[layer]
+            if apply is None:
+                return None
+            residual = residual_of(output)
+            flat = residual.reshape(-1, residual.shape[-1])
+            changed = apply(layer, flat)
+            if changed is None:
+                return None
+            if changed.shape != flat.shape:  # broadcasting would be silent
+                raise InternalError(
+                    f"layer {layer}: expected a residual of shape {tuple(flat.shape)}, got {tuple(changed.shape)}"
+                )
+            return with_residual(output, changed.to(residual.dtype).reshape(residual.shape))
+
+        return hook

@@ -1,0 +1,152 @@
+"""Layout: where an architecture keeps its decoder blocks, and what a block returns. Structure is read, not names."""
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from steering.errors import UnsupportedModel
+from steering.shapes import Float, Tensor
+
+BlockOutput: TypeAlias = Tensor | tuple[Any, ...]
+"""What a decoder block returns: the residual [row, seq, d_model] itself, or a tuple that opens with it."""
+
+ATTENTION_KINDS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
+"""Layer types whose state is a list of keys and values, one per token: what a slot cache can hold."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """The parts of a decoder-only model that steering reads and writes.
+
+    blocks: the decoder blocks in order; final_norm: what the last residual passes before the unembedding (Identity
+    where an architecture has none); attention: "interface" when every block calls transformers' attention interface
+    with plain queries, keys and values, "own" when the block computes attention itself or adds chunks or sinks;
+    cache_argument: what forward calls its key-value cache.
+    """
+
+    architecture: str
+    blocks: nn.ModuleList
+    final_norm: nn.Module
+    embedding: nn.Module
+    unembedding: nn.Module
+    d_model: int
+    layer_count: int
+    vocab_size: int
+    attention: Literal["interface", "own"]
+    cache_argument: Literal["cache", "past_key_values"]
+
+
+def residual_of(output: BlockOutput) -> Float[Tensor, "row seq d_model"]:
+    """The residual stream in a block's output, whichever of the two forms it has."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def with_residual(output: BlockOutput, residual: Float[Tensor, "row seq d_model"]) -> BlockOutput:
+    """The same output with another residual; what else the block returned is kept."""
+    return (residual, *output[1:]) if isinstance(output, tuple) else residual
+
+
+def find_layout(model: PreTrainedModel) -> Layout:
+    """Raises UnsupportedModel, naming the architecture and the reason, for what cannot be steered."""
+    _refuse_other_kinds(model)
+    config = model.config.get_text_config()
+    parent, blocks = _find_blocks(model, config.num_hidden_layers)
+    embedding, unembedding = model.get_input_embeddings(), model.get_output_embeddings()
+    if unembedding is None:
+        raise _unsupported(model, "it has no language-model head to generate with")
+    d_model = int(config.hidden_size)
+    width = getattr(unembedding, "in_features", d_model)
+    if width != d_model:
+        raise _unsupported(model, f"its head reads {width} numbers, but its residual stream is {d_model} wide")
+    return Layout(
+        architecture=type(model).__name__,
+        blocks=blocks,
+        final_norm=_find_final_norm(parent),
+        embedding=embedding,
+        unembedding=unembedding,
+        d_model=d_model,
+        layer_count=len(blocks),
+        vocab_size=int(unembedding.weight.shape[0]),
+        attention=_attention_of(model, blocks),
+        cache_argument=_cache_argument_of(model),
+    )
+
+
+def _unsupported(model: PreTrainedModel, reason: str) -> UnsupportedModel:
+    return UnsupportedModel(
+        f"{type(model).__name__} (model type {model.config.model_type!r}) cannot be steered: {reason}. "
+        "Decoder-only transformers with attention in every block can."
+    )
+
+
+def _refuse_other_kinds(model: PreTrainedModel) -> None:
+    config = model.config.get_text_config()
+    if model.config.is_encoder_decoder:
+        raise _unsupported(model, "it is an encoder-decoder model")
+    if getattr(model, "_is_stateful", False):
+        raise _unsupported(
+            model, "it keeps a recurrent state (state-space or hybrid) instead of keys and values per token"
+        )
+    others = sorted(set(getattr(config, "layer_types", None) or ()) - ATTENTION_KINDS)
+    if others:
+        raise _unsupported(
+            model, f"some of its layers are {', '.join(others)}, which keep no keys and values per token"
+        )
+    if "input_ids" not in inspect.signature(model.forward).parameters:
+        raise _unsupported(model, "it does not take token ids")
+
+
+def _block_lists(model: PreTrainedModel, count: int) -> Iterator[tuple[nn.Module, nn.ModuleList]]:
+    """Every list of `count` modules of the kind that must not be split over devices: that kind is the decoder block."""
+    block_names = set(getattr(model, "_no_split_modules", None) or ())
+    for parent in model.modules():
+        for child in parent.children():
+            if isinstance(child, nn.ModuleList) and len(child) == count:
+                names = {type(block).__name__ for block in child}
+                if names <= block_names or (not block_names and len(names) == 1):
+                    yield parent, child
+
+
+def _find_blocks(model: PreTrainedModel, count: int) -> tuple[nn.Module, nn.ModuleList]:
+    found = list(_block_lists(model, count))
+    if not found:
+        raise _unsupported(model, f"no list of {count} decoder blocks was found in it")
+    if len(found) > 1:
+        raise _unsupported(model, f"{len(found)} lists of {count} blocks were found in it, and one must be the decoder")
+    return found[0]
+
+
+def _find_final_norm(parent: nn.Module) -> nn.Module:
+    """The one norm beside the blocks; a norm of the embeddings (Bloom) is told apart by its name."""
+    norms = [
+        module
+        for name, module in parent.named_children()
+        if "norm" in type(module).__name__.lower() and "embed" not in name
+    ]
+    return norms[-1] if norms else nn.Identity()
+
+
+def _attention_of(model: PreTrainedModel, blocks: nn.ModuleList) -> Literal["interface", "own"]:
+    config = model.config.get_text_config()
+    chunked = "chunked_attention" in (getattr(config, "layer_types", None) or ()) or bool(
+        getattr(config, "attention_chunk_size", None)
+    )
+    sinks = any(name.rpartition(".")[2] in {"sinks", "sink"} for name, _ in blocks.named_parameters())
+    supported = bool(getattr(model, "_supports_attention_backend", False))
+    return "interface" if supported and not chunked and not sinks else "own"
+
+
+def _cache_argument_of(model: PreTrainedModel) -> Literal["cache", "past_key_values"]:
+    """transformers 5.24 calls the argument `cache` and warns of the older name; earlier versions know only the older."""
+    base = model.base_model
+    for forward in (model.forward, base.forward):
+        names = inspect.signature(forward).parameters
+        if "cache" in names:
+            return "cache"
+        if "past_key_values" in names:
+            return "past_key_values"
+    raise _unsupported(model, "its forward takes no key-value cache")

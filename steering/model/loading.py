@@ -1,0 +1,200 @@
+"""load: a model's name, folder, GGUF file or hub id to a model that is ready to be steered."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import logging as transformers_logging
+
+from steering.errors import ModelLoadFailed, OutOfMemory, UnsupportedModel
+from steering.model.conversion import converted
+from steering.model.device import choose_device, choose_dtype
+from steering.model.embedded import EMBEDDED_MODEL, embedded_gguf
+from steering.model.fingerprint import fingerprint_of
+from steering.model.info import ModelInfo
+from steering.model.layout import Layout, find_layout
+from steering.model.prompt import ModelTokenizer
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+UNLIMITED_CONTEXT = 2048
+"""Assumed where an architecture states no bound (ALiBi models): what they were commonly trained on."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """A model in evaluation mode, without gradients, and what the rest of the house needs beside it."""
+
+    model: PreTrainedModel
+    tokenizer: ModelTokenizer
+    layout: Layout
+    info: ModelInfo
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where the files lie, what to call the model, and the hub's commit if it came from there."""
+
+    folder: Path
+    name: str
+    revision: str | None = None
+
+
+def load(
+    source: str | None,
+    *,
+    cache_dir: Path,
+    device: str = "auto",
+    dtype: str = "auto",
+    device_map: Literal["auto"] | None = None,
+    revision: str | None = None,
+    report: Callable[[str], None] = lambda _line: None,
+) -> LoadedModel:
+    """Load a model: None or "smollm2-135m-instruct" (embedded), a folder, a `.gguf` file, or a hub id.
+
+    cache_dir keeps what GGUF files were converted to. device_map "auto" spreads the model over every device by
+    accelerate. revision: a commit, tag or branch of a hub id; the commit found is in `info.revision`. Only
+    safetensors are read and no code of the model's is run. `report` is told each step in a line.
+
+    Raises ModelLoadFailed, UnsupportedModel, OutOfMemory, and InvalidRequest for a device or dtype.
+    """
+    chosen_device = choose_device(device)
+    chosen_dtype = choose_dtype(dtype, chosen_device)
+    with _quiet_progress_bars(), _load_errors(source or EMBEDDED_MODEL):
+        found = _find(source, chosen_dtype, cache_dir, revision, report)
+        _refuse_other_tasks(found.folder)
+        report(f"Loading {found.name} on {chosen_device} in {_dtype_name(chosen_dtype)}")
+        tokenizer = AutoTokenizer.from_pretrained(found.folder, local_files_only=True, trust_remote_code=False)
+        model, fingerprint = _load_weights(found.folder, chosen_device, chosen_dtype, device_map)
+    return _assembled(model, tokenizer, found, fingerprint)
+
+
+def opened(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    name: str,
+    revision: str | None = None,
+    fingerprint: str | None = None,
+) -> LoadedModel:
+    """A model that is already in memory, opened up in the same way."""
+    return _assembled(model, tokenizer, _Source(Path(), name, revision), fingerprint or fingerprint_of(model))
+
+
+def _find(
+    source: str | None, dtype: torch.dtype, cache_dir: Path, revision: str | None, report: Callable[[str], None]
+) -> _Source:
+    if source is None or source.lower() == EMBEDDED_MODEL:
+        return _Source(_converted_for(embedded_gguf(), dtype, cache_dir, report), EMBEDDED_MODEL)
+    path = Path(source).expanduser()
+    if path.suffix == ".gguf" and path.is_file():
+        return _Source(_converted_for(path, dtype, cache_dir, report), path.stem.lower())
+    if path.is_dir():
+        return _Source(path, path.resolve().name)
+    if not HUB_ID.fullmatch(source) or path.suffix == ".gguf":
+        raise ModelLoadFailed(f"{source!r} is no folder, no .gguf file and no Hugging Face id")
+    report(f"Looking for {source} in the Hugging Face cache and hub")
+    folder = snapshot_download(source, revision=revision, allow_patterns=HUB_FILES, ignore_patterns=["*/*"])
+    return _Source(Path(folder), source, Path(folder).name)
+
+
+def _converted_for(gguf: Path, dtype: torch.dtype, cache_dir: Path, report: Callable[[str], None]) -> Path:
+    """A bfloat16 load reads the smaller folder; every other dtype starts from the exact one."""
+    kept = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
+    return converted(gguf, kept, cache_dir, report)
+
+
+def _refuse_other_tasks(folder: Path) -> None:
+    """What the configuration alone shows: better said before gigabytes are read."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    named = ", ".join(config.architectures or ()) or type(config).__name__
+    if config.is_encoder_decoder:
+        raise UnsupportedModel(f"{named} cannot be steered: it is an encoder-decoder model")
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise UnsupportedModel(f"{named} cannot be steered: {config.model_type!r} is no language model that generates")
+
+
+def _load_weights(
+    folder: Path, device: torch.device, dtype: torch.dtype, device_map: Literal["auto"] | None
+) -> tuple[PreTrainedModel, str]:
+    """The model, ready to run, and its fingerprint."""
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
+    if device_map is not None or device.type != "cpu":
+        options["device_map"] = device_map or {"": device}
+    # float16 is made from the weights as stored: a fingerprint wants them rounded to bfloat16 once, not twice.
+    read_as = "auto" if dtype == torch.float16 else dtype
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=read_as, **options)
+    model.eval().requires_grad_(False)
+    fingerprint = fingerprint_of(model)
+    if dtype == torch.float16:
+        for parameter in model.parameters():  # parameters alone: rotary frequencies stay in float32
+            parameter.data = parameter.data.to(dtype)
+        model.config.dtype = dtype
+    return model, fingerprint
+
+
+def _assembled(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, source: _Source, fingerprint: str
+) -> LoadedModel:
+    layout = find_layout(model)
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelLoadFailed(f"{source.name} has no fast tokenizer (tokenizer.json), which streaming needs")
+    config = model.config.get_text_config()
+    info = ModelInfo(
+        name=source.name,
+        architecture=layout.architecture,
+        fingerprint=fingerprint,
+        d_model=layout.d_model,
+        layer_count=layout.layer_count,
+        vocab_size=layout.vocab_size,
+        context_length=int(getattr(config, "max_position_embeddings", None) or UNLIMITED_CONTEXT),
+        dtype=_dtype_name(model.dtype),
+        device=str(model.device),
+        parameter_count=sum(parameter.numel() for parameter in model.parameters()),
+        chat_template=bool(tokenizer.chat_template),
+        revision=source.revision,
+    )
+    opened_tokenizer = ModelTokenizer(tokenizer, vocab_size=layout.vocab_size, eos_ids=_eos_ids(model, tokenizer))
+    return LoadedModel(model, opened_tokenizer, layout, info)
+
+
+def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> set[int]:
+    """Every token that ends an answer: the model's own list (chat models name several) and the tokenizer's."""
+    stated = getattr(model.generation_config, "eos_token_id", None)
+    ids = set(stated) if isinstance(stated, list | tuple) else {stated}
+    return {token_id for token_id in ids | {tokenizer.eos_token_id} if token_id is not None}
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+@contextmanager
+def _quiet_progress_bars() -> Iterator[None]:
+    """transformers draws bars on the terminal; ours is told by `report`."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def _load_errors(name: str) -> Iterator[None]:
+    """What libraries raise, in words of our own."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(f"{name} does not fit: {error}") from error
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, HfHubHTTPError, HFValidationError) as error:
+        raise ModelLoadFailed(f"{name} could not be loaded: {error}") from error

@@ -1,0 +1,139 @@
+"""ModelTokenizer: text, messages or ids to the token ids a model reads, and back."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TypeAlias, cast
+
+from jinja2 import TemplateError
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from steering.errors import InvalidRequest
+from steering.model.safe_encoder import Encoded, SafeEncoder, Span, unused_characters
+from steering.model.text_stream import TextStream
+from steering.pairs import ChatMessage
+
+Prompt: TypeAlias = str | tuple[ChatMessage, ...] | tuple[int, ...]
+
+CONTEXT_LENGTH = 6
+"""Prompt tokens a TextStream is given: enough for the longest character and the word before it."""
+
+
+class ModelTokenizer:
+    """A fast tokenizer with the rules of this server.
+
+    Control tokens (`<|im_end|>` and their like) come from the chat template and from what the tokenizer itself puts
+    before a text, never from a caller's text, where the same characters are ordinary text. Nothing is changed after
+    construction, so threads may share it.
+
+    vocab_size: rows of the model's embedding. eos_ids: the tokens that end an answer.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, *, vocab_size: int, eos_ids: Iterable[int] = ()) -> None:
+        self._templates = tokenizer
+        self._backend: Tokenizer = tokenizer.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._encoder = SafeEncoder(self._backend)
+        self._before, self._after = self._encoder.frame()
+        self._anchor = self._encoder.literal("a").ids
+        self.vocab_size = min(vocab_size, self._backend.get_vocab_size(with_added_tokens=True))
+        self.eos_ids = frozenset(int(token_id) for token_id in eos_ids)
+
+    @property
+    def has_chat_template(self) -> bool:
+        return bool(self._templates.chat_template)
+
+    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+        """Text (after what the tokenizer puts before one), messages by the chat template, or ids, which are checked.
+
+        Raises InvalidRequest: no chat template, a conversation the template refuses, ids out of the vocabulary,
+        text that is not Unicode, nothing to encode.
+        """
+        if isinstance(prompt, str):
+            ids = (*self._before, *self._encoder.literal(_checked_text(prompt)).ids, *self._after)
+        elif prompt and isinstance(prompt[0], ChatMessage):
+            ids = self._encode_messages(prompt)[1].ids
+        else:
+            ids = self._checked_ids(cast("tuple[int, ...]", prompt))
+        if not ids:
+            raise InvalidRequest("the prompt is empty: there is no token to continue from", param="prompt")
+        return ids
+
+    def render(self, messages: Sequence[ChatMessage]) -> str:
+        """The conversation as the chat template writes it. It asks for an answer unless the last message is one."""
+        if not self.has_chat_template:
+            raise InvalidRequest("this model has no chat template: send `prompt` as text", param="messages")
+        if not messages:
+            raise InvalidRequest("a conversation needs at least one message", param="messages")
+        rows = [{"role": message.role, "content": _checked_text(message.content)} for message in messages]
+        asks = messages[-1].role != "assistant"
+        try:
+            text = self._templates.apply_chat_template(rows, tokenize=False, add_generation_prompt=asks)
+        except TemplateError as error:
+            raise InvalidRequest(f"the chat template refuses these messages: {error}", param="messages") from error
+        return cast(str, text)
+
+    def response_span(self, messages: Sequence[ChatMessage]) -> Span:
+        """The half-open span of tokens, in encode(messages), that hold the content of the last assistant message.
+
+        Raises InvalidRequest when there is none, or when the template does not show it whole.
+        """
+        answers = [i for i, message in enumerate(messages) if message.role == "assistant" and message.content.strip()]
+        if not answers:
+            raise InvalidRequest("there is no assistant message with content to read", param="messages")
+        hole = unused_characters([message.content for message in messages], 1)[0]
+        emptied = [replace(m, content=hole) if i == answers[-1] else m for i, m in enumerate(messages)]
+        text, encoded = self._encode_messages(messages)
+        before, *after = self.render(emptied).split(hole)
+        if len(after) != 1 or not (text.startswith(before) and text.endswith(after[0])):
+            raise InvalidRequest("the chat template does not show the assistant message as one text", param="messages")
+        start, end = len(before), len(text) - len(after[0])
+        inside = [i for i, span in enumerate(encoded.spans) if span[0] < end and span[1] > start]
+        if not inside:
+            raise InvalidRequest("the chat template leaves the assistant message out", param="messages")
+        return inside[0], inside[-1] + 1
+
+    def decode(self, token_ids: Sequence[int], *, keep_special: bool = False) -> str:
+        """Text of ids; control tokens are left out unless `keep_special`. Raises InvalidRequest for unknown ids."""
+        return self._backend.decode(list(self._checked_ids(token_ids)), skip_special_tokens=not keep_special)
+
+    def token_text(self, token_id: int) -> str:
+        """One token's own text with its leading space; not for joining, since a token may hold part of a character."""
+        self._checked_ids((token_id,))
+        special = self._encoder.special.get(token_id)
+        if special is not None:
+            return special
+        # After another token, so that tokenizers that drop a text's first space keep this one's.
+        return self.decode((*self._anchor, token_id))[len(self.decode(self._anchor)) :]
+
+    def decode_stream(self, prompt: Sequence[int] = ()) -> TextStream:
+        """A new stream of text. Given the prompt's ids, a first word keeps its space in every kind of tokenizer."""
+        return TextStream(self._backend, prompt[-CONTEXT_LENGTH:])
+
+    def _encode_messages(self, messages: Sequence[ChatMessage]) -> tuple[str, Encoded]:
+        """The rendered text and its tokens, whose spans are in that text."""
+        marks = self._encoder.marks([message.content for message in messages])
+        if marks is None:
+            text = self.render(messages)
+            return text, self._encoder.rendered(text, None)
+        marked = [replace(message, content=self._encoder.marked(message.content, marks)) for message in messages]
+        text = self.render(marked)
+        return marks.removed_from(text), self._encoder.rendered(text, marks)
+
+    def _checked_ids(self, token_ids: Sequence[int]) -> tuple[int, ...]:
+        for token_id in token_ids:
+            if isinstance(token_id, bool) or not isinstance(token_id, int) or not 0 <= token_id < self.vocab_size:
+                raise InvalidRequest(
+                    f"token ids are integers from 0 to {self.vocab_size - 1}, got {str(token_id)[:40]}", param="prompt"
+                )
+        return tuple(token_ids)
+
+
+def _checked_text(text: str) -> str:
+    """Half a surrogate pair is a legal JSON string but no text: tokenizers cannot read it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"the text is not valid Unicode at character {error.start}", param="prompt") from None
+    return text

@@ -1,0 +1,71 @@
+"""Fixtures everybody shares: a tiny random model, a byte tokenizer, and the embedded model for tests marked with it."""
+
+import os
+from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+# Shapes and types are checked at every call in the rooms of pure mathematics. Not in the model and the engine, whose
+# functions are traced by torch.compile, which cannot follow the checks.
+CHECKED = ["extraction", "projection", "operations", "conditions", "vectors", "quality"]
+install_import_hook([f"steering.{room}" for room in CHECKED], "beartype.beartype")
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from transformers import PreTrainedModel, PreTrainedTokenizerFast  # noqa: E402
+
+from steering.model.loading import LoadedModel, load, opened  # noqa: E402
+from steering.model.prompt import ModelTokenizer  # noqa: E402
+from tests.byte_tokenizer import build_byte_tokenizer  # noqa: E402
+from tests.families import EOS, FAMILIES, VOCABULARY  # noqa: E402
+
+torch.set_num_threads(1)
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def hf_byte_tokenizer() -> PreTrainedTokenizerFast:
+    """The transformers side of the byte tokenizer: what a model folder would hold."""
+    return build_byte_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer(hf_byte_tokenizer: PreTrainedTokenizerFast) -> ModelTokenizer:
+    """Token id = byte; control tokens 256 to 261; a chat template."""
+    return ModelTokenizer(hf_byte_tokenizer, vocab_size=VOCABULARY, eos_ids=(EOS,))
+
+
+@pytest.fixture
+def tiny_model() -> PreTrainedModel:
+    """A random Llama of 3 layers, d_model 32, vocabulary 264; fresh for every test, the same weights every time."""
+    return FAMILIES["llama"]()
+
+
+@pytest.fixture
+def tiny_loaded(tiny_model: PreTrainedModel) -> LoadedModel:
+    """The tiny Llama opened up as `load` would, with the byte tokenizer."""
+    return opened(tiny_model, build_byte_tokenizer(), name="tiny-llama")
+
+
+@pytest.fixture
+def tiny_folder(tiny_model: PreTrainedModel, hf_byte_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
+    """The tiny Llama as a model folder that `load` accepts."""
+    folder = tmp_path / "tiny-llama"
+    tiny_model.save_pretrained(folder)
+    hf_byte_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_cache() -> Path:
+    """Where converted models stay between runs: STEERING_CACHE_DIR, else .cache/models of the repository."""
+    return Path(os.environ.get("STEERING_CACHE_DIR", REPOSITORY / ".cache" / "models"))
+
+
+@pytest.fixture(scope="session")
+def embedded_model(model_cache: Path) -> LoadedModel:
+    """SmolLM2-135M-Instruct in float32 on the processor, loaded once. Tests that use it are marked `embedded`."""
+    return load(None, cache_dir=model_cache, device="cpu", dtype="float32")
