@@ -1,0 +1,109 @@
+"""Batch: token ids, absolute positions, row -> sequence. One forward pass is either packed prompts or one token a row."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from steering.engine.sequence import Sequence
+from steering.plan import Phase
+from steering.shapes import Bool, Int, Tensor
+
+
+@dataclass(slots=True, eq=False)
+class Segment:
+    """A run of one sequence's tokens inside a packed pass: flat rows [start, end), absolute positions from `first`."""
+
+    sequence: Sequence
+    first: int
+    start: int
+    end: int
+
+    @property
+    def length(self) -> int:
+        return self.end - self.start
+
+    @property
+    def last_position(self) -> int:
+        return self.first + self.length - 1
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """What one pass computes.
+
+    decode: rows are slots 0..row-1, one token each; rows without a sequence are idle and their results unread.
+    Otherwise segments are packed one after the other, (1, token). token_ids, positions, slots: (token,), int64.
+    length: how much of the cache decode attention looks at.
+    """
+
+    decode: bool
+    segments: tuple[Segment, ...]
+    token_ids: Int[Tensor, "token"]
+    positions: Int[Tensor, "token"]
+    slots: Int[Tensor, "token"]
+    length: int = 0
+    key: tuple[int, ...] = ()
+    _masks: dict[int | None, Tensor] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> int:
+        return int(self.token_ids.shape[0])
+
+    @property
+    def sequences(self) -> tuple[Sequence, ...]:
+        return tuple(segment.sequence for segment in self.segments)
+
+    def mask(self, window: int | None) -> Bool[Tensor, "row 1 1 length"]:
+        """Decode only: which cached positions each row sees; computed once a pass for each window size."""
+        if window not in self._masks:
+            index = torch.arange(self.length, device=self.positions.device)
+            seen = index <= self.positions[:, None]
+            if window is not None:
+                seen = seen & (index > self.positions[:, None] - window)
+            self._masks[window] = seen[:, None, None, :]
+        return self._masks[window]
+
+    def phases(self) -> Int[Tensor, "token"]:
+        """The Phase of every token."""
+        lasts = torch.empty_like(self.positions)
+        for segment in self.segments:
+            lasts[segment.start : segment.end] = segment.sequence.prompt_length - 1
+        before = torch.where(self.positions < lasts, Phase.PROMPT, Phase.GENERATED)
+        return torch.where(self.positions == lasts, Phase.LAST, before)
+
+
+def packed(work: list[tuple[Sequence, int]], device: torch.device) -> Batch:
+    """A prefill pass: (sequence, how many of its next positions) packed in order."""
+    ids: list[int] = []
+    positions: list[int] = []
+    slots: list[int] = []
+    segments = []
+    for sequence, count in work:
+        first = sequence.computed
+        segments.append(Segment(sequence, first, len(ids), len(ids) + count))
+        ids.extend(sequence.ids[first : first + count])
+        positions.extend(range(first, first + count))
+        slots.extend([sequence.slot] * count)
+    return Batch(
+        decode=False,
+        segments=tuple(segments),
+        token_ids=torch.tensor(ids, device=device),
+        positions=torch.tensor(positions, device=device),
+        slots=torch.tensor(slots, device=device),
+    )
+
+
+def decoding(rows: list[Sequence | None], idle: list[int], length: int, device: torch.device) -> Batch:
+    """A decode pass: row r is slot r. idle: the position an idle row may overwrite, since nothing valid lies there."""
+    ids = [0 if sequence is None else sequence.ids[sequence.computed] for sequence in rows]
+    positions = [idle[row] if sequence is None else sequence.computed for row, sequence in enumerate(rows)]
+    segments = tuple(Segment(s, s.computed, row, row + 1) for row, s in enumerate(rows) if s is not None)
+    return Batch(
+        decode=True,
+        segments=segments,
+        token_ids=torch.tensor(ids, device=device),
+        positions=torch.tensor(positions, device=device),
+        slots=torch.arange(len(rows), device=device),
+        length=length,
+        key=tuple(-1 if s is None else s.id for s in rows),
+    )

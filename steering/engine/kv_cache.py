@@ -1,0 +1,106 @@
+"""SlotCache: keys and values of sequences that come and go, one slot a sequence, as a transformers Cache."""
+
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from steering.engine.batch import Batch
+from steering.shapes import Float, Tensor
+
+BLOCK = 128
+"""Capacity and the length that decode attention looks at grow in steps of this many positions."""
+
+
+class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped
+    """keys, values: (slot, kv_head, position, head_dim). Sliding layers keep everything; their window is in the mask."""
+
+    is_sliding = False
+    is_compileable = True
+
+    def __init__(self, cache: "SlotCache") -> None:
+        super().__init__()
+        self._cache = cache
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        slots, capacity = self._cache.slots, self._cache.capacity
+        self.keys = key_states.new_zeros(slots, key_states.shape[1], capacity, key_states.shape[3])
+        self.values = value_states.new_zeros(slots, value_states.shape[1], capacity, value_states.shape[3])
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_: object, **__: object
+    ) -> tuple[Float[Tensor, "row kv_head position head_dim"], Float[Tensor, "row kv_head position head_dim"]]:
+        """Writes each token at its own slot and position.
+
+        A decode pass gets back the filled part of its rows' slots (a view), a packed pass its own new states: the
+        attention function reads earlier positions from the slots itself. With `own` attention: one row and its past.
+        """
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        batch = self._cache.batch
+        assert batch is not None, "the cache is written during a pass only"
+        if batch.decode:
+            rows = key_states.shape[0]
+            self.keys[batch.slots, :, batch.positions] = key_states[:, :, 0]
+            self.values[batch.slots, :, batch.positions] = value_states[:, :, 0]
+            return self.keys[:rows, :, : batch.length], self.values[:rows, :, : batch.length]
+        self.keys[batch.slots, :, batch.positions] = key_states[0].transpose(0, 1)
+        self.values[batch.slots, :, batch.positions] = value_states[0].transpose(0, 1)
+        if self._cache.own_attention:
+            slot, filled = self._cache.own_row()
+            return self.keys[slot : slot + 1, :, :filled], self.values[slot : slot + 1, :, :filled]
+        return key_states, value_states
+
+    def get_seq_length(self) -> int:
+        """Positions before this pass, for models that compute their own masks from it."""
+        batch = self._cache.batch
+        return batch.segments[0].first if batch is not None and self._cache.own_attention else 0
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped
+    """All layers' slots. Grows in slots and positions when a pass needs more; never shrinks while it serves."""
+
+    def __init__(self, layer_count: int, *, own_attention: bool = False) -> None:
+        self.slots, self.capacity = 1, BLOCK
+        self.batch: Batch | None = None
+        self.own_attention = own_attention
+        super().__init__(layers=[SlotLayer(self) for _ in range(layer_count)])
+
+    def own_row(self) -> tuple[int, int]:
+        """(slot, filled positions) of the only row of a pass whose model builds its own masks."""
+        assert self.batch is not None
+        segment = self.batch.segments[0]
+        return segment.sequence.slot, segment.last_position + 1
+
+    def reserve(self, slots: int, length: int) -> None:
+        """Makes room for that many slots of that many positions, keeping what is there."""
+        capacity = -(-length // BLOCK) * BLOCK
+        if slots <= self.slots and capacity <= self.capacity:
+            return
+        self.slots, self.capacity = max(slots, self.slots), max(capacity, self.capacity)
+        for layer in self.layers:
+            if layer.is_initialized:
+                layer.keys = self._grown(layer.keys)
+                layer.values = self._grown(layer.values)
+
+    def _grown(self, old: Tensor) -> Tensor:
+        new = old.new_zeros(self.slots, old.shape[1], self.capacity, old.shape[3])
+        new[: old.shape[0], :, : old.shape[2]] = old
+        return new
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copies the first `length` positions of a slot to another."""
+        for layer in self.layers:
+            layer.keys[target, :, :length] = layer.keys[source, :, :length]
+            layer.values[target, :, :length] = layer.values[source, :, :length]
+
+    def wipe(self, slot: int) -> None:
+        """Zeroes a slot. Masked positions are multiplied by zero, and zero times a left-over NaN is NaN."""
+        for layer in self.layers:
+            if layer.is_initialized:
+                layer.keys[slot].zero_()
+                layer.values[slot].zero_()

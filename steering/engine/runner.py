@@ -1,0 +1,213 @@
+"""ModelRunner: a Batch -> next-token logits, readouts and captures. The only code that calls the model."""
+
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from steering.engine.additive_bank import AdditiveBank
+from steering.engine.attention import SlotAttention
+from steering.engine.batch import Batch, decoding, packed
+from steering.engine.kv_cache import BLOCK, SlotCache
+from steering.engine.readers import PassReaders
+from steering.engine.sequence import Sequence
+from steering.engine.steering_batch import SteeringBatch
+from steering.model.hooks import ResidualHooks, StopForward
+from steering.model.layout import Layout
+from steering.plan import SteeringPlan
+from steering.shapes import Logits, Residual, Tensor
+
+MAX_THRESHOLDS = 64
+"""Columns of the decision state kept for each slot; a request's plan may have no more thresholds."""
+
+
+@dataclass(slots=True, eq=False)
+class PassResult:
+    """logits (row, vocab) for `sequences`, in order; readouts: sequence id -> name -> score."""
+
+    sequences: tuple[Sequence, ...]
+    logits: Logits
+    readouts: dict[int, dict[str, float]] = field(default_factory=dict)
+
+
+class ModelRunner:
+    """Owns the model, its hooks, the slots, the bank and the decision state. One thread calls it."""
+
+    def __init__(self, model: Any, layout: Layout, device: torch.device) -> None:
+        self._model, self._layout, self._device = model, layout, device
+        self._own = layout.attention == "own"
+        self.cache = SlotCache(layout.layer_count, own_attention=self._own)
+        self._attention = None if self._own else SlotAttention(self.cache)
+        if self._attention is not None:
+            self._attention.attach(model)
+        self._hooks = ResidualHooks(layout)
+        self.bank = AdditiveBank(layout.layer_count, layout.d_model, device)
+        self._state = torch.zeros(0, MAX_THRESHOLDS, device=device)
+        self._steering: SteeringBatch | None = None
+
+    def close(self) -> None:
+        """Leaves the model without hooks and the attention interface without our function."""
+        self._hooks.remove()
+        if self._attention is not None:
+            self._attention.close()
+
+    def reserve(self, slots: int, length: int) -> None:
+        """Makes room in everything that is kept per slot."""
+        self.cache.reserve(slots, length)
+        self.bank.reserve(slots)
+        more = slots - self._state.shape[0]
+        if more > 0:
+            self._state = torch.cat([self._state, self._state.new_zeros(more, MAX_THRESHOLDS)])
+
+    def place(self, sequence: Sequence) -> None:
+        """A sequence takes its slot."""
+        self.bank.place(sequence.slot, sequence.plan)
+        self._state[sequence.slot].zero_()
+
+    def release(self, sequence: Sequence, *, wipe: bool = False) -> None:
+        """A sequence gives its slot back; its measured sums are noted on it first."""
+        self._flush()
+        sequence.opening_inverse = self.bank.inverse_sums(sequence.slot)
+        self.bank.clear(sequence.slot)
+        if wipe:
+            self.cache.wipe(sequence.slot)
+
+    def move(self, sequence: Sequence, target: int) -> None:
+        """Carries a sequence to another slot."""
+        self._flush()
+        self.cache.move(sequence.slot, target, sequence.computed)
+        self.bank.move(sequence.slot, target)
+        self._state[target] = self._state[sequence.slot]
+        sequence.slot = target
+
+    def _flush(self) -> None:
+        """The stacks of the last decode pass give their sums to the sequences and are dropped."""
+        if self._steering is not None:
+            self._steering.collect()
+            self._steering = None
+
+    def prefill(self, work: list[tuple[Sequence, int]]) -> PassResult:
+        """Computes the next `count` positions of each sequence; logits for those whose prompt is complete by it."""
+        if self._own and len(work) > 1:
+            return _joined([self.prefill([item]) for item in work])
+        batch = packed(work, self._device)
+        steering = SteeringBatch(batch, self.bank, self._state, self._device)
+        steering.begin(batch)
+        readers = PassReaders(batch, self._device)
+        wants_all = any(s.capture is not None and s.capture.spec.logits for s in batch.sequences)
+        ends = [seg for seg in batch.segments if _predicts(seg.sequence, seg.last_position)]
+        captures_only = all(s.capture is not None for s in batch.sequences)
+        stop_after = max(readers.layers, default=0) if captures_only and not wants_all else None
+        keep: Any = 0 if wants_all else torch.tensor([seg.end - 1 for seg in ends] or [0], device=self._device)
+        logits = self._forward(batch, steering, readers, keep, stop_after)
+        steering.board.settle()
+        steering.collect()
+        if wants_all and logits is not None:
+            for segment in batch.segments:
+                if segment.sequence.capture is not None and segment.sequence.capture.spec.logits:
+                    piece = logits[segment.start : segment.end].to(torch.float32)
+                    segment.sequence.capture.logits.append(piece)
+            logits = logits[[segment.end - 1 for segment in ends]]
+        if logits is None or not ends:
+            logits = torch.empty(0, self._layout.vocab_size, device=self._device)
+        for segment in batch.segments:
+            _advance(segment.sequence, segment.length)
+        return PassResult(tuple(seg.sequence for seg in ends), logits, readers.readouts())
+
+    def decode(self, rows: list[Sequence | None], idle: list[int]) -> PassResult:
+        """One token for every sequence; row r is slot r."""
+        present = [sequence for sequence in rows if sequence is not None]
+        if self._own:
+            return _joined([self.prefill([(sequence, 1)]) for sequence in present])
+        longest = max(sequence.computed for sequence in present) + 1
+        length = -(-longest // BLOCK) * BLOCK
+        batch = decoding(rows, idle, length, self._device)
+        if self._steering is None or self._steering.key != batch.key:
+            self._flush()
+            self._steering = SteeringBatch(batch, self.bank, self._state, self._device)
+        steering = self._steering
+        steering.begin(batch)
+        readers = PassReaders(batch, self._device)
+        logits = self._forward(batch, steering, readers, 1, None)
+        assert logits is not None
+        for sequence in present:
+            _advance(sequence, 1)
+        filled = [row for row, sequence in enumerate(rows) if sequence is not None]
+        if len(filled) < len(rows):
+            logits = logits[filled]
+        return PassResult(tuple(present), logits, readers.readouts())
+
+    def _forward(
+        self, batch: Batch, steering: SteeringBatch, readers: PassReaders, keep: Any, stop_after: int | None
+    ) -> Logits | None:
+        """One forward pass under the hooks; None when it was stopped after the deepest layer that is read."""
+        layers = steering.layers | readers.layers
+        if stop_after is not None:
+            layers = layers | {stop_after}
+
+        def apply(layer: int, residual: Residual) -> Residual | None:
+            arriving = residual.to(torch.float32)
+            leaving = steering.apply(layer, arriving, batch) if layer in steering.layers else arriving
+            if layer in readers.layers:
+                readers.read(layer, leaving)
+            if layer == stop_after:
+                raise StopForward
+            return None if leaving is arriving else leaving
+
+        shape = (-1, 1) if batch.decode else (1, -1)
+        arguments: dict[str, Any] = {
+            "input_ids": batch.token_ids.view(shape),
+            "use_cache": True,
+            "logits_to_keep": keep,
+            self._layout.cache_argument: self.cache,
+        }
+        if self._own:
+            arguments["attention_mask"] = torch.ones(
+                1, self.cache_length(batch), dtype=torch.int64, device=self._device
+            )
+        else:
+            arguments["position_ids"] = batch.positions.view(shape)
+        self.cache.batch = batch
+        try:
+            with torch.inference_mode(), self._hooks.step(apply, sorted(layers)):
+                output = self._model(**arguments)
+        except StopForward:
+            return None
+        finally:
+            self.cache.batch = None
+        logits: Tensor = output.logits
+        return logits.reshape(-1, logits.shape[-1])
+
+    @staticmethod
+    def cache_length(batch: Batch) -> int:
+        """Filled positions of the only row of a pass, the new ones included."""
+        return batch.segments[0].last_position + 1
+
+
+def check_plan(plan: SteeringPlan) -> bool:
+    """Whether the decision state has room for the plan's thresholds."""
+    return len(plan.thresholds) <= MAX_THRESHOLDS
+
+
+def _predicts(sequence: Sequence, last_position: int) -> bool:
+    """Whether the pass computes the position from which the sequence's next token is chosen."""
+    return sequence.capture is None and last_position == len(sequence.ids) - 1
+
+
+def _advance(sequence: Sequence, count: int) -> None:
+    """Counts the positions computed, per phase, for the averages of the report."""
+    last = sequence.prompt_length - 1
+    first, end = sequence.computed, sequence.computed + count
+    sequence.phase_tokens[0] += max(min(end, last) - first, 0)
+    sequence.phase_tokens[1] += 1 if first <= last < end else 0
+    sequence.phase_tokens[2] += max(end - max(first, last + 1), 0)
+    sequence.computed = end
+
+
+def _joined(results: Rows[PassResult]) -> PassResult:
+    return PassResult(
+        tuple(sequence for result in results for sequence in result.sequences),
+        torch.cat([result.logits for result in results]),
+        {key: value for result in results for key, value in result.readouts.items()},
+    )

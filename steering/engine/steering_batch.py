@@ -1,0 +1,222 @@
+"""SteeringBatch: the plans of all rows stacked by layer, order and operation: prepared on the host, applied on the device."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from steering.engine.additive_bank import AdditiveBank
+from steering.engine.batch import Batch, Segment
+from steering.engine.decisions import Circuit, DecisionBoard
+from steering.engine.sequence import NEVER, Sequence
+from steering.engine.timing import Timing
+from steering.operations import OPERATIONS
+from steering.plan import Step
+from steering.program import weight_index
+from steering.shapes import Bool, Float, Int, Residual, Tensor
+
+
+@dataclass(slots=True, eq=False)
+class _Member:
+    """One row's step inside a stacked call, and the flat rows of the pass it acts on."""
+
+    sequence: Sequence
+    layer: int
+    stage: int
+    step: Step
+    timing: Timing
+    tokens: tuple[int, ...]
+
+
+class StackedCall:
+    """One operation at one layer for many rows. Sums of dose and the first firing are kept until they are collected."""
+
+    def __init__(self, operation: str, members: list[_Member], batch: Batch, width: int, device: torch.device) -> None:
+        self._operation = OPERATIONS[operation]
+        self._members = members
+        self._decode = batch.decode
+        spread = [index for index, member in enumerate(members) for _ in member.tokens]
+        self._member = torch.tensor(spread, device=device)
+        tokens = [token for member in members for token in member.tokens]
+        self._tokens: Int[Tensor, token] | None = torch.tensor(tokens, device=device)
+        if tokens == list(range(batch.tokens)):
+            self._tokens = None
+        self._directions = _padded([m.step.directions for m in members]).to(device)[self._member]
+        self._parameters = torch.tensor([m.step.parameters for m in members], device=device)[self._member]
+        self._weighted = weight_index(members[0].step)
+        self._relative = self._relative_mask(device)
+        self._weights: Float[Tensor, token] | None = None
+        decided = any(member.step.decision for member in members)
+        self._circuit = Circuit([m.step.decision for m in members], width, device) if decided else None
+        self._dose = torch.zeros(len(members), device=device)
+        self._count = torch.zeros(len(members), device=device)
+        self._fired = torch.full((len(members),), NEVER, device=device)
+        self._steady = False
+
+    def _relative_mask(self, device: torch.device) -> Bool[Tensor, "token n"] | None:
+        if not any(member.step.relative for member in self._members):
+            return None
+        scaled = [name in self._operation.scaled for name in self._operation.parameters]
+        rows = [[member.step.relative and flag for flag in scaled] for member in self._members]
+        return torch.tensor(rows, device=device)[self._member]
+
+    def time(self, positions: list[int]) -> None:
+        """Sets the weights of this pass. positions: absolute position of each flat row."""
+        if self._steady:
+            return
+        if self._decode and all(m.timing.settled(positions[m.tokens[0]]) for m in self._members):
+            self._steady, self._weights = True, None
+            weights = [1.0] * len(self._members)
+        else:
+            weights = [m.timing.at(positions[token]) for m in self._members for token in m.tokens]
+            self._weights = torch.tensor(weights, device=self._dose.device)
+        flat = iter(weights)
+        for member in self._members:
+            acting = [t for t in member.tokens if next(flat) != 0.0]
+            if acting and member.step.decision is None:
+                at = _generated_index(member.sequence, positions[acting[0]])
+                report = member.sequence.report(member.layer, member.stage)
+                report.fired_at = min(report.fired_at, at)
+
+    def apply(self, residual: Residual, board: DecisionBoard, batch: Batch) -> Residual:
+        """residual (token, d_model) float32 -> the same with this call's rows changed."""
+        before = residual if self._tokens is None else residual.index_select(0, self._tokens)
+        norms = torch.linalg.vector_norm(before, dim=-1).clamp_min(1e-12)
+        parameters = self._parameters
+        if self._relative is not None:
+            parameters = torch.where(self._relative, parameters * norms[:, None], parameters)
+        if self._weights is not None:
+            parameters = parameters.clone()
+            parameters[:, self._weighted] *= self._weights
+        after = self._operation.apply(before, self._directions, parameters)
+        acting = self._acting(board)
+        if acting is not None:
+            after = torch.where(acting[:, None], after, before)
+        self._note(before, after, norms, acting, batch)
+        return after if self._tokens is None else residual.index_copy(0, self._tokens, after)
+
+    def _acting(self, board: DecisionBoard) -> Bool[Tensor, "token"] | None:
+        acting = None if self._weights is None else self._weights != 0.0
+        if self._circuit is not None:
+            holds = board.holds if self._tokens is None else board.holds.index_select(0, self._tokens)
+            fired = self._circuit.evaluate(holds, self._member)
+            acting = fired if acting is None else acting & fired
+        return acting
+
+    def _note(
+        self, before: Residual, after: Residual, norms: Tensor, acting: Bool[Tensor, "token"] | None, batch: Batch
+    ) -> None:
+        dose = torch.linalg.vector_norm(after - before, dim=-1) / norms
+        count = torch.ones_like(dose) if acting is None else acting.to(dose.dtype)
+        if self._decode:  # one token a member: no scatter needed
+            self._dose += dose * count
+            self._count += count
+        else:
+            self._dose.index_add_(0, self._member, dose * count)
+            self._count.index_add_(0, self._member, count)
+        if self._circuit is not None and acting is not None:
+            positions = batch.positions if self._tokens is None else batch.positions[self._tokens]
+            lasts = torch.tensor([m.sequence.prompt_length - 1 for m in self._members], device=positions.device)
+            index = (positions - lasts[self._member]).clamp_min(-1)
+            self._fired.scatter_reduce_(0, self._member, torch.where(acting, index, NEVER), "amin")
+
+    def collect(self) -> None:
+        """Adds the sums to the sequences and starts again from zero. The one place where they leave the device."""
+        doses, counts, fired = self._dose.tolist(), self._count.tolist(), self._fired.tolist()
+        for member, dose, count, first in zip(self._members, doses, counts, fired, strict=True):
+            report = member.sequence.report(member.layer, member.stage)
+            report.dose += dose
+            report.tokens += count
+            if member.step.decision is not None:
+                report.fired_at = min(report.fired_at, first)
+        self._dose.zero_()
+        self._count.zero_()
+        self._fired.fill_(NEVER)
+
+
+def _generated_index(sequence: Sequence, position: int) -> int:
+    return max(position - (sequence.prompt_length - 1), -1)
+
+
+def _padded(directions: list[Float[Tensor, "k d_model"]]) -> Float[Tensor, "member k d_model"]:
+    """Rows of different k side by side; a zero row is unused."""
+    most = max(d.shape[0] for d in directions)
+    stacked = directions[0].new_zeros(len(directions), most, directions[0].shape[1])
+    for row, direction in enumerate(directions):
+        stacked[row, : direction.shape[0]] = direction
+    return stacked
+
+
+class SteeringBatch:
+    """Everything that steers one pass. A decode pass with the same rows as the last reuses its stacks."""
+
+    def __init__(
+        self, batch: Batch, bank: AdditiveBank, state: Float[Tensor, "slot column"], device: torch.device
+    ) -> None:
+        self.key = batch.key
+        self._bank = bank
+        self.board = DecisionBoard(batch, state, device)
+        self._openings = bank.layers_of(tuple(segment.sequence.slot for segment in batch.segments))
+        self._calls = _stack(batch, self.board.width, device)
+        self._phases = None if batch.decode else batch.phases()
+        self.layers = self._openings | frozenset(self._calls) | self.board.layers
+
+    @property
+    def only_additive(self) -> bool:
+        """Whether the bank's rows are all there is to do."""
+        return not self._calls and not self.board.layers
+
+    def begin(self, batch: Batch) -> None:
+        """Once a pass, on the host: which steps act at which positions, with which weight."""
+        positions = batch.positions.tolist() if self._calls else []
+        for calls in self._calls.values():
+            for call in calls:
+                call.time(positions)
+
+    def apply(self, layer: int, residual: Residual, batch: Batch) -> Residual:
+        """residual (token, d_model) float32 as it arrives -> as it leaves. Conditions first, then in the order written."""
+        if layer in self.board.layers:
+            self.board.read(layer, residual)
+        if layer in self._openings:
+            residual = self._bank.add(layer, residual, batch, self._phases)
+        for call in self._calls.get(layer, ()):
+            residual = call.apply(residual, self.board, batch)
+        return residual
+
+    def collect(self) -> None:
+        """What was done so far goes to the sequences' reports."""
+        for calls in self._calls.values():
+            for call in calls:
+                call.collect()
+
+
+def _acted_on(segment: Segment, timing: Timing, decode: bool) -> tuple[int, ...]:
+    """Flat rows of a segment that a step may act on. A decode stack is kept from pass to pass, so there the row stays."""
+    if decode:
+        return (segment.start,) if timing.end > segment.first else ()
+    low = max(timing.start, segment.first)
+    high = min(timing.end, segment.last_position + 1)
+    offset = segment.start - segment.first
+    return tuple(range(int(low) + offset, int(high) + offset)) if low < high else ()
+
+
+def _members(batch: Batch) -> Iterable[_Member]:
+    for segment in batch.segments:
+        sequence = segment.sequence
+        for layer, program in sequence.plan.layers.items():
+            for stage, step in enumerate(program.steps):
+                timing = Timing.of(step, sequence.plan.thresholds, sequence.prompt_length)
+                tokens = _acted_on(segment, timing, batch.decode)
+                if tokens:
+                    yield _Member(sequence, layer, stage, step, timing, tokens)
+
+
+def _stack(batch: Batch, width: int, device: torch.device) -> dict[int, tuple[StackedCall, ...]]:
+    """One call per (layer, stage, operation): rows act in their own order, rows never wait for each other's."""
+    found: dict[tuple[int, int, str], list[_Member]] = {}
+    for member in _members(batch):
+        found.setdefault((member.layer, member.stage, member.step.operation), []).append(member)
+    calls: dict[int, list[StackedCall]] = {}
+    for (layer, _, operation), members in sorted(found.items(), key=lambda item: item[0]):
+        calls.setdefault(layer, []).append(StackedCall(operation, members, batch, width, device))
+    return {layer: tuple(stacked) for layer, stacked in calls.items()}

@@ -1,0 +1,325 @@
+"""TransformersEngine: the loop thread that owns a transformers model, and the asynchronous face callers see."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from collections.abc import Sequence as Rows
+from itertools import count
+from typing import cast
+
+import structlog
+import torch
+
+from steering.engine import captures
+from steering.engine.base import (
+    Capture,
+    CapturePrompt,
+    CaptureSpec,
+    EngineStats,
+    Finish,
+    GenerationRequest,
+    Prompt,
+    SamplingParams,
+    TokenEvent,
+)
+from steering.engine.detokenizer import advance, finish
+from steering.engine.report import report
+from steering.engine.runner import MAX_THRESHOLDS, ModelRunner, PassResult
+from steering.engine.sampler import Sampled, sample
+from steering.engine.scheduler import EngineLimits, Scheduler
+from steering.engine.sequence import Sequence, Stream
+from steering.errors import (
+    ContextLengthExceeded,
+    EngineDead,
+    InternalError,
+    InvalidRequest,
+    LimitExceeded,
+    NonfiniteActivations,
+    OutOfMemory,
+    Overloaded,
+    SteeringError,
+)
+from steering.model.loading import LoadedModel
+
+log = structlog.get_logger()
+LONG_TEXT = 4096
+"""Characters above which a prompt is tokenised in a thread, so that the event loop keeps answering."""
+
+
+class TransformersEngine:
+    """An Engine in this process. One thread owns the model; callers meet it through queues alone."""
+
+    def __init__(self, loaded: LoadedModel, limits: EngineLimits | None = None) -> None:
+        self.info = loaded.info
+        self.tokenizer = loaded.tokenizer
+        self._limits = limits or EngineLimits()
+        self._device = torch.device(loaded.info.device)
+        self._runner = ModelRunner(loaded.model, loaded.layout, self._device)
+        self._scheduler = Scheduler(self._runner, self._limits, _position_bytes(loaded))
+        self._numbers = count()
+        self._inbox: list[Sequence] = []
+        self._wake = threading.Condition()
+        self._closing = False
+        self._alive = True
+        self._counts = {"steps": 0, "generated": 0, "prompt": 0, "cached": 0}
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    # ---- the asynchronous face -------------------------------------------------------------------------------------
+
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+        """See Engine.generate."""
+        ids = await self._encode(request.prompt)
+        self._check(ids, request)
+        stream = Stream(asyncio.get_running_loop())
+        sequence = Sequence(
+            id=next(self._numbers),
+            ids=list(ids),
+            prompt_length=len(ids),
+            plan=request.plan,
+            sampling=request.sampling,
+            stream=stream,
+            readings=request.readings,
+            priority=request.priority,
+            decoder=self.tokenizer.decode_stream(ids),
+        )
+        try:
+            self._submit([sequence], bounded=request.priority == 0)
+            while True:
+                event = cast(TokenEvent, await stream.get())
+                yield event
+                if event.finish is not None:
+                    return
+        finally:
+            stream.closed = True
+
+    async def capture(
+        self,
+        prompts: Rows[CapturePrompt],
+        spec: CaptureSpec,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        priority: int = 1,
+    ) -> tuple[Capture, ...]:
+        """See Engine.capture."""
+        captures.check_layers(spec, self.info.layer_count)
+        stream = Stream(asyncio.get_running_loop())
+        sequences = []
+        for index, prompt in enumerate(prompts):
+            ids = await self._encode(prompt.prompt)
+            if len(ids) > self.info.context_length:
+                raise self._too_long(len(ids), 0)
+            state = captures.begin(index, prompt, ids, spec, self.tokenizer)
+            sequences.append(
+                Sequence(
+                    id=next(self._numbers),
+                    ids=list(ids),
+                    prompt_length=prompt.prompt_length or len(ids),
+                    plan=prompt.plan,
+                    sampling=SamplingParams(),
+                    stream=stream,
+                    priority=priority,
+                    capture=state,
+                )
+            )
+        found: dict[int, Capture] = {}
+        try:
+            self._submit(sequences, bounded=False)
+            while len(found) < len(sequences):
+                index, result = cast(tuple[int, Capture], await stream.get())
+                found[index] = result
+                if progress is not None:
+                    progress(len(found), len(sequences))
+        finally:
+            stream.closed = True
+        return tuple(found[index] for index in range(len(sequences)))
+
+    def stats(self) -> EngineStats:
+        """See Engine.stats."""
+        return EngineStats(
+            running=len(self._scheduler.running),
+            waiting=self._scheduler.waiting + len(self._inbox),
+            steps=self._counts["steps"],
+            generated_tokens=self._counts["generated"],
+            prompt_tokens=self._counts["prompt"],
+            cached_tokens=self._counts["cached"],
+            alive=self._alive and self._thread.is_alive(),
+        )
+
+    async def close(self) -> None:
+        """See Engine.close."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        await asyncio.to_thread(self._thread.join)
+
+    async def _encode(self, prompt: Prompt) -> tuple[int, ...]:
+        size = len(prompt) if isinstance(prompt, str) else sum(len(getattr(m, "content", "")) for m in prompt)
+        if size > LONG_TEXT:
+            return await asyncio.to_thread(self.tokenizer.encode, prompt)
+        return self.tokenizer.encode(prompt)
+
+    def _check(self, ids: tuple[int, ...], request: GenerationRequest) -> None:
+        wanted = request.sampling.max_tokens
+        if wanted < 1:
+            raise InvalidRequest(f"max_tokens must be at least 1, got {wanted}", param="max_tokens")
+        if len(ids) + wanted > self.info.context_length:
+            raise self._too_long(len(ids), wanted)
+        if len(request.plan.thresholds) > MAX_THRESHOLDS:
+            raise LimitExceeded(f"at most {MAX_THRESHOLDS} thresholds per request", param="steering")
+        if not self._scheduler.fits_alone(len(ids) + wanted):
+            raise OutOfMemory(
+                f"{len(ids)} prompt tokens and {wanted} more do not fit the key-value cache of this server"
+            )
+
+    def _too_long(self, prompt: int, wanted: int) -> ContextLengthExceeded:
+        return ContextLengthExceeded(
+            f"{prompt} prompt tokens and max_tokens {wanted} exceed the context of {self.info.context_length} tokens",
+            param="max_tokens" if wanted else "prompt",
+        )
+
+    def _submit(self, sequences: list[Sequence], *, bounded: bool) -> None:
+        with self._wake:
+            if self._closing or not self._alive:
+                raise EngineDead("the engine has stopped")
+            waiting = self._scheduler.waiting + len(self._inbox)
+            if bounded and waiting >= self._limits.max_waiting:
+                raise Overloaded(f"{waiting} requests are waiting already, which is the limit; try again shortly")
+            self._inbox.extend(sequences)
+            self._wake.notify()
+
+    # ---- the loop thread -------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        error: SteeringError = EngineDead("the engine was closed")
+        try:
+            while self._collect_inbox():
+                self._step()
+        except Exception:
+            log.exception("engine_died")
+            error = EngineDead("the engine has stopped after a defect")
+        finally:
+            with self._wake:
+                self._alive = False
+                everyone = [*self._scheduler.everyone(), *self._inbox]
+            for sequence in everyone:
+                sequence.outbox.append(error)
+            self._deliver(everyone)
+            self._runner.close()
+
+    def _collect_inbox(self) -> bool:
+        """Waits until there is something to do; False when the engine is to close."""
+        with self._wake:
+            while not (self._inbox or self._scheduler.busy or self._closing):
+                self._wake.wait()
+            for sequence in self._inbox:
+                self._scheduler.enqueue(sequence)
+            self._inbox.clear()
+            return not self._closing
+
+    def _step(self) -> None:
+        """One turn: drop who left, let in who waits, compute prompts, decode a token for every row, hand out results."""
+        self._scheduler.drop_closed()
+        self._scheduler.admit()
+        work = self._scheduler.prompts()
+        if work:
+            self._counts["prompt"] += sum(amount for _, amount in work)
+            self._pass(lambda: self._runner.prefill(work), [sequence for sequence, _ in work])
+        rows, idle = self._scheduler.rows()
+        present = [sequence for sequence in rows if sequence is not None]
+        if present:
+            self._pass(lambda: self._runner.decode(rows, idle), present)
+        self._counts["steps"] += 1
+
+    def _pass(self, forward: Callable[[], PassResult], sequences: list[Sequence]) -> None:
+        """Runs a pass and notes its results. A failure ends the sequences that took part, and nobody else."""
+        try:
+            result = forward()
+            for sequence, chosen in zip(result.sequences, sample(result.logits, result.sequences), strict=True):
+                self._note(sequence, chosen, result.readouts.get(sequence.id, {}))
+            for sequence in sequences:
+                if sequence.capture is not None and not sequence.prefilling:
+                    self._scheduler.release(sequence)
+                    sequence.outbox.append(captures.result(sequence))
+        except Exception as error:
+            failure = _as_steering_error(error)
+            for sequence in sequences:
+                self._end(sequence, failure, wipe=True)
+        self._deliver(sequences)
+
+    def _note(self, sequence: Sequence, chosen: Sampled, readout: dict[str, float]) -> None:
+        """One row's token: into the sequence, and out as an event."""
+        if not chosen.finite:
+            message = "steering drove the activations out of range: logits are not finite; lower the strength"
+            self._end(sequence, NonfiniteActivations(message), wipe=True)
+            return
+        if chosen.token_id in self.tokenizer.eos_ids and not sequence.sampling.ignore_eos:
+            self._finish(sequence, "stop", finish(sequence))
+            return
+        index = sequence.generated
+        sequence.ids.append(chosen.token_id)
+        self._counts["generated"] += 1
+        text, stopped = advance(sequence, chosen.token_id)
+        sequence.outbox.append(TokenEvent(index, chosen.token_id, text, chosen.logprob, chosen.top_logprobs, readout))
+        if stopped:
+            self._finish(sequence, "stop", "")
+        elif sequence.generated >= sequence.sampling.max_tokens:
+            self._finish(sequence, "length", finish(sequence))
+
+    def _finish(self, sequence: Sequence, reason: str, text: str) -> None:
+        self._scheduler.release(sequence)
+        finish_ = Finish(
+            reason="stop" if reason == "stop" else "length",
+            prompt_tokens=sequence.prompt_length,
+            completion_tokens=sequence.generated,
+            cached_tokens=sequence.cached,
+            steering=report(sequence),
+        )
+        sequence.outbox.append(TokenEvent(sequence.generated, -1, text, finish=finish_))
+
+    def _end(self, sequence: Sequence, error: SteeringError, *, wipe: bool) -> None:
+        self._scheduler.release(sequence, wipe=wipe)
+        sequence.outbox.append(error)
+
+    def _deliver(self, sequences: Rows[Sequence]) -> None:
+        """Hands outboxes to their event loops: one wake-up a loop, however many rows."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Stream, list[object]]]] = {}
+        for sequence in sequences:
+            if sequence.outbox:
+                items, sequence.outbox = sequence.outbox, []
+                by_loop.setdefault(sequence.stream.loop, []).append((sequence.stream, items))
+        for loop, parcels in by_loop.items():
+            try:
+                loop.call_soon_threadsafe(_receive, parcels)
+            except RuntimeError:  # the loop is gone, and with it everyone who waited
+                for stream, _ in parcels:
+                    stream.closed = True
+
+
+def _receive(parcels: list[tuple[Stream, list[object]]]) -> None:
+    for stream, items in parcels:
+        stream.receive(items)
+
+
+def _as_steering_error(error: Exception) -> SteeringError:
+    """What a caller may be told of a failed pass. The traceback is dropped, since it keeps tensors alive."""
+    if isinstance(error, SteeringError):
+        return error
+    text = str(error).lower()
+    if (
+        isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)
+        or "out of memory" in text
+        or "can't allocate" in text
+    ):
+        return OutOfMemory("the pass did not fit into memory")
+    log.error("pass_failed", exc_info=error)
+    return InternalError("the forward pass failed")
+
+
+def _position_bytes(loaded: LoadedModel) -> int:
+    """Bytes of keys and values that one position takes over all layers."""
+    config = loaded.model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    size = next(loaded.model.parameters()).element_size()
+    return int(2 * heads * width * size * loaded.layout.layer_count)
