@@ -61,7 +61,7 @@ async def resolve(
         if name not in found:
             key = VectorId.parse(name)
             vector = await vectors.get(key.name, key.version)
-            _check_model(vector, info)
+            check_model(vector, info)
             found[name] = vector
     return _Resolver(spec, found, info, guard or DoseGuard()).plan()
 
@@ -89,7 +89,8 @@ def _condition_names(condition: ConditionSpec) -> Iterator[str]:
             yield from _condition_names(condition.not_)
 
 
-def _check_model(vector: ConceptVector, info: ModelInfo) -> None:
+def check_model(vector: ConceptVector, info: ModelInfo) -> None:
+    """Raises VectorModelMismatch unless the vector was made for the loaded model."""
     if vector.d_model != info.d_model:
         raise VectorModelMismatch(
             f"vector {vector.id} has d_model {vector.d_model}, the loaded model has {info.d_model}", param="vector"
