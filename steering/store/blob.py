@@ -111,7 +111,7 @@ def _resting(layer: int, direction: Direction) -> Direction:
 def _check_unit(layer: int, length: float) -> None:
     if not math.isclose(length, 1.0, abs_tol=UNIT_TOLERANCE):
         raise InvalidRequest(
-            f"layer {layer}: a direction is a unit vector, this one has length {length:g}; its length belongs in scale",
+            f"layer {layer}: a direction is finite and of unit length (its length belongs in scale), got {length:g}",
             param="directions",
         )
 
@@ -172,10 +172,9 @@ def _read_tensors(content: bytes, header: Mapping[str, Any]) -> dict[int, Direct
             raise InvalidRequest(
                 f"layer {layer} is {values.dtype}; float32, float16 and bfloat16 are read", param="directions"
             )
-        if values.ndim != 1 or not bool(torch.isfinite(values).all()):
-            raise InvalidRequest(
-                f"layer {layer} has shape {tuple(values.shape)}; expected finite numbers of shape (d_model,)",
-                param="directions",
+        if values.ndim != 1:  # whether the numbers are finite shows in their length, later
+            raise VectorModelMismatch(
+                f"layer {layer} has shape {tuple(values.shape)}, expected (d_model,)", param="directions"
             )
     return directions
 

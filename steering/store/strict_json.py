@@ -6,12 +6,14 @@ from typing import Any, NoReturn
 
 from steering.errors import InvalidRequest
 
-DEPTH_LIMIT = 64
+DEPTH_LIMIT = 96
+"""Somewhat above the depth of a request body, which may rest inside a record."""
 
 
 def dump_json(value: Any, param: str) -> str:
-    """Canonical ASCII text: sorted keys, no spaces. Raises InvalidRequest for what JSON cannot hold, NaN included."""
+    """Canonical ASCII text: sorted keys, no spaces. Raises InvalidRequest for what `load_json` would not take back."""
     try:
+        _check_tree(value, param, DEPTH_LIMIT)
         return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequest(f"{param} cannot be kept as JSON: {error}", param=param) from error
@@ -53,9 +55,11 @@ def _check_tree(value: Any, param: str, depth: int) -> None:
     if depth < 0:
         raise InvalidRequest(f"{param} is nested deeper than {DEPTH_LIMIT}", param=param)
     if isinstance(value, str):
-        if any(0xD800 <= ord(character) <= 0xDFFF for character in value):
-            raise InvalidRequest(f"{param} holds a lone surrogate, which is not text", param=param)
-    elif isinstance(value, list):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidRequest(f"{param} holds a lone surrogate, which is not text", param=param) from error
+    elif isinstance(value, (list, tuple)):
         for item in value:
             _check_tree(item, param, depth - 1)
     elif isinstance(value, dict):
