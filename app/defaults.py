@@ -1,0 +1,33 @@
+"""The engine and the store that settings name; tests and examples hand create_app others."""
+
+import structlog
+
+from app.settings import Settings
+from steering.engine.base import Engine
+from steering.engine.opening import EngineChoice
+from steering.engine.opening import open_engine as open_chosen
+from steering.store.base import Store
+from steering.store.opening import open_store
+
+log = structlog.get_logger(__name__)
+
+
+def open_engine(settings: Settings) -> Engine:
+    """Loads the model and starts the engine; blocks meanwhile."""
+    choice = EngineChoice(
+        model=settings.model,
+        cache_dir=settings.cache_dir,
+        engine=settings.engine,
+        revision=settings.model_revision,
+        device=settings.device,
+        dtype=settings.dtype,
+        device_map=settings.device_map,
+        max_running=settings.max_running,
+        max_waiting=settings.max_waiting,
+    )
+    return open_chosen(choice, lambda line: log.info("loading", step=line))
+
+
+async def open_database(settings: Settings) -> Store:
+    """Opens the store, migrations included."""
+    return await open_store(settings.database)

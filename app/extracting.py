@@ -1,0 +1,56 @@
+"""Extraction from a request's words to a stored vector, now or as a job."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from app.answers import vector_answer
+from app.intake import extraction_of, pairs_of
+from app.schemas.extraction import ExtractRequest
+from app.state import AppState
+from steering.extraction import METHODS
+from steering.vectors import ConceptVector, check_name
+from steering.workflows.describe import describe
+from steering.workflows.extract import ExtractionRequest, block_indices, extract
+from steering.workflows.progress import Progress
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Extraction:
+    """One extraction whose words have been checked. request: None while its texts are still to be written."""
+
+    state: AppState
+    body: ExtractRequest
+    request: ExtractionRequest | None
+
+    async def run(self, progress: Progress) -> ConceptVector:
+        """The stored vector. Cancelling stops the reading and stores nothing."""
+        request = self.request or await self._described(progress)
+        vector = await extract(self.state.engine, request, progress=progress)
+        return await self.state.store.vectors.put(vector)
+
+    async def job(self, progress: Progress) -> Mapping[str, Any]:
+        """The same as a job's result."""
+        return {"vector": vector_answer(await self.run(progress)).model_dump(mode="json")}
+
+    async def _described(self, progress: Progress) -> ExtractionRequest:
+        assert self.body.describe is not None
+        trait, opposite = self.body.describe.trait, self.body.describe.opposite
+        written = await describe(self.state.engine, trait, opposite, progress=progress)
+        return extraction_of(self.body, written.pairs, self.state)
+
+
+async def checked(state: AppState, body: ExtractRequest) -> Extraction:
+    """Refuses at once what can be refused at once, so that no job fails of it later."""
+    check_name(body.name)
+    if body.method not in METHODS:
+        _ = METHODS[body.method]
+    block_indices(body.layers, state.engine.info.layer_count)
+    if body.describe is not None:
+        return Extraction(state, body, None)
+    return Extraction(state, body, extraction_of(body, await pairs_of(state, body), state))
+
+
+def job_words(body: ExtractRequest) -> dict[str, Any]:
+    """What a job's record says of the request: everything but the texts, which are the caller's own."""
+    return body.model_dump(mode="json", exclude={"pairs", "positive", "negative", "describe"}, exclude_unset=True)

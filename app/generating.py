@@ -1,0 +1,108 @@
+"""One prompt, n answers: the request made ready, the plain answer, and the same as a stream of events."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from app.answers import applied_steering, choice_answer, token_piece, usage_of
+from app.deps import plan_of, readings_of
+from app.intake import prompt_of, sampling_of, shows_tokens, tokenized
+from app.schemas.generation import GenerateAnswer, GenerateRequest
+from app.sse import Event, ended
+from app.state import AppState
+from steering.engine.base import Engine, GenerationRequest, TokenEvent
+from steering.workflows.generate import Answer, answers, assemble, choices, gathered, opened
+
+BUFFER = 256
+"""Events that may wait for a slow reader before the rows wait too."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Generation:
+    """A generate request with every name resolved."""
+
+    engine: Engine
+    request: GenerationRequest
+    n: int
+    tokens: bool
+
+
+async def prepared(state: AppState, body: GenerateRequest) -> Generation:
+    """Everything that can be refused is refused here, before any device work."""
+    engine = state.engine
+    plan = await plan_of(state, body.steering)
+    readings = await readings_of(state, body.readout)
+    prompt = await tokenized(engine, prompt_of(body, state.settings), body.max_tokens)
+    sampling = sampling_of(body, state.settings, prompt.max_tokens)
+    request = GenerationRequest(prompt.token_ids, sampling, plan, readings)
+    return Generation(engine, request, body.n, shows_tokens(body))
+
+
+async def whole(generation: Generation) -> GenerateAnswer:
+    """All answers, when the last one is done."""
+    return finished(generation, await answers(generation.engine, generation.request, generation.n))
+
+
+def finished(generation: Generation, found: tuple[Answer, ...]) -> GenerateAnswer:
+    """Answers in the words of the wire."""
+    engine, request = generation.engine, generation.request
+    return GenerateAnswer(
+        id=f"gen-{secrets.token_hex(12)}",
+        model=engine.info.name,
+        seed=request.sampling.seed,
+        choices=[choice_answer(i, one, engine.tokenizer, tokens=generation.tokens) for i, one in enumerate(found)],
+        usage=usage_of(found),
+        steering=applied_steering(request.plan, [one.finish.steering for one in found]),
+    )
+
+
+async def events(generation: Generation) -> AsyncGenerator[Event, None]:
+    """`token` events of all answers as they come, then `done`. Closing it frees every row."""
+    tokenizer = generation.engine.tokenizer
+    collected: list[list[TokenEvent]] = [[] for _ in range(generation.n)]
+    async with aclosing(_interleaved(generation)) as pieces:
+        async for choice, event in pieces:
+            collected[choice].append(event)
+            if event.token_id >= 0 or event.text:
+                piece = token_piece(event, choice, tokenizer)
+                yield Event(piece.model_dump(mode="json", exclude_none=True), "token")
+    answer = finished(generation, tuple(assemble(one) for one in collected))
+    yield Event(answer.model_dump(mode="json", exclude_none=True), "done")
+
+
+async def _interleaved(generation: Generation) -> AsyncGenerator[tuple[int, TokenEvent], None]:
+    """(choice, event) in the order in which they come. The first failure ends all and is raised."""
+    if generation.n == 1:  # nothing to interleave: no task, no queue between the engine and the wire
+        async with opened(generation.engine, generation.request) as stream:
+            async for event in stream:
+                yield 0, event
+        return
+    queue: asyncio.Queue[tuple[int, TokenEvent] | Exception | None] = asyncio.Queue(maxsize=BUFFER)
+    following = asyncio.create_task(_follow_all(generation, queue))
+    try:
+        while (item := await queue.get()) is not None:
+            if isinstance(item, Exception):
+                raise item
+            yield item
+    finally:
+        await ended(following)
+
+
+async def _follow_all(
+    generation: Generation, queue: "asyncio.Queue[tuple[int, TokenEvent] | Exception | None]"
+) -> None:
+    """Every choice into the queue; None when all have ended, the exception when one failed."""
+
+    async def follow(choice: int, request: GenerationRequest) -> None:
+        async with opened(generation.engine, request) as stream:
+            async for event in stream:
+                await queue.put((choice, event))
+
+    last: Exception | None = None
+    try:
+        await gathered([follow(i, one) for i, one in enumerate(choices(generation.request, generation.n))])
+    except Exception as error:
+        last = error
+    await queue.put(last)

@@ -1,0 +1,47 @@
+"""Permits: how many rows the service has promised to work on. One too many is refused at once, never queued silently."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from steering.errors import Overloaded
+
+
+class Permits:
+    """A count of rows under way, bounded by `limit`."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.taken = 0
+
+    @contextmanager
+    def lease(self) -> Iterator["Lease"]:
+        """One row now, more on demand, all given back on the way out. Raises Overloaded."""
+        lease = Lease(self)
+        try:
+            lease.take(1)
+            yield lease
+        finally:
+            lease.close()
+
+    def change(self, rows: int) -> None:
+        """Takes (or gives back, when negative) rows. Raises Overloaded when they would not fit."""
+        if rows > 0 and self.taken + rows > self.limit:
+            raise Overloaded(f"all {self.limit} places are taken; try again shortly")
+        self.taken += rows
+
+
+class Lease:
+    """The rows of one request."""
+
+    def __init__(self, permits: Permits) -> None:
+        self._permits, self._rows = permits, 0
+
+    def take(self, rows: int) -> None:
+        """Makes sure this request holds `rows` rows. Raises Overloaded."""
+        self._permits.change(max(rows - self._rows, 0))
+        self._rows = max(rows, self._rows)
+
+    def close(self) -> None:
+        """Gives everything back; harmless when repeated."""
+        self._permits.change(-self._rows)
+        self._rows = 0

@@ -1,0 +1,37 @@
+"""Serves the playground's built files at /, or says plainly that it has not been built. They are public: files of ours."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from fastapi import APIRouter
+from starlette.applications import Starlette
+from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.staticfiles import StaticFiles
+
+STATIC = Path(str(files("app"))) / "static"
+
+_NOT_BUILT = """<!doctype html><html lang="en"><meta charset="utf-8"><title>steering-server</title>
+<h1>The server is running</h1>
+<p>The playground has not been built. In the source tree, <code>make web</code> builds it; the API works without it.</p>
+<p>Start at <a href="/v1/capabilities">/v1/capabilities</a> and <a href="/openapi.json">/openapi.json</a>.</p></html>
+"""
+
+
+def is_built(folder: Path = STATIC) -> bool:
+    """Whether there is a playground to serve."""
+    return (folder / "index.html").is_file()
+
+
+def mount_playground(app: Starlette, folder: Path = STATIC) -> None:
+    """Adds `/` and, when built, `/assets`."""
+    router = APIRouter()
+
+    @router.get("/", include_in_schema=False)
+    async def playground() -> Response:
+        if is_built(folder):
+            return FileResponse(folder / "index.html", headers={"Cache-Control": "no-cache"})
+        return HTMLResponse(_NOT_BUILT, status_code=404)
+
+    app.router.routes.extend(router.routes)
+    if (folder / "assets").is_dir():
+        app.mount("/assets", StaticFiles(directory=folder / "assets"), name="assets")

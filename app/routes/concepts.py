@@ -1,0 +1,24 @@
+"""/v1/concepts: the contrastive pairs that come with the package."""
+
+import asyncio
+
+from fastapi import APIRouter
+
+from app.concepts import concept_answer, concept_detail
+from app.door import DoorRoute
+from app.schemas.system import ConceptDetail, ConceptList
+from steering.concepts import CONCEPTS
+
+router = APIRouter(route_class=DoorRoute, tags=["concepts"])
+
+
+@router.get("/v1/concepts")
+async def find() -> ConceptList:
+    """All starter concepts."""
+    return ConceptList(data=await asyncio.to_thread(lambda: [concept_answer(name) for name in CONCEPTS]))
+
+
+@router.get("/v1/concepts/{name}")
+async def read(name: str) -> ConceptDetail:
+    """One starter concept with its pairs."""
+    return await asyncio.to_thread(concept_detail, name)

@@ -1,0 +1,28 @@
+"""POST /v1/generate: one prompt, n answers, steered, plain or as a stream."""
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from app.deps import LeaseDep, StateDep
+from app.door import DoorRoute, needs
+from app.generating import events, prepared, whole
+from app.schemas.generation import GenerateAnswer, GenerateRequest
+from app.streaming import event_stream
+
+router = APIRouter(route_class=DoorRoute, tags=["generation"])
+
+
+@router.post(
+    "/v1/generate",
+    openapi_extra=needs("generate"),
+    response_model=GenerateAnswer,
+    response_model_exclude_none=True,
+    responses={200: {"content": {"text/event-stream": {}}}},
+)
+async def generate(body: GenerateRequest, state: StateDep, lease: LeaseDep) -> GenerateAnswer | Response:
+    """The answers, the seed that makes them again, and what the steering really did."""
+    generation = await prepared(state, body)
+    lease.take(body.n)
+    if body.stream:
+        return event_stream(state, events(generation))
+    return await whole(generation)

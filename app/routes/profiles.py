@@ -1,0 +1,40 @@
+"""/v1/profiles: named strengths kept on the server."""
+
+from fastapi import APIRouter
+
+from app.answers import profile_answer
+from app.deps import StateDep, StoreDep, resolved
+from app.door import DoorRoute
+from app.schemas.profiles import ProfileAnswer, ProfileList, ProfileRequest
+from steering.spec import SteeringSpec
+from steering.store.base import Profile
+from steering.vectors import check_name
+
+router = APIRouter(route_class=DoorRoute, tags=["profiles"])
+
+
+@router.put("/v1/profiles/{name}")
+async def put(name: str, body: ProfileRequest, state: StateDep, store: StoreDep) -> ProfileAnswer:
+    """Keeps a profile under a name; it must be possible on the loaded model."""
+    spec = SteeringSpec(interventions=body.interventions)
+    check_name(name)
+    await resolved(state, spec)
+    return profile_answer(await store.profiles.put(Profile(name, spec, body.description)))
+
+
+@router.get("/v1/profiles")
+async def find(store: StoreDep) -> ProfileList:
+    """All profiles, by name."""
+    return ProfileList(data=[profile_answer(profile) for profile in await store.profiles.all()])
+
+
+@router.get("/v1/profiles/{name}")
+async def read(name: str, store: StoreDep) -> ProfileAnswer:
+    """One profile."""
+    return profile_answer(await store.profiles.get(check_name(name)))
+
+
+@router.delete("/v1/profiles/{name}", status_code=204)
+async def delete(name: str, store: StoreDep) -> None:
+    """Forgets a profile; the vectors it names stay."""
+    await store.profiles.delete(check_name(name))

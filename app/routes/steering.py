@@ -1,0 +1,32 @@
+"""/v1/steering: the default steering of requests that name none."""
+
+from fastapi import APIRouter
+
+from app.deps import StateDep, StoreDep, resolved
+from app.door import DoorRoute
+from app.schemas.steering import DefaultSteering, DefaultSteeringAnswer
+from steering.spec import SteeringSpec
+
+router = APIRouter(route_class=DoorRoute, tags=["profiles"])
+
+
+@router.put("/v1/steering")
+async def put(body: DefaultSteering, state: StateDep, store: StoreDep) -> DefaultSteeringAnswer:
+    """Sets it; it must be possible on the loaded model."""
+    spec = SteeringSpec(interventions=body.interventions)
+    await resolved(state, spec)
+    await store.profiles.set_default(spec)
+    return DefaultSteeringAnswer(interventions=spec.interventions)
+
+
+@router.get("/v1/steering")
+async def read(store: StoreDep) -> DefaultSteeringAnswer:
+    """What it is; null when none is set."""
+    spec = await store.profiles.default()
+    return DefaultSteeringAnswer(interventions=None if spec is None else spec.interventions)
+
+
+@router.delete("/v1/steering", status_code=204)
+async def clear(store: StoreDep) -> None:
+    """Requests that name no steering are unsteered again."""
+    await store.profiles.set_default(None)

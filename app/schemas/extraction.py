@@ -1,0 +1,60 @@
+"""Extraction on the wire: what a vector is made of, and how."""
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field, model_validator
+
+from app.schemas.base import Number, Request
+from app.schemas.generation import Message
+from app.schemas.vectors import Description, LayerList, Name, Tags
+
+Text: TypeAlias = Annotated[str, Field(min_length=1)] | Annotated[tuple[Message, ...], Field(min_length=1)]
+"""A plain text, or a conversation."""
+
+
+class Pair(Request):
+    """A positive and a negative text that differ in the concept. topic: pairs that are held out together."""
+
+    positive: Text
+    negative: Text
+    topic: Annotated[str, Field(max_length=256)] | None = None
+
+
+class TraitDescription(Request):
+    """A trait in words and its opposite; the loaded model writes the contrasting answers itself."""
+
+    trait: Annotated[str, Field(min_length=1, max_length=2000)]
+    opposite: Annotated[str, Field(min_length=1, max_length=2000)]
+
+
+class ExtractRequest(Request):
+    """Exactly one source: `pairs`, `concept` (a starter concept), `positive` with `negative`, or `describe`."""
+
+    name: Name
+    description: Description = ""
+    tags: Tags = ()
+    pairs: Annotated[tuple[Pair, ...], Field(min_length=1)] | None = None
+    concept: Annotated[str, Field(max_length=64)] | None = None
+    positive: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
+    negative: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
+    describe: TraitDescription | None = None
+    method: Annotated[str, Field(max_length=64)] = "mean_difference"
+    layers: Literal["all"] | LayerList = "all"
+    position: Literal["last", "mean", "response_mean"] | Annotated[int, Field(strict=True, ge=-100_000, le=-1)] = "last"
+    holdout: Annotated[Number, Field(ge=0, lt=1)] = 0.3
+    seed: Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)] = 0
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "ExtractRequest":
+        if (self.positive is None) != (self.negative is None):
+            raise ValueError("'positive' and 'negative' come together")
+        given = [name for name in ("pairs", "concept", "positive", "describe") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError("give exactly one of 'pairs', 'concept', 'positive' with 'negative', and 'describe'")
+        return self
+
+
+class ExtractQuery(Request):
+    """wait: hold the connection until the vector is made, instead of answering with a job."""
+
+    wait: bool = False

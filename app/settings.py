@@ -1,0 +1,129 @@
+"""Settings: every environment variable of the service, prefix STEERING_, and every limit a caller can run into."""
+
+import ipaddress
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{8,512}")
+SCOPES = ("generate", "read", "write", "admin")
+
+Positive = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a bind address is reachable from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+class Settings(BaseSettings):
+    """What an operator may choose. Read from the environment (STEERING_PORT=8001) or given in code."""
+
+    model_config = SettingsConfigDict(env_prefix="STEERING_", extra="ignore", frozen=True, protected_namespaces=())
+
+    # What is served
+    model: str = Field(
+        "smollm2-135m-instruct", description="the embedded model, a Hugging Face id, a local folder, or a GGUF path"
+    )
+    model_revision: str | None = Field(None, description="pinned revision of a Hugging Face id")
+    engine: str = Field("transformers", description="a name of the ENGINES table")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device_map: Literal["auto"] | None = Field(None, description="auto spreads a model over every device")
+    cache_dir: Path = Field(Path.home() / ".cache" / "steering-server", description="where converted models are kept")
+    database: str = Field("sqlite:///steering.sqlite3", description="where vectors, profiles and jobs rest")
+
+    # Where, and for whom
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="comma-separated; `key` may do everything, `key:read+generate` only that"
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="comma-separated names accepted in Host, beside the loopback names on a loopback address"
+    )
+    openapi: bool = Field(True, description="serve /openapi.json")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    # Requests under way
+    max_running: Positive = Field(64, description="rows in the batch")
+    max_waiting: Positive = Field(256, description="rows waiting for the batch; one more is answered 429")
+    request_seconds: Seconds = Field(600.0, description="longest life of one request")
+    body_seconds: Seconds = Field(30.0, description="longest time a body may take to arrive")
+    keepalive_seconds: Seconds = Field(15.0, description="pause after which a stream sends a comment")
+    stall_seconds: Seconds = Field(60.0, description="a reader that takes nothing for so long loses its stream")
+    drain_seconds: Seconds = Field(30.0, description="time that running requests get after SIGTERM")
+    max_jobs: Positive = Field(4, description="jobs running at once")
+    max_queued_jobs: Positive = Field(64, description="jobs waiting; one more is answered 429")
+
+    # What one request may ask
+    max_body_bytes: Positive = 2_000_000
+    max_upload_bytes: Positive = 64_000_000
+    max_json_depth: Positive = 64
+    max_messages: Positive = 1_000
+    max_n: Positive = 8
+    max_stops: Positive = 4
+    max_stop_characters: Positive = 64
+    max_top_logprobs: Positive = 20
+    max_interventions: Annotated[int, Field(ge=1, le=64)] = 32
+    max_readouts: Positive = 8
+    max_arms: Positive = 8
+    max_pairs: Positive = 10_000
+    max_activations: Positive = Field(16_000_000, description="numbers read from the model in one call")
+    max_page: Annotated[int, Field(ge=1, le=200)] = 200
+    dose_bound: Seconds = Field(1.0, description="planned relative dose beyond which dose_action applies")
+    dose_action: Literal["off", "warn", "limit", "refuse"] = "warn"
+
+    @field_validator("api_keys", "allowed_hosts", mode="before")
+    @classmethod
+    def _comma_separated(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("api_keys")
+    @classmethod
+    def _keys_are_tokens(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for position, entry in enumerate(value):
+            key, _, scopes = entry.partition(":")
+            if not _TOKEN.fullmatch(key):
+                raise ValueError(f"key {position + 1} must be 8 to 512 of A-Z a-z 0-9 . _ ~ + / = -")
+            unknown = set(scopes.split("+")) - set(SCOPES) if scopes else set()
+            if unknown:
+                raise ValueError(f"key {position + 1} has unknown scopes {sorted(unknown)}; known: {SCOPES}")
+        return value
+
+    @model_validator(mode="after")
+    def _no_open_door(self) -> "Settings":
+        if not self.api_keys and not is_loopback(self.host):
+            raise ValueError(
+                f"host {self.host!r} is reachable from other machines and no key is set: "
+                "set STEERING_API_KEYS, or serve on 127.0.0.1"
+            )
+        return self
+
+    @property
+    def loopback(self) -> bool:
+        """Whether the service is bound to this machine alone."""
+        return is_loopback(self.host)
+
+    def limits(self) -> dict[str, int | float]:
+        """The limits a caller can run into, by name, as /v1/capabilities shows them."""
+        return {name: getattr(self, name) for name in _LIMITS}
+
+
+_LIMITS = (
+    "max_running", "max_waiting", "request_seconds", "max_body_bytes", "max_upload_bytes", "max_json_depth",
+    "max_messages", "max_n", "max_stops", "max_stop_characters", "max_top_logprobs", "max_interventions",
+    "max_readouts", "max_arms", "max_pairs", "max_activations", "max_page", "max_jobs", "max_queued_jobs",
+    "dose_bound",
+)  # fmt: skip
