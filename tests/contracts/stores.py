@@ -1,0 +1,33 @@
+"""Where each store of the table is opened for the contract, and the things that are put into it."""
+
+from dataclasses import replace
+
+import torch
+
+from steering.spec import SteeringSpec
+from steering.store.base import Store, VectorFilter
+from steering.vectors import ConceptVector, LayerDirection
+
+PLACES = {"memory": "memory://", "sqlite": "sqlite:///{folder}/store.sqlite3"}
+NEEDS_A_SERVER = {"postgresql"}
+EVERYTHING = VectorFilter()
+
+
+def a_vector(name: str = "warmth", seed: int = 0, **said: object) -> ConceptVector:
+    """Three layers of random unit directions with awkward numbers beside them."""
+    generator = torch.Generator().manual_seed(seed)
+    layers = {}
+    for layer in (2, 10, 11):
+        values = torch.randn(16, generator=generator)
+        layers[layer] = LayerDirection(
+            values / values.norm(), scale=0.1 + seed + layer, positive_mean=1 / 3, negative_mean=-1e-17, weight=None
+        )
+    return replace(ConceptVector(name, "tiny", "sha:1", 16, "mean_difference", layers), **said)  # type: ignore[arg-type]
+
+
+def steering(*interventions: dict[str, object]) -> SteeringSpec:
+    return SteeringSpec.model_validate({"interventions": list(interventions)})
+
+
+async def names(store: Store, where: VectorFilter = EVERYTHING) -> list[str]:
+    return [vector.name for vector in (await store.vectors.find(where)).vectors]
