@@ -121,13 +121,10 @@ def _find_blocks(model: PreTrainedModel, count: int) -> tuple[nn.Module, nn.Modu
 
 
 def _find_final_norm(parent: nn.Module) -> nn.Module:
-    """The one norm beside the blocks; a norm of the embeddings (Bloom) is told apart by its name."""
-    norms = [
-        module
-        for name, module in parent.named_children()
-        if "norm" in type(module).__name__.lower() and "embed" not in name
-    ]
-    return norms[-1] if norms else nn.Identity()
+    """The norm beside the blocks. Where the embeddings have one too (Bloom), that is told apart by its name."""
+    norms = [(name, module) for name, module in parent.named_children() if "norm" in type(module).__name__.lower()]
+    after = [module for name, module in norms if len(norms) == 1 or "embed" not in name]
+    return after[-1] if after else nn.Identity()
 
 
 def _attention_of(model: PreTrainedModel, blocks: nn.ModuleList) -> Literal["interface", "own"]:

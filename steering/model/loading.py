@@ -22,6 +22,7 @@ from steering.model.fingerprint import fingerprint_of
 from steering.model.info import ModelInfo
 from steering.model.layout import Layout, find_layout
 from steering.model.prompt import ModelTokenizer
+from steering.model.verification import verify_layout
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
@@ -144,7 +145,7 @@ def _load_weights(
 def _assembled(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, source: _Source, fingerprint: str
 ) -> LoadedModel:
-    layout = find_layout(model)
+    layout = verify_layout(model, find_layout(model))
     if not getattr(tokenizer, "is_fast", False):
         raise ModelLoadFailed(f"{source.name} has no fast tokenizer (tokenizer.json), which streaming needs")
     config = model.config.get_text_config()
