@@ -161,8 +161,7 @@ def combine(
         total = torch.stack([w * v.layers[layer].scale * v.layers[layer].direction for v, w in terms]).sum(0)
         before = float(total.norm())
         if orthogonal_to:
-            basis = torch.linalg.qr(torch.stack([v.layers[layer].direction for v in orthogonal_to]).T)[0]
-            total = total - basis @ (basis.T @ total)
+            total = total - _within_span([v.layers[layer].direction for v in orthogonal_to], total)
         if float(total.norm()) <= 1e-5 * max(before, 1e-30):
             raise InvalidRequest(f"nothing is left of the combination at layer {layer}", param="terms")
         direction, length = unit(total, layer)
@@ -186,6 +185,14 @@ def combine(
             "orthogonal_to": [v.id for v in orthogonal_to],
         },
     )
+
+
+def _within_span(directions: Sequence[Direction], values: Direction) -> Direction:
+    """The part of values (d_model,) that lies in the span of unit directions, which need not be independent."""
+    left, sizes, _ = torch.linalg.svd(torch.stack(list(directions)).T.double(), full_matrices=False)
+    basis = left[:, sizes > 1e-6 * sizes[0]]
+    inside: Direction = basis @ (basis.T @ values.double())
+    return inside.to(values.dtype)
 
 
 def cosine(one: ConceptVector, other: ConceptVector) -> dict[int, float]:

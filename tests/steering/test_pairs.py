@@ -1,0 +1,91 @@
+"""PairSet keeps its shape, and a split never parts a topic."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steering.errors import InvalidRequest
+from steering.pairs import ContrastivePair, PairSet, split
+
+topics = st.lists(st.sampled_from("abcdefghijkl"), min_size=1, max_size=40)
+share = st.floats(0.0, 0.95)
+seeds = st.integers(0, 2**32)
+
+
+def paired(names: list[str]) -> PairSet:
+    return PairSet.of([ContrastivePair(f"+{i}", f"-{i}", topic) for i, topic in enumerate(names)])
+
+
+@given(topics, share, seeds)
+def test_a_split_by_topic_parts_no_topic_and_loses_no_pair(names: list[str], holdout: float, seed: int) -> None:
+    parts = split(paired(names), holdout, seed)
+    assert sorted(parts.fit_positive + parts.held_positive) == list(range(len(names)))
+    assert (parts.fit_positive, parts.held_positive) == (parts.fit_negative, parts.held_negative)
+    assert not {names[i] for i in parts.fit_positive} & {names[i] for i in parts.held_positive}
+    assert parts.fit_positive
+
+
+@given(topics, st.floats(0.01, 0.95), seeds)
+def test_the_held_part_reaches_its_share_unless_one_topic_would_be_left(
+    names: list[str], holdout: float, seed: int
+) -> None:
+    parts = split(paired(names), holdout, seed)
+    fitted = {names[i] for i in parts.fit_positive}
+    assert len(parts.held_positive) >= holdout * len(names) or len(fitted) == 1
+
+
+@given(st.integers(1, 60), st.integers(1, 60), share, seeds)
+def test_unpaired_heaps_are_split_each_by_itself(upper: int, lower: int, holdout: float, seed: int) -> None:
+    pairs = PairSet(tuple(f"+{i}" for i in range(upper)), tuple(f"-{i}" for i in range(lower)), paired=False)
+    parts = split(pairs, holdout, seed)
+    assert sorted(parts.fit_positive + parts.held_positive) == list(range(upper))
+    assert sorted(parts.fit_negative + parts.held_negative) == list(range(lower))
+    assert parts.fit_positive
+    assert parts.fit_negative
+
+
+@given(topics, share, seeds)
+def test_same_seed_same_split(names: list[str], holdout: float, seed: int) -> None:
+    assert split(paired(names), holdout, seed) == split(paired(names), holdout, seed)
+
+
+def test_another_seed_holds_out_other_topics() -> None:
+    pairs = paired([str(i // 4) for i in range(64)])
+    assert len({split(pairs, 0.3, seed).held_positive for seed in range(20)}) > 10
+
+
+def test_pairs_without_a_topic_stand_alone() -> None:
+    pairs = PairSet.of([ContrastivePair(f"+{i}", f"-{i}") for i in range(10)])
+    assert len(set(pairs.topics)) == 10
+    assert len(split(pairs, 0.3, 0).held_positive) == 3
+
+
+def test_holdout_zero_holds_out_nothing() -> None:
+    assert split(paired(["a", "b"]), 0.0, 0).held_positive == ()
+
+
+@pytest.mark.parametrize("holdout", [-0.1, 1.0, 1.5, float("nan")])
+def test_a_share_outside_its_range_is_refused(holdout: float) -> None:
+    with pytest.raises(InvalidRequest, match="holdout"):
+        split(paired(["a", "b"]), holdout, 0)
+
+
+@pytest.mark.parametrize(
+    ("positive", "negative", "names", "words"),
+    [
+        ((), ("a",), (), "at least one positive"),
+        (("a",), (), (), "at least one positive"),
+        (("a", "b"), ("c",), (), "as many positives as negatives"),
+        (("a", "b"), ("c", "d"), ("t",), "one topic for each pair"),
+    ],
+)
+def test_sets_that_do_not_fit_together_are_refused(
+    positive: tuple[str, ...], negative: tuple[str, ...], names: tuple[str, ...], words: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        PairSet(positive, negative, names)
+
+
+def test_a_pair_set_iterates_over_its_pairs() -> None:
+    assert list(paired(["a", "b"])) == [("+0", "-0"), ("+1", "-1")]
+    assert len(paired(["a", "b"])) == 2
