@@ -170,7 +170,7 @@ class ModelRunner:
             arguments["position_ids"] = batch.positions.view(shape)
         self.cache.batch = batch
         try:
-            with torch.inference_mode(), self._hooks.step(apply, sorted(layers)):
+            with torch.no_grad(), self._hooks.step(apply, sorted(layers)):
                 output = self._model(**arguments)
         except StopForward:
             return None

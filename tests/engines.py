@@ -1,0 +1,69 @@
+"""Running an engine in tests: engines over tiny models, and requests that run together."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from steering.engine.base import Engine, Finish, GenerationRequest, SamplingParams, TokenEvent
+from steering.engine.scheduler import EngineLimits
+from steering.engine.transformers_engine import TransformersEngine
+from steering.model.loading import opened
+from tests.families import FAMILIES
+
+
+@dataclass
+class Outcome:
+    """One finished request."""
+
+    tokens: list[int]
+    text: str
+    finish: Finish
+    events: list[TokenEvent]
+
+
+@asynccontextmanager
+async def engine_over(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, limits: EngineLimits | None = None
+) -> AsyncIterator[TransformersEngine]:
+    """An engine that is closed at the end."""
+    engine = TransformersEngine(opened(model, tokenizer, name="tiny"), limits)
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+@asynccontextmanager
+async def family_engine(
+    family: str, tokenizer: PreTrainedTokenizerFast, limits: EngineLimits | None = None
+) -> AsyncIterator[TransformersEngine]:
+    """An engine over a fresh tiny model of a family."""
+    async with engine_over(FAMILIES[family](), tokenizer, limits) as engine:
+        yield engine
+
+
+async def run(engine: Engine, request: GenerationRequest) -> Outcome:
+    """One request to its end."""
+    events = [event async for event in engine.generate(request)]
+    finish = events[-1].finish
+    assert finish is not None
+    tokens = [event.token_id for event in events if event.finish is None]
+    return Outcome(tokens, "".join(event.text for event in events), finish, events)
+
+
+async def run_all(engine: Engine, requests: Sequence[GenerationRequest]) -> list[Outcome]:
+    """All at once, in one batch."""
+    return list(await asyncio.gather(*(run(engine, request) for request in requests)))
+
+
+async def run_alone(engine: Engine, requests: Sequence[GenerationRequest]) -> list[Outcome]:
+    """One after the other."""
+    return [await run(engine, request) for request in requests]
+
+
+def sampling(count: int, **settings: object) -> SamplingParams:
+    """Exactly `count` tokens."""
+    return SamplingParams(max_tokens=count, ignore_eos=True, **settings)  # type: ignore[arg-type]

@@ -1,0 +1,114 @@
+"""Vectors and random steering specs for engine tests: every operation, scope, unit, schedule and condition comes up."""
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from steering.errors import VectorNotFound
+from steering.model.info import ModelInfo
+from steering.plan import SteeringPlan
+from steering.resolve import DoseGuard, resolve
+from steering.spec import SteeringSpec
+from steering.vectors import ConceptVector, LayerDirection
+
+NAMES = ("alpha", "beta", "gamma", "delta")
+PLACES = {
+    "all": {"tokens": "all"},
+    "prompt": {"tokens": "prompt"},
+    "generated": {"tokens": "generated"},
+    "last": {"tokens": "last"},
+    "prompt window": {"tokens": "prompt", "start": 1, "end": -1},
+    "generated window": {"tokens": "generated", "start": 1, "end": 4},
+}
+WORK: dict[str, dict[str, Any]] = {
+    "add": {"operation": "add", "strength": 0.7},
+    "ablate": {"operation": "ablate", "strength": 0.9},
+    "clamp": {"operation": "clamp", "low": -0.1, "high": 0.3},
+    "rotate": {"operation": "rotate", "degrees": 25.0},
+    "replace": {"operation": "replace", "to": "beta"},
+}
+
+
+class Vectors:
+    """A source of vectors held in a dict."""
+
+    def __init__(self, vectors: Mapping[str, ConceptVector]) -> None:
+        self.vectors = vectors
+
+    async def get(self, name: str, version: int | None = None) -> ConceptVector:
+        if name not in self.vectors:
+            raise VectorNotFound(f"no vector {name!r}", param="vector")
+        return self.vectors[name]
+
+
+def vectors_for(info: ModelInfo, seed: int = 0, scale: float = 3.0) -> dict[str, ConceptVector]:
+    """Random unit directions at every layer, with a probe each."""
+    generator = torch.Generator().manual_seed(seed)
+    vectors = {}
+    for number, name in enumerate(NAMES):
+        layers = {}
+        for layer in range(info.layer_count):
+            direction = torch.randn(info.d_model, generator=generator)
+            layers[layer] = LayerDirection(direction / direction.norm(), scale + number, weight=0.8, bias=0.1)
+        vectors[name] = ConceptVector(
+            name=name,
+            model=info.name,
+            model_fingerprint=info.fingerprint,
+            d_model=info.d_model,
+            method="test",
+            layers=layers,
+            version=1,
+            sha256=f"{name}-digest",
+        )
+    return vectors
+
+
+async def plan_for(items: list[dict[str, Any]], vectors: Mapping[str, ConceptVector], info: ModelInfo) -> SteeringPlan:
+    """A plan from interventions as a caller writes them."""
+    spec = SteeringSpec.model_validate({"interventions": items})
+    return await resolve(spec, Vectors(vectors), info, guard=DoseGuard(action="off"))
+
+
+def random_condition(rng: random.Random, layers: int, depth: int = 0) -> dict[str, Any]:
+    kind = rng.choice(["threshold"] * 4 + ["all", "any", "not"]) if depth < 2 else "threshold"
+    if kind in ("all", "any"):
+        return {kind: [random_condition(rng, layers, depth + 1) for _ in range(rng.randint(1, 3))]}
+    if kind == "not":
+        return {"not": random_condition(rng, layers, depth + 1)}
+    score = rng.choice(["projection", "projection", "cosine", "probe"])
+    bound = {"projection": rng.uniform(-0.3, 0.3), "cosine": rng.uniform(-0.2, 0.2), "probe": rng.uniform(0.3, 0.7)}[
+        score
+    ]
+    side = rng.choice(["above", "below"])
+    threshold: dict[str, Any] = {"vector": rng.choice(NAMES), side: bound, "score": score, "layer": 0}
+    threshold["at"] = rng.choice(["prompt", "token"])
+    if threshold["at"] == "token" and rng.random() < 0.5:
+        threshold["until"] = bound - 0.2 if side == "above" else bound + 0.2
+    return threshold
+
+
+def random_item(rng: random.Random, layers: int) -> dict[str, Any]:
+    """One intervention: any operation anywhere, sometimes with a schedule, sometimes with a condition."""
+    item = {"vector": rng.choice(NAMES), **rng.choice(list(WORK.values()))}
+    if item.get("to") == item["vector"]:
+        item["to"] = "gamma"
+    if item["operation"] in ("add", "clamp"):
+        item["unit"] = rng.choice(["scale", "raw", "relative"])
+    item["strength"] = rng.choice([-1.0, -0.5, 0.0, 0.4, 1.0])
+    item["layers"] = rng.choice([[0], [1], [layers - 1], "all", {"from": 0, "to": 2}, [-1, 0]])
+    item["scope"] = rng.choice(list(PLACES.values()))
+    kind = rng.choice(["constant"] * 4 + ["linear", "cosine", "exponential", "warmup"])
+    if kind != "constant":
+        item["schedule"] = {"kind": kind, "tokens": rng.randint(1, 8)}
+        if kind != "warmup":
+            item["schedule"]["to"] = 0.2
+    if rng.random() < 0.4:
+        item["when"] = random_condition(rng, layers)
+    return item
+
+
+def random_items(seed: int, layers: int, most: int = 4) -> list[dict[str, Any]]:
+    rng = random.Random(seed)
+    return [random_item(rng, layers) for _ in range(rng.randint(1, most))]

@@ -1,0 +1,231 @@
+"""The slow, obvious steering loop every engine must agree with: one request, a plain hook, no cache, one position at a time.
+
+It reads SteeringSpec and ConceptVectors directly, and shares no code with the resolver, the engine or the operations.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from steering.spec import AllOf, AnyOf, ConditionSpec, InterventionSpec, LayerRange, Not, SteeringSpec, Threshold
+from steering.vectors import ConceptVector
+
+
+@dataclass
+class Reference:
+    """Generates for one spec. `decided[threshold][position]` remembers every decision that was made."""
+
+    model: torch.nn.Module
+    blocks: Sequence[torch.nn.Module]
+    spec: SteeringSpec
+    vectors: Mapping[str, ConceptVector]
+    prompt_length: int = 0
+    decided: dict[Threshold, dict[int, bool]] = field(default_factory=dict)
+
+    def generate(self, prompt: Sequence[int], count: int, *, temperature: float = 0.0, seed: int = 0) -> list[int]:
+        """`count` token ids after the prompt."""
+        self.prompt_length, self.decided = len(prompt), {}
+        ids = list(prompt)
+        for index in range(count):
+            logits = self.logits(ids)[-1]
+            ids.append(choose(logits, temperature, seed, index))
+        return ids[len(prompt) :]
+
+    def logits(self, ids: Sequence[int]) -> torch.Tensor:
+        """(position, vocab) of one forward pass over everything so far."""
+        handles = [block.register_forward_hook(self._hook(layer)) for layer, block in enumerate(self.blocks)]
+        try:
+            with torch.no_grad():
+                return self.model(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0].float()
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hook(self, layer: int):
+        def hook(_module, _inputs, output):
+            residual = output[0] if isinstance(output, tuple) else output
+            steered = torch.stack([self._position(layer, p, r) for p, r in enumerate(residual[0].float())])
+            steered = steered.to(residual.dtype)[None]
+            return (steered, *output[1:]) if isinstance(output, tuple) else steered
+
+        return hook
+
+    def _position(self, layer: int, position: int, residual: torch.Tensor) -> torch.Tensor:
+        for threshold in self._thresholds():
+            if self._condition_layer(threshold) == layer:
+                self._decide(threshold, position, residual)
+        items = [i for i in self.spec.interventions if layer in self._layers(i)]
+        start = 0
+        while start < len(items):
+            group = [items[start]]
+            while items[start].operation == "ablate" and start + len(group) < len(items):
+                following = items[start + len(group)]
+                if following.model_copy(update={"vector": ""}) != items[start].model_copy(update={"vector": ""}):
+                    break
+                group.append(following)
+            weight = self._weight(group[0], layer, position)
+            if weight is not None:
+                residual = self._apply(group, layer, residual, weight)
+            start += len(group)
+        return residual
+
+    # ---- when ------------------------------------------------------------------------------------------------------
+
+    def _weight(self, item: InterventionSpec, layer: int, position: int) -> float | None:
+        last = self.prompt_length - 1
+        scope = item.scope
+        inside = {
+            "all": True,
+            "prompt": position in range(self.prompt_length)[slice(scope.start, scope.end)],
+            "last": position == last,
+            "generated": position >= last + (scope.start or 0) and (scope.end is None or position < last + scope.end),
+        }[scope.tokens]
+        if not inside or (item.when is not None and not self._holds(item.when, layer, position)):
+            return None
+        if item.when is not None and self._has_prompt_leaf(item.when) and position < last:
+            return None
+        index = position - last
+        if index < 0 or scope.tokens in ("prompt", "last"):
+            return 1.0
+        schedule = item.schedule
+        if schedule.kind == "constant":
+            return 1.0
+        x = min(index / schedule.tokens, 1.0)
+        return {
+            "linear": 1 + (schedule.to - 1) * x,
+            "cosine": schedule.to + (1 - schedule.to) * (1 + math.cos(math.pi * x)) / 2,
+            "exponential": abs(schedule.to) ** x,
+            "warmup": x,
+        }[schedule.kind]
+
+    def _thresholds(self) -> list[Threshold]:
+        found: list[Threshold] = []
+
+        def visit(condition: ConditionSpec) -> None:
+            if isinstance(condition, Threshold):
+                if condition not in found:
+                    found.append(condition)
+            elif isinstance(condition, Not):
+                visit(condition.not_)
+            else:
+                for child in condition.all if isinstance(condition, AllOf) else condition.any:
+                    visit(child)
+
+        for item in self.spec.interventions:
+            if item.when is not None:
+                visit(item.when)
+        return found
+
+    def _condition_layer(self, threshold: Threshold) -> int:
+        vector = self.vectors[threshold.vector]
+        return vector.recommended_layers()[0] if threshold.layer is None else threshold.layer % len(self.blocks)
+
+    def _decide(self, threshold: Threshold, position: int, residual: torch.Tensor) -> None:
+        memory = self.decided.setdefault(threshold, {})
+        if position in memory or (threshold.at == "prompt" and position != self.prompt_length - 1):
+            return
+        entry = self.vectors[threshold.vector].layers[self._condition_layer(threshold)]
+        projection = float(residual @ entry.direction)
+        score = {
+            "projection": lambda: projection / entry.scale,
+            "cosine": lambda: projection / float(residual.norm()),
+            "probe": lambda: 1 / (1 + math.exp(-(entry.weight * projection + entry.bias))),
+        }[threshold.score]()
+        on = score > threshold.above if threshold.above is not None else score < threshold.below
+        if threshold.until is not None and not on:
+            off = score < threshold.until if threshold.above is not None else score > threshold.until
+            on = not off and memory.get(position - 1, False)
+        memory[position] = on
+
+    def _holds(self, condition: ConditionSpec, layer: int, position: int) -> bool:
+        if isinstance(condition, Threshold):
+            memory = self.decided.get(condition, {})
+            late = self._condition_layer(condition) > layer
+            last = self.prompt_length - 1
+            if condition.at == "prompt":
+                return memory.get(last, False) and position >= last + (1 if late else 0)
+            if late:
+                return position > last and memory.get(position - 1, False)
+            return memory.get(position, False)
+        if isinstance(condition, AllOf):
+            return all(self._holds(child, layer, position) for child in condition.all)
+        if isinstance(condition, AnyOf):
+            return any(self._holds(child, layer, position) for child in condition.any)
+        return not self._holds(condition.not_, layer, position)
+
+    def _has_prompt_leaf(self, condition: ConditionSpec) -> bool:
+        if isinstance(condition, Threshold):
+            return condition.at == "prompt"
+        if isinstance(condition, Not):
+            return self._has_prompt_leaf(condition.not_)
+        children = condition.all if isinstance(condition, AllOf) else condition.any
+        return any(self._has_prompt_leaf(child) for child in children)
+
+    # ---- what ------------------------------------------------------------------------------------------------------
+
+    def _layers(self, item: InterventionSpec) -> list[int]:
+        vector = self.vectors[item.vector]
+        if item.layers == "recommended":
+            return list(vector.recommended_layers())
+        if item.layers == "all":
+            return sorted(vector.layers)
+        count = len(self.blocks)
+        if isinstance(item.layers, LayerRange):
+            return list(range(count))[slice(item.layers.from_, item.layers.to)]
+        return [layer % count for layer in item.layers]
+
+    def _apply(self, group: list[InterventionSpec], layer: int, r: torch.Tensor, weight: float) -> torch.Tensor:
+        item = group[0]
+        entry = self.vectors[item.vector].layers[layer]
+        d, share = entry.direction, item.strength * weight
+        unit = {"scale": entry.scale, "raw": 1.0, "relative": float(r.norm())}[item.unit]
+        p = float(r @ d)
+        if item.operation == "add":
+            return r + share * unit * d
+        if item.operation == "ablate":
+            directions = torch.stack([self.vectors[g.vector].layers[layer].direction for g in group])
+            # projection onto the span by least squares: no basis needed, so none can be wrong
+            inside = directions.T @ torch.linalg.lstsq(directions.T, r).solution
+            return r - share * inside
+        if item.operation == "clamp":
+            low = -math.inf if item.low is None else item.low * unit
+            high = math.inf if item.high is None else item.high * unit
+            return r + share * (min(max(p, low), high) - p) * d
+        if item.operation == "rotate":
+            norm, across = float(r.norm()), r - p * d
+            phi = math.acos(max(-1.0, min(1.0, p / norm)))
+            turned = min(max(phi - share * math.radians(item.degrees), 0.0), math.pi)
+            return norm * (math.cos(turned) * d + math.sin(turned) * across / across.norm())
+        target = self.vectors[item.to].layers[layer]
+        gain = target.scale / entry.scale if item.unit == "scale" else 1.0
+        return r + share * p * (gain * target.direction - d)
+
+
+def philox_word(seed: int, index: int, token: int) -> int:
+    """First word of Philox4x32-10, in plain integers."""
+    counter, key = [index, token, 0, 0], [seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF]
+    for _ in range(10):
+        one, two = 0xD2511F53 * counter[0], 0xCD9E8D57 * counter[2]
+        counter = [
+            (two >> 32) ^ counter[1] ^ key[0],
+            two & 0xFFFFFFFF,
+            (one >> 32) ^ counter[3] ^ key[1],
+            one & 0xFFFFFFFF,
+        ]
+        key = [(key[0] + 0x9E3779B9) & 0xFFFFFFFF, (key[1] + 0xBB67AE85) & 0xFFFFFFFF]
+    return counter[0]
+
+
+def choose(logits: torch.Tensor, temperature: float, seed: int, index: int) -> int:
+    """argmax of logits / T + Gumbel noise over the whole vocabulary."""
+    if temperature == 0.0:
+        return int(logits.argmax())
+    best, chosen = -math.inf, -1
+    for token, logit in enumerate((logits / temperature).tolist()):
+        uniform = ((philox_word(seed, index, token) >> 8) + 0.5) / 2**24
+        score = logit - math.log(-math.log(uniform))
+        if score > best:
+            best, chosen = score, token
+    return chosen
