@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, PlainSerializer
 
 Number = Annotated[FiniteFloat, Field(strict=True)]
 """A finite JSON number; `true` and `"1"` are none."""
@@ -18,8 +18,14 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-Measured = Annotated[float, PlainSerializer(_finite, return_type=float | None, when_used="json")]
-"""A number we measured; should it not be finite, it is null on the wire, where NaN does not exist."""
+def _number(value: Any) -> Any:
+    return math.nan if value is None else value
+
+
+Measured = Annotated[
+    float, BeforeValidator(_number), PlainSerializer(_finite, return_type=float | None, when_used="json")
+]
+"""A number we measured; should it not be finite, it is null on the wire, where NaN does not exist, and NaN once read."""
 
 
 class Request(BaseModel):
