@@ -1,9 +1,10 @@
 """What handlers ask for: engine, store, jobs, permits; and names at the door turned into things or refused."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import Depends
+from starlette.requests import Request
 
 from app.jobs import Jobs
 from app.permits import Lease
@@ -20,22 +21,23 @@ from steering.vectors import ConceptVector, VectorId
 StateDep = Annotated[AppState, Depends(state_of)]
 
 
-def _engine(state: StateDep) -> Engine:
+async def _engine(state: StateDep) -> Engine:
     return state.engine
 
 
-def _store(state: StateDep) -> Store:
+async def _store(state: StateDep) -> Store:
     return state.store
 
 
-def _jobs(state: StateDep) -> Jobs:
+async def _jobs(state: StateDep) -> Jobs:
     return state.jobs
 
 
-async def _lease(state: StateDep) -> AsyncIterator[Lease]:
-    """Held until the answer has been sent, streams included."""
-    with state.permits.lease() as lease:
-        yield lease
+async def _lease(request: Request) -> Lease:
+    """One row at once, or Overloaded; the outermost wrapper gives everything back when the answer has been sent."""
+    lease: Lease = request.state.lease
+    lease.take(1)
+    return lease
 
 
 EngineDep = Annotated[Engine, Depends(_engine)]

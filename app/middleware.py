@@ -56,7 +56,8 @@ class Outermost:
             await send(message)
 
         started = time.perf_counter()
-        with structlog.contextvars.bound_contextvars(request_id=request_id), self._state.request_under_way():
+        with structlog.contextvars.bound_contextvars(request_id=request_id), self._state.request_under_way() as lease:
+            scope.setdefault("state", {})["lease"] = lease
             try:
                 await self._app(scope, receive, send_with_headers)
             except Exception as error:

@@ -1,8 +1,5 @@
 """Permits: how many rows the service has promised to work on. One too many is refused at once, never queued silently."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from steering.errors import Overloaded
 
 
@@ -13,15 +10,9 @@ class Permits:
         self.limit = limit
         self.taken = 0
 
-    @contextmanager
-    def lease(self) -> Iterator["Lease"]:
-        """One row now, more on demand, all given back on the way out. Raises Overloaded."""
-        lease = Lease(self)
-        try:
-            lease.take(1)
-            yield lease
-        finally:
-            lease.close()
+    def lease(self) -> "Lease":
+        """A lease without rows yet; whoever made it closes it."""
+        return Lease(self)
 
     def change(self, rows: int) -> None:
         """Takes (or gives back, when negative) rows. Raises Overloaded when they would not fit."""

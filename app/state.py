@@ -13,7 +13,7 @@ from app.errors import hidden
 from app.jobs import Jobs
 from app.keys import KeyRing
 from app.metrics import Metrics
-from app.permits import Permits
+from app.permits import Lease, Permits
 from app.settings import Settings
 from app.sse import Patience, ended
 from steering.engine.base import Engine, EngineStats
@@ -114,14 +114,16 @@ class AppState:
         return None if self._engine is None else self._engine.stats()
 
     @contextmanager
-    def request_under_way(self) -> Iterator[None]:
-        """Counts a request for as long as it is being answered."""
+    def request_under_way(self) -> Iterator[Lease]:
+        """Counts a request for as long as it is being answered, and takes back the rows it was lent."""
+        lease = self.permits.lease()
         self.in_flight += 1
         self.idle.clear()
         self.metrics.in_flight.inc()
         try:
-            yield
+            yield lease
         finally:
+            lease.close()
             self.in_flight -= 1
             if not self.in_flight:
                 self.idle.set()

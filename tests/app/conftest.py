@@ -1,0 +1,87 @@
+"""Fixtures of the service's tests: an app over a ScriptedEngine and the memory store, and a client that speaks ASGI to it."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any, TypeAlias
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+
+from app.logs import configure_logging
+from app.main import create_app
+from app.settings import Settings
+from app.state import AppState
+from steering.store.base import Store
+from steering.store.opening import open_store
+from tests.fakes import ScriptedEngine
+
+configure_logging("info")  # as the server logs; structlog's own default draws every local of a traceback
+D_MODEL = 8
+BASE_URL = "http://127.0.0.1:8000"
+
+
+async def memory_store(_: Settings) -> Store:
+    """A store that forgets."""
+    return await open_store("memory://")
+
+
+def state(app: FastAPI) -> AppState:
+    """The state of an app."""
+    found: AppState = app.state.steering
+    return found
+
+
+class Server:
+    """A running app, its engine, and a client. `Server.client` speaks to the app without a socket."""
+
+    def __init__(self, app: FastAPI, engine: ScriptedEngine, client: httpx2.AsyncClient) -> None:
+        self.app, self.engine, self.client = app, engine, client
+        self.state = state(app)
+
+    async def register(self, name: str = "sentiment", layers: tuple[int, ...] = (1, 2), **more: Any) -> dict[str, Any]:
+        """Registers a vector of ones at some layers and returns what the server says of it."""
+        directions = {str(layer): [1.0] * D_MODEL for layer in layers}
+        answer = await self.client.post("/v1/vectors", json={"name": name, "directions": directions, **more})
+        assert answer.status_code == 201, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+
+StartServer: TypeAlias = Callable[..., Awaitable[Server]]
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[StartServer]:
+    """Starts a server: start(engine=..., **settings). Everything is closed after the test."""
+    async with AsyncExitStack() as stack:
+
+        async def started(engine: ScriptedEngine | None = None, **settings: Any) -> Server:
+            chosen = engine or ScriptedEngine()
+            app = create_app(Settings(**settings), lambda _: chosen, memory_store)
+            await stack.enter_async_context(app.router.lifespan_context(app))
+            await asyncio.wait_for(state(app).loaded.wait(), 10)
+            transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
+            client = httpx2.AsyncClient(transport=transport, base_url=BASE_URL)
+            await stack.enter_async_context(client)
+            return Server(app, chosen, client)
+
+        yield started
+
+
+@pytest.fixture
+async def server(start: StartServer) -> Server:
+    """A server with default settings."""
+    return await start()
+
+
+def events_of(text: str) -> list[tuple[str, Any]]:
+    """(name, data) of every event of a stream, comments left out."""
+    found = []
+    for block in text.split("\n\n"):
+        lines = dict(line.split(": ", 1) for line in block.split("\n") if line and not line.startswith(":"))
+        if lines:
+            found.append((lines.get("event", ""), json.loads(lines["data"])))
+    return found

@@ -1,0 +1,256 @@
+"""ScriptedEngine: an Engine without a model. Its tokens follow from prompt, plan, sampling and seed; it can wait, fail and die."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+
+from steering.engine.base import (
+    Capture,
+    CapturePrompt,
+    CaptureSpec,
+    EngineStats,
+    Finish,
+    GenerationRequest,
+    Prompt,
+    SamplingParams,
+    SteeringReport,
+    TokenEvent,
+)
+from steering.errors import ContextLengthExceeded, EngineDead, InvalidRequest, NonfiniteActivations, Overloaded
+from steering.model.info import ModelInfo
+from steering.pairs import ChatMessage
+from steering.plan import SteeringPlan
+
+WORDS = (" the", " a", " day", " night", " warm", " cold", " good", " bad", " sea", " hill", " bird", " stone")
+VOCABULARY = 256 + len(WORDS)
+NONFINITE_STRENGTH = 1e6
+"""A steering of this strength or more "drives the numbers out of range"."""
+
+SCRIPTED_MODEL = ModelInfo(
+    name="scripted",
+    architecture="Scripted",
+    fingerprint="scripted-fingerprint",
+    d_model=8,
+    layer_count=4,
+    vocab_size=VOCABULARY,
+    context_length=4096,
+    dtype="float32",
+    device="cpu",
+    parameter_count=0,
+    chat_template=True,
+    typical_norms=(1.0, 2.0, 3.0, 4.0),
+)
+
+
+def planted_direction() -> torch.Tensor:
+    """(d_model,), unit: what separates texts with "good" in them from those with "bad"."""
+    return torch.nn.functional.normalize(torch.arange(1.0, 9.0), dim=0)
+
+
+class ScriptedTokenizer:
+    """Token id = byte, and a word of WORDS for each id above 255."""
+
+    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+        """See Tokenizer.encode."""
+        if isinstance(prompt, str):
+            return tuple(prompt.encode())
+        if all(isinstance(part, ChatMessage) for part in prompt):
+            messages = cast(tuple[ChatMessage, ...], prompt)
+            return tuple("".join(f"<{one.role}>{one.content}\n" for one in messages).encode())
+        ids = cast(tuple[int, ...], prompt)
+        if any(not 0 <= one < VOCABULARY for one in ids):
+            raise InvalidRequest(f"token ids must be below {VOCABULARY}", param="prompt")
+        return ids
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """See Tokenizer.decode."""
+        return b"".join(self._bytes(one) for one in token_ids).decode(errors="replace")
+
+    def token_text(self, token_id: int) -> str:
+        """See Tokenizer.token_text."""
+        return self._bytes(token_id).decode(errors="replace")
+
+    @staticmethod
+    def _bytes(token_id: int) -> bytes:
+        return bytes([token_id]) if token_id < 256 else WORDS[token_id - 256].encode()
+
+
+class ScriptedEngine:
+    """An Engine whose answers are a script.
+
+    length: tokens after which an answer stops by itself. token_seconds: pause before each token. failure: raised
+    before token `fail_at`. gate: an event that every token waits for, so that a test decides when things go on.
+    """
+
+    def __init__(
+        self,
+        *,
+        length: int = 12,
+        token_seconds: float = 0.0,
+        failure: Exception | None = None,
+        fail_at: int = 0,
+        gate: asyncio.Event | None = None,
+        max_running: int = 64,
+        max_waiting: int = 256,
+        info: ModelInfo = SCRIPTED_MODEL,
+    ) -> None:
+        self.info = info
+        self.tokenizer = ScriptedTokenizer()
+        self.failure, self.fail_at, self.gate = failure, fail_at, gate
+        self.captured: list[Prompt] = []
+        self._length, self._token_seconds = length, token_seconds
+        self._places = asyncio.Semaphore(max_running)
+        self._max_waiting = max_waiting
+        self._running = self._waiting = self._generated = self._prompt_tokens = 0
+        self._dead = False
+
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+        """See Engine.generate."""
+        ids = self.tokenizer.encode(request.prompt)
+        self._check(ids, request.sampling)
+        if self._places.locked() and self._waiting >= self._max_waiting:
+            raise Overloaded("the queue is full")
+        with self._counted("_waiting"):
+            await self._places.acquire()
+        try:
+            with self._counted("_running"):
+                self._prompt_tokens += len(ids)
+                async for event in self._events(ids, request):
+                    yield event
+        finally:
+            self._places.release()
+
+    async def capture(
+        self,
+        prompts: Sequence[CapturePrompt],
+        spec: CaptureSpec,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        priority: int = 1,
+    ) -> tuple[Capture, ...]:
+        """See Engine.capture. Residuals are noise of the text plus or minus the planted direction."""
+        found = []
+        for done, prompt in enumerate(prompts, start=1):
+            with self._counted("_running"):
+                await self._pause(done - 1)
+            ids = self.tokenizer.encode(prompt.prompt)
+            self.captured.append(prompt.prompt)
+            found.append(self._read(ids, prompt.plan, spec))
+            if progress is not None:
+                progress(done, len(prompts))
+        return tuple(found)
+
+    def stats(self) -> EngineStats:
+        """See Engine.stats."""
+        return EngineStats(
+            running=self._running,
+            waiting=self._waiting,
+            steps=self._generated,
+            generated_tokens=self._generated,
+            prompt_tokens=self._prompt_tokens,
+            cached_tokens=0,
+            alive=not self._dead,
+        )
+
+    async def close(self) -> None:
+        """See Engine.close. Also how a test makes it die."""
+        self._dead = True
+
+    def _check(self, ids: Sequence[int], sampling: SamplingParams) -> None:
+        if not ids:
+            raise InvalidRequest("the prompt is empty", param="prompt")
+        if len(ids) + sampling.max_tokens > self.info.context_length:
+            raise ContextLengthExceeded(f"the model holds {self.info.context_length} tokens", param="max_tokens")
+        if self._dead:
+            raise EngineDead("the engine is closed")
+
+    @contextmanager
+    def _counted(self, name: str) -> Iterator[None]:
+        setattr(self, name, getattr(self, name) + 1)
+        try:
+            yield
+        finally:
+            setattr(self, name, getattr(self, name) - 1)
+
+    async def _pause(self, index: int) -> None:
+        """What happens before token `index`: the wait, the failure, the death."""
+        await asyncio.sleep(self._token_seconds)
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.failure is not None and index >= self.fail_at:
+            raise self.failure
+        if self._dead:
+            raise EngineDead("the engine was closed")
+
+    async def _events(self, ids: Sequence[int], request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+        sampling, plan = request.sampling, request.plan
+        _refuse_nonfinite(plan)
+        count = min(self._length, sampling.max_tokens)
+        written = ""
+        stopped = self._length <= sampling.max_tokens
+        index = 0
+        while index < count:
+            await self._pause(index)
+            token = 256 + _draw(ids, plan.fingerprint, sampling, index) % len(WORDS)
+            text = self.tokenizer.token_text(token)
+            cut = _cut_at_stop(written + text, sampling.stop)
+            if cut is not None:
+                text, stopped, count = cut[len(written) :], True, index + 1
+            written += text
+            self._generated += 1
+            yield TokenEvent(
+                index=index,
+                token_id=token,
+                text=text,
+                logprob=None if sampling.logprobs is None else -1.0,
+                top_logprobs=tuple((256 + i, -1.0 - i) for i in range(sampling.logprobs or 0)),
+                readout={reading.name: _readout(reading.name, plan) for reading in request.readings},
+            )
+            index += 1
+        finish = Finish("stop" if stopped else "length", len(ids), index, 0, _report(plan))
+        yield TokenEvent(index=index, token_id=-1, text="", finish=finish)
+
+    def _read(self, ids: tuple[int, ...], plan: SteeringPlan, spec: CaptureSpec) -> Capture:
+        tokens = len(ids) if spec.position == "all" else 1
+        text = bytes(one for one in ids if one < 256)
+        sign = float(b"good" in text) - float(b"bad" in text)
+        generator = torch.Generator().manual_seed(_digest(ids, plan.fingerprint))
+        shape = (len(spec.layers), tokens, self.info.d_model)
+        activations = 0.1 * torch.randn(shape, generator=generator) + sign * planted_direction()
+        logits = torch.randn((len(ids), VOCABULARY), generator=generator) if spec.logits else None
+        return Capture(tuple(ids), activations, logits)
+
+
+def _digest(*parts: object) -> int:
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:7], "big")
+
+
+def _draw(ids: Sequence[int], fingerprint: str, sampling: SamplingParams, index: int) -> int:
+    seed = sampling.seed if sampling.temperature > 0 else 0
+    return _digest(tuple(ids), fingerprint, sampling.temperature > 0, seed, index)
+
+
+def _cut_at_stop(text: str, stops: Sequence[str]) -> str | None:
+    found = [at for stop in stops if (at := text.find(stop)) >= 0]
+    return text[: min(found)] if found else None
+
+
+def _refuse_nonfinite(plan: SteeringPlan) -> None:
+    if any(abs(one.spec.strength) >= NONFINITE_STRENGTH for one in plan.interventions):
+        raise NonfiniteActivations("the steering drove the activations out of range")
+
+
+def _readout(name: str, plan: SteeringPlan) -> float:
+    """Half a scale, plus what was added of that very vector: enough to see steering in a readout."""
+    return 0.5 + sum(one.spec.strength for one in plan.interventions if one.spec.vector == name)
+
+
+def _report(plan: SteeringPlan) -> SteeringReport:
+    doses: tuple[Mapping[int, float], ...] = tuple(
+        {layer: one.planned_dose.get(layer, 0.25) for layer in one.layers} for one in plan.interventions
+    )
+    return SteeringReport(doses, (True,) * len(doses), (0,) * len(doses))
