@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from steering.projection.base import Points, check_activations
 
@@ -33,4 +34,6 @@ class Tsne:
             random_state=seed,
             n_jobs=1,
         )
-        return Points(points=model.fit_transform(rows).astype(np.float32))
+        # Its OpenMP threads wait by spinning, which on a busy machine costs ten times what they bring.
+        with threadpool_limits(limits=1):
+            return Points(points=model.fit_transform(rows).astype(np.float32))
