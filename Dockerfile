@@ -1,0 +1,56 @@
+# syntax=docker/dockerfile:1
+# Two images: `cpu` (the default) and `cuda`. Their steps are the Makefile's.
+ARG PYTHON_VERSION=3.12
+
+# ---- installed once, copied as a whole ----------------------------------------------------------------------------
+FROM python:${PYTHON_VERSION}-slim-bookworm AS base
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+WORKDIR /srv/steering-server
+
+FROM base AS build
+RUN apt-get update && apt-get install --yes --no-install-recommends make && rm -rf /var/lib/apt/lists/*
+COPY pyproject.toml Makefile README.md LICENSE ./
+COPY steering steering
+COPY app app
+
+# TORCH_INDEX: an index with processor-only builds of torch makes a far smaller image; empty takes torch's default build.
+FROM build AS build-cpu
+ARG TORCH_INDEX=
+RUN --mount=type=cache,target=/root/.cache/pip \
+    PIP_EXTRA_INDEX_URL="${TORCH_INDEX}" make install VENV=/opt/venv INSTALL=.
+
+# torch's default build for Linux brings the CUDA libraries; the driver comes from the host.
+FROM build AS build-cuda
+RUN --mount=type=cache,target=/root/.cache/pip make install VENV=/opt/venv INSTALL=.
+
+# ---- what runs: no compiler, no source, no superuser ---------------------------------------------------------------
+FROM base AS runtime
+RUN groupadd --gid 10001 steering \
+ && useradd --uid 10001 --gid steering --no-create-home --home-dir /var/lib/steering --shell /usr/sbin/nologin steering \
+ && install --directory --owner steering --group steering /var/lib/steering
+ENV PATH=/opt/venv/bin:$PATH \
+    HOME=/var/lib/steering \
+    HF_HOME=/var/lib/steering/hub \
+    STEERING_HOST=0.0.0.0 \
+    STEERING_PORT=8000 \
+    STEERING_DATABASE=sqlite:////var/lib/steering/steering.sqlite3 \
+    STEERING_CACHE_DIR=/var/lib/steering/models
+# The database and the converted model; everything else may be mounted read-only.
+VOLUME /var/lib/steering
+WORKDIR /var/lib/steering
+EXPOSE 8000
+USER 10001:10001
+# Loading a model takes seconds to minutes; ready means that it is loaded and the store answers.
+HEALTHCHECK --interval=15s --timeout=5s --start-period=180s --retries=3 \
+  CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health/ready', timeout=4)"]
+STOPSIGNAL SIGTERM
+# Not loopback, hence refused without STEERING_API_KEYS.
+CMD ["steer", "serve"]
+
+FROM runtime AS cuda
+COPY --from=build-cuda /opt/venv /opt/venv
+ENV STEERING_DEVICE=cuda
+
+FROM runtime AS cpu
+COPY --from=build-cpu /opt/venv /opt/venv
+ENV STEERING_DEVICE=cpu

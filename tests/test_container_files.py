@@ -1,0 +1,175 @@
+"""Dockerfile and docker-compose.yml agree with each other, with the Makefile, the settings, the routes and pyproject.toml."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from app.main import create_app
+from app.settings import Settings
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DOCKERFILE = (REPOSITORY / "Dockerfile").read_text()
+COMPOSE: dict[str, Any] = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+INSTRUCTIONS = [
+    line.strip() for line in DOCKERFILE.replace("\\\n", " ").splitlines() if line.strip() and not line.startswith("#")
+]
+STAGES = [match.groups() for match in re.finditer(r"^FROM (\S+) AS (\S+)$", DOCKERFILE, re.MULTILINE)]
+TARGETS = [name for _, name in STAGES]
+SETTINGS = {f"STEERING_{name.upper()}": field for name, field in Settings.model_fields.items()}
+
+
+def stage(name: str) -> list[str]:
+    """The instructions of a stage and of all it is built from."""
+    parts = re.split(r"^FROM (\S+) AS (\S+)$", DOCKERFILE.replace("\\\n", " "), flags=re.MULTILINE)
+    bodies = {parts[i + 1]: (parts[i], parts[i + 2]) for i in range(1, len(parts), 3)}
+    found: list[str] = []
+    while name in bodies:
+        name, body = bodies[name]
+        found = [line for line in body.strip().splitlines() if line and not line.startswith("#")] + found
+    return found
+
+
+def environment_of(name: str) -> dict[str, str]:
+    lines = " ".join(line.removeprefix("ENV ") for line in stage(name) if line.startswith("ENV "))
+    return dict(re.findall(r"([A-Z_]+)=(\S+)", lines))
+
+
+def test_the_default_target_is_the_processor_image_and_cuda_is_another() -> None:
+    assert TARGETS[-1] == "cpu"
+    assert "cuda" in TARGETS
+
+
+def test_every_stage_is_built_from_a_stage_above_it_or_from_the_one_python_image() -> None:
+    for number, (source, name) in enumerate(STAGES):
+        assert source in TARGETS[:number] or source == "python:${PYTHON_VERSION}-slim-bookworm", name
+    for source in re.findall(r"COPY --from=(\S+)", DOCKERFILE):
+        assert source in TARGETS
+
+
+def test_the_python_of_the_image_is_one_that_pyproject_allows() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    least = tuple(map(int, re.fullmatch(r">=(\d+)\.(\d+)", project["requires-python"]).groups()))  # type: ignore[union-attr]
+    version = re.search(r"^ARG PYTHON_VERSION=(\d+)\.(\d+)$", DOCKERFILE, re.MULTILINE)
+    assert version is not None
+    assert tuple(map(int, version.groups())) >= least
+
+
+def test_the_image_is_installed_by_the_makefile() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text()
+    for target, variables in re.findall(r"make (\w+) ((?:\w+=\S+ ?)+)", "\n".join(INSTRUCTIONS)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+        for variable in re.findall(r"(\w+)=", variables):
+            assert re.search(rf"^{variable} \?=", makefile, re.MULTILINE)
+    assert sum("make install" in line for line in INSTRUCTIONS) == 2
+
+
+def test_what_is_copied_from_the_context_exists_and_is_not_ignored() -> None:
+    allowed = (REPOSITORY / ".dockerignore").read_text().splitlines()
+    for line in INSTRUCTIONS:
+        if line.startswith("COPY ") and "--from" not in line:
+            for name in line.split()[1:-1]:
+                assert (REPOSITORY / name).exists()
+                assert f"!{name}" in allowed
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_the_image_does_not_run_as_superuser(target: str) -> None:
+    users = [line.split()[1] for line in stage(target) if line.startswith("USER ")]
+    assert users
+    assert users[-1].split(":")[0] not in {"0", "root"}
+    assert users[-1].split(":")[0].isdigit(), "a number lets an orchestrator check that it is not root"
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_the_environment_of_the_image_is_made_of_settings_that_exist_and_are_accepted(target: str) -> None:
+    given = {name: value for name, value in environment_of(target).items() if name.startswith("STEERING_")}
+    assert given.keys() <= SETTINGS.keys()
+    settings = Settings(
+        **{n.removeprefix("STEERING_").lower(): v for n, v in given.items()}, api_keys=("key-12345678",)
+    )
+    assert str(settings.port) in " ".join(line for line in stage(target) if line.startswith("EXPOSE"))
+
+
+def test_without_a_key_the_image_refuses_to_listen_to_others() -> None:
+    with pytest.raises(ValueError, match="STEERING_API_KEYS"):
+        Settings(host=environment_of("cpu")["STEERING_HOST"])
+
+
+def test_database_and_models_lie_in_the_volume() -> None:
+    volume = re.search(r"^VOLUME (\S+)$", DOCKERFILE, re.MULTILINE)
+    assert volume is not None
+    given = environment_of("cpu")
+    for name in ("STEERING_DATABASE", "STEERING_CACHE_DIR", "HF_HOME"):
+        assert volume.group(1) in given[name]
+    for service in SERVICES.values():
+        assert service["volumes"] == [f"steering:{volume.group(1)}"]
+    assert "steering" in COMPOSE["volumes"]
+
+
+def test_the_health_check_asks_a_route_that_exists_on_the_port_that_is_served() -> None:
+    asked = re.search(r"HEALTHCHECK.*http://127\.0\.0\.1:(\d+)(/[\w/]+)", "\n".join(INSTRUCTIONS))
+    assert asked is not None
+    assert asked.group(1) == environment_of("cpu")["STEERING_PORT"]
+    assert asked.group(2) in create_app().openapi()["paths"]
+    for service in SERVICES.values():
+        assert "127.0.0.1" in service["environment"]["STEERING_ALLOWED_HOSTS"].split(",")
+
+
+def test_the_command_of_the_image_is_the_one_that_is_installed() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    command = re.search(r'^CMD \["(\w+)", "serve"\]$', DOCKERFILE, re.MULTILINE)
+    assert command is not None
+    assert command.group(1) in project["scripts"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_builds_a_target_that_exists_with_arguments_that_it_takes(name: str) -> None:
+    build = SERVICES[name]["build"]
+    assert build["target"] in TARGETS
+    for argument in build.get("args", {}):
+        assert re.search(rf"^ARG {argument}=", DOCKERFILE, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_is_published_on_this_machine_alone_and_asks_for_a_key(name: str) -> None:
+    service = SERVICES[name]
+    port = environment_of("cpu")["STEERING_PORT"]
+    assert all(re.fullmatch(rf"127\.0\.0\.1:\S+:{port}", published) for published in service["ports"])
+    assert service["environment"]["STEERING_API_KEYS"].startswith("${STEERING_API_KEYS:?")
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_is_confined(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert not service.get("privileged")
+    assert "network_mode" not in service
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_sets_settings_that_exist_and_gets_time_to_drain(name: str) -> None:
+    given = SERVICES[name]["environment"]
+    assert given.keys() <= SETTINGS.keys()
+    grace = int(SERVICES[name]["stop_grace_period"].removesuffix("s"))
+    assert grace > float(given["STEERING_DRAIN_SECONDS"])
+
+
+def test_the_gpu_service_is_a_profile_of_its_own() -> None:
+    assert SERVICES["server-gpu"]["profiles"] == ["gpu"]
+    assert SERVICES["server-gpu"]["build"]["target"] == "cuda"
+    devices = SERVICES["server-gpu"]["deploy"]["resources"]["reservations"]["devices"]
+    assert devices[0]["capabilities"] == ["gpu"]
+    assert "profiles" not in SERVICES["server"]
+
+
+def test_no_secret_lies_in_either_file() -> None:
+    for text in (DOCKERFILE, (REPOSITORY / "docker-compose.yml").read_text()):
+        for name, value in re.findall(r"(\w*(?:KEY|TOKEN|SECRET|PASSWORD)\w*)\s*[=:]\s*(\S+)", text):
+            assert value.startswith(("${", "<")), f"{name} has a value"
