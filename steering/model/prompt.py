@@ -26,7 +26,7 @@ class ModelTokenizer:
     before a text, never from a caller's text, where the same characters are ordinary text. Nothing is changed after
     construction, so threads may share it.
 
-    vocab_size: rows of the model's embedding. eos_ids: the tokens that end an answer.
+    vocab_size: rows of the model's embedding, some of which no token may use. eos_ids: the tokens that end an answer.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, *, vocab_size: int, eos_ids: Iterable[int] = ()) -> None:
@@ -37,7 +37,7 @@ class ModelTokenizer:
         self._encoder = SafeEncoder(self._backend)
         self._before, self._after = self._encoder.frame()
         self._anchor = self._encoder.literal("a").ids
-        self.vocab_size = min(vocab_size, self._backend.get_vocab_size(with_added_tokens=True))
+        self.vocab_size = vocab_size  # padded rows beyond the tokenizer can be generated; they have no text
         self.eos_ids = frozenset(int(token_id) for token_id in eos_ids)
 
     @property
