@@ -57,7 +57,7 @@ async def describe(
         for pole in (trait, opposite)
         for prompt, one in couples
     ]
-    answers = [found.text.strip() for found in await background(engine, requests, progress=progress, message="writing")]
+    answers = [found.text.strip() for found in await background(engine, requests, progress=progress)]
     written = zip(couples, answers[: len(couples)], answers[len(couples) :], strict=True)
     return _pairs([(prompt, positive, negative) for (prompt, _), positive, negative in written])
 

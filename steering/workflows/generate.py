@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from steering.engine.base import Engine, Finish, GenerationRequest, TokenEvent
-from steering.errors import InternalError, InvalidRequest, Overloaded
+from steering.errors import InternalError, InvalidRequest, NonfiniteActivations, Overloaded
 from steering.workflows.progress import Progress, silent
 
 T = TypeVar("T")
@@ -97,30 +97,41 @@ async def gathered(work: Sequence[Awaitable[T]]) -> tuple[T, ...]:
 
 
 async def background(
-    engine: Engine,
-    requests: Sequence[GenerationRequest],
-    *,
-    progress: Progress | None = None,
-    message: str = "generating",
-    pause: float = 0.5,
+    engine: Engine, requests: Sequence[GenerationRequest], *, progress: Progress | None = None, pause: float = 0.5
 ) -> tuple[Answer, ...]:
     """Many answers in order, AT_ONCE at a time, behind live traffic. A full queue is waited for, `pause` seconds a try.
 
     Raises what `Engine.generate` raises otherwise; then, and when cancelled, every row is freed first.
     """
+    outcomes = await attempts(engine, requests, progress=progress, pause=pause)
+    for outcome in outcomes:
+        if isinstance(outcome, NonfiniteActivations):
+            raise outcome
+    return tuple(outcome for outcome in outcomes if isinstance(outcome, Answer))
+
+
+async def attempts(
+    engine: Engine, requests: Sequence[GenerationRequest], *, progress: Progress | None = None, pause: float = 0.5
+) -> tuple[Answer | NonfiniteActivations, ...]:
+    """As `background`, for plans that may well break the model: an answer that went out of range is given as its error."""
     report, done, door = progress or silent, 0, asyncio.Semaphore(AT_ONCE)
 
-    async def one(request: GenerationRequest) -> Answer:
+    async def one(request: GenerationRequest) -> Answer | NonfiniteActivations:
         nonlocal done
         async with door:
-            while True:
-                try:
-                    found = await answer(engine, replace(request, priority=1))
-                    break
-                except Overloaded:
-                    await asyncio.sleep(pause)
+            found = await _patiently(engine, replace(request, priority=1), pause)
         done += 1
-        report(done, len(requests), message)
+        report(done, len(requests), "generating")
         return found
 
     return await gathered([one(request) for request in requests])
+
+
+async def _patiently(engine: Engine, request: GenerationRequest, pause: float) -> Answer | NonfiniteActivations:
+    while True:
+        try:
+            return await answer(engine, request)
+        except Overloaded:
+            await asyncio.sleep(pause)
+        except NonfiniteActivations as error:
+            return error

@@ -2,7 +2,8 @@
 
 Block 0 writes each word's own embedding. Block 1 adds the planted concept: `GAIN` times the mean polarity of the words
 read so far. Block 2 changes nothing. Block 3 adds noise of its own along the concept, so the middle reads best. Logits
-are linear in the last residual: more concept, more likely the words of its pole.
+are linear in the last residual: more concept, more likely the words of its pole; until, beyond `BREAKS` natural scales
+either way, the model can only babble.
 """
 
 import asyncio
@@ -72,10 +73,11 @@ NEUTRAL = (
     "day",
 )
 MARKERS = ("<s>", "</s>", "<system>", "<user>", "<assistant>", "<?>")
-WORDS = MARKERS + POSITIVE + NEGATIVE + NEUTRAL
+BABBLE = "zzz"
+WORDS = (*MARKERS, *POSITIVE, *NEGATIVE, *NEUTRAL, BABBLE)
 IDS = {word: i for i, word in enumerate(WORDS)}
 BEGIN, END, UNKNOWN = IDS["<s>"], IDS["</s>"], IDS["<?>"]
-D_MODEL, LAYERS, GAIN, NOISE = 24, 4, 4.0, 6.0
+D_MODEL, LAYERS, GAIN, NOISE, BREAKS = 24, 4, 4.0, 6.0, 1.6
 PLANTED_LAYERS = (1, 2)
 
 
@@ -145,6 +147,7 @@ class LinearEngine:
         self.late_noise = NOISE * torch.randn(len(WORDS), generator=numbers)
         self.follows = torch.randn(len(WORDS), len(WORDS), generator=numbers)
         self.follows[:, : len(MARKERS)] = -1e4
+        self.follows[:, IDS[BABBLE]] = -9.0
 
     # -- the model ------------------------------------------------------------------------------------------------
 
@@ -175,7 +178,9 @@ class LinearEngine:
         """(token, vocab) from the last residual and the word read; the block-3 noise is not part of what is said."""
         index = torch.tensor(ids)
         strength = last @ self.concept - self.late_noise[index]
-        return self.follows[index] + strength[:, None] * polarity()
+        logits = self.follows[index] + strength[:, None] * polarity()
+        logits[:, IDS[BABBLE]] += 40.0 * (strength.abs() / GAIN - BREAKS).clamp(min=0.0)
+        return logits
 
     async def reached(self, tokens: int) -> None:
         """Returns once that many tokens have been generated, or texts captured."""

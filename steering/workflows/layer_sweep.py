@@ -1,0 +1,134 @@
+"""At which layer does a vector move text the furthest before the text breaks?"""
+
+from dataclasses import dataclass
+from itertools import product
+from statistics import fmean
+
+from steering.engine.base import Engine, Prompt, SamplingParams
+from steering.errors import InvalidRequest
+from steering.plan import UNSTEERED
+from steering.quality import Recommended
+from steering.resolve import resolve_layers
+from steering.spec import Layers
+from steering.vectors import ConceptVector
+from steering.workflows.dose_statistics import COHERENT, advantage, perplexity_ratio
+from steering.workflows.dosing import plan_at
+from steering.workflows.measures import Estimate
+from steering.workflows.progress import Progress
+from steering.workflows.trial_setup import questions, read_back, steered_strengths
+from steering.workflows.trials import WRITING, Trial, run_trials
+
+STRENGTHS = (0.25, 0.5, 1.0)
+PROMPTS = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerSweepRequest:
+    """One vector at one layer at a time. strengths: in natural scales of each layer, all of one sign. The rest is as in
+    a dose-response; the text is read at the same layer throughout, so that layers can be compared."""
+
+    vector: ConceptVector
+    prompts: tuple[Prompt, ...] | None = None
+    layers: Layers = "all"
+    strengths: tuple[float, ...] = STRENGTHS
+    reader: ConceptVector | None = None
+    reading_layer: int | None = None
+    scorer: str = "projection"
+    sampling: SamplingParams = WRITING
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPoint:
+    """One layer at one strength. moved: shift of the score in the direction of the strength's sign, over prompts.
+    auroc: the held-out one of the vector's card, beside it, since the layer that reads best need not steer best."""
+
+    layer: int
+    strength: float
+    moved: Estimate
+    perplexity_ratio: float
+    repetition: float
+    relative_dose: float
+    auroc: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSweep:
+    """points: by layer, then strength. best: the coherent one that surely moved the furthest; None where none did."""
+
+    vector: str
+    reading_layer: int
+    points: tuple[LayerPoint, ...]
+    best: LayerPoint | None
+    recommended: Recommended | None
+    warnings: tuple[str, ...] = ()
+
+
+async def layer_sweep(engine: Engine, request: LayerSweepRequest, *, progress: Progress | None = None) -> LayerSweep:
+    """Raises InvalidRequest for strengths, layers, prompts or a scorer that cannot be, VectorModelMismatch for another
+    model's vector. What drives the numbers out of range is left out, and a warning says so."""
+    vector = request.vector
+    reading = read_back(engine, vector, request.reader, request.reading_layer, request.scorer)
+    strengths = _one_sided(steered_strengths(request.strengths))
+    places = list(product(resolve_layers(request.layers, vector, engine.info.layer_count), strengths))
+    prompts = questions(engine, request.prompts, PROMPTS)
+    plans = [UNSTEERED, *[await plan_at(engine.info, vector, strength, (layer,)) for layer, strength in places]]
+    unsteered, *rest = await run_trials(engine, prompts, plans, reading, request.sampling, progress=progress)
+    seed = request.sampling.seed % 2**32
+    points, broken = [], []
+    for (layer, strength), trial in zip(places, rest, strict=True):
+        if trial.broken is None:
+            points.append(_point(vector, layer, strength, trial, unsteered, seed))
+        else:
+            broken.append(f"layer {layer} at {strength:g}")
+    best = best_point(points)
+    said = [f"left out, because activations went out of range: {', '.join(broken)}"] if broken else []
+    if best is None:
+        said.append(
+            f"at no layer did the text move while perplexity stayed within {COHERENT:g} times the unsteered one"
+        )
+    return LayerSweep(
+        vector=vector.id if vector.version else vector.name,
+        reading_layer=reading.layer,
+        points=tuple(points),
+        best=best,
+        recommended=None if best is None else _recommended(points, best),
+        warnings=tuple(said),
+    )
+
+
+def _one_sided(strengths: list[float]) -> list[float]:
+    if strengths[0] < 0.0 < strengths[-1]:
+        raise InvalidRequest(
+            "a layer sweep takes strengths of one sign, so that layers can be ranked", param="strengths"
+        )
+    return strengths
+
+
+def best_point(points: list[LayerPoint]) -> LayerPoint | None:
+    """Among coherent points whose interval lies above 0, the one with the highest lower end."""
+    sound = [
+        (point.moved.interval[0], point)
+        for point in points
+        if point.moved.interval is not None and point.moved.interval[0] > 0.0 and point.perplexity_ratio <= COHERENT
+    ]
+    return max(sound, key=lambda found: found[0])[1] if sound else None
+
+
+def _recommended(points: list[LayerPoint], best: LayerPoint) -> Recommended:
+    """The best layer, from the weakest strength there that surely moved text to the strongest that kept it coherent."""
+    there = [point for point in points if point.layer == best.layer and best_point([point]) is not None]
+    strengths = sorted(point.strength for point in there)
+    return Recommended((best.layer,), (strengths[0], strengths[-1]))
+
+
+def _point(vector: ConceptVector, layer: int, strength: float, trial: Trial, unsteered: Trial, seed: int) -> LayerPoint:
+    quality = vector.quality.layers.get(layer) if vector.quality else None
+    return LayerPoint(
+        layer=layer,
+        strength=strength,
+        moved=advantage(strength, trial, unsteered, [], seed),
+        perplexity_ratio=perplexity_ratio(trial, unsteered),
+        repetition=fmean(one.repetition for one in trial.measures),
+        relative_dose=fmean(one.dose for one in trial.measures),
+        auroc=None if quality is None else quality.auroc,
+    )
