@@ -44,6 +44,10 @@ class Scheduler:
         return sum(len(queue) for queue in self._waiting)
 
     @property
+    def waiting_live(self) -> int:
+        return len(self._waiting[0])
+
+    @property
     def busy(self) -> bool:
         return bool(self.running) or self.waiting > 0
 

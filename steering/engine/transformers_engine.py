@@ -5,6 +5,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from collections.abc import Sequence as Rows
 from itertools import count
+from traceback import format_exc, format_exception
 from typing import cast
 
 import structlog
@@ -182,7 +183,7 @@ class TransformersEngine:
         with self._wake:
             if self._closing or not self._alive:
                 raise EngineDead("the engine has stopped")
-            waiting = self._scheduler.waiting + len(self._inbox)
+            waiting = self._scheduler.waiting_live + sum(sequence.priority == 0 for sequence in self._inbox)
             if bounded and waiting >= self._limits.max_waiting:
                 raise Overloaded(f"{waiting} requests are waiting already, which is the limit; try again shortly")
             self._inbox.extend(sequences)
@@ -196,7 +197,7 @@ class TransformersEngine:
             while self._collect_inbox():
                 self._step()
         except Exception:
-            log.exception("engine_died")
+            log.error("engine_died", traceback=format_exc())  # noqa: TRY400 - as text, without local variables
             error = EngineDead("the engine has stopped after a defect")
         finally:
             with self._wake:
@@ -312,7 +313,8 @@ def _as_steering_error(error: Exception) -> SteeringError:
         or "can't allocate" in text
     ):
         return OutOfMemory("the pass did not fit into memory")
-    log.error("pass_failed", exc_info=error)
+    # as text: renderers that show local variables would print prompts
+    log.error("pass_failed", traceback="".join(format_exception(error)))
     return InternalError("the forward pass failed")
 
 

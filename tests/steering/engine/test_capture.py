@@ -1,0 +1,137 @@
+"""Captures read what a plain hook reads, at every position kind, however the text was chunked and whoever else was there."""
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from steering.engine.base import CapturePrompt, CaptureSpec, GenerationRequest, Reading
+from steering.engine.scheduler import EngineLimits
+from steering.errors import InvalidRequest
+from steering.model.layout import find_layout, residual_of
+from steering.pairs import ChatMessage
+from steering.spec import SteeringSpec
+from tests.engines import family_engine, run, sampling
+from tests.families import FAMILIES
+from tests.plans import plan_for, vectors_for
+from tests.reference import Reference
+
+TEXTS = [tuple(b"The cat sat on the mat"), tuple(b"Hm"), tuple(b"A text that is rather longer than the others, by far")]
+
+
+def hidden(model: PreTrainedModel, ids: tuple[int, ...]) -> torch.Tensor:
+    """(layer, token, d_model) by plain hooks."""
+    found: list[torch.Tensor] = []
+    handles = [
+        block.register_forward_hook(lambda _m, _i, output: found.append(residual_of(output)[0]))
+        for block in find_layout(model).blocks
+    ]
+    with torch.no_grad():
+        model(input_ids=torch.tensor([ids]), use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2", "bloom"])
+@pytest.mark.parametrize("limits", [EngineLimits(), EngineLimits(idle_prefill_tokens=7, max_running=2)])
+async def test_positions(family: str, limits: EngineLimits, hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    expected = [hidden(FAMILIES[family](), ids) for ids in TEXTS]
+    async with family_engine(family, hf_byte_tokenizer, limits) as engine:
+        prompts = [CapturePrompt(ids) for ids in TEXTS]
+        last = await engine.capture(prompts, CaptureSpec((0, 1, 2), "last"))
+        before = await engine.capture(prompts, CaptureSpec((1,), -2))
+        mean = await engine.capture(prompts, CaptureSpec((2, 0), "mean"))
+        every = await engine.capture(prompts, CaptureSpec((0, 2), "all", logits=True))
+    for index, read in enumerate(expected):
+        torch.testing.assert_close(last[index].activations, read[:, -1:], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(before[index].activations, read[1:2, -2:-1], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            mean[index].activations, read[[2, 0], 1:].mean(1, keepdim=True), rtol=1e-4, atol=1e-5
+        )
+        torch.testing.assert_close(every[index].activations, read[[0, 2]], rtol=1e-4, atol=1e-5)
+        with torch.no_grad():
+            logits = FAMILIES[family]()(input_ids=torch.tensor([TEXTS[index]])).logits[0]
+        torch.testing.assert_close(every[index].logits, logits, rtol=1e-4, atol=1e-4)
+
+
+async def test_response_mean_reads_the_last_answer(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    messages = (ChatMessage("user", "Hello"), ChatMessage("assistant", "Good day to you"))
+    async with family_engine("llama", hf_byte_tokenizer) as engine:
+        ids = engine.tokenizer.encode(messages)
+        start = bytes(i for i in ids if i < 256).find(b"Good day") + sum(i >= 256 for i in ids[: len(ids) // 2])
+        (read,) = await engine.capture([CapturePrompt(messages)], CaptureSpec((1,), "response_mean"))
+        whole = hidden(FAMILIES["llama"](), ids)[1]
+        span = engine.tokenizer.response_span(messages)
+        assert bytes(ids[slice(*span)]) == b"Good day to you"
+        assert start <= span[0]
+        torch.testing.assert_close(read.activations[0, 0], whole[slice(*span)].mean(0), rtol=1e-4, atol=1e-5)
+        with pytest.raises(InvalidRequest, match="messages"):
+            await engine.capture([CapturePrompt("plain text")], CaptureSpec((1,), "response_mean"))
+
+
+async def test_what_does_not_exist_is_refused(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    async with family_engine("llama", hf_byte_tokenizer) as engine:
+        for spec in (
+            CaptureSpec((3,)),
+            CaptureSpec((-1,)),
+            CaptureSpec(()),
+            CaptureSpec((0,), -200),
+            CaptureSpec((0,), 3),
+        ):
+            with pytest.raises(InvalidRequest):
+                await engine.capture([CapturePrompt(TEXTS[0])], spec)
+        with pytest.raises(InvalidRequest, match="prompt_length"):
+            await engine.capture([CapturePrompt(TEXTS[0], prompt_length=99)], CaptureSpec((0,)))
+
+
+async def test_teacher_forced_logits_equal_those_of_generation(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    """Re-reading a steered answer under its plan gives the distributions it was drawn from, late conditions included."""
+    async with family_engine("llama", hf_byte_tokenizer) as engine:
+        vectors = vectors_for(engine.info)
+        for items in (
+            [{"vector": "alpha", "layers": [1], "scope": {"tokens": "generated"}}],
+            [{"vector": "alpha", "layers": [0], "when": {"vector": "beta", "above": 0.0, "layer": 1, "at": "prompt"}}],
+            [
+                {
+                    "vector": "alpha",
+                    "layers": [0],
+                    "scope": {"tokens": "generated"},
+                    "when": {"vector": "beta", "above": 0.0, "layer": 2, "at": "token"},
+                }
+            ],
+        ):
+            plan = await plan_for(items, vectors, engine.info)
+            prompt = TEXTS[0]
+            written = await run(engine, GenerationRequest(prompt, sampling(10, logprobs=0), plan))
+            ids = (*prompt, *written.tokens)
+            (read,) = await engine.capture([CapturePrompt(ids, plan, len(prompt))], CaptureSpec((), logits=True))
+            assert read.logits is not None
+            logprobs = torch.log_softmax(read.logits, dim=1)
+            for event in written.events[:-1]:
+                again = float(logprobs[len(prompt) - 1 + event.index, event.token_id])
+                assert again == pytest.approx(event.logprob, abs=1e-4)
+
+
+async def test_live_readout_is_the_projection_after_steering(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    async with family_engine("llama", hf_byte_tokenizer) as engine:
+        vectors = vectors_for(engine.info)
+        entry = vectors["alpha"].layers[1]
+        reading = Reading("alpha", 1, entry.direction, entry.scale)
+        items = [{"vector": "alpha", "layers": [1], "scope": {"tokens": "generated"}}]
+        plan = await plan_for(items, vectors, engine.info)
+        written = await run(engine, GenerationRequest(TEXTS[0], sampling(6), plan, (reading,)))
+    model = FAMILIES["llama"]()
+    reference = Reference(
+        model, find_layout(model).blocks, SteeringSpec.model_validate({"interventions": items}), vectors, len(TEXTS[0])
+    )
+    read: list[torch.Tensor] = []
+    ids = list(TEXTS[0])
+    for event in written.events[:-1]:
+        handles = [block.register_forward_hook(reference._hook(layer)) for layer, block in enumerate(reference.blocks)]
+        handles.append(reference.blocks[1].register_forward_hook(lambda _m, _i, out: read.append(out[0, -1])))
+        with torch.no_grad():
+            model(input_ids=torch.tensor([ids]), use_cache=False)
+        for handle in handles:
+            handle.remove()
+        assert event.readout["alpha"] == pytest.approx(float(read[-1] @ entry.direction) / entry.scale, abs=1e-4)
+        ids.append(event.token_id)
