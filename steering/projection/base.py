@@ -20,6 +20,16 @@ class Points:
     mean: NDArray[np.float32] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Separability:
+    """auroc: of the best linear reading, on examples it was not fitted on (mean of one against the rest for more than two
+    labels); None where a label has fewer than two examples. silhouette: -1 to 1, in the space given; None where every
+    label has one example."""
+
+    auroc: float | None
+    silhouette: float | None
+
+
 class Projection(Protocol):
     """One way to flatten. Same input and seed, same points. least: the fewest examples it takes."""
 

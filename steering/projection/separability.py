@@ -1,7 +1,6 @@
 """How well labelled points stand apart: a cross-validated linear reading and the silhouette. Pure numbers, no drawing."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,18 +11,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from steering.errors import InvalidRequest
+from steering.projection.base import Separability
 
 FOLDS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Separability:
-    """auroc: of the best linear reading, on examples it was not fitted on (mean of one against the rest for more than two
-    labels); None where a label has fewer than two examples. silhouette: -1 to 1, in the space given; None where every
-    label has one example."""
-
-    auroc: float | None
-    silhouette: float | None
 
 
 def separability(activations: NDArray[np.float32], labels: Sequence[str], seed: int = 0) -> Separability:
