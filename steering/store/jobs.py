@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, final
 
 from sqlalchemy import insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from steering.store.base import JobRecord
 from steering.store.clock import now
@@ -45,37 +46,41 @@ class SqlJobs:
 
     async def put(self, job: JobRecord) -> JobRecord:
         said = _to_row(check_job(job))
-        async with self._database.write() as connection:
+
+        async def keep(connection: AsyncConnection) -> JobRecord:
             made = await connection.scalar(select(JobRow.created_at).where(JobRow.id == job.id))
             kept = replace(job, created_at=made or now(), updated_at=now())
-            said |= {"created_at": kept.created_at, "updated_at": kept.updated_at}
+            row = {**said, "created_at": kept.created_at, "updated_at": kept.updated_at}
             change = insert(JobRow) if made is None else update(JobRow).where(JobRow.id == job.id)
-            await connection.execute(change.values(said))
-        return kept
+            await connection.execute(change.values(row))
+            return kept
+
+        return await self._database.write(keep)
 
     async def get(self, job_id: str) -> JobRecord:
         if not is_job_id(job_id):
             raise job_not_found(job_id)
-        async with self._database.read() as connection:
-            row = (await connection.execute(select(*COLUMNS).where(JobRow.id == job_id))).first()
-        if row is None:
+        rows = await self._database.rows(select(*COLUMNS).where(JobRow.id == job_id))
+        if not rows:
             raise job_not_found(job_id)
-        return _from_row(row)
+        return _from_row(rows[0])
 
     async def find(self, limit: int = 50, cursor: str | None = None) -> tuple[tuple[JobRecord, ...], str | None]:
         query = select(*COLUMNS, JobRow.position).order_by(JobRow.position.desc()).limit(check_limit(limit) + 1)
         if cursor is not None:
             query = query.where(JobRow.position < read_position("job", cursor))
-        async with self._database.read() as connection:
-            rows = (await connection.execute(query)).all()
+        rows = await self._database.rows(query)
         records = tuple(_from_row(row[:-1]) for row in rows[:limit])
-        return records, make_cursor("job", str(rows[limit - 1].position)) if len(rows) > limit else None
+        return records, make_cursor("job", str(rows[limit - 1][-1])) if len(rows) > limit else None
 
     async def interrupt(self) -> int:
         said = {"status": "failed", "error": dump_json(INTERRUPTED, "error"), "updated_at": now()}
-        async with self._database.write() as connection:
+
+        async def mark(connection: AsyncConnection) -> int:
             cut = await connection.execute(update(JobRow).where(JobRow.status.in_(UNFINISHED)).values(said))
             return cut.rowcount
+
+        return await self._database.write(mark)
 
 
 def _to_row(job: JobRecord) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, final
 
 from sqlalchemy import delete, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from steering.spec import SteeringSpec
 from steering.store.base import Profile
@@ -27,48 +28,49 @@ class SqlProfiles:
     async def put(self, profile: Profile) -> Profile:
         check_profile(profile)
         said = {"description": profile.description, "steering": write_steering(profile.steering)}
-        async with self._database.write() as connection:
+
+        async def keep(connection: AsyncConnection) -> Profile:
             made = await connection.scalar(select(ProfileRow.created_at).where(ProfileRow.name == profile.name))
             kept = replace(profile, created_at=made or now(), updated_at=now())
-            if made is None:
-                row = {**said, "name": kept.name, "created_at": kept.created_at, "updated_at": kept.updated_at}
-                await connection.execute(insert(ProfileRow).values(row))
-            else:
-                change = update(ProfileRow).where(ProfileRow.name == kept.name)
-                await connection.execute(change.values(**said, updated_at=kept.updated_at))
-        return kept
+            row = {**said, "name": kept.name, "created_at": kept.created_at, "updated_at": kept.updated_at}
+            change = insert(ProfileRow) if made is None else update(ProfileRow).where(ProfileRow.name == kept.name)
+            await connection.execute(change.values(row))
+            return kept
+
+        return await self._database.write(keep)
 
     async def get(self, name: str) -> Profile:
         check_name(name)
-        async with self._database.read() as connection:
-            row = (await connection.execute(select(*COLUMNS).where(ProfileRow.name == name))).first()
-        if row is None:
+        rows = await self._database.rows(select(*COLUMNS).where(ProfileRow.name == name))
+        if not rows:
             raise profile_not_found(name)
-        return _from_row(row)
+        return _from_row(rows[0])
 
     async def all(self) -> tuple[Profile, ...]:
-        async with self._database.read() as connection:
-            rows = (await connection.execute(select(*COLUMNS).order_by(ProfileRow.name))).all()
-        return tuple(_from_row(row) for row in rows)
+        return tuple(_from_row(row) for row in await self._database.rows(select(*COLUMNS).order_by(ProfileRow.name)))
 
     async def delete(self, name: str) -> None:
         check_name(name)
-        async with self._database.write() as connection:
+
+        async def remove(connection: AsyncConnection) -> None:
             gone = await connection.execute(delete(ProfileRow).where(ProfileRow.name == name))
             if gone.rowcount == 0:
                 raise profile_not_found(name)
 
+        await self._database.write(remove)
+
     async def default(self) -> SteeringSpec | None:
-        async with self._database.read() as connection:
-            text = await connection.scalar(select(DefaultSteeringRow.steering))
-        return None if text is None else read_steering(text, "the default steering")
+        rows = await self._database.rows(select(DefaultSteeringRow.steering))
+        return read_steering(rows[0][0], "the default steering") if rows else None
 
     async def set_default(self, steering: SteeringSpec | None) -> None:
-        async with self._database.write() as connection:
+        async def exchange(connection: AsyncConnection) -> None:
             await connection.execute(delete(DefaultSteeringRow))
             if steering is not None:
                 row = {"id": 1, "steering": write_steering(steering), "updated_at": now()}
                 await connection.execute(insert(DefaultSteeringRow).values(row))
+
+        await self._database.write(exchange)
 
 
 def _from_row(row: Sequence[Any]) -> Profile:

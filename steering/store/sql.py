@@ -1,11 +1,10 @@
 """Database: one async engine and its transactions, on SQLite or PostgreSQL. Readers never wait; one writer at a time."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, event, select
+from sqlalchemy import Connection, Engine, Executable, event, select
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from steering.errors import StoreUnavailable
@@ -13,6 +12,7 @@ from steering.store.address import DatabaseAddress
 from steering.store.failures import translated
 from steering.store.tables import VectorNameRow
 
+T = TypeVar("T")
 WRITES = "steering_writes"
 BUSY_TIMEOUT_MS = 30_000
 _WRITER_LOCK_KEY = 0x737465657269  # any number of our own: the advisory lock that makes PostgreSQL know one writer too
@@ -58,34 +58,61 @@ def _set_up_sqlite(connection: Any, page_limit: int | None) -> None:
 
 
 class Database:
-    """Hands out transactions; each ends in a commit, or in a rollback when its block raises or is cancelled."""
+    """Runs transactions; each ends in a commit, or in a rollback when its work raises.
+
+    A caller who is cancelled leaves at once, and a transaction that had begun goes on to its end without them: a
+    statement cut short would keep its lock for as long as the garbage collector pleases.
+    """
 
     def __init__(self, address: DatabaseAddress) -> None:
-        self.engine = create_async_engine(address.url, **address.engine_options)
-        prepare(self.engine.sync_engine, address)
+        self._engine = create_async_engine(address.url, **address.engine_options)
+        prepare(self._engine.sync_engine, address)
         self._writer = asyncio.Lock()
+        self._running: set[asyncio.Task[Any]] = set()
 
-    @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that sees one state of the database and changes nothing."""
-        with translated():
-            async with self.engine.connect() as connection, connection.begin():
-                yield connection
+    async def rows(self, query: Executable) -> list[tuple[Any, ...]]:
+        """All rows of one query, which sees one state of the database and waits for no writer."""
 
-    @asynccontextmanager
-    async def write(self) -> AsyncIterator[AsyncConnection]:
-        """The one writing transaction of this process. Other processes wait for it, and it for them."""
-        async with self._writer:
-            with translated():
-                async with self.engine.connect() as connection:
-                    await connection.execution_options(**{WRITES: True})
-                    async with connection.begin():
-                        yield connection
+        async def read(connection: AsyncConnection) -> list[tuple[Any, ...]]:
+            return [tuple(row) for row in await connection.execute(query)]
+
+        return await self._to_its_end(self._transaction(read, writes=False))
+
+    async def write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """What `work` returns, once committed. One writer at a time here; other processes wait for it, and it for them."""
+        await self._writer.acquire()
+
+        async def alone() -> T:
+            try:
+                return await self._transaction(work, writes=True)
+            finally:
+                self._writer.release()
+
+        return await self._to_its_end(alone())
 
     async def ping(self) -> None:
         """Raises StoreUnavailable, or StoreCorrupt when something answers that is not our database."""
-        async with self.read() as connection:
-            await connection.execute(select(VectorNameRow.name).limit(1))
+        await self.rows(select(VectorNameRow.name).limit(1))
 
     async def close(self) -> None:
-        await self.engine.dispose()
+        """Waits for the transactions that still run."""
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await self._engine.dispose()
+
+    async def _transaction(self, work: Callable[[AsyncConnection], Awaitable[T]], writes: bool) -> T:
+        with translated():
+            async with self._engine.connect() as connection:
+                await connection.execution_options(**{WRITES: writes})
+                async with connection.begin():
+                    return await work(connection)
+
+    async def _to_its_end(self, transaction: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.create_task(transaction)
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen here, should the caller have left; a caller who stayed gets it raised

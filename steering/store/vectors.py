@@ -43,10 +43,13 @@ class SqlVectors:
 
     async def put(self, vector: ConceptVector) -> ConceptVector:
         sealed = await asyncio.to_thread(seal, vector)
-        async with self._database.write() as connection:
+
+        async def add(connection: AsyncConnection) -> StoredVector:
             stored = replace(sealed, version=await _next_version(connection, sealed.name), created_at=now())
             await connection.execute(insert(VectorRow).values(_to_row(stored)))
-        return await asyncio.to_thread(restore, stored)
+            return stored
+
+        return await asyncio.to_thread(restore, await self._database.write(add))
 
     async def get(self, name: str, version: int | None = None) -> ConceptVector:
         check_name(name)
@@ -55,11 +58,10 @@ class SqlVectors:
             if not is_version(version):
                 raise not_found(name, version)
             query = query.where(VectorRow.version == version)
-        async with self._database.read() as connection:
-            row = (await connection.execute(query)).first()
-        if row is None:
+        rows = await self._database.rows(query)
+        if not rows:
             raise not_found(name, version)
-        return await asyncio.to_thread(restore, _from_row(row))
+        return await asyncio.to_thread(restore, _from_row(rows[0]))
 
     async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> VectorPage:
         # Versions of a name go all at once, so the newest is the last one given.
@@ -68,10 +70,9 @@ class SqlVectors:
         query = query.order_by(VectorRow.name).limit(check_limit(limit) + 1)
         if cursor is not None:
             query = query.where(VectorRow.name > read_cursor("vector", cursor))
-        async with self._database.read() as connection:
-            rows = (await connection.execute(query)).all()
-        vectors = await asyncio.to_thread(_restore_sound, [_from_row(row) for row in rows[:limit]])
-        return VectorPage(vectors, make_cursor("vector", rows[limit - 1].name) if len(rows) > limit else None)
+        stored = [_from_row(row) for row in await self._database.rows(query)]
+        vectors = await asyncio.to_thread(_restore_sound, stored[:limit])
+        return VectorPage(vectors, make_cursor("vector", stored[limit - 1].name) if len(stored) > limit else None)
 
     async def describe(self, name: str, description: str | None, tags: tuple[str, ...] | None) -> ConceptVector:
         check_name(name)
@@ -81,19 +82,25 @@ class SqlVectors:
             said["searched"] = fold(description)
         if tags is not None:
             said["tags"] = _join(check_tags(tags))
+
+        async def say(connection: AsyncConnection) -> None:
+            await connection.execute(update(VectorRow).where(VectorRow.name == name).values(said))
+
         if said:
-            async with self._database.write() as connection:
-                await connection.execute(update(VectorRow).where(VectorRow.name == name).values(said))
+            await self._database.write(say)
         return await self.get(name)
 
     async def delete(self, name: str, force: bool = False) -> None:
         check_name(name)
-        async with self._database.write() as connection:
+
+        async def remove(connection: AsyncConnection) -> None:
             if not force:
                 await _refuse_if_used(connection, name)
             gone = await connection.execute(delete(VectorRow).where(VectorRow.name == name))
             if gone.rowcount == 0:
                 raise not_found(name, None)
+
+        await self._database.write(remove)
 
 
 async def _next_version(connection: AsyncConnection, name: str) -> int:

@@ -103,9 +103,9 @@ def checker(acknowledged: dict[str, int]) -> Work:
     async def check(store: Store, _: int) -> dict[str, Any]:
         problems, kept = [], 0
         assert isinstance(store, SqlStore)
-        async with store.database.read() as connection:
-            if (verdict := await connection.scalar(text("PRAGMA integrity_check"))) != "ok":
-                problems.append(f"integrity check: {verdict}")
+        [(verdict,)] = await store.database.rows(text("PRAGMA integrity_check"))
+        if verdict != "ok":
+            problems.append(f"integrity check: {verdict}")
         found = {vector.name: vector.version for vector in (await store.vectors.find(VectorFilter(), 200)).vectors}
         for name, count in acknowledged.items():
             newest = found.get(name, 0)
