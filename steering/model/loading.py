@@ -9,12 +9,11 @@ from typing import Any, Literal
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from steering.errors import ModelLoadFailed, OutOfMemory, UnsupportedModel
+from steering.errors import ModelLoadFailed, OutOfMemory, SteeringError, UnsupportedModel
 from steering.model.conversion import converted
 from steering.model.device import choose_device, choose_dtype
 from steering.model.embedded import EMBEDDED_MODEL, embedded_gguf
@@ -197,5 +196,7 @@ def _load_errors(name: str) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise OutOfMemory(f"{name} does not fit: {error}") from error
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, HfHubHTTPError, HFValidationError) as error:
+    except SteeringError:
+        raise
+    except Exception as error:  # tokenizers and safetensors raise bare ones
         raise ModelLoadFailed(f"{name} could not be loaded: {error}") from error

@@ -1,0 +1,238 @@
+"""load: folders, GGUF files and hub ids; what is refused; fingerprints; devices and dtypes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from steering.errors import InvalidRequest, ModelLoadFailed, UnsupportedModel
+from steering.model.device import choose_device, choose_dtype
+from steering.model.fingerprint import fingerprint_of
+from steering.model.loading import LoadedModel, load, opened
+from tests.families import D_MODEL, EOS, FAMILIES, LAYERS, LLAMA_LIKE, VOCABULARY, build
+from tests.steering.model.tiny_gguf import write_tiny_gguf
+
+IDS = torch.arange(8)[None]
+
+
+def load_here(source: Path | str, cache: Path, **options: str) -> LoadedModel:
+    return load(str(source), cache_dir=cache, device="cpu", **{"dtype": "float32", **options})  # type: ignore[arg-type]
+
+
+def test_a_folder_is_loaded_as_it_was_saved(tiny_folder: Path, tiny_model: PreTrainedModel, tmp_path: Path) -> None:
+    lines: list[str] = []
+    loaded = load(str(tiny_folder), cache_dir=tmp_path, device="cpu", dtype="float32", report=lines.append)
+    assert torch.equal(loaded.model(IDS).logits, tiny_model(IDS).logits)
+    assert not loaded.model.training
+    assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+    assert lines == ["Loading tiny-llama on cpu in float32"]
+    info = loaded.info
+    assert (info.name, info.architecture) == ("tiny-llama", "LlamaForCausalLM")
+    assert (info.d_model, info.layer_count, info.vocab_size) == (D_MODEL, LAYERS, VOCABULARY)
+    assert (info.context_length, info.dtype, info.device) == (256, "float32", "cpu")
+    assert info.parameter_count == sum(parameter.numel() for parameter in tiny_model.parameters())
+    assert info.chat_template
+    assert info.typical_norms == ()
+    assert info.revision is None
+    assert loaded.tokenizer.eos_ids == {EOS}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_fingerprint_is_that_of_the_weights_in_any_dtype(
+    tiny_folder: Path, tiny_model: PreTrainedModel, tmp_path: Path, dtype: str
+) -> None:
+    loaded = load_here(tiny_folder, tmp_path, dtype=dtype)
+    assert loaded.info.dtype == dtype
+    assert {parameter.dtype for parameter in loaded.model.parameters()} == {getattr(torch, dtype)}
+    assert {buffer.dtype for buffer in loaded.model.buffers()} == {torch.float32}
+    assert loaded.info.fingerprint == fingerprint_of(tiny_model)
+    assert loaded.model(IDS).logits.isfinite().all()
+
+
+def test_another_training_has_another_fingerprint(tiny_model: PreTrainedModel) -> None:
+    fingerprints = {fingerprint_of(FAMILIES[family]()) for family in FAMILIES}
+    assert len(fingerprints) == len(FAMILIES)
+    assert fingerprint_of(build("LlamaForCausalLM", seed=1, **LLAMA_LIKE)) not in fingerprints
+    assert fingerprint_of(tiny_model) in fingerprints
+
+
+def test_several_eos_ids_of_the_model_all_end_an_answer(
+    tiny_model: PreTrainedModel, hf_byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    tiny_model.generation_config.eos_token_id = [256, 261]
+    assert opened(tiny_model, hf_byte_tokenizer, name="tiny").tokenizer.eos_ids == {256, 261, EOS}
+
+
+def test_a_model_in_memory_is_opened_as_a_loaded_one(
+    tiny_loaded: LoadedModel, tiny_folder: Path, tmp_path: Path
+) -> None:
+    loaded = load_here(tiny_folder, tmp_path)
+    assert loaded.info == tiny_loaded.info
+
+
+def test_a_gguf_file_is_converted_once_and_exactly(tiny_model: PreTrainedModel, tmp_path: Path) -> None:
+    gguf, cache, lines = tmp_path / "Tiny.gguf", tmp_path / "cache", list[str]()
+    write_tiny_gguf(tiny_model, gguf)
+    for _ in range(2):
+        loaded = load(str(gguf), cache_dir=cache, device="cpu", dtype="float32", report=lines.append)
+        assert torch.equal(loaded.model(IDS).logits, tiny_model(IDS).logits)
+        assert loaded.info.fingerprint == fingerprint_of(tiny_model)
+        assert loaded.info.chat_template
+        assert loaded.tokenizer.eos_ids == {EOS}
+    assert [line for line in lines if "Converting" in line] == ["Converting Tiny.gguf to float32 safetensors, once"]
+    assert not list(cache.glob(".*"))
+
+
+def test_smollm_splits_digits_off_first(tiny_model: PreTrainedModel, tmp_path: Path) -> None:
+    """Two line ends before a digit are the one token that two line ends are."""
+    write_tiny_gguf(tiny_model, tmp_path / "tiny.gguf")
+    loaded = load_here(tmp_path / "tiny.gguf", tmp_path / "cache")
+    line_ends = loaded.tokenizer.encode("a\n\n2")[2:-1]
+    assert line_ends == (263,)
+    assert loaded.tokenizer.decode(line_ends) == "\n\n"
+
+
+def test_a_changed_gguf_file_is_converted_again(tiny_model: PreTrainedModel, tmp_path: Path) -> None:
+    gguf = tmp_path / "tiny.gguf"
+    write_tiny_gguf(tiny_model, gguf)
+    first = load_here(gguf, tmp_path / "cache").info.fingerprint
+    write_tiny_gguf(build("LlamaForCausalLM", seed=1, **LLAMA_LIKE), gguf)
+    os.utime(gguf, ns=(0, 0))
+    assert load_here(gguf, tmp_path / "cache").info.fingerprint != first
+
+
+def test_a_damaged_gguf_file_is_refused_and_leaves_no_folder(tmp_path: Path) -> None:
+    gguf = tmp_path / "damaged.gguf"
+    gguf.write_bytes(b"GGUF\x03\x00\x00\x00" + bytes(200))
+    with pytest.raises(ModelLoadFailed, match="could not be converted"):
+        load_here(gguf, tmp_path / "cache")
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+
+
+RUN = """
+import sys
+from pathlib import Path
+from steering.model.loading import load
+loaded = load(sys.argv[1], cache_dir=Path(sys.argv[2]), device="cpu", dtype="float32")
+print(loaded.info.fingerprint, loaded.info.revision)
+"""
+
+
+def start(source: str, cache: Path, **environment: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-W", "error", "-c", RUN, source, str(cache)]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_two_processes_may_convert_at_once(tiny_model: PreTrainedModel, tmp_path: Path) -> None:
+    write_tiny_gguf(tiny_model, tmp_path / "tiny.gguf")
+    processes = [start(str(tmp_path / "tiny.gguf"), tmp_path / "cache") for _ in range(2)]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert {output.split()[0] for output, _ in outputs} == {fingerprint_of(tiny_model)}
+    assert len([path for path in (tmp_path / "cache").iterdir() if path.is_dir()]) == 1
+
+
+def test_a_hub_id_is_found_offline_and_pinned(tiny_folder: Path, tiny_model: PreTrainedModel, tmp_path: Path) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "hub" / "models--someone--tiny"
+    shutil.copytree(tiny_folder, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    process = start("someone/tiny", tmp_path / "cache", HF_HUB_CACHE=str(tmp_path / "hub"), HF_HUB_OFFLINE="1")
+    output, errors = process.communicate(timeout=120)
+    assert output.split() == [fingerprint_of(tiny_model), commit], errors
+
+
+@pytest.mark.parametrize("source", ["no/such/folder", "", "../x", "https://example.org/model", "missing.gguf", "a b"])
+def test_what_is_no_model_is_refused(source: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadFailed, match="no folder"):
+        load_here(source or "?", tmp_path)
+
+
+def test_a_hub_id_that_is_not_in_the_cache_is_refused_offline(tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadFailed, match="nobody/nothing could not be loaded"):
+        load_here("nobody/nothing", tmp_path)
+
+
+def rewrite_config(folder: Path, **changes: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+def test_pickled_weights_are_not_read(tiny_folder: Path, tiny_model: PreTrainedModel, tmp_path: Path) -> None:
+    (tiny_folder / "model.safetensors").unlink()
+    torch.save(tiny_model.state_dict(), tiny_folder / "pytorch_model.bin")
+    with pytest.raises(ModelLoadFailed, match="safetensors"):
+        load_here(tiny_folder, tmp_path)
+
+
+def test_code_of_the_models_own_is_not_run(tiny_folder: Path, tmp_path: Path) -> None:
+    proof = tmp_path / "ran"
+    (tiny_folder / "own.py").write_text(f"open({str(proof)!r}, 'w')\n")
+    rewrite_config(
+        tiny_folder, model_type="own", auto_map={"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.M"}
+    )
+    with pytest.raises(ModelLoadFailed, match="trust_remote_code"):
+        load_here(tiny_folder, tmp_path)
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "reason"),
+    [
+        (
+            "T5ForConditionalGeneration",
+            {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 3, "num_heads": 4},
+            "encoder",
+        ),
+        ("MambaForCausalLM", {"hidden_size": 32, "num_hidden_layers": 3}, "recurrent state"),
+        ("ViTModel", {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}, "no language model"),
+    ],
+)
+def test_other_kinds_of_model_are_refused_by_name(
+    family: str, settings: dict[str, int], reason: str, hf_byte_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    build(family, **settings).save_pretrained(folder)
+    hf_byte_tokenizer.save_pretrained(folder)
+    with pytest.raises(UnsupportedModel, match=reason) as refusal:
+        load_here(folder, tmp_path)
+    assert family in refusal.value.message
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    for file in tiny_folder.glob("*token*"):
+        file.unlink()
+    with pytest.raises(ModelLoadFailed):
+        load_here(tiny_folder, tmp_path)
+
+
+def test_devices_and_dtypes_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match="device must be"):
+        choose_device("abacus")
+    with pytest.raises(InvalidRequest, match="is not there"):
+        choose_device(f"cuda:{torch.cuda.device_count()}")
+    with pytest.raises(InvalidRequest, match="dtype must be"):
+        choose_dtype("float8", torch.device("cpu"))
+
+
+def test_auto_is_what_the_machine_has() -> None:
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert choose_dtype("float16", torch.device("cpu")) == torch.float16
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    native = capabilities.get("amx_bf16", False) or capabilities.get("avx512_bf16", False)
+    assert choose_dtype("auto", torch.device("cpu")) == (torch.bfloat16 if native else torch.float32)
+
+
+def test_a_map_over_devices_is_left_to_accelerate(
+    tiny_folder: Path, tiny_model: PreTrainedModel, tmp_path: Path
+) -> None:
+    loaded = load(str(tiny_folder), cache_dir=tmp_path, device="cpu", dtype="float32", device_map="auto")
+    assert torch.equal(loaded.model(IDS.to(loaded.model.device)).logits.cpu(), tiny_model(IDS).logits)
