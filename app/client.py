@@ -1,5 +1,6 @@
 """Client and AsyncClient: the API as methods, over httpx2. Torch-free; every failure is one ApiError."""
 
+import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from functools import wraps
 from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
@@ -75,6 +76,8 @@ class _Api:
 
     generate = _Method(generation.generate)
     generate_stream = _Stream(generation.generate_stream)
+    compare = _Method(generation.compare)
+    compare_stream = _Stream(generation.compare_stream)
     tokenize = _Method(generation.tokenize)
     detokenize = _Method(generation.detokenize)
     register_vector = _Method(vectors.register_vector)
@@ -134,10 +137,13 @@ def _answer(call: Call[T], response: httpx2.Response) -> T:
 
 
 def _model_of(call: StreamCall[E], event: httpx2.ServerSentEvent, response: httpx2.Response) -> E | None:
-    """The event's data; None for an event of a newer server that this client does not know."""
-    if event.event == "error":
-        raise error_of_event(event.data, response)
+    """The event's data; None for an event of a newer server that this client does not know.
+
+    Raises what an `error` event tells, unless it is about one part and the call has a model for that.
+    """
     model = call.models.get(event.event)
+    if event.event == "error" and (model is None or "arm" not in json.loads(event.data)):
+        raise error_of_event(event.data, response)
     return None if model is None else model.model_validate_json(event.data)
 
 

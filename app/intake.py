@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.schemas.extraction import ExtractRequest, Text
-from app.schemas.generation import GenerateRequest, Message, PromptFields, SamplingFields
+from app.schemas.generation import Message, PromptFields, SamplingFields
 from app.settings import Settings
 from app.state import AppState
 from steering.concepts.loader import load_concept
@@ -49,6 +49,16 @@ def prompt_of(fields: PromptFields, settings: Settings) -> Prompt:
         return fields.prompt
     check_limit(len(fields.messages), settings.max_messages, "messages", "messages")
     return chat_messages(fields.messages)
+
+
+def with_system(prompt: Prompt, system: str | None) -> Prompt:
+    """The conversation under a system message of its own. Raises InvalidRequest for a prompt that is none."""
+    if system is None:
+        return prompt
+    messages = [part for part in prompt if isinstance(part, ChatMessage)]
+    if len(messages) != len(prompt):
+        raise InvalidRequest("'system' needs 'messages'; a plain prompt has no place for it", param="arms")
+    return (ChatMessage("system", system), *(one for one in messages if one.role != "system"))
 
 
 async def token_ids_of(engine: Engine, prompt: Prompt) -> tuple[int, ...]:
@@ -104,7 +114,7 @@ def sampling_of(fields: SamplingFields, settings: Settings, max_tokens: int) -> 
     )
 
 
-def shows_tokens(body: GenerateRequest) -> bool:
+def shows_tokens(body: SamplingFields) -> bool:
     """Whether the answer lists its tokens."""
     return bool(body.readout) or (body.logprobs is not None and body.logprobs is not False)
 

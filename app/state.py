@@ -42,6 +42,7 @@ class AppState:
         self.in_flight = 0
         self.load_failure: SteeringError | None = None
         self.loaded = asyncio.Event()
+        self.on_drained: Callable[[], None] = lambda: None
         self.idle = asyncio.Event()
         self.idle.set()
         self.interrupted: asyncio.Future[SteeringError]
@@ -151,6 +152,7 @@ class AppState:
         except TimeoutError:
             if not self.interrupted.done():
                 self.interrupted.set_result(Draining("the server stopped before this request had ended"))
+        self.on_drained()
 
 
 def state_of(request: Request) -> AppState:

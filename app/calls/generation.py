@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict, Unpack
 
-from app.calls.base import Call, Chat, Steering, StreamCall, given, model
+from app.calls.base import Call, Chat, Intervention, Steering, StreamCall, Words, given, model
+from app.schemas.comparison import ArmErrorAnswer, ArmFields, CompareAnswer
 from app.schemas.generation import GenerateAnswer, TokenPiece
 from app.schemas.system import DetokenizeAnswer, TokenizeAnswer
 
@@ -25,6 +26,15 @@ class SamplingOptions(TypedDict, total=False):
     readout: Sequence[str]
 
 
+class CompareOptions(SamplingOptions, total=False):
+    """The arms of a comparison in one of three forms: `arms`, `steering` alone, or `strengths` of an `intervention`."""
+
+    arms: Sequence[ArmFields | Words]
+    strengths: Sequence[float]
+    intervention: Intervention
+    baseline: str
+
+
 def _prompted(prompt: str | Sequence[int] | None, messages: Chat | None, options: Mapping[str, Any]) -> dict[str, Any]:
     return given(prompt=prompt, messages=messages, **options)
 
@@ -42,6 +52,23 @@ def generate_stream(
     """The same as it is written: a TokenPiece for every token, the whole answer last."""
     body = {**_prompted(prompt, messages, options), "stream": True}
     return StreamCall("POST", "/v1/generate", {"token": TokenPiece, "done": GenerateAnswer}, body)
+
+
+def compare(
+    prompt: str | Sequence[int] | None = None, *, messages: Chat | None = None, **options: Unpack[CompareOptions]
+) -> Call[CompareAnswer]:
+    """One prompt, several arms, one seed, one batch; what steering changed, token by token and in sum."""
+    return Call("POST", "/v1/compare", model(CompareAnswer), _prompted(prompt, messages, options))
+
+
+def compare_stream(
+    prompt: str | Sequence[int] | None = None, *, messages: Chat | None = None, **options: Unpack[CompareOptions]
+) -> StreamCall[TokenPiece | ArmErrorAnswer | CompareAnswer]:
+    """The same as it is written: a TokenPiece names its arm, an ArmErrorAnswer ends its arm alone, the whole is last."""
+    body = {**_prompted(prompt, messages, options), "stream": True}
+    return StreamCall(
+        "POST", "/v1/compare", {"token": TokenPiece, "error": ArmErrorAnswer, "done": CompareAnswer}, body
+    )
 
 
 def tokenize(

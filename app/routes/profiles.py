@@ -13,7 +13,7 @@ from steering.vectors import check_name
 router = APIRouter(route_class=DoorRoute, tags=["profiles"])
 
 
-@router.put("/v1/profiles/{name}")
+@router.put("/v1/profiles/{name}", response_model_exclude_unset=True)
 async def put(name: str, body: ProfileRequest, state: StateDep, store: StoreDep) -> ProfileAnswer:
     """Keeps a profile under a name; it must be possible on the loaded model."""
     spec = SteeringSpec(interventions=body.interventions)
@@ -22,13 +22,13 @@ async def put(name: str, body: ProfileRequest, state: StateDep, store: StoreDep)
     return profile_answer(await store.profiles.put(Profile(name, spec, body.description)))
 
 
-@router.get("/v1/profiles")
+@router.get("/v1/profiles", response_model_exclude_unset=True)
 async def find(store: StoreDep) -> ProfileList:
     """All profiles, by name."""
-    return ProfileList(data=[profile_answer(profile) for profile in await store.profiles.all()])
+    return ProfileList(data=[profile_answer(profile) for profile in await store.profiles.all()], next_cursor=None)
 
 
-@router.get("/v1/profiles/{name}")
+@router.get("/v1/profiles/{name}", response_model_exclude_unset=True)
 async def read(name: str, store: StoreDep) -> ProfileAnswer:
     """One profile."""
     return profile_answer(await store.profiles.get(check_name(name)))

@@ -10,7 +10,7 @@ from steering.spec import SteeringSpec
 router = APIRouter(route_class=DoorRoute, tags=["profiles"])
 
 
-@router.put("/v1/steering")
+@router.put("/v1/steering", response_model_exclude_unset=True)
 async def put(body: DefaultSteering, state: StateDep, store: StoreDep) -> DefaultSteeringAnswer:
     """Sets it; it must be possible on the loaded model."""
     spec = SteeringSpec(interventions=body.interventions)
@@ -19,7 +19,7 @@ async def put(body: DefaultSteering, state: StateDep, store: StoreDep) -> Defaul
     return DefaultSteeringAnswer(interventions=spec.interventions)
 
 
-@router.get("/v1/steering")
+@router.get("/v1/steering", response_model_exclude_unset=True)
 async def read(store: StoreDep) -> DefaultSteeringAnswer:
     """What it is; null when none is set."""
     spec = await store.profiles.default()

@@ -17,7 +17,7 @@ class ProfileRequest(Request):
 
 
 class ProfileAnswer(Answer):
-    """A profile as it is kept."""
+    """A profile as it is kept; its interventions as they were written, so that they can be put again."""
 
     name: str
     description: str

@@ -1,0 +1,28 @@
+"""POST /v1/compare: one prompt, several arms, one seed, one batch; plain or as an interleaved stream."""
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from app.comparing import events, prepared, whole
+from app.deps import LeaseDep, StateDep
+from app.door import DoorRoute, needs
+from app.schemas.comparison import CompareAnswer, CompareRequest
+from app.streaming import event_stream
+
+router = APIRouter(route_class=DoorRoute, tags=["generation"])
+
+
+@router.post(
+    "/v1/compare",
+    openapi_extra=needs("generate"),
+    response_model=CompareAnswer,
+    response_model_exclude_none=True,
+    responses={200: {"content": {"text/event-stream": {}}}},
+)
+async def compare(body: CompareRequest, state: StateDep, lease: LeaseDep) -> CompareAnswer | Response:
+    """What every arm wrote, how each stands, and what differs from the baseline."""
+    comparison = await prepared(state, body)
+    lease.take(comparison.rows)
+    if body.stream:
+        return event_stream(state, events(comparison))
+    return await whole(comparison)
