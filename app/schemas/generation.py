@@ -111,7 +111,7 @@ class TokenPiece(Answer):
     arm: str | None = None
     choice: int
     index: int
-    id: int | None
+    id: int | None = None
     text: str
     logprob: Measured | None = None
     top_logprobs: list[TopLogprob] | None = None
