@@ -27,9 +27,28 @@ def migrate(address: DatabaseAddress) -> None:
             _upgrade(connection)
 
 
-def _upgrade(connection: Connection) -> None:
+def current(address: DatabaseAddress) -> tuple[str | None, str | None]:
+    """(schema of the database, schema of this code); None for a database that is empty or not there. Changes nothing.
+
+    Raises StoreUnavailable when the database cannot be reached.
+    """
+    newest = ScriptDirectory.from_config(_config()).get_current_head()
+    if address.file is not None and not address.file.exists():
+        return None, newest
+    with translated():
+        engine = create_engine(address.sync_url, poolclass=NullPool, **address.engine_options)
+        with engine.connect() as connection:
+            return MigrationContext.configure(connection).get_current_revision(), newest
+
+
+def _config() -> Config:
     config = Config()
     config.set_main_option("script_location", "steering.store:migrations")
+    return config
+
+
+def _upgrade(connection: Connection) -> None:
+    config = _config()
     known = ScriptDirectory.from_config(config)
     newest = known.get_current_head()
     found = MigrationContext.configure(connection).get_current_heads()

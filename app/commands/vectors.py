@@ -1,0 +1,220 @@
+"""`steer extract` and `steer vectors`: concept vectors made, listed, shown, carried in and out as files, deleted."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from app.client import ApiError, Client
+from app.commands import control_vector
+from app.commands.tables import card_lines, card_table, vectors_table
+from app.commands.terminal import LOCAL, AsJson, Key, Url, client_of, complaints, console, layers_of, print_json, shown
+from app.schemas.vectors import VectorAnswer, VectorExport
+from steering.concepts.loader import read_pairs
+from steering.pairs import PairSet
+from steering.pairs import Text as PairText
+
+vectors = typer.Typer(no_args_is_help=True, help="Concept vectors of a server: list, show, export, import, delete.")
+
+Name = Annotated[str, typer.Argument(help="The vector: name, or name@version.")]
+
+
+class Format(StrEnum):
+    """What a vector is written as."""
+
+    SAFETENSORS = "safetensors"
+    GGUF = "gguf"
+    JSON = "json"
+
+
+def extract(  # noqa: PLR0913, PLR0917 - one option a field
+    name: Annotated[str, typer.Argument(help="Name of the new vector.")],
+    concept: Annotated[str | None, typer.Option(help="A starter concept, such as sentiment.")] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help='JSON lines: {"positive", "negative", "prompt"?, ...}'),
+    ] = None,
+    trait: Annotated[str | None, typer.Option(help="A trait in words; the model writes the examples itself.")] = None,
+    opposite: Annotated[str | None, typer.Option(help="The opposite of the trait.")] = None,
+    method: Annotated[str, typer.Option(help="mean_difference, pca, probe, whitened.")] = "mean_difference",
+    position: Annotated[str, typer.Option(help="last, mean, response_mean, or an offset from the end.")] = "last",
+    layers: Annotated[str, typer.Option(help="all, or 12,13.")] = "all",
+    holdout: Annotated[float, typer.Option(help="Share of the topics kept from the fit, to prove it on.")] = 0.3,
+    seed: Annotated[int, typer.Option(help="Which topics are held out.")] = 0,
+    description: Annotated[str, typer.Option(help="What the vector is about.")] = "",
+    url: Url = LOCAL,
+    key: Key = None,
+) -> None:
+    """Make a vector from contrasting texts and prove it on texts held out."""
+    options: dict[str, Any] = {
+        **_source(concept, pairs, trait, opposite),
+        "method": method,
+        "position": int(position) if position.lstrip("-").isdigit() else position,
+        "layers": layers_of(layers),
+        "holdout": holdout,
+        "seed": seed,
+        "description": description,
+    }
+    with client_of(url, key) as client:
+        vector = _made(client, name, options)
+    for line in card_lines(vector):
+        console.print(line)
+
+
+def _source(concept: str | None, pairs: Path | None, trait: str | None, opposite: str | None) -> dict[str, Any]:
+    """The one source that was named. Raises BadParameter for none or several."""
+    given = [source for source in (concept, pairs, trait) if source is not None]
+    if len(given) != 1 or (trait is None) != (opposite is None):
+        raise typer.BadParameter("name one source: --concept, --pairs, or --trait with --opposite")
+    if concept is not None:
+        return {"concept": concept}
+    if pairs is not None:
+        with pairs.open(encoding="utf-8") as lines:
+            return {"pairs": _pairs(read_pairs(lines, pairs.name))}
+    return {"describe": {"trait": trait, "opposite": opposite}}
+
+
+def _pairs(found: PairSet) -> list[dict[str, Any]]:
+    return [
+        {"positive": _text(positive), "negative": _text(negative), "topic": topic}
+        for (positive, negative), topic in zip(found, found.topics, strict=True)
+    ]
+
+
+def _text(text: PairText) -> Any:
+    return text if isinstance(text, str) else [{"role": one.role, "content": one.content} for one in text]
+
+
+def _made(client: Client, name: str, options: dict[str, Any]) -> VectorAnswer:
+    """Follows the job to its end with a bar. Ctrl-C cancels it. Raises ApiError when it failed."""
+    job = begun = client.start_extraction(name, **options)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    try:
+        with Progress(*columns, console=complaints) as progress:
+            bar = progress.add_task("queued", total=None)
+            for job in client.job_events(begun.id):
+                done = job.progress
+                progress.update(
+                    bar, description=done.message or job.status, completed=done.done, total=done.total or None
+                )
+    except KeyboardInterrupt:
+        client.cancel_job(begun.id)
+        raise
+    if job.status != "succeeded" or job.result is None:
+        error = job.error
+        raise ApiError(
+            error.message if error else f"the job was {job.status}", code=error.code if error else job.status
+        )
+    return VectorAnswer.model_validate(job.result)
+
+
+@vectors.command("list")
+def find(
+    search: Annotated[str | None, typer.Option(help="Part of a name or description.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Only those with this tag.")] = None,
+    as_json: AsJson = False,
+    url: Url = LOCAL,
+    key: Key = None,
+) -> None:
+    """The newest version of each name."""
+    filters: dict[str, Any] = {name: value for name, value in (("search", search), ("tag", tag)) if value is not None}
+    found: list[VectorAnswer] = []
+    with client_of(url, key) as client:
+        page = client.list_vectors(limit=100, **filters)
+        found += page.data
+        while page.next_cursor is not None:
+            page = client.list_vectors(limit=100, cursor=page.next_cursor, **filters)
+            found += page.data
+    if as_json:
+        print_json([vector.model_dump(mode="json") for vector in found])
+    else:
+        console.print(vectors_table(found) if found else "no vectors yet: steer extract sentiment --concept sentiment")
+
+
+@vectors.command()
+def show(name: Name, as_json: AsJson = False, url: Url = LOCAL, key: Key = None) -> None:
+    """A vector's quality card, layer by layer."""
+    with client_of(url, key) as client:
+        vector = client.get_vector(name)
+    if as_json:
+        print_json(vector.model_dump(mode="json"))
+        return
+    for line in card_lines(vector):
+        console.print(line)
+    console.print(card_table(vector))
+
+
+@vectors.command()
+def export(
+    name: Name,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write; default: name and format.")
+    ] = None,
+    form: Annotated[Format, typer.Option("--format", help="gguf is a llama.cpp control vector.")] = Format.SAFETENSORS,
+    layers: Annotated[str, typer.Option(help="gguf only: recommended, all or 12,13.")] = "recommended",
+    url: Url = LOCAL,
+    key: Key = None,
+) -> None:
+    """Write a vector to a file."""
+    path = output or Path(f"{name.replace('@', '-')}.{form.value}")
+    with client_of(url, key) as client:
+        if form is Format.SAFETENSORS:
+            path.write_bytes(client.export_vector(name))
+        else:
+            words = client.export_vector_words(name)
+            if form is Format.JSON:
+                path.write_text(words.model_dump_json(indent=2), encoding="utf-8")
+            else:
+                _write_control_vector(path, words, layers)
+    console.print(shown(f"wrote {path}"))
+
+
+def _write_control_vector(path: Path, words: VectorExport, layers: str) -> None:
+    wanted = layers_of(layers)
+    chosen = words.recommended.layers if wanted == "recommended" else words.layers if wanted == "all" else wanted
+    missing = sorted(set(chosen) - set(words.layers))
+    if isinstance(chosen, dict) or missing:
+        raise typer.BadParameter(f"the vector has layers {words.layers}", param_hint="--layers")
+    written = control_vector.write(
+        path,
+        {layer: words.directions[str(layer)] for layer in chosen},
+        {layer: words.scale[str(layer)] for layer in chosen},
+        words.model,
+    )
+    if 0 in chosen:
+        complaints.print("layer 0 was left out: llama.cpp has no place for it", style="yellow")
+    console.print(f"layers {', '.join(map(str, written))}; llama.cpp's scale 1 is strength 1 here")
+
+
+@vectors.command("import")
+def import_file(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A .safetensors or .gguf file.")],
+    name: Annotated[str | None, typer.Option(help="Name to keep it under; a GGUF file needs one.")] = None,
+    url: Url = LOCAL,
+    key: Key = None,
+) -> None:
+    """Bring a vector to the server. GGUF is read here, in a process with limits, and never by the server."""
+    with client_of(url, key) as client:
+        if file.suffix == ".gguf":
+            if name is None:
+                raise typer.BadParameter("a control vector has no name of its own", param_hint="--name")
+            vector = client.register_vector(name, control_vector.read(file), tags=["gguf"])
+        else:
+            vector = client.import_vector(file.read_bytes(), name=name)
+    for line in card_lines(vector):
+        console.print(line)
+
+
+@vectors.command()
+def delete(
+    name: Annotated[str, typer.Argument(help="The vector's name; all of its versions go.")],
+    force: Annotated[bool, typer.Option(help="Although a profile names it.")] = False,
+    url: Url = LOCAL,
+    key: Key = None,
+) -> None:
+    """Delete all versions of a vector."""
+    with client_of(url, key) as client:
+        client.delete_vector(name, force=force)
+    console.print(shown(f"deleted {name}"))
