@@ -95,22 +95,35 @@ def _quoted(text: str) -> str:
     return text if len(text) <= QUOTE_LIMIT else text[:QUOTE_LIMIT] + "..."
 
 
-def _where(location: tuple[int | str, ...]) -> str | None:
-    """`("body", "steering", "<list>", 0, "strength")` -> `steering.0.strength`: tags of unions are left out."""
-    parts = [str(part) for part in location[1:] if not str(part).startswith("<")]
-    return _quoted(".".join(parts)) or None
+def _walk(finding: Mapping[str, Any], body: Any) -> tuple[str, ...]:
+    """Where in the body a finding is: its location without the names of union members, which are in no body."""
+    location = tuple(finding.get("loc", ()))
+    if location[:1] != ("body",):
+        return tuple(str(part) for part in location[1:])
+    path: list[str] = []
+    for part in location[1:]:
+        if (isinstance(body, dict) and part in body) or (isinstance(body, list) and isinstance(part, int) and part < len(body)):
+            body = body[part]
+        else:
+            continue
+        path.append(str(part))
+    if finding.get("type") == "missing":
+        path.append(str(location[-1]))
+    return tuple(path)
 
 
 def invalid(error: RequestValidationError) -> InvalidRequest:
-    """The first finding of a validation, in our shape. The refused input itself is never repeated."""
-    findings = error.errors()
-    first = findings[0]
-    where = _where(tuple(first.get("loc", ())))
-    message = str(first.get("msg", "not valid")).removeprefix("Value error, ")
-    if first.get("type") == "extra_forbidden":
+    """The deepest finding of a validation, in our shape: where a field has several forms, that is the one that was meant.
+
+    The refused input itself is never repeated.
+    """
+    findings = [(_walk(finding, error.body), finding) for finding in error.errors()]
+    path, finding = max(findings, key=lambda found: len(found[0]))
+    where = _quoted(".".join(path)) or None
+    message = str(finding.get("msg", "not valid")).removeprefix("Value error, ")
+    if finding.get("type") == "extra_forbidden":
         message = "this key is not known"
-    more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
-    return InvalidRequest(f"{where or 'the body'}: {_quoted(message)}{more}", param=where)
+    return InvalidRequest(f"{where or 'the body'}: {_quoted(message)}", param=where)
 
 
 async def on_steering_error(_: Request, error: Exception) -> Response:

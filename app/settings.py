@@ -28,7 +28,9 @@ def is_loopback(host: str) -> bool:
 class Settings(BaseSettings):
     """What an operator may choose. Read from the environment (STEERING_PORT=8001) or given in code."""
 
-    model_config = SettingsConfigDict(env_prefix="STEERING_", extra="ignore", frozen=True, protected_namespaces=())
+    model_config = SettingsConfigDict(
+        env_prefix="STEERING_", extra="ignore", frozen=True, protected_namespaces=(), hide_input_in_errors=True
+    )
 
     # What is served
     model: str = Field(
@@ -40,13 +42,13 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device_map: Literal["auto"] | None = Field(None, description="auto spreads a model over every device")
     cache_dir: Path = Field(Path.home() / ".cache" / "steering-server", description="where converted models are kept")
-    database: str = Field("sqlite:///steering.sqlite3", description="where vectors, profiles and jobs rest")
+    database: str = Field("sqlite:///steering.sqlite3", repr=False, description="where vectors, profiles and jobs rest")
 
     # Where, and for whom
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="comma-separated; `key` may do everything, `key:read+generate` only that"
+        (), repr=False, description="comma-separated; `key` may do everything, `key:read+generate` only that"
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="comma-separated names accepted in Host, beside the loopback names on a loopback address"

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -58,21 +58,22 @@ class EventStream(Response):
 
     It ends early when the client leaves (the source is closed: that is the cancel), when the client takes nothing
     for `stall_seconds`, when it is older than `life_seconds`, or when `interrupted` resolves to an error. The last
-    two are told in the stream, as is any failure of the source.
+    two are told in the stream, as is any failure of the source. `first` is the first event, if it is under way.
     """
 
     media_type = "text/event-stream"
 
     def __init__(
         self,
-        events: AsyncIterator[Event],
+        events: AsyncGenerator[Event, None],
         patience: Patience,
         interrupted: "asyncio.Future[SteeringError]",
+        first: "asyncio.Future[Event | None] | None" = None,
         on_failure: Callable[[SteeringError], tuple[Event, ...]] = lambda error: (error_event(error),),
     ) -> None:
         super().__init__(None, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._events, self._patience = events, patience
+        self._events, self._patience, self._first = events, patience, first
         self._interrupted, self._on_failure = interrupted, on_failure
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
@@ -96,11 +97,11 @@ class EventStream(Response):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _chunks(self) -> AsyncGenerator[bytes, None]:
-        following: asyncio.Future[Event | None] | None = None
+        following = self._first
         until = asyncio.get_running_loop().time() + self._patience.life_seconds
         try:
             while True:
-                following = following or asyncio.ensure_future(_next(self._events))
+                following = following or asyncio.ensure_future(next_event(self._events))
                 await self._wait(following, until)
                 if not following.done():
                     yield KEEPALIVE
@@ -117,9 +118,7 @@ class EventStream(Response):
         finally:
             if following is not None:
                 await ended(following)
-            close = getattr(self._events, "aclose", None)
-            if close is not None:
-                await close()
+            await self._events.aclose()
 
     async def _wait(self, following: "asyncio.Future[Event | None]", until: float) -> None:
         """Until the next event is there or a comment is due. Raises what ends the stream early."""
@@ -133,7 +132,8 @@ class EventStream(Response):
             raise self._interrupted.result()
 
 
-async def _next(events: AsyncIterator[Event]) -> Event | None:
+async def next_event(events: AsyncGenerator[Event, None]) -> Event | None:
+    """The next event, None at the end."""
     return await anext(events, None)
 
 

@@ -1,16 +1,32 @@
 """A stream of events as an answer, with the server's patience and its end."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+import asyncio
+from collections.abc import AsyncGenerator
 
 from app.answers import job_answer
 from app.jobs import FINAL, Jobs
-from app.sse import Event, EventStream
+from app.sse import Event, EventStream, ended, next_event
 from app.state import AppState
 
+EARLY_SECONDS = 0.1
+"""How long the first event may keep the answer's status waiting."""
 
-def event_stream(state: AppState, events: AsyncIterator[Event]) -> EventStream:
-    """The answer to a native streaming request: failures are told as an `error` event."""
-    return EventStream(events, state.patience, state.interrupted)
+
+async def event_stream(state: AppState, events: AsyncGenerator[Event, None]) -> EventStream:
+    """The answer to a native streaming request: failures are told as an `error` event.
+
+    What fails at once (a full queue, say) is raised, so that it is answered with its own status and not with 200.
+    """
+    first = asyncio.ensure_future(next_event(events))
+    try:
+        await asyncio.wait({first}, timeout=EARLY_SECONDS)
+        if first.done():
+            first.result()
+    except BaseException:
+        await ended(first)
+        await events.aclose()
+        raise
+    return EventStream(events, state.patience, state.interrupted, first)
 
 
 async def job_events(jobs: Jobs, job_id: str) -> AsyncGenerator[Event, None]:

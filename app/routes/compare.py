@@ -24,5 +24,5 @@ async def compare(body: CompareRequest, state: StateDep, lease: LeaseDep) -> Com
     comparison = await prepared(state, body)
     lease.take(comparison.rows)
     if body.stream:
-        return event_stream(state, events(comparison))
+        return await event_stream(state, events(comparison))
     return await whole(comparison)

@@ -42,4 +42,4 @@ async def cancel(job_id: str, jobs: JobsDep) -> JobAnswer:
 async def watch(job_id: str, state: StateDep, jobs: JobsDep) -> Response:
     """`progress` events as it goes on, then `done` with its final record."""
     await jobs.get(job_id)
-    return event_stream(state, job_events(jobs, job_id))
+    return await event_stream(state, job_events(jobs, job_id))
