@@ -35,16 +35,16 @@ def needs(scope: str) -> dict[str, Any]:
 
 
 class DoorRoute(APIRoute):
-    """A route behind the door. `media_type` is what its body must be; `upload` allows the larger body limit."""
+    """A route behind the door. media_type: what its body must be. upload: the larger body limit. scope_needed: of the key."""
 
     media_type: ClassVar[str] = "application/json"
     upload: ClassVar[bool] = False
 
-    @property
-    def scope_needed(self) -> str:
-        """The scope a key must have for this route."""
-        named = (self.openapi_extra or {}).get("x-scope")
-        return str(named or ("read" if set(self.methods or ()) <= {"GET", "HEAD"} else "write"))
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        extra = dict(options.get("openapi_extra") or {})
+        extra.setdefault("x-scope", "read" if set(options.get("methods") or ()) <= {"GET", "HEAD"} else "write")
+        self.scope_needed = str(extra["x-scope"])
+        super().__init__(path, endpoint, **{**options, "openapi_extra": extra})
 
     def get_route_handler(self) -> Handler:
         """The handler FastAPI would run, with the door before it."""

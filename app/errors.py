@@ -102,7 +102,9 @@ def _walk(finding: Mapping[str, Any], body: Any) -> tuple[str, ...]:
         return tuple(str(part) for part in location[1:])
     path: list[str] = []
     for part in location[1:]:
-        if (isinstance(body, dict) and part in body) or (isinstance(body, list) and isinstance(part, int) and part < len(body)):
+        if (isinstance(body, dict) and part in body) or (
+            isinstance(body, list) and isinstance(part, int) and part < len(body)
+        ):
             body = body[part]
         else:
             continue

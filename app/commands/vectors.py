@@ -107,7 +107,7 @@ def _made(client: Client, name: str, options: dict[str, Any]) -> VectorAnswer:
         raise ApiError(
             error.message if error else f"the job was {job.status}", code=error.code if error else job.status
         )
-    return VectorAnswer.model_validate(job.result)
+    return VectorAnswer.model_validate(job.result["vector"])
 
 
 @vectors.command("list")
