@@ -51,13 +51,17 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GenerationRequest:
-    """One answer to one prompt, with its own steering. `priority` 0 is live traffic, 1 background work."""
+    """One answer to one prompt, with its own steering. `priority` 0 is live traffic, 1 background work.
+
+    cache_salt: prompt KV is shared among requests of one salt only, so that nobody can probe another's prompts.
+    """
 
     prompt: Prompt
     sampling: SamplingParams = SamplingParams()
     plan: SteeringPlan = UNSTEERED
     readings: tuple[Reading, ...] = ()
     priority: int = 0
+    cache_salt: str = ""
 
 
 @dataclass(frozen=True, slots=True)

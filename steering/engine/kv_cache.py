@@ -1,5 +1,6 @@
 """SlotCache: keys and values of sequences that come and go, one slot a sequence, as a transformers Cache."""
 
+import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from steering.engine.batch import Batch
@@ -97,6 +98,30 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped
         for layer in self.layers:
             layer.keys[target, :, :length] = layer.keys[source, :, :length]
             layer.values[target, :, :length] = layer.values[source, :, :length]
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all layers' keys and values have one shape, so that they stack."""
+        shapes = {
+            (t.shape[1], t.shape[3])
+            for layer in self.layers
+            if layer.is_initialized
+            for t in (layer.keys, layer.values)
+        }
+        return len(shapes) == 1
+
+    def copy_out(self, slot: int, start: int, end: int) -> Float[Tensor, "part kv_head position head_dim"]:
+        """Keys of every layer, then values of every layer, at positions [start, end) of a slot."""
+        states = [layer.keys for layer in self.layers] + [layer.values for layer in self.layers]
+        parts: Tensor = torch.stack([state[slot, :, start:end] for state in states])
+        return parts
+
+    def copy_in(self, slot: int, parts: Float[Tensor, "part kv_head position head_dim"]) -> None:
+        """The inverse, from position 0 on."""
+        length, count = parts.shape[2], len(self.layers)
+        for number, layer in enumerate(self.layers):
+            layer.keys[slot, :, :length] = parts[number]
+            layer.values[slot, :, :length] = parts[count + number]
 
     def wipe(self, slot: int) -> None:
         """Zeroes a slot. Masked positions are multiplied by zero, and zero times a left-over NaN is NaN."""

@@ -3,7 +3,8 @@
 from collections import deque
 from dataclasses import dataclass
 
-from steering.engine.kv_cache import BLOCK
+from steering.engine.kv_cache import BLOCK as LENGTH_STEP
+from steering.engine.prefix_cache import BLOCK, PrefixCache
 from steering.engine.runner import ModelRunner
 from steering.engine.sequence import Sequence
 
@@ -16,13 +17,14 @@ BACKGROUND_TURN = 4
 class EngineLimits:
     """max_running: rows at once. max_waiting: live requests in the queue before `overloaded`. prefill_tokens: positions
     a pass may compute while rows decode (their streams wait that long), idle_prefill_tokens: while none does.
-    cache_bytes: the most the slots may take."""
+    cache_bytes: the most the slots may take. prefix_bytes: the most shared prompt KV may take, 0 for none."""
 
     max_running: int = 64
     max_waiting: int = 256
     prefill_tokens: int = 256
     idle_prefill_tokens: int = 2048
     cache_bytes: int = 4 << 30
+    prefix_bytes: int = 512 << 20
 
 
 def rows_for(count: int) -> int:
@@ -38,6 +40,7 @@ class Scheduler:
         self._waiting: tuple[deque[Sequence], deque[Sequence]] = (deque(), deque())
         self.running: dict[int, Sequence] = {}
         self._turn = 0
+        self.prefix = PrefixCache(runner.cache, limits.prefix_bytes)
 
     @property
     def waiting(self) -> int:
@@ -71,6 +74,8 @@ class Scheduler:
     def release(self, sequence: Sequence, *, wipe: bool = False) -> None:
         """A row ends. Harmless for one that has no slot any more."""
         if self.running.get(sequence.slot) is sequence:
+            if not wipe:
+                self.prefix.publish(sequence, finished=True)
             self._runner.release(sequence, wipe=wipe)
             del self.running[sequence.slot]
             sequence.slot = -1
@@ -80,7 +85,7 @@ class Scheduler:
         return self._bytes(1, length) <= self._limits.cache_bytes
 
     def _bytes(self, slots: int, length: int) -> int:
-        return rows_for(slots) * -(-length // BLOCK) * BLOCK * self._position_bytes
+        return rows_for(slots) * -(-length // LENGTH_STEP) * LENGTH_STEP * self._position_bytes
 
     def admit(self) -> list[Sequence]:
         """Gives slots to those who wait, live traffic first, as far as rows and memory go."""
@@ -112,15 +117,26 @@ class Scheduler:
         background = [s for s in pending if s.capture is not None]
         self._turn += 1
         turn = background if background and (not live or self._turn % BACKGROUND_TURN == 0) else live
-        work = []
+        work: list[tuple[Sequence, int]] = []
+        promised: set[bytes] = set()
         for sequence in sorted(turn, key=lambda s: s.id):
+            if not self._may_start(sequence, promised):
+                continue
             count = min(sequence.target - sequence.computed, budget, _indivisible(sequence))
             if count <= 0:
                 break
             work.append((sequence, count))
             budget -= count
+            keys = self.prefix.keys_of(sequence)
+            promised.update(keys[sequence.computed // BLOCK : (sequence.computed + count) // BLOCK])
         self._runner.reserve(1, max(sequence.computed + count for sequence, count in work))
         return work
+
+    def _may_start(self, sequence: Sequence, promised: set[bytes]) -> bool:
+        """Lends a new prompt what is known of it. One whose next block this pass computes anyway waits for that."""
+        if sequence.computed == 0:
+            self.prefix.lend(sequence)
+        return self.prefix.missing(sequence) not in promised
 
     def rows(self) -> tuple[list[Sequence | None], list[int]]:
         """(row -> sequence or None, row -> position an idle row may overwrite), compacted when that makes a smaller pass."""

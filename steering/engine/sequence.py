@@ -87,11 +87,12 @@ class Sequence:
     computed: int = 0
     cached: int = 0
     held_text: str = ""
+    cache_salt: str = ""
+    block_keys: list[bytes] | None = None
     phase_tokens: list[int] = field(default_factory=lambda: [0, 0, 0])
     steps: dict[tuple[int, int], StepReport] = field(default_factory=dict)
     opening_inverse: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
     outbox: list[TokenEvent | BaseException | object] = field(default_factory=list)
-    finished: bool = False
 
     @property
     def generated(self) -> int:

@@ -82,6 +82,7 @@ class TransformersEngine:
             stream=stream,
             readings=request.readings,
             priority=request.priority,
+            cache_salt=request.cache_salt,
             decoder=self.tokenizer.decode_stream(ids),
         )
         try:
@@ -224,6 +225,7 @@ class TransformersEngine:
         self._scheduler.admit()
         work = self._scheduler.prompts()
         if work:
+            self._counts["cached"] += sum(s.cached for s, _ in work if s.computed == s.cached)
             self._counts["prompt"] += sum(amount for _, amount in work)
             self._pass(lambda: self._runner.prefill(work), [sequence for sequence, _ in work])
         rows, idle = self._scheduler.rows()
@@ -236,6 +238,9 @@ class TransformersEngine:
         """Runs a pass and notes its results. A failure ends the sequences that took part, and nobody else."""
         try:
             result = forward()
+            for sequence in sequences:
+                if sequence.generated == 0:  # a prompt pass: what it computed may serve others at once
+                    self._scheduler.prefix.publish(sequence)
             for sequence, chosen in zip(result.sequences, sample(result.logits, result.sequences), strict=True):
                 self._note(sequence, chosen, result.readouts.get(sequence.id, {}))
             for sequence in sequences:
