@@ -19,9 +19,8 @@ from app.client import ApiError, Client
 from app.commands.tables import card_lines, comparison_table
 from app.commands.terminal import console, shown
 
-PROMPTS = ("How was your weekend?", "Tell me about the weather today.")
+PROMPTS = ("What was the train journey like?", "How is your new apartment?")
 STRENGTHS = (-0.75, 0.75)
-SEED = 7
 READY_SECONDS = 600.0
 """The first start converts the embedded model; a larger one takes its time to load."""
 
@@ -47,7 +46,9 @@ def _run(client: Client) -> None:
     console.print("[bold]2[/] POST /v1/vectors/extract made a concept vector from contrasting examples")
     for line in card_lines(vector):
         console.print("  ", line, sep="")
-    console.print("\n[bold]3[/] POST /v1/compare: one prompt, one seed, one batch, three strengths")
+    console.print(
+        "\n[bold]3[/] POST /v1/compare: one prompt, one batch, three strengths; the likeliest token every time"
+    )
     for prompt in PROMPTS:
         with console.status("generating"):
             answer = client.compare(
@@ -56,8 +57,7 @@ def _run(client: Client) -> None:
                 strengths=[STRENGTHS[0], 0.0, STRENGTHS[1]],
                 readout=["sentiment"],
                 max_tokens=48,
-                temperature=0.7,
-                seed=SEED,
+                temperature=0.0,
             )
         console.print(comparison_table(answer, prompt))
     console.print(
