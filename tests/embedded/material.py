@@ -1,0 +1,56 @@
+"""What the tests on the embedded model work with: its data files over again, and vectors made from a few of their pairs."""
+
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+from steering.concepts import CONCEPTS
+from steering.concepts.loader import read_pairs
+from steering.engine.base import Engine
+from steering.pairs import ChatMessage, PairSet, Text
+from steering.vectors import ConceptVector
+from steering.workflows.extract import ExtractionRequest, extract
+
+LAYERS = (10, 14, 18)
+METHODS = ("mean_difference", "probe")
+CITIES = "cities"
+
+
+def pairs_of(name: str) -> PairSet:
+    """All pairs of a data file, those beside the table of concepts included."""
+    path = files("steering.concepts") / "data" / f"{name}.jsonl"
+    return read_pairs(path.read_text(encoding="utf-8").splitlines(), source=name)
+
+
+def words(text: Text) -> str | list[dict[str, str]]:
+    """A text as a request's JSON has it."""
+    if isinstance(text, str):
+        return text
+    return [{"role": message.role, "content": message.content} for message in text]
+
+
+def pair_words(name: str) -> list[dict[str, Any]]:
+    """The pairs of a data file as `pairs` of a request."""
+    pairs = pairs_of(name)
+    return [
+        {"positive": words(positive), "negative": words(negative), "topic": topic}
+        for (positive, negative), topic in zip(pairs, pairs.topics, strict=True)
+    ]
+
+
+def question(text: str) -> tuple[ChatMessage, ...]:
+    """A user's message."""
+    return (ChatMessage("user", text),)
+
+
+async def small_vectors(engine: Engine, pairs: int = 4) -> Mapping[str, ConceptVector]:
+    """Every data file by every one of METHODS at LAYERS: `sentiment`, `sentiment.probe`, and so on. Made to differ."""
+    found = {}
+    for name in (*CONCEPTS, CITIES):
+        whole = pairs_of(name)
+        few = PairSet(whole.positive[:pairs], whole.negative[:pairs], whole.topics[:pairs])
+        for method in METHODS:
+            vector = name if method == METHODS[0] else f"{name}.{method}"
+            request = ExtractionRequest(vector, few, method=method, layers=LAYERS, holdout=0.0)
+            found[vector] = await extract(engine, request)
+    return found

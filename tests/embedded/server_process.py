@@ -1,0 +1,88 @@
+"""ServerProcess: `steer serve` in a process of its own on a free loopback port, and what one may do to it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+from app.client import ApiError, Client
+
+READY_SECONDS = 240.0
+
+
+class ServerProcess:
+    """The embedded model behind HTTP. `folder` holds the database, so that a second process finds what the first kept."""
+
+    def __init__(self, folder: Path, model_cache: Path, **settings: str) -> None:
+        self.folder, self.log = folder, folder / "server.log"
+        self._environment: Mapping[str, str] = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("STEERING_")},
+            "STEERING_CACHE_DIR": str(model_cache),
+            "STEERING_DATABASE": f"sqlite:///{folder}/steering.sqlite3",
+            "HF_HUB_OFFLINE": "1",
+            **{f"STEERING_{name.upper()}": value for name, value in settings.items()},
+        }
+        self.client: Client
+        self.url = ""
+        self.process: subprocess.Popen[bytes]
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+        if self.process.poll() is None:
+            self.terminate()
+        try:
+            self.process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def start(self) -> None:
+        """Starts it and returns when it can work. Fails with the end of its log."""
+        self.url = f"http://127.0.0.1:{_free_port()}"
+        command = [sys.executable, "-m", "app.cli", "serve", "--port", self.url.rpartition(":")[2]]
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(command, stdout=output, stderr=output, env=dict(self._environment))
+        self.client = Client(self.url, timeout=240.0)
+        until = time.monotonic() + READY_SECONDS
+        while not self.ready():
+            assert self.process.poll() is None, f"the server ended by itself:\n{self.last_words()}"
+            assert time.monotonic() < until, f"the server was not ready in time:\n{self.last_words()}"
+            time.sleep(0.1)
+
+    def ready(self) -> bool:
+        """Whether it can work now."""
+        try:
+            self.client.health()
+        except ApiError:
+            return False
+        return True
+
+    def last_words(self) -> str:
+        """The end of its log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
+
+    def kill(self) -> None:
+        """Ends it as a power failure would."""
+        self.process.kill()
+        self.process.wait()
+        self.client.close()
+
+    def terminate(self) -> None:
+        """Asks it to stop; it drains first."""
+        self.process.send_signal(signal.SIGTERM)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
