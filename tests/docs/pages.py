@@ -1,0 +1,85 @@
+"""The generated parts of docs/: commands and settings. `python -m tests.docs.pages` writes them, a test checks them fresh."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import typer
+
+from app.cli import cli
+from app.settings import Settings
+
+DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
+BEGIN, END = "<!-- generated: {} -->", "<!-- end: {} -->"
+SHARED_OPTIONS = {"url", "key", "help"}
+
+
+def commands() -> Iterator[tuple[str, Any]]:
+    """("vectors list", command) of every command that does something."""
+
+    def walk(command: Any, path: list[str]) -> Iterator[tuple[str, Any]]:
+        children = getattr(command, "commands", None)
+        if children is None:
+            yield " ".join(path), command
+        else:
+            for name, child in children.items():
+                yield from walk(child, [*path, name])
+
+    yield from walk(typer.main.get_command(cli), [])
+
+
+def command_reference() -> str:
+    """Every command with its arguments and options."""
+    parts = []
+    for path, command in commands():
+        arguments = "".join(f" {one.name.upper()}" for one in command.params if one.param_type_name == "argument")
+        parts.append(f"## steer {path}\n\n{command.help.strip()}\n\n```sh\nsteer {path}{arguments}\n```\n")
+        options = [o for o in command.params if o.param_type_name == "option" and o.name not in SHARED_OPTIONS]
+        if options:
+            rows = "".join(f"| `{', '.join(one.opts)}` | {one.help} | {_default(one.default)} |\n" for one in options)
+            parts.append(f"| option | | default |\n|---|---|---|\n{rows}")
+    return "\n".join(parts)
+
+
+def _default(value: Any) -> str:
+    if value is None or value is False or value == "" or callable(value):
+        return ""
+    return f"`{getattr(value, 'value', value)}`"
+
+
+def settings_table() -> str:
+    """Every environment variable with its default."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        value = str(field.default).replace(str(Path.home()), "~") if isinstance(field.default, Path) else field.default
+        shown = "" if value is None or value == () else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+        rows.append(
+            f"| `STEERING_{name.upper()}` | {shown} | {field.description or _in_words(name, field.annotation)} |"
+        )
+    return "| variable | default | |\n|---|---|---|\n" + "\n".join(rows) + "\n"
+
+
+def _in_words(name: str, annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return ", ".join(f"`{one}`" for one in get_args(annotation))
+    return name.replace("max_", "most ", 1).replace("_", " ")
+
+
+PARTS = {"cli.md": {"commands": command_reference}, "deploying.md": {"settings": settings_table}}
+
+
+def refreshed(page: str) -> str:
+    """A page with its generated parts as they would be written now."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    for name, write in PARTS[page].items():
+        begin, end = BEGIN.format(name), END.format(name)
+        pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+        assert pattern.search(text), f"docs/{page} lacks {begin} ... {end}"
+        text = pattern.sub(lambda _, b=begin, e=end, w=write: f"{b}\n\n{w()}\n{e}", text)
+    return text
+
+
+if __name__ == "__main__":
+    for one in PARTS:
+        (DOCS / one).write_text(refreshed(one), encoding="utf-8")
