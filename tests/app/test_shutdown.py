@@ -1,0 +1,146 @@
+"""SIGTERM on a real process: not ready at once, streams ended properly, the process gone in time with code 0."""
+
+import asyncio
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeAlias
+
+import httpx2
+import pytest
+
+from tests.app.conftest import events_of
+
+GRACE = 2.0
+"""Seconds after the drain's deadline by which the process must be gone."""
+
+
+class Process:
+    """A server process and the address it printed."""
+
+    def __init__(self, process: asyncio.subprocess.Process, address: str) -> None:
+        self.process = process
+        self.client = httpx2.AsyncClient(base_url=address, timeout=30)
+
+    async def gone(self, seconds: float) -> int:
+        """The exit code, once the process has ended within the time."""
+        return await asyncio.wait_for(self.process.wait(), seconds)
+
+
+Launch: TypeAlias = Callable[..., Awaitable[Process]]
+
+
+async def address_of(process: asyncio.subprocess.Process) -> str:
+    """The address that the server says it listens on."""
+    assert process.stderr is not None
+    async with asyncio.timeout(60):
+        async for line in process.stderr:
+            found = re.search(rb"running on (http://[\d.]+:\d+)", line)
+            if found:
+                return found[1].decode()
+    raise AssertionError("the server never said where it listens")
+
+
+@pytest.fixture
+async def launch() -> AsyncIterator[Launch]:
+    """Starts server processes and ends them after the test."""
+    started: list[Process] = []
+
+    async def launched(**options: Any) -> Process:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.app.serve_scripted", json.dumps(options), stderr=subprocess.PIPE
+        )
+        one = Process(process, await address_of(process))
+        started.append(one)
+        return one
+
+    yield launched
+    for one in started:
+        await one.client.aclose()
+        if one.process.returncode is None:
+            one.process.kill()
+        await one.process.communicate()
+
+
+async def ready(server: Process) -> None:
+    """Waits until the engine is there."""
+    async with asyncio.timeout(30):
+        while (await server.client.get("/health/ready")).status_code != 200:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
+async def begun(server: Process, count: int) -> list[asyncio.Task[str]]:
+    """Streams that have had their first token, and whose whole text the tasks return."""
+    started = [asyncio.Event() for _ in range(count)]
+
+    async def follow(one: asyncio.Event) -> str:
+        text = ""
+        async with server.client.stream("POST", "/v1/generate", json={"prompt": "a", "stream": True}) as answer:
+            async for piece in answer.aiter_text():
+                text += piece
+                one.set()
+        return text
+
+    tasks = [asyncio.create_task(follow(one)) for one in started]
+    async with asyncio.timeout(30):
+        await asyncio.gather(*(one.wait() for one in started))
+    return tasks
+
+
+async def test_streams_are_finished_while_new_work_is_refused(launch: Launch) -> None:
+    server = await launch(engine={"token_seconds": 0.1, "length": 12}, settings={"drain_seconds": 20})
+    await ready(server)
+    streams = await begun(server, 5)
+    server.process.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(10):
+        while (answer := await server.client.get("/health/ready")).status_code == 200:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert answer.json()["error"]["code"] == "draining"
+    refused = await server.client.post("/v1/generate", json={"prompt": "a"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
+    assert refused.headers["retry-after"]
+    for text in await asyncio.gather(*streams):
+        assert events_of(text)[-1][0] == "done"
+    assert await server.gone(GRACE + 5) == 0
+
+
+async def test_at_the_deadline_streams_end_with_an_error_event_and_the_process_with_0(launch: Launch) -> None:
+    server = await launch(engine={"token_seconds": 0.1, "length": 100_000}, settings={"drain_seconds": 1})
+    await ready(server)
+    streams = await begun(server, 5)
+    server.process.send_signal(signal.SIGTERM)
+    assert await server.gone(1 + GRACE) == 0
+    for text in await asyncio.gather(*streams):
+        name, data = events_of(text)[-1]
+        assert (name, data["error"]["code"]) == ("error", "draining")
+
+
+async def test_an_idle_server_goes_at_once_and_a_second_signal_ends_a_drain(launch: Launch) -> None:
+    idle = await launch(settings={"drain_seconds": 60})
+    await ready(idle)
+    idle.process.send_signal(signal.SIGINT)
+    assert await idle.gone(10) == 0
+    busy = await launch(engine={"token_seconds": 0.1, "length": 100_000}, settings={"drain_seconds": 60})
+    await ready(busy)
+    streams = await begun(busy, 1)
+    busy.process.send_signal(signal.SIGTERM)
+    await asyncio.sleep(0.2)
+    busy.process.send_signal(signal.SIGTERM)
+    assert await busy.gone(10) == 0
+    await asyncio.gather(*streams, return_exceptions=True)
+
+
+async def test_a_signal_while_loading_is_not_waited_for(launch: Launch) -> None:
+    server = await launch(load_seconds=60, settings={"drain_seconds": 30})
+    assert (await server.client.get("/health/live")).status_code == 200
+    assert (await server.client.get("/health/ready")).json()["error"]["code"] == "not_ready"
+    server.process.send_signal(signal.SIGTERM)
+    assert await server.gone(10) == 0
+
+
+async def test_a_model_that_cannot_be_loaded_ends_the_process_with_1(launch: Launch) -> None:
+    server = await launch(broken=True)
+    assert await server.gone(20) == 1
