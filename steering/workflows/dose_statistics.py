@@ -60,7 +60,7 @@ def random_reach(unsteered: Trial, controls: Sequence[Trial]) -> float:
     if not controls:
         return 0.0
     reached = [fmean(shifts(control, unsteered)) for control in controls]
-    return STUDENT_95[len(reached) - 1] * sqrt(fmean(shift**2 for shift in reached))
+    return STUDENT_95[min(len(reached), len(STUDENT_95)) - 1] * sqrt(fmean(shift**2 for shift in reached))
 
 
 def advantage(strength: float, trial: Trial, unsteered: Trial, controls: Sequence[Trial], seed: int) -> Estimate:

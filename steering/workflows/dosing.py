@@ -37,10 +37,25 @@ async def plan_at(info: ModelInfo, vector: ConceptVector, strength: float, layer
 
 
 def random_like(vector: ConceptVector, seed: int) -> ConceptVector:
-    """The vector with random directions in the place of its own, scales kept: the same strength adds the same length."""
+    """The vector turned at random as a whole, scales kept: the same strength adds the same length at every layer, and
+    its layers agree with each other as much as the vector's do, so that what they add builds up alike.
+
+    V (d_model, layer) = Q R; the random one is Q' R with Q' (d_model, k) a random orthonormal basis.
+    """
     numbers = torch.Generator().manual_seed(seed % 2**63)
-    layers = {}
-    for layer, entry in sorted(vector.layers.items()):
-        direction = torch.randn(vector.d_model, generator=numbers)
-        layers[layer] = LayerDirection(direction / direction.norm(), entry.scale)
-    return replace(vector, layers=layers, method="random", sha256="", quality=None, recommended=None)
+    layers = sorted(vector.layers)
+    directions = torch.stack([vector.layers[layer].direction for layer in layers], dim=1).double()
+    mixing = torch.linalg.qr(directions)[1]
+    noise = torch.randn(vector.d_model, len(mixing), generator=numbers, dtype=torch.float64)
+    turned = (torch.linalg.qr(noise)[0] @ mixing).float()
+    return replace(
+        vector,
+        layers={
+            layer: LayerDirection(turned[:, i] / turned[:, i].norm(), vector.layers[layer].scale)
+            for i, layer in enumerate(layers)
+        },
+        method="random",
+        sha256="",
+        quality=None,
+        recommended=None,
+    )

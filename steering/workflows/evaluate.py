@@ -6,7 +6,6 @@ from statistics import fmean
 
 from steering.engine.base import Engine, Prompt, SamplingParams
 from steering.errors import InvalidRequest
-from steering.plan import UNSTEERED
 from steering.quality import DosePoint, QualityCard, Recommended
 from steering.resolve import resolve_layers
 from steering.spec import Layers
@@ -25,9 +24,9 @@ from steering.workflows.measures import Estimate
 from steering.workflows.progress import Progress, silent
 from steering.workflows.scorers import SCORERS
 from steering.workflows.trial_setup import ReadBack, questions, read_back, steered_strengths
-from steering.workflows.trials import WRITING, Trial, neutral_divergence, run_trials
+from steering.workflows.trials import WRITING, Trial, neutral_divergence, run_trials, trial_steps
 
-STRENGTHS = (-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
+STRENGTHS = (-4.0, -2.0, -1.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 PROMPTS, NEUTRAL = 16, 8
 
 
@@ -91,13 +90,12 @@ async def dose_response(
         )
     arms = [vector, *(random_like(vector, request.sampling.seed + 1 + i) for i in range(request.random_directions))]
     table = [[await plan_at(engine.info, arm, strength, layers) for strength in steered] for arm in arms]
-    plans = [UNSTEERED, *(plan for row in table for plan in row)]
-    work = 2 * len(plans) * len(prompts)
+    plans = [plan for row in table for plan in row]
+    work = trial_steps(len(plans), len(prompts))
     total = work + len(neutral)
-    trials = await run_trials(
+    unsteered, rest = await run_trials(
         engine, prompts, plans, reading, request.sampling, progress=lambda done, _, said: report(done, total, said)
     )
-    unsteered, rest = trials[0], trials[1:]
     rows = [rest[i : i + len(steered)] for i in range(0, len(rest), len(steered))]
     kept = [i for i in range(len(steered)) if all(row[i].broken is None for row in rows)]
     damage = await neutral_divergence(

@@ -1,25 +1,28 @@
 """At which layer does a vector move text the furthest before the text breaks?"""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import cycle, product
+from math import ceil
 from statistics import fmean
 
 from steering.engine.base import Engine, Prompt, SamplingParams
 from steering.errors import InvalidRequest
-from steering.plan import UNSTEERED
 from steering.quality import Recommended
 from steering.resolve import resolve_layers
 from steering.spec import Layers
 from steering.vectors import ConceptVector
 from steering.workflows.dose_statistics import COHERENT, advantage, perplexity_ratio
-from steering.workflows.dosing import plan_at
+from steering.workflows.dosing import plan_at, random_like
 from steering.workflows.measures import Estimate
 from steering.workflows.progress import Progress
 from steering.workflows.trial_setup import questions, read_back, steered_strengths
 from steering.workflows.trials import WRITING, Trial, run_trials
 
-STRENGTHS = (0.25, 0.5, 1.0)
+STRENGTHS = (1.0, 2.0, 4.0)
 PROMPTS = 8
+CONTROLS = 4
+"""Random directions at a strength, at least, all layers taken together."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,11 +43,13 @@ class LayerSweepRequest:
 @dataclass(frozen=True, slots=True)
 class LayerPoint:
     """One layer at one strength. moved: shift of the score in the direction of the strength's sign, over prompts.
+    advantage: the same less what one random direction in twenty reaches at that strength, all layers taken together.
     auroc: the held-out one of the vector's card, beside it, since the layer that reads best need not steer best."""
 
     layer: int
     strength: float
     moved: Estimate
+    advantage: Estimate
     perplexity_ratio: float
     repetition: float
     relative_dose: float
@@ -53,7 +58,7 @@ class LayerPoint:
 
 @dataclass(frozen=True, slots=True)
 class LayerSweep:
-    """points: by layer, then strength. best: the coherent one that surely moved the furthest; None where none did."""
+    """points: by layer, then strength. best: the coherent one that surely moved furthest beyond chance; None if none did."""
 
     vector: str
     reading_layer: int
@@ -71,20 +76,24 @@ async def layer_sweep(engine: Engine, request: LayerSweepRequest, *, progress: P
     strengths = _one_sided(steered_strengths(request.strengths))
     places = list(product(resolve_layers(request.layers, vector, engine.info.layer_count), strengths))
     prompts = questions(engine, request.prompts, PROMPTS)
-    plans = [UNSTEERED, *[await plan_at(engine.info, vector, strength, (layer,)) for layer, strength in places]]
-    unsteered, *rest = await run_trials(engine, prompts, plans, reading, request.sampling, progress=progress)
+    layers = {layer for layer, _ in places}
+    arms = [vector, *(random_like(vector, request.sampling.seed + 1 + i) for i in range(ceil(CONTROLS / len(layers))))]
+    plans = [await plan_at(engine.info, arm, strength, (layer,)) for arm in arms for layer, strength in places]
+    unsteered, trials = await run_trials(engine, prompts, plans, reading, request.sampling, progress=progress)
+    rest, controls = trials[: len(places)], _controls(places, trials[len(places) :])
     seed = request.sampling.seed % 2**32
     points, broken = [], []
     for (layer, strength), trial in zip(places, rest, strict=True):
         if trial.broken is None:
-            points.append(_point(vector, layer, strength, trial, unsteered, seed))
+            points.append(_point(vector, layer, strength, trial, unsteered, controls[strength], seed))
         else:
             broken.append(f"layer {layer} at {strength:g}")
     best = best_point(points)
     said = [f"left out, because activations went out of range: {', '.join(broken)}"] if broken else []
     if best is None:
         said.append(
-            f"at no layer did the text move while perplexity stayed within {COHERENT:g} times the unsteered one"
+            "at no layer did the text move further than random directions move it while perplexity stayed within "
+            f"{COHERENT:g} times that of unsteered text"
         )
     return LayerSweep(
         vector=vector.id if vector.version else vector.name,
@@ -96,6 +105,15 @@ async def layer_sweep(engine: Engine, request: LayerSweepRequest, *, progress: P
     )
 
 
+def _controls(places: list[tuple[int, float]], trials: Sequence[Trial]) -> dict[float, list[Trial]]:
+    """The random directions of every layer, by strength. trials: those of one random vector after the other."""
+    found: dict[float, list[Trial]] = {strength: [] for _, strength in places}
+    for (_, strength), trial in zip(cycle(places), trials, strict=False):
+        if trial.broken is None:
+            found[strength].append(trial)
+    return found
+
+
 def _one_sided(strengths: list[float]) -> list[float]:
     if strengths[0] < 0.0 < strengths[-1]:
         raise InvalidRequest(
@@ -104,29 +122,40 @@ def _one_sided(strengths: list[float]) -> list[float]:
     return strengths
 
 
-def best_point(points: list[LayerPoint]) -> LayerPoint | None:
-    """Among coherent points whose interval lies above 0, the one with the highest lower end."""
+def best_point(points: Sequence[LayerPoint]) -> LayerPoint | None:
+    """Among coherent points whose advantage is surely above 0, the one for which its lower end is the highest."""
     sound = [
-        (point.moved.interval[0], point)
+        (point.advantage.interval[0], point)
         for point in points
-        if point.moved.interval is not None and point.moved.interval[0] > 0.0 and point.perplexity_ratio <= COHERENT
+        if point.advantage.interval is not None
+        and point.advantage.interval[0] > 0.0
+        and point.perplexity_ratio <= COHERENT
     ]
     return max(sound, key=lambda found: found[0])[1] if sound else None
 
 
-def _recommended(points: list[LayerPoint], best: LayerPoint) -> Recommended:
+def _recommended(points: Sequence[LayerPoint], best: LayerPoint) -> Recommended:
     """The best layer, from the weakest strength there that surely moved text to the strongest that kept it coherent."""
     there = [point for point in points if point.layer == best.layer and best_point([point]) is not None]
     strengths = sorted(point.strength for point in there)
     return Recommended((best.layer,), (strengths[0], strengths[-1]))
 
 
-def _point(vector: ConceptVector, layer: int, strength: float, trial: Trial, unsteered: Trial, seed: int) -> LayerPoint:
+def _point(
+    vector: ConceptVector,
+    layer: int,
+    strength: float,
+    trial: Trial,
+    unsteered: Trial,
+    controls: Sequence[Trial],
+    seed: int,
+) -> LayerPoint:
     quality = vector.quality.layers.get(layer) if vector.quality else None
     return LayerPoint(
         layer=layer,
         strength=strength,
         moved=advantage(strength, trial, unsteered, [], seed),
+        advantage=advantage(strength, trial, unsteered, controls, seed),
         perplexity_ratio=perplexity_ratio(trial, unsteered),
         repetition=fmean(one.repetition for one in trial.measures),
         relative_dose=fmean(one.dose for one in trial.measures),

@@ -12,9 +12,12 @@ from steering.workflows.generate import Answer, attempts, background, mix
 from steering.workflows.measures import repetition
 from steering.workflows.progress import Progress, silent
 from steering.workflows.scorers import SCORERS
-from steering.workflows.teacher_forcing import LOGITS_BOUND, divergences, predicting, surprises
+from steering.workflows.teacher_forcing import divergences, predicting, surprises
 from steering.workflows.trial_setup import ReadBack
 
+UNSTEERED_SAMPLES = 4
+LOGITS_AT_ONCE = 32 * 1024 * 1024
+"""Logits held at a time, in numbers (128 MB); at least one answer's."""
 WRITING = SamplingParams(max_tokens=48, temperature=1.0)
 """At temperature 1 the unsteered model's own text has the perplexity that the model means it to have."""
 
@@ -50,37 +53,66 @@ async def run_trials(
     sampling: SamplingParams = WRITING,
     *,
     progress: Progress | None = None,
-) -> tuple[Trial, ...]:
-    """One trial a plan, in order. Prompt i has seed mix(seed, i) under every plan, so plans share their noise.
+) -> tuple[Trial, tuple[Trial, ...]]:
+    """(the unsteered trial, one trial a plan in order). Prompt i has seed s_i = mix(seed, i) under every plan, so plans
+    share their noise; unsteered it is answered UNSTEERED_SAMPLES times, with seeds mix(s_i, j), and averaged, since all
+    shifts are taken from it.
 
     All answers are generated as one background batch, then read prompt by prompt; cancelling stops either at once.
     """
-    report, total = progress or silent, 2 * len(plans) * len(prompts)
-    seeds = [replace(sampling, seed=mix(sampling.seed, i)) for i in range(len(prompts))]
-    requests = [GenerationRequest(p, s, plan) for plan in plans for p, s in zip(prompts, seeds, strict=True)]
+    report, total = progress or silent, trial_steps(len(plans), len(prompts))
+    seeds = [mix(sampling.seed, i) for i in range(len(prompts))]
+    rows = [(UNSTEERED, j) for j in range(UNSTEERED_SAMPLES)] + [(plan, 0) for plan in plans]
+    requests = [
+        GenerationRequest(prompt, replace(sampling, seed=mix(seed, j)), plan)
+        for plan, j in rows
+        for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
     outcomes = await attempts(engine, requests, progress=lambda done, _, said: report(done, total, said))
-    rows = [outcomes[i : i + len(prompts)] for i in range(0, len(outcomes), len(prompts))]
-    broken = [next((one for one in row if isinstance(one, NonfiniteActivations)), None) for row in rows]
-    sound = [row for row, error in zip(rows, broken, strict=True) if error is None]
-    measured: list[list[AnswerMeasures]] = [[] for _ in sound]
+    answers = [outcomes[i : i + len(prompts)] for i in range(0, len(outcomes), len(prompts))]
+    trials = [
+        Trial(broken=next((one for one in row if isinstance(one, NonfiniteActivations)), None)) for row in answers
+    ]
     for index, prompt in enumerate(prompts):
+        sound = {i: row[index] for i, row in enumerate(answers) if trials[i].broken is None}
         ids = engine.tokenizer.encode(prompt)
-        answers = [row[index] for row in sound]
-        found = await _measure(engine, ids, [one for one in answers if isinstance(one, Answer)], read_back)
-        for column, one in zip(measured, found, strict=True):
-            column.append(one)
-        report(total // 2 + (index + 1) * len(plans), total, "reading answers")
-    sound_measures = iter(measured)
-    return tuple(Trial(tuple(next(sound_measures))) if error is None else Trial(broken=error) for error in broken)
+        found = await _measure(engine, ids, [one for one in sound.values() if isinstance(one, Answer)], read_back)
+        for i, one in zip(sound, found, strict=True):
+            trials[i] = replace(trials[i], measures=(*trials[i].measures, one))
+        report(len(requests) + (index + 1) * len(rows), total, "reading answers")
+    return _mean_trial(trials[:UNSTEERED_SAMPLES]), tuple(trials[UNSTEERED_SAMPLES:])
+
+
+def trial_steps(plans: int, prompts: int) -> int:
+    """How many steps of progress `run_trials` reports: every answer is written and read."""
+    return 2 * (plans + UNSTEERED_SAMPLES) * prompts
+
+
+def _mean_trial(trials: Sequence[Trial]) -> Trial:
+    """Samples of one plan, averaged prompt by prompt. Raises what broke one of them."""
+    for trial in trials:
+        if trial.broken is not None:
+            raise trial.broken
+    return Trial(tuple(_mean(samples) for samples in zip(*(trial.measures for trial in trials), strict=True)))
+
+
+def _mean(samples: Sequence[AnswerMeasures]) -> AnswerMeasures:
+    surprise = [one.surprise for one in samples if one.surprise is not None]
+    return AnswerMeasures(
+        score=fmean(one.score for one in samples),
+        surprise=fmean(surprise) if surprise else None,
+        repetition=fmean(one.repetition for one in samples),
+        dose=fmean(one.dose for one in samples),
+    )
 
 
 async def _measure(
     engine: Engine, prompt: tuple[int, ...], answers: Sequence[Answer], read_back: ReadBack
 ) -> list[AnswerMeasures]:
-    """One prompt's answers, as many at a time as their logits may be held for."""
+    """One prompt's answers, a few at a time."""
     found: list[AnswerMeasures] = []
     longest = len(prompt) + max((len(one.tokens) for one in answers), default=0)
-    size = max(1, LOGITS_BOUND // (longest * engine.info.vocab_size))
+    size = max(1, LOGITS_AT_ONCE // (longest * engine.info.vocab_size))
     spec = CaptureSpec(layers=(read_back.layer,), position="all", logits=True)
     for start in range(0, len(answers), size):
         part = answers[start : start + size]

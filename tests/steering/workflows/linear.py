@@ -77,7 +77,7 @@ BABBLE = "zzz"
 WORDS = (*MARKERS, *POSITIVE, *NEGATIVE, *NEUTRAL, BABBLE)
 IDS = {word: i for i, word in enumerate(WORDS)}
 BEGIN, END, UNKNOWN = IDS["<s>"], IDS["</s>"], IDS["<?>"]
-D_MODEL, LAYERS, GAIN, NOISE, BREAKS = 24, 4, 4.0, 6.0, 1.6
+D_MODEL, LAYERS, GAIN, NOISE, BREAKS = 96, 4, 4.0, 6.0, 1.6
 PLANTED_LAYERS = (1, 2)
 
 

@@ -232,3 +232,13 @@ async def test_a_random_direction_has_the_same_dose(engine):
         assert lengths[0][0] == pytest.approx(0.5 * GAIN)
     assert abs(float(other.at(1).direction @ engine.concept)) < 0.6
     assert ours.fingerprint != theirs.fingerprint
+
+
+def test_random_layers_agree_with_each_other_as_the_vectors_do(engine):
+    vector = random_like(planted_vector(engine), seed=3)
+    mixed = replace(vector, layers=vector.layers | {3: replace(vector.at(3), direction=engine.concept)})
+    other = random_like(mixed, seed=9)
+    for one, two in ((1, 2), (1, 3), (2, 3)):
+        expected = float(mixed.at(one).direction @ mixed.at(two).direction)
+        assert float(other.at(one).direction @ other.at(two).direction) == pytest.approx(expected, abs=1e-5)
+    assert abs(float(other.at(1).direction @ mixed.at(1).direction)) < 0.6

@@ -107,7 +107,7 @@ async def test_progress_runs_to_its_total(engine):
     assert seen[-1][0] == seen[-1][1]
 
 
-@pytest.mark.parametrize("moment", [50, 400])
+@pytest.mark.parametrize("moment", [50, 500])
 async def test_cancelling_leaves_no_row(engine, moment):
     """Once while answers are written, once while they are read."""
     short = asked_of(engine, sampling=SamplingParams(max_tokens=2, temperature=1.0))
@@ -145,7 +145,9 @@ async def test_another_models_vector_is_refused(engine):
 async def test_layer_sweep_finds_where_the_concept_is(engine):
     """Layer 3 holds a direction across the concept: steering there moves nothing."""
     vector = planted_vector(engine)
-    wrong = replace(vector.at(3), direction=random_like(vector, 4).at(3).direction)
+    drawn = random_like(vector, 4).at(3).direction
+    across = drawn - (drawn @ engine.concept) * engine.concept
+    wrong = replace(vector.at(3), direction=across / across.norm())
     vector = replace(vector, layers={2: vector.at(2), 3: wrong})
     request = LayerSweepRequest(vector, PROMPTS, strengths=(0.5, 1.0, 1.5), reading_layer=2, sampling=SAMPLING)
     found = await layer_sweep(engine, request)
@@ -156,7 +158,8 @@ async def test_layer_sweep_finds_where_the_concept_is(engine):
     assert found.recommended.layers == (2,)
     assert found.recommended.strength == (0.5, 1.0)
     there = {point.layer: point.moved.mean for point in found.points if point.strength == 1.0}
-    assert there[2] > 0.4 > there[3] + 0.2
+    assert there[2] > 0.4
+    assert abs(there[3]) < 0.2
 
 
 async def test_layer_sweep_downwards(engine):
