@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from typing import TypeAlias, TypeVar, cast
 
 import structlog
@@ -19,6 +20,7 @@ from app.sse import Patience, ended
 from steering.engine.base import Engine, EngineStats
 from steering.errors import Draining, EngineDead, NotReady, SteeringError
 from steering.store.base import Store
+from steering.workflows.norms import measure_typical_norms
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -73,8 +75,14 @@ class AppState:
 
     async def _load(self) -> None:
         try:
-            self._engine = await in_daemon_thread(lambda: self._engine_factory(self.settings))
-            log.info("ready", model=self._engine.info.name, device=self._engine.info.device)
+            engine = await in_daemon_thread(lambda: self._engine_factory(self.settings))
+            try:
+                await _measure_norms(engine)
+            except BaseException:
+                await engine.close()
+                raise
+            self._engine = engine
+            log.info("ready", model=engine.info.name, device=engine.info.device)
         except Exception as error:
             log.exception("model_load_failed")
             self.load_failure = hidden(error)
@@ -153,6 +161,12 @@ class AppState:
             if not self.interrupted.done():
                 self.interrupted.set_result(Draining("the server stopped before this request had ended"))
         self.on_drained()
+
+
+async def _measure_norms(engine: Engine) -> None:
+    """Before the first plan is made, so that every plan of this server is judged by the same norms."""
+    if not engine.info.typical_norms:
+        engine.info = replace(engine.info, typical_norms=await measure_typical_norms(engine))
 
 
 def state_of(request: Request) -> AppState:
