@@ -134,7 +134,7 @@ class Capture:
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """What the engine is doing now, for metrics and readiness."""
+    """What the engine is doing now, for metrics and readiness. compiled: kinds of decode steps that run compiled."""
 
     running: int
     waiting: int
@@ -143,6 +143,7 @@ class EngineStats:
     prompt_tokens: int
     cached_tokens: int
     alive: bool
+    compiled: tuple[str, ...] = ()
 
 
 class Tokenizer(Protocol):

@@ -2,20 +2,22 @@
 
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from steering.engine.additive_bank import AdditiveBank
 from steering.engine.attention import SlotAttention
 from steering.engine.batch import Batch, decoding, packed
+from steering.engine.compilation import Compiled
+from steering.engine.decode_step import Visitor, visiting
 from steering.engine.kv_cache import BLOCK, SlotCache
 from steering.engine.readers import PassReaders
 from steering.engine.sequence import Sequence
 from steering.engine.steering_batch import SteeringBatch
 from steering.model.hooks import ResidualHooks, StopForward
 from steering.model.layout import Layout
-from steering.plan import SteeringPlan
+from steering.plan import Phase
 from steering.shapes import Logits, Residual, Tensor
 
 MAX_THRESHOLDS = 64
@@ -45,6 +47,8 @@ class ModelRunner:
         self.bank = AdditiveBank(layout.layer_count, layout.d_model, device)
         self._state = torch.zeros(0, MAX_THRESHOLDS, device=device)
         self._steering: SteeringBatch | None = None
+        self.compiled: dict[str, Compiled] = {}
+        self._spans: dict[int, Tensor] = {}
 
     def close(self) -> None:
         """Leaves the model without hooks and the attention interface without our function."""
@@ -129,7 +133,12 @@ class ModelRunner:
         steering = self._steering
         steering.begin(batch)
         readers = PassReaders(batch, self._device)
-        logits = self._forward(batch, steering, readers, 1, None)
+        kind = "additive" if steering.only_additive and not readers.layers else "visited"
+        logits: Logits | None
+        if kind in self.compiled:
+            logits = self._compiled_forward(self.compiled[kind], batch, steering, readers)
+        else:
+            logits = self._forward(batch, steering, readers, 1, None)
         assert logits is not None
         for sequence in present:
             _advance(sequence, 1)
@@ -145,16 +154,7 @@ class ModelRunner:
         layers = steering.layers | readers.layers
         if stop_after is not None:
             layers = layers | {stop_after}
-
-        def apply(layer: int, residual: Residual) -> Residual | None:
-            arriving = residual.to(torch.float32)
-            leaving = steering.apply(layer, arriving, batch) if layer in steering.layers else arriving
-            if layer in readers.layers:
-                readers.read(layer, leaving)
-            if layer == stop_after:
-                raise StopForward
-            return None if leaving is arriving else leaving
-
+        apply = _visitor(batch, steering, readers, stop_after)
         shape = (-1, 1) if batch.decode else (1, -1)
         arguments: dict[str, Any] = {
             "input_ids": batch.token_ids.view(shape),
@@ -179,15 +179,42 @@ class ModelRunner:
         logits: Tensor = output.logits
         return logits.reshape(-1, logits.shape[-1])
 
+    def _compiled_forward(
+        self, compiled: Compiled, batch: Batch, steering: SteeringBatch, readers: PassReaders
+    ) -> Logits:
+        """The same decode pass through the step that was compiled ahead of time."""
+        keys = [layer.keys for layer in self.cache.layers]
+        values = [layer.values for layer in self.cache.layers]
+        span = self._spans.setdefault(batch.length, torch.arange(batch.length, device=self._device))
+        rows = self.bank.rows[Phase.GENERATED]
+        with torch.no_grad(), visiting(_visitor(batch, steering, readers, None)):
+            logits, inverse = compiled(batch.token_ids, batch.positions, span, rows, keys, values)
+        if inverse.numel():
+            self.bank.inverse[Phase.GENERATED, :, : batch.tokens] += inverse
+        return cast(Logits, logits)
+
     @staticmethod
     def cache_length(batch: Batch) -> int:
         """Filled positions of the only row of a pass, the new ones included."""
         return batch.segments[0].last_position + 1
 
 
-def check_plan(plan: SteeringPlan) -> bool:
-    """Whether the decision state has room for the plan's thresholds."""
-    return len(plan.thresholds) <= MAX_THRESHOLDS
+def _visitor(batch: Batch, steering: SteeringBatch, readers: PassReaders, stop_after: int | None) -> Visitor:
+    """What happens to the residual at a layer of this pass; None where it stays as it is."""
+
+    def apply(layer: int, residual: Residual) -> Residual | None:
+        steers, reads = layer in steering.layers, layer in readers.layers
+        if not (steers or reads or layer == stop_after):
+            return None
+        arriving = residual.to(torch.float32)
+        leaving = steering.apply(layer, arriving, batch) if steers else arriving
+        if reads:
+            readers.read(layer, leaving)
+        if layer == stop_after:
+            raise StopForward
+        return None if leaving is arriving else leaving
+
+    return apply
 
 
 def _predicts(sequence: Sequence, last_position: int) -> bool:

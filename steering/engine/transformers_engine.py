@@ -23,6 +23,7 @@ from steering.engine.base import (
     SamplingParams,
     TokenEvent,
 )
+from steering.engine.compilation import Compilation, Compiled, CompileRequest
 from steering.engine.detokenizer import advance, finish
 from steering.engine.report import report
 from steering.engine.runner import MAX_THRESHOLDS, ModelRunner, PassResult
@@ -50,7 +51,9 @@ LONG_TEXT = 4096
 class TransformersEngine:
     """An Engine in this process. One thread owns the model; callers meet it through queues alone."""
 
-    def __init__(self, loaded: LoadedModel, limits: EngineLimits | None = None) -> None:
+    def __init__(
+        self, loaded: LoadedModel, limits: EngineLimits | None = None, compile_request: CompileRequest | None = None
+    ) -> None:
         self.info = loaded.info
         self.tokenizer = loaded.tokenizer
         self._limits = limits or EngineLimits()
@@ -64,7 +67,12 @@ class TransformersEngine:
         self._alive = True
         self._counts = {"steps": 0, "generated": 0, "prompt": 0, "cached": 0}
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._arrived: list[tuple[str, Compiled]] = []
         self._thread.start()
+        self._compilation: Compilation | None = None
+        if compile_request is not None and loaded.layout.attention == "interface" and self._device.type == "cpu":
+            self._compilation = Compilation(compile_request, loaded.info, lambda *step: self._arrived.append(step))
+            self._compilation.start()
 
     # ---- the asynchronous face -------------------------------------------------------------------------------------
 
@@ -146,6 +154,7 @@ class TransformersEngine:
             prompt_tokens=self._counts["prompt"],
             cached_tokens=self._counts["cached"],
             alive=self._alive and self._thread.is_alive(),
+            compiled=tuple(sorted(self._runner.compiled)),
         )
 
     async def close(self) -> None:
@@ -153,6 +162,8 @@ class TransformersEngine:
         with self._wake:
             self._closing = True
             self._wake.notify()
+        if self._compilation is not None:
+            await asyncio.to_thread(self._compilation.close)
         await asyncio.to_thread(self._thread.join)
 
     async def _encode(self, prompt: Prompt) -> tuple[int, ...]:
@@ -221,6 +232,10 @@ class TransformersEngine:
 
     def _step(self) -> None:
         """One turn: drop who left, let in who waits, compute prompts, decode a token for every row, hand out results."""
+        while self._arrived:
+            kind, compiled = self._arrived.pop()
+            self._runner.compiled[kind] = compiled
+            log.info("compiled_decode_step_in_use", kind=kind)
         self._scheduler.drop_closed()
         self._scheduler.admit()
         work = self._scheduler.prompts()

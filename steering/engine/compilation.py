@@ -1,0 +1,106 @@
+"""Compilation: the decode step compiled in a process of its own while the engine serves, kept on disk, loaded when ready."""
+
+import hashlib
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+import torch
+import transformers
+from torch._inductor import aoti_load_package
+
+from steering.engine import decode_step
+from steering.model.info import ModelInfo
+
+log = structlog.get_logger()
+KINDS = ("additive", "visited")
+Compiled = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class CompileRequest:
+    """How the worker finds the same model again, and where compiled steps are kept."""
+
+    source: str | None
+    revision: str | None
+    dtype: str
+    cache_dir: Path
+
+    def targets(self, info: ModelInfo) -> dict[str, Path]:
+        """One file a kind, named by everything a compiled step depends on."""
+        facts = [
+            info.fingerprint,
+            info.dtype,
+            torch.__version__,
+            transformers.__version__,
+            torch.backends.cpu.get_cpu_capability(),
+            Path(decode_step.__file__).read_text(),
+        ]
+        key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
+        return {kind: self.cache_dir / "compiled" / f"{key}-{kind}.pt2" for kind in KINDS}
+
+
+class Compilation:
+    """One attempt, in the background. `ready` is called (from another thread) with each kind's callable as it comes.
+
+    A failure is logged and leaves the engine as it is: eager, and right.
+    """
+
+    def __init__(self, request: CompileRequest, info: ModelInfo, ready: Callable[[str, Compiled], None]) -> None:
+        self._request, self._info, self._ready = request, info, ready
+        self._process: subprocess.Popen[bytes] | None = None
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="compilation", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the worker if it still runs. Harmless when repeated."""
+        self._closed.set()
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        targets = self._request.targets(self._info)
+        if any(not path.exists() for path in targets.values()) and not self._compile(targets):
+            return
+        for kind, path in targets.items():
+            if self._closed.is_set():
+                return
+            try:
+                loaded: Compiled = aoti_load_package(str(path), run_single_threaded=True)
+            except (RuntimeError, OSError) as error:
+                log.warning("compiled_step_unusable", kind=kind, reason=str(error)[:300])
+                path.unlink(missing_ok=True)
+                return
+            self._ready(kind, loaded)
+
+    def _compile(self, targets: Mapping[str, Path]) -> bool:
+        request = {
+            "source": self._request.source,
+            "revision": self._request.revision,
+            "dtype": self._request.dtype,
+            "cache_dir": str(self._request.cache_dir),
+            "targets": {kind: str(path) for kind, path in targets.items()},
+        }
+        log.info("compiling_decode_step", model=self._info.name)
+        command = [sys.executable, "-m", "steering.engine.compile_worker", json.dumps(request)]
+        with self._request.cache_dir.joinpath("compile.log").open("wb") as output:
+            self._process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)  # noqa: S603 - our module
+            if self._closed.is_set():
+                self._process.kill()
+            status = self._process.wait()
+        if status != 0 and not self._closed.is_set():
+            log.warning(
+                "decode_step_not_compiled", model=self._info.name, status=status, see="compile.log in the cache"
+            )
+        return status == 0

@@ -1,0 +1,52 @@
+"""Compiles a model's decode step ahead of time, in a process of its own: `python -m steering.engine.compile_worker REQUEST`."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._inductor import aoti_compile_and_package
+
+from steering.engine.decode_step import DecodeStep
+from steering.model.loading import load
+
+OPTIONS = {
+    # weights become constants that are packed for the processor's matrix units once, at compile time
+    "freezing": True,
+}
+
+
+def compile_step(model: Any, layout: Any, target: Path, *, visited: bool) -> None:
+    """Writes the compiled decode step of a model to `target`, whole or not at all."""
+    step = DecodeStep(model, layout, visited=visited).eval()
+    try:
+        with torch.no_grad():
+            program = torch.export.export(step, step.example(), dynamic_shapes=step.dynamic_shapes(), strict=False)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = target.with_name(f"{os.getpid()}-{target.name}")
+            aoti_compile_and_package(program, package_path=str(unfinished), inductor_configs=OPTIONS)
+    finally:
+        step.close()
+    unfinished.rename(target)
+
+
+def main(request: str) -> None:
+    """request: JSON with source, revision, dtype, cache_dir and targets {"additive": path, "visited": path}."""
+    wanted = json.loads(request)
+    os.nice(15)  # whoever serves at the moment goes first
+    loaded = load(
+        wanted["source"],
+        cache_dir=Path(wanted["cache_dir"]),
+        device="cpu",
+        dtype=wanted["dtype"],
+        revision=wanted["revision"],
+    )
+    for kind, path in wanted["targets"].items():
+        if not Path(path).exists():
+            compile_step(loaded.model, loaded.layout, Path(path), visited=kind == "visited")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

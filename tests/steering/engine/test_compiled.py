@@ -1,0 +1,134 @@
+"""The compiled decode step gives the same tokens as the eager one, for every kind of plan, and takes over while it serves."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from steering.engine.base import GenerationRequest, Reading
+from steering.engine.compilation import KINDS, CompileRequest
+from steering.engine.transformers_engine import TransformersEngine
+from steering.model.layout import find_layout
+from steering.model.loading import load
+from steering.spec import SteeringSpec
+from tests.engines import run, run_all, run_alone, sampling
+from tests.families import FAMILIES
+from tests.plans import plan_for, random_items, vectors_for
+from tests.reference import Reference
+
+PROMPTS = [tuple(b"Once upon a time"), tuple(b"Hm"), tuple(b"A longer prompt than the sliding window of the model is")]
+
+
+@pytest.fixture(scope="module", params=["llama", "gemma3"])
+def folder(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, hf_byte_tokenizer: PreTrainedTokenizerFast
+) -> tuple[str, Path]:
+    """(family, a model folder as it would lie on disk)."""
+    path = tmp_path_factory.mktemp(request.param)
+    FAMILIES[request.param]().save_pretrained(path)
+    hf_byte_tokenizer.save_pretrained(path)
+    return request.param, path
+
+
+async def until_compiled(engine: TransformersEngine, expected: list[int], cache: Path) -> None:
+    """Generates all the while: no stream may stall or change while the compiled steps arrive."""
+    for _ in range(2000):
+        assert (await run(engine, GenerationRequest(PROMPTS[0], sampling(20)))).tokens == expected
+        if len(engine.stats().compiled) == len(KINDS):
+            return
+        await asyncio.sleep(0.2)
+    pytest.fail((cache / "compile.log").read_text()[-2000:])
+
+
+@pytest.fixture(scope="module")
+def engines(
+    folder: tuple[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[TransformersEngine, TransformersEngine]]:
+    """(eager, compiled) over the same folder. The second serves from the start and is compiled while it does."""
+    loaded = [load(str(folder[1]), cache_dir=folder[1], device="cpu", dtype="float32") for _ in range(2)]
+    cache = tmp_path_factory.mktemp("cache")
+    eager = TransformersEngine(loaded[0])
+    compiled = TransformersEngine(loaded[1], compile_request=CompileRequest(str(folder[1]), None, "float32", cache))
+
+    async def warm() -> None:
+        expected = (await run(eager, GenerationRequest(PROMPTS[0], sampling(20)))).tokens
+        await until_compiled(compiled, expected, cache)
+
+    asyncio.run(warm())
+    yield eager, compiled
+    asyncio.run(eager.close())
+    asyncio.run(compiled.close())
+
+
+async def test_random_plans_agree_with_eager_and_with_themselves_alone(
+    engines: tuple[TransformersEngine, TransformersEngine],
+) -> None:
+    eager, compiled = engines
+    vectors = vectors_for(eager.info)
+    requests = [
+        GenerationRequest(
+            PROMPTS[seed % 3],
+            sampling(6 + seed % 7, temperature=seed % 3 * 0.5, seed=seed),
+            await plan_for(random_items(seed + 500, eager.info.layer_count), vectors, eager.info),
+        )
+        for seed in range(32)
+    ]
+    expected = await run_alone(eager, requests)
+    together = await run_all(compiled, requests)
+    alone = await run_alone(compiled, requests)
+    assert [o.tokens for o in together] == [o.tokens for o in expected]
+    assert [o.tokens for o in alone] == [o.tokens for o in expected]
+
+
+async def test_additive_rows_and_their_dose(engines: tuple[TransformersEngine, TransformersEngine]) -> None:
+    """The fused path: distinct adds at every layer, with the dose measured inside the graph."""
+    eager, compiled = engines
+    vectors = vectors_for(eager.info)
+    requests = [
+        GenerationRequest(
+            PROMPTS[0],
+            sampling(12),
+            await plan_for(
+                [{"vector": name, "strength": strength, "layers": "all"} for name in ("alpha", "beta")],
+                vectors,
+                eager.info,
+            ),
+        )
+        for strength in (-1.0, -0.5, 0.0, 0.5, 1.0)
+    ]
+    for one, other in zip(await run_all(compiled, requests), await run_all(eager, requests), strict=True):
+        assert one.tokens == other.tokens
+        for dose, expected in zip(one.finish.steering.doses, other.finish.steering.doses, strict=True):
+            assert dose == pytest.approx(expected, rel=1e-3)
+
+
+async def test_it_agrees_with_the_slow_reference(
+    folder: tuple[str, Path], engines: tuple[TransformersEngine, TransformersEngine]
+) -> None:
+    model = FAMILIES[folder[0]]()
+    blocks = find_layout(model).blocks
+    compiled = engines[1]
+    vectors = vectors_for(compiled.info)
+    for seed in range(8):
+        items = random_items(seed + 900, compiled.info.layer_count)
+        plan = await plan_for(items, vectors, compiled.info)
+        outcome = await run(compiled, GenerationRequest(PROMPTS[2], sampling(8), plan))
+        spec = SteeringSpec.model_validate({"interventions": items})
+        assert outcome.tokens == Reference(model, blocks, spec, vectors).generate(PROMPTS[2], 8), items
+
+
+async def test_readouts_pass_through_the_compiled_step(engines: tuple[TransformersEngine, TransformersEngine]) -> None:
+    eager, compiled = engines
+    entry = vectors_for(eager.info)["alpha"].layers[1]
+    request = GenerationRequest(PROMPTS[0], sampling(8), readings=(Reading("alpha", 1, entry.direction, entry.scale),))
+    one, other = await run(compiled, request), await run(eager, request)
+    for event, expected in zip(one.events[:-1], other.events[:-1], strict=True):
+        assert event.readout["alpha"] == pytest.approx(expected.readout["alpha"], abs=1e-3)
+
+
+async def test_a_long_answer_outgrows_several_lengths(engines: tuple[TransformersEngine, TransformersEngine]) -> None:
+    eager, compiled = engines
+    request = GenerationRequest(PROMPTS[0], sampling(200))
+    assert (await run(compiled, request)).tokens == (await run(eager, request)).tokens
