@@ -1,13 +1,14 @@
 """DatabaseAddress: a store URL read and judged, before anything is opened. Messages never repeat a URL: it may hold a password."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from steering.errors import InvalidRequest
+from steering.errors import InvalidRequest, StoreUnavailable
 
 _DRIVERS = {"sqlite": "aiosqlite", "postgresql": "psycopg"}
 PAGE_BYTES = 4096
@@ -54,6 +55,12 @@ def read_address(url: str) -> DatabaseAddress:
         )
     parsed = parsed.set(drivername=f"{backend}+{_DRIVERS[backend]}")
     return _read_sqlite(parsed) if backend == "sqlite" else DatabaseAddress(parsed)
+
+
+def check_driver(module: str) -> None:
+    """Raises StoreUnavailable when the driver is not installed: PostgreSQL's is not part of every installation."""
+    if find_spec(module) is None:
+        raise StoreUnavailable(f"this store needs the Python package {module!r}, which is not installed")
 
 
 def _read_sqlite(url: URL) -> DatabaseAddress:

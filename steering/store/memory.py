@@ -88,8 +88,8 @@ class MemoryVectors:
         return restore(stored)
 
     async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> VectorPage:
-        check_limit(limit)
         check_filter(where)
+        check_limit(limit)
         after = "" if cursor is None else read_cursor("vector", cursor)
         newest = (self._versions[name][self._last[name]] for name in sorted(self._versions) if name > after)
         found = [stored for stored in newest if stored.matches(where)]

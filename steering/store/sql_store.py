@@ -3,7 +3,7 @@
 import asyncio
 from typing import final
 
-from steering.store.address import read_address
+from steering.store.address import check_driver, read_address
 from steering.store.base import JobStore, ProfileStore, VectorStore
 from steering.store.jobs import SqlJobs
 from steering.store.migrate import migrate
@@ -32,6 +32,7 @@ class SqlStore:
 async def open_sql_store(url: str) -> SqlStore:
     """Migrates, connects, and asks one question. Raises InvalidRequest, StoreUnavailable, StorageFull or StoreCorrupt."""
     address = read_address(url)
+    check_driver(address.url.get_driver_name())
     await asyncio.to_thread(migrate, address)
     store = SqlStore(Database(address))
     try:

@@ -126,7 +126,6 @@ def kill_while_writing(url: str, rounds: int) -> dict[str, Any]:
     chance = random.Random(0)
     acknowledged: dict[str, int] = {}
     problems: list[str] = []
-    kept = 0
     for number in range(rounds):
         name = f"round-{number}"
         pid, reading = fork(url, writer(name))
@@ -134,15 +133,12 @@ def kill_while_writing(url: str, rounds: int) -> dict[str, Any]:
         time.sleep(chance.uniform(0.0, 0.03))
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        acks = before + read_all(reading)
-        if acks.strip(b"."):
-            problems.append(f"{name} failed before it was killed: {acks.decode()}")
-        acknowledged[name] = len(acks)
-        report = _run(url, checker({name: len(acks)}))
-        problems += report["problems"]
+        acknowledgements = before + read_all(reading)
+        if acknowledgements.strip(b"."):
+            problems.append(f"{name} failed before it was killed: {acknowledgements.decode()}")
+        acknowledged[name] = len(acknowledgements)
     report = _run(url, checker(acknowledged))
-    kept = report.get("kept", 0)
-    return {"problems": problems + report["problems"], "rounds": rounds, "kept": kept}
+    return {**report, "problems": problems + report["problems"]}
 
 
 def _run(url: str, work: Work) -> Any:

@@ -10,7 +10,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.schema import CreateTable
 
 from steering.errors import InternalError, InvalidRequest, StorageFull, StoreCorrupt, StoreUnavailable
-from steering.store.address import read_address
+from steering.store.address import check_driver, read_address
 from steering.store.failures import meaning, translated
 from steering.store.opening import open_store
 from steering.store.tables import Base
@@ -51,6 +51,12 @@ def test_a_postgresql_address_goes_through_psycopg_without_prepared_statements()
         assert address.url.drivername == address.sync_url.drivername == "postgresql+psycopg"
         assert address.url.render_as_string(hide_password=False) == "postgresql+psycopg://me:pw@host:5433/steering"
         assert address.engine_options["connect_args"] == {"prepare_threshold": None}
+
+
+def test_a_driver_that_is_not_installed_is_named() -> None:
+    check_driver("aiosqlite")
+    with pytest.raises(StoreUnavailable, match="no_such_driver"):
+        check_driver("no_such_driver")
 
 
 def test_a_sqlite_address_is_read_for_both_drivers() -> None:

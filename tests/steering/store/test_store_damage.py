@@ -1,0 +1,94 @@
+"""Every way in which the file under a store can be wrong, and what is said about it."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from steering.errors import StorageFull, StoreCorrupt, StoreUnavailable, VectorNotFound
+from steering.spec import SteeringSpec
+from steering.store.base import Profile, VectorFilter
+from steering.store.sql_store import SqlStore, open_sql_store
+from steering.vectors import ConceptVector
+from tests.steering.store.behind import opened_behind_its_back
+from tests.steering.store.planted import planted
+
+
+class TestDamage:
+    async def test_a_blob_that_changed_is_set_aside_and_said_to_be_corrupt(self, store: SqlStore, file: Path) -> None:
+        for name in ("a", "b", "c"):
+            await store.vectors.put(planted(name, 1))
+        with opened_behind_its_back(file) as other:
+            content = bytearray(other.execute("SELECT content FROM vectors WHERE name = 'b'").fetchone()[0])
+            content[-1] ^= 1
+            other.execute("UPDATE vectors SET content = ? WHERE name = 'b'", (bytes(content),))
+        with pytest.raises(StoreCorrupt, match="b@1"):
+            await store.vectors.get("b")
+        page = await store.vectors.find(VectorFilter(), 2)
+        assert [vector.name for vector in page.vectors] == ["a"]
+        page = await store.vectors.find(VectorFilter(), 2, page.next_cursor)
+        assert [vector.name for vector in page.vectors] == ["c"]
+        await store.vectors.delete("b")
+        with pytest.raises(VectorNotFound):
+            await store.vectors.get("b")
+
+    async def test_a_blob_that_says_nothing_sensible_is_corrupt_even_with_its_digest(
+        self, store: SqlStore, file: Path
+    ) -> None:
+        await store.vectors.put(planted("a", 1))
+        with opened_behind_its_back(file) as other:
+            digest = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+            other.execute("UPDATE vectors SET content = x'', sha256 = ?", (digest,))
+        with pytest.raises(StoreCorrupt, match="a@1"):
+            await store.vectors.get("a")
+
+    async def test_a_profile_that_is_no_steering_is_corrupt(self, store: SqlStore, file: Path) -> None:
+        await store.profiles.put(Profile("cheerful", SteeringSpec()))
+        with opened_behind_its_back(file) as other:
+            other.execute("UPDATE profiles SET steering = '{'")
+        with pytest.raises(StoreCorrupt, match="cheerful"):
+            await store.profiles.get("cheerful")
+
+    async def test_a_file_that_is_no_database_is_refused_and_left_alone(self, file: Path) -> None:
+        file.parent.mkdir(parents=True)
+        diary = b"a diary, not a database\n" * 200
+        await asyncio.to_thread(file.write_bytes, diary)
+        with pytest.raises(StoreCorrupt):
+            await open_sql_store(f"sqlite:///{file}")
+        assert await asyncio.to_thread(file.read_bytes) == diary
+
+    async def test_a_file_overwritten_in_its_middle_is_corrupt(self, store: SqlStore, file: Path) -> None:
+        for seed in range(20):
+            await store.vectors.put(planted("warmth", seed, d_model=1024))
+        await store.close()
+        content = bytearray(await asyncio.to_thread(file.read_bytes))
+        content[4096:] = b"\xff" * (len(content) - 4096)
+        await asyncio.to_thread(file.write_bytes, content)
+        with pytest.raises(StoreCorrupt):
+            await open_sql_store(f"sqlite:///{file}")
+
+    async def test_a_place_that_cannot_be_is_unavailable(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        (tmp_path / "folder").mkdir()
+        for place in (tmp_path / "file" / "store.sqlite3", tmp_path / "folder"):
+            with pytest.raises(StoreUnavailable) as refusal:
+                await open_sql_store(f"sqlite:///{place}")
+            assert str(tmp_path) not in refusal.value.message
+
+
+async def test_a_full_store_says_so_keeps_nothing_half_and_works_again_when_there_is_room(file: Path) -> None:
+    store = await open_sql_store(f"sqlite:///{file}?max_mb=1")
+    puts = [store.vectors.put(planted("warmth", seed, layers=4, d_model=4096)) for seed in range(1, 31)]
+    outcomes = await asyncio.gather(*puts, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {ConceptVector, StorageFull}
+    kept = sum(isinstance(outcome, ConceptVector) for outcome in outcomes)
+    assert 5 <= kept < 16
+    newest = await store.vectors.get("warmth")
+    assert newest.version == kept
+    assert newest.sha256 in {outcome.sha256 for outcome in outcomes if isinstance(outcome, ConceptVector)}
+    with pytest.raises(StorageFull):
+        await store.vectors.put(planted("other", 1, layers=4, d_model=4096))
+    assert [vector.name for vector in (await store.vectors.find(VectorFilter())).vectors] == ["warmth"]
+    await store.vectors.delete("warmth")
+    assert (await store.vectors.put(planted("warmth", 1))).version == kept + 1
+    await store.close()
