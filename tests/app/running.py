@@ -1,0 +1,39 @@
+"""A server on a real socket in a thread of the test, for clients that know no ASGI: the blocking client, the commands."""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+from app.main import create_app
+from app.settings import Settings
+from steering.engine.base import Engine
+from tests.app.conftest import memory_store
+from tests.fakes import ScriptedEngine
+
+
+@contextmanager
+def running(engine: Engine | None = None, **settings: Any) -> Iterator[str]:
+    """The address of a server with an engine (scripted if none is given) and a store that forgets."""
+    chosen = engine or ScriptedEngine()
+    app = create_app(Settings(**settings), lambda _: chosen, memory_store)
+    server = uvicorn.Server(
+        uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="on", ws="none", access_log=False)
+    )
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    thread = threading.Thread(target=server.run, name="server of a test")
+    thread.start()
+    try:
+        until = time.monotonic() + 30
+        while not (server.started and app.state.steering.loaded.is_set()):
+            assert thread.is_alive(), "the server ended by itself"
+            assert time.monotonic() < until, "the server did not start"
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(30)
