@@ -10,10 +10,12 @@ from app.jobs import Jobs
 from app.permits import Lease
 from app.schemas.steering import ProfileSteering, Steering
 from app.state import AppState, state_of
+from steering.dose import DoseGuard
 from steering.engine.base import Engine, Reading
 from steering.errors import InvalidRequest, LimitExceeded
+from steering.layer_choice import check_model
 from steering.plan import SteeringPlan
-from steering.resolve import DoseGuard, check_model, resolve
+from steering.resolve import resolve
 from steering.spec import InterventionSpec, SteeringSpec
 from steering.store.base import Store
 from steering.vectors import ConceptVector, VectorId

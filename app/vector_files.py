@@ -7,8 +7,8 @@ from starlette.responses import Response
 from app.schemas.base import by_layer
 from app.schemas.vectors import SimilarAnswer, SimilarVector
 from steering.errors import UnsupportedParameter, VectorModelMismatch
+from steering.layer_choice import check_model
 from steering.model.info import ModelInfo
-from steering.resolve import check_model
 from steering.store.base import Store, VectorFilter
 from steering.store.blob import decode, encode
 from steering.vectors import ConceptVector, cosine

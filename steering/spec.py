@@ -1,5 +1,6 @@
 """What a caller writes: SteeringSpec, InterventionSpec, ConditionSpec, TokenScope, Schedule. Torch-free, sendable as JSON."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, FiniteFloat, Tag, model_validator
@@ -160,6 +161,30 @@ class SteeringSpec(Spec):
     """The interventions of one request, in the order in which they act at a layer."""
 
     interventions: Annotated[tuple[InterventionSpec, ...], Field(max_length=64)] = ()
+
+
+def vector_names(spec: SteeringSpec) -> Iterator[str]:
+    """Every vector a spec names, as written, also inside conditions; a name may come twice."""
+    for item in spec.interventions:
+        yield item.vector
+        if item.to is not None:
+            yield item.to
+        if item.when is not None:
+            yield from _condition_names(item.when)
+
+
+def _condition_names(condition: ConditionSpec) -> Iterator[str]:
+    match condition:
+        case Threshold():
+            yield condition.vector
+        case AllOf():
+            for child in condition.all:
+                yield from _condition_names(child)
+        case AnyOf():
+            for child in condition.any:
+                yield from _condition_names(child)
+        case Not():
+            yield from _condition_names(condition.not_)
 
 
 AllOf.model_rebuild()

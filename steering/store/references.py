@@ -1,14 +1,14 @@
 """Which vectors a steering names: what a delete has to ask before it takes one away."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from steering.errors import VectorInUse
-from steering.spec import AllOf, AnyOf, ConditionSpec, Not, SteeringSpec
+from steering.spec import SteeringSpec, vector_names
 
 
 def vectors_named(steering: SteeringSpec) -> frozenset[str]:
     """Names without versions, from `vector`, `to` and every condition inside `when`."""
-    return frozenset(written.partition("@")[0] for written in _written(steering))
+    return frozenset(written.partition("@")[0] for written in vector_names(steering))
 
 
 def refuse_if_used(name: str, profiles: Mapping[str, SteeringSpec], default: SteeringSpec | None) -> None:
@@ -19,26 +19,3 @@ def refuse_if_used(name: str, profiles: Mapping[str, SteeringSpec], default: Ste
     if users:
         shown = ", ".join(users[:5]) + (f" and {len(users) - 5} more" if len(users) > 5 else "")
         raise VectorInUse(f"vector {name!r} is named by {shown}; change those first, or force the delete")
-
-
-def _written(steering: SteeringSpec) -> Iterator[str]:
-    for intervention in steering.interventions:
-        yield intervention.vector
-        if intervention.to is not None:
-            yield intervention.to
-        if intervention.when is not None:
-            yield from _in_condition(intervention.when)
-
-
-def _in_condition(condition: ConditionSpec) -> Iterator[str]:
-    if isinstance(condition, AllOf):
-        children: tuple[ConditionSpec, ...] = condition.all
-    elif isinstance(condition, AnyOf):
-        children = condition.any
-    elif isinstance(condition, Not):
-        children = (condition.not_,)
-    else:
-        yield condition.vector
-        return
-    for child in children:
-        yield from _in_condition(child)

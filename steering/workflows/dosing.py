@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from steering.dose import DoseGuard
 from steering.errors import VectorNotFound
 from steering.model.info import ModelInfo
 from steering.plan import SteeringPlan
-from steering.resolve import DoseGuard, resolve
+from steering.resolve import resolve
 from steering.spec import InterventionSpec, SteeringSpec
 from steering.vectors import ConceptVector, LayerDirection
 

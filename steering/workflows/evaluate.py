@@ -6,8 +6,8 @@ from statistics import fmean
 
 from steering.engine.base import Engine, Prompt, SamplingParams
 from steering.errors import InvalidRequest
+from steering.layer_choice import resolve_layers
 from steering.quality import DosePoint, QualityCard, Recommended
-from steering.resolve import resolve_layers
 from steering.spec import Layers
 from steering.vectors import ConceptVector
 from steering.workflows.dose_statistics import (

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from steering.engine.base import CapturePrompt, CaptureSpec, Engine, Position, Prompt
 from steering.errors import InvalidRequest
+from steering.layer_choice import check_model
 from steering.projection import PROJECTIONS, Points
 from steering.projection.base import Separability
-from steering.resolve import check_model
 from steering.vectors import ConceptVector, LayerDirection
 from steering.workflows.drawing import Drawing, draw
 from steering.workflows.extract import block_indices

@@ -9,7 +9,7 @@ import torch
 
 from steering.engine.base import Capture, CapturePrompt, CaptureSpec, Engine, Prompt
 from steering.errors import InvalidRequest
-from steering.resolve import check_model, resolve_layers
+from steering.layer_choice import check_model, resolve_layers
 from steering.shapes import Float, Tensor
 from steering.spec import Layers
 from steering.vectors import ConceptVector

@@ -7,8 +7,8 @@ from steering.concepts.loader import load_neutral
 from steering.engine.base import Engine, Prompt
 from steering.errors import InvalidRequest
 from steering.extraction.card import best_layer
+from steering.layer_choice import check_model
 from steering.pairs import ChatMessage
-from steering.resolve import check_model
 from steering.vectors import ConceptVector, LayerDirection
 from steering.workflows.scorers import SCORERS
 
