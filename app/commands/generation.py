@@ -145,7 +145,7 @@ def _show(url: str, key: str | None, prompt: str, as_json: bool, options: dict[s
     if as_json:
         print_json(answer.model_dump(mode="json", exclude_none=True))
         return
-    console.print(comparison_table(answer, safe(prompt)))
+    console.print(comparison_table(answer, prompt))
     complaints.print(f"seed {answer.seed}, model {answer.model}", style="dim")
     for arm in answer.arms:
         for line in applied_lines(arm.steering):

@@ -12,7 +12,7 @@ from app.schemas.vectors import VectorAnswer
 def comparison_table(answer: CompareAnswer, title: str) -> Table:
     """One row a sample and arm: what it wrote, its readouts, and how far it is from the unsteered model."""
     names = list(dict.fromkeys(name for arm in answer.arms if arm.metrics for name in arm.metrics.readout))
-    table = Table(title=Text(title, style="bold"), title_justify="left", show_lines=True)
+    table = Table(title=shown(title, "bold"), title_justify="left", show_lines=True)
     table.add_column("arm", no_wrap=True)
     table.add_column("answer", ratio=1, overflow="fold")
     for heading in [*names, "KL", "differs at", "perplexity"]:
