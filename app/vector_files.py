@@ -1,9 +1,13 @@
 """Vectors in and out as files, and beside each other."""
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from statistics import fmean
+from tempfile import TemporaryDirectory
 
 from starlette.responses import Response
 
+from app.commands import control_vector
 from app.schemas.base import by_layer
 from app.schemas.vectors import SimilarAnswer, SimilarVector
 from steering.errors import UnsupportedParameter, VectorModelMismatch
@@ -30,14 +34,24 @@ def import_file(content: bytes, name: str | None, info: ModelInfo) -> ConceptVec
 
 def export_file(vector: ConceptVector, form: str) -> Response:
     """The vector as one file. Raises UnsupportedParameter for a format that is not offered."""
-    if form != "safetensors":
-        raise UnsupportedParameter("format must be 'safetensors' or 'json'", param="format")
-    filename = f"{vector.name}-{vector.version}.safetensors"
+    writers: Mapping[str, Callable[[ConceptVector], bytes]] = {"safetensors": encode, "gguf": _control_vector}
+    if form not in writers:
+        raise UnsupportedParameter("format must be 'safetensors', 'gguf' or 'json'", param="format")
     return Response(
-        encode(vector),
+        writers[form](vector),
         media_type="application/octet-stream",
-        headers={"Content-Disposition": f'attachment; filename="{filename}"'},
+        headers={"Content-Disposition": f'attachment; filename="{vector.name}-{vector.version}.{form}"'},
     )
+
+
+def _control_vector(vector: ConceptVector) -> bytes:
+    """A llama.cpp control vector: every layer but 0, for which llama.cpp has no place, at its natural scale."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "vector.gguf"
+        scales = {layer: entry.scale for layer, entry in vector.layers.items()}
+        directions = {layer: entry.direction.tolist() for layer, entry in vector.layers.items()}
+        control_vector.write(path, directions, scales, vector.model)
+        return path.read_bytes()
 
 
 async def similar_vectors(store: Store, vector: ConceptVector) -> SimilarAnswer:

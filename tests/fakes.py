@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import cast
 
 import torch
 
@@ -22,11 +21,9 @@ from steering.engine.base import (
 )
 from steering.errors import ContextLengthExceeded, EngineDead, InvalidRequest, NonfiniteActivations, Overloaded
 from steering.model.info import ModelInfo
-from steering.pairs import ChatMessage
 from steering.plan import SteeringPlan
+from tests.scripted_tokenizer import VOCABULARY, WORDS, ScriptedTokenizer
 
-WORDS = (" the", " a", " day", " night", " warm", " cold", " good", " bad", " sea", " hill", " bird", " stone")
-VOCABULARY = 256 + len(WORDS)
 NONFINITE_STRENGTH = 1e6
 """A steering of this strength or more "drives the numbers out of range"."""
 
@@ -49,34 +46,6 @@ SCRIPTED_MODEL = ModelInfo(
 def planted_direction() -> torch.Tensor:
     """(d_model,), unit: what separates texts with "good" in them from those with "bad"."""
     return torch.nn.functional.normalize(torch.arange(1.0, 9.0), dim=0)
-
-
-class ScriptedTokenizer:
-    """Token id = byte, and a word of WORDS for each id above 255."""
-
-    def encode(self, prompt: Prompt) -> tuple[int, ...]:
-        """See Tokenizer.encode."""
-        if isinstance(prompt, str):
-            return tuple(prompt.encode())
-        if all(isinstance(part, ChatMessage) for part in prompt):
-            messages = cast(tuple[ChatMessage, ...], prompt)
-            return tuple("".join(f"<{one.role}>{one.content}\n" for one in messages).encode())
-        ids = cast(tuple[int, ...], prompt)
-        if any(not 0 <= one < VOCABULARY for one in ids):
-            raise InvalidRequest(f"token ids must be below {VOCABULARY}", param="prompt")
-        return ids
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """See Tokenizer.decode."""
-        return b"".join(self._bytes(one) for one in token_ids).decode(errors="replace")
-
-    def token_text(self, token_id: int) -> str:
-        """See Tokenizer.token_text."""
-        return self._bytes(token_id).decode(errors="replace")
-
-    @staticmethod
-    def _bytes(token_id: int) -> bytes:
-        return bytes([token_id]) if token_id < 256 else WORDS[token_id - 256].encode()
 
 
 class ScriptedEngine:

@@ -1,9 +1,12 @@
 """/v1/vectors: what is kept is what was given, versions never change, and what cannot be right is refused."""
 
 import math
+import warnings
+from pathlib import Path
 
 import pytest
 import torch
+from gguf import GGUFReader
 
 from steering.store.blob import decode
 from tests.app.conftest import D_MODEL, Server
@@ -130,6 +133,21 @@ async def test_a_file_goes_out_and_comes_back_the_same(server: Server) -> None:
     words = (await server.client.get("/v1/vectors/sentiment/export", params={"format": "json"})).json()
     assert set(words["directions"]) == {"1", "2"}
     assert (await server.client.get("/v1/vectors/sentiment/export?format=pt")).json()["error"]["param"] == "format"
+
+
+async def test_a_control_vector_is_read_back_by_the_gguf_package(server: Server, tmp_path: Path) -> None:
+    await server.register(layers=(0, 1, 2), scale={"1": 2.0, "2": 3.0})
+    exported = await server.client.get("/v1/vectors/sentiment/export?format=gguf")
+    assert exported.headers["content-disposition"] == 'attachment; filename="sentiment-1.gguf"'
+    path = tmp_path / "vector.gguf"
+    path.write_bytes(exported.content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tensors = {tensor.name: torch.tensor(tensor.data) for tensor in GGUFReader(path).tensors}
+    assert set(tensors) == {"direction.1", "direction.2"}
+    assert tensors["direction.2"].norm() == pytest.approx(3.0)
+    await server.register("bottom", layers=(0,))
+    assert (await server.client.get("/v1/vectors/bottom/export?format=gguf")).status_code == 400
 
 
 @pytest.mark.parametrize("content", [b"PK\x03\x04", b"\x80\x04pickle", b"GGUF", b"\x93NUMPY", b"", b"x" * 100])
