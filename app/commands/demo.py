@@ -71,10 +71,10 @@ def _profile(client: Client, vector: str) -> None:
     console.print("\n[bold]4[/] PUT /v1/profiles/cheerful keeps the strength on the server; a request names it")
     with console.status("generating"):
         answer = client.generate(
-            messages=[{"role": "user", "content": PROMPTS[0]}],
+            messages=[{"role": "user", "content": PROMPTS[1]}],
             steering={"profile": "cheerful"},
             max_tokens=48,
-            seed=SEED,
+            temperature=0.0,
         )
     console.print("  ", shown(answer.choices[0].text.strip(), "green"), sep="")
     for one in answer.steering.applied:
