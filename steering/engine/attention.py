@@ -18,7 +18,8 @@ class SlotAttention:
     """One engine's attention function, registered under a name of its own while the engine lives.
 
     Decode is grouped-query attention by batched matmul over the filled part of the slots, keys not repeated. A packed
-    prompt pass attends within each segment; segments that start at position 0 share one padded causal call.
+    prompt pass attends within each segment; segments that start at position 0 share one padded causal call. A pass
+    without slots (fitting) is plain causal attention.
     """
 
     def __init__(self, cache: SlotCache) -> None:
@@ -51,9 +52,10 @@ class SlotAttention:
     ) -> tuple[Float[Tensor, "row query head head_dim"], None]:
         """query (row, head, query, head_dim) -> (row, query, head, head_dim)."""
         batch = self._cache.batch
-        assert batch is not None, "attention runs during a pass only"
         scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-        if batch.decode:
+        if batch is None:  # a pass without slots: whole texts, padded on the right
+            out = causal(query, key, value, 0, scaling, sliding_window, softcap)
+        elif batch.decode:
             out = grouped(query, key, value, batch.mask(sliding_window), scaling, softcap)
         elif len(batch.segments) > 1 and softcap is None and all(s.first == 0 for s in batch.segments):
             out = self._fresh(batch, query, key, value, scaling, sliding_window)

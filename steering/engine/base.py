@@ -133,6 +133,44 @@ class Capture:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenPair:
+    """A ContrastivePair as the model reads it. Tokens from `start` on are scored, in both texts; those before are given."""
+
+    positive: tuple[int, ...]
+    negative: tuple[int, ...]
+    start: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FitTask:
+    """A direction d to be fitted by gradient: s * amount * d, added after block `layer` at every position, is to make the
+    positive texts likelier than the negative ones for s > 0, and the reverse for s < 0.
+
+    amount: residual units at strength 1. initial: (d_model,) where to start, of any length; a random direction if None.
+    steps: how often d is changed, each time by `batch` pairs. learning_rate: how far a step may turn it, in radians.
+    strengths: |s| is drawn evenly from this range, which lies above 0.
+    """
+
+    pairs: tuple[TokenPair, ...]
+    layer: int
+    amount: float
+    initial: Direction | None = None
+    steps: int = 100
+    batch: int = 4
+    learning_rate: float = 0.1
+    strengths: tuple[float, float] = (0.25, 1.0)
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FittedDirection:
+    """direction (d_model,): unit, float32, on the host. losses: mean loss of each step, before it."""
+
+    direction: Direction
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStats:
     """What the engine is doing now, for metrics and readiness. compiled: kinds of decode steps that run compiled."""
 
@@ -185,6 +223,15 @@ class Engine(Protocol):
         priority: int = 1,
     ) -> tuple[Capture, ...]:
         """One Capture per prompt, in order. `progress(done, total)` is called as they come. Cancelling the task frees the rows."""
+        ...
+
+    async def fit(self, task: FitTask, *, progress: Callable[[int, int], None] | None = None) -> FittedDirection:
+        """Background work in small pieces between the steps of live traffic; the weights are never touched.
+
+        `progress(done, total)` counts steps. Cancelling the task stops it within one piece. Raises InvalidRequest for a
+        task that cannot be, NonfiniteActivations, OutOfMemory, EngineDead; UnsupportedParameter where an engine has no
+        gradients to offer.
+        """
         ...
 
     def stats(self) -> EngineStats: ...

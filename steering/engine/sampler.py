@@ -4,6 +4,7 @@ from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from math import log
 
+import numpy as np
 import torch
 
 from steering.engine.base import SamplingParams
@@ -25,18 +26,36 @@ class Sampled:
 def sample(logits: Logits, rows: Rows[Sequence]) -> list[Sampled]:
     """logits (row, vocab), any float dtype. Rows are independent: each result depends on its own row alone."""
     raw = logits.to(torch.float32)
-    finite = torch.isfinite(raw).all(dim=1)
-    # a non-finite row is sampled from zeros, so that its numbers cannot disturb the bookkeeping of the others
-    raw = torch.where(finite[:, None], raw, 0.0)
+    # one sum tells of any NaN or infinity in a row, at a tenth of the cost of asking every number
+    finite = torch.isfinite(raw.sum(dim=1)).tolist()
+    if not all(finite):
+        # sampled from zeros, so that its numbers cannot disturb the bookkeeping of the others
+        raw = torch.where(torch.tensor(finite, device=raw.device)[:, None], raw, 0.0)
     adjusted = _adjusted(raw, rows)
-    chosen = adjusted.argmax(dim=1)
+    chosen: list[int] = _best(adjusted).tolist()
     noisy = [row for row, sequence in enumerate(rows) if sequence.sampling.temperature > 0.0]
     if noisy:
-        picked = torch.tensor(noisy, device=raw.device)
-        chosen[picked] = _noisy_choice(adjusted[picked], [rows[row] for row in noisy])
+        tokens = _noisy_choice(adjusted[noisy] if len(noisy) < len(rows) else adjusted, [rows[row] for row in noisy])
+        for row, token in zip(noisy, tokens, strict=True):
+            chosen[row] = token
     logprobs = _logprobs(raw, chosen, rows)
-    pairs = zip(chosen.tolist(), finite.tolist(), logprobs, strict=True)
+    pairs = zip(chosen, finite, logprobs, strict=True)
     return [Sampled(token, good, *probabilities) for token, good, probabilities in pairs]
+
+
+def _best(logits: Logits) -> Int[Tensor, "row"]:
+    """The first of the likeliest tokens of each row. numpy's argmax is ten times faster on a CPU."""
+    if logits.device.type == "cpu":
+        return torch.from_numpy(logits.numpy().argmax(axis=1))
+    return logits.argmax(dim=1)
+
+
+def _candidates(scaled: Logits) -> list[Int[Tensor, "candidate"]]:
+    """Per row, the tokens near enough to the best that noise could still choose them, in ascending order."""
+    near = scaled >= scaled.amax(dim=1, keepdim=True) - NOISE_SPAN
+    if near.device.type == "cpu":  # as above: numpy finds them in a tenth of the time
+        return [torch.from_numpy(np.flatnonzero(row)) for row in near.numpy()]
+    return [row.nonzero()[:, 0] for row in near]
 
 
 def _adjusted(raw: Logits, rows: Rows[Sequence]) -> Logits:
@@ -68,19 +87,25 @@ def _adjusts(params: SamplingParams) -> bool:
     )
 
 
-def _noisy_choice(logits: Logits, rows: Rows[Sequence]) -> Int[Tensor, "row"]:
-    """argmax of filtered logits / T plus Gumbel noise, the noise computed only where it could still decide."""
+def _noisy_choice(logits: Logits, rows: Rows[Sequence]) -> list[int]:
+    """argmax of filtered logits / T plus Gumbel noise, both computed only where they could still decide."""
     device = logits.device
     temperature = torch.tensor([s.sampling.temperature for s in rows], device=device)
-    scaled = _filtered(logits / temperature[:, None], rows)
-    near = scaled >= scaled.amax(dim=1, keepdim=True) - NOISE_SPAN
-    row, token = near.nonzero(as_tuple=True)
+    scaled = logits / temperature[:, None]
+    total = torch.logsumexp(scaled, dim=1)
+    kept = [
+        _filtered(scaled[row], tokens, total[row], sequence.sampling)
+        for row, (sequence, tokens) in enumerate(zip(rows, _candidates(scaled), strict=True))
+    ]
+    sizes = [len(tokens) for tokens in kept]
     seeds = torch.tensor([_signed(s.sampling.seed) for s in rows], device=device)
     indices = torch.tensor([s.generated for s in rows], device=device)
-    noise = gumbel(seeds[row], indices[row], token)
-    scores = torch.full_like(scaled, -torch.inf)
-    scores[row, token] = scaled[row, token] + noise
-    return scores.argmax(dim=1)
+    counts = torch.tensor(sizes, device=device)
+    noise = gumbel(seeds.repeat_interleave(counts), indices.repeat_interleave(counts), torch.cat(kept))
+    return [
+        int(tokens[(scaled[row, tokens] + part).argmax()])
+        for row, (tokens, part) in enumerate(zip(kept, torch.split(noise, sizes), strict=True))
+    ]
 
 
 def _signed(seed: int) -> int:
@@ -89,37 +114,25 @@ def _signed(seed: int) -> int:
     return seed - (1 << 64) if seed >= 1 << 63 else seed
 
 
-def _filtered(scaled: Logits, rows: Rows[Sequence]) -> Logits:
-    """Tokens outside top-k, top-p or min-p become -inf; each row has its own."""
-    for row, sequence in enumerate(rows):
-        params = sequence.sampling
-        if 0 < params.top_k < scaled.shape[1]:
-            least = scaled[row].topk(params.top_k).values[-1]
-            scaled[row] = scaled[row].masked_fill(scaled[row] < least, -torch.inf)
-        if params.top_p < 1.0:
-            scaled[row] = _nucleus(scaled[row], params.top_p)
-        if params.min_p > 0.0:
-            floor = scaled[row].max() + log(params.min_p)
-            scaled[row] = scaled[row].masked_fill(scaled[row] < floor, -torch.inf)
-    return scaled
-
-
-def _nucleus(scaled: Float[Tensor, "vocab"], top_p: float) -> Float[Tensor, "vocab"]:
-    """The smallest set of likeliest tokens whose probability reaches top_p (Holtzman et al., arXiv 1904.09751).
-
-    All tokens below (1 - top_p) / vocab together weigh less than 1 - top_p, so only the others need sorting.
-    """
-    probabilities = torch.softmax(scaled, dim=0)
-    candidates = (probabilities >= (1.0 - top_p) / probabilities.shape[0]).nonzero()[:, 0]
-    ordered, order = probabilities[candidates].sort(descending=True, stable=True)
-    kept = candidates[order[ordered.cumsum(0) - ordered < top_p]]
-    filtered = torch.full_like(scaled, -torch.inf)
-    filtered[kept] = scaled[kept]
-    return filtered
+def _filtered(
+    scaled: Float[Tensor, "vocab"], tokens: Int[Tensor, "candidate"], total: Tensor, params: SamplingParams
+) -> Int[Tensor, "kept"]:
+    """The candidates inside top-k, then top-p, then min-p. `total`: logsumexp of the whole row."""
+    if params.min_p > 0.0:
+        tokens = tokens[scaled[tokens] >= scaled[tokens].max() + log(params.min_p)]
+    if 0 < params.top_k < len(tokens):
+        values = scaled[tokens]
+        tokens = tokens[values >= values.topk(params.top_k).values[-1]]
+        total = torch.logsumexp(scaled[tokens], dim=0)
+    if params.top_p < 1.0:
+        # the smallest set of likeliest tokens whose probability reaches top_p (Holtzman et al., arXiv 1904.09751)
+        ordered, order = (scaled[tokens] - total).exp().sort(descending=True, stable=True)
+        tokens = tokens[order[ordered.cumsum(0) - ordered < params.top_p]]
+    return tokens
 
 
 def _logprobs(
-    raw: Logits, chosen: Int[Tensor, "row"], rows: Rows[Sequence]
+    raw: Logits, chosen: Rows[int], rows: Rows[Sequence]
 ) -> list[tuple[float | None, tuple[tuple[int, float], ...]]]:
     """Log-probabilities under the model's own distribution, before temperature, penalties and filters."""
     results: list[tuple[float | None, tuple[tuple[int, float], ...]]] = [(None, ())] * len(rows)
