@@ -31,6 +31,7 @@ def demo(
 ) -> None:
     """Start a server, make the sentiment vector, steer both ways with it, and show the answers side by side."""
     folder = Path(tempfile.mkdtemp(prefix="steering-demo-"))
+    console.print("Starting a server of its own; the first time the model is converted once, which takes a minute.\n")
     try:
         with _server(folder, model, device) as client:
             _run(client)
@@ -59,6 +60,7 @@ def _run(client: Client) -> None:
                 max_tokens=48,
                 temperature=0.0,
             )
+        console.print()
         console.print(comparison_table(answer, prompt))
     console.print(
         "[dim]sentiment: mean readout of the written tokens, in natural scales; KL in nats from the unsteered model[/]"
