@@ -27,7 +27,7 @@ from steering.workflows.trial_setup import ReadBack, questions, read_back, steer
 from steering.workflows.trials import WRITING, Trial, neutral_divergence, run_trials, trial_steps
 
 STRENGTHS = (-4.0, -2.0, -1.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
-PROMPTS, NEUTRAL = 16, 8
+PROMPTS, NEUTRAL = 12, 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,8 +18,8 @@ from steering.workflows.trial_setup import ReadBack
 UNSTEERED_SAMPLES = 4
 LOGITS_AT_ONCE = 32 * 1024 * 1024
 """Logits held at a time, in numbers (128 MB); at least one answer's."""
-WRITING = SamplingParams(max_tokens=48, temperature=1.0)
-"""At temperature 1 the unsteered model's own text has the perplexity that the model means it to have."""
+WRITING = SamplingParams(max_tokens=48, temperature=0.7)
+"""Warm enough that prompts stand for more than one text each, cool enough to be the text people read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,164 @@
+"""The workflows on the transformers engine: numbers that a plain forward pass confirms, and a real concept found and moved."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from steering.concepts.loader import load_concept, load_evaluation_prompts
+from steering.engine.base import CapturePrompt, CaptureSpec, SamplingParams
+from steering.engine.transformers_engine import TransformersEngine
+from steering.pairs import ChatMessage, PairSet
+from steering.workflows.compare import Arm, Comparison, compare
+from steering.workflows.describe import describe
+from steering.workflows.dosing import plan_at
+from steering.workflows.evaluate import DoseResponseRequest, dose_response
+from steering.workflows.extract import ExtractionRequest, extract
+from steering.workflows.latent_space import LatentSpaceRequest, latent_space
+from steering.workflows.readout import ReadoutRequest, readout
+from steering.workflows.trial_setup import asked
+from tests.families import FAMILIES
+
+
+@pytest.fixture
+async def tiny(tiny_loaded) -> AsyncIterator[TransformersEngine]:
+    engine = TransformersEngine(tiny_loaded)
+    yield engine
+    await engine.close()
+
+
+@pytest.fixture
+async def embedded(embedded_model) -> AsyncIterator[TransformersEngine]:
+    engine = TransformersEngine(embedded_model)
+    yield engine
+    await engine.close()
+
+
+@pytest.fixture
+def plain_model() -> PreTrainedModel:
+    """The tiny model as transformers made it, with the same weights; the engine has the other one to itself."""
+    return FAMILIES["llama"]()
+
+
+PAIRS = PairSet(("I love it", "What joy", "So good"), ("I hate it", "What woe", "So bad"))
+
+
+async def test_perplexity_is_that_of_a_plain_forward_pass(tiny, plain_model):
+    sampling = SamplingParams(max_tokens=12, temperature=1.0, seed=4, ignore_eos=True)
+    arm = (await compare(tiny, Comparison((Arm("base", "Hello"),), "base", sampling))).arms[0]
+    prompt = tiny.tokenizer.encode("Hello")
+    ids = prompt + arm.answers[0].tokens
+    with torch.no_grad():
+        logits = plain_model(torch.tensor([ids])).logits[0].double()
+    picked = logits.log_softmax(1)[torch.arange(len(prompt) - 1, len(ids) - 1), torch.tensor(arm.answers[0].tokens)]
+    assert arm.metrics.perplexity == pytest.approx(float((-picked.mean()).exp()), rel=1e-4)
+
+
+async def test_kl_is_that_of_a_plain_hook(tiny, plain_model):
+    """Teacher-forced steering equals adding the row by hand after block 1, at every position."""
+    vector = await extract(tiny, ExtractionRequest("joy", PAIRS, layers=(1,), holdout=0.0))
+    plan = await plan_at(tiny.info, vector, 3.0, (1,))
+    arms = (Arm("base", "Hello"), Arm("joy", "Hello", plan))
+    sampling = SamplingParams(max_tokens=8, temperature=1.0, seed=4, ignore_eos=True)
+    steered = (await compare(tiny, Comparison(arms, "base", sampling))).arms[1]
+    prompt = tiny.tokenizer.encode("Hello")
+    ids = torch.tensor([prompt + steered.answers[0].tokens])
+    row = 3.0 * vector.at(1).scale * vector.at(1).direction
+    with torch.no_grad():
+        plain = plain_model(ids).logits[0].double().log_softmax(1)
+        handle = plain_model.model.layers[1].register_forward_hook(lambda module, inputs, output: output + row)
+        bent = plain_model(ids).logits[0].double().log_softmax(1)
+        handle.remove()
+    kl = (bent.exp() * (bent - plain)).sum(1)[len(prompt) - 1 : -1]
+    assert float(kl.min()) > 0.0
+    assert steered.against_baseline.kl_per_token[0] == pytest.approx(kl.tolist(), rel=1e-3, abs=1e-7)
+
+
+async def test_a_greedy_answer_is_the_best_of_its_own_teacher_forced_logits(tiny):
+    """What is measured is what was generated: reading an answer again under its plan predicts that very answer."""
+    vector = await extract(tiny, ExtractionRequest("joy", PAIRS, holdout=0.0))
+    plan = await plan_at(tiny.info, vector, 2.0, (0, 2))
+    arm = Arm("joy", "Hello there", plan)
+    sampling = SamplingParams(max_tokens=16, ignore_eos=True)
+    tokens = (await compare(tiny, Comparison((arm,), "joy", sampling))).arms[0].answers[0].tokens
+    prompt = tiny.tokenizer.encode("Hello there")
+    (again,) = await tiny.capture([CapturePrompt(prompt + tokens, plan, len(prompt))], CaptureSpec((), logits=True))
+    assert tuple(again.logits[len(prompt) - 1 : -1].argmax(1).tolist()) == tokens
+
+
+async def test_identical_arms_of_a_real_engine_are_identical(tiny):
+    vector = await extract(tiny, ExtractionRequest("joy", PAIRS, holdout=0.0))
+    plan = await plan_at(tiny.info, vector, 2.0, (1,))
+    arms = (Arm("base", "Hello"), Arm("one", "Hello", plan), Arm("two", "Hello", plan))
+    sampling = SamplingParams(max_tokens=12, temperature=1.0, seed=9, ignore_eos=True)
+    base, one, two = (await compare(tiny, Comparison(arms, "base", sampling, 4))).arms
+    assert [answer.tokens for answer in one.answers] == [answer.tokens for answer in two.answers]
+    assert [answer.tokens for answer in one.answers] != [answer.tokens for answer in base.answers]
+    assert tiny.stats().running == 0
+
+
+@pytest.mark.embedded
+async def test_sentiment_is_found_read_and_mapped(embedded):
+    pairs = load_concept("sentiment")
+    vector = await extract(embedded, ExtractionRequest("sentiment", pairs, layers=(14, 16), position="mean"))
+    (layer,) = vector.recommended.layers
+    assert vector.quality.layers[layer].auroc >= 0.9
+    assert vector.quality.layers[layer].random_auroc < 0.75
+    texts = ("The food was wonderful and we left delighted.", "The food was dreadful and we left annoyed.")
+    happy, cross = await readout(embedded, ReadoutRequest(texts, {"sentiment": vector}))
+    assert happy.readouts[0].mean > cross.readouts[0].mean + 0.3
+    shown = LatentSpaceRequest(
+        pairs.positive[:20] + pairs.negative[:20],
+        ("up",) * 20 + ("down",) * 20,
+        layers=(layer,),
+        position="mean",
+        vectors={"sentiment": vector},
+    )
+    (mapped,) = (await latent_space(embedded, shown)).layers
+    assert mapped.separability.auroc > 0.7
+    assert 0.0 < mapped.segments[0].visible <= 1.0
+
+
+@pytest.mark.embedded
+async def test_sentiment_moves_the_text_both_ways(embedded):
+    """Scored on the text alone, by the model without steering."""
+    request = ExtractionRequest("sentiment", load_concept("sentiment"), layers=(14, 16, 18), position="mean")
+    vector = await extract(embedded, request)
+    prompts = asked(embedded, load_evaluation_prompts("sentiment")[:4])
+    found = await dose_response(
+        embedded,
+        DoseResponseRequest(
+            vector,
+            prompts=prompts,
+            neutral=prompts[:1],
+            strengths=(-2.0, 2.0),
+            layers=(14, 16),
+            random_directions=1,
+            sampling=SamplingParams(max_tokens=20, temperature=0.7, seed=1),
+        ),
+    )
+    down, zero, up = found.points
+    assert down.concept_score < -0.2 < zero.concept_score < 0.2 < up.concept_score
+    assert up.relative_dose > 0.03
+    assert up.kl_neutral > 0.0
+
+
+@pytest.mark.embedded
+async def test_the_model_describes_a_concept_itself(embedded):
+    prompts = load_evaluation_prompts("sentiment")[:8]
+    found = await describe(
+        embedded,
+        "cheerful, delighted and full of hope",
+        "gloomy, bitter and full of complaints",
+        prompts=prompts,
+        sampling=SamplingParams(max_tokens=40, temperature=0.7, seed=2),
+    )
+    assert len(found.pairs) >= 4
+    assert all(isinstance(text[-1], ChatMessage) and text[-1].role == "assistant" for text in found.pairs.positive)
+    request = ExtractionRequest("cheer", found.pairs, layers=(16,), position="response_mean", holdout=0.0)
+    described = await extract(embedded, request)
+    ours = await extract(
+        embedded, ExtractionRequest("sentiment", load_concept("sentiment"), layers=(16,), position="mean")
+    )
+    assert float(described.at(16).direction @ ours.at(16).direction) > 0.1
