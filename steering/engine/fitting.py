@@ -21,6 +21,8 @@ TURN = 4
 """While rows are running, every fourth turn of the loop fits a piece."""
 PIECE_SHARE = 4
 """A piece goes forward and back, which takes about three times as long as a prefill of as many positions."""
+LONGEST = 512
+"""Tokens of the longest text: a piece is one text at least, and others wait for as long as it takes."""
 Turns: TypeAlias = Generator[int, None, FittedDirection]
 
 
@@ -32,8 +34,8 @@ class Scorer(Protocol):
     ) -> tuple[Float[Tensor, "text"], Float[Tensor, "text d_model"]]: ...
 
 
-def check_task(task: FitTask, info: ModelInfo, longest: int) -> None:
-    """Raises InvalidRequest for what cannot be fitted, LimitExceeded for texts of more than `longest` tokens."""
+def check_task(task: FitTask, info: ModelInfo) -> None:
+    """Raises InvalidRequest for what cannot be fitted, LimitExceeded for texts of more than LONGEST tokens."""
     if not 0 <= task.layer < info.layer_count:
         raise InvalidRequest(
             f"layer {task.layer} does not exist; the model has layers 0 to {info.layer_count - 1}", param="layers"
@@ -44,8 +46,8 @@ def check_task(task: FitTask, info: ModelInfo, longest: int) -> None:
         shorter, longer = sorted((len(pair.positive), len(pair.negative)))
         if not 1 <= pair.start < shorter:
             raise InvalidRequest(f"start {pair.start} leaves no token to score in a text of {shorter}", param="pairs")
-        if longer > min(longest, info.context_length):
-            raise LimitExceeded(f"a text has {longer} tokens; a direction is fitted on texts up to {longest}", param="pairs")
+        if longer > min(LONGEST, info.context_length):
+            raise LimitExceeded(f"a text has {longer} tokens; at most {LONGEST} can be fitted on", param="pairs")
     low, high = task.strengths
     if not 0.0 < low <= high < float("inf"):
         raise InvalidRequest(f"strengths must lie above 0, low to high, got {low} to {high}", param="strengths")
@@ -149,6 +151,7 @@ class Fitting:
     turns: Turns
     outbox: list[object] = field(default_factory=list)
     done: int = 0
+    priority: int = 1
 
     def advance(self) -> bool:
         """One piece; True when it was the last. Raises what the pass raises."""

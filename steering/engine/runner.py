@@ -11,6 +11,7 @@ from steering.engine.attention import SlotAttention
 from steering.engine.batch import Batch, decoding, packed
 from steering.engine.compilation import Compiled
 from steering.engine.decode_step import Visitor, visiting
+from steering.engine.gradient_pass import GradientPass
 from steering.engine.kv_cache import BLOCK, SlotCache
 from steering.engine.readers import PassReaders
 from steering.engine.sequence import Sequence
@@ -44,6 +45,7 @@ class ModelRunner:
         if self._attention is not None:
             self._attention.attach(model)
         self._hooks = ResidualHooks(layout)
+        self.gradients = GradientPass(model, layout, self._hooks, device)
         self.bank = AdditiveBank(layout.layer_count, layout.d_model, device)
         self._state = torch.zeros(0, MAX_THRESHOLDS, device=device)
         self._steering: SteeringBatch | None = None

@@ -18,6 +18,8 @@ from steering.engine.base import (
     CaptureSpec,
     EngineStats,
     Finish,
+    FitTask,
+    FittedDirection,
     GenerationRequest,
     Prompt,
     SamplingParams,
@@ -25,6 +27,7 @@ from steering.engine.base import (
 )
 from steering.engine.compilation import Compilation, Compiled, CompileRequest
 from steering.engine.detokenizer import advance, finish
+from steering.engine.fitting import PIECE_SHARE, Fitting, FittingQueue, check_task, turns
 from steering.engine.report import report
 from steering.engine.runner import MAX_THRESHOLDS, ModelRunner, PassResult
 from steering.engine.sampler import Sampled, sample
@@ -61,7 +64,8 @@ class TransformersEngine:
         self._runner = ModelRunner(loaded.model, loaded.layout, self._device)
         self._scheduler = Scheduler(self._runner, self._limits, _position_bytes(loaded))
         self._numbers = count()
-        self._inbox: list[Sequence] = []
+        self._fitting = FittingQueue()
+        self._inbox: list[Sequence | Fitting] = []
         self._wake = threading.Condition()
         self._closing = False
         self._alive = True
@@ -144,6 +148,23 @@ class TransformersEngine:
             stream.closed = True
         return tuple(found[index] for index in range(len(sequences)))
 
+    async def fit(self, task: FitTask, *, progress: Callable[[int, int], None] | None = None) -> FittedDirection:
+        """See Engine.fit."""
+        check_task(task, self.info)
+        piece = max(1, self._limits.prefill_tokens // PIECE_SHARE)
+        stream = Stream(asyncio.get_running_loop())
+        fitting = Fitting(stream, turns(task, self._runner.gradients, self.info.d_model, piece))
+        try:
+            self._submit([fitting], bounded=False)
+            while True:
+                item = await stream.get()
+                if isinstance(item, FittedDirection):
+                    return item
+                if progress is not None:
+                    progress(cast(int, item), task.steps)
+        finally:
+            stream.closed = True
+
     def stats(self) -> EngineStats:
         """See Engine.stats."""
         return EngineStats(
@@ -191,14 +212,14 @@ class TransformersEngine:
             param="max_tokens" if wanted else "prompt",
         )
 
-    def _submit(self, sequences: list[Sequence], *, bounded: bool) -> None:
+    def _submit(self, work: Rows[Sequence | Fitting], *, bounded: bool) -> None:
         with self._wake:
             if self._closing or not self._alive:
                 raise EngineDead("the engine has stopped")
-            waiting = self._scheduler.waiting_live + sum(sequence.priority == 0 for sequence in self._inbox)
+            waiting = self._scheduler.waiting_live + sum(one.priority == 0 for one in self._inbox)
             if bounded and waiting >= self._limits.max_waiting:
                 raise Overloaded(f"{waiting} requests are waiting already, which is the limit; try again shortly")
-            self._inbox.extend(sequences)
+            self._inbox.extend(work)
             self._wake.notify()
 
     # ---- the loop thread -------------------------------------------------------------------------------------------
@@ -214,19 +235,22 @@ class TransformersEngine:
         finally:
             with self._wake:
                 self._alive = False
-                everyone = [*self._scheduler.everyone(), *self._inbox]
-            for sequence in everyone:
-                sequence.outbox.append(error)
+                everyone = [*self._scheduler.everyone(), *self._fitting.waiting, *self._inbox]
+            for one in everyone:
+                one.outbox.append(error)
             self._deliver(everyone)
             self._runner.close()
 
     def _collect_inbox(self) -> bool:
         """Waits until there is something to do; False when the engine is to close."""
         with self._wake:
-            while not (self._inbox or self._scheduler.busy or self._closing):
+            while not (self._inbox or self._scheduler.busy or self._fitting.waiting or self._closing):
                 self._wake.wait()
-            for sequence in self._inbox:
-                self._scheduler.enqueue(sequence)
+            for one in self._inbox:
+                if isinstance(one, Fitting):
+                    self._fitting.enqueue(one)
+                else:
+                    self._scheduler.enqueue(one)
             self._inbox.clear()
             return not self._closing
 
@@ -247,6 +271,9 @@ class TransformersEngine:
         present = [sequence for sequence in rows if sequence is not None]
         if present:
             self._pass(lambda: self._runner.decode(rows, idle), present)
+        fitting = self._fitting.next(beside=self._scheduler.busy)
+        if fitting is not None:
+            self._fit_piece(fitting)
         self._counts["steps"] += 1
 
     def _pass(self, forward: Callable[[], PassResult], sequences: list[Sequence]) -> None:
@@ -267,6 +294,16 @@ class TransformersEngine:
             for sequence in sequences:
                 self._end(sequence, failure, wipe=True)
         self._deliver(sequences)
+
+    def _fit_piece(self, fitting: Fitting) -> None:
+        """One piece of background fitting. A failure ends that fit, and nobody else."""
+        try:
+            if fitting.advance():
+                self._fitting.end(fitting)
+        except Exception as error:
+            self._fitting.end(fitting)
+            fitting.outbox.append(_as_steering_error(error))
+        self._deliver([fitting])
 
     def _note(self, sequence: Sequence, chosen: Sampled, readout: dict[str, float]) -> None:
         """One row's token: into the sequence, and out as an event."""
@@ -302,13 +339,13 @@ class TransformersEngine:
         self._scheduler.release(sequence, wipe=wipe)
         sequence.outbox.append(error)
 
-    def _deliver(self, sequences: Rows[Sequence]) -> None:
+    def _deliver(self, senders: Rows[Sequence | Fitting]) -> None:
         """Hands outboxes to their event loops: one wake-up a loop, however many rows."""
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Stream, list[object]]]] = {}
-        for sequence in sequences:
-            if sequence.outbox:
-                items, sequence.outbox = sequence.outbox, []
-                by_loop.setdefault(sequence.stream.loop, []).append((sequence.stream, items))
+        for sender in senders:
+            if sender.outbox:
+                items, sender.outbox = sender.outbox, []
+                by_loop.setdefault(sender.stream.loop, []).append((sender.stream, items))
         for loop, parcels in by_loop.items():
             try:
                 loop.call_soon_threadsafe(_receive, parcels)
