@@ -70,17 +70,16 @@ class SlotAttention:
     @staticmethod
     def _fresh(batch: Batch, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None) -> Tensor:
         """Whole prompts side by side: padded on the right, where causality already hides the padding."""
-        lengths = [segment.length for segment in batch.segments]
-        longest = max(lengths)
+        there, back = batch.padding()
+        count = len(batch.segments)
 
         def padded(states: Tensor) -> Tensor:
-            rows = states.new_zeros(len(lengths), states.shape[1], longest, states.shape[3])
-            for row, segment in enumerate(batch.segments):
-                rows[row, :, : segment.length] = states[0, :, segment.start : segment.end]
-            return rows
+            rows = states[0].index_select(1, there)
+            return rows.view(states.shape[1], count, -1, states.shape[3]).transpose(0, 1)
 
         out = causal(padded(query), padded(key), padded(value), 0, scaling, window, None)
-        return torch.cat([out[row, :, :n] for row, n in enumerate(lengths)], dim=1).unsqueeze(0)
+        flat = out.transpose(0, 1).reshape(query.shape[1], -1, out.shape[3])
+        return flat.index_select(1, back).unsqueeze(0)
 
     @staticmethod
     def _segment(

@@ -44,6 +44,7 @@ class Batch:
     length: int = 0
     key: tuple[int, ...] = ()
     _masks: dict[int | None, Tensor] = field(default_factory=dict)
+    _padding: tuple[Tensor, Tensor] | None = None
 
     @property
     def tokens(self) -> int:
@@ -62,6 +63,22 @@ class Batch:
                 seen = seen & (index > self.positions[:, None] - window)
             self._masks[window] = seen[:, None, None, :]
         return self._masks[window]
+
+    def padding(self) -> tuple[Int[Tensor, "padded"], Int[Tensor, "token"]]:
+        """(flat row of each place in a right-padded (segment, longest) layout, place of each flat row); computed once.
+
+        Padding places repeat a segment's last row: causality keeps them from being seen.
+        """
+        if self._padding is None:
+            longest = max(segment.length for segment in self.segments)
+            there: list[int] = []
+            back: list[int] = []
+            for row, segment in enumerate(self.segments):
+                there.extend(min(segment.start + n, segment.end - 1) for n in range(longest))
+                back.extend(row * longest + n for n in range(segment.length))
+            device = self.positions.device
+            self._padding = (torch.tensor(there, device=device), torch.tensor(back, device=device))
+        return self._padding
 
     def phases(self) -> Int[Tensor, "token"]:
         """The Phase of every token."""
