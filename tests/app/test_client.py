@@ -3,6 +3,8 @@
 import inspect
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import aclosing
 
@@ -267,6 +269,13 @@ def test_a_name_never_becomes_another_path() -> None:
     with transported(answer) as client:
         client.delete_vector("../steering?x=1#y")
     assert asked == [b"/v1/vectors/..%2Fsteering%3Fx%3D1%23y?force=false"]
+
+
+def test_client_and_command_start_without_torch_and_without_the_web_framework() -> None:
+    heavy = "{'torch', 'transformers', 'fastapi', 'starlette', 'sqlalchemy'}"
+    code = f"import sys, app.client, app.cli; sys.exit(', '.join(sorted({heavy} & set(sys.modules))) or None)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_key_is_sent_and_a_wrong_one_is_refused() -> None:
