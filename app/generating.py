@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from app.answers import applied_steering, choice_answer, token_piece, usage_of
 from app.deps import plan_of, readings_of
 from app.intake import prompt_of, sampling_of, shows_tokens, tokenized
+from app.metrics import Metrics
 from app.schemas.generation import GenerateAnswer, GenerateRequest
 from app.sse import Event, ended
 from app.state import AppState
@@ -58,12 +60,16 @@ def finished(generation: Generation, found: tuple[Answer, ...]) -> GenerateAnswe
     )
 
 
-async def events(generation: Generation) -> AsyncGenerator[Event, None]:
+async def events(generation: Generation, metrics: Metrics) -> AsyncGenerator[Event, None]:
     """`token` events of all answers as they come, then `done`. Closing it frees every row."""
     tokenizer = generation.engine.tokenizer
+    started: float | None = time.perf_counter()
     collected: list[list[TokenEvent]] = [[] for _ in range(generation.n)]
     async with aclosing(_interleaved(generation)) as pieces:
         async for choice, event in pieces:
+            if started is not None:
+                metrics.first_token_seconds.observe(time.perf_counter() - started)
+                started = None
             collected[choice].append(event)
             if event.token_id >= 0 or event.text:
                 piece = token_piece(event, choice, tokenizer)

@@ -37,7 +37,7 @@ class Metrics:
         self.in_flight = Gauge("steering_http_requests_in_flight", "Requests being answered.", registry=self._registry)
         self.first_token_seconds = Histogram(
             "steering_first_token_seconds",
-            "From admission to the first token.",
+            "From admission to the first token of a streamed answer.",
             buckets=_SECONDS,
             registry=self._registry,
         )

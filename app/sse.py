@@ -3,14 +3,15 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, suppress
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from app.errors import body_of, hidden
 from steering.errors import LimitExceeded, SteeringError
@@ -18,6 +19,8 @@ from steering.errors import LimitExceeded, SteeringError
 log = structlog.get_logger(__name__)
 
 KEEPALIVE = b": keep-alive\n\n"
+LONGEST_PAUSE = 1.0
+"""Seconds between two looks at a stream that is busy with itself."""
 _EVENT_NAME = re.compile(r"[a-z_]{1,32}")
 
 
@@ -40,8 +43,11 @@ class Patience:
 
 def frame(event: Event) -> bytes:
     """The bytes of one event. JSON in ASCII has no line break of any kind, so no text inside can forge an event."""
-    data = event.data if isinstance(event.data, str) else json.dumps(event.data, ensure_ascii=True, allow_nan=False)
-    assert not {"\n", "\r"} & set(data), "an event's data is one line"
+    if isinstance(event.data, str):
+        assert not {"\n", "\r"} & set(event.data), "literal data is one line"
+        data = event.data
+    else:
+        data = json.dumps(event.data, ensure_ascii=True, allow_nan=False)
     if event.name is None:
         return f"data: {data}\n\n".encode()
     assert _EVENT_NAME.fullmatch(event.name), "event names are ours, never a caller's"
@@ -59,6 +65,8 @@ class EventStream(Response):
     It ends early when the client leaves (the source is closed: that is the cancel), when the client takes nothing
     for `stall_seconds`, when it is older than `life_seconds`, or when `interrupted` resolves to an error. The last
     two are told in the stream, as is any failure of the source. `first` is the first event, if it is under way.
+
+    An event goes straight from the source to the wire; what else must be minded is looked after by a slow watch.
     """
 
     media_type = "text/event-stream"
@@ -77,59 +85,112 @@ class EventStream(Response):
         self._interrupted, self._on_failure = interrupted, on_failure
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        wire = _Wire(send)
         leaving = asyncio.ensure_future(gone(receive))
-        sending = asyncio.ensure_future(self._send_all(send))
+        pumping = asyncio.ensure_future(self._pump(wire))
+        failure: SteeringError | None = None
         try:
-            await asyncio.wait({leaving, sending}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            await ended(leaving)
-            await ended(sending)
-        if not sending.cancelled():
-            sending.result()
-
-    async def _send_all(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        with suppress(OSError, TimeoutError):  # a reader that is gone or stalled has lost its stream
-            async with aclosing(self._chunks()) as chunks:
-                async for chunk in chunks:
-                    async with asyncio.timeout(self._patience.stall_seconds):
-                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _chunks(self) -> AsyncGenerator[bytes, None]:
-        following = self._first
-        until = asyncio.get_running_loop().time() + self._patience.life_seconds
-        try:
-            while True:
-                following = following or asyncio.ensure_future(next_event(self._events))
-                await self._wait(following, until)
-                if not following.done():
-                    yield KEEPALIVE
-                    continue
-                event, following = following.result(), None
-                if event is None:
-                    return
-                yield frame(event)
+            await wire.start(self.status_code, self.raw_headers)
+            await self._watch(wire, pumping, leaving)
+        except _ReaderLost:
+            return
         except Exception as error:
             if not isinstance(error, SteeringError):
                 log.exception("stream_failed")
-            for event in self._on_failure(hidden(error)):
-                yield frame(event)
+            failure = hidden(error)
         finally:
-            if following is not None:
-                await ended(following)
+            for task in (leaving, pumping, self._first):
+                if task is not None:
+                    await ended(task)
             await self._events.aclose()
+        with suppress(_ReaderLost):
+            await _within(self._patience.stall_seconds, self._end(wire, failure))
 
-    async def _wait(self, following: "asyncio.Future[Event | None]", until: float) -> None:
-        """Until the next event is there or a comment is due. Raises what ends the stream early."""
-        left = until - asyncio.get_running_loop().time()
-        if left <= 0:
-            raise LimitExceeded(f"the request took longer than {self._patience.life_seconds:g} s")
-        awaited: set[asyncio.Future[Any]] = {following, self._interrupted}
-        seconds = min(self._patience.keepalive_seconds, left)
-        await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if self._interrupted.done() and not following.done():
-            raise self._interrupted.result()
+    async def _end(self, wire: "_Wire", failure: SteeringError | None) -> None:
+        for event in () if failure is None else self._on_failure(failure):
+            await wire.write(frame(event))
+        await wire.finish()
+
+    async def _pump(self, wire: "_Wire") -> None:
+        await wire.started.wait()
+        event = await (self._first or next_event(self._events))
+        if event is not None:
+            await wire.write(frame(event))
+        async for event in self._events:
+            await wire.write(frame(event))
+
+    async def _watch(self, wire: "_Wire", pumping: "asyncio.Future[None]", leaving: "asyncio.Future[None]") -> None:
+        """Returns when all has been sent. Raises what ends the stream early."""
+        patience = self._patience
+        until = wire.now() + patience.life_seconds
+        awaited: set[asyncio.Future[Any]] = {pumping, leaving, self._interrupted}
+        while True:
+            pause = min(LONGEST_PAUSE, patience.keepalive_seconds, patience.stall_seconds, until - wire.now())
+            await asyncio.wait(awaited, timeout=max(pause, 0.0), return_when=asyncio.FIRST_COMPLETED)
+            if pumping.done():
+                return pumping.result()
+            if leaving.done() or wire.stalled(patience.stall_seconds):
+                raise _ReaderLost
+            if self._interrupted.done():
+                raise self._interrupted.result()
+            if wire.now() >= until:
+                raise LimitExceeded(f"the request took longer than {patience.life_seconds:g} s")
+            if wire.silent(patience.keepalive_seconds):
+                await _within(patience.stall_seconds, wire.write(KEEPALIVE))
+
+
+class _Wire:
+    """The way to the client: writes whole frames, and knows since when it has been waiting or silent."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._writing_since: float | None = None
+        self._last = self.now()
+        self.started = asyncio.Event()
+
+    @staticmethod
+    def now() -> float:
+        return time.monotonic()
+
+    def stalled(self, seconds: float) -> bool:
+        """Whether one write has been waiting for the reader so long."""
+        return self._writing_since is not None and self.now() - self._writing_since >= seconds
+
+    def silent(self, seconds: float) -> bool:
+        """Whether nothing is being written and nothing was for so long."""
+        return self._writing_since is None and self.now() - self._last >= seconds
+
+    async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        await self._pass_on({"type": "http.response.start", "status": status, "headers": headers})
+        self.started.set()
+
+    async def write(self, chunk: bytes) -> None:
+        self._writing_since = self.now()
+        await self._pass_on({"type": "http.response.body", "body": chunk, "more_body": True})
+        self._writing_since = None
+        self._last = self.now()
+
+    async def finish(self) -> None:
+        await self._pass_on({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _pass_on(self, message: Message) -> None:
+        try:
+            await self._send(message)
+        except OSError:
+            raise _ReaderLost from None
+
+
+class _ReaderLost(Exception):
+    """The client is gone or takes nothing: there is nobody to tell."""
+
+
+async def _within(seconds: float, work: Coroutine[Any, Any, None]) -> None:
+    """Work that waits for the reader. Raises _ReaderLost when it takes too long."""
+    try:
+        async with asyncio.timeout(seconds):
+            await work
+    except TimeoutError:
+        raise _ReaderLost from None
 
 
 async def next_event(events: AsyncGenerator[Event, None]) -> Event | None:

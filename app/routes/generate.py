@@ -24,5 +24,5 @@ async def generate(body: GenerateRequest, state: StateDep, lease: LeaseDep) -> G
     generation = await prepared(state, body)
     lease.take(body.n)
     if body.stream:
-        return await event_stream(state, events(generation))
+        return await event_stream(state, events(generation, state.metrics))
     return await whole(generation)

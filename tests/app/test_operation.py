@@ -67,11 +67,12 @@ async def test_odd_paths_and_names_make_no_new_series(server: Server) -> None:
 
 
 async def test_metrics_speak_of_the_engine_and_count_what_left(server: Server) -> None:
-    await server.client.post("/v1/generate", json={"prompt": "abc", "max_tokens": 5})
+    await server.client.post("/v1/generate", json={"prompt": "abc", "max_tokens": 5, "stream": True})
     text = (await server.client.get("/metrics")).text
     assert "steering_generated_tokens_total 5.0" in text
     assert "steering_prompt_tokens_total 3.0" in text
     assert "steering_engine_alive 1.0" in text
+    assert "steering_first_token_seconds_count 1.0" in text
     assert 'steering_http_requests_total{method="POST",route="/v1/generate",status="200"} 1.0' in text
     assert "steering_http_requests_in_flight 1.0" in text
 

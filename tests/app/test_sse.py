@@ -108,6 +108,17 @@ async def test_a_reader_that_takes_nothing_loses_its_stream() -> None:
     assert source.closed
 
 
+async def test_a_reader_that_does_not_even_take_a_comment_loses_its_stream() -> None:
+    wire, source = Wire(), Source(wait=True)
+
+    async def send(message: Any) -> None:
+        if message.get("body") == KEEPALIVE:
+            await asyncio.Event().wait()
+
+    await asyncio.wait_for(stream(source, Patience(0.02, 0.05, 60))[0]({}, wire.receive, send), 10)
+    assert source.closed
+
+
 async def test_an_interruption_is_the_last_event() -> None:
     wire, source = Wire(), Source(Event({}, "token"), wait=True)
     response, interrupted = stream(source)
@@ -118,7 +129,13 @@ async def test_an_interruption_is_the_last_event() -> None:
 
 
 async def test_failures_are_told_and_ours_are_hidden() -> None:
-    for failure, code in ((Overloaded("full"), b"overloaded"), (ValueError("/secret"), b"internal_error")):
+    hidden = b"internal_error"
+    for failure, code in (
+        (Overloaded("full"), b"overloaded"),
+        (ValueError("/secret"), hidden),
+        (TimeoutError("/secret"), hidden),
+        (OSError("/secret"), hidden),
+    ):
         wire, source = Wire(), Source(Event({}, "token"), then=failure)
         await stream(source)[0]({}, wire.receive, wire.send)
         last = wire.sent.split(b"\n\n")[-2]
