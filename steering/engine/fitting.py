@@ -46,8 +46,9 @@ def check_task(task: FitTask, info: ModelInfo) -> None:
         shorter, longer = sorted((len(pair.positive), len(pair.negative)))
         if not 1 <= pair.start < shorter:
             raise InvalidRequest(f"start {pair.start} leaves no token to score in a text of {shorter}", param="pairs")
-        if longer > min(LONGEST, info.context_length):
-            raise LimitExceeded(f"a text has {longer} tokens; at most {LONGEST} can be fitted on", param="pairs")
+        limit = min(LONGEST, info.context_length)
+        if longer > limit:
+            raise LimitExceeded(f"a text has {longer} tokens; at most {limit} can be fitted on", param="pairs")
     low, high = task.strengths
     if not 0.0 < low <= high < float("inf"):
         raise InvalidRequest(f"strengths must lie above 0, low to high, got {low} to {high}", param="strengths")
