@@ -58,7 +58,7 @@ async def extract(engine: Engine, request: ExtractionRequest, *, progress: Progr
     layers = block_indices(request.layers, engine.info.layer_count)
     division = split(request.pairs, request.holdout, request.seed)
     total = len(request.pairs.positive) + len(request.pairs.negative) + len(layers)
-    read = await _read(engine, request, layers, total, report)
+    read = await read_pairs(engine, request, layers, total, report)
     fits: Fits = {}
     left_out: dict[int, InvalidRequest] = {}
     for index, layer in enumerate(layers):
@@ -71,7 +71,7 @@ async def extract(engine: Engine, request: ExtractionRequest, *, progress: Progr
     if not fits:
         raise left_out[layers[-1]]
     report(total, total, "done")
-    return _vector(engine, request, division, fits, left_out)
+    return assembled(engine, request, division, fits, left_out)
 
 
 def _check(request: ExtractionRequest) -> type[ExtractionMethod]:
@@ -79,13 +79,18 @@ def _check(request: ExtractionRequest) -> type[ExtractionMethod]:
     method = METHODS[request.method]
     if method.needs_pairs and not request.pairs.paired:
         raise InvalidRequest(f"method {request.method!r} needs pairs, not two heaps of texts", param="method")
-    if request.position == "all":
+    check_position(request.position)
+    return method
+
+
+def check_position(position: Position) -> None:
+    """Raises InvalidRequest for "all"."""
+    if position == "all":
         raise InvalidRequest(
             "position 'all' gives many activations a text; a vector is made of one: 'last', 'mean', 'response_mean' "
             "or an offset from the end such as -2",
             param="position",
         )
-    return method
 
 
 def block_indices(layers: Literal["all"] | Sequence[int], layer_count: int) -> tuple[int, ...]:
@@ -101,7 +106,7 @@ def block_indices(layers: Literal["all"] | Sequence[int], layer_count: int) -> t
     return tuple(sorted(resolved))
 
 
-async def _read(
+async def read_pairs(
     engine: Engine, request: ExtractionRequest, layers: tuple[int, ...], total: int, report: Progress
 ) -> ReadPairs:
     """All texts, each different one once, all layers in one pass over them."""
@@ -133,28 +138,40 @@ def fit_layer(
     positive (pos, d_model), negative (neg, d_model): every text, in the order of `pairs`. Raises InvalidRequest where
     the method finds nothing.
     """
-    fit_positive, fit_negative = positive[list(division.fit_positive)], negative[list(division.fit_negative)]
-    direction = method.fit(fit_positive, fit_negative, pairs.paired)
+    fitted = positive[list(division.fit_positive)], negative[list(division.fit_negative)]
+    direction = method.fit(*fitted, pairs.paired)
+    return direction, proved(direction, positive, negative, pairs, division, seed)
+
+
+def proved(
+    direction: Direction,
+    positive: Float[Tensor, "pos d_model"],
+    negative: Float[Tensor, "neg d_model"],
+    pairs: PairSet,
+    division: Split,
+    seed: int,
+) -> LayerQuality:
+    """What the held-out part of every text's activations, in the order of `pairs`, says of a direction."""
     held_topics = [pairs.topics[i] for i in division.held_positive] if pairs.paired and pairs.topics else None
-    quality = measure_layer(
+    return measure_layer(
         direction.vector,
         positive[list(division.held_positive)],
         negative[list(division.held_negative)],
         differences=positive - negative if pairs.paired else None,
-        fit_shift=_mean(fit_positive) - _mean(fit_negative),
+        fit_shift=_mean(positive[list(division.fit_positive)]) - _mean(negative[list(division.fit_negative)]),
         topics=held_topics,
         seed=seed,
     )
-    return direction, quality
 
 
 def _mean(activations: Activations) -> Float[Tensor, "d_model"]:
     return activations.double().mean(0).float()
 
 
-def _vector(
+def assembled(
     engine: Engine, request: ExtractionRequest, division: Split, fits: Fits, left_out: Mapping[int, InvalidRequest]
 ) -> ConceptVector:
+    """The vector, its card and its provenance, from what was found and measured layer by layer."""
     info, pairs = engine.info, request.pairs
     held = min(len(division.held_positive), len(division.held_negative))
     topics = {pairs.topics[i] for i in division.held_positive} if pairs.topics else set(division.held_positive)
