@@ -1,0 +1,36 @@
+"""Peak resident memory of a session of processes, read from /proc; unknown elsewhere."""
+
+from contextlib import suppress
+from pathlib import Path
+
+PROC = Path("/proc")
+
+
+def session_members(leader: int) -> list[int]:
+    """Process ids of a session, its leader included. The leader alone where there is no /proc."""
+    members = {leader}
+    for entry in PROC.glob("[0-9]*"):
+        with suppress(OSError, ValueError, IndexError):
+            # "pid (name) state ppid pgrp session ...", and a name may hold anything
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[3]) == leader:
+                members.add(int(entry.name))
+    return sorted(members)
+
+
+def reset_peak(members: list[int]) -> None:
+    """Peaks count from now on."""
+    for member in members:
+        with suppress(OSError):
+            (PROC / str(member) / "clear_refs").write_text("5")
+
+
+def peak_bytes(members: list[int]) -> int | None:
+    """Sum of the members' peaks: what they may have held at once, pages they share counted twice."""
+    total = 0
+    for member in members:
+        with suppress(OSError):
+            for line in (PROC / str(member) / "status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    total += int(line.split()[1]) * 1024
+    return total or None

@@ -1,0 +1,63 @@
+"""The linear layers of the model alone, lm_head included: the floor that no decode step of this model gets below."""
+
+import time
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from benchmarks.answering import answer_questions
+
+
+class Linears(nn.Module):
+    """Every linear layer once, in the model's order, each on rows of its own width."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.linears = nn.ModuleList(module for module in model.modules() if isinstance(module, nn.Linear))
+
+    def widths(self) -> list[int]:
+        return sorted({linear.in_features for linear in self.linears if isinstance(linear, nn.Linear)})
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        by_width = {rows.shape[-1]: rows for rows in inputs}
+        return [linear(by_width[linear.in_features]) for linear in self.linears]  # type: ignore[index]
+
+
+class LinearSide:
+    """Times passes: eager, and compiled for exactly this number of rows with frozen weights, as our step is."""
+
+    def __init__(self, folder: str) -> None:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True)
+        self.linears = Linears(model.eval().requires_grad_(False)).eval()
+        self._compiled = torch.compile(self.linears, dynamic=False, options={"freezing": True})
+
+    def passes(self, rows: int, count: int) -> dict[str, Any]:
+        """Median seconds of a pass, the faster of both ways, and what it is in tokens a second."""
+        inputs = [torch.randn(rows, width, dtype=torch.bfloat16) for width in self.linears.widths()]
+        with torch.no_grad():
+            eager = self._time(self.linears, inputs, count)
+            compiled = self._time(self._compiled, inputs, count)
+        best = min(eager, compiled)
+        return {"seconds": best, "eager": eager, "compiled": compiled, "tokens_per_second": rows / best}
+
+    @staticmethod
+    def _time(run: Any, inputs: list[Tensor], count: int) -> float:
+        seconds = []
+        for _ in range(count + 3):
+            start = time.perf_counter()
+            run(inputs)
+            seconds.append(time.perf_counter() - start)
+        return median(seconds[3:])
+
+
+def begin(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Loads the layers from a folder."""
+    side = LinearSide(options["folder"])
+    return {"passes": side.passes}, {"linears": len(side.linears.linears), "threads": torch.get_num_threads()}
+
+
+if __name__ == "__main__":
+    answer_questions(begin)

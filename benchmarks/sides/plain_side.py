@@ -1,0 +1,111 @@
+"""Plain transformers: a static batch by `generate`, one vector at a time by a hook on every block, one forward pass."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from benchmarks.answering import answer_questions
+from benchmarks.streams import figures
+from benchmarks.workload import prompts
+
+WARM_TOKENS = 4
+
+
+class PlainSide:
+    """Answers questions about one model, left as transformers loads it."""
+
+    def __init__(self, folder: str) -> None:
+        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True)
+        self._model.eval().requires_grad_(False)
+        self._model.generation_config.eos_token_id = None
+
+    def generate(self, prompts: list[list[int]], new_tokens: int) -> dict[str, Any]:
+        """All prompts as one static batch, greedy; see `streams.figures`."""
+        self._warm(len(prompts))
+        return self._generate([prompts], new_tokens)
+
+    def hooked(self, prompts: list[list[int]], new_tokens: int) -> dict[str, Any]:
+        """The way of repeng: the vector is a property of the model, so every prompt, with its own vector at all layers,
+        is a generation of its own, one after the other."""
+        self._warm(1)
+        return self._generate([[prompt] for prompt in prompts], new_tokens, steered=True)
+
+    def forward(self, prompt: list[int], count: int) -> dict[str, Any]:
+        """Seconds of single forward passes over a prompt, with cache and the logits of its last position alone."""
+        ids = torch.tensor([prompt])
+        seconds = []
+        with torch.inference_mode():
+            for _ in range(count + 1):
+                start = time.perf_counter()
+                self._model(input_ids=ids, use_cache=True, logits_to_keep=1)
+                seconds.append(time.perf_counter() - start)
+        return {"seconds": seconds[1:]}
+
+    def _warm(self, rows: int) -> None:
+        self._generate([prompts(rows, 32, -1)], WARM_TOKENS)
+
+    def _generate(self, batches: list[list[list[int]]], new_tokens: int, *, steered: bool = False) -> dict[str, Any]:
+        """One batch after the other. The hook of `generate` that is asked after every token keeps the time."""
+        arrivals: list[list[float]] = []
+        start = time.perf_counter()
+        for index, batch in enumerate(batches):
+            times: list[float] = []
+            with self._hooks(index) if steered else _no_hooks():
+                self._one(batch, new_tokens, times)
+            arrivals.extend([times] * len(batch))
+        return figures(start, arrivals)
+
+    def _one(self, batch: list[list[int]], new_tokens: int, times: list[float]) -> None:
+        ids = torch.tensor(batch)
+
+        def note(ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+            times.append(time.perf_counter())
+            return torch.zeros(len(ids), dtype=torch.bool)
+
+        with torch.inference_mode():
+            self._model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=new_tokens,
+                do_sample=False,
+                pad_token_id=0,
+                stopping_criteria=[note],
+            )
+        assert len(times) == new_tokens
+
+    @contextmanager
+    def _hooks(self, seed: int) -> Iterator[None]:
+        generator = torch.Generator().manual_seed(seed)
+        handles = []
+        for block in self._model.model.layers:
+            vector = 0.05 * torch.randn(self._model.config.hidden_size, generator=generator).to(torch.bfloat16)
+
+            def add(_block: Any, _inputs: Any, output: Any, vector: torch.Tensor = vector) -> Any:
+                return (output[0] + vector, *output[1:]) if isinstance(output, tuple) else output + vector
+
+            handles.append(block.register_forward_hook(add))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+@contextmanager
+def _no_hooks() -> Iterator[None]:
+    yield
+
+
+def begin(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Loads the model from a folder."""
+    side = PlainSide(options["folder"])
+    handlers = {"generate": side.generate, "hooked": side.hooked, "forward": side.forward}
+    return handlers, {"threads": torch.get_num_threads()}
+
+
+if __name__ == "__main__":
+    answer_questions(begin)

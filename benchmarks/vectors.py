@@ -1,0 +1,45 @@
+"""Random unit directions at every layer, the same numbers for every side that steers."""
+
+from collections.abc import Mapping
+
+import torch
+
+from benchmarks.workload import NAMES
+from steering.errors import VectorNotFound
+from steering.model.info import ModelInfo
+from steering.vectors import ConceptVector
+from steering.workflows.register import registered
+
+SCALE = 3.0
+"""Natural scale of every layer: a strength of 0.3 adds about 1 to residuals whose norm is 20 and more."""
+
+
+class Vectors:
+    """A source of the workload's vectors for one model."""
+
+    def __init__(self, info: ModelInfo) -> None:
+        self._vectors = {name: _vector(info, name) for name in NAMES}
+
+    async def get(self, name: str, version: int | None = None) -> ConceptVector:  # noqa: ARG002 - there is one version
+        if name not in self._vectors:
+            raise VectorNotFound(f"no vector {name!r}; the workload has {', '.join(NAMES)}", param="vector")
+        return self._vectors[name]
+
+
+def directions(name: str, layer_count: int, d_model: int) -> dict[str, list[float]]:
+    """By layer, as a caller registers them."""
+    generator = torch.Generator().manual_seed(NAMES.index(name))
+    found = {}
+    for layer in range(layer_count):
+        direction = torch.randn(d_model, generator=generator)
+        found[str(layer)] = (direction / direction.norm()).tolist()
+    return found
+
+
+def scales(layer_count: int) -> Mapping[str, float]:
+    """Natural scale by layer."""
+    return {str(layer): SCALE for layer in range(layer_count)}
+
+
+def _vector(info: ModelInfo, name: str) -> ConceptVector:
+    return registered(info, name, directions(name, info.layer_count, info.d_model), scales(info.layer_count))
