@@ -8,6 +8,7 @@ from app.schemas.base import by_layer
 from app.schemas.generation import Choice, Token, TokenPiece, TopLogprob, Usage
 from app.schemas.jobs import JobAnswer, JobError, JobProgress
 from app.schemas.profiles import ProfileAnswer
+from app.schemas.replay import Record
 from app.schemas.steering import AppliedIntervention, AppliedSteering
 from app.schemas.system import ModelAnswer
 from app.schemas.vectors import QualityAnswer, RecommendedAnswer, VectorAnswer, VectorExport
@@ -106,7 +107,9 @@ def model_answer(info: ModelInfo) -> ModelAnswer:
     )
 
 
-def applied_steering(plan: SteeringPlan, reports: Sequence[SteeringReport]) -> AppliedSteering:
+def applied_steering(
+    plan: SteeringPlan, reports: Sequence[SteeringReport], record: Record | None = None
+) -> AppliedSteering:
     """What the plan asked and what the engine measured over all answers: doses are averaged, fired is true for any."""
     applied = []
     for index, one in enumerate(plan.interventions):
@@ -126,7 +129,7 @@ def applied_steering(plan: SteeringPlan, reports: Sequence[SteeringReport]) -> A
                 fired_at=min((token for token in fired_at if token is not None), default=None),
             )
         )
-    return AppliedSteering(fingerprint=plan.fingerprint, applied=applied, warnings=list(plan.warnings))
+    return AppliedSteering(fingerprint=plan.fingerprint, applied=applied, warnings=list(plan.warnings), record=record)
 
 
 def _mean_doses(doses: Sequence[Mapping[int, float]]) -> dict[int, float]:

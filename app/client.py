@@ -78,6 +78,7 @@ class _Api:
     generate_stream = _Stream(generation.generate_stream)
     compare = _Method(generation.compare)
     compare_stream = _Stream(generation.compare_stream)
+    replay = _Method(generation.replay)
     tokenize = _Method(generation.tokenize)
     detokenize = _Method(generation.detokenize)
     register_vector = _Method(vectors.register_vector)

@@ -9,6 +9,7 @@ from app.answers import applied_steering, choice_answer, token_piece
 from app.deps import plan_of, readings_of
 from app.errors import body_of, hidden
 from app.intake import check_limit, prompt_of, sampling_of, shows_tokens, tokenized, with_system
+from app.records import record_of
 from app.schemas.base import ErrorDetail
 from app.schemas.comparison import (
     AgainstBaselineAnswer,
@@ -22,6 +23,7 @@ from app.schemas.comparison import (
     MeanAnswer,
     MetricsAnswer,
 )
+from app.schemas.replay import Record
 from app.sse import Event
 from app.state import AppState
 from steering.engine.base import Engine
@@ -39,6 +41,13 @@ class ReadyComparison:
     engine: Engine
     comparison: Comparison
     tokens: bool
+    engine_name: str
+
+    def record(self, arm: Arm) -> Record:
+        """What makes an arm's answers again."""
+        prompt = self.engine.tokenizer.encode(arm.prompt)
+        comparison = self.comparison
+        return record_of(self.engine.info, self.engine_name, prompt, comparison.sampling, arm.plan, comparison.n)
 
     @property
     def rows(self) -> int:
@@ -63,7 +72,7 @@ async def prepared(state: AppState, body: CompareRequest) -> ReadyComparison:
     sampling = sampling_of(body, state.settings, shortest)
     baseline = body.baseline if body.baseline is not None else arms[0].name
     comparison = Comparison(tuple(ready), baseline, sampling, body.n, readings)
-    return ReadyComparison(engine, comparison, shows_tokens(body))
+    return ReadyComparison(engine, comparison, shows_tokens(body), state.settings.engine)
 
 
 def _arms(body: CompareRequest) -> Sequence[ArmFields]:
@@ -113,7 +122,7 @@ def _arm_answer(ready: ReadyComparison, arm: Arm, result: ArmResult) -> ArmAnswe
     return ArmAnswer(
         name=result.name,
         choices=[choice_answer(i, one, tokenizer, tokens=ready.tokens) for i, one in enumerate(result.answers)],
-        steering=applied_steering(arm.plan, [one.finish.steering for one in result.answers]),
+        steering=applied_steering(arm.plan, [one.finish.steering for one in result.answers], ready.record(arm)),
         metrics=None if result.metrics is None else _metrics(result.metrics),
         against_baseline=None if result.against_baseline is None else _against(result.against_baseline),
         error=None if result.error is None else _error_detail(result.error),

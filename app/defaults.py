@@ -4,6 +4,7 @@ import structlog
 
 from app.settings import Settings
 from steering.engine.base import Engine
+from steering.engine.limits import EngineLimits
 from steering.engine.opening import EngineChoice
 from steering.engine.opening import open_engine as open_chosen
 from steering.store.base import Store
@@ -22,8 +23,14 @@ def open_engine(settings: Settings) -> Engine:
         device=settings.device,
         dtype=settings.dtype,
         device_map=settings.device_map,
-        max_running=settings.max_running,
-        max_waiting=settings.max_waiting,
+        limits=EngineLimits(
+            max_running=settings.max_running,
+            max_waiting=settings.max_waiting,
+            prefill_tokens=settings.prefill_tokens,
+            cache_bytes=settings.cache_megabytes << 20,
+            prefix_bytes=settings.prefix_megabytes << 20,
+        ),
+        compiled=settings.compiled,
     )
     return open_chosen(choice, lambda line: log.info("loading", step=line))
 

@@ -11,7 +11,9 @@ from app.answers import applied_steering, choice_answer, token_piece, usage_of
 from app.deps import plan_of, readings_of
 from app.intake import prompt_of, sampling_of, shows_tokens, tokenized
 from app.metrics import Metrics
+from app.records import record_of
 from app.schemas.generation import GenerateAnswer, GenerateRequest
+from app.schemas.replay import Record
 from app.sse import Event, ended
 from app.state import AppState
 from steering.engine.base import Engine, GenerationRequest, TokenEvent
@@ -29,6 +31,14 @@ class Generation:
     request: GenerationRequest
     n: int
     tokens: bool
+    engine_name: str
+
+    @property
+    def record(self) -> Record:
+        """What makes these answers again."""
+        request = self.request
+        prompt = self.engine.tokenizer.encode(request.prompt)
+        return record_of(self.engine.info, self.engine_name, prompt, request.sampling, request.plan, self.n)
 
 
 async def prepared(state: AppState, body: GenerateRequest) -> Generation:
@@ -39,7 +49,7 @@ async def prepared(state: AppState, body: GenerateRequest) -> Generation:
     prompt = await tokenized(engine, prompt_of(body, state.settings), body.max_tokens)
     sampling = sampling_of(body, state.settings, prompt.max_tokens)
     request = GenerationRequest(prompt.token_ids, sampling, plan, readings)
-    return Generation(engine, request, body.n, shows_tokens(body))
+    return Generation(engine, request, body.n, shows_tokens(body), state.settings.engine)
 
 
 async def whole(generation: Generation) -> GenerateAnswer:
@@ -56,7 +66,7 @@ def finished(generation: Generation, found: tuple[Answer, ...]) -> GenerateAnswe
         seed=request.sampling.seed,
         choices=[choice_answer(i, one, engine.tokenizer, tokens=generation.tokens) for i, one in enumerate(found)],
         usage=usage_of(found),
-        steering=applied_steering(request.plan, [one.finish.steering for one in found]),
+        steering=applied_steering(request.plan, [one.finish.steering for one in found], generation.record),
     )
 
 

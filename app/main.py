@@ -12,7 +12,7 @@ from app.errors import on_http_error, on_invalid, on_steering_error
 from app.middleware import HostGuard, Outermost
 from app.openapi import SteeringAPI
 from app.playground import mount_playground
-from app.routes import compare, concepts, extract, generate, health, jobs, profiles, steering, system, vectors
+from app.routes import compare, concepts, extract, generate, health, jobs, profiles, replay, steering, system, vectors
 from app.settings import Settings
 from app.state import AppState, EngineFactory, StoreFactory
 from steering import __version__
@@ -29,6 +29,7 @@ ROUTERS = (
     steering.router,
     generate.router,
     compare.router,
+    replay.router,
     jobs.router,
     concepts.router,
 )

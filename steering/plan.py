@@ -113,6 +113,8 @@ class Intervention:
 class SteeringPlan:
     """Everything one request's steering needs, in the order written.
 
+    spec: as written, with every vector pinned to its version and every layer named, so that it can be resolved again.
+    vectors: `name@version` -> SHA-256 of every vector it needs, those of conditions included.
     fingerprint: digest of all of it and of the model. prompt_fingerprint: digest of what acts on prompt positions
     before the last; empty when nothing does. reusable: whether prompt KV may be shared under that fingerprint at
     all. uniform: whether generated positions are treated as prompt positions are.
@@ -127,6 +129,7 @@ class SteeringPlan:
     reusable: bool = True
     uniform: bool = True
     warnings: tuple[str, ...] = ()
+    vectors: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def empty(self) -> bool:

@@ -11,7 +11,7 @@ from steering.model.info import ModelInfo
 from steering.operations import OPERATIONS, Wish
 from steering.plan import UNSTEERED, Intervention, SteeringPlan, Step
 from steering.program import Action, build, fingerprint, is_uniform, prompt_fingerprint
-from steering.spec import InterventionSpec, SteeringSpec, vector_names
+from steering.spec import InterventionSpec, SteeringSpec, renamed, vector_names
 from steering.store.base import VectorSource
 from steering.threshold_table import ThresholdTable
 from steering.vectors import ConceptVector, VectorId
@@ -61,7 +61,7 @@ class _Resolver:
         model = self._info.fingerprint
         prompt, reusable = prompt_fingerprint(programs, thresholds, model)
         return SteeringPlan(
-            spec=self._spec,
+            spec=SteeringSpec(interventions=tuple(self._pinned(one) for one in interventions)),
             interventions=tuple(interventions),
             layers=programs,
             thresholds=thresholds,
@@ -70,7 +70,11 @@ class _Resolver:
             reusable=reusable,
             uniform=is_uniform(programs),
             warnings=tuple(self._warnings),
+            vectors={vector.id: vector.sha256 for vector in self._found.values()},
         )
+
+    def _pinned(self, one: Intervention) -> InterventionSpec:
+        return renamed(one.spec, {name: vector.id for name, vector in self._found.items()}, one.layers)
 
     def _actions(self, source: int, item: InterventionSpec) -> Iterator[Action]:
         operation = OPERATIONS[item.operation]

@@ -1,6 +1,6 @@
 """What a caller writes: SteeringSpec, InterventionSpec, ConditionSpec, TokenScope, Schedule. Torch-free, sendable as JSON."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, FiniteFloat, Tag, model_validator
@@ -62,14 +62,14 @@ class Schedule(Spec):
     @model_validator(mode="after")
     def _complete(self) -> "Schedule":
         if self.kind == "constant":
-            if self.tokens is not None or "to" in self.model_fields_set:
+            if self.tokens is not None or self.to != 0.0:
                 raise ValueError("a constant schedule takes neither 'to' nor 'tokens'")
             return self
         if self.tokens is None:
             raise ValueError(f"schedule {self.kind!r} needs 'tokens'")
         if self.kind == "exponential" and not self.to > 0.0:
             raise ValueError("an exponential schedule needs 'to' above 0")
-        if self.kind == "warmup" and "to" in self.model_fields_set:
+        if self.kind == "warmup" and self.to != 0.0:
             raise ValueError("a warmup goes from 0 to 1 and takes no 'to'")
         return self
 
@@ -185,6 +185,30 @@ def _condition_names(condition: ConditionSpec) -> Iterator[str]:
                 yield from _condition_names(child)
         case Not():
             yield from _condition_names(condition.not_)
+
+
+def renamed(item: InterventionSpec, names: Mapping[str, str], layers: tuple[int, ...]) -> InterventionSpec:
+    """The same intervention with other names for its vectors, and its layers named one by one."""
+    return item.model_copy(
+        update={
+            "vector": names[item.vector],
+            "to": None if item.to is None else names[item.to],
+            "when": None if item.when is None else _renamed_condition(item.when, names),
+            "layers": layers,
+        }
+    )
+
+
+def _renamed_condition(condition: ConditionSpec, names: Mapping[str, str]) -> ConditionSpec:
+    match condition:
+        case Threshold():
+            return condition.model_copy(update={"vector": names[condition.vector]})
+        case AllOf():
+            return AllOf(all=tuple(_renamed_condition(child, names) for child in condition.all))
+        case AnyOf():
+            return AnyOf(any=tuple(_renamed_condition(child, names) for child in condition.any))
+        case Not():
+            return Not(not_=_renamed_condition(condition.not_, names))
 
 
 AllOf.model_rebuild()

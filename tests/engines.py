@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.engine.base import Engine, Finish, GenerationRequest, SamplingParams, TokenEvent
-from steering.engine.scheduler import EngineLimits
+from steering.engine.limits import EngineLimits
 from steering.engine.transformers_engine import TransformersEngine
 from steering.model.loading import opened
 from tests.families import FAMILIES

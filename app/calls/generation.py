@@ -6,6 +6,7 @@ from typing import Any, TypedDict, Unpack
 from app.calls.base import Call, Chat, Intervention, Steering, StreamCall, Words, given, model
 from app.schemas.comparison import ArmErrorAnswer, ArmFields, CompareAnswer
 from app.schemas.generation import GenerateAnswer, TokenPiece
+from app.schemas.replay import Record
 from app.schemas.system import DetokenizeAnswer, TokenizeAnswer
 
 
@@ -59,6 +60,12 @@ def compare(
 ) -> Call[CompareAnswer]:
     """One prompt, several arms, one seed, one batch; what steering changed, token by token and in sum."""
     return Call("POST", "/v1/compare", model(CompareAnswer), _prompted(prompt, messages, options))
+
+
+def replay(record: Record | Words) -> Call[GenerateAnswer]:
+    """The same tokens again, from the `steering.record` of an earlier answer."""
+    body = record.model_dump(mode="json") if isinstance(record, Record) else dict(record)
+    return Call("POST", "/v1/replay", model(GenerateAnswer), body)
 
 
 def compare_stream(

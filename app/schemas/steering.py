@@ -5,6 +5,7 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import Discriminator, Field, Tag
 
 from app.schemas.base import Answer, Measured, Request
+from app.schemas.replay import Record
 from steering.spec import InterventionSpec
 
 Interventions: TypeAlias = Annotated[tuple[InterventionSpec, ...], Field(max_length=1024)]
@@ -45,11 +46,12 @@ class AppliedIntervention(Answer):
 
 
 class AppliedSteering(Answer):
-    """What was really done to an answer, in the order in which it acts at a layer."""
+    """What was really done to an answer, in the order in which it acts at a layer. record: what POST /v1/replay takes."""
 
     fingerprint: str
     applied: list[AppliedIntervention]
     warnings: list[str]
+    record: Record | None = None
 
 
 class DefaultSteering(Request):

@@ -1,19 +1,23 @@
 """open_engine: from a name in the table and a model's name to an engine that is ready. Blocks for as long as loading takes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
 
 from steering.engine import ENGINES
 from steering.engine.base import Engine
-from steering.engine.scheduler import EngineLimits
+from steering.engine.compilation import CompileRequest
+from steering.engine.limits import EngineLimits
 from steering.model.loading import load
+
+COMPILED_PARAMETERS = 2_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class EngineChoice:
-    """What an operator chose. model: see `steering.model.loading.load`. max_running, max_waiting: rows, and the queue."""
+    """What an operator chose. model: see `steering.model.loading.load`. compiled: whether the decode step is compiled
+    in the background; it then holds a second copy of the weights, so only models up to COMPILED_PARAMETERS are."""
 
     model: str
     cache_dir: Path
@@ -22,8 +26,8 @@ class EngineChoice:
     device: str = "auto"
     dtype: str = "auto"
     device_map: Literal["auto"] | None = None
-    max_running: int = 64
-    max_waiting: int = 256
+    limits: EngineLimits = field(default_factory=EngineLimits)
+    compiled: bool = True
 
 
 def open_engine(choice: EngineChoice, report: Callable[[str], None] = lambda _line: None) -> Engine:
@@ -38,4 +42,6 @@ def open_engine(choice: EngineChoice, report: Callable[[str], None] = lambda _li
         revision=choice.revision,
         report=report,
     )
-    return cast(Engine, make(loaded, EngineLimits(max_running=choice.max_running, max_waiting=choice.max_waiting)))
+    request = CompileRequest(choice.model, choice.revision, loaded.info.dtype, choice.cache_dir)
+    wanted = choice.compiled and loaded.info.parameter_count <= COMPILED_PARAMETERS
+    return cast(Engine, make(loaded, choice.limits, request if wanted else None))

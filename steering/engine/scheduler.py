@@ -1,9 +1,9 @@
 """Scheduler: waiting and running sequences; who gets a slot, whose prompt is computed next, which rows decode."""
 
 from collections import deque
-from dataclasses import dataclass
 
 from steering.engine.kv_cache import BLOCK as LENGTH_STEP
+from steering.engine.limits import EngineLimits
 from steering.engine.prefix_cache import BLOCK, PrefixCache
 from steering.engine.runner import ModelRunner
 from steering.engine.sequence import Sequence
@@ -11,20 +11,6 @@ from steering.engine.sequence import Sequence
 ROW_BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 BACKGROUND_TURN = 4
 """Background prompts come first in every fourth prefill pass, so that live traffic cannot starve them."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineLimits:
-    """max_running: rows at once. max_waiting: live requests in the queue before `overloaded`. prefill_tokens: positions
-    a pass may compute while rows decode (their streams wait that long), idle_prefill_tokens: while none does.
-    cache_bytes: the most the slots may take. prefix_bytes: the most shared prompt KV may take, 0 for none."""
-
-    max_running: int = 64
-    max_waiting: int = 256
-    prefill_tokens: int = 256
-    idle_prefill_tokens: int = 2048
-    cache_bytes: int = 4 << 30
-    prefix_bytes: int = 512 << 20
 
 
 def rows_for(count: int) -> int:

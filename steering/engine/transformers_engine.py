@@ -28,10 +28,11 @@ from steering.engine.base import (
 from steering.engine.compilation import Compilation, Compiled, CompileRequest
 from steering.engine.detokenizer import advance, finish
 from steering.engine.fitting import PIECE_SHARE, Fitting, FittingQueue, check_task, turns
+from steering.engine.limits import EngineLimits
 from steering.engine.report import report
 from steering.engine.runner import MAX_THRESHOLDS, ModelRunner, PassResult
 from steering.engine.sampler import Sampled, sample
-from steering.engine.scheduler import EngineLimits, Scheduler
+from steering.engine.scheduler import Scheduler
 from steering.engine.sequence import Sequence, Stream
 from steering.errors import (
     ContextLengthExceeded,

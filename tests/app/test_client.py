@@ -72,6 +72,7 @@ def test_every_route_of_the_server_has_a_call_except_metrics_and_plain_health() 
         "terms": [],
         "tokens": [],
         "content": b"",
+        "record": {},
     }
     for build in builders().values():
         assert callable(build)

@@ -17,6 +17,7 @@ async def test_plain_answer(server: Server) -> None:
     assert "tokens" not in choice
     assert answer["seed"] == 7
     assert answer["usage"] == {"prompt_tokens": 17, "completion_tokens": 8, "total_tokens": 25, "cached_tokens": 0}
+    assert answer["steering"].pop("record")["sampling"]["seed"] == 7
     assert answer["steering"] == {"fingerprint": "", "applied": [], "warnings": []}
 
 

@@ -1,17 +1,20 @@
 """Resolving a spec: names once, layers checked, order kept, doses known, fingerprints that say what is the same."""
 
+import asyncio
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from steering.dose import DoseGuard
 from steering.errors import DoseExceeded, InvalidRequest, VectorModelMismatch, VectorNotFound
 from steering.model.info import ModelInfo
 from steering.plan import UNSTEERED, Phase, SteeringPlan
 from steering.resolve import resolve
-from steering.spec import SteeringSpec
-from tests.plans import Vectors, vectors_for
+from steering.spec import SteeringSpec, vector_names
+from tests.plans import Vectors, random_items, vectors_for
 
 INFO = ModelInfo("tiny", "Llama", "f" * 64, 16, 4, 100, 256, "float32", "cpu", 1000, True, (10.0, 20.0, 30.0, 40.0))
 
@@ -123,6 +126,22 @@ async def test_fingerprints_tell_apart_what_differs_and_nothing_else() -> None:
 async def test_what_cannot_be_is_refused_in_words(item: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
         await plan_of(item)
+
+
+@given(seed=st.integers(0, 100_000))
+def test_a_spec_survives_json_and_resolves_to_the_same_plan_once_pinned(seed: int) -> None:
+    spec = SteeringSpec.model_validate({"interventions": random_items(seed, INFO.layer_count)})
+    assert SteeringSpec.model_validate_json(spec.model_dump_json()) == spec
+
+    async def both() -> tuple[SteeringPlan, SteeringPlan]:
+        source = Vectors(vectors_for(INFO))
+        plan = await resolve(spec, source, INFO)
+        return plan, await resolve(plan.spec, source, INFO)
+
+    plan, again = asyncio.run(both())
+    assert again.fingerprint == plan.fingerprint
+    assert again.spec == plan.spec
+    assert set(plan.vectors) == set(vector_names(plan.spec))
 
 
 async def test_unknown_vectors_and_other_models() -> None:

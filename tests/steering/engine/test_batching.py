@@ -5,7 +5,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from steering.engine.base import GenerationRequest
-from steering.engine.scheduler import EngineLimits
+from steering.engine.limits import EngineLimits
 from tests.engines import family_engine, run_all, run_alone, sampling
 from tests.families import FAMILIES
 from tests.plans import plan_for, random_items, vectors_for

@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.engine.base import CapturePrompt, CaptureSpec, GenerationRequest, SamplingParams
-from steering.engine.scheduler import EngineLimits
+from steering.engine.limits import EngineLimits
 from steering.engine.transformers_engine import TransformersEngine
 from steering.errors import (
     ContextLengthExceeded,

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from steering.engine.base import GenerationRequest
+from steering.engine.limits import EngineLimits
 from steering.engine.prefix_cache import BLOCK, block_keys
-from steering.engine.scheduler import EngineLimits
 from tests.engines import family_engine, run, run_all, sampling
 from tests.plans import plan_for, random_items, vectors_for
 

@@ -1,0 +1,25 @@
+"""POST /v1/replay: an answer's record in, the same tokens out, or what no longer exists."""
+
+from fastapi import APIRouter
+
+from app.deps import LeaseDep, StateDep
+from app.door import DoorRoute, needs
+from app.generating import whole
+from app.replaying import prepared
+from app.schemas.generation import GenerateAnswer
+from app.schemas.replay import Record
+
+router = APIRouter(route_class=DoorRoute, tags=["generation"])
+
+
+@router.post(
+    "/v1/replay",
+    openapi_extra=needs("generate"),
+    response_model=GenerateAnswer,
+    response_model_exclude_none=True,
+)
+async def replay(body: Record, state: StateDep, lease: LeaseDep) -> GenerateAnswer:
+    """The body is `steering.record` of an earlier answer, unchanged."""
+    generation = await prepared(state, body)
+    lease.take(body.n)
+    return await whole(generation)
