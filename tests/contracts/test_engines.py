@@ -1,0 +1,106 @@
+"""What every Engine of the table promises, and the scripted one of the tests with it, since it is an Engine as well."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from steering.engine import ENGINES
+from steering.engine.base import CapturePrompt, CaptureSpec, Engine, GenerationRequest, SamplingParams
+from steering.errors import ContextLengthExceeded, EngineDead, InvalidRequest
+from steering.model.loading import opened
+from tests.engines import run, run_all, run_alone, sampling
+from tests.fakes import ScriptedEngine
+from tests.families import FAMILIES
+from tests.plans import plan_for, random_items, vectors_for
+
+PROMPTS = [tuple(b"Once upon a time"), tuple(b"Hm"), tuple(b"What would you say about that?")]
+MAKERS: dict[str, Callable[[PreTrainedTokenizerFast], Engine]] = {
+    name: lambda tokenizer, make=make: make(opened(FAMILIES["llama"](), tokenizer, name="tiny"))
+    for name, make in ENGINES.items()
+}
+MAKERS["scripted"] = lambda _tokenizer: ScriptedEngine()
+
+
+@pytest.fixture(params=list(MAKERS))
+async def engine(request: pytest.FixtureRequest, hf_byte_tokenizer: PreTrainedTokenizerFast) -> AsyncIterator[Engine]:
+    engine = MAKERS[request.param](hf_byte_tokenizer)
+    yield engine
+    await engine.close()
+
+
+async def test_a_mixed_batch_equals_each_alone(engine: Engine) -> None:
+    vectors = vectors_for(engine.info)
+    requests = [
+        GenerationRequest(
+            PROMPTS[seed % 3],
+            sampling(5 + seed, temperature=seed % 2 * 0.8, seed=seed),
+            await plan_for(random_items(seed, engine.info.layer_count), vectors, engine.info),
+        )
+        for seed in range(8)
+    ]
+    together, alone = await run_all(engine, requests), await run_alone(engine, requests)
+    assert [outcome.tokens for outcome in together] == [outcome.tokens for outcome in alone]
+
+
+async def test_a_plan_of_strength_zero_equals_no_plan(engine: Engine) -> None:
+    vectors = vectors_for(engine.info)
+    nothing = await plan_for([{"vector": "alpha", "strength": 0.0, "layers": "all"}], vectors, engine.info)
+    bare, zero = await run_all(
+        engine, [GenerationRequest(PROMPTS[0], sampling(8)), GenerationRequest(PROMPTS[0], sampling(8), nothing)]
+    )
+    assert bare.tokens == zero.tokens
+
+
+async def test_events_are_numbered_and_the_last_says_how_it_ended(engine: Engine) -> None:
+    outcome = await run(engine, GenerationRequest(PROMPTS[0], sampling(6)))
+    assert [event.index for event in outcome.events[:-1]] == list(range(6))
+    assert outcome.finish.reason == "length"
+    assert outcome.finish.completion_tokens == 6
+    assert outcome.finish.prompt_tokens == len(PROMPTS[0])
+    assert all(event.finish is None for event in outcome.events[:-1])
+
+
+async def test_a_reader_that_leaves_frees_its_row(engine: Engine) -> None:
+    for taken in (0, 1, 3):
+        stream = engine.generate(GenerationRequest(PROMPTS[0], sampling(100)))
+        for _ in range(taken):
+            await anext(stream)
+        await stream.aclose()
+    for _ in range(200):
+        if engine.stats().running == engine.stats().waiting == 0:
+            break
+        await asyncio.sleep(0.01)
+    assert (engine.stats().running, engine.stats().waiting) == (0, 0)
+    assert len((await run(engine, GenerationRequest(PROMPTS[0], sampling(4)))).tokens) == 4
+
+
+async def test_captures_come_in_order_with_progress(engine: Engine) -> None:
+    seen: list[tuple[int, int]] = []
+    prompts = [CapturePrompt(f"text {n}") for n in range(5)]
+    captures = await engine.capture(
+        prompts, CaptureSpec((0, 1)), progress=lambda done, total: seen.append((done, total))
+    )
+    assert [total for _, total in seen] == [5] * 5
+    assert [done for done, _ in seen] == [1, 2, 3, 4, 5]
+    for prompt, capture in zip(prompts, captures, strict=True):
+        assert capture.token_ids == engine.tokenizer.encode(prompt.prompt)
+        assert capture.activations.shape == (2, 1, engine.info.d_model)
+    again = await engine.capture(prompts[3:4], CaptureSpec((0, 1)))
+    assert (again[0].activations - captures[3].activations).abs().max() < 1e-3
+
+
+async def test_what_cannot_be_is_refused(engine: Engine) -> None:
+    with pytest.raises(ContextLengthExceeded):
+        await run(engine, GenerationRequest(PROMPTS[0], SamplingParams(max_tokens=engine.info.context_length)))
+    with pytest.raises(InvalidRequest):
+        await engine.capture([CapturePrompt("text")], CaptureSpec((engine.info.layer_count,)))
+
+
+async def test_closing_is_final_and_harmless_when_repeated(engine: Engine) -> None:
+    await engine.close()
+    await engine.close()
+    assert not engine.stats().alive
+    with pytest.raises(EngineDead):
+        await run(engine, GenerationRequest(PROMPTS[0], sampling(2)))
