@@ -19,6 +19,7 @@ from steering.engine.base import (
     SteeringReport,
     TokenEvent,
 )
+from steering.engine.captures import check_layers
 from steering.errors import ContextLengthExceeded, EngineDead, InvalidRequest, NonfiniteActivations, Overloaded
 from steering.model.info import ModelInfo
 from steering.plan import SteeringPlan
@@ -26,6 +27,9 @@ from tests.scripted_tokenizer import VOCABULARY, WORDS, ScriptedTokenizer
 
 NONFINITE_STRENGTH = 1e6
 """A steering of this strength or more "drives the numbers out of range"."""
+
+PLANTED_WORD = 257
+"""The token that the logit lens finds in a residual along the planted direction."""
 
 SCRIPTED_MODEL = ModelInfo(
     name="scripted",
@@ -46,6 +50,13 @@ SCRIPTED_MODEL = ModelInfo(
 def planted_direction() -> torch.Tensor:
     """(d_model,), unit: what separates texts with "good" in them from those with "bad"."""
     return torch.nn.functional.normalize(torch.arange(1.0, 9.0), dim=0)
+
+
+def scripted_head() -> torch.Tensor:
+    """(d_model, vocab): small numbers, and the planted direction for the token `PLANTED_WORD`."""
+    head = 0.01 * torch.randn(SCRIPTED_MODEL.d_model, VOCABULARY, generator=torch.Generator().manual_seed(5))
+    head[:, PLANTED_WORD] = planted_direction()
+    return head
 
 
 class ScriptedEngine:
@@ -102,6 +113,7 @@ class ScriptedEngine:
         priority: int = 1,
     ) -> tuple[Capture, ...]:
         """See Engine.capture. Residuals are noise of the text plus or minus the planted direction."""
+        check_layers(spec, self.info.layer_count)
         found = []
         for done, prompt in enumerate(prompts, start=1):
             with self._counted("_running"):
@@ -191,7 +203,13 @@ class ScriptedEngine:
         shape = (len(spec.layers), tokens, self.info.d_model)
         activations = 0.1 * torch.randn(shape, generator=generator) + sign * planted_direction()
         logits = torch.randn((len(ids), VOCABULARY), generator=generator) if spec.logits else None
-        return Capture(tuple(ids), activations, logits)
+        embeddings = torch.randn(shape[1:], generator=generator) if spec.embeddings else None
+        return Capture(tuple(ids), activations, logits, embeddings)
+
+    async def unembed(self, residual: torch.Tensor) -> torch.Tensor:
+        """See Engine.unembed: residuals times a fixed head, in which the planted direction says the word of `PLANTED_WORD`."""
+        await self._pause(0)
+        return residual @ scripted_head()
 
 
 def _digest(*parts: object) -> int:

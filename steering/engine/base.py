@@ -7,7 +7,7 @@ from typing import Literal, Protocol, TypeAlias
 from steering.model.info import ModelInfo
 from steering.pairs import ChatMessage
 from steering.plan import UNSTEERED, SteeringPlan
-from steering.shapes import Direction, Float, Tensor
+from steering.shapes import Direction, Float, Residual, Tensor
 
 Prompt: TypeAlias = str | tuple[ChatMessage, ...] | tuple[int, ...]
 """A text continued as it stands, a conversation rendered by the model's chat template, or token ids."""
@@ -115,21 +115,25 @@ class CapturePrompt:
 
 @dataclass(frozen=True, slots=True)
 class CaptureSpec:
-    """What to read: residuals after these blocks, steered as the plan says; logits too if asked (at every position)."""
+    """What to read: residuals after these blocks, steered as the plan says; logits too if asked (at every position), and
+    the input embeddings of the same positions."""
 
     layers: tuple[int, ...]
     position: Position = "last"
     logits: bool = False
+    embeddings: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Capture:
     """What was read from one text: activations (layer, token, d_model) float32, in the order of CaptureSpec.layers;
-    token is 1 unless position was "all". logits (token, vocab) float32 over every position, if asked."""
+    token is 1 unless position was "all". logits (token, vocab) float32 over every position, if asked. embeddings (token,
+    d_model) float32, if asked: what the embedding layer gives, before positions are added."""
 
     token_ids: tuple[int, ...]
     activations: Float[Tensor, "layer token d_model"]
     logits: Float[Tensor, "token vocab"] | None = None
+    embeddings: Float[Tensor, "token d_model"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +227,11 @@ class Engine(Protocol):
         priority: int = 1,
     ) -> tuple[Capture, ...]:
         """One Capture per prompt, in order. `progress(done, total)` is called as they come. Cancelling the task frees the rows."""
+        ...
+
+    async def unembed(self, residual: Residual) -> Float[Tensor, "token vocab"]:
+        """Logits that the model's own final norm and head make of residuals (token, d_model); float32, on the host. Raises
+        InvalidRequest for another width, EngineDead; UnsupportedParameter where an engine has no such door."""
         ...
 
     async def fit(self, task: FitTask, *, progress: Callable[[int, int], None] | None = None) -> FittedDirection:

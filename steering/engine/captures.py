@@ -1,5 +1,6 @@
 """Capture sequences: which positions of a text are read, and what becomes of the pieces."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -8,6 +9,7 @@ from steering.engine.base import Capture, CapturePrompt, CaptureSpec, Position
 from steering.engine.sequence import CaptureState, Sequence
 from steering.errors import InvalidRequest, NonfiniteActivations
 from steering.pairs import ChatMessage
+from steering.shapes import Float, Tensor
 
 
 class SpanFinder(Protocol):
@@ -61,8 +63,10 @@ def _window(position: Position, prompt: CapturePrompt, length: int, tokenizer: S
     return length + position, length + position + 1
 
 
-def result(sequence: Sequence) -> tuple[int, Capture]:
-    """(index, Capture) of a finished capture sequence. Raises NonfiniteActivations."""
+def result(
+    sequence: Sequence, embed: Callable[[tuple[int, ...]], Float[Tensor, "token d_model"]]
+) -> tuple[int, Capture]:
+    """(index, Capture) of a finished capture sequence; embed: input embeddings of token ids. Raises NonfiniteActivations."""
     state = sequence.capture
     assert state is not None
     layers = []
@@ -73,4 +77,8 @@ def result(sequence: Sequence) -> tuple[int, Capture]:
     if not bool(torch.isfinite(read).all()):
         raise NonfiniteActivations("the activations read are not finite; lower the strength")
     logits = torch.cat(state.logits).cpu() if state.logits else None
-    return state.index, Capture(tuple(sequence.ids), read, logits)
+    embeddings = None
+    if state.spec.embeddings:
+        embeddings = embed(tuple(sequence.ids))[slice(*state.window)]
+        embeddings = embeddings.mean(0, keepdim=True) if state.reduce else embeddings
+    return state.index, Capture(tuple(sequence.ids), read, logits, embeddings)

@@ -24,6 +24,7 @@ PIECE_SHARE = 4
 LONGEST = 512
 """Tokens of the longest text: a piece is one text at least, and others wait for as long as it takes."""
 Turns: TypeAlias = Generator[int, None, FittedDirection]
+Work: TypeAlias = Generator[int, None, FittedDirection] | Generator[int, None, Tensor]
 
 
 class Scorer(Protocol):
@@ -146,10 +147,11 @@ def _pieces(texts: Sequence[ScoredText], tokens: int) -> list[list[int]]:
 
 @dataclass(slots=True, eq=False)
 class Fitting:
-    """One fit, from the queue to its direction. outbox: numbers of finished steps, then the direction or an error."""
+    """One fit, from the queue to its direction; or other work in pieces, to its tensor. outbox: numbers of finished steps,
+    then the result or an error. priority 0: somebody waits for it, so it goes before every fit."""
 
     stream: Stream
-    turns: Turns
+    turns: Work
     outbox: list[object] = field(default_factory=list)
     done: int = 0
     priority: int = 1
@@ -175,7 +177,10 @@ class FittingQueue:
         self._turn = 0
 
     def enqueue(self, fitting: Fitting) -> None:
-        self.waiting.append(fitting)
+        if fitting.priority:
+            self.waiting.append(fitting)
+        else:
+            self.waiting.appendleft(fitting)
 
     def next(self, *, beside: bool) -> Fitting | None:
         """The fit whose turn it is, if it is one's turn; beside: whether sequences are running. Who left is dropped."""

@@ -30,6 +30,7 @@ from steering.engine.detokenizer import advance, finish
 from steering.engine.fitting import PIECE_SHARE, Fitting, FittingQueue, check_task, turns
 from steering.engine.limits import EngineLimits
 from steering.engine.report import report
+from steering.engine.residual_ends import ResidualEnds
 from steering.engine.runner import MAX_THRESHOLDS, ModelRunner, PassResult
 from steering.engine.sampler import Sampled, sample
 from steering.engine.scheduler import Scheduler
@@ -46,6 +47,7 @@ from steering.errors import (
     SteeringError,
 )
 from steering.model.loading import LoadedModel
+from steering.shapes import Float, Residual, Tensor
 
 log = structlog.get_logger()
 LONG_TEXT = 4096
@@ -63,6 +65,7 @@ class TransformersEngine:
         self._limits = limits or EngineLimits()
         self._device = torch.device(loaded.info.device)
         self._runner = ModelRunner(loaded.model, loaded.layout, self._device)
+        self._ends = ResidualEnds(loaded.model, loaded.layout)
         self._scheduler = Scheduler(self._runner, self._limits, _position_bytes(loaded))
         self._numbers = count()
         self._fitting = FittingQueue()
@@ -148,6 +151,16 @@ class TransformersEngine:
         finally:
             stream.closed = True
         return tuple(found[index] for index in range(len(sequences)))
+
+    async def unembed(self, residual: Residual) -> Float[Tensor, "token vocab"]:
+        """See Engine.unembed. In pieces between the steps of live traffic, as a fit is."""
+        stream = Stream(asyncio.get_running_loop())
+        work = Fitting(stream, self._ends.unembedding(residual, self._limits.prefill_tokens), priority=0)
+        try:
+            self._submit([work], bounded=False)
+            return cast(Tensor, await stream.get())
+        finally:
+            stream.closed = True
 
     async def fit(self, task: FitTask, *, progress: Callable[[int, int], None] | None = None) -> FittedDirection:
         """See Engine.fit."""
@@ -289,7 +302,7 @@ class TransformersEngine:
             for sequence in sequences:
                 if sequence.capture is not None and not sequence.prefilling:
                     self._scheduler.release(sequence)
-                    sequence.outbox.append(captures.result(sequence))
+                    sequence.outbox.append(captures.result(sequence, self._ends.embed))
         except Exception as error:
             failure = _as_steering_error(error)
             for sequence in sequences:

@@ -257,7 +257,13 @@ class LinearEngine:
             token_ids=ids,
             activations=torch.stack(chosen) if chosen else torch.zeros(shape),
             logits=self.logits(ids, after[-1]) if spec.logits else None,
+            embeddings=_read(self.embedding[torch.tensor(ids)], spec.position, ids) if spec.embeddings else None,
         )
+
+    async def unembed(self, residual: torch.Tensor) -> torch.Tensor:
+        """Only what a residual itself says: the words of its pole. (`logits` adds what follows the word read.)"""
+        await asyncio.sleep(0)
+        return (residual @ self.concept)[:, None] * polarity()
 
     def stats(self) -> EngineStats:
         return EngineStats(self.running, 0, self.generated, self.generated, 0, 0, True)
