@@ -39,14 +39,16 @@ class Settings(BaseSettings):
     model_revision: str | None = Field(None, description="pinned revision of a Hugging Face id")
     engine: str = Field("transformers", description="a name of the ENGINES table")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="`float32`, `bfloat16` or `float16`; auto is bfloat16 where the hardware multiplies it"
+    )
     device_map: Literal["auto"] | None = Field(None, description="auto spreads a model over every device")
     cache_dir: Path = Field(Path.home() / ".cache" / "steering-server", description="where converted models are kept")
     database: str = Field("sqlite:///steering.sqlite3", repr=False, description="where vectors, profiles and jobs rest")
 
     # Where, and for whom
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    host: str = Field("127.0.0.1", description="address to listen on; other than loopback needs a key")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="port to listen on; 0 takes a free one")
     api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
         (), repr=False, description="comma-separated; `key` may do everything, `key:read+generate` only that"
     )
@@ -54,7 +56,9 @@ class Settings(BaseSettings):
         (), description="comma-separated names accepted in Host, beside the loopback names on a loopback address"
     )
     openapi: bool = Field(True, description="serve /openapi.json")
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="`debug`, `info`, `warning` or `error`"
+    )
 
     # Requests under way
     max_running: Positive = Field(64, description="rows in the batch")
@@ -72,22 +76,24 @@ class Settings(BaseSettings):
     max_queued_jobs: Positive = Field(64, description="jobs waiting; one more is answered 429")
 
     # What one request may ask
-    max_body_bytes: Positive = 2_000_000
-    max_upload_bytes: Positive = 64_000_000
-    max_json_depth: Positive = 64
-    max_messages: Positive = 1_000
-    max_n: Positive = 8
-    max_stops: Positive = 4
-    max_stop_characters: Positive = 64
-    max_top_logprobs: Positive = 20
-    max_interventions: Annotated[int, Field(ge=1, le=64)] = 32
-    max_readouts: Positive = 8
-    max_arms: Positive = 8
-    max_pairs: Positive = 10_000
+    max_body_bytes: Positive = Field(2_000_000, description="largest body")
+    max_upload_bytes: Positive = Field(64_000_000, description="largest body where vectors or examples are sent")
+    max_json_depth: Positive = Field(64, description="deepest nesting of a body")
+    max_messages: Positive = Field(1_000, description="messages of a conversation")
+    max_n: Positive = Field(8, description="answers to one prompt")
+    max_stops: Positive = Field(4, description="stop strings")
+    max_stop_characters: Positive = Field(64, description="characters of a stop string")
+    max_top_logprobs: Positive = Field(20, description="likeliest tokens told beside each token")
+    max_interventions: Annotated[int, Field(ge=1, le=64)] = Field(32, description="interventions of a request")
+    max_readouts: Positive = Field(8, description="vectors measured at every token")
+    max_arms: Positive = Field(8, description="arms of a comparison")
+    max_pairs: Positive = Field(10_000, description="pairs or texts of an extraction")
     max_activations: Positive = Field(16_000_000, description="numbers read from the model in one call")
-    max_page: Annotated[int, Field(ge=1, le=200)] = 200
+    max_page: Annotated[int, Field(ge=1, le=200)] = Field(200, description="entries of a page of a list")
     dose_bound: Seconds = Field(1.0, description="planned relative dose beyond which dose_action applies")
-    dose_action: Literal["off", "warn", "limit", "refuse"] = "warn"
+    dose_action: Literal["off", "warn", "limit", "refuse"] = Field(
+        "warn", description="beyond the bound: `warn`, `limit` to it, `refuse`, or `off`"
+    )
 
     @field_validator("api_keys", "allowed_hosts", mode="before")
     @classmethod

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import typer
 
@@ -54,16 +54,8 @@ def settings_table() -> str:
     for name, field in Settings.model_fields.items():
         value = str(field.default).replace(str(Path.home()), "~") if isinstance(field.default, Path) else field.default
         shown = "" if value is None or value == () else f"`{str(value).lower() if isinstance(value, bool) else value}`"
-        rows.append(
-            f"| `STEERING_{name.upper()}` | {shown} | {field.description or _in_words(name, field.annotation)} |"
-        )
+        rows.append(f"| `STEERING_{name.upper()}` | {shown} | {field.description} |")
     return "| variable | default | |\n|---|---|---|\n" + "\n".join(rows) + "\n"
-
-
-def _in_words(name: str, annotation: Any) -> str:
-    if get_origin(annotation) is Literal:
-        return ", ".join(f"`{one}`" for one in get_args(annotation))
-    return name.replace("max_", "most ", 1).replace("_", " ")
 
 
 PARTS = {"cli.md": {"commands": command_reference}, "deploying.md": {"settings": settings_table}}

@@ -92,6 +92,11 @@ def test_generated_parts_are_fresh(page: str) -> None:
     assert refreshed(page) == (DOCS / page).read_text(encoding="utf-8"), "run: python -m tests.docs.pages"
 
 
+def test_every_setting_says_what_it_is_for() -> None:
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+
+
 def test_every_command_and_option_says_what_it_is_for() -> None:
     for path, command in commands():
         assert command.help, path
