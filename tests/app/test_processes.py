@@ -1,0 +1,66 @@
+"""`steer serve` and `steer demo` as whole processes: they work, end with 0, and leave nothing behind."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from app.client import ApiError, Client
+
+
+def test_serve_serves_a_model_and_ends_with_0_when_told_to(tiny_folder: Path, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "app.cli", "serve", "--model", str(tiny_folder), "--port", str(port)]
+    command += ["--database", "memory://", "--device", "cpu", "--dtype", "float32", "--set", "max_arms=3"]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, stderr=log)
+    try:
+        with Client(f"http://127.0.0.1:{port}") as client:
+            until = time.monotonic() + 120
+            while not _ready(client):
+                assert process.poll() is None, (tmp_path / "log").read_text()
+                assert time.monotonic() < until
+                time.sleep(0.1)
+            assert client.capabilities().limits["max_arms"] == 3
+            assert client.generate("abc", max_tokens=3, seed=1).usage.completion_tokens <= 3
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _ready(client: Client) -> bool:
+    try:
+        client.health()
+    except ApiError:
+        return False
+    return True
+
+
+@pytest.mark.embedded
+@pytest.mark.timeout(900)
+def test_demo_shows_sentiment_moving_both_ways_and_leaves_nothing_behind(model_cache: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "STEERING_CACHE_DIR": str(model_cache), "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "app.cli", "demo"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "sentiment@1" in done.stdout
+    assert "cheerful" in done.stdout
+    readouts = {}
+    for line in done.stdout.splitlines():
+        cells = [cell.strip() for cell in line.split("│")[1:-1]]
+        if len(cells) > 2 and cells[0] in ("-0.75", "base", "+0.75"):
+            readouts.setdefault(cells[0], []).append(float(cells[2]))
+    assert len(readouts["base"]) == 2
+    for down, base, up in zip(readouts["-0.75"], readouts["base"], readouts["+0.75"], strict=True):
+        assert down < base < up
+    assert list(tmp_path.iterdir()) == []
