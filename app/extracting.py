@@ -8,11 +8,12 @@ from app.answers import vector_answer
 from app.intake import extraction_of, pairs_of
 from app.schemas.extraction import ExtractRequest
 from app.state import AppState
-from steering.extraction import METHODS
 from steering.vectors import ConceptVector, check_name
 from steering.workflows.describe import describe
-from steering.workflows.extract import ExtractionRequest, block_indices, extract
+from steering.workflows.extract import ExtractionRequest, block_indices
+from steering.workflows.make import check_method, make_vector
 from steering.workflows.progress import Progress
+from steering.workflows.train import TrainingSettings
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,7 +27,8 @@ class Extraction:
     async def run(self, progress: Progress) -> ConceptVector:
         """The stored vector. Cancelling stops the reading and stores nothing."""
         request = self.request or await self._described(progress)
-        vector = await extract(self.state.engine, request, progress=progress)
+        training = training_of(self.body)
+        vector = await make_vector(self.state.engine, request, training=training, progress=progress)
         return await self.state.store.vectors.put(vector)
 
     async def job(self, progress: Progress) -> Mapping[str, Any]:
@@ -43,12 +45,18 @@ class Extraction:
 async def checked(state: AppState, body: ExtractRequest) -> Extraction:
     """Refuses at once what can be refused at once, so that no job fails of it later."""
     check_name(body.name)
-    if body.method not in METHODS:
-        _ = METHODS[body.method]
+    check_method(body.method, training_of(body), paired=body.positive is None)
     block_indices(body.layers, state.engine.info.layer_count)
     if body.describe is not None:
         return Extraction(state, body, None)
     return Extraction(state, body, extraction_of(body, await pairs_of(state, body), state))
+
+
+def training_of(body: ExtractRequest) -> TrainingSettings | None:
+    """What was said of training, with the defaults of the library for what was not."""
+    if body.training is None:
+        return None
+    return TrainingSettings(**body.training.model_dump(exclude_none=True))
 
 
 def job_words(body: ExtractRequest) -> dict[str, Any]:

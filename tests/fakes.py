@@ -13,6 +13,8 @@ from steering.engine.base import (
     CaptureSpec,
     EngineStats,
     Finish,
+    FitTask,
+    FittedDirection,
     GenerationRequest,
     Prompt,
     SamplingParams,
@@ -20,6 +22,7 @@ from steering.engine.base import (
     TokenEvent,
 )
 from steering.engine.captures import check_layers
+from steering.engine.fitting import check_task
 from steering.errors import ContextLengthExceeded, EngineDead, InvalidRequest, NonfiniteActivations, Overloaded
 from steering.model.info import ModelInfo
 from steering.plan import SteeringPlan
@@ -205,6 +208,16 @@ class ScriptedEngine:
         logits = torch.randn((len(ids), VOCABULARY), generator=generator) if spec.logits else None
         embeddings = torch.randn(shape[1:], generator=generator) if spec.embeddings else None
         return Capture(tuple(ids), activations, logits, embeddings)
+
+    async def fit(self, task: FitTask, *, progress: Callable[[int, int], None] | None = None) -> FittedDirection:
+        """See Engine.fit. It always comes out at the planted direction, with a loss of one over the number of the step."""
+        check_task(task, self.info)
+        with self._counted("_running"):
+            for step in range(task.steps):
+                await self._pause(step)
+                if progress is not None:
+                    progress(step + 1, task.steps)
+        return FittedDirection(planted_direction(), tuple(1 / (step + 1) for step in range(task.steps)))
 
     async def unembed(self, residual: torch.Tensor) -> torch.Tensor:
         """See Engine.unembed: residuals times a fixed head, in which the planted direction says the word of `PLANTED_WORD`."""

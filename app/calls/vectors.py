@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias, TypedDict, Unpack
 from pydantic import TypeAdapter
 
 from app.calls.base import Call, Text, VectorWords, Words, at, given, model, nothing, whole
-from app.schemas.extraction import Pair, TraitDescription
+from app.schemas.extraction import Pair, Training, TraitDescription
 from app.schemas.jobs import JobAnswer
 from app.schemas.vectors import SimilarAnswer, Term, VectorAnswer, VectorExport, VectorPageAnswer
 
@@ -26,6 +26,7 @@ class ExtractOptions(VectorWords, total=False):
     position: str | int
     holdout: float
     seed: int
+    training: Training | Words
 
 
 class VectorFilters(TypedDict, total=False):

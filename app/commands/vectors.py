@@ -38,7 +38,7 @@ def extract(  # noqa: PLR0913, PLR0917 - one option a field
     ] = None,
     trait: Annotated[str | None, typer.Option(help="A trait in words; the model writes the examples itself.")] = None,
     opposite: Annotated[str | None, typer.Option(help="The opposite of the trait.")] = None,
-    method: Annotated[str, typer.Option(help="mean_difference, pca, probe, whitened.")] = "mean_difference",
+    method: Annotated[str, typer.Option(help="mean_difference, pca, probe, whitened, trained.")] = "mean_difference",
     position: Annotated[str, typer.Option(help="last, mean, response_mean, or an offset from the end.")] = "last",
     layers: Annotated[str, typer.Option(help="all, or 12,13.")] = "all",
     holdout: Annotated[float, typer.Option(help="Share of the topics kept from the fit, to prove it on.")] = 0.3,

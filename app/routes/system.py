@@ -24,9 +24,9 @@ from steering import __version__
 from steering.concepts import CONCEPTS
 from steering.conditions import CONDITIONS
 from steering.errors import InvalidRequest, NotFound
-from steering.extraction import METHODS
 from steering.operations import OPERATIONS
 from steering.projection import PROJECTIONS
+from steering.workflows.make import METHOD_NAMES
 
 router = APIRouter(route_class=DoorRoute, tags=["operation"])
 
@@ -46,7 +46,7 @@ async def capabilities(state: StateDep, engine: EngineDep) -> CapabilitiesAnswer
         d_model=engine.info.d_model,
         layers=engine.info.layer_count,
         operations=list(OPERATIONS),
-        methods=list(METHODS),
+        methods=list(METHOD_NAMES),
         conditions=list(CONDITIONS),
         projections=list(PROJECTIONS),
         concepts=list(CONCEPTS),

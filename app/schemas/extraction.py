@@ -27,6 +27,21 @@ class TraitDescription(Request):
     opposite: Annotated[str, Field(min_length=1, max_length=2000)]
 
 
+class Training(Request):
+    """How method `trained` fits its direction; what is left out is as the library has it."""
+
+    steps: Annotated[int, Field(strict=True, ge=1, le=2000)] | None = None
+    batch: Annotated[int, Field(strict=True, ge=1, le=64)] | None = None
+    learning_rate: Annotated[Number, Field(gt=0, le=1)] | None = None
+    strengths: tuple[Annotated[Number, Field(gt=0, le=100)], Annotated[Number, Field(gt=0, le=100)]] | None = None
+
+    @model_validator(mode="after")
+    def _low_to_high(self) -> "Training":
+        if self.strengths is not None and self.strengths[0] > self.strengths[1]:
+            raise ValueError("'strengths' go from low to high")
+        return self
+
+
 class ExtractRequest(Request):
     """Exactly one source: `pairs`, `concept` (a starter concept), `positive` with `negative`, or `describe`."""
 
@@ -43,6 +58,7 @@ class ExtractRequest(Request):
     position: Literal["last", "mean", "response_mean"] | Annotated[int, Field(strict=True, ge=-100_000, le=-1)] = "last"
     holdout: Annotated[Number, Field(ge=0, lt=1)] = 0.3
     seed: Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)] = 0
+    training: Training | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> "ExtractRequest":

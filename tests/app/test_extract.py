@@ -39,6 +39,36 @@ async def test_every_method_of_the_table(server: Server, method: str) -> None:
     assert (vector["method"], vector["layers"]) == (method, [1, 3])
 
 
+async def test_the_trained_method_is_one_more(server: Server) -> None:
+    vector = await made(server, method="trained", training={"steps": 7, "strengths": [0.5, 0.75]})
+    assert vector["method"] == "trained"
+    assert len(vector["layers"]) == 1
+    said = vector["provenance"]["training"]
+    assert (said["steps"], said["strengths"]) == (7, [0.5, 0.75])
+    layer = str(vector["layers"][0])
+    numbers = (await server.client.get("/v1/vectors/mood/directions")).json()[layer]
+    assert numbers == pytest.approx(planted_direction().tolist())
+    assert (await made(server, method="trained", layers=[1, 2], training={"steps": 2}))["layers"] == [1, 2]
+
+
+async def test_training_is_a_job_with_progress_that_can_be_cancelled(start: StartServer) -> None:
+    server = await start(ScriptedEngine(token_seconds=0.002))
+    body = {**BODY, "method": "trained", "training": {"steps": 2000}}
+    job = (await server.client.post("/v1/vectors/extract", json=body)).json()
+    record = await server.state.store.jobs.get(job["id"])
+    assert record.request["training"] == {"steps": 2000}
+
+    async def training() -> bool:
+        record = (await server.client.get(f"/v1/jobs/{job['id']}")).json()
+        return str((record["progress"] or {}).get("message")).startswith("training layer")
+
+    while not await training():
+        pass
+    assert (await server.client.delete(f"/v1/jobs/{job['id']}")).json()["status"] == "cancelled"
+    assert server.engine.stats().running == 0
+    assert (await server.client.get("/v1/vectors")).json()["data"] == []
+
+
 async def test_texts_may_be_conversations_heaps_or_a_concept(server: Server) -> None:
     def chat(word: str) -> list[dict[str, str]]:
         return [{"role": "user", "content": "How was it?"}, {"role": "assistant", "content": word}]
@@ -66,6 +96,11 @@ async def test_starter_concepts_are_listed_and_shown(server: Server) -> None:
     ("wrong", "code"),
     [
         ({"method": "magic"}, "invalid_request"),
+        ({"training": {"steps": 5}}, "invalid_request"),
+        ({"method": "trained", "training": {"steps": 0}}, "invalid_request"),
+        ({"method": "trained", "training": {"epochs": 5}}, "invalid_request"),
+        ({"method": "trained", "training": {"strengths": [1.0, 0.5]}}, "invalid_request"),
+        ({"method": "trained", "pairs": None, "positive": ["a"], "negative": ["b"]}, "invalid_request"),
         ({"layers": [4]}, "invalid_request"),
         ({"layers": []}, "invalid_request"),
         ({"layers": "some"}, "invalid_request"),

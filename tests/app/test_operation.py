@@ -10,8 +10,8 @@ from app.door import DoorRoute
 from app.main import ROUTERS
 from app.settings import SCOPES
 from steering.conditions import CONDITIONS
-from steering.extraction import METHODS
 from steering.operations import OPERATIONS
+from steering.workflows.make import METHOD_NAMES
 from tests.app.conftest import Server, StartServer
 from tests.fakes import SCRIPTED_MODEL, WORDS
 
@@ -20,7 +20,7 @@ async def test_capabilities_are_read_from_the_tables(server: Server) -> None:
     shown = (await server.client.get("/v1/capabilities")).json()
     assert (shown["d_model"], shown["layers"]) == (SCRIPTED_MODEL.d_model, SCRIPTED_MODEL.layer_count)
     assert shown["operations"] == list(OPERATIONS)
-    assert shown["methods"] == list(METHODS)
+    assert shown["methods"] == list(METHOD_NAMES)
     assert shown["conditions"] == list(CONDITIONS)
     assert shown["scopes"] == list(SCOPES)
     assert shown["model"]["name"] == "scripted"

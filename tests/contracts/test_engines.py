@@ -2,12 +2,22 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
 import pytest
+import torch
 from transformers import PreTrainedTokenizerFast
 
 from steering.engine import ENGINES
-from steering.engine.base import CapturePrompt, CaptureSpec, Engine, GenerationRequest, SamplingParams
+from steering.engine.base import (
+    CapturePrompt,
+    CaptureSpec,
+    Engine,
+    FitTask,
+    GenerationRequest,
+    SamplingParams,
+    TokenPair,
+)
 from steering.errors import ContextLengthExceeded, EngineDead, InvalidRequest
 from steering.model.loading import opened
 from tests.engines import run, run_all, run_alone, sampling
@@ -89,6 +99,20 @@ async def test_captures_come_in_order_with_progress(engine: Engine) -> None:
         assert capture.activations.shape == (2, 1, engine.info.d_model)
     again = await engine.capture(prompts[3:4], CaptureSpec((0, 1)))
     assert (again[0].activations - captures[3].activations).abs().max() < 1e-3
+
+
+async def test_a_fit_comes_out_the_same_twice_with_progress(engine: Engine) -> None:
+    seen: list[tuple[int, int]] = []
+    pairs = (TokenPair(tuple(b"so warm"), tuple(b"so cold"), 3), TokenPair(tuple(b"how good"), tuple(b"how bad"), 4))
+    task = FitTask(pairs, layer=1, amount=1.0, steps=4, batch=2)
+    fitted = await engine.fit(task, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert fitted.direction.shape == (engine.info.d_model,)
+    assert float(fitted.direction.norm()) == pytest.approx(1.0, abs=1e-5)
+    assert len(fitted.losses) == 4
+    assert torch.equal((await engine.fit(task)).direction, fitted.direction)
+    with pytest.raises(InvalidRequest):
+        await engine.fit(replace(task, layer=engine.info.layer_count))
 
 
 async def test_what_cannot_be_is_refused(engine: Engine) -> None:
