@@ -1,6 +1,6 @@
 """Where texts lie in the model's residual stream, layer by layer, flattened so that a person can see it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -9,7 +9,7 @@ import torch
 from anyio import to_process
 from numpy.typing import NDArray
 
-from steering.engine.base import CapturePrompt, CaptureSpec, Engine, Position, Prompt
+from steering.engine.base import Capture, CapturePrompt, CaptureSpec, Engine, Position, Prompt
 from steering.errors import InvalidRequest
 from steering.layer_choice import check_model
 from steering.projection import PROJECTIONS, Points
@@ -28,7 +28,8 @@ PATH_TEXTS = 64
 @dataclass(frozen=True, slots=True, eq=False)
 class LatentSpaceRequest:
     """texts with, or without, a label each. vectors: drawn where the projection is linear, by the name given. path: the
-    index of a text to follow through the layers. position: which activation stands for a text."""
+    index of a text to follow through the layers. position: which activation stands for a text. embeddings: also draw the
+    input embeddings of the same positions, so that what the layers added can be seen."""
 
     texts: tuple[Prompt, ...]
     labels: tuple[str, ...] | None = None
@@ -39,6 +40,7 @@ class LatentSpaceRequest:
     vectors: Mapping[str, ConceptVector] | None = None
     path: int | None = None
     seed: int = 0
+    embeddings: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +56,10 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class LayerMap:
-    """One layer: a point a text. explained_variance: share of all variance by axis, for a linear projection."""
+    """One layer: a point a text. explained_variance: share of all variance by axis, for a linear projection. layer None:
+    the input embeddings, before the first block."""
 
-    layer: int
+    layer: int | None
     points: tuple[Point, ...]
     explained_variance: tuple[float, ...] | None
     separability: Separability | None
@@ -76,12 +79,14 @@ class Path:
 
 @dataclass(frozen=True, slots=True)
 class LatentSpace:
-    """Maps by layer, in ascending order; a layer that could not be drawn is named in the warnings instead."""
+    """Maps by layer, in ascending order; a layer that could not be drawn is named in the warnings instead, and so are
+    input embeddings: texts that end in one word have one embedding there."""
 
     method: str
     layers: tuple[LayerMap, ...]
     path: Path | None
     warnings: tuple[str, ...] = ()
+    embedding: LayerMap | None = None
 
 
 async def latent_space(
@@ -95,29 +100,42 @@ async def latent_space(
     report = progress or silent
     _check(engine, request)
     layers = block_indices(request.layers, engine.info.layer_count)
-    total = len(request.texts) + len(layers)
+    total = len(request.texts) + len(layers) + request.embeddings
     captures = await engine.capture(
         [CapturePrompt(text) for text in request.texts],
-        CaptureSpec(layers=layers, position=request.position),
+        CaptureSpec(layers=layers, position=request.position, embeddings=request.embeddings),
         progress=lambda done, _: report(done, total, "reading texts"),
         priority=priority,
     )
     read = torch.cat([capture.activations.float() for capture in captures], dim=1).numpy(force=True)
-    maps: list[LayerMap] = []
-    left_out: dict[int, InvalidRequest] = {}
-    for index, layer in enumerate(layers):
-        report(len(request.texts) + index, total, f"drawing layer {layer}")
+    maps: dict[int | None, LayerMap] = {}
+    left_out: dict[int | None, InvalidRequest] = {}
+    for done, (layer, activations) in enumerate(_spaces(captures, layers, read), start=len(request.texts)):
+        report(done, total, f"drawing {_named(layer)}")
         try:
-            drawing = await _drawn(read[index], request.method, request.dims, request.seed, request.labels)
-            maps.append(_map(request, layer, drawing))
+            drawing = await _drawn(activations, request.method, request.dims, request.seed, request.labels)
+            maps[layer] = _map(request, layer, drawing)
         except InvalidRequest as error:
             left_out[layer] = error
-    if not maps:
-        raise next(iter(left_out.values()))
+    if not set(maps) - {None}:
+        raise left_out[layers[0]]
     path = None if request.path is None else await _path(read, layers, request.path, request.dims)
     report(total, total, "done")
-    said = tuple(f"layer {layer} is left out: {error.message}" for layer, error in left_out.items())
-    return LatentSpace(request.method, tuple(maps), path, said)
+    embedding = maps.pop(None, None)
+    said = tuple(f"{_named(layer)} is left out: {error.message}" for layer, error in left_out.items())
+    return LatentSpace(request.method, tuple(maps.values()), path, said, embedding)
+
+
+def _spaces(captures: Sequence[Capture], layers: tuple[int, ...], read: Read) -> Iterator[tuple[int | None, Read]]:
+    """(layer, activations (text, d_model)) of all that is drawn; the input embeddings, where they were read, have none."""
+    embeddings = [capture.embeddings for capture in captures if capture.embeddings is not None]
+    if embeddings:
+        yield None, torch.cat(embeddings).numpy(force=True)
+    yield from zip(layers, read, strict=True)
+
+
+def _named(layer: int | None) -> str:
+    return "the input embedding" if layer is None else f"layer {layer}"
 
 
 def _check(engine: Engine, request: LatentSpaceRequest) -> None:
@@ -145,8 +163,11 @@ async def _drawn(activations: Read, method: str, dims: int, seed: int, labels: S
     return await to_process.run_sync(draw, activations, method, dims, seed, labels, cancellable=True)
 
 
-def _map(request: LatentSpaceRequest, layer: int, drawing: Drawing) -> LayerMap:
-    here = {name: vector.layers[layer] for name, vector in (request.vectors or {}).items() if layer in vector.layers}
+def _map(request: LatentSpaceRequest, layer: int | None, drawing: Drawing) -> LayerMap:
+    found = {
+        name: vector.layers.get(-1 if layer is None else layer) for name, vector in (request.vectors or {}).items()
+    }
+    here = {name: entry for name, entry in found.items() if entry is not None}
     segments = tuple(segment(name, entry, drawing.points) for name, entry in here.items())
     return LayerMap(
         layer=layer,

@@ -137,6 +137,7 @@ class LinearEngine:
         )  # fmt: skip
         self.tokenizer = LinearTokenizer(system_role)
         self.running = self.peak = self.captured = self.generated = 0
+        self.unembedded: list[int] = []
         self.capture_calls: list[tuple[int, CaptureSpec]] = []
         self._fails, self._replies = fails, dict(replies or {})
         numbers = torch.Generator().manual_seed(11)
@@ -263,6 +264,7 @@ class LinearEngine:
     async def unembed(self, residual: torch.Tensor) -> torch.Tensor:
         """Only what a residual itself says: the words of its pole. (`logits` adds what follows the word read.)"""
         await asyncio.sleep(0)
+        self.unembedded.append(len(residual))
         return (residual @ self.concept)[:, None] * polarity()
 
     def stats(self) -> EngineStats:

@@ -82,6 +82,29 @@ async def test_a_layer_that_cannot_be_drawn_is_named(engine):
     assert "layer 0 is left out" in found.warnings[0]
 
 
+async def test_input_embeddings_are_drawn_beside_the_layers(engine, mapped):
+    """A word's own embedding knows no polarity: only block 1 pulls the labels apart."""
+    found = await latent_space(engine, replace(mapped, layers=(0, 1), embeddings=True))
+    assert [one.layer for one in found.layers] == [0, 1]
+    assert found.embedding.layer is None
+    assert len(found.embedding.points) == 32
+    assert found.embedding.points == found.layers[0].points, "block 0 writes the embedding, as it is"
+    assert found.embedding.separability.silhouette < found.layers[1].separability.silhouette
+    assert found.embedding.segments == ()
+    assert found.path is not None
+    assert [len(found.path.layers), (await latent_space(engine, mapped)).embedding] == [2, None]
+
+
+async def test_embeddings_that_are_all_alike_are_named(engine):
+    """All texts end in one word: one embedding for all of them, and for block 0 as well."""
+    texts = tuple(f"{text} day" for text in TEXTS)
+    found = await latent_space(engine, LatentSpaceRequest(texts, layers=(1,), embeddings=True))
+    assert found.embedding is None
+    assert "the input embedding is left out" in found.warnings[0]
+    with pytest.raises(InvalidRequest, match="all alike"):
+        await latent_space(engine, LatentSpaceRequest(texts, layers=(0,), embeddings=True))
+
+
 async def test_where_no_layer_can_be_drawn_it_is_said(engine):
     with pytest.raises(InvalidRequest, match="at least 4 texts"):
         await latent_space(engine, LatentSpaceRequest(TEXTS[:3]))
