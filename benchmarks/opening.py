@@ -1,18 +1,20 @@
-"""Our engine over the embedded model, opened as the benchmarks want it: bfloat16, compiled, and nothing ends early."""
+"""Our engine over the embedded model, opened as the server opens it, in bfloat16; nothing ends an answer early."""
 
 import asyncio
 import os
 import time
 from pathlib import Path
+from typing import Any, cast
 
-from steering.engine.base import GenerationRequest, SamplingParams
-from steering.engine.compilation import KINDS, CompileRequest
-from steering.engine.limits import EngineLimits
-from steering.engine.transformers_engine import TransformersEngine
-from steering.model.loading import load
+import torch
+
+from steering.engine.base import Engine, GenerationRequest, SamplingParams
+from steering.engine.compilation import KINDS
+from steering.engine.opening import EngineChoice, open_engine
+from steering.model.conversion import converted
+from steering.model.embedded import EMBEDDED_MODEL, embedded_gguf
 
 DTYPE = "bfloat16"
-ROWS = 64
 LONGEST_COMPILATION = 1500.0
 
 
@@ -21,19 +23,23 @@ def cache_dir() -> Path:
     return Path(os.environ.get("STEERING_CACHE_DIR") or Path(".cache") / "models").resolve()
 
 
-def open_compiled(rows: int = ROWS) -> TransformersEngine:
-    """An engine whose decode steps run compiled. Raises TimeoutError when they do not become ready.
+def model_folder() -> Path:
+    """The embedded model as a Hugging Face folder, which every peer reads."""
+    return converted(embedded_gguf(), torch.bfloat16, cache_dir(), print)
 
-    No token ends an answer, so that every side writes exactly as many tokens as it was asked.
+
+def open_endless() -> Engine:
+    """No token ends an answer, so that every side writes exactly as many tokens as it was asked."""
+    engine = open_engine(EngineChoice(EMBEDDED_MODEL, cache_dir(), device="cpu", dtype=DTYPE))
+    cast(Any, engine.tokenizer).eos_ids = frozenset()
+    return engine
+
+
+async def until_compiled(engine: Engine) -> None:
+    """Returns when both kinds of decode steps run compiled, which they are between two passes: so passes are made.
+
+    Raises TimeoutError.
     """
-    where = cache_dir()
-    loaded = load(None, cache_dir=where, device="cpu", dtype=DTYPE)
-    loaded.tokenizer.eos_ids = frozenset()
-    return TransformersEngine(loaded, EngineLimits(max_running=rows), CompileRequest(None, None, DTYPE, where))
-
-
-async def until_compiled(engine: TransformersEngine) -> None:
-    """Returns when both kinds of steps run compiled. Steps are taken over between passes, so passes are made."""
     deadline = time.monotonic() + LONGEST_COMPILATION
     request = GenerationRequest((1,), SamplingParams(max_tokens=2))
     while not set(KINDS) <= set(engine.stats().compiled):

@@ -36,7 +36,9 @@ class Process:
         *,
         python: str = sys.executable,
         environment: Mapping[str, str] | None = None,
+        answers: bool = False,
     ) -> None:
+        """answers: whether its output is read by us; otherwise it goes to the log as well."""
         LOGS.mkdir(parents=True, exist_ok=True)
         self.name = name
         self.log = LOGS / f"{name.replace(' ', '-')}.log"
@@ -44,7 +46,7 @@ class Process:
             self._process = subprocess.Popen(
                 [python, "-m", module, json.dumps(dict(options))],
                 stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+                stdout=subprocess.PIPE if answers else log,
                 stderr=log,
                 env={**os.environ, **(environment or {})},
                 start_new_session=True,
@@ -105,7 +107,7 @@ class Side(Process):
         environment: Mapping[str, str] | None = None,
     ) -> None:
         """Blocks until it is ready. Raises SideFailed."""
-        super().__init__(name, module, options or {}, python=python, environment=environment)
+        super().__init__(name, module, options or {}, python=python, environment=environment, answers=True)
         try:
             self.facts: dict[str, Any] = self._read()
         except BaseException:

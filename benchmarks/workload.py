@@ -16,8 +16,8 @@ row has a plan of its own, adds at all layers. mixed operations: adds, ablations
 most of them under conditions, every row its own."""
 
 
-def prompts(rows: int, length: int, seed: int) -> list[list[int]]:
-    """Random token ids: no two prompts share a beginning, so that no cache of prompts helps anybody."""
+def prompts(rows: int, length: int, seed: int | str) -> list[list[int]]:
+    """Random token ids: no two prompts share a beginning, so that with a seed of its own no cache of prompts helps anybody."""
     rng = random.Random(f"{rows} {length} {seed}")
     return [[rng.randint(LOWEST_ID, HIGHEST_ID) for _ in range(length)] for _ in range(rows)]
 

@@ -4,18 +4,18 @@ import asyncio
 import json
 import time
 from collections.abc import Coroutine
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
 
 from benchmarks.answering import answer_questions
-from benchmarks.opening import open_compiled, until_compiled
+from benchmarks.opening import open_endless, until_compiled
 from benchmarks.streams import figures
 from benchmarks.vectors import Vectors
 from benchmarks.workload import Intervention, prompts
 from steering.dose import DoseGuard
-from steering.engine.base import CapturePrompt, CaptureSpec, GenerationRequest, SamplingParams
-from steering.engine.transformers_engine import TransformersEngine
+from steering.engine.base import CapturePrompt, CaptureSpec, Engine, GenerationRequest, SamplingParams
 from steering.extraction import METHODS
 from steering.pairs import ContrastivePair, PairSet
 from steering.plan import UNSTEERED, SteeringPlan
@@ -24,20 +24,27 @@ from steering.spec import SteeringSpec
 from steering.workflows.extract import ExtractionRequest, extract
 
 T = TypeVar("T")
-WARM_TOKENS = 4
+WARM_TOKENS, WARM_LENGTH = 4, 32
 
 
 class EngineSide:
     """Answers questions about one engine. One event loop runs for the length of each answer."""
 
-    def __init__(self, engine: TransformersEngine, runner: asyncio.Runner) -> None:
+    def __init__(self, engine: Engine, runner: asyncio.Runner) -> None:
         self._engine, self._runner = engine, runner
         self._vectors = Vectors(engine.info)
         self._plans: dict[str, SteeringPlan] = {"[]": UNSTEERED}
+        self._warmed = 0
 
-    def generate(self, prompts: list[list[int]], new_tokens: int, steering: list[list[Intervention]]) -> dict[str, Any]:
-        """All prompts at once, each with its own steering; see `streams.figures`."""
-        return self._run(self._generate(prompts, new_tokens, steering))
+    def generate(
+        self,
+        prompts: list[list[int]],
+        new_tokens: int,
+        steering: list[list[Intervention]],
+        warm_length: int = WARM_LENGTH,
+    ) -> dict[str, Any]:
+        """All prompts at once, each with its own steering; see `streams.figures`. Before that a short run like it."""
+        return self._run(self._generate(prompts, new_tokens, steering, warm_length))
 
     def long_prompt(
         self, prompts: list[list[int]], new_tokens: int, steering: list[list[Intervention]], long: list[int], after: int
@@ -71,10 +78,15 @@ class EngineSide:
         return [time.perf_counter() async for event in self._engine.generate(request) if event.finish is None]
 
     async def _generate(
-        self, rows: list[list[int]], new_tokens: int, steering: list[list[Intervention]]
+        self,
+        rows: list[list[int]],
+        new_tokens: int,
+        steering: list[list[Intervention]],
+        warm_length: int = WARM_LENGTH,
     ) -> dict[str, Any]:
         plans = [await self._plan(items) for items in steering]
-        warm = prompts(len(rows), 32, -1)
+        self._warmed += 1
+        warm = prompts(len(rows), warm_length, f"warm {self._warmed}")
         await asyncio.gather(*map(self._stream, warm, [WARM_TOKENS] * len(rows), plans))
         start = time.perf_counter()
         arrivals = await asyncio.gather(*map(self._stream, rows, [new_tokens] * len(rows), plans))
@@ -108,8 +120,10 @@ class EngineSide:
             start = time.perf_counter()
             return start, (await self._stream(long, 1, UNSTEERED))[0]
 
-        (start, end), *_ = await asyncio.gather(disturb(), *(follow(index) for index in range(len(rows))))
-        gaps = [(a, b) for times in arrivals for a, b in zip(times, times[1:], strict=False)]
+        disturbing = asyncio.create_task(disturb())
+        await asyncio.gather(*(follow(index) for index in range(len(rows))))
+        start, end = await disturbing
+        gaps = [gap for times in arrivals for gap in pairwise(times)]
         return {
             "gaps": [b - a for a, b in gaps],
             "gaps_during": [b - a for a, b in gaps if a < end and b > start],
@@ -138,7 +152,7 @@ class EngineSide:
 def begin(_options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Opens the engine and waits for its compiled steps."""
     runner = asyncio.Runner()
-    engine = open_compiled()
+    engine = open_endless()
     runner.run(until_compiled(engine))
     side = EngineSide(engine, runner)
     handlers = {

@@ -1,6 +1,7 @@
 """Plain transformers: a static batch by `generate`, one vector at a time by a hook on every block, one forward pass."""
 
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,33 +29,31 @@ class PlainSide:
         self._warm(len(prompts))
         return self._generate([prompts], new_tokens)
 
-    def hooked(self, prompts: list[list[int]], new_tokens: int) -> dict[str, Any]:
+    def hooked(self, prompts: list[list[int]], new_tokens: int, seed: int) -> dict[str, Any]:
         """The way of repeng: the vector is a property of the model, so every prompt, with its own vector at all layers,
         is a generation of its own, one after the other."""
         self._warm(1)
-        return self._generate([[prompt] for prompt in prompts], new_tokens, steered=True)
+        return self._generate([[prompt] for prompt in prompts], new_tokens, seed=seed)
 
-    def forward(self, prompt: list[int], count: int) -> dict[str, Any]:
-        """Seconds of single forward passes over a prompt, with cache and the logits of its last position alone."""
+    def forward(self, prompt: list[int]) -> dict[str, Any]:
+        """Seconds of a forward pass over a prompt, with cache and the logits of its last position alone: a warm one."""
         ids = torch.tensor([prompt])
-        seconds = []
         with torch.inference_mode():
-            for _ in range(count + 1):
-                start = time.perf_counter()
-                self._model(input_ids=ids, use_cache=True, logits_to_keep=1)
-                seconds.append(time.perf_counter() - start)
-        return {"seconds": seconds[1:]}
+            self._model(input_ids=ids, use_cache=True, logits_to_keep=1)
+            start = time.perf_counter()
+            self._model(input_ids=ids, use_cache=True, logits_to_keep=1)
+        return {"first_token": time.perf_counter() - start}
 
     def _warm(self, rows: int) -> None:
         self._generate([prompts(rows, 32, -1)], WARM_TOKENS)
 
-    def _generate(self, batches: list[list[list[int]]], new_tokens: int, *, steered: bool = False) -> dict[str, Any]:
-        """One batch after the other. The hook of `generate` that is asked after every token keeps the time."""
+    def _generate(self, batches: list[list[list[int]]], new_tokens: int, seed: int | None = None) -> dict[str, Any]:
+        """One batch after the other, each with vectors of its own where there is a seed. The hook of `generate` that is asked after every token keeps the time."""
         arrivals: list[list[float]] = []
         start = time.perf_counter()
         for index, batch in enumerate(batches):
             times: list[float] = []
-            with self._hooks(index) if steered else _no_hooks():
+            with _no_hooks() if seed is None else self._hooks(f"{seed} {index}"):
                 self._one(batch, new_tokens, times)
             arrivals.extend([times] * len(batch))
         return figures(start, arrivals)
@@ -62,7 +61,7 @@ class PlainSide:
     def _one(self, batch: list[list[int]], new_tokens: int, times: list[float]) -> None:
         ids = torch.tensor(batch)
 
-        def note(ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        def note(ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
             times.append(time.perf_counter())
             return torch.zeros(len(ids), dtype=torch.bool)
 
@@ -78,8 +77,8 @@ class PlainSide:
         assert len(times) == new_tokens
 
     @contextmanager
-    def _hooks(self, seed: int) -> Iterator[None]:
-        generator = torch.Generator().manual_seed(seed)
+    def _hooks(self, seed: str) -> Iterator[None]:
+        generator = torch.Generator().manual_seed(zlib.crc32(seed.encode()))
         handles = []
         for block in self._model.model.layers:
             vector = 0.05 * torch.randn(self._model.config.hidden_size, generator=generator).to(torch.bfloat16)

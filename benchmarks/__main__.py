@@ -1,0 +1,64 @@
+"""`python -m benchmarks`: measures everything in one go, prints the tables, keeps the raw figures."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.bench import Bench
+from benchmarks.effort import FULL, QUICK
+from benchmarks.line_up import ENGINE, starters
+from benchmarks.machine import BUSY, describe, file_name
+from benchmarks.opening import model_folder
+from benchmarks.parts import PARTS
+from benchmarks.report import markdown, restored, show
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def parsed(arguments: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny counts: shows that everything runs, measures nothing"
+    )
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), metavar="NAME", help=f"parts: {', '.join(PARTS)}")
+    parser.add_argument("--output", type=Path, help="where the raw figures go; by default benchmarks/results/")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="print the tables of a kept run and measure nothing"
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> int:
+    """0, or 1 when our own engine failed."""
+    options = parsed(arguments)
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    effort = QUICK if options.quick else FULL
+    if options.markdown:
+        print(markdown(restored(json.loads(options.markdown.read_text()), Bench(effort, {}, print))))
+        return 0
+    machine = describe()
+    if machine["load"] > BUSY and not options.quick:
+        console.print(f"The machine is busy (load {machine['load']:.1f}): every figure will be too low.", style="red")
+    bench = Bench(effort, starters(model_folder(), effort), lambda line: console.print(f"- {line}", markup=False))
+    try:
+        for name in options.only or PARTS:
+            PARTS[name](bench)
+    finally:
+        bench.close()
+    show(bench, machine, console)
+    if options.quick:
+        console.print("--quick: these figures show that everything runs, and mean nothing.")
+    output = options.output or (None if options.quick else RESULTS / file_name(machine))
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps({"machine": machine, "quick": options.quick, **bench.as_json()}, indent=1) + "\n")
+        console.print(f"raw figures: {output}", markup=False)
+    return int(ENGINE in bench.absent)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,94 @@
+"""The tables of a run, for a terminal and for README.md."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.bars import BARS
+from benchmarks.bench import Bench, Measurement, Ratio
+
+RATIO_COLUMNS = ("what", "ours", "other", "ratio", "rounds", "bar", "")
+FIGURE_COLUMNS = (
+    "prompt", "rows", "side", "work", "tokens/s", "decoding/s", "first token ms", "token ms", "peak MB",
+)  # fmt: skip
+Row = Sequence[str]
+
+
+def show(bench: Bench, machine: dict[str, Any], console: Console) -> None:
+    """Both tables, and who was absent."""
+    title = f"{machine['processor']}, {machine['processors']} processors, {machine['date']}, commit {machine['commit']}"
+    console.print(_table(f"Ratios\n{title}", RATIO_COLUMNS, ratio_rows(bench)))
+    console.print(_table("Figures, medians over rounds", FIGURE_COLUMNS, figure_rows(bench)))
+    for name, reason in bench.absent.items():
+        console.print(f"absent: {name}: {reason.strip().splitlines()[-1]}", markup=False)
+
+
+def markdown(bench: Bench) -> str:
+    """Both tables as README.md has them."""
+    return "\n\n".join(
+        "\n".join(["| " + " | ".join(row) + " |" for row in (columns, ["---"] * len(columns), *rows)])
+        for columns, rows in ((RATIO_COLUMNS, ratio_rows(bench)), (FIGURE_COLUMNS, figure_rows(bench)))
+    )
+
+
+def ratio_rows(bench: Bench) -> list[Row]:
+    """One row a bar, in the order of BARS."""
+    rows: list[Row] = []
+    for key, bar in BARS.items():
+        ratio = bench.ratios.get(key)
+        if ratio is None:
+            rows.append((bar.what, "", "", "", "", bar.required(), "not measured"))
+            continue
+        verdict = {True: "met", False: "MISSED", None: ""}[ratio.met]
+        shown = [bar.shown(value) for value in (ratio.value, min(ratio.rounds), max(ratio.rounds))]
+        between = f"{shown[1]} to {shown[2]}, {len(ratio.rounds)}"
+        rows.append((bar.what, _number(ratio.ours), _number(ratio.other), shown[0], between, bar.required(), verdict))
+    return rows
+
+
+def figure_rows(bench: Bench) -> list[Row]:
+    """One row a measurement."""
+    return [_figures(one) for one in bench.measurements]
+
+
+def _figures(one: Measurement) -> Row:
+    return (
+        str(one.prompt or ""),
+        str(one.rows),
+        one.side,
+        one.work,
+        _number(one.median("tokens_per_second")),
+        _number(one.median("decode_per_second")),
+        _number(one.median("first_token"), 1000),
+        _number(one.median("per_token"), 1000),
+        _number(one.median("peak_bytes"), 1e-6),
+    )
+
+
+def _number(value: float | None, times: float = 1.0) -> str:
+    """Three digits are as many as a run repeats."""
+    if value is None:
+        return ""
+    value *= times
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Row]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row, style="red" if "MISSED" in row else None)
+    return table
+
+
+def restored(content: dict[str, Any], bench: Bench) -> Bench:
+    """A bench with the figures of a kept run."""
+    bench.measurements = [Measurement(**one) for one in content["measurements"]]
+    bench.ratios = {
+        one["key"]: Ratio(one["key"], one["ours"], one["other"], one["rounds"]) for one in content["ratios"]
+    }
+    bench.absent = content["absent"]
+    return bench

@@ -1,0 +1,24 @@
+"""Our server as `steer serve` runs it, over an engine whose compiled steps are ready before the server is."""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+from app.serving import serve
+from app.settings import Settings
+from benchmarks.opening import open_endless, until_compiled
+from steering.engine.base import Engine
+
+
+def ready_engine(_settings: Settings) -> Engine:
+    """Called in a thread of its own, which may wait."""
+    engine = open_endless()
+    asyncio.run(until_compiled(engine))
+    return engine
+
+
+if __name__ == "__main__":
+    options = json.loads(sys.argv[1])
+    database = Path(options["database"])
+    sys.exit(serve(Settings(port=options["port"], database=f"sqlite:///{database}", log_level="warning"), ready_engine))
