@@ -8,7 +8,7 @@ from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
 import httpx2
 from pydantic import BaseModel
 
-from app.calls import generation, server, vectors
+from app.calls import analysis, generation, server, vectors
 from app.calls.base import Call, StreamCall
 from app.calls.errors import ApiError, error_of, error_of_event, stream_cut, told
 
@@ -94,6 +94,12 @@ class _Api:
     similar_vectors = _Method(vectors.similar_vectors)
     describe_vector = _Method(vectors.describe_vector)
     delete_vector = _Method(vectors.delete_vector)
+    readout = _Method(analysis.readout)
+    latent_space = _Method(analysis.latent_space)
+    logit_lens = _Method(analysis.logit_lens)
+    layer_sweep = _Method(analysis.layer_sweep)
+    dose_response = _Method(analysis.dose_response)
+    start_evaluation = _Method(analysis.start_evaluation)
     put_profile = _Method(server.put_profile)
     list_profiles = _Method(server.list_profiles)
     get_profile = _Method(server.get_profile)

@@ -12,7 +12,23 @@ from app.errors import on_http_error, on_invalid, on_steering_error
 from app.middleware import HostGuard, Outermost
 from app.openapi import SteeringAPI
 from app.playground import mount_playground
-from app.routes import compare, concepts, extract, generate, health, jobs, profiles, replay, steering, system, vectors
+from app.routes import (
+    compare,
+    concepts,
+    evaluate,
+    extract,
+    generate,
+    health,
+    jobs,
+    latent_space,
+    logit_lens,
+    profiles,
+    readout,
+    replay,
+    steering,
+    system,
+    vectors,
+)
 from app.settings import Settings
 from app.state import AppState, EngineFactory, StoreFactory
 from steering import __version__
@@ -30,6 +46,10 @@ ROUTERS = (
     generate.router,
     compare.router,
     replay.router,
+    readout.router,
+    latent_space.router,
+    logit_lens.router,
+    evaluate.router,
     jobs.router,
     concepts.router,
 )

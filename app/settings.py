@@ -88,7 +88,10 @@ class Settings(BaseSettings):
     max_readouts: Positive = Field(8, description="vectors measured at every token")
     max_arms: Positive = Field(8, description="arms of a comparison")
     max_pairs: Positive = Field(10_000, description="pairs or texts of an extraction")
+    max_texts: Positive = Field(2_000, description="texts of a readout or a map")
+    max_predictions: Positive = Field(100_000, description="predictions of a logit lens (tokens x layers x top_k)")
     max_activations: Positive = Field(16_000_000, description="numbers read from the model in one call")
+    max_evaluation_answers: Positive = Field(10_000, description="answers one evaluation writes")
     max_page: Annotated[int, Field(ge=1, le=200)] = Field(200, description="entries of a page of a list")
     dose_bound: Seconds = Field(1.0, description="planned relative dose beyond which dose_action applies")
     dose_action: Literal["off", "warn", "limit", "refuse"] = Field(
@@ -136,6 +139,7 @@ class Settings(BaseSettings):
 _LIMITS = (
     "max_running", "max_waiting", "request_seconds", "max_body_bytes", "max_upload_bytes", "max_json_depth",
     "max_messages", "max_n", "max_stops", "max_stop_characters", "max_top_logprobs", "max_interventions",
-    "max_readouts", "max_arms", "max_pairs", "max_activations", "max_page", "max_jobs", "max_queued_jobs",
+    "max_readouts", "max_arms", "max_pairs", "max_texts", "max_predictions", "max_activations",
+    "max_evaluation_answers", "max_page", "max_jobs", "max_queued_jobs",
     "dose_bound",
 )  # fmt: skip

@@ -24,7 +24,14 @@ from steering.workflows.measures import Estimate
 from steering.workflows.progress import Progress, silent
 from steering.workflows.scorers import SCORERS
 from steering.workflows.trial_setup import ReadBack, questions, read_back, steered_strengths
-from steering.workflows.trials import WRITING, Trial, neutral_divergence, run_trials, trial_steps
+from steering.workflows.trials import (
+    WRITING,
+    Trial,
+    neutral_divergence,
+    run_trials,
+    trial_answers,
+    trial_steps,
+)
 
 STRENGTHS = (-4.0, -2.0, -1.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 PROMPTS, NEUTRAL = 12, 8
@@ -78,23 +85,19 @@ async def dose_response(
 ) -> DoseResponse:
     """Raises InvalidRequest for strengths, layers, prompts or a scorer that cannot be, VectorModelMismatch for another
     model's vector. A strength that drives the numbers out of range is left out, and a warning says so."""
-    report, vector = progress or silent, request.vector
-    reading = read_back(engine, vector, request.reader, request.reading_layer, request.scorer)
-    layers = resolve_layers(request.layers, vector, engine.info.layer_count)
-    prompts, neutral = questions(engine, request.prompts, PROMPTS), questions(engine, request.neutral, NEUTRAL)
-    steered = steered_strengths(request.strengths)
-    if not 0 <= request.random_directions <= len(STUDENT_95):
-        raise InvalidRequest(
-            f"random_directions must be 0 to {len(STUDENT_95)}, got {request.random_directions}",
-            param="random_directions",
-        )
-    arms = [vector, *(random_like(vector, request.sampling.seed + 1 + i) for i in range(request.random_directions))]
-    table = [[await plan_at(engine.info, arm, strength, layers) for strength in steered] for arm in arms]
+    report, setup = progress or silent, _setup(engine, request)
+    steered, prompts, neutral = setup.strengths, setup.prompts, setup.neutral
+    table = [[await plan_at(engine.info, arm, strength, setup.layers) for strength in steered] for arm in setup.arms]
     plans = [plan for row in table for plan in row]
     work = trial_steps(len(plans), len(prompts))
     total = work + len(neutral)
     unsteered, rest = await run_trials(
-        engine, prompts, plans, reading, request.sampling, progress=lambda done, _, said: report(done, total, said)
+        engine,
+        prompts,
+        plans,
+        setup.reading,
+        request.sampling,
+        progress=lambda done, _, said: report(done, total, said),
     )
     rows = [rest[i : i + len(steered)] for i in range(0, len(rest), len(steered))]
     kept = [i for i in range(len(steered)) if all(row[i].broken is None for row in rows)]
@@ -108,7 +111,39 @@ async def dose_response(
     by_strength = {steered[i]: [row[i] for row in rows] for i in kept}
     kl = dict(zip(by_strength, damage, strict=True))
     broken = [strength for strength in steered if strength not in by_strength]
-    return _dose_response(request, layers, reading, unsteered, by_strength, kl, broken)
+    return _dose_response(request, setup.layers, setup.reading, unsteered, by_strength, kl, broken)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Setup:
+    """A request with everything looked up. arms: the vector, then the random ones."""
+
+    reading: ReadBack
+    layers: tuple[int, ...]
+    prompts: tuple[Prompt, ...]
+    neutral: tuple[Prompt, ...]
+    strengths: list[float]
+    arms: list[ConceptVector]
+
+
+def _setup(engine: Engine, request: DoseResponseRequest) -> _Setup:
+    vector, controls = request.vector, request.random_directions
+    reading = read_back(engine, vector, request.reader, request.reading_layer, request.scorer)
+    layers = resolve_layers(request.layers, vector, engine.info.layer_count)
+    prompts, neutral = questions(engine, request.prompts, PROMPTS), questions(engine, request.neutral, NEUTRAL)
+    strengths = steered_strengths(request.strengths)
+    if not 0 <= controls <= len(STUDENT_95):
+        raise InvalidRequest(
+            f"random_directions must be 0 to {len(STUDENT_95)}, got {controls}", param="random_directions"
+        )
+    arms = [vector, *(random_like(vector, request.sampling.seed + 1 + i) for i in range(controls))]
+    return _Setup(reading, layers, prompts, neutral, strengths, arms)
+
+
+def answers_to_write(engine: Engine, request: DoseResponseRequest) -> int:
+    """How many answers it takes. Raises at once what `dose_response` would raise before its first."""
+    setup = _setup(engine, request)
+    return trial_answers(len(setup.arms) * len(setup.strengths), len(setup.prompts)) + len(setup.neutral)
 
 
 def _dose_response(
@@ -174,4 +209,10 @@ def with_evidence(vector: ConceptVector, response: DoseResponse) -> ConceptVecto
         anti_steered=response.anti_steered,
         warnings=tuple(dict.fromkeys((*card.warnings, *response.warnings))),
     )
-    return replace(vector, quality=card, recommended=response.recommended or vector.recommended)
+    measured = {"vector": response.vector, "layers": list(response.layers), "reading_layer": response.reading_layer}
+    return replace(
+        vector,
+        quality=card,
+        recommended=response.recommended or vector.recommended,
+        provenance={**vector.provenance, "dose_response": measured},
+    )

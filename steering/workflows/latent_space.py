@@ -98,7 +98,7 @@ async def latent_space(
     where no layer could be drawn.
     """
     report = progress or silent
-    _check(engine, request)
+    check_request(engine, request)
     layers = block_indices(request.layers, engine.info.layer_count)
     total = len(request.texts) + len(layers) + request.embeddings
     captures = await engine.capture(
@@ -138,7 +138,8 @@ def _named(layer: int | None) -> str:
     return "the input embedding" if layer is None else f"layer {layer}"
 
 
-def _check(engine: Engine, request: LatentSpaceRequest) -> None:
+def check_request(engine: Engine, request: LatentSpaceRequest) -> None:
+    """Raises InvalidRequest and VectorModelMismatch for all that can be told before a text is read."""
     if request.method not in PROJECTIONS:
         raise InvalidRequest(f"unknown method {request.method!r}; known: {', '.join(PROJECTIONS)}", param="method")
     if request.dims not in (2, 3):

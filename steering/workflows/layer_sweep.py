@@ -16,8 +16,8 @@ from steering.workflows.dose_statistics import COHERENT, advantage, perplexity_r
 from steering.workflows.dosing import plan_at, random_like
 from steering.workflows.measures import Estimate
 from steering.workflows.progress import Progress
-from steering.workflows.trial_setup import questions, read_back, steered_strengths
-from steering.workflows.trials import WRITING, Trial, run_trials
+from steering.workflows.trial_setup import ReadBack, questions, read_back, steered_strengths
+from steering.workflows.trials import WRITING, Trial, run_trials, trial_answers
 
 STRENGTHS = (1.0, 2.0, 4.0)
 PROMPTS = 8
@@ -71,15 +71,10 @@ class LayerSweep:
 async def layer_sweep(engine: Engine, request: LayerSweepRequest, *, progress: Progress | None = None) -> LayerSweep:
     """Raises InvalidRequest for strengths, layers, prompts or a scorer that cannot be, VectorModelMismatch for another
     model's vector. What drives the numbers out of range is left out, and a warning says so."""
-    vector = request.vector
-    reading = read_back(engine, vector, request.reader, request.reading_layer, request.scorer)
-    strengths = _one_sided(steered_strengths(request.strengths))
-    places = list(product(resolve_layers(request.layers, vector, engine.info.layer_count), strengths))
-    prompts = questions(engine, request.prompts, PROMPTS)
-    layers = {layer for layer, _ in places}
-    arms = [vector, *(random_like(vector, request.sampling.seed + 1 + i) for i in range(ceil(CONTROLS / len(layers))))]
-    plans = [await plan_at(engine.info, arm, strength, (layer,)) for arm in arms for layer, strength in places]
-    unsteered, trials = await run_trials(engine, prompts, plans, reading, request.sampling, progress=progress)
+    vector, setup = request.vector, _setup(engine, request)
+    reading, places = setup.reading, setup.places
+    plans = [await plan_at(engine.info, arm, strength, (layer,)) for arm in setup.arms for layer, strength in places]
+    unsteered, trials = await run_trials(engine, setup.prompts, plans, reading, request.sampling, progress=progress)
     rest, controls = trials[: len(places)], _controls(places, trials[len(places) :])
     seed = request.sampling.seed % 2**32
     points, broken = [], []
@@ -103,6 +98,33 @@ async def layer_sweep(engine: Engine, request: LayerSweepRequest, *, progress: P
         recommended=None if best is None else _recommended(points, best),
         warnings=tuple(said),
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Setup:
+    """A request with everything looked up. places: (layer, strength). arms: the vector, then the random ones."""
+
+    reading: ReadBack
+    places: list[tuple[int, float]]
+    prompts: tuple[Prompt, ...]
+    arms: list[ConceptVector]
+
+
+def _setup(engine: Engine, request: LayerSweepRequest) -> _Setup:
+    vector = request.vector
+    reading = read_back(engine, vector, request.reader, request.reading_layer, request.scorer)
+    strengths = _one_sided(steered_strengths(request.strengths))
+    layers = resolve_layers(request.layers, vector, engine.info.layer_count)
+    prompts = questions(engine, request.prompts, PROMPTS)
+    controls = range(ceil(CONTROLS / len(layers)))
+    arms = [vector, *(random_like(vector, request.sampling.seed + 1 + i) for i in controls)]
+    return _Setup(reading, list(product(layers, strengths)), prompts, arms)
+
+
+def answers_to_write(engine: Engine, request: LayerSweepRequest) -> int:
+    """How many answers it takes. Raises at once what `layer_sweep` would raise before its first."""
+    setup = _setup(engine, request)
+    return trial_answers(len(setup.arms) * len(setup.places), len(setup.prompts))
 
 
 def _controls(places: list[tuple[int, float]], trials: Sequence[Trial]) -> dict[float, list[Trial]]:

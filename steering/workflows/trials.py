@@ -83,9 +83,14 @@ async def run_trials(
     return _mean_trial(trials[:UNSTEERED_SAMPLES]), tuple(trials[UNSTEERED_SAMPLES:])
 
 
+def trial_answers(plans: int, prompts: int) -> int:
+    """How many answers `run_trials` writes, the unsteered ones included."""
+    return (plans + UNSTEERED_SAMPLES) * prompts
+
+
 def trial_steps(plans: int, prompts: int) -> int:
     """How many steps of progress `run_trials` reports: every answer is written and read."""
-    return 2 * (plans + UNSTEERED_SAMPLES) * prompts
+    return 2 * trial_answers(plans, prompts)
 
 
 def _mean_trial(trials: Sequence[Trial]) -> Trial:

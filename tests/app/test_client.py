@@ -9,7 +9,7 @@ from contextlib import aclosing
 
 import pytest
 
-from app.calls import generation, server, vectors
+from app.calls import analysis, generation, server, vectors
 from app.calls.base import Call, StreamCall
 from app.client import ApiError, AsyncClient, Client
 from app.main import create_app
@@ -45,7 +45,7 @@ def client(address: str) -> Iterator[Client]:
 
 def builders() -> dict[str, object]:
     """Every builder of a Call."""
-    modules = (generation, vectors, server)
+    modules = (generation, vectors, analysis, server)
     return {
         name: value
         for module in modules
@@ -71,6 +71,10 @@ def test_every_route_of_the_server_has_a_call_except_metrics_and_plain_health() 
         "tokens": [],
         "content": b"",
         "record": {},
+        "vector": "v",
+        "vectors": ["v"],
+        "texts": ["t"],
+        "kind": "layer_sweep",
     }
     for build in builders().values():
         assert callable(build)

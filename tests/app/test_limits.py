@@ -37,6 +37,16 @@ LIMITS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"prompt": "a", "arms": [{"name": "a", **ARM}, {"name": "b", **ARM}]},
         {"prompt": "a", "arms": [{"name": "a", **ARM}, {"name": "b", **ARM}, {"name": "c", **ARM}]},
     ),
+    "max_texts": (
+        "/v1/readout",
+        {"texts": ["a"] * 2, "vectors": ["v"]},
+        {"texts": ["a"] * 3, "vectors": ["v"]},
+    ),
+    "max_predictions": (
+        "/v1/logit-lens",
+        {"prompt": "a", "layers": [0], "top_k": 2},
+        {"prompt": "a", "layers": [0], "top_k": 3},
+    ),
     "max_pairs": (
         "/v1/vectors/extract?wait=true",
         {"name": "x", "holdout": 0, "pairs": [{"positive": f"good {i}", "negative": f"bad {i}"} for i in range(2)]},

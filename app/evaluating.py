@@ -1,0 +1,165 @@
+"""Evaluations from a request's words to a result, now or as a job."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
+
+from app.answers import vector_answer
+from app.deps import vector_named
+from app.intake import check_limit, pair_text, tokenized
+from app.schemas.evaluation import (
+    DoseResponseAnswer,
+    DoseResponseRequest,
+    EvaluatedPoint,
+    EvaluationAnswer,
+    EvaluationRequest,
+    LayerPointAnswer,
+    LayerSweepAnswer,
+    LayerSweepRequest,
+)
+from app.schemas.extraction import Text
+from app.schemas.vectors import RecommendedAnswer, VectorAnswer
+from app.state import AppState
+from steering.concepts.loader import load_evaluation_prompts
+from steering.engine.base import Prompt, SamplingParams
+from steering.errors import InvalidRequest
+from steering.quality import Recommended
+from steering.vectors import ConceptVector
+from steering.workflows import evaluate as doses
+from steering.workflows import layer_sweep as sweeps
+from steering.workflows.progress import Progress
+from steering.workflows.trial_setup import asked
+
+Work: TypeAlias = doses.DoseResponseRequest | sweeps.LayerSweepRequest
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluation:
+    """One evaluation whose words have been checked."""
+
+    state: AppState
+    work: Work
+    save: bool
+
+    async def run(self, progress: Progress) -> EvaluationAnswer:
+        """The result. Cancelling stops it at once and stores nothing."""
+        engine, work = self.state.engine, self.work
+        if isinstance(work, sweeps.LayerSweepRequest):
+            return _sweep_answer(await sweeps.layer_sweep(engine, work, progress=progress))
+        found = await doses.dose_response(engine, work, progress=progress)
+        saved, said = await self._saved(found) if self.save else (None, ())
+        return _dose_answer(found, saved, said)
+
+    async def job(self, progress: Progress) -> Mapping[str, Any]:
+        """The same as a job's result."""
+        return (await self.run(progress)).model_dump(mode="json")
+
+    async def _saved(self, found: doses.DoseResponse) -> tuple[VectorAnswer | None, Sequence[str]]:
+        """The vector's next version, with the evidence; nothing where another version came while it was measured."""
+        vector = self.work.vector
+        newest = await self.state.store.vectors.get(vector.name)
+        if newest.version != vector.version:
+            return None, (f"not saved: {newest.id} came while {vector.id} was being measured",)
+        return vector_answer(await self.state.store.vectors.put(doses.with_evidence(vector, found))), ()
+
+
+async def checked(state: AppState, body: EvaluationRequest) -> Evaluation:
+    """Refuses at once what can be refused at once, so that no job fails of it later."""
+    vector = await vector_named(state.store, body.vector)
+    save = isinstance(body, DoseResponseRequest) and body.save
+    if save:
+        await _check_newest(state, vector)
+    fields: dict[str, Any] = {
+        "vector": vector,
+        "prompts": await _prompts(state, body),
+        "layers": body.layers,
+        "reader": None if body.reader is None else await vector_named(state.store, body.reader, "reader"),
+        "reading_layer": body.reading_layer,
+        "scorer": body.scorer,
+        "sampling": SamplingParams(max_tokens=body.max_tokens, temperature=body.temperature, seed=body.seed),
+    }
+    if body.strengths is not None:
+        fields["strengths"] = body.strengths
+    work, answers = await _sized(state, body, fields)
+    check_limit(answers, state.settings.max_evaluation_answers, "answers to write", "strengths")
+    return Evaluation(state, work, save)
+
+
+async def _sized(state: AppState, body: EvaluationRequest, fields: dict[str, Any]) -> tuple[Work, int]:
+    """The workflow's request and how many answers it takes; turning random directions takes a thread."""
+    if isinstance(body, LayerSweepRequest):
+        sweep = sweeps.LayerSweepRequest(**fields)
+        return sweep, await asyncio.to_thread(sweeps.answers_to_write, state.engine, sweep)
+    neutral = None if body.neutral is None else await _tokens(state, body.neutral, body.max_tokens, "neutral")
+    dose = doses.DoseResponseRequest(**fields, neutral=neutral, random_directions=body.random_directions)
+    return dose, await asyncio.to_thread(doses.answers_to_write, state.engine, dose)
+
+
+async def _check_newest(state: AppState, vector: ConceptVector) -> None:
+    newest = await state.store.vectors.get(vector.name)
+    if newest.version != vector.version:
+        raise InvalidRequest(
+            f"'save' makes the next version of a name from its newest: {vector.id} is not it, {newest.id} is",
+            param="save",
+        )
+
+
+async def _prompts(state: AppState, body: EvaluationRequest) -> tuple[Prompt, ...] | None:
+    """Prompts as the engine takes them. Raises LimitExceeded, ContextLengthExceeded, ConceptNotFound."""
+    if body.concept is not None:
+        return asked(state.engine, await asyncio.to_thread(load_evaluation_prompts, body.concept))
+    return None if body.prompts is None else await _tokens(state, body.prompts, body.max_tokens, "prompts")
+
+
+async def _tokens(state: AppState, texts: Sequence[Text], max_tokens: int, param: str) -> tuple[Prompt, ...]:
+    check_limit(len(texts), state.settings.max_texts, "prompts", param)
+    return tuple([(await tokenized(state.engine, pair_text(text), max_tokens)).token_ids for text in texts])
+
+
+def job_words(body: EvaluationRequest) -> dict[str, Any]:
+    """What a job's record says of the request: everything but the texts, which are the caller's own."""
+    return body.model_dump(mode="json", exclude={"prompts", "neutral"}, exclude_unset=True)
+
+
+def _sweep_answer(found: sweeps.LayerSweep) -> LayerSweepAnswer:
+    return LayerSweepAnswer(
+        vector=found.vector,
+        reading_layer=found.reading_layer,
+        points=[_layer_point(point) for point in found.points],
+        best=None if found.best is None else _layer_point(found.best),
+        recommended=_recommended(found.recommended),
+        warnings=list(found.warnings),
+    )
+
+
+def _layer_point(point: sweeps.LayerPoint) -> LayerPointAnswer:
+    return LayerPointAnswer.model_validate(asdict(point))
+
+
+def _dose_answer(found: doses.DoseResponse, saved: VectorAnswer | None, said: Sequence[str]) -> DoseResponseAnswer:
+    points = []
+    for point in found.points:
+        advantage = found.advantages.get(point.strength)
+        points.append(
+            EvaluatedPoint.model_validate(
+                {**asdict(point), "advantage": None if advantage is None else asdict(advantage)}
+            )
+        )
+    return DoseResponseAnswer(
+        vector=found.vector,
+        layers=list(found.layers),
+        reading_layer=found.reading_layer,
+        unit=found.unit,
+        baseline_score=found.baseline_score,
+        points=points,
+        anti_steered=found.anti_steered,
+        recommended=_recommended(found.recommended),
+        negative=found.negative,
+        warnings=[*found.warnings, *said],
+        saved=saved,
+    )
+
+
+def _recommended(found: Recommended | None) -> RecommendedAnswer | None:
+    return None if found is None else RecommendedAnswer(layers=list(found.layers), strength=found.strength)
