@@ -43,6 +43,11 @@ def question(text: str) -> tuple[ChatMessage, ...]:
     return (ChatMessage("user", text),)
 
 
+def asked(text: str) -> list[dict[str, str]]:
+    """The same as `messages` of a request."""
+    return [{"role": "user", "content": text}]
+
+
 async def small_vectors(engine: Engine, pairs: int = 4) -> Mapping[str, ConceptVector]:
     """Every data file by every one of METHODS at LAYERS: `sentiment`, `sentiment.probe`, and so on. Made to differ."""
     found = {}
