@@ -9,6 +9,7 @@ from app.client import ApiError
 from app.commands.database import database
 from app.commands.demo import demo
 from app.commands.generation import compare, generate, sweep
+from app.commands.reading import evaluate, lens, readout
 from app.commands.serving import serve
 from app.commands.terminal import complaints, shown
 from app.commands.vectors import extract, vectors
@@ -20,7 +21,7 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     help="Make concept vectors, and steer a language model with them while it generates.",
 )
-for command in (serve, demo, extract, generate, compare, sweep):
+for command in (serve, demo, extract, evaluate, generate, compare, sweep, readout, lens):
     cli.command()(command)
 cli.add_typer(vectors, name="vectors")
 cli.add_typer(database, name="db")

@@ -41,7 +41,8 @@ Samples = Annotated[int, typer.Option("--n", help="Answers to each arm.")]
 Readout = Annotated[list[str] | None, typer.Option(help="A vector to measure at every token; repeatable.")]
 
 
-def _asked(prompt: str, raw: bool, system: str | None) -> dict[str, Any]:
+def asked(prompt: str, raw: bool, system: str | None) -> dict[str, Any]:
+    """A prompt as it stands, or as a user's message."""
     if raw:
         return {"prompt": prompt}
     before = [] if system is None else [{"role": "system", "content": system}]
@@ -69,7 +70,7 @@ def generate(  # noqa: PLR0913, PLR0917 - one option a field
     key: Key = None,
 ) -> None:
     """Answer a prompt, printed as it is written; then what the steering really did."""
-    options = _asked(prompt, raw, system) | _sampling(max_tokens, temperature, seed, None)
+    options = asked(prompt, raw, system) | _sampling(max_tokens, temperature, seed, None)
     wish = steering_of(steer or [], layers, profile, steering)
     if wish is not None:
         options["steering"] = wish
@@ -109,7 +110,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one option a field
     if wish is None:
         raise typer.BadParameter("say what to compare: --steer NAME=STRENGTH, --profile or --steering")
     measured = readout or [one.partition("=")[0] for one in steer or []]
-    options = _asked(prompt, raw, system) | _sampling(max_tokens, temperature, seed, measured)
+    options = asked(prompt, raw, system) | _sampling(max_tokens, temperature, seed, measured)
     _show(url, key, prompt, as_json, {**options, "n": n, "steering": wish})
 
 
@@ -131,7 +132,7 @@ def sweep(  # noqa: PLR0913, PLR0917 - one option a field
     key: Key = None,
 ) -> None:
     """Answer one prompt at many strengths of one vector."""
-    options = _asked(prompt, raw, system) | _sampling(max_tokens, temperature, seed, [vector])
+    options = asked(prompt, raw, system) | _sampling(max_tokens, temperature, seed, [vector])
     one = {"vector": vector, "operation": operation, "layers": layers_of(layers)}
     if degrees is not None:
         one["degrees"] = degrees

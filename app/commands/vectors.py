@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from app.client import ApiError, Client
 from app.commands import control_vector
+from app.commands.following import followed
 from app.commands.tables import card_lines, card_table, vectors_table
 from app.commands.terminal import LOCAL, AsJson, Key, Url, client_of, complaints, console, layers_of, print_json, shown
 from app.schemas.vectors import VectorAnswer, VectorExport
@@ -58,7 +57,8 @@ def extract(  # noqa: PLR0913, PLR0917 - one option a field
         "description": description,
     }
     with client_of(url, key) as client:
-        vector = _made(client, name, options)
+        made = followed(client, client.start_extraction(name, **options))
+    vector = VectorAnswer.model_validate(made["vector"])
     for line in card_lines(vector):
         console.print(line)
 
@@ -85,29 +85,6 @@ def _pairs(found: PairSet) -> list[dict[str, Any]]:
 
 def _text(text: PairText) -> Any:
     return text if isinstance(text, str) else [{"role": one.role, "content": one.content} for one in text]
-
-
-def _made(client: Client, name: str, options: dict[str, Any]) -> VectorAnswer:
-    """Follows the job to its end with a bar. Ctrl-C cancels it. Raises ApiError when it failed."""
-    job = begun = client.start_extraction(name, **options)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    try:
-        with Progress(*columns, console=complaints) as progress:
-            bar = progress.add_task("queued", total=None)
-            for job in client.job_events(begun.id):
-                done = job.progress
-                progress.update(
-                    bar, description=done.message or job.status, completed=done.done, total=done.total or None
-                )
-    except KeyboardInterrupt:
-        client.cancel_job(begun.id)
-        raise
-    if job.status != "succeeded" or job.result is None:
-        error = job.error
-        raise ApiError(
-            error.message if error else f"the job was {job.status}", code=error.code if error else job.status
-        )
-    return VectorAnswer.model_validate(job.result["vector"])
 
 
 @vectors.command("list")
