@@ -1,0 +1,146 @@
+"""A real server that is killed, told to stop, or left by its clients: nothing kept is lost, nothing dropped goes on."""
+
+import asyncio
+import random
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from itertools import islice
+from pathlib import Path
+from threading import Barrier
+
+import httpx2
+import pytest
+
+from app.client import ApiError, AsyncClient, Client
+from app.schemas.generation import GenerateAnswer
+from tests.embedded.material import asked, pair_words
+from tests.embedded.server_process import ServerProcess
+
+pytestmark = pytest.mark.embedded
+
+LAYER = "14"
+
+
+@pytest.fixture(scope="module")
+def server(model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server of these tests' own, which they kill and start again; five seconds to drain. In float32, where an answer
+    is the same whoever else is in the batch and whatever was in the cache."""
+    folder = tmp_path_factory.mktemp("lifecycle")
+    with ServerProcess(folder, model_cache, dtype="float32", compiled="false", drain_seconds="5") as started:
+        pairs = pair_words("sentiment")[:12]
+        started.client.extract_vector("sentiment", pairs=pairs, layers=[int(LAYER)], holdout=0)
+        yield started
+
+
+def written(client: Client, **steering: object) -> str:
+    answer = client.generate(messages=asked("How was your weekend?"), max_tokens=16, temperature=0.0, **steering)  # type: ignore[arg-type]
+    return answer.choices[0].text
+
+
+def measured(url: str, name: str) -> float:
+    """One number of /metrics."""
+    lines = httpx2.get(f"{url}/metrics").text.splitlines()
+    return next(float(line.split()[-1]) for line in lines if line.startswith(f"{name} "))
+
+
+async def test_50_streams_dropped_at_random_leave_nothing_behind(server: ServerProcess) -> None:
+    steering = [{"vector": "sentiment", "strength": 0.8}]
+    expected = written(server.client, steering=steering)
+    rng = random.Random(5)
+    counts = [rng.randrange(0, 12) for _ in range(50)]
+    before = measured(server.url, "steering_engine_steps_total")
+
+    async def leave(client: AsyncClient, number: int, count: int) -> None:
+        stream = client.generate_stream(
+            messages=asked(f"Tell me about the number {number}."),
+            steering=[{"vector": "sentiment", "strength": number / 50 - 0.5}],
+            max_tokens=400,
+        )
+        async with aclosing(stream):
+            for _ in range(count):
+                await anext(stream)
+            await asyncio.sleep(0 if count else number / 100)
+
+    async with AsyncClient(server.url) as client:
+        await asyncio.gather(*(leave(client, number, count) for number, count in enumerate(counts)))
+    until = time.monotonic() + 2.0
+    while measured(server.url, "steering_engine_running") or measured(server.url, "steering_engine_waiting"):
+        assert time.monotonic() < until, "rows are still taken two seconds after their clients have left"
+        await asyncio.sleep(0.02)
+    assert measured(server.url, "steering_http_requests_in_flight") == 1.0, "the request that asks, and no other"
+    assert measured(server.url, "steering_engine_steps_total") - before < 200, "nobody wrote its 400 tokens"
+    assert written(server.client, steering=steering) == expected
+
+
+def test_what_is_kept_outlives_a_kill(server: ServerProcess) -> None:
+    client = server.client
+    client.put_profile("cheerful", [{"vector": "sentiment@1", "strength": 0.8}], description="sees the good")
+    client.set_default_steering([{"vector": "sentiment", "strength": -0.8}])
+    vector, file = client.get_vector("sentiment"), client.export_vector("sentiment")
+    answers = [written(client), written(client, steering={"profile": "cheerful"}), written(client, steering=[])]
+    pairs = [
+        {**pair, "positive": f"{number}. {pair['positive']}"} for number in range(8) for pair in pair_words("refusal")
+    ]
+    job = client.start_extraction("never-made", pairs=pairs)
+    stream = client.job_events(job.id)
+    assert any(event.progress.done > 0 for event in stream)
+    server.kill()
+    server.start()
+    client = server.client
+    assert client.get_vector("sentiment") == vector
+    assert client.export_vector("sentiment") == file
+    assert client.get_profile("cheerful").interventions[0].strength == 0.8
+    interventions = client.get_default_steering().interventions
+    assert interventions is not None
+    assert interventions[0].strength == -0.8
+    again = [written(client), written(client, steering={"profile": "cheerful"}), written(client, steering=[])]
+    assert again == answers
+    assert len(set(answers)) == 3
+    cut = client.get_job(job.id)
+    assert cut.error is not None
+    assert (cut.status, cut.error.code) == ("failed", "interrupted")
+    with pytest.raises(ApiError, match="never-made"):
+        client.get_vector("never-made")
+    client.clear_default_steering()
+
+
+def test_a_stop_lets_streams_end_and_cuts_what_is_too_long(server: ServerProcess) -> None:
+    """Five short streams end whole; one that would go on for ever is told; the newcomer is refused; the process is gone."""
+    under_way = Barrier(7)
+
+    def follow(count: int) -> str:
+        stream = server.client.generate_stream(
+            messages=asked("Write a very long story about the sea."), max_tokens=count, temperature=0.0,
+            steering=[{"vector": "sentiment", "strength": 0.3}],
+        )  # fmt: skip
+        assert len(list(islice(stream, 2))) == 2
+        under_way.wait(60)
+        try:
+            *_, last = stream
+        except ApiError as error:
+            return error.code
+        assert isinstance(last, GenerateAnswer)
+        return f"{last.usage.completion_tokens} tokens"
+
+    with ThreadPoolExecutor(6) as threads:
+        streams = [threads.submit(follow, count) for count in (8, 9, 10, 11, 12, 4000)]
+        under_way.wait(60)
+        server.terminate()
+        refusal = refused(server.client)
+        endings = [stream.result() for stream in streams]
+    assert endings[:5] == [f"{count} tokens" for count in (8, 9, 10, 11, 12)]
+    assert endings[5] == "draining"
+    assert (refusal.status, refusal.code) == (503, "draining")
+    assert refusal.retry_after is not None
+    assert server.process.wait(timeout=20) == 0
+
+
+def refused(client: Client) -> ApiError:
+    """What a new request is told once the stop has been noticed."""
+    while True:
+        try:
+            written(client)
+        except ApiError as error:
+            return error
