@@ -38,7 +38,8 @@ def main(arguments: list[str]) -> int:
     console = Console(width=None if sys.stdout.isatty() else 200)
     effort = QUICK if options.quick else FULL
     if options.markdown:
-        print(markdown(restored(json.loads(options.markdown.read_text()), Bench(effort, {}, print))))
+        kept = json.loads(options.markdown.read_text())
+        print(markdown(restored(kept, Bench(QUICK if kept["quick"] else FULL, {}, print))))
         return 0
     machine = describe()
     if machine["load"] > BUSY and not options.quick:

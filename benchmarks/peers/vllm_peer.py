@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 import torch
-import vllm
+import vllm  # type: ignore[import-not-found]
 from vllm import LLM, SamplingParams
 
 from benchmarks.answering import answer_questions
