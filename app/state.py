@@ -20,6 +20,7 @@ from app.sse import Patience, ended
 from steering.engine.base import Engine, EngineStats
 from steering.errors import Draining, EngineDead, NotReady, SteeringError
 from steering.store.base import Store
+from steering.threads import PassingThreads
 from steering.workflows.norms import measure_typical_norms
 
 log = structlog.get_logger(__name__)
@@ -57,6 +58,7 @@ class AppState:
     async def running(self) -> AsyncIterator[None]:
         """Store first, then the engine in the background, so that the port opens at once; closed in reverse."""
         self.interrupted = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().set_default_executor(PassingThreads())
         self._store = await self._store_factory(self.settings)
         settings = self.settings
         self._jobs = Jobs(self._store.jobs, running=settings.max_jobs, waiting=settings.max_queued_jobs)

@@ -10,6 +10,7 @@ from steering.engine.base import Engine
 from steering.engine.compilation import CompileRequest
 from steering.engine.limits import EngineLimits
 from steering.model.loading import load
+from steering.threads import in_passing_thread
 
 COMPILED_PARAMETERS = 2_000_000_000
 
@@ -33,14 +34,16 @@ class EngineChoice:
 def open_engine(choice: EngineChoice, report: Callable[[str], None] = lambda _line: None) -> Engine:
     """`report` is told each step in a line. Raises ModelLoadFailed, UnsupportedModel, OutOfMemory, InvalidRequest."""
     make = ENGINES[choice.engine]
-    loaded = load(
-        choice.model,
-        cache_dir=choice.cache_dir,
-        device=choice.device,
-        dtype=choice.dtype,
-        device_map=choice.device_map,
-        revision=choice.revision,
-        report=report,
+    loaded = in_passing_thread(
+        lambda: load(
+            choice.model,
+            cache_dir=choice.cache_dir,
+            device=choice.device,
+            dtype=choice.dtype,
+            device_map=choice.device_map,
+            revision=choice.revision,
+            report=report,
+        )
     )
     request = CompileRequest(choice.model, choice.revision, loaded.info.dtype, choice.cache_dir)
     wanted = choice.compiled and loaded.info.parameter_count <= COMPILED_PARAMETERS

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from collections.abc import Sequence as Rows
+from functools import partial
 from itertools import count
 from traceback import format_exc, format_exception
 from typing import cast
@@ -79,7 +80,7 @@ class TransformersEngine:
         self._thread.start()
         self._compilation: Compilation | None = None
         if compile_request is not None and loaded.layout.attention == "interface" and self._device.type == "cpu":
-            self._compilation = Compilation(compile_request, loaded.info, lambda *step: self._arrived.append(step))
+            self._compilation = Compilation(compile_request, loaded.info, self._arrive)
             self._compilation.start()
 
     # ---- the asynchronous face -------------------------------------------------------------------------------------
@@ -122,24 +123,9 @@ class TransformersEngine:
         """See Engine.capture."""
         captures.check_layers(spec, self.info.layer_count)
         stream = Stream(asyncio.get_running_loop())
-        sequences = []
-        for index, prompt in enumerate(prompts):
-            ids = await self._encode(prompt.prompt)
-            if len(ids) > self.info.context_length:
-                raise self._too_long(len(ids), 0)
-            state = captures.begin(index, prompt, ids, spec, self.tokenizer)
-            sequences.append(
-                Sequence(
-                    id=next(self._numbers),
-                    ids=list(ids),
-                    prompt_length=prompt.prompt_length or len(ids),
-                    plan=prompt.plan,
-                    sampling=SamplingParams(),
-                    stream=stream,
-                    priority=priority,
-                    capture=state,
-                )
-            )
+        size = sum(_characters(prompt.prompt) for prompt in prompts)
+        begin = partial(self._begin_captures, prompts, spec, stream, priority)
+        sequences = await asyncio.to_thread(begin) if size > LONG_TEXT else begin()
         found: dict[int, Capture] = {}
         try:
             self._submit(sequences, bounded=False)
@@ -151,6 +137,28 @@ class TransformersEngine:
         finally:
             stream.closed = True
         return tuple(found[index] for index in range(len(sequences)))
+
+    def _begin_captures(
+        self, prompts: Rows[CapturePrompt], spec: CaptureSpec, stream: Stream, priority: int
+    ) -> list[Sequence]:
+        """Tokenised and checked; in a thread where that takes long."""
+        sequences = []
+        for index, prompt in enumerate(prompts):
+            ids = self.tokenizer.encode(prompt.prompt)
+            if len(ids) > self.info.context_length:
+                raise self._too_long(len(ids), 0)
+            sequence = Sequence(
+                id=next(self._numbers),
+                ids=list(ids),
+                prompt_length=prompt.prompt_length or len(ids),
+                plan=prompt.plan,
+                sampling=SamplingParams(),
+                stream=stream,
+                priority=priority,
+                capture=captures.begin(index, prompt, ids, spec, self.tokenizer),
+            )
+            sequences.append(sequence)
+        return sequences
 
     async def unembed(self, residual: Residual) -> Float[Tensor, "token vocab"]:
         """See Engine.unembed. In pieces between the steps of live traffic, as a fit is."""
@@ -202,8 +210,7 @@ class TransformersEngine:
         await asyncio.to_thread(self._thread.join)
 
     async def _encode(self, prompt: Prompt) -> tuple[int, ...]:
-        size = len(prompt) if isinstance(prompt, str) else sum(len(getattr(m, "content", "")) for m in prompt)
-        if size > LONG_TEXT:
+        if _characters(prompt) > LONG_TEXT:
             return await asyncio.to_thread(self.tokenizer.encode, prompt)
         return self.tokenizer.encode(prompt)
 
@@ -255,10 +262,16 @@ class TransformersEngine:
             self._deliver(everyone)
             self._runner.close()
 
+    def _arrive(self, kind: str, compiled: Compiled) -> None:
+        """A compiled step is ready; the loop takes it between two passes."""
+        with self._wake:
+            self._arrived.append((kind, compiled))
+            self._wake.notify()
+
     def _collect_inbox(self) -> bool:
         """Waits until there is something to do; False when the engine is to close."""
         with self._wake:
-            while not (self._inbox or self._scheduler.busy or self._fitting.waiting or self._closing):
+            while not (self._inbox or self._arrived or self._scheduler.busy or self._fitting.waiting or self._closing):
                 self._wake.wait()
             for one in self._inbox:
                 if isinstance(one, Fitting):
@@ -366,6 +379,10 @@ class TransformersEngine:
             except RuntimeError:  # the loop is gone, and with it everyone who waited
                 for stream, _ in parcels:
                     stream.closed = True
+
+
+def _characters(prompt: Prompt) -> int:
+    return len(prompt) if isinstance(prompt, str) else sum(len(getattr(part, "content", "")) for part in prompt)
 
 
 def _receive(parcels: list[tuple[Stream, list[object]]]) -> None:
