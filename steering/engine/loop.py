@@ -1,0 +1,247 @@
+"""EngineLoop: the thread that owns a model. Work comes in through an inbox, results leave through each request's stream."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Collection
+from collections.abc import Sequence as Rows
+from traceback import format_exc, format_exception
+
+import structlog
+import torch
+
+from steering.engine import captures
+from steering.engine.base import EngineStats, Finish, TokenEvent
+from steering.engine.compilation import Compiled
+from steering.engine.detokenizer import advance, finish
+from steering.engine.fitting import Fitting, FittingQueue
+from steering.engine.limits import EngineLimits
+from steering.engine.report import report
+from steering.engine.residual_ends import ResidualEnds
+from steering.engine.runner import ModelRunner, PassResult
+from steering.engine.sampler import Sampled, sample
+from steering.engine.scheduler import Scheduler
+from steering.engine.sequence import Sequence, Stream
+from steering.errors import EngineDead, InternalError, NonfiniteActivations, OutOfMemory, Overloaded, SteeringError
+
+log = structlog.get_logger()
+
+
+class EngineLoop:
+    """One turn after another: choose rows, run them, note the results, hand back what ended.
+
+    eos_ids: the tokens that end an answer. Everything but `submit`, `arrive`, `stats` and `close` runs on the thread.
+    """
+
+    def __init__(
+        self,
+        runner: ModelRunner,
+        scheduler: Scheduler,
+        ends: ResidualEnds,
+        eos_ids: Collection[int],
+        limits: EngineLimits,
+    ) -> None:
+        self._runner, self._scheduler, self._ends = runner, scheduler, ends
+        self._eos_ids, self._limits = eos_ids, limits
+        self._fitting = FittingQueue()
+        self._inbox: list[Sequence | Fitting] = []
+        self._arrived: list[tuple[str, Compiled]] = []
+        self._wake = threading.Condition()
+        self._closing = False
+        self._alive = True
+        self._counts = {"steps": 0, "generated": 0, "prompt": 0, "cached": 0}
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def stats(self) -> EngineStats:
+        """What it does now."""
+        return EngineStats(
+            running=len(self._scheduler.running),
+            waiting=self._scheduler.waiting + len(self._inbox),
+            steps=self._counts["steps"],
+            generated_tokens=self._counts["generated"],
+            prompt_tokens=self._counts["prompt"],
+            cached_tokens=self._counts["cached"],
+            alive=self._alive and self._thread.is_alive(),
+            compiled=tuple(sorted(self._runner.compiled)),
+        )
+
+    def close(self) -> None:
+        """Ends the thread after the pass that runs; waits for it. Harmless when repeated."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._thread.join()
+
+    def submit(self, work: Rows[Sequence | Fitting], *, bounded: bool) -> None:
+        """Into the inbox. Raises EngineDead; Overloaded when `bounded` and the queue of live requests is full."""
+        with self._wake:
+            if self._closing or not self._alive:
+                raise EngineDead("the engine has stopped")
+            waiting = self._scheduler.waiting_live + sum(one.priority == 0 for one in self._inbox)
+            if bounded and waiting >= self._limits.max_waiting:
+                raise Overloaded(f"{waiting} requests are waiting already, which is the limit; try again shortly")
+            self._inbox.extend(work)
+            self._wake.notify()
+
+    def _run(self) -> None:
+        error: SteeringError = EngineDead("the engine was closed")
+        try:
+            while self._collect_inbox():
+                self._step()
+        except Exception:
+            log.error("engine_died", traceback=format_exc())  # noqa: TRY400 - as text, without local variables
+            error = EngineDead("the engine has stopped after a defect")
+        finally:
+            with self._wake:
+                self._alive = False
+                everyone = [*self._scheduler.everyone(), *self._fitting.waiting, *self._inbox]
+            for one in everyone:
+                one.outbox.append(error)
+            _deliver(everyone)
+            self._runner.close()
+
+    def arrive(self, kind: str, compiled: Compiled) -> None:
+        """A compiled step is ready; the loop takes it between two passes."""
+        with self._wake:
+            self._arrived.append((kind, compiled))
+            self._wake.notify()
+
+    def _collect_inbox(self) -> bool:
+        """Waits until there is something to do; False when the engine is to close."""
+        with self._wake:
+            while not (self._inbox or self._arrived or self._scheduler.busy or self._fitting.waiting or self._closing):
+                self._wake.wait()
+            for one in self._inbox:
+                if isinstance(one, Fitting):
+                    self._fitting.enqueue(one)
+                else:
+                    self._scheduler.enqueue(one)
+            self._inbox.clear()
+            return not self._closing
+
+    def _step(self) -> None:
+        """One turn: drop who left, let in who waits, compute prompts, decode a token for every row, hand out results."""
+        while self._arrived:
+            kind, compiled = self._arrived.pop()
+            self._runner.compiled[kind] = compiled
+            log.info("compiled_decode_step_in_use", kind=kind)
+        self._scheduler.drop_closed()
+        self._scheduler.admit()
+        work = self._scheduler.prompts()
+        if work:
+            self._counts["cached"] += sum(s.cached for s, _ in work if s.computed == s.cached)
+            self._counts["prompt"] += sum(amount for _, amount in work)
+            self._pass(lambda: self._runner.prefill(work), [sequence for sequence, _ in work])
+        rows, idle = self._scheduler.rows()
+        present = [sequence for sequence in rows if sequence is not None]
+        if present:
+            self._pass(lambda: self._runner.decode(rows, idle), present)
+        fitting = self._fitting.next(beside=self._scheduler.busy)
+        if fitting is not None:
+            self._fit_piece(fitting)
+        self._counts["steps"] += 1
+
+    def _pass(self, forward: Callable[[], PassResult], sequences: list[Sequence]) -> None:
+        """Runs a pass and notes its results. A failure ends the sequences that took part, and nobody else."""
+        try:
+            result = forward()
+            for sequence in sequences:
+                if sequence.generated == 0:  # a prompt pass: what it computed may serve others at once
+                    self._scheduler.prefix.publish(sequence)
+            for sequence, chosen in zip(result.sequences, sample(result.logits, result.sequences), strict=True):
+                self._note(sequence, chosen, result.readouts.get(sequence.id, {}))
+            for sequence in sequences:
+                if sequence.capture is not None and not sequence.prefilling:
+                    self._finish_capture(sequence)
+        except Exception as error:
+            failure = as_steering_error(error)
+            for sequence in sequences:
+                self._end(sequence, failure, wipe=True)
+        _deliver(sequences)
+
+    def _finish_capture(self, sequence: Sequence) -> None:
+        self._scheduler.release(sequence)
+        try:
+            sequence.outbox.append(captures.result(sequence, self._ends.embed))
+        except SteeringError as error:  # its own numbers, nobody else's
+            sequence.outbox.append(error)
+
+    def _fit_piece(self, fitting: Fitting) -> None:
+        """One piece of background fitting. A failure ends that fit, and nobody else."""
+        try:
+            if fitting.advance():
+                self._fitting.end(fitting)
+        except Exception as error:
+            self._fitting.end(fitting)
+            fitting.outbox.append(as_steering_error(error))
+        _deliver([fitting])
+
+    def _note(self, sequence: Sequence, chosen: Sampled, readout: dict[str, float]) -> None:
+        """One row's token: into the sequence, and out as an event."""
+        if not chosen.finite:
+            message = "steering drove the activations out of range: logits are not finite; lower the strength"
+            self._end(sequence, NonfiniteActivations(message), wipe=True)
+            return
+        if chosen.token_id in self._eos_ids and not sequence.sampling.ignore_eos:
+            self._finish(sequence, "stop", finish(sequence))
+            return
+        index = sequence.generated
+        sequence.ids.append(chosen.token_id)
+        self._counts["generated"] += 1
+        text, stopped = advance(sequence, chosen.token_id)
+        sequence.outbox.append(TokenEvent(index, chosen.token_id, text, chosen.logprob, chosen.top_logprobs, readout))
+        if stopped:
+            self._finish(sequence, "stop", "")
+        elif sequence.generated >= sequence.sampling.max_tokens:
+            self._finish(sequence, "length", finish(sequence))
+
+    def _finish(self, sequence: Sequence, reason: str, text: str) -> None:
+        self._scheduler.release(sequence)
+        finish_ = Finish(
+            reason="stop" if reason == "stop" else "length",
+            prompt_tokens=sequence.prompt_length,
+            completion_tokens=sequence.generated,
+            cached_tokens=sequence.cached,
+            steering=report(sequence),
+        )
+        sequence.outbox.append(TokenEvent(sequence.generated, -1, text, finish=finish_))
+
+    def _end(self, sequence: Sequence, error: SteeringError, *, wipe: bool) -> None:
+        self._scheduler.release(sequence, wipe=wipe)
+        sequence.outbox.append(error)
+
+
+def _deliver(senders: Rows[Sequence | Fitting]) -> None:
+    """Hands outboxes to their event loops: one wake-up a loop, however many rows."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Stream, list[object]]]] = {}
+    for sender in senders:
+        if sender.outbox:
+            items, sender.outbox = sender.outbox, []
+            by_loop.setdefault(sender.stream.loop, []).append((sender.stream, items))
+    for loop, parcels in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_receive, parcels)
+        except RuntimeError:  # the loop is gone, and with it everyone who waited
+            for stream, _ in parcels:
+                stream.closed = True
+
+
+def _receive(parcels: list[tuple[Stream, list[object]]]) -> None:
+    for stream, items in parcels:
+        stream.receive(items)
+
+
+def as_steering_error(error: Exception) -> SteeringError:
+    """What a caller may be told of a failed pass. The traceback is dropped, since it keeps tensors alive."""
+    if isinstance(error, SteeringError):
+        return error
+    text = str(error).lower()
+    if (
+        isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)
+        or "out of memory" in text
+        or "can't allocate" in text
+    ):
+        return OutOfMemory("the pass did not fit into memory")
+    # as text: renderers that show local variables would print prompts
+    log.error("pass_failed", traceback="".join(format_exception(error)))
+    return InternalError("the forward pass failed")
