@@ -20,7 +20,13 @@ from steering.spec import InterventionSpec, SteeringSpec
 from steering.store.base import Store
 from steering.vectors import ConceptVector, VectorId
 
-StateDep = Annotated[AppState, Depends(state_of)]
+
+async def _state(request: Request) -> AppState:
+    """A coroutine, because FastAPI calls a plain function in a thread, which every request would wait for."""
+    return state_of(request)
+
+
+StateDep = Annotated[AppState, Depends(_state)]
 
 
 async def _engine(state: StateDep) -> Engine:
