@@ -5,6 +5,7 @@ from statistics import fmean
 from typing import Any
 
 from app.schemas.base import by_layer
+from app.schemas.flags import RaisedFlag
 from app.schemas.generation import Choice, Token, TokenPiece, TopLogprob, Usage
 from app.schemas.jobs import JobAnswer, JobError, JobProgress
 from app.schemas.profiles import ProfileAnswer
@@ -152,13 +153,27 @@ def token_words(event: TokenEvent, tokenizer: Tokenizer) -> dict[str, Any]:
     return words
 
 
-def token_piece(event: TokenEvent, choice: int, tokenizer: Tokenizer, arm: str | None = None) -> TokenPiece:
+def token_piece(
+    event: TokenEvent,
+    choice: int,
+    tokenizer: Tokenizer,
+    arm: str | None = None,
+    flags: list[int] | None = None,
+) -> TokenPiece:
     """The data of one `token` event."""
     token_id = event.token_id if event.token_id >= 0 else None
-    return TokenPiece(arm=arm, choice=choice, index=event.index, id=token_id, **token_words(event, tokenizer))
+    words = token_words(event, tokenizer)
+    return TokenPiece(arm=arm, choice=choice, index=event.index, id=token_id, flags=flags, **words)
 
 
-def choice_answer(index: int, answer: Answer, tokenizer: Tokenizer, *, tokens: bool) -> Choice:
+def choice_answer(
+    index: int,
+    answer: Answer,
+    tokenizer: Tokenizer,
+    *,
+    tokens: bool,
+    flags: list[RaisedFlag] | None = None,
+) -> Choice:
     """One answer, with its tokens if they were asked for."""
     listed = [Token(id=event.token_id, **token_words(event, tokenizer)) for event in answer.events]
     return Choice(
@@ -166,6 +181,7 @@ def choice_answer(index: int, answer: Answer, tokenizer: Tokenizer, *, tokens: b
         text=answer.text,
         finish_reason=answer.finish.reason,
         tokens=listed if tokens else None,
+        flags=flags,
     )
 
 

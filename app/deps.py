@@ -95,13 +95,13 @@ async def resolved(state: AppState, spec: SteeringSpec) -> SteeringPlan:
     return await resolve(spec, state.store.vectors, state.engine.info, guard=guard)
 
 
-async def readings_of(state: AppState, names: Sequence[str]) -> tuple[Reading, ...]:
+async def readings_of(state: AppState, names: Sequence[str], param: str = "readout") -> tuple[Reading, ...]:
     """Live readouts of vectors, each at the middle of its recommended layers, in natural scales."""
     if len(names) > state.settings.max_readouts:
-        raise LimitExceeded(f"{len(names)} readouts given; at most {state.settings.max_readouts}", param="readout")
+        raise LimitExceeded(f"{len(names)} readouts given; at most {state.settings.max_readouts}", param=param)
     readings = []
     for name in dict.fromkeys(names):
-        vector = await vector_named(state.store, name, "readout")
+        vector = await vector_named(state.store, name, param)
         check_model(vector, state.engine.info)
         layers = vector.recommended_layers()
         layer = layers[len(layers) // 2]

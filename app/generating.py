@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from app.answers import applied_steering, choice_answer, token_piece, usage_of
 from app.deps import plan_of, readings_of
-from app.intake import prompt_of, sampling_of, shows_tokens, tokenized
+from app.flagging import NO_FLAGS, Flags
+from app.intake import check_limit, prompt_of, sampling_of, shows_tokens, tokenized
 from app.metrics import Metrics
 from app.records import record_of
 from app.schemas.generation import GenerateAnswer, GenerateRequest
@@ -32,6 +33,7 @@ class Generation:
     n: int
     tokens: bool
     engine_name: str
+    flags: Flags = NO_FLAGS
 
     @property
     def record(self) -> Record:
@@ -45,26 +47,35 @@ async def prepared(state: AppState, body: GenerateRequest) -> Generation:
     """Everything that can be refused is refused here, before any device work."""
     engine = state.engine
     plan = await plan_of(state, body.steering)
+    check_limit(len(body.flag), state.settings.max_readouts, "flags", "flag")
     readings = await readings_of(state, body.readout)
+    readings += await readings_of(state, [one.vector for one in body.flag if one.vector not in body.readout], "flag")
     prompt = await tokenized(engine, prompt_of(body, state.settings), body.max_tokens)
     sampling = sampling_of(body, state.settings, prompt.max_tokens)
     request = GenerationRequest(prompt.token_ids, sampling, plan, readings)
-    return Generation(engine, request, body.n, shows_tokens(body), state.settings.engine)
+    flags = Flags(body.flag, state.metrics)
+    return Generation(engine, request, body.n, shows_tokens(body), state.settings.engine, flags)
 
 
 async def whole(generation: Generation) -> GenerateAnswer:
     """All answers, when the last one is done."""
-    return finished(generation, await answers(generation.engine, generation.request, generation.n))
+    found = await answers(generation.engine, generation.request, generation.n)
+    for one in found:
+        generation.flags.count(one.events)
+    return finished(generation, found)
 
 
 def finished(generation: Generation, found: tuple[Answer, ...]) -> GenerateAnswer:
     """Answers in the words of the wire."""
-    engine, request = generation.engine, generation.request
+    engine, request, flags = generation.engine, generation.request, generation.flags
     return GenerateAnswer(
         id=f"gen-{secrets.token_hex(12)}",
         model=engine.info.name,
         seed=request.sampling.seed,
-        choices=[choice_answer(i, one, engine.tokenizer, tokens=generation.tokens) for i, one in enumerate(found)],
+        choices=[
+            choice_answer(i, one, engine.tokenizer, tokens=generation.tokens, flags=flags.raised(one.events))
+            for i, one in enumerate(found)
+        ],
         usage=usage_of(found),
         steering=applied_steering(request.plan, [one.finish.steering for one in found], generation.record),
     )
@@ -72,7 +83,7 @@ def finished(generation: Generation, found: tuple[Answer, ...]) -> GenerateAnswe
 
 async def events(generation: Generation, metrics: Metrics) -> AsyncGenerator[Event, None]:
     """`token` events of all answers as they come, then `done`. Closing it frees every row."""
-    tokenizer = generation.engine.tokenizer
+    tokenizer, flags = generation.engine.tokenizer, generation.flags
     started: float | None = time.perf_counter()
     collected: list[list[TokenEvent]] = [[] for _ in range(generation.n)]
     async with aclosing(_interleaved(generation)) as pieces:
@@ -81,8 +92,9 @@ async def events(generation: Generation, metrics: Metrics) -> AsyncGenerator[Eve
                 metrics.first_token_seconds.observe(time.perf_counter() - started)
                 started = None
             collected[choice].append(event)
+            flags.count((event,))
             if event.token_id >= 0 or event.text:
-                piece = token_piece(event, choice, tokenizer)
+                piece = token_piece(event, choice, tokenizer, flags=flags.at(event))
                 yield Event(piece.model_dump(mode="json", exclude_none=True), "token")
     answer = finished(generation, tuple(assemble(one) for one in collected))
     yield Event(answer.model_dump(mode="json", exclude_none=True), "done")

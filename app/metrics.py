@@ -41,6 +41,12 @@ class Metrics:
             buckets=_SECONDS,
             registry=self._registry,
         )
+        self.flagged_tokens = Counter(
+            "steering_flagged_tokens",
+            "Generated tokens at which a flag of the request was raised, by the side of its bound.",
+            ("bound",),
+            registry=self._registry,
+        )
         self._registry.register(_EngineCollector(stats))
 
     def observe(self, scope: Scope, status: int, seconds: float) -> None:

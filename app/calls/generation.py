@@ -5,6 +5,7 @@ from typing import Any, TypedDict, Unpack
 
 from app.calls.base import Call, Chat, Intervention, Steering, StreamCall, Words, given, model
 from app.schemas.comparison import ArmErrorAnswer, ArmFields, CompareAnswer
+from app.schemas.flags import FlagCondition
 from app.schemas.generation import GenerateAnswer, TokenPiece
 from app.schemas.replay import Record
 from app.schemas.system import DetokenizeAnswer, TokenizeAnswer
@@ -27,6 +28,12 @@ class SamplingOptions(TypedDict, total=False):
     readout: Sequence[str]
 
 
+class GenerateOptions(SamplingOptions, total=False):
+    """The same, and flags: conditions on readouts, {"vector", "above" or "below"}."""
+
+    flag: Sequence[FlagCondition | Words]
+
+
 class CompareOptions(SamplingOptions, total=False):
     """The arms of a comparison in one of three forms: `arms`, `steering` alone, or `strengths` of an `intervention`."""
 
@@ -41,14 +48,14 @@ def _prompted(prompt: str | Sequence[int] | None, messages: Chat | None, options
 
 
 def generate(
-    prompt: str | Sequence[int] | None = None, *, messages: Chat | None = None, **options: Unpack[SamplingOptions]
+    prompt: str | Sequence[int] | None = None, *, messages: Chat | None = None, **options: Unpack[GenerateOptions]
 ) -> Call[GenerateAnswer]:
     """Answers to one prompt: a text, token ids, or `messages`."""
     return Call("POST", "/v1/generate", model(GenerateAnswer), _prompted(prompt, messages, options))
 
 
 def generate_stream(
-    prompt: str | Sequence[int] | None = None, *, messages: Chat | None = None, **options: Unpack[SamplingOptions]
+    prompt: str | Sequence[int] | None = None, *, messages: Chat | None = None, **options: Unpack[GenerateOptions]
 ) -> StreamCall[TokenPiece | GenerateAnswer]:
     """The same as it is written: a TokenPiece for every token, the whole answer last."""
     body = {**_prompted(prompt, messages, options), "stream": True}

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from app.schemas.base import Answer, Flag, Measured, Number, Request, Whole
+from app.schemas.flags import FlagCondition, RaisedFlag
 from app.schemas.steering import AppliedSteering, Steering
 
 MAX_SEED = 2**63 - 1
@@ -52,9 +53,10 @@ class SamplingFields(Request):
 
 
 class GenerateRequest(PromptFields, SamplingFields):
-    """One prompt, n answers, one steering."""
+    """One prompt, n answers, one steering. flag: conditions on readouts; what they measure is shown as a readout is."""
 
     steering: Steering | None = None
+    flag: tuple[FlagCondition, ...] = ()
 
 
 class TopLogprob(Answer):
@@ -76,12 +78,13 @@ class Token(Answer):
 
 
 class Choice(Answer):
-    """One answer. tokens: present when logprobs or readout was asked."""
+    """One answer. tokens: present when logprobs or readout was asked. flags: those that were raised, when any was asked."""
 
     index: int
     text: str
     finish_reason: Literal["stop", "length"]
     tokens: list[Token] | None = None
+    flags: list[RaisedFlag] | None = None
 
 
 class Usage(Answer):
@@ -106,7 +109,7 @@ class GenerateAnswer(Answer):
 
 class TokenPiece(Answer):
     """Data of a `token` event: choice `choice` (of arm `arm` in a comparison) goes on with `text`. id is null for last
-    characters that became certain only when the answer ended."""
+    characters that became certain only when the answer ended. flags: which of the request's flags are raised here."""
 
     arm: str | None = None
     choice: int
@@ -116,3 +119,4 @@ class TokenPiece(Answer):
     logprob: Measured | None = None
     top_logprobs: list[TopLogprob] | None = None
     readout: dict[str, Measured] | None = None
+    flags: list[int] | None = None
