@@ -221,6 +221,8 @@ class ScriptedEngine:
 
     async def unembed(self, residual: torch.Tensor) -> torch.Tensor:
         """See Engine.unembed: residuals times a fixed head, in which the planted direction says the word of `PLANTED_WORD`."""
+        if residual.shape[-1] != self.info.d_model:
+            raise InvalidRequest(f"residuals must be (token, {self.info.d_model})", param="residual")
         await self._pause(0)
         return residual @ scripted_head()
 

@@ -115,6 +115,25 @@ async def test_a_fit_comes_out_the_same_twice_with_progress(engine: Engine) -> N
         await engine.fit(replace(task, layer=engine.info.layer_count))
 
 
+async def test_residuals_become_logits_each_row_by_itself(engine: Engine) -> None:
+    residual = torch.randn(5, engine.info.d_model, generator=torch.Generator().manual_seed(1))
+    logits = await engine.unembed(residual)
+    assert (logits.shape, logits.dtype) == ((5, engine.info.vocab_size), torch.float32)
+    torch.testing.assert_close(await engine.unembed(residual[3:4]), logits[3:4], rtol=1e-4, atol=1e-4)
+    with pytest.raises(InvalidRequest):
+        await engine.unembed(residual[:, 1:])
+
+
+async def test_input_embeddings_stand_beside_the_activations(engine: Engine) -> None:
+    for position, count in (("last", 1), ("all", len(PROMPTS[0]))):
+        spec = CaptureSpec((0,), position, embeddings=True)  # type: ignore[arg-type]
+        (capture,) = await engine.capture([CapturePrompt(PROMPTS[0])], spec)
+        assert capture.embeddings is not None
+        assert capture.embeddings.shape == capture.activations.shape[1:] == (count, engine.info.d_model)
+    (without,) = await engine.capture([CapturePrompt(PROMPTS[0])], CaptureSpec((0,)))
+    assert without.embeddings is None
+
+
 async def test_what_cannot_be_is_refused(engine: Engine) -> None:
     with pytest.raises(ContextLengthExceeded):
         await run(engine, GenerationRequest(PROMPTS[0], SamplingParams(max_tokens=engine.info.context_length)))
