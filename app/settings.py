@@ -89,7 +89,7 @@ class Settings(BaseSettings):
     max_arms: Positive = Field(8, description="arms of a comparison")
     max_pairs: Positive = Field(10_000, description="pairs or texts of an extraction")
     max_texts: Positive = Field(2_000, description="texts of a readout or a map")
-    max_predictions: Positive = Field(100_000, description="predictions of a logit lens (tokens x layers x top_k)")
+    max_predictions: Positive = Field(50_000, description="predictions of a logit lens (tokens x layers x top_k)")
     max_activations: Positive = Field(64_000_000, description="numbers read from the model in one call")
     max_evaluation_answers: Positive = Field(10_000, description="answers one evaluation writes")
     max_page: Annotated[int, Field(ge=1, le=200)] = Field(200, description="entries of a page of a list")
