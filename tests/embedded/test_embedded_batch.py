@@ -121,11 +121,12 @@ def test_the_slow_reference_agrees(
 ) -> None:
     """One request, a plain hook, no cache, one position at a time: the first tokens of every steered row of the batch."""
     blocks = find_layout(plain_model).blocks
+    by_id = {vector.id: vector for vector in vectors.values()}  # a plan's spec names versions
     for request, outcome in zip(requests, together, strict=True):
         if request.plan.empty:
             continue
         prompt = engine.tokenizer.encode(request.prompt)
-        expected = Reference(plain_model, blocks, request.plan.spec, vectors).generate(prompt, REFERENCE_TOKENS)
+        expected = Reference(plain_model, blocks, request.plan.spec, by_id).generate(prompt, REFERENCE_TOKENS)
         assert outcome.tokens[:REFERENCE_TOKENS] == expected, request.plan.spec
 
 
