@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from steering.engine.transformers_engine import TransformersEngine
+from steering.model.loading import LoadedModel
 from tests.app.conftest import Server, StartServer, events_of, until
 from tests.fakes import ScriptedEngine
 from tests.steering.workflows.linear import GAIN, LinearEngine
@@ -160,6 +162,22 @@ async def test_a_cancelled_evaluation_frees_its_rows_and_keeps_nothing(start: St
     assert cancelled["status"] == "cancelled"
     assert server.engine.stats().running == 0
     assert (await server.client.get("/v1/vectors/mood")).json()["version"] == 1
+
+
+async def test_on_a_model_it_measures_doses_and_a_cancelled_one_frees_its_rows(
+    start: StartServer, tiny_loaded: LoadedModel
+) -> None:
+    server = await start(TransformersEngine(tiny_loaded))
+    directions = {"1": [1.0, -1.0] * 16}
+    assert (await server.client.post("/v1/vectors", json={"name": "mood", "directions": directions})).status_code == 201
+    found = await evaluated(server, {**DOSE, "strengths": [0.5, 1], "max_tokens": 8})
+    doses = [point["relative_dose"] for point in found["points"]]
+    assert doses[0] == 0.0 < doses[1] < doses[2]
+    body = {**DOSE, "prompts": ["the road"] * 40, "max_tokens": 200}
+    job = (await server.client.post("/v1/evaluations", json=body)).json()
+    await until(lambda: server.state.engine.stats().running > 4)
+    assert (await server.client.delete(f"/v1/jobs/{job['id']}")).json()["status"] == "cancelled"
+    await until(lambda: server.state.engine.stats().running == server.state.engine.stats().waiting == 0)
 
 
 async def test_starter_concepts_lend_their_prompts_and_conversations_may_be_asked(start: StartServer) -> None:
