@@ -2,7 +2,7 @@
 
 import random
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Protocol, TypeAlias
@@ -27,12 +27,17 @@ Turns: TypeAlias = Generator[int, None, FittedDirection]
 Work: TypeAlias = Generator[int, None, FittedDirection] | Generator[int, None, Tensor]
 
 
-class Scorer(Protocol):
-    """What a fit asks of the model; see GradientPass.score."""
+Measured: TypeAlias = tuple[Float[Tensor, "text"], Float[Tensor, "text d_model"]]
+"""A number a text, and its gradient by the direction."""
+Measure: TypeAlias = Callable[[Sequence[ScoredText], int, Direction], Measured]
 
-    def score(
-        self, texts: Sequence[ScoredText], layer: int, direction: Direction
-    ) -> tuple[Float[Tensor, "text"], Float[Tensor, "text d_model"]]: ...
+
+class Passes(Protocol):
+    """What a fit asks of the model; see GradientPass."""
+
+    def score(self, texts: Sequence[ScoredText], layer: int, direction: Direction) -> Measured: ...
+
+    def diverge(self, texts: Sequence[ScoredText], layer: int, direction: Direction) -> Measured: ...
 
 
 def check_task(task: FitTask, info: ModelInfo) -> None:
@@ -43,16 +48,18 @@ def check_task(task: FitTask, info: ModelInfo) -> None:
         )
     if not task.pairs:
         raise InvalidRequest("a direction is fitted on at least one pair", param="pairs")
-    for pair in task.pairs:
-        shorter, longer = sorted((len(pair.positive), len(pair.negative)))
-        if not 1 <= pair.start < shorter:
-            raise InvalidRequest(f"start {pair.start} leaves no token to score in a text of {shorter}", param="pairs")
-        limit = min(LONGEST, info.context_length)
-        if longer > limit:
-            raise LimitExceeded(f"a text has {longer} tokens; at most {limit} can be fitted on", param="pairs")
+    limit = min(LONGEST, info.context_length)
+    spans = [(pair.start, ids) for pair in task.pairs for ids in (pair.positive, pair.negative)]
+    for start, ids in [*spans, *((text.start, text.ids) for text in task.neutral)]:
+        if not 1 <= start < len(ids):
+            raise InvalidRequest(f"start {start} leaves no token to score in a text of {len(ids)}", param="pairs")
+        if len(ids) > limit:
+            raise LimitExceeded(f"a text has {len(ids)} tokens; at most {limit} can be fitted on", param="pairs")
     low, high = task.strengths
     if not 0.0 < low <= high < float("inf"):
         raise InvalidRequest(f"strengths must lie above 0, low to high, got {low} to {high}", param="strengths")
+    if not 0.0 <= task.caution < float("inf"):
+        raise InvalidRequest(f"caution must be finite and not negative, got {task.caution}", param="caution")
     for name in ("amount", "learning_rate", "steps", "batch"):
         value = getattr(task, name)
         if not (isfinite(value) and value > 0):
@@ -66,7 +73,7 @@ def check_task(task: FitTask, info: ModelInfo) -> None:
             )
 
 
-def turns(task: FitTask, passes: Scorer, d_model: int, tokens: int) -> Turns:
+def turns(task: FitTask, passes: Passes, d_model: int, tokens: int) -> Turns:
     """The whole fit, one piece of at most `tokens` positions (or one text) a turn; yields the number of finished steps.
 
     The pieces depend on the task alone, so the same task gives the same direction whoever else is served meanwhile.
@@ -75,17 +82,23 @@ def turns(task: FitTask, passes: Scorer, d_model: int, tokens: int) -> Turns:
     direction = _initial(task, d_model)
     descent = SphereDescent(task.learning_rate, task.steps)
     texts = [ScoredText(ids, pair.start, 0.0) for pair in task.pairs for ids in (pair.positive, pair.negative)]
-    plain, _ = yield from _scored(texts, task, passes, direction, tokens, 0)
-    order, losses = _endless(len(task.pairs), rng), list[float]()
+    plain, _ = yield from _measured(passes.score, texts, task.layer, direction, tokens, 0)
+    pairs, others, losses = _endless(len(task.pairs), rng), _endless(len(task.neutral), rng), list[float]()
     for step in range(task.steps):
-        drawn = [(next(order), rng.uniform(*task.strengths)) for _ in range(task.batch)]
+        drawn = [(next(pairs), rng.uniform(*task.strengths)) for _ in range(task.batch)]
         texts, unsteered = _steered(task, drawn, plain)
-        likelihoods, gradients = yield from _scored(texts, task, passes, direction, tokens, step)
-        scored = torch.tensor([float(text.scored) for text in texts])
-        loss, slopes = preference(Likelihoods(likelihoods, unsteered, scored))
-        direction = descent.step(direction, slopes @ gradients)
+        likelihoods, slopes = yield from _measured(passes.score, texts, task.layer, direction, tokens, step)
+        lengths = torch.tensor([float(text.scored) for text in texts])
+        loss, weights = preference(Likelihoods(likelihoods, unsteered, lengths))
+        gradient = weights @ slopes
+        if task.neutral:
+            texts = [_bystander(task, next(others), rng) for _ in range(max(1, task.batch // 2))]
+            damage, slopes = yield from _measured(passes.diverge, texts, task.layer, direction, tokens, step)
+            loss += task.caution * float(damage.mean())
+            gradient = gradient + task.caution * slopes.mean(0)
+        direction = descent.step(direction, gradient)
         losses.append(loss)
-        yield step + 1
+    yield task.steps
     return FittedDirection(direction, tuple(losses))
 
 
@@ -97,8 +110,8 @@ def _initial(task: FitTask, d_model: int) -> Direction:
 
 
 def _endless(count: int, rng: random.Random) -> Iterator[int]:
-    """Every pair once in random order, then again in another."""
-    while True:
+    """Every index once in random order, then again in another."""
+    while count:
         yield from rng.sample(range(count), count)
 
 
@@ -120,18 +133,22 @@ def _steered(
     return texts, plain[rows]
 
 
-def _scored(
-    texts: Sequence[ScoredText], task: FitTask, passes: Scorer, direction: Direction, tokens: int, step: int
-) -> Generator[int, None, tuple[Float[Tensor, "text"], Float[Tensor, "text d_model"]]]:
-    """Likelihoods and gradients of the texts in their order, a piece a turn; the turn of the last piece goes on."""
-    likelihoods = torch.zeros(len(texts))
+def _bystander(task: FitTask, index: int, rng: random.Random) -> ScoredText:
+    """A neutral text, with a strength of either sign."""
+    neutral = task.neutral[index]
+    return ScoredText(neutral.ids, neutral.start, rng.choice((-1.0, 1.0)) * rng.uniform(*task.strengths) * task.amount)
+
+
+def _measured(
+    measure: Measure, texts: Sequence[ScoredText], layer: int, direction: Direction, tokens: int, done: int
+) -> Generator[int, None, Measured]:
+    """What `measure` says of the texts, in their order; a turn before every piece. done: steps that are finished."""
+    values = torch.zeros(len(texts))
     gradients = torch.zeros(len(texts), len(direction))
-    pieces = _pieces(texts, tokens)
-    for number, rows in enumerate(pieces):
-        if number:
-            yield step
-        likelihoods[rows], gradients[rows] = passes.score([texts[row] for row in rows], task.layer, direction)
-    return likelihoods, gradients
+    for rows in _pieces(texts, tokens):
+        yield done
+        values[rows], gradients[rows] = measure([texts[row] for row in rows], layer, direction)
+    return values, gradients
 
 
 def _pieces(texts: Sequence[ScoredText], tokens: int) -> list[list[int]]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from steering.engine.base import FitTask, FittedDirection, GenerationRequest, TokenPair
+from steering.engine.base import FitTask, FittedDirection, GenerationRequest, NeutralText, TokenPair
 from steering.engine.gradient_pass import ScoredText
 from steering.engine.transformers_engine import TransformersEngine
 from steering.errors import EngineDead, InvalidRequest, LimitExceeded, NonfiniteActivations
@@ -64,6 +64,18 @@ async def test_the_loss_falls_and_the_direction_prefers_both_ways(hf_byte_tokeni
     assert sum(fitted.losses[-5:]) < sum(fitted.losses[:5])
     assert ratio(fitted, 1.0) > 1.0
     assert ratio(fitted, -1.0) < -1.0
+
+
+async def test_neutral_texts_are_spared_as_far_as_caution_goes(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    texts = (b"The kettle stands on the stove", b"A list of rivers", b"Two and two make four", b"The bus leaves at ten")
+    neutral = tuple(NeutralText(tuple(text), 5) for text in texts)
+    shown = [ScoredText(text.ids, text.start, TASK.amount) for text in neutral]
+    damage = []
+    for caution in (0.0, 30.0):
+        fitted = await fit(replace(TASK, neutral=neutral, caution=caution), hf_byte_tokenizer)
+        with runner_over(FAMILIES["llama"]()) as runner:
+            damage.append(float(runner.gradients.diverge(shown, TASK.layer, fitted.direction)[0].mean()))
+    assert damage[1] < 0.7 * damage[0]
 
 
 async def test_an_initial_direction_is_where_it_starts(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
@@ -165,6 +177,8 @@ async def test_closing_the_engine_ends_fits(hf_byte_tokenizer: PreTrainedTokeniz
     ("change", "said"),
     [
         ({"layer": 3}, "layer 3"),
+        ({"neutral": (NeutralText((1, 2), 2),)}, "start 2"),
+        ({"caution": -1.0}, "caution"),
         ({"layer": -1}, "layer -1"),
         ({"pairs": ()}, "at least one pair"),
         ({"pairs": (TokenPair((1, 2), (1, 3), 0),)}, "start 0"),

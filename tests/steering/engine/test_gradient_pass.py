@@ -36,8 +36,8 @@ def direction_of(seed: int = 0) -> torch.Tensor:
     return direction / direction.norm()
 
 
-def plain_likelihood(family: str, text: ScoredText, direction: torch.Tensor) -> float:
-    """One text alone, by transformers as it comes."""
+def plain_logprobs(family: str, text: ScoredText, direction: torch.Tensor) -> torch.Tensor:
+    """(position, vocab) of one text alone, by transformers as it comes."""
     model = FAMILIES[family]()
 
     def add(_module: object, _arguments: object, output: object) -> object:
@@ -49,7 +49,20 @@ def plain_likelihood(family: str, text: ScoredText, direction: torch.Tensor) -> 
     with torch.no_grad():
         logprobs = torch.log_softmax(model(input_ids=torch.tensor([text.ids])).logits[0], dim=-1)
     handle.remove()
+    return logprobs
+
+
+def plain_likelihood(family: str, text: ScoredText, direction: torch.Tensor) -> float:
+    """The sum over the scored tokens."""
+    logprobs = plain_logprobs(family, text, direction)
     return float(sum(logprobs[at - 1, text.ids[at]] for at in range(text.start, len(text.ids))))
+
+
+def plain_divergence(family: str, text: ScoredText, direction: torch.Tensor) -> float:
+    """Mean KL(steered || unsteered) over the predictions of the scored tokens."""
+    steered, plain = plain_logprobs(family, text, direction), plain_logprobs(family, text, 0.0 * direction)
+    divergence = (steered.exp() * (steered - plain)).sum(1)
+    return float(divergence[text.start - 1 : len(text.ids) - 1].mean())
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -63,15 +76,25 @@ def test_likelihoods_equal_plain_transformers(family: str) -> None:
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "bloom"])
+def test_divergences_equal_plain_transformers(family: str) -> None:
+    direction = direction_of()
+    expected = [plain_divergence(family, text, direction) for text in TEXTS]
+    with runner_over(FAMILIES[family]()) as runner:
+        found, _ = runner.gradients.diverge(TEXTS, LAYER, direction)
+    torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("measure", ["score", "diverge"])
 @pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "gpt2", "bloom", "qwen3"])
-def test_gradients_are_the_slopes(family: str) -> None:
-    """A small turn of the direction changes each text's likelihood by the gradient times the turn, row by row."""
+def test_gradients_are_the_slopes(family: str, measure: str) -> None:
+    """A small turn of the direction changes each text's number by the gradient times the turn, row by row."""
     model = FAMILIES[family]().to(torch.float64)
     direction, turn = direction_of(), 1e-2 * direction_of(1)
     with runner_over(model) as runner:
-        _, gradients = runner.gradients.score(TEXTS, LAYER, direction)
-        up, _ = runner.gradients.score(TEXTS, LAYER, direction + turn)
-        down, _ = runner.gradients.score(TEXTS, LAYER, direction - turn)
+        ask = getattr(runner.gradients, measure)
+        _, gradients = ask(TEXTS, LAYER, direction)
+        up, down = ask(TEXTS, LAYER, direction + turn)[0], ask(TEXTS, LAYER, direction - turn)[0]
     torch.testing.assert_close(gradients @ turn, (up - down) / 2, rtol=2e-2, atol=2e-4)
 
 
