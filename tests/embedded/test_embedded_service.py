@@ -51,7 +51,7 @@ def read_back(client: Client, texts: Sequence[str], vector: str = "sentiment") -
     return fmean(layer.mean for text in found for layer in text.readout[vector].values())
 
 
-def greedy(client: Client, question: str, count: int = 24, **steering: Any) -> Any:
+def greedy(client: Client, question: str, count: int = 16, **steering: Any) -> Any:
     return client.generate(messages=asked(question), max_tokens=count, temperature=0.0, **steering)
 
 
@@ -135,7 +135,7 @@ def test_dose_moves_the_text_step_by_step(client: Client, sentiment: VectorAnswe
         def answered(question: str) -> list[str]:
             answer = client.generate(
                 messages=asked(question), steering=[{"vector": sentiment.id, "strength": strength}],
-                max_tokens=40, temperature=0.7, n=4, seed=1,
+                max_tokens=32, temperature=0.7, n=4, seed=1,
             )  # fmt: skip
             return [choice.text for choice in answer.choices]
 
