@@ -135,7 +135,7 @@ def test_dose_moves_the_text_step_by_step(client: Client, sentiment: VectorAnswe
         def answered(question: str) -> list[str]:
             answer = client.generate(
                 messages=asked(question), steering=[{"vector": sentiment.id, "strength": strength}],
-                max_tokens=32, temperature=0.7, n=4, seed=1,
+                max_tokens=32, temperature=0.7, top_k=50, n=4, seed=1,
             )  # fmt: skip
             return [choice.text for choice in answer.choices]
 
