@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     """0, or 1 when our own engine failed."""
     options = parsed(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no side is left standing
     console = Console(width=None if sys.stdout.isatty() else 200)
     effort = QUICK if options.quick else FULL
     if options.markdown:
