@@ -43,6 +43,10 @@ def extract(  # noqa: PLR0913, PLR0917 - one option a field
     holdout: Annotated[float, typer.Option(help="Share of the topics kept from the fit, to prove it on.")] = 0.3,
     seed: Annotated[int, typer.Option(help="Which topics are held out.")] = 0,
     description: Annotated[str, typer.Option(help="What the vector is about.")] = "",
+    steps: Annotated[int | None, typer.Option(help="Method trained: how often the direction is changed.")] = None,
+    caution: Annotated[
+        float | None, typer.Option(help="Method trained: how much neutral answers are spared; 0 for not at all.")
+    ] = None,
     url: Url = LOCAL,
     key: Key = None,
 ) -> None:
@@ -55,6 +59,7 @@ def extract(  # noqa: PLR0913, PLR0917 - one option a field
         "holdout": holdout,
         "seed": seed,
         "description": description,
+        **_training(steps, caution),
     }
     with client_of(url, key) as client:
         made = followed(client, client.start_extraction(name, **options))
@@ -74,6 +79,12 @@ def _source(concept: str | None, pairs: Path | None, trait: str | None, opposite
         with pairs.open(encoding="utf-8") as lines:
             return {"pairs": _pairs(read_pairs(lines, pairs.name))}
     return {"describe": {"trait": trait, "opposite": opposite}}
+
+
+def _training(steps: int | None, caution: float | None) -> dict[str, Any]:
+    """`training` with what was said of it; nothing where nothing was."""
+    said = {name: value for name, value in (("steps", steps), ("caution", caution)) if value is not None}
+    return {"training": said} if said else {}
 
 
 def _pairs(found: PairSet) -> list[dict[str, Any]]:

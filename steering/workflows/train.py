@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from steering.engine.base import Engine, FitTask, FittedDirection, TokenPair
+from steering.engine.base import Engine, FitTask, FittedDirection
 from steering.errors import InvalidRequest
 from steering.extraction import METHODS, Direction
 from steering.extraction.card import best_layer
 from steering.extraction.orientation import orient
-from steering.pairs import PairSet, Split, split
+from steering.pairs import Split, split
 from steering.quality import Recommended
 from steering.vectors import ConceptVector, check_name
 from steering.workflows.extract import (
@@ -26,6 +26,7 @@ from steering.workflows.extract import (
     read_pairs,
 )
 from steering.workflows.progress import Progress, silent
+from steering.workflows.training_texts import neutral_texts, token_pairs
 
 TRAINED = "trained"
 """The name of the method, beside those of METHODS."""
@@ -35,12 +36,13 @@ START = "mean_difference"
 
 @dataclass(frozen=True, slots=True)
 class TrainingSettings:
-    """See FitTask. strengths: in natural scales of the mean difference at the layer."""
+    """See FitTask. strengths: in natural scales of the mean difference at the layer. caution: 0 for no neutral texts."""
 
     steps: int = 100
     batch: int = 4
     learning_rate: float = 0.1
     strengths: tuple[float, float] = (0.25, 1.0)
+    caution: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,14 +75,24 @@ async def train(
     total = reading + chosen.steps * (1 if request.layers == "all" else len(layers))
     read = await read_pairs(engine, request, layers, total, report)
     starts, left_out = await asyncio.to_thread(_starts, request, layers, read, division)
-    token_pairs = await asyncio.to_thread(_token_pairs, engine, request.pairs, division)
+    pairs = await token_pairs(engine, request.pairs, division.fit_positive)
+    report(reading, total, "writing neutral answers")
+    neutral = await neutral_texts(engine, request.seed) if chosen.caution > 0.0 else ()
     trained: dict[int, _Layer] = {}
     for layer in _to_train(engine, request, starts):
         start, done = starts[layer][0], reading + chosen.steps * len(trained)
         said = f"training layer {layer}"
         report(done, total, said)
         fitted = await engine.fit(
-            _task(token_pairs, layer, start, chosen, request.seed),
+            FitTask(
+                pairs=pairs,
+                layer=layer,
+                amount=start.scale,
+                neutral=neutral,
+                initial=start.vector,
+                seed=request.seed,
+                **asdict(chosen),
+            ),
             progress=lambda steps, _, done=done, said=said: report(done + steps, total, said),  # type: ignore[misc]
         )
         trained[layer] = _Layer(start, fitted)
@@ -119,37 +131,6 @@ def _to_train(engine: Engine, request: ExtractionRequest, starts: Fits) -> tuple
     if request.layers != "all":
         return tuple(starts)
     return (best_layer({layer: quality for layer, (_, quality) in starts.items()}, engine.info.layer_count),)
-
-
-def _token_pairs(engine: Engine, pairs: PairSet, division: Split) -> tuple[TokenPair, ...]:
-    """The pairs to fit on, as token ids. What both texts open with is given; scored is what comes after."""
-    found = []
-    for index in division.fit_positive:
-        positive, negative = (engine.tokenizer.encode(side[index]) for side in (pairs.positive, pairs.negative))
-        shorter = min(len(positive), len(negative))
-        if positive == negative or shorter < 2:
-            continue
-        differs = next((i for i in range(shorter) if positive[i] != negative[i]), shorter)
-        found.append(TokenPair(positive, negative, min(max(differs, 1), shorter - 1)))
-    if not found:
-        raise InvalidRequest(
-            "no pair is left to train on: the texts of each are equal, or one token long", param="pairs"
-        )
-    return tuple(found)
-
-
-def _task(pairs: tuple[TokenPair, ...], layer: int, start: Direction, settings: TrainingSettings, seed: int) -> FitTask:
-    return FitTask(
-        pairs=pairs,
-        layer=layer,
-        amount=start.scale,
-        initial=start.vector,
-        steps=settings.steps,
-        batch=settings.batch,
-        learning_rate=settings.learning_rate,
-        strengths=settings.strengths,
-        seed=seed,
-    )
 
 
 def _vector(

@@ -143,6 +143,18 @@ def test_a_bad_line_of_a_file_of_pairs_is_named(steer: Steer, tmp_path: Path) ->
     assert "line 2" in told
 
 
+def test_a_trained_vector_takes_its_settings(steer: Steer, tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("\n".join(json.dumps({"positive": f"good {i}", "negative": f"bad {i}"}) for i in range(6)))
+    trained = ("extract", "mood", "--pairs", str(file), "--method", "trained", "--steps", "3", "--caution", "0")
+    steer(*trained)
+    said, _ = steer("vectors", "show", "mood", "--json")
+    training = json.loads(said)["provenance"]["training"]
+    assert (training["steps"], training["caution"]) == (3, 0.0)
+    _, told = steer("extract", "mood", "--pairs", str(file), "--steps", "3", code=1)
+    assert "training" in told
+
+
 def test_a_job_that_fails_is_told(steer: Steer, tmp_path: Path) -> None:
     file = tmp_path / "pairs.jsonl"
     file.write_text('{"positive": "good", "negative": "bad"}\n')

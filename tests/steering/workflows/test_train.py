@@ -15,6 +15,7 @@ from steering.pairs import PairSet, split
 from steering.quality import QualityCard
 from steering.workflows.extract import ExtractionRequest, dataset_digest, extract
 from steering.workflows.train import TRAINED, TrainingSettings, train
+from steering.workflows.training_texts import NEUTRAL, neutral_texts, token_pairs
 from tests.engines import family_engine
 
 from .linear import LAYERS, PLANTED_LAYERS, LinearEngine
@@ -77,9 +78,8 @@ async def test_only_fitted_pairs_are_trained_on_from_where_their_texts_differ(en
     await train(engine, request_, SETTINGS)
     division = split(request_.pairs, request_.holdout, request_.seed)
     (task,) = engine.tasks
-    texts = [(engine.tokenizer.encode(p), engine.tokenizer.encode(n)) for p, n in request_.pairs]
-    assert [(pair.positive, pair.negative) for pair in task.pairs] == [texts[i] for i in division.fit_positive]
-    assert {pair.start for pair in task.pairs} == {3}  # the opening mark and two words are the same
+    assert task.pairs == await token_pairs(engine, request_.pairs, division.fit_positive)
+    assert len(task.pairs) == len(division.fit_positive) < len(request_.pairs)
     assert (task.steps, task.batch, task.strengths, task.seed) == (5, 2, SETTINGS.strengths, request_.seed)
 
 
@@ -103,6 +103,7 @@ async def test_provenance_tells_how_it_was_trained(engine, request_):
     assert (said["method"], said["dataset"]) == (TRAINED, dataset_digest(request_.pairs))
     training = said["training"]
     assert (training["steps"], training["strengths"]) == (5, list(SETTINGS.strengths))
+    assert training["caution"] == SETTINGS.caution
     assert training["loss"] == {str(engine.tasks[0].layer): [1.0, pytest.approx(0.6)]}
     assert QualityCard.from_dict(json.loads(json.dumps(vector.quality.to_dict()))) == vector.quality
 
@@ -113,12 +114,12 @@ async def test_a_direction_that_reads_the_wrong_way_round_is_refused(request_):
         await train(TrainableEngine(lambda task: -engine.concept), request_, SETTINGS)
 
 
-async def test_texts_that_share_their_first_word_or_nothing(engine):
-    pairs = PairSet(
-        ("lovely day", "the road warm", "glad", "kind road kind"), ("grim day", "the road cold", "sad", "cruel")
-    )
-    await train(engine, ExtractionRequest("short", pairs, position="last", holdout=0.0, layers=(1,)), SETTINGS)
-    assert [pair.start for pair in engine.tasks[0].pairs] == [1, 3, 1, 1]
+@pytest.mark.parametrize(("caution", "spared"), [(0.0, 0), (2.5, NEUTRAL)])
+async def test_neutral_answers_are_spared_unless_caution_is_0(engine, request_, caution, spared):
+    await train(engine, request_, replace(SETTINGS, caution=caution))
+    (task,) = engine.tasks
+    assert (len(task.neutral), task.caution) == (spared, caution)
+    assert task.neutral == (await neutral_texts(LinearEngine(), request_.seed))[:spared]
 
 
 async def test_conversations_share_their_question(engine):
