@@ -90,6 +90,7 @@ class _Api:
     get_vector = _Method(vectors.get_vector)
     get_directions = _Method(vectors.get_directions)
     export_vector = _Method(vectors.export_vector)
+    export_control_vector = _Method(vectors.export_control_vector)
     export_vector_words = _Method(vectors.export_vector_words)
     similar_vectors = _Method(vectors.similar_vectors)
     describe_vector = _Method(vectors.describe_vector)

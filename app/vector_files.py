@@ -1,16 +1,15 @@
 """Vectors in and out as files, and beside each other."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from statistics import fmean
-from tempfile import TemporaryDirectory
 
 from starlette.responses import Response
 
-from app.commands import control_vector
+from app.answers import vector_export
+from app.control_vector import control_vector
 from app.schemas.base import by_layer
 from app.schemas.vectors import SimilarAnswer, SimilarVector
-from steering.errors import UnsupportedParameter, VectorModelMismatch
+from steering.errors import InvalidRequest, UnsupportedParameter, VectorModelMismatch
 from steering.layer_choice import check_model
 from steering.model.info import ModelInfo
 from steering.store.base import Store, VectorFilter
@@ -32,26 +31,38 @@ def import_file(content: bytes, name: str | None, info: ModelInfo) -> ConceptVec
     return vector
 
 
-def export_file(vector: ConceptVector, form: str) -> Response:
-    """The vector as one file. Raises UnsupportedParameter for a format that is not offered."""
-    writers: Mapping[str, Callable[[ConceptVector], bytes]] = {"safetensors": encode, "gguf": _control_vector}
+def export_file(vector: ConceptVector, form: str, layers: str | None) -> Response:
+    """The vector as one file. Raises UnsupportedParameter for a format that is not offered, InvalidRequest for `layers`
+    where they cannot be chosen or the vector has none such."""
+    writers: Mapping[str, Callable[[], bytes]] = {
+        "safetensors": lambda: encode(vector),
+        "gguf": lambda: _control_vector(vector, layers or "recommended"),
+        "json": lambda: vector_export(vector).model_dump_json().encode(),
+    }
     if form not in writers:
         raise UnsupportedParameter("format must be 'safetensors', 'gguf' or 'json'", param="format")
+    if layers is not None and form != "gguf":
+        raise InvalidRequest(f"layers are chosen for format 'gguf' only; {form} holds them all", param="layers")
     return Response(
-        writers[form](vector),
-        media_type="application/octet-stream",
+        writers[form](),
+        media_type="application/json" if form == "json" else "application/octet-stream",
         headers={"Content-Disposition": f'attachment; filename="{vector.name}-{vector.version}.{form}"'},
     )
 
 
-def _control_vector(vector: ConceptVector) -> bytes:
-    """A llama.cpp control vector: every layer but 0, for which llama.cpp has no place, at its natural scale."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "vector.gguf"
-        scales = {layer: entry.scale for layer, entry in vector.layers.items()}
-        directions = {layer: entry.direction.tolist() for layer, entry in vector.layers.items()}
-        control_vector.write(path, directions, scales, vector.model)
-        return path.read_bytes()
+def _control_vector(vector: ConceptVector, layers: str) -> bytes:
+    """A llama.cpp control vector. Layer 0, for which llama.cpp has no place, is left out unless it was named."""
+    if layers in ("all", "recommended"):
+        known = vector.layers if layers == "all" else vector.recommended_layers()
+        chosen = [layer for layer in known if layer > 0]
+    else:
+        chosen = [int(layer) for layer in layers.split(",")]
+    missing = sorted(set(chosen) - set(vector.layers))
+    if missing:
+        raise InvalidRequest(f"{vector.id} has layers {sorted(vector.layers)}, not {missing}", param="layers")
+    entries = {layer: vector.layers[layer] for layer in chosen}
+    directions = {layer: entry.direction.tolist() for layer, entry in entries.items()}
+    return control_vector(directions, {layer: entry.scale for layer, entry in entries.items()}, vector.model)
 
 
 async def similar_vectors(store: Store, vector: ConceptVector) -> SimilarAnswer:

@@ -97,6 +97,14 @@ def export_vector(name: str) -> Call[bytes]:
     return Call("GET", at("/v1/vectors/{}/export", name), whole, query={"format": "safetensors"})
 
 
+def export_control_vector(
+    name: str, layers: Literal["recommended", "all"] | Sequence[int] = "recommended"
+) -> Call[bytes]:
+    """The vector as a llama.cpp control vector (GGUF). llama.cpp adds every direction in the file at its scale."""
+    chosen = layers if isinstance(layers, str) else ",".join(map(str, layers))
+    return Call("GET", at("/v1/vectors/{}/export", name), whole, query={"format": "gguf", "layers": chosen})
+
+
 def export_vector_words(name: str) -> Call[VectorExport]:
     """The vector in words, its numbers included."""
     return Call("GET", at("/v1/vectors/{}/export", name), model(VectorExport), query={"format": "json"})

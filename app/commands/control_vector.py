@@ -1,49 +1,18 @@
-"""GGUF control vectors as llama.cpp reads them: written here, read only in a process of its own under limits.
+"""Reads llama.cpp control vectors, in a process of its own under limits. app/control_vector.py says what the file means.
 
-Tensor `direction.L` (float32, 1-D) is added to the residual after llama.cpp's zero-based block L at every position, so L
-is our layer L. llama.cpp has no place for block 0. A direction is written at its natural scale: llama.cpp's scale 1 is our
-strength 1, and an imported direction's length becomes its natural scale.
+A direction's length becomes its natural scale.
 """
 
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from gguf import GGUFWriter
-
 from steering.errors import InvalidRequest
 
-ARCHITECTURE = "controlvector"
 SECONDS = 20.0
 """Longest time a file may take to read. The gguf package does not return from some damaged files."""
-
-
-def write(
-    path: Path, directions: Mapping[int, Sequence[float]], scales: Mapping[int, float], model_hint: str
-) -> tuple[int, ...]:
-    """The layers written, ascending. directions: unit, (d_model,) each. Raises InvalidRequest when only layer 0 is left."""
-    layers = tuple(sorted(layer for layer in directions if layer > 0))
-    if not layers:
-        raise InvalidRequest(
-            "llama.cpp applies control vectors from its second block on, so layer 0 alone cannot be written; "
-            "choose other layers",
-            param="layers",
-        )
-    writer = GGUFWriter(path, ARCHITECTURE)
-    writer.add_string(f"{ARCHITECTURE}.model_hint", model_hint)
-    writer.add_uint32(f"{ARCHITECTURE}.layer_count", len(layers))
-    for layer in layers:
-        values = np.asarray(directions[layer], dtype=np.float32) * np.float32(scales[layer])
-        writer.add_tensor(f"direction.{layer}", values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return layers
 
 
 def read(path: Path, seconds: float = SECONDS) -> dict[str, list[float]]:

@@ -6,11 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
+from app.client import Client
 from app.commands import control_vector
 from app.commands.following import followed
 from app.commands.tables import card_lines, card_table, vectors_table
 from app.commands.terminal import LOCAL, AsJson, Key, Url, client_of, complaints, console, layers_of, print_json, shown
-from app.schemas.vectors import VectorAnswer, VectorExport
+from app.schemas.vectors import VectorAnswer
 from steering.concepts.loader import read_pairs
 from steering.pairs import PairSet
 from steering.pairs import Text as PairText
@@ -145,35 +146,30 @@ def export(
     url: Url = LOCAL,
     key: Key = None,
 ) -> None:
-    """Write a vector to a file."""
+    """Write a vector to a file. A control vector leaves out layer 0, for which llama.cpp has no place."""
     path = output or Path(f"{name.replace('@', '-')}.{form.value}")
+    if form is not Format.GGUF and layers != "recommended":
+        raise typer.BadParameter("a choice for --format gguf only", param_hint="--layers")
     with client_of(url, key) as client:
         if form is Format.SAFETENSORS:
             path.write_bytes(client.export_vector(name))
+        elif form is Format.JSON:
+            path.write_text(client.export_vector_words(name).model_dump_json(indent=2), encoding="utf-8")
         else:
-            words = client.export_vector_words(name)
-            if form is Format.JSON:
-                path.write_text(words.model_dump_json(indent=2), encoding="utf-8")
-            else:
-                _write_control_vector(path, words, layers)
+            path.write_bytes(_control_vector(client, name, layers))
     console.print(shown(f"wrote {path}"))
 
 
-def _write_control_vector(path: Path, words: VectorExport, layers: str) -> None:
+def _control_vector(client: Client, name: str, layers: str) -> bytes:
     wanted = layers_of(layers)
-    chosen = words.recommended.layers if wanted == "recommended" else words.layers if wanted == "all" else wanted
-    missing = sorted(set(chosen) - set(words.layers))
-    if isinstance(chosen, dict) or missing:
-        raise typer.BadParameter(f"the vector has layers {words.layers}", param_hint="--layers")
-    written = control_vector.write(
-        path,
-        {layer: words.directions[str(layer)] for layer in chosen},
-        {layer: words.scale[str(layer)] for layer in chosen},
-        words.model,
-    )
-    if 0 in chosen:
+    if isinstance(wanted, dict):
+        raise typer.BadParameter("expected recommended, all or 12,13", param_hint="--layers")
+    content = client.export_control_vector(name, wanted)
+    vector = client.get_vector(name)
+    if 0 in (vector.recommended.layers if wanted == "recommended" else vector.layers):
         complaints.print("layer 0 was left out: llama.cpp has no place for it", style="yellow")
-    console.print(f"layers {', '.join(map(str, written))}; llama.cpp's scale 1 is strength 1 here")
+    console.print("llama.cpp's scale 1 is strength 1 here")
+    return content
 
 
 @vectors.command("import")

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from app.answers import directions, vector_answer, vector_export
+from app.answers import directions, vector_answer
 from app.deps import EngineDep, StateDep, StoreDep, vector_at, vector_named
 from app.door import BinaryRoute, DoorRoute, UploadRoute
 from app.intake import check_limit
@@ -90,10 +90,7 @@ async def read_directions(
 async def export(name: str, query: Annotated[ExportQuery, Query()], store: StoreDep) -> Response:
     """The vector as a file."""
     vector = await vector_at(store, name, query.version)
-    if query.format == "json":
-        text = await asyncio.to_thread(lambda: vector_export(vector).model_dump_json())
-        return Response(text, media_type="application/json")
-    return await asyncio.to_thread(export_file, vector, query.format)
+    return await asyncio.to_thread(export_file, vector, query.format, query.layers)
 
 
 @router.get("/v1/vectors/{name}/similar")

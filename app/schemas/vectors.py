@@ -68,9 +68,13 @@ class DirectionsQuery(VersionQuery):
 
 
 class ExportQuery(VersionQuery):
-    """safetensors: one file, as import takes it. gguf: a llama.cpp control vector. json: everything in words."""
+    """safetensors: one file, as import takes it. gguf: a llama.cpp control vector. json: everything in words.
+
+    layers: for gguf, `recommended` (default), `all` or `12,13`; llama.cpp adds every direction in the file.
+    """
 
     format: str = "safetensors"
+    layers: Annotated[str, Field(pattern=r"^(recommended|all|[0-9]{1,4}(,[0-9]{1,4}){0,511})$")] | None = None
 
 
 class ImportQuery(Request):

@@ -8,8 +8,8 @@ import pytest
 
 from app.cli import main
 from app.client import Client
-from app.commands import control_vector
 from app.commands.serving import settings_of
+from app.control_vector import control_vector
 from tests.app.conftest import D_MODEL
 from tests.app.running import running
 
@@ -57,6 +57,8 @@ def steer(address: str, capsys: pytest.CaptureFixture[str]) -> Steer:
         ("extract", "a", "--concept", "b", "--trait", "c", "--opposite", "d"),
         ("extract", "a", "--trait", "c"),
         ("vectors", "export", "calm", "--format", "pickle"),
+        ("vectors", "export", "calm", "--layers", "all"),
+        ("vectors", "export", "calm", "--format", "gguf", "--layers", "1:2"),
     ],
 )
 def test_a_wrong_use_is_told_and_ends_with_2(steer: Steer, arguments: tuple[str, ...]) -> None:
@@ -165,9 +167,9 @@ def test_a_job_that_fails_is_told(steer: Steer, tmp_path: Path) -> None:
 def test_a_vector_goes_out_and_comes_in_unchanged_in_every_format(steer: Steer, address: str, tmp_path: Path) -> None:
     with Client(address) as client:
         before = client.export_vector_words("calm")
-        for form in ("safetensors", "gguf"):
+        for form, chosen in (("safetensors", ()), ("gguf", ("--layers", "all"))):
             file = tmp_path / f"calm.{form}"
-            steer("vectors", "export", "calm", "-o", str(file), "--format", form, "--layers", "all")
+            steer("vectors", "export", "calm", "-o", str(file), "--format", form, *chosen)
             steer("vectors", "import", str(file), "--name", f"from-{form}")
             after = client.export_vector_words(f"from-{form}")
             for layer in after.layers:
@@ -181,7 +183,7 @@ def test_a_vector_goes_out_and_comes_in_unchanged_in_every_format(steer: Steer, 
 
 def test_a_control_vector_needs_a_name_when_it_comes_in(steer: Steer, tmp_path: Path) -> None:
     file = tmp_path / "v.gguf"
-    control_vector.write(file, {1: [1.0] * D_MODEL}, {1: 1.0}, "m")
+    file.write_bytes(control_vector({1: [1.0] * D_MODEL}, {1: 1.0}, "m"))
     steer("vectors", "import", str(file), code=2)
 
 

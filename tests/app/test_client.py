@@ -106,6 +106,8 @@ def test_a_vector_is_registered_read_described_combined_carried_out_and_in_and_d
     assert sum_of_both.layers == [1]
     assert {found.id for found in client.similar_vectors("calm").data} == {"glad@1", "both@1"}
     again = client.import_vector(client.export_vector("calm"), name="copy")
+    assert client.export_control_vector("calm", "all").startswith(b"GGUF")
+    assert len(client.export_control_vector("calm", [1])) < len(client.export_control_vector("calm", [1, 2]))
     assert client.export_vector_words("copy").directions == client.export_vector_words("calm").directions
     assert again.scale == made.scale
     client.delete_vector("copy")

@@ -8,29 +8,31 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 
-from app.commands import control_vector
+from app import control_vector
+from app.commands import control_vector as reading
 from steering.errors import InvalidRequest
 
 
 def test_a_control_vector_is_what_llama_cpp_reads_and_its_tensors_are_ours(tmp_path: Path) -> None:
     file = tmp_path / "v.gguf"
     unit = [0.6, 0.8, 0.0, 0.0]
-    assert control_vector.write(file, {0: unit, 3: unit, 12: unit}, {0: 1.0, 3: 2.0, 12: 0.5}, "llama") == (3, 12)
+    file.write_bytes(control_vector.control_vector({12: unit, 3: unit}, {3: 2.0, 12: 0.5}, "llama"))
     reader = GGUFReader(file)
     fields = {name: field.contents() for name, field in reader.fields.items()}
     assert fields["general.architecture"] == "controlvector"
     assert fields["controlvector.model_hint"] == "llama"
     assert fields["controlvector.layer_count"] == 2
     tensors = {tensor.name: tensor for tensor in reader.tensors}
-    assert list(tensors) == ["direction.3", "direction.12"], "layer L is llama.cpp's block L; it has no place for 0"
+    assert list(tensors) == ["direction.3", "direction.12"], "layer L is llama.cpp's block L"
     for name, scale in (("direction.3", 2.0), ("direction.12", 0.5)):
         assert tensors[name].tensor_type == GGMLQuantizationType.F32
         assert tensors[name].data.tolist() == (np.float32(scale) * np.asarray(unit, np.float32)).tolist()
 
 
-def test_layer_0_alone_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match="layer 0"):
-        control_vector.write(tmp_path / "v.gguf", {0: [1.0]}, {0: 1.0}, "m")
+@pytest.mark.parametrize("directions", [{0: [1.0]}, {0: [1.0], 3: [1.0]}, {}])
+def test_layer_0_cannot_be_written_nor_no_layer_at_all(directions: dict[int, list[float]]) -> None:
+    with pytest.raises(InvalidRequest, match="layer"):
+        control_vector.control_vector(directions, dict.fromkeys(directions, 1.0), "m")
 
 
 def written(path: Path, tensors: dict[str, Any]) -> Path:
@@ -63,7 +65,7 @@ def test_a_file_that_is_no_control_vector_is_refused_with_the_reason(
     tmp_path: Path, tensors: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(InvalidRequest, match=reason):
-        control_vector.read(written(tmp_path / "v.gguf", tensors))
+        reading.read(written(tmp_path / "v.gguf", tensors))
 
 
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"PK\x03\x04" * 20, b"GGUF" + b"\xff" * 60])
@@ -71,7 +73,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "v.gguf"
     file.write_bytes(content)
     with pytest.raises(InvalidRequest):
-        control_vector.read(file)
+        reading.read(file)
 
 
 def test_a_file_on_which_the_parser_never_returns_is_given_up(tmp_path: Path) -> None:
@@ -80,4 +82,4 @@ def test_a_file_on_which_the_parser_never_returns_is_given_up(tmp_path: Path) ->
     file.write_bytes(b"GGUF" + struct.pack("<IQQQ1sIIQ", 3, 0, 1, 1, b"a", 9, 0, 1 << 60))
     assert file.stat().st_size == 49
     with pytest.raises(InvalidRequest, match="longer than 3 s"):
-        control_vector.read(file, seconds=3.0)
+        reading.read(file, seconds=3.0)

@@ -1,5 +1,6 @@
 """/v1/vectors: what is kept is what was given, versions never change, and what cannot be right is refused."""
 
+import asyncio
 import math
 import warnings
 from pathlib import Path
@@ -135,19 +136,48 @@ async def test_a_file_goes_out_and_comes_back_the_same(server: Server) -> None:
     assert (await server.client.get("/v1/vectors/sentiment/export?format=pt")).json()["error"]["param"] == "format"
 
 
-async def test_a_control_vector_is_read_back_by_the_gguf_package(server: Server, tmp_path: Path) -> None:
-    await server.register(layers=(0, 1, 2), scale={"1": 2.0, "2": 3.0})
-    exported = await server.client.get("/v1/vectors/sentiment/export?format=gguf")
+async def control_vector(server: Server, file: Path, query: str = "") -> dict[str, list[float]]:
+    """Tensors of an exported control vector, as the gguf package reads them."""
+    exported = await server.client.get(f"/v1/vectors/sentiment/export?format=gguf{query}")
+    assert exported.status_code == 200, exported.text
+    assert exported.headers["content-type"] == "application/octet-stream"
     assert exported.headers["content-disposition"] == 'attachment; filename="sentiment-1.gguf"'
-    path = tmp_path / "vector.gguf"
-    path.write_bytes(exported.content)
+    return await asyncio.to_thread(tensors_in, exported.content, file)
+
+
+def tensors_in(content: bytes, file: Path) -> dict[str, list[float]]:
+    file.write_bytes(content)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        tensors = {tensor.name: torch.tensor(tensor.data) for tensor in GGUFReader(path).tensors}
-    assert set(tensors) == {"direction.1", "direction.2"}
-    assert tensors["direction.2"].norm() == pytest.approx(3.0)
+        return {tensor.name: tensor.data.tolist() for tensor in GGUFReader(file).tensors}
+
+
+async def test_a_control_vector_is_read_back_by_the_gguf_package(server: Server, tmp_path: Path) -> None:
+    vector = await server.register(layers=(0, 1, 2), scale={"1": 2.0, "2": 3.0})
+    directions = (await server.client.get("/v1/vectors/sentiment/directions")).json()
+
+    async def check(query: str, layers: list[int]) -> None:
+        tensors = await control_vector(server, tmp_path / "vector.gguf", query)
+        assert list(tensors) == [f"direction.{layer}" for layer in layers]
+        for layer in layers:
+            scaled = [value * vector["scale"][str(layer)] for value in directions[str(layer)]]
+            assert tensors[f"direction.{layer}"] == pytest.approx(scaled, rel=1e-6)
+
+    await check("", [layer for layer in vector["recommended"]["layers"] if layer > 0])
+    await check("&layers=recommended", [layer for layer in vector["recommended"]["layers"] if layer > 0])
+    await check("&layers=all", [1, 2])
+    await check("&layers=2", [2])
+
+
+@pytest.mark.parametrize(
+    "query", ["format=gguf&layers=0,1", "format=gguf&layers=7", "format=gguf&layers=some", "layers=1", "format=json&layers=1"]
+)  # fmt: skip
+async def test_layers_that_cannot_be_exported_are_refused(server: Server, query: str) -> None:
+    await server.register(layers=(0, 1, 2))
+    refused = await server.client.get(f"/v1/vectors/sentiment/export?{query}")
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "layers")
     await server.register("bottom", layers=(0,))
-    assert (await server.client.get("/v1/vectors/bottom/export?format=gguf")).status_code == 400
+    assert (await server.client.get("/v1/vectors/bottom/export?format=gguf&layers=all")).status_code == 400
 
 
 @pytest.mark.parametrize("content", [b"PK\x03\x04", b"\x80\x04pickle", b"GGUF", b"\x93NUMPY", b"", b"x" * 100])
