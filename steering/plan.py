@@ -117,7 +117,7 @@ class SteeringPlan:
     vectors: `name@version` -> SHA-256 of every vector it needs, those of conditions included.
     fingerprint: digest of all of it and of the model. prompt_fingerprint: digest of what acts on prompt positions
     before the last; empty when nothing does. reusable: whether prompt KV may be shared under that fingerprint at
-    all. uniform: whether generated positions are treated as prompt positions are.
+    all.
     """
 
     spec: SteeringSpec
@@ -127,7 +127,6 @@ class SteeringPlan:
     fingerprint: str
     prompt_fingerprint: str = ""
     reusable: bool = True
-    uniform: bool = True
     warnings: tuple[str, ...] = ()
     vectors: Mapping[str, str] = field(default_factory=dict)
 

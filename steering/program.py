@@ -154,8 +154,14 @@ def waits_for_prompt(decision: Decision | None, thresholds: Sequence[ThresholdPl
     return decision is not None and any(thresholds[leaf].at == "prompt" for leaf in decision.leaves())
 
 
-def _acts_on_prompt(step: Step, thresholds: Sequence[ThresholdPlan]) -> bool:
+def acts_on_prompt(step: Step, thresholds: Sequence[ThresholdPlan]) -> bool:
+    """Whether a step may act on prompt positions before the last."""
     return Phase.PROMPT in SCOPE_PHASES[step.scope.tokens] and not waits_for_prompt(step.decision, thresholds)
+
+
+def opens_prompt(program: LayerProgram) -> bool:
+    """Whether the opening of a layer has adds for prompt positions before the last."""
+    return any(Phase.PROMPT in add.phases for add in program.opening_adds)
 
 
 def prompt_fingerprint(
@@ -169,9 +175,9 @@ def prompt_fingerprint(
     layers: dict[str, list[object]] = {}
     reusable = True
     for layer, program in programs.items():
-        row = None if program.opening is None else program.opening[Phase.PROMPT]
-        steps = [step for step in program.steps if _acts_on_prompt(step, thresholds)]
-        if steps or (row is not None and bool(row.any())):
+        row = program.opening[Phase.PROMPT] if program.opening is not None and opens_prompt(program) else None
+        steps = [step for step in program.steps if acts_on_prompt(step, thresholds)]
+        if steps or row is not None:
             layers[str(layer)] = [
                 None if row is None else _digest(row),
                 [_describe(step, thresholds) for step in steps],
@@ -182,17 +188,6 @@ def prompt_fingerprint(
             from_end = min(step.scope.start or 0, step.scope.end or 0) < 0
             reusable = reusable and not stateful and not from_end
     return (_sha256([model, layers]) if layers else ""), reusable
-
-
-def is_uniform(programs: Mapping[int, LayerProgram]) -> bool:
-    """Whether a generated position is treated exactly as a prompt position is."""
-    for program in programs.values():
-        if program.opening is not None and not bool((program.opening == program.opening[0]).all()):
-            return False
-        for step in program.steps:
-            if step.scope.tokens != "all" or step.decision is not None or step.schedule.kind != "constant":
-                return False
-    return True
 
 
 def steps_of(plan: SteeringPlan, layer: int) -> tuple[Step, ...]:

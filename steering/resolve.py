@@ -10,7 +10,7 @@ from steering.layer_choice import check_model, resolve_layers
 from steering.model.info import ModelInfo
 from steering.operations import OPERATIONS, Wish
 from steering.plan import UNSTEERED, Intervention, SteeringPlan, Step
-from steering.program import Action, build, fingerprint, is_uniform, prompt_fingerprint
+from steering.program import Action, build, fingerprint, prompt_fingerprint
 from steering.spec import InterventionSpec, SteeringSpec, renamed, vector_names
 from steering.store.base import VectorSource
 from steering.threshold_table import ThresholdTable
@@ -68,7 +68,6 @@ class _Resolver:
             fingerprint=fingerprint(programs, thresholds, model),
             prompt_fingerprint=prompt,
             reusable=reusable,
-            uniform=is_uniform(programs),
             warnings=tuple(self._warnings),
             vectors={vector.id: vector.sha256 for vector in self._found.values()},
         )

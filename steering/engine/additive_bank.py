@@ -3,6 +3,7 @@
 import torch
 
 from steering.engine.batch import Batch
+from steering.engine.prompt_measures import OpeningBlocks
 from steering.plan import Phase, SteeringPlan
 from steering.shapes import Float, Residual, Tensor
 
@@ -67,7 +68,9 @@ class AdditiveBank:
         sums = self.inverse[:, layers, slot].T.tolist()
         return dict(zip(layers, (tuple(row) for row in sums), strict=True))
 
-    def add(self, layer: int, residual: Residual, batch: Batch, phases: Tensor | None) -> Residual:
+    def add(
+        self, layer: int, residual: Residual, batch: Batch, phases: Tensor | None, blocks: OpeningBlocks | None
+    ) -> Residual:
         """residual (token, d_model) float32 plus each token's row; notes 1 / |r| as it was met."""
         norms: Float[Tensor, token] = torch.linalg.vector_norm(residual, dim=-1)
         inverse = norms.clamp_min(1e-12).reciprocal()
@@ -75,5 +78,7 @@ class AdditiveBank:
             rows = residual.shape[0]
             self.inverse[Phase.GENERATED, layer, :rows] += inverse
             return residual + self.rows[Phase.GENERATED, layer, :rows]
+        if blocks is not None:
+            blocks.note(layer, inverse)
         self.inverse[:, layer].index_put_((phases, batch.slots), inverse, accumulate=True)
         return residual + self.rows[:, layer][phases, batch.slots]

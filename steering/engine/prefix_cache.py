@@ -3,15 +3,14 @@
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence as Rows
+from dataclasses import dataclass
 
 import torch
 
 from steering.engine.kv_cache import SlotCache
+from steering.engine.prompt_measures import BLOCK, lend_measures, measures_of, shares
 from steering.engine.sequence import Sequence
 from steering.shapes import Float, Tensor
-
-BLOCK = 16
-"""Positions a block holds; a prefix is shared in whole blocks."""
 
 
 def block_keys(ids: Rows[int], fingerprint: str, salt: str) -> list[bytes]:
@@ -25,33 +24,43 @@ def block_keys(ids: Rows[int], fingerprint: str, salt: str) -> list[bytes]:
     return keys
 
 
-class PrefixCache:
-    """Blocks of (layer and kind, kv_head, position, head_dim), least recently used out first, never beyond `max_bytes`.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Block:
+    """Keys and values of BLOCK positions in every layer, and what steering was measured to do there."""
 
-    A block is published only where another prompt would compute the same: positions before the last prompt position,
-    and generated ones only under a plan that treats them as it treats the prompt.
+    states: Float[Tensor, "part kv_head position head_dim"]
+    measures: Float[Tensor, "place 2"]
+
+    @property
+    def nbytes(self) -> int:
+        return self.states.nbytes + self.measures.nbytes
+
+
+class PrefixCache:
+    """Blocks of prompts, least recently used out first, never beyond `max_bytes`.
+
+    A block is published only where another prompt would compute and measure the same: positions before the last prompt
+    position, and generated ones only when nothing steers. (Doses of an answer are summed over the whole of it, so a
+    steered answer that comes back as part of a prompt is computed once more.)
     """
 
     def __init__(self, slots: SlotCache, max_bytes: int) -> None:
         self._slots, self._max_bytes = slots, max_bytes
-        self._blocks: OrderedDict[bytes, Float[Tensor, "part kv_head position head_dim"]] = OrderedDict()
+        self._blocks: OrderedDict[bytes, _Block] = OrderedDict()
         self.bytes = 0
-
-    @staticmethod
-    def usable(sequence: Sequence) -> bool:
-        return sequence.capture is None and sequence.plan.reusable
 
     def keys_of(self, sequence: Sequence) -> list[bytes]:
         """Keys of the blocks that lie whole before the last prompt position, where steering may set in."""
         if sequence.block_keys is None:
             ids = sequence.ids[: sequence.prompt_length - 1]
             sequence.block_keys = (
-                block_keys(ids, sequence.plan.prompt_fingerprint, sequence.cache_salt) if self.usable(sequence) else []
+                block_keys(ids, sequence.plan.prompt_fingerprint, sequence.cache_salt) if shares(sequence) else []
             )
         return sequence.block_keys
 
     def lend(self, sequence: Sequence) -> None:
-        """Copies what is known of the prompt into the slot; the sequence then starts behind it."""
+        """Copies what is known of the prompt into the slot, and what was measured into the report; the sequence then
+        starts behind it."""
         found = []
         for key in self.keys_of(sequence):
             block = self._blocks.get(key)
@@ -60,15 +69,17 @@ class PrefixCache:
             self._blocks.move_to_end(key)
             found.append(block)
         if found:
-            self._slots.copy_in(sequence.slot, torch.cat(found, dim=2))
+            self._slots.copy_in(sequence.slot, torch.cat([block.states for block in found], dim=2))
+            for number, block in enumerate(found):
+                lend_measures(sequence, number, block.measures)
             sequence.computed = sequence.cached = len(found) * BLOCK
 
     def publish(self, sequence: Sequence, *, finished: bool = False) -> None:
         """Keeps the blocks that the sequence has computed so far and nobody had."""
-        if not self.usable(sequence) or not self._slots.uniform:
+        if not shares(sequence) or not self._slots.uniform:
             return
         keys = self.keys_of(sequence)
-        if finished and sequence.plan.uniform:
+        if finished and sequence.plan.empty:
             keys = block_keys(sequence.ids[: sequence.computed], sequence.plan.prompt_fingerprint, sequence.cache_salt)
         ready = keys[: sequence.computed // BLOCK]
         new = [number for number, key in enumerate(ready) if key not in self._blocks]
@@ -78,7 +89,7 @@ class PrefixCache:
         run = self._slots.copy_out(sequence.slot, first * BLOCK, len(ready) * BLOCK)
         for number in new:
             start = (number - first) * BLOCK
-            block = run[:, :, start : start + BLOCK].clone()
+            block = _Block(run[:, :, start : start + BLOCK].clone(), measures_of(sequence, number))
             self._blocks[ready[number]] = block
             self.bytes += block.nbytes
         self._evict()

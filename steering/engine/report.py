@@ -1,7 +1,7 @@
 """From a sequence's sums to its SteeringReport: what was really done, per intervention."""
 
 from steering.engine.base import SteeringReport
-from steering.engine.sequence import NEVER, Sequence
+from steering.engine.sequence import NEVER, OPENING, Sequence
 from steering.plan import Phase
 
 
@@ -11,7 +11,9 @@ def report(sequence: Sequence) -> SteeringReport:
     doses: list[dict[int, float]] = [{} for _ in range(count)]
     first: list[int] = [NEVER] * count
     for layer, program in sequence.plan.layers.items():
-        inverse = sequence.opening_inverse.get(layer, (0.0,) * len(Phase))
+        inverse = list(sequence.opening_inverse.get(layer, (0.0,) * len(Phase)))
+        if (layer, OPENING) in sequence.steps:  # what was measured by the request that computed a lent prompt
+            inverse[Phase.PROMPT] += sequence.steps[layer, OPENING].dose
         for add in program.opening_adds:
             met = sum(sequence.phase_tokens[phase] for phase in add.phases)
             if met:

@@ -4,7 +4,8 @@ from collections import deque
 
 from steering.engine.kv_cache import BLOCK as LENGTH_STEP
 from steering.engine.limits import EngineLimits
-from steering.engine.prefix_cache import BLOCK, PrefixCache
+from steering.engine.prefix_cache import PrefixCache
+from steering.engine.prompt_measures import BLOCK
 from steering.engine.runner import ModelRunner
 from steering.engine.sequence import Sequence
 

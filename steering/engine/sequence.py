@@ -12,6 +12,8 @@ from steering.shapes import Tensor
 
 NEVER = 1 << 30
 """`fired_at` of a condition that has not held yet."""
+OPENING = -1
+"""Stands where the number of a step would, for the adds that open a layer's program."""
 
 
 class DecodeStream(Protocol):
@@ -56,6 +58,12 @@ class StepReport:
     tokens: float = 0.0
     fired_at: int = NEVER
 
+    def add(self, dose: float, tokens: float, fired_at: int) -> None:
+        """Adds the sums over more tokens."""
+        self.dose += dose
+        self.tokens += tokens
+        self.fired_at = min(self.fired_at, fired_at)
+
 
 @dataclass(slots=True, eq=False)
 class CaptureState:
@@ -91,6 +99,7 @@ class Sequence:
     block_keys: list[bytes] | None = None
     phase_tokens: list[int] = field(default_factory=lambda: [0, 0, 0])
     steps: dict[tuple[int, int], StepReport] = field(default_factory=dict)
+    blocks: dict[tuple[int, int, int], StepReport] = field(default_factory=dict)
     opening_inverse: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
     outbox: list[TokenEvent | BaseException | object] = field(default_factory=list)
 
@@ -114,5 +123,9 @@ class Sequence:
         return len(self.ids) if self.capture is not None else self.prompt_length + self.sampling.max_tokens
 
     def report(self, layer: int, stage: int) -> StepReport:
-        """The running sums of a step, made when first asked."""
+        """The running sums of a step, made when first asked. Stage OPENING: over lent positions alone."""
         return self.steps.setdefault((layer, stage), StepReport())
+
+    def block_report(self, block: int, layer: int, stage: int) -> StepReport:
+        """The part of a step's sums that was met in one shared block of the prompt."""
+        return self.blocks.setdefault((block, layer, stage), StepReport())

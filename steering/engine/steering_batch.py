@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 
 from steering.engine.additive_bank import AdditiveBank
 from steering.engine.batch import Batch, Segment
 from steering.engine.decisions import Circuit, DecisionBoard
+from steering.engine.prompt_measures import REST, OpeningBlocks, block_of
 from steering.engine.sequence import NEVER, Sequence
 from steering.engine.timing import Timing
 from steering.operations import OPERATIONS
@@ -26,6 +28,11 @@ class _Member:
     step: Step
     timing: Timing
     tokens: tuple[int, ...]
+    offset: int = 0
+    """Flat row of position 0."""
+
+    def block_of(self, token: int) -> int:
+        return block_of(self.sequence, token - self.offset)
 
 
 class StackedCall:
@@ -48,9 +55,11 @@ class StackedCall:
         self._weights: Float[Tensor, token] | None = None
         decided = any(member.step.decision for member in members)
         self._circuit = Circuit([m.step.decision for m in members], width, device) if decided else None
-        self._dose = torch.zeros(len(members), device=device)
-        self._count = torch.zeros(len(members), device=device)
-        self._fired = torch.full((len(members),), NEVER, device=device)
+        self._parts, part = _parts(members, batch.decode)
+        self._part = torch.tensor(part, device=device)
+        self._dose = torch.zeros(len(self._parts), device=device)
+        self._count = torch.zeros(len(self._parts), device=device)
+        self._fired = torch.full((len(self._parts),), NEVER, device=device)
         self._steady = False
 
     def _relative_mask(self, device: torch.device) -> Bool[Tensor, "token n"] | None:
@@ -112,26 +121,38 @@ class StackedCall:
             self._dose += dose * count
             self._count += count
         else:
-            self._dose.index_add_(0, self._member, dose * count)
-            self._count.index_add_(0, self._member, count)
+            self._dose.index_add_(0, self._part, dose * count)
+            self._count.index_add_(0, self._part, count)
         if self._circuit is not None and acting is not None:
             positions = batch.positions if self._tokens is None else batch.positions[self._tokens]
             lasts = torch.tensor([m.sequence.prompt_length - 1 for m in self._members], device=positions.device)
             index = (positions - lasts[self._member]).clamp_min(-1)
-            self._fired.scatter_reduce_(0, self._member, torch.where(acting, index, NEVER), "amin")
+            self._fired.scatter_reduce_(0, self._part, torch.where(acting, index, NEVER), "amin")
 
     def collect(self) -> None:
         """Adds the sums to the sequences and starts again from zero. The one place where they leave the device."""
         doses, counts, fired = self._dose.tolist(), self._count.tolist(), self._fired.tolist()
-        for member, dose, count, first in zip(self._members, doses, counts, fired, strict=True):
-            report = member.sequence.report(member.layer, member.stage)
-            report.dose += dose
-            report.tokens += count
-            if member.step.decision is not None:
-                report.fired_at = min(report.fired_at, first)
+        for (member, block), dose, count, first in zip(self._parts, doses, counts, fired, strict=True):
+            met = (dose, count, NEVER if member.step.decision is None else first)
+            member.sequence.report(member.layer, member.stage).add(*met)
+            if block != REST:
+                member.sequence.block_report(block, member.layer, member.stage).add(*met)
         self._dose.zero_()
         self._count.zero_()
         self._fired.fill_(NEVER)
+
+
+def _parts(members: list[_Member], decode: bool) -> tuple[list[tuple[_Member, int]], list[int]]:
+    """(member, shared block) of every sum that is kept, and to which of them each token belongs."""
+    if decode:
+        return [(member, REST) for member in members], list(range(len(members)))
+    parts: list[tuple[_Member, int]] = []
+    spread: list[int] = []
+    for member in members:
+        for block, tokens in groupby(member.tokens, member.block_of):
+            spread += [len(parts)] * sum(1 for _ in tokens)
+            parts.append((member, block))
+    return parts, spread
 
 
 def _generated_index(sequence: Sequence, position: int) -> int:
@@ -159,6 +180,7 @@ class SteeringBatch:
         self._openings = bank.layers_of(tuple(segment.sequence.slot for segment in batch.segments))
         self._calls = _stack(batch, self.board.width, device)
         self._phases = None if batch.decode else batch.phases()
+        self._blocks = OpeningBlocks(batch, device) if self._openings and not batch.decode else None
         self.layers = self._openings | frozenset(self._calls) | self.board.layers
 
     @property
@@ -178,13 +200,15 @@ class SteeringBatch:
         if layer in self.board.layers:
             self.board.read(layer, residual)
         if layer in self._openings:
-            residual = self._bank.add(layer, residual, batch, self._phases)
+            residual = self._bank.add(layer, residual, batch, self._phases, self._blocks)
         for call in self._calls.get(layer, ()):
             residual = call.apply(residual, self.board, batch)
         return residual
 
     def collect(self) -> None:
         """What was done so far goes to the sequences' reports."""
+        if self._blocks is not None:
+            self._blocks.collect()
         for calls in self._calls.values():
             for call in calls:
                 call.collect()
@@ -208,7 +232,7 @@ def _members(batch: Batch) -> Iterable[_Member]:
                 timing = Timing.of(step, sequence.plan.thresholds, sequence.prompt_length)
                 tokens = _acted_on(segment, timing, batch.decode)
                 if tokens:
-                    yield _Member(sequence, layer, stage, step, timing, tokens)
+                    yield _Member(sequence, layer, stage, step, timing, tokens, segment.start - segment.first)
 
 
 def _stack(batch: Batch, width: int, device: torch.device) -> dict[int, tuple[StackedCall, ...]]:
