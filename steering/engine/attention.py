@@ -25,16 +25,23 @@ class SlotAttention:
     def __init__(self, cache: SlotCache) -> None:
         self._cache = cache
         self.name = f"slots-{next(_numbers)}"
+        self._replaced: list[tuple[Any, Any]] = []
         ALL_ATTENTION_FUNCTIONS.register(self.name, self)
 
     def attach(self, model: torch.nn.Module) -> None:
         """Makes every attention module of the model dispatch to this function."""
-        for module in model.modules():
-            config = getattr(module, "config", None)
-            if config is not None and hasattr(config, "_attn_implementation"):
-                config._attn_implementation = self.name
+        configs = {id(config): config for module in model.modules() if (config := getattr(module, "config", None))}
+        found = [config for config in configs.values() if hasattr(config, "_attn_implementation")]
+        self._replaced += [(config, config._attn_implementation) for config in found]
+        for config in found:
+            config._attn_implementation = self.name
 
     def close(self) -> None:
+        """The model attends as it did before, unless something else was attached meanwhile."""
+        ours = [(config, before) for config, before in self._replaced if config._attn_implementation == self.name]
+        for config, before in ours:  # outer configs first: setting one sets those inside it
+            config._attn_implementation = before
+        self._replaced.clear()
         ALL_ATTENTION_FUNCTIONS._global_mapping.pop(self.name, None)
 
     def __call__(  # noqa: PLR0913, PLR0917 - the signature is transformers'

@@ -178,3 +178,20 @@ async def test_captures_share_the_engine_and_can_be_cancelled(hf_byte_tokenizer:
         assert (await live).tokens == expected.tokens
         await quiet(engine)
         assert (await run(engine, GenerationRequest(PROMPT, sampling(30)))).tokens == expected.tokens
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2", "bloom"])
+async def test_a_model_generates_by_itself_again_when_its_engine_has_closed(
+    family: str, hf_byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = FAMILIES[family]()
+    ids = torch.tensor([PROMPT])
+    settings = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}
+    before, attention = model.generate(ids, **settings), model.config._attn_implementation
+    for _ in range(2):
+        async with engine_over(model, hf_byte_tokenizer) as engine:
+            assert (await run(engine, GenerationRequest(PROMPT, sampling(8)))).tokens == before[
+                0, len(PROMPT) :
+            ].tolist()
+        assert model.config._attn_implementation == attention
+        assert torch.equal(model.generate(ids, **settings), before)
