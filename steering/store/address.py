@@ -11,6 +11,8 @@ from sqlalchemy.exc import ArgumentError
 from steering.errors import InvalidRequest, StoreUnavailable
 
 _DRIVERS = {"sqlite": "aiosqlite", "postgresql": "psycopg"}
+_EXTRAS = {"psycopg": "postgres"}
+"""Driver -> the extra of this package that brings it."""
 PAGE_BYTES = 4096
 
 
@@ -60,7 +62,9 @@ def read_address(url: str) -> DatabaseAddress:
 def check_driver(module: str) -> None:
     """Raises StoreUnavailable when the driver is not installed: PostgreSQL's is not part of every installation."""
     if find_spec(module) is None:
-        raise StoreUnavailable(f"this store needs the Python package {module!r}, which is not installed")
+        said = f"this store needs the Python package {module!r}, which is not installed"
+        extra = _EXTRAS.get(module)
+        raise StoreUnavailable(said if extra is None else f"{said}: install 'steering-server[{extra}]'")
 
 
 def _read_sqlite(url: URL) -> DatabaseAddress:

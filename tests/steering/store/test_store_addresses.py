@@ -1,6 +1,9 @@
 """Store URLs, what a database's own errors mean, and the tables as PostgreSQL would get them."""
 
 import sqlite3
+import tomllib
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +17,8 @@ from steering.store.address import check_driver, read_address
 from steering.store.failures import meaning, translated
 from steering.store.opening import open_store
 from steering.store.tables import Base
+
+PROJECT = Path(__file__).resolve().parents[3] / "pyproject.toml"
 
 
 @pytest.mark.parametrize(
@@ -57,6 +62,16 @@ def test_a_driver_that_is_not_installed_is_named() -> None:
     check_driver("aiosqlite")
     with pytest.raises(StoreUnavailable, match="no_such_driver"):
         check_driver("no_such_driver")
+    if find_spec("psycopg") is None:
+        with pytest.raises(StoreUnavailable, match=r"steering-server\[postgres\]"):
+            check_driver("psycopg")
+    else:
+        check_driver("psycopg")
+
+
+def test_the_driver_of_every_server_database_comes_with_an_extra() -> None:
+    extras = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert any(requirement.startswith("psycopg[binary]") for requirement in extras["postgres"])
 
 
 def test_a_sqlite_address_is_read_for_both_drivers() -> None:
