@@ -11,6 +11,7 @@ from app.commands import control_vector
 from app.commands.following import followed
 from app.commands.tables import card_lines, card_table, vectors_table
 from app.commands.terminal import LOCAL, AsJson, Key, Url, client_of, complaints, console, layers_of, print_json, shown
+from app.commands.vector_sources import GivenDirections, decoder_row, plain
 from app.schemas.vectors import VectorAnswer
 from steering.concepts.loader import read_pairs
 from steering.pairs import PairSet
@@ -174,21 +175,42 @@ def _control_vector(client: Client, name: str, layers: str) -> bytes:
 
 @vectors.command("import")
 def import_file(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A .safetensors or .gguf file.")],
-    name: Annotated[str | None, typer.Option(help="Name to keep it under; a GGUF file needs one.")] = None,
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A .safetensors, .gguf or .json file.")],
+    name: Annotated[str | None, typer.Option(help="Name to keep it under, where the file has none of its own.")] = None,
+    feature: Annotated[int | None, typer.Option(help="Of a SAELens dictionary: which row of W_dec.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Its configuration; default: cfg.json beside the file.")] = None,
+    layer: Annotated[int | None, typer.Option(help="Where the file does not say it: the zero-based block.")] = None,
     url: Url = LOCAL,
     key: Key = None,
 ) -> None:
-    """Bring a vector to the server. GGUF is read here, in a process with limits, and never by the server."""
+    """Bring a vector to the server. Only this server's own safetensors files are read by it; the others are read here,
+    GGUF in a process with limits."""
     with client_of(url, key) as client:
-        if file.suffix == ".gguf":
-            if name is None:
-                raise typer.BadParameter("a control vector has no name of its own", param_hint="--name")
-            vector = client.register_vector(name, control_vector.read(file), tags=["gguf"])
-        else:
+        given = _given(file, feature, config, layer)
+        if given is None:
             vector = client.import_vector(file.read_bytes(), name=name)
+        else:
+            kept = name or given.name
+            if kept is None:
+                raise typer.BadParameter("the file has no name of its own", param_hint="--name")
+            vector = client.register_vector(
+                kept, given.directions, scale=given.scale, description=given.description, tags=given.tags
+            )
     for line in card_lines(vector):
         console.print(line)
+
+
+def _given(file: Path, feature: int | None, config: Path | None, layer: int | None) -> GivenDirections | None:
+    """What a file of another tool holds; None for one that the server reads itself."""
+    if feature is not None:
+        return decoder_row(file, config or file.with_name("cfg.json"), feature, layer)
+    if config is not None:
+        raise typer.BadParameter("says where a feature lies: give --feature too", param_hint="--config")
+    if file.suffix == ".json":
+        return plain(file, layer)
+    if layer is not None:
+        raise typer.BadParameter("the file names its layers itself", param_hint="--layer")
+    return GivenDirections(control_vector.read(file), tags=("gguf",)) if file.suffix == ".gguf" else None
 
 
 @vectors.command()
