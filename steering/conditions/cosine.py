@@ -4,6 +4,7 @@ from typing import ClassVar
 
 import torch
 
+from steering.rowwise import dot
 from steering.shapes import Parameters, Residual, Scores
 
 
@@ -17,4 +18,4 @@ class Cosine:
     def score(residual: Residual, direction: Residual, parameters: Parameters) -> Scores:
         """residual and direction (token, d_model), parameters (token, 0) -> (token,)."""
         norm: Scores = torch.linalg.vector_norm(residual, dim=-1)
-        return torch.einsum("td,td->t", residual, direction) / norm.clamp_min(1e-12)
+        return dot(residual, direction) / norm.clamp_min(1e-12)

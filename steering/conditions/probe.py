@@ -4,6 +4,7 @@ from typing import ClassVar
 
 import torch
 
+from steering.rowwise import dot
 from steering.shapes import Parameters, Residual, Scores
 
 
@@ -16,5 +17,5 @@ class Probe:
     @staticmethod
     def score(residual: Residual, direction: Residual, parameters: Parameters) -> Scores:
         """residual and direction (token, d_model), parameters (token, 2) -> (token,)."""
-        projection = torch.einsum("td,td->t", residual, direction)
+        projection = dot(residual, direction)
         return torch.sigmoid(parameters[:, 0] * projection + parameters[:, 1])

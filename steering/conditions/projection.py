@@ -2,8 +2,7 @@
 
 from typing import ClassVar
 
-import torch
-
+from steering.rowwise import dot
 from steering.shapes import Parameters, Residual, Scores
 
 
@@ -16,4 +15,4 @@ class Projection:
     @staticmethod
     def score(residual: Residual, direction: Residual, parameters: Parameters) -> Scores:
         """residual and direction (token, d_model), parameters (token, 1) -> (token,)."""
-        return torch.einsum("td,td->t", residual, direction) / parameters[:, 0]
+        return dot(residual, direction) / parameters[:, 0]

@@ -8,19 +8,17 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import structlog
 import torch
 import transformers
-from torch._inductor import aoti_load_package
 
 from steering.engine import decode_step
+from steering.engine.compiled_model import Compiled, library_path, load
 from steering.model.info import ModelInfo
 
 log = structlog.get_logger()
 KINDS = ("additive", "visited")
-Compiled = Callable[..., Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +29,11 @@ class CompileRequest:
     revision: str | None
     dtype: str
     cache_dir: Path
+
+    @property
+    def library(self) -> Path:
+        """What runs the compiled steps."""
+        return library_path(self.cache_dir / "compiled")
 
     def targets(self, info: ModelInfo) -> dict[str, Path]:
         """One file a kind, named by everything a compiled step depends on."""
@@ -71,13 +74,14 @@ class Compilation:
 
     def _run(self) -> None:
         targets = self._request.targets(self._info)
-        if any(not path.exists() for path in targets.values()) and not self._compile(targets):
+        needed = [self._request.library, *targets.values()]
+        if any(not path.exists() for path in needed) and not self._compile(targets):
             return
         for kind, path in targets.items():
             if self._closed.is_set():
                 return
             try:
-                loaded: Compiled = aoti_load_package(str(path), run_single_threaded=True)
+                loaded = load(self._request.library, path)
             except (RuntimeError, OSError) as error:
                 log.warning("compiled_step_unusable", kind=kind, reason=str(error)[:300])
                 path.unlink(missing_ok=True)
@@ -90,6 +94,7 @@ class Compilation:
             "revision": self._request.revision,
             "dtype": self._request.dtype,
             "cache_dir": str(self._request.cache_dir),
+            "library": str(self._request.library),
             "targets": {kind: str(path) for kind, path in targets.items()},
         }
         log.info("compiling_decode_step", model=self._info.name)

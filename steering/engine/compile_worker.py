@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch._inductor import aoti_compile_and_package
 
+from steering.engine.compiled_model import build
 from steering.engine.decode_step import DecodeStep
 from steering.model.loading import load
 
@@ -33,11 +34,13 @@ def compile_step(model: Any, layout: Any, target: Path, *, visited: bool) -> Non
 
 
 def main(request: str) -> None:
-    """request: JSON with source, revision, dtype, cache_dir and targets {"additive": path, "visited": path}."""
+    """request: JSON with source, revision, dtype, cache_dir, library (a path) and targets {"additive": path, "visited": path}."""
     wanted = json.loads(request)
     # Only where nobody else wants the processor. A mere nice value still takes slices of a few milliseconds, and every
     # parallel operation of the serving process waits for its slowest thread: measured, 40 times slower.
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    if not Path(wanted["library"]).exists():
+        build(Path(wanted["library"]))
     loaded = load(
         wanted["source"],
         cache_dir=Path(wanted["cache_dir"]),

@@ -8,6 +8,7 @@ import torch
 from steering.conditions import CONDITIONS
 from steering.engine.batch import Batch, Segment
 from steering.plan import Decision, ThresholdPlan
+from steering.rowwise import dot
 from steering.shapes import Bool, Float, Int, Residual, Tensor
 
 
@@ -147,26 +148,35 @@ class Circuit:
     all of k is weights 1 and need k, any is need 1, not is weight -1 and need 0. The last node is the answer.
     """
 
-    def __init__(self, decisions: Rows[Decision | None], width: int, device: torch.device) -> None:
+    def __init__(self, decisions: Rows[Decision | None], spread: Rows[int], width: int, device: torch.device) -> None:
+        """spread: which tree each row follows."""
         nodes = [_postorder(decision, width) for decision in decisions]
-        self.depth = max(len(row) for row in nodes)
-        weights = torch.zeros(len(nodes), self.depth, width + self.depth)
-        needs = torch.full((len(nodes), self.depth), 1.0)
+        self._depth, self._width = max(len(row) for row in nodes), width
+        weights = torch.zeros(len(nodes), self._depth, width + self._depth)
+        needs = torch.full((len(nodes), self._depth), 1.0)
         for row, found in enumerate(nodes):
             # shorter trees pass their answer along, so that every row's answer stands in the last node
-            padded = found + [({width + node - 1: 1.0}, 1.0) for node in range(len(found), self.depth)]
+            padded = found + [({width + node - 1: 1.0}, 1.0) for node in range(len(found), self._depth)]
             for node, (inputs, need) in enumerate(padded):
                 needs[row, node] = need
                 for column, weight in inputs.items():
                     weights[row, node, column] = weight
-        self._weights, self._needs, self._width = weights.to(device), needs.to(device), width
+        self._weights, self._needs = weights[spread].to(device), needs[spread].to(device)
+        self._single = self._only_thresholds()
 
-    def evaluate(self, holds: Float[Tensor, "row column"], rows: Int[Tensor, "row"]) -> Bool[Tensor, "row"]:
-        """holds: each row's columns; rows: which tree each follows."""
-        values = torch.cat([holds, holds.new_zeros(holds.shape[0], self.depth)], dim=1)
-        weights, needs = self._weights[rows], self._needs[rows]
-        for node in range(self.depth):
-            reached = (weights[:, node] * values).sum(dim=1) >= needs[:, node]
+    def _only_thresholds(self) -> Int[Tensor, "row 1"] | None:
+        """The column that decides each row, where no row has a tree: the common case, and one lookup."""
+        first = self._weights[:, 0, : self._width]
+        plain = self._depth == 1 and self._width > 0 and bool(((first != 0.0).sum(dim=1) <= 1).all())
+        return first.argmax(dim=1, keepdim=True) if plain and bool((first >= 0.0).all()) else None
+
+    def evaluate(self, holds: Float[Tensor, "row column"]) -> Bool[Tensor, "row"]:
+        """holds: each row's columns, 0 or 1."""
+        if self._single is not None:
+            return holds.gather(1, self._single)[:, 0] >= self._needs[:, 0]
+        values = torch.cat([holds, holds.new_zeros(holds.shape[0], self._depth)], dim=1)
+        for node in range(self._depth):
+            reached = dot(self._weights[:, node], values) >= self._needs[:, node]
             values[:, self._width + node] = reached.to(values.dtype)
         return values[:, -1] > 0.0
 

@@ -11,7 +11,7 @@ import torch
 
 from steering.engine import captures
 from steering.engine.base import EngineStats, Finish, TokenEvent
-from steering.engine.compilation import Compiled
+from steering.engine.compiled_model import Compiled
 from steering.engine.detokenizer import advance, finish
 from steering.engine.fitting import Fitting, FittingQueue
 from steering.engine.limits import EngineLimits

@@ -6,6 +6,7 @@ import torch
 
 from steering.engine.batch import Batch, Segment
 from steering.engine.sequence import Sequence
+from steering.rowwise import dot
 from steering.shapes import Float, Int, Residual, Tensor
 
 
@@ -102,7 +103,7 @@ class PassReaders:
         if layer in self._readings:
             readings = self._readings[layer]
             rows = residual.index_select(0, readings.tokens)
-            self._values.append((readings, torch.einsum("rd,rd->r", rows, readings.directions) / readings.scales))
+            self._values.append((readings, dot(rows, readings.directions) / readings.scales))
         if layer in self._means:
             self._read_means(layer, self._means[layer], residual)
         for segment in self._whole:

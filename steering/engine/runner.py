@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from steering.engine.additive_bank import AdditiveBank
 from steering.engine.attention import SlotAttention
 from steering.engine.batch import Batch, decoding, packed
-from steering.engine.compilation import Compiled
+from steering.engine.compiled_model import Compiled
 from steering.engine.decode_step import Visitor, visiting
 from steering.engine.gradient_pass import GradientPass
 from steering.engine.kv_cache import BLOCK, SlotCache
@@ -190,10 +190,10 @@ class ModelRunner:
         span = self._spans.setdefault(batch.length, torch.arange(batch.length, device=self._device))
         rows = self.bank.rows[Phase.GENERATED]
         with torch.no_grad(), visiting(_visitor(batch, steering, readers, None)):
-            logits, inverse = compiled(batch.token_ids, batch.positions, span, rows, keys, values)
+            logits, inverse = compiled([batch.token_ids, batch.positions, span, rows, *keys, *values])
         if inverse.numel():
             self.bank.inverse[Phase.GENERATED, :, : batch.tokens] += inverse
-        return cast(Logits, logits)
+        return logits
 
     @staticmethod
     def cache_length(batch: Batch) -> int:

@@ -50,11 +50,13 @@ class StackedCall:
             self._tokens = None
         self._directions = _padded([m.step.directions for m in members]).to(device)[self._member]
         self._parameters = torch.tensor([m.step.parameters for m in members], device=device)[self._member]
-        self._weighted = weight_index(members[0].step)
+        self._lasts = torch.tensor([m.sequence.prompt_length - 1 for m in members], device=device)[self._member]
+        weighted = torch.arange(len(self._operation.parameters), device=device) == weight_index(members[0].step)
+        self._weighted, self._unweighted = weighted.to(torch.float32), (~weighted).to(torch.float32)
         self._relative = self._relative_mask(device)
         self._weights: Float[Tensor, token] | None = None
         decided = any(member.step.decision for member in members)
-        self._circuit = Circuit([m.step.decision for m in members], width, device) if decided else None
+        self._circuit = Circuit([m.step.decision for m in members], spread, width, device) if decided else None
         self._parts, part = _parts(members, batch.decode)
         self._part = torch.tensor(part, device=device)
         self._dose = torch.zeros(len(self._parts), device=device)
@@ -94,13 +96,11 @@ class StackedCall:
         parameters = self._parameters
         if self._relative is not None:
             parameters = torch.where(self._relative, parameters * norms[:, None], parameters)
-        if self._weights is not None:
-            parameters = parameters.clone()
-            parameters[:, self._weighted] *= self._weights
-        after = self._operation.apply(before, self._directions, parameters)
         acting = self._acting(board)
-        if acting is not None:
-            after = torch.where(acting[:, None], after, before)
+        if acting is not None:  # a weight of 0 is the identity, exactly, in every operation
+            weights = acting.to(parameters.dtype) if self._weights is None else self._weights * acting
+            parameters = parameters * torch.addcmul(self._unweighted, self._weighted, weights[:, None])
+        after = self._operation.apply(before, self._directions, parameters)
         self._note(before, after, norms, acting, batch)
         return after if self._tokens is None else residual.index_copy(0, self._tokens, after)
 
@@ -108,26 +108,28 @@ class StackedCall:
         acting = None if self._weights is None else self._weights != 0.0
         if self._circuit is not None:
             holds = board.holds if self._tokens is None else board.holds.index_select(0, self._tokens)
-            fired = self._circuit.evaluate(holds, self._member)
+            fired = self._circuit.evaluate(holds)
             acting = fired if acting is None else acting & fired
         return acting
 
     def _note(
         self, before: Residual, after: Residual, norms: Tensor, acting: Bool[Tensor, "token"] | None, batch: Batch
     ) -> None:
-        dose = torch.linalg.vector_norm(after - before, dim=-1) / norms
-        count = torch.ones_like(dose) if acting is None else acting.to(dose.dtype)
+        change = torch.linalg.vector_norm(after - before, dim=-1)  # exactly 0 where the step did not act
         if self._decode:  # one token a member: no scatter needed
-            self._dose += dose * count
-            self._count += count
+            self._dose.addcdiv_(change, norms)
+            self._count += 1.0 if acting is None else acting
         else:
-            self._dose.index_add_(0, self._part, dose * count)
-            self._count.index_add_(0, self._part, count)
-        if self._circuit is not None and acting is not None:
-            positions = batch.positions if self._tokens is None else batch.positions[self._tokens]
-            lasts = torch.tensor([m.sequence.prompt_length - 1 for m in self._members], device=positions.device)
-            index = (positions - lasts[self._member]).clamp_min(-1)
-            self._fired.scatter_reduce_(0, self._part, torch.where(acting, index, NEVER), "amin")
+            self._dose.index_add_(0, self._part, change / norms)
+            self._count.index_add_(0, self._part, torch.ones_like(norms) if acting is None else acting.to(norms.dtype))
+        if self._circuit is None or acting is None:
+            return
+        positions = batch.positions if self._tokens is None else batch.positions[self._tokens]
+        first = torch.where(acting, (positions - self._lasts).clamp_min_(-1), NEVER)
+        if self._decode:
+            self._fired = torch.minimum(self._fired, first)
+        else:
+            self._fired.scatter_reduce_(0, self._part, first, "amin")
 
     def collect(self) -> None:
         """Adds the sums to the sequences and starts again from zero. The one place where they leave the device."""

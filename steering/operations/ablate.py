@@ -2,9 +2,8 @@
 
 from typing import ClassVar
 
-import torch
-
 from steering.operations.base import Wish
+from steering.rowwise import dot
 from steering.shapes import Directions, Parameters, Residual
 
 
@@ -27,5 +26,5 @@ class Ablate:
     @staticmethod
     def apply(residual: Residual, directions: Directions, parameters: Parameters) -> Residual:
         """residual (token, d_model), directions (token, k, d_model) orthonormal or zero rows, parameters (token, 1)."""
-        components = torch.einsum("td,tkd->tk", residual, directions)
-        return residual - parameters[:, :1] * torch.einsum("tk,tkd->td", components, directions)
+        components = dot(residual.unsqueeze(1), directions)
+        return residual - parameters[:, :1] * (components.unsqueeze(-1) * directions).sum(dim=1)

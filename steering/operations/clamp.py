@@ -3,10 +3,9 @@
 from math import inf
 from typing import ClassVar
 
-import torch
-
 from steering.errors import InvalidRequest
 from steering.operations.base import Wish
+from steering.rowwise import dot
 from steering.shapes import Directions, Parameters, Residual
 
 
@@ -36,6 +35,6 @@ class Clamp:
     def apply(residual: Residual, directions: Directions, parameters: Parameters) -> Residual:
         """residual (token, d_model), directions (token, 1, d_model), parameters (token, 3)."""
         direction = directions[:, 0]
-        projection = torch.einsum("td,td->t", residual, direction)
+        projection = dot(residual, direction)
         bounded = projection.clamp(parameters[:, 0], parameters[:, 1])
         return residual + (parameters[:, 2] * (bounded - projection)).unsqueeze(-1) * direction

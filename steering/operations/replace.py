@@ -2,9 +2,8 @@
 
 from typing import ClassVar
 
-import torch
-
 from steering.operations.base import Wish
+from steering.rowwise import dot
 from steering.shapes import Directions, Parameters, Residual
 
 
@@ -28,6 +27,6 @@ class Replace:
     def apply(residual: Residual, directions: Directions, parameters: Parameters) -> Residual:
         """residual (token, d_model), directions (token, 2, d_model) as (from, to), parameters (token, 2)."""
         source, target = directions[:, 0], directions[:, 1]
-        component = torch.einsum("td,td->t", residual, source)
+        component = dot(residual, source)
         moved = parameters[:, 1:2] * target - source
         return residual + (parameters[:, 0] * component).unsqueeze(-1) * moved

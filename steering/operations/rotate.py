@@ -7,6 +7,7 @@ import torch
 
 from steering.errors import InvalidRequest
 from steering.operations.base import Wish
+from steering.rowwise import dot
 from steering.shapes import Directions, Parameters, Residual
 
 
@@ -38,7 +39,7 @@ class Rotate:
     def apply(residual: Residual, directions: Directions, parameters: Parameters) -> Residual:
         """residual (token, d_model), directions (token, 1, d_model), parameters (token, 1)."""
         direction, angle = directions[:, 0], parameters[:, 0]
-        projection = torch.einsum("td,td->t", residual, direction)
+        projection = dot(residual, direction)
         across = residual - projection.unsqueeze(-1) * direction
         norm, height = residual.norm(dim=-1), across.norm(dim=-1)
         # atan2 keeps the digits that arccos loses near the poles

@@ -1,0 +1,23 @@
+// A model compiled ahead of time, run without Python's global lock: torch's own loader holds it for the whole pass
+// (github.com/pytorch/pytorch/issues/197516), and every other thread of the server would stand still meanwhile.
+#include <torch/csrc/inductor/aoti_package/model_package_loader.h>
+#include <torch/custom_class.h>
+
+namespace {
+
+struct CompiledModel : torch::CustomClassHolder {
+  explicit CompiledModel(const std::string& package) : loader(package, "model", /*run_single_threaded=*/true) {}
+
+  // Methods of torch's custom classes are called with the lock released.
+  std::vector<at::Tensor> run(std::vector<at::Tensor> inputs) { return loader.boxed_run(std::move(inputs)); }
+
+  torch::inductor::AOTIModelPackageLoader loader;
+};
+
+}  // namespace
+
+TORCH_LIBRARY(steering_compiled, library) {
+  library.class_<CompiledModel>("CompiledModel")
+      .def(torch::init<std::string>())
+      .def("run", &CompiledModel::run);
+}

@@ -1,0 +1,71 @@
+"""A compiled package gives what the function gives, and other threads of the process go on while it runs."""
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from torch._inductor import aoti_compile_and_package
+
+from steering.engine.compiled_model import Compiled, build, library_path, load
+
+# torch's own, while it compiles in this process; the server leaves that to a process of its own
+pytestmark = [pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("DeprecationWarning", "FutureWarning")]
+ROUNDS, SIZE = 40, 512
+
+
+class Products(torch.nn.Module):
+    """Many matrix products, one after another: some tenths of a second."""
+
+    def forward(self, matrix: torch.Tensor) -> torch.Tensor:
+        """matrix (SIZE, SIZE)."""
+        total = matrix
+        for _ in range(ROUNDS):
+            total = torch.tanh(total @ matrix)
+        return total
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+    """Products, compiled."""
+    folder = tmp_path_factory.mktemp("compiled")
+    package, library = folder / "products.pt2", library_path(folder)
+    with torch.no_grad():
+        program = torch.export.export(Products(), (torch.zeros(SIZE, SIZE),))
+        aoti_compile_and_package(program, package_path=str(package))
+    build(library)
+    return load(library, package)
+
+
+def test_it_gives_what_the_function_gives(compiled: Compiled) -> None:
+    matrix = torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(0)) / SIZE**0.5
+    torch.testing.assert_close(compiled([matrix])[0], Products()(matrix), rtol=1e-4, atol=1e-5)
+
+
+def test_another_thread_runs_python_meanwhile(compiled: Compiled) -> None:
+    """With the lock held for the whole pass the other thread could count once at its start and once at its end."""
+    counts: list[int] = []
+    running, finished = threading.Event(), threading.Event()
+
+    def count() -> None:
+        turns = 0
+        while not finished.wait(1e-4):
+            turns += 1
+            counts.append(turns)
+            running.set()
+
+    other = threading.Thread(target=count)
+    other.start()
+    running.wait()
+    before = len(counts)
+    compiled([torch.zeros(SIZE, SIZE)])
+    during = len(counts) - before
+    finished.set()
+    other.join()
+    assert during > 5
+
+
+def test_a_file_that_is_no_package_is_refused(compiled: Compiled, tmp_path: Path) -> None:
+    (tmp_path / "nothing.pt2").write_bytes(b"nothing")
+    with pytest.raises(RuntimeError):
+        load(library_path(tmp_path), tmp_path / "nothing.pt2")
