@@ -2,18 +2,22 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias
 
 from app.answers import vector_answer
 from app.deps import vector_named
 from app.intake import check_limit, pair_text, tokenized
+from app.judging import check_judge, opened_judge
 from app.schemas.evaluation import (
     DoseResponseAnswer,
     DoseResponseRequest,
     EvaluatedPoint,
     EvaluationAnswer,
     EvaluationRequest,
+    JudgedPointAnswer,
+    JudgementAnswer,
+    JudgeRequest,
     LayerPointAnswer,
     LayerSweepAnswer,
     LayerSweepRequest,
@@ -28,6 +32,7 @@ from steering.quality import Recommended
 from steering.vectors import ConceptVector
 from steering.workflows import evaluate as doses
 from steering.workflows import layer_sweep as sweeps
+from steering.workflows.judge import Judging, instruction_of
 from steering.workflows.progress import Progress
 from steering.workflows.trial_setup import asked
 
@@ -41,15 +46,32 @@ class Evaluation:
     state: AppState
     work: Work
     save: bool
+    judge: JudgeRequest | None = None
+    instructions: tuple[str, ...] | None = None
 
     async def run(self, progress: Progress) -> EvaluationAnswer:
         """The result. Cancelling stops it at once and stores nothing."""
         engine, work = self.state.engine, self.work
         if isinstance(work, sweeps.LayerSweepRequest):
             return _sweep_answer(await sweeps.layer_sweep(engine, work, progress=progress))
-        found = await doses.dose_response(engine, work, progress=progress)
+        found = await self._doses(work, progress)
         saved, said = await self._saved(found) if self.save else (None, ())
-        return _dose_answer(found, saved, said)
+        judgement = judgement_answer(found, self.judge, self._concept) if self.judge else None
+        return _dose_answer(found, saved, said, judgement)
+
+    @property
+    def _concept(self) -> str:
+        """What the judge is told to look for."""
+        vector = self.work.vector
+        return (self.judge and self.judge.concept) or vector.description or vector.name
+
+    async def _doses(self, work: doses.DoseResponseRequest, progress: Progress) -> doses.DoseResponse:
+        engine = self.state.engine
+        if self.judge is None:
+            return await doses.dose_response(engine, work, progress=progress)
+        async with opened_judge(self.state.settings, engine, self.judge.by) as judge:
+            judged = replace(work, judging=Judging(judge, self._concept, self.instructions))
+            return await doses.dose_response(engine, judged, progress=progress)
 
     async def job(self, progress: Progress) -> Mapping[str, Any]:
         """The same as a job's result."""
@@ -68,6 +90,9 @@ async def checked(state: AppState, body: EvaluationRequest) -> Evaluation:
     """Refuses at once what can be refused at once, so that no job fails of it later."""
     vector = await vector_named(state.store, body.vector)
     save = isinstance(body, DoseResponseRequest) and body.save
+    judge = body.judge if isinstance(body, DoseResponseRequest) else None
+    if judge is not None:
+        check_judge(state.settings, judge.by)
     if save:
         await _check_newest(state, vector)
     fields: dict[str, Any] = {
@@ -83,7 +108,7 @@ async def checked(state: AppState, body: EvaluationRequest) -> Evaluation:
         fields["strengths"] = body.strengths
     work, answers = await _sized(state, body, fields)
     check_limit(answers, state.settings.max_evaluation_answers, "answers to write", "strengths")
-    return Evaluation(state, work, save)
+    return Evaluation(state, work, save, judge, _instructions(state, body))
 
 
 async def _sized(state: AppState, body: EvaluationRequest, fields: dict[str, Any]) -> tuple[Work, int]:
@@ -112,6 +137,13 @@ async def _prompts(state: AppState, body: EvaluationRequest) -> tuple[Prompt, ..
     return None if body.prompts is None else await _tokens(state, body.prompts, body.max_tokens, "prompts")
 
 
+def _instructions(state: AppState, body: EvaluationRequest) -> tuple[str, ...] | None:
+    """The caller's prompts as a judge reads them: without the marks of a chat template."""
+    if body.prompts is None:
+        return None
+    return tuple(instruction_of(pair_text(text), state.engine.tokenizer) for text in body.prompts)
+
+
 async def _tokens(state: AppState, texts: Sequence[Text], max_tokens: int, param: str) -> tuple[Prompt, ...]:
     check_limit(len(texts), state.settings.max_texts, "prompts", param)
     return tuple([(await tokenized(state.engine, pair_text(text), max_tokens)).token_ids for text in texts])
@@ -137,7 +169,9 @@ def _layer_point(point: sweeps.LayerPoint) -> LayerPointAnswer:
     return LayerPointAnswer.model_validate(asdict(point))
 
 
-def _dose_answer(found: doses.DoseResponse, saved: VectorAnswer | None, said: Sequence[str]) -> DoseResponseAnswer:
+def _dose_answer(
+    found: doses.DoseResponse, saved: VectorAnswer | None, said: Sequence[str], judgement: JudgementAnswer | None
+) -> DoseResponseAnswer:
     points = []
     for point in found.points:
         advantage = found.advantages.get(point.strength)
@@ -157,7 +191,19 @@ def _dose_answer(found: doses.DoseResponse, saved: VectorAnswer | None, said: Se
         recommended=_recommended(found.recommended),
         negative=found.negative,
         warnings=[*found.warnings, *said],
+        judgement=judgement,
         saved=saved,
+    )
+
+
+def judgement_answer(found: doses.DoseResponse, judge: JudgeRequest, concept: str) -> JudgementAnswer | None:
+    """What the judge said, and what it was asked to look for."""
+    if found.judgement is None:
+        return None
+    points = [JudgedPointAnswer.model_validate(asdict(point)) for point in found.judgement.points]
+    failures = {str(reason): count for reason, count in found.judgement.failures.items()}
+    return JudgementAnswer(
+        by=judge.by, concept=concept, points=points, ratings=found.judgement.ratings, failures=failures
     )
 
 

@@ -4,6 +4,7 @@ import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -75,6 +76,14 @@ class Settings(BaseSettings):
     max_jobs: Positive = Field(4, description="jobs running at once")
     max_queued_jobs: Positive = Field(64, description="jobs waiting; one more is answered 429")
 
+    # Who else may rate the answers of an evaluation
+    judge_base_url: str | None = Field(
+        None, description="an OpenAI-compatible endpoint (`https://host/v1`) that evaluations may name as their judge"
+    )
+    judge_model: str | None = Field(None, description="the model asked there; needed with an address")
+    judge_api_key: str | None = Field(None, repr=False, description="the key sent there")
+    judge_seconds: Seconds = Field(60.0, description="longest time one question to it may take")
+
     # What one request may ask
     max_body_bytes: Positive = Field(2_000_000, description="largest body")
     max_upload_bytes: Positive = Field(64_000_000, description="largest body where vectors or examples are sent")
@@ -116,6 +125,24 @@ class Settings(BaseSettings):
             if unknown:
                 raise ValueError(f"key {position + 1} has unknown scopes {sorted(unknown)}; known: {SCOPES}")
         return value
+
+    @field_validator("judge_base_url")
+    @classmethod
+    def _an_address(cls, value: str | None) -> str | None:
+        """Raises ValueError, also from `port` where that is no number."""
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        plain = parts.username is None and parts.port != 0 and not parts.query and not parts.fragment
+        if parts.scheme not in ("http", "https") or not parts.hostname or not plain:
+            raise ValueError("expected http(s)://host[:port][/path] without a user, a query or a fragment")
+        return value
+
+    @model_validator(mode="after")
+    def _whole_judge(self) -> "Settings":
+        if (self.judge_base_url is None) != (self.judge_model is None):
+            raise ValueError("judge_base_url and judge_model are set together or not at all")
+        return self
 
     @model_validator(mode="after")
     def _no_open_door(self) -> "Settings":

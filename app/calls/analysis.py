@@ -46,6 +46,7 @@ class DoseOptions(SweepOptions, total=False):
 
     neutral: Sequence[Text]
     random_directions: int
+    judge: Words
     save: bool
 
 

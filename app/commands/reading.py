@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from app.commands.following import followed
 from app.commands.generation import Layers, Prompt, Raw, Steer, Steering, System, asked
-from app.commands.reading_tables import dose_table, lens_table, readout_table, result_lines, sweep_table
+from app.commands.reading_tables import dose_table, judge_table, lens_table, readout_table, result_lines, sweep_table
 from app.commands.terminal import (
     LOCAL,
     AsJson,
@@ -35,6 +35,13 @@ class Kind(StrEnum):
 
     DOSE_RESPONSE = "dose_response"
     LAYER_SWEEP = "layer_sweep"
+
+
+class By(StrEnum):
+    """Who judges."""
+
+    SELF = "self"
+    ENDPOINT = "endpoint"
 
 
 def readout(
@@ -98,6 +105,12 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one option a field
     strengths: Annotated[str | None, typer.Option(help="Strengths, separated by commas.")] = None,
     layers: Annotated[str | None, typer.Option(help="recommended, all, 12,13 or 10:16 (half-open).")] = None,
     random_directions: Annotated[int | None, typer.Option(help="Controls of the same dose (dose_response).")] = None,
+    judge: Annotated[
+        By | None, typer.Option(help="Who rates the answers too: the loaded model, or the operator's endpoint.")
+    ] = None,
+    judge_concept: Annotated[
+        str | None, typer.Option(help="What the judge looks for; default: the description.")
+    ] = None,
     save: Annotated[bool, typer.Option(help="Keep it on the card, as the next version (dose_response).")] = False,
     as_json: AsJson = False,
     url: Url = LOCAL,
@@ -112,6 +125,10 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one option a field
         options["strengths"] = numbers(strengths, "--strengths")
     if layers is not None:
         options["layers"] = layers_of(layers)
+    if judge is None and judge_concept is not None:
+        raise typer.BadParameter("tells a judge what to look for: name one with --judge", param_hint="--judge-concept")
+    if judge is not None:
+        options["judge"] = {"by": judge.value} | ({"concept": judge_concept} if judge_concept else {})
     if save:
         options["save"] = True
     with client_of(url, key) as client:
@@ -120,5 +137,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one option a field
         print_json(result.model_dump(mode="json"))
         return
     console.print(dose_table(result) if isinstance(result, DoseResponseAnswer) else sweep_table(result))
+    if isinstance(result, DoseResponseAnswer) and result.judgement is not None:
+        console.print(judge_table(result.judgement))
     for line in result_lines(result):
         console.print(line)

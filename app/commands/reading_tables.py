@@ -9,7 +9,7 @@ from rich.text import Text
 from app.commands.terminal import shown
 from app.schemas.analysis import LogitLensAnswer, PredictionAnswer, ReadoutAnswer
 from app.schemas.comparison import EstimateAnswer
-from app.schemas.evaluation import DoseResponseAnswer, LayerSweepAnswer
+from app.schemas.evaluation import DoseResponseAnswer, JudgementAnswer, LayerSweepAnswer
 
 
 def readout_table(answer: ReadoutAnswer, vector: str) -> Table:
@@ -90,6 +90,24 @@ def dose_table(result: DoseResponseAnswer) -> Table:
             f"{point.repetition:.2f}",
             f"{point.kl_neutral:.2f}",
             f"{point.relative_dose:.2f}",
+        )
+    return table
+
+
+def judge_table(found: JudgementAnswer) -> Table:
+    """One row a strength, from 0 to 2."""
+    who = "the loaded model" if found.by == "self" else "the operator's endpoint"
+    table = Table(title=shown(f"judged by {who}: {found.concept}"), title_justify="left")
+    for heading in ("strength", "concept", "instruction", "fluency", "overall", "answers", "failed"):
+        table.add_column(heading, justify="right")
+    for point in found.points:
+        means = (point.concept, point.instruction, point.fluency)
+        table.add_row(
+            f"{point.strength:+g}",
+            *("-" if one is None else f"{one.mean:.2f}" for one in means),
+            "-" if point.overall is None else _estimate(point.overall),
+            str(point.judged),
+            str(point.failed),
         )
     return table
 

@@ -45,14 +45,23 @@ class LayerSweepRequest(EvaluationFields):
     layers: Layers = "all"
 
 
+class JudgeRequest(Request):
+    """Who rates the answers too. by: the loaded model (`self`), or the `endpoint` that the operator named. concept: in words;
+    absent, the vector's description, or its name."""
+
+    by: Literal["self", "endpoint"]
+    concept: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+
+
 class DoseResponseRequest(EvaluationFields):
     """Many strengths at the same layers, beside random directions of the same dose. neutral: prompts on which damage is
-    measured. save: keep the result on the vector's card, as its next version."""
+    measured. judge: who rates the answers too. save: keep the result on the vector's card, as its next version."""
 
     kind: Literal["dose_response"]
     layers: Layers = "recommended"
     neutral: Prompts | None = None
     random_directions: Annotated[Whole, Field(ge=0, le=10)] = 3
+    judge: JudgeRequest | None = None
     save: Flag = False
 
 
@@ -98,10 +107,34 @@ class EvaluatedPoint(DosePointAnswer):
     advantage: EstimateAnswer | None = None
 
 
+class JudgedPointAnswer(Answer):
+    """One strength: means from 0 to 2 over the answers with all three ratings (`judged` of them; `failed` lack one), null where
+    there is none. overall: harmonic mean of an answer's three."""
+
+    strength: Measured
+    concept: EstimateAnswer | None
+    instruction: EstimateAnswer | None
+    fluency: EstimateAnswer | None
+    overall: EstimateAnswer | None
+    judged: int
+    failed: int
+
+
+class JudgementAnswer(Answer):
+    """What the judge said, by strength. failures: how many of the ratings could not be had: the judge was `unreachable`, or
+    its reply `unreadable`."""
+
+    by: Literal["self", "endpoint"]
+    concept: str
+    points: list[JudgedPointAnswer]
+    ratings: int
+    failures: dict[str, int]
+
+
 class DoseResponseAnswer(Answer):
     """Points by strength; scores are shifts against the unsteered answers, whose own mean is baseline_score, in `unit`.
     recommended: where the concept moved and coherence held; negative: the same range below 0. anti_steered: share of
-    prompts that move against the sign. saved: the vector's new version, if it was asked for and kept."""
+    prompts that move against the sign. judgement: the judge's, if one was named. saved: the vector's new version, if it was asked for and kept."""
 
     kind: Literal["dose_response"] = "dose_response"
     vector: str
@@ -114,6 +147,7 @@ class DoseResponseAnswer(Answer):
     recommended: RecommendedAnswer | None
     negative: tuple[Measured, Measured] | None
     warnings: list[str]
+    judgement: JudgementAnswer | None = None
     saved: VectorAnswer | None = None
 
 

@@ -20,6 +20,7 @@ from steering.workflows.dose_statistics import (
     shifts,
 )
 from steering.workflows.dosing import plan_at, random_like
+from steering.workflows.judge import ASPECTS, Judgement, Judging, instruction_of, judge_answers
 from steering.workflows.measures import Estimate
 from steering.workflows.progress import Progress, silent
 from steering.workflows.scorers import SCORERS
@@ -43,7 +44,7 @@ class DoseResponseRequest:
 
     prompts, neutral: what is asked, and where damage is measured; None takes the package's neutral prompts. reader: the
     vector that scores the text (this one if None), read at reading_layer (where it reads best if None).
-    random_directions: how many controls of equal dose each strength gets, 0 to 10.
+    random_directions: how many controls of equal dose each strength gets, 0 to 10. judging: who else rates the answers.
     """
 
     vector: ConceptVector
@@ -56,6 +57,7 @@ class DoseResponseRequest:
     scorer: str = "projection"
     random_directions: int = 3
     sampling: SamplingParams = WRITING
+    judging: Judging | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class DoseResponse:
 
     advantages: strength -> how far the concept moved along the sign beyond what one random direction in twenty reaches
     at the same dose. recommended: None where no positive strength both moved it so far and stayed coherent; `negative`
-    is the same range below zero.
+    is the same range below zero. judgement: what a judge said of the answers, where one was named.
     """
 
     vector: str
@@ -78,6 +80,7 @@ class DoseResponse:
     recommended: Recommended | None
     negative: tuple[float, float] | None
     warnings: tuple[str, ...] = ()
+    judgement: Judgement | None = None
 
 
 async def dose_response(
@@ -90,7 +93,7 @@ async def dose_response(
     table = [[await plan_at(engine.info, arm, strength, setup.layers) for strength in steered] for arm in setup.arms]
     plans = [plan for row in table for plan in row]
     work = trial_steps(len(plans), len(prompts))
-    total = work + len(neutral)
+    total = work + len(neutral) + (len(ASPECTS) * len(prompts) * (len(steered) + 1) if request.judging else 0)
     unsteered, rest = await run_trials(
         engine,
         prompts,
@@ -111,7 +114,29 @@ async def dose_response(
     by_strength = {steered[i]: [row[i] for row in rows] for i in kept}
     kl = dict(zip(by_strength, damage, strict=True))
     broken = [strength for strength in steered if strength not in by_strength]
-    return _dose_response(request, setup.layers, setup.reading, unsteered, by_strength, kl, broken)
+    found = _dose_response(request, setup.layers, setup.reading, unsteered, by_strength, kl, broken)
+    if request.judging is None:
+        return found
+    texts = {0.0: unsteered.texts, **{strength: row[0].texts for strength, row in by_strength.items()}}
+    return await _judged(
+        engine, request, prompts, found, texts, lambda done, of, said: report(total - of + done, total, said)
+    )
+
+
+async def _judged(
+    engine: Engine,
+    request: DoseResponseRequest,
+    prompts: Sequence[Prompt],
+    found: DoseResponse,
+    texts: Mapping[float, Sequence[str]],
+    progress: Progress,
+) -> DoseResponse:
+    """The same with what the judge says of the answers. texts: strength -> one answer a prompt."""
+    assert request.judging is not None
+    said = request.judging.instructions or [instruction_of(prompt, engine.tokenizer) for prompt in prompts]
+    seed = request.sampling.seed % 2**32
+    judgement = await judge_answers(request.judging, said, texts, seed=seed, progress=progress)
+    return replace(found, judgement=judgement, warnings=(*found.warnings, *judgement.warnings))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -25,12 +25,13 @@ WRITING = SamplingParams(max_tokens=48, temperature=0.7)
 @dataclass(frozen=True, slots=True)
 class AnswerMeasures:
     """One answer as the unsteered model reads it. surprise: mean -log p of its tokens, None where it has none.
-    dose: measured relative dose, mean over the layers that were steered, 0 where none was."""
+    dose: measured relative dose, mean over the layers that were steered, 0 where none was. text: the answer itself."""
 
     score: float
     surprise: float | None
     repetition: float
     dose: float
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,11 @@ class Trial:
     @property
     def scores(self) -> tuple[float, ...]:
         return tuple(one.score for one in self.measures)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """One answer a prompt; of several samples the first."""
+        return tuple(one.text for one in self.measures)
 
 
 async def run_trials(
@@ -108,6 +114,7 @@ def _mean(samples: Sequence[AnswerMeasures]) -> AnswerMeasures:
         surprise=fmean(surprise) if surprise else None,
         repetition=fmean(one.repetition for one in samples),
         dose=fmean(one.dose for one in samples),
+        text=samples[0].text,
     )
 
 
@@ -138,6 +145,7 @@ def _measures(capture: Capture, prompt_length: int, answer: Answer, read_back: R
         surprise=fmean(surprise) if count else None,
         repetition=repetition(answer.tokens),
         dose=fmean(doses) if doses else 0.0,
+        text=answer.text,
     )
 
 

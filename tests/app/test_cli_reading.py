@@ -85,6 +85,19 @@ def test_evaluate_shows_what_moves_and_keeps_it_where_asked(steer: Steer, addres
     assert answer["saved"] is None
 
 
+def test_evaluate_shows_what_a_judge_said_and_what_it_did_not(steer: Steer) -> None:
+    common = ("evaluate", "mood", "--concept", "sentiment", "--strengths", "1", "--random-directions", "0")
+    out, _ = steer(*common, "--judge", "self", "--judge-concept", "joy")
+    judged = out[out.index("judged by the loaded model: joy") :]
+    assert [row[0] for row in rows_of(judged)] == ["+0", "+1"]
+    assert [row[1] for row in rows_of(judged)] == ["-", "-"], "the planted model knows no numbers"
+    assert "could not be had" in judged
+    steer(*common, "--judge-concept", "joy", code=2)
+    steer(*common, "--judge", "http://127.0.0.1:1", code=2)
+    _, complaint = steer(*common, "--judge", "endpoint", code=1)
+    assert "STEERING_JUDGE_BASE_URL" in complaint
+
+
 def test_evaluate_sweeps_layers(steer: Steer) -> None:
     out, _ = steer("evaluate", "mood@1", "--kind", "layer_sweep", "--strengths", "1", "--layers", "all")
     assert [row[:2] for row in rows_of(out)] == [["1", "+1"], ["2", "+1"]]
