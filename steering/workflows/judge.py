@@ -21,13 +21,17 @@ from steering.workflows.progress import Progress, silent
 HIGHEST = 2
 LONGEST = 4000
 """Characters of an instruction and of an answer that a judge is shown."""
+SURELY = 1000.0
+"""Added to a logit: further than any two logits lie apart."""
+SEVERAL = 6
+"""Answers that a judge has to rate alike before it is said that it tells nothing apart."""
 REPLY = 64
 """Tokens of a judge's reply."""
 Failure = Literal["unreachable", "unreadable"]
 _RATING = re.compile(r"rating\W{0,8}([012])(?!\d|\.\d)", re.IGNORECASE)
 _BARE = re.compile(r"\W*([012])\W*")
 
-_FORM = "Answer with one line and nothing else: 'Rating: ' followed by 0, 1 or 2."
+_FORM = "Answer with one digit and nothing else: 0, 1 or 2."
 ASPECTS: Mapping[str, str] = {
     "concept": (
         "You judge whether a text shows a given concept.\n"
@@ -66,22 +70,35 @@ class Judge(Protocol):
 
 
 class EngineJudge:
-    """The loaded model, unsteered and greedy, behind live traffic. A small model judges poorly: its failures are counted."""
+    """The loaded model, unsteered and greedy, behind live traffic.
+
+    Of the digits 0, 1 and 2 it says the likeliest: a small model that is asked for a digit seldom writes one by itself. It
+    judges poorly all the same.
+    """
 
     at_once = 16
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._sampling = _one_digit(engine.tokenizer)
 
     async def ask(self, question: str) -> str:
         """See Judge.ask. Raises what the engine raises when it stops."""
         prompt: Prompt = (ChatMessage("user", question),) if self._engine.info.chat_template else question + "\nRating:"
-        request = GenerationRequest(prompt, SamplingParams(max_tokens=REPLY))
+        request = GenerationRequest(prompt, self._sampling)
         try:
             (found,) = await background(self._engine, [request])
         except (ContextLengthExceeded, NonfiniteActivations) as error:
             raise Unanswered(error.message) from error
         return found.text
+
+
+def _one_digit(tokenizer: Tokenizer) -> SamplingParams:
+    """One token, which is a digit; a free reply where the digits are no tokens of this model."""
+    found = {str(value): tokenizer.encode(str(value))[-1:] for value in range(HIGHEST + 1)}
+    if any(tokenizer.decode(ids).strip() != digit for digit, ids in found.items()):
+        return SamplingParams(max_tokens=REPLY)
+    return SamplingParams(max_tokens=1, logit_bias={ids[0]: SURELY for ids in found.values()})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,22 +127,26 @@ class JudgedPoint:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """points: by strength. failures: ratings that could not be had, by reason."""
+    """points: by strength. failures: ratings that could not be had, by reason. alike: aspects in which every answer was rated
+    the same, of several."""
 
     points: tuple[JudgedPoint, ...]
     ratings: int
     failures: Mapping[Failure, int]
+    alike: tuple[str, ...] = ()
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What to know before the figures are believed."""
-        lost = sum(self.failures.values())
-        if not lost:
-            return ()
-        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.failures.items()))
-        return (
-            f"{lost} of {self.ratings} ratings of the judge could not be had ({reasons}); their answers count nowhere",
-        )
+        said = []
+        if self.alike:
+            said.append(f"the judge rated every answer alike in {', '.join(self.alike)}: there it tells nothing apart")
+        if lost := sum(self.failures.values()):
+            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.failures.items()))
+            said.append(
+                f"{lost} of {self.ratings} ratings of the judge could not be had ({reasons}); their answers count nowhere"
+            )
+        return tuple(said)
 
 
 def rating(reply: str) -> int | None:
@@ -193,7 +214,13 @@ async def judge_answers(
         row = flat[index * width : (index + 1) * width]
         points.append(_point(strength, [row[i : i + size] for i in range(0, width, size)], seed))
     lost = {reason: count for reason, count in failures.items() if count}
-    return Judgement(tuple(sorted(points, key=lambda point: point.strength)), total, lost)
+    alike = tuple(aspect for i, aspect in enumerate(ASPECTS) if _alike(flat[i::size]))
+    return Judgement(tuple(sorted(points, key=lambda point: point.strength)), total, lost, alike)
+
+
+def _alike(ratings: Sequence[int | None]) -> bool:
+    had = [one for one in ratings if one is not None]
+    return len(had) >= SEVERAL and len(set(had)) == 1
 
 
 def _point(strength: float, ratings: Sequence[Sequence[int | None]], seed: int) -> JudgedPoint:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 from steering.engine.base import Finish, GenerationRequest, SteeringReport, TokenEvent
 from steering.errors import ContextLengthExceeded
@@ -21,6 +22,7 @@ from steering.workflows.judge import (
     questions_about,
     rating,
 )
+from tests.engines import family_engine
 from tests.fakes import ScriptedEngine
 
 from .linear import LinearEngine
@@ -142,7 +144,8 @@ async def test_a_judge_reads_the_answers_of_a_dose_response(engine: LinearEngine
     judging = Judging(Reading(rule), "good mood")
     found = await dose_response(engine, asked_of(engine, judging=judging), progress=lambda *said: seen.append(said))
     plain = await dose_response(engine, asked_of(engine))
-    assert replace(found, judgement=None) == plain, "a judge changes nothing else"
+    assert replace(found, judgement=None, warnings=plain.warnings) == plain, "a judge changes nothing else"
+    assert found.warnings[-1].startswith("the judge rated every answer alike in concept, instruction, fluency")
     assert plain.judgement is None
     assert [point.strength for point in found.judgement.points] == [-1.0, 0.0, 1.0]
     assert all((point.judged, point.overall.mean) == (3, 1.0) for point in found.judgement.points)
@@ -181,6 +184,13 @@ async def test_the_loaded_model_judges_unsteered_greedy_and_behind_live_traffic(
     (request,) = engine.requests
     assert request.prompt == (ChatMessage("user", "How is it?"),)
     assert (request.plan.empty, request.sampling.temperature, request.priority) == (True, 0.0, 1)
+    assert set(request.sampling.logit_bias) == set(b"012"), "the tokens of the three digits"
+
+
+async def test_a_real_model_says_one_of_the_three_digits(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    async with family_engine("llama", hf_byte_tokenizer) as engine:
+        replies = [await EngineJudge(engine).ask(f"Is {word} a word?") for word in ("road", "joy", "train", "q")]
+    assert all(rating(reply) is not None for reply in replies), replies
 
 
 async def test_a_question_too_long_for_the_loaded_model_is_a_failure_and_not_the_end() -> None:
