@@ -1,7 +1,6 @@
 """What steering did at prompt positions, summed by shared block: kept beside a block's keys and values, and lent with them."""
 
-from functools import partial
-from itertools import groupby
+from collections.abc import Iterator
 
 import torch
 
@@ -22,11 +21,16 @@ def shares(sequence: Sequence) -> bool:
     return sequence.capture is None and sequence.plan.reusable
 
 
-def block_of(sequence: Sequence, position: int) -> int:
-    """The shared block in which a position is measured, or REST."""
-    if position >= sequence.prompt_length - 1 or not sequence.plan.prompt_fingerprint or not shares(sequence):
-        return REST
-    return position // BLOCK
+def block_runs(sequence: Sequence, first: int, end: int) -> Iterator[tuple[int, int]]:
+    """Positions [first, end) cut where they are measured apart: (shared block or REST, how many), in order."""
+    measured = sequence.plan.prompt_fingerprint and shares(sequence)
+    behind = min(end, sequence.prompt_length - 1) if measured else first
+    while first < behind:
+        stop = min(first // BLOCK * BLOCK + BLOCK, behind)
+        yield first // BLOCK, stop - first
+        first = stop
+    if first < end:
+        yield REST, end - first
 
 
 def places(plan: SteeringPlan) -> tuple[tuple[int, int], ...]:
@@ -63,14 +67,13 @@ class OpeningBlocks:
         tokens: list[int] = []
         spread: list[int] = []
         for segment in batch.segments:
-            offset = segment.start - segment.first
-            block_at = partial(block_of, segment.sequence)
-            for block, positions in groupby(range(segment.first, segment.last_position + 1), block_at):
+            token = segment.start
+            for block, count in block_runs(segment.sequence, segment.first, segment.last_position + 1):
                 if block != REST:
-                    found = [position + offset for position in positions]
-                    tokens += found
-                    spread += [len(self._owners)] * len(found)
+                    tokens += range(token, token + count)
+                    spread += [len(self._owners)] * count
                     self._owners.append((segment.sequence, block))
+                token += count
         self._tokens, self._spread = torch.tensor(tokens, device=device), torch.tensor(spread, device=device)
         self._sums: dict[int, Tensor] = {}
 

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import groupby
 
 import torch
 
 from steering.engine.additive_bank import AdditiveBank
 from steering.engine.batch import Batch, Segment
 from steering.engine.decisions import Circuit, DecisionBoard
-from steering.engine.prompt_measures import REST, OpeningBlocks, block_of
+from steering.engine.prompt_measures import REST, OpeningBlocks, block_runs
 from steering.engine.sequence import NEVER, Sequence
 from steering.engine.timing import Timing
 from steering.operations import OPERATIONS
@@ -30,9 +29,6 @@ class _Member:
     tokens: tuple[int, ...]
     offset: int = 0
     """Flat row of position 0."""
-
-    def block_of(self, token: int) -> int:
-        return block_of(self.sequence, token - self.offset)
 
 
 class StackedCall:
@@ -151,8 +147,9 @@ def _parts(members: list[_Member], decode: bool) -> tuple[list[tuple[_Member, in
     parts: list[tuple[_Member, int]] = []
     spread: list[int] = []
     for member in members:
-        for block, tokens in groupby(member.tokens, member.block_of):
-            spread += [len(parts)] * sum(1 for _ in tokens)
+        first = member.tokens[0] - member.offset
+        for block, count in block_runs(member.sequence, first, first + len(member.tokens)):
+            spread += [len(parts)] * count
             parts.append((member, block))
     return parts, spread
 
