@@ -10,10 +10,11 @@ from app.schemas.generation import Message, PromptFields, SamplingFields
 from app.settings import Settings
 from app.state import AppState
 from steering.concepts.loader import load_concept
-from steering.engine.base import Engine, Position, Prompt, SamplingParams
+from steering.engine.base import Engine, Prompt, SamplingParams
 from steering.errors import ContextLengthExceeded, InvalidRequest, LimitExceeded
 from steering.pairs import ChatMessage, ContrastivePair, PairSet
 from steering.pairs import Text as PairText
+from steering.workflows.answering import usual_position
 from steering.workflows.extract import ExtractionRequest
 
 _LOOP_CHARACTERS = 2_000
@@ -152,14 +153,9 @@ def extraction_of(body: ExtractRequest, pairs: PairSet, state: AppState) -> Extr
         pairs=pairs,
         method=body.method,
         layers=body.layers,
-        position=_position(body),
+        position=usual_position(pairs) if body.position is None else body.position,
         holdout=body.holdout,
         seed=body.seed,
         description=body.description,
         tags=body.tags,
     )
-
-
-def _position(body: ExtractRequest) -> Position:
-    """Answers the model wrote are read over the whole answer, unless the caller says otherwise."""
-    return "response_mean" if body.describe is not None and "position" not in body.model_fields_set else body.position

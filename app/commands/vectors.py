@@ -40,7 +40,10 @@ def extract(  # noqa: PLR0913, PLR0917 - one option a field
     trait: Annotated[str | None, typer.Option(help="A trait in words; the model writes the examples itself.")] = None,
     opposite: Annotated[str | None, typer.Option(help="The opposite of the trait.")] = None,
     method: Annotated[str, typer.Option(help="mean_difference, pca, probe, whitened, trained.")] = "mean_difference",
-    position: Annotated[str, typer.Option(help="last, mean, response_mean, or an offset from the end.")] = "last",
+    position: Annotated[
+        str | None,
+        typer.Option(help="last, mean, response_mean, or an offset from the end; by default as the texts are."),
+    ] = None,
     layers: Annotated[str, typer.Option(help="all, or 12,13.")] = "all",
     holdout: Annotated[float, typer.Option(help="Share of the topics kept from the fit, to prove it on.")] = 0.3,
     seed: Annotated[int, typer.Option(help="Which topics are held out.")] = 0,
@@ -56,7 +59,7 @@ def extract(  # noqa: PLR0913, PLR0917 - one option a field
     options: dict[str, Any] = {
         **_source(concept, pairs, trait, opposite),
         "method": method,
-        "position": int(position) if position.lstrip("-").isdigit() else position,
+        "position": int(position) if position and position.lstrip("-").isdigit() else position,
         "layers": layers_of(layers),
         "holdout": holdout,
         "seed": seed,

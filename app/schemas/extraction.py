@@ -45,7 +45,8 @@ class Training(Request):
 
 
 class ExtractRequest(Request):
-    """Exactly one source: `pairs`, `concept` (a starter concept), `positive` with `negative`, or `describe`."""
+    """Exactly one source: `pairs`, `concept` (a starter concept), `positive` with `negative`, or `describe`. position: which
+    activation of a text is read; null for `response_mean` where all texts are conversations, `last` where none is, else `mean`."""
 
     name: Name
     description: Description = ""
@@ -57,7 +58,9 @@ class ExtractRequest(Request):
     describe: TraitDescription | None = None
     method: Annotated[str, Field(max_length=64)] = "mean_difference"
     layers: Literal["all"] | LayerList = "all"
-    position: Literal["last", "mean", "response_mean"] | Annotated[int, Field(strict=True, ge=-100_000, le=-1)] = "last"
+    position: (
+        Literal["last", "mean", "response_mean"] | Annotated[int, Field(strict=True, ge=-100_000, le=-1)] | None
+    ) = None
     holdout: Annotated[Number, Field(ge=0, lt=1)] = 0.3
     seed: Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)] = 0
     training: Training | None = None

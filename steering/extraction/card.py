@@ -1,6 +1,6 @@
 """From what was measured at each layer to a quality card with plain warnings, and to the layer worth steering at."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from steering.quality import LayerQuality, QualityCard, Recommended
 from steering.vectors import DEFAULT_STRENGTHS
@@ -12,6 +12,8 @@ FEW_HELD = 10
 FEW_TOPICS = 4
 LOW_AGREEMENT = 0.2
 CLOSE_TO_RANDOM = 0.05
+USUAL_DOSES = (0.05, 0.15)
+"""Relative doses between which concepts moved the embedded model's text and text held (docs/dose_response.md)."""
 
 
 def best_layer(layers: Mapping[int, LayerQuality], layer_count: int) -> int:
@@ -31,9 +33,19 @@ def best_layer(layers: Mapping[int, LayerQuality], layer_count: int) -> int:
     return max(inside or sorted(layers), key=rank)
 
 
-def recommend(card: QualityCard, layer_count: int) -> Recommended:
-    """The layer that reads best, and the strengths to try there before any were measured (DEFAULT_STRENGTHS)."""
-    return Recommended(layers=(best_layer(card.layers, layer_count),), strength=DEFAULT_STRENGTHS)
+def recommend(
+    card: QualityCard, layer_count: int, scales: Mapping[int, float] | None = None, norms: Sequence[float] = ()
+) -> Recommended:
+    """The layer that reads best, and the strengths to try there before any were measured.
+
+    scales: natural scale by layer; norms: typical residual norm of every layer, both in residual units. Where both are
+    known the strengths are those of USUAL_DOSES, else DEFAULT_STRENGTHS.
+    """
+    layer = best_layer(card.layers, layer_count)
+    if scales is None or not norms:
+        return Recommended(layers=(layer,), strength=DEFAULT_STRENGTHS)
+    low, high = (round(dose * norms[layer] / scales[layer], 2) for dose in USUAL_DOSES)
+    return Recommended(layers=(layer,), strength=(low, high))
 
 
 def build_card(

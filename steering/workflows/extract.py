@@ -18,6 +18,7 @@ from steering.pairs import PairSet, Split, Text, split
 from steering.quality import LayerQuality
 from steering.shapes import Activations, Float, Tensor
 from steering.vectors import ConceptVector, LayerDirection, check_name
+from steering.workflows.answering import as_answers
 from steering.workflows.progress import Progress, silent
 
 Fits: TypeAlias = dict[int, tuple[Direction, LayerQuality]]
@@ -109,10 +110,13 @@ def block_indices(layers: Literal["all"] | Sequence[int], layer_count: int) -> t
 async def read_pairs(
     engine: Engine, request: ExtractionRequest, layers: tuple[int, ...], total: int, report: Progress
 ) -> ReadPairs:
-    """All texts, each different one once, all layers in one pass over them."""
-    pairs = request.pairs
-    rows: Mapping[Text, int] = {text: i for i, text in enumerate(dict.fromkeys(pairs.positive + pairs.negative))}
-    repeated = len(pairs.positive) + len(pairs.negative) - len(rows)
+    """All texts, each different one once, all layers in one pass over them. Read as a whole answer, a text that stands
+    alone is put as one."""
+    positive, negative = request.pairs.positive, request.pairs.negative
+    if request.position == "response_mean":
+        positive, negative = as_answers(positive, engine.info), as_answers(negative, engine.info)
+    rows: Mapping[Text, int] = {text: i for i, text in enumerate(dict.fromkeys(positive + negative))}
+    repeated = len(positive) + len(negative) - len(rows)
     captures = await engine.capture(
         [CapturePrompt(text) for text in rows],
         CaptureSpec(layers=layers, position=request.position),
@@ -120,8 +124,8 @@ async def read_pairs(
     )
     activations = torch.cat([capture.activations.float() for capture in captures], dim=1)
     return ReadPairs(
-        positive=activations[:, [rows[text] for text in pairs.positive]],
-        negative=activations[:, [rows[text] for text in pairs.negative]],
+        positive=activations[:, [rows[text] for text in positive]],
+        negative=activations[:, [rows[text] for text in negative]],
     )
 
 
@@ -184,6 +188,7 @@ def assembled(
     )
     if left_out:
         card = replace(card, warnings=(*card.warnings, _said(left_out)))
+    scales = {layer: direction.scale for layer, (direction, _) in fits.items()}
     return ConceptVector(
         name=request.name,
         model=info.name,
@@ -193,7 +198,7 @@ def assembled(
         layers={layer: _layer_direction(direction) for layer, (direction, _) in fits.items()},
         description=request.description,
         tags=request.tags,
-        recommended=recommend(card, info.layer_count),
+        recommended=recommend(card, info.layer_count, scales, info.typical_norms),
         quality=card,
         provenance=_provenance(engine, request, division),
     )

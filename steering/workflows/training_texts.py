@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from steering.concepts.loader import load_neutral
 from steering.engine.base import Engine, GenerationRequest, NeutralText, SamplingParams, TokenPair
 from steering.errors import InvalidRequest
-from steering.pairs import ChatMessage, PairSet, Text
+from steering.pairs import PairSet
+from steering.workflows.answering import as_answers
 from steering.workflows.generate import background, mix
 from steering.workflows.trial_setup import asked
 
@@ -40,11 +41,10 @@ async def token_pairs(engine: Engine, pairs: PairSet, chosen: Sequence[int]) -> 
 
 
 def _token_pairs(engine: Engine, pairs: PairSet, chosen: Sequence[int]) -> tuple[TokenPair, ...]:
+    sides = [as_answers(side, engine.info) for side in (pairs.positive, pairs.negative)]
     found = []
     for index in chosen:
-        positive, negative = (
-            engine.tokenizer.encode(_answering(engine, side[index], index)) for side in (pairs.positive, pairs.negative)
-        )
+        positive, negative = (engine.tokenizer.encode(side[index]) for side in sides)
         shorter = min(len(positive), len(negative))
         if positive == negative or shorter < 2:
             continue
@@ -55,11 +55,3 @@ def _token_pairs(engine: Engine, pairs: PairSet, chosen: Sequence[int]) -> tuple
             "no pair is left to train on: the texts of each are equal, or one token long", param="pairs"
         )
     return tuple(found)
-
-
-def _answering(engine: Engine, text: Text, index: int) -> Text:
-    """A text that stands alone as an answer to a neutral prompt, since answers are what will be steered."""
-    if not isinstance(text, str) or not engine.info.chat_template:
-        return text
-    prompts = load_neutral()
-    return ChatMessage("user", prompts[index % len(prompts)]), ChatMessage("assistant", text)

@@ -76,11 +76,24 @@ async def test_texts_may_be_conversations_heaps_or_a_concept(server: Server) -> 
         return [{"role": "user", "content": "How was it?"}, {"role": "assistant", "content": word}]
 
     pairs = [{"positive": chat(f"good {i}"), "negative": chat(f"bad {i}"), "topic": f"t{i}"} for i in range(4)]
-    assert (await made(server, pairs=pairs, position="response_mean"))["provenance"]["topics"] == 4
+    assert (await made(server, pairs=pairs))["provenance"]["topics"] == 4
     heaps = {"name": "heap", "positive": [f"good {i}" for i in range(6)], "negative": [f"bad {i}" for i in range(9)]}
     answer = await server.client.post("/v1/vectors/extract?wait=true", json=heaps)
     assert answer.status_code == 201, answer.text
     assert answer.json()["provenance"]["paired"] is False
+
+
+async def test_where_texts_are_read_follows_from_their_form_unless_it_is_said(server: Server) -> None:
+    def pair(word: str, i: int, talks: bool) -> Any:
+        text = f"{word} day {i}"
+        return [{"role": "user", "content": "How was it?"}, {"role": "assistant", "content": text}] if talks else text
+
+    for talks, expected in (((False, False), "last"), ((True, True), "response_mean"), ((True, False), "mean")):
+        pairs = [
+            {"positive": pair("good", i, talks[i % 2]), "negative": pair("bad", i, talks[i % 2])} for i in range(12)
+        ]
+        assert (await made(server, pairs=pairs))["provenance"]["position"] == expected
+        assert (await made(server, pairs=pairs, position=-1))["provenance"]["position"] == -1
 
 
 async def test_starter_concepts_are_listed_and_shown(server: Server) -> None:

@@ -2,7 +2,9 @@
 
 import dataclasses
 
-from steering.extraction.card import best_layer, build_card, recommend
+import pytest
+
+from steering.extraction.card import USUAL_DOSES, best_layer, build_card, recommend
 from steering.quality import LayerQuality, QualityCard
 from steering.vectors import DEFAULT_STRENGTHS
 
@@ -51,6 +53,14 @@ def test_recommends_the_best_layer_between_two_fifths_and_seven_tenths_of_the_de
     recommended = recommend(QualityCard(pairs=64, holdout=20, layers=layers), layer_count=30)
     assert recommended.layers == (14,)
     assert recommended.strength == DEFAULT_STRENGTHS
+
+
+def test_strengths_follow_from_scale_and_norm_where_both_are_known() -> None:
+    card = QualityCard(pairs=64, holdout=20, layers={14: GOOD})
+    scales, norms = {14: 10.0}, [1.0] * 14 + [200.0] + [1.0] * 15
+    low, high = recommend(card, 30, scales, norms).strength
+    assert (low * 10.0 / 200.0, high * 10.0 / 200.0) == pytest.approx(USUAL_DOSES)
+    assert recommend(card, 30, scales, ()).strength == DEFAULT_STRENGTHS
 
 
 def test_the_window_is_counted_in_blocks_done() -> None:
