@@ -23,7 +23,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 FROM build AS build-cuda
 RUN --mount=type=cache,target=/root/.cache/pip make install VENV=/opt/venv INSTALL=.
 
-# ---- what runs: no compiler, no source, no superuser ---------------------------------------------------------------
+# ---- what runs: no source, no superuser ----------------------------------------------------------------------------
 FROM base AS runtime
 RUN groupadd --gid 10001 steering \
  && useradd --uid 10001 --gid steering --no-create-home --home-dir /var/lib/steering --shell /usr/sbin/nologin steering \
@@ -51,6 +51,10 @@ FROM runtime AS cuda
 COPY --from=build-cuda /opt/venv /opt/venv
 ENV STEERING_DEVICE=cuda
 
+# The decode step is compiled for the processor it runs on, hence the compiler.
 FROM runtime AS cpu
+USER root
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
+USER 10001:10001
 COPY --from=build-cpu /opt/venv /opt/venv
 ENV STEERING_DEVICE=cpu

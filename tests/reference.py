@@ -203,9 +203,9 @@ class Reference:
         return r + share * p * (gain * target.direction - d)
 
 
-def philox_word(seed: int, index: int, token: int) -> int:
+def philox_word(seed: int, index: int, number: int, purpose: int = 0) -> int:
     """First word of Philox4x32-10, in plain integers."""
-    counter, key = [index, token, 0, 0], [seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF]
+    counter, key = [index, number, purpose, 0], [seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF]
     for _ in range(10):
         one, two = 0xD2511F53 * counter[0], 0xCD9E8D57 * counter[2]
         counter = [
@@ -218,14 +218,33 @@ def philox_word(seed: int, index: int, token: int) -> int:
     return counter[0]
 
 
+def rare_tokens(seed: int, index: int, vocab: int) -> set[int]:
+    """Every token with probability 1/256, by geometric gaps."""
+    found: set[int] = set()
+    token = -1
+    for number in range(vocab):
+        uniform = ((philox_word(seed, index, number, 1) >> 8) + 0.5) / 2**24
+        token += 1 + int(math.log(uniform) / math.log1p(-1 / 256))
+        if token >= vocab:
+            break
+        found.add(token)
+    return found
+
+
+def gumbel(seed: int, index: int, token: int, rare: bool) -> float:
+    """The upper 1/256 of the distribution for rare tokens, the rest for all others."""
+    uniform = ((philox_word(seed, index, token) >> 8) + 0.5) / 2**24
+    return -math.log(-(math.log1p(-uniform / 256) if rare else math.log(uniform * 255 / 256)))
+
+
 def choose(logits: torch.Tensor, temperature: float, seed: int, index: int) -> int:
     """argmax of logits / T + Gumbel noise over the whole vocabulary."""
     if temperature == 0.0:
         return int(logits.argmax())
     best, chosen = -math.inf, -1
+    rare = rare_tokens(seed, index, len(logits))
     for token, logit in enumerate((logits / temperature).tolist()):
-        uniform = ((philox_word(seed, index, token) >> 8) + 0.5) / 2**24
-        score = logit - math.log(-math.log(uniform))
+        score = logit + gumbel(seed, index, token, token in rare)
         if score > best:
             best, chosen = score, token
     return chosen

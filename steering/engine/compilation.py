@@ -2,8 +2,11 @@
 
 import hashlib
 import json
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,7 +39,7 @@ class CompileRequest:
         return library_path(self.cache_dir / "compiled")
 
     def targets(self, info: ModelInfo) -> dict[str, Path]:
-        """One file a kind, named by everything a compiled step depends on."""
+        """One folder a kind, named by everything a compiled step depends on."""
         facts = [
             info.fingerprint,
             info.dtype,
@@ -46,7 +49,7 @@ class CompileRequest:
             Path(decode_step.__file__).read_text(),
         ]
         key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
-        return {kind: self.cache_dir / "compiled" / f"{key}-{kind}.pt2" for kind in KINDS}
+        return {kind: self.cache_dir / "compiled" / f"{key}-{kind}" for kind in KINDS}
 
 
 class Compilation:
@@ -84,7 +87,7 @@ class Compilation:
                 loaded = load(self._request.library, path)
             except (RuntimeError, OSError) as error:
                 log.warning("compiled_step_unusable", kind=kind, reason=str(error)[:300])
-                path.unlink(missing_ok=True)
+                shutil.rmtree(path, ignore_errors=True)
                 return
             self._ready(kind, loaded)
 
@@ -99,8 +102,13 @@ class Compilation:
         }
         log.info("compiling_decode_step", model=self._info.name)
         command = [sys.executable, "-m", "steering.engine.compile_worker", json.dumps(request)]
-        with self._request.cache_dir.joinpath("compile.log").open("wb") as output:
-            self._process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)  # noqa: S603 - our module
+        # scratch files beside what they are for: /tmp may be small, in memory, or closed to programs
+        scratch = tempfile.TemporaryDirectory(
+            prefix="compiling-", dir=self._request.cache_dir, ignore_cleanup_errors=True
+        )
+        with scratch as folder, self._request.cache_dir.joinpath("compile.log").open("wb") as output:
+            environment = {**os.environ, "TMPDIR": folder, "TORCHINDUCTOR_CACHE_DIR": folder}
+            self._process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)  # noqa: S603 - our module
             if self._closed.is_set():
                 self._process.kill()
             status = self._process.wait()

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +22,24 @@ OPTIONS = {
 
 
 def compile_step(model: Any, layout: Any, target: Path, *, visited: bool) -> None:
-    """Writes the compiled decode step of a model to `target`, whole or not at all."""
+    """Writes the compiled decode step of a model to the folder `target`, whole or not at all.
+
+    Unpacked here, once: torch's loader would unpack a package at every start, and leave it behind when it is killed.
+    """
     step = DecodeStep(model, layout, visited=visited).eval()
     try:
         with torch.no_grad():
             program = torch.export.export(step, step.example(), dynamic_shapes=step.dynamic_shapes(), strict=False)
-            target.parent.mkdir(parents=True, exist_ok=True)
             unfinished = target.with_name(f"{os.getpid()}-{target.name}")
-            aoti_compile_and_package(program, package_path=str(unfinished), inductor_configs=OPTIONS)
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+            package = unfinished / "package.pt2"
+            aoti_compile_and_package(program, package_path=str(package), inductor_configs=OPTIONS)
     finally:
         step.close()
+    with zipfile.ZipFile(package) as packed:
+        packed.extractall(unfinished)
+    package.unlink()
     unfinished.rename(target)
 
 

@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
-from math import log
 
-import numpy as np
 import torch
 
 from steering.engine.base import SamplingParams
-from steering.engine.noise import NOISE_SPAN, gumbel
+from steering.engine.filters import at_least, filters, kept
+from steering.engine.noise import COMMON_MOST, RowNoise
 from steering.engine.sequence import Sequence
-from steering.shapes import Float, Int, Logits, Tensor
+from steering.shapes import Int, Logits, Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +49,6 @@ def _best(logits: Logits) -> Int[Tensor, "row"]:
     return logits.argmax(dim=1)
 
 
-def _candidates(scaled: Logits) -> list[Int[Tensor, "candidate"]]:
-    """Per row, the tokens near enough to the best that noise could still choose them, in ascending order."""
-    near = scaled >= scaled.amax(dim=1, keepdim=True) - NOISE_SPAN
-    if near.device.type == "cpu":  # as above: numpy finds them in a tenth of the time
-        return [torch.from_numpy(np.flatnonzero(row)) for row in near.numpy()]
-    return [row.nonzero()[:, 0] for row in near]
-
-
 def _adjusted(raw: Logits, rows: Rows[Sequence]) -> Logits:
     """Logits after penalties and bias; the same tensor where nobody asked for any."""
     wanting = [(row, s) for row, s in enumerate(rows) if _adjusts(s.sampling)]
@@ -88,47 +79,30 @@ def _adjusts(params: SamplingParams) -> bool:
 
 
 def _noisy_choice(logits: Logits, rows: Rows[Sequence]) -> list[int]:
-    """argmax of filtered logits / T plus Gumbel noise, both computed only where they could still decide."""
+    """argmax of filtered logits / T plus Gumbel noise, the noise computed only where it could decide."""
     device = logits.device
-    temperature = torch.tensor([s.sampling.temperature for s in rows], device=device)
-    scaled = logits / temperature[:, None]
-    total = torch.logsumexp(scaled, dim=1)
-    kept = [
-        _filtered(scaled[row], tokens, total[row], sequence.sampling)
-        for row, (sequence, tokens) in enumerate(zip(rows, _candidates(scaled), strict=True))
-    ]
-    sizes = [len(tokens) for tokens in kept]
+    scaled = logits / torch.tensor([s.sampling.temperature for s in rows], device=device)[:, None]
     seeds = torch.tensor([_signed(s.sampling.seed) for s in rows], device=device)
-    indices = torch.tensor([s.generated for s in rows], device=device)
-    counts = torch.tensor(sizes, device=device)
-    noise = gumbel(seeds.repeat_interleave(counts), indices.repeat_interleave(counts), torch.cat(kept))
-    return [
-        int(tokens[(scaled[row, tokens] + part).argmax()])
-        for row, (tokens, part) in enumerate(zip(kept, torch.split(noise, sizes), strict=True))
+    noise = RowNoise(seeds, torch.tensor([s.generated for s in rows], device=device), scaled.shape[1])
+    every, best = torch.arange(len(rows), device=device), _best(scaled)
+    # what the likeliest token reaches with its noise: who does not reach it with the most a common token has is out
+    bounds = (scaled[every, best] + noise.of(every, best) - COMMON_MOST).tolist()
+    candidates = [
+        kept(scaled[row], sequence.sampling)
+        if filters(sequence.sampling)
+        else torch.cat([at_least(scaled[row], bounds[row]), noise.rare[row][noise.rare[row] < scaled.shape[1]]])
+        for row, sequence in enumerate(rows)
     ]
+    sizes = [len(tokens) for tokens in candidates]
+    owners, tokens = every.repeat_interleave(torch.tensor(sizes, device=device)), torch.cat(candidates)
+    reached = torch.split(scaled[owners, tokens] + noise.of(owners, tokens), sizes)
+    return [int(tokens[part.argmax()]) for tokens, part in zip(candidates, reached, strict=True)]
 
 
 def _signed(seed: int) -> int:
     """The 64-bit pattern of a seed as int64 holds it."""
     seed &= (1 << 64) - 1
     return seed - (1 << 64) if seed >= 1 << 63 else seed
-
-
-def _filtered(
-    scaled: Float[Tensor, "vocab"], tokens: Int[Tensor, "candidate"], total: Tensor, params: SamplingParams
-) -> Int[Tensor, "kept"]:
-    """The candidates inside top-k, then top-p, then min-p. `total`: logsumexp of the whole row."""
-    if params.min_p > 0.0:
-        tokens = tokens[scaled[tokens] >= scaled[tokens].max() + log(params.min_p)]
-    if 0 < params.top_k < len(tokens):
-        values = scaled[tokens]
-        tokens = tokens[values >= values.topk(params.top_k).values[-1]]
-        total = torch.logsumexp(scaled[tokens], dim=0)
-    if params.top_p < 1.0:
-        # the smallest set of likeliest tokens whose probability reaches top_p (Holtzman et al., arXiv 1904.09751)
-        ordered, order = (scaled[tokens] - total).exp().sort(descending=True, stable=True)
-        tokens = tokens[order[ordered.cumsum(0) - ordered < params.top_p]]
-    return tokens
 
 
 def _logprobs(

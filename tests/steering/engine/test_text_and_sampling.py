@@ -10,12 +10,13 @@ from transformers import PreTrainedTokenizerFast
 
 from steering.engine.base import GenerationRequest, SamplingParams
 from steering.engine.detokenizer import advance, finish
-from steering.engine.noise import NOISE_SPAN, gumbel, philox
+from steering.engine.filters import kept
+from steering.engine.noise import RARE, RowNoise, philox
 from steering.engine.sampler import sample
 from steering.engine.sequence import Sequence
 from steering.plan import UNSTEERED
 from tests.engines import family_engine, run, run_all, sampling
-from tests.reference import choose, philox_word
+from tests.reference import choose, gumbel, philox_word, rare_tokens
 
 PROMPT = tuple(b"Tell me something")
 
@@ -108,32 +109,72 @@ async def test_logprobs_are_the_models_own(hf_byte_tokenizer: PreTrainedTokenize
 @given(seed=st.integers(0, 2**64 - 1), index=st.integers(0, 2**20), token=st.integers(0, 2**18))
 def test_philox_equals_plain_integers(seed: int, index: int, token: int) -> None:
     signed = seed - (1 << 64) if seed >= 1 << 63 else seed
-    word = philox(torch.tensor([signed]), torch.tensor([index]), torch.tensor([token]))
-    assert int(word[0]) == philox_word(seed, index, token)
+    for purpose in (0, 1):
+        word = philox(torch.tensor([signed]), torch.tensor([index]), torch.tensor([token]), purpose)
+        assert int(word[0]) == philox_word(seed, index, token, purpose)
 
 
 def test_philox_known_answer() -> None:
     """The published test vector of Random123 for an all-zero counter and key."""
     zero = torch.zeros(1, dtype=torch.int64)
-    assert int(philox(zero, zero, zero)[0]) == 0x6627E8D5
+    assert int(philox(zero, zero, zero, 0)[0]) == 0x6627E8D5
 
 
-def test_noise_span_is_the_range_of_the_noise() -> None:
-    count = 200_000
-    zeros = torch.zeros(count, dtype=torch.int64)
-    noise = gumbel(zeros, zeros, torch.arange(count))
-    assert float(noise.max() - noise.min()) < NOISE_SPAN
-    assert float(noise.mean()) == pytest.approx(0.5772, abs=0.01)
-    ends = [-math.log(-math.log((x + 0.5) / 2**24)) for x in (0, 2**24 - 1)]
-    assert ends[1] - ends[0] < NOISE_SPAN
+def test_noise_equals_the_reference() -> None:
+    vocab = 3000
+    noise = RowNoise(torch.tensor([7, 8]), torch.tensor([0, 5]), vocab)
+    tokens = torch.arange(vocab)
+    for row, (seed, index) in enumerate([(7, 0), (8, 5)]):
+        rare = rare_tokens(seed, index, vocab)
+        assert set(noise.rare[row].tolist()) - {vocab} == rare
+        expected = [gumbel(seed, index, token, token in rare) for token in range(vocab)]
+        torch.testing.assert_close(noise.of(torch.full((vocab,), row), tokens), torch.tensor(expected))
+
+
+def test_noise_is_gumbel_noise() -> None:
+    """Kolmogorov-Smirnov over 2 million tokens, whose 0.1 % point is 1.95 / sqrt(n); and the share of rare tokens."""
+    rows, vocab = 40, 50_000
+    noise = RowNoise(torch.arange(rows), torch.arange(rows), vocab)
+    each = torch.arange(rows).repeat_interleave(vocab)
+    found = noise.of(each, torch.arange(vocab).repeat(rows)).to(torch.float64).sort().values
+    distribution = torch.exp(-torch.exp(-found))
+    steps = torch.arange(len(found), dtype=torch.float64) / len(found)
+    assert float((distribution - steps).abs().max()) < 1.95 / len(found) ** 0.5
+    rare = (noise.rare < vocab).sum(dim=1).to(torch.float64)
+    assert float(rare.mean()) == pytest.approx(vocab * RARE, rel=0.03)
+    assert bool((noise.rare[:, -1] == vocab).all()), "every row named all of its rare tokens"
+    assert float(found.max()) > 12.0
 
 
 @settings(max_examples=30)
 @given(seed=st.integers(0, 2**32), spread=st.floats(0.1, 40.0), temperature=st.floats(0.1, 3.0))
 def test_pruned_noise_chooses_as_noise_over_everything(seed: int, spread: float, temperature: float) -> None:
-    logits = torch.randn(1, 200, generator=torch.Generator().manual_seed(seed)) * spread
+    logits = torch.randn(1, 900, generator=torch.Generator().manual_seed(seed)) * spread
     chosen = sample(logits, [row(SamplingParams(temperature=temperature, seed=seed))])[0].token_id
     assert chosen == choose(logits[0], temperature, seed, 0)
+
+
+@settings(max_examples=60)
+@given(
+    seed=st.integers(0, 2**32),
+    spread=st.floats(0.1, 12.0),
+    top_k=st.sampled_from([0, 1, 5, 80, 1000]),
+    top_p=st.floats(0.05, 1.0),
+    min_p=st.sampled_from([0.0, 0.01, 0.3]),
+)
+def test_filters_keep_what_sorting_everything_keeps(
+    seed: int, spread: float, top_k: int, top_p: float, min_p: float
+) -> None:
+    logits = torch.randn(700, generator=torch.Generator().manual_seed(seed)) * spread
+    order = logits.argsort(descending=True, stable=True).tolist()
+    allowed = order[:top_k] if top_k else order
+    probabilities = torch.softmax(logits[allowed].to(torch.float64), dim=0).tolist()
+    before = [sum(probabilities[:place]) for place in range(len(allowed))]
+    least = float(logits.max()) + math.log(min_p) if min_p else -math.inf
+    expected = {t for t, mass in zip(allowed, before, strict=True) if mass < top_p and logits[t] >= least}
+    found = set(kept(logits, SamplingParams(temperature=1.0, top_k=top_k, top_p=top_p, min_p=min_p)).tolist())
+    edge = {t for t, mass in zip(allowed, before, strict=True) if abs(mass - top_p) < 1e-5}
+    assert found - edge == expected - edge
 
 
 def test_sampling_follows_the_distribution() -> None:
