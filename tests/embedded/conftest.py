@@ -8,7 +8,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from steering.engine.limits import EngineLimits
 from steering.engine.transformers_engine import TransformersEngine
 from steering.model.conversion import converted
 from steering.model.embedded import embedded_gguf
@@ -21,9 +20,7 @@ from tests.embedded.server_process import ServerProcess
 @pytest.fixture(scope="session")
 def engine(model_cache: Path) -> Iterator[TransformersEngine]:
     """The embedded model in float32 on the processor, in an engine. Its model is its own: an engine changes one."""
-    # without shared prompts: what is reported of a row covers what was computed for it, not what was lent
-    limits = EngineLimits(prefix_bytes=0)
-    engine = TransformersEngine(load(None, cache_dir=model_cache, device="cpu", dtype="float32"), limits)
+    engine = TransformersEngine(load(None, cache_dir=model_cache, device="cpu", dtype="float32"))
     yield engine
     asyncio.run(engine.close())
 
