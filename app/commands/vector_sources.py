@@ -1,10 +1,11 @@
 """Directions out of files of other tools: the decoder row of a SAELens dictionary, and plain JSON. Read here, never by the server."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
@@ -13,7 +14,6 @@ from safetensors import SafetensorError, safe_open
 from app.schemas.base import Number
 from app.schemas.vectors import LayerKey, RegisterRequest, VectorExport
 from steering.errors import InvalidRequest
-from steering.store.strict_json import load_json
 
 LARGEST_JSON = 256 << 20
 """Bytes of a JSON file that are read."""
@@ -126,6 +126,17 @@ def _json(file: Path) -> Any:
     if file.stat().st_size > LARGEST_JSON:
         raise InvalidRequest(f"{file.name} is larger than {LARGEST_JSON >> 20} MB", param="file")
     try:
-        return load_json(file.read_text(encoding="utf-8"), file.name)
-    except UnicodeDecodeError:
-        raise InvalidRequest(f"{file.name} is no text", param="file") from None
+        return json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_unique, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:  # no text, no JSON, a key twice, a number that is not finite
+        raise InvalidRequest(f"{file.name} is not valid JSON: {error}", param="file") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
+        raise ValueError("a key is given twice")
+    return entries
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not finite")
