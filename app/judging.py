@@ -50,9 +50,14 @@ class EndpointJudge:
         return reply
 
 
+def judges(settings: Settings) -> list[str]:
+    """Whom an evaluation may name."""
+    return ["self"] if settings.judge_base_url is None else ["self", "endpoint"]
+
+
 def check_judge(settings: Settings, by: Literal["self", "endpoint"]) -> None:
     """Raises UnsupportedParameter for an endpoint where the operator named none."""
-    if by == "endpoint" and settings.judge_base_url is None:
+    if by not in judges(settings):
         raise UnsupportedParameter(
             "this server has no judge of its own to ask: its operator may name one (STEERING_JUDGE_BASE_URL); "
             "'self' lets the loaded model judge",

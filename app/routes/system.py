@@ -10,6 +10,7 @@ from app.answers import model_answer
 from app.deps import EngineDep, StateDep
 from app.door import DoorRoute, needs
 from app.intake import prompt_of, token_ids_of
+from app.judging import judges
 from app.playground import is_built
 from app.schemas.system import (
     CapabilitiesAnswer,
@@ -50,6 +51,7 @@ async def capabilities(state: StateDep, engine: EngineDep) -> CapabilitiesAnswer
         conditions=list(CONDITIONS),
         projections=list(PROJECTIONS),
         concepts=list(CONCEPTS),
+        judges=judges(state.settings),
         limits=state.settings.limits(),
         scopes=list(SCOPES),
         playground=is_built(),

@@ -41,7 +41,7 @@ class ModelAnswer(Answer):
 
 
 class CapabilitiesAnswer(Answer):
-    """What this server can do, read from the tables of what exists."""
+    """What this server can do, read from the tables of what exists. judges: whom an evaluation may name."""
 
     engine: str
     model: ModelAnswer
@@ -52,6 +52,7 @@ class CapabilitiesAnswer(Answer):
     conditions: list[str]
     projections: list[str]
     concepts: list[str]
+    judges: list[str]
     limits: dict[str, int | float]
     scopes: list[str]
     playground: bool

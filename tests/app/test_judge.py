@@ -119,6 +119,13 @@ async def test_a_judge_that_fails_is_counted_and_no_zero(
     assert f"{RATINGS} of {RATINGS} ratings" in found["warnings"][-1]
 
 
+async def test_capabilities_tell_whom_an_evaluation_may_name(start: StartServer) -> None:
+    for given, expected in (({}, ["self"]), (settings("http://127.0.0.1:1/v1"), ["self", "endpoint"])):
+        answer = await (await start(**given)).client.get("/v1/capabilities")
+        assert answer.json()["judges"] == expected
+        assert "secret-of-the-judge" not in answer.text
+
+
 async def test_a_redirect_is_not_followed(start: StartServer) -> None:
     with Endpoint(lambda _: (200, completion("Rating: 2"), {})).serving() as elsewhere:
         there = {"Location": f"{elsewhere.address}/chat/completions"}
