@@ -1,0 +1,79 @@
+"""`python -m benchmarks.quality`: measures what steering does to the embedded model's text, and writes the pages' tables."""
+
+import argparse
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.opening import cache_dir, until_compiled
+from benchmarks.quality.cards import card
+from benchmarks.quality.choosing import choice
+from benchmarks.quality.dose import measured
+from benchmarks.quality.subjects import CONCEPTS, FULL, QUICK, Effort
+from benchmarks.quality.training import CONTESTED, contest
+from steering.concepts import CONCEPTS as STARTERS
+from steering.engine.base import Engine
+from steering.engine.opening import EngineChoice, open_engine
+from steering.model.embedded import EMBEDDED_MODEL
+from steering.workflows.norms import measure_typical_norms
+
+RESULTS = Path(__file__).parent.parent / "results" / "quality.json"
+PARTS = {"cards": tuple(STARTERS), "choice": CONCEPTS, "dose": CONCEPTS, "training": CONTESTED}
+
+
+def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="tiny counts: shows that everything runs")
+    parser.add_argument(
+        "--eager", action="store_true", help="without compiled decode steps, which take minutes to make"
+    )
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART")
+    parser.add_argument("--concepts", nargs="+", choices=list(STARTERS), default=list(STARTERS), metavar="NAME")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="figures are added to this file as they come")
+    return parser.parse_args(arguments)
+
+
+async def run(chosen: argparse.Namespace) -> None:
+    """Part by part, concept by concept; the file is written after each, so that a run can be taken up again."""
+    effort = QUICK if chosen.quick else FULL
+    engine = open_engine(EngineChoice(EMBEDDED_MODEL, cache_dir(), compiled=not chosen.eager))
+    try:
+        if not chosen.eager:
+            await until_compiled(engine)
+        engine.info = replace(engine.info, typical_norms=await measure_typical_norms(engine))
+        for part in chosen.only:
+            for concept in chosen.concepts:
+                if concept in PARTS[part]:
+                    keep(chosen.output, engine, part, concept, await one(engine, part, concept, effort))
+    finally:
+        await engine.close()
+
+
+async def one(engine: Engine, part: str, concept: str, effort: Effort) -> Any:
+    """One part of one concept."""
+    if part == "cards":
+        return await card(engine, concept)
+    if part == "choice":
+        return await choice(engine, concept, effort)
+    if part == "dose":
+        return await measured(engine, concept, effort)
+    return await contest(engine, concept, effort)
+
+
+def keep(path: Path, engine: Engine, part: str, concept: str, found: Any) -> None:
+    """Adds one result to the file."""
+    said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    about: Mapping[str, str] = {"model": engine.info.name, "dtype": engine.info.dtype, "device": engine.info.device}
+    said.update(about, date=datetime.now(UTC).date().isoformat())
+    said.setdefault(part, {})[concept] = found
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    asyncio.run(run(parsed()))

@@ -1,0 +1,37 @@
+"""At which relative dose does text break? What the dose guard's default bound is chosen by."""
+
+from collections.abc import Mapping
+from math import log
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from benchmarks.quality.curves import crossing
+
+BROKEN = 1.5
+"""Perplexity ratio beyond which a text counts as broken, as in an evaluation."""
+
+
+def breaking_doses(dose: Mapping[str, Any]) -> dict[str, float | None]:
+    """ "concept, sign" -> measured relative dose at which the perplexity ratio first reaches BROKEN; None where it never did.
+
+    dose: concept -> what `measured` says of it.
+    """
+    found: dict[str, float | None] = {}
+    for concept, said in dose.items():
+        for sign, name in ((1.0, "+"), (-1.0, "-")):
+            points = sorted(
+                (point for point in said["points"] if point["strength"] * sign > 0.0),
+                key=lambda one: abs(one["strength"]),
+            )
+            costs = np.log([1.0, *(point["perplexity_ratio"] for point in points)])
+            doses = np.array([0.0, *(point["relative_dose"] for point in points)])
+            found[f"{concept} {name}"] = crossing(costs, doses, log(BROKEN)) if costs.max() > log(BROKEN) else None
+    return found
+
+
+def typical_breaking_dose(found: Mapping[str, float | None]) -> float | None:
+    """The dose by which half of them are broken; None where fewer than half ever were."""
+    middle = median(float("inf") if one is None else one for one in found.values())
+    return middle if middle < float("inf") else None

@@ -1,0 +1,25 @@
+"""What the quality card of a starter concept says when nothing but its name is given."""
+
+from dataclasses import asdict
+from typing import Any
+
+from benchmarks.quality.subjects import vector_of
+from steering.engine.base import Engine
+
+
+async def card(engine: Engine, concept: str) -> dict[str, Any]:
+    """Of the recommended layer."""
+    vector = await vector_of(engine, concept)
+    (layer,) = vector.recommended_layers()
+    assert vector.quality is not None
+    assert vector.recommended is not None
+    scale = vector.at(layer).scale
+    return {
+        "position": vector.provenance["position"],
+        "layer": layer,
+        "scale": scale,
+        "share": scale / engine.info.typical_norms[layer],
+        "strength": list(vector.recommended.strength),
+        "warnings": list(vector.quality.warnings),
+        **asdict(vector.quality.layers[layer]),
+    }

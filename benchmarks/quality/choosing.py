@@ -1,0 +1,68 @@
+"""Where to read a pair and where to steer: every position and set of layers, on prompts that report nothing later."""
+
+from typing import Any
+
+from benchmarks.quality.curves import curve, reached
+from benchmarks.quality.subjects import Effort, choosing_prompts, vector_of
+from benchmarks.quality.telling import told
+from steering.engine.base import Engine, Position
+from steering.errors import SteeringError
+from steering.vectors import ConceptVector
+from steering.workflows.dose_statistics import perplexity_ratio
+from steering.workflows.dosing import plan_at
+from steering.workflows.trial_setup import read_back
+from steering.workflows.trials import run_trials
+
+POSITIONS: tuple[Position, ...] = ("last", "mean", "response_mean")
+PLACES: dict[tuple[int, ...], tuple[float, ...]] = {
+    (14,): (1.5, 3.0),
+    (16,): (1.5, 3.0),
+    (12, 14, 16): (0.6, 1.2),
+    (12, 13, 14, 15, 16): (0.4, 0.8),
+}
+"""Layers of the embedded model -> strengths tried there."""
+BOUNDS = (1.25, 1.5)
+
+
+async def choice(engine: Engine, concept: str, effort: Effort) -> list[dict[str, Any]]:
+    """A row a position and set of layers: mean shift at equal perplexity, read by one and the same vector."""
+    vectors = await _vectors(engine, concept)
+    reading = read_back(engine, vectors["response_mean"], None, None, "projection")
+    places = [(position, layers) for position in vectors for layers in PLACES]
+    plans = [
+        await plan_at(engine.info, vectors[position], strength, layers)
+        for position, layers in places
+        for strength in PLACES[layers]
+    ]
+    prompts = choosing_prompts(engine, concept, effort.choosing)
+    unsteered, trials = await run_trials(
+        engine, prompts, plans, reading, effort.sampling, progress=told(f"{concept}, choice")
+    )
+    rows, rest = [], iter(trials)
+    for position, layers in places:
+        strengths = PLACES[layers]
+        here = [next(rest) for _ in strengths]
+        found = curve(strengths, here, unsteered)
+        rows.append(
+            {
+                "position": position,
+                "layers": list(layers),
+                "strengths": list(strengths),
+                "shift": found.shift.mean(1)[1:].tolist(),
+                "perplexity_ratio": [perplexity_ratio(trial, unsteered) for trial in here],
+                "relative_dose": [max((one.dose for one in trial.measures), default=0.0) for trial in here],
+                "reached": {str(bound): reached(found, bound) for bound in BOUNDS},
+            }
+        )
+    return rows
+
+
+async def _vectors(engine: Engine, concept: str) -> dict[str, ConceptVector]:
+    """By position; one that the texts do not have is left out."""
+    found: dict[str, ConceptVector] = {}
+    for position in POSITIONS:
+        try:
+            found[str(position)] = await vector_of(engine, concept, position=position)
+        except SteeringError as error:
+            print(f"{concept}, {position}: {error}", flush=True)
+    return found

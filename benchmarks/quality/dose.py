@@ -1,0 +1,77 @@
+"""The dose-response of a concept's vector as a user gets it: defaults all the way, on prompts that chose nothing."""
+
+from dataclasses import asdict
+from typing import Any
+
+from benchmarks.quality.subjects import Effort, neutral_prompts, reporting_prompts, strengths_of, vector_of
+from benchmarks.quality.telling import told
+from steering.engine.base import Engine, GenerationRequest, SamplingParams
+from steering.vectors import ConceptVector
+from steering.workflows.dosing import plan_at
+from steering.workflows.evaluate import DoseResponse, DoseResponseRequest, dose_response
+from steering.workflows.generate import background
+
+SHOWN = (-0.15, 0.0, 0.15)
+"""Planned doses whose text is shown, of one prompt."""
+
+
+async def measured(engine: Engine, concept: str, effort: Effort) -> dict[str, Any]:
+    """Vector, card and dose-response, ready for JSON. planned_dose: relative dose a strength of 1 plans, by layer."""
+    vector = await vector_of(engine, concept)
+    request = DoseResponseRequest(
+        vector,
+        prompts=reporting_prompts(engine, concept, effort.reporting),
+        neutral=neutral_prompts(engine, effort.neutral),
+        strengths=strengths_of(engine, vector, effort.doses),
+        random_directions=effort.controls,
+        sampling=effort.sampling,
+    )
+    found = await dose_response(engine, request, progress=told(f"{concept}, dose"))
+    return {
+        "position": vector.provenance["position"],
+        "layers": list(found.layers),
+        "reading_layer": found.reading_layer,
+        "card": {str(layer): _quality(vector, layer) for layer in sorted({*found.layers, found.reading_layer})},
+        "scale": {str(layer): vector.at(layer).scale for layer in found.layers},
+        "planned_dose": {
+            str(layer): vector.at(layer).scale / engine.info.typical_norms[layer] for layer in found.layers
+        },
+        **_numbers(found),
+        "texts": await _texts(engine, vector, found, request),
+    }
+
+
+def _quality(vector: ConceptVector, layer: int) -> dict[str, Any]:
+    assert vector.quality is not None
+    return asdict(vector.quality.layers[layer])
+
+
+def _numbers(found: DoseResponse) -> dict[str, Any]:
+    return {
+        "baseline_score": found.baseline_score,
+        "points": [asdict(point) for point in found.points],
+        "advantages": {str(strength): asdict(one) for strength, one in found.advantages.items()},
+        "anti_steered": found.anti_steered,
+        "recommended": None if found.recommended is None else list(found.recommended.strength),
+        "negative": None if found.negative is None else list(found.negative),
+        "warnings": list(found.warnings),
+    }
+
+
+async def _texts(
+    engine: Engine, vector: ConceptVector, found: DoseResponse, request: DoseResponseRequest
+) -> list[dict[str, Any]]:
+    """The first prompt, answered greedily at the strengths SHOWN."""
+    assert request.prompts is not None
+    prompt = request.prompts[0]
+    sampling = SamplingParams(max_tokens=request.sampling.max_tokens)
+    shown = strengths_of(engine, vector, SHOWN)
+    requests = [
+        GenerationRequest(prompt, sampling, await plan_at(engine.info, vector, strength, found.layers))
+        for strength in shown
+    ]
+    question = prompt if isinstance(prompt, str) else prompt[-1].content  # type: ignore[union-attr]
+    return [
+        {"strength": strength, "prompt": question, "text": one.text}
+        for strength, one in zip(shown, await background(engine, requests), strict=True)
+    ]

@@ -1,0 +1,236 @@
+"""The tables of docs/dose_response.md, docs/training.md and docs/mathematics.md, from the figures that a run kept."""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from benchmarks.quality.bound import breaking_doses, typical_breaking_dose
+
+RESULTS = Path(__file__).parent.parent / "results" / "quality.json"
+COHERENT = 1.5
+Row = Sequence[str]
+
+
+@cache
+def results() -> Mapping[str, Any]:
+    """What benchmarks/results/quality.json holds."""
+    found: Mapping[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))
+    return found
+
+
+def table(columns: Row, rows: Sequence[Row]) -> str:
+    """Markdown."""
+    return "".join(f"| {' | '.join(row)} |\n" for row in (columns, ["---"] * len(columns), *rows))
+
+
+def measured_on() -> str:
+    """Model and day."""
+    said = results()
+    return f"{said['model']}, {said['dtype']} on {said['device']}, {said['date']}."
+
+
+def cards_table() -> str:
+    """The card of every starter concept at its recommended layer."""
+    rows = [
+        (
+            concept,
+            f"`{said['position']}`",
+            str(said["layer"]),
+            f"{said['auroc']:.2f} [{said['auroc_interval'][0]:.2f}, {said['auroc_interval'][1]:.2f}]",
+            f"{said['separation']:.1f}",
+            f"{said['pair_agreement']:.2f}",
+            f"{said['random_auroc']:.2f}",
+            f"{said['scale']:.1f} ({said['share']:.2f})",
+            _range(said["strength"]),
+        )
+        for concept, said in results()["cards"].items()
+    ]
+    columns = (
+        "concept", "position", "layer", "held-out AUROC", "separation", "pair agreement", "random", "natural scale",
+        "strengths to try",
+    )  # fmt: skip
+    return table(columns, rows)
+
+
+def overview() -> str:
+    """One row a concept: what the defaults give, and whether it holds."""
+    rows = []
+    for concept, said in results()["dose"].items():
+        quality = said["card"][str(said["reading_layer"])]
+        best = best_point(said)
+        low, high = quality["auroc_interval"]
+        rows.append(
+            (
+                f"[{concept}](#{concept})",
+                said["position"],
+                ", ".join(map(str, said["layers"])),
+                f"{quality['auroc']:.2f} [{low:.2f}, {high:.2f}]",
+                _range(said["recommended"]),
+                "" if best is None else f"{best['strength']:g}",
+                "" if best is None else _moved(best),
+                "" if best is None else f"{best['perplexity_ratio']:.2f}",
+                "" if best is None else f"{best['relative_dose']:.2f}",
+                "holds" if best is not None else "**falls short**",
+            )
+        )
+    columns = (
+        "concept", "read at", "layers", "held-out AUROC", "strengths that hold", "furthest", "shift there",
+        "perplexity", "relative dose", "",
+    )  # fmt: skip
+    return table(columns, rows)
+
+
+def best_point(said: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The positive strength within the recommended range that moved the concept furthest; None without a range."""
+    if said["recommended"] is None:
+        return None
+    low, high = said["recommended"]
+    inside = [point for point in said["points"] if low <= point["strength"] <= high]
+    best: Mapping[str, Any] = max(inside, key=lambda point: point["concept_score"])
+    return best
+
+
+def concept_tables() -> str:
+    """A section a concept: every strength, then texts."""
+    return "\n".join(_section(concept, said) for concept, said in results()["dose"].items())
+
+
+def _section(concept: str, said: Mapping[str, Any]) -> str:
+    columns = (
+        "strength", "shift of the score", "random directions", "beyond chance", "perplexity", "repetition",
+        "KL on neutral", "relative dose",
+    )  # fmt: skip
+    rows = [_row(point, said["advantages"].get(str(point["strength"]))) for point in said["points"]]
+    return f"### {concept}\n\n{_verdict(said)}\n\n{table(columns, rows)}\n{_texts(said['texts'])}"
+
+
+def _row(point: Mapping[str, Any], beyond: Mapping[str, Any] | None) -> Row:
+    random, interval = point["random_score"], beyond and beyond["interval"]
+    return (
+        f"{point['strength']:g}",
+        _moved(point) if point["strength"] else "0",
+        "" if random is None else f"{random:+.2f}",
+        ""
+        if beyond is None
+        else f"{beyond['mean']:+.2f}" + (f" [{interval[0]:+.2f}, {interval[1]:+.2f}]" if interval else ""),
+        f"{point['perplexity_ratio']:.2f}",
+        f"{point['repetition']:.2f}",
+        f"{point['kl_neutral']:.2f}",
+        f"{point['relative_dose']:.2f}",
+    )
+
+
+def _moved(point: Mapping[str, Any]) -> str:
+    low, high = point["concept_interval"]
+    return f"{point['concept_score']:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def _range(found: Sequence[float] | None) -> str:
+    return "none" if found is None else f"{found[0]:g} to {found[1]:g}"
+
+
+def _verdict(said: Mapping[str, Any]) -> str:
+    best = best_point(said)
+    layers = ", ".join(map(str, said["layers"]))
+    where = f"Steered at layer {layers}, read back at layer {said['reading_layer']}."
+    if best is None:
+        held = f"**Falls short**: no positive strength moved the text beyond chance with perplexity within {COHERENT:g} times."
+    else:
+        held = (
+            f"Strengths {_range(said['recommended'])} hold: at {best['strength']:g} the score rises by "
+            f"{best['concept_score']:.2f} natural scales at {best['perplexity_ratio']:.2f} times the perplexity."
+        )
+    against = (
+        "" if said["anti_steered"] is None else f" {said['anti_steered']:.0%} of the prompts moved against the sign."
+    )
+    return f"{where} {held} Below zero: {_range(said['negative'])}.{against}"
+
+
+def _texts(texts: Sequence[Mapping[str, Any]]) -> str:
+    shown = "".join(f"| {one['strength']:g} | {_line(one['text'])} |\n" for one in texts)
+    return f"*{_line(texts[0]['prompt'])}*\n\n| strength | answer, the likeliest tokens |\n|---|---|\n{shown}"
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*").replace("_", "\\_")
+
+
+def bound_table() -> str:
+    """At which dose each curve breaks, and the middle of them."""
+    found = breaking_doses(results()["dose"])
+    rows = [(concept, *(_dose(found[f"{concept} {sign}"]) for sign in "+-")) for concept in results()["dose"]]
+    middle = typical_breaking_dose(found)
+    said = "fewer than half broke" if middle is None else f"median of all: {middle:.2f}"
+    return table(("concept", "above zero", "below zero"), rows) + f"\n{said}\n"
+
+
+def _dose(dose: float | None) -> str:
+    return "not reached" if dose is None else f"{dose:.2f}"
+
+
+def choice_table() -> str:
+    """How far each position and set of layers reached at a perplexity of COHERENT."""
+    said = results()["choice"]
+    places = list(dict.fromkeys((row["position"], tuple(row["layers"])) for rows in said.values() for row in rows))
+    rows = []
+    for position, layers in places:
+        cells = [
+            next(
+                (
+                    f"{row['reached'][str(COHERENT)]:+.2f}"
+                    for row in found
+                    if (row["position"], tuple(row["layers"])) == (position, layers)
+                ),
+                "",
+            )
+            for found in said.values()
+        ]
+        rows.append((f"`{position}`", ", ".join(map(str, layers)), *cells))
+    return table(("position", "layers", *said), rows)
+
+
+def training_table() -> str:
+    """Trained against mean difference, on the reporting prompts."""
+    rows = []
+    for concept, said in results()["training"].items():
+        base, best = said["reporting"]["mean difference"], said["reporting"][said["best"]]
+        for bound, (mean, low, high) in said["further"].items():
+            rows.append(
+                (
+                    concept,
+                    str(said["layer"]),
+                    said["best"],
+                    f"{said['cosine'][said['best']]:.2f}",
+                    f"{float(bound):g}",
+                    _three(base[bound]),
+                    _three(best[bound]),
+                    _three((mean, low, high)),
+                )
+            )
+    columns = (
+        "concept",
+        "layer",
+        "settings",
+        "cosine",
+        "perplexity",
+        "mean difference",
+        "trained",
+        "trained minus mean difference",
+    )
+    return table(columns, rows)
+
+
+def settings_table() -> str:
+    """All settings on the choosing prompts."""
+    rows = [
+        (concept, name, *(_three(reach[bound]) for bound in reach))
+        for concept, said in results()["training"].items()
+        for name, reach in said["choosing"].items()
+    ]
+    return table(("concept", "settings", "at 1.25 times", "at 1.5 times"), rows)
+
+
+def _three(values: Sequence[float]) -> str:
+    return f"{values[0]:+.2f} [{values[1]:+.2f}, {values[2]:+.2f}]"

@@ -1,0 +1,21 @@
+"""What a run says while it works: one line in ten seconds."""
+
+import time
+
+from steering.workflows.progress import Progress
+
+PAUSE = 10.0
+
+
+def told(what: str) -> Progress:
+    """A Progress that prints now and then."""
+    began = last = time.monotonic()
+
+    def report(done: int, total: int, message: str) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= PAUSE or done in {0, total}:
+            last = now
+            print(f"{what}: {message} {done} of {total}, {now - began:.0f} s", flush=True)
+
+    return report

@@ -1,0 +1,100 @@
+"""Trained against mean difference at one layer: how far each moves text at equal perplexity."""
+
+from dataclasses import asdict, replace
+from typing import Any
+
+from benchmarks.quality.curves import Curve, curve, difference, reach_interval, reached
+from benchmarks.quality.subjects import Effort, choosing_prompts, reporting_prompts, strengths_of, vector_of
+from benchmarks.quality.telling import told
+from steering.engine.base import Engine, Prompt
+from steering.vectors import ConceptVector
+from steering.workflows.dose_statistics import dose_point
+from steering.workflows.dosing import plan_at
+from steering.workflows.train import TrainingSettings
+from steering.workflows.trial_setup import read_back
+from steering.workflows.trials import Trial, run_trials
+
+CONTESTED = ("sentiment", "formality")
+BOUNDS = (1.25, 1.5)
+DOSES = (0.05, 0.1, 0.15, 0.2, 0.3)
+"""Planned relative doses, the same for both: equal lengths are added."""
+TRAINED_AT = (0.05, 0.15)
+"""Between which doses a direction is trained."""
+SETTINGS = {
+    "caution 1": TrainingSettings(steps=50, batch=3),
+    "caution 0": TrainingSettings(steps=50, batch=3, caution=0.0),
+    "caution 1, small steps": TrainingSettings(steps=50, batch=3, learning_rate=0.03),
+}
+
+
+async def contest(engine: Engine, concept: str, effort: Effort) -> dict[str, Any]:
+    """Settings are compared on the choosing prompts; the best of them meets mean difference on the reporting ones. The
+    reader is a probe's direction, which is neither of the two.
+    """
+    base = await vector_of(engine, concept)
+    layer = base.recommended_layers()[0]
+    low, high = strengths_of(engine, base, TRAINED_AT)
+    strengths = low, high
+    trained: dict[str, ConceptVector] = {}
+    for name, settings in SETTINGS.items():
+        told(f"{concept}, {name}")(0, 1, "training")
+        trained[name] = await vector_of(
+            engine, concept, layers=(layer,), training=replace(settings, strengths=strengths)
+        )
+    rivals = {"mean difference": base, **trained}
+    chosen = await _curves(engine, concept, rivals, layer, choosing_prompts(engine, concept, effort.choosing), effort)
+    best = max(trained, key=lambda name: reached(chosen[name][0], BOUNDS[-1]))
+    finalists = {"mean difference": base, best: trained[best]}
+    prompts = reporting_prompts(engine, concept, effort.reporting)
+    final = await _curves(engine, concept, finalists, layer, prompts, effort)
+    return {
+        "layer": layer,
+        "choosing": {name: _reach(found) for name, (found, _) in chosen.items()},
+        "best": best,
+        "settings": {**asdict(SETTINGS[best]), "strengths": list(strengths)},
+        "cosine": {name: float(one.at(layer).direction @ base.at(layer).direction) for name, one in trained.items()},
+        "reporting": {name: {**_reach(found), "points": points} for name, (found, points) in final.items()},
+        "further": {
+            str(bound): list(difference(final[best][0], final["mean difference"][0], bound)) for bound in BOUNDS
+        },
+    }
+
+
+def _reach(found: Curve) -> dict[str, Any]:
+    return {str(bound): [reached(found, bound), *reach_interval(found, bound)] for bound in BOUNDS}
+
+
+async def _curves(
+    engine: Engine,
+    concept: str,
+    rivals: dict[str, ConceptVector],
+    layer: int,
+    prompts: tuple[Prompt, ...],
+    effort: Effort,
+) -> dict[str, tuple[Curve, list[dict[str, Any]]]]:
+    """All rivals in one run, so that they share prompts, noise and the unsteered texts."""
+    base = rivals["mean difference"]
+    reader = await vector_of(engine, concept, method="probe")
+    reading = read_back(engine, base, reader, None, "projection")
+    amounts = strengths_of(engine, base, DOSES if effort.tokens > 8 else DOSES[:2])
+    scales = {name: base.at(layer).scale / one.at(layer).scale for name, one in rivals.items()}
+    plans = [
+        await plan_at(engine.info, one, amount * scales[name], (layer,))
+        for name, one in rivals.items()
+        for amount in amounts
+    ]
+    told_so = told(f"{concept}, training")
+    unsteered, trials = await run_trials(engine, prompts, plans, reading, effort.sampling, progress=told_so)
+    found = {}
+    for index, name in enumerate(rivals):
+        mine = trials[index * len(amounts) : (index + 1) * len(amounts)]
+        found[name] = curve(amounts, mine, unsteered), _points(amounts, mine, unsteered)
+    return found
+
+
+def _points(amounts: tuple[float, ...], trials: tuple[Trial, ...], unsteered: Trial) -> list[dict[str, Any]]:
+    return [
+        asdict(dose_point(amount, trial, unsteered, [], 0.0, 0))
+        for amount, trial in zip(amounts, trials, strict=True)
+        if trial.broken is None
+    ]
