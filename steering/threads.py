@@ -3,13 +3,15 @@
 OpenMP (libgomp, inside torch) keeps a pool of helper threads for every thread that ever ran a parallel operation. As soon
 as all pools together have more threads than there are processors, every pool sleeps at each barrier instead of spinning:
 a decode step of many small operations then takes four times as long (measured on two cores: 88 ms against 21). A thread
-that ends takes its pool with it.
+that ends takes its pool with it; one that lives on, as an event loop's does, can forgo a pool.
 """
 
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
+
+import torch
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -41,3 +43,13 @@ def in_passing_thread(work: Callable[[], T]) -> T:
     executor: Any = PassingThreads(max_workers=1)
     result: T = executor.submit(work).result()
     return result
+
+
+def forgo_helpers() -> None:
+    """From here on the calling thread runs parallel operations alone. Other threads keep as many helpers as they had.
+
+    The number of threads is a thread's own in OpenMP; torch hands the number that was set last to threads that begin.
+    """
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    in_passing_thread(lambda: torch.set_num_threads(count))

@@ -1,6 +1,7 @@
 """StoredVector: a vector as it rests, bytes and labels. Every store seals on the way in and restores on the way out."""
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from steering.errors import InvalidRequest, LimitExceeded, StoreCorrupt, UnsupportedMediaType, VectorNotFound
 from steering.store.base import VectorFilter
@@ -61,12 +62,18 @@ def seal(vector: ConceptVector) -> StoredVector:
     return StoredVector(vector.name, 0, vector.method, vector.description, vector.tags, "", digest(content), content)
 
 
+@lru_cache(maxsize=128)
+def _decoded(content: bytes, name: str) -> ConceptVector:
+    """Traffic names the same few vectors again and again, and reading one takes milliseconds."""
+    return decode(content, name=name, limits=OWN)
+
+
 def restore(stored: StoredVector) -> ConceptVector:
     """The vector itself. Raises StoreCorrupt when the bytes are not those that were stored."""
     if digest(stored.content) != stored.sha256:
         raise StoreCorrupt(f"the bytes of vector {stored.id} do not match their SHA-256; restore it or delete it")
     try:
-        vector = decode(stored.content, name=stored.name, limits=OWN)
+        vector = _decoded(stored.content, stored.name)
     except (InvalidRequest, LimitExceeded, UnsupportedMediaType) as error:
         raise StoreCorrupt(f"the bytes of vector {stored.id} cannot be read: {error.message}") from error
     return replace(

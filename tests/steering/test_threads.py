@@ -1,7 +1,11 @@
 """Work beside the engine runs in threads that end."""
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -22,3 +26,28 @@ async def test_every_task_has_a_thread_that_ends() -> None:
     for thread in threads:
         thread.join(5)
     assert threading.active_count() == before
+
+
+PARALLEL = """
+import os, sys, torch
+from steering.threads import forgo_helpers, in_passing_thread
+torch.set_num_threads(2)
+if sys.argv[1] == "forgoing":
+    forgo_helpers()
+def native(): return len(os.listdir("/proc/self/task"))
+torch.ones(8)
+before = native()
+torch.rand(2_000_000).exp().sum()
+print(native() - before, in_passing_thread(torch.get_num_threads))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+@pytest.mark.parametrize(("mode", "expected"), [("plain", "1 2"), ("forgoing", "0 2")])
+def test_a_thread_that_forgoes_helpers_starts_none_and_leaves_the_others_theirs(mode: str, expected: str) -> None:
+    """In a process of its own, since helpers stay. Without forgoing there is one helper: the measure measures."""
+    command = [sys.executable, "-c", PARALLEL, mode]
+    found = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "2"}
+    )
+    assert found.stdout.strip() == expected
