@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Collection
 from collections.abc import Sequence as Rows
+from time import perf_counter
 from traceback import format_exc, format_exception
 
 import structlog
@@ -130,19 +131,20 @@ class EngineLoop:
         work = self._scheduler.prompts()
         if work:
             self._counts["cached"] += sum(s.cached for s, _ in work if s.computed == s.cached)
-            self._counts["prompt"] += sum(amount for _, amount in work)
-            self._pass(lambda: self._runner.prefill(work), [sequence for sequence, _ in work])
+            count = sum(amount for _, amount in work)
+            self._counts["prompt"] += count
+            self._scheduler.pace.computed(count, self._pass(lambda: self._runner.prefill(work), [s for s, _ in work]))
         rows, idle = self._scheduler.rows()
         present = [sequence for sequence in rows if sequence is not None]
         if present:
-            self._pass(lambda: self._runner.decode(rows, idle), present)
-        fitting = self._fitting.next(beside=self._scheduler.busy)
-        if fitting is not None:
+            self._scheduler.pace.decoded(self._pass(lambda: self._runner.decode(rows, idle), present))
+        if (fitting := self._fitting.next(beside=self._scheduler.busy)) is not None:
             self._fit_piece(fitting)
         self._counts["steps"] += 1
 
-    def _pass(self, forward: Callable[[], PassResult], sequences: list[Sequence]) -> None:
-        """Runs a pass and notes its results. A failure ends the sequences that took part, and nobody else."""
+    def _pass(self, forward: Callable[[], PassResult], sequences: list[Sequence]) -> float:
+        """Runs a pass and notes its results; the seconds it took. A failure ends those who took part, and nobody else."""
+        began = perf_counter()
         try:
             result = forward()
             for sequence in sequences:
@@ -158,6 +160,7 @@ class EngineLoop:
             for sequence in sequences:
                 self._end(sequence, failure, wipe=True)
         _deliver(sequences)
+        return perf_counter() - began
 
     def _finish_capture(self, sequence: Sequence) -> None:
         self._scheduler.release(sequence)

@@ -4,6 +4,7 @@ from collections import deque
 
 from steering.engine.kv_cache import BLOCK as LENGTH_STEP
 from steering.engine.limits import EngineLimits
+from steering.engine.pace import Pace
 from steering.engine.prefix_cache import PrefixCache
 from steering.engine.prompt_measures import BLOCK
 from steering.engine.runner import ModelRunner
@@ -27,6 +28,7 @@ class Scheduler:
         self._waiting: tuple[deque[Sequence], deque[Sequence]] = (deque(), deque())
         self.running: dict[int, Sequence] = {}
         self._turn = 0
+        self.pace = Pace()
         self.prefix = PrefixCache(runner.cache, limits.prefix_bytes)
 
     @property
@@ -98,8 +100,7 @@ class Scheduler:
         pending = [s for s in self.running.values() if s.prefilling]
         if not pending:
             return []
-        decoding = len(pending) < len(self.running)
-        budget = self._limits.prefill_tokens if decoding else self._limits.idle_prefill_tokens
+        budget = self.pace.budget(self._limits, len(pending), len(self.running) - len(pending))
         live = [s for s in pending if s.capture is None]
         background = [s for s in pending if s.capture is not None]
         self._turn += 1
