@@ -102,7 +102,7 @@ class Settings(BaseSettings):
     max_activations: Positive = Field(64_000_000, description="numbers read from the model in one call")
     max_evaluation_answers: Positive = Field(10_000, description="answers one evaluation writes")
     max_page: Annotated[int, Field(ge=1, le=200)] = Field(200, description="entries of a page of a list")
-    dose_bound: Seconds = Field(1.0, description="planned relative dose beyond which dose_action applies")
+    dose_bound: Seconds = Field(0.2, description="planned relative dose beyond which dose_action applies")
     dose_action: Literal["off", "warn", "limit", "refuse"] = Field(
         "warn", description="beyond the bound: `warn`, `limit` to it, `refuse`, or `off`"
     )

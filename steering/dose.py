@@ -9,16 +9,19 @@ from steering.errors import DoseExceeded
 from steering.model.info import ModelInfo
 from steering.plan import LayerProgram, Step
 
+BOUND = 0.2
+"""Relative dose at which perplexity reaches 1.5 times on half of the starter concepts (docs/dose_response.md)."""
+
 
 @dataclass(frozen=True, slots=True)
 class DoseGuard:
     """What happens when the planned relative dose of the adds at a layer is beyond `bound`.
 
     warn: the answer says so. limit: the adds at that layer are scaled down to the bound, and the answer says so.
-    refuse: DoseExceeded. The default bound is where the embedded model's text begins to break (docs/mathematics.md).
+    refuse: DoseExceeded. Each layer is judged alone; BOUND is where the embedded model's text breaks when one is steered.
     """
 
-    bound: float = 1.0
+    bound: float = BOUND
     action: Literal["off", "warn", "limit", "refuse"] = "warn"
 
 

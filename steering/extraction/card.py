@@ -12,8 +12,8 @@ FEW_HELD = 10
 FEW_TOPICS = 4
 LOW_AGREEMENT = 0.2
 CLOSE_TO_RANDOM = 0.05
-USUAL_DOSES = (0.05, 0.15)
-"""Relative doses between which concepts moved the embedded model's text and text held (docs/dose_response.md)."""
+USUAL_DOSES = (0.05, 0.12)
+"""Relative doses to try at one layer: from where the embedded model's text moves to where the first concept breaks it."""
 
 
 def best_layer(layers: Mapping[int, LayerQuality], layer_count: int) -> int:

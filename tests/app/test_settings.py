@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.settings import SCOPES, Settings
+from steering.dose import BOUND
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.1", "example.org", "127.0.0.1.example.org", ""])
@@ -55,3 +56,7 @@ def test_limits_are_sensible(field: str) -> None:
 
 def test_scopes_are_those_of_the_contract() -> None:
     assert set(SCOPES) == {"generate", "read", "write", "admin"}
+
+
+def test_the_bound_of_the_dose_is_that_of_the_library() -> None:
+    assert Settings().dose_bound == BOUND

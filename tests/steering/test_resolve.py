@@ -159,7 +159,7 @@ async def test_unknown_vectors_and_other_models() -> None:
 
 async def test_the_dose_guard_warns_limits_or_refuses() -> None:
     item = {"vector": "alpha", "strength": 10.0, "layers": [0, 3]}
-    warned = await plan_of(item)
+    warned = await plan_of(item, guard=DoseGuard(1.0))
     assert len(warned.warnings) == 1
     assert "layer 0 is 3.00" in warned.warnings[0]
     assert warned.interventions[0].planned_dose == pytest.approx({0: 3.0, 3: 0.75})
@@ -171,3 +171,9 @@ async def test_the_dose_guard_warns_limits_or_refuses() -> None:
     with pytest.raises(DoseExceeded, match="beyond the bound"):
         await plan_of(item, guard=DoseGuard(0.5, "refuse"))
     assert (await plan_of(item, guard=DoseGuard(0.5, "off"))).warnings == ()
+
+
+async def test_unless_told_otherwise_it_warns_beyond_the_measured_bound() -> None:
+    for strength, warnings in ((0.6, 0), (0.7, 1)):  # at layer 0 a strength of 1 plans a relative dose of 0.3
+        plan = await plan_of({"vector": "alpha", "strength": strength, "layers": [0]})
+        assert len(plan.warnings) == warnings
