@@ -17,13 +17,13 @@ class Effort:
     one_at_a_time: int = 8
     """Generations of the one-configuration-at-a-time way in a round; every round takes other configurations."""
     linear_passes: int = 20
-    rounds: int = 5
-    long_rounds: int = 3
-    close_rounds: int = 15
+    rounds: int = 3
+    long_rounds: int = 1
+    close_rounds: int = 7
     """Rounds where a few percent matter."""
     warm_round: bool = True
     pairs: int = 120
-    batch_sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    batch_sizes: tuple[int, ...] = (4, 8, 16, 32)
     """Batch sizes among which an extraction peer finds its best."""
     streams: int = 8
     stream_tokens: int = 128

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 
 from steering.engine.base import Engine, GenerationRequest, SamplingParams
-from steering.engine.compilation import KINDS
+from steering.engine.compiled_passes import KINDS
 from steering.engine.opening import EngineChoice, open_engine
 from steering.model.conversion import converted
 from steering.model.embedded import EMBEDDED_MODEL, embedded_gguf

@@ -57,7 +57,9 @@ def _opening(steps: Sequence[Step]) -> tuple[Float[Tensor, "phase d_model"], tup
     adds = []
     for step in steps:
         phases = SCOPE_PHASES[step.scope.tokens]
-        rows[min(phases) : max(phases) + 1] += step.parameters[0] * step.directions[0]  # a scope's phases are neighbours
+        rows[min(phases) : max(phases) + 1] += (
+            step.parameters[0] * step.directions[0]
+        )  # a scope's phases are neighbours
         adds.append(OpeningAdd(step.sources[0], abs(step.parameters[0]), phases))
     return rows, tuple(adds)
 

@@ -21,6 +21,7 @@ from steering.pairs import ContrastivePair, PairSet
 from steering.plan import UNSTEERED, SteeringPlan
 from steering.resolve import resolve
 from steering.spec import SteeringSpec
+from steering.threads import forgo_helpers
 from steering.workflows.extract import ExtractionRequest, extract
 
 T = TypeVar("T")
@@ -150,7 +151,8 @@ class EngineSide:
 
 
 def begin(_options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Opens the engine and waits for its compiled steps."""
+    """Opens the engine and waits for its compiled steps. This thread lives as long as the engine and fits directions."""
+    forgo_helpers()
     runner = asyncio.Runner()
     engine = open_endless()
     runner.run(until_compiled(engine))

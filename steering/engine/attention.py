@@ -1,48 +1,24 @@
 """SlotAttention: attention over cache slots, as an implementation of transformers' attention interface."""
 
-from itertools import count
 from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from steering.engine.batch import Batch, Segment
 from steering.engine.kv_cache import SlotCache
 from steering.shapes import Bool, Float, Tensor
 
-_numbers = count()
-
 
 class SlotAttention:
-    """One engine's attention function, registered under a name of its own while the engine lives.
+    """One engine's attention function, which knows the pass that runs.
 
     Decode is grouped-query attention by batched matmul over the filled part of the slots, keys not repeated. A packed
-    prompt pass attends within each segment; segments that start at position 0 share one padded causal call. A pass
-    without slots (fitting) is plain causal attention.
+    prompt pass attends within each segment, segments of about equal length side by side. A pass without slots (fitting)
+    is plain causal attention.
     """
 
     def __init__(self, cache: SlotCache) -> None:
         self._cache = cache
-        self.name = f"slots-{next(_numbers)}"
-        self._replaced: list[tuple[Any, Any]] = []
-        ALL_ATTENTION_FUNCTIONS.register(self.name, self)
-
-    def attach(self, model: torch.nn.Module) -> None:
-        """Makes every attention module of the model dispatch to this function."""
-        configs = {id(config): config for module in model.modules() if (config := getattr(module, "config", None))}
-        found = [config for config in configs.values() if hasattr(config, "_attn_implementation")]
-        self._replaced += [(config, config._attn_implementation) for config in found]
-        for config in found:
-            config._attn_implementation = self.name
-
-    def close(self) -> None:
-        """The model attends as it did before, unless something else was attached meanwhile."""
-        ours = [(config, before) for config, before in self._replaced if config._attn_implementation == self.name]
-        for config, before in ours:  # outer configs first: setting one sets those inside it
-            config._attn_implementation = before
-        self._replaced.clear()
-        ALL_ATTENTION_FUNCTIONS._global_mapping.pop(self.name, None)
 
     def __call__(  # noqa: PLR0913, PLR0917 - the signature is transformers'
         self,
@@ -58,54 +34,52 @@ class SlotAttention:
         **_: Any,
     ) -> tuple[Float[Tensor, "row query head head_dim"], None]:
         """query (row, head, query, head_dim) -> (row, query, head, head_dim)."""
-        batch = self._cache.batch
         scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-        if batch is None:  # a pass without slots: whole texts, padded on the right
-            out = causal(query, key, value, 0, scaling, sliding_window, softcap)
-        elif batch.decode:
-            out = grouped(query, key, value, batch.mask(sliding_window), scaling, softcap)
-        elif len(batch.segments) > 1 and softcap is None and all(s.first == 0 for s in batch.segments):
-            out = self._fresh(batch, query, key, value, scaling, sliding_window)
-        else:
-            layer = self._cache.layers[module.layer_idx]
-            pieces = [
-                self._segment(s, query, key, value, layer, scaling, sliding_window, softcap) for s in batch.segments
-            ]
-            out = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
-        return out.transpose(1, 2), None
+        layer: int = module.layer_idx  # type: ignore[assignment]  # torch types attributes of modules as tensors
+        return self.attended(layer, query, key, value, scaling, sliding_window, softcap).transpose(1, 2), None
 
-    @staticmethod
-    def _fresh(batch: Batch, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None) -> Tensor:
-        """Whole prompts side by side: padded on the right, where causality already hides the padding."""
-        there, back = batch.padding()
-        count = len(batch.segments)
-
-        def padded(states: Tensor) -> Tensor:
-            rows = states[0].index_select(1, there)
-            return rows.view(states.shape[1], count, -1, states.shape[3]).transpose(0, 1)
-
-        out = causal(padded(query), padded(key), padded(value), 0, scaling, window, None)
-        flat = out.transpose(0, 1).reshape(query.shape[1], -1, out.shape[3])
-        return flat.index_select(1, back).unsqueeze(0)
-
-    @staticmethod
-    def _segment(
-        segment: Segment,
-        query: Tensor,
+    def write_and_attend(
+        self,
+        layer: int,
+        query: Float[Tensor, "row head query head_dim"],
         key: Tensor,
         value: Tensor,
-        layer: Any,
         scaling: float,
         window: int | None,
         softcap: float | None,
-    ) -> Tensor:
-        part = slice(segment.start, segment.end)
-        if segment.first == 0:
-            keys, values = key[:, :, part], value[:, :, part]
-        else:
-            slot, filled = segment.sequence.slot, segment.last_position + 1
-            keys, values = layer.keys[slot : slot + 1, :, :filled], layer.values[slot : slot + 1, :, :filled]
-        return causal(query[:, :, part], keys, values, segment.first, scaling, window, softcap)
+    ) -> Float[Tensor, "row head query head_dim"]:
+        """The same for a compiled prompt pass, whose graph knows no cache: keys and values are written first."""
+        key, value = self._cache.update(key, value, layer)
+        return self.attended(layer, query, key, value, scaling, window, softcap)
+
+    def attended(
+        self,
+        layer: int,
+        query: Float[Tensor, "row head query head_dim"],
+        key: Tensor,
+        value: Tensor,
+        scaling: float,
+        window: int | None,
+        softcap: float | None,
+    ) -> Float[Tensor, "row head query head_dim"]:
+        """Each token of the pass that runs over what it may see."""
+        batch = self._cache.batch
+        if batch is None:  # a pass without slots: whole texts, padded on the right
+            return causal(query, key, value, scaling, window, softcap)
+        if batch.decode:
+            return grouped(query, key, value, batch.mask(window), scaling, softcap)
+        states = self._cache.layers[layer]
+        beside = batch.side_by_side()
+        parts = []
+        for group in beside.groups:
+            past = (
+                (group.rows(key), group.rows(value))
+                if group.fresh
+                else (group.past(states.keys), group.past(states.values))
+            )
+            mask = group.mask(window, needed=softcap is not None)
+            parts.append(masked(group.rows(query), *past, mask, scaling, softcap))
+        return beside.restored(parts)
 
 
 def grouped(
@@ -129,21 +103,32 @@ def grouped(
 
 
 def causal(
-    query: Tensor, key: Tensor, value: Tensor, first: int, scaling: float, window: int | None, softcap: float | None
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, softcap: float | None
 ) -> Tensor:
-    """Causal attention of queries at positions first, first + 1, ... over keys at positions 0, 1, ..."""
-    length, filled = query.shape[2], key.shape[2]
-    plain = first == 0 and (window is None or filled <= window)
+    """Causal attention within whole texts, from position 0 on."""
+    length = query.shape[2]
     mask = None
-    if not plain or softcap is not None:
-        at = torch.arange(first, first + length, device=query.device)[:, None]
-        index = torch.arange(filled, device=query.device)
-        mask = index <= at
+    if softcap is not None or (window is not None and length > window):
+        at, index = torch.arange(length, device=query.device)[:, None], torch.arange(length, device=query.device)
+        mask = (index <= at)[None, None]
         if window is not None:
             mask = mask & (index > at - window)
+    return masked(query, key, value, mask, scaling, softcap)
+
+
+def masked(
+    query: Tensor, key: Tensor, value: Tensor, mask: Bool[Tensor, "..."] | None, scaling: float, softcap: float | None
+) -> Tensor:
+    """Attention under a mask; None: causal, from position 0 on."""
     if softcap is not None:
         assert mask is not None
-        return grouped(query, key, value, mask[None, None], scaling, softcap)
+        return grouped(query, key, value, mask, scaling, softcap)
     return scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=plain, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
     )

@@ -4,27 +4,20 @@ from dataclasses import dataclass, field
 
 import torch
 
+from steering.engine.segment import Segment
 from steering.engine.sequence import Sequence
+from steering.engine.side_by_side import SideBySide
 from steering.plan import Phase
 from steering.shapes import Bool, Int, Tensor
 
 
-@dataclass(slots=True, eq=False)
-class Segment:
-    """A run of one sequence's tokens inside a packed pass: flat rows [start, end), absolute positions from `first`."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Loans:
+    """Keys and values that a packed pass copies from the slots that compute them, layer by layer, before it attends."""
 
-    sequence: Sequence
-    first: int
-    start: int
-    end: int
-
-    @property
-    def length(self) -> int:
-        return self.end - self.start
-
-    @property
-    def last_position(self) -> int:
-        return self.first + self.length - 1
+    borrowers: Int[Tensor, "position"]
+    lenders: Int[Tensor, "position"]
+    positions: Int[Tensor, "position"]
 
 
 @dataclass(slots=True, eq=False)
@@ -33,7 +26,7 @@ class Batch:
 
     decode: rows are slots 0..row-1, one token each; rows without a sequence are idle and their results unread.
     Otherwise segments are packed one after the other, (1, token). token_ids, positions, slots: (token,), int64.
-    length: how much of the cache decode attention looks at.
+    length: how much of the cache decode attention looks at. loans: see `shared_beginnings`.
     """
 
     decode: bool
@@ -43,8 +36,9 @@ class Batch:
     slots: Int[Tensor, "token"]
     length: int = 0
     key: tuple[int, ...] = ()
+    loans: Loans | None = None
     _masks: dict[int | None, Tensor] = field(default_factory=dict)
-    _padding: tuple[Tensor, Tensor] | None = None
+    _side_by_side: SideBySide | None = None
 
     @property
     def tokens(self) -> int:
@@ -64,21 +58,11 @@ class Batch:
             self._masks[window] = seen[:, None, None, :]
         return self._masks[window]
 
-    def padding(self) -> tuple[Int[Tensor, "padded"], Int[Tensor, "token"]]:
-        """(flat row of each place in a right-padded (segment, longest) layout, place of each flat row); computed once.
-
-        Padding places repeat a segment's last row: causality keeps them from being seen.
-        """
-        if self._padding is None:
-            longest = max(segment.length for segment in self.segments)
-            there: list[int] = []
-            back: list[int] = []
-            for row, segment in enumerate(self.segments):
-                there.extend(min(segment.start + n, segment.end - 1) for n in range(longest))
-                back.extend(row * longest + n for n in range(segment.length))
-            device = self.positions.device
-            self._padding = (torch.tensor(there, device=device), torch.tensor(back, device=device))
-        return self._padding
+    def side_by_side(self) -> SideBySide:
+        """Packed only: the segments in groups for attention; formed once."""
+        if self._side_by_side is None:
+            self._side_by_side = SideBySide.of(self.segments, self.positions.device)
+        return self._side_by_side
 
     def phases(self) -> Int[Tensor, "token"]:
         """The Phase of every token."""
@@ -107,7 +91,15 @@ def packed(work: list[tuple[Sequence, int]], device: torch.device) -> Batch:
         token_ids=torch.tensor(ids, device=device),
         positions=torch.tensor(positions, device=device),
         slots=torch.tensor(slots, device=device),
+        loans=_loans([sequence for sequence, _ in work], device),
     )
+
+
+def _loans(sequences: list[Sequence], device: torch.device) -> Loans | None:
+    lent = [
+        (sequence.slot, lender, position) for sequence in sequences for position, lender in enumerate(sequence.borrowed)
+    ]
+    return Loans(*torch.tensor(lent, device=device).unbind(1)) if lent else None
 
 
 def decoding(rows: list[Sequence | None], idle: list[int], length: int, device: torch.device) -> Batch:

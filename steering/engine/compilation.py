@@ -1,4 +1,4 @@
-"""Compilation: the decode step compiled in a process of its own while the engine serves, kept on disk, loaded when ready."""
+"""Compilation: an engine's steps compiled in a process of its own while the engine serves, kept on disk, loaded when ready."""
 
 import hashlib
 import json
@@ -16,12 +16,13 @@ import structlog
 import torch
 import transformers
 
-from steering.engine import decode_step
 from steering.engine.compiled_model import Compiled, library_path, load
+from steering.engine.compiled_passes import KINDS
 from steering.model.info import ModelInfo
 
 log = structlog.get_logger()
-KINDS = ("additive", "visited")
+STEPS = ("decode_step.py", "prompt_step.py", "graph_calls.py", "attention.py", "kv_cache.py")
+"""Sources of what is in the graphs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class CompileRequest:
             torch.__version__,
             transformers.__version__,
             torch.backends.cpu.get_cpu_capability(),
-            Path(decode_step.__file__).read_text(),
+            *((Path(__file__).parent / name).read_text() for name in STEPS),
         ]
         key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
         return {kind: self.cache_dir / "compiled" / f"{key}-{kind}" for kind in KINDS}
@@ -100,7 +101,7 @@ class Compilation:
             "library": str(self._request.library),
             "targets": {kind: str(path) for kind, path in targets.items()},
         }
-        log.info("compiling_decode_step", model=self._info.name)
+        log.info("compiling_steps", model=self._info.name)
         command = [sys.executable, "-m", "steering.engine.compile_worker", json.dumps(request)]
         # scratch files beside what they are for: /tmp may be small, in memory, or closed to programs
         scratch = tempfile.TemporaryDirectory(
@@ -113,7 +114,5 @@ class Compilation:
                 self._process.kill()
             status = self._process.wait()
         if status != 0 and not self._closed.is_set():
-            log.warning(
-                "decode_step_not_compiled", model=self._info.name, status=status, see="compile.log in the cache"
-            )
+            log.warning("steps_not_compiled", model=self._info.name, status=status, see="compile.log in the cache")
         return status == 0

@@ -1,4 +1,4 @@
-"""Compiles a model's decode step ahead of time, in a process of its own: `python -m steering.engine.compile_worker REQUEST`."""
+"""Compiles a model's steps ahead of time, in a process of its own: `python -m steering.engine.compile_worker REQUEST`."""
 
 import json
 import os
@@ -13,6 +13,7 @@ from torch._inductor import aoti_compile_and_package
 
 from steering.engine.compiled_model import build
 from steering.engine.decode_step import DecodeStep
+from steering.engine.prompt_step import PromptStep
 from steering.model.loading import load
 
 OPTIONS = {
@@ -21,12 +22,17 @@ OPTIONS = {
 }
 
 
-def compile_step(model: Any, layout: Any, target: Path, *, visited: bool) -> None:
-    """Writes the compiled decode step of a model to the folder `target`, whole or not at all.
+def step_of(kind: str, model: Any, layout: Any) -> DecodeStep | PromptStep:
+    """The step of one of KINDS."""
+    return PromptStep(model, layout) if kind == "prompt" else DecodeStep(model, layout, visited=kind == "visited")
+
+
+def compile_step(model: Any, layout: Any, target: Path, kind: str) -> None:
+    """Writes one compiled step of a model to the folder `target`, whole or not at all.
 
     Unpacked here, once: torch's loader would unpack a package at every start, and leave it behind when it is killed.
     """
-    step = DecodeStep(model, layout, visited=visited).eval()
+    step = step_of(kind, model, layout).eval()
     try:
         with torch.no_grad():
             program = torch.export.export(step, step.example(), dynamic_shapes=step.dynamic_shapes(), strict=False)
@@ -44,7 +50,7 @@ def compile_step(model: Any, layout: Any, target: Path, *, visited: bool) -> Non
 
 
 def main(request: str) -> None:
-    """request: JSON with source, revision, dtype, cache_dir, library (a path) and targets {"additive": path, "visited": path}."""
+    """request: JSON with source, revision, dtype, cache_dir, library (a path) and targets {kind: path}."""
     wanted = json.loads(request)
     # Only where nobody else wants the processor. A mere nice value still takes slices of a few milliseconds, and every
     # parallel operation of the serving process waits for its slowest thread: measured, 40 times slower.
@@ -60,7 +66,7 @@ def main(request: str) -> None:
     )
     for kind, path in wanted["targets"].items():
         if not Path(path).exists():
-            compile_step(loaded.model, loaded.layout, Path(path), visited=kind == "visited")
+            compile_step(loaded.model, loaded.layout, Path(path), kind)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from steering.conditions import CONDITIONS
-from steering.engine.batch import Batch, Segment
+from steering.engine.batch import Batch
+from steering.engine.segment import Segment
 from steering.plan import Decision, ThresholdPlan
 from steering.rowwise import dot
 from steering.shapes import Bool, Float, Int, Residual, Tensor

@@ -1,50 +1,17 @@
 """DecodeStep: one decode pass as a pure function of tensors, so that it can be exported and compiled ahead of time."""
 
-import threading
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from steering.engine.attachment import Attachment
 from steering.engine.attention import SlotAttention
 from steering.engine.batch import Batch
+from steering.engine.graph_calls import visit
 from steering.engine.kv_cache import SlotCache
 from steering.model.hooks import ResidualHooks
 from steering.model.layout import Layout
 from steering.shapes import Float, Int, Residual, Tensor
-
-Visitor = Callable[[int, Residual], Residual | None]
-_visiting = threading.local()
-
-
-_library: Any = torch.library.Library("steering", "DEF")  # type: ignore[no-untyped-call]
-_library.define("visit(Tensor(a!) residual, int layer) -> ()")
-
-
-def _visit(residual: Tensor, layer: int) -> None:
-    """Inside a compiled pass: lets the running step steer residual (token, d_model) at a layer, in place."""
-    changed = _visiting.visitor(layer, residual)
-    if changed is not None:
-        residual.copy_(changed)
-
-
-# registered by hand: `torch.library.custom_op` costs ten times as much a call, and a pass makes one a layer
-_library.impl("visit", _visit, "CompositeExplicitAutograd")
-torch.library.register_fake("steering::visit", lambda *_: None, lib=_library)
-visit = torch.ops.steering.visit
-
-
-class visiting:  # noqa: N801 - reads as the statement it is: `with visiting(apply):`
-    """For the length of one compiled pass on this thread, `visit` calls this function."""
-
-    def __init__(self, visitor: Visitor) -> None:
-        self._visitor = visitor
-
-    def __enter__(self) -> None:
-        _visiting.visitor = self._visitor
-
-    def __exit__(self, *_: object) -> None:
-        _visiting.visitor = None
 
 
 class DecodeStep(torch.nn.Module):
@@ -59,13 +26,12 @@ class DecodeStep(torch.nn.Module):
         self.model = model
         self._layout, self._visited = layout, visited
         self._cache = SlotCache(layout.layer_count)
-        self._attention = SlotAttention(self._cache)
-        self._attention.attach(model)
+        self._attachment = Attachment(model, SlotAttention(self._cache))
         self._hooks = ResidualHooks(layout)
 
     def close(self) -> None:
         self._hooks.remove()
-        self._attention.close()
+        self._attachment.close()
 
     def forward(
         self,

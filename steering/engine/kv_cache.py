@@ -45,6 +45,9 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
             return self.keys[:rows, :, : batch.length], self.values[:rows, :, : batch.length]
         self.keys[batch.slots, :, batch.positions] = key_states[0].transpose(0, 1)
         self.values[batch.slots, :, batch.positions] = value_states[0].transpose(0, 1)
+        if (loans := batch.loans) is not None:
+            for states in (self.keys, self.values):
+                states[loans.borrowers, :, loans.positions] = states[loans.lenders, :, loans.positions]
         if self._cache.own_attention:
             slot, filled = self._cache.own_row()
             return self.keys[slot : slot + 1, :, :filled], self.values[slot : slot + 1, :, :filled]

@@ -63,7 +63,7 @@ class EngineLoop:
             prompt_tokens=self._counts["prompt"],
             cached_tokens=self._counts["cached"],
             alive=self._alive and self._thread.is_alive(),
-            compiled=tuple(sorted(self._runner.compiled)),
+            compiled=tuple(sorted(self._runner.compiled.ready)),
         )
 
     def close(self) -> None:
@@ -124,8 +124,8 @@ class EngineLoop:
         """One turn: drop who left, let in who waits, compute prompts, decode a token for every row, hand out results."""
         while self._arrived:
             kind, compiled = self._arrived.pop()
-            self._runner.compiled[kind] = compiled
-            log.info("compiled_decode_step_in_use", kind=kind)
+            self._runner.compiled.ready[kind] = compiled
+            log.info("compiled_step_in_use", kind=kind)
         self._scheduler.drop_closed()
         self._scheduler.admit()
         work = self._scheduler.prompts()

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from steering.engine.batch import Batch, Segment
+from steering.engine.batch import Batch
+from steering.engine.segment import Segment
 from steering.engine.sequence import Sequence
 from steering.rowwise import dot
 from steering.shapes import Float, Int, Residual, Tensor

@@ -7,19 +7,19 @@ from typing import Any
 import torch
 
 from steering.engine.additive_bank import AdditiveBank
+from steering.engine.attachment import Attachment
 from steering.engine.attention import SlotAttention
 from steering.engine.batch import Batch, decoding, packed
-from steering.engine.compiled_model import Compiled
-from steering.engine.decode_step import Visitor, visiting
+from steering.engine.compiled_passes import CompiledPasses
 from steering.engine.gradient_pass import GradientPass
+from steering.engine.graph_calls import Visitor
 from steering.engine.kv_cache import BLOCK, SlotCache
 from steering.engine.readers import PassReaders
 from steering.engine.sequence import Sequence
 from steering.engine.steering_batch import SteeringBatch
 from steering.model.hooks import ResidualHooks, StopForward
 from steering.model.layout import Layout
-from steering.plan import Phase
-from steering.shapes import Logits, Residual, Tensor
+from steering.shapes import Int, Logits, Residual, Tensor
 
 MAX_THRESHOLDS = 64
 """Columns of the decision state kept for each slot; a request's plan may have no more thresholds."""
@@ -41,22 +41,20 @@ class ModelRunner:
         self._model, self._layout, self._device = model, layout, device
         self._own = layout.attention == "own"
         self.cache = SlotCache(layout.layer_count, own_attention=self._own)
-        self._attention = None if self._own else SlotAttention(self.cache)
-        if self._attention is not None:
-            self._attention.attach(model)
+        attention = None if self._own else SlotAttention(self.cache)
+        self._attachment = None if attention is None else Attachment(model, attention)
         self._hooks = ResidualHooks(layout)
         self.gradients = GradientPass(model, layout, self._hooks, device)
         self.bank = AdditiveBank(layout.layer_count, layout.d_model, device)
         self._state = torch.zeros(0, MAX_THRESHOLDS, device=device)
         self._steering: SteeringBatch | None = None
-        self.compiled: dict[str, Compiled] = {}
-        self._spans: dict[int, Tensor] = {}
+        self.compiled = CompiledPasses(layout.layer_count, self.cache, attention, self.bank)
 
     def close(self) -> None:
         """Leaves the model without hooks and the attention interface without our function."""
         self._hooks.remove()
-        if self._attention is not None:
-            self._attention.close()
+        if self._attachment is not None:
+            self._attachment.close()
 
     def reserve(self, slots: int, length: int) -> None:
         """Makes room in everything that is kept per slot."""
@@ -105,8 +103,13 @@ class ModelRunner:
         ends = [seg for seg in batch.segments if _predicts(seg.sequence, seg.last_position)]
         captures_only = all(s.capture is not None for s in batch.sequences)
         stop_after = max(readers.layers, default=0) if captures_only and not wants_all else None
-        keep: Any = 0 if wants_all else torch.tensor([seg.end - 1 for seg in ends] or [0], device=self._device)
-        logits = self._forward(batch, steering, readers, keep, stop_after)
+        kept = range(batch.tokens) if wants_all else [seg.end - 1 for seg in ends] or [0]
+        keep = torch.tensor(kept, device=self._device)
+        logits: Logits | None
+        if self.compiled.worth(stop_after):
+            logits = self.compiled.prompt(batch, _visitor(batch, steering, readers, None), keep)
+        else:
+            logits = self._forward(batch, steering, readers, keep, stop_after)
         steering.board.settle()
         steering.collect()
         if wants_all and logits is not None:
@@ -118,6 +121,7 @@ class ModelRunner:
         if logits is None or not ends:
             logits = torch.empty(0, self._layout.vocab_size, device=self._device)
         for segment in batch.segments:
+            segment.sequence.borrowed = ()
             _advance(segment.sequence, segment.length)
         return PassResult(tuple(seg.sequence for seg in ends), logits, readers.readouts())
 
@@ -137,8 +141,8 @@ class ModelRunner:
         readers = PassReaders(batch, self._device)
         kind = "additive" if steering.only_additive and not readers.layers else "visited"
         logits: Logits | None
-        if kind in self.compiled:
-            logits = self._compiled_forward(self.compiled[kind], batch, steering, readers)
+        if kind in self.compiled.ready:
+            logits = self.compiled.decode(kind, batch, _visitor(batch, steering, readers, None))
         else:
             logits = self._forward(batch, steering, readers, 1, None)
         assert logits is not None
@@ -150,7 +154,12 @@ class ModelRunner:
         return PassResult(tuple(present), logits, readers.readouts())
 
     def _forward(
-        self, batch: Batch, steering: SteeringBatch, readers: PassReaders, keep: Any, stop_after: int | None
+        self,
+        batch: Batch,
+        steering: SteeringBatch,
+        readers: PassReaders,
+        keep: Int[Tensor, "kept"] | int,
+        stop_after: int | None,
     ) -> Logits | None:
         """One forward pass under the hooks; None when it was stopped after the deepest layer that is read."""
         layers = steering.layers | readers.layers
@@ -180,20 +189,6 @@ class ModelRunner:
             self.cache.batch = None
         logits: Tensor = output.logits
         return logits.reshape(-1, logits.shape[-1])
-
-    def _compiled_forward(
-        self, compiled: Compiled, batch: Batch, steering: SteeringBatch, readers: PassReaders
-    ) -> Logits:
-        """The same decode pass through the step that was compiled ahead of time."""
-        keys = [layer.keys for layer in self.cache.layers]
-        values = [layer.values for layer in self.cache.layers]
-        span = self._spans.setdefault(batch.length, torch.arange(batch.length, device=self._device))
-        rows = self.bank.rows[Phase.GENERATED]
-        with torch.no_grad(), visiting(_visitor(batch, steering, readers, None)):
-            logits, inverse = compiled([batch.token_ids, batch.positions, span, rows, *keys, *values])
-        if inverse.numel():
-            self.bank.inverse[Phase.GENERATED, :, : batch.tokens] += inverse
-        return logits
 
     @staticmethod
     def cache_length(batch: Batch) -> int:

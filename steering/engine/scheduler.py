@@ -9,6 +9,7 @@ from steering.engine.prefix_cache import PrefixCache
 from steering.engine.prompt_measures import BLOCK
 from steering.engine.runner import ModelRunner
 from steering.engine.sequence import Sequence
+from steering.engine.shared_beginnings import SharedBeginnings
 
 ROW_BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 BACKGROUND_TURN = 4
@@ -107,13 +108,16 @@ class Scheduler:
         turn = background if background and (not live or self._turn % BACKGROUND_TURN == 0) else live
         work: list[tuple[Sequence, int]] = []
         promised: set[bytes] = set()
+        beginnings = SharedBeginnings()
         for sequence in sorted(turn, key=lambda s: s.id):
+            if budget <= 0:
+                break
             if not self._may_start(sequence, promised):
                 continue
+            beginnings.lend(sequence)
             count = min(sequence.target - sequence.computed, budget, _indivisible(sequence))
-            if count <= 0:
-                break
             work.append((sequence, count))
+            beginnings.offer(sequence, count)
             budget -= count
             keys = self.prefix.keys_of(sequence)
             promised.update(keys[sequence.computed // BLOCK : (sequence.computed + count) // BLOCK])

@@ -94,6 +94,8 @@ class Sequence:
     slot: int = -1
     computed: int = 0
     cached: int = 0
+    borrowed: tuple[int, ...] = ()
+    """Slots from which the next pass copies positions 0, 1, ..., which others compute in it."""
     held_text: str = ""
     cache_salt: str = ""
     block_keys: list[bytes] | None = None

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 
 from steering.engine.additive_bank import AdditiveBank
-from steering.engine.batch import Batch, Segment
+from steering.engine.batch import Batch
 from steering.engine.decisions import Circuit, DecisionBoard
 from steering.engine.prompt_measures import REST, OpeningBlocks, block_runs
+from steering.engine.segment import Segment
 from steering.engine.sequence import NEVER, Sequence
 from steering.engine.timing import Timing
 from steering.operations import OPERATIONS

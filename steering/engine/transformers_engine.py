@@ -121,24 +121,24 @@ class TransformersEngine:
     def _begin_captures(
         self, prompts: Rows[CapturePrompt], spec: CaptureSpec, stream: Stream, priority: int
     ) -> list[Sequence]:
-        """Tokenised and checked; in a thread where that takes long."""
-        sequences = []
-        for index, prompt in enumerate(prompts):
-            ids = self.tokenizer.encode(prompt.prompt)
-            if len(ids) > self.info.context_length:
-                raise self._too_long(len(ids), 0)
-            sequence = Sequence(
+        """Tokenised and checked; in a thread where that takes long. Sorted, so that texts which begin alike meet in a pass."""
+        encoded = [tuple(self.tokenizer.encode(prompt.prompt)) for prompt in prompts]
+        longest = max(map(len, encoded), default=0)
+        if longest > self.info.context_length:
+            raise self._too_long(longest, 0)
+        return [
+            Sequence(
                 id=next(self._numbers),
-                ids=list(ids),
-                prompt_length=prompt.prompt_length or len(ids),
-                plan=prompt.plan,
+                ids=list(encoded[index]),
+                prompt_length=prompts[index].prompt_length or len(encoded[index]),
+                plan=prompts[index].plan,
                 sampling=SamplingParams(),
                 stream=stream,
                 priority=priority,
-                capture=captures.begin(index, prompt, ids, spec, self.tokenizer),
+                capture=captures.begin(index, prompts[index], encoded[index], spec, self.tokenizer),
             )
-            sequences.append(sequence)
-        return sequences
+            for index in sorted(range(len(prompts)), key=encoded.__getitem__)
+        ]
 
     async def unembed(self, residual: Residual) -> Float[Tensor, "token vocab"]:
         """See Engine.unembed. In pieces between the steps of live traffic, as a fit is."""

@@ -1,14 +1,16 @@
-"""The compiled decode step gives the same tokens as the eager one, for every kind of plan, and takes over while it serves."""
+"""Compiled steps give the same tokens as the eager ones, for every kind of plan, and take over while the engine serves."""
 
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import PreTrainedTokenizerFast
 
-from steering.engine.base import GenerationRequest, Reading
-from steering.engine.compilation import KINDS, CompileRequest
+from steering.engine.base import CapturePrompt, CaptureSpec, GenerationRequest, Reading
+from steering.engine.compilation import CompileRequest
+from steering.engine.compiled_passes import KINDS
 from steering.engine.transformers_engine import TransformersEngine
 from steering.model.layout import find_layout
 from steering.model.loading import load
@@ -126,6 +128,24 @@ async def test_readouts_pass_through_the_compiled_step(engines: tuple[Transforme
     one, other = await run(compiled, request), await run(eager, request)
     for event, expected in zip(one.events[:-1], other.events[:-1], strict=True):
         assert event.readout["alpha"] == pytest.approx(expected.readout["alpha"], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [CaptureSpec((0, 2), "last"), CaptureSpec((1, 2), "all", logits=True), CaptureSpec((0,), "mean")],
+    ids=["last layer", "logits too", "first layer alone, which stops early"],
+)
+async def test_texts_are_read_alike(spec: CaptureSpec, engines: tuple[TransformersEngine, TransformersEngine]) -> None:
+    """The compiled prompt step, with shared beginnings and steered texts among them."""
+    eager, compiled = engines
+    plan = await plan_for(random_items(7, eager.info.layer_count), vectors_for(eager.info), eager.info)
+    prompts = [CapturePrompt(text) for text in (*PROMPTS, PROMPTS[2][:-3], PROMPTS[2])]
+    prompts.append(CapturePrompt(PROMPTS[2], plan=plan))
+    read, expected = await compiled.capture(prompts, spec), await eager.capture(prompts, spec)
+    for one, other in zip(read, expected, strict=True):
+        torch.testing.assert_close(one.activations, other.activations, rtol=1e-3, atol=1e-4)
+        if spec.logits:
+            torch.testing.assert_close(one.logits, other.logits, rtol=1e-3, atol=1e-3)
 
 
 async def test_a_long_answer_outgrows_several_lengths(engines: tuple[TransformersEngine, TransformersEngine]) -> None:
