@@ -4,10 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
+import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.engine.base import Engine, Finish, GenerationRequest, SamplingParams, TokenEvent
+from steering.engine.compiled_passes import KINDS
 from steering.engine.limits import EngineLimits
 from steering.engine.transformers_engine import TransformersEngine
 from steering.model.loading import opened
@@ -67,3 +70,26 @@ async def run_alone(engine: Engine, requests: Sequence[GenerationRequest]) -> li
 def sampling(count: int, **settings: object) -> SamplingParams:
     """Exactly `count` tokens."""
     return SamplingParams(max_tokens=count, ignore_eos=True, **settings)  # type: ignore[arg-type]
+
+
+async def until_compiled(engine: TransformersEngine, cache: Path, eager: Engine | None = None) -> None:
+    """Generates all the while: no stream may stall while the compiled steps arrive, or change from what `eager` gives."""
+    request = GenerationRequest(tuple(b"Once upon a time"), sampling(20))
+    expected = None if eager is None else (await run(eager, request)).tokens
+    for _ in range(2000):
+        tokens = (await run(engine, request)).tokens
+        assert expected is None or tokens == expected
+        if len(engine.stats().compiled) == len(KINDS):
+            return
+        await asyncio.sleep(0.2)
+    pytest.fail((cache / "compile.log").read_text()[-2000:])
+
+
+def apart(one: Outcome, other: Outcome) -> list[float]:
+    """How far the log-probabilities of two answers lie apart, in nats, token by token up to the first that differs."""
+    found: list[float] = []
+    for event, its in zip(one.events, other.events, strict=True):
+        if event.token_id != its.token_id or event.logprob is None or its.logprob is None:
+            break
+        found.append(abs(event.logprob - its.logprob))
+    return found

@@ -10,12 +10,11 @@ from transformers import PreTrainedTokenizerFast
 
 from steering.engine.base import CapturePrompt, CaptureSpec, GenerationRequest, Reading
 from steering.engine.compilation import CompileRequest
-from steering.engine.compiled_passes import KINDS
 from steering.engine.transformers_engine import TransformersEngine
 from steering.model.layout import find_layout
 from steering.model.loading import load
 from steering.spec import SteeringSpec
-from tests.engines import run, run_all, run_alone, sampling
+from tests.engines import run, run_all, run_alone, sampling, until_compiled
 from tests.families import FAMILIES
 from tests.plans import plan_for, random_items, vectors_for
 from tests.reference import Reference
@@ -34,16 +33,6 @@ def folder(
     return request.param, path
 
 
-async def until_compiled(engine: TransformersEngine, expected: list[int], cache: Path) -> None:
-    """Generates all the while: no stream may stall or change while the compiled steps arrive."""
-    for _ in range(2000):
-        assert (await run(engine, GenerationRequest(PROMPTS[0], sampling(20)))).tokens == expected
-        if len(engine.stats().compiled) == len(KINDS):
-            return
-        await asyncio.sleep(0.2)
-    pytest.fail((cache / "compile.log").read_text()[-2000:])
-
-
 @pytest.fixture(scope="module")
 def engines(
     folder: tuple[str, Path], tmp_path_factory: pytest.TempPathFactory
@@ -54,11 +43,7 @@ def engines(
     eager = TransformersEngine(loaded[0])
     compiled = TransformersEngine(loaded[1], compile_request=CompileRequest(str(folder[1]), None, "float32", cache))
 
-    async def warm() -> None:
-        expected = (await run(eager, GenerationRequest(PROMPTS[0], sampling(20)))).tokens
-        await until_compiled(compiled, expected, cache)
-
-    asyncio.run(warm())
+    asyncio.run(until_compiled(compiled, cache, eager))
     yield eager, compiled
     asyncio.run(eager.close())
     asyncio.run(compiled.close())
