@@ -51,7 +51,7 @@ FROM runtime AS cuda
 COPY --from=build-cuda /opt/venv /opt/venv
 ENV STEERING_DEVICE=cuda
 
-# The decode step is compiled for the processor it runs on, hence the compiler.
+# Decoding and the reading of prompts are compiled for the processor it runs on, hence the compiler.
 FROM runtime AS cpu
 USER root
 RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*

@@ -55,7 +55,7 @@ class ReadyComparison:
         return len(self.comparison.arms) * self.comparison.n
 
 
-async def prepared(state: AppState, body: CompareRequest) -> ReadyComparison:
+async def prepared(state: AppState, body: CompareRequest, salt: str) -> ReadyComparison:
     """Everything that can be refused is refused here, before any device work."""
     engine = state.engine
     arms = _arms(body)
@@ -71,7 +71,7 @@ async def prepared(state: AppState, body: CompareRequest) -> ReadyComparison:
     assert shortest is not None
     sampling = sampling_of(body, state.settings, shortest)
     baseline = body.baseline if body.baseline is not None else arms[0].name
-    comparison = Comparison(tuple(ready), baseline, sampling, body.n, readings)
+    comparison = Comparison(tuple(ready), baseline, sampling, body.n, readings, salt)
     return ReadyComparison(engine, comparison, shows_tokens(body), state.settings.engine)
 
 

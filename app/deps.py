@@ -7,6 +7,7 @@ from fastapi import Depends
 from starlette.requests import Request
 
 from app.jobs import Jobs
+from app.keys import Key
 from app.permits import Lease
 from app.schemas.steering import ProfileSteering, Steering
 from app.state import AppState, state_of
@@ -48,10 +49,17 @@ async def _lease(request: Request) -> Lease:
     return lease
 
 
+async def _salt(request: Request) -> str:
+    """Prompts are shared in the prefix cache within one key: `cached_tokens` would tell others what they begin with."""
+    key: Key = request.state.key
+    return key.name
+
+
 EngineDep = Annotated[Engine, Depends(_engine)]
 StoreDep = Annotated[Store, Depends(_store)]
 JobsDep = Annotated[Jobs, Depends(_jobs)]
 LeaseDep = Annotated[Lease, Depends(_lease)]
+SaltDep = Annotated[str, Depends(_salt)]
 
 
 async def vector_named(store: Store, text: str, param: str = "vector") -> ConceptVector:

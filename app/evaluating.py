@@ -190,7 +190,7 @@ def _dose_answer(
         anti_steered=found.anti_steered,
         recommended=_recommended(found.recommended),
         negative=found.negative,
-        warnings=[*found.warnings, *said],
+        warnings=[*found.warnings, *(() if found.judgement is None else found.judgement.warnings), *said],
         judgement=judgement,
         saved=saved,
     )

@@ -43,8 +43,8 @@ class Generation:
         return record_of(self.engine.info, self.engine_name, prompt, request.sampling, request.plan, self.n)
 
 
-async def prepared(state: AppState, body: GenerateRequest) -> Generation:
-    """Everything that can be refused is refused here, before any device work."""
+async def prepared(state: AppState, body: GenerateRequest, salt: str) -> Generation:
+    """Everything that can be refused is refused here, before any device work. salt: see GenerationRequest.cache_salt."""
     engine = state.engine
     plan = await plan_of(state, body.steering)
     check_limit(len(body.flag), state.settings.max_readouts, "flags", "flag")
@@ -52,7 +52,7 @@ async def prepared(state: AppState, body: GenerateRequest) -> Generation:
     readings += await readings_of(state, [one.vector for one in body.flag if one.vector not in body.readout], "flag")
     prompt = await tokenized(engine, prompt_of(body, state.settings), body.max_tokens)
     sampling = sampling_of(body, state.settings, prompt.max_tokens)
-    request = GenerationRequest(prompt.token_ids, sampling, plan, readings)
+    request = GenerationRequest(prompt.token_ids, sampling, plan, readings, cache_salt=salt)
     flags = Flags(body.flag, state.metrics)
     return Generation(engine, request, body.n, shows_tokens(body), state.settings.engine, flags)
 

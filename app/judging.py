@@ -1,5 +1,6 @@
 """The judge of an evaluation: the loaded model itself, or the one OpenAI-compatible endpoint that the operator named."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,8 +22,9 @@ class EndpointJudge:
 
     at_once = 8
 
-    def __init__(self, http: httpx2.AsyncClient, url: str, model: str, api_key: str | None) -> None:
+    def __init__(self, http: httpx2.AsyncClient, url: str, model: str, api_key: str | None, seconds: float) -> None:
         self._http, self._url, self._model = http, f"{url.rstrip('/')}/chat/completions", model
+        self._seconds = seconds
         self._headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
 
     async def ask(self, question: str) -> str:
@@ -34,7 +36,11 @@ class EndpointJudge:
             "max_tokens": REPLY,
         }
         try:
-            async with self._http.stream("POST", self._url, json=body, headers=self._headers) as response:
+            # the client's own limits are for each read: an answer that drips would never end
+            async with (
+                asyncio.timeout(self._seconds),
+                self._http.stream("POST", self._url, json=body, headers=self._headers) as response,
+            ):
                 if response.status_code != 200:
                     raise Unanswered(f"the judge answered {response.status_code}")
                 content = bytearray()
@@ -43,7 +49,7 @@ class EndpointJudge:
                     if len(content) > LARGEST_REPLY:
                         raise Unanswered("the judge's answer does not end")
             reply = json.loads(content)["choices"][0]["message"]["content"]
-        except (httpx2.HTTPError, ValueError, LookupError, TypeError, RecursionError) as error:
+        except (httpx2.HTTPError, TimeoutError, ValueError, LookupError, TypeError, RecursionError) as error:
             raise Unanswered(f"the judge could not be asked: {type(error).__name__}") from error
         if not isinstance(reply, str):
             raise Unanswered("the judge's answer holds no text")
@@ -74,4 +80,6 @@ async def opened_judge(settings: Settings, engine: Engine, by: Literal["self", "
         return
     timeout = httpx2.Timeout(settings.judge_seconds, connect=min(settings.judge_seconds, 10.0))
     async with httpx2.AsyncClient(timeout=timeout, follow_redirects=False) as http:
-        yield EndpointJudge(http, settings.judge_base_url, settings.judge_model, settings.judge_api_key)
+        yield EndpointJudge(
+            http, settings.judge_base_url, settings.judge_model, settings.judge_api_key, settings.judge_seconds
+        )

@@ -13,7 +13,7 @@ from steering.store.base import Store
 from steering.vectors import VectorId
 
 
-async def prepared(state: AppState, record: Record) -> Generation:
+async def prepared(state: AppState, record: Record, salt: str) -> Generation:
     """The same generation again. Raises ModelNotFound, VectorNotFound, InvalidRequest, naming what no longer exists."""
     engine, settings = state.engine, state.settings
     check_limit(record.n, settings.max_n, "answers", "n")
@@ -27,7 +27,7 @@ async def prepared(state: AppState, record: Record) -> Generation:
             param="fingerprint",
         )
     sampling = SamplingParams(**record.sampling.model_dump())
-    request = GenerationRequest(engine.tokenizer.encode(record.prompt), sampling, plan)
+    request = GenerationRequest(engine.tokenizer.encode(record.prompt), sampling, plan, cache_salt=salt)
     return Generation(engine, request, record.n, tokens=True, engine_name=settings.engine)
 
 

@@ -65,10 +65,13 @@ class Settings(BaseSettings):
     max_running: Positive = Field(64, description="rows in the batch")
     max_waiting: Positive = Field(256, description="rows waiting for the batch; one more is answered 429")
     prefill_tokens: Positive = Field(
-        256, description="most prompt tokens computed between two tokens of running streams"
+        256,
+        description="most prompt tokens computed between two tokens of running streams; more where more wait to begin",
     )
     cache_megabytes: Positive = Field(4096, description="memory for keys and values of running rows")
-    prefix_megabytes: Annotated[int, Field(ge=0)] = Field(512, description="memory for shared prompts; 0: none shared")
+    prefix_megabytes: Annotated[int, Field(ge=0)] = Field(
+        512, description="memory for prompts that requests of one key share; 0: none"
+    )
     compiled: bool = Field(True, description="compile decoding and the reading of prompts in the background (CPU)")
     request_seconds: Seconds = Field(600.0, description="longest life of one request")
     body_seconds: Seconds = Field(30.0, description="longest time a body may take to arrive")

@@ -1,9 +1,11 @@
 """ContrastivePair and PairSet: what a concept is shown by. Split by topic, never by row."""
 
+import hashlib
+import json
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, TypeAlias
 
 from steering.errors import InvalidRequest
 
@@ -104,3 +106,13 @@ def split(pairs: PairSet, holdout: float, seed: int) -> Split:
     fit_positive, held_positive = _divide([f"#{i}" for i in range(len(pairs.positive))], holdout, rng)
     fit_negative, held_negative = _divide([f"#{i}" for i in range(len(pairs.negative))], holdout, rng)
     return Split(fit_positive, fit_negative, held_positive, held_negative)
+
+
+def dataset_digest(pairs: PairSet) -> str:
+    """SHA-256 over texts and topics in their order, as canonical JSON."""
+
+    def plain(text: Text) -> Any:
+        return text if isinstance(text, str) else [asdict(message) for message in text]
+
+    content = [[plain(t) for t in pairs.positive], [plain(t) for t in pairs.negative], list(pairs.topics), pairs.paired]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=True).encode()).hexdigest()

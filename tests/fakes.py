@@ -13,8 +13,6 @@ from steering.engine.base import (
     CaptureSpec,
     EngineStats,
     Finish,
-    FitTask,
-    FittedDirection,
     GenerationRequest,
     Prompt,
     SamplingParams,
@@ -22,6 +20,7 @@ from steering.engine.base import (
     TokenEvent,
 )
 from steering.engine.captures import check_layers
+from steering.engine.fit_task import FitTask, FittedDirection
 from steering.engine.fitting import check_task
 from steering.errors import ContextLengthExceeded, EngineDead, InvalidRequest, NonfiniteActivations, Overloaded
 from steering.model.info import ModelInfo
@@ -85,6 +84,7 @@ class ScriptedEngine:
         self.tokenizer = ScriptedTokenizer()
         self.failure, self.fail_at, self.gate = failure, fail_at, gate
         self.captured: list[Prompt] = []
+        self.requests: list[GenerationRequest] = []
         self._length, self._token_seconds = length, token_seconds
         self._places = asyncio.Semaphore(max_running)
         self._max_waiting = max_waiting
@@ -93,6 +93,7 @@ class ScriptedEngine:
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
         """See Engine.generate."""
+        self.requests.append(request)
         ids = self.tokenizer.encode(request.prompt)
         self._check(ids, request.sampling)
         if self._places.locked() and self._waiting >= self._max_waiting:

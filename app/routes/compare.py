@@ -4,7 +4,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from app.comparing import events, prepared, whole
-from app.deps import LeaseDep, StateDep
+from app.deps import LeaseDep, SaltDep, StateDep
 from app.door import DoorRoute, needs
 from app.schemas.comparison import CompareAnswer, CompareRequest
 from app.streaming import event_stream
@@ -19,9 +19,9 @@ router = APIRouter(route_class=DoorRoute, tags=["generation"])
     response_model_exclude_none=True,
     responses={200: {"content": {"text/event-stream": {}}}},
 )
-async def compare(body: CompareRequest, state: StateDep, lease: LeaseDep) -> CompareAnswer | Response:
+async def compare(body: CompareRequest, state: StateDep, lease: LeaseDep, salt: SaltDep) -> CompareAnswer | Response:
     """What every arm wrote, how each stands, and what differs from the baseline."""
-    comparison = await prepared(state, body)
+    comparison = await prepared(state, body, salt)
     lease.take(comparison.rows)
     if body.stream:
         return await event_stream(state, events(comparison))

@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from app.deps import LeaseDep, StateDep
+from app.deps import LeaseDep, SaltDep, StateDep
 from app.door import DoorRoute, needs
 from app.generating import events, prepared, whole
 from app.schemas.generation import GenerateAnswer, GenerateRequest
@@ -19,9 +19,9 @@ router = APIRouter(route_class=DoorRoute, tags=["generation"])
     response_model_exclude_none=True,
     responses={200: {"content": {"text/event-stream": {}}}},
 )
-async def generate(body: GenerateRequest, state: StateDep, lease: LeaseDep) -> GenerateAnswer | Response:
+async def generate(body: GenerateRequest, state: StateDep, lease: LeaseDep, salt: SaltDep) -> GenerateAnswer | Response:
     """The answers, the seed that makes them again, and what the steering really did."""
-    generation = await prepared(state, body)
+    generation = await prepared(state, body, salt)
     lease.take(body.n)
     if body.stream:
         return await event_stream(state, events(generation, state.metrics))

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from app.deps import LeaseDep, StateDep
+from app.deps import LeaseDep, SaltDep, StateDep
 from app.door import DoorRoute, needs
 from app.generating import whole
 from app.replaying import prepared
@@ -18,8 +18,8 @@ router = APIRouter(route_class=DoorRoute, tags=["generation"])
     response_model=GenerateAnswer,
     response_model_exclude_none=True,
 )
-async def replay(body: Record, state: StateDep, lease: LeaseDep) -> GenerateAnswer:
+async def replay(body: Record, state: StateDep, lease: LeaseDep, salt: SaltDep) -> GenerateAnswer:
     """The body is `steering.record` of an earlier answer, unchanged."""
-    generation = await prepared(state, body)
+    generation = await prepared(state, body, salt)
     lease.take(body.n)
     return await whole(generation)

@@ -40,6 +40,10 @@ class AdditiveBank:
             self._layers[slot] = frozenset(layers)
             self._refresh()
 
+    def forget(self, slot: int, phase: Phase) -> None:
+        """Drops what was met so far in a phase."""
+        self.inverse[phase, :, slot] = 0.0
+
     def clear(self, slot: int) -> None:
         """Zeroes a slot."""
         self.inverse[:, :, slot] = 0.0

@@ -2,11 +2,7 @@
 
 import hashlib
 import json
-import os
 import shutil
-import subprocess
-import sys
-import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,13 +12,21 @@ import structlog
 import torch
 import transformers
 
+from steering.engine.compile_process import CompileProcess
 from steering.engine.compiled_model import Compiled, library_path, load
 from steering.engine.compiled_passes import KINDS
 from steering.model.info import ModelInfo
 
 log = structlog.get_logger()
-STEPS = ("decode_step.py", "prompt_step.py", "graph_calls.py", "attention.py", "kv_cache.py")
-"""Sources of what is in the graphs."""
+HERE = Path(__file__).parent
+SOURCES = [
+    *(HERE / f"{name}.py" for name in ("attachment", "attention", "batch", "compile_worker", "decode_step")),
+    *(HERE / f"{name}.py" for name in ("graph_calls", "kv_cache", "prompt_step")),
+    HERE.parent / "model" / "hooks.py",
+]
+"""What is in the graphs, and how they are made."""
+LOOK = 0.5
+"""Seconds between two looks at what the worker has made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,7 @@ class CompileRequest:
             torch.__version__,
             transformers.__version__,
             torch.backends.cpu.get_cpu_capability(),
-            *((Path(__file__).parent / name).read_text() for name in STEPS),
+            *(source.read_text() for source in SOURCES),
         ]
         key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
         return {kind: self.cache_dir / "compiled" / f"{key}-{kind}" for kind in KINDS}
@@ -61,7 +65,6 @@ class Compilation:
 
     def __init__(self, request: CompileRequest, info: ModelInfo, ready: Callable[[str, Compiled], None]) -> None:
         self._request, self._info, self._ready = request, info, ready
-        self._process: subprocess.Popen[bytes] | None = None
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="compilation", daemon=True)
 
@@ -71,28 +74,22 @@ class Compilation:
     def close(self) -> None:
         """Ends the worker if it still runs. Harmless when repeated."""
         self._closed.set()
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
         if self._thread.is_alive():
             self._thread.join()
 
     def _run(self) -> None:
-        targets = self._request.targets(self._info)
-        needed = [self._request.library, *targets.values()]
-        if any(not path.exists() for path in needed) and not self._compile(targets):
-            return
-        for kind, path in targets.items():
-            if self._closed.is_set():
-                return
-            try:
-                loaded = load(self._request.library, path)
-            except (RuntimeError, OSError) as error:
-                log.warning("compiled_step_unusable", kind=kind, reason=str(error)[:300])
-                shutil.rmtree(path, ignore_errors=True)
-                return
-            self._ready(kind, loaded)
+        try:
+            self._attempt(self._request.targets(self._info))
+        except (OSError, RuntimeError) as error:
+            log.warning("steps_not_compiled", model=self._info.name, reason=str(error)[:300])
 
-    def _compile(self, targets: Mapping[str, Path]) -> bool:
+    def _attempt(self, targets: Mapping[str, Path]) -> None:
+        """Takes what is there; what is not is compiled, and taken as it comes."""
+        left = dict(targets)
+        self._take(left)
+        if not left:
+            return
+        log.info("compiling_steps", model=self._info.name)
         request = {
             "source": self._request.source,
             "revision": self._request.revision,
@@ -101,18 +98,31 @@ class Compilation:
             "library": str(self._request.library),
             "targets": {kind: str(path) for kind, path in targets.items()},
         }
-        log.info("compiling_steps", model=self._info.name)
-        command = [sys.executable, "-m", "steering.engine.compile_worker", json.dumps(request)]
-        # scratch files beside what they are for: /tmp may be small, in memory, or closed to programs
-        scratch = tempfile.TemporaryDirectory(
-            prefix="compiling-", dir=self._request.cache_dir, ignore_cleanup_errors=True
-        )
-        with scratch as folder, self._request.cache_dir.joinpath("compile.log").open("wb") as output:
-            environment = {**os.environ, "TMPDIR": folder, "TORCHINDUCTOR_CACHE_DIR": folder}
-            self._process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)  # noqa: S603 - our module
-            if self._closed.is_set():
-                self._process.kill()
-            status = self._process.wait()
-        if status != 0 and not self._closed.is_set():
-            log.warning("steps_not_compiled", model=self._info.name, status=status, see="compile.log in the cache")
-        return status == 0
+        process = CompileProcess(request, self._request.cache_dir)
+        try:
+            while process.status is None and not self._closed.wait(LOOK):
+                self._take(left)
+        finally:
+            process.close()
+        self._take(left)
+        if left and not self._closed.is_set():
+            log.warning(
+                "steps_not_compiled", model=self._info.name, status=process.status, see="compile.log in the cache"
+            )
+
+    def _take(self, left: dict[str, Path]) -> None:
+        """Hands over every kind that is complete on disk. Raises RuntimeError or OSError for what cannot be used, which is
+        removed, so that it is made anew at the next start."""
+        for kind, path in list(left.items()):
+            if self._closed.is_set() or not (path.exists() and self._request.library.exists()):
+                continue
+            try:
+                loaded = load(self._request.library, path)
+            except OSError:  # the library, which all kinds share
+                self._request.library.unlink(missing_ok=True)
+                raise
+            except RuntimeError:
+                shutil.rmtree(path, ignore_errors=True)
+                raise
+            del left[kind]
+            self._ready(kind, loaded)

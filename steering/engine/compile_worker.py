@@ -3,8 +3,12 @@
 import json
 import os
 import shutil
+import signal
 import sys
+import threading
+import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,25 +37,36 @@ def compile_step(model: Any, layout: Any, target: Path, kind: str) -> None:
     Unpacked here, once: torch's loader would unpack a package at every start, and leave it behind when it is killed.
     """
     step = step_of(kind, model, layout).eval()
+    unfinished = target.with_name(f"{os.getpid()}-{target.name}")
+    unfinished.mkdir(parents=True)
+    package = unfinished / "package.pt2"
     try:
         with torch.no_grad():
             program = torch.export.export(step, step.example(), dynamic_shapes=step.dynamic_shapes(), strict=False)
-            unfinished = target.with_name(f"{os.getpid()}-{target.name}")
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir(parents=True)
-            package = unfinished / "package.pt2"
             aoti_compile_and_package(program, package_path=str(package), inductor_configs=OPTIONS)
+        with zipfile.ZipFile(package) as packed:
+            packed.extractall(unfinished)
+        package.unlink()
+        with suppress(OSError):  # another process was first, with the same
+            unfinished.rename(target)
     finally:
         step.close()
-    with zipfile.ZipFile(package) as packed:
-        packed.extractall(unfinished)
-    package.unlink()
-    unfinished.rename(target)
+        shutil.rmtree(unfinished, ignore_errors=True)
+    if not target.exists():
+        raise OSError(f"{target} could not be written")
+
+
+def end_with(parent: int) -> None:
+    """Ends this process and all that it started when its parent has gone, however that went."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os.killpg(0, signal.SIGKILL)
 
 
 def main(request: str) -> None:
     """request: JSON with source, revision, dtype, cache_dir, library (a path) and targets {kind: path}."""
     wanted = json.loads(request)
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     # Only where nobody else wants the processor. A mere nice value still takes slices of a few milliseconds, and every
     # parallel operation of the serving process waits for its slowest thread: measured, 40 times slower.
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))

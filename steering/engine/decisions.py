@@ -168,7 +168,8 @@ class Circuit:
     def _only_thresholds(self) -> Int[Tensor, "row 1"] | None:
         """The column that decides each row, where no row has a tree: the common case, and one lookup."""
         first = self._weights[:, 0, : self._width]
-        plain = self._depth == 1 and self._width > 0 and bool(((first != 0.0).sum(dim=1) <= 1).all())
+        # a threshold that is written twice stands once, with weight 2: that is a tree
+        plain = self._depth == 1 and self._width > 0 and bool((first.abs().sum(dim=1) <= 1.0).all())
         return first.argmax(dim=1, keepdim=True) if plain and bool((first >= 0.0).all()) else None
 
     def evaluate(self, holds: Float[Tensor, "row column"]) -> Bool[Tensor, "row"]:

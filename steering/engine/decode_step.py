@@ -7,8 +7,8 @@ import torch
 from steering.engine.attachment import Attachment
 from steering.engine.attention import SlotAttention
 from steering.engine.batch import Batch
-from steering.engine.graph_calls import visit
-from steering.engine.kv_cache import SlotCache
+from steering.engine.graph_calls import visited
+from steering.engine.kv_cache import SlotCache, head_shape
 from steering.model.hooks import ResidualHooks
 from steering.model.layout import Layout
 from steering.shapes import Float, Int, Residual, Tensor
@@ -62,11 +62,6 @@ class DecodeStep(torch.nn.Module):
             inverse.append(torch.linalg.vector_norm(wide, dim=-1).clamp_min(1e-12).reciprocal())
             return wide + rows[layer, :count]
 
-        def call(layer: int, residual: Residual) -> Residual:
-            residual = residual.clone()
-            visit(residual, layer)
-            return residual
-
         arguments = {
             "input_ids": token_ids[:, None],
             "position_ids": positions[:, None],
@@ -74,7 +69,7 @@ class DecodeStep(torch.nn.Module):
             "logits_to_keep": 1,
             self._layout.cache_argument: self._cache,
         }
-        with self._hooks.step(call if self._visited else add):
+        with self._hooks.step(visited if self._visited else add):
             output = self.model(**arguments)
         self._cache.batch = None
         logits: Tensor = output.logits[:, 0]
@@ -82,9 +77,7 @@ class DecodeStep(torch.nn.Module):
 
     def example(self) -> tuple[Any, ...]:
         """Arguments to trace with. No two free sizes are equal, or the tracer would take them for one."""
-        config = self.model.config.get_text_config()
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        heads, width = head_shape(self.model)
         weight = next(self.model.parameters())
 
         def states() -> list[Tensor]:

@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias
 
 import torch
 
-from steering.engine.base import FitTask, FittedDirection
+from steering.engine.fit_task import FitTask, FittedDirection
 from steering.engine.gradient_pass import ScoredText
 from steering.engine.preference import Likelihoods, SphereDescent, preference
 from steering.engine.sequence import Stream

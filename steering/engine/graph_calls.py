@@ -61,5 +61,11 @@ _library.impl("visit", _visit, "CompositeExplicitAutograd")
 _library.impl("attend", _attend, "CompositeExplicitAutograd")
 torch.library.register_fake("steering::visit", lambda *_: None, lib=_library)
 torch.library.register_fake("steering::attend", _attended_shape, lib=_library)
-visit = torch.ops.steering.visit
 attend = torch.ops.steering.attend
+
+
+def visited(layer: int, residual: Residual) -> Residual:
+    """For hooks of a graph: the residual after the running pass has steered it."""
+    residual = residual.clone()
+    torch.ops.steering.visit(residual, layer)
+    return residual

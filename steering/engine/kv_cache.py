@@ -1,5 +1,7 @@
 """SlotCache: keys and values of sequences that come and go, one slot a sequence, as a transformers Cache."""
 
+from typing import Any
+
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -66,7 +68,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
 
 
 class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped
-    """All layers' slots. Grows in slots and positions when a pass needs more; never shrinks while it serves."""
+    """All layers' slots. Grows in slots and positions when a pass needs more."""
 
     def __init__(self, layer_count: int, *, own_attention: bool = False) -> None:
         self.slots, self.capacity = 1, BLOCK
@@ -85,15 +87,30 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped
         capacity = -(-length // BLOCK) * BLOCK
         if slots <= self.slots and capacity <= self.capacity:
             return
-        self.slots, self.capacity = max(slots, self.slots), max(capacity, self.capacity)
+        self._resize(max(slots, self.slots), max(capacity, self.capacity))
+
+    def trim(self, slots: int, length: int) -> None:
+        """Gives back what lies beyond that many slots and positions."""
+        self._resize(min(slots, self.slots), min(-(-length // BLOCK) * BLOCK, self.capacity))
+
+    def clear(self) -> None:
+        """Gives everything back."""
+        self.slots, self.capacity = 1, BLOCK
+        for layer in self.layers:
+            layer.keys = layer.values = None
+            layer.is_initialized = False
+
+    def _resize(self, slots: int, capacity: int) -> None:
+        self.slots, self.capacity = slots, capacity
         for layer in self.layers:
             if layer.is_initialized:
-                layer.keys = self._grown(layer.keys)
-                layer.values = self._grown(layer.values)
+                layer.keys = self._resized(layer.keys)
+                layer.values = self._resized(layer.values)
 
-    def _grown(self, old: Tensor) -> Tensor:
+    def _resized(self, old: Tensor) -> Tensor:
         new = old.new_zeros(self.slots, old.shape[1], self.capacity, old.shape[3])
-        new[: old.shape[0], :, : old.shape[2]] = old
+        slots, length = min(self.slots, old.shape[0]), min(self.capacity, old.shape[2])
+        new[:slots, :, :length] = old[:slots, :, :length]
         return new
 
     def move(self, source: int, target: int, length: int) -> None:
@@ -129,6 +146,14 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped
     def wipe(self, slot: int) -> None:
         """Zeroes a slot. Masked positions are multiplied by zero, and zero times a left-over NaN is NaN."""
         for layer in self.layers:
-            if layer.is_initialized:
+            if layer.is_initialized and slot < layer.keys.shape[0]:
                 layer.keys[slot].zero_()
                 layer.values[slot].zero_()
+
+
+def head_shape(model: Any) -> tuple[int, int]:
+    """(key-value heads, width of a head) of a model."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(heads), int(width)

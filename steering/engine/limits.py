@@ -6,7 +6,8 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
     """max_running: rows at once. max_waiting: live requests in the queue before `overloaded`. prefill_tokens: positions
-    a pass may compute while rows decode (their streams wait that long), idle_prefill_tokens: while none does.
+    a pass may compute while rows decode (their streams wait that long; more where more requests wait to begin than run),
+    idle_prefill_tokens: while none does, and at most.
     cache_bytes: the most the slots may take. prefix_bytes: the most shared prompt KV may take, 0 for none."""
 
     max_running: int = 64

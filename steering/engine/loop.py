@@ -1,18 +1,18 @@
 """EngineLoop: the thread that owns a model. Work comes in through an inbox, results leave through each request's stream."""
 
-import asyncio
 import threading
 from collections.abc import Callable, Collection
 from collections.abc import Sequence as Rows
 from time import perf_counter
-from traceback import format_exc, format_exception
+from traceback import format_exc
+from typing import TypeVar
 
 import structlog
-import torch
 
 from steering.engine import captures
 from steering.engine.base import EngineStats, Finish, TokenEvent
 from steering.engine.compiled_model import Compiled
+from steering.engine.delivery import as_steering_error, deliver
 from steering.engine.detokenizer import advance, finish
 from steering.engine.fitting import Fitting, FittingQueue
 from steering.engine.limits import EngineLimits
@@ -21,10 +21,11 @@ from steering.engine.residual_ends import ResidualEnds
 from steering.engine.runner import ModelRunner, PassResult
 from steering.engine.sampler import Sampled, sample
 from steering.engine.scheduler import Scheduler
-from steering.engine.sequence import Sequence, Stream
-from steering.errors import EngineDead, InternalError, NonfiniteActivations, OutOfMemory, Overloaded, SteeringError
+from steering.engine.sequence import Sequence
+from steering.errors import EngineDead, NonfiniteActivations, OutOfMemory, Overloaded, SteeringError
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 
 class EngineLoop:
@@ -98,7 +99,7 @@ class EngineLoop:
                 everyone = [*self._scheduler.everyone(), *self._fitting.waiting, *self._inbox]
             for one in everyone:
                 one.outbox.append(error)
-            _deliver(everyone)
+            deliver(everyone)
             self._runner.close()
 
     def arrive(self, kind: str, compiled: Compiled) -> None:
@@ -127,20 +128,36 @@ class EngineLoop:
             self._runner.compiled.ready[kind] = compiled
             log.info("compiled_step_in_use", kind=kind)
         self._scheduler.drop_closed()
-        self._scheduler.admit()
-        work = self._scheduler.prompts()
+        self._with_room(self._scheduler.admit)
+        work = self._with_room(self._scheduler.prompts) or []
         if work:
             self._counts["cached"] += sum(s.cached for s, _ in work if s.computed == s.cached)
             count = sum(amount for _, amount in work)
             self._counts["prompt"] += count
             self._scheduler.pace.computed(count, self._pass(lambda: self._runner.prefill(work), [s for s, _ in work]))
-        rows, idle = self._scheduler.rows()
+        rows, idle = self._with_room(self._scheduler.rows) or ([], [])
         present = [sequence for sequence in rows if sequence is not None]
         if present:
             self._scheduler.pace.decoded(self._pass(lambda: self._runner.decode(rows, idle), present))
         if (fitting := self._fitting.next(beside=self._scheduler.busy)) is not None:
             self._fit_piece(fitting)
         self._counts["steps"] += 1
+
+    def _with_room(self, ask: Callable[[], T]) -> T | None:
+        """The scheduler's answer. Where memory ends while it makes room, everyone who runs is told, and the cache begins
+        anew; the engine goes on."""
+        try:
+            return ask()
+        except Exception as error:
+            failure = as_steering_error(error)
+            if not isinstance(failure, OutOfMemory):
+                raise
+            ended = list(self._scheduler.running.values())
+            for sequence in ended:
+                self._end(sequence, failure, wipe=True)
+            self._runner.cache.clear()
+            deliver(ended)
+            return None
 
     def _pass(self, forward: Callable[[], PassResult], sequences: list[Sequence]) -> float:
         """Runs a pass and notes its results; the seconds it took. A failure ends those who took part, and nobody else."""
@@ -159,11 +176,11 @@ class EngineLoop:
             failure = as_steering_error(error)
             for sequence in sequences:
                 self._end(sequence, failure, wipe=True)
-        _deliver(sequences)
+        deliver(sequences)
         return perf_counter() - began
 
     def _finish_capture(self, sequence: Sequence) -> None:
-        self._scheduler.release(sequence)
+        self._scheduler.release(sequence, wipe=not sequence.plan.empty)
         try:
             sequence.outbox.append(captures.result(sequence, self._ends.embed))
         except SteeringError as error:  # its own numbers, nobody else's
@@ -177,7 +194,7 @@ class EngineLoop:
         except Exception as error:
             self._fitting.end(fitting)
             fitting.outbox.append(as_steering_error(error))
-        _deliver([fitting])
+        deliver([fitting])
 
     def _note(self, sequence: Sequence, chosen: Sampled, readout: dict[str, float]) -> None:
         """One row's token: into the sequence, and out as an event."""
@@ -212,39 +229,3 @@ class EngineLoop:
     def _end(self, sequence: Sequence, error: SteeringError, *, wipe: bool) -> None:
         self._scheduler.release(sequence, wipe=wipe)
         sequence.outbox.append(error)
-
-
-def _deliver(senders: Rows[Sequence | Fitting]) -> None:
-    """Hands outboxes to their event loops: one wake-up a loop, however many rows."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Stream, list[object]]]] = {}
-    for sender in senders:
-        if sender.outbox:
-            items, sender.outbox = sender.outbox, []
-            by_loop.setdefault(sender.stream.loop, []).append((sender.stream, items))
-    for loop, parcels in by_loop.items():
-        try:
-            loop.call_soon_threadsafe(_receive, parcels)
-        except RuntimeError:  # the loop is gone, and with it everyone who waited
-            for stream, _ in parcels:
-                stream.closed = True
-
-
-def _receive(parcels: list[tuple[Stream, list[object]]]) -> None:
-    for stream, items in parcels:
-        stream.receive(items)
-
-
-def as_steering_error(error: Exception) -> SteeringError:
-    """What a caller may be told of a failed pass. The traceback is dropped, since it keeps tensors alive."""
-    if isinstance(error, SteeringError):
-        return error
-    text = str(error).lower()
-    if (
-        isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)
-        or "out of memory" in text
-        or "can't allocate" in text
-    ):
-        return OutOfMemory("the pass did not fit into memory")
-    # as text: renderers that show local variables would print prompts
-    log.error("pass_failed", traceback="".join(format_exception(error)))
-    return InternalError("the forward pass failed")

@@ -12,13 +12,14 @@ from steering.engine.limits import EngineLimits
 from steering.model.loading import load
 from steering.threads import in_passing_thread
 
-COMPILED_PARAMETERS = 2_000_000_000
+COMPILED_PARAMETERS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class EngineChoice:
-    """What an operator chose. model: see `steering.model.loading.load`. compiled: whether the decode step is compiled
-    in the background; it then holds a second copy of the weights, so only models up to COMPILED_PARAMETERS are."""
+    """What an operator chose. model: see `steering.model.loading.load`. compiled: whether decoding and the reading
+    of prompts are compiled in the background; each of the three steps then holds weights of its own, so only models up to
+    COMPILED_PARAMETERS are."""
 
     model: str
     cache_dir: Path

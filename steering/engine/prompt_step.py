@@ -5,10 +5,10 @@ from typing import Any
 import torch
 
 from steering.engine.attachment import Attachment
-from steering.engine.graph_calls import attend, visit
+from steering.engine.graph_calls import attend, visited
 from steering.model.hooks import ResidualHooks
 from steering.model.layout import Layout
-from steering.shapes import Float, Int, Residual, Tensor
+from steering.shapes import Float, Int, Tensor
 
 
 class PromptStep(torch.nn.Module):
@@ -31,13 +31,7 @@ class PromptStep(torch.nn.Module):
         self, token_ids: Int[Tensor, "token"], positions: Int[Tensor, "token"], keep: Int[Tensor, "kept"]
     ) -> tuple[Float[Tensor, "kept vocab"]]:
         """The logits of the tokens in `keep`."""
-
-        def call(layer: int, residual: Residual) -> Residual:
-            residual = residual.clone()
-            visit(residual, layer)
-            return residual
-
-        with self._hooks.step(call):
+        with self._hooks.step(visited):
             output = self.model(
                 input_ids=token_ids[None], position_ids=positions[None], use_cache=False, logits_to_keep=keep
             )

@@ -19,6 +19,7 @@ from steering.engine.sequence import Sequence
 from steering.engine.steering_batch import SteeringBatch
 from steering.model.hooks import ResidualHooks, StopForward
 from steering.model.layout import Layout
+from steering.plan import Phase
 from steering.shapes import Int, Logits, Residual, Tensor
 
 MAX_THRESHOLDS = 64
@@ -50,6 +51,11 @@ class ModelRunner:
         self._steering: SteeringBatch | None = None
         self.compiled = CompiledPasses(layout.layer_count, self.cache, attention, self.bank)
 
+    @property
+    def packs(self) -> bool:
+        """Whether one pass computes the prompts of several sequences."""
+        return not self._own
+
     def close(self) -> None:
         """Leaves the model without hooks and the attention interface without our function."""
         self._hooks.remove()
@@ -57,12 +63,12 @@ class ModelRunner:
             self._attachment.close()
 
     def reserve(self, slots: int, length: int) -> None:
-        """Makes room in everything that is kept per slot."""
-        self.cache.reserve(slots, length)
+        """Makes room in everything that is kept per slot; in the cache last, where memory may run out."""
         self.bank.reserve(slots)
         more = slots - self._state.shape[0]
         if more > 0:
             self._state = torch.cat([self._state, self._state.new_zeros(more, MAX_THRESHOLDS)])
+        self.cache.reserve(slots, length)
 
     def place(self, sequence: Sequence) -> None:
         """A sequence takes its slot."""
@@ -123,6 +129,8 @@ class ModelRunner:
         for segment in batch.segments:
             segment.sequence.borrowed = ()
             _advance(segment.sequence, segment.length)
+        for segment in ends:  # until now it was an idle row of every decode pass
+            self.bank.forget(segment.sequence.slot, Phase.GENERATED)
         return PassResult(tuple(seg.sequence for seg in ends), logits, readers.readouts())
 
     def decode(self, rows: list[Sequence | None], idle: list[int]) -> PassResult:

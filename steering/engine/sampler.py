@@ -81,10 +81,14 @@ def _adjusts(params: SamplingParams) -> bool:
 def _noisy_choice(logits: Logits, rows: Rows[Sequence]) -> list[int]:
     """argmax of filtered logits / T plus Gumbel noise, the noise computed only where it could decide."""
     device = logits.device
-    scaled = logits / torch.tensor([s.sampling.temperature for s in rows], device=device)[:, None]
+    temperatures = torch.tensor([s.sampling.temperature for s in rows], device=device)[:, None]
+    scaled = logits / temperatures
     seeds = torch.tensor([_signed(s.sampling.seed) for s in rows], device=device)
     noise = RowNoise(seeds, torch.tensor([s.generated for s in rows], device=device), scaled.shape[1])
     every, best = torch.arange(len(rows), device=device), _best(scaled)
+    if not bool(torch.isfinite(scaled[every, best]).all()):
+        scaled = _from_the_best(logits) / temperatures
+        best = _best(scaled)
     # what the likeliest token reaches with its noise: who does not reach it with the most a common token has is out
     bounds = (scaled[every, best] + noise.of(every, best) - COMMON_MOST).tolist()
     candidates = [
@@ -97,6 +101,13 @@ def _noisy_choice(logits: Logits, rows: Rows[Sequence]) -> list[int]:
     owners, tokens = every.repeat_interleave(torch.tensor(sizes, device=device)), torch.cat(candidates)
     reached = torch.split(scaled[owners, tokens] + noise.of(owners, tokens), sizes)
     return [int(tokens[part.argmax()]) for tokens, part in zip(candidates, reached, strict=True)]
+
+
+def _from_the_best(logits: Logits) -> Logits:
+    """How far each token lies below its row's best: 0 at the best, however small a temperature it is divided by. (A penalty
+    near zero may have made logits infinite.)"""
+    finite = logits.clamp(max=torch.finfo(logits.dtype).max)
+    return finite - finite.max(dim=1, keepdim=True).values
 
 
 def _signed(seed: int) -> int:

@@ -54,7 +54,8 @@ class Scheduler:
     def drop_closed(self) -> None:
         """Rows and places in the queue of those whose reader has left."""
         for sequence in [s for s in self.running.values() if s.stream.closed]:
-            self.release(sequence)
+            # a steered prompt cut short may hold numbers that are not finite; nobody has looked at them
+            self.release(sequence, wipe=sequence.prefilling and not sequence.plan.empty)
         for queue in self._waiting:
             if any(sequence.stream.closed for sequence in queue):
                 kept = [sequence for sequence in queue if not sequence.stream.closed]
@@ -77,6 +78,15 @@ class Scheduler:
     def _bytes(self, slots: int, length: int) -> int:
         return rows_for(slots) * -(-length // LENGTH_STEP) * LENGTH_STEP * self._position_bytes
 
+    def _reserve(self, length: int) -> None:
+        """Room for that many positions in the slots in use. What was needed once and is not now is given back when both
+        together would be more than the limit."""
+        slots, length = rows_for(max(self.running) + 1), max(length, *(s.computed for s in self.running.values()))
+        cache = self._runner.cache
+        if self._bytes(max(slots, cache.slots), max(length, cache.capacity)) > self._limits.cache_bytes:
+            cache.trim(slots, length)
+        self._runner.reserve(slots, length)
+
     def admit(self) -> list[Sequence]:
         """Gives slots to those who wait, live traffic first, as far as rows and memory go."""
         admitted: list[Sequence] = []
@@ -90,8 +100,8 @@ class Scheduler:
                     return admitted
                 queue.popleft()
                 sequence.slot = slot
-                self._runner.reserve(rows_for(slots), sequence.target)
                 self.running[slot] = sequence
+                self._reserve(sequence.target)
                 self._runner.place(sequence)
                 admitted.append(sequence)
         return admitted
@@ -101,11 +111,14 @@ class Scheduler:
         pending = [s for s in self.running.values() if s.prefilling]
         if not pending:
             return []
-        budget = self.pace.budget(self._limits, len(pending), len(self.running) - len(pending))
         live = [s for s in pending if s.capture is None]
         background = [s for s in pending if s.capture is not None]
         self._turn += 1
         turn = background if background and (not live or self._turn % BACKGROUND_TURN == 0) else live
+        # however many texts are to be read, nobody waits for them as for a first token
+        budget = self.pace.budget(
+            self._limits, 1 if turn is background else len(live), len(self.running) - len(pending)
+        )
         work: list[tuple[Sequence, int]] = []
         promised: set[bytes] = set()
         beginnings = SharedBeginnings()
@@ -114,14 +127,15 @@ class Scheduler:
                 break
             if not self._may_start(sequence, promised):
                 continue
-            beginnings.lend(sequence)
+            if self._runner.packs:
+                beginnings.lend(sequence)
             count = min(sequence.target - sequence.computed, budget, _indivisible(sequence))
             work.append((sequence, count))
             beginnings.offer(sequence, count)
             budget -= count
             keys = self.prefix.keys_of(sequence)
             promised.update(keys[sequence.computed // BLOCK : (sequence.computed + count) // BLOCK])
-        self._runner.reserve(1, max(sequence.computed + count for sequence, count in work))
+        self._reserve(max(sequence.computed + count for sequence, count in work))
         return work
 
     def _may_start(self, sequence: Sequence, promised: set[bytes]) -> bool:
@@ -139,7 +153,7 @@ class Scheduler:
         highest = max(s.slot for s in ready)
         rows = rows_for(highest + 1)
         by_slot = {s.slot: s for s in ready}
-        self._runner.reserve(rows, max(s.computed for s in ready) + 1)
+        self._reserve(max(s.computed for s in ready) + 1)
         capacity = self._runner.cache.capacity
         idle = [min(self.running[r].computed, capacity - 1) if r in self.running else 0 for r in range(rows)]
         return [by_slot.get(row) for row in range(rows)], idle

@@ -16,15 +16,15 @@ from steering.engine.base import (
     CapturePrompt,
     CaptureSpec,
     EngineStats,
-    FitTask,
-    FittedDirection,
     GenerationRequest,
     Prompt,
     SamplingParams,
     TokenEvent,
 )
 from steering.engine.compilation import Compilation, CompileRequest
+from steering.engine.fit_task import FitTask, FittedDirection
 from steering.engine.fitting import PIECE_SHARE, Fitting, check_task, turns
+from steering.engine.kv_cache import head_shape
 from steering.engine.limits import EngineLimits
 from steering.engine.loop import EngineLoop
 from steering.engine.residual_ends import ResidualEnds
@@ -208,8 +208,6 @@ def _characters(prompt: Prompt) -> int:
 
 def _position_bytes(loaded: LoadedModel) -> int:
     """Bytes of keys and values that one position takes over all layers."""
-    config = loaded.model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads, width = head_shape(loaded.model)
     size = next(loaded.model.parameters()).element_size()
     return int(2 * heads * width * size * loaded.layout.layer_count)

@@ -43,6 +43,7 @@ class Comparison:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     n: int = 1
     readings: tuple[Reading, ...] = ()
+    cache_salt: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +173,9 @@ def _check_names(names: Sequence[str]) -> None:
 
 async def _run(engine: Engine, comparison: Comparison, arm: Arm, queue: asyncio.Queue[Told]) -> None:
     """All choices of one arm into the queue. A failed choice ends its arm; a defect is handed on and ends everything."""
-    request = GenerationRequest(arm.prompt, comparison.sampling, arm.plan, comparison.readings)
+    request = GenerationRequest(
+        arm.prompt, comparison.sampling, arm.plan, comparison.readings, cache_salt=comparison.cache_salt
+    )
     try:
         each = [_choice(engine, arm.name, j, one, queue) for j, one in enumerate(choices(request, comparison.n))]
         await queue.put(_ArmDone(arm.name, await gathered(each)))

@@ -136,7 +136,7 @@ async def _judged(
     said = request.judging.instructions or [instruction_of(prompt, engine.tokenizer) for prompt in prompts]
     seed = request.sampling.seed % 2**32
     judgement = await judge_answers(request.judging, said, texts, seed=seed, progress=progress)
-    return replace(found, judgement=judgement, warnings=(*found.warnings, *judgement.warnings))
+    return replace(found, judgement=judgement)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

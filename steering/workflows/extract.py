@@ -1,10 +1,8 @@
 """From contrasting texts to a ConceptVector: read every text once, fit a direction per layer, prove it on held-out topics."""
 
 import asyncio
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -14,7 +12,7 @@ from steering.errors import InvalidRequest
 from steering.extraction import METHODS, Direction, ExtractionMethod
 from steering.extraction.card import build_card, recommend
 from steering.extraction.quality import measure_layer
-from steering.pairs import PairSet, Split, Text, split
+from steering.pairs import PairSet, Split, Text, dataset_digest, split
 from steering.quality import LayerQuality
 from steering.shapes import Activations, Float, Tensor
 from steering.vectors import ConceptVector, LayerDirection, check_name
@@ -239,13 +237,3 @@ def _provenance(engine: Engine, request: ExtractionRequest, division: Split) -> 
         "model_revision": engine.info.revision,
         "dtype": engine.info.dtype,
     }
-
-
-def dataset_digest(pairs: PairSet) -> str:
-    """SHA-256 over texts and topics in their order, as canonical JSON."""
-
-    def plain(text: Text) -> Any:
-        return text if isinstance(text, str) else [asdict(message) for message in text]
-
-    content = [[plain(t) for t in pairs.positive], [plain(t) for t in pairs.negative], list(pairs.topics), pairs.paired]
-    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=True).encode()).hexdigest()

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from steering.engine.base import Engine, FitTask, FittedDirection
+from steering.engine.base import Engine
+from steering.engine.fit_task import FitTask, FittedDirection
 from steering.errors import InvalidRequest
 from steering.extraction import METHODS, Direction
 from steering.extraction.card import best_layer

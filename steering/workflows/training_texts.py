@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Sequence
 
 from steering.concepts.loader import load_neutral
-from steering.engine.base import Engine, GenerationRequest, NeutralText, SamplingParams, TokenPair
+from steering.engine.base import Engine, GenerationRequest, SamplingParams
+from steering.engine.fit_task import NeutralText, TokenPair
 from steering.errors import InvalidRequest
 from steering.pairs import PairSet
 from steering.workflows.answering import as_answers

@@ -85,10 +85,3 @@ def events_of(text: str) -> list[tuple[str, Any]]:
         if lines:
             found.append((lines.get("event", ""), json.loads(lines["data"])))
     return found
-
-
-async def until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Returns once a condition holds; fails when it does not within a generous time."""
-    async with asyncio.timeout(seconds):
-        while not holds():  # noqa: ASYNC110 - what is waited for lives in other tasks and threads and sets no event
-            await asyncio.sleep(0.005)

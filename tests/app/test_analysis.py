@@ -7,9 +7,10 @@ import torch
 
 from steering.engine.transformers_engine import TransformersEngine
 from steering.model.loading import LoadedModel
-from tests.app.conftest import D_MODEL, Server, StartServer, until
+from tests.app.conftest import D_MODEL, Server, StartServer
 from tests.fakes import PLANTED_WORD, ScriptedEngine, planted_direction
 from tests.families import FAMILIES
+from tests.waiting import until
 
 TEXTS = [*(f"good day {i}" for i in range(6)), *(f"bad day {i}" for i in range(6))]
 LABELS = ["good"] * 6 + ["bad"] * 6

@@ -99,6 +99,28 @@ async def test_scopes_are_required(locked: Server) -> None:
     assert answer.status_code == 200
 
 
+async def test_each_key_shares_prompts_with_itself_alone(locked: Server) -> None:
+    """Or one caller could learn from `cached_tokens` how another's prompts begin."""
+
+    async def salts(key: str) -> set[str]:
+        headers, before = {"authorization": f"Bearer {key}"}, len(locked.engine.requests)
+        answer = await locked.client.post("/v1/generate", json={"prompt": "a", "max_tokens": 2}, headers=headers)
+        record = answer.json()["steering"]["record"]
+        for path, body in (
+            ("compare", {"prompt": "a", "max_tokens": 2, "arms": [{"name": "one"}, {"name": "two"}]}),
+            ("replay", record),
+        ):
+            again = await locked.client.post(f"/v1/{path}", json=body, headers=headers)
+            assert again.status_code == 200, again.text
+        found = locked.engine.requests[before:]
+        assert len(found) == 4
+        return {request.cache_salt for request in found}
+
+    mine, others = await salts(KEY), await salts(GENERATOR)
+    assert len(mine) == len(others) == 1
+    assert mine != others
+
+
 async def test_keys_are_never_logged_nor_kept(locked: Server, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     await locked.client.get("/v1/vectors", headers=BEARER)

@@ -14,8 +14,9 @@ from app.main import create_app
 from app.protocol import MAX_HEAD_BYTES, BoundedProtocol
 from app.serving import DrainingServer
 from app.settings import Settings
-from tests.app.conftest import memory_store, state, until
+from tests.app.conftest import memory_store, state
 from tests.fakes import ScriptedEngine
+from tests.waiting import until
 
 PAIRS = [{"positive": f"good day {i}", "negative": f"bad day {i}"} for i in range(200)]
 

@@ -7,9 +7,10 @@ import pytest
 
 from steering.engine.transformers_engine import TransformersEngine
 from steering.model.loading import LoadedModel
-from tests.app.conftest import Server, StartServer, events_of, until
+from tests.app.conftest import Server, StartServer, events_of
 from tests.fakes import ScriptedEngine
 from tests.steering.workflows.linear import GAIN, LinearEngine
+from tests.waiting import until
 
 PROMPTS = [f"the {word}" for word in ("road", "river", "house", "door", "train", "city", "bread", "field")]
 WRITING: dict[str, Any] = {"max_tokens": 24, "temperature": 1.0, "seed": 3}

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from steering.concepts import CONCEPTS
-from tests.app.conftest import Server, StartServer, events_of, until
+from tests.app.conftest import Server, StartServer, events_of
 from tests.fakes import ScriptedEngine, planted_direction
+from tests.waiting import until
 
 PAIRS = [{"positive": f"good day {i}", "negative": f"bad day {i}"} for i in range(12)]
 BODY: dict[str, Any] = {"name": "mood", "pairs": PAIRS}

@@ -1,9 +1,11 @@
 """A judge over HTTP: a real endpoint on this machine is asked, its failures are counted, and no caller chooses its address."""
 
+import asyncio
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -140,6 +142,52 @@ async def test_nobody_at_the_address_is_told(start: StartServer) -> None:
         address = endpoint.address
     found = await judged(await start(ScriptedEngine(length=3), **settings(address)), by="endpoint")
     assert found["judgement"]["failures"] == {"unreachable": RATINGS}
+
+
+async def test_an_answer_that_drips_ends_in_time(start: StartServer) -> None:
+    """A byte now and then keeps every single read within the limit."""
+    with dripping() as address:
+        server = await start(ScriptedEngine(length=3), **settings(address), judge_seconds=0.5)
+        found = await asyncio.wait_for(judged(server, by="endpoint"), 30)
+    assert found["judgement"]["failures"] == {"unreachable": RATINGS}
+
+
+@contextmanager
+def dripping() -> Iterator[str]:
+    """An endpoint that sends a space ten times a second until nobody listens."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):
+                for _ in range(600):
+                    self.wfile.write(b" ")
+                    time.sleep(0.1)
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    finally:
+        server.shutdown()
+        thread.join(30)
+        server.server_close()
+
+
+async def test_what_a_judge_could_not_say_is_told_and_not_kept(start: StartServer) -> None:
+    with Endpoint(lambda _: (500, b"", {})).serving() as endpoint:
+        server = await start(ScriptedEngine(length=3), **settings(endpoint.address))
+        await server.register("mood", description="a good mood")
+        body = {**DOSE, "judge": {"by": "endpoint"}, "save": True}
+        answer = await server.client.post("/v1/evaluations?wait=true", json=body)
+    assert any("ratings" in warning for warning in answer.json()["warnings"])
+    card = (await server.client.get("/v1/vectors/mood")).json()["quality"]
+    assert not any("ratings" in warning for warning in card["warnings"])
 
 
 async def test_the_loaded_model_may_judge_and_its_failures_are_counted(start: StartServer) -> None:

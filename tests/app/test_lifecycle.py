@@ -12,8 +12,9 @@ from app.main import create_app
 from app.settings import Settings
 from steering.errors import ModelLoadFailed, StoreUnavailable
 from steering.store.base import Store
-from tests.app.conftest import BASE_URL, Server, StartServer, events_of, memory_store, state, until
+from tests.app.conftest import BASE_URL, Server, StartServer, events_of, memory_store, state
 from tests.fakes import ScriptedEngine
+from tests.waiting import until
 
 ASK = {"prompt": "a", "max_tokens": 4}
 

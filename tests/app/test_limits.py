@@ -8,8 +8,9 @@ import pytest
 from app.permits import Permits
 from app.settings import Settings
 from steering.errors import Overloaded
-from tests.app.conftest import Server, StartServer, until
+from tests.app.conftest import Server, StartServer
 from tests.fakes import ScriptedEngine
+from tests.waiting import until
 
 ARM = {"steering": []}
 LIMITS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {

@@ -9,15 +9,8 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from steering.engine import ENGINES
-from steering.engine.base import (
-    CapturePrompt,
-    CaptureSpec,
-    Engine,
-    FitTask,
-    GenerationRequest,
-    SamplingParams,
-    TokenPair,
-)
+from steering.engine.base import CapturePrompt, CaptureSpec, Engine, GenerationRequest, SamplingParams
+from steering.engine.fit_task import FitTask, TokenPair
 from steering.errors import ContextLengthExceeded, EngineDead, InvalidRequest
 from steering.model.loading import opened
 from tests.engines import run, run_all, run_alone, sampling

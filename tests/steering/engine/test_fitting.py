@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from steering.engine.base import FitTask, FittedDirection, GenerationRequest, NeutralText, TokenPair
+from steering.engine.base import GenerationRequest
+from steering.engine.fit_task import FitTask, FittedDirection, NeutralText, TokenPair
 from steering.engine.gradient_pass import ScoredText
 from steering.engine.transformers_engine import TransformersEngine
 from steering.errors import EngineDead, InvalidRequest, LimitExceeded, NonfiniteActivations

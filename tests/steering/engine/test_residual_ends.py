@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from steering.engine.base import CapturePrompt, CaptureSpec, FitTask, GenerationRequest, TokenPair
+from steering.engine.base import CapturePrompt, CaptureSpec, GenerationRequest
+from steering.engine.fit_task import FitTask, TokenPair
 from steering.engine.limits import EngineLimits
 from steering.engine.transformers_engine import TransformersEngine
 from steering.errors import EngineDead, InvalidRequest

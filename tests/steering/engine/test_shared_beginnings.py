@@ -1,5 +1,7 @@
 """Texts that begin alike are read as if each were alone, and what they have in common is computed once."""
 
+import asyncio
+
 import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -68,3 +70,20 @@ async def test_a_steered_text_takes_nothing_and_gives_nothing(hf_byte_tokenizer:
         alone = [(await engine.capture([prompt], spec))[0] for prompt in prompts]
     for read, expected in zip(together, alone, strict=True):
         torch.testing.assert_close(read.activations, expected.activations, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom"])
+async def test_who_reads_deep_takes_nothing_from_who_stops_early(
+    family: str, hf_byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Two calls whose texts begin alike and meet: a text that stopped at the first layer has nothing for the layers above."""
+    async with family_engine(family, hf_byte_tokenizer) as engine:
+        prompts = [CapturePrompt(text) for text in TEXTS]
+        expected = await engine.capture(prompts, CaptureSpec((0, 1, 2), "last"))
+        await engine.capture([CapturePrompt(tuple(b"Other things lay in these slots before"))] * 12, CaptureSpec((2,)))
+        shallow, deep = await asyncio.gather(
+            engine.capture(prompts, CaptureSpec((0,), "last")), engine.capture(prompts, CaptureSpec((0, 1, 2), "last"))
+        )
+    for low, read, right in zip(shallow, deep, expected, strict=True):
+        torch.testing.assert_close(read.activations, right.activations, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(low.activations, right.activations[:1], rtol=1e-4, atol=1e-5)

@@ -213,3 +213,20 @@ def test_penalties_change_what_was_written() -> None:
 def test_a_nonfinite_row_is_told_and_alone() -> None:
     logits = torch.tensor([[0.0, 1.0], [math.nan, 0.0], [math.inf, 0.0]])
     assert [s.finite for s in sample(logits, [row(SamplingParams())] * 3)] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    "extreme",
+    [
+        {"temperature": 1e-39, "top_p": 0.9},
+        {"temperature": 1e-39, "min_p": 0.1, "top_k": 2},
+        {"temperature": 1e-39},
+        {"temperature": 1.0, "repetition_penalty": 1e-39, "top_p": 0.5},
+    ],
+)
+def test_extreme_numbers_choose_the_likeliest_and_disturb_nobody(extreme: dict) -> None:
+    logits = torch.tensor([[0.5, 3.0, -1.0, 2.0]] * 2)
+    plain = SamplingParams(temperature=1.0, seed=5)
+    beside = sample(logits, [row(SamplingParams(**extreme), [1]), row(plain)])
+    assert beside[0].token_id == 1
+    assert beside[1] == sample(logits[:1], [row(plain)])[0]

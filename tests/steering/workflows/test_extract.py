@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from steering.errors import InvalidRequest
-from steering.pairs import PairSet
+from steering.pairs import PairSet, dataset_digest
 from steering.quality import QualityCard
-from steering.workflows.extract import ExtractionRequest, block_indices, dataset_digest, extract
+from steering.workflows.extract import ExtractionRequest, block_indices, extract
 
 from .linear import LAYERS, PLANTED_LAYERS, LinearEngine
 from .texts import conversation, planted_pairs

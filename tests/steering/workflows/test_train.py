@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from steering.engine.base import FitTask, FittedDirection
+from steering.engine.fit_task import FitTask, FittedDirection
 from steering.errors import InvalidRequest
-from steering.pairs import PairSet, split
+from steering.pairs import PairSet, dataset_digest, split
 from steering.quality import QualityCard
-from steering.workflows.extract import ExtractionRequest, dataset_digest, extract
+from steering.workflows.extract import ExtractionRequest, extract
 from steering.workflows.train import TRAINED, TrainingSettings, train
 from steering.workflows.training_texts import NEUTRAL, neutral_texts, token_pairs
 from tests.engines import family_engine
