@@ -1,8 +1,8 @@
 """Running an engine in tests: engines over tiny models, and requests that run together."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +10,11 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.engine.base import Engine, Finish, GenerationRequest, SamplingParams, TokenEvent
+from steering.engine.compilation import CompileRequest
 from steering.engine.compiled_passes import KINDS
 from steering.engine.limits import EngineLimits
 from steering.engine.transformers_engine import TransformersEngine
-from steering.model.loading import opened
+from steering.model.loading import load, opened
 from tests.families import FAMILIES
 
 
@@ -70,6 +71,24 @@ async def run_alone(engine: Engine, requests: Sequence[GenerationRequest]) -> li
 def sampling(count: int, **settings: object) -> SamplingParams:
     """Exactly `count` tokens."""
     return SamplingParams(max_tokens=count, ignore_eos=True, **settings)  # type: ignore[arg-type]
+
+
+@contextmanager
+def eager_and_compiled(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, dtype: str
+) -> Iterator[tuple[TransformersEngine, TransformersEngine]]:
+    """Two engines over a model that is kept in a folder. The second serves from the start and is compiled while it does;
+    in float32 its tokens may not change meanwhile."""
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    source = str(folder / "model")
+    loaded = [load(source, cache_dir=folder, device="cpu", dtype=dtype) for _ in range(2)]
+    eager = TransformersEngine(loaded[0])
+    compiled = TransformersEngine(loaded[1], compile_request=CompileRequest(source, None, dtype, folder))
+    asyncio.run(until_compiled(compiled, folder, eager if dtype == "float32" else None))
+    yield eager, compiled
+    asyncio.run(eager.close())
+    asyncio.run(compiled.close())
 
 
 async def until_compiled(engine: TransformersEngine, cache: Path, eager: Engine | None = None) -> None:

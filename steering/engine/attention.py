@@ -1,12 +1,20 @@
 """SlotAttention: attention over cache slots, as an implementation of transformers' attention interface."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from steering.engine.kv_cache import SlotCache
 from steering.shapes import Bool, Float, Tensor
+
+
+class Scores(NamedTuple):
+    """How scores are made. window: how many positions are seen, None: all before. softcap: what they are bent to."""
+
+    scaling: float
+    window: int | None
+    softcap: float | None
 
 
 class SlotAttention:
@@ -34,9 +42,9 @@ class SlotAttention:
         **_: Any,
     ) -> tuple[Float[Tensor, "row query head head_dim"], None]:
         """query (row, head, query, head_dim) -> (row, query, head, head_dim)."""
-        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+        scores = Scores(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap)
         layer: int = module.layer_idx  # type: ignore[assignment]  # torch types attributes of modules as tensors
-        return self.attended(layer, query, key, value, scaling, sliding_window, softcap).transpose(1, 2), None
+        return self.attended(layer, query, key, value, scores).transpose(1, 2), None
 
     def write_and_attend(
         self,
@@ -44,47 +52,33 @@ class SlotAttention:
         query: Float[Tensor, "row head query head_dim"],
         key: Tensor,
         value: Tensor,
-        scaling: float,
-        window: int | None,
-        softcap: float | None,
+        *scores: Any,
     ) -> Float[Tensor, "row head query head_dim"]:
         """The same for a compiled prompt pass, whose graph knows no cache: keys and values are written first."""
         key, value = self._cache.update(key, value, layer)
-        return self.attended(layer, query, key, value, scaling, window, softcap)
+        return self.attended(layer, query, key, value, Scores(*scores))
 
     def attended(
-        self,
-        layer: int,
-        query: Float[Tensor, "row head query head_dim"],
-        key: Tensor,
-        value: Tensor,
-        scaling: float,
-        window: int | None,
-        softcap: float | None,
+        self, layer: int, query: Float[Tensor, "row head query head_dim"], key: Tensor, value: Tensor, scores: Scores
     ) -> Float[Tensor, "row head query head_dim"]:
         """Each token of the pass that runs over what it may see."""
         batch = self._cache.batch
         if batch is None:  # a pass without slots: whole texts, padded on the right
-            return causal(query, key, value, scaling, window, softcap)
+            return causal(query, key, value, scores)
         if batch.decode:
-            return grouped(query, key, value, batch.mask(window), scaling, softcap)
+            return grouped(query, key, value, batch.mask(scores.window), scores)
         states = self._cache.layers[layer]
         beside = batch.side_by_side()
         parts = []
         for group in beside.groups:
-            past = (
-                (group.rows(key), group.rows(value))
-                if group.fresh
-                else (group.past(states.keys), group.past(states.values))
-            )
-            mask = group.mask(window, needed=softcap is not None)
-            parts.append(masked(group.rows(query), *past, mask, scaling, softcap))
+            seen = (key, value) if group.fresh else (states.keys, states.values)
+            keys, values = map(group.rows if group.fresh else group.past, seen)
+            mask = group.mask(scores.window, needed=scores.softcap is not None)
+            parts.append(masked(group.rows(query), keys, values, mask, scores))
         return beside.restored(parts)
 
 
-def grouped(
-    query: Tensor, key: Tensor, value: Tensor, mask: Bool[Tensor, "..."], scaling: float, softcap: float | None
-) -> Tensor:
+def grouped(query: Tensor, key: Tensor, value: Tensor, mask: Bool[Tensor, "..."], scores: Scores) -> Tensor:
     """query (row, head, query, head_dim), key and value (row, kv_head, position, head_dim) -> as query.
 
     Heads that share a key are rows of one matmul, so keys are read once and never repeated.
@@ -92,43 +86,34 @@ def grouped(
     rows, heads, length, head_dim = query.shape
     kv_heads = key.shape[1]
     folded = query.reshape(rows, kv_heads, heads // kv_heads * length, head_dim)
-    scores = torch.matmul(folded, key.transpose(-1, -2)) * scaling
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
+    found = torch.matmul(folded, key.transpose(-1, -2)) * scores.scaling
+    if scores.softcap is not None:
+        found = torch.tanh(found / scores.softcap) * scores.softcap
     if length > 1:
         mask = mask.repeat(1, 1, heads // kv_heads, 1)
-    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
+    found = found.masked_fill(~mask, torch.finfo(found.dtype).min)
+    weights = torch.softmax(found, dim=-1, dtype=torch.float32).to(value.dtype)
     return torch.matmul(weights, value).reshape(rows, heads, length, value.shape[-1])
 
 
-def causal(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, softcap: float | None
-) -> Tensor:
+def causal(query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> Tensor:
     """Causal attention within whole texts, from position 0 on."""
-    length = query.shape[2]
+    length, window = query.shape[2], scores.window
     mask = None
-    if softcap is not None or (window is not None and length > window):
+    if scores.softcap is not None or (window is not None and length > window):
         at, index = torch.arange(length, device=query.device)[:, None], torch.arange(length, device=query.device)
         mask = (index <= at)[None, None]
         if window is not None:
             mask = mask & (index > at - window)
-    return masked(query, key, value, mask, scaling, softcap)
+    return masked(query, key, value, mask, scores)
 
 
-def masked(
-    query: Tensor, key: Tensor, value: Tensor, mask: Bool[Tensor, "..."] | None, scaling: float, softcap: float | None
-) -> Tensor:
+def masked(query: Tensor, key: Tensor, value: Tensor, mask: Bool[Tensor, "..."] | None, scores: Scores) -> Tensor:
     """Attention under a mask; None: causal, from position 0 on."""
-    if softcap is not None:
+    if scores.softcap is not None:
         assert mask is not None
-        return grouped(query, key, value, mask, scaling, softcap)
+        return grouped(query, key, value, mask, scores)
+    gqa = query.shape[1] != key.shape[1]
     return scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        attn_mask=mask,
-        is_causal=mask is None,
-        scale=scaling,
-        enable_gqa=query.shape[1] != key.shape[1],
+        query, key, value, attn_mask=mask, is_causal=mask is None, scale=scores.scaling, enable_gqa=gqa
     )

@@ -1,16 +1,13 @@
 """In bfloat16 rounding differs with the shape of a pass: a row stays within a stated distance of itself alone and eager."""
 
-import asyncio
 from collections.abc import Iterator
 
 import pytest
 from transformers import PreTrainedTokenizerFast
 
 from steering.engine.base import GenerationRequest
-from steering.engine.compilation import CompileRequest
 from steering.engine.transformers_engine import TransformersEngine
-from steering.model.loading import load
-from tests.engines import apart, run_all, run_alone, sampling, until_compiled
+from tests.engines import apart, eager_and_compiled, run_all, run_alone, sampling
 from tests.families import FAMILIES
 from tests.plans import plan_for, random_items, vectors_for
 
@@ -25,16 +22,10 @@ def engines(
     tmp_path_factory: pytest.TempPathFactory, hf_byte_tokenizer: PreTrainedTokenizerFast
 ) -> Iterator[tuple[TransformersEngine, TransformersEngine]]:
     """(eager, compiled) in bfloat16."""
-    folder, cache = tmp_path_factory.mktemp("llama"), tmp_path_factory.mktemp("cache")
-    FAMILIES["llama"]().save_pretrained(folder)
-    hf_byte_tokenizer.save_pretrained(folder)
-    loaded = [load(str(folder), cache_dir=folder, device="cpu", dtype="bfloat16") for _ in range(2)]
-    eager = TransformersEngine(loaded[0])
-    compiled = TransformersEngine(loaded[1], compile_request=CompileRequest(str(folder), None, "bfloat16", cache))
-    asyncio.run(until_compiled(compiled, cache))
-    yield eager, compiled
-    asyncio.run(eager.close())
-    asyncio.run(compiled.close())
+    with eager_and_compiled(
+        FAMILIES["llama"](), hf_byte_tokenizer, tmp_path_factory.mktemp("llama"), "bfloat16"
+    ) as engines:
+        yield engines
 
 
 async def test_a_batch_stays_near_each_row_alone_and_eager(

@@ -1,20 +1,16 @@
 """Compiled steps give the same tokens as the eager ones, for every kind of plan, and take over while the engine serves."""
 
-import asyncio
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
 from steering.engine.base import CapturePrompt, CaptureSpec, GenerationRequest, Reading
-from steering.engine.compilation import CompileRequest
 from steering.engine.transformers_engine import TransformersEngine
 from steering.model.layout import find_layout
-from steering.model.loading import load
 from steering.spec import SteeringSpec
-from tests.engines import run, run_all, run_alone, sampling, until_compiled
+from tests.engines import eager_and_compiled, run, run_all, run_alone, sampling
 from tests.families import FAMILIES
 from tests.plans import plan_for, random_items, vectors_for
 from tests.reference import Reference
@@ -23,30 +19,20 @@ PROMPTS = [tuple(b"Once upon a time"), tuple(b"Hm"), tuple(b"A longer prompt tha
 
 
 @pytest.fixture(scope="module", params=["llama", "gemma3"])
-def folder(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, hf_byte_tokenizer: PreTrainedTokenizerFast
-) -> tuple[str, Path]:
-    """(family, a model folder as it would lie on disk)."""
-    path = tmp_path_factory.mktemp(request.param)
-    FAMILIES[request.param]().save_pretrained(path)
-    hf_byte_tokenizer.save_pretrained(path)
-    return request.param, path
+def family(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
 
 
 @pytest.fixture(scope="module")
 def engines(
-    folder: tuple[str, Path], tmp_path_factory: pytest.TempPathFactory
+    family: str, tmp_path_factory: pytest.TempPathFactory, hf_byte_tokenizer: PreTrainedTokenizerFast
 ) -> Iterator[tuple[TransformersEngine, TransformersEngine]]:
-    """(eager, compiled) over the same folder. The second serves from the start and is compiled while it does."""
-    loaded = [load(str(folder[1]), cache_dir=folder[1], device="cpu", dtype="float32") for _ in range(2)]
-    cache = tmp_path_factory.mktemp("cache")
-    eager = TransformersEngine(loaded[0])
-    compiled = TransformersEngine(loaded[1], compile_request=CompileRequest(str(folder[1]), None, "float32", cache))
-
-    asyncio.run(until_compiled(compiled, cache, eager))
-    yield eager, compiled
-    asyncio.run(eager.close())
-    asyncio.run(compiled.close())
+    """(eager, compiled) over the same model."""
+    with eager_and_compiled(
+        FAMILIES[family](), hf_byte_tokenizer, tmp_path_factory.mktemp(family), "float32"
+    ) as engines:
+        yield engines
 
 
 async def test_random_plans_agree_with_eager_and_with_themselves_alone(
@@ -92,9 +78,9 @@ async def test_additive_rows_and_their_dose(engines: tuple[TransformersEngine, T
 
 
 async def test_it_agrees_with_the_slow_reference(
-    folder: tuple[str, Path], engines: tuple[TransformersEngine, TransformersEngine]
+    family: str, engines: tuple[TransformersEngine, TransformersEngine]
 ) -> None:
-    model = FAMILIES[folder[0]]()
+    model = FAMILIES[family]()
     blocks = find_layout(model).blocks
     compiled = engines[1]
     vectors = vectors_for(compiled.info)

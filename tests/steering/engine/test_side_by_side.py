@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steering.engine.attention import masked
+from steering.engine.attention import Scores, masked
 from steering.engine.base import SamplingParams
 from steering.engine.segment import Segment
 from steering.engine.sequence import Sequence, Stream
@@ -61,7 +61,7 @@ def test_each_sees_what_it_would_alone(pieces: list[tuple[int, int]], window: in
         past = (
             (group.rows(flat_keys), group.rows(flat_values)) if group.fresh else (group.past(keys), group.past(values))
         )
-        parts.append(masked(group.rows(query), *past, group.mask(window), 0.5, None))
+        parts.append(masked(group.rows(query), *past, group.mask(window), Scores(0.5, window, None)))
     together = beside.restored(parts)
     for slot, segment in enumerate(packed):
         for row in range(segment.length):

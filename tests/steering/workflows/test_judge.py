@@ -144,8 +144,10 @@ async def test_a_judge_reads_the_answers_of_a_dose_response(engine: LinearEngine
     judging = Judging(Reading(rule), "good mood")
     found = await dose_response(engine, asked_of(engine, judging=judging), progress=lambda *said: seen.append(said))
     plain = await dose_response(engine, asked_of(engine))
-    assert replace(found, judgement=None, warnings=plain.warnings) == plain, "a judge changes nothing else"
-    assert found.warnings[-1].startswith("the judge rated every answer alike in concept, instruction, fluency")
+    assert replace(found, judgement=None) == plain, "a judge changes nothing else"
+    assert found.judgement.warnings[-1].startswith(
+        "the judge rated every answer alike in concept, instruction, fluency"
+    )
     assert plain.judgement is None
     assert [point.strength for point in found.judgement.points] == [-1.0, 0.0, 1.0]
     assert all((point.judged, point.overall.mean) == (3, 1.0) for point in found.judgement.points)
@@ -159,7 +161,7 @@ async def test_a_judge_reads_the_answers_of_a_dose_response(engine: LinearEngine
 async def test_a_silent_judge_leaves_the_evaluation_standing_and_a_warning(engine: LinearEngine) -> None:
     found = await dose_response(engine, asked_of(engine, judging=Judging(Reading(lambda _: None), "mood")))
     assert all((point.overall, point.failed) == (None, 3) for point in found.judgement.points)
-    assert "27 of 27 ratings of the judge could not be had (27 unreachable)" in found.warnings[-1]
+    assert "27 of 27 ratings of the judge could not be had (27 unreachable)" in found.judgement.warnings[-1]
     assert len(found.points) == 3
 
 
