@@ -20,7 +20,6 @@ from app.commands.tables import card_lines, comparison_table
 from app.commands.terminal import console, shown
 
 PROMPTS = ("What was the train journey like?", "How is your new apartment?")
-STRENGTHS = (-0.75, 0.75)
 READY_SECONDS = 600.0
 """The first start converts the embedded model; a larger one takes its time to load."""
 
@@ -50,12 +49,13 @@ def _run(client: Client) -> None:
     console.print(
         "\n[bold]3[/] POST /v1/compare: one prompt, one batch, three strengths; the likeliest token every time"
     )
+    strength = round(vector.recommended.strength[1], 1)
     for prompt in PROMPTS:
         with console.status("generating"):
             answer = client.compare(
                 messages=[{"role": "user", "content": prompt}],
                 intervention={"vector": vector.id},
-                strengths=[STRENGTHS[0], 0.0, STRENGTHS[1]],
+                strengths=[-strength, 0.0, strength],
                 readout=["sentiment"],
                 max_tokens=48,
                 temperature=0.0,
@@ -65,11 +65,11 @@ def _run(client: Client) -> None:
     console.print(
         "[dim]sentiment: mean readout of the written tokens, in natural scales; KL in nats from the unsteered model[/]"
     )
-    _profile(client, vector.id)
+    _profile(client, vector.id, strength)
 
 
-def _profile(client: Client, vector: str) -> None:
-    client.put_profile("cheerful", [{"vector": vector, "strength": STRENGTHS[1]}], description="always sees the good")
+def _profile(client: Client, vector: str, strength: float) -> None:
+    client.put_profile("cheerful", [{"vector": vector, "strength": strength}], description="always sees the good")
     console.print("\n[bold]4[/] PUT /v1/profiles/cheerful keeps the strength on the server; a request names it")
     with console.status("generating"):
         answer = client.generate(

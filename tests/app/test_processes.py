@@ -1,6 +1,7 @@
 """`steer serve` and `steer demo` as whole processes: they work, end with 0, and leave nothing behind."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -58,9 +59,9 @@ def test_demo_shows_sentiment_moving_both_ways_and_leaves_nothing_behind(model_c
     readouts = {}
     for line in done.stdout.splitlines():
         cells = [cell.strip() for cell in line.split("│")[1:-1]]
-        if len(cells) > 2 and cells[0] in ("-0.75", "base", "+0.75"):
-            readouts.setdefault(cells[0], []).append(float(cells[2]))
-    assert len(readouts["base"]) == 2
-    for down, base, up in zip(readouts["-0.75"], readouts["base"], readouts["+0.75"], strict=True):
+        if len(cells) > 2 and re.fullmatch(r"base|[+-][\d.]+", cells[0]):
+            readouts.setdefault(cells[0][:1], []).append(float(cells[2]))
+    assert len(readouts["b"]) == 2
+    for down, base, up in zip(readouts["-"], readouts["b"], readouts["+"], strict=True):
         assert down < base < up
     assert list(tmp_path.iterdir()) == []

@@ -9,6 +9,7 @@ import typer
 
 from app.cli import cli
 from app.settings import Settings
+from benchmarks.quality import page
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 BEGIN, END = "<!-- generated: {} -->", "<!-- end: {} -->"
@@ -58,7 +59,19 @@ def settings_table() -> str:
     return "| variable | default | |\n|---|---|---|\n" + "\n".join(rows) + "\n"
 
 
-PARTS = {"cli.md": {"commands": command_reference}, "deploying.md": {"settings": settings_table}}
+PARTS = {
+    "cli.md": {"commands": command_reference},
+    "deploying.md": {"settings": settings_table},
+    "concepts.md": {"cards": page.cards_table},
+    "dose_response.md": {
+        "measured": page.measured_on,
+        "choice": page.choice_table,
+        "overview": page.overview,
+        "bound": page.bound_table,
+        "concepts": page.concept_tables,
+    },
+    "training.md": {"settings": page.settings_table, "comparison": page.training_table},
+}
 
 
 def refreshed(page: str) -> str:
