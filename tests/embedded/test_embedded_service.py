@@ -148,15 +148,19 @@ def test_dose_moves_the_text_step_by_step(client: Client, sentiment: VectorAnswe
 
 
 def test_a_stream_is_the_answer_in_pieces(client: Client, sentiment: VectorAnswer) -> None:
-    *pieces, whole = client.generate_stream(
-        messages=asked("How was the trip?"), steering=[{"vector": sentiment.id, "strength": -0.8}],
-        max_tokens=24, temperature=0.7, seed=3, readout=["sentiment"],
-    )  # fmt: skip
-    assert not isinstance(whole, TokenPiece)
-    assert "".join(piece.text for piece in pieces if isinstance(piece, TokenPiece)) == whole.choices[0].text
-    readings = [piece.readout["sentiment"] for piece in pieces if isinstance(piece, TokenPiece) and piece.readout]
-    assert len(readings) == whole.usage.completion_tokens
-    assert fmean(readings) < 0.0
+    def streamed(strength: float) -> float:
+        """The mean of the readings that came with the pieces."""
+        *pieces, whole = client.generate_stream(
+            messages=asked("How was the trip?"), steering=[{"vector": sentiment.id, "strength": strength}],
+            max_tokens=24, temperature=0.7, seed=3, readout=["sentiment"],
+        )  # fmt: skip
+        assert not isinstance(whole, TokenPiece)
+        assert "".join(piece.text for piece in pieces if isinstance(piece, TokenPiece)) == whole.choices[0].text
+        readings = [piece.readout["sentiment"] for piece in pieces if isinstance(piece, TokenPiece) and piece.readout]
+        assert len(readings) == whole.usage.completion_tokens
+        return fmean(readings)
+
+    assert streamed(-0.8) < streamed(0.8)
 
 
 def test_a_profile_is_applied_by_name(client: Client, sentiment: VectorAnswer) -> None:

@@ -5,7 +5,7 @@ import os
 import time
 from pathlib import Path
 
-import pytest
+from structlog.testing import capture_logs
 from transformers import PreTrainedTokenizerFast
 
 from steering.engine.base import GenerationRequest
@@ -35,20 +35,22 @@ async def serving(cache: Path, tokenizer: PreTrainedTokenizerFast) -> None:
 
 
 async def test_a_cache_folder_that_cannot_be_is_logged(
-    tmp_path: Path, hf_byte_tokenizer: PreTrainedTokenizerFast, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, hf_byte_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     (tmp_path / "file").write_text("no folder")
-    await serving(tmp_path / "file" / "cache", hf_byte_tokenizer)
-    assert "steps_not_compiled" in capsys.readouterr().out
+    with capture_logs() as logs:
+        await serving(tmp_path / "file" / "cache", hf_byte_tokenizer)
+    assert "steps_not_compiled" in [line["event"] for line in logs]
 
 
 async def test_a_worker_that_fails_is_logged_and_leaves_no_scratch(
-    tmp_path: Path, hf_byte_tokenizer: PreTrainedTokenizerFast, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, hf_byte_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     """The folder does not exist before: whoever serves a model from a folder has converted nothing into it."""
     cache = tmp_path / "cache"
-    await serving(cache, hf_byte_tokenizer)
-    assert "steps_not_compiled" in capsys.readouterr().out
+    with capture_logs() as logs:
+        await serving(cache, hf_byte_tokenizer)
+    assert "steps_not_compiled" in [line["event"] for line in logs]
     assert "no such model" in (cache / "compile.log").read_text()
     assert not list(cache.glob(f"{SCRATCH}*"))
 
