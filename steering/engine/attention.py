@@ -6,6 +6,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from steering.engine.kv_cache import SlotCache
+from steering.engine.query_blocks import in_blocks, worthwhile
 from steering.shapes import Bool, Float, Tensor
 
 
@@ -113,6 +114,8 @@ def masked(query: Tensor, key: Tensor, value: Tensor, mask: Bool[Tensor, "..."] 
     if scores.softcap is not None:
         assert mask is not None
         return grouped(query, key, value, mask, scores)
+    if worthwhile(query):
+        return in_blocks(query, key, value, mask, scores.scaling)
     gqa = query.shape[1] != key.shape[1]
     return scaled_dot_product_attention(
         query, key, value, attn_mask=mask, is_causal=mask is None, scale=scores.scaling, enable_gqa=gqa
