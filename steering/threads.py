@@ -6,6 +6,8 @@ a decode step of many small operations then takes four times as long (measured o
 that ends takes its pool with it; one that lives on, as an event loop's does, can forgo a pool.
 """
 
+import asyncio
+import contextvars
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -43,6 +45,14 @@ def in_passing_thread(work: Callable[[], T]) -> T:
     executor: Any = PassingThreads(max_workers=1)
     result: T = executor.submit(work).result()
     return result
+
+
+async def beside(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """As `asyncio.to_thread`, in a thread that ends: those of an event loop's own executor live on and keep their helpers."""
+    context = contextvars.copy_context()
+    return await asyncio.get_running_loop().run_in_executor(
+        PassingThreads(max_workers=1), lambda: context.run(work, *args, **kwargs)
+    )
 
 
 def forgo_helpers() -> None:

@@ -21,7 +21,7 @@ from steering.pairs import ContrastivePair, PairSet
 from steering.plan import UNSTEERED, SteeringPlan
 from steering.resolve import resolve
 from steering.spec import SteeringSpec
-from steering.threads import PassingThreads, forgo_helpers
+from steering.threads import forgo_helpers
 from steering.workflows.extract import ExtractionRequest, extract
 
 T = TypeVar("T")
@@ -154,7 +154,6 @@ def begin(_options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Opens the engine and waits for its compiled steps. This thread lives as long as the engine and fits directions."""
     forgo_helpers()
     runner = asyncio.Runner()
-    runner.get_loop().set_default_executor(PassingThreads())  # as the server does
     engine = open_endless()
     runner.run(until_compiled(engine))
     side = EngineSide(engine, runner)

@@ -1,12 +1,12 @@
 """What an arm of a comparison is measured by: its own text, and what differs from the baseline."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp
 
 from steering.engine.base import Engine, Prompt
 from steering.plan import SteeringPlan
+from steering.threads import beside
 from steering.workflows.generate import Answer
 from steering.workflows.measures import DiffSpan, Estimate, distinct, estimate, first_divergence, repetition, word_diff
 from steering.workflows.teacher_forcing import TokenMeasures, measurable, measure_tokens
@@ -56,7 +56,7 @@ async def measure_arm(
     metrics = _metrics(answers, measured)
     if baseline is None:
         return metrics, None
-    return metrics, await asyncio.to_thread(_against, answers, baseline, measured, seed)
+    return metrics, await beside(_against, answers, baseline, measured, seed)
 
 
 def _metrics(answers: Sequence[Answer], measured: Sequence[TokenMeasures | None]) -> ArmMetrics:

@@ -1,6 +1,5 @@
 """The logit lens: what the model would say if it stopped at a layer, token by token, plain and steered (nostalgebraist, 2020)."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -12,6 +11,7 @@ from steering.engine.base import Capture, CapturePrompt, CaptureSpec, Engine, Pr
 from steering.errors import InvalidRequest
 from steering.plan import UNSTEERED, SteeringPlan
 from steering.shapes import Float, Tensor
+from steering.threads import beside
 from steering.workflows.extract import block_indices
 from steering.workflows.progress import Progress, silent
 
@@ -104,7 +104,7 @@ async def _rows(engine: Engine, residual: Float[Tensor, "token d_model"], top_k:
     """One layer of one reading, as many positions at a time as their logits may be held."""
     rows: list[Row] = []
     for part in torch.split(residual, max(1, LOGITS_AT_ONCE // engine.info.vocab_size)):
-        rows += await asyncio.to_thread(_likeliest, engine, await engine.unembed(part), top_k)
+        rows += await beside(_likeliest, engine, await engine.unembed(part), top_k)
     return tuple(rows)
 
 

@@ -1,6 +1,5 @@
 """Given tokens re-read by the model: how likely the unsteered model finds them, and how far a plan bends its predictions."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +8,7 @@ import torch
 from steering.engine.base import Capture, CapturePrompt, CaptureSpec, Engine
 from steering.plan import UNSTEERED, SteeringPlan
 from steering.shapes import Float, Tensor
+from steering.threads import beside
 
 LOGITS_BOUND = 256 * 1024 * 1024
 """Logits held for one sequence, in numbers: 1 GiB. A longer answer is not measured, and the result says so."""
@@ -42,8 +42,8 @@ async def measure_tokens(
     )
     plain = predicting(captures[0], len(prompt), len(tokens))
     steered = predicting(captures[-1], len(prompt), len(tokens))
-    surprise = await asyncio.to_thread(surprises, plain, tokens)
-    divergence = (0.0,) * len(tokens) if plan.empty else await asyncio.to_thread(divergences, steered, plain)
+    surprise = await beside(surprises, plain, tokens)
+    divergence = (0.0,) * len(tokens) if plan.empty else await beside(divergences, steered, plain)
     return TokenMeasures(surprise, divergence)
 
 

@@ -1,7 +1,6 @@
 """The trained method: a direction fitted by gradient against the frozen model, then measured on held-out topics like any
 other. Rank-1 preference training in the manner of BiPO (arXiv 2406.00045), RePS (2505.20809) and ReFT-r1 (2404.03592)."""
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -14,6 +13,7 @@ from steering.extraction.card import best_layer
 from steering.extraction.orientation import orient
 from steering.pairs import Split, split
 from steering.quality import Recommended
+from steering.threads import beside
 from steering.vectors import ConceptVector, check_name
 from steering.workflows.extract import (
     ExtractionRequest,
@@ -75,7 +75,7 @@ async def train(
     reading = 2 * len(request.pairs) + len(layers)
     total = reading + chosen.steps * (1 if request.layers == "all" else len(layers))
     read = await read_pairs(engine, request, layers, total, report)
-    starts, left_out = await asyncio.to_thread(_starts, request, layers, read, division)
+    starts, left_out = await beside(_starts, request, layers, read, division)
     pairs = await token_pairs(engine, request.pairs, division.fit_positive)
     report(reading, total, "writing neutral answers")
     neutral = await neutral_texts(engine, request.seed) if chosen.caution > 0.0 else ()
@@ -97,7 +97,7 @@ async def train(
             progress=lambda steps, _, done=done, said=said: report(done + steps, total, said),  # type: ignore[misc]
         )
         trained[layer] = _Layer(start, fitted)
-    vector = await asyncio.to_thread(_vector, engine, request, chosen, layers, read, division, trained, left_out)
+    vector = await beside(_vector, engine, request, chosen, layers, read, division, trained, left_out)
     report(total, total, "done")
     return vector
 

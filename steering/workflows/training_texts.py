@@ -1,6 +1,5 @@
 """What a direction is trained on, as the model reads it: pairs as answers in a conversation, and neutral answers to spare."""
 
-import asyncio
 from collections.abc import Sequence
 
 from steering.concepts.loader import load_neutral
@@ -8,6 +7,7 @@ from steering.engine.base import Engine, GenerationRequest, SamplingParams
 from steering.engine.fit_task import NeutralText, TokenPair
 from steering.errors import InvalidRequest
 from steering.pairs import PairSet
+from steering.threads import beside
 from steering.workflows.answering import as_answers
 from steering.workflows.generate import background, mix
 from steering.workflows.trial_setup import asked
@@ -38,7 +38,7 @@ async def token_pairs(engine: Engine, pairs: PairSet, chosen: Sequence[int]) -> 
 
     Raises InvalidRequest where none is left whose texts differ and have two tokens.
     """
-    return await asyncio.to_thread(_token_pairs, engine, pairs, chosen)
+    return await beside(_token_pairs, engine, pairs, chosen)
 
 
 def _token_pairs(engine: Engine, pairs: PairSet, chosen: Sequence[int]) -> tuple[TokenPair, ...]:

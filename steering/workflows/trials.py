@@ -1,6 +1,5 @@
 """Trials: many plans over the same prompts and noise, and what each did to the text as the unsteered model reads it."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
@@ -8,6 +7,7 @@ from statistics import fmean
 from steering.engine.base import Capture, CapturePrompt, CaptureSpec, Engine, GenerationRequest, Prompt, SamplingParams
 from steering.errors import NonfiniteActivations
 from steering.plan import UNSTEERED, SteeringPlan
+from steering.threads import beside
 from steering.workflows.generate import Answer, attempts, background, mix
 from steering.workflows.measures import repetition
 from steering.workflows.progress import Progress, silent
@@ -130,7 +130,7 @@ async def _measure(
         part = answers[start : start + size]
         captures = await engine.capture([CapturePrompt(prompt + one.tokens, UNSTEERED) for one in part], spec)
         for one, capture in zip(part, captures, strict=True):
-            found.append(await asyncio.to_thread(_measures, capture, len(prompt), one, read_back))
+            found.append(await beside(_measures, capture, len(prompt), one, read_back))
     return found
 
 
@@ -183,5 +183,5 @@ async def _bent(
             found.append((0.0,) * len(tokens))
             continue
         (steered,) = await engine.capture([CapturePrompt(prompt + tokens, plan, len(prompt))], spec)
-        found.append(await asyncio.to_thread(divergences, predicting(steered, len(prompt), len(tokens)), reference))
+        found.append(await beside(divergences, predicting(steered, len(prompt), len(tokens)), reference))
     return found

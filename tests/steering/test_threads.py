@@ -1,6 +1,7 @@
 """Work beside the engine runs in threads that end."""
 
 import asyncio
+import contextvars
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from steering.threads import PassingThreads, in_passing_thread
+from steering.threads import PassingThreads, beside, in_passing_thread
 
 
 def test_a_result_and_a_failure_come_back() -> None:
@@ -26,6 +27,20 @@ async def test_every_task_has_a_thread_that_ends() -> None:
     for thread in threads:
         thread.join(5)
     assert threading.active_count() == before
+
+
+async def test_beside_an_event_loop_work_keeps_its_context_and_leaves_no_thread() -> None:
+    """Whatever executor the loop has: nothing was set here."""
+    named = contextvars.ContextVar("named", default="nobody")
+    named.set("somebody")
+    before = threading.active_count()
+    thread, name = await beside(lambda: (threading.current_thread(), named.get()))
+    assert name == "somebody"
+    assert thread is not threading.current_thread()
+    thread.join(5)
+    assert threading.active_count() == before
+    with pytest.raises(ValueError, match="no"):
+        await beside(int, "no")
 
 
 PARALLEL = """

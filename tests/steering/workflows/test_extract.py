@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import threading
 from dataclasses import replace
 
 import pytest
@@ -173,3 +174,11 @@ async def test_cancelling_stops_between_layers(engine, request_):
     with pytest.raises(asyncio.CancelledError):
         await task
     assert len(fitted) == 2
+
+
+async def test_no_thread_lives_on_that_could_keep_helpers_beside_the_engine(engine, request_):
+    before = set(threading.enumerate())
+    await extract(engine, request_)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(5)
+        assert not thread.is_alive(), thread.name
