@@ -7,6 +7,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from steering.engine.kv_cache import SlotCache
 from steering.engine.query_blocks import in_blocks, worthwhile
+from steering.native.operations import attend_segments
+from steering.native.processor import attends_slots
 from steering.shapes import Bool, Float, Tensor
 
 
@@ -23,11 +25,12 @@ class SlotAttention:
 
     Decode is grouped-query attention by batched matmul over the filled part of the slots, keys not repeated. A packed
     prompt pass attends within each segment, segments of about equal length side by side. A pass without slots (fitting)
-    is plain causal attention.
+    is plain causal attention. native: the library of kernels is loaded.
     """
 
     def __init__(self, cache: SlotCache) -> None:
         self._cache = cache
+        self.native = False
 
     def __call__(  # noqa: PLR0913, PLR0917 - the signature is transformers'
         self,
@@ -69,6 +72,9 @@ class SlotAttention:
         if batch.decode:
             return grouped(query, key, value, batch.mask(scores.window), scores)
         states = self._cache.layers[layer]
+        if self.native and attends_slots(query, value):
+            attended: Tensor = attend_segments(query, states.keys, states.values, batch.table(), *scores)
+            return attended.transpose(1, 2)
         beside = batch.side_by_side()
         parts = []
         for group in beside.groups:

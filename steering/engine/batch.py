@@ -39,6 +39,7 @@ class Batch:
     loans: Loans | None = None
     _masks: dict[int | None, Tensor] = field(default_factory=dict)
     _side_by_side: SideBySide | None = None
+    _table: Tensor | None = None
 
     @property
     def tokens(self) -> int:
@@ -63,6 +64,12 @@ class Batch:
         if self._side_by_side is None:
             self._side_by_side = SideBySide.of(self.segments, self.positions.device)
         return self._side_by_side
+
+    def table(self) -> Int[Tensor, "segment 4"]:
+        """Packed only: first token, tokens, slot and first position of every segment; made once."""
+        if self._table is None:
+            self._table = torch.tensor([[s.start, s.length, s.sequence.slot, s.first] for s in self.segments])
+        return self._table
 
     def phases(self) -> Int[Tensor, "token"]:
         """The Phase of every token."""

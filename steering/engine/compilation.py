@@ -13,16 +13,16 @@ import torch
 import transformers
 
 from steering.engine.compile_process import CompileProcess
-from steering.engine.compiled_model import Compiled, library_path, load
 from steering.engine.compiled_passes import KINDS
 from steering.model.info import ModelInfo
+from steering.native.library import Compiled, compiled, library_path, load
 
 log = structlog.get_logger()
 HERE = Path(__file__).parent
 SOURCES = [
-    *(HERE / f"{name}.py" for name in ("attachment", "attention", "batch", "compile_worker", "decode_step")),
-    *(HERE / f"{name}.py" for name in ("graph_calls", "kv_cache", "prompt_step")),
-    HERE.parent / "model" / "hooks.py",
+    *(HERE / f"{name}.py" for name in ("attachment", "attention", "compile_worker", "decode_step", "graph_calls")),
+    *(HERE / f"{name}.py" for name in ("packed_linears", "prompt_step", "row_attention", "shared_rows")),
+    *(HERE.parent / name for name in ("model/hooks.py", "native/operations.py", "native/processor.py")),
 ]
 """What is in the graphs, and how they are made."""
 START_FIRST = 3.0
@@ -53,6 +53,7 @@ class CompileRequest:
             torch.__version__,
             transformers.__version__,
             torch.backends.cpu.get_cpu_capability(),
+            self.library.name,
             *(source.read_text() for source in SOURCES),
         ]
         key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
@@ -60,13 +61,21 @@ class CompileRequest:
 
 
 class Compilation:
-    """One attempt, in the background. `ready` is called (from another thread) with each kind's callable as it comes.
+    """One attempt, in the background. From another thread `kernels` is called once our library is loaded, and then
+    `ready` with each kind's callable as it comes.
 
     A failure is logged and leaves the engine as it is: eager, and right.
     """
 
-    def __init__(self, request: CompileRequest, info: ModelInfo, ready: Callable[[str, Compiled], None]) -> None:
-        self._request, self._info, self._ready = request, info, ready
+    def __init__(
+        self,
+        request: CompileRequest,
+        info: ModelInfo,
+        kernels: Callable[[], None],
+        ready: Callable[[str, Compiled], None],
+    ) -> None:
+        self._request, self._info, self._kernels, self._ready = request, info, kernels, ready
+        self._loaded = False
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="compilation", daemon=True)
 
@@ -115,18 +124,28 @@ class Compilation:
             )
 
     def _take(self, left: dict[str, Path]) -> None:
-        """Hands over every kind that is complete on disk. Raises RuntimeError or OSError for what cannot be used, which is
-        removed, so that it is made anew at the next start."""
+        """Hands over the library, then every kind that is complete on disk. Raises RuntimeError or OSError for what cannot
+        be used, which is removed, so that it is made anew at the next start."""
+        self._take_library()
         for kind, path in list(left.items()):
-            if self._closed.is_set() or not (path.exists() and self._request.library.exists()):
+            if self._closed.is_set() or not (path.exists() and self._loaded):
                 continue
             try:
-                loaded = load(self._request.library, path)
-            except OSError:  # the library, which all kinds share
-                self._request.library.unlink(missing_ok=True)
-                raise
+                step = compiled(path)
             except RuntimeError:
                 shutil.rmtree(path, ignore_errors=True)
                 raise
             del left[kind]
-            self._ready(kind, loaded)
+            self._ready(kind, step)
+
+    def _take_library(self) -> None:
+        library = self._request.library
+        if self._loaded or self._closed.is_set() or not library.exists():
+            return
+        try:
+            load(library)
+        except OSError:
+            library.unlink(missing_ok=True)
+            raise
+        self._kernels()
+        self._loaded = True

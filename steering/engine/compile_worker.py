@@ -15,35 +15,55 @@ from typing import Any
 import torch
 from torch._inductor import aoti_compile_and_package
 
-from steering.engine.compiled_model import build
 from steering.engine.decode_step import DecodeStep
+from steering.engine.packed_linears import PackedLinears
 from steering.engine.prompt_step import PromptStep
+from steering.engine.shared_rows import joined
 from steering.model.loading import load
+from steering.native.library import build
+from steering.native.operations import GRAPH_ENTRIES
+from steering.native.processor import packs_linears
 
 OPTIONS = {
     # weights become constants that are packed for the processor's matrix units once, at compile time
     "freezing": True,
+    # angles of positions are computed once a pass and not again in every layer
+    "realize_cpu_opcount_threshold": 12,
+    "aot_inductor.custom_ops_to_c_shims": GRAPH_ENTRIES,
 }
 
 
-def step_of(kind: str, model: Any, layout: Any) -> DecodeStep | PromptStep:
+def step_of(kind: str, model: Any, layout: Any, linears: PackedLinears | None) -> DecodeStep | PromptStep:
     """The step of one of KINDS."""
-    return PromptStep(model, layout) if kind == "prompt" else DecodeStep(model, layout, visited=kind == "visited")
+    if kind == "prompt":
+        return PromptStep(model, layout, linears)
+    return DecodeStep(model, layout, linears, visited=kind == "visited")
 
 
-def compile_step(model: Any, layout: Any, target: Path, kind: str) -> None:
+def linears_of(model: Any) -> PackedLinears | None:
+    """The model's linear layers, attached for tracing, where they run by our kernel."""
+    weight = next(model.parameters())
+    if not packs_linears(weight.dtype, weight.device):
+        return None
+    linears = PackedLinears(model)
+    linears.weights = linears.placeholders()
+    linears.attach()
+    return linears
+
+
+def compile_step(model: Any, layout: Any, linears: PackedLinears | None, target: Path, kind: str) -> None:
     """Writes one compiled step of a model to the folder `target`, whole or not at all.
 
     Unpacked here, once: torch's loader would unpack a package at every start, and leave it behind when it is killed.
     """
-    step = step_of(kind, model, layout).eval()
+    step = step_of(kind, model, layout, linears).eval()
     unfinished = target.with_name(f"{os.getpid()}-{target.name}")
     unfinished.mkdir(parents=True)
     package = unfinished / "package.pt2"
     try:
         with torch.no_grad():
             program = torch.export.export(step, step.example(), dynamic_shapes=step.dynamic_shapes(), strict=False)
-            aoti_compile_and_package(program, package_path=str(package), inductor_configs=OPTIONS)
+            aoti_compile_and_package(joined(program), package_path=str(package), inductor_configs=OPTIONS)
         with zipfile.ZipFile(package) as packed:
             packed.extractall(unfinished)
         package.unlink()
@@ -79,9 +99,10 @@ def main(request: str) -> None:
         dtype=wanted["dtype"],
         revision=wanted["revision"],
     )
+    linears = linears_of(loaded.model)
     for kind, path in wanted["targets"].items():
         if not Path(path).exists():
-            compile_step(loaded.model, loaded.layout, Path(path), kind)
+            compile_step(loaded.model, loaded.layout, linears, Path(path), kind)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ import torch
 from steering.engine.additive_bank import AdditiveBank
 from steering.engine.attention import SlotAttention
 from steering.engine.batch import Batch
-from steering.engine.compiled_model import Compiled
 from steering.engine.graph_calls import Visitor, answering
 from steering.engine.kv_cache import SlotCache
+from steering.native.library import Compiled
 from steering.plan import Phase
 from steering.shapes import Int, Logits, Tensor
 
@@ -21,6 +21,7 @@ class CompiledPasses:
     def __init__(self, layer_count: int, cache: SlotCache, attention: SlotAttention | None, bank: AdditiveBank) -> None:
         self._layer_count, self._cache, self._attention, self._bank = layer_count, cache, attention, bank
         self._spans: dict[int, Tensor] = {}
+        self.weights: list[Tensor] = []
         self.ready: dict[str, Compiled] = {}
 
     def worth(self, stop_after: int | None) -> bool:
@@ -33,7 +34,7 @@ class CompiledPasses:
         self._cache.batch = batch
         try:
             with torch.no_grad(), answering(visitor, self._attention.write_and_attend):
-                (logits,) = self.ready["prompt"]([batch.token_ids, batch.positions, keep])
+                (logits,) = self.ready["prompt"]([batch.token_ids, batch.positions, keep, *self.weights])
         finally:
             self._cache.batch = None
         return logits
@@ -46,7 +47,7 @@ class CompiledPasses:
         span = self._spans.setdefault(batch.length, torch.arange(batch.length, device=device))
         rows = self._bank.rows[Phase.GENERATED]
         with torch.no_grad(), answering(visitor):
-            logits, inverse = self.ready[kind]([batch.token_ids, batch.positions, span, rows, *keys, *values])
+            logits, inverse = self.ready[kind]([batch.token_ids, batch.positions, span, rows, *keys, *values, *self.weights])
         if inverse.numel():
             self._bank.inverse[Phase.GENERATED, :, : batch.tokens] += inverse
         return logits

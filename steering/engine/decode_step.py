@@ -5,10 +5,10 @@ from typing import Any
 import torch
 
 from steering.engine.attachment import Attachment
-from steering.engine.attention import SlotAttention
-from steering.engine.batch import Batch
 from steering.engine.graph_calls import visited
-from steering.engine.kv_cache import SlotCache, head_shape
+from steering.engine.kv_cache import head_shape
+from steering.engine.packed_linears import PackedLinears
+from steering.engine.row_attention import RowAttention
 from steering.model.hooks import ResidualHooks
 from steering.model.layout import Layout
 from steering.shapes import Float, Int, Residual, Tensor
@@ -19,14 +19,15 @@ class DecodeStep(torch.nn.Module):
 
     additive: the bank's rows are added inside the graph, fused with what surrounds them. visited: the graph calls
     `visit` after every block instead, which runs whatever operations, conditions and readouts the rows ask for.
+    linears: multiply by weights that are inputs of the graph, shared by all graphs; None: by constants of the graph.
     """
 
-    def __init__(self, model: Any, layout: Layout, *, visited: bool) -> None:
+    def __init__(self, model: Any, layout: Layout, linears: PackedLinears | None, *, visited: bool) -> None:
         super().__init__()
         self.model = model
-        self._layout, self._visited = layout, visited
-        self._cache = SlotCache(layout.layer_count)
-        self._attachment = Attachment(model, SlotAttention(self._cache))
+        self._layout, self._linears, self._visited = layout, linears, visited
+        self._attention = RowAttention()
+        self._attachment = Attachment(model, self._attention)
         self._hooks = ResidualHooks(layout)
 
     def close(self) -> None:
@@ -41,20 +42,14 @@ class DecodeStep(torch.nn.Module):
         rows: Float[Tensor, "layer slot d_model"],
         keys: list[Tensor],
         values: list[Tensor],
+        weights: list[Tensor],
     ) -> tuple[Float[Tensor, "row vocab"], Float[Tensor, "layer row"]]:
         """(logits, 1 / |r| of every row as it arrives after every block). `span` tells by its length how far to look
         back; keys and values, one (slot, kv_head, position, head_dim) a layer, are written in place."""
         count = token_ids.shape[0]
-        for layer, key, value in zip(self._cache.layers, keys, values, strict=True):
-            layer.keys, layer.values, layer.is_initialized = key, value, True
-        self._cache.batch = Batch(
-            decode=True,
-            segments=(),
-            token_ids=token_ids,
-            positions=positions,
-            slots=torch.arange(count, device=token_ids.device),
-            length=span.shape[0],
-        )
+        self._attention.begin(positions, span, keys, values)
+        if self._linears is not None:
+            self._linears.weights = weights
         inverse: list[Tensor] = []
 
         def add(layer: int, residual: Residual) -> Residual:
@@ -62,16 +57,10 @@ class DecodeStep(torch.nn.Module):
             inverse.append(torch.linalg.vector_norm(wide, dim=-1).clamp_min(1e-12).reciprocal())
             return wide + rows[layer, :count]
 
-        arguments = {
-            "input_ids": token_ids[:, None],
-            "position_ids": positions[:, None],
-            "use_cache": True,
-            "logits_to_keep": 1,
-            self._layout.cache_argument: self._cache,
-        }
         with self._hooks.step(visited if self._visited else add):
-            output = self.model(**arguments)
-        self._cache.batch = None
+            output = self.model(
+                input_ids=token_ids[:, None], position_ids=positions[:, None], use_cache=False, logits_to_keep=1
+            )
         logits: Tensor = output.logits[:, 0]
         return logits, torch.stack(inverse) if inverse else logits.new_zeros(0)
 
@@ -84,11 +73,14 @@ class DecodeStep(torch.nn.Module):
             return [weight.new_zeros(4, heads, 384, width) for _ in range(self._layout.layer_count)]
 
         ids = torch.tensor([1, 2, 3], device=weight.device)
+        positions = torch.tensor([5, 9, 7], device=weight.device)
         rows = torch.zeros(self._layout.layer_count, 5, self._layout.d_model, device=weight.device)
-        return ids, torch.tensor([5, 9, 7], device=weight.device), torch.arange(128), rows, states(), states()
+        weights = [] if self._linears is None else self._linears.weights
+        return ids, positions, torch.arange(128), rows, states(), states(), weights
 
     def dynamic_shapes(self) -> tuple[Any, ...]:
         """Rows, slots, capacity and length are free: one graph serves every batch."""
         free = torch.export.Dim.AUTO
         states = [{0: free, 2: free}] * self._layout.layer_count
-        return {0: free}, {0: free}, {0: free}, {1: free}, states, states
+        weights: list[dict[int, Any]] = [] if self._linears is None else [{} for _ in self._linears.weights]
+        return {0: free}, {0: free}, {0: free}, {1: free}, states, states, weights

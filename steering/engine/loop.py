@@ -11,7 +11,6 @@ import structlog
 
 from steering.engine import captures
 from steering.engine.base import EngineStats, Finish, TokenEvent
-from steering.engine.compiled_model import Compiled
 from steering.engine.delivery import as_steering_error, deliver
 from steering.engine.detokenizer import advance, finish
 from steering.engine.fitting import Fitting, FittingQueue
@@ -46,7 +45,7 @@ class EngineLoop:
         self._eos_ids, self._limits = eos_ids, limits
         self._fitting = FittingQueue()
         self._inbox: list[Sequence | Fitting] = []
-        self._arrived: list[tuple[str, Compiled]] = []
+        self._arrived: list[Callable[[], None]] = []
         self._wake = threading.Condition()
         self._closing = False
         self._alive = True
@@ -102,10 +101,10 @@ class EngineLoop:
             deliver(everyone)
             self._runner.close()
 
-    def arrive(self, kind: str, compiled: Compiled) -> None:
-        """A compiled step is ready; the loop takes it between two passes."""
+    def arrive(self, take: Callable[[], None]) -> None:
+        """Something faster is ready; the loop takes it between two passes, in the order of arrival."""
         with self._wake:
-            self._arrived.append((kind, compiled))
+            self._arrived.append(take)
             self._wake.notify()
 
     def _collect_inbox(self) -> bool:
@@ -124,9 +123,7 @@ class EngineLoop:
     def _step(self) -> None:
         """One turn: drop who left, let in who waits, compute prompts, decode a token for every row, hand out results."""
         while self._arrived:
-            kind, compiled = self._arrived.pop()
-            self._runner.compiled.ready[kind] = compiled
-            log.info("compiled_step_in_use", kind=kind)
+            self._arrived.pop(0)()
         self._scheduler.drop_closed()
         self._with_room(self._scheduler.admit)
         work = self._with_room(self._scheduler.prompts) or []

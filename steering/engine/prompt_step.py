@@ -6,6 +6,7 @@ import torch
 
 from steering.engine.attachment import Attachment
 from steering.engine.graph_calls import attend, visited
+from steering.engine.packed_linears import PackedLinears
 from steering.model.hooks import ResidualHooks
 from steering.model.layout import Layout
 from steering.shapes import Float, Int, Tensor
@@ -13,13 +14,14 @@ from steering.shapes import Float, Int, Tensor
 
 class PromptStep(torch.nn.Module):
     """The model under its hooks, many tokens in one row. How they attend to each other differs from pass to pass, and so
-    does what steers them: the graph calls `attend` and `visit` for both, and fuses what lies between.
+    does what steers them: the graph calls `attend` and `visit` for both, and fuses what lies between. linears: see
+    DecodeStep.
     """
 
-    def __init__(self, model: Any, layout: Layout) -> None:
+    def __init__(self, model: Any, layout: Layout, linears: PackedLinears | None) -> None:
         super().__init__()
         self.model = model
-        self._layout = layout
+        self._layout, self._linears = layout, linears
         self._attachment = Attachment(model, _attention)
         self._hooks = ResidualHooks(layout)
 
@@ -28,25 +30,33 @@ class PromptStep(torch.nn.Module):
         self._attachment.close()
 
     def forward(
-        self, token_ids: Int[Tensor, "token"], positions: Int[Tensor, "token"], keep: Int[Tensor, "kept"]
+        self,
+        token_ids: Int[Tensor, "token"],
+        positions: Int[Tensor, "token"],
+        keep: Int[Tensor, "kept"],
+        weights: list[Tensor],
     ) -> tuple[Float[Tensor, "kept vocab"]]:
         """The logits of the tokens in `keep`."""
+        if self._linears is not None:
+            self._linears.weights = weights
         with self._hooks.step(visited):
             output = self.model(
                 input_ids=token_ids[None], position_ids=positions[None], use_cache=False, logits_to_keep=keep
             )
         return (output.logits[0],)
 
-    def example(self) -> tuple[Tensor, Tensor, Tensor]:
+    def example(self) -> tuple[Any, ...]:
         """Arguments to trace with. No two free sizes are equal, or the tracer would take them for one."""
         device = next(self.model.parameters()).device
         ids = torch.arange(1, 8, device=device)
-        return ids, ids + 3, torch.tensor([2, 3, 6], device=device)
+        weights = [] if self._linears is None else self._linears.weights
+        return ids, ids + 3, torch.tensor([2, 3, 6], device=device), weights
 
     def dynamic_shapes(self) -> tuple[Any, ...]:
         """Tokens and kept tokens are free: one graph serves every pass."""
         free = torch.export.Dim.AUTO
-        return {0: free}, {0: free}, {0: free}
+        weights: list[dict[int, Any]] = [] if self._linears is None else [{} for _ in self._linears.weights]
+        return {0: free}, {0: free}, {0: free}, weights
 
 
 def _attention(  # noqa: PLR0913, PLR0917 - the signature is transformers'

@@ -4,6 +4,7 @@ from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
 import torch
 
 from steering.engine.additive_bank import AdditiveBank
@@ -14,14 +15,18 @@ from steering.engine.compiled_passes import CompiledPasses
 from steering.engine.gradient_pass import GradientPass
 from steering.engine.graph_calls import Visitor
 from steering.engine.kv_cache import BLOCK, SlotCache
+from steering.engine.packed_linears import PackedLinears
 from steering.engine.readers import PassReaders
 from steering.engine.sequence import Sequence
 from steering.engine.steering_batch import SteeringBatch
 from steering.model.hooks import ResidualHooks, StopForward
 from steering.model.layout import Layout
+from steering.native.library import Compiled
+from steering.native.processor import packs_linears
 from steering.plan import Phase
 from steering.shapes import Int, Logits, Residual, Tensor
 
+log = structlog.get_logger()
 MAX_THRESHOLDS = 64
 """Columns of the decision state kept for each slot; a request's plan may have no more thresholds."""
 
@@ -43,6 +48,7 @@ class ModelRunner:
         self._own = layout.attention == "own"
         self.cache = SlotCache(layout.layer_count, own_attention=self._own)
         attention = None if self._own else SlotAttention(self.cache)
+        self._attention = attention
         self._attachment = None if attention is None else Attachment(model, attention)
         self._hooks = ResidualHooks(layout)
         self.gradients = GradientPass(model, layout, self._hooks, device)
@@ -50,6 +56,7 @@ class ModelRunner:
         self._state = torch.zeros(0, MAX_THRESHOLDS, device=device)
         self._steering: SteeringBatch | None = None
         self.compiled = CompiledPasses(layout.layer_count, self.cache, attention, self.bank)
+        self.linears = PackedLinears(model) if packs_linears(next(model.parameters()).dtype, device) else None
 
     @property
     def packs(self) -> bool:
@@ -61,6 +68,21 @@ class ModelRunner:
         self._hooks.remove()
         if self._attachment is not None:
             self._attachment.close()
+        if self.linears is not None:
+            self.linears.close()
+
+    def use_kernels(self, weights: list[Tensor]) -> None:
+        """From here on passes run by our kernels; `weights` are the linear layers', packed."""
+        if self._attention is not None:
+            self._attention.native = True
+        if self.linears is not None:
+            self.compiled.weights = self.linears.weights = weights
+            self.linears.attach()
+
+    def use_compiled(self, kind: str, step: Compiled) -> None:
+        """From here on passes of a kind run compiled."""
+        self.compiled.ready[kind] = step
+        log.info("compiled_step_in_use", kind=kind)
 
     def reserve(self, slots: int, length: int) -> None:
         """Makes room in everything that is kept per slot; in the cache last, where memory may run out."""

@@ -38,7 +38,9 @@ from steering.errors import (
     OutOfMemory,
 )
 from steering.model.loading import LoadedModel
+from steering.native.library import Compiled
 from steering.shapes import Float, Residual, Tensor
+from steering.threads import in_passing_thread
 
 log = structlog.get_logger()
 LONG_TEXT = 4096
@@ -62,8 +64,16 @@ class TransformersEngine:
         self._loop = EngineLoop(self._runner, self._scheduler, self._ends, loaded.tokenizer.eos_ids, self._limits)
         self._compilation: Compilation | None = None
         if compile_request is not None and loaded.layout.attention == "interface" and self._device.type == "cpu":
-            self._compilation = Compilation(compile_request, loaded.info, self._loop.arrive)
+            self._compilation = Compilation(compile_request, loaded.info, self._kernels, self._compiled)
             self._compilation.start()
+
+    def _kernels(self) -> None:
+        """Our library is loaded. Called by the compilation's thread, where the weights are packed."""
+        weights = in_passing_thread(self._runner.linears.packed) if self._runner.linears is not None else []
+        self._loop.arrive(partial(self._runner.use_kernels, weights))
+
+    def _compiled(self, kind: str, step: Compiled) -> None:
+        self._loop.arrive(partial(self._runner.use_compiled, kind, step))
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
         """See Engine.generate."""
