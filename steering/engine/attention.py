@@ -1,5 +1,6 @@
 """SlotAttention: attention over cache slots, as an implementation of transformers' attention interface."""
 
+from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 import torch
@@ -20,17 +21,8 @@ class Scores(NamedTuple):
     softcap: float | None
 
 
-class SlotAttention:
-    """One engine's attention function, which knows the pass that runs.
-
-    Decode is grouped-query attention by batched matmul over the filled part of the slots, keys not repeated. A packed
-    prompt pass attends within each segment, segments of about equal length side by side. A pass without slots (fitting)
-    is plain causal attention. native: the library of kernels is loaded.
-    """
-
-    def __init__(self, cache: SlotCache) -> None:
-        self._cache = cache
-        self.native = False
+class AttentionFunction(ABC):
+    """What transformers' attention interface calls, as one method over what differs."""
 
     def __call__(  # noqa: PLR0913, PLR0917 - the signature is transformers'
         self,
@@ -50,6 +42,25 @@ class SlotAttention:
         layer: int = module.layer_idx  # type: ignore[assignment]  # torch types attributes of modules as tensors
         return self.attended(layer, query, key, value, scores).transpose(1, 2), None
 
+    @abstractmethod
+    def attended(
+        self, layer: int, query: Float[Tensor, "row head query head_dim"], key: Tensor, value: Tensor, scores: Scores
+    ) -> Float[Tensor, "row head query head_dim"]:
+        """Each token of the pass that runs over what it may see."""
+
+
+class SlotAttention(AttentionFunction):
+    """One engine's attention function, which knows the pass that runs.
+
+    Decode is grouped-query attention by batched matmul over the filled part of the slots, keys not repeated. A packed
+    prompt pass attends within each segment, segments of about equal length side by side. A pass without slots (fitting)
+    is plain causal attention. native: the library of kernels is loaded.
+    """
+
+    def __init__(self, cache: SlotCache) -> None:
+        self._cache = cache
+        self.native = False
+
     def write_and_attend(
         self,
         layer: int,
@@ -65,7 +76,7 @@ class SlotAttention:
     def attended(
         self, layer: int, query: Float[Tensor, "row head query head_dim"], key: Tensor, value: Tensor, scores: Scores
     ) -> Float[Tensor, "row head query head_dim"]:
-        """Each token of the pass that runs over what it may see."""
+        """See AttentionFunction."""
         batch = self._cache.batch
         if batch is None:  # a pass without slots: whole texts, padded on the right
             return causal(query, key, value, scores)
@@ -73,8 +84,8 @@ class SlotAttention:
             return grouped(query, key, value, batch.mask(scores.window), scores)
         states = self._cache.layers[layer]
         if self.native and attends_slots(query, value):
-            attended: Tensor = attend_segments(query, states.keys, states.values, batch.table(), *scores)
-            return attended.transpose(1, 2)
+            table, loans = batch.table(), batch.loan_table()
+            return attend_segments(query, key, value, states.keys, states.values, table, loans, *scores).transpose(1, 2)
         beside = batch.side_by_side()
         parts = []
         for group in beside.groups:

@@ -19,6 +19,10 @@ class Loans:
     lenders: Int[Tensor, "position"]
     positions: Int[Tensor, "position"]
 
+    def table(self) -> Int[Tensor, "position 3"]:
+        """Borrower, lender, position."""
+        return torch.stack([self.borrowers, self.lenders, self.positions], dim=1)
+
 
 @dataclass(slots=True, eq=False)
 class Batch:
@@ -39,7 +43,6 @@ class Batch:
     loans: Loans | None = None
     _masks: dict[int | None, Tensor] = field(default_factory=dict)
     _side_by_side: SideBySide | None = None
-    _table: Tensor | None = None
 
     @property
     def tokens(self) -> int:
@@ -52,11 +55,8 @@ class Batch:
     def mask(self, window: int | None) -> Bool[Tensor, "row 1 1 length"]:
         """Decode only: which cached positions each row sees; computed once a pass for each window size."""
         if window not in self._masks:
-            index = torch.arange(self.length, device=self.positions.device)
-            seen = index <= self.positions[:, None]
-            if window is not None:
-                seen = seen & (index > self.positions[:, None] - window)
-            self._masks[window] = seen[:, None, None, :]
+            span = torch.arange(self.length, device=self.positions.device)
+            self._masks[window] = seen_by(self.positions, span, window)
         return self._masks[window]
 
     def side_by_side(self) -> SideBySide:
@@ -66,10 +66,12 @@ class Batch:
         return self._side_by_side
 
     def table(self) -> Int[Tensor, "segment 4"]:
-        """Packed only: first token, tokens, slot and first position of every segment; made once."""
-        if self._table is None:
-            self._table = torch.tensor([[s.start, s.length, s.sequence.slot, s.first] for s in self.segments])
-        return self._table
+        """Packed only: first token, tokens, slot and first position of every segment."""
+        return torch.tensor([[s.start, s.length, s.sequence.slot, s.first] for s in self.segments])
+
+    def loan_table(self) -> Int[Tensor, "position 3"]:
+        """Packed only: borrower, lender and position of every loan."""
+        return torch.zeros(0, 3, dtype=torch.int64) if self.loans is None else self.loans.table()
 
     def phases(self) -> Int[Tensor, "token"]:
         """The Phase of every token."""
@@ -78,6 +80,16 @@ class Batch:
             lasts[segment.start : segment.end] = segment.sequence.prompt_length - 1
         before = torch.where(self.positions < lasts, Phase.PROMPT, Phase.GENERATED)
         return torch.where(self.positions == lasts, Phase.LAST, before)
+
+
+def seen_by(
+    positions: Int[Tensor, "row"], span: Int[Tensor, "length"], window: int | None
+) -> Bool[Tensor, "row 1 1 length"]:
+    """Which of the first `length` positions a token at each of `positions` sees."""
+    seen = span <= positions[:, None]
+    if window is not None:
+        seen = seen & (span > positions[:, None] - window)
+    return seen[:, None, None, :]
 
 
 def packed(work: list[tuple[Sequence, int]], device: torch.device) -> Batch:

@@ -29,6 +29,8 @@ OPTIONS = {
     "freezing": True,
     # angles of positions are computed once a pass and not again in every layer
     "realize_cpu_opcount_threshold": 12,
+    # fused or not, numbers are rounded where the model rounds them: a row gets the same whichever graph its batch needs
+    "emulate_precision_casts": True,
     "aot_inductor.custom_ops_to_c_shims": GRAPH_ENTRIES,
 }
 
@@ -37,7 +39,7 @@ def step_of(kind: str, model: Any, layout: Any, linears: PackedLinears | None) -
     """The step of one of KINDS."""
     if kind == "prompt":
         return PromptStep(model, layout, linears)
-    return DecodeStep(model, layout, linears, visited=kind == "visited")
+    return DecodeStep(model, layout, linears)
 
 
 def linears_of(model: Any) -> PackedLinears | None:

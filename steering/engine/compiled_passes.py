@@ -1,18 +1,19 @@
 """CompiledPasses: the passes of an engine that run through graphs compiled ahead of time, as they become ready."""
 
+from collections.abc import Collection
+
 import torch
 
 from steering.engine.additive_bank import AdditiveBank
 from steering.engine.attention import SlotAttention
 from steering.engine.batch import Batch
-from steering.engine.graph_calls import Visitor, answering
+from steering.engine.graph_calls import Task, Visitor, answering
 from steering.engine.kv_cache import SlotCache
 from steering.native.library import Compiled
 from steering.plan import Phase
 from steering.shapes import Int, Logits, Tensor
 
-KINDS = ("additive", "visited", "prompt")
-"""additive: decoding, bank rows inside the graph; visited: decoding under any steering; prompt: pieces of prompts."""
+KINDS = ("decode", "prompt")
 
 
 class CompiledPasses:
@@ -26,28 +27,39 @@ class CompiledPasses:
 
     def worth(self, stop_after: int | None) -> bool:
         """Whether to compute prompts by the graph: it always goes through all layers, at about half the cost of each."""
-        return "prompt" in self.ready and (stop_after is None or 2 * (stop_after + 1) > self._layer_count)
+        deep = stop_after is None or 2 * (stop_after + 1) > self._layer_count
+        return deep and "prompt" in self.ready and self._cache.begun
 
-    def prompt(self, batch: Batch, visitor: Visitor, keep: Int[Tensor, "kept"]) -> Logits:
-        """A packed pass; logits of the tokens in `keep`."""
+    def prompt(self, batch: Batch, visits: Collection[int], visitor: Visitor, keep: Int[Tensor, "kept"]) -> Logits:
+        """A packed pass that is visited after some layers; logits of the tokens in `keep`."""
         assert self._attention is not None
         self._cache.batch = batch
+        arguments = [batch.token_ids, batch.positions, keep, *self._steering(visits, ())]
         try:
             with torch.no_grad(), answering(visitor, self._attention.write_and_attend):
-                (logits,) = self.ready["prompt"]([batch.token_ids, batch.positions, keep, *self.weights])
+                (logits,) = self.ready["prompt"](
+                    [*arguments, batch.table(), batch.loan_table(), *self._states(), *self.weights]
+                )
         finally:
             self._cache.batch = None
         return logits
 
-    def decode(self, kind: str, batch: Batch, visitor: Visitor) -> Logits:
-        """A token for every row."""
-        keys = [layer.keys for layer in self._cache.layers]
-        values = [layer.values for layer in self._cache.layers]
+    def decode(self, batch: Batch, visits: Collection[int], adds: Collection[int], visitor: Visitor) -> Logits:
+        """A token for every row: visited after some layers, with the bank's rows added after others."""
         device = batch.token_ids.device
         span = self._spans.setdefault(batch.length, torch.arange(batch.length, device=device))
-        rows = self._bank.rows[Phase.GENERATED]
+        arguments = [batch.token_ids, batch.positions, span, *self._steering(visits, adds)]
         with torch.no_grad(), answering(visitor):
-            logits, inverse = self.ready[kind]([batch.token_ids, batch.positions, span, rows, *keys, *values, *self.weights])
-        if inverse.numel():
-            self._bank.inverse[Phase.GENERATED, :, : batch.tokens] += inverse
+            (logits,) = self.ready["decode"]([*arguments, *self._states(), *self.weights])
         return logits
+
+    def _steering(self, visits: Collection[int], adds: Collection[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """What `steer` takes: a visit adds the bank's rows itself."""
+        tasks = torch.zeros(self._layer_count, dtype=torch.int64)
+        tasks[list(adds)] = Task.ADD
+        tasks[list(visits)] = Task.VISIT
+        return self._bank.rows[Phase.GENERATED], self._bank.inverse[Phase.GENERATED], tasks
+
+    def _states(self) -> list[Tensor]:
+        """Keys of all layers, then values of all."""
+        return [layer.keys for layer in self._cache.layers] + [layer.values for layer in self._cache.layers]

@@ -5,6 +5,7 @@ A graph is made once for every batch there will be. What differs from pass to pa
 
 import threading
 from collections.abc import Callable
+from enum import IntEnum
 from typing import Any, TypeAlias
 
 import torch
@@ -16,6 +17,16 @@ Visitor: TypeAlias = Callable[[int, Residual], Residual | None]
 Attend: TypeAlias = Callable[[int, Tensor, Tensor, Tensor, float, int | None, float | None], Tensor]
 """(layer, query, key, value, scaling, window, softcap), all (row, head, token, head_dim) -> as query."""
 _pass = threading.local()
+
+
+class Task(IntEnum):
+    """What `steer` does after a block."""
+
+    NOTHING = 0
+    ADD = 1
+    """Adds the bank's rows."""
+    VISIT = 2
+    """Calls `visit`."""
 
 
 class answering:  # noqa: N801 - reads as the statement it is: `with answering(visitor):`
@@ -61,11 +72,4 @@ _library.impl("visit", _visit, "CompositeExplicitAutograd")
 _library.impl("attend", _attend, "CompositeExplicitAutograd")
 torch.library.register_fake("steering::visit", lambda *_: None, lib=_library)
 torch.library.register_fake("steering::attend", _attended_shape, lib=_library)
-attend = torch.ops.steering.attend
-
-
-def visited(layer: int, residual: Residual) -> Residual:
-    """For hooks of a graph: the residual after the running pass has steered it."""
-    residual = residual.clone()
-    torch.ops.steering.visit(residual, layer)
-    return residual
+attend: Callable[..., Tensor] = torch.ops.steering.attend

@@ -76,6 +76,11 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped
         self.own_attention = own_attention
         super().__init__(layers=[SlotLayer(self) for _ in range(layer_count)])
 
+    @property
+    def begun(self) -> bool:
+        """Whether keys and values have their memory: from the first pass on."""
+        return all(layer.is_initialized for layer in self.layers)
+
     def own_row(self) -> tuple[int, int]:
         """(slot, filled positions) of the only row of a pass whose model builds its own masks."""
         assert self.batch is not None
@@ -157,3 +162,10 @@ def head_shape(model: Any) -> tuple[int, int]:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return int(heads), int(width)
+
+
+def states_like(model: Any, layer_count: int) -> list[Float[Tensor, "slot kv_head position head_dim"]]:
+    """Keys or values of a few slots, one tensor a layer, to trace with."""
+    heads, width = head_shape(model)
+    weight = next(model.parameters())
+    return [weight.new_zeros(4, heads, 384, width) for _ in range(layer_count)]

@@ -49,5 +49,4 @@ class PackedLinears:
         if rows.requires_grad and torch.is_grad_enabled():
             return nn.functional.linear(rows, layer.weight, layer.bias)
         weight, following = self.weights[index], self.weights[(index + 1) % len(self.weights)]
-        result: Tensor = linears(rows, [weight], [self._biases[index]], [layer.out_features], [following])
-        return result
+        return linears(rows, [weight], [self._biases[index]], [layer.out_features], [following])

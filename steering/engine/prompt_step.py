@@ -5,24 +5,26 @@ from typing import Any
 import torch
 
 from steering.engine.attachment import Attachment
-from steering.engine.graph_calls import attend, visited
+from steering.engine.graph_attention import SegmentAttention
+from steering.engine.kv_cache import states_like
 from steering.engine.packed_linears import PackedLinears
 from steering.model.hooks import ResidualHooks
 from steering.model.layout import Layout
+from steering.native.operations import steer
 from steering.shapes import Float, Int, Tensor
 
 
 class PromptStep(torch.nn.Module):
-    """The model under its hooks, many tokens in one row. How they attend to each other differs from pass to pass, and so
-    does what steers them: the graph calls `attend` and `visit` for both, and fuses what lies between. linears: see
-    DecodeStep.
+    """The model under its hooks, many tokens in one row. What steers them differs from pass to pass: the graph calls
+    `steer`, and where no kernel of ours attends `attend`, and fuses what lies between. linears: see DecodeStep.
     """
 
     def __init__(self, model: Any, layout: Layout, linears: PackedLinears | None) -> None:
         super().__init__()
         self.model = model
         self._layout, self._linears = layout, linears
-        self._attachment = Attachment(model, _attention)
+        self._attention = SegmentAttention()
+        self._attachment = Attachment(model, self._attention)
         self._hooks = ResidualHooks(layout)
 
     def close(self) -> None:
@@ -34,12 +36,18 @@ class PromptStep(torch.nn.Module):
         token_ids: Int[Tensor, "token"],
         positions: Int[Tensor, "token"],
         keep: Int[Tensor, "kept"],
+        bank: tuple[Float[Tensor, "layer slot d_model"], Float[Tensor, "layer slot"], Int[Tensor, "layer"]],
+        pieces: tuple[Int[Tensor, "segment 4"], Int[Tensor, "loan 3"]],
+        keys: list[Tensor],
+        values: list[Tensor],
         weights: list[Tensor],
     ) -> tuple[Float[Tensor, "kept vocab"]]:
-        """The logits of the tokens in `keep`."""
+        """The logits of the tokens in `keep`. bank: rows, inverse and tasks of `steer`; pieces: segments
+        and loans of `attend_segments`; keys and values are written in place."""
+        self._attention.begin(*pieces, keys, values)
         if self._linears is not None:
             self._linears.weights = weights
-        with self._hooks.step(visited):
+        with self._hooks.step(lambda layer, residual: steer(residual, *bank, layer)):
             output = self.model(
                 input_ids=token_ids[None], position_ids=positions[None], use_cache=False, logits_to_keep=keep
             )
@@ -50,28 +58,29 @@ class PromptStep(torch.nn.Module):
         device = next(self.model.parameters()).device
         ids = torch.arange(1, 8, device=device)
         weights = [] if self._linears is None else self._linears.weights
-        return ids, ids + 3, torch.tensor([2, 3, 6], device=device), weights
+        keep = torch.tensor([2, 3, 6], device=device)
+        pieces = torch.tensor([[0, 4, 1, 3], [4, 3, 0, 0]]), torch.zeros(5, 3, dtype=torch.int64)
+        states = states_like(self.model, self._layout.layer_count), states_like(self.model, self._layout.layer_count)
+        layers = self._layout.layer_count
+        bank = (
+            torch.zeros(layers, 6, self._layout.d_model),
+            torch.zeros(layers, 6),
+            torch.zeros(layers, dtype=torch.int64),
+        )
+        return ids, ids + 3, keep, bank, pieces, *states, weights
 
     def dynamic_shapes(self) -> tuple[Any, ...]:
-        """Tokens and kept tokens are free: one graph serves every pass."""
+        """Everything but the model's own sizes is free: one graph serves every pass."""
         free = torch.export.Dim.AUTO
         weights: list[dict[int, Any]] = [] if self._linears is None else [{} for _ in self._linears.weights]
-        return {0: free}, {0: free}, {0: free}, weights
-
-
-def _attention(  # noqa: PLR0913, PLR0917 - the signature is transformers'
-    module: torch.nn.Module,
-    query: Float[Tensor, "row head token head_dim"],
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,  # noqa: ARG001 - masks are the batch's
-    scaling: float | None = None,
-    dropout: float = 0.0,  # noqa: ARG001 - never in inference
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    **_: Any,
-) -> tuple[Float[Tensor, "row token head head_dim"], None]:
-    """Written into the graph as one call."""
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    layer: int = module.layer_idx  # type: ignore[assignment]  # torch types attributes of modules as tensors
-    return attend(query, key, value, layer, scaling, sliding_window, softcap), None
+        states = [{0: free, 2: free}] * self._layout.layer_count
+        return (
+            {0: free},
+            {0: free},
+            {0: free},
+            ({1: free}, {1: free}, {}),
+            ({0: free}, {0: free}),
+            states,
+            states,
+            weights,
+        )

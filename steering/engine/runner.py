@@ -135,7 +135,8 @@ class ModelRunner:
         keep = torch.tensor(kept, device=self._device)
         logits: Logits | None
         if self.compiled.worth(stop_after):
-            logits = self.compiled.prompt(batch, _visitor(batch, steering, readers, None), keep)
+            visits = steering.layers | readers.layers
+            logits = self.compiled.prompt(batch, visits, _visitor(batch, steering, readers, None), keep)
         else:
             logits = self._forward(batch, steering, readers, keep, stop_after)
         steering.board.settle()
@@ -169,10 +170,10 @@ class ModelRunner:
         steering = self._steering
         steering.begin(batch)
         readers = PassReaders(batch, self._device)
-        kind = "additive" if steering.only_additive and not readers.layers else "visited"
         logits: Logits | None
-        if kind in self.compiled.ready:
-            logits = self.compiled.decode(kind, batch, _visitor(batch, steering, readers, None))
+        if "decode" in self.compiled.ready:
+            visitor = _visitor(batch, steering, readers, None)
+            logits = self.compiled.decode(batch, steering.visits | readers.layers, steering.openings, visitor)
         else:
             logits = self._forward(batch, steering, readers, 1, None)
         assert logits is not None

@@ -27,7 +27,7 @@ def joined(program: torch.export.ExportedProgram) -> torch.export.ExportedProgra
 def _joined(graph: torch.fx.Graph, nodes: list[torch.fx.Node]) -> torch.fx.Node:
     """One call in place of several. Weights are inputs of the graph, so they are at hand where the first call stands."""
     first = nodes[0]
-    arguments = [list(chain.from_iterable(group)) for group in zip(*(node.args[1:] for node in nodes), strict=True)]  # type: ignore[arg-type]
+    arguments = [list(chain.from_iterable(group)) for group in zip(*(node.args[1:] for node in nodes), strict=True)]
     with graph.inserting_before(first):
         whole = graph.call_function(LINEARS, (first.args[0], *arguments))
     value = first.meta["val"]

@@ -169,7 +169,10 @@ def _padded(directions: list[Float[Tensor, "k d_model"]]) -> Float[Tensor, "memb
 
 
 class SteeringBatch:
-    """Everything that steers one pass. A decode pass with the same rows as the last reuses its stacks."""
+    """Everything that steers one pass. A decode pass with the same rows as the last reuses its stacks.
+
+    openings: layers with rows of the bank. visits: layers where more than those act. layers: both.
+    """
 
     def __init__(
         self, batch: Batch, bank: AdditiveBank, state: Float[Tensor, "slot column"], device: torch.device
@@ -177,16 +180,12 @@ class SteeringBatch:
         self.key = batch.key
         self._bank = bank
         self.board = DecisionBoard(batch, state, device)
-        self._openings = bank.layers_of(tuple(segment.sequence.slot for segment in batch.segments))
+        self.openings = bank.layers_of(tuple(segment.sequence.slot for segment in batch.segments))
         self._calls = _stack(batch, self.board.width, device)
         self._phases = None if batch.decode else batch.phases()
-        self._blocks = OpeningBlocks(batch, device) if self._openings and not batch.decode else None
-        self.layers = self._openings | frozenset(self._calls) | self.board.layers
-
-    @property
-    def only_additive(self) -> bool:
-        """Whether the bank's rows are all there is to do."""
-        return not self._calls and not self.board.layers
+        self._blocks = OpeningBlocks(batch, device) if self.openings and not batch.decode else None
+        self.visits = frozenset(self._calls) | self.board.layers
+        self.layers = self.openings | self.visits
 
     def begin(self, batch: Batch) -> None:
         """Once a pass, on the host: which steps act at which positions, with which weight."""
@@ -199,7 +198,7 @@ class SteeringBatch:
         """residual (token, d_model) float32 as it arrives -> as it leaves. Conditions first, then in the order written."""
         if layer in self.board.layers:
             self.board.read(layer, residual)
-        if layer in self._openings:
+        if layer in self.openings:
             residual = self._bank.add(layer, residual, batch, self._phases, self._blocks)
         for call in self._calls.get(layer, ()):
             residual = call.apply(residual, self.board, batch)

@@ -2,6 +2,7 @@
 //
 // Scores, weights and sums are float32. What a token gets depends on no other row: neither on who runs beside it nor on
 // how prompts are cut into pieces, since blocks of positions begin at multiples of their size.
+#include "graph_entry.h"
 #include "operations.h"
 #include "tile.h"
 
@@ -25,6 +26,7 @@ constexpr int64_t KEY_WIDTH = KEY_VECTORS * LANES;
 constexpr int64_t POSITIONS = 4 * KEY_WIDTH;  // that scores are made for at a time
 constexpr int VALUE_VECTORS = 2;
 constexpr int64_t VALUE_WIDTH = VALUE_VECTORS * LANES;
+constexpr int MOST_HEADS = 4;  // that go through the values together: four registers each
 constexpr int64_t QUESTIONS = 192;  // rows that go through a block of positions together: tokens times heads of a key
 
 // How scores are made. window: how many positions are seen. softcap: what they are bent to.
@@ -77,10 +79,15 @@ Rows rows_of(const at::Tensor& tensor, int64_t row_dimension, int64_t head_dimen
       reinterpret_cast<const half*>(tensor.const_data_ptr()), tensor.stride(row_dimension), tensor.stride(head_dimension)};
 }
 
+at::Tensor together(const at::Tensor& given) { return given.stride(3) == 1 ? given : given.contiguous(); }
+
 // ---- one token a row
 
-// scores[i] of positions first + i: products of one question with keys (position, width).
-float score(const half* question, const half* keys, int64_t width, int64_t count, const Terms& terms, float* scores) {
+// scores[i] of positions first + i: products of one question with keys (position, width). Meanwhile `ahead` is fetched, as
+// many numbers as the keys.
+float score(
+    const half* question, const half* keys, int64_t width, int64_t count, const Terms& terms, const half* ahead,
+    float* scores) {
   __m512 highest = _mm512_set1_ps(-INFINITY);
   for (int64_t start = 0; start < count; start += LANES) {
     __m512 products[16];
@@ -92,6 +99,7 @@ float score(const half* question, const half* keys, int64_t width, int64_t count
       for (int i = 0; i < 16; ++i) {
         const half* key = keys + std::min(start + i, count - 1) * width + at;
         products[i] = _mm512_dpbf16_ps(products[i], asked, load_pairs(key));
+        if (ahead) _mm_prefetch(reinterpret_cast<const char*>(ahead + (start + i) * width + at), _MM_HINT_T0);
       }
     }
     const __m512 found = terms.of(sums_of(products));
@@ -112,36 +120,59 @@ float weigh(float* scores, int64_t count, float highest) {
   return _mm512_reduce_add_ps(total);
 }
 
-// Values (position, width) by the weights of HEADS heads, each `stride` apart; a register's worth of halves at a time.
-template <int HEADS>
+// A stretch of PARTS registers of values (position, width) by the weights of HEADS heads, each `stride` apart. Meanwhile
+// `ahead` is fetched, as many numbers as the values.
+template <int HEADS, int PARTS>
 void gather(
-    const half* values, int64_t width, int64_t count, const float* weights, int64_t stride, const float* totals, half* out) {
-  for (int64_t at = 0; at < width; at += HALVES) {
-    __m512 sums[HEADS][2];
+    const half* values, int64_t width, int64_t count, const float* weights, int64_t stride, const float* totals,
+    const half* ahead, half* out) {
+  __m512 sums[HEADS][PARTS];
 #pragma GCC unroll 4
-    for (int head = 0; head < HEADS; ++head) sums[head][0] = sums[head][1] = _mm512_setzero_ps();
-    for (int64_t position = 0; position < count; ++position) {
-      const half* value = values + position * width + at;
-      const __m512 low = widened(value), high = widened(value + LANES);
+  for (int head = 0; head < HEADS; ++head)
 #pragma GCC unroll 4
-      for (int head = 0; head < HEADS; ++head) {
-        const __m512 weight = _mm512_set1_ps(weights[head * stride + position]);
-        sums[head][0] = _mm512_fmadd_ps(weight, low, sums[head][0]);
-        sums[head][1] = _mm512_fmadd_ps(weight, high, sums[head][1]);
-      }
+    for (int part = 0; part < PARTS; ++part) sums[head][part] = _mm512_setzero_ps();
+  for (int64_t position = 0; position < count; ++position) {
+    __m512 value[PARTS];
+#pragma GCC unroll 4
+    for (int part = 0; part < PARTS; ++part) {
+      value[part] = widened(values + position * width + part * LANES);
+      if (ahead && part % 2 == 0)
+        _mm_prefetch(reinterpret_cast<const char*>(ahead + position * width + part * LANES), _MM_HINT_T1);
     }
-    for (int head = 0; head < HEADS; ++head)
-      for (int part = 0; part < 2; ++part)
-        _mm256_storeu_si256(
-            reinterpret_cast<__m256i*>(out + head * width + at + part * LANES),
-            narrowed(_mm512_div_ps(sums[head][part], _mm512_set1_ps(totals[head]))));
+#pragma GCC unroll 4
+    for (int head = 0; head < HEADS; ++head) {
+      const __m512 weight = _mm512_set1_ps(weights[head * stride + position]);
+#pragma GCC unroll 4
+      for (int part = 0; part < PARTS; ++part) sums[head][part] = _mm512_fmadd_ps(weight, value[part], sums[head][part]);
+    }
   }
+  for (int head = 0; head < HEADS; ++head)
+    for (int part = 0; part < PARTS; ++part)
+      _mm256_storeu_si256(
+          reinterpret_cast<__m256i*>(out + head * width + part * LANES),
+          narrowed(_mm512_div_ps(sums[head][part], _mm512_set1_ps(totals[head]))));
 }
 
-// The heads that share one slot's keys and values (position, width). out: (group, width), heads one after the other.
+// All of a width, for a number of heads that is known only now.
+template <int HEADS>
+void gather_all(
+    int64_t heads, const half* values, int64_t width, int64_t count, const float* weights, int64_t stride,
+    const float* totals, const half* ahead, half* out) {
+  if constexpr (HEADS > 1)
+    if (heads < HEADS) return gather_all<HEADS - 1>(heads, values, width, count, weights, stride, totals, ahead, out);
+  int64_t at = 0;
+  for (; at + 2 * HALVES <= width; at += 2 * HALVES)
+    gather<HEADS, 4>(values + at, width, count, weights, stride, totals, ahead ? ahead + at : nullptr, out + at);
+  if (at < width)
+    gather<HEADS, 2>(values + at, width, count, weights, stride, totals, ahead ? ahead + at : nullptr, out + at);
+}
+
+// The heads that share one slot's keys and values (position, width). out: (group, width), heads one after the other. Slots
+// are too short for the processor to guess what comes, so values are fetched beside the keys, and the keys that are next
+// (`following`) beside the values.
 void attend_group(
-    const Rows& queries, int64_t row, int64_t head, int64_t group, const half* keys, const half* values, half* out,
-    int64_t width, int64_t position, const Terms& terms) {
+    const Rows& queries, int64_t row, int64_t head, int64_t group, const half* keys, const half* values,
+    const half* following, half* out, int64_t width, int64_t position, const Terms& terms) {
   thread_local std::vector<float> scratch;
   const int64_t first = terms.first_seen(position), count = position + 1 - first;
   const int64_t stride = (count + LANES - 1) / LANES * LANES;
@@ -149,19 +180,14 @@ void attend_group(
   float* totals = scratch.data() + group * stride;
   for (int64_t i = 0; i < group; ++i) {
     float* scores = scratch.data() + i * stride;
-    const float highest = score(queries(row, head + i), keys + first * width, width, count, terms, scores);
+    const half* ahead = i == 0 ? values + first * width : nullptr;
+    const float highest = score(queries(row, head + i), keys + first * width, width, count, terms, ahead, scores);
     totals[i] = weigh(scores, count, highest);
   }
-  const half* seen = values + first * width;
-  for (int64_t i = 0; i < group; i += 4) {
-    const float* weights = scratch.data() + i * stride;
-    switch (std::min<int64_t>(group - i, 4)) {
-      case 1: gather<1>(seen, width, count, weights, stride, totals + i, out + i * width); break;
-      case 2: gather<2>(seen, width, count, weights, stride, totals + i, out + i * width); break;
-      case 3: gather<3>(seen, width, count, weights, stride, totals + i, out + i * width); break;
-      default: gather<4>(seen, width, count, weights, stride, totals + i, out + i * width);
-    }
-  }
+  for (int64_t i = 0; i < group; i += MOST_HEADS)
+    gather_all<MOST_HEADS>(
+        group - i, values + first * width, width, count, scratch.data() + i * stride, stride, totals + i,
+        i == 0 ? following : nullptr, out + i * width);
 }
 
 void check(const at::Tensor& query, const at::Tensor& keys, const at::Tensor& values) {
@@ -180,7 +206,6 @@ at::Tensor steering::attend_rows(
   const int64_t rows = query.size(0), heads = query.size(1), width = query.size(3);
   const int64_t shared = keys.size(1), capacity = keys.size(2), group = heads / shared;
   TORCH_CHECK(query.size(2) == 1 && rows <= keys.size(0), "one token a row, a slot a row");
-  const auto together = [](const at::Tensor& given) { return given.stride(3) == 1 ? given : given.contiguous(); };
   const auto asked = together(query), new_key = together(key), new_value = together(value), at = positions.contiguous();
   auto out = at::empty({rows, 1, heads, width}, query.options());
   const Terms terms{static_cast<float>(scaling), window, softcap};
@@ -192,13 +217,15 @@ at::Tensor steering::attend_rows(
   const int64_t items = rows * shared, threads = std::min<int64_t>(at::get_num_threads(), items);
   std::atomic<int64_t> next{0};
   at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
-    for (int64_t item = next++; item < items; item = next++) {
+    for (int64_t item = next++, following = next++; item < items; item = following, following = next++) {
       const int64_t row = item / shared, head = item % shared, position = places[row], slot = item * capacity * width;
+      const half* to_come = nullptr;
+      if (following < items) to_come = all_keys + (following * capacity + terms.first_seen(places[following / shared])) * width;
       std::copy_n(key_rows(row, head), width, all_keys + slot + position * width);
       std::copy_n(value_rows(row, head), width, all_values + slot + position * width);
       attend_group(
-          queries, row, head * group, group, all_keys + slot, all_values + slot, answers + item * group * width, width,
-          position, terms);
+          queries, row, head * group, group, all_keys + slot, all_values + slot, to_come, answers + item * group * width,
+          width, position, terms);
     }
   });
   return out;
@@ -367,55 +394,104 @@ struct Questions {
   }
 };
 
+// A piece of a prompt: `tokens` tokens of the pass from the `first`, in a slot, the first of them at a position.
+struct Segment {
+  int64_t first, tokens, slot, position;
+};
+
+// Keys and values of a pass go to their slots; then those that are lent, which others computed in it: (borrower, lender,
+// position) each.
+void write(
+    const Rows& rows, half* states, int64_t shared, int64_t capacity, int64_t width, const std::vector<Segment>& segments,
+    const int64_t* loans, int64_t loan_count) {
+  at::parallel_for(0, shared, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t head = begin; head < end; ++head) {
+      const auto place = [&](int64_t slot, int64_t position) {
+        return states + ((slot * shared + head) * capacity + position) * width;
+      };
+      for (const Segment& segment : segments)
+        for (int64_t token = 0; token < segment.tokens; ++token)
+          std::copy_n(rows(segment.first + token, head), width, place(segment.slot, segment.position + token));
+      for (int64_t loan = 0; loan < loan_count; ++loan) {
+        const int64_t* entry = loans + 3 * loan;
+        std::copy_n(place(entry[1], entry[2]), width, place(entry[0], entry[2]));
+      }
+    }
+  });
+}
+
+// Blocks of questions of all segments, the longest first, so that no thread is left with one at the end.
+struct Block {
+  Segment piece;
+  int64_t head;
+};
+
+std::vector<Block> blocks_of(const std::vector<Segment>& segments, int64_t shared, int64_t together) {
+  std::vector<Block> blocks;
+  for (const Segment& segment : segments)
+    for (int64_t from = 0; from < segment.tokens; from += together)
+      for (int64_t head = 0; head < shared; ++head)
+        blocks.push_back(
+            {{segment.first + from, std::min(together, segment.tokens - from), segment.slot, segment.position + from}, head});
+  std::stable_sort(blocks.begin(), blocks.end(), [](const Block& a, const Block& b) {
+    return a.piece.position > b.piece.position;
+  });
+  return blocks;
+}
+
+// What the questions of one block find; `answers` (token, head, width).
+void answer(
+    const Block& block, const Rows& queries, int64_t heads, int64_t group, int64_t width, const half* keys,
+    const half* values, const Terms& terms, half* answers) {
+  thread_local Questions questions;
+  questions.begin(block.piece.tokens, group, width, block.piece.position);
+  for (int64_t row = 0; row < questions.rows(); ++row)
+    std::copy_n(
+        queries(block.piece.first + row / group, block.head * group + row % group), width,
+        questions.asked.data() + row * width);
+  questions.see(keys, values, terms);
+  for (int64_t row = 0; row < questions.rows(); ++row) {
+    half* to = answers + ((block.piece.first + row / group) * heads + block.head * group + row % group) * width;
+    const __m512 share = _mm512_set1_ps(1.0f / questions.totals[row]);
+    for (int64_t at = 0; at < width; at += LANES)
+      _mm256_storeu_si256(
+          reinterpret_cast<__m256i*>(to + at),
+          narrowed(_mm512_mul_ps(_mm512_loadu_ps(questions.found.data() + row * width + at), share)));
+  }
+}
+
 }  // namespace
 
 at::Tensor steering::attend_segments(
-    const at::Tensor& query, const at::Tensor& keys, const at::Tensor& values, const at::Tensor& segments, double scaling,
-    std::optional<int64_t> window, std::optional<double> softcap) {
+    const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, at::Tensor& keys, at::Tensor& values,
+    const at::Tensor& segments, const at::Tensor& loans, double scaling, std::optional<int64_t> window,
+    std::optional<double> softcap) {
   check(query, keys, values);
-  const int64_t heads = query.size(1), tokens = query.size(2), width = query.size(3);
-  const int64_t shared = keys.size(1), capacity = keys.size(2), group = heads / shared;
-  const auto asked = query.stride(3) == 1 ? query : query.contiguous();
-  const auto table = segments.contiguous();
-  auto out = at::empty({1, tokens, heads, width}, query.options());
+  const int64_t heads = query.size(1), width = query.size(3), shared = keys.size(1), capacity = keys.size(2);
+  const auto asked = together(query), new_key = together(key), new_value = together(value);
+  const auto table = segments.contiguous(), lent = loans.contiguous();
+  const int64_t* entries = table.const_data_ptr<int64_t>();
+  std::vector<Segment> pieces;
+  for (const int64_t* entry = entries; entry < entries + table.numel(); entry += 4)
+    pieces.push_back({entry[0], entry[1], entry[2], entry[3]});
+  half *all_keys = reinterpret_cast<half*>(keys.mutable_data_ptr()),
+       *all_values = reinterpret_cast<half*>(values.mutable_data_ptr());
+  const int64_t* loan_table = lent.const_data_ptr<int64_t>();
+  write(rows_of(new_key, 2, 1), all_keys, shared, capacity, width, pieces, loan_table, lent.size(0));
+  write(rows_of(new_value, 2, 1), all_values, shared, capacity, width, pieces, loan_table, lent.size(0));
+  auto out = at::empty({1, query.size(2), heads, width}, query.options());
+  auto* answers = reinterpret_cast<half*>(out.mutable_data_ptr());
   const Terms terms{static_cast<float>(scaling), window, softcap};
   const Rows queries = rows_of(asked, 2, 1);
-  const half *all_keys = reinterpret_cast<const half*>(keys.const_data_ptr()),
-             *all_values = reinterpret_cast<const half*>(values.const_data_ptr());
-  half* answers = reinterpret_cast<half*>(out.mutable_data_ptr());
-  const int64_t* entries = table.const_data_ptr<int64_t>();
-  const int64_t together = std::max<int64_t>(1, QUESTIONS / group);
-  struct Item {
-    int64_t token, tokens, slot, position, head;
-  };
-  std::vector<Item> items;  // the longest first, so that no thread is left with one at the end
-  for (int64_t segment = 0; segment < table.size(0); ++segment) {
-    const int64_t* entry = entries + 4 * segment;
-    for (int64_t from = 0; from < entry[1]; from += together)
-      for (int64_t head = 0; head < shared; ++head)
-        items.push_back({entry[0] + from, std::min(together, entry[1] - from), entry[2], entry[3] + from, head});
-  }
-  std::stable_sort(items.begin(), items.end(), [](const Item& a, const Item& b) { return a.position > b.position; });
-  const int64_t count = items.size(), threads = std::min<int64_t>(at::get_num_threads(), count);
+  const int64_t group = heads / shared;
+  const auto blocks = blocks_of(pieces, shared, std::max<int64_t>(1, QUESTIONS / group));
+  const int64_t count = blocks.size(), threads = std::min<int64_t>(at::get_num_threads(), count);
   std::atomic<int64_t> next{0};
   at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
-    thread_local Questions questions;
     for (int64_t index = next++; index < count; index = next++) {
-      const Item& item = items[index];
-      questions.begin(item.tokens, group, width, item.position);
-      for (int64_t row = 0; row < questions.rows(); ++row)
-        std::copy_n(
-            queries(item.token + row / group, item.head * group + row % group), width, questions.asked.data() + row * width);
-      const int64_t slot = (item.slot * shared + item.head) * capacity * width;
-      questions.see(all_keys + slot, all_values + slot, terms);
-      for (int64_t row = 0; row < questions.rows(); ++row) {
-        half* answer = answers + ((item.token + row / group) * heads + item.head * group + row % group) * width;
-        const __m512 share = _mm512_set1_ps(1.0f / questions.totals[row]);
-        for (int64_t at = 0; at < width; at += LANES)
-          _mm256_storeu_si256(
-              reinterpret_cast<__m256i*>(answer + at),
-              narrowed(_mm512_mul_ps(_mm512_loadu_ps(questions.found.data() + row * width + at), share)));
-      }
+      const Block& block = blocks[index];
+      const int64_t slot = (block.piece.slot * shared + block.head) * capacity * width;
+      answer(block, queries, heads, group, width, all_keys + slot, all_values + slot, terms, answers);
     }
   });
   return out;
@@ -424,4 +500,28 @@ at::Tensor steering::attend_segments(
 TORCH_LIBRARY_IMPL(steering, CPU, library) {
   library.impl("attend_rows", &steering::attend_rows);
   library.impl("attend_segments", &steering::attend_segments);
+}
+
+extern "C" {
+
+AOTITorchError aoti_torch_cpu_attend_rows(
+    AtenTensorHandle query, AtenTensorHandle key, AtenTensorHandle value, AtenTensorHandle keys, AtenTensorHandle values,
+    AtenTensorHandle positions, double scaling, const int64_t* window, const double* softcap, AtenTensorHandle* result) {
+  AOTI_TORCH_CONVERT_EXCEPTION_TO_ERROR_CODE({
+    *result = torch::aot_inductor::new_tensor_handle(steering::attend_rows(
+        steering::tensor(query), steering::tensor(key), steering::tensor(value), steering::tensor(keys), steering::tensor(values), steering::tensor(positions), scaling, steering::given(window),
+        steering::given(softcap)));
+  });
+}
+
+AOTITorchError aoti_torch_cpu_attend_segments(
+    AtenTensorHandle query, AtenTensorHandle key, AtenTensorHandle value, AtenTensorHandle keys, AtenTensorHandle values,
+    AtenTensorHandle segments, AtenTensorHandle loans, double scaling, const int64_t* window, const double* softcap,
+    AtenTensorHandle* result) {
+  AOTI_TORCH_CONVERT_EXCEPTION_TO_ERROR_CODE({
+    *result = torch::aot_inductor::new_tensor_handle(steering::attend_segments(
+        steering::tensor(query), steering::tensor(key), steering::tensor(value), steering::tensor(keys), steering::tensor(values), steering::tensor(segments), steering::tensor(loans), scaling,
+        steering::given(window), steering::given(softcap)));
+  });
+}
 }

@@ -13,18 +13,19 @@ import torch
 from torch._inductor.cpp_builder import get_cpp_compiler
 from torch.utils.cpp_extension import include_paths, library_paths
 
-from steering.native.processor import FLAGS, multiplies_halves
+from steering.native.processor import FLAGS, computes_here, multiplies_halves
 from steering.shapes import Tensor
 
 HERE = Path(__file__).parent
-KERNELS = ("attention", "graph_entries", "linear")
+ALWAYS = ("compiled_model", "steer")
+KERNELS = ("attention", "linear", "sampling")
 Compiled = Callable[[list[Tensor]], list[Tensor]]
 _loading = threading.Lock()
 _loaded: list[Path] = []
 
 
 def _sources() -> list[Path]:
-    return [HERE / f"{name}.cpp" for name in ("compiled_model", *(KERNELS if multiplies_halves() else ()))]
+    return [HERE / f"{name}.cpp" for name in (*ALWAYS, *(KERNELS if multiplies_halves() else ()))]
 
 
 def _options() -> list[str]:
@@ -58,6 +59,11 @@ def load(library: Path) -> None:
         if not _loaded:
             ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)  # compiled graphs look its functions up by name
             _loaded.append(library)
+
+
+def chooses_likeliest(logits: Tensor) -> bool:
+    """Whether `likeliest` takes these logits here and now."""
+    return bool(_loaded) and computes_here(logits.dtype, logits.device)
 
 
 def compiled(package: Path) -> Compiled:

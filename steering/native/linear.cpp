@@ -1,6 +1,7 @@
 // Linear layers in bfloat16 from weights packed once (`packed_linears`), read from memory a panel ahead of their use.
 //
 // Layers that take the same rows are one call: their panels are shared out among the threads as one.
+#include "graph_entry.h"
 #include "operations.h"
 #include "tile.h"
 
@@ -139,3 +140,17 @@ at::Tensor linears(
 }  // namespace steering
 
 TORCH_LIBRARY_IMPL(steering, CPU, library) { library.impl("linears", &steering::linears); }
+
+extern "C" {
+
+AOTITorchError aoti_torch_cpu_linears(
+    AtenTensorHandle rows, const AtenTensorHandle* packed, int64_t packed_count, const AtenTensorHandle* biases,
+    int64_t bias_count, const int64_t* columns, int64_t column_count, const AtenTensorHandle* following,
+    int64_t following_count, AtenTensorHandle* result) {
+  AOTI_TORCH_CONVERT_EXCEPTION_TO_ERROR_CODE({
+    *result = torch::aot_inductor::new_tensor_handle(steering::linears(
+        steering::tensor(rows), steering::tensors(packed, packed_count), steering::tensors(biases, bias_count), at::IntArrayRef(columns, column_count),
+        steering::tensors(following, following_count)));
+  });
+}
+}

@@ -1,4 +1,5 @@
-// Our operations, as operations.py names them; all tensors bfloat16 but for biases (float32) and indices (int64).
+// Our operations, as operations.py names them; tensors are bfloat16 but for biases (float32), indices (int64) and what `steer`
+// takes, which is any type.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -18,10 +19,20 @@ at::Tensor attend_rows(
     const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, at::Tensor& keys, at::Tensor& values,
     const at::Tensor& positions, double scaling, std::optional<int64_t> window, std::optional<double> softcap);
 
-// query (1, head, token, width); keys, values (slot, kv_head, position, width), this pass's already written; segments
-// (segment, 4): first token, tokens, slot, position of the first. -> (1, token, head, width)
+// query, key, value (1, head, token, width); keys, values (slot, kv_head, position, width), which take this pass's first;
+// segments (segment, 4): first token, tokens, slot, position of the first; loans (loan, 3): borrower, lender, position, copied
+// from slot to slot before anyone attends. -> (1, token, head, width)
 at::Tensor attend_segments(
-    const at::Tensor& query, const at::Tensor& keys, const at::Tensor& values, const at::Tensor& segments, double scaling,
-    std::optional<int64_t> window, std::optional<double> softcap);
+    const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, at::Tensor& keys, at::Tensor& values,
+    const at::Tensor& segments, const at::Tensor& loans, double scaling, std::optional<int64_t> window,
+    std::optional<double> softcap);
+
+// residual (token, d_model) after a block -> as it goes on. tasks: int64, one a layer (graph_calls.Task); rows (layer, slot,
+// d_model) float32 and inverse (layer, slot) float32: the bank's, where the task is to add them; token t is slot t.
+at::Tensor steer(
+    const at::Tensor& residual, const at::Tensor& rows, at::Tensor& inverse, const at::Tensor& tasks, int64_t layer);
+
+// logits (row, vocab) -> (row, 2): the first of the likeliest tokens of each row, and 1 where all its logits are finite.
+at::Tensor likeliest(const at::Tensor& logits);
 
 }  // namespace steering

@@ -1,5 +1,6 @@
 """The operations of `linear.cpp` and `attention.cpp`, as torch knows them: by name and shape before the library is loaded."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,12 +17,16 @@ _library.define(
     "float scaling, int? window, float? softcap) -> Tensor"
 )
 _library.define(
-    "attend_segments(Tensor query, Tensor keys, Tensor values, Tensor segments, float scaling, int? window, "
-    "float? softcap) -> Tensor"
+    "attend_segments(Tensor query, Tensor key, Tensor value, Tensor(a!) keys, Tensor(b!) values, Tensor segments, "
+    "Tensor loans, float scaling, int? window, float? softcap) -> Tensor"
 )
+_library.define("steer(Tensor residual, Tensor rows, Tensor(a!) inverse, Tensor tasks, int layer) -> Tensor")
+_library.define("likeliest(Tensor logits) -> Tensor")
 
 
-def _linears(rows: Tensor, _packed: list[Tensor], _biases: list[Tensor], columns: list[int], _following: list[Tensor]) -> Tensor:
+def _linears(
+    rows: Tensor, _packed: list[Tensor], _biases: list[Tensor], columns: list[int], _following: list[Tensor]
+) -> Tensor:
     return rows.new_empty(*rows.shape[:-1], sum(columns))
 
 
@@ -31,20 +36,26 @@ def _attended(query: Tensor, *_: object) -> Tensor:
 
 
 torch.library.register_fake("steering::linears", _linears, lib=_library)
+torch.library.register_fake("steering::steer", lambda residual, *_: torch.empty_like(residual), lib=_library)
 torch.library.register_fake("steering::attend_rows", _attended, lib=_library)
 torch.library.register_fake("steering::attend_segments", _attended, lib=_library)
 
-linears = torch.ops.steering.linears
+linears: Callable[..., Tensor] = torch.ops.steering.linears
 """(rows (..., width), packed weights, their biases in float32 at least as wide as the panels, their columns, the packed
 weights that the next call reads, fetched while this one ends) -> (..., all columns), the weights' side by side. In bfloat16,
 sums in float32; a row's result is the same alone and among others."""
-attend_rows = torch.ops.steering.attend_rows
+attend_rows: Callable[..., Tensor] = torch.ops.steering.attend_rows
 """(query, key, value (row, head, 1, width), keys, values (slot, kv_head, position, width), positions (row,), scaling,
 window, softcap) -> (row, 1, head, width). Row r writes its key and value at its position of slot r, then attends."""
-attend_segments = torch.ops.steering.attend_segments
-"""(query (1, head, token, width), keys, values (slot, kv_head, position, width), segments (segment, 4), scaling, window,
-softcap) -> (1, token, head, width). segments: first token, tokens, slot, position of the first; keys are written before."""
-
+attend_segments: Callable[..., Tensor] = torch.ops.steering.attend_segments
+"""(query, key, value (1, head, token, width), keys, values (slot, kv_head, position, width), segments (segment, 4), loans
+(loan, 3), scaling, window, softcap) -> (1, token, head, width). segments: first token, tokens, slot, position of the first;
+their keys and values are written first. loans: borrower, lender, position, then copied from slot to slot."""
+steer: Callable[..., Tensor] = torch.ops.steering.steer
+"""(residual (token, d_model), rows (layer, slot, d_model), inverse (layer, slot), tasks (layer,), layer) -> the residual as it
+goes on; see graph_calls.Task. In any dtype and on any processor."""
+likeliest: Callable[..., Tensor] = torch.ops.steering.likeliest
+"""(logits (row, vocab) in bfloat16) -> (row, 2): the first of the likeliest tokens, and whether all logits are finite."""
 
 GRAPH_ENTRIES = {
     torch.ops.steering.linears.default: [
@@ -55,8 +66,17 @@ GRAPH_ENTRIES = {
         "AOTITorchError aoti_torch_cpu_attend_rows(AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, "
         "AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, double, const int64_t*, const double*, AtenTensorHandle*)"
     ],
+    torch.ops.steering.steer.default: [
+        "AOTITorchError aoti_torch_cpu_steer(AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, "
+        "int64_t, AtenTensorHandle*)"
+    ],
+    torch.ops.steering.attend_segments.default: [
+        "AOTITorchError aoti_torch_cpu_attend_segments(AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, "
+        "AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, double, const int64_t*, const double*, "
+        "AtenTensorHandle*)"
+    ],
 }
-"""What a compiled graph calls in place of an operation: see graph_entries.cpp."""
+"""What a compiled graph calls in place of an operation: see graph_entry.h."""
 
 
 def packed(weight: Float[Tensor, "column width"]) -> Float[Tensor, "panel pair panel_column 2"]:

@@ -10,7 +10,6 @@ FLAGS = (
     *(f"-m{extension}" for extension in ("avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16")),
     "-DCPU_CAPABILITY=AVX512",
     "-DCPU_CAPABILITY_AVX512",
-    "-DAT_PARALLEL_OPENMP=1",
 )
 """For the compiler, where `multiplies_halves`."""
 HALVES = 32
@@ -32,14 +31,15 @@ def has_matrix_units() -> bool:
 def packs_linears(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether linear layers run by `linears`: in bfloat16, without matrix units. Measured on two cores of an AMD EPYC,
     all of SmolLM2-135M: 4.2 / 4.6 / 9.9 ms for 1 / 8 / 32 rows; oneDNN with packed weights 8.5 / 9.7 / 16.3."""
-    return _halves(dtype, device) and not has_matrix_units()
+    return computes_here(dtype, device) and not has_matrix_units()
 
 
 def attends_slots(query: Tensor, value: Tensor) -> bool:
     """Whether attention over slots runs by `attend_rows` and `attend_segments`: bfloat16 heads of fitting widths."""
     width = query.shape[-1]
-    return _halves(query.dtype, query.device) and width % HALVES == 0 and value.shape[-1] == width
+    return computes_here(query.dtype, query.device) and width % HALVES == 0 and value.shape[-1] == width
 
 
-def _halves(dtype: torch.dtype, device: torch.device) -> bool:
+def computes_here(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether our kernels take such tensors: they are for bfloat16, on this processor."""
     return dtype == torch.bfloat16 and device.type == "cpu" and multiplies_halves()
