@@ -1,6 +1,7 @@
 """AppState: everything that lives as long as the server does; built and closed in the application's lifespan."""
 
 import asyncio
+import gc
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -73,6 +74,7 @@ class AppState:
             await self._jobs.close()
             if self._engine is not None:
                 await self._engine.close()
+            gc.unfreeze()
             await self._store.close()
 
     async def _load(self) -> None:
@@ -84,6 +86,8 @@ class AppState:
                 await engine.close()
                 raise
             self._engine = engine
+            # what is there now stays: a collection that walked all of it would stop everyone for a quarter of a second
+            gc.freeze()
             log.info("ready", model=engine.info.name, device=engine.info.device)
         except Exception as error:
             log.exception("model_load_failed")

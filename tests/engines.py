@@ -14,8 +14,10 @@ from steering.engine.compilation import CompileRequest
 from steering.engine.compiled_passes import KINDS
 from steering.engine.limits import EngineLimits
 from steering.engine.transformers_engine import TransformersEngine
+from steering.model.info import ModelInfo
 from steering.model.loading import load, opened
 from tests.families import FAMILIES
+from tests.plans import plan_for, random_items, vectors_for
 
 
 @dataclass
@@ -71,6 +73,21 @@ async def run_alone(engine: Engine, requests: Sequence[GenerationRequest]) -> li
 def sampling(count: int, **settings: object) -> SamplingParams:
     """Exactly `count` tokens."""
     return SamplingParams(max_tokens=count, ignore_eos=True, **settings)  # type: ignore[arg-type]
+
+
+async def random_requests(
+    info: ModelInfo, prompts: Sequence[tuple[int, ...]], tokens: int, count: int
+) -> list[GenerationRequest]:
+    """Requests under plans of every kind, of like length, some greedy and some sampled; with log-probabilities."""
+    vectors = vectors_for(info)
+    return [
+        GenerationRequest(
+            prompts[seed % len(prompts)],
+            sampling(tokens + seed % 3, temperature=seed % 3 * 0.5, seed=seed, logprobs=0),
+            await plan_for(random_items(seed + 500, info.layer_count), vectors, info),
+        )
+        for seed in range(count)
+    ]
 
 
 @contextmanager

@@ -17,9 +17,8 @@ COMPILED_PARAMETERS = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class EngineChoice:
-    """What an operator chose. model: see `steering.model.loading.load`. compiled: whether decoding and the reading
-    of prompts are compiled in the background; each of the three steps then holds weights of its own, so only models up to
-    COMPILED_PARAMETERS are."""
+    """What an operator chose. model: see `steering.model.loading.load`. compiled: whether decoding and the reading of prompts
+    are compiled in the background; the steps then hold weights of their own, so only models up to COMPILED_PARAMETERS are."""
 
     model: str
     cache_dir: Path

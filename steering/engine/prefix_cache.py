@@ -89,7 +89,10 @@ class PrefixCache:
         run = self._slots.copy_out(sequence.slot, first * BLOCK, len(ready) * BLOCK)
         for number in new:
             start = (number - first) * BLOCK
-            block = _Block(run[:, :, start : start + BLOCK].clone(), measures_of(sequence, number))
+            states = run[:, :, start : start + BLOCK]
+            if states.nbytes < run.nbytes:  # or it would keep the whole run
+                states = states.clone()
+            block = _Block(states, measures_of(sequence, number))
             self._blocks[ready[number]] = block
             self.bytes += block.nbytes
         self._evict()

@@ -190,11 +190,20 @@ void attend_group(
         i == 0 ? following : nullptr, out + i * width);
 }
 
-void check(const at::Tensor& query, const at::Tensor& keys, const at::Tensor& values) {
-  const int64_t width = query.size(3);
+// query, key, value (row, head, token, width); keys, values (slot, kv_head, position, width).
+void check(
+    const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, const at::Tensor& keys,
+    const at::Tensor& values) {
+  for (const at::Tensor& given : {query, key, value, keys, values})
+    TORCH_CHECK(given.dim() == 4 && given.scalar_type() == at::kBFloat16, "four dimensions of bfloat16");
+  const int64_t width = query.size(3), shared = keys.size(1);
   TORCH_CHECK(keys.is_contiguous() && values.is_contiguous(), "slots lie together");
-  TORCH_CHECK(width % HALVES == 0 && keys.size(3) == width && values.size(3) == width, "heads of a width of 32, 64, ...");
-  TORCH_CHECK(query.scalar_type() == at::kBFloat16 && keys.scalar_type() == at::kBFloat16, "bfloat16");
+  for (const at::Tensor& given : {key, value, keys, values})
+    TORCH_CHECK(width % HALVES == 0 && given.size(3) == width, "heads of a width of 32, 64, ...");
+  TORCH_CHECK(
+      query.size(1) % shared == 0 && key.size(1) == shared && value.size(1) == shared && values.sizes() == keys.sizes(),
+      "heads in groups of one size, each with its own key and value");
+  TORCH_CHECK(key.size(2) == query.size(2) && value.size(2) == query.size(2), "a key and a value for every token");
 }
 
 }  // namespace
@@ -202,7 +211,7 @@ void check(const at::Tensor& query, const at::Tensor& keys, const at::Tensor& va
 at::Tensor steering::attend_rows(
     const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, at::Tensor& keys, at::Tensor& values,
     const at::Tensor& positions, double scaling, std::optional<int64_t> window, std::optional<double> softcap) {
-  check(query, keys, values);
+  check(query, key, value, keys, values);
   const int64_t rows = query.size(0), heads = query.size(1), width = query.size(3);
   const int64_t shared = keys.size(1), capacity = keys.size(2), group = heads / shared;
   TORCH_CHECK(query.size(2) == 1 && rows <= keys.size(0), "one token a row, a slot a row");
@@ -211,6 +220,8 @@ at::Tensor steering::attend_rows(
   const Terms terms{static_cast<float>(scaling), window, softcap};
   const Rows queries = rows_of(asked, 0, 1), key_rows = rows_of(new_key, 0, 1), value_rows = rows_of(new_value, 0, 1);
   const int64_t* places = at.const_data_ptr<int64_t>();
+  for (int64_t row = 0; row < rows; ++row)
+    TORCH_CHECK(places[row] >= 0 && places[row] < capacity, "position ", places[row], " of ", capacity);
   half *all_keys = reinterpret_cast<half*>(keys.mutable_data_ptr()),
        *all_values = reinterpret_cast<half*>(values.mutable_data_ptr()),
        *answers = reinterpret_cast<half*>(out.mutable_data_ptr());
@@ -466,14 +477,20 @@ at::Tensor steering::attend_segments(
     const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, at::Tensor& keys, at::Tensor& values,
     const at::Tensor& segments, const at::Tensor& loans, double scaling, std::optional<int64_t> window,
     std::optional<double> softcap) {
-  check(query, keys, values);
+  check(query, key, value, keys, values);
   const int64_t heads = query.size(1), width = query.size(3), shared = keys.size(1), capacity = keys.size(2);
   const auto asked = together(query), new_key = together(key), new_value = together(value);
   const auto table = segments.contiguous(), lent = loans.contiguous();
   const int64_t* entries = table.const_data_ptr<int64_t>();
   std::vector<Segment> pieces;
-  for (const int64_t* entry = entries; entry < entries + table.numel(); entry += 4)
-    pieces.push_back({entry[0], entry[1], entry[2], entry[3]});
+  for (const int64_t* entry = entries; entry < entries + table.numel(); entry += 4) {
+    const Segment piece{entry[0], entry[1], entry[2], entry[3]};
+    TORCH_CHECK(
+        piece.first >= 0 && piece.first + piece.tokens <= query.size(2) && piece.slot >= 0 && piece.slot < keys.size(0) &&
+            piece.position >= 0 && piece.position + piece.tokens <= capacity,
+        "a segment beyond the tokens or the slots");
+    pieces.push_back(piece);
+  }
   half *all_keys = reinterpret_cast<half*>(keys.mutable_data_ptr()),
        *all_values = reinterpret_cast<half*>(values.mutable_data_ptr());
   const int64_t* loan_table = lent.const_data_ptr<int64_t>();

@@ -19,7 +19,7 @@ using namespace steering;
 
 constexpr int VECTORS = 3;
 constexpr int64_t WIDTH = VECTORS * LANES;  // columns a panel
-constexpr int64_t BLOCK = 504;              // rows that go through all panels together: they stay in the cache
+constexpr int64_t BLOCK = 512;              // rows, at most, that go through all panels together: they stay in the cache
 
 struct Layer {
   const half* panels;
@@ -67,13 +67,16 @@ void multiply(const Call& call, const Panel& panel, const half* next, int64_t fi
   });
 }
 
-// One thread's panels, rows block by block. after: what it will read in the call that follows.
+// One thread's panels, rows in blocks as even as can be. after: what it will read in the call that follows.
 void share(const Call& call, const std::vector<Panel>& panels, const half* after) {
-  for (int64_t first = 0; first < call.rows; first += BLOCK)
+  const int64_t blocks = (call.rows + BLOCK - 1) / BLOCK;
+  for (int64_t block = 0; block < blocks; ++block) {
+    const int64_t first = call.rows * block / blocks, end = call.rows * (block + 1) / blocks;
     for (size_t index = 0; index < panels.size(); ++index) {
       const half* next = index + 1 < panels.size() ? panels[index + 1].weights(call.width) : after;
-      multiply(call, panels[index], next, first, std::min(BLOCK, call.rows - first));
+      multiply(call, panels[index], next, first, end - first);
     }
+  }
 }
 
 // Panels [begin, end) of all layers together.
@@ -107,6 +110,7 @@ namespace steering {
 at::Tensor linears(
     const at::Tensor& rows, at::TensorList packed, at::TensorList biases, at::IntArrayRef columns,
     at::TensorList following) {
+  TORCH_CHECK(biases.size() == packed.size() && columns.size() == packed.size(), "a bias and columns for each weight");
   const auto given = rows.contiguous();
   const int64_t width = given.size(-1), total = std::accumulate(columns.begin(), columns.end(), int64_t{0});
   auto shape = given.sizes().vec();
@@ -118,10 +122,11 @@ at::Tensor linears(
   for (size_t index = 0; index < packed.size(); ++index) {
     const auto *weights = reinterpret_cast<const half*>(packed[index].const_data_ptr());
     const Layer layer{weights, biases[index].const_data_ptr<float>(), to, columns[index]};
-    const int64_t padded = layer.panel_count() * WIDTH;
+    const std::vector<int64_t> expected{layer.panel_count(), width / 2, WIDTH, 2};
     TORCH_CHECK(
-        given.scalar_type() == at::kBFloat16 && packed[index].scalar_type() == at::kBFloat16 &&
-            packed[index].is_contiguous() && packed[index].numel() == padded * width && biases[index].numel() >= padded,
+        given.scalar_type() == at::kBFloat16 && packed[index].scalar_type() == at::kBFloat16 && width % 2 == 0 &&
+            packed[index].is_contiguous() && packed[index].sizes() == at::IntArrayRef(expected) &&
+            biases[index].numel() >= layer.panel_count() * WIDTH,
         "weights are packed for other rows");
     call.layers.push_back(layer);
     to += layer.columns;

@@ -36,6 +36,9 @@ def _attended(query: Tensor, *_: object) -> Tensor:
 
 
 torch.library.register_fake("steering::linears", _linears, lib=_library)
+torch.library.register_fake(
+    "steering::likeliest", lambda logits: logits.new_empty(logits.shape[0], 2, dtype=torch.int64), lib=_library
+)
 torch.library.register_fake("steering::steer", lambda residual, *_: torch.empty_like(residual), lib=_library)
 torch.library.register_fake("steering::attend_rows", _attended, lib=_library)
 torch.library.register_fake("steering::attend_segments", _attended, lib=_library)

@@ -38,7 +38,8 @@ void add_row(const scalar_t* residual, const float* row, scalar_t* out, float* i
 
 void add_rows(const at::Tensor& residual, const at::Tensor& rows, at::Tensor& inverse, int64_t layer, at::Tensor& out) {
   const int64_t count = residual.size(0), width = residual.size(1);
-  TORCH_CHECK(rows.stride(2) == 1 && inverse.stride(1) == 1 && rows.size(1) >= count, "a row of the bank for each token");
+  TORCH_CHECK(rows.stride(2) == 1 && rows.size(2) == width && rows.size(1) >= count, "a row of the bank for each token");
+  TORCH_CHECK(inverse.stride(1) == 1 && inverse.size(1) >= count, "a sum for each token");
   const float* bank = rows.const_data_ptr<float>() + layer * rows.stride(0);
   float* met = inverse.mutable_data_ptr<float>() + layer * inverse.stride(0);
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, residual.scalar_type(), "steer", [&] {
@@ -63,6 +64,7 @@ void visit(at::Tensor& residual, int64_t layer) {
 
 at::Tensor steering::steer(
     const at::Tensor& residual, const at::Tensor& rows, at::Tensor& inverse, const at::Tensor& tasks, int64_t layer) {
+  TORCH_CHECK(residual.dim() == 2, "residual (token, d_model)");
   const int64_t task = tasks.const_data_ptr<int64_t>()[layer];
   const auto arriving = residual.contiguous();
   if (task == ADD) {

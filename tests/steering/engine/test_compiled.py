@@ -10,7 +10,7 @@ from steering.engine.base import CapturePrompt, CaptureSpec, GenerationRequest, 
 from steering.engine.transformers_engine import TransformersEngine
 from steering.model.layout import find_layout
 from steering.spec import SteeringSpec
-from tests.engines import eager_and_compiled, run, run_all, run_alone, sampling
+from tests.engines import eager_and_compiled, random_requests, run, run_all, run_alone, sampling
 from tests.families import FAMILIES
 from tests.plans import plan_for, random_items, vectors_for
 from tests.reference import Reference
@@ -39,15 +39,7 @@ async def test_random_plans_agree_with_eager_and_with_themselves_alone(
     engines: tuple[TransformersEngine, TransformersEngine],
 ) -> None:
     eager, compiled = engines
-    vectors = vectors_for(eager.info)
-    requests = [
-        GenerationRequest(
-            PROMPTS[seed % 3],
-            sampling(6 + seed % 7, temperature=seed % 3 * 0.5, seed=seed),
-            await plan_for(random_items(seed + 500, eager.info.layer_count), vectors, eager.info),
-        )
-        for seed in range(32)
-    ]
+    requests = await random_requests(eager.info, PROMPTS, 8, 32)
     expected = await run_alone(eager, requests)
     together = await run_all(compiled, requests)
     alone = await run_alone(compiled, requests)

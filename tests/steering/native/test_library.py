@@ -2,12 +2,13 @@
 
 import threading
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 import torch
 from torch._inductor import aoti_compile_and_package
 
-from steering.engine.compiled_model import Compiled, build, library_path, load
+from steering.native.library import Compiled, compiled, library_path, load
 
 # torch's own, while it compiles in this process; the server leaves that to a process of its own
 pytestmark = [pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("DeprecationWarning", "FutureWarning")]
@@ -26,23 +27,24 @@ class Products(torch.nn.Module):
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+def products(loaded_library: None, tmp_path_factory: pytest.TempPathFactory) -> Compiled:
     """Products, compiled."""
     folder = tmp_path_factory.mktemp("compiled")
-    package, library = folder / "products.pt2", library_path(folder)
+    package = folder / "products.pt2"
     with torch.no_grad():
         program = torch.export.export(Products(), (torch.zeros(SIZE, SIZE),))
         aoti_compile_and_package(program, package_path=str(package))
-    build(library)
-    return load(library, package)
+    with ZipFile(package) as packed:
+        packed.extractall(folder / "products")
+    return compiled(folder / "products")
 
 
-def test_it_gives_what_the_function_gives(compiled: Compiled) -> None:
+def test_it_gives_what_the_function_gives(products: Compiled) -> None:
     matrix = torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(0)) / SIZE**0.5
-    torch.testing.assert_close(compiled([matrix])[0], Products()(matrix), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(products([matrix])[0], Products()(matrix), rtol=1e-4, atol=1e-5)
 
 
-def test_another_thread_runs_python_meanwhile(compiled: Compiled) -> None:
+def test_another_thread_runs_python_meanwhile(products: Compiled) -> None:
     """With the lock held for the whole pass the other thread could count once at its start and once at its end."""
     counts: list[int] = []
     running, finished = threading.Event(), threading.Event()
@@ -58,14 +60,25 @@ def test_another_thread_runs_python_meanwhile(compiled: Compiled) -> None:
     other.start()
     running.wait()
     before = len(counts)
-    compiled([torch.zeros(SIZE, SIZE)])
+    products([torch.zeros(SIZE, SIZE)])
     during = len(counts) - before
     finished.set()
     other.join()
     assert during > 5
 
 
-def test_a_file_that_is_no_package_is_refused(compiled: Compiled, tmp_path: Path) -> None:
+def test_a_file_that_is_no_package_is_refused(products: Compiled, tmp_path: Path) -> None:
     (tmp_path / "nothing.pt2").write_bytes(b"nothing")
     with pytest.raises(RuntimeError):
-        load(library_path(tmp_path), tmp_path / "nothing.pt2")
+        compiled(tmp_path / "nothing.pt2")
+
+
+@pytest.mark.usefixtures("products")
+def test_it_is_loaded_once_a_process_whichever_cache_it_came_from(tmp_path: Path) -> None:
+    """A second registration of the same operations would end the process."""
+    load(tmp_path / "never built.so")
+
+
+def test_its_name_tells_of_its_sources_and_flags(tmp_path: Path) -> None:
+    assert library_path(tmp_path) == library_path(tmp_path)
+    assert library_path(tmp_path).name.endswith("-native.so")

@@ -1,0 +1,35 @@
+"""The library of our own C++, built and loaded once for the tests that use it."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import steering.engine.graph_calls  # noqa: F401 - names `visit`, which the library calls
+from steering.native import library
+from steering.native.processor import multiplies_halves
+
+
+@pytest.fixture(scope="session")
+def loaded_library(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """On any processor. A process registers one library: where another test brought one, it is that."""
+    if not library._loaded:
+        path = library.library_path(tmp_path_factory.mktemp("native"))
+        library.build(path)
+        library.load(path)
+
+
+@pytest.fixture(scope="session")
+def kernels(loaded_library: None) -> None:
+    """Those that need a processor with dot products of bfloat16."""
+    if not multiplies_halves():
+        pytest.skip("this processor has no dot products of bfloat16: the library is built without these kernels")
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Work is shared out among so many."""
+    before, count = torch.get_num_threads(), int(request.param)
+    torch.set_num_threads(count)
+    yield count
+    torch.set_num_threads(before)
