@@ -16,7 +16,6 @@ from steering.engine.base import Engine, Reading
 from steering.errors import InvalidRequest, LimitExceeded
 from steering.layer_choice import check_model
 from steering.plan import SteeringPlan
-from steering.resolve import resolve
 from steering.spec import InterventionSpec, SteeringSpec
 from steering.store.base import Store
 from steering.vectors import ConceptVector, VectorId
@@ -100,7 +99,7 @@ async def plan_of(state: AppState, steering: Steering | None) -> SteeringPlan:
 async def resolved(state: AppState, spec: SteeringSpec) -> SteeringPlan:
     """A spec for the loaded model, under the operator's dose guard."""
     guard = DoseGuard(state.settings.dose_bound, state.settings.dose_action)
-    return await resolve(spec, state.store.vectors, state.engine.info, guard=guard)
+    return await state.plans.resolve(spec, state.store.vectors, state.engine.info, guard)
 
 
 async def readings_of(state: AppState, names: Sequence[str], param: str = "readout") -> tuple[Reading, ...]:

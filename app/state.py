@@ -20,6 +20,7 @@ from app.settings import Settings
 from app.sse import Patience, ended
 from steering.engine.base import Engine, EngineStats
 from steering.errors import Draining, EngineDead, NotReady, SteeringError
+from steering.resolve import RecentPlans
 from steering.store.base import Store
 from steering.threads import PassingThreads
 from steering.workflows.norms import measure_typical_norms
@@ -42,6 +43,7 @@ class AppState:
         self.keys = KeyRing(settings.api_keys)
         self.permits = Permits(settings.max_running + settings.max_waiting)
         self.metrics = Metrics(self.stats)
+        self.plans = RecentPlans()
         self.draining = False
         self.in_flight = 0
         self.load_failure: SteeringError | None = None

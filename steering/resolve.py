@@ -1,5 +1,6 @@
 """resolve: a SteeringSpec becomes a SteeringPlan for one model. Names are read from the store once, here."""
 
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -21,16 +22,42 @@ async def resolve(
     spec: SteeringSpec, vectors: VectorSource, info: ModelInfo, *, guard: DoseGuard | None = None
 ) -> SteeringPlan:
     """Raises VectorNotFound, VectorModelMismatch, InvalidRequest, DoseExceeded; `param` names the intervention's field."""
-    if not spec.interventions:
-        return UNSTEERED
-    found: dict[str, ConceptVector] = {}
-    for name in vector_names(spec):
-        if name not in found:
-            key = VectorId.parse(name)
-            vector = await vectors.get(key.name, key.version)
-            check_model(vector, info)
-            found[name] = vector
-    return _Resolver(spec, found, info, guard or DoseGuard()).plan()
+    return await RecentPlans(0).resolve(spec, vectors, info, guard or DoseGuard())
+
+
+class RecentPlans:
+    """Plans resolved lately, at most `most` of them: traffic names the same few steerings again and again.
+
+    Names are looked up every time. A plan is found again by the spec, the versions and the numbers its names stand for now,
+    and the guard.
+    """
+
+    def __init__(self, most: int = 64) -> None:
+        self._most = most
+        self._plans: OrderedDict[tuple[object, ...], SteeringPlan] = OrderedDict()
+
+    async def resolve(
+        self, spec: SteeringSpec, vectors: VectorSource, info: ModelInfo, guard: DoseGuard
+    ) -> SteeringPlan:
+        """See `resolve`."""
+        if not spec.interventions:
+            return UNSTEERED
+        found: dict[str, ConceptVector] = {}
+        for name in vector_names(spec):
+            if name not in found:
+                key = VectorId.parse(name)
+                vector = await vectors.get(key.name, key.version)
+                check_model(vector, info)
+                found[name] = vector
+        stands_for = tuple((name, vector.id, vector.sha256) for name, vector in sorted(found.items()))
+        known = (spec.model_dump_json(), stands_for, guard, info)
+        plan = self._plans.pop(known, None)
+        if plan is None:
+            plan = _Resolver(spec, found, info, guard).plan()
+        self._plans[known] = plan
+        while len(self._plans) > self._most:
+            self._plans.popitem(last=False)
+        return plan
 
 
 class _Resolver:

@@ -10,15 +10,13 @@ from steering.shapes import Tensor
 
 
 class PackedLinears:
-    """The linear layers of one model, in its order. `weights` is what they multiply by while attached.
+    """The linear layers of one model that our kernel takes, in its order. `weights` is what they multiply by while attached.
 
     The model keeps its own weights: fitting goes backwards through them, which packed ones do not know.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._layers = [
-            module for module in model.modules() if type(module) is nn.Linear and module.in_features % 2 == 0
-        ]
+        self._layers = [module for module in model.modules() if type(module) is nn.Linear and _packs(module)]
         widest = max((layer.out_features for layer in self._layers), default=0)
         without = padded(torch.zeros(widest))
         self._biases = [without if layer.bias is None else padded(layer.bias.detach()) for layer in self._layers]
@@ -50,3 +48,8 @@ class PackedLinears:
             return nn.functional.linear(rows, layer.weight, layer.bias)
         weight, following = self.weights[index], self.weights[(index + 1) % len(self.weights)]
         return linears(rows, [weight], [self._biases[index]], [layer.out_features], [following])
+
+
+def _packs(layer: nn.Linear) -> bool:
+    """Whether the kernel takes it: bfloat16, inputs in pairs, and nobody else stands in for its forward."""
+    return layer.weight.dtype == torch.bfloat16 and layer.in_features % 2 == 0 and "forward" not in layer.__dict__

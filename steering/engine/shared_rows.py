@@ -1,11 +1,13 @@
 """Linear layers of an exported graph that take the same rows, as one call: fewer calls, and work for all threads in each."""
 
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-LINEARS, FOLLOWING = torch.ops.steering.linears.default, 4
+from steering.native import operations
+
+LINEARS, FOLLOWING = cast(Any, operations.linears).default, 4
 """The operation, and which of its arguments says what the next call reads."""
 
 
@@ -14,7 +16,7 @@ def joined(program: torch.export.ExportedProgram) -> torch.export.ExportedProgra
     graph = program.graph_module.graph
     calls: dict[Any, list[torch.fx.Node]] = {}
     for node in graph.nodes:
-        if node.op == "call_function" and node.target is LINEARS:
+        if node.target is LINEARS:
             calls.setdefault(node.args[0], []).append(node)
     whole = [_joined(graph, nodes) for nodes in calls.values()]
     for call, following in zip(whole, (*whole[1:], *whole[:1]), strict=True):

@@ -63,17 +63,15 @@ def seal(vector: ConceptVector) -> StoredVector:
 
 
 @lru_cache(maxsize=128)
-def _decoded(content: bytes, name: str) -> ConceptVector:
-    """Traffic names the same few vectors again and again, and reading one takes milliseconds."""
-    return decode(content, name=name, limits=OWN)
-
-
 def restore(stored: StoredVector) -> ConceptVector:
-    """The vector itself. Raises StoreCorrupt when the bytes are not those that were stored."""
+    """The vector itself. Raises StoreCorrupt when the bytes are not those that were stored.
+
+    Kept, since traffic names the same few vectors again and again, and reading one takes milliseconds.
+    """
     if digest(stored.content) != stored.sha256:
         raise StoreCorrupt(f"the bytes of vector {stored.id} do not match their SHA-256; restore it or delete it")
     try:
-        vector = _decoded(stored.content, stored.name)
+        vector = decode(stored.content, name=stored.name, limits=OWN)
     except (InvalidRequest, LimitExceeded, UnsupportedMediaType) as error:
         raise StoreCorrupt(f"the bytes of vector {stored.id} cannot be read: {error.message}") from error
     return replace(

@@ -22,6 +22,8 @@ from steering.store.tables import DefaultSteeringRow, ProfileRow, VectorNameRow,
 from steering.vectors import ConceptVector, check_name
 
 log = logging.getLogger(__name__)
+SMALL = 256 * 1024
+"""Bytes of a vector that is decoded where it is asked for."""
 COLUMNS = (
     VectorRow.name,
     VectorRow.version,
@@ -36,7 +38,7 @@ COLUMNS = (
 
 @final
 class SqlVectors:
-    """See `steering.store.base.VectorStore`. Encoding and decoding run in a thread, off the event loop."""
+    """See `steering.store.base.VectorStore`. Encoding, and decoding what is large, run in a thread, off the event loop."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -61,7 +63,9 @@ class SqlVectors:
         rows = await self._database.rows(query)
         if not rows:
             raise not_found(name, version)
-        return await asyncio.to_thread(restore, _from_row(rows[0]))
+        stored = _from_row(rows[0])
+        # a thread of its own costs more than reading a small vector, which has mostly been read before
+        return restore(stored) if len(stored.content) <= SMALL else await asyncio.to_thread(restore, stored)
 
     async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> VectorPage:
         # Versions of a name go all at once, so the newest is the last one given.

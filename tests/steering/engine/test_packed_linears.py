@@ -43,6 +43,20 @@ def test_they_are_what_is_multiplied_by(kernels: None) -> None:
     linears.close()
 
 
+def test_what_the_kernel_does_not_take_stays_as_it_is(kernels: None) -> None:
+    """An odd width, another type, and a layer that somebody else stands in for."""
+    layers = (
+        nn.Sequential(nn.Linear(33, 4), nn.Linear(64, 4), nn.Linear(64, 4)).to(torch.bfloat16).requires_grad_(False)
+    )
+    layers[1].to(torch.float32)
+    layers[2].forward = lambda rows: rows
+    linears = PackedLinears(layers)
+    assert linears.packed() == []
+    linears.attach()
+    linears.close()
+    assert "forward" in layers[2].__dict__
+
+
 def test_placeholders_have_the_packed_shapes() -> None:
     linears = PackedLinears(model())
     assert [one.shape for one in linears.placeholders()] == [one.shape for one in linears.packed()]
