@@ -76,7 +76,11 @@ class Database:
         async def read(connection: AsyncConnection) -> list[tuple[Any, ...]]:
             return [tuple(row) for row in await connection.execute(query)]
 
-        return await self._to_its_end(self._transaction(read, writes=False))
+        return await self.read(read)
+
+    async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """What `work` returns, which sees one state of the database and waits for no writer."""
+        return await self._to_its_end(self._transaction(work, writes=False))
 
     async def write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """What `work` returns, once committed. One writer at a time here; other processes wait for it, and it for them."""

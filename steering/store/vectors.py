@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, final
 
-from sqlalchemy import ColumnElement, and_, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, Executable, and_, delete, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from steering.errors import StoreCorrupt
@@ -16,6 +16,7 @@ from steering.store.cursor import make_cursor, read_cursor
 from steering.store.labels import DESCRIPTION_LIMIT, check_filter, check_limit, check_tags, check_text, fold
 from steering.store.records import read_steering
 from steering.store.references import refuse_if_used
+from steering.store.shared_reads import SharedReads
 from steering.store.sql import Database
 from steering.store.stored import StoredVector, is_version, not_found, restore, seal
 from steering.store.tables import DefaultSteeringRow, ProfileRow, VectorNameRow, VectorRow
@@ -42,6 +43,7 @@ class SqlVectors:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._reads = SharedReads(self._stored)
 
     async def put(self, vector: ConceptVector) -> ConceptVector:
         sealed = await asyncio.to_thread(seal, vector)
@@ -55,17 +57,22 @@ class SqlVectors:
 
     async def get(self, name: str, version: int | None = None) -> ConceptVector:
         check_name(name)
-        query = select(*COLUMNS).where(VectorRow.name == name).order_by(VectorRow.version.desc()).limit(1)
-        if version is not None:
-            if not is_version(version):
-                raise not_found(name, version)
-            query = query.where(VectorRow.version == version)
-        rows = await self._database.rows(query)
-        if not rows:
+        if version is not None and not is_version(version):
             raise not_found(name, version)
-        stored = _from_row(rows[0])
+        stored = await self._reads.get((name, version))
+        if stored is None:
+            raise not_found(name, version)
         # a thread of its own costs more than reading a small vector, which has mostly been read before
         return restore(stored) if len(stored.content) <= SMALL else await asyncio.to_thread(restore, stored)
+
+    async def _stored(
+        self, keys: tuple[tuple[str, int | None], ...]
+    ) -> dict[tuple[str, int | None], StoredVector | None]:
+        async def read(connection: AsyncConnection) -> dict[tuple[str, int | None], StoredVector | None]:
+            rows = {key: (await connection.execute(_query(*key))).first() for key in keys}
+            return {key: None if row is None else _from_row(row) for key, row in rows.items()}
+
+        return await self._database.read(read)
 
     async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> VectorPage:
         # Versions of a name go all at once, so the newest is the last one given.
@@ -105,6 +112,14 @@ class SqlVectors:
                 raise not_found(name, None)
 
         await self._database.write(remove)
+
+
+def _query(name: str, version: int | None) -> Executable:
+    """One version of a name, or its newest."""
+    query = select(*COLUMNS).where(VectorRow.name == name)
+    if version is not None:
+        return query.where(VectorRow.version == version)
+    return query.order_by(VectorRow.version.desc()).limit(1)
 
 
 async def _next_version(connection: AsyncConnection, name: str) -> int:

@@ -1,0 +1,49 @@
+"""SharedReads: what is asked for while a read runs goes together into the next one."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class SharedReads(Generic[K, V]):
+    """One read at a time, for all who wait when it begins; of the same key once. Nobody gets what was read before they asked.
+
+    Requests come in bursts and name the same few things, and a transaction costs more than a row.
+    """
+
+    def __init__(self, read: Callable[[tuple[K, ...]], Awaitable[Mapping[K, V]]]) -> None:
+        """read: a value for each of the keys, all at once; what it raises reaches everyone who waited for that read."""
+        self._read = read
+        self._waiting: dict[K, list[asyncio.Future[V]]] = {}
+        self._reader: asyncio.Task[None] | None = None
+
+    async def get(self, key: K) -> V:
+        """The value of a key as it is now."""
+        future: asyncio.Future[V] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(key, []).append(future)
+        if self._reader is None or self._reader.done():
+            self._reader = asyncio.create_task(self._serve())
+        return await future
+
+    async def _serve(self) -> None:
+        while self._waiting:
+            asked, self._waiting = self._waiting, {}
+            everyone = [future for futures in asked.values() for future in futures]
+            try:
+                found = await self._read(tuple(asked))
+            except Exception as error:
+                for future in everyone:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            except BaseException:
+                for future in everyone:
+                    future.cancel()
+                raise
+            for key, futures in asked.items():
+                for future in futures:
+                    if not future.done():  # its caller may have left
+                        future.set_result(found[key])
