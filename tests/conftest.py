@@ -15,6 +15,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
 from transformers import PreTrainedModel, PreTrainedTokenizerFast  # noqa: E402
 
 from steering.model.loading import LoadedModel, load, opened  # noqa: E402
@@ -23,6 +24,8 @@ from tests.byte_tokenizer import build_byte_tokenizer  # noqa: E402
 from tests.families import EOS, FAMILIES, VOCABULARY  # noqa: E402
 
 torch.set_num_threads(1)
+settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
+settings.load_profile("unhurried")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

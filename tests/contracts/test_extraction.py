@@ -67,7 +67,7 @@ def test_swapping_the_classes_turns_the_direction_round(method: str, paired: boo
 @every_method
 @paired_or_not
 @given(order=st.permutations(range(24)))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_the_order_of_the_pairs_does_not_matter(method: str, paired: bool, order: list[int]) -> None:
     _, positive, negative = planted(examples=24, signal=4.0, seed=2)
     one = METHODS[method].fit(positive, negative, paired)
@@ -78,7 +78,7 @@ def test_the_order_of_the_pairs_does_not_matter(method: str, paired: bool, order
 
 @every_method
 @given(factor=st.floats(1e-3, 1e3), offset=st.floats(-5.0, 5.0))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_scales_with_the_activations_and_ignores_their_origin(method: str, factor: float, offset: float) -> None:
     _, positive, negative = planted(examples=40, signal=4.0, seed=4)
     one = METHODS[method].fit(positive, negative, True)

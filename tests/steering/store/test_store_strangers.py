@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save
 
@@ -184,7 +184,6 @@ class TestFiles:
         with pytest.raises(InvalidRequest, match="beside"):
             decode(content)
 
-    @settings(deadline=None)
     @given(st.integers(min_value=0, max_value=len(encode(VECTOR)) - 1), st.integers(min_value=1, max_value=255))
     def test_a_flipped_byte_gives_a_vector_or_an_error_of_ours(self, place: int, flip: int) -> None:
         content = bytearray(encode(VECTOR))
@@ -195,7 +194,6 @@ class TestFiles:
             return
         assert isinstance(back, ConceptVector)
 
-    @settings(deadline=None)
     @given(st.binary(max_size=300))
     def test_any_bytes_at_all_give_an_error_of_ours(self, content: bytes) -> None:
         with pytest.raises(SteeringError):
