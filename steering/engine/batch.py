@@ -43,6 +43,7 @@ class Batch:
     loans: Loans | None = None
     _masks: dict[int | None, Tensor] = field(default_factory=dict)
     _side_by_side: SideBySide | None = None
+    _table: Tensor | None = None
 
     @property
     def tokens(self) -> int:
@@ -66,8 +67,10 @@ class Batch:
         return self._side_by_side
 
     def table(self) -> Int[Tensor, "segment 4"]:
-        """Packed only: first token, tokens, slot and first position of every segment."""
-        return torch.tensor([[s.start, s.length, s.sequence.slot, s.first] for s in self.segments])
+        """Packed only: first token, tokens, slot and first position of every segment; made once."""
+        if self._table is None:
+            self._table = torch.tensor([[s.start, s.length, s.sequence.slot, s.first] for s in self.segments])
+        return self._table
 
     def loan_table(self) -> Int[Tensor, "position 3"]:
         """Packed only: borrower, lender and position of every loan."""

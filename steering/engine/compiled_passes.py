@@ -55,10 +55,11 @@ class CompiledPasses:
 
     def _steering(self, visits: Collection[int], adds: Collection[int]) -> tuple[Tensor, Tensor, Tensor]:
         """What `steer` takes: a visit adds the bank's rows itself."""
-        tasks = torch.zeros(self._layer_count, dtype=torch.int64)
-        tasks[list(adds)] = Task.ADD
-        tasks[list(visits)] = Task.VISIT
-        return self._bank.rows[Phase.GENERATED], self._bank.inverse[Phase.GENERATED], tasks
+        tasks = [
+            Task.VISIT if layer in visits else Task.ADD if layer in adds else Task.NOTHING
+            for layer in range(self._layer_count)
+        ]
+        return self._bank.rows[Phase.GENERATED], self._bank.inverse[Phase.GENERATED], torch.tensor(tasks)
 
     def _states(self) -> list[Tensor]:
         """Keys of all layers, then values of all."""

@@ -70,10 +70,20 @@ class TransformersEngine:
     def _kernels(self) -> None:
         """Our library is loaded. Called by the compilation's thread, where the weights are packed."""
         weights = in_passing_thread(self._runner.linears.packed) if self._runner.linears is not None else []
-        self._loop.arrive(partial(self._runner.use_kernels, weights))
+        self._arrive(partial(self._runner.use_kernels, weights))
 
     def _compiled(self, kind: str, step: Compiled) -> None:
-        self._loop.arrive(partial(self._runner.use_compiled, kind, step))
+        self._arrive(partial(self._runner.use_compiled, kind, step))
+
+    def _arrive(self, take: Callable[[], None]) -> None:
+        """Between two passes. Prompts computed before may differ in their last bits from what would be computed now, so
+        none of them is lent any more."""
+
+        def taken() -> None:
+            take()
+            self._scheduler.prefix.clear()
+
+        self._loop.arrive(taken)
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
         """See Engine.generate."""
