@@ -188,3 +188,15 @@ def test_keys_are_equal_exactly_where_prefixes_are(ids: list[int], other: list[i
         assert (key == another) == (ids[:end] == other[:end])
     assert not set(one) & set(block_keys(ids, "g", ""))
     assert not set(one) & set(block_keys(ids, "f", "salt"))
+
+
+async def test_nothing_is_lent_that_was_computed_before_something_faster_arrived(
+    hf_byte_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    """Its last bits may differ from those of what would be computed now."""
+    async with family_engine("llama", hf_byte_tokenizer) as engine:
+        request = GenerationRequest(prompt("Who?"), sampling(2))
+        before = [(await run(engine, request)).finish.cached_tokens for _ in range(2)]
+        engine._compiled("a kind of its own", lambda inputs: inputs)
+        after = [(await run(engine, request)).finish.cached_tokens for _ in range(2)]
+        assert [cached > 0 for cached in (*before, *after)] == [False, True, False, True]
