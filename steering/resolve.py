@@ -1,6 +1,5 @@
 """resolve: a SteeringSpec becomes a SteeringPlan for one model. Names are read from the store once, here."""
 
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -12,6 +11,7 @@ from steering.model.info import ModelInfo
 from steering.operations import OPERATIONS, Wish
 from steering.plan import UNSTEERED, Intervention, SteeringPlan, Step
 from steering.program import Action, build, fingerprint, prompt_fingerprint
+from steering.recent import Recent
 from steering.spec import InterventionSpec, SteeringSpec, renamed, vector_names
 from steering.store.base import VectorSource
 from steering.threshold_table import ThresholdTable
@@ -33,8 +33,7 @@ class RecentPlans:
     """
 
     def __init__(self, most: int = 64) -> None:
-        self._most = most
-        self._plans: OrderedDict[tuple[object, ...], SteeringPlan] = OrderedDict()
+        self._plans: Recent[tuple[object, ...], SteeringPlan] = Recent(most)
 
     async def resolve(
         self, spec: SteeringSpec, vectors: VectorSource, info: ModelInfo, guard: DoseGuard
@@ -51,13 +50,8 @@ class RecentPlans:
                 found[name] = vector
         stands_for = tuple((name, vector.id, vector.sha256) for name, vector in sorted(found.items()))
         known = (spec.model_dump_json(), stands_for, guard, info)
-        plan = self._plans.pop(known, None)
-        if plan is None:
-            plan = _Resolver(spec, found, info, guard).plan()
-        self._plans[known] = plan
-        while len(self._plans) > self._most:
-            self._plans.popitem(last=False)
-        return plan
+        plan = self._plans.get(known)
+        return plan or self._plans.keep(known, _Resolver(spec, found, info, guard).plan())
 
 
 class _Resolver:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Mapping
+from itertools import islice
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -14,9 +15,9 @@ class SharedReads(Generic[K, V]):
     Requests come in bursts and name the same few things, and a transaction costs more than a row.
     """
 
-    def __init__(self, read: Callable[[tuple[K, ...]], Awaitable[Mapping[K, V]]]) -> None:
-        """read: a value for each of the keys, all at once; what it raises reaches everyone who waited for that read."""
-        self._read = read
+    def __init__(self, read: Callable[[tuple[K, ...]], Awaitable[Mapping[K, V]]], most: int) -> None:
+        """read: a value for each of at most `most` keys; what it raises reaches everyone who waited for that read."""
+        self._read, self._most = read, most
         self._waiting: dict[K, list[asyncio.Future[V]]] = {}
         self._reader: asyncio.Task[None] | None = None
 
@@ -30,7 +31,7 @@ class SharedReads(Generic[K, V]):
 
     async def _serve(self) -> None:
         while self._waiting:
-            asked, self._waiting = self._waiting, {}
+            asked = {key: self._waiting.pop(key) for key in tuple(islice(self._waiting, self._most))}
             everyone = [future for futures in asked.values() for future in futures]
             try:
                 found = await self._read(tuple(asked))

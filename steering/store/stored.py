@@ -1,7 +1,6 @@
 """StoredVector: a vector as it rests, bytes and labels. Every store seals on the way in and restores on the way out."""
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 from steering.errors import InvalidRequest, LimitExceeded, StoreCorrupt, UnsupportedMediaType, VectorNotFound
 from steering.store.base import VectorFilter
@@ -62,12 +61,8 @@ def seal(vector: ConceptVector) -> StoredVector:
     return StoredVector(vector.name, 0, vector.method, vector.description, vector.tags, "", digest(content), content)
 
 
-@lru_cache(maxsize=128)
 def restore(stored: StoredVector) -> ConceptVector:
-    """The vector itself. Raises StoreCorrupt when the bytes are not those that were stored.
-
-    Kept, since traffic names the same few vectors again and again, and reading one takes milliseconds.
-    """
+    """The vector itself. Raises StoreCorrupt when the bytes are not those that were stored."""
     if digest(stored.content) != stored.sha256:
         raise StoreCorrupt(f"the bytes of vector {stored.id} do not match their SHA-256; restore it or delete it")
     try:

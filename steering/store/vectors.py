@@ -2,14 +2,15 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
-from sqlalchemy import ColumnElement, Executable, and_, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, insert, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from steering.errors import StoreCorrupt
+from steering.recent import Recent
 from steering.store.base import VectorFilter, VectorPage
 from steering.store.clock import now
 from steering.store.cursor import make_cursor, read_cursor
@@ -25,7 +26,11 @@ from steering.vectors import ConceptVector, check_name
 log = logging.getLogger(__name__)
 SMALL = 256 * 1024
 """Bytes of a vector that is decoded where it is asked for."""
-COLUMNS = (
+KEPT = 128
+"""Vectors that are kept decoded: traffic names the same few again and again, and decoding one takes milliseconds."""
+AT_ONCE = 1000
+"""Vectors that one query asks for: far below the parameters that any database takes."""
+LABELS = (
     VectorRow.name,
     VectorRow.version,
     VectorRow.method,
@@ -33,8 +38,12 @@ COLUMNS = (
     VectorRow.tags,
     VectorRow.created_at,
     VectorRow.sha256,
-    VectorRow.content,
 )
+COLUMNS = (*LABELS, VectorRow.content)
+# Versions of a name go all at once, so the newest is the last one given.
+NEWEST = and_(VectorNameRow.name == VectorRow.name, VectorNameRow.last_version == VectorRow.version)
+Key: TypeAlias = tuple[str, int | None]
+"""A name and a version; None for the newest."""
 
 
 @final
@@ -43,7 +52,8 @@ class SqlVectors:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._reads = SharedReads(self._stored)
+        self._reads = SharedReads(self._read, AT_ONCE)
+        self._recent: Recent[StoredVector, ConceptVector] = Recent(KEPT)
 
     async def put(self, vector: ConceptVector) -> ConceptVector:
         sealed = await asyncio.to_thread(seal, vector)
@@ -59,25 +69,30 @@ class SqlVectors:
         check_name(name)
         if version is not None and not is_version(version):
             raise not_found(name, version)
-        stored = await self._reads.get((name, version))
-        if stored is None:
+        found = await self._reads.get((name, version))
+        if found is None:
             raise not_found(name, version)
-        # a thread of its own costs more than reading a small vector, which has mostly been read before
-        return restore(stored) if len(stored.content) <= SMALL else await asyncio.to_thread(restore, stored)
+        if isinstance(found, ConceptVector):
+            return found
+        # a thread of its own costs more than decoding a small vector
+        small = len(found.content) <= SMALL
+        vector = restore(found) if small else await asyncio.to_thread(restore, found)
+        return self._recent.keep(replace(found, content=b""), vector)
 
-    async def _stored(
-        self, keys: tuple[tuple[str, int | None], ...]
-    ) -> dict[tuple[str, int | None], StoredVector | None]:
-        async def read(connection: AsyncConnection) -> dict[tuple[str, int | None], StoredVector | None]:
-            rows = {key: (await connection.execute(_query(*key))).first() for key in keys}
-            return {key: None if row is None else _from_row(row) for key, row in rows.items()}
+    async def _read(self, keys: tuple[Key, ...]) -> dict[Key, ConceptVector | StoredVector | None]:
+        """What the keys stand for now: the vector where it has been decoded lately, else its bytes, None for nothing."""
+
+        async def read(connection: AsyncConnection) -> dict[Key, ConceptVector | StoredVector | None]:
+            labels = await _labels(connection, keys)
+            known = {key: self._recent.get(one) for key, one in labels.items()}
+            unknown = {key: one for key, one in labels.items() if known[key] is None}
+            whole = await _whole(connection, unknown.values()) if unknown else {}
+            return {key: whole.get(unknown[key].id) if key in unknown else known.get(key) for key in keys}
 
         return await self._database.read(read)
 
     async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> VectorPage:
-        # Versions of a name go all at once, so the newest is the last one given.
-        newest = and_(VectorNameRow.name == VectorRow.name, VectorNameRow.last_version == VectorRow.version)
-        query = select(*COLUMNS).join(VectorNameRow, newest).where(*_conditions(check_filter(where)))
+        query = select(*COLUMNS).join(VectorNameRow, NEWEST).where(*_conditions(check_filter(where)))
         query = query.order_by(VectorRow.name).limit(check_limit(limit) + 1)
         if cursor is not None:
             query = query.where(VectorRow.name > read_cursor("vector", cursor))
@@ -114,12 +129,27 @@ class SqlVectors:
         await self._database.write(remove)
 
 
-def _query(name: str, version: int | None) -> Executable:
-    """One version of a name, or its newest."""
-    query = select(*COLUMNS).where(VectorRow.name == name)
-    if version is not None:
-        return query.where(VectorRow.version == version)
-    return query.order_by(VectorRow.version.desc()).limit(1)
+def _versions(versions: Iterable[tuple[str, int]]) -> ColumnElement[bool]:
+    return tuple_(VectorRow.name, VectorRow.version).in_(list(versions))
+
+
+async def _labels(connection: AsyncConnection, keys: Sequence[Key]) -> dict[Key, StoredVector]:
+    """What is said of each vector that is there, its content left out. One query for those with a version, one for the rest."""
+    found: dict[Key, StoredVector] = {}
+    if pinned := [(name, version) for name, version in keys if version is not None]:
+        for row in await connection.execute(select(*LABELS).where(_versions(pinned))):
+            found[row.name, row.version] = _from_row((*row, b""))
+    if names := [name for name, version in keys if version is None]:
+        newest = select(*LABELS).join(VectorNameRow, NEWEST).where(VectorRow.name.in_(names))
+        for row in await connection.execute(newest):
+            found[row.name, None] = _from_row((*row, b""))
+    return found
+
+
+async def _whole(connection: AsyncConnection, labels: Iterable[StoredVector]) -> dict[str, StoredVector]:
+    """Vectors with their content, by id."""
+    query = select(*COLUMNS).where(_versions((one.name, one.version) for one in labels))
+    return {stored.id: stored for stored in map(_from_row, await connection.execute(query))}
 
 
 async def _next_version(connection: AsyncConnection, name: str) -> int:

@@ -16,6 +16,7 @@ from steering.spec import SteeringSpec
 from steering.store import STORES
 from steering.store.base import Profile, Store, VectorFilter
 from steering.store.opening import open_store
+from steering.vectors import ConceptVector
 from tests.contracts.stores import NEEDS_A_SERVER, PLACES, a_vector, names, steering
 
 BAD_NAMES = ["", ".", "..", "../x", "a/b", "%2e%2e", "a\x00b", "A", "-a", "a" * 65, "a b", "nul\n", "а"]
@@ -90,6 +91,23 @@ class TestVectors:
         assert sorted(put.version for put in puts) == list(range(1, 21))
         for put in puts:
             assert (await store.vectors.get("warmth", put.version)).sha256 == put.sha256
+
+    async def test_what_is_asked_at_once_is_what_each_asked_for_now(self, store: Store) -> None:
+        for name, seed in (("warmth", 1), ("warmth", 2), ("frost", 3), ("frost", 4)):
+            await store.vectors.put(a_vector(name, seed=seed))
+        asked = [("warmth", None), ("warmth", 1), ("frost", 2), ("frost", None), ("cold", None), ("frost", 9)] * 2
+
+        async def found() -> list[str]:
+            answers = await asyncio.gather(*(store.vectors.get(*key) for key in asked), return_exceptions=True)
+            return [f"{a.id} {a.description}" if isinstance(a, ConceptVector) else type(a).__name__ for a in answers]
+
+        missing = ["VectorNotFound"] * 2
+        assert await found() == (["warmth@2 ", "warmth@1 ", "frost@2 ", "frost@2 ", *missing]) * 2
+        await store.vectors.put(a_vector("warmth", seed=5))
+        await store.vectors.describe("frost", "hard", None)
+        assert await found() == (["warmth@3 ", "warmth@1 ", "frost@2 hard", "frost@2 hard", *missing]) * 2
+        await store.vectors.delete("frost")
+        assert await found() == (["warmth@3 ", "warmth@1 ", "VectorNotFound", "VectorNotFound", *missing]) * 2
 
     async def test_what_is_missing_is_said_to_be_missing(self, store: Store) -> None:
         await store.vectors.put(a_vector())

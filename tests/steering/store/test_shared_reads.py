@@ -30,14 +30,14 @@ class Shelf:
 
 async def test_a_burst_is_one_read_and_each_key_is_read_once() -> None:
     shelf = Shelf()
-    reads = SharedReads(shelf.read)
+    reads = SharedReads(shelf.read, 10)
     assert await asyncio.gather(*(reads.get(key) for key in "abab")) == ["a0", "b0", "a0", "b0"]
     assert shelf.reads == [("a", "b")]
 
 
 async def test_who_asks_while_a_read_runs_gets_the_next() -> None:
     shelf = Shelf()
-    reads = SharedReads(shelf.read)
+    reads = SharedReads(shelf.read, 10)
     shelf.gate.clear()
     early = asyncio.create_task(reads.get("a"))
     await shelf.began.wait()
@@ -50,8 +50,15 @@ async def test_who_asks_while_a_read_runs_gets_the_next() -> None:
     assert shelf.reads == [("a",), ("a", "b")]
 
 
+async def test_a_long_burst_is_read_in_parts() -> None:
+    shelf = Shelf()
+    reads = SharedReads(shelf.read, 2)
+    assert await asyncio.gather(*(reads.get(key) for key in "abcac")) == ["a0", "b0", "c0", "a0", "c0"]
+    assert shelf.reads == [("a", "b"), ("c",)]
+
+
 async def test_a_failure_reaches_those_who_waited_for_it_and_nobody_after() -> None:
-    reads = SharedReads(Shelf().read)
+    reads = SharedReads(Shelf().read, 10)
     results = await asyncio.gather(reads.get("bad"), reads.get("a"), return_exceptions=True)
     assert [type(result) for result in results] == [ValueError, ValueError]
     assert await reads.get("a") == "a0"
@@ -59,7 +66,7 @@ async def test_a_failure_reaches_those_who_waited_for_it_and_nobody_after() -> N
 
 async def test_who_leaves_takes_nothing_from_the_others() -> None:
     shelf = Shelf()
-    reads = SharedReads(shelf.read)
+    reads = SharedReads(shelf.read, 10)
     shelf.gate.clear()
     leaving, staying = asyncio.create_task(reads.get("a")), asyncio.create_task(reads.get("a"))
     await asyncio.sleep(0)
