@@ -12,21 +12,50 @@ from steering.engine.sequence import Sequence, Stream
 from steering.errors import InternalError, OutOfMemory, SteeringError
 
 log = structlog.get_logger()
+MANY = 16
+"""Rows of a pass from which on not every token is told for itself."""
+SHORT_SECONDS = 0.05
+"""Of a pass that takes longer every token is told at once."""
 
 
-def deliver(senders: Rows[Sequence | Fitting]) -> None:
-    """Hands outboxes to their event loops: one wake-up a loop, however many rows."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Stream, list[object]]]] = {}
-    for sender in senders:
-        if sender.outbox:
-            items, sender.outbox = sender.outbox, []
-            by_loop.setdefault(sender.stream.loop, []).append((sender.stream, items))
-    for loop, parcels in by_loop.items():
-        try:
-            loop.call_soon_threadsafe(_receive, parcels)
-        except RuntimeError:  # the loop is gone, and with it everyone who waited
-            for stream, _ in parcels:
-                stream.closed = True
+class Delivery:
+    """Hands what passes yield to those who wait for it.
+
+    To wake callers costs nearly as much for one token as for two, and where short passes follow one another that is a good
+    part of the processors which compute them. So many rows are told after every second pass, of two tokens at a time; the
+    first token of an answer and its end are told at once. The thought is that of vLLM's `--stream-interval`.
+    """
+
+    def __init__(self) -> None:
+        self._held: list[Sequence] = []
+
+    def after(self, sequences: Rows[Sequence], seconds: float) -> None:
+        """What a pass yielded, which took so long."""
+        hold = not self._held and len(sequences) >= MANY and seconds <= SHORT_SECONDS
+        held = [one for one in sequences if one.going_on] if hold else []
+        kept = {one.id for one in held}
+        self.now([one for one in (*self._held, *sequences) if one.id not in kept])
+        self._held = held
+
+    def held(self) -> None:
+        """What was kept back: something longer comes before the next pass."""
+        self.now(self._held)
+        self._held = []
+
+    @staticmethod
+    def now(senders: Rows[Sequence | Fitting]) -> None:
+        """All that they have to say: one wake-up of each event loop, however many rows."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Stream, list[object]]]] = {}
+        for sender in senders:
+            if sender.outbox:
+                items, sender.outbox = sender.outbox, []
+                by_loop.setdefault(sender.stream.loop, []).append((sender.stream, items))
+        for loop, parcels in by_loop.items():
+            try:
+                loop.call_soon_threadsafe(_receive, parcels)
+            except RuntimeError:  # the loop is gone, and with it everyone who waited
+                for stream, _ in parcels:
+                    stream.closed = True
 
 
 def _receive(parcels: list[tuple[Stream, list[object]]]) -> None:

@@ -11,9 +11,10 @@ import structlog
 
 from steering.engine import captures
 from steering.engine.base import EngineStats, Finish, TokenEvent
-from steering.engine.delivery import as_steering_error, deliver
+from steering.engine.delivery import Delivery, as_steering_error
 from steering.engine.detokenizer import advance, finish
 from steering.engine.fitting import Fitting, FittingQueue
+from steering.engine.inbox import Inbox
 from steering.engine.limits import EngineLimits
 from steering.engine.report import report
 from steering.engine.residual_ends import ResidualEnds
@@ -21,7 +22,7 @@ from steering.engine.runner import ModelRunner, PassResult
 from steering.engine.sampler import Sampled, sample
 from steering.engine.scheduler import Scheduler
 from steering.engine.sequence import Sequence
-from steering.errors import EngineDead, NonfiniteActivations, OutOfMemory, Overloaded, SteeringError
+from steering.errors import EngineDead, NonfiniteActivations, OutOfMemory, SteeringError
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -42,13 +43,10 @@ class EngineLoop:
         limits: EngineLimits,
     ) -> None:
         self._runner, self._scheduler, self._ends = runner, scheduler, ends
-        self._eos_ids, self._limits = eos_ids, limits
+        self._eos_ids = eos_ids
         self._fitting = FittingQueue()
-        self._inbox: list[Sequence | Fitting] = []
-        self._arrived: list[Callable[[], None]] = []
-        self._wake = threading.Condition()
-        self._closing = False
-        self._alive = True
+        self._inbox = Inbox(lambda: scheduler.waiting_live, limits.max_waiting)
+        self._delivery = Delivery()
         self._counts = {"steps": 0, "generated": 0, "prompt": 0, "cached": 0}
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -62,27 +60,22 @@ class EngineLoop:
             generated_tokens=self._counts["generated"],
             prompt_tokens=self._counts["prompt"],
             cached_tokens=self._counts["cached"],
-            alive=self._alive and self._thread.is_alive(),
+            alive=not self._inbox.ended and self._thread.is_alive(),
             compiled=tuple(sorted(self._runner.compiled.ready)),
         )
 
     def close(self) -> None:
         """Ends the thread after the pass that runs; waits for it. Harmless when repeated."""
-        with self._wake:
-            self._closing = True
-            self._wake.notify()
+        self._inbox.close()
         self._thread.join()
 
     def submit(self, work: Rows[Sequence | Fitting], *, bounded: bool) -> None:
-        """Into the inbox. Raises EngineDead; Overloaded when `bounded` and the queue of live requests is full."""
-        with self._wake:
-            if self._closing or not self._alive:
-                raise EngineDead("the engine has stopped")
-            waiting = self._scheduler.waiting_live + sum(one.priority == 0 for one in self._inbox)
-            if bounded and waiting >= self._limits.max_waiting:
-                raise Overloaded(f"{waiting} requests are waiting already, which is the limit; try again shortly")
-            self._inbox.extend(work)
-            self._wake.notify()
+        """See `Inbox.put`."""
+        self._inbox.put(work, bounded=bounded)
+
+    def arrive(self, take: Callable[[], None]) -> None:
+        """Something faster is ready; the loop takes it between two passes, in the order of arrival."""
+        self._inbox.arrive(take)
 
     def _run(self) -> None:
         error: SteeringError = EngineDead("the engine was closed")
@@ -93,41 +86,31 @@ class EngineLoop:
             log.error("engine_died", traceback=format_exc())  # noqa: TRY400 - as text, without local variables
             error = EngineDead("the engine has stopped after a defect")
         finally:
-            with self._wake:
-                self._alive = False
-                everyone = [*self._scheduler.everyone(), *self._fitting.waiting, *self._inbox]
+            everyone = [*self._inbox.end(), *self._scheduler.everyone(), *self._fitting.waiting]
             for one in everyone:
                 one.outbox.append(error)
-            deliver(everyone)
+            self._delivery.now(everyone)
             self._runner.close()
-
-    def arrive(self, take: Callable[[], None]) -> None:
-        """Something faster is ready; the loop takes it between two passes, in the order of arrival."""
-        with self._wake:
-            self._arrived.append(take)
-            self._wake.notify()
 
     def _collect_inbox(self) -> bool:
         """Waits until there is something to do; False when the engine is to close."""
-        with self._wake:
-            while not (self._inbox or self._arrived or self._scheduler.busy or self._fitting.waiting or self._closing):
-                self._wake.wait()
-            for one in self._inbox:
-                if isinstance(one, Fitting):
-                    self._fitting.enqueue(one)
-                else:
-                    self._scheduler.enqueue(one)
-            self._inbox.clear()
-            return not self._closing
+        work = self._inbox.collect(busy=self._scheduler.busy or bool(self._fitting.waiting))
+        for one in work or ():
+            if isinstance(one, Fitting):
+                self._fitting.enqueue(one)
+            else:
+                self._scheduler.enqueue(one)
+        return work is not None
 
     def _step(self) -> None:
         """One turn: drop who left, let in who waits, compute prompts, decode a token for every row, hand out results."""
-        while self._arrived:
-            self._arrived.pop(0)()
+        for take in self._inbox.arrivals():
+            take()
         self._scheduler.drop_closed()
         self._with_room(self._scheduler.admit)
         work = self._with_room(self._scheduler.prompts) or []
         if work:
+            self._delivery.held()
             self._counts["cached"] += sum(s.cached for s, _ in work if s.computed == s.cached)
             count = sum(amount for _, amount in work)
             self._counts["prompt"] += count
@@ -137,6 +120,7 @@ class EngineLoop:
         if present:
             self._scheduler.pace.decoded(self._pass(lambda: self._runner.decode(rows, idle), present))
         if (fitting := self._fitting.next(beside=self._scheduler.busy)) is not None:
+            self._delivery.held()
             self._fit_piece(fitting)
         self._counts["steps"] += 1
 
@@ -153,7 +137,7 @@ class EngineLoop:
             for sequence in ended:
                 self._end(sequence, failure, wipe=True)
             self._runner.cache.clear()
-            deliver(ended)
+            self._delivery.now(ended)
             return None
 
     def _pass(self, forward: Callable[[], PassResult], sequences: list[Sequence]) -> float:
@@ -173,8 +157,9 @@ class EngineLoop:
             failure = as_steering_error(error)
             for sequence in sequences:
                 self._end(sequence, failure, wipe=True)
-        deliver(sequences)
-        return perf_counter() - began
+        seconds = perf_counter() - began
+        self._delivery.after(sequences, seconds)
+        return seconds
 
     def _finish_capture(self, sequence: Sequence) -> None:
         self._scheduler.release(sequence, wipe=not sequence.plan.empty)
@@ -191,7 +176,7 @@ class EngineLoop:
         except Exception as error:
             self._fitting.end(fitting)
             fitting.outbox.append(as_steering_error(error))
-        deliver([fitting])
+        self._delivery.now([fitting])
 
     def _note(self, sequence: Sequence, chosen: Sampled, readout: dict[str, float]) -> None:
         """One row's token: into the sequence, and out as an event."""

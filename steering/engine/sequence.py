@@ -110,6 +110,11 @@ class Sequence:
         return len(self.ids) - self.prompt_length
 
     @property
+    def going_on(self) -> bool:
+        """Whether its answer has begun and has not ended."""
+        return self.slot >= 0 and self.generated > 1
+
+    @property
     def prefilling(self) -> bool:
         """Whether prompt positions are still to be computed before the next token can be chosen."""
         return self.computed < self.target
