@@ -1,6 +1,7 @@
 """What the library gives, turned into words on the wire."""
 
 from collections.abc import Mapping, Sequence
+from json.encoder import encode_basestring_ascii as quoted
 from statistics import fmean
 from typing import Any
 
@@ -134,6 +135,8 @@ def applied_steering(
 
 
 def _mean_doses(doses: Sequence[Mapping[int, float]]) -> dict[int, float]:
+    if len(doses) == 1:
+        return dict(doses[0])
     layers = {layer for one in doses for layer in one}
     return {layer: fmean(one[layer] for one in doses if layer in one) for layer in layers}
 
@@ -166,6 +169,15 @@ def token_piece(
     return TokenPiece(arm=arm, choice=choice, index=event.index, id=token_id, flags=flags, **words)
 
 
+def token_data(event: TokenEvent, choice: int, tokenizer: Tokenizer, flags: list[int] | None) -> TokenPiece | bytes:
+    """What a stream says of a token: its piece. Of a token without measurements, as most are, the same already written,
+    since this is done for every token of every stream."""
+    if flags is None and event.logprob is None and not event.readout and event.token_id >= 0:
+        text = quoted(event.text)
+        return f'{{"choice":{choice},"index":{event.index},"id":{event.token_id},"text":{text}}}'.encode()
+    return token_piece(event, choice, tokenizer, flags=flags)
+
+
 def choice_answer(
     index: int,
     answer: Answer,
@@ -175,12 +187,12 @@ def choice_answer(
     flags: list[RaisedFlag] | None = None,
 ) -> Choice:
     """One answer, with its tokens if they were asked for."""
-    listed = [Token(id=event.token_id, **token_words(event, tokenizer)) for event in answer.events]
+    listed = [Token(id=event.token_id, **token_words(event, tokenizer)) for event in answer.events] if tokens else None
     return Choice(
         index=index,
         text=answer.text,
         finish_reason=answer.finish.reason,
-        tokens=listed if tokens else None,
+        tokens=listed,
         flags=flags,
     )
 

@@ -97,13 +97,12 @@ async def events(ready: ReadyComparison) -> AsyncGenerator[Event, None]:
         async for one in told:
             if isinstance(one, ArmEvent):
                 if one.event.token_id >= 0 or one.event.text:
-                    piece = token_piece(one.event, one.choice, tokenizer, one.arm)
-                    yield Event(piece.model_dump(mode="json", exclude_none=True), "token")
+                    yield Event(token_piece(one.event, one.choice, tokenizer, one.arm), "token")
             elif isinstance(one, ArmFailure):
                 failure = ArmErrorAnswer(arm=one.arm, error=_error_detail(one.error))
                 yield Event(failure.model_dump(mode="json"), "error")
             else:
-                yield Event(compare_answer(ready, one).model_dump(mode="json", exclude_none=True), "done")
+                yield Event(compare_answer(ready, one), "done")
 
 
 def compare_answer(ready: ReadyComparison, result: ComparisonResult) -> CompareAnswer:

@@ -15,9 +15,16 @@ class Flags:
     conditions: tuple[FlagCondition, ...] = ()
     metrics: Metrics | None = None
 
-    def at(self, event: TokenEvent) -> list[int] | None:
-        """Indices of the conditions that hold at a token; None where none does."""
+    def seen(self, event: TokenEvent) -> list[int] | None:
+        """Indices of the conditions that hold at a token, None where none does. They are counted by the side of the
+        bound: a label for a name would be one that callers make up."""
+        if not self.conditions:
+            return None
         found = [index for index, one in enumerate(self.conditions) if _holds(one, event)]
+        if self.metrics is not None:
+            for index in found:
+                side = "below" if self.conditions[index].above is None else "above"
+                self.metrics.flagged_tokens.labels(side).inc()
         return found or None
 
     def raised(self, events: Sequence[TokenEvent]) -> list[RaisedFlag] | None:
@@ -30,15 +37,6 @@ class Flags:
             for one, there in zip(self.conditions, tokens, strict=True)
             if there
         ]
-
-    def count(self, events: Sequence[TokenEvent]) -> None:
-        """Into the metrics, by the side of the bound: a label for a name would be one that callers make up."""
-        if self.metrics is None or not self.conditions:
-            return
-        for event in events:
-            for index in self.at(event) or ():
-                side = "below" if self.conditions[index].above is None else "above"
-                self.metrics.flagged_tokens.labels(side).inc()
 
 
 NO_FLAGS = Flags()

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from app.answers import applied_steering, choice_answer, token_piece, usage_of
+from app.answers import applied_steering, choice_answer, token_data, usage_of
 from app.deps import plan_of, readings_of
 from app.flagging import NO_FLAGS, Flags
 from app.intake import check_limit, prompt_of, sampling_of, shows_tokens, tokenized
@@ -60,8 +60,8 @@ async def prepared(state: AppState, body: GenerateRequest, salt: str) -> Generat
 async def whole(generation: Generation) -> GenerateAnswer:
     """All answers, when the last one is done."""
     found = await answers(generation.engine, generation.request, generation.n)
-    for one in found:
-        generation.flags.count(one.events)
+    for event in (event for one in found for event in one.events):
+        generation.flags.seen(event)
     return finished(generation, found)
 
 
@@ -83,30 +83,47 @@ def finished(generation: Generation, found: tuple[Answer, ...]) -> GenerateAnswe
 
 async def events(generation: Generation, metrics: Metrics) -> AsyncGenerator[Event, None]:
     """`token` events of all answers as they come, then `done`. Closing it frees every row."""
-    tokenizer, flags = generation.engine.tokenizer, generation.flags
-    started: float | None = time.perf_counter()
-    collected: list[list[TokenEvent]] = [[] for _ in range(generation.n)]
-    async with aclosing(_interleaved(generation)) as pieces:
-        async for choice, event in pieces:
-            if started is not None:
-                metrics.first_token_seconds.observe(time.perf_counter() - started)
-                started = None
-            collected[choice].append(event)
-            flags.count((event,))
-            if event.token_id >= 0 or event.text:
-                piece = token_piece(event, choice, tokenizer, flags=flags.at(event))
-                yield Event(piece.model_dump(mode="json", exclude_none=True), "token")
-    answer = finished(generation, tuple(assemble(one) for one in collected))
-    yield Event(answer.model_dump(mode="json", exclude_none=True), "done")
+    telling = _Telling(generation, metrics)
+    if generation.n == 1:  # nothing to interleave: no task, no queue between the engine and the wire
+        async with opened(generation.engine, generation.request) as stream:
+            async for event in stream:
+                if (piece := telling.piece(event)) is not None:
+                    yield piece
+    else:
+        async with aclosing(_interleaved(generation)) as pieces:
+            async for choice, event in pieces:
+                if (piece := telling.piece(event, choice)) is not None:
+                    yield piece
+    yield telling.done()
+
+
+class _Telling:
+    """What has been heard of the answers, and how it is told."""
+
+    def __init__(self, generation: Generation, metrics: Metrics) -> None:
+        self._generation, self._metrics = generation, metrics
+        self._tokenizer = generation.engine.tokenizer
+        self._heard: list[list[TokenEvent]] = [[] for _ in range(generation.n)]
+        self._started: float | None = time.perf_counter()
+
+    def piece(self, event: TokenEvent, choice: int = 0) -> Event | None:
+        """The `token` event; None where it would say nothing."""
+        if self._started is not None:
+            self._metrics.first_token_seconds.observe(time.perf_counter() - self._started)
+            self._started = None
+        self._heard[choice].append(event)
+        if event.token_id < 0 and not event.text:
+            return None
+        raised = self._generation.flags.seen(event)
+        return Event(token_data(event, choice, self._tokenizer, raised), "token")
+
+    def done(self) -> Event:
+        """The `done` event, when every answer has ended."""
+        return Event(finished(self._generation, tuple(assemble(one) for one in self._heard)), "done")
 
 
 async def _interleaved(generation: Generation) -> AsyncGenerator[tuple[int, TokenEvent], None]:
     """(choice, event) in the order in which they come. The first failure ends all and is raised."""
-    if generation.n == 1:  # nothing to interleave: no task, no queue between the engine and the wire
-        async with opened(generation.engine, generation.request) as stream:
-            async for event in stream:
-                yield 0, event
-        return
     queue: asyncio.Queue[tuple[int, TokenEvent] | Exception | None] = asyncio.Queue(maxsize=BUFFER)
     following = asyncio.create_task(_follow_all(generation, queue))
     try:

@@ -34,7 +34,8 @@ from app.state import AppState, EngineFactory, StoreFactory
 from steering import __version__
 from steering.errors import SteeringError
 
-ROUTERS = (
+ROUTERS = (  # looked through in this order, so what is asked most comes first
+    generate.router,
     health.router,
     system.router,
     vectors.uploads,
@@ -43,7 +44,6 @@ ROUTERS = (
     vectors.router,
     profiles.router,
     steering.router,
-    generate.router,
     compare.router,
     replay.router,
     readout.router,

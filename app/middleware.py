@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.errors import hidden, response_of
 from app.metrics import route_template
 from app.settings import Settings
+from app.sse import STRAIGHT_SEND
 from app.state import AppState
 from steering.errors import HostRefused
 
@@ -57,7 +58,7 @@ class Outermost:
 
         started = time.perf_counter()
         with structlog.contextvars.bound_contextvars(request_id=request_id), self._state.request_under_way() as lease:
-            scope.setdefault("state", {})["lease"] = lease
+            scope.setdefault("state", {}).update({"lease": lease, STRAIGHT_SEND: send})
             try:
                 await self._app(scope, receive, send_with_headers)
             except Exception as error:

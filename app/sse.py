@@ -7,9 +7,11 @@ import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import structlog
+from pydantic import BaseModel
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
@@ -19,14 +21,17 @@ from steering.errors import LimitExceeded, SteeringError
 log = structlog.get_logger(__name__)
 
 KEEPALIVE = b": keep-alive\n\n"
+STRAIGHT_SEND = "straight_send"
+"""Where the scope's state has the server's own `send`, past every wrapper. Wrappers look at the start of an answer alone;
+a stream that has begun need not pass its pieces through each of them."""
 LONGEST_PAUSE = 1.0
 """Seconds between two looks at a stream that is busy with itself."""
 _EVENT_NAME = re.compile(r"[a-z_]{1,32}")
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One event: a name of ours (None for OpenAI streams) and JSON-ready data, or literal text such as [DONE]."""
+class Event(NamedTuple):
+    """One event: a name of ours (None for OpenAI streams) and its data: a word of the wire, of which keys without a
+    value are left out, JSON-ready values, JSON already written in ASCII, or literal text such as [DONE]."""
 
     data: Any
     name: str | None = None
@@ -43,15 +48,23 @@ class Patience:
 
 def frame(event: Event) -> bytes:
     """The bytes of one event. JSON in ASCII has no line break of any kind, so no text inside can forge an event."""
-    if isinstance(event.data, str):
-        assert not {"\n", "\r"} & set(event.data), "literal data is one line"
-        data = event.data
-    else:
-        data = json.dumps(event.data, ensure_ascii=True, allow_nan=False)
-    if event.name is None:
-        return f"data: {data}\n\n".encode()
-    assert _EVENT_NAME.fullmatch(event.name), "event names are ours, never a caller's"
-    return f"event: {event.name}\ndata: {data}\n\n".encode()
+    data = event.data
+    if isinstance(data, BaseModel):
+        data = data.model_dump_json(exclude_none=True, ensure_ascii=True)
+    elif isinstance(data, str):
+        assert not {"\n", "\r"} & set(data), "literal data is one line"
+    elif not isinstance(data, bytes):
+        data = json.dumps(data, ensure_ascii=True, allow_nan=False)
+    return b"%b%b\n\n" % (_opening(event.name), data if isinstance(data, bytes) else data.encode())
+
+
+@cache
+def _opening(name: str | None) -> bytes:
+    """What stands before an event's data."""
+    if name is None:
+        return b"data: "
+    assert _EVENT_NAME.fullmatch(name), "event names are ours, never a caller's"
+    return f"event: {name}\ndata: ".encode()
 
 
 def error_event(error: SteeringError) -> Event:
@@ -84,8 +97,8 @@ class EventStream(Response):
         self._events, self._patience, self._first = events, patience, first
         self._interrupted, self._on_failure = interrupted, on_failure
 
-    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        wire = _Wire(send)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        wire = _Wire(send, scope.get("state", {}).get(STRAIGHT_SEND, send))
         leaving = asyncio.ensure_future(gone(receive))
         pumping = asyncio.ensure_future(self._pump(wire))
         failure: SteeringError | None = None
@@ -142,8 +155,8 @@ class EventStream(Response):
 class _Wire:
     """The way to the client: writes whole frames, and knows since when it has been waiting or silent."""
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
+    def __init__(self, send: Send, straight: Send) -> None:
+        self._send, self._straight = send, straight
         self._writing_since: float | None = None
         self._last = self.now()
         self.started = asyncio.Event()
@@ -165,10 +178,12 @@ class _Wire:
         self.started.set()
 
     async def write(self, chunk: bytes) -> None:
-        self._writing_since = self.now()
-        await self._pass_on({"type": "http.response.body", "body": chunk, "more_body": True})
+        self._writing_since = self._last = self.now()
+        try:  # not by _pass_on: this is called for every token
+            await self._straight({"type": "http.response.body", "body": chunk, "more_body": True})
+        except OSError:
+            raise _ReaderLost from None
         self._writing_since = None
-        self._last = self.now()
 
     async def finish(self) -> None:
         await self._pass_on({"type": "http.response.body", "body": b"", "more_body": False})

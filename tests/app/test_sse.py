@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from app.schemas.generation import TokenPiece
 from app.sse import KEEPALIVE, Event, EventStream, Patience, frame
 from steering.errors import Draining, Overloaded, SteeringError
 
@@ -66,6 +67,13 @@ def test_no_text_can_forge_an_event(text: str) -> None:
     framed = frame(Event({text: text}, "token")).decode("ascii")
     assert len(framed.splitlines()) == 3
     assert json.loads(framed.splitlines()[1].removeprefix("data: ")) == {text: text}
+
+
+def test_words_of_the_wire_are_framed_without_what_they_leave_unsaid_and_written_json_as_it_is() -> None:
+    piece = TokenPiece(choice=0, index=1, id=7, text="\u2028é\n")
+    framed = b'event: token\ndata: {"choice":0,"index":1,"id":7,"text":"\\u2028\\u00e9\\n"}\n\n'
+    assert frame(Event(piece, "token")) == framed
+    assert frame(Event(framed.splitlines()[1].removeprefix(b"data: "), "token")) == framed
 
 
 def test_names_and_literal_data_are_ours_alone() -> None:
