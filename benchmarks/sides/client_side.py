@@ -1,7 +1,13 @@
-"""Streaming clients of the server, as light as they can be: sockets, and a count of events. No torch, no HTTP library."""
+"""Streaming clients of the server, as light as they can be: sockets, and what came when. No torch, no HTTP library.
 
-import asyncio
+Whoever reads an answer sits elsewhere as a rule; here the clients share the processors with what is measured. So they
+read all sockets together, shortly after something came on one of them, and look at what they read when all is over.
+"""
+
 import json
+import os
+import select
+import socket
 import time
 from typing import Any
 
@@ -9,20 +15,50 @@ from benchmarks.answering import answer_questions
 from benchmarks.streams import figures
 
 TOKEN, DONE = b"event: token\n", b"event: done\n"
-OVERLAP = len(TOKEN) - 1
-"""Bytes kept from one read to the next: a marker cut in two is found, a whole one is not found twice."""
+GATHER_SECONDS = 0.002
+"""From the first sign of new events to reading them: no arrival is noted later than this after it could be read."""
+READ_BYTES = 1 << 14
+
+
+class Answer:
+    """One answer as it arrives: pieces of bytes, and when each was read."""
+
+    def __init__(self, port: int, request: bytes) -> None:
+        self._connection = socket.create_connection(("127.0.0.1", port))
+        self._connection.sendall(request)
+        self._pieces: list[tuple[float, bytes]] = []
+        self.file = self._connection.fileno()
+
+    def read(self, now: float) -> bool:
+        """Takes what is there; whether more may come."""
+        data = os.read(self.file, READ_BYTES)
+        self._pieces.append((now, data))
+        return bool(data)
+
+    def arrivals(self, new_tokens: int) -> list[float]:
+        """When each token had been read, from the beginning of its event. Raises RuntimeError for any other answer."""
+        self._connection.close()
+        text = b"".join(data for _, data in self._pieces)
+        times: list[float] = []
+        read = begun = 0
+        for now, data in self._pieces:
+            read += len(data)
+            while (found := text.find(TOKEN, begun, read)) >= 0:
+                times.append(now)
+                begun = found + len(TOKEN)
+        if len(times) < new_tokens or DONE not in text:
+            end = text[-500:].decode(errors="replace")
+            raise RuntimeError(f"{len(times)} of {new_tokens} tokens; the answer ends: {end}")
+        return times[:new_tokens]
 
 
 def stream(port: int, bodies: list[dict[str, Any]], new_tokens: int) -> dict[str, Any]:
     """One request a body, all at once; see `streams.figures`. The clock starts before the first connection is made."""
-    return asyncio.run(_all(port, bodies, new_tokens))
-
-
-async def _all(port: int, bodies: list[dict[str, Any]], new_tokens: int) -> dict[str, Any]:
     requests = [_request(port, body) for body in bodies]
     start = time.perf_counter()
-    arrivals = await asyncio.gather(*(_one(port, request, new_tokens) for request in requests))
-    return figures(start, arrivals)
+    answers = [Answer(port, request) for request in requests]
+    _read_all(answers)
+    return figures(start, [answer.arrivals(new_tokens) for answer in answers])
 
 
 def _request(port: int, body: dict[str, Any]) -> bytes:
@@ -34,22 +70,21 @@ def _request(port: int, body: dict[str, Any]) -> bytes:
     return head.encode() + content
 
 
-async def _one(port: int, request: bytes, new_tokens: int) -> list[float]:
-    """Arrival times of the tokens of one answer. Raises RuntimeError for any other answer."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(request)
-    times: list[float] = []
-    text = b""
-    done = False
-    while data := await reader.read(1 << 16):
-        now = time.perf_counter()
-        text = text[-OVERLAP:] + data
-        times.extend([now] * text.count(TOKEN))
-        done = done or DONE in text
-    writer.close()
-    if len(times) < new_tokens or not done:
-        raise RuntimeError(f"{len(times)} of {new_tokens} tokens; the answer ends: {text.decode(errors='replace')}")
-    return times[:new_tokens]
+def _read_all(answers: list[Answer]) -> None:
+    """Until every answer has ended."""
+    by_file = {answer.file: answer for answer in answers}
+    with select.epoll() as poll:
+        for file in by_file:
+            poll.register(file, select.EPOLLIN)
+        while by_file:
+            poll.poll()
+            time.sleep(GATHER_SECONDS)
+            ready = poll.poll(0)
+            now = time.perf_counter()
+            for file, _ in ready:
+                if not by_file[file].read(now):
+                    poll.unregister(file)
+                    del by_file[file]
 
 
 def begin(_options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
