@@ -66,8 +66,10 @@ class Inbox:
                 while not (self._work or self._arrived or self._closing):
                     self._wake.wait()
                 self._gather()
+            if self._closing:
+                return None  # what is still here is given back by `end`
             work, self._work = self._work, []
-            return None if self._closing else work
+            return work
 
     def _gather(self) -> None:
         """Waits as long as work keeps coming."""

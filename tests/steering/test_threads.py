@@ -44,12 +44,16 @@ async def test_beside_an_event_loop_work_keeps_its_context_and_leaves_no_thread(
 
 
 PARALLEL = """
-import os, sys, torch
+import os, sys, time, torch
 from steering.threads import forgo_helpers, in_passing_thread
 torch.set_num_threads(2)
 if sys.argv[1] == "forgoing":
     forgo_helpers()
-def native(): return len(os.listdir("/proc/self/task"))
+def native():
+    found = 0
+    while found != (found := len(os.listdir("/proc/self/task"))):  # what was started while importing may still be ending
+        time.sleep(0.3)
+    return found
 torch.ones(8)
 before = native()
 torch.rand(2_000_000).exp().sum()

@@ -79,6 +79,7 @@ def test_closing_wakes_the_thread_and_takes_nothing_more() -> None:
         box.put([one], bounded=True)
         box.close()
         assert taken.result(30) is None
+    assert box.end() == [one]
     with pytest.raises(EngineDead):
         box.put([work(2)], bounded=False)
 
