@@ -3,30 +3,18 @@
 import threading
 from collections.abc import Callable
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass
-from time import perf_counter
 
 from steering.engine.fitting import Fitting
 from steering.engine.sequence import Sequence
 from steering.errors import EngineDead, Overloaded
 
 
-@dataclass(frozen=True, slots=True)
-class Gathering:
-    """How long an engine that rests waits for more once work has come: until none came for `quiet_seconds`, at most for
-    `most_seconds`. The first request of a burst, computed alone, would make all others wait for a pass of its own."""
-
-    quiet_seconds: float = 0.001
-    most_seconds: float = 0.02
-
-
 class Inbox:
     """Work for one thread, and what becomes ready for it meanwhile. Everything but `collect` may be called by any thread."""
 
-    def __init__(self, waiting: Callable[[], int], most_waiting: int, gathering: Gathering | None = None) -> None:
+    def __init__(self, waiting: Callable[[], int], most_waiting: int) -> None:
         """waiting: live requests that wait elsewhere already; most_waiting: how many may wait in all."""
         self._waiting, self._most_waiting = waiting, most_waiting
-        self._gathering = gathering or Gathering()
         self._work: list[Sequence | Fitting] = []
         self._arrived: list[Callable[[], None]] = []
         self._wake = threading.Condition()
@@ -62,22 +50,12 @@ class Inbox:
     def collect(self, *, busy: bool) -> list[Sequence | Fitting] | None:
         """The work that came; waits for some unless `busy`. None once it was closed."""
         with self._wake:
-            if not busy:
-                while not (self._work or self._arrived or self._closing):
-                    self._wake.wait()
-                self._gather()
+            while not (busy or self._work or self._arrived or self._closing):
+                self._wake.wait()
             if self._closing:
                 return None  # what is still here is given back by `end`
             work, self._work = self._work, []
             return work
-
-    def _gather(self) -> None:
-        """Waits as long as work keeps coming."""
-        until = perf_counter() + self._gathering.most_seconds
-        seen = 0
-        while seen < len(self._work) and (left := until - perf_counter()) > 0 and not self._closing:
-            seen = len(self._work)
-            self._wake.wait(min(self._gathering.quiet_seconds, left))
 
     def close(self) -> None:
         """Nothing more is taken, and the thread is told to end."""

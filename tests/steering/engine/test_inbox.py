@@ -1,4 +1,4 @@
-"""Inbox: what is handed over is taken once and in order; a resting engine waits for the rest of a burst, a busy one never."""
+"""Inbox: what is handed over is taken once and in order, or given back when the engine ends."""
 
 import asyncio
 import threading
@@ -7,14 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from steering.engine.base import SamplingParams
-from steering.engine.inbox import Gathering, Inbox
+from steering.engine.inbox import Inbox
 from steering.engine.sequence import Sequence, Stream
 from steering.errors import EngineDead, Overloaded
 from steering.plan import UNSTEERED
 
 NOBODY = asyncio.new_event_loop()
 NOBODY.close()
-PATIENT = Gathering(quiet_seconds=60.0, most_seconds=1.0)
 
 
 def work(number: int, priority: int = 0) -> Sequence:
@@ -22,13 +21,13 @@ def work(number: int, priority: int = 0) -> Sequence:
     return Sequence(number, [0], 1, UNSTEERED, SamplingParams(), Stream(NOBODY), priority=priority)
 
 
-def inbox(gathering: Gathering | None = None, waiting: int = 0, most: int = 100) -> Inbox:
+def inbox(waiting: int = 0, most: int = 100) -> Inbox:
     """An inbox beside which `waiting` requests wait."""
-    return Inbox(lambda: waiting, most, gathering)
+    return Inbox(lambda: waiting, most)
 
 
 def test_a_busy_engine_takes_what_is_there_in_order() -> None:
-    box, one, two = inbox(PATIENT), work(1), work(2)
+    box, one, two = inbox(), work(1), work(2)
     assert box.collect(busy=True) == []
     box.put([one], bounded=True)
     box.put([two], bounded=True)
@@ -37,24 +36,16 @@ def test_a_busy_engine_takes_what_is_there_in_order() -> None:
     assert len(box) == 0
 
 
-def test_a_resting_engine_takes_a_burst_together() -> None:
-    box, one, two = inbox(PATIENT), work(1), work(2)
+def test_work_wakes_a_resting_engine() -> None:
+    box, one = inbox(), work(1)
     with ThreadPoolExecutor(1) as pool:
         taken = pool.submit(box.collect, busy=False)
         box.put([one], bounded=True)
-        box.put([two], bounded=True)
-        assert taken.result(30) == [one, two]
-
-
-def test_a_single_request_is_not_kept_waiting_for_others() -> None:
-    box, one = inbox(Gathering(quiet_seconds=0.001, most_seconds=3600.0)), work(1)
-    box.put([one], bounded=True)
-    with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(box.collect, busy=False).result(30) == [one]
+        assert taken.result(30) == [one]
 
 
 def test_what_becomes_ready_wakes_a_resting_engine_and_is_taken_once() -> None:
-    box, told = inbox(PATIENT), threading.Event()
+    box, told = inbox(), threading.Event()
     box.arrive(told.set)
     assert box.collect(busy=False) == []
     for take in box.arrivals():
@@ -73,13 +64,11 @@ def test_the_bound_counts_live_requests_here_and_elsewhere() -> None:
 
 
 def test_closing_wakes_the_thread_and_takes_nothing_more() -> None:
-    box, one = inbox(PATIENT), work(1)
+    box = inbox()
     with ThreadPoolExecutor(1) as pool:
         taken = pool.submit(box.collect, busy=False)
-        box.put([one], bounded=True)
         box.close()
         assert taken.result(30) is None
-    assert box.end() == [one]
     with pytest.raises(EngineDead):
         box.put([work(2)], bounded=False)
 
@@ -87,6 +76,8 @@ def test_closing_wakes_the_thread_and_takes_nothing_more() -> None:
 def test_what_was_left_at_the_end_is_given_back() -> None:
     box, one = inbox(), work(1)
     box.put([one], bounded=True)
+    box.close()
+    assert box.collect(busy=True) is None  # closing, it takes none of it
     assert box.end() == [one]
     assert box.ended
     with pytest.raises(EngineDead):
