@@ -94,6 +94,7 @@ async def events(generation: Generation, metrics: Metrics) -> AsyncGenerator[Eve
             async for choice, event in pieces:
                 if (piece := telling.piece(event, choice)) is not None:
                     yield piece
+    await asyncio.sleep(0)  # the last tokens of all streams leave before anything is summed up
     yield telling.done()
 
 

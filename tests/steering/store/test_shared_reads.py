@@ -35,6 +35,19 @@ async def test_a_burst_is_one_read_and_each_key_is_read_once() -> None:
     assert shelf.reads == [("a", "b")]
 
 
+async def test_a_burst_that_takes_some_turns_of_the_loop_to_come_is_one_read() -> None:
+    shelf = Shelf()
+    reads = SharedReads(shelf.read, 10)
+
+    async def late(turns: int, key: str) -> str:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return await reads.get(key)
+
+    await asyncio.gather(*(late(turns, key) for turns, key in ((0, "a"), (2, "b"), (5, "c"), (6, "a"))))
+    assert shelf.reads == [("a", "b", "c")]
+
+
 async def test_who_asks_while_a_read_runs_gets_the_next() -> None:
     shelf = Shelf()
     reads = SharedReads(shelf.read, 10)
