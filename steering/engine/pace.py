@@ -4,7 +4,7 @@ from math import inf
 
 from steering.engine.limits import EngineLimits
 
-STALL = 2.5
+STALL = 2.2
 """A prompt pass between two decode passes may take as many times as long as one of them."""
 LEAST, FIRST, MOST = 32, 64, 4096
 """Positions. Below the least a pass costs what its weights cost to read, and would only come more often."""
