@@ -5,7 +5,7 @@ import torch
 from steering.engine.batch import Batch
 from steering.engine.prompt_measures import OpeningBlocks
 from steering.plan import Phase, SteeringPlan
-from steering.shapes import Float, Residual, Tensor
+from steering.shapes import Float, Int, Residual, Tensor
 
 
 class AdditiveBank:
@@ -72,17 +72,29 @@ class AdditiveBank:
         sums = self.inverse[:, layers, slot].T.tolist()
         return dict(zip(layers, (tuple(row) for row in sums), strict=True))
 
+    def places(self, batch: Batch) -> Int[Tensor, "token"]:
+        """Where the tokens of a packed pass have their rows at layer 0, counted through phases, layers and slots."""
+        _, layers, slots, _ = self.rows.shape
+        return batch.phases() * (layers * slots) + batch.slots
+
     def add(
-        self, layer: int, residual: Residual, batch: Batch, phases: Tensor | None, blocks: OpeningBlocks | None
+        self,
+        layer: int,
+        residual: Residual,
+        places: Int[Tensor, "token"] | None,
+        blocks: OpeningBlocks | None,
     ) -> Residual:
-        """residual (token, d_model) float32 plus each token's row; notes 1 / |r| as it was met."""
+        """residual (token, d_model) float32 plus each token's row; notes 1 / |r| as it was met. places: see there; None in
+        a decode pass, where row r is slot r."""
         norms: Float[Tensor, token] = torch.linalg.vector_norm(residual, dim=-1)
         inverse = norms.clamp_min(1e-12).reciprocal()
-        if phases is None:
+        if places is None:
             rows = residual.shape[0]
             self.inverse[Phase.GENERATED, layer, :rows] += inverse
             return residual + self.rows[Phase.GENERATED, layer, :rows]
         if blocks is not None:
             blocks.note(layer, inverse)
-        self.inverse[:, layer].index_put_((phases, batch.slots), inverse, accumulate=True)
-        return residual + self.rows[:, layer][phases, batch.slots]
+        here = places + layer * self.rows.shape[2]
+        self.inverse.view(-1).index_put_((here,), inverse, accumulate=True)
+        # whole rows, one after the other: many times faster than indexing by phase and slot
+        return self.rows.view(-1, self.rows.shape[3]).index_select(0, here).add_(residual)

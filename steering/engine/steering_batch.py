@@ -182,8 +182,9 @@ class SteeringBatch:
         self.board = DecisionBoard(batch, state, device)
         self.openings = bank.layers_of(tuple(segment.sequence.slot for segment in batch.segments))
         self._calls = _stack(batch, self.board.width, device)
-        self._phases = None if batch.decode else batch.phases()
-        self._blocks = OpeningBlocks(batch, device) if self.openings and not batch.decode else None
+        packed = bool(self.openings) and not batch.decode
+        self._places = bank.places(batch) if packed else None
+        self._blocks = OpeningBlocks(batch, device) if packed else None
         self.visits = frozenset(self._calls) | self.board.layers
         self.layers = self.openings | self.visits
 
@@ -199,7 +200,7 @@ class SteeringBatch:
         if layer in self.board.layers:
             self.board.read(layer, residual)
         if layer in self.openings:
-            residual = self._bank.add(layer, residual, batch, self._phases, self._blocks)
+            residual = self._bank.add(layer, residual, self._places, self._blocks)
         for call in self._calls.get(layer, ()):
             residual = call.apply(residual, self.board, batch)
         return residual
