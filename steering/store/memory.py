@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, final
 
 from steering.errors import InvalidRequest
+from steering.recent import Recent
 from steering.spec import SteeringSpec
 from steering.store.base import JobRecord, JobStore, Profile, ProfileStore, VectorFilter, VectorPage, VectorStore
 from steering.store.clock import now
@@ -23,7 +24,7 @@ from steering.store.records import (
     write_steering,
 )
 from steering.store.references import refuse_if_used
-from steering.store.stored import StoredVector, not_found, restore, seal
+from steering.store.stored import KEPT, StoredVector, not_found, restore, seal
 from steering.vectors import ConceptVector, check_name
 
 
@@ -71,6 +72,10 @@ class MemoryVectors:
         self._profiles = profiles
         self._versions: dict[str, dict[int, StoredVector]] = {}
         self._last: dict[str, int] = {}
+        self._recent: Recent[StoredVector, ConceptVector] = Recent(KEPT)
+
+    def _restored(self, stored: StoredVector) -> ConceptVector:
+        return self._recent.get(stored) or self._recent.keep(stored, restore(stored))
 
     async def put(self, vector: ConceptVector) -> ConceptVector:
         sealed = seal(vector)
@@ -78,14 +83,14 @@ class MemoryVectors:
         stored = replace(sealed, version=version, created_at=now())
         self._last[stored.name] = version
         self._versions.setdefault(stored.name, {})[version] = stored
-        return restore(stored)
+        return self._restored(stored)
 
     async def get(self, name: str, version: int | None = None) -> ConceptVector:
         versions = self._versions.get(check_name(name), {})
         stored = versions.get(self._last.get(name, 0) if version is None else version)
         if stored is None:
             raise not_found(name, version)
-        return restore(stored)
+        return self._restored(stored)
 
     async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> VectorPage:
         check_filter(where)
@@ -93,7 +98,7 @@ class MemoryVectors:
         after = "" if cursor is None else read_cursor("vector", cursor)
         newest = (self._versions[name][self._last[name]] for name in sorted(self._versions) if name > after)
         found = [stored for stored in newest if stored.matches(where)]
-        page = tuple(restore(stored) for stored in found[:limit])
+        page = tuple(self._restored(stored) for stored in found[:limit])
         return VectorPage(page, make_cursor("vector", page[-1].name) if len(found) > limit else None)
 
     async def describe(self, name: str, description: str | None, tags: tuple[str, ...] | None) -> ConceptVector:

@@ -7,6 +7,8 @@ from typing import Generic, TypeVar
 
 TURNS = 4
 """Of the event loop, about as many as a request takes from its socket to its read."""
+MOST_ROUNDS = 32
+"""Of so many turns, after which a read begins although requests keep coming."""
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
@@ -33,9 +35,11 @@ class SharedReads(Generic[K, V]):
 
     async def _gathered(self) -> None:
         """Returns when the event loop has turned a few times and nobody has come: the rest of a burst is not left behind
-        for the price of a transaction, and who is alone waits for no clock."""
+        for the price of a transaction, and who is alone waits for no clock. Steady traffic keeps nobody waiting."""
         seen = -1
-        while seen != (seen := sum(map(len, self._waiting.values()))):
+        for _ in range(MOST_ROUNDS):
+            if seen == (seen := sum(map(len, self._waiting.values()))):
+                return
             for _ in range(TURNS):
                 await asyncio.sleep(0)
 

@@ -61,6 +61,10 @@ def seal(vector: ConceptVector) -> StoredVector:
     return StoredVector(vector.name, 0, vector.method, vector.description, vector.tags, "", digest(content), content)
 
 
+KEPT = 128
+"""Vectors that a store keeps decoded: traffic names the same few again and again, and decoding one takes milliseconds."""
+
+
 def restore(stored: StoredVector) -> ConceptVector:
     """The vector itself. Raises StoreCorrupt when the bytes are not those that were stored."""
     if digest(stored.content) != stored.sha256:

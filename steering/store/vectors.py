@@ -19,15 +19,13 @@ from steering.store.records import read_steering
 from steering.store.references import refuse_if_used
 from steering.store.shared_reads import SharedReads
 from steering.store.sql import Database
-from steering.store.stored import StoredVector, is_version, not_found, restore, seal
+from steering.store.stored import KEPT, StoredVector, is_version, not_found, restore, seal
 from steering.store.tables import DefaultSteeringRow, ProfileRow, VectorNameRow, VectorRow
 from steering.vectors import ConceptVector, check_name
 
 log = logging.getLogger(__name__)
 SMALL = 256 * 1024
 """Bytes of a vector that is decoded where it is asked for."""
-KEPT = 128
-"""Vectors that are kept decoded: traffic names the same few again and again, and decoding one takes milliseconds."""
 AT_ONCE = 1000
 """Vectors that one query asks for: far below the parameters that any database takes."""
 LABELS = (

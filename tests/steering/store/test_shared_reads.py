@@ -48,6 +48,21 @@ async def test_a_burst_that_takes_some_turns_of_the_loop_to_come_is_one_read() -
     assert shelf.reads == [("a", "b", "c")]
 
 
+async def test_steady_traffic_keeps_nobody_waiting() -> None:
+    shelf = Shelf()
+    reads = SharedReads(shelf.read, 10)
+    first = asyncio.create_task(reads.get("a"))
+    others = []
+    for _ in range(1000):  # one more at every turn, far beyond the longest gathering
+        others.append(asyncio.create_task(reads.get("b")))
+        await asyncio.sleep(0)
+        if first.done():
+            break
+    assert await first == "a0"
+    assert len(others) < 1000
+    assert set(await asyncio.gather(*others)) == {"b0"}
+
+
 async def test_who_asks_while_a_read_runs_gets_the_next() -> None:
     shelf = Shelf()
     reads = SharedReads(shelf.read, 10)
