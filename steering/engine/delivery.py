@@ -37,8 +37,8 @@ class Delivery:
         self.now([one for one in (*self._held, *sequences) if one.id not in kept])
         self._held = held
 
-    def held(self) -> None:
-        """What was kept back: something longer comes before the next pass."""
+    def flush(self) -> None:
+        """What was kept back, at once: something longer comes before the next pass."""
         self.now(self._held)
         self._held = []
 

@@ -110,7 +110,7 @@ class EngineLoop:
         self._with_room(self._scheduler.admit)
         work = self._with_room(self._scheduler.prompts) or []
         if work:
-            self._delivery.held()
+            self._delivery.flush()
             self._counts["cached"] += sum(s.cached for s, _ in work if s.computed == s.cached)
             count = sum(amount for _, amount in work)
             self._counts["prompt"] += count
@@ -120,7 +120,7 @@ class EngineLoop:
         if present:
             self._scheduler.pace.decoded(self._pass(lambda: self._runner.decode(rows, idle), present))
         if (fitting := self._fitting.next(beside=self._scheduler.busy)) is not None:
-            self._delivery.held()
+            self._delivery.flush()
             self._fit_piece(fitting)
         self._counts["steps"] += 1
 

@@ -80,7 +80,7 @@ async def test_what_was_kept_is_told_before_something_longer_and_when_a_row_stay
     rows = Rows(MANY)
     for _ in range(2):
         rows.delivery.after(rows.write(), SHORT)
-    rows.delivery.held()
+    rows.delivery.flush()
     assert set(await rows.counts()) == {2}
     rows.delivery.after(rows.write(), SHORT)
     assert set(await rows.counts()) == {2}
