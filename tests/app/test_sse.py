@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.schemas.generation import TokenPiece
-from app.sse import KEEPALIVE, Event, EventStream, Patience, frame
+from app.sse import KEEPALIVE, STRAIGHT_SEND, Event, EventStream, Patience, frame
 from steering.errors import Draining, Overloaded, SteeringError
 
 FOREVER = Patience(keepalive_seconds=60, stall_seconds=60, life_seconds=60)
@@ -58,6 +58,19 @@ async def test_events_are_framed_and_the_source_is_closed() -> None:
     await stream(source)[0]({}, wire.receive, wire.send)
     assert wire.sent == b'event: token\ndata: {"a": 1}\n\ndata: [DONE]\n\n'
     assert source.closed
+
+
+async def test_pieces_go_straight_to_the_server_and_start_and_end_through_the_wrappers() -> None:
+    wire, wrapped, source = Wire(), Wire(), Source(Event("[DONE]"))
+    types: list[str] = []
+
+    async def send(message: Any) -> None:
+        types.append(message["type"])
+        await wrapped.send(message)
+
+    await stream(source)[0]({"state": {STRAIGHT_SEND: wire.send}}, wire.receive, send)
+    assert wire.sent == b"data: [DONE]\n\n"
+    assert (types, wrapped.sent) == (["http.response.start", "http.response.body"], b"")
 
 
 @pytest.mark.parametrize(
