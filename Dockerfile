@@ -4,7 +4,7 @@ ARG PYTHON_VERSION=3.12
 
 # ---- installed once, copied as a whole ----------------------------------------------------------------------------
 FROM python:${PYTHON_VERSION}-slim-bookworm AS base
-ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_CACHE_DIR=/var/cache/pip
 WORKDIR /srv/steering-server
 
 FROM base AS build
@@ -16,12 +16,12 @@ COPY app app
 # TORCH_INDEX: an index with processor-only builds of torch makes a far smaller image; empty takes torch's default build.
 FROM build AS build-cpu
 ARG TORCH_INDEX=
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     PIP_EXTRA_INDEX_URL="${TORCH_INDEX}" make install VENV=/opt/venv INSTALL=.
 
 # torch's default build for Linux brings the CUDA libraries; the driver comes from the host.
 FROM build AS build-cuda
-RUN --mount=type=cache,target=/root/.cache/pip make install VENV=/opt/venv INSTALL=.
+RUN --mount=type=cache,target=/var/cache/pip make install VENV=/opt/venv INSTALL=.
 
 # ---- what runs: no source, no superuser ----------------------------------------------------------------------------
 FROM base AS runtime
