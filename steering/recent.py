@@ -15,6 +15,9 @@ class Recent(Generic[K, V]):
         self._most = most
         self._values: OrderedDict[K, V] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._values)
+
     def get(self, key: K) -> V | None:
         """The value, which counts as used now; None where there is none."""
         if key not in self._values:

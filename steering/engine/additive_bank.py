@@ -1,5 +1,7 @@
 """AdditiveBank: one residual-sized row per (phase, layer, slot): the fast path. Cost does not grow with vectors or plans."""
 
+from collections.abc import Collection
+
 import torch
 
 from steering.engine.batch import Batch
@@ -19,6 +21,8 @@ class AdditiveBank:
         self._device = device
         self.rows = torch.zeros(len(Phase), layer_count, 0, d_model, device=device)
         self.inverse = torch.zeros(len(Phase), layer_count, 0, device=device)
+        self.moves = 0
+        """How often rows and sums were given other memory."""
         self._layers: dict[int, frozenset[int]] = {}
         self.active: frozenset[int] = frozenset()
 
@@ -26,6 +30,7 @@ class AdditiveBank:
         """Room for that many slots."""
         more = slots - self.rows.shape[2]
         if more > 0:
+            self.moves += 1
             phases, layers, _, d_model = self.rows.shape
             self.rows = torch.cat([self.rows, self.rows.new_zeros(phases, layers, more, d_model)], dim=2)
             self.inverse = torch.cat([self.inverse, self.inverse.new_zeros(phases, layers, more)], dim=2)
@@ -73,28 +78,38 @@ class AdditiveBank:
         return dict(zip(layers, (tuple(row) for row in sums), strict=True))
 
     def places(self, batch: Batch) -> Int[Tensor, "token"]:
-        """Where the tokens of a packed pass have their rows at layer 0, counted through phases, layers and slots."""
+        """Where the tokens of a pass have their rows at layer 0, counted through phases, layers and slots."""
         _, layers, slots, _ = self.rows.shape
-        return batch.phases() * (layers * slots) + batch.slots
+        phases = Phase.GENERATED if batch.decode else batch.phases()
+        return phases * (layers * slots) + batch.slots
 
     def add(
-        self,
-        layer: int,
-        residual: Residual,
-        places: Int[Tensor, "token"] | None,
-        blocks: OpeningBlocks | None,
+        self, layer: int, residual: Residual, places: Int[Tensor, "token"], blocks: OpeningBlocks | None
     ) -> Residual:
-        """residual (token, d_model) float32 plus each token's row; notes 1 / |r| as it was met. places: see there; None in
-        a decode pass, where row r is slot r."""
+        """residual (token, d_model) float32 plus each token's row; notes 1 / |r| as it was met. places: see there; blocks: of
+        a packed pass, None in a decode pass, where row r is slot r."""
         norms: Float[Tensor, token] = torch.linalg.vector_norm(residual, dim=-1)
         inverse = norms.clamp_min(1e-12).reciprocal()
-        if places is None:
+        if blocks is None:
             rows = residual.shape[0]
             self.inverse[Phase.GENERATED, layer, :rows] += inverse
             return residual + self.rows[Phase.GENERATED, layer, :rows]
-        if blocks is not None:
-            blocks.note(layer, inverse)
+        blocks.note(layer, inverse)
         here = places + layer * self.rows.shape[2]
         self.inverse.view(-1).index_put_((here,), inverse, accumulate=True)
         # whole rows, one after the other: many times faster than indexing by phase and slot
         return self.rows.view(-1, self.rows.shape[3]).index_select(0, here).add_(residual)
+
+    def added(
+        self,
+        layers: Collection[int],
+        inverse: Float[Tensor, "layer token"],
+        places: Int[Tensor, "token"],
+        blocks: OpeningBlocks,
+    ) -> None:
+        """A packed pass has added the rows of some layers by itself, and met this 1 / |r|; of others `inverse` holds zeros.
+        places, blocks: see `add`."""
+        for layer in layers:
+            blocks.note(layer, inverse[layer])
+        here = places + torch.arange(len(inverse), device=self._device)[:, None] * self.rows.shape[2]
+        self.inverse.view(-1).index_put_((here.view(-1),), inverse.view(-1), accumulate=True)

@@ -1,6 +1,6 @@
 """Batch: token ids, absolute positions, row -> sequence. One forward pass is either packed prompts or one token a row."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -52,6 +52,17 @@ class Batch:
     @property
     def sequences(self) -> tuple[Sequence, ...]:
         return tuple(segment.sequence for segment in self.segments)
+
+    def over(self, token_ids: Int[Tensor, "token"], positions: Int[Tensor, "token"]) -> "Batch":
+        """The same pass over other tensors."""
+        return replace(self, token_ids=token_ids, positions=positions, _masks={})
+
+    def positions_on_host(self) -> list[int]:
+        """The same as `positions`, without asking the device; 0 for idle rows."""
+        found = [0] * self.tokens
+        for segment in self.segments:
+            found[segment.start : segment.end] = range(segment.first, segment.first + segment.length)
+        return found
 
     def mask(self, window: int | None) -> Bool[Tensor, "row 1 1 length"]:
         """Decode only: which cached positions each row sees; computed once a pass for each window size."""

@@ -21,7 +21,10 @@ log = structlog.get_logger()
 HERE = Path(__file__).parent
 SOURCES = [
     *(HERE / f"{name}.py" for name in ("attachment", "attention", "compile_worker", "decode_step", "graph_calls")),
-    *(HERE / f"{name}.py" for name in ("packed_linears", "prompt_step", "graph_attention", "shared_rows")),
+    *(
+        HERE / f"{name}.py"
+        for name in ("packed_linears", "prompt_step", "graph_attention", "graph_rewrites", "graph_bank")
+    ),
     *(HERE.parent / name for name in ("model/hooks.py", "native/operations.py", "native/processor.py")),
 ]
 """What is in the graphs, and how they are made."""

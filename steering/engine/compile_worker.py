@@ -16,9 +16,9 @@ import torch
 from torch._inductor import aoti_compile_and_package
 
 from steering.engine.decode_step import DecodeStep
+from steering.engine.graph_rewrites import rewritten
 from steering.engine.packed_linears import PackedLinears
 from steering.engine.prompt_step import PromptStep
-from steering.engine.shared_rows import joined
 from steering.model.loading import load
 from steering.native.library import build
 from steering.native.operations import GRAPH_ENTRIES
@@ -65,7 +65,7 @@ def compile_step(model: Any, layout: Any, linears: PackedLinears | None, target:
     try:
         with torch.no_grad():
             program = torch.export.export(step, step.example(), dynamic_shapes=step.dynamic_shapes(), strict=False)
-            aoti_compile_and_package(joined(program), package_path=str(package), inductor_configs=OPTIONS)
+            aoti_compile_and_package(rewritten(program), package_path=str(package), inductor_configs=OPTIONS)
         with zipfile.ZipFile(package) as packed:
             packed.extractall(unfinished)
         package.unlink()

@@ -7,10 +7,11 @@ import torch
 from steering.engine.additive_bank import AdditiveBank
 from steering.engine.attention import SlotAttention
 from steering.engine.batch import Batch
-from steering.engine.graph_calls import Task, Visitor, answering
+from steering.engine.graph_bank import tasks
+from steering.engine.graph_calls import Visitor, answering
 from steering.engine.kv_cache import SlotCache
+from steering.engine.steering_batch import SteeringBatch
 from steering.native.library import Compiled
-from steering.plan import Phase
 from steering.shapes import Int, Logits, Tensor
 
 KINDS = ("decode", "prompt")
@@ -30,36 +31,42 @@ class CompiledPasses:
         deep = stop_after is None or 2 * (stop_after + 1) > self._layer_count
         return deep and "prompt" in self.ready and self._cache.begun
 
-    def prompt(self, batch: Batch, visits: Collection[int], visitor: Visitor, keep: Int[Tensor, "kept"]) -> Logits:
-        """A packed pass that is visited after some layers; logits of the tokens in `keep`."""
+    def prompt(
+        self,
+        batch: Batch,
+        steering: SteeringBatch,
+        visits: Collection[int],
+        visitor: Visitor,
+        keep: Int[Tensor, "kept"],
+    ) -> Logits:
+        """A packed pass; logits of the tokens in `keep`. visits: after which layers the visitor is called; after others of
+        `steering` the graph adds the bank's rows."""
         assert self._attention is not None
         self._cache.batch = batch
-        arguments = [batch.token_ids, batch.positions, keep, *self._steering(visits, ())]
+        arguments = [batch.token_ids, batch.positions, keep, batch.table(), batch.loan_table()]
         try:
-            with torch.no_grad(), answering(visitor, self._attention.write_and_attend):
-                (logits,) = self.ready["prompt"](
-                    [*arguments, batch.table(), batch.loan_table(), *self._states(), *self.weights]
-                )
+            with answering(visitor, self._attention.write_and_attend):
+                return self._run("prompt", arguments, steering, visits)
         finally:
             self._cache.batch = None
-        return logits
 
-    def decode(self, batch: Batch, visits: Collection[int], adds: Collection[int], visitor: Visitor) -> Logits:
-        """A token for every row: visited after some layers, with the bank's rows added after others."""
+    def decode(self, batch: Batch, steering: SteeringBatch, visits: Collection[int], visitor: Visitor) -> Logits:
+        """A token for every row; see `prompt`."""
         device = batch.token_ids.device
         span = self._spans.setdefault(batch.length, torch.arange(batch.length, device=device))
-        arguments = [batch.token_ids, batch.positions, span, *self._steering(visits, adds)]
-        with torch.no_grad(), answering(visitor):
-            (logits,) = self.ready["decode"]([*arguments, *self._states(), *self.weights])
-        return logits
+        with answering(visitor):
+            return self._run("decode", [batch.token_ids, batch.positions, span], steering, visits)
 
-    def _steering(self, visits: Collection[int], adds: Collection[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """What `steer` takes: a visit adds the bank's rows itself."""
-        tasks = [
-            Task.VISIT if layer in visits else Task.ADD if layer in adds else Task.NOTHING
-            for layer in range(self._layer_count)
-        ]
-        return self._bank.rows[Phase.GENERATED], self._bank.inverse[Phase.GENERATED], torch.tensor(tasks)
+    def _run(self, kind: str, arguments: list[Tensor], steering: SteeringBatch, visits: Collection[int]) -> Logits:
+        """arguments: those of the graph before the bank, one number a token in the first."""
+        visits = frozenset(visits)
+        adds = steering.openings - visits
+        inverse = steering.sums(self._layer_count)
+        bank = [self._bank.rows, steering.places, inverse, tasks(self._layer_count, visits, adds)]
+        with torch.no_grad():
+            (logits,) = self.ready[kind]([*arguments, *bank, *self._states(), *self.weights])
+        steering.added(adds, inverse)
+        return logits
 
     def _states(self) -> list[Tensor]:
         """Keys of all layers, then values of all."""

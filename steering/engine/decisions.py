@@ -162,12 +162,13 @@ class Circuit:
                 needs[row, node] = need
                 for column, weight in inputs.items():
                     weights[row, node, column] = weight
+        single = self._only_thresholds(weights[spread])
+        self._single = None if single is None else single.to(device)
         self._weights, self._needs = weights[spread].to(device), needs[spread].to(device)
-        self._single = self._only_thresholds()
 
-    def _only_thresholds(self) -> Int[Tensor, "row 1"] | None:
+    def _only_thresholds(self, weights: Float[Tensor, "row node column"]) -> Int[Tensor, "row 1"] | None:
         """The column that decides each row, where no row has a tree: the common case, and one lookup."""
-        first = self._weights[:, 0, : self._width]
+        first = weights[:, 0, : self._width]
         # a threshold that is written twice stands once, with weight 2: that is a tree
         plain = self._depth == 1 and self._width > 0 and bool((first.abs().sum(dim=1) <= 1.0).all())
         return first.argmax(dim=1, keepdim=True) if plain and bool((first >= 0.0).all()) else None

@@ -4,8 +4,10 @@ from typing import Any
 
 import torch
 
+from steering.engine import graph_bank
 from steering.engine.attachment import Attachment
 from steering.engine.graph_attention import RowAttention
+from steering.engine.graph_bank import GraphBank
 from steering.engine.kv_cache import states_like
 from steering.engine.packed_linears import PackedLinears
 from steering.model.hooks import ResidualHooks
@@ -39,17 +41,17 @@ class DecodeStep(torch.nn.Module):
         token_ids: Int[Tensor, "row"],
         positions: Int[Tensor, "row"],
         span: Int[Tensor, "length"],
-        bank: tuple[Float[Tensor, "layer slot d_model"], Float[Tensor, "layer slot"], Int[Tensor, "layer"]],
+        bank: GraphBank,
         keys: list[Tensor],
         values: list[Tensor],
         weights: list[Tensor],
     ) -> tuple[Float[Tensor, "row vocab"]]:
-        """Logits. `span` tells by its length how far to look back; bank: rows, inverse and tasks of `steer`; keys and values, one
-        (slot, kv_head, position, head_dim) a layer, are written in place."""
+        """Logits. `span` tells by its length how far to look back; keys and values, one (slot, kv_head, position, head_dim) a
+        layer, are written in place."""
         self._attention.begin(positions, span, keys, values)
         if self._linears is not None:
             self._linears.weights = weights
-        with self._hooks.step(lambda layer, residual: steer(residual, *bank, layer)):
+        with self._hooks.step(lambda layer, residual: steer([residual], *bank, layer)):
             output = self.model(
                 input_ids=token_ids[:, None], position_ids=positions[:, None], use_cache=False, logits_to_keep=1
             )
@@ -59,12 +61,7 @@ class DecodeStep(torch.nn.Module):
         """Arguments to trace with. No two free sizes are equal, or the tracer would take them for one."""
         device = next(self.model.parameters()).device
         ids, positions = torch.tensor([1, 2, 3], device=device), torch.tensor([5, 9, 7], device=device)
-        layers = self._layout.layer_count
-        bank = (
-            torch.zeros(layers, 5, self._layout.d_model),
-            torch.zeros(layers, 5),
-            torch.zeros(layers, dtype=torch.int64),
-        )
+        bank = graph_bank.example(self._layout.layer_count, self._layout.d_model, len(ids))
         states = states_like(self.model, self._layout.layer_count), states_like(self.model, self._layout.layer_count)
         weights = [] if self._linears is None else self._linears.weights
         return ids, positions, torch.arange(128), bank, *states, weights
@@ -74,4 +71,4 @@ class DecodeStep(torch.nn.Module):
         free = torch.export.Dim.AUTO
         states = [{0: free, 2: free}] * self._layout.layer_count
         weights: list[dict[int, Any]] = [] if self._linears is None else [{} for _ in self._linears.weights]
-        return {0: free}, {0: free}, {0: free}, ({1: free}, {1: free}, {}), states, states, weights
+        return {0: free}, {0: free}, {0: free}, graph_bank.dynamic_shapes(), states, states, weights

@@ -20,8 +20,10 @@ def finish(sequence: Sequence) -> str:
 
 
 def _release(sequence: Sequence, piece: str) -> tuple[str, bool]:
-    text = sequence.held_text + piece
     stops = sequence.sampling.stop
+    if not stops:
+        return piece, False
+    text = sequence.held_text + piece
     found = [at for stop in stops if (at := text.find(stop)) >= 0]
     if found:
         sequence.held_text = ""

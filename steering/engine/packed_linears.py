@@ -5,6 +5,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from steering.native.large_pages import side_by_side
 from steering.native.operations import PANEL, linears, packed, padded
 from steering.shapes import Tensor
 
@@ -24,12 +25,17 @@ class PackedLinears:
 
     def packed(self) -> list[Tensor]:
         """Every weight, packed: as much memory again as the model's own."""
-        return [packed(layer.weight.detach()) for layer in self._layers]
+        weights = side_by_side(self._shapes(), torch.bfloat16)
+        for layer, weight in zip(self._layers, weights, strict=True):
+            weight.copy_(packed(layer.weight.detach()))
+        return weights
 
     def placeholders(self) -> list[Tensor]:
         """Tensors of the packed weights' shapes, for tracing."""
-        shapes = [(-(-layer.out_features // PANEL), layer.in_features // 2, PANEL, 2) for layer in self._layers]
-        return [layer.weight.new_empty(shape) for layer, shape in zip(self._layers, shapes, strict=True)]
+        return [layer.weight.new_empty(shape) for layer, shape in zip(self._layers, self._shapes(), strict=True)]
+
+    def _shapes(self) -> list[tuple[int, ...]]:
+        return [(-(-layer.out_features // PANEL), layer.in_features // 2, PANEL, 2) for layer in self._layers]
 
     def attach(self) -> None:
         """From here on the layers multiply by `weights`."""

@@ -4,8 +4,10 @@ from typing import Any
 
 import torch
 
+from steering.engine import graph_bank
 from steering.engine.attachment import Attachment
 from steering.engine.graph_attention import SegmentAttention
+from steering.engine.graph_bank import GraphBank
 from steering.engine.kv_cache import states_like
 from steering.engine.packed_linears import PackedLinears
 from steering.model.hooks import ResidualHooks
@@ -36,18 +38,18 @@ class PromptStep(torch.nn.Module):
         token_ids: Int[Tensor, "token"],
         positions: Int[Tensor, "token"],
         keep: Int[Tensor, "kept"],
-        bank: tuple[Float[Tensor, "layer slot d_model"], Float[Tensor, "layer slot"], Int[Tensor, "layer"]],
         pieces: tuple[Int[Tensor, "segment 4"], Int[Tensor, "loan 3"]],
+        bank: GraphBank,
         keys: list[Tensor],
         values: list[Tensor],
         weights: list[Tensor],
     ) -> tuple[Float[Tensor, "kept vocab"]]:
-        """The logits of the tokens in `keep`. bank: rows, inverse and tasks of `steer`; pieces: segments
-        and loans of `attend_segments`; keys and values are written in place."""
+        """The logits of the tokens in `keep`. pieces: segments and loans of `attend_segments`; keys and values are written
+        in place."""
         self._attention.begin(*pieces, keys, values)
         if self._linears is not None:
             self._linears.weights = weights
-        with self._hooks.step(lambda layer, residual: steer(residual, *bank, layer)):
+        with self._hooks.step(lambda layer, residual: steer([residual], *bank, layer)):
             output = self.model(
                 input_ids=token_ids[None], position_ids=positions[None], use_cache=False, logits_to_keep=keep
             )
@@ -61,13 +63,8 @@ class PromptStep(torch.nn.Module):
         keep = torch.tensor([2, 3, 6], device=device)
         pieces = torch.tensor([[0, 4, 1, 3], [4, 3, 0, 0]]), torch.zeros(5, 3, dtype=torch.int64)
         states = states_like(self.model, self._layout.layer_count), states_like(self.model, self._layout.layer_count)
-        layers = self._layout.layer_count
-        bank = (
-            torch.zeros(layers, 6, self._layout.d_model),
-            torch.zeros(layers, 6),
-            torch.zeros(layers, dtype=torch.int64),
-        )
-        return ids, ids + 3, keep, bank, pieces, *states, weights
+        bank = graph_bank.example(self._layout.layer_count, self._layout.d_model, len(ids))
+        return ids, ids + 3, keep, pieces, bank, *states, weights
 
     def dynamic_shapes(self) -> tuple[Any, ...]:
         """Everything but the model's own sizes is free: one graph serves every pass."""
@@ -78,8 +75,8 @@ class PromptStep(torch.nn.Module):
             {0: free},
             {0: free},
             {0: free},
-            ({1: free}, {1: free}, {}),
             ({0: free}, {0: free}),
+            graph_bank.dynamic_shapes(),
             states,
             states,
             weights,

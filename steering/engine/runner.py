@@ -1,4 +1,4 @@
-"""ModelRunner: a Batch -> next-token logits, readouts and captures. The only code that calls the model."""
+"""ModelRunner: a Batch -> next-token logits, readouts and captures. By which way a pass is computed is decided here."""
 
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field
@@ -11,7 +11,9 @@ from steering.engine.additive_bank import AdditiveBank
 from steering.engine.attachment import Attachment
 from steering.engine.attention import SlotAttention
 from steering.engine.batch import Batch, decoding, packed
+from steering.engine.captured_decode import CapturedDecode, Recorder
 from steering.engine.compiled_passes import CompiledPasses
+from steering.engine.forward_pass import ForwardPass
 from steering.engine.gradient_pass import GradientPass
 from steering.engine.graph_calls import Visitor
 from steering.engine.kv_cache import BLOCK, SlotCache
@@ -41,10 +43,13 @@ class PassResult:
 
 
 class ModelRunner:
-    """Owns the model, its hooks, the slots, the bank and the decision state. One thread calls it."""
+    """Owns the model, its hooks, the slots, the bank and the decision state. One thread calls it.
 
-    def __init__(self, model: Any, layout: Layout, device: torch.device) -> None:
-        self._model, self._layout, self._device = model, layout, device
+    recorder: what decode passes are recorded with; None: they are not.
+    """
+
+    def __init__(self, model: Any, layout: Layout, device: torch.device, recorder: Recorder | None = None) -> None:
+        self._layout, self._device = layout, device
         self._own = layout.attention == "own"
         self.cache = SlotCache(layout.layer_count, own_attention=self._own)
         attention = None if self._own else SlotAttention(self.cache)
@@ -56,6 +61,8 @@ class ModelRunner:
         self._state = torch.zeros(0, MAX_THRESHOLDS, device=device)
         self._steering: SteeringBatch | None = None
         self.compiled = CompiledPasses(layout.layer_count, self.cache, attention, self.bank)
+        self._forward = ForwardPass(model, layout, self._hooks, self.cache)
+        self.captured = None if recorder is None or self._own else CapturedDecode(recorder, self.cache, self.bank)
         self.linears = PackedLinears(model) if packs_linears(next(model.parameters()).dtype, device) else None
 
     @property
@@ -89,6 +96,7 @@ class ModelRunner:
         self.bank.reserve(slots)
         more = slots - self._state.shape[0]
         if more > 0:
+            self._flush()  # the stacks of the last pass read and write decisions where they lay
             self._state = torch.cat([self._state, self._state.new_zeros(more, MAX_THRESHOLDS)])
         self.cache.reserve(slots, length)
 
@@ -135,10 +143,12 @@ class ModelRunner:
         keep = torch.tensor(kept, device=self._device)
         logits: Logits | None
         if self.compiled.worth(stop_after):
-            visits = steering.layers | readers.layers
-            logits = self.compiled.prompt(batch, visits, _visitor(batch, steering, readers, None), keep)
+            visitor = _visitor(batch, steering, readers, None)
+            logits = self.compiled.prompt(batch, steering, steering.visits | readers.layers, visitor, keep)
         else:
-            logits = self._forward(batch, steering, readers, keep, stop_after)
+            visitor = _visitor(batch, steering, readers, stop_after)
+            layers = steering.layers | readers.layers | (frozenset() if stop_after is None else {stop_after})
+            logits = self._forward.run(batch, visitor, layers, keep)
         steering.board.settle()
         steering.collect()
         if wants_all and logits is not None:
@@ -170,61 +180,33 @@ class ModelRunner:
         steering = self._steering
         steering.begin(batch)
         readers = PassReaders(batch, self._device)
-        logits: Logits | None
-        if "decode" in self.compiled.ready:
-            visitor = _visitor(batch, steering, readers, None)
-            logits = self.compiled.decode(batch, steering.visits | readers.layers, steering.openings, visitor)
-        else:
-            logits = self._forward(batch, steering, readers, 1, None)
-        assert logits is not None
-        for sequence in present:
-            _advance(sequence, 1)
+        logits = self._decoded(batch, steering, readers)
+        for sequence in present:  # no prompt has a position left: that is what `_advance` would look for
+            sequence.phase_tokens[Phase.GENERATED] += 1
+            sequence.computed += 1
         filled = [row for row, sequence in enumerate(rows) if sequence is not None]
         if len(filled) < len(rows):
             logits = logits[filled]
         return PassResult(tuple(present), logits, readers.readouts())
 
-    def _forward(
-        self,
-        batch: Batch,
-        steering: SteeringBatch,
-        readers: PassReaders,
-        keep: Int[Tensor, "kept"] | int,
-        stop_after: int | None,
-    ) -> Logits | None:
-        """One forward pass under the hooks; None when it was stopped after the deepest layer that is read."""
-        layers = steering.layers | readers.layers
-        if stop_after is not None:
-            layers = layers | {stop_after}
-        apply = _visitor(batch, steering, readers, stop_after)
-        shape = (-1, 1) if batch.decode else (1, -1)
-        arguments: dict[str, Any] = {
-            "input_ids": batch.token_ids.view(shape),
-            "use_cache": True,
-            "logits_to_keep": keep,
-            self._layout.cache_argument: self.cache,
-        }
-        if self._own:
-            arguments["attention_mask"] = torch.ones(
-                1, self.cache_length(batch), dtype=torch.int64, device=self._device
-            )
-        else:
-            arguments["position_ids"] = batch.positions.view(shape)
-        self.cache.batch = batch
-        try:
-            with torch.no_grad(), self._hooks.step(apply, sorted(layers)):
-                output = self._model(**arguments)
-        except StopForward:
-            return None
-        finally:
-            self.cache.batch = None
-        logits: Tensor = output.logits
-        return logits.reshape(-1, logits.shape[-1])
+    def _decoded(self, batch: Batch, steering: SteeringBatch, readers: PassReaders) -> Logits:
+        """Logits of a decode pass: compiled, captured, or under the hooks."""
+        if "decode" in self.compiled.ready:
+            visitor = _visitor(batch, steering, readers, None)
+            return self.compiled.decode(batch, steering, steering.visits | readers.layers, visitor)
 
-    @staticmethod
-    def cache_length(batch: Batch) -> int:
-        """Filled positions of the only row of a pass, the new ones included."""
-        return batch.segments[0].last_position + 1
+        def compute(token_ids: Int[Tensor, "row"], positions: Int[Tensor, "row"]) -> Logits:
+            here = batch.over(token_ids, positions)
+            visitor = _visitor(here, steering, readers, None)
+            logits = self._forward.run(here, visitor, steering.layers | readers.layers, 1)
+            assert logits is not None
+            return logits
+
+        if self.captured is not None and not readers.layers:
+            replayed = self.captured.decode(batch, steering, compute)
+            if replayed is not None:
+                return replayed
+        return compute(batch.token_ids, batch.positions)
 
 
 def _visitor(batch: Batch, steering: SteeringBatch, readers: PassReaders, stop_after: int | None) -> Visitor:

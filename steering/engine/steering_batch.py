@@ -1,6 +1,6 @@
 """SteeringBatch: the plans of all rows stacked by layer, order and operation: prepared on the host, applied on the device."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from steering.engine.segment import Segment
 from steering.engine.sequence import NEVER, Sequence
 from steering.engine.timing import Timing
 from steering.operations import OPERATIONS
-from steering.plan import Step
+from steering.plan import Phase, Step
 from steering.program import weight_index
 from steering.shapes import Bool, Float, Int, Residual, Tensor
 
@@ -59,7 +59,8 @@ class StackedCall:
         self._dose = torch.zeros(len(self._parts), device=device)
         self._count = torch.zeros(len(self._parts), device=device)
         self._fired = torch.full((len(self._parts),), NEVER, device=device)
-        self._steady = False
+        self.steady = False
+        """Whether every pass of this stack does the same from here on."""
 
     def _relative_mask(self, device: torch.device) -> Bool[Tensor, "token n"] | None:
         if not any(member.step.relative for member in self._members):
@@ -70,10 +71,10 @@ class StackedCall:
 
     def time(self, positions: list[int]) -> None:
         """Sets the weights of this pass. positions: absolute position of each flat row."""
-        if self._steady:
+        if self.steady:
             return
         if self._decode and all(m.timing.settled(positions[m.tokens[0]]) for m in self._members):
-            self._steady, self._weights = True, None
+            self.steady, self._weights = True, None
             weights = [1.0] * len(self._members)
         else:
             weights = [m.timing.at(positions[token]) for m in self._members for token in m.tokens]
@@ -124,7 +125,7 @@ class StackedCall:
         positions = batch.positions if self._tokens is None else batch.positions[self._tokens]
         first = torch.where(acting, (positions - self._lasts).clamp_min_(-1), NEVER)
         if self._decode:
-            self._fired = torch.minimum(self._fired, first)
+            torch.minimum(self._fired, first, out=self._fired)
         else:
             self._fired.scatter_reduce_(0, self._part, first, "amin")
 
@@ -171,7 +172,8 @@ def _padded(directions: list[Float[Tensor, "k d_model"]]) -> Float[Tensor, "memb
 class SteeringBatch:
     """Everything that steers one pass. A decode pass with the same rows as the last reuses its stacks.
 
-    openings: layers with rows of the bank. visits: layers where more than those act. layers: both.
+    openings: layers with rows of the bank; places: where each token has its own. visits: layers where more than those act.
+    layers: both.
     """
 
     def __init__(
@@ -182,15 +184,21 @@ class SteeringBatch:
         self.board = DecisionBoard(batch, state, device)
         self.openings = bank.layers_of(tuple(segment.sequence.slot for segment in batch.segments))
         self._calls = _stack(batch, self.board.width, device)
-        packed = bool(self.openings) and not batch.decode
-        self._places = bank.places(batch) if packed else None
-        self._blocks = OpeningBlocks(batch, device) if packed else None
+        self._blocks = OpeningBlocks(batch, device) if self.openings and not batch.decode else None
+        self.places: Int[Tensor, token] = torch.zeros(batch.tokens, dtype=torch.int64, device=device)
         self.visits = frozenset(self._calls) | self.board.layers
         self.layers = self.openings | self.visits
 
+    @property
+    def steady(self) -> bool:
+        """Whether every pass of these rows does the same from here on: no step begins, ends or fades any more."""
+        return all(call.steady for calls in self._calls.values() for call in calls)
+
     def begin(self, batch: Batch) -> None:
-        """Once a pass, on the host: which steps act at which positions, with which weight."""
-        positions = batch.positions.tolist() if self._calls else []
+        """Once a pass, on the host: which steps act at which positions, with which weight. (The bank may have grown.)"""
+        if self.openings:
+            self.places = self._bank.places(batch)
+        positions = batch.positions_on_host() if self._calls else []
         for calls in self._calls.values():
             for call in calls:
                 call.time(positions)
@@ -200,10 +208,21 @@ class SteeringBatch:
         if layer in self.board.layers:
             self.board.read(layer, residual)
         if layer in self.openings:
-            residual = self._bank.add(layer, residual, self._places, self._blocks)
+            residual = self._bank.add(layer, residual, self.places, self._blocks)
         for call in self._calls.get(layer, ()):
             residual = call.apply(residual, self.board, batch)
         return residual
+
+    def sums(self, layer_count: int) -> Float[Tensor, "layer sum"]:
+        """To which a compiled pass adds the 1 / |r| it meets: one a token, or, in a decode pass, the bank's own, one a slot."""
+        if self._blocks is None:
+            return self._bank.inverse[Phase.GENERATED]
+        return torch.zeros(layer_count, len(self.places), device=self.places.device)
+
+    def added(self, layers: Collection[int], inverse: Float[Tensor, "layer sum"]) -> None:
+        """A compiled pass has added the bank's rows at some layers by itself. inverse: its `sums`."""
+        if self._blocks is not None:
+            self._bank.added(layers, inverse, self.places, self._blocks)
 
     def collect(self) -> None:
         """What was done so far goes to the sequences' reports."""

@@ -21,6 +21,7 @@ from steering.engine.base import (
     SamplingParams,
     TokenEvent,
 )
+from steering.engine.captured_decode import CudaGraphs, Recorder
 from steering.engine.compilation import Compilation, CompileRequest
 from steering.engine.fit_task import FitTask, FittedDirection
 from steering.engine.fitting import PIECE_SHARE, Fitting, check_task, turns
@@ -51,13 +52,20 @@ class TransformersEngine:
     """An Engine in this process. One thread owns the model; callers meet it through queues alone."""
 
     def __init__(
-        self, loaded: LoadedModel, limits: EngineLimits | None = None, compile_request: CompileRequest | None = None
+        self,
+        loaded: LoadedModel,
+        limits: EngineLimits | None = None,
+        compile_request: CompileRequest | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
+        """compile_request: how to compile passes, on a processor. recorder: of decode passes; on a CUDA device its graphs."""
         self.info = loaded.info
         self.tokenizer = loaded.tokenizer
         self._limits = limits or EngineLimits()
         self._device = torch.device(loaded.info.device)
-        self._runner = ModelRunner(loaded.model, loaded.layout, self._device)
+        if recorder is None and self._device.type == "cuda":
+            recorder = CudaGraphs()
+        self._runner = ModelRunner(loaded.model, loaded.layout, self._device, recorder)
         self._ends = ResidualEnds(loaded.model, loaded.layout)
         self._scheduler = Scheduler(self._runner, self._limits, _position_bytes(loaded))
         self._numbers = count()

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from steering.errors import InvalidRequest
 from steering.model.safe_encoder import Encoded, SafeEncoder, Span, unused_characters
-from steering.model.text_stream import TextStream
+from steering.model.text_stream import TextDecoder, TextStream
 from steering.pairs import ChatMessage
 
 Prompt: TypeAlias = str | tuple[ChatMessage, ...] | tuple[int, ...]
@@ -35,6 +35,7 @@ class ModelTokenizer:
         self._backend.no_truncation()
         self._backend.no_padding()
         self._encoder = SafeEncoder(self._backend)
+        self._decoder = TextDecoder(self._backend)
         self._before, self._after = self._encoder.frame()
         self._anchor = self._encoder.literal("a").ids
         self.vocab_size = vocab_size  # padded rows beyond the tokenizer can be generated; they have no text
@@ -109,7 +110,7 @@ class ModelTokenizer:
 
     def decode_stream(self, prompt: Sequence[int] = ()) -> TextStream:
         """A new stream of text. Given the prompt's ids, a first word keeps its space in every kind of tokenizer."""
-        return TextStream(self._backend, prompt[-CONTEXT_LENGTH:])
+        return TextStream(self._decoder, prompt[-CONTEXT_LENGTH:])
 
     def _encode_messages(self, messages: Sequence[ChatMessage]) -> tuple[str, Encoded]:
         """The rendered text and its tokens, whose spans are in that text."""

@@ -13,6 +13,10 @@ at::Tensor linears(
     const at::Tensor& rows, at::TensorList packed, at::TensorList biases, at::IntArrayRef columns,
     at::TensorList following);
 
+// The same for two layers of as many columns, of which SiLU(first) * second is all that is wanted. -> (..., columns)
+at::Tensor gated_linears(
+    const at::Tensor& rows, at::TensorList packed, at::TensorList biases, int64_t columns, at::TensorList following);
+
 // query, key, value (row, head, 1, width); row r is slot r of keys and values (slot, kv_head, position, width), which take
 // the new key and value at the row's position first. -> (row, 1, head, width)
 at::Tensor attend_rows(
@@ -27,10 +31,13 @@ at::Tensor attend_segments(
     const at::Tensor& segments, const at::Tensor& loans, double scaling, std::optional<int64_t> window,
     std::optional<double> softcap);
 
-// residual (token, d_model) after a block -> as it goes on. tasks: int64, one a layer (graph_calls.Task); rows (layer, slot,
-// d_model) float32 and inverse (layer, slot) float32: the bank's, where the task is to add them; token t is slot t.
+// parts: the residual (token, d_model) after a block, or two whose sum it is -> as it goes on. tasks: int64, one a layer
+// (graph_calls.Task). Where the task is to add: rows (phase, layer, slot, d_model) float32, the bank's; places (token): each
+// token's row of it at layer 0, counted through phases, layers and slots; 1 / |residual| is added to inverse
+// (layer, at least token) float32.
 at::Tensor steer(
-    const at::Tensor& residual, const at::Tensor& rows, at::Tensor& inverse, const at::Tensor& tasks, int64_t layer);
+    at::TensorList parts, const at::Tensor& rows, const at::Tensor& places, at::Tensor& inverse, const at::Tensor& tasks,
+    int64_t layer);
 
 // logits (row, vocab) -> (row, 2): the first of the likeliest tokens of each row, and 1 where all its logits are finite.
 at::Tensor likeliest(const at::Tensor& logits);

@@ -23,10 +23,9 @@ inline __m512bh same_pair(const half* from) {
   return (__m512bh)_mm512_set1_epi32(pair);
 }
 
-inline __m512 widened(const half* from) {
-  return _mm512_castsi512_ps(
-      _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))), 16));
-}
+inline __m512 widened(__m256i halves) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16)); }
+
+inline __m512 widened(const half* from) { return widened(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))); }
 
 inline __m256i narrowed(__m512 numbers) { return (__m256i)_mm512_cvtneps_pbh(numbers); }
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
-from steering.model.text_stream import BROKEN, TextStream
+from steering.model.text_stream import BROKEN, TextDecoder, TextStream
 from tests.byte_tokenizer import build_byte_tokenizer
 from tests.families import EOS
 
@@ -34,7 +34,7 @@ TOKENIZERS = {"bytes": BYTES, "word marks": WORD_MARKS}
 
 
 def streamed(backend: Tokenizer, ids: list[int], context: tuple[int, ...] = ()) -> list[str]:
-    stream = TextStream(backend, context)
+    stream = TextStream(TextDecoder(backend), context)
     return [*(stream.step(token_id) for token_id in ids), stream.flush()]
 
 
@@ -60,6 +60,19 @@ def test_bytes_that_are_no_text_do_not_stop_the_words_after_them(ids: list[int])
     within the run; a stream cannot take anything back, but it goes on."""
     word = WORD_MARKS.token_to_id("▁a")
     assert "".join(streamed(WORD_MARKS, [*ids, word, word])).endswith("a a")
+
+
+@given(ids=st.lists(st.integers(0, 261), max_size=3))
+def test_a_decoder_knows_how_long_a_text_is(ids: list[int]) -> None:
+    decoder = TextDecoder(BYTES)
+    assert decoder.length(ids) == decoder.length(ids) == len(BYTES.decode(ids, skip_special_tokens=True))
+
+
+def test_streams_share_a_decoder() -> None:
+    decoder, text = TextDecoder(BYTES), "é🙂a".encode()
+    streams = TextStream(decoder), TextStream(decoder, tuple(b"ab"))
+    pieces = [[stream.step(byte) for stream in streams] for byte in text]
+    assert ["".join(written) for written in zip(*pieces, strict=True)] == ["é🙂a", "é🙂a"]
 
 
 def test_a_long_run_that_is_no_text_is_not_kept_back_for_ever() -> None:

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from steering.native.operations import PANEL, linears, packed, padded
+from steering.native.operations import PANEL, gated_linears, linears, packed, padded
 from steering.shapes import Tensor
 
 WIDTH = 64
@@ -122,6 +122,83 @@ def test_one_bias_serves_every_narrower_weight() -> None:
     rows, (weight, _) = states(5, WIDTH), layer(50)
     found = linears(rows, [packed(weight)], [torch.zeros(1000)], [50], [])
     assert torch.equal(found, run(rows, [(weight, torch.zeros(50))]))
+
+
+def gate(rows: Tensor, layers: Sequence[Layer], following: Sequence[Tensor] = ()) -> Tensor:
+    """A gate, and what passes it."""
+    weights = [packed(weight) for weight, _ in layers]
+    biases = [padded(bias) for _, bias in layers]
+    return gated_linears(rows, weights, biases, len(layers[0][1]), list(following))
+
+
+def pair(columns: int, width: int = WIDTH) -> list[Layer]:
+    """Sums of about one, so that gates are neither open nor shut."""
+    up = states(columns, width, seed=columns + 7), torch.linspace(-1, 1, columns)
+    return [(weight / 8, bias) for weight, bias in (layer(columns, width), up)]
+
+
+@pytest.mark.usefixtures("kernels", "threads")
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 33, BLOCK, BLOCK + 1, 2 * BLOCK + 3])
+@pytest.mark.parametrize("columns", [1, 48, 100])
+def test_of_a_gate_and_what_passes_it_the_product_is_written(columns: int, count: int) -> None:
+    """To a step of bfloat16 at each place where a model rounds by itself."""
+    rows, layers = states(count, WIDTH), pair(columns)
+    gates, passing = (run(rows, [one]) for one in layers)
+    expected = torch.nn.functional.silu(gates.double()) * passing.double()
+    found = gate(rows, layers)
+    assert found.dtype == torch.bfloat16
+    assert found.shape == expected.shape
+    assert ((found.double() - expected).abs() <= expected.abs() * 2**-6 + 1e-30).all()
+
+
+@pytest.mark.usefixtures("kernels")
+def test_gates_far_from_zero_are_open_or_shut() -> None:
+    rows = torch.tensor([[200.0, 1.0], [-200.0, 1.0], [0.0, 1.0]]).to(torch.bfloat16)
+    weights = torch.tensor([[1.0, 0.0]]).to(torch.bfloat16), torch.tensor([[0.0, 3.0]]).to(torch.bfloat16)
+    found = gate(rows, [(weight, torch.zeros(1)) for weight in weights])
+    torch.testing.assert_close(found.flatten().float(), torch.tensor([600.0, 0.0, 0.0]), rtol=2**-8, atol=1e-30)
+
+
+@pytest.mark.usefixtures("kernels", "threads")
+def test_a_gated_row_gets_the_same_bits_alone_and_among_others() -> None:
+    rows, layers = states(600, WIDTH), pair(100)
+    together = gate(rows, layers)
+    for index in range(0, len(rows), 7):
+        assert torch.equal(gate(rows[index : index + 1], layers)[0], together[index])
+    for count in (2, 9, 100, BLOCK, BLOCK + 1):
+        assert torch.equal(gate(rows[-count:], layers), together[-count:])
+
+
+@pytest.mark.usefixtures("kernels", "threads")
+def test_a_gated_row_that_is_not_a_number_spoils_no_other() -> None:
+    rows, layers = states(17, WIDTH), pair(100)
+    expected = gate(rows, layers)
+    rows[5] = torch.nan
+    found = gate(rows, layers)
+    assert found[5].isnan().all()
+    assert torch.equal(found[:5], expected[:5])
+    assert torch.equal(found[6:], expected[6:])
+
+
+@pytest.mark.usefixtures("kernels", "threads")
+def test_what_follows_a_gate_changes_nothing() -> None:
+    rows, layers = states(9, WIDTH), pair(150)
+    expected = gate(rows, layers)
+    for following in ([packed(layer(1)[0])], [packed(layer(70, 576)[0])]):
+        assert torch.equal(gate(rows, layers, following), expected)
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_gate_takes_two_layers(count: int) -> None:
+    with pytest.raises(RuntimeError, match="two layers"):
+        gate(states(3, WIDTH), [layer(50)] * count)
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_gate_and_what_passes_it_are_as_wide() -> None:
+    with pytest.raises(RuntimeError, match="weights are packed for other rows"):
+        gate(states(3, WIDTH), [layer(50), layer(100)])
 
 
 def refusals() -> dict[str, tuple[Tensor, Tensor, Tensor, int]]:

@@ -1,0 +1,274 @@
+"""Decode passes that are recorded and replayed give what the eager ones give, token for token, and to others than those
+who were there when they were recorded."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import structlog
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from steering.engine.base import GenerationRequest, Reading
+from steering.engine.batch import Batch
+from steering.engine.captured_decode import MOST_KEPT, WORTH, Recorder
+from steering.engine.runner import ModelRunner
+from steering.engine.sequence import Sequence, Stream
+from steering.engine.steering_batch import SteeringBatch
+from steering.engine.transformers_engine import TransformersEngine
+from steering.model.device import choose_device
+from steering.model.layout import find_layout
+from steering.model.loading import opened
+from tests.engines import Outcome, random_requests, run, run_all, run_alone, sampling
+from tests.families import FAMILIES
+from tests.plans import plan_for, random_items, vectors_for
+from tests.recorders import RefusingRecorder, TracedRecorder
+
+PROMPTS = [tuple(b"Once upon a time"), tuple(b"Hm"), tuple(b"A longer prompt than the sliding window of the model is")]
+FAMILY = ["llama", "gemma3", "qwen2"]
+
+
+@asynccontextmanager
+async def recording(
+    family: str, tokenizer: PreTrainedTokenizerFast, recorder: Recorder | None
+) -> AsyncIterator[TransformersEngine]:
+    engine = TransformersEngine(opened(FAMILIES[family](), tokenizer, name="tiny"), recorder=recorder)
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+async def adds(
+    engine: TransformersEngine, *strengths: float, layers: str | list[int] = "all"
+) -> list[GenerationRequest]:
+    """A request for each strength, adding two vectors; of different lengths, so that rows leave one by one."""
+    vectors = vectors_for(engine.info)
+    return [
+        GenerationRequest(
+            PROMPTS[number % len(PROMPTS)],
+            sampling(24 + number, logprobs=0),
+            await plan_for(
+                [{"vector": name, "strength": strength, "layers": layers} for name in ("alpha", "beta")],
+                vectors,
+                engine.info,
+            ),
+        )
+        for number, strength in enumerate(strengths)
+    ]
+
+
+def assert_same(found: list[Outcome], expected: list[Outcome]) -> None:
+    """Tokens, log-probabilities, and what was measured."""
+    for one, other in zip(found, expected, strict=True):
+        assert one.tokens == other.tokens
+        assert [e.logprob for e in one.events] == pytest.approx([e.logprob for e in other.events], abs=1e-4)
+        for dose, expected_dose in zip(one.finish.steering.doses, other.finish.steering.doses, strict=True):
+            assert dose == pytest.approx(expected_dose, rel=1e-3)
+
+
+@pytest.mark.parametrize("family", FAMILY)
+async def test_additive_rows_and_their_dose(family: str, hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    recorder = TracedRecorder()
+    async with (
+        recording(family, hf_byte_tokenizer, None) as eager,
+        recording(family, hf_byte_tokenizer, recorder) as it,
+    ):
+        requests = await adds(eager, -1.0, -0.5, 0.0, 0.5, 1.0)
+        expected = await run_alone(eager, requests)
+        for _ in range(2):  # the second time there are graphs from the first on
+            assert_same(await run_all(it, requests), expected)
+    assert 0 < recorder.recorded < recorder.replayed
+
+
+@pytest.mark.parametrize("family", FAMILY)
+async def test_plans_of_every_kind(family: str, hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    """Conditions and schedules among them, sampled and greedy, in one batch and alone."""
+    recorder = TracedRecorder()
+    async with (
+        recording(family, hf_byte_tokenizer, None) as eager,
+        recording(family, hf_byte_tokenizer, recorder) as it,
+    ):
+        requests = await random_requests(eager.info, PROMPTS, 24, 24)
+        expected = await run_alone(eager, requests)
+        assert_same(await run_all(it, requests), expected)
+        assert_same(await run_alone(it, requests), expected)
+    assert recorder.replayed > 100
+
+
+CONDITIONAL = [
+    {
+        "vector": "alpha",
+        "strength": 2.0,
+        "layers": [2],
+        "when": {"vector": "beta", "layer": 1, "above": 0.0},
+    },
+    {"vector": "beta", "operation": "ablate", "layers": [0]},
+]
+
+
+async def test_one_stack_of_rows_is_one_graph(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    """Decisions, doses and firings are kept on the device, so that its graph serves as long as nobody joins or leaves."""
+    recorder = TracedRecorder()
+    async with (
+        recording("llama", hf_byte_tokenizer, None) as eager,
+        recording("llama", hf_byte_tokenizer, recorder) as it,
+    ):
+        plan = await plan_for(CONDITIONAL, vectors_for(eager.info), eager.info)
+        requests = [GenerationRequest(prompt, sampling(40), plan) for prompt in PROMPTS]
+        expected = await run_alone(eager, requests)
+        found = await run_all(it, requests)
+        assert_same(found, expected)
+        assert [o.finish.steering.fired_at for o in found] == [o.finish.steering.fired_at for o in expected]
+    assert recorder.recorded == 1
+    assert recorder.replayed > 20
+
+
+async def test_a_graph_serves_others_than_it_was_recorded_with(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    """Other prompts, other strengths, another length of the same bucket."""
+    recorder = TracedRecorder()
+    async with (
+        recording("llama", hf_byte_tokenizer, None) as eager,
+        recording("llama", hf_byte_tokenizer, recorder) as it,
+    ):
+        await run_all(it, await adds(it, 0.3, -0.7))
+        recorded = recorder.recorded
+        others = await adds(it, 2.0, -2.0)
+        assert_same(await run_all(it, others), await run_alone(eager, others))
+    assert recorder.recorded == recorded
+
+
+async def test_graphs_are_dropped_when_the_cache_grows(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    """They would read and write where keys and values no longer are."""
+    recorder = TracedRecorder()
+    async with (
+        recording("llama", hf_byte_tokenizer, None) as eager,
+        recording("llama", hf_byte_tokenizer, recorder) as it,
+    ):
+        [alone] = await adds(eager, 1.0)
+        expected = await run(eager, alone)
+        many = await adds(eager, *(0.1 * number for number in range(9)))
+        long = GenerationRequest(tuple(b"x" * 140), sampling(20), alone.plan)
+        for grow in ([alone], many, [long]):
+            assert_same(await run_all(it, grow), await run_alone(eager, grow))
+            assert_same([await run(it, alone)], [expected])
+    assert recorder.recorded > 3
+
+
+async def test_layers_without_steering_are_left_alone(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    """Of one layer, of all, and of none: each is a graph of its own, and the answers are theirs."""
+    recorder = TracedRecorder()
+    async with (
+        recording("llama", hf_byte_tokenizer, None) as eager,
+        recording("llama", hf_byte_tokenizer, recorder) as it,
+    ):
+        unsteered = GenerationRequest(PROMPTS[0], sampling(24))
+        requests = [unsteered, *await adds(eager, 1.5), *await adds(eager, 1.5, layers=[1])]
+        expected = await run_alone(eager, requests)
+        assert len({tuple(one.tokens) for one in expected}) == 3
+        assert_same(await run_alone(it, requests), expected)
+        assert_same(await run_alone(it, requests), expected)
+    assert recorder.recorded == 3
+
+
+async def test_readouts_are_read_without_a_graph(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    recorder = TracedRecorder()
+    async with recording("llama", hf_byte_tokenizer, recorder) as it:
+        reading = Reading("alpha", 1, torch.ones(it.info.d_model), 1.0)
+        read = GenerationRequest(PROMPTS[0], sampling(12), readings=(reading,))
+        outcome = await run(it, read)
+    assert all("alpha" in event.readout for event in outcome.events[:-1])
+    assert recorder.recorded == 0
+
+
+async def test_what_cannot_be_recorded_is_said_once_and_computed_all_the_same(
+    hf_byte_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    recorder = RefusingRecorder()
+    async with (
+        recording("llama", hf_byte_tokenizer, None) as eager,
+        recording("llama", hf_byte_tokenizer, recorder) as it,
+    ):
+        requests = await adds(eager, 1.0, -1.0)
+        with structlog.testing.capture_logs() as logs:
+            assert_same(await run_all(it, requests), await run_alone(eager, requests))
+    assert recorder.asked == 1
+    [line] = [line for line in logs if line["event"] == "decode_not_captured"]
+    assert "stream is capturing" in line["reason"]
+
+
+async def test_few_passes_of_a_shape_are_not_worth_a_graph(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    recorder = TracedRecorder()
+    async with recording("llama", hf_byte_tokenizer, recorder) as it:
+        await run(it, GenerationRequest(PROMPTS[0], sampling(WORTH + 1)))  # the first token is the prompt's
+        assert recorder.recorded == 0
+        await run(it, GenerationRequest(PROMPTS[0], sampling(2)))
+    assert recorder.recorded == 1
+
+
+async def test_graphs_are_bounded_and_the_oldest_goes(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    """Asked for more lengths than are kept, the first is recorded again."""
+    recorder = TracedRecorder()
+    async with recording("llama", hf_byte_tokenizer, recorder) as it:
+        await run(it, GenerationRequest(PROMPTS[0], sampling(2)))
+        runner, device = it._runner, torch.device("cpu")
+        assert runner.captured is not None
+        two = torch.tensor([1, 2])
+        for length in (*range(1, MOST_KEPT + 2), 1, MOST_KEPT + 1):
+            batch = Batch(decode=True, segments=(), token_ids=two, positions=two, slots=two, length=length)
+            steering = SteeringBatch(batch, runner.bank, torch.zeros(2, 0), device)
+            for _ in range(WORTH + 1):
+                runner.captured.decode(
+                    batch, steering, lambda ids, positions: ids[:, None].float() + positions[:, None]
+                )
+        assert runner.captured.kept == MOST_KEPT
+    assert recorder.recorded == MOST_KEPT + 2
+
+
+ON_ITS_DEVICE = [name for name in FAMILIES if name not in {"gpt2", "bloom", "falcon", "mixtral", "qwen2_moe"}]
+"""transformers' GPT-2 asks the device for a number in every layer; BLOOM and Falcon build their own masks and decode row by row;
+mixtures multiply groups, which tensors without data do in bfloat16 alone."""
+
+
+@pytest.mark.parametrize("family", ON_ITS_DEVICE)
+async def test_a_decode_pass_stays_on_its_device_and_asks_it_for_no_number(
+    family: str, hf_byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """On the device whose tensors have no data, which meet no tensor of another device and have no value to tell."""
+    model = FAMILIES[family]()
+    info = opened(model, hf_byte_tokenizer, name="tiny").info
+    vectors, nowhere = vectors_for(info), torch.device("meta")
+    runner = ModelRunner(model.to(nowhere), find_layout(model), nowhere)
+    plans = [await plan_for(random_items(seed + 500, info.layer_count), vectors, info) for seed in range(12)]
+    stream = Stream(asyncio.get_running_loop())
+    rows: list[Sequence | None] = [
+        Sequence(n, [1, 2, 3, 4], 3, plan, sampling(8), stream, slot=n, computed=3) for n, plan in enumerate(plans)
+    ]
+    runner.reserve(len(rows), 128)
+    for sequence in rows:
+        assert sequence is not None
+        runner.place(sequence)
+    result = runner.decode(rows, [0] * len(rows))
+    assert result.logits.device == nowhere
+    assert result.logits.shape == (len(rows), info.vocab_size)
+    runner.close()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", FAMILY)
+async def test_cuda_graphs(family: str, hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    """The real thing: captured on the device, against eager passes there."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    models = [FAMILIES[family]().to(choose_device("cuda")) for _ in range(2)]
+    refusing = TransformersEngine(opened(models[0], hf_byte_tokenizer, name="tiny"), recorder=RefusingRecorder())
+    captured = TransformersEngine(opened(models[1], hf_byte_tokenizer, name="tiny"))
+    requests = [*await adds(captured, -1.0, -0.5, 0.0, 0.5, 1.0), *await random_requests(captured.info, PROMPTS, 8, 24)]
+    expected = await run_alone(refusing, requests)
+    for _ in range(2):
+        assert_same(await run_all(captured, requests), expected)
+    assert captured._runner.captured is not None
+    assert captured._runner.captured.kept > 0
+    await captured.close()
+    await refusing.close()

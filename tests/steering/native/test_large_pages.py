@@ -1,0 +1,37 @@
+"""Tensors side by side in one mapping are tensors like others: apart, aligned, and there as long as one is."""
+
+import gc
+
+import pytest
+import torch
+
+from steering.native.large_pages import ALIGNMENT, side_by_side
+
+SHAPES = [(3, 5), (1,), (2, 3, 7), (0, 4), (1000, 9)]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.int64])
+def test_each_has_its_shape_and_none_touches_another(dtype: torch.dtype) -> None:
+    tensors = side_by_side(SHAPES, dtype)
+    assert [tuple(tensor.shape) for tensor in tensors] == SHAPES
+    assert all(tensor.dtype == dtype and tensor.is_contiguous() for tensor in tensors)
+    assert not any(tensor.any() for tensor in tensors)
+    for number, tensor in enumerate(tensors, 1):
+        tensor.fill_(number)
+    assert all((tensor == number).all() for number, tensor in enumerate(tensors, 1))
+
+
+def test_each_begins_on_a_line_of_the_cache() -> None:
+    filled = [tensor for tensor in side_by_side(SHAPES, torch.bfloat16) if tensor.numel()]
+    assert all(tensor.data_ptr() % ALIGNMENT == 0 for tensor in filled)
+
+
+def test_what_is_kept_outlives_the_rest() -> None:
+    kept = side_by_side(SHAPES, torch.float32)[2].fill_(7)
+    gc.collect()
+    assert (kept == 7).all()
+
+
+@pytest.mark.parametrize("shapes", [[], [(0,), (3, 0)]])
+def test_nothing_needs_no_memory(shapes: list[tuple[int, ...]]) -> None:
+    assert [tuple(tensor.shape) for tensor in side_by_side(shapes, torch.float32)] == shapes
