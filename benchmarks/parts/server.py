@@ -28,7 +28,7 @@ def run(bench: Bench) -> None:
     bench.tell(f"starting {SERVER}")
     with tempfile.TemporaryDirectory() as folder:
         port = _free_port()
-        options = {"port": port, "database": str(Path(folder) / "benchmark.sqlite3")}
+        options = {**bench.subject, "port": port, "database": str(Path(folder) / "benchmark.sqlite3")}
         server = Process(SERVER, "benchmarks.sides.server", options, environment=OFFLINE)
         clients: Side | None = None
         try:

@@ -150,11 +150,11 @@ class EngineSide:
         return {"seconds": time.perf_counter() - start}
 
 
-def begin(_options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def begin(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Opens the engine and waits for its compiled steps. This thread lives as long as the engine and fits directions."""
     forgo_helpers()
     runner = asyncio.Runner()
-    engine = open_endless()
+    engine = open_endless(options["source"], options["device"])
     runner.run(until_compiled(engine))
     side = EngineSide(engine, runner)
     handlers = {

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.answering import answer_questions
 from benchmarks.streams import figures
+from benchmarks.subject import wait_for
 from benchmarks.workload import prompts
 
 WARM_TOKENS = 4
@@ -19,9 +20,10 @@ WARM_TOKENS = 4
 class PlainSide:
     """Answers questions about one model, left as transformers loads it."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, device: str) -> None:
         self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True)
-        self._model.eval().requires_grad_(False)
+        self._model.to(device).eval().requires_grad_(False)
+        self._device = device
         self._model.generation_config.eos_token_id = None
 
     def generate(self, prompts: list[list[int]], new_tokens: int) -> dict[str, Any]:
@@ -37,11 +39,13 @@ class PlainSide:
 
     def forward(self, prompt: list[int]) -> dict[str, Any]:
         """Seconds of a forward pass over a prompt, with cache and the logits of its last position alone: a warm one."""
-        ids = torch.tensor([prompt])
+        ids = torch.tensor([prompt], device=self._device)
         with torch.inference_mode():
             self._model(input_ids=ids, use_cache=True, logits_to_keep=1)
+            wait_for(self._device)
             start = time.perf_counter()
             self._model(input_ids=ids, use_cache=True, logits_to_keep=1)
+            wait_for(self._device)
         return {"first_token": time.perf_counter() - start}
 
     def _warm(self, rows: int) -> None:
@@ -59,11 +63,12 @@ class PlainSide:
         return figures(start, arrivals)
 
     def _one(self, batch: list[list[int]], new_tokens: int, times: list[float]) -> None:
-        ids = torch.tensor(batch)
+        ids = torch.tensor(batch, device=self._device)
 
         def note(ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+            wait_for(self._device)
             times.append(time.perf_counter())
-            return torch.zeros(len(ids), dtype=torch.bool)
+            return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
 
         with torch.inference_mode():
             self._model.generate(
@@ -81,7 +86,9 @@ class PlainSide:
         generator = torch.Generator().manual_seed(zlib.crc32(seed.encode()))
         handles = []
         for block in self._model.model.layers:
-            vector = 0.05 * torch.randn(self._model.config.hidden_size, generator=generator).to(torch.bfloat16)
+            vector = 0.05 * torch.randn(self._model.config.hidden_size, generator=generator).to(
+                self._device, torch.bfloat16
+            )
 
             def add(_block: Any, _inputs: Any, output: Any, vector: torch.Tensor = vector) -> Any:
                 return (output[0] + vector, *output[1:]) if isinstance(output, tuple) else output + vector
@@ -101,7 +108,7 @@ def _no_hooks() -> Iterator[None]:
 
 def begin(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Loads the model from a folder."""
-    side = PlainSide(options["folder"])
+    side = PlainSide(options["folder"], options["device"])
     handlers = {"generate": side.generate, "hooked": side.hooked, "forward": side.forward}
     return handlers, {"threads": torch.get_num_threads()}
 

@@ -10,15 +10,14 @@ from app.settings import Settings
 from benchmarks.opening import open_endless, until_compiled
 from steering.engine.base import Engine
 
-
-def ready_engine(_settings: Settings) -> Engine:
-    """Called in a thread of its own, which may wait."""
-    engine = open_endless()
-    asyncio.run(until_compiled(engine))
-    return engine
-
-
 if __name__ == "__main__":
     options = json.loads(sys.argv[1])
+
+    def ready_engine(_settings: Settings) -> Engine:
+        """Called in a thread of its own, which may wait."""
+        engine = open_endless(options["source"], options["device"])
+        asyncio.run(until_compiled(engine))
+        return engine
+
     database = Path(options["database"])
     sys.exit(serve(Settings(port=options["port"], database=f"sqlite:///{database}", log_level="warning"), ready_engine))
