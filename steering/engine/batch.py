@@ -53,9 +53,10 @@ class Batch:
     def sequences(self) -> tuple[Sequence, ...]:
         return tuple(segment.sequence for segment in self.segments)
 
-    def over(self, token_ids: Int[Tensor, "token"], positions: Int[Tensor, "token"]) -> "Batch":
-        """The same pass over other tensors."""
-        return replace(self, token_ids=token_ids, positions=positions, _masks={})
+    def over(self, token_ids: Int[Tensor, "row"], positions: Int[Tensor, "row"]) -> "Batch":
+        """Decode only: the same pass over other tensors, and none of its own."""
+        slots = torch.arange(len(token_ids), device=token_ids.device)
+        return replace(self, token_ids=token_ids, positions=positions, slots=slots, _masks={})
 
     def positions_on_host(self) -> list[int]:
         """The same as `positions`, without asking the device; 0 for idle rows."""

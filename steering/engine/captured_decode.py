@@ -19,7 +19,7 @@ Compute: TypeAlias = Callable[[Int[Tensor, "row"], Int[Tensor, "row"]], Logits]
 """(token ids, positions) -> logits (row, vocab)."""
 WORTH = 8
 """Passes of one shape before it is recorded: recording costs about as much as a pass that is not."""
-MOST_KEPT = 64
+MOST_KEPT = 32
 """Graphs of additive passes that are kept."""
 
 
