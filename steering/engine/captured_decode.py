@@ -64,6 +64,19 @@ class _Captured:
     replay: Callable[[], Logits]
 
 
+class _Graphs:
+    """At most so many graphs by their shapes, and how often shapes without one were met. What is not kept any more, shapes
+    included, is let go: a shape may be a whole stack of rows."""
+
+    def __init__(self, most: int) -> None:
+        self.captured: Recent[Hashable, _Captured] = Recent(most)
+        self._met: Recent[Hashable, int] = Recent(most)
+
+    def often(self, shape: Hashable) -> bool:
+        """Whether it was met often enough to be recorded, this time included."""
+        return self._met.keep(shape, (self._met.get(shape) or 0) + 1) > WORTH
+
+
 class CapturedDecode:
     """One graph a shape: rows, how far attention looks back, and what steers.
 
@@ -80,7 +93,7 @@ class CapturedDecode:
     @property
     def kept(self) -> int:
         """Graphs there are now."""
-        return len(self._adding) + len(self._stacked)
+        return len(self._adding.captured) + len(self._stacked.captured)
 
     def decode(self, batch: Batch, steering: SteeringBatch, compute: Compute) -> Logits | None:
         """Logits (row, vocab), valid until the next call; None where the caller is to compute the pass itself.
@@ -94,11 +107,11 @@ class CapturedDecode:
         stacked = bool(steering.visits)
         shape = (batch.tokens, batch.length, steering if stacked else steering.openings)
         graphs = self._stacked if stacked else self._adding
-        captured = graphs.get(shape)
-        if captured is None and self._often(shape):
+        captured = graphs.captured.get(shape)
+        if captured is None and graphs.often(shape):
             captured = self._capture(batch, compute)
             if captured is not None:
-                graphs.keep(shape, captured)
+                graphs.captured.keep(shape, captured)
         if captured is None:
             return None
         captured.token_ids.copy_(batch.token_ids)
@@ -110,13 +123,7 @@ class CapturedDecode:
 
     def _forget(self) -> None:
         self._home = self._where()
-        self._adding: Recent[Hashable, _Captured] = Recent(MOST_KEPT)
-        self._stacked: Recent[Hashable, _Captured] = Recent(1)
-        self._met: Recent[Hashable, int] = Recent(MOST_KEPT)
-
-    def _often(self, shape: Hashable) -> bool:
-        """Whether it was met often enough, this time included."""
-        return self._met.keep(shape, (self._met.get(shape) or 0) + 1) > WORTH
+        self._adding, self._stacked = _Graphs(MOST_KEPT), _Graphs(1)
 
     def _capture(self, batch: Batch, compute: Compute) -> _Captured | None:
         token_ids, positions = batch.token_ids.clone(), batch.positions.clone()

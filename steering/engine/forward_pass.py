@@ -14,7 +14,7 @@ from steering.shapes import Int, Logits, Tensor
 
 
 class ForwardPass:
-    """The only code that calls the model as it is. (Compiled graphs hold a copy of what it does.)"""
+    """How every eager pass over slots calls the model. (Compiled graphs hold a copy of what it does.)"""
 
     def __init__(self, model: Any, layout: Layout, hooks: ResidualHooks, cache: SlotCache) -> None:
         self._model, self._hooks, self._cache = model, hooks, cache

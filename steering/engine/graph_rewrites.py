@@ -3,7 +3,6 @@
 Each leaves what is computed as it was; a graph in which nothing matches stays as it is.
 """
 
-from collections.abc import Iterator
 from itertools import chain
 from typing import Any, cast
 
@@ -32,8 +31,8 @@ def rewritten(program: torch.export.ExportedProgram) -> torch.export.ExportedPro
     return program
 
 
-def _calls(graph: torch.fx.Graph, *targets: Any) -> Iterator[torch.fx.Node]:
-    return iter([node for node in graph.nodes if node.target in targets])
+def _calls(graph: torch.fx.Graph, *targets: Any) -> list[torch.fx.Node]:
+    return [node for node in graph.nodes if node.target in targets]
 
 
 def _join(graph: torch.fx.Graph) -> None:
@@ -118,7 +117,7 @@ def _sum(graph: torch.fx.Graph) -> None:
 
 def _follow(graph: torch.fx.Graph) -> None:
     """Of a pair the gate is read first."""
-    calls = list(_calls(graph, LINEARS, GATED))
+    calls = _calls(graph, LINEARS, GATED)
     for call, following in zip(calls, (*calls[1:], *calls[:1]), strict=True):
         packed = cast(Any, following.args[1])
         call.update_arg(FOLLOWING, packed[:1] if following.target is GATED else packed)

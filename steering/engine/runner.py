@@ -196,17 +196,19 @@ class ModelRunner:
             return self.compiled.decode(batch, steering, steering.visits | readers.layers, visitor)
 
         def compute(token_ids: Int[Tensor, "row"], positions: Int[Tensor, "row"]) -> Logits:
-            here = batch.over(token_ids, positions)
-            visitor = _visitor(here, steering, readers, None)
-            logits = self._forward.run(here, visitor, steering.layers | readers.layers, 1)
-            assert logits is not None
-            return logits
+            return self._eager(batch.over(token_ids, positions), steering, readers)
 
         if self.captured is not None and not readers.layers:
             replayed = self.captured.decode(batch, steering, compute)
             if replayed is not None:
                 return replayed
-        return compute(batch.token_ids, batch.positions)
+        return self._eager(batch, steering, readers)
+
+    def _eager(self, batch: Batch, steering: SteeringBatch, readers: PassReaders) -> Logits:
+        visitor = _visitor(batch, steering, readers, None)
+        logits = self._forward.run(batch, visitor, steering.layers | readers.layers, 1)
+        assert logits is not None
+        return logits
 
 
 def _visitor(batch: Batch, steering: SteeringBatch, readers: PassReaders, stop_after: int | None) -> Visitor:

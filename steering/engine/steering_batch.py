@@ -185,6 +185,7 @@ class SteeringBatch:
         self.openings = bank.layers_of(tuple(segment.sequence.slot for segment in batch.segments))
         self._calls = _stack(batch, self.board.width, device)
         self._blocks = OpeningBlocks(batch, device) if self.openings and not batch.decode else None
+        self._laid: int | None = None  # how the bank lay when the places were found
         self.places: Int[Tensor, token] = torch.zeros(batch.tokens, dtype=torch.int64, device=device)
         self.visits = frozenset(self._calls) | self.board.layers
         self.layers = self.openings | self.visits
@@ -195,9 +196,9 @@ class SteeringBatch:
         return all(call.steady for calls in self._calls.values() for call in calls)
 
     def begin(self, batch: Batch) -> None:
-        """Once a pass, on the host: which steps act at which positions, with which weight. (The bank may have grown.)"""
-        if self.openings:
-            self.places = self._bank.places(batch)
+        """Once a pass, on the host: which steps act at which positions, with which weight."""
+        if self.openings and self._laid != self._bank.moves:
+            self._laid, self.places = self._bank.moves, self._bank.places(batch)
         positions = batch.positions_on_host() if self._calls else []
         for calls in self._calls.values():
             for call in calls:
