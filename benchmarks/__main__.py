@@ -6,6 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from benchmarks.bench import Bench
@@ -28,12 +29,18 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=list(PARTS), metavar="NAME", help=f"parts: {', '.join(PARTS)}")
     parser.add_argument("--output", type=Path, help="where the raw figures go; by default benchmarks/results/")
     parser.add_argument(
-        "--device", default="cpu", help="cpu: the embedded model; cuda: 2 B parameters with random weights"
+        "--device",
+        default="cpu",
+        choices=("cpu", "cuda"),
+        help="cpu: the embedded model; cuda: 2 B parameters with random weights",
     )
     parser.add_argument(
         "--markdown", type=Path, metavar="FILE", help="print the tables of a kept run and measure nothing"
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: this machine has no CUDA device that torch can use")
+    return options
 
 
 def main(arguments: list[str]) -> int:

@@ -64,9 +64,3 @@ def write_random_llama(folder: Path, tokenizer: Path, shape: dict[str, Any]) -> 
         working.rename(folder)
     finally:
         shutil.rmtree(working, ignore_errors=True)
-
-
-def wait_for(device: str) -> None:
-    """Returns when a CUDA device has done what it was asked; on a processor that is always so."""
-    if device != "cpu":
-        torch.cuda.synchronize()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from benchmarks.answering import answer_questions
-from benchmarks.subject import wait_for
+from benchmarks.waiting import wait_for
 
 
 class Linears(nn.Module):

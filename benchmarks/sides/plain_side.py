@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.answering import answer_questions
 from benchmarks.streams import figures
-from benchmarks.subject import wait_for
+from benchmarks.waiting import wait_for
 from benchmarks.workload import prompts
 
 WARM_TOKENS = 4
