@@ -18,8 +18,8 @@ def side_by_side(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> list[
     """Zeros of these shapes, one after the other in one mapping that lives as long as any of them.
 
     Where the system has transparent huge pages (Linux) they are asked for; elsewhere pages are as usual. Measured on two
-    cores of an AMD EPYC: all linear layers of SmolLM2-135M, packed, in 6.1 / 6.6 / 9.6 ms for 1 / 8 / 32 rows instead of
-    6.5 / 7.1 / 10.2.
+    cores of an AMD EPYC: all linear layers of SmolLM2-135M, packed, in 6.1 / 6.6 / 9.8 ms for 1 / 8 / 32 rows instead of
+    6.4 / 6.9 / 9.9 in the same mapping without them (medians of three processes each).
     """
     sizes = [-(-prod(shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT for shape in shapes]
     if not sum(sizes):
