@@ -48,7 +48,8 @@ def _sqlite_meaning(cause: sqlite3.Error) -> SteeringError:
         return StoreCorrupt("the database does not have the tables this version expects")
     if primary in _SQLITE_DEFECT:
         return InternalError("the store broke a rule of its own tables")
-    return StoreUnavailable("the database file cannot be used now")
+    name = getattr(cause, "sqlite_errorname", None)
+    return StoreUnavailable("the database file cannot be used now" + (f" ({name})" if name else ""))
 
 
 def _postgresql_meaning(state: str) -> SteeringError:

@@ -9,8 +9,8 @@ from sqlalchemy.pool import NullPool
 
 from steering.errors import StoreCorrupt
 from steering.store.address import DatabaseAddress
+from steering.store.connections import WRITES, prepare
 from steering.store.failures import translated
-from steering.store.sql import WRITES, prepare
 
 
 def migrate(address: DatabaseAddress) -> None:

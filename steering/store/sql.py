@@ -4,57 +4,15 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Executable, event, select
+from sqlalchemy import Executable, select
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from steering.errors import StoreUnavailable
 from steering.store.address import DatabaseAddress
+from steering.store.connections import WRITES, prepare
 from steering.store.failures import translated
 from steering.store.tables import VectorNameRow
 
 T = TypeVar("T")
-WRITES = "steering_writes"
-BUSY_TIMEOUT_MS = 30_000
-_WRITER_LOCK_KEY = 0x737465657269  # any number of our own: the advisory lock that makes PostgreSQL know one writer too
-
-
-def prepare(engine: Engine, address: DatabaseAddress) -> None:
-    """Sets connections up as they are made and opens every transaction in the mode its purpose asks for.
-
-    A transaction that begins as a reader and then writes ignores busy_timeout, so writers say so at once.
-    """
-    if address.file is not None:
-
-        @event.listens_for(engine, "connect")
-        def _connected(connection: Any, _: object) -> None:
-            _set_up_sqlite(connection, address.page_limit)
-
-    @event.listens_for(engine, "begin")
-    def _began(connection: Connection) -> None:
-        writes = bool(connection.get_execution_options().get(WRITES))
-        if address.file is not None:
-            connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-        elif writes:
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK_KEY})")
-
-
-def _set_up_sqlite(connection: Any, page_limit: int | None) -> None:
-    connection.isolation_level = None  # the driver begins nothing by itself; the "begin" event does
-    cursor = connection.cursor()
-    try:
-        cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-        cursor.execute("PRAGMA journal_mode")
-        if cursor.fetchone()[0] != "wal":
-            cursor.execute("PRAGMA journal_mode = WAL")
-            mode = cursor.fetchone()[0]
-            if mode != "wal":
-                raise StoreUnavailable(f"SQLite keeps journal mode {mode!r} on this disk; the store needs 'wal'")
-        cursor.execute("PRAGMA synchronous = FULL")  # what was acknowledged survives a power cut
-        cursor.execute("PRAGMA foreign_keys = ON")
-        if page_limit is not None:
-            cursor.execute(f"PRAGMA max_page_count = {page_limit}")
-    finally:
-        cursor.close()
 
 
 class Database:

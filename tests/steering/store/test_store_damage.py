@@ -74,6 +74,7 @@ class TestDamage:
             with pytest.raises(StoreUnavailable) as refusal:
                 await open_sql_store(f"sqlite:///{place}")
             assert str(tmp_path) not in refusal.value.message
+        assert "(SQLITE_CANTOPEN)" in refusal.value.message
 
 
 async def test_a_full_store_says_so_keeps_nothing_half_and_works_again_when_there_is_room(file: Path) -> None:

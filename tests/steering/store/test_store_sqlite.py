@@ -67,6 +67,21 @@ async def test_two_processes_of_fifty_writers_and_readers_meet_no_error(file: Pa
     await store.close()
 
 
+async def test_a_new_file_that_another_process_writes_to_is_waited_for(file: Path) -> None:
+    """SQLite's own patience does not cover the change to WAL: it refuses at once where a writer is at work."""
+    file.parent.mkdir(parents=True)
+    with opened_behind_its_back(file) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with closing(sqlite3.connect(file, timeout=30)) as impatient, pytest.raises(sqlite3.OperationalError):
+            impatient.execute("PRAGMA journal_mode = WAL")
+        opening = asyncio.create_task(open_sql_store(f"sqlite:///{file}"))
+        assert not (await asyncio.wait({opening}, timeout=0.5))[0]
+        other.execute("ROLLBACK")
+        store = await opening
+    assert await store.database.rows(text("PRAGMA journal_mode")) == [("wal",)]
+    await store.close()
+
+
 def test_killed_in_the_middle_of_writes_it_opens_and_nothing_is_half_there(file: Path) -> None:
     report = in_processes("kill", f"sqlite:///{file}", "50")
     assert report["problems"] == []
