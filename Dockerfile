@@ -3,7 +3,7 @@
 ARG PYTHON_VERSION=3.12
 
 # ---- installed once, copied as a whole ----------------------------------------------------------------------------
-FROM python:${PYTHON_VERSION}-slim-bookworm AS base
+FROM python:${PYTHON_VERSION}-slim-trixie AS base
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_CACHE_DIR=/var/cache/pip
 WORKDIR /srv/steering-server
 

@@ -46,7 +46,7 @@ def test_the_default_target_is_the_processor_image_and_cuda_is_another() -> None
 
 def test_every_stage_is_built_from_a_stage_above_it_or_from_the_one_python_image() -> None:
     for number, (source, name) in enumerate(STAGES):
-        assert source in TARGETS[:number] or source == "python:${PYTHON_VERSION}-slim-bookworm", name
+        assert source in TARGETS[:number] or source == "python:${PYTHON_VERSION}-slim-trixie", name
     for source in re.findall(r"COPY --from=(\S+)", DOCKERFILE):
         assert source in TARGETS
 
