@@ -3,6 +3,7 @@
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
+from weakref import WeakSet
 
 import structlog
 import torch
@@ -34,19 +35,35 @@ class Recorder(Protocol):
 
 
 class CudaGraphs:
-    """torch.cuda.CUDAGraph; all graphs share one pool of memory, since one replays at a time."""
+    """torch.cuda.CUDAGraph on one device. Graphs that live at one time share a pool of memory, since one replays at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        # one for all captures: what libraries keep for a stream, such as the workspace of cuBLAS, is made once
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._graphs: WeakSet[torch.cuda.CUDAGraph] = WeakSet()
         self._pool = torch.cuda.graph_pool_handle()
 
     def record(
         self, compute: Compute, token_ids: Int[Tensor, "row"], positions: Int[Tensor, "row"]
     ) -> Callable[[], Logits]:
         """See Recorder."""
-        graph = torch.cuda.CUDAGraph()
-        # other threads may use the device meanwhile (a model that is read, say): what they do is none of this capture's
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            logits = compute(token_ids, positions)
+        with torch.cuda.device(self._device):
+            return self._captured(compute, token_ids, positions)
+
+    def _captured(
+        self, compute: Compute, token_ids: Int[Tensor, "row"], positions: Int[Tensor, "row"]
+    ) -> Callable[[], Logits]:
+        if not self._graphs:  # a pool whose last graph has gone takes no other
+            self._pool = torch.cuda.graph_pool_handle()
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        try:
+            # other threads may use the device meanwhile (a model that is read, say): what they do is none of this capture's
+            with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
+                logits = compute(token_ids, positions)
+        finally:
+            torch.cuda.set_stream(stream)  # a capture that fails leaves its own stream behind as the current one
+        self._graphs.add(graph)
 
         def replay() -> Logits:
             graph.replay()

@@ -64,7 +64,7 @@ class TransformersEngine:
         self._limits = limits or EngineLimits()
         self._device = torch.device(loaded.info.device)
         if recorder is None and self._device.type == "cuda":
-            recorder = CudaGraphs()
+            recorder = CudaGraphs(self._device)
         self._runner = ModelRunner(loaded.model, loaded.layout, self._device, recorder)
         self._ends = ResidualEnds(loaded.model, loaded.layout)
         self._scheduler = Scheduler(self._runner, self._limits, _position_bytes(loaded))

@@ -144,6 +144,8 @@ def _load_weights(
 def _assembled(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, source: _Source, fingerprint: str
 ) -> LoadedModel:
+    # No batch of ours is padded. Where a padding token is named, GPT-2 asks the device for it at every pass, only to warn.
+    model.config.pad_token_id = None
     layout = verify_layout(model, find_layout(model))
     if not getattr(tokenizer, "is_fast", False):
         raise ModelLoadFailed(f"{source.name} has no fast tokenizer (tokenizer.json), which streaming needs")

@@ -18,16 +18,13 @@ from steering.engine.runner import ModelRunner
 from steering.engine.sequence import Sequence, Stream
 from steering.engine.steering_batch import SteeringBatch
 from steering.engine.transformers_engine import TransformersEngine
-from steering.model.device import choose_device
 from steering.model.layout import find_layout
 from steering.model.loading import opened
-from tests.engines import Outcome, random_requests, run, run_all, run_alone, sampling
+from tests.engines import random_requests, run, run_all, run_alone, sampling
 from tests.families import FAMILIES
 from tests.plans import plan_for, random_items, vectors_for
 from tests.recorders import RefusingRecorder, TracedRecorder
-
-PROMPTS = [tuple(b"Once upon a time"), tuple(b"Hm"), tuple(b"A longer prompt than the sliding window of the model is")]
-FAMILY = ["llama", "gemma3", "qwen2"]
+from tests.steering.engine.captures import FAMILY, PROMPTS, adds, assert_same
 
 
 @asynccontextmanager
@@ -39,34 +36,6 @@ async def recording(
         yield engine
     finally:
         await engine.close()
-
-
-async def adds(
-    engine: TransformersEngine, *strengths: float, layers: str | list[int] = "all"
-) -> list[GenerationRequest]:
-    """A request for each strength, adding two vectors; of different lengths, so that rows leave one by one."""
-    vectors = vectors_for(engine.info)
-    return [
-        GenerationRequest(
-            PROMPTS[number % len(PROMPTS)],
-            sampling(24 + number, logprobs=0),
-            await plan_for(
-                [{"vector": name, "strength": strength, "layers": layers} for name in ("alpha", "beta")],
-                vectors,
-                engine.info,
-            ),
-        )
-        for number, strength in enumerate(strengths)
-    ]
-
-
-def assert_same(found: list[Outcome], expected: list[Outcome]) -> None:
-    """Tokens, log-probabilities, and what was measured."""
-    for one, other in zip(found, expected, strict=True):
-        assert one.tokens == other.tokens
-        assert [e.logprob for e in one.events] == pytest.approx([e.logprob for e in other.events], abs=1e-4)
-        for dose, expected_dose in zip(one.finish.steering.doses, other.finish.steering.doses, strict=True):
-            assert dose == pytest.approx(expected_dose, rel=1e-3)
 
 
 @pytest.mark.parametrize("family", FAMILY)
@@ -243,9 +212,8 @@ async def test_graphs_are_bounded_and_the_oldest_goes(hf_byte_tokenizer: PreTrai
     assert recorder.recorded == MOST_KEPT + 2
 
 
-ON_ITS_DEVICE = [name for name in FAMILIES if name not in {"gpt2", "bloom", "falcon", "mixtral", "qwen2_moe"}]
-"""transformers' GPT-2 asks the device for a number in every layer; BLOOM and Falcon build their own masks and decode row by row;
-mixtures multiply groups, which tensors without data do in bfloat16 alone."""
+ON_ITS_DEVICE = [name for name in FAMILIES if name not in {"bloom", "falcon", "mixtral", "qwen2_moe"}]
+"""BLOOM and Falcon build their own masks and decode row by row; mixtures multiply groups, which tensors without data do in bfloat16 alone."""
 
 
 @pytest.mark.parametrize("family", ON_ITS_DEVICE)
@@ -270,22 +238,3 @@ async def test_a_decode_pass_stays_on_its_device_and_asks_it_for_no_number(
     assert result.logits.device == nowhere
     assert result.logits.shape == (len(rows), info.vocab_size)
     runner.close()
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("family", FAMILY)
-async def test_cuda_graphs(family: str, hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
-    """The real thing: captured on the device, against eager passes there."""
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
-    models = [FAMILIES[family]().to(choose_device("cuda")) for _ in range(2)]
-    refusing = TransformersEngine(opened(models[0], hf_byte_tokenizer, name="tiny"), recorder=RefusingRecorder())
-    captured = TransformersEngine(opened(models[1], hf_byte_tokenizer, name="tiny"))
-    requests = [*await adds(captured, -1.0, -0.5, 0.0, 0.5, 1.0), *await random_requests(captured.info, PROMPTS, 8, 24)]
-    expected = await run_alone(refusing, requests)
-    for _ in range(2):
-        assert_same(await run_all(captured, requests), expected)
-    assert captured._runner.captured is not None
-    assert captured._runner.captured.kept > 0
-    await captured.close()
-    await refusing.close()
