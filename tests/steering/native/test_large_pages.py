@@ -1,6 +1,8 @@
 """Tensors side by side in one mapping are tensors like others: apart, aligned, and there as long as one is."""
 
 import gc
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -35,3 +37,21 @@ def test_what_is_kept_outlives_the_rest() -> None:
 @pytest.mark.parametrize("shapes", [[], [(0,), (3, 0)]])
 def test_nothing_needs_no_memory(shapes: list[tuple[int, ...]]) -> None:
     assert [tuple(tensor.shape) for tensor in side_by_side(shapes, torch.float32)] == shapes
+
+
+PAGES, SETTING = Path("/proc/self/smaps"), Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.skipif(
+    not SETTING.exists() or "[never]" in SETTING.read_text(), reason="needs a system with transparent huge pages"
+)
+def test_the_system_may_use_large_pages() -> None:
+    """As it says itself of the part of memory in which they lie (whether it does, depends on what is free)."""
+    tensor = side_by_side([(8 << 20,)], torch.float32)[0]
+    begins = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) ", re.MULTILINE)
+    parts = PAGES.read_text()
+    for found in begins.finditer(parts):
+        if int(found[1], 16) <= tensor.data_ptr() < int(found[2], 16):
+            assert re.search(r"^THPeligible: +(\d)", parts[found.start() :], re.MULTILINE)[1] == "1"  # type: ignore[index]
+            return
+    pytest.fail("the tensor lies nowhere")
