@@ -14,6 +14,8 @@ from steering import errors
 from steering.errors import InternalError, InvalidRequest, NotFound, SteeringError
 
 QUOTE_LIMIT = 120
+_OURS = ("unknown_key", "steering_form")
+"""Findings whose words hold nothing of the input."""
 """Characters of a caller's own words that an error repeats at most."""
 
 
@@ -98,8 +100,9 @@ def _quoted(text: str) -> str:
 def _walk(finding: Mapping[str, Any], body: Any) -> tuple[str, ...]:
     """Where in the body a finding is: its location without the names of union members, which are in no body."""
     location = tuple(finding.get("loc", ()))
+    unknown = (finding["ctx"]["key"],) if finding.get("type") == "unknown_key" else ()
     if location[:1] != ("body",):
-        return tuple(str(part) for part in location[1:])
+        return (*(str(part) for part in location[1:]), *unknown)
     path: list[str] = []
     for part in location[1:]:
         if (isinstance(body, dict) and part in body) or (
@@ -111,7 +114,7 @@ def _walk(finding: Mapping[str, Any], body: Any) -> tuple[str, ...]:
         path.append(str(part))
     if finding.get("type") == "missing":
         path.append(str(location[-1]))
-    return tuple(path)
+    return (*path, *unknown)
 
 
 def invalid(error: RequestValidationError) -> InvalidRequest:
@@ -123,9 +126,9 @@ def invalid(error: RequestValidationError) -> InvalidRequest:
     path, finding = max(findings, key=lambda found: len(found[0]))
     where = _quoted(".".join(path)) or None
     message = str(finding.get("msg", "not valid")).removeprefix("Value error, ")
-    if finding.get("type") == "extra_forbidden":
-        message = "this key is not known"
-    return InvalidRequest(f"{where or 'the body'}: {_quoted(message)}", param=where)
+    if finding.get("type") not in _OURS:
+        message = _quoted(message)
+    return InvalidRequest(f"{where or 'the body'}: {message}", param=where)
 
 
 async def on_steering_error(_: Request, error: Exception) -> Response:

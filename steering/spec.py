@@ -1,9 +1,11 @@
 """What a caller writes: SteeringSpec, InterventionSpec, ConditionSpec, TokenScope, Schedule. Torch-free, sendable as JSON."""
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, FiniteFloat, Tag, model_validator
+from pydantic_core import PydanticCustomError
 
 Unit: TypeAlias = Literal["scale", "raw", "relative"]
 Index: TypeAlias = Annotated[int, Field(strict=True, ge=-1_000_000, le=1_000_000)]
@@ -11,10 +13,27 @@ LayerIndex: TypeAlias = Annotated[int, Field(strict=True, ge=-1000, le=1000)]
 Number: TypeAlias = Annotated[FiniteFloat, Field(strict=True)]
 
 
+@cache
+def _keys_of(model: type[BaseModel]) -> tuple[str, ...]:
+    """As a caller may write them."""
+    return tuple(field.alias or name for name, field in model.model_fields.items())
+
+
 class Spec(BaseModel):
     """Base of everything a caller writes: unknown keys refused, values never changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        """Sooner than `extra` would, since that cannot tell what is known."""
+        known = _keys_of(cls)
+        for key in value if isinstance(value, dict) else ():
+            if key not in known and not (cls.model_config.get("populate_by_name") and key in cls.model_fields):
+                context = {"key": str(key), "known": ", ".join(known)}
+                raise PydanticCustomError("unknown_key", "this key is not known; known here: {known}", context)
+        return value
 
 
 class LayerRange(Spec):

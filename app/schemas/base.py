@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, PlainSerializer
 
+from steering.spec import Spec
+
 Number = Annotated[FiniteFloat, Field(strict=True)]
 """A finite JSON number; `true` and `"1"` are none."""
 
@@ -28,10 +30,8 @@ Measured = Annotated[
 """A number we measured; should it not be finite, it is null on the wire, where NaN does not exist, and NaN once read."""
 
 
-class Request(BaseModel):
-    """What a caller sends: unknown keys are refused, values are never changed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Request(Spec):
+    """What a caller sends."""
 
 
 class Answer(BaseModel):

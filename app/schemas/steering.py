@@ -18,12 +18,22 @@ class ProfileSteering(Request):
     interventions: Interventions = ()
 
 
-def _form(value: Any) -> str:
-    return "<profile>" if isinstance(value, dict | ProfileSteering) else "<list>"
+def _form(value: Any) -> str | None:
+    if isinstance(value, list | tuple):
+        return "<list>"
+    return (
+        "<profile>" if isinstance(value, ProfileSteering) or (isinstance(value, dict) and "profile" in value) else None
+    )
 
 
 Steering: TypeAlias = Annotated[
-    Annotated[Interventions, Tag("<list>")] | Annotated[ProfileSteering, Tag("<profile>")], Discriminator(_form)
+    Annotated[Interventions, Tag("<list>")] | Annotated[ProfileSteering, Tag("<profile>")],
+    Discriminator(
+        _form,
+        custom_error_type="steering_form",
+        custom_error_message='expected a list of interventions, or an object with the name of a "profile" '
+        '(and "interventions", to be added to it)',
+    ),
 ]
 """A list of interventions (`[]`: none at all), or a profile. Absent: the server's default steering."""
 

@@ -1,6 +1,7 @@
 """One error shape everywhere: for bodies that are no JSON, numbers that are none, addresses that do not exist, and our own faults."""
 
 import json
+from typing import Any
 
 import httpx2
 import pytest
@@ -96,6 +97,30 @@ async def test_the_field_is_named_and_unions_do_not_show(server: Server) -> None
     assert error["param"] == "steering.0.strength"
     error = check_shape(await server.client.post("/v1/generate", json={"prompt": "a", "n": 0}))
     assert error["param"] == "n"
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "known"),
+    [
+        ({"top_q": 1}, "top_q", "temperature, top_p, top_k"),
+        ({"steering": [{"vector": "a", "strenght": 1}]}, "steering.0.strenght", "vector, operation, strength, unit"),
+        ({"steering": [{"vector": "a", "layers": {"from": 1, "till": 2}}]}, "steering.0.layers.till", "from, to"),
+        ({"steering": [{"vector": "a", "when": {"not": {"of": 1}}}]}, "steering.0.when.not.of", "above, below"),
+    ],
+)
+async def test_a_key_that_is_not_known_is_told_the_known_ones(
+    server: Server, body: dict[str, Any], param: str, known: str
+) -> None:
+    error = check_shape(await server.client.post("/v1/generate", json={"prompt": "a", **body}))
+    assert error["param"] == param
+    assert f"{param}: this key is not known; known here: " in error["message"]
+    assert known in error["message"]
+
+
+async def test_an_unknown_parameter_of_a_query_is_told_the_known_ones(server: Server) -> None:
+    error = check_shape(await server.client.get("/v1/vectors?sort=name"))
+    assert error["param"] == "sort"
+    assert "limit, cursor" in error["message"]
 
 
 async def test_depth_within_the_limit_is_read(server: Server) -> None:

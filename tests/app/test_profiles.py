@@ -1,5 +1,9 @@
 """Profiles and the default steering: strengths that live on the server."""
 
+from typing import Any
+
+import pytest
+
 from tests.app.conftest import Server
 
 CHEERFUL = {"interventions": [{"vector": "sentiment", "strength": 0.5}], "description": "a bit brighter"}
@@ -53,6 +57,15 @@ async def test_an_unknown_profile_is_never_taken_for_no_steering(server: Server)
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "profile_not_found")
     answer = await server.client.post("/v1/generate", json={"prompt": "a", "steering": [{"vector": "nobody"}]})
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "vector_not_found")
+
+
+@pytest.mark.parametrize("steering", [{}, {"interventions": []}, {"vector": "sentiment"}, "sentiment", 3])
+async def test_what_is_no_form_of_steering_is_told_both_forms(server: Server, steering: Any) -> None:
+    answer = await server.client.post("/v1/generate", json={"prompt": "a", "steering": steering})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, "steering")
+    assert "a list of interventions, or an object" in error["message"]
+    assert '"profile"' in error["message"]
 
 
 async def test_a_vector_of_the_default_steering_cannot_go(server: Server) -> None:
