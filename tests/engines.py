@@ -1,6 +1,7 @@
 """Running an engine in tests: engines over tiny models, and requests that run together."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ from steering.model.info import ModelInfo
 from steering.model.loading import load, opened
 from tests.families import FAMILIES
 from tests.plans import plan_for, random_items, vectors_for
+
+COMPILING = 1500.0
+"""Seconds that compiling may take at most: two minutes where nobody else wants the processors, which the worker leaves to
+whoever does. Tests that compile have a longer timeout."""
 
 
 @dataclass
@@ -92,16 +97,20 @@ async def random_requests(
 
 @contextmanager
 def eager_and_compiled(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, dtype: str
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, dtype: str, library: Path | None
 ) -> Iterator[tuple[TransformersEngine, TransformersEngine]]:
     """Two engines over a model that is kept in a folder. The second serves from the start and is compiled while it does;
-    in float32 its tokens may not change meanwhile."""
+    in float32 its tokens may not change meanwhile. library: one that is built already; with None the worker builds its own."""
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     source = str(folder / "model")
     loaded = [load(source, cache_dir=folder, device="cpu", dtype=dtype) for _ in range(2)]
     eager = TransformersEngine(loaded[0])
-    compiled = TransformersEngine(loaded[1], compile_request=CompileRequest(source, None, dtype, folder))
+    request = CompileRequest(source, None, dtype, folder)
+    if library is not None:
+        request.library.parent.mkdir(parents=True)
+        request.library.symlink_to(library)
+    compiled = TransformersEngine(loaded[1], compile_request=request)
     asyncio.run(until_compiled(compiled, folder, eager if dtype == "float32" else None))
     yield eager, compiled
     asyncio.run(eager.close())
@@ -112,7 +121,10 @@ async def until_compiled(engine: TransformersEngine, cache: Path, eager: Engine 
     """Generates all the while: no stream may stall while the compiled steps arrive, or change from what `eager` gives."""
     request = GenerationRequest(tuple(b"Once upon a time"), sampling(20))
     expected = None if eager is None else (await run(eager, request)).tokens
-    for _ in range(2000):
+    assert engine._compilation is not None
+    deadline, going_on = time.monotonic() + COMPILING, True
+    while going_on and time.monotonic() < deadline:
+        going_on = engine._compilation._thread.is_alive()  # asked first: the next answer meets all that it handed over
         tokens = (await run(engine, request)).tokens
         assert expected is None or tokens == expected
         if len(engine.stats().compiled) == len(KINDS):

@@ -1,6 +1,5 @@
 """What every Engine of the table promises, and the scripted one of the tests with it, since it is an Engine as well."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
@@ -17,6 +16,7 @@ from tests.engines import run, run_all, run_alone, sampling
 from tests.fakes import ScriptedEngine
 from tests.families import FAMILIES
 from tests.plans import plan_for, random_items, vectors_for
+from tests.waiting import until
 
 PROMPTS = [tuple(b"Once upon a time"), tuple(b"Hm"), tuple(b"What would you say about that?")]
 MAKERS: dict[str, Callable[[PreTrainedTokenizerFast], Engine]] = {
@@ -71,11 +71,7 @@ async def test_a_reader_that_leaves_frees_its_row(engine: Engine) -> None:
         for _ in range(taken):
             await anext(stream)
         await stream.aclose()
-    for _ in range(200):
-        if engine.stats().running == engine.stats().waiting == 0:
-            break
-        await asyncio.sleep(0.01)
-    assert (engine.stats().running, engine.stats().waiting) == (0, 0)
+    await until(lambda: engine.stats().running == engine.stats().waiting == 0, 120)
     assert len((await run(engine, GenerationRequest(PROMPTS[0], sampling(4)))).tokens) == 4
 
 

@@ -1,6 +1,9 @@
 """The library of our own C++, built and loaded once for the tests that use it."""
 
+import fcntl
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,12 +14,22 @@ from steering.native.processor import multiplies_halves
 
 
 @pytest.fixture(scope="session")
-def loaded_library(tmp_path_factory: pytest.TempPathFactory) -> None:
+def built_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all workers of a test run: the first builds it, the others wait for that."""
+    base = tmp_path_factory.getbasetemp()
+    folder = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    path = library.library_path(folder / "native")
+    with (folder / "native.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            library.build(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def loaded_library(built_library: Path) -> None:
     """On any processor. A process registers one library: where another test brought one, it is that."""
-    if not library._loaded:
-        path = library.library_path(tmp_path_factory.mktemp("native"))
-        library.build(path)
-        library.load(path)
+    library.load(built_library)
 
 
 @pytest.fixture(scope="session")

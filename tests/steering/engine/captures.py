@@ -1,11 +1,16 @@
-"""What captured passes are tried on, here and on a CUDA device: prompts, requests that add, and when answers are the same."""
+"""What captured passes are tried on, here and on a CUDA device: prompts, requests that add, how they run side by side from
+their first token on, and when answers are the same."""
+
+import asyncio
+import threading
 
 import pytest
 
 from steering.engine.base import GenerationRequest
 from steering.engine.transformers_engine import TransformersEngine
-from tests.engines import Outcome, sampling
+from tests.engines import Outcome, run_all, sampling
 from tests.plans import plan_for, vectors_for
+from tests.waiting import until
 
 PROMPTS = [tuple(b"Once upon a time"), tuple(b"Hm"), tuple(b"A longer prompt than the sliding window of the model is")]
 FAMILY = ["llama", "gemma3", "qwen2"]
@@ -28,6 +33,24 @@ async def adds(
         )
         for number, strength in enumerate(strengths)
     ]
+
+
+async def together(engine: TransformersEngine, requests: list[GenerationRequest]) -> list[Outcome]:
+    """As `run_all`, from an idle engine that begins once it has them all: no row decodes alone while others are handed over."""
+    held, complete = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        held.set()
+        complete.wait(60)
+
+    engine._loop.arrive(hold)
+    try:
+        await until(held.is_set)
+        outcomes = asyncio.create_task(run_all(engine, requests))
+        await until(lambda: engine.stats().waiting == len(requests))
+    finally:
+        complete.set()
+    return await outcomes
 
 
 def assert_same(found: list[Outcome], expected: list[Outcome]) -> None:

@@ -1,6 +1,7 @@
 """What a running stream sees of prompts that are computed beside it: short passes, and a report of its own tokens alone."""
 
 import asyncio
+import threading
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -21,8 +22,9 @@ LONG = tuple(b"A prompt that takes many passes while others go on writing, and i
 async def test_texts_to_be_read_never_weigh_more_than_a_stream(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
     limits = EngineLimits(prefill_tokens=48, idle_prefill_tokens=1000)
     async with family_engine("llama", hf_byte_tokenizer, limits) as engine:
-        real = engine._runner.prefill
+        real, decode = engine._runner.prefill, engine._runner.decode
         sizes: list[int] = []
+        texts_are_there = threading.Event()
 
         def prefill(work: list[tuple[Sequence, int]]) -> PassResult:
             if any(
@@ -31,11 +33,20 @@ async def test_texts_to_be_read_never_weigh_more_than_a_stream(hf_byte_tokenizer
                 sizes.append(sum(count for _, count in work))
             return real(work)
 
+        def decode_with_texts(rows: list[Sequence | None], idle: list[int]) -> PassResult:
+            if engine.stats().generated_tokens >= 3:
+                texts_are_there.wait(60)
+            return decode(rows, idle)
+
         engine._runner.prefill = prefill  # type: ignore[method-assign]  # the same, and a note of its size
+        engine._runner.decode = decode_with_texts  # type: ignore[method-assign]  # else it may end before they come
         stream = asyncio.create_task(run(engine, GenerationRequest(PROMPT, sampling(150))))
         await until(lambda: engine.stats().generated_tokens >= 3)
         texts = [CapturePrompt(tuple(bytes([65 + n]) * 30)) for n in range(40)]
-        await engine.capture(texts, CaptureSpec((2,), "all"))
+        capture = asyncio.create_task(engine.capture(texts, CaptureSpec((2,), "all")))
+        await asyncio.sleep(0)  # in which they are handed over
+        texts_are_there.set()
+        await capture
         await stream
     assert len(sizes) > 10
     assert max(sizes) <= limits.prefill_tokens

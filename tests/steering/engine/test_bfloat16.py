@@ -2,6 +2,7 @@
 passes, it stays within a stated distance."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -11,6 +12,7 @@ from steering.native.processor import multiplies_halves
 from tests.engines import Outcome, apart, eager_and_compiled, random_requests, run_all, run_alone
 from tests.families import FAMILIES, LLAMA_LIKE, build
 
+pytestmark = pytest.mark.timeout(1800)  # fixtures included, and they compile
 TOLERANCE = 0.5
 """Nats, at every token before the first that differs: docs/api.md says so."""
 TOKENS = 16
@@ -34,11 +36,14 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def engines(
-    name: str, tmp_path_factory: pytest.TempPathFactory, hf_byte_tokenizer: PreTrainedTokenizerFast
+    name: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    hf_byte_tokenizer: PreTrainedTokenizerFast,
+    built_library: Path,
 ) -> Iterator[Engines]:
     """(eager, compiled) in bfloat16."""
     folder = tmp_path_factory.mktemp("model")
-    with eager_and_compiled(MODELS[name](), hf_byte_tokenizer, folder, "bfloat16") as engines:
+    with eager_and_compiled(MODELS[name](), hf_byte_tokenizer, folder, "bfloat16", built_library) as engines:
         yield engines
 
 

@@ -24,7 +24,7 @@ from tests.engines import random_requests, run, run_all, run_alone, sampling
 from tests.families import FAMILIES
 from tests.plans import plan_for, random_items, vectors_for
 from tests.recorders import RefusingRecorder, TracedRecorder
-from tests.steering.engine.captures import FAMILY, PROMPTS, adds, assert_same
+from tests.steering.engine.captures import FAMILY, PROMPTS, adds, assert_same, together
 
 
 @asynccontextmanager
@@ -88,7 +88,7 @@ async def test_one_stack_of_rows_is_one_graph(hf_byte_tokenizer: PreTrainedToken
         plan = await plan_for(CONDITIONAL, vectors_for(eager.info), eager.info)
         requests = [GenerationRequest(prompt, sampling(40), plan) for prompt in PROMPTS]
         expected = await run_alone(eager, requests)
-        found = await run_all(it, requests)
+        found = await together(it, requests)
         assert_same(found, expected)
         assert [o.finish.steering.fired_at for o in found] == [o.finish.steering.fired_at for o in expected]
     assert recorder.recorded == 1
@@ -118,10 +118,10 @@ async def test_a_graph_serves_others_than_it_was_recorded_with(hf_byte_tokenizer
         recording("llama", hf_byte_tokenizer, None) as eager,
         recording("llama", hf_byte_tokenizer, recorder) as it,
     ):
-        await run_all(it, await adds(it, 0.3, -0.7))
+        await together(it, await adds(it, 0.3, -0.7))
         recorded = recorder.recorded
         others = await adds(it, 2.0, -2.0)
-        assert_same(await run_all(it, others), await run_alone(eager, others))
+        assert_same(await together(it, others), await run_alone(eager, others))
     assert recorder.recorded == recorded
 
 

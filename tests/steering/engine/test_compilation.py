@@ -1,10 +1,10 @@
 """Compiling in the background: where it cannot be done the engine says so and goes on, and nothing is left lying about."""
 
-import asyncio
 import os
 import time
 from pathlib import Path
 
+import pytest
 from structlog.testing import capture_logs
 from transformers import PreTrainedTokenizerFast
 
@@ -15,7 +15,9 @@ from steering.engine.transformers_engine import TransformersEngine
 from steering.model.loading import opened
 from tests.engines import run, sampling
 from tests.families import FAMILIES
+from tests.waiting import until
 
+pytestmark = pytest.mark.timeout(900)  # its worker runs where nobody else wants the processors
 GONE = 2**22 + 1
 """No process has this number: the kernel's own stay below."""
 
@@ -26,11 +28,8 @@ async def serving(cache: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     engine = TransformersEngine(opened(FAMILIES["llama"](), tokenizer, name="tiny"), compile_request=request)
     assert len((await run(engine, GenerationRequest((65, 66), sampling(4)))).tokens) == 4
     assert engine._compilation is not None
-    for _ in range(600):
-        if not engine._compilation._thread.is_alive():
-            break
-        await asyncio.sleep(0.1)
-    assert not engine._compilation._thread.is_alive()
+    compiling = engine._compilation._thread
+    await until(lambda: not compiling.is_alive(), 800)  # the worker builds our library before it looks for a model
     await engine.close()
 
 

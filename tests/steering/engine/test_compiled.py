@@ -1,6 +1,7 @@
 """Compiled steps give the same tokens as the eager ones, for every kind of plan, and take over while the engine serves."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from tests.families import FAMILIES
 from tests.plans import plan_for, random_items, vectors_for
 from tests.reference import Reference
 
+pytestmark = pytest.mark.timeout(1800)  # fixtures included, and they compile
 PROMPTS = [tuple(b"Once upon a time"), tuple(b"Hm"), tuple(b"A longer prompt than the sliding window of the model is")]
 
 
@@ -26,12 +28,15 @@ def family(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def engines(
-    family: str, tmp_path_factory: pytest.TempPathFactory, hf_byte_tokenizer: PreTrainedTokenizerFast
+    family: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    hf_byte_tokenizer: PreTrainedTokenizerFast,
+    built_library: Path,
 ) -> Iterator[tuple[TransformersEngine, TransformersEngine]]:
-    """(eager, compiled) over the same model."""
-    with eager_and_compiled(
-        FAMILIES[family](), hf_byte_tokenizer, tmp_path_factory.mktemp(family), "float32"
-    ) as engines:
+    """(eager, compiled) over the same model. For one family the worker builds the library as well, as at a first start."""
+    folder = tmp_path_factory.mktemp(family)
+    library = None if family == "llama" else built_library
+    with eager_and_compiled(FAMILIES[family](), hf_byte_tokenizer, folder, "float32", library) as engines:
         yield engines
 
 

@@ -133,7 +133,7 @@ def start(source: str, cache: Path, **environment: str) -> subprocess.Popen[str]
 def test_two_processes_may_convert_at_once(tiny_model: PreTrainedModel, tmp_path: Path) -> None:
     write_tiny_gguf(tiny_model, tmp_path / "tiny.gguf")
     processes = [start(str(tmp_path / "tiny.gguf"), tmp_path / "cache") for _ in range(2)]
-    outputs = [process.communicate(timeout=120) for process in processes]
+    outputs = [process.communicate(timeout=280) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert {output.split()[0] for output, _ in outputs} == {fingerprint_of(tiny_model)}
     assert len([path for path in (tmp_path / "cache").iterdir() if path.is_dir()]) == 1
@@ -146,7 +146,7 @@ def test_a_hub_id_is_found_offline_and_pinned(tiny_folder: Path, tiny_model: Pre
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
     process = start("someone/tiny", tmp_path / "cache", HF_HUB_CACHE=str(tmp_path / "hub"), HF_HUB_OFFLINE="1")
-    output, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=280)
     assert output.split() == [fingerprint_of(tiny_model), commit], errors
 
 

@@ -45,7 +45,8 @@ def test_it_gives_what_the_function_gives(products: Compiled) -> None:
 
 
 def test_another_thread_runs_python_meanwhile(products: Compiled) -> None:
-    """With the lock held for the whole pass the other thread could count once at its start and once at its end."""
+    """With the lock held for the whole pass the other thread could count once at its start and once at its end. One call of
+    many is enough, since the system may keep the other thread waiting during some."""
     counts: list[int] = []
     running, finished = threading.Event(), threading.Event()
 
@@ -59,12 +60,16 @@ def test_another_thread_runs_python_meanwhile(products: Compiled) -> None:
     other = threading.Thread(target=count)
     other.start()
     running.wait()
-    before = len(counts)
-    products([torch.zeros(SIZE, SIZE)])
-    during = len(counts) - before
+
+    def during() -> int:
+        before = len(counts)
+        products([torch.zeros(SIZE, SIZE)])
+        return len(counts) - before
+
+    often = any(during() > 5 for _ in range(20))
     finished.set()
     other.join()
-    assert during > 5
+    assert often
 
 
 def test_a_file_that_is_no_package_is_refused(products: Compiled, tmp_path: Path) -> None:
