@@ -13,6 +13,15 @@ install_import_hook([f"steering.{room}" for room in CHECKED], "beartype.beartype
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+# What a developer's shell sets is none of the tests' business: settings of a server of theirs, a proxy that would be
+# asked for the servers of the tests, colours in output that is compared.
+KEPT = {"STEERING_CACHE_DIR", "STEERING_TEST_POSTGRESQL"}
+for variable in [name for name in os.environ if name.startswith("STEERING_") and name not in KEPT]:
+    del os.environ[variable]
+direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(filter(None, [direct, "127.0.0.1,localhost"]))
+os.environ.pop("FORCE_COLOR", None)
+
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402

@@ -62,7 +62,7 @@ async def start() -> AsyncIterator[StartServer]:
             chosen = engine or ScriptedEngine()
             app = create_app(Settings(**settings), lambda _: chosen, memory_store)
             await stack.enter_async_context(app.router.lifespan_context(app))
-            await asyncio.wait_for(state(app).loaded.wait(), 10)
+            await asyncio.wait_for(state(app).loaded.wait(), 30)
             transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
             client = httpx2.AsyncClient(transport=transport, base_url=BASE_URL)
             await stack.enter_async_context(client)

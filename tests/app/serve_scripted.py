@@ -1,8 +1,10 @@
 """A server process without a model, for the tests of signals: python -m tests.app.serve_scripted <options as JSON>."""
 
+import asyncio
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from app.serving import serve
@@ -12,15 +14,31 @@ from tests.app.conftest import memory_store
 from tests.fakes import ScriptedEngine
 
 
+class FileGatedEngine(ScriptedEngine):
+    """A ScriptedEngine whose answers go on after their first token once a file is there, made by a test in another process."""
+
+    def __init__(self, gate_file: Path, **options: Any) -> None:
+        super().__init__(**options)
+        self._gate_file = gate_file
+
+    async def _pause(self, index: int) -> None:
+        await super()._pause(index)
+        while index > 0 and not self._gate_file.exists():  # noqa: ASYNC110 - a file sets no event
+            await asyncio.sleep(0.01)
+
+
 def main(options: dict[str, Any]) -> int:
-    """Serves a ScriptedEngine until a signal. load_seconds: how long "loading" blocks; broken: whether it fails."""
+    """Serves a ScriptedEngine until a signal. load_seconds: how long "loading" blocks; broken: whether it fails;
+    gate_file: what answers wait for after their first token."""
     settings = Settings(port=0, **options.get("settings", {}))
 
     def engine(_: Settings) -> ScriptedEngine:
         time.sleep(options.get("load_seconds", 0))
         if options.get("broken"):
             raise ModelLoadFailed("there is no such model")
-        return ScriptedEngine(**options.get("engine", {}))
+        scripted = options.get("engine", {})
+        gate = options.get("gate_file")
+        return ScriptedEngine(**scripted) if gate is None else FileGatedEngine(Path(gate), **scripted)
 
     return serve(settings, engine, memory_store)
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import httpx2
 import pytest
@@ -34,7 +34,12 @@ class Listening:
             self.app, http=BoundedProtocol, log_config=None, server_header=False, timeout_graceful_shutdown=1
         )
         self._server = DrainingServer(config, self.state)
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._server.serve([self._socket])))
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+        self._loop: asyncio.AbstractEventLoop
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        await self._server.serve([self._socket])
 
     async def __aenter__(self) -> "Listening":
         self._thread.start()
@@ -45,6 +50,10 @@ class Listening:
         self._server.should_exit = True
         await asyncio.to_thread(self._thread.join, 20)
         assert not self._thread.is_alive()
+
+    def act(self, what: Callable[[], None]) -> None:
+        """Does something in the server's loop, whose events are its own, before it reads what is sent from now on."""
+        self._loop.call_soon_threadsafe(what)
 
     def quiet(self) -> bool:
         """Whether nothing runs, waits or is lent."""
@@ -107,16 +116,20 @@ async def test_a_plain_request_that_is_left_stops_too(
 
 
 async def test_leaving_while_waiting_does_not_disturb_the_one_that_runs() -> None:
-    async with Listening(ScriptedEngine(token_seconds=0.02, length=30, max_running=1)) as listening:
+    gate = asyncio.Event()
+    gate.set()
+    async with Listening(ScriptedEngine(gate=gate, length=30, max_running=1)) as listening:
         address = f"http://127.0.0.1:{listening.port}"
         async with httpx2.AsyncClient(base_url=address, timeout=30) as client:
             alone = (await client.post("/v1/generate", json={"prompt": "a", "seed": 1})).json()
+            listening.act(gate.clear)
             running = asyncio.create_task(client.post("/v1/generate", json={"prompt": "a", "seed": 1}))
             await until(lambda: listening.engine.stats().running == 1)
             waiting = asyncio.create_task(client.post("/v1/generate", json={"prompt": "b"}))
             await until(lambda: listening.engine.stats().waiting == 1)
             waiting.cancel()
             await until(lambda: listening.engine.stats().waiting == 0)
+            listening.act(gate.set)
             assert (await running).json()["choices"] == alone["choices"]
             await until(listening.quiet)
 

@@ -1,10 +1,12 @@
 """What an operator sees: capabilities, version, tokenizing, metrics with bounded labels, logs without secrets, OpenAPI."""
 
+import io
 import json
 import logging
 
 import pytest
 from fastapi.routing import APIRoute
+from structlog.stdlib import ProcessorFormatter
 
 from app.door import DoorRoute
 from app.main import ROUTERS
@@ -77,8 +79,17 @@ async def test_metrics_speak_of_the_engine_and_count_what_left(server: Server) -
     assert "steering_http_requests_in_flight 1.0" in text
 
 
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What goes into the server's log. Standard error is the whole process's: a thread of another test may die there."""
+    ours = (one for one in logging.getLogger().handlers if isinstance(one.formatter, ProcessorFormatter))
+    found = io.StringIO()
+    monkeypatch.setattr(next(ours), "stream", found)
+    return found
+
+
 async def test_nothing_a_caller_wrote_can_forge_a_log_line_or_is_kept(
-    server: Server, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    server: Server, written: io.StringIO, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.INFO, logger="app")
     forged = 'x\r\n{"event": "forged"}'
@@ -89,8 +100,10 @@ async def test_nothing_a_caller_wrote_can_forge_a_log_line_or_is_kept(
     lines = [record for record in caplog.records if record.name.startswith("app")]
     assert len([one for one in lines if "request" in one.getMessage()]) >= 4
     assert not any(word in one.getMessage() for one in lines for word in ("forged", "secret prompt"))
-    for line in capfd.readouterr().err.splitlines():
-        assert set(json.loads(line)) >= {"event", "level"}
+    told = [json.loads(line) for line in written.getvalue().splitlines()]
+    assert len([one for one in told if one["event"] == "request"]) >= 4
+    assert all({"event", "level"} <= set(one) for one in told)
+    assert "forged" not in written.getvalue() + capfd.readouterr().err
 
 
 async def test_the_document_lists_every_route_in_our_words(server: Server) -> None:

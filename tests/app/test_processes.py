@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,23 +11,28 @@ from pathlib import Path
 import pytest
 
 from app.client import ApiError, Client
+from tests.app.addresses import announced
 
 
 def test_serve_serves_a_model_and_ends_with_0_when_told_to(tiny_folder: Path, tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "app.cli", "serve", "--model", str(tiny_folder), "--port", str(port)]
+    command = [sys.executable, "-m", "app.cli", "serve", "--model", str(tiny_folder), "--port", "0"]
     command += ["--database", "memory://", "--device", "cpu", "--dtype", "float32", "--set", "max_arms=3"]
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(command, stderr=log)
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stderr=output)
+
+    def wait(until: float) -> None:
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < until, log.read_text()
+        time.sleep(0.1)
+
     try:
-        with Client(f"http://127.0.0.1:{port}") as client:
-            until = time.monotonic() + 120
+        until = time.monotonic() + 120
+        while (address := announced(log.read_text())) is None:
+            wait(until)
+        with Client(address) as client:
             while not _ready(client):
-                assert process.poll() is None, (tmp_path / "log").read_text()
-                assert time.monotonic() < until
-                time.sleep(0.1)
+                wait(until)
             assert client.capabilities().limits["max_arms"] == 3
             assert client.generate("abc", max_tokens=3, seed=1).usage.completion_tokens <= 3
         process.send_signal(signal.SIGTERM)

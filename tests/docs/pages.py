@@ -53,10 +53,15 @@ def settings_table() -> str:
     """Every environment variable with its default."""
     rows = []
     for name, field in Settings.model_fields.items():
-        value = str(field.default).replace(str(Path.home()), "~") if isinstance(field.default, Path) else field.default
+        value = _from_home(field.default) if isinstance(field.default, Path) else field.default
         shown = "" if value is None or value == () else f"`{str(value).lower() if isinstance(value, bool) else value}`"
         rows.append(f"| `STEERING_{name.upper()}` | {shown} | {field.description} |")
     return "| variable | default | |\n|---|---|---|\n" + "\n".join(rows) + "\n"
+
+
+def _from_home(path: Path) -> str:
+    """A path as a reader of any name has it: `~` for a home, be it / as in a container."""
+    return f"~/{path.relative_to(Path.home())}" if path.is_relative_to(Path.home()) else str(path)
 
 
 PARTS = {

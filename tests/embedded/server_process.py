@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from app.client import ApiError, Client
+from tests.app.addresses import announced
 
 READY_SECONDS = 240.0
 
@@ -47,19 +47,30 @@ class ServerProcess:
 
     def start(self) -> None:
         """Starts it and returns when it can work. Fails with the end of its log."""
-        self.url = f"http://127.0.0.1:{_free_port()}"
-        command = [sys.executable, "-m", "app.cli", "serve", "--port", self.url.rpartition(":")[2]]
+        command = [sys.executable, "-m", "app.cli", "serve", "--port", "0"]
         with self.log.open("ab") as output:
+            told = output.tell()  # before it stands what a process before this one said
             self.process = subprocess.Popen(command, stdout=output, stderr=output, env=dict(self._environment))
-        self.client = Client(self.url, timeout=240.0)
         until = time.monotonic() + READY_SECONDS
+        while (url := announced(self._said_since(told))) is None:
+            self._wait(until)
+        self.url, self.client = url, Client(url, timeout=240.0)
         while not self.ready():
-            assert self.process.poll() is None, f"the server ended by itself:\n{self.last_words()}"
-            assert time.monotonic() < until, f"the server was not ready in time:\n{self.last_words()}"
-            time.sleep(0.1)
+            self._wait(until)
+
+    def _wait(self, until: float) -> None:
+        """A moment. Fails once it has ended by itself, or the time is up."""
+        assert self.process.poll() is None, f"the server ended by itself:\n{self.last_words()}"
+        assert time.monotonic() < until, f"the server was not ready in time:\n{self.last_words()}"
+        time.sleep(0.1)
+
+    def _said_since(self, position: int) -> str:
+        return self.log.read_bytes()[position:].decode(errors="replace")
 
     def ready(self) -> bool:
-        """Whether it can work now."""
+        """Whether it can work now. What answers at its address after its end is somebody else."""
+        if self.process.poll() is not None:
+            return False
         try:
             self.client.health()
         except ApiError:
@@ -79,10 +90,3 @@ class ServerProcess:
     def terminate(self) -> None:
         """Asks it to stop; it drains first."""
         self.process.send_signal(signal.SIGTERM)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -17,18 +16,20 @@ from app.client import ApiError, AsyncClient, Client
 from app.schemas.generation import GenerateAnswer
 from tests.embedded.material import asked, pair_words
 from tests.embedded.server_process import ServerProcess
+from tests.waiting import until
 
 pytestmark = pytest.mark.embedded
 
 LAYER = "14"
+STEPS, RUNNING, WAITING = (f"steering_engine_{name}" for name in ("steps_total", "running", "waiting"))
 
 
 @pytest.fixture(scope="module")
 def server(model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server of these tests' own, which they kill and start again; five seconds to drain. In float32, where an answer
-    is the same whoever else is in the batch and whatever was in the cache."""
+    """A server of these tests' own, which they kill and start again. In float32, where an answer is the same whoever else is in
+    the batch and whatever was in the cache. It drains for as long as short streams take on a slow machine."""
     folder = tmp_path_factory.mktemp("lifecycle")
-    with ServerProcess(folder, model_cache, dtype="float32", compiled="false", drain_seconds="5") as started:
+    with ServerProcess(folder, model_cache, dtype="float32", compiled="false", drain_seconds="20") as started:
         pairs = pair_words("sentiment")[:12]
         started.client.extract_vector("sentiment", pairs=pairs, layers=[int(LAYER)], holdout=0)
         yield started
@@ -39,10 +40,16 @@ def written(client: Client, **steering: object) -> str:
     return answer.choices[0].text
 
 
-def measured(url: str, name: str) -> float:
-    """One number of /metrics."""
-    lines = httpx2.get(f"{url}/metrics").text.splitlines()
-    return next(float(line.split()[-1]) for line in lines if line.startswith(f"{name} "))
+def measured(url: str) -> dict[str, float]:
+    """The numbers of /metrics at one moment."""
+    lines = httpx2.get(f"{url}/metrics", timeout=60).text.splitlines()
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines) if name[0] != "#"}
+
+
+def quiet(url: str) -> bool:
+    """Whether no row runs or waits, and no request is under way but the one that asks."""
+    now = measured(url)
+    return (now[RUNNING], now[WAITING], now["steering_http_requests_in_flight"]) == (0, 0, 1)
 
 
 async def test_50_streams_dropped_at_random_leave_nothing_behind(server: ServerProcess) -> None:
@@ -50,7 +57,7 @@ async def test_50_streams_dropped_at_random_leave_nothing_behind(server: ServerP
     expected = written(server.client, steering=steering)
     rng = random.Random(5)
     counts = [rng.randrange(0, 12) for _ in range(50)]
-    before = measured(server.url, "steering_engine_steps_total")
+    before = measured(server.url)[STEPS]
 
     async def leave(client: AsyncClient, number: int, count: int) -> None:
         stream = client.generate_stream(
@@ -65,12 +72,11 @@ async def test_50_streams_dropped_at_random_leave_nothing_behind(server: ServerP
 
     async with AsyncClient(server.url) as client:
         await asyncio.gather(*(leave(client, number, count) for number, count in enumerate(counts)))
-    until = time.monotonic() + 2.0
-    while measured(server.url, "steering_engine_running") or measured(server.url, "steering_engine_waiting"):
-        assert time.monotonic() < until, "rows are still taken two seconds after their clients have left"
-        await asyncio.sleep(0.02)
-    assert measured(server.url, "steering_http_requests_in_flight") == 1.0, "the request that asks, and no other"
-    assert measured(server.url, "steering_engine_steps_total") - before < 200, "nobody wrote its 400 tokens"
+    left = measured(server.url)[STEPS]
+    await until(lambda: quiet(server.url), 60)
+    after = measured(server.url)[STEPS]
+    assert after - left <= 25, "rows are computed after their clients have left"
+    assert after - before < 200, "nobody wrote its 400 tokens"
     assert written(server.client, steering=steering) == expected
 
 
@@ -107,7 +113,7 @@ def test_what_is_kept_outlives_a_kill(server: ServerProcess) -> None:
 
 
 def test_a_stop_lets_streams_end_and_cuts_what_is_too_long(server: ServerProcess) -> None:
-    """Five short streams end whole; one that would go on for ever is told; the newcomer is refused; the process is gone."""
+    """Five short streams end whole; one that would go on for minutes is told; the newcomer is refused; the process is gone."""
     under_way = Barrier(7)
 
     def follow(count: int) -> str:
@@ -125,7 +131,7 @@ def test_a_stop_lets_streams_end_and_cuts_what_is_too_long(server: ServerProcess
         return f"{last.usage.completion_tokens} tokens"
 
     with ThreadPoolExecutor(6) as threads:
-        streams = [threads.submit(follow, count) for count in (8, 9, 10, 11, 12, 4000)]
+        streams = [threads.submit(follow, count) for count in (8, 9, 10, 11, 12, 8000)]
         under_way.wait(60)
         server.terminate()
         refusal = refused(server.client)
@@ -134,7 +140,7 @@ def test_a_stop_lets_streams_end_and_cuts_what_is_too_long(server: ServerProcess
     assert endings[5] == "draining"
     assert (refusal.status, refusal.code) == (503, "draining")
     assert refusal.retry_after is not None
-    assert server.process.wait(timeout=20) == 0
+    assert server.process.wait(timeout=60) == 0
 
 
 def refused(client: Client) -> ApiError:
