@@ -9,6 +9,7 @@ from benchmarks.effort import Effort
 from benchmarks.side import Side, SideFailed
 from benchmarks.subject import Subject
 from benchmarks.workload import prompts
+from steering.spinning import SPINS
 
 ENGINE, PLAIN, LINEARS, VLLM, EXTRACTION = (
     "steering engine",
@@ -20,6 +21,8 @@ ENGINE, PLAIN, LINEARS, VLLM, EXTRACTION = (
 VLLM_PYTHON = Path(".venv-vllm") / "bin" / "python"
 PEERS_PYTHON = Path(".venv-peers") / "bin" / "python"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+SERVED = OFFLINE | {"GOMP_SPINCOUNT": SPINS}
+"""As `steer serve` has it."""
 
 
 def starters(subject: Subject, effort: Effort) -> Mapping[str, Callable[[], Side]]:
@@ -28,7 +31,7 @@ def starters(subject: Subject, effort: Effort) -> Mapping[str, Callable[[], Side
     plain = "benchmarks.sides.plain_side"
     linear = "benchmarks.sides.linear_side"
     return {
-        ENGINE: partial(Side, ENGINE, "benchmarks.sides.engine_side", options, environment=OFFLINE),
+        ENGINE: partial(Side, ENGINE, "benchmarks.sides.engine_side", options, environment=SERVED),
         PLAIN: partial(Side, PLAIN, plain, options, environment=OFFLINE),
         LINEARS: partial(Side, LINEARS, linear, options, environment=OFFLINE),
         VLLM: partial(start_vllm, folder, effort),

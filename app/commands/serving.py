@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from app.commands.terminal import complaints, shown
 from app.settings import Settings
 from steering.registry import Registry
+from steering.spinning import spin_briefly
 
 Serve = Callable[[Settings], int]
 # The server brings torch; a table loads it when it is asked for, so that every other command starts at once.
@@ -47,6 +48,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one option a setting
         "api_keys": ",".join(api_key) if api_key else None,
         "allowed_hosts": ",".join(allowed_host) if allowed_host else None,
     }  # fmt: skip
+    spin_briefly()
     given = {name: value for name, value in options.items() if value is not None}
     raise typer.Exit(SERVERS["uvicorn"](settings_of(given | _assignments(other or []))))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from app.client import ApiError, Client
 from benchmarks.bench import Answer, Bench, Turn, figures_of
-from benchmarks.line_up import ENGINE, OFFLINE
+from benchmarks.line_up import ENGINE, SERVED
 from benchmarks.parts.throughput import steered
 from benchmarks.side import LONGEST_ANSWER, Process, Side, SideFailed
 from benchmarks.vectors import directions, scales
@@ -29,7 +29,7 @@ def run(bench: Bench) -> None:
     with tempfile.TemporaryDirectory() as folder:
         port = _free_port()
         options = {**bench.subject, "port": port, "database": str(Path(folder) / "benchmark.sqlite3")}
-        server = Process(SERVER, "benchmarks.sides.server", options, environment=OFFLINE)
+        server = Process(SERVER, "benchmarks.sides.server", options, environment=SERVED)
         clients: Side | None = None
         try:
             with server.awake():

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from app.client import ApiError, Client
+from steering.spinning import SPINS
 from tests.app.addresses import announced
 
 
@@ -19,7 +20,7 @@ def test_serve_serves_a_model_and_ends_with_0_when_told_to(tiny_folder: Path, tm
     command += ["--database", "memory://", "--device", "cpu", "--dtype", "float32", "--set", "max_arms=3"]
     log = tmp_path / "log"
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stderr=output)
+        process = subprocess.Popen(command, stderr=output, env={**os.environ, "OMP_DISPLAY_ENV": "verbose"})
 
     def wait(until: float) -> None:
         assert process.poll() is None, log.read_text()
@@ -37,6 +38,7 @@ def test_serve_serves_a_model_and_ends_with_0_when_told_to(tiny_folder: Path, tm
             assert client.generate("abc", max_tokens=3, seed=1).usage.completion_tokens <= 3
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
+        assert sys.platform != "linux" or f"GOMP_SPINCOUNT = '{SPINS}'" in log.read_text()
     finally:
         process.kill()
         process.wait()
