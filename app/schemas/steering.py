@@ -21,9 +21,9 @@ class ProfileSteering(Request):
 def _form(value: Any) -> str | None:
     if isinstance(value, list | tuple):
         return "<list>"
-    return (
-        "<profile>" if isinstance(value, ProfileSteering) or (isinstance(value, dict) and "profile" in value) else None
-    )
+    if isinstance(value, ProfileSteering) or (isinstance(value, dict) and "profile" in value):
+        return "<profile>"
+    return None
 
 
 Steering: TypeAlias = Annotated[
