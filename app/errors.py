@@ -14,9 +14,9 @@ from steering import errors
 from steering.errors import InternalError, InvalidRequest, NotFound, SteeringError
 
 QUOTE_LIMIT = 120
-_OURS = ("unknown_key", "steering_form")
-"""Findings whose words hold nothing of the input."""
 """Characters of a caller's own words that an error repeats at most."""
+FINDING_LIMIT = 300
+"""Characters that one finding of a validation may take: the names of all known keys, where one is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +93,8 @@ def hidden(error: BaseException) -> SteeringError:
     return InternalError("something went wrong inside the server; the log has the particulars under this request id")
 
 
-def _quoted(text: str) -> str:
-    return text if len(text) <= QUOTE_LIMIT else text[:QUOTE_LIMIT] + "..."
+def _quoted(text: str, limit: int = QUOTE_LIMIT) -> str:
+    return text if len(text) <= limit else text[:limit] + "..."
 
 
 def _walk(finding: Mapping[str, Any], body: Any) -> tuple[str, ...]:
@@ -126,9 +126,7 @@ def invalid(error: RequestValidationError) -> InvalidRequest:
     path, finding = max(findings, key=lambda found: len(found[0]))
     where = _quoted(".".join(path)) or None
     message = str(finding.get("msg", "not valid")).removeprefix("Value error, ")
-    if finding.get("type") not in _OURS:
-        message = _quoted(message)
-    return InvalidRequest(f"{where or 'the body'}: {message}", param=where)
+    return InvalidRequest(f"{where or 'the body'}: {_quoted(message, FINDING_LIMIT)}", param=where)
 
 
 async def on_steering_error(_: Request, error: Exception) -> Response:
