@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+from collections.abc import Iterator
 
 import pytest
 from fastapi.routing import APIRoute
@@ -80,12 +81,14 @@ async def test_metrics_speak_of_the_engine_and_count_what_left(server: Server) -
 
 
 @pytest.fixture
-def written(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+def written() -> Iterator[io.StringIO]:
     """What goes into the server's log. Standard error is the whole process's: a thread of another test may die there."""
-    ours = (one for one in logging.getLogger().handlers if isinstance(one.formatter, ProcessorFormatter))
+    ours = next(one for one in logging.getLogger().handlers if isinstance(one.formatter, ProcessorFormatter))
+    assert isinstance(ours, logging.StreamHandler)
     found = io.StringIO()
-    monkeypatch.setattr(next(ours), "stream", found)
-    return found
+    before = ours.setStream(found)
+    yield found
+    ours.setStream(before)
 
 
 async def test_nothing_a_caller_wrote_can_forge_a_log_line_or_is_kept(

@@ -38,13 +38,19 @@ async def recording(
         await engine.close()
 
 
+@asynccontextmanager
+async def beside_eager(
+    family: str, tokenizer: PreTrainedTokenizerFast, recorder: Recorder
+) -> AsyncIterator[tuple[TransformersEngine, TransformersEngine]]:
+    """An engine that computes every pass anew, and one that records."""
+    async with recording(family, tokenizer, None) as eager, recording(family, tokenizer, recorder) as it:
+        yield eager, it
+
+
 @pytest.mark.parametrize("family", FAMILY)
 async def test_additive_rows_and_their_dose(family: str, hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
     recorder = TracedRecorder()
-    async with (
-        recording(family, hf_byte_tokenizer, None) as eager,
-        recording(family, hf_byte_tokenizer, recorder) as it,
-    ):
+    async with beside_eager(family, hf_byte_tokenizer, recorder) as (eager, it):
         requests = await adds(eager, -1.0, -0.5, 0.0, 0.5, 1.0)
         expected = await run_alone(eager, requests)
         for _ in range(2):  # the second time there are graphs from the first on
@@ -56,10 +62,7 @@ async def test_additive_rows_and_their_dose(family: str, hf_byte_tokenizer: PreT
 async def test_plans_of_every_kind(family: str, hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
     """Conditions and schedules among them, sampled and greedy, in one batch and alone."""
     recorder = TracedRecorder()
-    async with (
-        recording(family, hf_byte_tokenizer, None) as eager,
-        recording(family, hf_byte_tokenizer, recorder) as it,
-    ):
+    async with beside_eager(family, hf_byte_tokenizer, recorder) as (eager, it):
         requests = await random_requests(eager.info, PROMPTS, 24, 24)
         expected = await run_alone(eager, requests)
         assert_same(await run_all(it, requests), expected)
@@ -81,10 +84,7 @@ CONDITIONAL = [
 async def test_one_stack_of_rows_is_one_graph(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
     """Decisions, doses and firings are kept on the device, so that its graph serves as long as nobody joins or leaves."""
     recorder = TracedRecorder()
-    async with (
-        recording("llama", hf_byte_tokenizer, None) as eager,
-        recording("llama", hf_byte_tokenizer, recorder) as it,
-    ):
+    async with beside_eager("llama", hf_byte_tokenizer, recorder) as (eager, it):
         plan = await plan_for(CONDITIONAL, vectors_for(eager.info), eager.info)
         requests = [GenerationRequest(prompt, sampling(40), plan) for prompt in PROMPTS]
         expected = await run_alone(eager, requests)
@@ -114,10 +114,7 @@ async def test_of_stacks_of_rows_few_are_kept(hf_byte_tokenizer: PreTrainedToken
 async def test_a_graph_serves_others_than_it_was_recorded_with(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
     """Other prompts, other strengths, another length of the same bucket."""
     recorder = TracedRecorder()
-    async with (
-        recording("llama", hf_byte_tokenizer, None) as eager,
-        recording("llama", hf_byte_tokenizer, recorder) as it,
-    ):
+    async with beside_eager("llama", hf_byte_tokenizer, recorder) as (eager, it):
         await together(it, await adds(it, 0.3, -0.7))
         recorded = recorder.recorded
         others = await adds(it, 2.0, -2.0)
@@ -128,10 +125,7 @@ async def test_a_graph_serves_others_than_it_was_recorded_with(hf_byte_tokenizer
 async def test_graphs_are_dropped_when_the_cache_grows(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
     """They would read and write where keys and values no longer are."""
     recorder = TracedRecorder()
-    async with (
-        recording("llama", hf_byte_tokenizer, None) as eager,
-        recording("llama", hf_byte_tokenizer, recorder) as it,
-    ):
+    async with beside_eager("llama", hf_byte_tokenizer, recorder) as (eager, it):
         [alone] = await adds(eager, 1.0)
         expected = await run(eager, alone)
         many = await adds(eager, *(0.1 * number for number in range(9)))
@@ -145,10 +139,7 @@ async def test_graphs_are_dropped_when_the_cache_grows(hf_byte_tokenizer: PreTra
 async def test_layers_without_steering_are_left_alone(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
     """Of one layer, of all, and of none: each is a graph of its own, and the answers are theirs."""
     recorder = TracedRecorder()
-    async with (
-        recording("llama", hf_byte_tokenizer, None) as eager,
-        recording("llama", hf_byte_tokenizer, recorder) as it,
-    ):
+    async with beside_eager("llama", hf_byte_tokenizer, recorder) as (eager, it):
         unsteered = GenerationRequest(PROMPTS[0], sampling(24))
         requests = [unsteered, *await adds(eager, 1.5), *await adds(eager, 1.5, layers=[1])]
         expected = await run_alone(eager, requests)
@@ -172,10 +163,7 @@ async def test_what_cannot_be_recorded_is_said_once_and_computed_all_the_same(
     hf_byte_tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     recorder = RefusingRecorder()
-    async with (
-        recording("llama", hf_byte_tokenizer, None) as eager,
-        recording("llama", hf_byte_tokenizer, recorder) as it,
-    ):
+    async with beside_eager("llama", hf_byte_tokenizer, recorder) as (eager, it):
         requests = await adds(eager, 1.0, -1.0)
         with structlog.testing.capture_logs() as logs:
             assert_same(await run_all(it, requests), await run_alone(eager, requests))

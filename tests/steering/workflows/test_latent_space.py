@@ -1,17 +1,18 @@
 """Maps: clouds that were planted apart are drawn apart, in another process, and a caller who leaves kills it."""
 
 import asyncio
-import pickle
 import subprocess
 import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from anyio import to_process
 
-from steering.errors import InvalidRequest, UnsupportedParameter
+from steering.errors import InvalidRequest
 from steering.projection import Points
 from steering.vectors import LayerDirection
+from steering.workflows.drawing import draw
 from steering.workflows.latent_space import LatentSpaceRequest, latent_space, segment
 
 from .linear import GAIN, LinearEngine
@@ -175,7 +176,9 @@ def test_a_worker_needs_no_torch():
     assert run.stdout.strip() == "[]"
 
 
-def test_errors_come_back_from_a_worker_whole():
-    """Errors are pickled on their way; the field they are about must not be lost."""
-    error = pickle.loads(pickle.dumps(UnsupportedParameter("not here", param="method")))
-    assert (error.message, error.param, error.code) == ("not here", "method", "unsupported_parameter")
+async def test_errors_come_back_from_a_worker_whole():
+    """The field they are about must not be lost on the way."""
+    with pytest.raises(InvalidRequest) as refusal:
+        await to_process.run_sync(draw, np.zeros((4, 3), dtype=np.float32), "pca", 5, 0, None)
+    error = refusal.value
+    assert (error.message, error.param, error.code) == ("dims must be 2 or 3, got 5", "dims", "invalid_request")
