@@ -194,11 +194,11 @@ class ModelRunner:
         if "decode" in self.compiled.ready:
             visitor = _visitor(batch, steering, readers, None)
             return self.compiled.decode(batch, steering, steering.visits | readers.layers, visitor)
-
-        def compute(token_ids: Int[Tensor, "row"], positions: Int[Tensor, "row"]) -> Logits:
-            return self._eager(batch.over(token_ids, positions), steering, readers)
-
         if self.captured is not None and not readers.layers:
+
+            def compute(token_ids: Int[Tensor, "row"], positions: Int[Tensor, "row"]) -> Logits:
+                return self._eager(batch.over(token_ids, positions), steering, readers)
+
             replayed = self.captured.decode(batch, steering, compute)
             if replayed is not None:
                 return replayed
