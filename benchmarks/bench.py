@@ -51,7 +51,8 @@ class Ratio:
 
 @dataclass(slots=True)
 class Bench:
-    """starters: how each side is started, by name. subject: the model and the device, as sides take them. absent: sides that are not there, or no longer, and why."""
+    """starters: how each side is started, by name. subject: the model and the device, as sides take
+    them. absent: sides that are not there, or no longer, and why."""
 
     effort: Effort
     starters: Mapping[str, Callable[[], Side]]

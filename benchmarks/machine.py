@@ -17,7 +17,8 @@ INTERESTING = ("avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "amx_int8")
 
 
 def describe(device: str = "cpu") -> dict[str, Any]:
-    """In plain words and numbers. accelerator: the name of the device where it is none of the processors. `load`: the load average over the last minute, before anything was started."""
+    """In plain words and numbers. accelerator: the name of the device where it is none of the processors. `load`: the load
+    average over the last minute, before anything was started."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": _field(Path("/proc/cpuinfo"), "model name") or platform.processor() or platform.machine(),

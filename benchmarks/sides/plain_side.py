@@ -52,7 +52,8 @@ class PlainSide:
         self._generate([prompts(rows, 32, -1)], WARM_TOKENS)
 
     def _generate(self, batches: list[list[list[int]]], new_tokens: int, seed: int | None = None) -> dict[str, Any]:
-        """One batch after the other, each with vectors of its own where there is a seed. The hook of `generate` that is asked after every token keeps the time."""
+        """One batch after the other, each with vectors of its own where there is a seed. The hook of `generate`
+        that is asked after every token keeps the time."""
         arrivals: list[list[float]] = []
         start = time.perf_counter()
         for index, batch in enumerate(batches):

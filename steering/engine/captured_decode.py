@@ -1,4 +1,4 @@
-"""CapturedDecode: decode passes recorded as CUDA graphs and replayed, where launching kernels one by one is what a pass waits for."""
+"""CapturedDecode: decode passes recorded as CUDA graphs and replayed, as launching kernels one by one is what they wait for."""
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The operations of `linear.cpp` and `attention.cpp`, as torch knows them: by name and shape before the library is loaded."""
+"""The operations of our C++, as torch knows them: by name and shape before the library is loaded."""
 
 from collections.abc import Callable
 from typing import Any
@@ -68,9 +68,9 @@ attend_segments: Callable[..., Tensor] = torch.ops.steering.attend_segments
 (loan, 3), scaling, window, softcap) -> (1, token, head, width). segments: first token, tokens, slot, position of the first;
 their keys and values are written first. loans: borrower, lender, position, then copied from slot to slot."""
 steer: Callable[..., Tensor] = torch.ops.steering.steer
-"""(parts, rows (phase, layer, slot, d_model), places (token,), inverse (layer, at least token), tasks (layer,), layer) -> the residual as
-it goes on; see graph_calls.Task. parts: the residual (token, d_model), or two whose sum it is. Where the bank's rows are added:
-places are AdditiveBank.places, and 1 / |residual| is added to inverse. In any dtype and on any processor."""
+"""(parts, rows (phase, layer, slot, d_model), places (token,), inverse (layer, at least token), tasks (layer,), layer) -> the
+residual as it goes on; see graph_calls.Task. parts: the residual (token, d_model), or two whose sum it is. Where the bank's
+rows are added: places are AdditiveBank.places, and 1 / |residual| is added to inverse. In any dtype and on any processor."""
 likeliest: Callable[..., Tensor] = torch.ops.steering.likeliest
 """(logits (row, vocab) in bfloat16) -> (row, 2): the first of the likeliest tokens, and whether all logits are finite."""
 
