@@ -7,11 +7,11 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from app.defaults import open_database, open_engine
-from app.errors import on_http_error, on_invalid, on_steering_error
-from app.middleware import HostGuard, Outermost
-from app.openapi import SteeringAPI
-from app.playground import mount_playground
+from app.components import open_database, open_engine
+from app.http.errors import on_http_error, on_invalid, on_steering_error
+from app.http.middleware import HostGuard, Outermost
+from app.http.openapi import SteeringAPI
+from app.http.playground import mount_playground
 from app.routes import (
     compare,
     concepts,

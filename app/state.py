@@ -11,19 +11,19 @@ from typing import TypeAlias, TypeVar, cast
 import structlog
 from starlette.requests import Request
 
-from app.errors import hidden
-from app.jobs import Jobs
-from app.keys import KeyRing
+from app.http.admission import Lease, Permits
+from app.http.authentication import KeyRing
+from app.http.errors import hidden
+from app.http.sse import Patience, ended
 from app.metrics import Metrics
-from app.permits import Lease, Permits
+from app.services.jobs import Jobs
 from app.settings import Settings
-from app.sse import Patience, ended
-from steering.engine.base import Engine, EngineStats
+from steering.engine.api import Engine, EngineStats
 from steering.errors import Draining, EngineDead, NotReady, SteeringError
-from steering.resolve import RecentPlans
+from steering.plan.resolve import RecentPlans
 from steering.store.base import Store
 from steering.threads import PassingThreads
-from steering.workflows.norms import measure_typical_norms
+from steering.workflows.reading.norms import measure_typical_norms
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")

@@ -10,12 +10,12 @@ import torch
 from rich.console import Console
 
 from benchmarks.bench import Bench
-from benchmarks.effort import FULL, QUICK
-from benchmarks.line_up import ENGINE, starters
+from benchmarks.contenders.registry import ENGINE, starters
 from benchmarks.machine import BUSY, describe, file_name
-from benchmarks.parts import PARTS
+from benchmarks.model import subject_for
+from benchmarks.profile import FULL, QUICK
 from benchmarks.report import markdown, restored, show
-from benchmarks.subject import subject_for
+from benchmarks.suites import PARTS
 
 RESULTS = Path(__file__).parent / "results"
 

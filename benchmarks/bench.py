@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any, TypeAlias
 
-from benchmarks.bars import BARS
-from benchmarks.effort import Effort
-from benchmarks.side import Side, SideFailed
+from benchmarks.contenders.process import Side, SideFailed
+from benchmarks.profile import Effort
+from benchmarks.targets import BARS
 
 Answer: TypeAlias = dict[str, Any]
 Turn: TypeAlias = Callable[[int], Answer]

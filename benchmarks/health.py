@@ -20,7 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.opening import cache_dir
+from benchmarks.contenders.open_engine import cache_dir
 from steering.concepts import CONCEPTS
 from steering.concepts.loader import load_concept
 from steering.pairs import Text
@@ -60,7 +60,7 @@ def served() -> Iterator[str]:
             "STEERING_COMPILED": "false",  # the compiler would be measured with it
             "STEERING_LOG_LEVEL": "warning",
         }
-        command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port)]
+        command = [sys.executable, "-m", "app.cli.main", "serve", "--port", str(port)]
         process = subprocess.Popen(command, env={**os.environ, **settings})
         try:
             yield f"http://127.0.0.1:{port}"

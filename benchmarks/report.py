@@ -6,9 +6,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.bars import BARS
 from benchmarks.bench import Bench, Measurement, Ratio
-from benchmarks.effort import QUICK
+from benchmarks.profile import QUICK
+from benchmarks.targets import BARS
 
 RATIO_COLUMNS = ("what", "ours", "other", "ratio", "rounds", "bar", "")
 FIGURE_COLUMNS = (

@@ -4,10 +4,10 @@ import asyncio
 import sys
 from pathlib import Path
 
-from steering.engine.opening import EngineChoice, open_engine
+from steering.engine.transformers.factory import EngineChoice, open_engine
 from steering.pairs import ContrastivePair, PairSet
 from steering.vectors import ConceptVector
-from steering.workflows.extract import ExtractionRequest, extract
+from steering.workflows.extraction.extract import ExtractionRequest, extract
 
 PLACES = ("the room", "the soup", "my walk", "the train", "the film", "her answer", "the garden", "our visit")
 PAIRS = PairSet.of([ContrastivePair(f"I loved {place}.", f"I hated {place}.", topic=place) for place in PLACES])

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from steering.engine.base import GenerationRequest, SamplingParams
-from steering.engine.opening import EngineChoice, open_engine
-from steering.resolve import resolve
+from steering.engine.api import GenerationRequest, SamplingParams
+from steering.engine.transformers.factory import EngineChoice, open_engine
+from steering.plan.resolve import resolve
 from steering.spec import InterventionSpec, SteeringSpec
 from steering.store.opening import open_store
+from steering.workflows.extraction.register import registered
 from steering.workflows.generate import Answer, answer
-from steering.workflows.register import registered
 
 
 async def main(model: str = "smollm2-135m-instruct") -> tuple[Answer, Answer]:

@@ -4,13 +4,13 @@ import asyncio
 import sys
 from pathlib import Path
 
-from steering.engine.base import GenerationRequest, SamplingParams
-from steering.engine.opening import EngineChoice, open_engine
-from steering.resolve import resolve
+from steering.engine.api import GenerationRequest, SamplingParams
+from steering.engine.transformers.factory import EngineChoice, open_engine
+from steering.plan.resolve import resolve
 from steering.spec import InterventionSpec, SteeringSpec
 from steering.store.opening import open_store
+from steering.workflows.extraction.register import registered
 from steering.workflows.generate import answer
-from steering.workflows.register import registered
 
 STRENGTHS = (-0.1, 0.0, 0.1)
 

@@ -2,8 +2,8 @@
 
 import sys
 
-from app.client import Client
-from app.schemas.generation import GenerateAnswer, TokenPiece
+from steering.client.client import Client
+from steering.schemas.generation import GenerateAnswer, TokenPiece
 
 PAIRS = [
     {"positive": f"What a good {thing}, I am glad.", "negative": f"What a bad {thing}, I am sorry.", "topic": thing}

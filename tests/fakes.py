@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from steering.engine.base import (
+from steering.engine.api import (
     Capture,
     CapturePrompt,
     CaptureSpec,
@@ -19,12 +19,12 @@ from steering.engine.base import (
     SteeringReport,
     TokenEvent,
 )
-from steering.engine.captures import check_layers
 from steering.engine.fit_task import FitTask, FittedDirection
-from steering.engine.fitting import check_task
+from steering.engine.transformers.captures import check_layers
+from steering.engine.transformers.training.fitting import check_task
 from steering.errors import ContextLengthExceeded, EngineDead, InvalidRequest, NonfiniteActivations, Overloaded
 from steering.model.info import ModelInfo
-from steering.plan import SteeringPlan
+from steering.plan.types import SteeringPlan
 from tests.scripted_tokenizer import VOCABULARY, WORDS, ScriptedTokenizer
 
 NONFINITE_STRENGTH = 1e6

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from steering.dose import DoseGuard
 from steering.errors import VectorNotFound
 from steering.model.info import ModelInfo
-from steering.plan import SteeringPlan
-from steering.resolve import resolve
+from steering.plan.dose import DoseGuard
+from steering.plan.resolve import resolve
+from steering.plan.types import SteeringPlan
 from steering.spec import SteeringSpec
 from steering.vectors import ConceptVector, LayerDirection
 

@@ -8,7 +8,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from steering.engine.captured_decode import Compute
+from steering.engine.transformers.execution.captured_decode import Compute
 from steering.shapes import Logits, Tensor
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import cast
 
-from steering.engine.base import Prompt
+from steering.engine.api import Prompt
 from steering.errors import InvalidRequest
 from steering.pairs import ChatMessage
 

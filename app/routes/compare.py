@@ -3,11 +3,11 @@
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from app.comparing import events, prepared, whole
-from app.deps import LeaseDep, SaltDep, StateDep
-from app.door import DoorRoute, needs
-from app.schemas.comparison import CompareAnswer, CompareRequest
-from app.streaming import event_stream
+from app.http.dependencies import LeaseDep, SaltDep, StateDep
+from app.http.request_reading import DoorRoute, needs
+from app.http.streaming import event_stream
+from app.services.compare import events, prepared, whole
+from steering.schemas.comparison import CompareAnswer, CompareRequest
 
 router = APIRouter(route_class=DoorRoute, tags=["generation"])
 

@@ -4,10 +4,10 @@ import asyncio
 
 from fastapi import APIRouter
 
-from app.concepts import concept_answer, concept_detail
-from app.door import DoorRoute
-from app.schemas.system import ConceptDetail, ConceptList
+from app.http.request_reading import DoorRoute
+from app.services.concepts import concept_answer, concept_detail
 from steering.concepts import CONCEPTS
+from steering.schemas.system import ConceptDetail, ConceptList
 
 router = APIRouter(route_class=DoorRoute, tags=["concepts"])
 

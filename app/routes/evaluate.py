@@ -5,13 +5,13 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from app.answers import job_answer
-from app.deps import JobsDep, LeaseDep, StateDep
-from app.door import DoorRoute
-from app.errors import json_response
-from app.evaluating import checked, job_words
-from app.schemas.evaluation import EvaluateQuery, EvaluationAnswer, EvaluationRequest
-from app.schemas.jobs import JobAnswer
+from app.http.dependencies import JobsDep, LeaseDep, StateDep
+from app.http.errors import json_response
+from app.http.request_reading import DoorRoute
+from app.services.evaluate import checked, job_words
+from app.services.responses import job_answer
+from steering.schemas.evaluation import EvaluateQuery, EvaluationAnswer, EvaluationRequest
+from steering.schemas.jobs import JobAnswer
 from steering.workflows.progress import silent
 
 router = APIRouter(route_class=DoorRoute, tags=["vectors"])

@@ -5,14 +5,14 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from app.answers import job_answer, vector_answer
-from app.deps import JobsDep, LeaseDep, StateDep
-from app.door import UploadRoute
-from app.errors import json_response
-from app.extracting import checked, job_words
-from app.schemas.extraction import ExtractQuery, ExtractRequest
-from app.schemas.jobs import JobAnswer
-from app.schemas.vectors import VectorAnswer
+from app.http.dependencies import JobsDep, LeaseDep, StateDep
+from app.http.errors import json_response
+from app.http.request_reading import UploadRoute
+from app.services.extract import checked, job_words
+from app.services.responses import job_answer, vector_answer
+from steering.schemas.extraction import ExtractQuery, ExtractRequest
+from steering.schemas.jobs import JobAnswer
+from steering.schemas.vectors import VectorAnswer
 from steering.workflows.progress import silent
 
 router = APIRouter(route_class=UploadRoute, tags=["vectors"])

@@ -3,11 +3,11 @@
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from app.deps import LeaseDep, SaltDep, StateDep
-from app.door import DoorRoute, needs
-from app.generating import events, prepared, whole
-from app.schemas.generation import GenerateAnswer, GenerateRequest
-from app.streaming import event_stream
+from app.http.dependencies import LeaseDep, SaltDep, StateDep
+from app.http.request_reading import DoorRoute, needs
+from app.http.streaming import event_stream
+from app.services.generate import events, prepared, whole
+from steering.schemas.generation import GenerateAnswer, GenerateRequest
 
 router = APIRouter(route_class=DoorRoute, tags=["generation"])
 

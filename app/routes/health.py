@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter
 
-from app.deps import StateDep
-from app.schemas.system import HealthAnswer
+from app.http.dependencies import StateDep
+from steering.schemas.system import HealthAnswer
 
 router = APIRouter(tags=["operation"])
 

@@ -5,13 +5,13 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from app.answers import job_answer
-from app.deps import JobsDep, StateDep
-from app.door import DoorRoute
-from app.intake import check_limit
-from app.schemas.base import PageQuery
-from app.schemas.jobs import JobAnswer, JobPage
-from app.streaming import event_stream, job_events
+from app.http.dependencies import JobsDep, StateDep
+from app.http.request_reading import DoorRoute
+from app.http.streaming import event_stream, job_events
+from app.services.inputs import check_limit
+from app.services.responses import job_answer
+from steering.schemas.base import PageQuery
+from steering.schemas.jobs import JobAnswer, JobPage
 
 router = APIRouter(route_class=DoorRoute, tags=["jobs"])
 

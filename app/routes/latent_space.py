@@ -3,11 +3,11 @@
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from app.analysing import json_answer, map_answer, prepared_map
-from app.deps import LeaseDep, StateDep
-from app.door import UploadRoute, needs
-from app.schemas.analysis import LatentSpaceAnswer, LatentSpaceRequest
-from steering.workflows.latent_space import latent_space as run
+from app.http.dependencies import LeaseDep, StateDep
+from app.http.request_reading import UploadRoute, needs
+from app.services.analysis import json_answer, map_answer, prepared_map
+from steering.schemas.analysis import LatentSpaceAnswer, LatentSpaceRequest
+from steering.workflows.reading.latent_space import latent_space as run
 
 router = APIRouter(route_class=UploadRoute, tags=["reading"])
 

@@ -3,11 +3,11 @@
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from app.analysing import json_answer, lens_answer, prepared_lens
-from app.deps import LeaseDep, StateDep
-from app.door import DoorRoute, needs
-from app.schemas.analysis import LogitLensAnswer, LogitLensRequest
-from steering.workflows.logit_lens import logit_lens as run
+from app.http.dependencies import LeaseDep, StateDep
+from app.http.request_reading import DoorRoute, needs
+from app.services.analysis import json_answer, lens_answer, prepared_lens
+from steering.schemas.analysis import LogitLensAnswer, LogitLensRequest
+from steering.workflows.reading.logit_lens import logit_lens as run
 
 router = APIRouter(route_class=DoorRoute, tags=["reading"])
 

@@ -2,10 +2,10 @@
 
 from fastapi import APIRouter
 
-from app.answers import profile_answer
-from app.deps import StateDep, StoreDep, resolved
-from app.door import DoorRoute
-from app.schemas.profiles import ProfileAnswer, ProfileList, ProfileRequest
+from app.http.dependencies import StateDep, StoreDep, resolved
+from app.http.request_reading import DoorRoute
+from app.services.responses import profile_answer
+from steering.schemas.profiles import ProfileAnswer, ProfileList, ProfileRequest
 from steering.spec import SteeringSpec
 from steering.store.base import Profile
 from steering.vectors import check_name

@@ -3,11 +3,11 @@
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from app.analysing import json_answer, prepared_readout, readout_answer
-from app.deps import LeaseDep, StateDep
-from app.door import DoorRoute, needs
-from app.schemas.analysis import ReadoutAnswer, ReadoutRequest
-from steering.workflows.readout import readout as run
+from app.http.dependencies import LeaseDep, StateDep
+from app.http.request_reading import DoorRoute, needs
+from app.services.analysis import json_answer, prepared_readout, readout_answer
+from steering.schemas.analysis import ReadoutAnswer, ReadoutRequest
+from steering.workflows.reading.readout import readout as run
 
 router = APIRouter(route_class=DoorRoute, tags=["reading"])
 

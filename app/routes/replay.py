@@ -2,12 +2,12 @@
 
 from fastapi import APIRouter
 
-from app.deps import LeaseDep, SaltDep, StateDep
-from app.door import DoorRoute, needs
-from app.generating import whole
-from app.replaying import prepared
-from app.schemas.generation import GenerateAnswer
-from app.schemas.replay import Record
+from app.http.dependencies import LeaseDep, SaltDep, StateDep
+from app.http.request_reading import DoorRoute, needs
+from app.services.generate import whole
+from app.services.replay import prepared
+from steering.schemas.generation import GenerateAnswer
+from steering.schemas.replay import Record
 
 router = APIRouter(route_class=DoorRoute, tags=["generation"])
 

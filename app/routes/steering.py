@@ -2,9 +2,9 @@
 
 from fastapi import APIRouter
 
-from app.deps import StateDep, StoreDep, resolved
-from app.door import DoorRoute
-from app.schemas.steering import DefaultSteering, DefaultSteeringAnswer
+from app.http.dependencies import StateDep, StoreDep, resolved
+from app.http.request_reading import DoorRoute
+from steering.schemas.steering import DefaultSteering, DefaultSteeringAnswer
 from steering.spec import SteeringSpec
 
 router = APIRouter(route_class=DoorRoute, tags=["profiles"])

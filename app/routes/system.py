@@ -6,20 +6,12 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from app.answers import model_answer
-from app.deps import EngineDep, StateDep
-from app.door import DoorRoute, needs
-from app.intake import prompt_of, token_ids_of
-from app.judging import judges
-from app.playground import is_built
-from app.schemas.system import (
-    CapabilitiesAnswer,
-    DetokenizeAnswer,
-    DetokenizeRequest,
-    TokenizeAnswer,
-    TokenizeRequest,
-    VersionAnswer,
-)
+from app.http.dependencies import EngineDep, StateDep
+from app.http.playground import is_built
+from app.http.request_reading import DoorRoute, needs
+from app.services.inputs import prompt_of, token_ids_of
+from app.services.judge import judges
+from app.services.responses import model_answer
 from app.settings import SCOPES
 from steering import __version__
 from steering.concepts import CONCEPTS
@@ -27,7 +19,15 @@ from steering.conditions import CONDITIONS
 from steering.errors import InvalidRequest, NotFound
 from steering.operations import OPERATIONS
 from steering.projection import PROJECTIONS
-from steering.workflows.make import METHOD_NAMES
+from steering.schemas.system import (
+    CapabilitiesAnswer,
+    DetokenizeAnswer,
+    DetokenizeRequest,
+    TokenizeAnswer,
+    TokenizeRequest,
+    VersionAnswer,
+)
+from steering.workflows.extraction.make import METHOD_NAMES
 
 router = APIRouter(route_class=DoorRoute, tags=["operation"])
 

@@ -6,11 +6,12 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from app.answers import directions, vector_answer
-from app.deps import EngineDep, StateDep, StoreDep, vector_at, vector_named
-from app.door import BinaryRoute, DoorRoute, UploadRoute
-from app.intake import check_limit
-from app.schemas.vectors import (
+from app.http.dependencies import EngineDep, StateDep, StoreDep, vector_at, vector_named
+from app.http.request_reading import BinaryRoute, DoorRoute, UploadRoute
+from app.services.inputs import check_limit
+from app.services.responses import directions, vector_answer
+from app.services.vector_files import export_file, import_file, similar_vectors
+from steering.schemas.vectors import (
     CombineRequest,
     DeleteQuery,
     DescribeRequest,
@@ -24,9 +25,8 @@ from app.schemas.vectors import (
     VectorQuery,
     VersionQuery,
 )
-from app.vector_files import export_file, import_file, similar_vectors
 from steering.store.base import VectorFilter
-from steering.workflows.register import combined, registered
+from steering.workflows.extraction.register import combined, registered
 
 router = APIRouter(route_class=DoorRoute, tags=["vectors"])
 uploads = APIRouter(route_class=UploadRoute, tags=["vectors"])

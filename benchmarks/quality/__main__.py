@@ -9,17 +9,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.opening import cache_dir, until_compiled
+from benchmarks.contenders.open_engine import cache_dir, until_compiled
 from benchmarks.quality.cards import card
 from benchmarks.quality.choosing import choice
+from benchmarks.quality.concepts import CONCEPTS, FULL, QUICK, Effort
 from benchmarks.quality.dose import measured
-from benchmarks.quality.subjects import CONCEPTS, FULL, QUICK, Effort
 from benchmarks.quality.training import CONTESTED, contest
 from steering.concepts import CONCEPTS as STARTERS
-from steering.engine.base import Engine
-from steering.engine.opening import EngineChoice, open_engine
+from steering.engine.api import Engine
+from steering.engine.transformers.factory import EngineChoice, open_engine
 from steering.model.embedded import EMBEDDED_MODEL
-from steering.workflows.norms import measure_typical_norms
+from steering.workflows.reading.norms import measure_typical_norms
 
 RESULTS = Path(__file__).parent.parent / "results" / "quality.json"
 PARTS = {"cards": tuple(STARTERS), "choice": CONCEPTS, "dose": CONCEPTS, "training": CONTESTED}

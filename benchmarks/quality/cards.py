@@ -3,8 +3,8 @@
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks.quality.subjects import vector_of
-from steering.engine.base import Engine
+from benchmarks.quality.concepts import vector_of
+from steering.engine.api import Engine
 
 
 async def card(engine: Engine, concept: str) -> dict[str, Any]:

@@ -2,16 +2,16 @@
 
 from typing import Any
 
+from benchmarks.quality.concepts import Effort, choosing_prompts, vector_of
 from benchmarks.quality.curves import curve, reached
-from benchmarks.quality.subjects import Effort, choosing_prompts, vector_of
-from benchmarks.quality.telling import told
-from steering.engine.base import Engine, Position
+from benchmarks.quality.progress import told
+from steering.engine.api import Engine, Position
 from steering.errors import SteeringError
 from steering.vectors import ConceptVector
-from steering.workflows.dose_statistics import perplexity_ratio
-from steering.workflows.dosing import plan_at
-from steering.workflows.trial_setup import read_back
-from steering.workflows.trials import run_trials
+from steering.workflows.evaluation.dose_statistics import perplexity_ratio
+from steering.workflows.evaluation.dosing import plan_at
+from steering.workflows.evaluation.trial_setup import read_back
+from steering.workflows.evaluation.trials import run_trials
 
 POSITIONS: tuple[Position, ...] = ("last", "mean", "response_mean")
 PLACES: dict[tuple[int, ...], tuple[float, ...]] = {

@@ -3,12 +3,12 @@
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks.quality.subjects import Effort, neutral_prompts, reporting_prompts, strengths_of, vector_of
-from benchmarks.quality.telling import told
-from steering.engine.base import Engine, GenerationRequest, SamplingParams
+from benchmarks.quality.concepts import Effort, neutral_prompts, reporting_prompts, strengths_of, vector_of
+from benchmarks.quality.progress import told
+from steering.engine.api import Engine, GenerationRequest, SamplingParams
 from steering.vectors import ConceptVector
-from steering.workflows.dosing import plan_at
-from steering.workflows.evaluate import DoseResponse, DoseResponseRequest, dose_response
+from steering.workflows.evaluation.dose_response import DoseResponse, DoseResponseRequest, dose_response
+from steering.workflows.evaluation.dosing import plan_at
 from steering.workflows.generate import background
 
 SHOWN = (-0.15, 0.0, 0.15)

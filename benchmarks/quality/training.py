@@ -3,16 +3,16 @@
 from dataclasses import asdict, replace
 from typing import Any
 
+from benchmarks.quality.concepts import Effort, choosing_prompts, reporting_prompts, strengths_of, vector_of
 from benchmarks.quality.curves import Curve, curve, difference, reach_interval, reached
-from benchmarks.quality.subjects import Effort, choosing_prompts, reporting_prompts, strengths_of, vector_of
-from benchmarks.quality.telling import told
-from steering.engine.base import Engine, Prompt
+from benchmarks.quality.progress import told
+from steering.engine.api import Engine, Prompt
 from steering.vectors import ConceptVector
-from steering.workflows.dose_statistics import dose_point
-from steering.workflows.dosing import plan_at
-from steering.workflows.train import TrainingSettings
-from steering.workflows.trial_setup import read_back
-from steering.workflows.trials import Trial, run_trials
+from steering.workflows.evaluation.dose_statistics import dose_point
+from steering.workflows.evaluation.dosing import plan_at
+from steering.workflows.evaluation.trial_setup import read_back
+from steering.workflows.evaluation.trials import Trial, run_trials
+from steering.workflows.training.train import TrainingSettings
 
 CONTESTED = ("sentiment", "formality")
 BOUNDS = (1.25, 1.5)

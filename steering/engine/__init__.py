@@ -6,5 +6,5 @@ from steering.registry import Registry
 
 ENGINES: Registry[Any] = Registry(
     "engine",
-    {"transformers": "steering.engine.transformers_engine:TransformersEngine"},
+    {"transformers": "steering.engine.transformers.engine:TransformersEngine"},
 )

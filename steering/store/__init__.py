@@ -11,8 +11,8 @@ OpenStore: TypeAlias = Callable[[str], Awaitable[Store]]
 STORES: Registry[OpenStore] = Registry(
     "store",
     {
-        "sqlite": "steering.store.sql_store:open_sql_store",
-        "postgresql": "steering.store.sql_store:open_sql_store",
+        "sqlite": "steering.store.sql.store:open_sql_store",
+        "postgresql": "steering.store.sql.store:open_sql_store",
         "memory": "steering.store.memory:open_memory_store",
     },
 )

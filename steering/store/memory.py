@@ -10,8 +10,7 @@ from steering.spec import SteeringSpec
 from steering.store.base import JobRecord, JobStore, Profile, ProfileStore, VectorFilter, VectorPage, VectorStore
 from steering.store.clock import now
 from steering.store.cursor import make_cursor, read_cursor, read_position
-from steering.store.labels import DESCRIPTION_LIMIT, check_filter, check_limit, check_tags, check_text
-from steering.store.records import (
+from steering.store.formats.records import (
     INTERRUPTED,
     UNFINISHED,
     check_job,
@@ -23,8 +22,9 @@ from steering.store.records import (
     write_record,
     write_steering,
 )
-from steering.store.references import refuse_if_used
-from steering.store.stored import KEPT, StoredVector, not_found, restore, seal
+from steering.store.formats.references import refuse_if_used
+from steering.store.sql.labels import DESCRIPTION_LIMIT, check_filter, check_limit, check_tags, check_text
+from steering.store.sql.rows import KEPT, StoredVector, not_found, restore, seal
 from steering.vectors import ConceptVector, check_name
 
 

@@ -1,1 +1,1 @@
-"""What one does with an engine; each workflow knows only `steering.engine.base`."""
+"""What one does with an engine; each workflow knows only `steering.engine.api`."""

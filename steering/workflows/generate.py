@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from steering.engine.base import Engine, Finish, GenerationRequest, TokenEvent
+from steering.engine.api import Engine, Finish, GenerationRequest, TokenEvent
 from steering.errors import InternalError, InvalidRequest, NonfiniteActivations, Overloaded
 from steering.workflows.progress import Progress, silent
 

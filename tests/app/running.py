@@ -11,7 +11,7 @@ import uvicorn
 
 from app.main import create_app
 from app.settings import Settings
-from steering.engine.base import Engine
+from steering.engine.api import Engine
 from tests.app.conftest import memory_store
 from tests.fakes import ScriptedEngine
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from app.serving import serve
+from app.server import serve
 from app.settings import Settings
 from steering.errors import ModelLoadFailed
 from tests.app.conftest import memory_store

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.subject import LARGE, write_random_llama
-from steering.engine.base import GenerationRequest
-from steering.engine.transformers_engine import TransformersEngine
+from benchmarks.model import LARGE, write_random_llama
+from steering.engine.api import GenerationRequest
+from steering.engine.transformers.engine import TransformersEngine
 from steering.model.loading import load
 from tests.engines import run, sampling
 

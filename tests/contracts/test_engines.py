@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from steering.engine import ENGINES
-from steering.engine.base import CapturePrompt, CaptureSpec, Engine, GenerationRequest, SamplingParams
+from steering.engine.api import CapturePrompt, CaptureSpec, Engine, GenerationRequest, SamplingParams
 from steering.engine.fit_task import FitTask, TokenPair
 from steering.errors import ContextLengthExceeded, EngineDead, InvalidRequest
 from steering.model.loading import opened
@@ -16,7 +16,7 @@ from tests.engines import run, run_all, run_alone, sampling
 from tests.fakes import ScriptedEngine
 from tests.families import FAMILIES
 from tests.plans import plan_for, random_items, vectors_for
-from tests.waiting import until
+from tests.polling import until
 
 PROMPTS = [tuple(b"Once upon a time"), tuple(b"Hm"), tuple(b"What would you say about that?")]
 MAKERS: dict[str, Callable[[PreTrainedTokenizerFast], Engine]] = {

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from app.cli import cli
+from app.cli.main import cli
 from app.settings import Settings
 from benchmarks.quality import page
 

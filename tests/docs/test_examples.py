@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from steering.engine.transformers_engine import TransformersEngine
+from steering.engine.transformers.engine import TransformersEngine
 from steering.model.loading import opened
 from tests.app.running import running
 from tests.families import FAMILIES

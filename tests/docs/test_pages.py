@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.errors import OUTCOMES
+from app.http.errors import OUTCOMES
 from app.main import create_app
 from app.settings import Settings
 from steering.concepts import CONCEPTS

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from steering.engine.transformers_engine import TransformersEngine
+from steering.engine.transformers.engine import TransformersEngine
 from steering.model.conversion import converted
 from steering.model.embedded import embedded_gguf
 from steering.model.loading import load

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from app.client import ApiError, Client
+from steering.client.client import ApiError, Client
 from tests.app.addresses import announced
 
 READY_SECONDS = 240.0
@@ -47,7 +47,7 @@ class ServerProcess:
 
     def start(self) -> None:
         """Starts it and returns when it can work. Fails with the end of its log."""
-        command = [sys.executable, "-m", "app.cli", "serve", "--port", "0"]
+        command = [sys.executable, "-m", "app.cli.main", "serve", "--port", "0"]
         with self.log.open("ab") as output:
             told = output.tell()  # before it stands what a process before this one said
             self.process = subprocess.Popen(command, stdout=output, stderr=output, env=dict(self._environment))

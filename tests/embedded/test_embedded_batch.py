@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from steering.engine.base import Engine, GenerationRequest
-from steering.engine.transformers_engine import TransformersEngine
+from steering.engine.api import Engine, GenerationRequest
+from steering.engine.transformers.engine import TransformersEngine
 from steering.model.layout import find_layout
 from steering.vectors import ConceptVector
 from tests.embedded.material import question

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from steering.engine.base import GenerationRequest
-from steering.engine.transformers_engine import TransformersEngine
+from steering.engine.api import GenerationRequest
+from steering.engine.transformers.engine import TransformersEngine
 from steering.model.loading import load
 from steering.vectors import ConceptVector
 from tests.embedded.material import question

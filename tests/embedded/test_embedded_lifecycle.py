@@ -12,11 +12,11 @@ from threading import Barrier
 import httpx2
 import pytest
 
-from app.client import ApiError, AsyncClient, Client
-from app.schemas.generation import GenerateAnswer
+from steering.client.client import ApiError, AsyncClient, Client
+from steering.schemas.generation import GenerateAnswer
 from tests.embedded.material import asked, pair_words
 from tests.embedded.server_process import ServerProcess
-from tests.waiting import until
+from tests.polling import until
 
 pytestmark = pytest.mark.embedded
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from app.client import Client
-from app.schemas.analysis import PredictionAnswer
+from steering.client.client import Client
 from steering.concepts.loader import load_concept
+from steering.schemas.analysis import PredictionAnswer
 from tests.embedded.material import words
 from tests.embedded.server_process import ServerProcess
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from app.client import ApiError, Client
-from app.schemas.generation import TokenPiece
-from app.schemas.vectors import VectorAnswer
+from steering.client.client import ApiError, Client
+from steering.schemas.generation import TokenPiece
+from steering.schemas.vectors import VectorAnswer
 from tests.embedded.material import asked, pair_words
 from tests.embedded.server_process import ServerProcess
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-import steering.engine.graph_calls  # noqa: F401 - names `visit`, which the library calls
-from steering.native import library
-from steering.native.processor import multiplies_halves
+import steering.engine.transformers.execution.compiled.callbacks  # noqa: F401 - names `visit`, which the library calls
+from steering.engine.transformers.execution.kernels import library
+from steering.engine.transformers.execution.kernels.processor import multiplies_halves
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from steering.engine.base import GenerationRequest
-from steering.engine.limits import EngineLimits
+from steering.engine.api import GenerationRequest
+from steering.engine.transformers.limits import EngineLimits
 from tests.engines import family_engine, run_all, run_alone, sampling
 from tests.families import FAMILIES
 from tests.plans import plan_for, random_items, vectors_for

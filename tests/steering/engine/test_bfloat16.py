@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from steering.engine.transformers_engine import TransformersEngine
-from steering.native.processor import multiplies_halves
+from steering.engine.transformers.engine import TransformersEngine
+from steering.engine.transformers.execution.kernels.processor import multiplies_halves
 from tests.engines import Outcome, apart, eager_and_compiled, random_requests, run_all, run_alone
 from tests.families import FAMILIES, LLAMA_LIKE, build
 

@@ -2,10 +2,10 @@
 
 import asyncio
 
-from steering.engine.base import SamplingParams, TokenEvent
-from steering.engine.delivery import MANY, SHORT_SECONDS, Delivery
-from steering.engine.sequence import Sequence, Stream
-from steering.plan import UNSTEERED
+from steering.engine.api import SamplingParams, TokenEvent
+from steering.engine.transformers.delivery import MANY, SHORT_SECONDS, Delivery
+from steering.engine.transformers.sequence import Sequence, Stream
+from steering.plan.types import UNSTEERED
 
 SHORT, LONG = SHORT_SECONDS / 2, SHORT_SECONDS * 2
 

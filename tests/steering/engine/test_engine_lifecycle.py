@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from steering.engine.base import CapturePrompt, CaptureSpec, GenerationRequest, SamplingParams
-from steering.engine.limits import EngineLimits
-from steering.engine.transformers_engine import TransformersEngine
+from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest, SamplingParams
+from steering.engine.transformers.engine import TransformersEngine
+from steering.engine.transformers.limits import EngineLimits
 from steering.errors import (
     ContextLengthExceeded,
     EngineDead,
@@ -23,7 +23,7 @@ from steering.errors import (
 from tests.engines import engine_over, family_engine, run, run_all, sampling
 from tests.families import FAMILIES, LLAMA_LIKE, build
 from tests.plans import plan_for, random_items, vectors_for
-from tests.waiting import until
+from tests.polling import until
 
 PROMPT = tuple(b"Tell me something")
 

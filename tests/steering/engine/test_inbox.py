@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from steering.engine.base import SamplingParams
-from steering.engine.inbox import Inbox
-from steering.engine.sequence import Sequence, Stream
+from steering.engine.api import SamplingParams
+from steering.engine.transformers.inbox import Inbox
+from steering.engine.transformers.sequence import Sequence, Stream
 from steering.errors import EngineDead, Overloaded
-from steering.plan import UNSTEERED
+from steering.plan.types import UNSTEERED
 
 NOBODY = asyncio.new_event_loop()
 NOBODY.close()

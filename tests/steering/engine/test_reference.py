@@ -3,7 +3,7 @@
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from steering.engine.base import GenerationRequest
+from steering.engine.api import GenerationRequest
 from steering.model.layout import find_layout
 from steering.spec import SteeringSpec
 from tests.engines import family_engine, run, run_all, sampling

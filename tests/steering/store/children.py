@@ -18,7 +18,7 @@ from sqlalchemy import text
 
 from steering.store.base import JobRecord, Store, VectorFilter
 from steering.store.opening import open_store
-from steering.store.sql_store import SqlStore
+from steering.store.sql.store import SqlStore
 from tests.steering.store.planted import planted, same_numbers
 
 BIG = {"layers": 8, "d_model": 2048}

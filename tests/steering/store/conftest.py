@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from steering.store.sql_store import SqlStore, open_sql_store
+from steering.store.sql.store import SqlStore, open_sql_store
 
 
 @pytest.fixture

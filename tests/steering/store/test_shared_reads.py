@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from steering.store.shared_reads import SharedReads
+from steering.store.sql.shared_reads import SharedReads
 
 
 class Shelf:

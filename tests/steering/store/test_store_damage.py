@@ -8,9 +8,9 @@ import pytest
 from steering.errors import StorageFull, StoreCorrupt, StoreUnavailable, VectorNotFound
 from steering.spec import SteeringSpec
 from steering.store.base import Profile, VectorFilter
-from steering.store.sql_store import SqlStore, open_sql_store
+from steering.store.sql.store import SqlStore, open_sql_store
 from steering.vectors import ConceptVector
-from tests.steering.store.behind import opened_behind_its_back
+from tests.steering.store.concurrent_writer import opened_behind_its_back
 from tests.steering.store.planted import planted
 
 

@@ -20,12 +20,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from steering.errors import StoreCorrupt
 from steering.spec import SteeringSpec
-from steering.store.address import read_address
 from steering.store.base import Profile, VectorFilter
-from steering.store.migrate import current
-from steering.store.sql_store import SqlStore, open_sql_store
-from steering.store.tables import Base
-from tests.steering.store.behind import opened_behind_its_back
+from steering.store.sql.address import read_address
+from steering.store.sql.migrate import current
+from steering.store.sql.store import SqlStore, open_sql_store
+from steering.store.sql.tables import Base
+from tests.steering.store.concurrent_writer import opened_behind_its_back
 from tests.steering.store.planted import planted, same_numbers
 
 REPOSITORY = Path(__file__).resolve().parents[3]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from .linear import LinearEngine
+from tests.steering.workflows.linear import LinearEngine
 
 
 @pytest.fixture

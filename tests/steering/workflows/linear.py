@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 import numpy as np
 import torch
 
-from steering.engine.base import (
+from steering.engine.api import (
     Capture,
     CapturePrompt,
     CaptureSpec,
@@ -29,7 +29,7 @@ from steering.engine.base import (
 from steering.errors import InvalidRequest, SteeringError
 from steering.model.info import ModelInfo
 from steering.operations import OPERATIONS
-from steering.plan import Phase, SteeringPlan
+from steering.plan.types import Phase, SteeringPlan
 
 POSITIVE = ("lovely", "warm", "glad", "bright", "kind", "joyful")
 NEGATIVE = ("grim", "cold", "sad", "dull", "cruel", "bitter")

@@ -4,11 +4,10 @@ import asyncio
 
 import pytest
 
-from steering.engine.base import Finish, GenerationRequest, SamplingParams, SteeringReport, TokenEvent
+from steering.engine.api import Finish, GenerationRequest, SamplingParams, SteeringReport, TokenEvent
 from steering.errors import InternalError, InvalidRequest, NonfiniteActivations
 from steering.workflows.generate import answer, answers, assemble, mix
-
-from .linear import LinearEngine
+from tests.steering.workflows.linear import LinearEngine
 
 SAMPLED = GenerationRequest("the road", SamplingParams(max_tokens=12, temperature=1.0, seed=7))
 

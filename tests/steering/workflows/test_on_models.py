@@ -7,17 +7,17 @@ import torch
 from transformers import PreTrainedModel
 
 from steering.concepts.loader import load_concept, load_evaluation_prompts
-from steering.engine.base import CapturePrompt, CaptureSpec, SamplingParams
-from steering.engine.transformers_engine import TransformersEngine
+from steering.engine.api import CapturePrompt, CaptureSpec, SamplingParams
+from steering.engine.transformers.engine import TransformersEngine
 from steering.pairs import ChatMessage, PairSet
-from steering.workflows.compare import Arm, Comparison, compare
-from steering.workflows.describe import describe
-from steering.workflows.dosing import plan_at
-from steering.workflows.evaluate import DoseResponseRequest, dose_response
-from steering.workflows.extract import ExtractionRequest, extract
-from steering.workflows.latent_space import LatentSpaceRequest, latent_space
-from steering.workflows.readout import ReadoutRequest, readout
-from steering.workflows.trial_setup import asked
+from steering.workflows.comparison.compare import Arm, Comparison, compare
+from steering.workflows.evaluation.dose_response import DoseResponseRequest, dose_response
+from steering.workflows.evaluation.dosing import plan_at
+from steering.workflows.evaluation.trial_setup import asked
+from steering.workflows.extraction.describe import describe
+from steering.workflows.extraction.extract import ExtractionRequest, extract
+from steering.workflows.reading.latent_space import LatentSpaceRequest, latent_space
+from steering.workflows.reading.readout import ReadoutRequest, readout
 from tests.families import FAMILIES
 
 

@@ -3,8 +3,7 @@
 import random
 
 from steering.pairs import ChatMessage, PairSet
-
-from .linear import NEGATIVE, NEUTRAL, POSITIVE
+from tests.steering.workflows.linear import NEGATIVE, NEUTRAL, POSITIVE
 
 
 def planted_pairs(count: int = 24, topics: int = 8, seed: int = 3) -> PairSet:

@@ -1,8 +1,7 @@
 """The planted concept as a vector, without an extraction."""
 
 from steering.vectors import ConceptVector, LayerDirection
-
-from .linear import D_MODEL, GAIN, LAYERS, LinearEngine
+from tests.steering.workflows.linear import D_MODEL, GAIN, LAYERS, LinearEngine
 
 
 def planted_vector(engine: LinearEngine, name: str = "sentiment") -> ConceptVector:

@@ -1,0 +1,153 @@
+"""`steer generate`, `compare` and `sweep`: answers of a model, steered and beside each other."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from app.cli.tables import applied_lines, comparison_table
+from app.cli.terminal import (
+    LOCAL,
+    AsJson,
+    Key,
+    Url,
+    client_of,
+    complaints,
+    console,
+    layers_of,
+    numbers,
+    print_json,
+    safe,
+    steering_of,
+)
+from steering.schemas.generation import GenerateAnswer, TokenPiece
+
+Prompt = Annotated[str, typer.Argument(help="What the model is asked.")]
+Steer = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--steer", metavar="NAME=STRENGTH", help="Steer with a vector; repeatable. Strength in natural scales."
+    ),
+]
+Layers = Annotated[str, typer.Option(help="recommended, all, 12,13 or 10:16 (half-open).")]
+Profile = Annotated[str | None, typer.Option(help="Strengths kept on the server under this name.")]
+Steering = Annotated[str | None, typer.Option(metavar="JSON", help="Interventions as the API takes them.")]
+Raw = Annotated[bool, typer.Option("--raw", help="Go on with the text as it stands, without the chat template.")]
+System = Annotated[str | None, typer.Option(help="A system message before the prompt.")]
+MaxTokens = Annotated[int, typer.Option(help="Longest answer.")]
+Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token every time.")]
+Seed = Annotated[int | None, typer.Option(help="The same seed gives the same answer.")]
+Samples = Annotated[int, typer.Option("--n", help="Answers to each arm.")]
+Readout = Annotated[list[str] | None, typer.Option(help="A vector to measure at every token; repeatable.")]
+
+
+def asked(prompt: str, raw: bool, system: str | None) -> dict[str, Any]:
+    """A prompt as it stands, or as a user's message."""
+    if raw:
+        return {"prompt": prompt}
+    before = [] if system is None else [{"role": "system", "content": system}]
+    return {"messages": [*before, {"role": "user", "content": prompt}]}
+
+
+def _sampling(max_tokens: int, temperature: float, seed: int | None, readout: Sequence[str] | None) -> dict[str, Any]:
+    options: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "readout": readout or []}
+    return options if seed is None else {**options, "seed": seed}
+
+
+def generate(  # noqa: PLR0913, PLR0917 - one option a field
+    prompt: Prompt,
+    steer: Steer = None,
+    layers: Layers = "recommended",
+    profile: Profile = None,
+    steering: Steering = None,
+    raw: Raw = False,
+    system: System = None,
+    max_tokens: MaxTokens = 128,
+    temperature: Temperature = 0.7,
+    seed: Seed = None,
+    as_json: AsJson = False,
+    url: Url = LOCAL,
+    key: Key = None,
+) -> None:
+    """Answer a prompt, printed as it is written; then what the steering really did."""
+    options = asked(prompt, raw, system) | _sampling(max_tokens, temperature, seed, None)
+    wish = steering_of(steer or [], layers, profile, steering)
+    if wish is not None:
+        options["steering"] = wish
+    with client_of(url, key) as client:
+        if as_json:
+            print_json(client.generate(**options).model_dump(mode="json", exclude_none=True))
+            return
+        for event in client.generate_stream(**options):
+            if isinstance(event, TokenPiece):
+                console.print(safe(event.text), end="", markup=False, soft_wrap=True)
+            elif isinstance(event, GenerateAnswer):
+                console.print()
+                complaints.print(f"seed {event.seed}, {event.usage.completion_tokens} tokens", style="dim")
+                for line in applied_lines(event.steering):
+                    complaints.print(line)
+
+
+def compare(  # noqa: PLR0913, PLR0917 - one option a field
+    prompt: Prompt,
+    steer: Steer = None,
+    layers: Layers = "recommended",
+    profile: Profile = None,
+    steering: Steering = None,
+    raw: Raw = False,
+    system: System = None,
+    n: Samples = 1,
+    max_tokens: MaxTokens = 64,
+    temperature: Temperature = 0.7,
+    seed: Seed = None,
+    readout: Readout = None,
+    as_json: AsJson = False,
+    url: Url = LOCAL,
+    key: Key = None,
+) -> None:
+    """Show unsteered and steered answers side by side: one prompt, one seed, one batch."""
+    wish = steering_of(steer or [], layers, profile, steering)
+    if wish is None:
+        raise typer.BadParameter("say what to compare: --steer NAME=STRENGTH, --profile or --steering")
+    measured = readout or [one.partition("=")[0] for one in steer or []]
+    options = asked(prompt, raw, system) | _sampling(max_tokens, temperature, seed, measured)
+    _show(url, key, prompt, as_json, {**options, "n": n, "steering": wish})
+
+
+def sweep(  # noqa: PLR0913, PLR0917 - one option a field
+    vector: Annotated[str, typer.Argument(help="The vector whose strength is swept.")],
+    prompt: Prompt,
+    strengths: Annotated[str, typer.Option(help="Strengths, separated by commas.")] = "-1,-0.5,0,0.5,1",
+    layers: Layers = "recommended",
+    operation: Annotated[str, typer.Option(help="What to do with the vector.")] = "add",
+    degrees: Annotated[float | None, typer.Option(help="For rotate: the angle of strength 1.")] = None,
+    raw: Raw = False,
+    system: System = None,
+    n: Samples = 1,
+    max_tokens: MaxTokens = 64,
+    temperature: Temperature = 0.7,
+    seed: Seed = None,
+    as_json: AsJson = False,
+    url: Url = LOCAL,
+    key: Key = None,
+) -> None:
+    """Answer one prompt at many strengths of one vector."""
+    options = asked(prompt, raw, system) | _sampling(max_tokens, temperature, seed, [vector])
+    one = {"vector": vector, "operation": operation, "layers": layers_of(layers)}
+    if degrees is not None:
+        one["degrees"] = degrees
+    swept = numbers(strengths, "--strengths")
+    _show(url, key, prompt, as_json, {**options, "n": n, "intervention": one, "strengths": swept})
+
+
+def _show(url: str, key: str | None, prompt: str, as_json: bool, options: dict[str, Any]) -> None:
+    with client_of(url, key) as client:
+        answer = client.compare(**options)
+    if as_json:
+        print_json(answer.model_dump(mode="json", exclude_none=True))
+        return
+    console.print(comparison_table(answer, prompt))
+    complaints.print(f"seed {answer.seed}, model {answer.model}", style="dim")
+    for arm in answer.arms:
+        for line in applied_lines(arm.steering):
+            complaints.print(line)

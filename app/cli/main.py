@@ -1,0 +1,43 @@
+"""The command `steer`: its sub-commands, and errors told in a line."""
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from app.cli.database import database
+from app.cli.demo import demo
+from app.cli.generation import compare, generate, sweep
+from app.cli.reading import evaluate, lens, readout
+from app.cli.serve import serve
+from app.cli.terminal import complaints, shown
+from app.cli.vectors import extract, vectors
+from steering.client.client import ApiError
+from steering.errors import SteeringError
+
+cli = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Make concept vectors, and steer a language model with them while it generates.",
+)
+for command in (serve, demo, extract, evaluate, generate, compare, sweep, readout, lens):
+    cli.command()(command)
+cli.add_typer(vectors, name="vectors")
+cli.add_typer(database, name="db")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a command and ends the process: 0, 1 for an error told, 2 for a wrong use, 130 after Ctrl-C."""
+    try:
+        cli(args=None if arguments is None else list(arguments))
+    except (ApiError, SteeringError) as error:
+        complaints.print(shown(f"error: {error}", "red"))
+        sys.exit(1)
+    except OSError as error:
+        complaints.print(shown(f"error: {error}", "red"))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""`steer serve`: the server, its settings from the environment and, before them, from options."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from app.cli.terminal import complaints, shown
+from app.openmp import spin_briefly
+from app.settings import Settings
+from steering.registry import Registry
+
+Serve = Callable[[Settings], int]
+# The server brings torch; a table loads it when it is asked for, so that every other command starts at once.
+SERVERS: Registry[Serve] = Registry("server", {"uvicorn": "app.server:serve"})
+
+
+def serve(  # noqa: PLR0913, PLR0917 - one option a setting
+    model: Annotated[
+        str | None, typer.Option(help="The embedded model, a Hugging Face id, a folder, a GGUF path.")
+    ] = None,
+    model_revision: Annotated[str | None, typer.Option(help="Pinned revision of a Hugging Face id.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; other than loopback needs a key.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = None,
+    device_map: Annotated[str | None, typer.Option(help="auto spreads a model over every device.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
+    database: Annotated[str | None, typer.Option(help="sqlite:///file, postgresql://... or memory://")] = None,
+    cache_dir: Annotated[Path | None, typer.Option(help="Where converted models are kept.")] = None,
+    api_key: Annotated[
+        list[str] | None, typer.Option(help="A key that callers need; repeatable. Better in STEERING_API_KEYS.")
+    ] = None,
+    allowed_host: Annotated[list[str] | None, typer.Option(help="A name accepted in Host; repeatable.")] = None,
+    max_running: Annotated[int | None, typer.Option(help="Rows in the batch.")] = None,
+    max_waiting: Annotated[int | None, typer.Option(help="Requests that may wait.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    other: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting; repeatable.")
+    ] = None,
+) -> None:
+    """Serve a model. Every setting can also stand in the environment: --port 8001 is STEERING_PORT=8001."""
+    options: dict[str, Any] = {
+        "model": model, "model_revision": model_revision, "host": host, "port": port, "device": device,
+        "device_map": device_map, "dtype": dtype, "database": database, "cache_dir": cache_dir,
+        "max_running": max_running, "max_waiting": max_waiting, "log_level": log_level,
+        "api_keys": ",".join(api_key) if api_key else None,
+        "allowed_hosts": ",".join(allowed_host) if allowed_host else None,
+    }  # fmt: skip
+    spin_briefly()
+    given = {name: value for name, value in options.items() if value is not None}
+    raise typer.Exit(SERVERS["uvicorn"](settings_of(given | _assignments(other or []))))
+
+
+def _assignments(texts: list[str]) -> dict[str, str]:
+    """NAME=VALUE of --set. Raises BadParameter for a setting that does not exist."""
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        name = name.strip().lower().removeprefix("steering_").replace("-", "_")
+        if not equals or name not in Settings.model_fields:
+            known = ", ".join(sorted(Settings.model_fields))
+            raise typer.BadParameter(f"{text!r} is not NAME=VALUE of a setting; known: {known}", param_hint="--set")
+        found[name] = value
+    return found
+
+
+def settings_of(options: dict[str, Any]) -> Settings:
+    """Settings of the environment and, before them, of the options. Says what is wrong and exits with 2."""
+    try:
+        return Settings(**options)
+    except ValidationError as error:
+        for finding in error.errors():
+            where = ".".join(map(str, finding["loc"])) or "settings"
+            complaints.print(shown(f"{where}: {finding['msg'].removeprefix('Value error, ')}", "red"))
+        raise typer.Exit(2) from None

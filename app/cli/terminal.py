@@ -1,0 +1,95 @@
+"""What every command shares: the console, text of a model made safe to print, options that name the server."""
+
+import json
+import sys
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from steering.client.client import DEFAULT_URL, Client
+
+WIDTH = 110
+"""Columns where the output is no terminal and so has no width of its own."""
+
+console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+complaints = Console(stderr=True, highlight=False)
+
+Url = Annotated[str, typer.Option("--url", envvar="STEERING_URL", help="Where the server is.")]
+Key = Annotated[str | None, typer.Option("--key", envvar="STEERING_KEY", help="Key of a server that wants one.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the server's answer as JSON.")]
+LOCAL = DEFAULT_URL
+
+_BIDIRECTIONAL = [*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C]
+_SEPARATORS = [0x2028, 0x2029]
+_CONTROLS = [*range(0x20), *range(0x7F, 0xA0)]
+_REMOVED = dict.fromkeys([*_CONTROLS, *_BIDIRECTIONAL, *_SEPARATORS, *range(0xD800, 0xE000)])
+_KEPT = {ord("\n"), ord("\t")}
+_TABLE = {code: None for code in _REMOVED if code not in _KEPT}
+
+
+def safe(text: str) -> str:
+    """Text without control codes and direction overrides: what a model wrote never moves the cursor or hides a line."""
+    return text.translate(_TABLE)
+
+
+def shown(text: str, style: str = "") -> Text:
+    """Foreign text for a table or a line: safe, and no markup."""
+    return Text(safe(text), style=style)
+
+
+def client_of(url: str, key: str | None) -> Client:
+    """A client for the options of a command."""
+    return Client(url, api_key=key)
+
+
+def print_json(value: Any) -> None:
+    """JSON in ASCII, which holds no control code."""
+    console.print(json.dumps(value, indent=2, ensure_ascii=True), markup=False, soft_wrap=True)
+
+
+def numbers(text: str, option: str) -> tuple[float, ...]:
+    """ "-1,0,0.5" as numbers. Raises BadParameter naming the option."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"expected numbers separated by commas, got {text!r}", param_hint=option) from None
+
+
+def layers_of(text: str) -> Any:
+    """ "recommended", "all", "12,13" or "10:16" (half-open) as the API takes them. Raises BadParameter."""
+    if text in ("recommended", "all"):
+        return text
+    try:
+        if ":" in text:
+            start, _, end = text.partition(":")
+            return {"from": int(start), "to": int(end)}
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(
+            f"expected recommended, all, 12,13 or 10:16, got {text!r}", param_hint="--layers"
+        ) from None
+
+
+def steering_of(steer: Iterable[str], layers: str, profile: str | None, steering: str | None) -> Any:
+    """The options --steer NAME=STRENGTH, --profile and --steering JSON as the API takes them; None where none was given."""
+    interventions: list[Any] = [_intervention(one, layers) for one in steer]
+    if steering is not None:
+        try:
+            written = json.loads(steering)
+        except json.JSONDecodeError as error:
+            raise typer.BadParameter(f"not JSON: {error}", param_hint="--steering") from None
+        interventions += written if isinstance(written, list) else [written]
+    if profile is not None:
+        return {"profile": profile, "interventions": interventions}
+    return interventions or None
+
+
+def _intervention(text: str, layers: str) -> dict[str, Any]:
+    name, equals, strength = text.partition("=")
+    try:
+        return {"vector": name, "strength": float(strength) if equals else 1.0, "layers": layers_of(layers)}
+    except ValueError:
+        raise typer.BadParameter(f"expected NAME=STRENGTH, got {text!r}", param_hint="--steer") from None

@@ -1,0 +1,40 @@
+"""The engine and the store that settings name; tests and examples hand create_app others."""
+
+import structlog
+
+from app.settings import Settings
+from steering.engine.api import Engine
+from steering.engine.transformers.factory import EngineChoice
+from steering.engine.transformers.factory import open_engine as open_chosen
+from steering.engine.transformers.limits import EngineLimits
+from steering.store.base import Store
+from steering.store.opening import open_store
+
+log = structlog.get_logger(__name__)
+
+
+def open_engine(settings: Settings) -> Engine:
+    """Loads the model and starts the engine; blocks meanwhile."""
+    choice = EngineChoice(
+        model=settings.model,
+        cache_dir=settings.cache_dir,
+        engine=settings.engine,
+        revision=settings.model_revision,
+        device=settings.device,
+        dtype=settings.dtype,
+        device_map=settings.device_map,
+        limits=EngineLimits(
+            max_running=settings.max_running,
+            max_waiting=settings.max_waiting,
+            prefill_tokens=settings.prefill_tokens,
+            cache_bytes=settings.cache_megabytes << 20,
+            prefix_bytes=settings.prefix_megabytes << 20,
+        ),
+        compiled=settings.compiled,
+    )
+    return open_chosen(choice, lambda line: log.info("loading", step=line))
+
+
+async def open_database(settings: Settings) -> Store:
+    """Opens the store, migrations included."""
+    return await open_store(settings.database)

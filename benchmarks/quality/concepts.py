@@ -1,0 +1,80 @@
+"""What is measured: the concepts, which prompts choose and which report, and where each concept is steered."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from steering.concepts.loader import load_concept, load_evaluation_prompts, load_neutral
+from steering.engine.api import Engine, Position, Prompt, SamplingParams
+from steering.vectors import ConceptVector
+from steering.workflows.evaluation.trial_setup import asked
+from steering.workflows.extraction.answer_format import usual_position
+from steering.workflows.extraction.extract import ExtractionRequest
+from steering.workflows.extraction.make import make_vector
+from steering.workflows.training.train import TRAINED, TrainingSettings
+
+CONCEPTS = ("sentiment", "formality", "refusal", "toxicity", "factuality", "sycophancy")
+DOSES = (-0.2, -0.1, 0.05, 0.1, 0.15, 0.2, 0.3)
+"""Planned relative doses, signed: concepts differ in their natural scale, so strengths are chosen by the dose they make."""
+MEAN_DIFFERENCE = "mean_difference"
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much is measured. choosing, reporting: prompts; controls: random directions of equal dose."""
+
+    choosing: int = 10
+    reporting: int = 24
+    neutral: int = 8
+    tokens: int = 40
+    controls: int = 2
+    doses: tuple[float, ...] = DOSES
+
+    @property
+    def sampling(self) -> SamplingParams:
+        return SamplingParams(max_tokens=self.tokens, temperature=0.7, seed=0)
+
+
+FULL = Effort()
+QUICK = Effort(choosing=2, reporting=3, neutral=1, tokens=8, controls=1, doses=(-0.1, 0.1))
+"""Shows that everything runs; measures nothing."""
+
+
+def choosing_prompts(engine: Engine, concept: str, count: int) -> tuple[Prompt, ...]:
+    """Prompts that settings are chosen on: what the users of the concept's pairs say, spread over the topics."""
+    found = list(dict.fromkeys(text[0].content for text in load_concept(concept).positive if not isinstance(text, str)))
+    return asked(engine, found[:: max(1, len(found) // count)][:count])
+
+
+def reporting_prompts(engine: Engine, concept: str, count: int) -> tuple[Prompt, ...]:
+    """The concept's evaluation prompts, none of which is among its pairs."""
+    return asked(engine, load_evaluation_prompts(concept)[:count])
+
+
+def neutral_prompts(engine: Engine, count: int) -> tuple[Prompt, ...]:
+    """From the end of the neutral ones: the first are those that training spares."""
+    return asked(engine, load_neutral()[-count:])
+
+
+def strengths_of(engine: Engine, vector: ConceptVector, doses: Sequence[float]) -> tuple[float, ...]:
+    """The strengths that plan these relative doses at the vector's recommended layer, to two decimals."""
+    (layer,) = vector.recommended_layers()
+    unit = engine.info.typical_norms[layer] / vector.at(layer).scale
+    return tuple(round(dose * unit, 2) for dose in doses)
+
+
+async def vector_of(
+    engine: Engine,
+    concept: str,
+    *,
+    position: Position | None = None,
+    layers: Sequence[int] | None = None,
+    method: str = MEAN_DIFFERENCE,
+    training: TrainingSettings | None = None,
+) -> ConceptVector:
+    """As the server makes it, where nothing is said. training: method "trained"."""
+    pairs = load_concept(concept)
+    request = ExtractionRequest(concept, pairs, position=position or usual_position(pairs))
+    if layers is not None:
+        request = replace(request, layers=tuple(layers))
+    request = replace(request, method=method if training is None else TRAINED)
+    return await make_vector(engine, request, training=training)

@@ -1,0 +1,213 @@
+"""Engine: the one door to a model. Requests in, token events and activations out; whose rows share a pass is its affair."""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeAlias
+
+from steering.engine.fit_task import FitTask, FittedDirection
+from steering.model.info import ModelInfo
+from steering.pairs import ChatMessage
+from steering.plan.types import UNSTEERED, SteeringPlan
+from steering.shapes import Direction, Float, Residual, Tensor
+
+Prompt: TypeAlias = str | tuple[ChatMessage, ...] | tuple[int, ...]
+"""A text continued as it stands, a conversation rendered by the model's chat template, or token ids."""
+
+Position: TypeAlias = Literal["last", "mean", "response_mean", "all"] | int
+"""Which positions of a text are read: one, a mean over all but the first, a mean over the last assistant message,
+every one, or a negative offset from the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is chosen. temperature 0 is greedy. stop: strings that end the text and are not part of it."""
+
+    max_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """A live readout: r . direction / scale after block `layer`, at the position that predicts each token.
+
+    direction (d_model,), float32, unit.
+    """
+
+    name: str
+    layer: int
+    direction: Direction
+    scale: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GenerationRequest:
+    """One answer to one prompt, with its own steering. `priority` 0 is live traffic, 1 background work.
+
+    cache_salt: prompt KV is shared among requests of one salt only, so that nobody can probe another's prompts.
+    """
+
+    prompt: Prompt
+    sampling: SamplingParams = SamplingParams()
+    plan: SteeringPlan = UNSTEERED
+    readings: tuple[Reading, ...] = ()
+    priority: int = 0
+    cache_salt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SteeringReport:
+    """What was really done, per intervention of the plan.
+
+    doses: measured |r' - r| / |r| by layer, averaged over the steered tokens. fired: whether its condition held at
+    any token (True where there is none and a position was in scope). fired_at: index of the first generated token
+    for which it held, -1 for a prompt position, None if never.
+    """
+
+    doses: tuple[Mapping[int, float], ...] = ()
+    fired: tuple[bool, ...] = ()
+    fired_at: tuple[int | None, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """How an answer ended."""
+
+    reason: Literal["stop", "length"]
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    steering: SteeringReport
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """One generated token. text: the characters that became certain with it (whole ones; may be empty). top_logprobs:
+    the likeliest (token id, logprob), best first. readout: name -> score in natural scales. finish: on the last event,
+    which carries no token of its own (token_id -1) but may carry the last characters."""
+
+    index: int
+    token_id: int
+    text: str
+    logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+    readout: Mapping[str, float] = field(default_factory=dict)
+    finish: Finish | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CapturePrompt:
+    """A text to read. prompt_length: where its prompt ends, for a plan that treats positions apart; None: all of it is prompt."""
+
+    prompt: Prompt
+    plan: SteeringPlan = UNSTEERED
+    prompt_length: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureSpec:
+    """What to read: residuals after these blocks, steered as the plan says; logits too if asked (at every position), and
+    the input embeddings of the same positions."""
+
+    layers: tuple[int, ...]
+    position: Position = "last"
+    logits: bool = False
+    embeddings: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Capture:
+    """What was read from one text: activations (layer, token, d_model) float32, in the order of CaptureSpec.layers;
+    token is 1 unless position was "all". logits (token, vocab) float32 over every position, if asked. embeddings (token,
+    d_model) float32, if asked: what the embedding layer gives, before positions are added."""
+
+    token_ids: tuple[int, ...]
+    activations: Float[Tensor, "layer token d_model"]
+    logits: Float[Tensor, "token vocab"] | None = None
+    embeddings: Float[Tensor, "token d_model"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """What the engine is doing now, for metrics and readiness. compiled: kinds of passes that run compiled."""
+
+    running: int
+    waiting: int
+    steps: int
+    generated_tokens: int
+    prompt_tokens: int
+    cached_tokens: int
+    alive: bool
+    compiled: tuple[str, ...] = ()
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back."""
+
+    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+        """Raises InvalidRequest for messages when the model has no chat template, or ids out of the vocabulary."""
+        ...
+
+    def decode(self, token_ids: Sequence[int]) -> str: ...
+
+    def token_text(self, token_id: int) -> str:
+        """One token's own text, for tables; not for joining."""
+        ...
+
+
+class Engine(Protocol):
+    """Every engine passes tests/contracts/test_engines.py.
+
+    A request's tokens depend on its prompt, plan, sampling and seed, never on who else is in the batch.
+    """
+
+    info: ModelInfo
+    tokenizer: Tokenizer
+
+    def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+        """Token events, the last with `finish`. Closing the iterator is the cancel: the row is free within one step.
+
+        Raises (on first iteration) ContextLengthExceeded, Overloaded, EngineDead; later NonfiniteActivations, OutOfMemory.
+        """
+        ...
+
+    async def capture(
+        self,
+        prompts: Sequence[CapturePrompt],
+        spec: CaptureSpec,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        priority: int = 1,
+    ) -> tuple[Capture, ...]:
+        """One Capture per prompt, in order. `progress(done, total)` is called as they come. Cancelling the task frees the rows."""
+        ...
+
+    async def unembed(self, residual: Residual) -> Float[Tensor, "token vocab"]:
+        """Logits that the model's own final norm and head make of residuals (token, d_model); float32, on the host. Raises
+        InvalidRequest for another width, EngineDead; UnsupportedParameter where an engine has no such door."""
+        ...
+
+    async def fit(self, task: FitTask, *, progress: Callable[[int, int], None] | None = None) -> FittedDirection:
+        """Background work in small pieces between the steps of live traffic; the weights are never touched.
+
+        `progress(done, total)` counts steps. Cancelling the task stops it within one piece. Raises InvalidRequest for a
+        task that cannot be, NonfiniteActivations, OutOfMemory, EngineDead; UnsupportedParameter where an engine has no
+        gradients to offer.
+        """
+        ...
+
+    def stats(self) -> EngineStats: ...
+
+    async def close(self) -> None:
+        """Ends the loop thread; running streams end with EngineDead. Harmless when repeated."""
+        ...

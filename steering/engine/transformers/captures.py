@@ -1,0 +1,84 @@
+"""Capture sequences: which positions of a text are read, and what becomes of the pieces."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+
+from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Position
+from steering.engine.transformers.sequence import CaptureState, Sequence
+from steering.errors import InvalidRequest, NonfiniteActivations
+from steering.pairs import ChatMessage
+from steering.shapes import Float, Tensor
+
+
+class SpanFinder(Protocol):
+    """Where the answer lies in a rendered conversation."""
+
+    def response_span(self, messages: tuple[ChatMessage, ...]) -> tuple[int, int]: ...
+
+
+def check_layers(spec: CaptureSpec, layer_count: int) -> None:
+    """Raises InvalidRequest for layers the model does not have, or for nothing to read."""
+    wrong = [layer for layer in spec.layers if not 0 <= layer < layer_count]
+    if wrong:
+        raise InvalidRequest(
+            f"layers {wrong} do not exist; the model has layers 0 to {layer_count - 1}", param="layers"
+        )
+    if not spec.layers and not spec.logits:
+        raise InvalidRequest("a capture needs a layer to read, or logits", param="layers")
+
+
+def begin(
+    index: int, prompt: CapturePrompt, ids: tuple[int, ...], spec: CaptureSpec, tokenizer: SpanFinder
+) -> CaptureState:
+    """The empty state of one text. Raises InvalidRequest where the position does not exist in it."""
+    length = prompt.prompt_length
+    if length is not None and not 1 <= length <= len(ids):
+        raise InvalidRequest(
+            f"prompt_length {length} lies outside the text of {len(ids)} tokens", param="prompt_length"
+        )
+    window = _window(spec.position, prompt, len(ids), tokenizer)
+    return CaptureState(index=index, spec=spec, window=window, reduce=spec.position != "all")
+
+
+def _window(position: Position, prompt: CapturePrompt, length: int, tokenizer: SpanFinder) -> tuple[int, int]:
+    if position == "all":
+        return 0, length
+    if position == "last":
+        return length - 1, length
+    if position == "mean":
+        # the first position is an attention sink with a norm of its own; a mean over it would be a mean of it
+        return (1, length) if length > 1 else (0, 1)
+    if position == "response_mean":
+        messages = prompt.prompt
+        if not (isinstance(messages, tuple) and messages and isinstance(messages[0], ChatMessage)):
+            raise InvalidRequest("position 'response_mean' needs texts that are lists of messages", param="position")
+        return tokenizer.response_span(messages)
+    if position >= 0 or -position > length:
+        raise InvalidRequest(
+            f"position {position} is no offset from the end of a text of {length} tokens (-1 is its last token)",
+            param="position",
+        )
+    return length + position, length + position + 1
+
+
+def result(
+    sequence: Sequence, embed: Callable[[tuple[int, ...]], Float[Tensor, "token d_model"]]
+) -> tuple[int, Capture]:
+    """(index, Capture) of a finished capture sequence; embed: input embeddings of token ids. Raises NonfiniteActivations."""
+    state = sequence.capture
+    assert state is not None
+    layers = []
+    for layer in state.spec.layers:
+        pieces = state.pieces[layer]
+        layers.append(torch.stack(pieces).sum(0) if state.reduce else torch.cat(pieces))
+    read = torch.stack(layers).cpu() if layers else torch.empty(0, 1, 0)
+    if not bool(torch.isfinite(read).all()):
+        raise NonfiniteActivations("the activations read are not finite; lower the strength")
+    logits = torch.cat(state.logits).cpu() if state.logits else None
+    embeddings = None
+    if state.spec.embeddings:
+        embeddings = embed(tuple(sequence.ids))[slice(*state.window)]
+        embeddings = embeddings.mean(0, keepdim=True) if state.reduce else embeddings
+    return state.index, Capture(tuple(sequence.ids), read, logits, embeddings)

@@ -1,0 +1,241 @@
+"""TransformersEngine: the asynchronous face of a transformers model in this process."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from collections.abc import Sequence as Rows
+from functools import partial
+from itertools import count
+from typing import cast
+
+import structlog
+import torch
+
+from steering.engine.api import (
+    Capture,
+    CapturePrompt,
+    CaptureSpec,
+    EngineStats,
+    GenerationRequest,
+    Prompt,
+    SamplingParams,
+    TokenEvent,
+)
+from steering.engine.fit_task import FitTask, FittedDirection
+from steering.engine.transformers import captures
+from steering.engine.transformers.execution.captured_decode import CudaGraphs, Recorder
+from steering.engine.transformers.execution.compiled.compilation import Compilation, CompileRequest
+from steering.engine.transformers.execution.kernels.library import Compiled
+from steering.engine.transformers.limits import EngineLimits
+from steering.engine.transformers.loop import EngineLoop
+from steering.engine.transformers.memory.slot_cache import head_shape
+from steering.engine.transformers.runner import MAX_THRESHOLDS, ModelRunner
+from steering.engine.transformers.scheduler import Scheduler
+from steering.engine.transformers.sequence import Sequence, Stream
+from steering.engine.transformers.training.fitting import PIECE_SHARE, Fitting, check_task, turns
+from steering.engine.transformers.unembedding import ResidualEnds
+from steering.errors import (
+    ContextLengthExceeded,
+    InvalidRequest,
+    LimitExceeded,
+    OutOfMemory,
+)
+from steering.model.loading import LoadedModel
+from steering.shapes import Float, Residual, Tensor
+from steering.threads import in_passing_thread
+
+log = structlog.get_logger()
+LONG_TEXT = 4096
+"""Characters above which a prompt is tokenised in a thread, so that the event loop keeps answering."""
+
+
+class TransformersEngine:
+    """An Engine in this process. One thread owns the model; callers meet it through queues alone."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        limits: EngineLimits | None = None,
+        compile_request: CompileRequest | None = None,
+        recorder: Recorder | None = None,
+    ) -> None:
+        """compile_request: how to compile passes, on a processor. recorder: of decode passes; on a CUDA device its graphs."""
+        self.info = loaded.info
+        self.tokenizer = loaded.tokenizer
+        self._limits = limits or EngineLimits()
+        self._device = torch.device(loaded.info.device)
+        if recorder is None and self._device.type == "cuda":
+            recorder = CudaGraphs(self._device)
+        self._runner = ModelRunner(loaded.model, loaded.layout, self._device, recorder)
+        self._ends = ResidualEnds(loaded.model, loaded.layout)
+        self._scheduler = Scheduler(self._runner, self._limits, _position_bytes(loaded))
+        self._numbers = count()
+        self._loop = EngineLoop(self._runner, self._scheduler, self._ends, loaded.tokenizer.eos_ids, self._limits)
+        self._compilation: Compilation | None = None
+        if compile_request is not None and loaded.layout.attention == "interface" and self._device.type == "cpu":
+            self._compilation = Compilation(compile_request, loaded.info, self._kernels, self._compiled)
+            self._compilation.start()
+
+    def _kernels(self) -> None:
+        """Our library is loaded. Called by the compilation's thread, where the weights are packed."""
+        weights = in_passing_thread(self._runner.linears.packed) if self._runner.linears is not None else []
+        self._arrive(partial(self._runner.use_kernels, weights))
+
+    def _compiled(self, kind: str, step: Compiled) -> None:
+        self._arrive(partial(self._runner.use_compiled, kind, step))
+
+    def _arrive(self, take: Callable[[], None]) -> None:
+        """Between two passes. Prompts computed before may differ in their last bits from what would be computed now, so
+        none of them is lent any more."""
+
+        def taken() -> None:
+            take()
+            self._scheduler.prefix.clear()
+
+        self._loop.arrive(taken)
+
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+        """See Engine.generate."""
+        ids = await self._encode(request.prompt)
+        self._check(ids, request)
+        stream = Stream(asyncio.get_running_loop())
+        sequence = Sequence(
+            id=next(self._numbers),
+            ids=list(ids),
+            prompt_length=len(ids),
+            plan=request.plan,
+            sampling=request.sampling,
+            stream=stream,
+            readings=request.readings,
+            priority=request.priority,
+            cache_salt=request.cache_salt,
+            decoder=self.tokenizer.decode_stream(ids),
+        )
+        try:
+            self._loop.submit([sequence], bounded=request.priority == 0)
+            while True:
+                event = cast(TokenEvent, await stream.get())
+                yield event
+                if event.finish is not None:
+                    return
+        finally:
+            stream.closed = True
+
+    async def capture(
+        self,
+        prompts: Rows[CapturePrompt],
+        spec: CaptureSpec,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        priority: int = 1,
+    ) -> tuple[Capture, ...]:
+        """See Engine.capture."""
+        captures.check_layers(spec, self.info.layer_count)
+        stream = Stream(asyncio.get_running_loop())
+        size = sum(_characters(prompt.prompt) for prompt in prompts)
+        begin = partial(self._begin_captures, prompts, spec, stream, priority)
+        sequences = await asyncio.to_thread(begin) if size > LONG_TEXT else begin()
+        found: dict[int, Capture] = {}
+        try:
+            self._loop.submit(sequences, bounded=False)
+            while len(found) < len(sequences):
+                index, result = cast(tuple[int, Capture], await stream.get())
+                found[index] = result
+                if progress is not None:
+                    progress(len(found), len(sequences))
+        finally:
+            stream.closed = True
+        return tuple(found[index] for index in range(len(sequences)))
+
+    def _begin_captures(
+        self, prompts: Rows[CapturePrompt], spec: CaptureSpec, stream: Stream, priority: int
+    ) -> list[Sequence]:
+        """Tokenised and checked; in a thread where that takes long. Sorted, so that texts which begin alike meet in a pass."""
+        encoded = [tuple(self.tokenizer.encode(prompt.prompt)) for prompt in prompts]
+        longest = max(map(len, encoded), default=0)
+        if longest > self.info.context_length:
+            raise self._too_long(longest, 0)
+        return [
+            Sequence(
+                id=next(self._numbers),
+                ids=list(encoded[index]),
+                prompt_length=prompts[index].prompt_length or len(encoded[index]),
+                plan=prompts[index].plan,
+                sampling=SamplingParams(),
+                stream=stream,
+                priority=priority,
+                capture=captures.begin(index, prompts[index], encoded[index], spec, self.tokenizer),
+            )
+            for index in sorted(range(len(prompts)), key=encoded.__getitem__)
+        ]
+
+    async def unembed(self, residual: Residual) -> Float[Tensor, "token vocab"]:
+        """See Engine.unembed. In pieces between the steps of live traffic, as a fit is."""
+        stream = Stream(asyncio.get_running_loop())
+        work = Fitting(stream, self._ends.unembedding(residual, self._limits.prefill_tokens), priority=0)
+        try:
+            self._loop.submit([work], bounded=False)
+            return cast(Tensor, await stream.get())
+        finally:
+            stream.closed = True
+
+    async def fit(self, task: FitTask, *, progress: Callable[[int, int], None] | None = None) -> FittedDirection:
+        """See Engine.fit."""
+        check_task(task, self.info)
+        piece = max(1, self._limits.prefill_tokens // PIECE_SHARE)
+        stream = Stream(asyncio.get_running_loop())
+        fitting = Fitting(stream, turns(task, self._runner.gradients, self.info.d_model, piece))
+        try:
+            self._loop.submit([fitting], bounded=False)
+            while True:
+                item = await stream.get()
+                if isinstance(item, FittedDirection):
+                    return item
+                if progress is not None:
+                    progress(cast(int, item), task.steps)
+        finally:
+            stream.closed = True
+
+    def stats(self) -> EngineStats:
+        """See Engine.stats."""
+        return self._loop.stats()
+
+    async def close(self) -> None:
+        """See Engine.close."""
+        if self._compilation is not None:
+            await asyncio.to_thread(self._compilation.close)
+        await asyncio.to_thread(self._loop.close)
+
+    async def _encode(self, prompt: Prompt) -> tuple[int, ...]:
+        if _characters(prompt) > LONG_TEXT:
+            return await asyncio.to_thread(self.tokenizer.encode, prompt)
+        return self.tokenizer.encode(prompt)
+
+    def _check(self, ids: tuple[int, ...], request: GenerationRequest) -> None:
+        wanted = request.sampling.max_tokens
+        if wanted < 1:
+            raise InvalidRequest(f"max_tokens must be at least 1, got {wanted}", param="max_tokens")
+        if len(ids) + wanted > self.info.context_length:
+            raise self._too_long(len(ids), wanted)
+        if len(request.plan.thresholds) > MAX_THRESHOLDS:
+            raise LimitExceeded(f"at most {MAX_THRESHOLDS} thresholds per request", param="steering")
+        if not self._scheduler.fits_alone(len(ids) + wanted):
+            raise OutOfMemory(
+                f"{len(ids)} prompt tokens and {wanted} more do not fit the key-value cache of this server"
+            )
+
+    def _too_long(self, prompt: int, wanted: int) -> ContextLengthExceeded:
+        return ContextLengthExceeded(
+            f"{prompt} prompt tokens and max_tokens {wanted} exceed the context of {self.info.context_length} tokens",
+            param="max_tokens" if wanted else "prompt",
+        )
+
+
+def _characters(prompt: Prompt) -> int:
+    return len(prompt) if isinstance(prompt, str) else sum(len(getattr(part, "content", "")) for part in prompt)
+
+
+def _position_bytes(loaded: LoadedModel) -> int:
+    """Bytes of keys and values that one position takes over all layers."""
+    heads, width = head_shape(loaded.model)
+    size = next(loaded.model.parameters()).element_size()
+    return int(2 * heads * width * size * loaded.layout.layer_count)

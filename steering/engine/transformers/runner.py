@@ -1,0 +1,252 @@
+"""ModelRunner: a Batch -> next-token logits, readouts and captures. By which way a pass is computed is decided here."""
+
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+import torch
+
+from steering.engine.transformers.attention.attachment import Attachment
+from steering.engine.transformers.attention.masked import SlotAttention
+from steering.engine.transformers.batch import Batch, decoding, packed
+from steering.engine.transformers.execution.captured_decode import CapturedDecode, Recorder
+from steering.engine.transformers.execution.compiled.callbacks import Visitor
+from steering.engine.transformers.execution.compiled.packed_linears import PackedLinears
+from steering.engine.transformers.execution.compiled.passes import CompiledPasses
+from steering.engine.transformers.execution.kernels.library import Compiled
+from steering.engine.transformers.execution.kernels.processor import packs_linears
+from steering.engine.transformers.forward_pass import ForwardPass
+from steering.engine.transformers.memory.slot_cache import BLOCK, SlotCache
+from steering.engine.transformers.sequence import Sequence
+from steering.engine.transformers.steering.bank import AdditiveBank
+from steering.engine.transformers.steering.readout import PassReaders
+from steering.engine.transformers.steering.stacked import SteeringBatch
+from steering.engine.transformers.training.gradient_pass import GradientPass
+from steering.model.hooks import ResidualHooks, StopForward
+from steering.model.layout import Layout
+from steering.plan.types import Phase
+from steering.shapes import Int, Logits, Residual, Tensor
+
+log = structlog.get_logger()
+MAX_THRESHOLDS = 64
+"""Columns of the decision state kept for each slot; a request's plan may have no more thresholds."""
+
+
+@dataclass(slots=True, eq=False)
+class PassResult:
+    """logits (row, vocab) for `sequences`, in order; readouts: sequence id -> name -> score."""
+
+    sequences: tuple[Sequence, ...]
+    logits: Logits
+    readouts: dict[int, dict[str, float]] = field(default_factory=dict)
+
+
+class ModelRunner:
+    """Owns the model, its hooks, the slots, the bank and the decision state. One thread calls it.
+
+    recorder: what decode passes are recorded with; None: they are not.
+    """
+
+    def __init__(self, model: Any, layout: Layout, device: torch.device, recorder: Recorder | None = None) -> None:
+        self._layout, self._device = layout, device
+        self._own = layout.attention == "own"
+        self.cache = SlotCache(layout.layer_count, own_attention=self._own)
+        attention = None if self._own else SlotAttention(self.cache)
+        self._attention = attention
+        self._attachment = None if attention is None else Attachment(model, attention)
+        self._hooks = ResidualHooks(layout)
+        self.gradients = GradientPass(model, layout, self._hooks, device)
+        self.bank = AdditiveBank(layout.layer_count, layout.d_model, device)
+        self._state = torch.zeros(0, MAX_THRESHOLDS, device=device)
+        self._steering: SteeringBatch | None = None
+        self.compiled = CompiledPasses(layout.layer_count, self.cache, attention, self.bank)
+        self._forward = ForwardPass(model, layout, self._hooks, self.cache)
+        self.captured = None if recorder is None or self._own else CapturedDecode(recorder, self.cache, self.bank)
+        self.linears = PackedLinears(model) if packs_linears(next(model.parameters()).dtype, device) else None
+
+    @property
+    def packs(self) -> bool:
+        """Whether one pass computes the prompts of several sequences."""
+        return not self._own
+
+    def close(self) -> None:
+        """Leaves the model without hooks and the attention interface without our function."""
+        self._hooks.remove()
+        if self._attachment is not None:
+            self._attachment.close()
+        if self.linears is not None:
+            self.linears.close()
+
+    def use_kernels(self, weights: list[Tensor]) -> None:
+        """From here on passes run by our kernels; `weights` are the linear layers', packed."""
+        if self._attention is not None:
+            self._attention.native = True
+        if self.linears is not None:
+            self.compiled.weights = self.linears.weights = weights
+            self.linears.attach()
+
+    def use_compiled(self, kind: str, step: Compiled) -> None:
+        """From here on passes of a kind run compiled."""
+        self.compiled.ready[kind] = step
+        log.info("compiled_step_in_use", kind=kind)
+
+    def reserve(self, slots: int, length: int) -> None:
+        """Makes room in everything that is kept per slot; in the cache last, where memory may run out."""
+        self.bank.reserve(slots)
+        more = slots - self._state.shape[0]
+        if more > 0:
+            self._flush()  # the stacks of the last pass read and write decisions where they lay
+            self._state = torch.cat([self._state, self._state.new_zeros(more, MAX_THRESHOLDS)])
+        self.cache.reserve(slots, length)
+
+    def place(self, sequence: Sequence) -> None:
+        """A sequence takes its slot."""
+        self.bank.place(sequence.slot, sequence.plan)
+        self._state[sequence.slot].zero_()
+
+    def release(self, sequence: Sequence, *, wipe: bool = False) -> None:
+        """A sequence gives its slot back; its measured sums are noted on it first."""
+        self._flush()
+        sequence.opening_inverse = self.bank.inverse_sums(sequence.slot)
+        self.bank.clear(sequence.slot)
+        if wipe:
+            self.cache.wipe(sequence.slot)
+
+    def move(self, sequence: Sequence, target: int) -> None:
+        """Carries a sequence to another slot."""
+        self._flush()
+        self.cache.move(sequence.slot, target, sequence.computed)
+        self.bank.move(sequence.slot, target)
+        self._state[target] = self._state[sequence.slot]
+        sequence.slot = target
+
+    def _flush(self) -> None:
+        """The stacks of the last decode pass give their sums to the sequences and are dropped."""
+        if self._steering is not None:
+            self._steering.collect()
+            self._steering = None
+
+    def prefill(self, work: list[tuple[Sequence, int]]) -> PassResult:
+        """Computes the next `count` positions of each sequence; logits for those whose prompt is complete by it."""
+        if self._own and len(work) > 1:
+            return _joined([self.prefill([item]) for item in work])
+        batch = packed(work, self._device)
+        steering = SteeringBatch(batch, self.bank, self._state, self._device)
+        steering.begin(batch)
+        readers = PassReaders(batch, self._device)
+        wants_all = any(s.capture is not None and s.capture.spec.logits for s in batch.sequences)
+        ends = [seg for seg in batch.segments if _predicts(seg.sequence, seg.last_position)]
+        captures_only = all(s.capture is not None for s in batch.sequences)
+        stop_after = max(readers.layers, default=0) if captures_only and not wants_all else None
+        kept = range(batch.tokens) if wants_all else [seg.end - 1 for seg in ends] or [0]
+        keep = torch.tensor(kept, device=self._device)
+        logits: Logits | None
+        if self.compiled.worth(stop_after):
+            visitor = _visitor(batch, steering, readers, None)
+            logits = self.compiled.prompt(batch, steering, steering.visits | readers.layers, visitor, keep)
+        else:
+            visitor = _visitor(batch, steering, readers, stop_after)
+            layers = steering.layers | readers.layers | (frozenset() if stop_after is None else {stop_after})
+            logits = self._forward.run(batch, visitor, layers, keep)
+        steering.board.settle()
+        steering.collect()
+        if wants_all and logits is not None:
+            for segment in batch.segments:
+                if segment.sequence.capture is not None and segment.sequence.capture.spec.logits:
+                    piece = logits[segment.start : segment.end].to(torch.float32)
+                    segment.sequence.capture.logits.append(piece)
+            logits = logits[[segment.end - 1 for segment in ends]]
+        if logits is None or not ends:
+            logits = torch.empty(0, self._layout.vocab_size, device=self._device)
+        for segment in batch.segments:
+            segment.sequence.borrowed = ()
+            _advance(segment.sequence, segment.length)
+        for segment in ends:  # until now it was an idle row of every decode pass
+            self.bank.forget(segment.sequence.slot, Phase.GENERATED)
+        return PassResult(tuple(seg.sequence for seg in ends), logits, readers.readouts())
+
+    def decode(self, rows: list[Sequence | None], idle: list[int]) -> PassResult:
+        """One token for every sequence; row r is slot r."""
+        present = [sequence for sequence in rows if sequence is not None]
+        if self._own:
+            return _joined([self.prefill([(sequence, 1)]) for sequence in present])
+        longest = max(sequence.computed for sequence in present) + 1
+        length = -(-longest // BLOCK) * BLOCK
+        batch = decoding(rows, idle, length, self._device)
+        if self._steering is None or self._steering.key != batch.key:
+            self._flush()
+            self._steering = SteeringBatch(batch, self.bank, self._state, self._device)
+        steering = self._steering
+        steering.begin(batch)
+        readers = PassReaders(batch, self._device)
+        logits = self._decoded(batch, steering, readers)
+        for sequence in present:  # no prompt has a position left: that is what `_advance` would look for
+            sequence.phase_tokens[Phase.GENERATED] += 1
+            sequence.computed += 1
+        filled = [row for row, sequence in enumerate(rows) if sequence is not None]
+        if len(filled) < len(rows):
+            logits = logits[filled]
+        return PassResult(tuple(present), logits, readers.readouts())
+
+    def _decoded(self, batch: Batch, steering: SteeringBatch, readers: PassReaders) -> Logits:
+        """Logits of a decode pass: compiled, captured, or under the hooks."""
+        if "decode" in self.compiled.ready:
+            visitor = _visitor(batch, steering, readers, None)
+            return self.compiled.decode(batch, steering, steering.visits | readers.layers, visitor)
+        if self.captured is not None and not readers.layers:
+
+            def compute(token_ids: Int[Tensor, "row"], positions: Int[Tensor, "row"]) -> Logits:
+                return self._eager(batch.over(token_ids, positions), steering, readers)
+
+            replayed = self.captured.decode(batch, steering, compute)
+            if replayed is not None:
+                return replayed
+        return self._eager(batch, steering, readers)
+
+    def _eager(self, batch: Batch, steering: SteeringBatch, readers: PassReaders) -> Logits:
+        visitor = _visitor(batch, steering, readers, None)
+        logits = self._forward.run(batch, visitor, steering.layers | readers.layers, 1)
+        assert logits is not None
+        return logits
+
+
+def _visitor(batch: Batch, steering: SteeringBatch, readers: PassReaders, stop_after: int | None) -> Visitor:
+    """What happens to the residual at a layer of this pass; None where it stays as it is."""
+
+    def apply(layer: int, residual: Residual) -> Residual | None:
+        steers, reads = layer in steering.layers, layer in readers.layers
+        if not (steers or reads or layer == stop_after):
+            return None
+        arriving = residual.to(torch.float32)
+        leaving = steering.apply(layer, arriving, batch) if steers else arriving
+        if reads:
+            readers.read(layer, leaving)
+        if layer == stop_after:
+            raise StopForward
+        return None if leaving is arriving else leaving
+
+    return apply
+
+
+def _predicts(sequence: Sequence, last_position: int) -> bool:
+    """Whether the pass computes the position from which the sequence's next token is chosen."""
+    return sequence.capture is None and last_position == len(sequence.ids) - 1
+
+
+def _advance(sequence: Sequence, count: int) -> None:
+    """Counts the positions computed, per phase, for the averages of the report."""
+    last = sequence.prompt_length - 1
+    first, end = sequence.computed, sequence.computed + count
+    sequence.phase_tokens[0] += max(min(end, last) - first, 0)
+    sequence.phase_tokens[1] += 1 if first <= last < end else 0
+    sequence.phase_tokens[2] += max(end - max(first, last + 1), 0)
+    sequence.computed = end
+
+
+def _joined(results: Rows[PassResult]) -> PassResult:
+    return PassResult(
+        tuple(sequence for result in results for sequence in result.sequences),
+        torch.cat([result.logits for result in results]),
+        {key: value for result in results for key, value in result.readouts.items()},
+    )

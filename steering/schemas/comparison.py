@@ -1,0 +1,109 @@
+"""Compare on the wire: one question, several arms, and what differs between them."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from steering.schemas.base import Answer, ErrorDetail, Measured, Number, Request
+from steering.schemas.generation import Choice, PromptFields, SamplingFields
+from steering.schemas.steering import AppliedSteering, Steering
+from steering.spec import InterventionSpec
+
+ArmName = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class ArmFields(Request):
+    """One side: its steering (absent: the server default), and a system prompt if the arm differs by that."""
+
+    name: ArmName
+    steering: Steering | None = None
+    system: Annotated[str, Field(min_length=1)] | None = None
+
+
+class CompareRequest(PromptFields, SamplingFields):
+    """One prompt, one seed, one batch. Exactly one of `arms`, `steering` (arms `base` and `steered`), and `strengths`
+    with `intervention` (an arm for each strength)."""
+
+    arms: Annotated[tuple[ArmFields, ...], Field(min_length=1)] | None = None
+    steering: Steering | None = None
+    intervention: InterventionSpec | None = None
+    strengths: Annotated[tuple[Number, ...], Field(min_length=1)] | None = None
+    baseline: ArmName | None = Field(None, description="an arm's name; absent, the first arm")
+
+    @model_validator(mode="after")
+    def _one_form(self) -> "CompareRequest":
+        if (self.intervention is None) != (self.strengths is None):
+            raise ValueError("'strengths' and 'intervention' come together")
+        given = [name for name in ("arms", "steering", "strengths") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError("give exactly one of 'arms', 'steering', and 'strengths' with 'intervention'")
+        return self
+
+
+class MeanAnswer(Answer):
+    """A mean."""
+
+    mean: Measured
+
+
+class EstimateAnswer(MeanAnswer):
+    """A mean with its 95 % interval; null where a single value cannot have one."""
+
+    interval: tuple[Measured, Measured] | None = None
+
+
+class DiffSpanAnswer(Answer):
+    """A run of words: the same in both texts, or what the baseline has where the other has something else."""
+
+    kind: Literal["equal", "replace", "delete", "insert"]
+    baseline: str
+    other: str
+
+
+class MetricsAnswer(Answer):
+    """An arm by itself. perplexity: of its tokens under the unsteered model; readout: mean over its tokens."""
+
+    perplexity: Measured | None = None
+    distinct_2: Measured
+    repetition: Measured
+    readout: dict[str, MeanAnswer]
+    warnings: list[str]
+
+
+class AgainstBaselineAnswer(Answer):
+    """An arm beside the baseline, choice by choice. kl_*: from the unsteered model, in nats, along the arm's own tokens.
+    first_divergence: null where two choices are the same."""
+
+    kl_mean: Measured | None = None
+    kl_per_token: list[list[Measured]]
+    first_divergence: list[int | None]
+    readout_shift: dict[str, EstimateAnswer]
+    diff: list[list[DiffSpanAnswer]]
+
+
+class ArmAnswer(Answer):
+    """One arm: its answers and how it stands, or the error that ended it."""
+
+    name: str
+    choices: list[Choice]
+    steering: AppliedSteering
+    metrics: MetricsAnswer | None = None
+    against_baseline: AgainstBaselineAnswer | None = None
+    error: ErrorDetail | None = None
+
+
+class CompareAnswer(Answer):
+    """Arms in the order asked. Also the data of `done`."""
+
+    id: str
+    model: str
+    seed: int
+    baseline: str
+    arms: list[ArmAnswer]
+
+
+class ArmErrorAnswer(Answer):
+    """Data of an `error` event of one arm; the others go on."""
+
+    arm: str
+    error: ErrorDetail

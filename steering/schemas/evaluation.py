@@ -1,0 +1,154 @@
+"""Evaluations on the wire: at which layer, how strongly, and at what cost a vector moves text."""
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field, model_validator
+
+from steering.schemas.base import Answer, Flag, Measured, Number, Request, Whole
+from steering.schemas.comparison import EstimateAnswer
+from steering.schemas.extraction import Text
+from steering.schemas.generation import MAX_SEED
+from steering.schemas.vectors import DosePointAnswer, Name, RecommendedAnswer, VectorAnswer
+from steering.spec import Layers
+
+Prompts: TypeAlias = Annotated[tuple[Text, ...], Field(min_length=1)]
+Strengths: TypeAlias = Annotated[tuple[Number, ...], Field(min_length=1)]
+
+
+class EvaluationFields(Request):
+    """What every evaluation takes. prompts (a text is continued as it stands, messages are answered), or `concept` for the
+    evaluation prompts of a starter concept; without either, the package's neutral prompts. The answers are read back by
+    the unsteered model along `reader` (absent: the vector itself) at reading_layer (absent: where its card reads best)."""
+
+    vector: Name
+    prompts: Prompts | None = None
+    concept: Annotated[str, Field(max_length=64)] | None = None
+    strengths: Strengths | None = None
+    reader: Name | None = None
+    reading_layer: Annotated[Whole, Field(ge=0, le=1000)] | None = None
+    scorer: Annotated[str, Field(max_length=64)] = "projection"
+    max_tokens: Annotated[int, Field(strict=True, ge=1, le=512)] = 48
+    temperature: Annotated[Number, Field(ge=0, le=100)] = 0.7
+    seed: Annotated[int, Field(strict=True, ge=0, le=MAX_SEED)] = 0
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "EvaluationFields":
+        if self.prompts is not None and self.concept is not None:
+            raise ValueError("give 'prompts' or 'concept', not both")
+        return self
+
+
+class LayerSweepRequest(EvaluationFields):
+    """One layer at a time, at strengths of one sign: which moves text furthest before it breaks."""
+
+    kind: Literal["layer_sweep"]
+    layers: Layers = "all"
+
+
+class JudgeRequest(Request):
+    """Who rates the answers too. by: the loaded model (`self`), or the `endpoint` that the operator named. concept: in words;
+    absent, the vector's description, or its name."""
+
+    by: Literal["self", "endpoint"]
+    concept: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+
+
+class DoseResponseRequest(EvaluationFields):
+    """Many strengths at the same layers, beside random directions of the same dose. neutral: prompts on which damage is
+    measured. judge: who rates the answers too. save: keep the result on the vector's card, as its next version."""
+
+    kind: Literal["dose_response"]
+    layers: Layers = "recommended"
+    neutral: Prompts | None = None
+    random_directions: Annotated[Whole, Field(ge=0, le=10)] = 3
+    judge: JudgeRequest | None = None
+    save: Flag = False
+
+
+EvaluationRequest: TypeAlias = Annotated[LayerSweepRequest | DoseResponseRequest, Field(discriminator="kind")]
+
+
+class EvaluateQuery(Request):
+    """wait: hold the connection until it is done, instead of answering with a job."""
+
+    wait: bool = False
+
+
+class LayerPointAnswer(Answer):
+    """One layer at one strength. moved: shift of the score along the sign of the strength. advantage: the same less what one
+    random direction in twenty reaches. auroc: the held-out one of the vector's card."""
+
+    layer: int
+    strength: Measured
+    moved: EstimateAnswer
+    advantage: EstimateAnswer
+    perplexity_ratio: Measured
+    repetition: Measured
+    relative_dose: Measured
+    auroc: Measured | None
+
+
+class LayerSweepAnswer(Answer):
+    """Points by layer, then strength. best: the coherent one that surely moved furthest beyond chance; null if none did."""
+
+    kind: Literal["layer_sweep"] = "layer_sweep"
+    vector: str
+    reading_layer: int
+    points: list[LayerPointAnswer]
+    best: LayerPointAnswer | None
+    recommended: RecommendedAnswer | None
+    warnings: list[str]
+
+
+class EvaluatedPoint(DosePointAnswer):
+    """One strength. advantage: how far the concept moved along the sign beyond what one random direction in twenty reaches
+    at the same dose; null at 0."""
+
+    advantage: EstimateAnswer | None = None
+
+
+class JudgedPointAnswer(Answer):
+    """One strength: means from 0 to 2 over the answers with all three ratings (`judged` of them; `failed` lack one), null where
+    there is none. overall: harmonic mean of an answer's three."""
+
+    strength: Measured
+    concept: EstimateAnswer | None
+    instruction: EstimateAnswer | None
+    fluency: EstimateAnswer | None
+    overall: EstimateAnswer | None
+    judged: int
+    failed: int
+
+
+class JudgementAnswer(Answer):
+    """What the judge said, by strength. failures: how many of the ratings could not be had: the judge was `unreachable`, or
+    its reply `unreadable`."""
+
+    by: Literal["self", "endpoint"]
+    concept: str
+    points: list[JudgedPointAnswer]
+    ratings: int
+    failures: dict[str, int]
+
+
+class DoseResponseAnswer(Answer):
+    """Points by strength; scores are shifts against the unsteered answers, whose own mean is baseline_score, in `unit`.
+    recommended: where the concept moved and coherence held; negative: the same range below 0. anti_steered: share of
+    prompts that move against the sign. judgement: the judge's, if one was named. saved: the vector's new version, if it was asked for and kept."""
+
+    kind: Literal["dose_response"] = "dose_response"
+    vector: str
+    layers: list[int]
+    reading_layer: int
+    unit: str
+    baseline_score: Measured
+    points: list[EvaluatedPoint]
+    anti_steered: Measured | None
+    recommended: RecommendedAnswer | None
+    negative: tuple[Measured, Measured] | None
+    warnings: list[str]
+    judgement: JudgementAnswer | None = None
+    saved: VectorAnswer | None = None
+
+
+EvaluationAnswer: TypeAlias = Annotated[LayerSweepAnswer | DoseResponseAnswer, Field(discriminator="kind")]

@@ -1,0 +1,39 @@
+"""Jobs on the wire."""
+
+from typing import Any, Literal
+
+from steering.schemas.base import Answer, Page
+
+
+class JobProgress(Answer):
+    """How far it has come."""
+
+    done: int = 0
+    total: int = 0
+    message: str = ""
+
+
+class JobError(Answer):
+    """Why it failed."""
+
+    code: str
+    message: str
+
+
+class JobAnswer(Answer):
+    """A long piece of work. Also the data of its events."""
+
+    id: str
+    kind: str
+    status: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    progress: JobProgress
+    result: dict[str, Any] | None
+    error: JobError | None
+    created_at: str
+    updated_at: str
+
+
+class JobPage(Page):
+    """Newest first."""
+
+    data: list[JobAnswer]

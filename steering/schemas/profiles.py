@@ -1,0 +1,33 @@
+"""Profiles on the wire: named strengths kept on the server."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from steering.schemas.base import Answer, Request
+from steering.schemas.vectors import Description
+from steering.spec import InterventionSpec
+
+
+class ProfileRequest(Request):
+    """A named set of interventions, strengths included."""
+
+    interventions: Annotated[tuple[InterventionSpec, ...], Field(min_length=1, max_length=64)]
+    description: Description = ""
+
+
+class ProfileAnswer(Answer):
+    """A profile as it is kept; its interventions as they were written, so that they can be put again."""
+
+    name: str
+    description: str
+    interventions: tuple[InterventionSpec, ...]
+    created_at: str
+    updated_at: str
+
+
+class ProfileList(Answer):
+    """All profiles, by name."""
+
+    data: list[ProfileAnswer]
+    next_cursor: None = None

@@ -1,0 +1,76 @@
+"""Steering on the wire: what a request asks for, and what an answer says was applied."""
+
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import Discriminator, Field, Tag
+
+from steering.schemas.base import Answer, Measured, Request
+from steering.schemas.replay import Record
+from steering.spec import InterventionSpec
+
+Interventions: TypeAlias = Annotated[tuple[InterventionSpec, ...], Field(max_length=1024)]
+
+
+class ProfileSteering(Request):
+    """A stored profile, and interventions that are added after the profile's own."""
+
+    profile: Annotated[str, Field(max_length=128)]
+    interventions: Interventions = ()
+
+
+def _form(value: Any) -> str | None:
+    if isinstance(value, list | tuple):
+        return "<list>"
+    if isinstance(value, ProfileSteering) or (isinstance(value, dict) and "profile" in value):
+        return "<profile>"
+    return None
+
+
+Steering: TypeAlias = Annotated[
+    Annotated[Interventions, Tag("<list>")] | Annotated[ProfileSteering, Tag("<profile>")],
+    Discriminator(
+        _form,
+        custom_error_type="steering_form",
+        custom_error_message='expected a list of interventions, or an object with the name of a "profile" '
+        '(and "interventions", to be added to it)',
+    ),
+]
+"""A list of interventions (`[]`: none at all), or a profile. Absent: the server's default steering."""
+
+
+class AppliedIntervention(Answer):
+    """One intervention as it was carried out. relative_dose: measured |change| / |residual| per layer, averaged over the
+    steered tokens of all answers. fired: whether its condition held anywhere; fired_at: the first generated token for
+    which it did, -1 for a prompt position."""
+
+    vector: str
+    sha256: str
+    operation: str
+    layers: list[int]
+    strength: float
+    unit: str
+    planned_dose: dict[str, Measured]
+    relative_dose: dict[str, Measured]
+    fired: bool
+    fired_at: int | None = None
+
+
+class AppliedSteering(Answer):
+    """What was really done to an answer, in the order in which it acts at a layer. record: what POST /v1/replay takes."""
+
+    fingerprint: str
+    applied: list[AppliedIntervention]
+    warnings: list[str]
+    record: Record | None = None
+
+
+class DefaultSteering(Request):
+    """The steering of requests that name none."""
+
+    interventions: Annotated[tuple[InterventionSpec, ...], Field(max_length=64)]
+
+
+class DefaultSteeringAnswer(Answer):
+    """null: no default is set."""
+
+    interventions: tuple[InterventionSpec, ...] | None

@@ -1,0 +1,115 @@
+"""What the server says of itself, tokenizing, and the starter concepts, on the wire."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from steering.schemas.base import Answer, Flag, Request
+from steering.schemas.extraction import Text
+from steering.schemas.generation import PromptFields, TokenId
+
+
+class HealthAnswer(Answer):
+    """The server answers (live) or can work (ready)."""
+
+    status: Literal["ok"]
+
+
+class VersionAnswer(Answer):
+    """Which release this is."""
+
+    name: str
+    version: str
+
+
+class ModelAnswer(Answer):
+    """The loaded model. typical_norms: median residual norm after each block on neutral text."""
+
+    name: str
+    architecture: str
+    fingerprint: str
+    revision: str | None
+    d_model: int
+    layers: int
+    vocab_size: int
+    context_length: int
+    dtype: str
+    device: str
+    parameters: int
+    chat_template: bool
+    typical_norms: list[float]
+
+
+class CapabilitiesAnswer(Answer):
+    """What this server can do, read from the tables of what exists. judges: whom an evaluation may name."""
+
+    engine: str
+    model: ModelAnswer
+    d_model: int
+    layers: int
+    operations: list[str]
+    methods: list[str]
+    conditions: list[str]
+    projections: list[str]
+    concepts: list[str]
+    judges: list[str]
+    limits: dict[str, int | float]
+    scopes: list[str]
+    playground: bool
+
+
+class TokenizeRequest(PromptFields):
+    """texts: also each token's own text."""
+
+    texts: Flag = False
+
+
+class TokenizeAnswer(Answer):
+    """Token ids of a prompt, as the model would read them."""
+
+    tokens: list[int]
+    count: int
+    texts: list[str] | None = None
+
+
+class DetokenizeRequest(Request):
+    """Token ids."""
+
+    tokens: Annotated[tuple[TokenId, ...], Field(max_length=1_000_000)]
+
+
+class DetokenizeAnswer(Answer):
+    """Their text."""
+
+    text: str
+
+
+class ConceptAnswer(Answer):
+    """A starter concept: what + and - mean, and how many pairs show it."""
+
+    name: str
+    positive: str
+    negative: str
+    description: str
+    pairs: int
+
+
+class ConceptList(Answer):
+    """All starter concepts."""
+
+    data: list[ConceptAnswer]
+    next_cursor: None = None
+
+
+class ConceptPair(Answer):
+    """One contrasting pair."""
+
+    positive: Text
+    negative: Text
+    topic: str | None = None
+
+
+class ConceptDetail(ConceptAnswer):
+    """A starter concept with its pairs."""
+
+    data: list[ConceptPair]

@@ -1,0 +1,180 @@
+"""Vectors on the wire: registering, combining and describing them, their numbers and their quality card."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from steering.schemas.base import Answer, Measured, Number, Page, PageQuery, Request, Whole
+
+Name = Annotated[str, Field(max_length=128)]
+Description = Annotated[str, Field(max_length=4096)]
+Tags = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Field(max_length=32)]
+LayerKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,3})$")]
+"""A layer index as a JSON key."""
+
+
+class RegisterRequest(Request):
+    """Given directions, one list of d_model numbers a layer. scale: the natural scale; absent, the length as given."""
+
+    name: Name
+    directions: Annotated[dict[LayerKey, tuple[Number, ...]], Field(min_length=1, max_length=512)]
+    scale: dict[LayerKey, Annotated[Number, Field(gt=0)]] | None = None
+    description: Description = ""
+    tags: Tags = ()
+
+
+class Term(Request):
+    """One vector and how much of it, in natural scales."""
+
+    vector: Name
+    weight: Number = 1.0
+
+
+class CombineRequest(Request):
+    """A weighted sum, made orthogonal to others if asked."""
+
+    name: Name
+    terms: Annotated[tuple[Term, ...], Field(min_length=1, max_length=32)]
+    orthogonal_to: Annotated[tuple[Name, ...], Field(max_length=32)] = ()
+    description: Description = ""
+    tags: Tags = ()
+
+
+class DescribeRequest(Request):
+    """What is said about a name. An absent field stays as it is."""
+
+    description: Description | None = None
+    tags: Tags | None = None
+
+
+class VectorQuery(PageQuery):
+    """Every given field must match; `search` looks into name and description, literally."""
+
+    tag: Annotated[str, Field(max_length=64)] | None = None
+    method: Annotated[str, Field(max_length=64)] | None = None
+    search: Annotated[str, Field(max_length=256)] | None = None
+
+
+class VersionQuery(Request):
+    """One version; absent, the newest."""
+
+    version: Annotated[int, Field(ge=1, le=999_999_999)] | None = None
+
+
+class DirectionsQuery(VersionQuery):
+    """`layers=12,13`: those layers only."""
+
+    layers: Annotated[str, Field(pattern=r"^[0-9]{1,4}(,[0-9]{1,4}){0,511}$")] | None = None
+
+
+class ExportQuery(VersionQuery):
+    """safetensors: one file, as import takes it. gguf: a llama.cpp control vector. json: everything in words.
+
+    layers: for gguf, `recommended` (default), `all` or `12,13`; llama.cpp adds every direction in the file.
+    """
+
+    format: str = "safetensors"
+    layers: Annotated[str, Field(pattern=r"^(recommended|all|[0-9]{1,4}(,[0-9]{1,4}){0,511})$")] | None = None
+
+
+class ImportQuery(Request):
+    """The name under which the file is kept; absent, the name inside it."""
+
+    name: Name | None = None
+
+
+class DeleteQuery(Request):
+    """force: although a profile names it."""
+
+    force: bool = False
+
+
+class LayerQualityAnswer(Answer):
+    """What held-out examples say about one layer; null where they were too few to tell."""
+
+    auroc: Measured | None = None
+    auroc_interval: tuple[Measured, Measured] | None = None
+    separation: Measured | None = None
+    pair_agreement: Measured | None = None
+    random_auroc: Measured | None = None
+
+
+class DosePointAnswer(Answer):
+    """One strength of a dose-response, with 95 % intervals."""
+
+    strength: Measured
+    concept_score: Measured
+    concept_interval: tuple[Measured, Measured]
+    perplexity_ratio: Measured
+    repetition: Measured
+    kl_neutral: Measured
+    relative_dose: Measured
+    random_score: Measured | None = None
+
+
+class QualityAnswer(Answer):
+    """The measured evidence a vector carries."""
+
+    pairs: int
+    holdout: int
+    layers: dict[str, LayerQualityAnswer]
+    dose_response: list[DosePointAnswer] | None = None
+    anti_steered: Measured | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class RecommendedAnswer(Answer):
+    """Layers to steer at, and strengths to try, in natural scales."""
+
+    layers: list[int]
+    strength: tuple[Measured, Measured]
+
+
+class VectorAnswer(Answer):
+    """A vector without its numbers. scale: natural scale per layer; means: where the two poles lie on that axis."""
+
+    name: str
+    version: int
+    id: str
+    description: str
+    tags: list[str]
+    model: str
+    d_model: int
+    layers: list[int]
+    method: str
+    scale: dict[str, Measured]
+    means: dict[str, tuple[Measured, Measured]]
+    sha256: str
+    created_at: str
+    recommended: RecommendedAnswer
+    quality: QualityAnswer | None
+    provenance: dict[str, Any]
+
+
+class VectorPageAnswer(Page):
+    """The newest version of each name, by name."""
+
+    data: list[VectorAnswer]
+
+
+class VectorExport(VectorAnswer):
+    """A vector with its numbers: unit directions by layer."""
+
+    directions: dict[str, list[float]]
+
+
+class SimilarVector(Answer):
+    """Cosine with one other vector, per layer that both have, and the mean of them."""
+
+    id: str
+    cosine: dict[str, Measured]
+    mean: Measured
+
+
+class SimilarAnswer(Answer):
+    """Every other vector of the same model, the most similar first by absolute mean cosine."""
+
+    data: list[SimilarVector]
+
+
+LayerList = Annotated[tuple[Annotated[Whole, Field(ge=-1000, le=1000)], ...], Field(min_length=1, max_length=256)]

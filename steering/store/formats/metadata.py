@@ -1,0 +1,122 @@
+"""What the header of a vector's file says beside its tensors: written canonically, read as untrusted."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from steering.errors import InvalidRequest
+from steering.quality import QualityCard, Recommended
+from steering.store.formats.strict_json import dump_json, load_json
+from steering.store.sql.labels import DESCRIPTION_LIMIT, check_tags, check_text
+from steering.vectors import ConceptVector, check_name
+
+FORMAT = 1
+METADATA_KEY = "steering_vector"
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+LayerKey: TypeAlias = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,3})$")]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerNumbers:
+    """The numbers of one layer beside its direction: see `steering.vectors.LayerDirection`."""
+
+    scale: Annotated[float, Field(gt=0)]
+    positive_mean: float | None = None
+    negative_mean: float | None = None
+    weight: float | None = None
+    bias: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What is said about a vector and may change later. Travels with an exported file, never inside the digest."""
+
+    name: str
+    description: str = ""
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class VectorMetadata:
+    """Everything of a ConceptVector that is no tensor and no place in a store."""
+
+    __pydantic_config__ = _STRICT
+
+    format: Literal[1]
+    model: str
+    model_fingerprint: str
+    d_model: Annotated[int, Field(gt=0)]
+    method: str
+    layers: dict[LayerKey, LayerNumbers]
+    recommended: Recommended | None = None
+    quality: QualityCard | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    labels: Labels | None = None
+
+
+_ADAPTER = TypeAdapter(VectorMetadata)
+
+
+def write_metadata(vector: ConceptVector, labels: bool) -> str:
+    """Canonical JSON: equal content gives equal text. Without `labels` it leaves out name, description and tags."""
+    said: dict[str, Any] = {
+        "format": FORMAT,
+        "model": vector.model,
+        "model_fingerprint": vector.model_fingerprint,
+        "d_model": vector.d_model,
+        "method": vector.method,
+        "layers": {
+            str(layer): {
+                "scale": float(entry.scale),
+                **_present(
+                    positive_mean=entry.positive_mean,
+                    negative_mean=entry.negative_mean,
+                    weight=entry.weight,
+                    bias=entry.bias,
+                ),
+            }
+            for layer, entry in vector.layers.items()
+        },
+        "recommended": None if vector.recommended is None else asdict(vector.recommended),
+        "quality": None if vector.quality is None else vector.quality.to_dict(),
+        "provenance": dict(vector.provenance),
+    }
+    if labels:
+        said["labels"] = {"name": vector.name, "description": vector.description, "tags": list(vector.tags)}
+    return dump_json(said, "metadata")
+
+
+def _present(**numbers: float | None) -> dict[str, float]:
+    return {name: float(number) for name, number in numbers.items() if number is not None}
+
+
+def read_metadata(text: str) -> VectorMetadata:
+    """The inverse of `write_metadata`. Raises InvalidRequest naming the field that does not fit."""
+    load_json(text, "metadata")  # what pydantic lets pass: duplicate keys, surrogates, depth, NaN inside provenance
+    try:
+        said = _ADAPTER.validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        place = ".".join(str(part)[:40] for part in first["loc"][:6])
+        raise InvalidRequest(f"metadata field {place!r}: {first['msg'][:200]}", param="metadata") from error
+    check_text(said.model, "model", 512)
+    check_text(said.model_fingerprint, "model_fingerprint", 512)
+    check_name(said.method, "method")
+    _check_recommended(said.recommended, said.layers)
+    if said.labels is not None:
+        check_name(said.labels.name)
+        check_text(said.labels.description, "description", DESCRIPTION_LIMIT)
+        check_tags(said.labels.tags)
+    return said
+
+
+def _check_recommended(recommended: Recommended | None, layers: Mapping[str, LayerNumbers]) -> None:
+    if recommended is None:
+        return
+    missing = [layer for layer in recommended.layers if str(layer) not in layers]
+    if missing or not recommended.layers:
+        raise InvalidRequest(f"metadata recommends layers {missing}, which the vector does not have", param="metadata")
+    if recommended.strength[0] > recommended.strength[1]:
+        raise InvalidRequest("metadata recommends a strength range whose end is below its start", param="metadata")

@@ -1,0 +1,82 @@
+"""Profiles, the default steering and jobs as texts that rest, checked on the way in and on the way out."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from steering.errors import InvalidRequest, JobNotFound, ProfileNotFound, StoreCorrupt
+from steering.spec import SteeringSpec
+from steering.store.base import JobRecord, Profile
+from steering.store.formats.strict_json import dump_json, load_json
+from steering.store.sql.labels import DESCRIPTION_LIMIT, check_text
+from steering.vectors import check_name
+
+JOB_STATUSES = ("queued", "running", "succeeded", "failed", "cancelled")
+UNFINISHED = ("queued", "running")
+INTERRUPTED = {"code": "interrupted", "message": "the server stopped before this job ended; start it again"}
+_JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+def check_profile(profile: Profile) -> Profile:
+    """The profile itself. Raises InvalidRequest for a name or description that cannot be kept."""
+    check_name(profile.name)
+    check_text(profile.description, "description", DESCRIPTION_LIMIT)
+    return profile
+
+
+def check_job(job: JobRecord) -> JobRecord:
+    """The record itself. Raises InvalidRequest for an id or status that cannot be."""
+    if not is_job_id(job.id):
+        raise InvalidRequest(f"{job.id[:80]!r} is not a job id: 1 to 64 letters, digits, '_', '-'", param="id")
+    check_name(job.kind, "kind")
+    if job.status not in JOB_STATUSES:
+        raise InvalidRequest(f"job status {job.status!r} is none of {', '.join(JOB_STATUSES)}", param="status")
+    return job
+
+
+def is_job_id(text: str) -> bool:
+    """Whether a job could have this id."""
+    return _JOB_ID.fullmatch(text) is not None
+
+
+def profile_not_found(name: str) -> ProfileNotFound:
+    """The error for a profile that is not there."""
+    return ProfileNotFound(f"there is no profile {name!r}", param="profile")
+
+
+def job_not_found(job_id: str) -> JobNotFound:
+    """The error for a job that is not there."""
+    return JobNotFound(f"there is no job {job_id[:80]!r}", param="job")
+
+
+def write_steering(steering: SteeringSpec) -> str:
+    """As its caller wrote it: what was left out stays out, since some defaults may not be spelled out."""
+    return steering.model_dump_json(exclude_unset=True, by_alias=True)
+
+
+def read_steering(text: str, where: str) -> SteeringSpec:
+    """Raises StoreCorrupt when the text is no longer a steering."""
+    try:
+        return SteeringSpec.model_validate_json(text)
+    except ValidationError as error:
+        raise StoreCorrupt(f"the steering kept in {where} cannot be read") from error
+
+
+def write_record(value: Mapping[str, Any] | None, param: str) -> str | None:
+    """Raises InvalidRequest for what JSON cannot hold, NaN included."""
+    return None if value is None else dump_json(dict(value), param)
+
+
+def read_record(text: str | None, where: str) -> dict[str, Any] | None:
+    """Raises StoreCorrupt when the text is no longer a JSON object."""
+    if text is None:
+        return None
+    try:
+        value = load_json(text, where)
+    except InvalidRequest as error:
+        raise StoreCorrupt(f"the record kept in {where} cannot be read") from error
+    if not isinstance(value, dict):
+        raise StoreCorrupt(f"the record kept in {where} is not an object")
+    return value

@@ -1,1 +1,0 @@
-"""Alembic migrations, run from code by steering.store.migrate: no ini file to keep."""

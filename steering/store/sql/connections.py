@@ -1,0 +1,71 @@
+"""How connections of a store are set up: the modes of SQLite, and how a transaction begins on either database."""
+
+import sqlite3
+import time
+from typing import Any
+
+from sqlalchemy import Connection, Engine, event
+
+from steering.errors import StoreUnavailable
+from steering.store.sql.address import DatabaseAddress
+
+WRITES = "steering_writes"
+BUSY_TIMEOUT_MS = 30_000
+_WRITER_LOCK_KEY = 0x737465657269  # any number of our own: the advisory lock that makes PostgreSQL know one writer too
+
+
+def prepare(engine: Engine, address: DatabaseAddress) -> None:
+    """Sets connections up as they are made and opens every transaction in the mode its purpose asks for.
+
+    A transaction that begins as a reader and then writes ignores busy_timeout, so writers say so at once.
+    """
+    if address.file is not None:
+
+        @event.listens_for(engine, "connect")
+        def _connected(connection: Any, _: object) -> None:
+            _set_up_sqlite(connection, address.page_limit)
+
+    @event.listens_for(engine, "begin")
+    def _began(connection: Connection) -> None:
+        writes = bool(connection.get_execution_options().get(WRITES))
+        if address.file is not None:
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        elif writes:
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK_KEY})")
+
+
+def _set_up_sqlite(connection: Any, page_limit: int | None) -> None:
+    connection.isolation_level = None  # the driver begins nothing by itself; the "begin" event does
+    cursor = connection.cursor()
+    try:
+        cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        _write_ahead(cursor)
+        cursor.execute("PRAGMA synchronous = FULL")  # what was acknowledged survives a power cut
+        cursor.execute("PRAGMA foreign_keys = ON")
+        if page_limit is not None:
+            cursor.execute(f"PRAGMA max_page_count = {page_limit}")
+    finally:
+        cursor.close()
+
+
+def _write_ahead(cursor: Any) -> None:
+    """Puts the database in WAL mode. Of two connections that do so at once, one waits for the other.
+
+    SQLite itself does not wait here: a connection that reads and would write gets SQLITE_BUSY at once, whatever
+    busy_timeout says, since two such could wait for each other. So a refused one waits as a writer does, and asks again.
+    """
+    cursor.execute("PRAGMA journal_mode")
+    mode = cursor.fetchone()[0]
+    until = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while mode != "wal":
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            cursor.execute("BEGIN IMMEDIATE")
+            cursor.execute("ROLLBACK")
+            continue
+        mode = cursor.fetchone()[0]
+        if mode != "wal":
+            raise StoreUnavailable(f"SQLite keeps journal mode {mode!r} on this disk; the store needs 'wal'")

@@ -1,0 +1,111 @@
+"""SqlJobs: the JobStore on a database."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, final
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from steering.store.base import JobRecord
+from steering.store.clock import now
+from steering.store.cursor import make_cursor, read_position
+from steering.store.formats.records import (
+    INTERRUPTED,
+    UNFINISHED,
+    check_job,
+    is_job_id,
+    job_not_found,
+    read_record,
+    write_record,
+)
+from steering.store.formats.strict_json import dump_json
+from steering.store.sql.labels import check_limit
+from steering.store.sql.statements import Database
+from steering.store.sql.tables import JobRow
+
+COLUMNS = (
+    JobRow.id,
+    JobRow.kind,
+    JobRow.status,
+    JobRow.request,
+    JobRow.progress,
+    JobRow.result,
+    JobRow.error,
+    JobRow.created_at,
+    JobRow.updated_at,
+)
+
+
+@final
+class SqlJobs:
+    """See `steering.store.base.JobStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def put(self, job: JobRecord) -> JobRecord:
+        said = _to_row(check_job(job))
+
+        async def keep(connection: AsyncConnection) -> JobRecord:
+            made = await connection.scalar(select(JobRow.created_at).where(JobRow.id == job.id))
+            kept = replace(job, created_at=made or now(), updated_at=now())
+            row = {**said, "created_at": kept.created_at, "updated_at": kept.updated_at}
+            change = insert(JobRow) if made is None else update(JobRow).where(JobRow.id == job.id)
+            await connection.execute(change.values(row))
+            return kept
+
+        return await self._database.write(keep)
+
+    async def get(self, job_id: str) -> JobRecord:
+        if not is_job_id(job_id):
+            raise job_not_found(job_id)
+        rows = await self._database.rows(select(*COLUMNS).where(JobRow.id == job_id))
+        if not rows:
+            raise job_not_found(job_id)
+        return _from_row(rows[0])
+
+    async def find(self, limit: int = 50, cursor: str | None = None) -> tuple[tuple[JobRecord, ...], str | None]:
+        query = select(*COLUMNS, JobRow.position).order_by(JobRow.position.desc()).limit(check_limit(limit) + 1)
+        if cursor is not None:
+            query = query.where(JobRow.position < read_position("job", cursor))
+        rows = await self._database.rows(query)
+        records = tuple(_from_row(row[:-1]) for row in rows[:limit])
+        return records, make_cursor("job", str(rows[limit - 1][-1])) if len(rows) > limit else None
+
+    async def interrupt(self) -> int:
+        said = {"status": "failed", "error": dump_json(INTERRUPTED, "error"), "updated_at": now()}
+
+        async def mark(connection: AsyncConnection) -> int:
+            cut = await connection.execute(update(JobRow).where(JobRow.status.in_(UNFINISHED)).values(said))
+            return cut.rowcount
+
+        return await self._database.write(mark)
+
+
+def _to_row(job: JobRecord) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "kind": job.kind,
+        "status": job.status,
+        "request": write_record(job.request, "request"),
+        "progress": write_record(job.progress, "progress"),
+        "result": write_record(job.result, "result"),
+        "error": write_record(job.error, "error"),
+    }
+
+
+def _from_row(row: Sequence[Any]) -> JobRecord:
+    job_id, kind, status, request, progress, result, error, created_at, updated_at = row
+    where = f"job {job_id}"
+    return JobRecord(
+        id=job_id,
+        kind=kind,
+        status=status,
+        request=read_record(request, where) or {},
+        progress=read_record(progress, where) or {},
+        result=read_record(result, where),
+        error=read_record(error, where),
+        created_at=created_at,
+        updated_at=updated_at,
+    )

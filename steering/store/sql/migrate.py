@@ -1,0 +1,64 @@
+"""Brings a database to the schema of this code, in one transaction; refuses one that is newer. Synchronous: run in a thread."""
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, create_engine
+from sqlalchemy.pool import NullPool
+
+from steering.errors import StoreCorrupt
+from steering.store.sql.address import DatabaseAddress
+from steering.store.sql.connections import WRITES, prepare
+from steering.store.sql.failures import translated
+
+
+def migrate(address: DatabaseAddress) -> None:
+    """Creates the file and its folder if need be. Of two processes that start together, one waits for the other.
+
+    Raises StoreCorrupt for a schema this code does not know, StoreUnavailable when the database cannot be reached.
+    """
+    with translated():
+        if address.file is not None:
+            address.file.parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(address.sync_url, poolclass=NullPool, **address.engine_options)
+        prepare(engine, address)
+        with engine.connect().execution_options(**{WRITES: True}) as connection, connection.begin():
+            _upgrade(connection)
+
+
+def current(address: DatabaseAddress) -> tuple[str | None, str | None]:
+    """(schema of the database, schema of this code); None for a database that is empty or not there. Changes nothing.
+
+    Raises StoreUnavailable when the database cannot be reached.
+    """
+    newest = ScriptDirectory.from_config(_config()).get_current_head()
+    if address.file is not None and not address.file.exists():
+        return None, newest
+    with translated():
+        engine = create_engine(address.sync_url, poolclass=NullPool, **address.engine_options)
+        with engine.connect() as connection:
+            return MigrationContext.configure(connection).get_current_revision(), newest
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", "steering.store.sql:migrations")
+    return config
+
+
+def _upgrade(connection: Connection) -> None:
+    config = _config()
+    known = ScriptDirectory.from_config(config)
+    newest = known.get_current_head()
+    found = MigrationContext.configure(connection).get_current_heads()
+    if found == (newest,):
+        return
+    strange = set(found) - {script.revision for script in known.walk_revisions()}
+    if strange:
+        raise StoreCorrupt(
+            f"the database has schema {', '.join(sorted(strange))}, this version knows up to {newest}: "
+            "it was written by a newer version; run that one, or give this one another database"
+        )
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

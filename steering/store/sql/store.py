@@ -1,0 +1,43 @@
+"""SqlStore: one database behind the three faces of a Store."""
+
+import asyncio
+from typing import final
+
+from steering.store.base import JobStore, ProfileStore, VectorStore
+from steering.store.sql.address import check_driver, read_address
+from steering.store.sql.jobs import SqlJobs
+from steering.store.sql.migrate import migrate
+from steering.store.sql.profiles import SqlProfiles
+from steering.store.sql.statements import Database
+from steering.store.sql.vectors import SqlVectors
+
+
+@final
+class SqlStore:
+    """See `steering.store.base.Store`."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.vectors: VectorStore = SqlVectors(database)
+        self.profiles: ProfileStore = SqlProfiles(database)
+        self.jobs: JobStore = SqlJobs(database)
+
+    async def ping(self) -> None:
+        await self.database.ping()
+
+    async def close(self) -> None:
+        await self.database.close()
+
+
+async def open_sql_store(url: str) -> SqlStore:
+    """Migrates, connects, and asks one question. Raises InvalidRequest, StoreUnavailable, StorageFull or StoreCorrupt."""
+    address = read_address(url)
+    check_driver(address.url.get_driver_name())
+    await asyncio.to_thread(migrate, address)
+    store = SqlStore(Database(address))
+    try:
+        await store.ping()
+    except BaseException:
+        await store.close()
+        raise
+    return store

@@ -1,0 +1,218 @@
+"""SqlVectors: the VectorStore on a database. A put and its blob are one transaction; describe never touches a blob."""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias, final
+
+from sqlalchemy import ColumnElement, and_, delete, insert, or_, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from steering.errors import StoreCorrupt
+from steering.recent import Recent
+from steering.store.base import VectorFilter, VectorPage
+from steering.store.clock import now
+from steering.store.cursor import make_cursor, read_cursor
+from steering.store.formats.records import read_steering
+from steering.store.formats.references import refuse_if_used
+from steering.store.sql.labels import DESCRIPTION_LIMIT, check_filter, check_limit, check_tags, check_text, fold
+from steering.store.sql.rows import KEPT, StoredVector, is_version, not_found, restore, seal
+from steering.store.sql.shared_reads import SharedReads
+from steering.store.sql.statements import Database
+from steering.store.sql.tables import DefaultSteeringRow, ProfileRow, VectorNameRow, VectorRow
+from steering.vectors import ConceptVector, check_name
+
+log = logging.getLogger(__name__)
+SMALL = 256 * 1024
+"""Bytes of a vector that is decoded where it is asked for."""
+AT_ONCE = 1000
+"""Vectors that one query asks for: far below the parameters that any database takes."""
+LABELS = (
+    VectorRow.name,
+    VectorRow.version,
+    VectorRow.method,
+    VectorRow.description,
+    VectorRow.tags,
+    VectorRow.created_at,
+    VectorRow.sha256,
+)
+COLUMNS = (*LABELS, VectorRow.content)
+# Versions of a name go all at once, so the newest is the last one given.
+NEWEST = and_(VectorNameRow.name == VectorRow.name, VectorNameRow.last_version == VectorRow.version)
+Key: TypeAlias = tuple[str, int | None]
+"""A name and a version; None for the newest."""
+
+
+@final
+class SqlVectors:
+    """See `steering.store.base.VectorStore`. Encoding, and decoding what is large, run in a thread, off the event loop."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._reads = SharedReads(self._read, AT_ONCE)
+        self._recent: Recent[StoredVector, ConceptVector] = Recent(KEPT)
+
+    async def put(self, vector: ConceptVector) -> ConceptVector:
+        sealed = await asyncio.to_thread(seal, vector)
+
+        async def add(connection: AsyncConnection) -> StoredVector:
+            stored = replace(sealed, version=await _next_version(connection, sealed.name), created_at=now())
+            await connection.execute(insert(VectorRow).values(_to_row(stored)))
+            return stored
+
+        return await asyncio.to_thread(restore, await self._database.write(add))
+
+    async def get(self, name: str, version: int | None = None) -> ConceptVector:
+        check_name(name)
+        if version is not None and not is_version(version):
+            raise not_found(name, version)
+        found = await self._reads.get((name, version))
+        if found is None:
+            raise not_found(name, version)
+        if isinstance(found, ConceptVector):
+            return found
+        # a thread of its own costs more than decoding a small vector
+        small = len(found.content) <= SMALL
+        vector = restore(found) if small else await asyncio.to_thread(restore, found)
+        return self._recent.keep(replace(found, content=b""), vector)
+
+    async def _read(self, keys: tuple[Key, ...]) -> dict[Key, ConceptVector | StoredVector | None]:
+        """What the keys stand for now: the vector where it has been decoded lately, else its bytes, None for nothing."""
+
+        async def read(connection: AsyncConnection) -> dict[Key, ConceptVector | StoredVector | None]:
+            labels = await _labels(connection, keys)
+            known = {key: self._recent.get(one) for key, one in labels.items()}
+            unknown = {key: one for key, one in labels.items() if known[key] is None}
+            whole = await _whole(connection, unknown.values()) if unknown else {}
+            return {key: whole.get(unknown[key].id) if key in unknown else known.get(key) for key in keys}
+
+        return await self._database.read(read)
+
+    async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> VectorPage:
+        query = select(*COLUMNS).join(VectorNameRow, NEWEST).where(*_conditions(check_filter(where)))
+        query = query.order_by(VectorRow.name).limit(check_limit(limit) + 1)
+        if cursor is not None:
+            query = query.where(VectorRow.name > read_cursor("vector", cursor))
+        stored = [_from_row(row) for row in await self._database.rows(query)]
+        vectors = await asyncio.to_thread(_restore_sound, stored[:limit])
+        return VectorPage(vectors, make_cursor("vector", stored[limit - 1].name) if len(stored) > limit else None)
+
+    async def describe(self, name: str, description: str | None, tags: tuple[str, ...] | None) -> ConceptVector:
+        check_name(name)
+        said: dict[str, str] = {}
+        if description is not None:
+            said["description"] = check_text(description, "description", DESCRIPTION_LIMIT)
+            said["searched"] = fold(description)
+        if tags is not None:
+            said["tags"] = _join(check_tags(tags))
+
+        async def say(connection: AsyncConnection) -> None:
+            await connection.execute(update(VectorRow).where(VectorRow.name == name).values(said))
+
+        if said:
+            await self._database.write(say)
+        return await self.get(name)
+
+    async def delete(self, name: str, force: bool = False) -> None:
+        check_name(name)
+
+        async def remove(connection: AsyncConnection) -> None:
+            if not force:
+                await _refuse_if_used(connection, name)
+            gone = await connection.execute(delete(VectorRow).where(VectorRow.name == name))
+            if gone.rowcount == 0:
+                raise not_found(name, None)
+
+        await self._database.write(remove)
+
+
+def _versions(versions: Iterable[tuple[str, int]]) -> ColumnElement[bool]:
+    return tuple_(VectorRow.name, VectorRow.version).in_(list(versions))
+
+
+async def _labels(connection: AsyncConnection, keys: Sequence[Key]) -> dict[Key, StoredVector]:
+    """What is said of each vector that is there, its content left out. One query for those with a version, one for the rest."""
+    found: dict[Key, StoredVector] = {}
+    if pinned := [(name, version) for name, version in keys if version is not None]:
+        for row in await connection.execute(select(*LABELS).where(_versions(pinned))):
+            found[row.name, row.version] = _from_row((*row, b""))
+    if names := [name for name, version in keys if version is None]:
+        newest = select(*LABELS).join(VectorNameRow, NEWEST).where(VectorRow.name.in_(names))
+        for row in await connection.execute(newest):
+            found[row.name, None] = _from_row((*row, b""))
+    return found
+
+
+async def _whole(connection: AsyncConnection, labels: Iterable[StoredVector]) -> dict[str, StoredVector]:
+    """Vectors with their content, by id."""
+    query = select(*COLUMNS).where(_versions((one.name, one.version) for one in labels))
+    return {stored.id: stored for stored in map(_from_row, await connection.execute(query))}
+
+
+async def _next_version(connection: AsyncConnection, name: str) -> int:
+    """One above the highest ever given, which it records. Writers are alone, so nobody else reads the same number."""
+    last = await connection.scalar(select(VectorNameRow.last_version).where(VectorNameRow.name == name))
+    if last is None:
+        await connection.execute(insert(VectorNameRow).values(name=name, last_version=1))
+        return 1
+    await connection.execute(update(VectorNameRow).where(VectorNameRow.name == name).values(last_version=last + 1))
+    return int(last) + 1
+
+
+async def _refuse_if_used(connection: AsyncConnection, name: str) -> None:
+    profiles = (await connection.execute(select(ProfileRow.name, ProfileRow.steering).order_by(ProfileRow.name))).all()
+    default = await connection.scalar(select(DefaultSteeringRow.steering))
+    refuse_if_used(
+        name,
+        {row.name: read_steering(row.steering, f"profile {row.name!r}") for row in profiles},
+        None if default is None else read_steering(default, "the default steering"),
+    )
+
+
+def _conditions(where: VectorFilter) -> list[ColumnElement[bool]]:
+    """What StoredVector.matches says, in SQL."""
+    conditions: list[ColumnElement[bool]] = []
+    if where.tag is not None:
+        conditions.append(VectorRow.tags.contains(f" {where.tag} ", autoescape=True))
+    if where.method is not None:
+        conditions.append(VectorRow.method == where.method)
+    if where.search is not None:
+        sought = fold(where.search)
+        in_name = VectorRow.name.contains(sought, autoescape=True)
+        conditions.append(or_(in_name, VectorRow.searched.contains(sought, autoescape=True)))
+    return conditions
+
+
+def _restore_sound(stored: Sequence[StoredVector]) -> tuple[ConceptVector, ...]:
+    """Sets damaged vectors aside: one of them must not hide the others. Reading it by name says what is wrong."""
+    sound = []
+    for one in stored:
+        try:
+            sound.append(restore(one))
+        except StoreCorrupt as error:
+            log.warning("left out of a listing: %s", error.message)
+    return tuple(sound)
+
+
+def _join(tags: tuple[str, ...]) -> str:
+    return f" {' '.join(tags)} " if tags else ""
+
+
+def _to_row(stored: StoredVector) -> dict[str, Any]:
+    return {
+        "name": stored.name,
+        "version": stored.version,
+        "method": stored.method,
+        "description": stored.description,
+        "tags": _join(stored.tags),
+        "searched": fold(stored.description),
+        "created_at": stored.created_at,
+        "sha256": stored.sha256,
+        "content": stored.content,
+    }
+
+
+def _from_row(row: Sequence[Any]) -> StoredVector:
+    name, version, method, description, tags, created_at, sha256, content = row
+    return StoredVector(name, version, method, description, tuple(tags.split()), created_at, sha256, bytes(content))

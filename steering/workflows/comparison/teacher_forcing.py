@@ -1,0 +1,68 @@
+"""Given tokens re-read by the model: how likely the unsteered model finds them, and how far a plan bends its predictions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine
+from steering.plan.types import UNSTEERED, SteeringPlan
+from steering.shapes import Float, Tensor
+from steering.threads import beside
+
+LOGITS_BOUND = 256 * 1024 * 1024
+"""Logits held for one sequence, in numbers: 1 GiB. A longer answer is not measured, and the result says so."""
+ROWS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class TokenMeasures:
+    """Per generated token, in nats: surprise = -log p of the unsteered model; divergence = KL(plan || unsteered)."""
+
+    surprise: tuple[float, ...]
+    divergence: tuple[float, ...]
+
+
+def measurable(engine: Engine, length: int) -> bool:
+    """Whether the logits of a sequence of that many tokens may be held."""
+    return length * engine.info.vocab_size <= LOGITS_BOUND
+
+
+async def measure_tokens(
+    engine: Engine, prompt: tuple[int, ...], tokens: tuple[int, ...], plan: SteeringPlan, *, priority: int = 0
+) -> TokenMeasures:
+    """Teacher-forced along `tokens` after `prompt`, both models on that prompt. Logits as they are: temperature 1, no filter."""
+    if not tokens:
+        return TokenMeasures((), ())
+    plans = (UNSTEERED,) if plan.empty else (UNSTEERED, plan)
+    captures = await engine.capture(
+        [CapturePrompt(prompt + tokens, one, len(prompt)) for one in plans],
+        CaptureSpec(layers=(), logits=True),
+        priority=priority,
+    )
+    plain = predicting(captures[0], len(prompt), len(tokens))
+    steered = predicting(captures[-1], len(prompt), len(tokens))
+    surprise = await beside(surprises, plain, tokens)
+    divergence = (0.0,) * len(tokens) if plan.empty else await beside(divergences, steered, plain)
+    return TokenMeasures(surprise, divergence)
+
+
+def predicting(capture: Capture, prompt_length: int, count: int) -> Float[Tensor, "token vocab"]:
+    """Logits at the positions that predict `count` tokens after a prompt: the first is predicted at its last position."""
+    assert capture.logits is not None, "asked for with CaptureSpec.logits"
+    return capture.logits[prompt_length - 1 : prompt_length - 1 + count]
+
+
+def surprises(logits: Float[Tensor, "token vocab"], tokens: Sequence[int]) -> tuple[float, ...]:
+    """-log softmax(logits)[token] for each row, in nats."""
+    chosen = logits.gather(1, torch.tensor(tokens)[:, None])[:, 0]
+    return tuple((logits.double().logsumexp(dim=1) - chosen.double()).tolist())
+
+
+def divergences(logits: Float[Tensor, "token vocab"], reference: Float[Tensor, "token vocab"]) -> tuple[float, ...]:
+    """KL(softmax(logits) || softmax(reference)) = sum_v p_v (log p_v - log q_v) for each row, in nats, float64."""
+    values: list[float] = []
+    for start in range(0, len(logits), ROWS):
+        log_p, log_q = (heap[start : start + ROWS].double().log_softmax(dim=1) for heap in (logits, reference))
+        values += (log_p.exp() * (log_p - log_q)).sum(dim=1).clamp(min=0.0).tolist()
+    return tuple(values)

@@ -1,0 +1,233 @@
+"""A judge reads the answers of an evaluation: is the concept in them, is the instruction followed, is the language sound?
+
+Three ratings of 0, 1 or 2 for each answer and their harmonic mean, in the manner of AxBench (Wu et al., arXiv 2501.17148):
+an answer that fails in one respect has failed. The wording of the questions is our own.
+"""
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from steering.engine.api import Engine, GenerationRequest, Prompt, SamplingParams, Tokenizer
+from steering.errors import ContextLengthExceeded, NonfiniteActivations
+from steering.pairs import ChatMessage
+from steering.workflows.comparison.text_metrics import Estimate, estimate
+from steering.workflows.generate import background, gathered
+from steering.workflows.progress import Progress, silent
+
+HIGHEST = 2
+LONGEST = 4000
+"""Characters of an instruction and of an answer that a judge is shown."""
+SURELY = 1000.0
+"""Added to a logit: further than any two logits lie apart."""
+SEVERAL = 6
+"""Answers that a judge has to rate alike before it is said that it tells nothing apart."""
+REPLY = 64
+"""Tokens of a judge's reply."""
+Failure = Literal["unreachable", "unreadable"]
+_RATING = re.compile(r"rating\W{0,8}([012])(?!\d|\.\d)", re.IGNORECASE)
+_BARE = re.compile(r"\W*([012])\W*")
+
+_FORM = "Answer with one digit and nothing else: 0, 1 or 2."
+ASPECTS: Mapping[str, str] = {
+    "concept": (
+        "You judge whether a text shows a given concept.\n"
+        "0: the concept does not appear in the text. 1: it appears a little, or only on the surface. "
+        "2: it clearly runs through the text. Whether the text is good or correct does not matter here.\n\n"
+        "Concept: {concept}\n\nText:\n<text>\n{answer}\n</text>\n\n"
+    ),
+    "instruction": (
+        "You judge whether a text responds to an instruction.\n"
+        "0: it has nothing to do with the instruction. 1: it touches the instruction but does not carry it out. "
+        "2: it carries it out. Its mood, style and language do not matter here.\n\n"
+        "Instruction:\n<instruction>\n{instruction}\n</instruction>\n\nText:\n<text>\n{answer}\n</text>\n\n"
+    ),
+    "fluency": (
+        "You judge the language of a text, whatever it is about.\n"
+        "0: broken, or it repeats itself without end. 1: understandable, with errors or odd repetitions. "
+        "2: it reads as a person would write it. A text that merely stops early is not broken.\n\n"
+        "Text:\n<text>\n{answer}\n</text>\n\n"
+    ),
+}
+"""What is asked about an answer, one rating each."""
+
+
+class Unanswered(Exception):
+    """A judge could not be asked: nobody there, a refusal, a reply that is none."""
+
+
+class Judge(Protocol):
+    """Somebody who answers a question in words. at_once: how many questions may be open at a time."""
+
+    at_once: int
+
+    async def ask(self, question: str) -> str:
+        """The reply. Raises Unanswered."""
+        ...
+
+
+class EngineJudge:
+    """The loaded model, unsteered and greedy, behind live traffic.
+
+    Of the digits 0, 1 and 2 it says the likeliest: a small model that is asked for a digit seldom writes one by itself. It
+    judges poorly all the same.
+    """
+
+    at_once = 16
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._sampling = _one_digit(engine.tokenizer)
+
+    async def ask(self, question: str) -> str:
+        """See Judge.ask. Raises what the engine raises when it stops."""
+        prompt: Prompt = (ChatMessage("user", question),) if self._engine.info.chat_template else question + "\nRating:"
+        request = GenerationRequest(prompt, self._sampling)
+        try:
+            (found,) = await background(self._engine, [request])
+        except (ContextLengthExceeded, NonfiniteActivations) as error:
+            raise Unanswered(error.message) from error
+        return found.text
+
+
+def _one_digit(tokenizer: Tokenizer) -> SamplingParams:
+    """One token, which is a digit; a free reply where the digits are no tokens of this model."""
+    found = {str(value): tokenizer.encode(str(value))[-1:] for value in range(HIGHEST + 1)}
+    if any(tokenizer.decode(ids).strip() != digit for digit, ids in found.items()):
+        return SamplingParams(max_tokens=REPLY)
+    return SamplingParams(max_tokens=1, logit_bias={ids[0]: SURELY for ids in found.values()})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judging:
+    """Who judges, by which description of the concept, and the instructions as people read them, one a prompt (None: taken
+    from the prompts)."""
+
+    judge: Judge
+    concept: str
+    instructions: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedPoint:
+    """One strength. Means over the answers of which every rating could be had, 0 to 2, with intervals over them; None where
+    there is no such answer. overall: harmonic mean of an answer's three. judged, failed: answers with and without."""
+
+    strength: float
+    concept: Estimate | None
+    instruction: Estimate | None
+    fluency: Estimate | None
+    overall: Estimate | None
+    judged: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """points: by strength. failures: ratings that could not be had, by reason. alike: aspects in which every answer was rated
+    the same, of several."""
+
+    points: tuple[JudgedPoint, ...]
+    ratings: int
+    failures: Mapping[Failure, int]
+    alike: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to know before the figures are believed."""
+        said = []
+        if self.alike:
+            said.append(f"the judge rated every answer alike in {', '.join(self.alike)}: there it tells nothing apart")
+        if lost := sum(self.failures.values()):
+            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.failures.items()))
+            said.append(
+                f"{lost} of {self.ratings} ratings of the judge could not be had ({reasons}); their answers count nowhere"
+            )
+        return tuple(said)
+
+
+def rating(reply: str) -> int | None:
+    """The last rating in a reply, or the reply if it is a digit alone; None where there is none."""
+    found = _RATING.findall(reply) or [match[1] for match in [_BARE.fullmatch(reply)] if match]
+    return int(found[-1]) if found else None
+
+
+def harmonic(ratings: Sequence[int]) -> float:
+    """n / sum(1 / r), 0 where one is 0."""
+    return len(ratings) / sum(1 / one for one in ratings) if all(ratings) else 0.0
+
+
+def instruction_of(prompt: Prompt, tokenizer: Tokenizer) -> str:
+    """What was asked, in words: the text, the last message of the user, or the decoded ids."""
+    if isinstance(prompt, str):
+        return prompt
+    messages = [one for one in prompt if isinstance(one, ChatMessage)]
+    if messages:
+        return next((one.content for one in reversed(messages) if one.role == "user"), messages[-1].content)
+    return tokenizer.decode([one for one in prompt if isinstance(one, int)])
+
+
+def questions_about(concept: str, instruction: str, answer: str) -> tuple[str, ...]:
+    """The three questions, in the order of ASPECTS."""
+    words = {"concept": concept, "instruction": instruction[:LONGEST], "answer": answer[:LONGEST]}
+    return tuple(text.format(**words) + _FORM for text in ASPECTS.values())
+
+
+async def judge_answers(
+    judging: Judging,
+    instructions: Sequence[str],
+    answers: Mapping[float, Sequence[str]],
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Judgement:
+    """answers: strength -> one text an instruction, in order. Cancelling stops every question."""
+    report, failures, door = progress or silent, Counter[Failure](), asyncio.Semaphore(judging.judge.at_once)
+    asked = [
+        questions_about(judging.concept, instruction, text)
+        for texts in answers.values()
+        for instruction, text in zip(instructions, texts, strict=True)
+    ]
+    total, done = sum(map(len, asked)), 0
+
+    async def one(question: str) -> int | None:
+        nonlocal done
+        async with door:
+            try:
+                found = rating(await judging.judge.ask(question))
+            except Unanswered:
+                failures["unreachable"] += 1
+                found = None
+            else:
+                failures["unreadable"] += found is None
+        done += 1
+        report(done, total, "judging")
+        return found
+
+    flat = await gathered([one(question) for questions in asked for question in questions])
+    size, width = len(ASPECTS), len(ASPECTS) * len(instructions)
+    points = []
+    for index, strength in enumerate(answers):
+        row = flat[index * width : (index + 1) * width]
+        points.append(_point(strength, [row[i : i + size] for i in range(0, width, size)], seed))
+    lost = {reason: count for reason, count in failures.items() if count}
+    alike = tuple(aspect for i, aspect in enumerate(ASPECTS) if _alike(flat[i::size]))
+    return Judgement(tuple(sorted(points, key=lambda point: point.strength)), total, lost, alike)
+
+
+def _alike(ratings: Sequence[int | None]) -> bool:
+    had = [one for one in ratings if one is not None]
+    return len(had) >= SEVERAL and len(set(had)) == 1
+
+
+def _point(strength: float, ratings: Sequence[Sequence[int | None]], seed: int) -> JudgedPoint:
+    """ratings: three an answer."""
+    whole = [[one for one in row if one is not None] for row in ratings if None not in row]
+    columns = [[float(row[i]) for row in whole] for i in range(len(ASPECTS))]
+    concept, instruction, fluency, overall = (
+        estimate(column, seed) if column else None for column in [*columns, [harmonic(row) for row in whole]]
+    )
+    return JudgedPoint(strength, concept, instruction, fluency, overall, len(whole), len(ratings) - len(whole))

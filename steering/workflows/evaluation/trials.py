@@ -1,0 +1,187 @@
+"""Trials: many plans over the same prompts and noise, and what each did to the text as the unsteered model reads it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+
+from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, GenerationRequest, Prompt, SamplingParams
+from steering.errors import NonfiniteActivations
+from steering.plan.types import UNSTEERED, SteeringPlan
+from steering.threads import beside
+from steering.workflows.comparison.teacher_forcing import divergences, predicting, surprises
+from steering.workflows.comparison.text_metrics import repetition
+from steering.workflows.evaluation.scorers import SCORERS
+from steering.workflows.evaluation.trial_setup import ReadBack
+from steering.workflows.generate import Answer, attempts, background, mix
+from steering.workflows.progress import Progress, silent
+
+UNSTEERED_SAMPLES = 4
+LOGITS_AT_ONCE = 32 * 1024 * 1024
+"""Logits held at a time, in numbers (128 MB); at least one answer's."""
+WRITING = SamplingParams(max_tokens=48, temperature=0.7)
+"""Warm enough that prompts stand for more than one text each, cool enough to be the text people read."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerMeasures:
+    """One answer as the unsteered model reads it. surprise: mean -log p of its tokens, None where it has none.
+    dose: measured relative dose, mean over the layers that were steered, 0 where none was. text: the answer itself."""
+
+    score: float
+    surprise: float | None
+    repetition: float
+    dose: float
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One plan over all prompts, in their order; broken where the plan drove an answer out of range."""
+
+    measures: tuple[AnswerMeasures, ...] = ()
+    broken: NonfiniteActivations | None = field(default=None, compare=False)
+
+    @property
+    def scores(self) -> tuple[float, ...]:
+        return tuple(one.score for one in self.measures)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """One answer a prompt; of several samples the first."""
+        return tuple(one.text for one in self.measures)
+
+
+async def run_trials(
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    plans: Sequence[SteeringPlan],
+    read_back: ReadBack,
+    sampling: SamplingParams = WRITING,
+    *,
+    progress: Progress | None = None,
+) -> tuple[Trial, tuple[Trial, ...]]:
+    """(the unsteered trial, one trial a plan in order). Prompt i has seed s_i = mix(seed, i) under every plan, so plans
+    share their noise; unsteered it is answered UNSTEERED_SAMPLES times, with seeds mix(s_i, j), and averaged, since all
+    shifts are taken from it.
+
+    All answers are generated as one background batch, then read prompt by prompt; cancelling stops either at once.
+    """
+    report, total = progress or silent, trial_steps(len(plans), len(prompts))
+    seeds = [mix(sampling.seed, i) for i in range(len(prompts))]
+    rows = [(UNSTEERED, j) for j in range(UNSTEERED_SAMPLES)] + [(plan, 0) for plan in plans]
+    requests = [
+        GenerationRequest(prompt, replace(sampling, seed=mix(seed, j)), plan)
+        for plan, j in rows
+        for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
+    outcomes = await attempts(engine, requests, progress=lambda done, _, said: report(done, total, said))
+    answers = [outcomes[i : i + len(prompts)] for i in range(0, len(outcomes), len(prompts))]
+    trials = [
+        Trial(broken=next((one for one in row if isinstance(one, NonfiniteActivations)), None)) for row in answers
+    ]
+    for index, prompt in enumerate(prompts):
+        sound = {i: row[index] for i, row in enumerate(answers) if trials[i].broken is None}
+        ids = engine.tokenizer.encode(prompt)
+        found = await _measure(engine, ids, [one for one in sound.values() if isinstance(one, Answer)], read_back)
+        for i, one in zip(sound, found, strict=True):
+            trials[i] = replace(trials[i], measures=(*trials[i].measures, one))
+        report(len(requests) + (index + 1) * len(rows), total, "reading answers")
+    return _mean_trial(trials[:UNSTEERED_SAMPLES]), tuple(trials[UNSTEERED_SAMPLES:])
+
+
+def trial_answers(plans: int, prompts: int) -> int:
+    """How many answers `run_trials` writes, the unsteered ones included."""
+    return (plans + UNSTEERED_SAMPLES) * prompts
+
+
+def trial_steps(plans: int, prompts: int) -> int:
+    """How many steps of progress `run_trials` reports: every answer is written and read."""
+    return 2 * trial_answers(plans, prompts)
+
+
+def _mean_trial(trials: Sequence[Trial]) -> Trial:
+    """Samples of one plan, averaged prompt by prompt. Raises what broke one of them."""
+    for trial in trials:
+        if trial.broken is not None:
+            raise trial.broken
+    return Trial(tuple(_mean(samples) for samples in zip(*(trial.measures for trial in trials), strict=True)))
+
+
+def _mean(samples: Sequence[AnswerMeasures]) -> AnswerMeasures:
+    surprise = [one.surprise for one in samples if one.surprise is not None]
+    return AnswerMeasures(
+        score=fmean(one.score for one in samples),
+        surprise=fmean(surprise) if surprise else None,
+        repetition=fmean(one.repetition for one in samples),
+        dose=fmean(one.dose for one in samples),
+        text=samples[0].text,
+    )
+
+
+async def _measure(
+    engine: Engine, prompt: tuple[int, ...], answers: Sequence[Answer], read_back: ReadBack
+) -> list[AnswerMeasures]:
+    """One prompt's answers, a few at a time."""
+    found: list[AnswerMeasures] = []
+    longest = len(prompt) + max((len(one.tokens) for one in answers), default=0)
+    size = max(1, LOGITS_AT_ONCE // (longest * engine.info.vocab_size))
+    spec = CaptureSpec(layers=(read_back.layer,), position="all", logits=True)
+    for start in range(0, len(answers), size):
+        part = answers[start : start + size]
+        captures = await engine.capture([CapturePrompt(prompt + one.tokens, UNSTEERED) for one in part], spec)
+        for one, capture in zip(part, captures, strict=True):
+            found.append(await beside(_measures, capture, len(prompt), one, read_back))
+    return found
+
+
+def _measures(capture: Capture, prompt_length: int, answer: Answer, read_back: ReadBack) -> AnswerMeasures:
+    """An answer without a token is read at the position that would have predicted its first."""
+    count = len(answer.tokens)
+    start = prompt_length if count else prompt_length - 1
+    surprise = surprises(predicting(capture, prompt_length, count), answer.tokens)
+    doses = [dose for by_layer in answer.finish.steering.doses for dose in by_layer.values()]
+    return AnswerMeasures(
+        score=SCORERS[read_back.scorer].score(capture.activations[0, start:], read_back.entry),
+        surprise=fmean(surprise) if count else None,
+        repetition=repetition(answer.tokens),
+        dose=fmean(doses) if doses else 0.0,
+        text=answer.text,
+    )
+
+
+async def neutral_divergence(
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    plans: Sequence[SteeringPlan],
+    sampling: SamplingParams = WRITING,
+    *,
+    progress: Progress | None = None,
+) -> tuple[float, ...]:
+    """Mean KL(plan || unsteered) per token, along the unsteered model's own answers to neutral prompts: what a plan
+    changes where nobody asked for the concept. The logits of one plan and of no plan are held at a time, for one prompt.
+    """
+    report, seeds = progress or silent, [replace(sampling, seed=mix(sampling.seed, i)) for i in range(len(prompts))]
+    requests = [GenerationRequest(prompt, one) for prompt, one in zip(prompts, seeds, strict=True)]
+    values: list[list[float]] = [[] for _ in plans]
+    for done, (prompt, answer) in enumerate(zip(prompts, await background(engine, requests), strict=True), start=1):
+        bent = await _bent(engine, engine.tokenizer.encode(prompt), answer.tokens, plans)
+        for into, one in zip(values, bent, strict=True):
+            into.extend(one)
+        report(done, len(prompts), "reading neutral text")
+    return tuple(fmean(one) if one else 0.0 for one in values)
+
+
+async def _bent(
+    engine: Engine, prompt: tuple[int, ...], tokens: tuple[int, ...], plans: Sequence[SteeringPlan]
+) -> list[tuple[float, ...]]:
+    """KL per token of each plan along one text."""
+    spec = CaptureSpec(layers=(), logits=True)
+    (plain,) = await engine.capture([CapturePrompt(prompt + tokens)], spec)
+    reference, found = predicting(plain, len(prompt), len(tokens)), []
+    for plan in plans:
+        if plan.empty:
+            found.append((0.0,) * len(tokens))
+            continue
+        (steered,) = await engine.capture([CapturePrompt(prompt + tokens, plan, len(prompt))], spec)
+        found.append(await beside(divergences, predicting(steered, len(prompt), len(tokens)), reference))
+    return found

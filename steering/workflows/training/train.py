@@ -1,0 +1,189 @@
+"""The trained method: a direction fitted by gradient against the frozen model, then measured on held-out topics like any
+other. Rank-1 preference training in the manner of BiPO (arXiv 2406.00045), RePS (2505.20809) and ReFT-r1 (2404.03592)."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from steering.engine.api import Engine
+from steering.engine.fit_task import FitTask, FittedDirection
+from steering.errors import InvalidRequest
+from steering.extraction import METHODS, Direction
+from steering.extraction.card import best_layer
+from steering.extraction.orientation import orient
+from steering.pairs import Split, split
+from steering.quality import Recommended
+from steering.threads import beside
+from steering.vectors import ConceptVector, check_name
+from steering.workflows.extraction.extract import (
+    ExtractionRequest,
+    Fits,
+    ReadPairs,
+    assembled,
+    block_indices,
+    check_position,
+    fit_layer,
+    proved,
+    read_pairs,
+)
+from steering.workflows.progress import Progress, silent
+from steering.workflows.training.training_texts import neutral_texts, token_pairs
+
+TRAINED = "trained"
+"""The name of the method, beside those of METHODS."""
+START = "mean_difference"
+"""Where the fit starts, and what its strengths are measured in."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSettings:
+    """See FitTask. strengths: in natural scales of the mean difference at the layer. caution: 0 for no neutral texts."""
+
+    steps: int = 100
+    batch: int = 4
+    learning_rate: float = 0.1
+    strengths: tuple[float, float] = (0.25, 1.0)
+    caution: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Layer:
+    """One layer's start and what the fit made of it."""
+
+    start: Direction
+    fitted: FittedDirection
+
+
+async def train(
+    engine: Engine,
+    request: ExtractionRequest,
+    settings: TrainingSettings | None = None,
+    *,
+    progress: Progress | None = None,
+) -> ConceptVector:
+    """A vector with its card, not yet stored. layers "all": the one where mean difference reads best; others are trained
+    one after the other. `request.method` is taken as "trained".
+
+    Only the pairs that are not held out are trained on. Cancelling stops within one piece of the fit. Raises
+    InvalidRequest for what `extract` refuses, for texts that are no pairs, and where training turns the direction against
+    the poles it was made from; what `Engine.fit` raises.
+    """
+    report, chosen = progress or silent, settings or TrainingSettings()
+    request = replace(request, method=TRAINED)
+    layers = _check(engine, request)
+    division = split(request.pairs, request.holdout, request.seed)
+    reading = 2 * len(request.pairs) + len(layers)
+    total = reading + chosen.steps * (1 if request.layers == "all" else len(layers))
+    read = await read_pairs(engine, request, layers, total, report)
+    starts, left_out = await beside(_starts, request, layers, read, division)
+    pairs = await token_pairs(engine, request.pairs, division.fit_positive)
+    report(reading, total, "writing neutral answers")
+    neutral = await neutral_texts(engine, request.seed) if chosen.caution > 0.0 else ()
+    trained: dict[int, _Layer] = {}
+    for layer in _to_train(engine, request, starts):
+        start, done = starts[layer][0], reading + chosen.steps * len(trained)
+        said = f"training layer {layer}"
+        report(done, total, said)
+        fitted = await engine.fit(
+            FitTask(
+                pairs=pairs,
+                layer=layer,
+                amount=start.scale,
+                neutral=neutral,
+                initial=start.vector,
+                seed=request.seed,
+                **asdict(chosen),
+            ),
+            progress=lambda steps, _, done=done, said=said: report(done + steps, total, said),  # type: ignore[misc]
+        )
+        trained[layer] = _Layer(start, fitted)
+    vector = await beside(_vector, engine, request, chosen, layers, read, division, trained, left_out)
+    report(total, total, "done")
+    return vector
+
+
+def _check(engine: Engine, request: ExtractionRequest) -> tuple[int, ...]:
+    check_name(request.name)
+    check_position(request.position)
+    if not request.pairs.paired:
+        raise InvalidRequest(f"method {TRAINED!r} needs pairs, not two heaps of texts", param="method")
+    return block_indices(request.layers, engine.info.layer_count)
+
+
+def _starts(
+    request: ExtractionRequest, layers: tuple[int, ...], read: ReadPairs, division: Split
+) -> tuple[Fits, dict[int, InvalidRequest]]:
+    """The mean difference of each layer and how well it reads; layers that have none, with the reason."""
+    fits: Fits = {}
+    left_out: dict[int, InvalidRequest] = {}
+    for index, layer in enumerate(layers):
+        try:
+            fits[layer] = fit_layer(
+                METHODS[START], read.positive[index], read.negative[index], request.pairs, division, request.seed
+            )
+        except InvalidRequest as error:
+            left_out[layer] = error
+    if not fits:
+        raise left_out[layers[-1]]
+    return fits, left_out
+
+
+def _to_train(engine: Engine, request: ExtractionRequest, starts: Fits) -> tuple[int, ...]:
+    if request.layers != "all":
+        return tuple(starts)
+    return (best_layer({layer: quality for layer, (_, quality) in starts.items()}, engine.info.layer_count),)
+
+
+def _vector(
+    engine: Engine,
+    request: ExtractionRequest,
+    settings: TrainingSettings,
+    layers: tuple[int, ...],
+    read: ReadPairs,
+    division: Split,
+    trained: Mapping[int, _Layer],
+    left_out: Mapping[int, InvalidRequest],
+) -> ConceptVector:
+    """Natural scales and the card come from the class means, as for every method; strengths to try from the training."""
+    fits: Fits = {}
+    for layer, found in trained.items():
+        positive, negative = (heap[layers.index(layer)] for heap in (read.positive, read.negative))
+        direction = _oriented(
+            found, positive[list(division.fit_positive)], negative[list(division.fit_negative)], layer
+        )
+        fits[layer] = direction, proved(direction, positive, negative, request.pairs, division, request.seed)
+    vector = assembled(engine, request, division, fits, left_out)
+    layer = vector.recommended_layers()[0]
+    ratio = trained[layer].start.scale / fits[layer][0].scale
+    low, high = settings.strengths
+    return replace(
+        vector,
+        recommended=Recommended((layer,), (low * ratio, high * ratio)),
+        provenance={**vector.provenance, **_training(settings, trained)},
+    )
+
+
+def _oriented(found: _Layer, positive: Any, negative: Any, layer: int) -> Direction:
+    """The fitted direction with its class means. Its sign is the training's: turning it round would undo what it does."""
+    direction = orient(found.fitted.direction, positive, negative)
+    if float(direction.vector @ found.fitted.direction) < 0.0:
+        raise InvalidRequest(
+            f"at layer {layer} the trained direction makes the positive texts likelier, yet reads the poles the wrong way "
+            "round; train fewer steps, at another layer, or on more pairs",
+            param="layers",
+        )
+    return direction
+
+
+def _training(settings: TrainingSettings, trained: Mapping[int, _Layer]) -> dict[str, Any]:
+    return {
+        "training": {
+            **asdict(settings),
+            "strengths": list(settings.strengths),
+            "amount": {str(layer): found.start.scale for layer, found in trained.items()},
+            "cosine_to_start": {
+                str(layer): float(found.fitted.direction @ found.start.vector) for layer, found in trained.items()
+            },
+            "loss": {str(layer): [found.fitted.losses[0], found.fitted.losses[-1]] for layer, found in trained.items()},
+        }
+    }

@@ -1,0 +1,207 @@
+"""The command `steer` as a person runs it: against a real server, with files, and with what must be refused."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.cli.main import main
+from app.cli.serve import settings_of
+from app.services.gguf_export import control_vector
+from steering.client.client import Client
+from tests.app.conftest import D_MODEL
+from tests.app.running import running
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with running() as found:
+        with Client(found) as client:
+            client.register_vector("calm", {"0": [1.0] * D_MODEL, "1": [0.5] * D_MODEL, "2": [3.0] * D_MODEL})
+        yield found
+
+
+class Steer:
+    """Runs a command against the server and keeps what it printed."""
+
+    def __init__(self, address: str, capsys: pytest.CaptureFixture[str]) -> None:
+        self._address, self._capsys = address, capsys
+
+    def __call__(self, *arguments: str, code: int = 0, local: bool = False) -> tuple[str, str]:
+        """(standard output, standard error). local: a command that asks no server."""
+        with pytest.raises(SystemExit) as ended:
+            main([*arguments, *([] if local else ["--url", self._address])])
+        found = self._capsys.readouterr()
+        assert (ended.value.code or 0) == code, found.err
+        return found.out, found.err
+
+
+@pytest.fixture
+def steer(address: str, capsys: pytest.CaptureFixture[str]) -> Steer:
+    return Steer(address, capsys)
+
+
+# ---- options ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("generate", "x", "--steer", "a=much"),
+        ("generate", "x", "--steering", "{"),
+        ("generate", "x", "--steer", "a=1", "--layers", "some"),
+        ("compare", "x"),
+        ("sweep", "a", "x", "--strengths", "1,two"),
+        ("extract", "a"),
+        ("extract", "a", "--concept", "b", "--trait", "c", "--opposite", "d"),
+        ("extract", "a", "--trait", "c"),
+        ("vectors", "export", "calm", "--format", "pickle"),
+        ("vectors", "export", "calm", "--layers", "all"),
+        ("vectors", "export", "calm", "--format", "gguf", "--layers", "1:2"),
+    ],
+)
+def test_a_wrong_use_is_told_and_ends_with_2(steer: Steer, arguments: tuple[str, ...]) -> None:
+    _, complaint = steer(*arguments, code=2)
+    assert complaint
+
+
+def test_options_of_serve_come_before_the_environment_and_are_checked(steer: Steer) -> None:
+    assert settings_of({"port": 8123}).port == 8123
+    _, complaint = steer("serve", "--host", "0.0.0.0", code=2, local=True)
+    assert "STEERING_API_KEYS" in complaint
+    _, complaint = steer("serve", "--set", "max_arms=none", code=2, local=True)
+    assert "max_arms" in complaint
+    _, complaint = steer("serve", "--set", "no_such=1", code=2, local=True)
+    assert "max_arms" in complaint, "what exists is told"
+
+
+# ---- answers ----------------------------------------------------------------------------------------------------
+
+
+def test_generate_prints_the_answer_and_says_apart_what_was_done(steer: Steer, address: str) -> None:
+    said, told = steer("generate", "hello", "--steer", "calm=0.5", "--seed", "4", "--max-tokens", "6")
+    with Client(address) as client:
+        asked = {"steering": [{"vector": "calm", "strength": 0.5}], "seed": 4, "max_tokens": 6}
+        answer = client.generate(messages=[{"role": "user", "content": "hello"}], **asked)  # type: ignore[arg-type]
+    assert said == answer.choices[0].text + "\n"
+    assert "seed 4" in told
+    assert "add calm@1 at +0.5 scale" in told
+
+
+def test_generate_gives_the_whole_answer_as_json(steer: Steer) -> None:
+    said, _ = steer("generate", "hello", "--raw", "--seed", "4", "--max-tokens", "2", "--json")
+    assert json.loads(said)["seed"] == 4
+
+
+def test_compare_and_sweep_show_every_arm_with_its_figures(steer: Steer) -> None:
+    said, told = steer("compare", "hello", "--steer", "calm=2", "--n", "2", "--seed", "1", "--max-tokens", "5")
+    assert all(word in said for word in ("base", "steered", "calm", "KL", "perplexity", "token 0"))
+    assert "add calm@1 at +2 scale" in told
+    said, _ = steer("sweep", "calm", "hello", "--strengths", "-1,0,0.5", "--seed", "1", "--max-tokens", "5")
+    assert all(arm in said for arm in ("-1", "base", "+0.5"))
+    said, _ = steer("sweep", "calm", "hi", "--operation", "rotate", "--degrees", "10", "--max-tokens", "2", "--json")
+    assert {one["operation"] for arm in json.loads(said)["arms"] for one in arm["steering"]["applied"]} == {"rotate"}
+
+
+def test_an_error_of_the_server_is_told_in_a_line_and_ends_with_1(steer: Steer) -> None:
+    said, told = steer("generate", "hello", "--steer", "nobody=1", code=1)
+    assert said == ""
+    assert "vector_not_found" in told
+    assert "Traceback" not in told
+
+
+def test_a_server_that_is_not_there_is_told(steer: Steer) -> None:
+    _, told = steer("vectors", "list", "--url", "http://127.0.0.1:9", code=1, local=True)
+    assert "connection_failed" in told
+
+
+# ---- vectors ----------------------------------------------------------------------------------------------------
+
+
+def test_extract_from_a_file_of_pairs_shows_the_card(steer: Steer, tmp_path: Path) -> None:
+    lines = [
+        {"positive": f"good {i}", "negative": f"bad {i}", "prompt": "well?", "topic": f"t{i % 4}"} for i in range(8)
+    ]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("\n".join(json.dumps(line) for line in lines))
+    said, _ = steer("extract", "mood", "--pairs", str(file), "--layers", "1,2", "--position", "-1")
+    assert "mood@1" in said
+    assert "held-out AUROC" in said
+    assert "too few pairs" in said
+    said, _ = steer("vectors", "show", "mood")
+    assert "random AUROC" in said
+    said, _ = steer("vectors", "list", "--search", "mood")
+    assert "mood@1" in said
+    steer("vectors", "delete", "mood")
+    _, told = steer("vectors", "show", "mood", code=1)
+    assert "vector_not_found" in told
+
+
+def test_a_bad_line_of_a_file_of_pairs_is_named(steer: Steer, tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text('{"positive": "a", "negative": "b"}\n{"positive": "a"}\n')
+    _, told = steer("extract", "mood", "--pairs", str(file), code=1)
+    assert "line 2" in told
+
+
+def test_a_trained_vector_takes_its_settings(steer: Steer, tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("\n".join(json.dumps({"positive": f"good {i}", "negative": f"bad {i}"}) for i in range(6)))
+    trained = ("extract", "mood", "--pairs", str(file), "--method", "trained", "--steps", "3", "--caution", "0")
+    steer(*trained)
+    said, _ = steer("vectors", "show", "mood", "--json")
+    training = json.loads(said)["provenance"]["training"]
+    assert (training["steps"], training["caution"]) == (3, 0.0)
+    _, told = steer("extract", "mood", "--pairs", str(file), "--steps", "3", code=1)
+    assert "training" in told
+
+
+def test_a_job_that_fails_is_told(steer: Steer, tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text('{"positive": "good", "negative": "bad"}\n')
+    _, told = steer("extract", "mood", "--pairs", str(file), "--method", "probe", code=1)
+    assert "needs at least 4" in told
+
+
+def test_a_vector_goes_out_and_comes_in_unchanged_in_every_format(steer: Steer, address: str, tmp_path: Path) -> None:
+    with Client(address) as client:
+        before = client.export_vector_words("calm")
+        for form, chosen in (("safetensors", ()), ("gguf", ("--layers", "all"))):
+            file = tmp_path / f"calm.{form}"
+            steer("vectors", "export", "calm", "-o", str(file), "--format", form, *chosen)
+            steer("vectors", "import", str(file), "--name", f"from-{form}")
+            after = client.export_vector_words(f"from-{form}")
+            for layer in after.layers:
+                assert after.directions[str(layer)] == pytest.approx(before.directions[str(layer)], abs=1e-7)
+                assert after.scale[str(layer)] == pytest.approx(before.scale[str(layer)], rel=1e-6)
+            client.delete_vector(f"from-{form}")
+    file = tmp_path / "calm.json"
+    steer("vectors", "export", "calm@1", "-o", str(file), "--format", "json")
+    assert json.loads(file.read_text())["id"] == "calm@1"
+
+
+def test_a_control_vector_needs_a_name_when_it_comes_in(steer: Steer, tmp_path: Path) -> None:
+    file = tmp_path / "v.gguf"
+    file.write_bytes(control_vector({1: [1.0] * D_MODEL}, {1: 1.0}, "m"))
+    steer("vectors", "import", str(file), code=2)
+
+
+# ---- the database ------------------------------------------------------------------------------------------------
+
+
+def test_the_schema_of_a_database_is_looked_at_and_brought_up_to_date(steer: Steer, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'steering.sqlite3'}"
+    said, _ = steer("db", "current", "--database", url, local=True)
+    assert said.startswith("database: empty; this version: ")
+    newest = said.strip().rpartition(" ")[2]
+    assert not (tmp_path / "steering.sqlite3").exists(), "looking makes nothing"
+    said, _ = steer("db", "upgrade", "--database", url, local=True)
+    assert said.strip() == f"database: {newest}"
+    said, _ = steer("db", "current", "--database", url, local=True)
+    assert said.strip() == f"database: {newest}; this version: {newest}"
+
+
+def test_a_database_that_cannot_be_is_refused(steer: Steer) -> None:
+    _, told = steer("db", "current", "--database", "oracle://x", code=1, local=True)
+    assert "error" in told

@@ -1,0 +1,86 @@
+"""What a command prints and reads: text of a model made safe, layers and steering as a person writes them."""
+
+import unicodedata
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from app.cli.tables import applied_lines, comparison_table
+from app.cli.terminal import layers_of, safe, steering_of
+from steering.schemas.comparison import ArmAnswer, CompareAnswer
+from steering.schemas.generation import Choice
+from steering.schemas.steering import AppliedSteering
+
+ESCAPES = "\x1b[2J\x1b]0;title\x07 \u202eabc\u2066 \x9b31m\r\x08"
+
+
+@given(st.text())
+def test_no_text_reaches_the_terminal_with_a_control_code_in_it(text: str) -> None:
+    kept = safe(text)
+    for character in kept:
+        assert character in "\n\t" or unicodedata.category(character) not in {"Cc", "Cs"}
+        assert unicodedata.bidirectional(character) not in {
+            "LRE",
+            "RLE",
+            "LRO",
+            "RLO",
+            "PDF",
+            "LRI",
+            "RLI",
+            "FSI",
+            "PDI",
+        }
+
+
+def test_ordinary_text_of_any_script_is_kept() -> None:
+    text = "naïve 日本語 עברית 👩‍🔬\n\ttab"
+    assert safe(text) == text
+
+
+def test_what_a_model_wrote_is_shown_as_text_and_never_as_codes_or_markup() -> None:
+    steering = AppliedSteering(fingerprint="", applied=[], warnings=[f"beware {ESCAPES}[red]"])
+    choice = Choice(index=0, text=f"one [bold]two[/bold] {ESCAPES}", finish_reason="stop")
+    answer = CompareAnswer(
+        id="c",
+        model="m",
+        seed=1,
+        baseline="b",
+        arms=[ArmAnswer(name=f"b{ESCAPES}", choices=[choice], steering=steering)],
+    )
+    console = Console(width=100, force_terminal=False)
+    with console.capture() as capture:
+        console.print(comparison_table(answer, f"prompt {ESCAPES}"))
+        for line in applied_lines(steering):
+            console.print(line)
+    printed = capture.get()
+    assert "[bold]two[/bold]" in printed
+    assert "beware" in printed
+    assert not any(unicodedata.category(character) == "Cc" and character != "\n" for character in printed)
+    assert "\u202e" not in printed
+
+
+@pytest.mark.parametrize(
+    ("text", "layers"),
+    [
+        ("recommended", "recommended"),
+        ("all", "all"),
+        ("12,13", [12, 13]),
+        ("-1", [-1]),
+        ("10:16", {"from": 10, "to": 16}),
+    ],
+)
+def test_layers_as_a_person_writes_them(text: str, layers: Any) -> None:
+    assert layers_of(text) == layers
+
+
+def test_steering_is_the_sum_of_its_options() -> None:
+    assert steering_of([], "recommended", None, None) is None
+    first = {"vector": "a", "strength": -0.5, "layers": [3]}
+    assert steering_of(["a=-0.5"], "3", None, '{"vector": "b"}') == [first, {"vector": "b"}]
+    assert steering_of(["a"], "all", "kept", None) == {
+        "profile": "kept",
+        "interventions": [{"vector": "a", "strength": 1.0, "layers": "all"}],
+    }

@@ -1,0 +1,225 @@
+"""Both clients against a real server: every route answers, events come in order, failures are one ApiError."""
+
+import inspect
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import aclosing
+
+import pytest
+
+from app.main import create_app
+from app.settings import Settings
+from steering.client.calls import analysis, generation, server, vectors
+from steering.client.calls.base import Call, StreamCall
+from steering.client.client import ApiError, AsyncClient, Client
+from steering.schemas.comparison import ArmErrorAnswer, CompareAnswer
+from steering.schemas.generation import GenerateAnswer, TokenPiece
+from steering.schemas.vectors import VectorAnswer
+from steering.spec import InterventionSpec, LayerRange
+from tests.app.conftest import D_MODEL, StartServer
+from tests.app.running import running
+
+DIRECTIONS = {"1": [1.0] * D_MODEL, "2": [2.0] * D_MODEL}
+PAIRS = [{"positive": f"good day {i}", "negative": f"bad day {i}", "topic": f"t{i % 5}"} for i in range(10)]
+CHAT = [{"role": "user", "content": "How was the trip?"}]
+KEY = "key-of-the-test"
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with running() as found:
+        yield found
+
+
+@pytest.fixture
+def client(address: str) -> Iterator[Client]:
+    with Client(address) as found:
+        for vector in found.list_vectors().data:
+            found.delete_vector(vector.name, force=True)
+        for profile in found.list_profiles().data:
+            found.delete_profile(profile.name)
+        yield found
+
+
+def builders() -> dict[str, object]:
+    """Every builder of a Call."""
+    modules = (generation, vectors, analysis, server)
+    return {
+        name: value
+        for module in modules
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
+    }
+
+
+def test_every_call_is_a_method_of_both_clients_under_the_same_name_and_words() -> None:
+    for name in builders():
+        assert getattr(Client, name).__doc__, name
+        assert getattr(AsyncClient, name).__doc__ == getattr(Client, name).__doc__
+
+
+def test_every_route_of_the_server_has_a_call_except_metrics_and_plain_health() -> None:
+    reached = set()
+    arguments = {
+        "name": "n",
+        "job_id": "j",
+        "directions": {},
+        "interventions": [],
+        "terms": [],
+        "tokens": [],
+        "content": b"",
+        "record": {},
+        "vector": "v",
+        "vectors": ["v"],
+        "texts": ["t"],
+        "kind": "layer_sweep",
+    }
+    for build in builders().values():
+        assert callable(build)
+        needed = {
+            parameter.name: arguments[parameter.name]
+            for parameter in inspect.signature(build).parameters.values()
+            if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
+        }
+        call: Call[object] | StreamCall[VectorAnswer] = build(**needed)
+        reached.add((call.method, call.path.replace("/n", "/{name}").replace("/j/", "/{job_id}/")))
+    reached = {
+        (method, path.removesuffix("/j") + "/{job_id}" if path.endswith("/j") else path) for method, path in reached
+    }
+    paths = create_app(Settings(database="memory://")).openapi()["paths"]
+    offered = {(method.upper(), path) for path, methods in paths.items() for method in methods}
+    assert offered - reached == {("GET", "/metrics"), ("GET", "/health"), ("GET", "/health/live")}
+    assert reached - offered == {("GET", "/openapi.json")}
+
+
+def test_a_vector_is_registered_read_described_combined_carried_out_and_in_and_deleted(client: Client) -> None:
+    made = client.register_vector("calm", DIRECTIONS, description="quiet", tags=["mood"])
+    assert (made.id, made.layers, made.description) == ("calm@1", [1, 2], "quiet")
+    assert client.get_vector("calm@1") == client.get_vector("calm") == made
+    assert client.get_directions("calm", layers=[2])["2"] == pytest.approx([1 / math.sqrt(D_MODEL)] * D_MODEL)
+    assert client.describe_vector("calm", tags=["mood", "kept"]).tags == ["mood", "kept"]
+    assert [found.name for found in client.list_vectors(tag="kept", limit=5).data] == ["calm"]
+    client.register_vector("glad", {"1": [1.0, -1.0] * (D_MODEL // 2)})
+    sum_of_both = client.combine_vectors("both", [{"vector": "calm", "weight": 1.0}, {"vector": "glad", "weight": 2.0}])
+    assert sum_of_both.layers == [1]
+    assert {found.id for found in client.similar_vectors("calm").data} == {"glad@1", "both@1"}
+    again = client.import_vector(client.export_vector("calm"), name="copy")
+    assert client.export_control_vector("calm", "all").startswith(b"GGUF")
+    assert len(client.export_control_vector("calm", [1])) < len(client.export_control_vector("calm", [1, 2]))
+    assert client.export_vector_words("copy").directions == client.export_vector_words("calm").directions
+    assert again.scale == made.scale
+    client.delete_vector("copy")
+    with pytest.raises(ApiError) as refused:
+        client.get_vector("copy")
+    assert refused.value.code == "vector_not_found"
+
+
+def test_extraction_waits_or_is_followed_as_a_job_to_the_same_vector(client: Client) -> None:
+    waited = client.extract_vector("mood", pairs=PAIRS, layers=[1, -1], position=-1)
+    assert waited.layers == [1, 3]
+    assert waited.quality is not None
+    assert waited.quality.pairs == 10
+    job = client.start_extraction("mood", pairs=PAIRS, layers=[1, -1], position=-1)
+    records = list(client.job_events(job.id))
+    assert records[-1].status == "succeeded"
+    assert records[-1].result is not None
+    followed = VectorAnswer.model_validate(records[-1].result["vector"])
+    assert (followed.id, followed.scale) == ("mood@2", waited.scale)
+    assert client.get_job(job.id) == records[-1] == client.cancel_job(job.id)
+    assert job.id in {one.id for one in client.list_jobs(limit=10).data}
+
+
+def test_profiles_and_the_default_steering_are_kept_on_the_server(client: Client) -> None:
+    client.register_vector("calm", DIRECTIONS)
+    written = InterventionSpec(vector="calm", strength=0.5, layers=LayerRange(from_=1, to=3))
+    profile = client.put_profile("quiet", [written], description="hush")
+    assert profile == client.get_profile("quiet") == client.list_profiles().data[0]
+    assert client.generate("x", steering={"profile": "quiet"}).steering.applied[0].layers == [1, 2]
+    client.set_default_steering([{"vector": "calm", "strength": 0.25}])
+    kept = client.get_default_steering().interventions
+    assert kept is not None
+    assert kept[0].strength == 0.25
+    assert client.generate("x").steering.applied[0].strength == 0.25
+    client.clear_default_steering()
+    assert client.get_default_steering().interventions is None
+    client.delete_profile("quiet")
+    assert client.list_profiles().data == []
+
+
+def test_a_stream_is_pieces_in_order_and_then_the_plain_answer(client: Client) -> None:
+    plain = client.generate(messages=CHAT, seed=3, max_tokens=6)
+    *pieces, whole = client.generate_stream(messages=CHAT, seed=3, max_tokens=6)
+    assert isinstance(whole, GenerateAnswer)
+    assert whole.choices == plain.choices
+    assert "".join(one.text for one in pieces if isinstance(one, TokenPiece)) == plain.choices[0].text
+
+
+def test_a_comparison_reads_back_whole_and_streams_with_the_names_of_its_arms(client: Client) -> None:
+    client.register_vector("calm", DIRECTIONS)
+    asked = {"seed": 3, "max_tokens": 4, "readout": ["calm"]}
+    answer = client.compare(messages=CHAT, steering=[{"vector": "calm", "strength": 2.0}], **asked)  # type: ignore[arg-type]
+    assert [arm.name for arm in answer.arms] == ["base", "steered"]
+    assert answer.arms[1].against_baseline is not None
+    assert answer.arms[1].against_baseline.readout_shift["calm"].interval is None
+    *events, whole = client.compare_stream(messages=CHAT, steering=[{"vector": "calm", "strength": 2.0}], **asked)  # type: ignore[arg-type]
+    assert isinstance(whole, CompareAnswer)
+    assert {one.arm for one in events if isinstance(one, TokenPiece)} == {"base", "steered"}
+    assert [arm.choices for arm in whole.arms] == [arm.choices for arm in answer.arms]
+
+
+def test_an_arm_that_fails_is_an_event_and_the_others_go_on(client: Client) -> None:
+    client.register_vector("calm", DIRECTIONS)
+    *events, whole = client.compare_stream("x", steering=[{"vector": "calm", "strength": 1e7}], max_tokens=3)
+    failures = [one for one in events if isinstance(one, ArmErrorAnswer)]
+    assert [(one.arm, one.error.code) for one in failures] == [("steered", "nonfinite_activations")]
+    assert isinstance(whole, CompareAnswer)
+    assert whole.arms[0].choices
+
+
+def test_tokens_concepts_and_the_server_itself(client: Client) -> None:
+    tokens = client.tokenize("abc", texts=True)
+    assert (tokens.texts, client.detokenize(tokens.tokens).text) == (["a", "b", "c"], "abc")
+    assert client.get_concept("sentiment").pairs == next(
+        c.pairs for c in client.list_concepts().data if c.name == "sentiment"
+    )
+    assert client.capabilities().d_model == D_MODEL
+    assert client.health().status == "ok"
+    assert client.version().name == "steering-server"
+    document = client.openapi()
+    assert isinstance(document, dict)
+    assert "paths" in document
+
+
+def test_client_and_command_start_without_torch_and_without_the_web_framework() -> None:
+    heavy = "{'torch', 'transformers', 'fastapi', 'starlette', 'sqlalchemy'}"
+    code = f"import sys, steering.client.client, app.cli.main; sys.exit(', '.join(sorted({heavy} & set(sys.modules))) or None)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_key_is_sent_and_a_wrong_one_is_refused() -> None:
+    with running(api_keys=(KEY,)) as address:
+        with Client(address, api_key=KEY) as client:
+            assert client.version().name == "steering-server"
+        with Client(address) as client, pytest.raises(ApiError) as refused:
+            client.version()
+    assert (refused.value.status, refused.value.code) == (401, "invalid_api_key")
+
+
+async def test_the_asynchronous_client_does_the_same_over_any_transport(start: StartServer) -> None:
+    server = await start()
+    async with AsyncClient("http://127.0.0.1:8000", http=server.client) as client:
+        await client.register_vector("calm", DIRECTIONS)
+        answer = await client.generate(messages=CHAT, steering=[{"vector": "calm"}], seed=1, max_tokens=5)
+        assert answer.steering.applied[0].vector == "calm@1"
+        async with aclosing(
+            client.generate_stream(messages=CHAT, steering=[{"vector": "calm"}], seed=1, max_tokens=5)
+        ) as s:
+            *pieces, whole = [event async for event in s]
+        assert isinstance(whole, GenerateAnswer)
+        assert "".join(one.text for one in pieces if isinstance(one, TokenPiece)) == answer.choices[0].text
+        with pytest.raises(ApiError) as refused:
+            await client.get_vector("nobody")
+        assert refused.value.code == "vector_not_found"

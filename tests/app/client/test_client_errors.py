@@ -1,0 +1,112 @@
+"""The client when something is wrong: refusals, failures in the middle, answers that cannot be read, no server at all."""
+
+import json
+import math
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+
+from steering.client.client import ApiError, Client
+from steering.schemas.generation import TokenPiece
+from tests.app.running import running
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    with running() as address, Client(address) as found:
+        yield found
+
+
+def test_a_refusal_carries_status_code_field_and_the_request_of_the_log(client: Client) -> None:
+    with pytest.raises(ApiError) as refused:
+        client.generate("x", steering=[{"vector": "nobody"}])
+    error = refused.value
+    assert (error.status, error.code, error.param) == (404, "vector_not_found", "vector")
+    assert error.request_id is not None
+    assert error.request_id in str(error)
+    assert "nobody" in error.message
+
+
+def test_a_refused_stream_raises_before_its_first_event(client: Client) -> None:
+    with pytest.raises(ApiError) as refused:
+        list(client.generate_stream("x", max_tokens=10**6))
+    assert refused.value.code == "context_length_exceeded"
+
+
+def test_a_failure_in_the_middle_of_a_stream_raises_after_its_pieces() -> None:
+    def answer(_: httpx2.Request) -> httpx2.Response:
+        piece = {"choice": 0, "index": 0, "id": 5, "text": "so far"}
+        failed = {"error": {"message": "out of range", "type": "x", "param": None, "code": "nonfinite_activations"}}
+        return events(("token", piece), ("error", failed))
+
+    with transported(answer) as client:
+        stream = client.generate_stream("x")
+        first = next(stream)
+        assert isinstance(first, TokenPiece)
+        with pytest.raises(ApiError) as failed:
+            next(stream)
+    assert (first.text, failed.value.code) == ("so far", "nonfinite_activations")
+
+
+def test_a_stream_without_its_end_is_no_answer_and_unknown_events_are_passed_over() -> None:
+    piece = {"choice": 0, "index": 0, "id": 5, "text": "a"}
+    with (
+        transported(lambda _: events(("novelty", {"x": 1}), ("token", piece))) as client,
+        pytest.raises(ApiError) as cut,
+    ):
+        list(client.generate_stream("x"))
+    assert cut.value.code == "stream_cut"
+
+
+@pytest.mark.parametrize("body", [b"<html>502</html>", b"[]", b'{"error": "busy"}', b'{"detail": "x"}'])
+def test_an_error_that_is_not_ours_is_told_by_its_status(body: bytes) -> None:
+    headers = {"Retry-After": "3"}
+    with (
+        transported(lambda _: httpx2.Response(502, content=body, headers=headers)) as client,
+        pytest.raises(ApiError) as told,
+    ):
+        client.health()
+    assert (told.value.status, told.value.code, told.value.retry_after) == (502, "unreadable_answer", 3.0)
+
+
+def test_an_answer_in_another_shape_is_told() -> None:
+    with transported(lambda _: httpx2.Response(200, json={"status": 5})) as client, pytest.raises(ApiError) as told:
+        client.health()
+    assert told.value.code == "unreadable_answer"
+
+
+def test_a_server_that_is_not_there_is_told() -> None:
+    with Client("http://127.0.0.1:9") as client, pytest.raises(ApiError) as told:
+        client.health()
+    assert (told.value.status, told.value.code) == (0, "connection_failed")
+
+
+def test_a_number_that_was_not_finite_reads_back_as_nan_and_not_as_an_error() -> None:
+    def answer(_: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, json={"data": [{"id": "a@1", "cosine": {"1": None}, "mean": None}]})
+
+    with transported(answer) as client:
+        assert math.isnan(client.similar_vectors("b").data[0].mean)
+
+
+def test_a_name_never_becomes_another_path() -> None:
+    asked = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append(request.url.raw_path)
+        return httpx2.Response(204)
+
+    with transported(answer) as client:
+        client.delete_vector("../steering?x=1#y")
+    assert asked == [b"/v1/vectors/..%2Fsteering%3Fx%3D1%23y?force=false"]
+
+
+def events(*named: tuple[str, object]) -> httpx2.Response:
+    text = "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in named)
+    return httpx2.Response(200, text=text, headers={"Content-Type": "text/event-stream"})
+
+
+def transported(answer: object) -> Client:
+    """A client whose server is a function."""
+    return Client("http://server", http=httpx2.Client(transport=httpx2.MockTransport(answer)))  # type: ignore[arg-type]

@@ -1,0 +1,172 @@
+"""The framing of streams, and every way in which one can end."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+
+from app.http.sse import KEEPALIVE, STRAIGHT_SEND, Event, EventStream, Patience, frame
+from steering.errors import Draining, Overloaded, SteeringError
+from steering.schemas.generation import TokenPiece
+
+FOREVER = Patience(keepalive_seconds=60, stall_seconds=60, life_seconds=60)
+
+
+class Wire:
+    """The server's end of a connection: what was sent, and a client that may leave."""
+
+    def __init__(self) -> None:
+        self.sent = b""
+        self.left = asyncio.Event()
+
+    async def receive(self) -> dict[str, Any]:
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Any) -> None:
+        self.sent += message.get("body", b"")
+
+
+class Source:
+    """Events one at a time, and whether it was closed."""
+
+    def __init__(self, *events: Event, then: Exception | None = None, wait: bool = False) -> None:
+        self.events, self.then, self.wait, self.closed = events, then, wait, False
+
+    async def run(self) -> AsyncGenerator[Event, None]:
+        try:
+            for event in self.events:
+                yield event
+            if self.wait:
+                await asyncio.Event().wait()
+            if self.then is not None:
+                raise self.then
+        finally:
+            self.closed = True
+
+
+def stream(source: Source, patience: Patience = FOREVER) -> tuple[EventStream, "asyncio.Future[SteeringError]"]:
+    """A stream over a source, and the future that interrupts it."""
+    interrupted: asyncio.Future[SteeringError] = asyncio.get_running_loop().create_future()
+    return EventStream(source.run(), patience, interrupted), interrupted
+
+
+async def test_events_are_framed_and_the_source_is_closed() -> None:
+    wire, source = Wire(), Source(Event({"a": 1}, "token"), Event("[DONE]"))
+    await stream(source)[0]({}, wire.receive, wire.send)
+    assert wire.sent == b'event: token\ndata: {"a": 1}\n\ndata: [DONE]\n\n'
+    assert source.closed
+
+
+async def test_pieces_go_straight_to_the_server_and_start_and_end_through_the_wrappers() -> None:
+    wire, wrapped, source = Wire(), Wire(), Source(Event("[DONE]"))
+    types: list[str] = []
+
+    async def send(message: Any) -> None:
+        types.append(message["type"])
+        await wrapped.send(message)
+
+    await stream(source)[0]({"state": {STRAIGHT_SEND: wire.send}}, wire.receive, send)
+    assert wire.sent == b"data: [DONE]\n\n"
+    assert (types, wrapped.sent) == (["http.response.start", "http.response.body"], b"")
+
+
+@pytest.mark.parametrize(
+    "text", ["\n\nevent: done\ndata: {}\n\n", "\r\r", "\u2028\u2029\u0085\x0b\x0c", "\ud800", "\x00"]
+)
+def test_no_text_can_forge_an_event(text: str) -> None:
+    framed = frame(Event({text: text}, "token")).decode("ascii")
+    assert len(framed.splitlines()) == 3
+    assert json.loads(framed.splitlines()[1].removeprefix("data: ")) == {text: text}
+
+
+def test_words_of_the_wire_are_framed_without_what_they_leave_unsaid_and_written_json_as_it_is() -> None:
+    piece = TokenPiece(choice=0, index=1, id=7, text="\u2028é\n")
+    framed = b'event: token\ndata: {"choice":0,"index":1,"id":7,"text":"\\u2028\\u00e9\\n"}\n\n'
+    assert frame(Event(piece, "token")) == framed
+    assert frame(Event(framed.splitlines()[1].removeprefix(b"data: "), "token")) == framed
+
+
+def test_names_and_literal_data_are_ours_alone() -> None:
+    for wrong in (Event({}, "a\nb"), Event({}, "A"), Event({}, ""), Event("a\nb"), Event("a\rb")):
+        with pytest.raises(AssertionError):
+            frame(wrong)
+    with pytest.raises(ValueError, match="JSON compliant"):
+        frame(Event({"a": float("nan")}))
+
+
+async def test_silence_is_filled_with_comments() -> None:
+    wire, source = Wire(), Source(wait=True)
+    running = asyncio.create_task(stream(source, Patience(0.01, 60, 60))[0]({}, wire.receive, wire.send))
+    async with asyncio.timeout(10):
+        while wire.sent.count(KEEPALIVE) < 3:  # noqa: ASYNC110 - counted in bytes
+            await asyncio.sleep(0.01)
+    wire.left.set()
+    await running
+    assert wire.sent.replace(KEEPALIVE, b"") == b""
+
+
+async def test_a_client_that_leaves_closes_the_source() -> None:
+    wire, source = Wire(), Source(Event({}, "token"), wait=True)
+    running = asyncio.create_task(stream(source)[0]({}, wire.receive, wire.send))
+    await asyncio.sleep(0.05)
+    assert not source.closed
+    wire.left.set()
+    await asyncio.wait_for(running, 10)
+    assert source.closed
+
+
+async def test_a_reader_that_takes_nothing_loses_its_stream() -> None:
+    wire, source = Wire(), Source(Event({}, "token"), wait=True)
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    await asyncio.wait_for(stream(source, Patience(60, 0.05, 60))[0]({}, wire.receive, send), 10)
+    assert source.closed
+
+
+async def test_a_reader_that_does_not_even_take_a_comment_loses_its_stream() -> None:
+    wire, source = Wire(), Source(wait=True)
+
+    async def send(message: Any) -> None:
+        if message.get("body") == KEEPALIVE:
+            await asyncio.Event().wait()
+
+    await asyncio.wait_for(stream(source, Patience(0.02, 0.05, 60))[0]({}, wire.receive, send), 10)
+    assert source.closed
+
+
+async def test_an_interruption_is_the_last_event() -> None:
+    wire, source = Wire(), Source(Event({}, "token"), wait=True)
+    response, interrupted = stream(source)
+    interrupted.get_loop().call_later(0.05, interrupted.set_result, Draining("stopping"))
+    await asyncio.wait_for(response({}, wire.receive, wire.send), 10)
+    assert b'"code": "draining"' in wire.sent.split(b"\n\n")[-2]
+    assert source.closed
+
+
+async def test_failures_are_told_and_ours_are_hidden() -> None:
+    hidden = b"internal_error"
+    for failure, code in (
+        (Overloaded("full"), b"overloaded"),
+        (ValueError("/secret"), hidden),
+        (TimeoutError("/secret"), hidden),
+        (OSError("/secret"), hidden),
+    ):
+        wire, source = Wire(), Source(Event({}, "token"), then=failure)
+        await stream(source)[0]({}, wire.receive, wire.send)
+        last = wire.sent.split(b"\n\n")[-2]
+        assert last.startswith(b"event: error\n")
+        assert code in last
+        assert b"secret" not in wire.sent
+
+
+async def test_a_stream_has_a_longest_life() -> None:
+    wire, source = Wire(), Source(wait=True)
+    await asyncio.wait_for(stream(source, Patience(0.02, 60, 0.1))[0]({}, wire.receive, wire.send), 10)
+    assert b"limit_exceeded" in wire.sent
+    assert source.closed

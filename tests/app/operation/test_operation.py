@@ -1,0 +1,149 @@
+"""What an operator sees: capabilities, version, tokenizing, metrics with bounded labels, logs without secrets, OpenAPI."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+from fastapi.routing import APIRoute
+from structlog.stdlib import ProcessorFormatter
+
+from app.http.request_reading import DoorRoute
+from app.main import ROUTERS
+from app.settings import SCOPES
+from steering.conditions import CONDITIONS
+from steering.operations import OPERATIONS
+from steering.workflows.extraction.make import METHOD_NAMES
+from tests.app.conftest import Server, StartServer
+from tests.fakes import SCRIPTED_MODEL, WORDS
+
+
+async def test_capabilities_are_read_from_the_tables(server: Server) -> None:
+    shown = (await server.client.get("/v1/capabilities")).json()
+    assert (shown["d_model"], shown["layers"]) == (SCRIPTED_MODEL.d_model, SCRIPTED_MODEL.layer_count)
+    assert shown["operations"] == list(OPERATIONS)
+    assert shown["methods"] == list(METHOD_NAMES)
+    assert shown["conditions"] == list(CONDITIONS)
+    assert shown["scopes"] == list(SCOPES)
+    assert shown["model"]["name"] == "scripted"
+    assert isinstance(shown["playground"], bool)
+
+
+async def test_version(server: Server) -> None:
+    assert (await server.client.get("/version")).json()["name"] == "steering-server"
+
+
+async def test_tokenize_and_back(server: Server) -> None:
+    there = (await server.client.post("/tokenize", json={"prompt": "héllo", "texts": True})).json()
+    assert there["count"] == len(there["tokens"]) == len(there["texts"]) == 6
+    back = (await server.client.post("/detokenize", json={"tokens": there["tokens"]})).json()
+    assert back == {"text": "héllo"}
+    chat = (await server.client.post("/tokenize", json={"messages": [{"role": "user", "content": "a"}]})).json()
+    assert "texts" not in chat or chat["texts"] is None
+    for wrong in ([256 + len(WORDS)], [-1], [2**40], [1.5], ["a"], [True]):
+        assert (await server.client.post("/detokenize", json={"tokens": wrong})).status_code == 400
+
+
+async def series(server: Server) -> list[str]:
+    """Every line of the metrics that is a measurement."""
+    text = (await server.client.get("/metrics")).text
+    return [line.rsplit(" ", 1)[0] for line in text.splitlines() if not line.startswith("#")]
+
+
+async def test_odd_paths_and_names_make_no_new_series(server: Server) -> None:
+    async def visit(word: str) -> None:
+        await server.client.get(f"/{word}")
+        await server.client.get(f"/v1/vectors/{word}")
+        await server.client.request("BREW", f"/v1/vectors/{word}")
+
+    await visit("first")
+    await series(server)
+    before = await series(server)
+    for index in range(300):
+        await visit(f"name-{index}")
+    assert await series(server) == before
+    joined = "\n".join(before)
+    assert 'route="/v1/vectors/{name}"' in joined
+    assert 'route="unmatched"' in joined
+    assert "name-1" not in joined
+
+
+async def test_metrics_speak_of_the_engine_and_count_what_left(server: Server) -> None:
+    await server.client.post("/v1/generate", json={"prompt": "abc", "max_tokens": 5, "stream": True})
+    text = (await server.client.get("/metrics")).text
+    assert "steering_generated_tokens_total 5.0" in text
+    assert "steering_prompt_tokens_total 3.0" in text
+    assert "steering_engine_alive 1.0" in text
+    assert "steering_first_token_seconds_count 1.0" in text
+    assert 'steering_http_requests_total{method="POST",route="/v1/generate",status="200"} 1.0' in text
+    assert "steering_http_requests_in_flight 1.0" in text
+
+
+@pytest.fixture
+def written() -> Iterator[io.StringIO]:
+    """What goes into the server's log. Standard error is the whole process's: a thread of another test may die there."""
+    ours = next(one for one in logging.getLogger().handlers if isinstance(one.formatter, ProcessorFormatter))
+    assert isinstance(ours, logging.StreamHandler)
+    found = io.StringIO()
+    before = ours.setStream(found)
+    yield found
+    ours.setStream(before)
+
+
+async def test_nothing_a_caller_wrote_can_forge_a_log_line_or_is_kept(
+    server: Server, written: io.StringIO, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.INFO, logger="app")
+    forged = 'x\r\n{"event": "forged"}'
+    await server.client.post("/v1/generate", json={"prompt": f"my secret prompt {forged}"})
+    await server.client.get("/v1/vectors/a%0d%0aforged")
+    await server.client.post("/v1/vectors", json={"name": forged, "directions": {"1": [1.0] * 8}})
+    await server.client.get("/nowhere", headers={"x-request-id": "abc"})
+    lines = [record for record in caplog.records if record.name.startswith("app")]
+    assert len([one for one in lines if "request" in one.getMessage()]) >= 4
+    assert not any(word in one.getMessage() for one in lines for word in ("forged", "secret prompt"))
+    told = [json.loads(line) for line in written.getvalue().splitlines()]
+    assert len([one for one in told if one["event"] == "request"]) >= 4
+    assert all({"event", "level"} <= set(one) for one in told)
+    assert "forged" not in written.getvalue() + capfd.readouterr().err
+
+
+async def test_the_document_lists_every_route_in_our_words(server: Server) -> None:
+    document = (await server.client.get("/openapi.json")).json()
+    listed = {(method.upper(), path) for path, one in document["paths"].items() for method in one}
+    routes = [one for router in ROUTERS for one in router.routes if isinstance(one, APIRoute)]
+    expected = {(method, one.path) for one in routes for method in one.methods if one.path != "/openapi.json"}
+    assert listed == expected
+    text = json.dumps(document)
+    assert "HTTPValidationError" not in text
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            assert "422" not in operation["responses"]
+            assert operation["responses"]["default"]["content"]["application/json"]["schema"]["$ref"].endswith(
+                "ErrorAnswer"
+            )
+            assert operation.get("description"), path
+            assert ("security" in operation) == (not path.startswith("/health"))
+
+
+def test_every_route_of_ours_says_which_scope_it_needs() -> None:
+    for router in ROUTERS:
+        for route in router.routes:
+            if isinstance(route, DoorRoute):
+                assert route.scope_needed in SCOPES
+
+
+async def test_the_document_can_be_switched_off(start: StartServer) -> None:
+    server = await start(openapi=False)
+    assert (await server.client.get("/openapi.json")).status_code == 404
+
+
+async def test_the_page_says_plainly_when_the_playground_is_not_built(server: Server) -> None:
+    answer = await server.client.get("/")
+    assert answer.headers["content-type"].startswith("text/html")
+    if not (await server.client.get("/v1/capabilities")).json()["playground"]:
+        assert answer.status_code == 404
+        assert "make web" in answer.text
+    assert "http://" not in answer.text
+    assert "https://" not in answer.text

@@ -1,0 +1,62 @@
+"""Settings: what an operator may choose, and what the server refuses to start with."""
+
+import os
+
+import pytest
+from pydantic import ValidationError
+
+from app.settings import SCOPES, Settings
+from steering.plan.dose import BOUND
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.1", "example.org", "127.0.0.1.example.org", ""])
+def test_without_a_key_only_a_loopback_address_is_served(host: str) -> None:
+    with pytest.raises(ValidationError, match="STEERING_API_KEYS"):
+        Settings(host=host)
+    assert Settings(host=host, api_keys="sk-0123456789").host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.8.8"])
+def test_loopback_needs_no_key(host: str) -> None:
+    assert Settings(host=host).loopback
+
+
+def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEERING_PORT", "9001")
+    monkeypatch.setenv("STEERING_API_KEYS", "sk-0123456789, sk-abcdefghij:read+generate")
+    assert Settings().port == 9001
+    assert Settings().api_keys == ("sk-0123456789", "sk-abcdefghij:read+generate")
+    assert os.environ["STEERING_PORT"] == "9001"
+
+
+@pytest.mark.parametrize(
+    "keys", ["short", "sk-0123456789:everything", "sk 0123456789", "sk-0123456789\n", "ключ-ключ-ключ"]
+)
+def test_keys_are_tokens_with_known_scopes(keys: str) -> None:
+    if keys.endswith("\n"):
+        assert Settings(api_keys=keys).api_keys == ("sk-0123456789",)
+        return
+    with pytest.raises(ValidationError):
+        Settings(api_keys=keys)
+
+
+def test_a_refused_key_is_not_repeated() -> None:
+    with pytest.raises(ValidationError) as refused:
+        Settings(api_keys="sk-secret-0123456789:everything")
+    assert "unknown scopes" in str(refused.value)
+    assert "sk-secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("field", ["port", "max_n", "drain_seconds", "max_body_bytes"])
+def test_limits_are_sensible(field: str) -> None:
+    for value in (-1, "x", float("nan"), float("inf")):
+        with pytest.raises(ValidationError):
+            Settings(**{field: value})
+
+
+def test_scopes_are_those_of_the_contract() -> None:
+    assert set(SCOPES) == {"generate", "read", "write", "admin"}
+
+
+def test_the_bound_of_the_dose_is_that_of_the_library() -> None:
+    assert Settings().dose_bound == BOUND

@@ -1,0 +1,249 @@
+"""POST /v1/evaluations: the planted concept moves text, the result may be kept on the card, and a job can be left."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from steering.engine.transformers.engine import TransformersEngine
+from steering.model.loading import LoadedModel
+from tests.app.conftest import Server, StartServer, events_of
+from tests.fakes import ScriptedEngine
+from tests.polling import until
+from tests.steering.workflows.linear import GAIN, LinearEngine
+
+PROMPTS = [f"the {word}" for word in ("road", "river", "house", "door", "train", "city", "bread", "field")]
+WRITING: dict[str, Any] = {"max_tokens": 24, "temperature": 1.0, "seed": 3}
+DOSE: dict[str, Any] = {
+    "kind": "dose_response",
+    "vector": "mood",
+    "prompts": PROMPTS,
+    "neutral": ["the train"],
+    "strengths": [-1, 1],
+    "random_directions": 2,
+    **WRITING,
+}
+SWEEP: dict[str, Any] = {"kind": "layer_sweep", "vector": "mood", "prompts": PROMPTS, "strengths": [1], **WRITING}
+
+
+@pytest.fixture
+async def linear(start: StartServer) -> Server:
+    """A server over the model whose answers are known by heart, with its concept as the vector `mood`."""
+    engine = LinearEngine()
+    server = await start(engine)
+    await planted(server, engine)
+    return server
+
+
+async def planted(server: Server, engine: LinearEngine) -> None:
+    layers = ("1", "2", "3")
+    body = {
+        "name": "mood",
+        "directions": dict.fromkeys(layers, engine.concept.tolist()),
+        "scale": dict.fromkeys(layers, GAIN),
+    }
+    answer = await server.client.post("/v1/vectors", json=body)
+    assert answer.status_code == 201, answer.text
+
+
+async def evaluated(server: Server, body: dict[str, Any]) -> dict[str, Any]:
+    """Evaluates while waiting."""
+    answer = await server.client.post("/v1/evaluations?wait=true", json=body)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+async def test_the_planted_concept_moves_with_the_strength(linear: Server) -> None:
+    found = await evaluated(linear, DOSE)
+    assert (found["kind"], found["vector"], found["layers"]) == ("dose_response", "mood@1", [2])
+    down, zero, up = found["points"]
+    assert (down["strength"], zero["strength"], up["strength"]) == (-1.0, 0.0, 1.0)
+    assert down["concept_score"] < -0.2 < zero["concept_score"] == 0.0 < 0.2 < up["concept_score"]
+    low, high = up["concept_interval"]
+    assert low <= up["concept_score"] <= high
+    assert abs(up["random_score"]) < up["concept_score"]
+    assert up["advantage"]["mean"] < up["concept_score"], "what chance reaches is taken off"
+    assert zero["advantage"] is None
+    assert up["relative_dose"] > 0.0 < up["kl_neutral"]
+    assert (found["anti_steered"], found["saved"]) == (0.0, None)
+    assert [one["id"] for one in (await linear.client.get("/v1/vectors")).json()["data"]] == ["mood@1"]
+
+
+async def test_a_result_is_kept_on_the_card_of_the_next_version(linear: Server) -> None:
+    found = await evaluated(linear, {**DOSE, "save": True})
+    kept = (await linear.client.get("/v1/vectors/mood")).json()
+    assert found["saved"] == kept
+    assert kept["id"] == "mood@2"
+    points = kept["quality"]["dose_response"]
+    assert points == [{name: point[name] for name in points[0]} for point in found["points"]]
+    assert kept["quality"]["anti_steered"] == found["anti_steered"]
+    assert kept["recommended"] == found["recommended"] == {"layers": [2], "strength": [1.0, 1.0]}
+    assert kept["provenance"]["dose_response"]["vector"] == "mood@1"
+    first = (await linear.client.get("/v1/vectors/mood@1")).json()
+    assert first["quality"] is None, "a version never changes"
+    directions = [(await linear.client.get(f"/v1/vectors/mood@{i}/directions")).json() for i in (1, 2)]
+    assert directions[0] == directions[1]
+
+
+async def test_an_older_version_is_measured_but_not_saved_over_the_newest(linear: Server) -> None:
+    await planted(linear, LinearEngine())
+    answer = await linear.client.post("/v1/evaluations", json={**DOSE, "vector": "mood@1", "save": True})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, "save")
+    assert "mood@2" in error["message"]
+    assert (await evaluated(linear, {**DOSE, "vector": "mood@1"}))["vector"] == "mood@1"
+
+
+async def test_a_version_that_came_meanwhile_is_not_saved_over(start: StartServer) -> None:
+    gate = asyncio.Event()
+    engine = HeldEngine(gate)
+    server = await start(engine)
+    await planted(server, engine)
+    engine.held = True
+    work = asyncio.create_task(evaluated(server, {**DOSE, "save": True}))
+    await until(lambda: engine.running > 0)
+    await planted(server, engine)
+    gate.set()
+    found = await work
+    assert found["saved"] is None
+    assert "not saved: mood@2 came while mood@1" in found["warnings"][-1]
+
+
+class HeldEngine(LinearEngine):
+    """Generates nothing before the gate opens, once `held`."""
+
+    def __init__(self, gate: asyncio.Event) -> None:
+        super().__init__()
+        self.gate, self.held = gate, False
+
+    async def generate(self, request: Any) -> Any:
+        self.running += 1
+        try:
+            if self.held:
+                await self.gate.wait()
+            async for event in super().generate(request):
+                yield event
+        finally:
+            self.running -= 1
+
+
+async def test_a_layer_sweep_finds_where_the_concept_is_written(linear: Server) -> None:
+    found = await evaluated(linear, SWEEP)
+    assert (found["kind"], found["vector"]) == ("layer_sweep", "mood@1")
+    assert [(one["layer"], one["strength"]) for one in found["points"]] == [(1, 1.0), (2, 1.0), (3, 1.0)]
+    assert all(one["moved"]["mean"] > 0.0 for one in found["points"][:2])
+    assert found["best"] in found["points"]
+    assert found["recommended"] == {"layers": [found["best"]["layer"]], "strength": [1.0, 1.0]}
+
+
+async def test_as_a_job_it_is_watched_to_the_same_result(linear: Server) -> None:
+    job = (await linear.client.post("/v1/evaluations", json=SWEEP)).json()
+    assert (job["kind"], job["status"]) == ("layer_sweep", "queued")
+    events = events_of((await linear.client.get(f"/v1/jobs/{job['id']}/events")).text)
+    name, last = events[-1]
+    assert (name, last["status"]) == ("done", "succeeded")
+    assert last["result"] == await evaluated(linear, SWEEP)
+    done = [data["progress"]["done"] for kind, data in events if kind == "progress"]
+    assert done == sorted(done)
+    assert len(set(done)) > 3
+    assert last["progress"]["done"] == last["progress"]["total"]
+    assert (await linear.client.get(f"/v1/jobs/{job['id']}")).json() == last
+    record = await linear.state.store.jobs.get(job["id"])
+    assert dict(record.request) == {"kind": "layer_sweep", "vector": "mood", "strengths": [1.0], **WRITING}
+
+
+async def test_a_cancelled_evaluation_frees_its_rows_and_keeps_nothing(start: StartServer) -> None:
+    server = await start(ScriptedEngine(token_seconds=0.05))
+    await server.register("mood")
+    job = (await server.client.post("/v1/evaluations", json={**DOSE, "save": True})).json()
+    await until(lambda: server.engine.stats().running > 1)
+    assert server.state.permits.taken == 0, "a job takes no place of live traffic"
+    cancelled = (await server.client.delete(f"/v1/jobs/{job['id']}")).json()
+    assert cancelled["status"] == "cancelled"
+    assert server.engine.stats().running == 0
+    assert (await server.client.get("/v1/vectors/mood")).json()["version"] == 1
+
+
+async def test_on_a_model_it_measures_doses_and_a_cancelled_one_frees_its_rows(
+    start: StartServer, tiny_loaded: LoadedModel
+) -> None:
+    server = await start(TransformersEngine(tiny_loaded))
+    directions = {"1": [1.0, -1.0] * 16}
+    assert (await server.client.post("/v1/vectors", json={"name": "mood", "directions": directions})).status_code == 201
+    found = await evaluated(server, {**DOSE, "strengths": [0.5, 1], "max_tokens": 8})
+    doses = [point["relative_dose"] for point in found["points"]]
+    assert doses[0] == 0.0 < doses[1] < doses[2]
+    body = {**DOSE, "prompts": ["the road"] * 40, "max_tokens": 200}
+    job = (await server.client.post("/v1/evaluations", json=body)).json()
+    await until(lambda: server.state.engine.stats().running > 4)
+    assert (await server.client.delete(f"/v1/jobs/{job['id']}")).json()["status"] == "cancelled"
+    await until(lambda: server.state.engine.stats().running == server.state.engine.stats().waiting == 0)
+
+
+async def test_starter_concepts_lend_their_prompts_and_conversations_may_be_asked(start: StartServer) -> None:
+    server = await start(ScriptedEngine(length=2))
+    await server.register("mood")
+    chat = [{"role": "user", "content": "How was it?"}]
+    for source in ({"concept": "sentiment"}, {"prompts": [chat, "so"]}, {}):
+        body = {"kind": "dose_response", "vector": "mood", "strengths": [0.5], "random_directions": 0, **source}
+        assert len((await evaluated(server, body))["points"]) == 2
+
+
+REFUSED: list[tuple[dict[str, Any], str, str]] = [
+    ({"kind": "magic"}, "invalid_request", ""),
+    ({"kind": None}, "invalid_request", ""),
+    ({"vector": "nothing"}, "vector_not_found", "vector"),
+    ({"reader": "nothing"}, "vector_not_found", "vector"),
+    ({"strengths": [0]}, "invalid_request", "strengths"),
+    ({"strengths": []}, "invalid_request", "strengths"),
+    ({"layers": [0]}, "invalid_request", "layers"),
+    ({"layers": [9]}, "invalid_request", "layers"),
+    ({"reading_layer": 0}, "invalid_request", "layers"),
+    ({"scorer": "magic"}, "invalid_request", "scorer"),
+    ({"scorer": "probe"}, "invalid_request", "scorer"),
+    ({"random_directions": 11}, "invalid_request", "random_directions"),
+    ({"prompts": []}, "invalid_request", "prompts"),
+    ({"prompts": ["a" * 5000]}, "context_length_exceeded", "prompt"),
+    ({"neutral": []}, "invalid_request", "neutral"),
+    ({"concept": "sentiment"}, "invalid_request", ""),
+    ({"prompts": None, "concept": "nothing"}, "concept_not_found", "concept"),
+    ({"max_tokens": 513}, "invalid_request", "max_tokens"),
+    ({"judge": "http://169.254.169.254/"}, "invalid_request", "judge"),
+    ({**SWEEP, "random_directions": 1}, "invalid_request", "random_directions"),
+    ({**SWEEP, "save": True}, "invalid_request", "save"),
+    ({**SWEEP, "strengths": [-1, 1]}, "invalid_request", "strengths"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "code", "param"), REFUSED)
+async def test_what_cannot_be_evaluated_is_said_at_once_and_not_by_a_job(
+    server: Server, wrong: dict[str, Any], code: str, param: str
+) -> None:
+    await server.register("mood")
+    base = {} if wrong.get("kind") == "layer_sweep" else DOSE
+    body = {key: value for key, value in {**base, **wrong}.items() if value is not None}
+    answer = await server.client.post("/v1/evaluations", json=body)
+    assert answer.status_code in (400, 404), answer.text
+    error = answer.json()["error"]
+    assert (error["code"], (error["param"] or "").partition(".")[0]) == (code, param)
+    assert (await server.client.get("/v1/jobs")).json()["data"] == []
+
+
+@pytest.mark.parametrize(
+    ("body", "answers"),
+    [
+        ({**DOSE, "prompts": ["a", "b"], "strengths": [1, 2, 3], "random_directions": 2}, (3 * 3 + 4) * 2 + 1),
+        ({**SWEEP, "prompts": ["a", "b"], "strengths": [1, 2]}, (2 * 2 * 3 + 4) * 2),
+    ],
+)
+async def test_the_answers_an_evaluation_writes_are_bounded(
+    start: StartServer, body: dict[str, Any], answers: int
+) -> None:
+    for bound, status in ((answers, 202), (answers - 1, 400)):
+        server = await start(ScriptedEngine(length=1), max_evaluation_answers=bound)
+        await server.register("mood")
+        answer = await server.client.post("/v1/evaluations", json=body)
+        assert answer.status_code == status, answer.text
+        if status == 400:
+            assert answer.json()["error"]["code"] == "limit_exceeded"

@@ -1,0 +1,206 @@
+"""POST /v1/vectors/extract: the planted direction comes out, whatever form the texts have, as a job or while one waits."""
+
+from typing import Any
+
+import pytest
+
+from steering.concepts import CONCEPTS
+from tests.app.conftest import Server, StartServer, events_of
+from tests.fakes import ScriptedEngine, planted_direction
+from tests.polling import until
+
+PAIRS = [{"positive": f"good day {i}", "negative": f"bad day {i}"} for i in range(12)]
+BODY: dict[str, Any] = {"name": "mood", "pairs": PAIRS}
+
+
+async def made(server: Server, **body: Any) -> dict[str, Any]:
+    """Extracts while waiting and returns the vector."""
+    answer = await server.client.post("/v1/vectors/extract?wait=true", json={**BODY, **body})
+    assert answer.status_code == 201, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+async def test_the_planted_direction_is_found_and_proved(server: Server) -> None:
+    vector = await made(server, description="good against bad", tags=["mood"])
+    assert (vector["id"], vector["layers"], vector["method"]) == ("mood@1", [0, 1, 2, 3], "mean_difference")
+    assert vector["quality"]["pairs"] == 12
+    assert vector["quality"]["layers"]["2"]["auroc"] == 1.0
+    assert vector["provenance"]["position"] == "last"
+    low, high = vector["means"]["2"][::-1]
+    assert low < high
+    numbers = (await server.client.get("/v1/vectors/mood/directions")).json()
+    cosine = sum(a * b for a, b in zip(numbers["2"], planted_direction().tolist(), strict=True))
+    assert cosine > 0.99
+
+
+@pytest.mark.parametrize("method", ["mean_difference", "pca", "probe", "whitened"])
+async def test_every_method_of_the_table(server: Server, method: str) -> None:
+    vector = await made(server, method=method, layers=[1, -1])
+    assert (vector["method"], vector["layers"]) == (method, [1, 3])
+
+
+async def test_the_trained_method_is_one_more(server: Server) -> None:
+    vector = await made(server, method="trained", training={"steps": 7, "strengths": [0.5, 0.75]})
+    assert vector["method"] == "trained"
+    assert len(vector["layers"]) == 1
+    said = vector["provenance"]["training"]
+    assert (said["steps"], said["strengths"]) == (7, [0.5, 0.75])
+    layer = str(vector["layers"][0])
+    numbers = (await server.client.get("/v1/vectors/mood/directions")).json()[layer]
+    assert numbers == pytest.approx(planted_direction().tolist())
+    bold = await made(server, method="trained", layers=[1, 2], training={"steps": 2, "caution": 0})
+    assert bold["layers"] == [1, 2]
+    assert bold["provenance"]["training"]["caution"] == 0.0
+
+
+async def test_training_is_a_job_with_progress_that_can_be_cancelled(start: StartServer) -> None:
+    server = await start(ScriptedEngine(token_seconds=0.002))
+    body = {**BODY, "method": "trained", "training": {"steps": 2000}}
+    job = (await server.client.post("/v1/vectors/extract", json=body)).json()
+    record = await server.state.store.jobs.get(job["id"])
+    assert record.request["training"] == {"steps": 2000}
+
+    async def training() -> bool:
+        record = (await server.client.get(f"/v1/jobs/{job['id']}")).json()
+        return str((record["progress"] or {}).get("message")).startswith("training layer")
+
+    while not await training():
+        pass
+    assert (await server.client.delete(f"/v1/jobs/{job['id']}")).json()["status"] == "cancelled"
+    assert server.engine.stats().running == 0
+    assert (await server.client.get("/v1/vectors")).json()["data"] == []
+
+
+async def test_texts_may_be_conversations_heaps_or_a_concept(server: Server) -> None:
+    def chat(word: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": "How was it?"}, {"role": "assistant", "content": word}]
+
+    pairs = [{"positive": chat(f"good {i}"), "negative": chat(f"bad {i}"), "topic": f"t{i}"} for i in range(4)]
+    assert (await made(server, pairs=pairs))["provenance"]["topics"] == 4
+    heaps = {"name": "heap", "positive": [f"good {i}" for i in range(6)], "negative": [f"bad {i}" for i in range(9)]}
+    answer = await server.client.post("/v1/vectors/extract?wait=true", json=heaps)
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["provenance"]["paired"] is False
+
+
+async def test_where_texts_are_read_follows_from_their_form_unless_it_is_said(server: Server) -> None:
+    def pair(word: str, i: int, talks: bool) -> Any:
+        text = f"{word} day {i}"
+        return [{"role": "user", "content": "How was it?"}, {"role": "assistant", "content": text}] if talks else text
+
+    for talks, expected in (((False, False), "last"), ((True, True), "response_mean"), ((True, False), "mean")):
+        pairs = [
+            {"positive": pair("good", i, talks[i % 2]), "negative": pair("bad", i, talks[i % 2])} for i in range(12)
+        ]
+        assert (await made(server, pairs=pairs))["provenance"]["position"] == expected
+        assert (await made(server, pairs=pairs, position=-1))["provenance"]["position"] == -1
+
+
+async def test_starter_concepts_are_listed_and_shown(server: Server) -> None:
+    listed = (await server.client.get("/v1/concepts")).json()["data"]
+    assert [one["name"] for one in listed] == list(CONCEPTS)
+    shown = (await server.client.get("/v1/concepts/sentiment")).json()
+    assert shown["pairs"] == len(shown["data"]) >= 60
+    assert shown["positive"] == CONCEPTS["sentiment"].positive
+    body = {"name": "s", "concept": "sentiment", "layers": [1]}
+    answer = await server.client.post("/v1/vectors/extract", json=body)
+    assert answer.status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code"),
+    [
+        ({"method": "magic"}, "invalid_request"),
+        ({"training": {"steps": 5}}, "invalid_request"),
+        ({"method": "trained", "training": {"steps": 0}}, "invalid_request"),
+        ({"method": "trained", "training": {"epochs": 5}}, "invalid_request"),
+        ({"method": "trained", "training": {"caution": -1}}, "invalid_request"),
+        ({"method": "trained", "training": {"strengths": [1.0, 0.5]}}, "invalid_request"),
+        ({"method": "trained", "pairs": None, "positive": ["a"], "negative": ["b"]}, "invalid_request"),
+        ({"layers": [4]}, "invalid_request"),
+        ({"layers": []}, "invalid_request"),
+        ({"layers": "some"}, "invalid_request"),
+        ({"position": 0}, "invalid_request"),
+        ({"position": "all"}, "invalid_request"),
+        ({"holdout": 1}, "invalid_request"),
+        ({"holdout": -0.1}, "invalid_request"),
+        ({"name": "No Good"}, "invalid_request"),
+        ({"concept": "sentiment"}, "invalid_request"),
+        ({"pairs": []}, "invalid_request"),
+        ({"pairs": [{"positive": "a"}]}, "invalid_request"),
+        ({"pairs": [{"positive": "", "negative": "b"}]}, "invalid_request"),
+        ({"pairs": [{"positive": "a", "negative": [{"role": "robot", "content": "b"}]}]}, "invalid_request"),
+        ({"pairs": None, "positive": ["a"]}, "invalid_request"),
+        ({"pairs": None, "concept": "nothing"}, "concept_not_found"),
+        ({"url": "http://169.254.169.254/"}, "invalid_request"),
+    ],
+)
+async def test_what_cannot_be_extracted_is_said_at_once_and_not_by_a_job(
+    server: Server, wrong: dict[str, Any], code: str
+) -> None:
+    body = {key: value for key, value in {**BODY, **wrong}.items() if value is not None}
+    answer = await server.client.post("/v1/vectors/extract", json=body)
+    assert answer.status_code in (400, 404)
+    assert answer.json()["error"]["code"] == code
+    assert (await server.client.get("/v1/jobs")).json()["data"] == []
+
+
+async def test_a_job_is_watched_to_its_end(start: StartServer) -> None:
+    server = await start(ScriptedEngine(token_seconds=0.002))
+    job = (await server.client.post("/v1/vectors/extract", json=BODY)).json()
+    assert (job["kind"], job["status"]) == ("extract", "queued")
+    events = events_of((await server.client.get(f"/v1/jobs/{job['id']}/events")).text)
+    name, last = events[-1]
+    assert (name, last["status"]) == ("done", "succeeded")
+    assert last["result"]["vector"]["id"] == "mood@1"
+    done = [data["progress"]["done"] for kind, data in events if kind == "progress"]
+    assert done == sorted(done)
+    assert len(set(done)) > 3
+    assert (await server.client.get(f"/v1/jobs/{job['id']}")).json() == last
+    assert (await server.client.get("/v1/vectors/mood")).json() == last["result"]["vector"]
+    assert [one["id"] for one in (await server.client.get("/v1/jobs")).json()["data"]] == [job["id"]]
+    late = events_of((await server.client.get(f"/v1/jobs/{job['id']}/events")).text)
+    assert late == [("done", last)]
+
+
+async def test_a_cancelled_job_stops_and_keeps_nothing(start: StartServer) -> None:
+    server = await start(ScriptedEngine(token_seconds=0.05))
+    job = (await server.client.post("/v1/vectors/extract", json=BODY)).json()
+    await until(lambda: server.engine.stats().running == 1)
+    cancelled = (await server.client.delete(f"/v1/jobs/{job['id']}")).json()
+    assert cancelled["status"] == "cancelled"
+    assert server.engine.stats().running == 0
+    assert (await server.client.get("/v1/vectors")).json()["data"] == []
+    again = (await server.client.delete(f"/v1/jobs/{job['id']}")).json()
+    assert again["status"] == "cancelled"
+
+
+async def test_a_job_that_fails_says_why_and_hides_what_is_ours(start: StartServer) -> None:
+    for failure, code in ((RuntimeError("/secret"), "internal_error"),):
+        server = await start(ScriptedEngine(failure=failure, fail_at=3))
+        job = (await server.client.post("/v1/vectors/extract", json=BODY)).json()
+        events = events_of((await server.client.get(f"/v1/jobs/{job['id']}/events")).text)
+        assert events[-1][1]["status"] == "failed"
+        assert events[-1][1]["error"]["code"] == code
+        assert "secret" not in str(events)
+
+
+async def test_too_many_jobs_are_refused_at_once(start: StartServer) -> None:
+    server = await start(ScriptedEngine(token_seconds=0.05), max_jobs=1, max_queued_jobs=1)
+    ids = [(await server.client.post("/v1/vectors/extract", json=BODY)).json()["id"] for _ in range(2)]
+    refused = await server.client.post("/v1/vectors/extract", json=BODY)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "overloaded")
+    assert server.state.permits.taken == 0
+    for job in reversed(ids):
+        await server.client.delete(f"/v1/jobs/{job}")
+    assert (await server.client.post("/v1/vectors/extract", json=BODY)).status_code == 202
+
+
+async def test_a_stop_of_the_server_is_read_as_interrupted(start: StartServer) -> None:
+    server = await start(ScriptedEngine(token_seconds=0.05))
+    job = (await server.client.post("/v1/vectors/extract", json=BODY)).json()
+    await until(lambda: server.engine.stats().running == 1)
+    await server.state.jobs.close()
+    record = await server.state.store.jobs.get(job["id"])
+    assert (record.status, dict(record.error or {})["code"]) == ("failed", "interrupted")

@@ -1,0 +1,232 @@
+"""What a caller sees of a token: text in whole characters, stops that never leak, logprobs, seeds, filters."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
+from steering.engine.api import GenerationRequest, SamplingParams
+from steering.engine.transformers.sampling.detokenizer import advance, finish
+from steering.engine.transformers.sampling.filters import kept
+from steering.engine.transformers.sampling.noise import RARE, RowNoise, philox
+from steering.engine.transformers.sampling.sampler import sample
+from steering.engine.transformers.sequence import Sequence
+from steering.plan.types import UNSTEERED
+from tests.engines import family_engine, run, run_all, sampling
+from tests.reference import choose, gumbel, philox_word, rare_tokens
+
+PROMPT = tuple(b"Tell me something")
+
+
+def row(params: SamplingParams, ids: list[int] | None = None) -> Sequence:
+    return Sequence(0, ids or [1], 1, UNSTEERED, params, stream=None)  # type: ignore[arg-type]
+
+
+class Pieces:
+    """A decoder that gives one piece a token."""
+
+    def __init__(self, pieces: list[str]) -> None:
+        self._pieces = pieces
+
+    def step(self, token_id: int) -> str:
+        return self._pieces[token_id]
+
+    def flush(self) -> str:
+        return ""
+
+
+@given(
+    pieces=st.lists(st.text(alphabet="abE\n", max_size=4), max_size=12),
+    stops=st.lists(st.text(alphabet="abE\n", min_size=1, max_size=5), max_size=4),
+)
+def test_pieces_join_to_the_text_before_the_first_stop(pieces: list[str], stops: list[str]) -> None:
+    sequence = row(SamplingParams(stop=tuple(stops)))
+    sequence.decoder = Pieces(pieces)
+    given_out, stopped = "", False
+    for token in range(len(pieces)):
+        text, stopped = advance(sequence, token)
+        given_out += text
+        if stopped:
+            break
+    if not stopped:
+        given_out += finish(sequence)
+    # the stop that is complete first ends the text, which is what someone reading along would see
+    whole, expected = "", None
+    for piece in pieces:
+        whole += piece
+        found = [whole.find(stop) for stop in stops if stop in whole]
+        if found:
+            expected = whole[: min(found)]
+            break
+    assert given_out == (whole if expected is None else expected)
+
+
+async def test_stop_strings_end_the_text_and_are_not_in_it(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    async with family_engine("llama", hf_byte_tokenizer) as engine:
+        free = await run(engine, GenerationRequest(PROMPT, sampling(40, temperature=1.0, seed=3)))
+        stop = free.text[10:13]
+        stopped = await run(engine, GenerationRequest(PROMPT, sampling(40, temperature=1.0, seed=3, stop=(stop,))))
+        assert stopped.text == free.text[: free.text.find(stop)]
+        assert stopped.finish.reason == "stop"
+        assert free.finish.reason == "length"
+
+
+async def test_text_pieces_are_whole_characters(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    """A random byte model writes broken characters all the time: no piece may end inside one."""
+    async with family_engine("llama", hf_byte_tokenizer) as engine:
+        requests = [GenerationRequest(PROMPT, sampling(60, temperature=1.5, seed=seed)) for seed in range(8)]
+        for outcome in await run_all(engine, requests):
+            assert outcome.text == engine.tokenizer.decode((*PROMPT, *outcome.tokens))[len(bytes(PROMPT).decode()) :]
+            outcome.text.encode("utf-8")
+
+
+async def test_same_seed_same_tokens_whoever_else_is_there(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    async with family_engine("llama", hf_byte_tokenizer) as engine:
+        request = GenerationRequest(PROMPT, sampling(20, temperature=0.9, seed=11))
+        alone = await run(engine, request)
+        others = [GenerationRequest(PROMPT, sampling(20, temperature=0.9, seed=seed)) for seed in range(20)]
+        crowd = await run_all(engine, [*others[:7], request, *others[7:]])
+        assert crowd[7].tokens == alone.tokens
+        assert crowd[7].tokens == crowd[12].tokens  # the other one with seed 11
+        assert len({tuple(outcome.tokens) for outcome in crowd}) == 20
+
+
+async def test_logprobs_are_the_models_own(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    async with family_engine("llama", hf_byte_tokenizer) as engine:
+        outcome = await run(engine, GenerationRequest(PROMPT, sampling(5, temperature=0.7, seed=1, logprobs=5)))
+        for event in outcome.events[:-1]:
+            assert event.logprob is not None
+            assert len(event.top_logprobs) == 5
+            probabilities = [probability for _, probability in event.top_logprobs]
+            assert probabilities == sorted(probabilities, reverse=True)
+            assert sum(math.exp(p) for p in probabilities) <= 1.0 + 1e-5
+            assert event.logprob <= probabilities[0] + 1e-6
+
+
+@given(seed=st.integers(0, 2**64 - 1), index=st.integers(0, 2**20), token=st.integers(0, 2**18))
+def test_philox_equals_plain_integers(seed: int, index: int, token: int) -> None:
+    signed = seed - (1 << 64) if seed >= 1 << 63 else seed
+    for purpose in (0, 1):
+        word = philox(torch.tensor([signed]), torch.tensor([index]), torch.tensor([token]), purpose)
+        assert int(word[0]) == philox_word(seed, index, token, purpose)
+
+
+def test_philox_known_answer() -> None:
+    """The published test vector of Random123 for an all-zero counter and key."""
+    zero = torch.zeros(1, dtype=torch.int64)
+    assert int(philox(zero, zero, zero, 0)[0]) == 0x6627E8D5
+
+
+def test_noise_equals_the_reference() -> None:
+    vocab = 3000
+    noise = RowNoise(torch.tensor([7, 8]), torch.tensor([0, 5]), vocab)
+    tokens = torch.arange(vocab)
+    for row, (seed, index) in enumerate([(7, 0), (8, 5)]):
+        rare = rare_tokens(seed, index, vocab)
+        assert set(noise.rare[row].tolist()) - {vocab} == rare
+        expected = [gumbel(seed, index, token, token in rare) for token in range(vocab)]
+        torch.testing.assert_close(noise.of(torch.full((vocab,), row), tokens), torch.tensor(expected))
+
+
+def test_noise_is_gumbel_noise() -> None:
+    """Kolmogorov-Smirnov over 2 million tokens, whose 0.1 % point is 1.95 / sqrt(n); and the share of rare tokens."""
+    rows, vocab = 40, 50_000
+    noise = RowNoise(torch.arange(rows), torch.arange(rows), vocab)
+    each = torch.arange(rows).repeat_interleave(vocab)
+    found = noise.of(each, torch.arange(vocab).repeat(rows)).to(torch.float64).sort().values
+    distribution = torch.exp(-torch.exp(-found))
+    steps = torch.arange(len(found), dtype=torch.float64) / len(found)
+    assert float((distribution - steps).abs().max()) < 1.95 / len(found) ** 0.5
+    rare = (noise.rare < vocab).sum(dim=1).to(torch.float64)
+    assert float(rare.mean()) == pytest.approx(vocab * RARE, rel=0.03)
+    assert bool((noise.rare[:, -1] == vocab).all()), "every row named all of its rare tokens"
+    assert float(found.max()) > 12.0
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 2**32), spread=st.floats(0.1, 40.0), temperature=st.floats(0.1, 3.0))
+def test_pruned_noise_chooses_as_noise_over_everything(seed: int, spread: float, temperature: float) -> None:
+    logits = torch.randn(1, 900, generator=torch.Generator().manual_seed(seed)) * spread
+    chosen = sample(logits, [row(SamplingParams(temperature=temperature, seed=seed))])[0].token_id
+    assert chosen == choose(logits[0], temperature, seed, 0)
+
+
+@settings(max_examples=60)
+@given(
+    seed=st.integers(0, 2**32),
+    spread=st.floats(0.1, 12.0),
+    top_k=st.sampled_from([0, 1, 5, 80, 1000]),
+    top_p=st.floats(0.05, 1.0),
+    min_p=st.sampled_from([0.0, 0.01, 0.3]),
+)
+def test_filters_keep_what_sorting_everything_keeps(
+    seed: int, spread: float, top_k: int, top_p: float, min_p: float
+) -> None:
+    logits = torch.randn(700, generator=torch.Generator().manual_seed(seed)) * spread
+    order = logits.argsort(descending=True, stable=True).tolist()
+    allowed = order[:top_k] if top_k else order
+    probabilities = torch.softmax(logits[allowed].to(torch.float64), dim=0).tolist()
+    before = [sum(probabilities[:place]) for place in range(len(allowed))]
+    least = float(logits.max()) + math.log(min_p) if min_p else -math.inf
+    expected = {t for t, mass in zip(allowed, before, strict=True) if mass < top_p and logits[t] >= least}
+    found = set(kept(logits, SamplingParams(temperature=1.0, top_k=top_k, top_p=top_p, min_p=min_p)).tolist())
+    edge = {t for t, mass in zip(allowed, before, strict=True) if abs(mass - top_p) < 1e-5}
+    assert found - edge == expected - edge
+
+
+def test_sampling_follows_the_distribution() -> None:
+    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
+    rows = [row(SamplingParams(temperature=1.0, seed=seed)) for seed in range(4000)]
+    counts = torch.bincount(torch.tensor([s.token_id for s in sample(logits.repeat(4000, 1), rows)]), minlength=4)
+    assert (counts / 4000).tolist() == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("params", "allowed"),
+    [
+        ({"top_k": 2}, {0, 1}),
+        ({"top_p": 0.6}, {0, 1}),
+        ({"top_p": 0.45}, {0}),
+        ({"min_p": 0.5}, {0, 1}),
+        ({"top_k": 3, "min_p": 0.2}, {0, 1, 2}),
+        ({"logit_bias": {3: 100.0}}, {3}),
+        ({"logit_bias": {0: -100.0, 1: -100.0}}, {2, 3}),
+    ],
+)
+def test_filters_leave_exactly_these(params: dict, allowed: set[int]) -> None:
+    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
+    rows = [row(SamplingParams(temperature=1.0, seed=seed, **params)) for seed in range(600)]
+    assert {s.token_id for s in sample(logits.repeat(600, 1), rows)} == allowed
+
+
+def test_penalties_change_what_was_written() -> None:
+    logits = torch.tensor([[2.0, 1.9, -1.0, -1.1]])
+    assert sample(logits, [row(SamplingParams(repetition_penalty=1.2), [0])])[0].token_id == 1
+    assert sample(logits, [row(SamplingParams(presence_penalty=0.5), [1, 0])])[0].token_id == 1
+    assert sample(logits, [row(SamplingParams(frequency_penalty=0.04), [1, 0, 0, 0])])[0].token_id == 1
+    assert sample(logits, [row(SamplingParams(frequency_penalty=0.04), [1, 0])])[0].token_id == 0
+
+
+def test_a_nonfinite_row_is_told_and_alone() -> None:
+    logits = torch.tensor([[0.0, 1.0], [math.nan, 0.0], [math.inf, 0.0]])
+    assert [s.finite for s in sample(logits, [row(SamplingParams())] * 3)] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    "extreme",
+    [
+        {"temperature": 1e-39, "top_p": 0.9},
+        {"temperature": 1e-39, "min_p": 0.1, "top_k": 2},
+        {"temperature": 1e-39},
+        {"temperature": 1.0, "repetition_penalty": 1e-39, "top_p": 0.5},
+    ],
+)
+def test_extreme_numbers_choose_the_likeliest_and_disturb_nobody(extreme: dict) -> None:
+    logits = torch.tensor([[0.5, 3.0, -1.0, 2.0]] * 2)
+    plain = SamplingParams(temperature=1.0, seed=5)
+    beside = sample(logits, [row(SamplingParams(**extreme), [1]), row(plain)])
+    assert beside[0].token_id == 1
+    assert beside[1] == sample(logits[:1], [row(plain)])[0]

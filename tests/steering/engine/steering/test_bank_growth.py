@@ -1,0 +1,53 @@
+"""What a row has decided so far outlives the memory it was written into: the engine makes room while rows run."""
+
+import asyncio
+import random
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from steering.engine.transformers.runner import ModelRunner
+from steering.engine.transformers.sequence import Sequence, Stream
+from steering.model.layout import find_layout
+from steering.model.loading import opened
+from steering.shapes import Logits
+from tests.engines import sampling
+from tests.plans import plan_for, vectors_for
+
+PROMPT = list(b"Hm")
+PASSES, GROWS_AFTER, NEW_STACK_AFTER = 9, 2, 5
+
+
+async def logits_of(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, seed: int, grow_at: int
+) -> list[Logits]:
+    """Of every pass over one row that latches, with the same tokens whatever they are; its stack is made anew later on."""
+    rng, info = random.Random(seed), opened(model, tokenizer, name="tiny").info
+    bound = rng.uniform(0.0, 3.0)
+    when = {"vector": "beta", "layer": rng.choice([0, 1]), "score": "projection", "above": bound, "until": -9.0}
+    item = {"vector": "alpha", "strength": 2.0, "layers": [2], "when": {**when, "at": "token"}}
+    plan = await plan_for([item], vectors_for(info), info)
+    runner = ModelRunner(model, find_layout(model), torch.device("cpu"))
+    row = Sequence(0, list(PROMPT), len(PROMPT), plan, sampling(PASSES), Stream(asyncio.get_running_loop()), slot=0)
+    runner.reserve(1, 128)
+    runner.place(row)
+    found = [runner.prefill([(row, len(PROMPT))]).logits]
+    for number in range(PASSES):
+        if number == grow_at:
+            runner.reserve(2, 128)
+        if number == NEW_STACK_AFTER:
+            runner._flush()
+        row.ids.append(rng.randrange(256))
+        found.append(runner.decode([row], [0]).logits)
+    runner.close()
+    return found
+
+
+@pytest.mark.parametrize("seed", range(60))
+async def test_decisions_outlive_the_growth_of_what_holds_them(
+    seed: int, tiny_model: PreTrainedModel, hf_byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    before, during = [await logits_of(tiny_model, hf_byte_tokenizer, seed, at) for at in (0, GROWS_AFTER)]
+    for one, other in zip(before, during, strict=True):
+        torch.testing.assert_close(one, other)

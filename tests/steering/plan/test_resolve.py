@@ -1,0 +1,179 @@
+"""Resolving a spec: names once, layers checked, order kept, doses known, fingerprints that say what is the same."""
+
+import asyncio
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steering.errors import DoseExceeded, InvalidRequest, VectorModelMismatch, VectorNotFound
+from steering.model.info import ModelInfo
+from steering.plan.dose import DoseGuard
+from steering.plan.resolve import resolve
+from steering.plan.types import UNSTEERED, Phase, SteeringPlan
+from steering.spec import SteeringSpec, vector_names
+from tests.plans import Vectors, random_items, vectors_for
+
+INFO = ModelInfo("tiny", "Llama", "f" * 64, 16, 4, 100, 256, "float32", "cpu", 1000, True, (10.0, 20.0, 30.0, 40.0))
+
+
+async def plan_of(*items: dict[str, Any], guard: DoseGuard | None = None, info: ModelInfo = INFO) -> SteeringPlan:
+    spec = SteeringSpec.model_validate({"interventions": list(items)})
+    return await resolve(spec, Vectors(vectors_for(INFO)), info, guard=guard)
+
+
+async def test_adds_at_a_layer_are_summed_in_any_order() -> None:
+    one = await plan_of({"vector": "alpha", "layers": [1]}, {"vector": "beta", "strength": -0.5, "layers": [1]})
+    two = await plan_of({"vector": "beta", "strength": -0.5, "layers": [1]}, {"vector": "alpha", "layers": [1]})
+    vectors = vectors_for(INFO)
+    expected = vectors["alpha"].layers[1].direction * 3.0 - 0.5 * 4.0 * vectors["beta"].layers[1].direction
+    for plan in (one, two):
+        opening = plan.layers[1].opening
+        assert opening is not None
+        torch.testing.assert_close(opening[Phase.GENERATED], expected)
+        assert plan.layers[1].steps == ()
+
+
+async def test_order_is_kept_after_the_opening_adds() -> None:
+    plan = await plan_of(
+        {"vector": "alpha", "layers": [2]},
+        {"vector": "alpha", "operation": "clamp", "low": 0.0, "layers": [2]},
+        {"vector": "beta", "layers": [2]},
+        {"vector": "gamma", "operation": "ablate", "layers": [2]},
+        {"vector": "delta", "operation": "ablate", "layers": [2]},
+    )
+    program = plan.layers[2]
+    assert program.opening is not None
+    assert [step.operation for step in program.steps] == ["clamp", "add", "ablate"]
+    assert program.steps[2].sources == (3, 4)
+    basis = program.steps[2].directions
+    torch.testing.assert_close(basis @ basis.T, torch.eye(2), rtol=0, atol=1e-5)
+
+
+async def test_strength_zero_is_no_steering() -> None:
+    plan = await plan_of(
+        {"vector": "alpha", "strength": 0.0}, {"vector": "beta", "operation": "ablate", "strength": 0.0}
+    )
+    assert plan.empty
+    assert plan.fingerprint == UNSTEERED.fingerprint == ""
+    assert len(plan.interventions) == 2
+
+
+@pytest.mark.parametrize(
+    ("scope", "shared"),
+    [
+        ({"tokens": "generated"}, True),
+        ({"tokens": "last"}, True),
+        ({"tokens": "generated", "start": 2}, True),
+        ({"tokens": "all"}, False),
+        ({"tokens": "prompt"}, False),
+    ],
+)
+async def test_prompt_fingerprint_is_empty_where_the_prompt_is_untouched(scope: dict[str, Any], shared: bool) -> None:
+    plan = await plan_of({"vector": "alpha", "scope": scope})
+    assert (plan.prompt_fingerprint == "") is shared
+    waiting = await plan_of({"vector": "alpha", "scope": scope, "when": {"vector": "beta", "above": 0.0}})
+    assert waiting.prompt_fingerprint == "", "a decision at the prompt's end cannot touch what is before it"
+
+
+async def test_fingerprints_tell_apart_what_differs_and_nothing_else() -> None:
+    base: dict[str, Any] = {"vector": "alpha", "layers": [1]}
+    same = [base, {**base, "strength": 1.0}, {**base, "layers": [-3]}, {**base, "layers": {"from": 1, "to": 2}}]
+    assert len({(await plan_of(item)).fingerprint for item in same}) == 1
+    different = [
+        base,
+        {**base, "strength": 0.9},
+        {**base, "vector": "beta"},
+        {**base, "layers": [2]},
+        {**base, "unit": "raw"},
+        {**base, "unit": "relative"},
+        {**base, "scope": {"tokens": "prompt"}},
+        {**base, "operation": "ablate"},
+        {**base, "operation": "clamp", "low": 0.0},
+        {**base, "operation": "clamp", "high": 0.0},
+        {**base, "schedule": {"kind": "linear", "tokens": 4}},
+        {**base, "schedule": {"kind": "linear", "tokens": 5}},
+        {**base, "when": {"vector": "beta", "above": 0.0}},
+        {**base, "when": {"vector": "beta", "below": 0.0}},
+        {**base, "when": {"vector": "beta", "above": 0.0, "at": "token", "layer": 0}},
+        {**base, "when": {"not": {"vector": "beta", "above": 0.0}}},
+    ]
+    assert len({(await plan_of(item)).fingerprint for item in different}) == len(different)
+
+
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [
+        ({"vector": "alpha", "layers": [4]}, "layers 0 to 3"),
+        ({"vector": "alpha", "layers": [-5]}, "layers 0 to 3"),
+        ({"vector": "alpha", "layers": {"from": 3, "to": 1}}, "none"),
+        ({"vector": "alpha", "operation": "melt"}, "add, ablate, clamp, rotate, replace"),
+        ({"vector": "alpha", "low": 1.0}, "takes no low"),
+        ({"vector": "alpha", "operation": "rotate"}, "needs degrees"),
+        ({"vector": "alpha", "operation": "replace"}, "needs to"),
+        ({"vector": "alpha", "operation": "clamp"}, "low"),
+        ({"vector": "alpha", "operation": "clamp", "low": 2.0, "high": 1.0}, "low <= high"),
+        ({"vector": "alpha", "operation": "rotate", "degrees": 400.0}, "180"),
+        ({"vector": "alpha", "when": {"vector": "beta", "above": 0.0, "score": "smell"}}, "projection, cosine, probe"),
+        (
+            {"vector": "alpha", "layers": [0], "when": {"vector": "beta", "above": 0, "at": "token", "layer": 2}},
+            "later",
+        ),
+    ],
+)
+async def test_what_cannot_be_is_refused_in_words(item: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        await plan_of(item)
+
+
+@given(seed=st.integers(0, 100_000))
+def test_a_spec_survives_json_and_resolves_to_the_same_plan_once_pinned(seed: int) -> None:
+    spec = SteeringSpec.model_validate({"interventions": random_items(seed, INFO.layer_count)})
+    assert SteeringSpec.model_validate_json(spec.model_dump_json()) == spec
+
+    async def both() -> tuple[SteeringPlan, SteeringPlan]:
+        source = Vectors(vectors_for(INFO))
+        plan = await resolve(spec, source, INFO)
+        return plan, await resolve(plan.spec, source, INFO)
+
+    plan, again = asyncio.run(both())
+    assert again.fingerprint == plan.fingerprint
+    assert again.spec == plan.spec
+    assert set(plan.vectors) == set(vector_names(plan.spec))
+
+
+async def test_unknown_vectors_and_other_models() -> None:
+    for item in (
+        {"vector": "nobody"},
+        {"vector": "alpha", "operation": "replace", "to": "nobody"},
+        {"vector": "alpha", "when": {"any": [{"not": {"vector": "nobody", "above": 0.0}}]}},
+    ):
+        with pytest.raises(VectorNotFound, match="nobody"):
+            await plan_of(item)
+    other = ModelInfo("other", "Llama", "0" * 64, 16, 4, 100, 256, "float32", "cpu", 1000, True)
+    with pytest.raises(VectorModelMismatch, match="tiny"):
+        await plan_of({"vector": "alpha"}, info=other)
+
+
+async def test_the_dose_guard_warns_limits_or_refuses() -> None:
+    item = {"vector": "alpha", "strength": 10.0, "layers": [0, 3]}
+    warned = await plan_of(item, guard=DoseGuard(1.0))
+    assert len(warned.warnings) == 1
+    assert "layer 0 is 3.00" in warned.warnings[0]
+    assert warned.interventions[0].planned_dose == pytest.approx({0: 3.0, 3: 0.75})
+    limited = await plan_of(item, guard=DoseGuard(0.5, "limit"))
+    opening = limited.layers[0].opening
+    assert opening is not None
+    assert float(opening[Phase.LAST].norm()) == pytest.approx(5.0)
+    assert len(limited.warnings) == 2
+    with pytest.raises(DoseExceeded, match="beyond the bound"):
+        await plan_of(item, guard=DoseGuard(0.5, "refuse"))
+    assert (await plan_of(item, guard=DoseGuard(0.5, "off"))).warnings == ()
+
+
+async def test_unless_told_otherwise_it_warns_beyond_the_measured_bound() -> None:
+    for strength, warnings in ((0.6, 0), (0.7, 1)):  # at layer 0 a strength of 1 plans a relative dose of 0.3
+        plan = await plan_of({"vector": "alpha", "strength": strength, "layers": [0]})
+        assert len(plan.warnings) == warnings

@@ -1,0 +1,195 @@
+"""Evaluations find the planted layer and the planted range, and give a random vector no credit."""
+
+import asyncio
+import json
+from dataclasses import replace
+
+import pytest
+
+from steering.engine.api import SamplingParams
+from steering.errors import InvalidRequest, NonfiniteActivations, VectorModelMismatch
+from steering.quality import LayerQuality, QualityCard
+from steering.workflows.evaluation.dose_response import DoseResponseRequest, dose_response, with_evidence
+from steering.workflows.evaluation.dosing import random_like
+from steering.workflows.evaluation.layer_sweep import LayerSweepRequest, layer_sweep
+from steering.workflows.evaluation.trial_setup import asked, reading_layer
+from tests.steering.workflows.linear import GAIN, LinearEngine
+from tests.steering.workflows.texts import conversation
+from tests.steering.workflows.vectors import planted_vector
+
+PROMPTS = tuple(conversation(f"the {w}") for w in ("road", "river", "house", "door", "train", "city", "bread", "field"))
+SAMPLING = SamplingParams(max_tokens=24, temperature=1.0, seed=3)
+STRENGTHS = (-1.0, -0.5, 0.5, 1.0, 1.5)
+
+
+def asked_of(engine: LinearEngine, **changes: object) -> DoseResponseRequest:
+    request = DoseResponseRequest(
+        planted_vector(engine), PROMPTS, PROMPTS[:2], strengths=STRENGTHS, layers=(2,), sampling=SAMPLING
+    )
+    return replace(request, **changes)
+
+
+async def test_the_score_follows_the_strength_and_the_range_ends_where_text_breaks(engine):
+    found = await dose_response(engine, asked_of(engine))
+    assert [point.strength for point in found.points] == [-1.0, -0.5, 0.0, 0.5, 1.0, 1.5]
+    scores = [point.concept_score for point in found.points]
+    assert scores[:5] == sorted(scores[:5])
+    assert found.points[-1].perplexity_ratio > 1.5
+    assert found.recommended.strength == (0.5, 1.0)
+    assert found.recommended.layers == found.layers == (2,)
+    assert found.negative == (-1.0, -0.5)
+    assert found.anti_steered == 0.0
+    assert found.warnings == ()
+
+
+async def test_no_steering_is_the_reference(engine):
+    zero = next(point for point in (await dose_response(engine, asked_of(engine))).points if point.strength == 0.0)
+    assert (zero.concept_score, zero.perplexity_ratio, zero.kl_neutral, zero.relative_dose) == (0.0, 1.0, 0.0, 0.0)
+
+
+async def test_the_random_control_has_the_dose_and_not_the_effect(engine):
+    for point in (await dose_response(engine, asked_of(engine, random_directions=3))).points:
+        assert abs(point.random_score) < 0.25
+        assert point.strength == 0.0 or abs(point.concept_score) > 2 * abs(point.random_score)
+
+
+async def test_dose_and_damage_grow_with_the_strength(engine):
+    upward = [point for point in (await dose_response(engine, asked_of(engine))).points if point.strength >= 0.0]
+    for name in ("relative_dose", "kl_neutral"):
+        values = [getattr(point, name) for point in upward]
+        assert values == sorted(values)
+        assert values[1] > 0.0
+
+
+async def test_a_random_vector_earns_no_recommendation(engine):
+    """It may point a little along the concept by chance, and then it moves it; but no further than its peers do."""
+    vector = planted_vector(engine)
+    advised = 0
+    for seed in (70, 77, 84):
+        request = asked_of(engine, vector=random_like(vector, seed), reader=vector, strengths=(0.5, 1.0))
+        found = await dose_response(engine, request)
+        advised += found.recommended is not None
+        assert found.recommended is not None or any("no positive strength" in said for said in found.warnings)
+    assert advised == 0
+
+
+async def test_evidence_goes_on_the_card_and_survives_json(engine):
+    vector = planted_vector(engine)
+    found = await dose_response(engine, asked_of(engine, vector=vector))
+    proved = with_evidence(vector, found)
+    assert proved.recommended == found.recommended
+    assert proved.quality.dose_response == found.points
+    assert QualityCard.from_dict(json.loads(json.dumps(proved.quality.to_dict()))) == proved.quality
+
+
+async def test_a_strength_out_of_range_is_left_out_and_named():
+    def fails(request, index):
+        opening = request.plan.layers[2].opening if request.plan.layers else None
+        return NonfiniteActivations("no") if opening is not None and opening.norm() > 2.5 * GAIN else None
+
+    engine = LinearEngine(fails=fails)
+    found = await dose_response(engine, asked_of(engine))
+    assert [point.strength for point in found.points] == [-1.0, -0.5, 0.0, 0.5, 1.0]
+    assert any("out of range: strength 1.5" in said for said in found.warnings)
+
+
+async def test_answers_replay(engine):
+    assert await dose_response(engine, asked_of(engine)) == await dose_response(LinearEngine(), asked_of(engine))
+
+
+async def test_progress_runs_to_its_total(engine):
+    seen = []
+    await dose_response(engine, asked_of(engine), progress=lambda *said: seen.append(said))
+    done = [one[0] for one in seen]
+    assert done == sorted(done)
+    assert len({one[1] for one in seen}) == 1
+    assert seen[-1][0] == seen[-1][1]
+
+
+@pytest.mark.parametrize("moment", [50, 500])
+async def test_cancelling_leaves_no_row(engine, moment):
+    """Once while answers are written, once while they are read."""
+    short = asked_of(engine, sampling=SamplingParams(max_tokens=2, temperature=1.0))
+    task = asyncio.ensure_future(dose_response(engine, short))
+    await engine.reached(moment)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert engine.running == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"strengths": (0.0,)}, "other than 0"),
+        ({"prompts": ()}, "at least one prompt"),
+        ({"layers": (0,)}, "no direction at layers"),
+        ({"reading_layer": 0}, "no direction at layer 0"),
+        ({"scorer": "judge"}, "unknown scorer 'judge'"),
+        ({"scorer": "probe"}, "carries no probe"),
+        ({"random_directions": 11}, "must be 0 to 10"),
+    ],
+)
+async def test_evaluations_that_cannot_be(engine, change, said):
+    with pytest.raises(InvalidRequest, match=said):
+        await dose_response(engine, asked_of(engine, **change))
+    assert engine.generated == 0
+
+
+async def test_another_models_vector_is_refused(engine):
+    with pytest.raises(VectorModelMismatch):
+        await dose_response(engine, asked_of(engine, vector=replace(planted_vector(engine), model_fingerprint="other")))
+
+
+async def test_layer_sweep_finds_where_the_concept_is(engine):
+    """Layer 3 holds a direction across the concept: steering there moves nothing."""
+    vector = planted_vector(engine)
+    drawn = random_like(vector, 4).at(3).direction
+    across = drawn - (drawn @ engine.concept) * engine.concept
+    wrong = replace(vector.at(3), direction=across / across.norm())
+    vector = replace(vector, layers={2: vector.at(2), 3: wrong})
+    request = LayerSweepRequest(vector, PROMPTS, strengths=(0.5, 1.0, 1.5), reading_layer=2, sampling=SAMPLING)
+    found = await layer_sweep(engine, request)
+    assert [(point.layer, point.strength) for point in found.points] == [
+        (a, s) for a in (2, 3) for s in (0.5, 1.0, 1.5)
+    ]
+    assert found.best.layer == 2
+    assert found.recommended.layers == (2,)
+    assert found.recommended.strength == (0.5, 1.0)
+    there = {point.layer: point.moved.mean for point in found.points if point.strength == 1.0}
+    assert there[2] > 0.4
+    assert abs(there[3]) < 0.2
+
+
+async def test_layer_sweep_downwards(engine):
+    request = LayerSweepRequest(planted_vector(engine), PROMPTS, layers=(2,), strengths=(-0.5,), sampling=SAMPLING)
+    found = await layer_sweep(engine, request)
+    assert found.best.moved.mean > 0.2
+    assert found.recommended.strength == (-0.5, -0.5)
+
+
+async def test_layer_sweep_says_when_nothing_moves(engine):
+    vector = planted_vector(engine)
+    request = LayerSweepRequest(
+        random_like(vector, 5), PROMPTS[:4], layers=(2,), strengths=(0.01,), reader=vector, sampling=SAMPLING
+    )
+    found = await layer_sweep(engine, request)
+    assert (found.best, found.recommended) == (None, None)
+    assert "at no layer" in found.warnings[0]
+
+
+async def test_layer_sweep_of_both_signs_is_refused(engine):
+    with pytest.raises(InvalidRequest, match="one sign"):
+        await layer_sweep(engine, LayerSweepRequest(planted_vector(engine), PROMPTS, strengths=(-1.0, 1.0)))
+
+
+def test_text_is_read_where_the_card_reads_best(engine):
+    vector = planted_vector(engine)
+    assert reading_layer(vector, 4) == vector.recommended_layers()[0]
+    card = QualityCard(4, 2, {1: LayerQuality(auroc=0.95), 2: LayerQuality(auroc=0.6)})
+    assert reading_layer(replace(vector, quality=card), 4) == 1
+
+
+def test_questions_become_messages_where_there_is_a_template():
+    assert asked(LinearEngine(), ["the road"]) == (conversation("the road"),)
+    assert asked(LinearEngine(chat_template=False), ["the road"]) == ("the road",)

@@ -1,0 +1,104 @@
+"""A described concept: the model's own contrasting answers, filtered, make pairs that carry the concept."""
+
+import pytest
+
+from steering.errors import InvalidRequest, Overloaded
+from steering.pairs import ChatMessage
+from steering.workflows.extraction.describe import describe, instructed, unusable
+from steering.workflows.extraction.extract import ExtractionRequest, extract
+from steering.workflows.generate import background
+from tests.steering.workflows.linear import LinearEngine
+from tests.steering.workflows.test_generate import SAMPLED
+
+PROMPTS = ("read a letter", "walk the road", "open the door", "the river")
+REPLIES = {"cheerful": "lovely warm glad day", "gloomy": "grim cold sad day"}
+
+
+async def test_answers_become_pairs_that_carry_the_concept():
+    engine = LinearEngine(replies=REPLIES)
+    found = await describe(engine, "cheerful", "gloomy", prompts=PROMPTS)
+    assert found.dropped == {}
+    assert found.pairs.topics == PROMPTS
+    assert found.pairs.positive[0] == (
+        ChatMessage("user", "read a letter"),
+        ChatMessage("assistant", "lovely warm glad day"),
+    )
+    request = ExtractionRequest("cheer", found.pairs, position="response_mean", holdout=0.0)
+    assert float((await extract(engine, request)).at(1).direction @ engine.concept) > 0.9
+
+
+async def test_every_answer_gets_a_seed_of_its_own_shared_by_both_poles():
+    requests = []
+    engine = LinearEngine(fails=lambda request, index: requests.append(request), replies=REPLIES)
+    found = await describe(engine, "cheerful", "gloomy", prompts=PROMPTS, per_prompt=3)
+    seeds = {
+        pole: [one.sampling.seed for one in dict.fromkeys(requests) if pole in one.prompt[0].content]
+        for pole in ("cheerful", "gloomy")
+    }
+    assert sorted(seeds["cheerful"]) == sorted(seeds["gloomy"])
+    assert len(set(seeds["cheerful"])) == len(found.pairs) == 12
+    assert len(set(found.pairs.topics)) == 4
+
+
+@pytest.mark.parametrize(
+    ("positive", "negative", "reason"),
+    [
+        ("", "a cold grim day", "empty"),
+        ("a lovely day", "a cold grim day", "too short"),
+        ("A lovely warm  day", "a lovely warm day", "identical"),
+        ("I’m sorry, but I will not", "a cold grim day", "refusal"),
+        ("a lovely warm day", "As an AI I have no days", "refusal"),
+        ("a lovely warm day", "a cold grim day", None),
+    ],
+)
+def test_what_makes_no_pair(positive, negative, reason):
+    assert unusable(positive, negative) == reason
+
+
+async def test_too_few_usable_answers_say_why():
+    engine = LinearEngine(replies={"cheerful": "lovely", "gloomy": "grim"})
+    with pytest.raises(InvalidRequest, match=r"0 usable couples of answers out of 4 \(too short 4\)"):
+        await describe(engine, "cheerful", "gloomy", prompts=PROMPTS)
+
+
+@pytest.mark.parametrize(
+    ("trait", "opposite", "prompts", "said"),
+    [
+        (" ", "gloomy", PROMPTS, "both in words"),
+        ("Gloomy", "gloomy", PROMPTS, "are the same"),
+        ("cheerful", "gloomy", (), "at least one prompt"),
+    ],
+)
+async def test_descriptions_that_cannot_be(engine, trait, opposite, prompts, said):
+    with pytest.raises(InvalidRequest, match=said):
+        await describe(engine, trait, opposite, prompts=prompts)
+
+
+async def test_a_model_without_a_template_is_refused():
+    with pytest.raises(InvalidRequest, match="no chat template"):
+        await describe(LinearEngine(chat_template=False), "cheerful", "gloomy", prompts=PROMPTS)
+
+
+def test_a_template_without_system_messages_is_instructed_by_the_user():
+    assert [m.role for m in instructed(LinearEngine(), "cheerful", "the river")] == ["system", "user"]
+    (only,) = instructed(LinearEngine(system_role=False), "cheerful", "the river")
+    assert only.role == "user"
+    assert "cheerful" in only.content
+    assert only.content.endswith("the river")
+
+
+async def test_background_work_waits_for_a_full_queue():
+    refusals = iter([Overloaded("full")] * 3)
+    engine = LinearEngine(fails=lambda request, index: next(refusals, None))
+    said = []
+    found = await background(engine, [SAMPLED] * 5, pause=0.0, progress=lambda *one: said.append(one))
+    assert len({one.text for one in found}) == 1
+    assert said[-1] == (5, 5, "generating")
+
+
+async def test_background_work_stays_behind_live_traffic():
+    seen = []
+    engine = LinearEngine(fails=lambda request, index: seen.append(request.priority))
+    await background(engine, [SAMPLED] * 40)
+    assert set(seen) == {1}
+    assert engine.peak == 16

@@ -1,0 +1,183 @@
+"""Maps: clouds that were planted apart are drawn apart, in another process, and a caller who leaves kills it."""
+
+import asyncio
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from anyio import to_process
+
+from steering.errors import InvalidRequest
+from steering.projection import Points
+from steering.vectors import LayerDirection
+from steering.workflows.reading.latent_space import LatentSpaceRequest, latent_space, segment
+from steering.workflows.reading.projection_process import draw
+from tests.steering.workflows.linear import GAIN, LinearEngine
+from tests.steering.workflows.texts import planted_pairs
+from tests.steering.workflows.vectors import planted_vector
+
+PAIRS = planted_pairs(16, 4)
+TEXTS = PAIRS.positive + PAIRS.negative
+LABELS = ("good",) * 16 + ("bad",) * 16
+
+
+@pytest.fixture
+def mapped(engine) -> LatentSpaceRequest:
+    return LatentSpaceRequest(
+        TEXTS, LABELS, layers=(0, 1), position="mean", vectors={"mood": planted_vector(engine)}, path=3
+    )
+
+
+async def test_what_was_planted_apart_is_drawn_apart(engine, mapped):
+    found = await latent_space(engine, mapped)
+    surface, meaning = found.layers
+    assert (surface.layer, meaning.layer) == (0, 1)
+    assert len(meaning.points) == 32
+    good, bad = np.array(meaning.points[:16]), np.array(meaning.points[16:])
+    assert abs(good[:, 0].mean() - bad[:, 0].mean()) > 4 * max(good[:, 0].std(), bad[:, 0].std())
+    assert meaning.separability.auroc == 1.0
+    assert meaning.separability.silhouette > surface.separability.silhouette
+    assert 0.0 < sum(meaning.explained_variance) <= 1.0
+
+
+async def test_the_vector_lies_between_the_clouds_and_fills_the_page(engine, mapped):
+    meaning = (await latent_space(engine, mapped)).layers[1]
+    (drawn,) = meaning.segments
+    start, end = np.array(drawn.start), np.array(drawn.end)
+    good, bad = (np.array(part).mean(axis=0) for part in (meaning.points[:16], meaning.points[16:]))
+    assert drawn.visible > 0.95
+    assert np.dot(end - start, good - bad) > 0.0
+    assert np.linalg.norm(end - start) == pytest.approx(GAIN * drawn.visible, rel=1e-4)
+    assert (await latent_space(engine, mapped)).layers[0].segments == (), "the vector has no layer 0"
+
+
+async def test_a_path_follows_one_text(engine, mapped):
+    path = (await latent_space(engine, replace(mapped, layers="all"))).path
+    assert path.layers == (0, 1, 2, 3)
+    assert len(path.text) == len(path.mean) == 4
+    assert path.text[1] == pytest.approx(path.text[2], abs=1e-5), "block 2 changes nothing"
+    assert np.linalg.norm(np.subtract(path.text[0], path.text[1])) > 0.1
+
+
+async def test_same_seed_same_map_in_three_dimensions(engine, mapped):
+    request = replace(mapped, method="tsne", dims=3, layers=(1,), path=None)
+    first, second = [await latent_space(engine, request) for _ in range(2)]
+    assert first == second
+    assert {len(point) for point in first.layers[0].points} == {3}
+    assert (first.layers[0].explained_variance, first.layers[0].segments) == (None, ())
+
+
+async def test_labels_are_not_needed(engine, mapped):
+    assert (await latent_space(engine, replace(mapped, labels=None, path=None))).layers[0].separability is None
+    assert (await latent_space(engine, replace(mapped, labels=("x",) * 32, path=None))).layers[0].separability is None
+
+
+async def test_a_layer_that_cannot_be_drawn_is_named(engine):
+    """All texts end in one word, so block 0 has them all in one place."""
+    texts = tuple(f"{text} day" for text in TEXTS)
+    found = await latent_space(engine, LatentSpaceRequest(texts, layers=(0, 1)))
+    assert [one.layer for one in found.layers] == [1]
+    assert "layer 0 is left out" in found.warnings[0]
+
+
+async def test_input_embeddings_are_drawn_beside_the_layers(engine, mapped):
+    """A word's own embedding knows no polarity: only block 1 pulls the labels apart."""
+    found = await latent_space(engine, replace(mapped, layers=(0, 1), embeddings=True))
+    assert [one.layer for one in found.layers] == [0, 1]
+    assert found.embedding.layer is None
+    assert len(found.embedding.points) == 32
+    assert found.embedding.points == found.layers[0].points, "block 0 writes the embedding, as it is"
+    assert found.embedding.separability.silhouette < found.layers[1].separability.silhouette
+    assert found.embedding.segments == ()
+    assert found.path is not None
+    assert [len(found.path.layers), (await latent_space(engine, mapped)).embedding] == [2, None]
+
+
+async def test_embeddings_that_are_all_alike_are_named(engine):
+    """All texts end in one word: one embedding for all of them, and for block 0 as well."""
+    texts = tuple(f"{text} day" for text in TEXTS)
+    found = await latent_space(engine, LatentSpaceRequest(texts, layers=(1,), embeddings=True))
+    assert found.embedding is None
+    assert "the input embedding is left out" in found.warnings[0]
+    with pytest.raises(InvalidRequest, match="all alike"):
+        await latent_space(engine, LatentSpaceRequest(texts, layers=(0,), embeddings=True))
+
+
+async def test_where_no_layer_can_be_drawn_it_is_said(engine):
+    with pytest.raises(InvalidRequest, match="at least 4 texts"):
+        await latent_space(engine, LatentSpaceRequest(TEXTS[:3]))
+
+
+async def test_the_loop_goes_on_while_a_worker_draws(engine, mapped):
+    task = asyncio.ensure_future(latent_space(engine, mapped))
+    turns = 0
+    while not task.done():
+        await asyncio.sleep(0.001)
+        turns += 1
+    assert turns > 5
+    assert len(task.result().layers) == 2
+
+
+async def test_a_caller_who_leaves_kills_the_worker(engine, mapped):
+    drawing = asyncio.Event()
+    request = replace(mapped, method="tsne", texts=TEXTS * 30, labels=None, path=None)
+    work = latent_space(engine, request, progress=lambda done, total, said: "drawing" in said and drawing.set())
+    task = asyncio.ensure_future(work)
+    await drawing.wait()
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    found = await latent_space(engine, replace(mapped, path=None))
+    assert len(found.layers) == 2, "the next caller gets a fresh worker"
+
+
+async def test_progress_runs_to_its_total(engine, mapped):
+    seen = []
+    await latent_space(engine, mapped, progress=lambda *said: seen.append(said))
+    done = [one[0] for one in seen]
+    assert done == sorted(done)
+    assert seen[-1] == (34, 34, "done")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"method": "star chart"}, "unknown method 'star chart'; known: pca"),
+        ({"dims": 4}, "dims must be 2 or 3"),
+        ({"texts": ()}, "needs texts"),
+        ({"labels": ("a",)}, "one label for each text"),
+        ({"position": "all"}, "one point a text"),
+        ({"path": 32}, "index of a text"),
+        ({"layers": (9,)}, "layers must be among"),
+    ],
+)
+async def test_maps_that_cannot_be(engine, mapped, change, said):
+    with pytest.raises(InvalidRequest, match=said):
+        await latent_space(engine, replace(mapped, **change))
+    assert engine.captured == 0
+
+
+def test_a_vector_across_the_page_is_hardly_visible():
+    points = Points(np.zeros((4, 2), np.float32), (0.6, 0.4), np.eye(2, 3, dtype=np.float32), np.zeros(3, np.float32))
+    entry = planted_vector(LinearEngine()).at(1)
+    out = LayerDirection(entry.direction[:3] * 0 + entry.direction.new_tensor([0.0, 0.0, 1.0]), 2.0)
+    assert segment("out", out, points).visible == 0.0
+    along = LayerDirection(entry.direction.new_tensor([1.0, 0.0, 0.0]), 2.0)
+    assert segment("along", along, points).end == (1.0, 0.0)
+
+
+def test_a_worker_needs_no_torch():
+    said = "import sys, steering.workflows.reading.projection_process; print([m for m in ('torch', 'sklearn') if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+async def test_errors_come_back_from_a_worker_whole():
+    """The field they are about must not be lost on the way."""
+    with pytest.raises(InvalidRequest) as refusal:
+        await to_process.run_sync(draw, np.zeros((4, 3), dtype=np.float32), "pca", 5, 0, None)
+    error = refusal.value
+    assert (error.message, error.param, error.code) == ("dims must be 2 or 3, got 5", "dims", "invalid_request")

@@ -1,0 +1,193 @@
+"""Training hands the engine the pairs that are not held out, and makes an ordinary vector of what comes back."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from steering.engine.fit_task import FitTask, FittedDirection
+from steering.errors import InvalidRequest
+from steering.pairs import PairSet, dataset_digest, split
+from steering.quality import QualityCard
+from steering.workflows.extraction.extract import ExtractionRequest, extract
+from steering.workflows.training.train import TRAINED, TrainingSettings, train
+from steering.workflows.training.training_texts import NEUTRAL, neutral_texts, token_pairs
+from tests.engines import family_engine
+from tests.steering.workflows.linear import LAYERS, PLANTED_LAYERS, LinearEngine
+from tests.steering.workflows.texts import conversation, planted_pairs
+
+SETTINGS = TrainingSettings(steps=5, batch=2)
+Turn = Callable[[FitTask], torch.Tensor]
+
+
+class TrainableEngine(LinearEngine):
+    """A LinearEngine that answers a task with `turn(task)` and notes what it was asked."""
+
+    def __init__(self, turn: Turn | None = None) -> None:
+        super().__init__()
+        self.tasks: list[FitTask] = []
+        self._turn = turn or (lambda task: self.concept)
+
+    async def fit(self, task: FitTask, *, progress: Callable[[int, int], None] | None = None) -> FittedDirection:
+        self.tasks.append(task)
+        for step in range(task.steps):
+            await asyncio.sleep(0)
+            if progress is not None:
+                progress(step + 1, task.steps)
+        return FittedDirection(self._turn(task), tuple(1.0 - 0.1 * step for step in range(task.steps)))
+
+
+@pytest.fixture
+def engine() -> TrainableEngine:
+    return TrainableEngine()
+
+
+@pytest.fixture
+def request_() -> ExtractionRequest:
+    return ExtractionRequest("sentiment", planted_pairs(), position="mean", description="good against bad", tags=("t",))
+
+
+async def test_the_vector_is_what_the_engine_fitted_at_the_best_layer(engine, request_):
+    vector = await train(engine, request_, SETTINGS)
+    (layer,) = vector.layers
+    assert layer in PLANTED_LAYERS
+    assert vector.recommended.layers == (layer,)
+    assert vector.method == TRAINED
+    assert (vector.description, vector.tags) == ("good against bad", ("t",))
+    torch.testing.assert_close(vector.at(layer).direction, engine.concept)
+    assert vector.quality.layers[layer].auroc == 1.0
+    assert [task.layer for task in engine.tasks] == [layer]
+
+
+async def test_natural_scale_comes_from_the_class_means_and_strengths_from_the_training(engine, request_):
+    base = await extract(LinearEngine(), request_)
+    vector = await train(engine, request_, SETTINGS)
+    (layer,) = vector.layers
+    entry = vector.at(layer)
+    assert entry.scale == pytest.approx(entry.positive_mean - entry.negative_mean, rel=1e-4)
+    amounts = [strength * entry.scale for strength in vector.recommended.strength]
+    assert amounts == pytest.approx([strength * base.at(layer).scale for strength in SETTINGS.strengths])
+
+
+async def test_only_fitted_pairs_are_trained_on_from_where_their_texts_differ(engine, request_):
+    await train(engine, request_, SETTINGS)
+    division = split(request_.pairs, request_.holdout, request_.seed)
+    (task,) = engine.tasks
+    assert task.pairs == await token_pairs(engine, request_.pairs, division.fit_positive)
+    assert len(task.pairs) == len(division.fit_positive) < len(request_.pairs)
+    assert (task.steps, task.batch, task.strengths, task.seed) == (5, 2, SETTINGS.strengths, request_.seed)
+
+
+async def test_it_starts_from_the_mean_difference_of_the_fitted_part(engine, request_):
+    base = await extract(LinearEngine(), request_)
+    await train(engine, request_, SETTINGS)
+    (task,) = engine.tasks
+    assert torch.equal(task.initial, base.at(task.layer).direction)
+    assert task.amount == base.at(task.layer).scale
+
+
+async def test_named_layers_are_trained_one_after_the_other(engine, request_):
+    vector = await train(engine, replace(request_, layers=(1, 2)), SETTINGS)
+    assert [task.layer for task in engine.tasks] == [1, 2]
+    assert sorted(vector.layers) == [1, 2]
+
+
+async def test_provenance_tells_how_it_was_trained(engine, request_):
+    vector = await train(engine, request_, SETTINGS)
+    said = json.loads(json.dumps(vector.provenance))
+    assert (said["method"], said["dataset"]) == (TRAINED, dataset_digest(request_.pairs))
+    training = said["training"]
+    assert (training["steps"], training["strengths"]) == (5, list(SETTINGS.strengths))
+    assert training["caution"] == SETTINGS.caution
+    assert training["loss"] == {str(engine.tasks[0].layer): [1.0, pytest.approx(0.6)]}
+    assert QualityCard.from_dict(json.loads(json.dumps(vector.quality.to_dict()))) == vector.quality
+
+
+async def test_a_direction_that_reads_the_wrong_way_round_is_refused(request_):
+    engine = TrainableEngine()
+    with pytest.raises(InvalidRequest, match="wrong way round"):
+        await train(TrainableEngine(lambda task: -engine.concept), request_, SETTINGS)
+
+
+@pytest.mark.parametrize(("caution", "spared"), [(0.0, 0), (2.5, NEUTRAL)])
+async def test_neutral_answers_are_spared_unless_caution_is_0(engine, request_, caution, spared):
+    await train(engine, request_, replace(SETTINGS, caution=caution))
+    (task,) = engine.tasks
+    assert (len(task.neutral), task.caution) == (spared, caution)
+    assert task.neutral == (await neutral_texts(LinearEngine(), request_.seed))[:spared]
+
+
+async def test_conversations_share_their_question(engine):
+    pairs = PairSet(
+        tuple(conversation("the road", f"{word} day") for word in ("lovely", "warm", "glad", "kind")),
+        tuple(conversation("the road", f"{word} day") for word in ("grim", "cold", "sad", "cruel")),
+    )
+    await train(engine, ExtractionRequest("answers", pairs, position="response_mean", layers=(1,)), SETTINGS)
+    assert {pair.start for pair in engine.tasks[0].pairs} == {5}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"layers": (0, 4)}, "layers must be among 0 to 3"),
+        ({"position": "all"}, "many activations"),
+        ({"holdout": 1.0}, "holdout"),
+        ({"name": "Not A Name"}, "is not a name"),
+        ({"pairs": PairSet(("a road",), ("cold", "grim"), paired=False)}, "needs pairs"),
+    ],
+)
+async def test_what_cannot_be_is_said_before_anything_is_read(engine, request_, change, said):
+    with pytest.raises(InvalidRequest, match=said):
+        await train(engine, replace(request_, **change), SETTINGS)
+    assert engine.captured == 0
+    assert engine.tasks == []
+
+
+async def test_equal_texts_are_refused(engine):
+    same = PairSet(("the road", "a river"), ("the road", "a river"))
+    with pytest.raises(InvalidRequest, match="no direction stands out"):
+        await train(engine, ExtractionRequest("nothing", same, holdout=0.0), SETTINGS)
+
+
+@pytest.mark.parametrize("layers", ["all", (1, 2)])
+async def test_progress_runs_to_its_total(engine, request_, layers):
+    seen = []
+    await train(engine, replace(request_, layers=layers), SETTINGS, progress=lambda *said: seen.append(said))
+    read, trained = (LAYERS, 1) if layers == "all" else (2, 2)
+    total = 48 + read + SETTINGS.steps * trained
+    done = [one[0] for one in seen]
+    assert done == sorted(done)
+    assert seen[-1][:2] == (total, total)
+    assert {one[1] for one in seen} == {total}
+    assert any(message.startswith("training layer") for _, _, message in seen)
+
+
+async def test_cancelling_stops_the_fit(engine, request_):
+    steps = []
+
+    def watch(done: int, total: int, message: str) -> None:
+        if message.startswith("training"):
+            steps.append(done)
+            if len(steps) == 3:
+                task.cancel()
+
+    task = asyncio.ensure_future(train(engine, request_, SETTINGS, progress=watch))
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert len(steps) == 3
+
+
+async def test_on_a_model_the_whole_way(hf_byte_tokenizer: PreTrainedTokenizerFast):
+    """A tiny random model: what comes out is a vector of one layer with a card, made the same way twice."""
+    frames = ("the road is", "a river was", "her letter seems", "the old train looks", "this bread is", "the city was")
+    pairs = PairSet(tuple(f"{f} warm" for f in frames), tuple(f"{f} cold" for f in frames), tuple("aabbcc"))
+    request = ExtractionRequest("warmth", pairs, position="last", layers=(1,), holdout=0.3)
+    async with family_engine("llama", hf_byte_tokenizer) as engine:
+        first, second = [await train(engine, request, TrainingSettings(steps=8, batch=2)) for _ in range(2)]
+    assert torch.equal(first.at(1).direction, second.at(1).direction)
+    assert first.quality.holdout == 2
+    assert 0.0 < first.provenance["training"]["cosine_to_start"]["1"] < 1.0
