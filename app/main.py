@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 
 from app.components import open_database, open_engine
 from app.http.errors import on_http_error, on_invalid, on_steering_error
-from app.http.middleware import HostGuard, Outermost
+from app.http.middleware import HostMiddleware, RequestMiddleware
 from app.http.openapi import SteeringAPI
 from app.http.playground import mount_playground
 from app.routes import (
@@ -85,6 +85,6 @@ def create_app(
     app.add_exception_handler(SteeringError, on_steering_error)
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_http_error)
-    app.add_middleware(HostGuard, settings=state.settings)
-    app.add_middleware(Outermost, state=state)
+    app.add_middleware(HostMiddleware, settings=state.settings)
+    app.add_middleware(RequestMiddleware, state=state)
     return app

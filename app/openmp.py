@@ -12,7 +12,7 @@ threads then sleep inside passes.
 """
 
 
-def spin_briefly(environment: MutableMapping[str, str] = os.environ) -> None:
+def set_openmp_spin_count(environment: MutableMapping[str, str] = os.environ) -> None:
     """Says so in the environment of a process that has not loaded torch yet, unless somebody has said how to wait."""
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(environment):
         environment["GOMP_SPINCOUNT"] = SPINS

@@ -19,7 +19,7 @@ from app.logs import configure_logging
 from app.main import create_app
 from app.settings import Settings
 from app.state import AppState, EngineFactory, StoreFactory
-from steering.threads import forgo_helpers
+from steering.threads import disable_intra_op_threads
 
 log = structlog.get_logger(__name__)
 
@@ -83,7 +83,7 @@ def serve(
 ) -> int:
     """Serves until SIGTERM or SIGINT and returns the exit code: 0, or 1 when the model could not be loaded."""
     configure_logging(settings.log_level)
-    forgo_helpers()  # this thread becomes the event loop's
+    disable_intra_op_threads()  # this thread becomes the event loop's
     app = create_app(settings, engine_factory, store_factory)
     state = cast(AppState, app.state.steering)
     config = uvicorn.Config(

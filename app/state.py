@@ -11,10 +11,10 @@ from typing import TypeAlias, TypeVar, cast
 import structlog
 from starlette.requests import Request
 
-from app.http.admission import Lease, Permits
-from app.http.authentication import KeyRing
+from app.http.admission import Admission, AdmissionControl
+from app.http.authentication import ApiKeys
 from app.http.errors import hidden
-from app.http.sse import Patience, ended
+from app.http.sse import StreamTimeouts, ended
 from app.metrics import Metrics
 from app.services.jobs import Jobs
 from app.settings import Settings
@@ -22,7 +22,7 @@ from steering.engine.api import Engine, EngineStats
 from steering.errors import Draining, EngineDead, NotReady, SteeringError
 from steering.plan.resolve import RecentPlans
 from steering.store.base import Store
-from steering.threads import PassingThreads
+from steering.threads import ThreadPerTaskExecutor
 from steering.workflows.reading.norms import measure_typical_norms
 
 log = structlog.get_logger(__name__)
@@ -40,8 +40,8 @@ class AppState:
 
     def __init__(self, settings: Settings, engine_factory: EngineFactory, store_factory: StoreFactory) -> None:
         self.settings = settings
-        self.keys = KeyRing(settings.api_keys)
-        self.permits = Permits(settings.max_running + settings.max_waiting)
+        self.keys = ApiKeys(settings.api_keys)
+        self.permits = AdmissionControl(settings.max_running + settings.max_waiting)
         self.metrics = Metrics(self.stats)
         self.plans = RecentPlans()
         self.draining = False
@@ -61,7 +61,7 @@ class AppState:
     async def running(self) -> AsyncIterator[None]:
         """Store first, then the engine in the background, so that the port opens at once; closed in reverse."""
         self.interrupted = asyncio.get_running_loop().create_future()
-        asyncio.get_running_loop().set_default_executor(PassingThreads())
+        asyncio.get_running_loop().set_default_executor(ThreadPerTaskExecutor())
         self._store = await self._store_factory(self.settings)
         settings = self.settings
         self._jobs = Jobs(self._store.jobs, running=settings.max_jobs, waiting=settings.max_queued_jobs)
@@ -121,17 +121,17 @@ class AppState:
         return self._jobs
 
     @property
-    def patience(self) -> Patience:
+    def patience(self) -> StreamTimeouts:
         """How long a stream waits."""
         settings = self.settings
-        return Patience(settings.keepalive_seconds, settings.stall_seconds, settings.request_seconds)
+        return StreamTimeouts(settings.keepalive_seconds, settings.stall_seconds, settings.request_seconds)
 
     def stats(self) -> EngineStats | None:
         """What the engine does now; None before there is one."""
         return None if self._engine is None else self._engine.stats()
 
     @contextmanager
-    def request_under_way(self) -> Iterator[Lease]:
+    def request_under_way(self) -> Iterator[Admission]:
         """Counts a request for as long as it is being answered, and takes back the rows it was lent."""
         lease = self.permits.lease()
         self.in_flight += 1

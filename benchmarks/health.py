@@ -157,7 +157,7 @@ async def measured(address: str) -> dict[str, dict[str, float]]:
             body = None
             if method is not None:
                 body = {"texts": texts, "labels": labels, "layers": layers, "method": method, "position": "mean"}
-            rows[name] = await beside(client, other, body)
+            rows[name] = await run_in_thread(client, other, body)
     return rows
 
 

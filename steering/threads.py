@@ -19,7 +19,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
-class PassingThreads(ThreadPoolExecutor):
+class ThreadPerTaskExecutor(ThreadPoolExecutor):
     """An executor whose every task has a thread of its own, which ends with it."""
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
@@ -40,26 +40,26 @@ class PassingThreads(ThreadPoolExecutor):
         return future
 
 
-def in_passing_thread(work: Callable[[], T]) -> T:
+def call_in_thread(work: Callable[[], T]) -> T:
     """The result of work that ran in a thread of its own; the caller waits."""
-    executor: Any = PassingThreads(max_workers=1)
+    executor: Any = ThreadPerTaskExecutor(max_workers=1)
     result: T = executor.submit(work).result()
     return result
 
 
-async def beside(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+async def run_in_thread(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """As `asyncio.to_thread`, in a thread that ends: those of an event loop's own executor live on and keep their helpers."""
     context = contextvars.copy_context()
     return await asyncio.get_running_loop().run_in_executor(
-        PassingThreads(max_workers=1), lambda: context.run(work, *args, **kwargs)
+        ThreadPerTaskExecutor(max_workers=1), lambda: context.run(work, *args, **kwargs)
     )
 
 
-def forgo_helpers() -> None:
+def disable_intra_op_threads() -> None:
     """From here on the calling thread runs parallel operations alone. Other threads keep as many helpers as they had.
 
     The number of threads is a thread's own in OpenMP; torch hands the number that was set last to threads that begin.
     """
     count = torch.get_num_threads()
     torch.set_num_threads(1)
-    in_passing_thread(lambda: torch.set_num_threads(count))
+    call_in_thread(lambda: torch.set_num_threads(count))

@@ -12,12 +12,12 @@ from app.cli.terminal import (
     Key,
     Url,
     client_of,
-    complaints,
     console,
     layers_of,
     numbers,
     print_json,
     safe,
+    stderr,
     steering_of,
 )
 from steering.schemas.generation import GenerateAnswer, TokenPiece
@@ -83,9 +83,9 @@ def generate(  # noqa: PLR0913, PLR0917 - one option a field
                 console.print(safe(event.text), end="", markup=False, soft_wrap=True)
             elif isinstance(event, GenerateAnswer):
                 console.print()
-                complaints.print(f"seed {event.seed}, {event.usage.completion_tokens} tokens", style="dim")
+                stderr.print(f"seed {event.seed}, {event.usage.completion_tokens} tokens", style="dim")
                 for line in applied_lines(event.steering):
-                    complaints.print(line)
+                    stderr.print(line)
 
 
 def compare(  # noqa: PLR0913, PLR0917 - one option a field
@@ -147,7 +147,7 @@ def _show(url: str, key: str | None, prompt: str, as_json: bool, options: dict[s
         print_json(answer.model_dump(mode="json", exclude_none=True))
         return
     console.print(comparison_table(answer, prompt))
-    complaints.print(f"seed {answer.seed}, model {answer.model}", style="dim")
+    stderr.print(f"seed {answer.seed}, model {answer.model}", style="dim")
     for arm in answer.arms:
         for line in applied_lines(arm.steering):
-            complaints.print(line)
+            stderr.print(line)

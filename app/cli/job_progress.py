@@ -4,7 +4,7 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from app.cli.terminal import complaints
+from app.cli.terminal import stderr
 from steering.client.client import ApiError, Client
 from steering.schemas.jobs import JobAnswer
 
@@ -14,7 +14,7 @@ def followed(client: Client, begun: JobAnswer) -> dict[str, Any]:
     job = begun
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     try:
-        with Progress(*columns, console=complaints) as progress:
+        with Progress(*columns, console=stderr) as progress:
             bar = progress.add_task("queued", total=None)
             for job in client.job_events(begun.id):
                 done = job.progress

@@ -10,7 +10,7 @@ from app.cli.demo import demo
 from app.cli.generation import compare, generate, sweep
 from app.cli.reading import evaluate, lens, readout
 from app.cli.serve import serve
-from app.cli.terminal import complaints, shown
+from app.cli.terminal import shown, stderr
 from app.cli.vectors import extract, vectors
 from steering.client.client import ApiError
 from steering.errors import SteeringError
@@ -32,10 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         cli(args=None if arguments is None else list(arguments))
     except (ApiError, SteeringError) as error:
-        complaints.print(shown(f"error: {error}", "red"))
+        stderr.print(shown(f"error: {error}", "red"))
         sys.exit(1)
     except OSError as error:
-        complaints.print(shown(f"error: {error}", "red"))
+        stderr.print(shown(f"error: {error}", "red"))
         sys.exit(1)
 
 

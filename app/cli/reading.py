@@ -16,12 +16,12 @@ from app.cli.terminal import (
     Key,
     Url,
     client_of,
-    complaints,
     console,
     layers_of,
     numbers,
     print_json,
     shown,
+    stderr,
     steering_of,
 )
 from steering.concepts.loader import read_prompts
@@ -90,7 +90,7 @@ def lens(  # noqa: PLR0913, PLR0917 - one option a field
         raise typer.BadParameter(f"the prompt has {len(answer.tokens)} tokens", param_hint="--token")
     console.print(lens_table(answer, token))
     for warning in answer.steering.warnings if answer.steering else []:
-        complaints.print(shown(warning, "yellow"))
+        stderr.print(shown(warning, "yellow"))
 
 
 def evaluate(  # noqa: PLR0913, PLR0917 - one option a field

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from app.cli.terminal import complaints, shown
-from app.openmp import spin_briefly
+from app.cli.terminal import shown, stderr
+from app.openmp import set_openmp_spin_count
 from app.settings import Settings
 from steering.registry import Registry
 
@@ -48,7 +48,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one option a setting
         "api_keys": ",".join(api_key) if api_key else None,
         "allowed_hosts": ",".join(allowed_host) if allowed_host else None,
     }  # fmt: skip
-    spin_briefly()
+    set_openmp_spin_count()
     given = {name: value for name, value in options.items() if value is not None}
     raise typer.Exit(SERVERS["uvicorn"](settings_of(given | _assignments(other or []))))
 
@@ -73,5 +73,5 @@ def settings_of(options: dict[str, Any]) -> Settings:
     except ValidationError as error:
         for finding in error.errors():
             where = ".".join(map(str, finding["loc"])) or "settings"
-            complaints.print(shown(f"{where}: {finding['msg'].removeprefix('Value error, ')}", "red"))
+            stderr.print(shown(f"{where}: {finding['msg'].removeprefix('Value error, ')}", "red"))
         raise typer.Exit(2) from None

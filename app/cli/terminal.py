@@ -15,7 +15,7 @@ WIDTH = 110
 """Columns where the output is no terminal and so has no width of its own."""
 
 console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
-complaints = Console(stderr=True, highlight=False)
+stderr = Console(stderr=True, highlight=False)
 
 Url = Annotated[str, typer.Option("--url", envvar="STEERING_URL", help="Where the server is.")]
 Key = Annotated[str | None, typer.Option("--key", envvar="STEERING_KEY", help="Key of a server that wants one.")]

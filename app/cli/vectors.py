@@ -9,7 +9,7 @@ import typer
 from app.cli import gguf_import as control_vector
 from app.cli.job_progress import followed
 from app.cli.tables import card_lines, card_table, vectors_table
-from app.cli.terminal import LOCAL, AsJson, Key, Url, client_of, complaints, console, layers_of, print_json, shown
+from app.cli.terminal import LOCAL, AsJson, Key, Url, client_of, console, layers_of, print_json, shown, stderr
 from app.cli.vector_sources import GivenDirections, decoder_row, plain
 from steering.client.client import Client
 from steering.concepts.loader import read_pairs
@@ -171,7 +171,7 @@ def _control_vector(client: Client, name: str, layers: str) -> bytes:
     content = client.export_control_vector(name, wanted)
     vector = client.get_vector(name)
     if 0 in (vector.recommended.layers if wanted == "recommended" else vector.layers):
-        complaints.print("layer 0 was left out: llama.cpp has no place for it", style="yellow")
+        stderr.print("layer 0 was left out: llama.cpp has no place for it", style="yellow")
     console.print("llama.cpp's scale 1 is strength 1 here")
     return content
 

@@ -1,18 +1,18 @@
-"""Permits: how many rows the service has promised to work on. One too many is refused at once, never queued silently."""
+"""AdmissionControl: how many rows the service has promised to work on. One too many is refused at once, never queued silently."""
 
 from steering.errors import Overloaded
 
 
-class Permits:
+class AdmissionControl:
     """A count of rows under way, bounded by `limit`."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.taken = 0
 
-    def lease(self) -> "Lease":
+    def lease(self) -> "Admission":
         """A lease without rows yet; whoever made it closes it."""
-        return Lease(self)
+        return Admission(self)
 
     def change(self, rows: int) -> None:
         """Takes (or gives back, when negative) rows. Raises Overloaded when they would not fit."""
@@ -21,10 +21,10 @@ class Permits:
         self.taken += rows
 
 
-class Lease:
+class Admission:
     """The rows of one request."""
 
-    def __init__(self, permits: Permits) -> None:
+    def __init__(self, permits: AdmissionControl) -> None:
         self._permits, self._rows = permits, 0
 
     def take(self, rows: int) -> None:

@@ -28,7 +28,7 @@ ANYONE = Key("anonymous", frozenset(SCOPES))
 """The caller of a server without keys, which only listens on a loopback address."""
 
 
-class KeyRing:
+class ApiKeys:
     """Every configured key. Entries are `key` (all scopes) or `key:read+generate`."""
 
     def __init__(self, entries: Sequence[str]) -> None:

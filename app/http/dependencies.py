@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import Request
 
-from app.http.admission import Lease
+from app.http.admission import Admission
 from app.http.authentication import Key
 from app.services.jobs import Jobs
 from app.state import AppState, state_of
@@ -41,9 +41,9 @@ async def _jobs(state: StateDep) -> Jobs:
     return state.jobs
 
 
-async def _lease(request: Request) -> Lease:
+async def _lease(request: Request) -> Admission:
     """One row at once, or Overloaded; the outermost wrapper gives everything back when the answer has been sent."""
-    lease: Lease = request.state.lease
+    lease: Admission = request.state.lease
     lease.take(1)
     return lease
 
@@ -57,7 +57,7 @@ async def _salt(request: Request) -> str:
 EngineDep = Annotated[Engine, Depends(_engine)]
 StoreDep = Annotated[Store, Depends(_store)]
 JobsDep = Annotated[Jobs, Depends(_jobs)]
-LeaseDep = Annotated[Lease, Depends(_lease)]
+LeaseDep = Annotated[Admission, Depends(_lease)]
 SaltDep = Annotated[str, Depends(_salt)]
 
 

@@ -33,7 +33,7 @@ def request_id_of(headers: Headers) -> str:
     return given if _REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(8)}"
 
 
-class Outermost:
+class RequestMiddleware:
     """Gives each request its id and headers, writes its log line, counts it, and answers what nobody caught."""
 
     def __init__(self, app: ASGIApp, state: AppState) -> None:
@@ -84,7 +84,7 @@ def _log_line(scope: Scope, status: int, seconds: float) -> None:
     )
 
 
-class HostGuard:
+class HostMiddleware:
     """Answers only requests that name this server in Host, where it is known what that may be.
 
     On a loopback address the names are known, and a page of another site that reaches the port through a name of its

@@ -34,7 +34,7 @@ def needs(scope: str) -> dict[str, Any]:
     return {"x-scope": scope}
 
 
-class DoorRoute(APIRoute):
+class ApiRoute(APIRoute):
     """A route behind the door. media_type: what its body must be. upload: the larger body limit. scope_needed: of the key."""
 
     media_type: ClassVar[str] = "application/json"
@@ -82,7 +82,7 @@ class DoorRoute(APIRoute):
         return self.body_field is not None or self.media_type != "application/json"
 
 
-class UploadRoute(DoorRoute):
+class UploadRoute(ApiRoute):
     """JSON that may be as large as a vector."""
 
     upload: ClassVar[bool] = True

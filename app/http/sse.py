@@ -38,7 +38,7 @@ class Event(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class StreamTimeouts:
     """How long a stream waits: before a comment, for a reader that takes nothing, and in all."""
 
     keepalive_seconds: float
@@ -87,7 +87,7 @@ class EventStream(Response):
     def __init__(
         self,
         events: AsyncGenerator[Event, None],
-        patience: Patience,
+        patience: StreamTimeouts,
         interrupted: "asyncio.Future[SteeringError]",
         first: "asyncio.Future[Event | None] | None" = None,
         on_failure: Callable[[SteeringError], tuple[Event, ...]] = lambda error: (error_event(error),),

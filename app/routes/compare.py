@@ -4,12 +4,12 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from app.http.dependencies import LeaseDep, SaltDep, StateDep
-from app.http.request_reading import DoorRoute, needs
+from app.http.request_reading import ApiRoute, needs
 from app.http.streaming import event_stream
 from app.services.compare import events, prepared, whole
 from steering.schemas.comparison import CompareAnswer, CompareRequest
 
-router = APIRouter(route_class=DoorRoute, tags=["generation"])
+router = APIRouter(route_class=ApiRoute, tags=["generation"])
 
 
 @router.post(

@@ -4,12 +4,12 @@ import asyncio
 
 from fastapi import APIRouter
 
-from app.http.request_reading import DoorRoute
+from app.http.request_reading import ApiRoute
 from app.services.concepts import concept_answer, concept_detail
 from steering.concepts import CONCEPTS
 from steering.schemas.system import ConceptDetail, ConceptList
 
-router = APIRouter(route_class=DoorRoute, tags=["concepts"])
+router = APIRouter(route_class=ApiRoute, tags=["concepts"])
 
 
 @router.get("/v1/concepts")

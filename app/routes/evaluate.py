@@ -7,14 +7,14 @@ from starlette.responses import Response
 
 from app.http.dependencies import JobsDep, LeaseDep, StateDep
 from app.http.errors import json_response
-from app.http.request_reading import DoorRoute
+from app.http.request_reading import ApiRoute
 from app.services.evaluate import checked, job_words
 from app.services.responses import job_answer
 from steering.schemas.evaluation import EvaluateQuery, EvaluationAnswer, EvaluationRequest
 from steering.schemas.jobs import JobAnswer
 from steering.workflows.progress import silent
 
-router = APIRouter(route_class=DoorRoute, tags=["vectors"])
+router = APIRouter(route_class=ApiRoute, tags=["vectors"])
 
 
 @router.post(

@@ -6,14 +6,14 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from app.http.dependencies import JobsDep, StateDep
-from app.http.request_reading import DoorRoute
+from app.http.request_reading import ApiRoute
 from app.http.streaming import event_stream, job_events
 from app.services.inputs import check_limit
 from app.services.responses import job_answer
 from steering.schemas.base import PageQuery
 from steering.schemas.jobs import JobAnswer, JobPage
 
-router = APIRouter(route_class=DoorRoute, tags=["jobs"])
+router = APIRouter(route_class=ApiRoute, tags=["jobs"])
 
 
 @router.get("/v1/jobs")

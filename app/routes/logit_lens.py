@@ -4,12 +4,12 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from app.http.dependencies import LeaseDep, StateDep
-from app.http.request_reading import DoorRoute, needs
+from app.http.request_reading import ApiRoute, needs
 from app.services.analysis import json_answer, lens_answer, prepared_lens
 from steering.schemas.analysis import LogitLensAnswer, LogitLensRequest
 from steering.workflows.reading.logit_lens import logit_lens as run
 
-router = APIRouter(route_class=DoorRoute, tags=["reading"])
+router = APIRouter(route_class=ApiRoute, tags=["reading"])
 
 
 @router.post("/v1/logit-lens", openapi_extra=needs("generate"), response_model=LogitLensAnswer)

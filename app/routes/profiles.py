@@ -3,14 +3,14 @@
 from fastapi import APIRouter
 
 from app.http.dependencies import StateDep, StoreDep, resolved
-from app.http.request_reading import DoorRoute
+from app.http.request_reading import ApiRoute
 from app.services.responses import profile_answer
 from steering.schemas.profiles import ProfileAnswer, ProfileList, ProfileRequest
 from steering.spec import SteeringSpec
 from steering.store.base import Profile
 from steering.vectors import check_name
 
-router = APIRouter(route_class=DoorRoute, tags=["profiles"])
+router = APIRouter(route_class=ApiRoute, tags=["profiles"])
 
 
 @router.put("/v1/profiles/{name}", response_model_exclude_unset=True)

@@ -4,12 +4,12 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from app.http.dependencies import LeaseDep, StateDep
-from app.http.request_reading import DoorRoute, needs
+from app.http.request_reading import ApiRoute, needs
 from app.services.analysis import json_answer, prepared_readout, readout_answer
 from steering.schemas.analysis import ReadoutAnswer, ReadoutRequest
 from steering.workflows.reading.readout import readout as run
 
-router = APIRouter(route_class=DoorRoute, tags=["reading"])
+router = APIRouter(route_class=ApiRoute, tags=["reading"])
 
 
 @router.post("/v1/readout", openapi_extra=needs("generate"), response_model=ReadoutAnswer)

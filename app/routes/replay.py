@@ -3,13 +3,13 @@
 from fastapi import APIRouter
 
 from app.http.dependencies import LeaseDep, SaltDep, StateDep
-from app.http.request_reading import DoorRoute, needs
+from app.http.request_reading import ApiRoute, needs
 from app.services.generate import whole
 from app.services.replay import prepared
 from steering.schemas.generation import GenerateAnswer
 from steering.schemas.replay import Record
 
-router = APIRouter(route_class=DoorRoute, tags=["generation"])
+router = APIRouter(route_class=ApiRoute, tags=["generation"])
 
 
 @router.post(

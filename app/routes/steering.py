@@ -3,11 +3,11 @@
 from fastapi import APIRouter
 
 from app.http.dependencies import StateDep, StoreDep, resolved
-from app.http.request_reading import DoorRoute
+from app.http.request_reading import ApiRoute
 from steering.schemas.steering import DefaultSteering, DefaultSteeringAnswer
 from steering.spec import SteeringSpec
 
-router = APIRouter(route_class=DoorRoute, tags=["profiles"])
+router = APIRouter(route_class=ApiRoute, tags=["profiles"])
 
 
 @router.put("/v1/steering", response_model_exclude_unset=True)

@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse, Response
 
 from app.http.dependencies import EngineDep, StateDep
 from app.http.playground import is_built
-from app.http.request_reading import DoorRoute, needs
+from app.http.request_reading import ApiRoute, needs
 from app.services.inputs import prompt_of, token_ids_of
 from app.services.judge import judges
 from app.services.responses import model_answer
@@ -29,7 +29,7 @@ from steering.schemas.system import (
 )
 from steering.workflows.extraction.make import METHOD_NAMES
 
-router = APIRouter(route_class=DoorRoute, tags=["operation"])
+router = APIRouter(route_class=ApiRoute, tags=["operation"])
 
 
 @router.get("/version")

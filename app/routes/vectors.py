@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from app.http.dependencies import EngineDep, StateDep, StoreDep, vector_at, vector_named
-from app.http.request_reading import BinaryRoute, DoorRoute, UploadRoute
+from app.http.request_reading import ApiRoute, BinaryRoute, UploadRoute
 from app.services.inputs import check_limit
 from app.services.responses import directions, vector_answer
 from app.services.vector_files import export_file, import_file, similar_vectors
@@ -28,7 +28,7 @@ from steering.schemas.vectors import (
 from steering.store.base import VectorFilter
 from steering.workflows.extraction.register import combined, registered
 
-router = APIRouter(route_class=DoorRoute, tags=["vectors"])
+router = APIRouter(route_class=ApiRoute, tags=["vectors"])
 uploads = APIRouter(route_class=UploadRoute, tags=["vectors"])
 files = APIRouter(route_class=BinaryRoute, tags=["vectors"])
 

@@ -21,7 +21,7 @@ from steering.plan.dose import DoseGuard
 from steering.plan.resolve import resolve
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.spec import SteeringSpec
-from steering.threads import forgo_helpers
+from steering.threads import disable_intra_op_threads
 from steering.workflows.extraction.extract import ExtractionRequest, extract
 
 T = TypeVar("T")
@@ -152,7 +152,7 @@ class EngineSide:
 
 def begin(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Opens the engine and waits for its compiled steps. This thread lives as long as the engine and fits directions."""
-    forgo_helpers()
+    disable_intra_op_threads()
     runner = asyncio.Runner()
     engine = open_endless(options["source"], options["device"])
     runner.run(until_compiled(engine))

@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from steering.extraction.base import Direction, Negatives, Positives
-from steering.extraction.orientation import check_heaps, mean_shift, orient
+from steering.extraction.orientation import check_activations_shape, mean_shift, orient
 
 
 class MeanDifference:
@@ -16,5 +16,5 @@ class MeanDifference:
     @staticmethod
     def fit(positive: Positives, negative: Negatives, paired: bool) -> Direction:
         """positive (pos, d_model), negative (neg, d_model) -> Direction. Pairing makes no difference to it."""
-        check_heaps(MeanDifference.name, positive, negative, paired, MeanDifference.least)
+        check_activations_shape(MeanDifference.name, positive, negative, paired, MeanDifference.least)
         return orient(mean_shift(positive, negative), positive, negative)

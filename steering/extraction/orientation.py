@@ -11,7 +11,7 @@ NOISE_FLOOR = 1e-5
 texts activations that agree to about 1e-6 of their length, whatever the batch around them."""
 
 
-def check_heaps(method: str, positive: Positives, negative: Negatives, paired: bool, least: int) -> None:
+def check_activations_shape(method: str, positive: Positives, negative: Negatives, paired: bool, least: int) -> None:
     """Raises InvalidRequest for heaps of the wrong shape or too few examples, NonfiniteActivations for NaN and infinity."""
     if positive.ndim != 2 or negative.ndim != 2 or positive.shape[1] != negative.shape[1]:
         raise InvalidRequest(

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 
 from steering.extraction.base import Direction, Negatives, Positives
-from steering.extraction.orientation import check_heaps, orient
+from steering.extraction.orientation import check_activations_shape, orient
 from steering.shapes import Activations, Tensor
 from steering.shapes import Direction as DirectionVector
 
@@ -24,7 +24,7 @@ class Pca:
     @staticmethod
     def fit(positive: Positives, negative: Negatives, paired: bool) -> Direction:
         """positive (pos, d_model), negative (neg, d_model) -> Direction."""
-        check_heaps(Pca.name, positive, negative, paired, Pca.least)
+        check_activations_shape(Pca.name, positive, negative, paired, Pca.least)
         upper, lower = positive.double(), negative.double()
         if paired:  # the mirrored half of Z has the same right singular vectors
             return orient(_first_right_singular_vector((upper - lower) / 2), positive, negative)

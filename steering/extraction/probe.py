@@ -7,7 +7,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from steering.extraction.base import Direction, Negatives, Positives
-from steering.extraction.orientation import check_heaps, orient
+from steering.extraction.orientation import check_activations_shape, orient
 
 PENALTY = 0.1
 """lambda = PENALTY * d_model: in step with |x~|^2 ~ d_model, so that it means the same for any model. The value reads
@@ -30,7 +30,7 @@ class Probe:
     @staticmethod
     def fit(positive: Positives, negative: Negatives, paired: bool) -> Direction:
         """positive (pos, d_model), negative (neg, d_model) -> Direction with weight and bias."""
-        check_heaps(Probe.name, positive, negative, paired, Probe.least)
+        check_activations_shape(Probe.name, positive, negative, paired, Probe.least)
         upper, lower = (heap.double().numpy(force=True) for heap in (positive, negative))
         rows = np.concatenate([upper, lower])
         labels = np.repeat([1, 0], [len(upper), len(lower)])

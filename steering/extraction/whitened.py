@@ -8,7 +8,7 @@ from sklearn.covariance import ledoit_wolf_shrinkage
 
 from steering.errors import InvalidRequest
 from steering.extraction.base import Direction, Negatives, Positives
-from steering.extraction.orientation import check_heaps, mean_shift, orient
+from steering.extraction.orientation import check_activations_shape, mean_shift, orient
 from steering.shapes import Activations, Tensor
 from steering.shapes import Direction as DirectionVector
 
@@ -31,7 +31,7 @@ class Whitened:
     @staticmethod
     def fit(positive: Positives, negative: Negatives, paired: bool) -> Direction:
         """positive (pos, d_model), negative (neg, d_model) -> Direction. Solved in the small dual when examples are few."""
-        check_heaps(Whitened.name, positive, negative, paired, Whitened.least)
+        check_activations_shape(Whitened.name, positive, negative, paired, Whitened.least)
         upper, lower = positive.double(), negative.double()
         within = torch.cat([upper - upper.mean(0), lower - lower.mean(0)])
         examples, d_model = within.shape

@@ -1,4 +1,4 @@
-"""ThresholdTable: the conditions of one request become thresholds with tensors, and decisions over them."""
+"""ConditionResolver: the conditions of one request become thresholds with tensors, and decisions over them."""
 
 from collections.abc import Mapping
 
@@ -6,30 +6,30 @@ from steering.conditions import CONDITIONS
 from steering.errors import InvalidRequest
 from steering.model.info import ModelInfo
 from steering.plan.layers import resolve_layers
-from steering.plan.types import SCOPE_PHASES, Decision, Phase, ThresholdPlan
+from steering.plan.types import SCOPE_PHASES, ConditionTree, Phase, ResolvedThreshold
 from steering.spec import AllOf, AnyOf, ConditionSpec, InterventionSpec, Layers, Not, Threshold
 from steering.vectors import ConceptVector
 
 
-class ThresholdTable:
+class ConditionResolver:
     """Collects thresholds while interventions are resolved; equal ones are tested once."""
 
     def __init__(self, found: Mapping[str, ConceptVector], info: ModelInfo) -> None:
         self._found, self._info = found, info
         self._known: dict[Threshold, int] = {}
-        self.thresholds: list[ThresholdPlan] = []
+        self.thresholds: list[ResolvedThreshold] = []
 
-    def decision(self, condition: ConditionSpec) -> Decision:
+    def decision(self, condition: ConditionSpec) -> ConditionTree:
         """The tree of a condition. Raises InvalidRequest for a layer or a probe the vector does not have."""
         match condition:
             case Threshold():
-                return Decision("threshold", self._threshold(condition))
+                return ConditionTree("threshold", self._threshold(condition))
             case AllOf():
-                return Decision("all", children=tuple(self.decision(child) for child in condition.all))
+                return ConditionTree("all", children=tuple(self.decision(child) for child in condition.all))
             case AnyOf():
-                return Decision("any", children=tuple(self.decision(child) for child in condition.any))
+                return ConditionTree("any", children=tuple(self.decision(child) for child in condition.any))
             case Not():
-                return Decision("not", children=(self.decision(condition.not_),))
+                return ConditionTree("not", children=(self.decision(condition.not_),))
 
     def _threshold(self, spec: Threshold) -> int:
         if spec in self._known:
@@ -47,7 +47,7 @@ class ThresholdTable:
         bound = spec.above if spec.above is not None else spec.below
         assert bound is not None, "Threshold has exactly one bound"
         self.thresholds.append(
-            ThresholdPlan(
+            ResolvedThreshold(
                 vector=vector.id,
                 score=spec.score,
                 layer=layer,
@@ -62,7 +62,7 @@ class ThresholdTable:
         self._known[spec] = len(self.thresholds) - 1
         return self._known[spec]
 
-    def check_order(self, item: InterventionSpec, first_layer: int, decision: Decision | None) -> None:
+    def check_order(self, item: InterventionSpec, first_layer: int, decision: ConditionTree | None) -> None:
         """A condition read at a later layer is heard of one token later, which prompt positions cannot wait for."""
         if decision is None:
             return

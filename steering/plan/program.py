@@ -10,13 +10,13 @@ import torch
 from steering.operations import OPERATIONS
 from steering.plan.types import (
     SCOPE_PHASES,
-    Decision,
+    ConditionTree,
     LayerProgram,
     OpeningAdd,
     Phase,
+    ResolvedThreshold,
     SteeringPlan,
     Step,
-    ThresholdPlan,
 )
 from steering.shapes import Float, Tensor
 
@@ -103,7 +103,7 @@ def build(actions: Sequence[Action]) -> dict[int, LayerProgram]:
     return programs
 
 
-def _describe(step: Step, thresholds: Sequence[ThresholdPlan]) -> list[object]:
+def _describe(step: Step, thresholds: Sequence[ResolvedThreshold]) -> list[object]:
     leaves = sorted(step.decision.leaves()) if step.decision else []
     return [
         step.operation,
@@ -120,7 +120,7 @@ def _describe(step: Step, thresholds: Sequence[ThresholdPlan]) -> list[object]:
     ]
 
 
-def _tree(decision: Decision | None) -> object:
+def _tree(decision: ConditionTree | None) -> object:
     if decision is None:
         return None
     if decision.kind == "threshold":
@@ -136,7 +136,7 @@ def _sha256(description: object) -> str:
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
-def fingerprint(programs: Mapping[int, LayerProgram], thresholds: Sequence[ThresholdPlan], model: str) -> str:
+def fingerprint(programs: Mapping[int, LayerProgram], thresholds: Sequence[ResolvedThreshold], model: str) -> str:
     """Digest of all that a plan does to one model; empty for a plan that does nothing."""
     if not programs:
         return ""
@@ -150,12 +150,12 @@ def fingerprint(programs: Mapping[int, LayerProgram], thresholds: Sequence[Thres
     return _sha256([model, layers])
 
 
-def waits_for_prompt(decision: Decision | None, thresholds: Sequence[ThresholdPlan]) -> bool:
+def waits_for_prompt(decision: ConditionTree | None, thresholds: Sequence[ResolvedThreshold]) -> bool:
     """Whether a decision is made at the prompt's end, and so cannot act on the positions before it."""
     return decision is not None and any(thresholds[leaf].at == "prompt" for leaf in decision.leaves())
 
 
-def acts_on_prompt(step: Step, thresholds: Sequence[ThresholdPlan]) -> bool:
+def acts_on_prompt(step: Step, thresholds: Sequence[ResolvedThreshold]) -> bool:
     """Whether a step may act on prompt positions before the last."""
     return Phase.PROMPT in SCOPE_PHASES[step.scope.tokens] and not waits_for_prompt(step.decision, thresholds)
 
@@ -166,7 +166,7 @@ def opens_prompt(program: LayerProgram) -> bool:
 
 
 def prompt_fingerprint(
-    programs: Mapping[int, LayerProgram], thresholds: Sequence[ThresholdPlan], model: str
+    programs: Mapping[int, LayerProgram], thresholds: Sequence[ResolvedThreshold], model: str
 ) -> tuple[str, bool]:
     """(digest of what acts on prompt positions before the last, whether KV may be shared under it).
 

@@ -7,7 +7,7 @@ import torch
 from steering.errors import InvalidRequest
 from steering.model.info import ModelInfo
 from steering.operations import OPERATIONS, Wish
-from steering.plan.conditions import ThresholdTable
+from steering.plan.conditions import ConditionResolver
 from steering.plan.dose import DoseGuard, guarded, planned_dose
 from steering.plan.layers import check_model, resolve_layers
 from steering.plan.program import Action, build, fingerprint, prompt_fingerprint
@@ -61,7 +61,7 @@ class _Resolver:
         self, spec: SteeringSpec, found: Mapping[str, ConceptVector], info: ModelInfo, guard: DoseGuard
     ) -> None:
         self._spec, self._found, self._info, self._guard = spec, found, info, guard
-        self._table = ThresholdTable(found, info)
+        self._table = ConditionResolver(found, info)
         self._warnings: list[str] = []
 
     def plan(self) -> SteeringPlan:

@@ -30,7 +30,7 @@ SCOPE_PHASES: Mapping[str, frozenset[Phase]] = {
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ThresholdPlan:
+class ResolvedThreshold:
     """One test. It holds where score > bound (`above`) or score < bound; with `until`, hysteresis.
 
     direction (d_model,), float32, unit. parameters: those of the condition named by `score`.
@@ -48,12 +48,12 @@ class ThresholdPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class ConditionTree:
     """A tree over the plan's thresholds, by index: a leaf has `threshold`, the others have `children`."""
 
     kind: Literal["threshold", "all", "any", "not"]
     threshold: int = -1
-    children: tuple["Decision", ...] = ()
+    children: tuple["ConditionTree", ...] = ()
 
     def leaves(self) -> frozenset[int]:
         """Indices of the thresholds it depends on."""
@@ -76,7 +76,7 @@ class Step:
     relative: bool
     scope: TokenScope
     schedule: Schedule
-    decision: Decision | None
+    decision: ConditionTree | None
     sources: tuple[int, ...]
 
 
@@ -123,7 +123,7 @@ class SteeringPlan:
     spec: SteeringSpec
     interventions: tuple[Intervention, ...]
     layers: Mapping[int, LayerProgram]
-    thresholds: tuple[ThresholdPlan, ...]
+    thresholds: tuple[ResolvedThreshold, ...]
     fingerprint: str
     prompt_fingerprint: str = ""
     reusable: bool = True

@@ -10,7 +10,7 @@ import torch
 
 import steering.engine.transformers.execution.compiled.callbacks  # noqa: F401 - names `visit`, which the library calls
 from steering.engine.transformers.execution.kernels import library
-from steering.engine.transformers.execution.kernels.processor import multiplies_halves
+from steering.engine.transformers.execution.kernels.processor import has_avx512_bf16
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +35,7 @@ def loaded_library(built_library: Path) -> None:
 @pytest.fixture(scope="session")
 def kernels(loaded_library: None) -> None:
     """Those that need a processor with dot products of bfloat16."""
-    if not multiplies_halves():
+    if not has_avx512_bf16():
         pytest.skip("this processor has no dot products of bfloat16: the library is built without these kernels")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from steering.threads import PassingThreads, beside, in_passing_thread
+from steering.threads import ThreadPerTaskExecutor, call_in_thread, run_in_thread
 
 
 def assert_ended(threads: Iterable[threading.Thread]) -> None:
@@ -22,13 +22,13 @@ def assert_ended(threads: Iterable[threading.Thread]) -> None:
 
 
 def test_a_result_and_a_failure_come_back() -> None:
-    assert in_passing_thread(lambda: 41 + 1) == 42
+    assert call_in_thread(lambda: 41 + 1) == 42
     with pytest.raises(ValueError, match="no"):
-        in_passing_thread(lambda: int("no"))
+        call_in_thread(lambda: int("no"))
 
 
 async def test_every_task_has_a_thread_that_ends() -> None:
-    asyncio.get_running_loop().set_default_executor(PassingThreads())
+    asyncio.get_running_loop().set_default_executor(ThreadPerTaskExecutor())
     before = set(threading.enumerate())
     threads = await asyncio.gather(*(asyncio.to_thread(threading.current_thread) for _ in range(20)))
     assert len({id(thread) for thread in threads}) == 20
@@ -40,20 +40,20 @@ async def test_beside_an_event_loop_work_keeps_its_context_and_leaves_no_thread(
     named = contextvars.ContextVar("named", default="nobody")
     named.set("somebody")
     before = set(threading.enumerate())
-    thread, name = await beside(lambda: (threading.current_thread(), named.get()))
+    thread, name = await run_in_thread(lambda: (threading.current_thread(), named.get()))
     assert name == "somebody"
     assert thread is not threading.current_thread()
     assert_ended({thread, *(set(threading.enumerate()) - before)})
     with pytest.raises(ValueError, match="no"):
-        await beside(int, "no")
+        await run_in_thread(int, "no")
 
 
 PARALLEL = """
 import os, sys, time, torch
-from steering.threads import forgo_helpers, in_passing_thread
+from steering.threads import disable_intra_op_threads, call_in_thread
 torch.set_num_threads(2)
 if sys.argv[1] == "forgoing":
-    forgo_helpers()
+    disable_intra_op_threads()
 def native():
     looks = []
     while len(looks) < 5 or len(set(looks[-5:])) > 1:  # what was started while importing may still be ending
@@ -63,7 +63,7 @@ def native():
 torch.ones(8)
 before = native()
 torch.rand(2_000_000).exp().sum()
-print(native() - before, in_passing_thread(torch.get_num_threads))
+print(native() - before, call_in_thread(torch.get_num_threads))
 """
 
 

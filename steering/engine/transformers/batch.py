@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from steering.engine.transformers.attention.length_groups import SideBySide
+from steering.engine.transformers.attention.length_groups import LengthGroups
 from steering.engine.transformers.segment import Segment
 from steering.engine.transformers.sequence import Sequence
 from steering.plan.types import Phase
@@ -12,7 +12,7 @@ from steering.shapes import Bool, Int, Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Loans:
+class PrefixCopies:
     """Keys and values that a packed pass copies from the slots that compute them, layer by layer, before it attends."""
 
     borrowers: Int[Tensor, "position"]
@@ -40,9 +40,9 @@ class Batch:
     slots: Int[Tensor, "token"]
     length: int = 0
     key: tuple[int, ...] = ()
-    loans: Loans | None = None
+    loans: PrefixCopies | None = None
     _masks: dict[int | None, Tensor] = field(default_factory=dict)
-    _side_by_side: SideBySide | None = None
+    _side_by_side: LengthGroups | None = None
     _table: Tensor | None = None
 
     @property
@@ -72,10 +72,10 @@ class Batch:
             self._masks[window] = seen_by(self.positions, span, window)
         return self._masks[window]
 
-    def side_by_side(self) -> SideBySide:
+    def side_by_side(self) -> LengthGroups:
         """Packed only: the segments in groups for attention; formed once."""
         if self._side_by_side is None:
-            self._side_by_side = SideBySide.of(self.segments, self.positions.device)
+            self._side_by_side = LengthGroups.of(self.segments, self.positions.device)
         return self._side_by_side
 
     def table(self) -> Int[Tensor, "segment 4"]:
@@ -129,11 +129,11 @@ def packed(work: list[tuple[Sequence, int]], device: torch.device) -> Batch:
     )
 
 
-def _loans(sequences: list[Sequence], device: torch.device) -> Loans | None:
+def _loans(sequences: list[Sequence], device: torch.device) -> PrefixCopies | None:
     lent = [
         (sequence.slot, lender, position) for sequence in sequences for position, lender in enumerate(sequence.borrowed)
     ]
-    return Loans(*torch.tensor(lent, device=device).unbind(1)) if lent else None
+    return PrefixCopies(*torch.tensor(lent, device=device).unbind(1)) if lent else None
 
 
 def decoding(rows: list[Sequence | None], idle: list[int], length: int, device: torch.device) -> Batch:

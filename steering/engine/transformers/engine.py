@@ -32,7 +32,7 @@ from steering.engine.transformers.runner import MAX_THRESHOLDS, ModelRunner
 from steering.engine.transformers.scheduler import Scheduler
 from steering.engine.transformers.sequence import Sequence, Stream
 from steering.engine.transformers.training.fitting import PIECE_SHARE, Fitting, check_task, turns
-from steering.engine.transformers.unembedding import ResidualEnds
+from steering.engine.transformers.unembedding import Unembedding
 from steering.errors import (
     ContextLengthExceeded,
     InvalidRequest,
@@ -41,7 +41,7 @@ from steering.errors import (
 )
 from steering.model.loading import LoadedModel
 from steering.shapes import Float, Residual, Tensor
-from steering.threads import in_passing_thread
+from steering.threads import call_in_thread
 
 log = structlog.get_logger()
 LONG_TEXT = 4096
@@ -66,7 +66,7 @@ class TransformersEngine:
         if recorder is None and self._device.type == "cuda":
             recorder = CudaGraphs(self._device)
         self._runner = ModelRunner(loaded.model, loaded.layout, self._device, recorder)
-        self._ends = ResidualEnds(loaded.model, loaded.layout)
+        self._ends = Unembedding(loaded.model, loaded.layout)
         self._scheduler = Scheduler(self._runner, self._limits, _position_bytes(loaded))
         self._numbers = count()
         self._loop = EngineLoop(self._runner, self._scheduler, self._ends, loaded.tokenizer.eos_ids, self._limits)
@@ -77,7 +77,7 @@ class TransformersEngine:
 
     def _kernels(self) -> None:
         """Our library is loaded. Called by the compilation's thread, where the weights are packed."""
-        weights = in_passing_thread(self._runner.linears.packed) if self._runner.linears is not None else []
+        weights = call_in_thread(self._runner.linears.packed) if self._runner.linears is not None else []
         self._arrive(partial(self._runner.use_kernels, weights))
 
     def _compiled(self, kind: str, step: Compiled) -> None:

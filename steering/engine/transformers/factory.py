@@ -10,7 +10,7 @@ from steering.engine.api import Engine
 from steering.engine.transformers.execution.compiled.compilation import CompileRequest
 from steering.engine.transformers.limits import EngineLimits
 from steering.model.loading import load
-from steering.threads import in_passing_thread
+from steering.threads import call_in_thread
 
 COMPILED_PARAMETERS = 1_000_000_000
 
@@ -34,7 +34,7 @@ class EngineChoice:
 def open_engine(choice: EngineChoice, report: Callable[[str], None] = lambda _line: None) -> Engine:
     """`report` is told each step in a line. Raises ModelLoadFailed, UnsupportedModel, OutOfMemory, InvalidRequest."""
     make = ENGINES[choice.engine]
-    loaded = in_passing_thread(
+    loaded = call_in_thread(
         lambda: load(
             choice.model,
             cache_dir=choice.cache_dir,

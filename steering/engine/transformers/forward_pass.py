@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from steering.engine.transformers.batch import Batch
-from steering.engine.transformers.execution.compiled.callbacks import Visitor
+from steering.engine.transformers.execution.compiled.callbacks import HookCallback
 from steering.engine.transformers.memory.slot_cache import SlotCache
 from steering.model.hooks import ResidualHooks, StopForward
 from steering.model.layout import Layout
@@ -21,7 +21,7 @@ class ForwardPass:
         self._own, self._cache_argument = layout.attention == "own", layout.cache_argument
 
     def run(
-        self, batch: Batch, visitor: Visitor, layers: Collection[int], keep: Int[Tensor, "kept"] | int
+        self, batch: Batch, visitor: HookCallback, layers: Collection[int], keep: Int[Tensor, "kept"] | int
     ) -> Logits | None:
         """Logits of the positions in `keep` (a number: of so many last ones in each row). The visitor is called after these
         layers; None when it stopped the pass."""

@@ -21,7 +21,7 @@ from steering.engine.transformers.scheduler import Scheduler
 from steering.engine.transformers.sequence import Sequence
 from steering.engine.transformers.steering.report import report
 from steering.engine.transformers.training.fitting import Fitting, FittingQueue
-from steering.engine.transformers.unembedding import ResidualEnds
+from steering.engine.transformers.unembedding import Unembedding
 from steering.errors import EngineDead, NonfiniteActivations, OutOfMemory, SteeringError
 
 log = structlog.get_logger()
@@ -38,7 +38,7 @@ class EngineLoop:
         self,
         runner: ModelRunner,
         scheduler: Scheduler,
-        ends: ResidualEnds,
+        ends: Unembedding,
         eos_ids: Collection[int],
         limits: EngineLimits,
     ) -> None:

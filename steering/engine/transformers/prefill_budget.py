@@ -1,4 +1,4 @@
-"""Pace: how many prompt positions to compute between two decode passes, so that no stream waits for long."""
+"""PrefillBudget: how many prompt positions to compute between two decode passes, so that no stream waits for long."""
 
 from math import inf
 
@@ -11,7 +11,7 @@ LEAST, FIRST, MOST = 32, 64, 4096
 SMOOTHING = 0.3
 
 
-class Pace:
+class PrefillBudget:
     """Learns from the passes that were made: the budget shrinks when they took longer than they may, and grows when
     they were full and took less."""
 

@@ -7,11 +7,11 @@ from typing import Any
 import structlog
 import torch
 
-from steering.engine.transformers.attention.attachment import Attachment
+from steering.engine.transformers.attention.attachment import AttentionPatch
 from steering.engine.transformers.attention.masked import SlotAttention
 from steering.engine.transformers.batch import Batch, decoding, packed
 from steering.engine.transformers.execution.captured_decode import CapturedDecode, Recorder
-from steering.engine.transformers.execution.compiled.callbacks import Visitor
+from steering.engine.transformers.execution.compiled.callbacks import HookCallback
 from steering.engine.transformers.execution.compiled.packed_linears import PackedLinears
 from steering.engine.transformers.execution.compiled.passes import CompiledPasses
 from steering.engine.transformers.execution.kernels.library import Compiled
@@ -19,8 +19,8 @@ from steering.engine.transformers.execution.kernels.processor import packs_linea
 from steering.engine.transformers.forward_pass import ForwardPass
 from steering.engine.transformers.memory.slot_cache import BLOCK, SlotCache
 from steering.engine.transformers.sequence import Sequence
-from steering.engine.transformers.steering.bank import AdditiveBank
-from steering.engine.transformers.steering.readout import PassReaders
+from steering.engine.transformers.steering.bank import SteeringBank
+from steering.engine.transformers.steering.readout import ReadoutCollector
 from steering.engine.transformers.steering.stacked import SteeringBatch
 from steering.engine.transformers.training.gradient_pass import GradientPass
 from steering.model.hooks import ResidualHooks, StopForward
@@ -54,10 +54,10 @@ class ModelRunner:
         self.cache = SlotCache(layout.layer_count, own_attention=self._own)
         attention = None if self._own else SlotAttention(self.cache)
         self._attention = attention
-        self._attachment = None if attention is None else Attachment(model, attention)
+        self._attachment = None if attention is None else AttentionPatch(model, attention)
         self._hooks = ResidualHooks(layout)
         self.gradients = GradientPass(model, layout, self._hooks, device)
-        self.bank = AdditiveBank(layout.layer_count, layout.d_model, device)
+        self.bank = SteeringBank(layout.layer_count, layout.d_model, device)
         self._state = torch.zeros(0, MAX_THRESHOLDS, device=device)
         self._steering: SteeringBatch | None = None
         self.compiled = CompiledPasses(layout.layer_count, self.cache, attention, self.bank)
@@ -134,7 +134,7 @@ class ModelRunner:
         batch = packed(work, self._device)
         steering = SteeringBatch(batch, self.bank, self._state, self._device)
         steering.begin(batch)
-        readers = PassReaders(batch, self._device)
+        readers = ReadoutCollector(batch, self._device)
         wants_all = any(s.capture is not None and s.capture.spec.logits for s in batch.sequences)
         ends = [seg for seg in batch.segments if _predicts(seg.sequence, seg.last_position)]
         captures_only = all(s.capture is not None for s in batch.sequences)
@@ -179,7 +179,7 @@ class ModelRunner:
             self._steering = SteeringBatch(batch, self.bank, self._state, self._device)
         steering = self._steering
         steering.begin(batch)
-        readers = PassReaders(batch, self._device)
+        readers = ReadoutCollector(batch, self._device)
         logits = self._decoded(batch, steering, readers)
         for sequence in present:  # no prompt has a position left: that is what `_advance` would look for
             sequence.phase_tokens[Phase.GENERATED] += 1
@@ -189,7 +189,7 @@ class ModelRunner:
             logits = logits[filled]
         return PassResult(tuple(present), logits, readers.readouts())
 
-    def _decoded(self, batch: Batch, steering: SteeringBatch, readers: PassReaders) -> Logits:
+    def _decoded(self, batch: Batch, steering: SteeringBatch, readers: ReadoutCollector) -> Logits:
         """Logits of a decode pass: compiled, captured, or under the hooks."""
         if "decode" in self.compiled.ready:
             visitor = _visitor(batch, steering, readers, None)
@@ -204,14 +204,14 @@ class ModelRunner:
                 return replayed
         return self._eager(batch, steering, readers)
 
-    def _eager(self, batch: Batch, steering: SteeringBatch, readers: PassReaders) -> Logits:
+    def _eager(self, batch: Batch, steering: SteeringBatch, readers: ReadoutCollector) -> Logits:
         visitor = _visitor(batch, steering, readers, None)
         logits = self._forward.run(batch, visitor, steering.layers | readers.layers, 1)
         assert logits is not None
         return logits
 
 
-def _visitor(batch: Batch, steering: SteeringBatch, readers: PassReaders, stop_after: int | None) -> Visitor:
+def _visitor(batch: Batch, steering: SteeringBatch, readers: ReadoutCollector, stop_after: int | None) -> HookCallback:
     """What happens to the residual at a layer of this pass; None where it stays as it is."""
 
     def apply(layer: int, residual: Residual) -> Residual | None:

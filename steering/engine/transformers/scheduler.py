@@ -4,9 +4,9 @@ from collections import deque
 
 from steering.engine.transformers.limits import EngineLimits
 from steering.engine.transformers.memory.prefix_cache import PrefixCache
-from steering.engine.transformers.memory.shared_prefixes import SharedBeginnings
+from steering.engine.transformers.memory.shared_prefixes import SharedPrefixes
 from steering.engine.transformers.memory.slot_cache import BLOCK as LENGTH_STEP
-from steering.engine.transformers.prefill_budget import Pace
+from steering.engine.transformers.prefill_budget import PrefillBudget
 from steering.engine.transformers.runner import ModelRunner
 from steering.engine.transformers.sequence import Sequence
 from steering.engine.transformers.steering.prompt_doses import BLOCK
@@ -29,7 +29,7 @@ class Scheduler:
         self._waiting: tuple[deque[Sequence], deque[Sequence]] = (deque(), deque())
         self.running: dict[int, Sequence] = {}
         self._turn = 0
-        self.pace = Pace()
+        self.pace = PrefillBudget()
         self.prefix = PrefixCache(runner.cache, limits.prefix_bytes)
 
     @property
@@ -121,7 +121,7 @@ class Scheduler:
         )
         work: list[tuple[Sequence, int]] = []
         promised: set[bytes] = set()
-        beginnings = SharedBeginnings()
+        beginnings = SharedPrefixes()
         for sequence in sorted(turn, key=lambda s: s.id):
             if budget <= 0:
                 break
@@ -171,11 +171,11 @@ class Scheduler:
 def _indivisible(sequence: Sequence) -> int:
     """A plan that hears of a decision one token later must take generated positions one by one when they are re-read."""
     if sequence.computed < sequence.prompt_length:
-        return sequence.prompt_length - sequence.computed if hears_late(sequence) else 1 << 30
-    return 1 if hears_late(sequence) else 1 << 30
+        return sequence.prompt_length - sequence.computed if reads_condition_late(sequence) else 1 << 30
+    return 1 if reads_condition_late(sequence) else 1 << 30
 
 
-def hears_late(sequence: Sequence) -> bool:
+def reads_condition_late(sequence: Sequence) -> bool:
     """Whether a condition of the plan is read at a later layer than one where it acts."""
     plan = sequence.plan
     return any(

@@ -1,4 +1,4 @@
-"""ResidualEnds: the two ends of the residual stream: what a token brings into it, and which token a residual would become."""
+"""Unembedding: the two ends of the residual stream: what a token brings into it, and which token a residual would become."""
 
 from collections.abc import Generator
 from typing import Any
@@ -10,7 +10,7 @@ from steering.model.layout import BlockOutput, Layout, residual_of, with_residua
 from steering.shapes import Float, Residual, Tensor
 
 
-class ResidualEnds:
+class Unembedding:
     """For the thread that owns the model. What lies after the last block is the model's own code: its norm, its head, and
     whatever scaling or capping of logits the architecture has."""
 

@@ -6,7 +6,7 @@ from math import exp
 
 from steering.engine.api import Engine, Prompt
 from steering.plan.types import SteeringPlan
-from steering.threads import beside
+from steering.threads import run_in_thread
 from steering.workflows.comparison.teacher_forcing import TokenMeasures, measurable, measure_tokens
 from steering.workflows.comparison.text_metrics import (
     DiffSpan,
@@ -64,7 +64,7 @@ async def measure_arm(
     metrics = _metrics(answers, measured)
     if baseline is None:
         return metrics, None
-    return metrics, await beside(_against, answers, baseline, measured, seed)
+    return metrics, await run_in_thread(_against, answers, baseline, measured, seed)
 
 
 def _metrics(answers: Sequence[Answer], measured: Sequence[TokenMeasures | None]) -> ArmMetrics:

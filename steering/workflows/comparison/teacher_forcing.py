@@ -8,7 +8,7 @@ import torch
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.shapes import Float, Tensor
-from steering.threads import beside
+from steering.threads import run_in_thread
 
 LOGITS_BOUND = 256 * 1024 * 1024
 """Logits held for one sequence, in numbers: 1 GiB. A longer answer is not measured, and the result says so."""
@@ -42,8 +42,8 @@ async def measure_tokens(
     )
     plain = predicting(captures[0], len(prompt), len(tokens))
     steered = predicting(captures[-1], len(prompt), len(tokens))
-    surprise = await beside(surprises, plain, tokens)
-    divergence = (0.0,) * len(tokens) if plan.empty else await beside(divergences, steered, plain)
+    surprise = await run_in_thread(surprises, plain, tokens)
+    divergence = (0.0,) * len(tokens) if plan.empty else await run_in_thread(divergences, steered, plain)
     return TokenMeasures(surprise, divergence)
 
 

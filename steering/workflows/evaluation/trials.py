@@ -7,7 +7,7 @@ from statistics import fmean
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, GenerationRequest, Prompt, SamplingParams
 from steering.errors import NonfiniteActivations
 from steering.plan.types import UNSTEERED, SteeringPlan
-from steering.threads import beside
+from steering.threads import run_in_thread
 from steering.workflows.comparison.teacher_forcing import divergences, predicting, surprises
 from steering.workflows.comparison.text_metrics import repetition
 from steering.workflows.evaluation.scorers import SCORERS
@@ -130,7 +130,7 @@ async def _measure(
         part = answers[start : start + size]
         captures = await engine.capture([CapturePrompt(prompt + one.tokens, UNSTEERED) for one in part], spec)
         for one, capture in zip(part, captures, strict=True):
-            found.append(await beside(_measures, capture, len(prompt), one, read_back))
+            found.append(await run_in_thread(_measures, capture, len(prompt), one, read_back))
     return found
 
 
@@ -183,5 +183,5 @@ async def _bent(
             found.append((0.0,) * len(tokens))
             continue
         (steered,) = await engine.capture([CapturePrompt(prompt + tokens, plan, len(prompt))], spec)
-        found.append(await beside(divergences, predicting(steered, len(prompt), len(tokens)), reference))
+        found.append(await run_in_thread(divergences, predicting(steered, len(prompt), len(tokens)), reference))
     return found

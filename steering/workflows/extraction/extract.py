@@ -14,7 +14,7 @@ from steering.extraction.quality import measure_layer
 from steering.pairs import PairSet, Split, Text, dataset_digest, split
 from steering.quality import LayerQuality
 from steering.shapes import Activations, Float, Tensor
-from steering.threads import beside
+from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, LayerDirection, check_name
 from steering.workflows.extraction.answer_format import as_answers
 from steering.workflows.progress import Progress, silent
@@ -64,7 +64,7 @@ async def extract(engine: Engine, request: ExtractionRequest, *, progress: Progr
         report(total - len(layers) + index, total, f"fitting layer {layer}")
         at_layer = read.positive[index], read.negative[index]
         try:
-            fits[layer] = await beside(fit_layer, method, *at_layer, request.pairs, division, request.seed)
+            fits[layer] = await run_in_thread(fit_layer, method, *at_layer, request.pairs, division, request.seed)
         except InvalidRequest as error:
             left_out[layer] = error
     if not fits:

@@ -11,7 +11,7 @@ from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, Pro
 from steering.errors import InvalidRequest
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.shapes import Float, Tensor
-from steering.threads import beside
+from steering.threads import run_in_thread
 from steering.workflows.extraction.extract import block_indices
 from steering.workflows.progress import Progress, silent
 
@@ -104,7 +104,7 @@ async def _rows(engine: Engine, residual: Float[Tensor, "token d_model"], top_k:
     """One layer of one reading, as many positions at a time as their logits may be held."""
     rows: list[Row] = []
     for part in torch.split(residual, max(1, LOGITS_AT_ONCE // engine.info.vocab_size)):
-        rows += await beside(_likeliest, engine, await engine.unembed(part), top_k)
+        rows += await run_in_thread(_likeliest, engine, await engine.unembed(part), top_k)
     return tuple(rows)
 
 

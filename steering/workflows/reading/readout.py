@@ -11,7 +11,7 @@ from steering.errors import InvalidRequest
 from steering.plan.layers import check_model, resolve_layers
 from steering.shapes import Float, Tensor
 from steering.spec import Layers
-from steering.threads import beside
+from steering.threads import run_in_thread
 from steering.vectors import ConceptVector
 from steering.workflows.progress import Progress, silent
 
@@ -64,11 +64,11 @@ async def readout(
     layers = tuple(sorted({layer for _, layer in places}))
     axes = torch.stack([_axis(request.vectors[name], layer) for name, layer in places])
     found: list[TextReadout] = []
-    for part in await beside(parts, engine, request.texts, len(layers)):
+    for part in await run_in_thread(parts, engine, request.texts, len(layers)):
         captures = await engine.capture(
             [CapturePrompt(text) for text in part], CaptureSpec(layers=layers, position="all"), priority=priority
         )
-        found += await beside(_texts, engine, captures, places, layers, axes)
+        found += await run_in_thread(_texts, engine, captures, places, layers, axes)
         report(len(found), len(request.texts), "reading texts")
     return tuple(found)
 

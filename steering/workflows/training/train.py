@@ -13,7 +13,7 @@ from steering.extraction.card import best_layer
 from steering.extraction.orientation import orient
 from steering.pairs import Split, split
 from steering.quality import Recommended
-from steering.threads import beside
+from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, check_name
 from steering.workflows.extraction.extract import (
     ExtractionRequest,
@@ -75,7 +75,7 @@ async def train(
     reading = 2 * len(request.pairs) + len(layers)
     total = reading + chosen.steps * (1 if request.layers == "all" else len(layers))
     read = await read_pairs(engine, request, layers, total, report)
-    starts, left_out = await beside(_starts, request, layers, read, division)
+    starts, left_out = await run_in_thread(_starts, request, layers, read, division)
     pairs = await token_pairs(engine, request.pairs, division.fit_positive)
     report(reading, total, "writing neutral answers")
     neutral = await neutral_texts(engine, request.seed) if chosen.caution > 0.0 else ()
@@ -97,7 +97,7 @@ async def train(
             progress=lambda steps, _, done=done, said=said: report(done + steps, total, said),  # type: ignore[misc]
         )
         trained[layer] = _Layer(start, fitted)
-    vector = await beside(_vector, engine, request, chosen, layers, read, division, trained, left_out)
+    vector = await run_in_thread(_vector, engine, request, chosen, layers, read, division, trained, left_out)
     report(total, total, "done")
     return vector
 

@@ -7,7 +7,7 @@ from steering.engine.api import Engine, GenerationRequest, SamplingParams
 from steering.engine.fit_task import NeutralText, TokenPair
 from steering.errors import InvalidRequest
 from steering.pairs import PairSet
-from steering.threads import beside
+from steering.threads import run_in_thread
 from steering.workflows.evaluation.trial_setup import asked
 from steering.workflows.extraction.answer_format import as_answers
 from steering.workflows.generate import background, mix
@@ -38,7 +38,7 @@ async def token_pairs(engine: Engine, pairs: PairSet, chosen: Sequence[int]) -> 
 
     Raises InvalidRequest where none is left whose texts differ and have two tokens.
     """
-    return await beside(_token_pairs, engine, pairs, chosen)
+    return await run_in_thread(_token_pairs, engine, pairs, chosen)
 
 
 def _token_pairs(engine: Engine, pairs: PairSet, chosen: Sequence[int]) -> tuple[TokenPair, ...]:

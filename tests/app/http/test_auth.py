@@ -7,8 +7,8 @@ import httpx2
 import pytest
 from fastapi.routing import APIRoute
 
-from app.http.authentication import KeyRing
-from app.http.request_reading import DoorRoute
+from app.http.authentication import ApiKeys
+from app.http.request_reading import ApiRoute
 from app.main import ROUTERS
 from app.settings import Settings
 from tests.app.conftest import Server, StartServer
@@ -30,7 +30,7 @@ async def locked(start: StartServer) -> Server:
 
 
 def test_every_route_is_behind_the_door_but_a_short_list() -> None:
-    assert {route.path for route in ROUTES if not isinstance(route, DoorRoute)} == OPEN
+    assert {route.path for route in ROUTES if not isinstance(route, ApiRoute)} == OPEN
     assert len(GUARDED) > 25
 
 
@@ -127,7 +127,7 @@ async def test_keys_are_never_logged_nor_kept(locked: Server, caplog: pytest.Log
     await locked.client.get("/v1/vectors", headers={"authorization": "Bearer sk-wrong-key-0123456789"})
     assert KEY not in caplog.text
     assert "sk-wrong" not in caplog.text
-    ring = KeyRing(Settings(api_keys=KEYS).api_keys)
+    ring = ApiKeys(Settings(api_keys=KEYS).api_keys)
     assert all(KEY not in repr(entry) for entry in vars(ring).values())
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.http.admission import Permits
+from app.http.admission import AdmissionControl
 from app.settings import Settings
 from steering.errors import Overloaded
 from tests.app.conftest import Server, StartServer
@@ -113,7 +113,7 @@ async def test_an_engine_that_is_full_is_429_too(start: StartServer) -> None:
 
 
 def test_permits_count_rows_and_give_them_back() -> None:
-    permits = Permits(3)
+    permits = AdmissionControl(3)
     lease = permits.lease()
     lease.take(1)
     lease.take(3)

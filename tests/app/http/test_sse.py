@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from app.http.sse import KEEPALIVE, STRAIGHT_SEND, Event, EventStream, Patience, frame
+from app.http.sse import KEEPALIVE, STRAIGHT_SEND, Event, EventStream, StreamTimeouts, frame
 from steering.errors import Draining, Overloaded, SteeringError
 from steering.schemas.generation import TokenPiece
 
-FOREVER = Patience(keepalive_seconds=60, stall_seconds=60, life_seconds=60)
+FOREVER = StreamTimeouts(keepalive_seconds=60, stall_seconds=60, life_seconds=60)
 
 
 class Wire:
@@ -47,7 +47,7 @@ class Source:
             self.closed = True
 
 
-def stream(source: Source, patience: Patience = FOREVER) -> tuple[EventStream, "asyncio.Future[SteeringError]"]:
+def stream(source: Source, patience: StreamTimeouts = FOREVER) -> tuple[EventStream, "asyncio.Future[SteeringError]"]:
     """A stream over a source, and the future that interrupts it."""
     interrupted: asyncio.Future[SteeringError] = asyncio.get_running_loop().create_future()
     return EventStream(source.run(), patience, interrupted), interrupted
@@ -99,7 +99,7 @@ def test_names_and_literal_data_are_ours_alone() -> None:
 
 async def test_silence_is_filled_with_comments() -> None:
     wire, source = Wire(), Source(wait=True)
-    running = asyncio.create_task(stream(source, Patience(0.01, 60, 60))[0]({}, wire.receive, wire.send))
+    running = asyncio.create_task(stream(source, StreamTimeouts(0.01, 60, 60))[0]({}, wire.receive, wire.send))
     async with asyncio.timeout(10):
         while wire.sent.count(KEEPALIVE) < 3:  # noqa: ASYNC110 - counted in bytes
             await asyncio.sleep(0.01)
@@ -125,7 +125,7 @@ async def test_a_reader_that_takes_nothing_loses_its_stream() -> None:
         if message["type"] == "http.response.body":
             await asyncio.Event().wait()
 
-    await asyncio.wait_for(stream(source, Patience(60, 0.05, 60))[0]({}, wire.receive, send), 10)
+    await asyncio.wait_for(stream(source, StreamTimeouts(60, 0.05, 60))[0]({}, wire.receive, send), 10)
     assert source.closed
 
 
@@ -136,7 +136,7 @@ async def test_a_reader_that_does_not_even_take_a_comment_loses_its_stream() -> 
         if message.get("body") == KEEPALIVE:
             await asyncio.Event().wait()
 
-    await asyncio.wait_for(stream(source, Patience(0.02, 0.05, 60))[0]({}, wire.receive, send), 10)
+    await asyncio.wait_for(stream(source, StreamTimeouts(0.02, 0.05, 60))[0]({}, wire.receive, send), 10)
     assert source.closed
 
 
@@ -167,6 +167,6 @@ async def test_failures_are_told_and_ours_are_hidden() -> None:
 
 async def test_a_stream_has_a_longest_life() -> None:
     wire, source = Wire(), Source(wait=True)
-    await asyncio.wait_for(stream(source, Patience(0.02, 60, 0.1))[0]({}, wire.receive, wire.send), 10)
+    await asyncio.wait_for(stream(source, StreamTimeouts(0.02, 60, 0.1))[0]({}, wire.receive, wire.send), 10)
     assert b"limit_exceeded" in wire.sent
     assert source.closed

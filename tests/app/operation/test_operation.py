@@ -9,7 +9,7 @@ import pytest
 from fastapi.routing import APIRoute
 from structlog.stdlib import ProcessorFormatter
 
-from app.http.request_reading import DoorRoute
+from app.http.request_reading import ApiRoute
 from app.main import ROUTERS
 from app.settings import SCOPES
 from steering.conditions import CONDITIONS
@@ -130,7 +130,7 @@ async def test_the_document_lists_every_route_in_our_words(server: Server) -> No
 def test_every_route_of_ours_says_which_scope_it_needs() -> None:
     for router in ROUTERS:
         for route in router.routes:
-            if isinstance(route, DoorRoute):
+            if isinstance(route, ApiRoute):
                 assert route.scope_needed in SCOPES
 
 

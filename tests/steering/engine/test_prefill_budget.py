@@ -3,14 +3,14 @@
 import pytest
 
 from steering.engine.transformers.limits import EngineLimits
-from steering.engine.transformers.prefill_budget import LEAST, STALL, Pace
+from steering.engine.transformers.prefill_budget import LEAST, STALL, PrefillBudget
 
 LIMITS = EngineLimits(prefill_tokens=2048, idle_prefill_tokens=4096)
 
 
 def settled(decode: float, fixed: float, each: float, limits: EngineLimits = LIMITS) -> int:
     """The budget after many passes on a machine whose prompt passes take fixed + each * positions seconds."""
-    pace = Pace()
+    pace = PrefillBudget()
     for _ in range(60):
         pace.decoded(decode)
         positions = pace.budget(limits, 1, 8)
@@ -34,7 +34,7 @@ def test_a_slow_machine_still_makes_progress() -> None:
 
 
 def test_short_prompts_teach_nothing_that_hinders_long_ones() -> None:
-    pace = Pace()
+    pace = PrefillBudget()
     for _ in range(60):
         pace.decoded(0.1)
         pace.computed(pace.budget(LIMITS, 1, 8), 0.1)
@@ -46,7 +46,7 @@ def test_short_prompts_teach_nothing_that_hinders_long_ones() -> None:
 
 
 def test_a_crowd_that_waits_to_begin_weighs_more_than_the_few_who_go_on() -> None:
-    pace = Pace()
+    pace = PrefillBudget()
     limits = EngineLimits(prefill_tokens=256, idle_prefill_tokens=2048)
     assert pace.budget(limits, 31, 1) == 2048
     assert pace.budget(limits, 16, 8) == 512

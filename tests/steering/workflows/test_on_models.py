@@ -150,7 +150,7 @@ async def test_the_model_describes_a_concept_itself(embedded):
     found = await describe(
         embedded,
         "cheerful, delighted and full of hope",
-        "gloomy, bitter and full of complaints",
+        "gloomy, bitter and full of stderr",
         prompts=prompts,
         sampling=SamplingParams(max_tokens=40, temperature=0.7, seed=2),
     )

@@ -1,4 +1,4 @@
-"""Attachment: a function as the attention of a model, through transformers' attention interface."""
+"""AttentionPatch: a function as the attention of a model, through transformers' attention interface."""
 
 from collections.abc import Callable
 from itertools import count
@@ -10,7 +10,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 _numbers = count()
 
 
-class Attachment:
+class AttentionPatch:
     """A model's attention modules dispatch to `function` until `close`; its name is its own."""
 
     def __init__(self, model: torch.nn.Module, function: Callable[..., Any]) -> None:

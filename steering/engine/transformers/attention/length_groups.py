@@ -1,4 +1,4 @@
-"""SideBySide: the segments of a packed pass in groups of about equal length, each padded to one batched attention."""
+"""LengthGroups: the segments of a packed pass in groups of about equal length, each padded to one batched attention."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -74,7 +74,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SideBySide:
+class LengthGroups:
     """All segments of a pass. back: where each flat row of the pass lies in the groups' rows laid end to end; None: there
     already."""
 
@@ -82,7 +82,7 @@ class SideBySide:
     back: Int[Tensor, "token"] | None
 
     @classmethod
-    def of(cls, segments: Iterable[Segment], device: torch.device) -> "SideBySide":
+    def of(cls, segments: Iterable[Segment], device: torch.device) -> "LengthGroups":
         """Sorted into groups, short ones first."""
         members: list[list[Segment]] = []
         for segment in sorted(segments, key=lambda s: (s.first > 0, s.last_position, s.length)):

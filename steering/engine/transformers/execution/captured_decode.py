@@ -10,7 +10,7 @@ import torch
 
 from steering.engine.transformers.batch import Batch
 from steering.engine.transformers.memory.slot_cache import SlotCache
-from steering.engine.transformers.steering.bank import AdditiveBank
+from steering.engine.transformers.steering.bank import SteeringBank
 from steering.engine.transformers.steering.stacked import SteeringBatch
 from steering.recent import Recent
 from steering.shapes import Int, Logits, Tensor
@@ -102,7 +102,7 @@ class CapturedDecode:
     read where they lie, so all graphs are dropped when these move.
     """
 
-    def __init__(self, recorder: Recorder, cache: SlotCache, bank: AdditiveBank) -> None:
+    def __init__(self, recorder: Recorder, cache: SlotCache, bank: SteeringBank) -> None:
         self._recorder, self._cache, self._bank = recorder, cache, bank
         self._refused = False
         self._forget()

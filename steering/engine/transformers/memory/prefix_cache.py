@@ -9,7 +9,7 @@ import torch
 
 from steering.engine.transformers.memory.slot_cache import SlotCache
 from steering.engine.transformers.sequence import Sequence
-from steering.engine.transformers.steering.prompt_doses import BLOCK, lend_measures, measures_of, shares
+from steering.engine.transformers.steering.prompt_doses import BLOCK, measures_of, restore_measures, shares
 from steering.shapes import Float, Tensor
 
 
@@ -71,7 +71,7 @@ class PrefixCache:
         if found:
             self._slots.copy_in(sequence.slot, torch.cat([block.states for block in found], dim=2))
             for number, block in enumerate(found):
-                lend_measures(sequence, number, block.measures)
+                restore_measures(sequence, number, block.measures)
             sequence.computed = sequence.cached = len(found) * BLOCK
 
     def publish(self, sequence: Sequence, *, finished: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""SharedBeginnings: what the texts of one packed pass begin with in common is computed once, by the first that has it.
+"""SharedPrefixes: what the texts of one packed pass begin with in common is computed once, by the first that has it.
 
 The two texts of a contrastive pair differ at their end: they share template, system prompt and question. Unlike the
 prefix cache this shares single tokens, within one pass, and keeps nothing.
@@ -10,7 +10,7 @@ LEAST = 4
 """Positions; fewer are not worth a copy."""
 
 
-class SharedBeginnings:
+class SharedPrefixes:
     """A tree of the tokens that the pass computes, each known by who computes it. For captures that nothing steers."""
 
     def __init__(self) -> None:

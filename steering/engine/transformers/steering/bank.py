@@ -1,4 +1,4 @@
-"""AdditiveBank: one residual-sized row per (phase, layer, slot): the fast path. Cost does not grow with vectors or plans."""
+"""SteeringBank: one residual-sized row per (phase, layer, slot): the fast path. Cost does not grow with vectors or plans."""
 
 from collections.abc import Collection
 
@@ -10,7 +10,7 @@ from steering.plan.types import Phase, SteeringPlan
 from steering.shapes import Float, Int, Residual, Tensor
 
 
-class AdditiveBank:
+class SteeringBank:
     """Every slot's opening adds, summed at admission. A slot without any holds zeros and changes nothing.
 
     Beside the rows it keeps, per (phase, layer, slot), the sum of 1 / |r| over the tokens met: times an add's amount

@@ -1,4 +1,4 @@
-"""DecisionBoard: which thresholds hold for each token of a pass. Scored on the device; what a row decided stays in its slot."""
+"""ConditionEvaluator: which thresholds hold for each token of a pass. Scored on the device; what a row decided stays in its slot."""
 
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import torch
 from steering.conditions import CONDITIONS
 from steering.engine.transformers.batch import Batch
 from steering.engine.transformers.segment import Segment
-from steering.plan.types import Decision, ThresholdPlan
+from steering.plan.types import ConditionTree, ResolvedThreshold
 from steering.rowwise import dot
 from steering.shapes import Bool, Float, Int, Residual, Tensor
 
@@ -30,7 +30,7 @@ class _Tests:
     lasting: tuple[tuple[int, slice, int], ...]
 
 
-class DecisionBoard:
+class ConditionEvaluator:
     """holds (token, column): whether each threshold of the token's plan holds there, as 0 or 1.
 
     In a decode pass the board is the slots' own state: a threshold read at layer c is renewed when the pass reaches c,
@@ -55,7 +55,7 @@ class DecisionBoard:
         return holds
 
     def _collect(self) -> dict[tuple[int, str], _Tests]:
-        members: dict[tuple[int, str], list[tuple[Segment, int, ThresholdPlan, range]]] = {}
+        members: dict[tuple[int, str], list[tuple[Segment, int, ResolvedThreshold, range]]] = {}
         for segment in self._batch.segments:
             for column, threshold in enumerate(segment.sequence.plan.thresholds):
                 tokens = self._tokens(segment, threshold)
@@ -65,14 +65,14 @@ class DecisionBoard:
                     )
         return {key: self._stack(key[1], found) for key, found in members.items()}
 
-    def _tokens(self, segment: Segment, threshold: ThresholdPlan) -> range:
+    def _tokens(self, segment: Segment, threshold: ResolvedThreshold) -> range:
         """Flat rows at which the test is made: every token, or the prompt's last alone."""
         if threshold.at == "token":
             return range(segment.start, segment.end)
         flat = segment.start + (segment.sequence.prompt_length - 1 - segment.first)
         return range(flat, flat + 1) if segment.start <= flat < segment.end else range(0)
 
-    def _stack(self, score: str, members: Rows[tuple[Segment, int, ThresholdPlan, range]]) -> _Tests:
+    def _stack(self, score: str, members: Rows[tuple[Segment, int, ResolvedThreshold, range]]) -> _Tests:
         tokens: list[int] = []
         columns: list[int] = []
         spread: list[int] = []
@@ -143,13 +143,15 @@ def _latched(on: Bool[Tensor, "token"], off: Bool[Tensor, "token"], before: Tens
 
 
 class Circuit:
-    """Decision trees of many rows as one small circuit of linear thresholds, evaluated without a loop over rows.
+    """ConditionTree trees of many rows as one small circuit of linear thresholds, evaluated without a loop over rows.
 
     Node j of a row holds where weights[row, j] . v >= needs[row, j], v being the row's columns followed by its nodes:
     all of k is weights 1 and need k, any is need 1, not is weight -1 and need 0. The last node is the answer.
     """
 
-    def __init__(self, decisions: Rows[Decision | None], spread: Rows[int], width: int, device: torch.device) -> None:
+    def __init__(
+        self, decisions: Rows[ConditionTree | None], spread: Rows[int], width: int, device: torch.device
+    ) -> None:
         """spread: which tree each row follows."""
         nodes = [_postorder(decision, width) for decision in decisions]
         self._depth, self._width = max(len(row) for row in nodes), width
@@ -184,10 +186,10 @@ class Circuit:
         return values[:, -1] > 0.0
 
 
-def _postorder(decision: Decision | None, width: int) -> list[tuple[dict[int, float], float]]:
+def _postorder(decision: ConditionTree | None, width: int) -> list[tuple[dict[int, float], float]]:
     nodes: list[tuple[dict[int, float], float]] = []
 
-    def visit(tree: Decision) -> int:
+    def visit(tree: ConditionTree) -> int:
         if tree.kind == "threshold":
             return tree.threshold
         inputs: dict[int, float] = {}

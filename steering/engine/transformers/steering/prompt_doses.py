@@ -50,7 +50,7 @@ def measures_of(sequence: Sequence, block: int) -> Float[Tensor, "place 2"]:
     return torch.tensor([[one.dose, one.tokens] for one in sums], dtype=torch.float64).reshape(-1, 2)
 
 
-def lend_measures(sequence: Sequence, block: int, measures: Float[Tensor, "place 2"]) -> None:
+def restore_measures(sequence: Sequence, block: int, measures: Float[Tensor, "place 2"]) -> None:
     """The sequence reports what was measured when the block was computed, as if it had computed it."""
     for place, (dose, tokens) in zip(places(sequence.plan), measures.tolist(), strict=True):
         fired_at = -1 if tokens else NEVER

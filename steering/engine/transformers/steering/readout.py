@@ -1,4 +1,4 @@
-"""PassReaders: what a pass reads of the residual stream: live readouts and captures. Reads after steering, changes nothing."""
+"""ReadoutCollector: what a pass reads of the residual stream: live readouts and captures. Reads after steering, changes nothing."""
 
 from dataclasses import dataclass
 
@@ -31,7 +31,7 @@ class _Means:
     owners: tuple[Sequence, ...]
 
 
-class PassReaders:
+class ReadoutCollector:
     """Prepared on the host for one pass; `read` is called at the layers in `layers`."""
 
     def __init__(self, batch: Batch, device: torch.device) -> None:

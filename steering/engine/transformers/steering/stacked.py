@@ -8,8 +8,8 @@ import torch
 from steering.engine.transformers.batch import Batch
 from steering.engine.transformers.segment import Segment
 from steering.engine.transformers.sequence import NEVER, Sequence
-from steering.engine.transformers.steering.bank import AdditiveBank
-from steering.engine.transformers.steering.conditions import Circuit, DecisionBoard
+from steering.engine.transformers.steering.bank import SteeringBank
+from steering.engine.transformers.steering.conditions import Circuit, ConditionEvaluator
 from steering.engine.transformers.steering.prompt_doses import REST, OpeningBlocks, block_runs
 from steering.engine.transformers.steering.timing import Timing
 from steering.operations import OPERATIONS
@@ -87,7 +87,7 @@ class StackedCall:
                 report = member.sequence.report(member.layer, member.stage)
                 report.fired_at = min(report.fired_at, at)
 
-    def apply(self, residual: Residual, board: DecisionBoard, batch: Batch) -> Residual:
+    def apply(self, residual: Residual, board: ConditionEvaluator, batch: Batch) -> Residual:
         """residual (token, d_model) float32 -> the same with this call's rows changed."""
         before = residual if self._tokens is None else residual.index_select(0, self._tokens)
         norms = torch.linalg.vector_norm(before, dim=-1).clamp_min(1e-12)
@@ -102,7 +102,7 @@ class StackedCall:
         self._note(before, after, norms, acting, batch)
         return after if self._tokens is None else residual.index_copy(0, self._tokens, after)
 
-    def _acting(self, board: DecisionBoard) -> Bool[Tensor, "token"] | None:
+    def _acting(self, board: ConditionEvaluator) -> Bool[Tensor, "token"] | None:
         acting = None if self._weights is None else self._weights != 0.0
         if self._circuit is not None:
             holds = board.holds if self._tokens is None else board.holds.index_select(0, self._tokens)
@@ -177,11 +177,11 @@ class SteeringBatch:
     """
 
     def __init__(
-        self, batch: Batch, bank: AdditiveBank, state: Float[Tensor, "slot column"], device: torch.device
+        self, batch: Batch, bank: SteeringBank, state: Float[Tensor, "slot column"], device: torch.device
     ) -> None:
         self.key = batch.key
         self._bank = bank
-        self.board = DecisionBoard(batch, state, device)
+        self.board = ConditionEvaluator(batch, state, device)
         self.openings = bank.layers_of(tuple(segment.sequence.slot for segment in batch.segments))
         self._calls = _stack(batch, self.board.width, device)
         self._blocks = OpeningBlocks(batch, device) if self.openings and not batch.decode else None

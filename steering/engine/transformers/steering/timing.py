@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import cos, inf, pi
 
 from steering.plan.program import waits_for_prompt
-from steering.plan.types import Step, ThresholdPlan
+from steering.plan.types import ResolvedThreshold, Step
 from steering.spec import Schedule, TokenScope
 
 
@@ -47,7 +47,7 @@ class Timing:
     scheduled: bool
 
     @classmethod
-    def of(cls, step: Step, thresholds: tuple[ThresholdPlan, ...], prompt_length: int) -> "Timing":
+    def of(cls, step: Step, thresholds: tuple[ResolvedThreshold, ...], prompt_length: int) -> "Timing":
         """A decision made at the prompt's end cannot act before it. A prompt scope knows no generated index."""
         start, end = positions_of(step.scope, prompt_length)
         if waits_for_prompt(step.decision, thresholds):

@@ -12,7 +12,7 @@ import torch
 from steering.engine.fit_task import FitTask, FittedDirection
 from steering.engine.transformers.sequence import Stream
 from steering.engine.transformers.training.gradient_pass import ScoredText
-from steering.engine.transformers.training.preference import Likelihoods, SphereDescent, preference
+from steering.engine.transformers.training.preference import Likelihoods, SphereOptimizer, preference
 from steering.errors import InvalidRequest, LimitExceeded
 from steering.model.info import ModelInfo
 from steering.shapes import Direction, Float, Tensor
@@ -80,7 +80,7 @@ def turns(task: FitTask, passes: Passes, d_model: int, tokens: int) -> Turns:
     """
     rng = random.Random(task.seed)  # noqa: S311 - a reproducible draw, no secret
     direction = _initial(task, d_model)
-    descent = SphereDescent(task.learning_rate, task.steps)
+    descent = SphereOptimizer(task.learning_rate, task.steps)
     texts = [ScoredText(ids, pair.start, 0.0) for pair in task.pairs for ids in (pair.positive, pair.negative)]
     plain, _ = yield from _measured(passes.score, texts, task.layer, direction, tokens, 0)
     pairs, others, losses = _endless(len(task.pairs), rng), _endless(len(task.neutral), rng), list[float]()

@@ -38,7 +38,7 @@ def preference(found: Likelihoods) -> tuple[float, Float[Tensor, "text"]]:
     return float(loss.mean()), torch.stack([-pull - fluency, pull], dim=1).reshape(-1) / pairs
 
 
-class SphereDescent:
+class SphereOptimizer:
     """Gradient descent over unit directions with momentum; steps are of even length and shrink to nothing at the end."""
 
     def __init__(self, rate: float, steps: int) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steering.engine.api import SamplingParams
-from steering.engine.transformers.attention.length_groups import UNEVEN, SideBySide
+from steering.engine.transformers.attention.length_groups import UNEVEN, LengthGroups
 from steering.engine.transformers.attention.masked import Scores, masked
 from steering.engine.transformers.segment import Segment
 from steering.engine.transformers.sequence import Sequence, Stream
@@ -33,14 +33,14 @@ def segments(pieces: list[tuple[int, int]]) -> list[Segment]:
 def test_rows_come_back_in_their_places(pieces: list[tuple[int, int]]) -> None:
     packed = segments(pieces)
     states = torch.randn(1, HEADS, packed[-1].end, WIDTH)
-    beside = SideBySide.of(packed, DEVICE)
+    beside = LengthGroups.of(packed, DEVICE)
     assert torch.equal(beside.restored([group.rows(states) for group in beside.groups]), states)
     assert sum(len(group.segments) for group in beside.groups) == len(packed)
 
 
 @given(pieces)
 def test_a_group_is_even(pieces: list[tuple[int, int]]) -> None:
-    for group in SideBySide.of(segments(pieces), DEVICE).groups:
+    for group in LengthGroups.of(segments(pieces), DEVICE).groups:
         lengths = [segment.length for segment in group.segments]
         assert max(lengths) <= UNEVEN * min(lengths)
         assert len({segment.first == 0 for segment in group.segments}) == 1
@@ -55,7 +55,7 @@ def test_each_sees_what_it_would_alone(pieces: list[tuple[int, int]], window: in
     keys, values = torch.randn(2, len(packed), HEADS, capacity, WIDTH, generator=generator).unbind()
     flat_keys = torch.cat([keys[n, :, s.first : s.last_position + 1] for n, s in enumerate(packed)], dim=1)[None]
     flat_values = torch.cat([values[n, :, s.first : s.last_position + 1] for n, s in enumerate(packed)], dim=1)[None]
-    beside = SideBySide.of(packed, DEVICE)
+    beside = LengthGroups.of(packed, DEVICE)
     parts = []
     for group in beside.groups:
         past = (
@@ -74,7 +74,7 @@ def test_each_sees_what_it_would_alone(pieces: list[tuple[int, int]], window: in
 
 @pytest.mark.parametrize("needed", [False, True])
 def test_plain_causality_needs_no_mask(needed: bool) -> None:
-    (group,) = SideBySide.of(segments([(0, 5), (0, 6)]), DEVICE).groups
+    (group,) = LengthGroups.of(segments([(0, 5), (0, 6)]), DEVICE).groups
     assert (group.mask(None, needed=needed) is None) == (not needed)
     assert (group.mask(6, needed=needed) is None) == (not needed)
     assert group.mask(5) is not None

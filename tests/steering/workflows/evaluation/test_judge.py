@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 import pytest
-from tests.steering.workflows.evaluation.test_dose_response import PROMPTS, SAMPLING
 from transformers import PreTrainedTokenizerFast
 
 from steering.engine.api import Finish, GenerationRequest, SteeringReport, TokenEvent
@@ -25,6 +24,7 @@ from steering.workflows.evaluation.judge import (
 )
 from tests.engines import family_engine
 from tests.fakes import ScriptedEngine
+from tests.steering.workflows.evaluation.test_dose_response import PROMPTS, SAMPLING
 from tests.steering.workflows.linear import LinearEngine
 from tests.steering.workflows.vectors import planted_vector
 

@@ -12,7 +12,7 @@ import torch
 
 from steering.shapes import Residual, Tensor
 
-Visitor: TypeAlias = Callable[[int, Residual], Residual | None]
+HookCallback: TypeAlias = Callable[[int, Residual], Residual | None]
 """(layer, residual (token, d_model)) -> the residual to go on with, or None to leave it as it is."""
 Attend: TypeAlias = Callable[[int, Tensor, Tensor, Tensor, float, int | None, float | None], Tensor]
 """(layer, query, key, value, scaling, window, softcap), all (row, head, token, head_dim) -> as query."""
@@ -32,7 +32,7 @@ class Task(IntEnum):
 class answering:  # noqa: N801 - reads as the statement it is: `with answering(visitor):`
     """For the length of one compiled pass on this thread, its graph's calls come to these functions."""
 
-    def __init__(self, visitor: Visitor, attend: Attend | None = None) -> None:
+    def __init__(self, visitor: HookCallback, attend: Attend | None = None) -> None:
         self._visitor, self._attend = visitor, attend
 
     def __enter__(self) -> None:

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch._inductor import aoti_compile_and_package
 
-from steering.engine.transformers.execution.compiled.decode_graph import DecodeStep
+from steering.engine.transformers.execution.compiled.decode_graph import DecodeGraph
 from steering.engine.transformers.execution.compiled.graph_rewrites import rewritten
 from steering.engine.transformers.execution.compiled.packed_linears import PackedLinears
-from steering.engine.transformers.execution.compiled.prompt_graph import PromptStep
+from steering.engine.transformers.execution.compiled.prompt_graph import PromptGraph
 from steering.engine.transformers.execution.kernels.library import build
 from steering.engine.transformers.execution.kernels.operations import GRAPH_ENTRIES
 from steering.engine.transformers.execution.kernels.processor import packs_linears
@@ -35,11 +35,11 @@ OPTIONS = {
 }
 
 
-def step_of(kind: str, model: Any, layout: Any, linears: PackedLinears | None) -> DecodeStep | PromptStep:
+def step_of(kind: str, model: Any, layout: Any, linears: PackedLinears | None) -> DecodeGraph | PromptGraph:
     """The step of one of KINDS."""
     if kind == "prompt":
-        return PromptStep(model, layout, linears)
-    return DecodeStep(model, layout, linears)
+        return PromptGraph(model, layout, linears)
+    return DecodeGraph(model, layout, linears)
 
 
 def linears_of(model: Any) -> PackedLinears | None:

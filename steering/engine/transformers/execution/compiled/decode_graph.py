@@ -1,10 +1,10 @@
-"""DecodeStep: one decode pass as a pure function of tensors, so that it can be exported and compiled ahead of time."""
+"""DecodeGraph: one decode pass as a pure function of tensors, so that it can be exported and compiled ahead of time."""
 
 from typing import Any
 
 import torch
 
-from steering.engine.transformers.attention.attachment import Attachment
+from steering.engine.transformers.attention.attachment import AttentionPatch
 from steering.engine.transformers.execution.compiled import graph_bank
 from steering.engine.transformers.execution.compiled.graph_attention import RowAttention
 from steering.engine.transformers.execution.compiled.graph_bank import GraphBank
@@ -16,7 +16,7 @@ from steering.model.layout import Layout
 from steering.shapes import Float, Int, Tensor
 
 
-class DecodeStep(torch.nn.Module):
+class DecodeGraph(torch.nn.Module):
     """The model under its hooks, decoding one token a row.
 
     After every block the graph calls `steer`: nothing happens there, or the bank's rows are added, or `visit` runs whatever
@@ -29,7 +29,7 @@ class DecodeStep(torch.nn.Module):
         self.model = model
         self._layout, self._linears = layout, linears
         self._attention = RowAttention()
-        self._attachment = Attachment(model, self._attention)
+        self._attachment = AttentionPatch(model, self._attention)
         self._hooks = ResidualHooks(layout)
 
     def close(self) -> None:

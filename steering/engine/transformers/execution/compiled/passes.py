@@ -6,11 +6,11 @@ import torch
 
 from steering.engine.transformers.attention.masked import SlotAttention
 from steering.engine.transformers.batch import Batch
-from steering.engine.transformers.execution.compiled.callbacks import Visitor, answering
+from steering.engine.transformers.execution.compiled.callbacks import HookCallback, answering
 from steering.engine.transformers.execution.compiled.graph_bank import tasks
 from steering.engine.transformers.execution.kernels.library import Compiled
 from steering.engine.transformers.memory.slot_cache import SlotCache
-from steering.engine.transformers.steering.bank import AdditiveBank
+from steering.engine.transformers.steering.bank import SteeringBank
 from steering.engine.transformers.steering.stacked import SteeringBatch
 from steering.shapes import Int, Logits, Tensor
 
@@ -20,7 +20,7 @@ KINDS = ("decode", "prompt")
 class CompiledPasses:
     """Each kind of pass, as a graph that is the same for every batch. A kind that is not ready is run eager by the caller."""
 
-    def __init__(self, layer_count: int, cache: SlotCache, attention: SlotAttention | None, bank: AdditiveBank) -> None:
+    def __init__(self, layer_count: int, cache: SlotCache, attention: SlotAttention | None, bank: SteeringBank) -> None:
         self._layer_count, self._cache, self._attention, self._bank = layer_count, cache, attention, bank
         self._spans: dict[int, Tensor] = {}
         self.weights: list[Tensor] = []
@@ -36,7 +36,7 @@ class CompiledPasses:
         batch: Batch,
         steering: SteeringBatch,
         visits: Collection[int],
-        visitor: Visitor,
+        visitor: HookCallback,
         keep: Int[Tensor, "kept"],
     ) -> Logits:
         """A packed pass; logits of the tokens in `keep`. visits: after which layers the visitor is called; after others of
@@ -50,7 +50,7 @@ class CompiledPasses:
         finally:
             self._cache.batch = None
 
-    def decode(self, batch: Batch, steering: SteeringBatch, visits: Collection[int], visitor: Visitor) -> Logits:
+    def decode(self, batch: Batch, steering: SteeringBatch, visits: Collection[int], visitor: HookCallback) -> Logits:
         """A token for every row; see `prompt`."""
         device = batch.token_ids.device
         span = self._spans.setdefault(batch.length, torch.arange(batch.length, device=device))

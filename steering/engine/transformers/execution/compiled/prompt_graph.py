@@ -1,10 +1,10 @@
-"""PromptStep: one pass over pieces of prompts as a function of tensors, so that it can be exported and compiled."""
+"""PromptGraph: one pass over pieces of prompts as a function of tensors, so that it can be exported and compiled."""
 
 from typing import Any
 
 import torch
 
-from steering.engine.transformers.attention.attachment import Attachment
+from steering.engine.transformers.attention.attachment import AttentionPatch
 from steering.engine.transformers.execution.compiled import graph_bank
 from steering.engine.transformers.execution.compiled.graph_attention import SegmentAttention
 from steering.engine.transformers.execution.compiled.graph_bank import GraphBank
@@ -16,9 +16,9 @@ from steering.model.layout import Layout
 from steering.shapes import Float, Int, Tensor
 
 
-class PromptStep(torch.nn.Module):
+class PromptGraph(torch.nn.Module):
     """The model under its hooks, many tokens in one row. What steers them differs from pass to pass: the graph calls
-    `steer`, and where no kernel of ours attends `attend`, and fuses what lies between. linears: see DecodeStep.
+    `steer`, and where no kernel of ours attends `attend`, and fuses what lies between. linears: see DecodeGraph.
     """
 
     def __init__(self, model: Any, layout: Layout, linears: PackedLinears | None) -> None:
@@ -26,7 +26,7 @@ class PromptStep(torch.nn.Module):
         self.model = model
         self._layout, self._linears = layout, linears
         self._attention = SegmentAttention()
-        self._attachment = Attachment(model, self._attention)
+        self._attachment = AttentionPatch(model, self._attention)
         self._hooks = ResidualHooks(layout)
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch._inductor.cpp_builder import get_cpp_compiler
 from torch.utils.cpp_extension import include_paths, library_paths
 
-from steering.engine.transformers.execution.kernels.processor import FLAGS, computes_here, multiplies_halves
+from steering.engine.transformers.execution.kernels.processor import FLAGS, computes_here, has_avx512_bf16
 from steering.shapes import Tensor
 
 HERE = Path(__file__).parent
@@ -25,13 +25,13 @@ _loaded: list[Path] = []
 
 
 def _sources() -> list[Path]:
-    return [HERE / f"{name}.cpp" for name in (*ALWAYS, *(KERNELS if multiplies_halves() else ()))]
+    return [HERE / f"{name}.cpp" for name in (*ALWAYS, *(KERNELS if has_avx512_bf16() else ()))]
 
 
 def _options() -> list[str]:
     options = ["-O3", "-shared", "-fPIC", "-fopenmp", "-std=c++20"]
     options.append(f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}")
-    return [*options, *(FLAGS if multiplies_halves() else ())]
+    return [*options, *(FLAGS if has_avx512_bf16() else ())]
 
 
 def library_path(folder: Path) -> Path:

@@ -70,7 +70,7 @@ their keys and values are written first. loans: borrower, lender, position, then
 steer: Callable[..., Tensor] = torch.ops.steering.steer
 """(parts, rows (phase, layer, slot, d_model), places (token,), inverse (layer, at least token), tasks (layer,), layer) -> the
 residual as it goes on; see graph_calls.Task. parts: the residual (token, d_model), or two whose sum it is. Where the bank's
-rows are added: places are AdditiveBank.places, and 1 / |residual| is added to inverse. In any dtype and on any processor."""
+rows are added: places are SteeringBank.places, and 1 / |residual| is added to inverse. In any dtype and on any processor."""
 likeliest: Callable[..., Tensor] = torch.ops.steering.likeliest
 """(logits (row, vocab) in bfloat16) -> (row, 2): the first of the likeliest tokens, and whether all logits are finite."""
 
