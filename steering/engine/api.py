@@ -139,7 +139,13 @@ class Capture:
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """What the engine is doing now, for metrics and readiness. compiled: kinds of passes that run compiled."""
+    """What the engine is doing now, for metrics and readiness.
+
+    running, waiting: live requests. background_running, background_waiting: captures and other background work.
+    compiled: kinds of passes that run compiled. blocks_*: blocks of the key-value cache: all, held by sequences, and
+    kept for prompts that begin alike. preemptions: sequences that gave up their blocks and were computed again.
+    busy: whether there is work. last_turn_age: seconds since the loop last began a turn; 0 while it waits for work.
+    """
 
     running: int
     waiting: int
@@ -149,6 +155,14 @@ class EngineStats:
     cached_tokens: int
     alive: bool
     compiled: tuple[str, ...] = ()
+    background_running: int = 0
+    background_waiting: int = 0
+    blocks_total: int = 0
+    blocks_used: int = 0
+    blocks_cached: int = 0
+    preemptions: int = 0
+    busy: bool = False
+    last_turn_age: float = 0.0
 
 
 class Tokenizer(Protocol):
