@@ -2,7 +2,7 @@
 
 import sys
 
-from steering.client.client import Client
+from steering.client import Client
 from steering.schemas.generation import GenerateAnswer, TokenPiece
 
 PAIRS = [

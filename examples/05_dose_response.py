@@ -2,7 +2,7 @@
 
 import sys
 
-from steering.client.client import Client
+from steering.client import Client
 
 STRENGTHS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 

@@ -97,7 +97,7 @@ def _python_functions(text: str) -> Iterator[tuple[str, int, int]]:
 
 
 def _braced_functions(text: str) -> Iterator[tuple[str, int, int]]:
-    """Yields the functions at the outermost level of a C++ or TypeScript file that a formatter has laid out.
+    """Yields the functions at the outermost level of a C++ or TypeScript file that a formatter has formatted.
 
     Such a function starts at column 0 and ends at the next closing brace in column 0.
     """

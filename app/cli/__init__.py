@@ -1,1 +1,1 @@
-"""The commands of `steer`, one file a noun."""
+"""The command line `steer`, one module per group of commands."""

@@ -1,4 +1,4 @@
-"""`steer demo`: the main job once, over HTTP, against a server of its own: make a vector, steer with it, compare."""
+"""`steer demo`: starts a temporary server, extracts a vector, steers with it and compares the answers."""
 
 import json
 import shutil
@@ -17,20 +17,20 @@ from rich.status import Status
 
 from app.cli.tables import card_lines, comparison_table
 from app.cli.terminal import console, shown
-from steering.client.client import ApiError, Client
+from steering.client import ApiError, Client
 
 PROMPTS = ("What was the train journey like?", "How is your new apartment?")
 READY_SECONDS = 600.0
-"""The first start converts the embedded model; a larger one takes its time to load."""
+"""The first start converts the embedded model; larger models take minutes to load."""
 
 
 def demo(
     model: Annotated[str | None, typer.Option(help="Another model than the embedded one.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...")] = None,
 ) -> None:
-    """Start a server, make the sentiment vector, steer both ways with it, and show the answers side by side."""
+    """Start a server, extract the sentiment vector, steer in both directions, and show the answers."""
     folder = Path(tempfile.mkdtemp(prefix="steering-demo-"))
-    console.print("Starting a server of its own; the first time the model is converted once, which takes a minute.\n")
+    console.print("Starting a temporary server. The first start converts the model, which takes a minute.\n")
     try:
         with _server(folder, model, device) as client:
             _run(client)
@@ -43,12 +43,10 @@ def _run(client: Client) -> None:
     console.print(f"[bold]1[/] A server is up: {info.name}, {info.layers} layers, {info.dtype} on {info.device}\n")
     with console.status("reading contrasting texts"):
         vector = client.extract_vector("sentiment", concept="sentiment", description="pleased against displeased")
-    console.print("[bold]2[/] POST /v1/vectors/extract made a concept vector from contrasting examples")
+    console.print("[bold]2[/] POST /v1/vectors/extract extracted a concept vector from contrasting examples")
     for line in card_lines(vector):
         console.print("  ", line, sep="")
-    console.print(
-        "\n[bold]3[/] POST /v1/compare: one prompt, one batch, three strengths; the likeliest token every time"
-    )
+    console.print("\n[bold]3[/] POST /v1/compare: one prompt, one batch, three strengths, greedy decoding")
     strength = round(vector.recommended.strength[1], 1)
     for prompt in PROMPTS:
         with console.status("generating"):
@@ -63,14 +61,14 @@ def _run(client: Client) -> None:
         console.print()
         console.print(comparison_table(answer, prompt))
     console.print(
-        "[dim]sentiment: mean readout of the written tokens, in natural scales; KL in nats from the unsteered model[/]"
+        "[dim]sentiment: mean readout of the generated tokens in natural scales; KL from the unsteered model in nats[/]"
     )
     _profile(client, vector.id, strength)
 
 
 def _profile(client: Client, vector: str, strength: float) -> None:
     client.put_profile("cheerful", [{"vector": vector, "strength": strength}], description="always sees the good")
-    console.print("\n[bold]4[/] PUT /v1/profiles/cheerful keeps the strength on the server; a request names it")
+    console.print("\n[bold]4[/] PUT /v1/profiles/cheerful stores the strength on the server; a request names it")
     with console.status("generating"):
         answer = client.generate(
             messages=[{"role": "user", "content": PROMPTS[1]}],
@@ -82,12 +80,12 @@ def _profile(client: Client, vector: str, strength: float) -> None:
     for one in answer.steering.applied:
         doses = ", ".join(f"{dose:.2f} of the residual at layer {layer}" for layer, dose in one.relative_dose.items())
         console.print(f"  applied: {one.operation} {one.vector} at {one.strength:+g}, {doses}")
-    console.print("\nTo go on: [bold]make serve[/], then http://127.0.0.1:8000 and docs/quickstart.md")
+    console.print("\nNext: [bold]make serve[/], then http://127.0.0.1:8000 and docs/quickstart.md")
 
 
 @contextmanager
 def _server(folder: Path, model: str | None, device: str | None) -> Iterator[Client]:
-    """A client of a server of our own on a free loopback port, with a database that is thrown away; ended afterwards."""
+    """Runs a server on a free loopback port with a temporary database, and yields a client of it."""
     port, log = _free_port(), folder / "server.log"
     options = {
         "--model": model,
@@ -95,10 +93,10 @@ def _server(folder: Path, model: str | None, device: str | None) -> Iterator[Cli
         "--port": str(port),
         "--database": f"sqlite:///{folder}/demo.sqlite3",
     }
-    command = [sys.executable, "-m", "app.cli.main", "serve", "--host", "127.0.0.1", "--log-level", "info"]
+    command = [sys.executable, "-P", "-m", "app.cli.main", "serve", "--host", "127.0.0.1", "--log-level", "info"]
     command += [part for name, value in options.items() if value is not None for part in (name, value)]
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output)  # noqa: S603 - this very program
+        process = subprocess.Popen(command, stdout=output, stderr=output)  # noqa: S603 - this program
     try:
         with Client(f"http://127.0.0.1:{port}") as client:
             _wait_until_ready(client, process, log)
@@ -113,22 +111,22 @@ def _server(folder: Path, model: str | None, device: str | None) -> Iterator[Cli
 
 
 def _wait_until_ready(client: Client, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    """Shows what the server is doing until it can work. Raises ApiError with the end of its log when it gives up."""
-    until = time.monotonic() + READY_SECONDS
+    """Shows the progress of the start until the server is ready. Raises ApiError with the end of its log."""
+    deadline = time.monotonic() + READY_SECONDS
     with console.status("starting the server") as status:
-        while time.monotonic() < until:
+        while time.monotonic() < deadline:
             if process.poll() is not None:
-                raise ApiError(f"the server ended by itself:\n{_end_of(log)}", code="server_ended")
+                raise ApiError(f"the server exited:\n{_end_of(log)}", code="server_ended")
             with suppress(ApiError):
                 client.health()
                 return
-            _tell(status, log)
+            _show_step(status, log)
             time.sleep(0.2)
     raise ApiError(f"the server was not ready after {READY_SECONDS:g} s:\n{_end_of(log)}", code="not_ready")
 
 
-def _tell(status: Status, log: Path) -> None:
-    """The newest step that the server's log tells."""
+def _show_step(status: Status, log: Path) -> None:
+    """Shows the newest loading step in the server's log."""
     for line in reversed(log.read_text(errors="replace").splitlines()):
         with suppress(ValueError):
             record = json.loads(line)

@@ -1,4 +1,4 @@
-"""`steer generate`, `compare` and `sweep`: answers of a model, steered and beside each other."""
+"""`steer generate`, `compare` and `sweep`: steered generation and comparison."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -22,7 +22,7 @@ from app.cli.terminal import (
 )
 from steering.schemas.generation import GenerateAnswer, TokenPiece
 
-Prompt = Annotated[str, typer.Argument(help="What the model is asked.")]
+Prompt = Annotated[str, typer.Argument(help="The prompt.")]
 Steer = Annotated[
     list[str] | None,
     typer.Option(
@@ -30,19 +30,19 @@ Steer = Annotated[
     ),
 ]
 Layers = Annotated[str, typer.Option(help="recommended, all, 12,13 or 10:16 (half-open).")]
-Profile = Annotated[str | None, typer.Option(help="Strengths kept on the server under this name.")]
+Profile = Annotated[str | None, typer.Option(help="A profile stored on the server.")]
 Steering = Annotated[str | None, typer.Option(metavar="JSON", help="Interventions as the API takes them.")]
-Raw = Annotated[bool, typer.Option("--raw", help="Go on with the text as it stands, without the chat template.")]
+Raw = Annotated[bool, typer.Option("--raw", help="Continue the text without the chat template.")]
 System = Annotated[str | None, typer.Option(help="A system message before the prompt.")]
-MaxTokens = Annotated[int, typer.Option(help="Longest answer.")]
-Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token every time.")]
+MaxTokens = Annotated[int, typer.Option(help="Maximum number of generated tokens.")]
+Temperature = Annotated[float, typer.Option(help="0 is greedy decoding.")]
 Seed = Annotated[int | None, typer.Option(help="The same seed gives the same answer.")]
-Samples = Annotated[int, typer.Option("--n", help="Answers to each arm.")]
+Samples = Annotated[int, typer.Option("--n", help="Samples per arm.")]
 Readout = Annotated[list[str] | None, typer.Option(help="A vector to measure at every token; repeatable.")]
 
 
-def asked(prompt: str, raw: bool, system: str | None) -> dict[str, Any]:
-    """A prompt as it stands, or as a user's message."""
+def prompt_fields(prompt: str, raw: bool, system: str | None) -> dict[str, Any]:
+    """Returns a raw prompt, or messages with the prompt as the user's."""
     if raw:
         return {"prompt": prompt}
     before = [] if system is None else [{"role": "system", "content": system}]
@@ -69,11 +69,11 @@ def generate(  # noqa: PLR0913, PLR0917 - one option a field
     url: Url = LOCAL,
     key: Key = None,
 ) -> None:
-    """Answer a prompt, printed as it is written; then what the steering really did."""
-    options = asked(prompt, raw, system) | _sampling(max_tokens, temperature, seed, None)
-    wish = steering_of(steer or [], layers, profile, steering)
-    if wish is not None:
-        options["steering"] = wish
+    """Stream an answer, then show what the steering applied."""
+    options = prompt_fields(prompt, raw, system) | _sampling(max_tokens, temperature, seed, None)
+    interventions = steering_of(steer or [], layers, profile, steering)
+    if interventions is not None:
+        options["steering"] = interventions
     with client_of(url, key) as client:
         if as_json:
             print_json(client.generate(**options).model_dump(mode="json", exclude_none=True))
@@ -106,12 +106,12 @@ def compare(  # noqa: PLR0913, PLR0917 - one option a field
     key: Key = None,
 ) -> None:
     """Show unsteered and steered answers side by side: one prompt, one seed, one batch."""
-    wish = steering_of(steer or [], layers, profile, steering)
-    if wish is None:
-        raise typer.BadParameter("say what to compare: --steer NAME=STRENGTH, --profile or --steering")
+    interventions = steering_of(steer or [], layers, profile, steering)
+    if interventions is None:
+        raise typer.BadParameter("expected one of --steer NAME=STRENGTH, --profile, --steering")
     measured = readout or [one.partition("=")[0] for one in steer or []]
-    options = asked(prompt, raw, system) | _sampling(max_tokens, temperature, seed, measured)
-    _show(url, key, prompt, as_json, {**options, "n": n, "steering": wish})
+    options = prompt_fields(prompt, raw, system) | _sampling(max_tokens, temperature, seed, measured)
+    _show(url, key, prompt, as_json, {**options, "n": n, "steering": interventions})
 
 
 def sweep(  # noqa: PLR0913, PLR0917 - one option a field
@@ -119,7 +119,7 @@ def sweep(  # noqa: PLR0913, PLR0917 - one option a field
     prompt: Prompt,
     strengths: Annotated[str, typer.Option(help="Strengths, separated by commas.")] = "-1,-0.5,0,0.5,1",
     layers: Layers = "recommended",
-    operation: Annotated[str, typer.Option(help="What to do with the vector.")] = "add",
+    operation: Annotated[str, typer.Option(help="add, ablate, clamp, rotate or replace.")] = "add",
     degrees: Annotated[float | None, typer.Option(help="For rotate: the angle of strength 1.")] = None,
     raw: Raw = False,
     system: System = None,
@@ -132,7 +132,7 @@ def sweep(  # noqa: PLR0913, PLR0917 - one option a field
     key: Key = None,
 ) -> None:
     """Answer one prompt at many strengths of one vector."""
-    options = asked(prompt, raw, system) | _sampling(max_tokens, temperature, seed, [vector])
+    options = prompt_fields(prompt, raw, system) | _sampling(max_tokens, temperature, seed, [vector])
     one = {"vector": vector, "operation": operation, "layers": layers_of(layers)}
     if degrees is not None:
         one["degrees"] = degrees

@@ -1,4 +1,4 @@
-"""The command `steer`: its sub-commands, and errors told in a line."""
+"""The command `steer`: its subcommands, and errors reported in one line."""
 
 import sys
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from app.cli.reading import evaluate, lens, readout
 from app.cli.serve import serve
 from app.cli.terminal import shown, stderr
 from app.cli.vectors import extract, vectors
-from steering.client.client import ApiError
+from steering.client import ApiError
 from steering.errors import SteeringError
 
 cli = typer.Typer(
@@ -28,13 +28,10 @@ cli.add_typer(database, name="db")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs a command and ends the process: 0, 1 for an error told, 2 for a wrong use, 130 after Ctrl-C."""
+    """Runs a command and exits: 0, 1 after a reported error, 2 for wrong usage, 130 after Ctrl-C."""
     try:
         cli(args=None if arguments is None else list(arguments))
-    except (ApiError, SteeringError) as error:
-        stderr.print(shown(f"error: {error}", "red"))
-        sys.exit(1)
-    except OSError as error:
+    except (ApiError, SteeringError, OSError) as error:
         stderr.print(shown(f"error: {error}", "red"))
         sys.exit(1)
 

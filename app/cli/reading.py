@@ -1,4 +1,4 @@
-"""`steer readout`, `lens` and `evaluate`: texts read against a vector, predictions layer by layer, a vector tried out."""
+"""`steer readout`, `lens` and `evaluate`: reads texts with a vector, predictions by layer, and the effect of a vector."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -7,9 +7,10 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter
 
-from app.cli.generation import Layers, Prompt, Raw, Steer, Steering, System, asked
-from app.cli.job_progress import followed
-from app.cli.reading_tables import dose_table, judge_table, lens_table, readout_table, result_lines, sweep_table
+from app.cli.evaluation_tables import dose_table, judge_table, result_lines, sweep_table
+from app.cli.generation import Layers, Prompt, Raw, Steer, Steering, System, prompt_fields
+from app.cli.job_progress import follow
+from app.cli.tables import lens_table, readout_table
 from app.cli.terminal import (
     LOCAL,
     AsJson,
@@ -31,14 +32,14 @@ EVALUATION: TypeAdapter[LayerSweepAnswer | DoseResponseAnswer] = TypeAdapter(Eva
 
 
 class Kind(StrEnum):
-    """What is evaluated."""
+    """Kinds of evaluation."""
 
     DOSE_RESPONSE = "dose_response"
     LAYER_SWEEP = "layer_sweep"
 
 
 class By(StrEnum):
-    """Who judges."""
+    """Judges of an evaluation."""
 
     SELF = "self"
     ENDPOINT = "endpoint"
@@ -52,7 +53,7 @@ def readout(
     url: Url = LOCAL,
     key: Key = None,
 ) -> None:
-    """Read how much of a concept is in each token of a text, in natural scales."""
+    """Measure a concept at each token of a text, in natural scales."""
     with client_of(url, key) as client:
         answer = client.readout([text], vectors=[vector], layers=layers_of(layers))
     if as_json:
@@ -68,8 +69,8 @@ def lens(  # noqa: PLR0913, PLR0917 - one option a field
         "recommended"
     ),
     steering: Steering = None,
-    layers: Annotated[str, typer.Option(help="Layers to look at: all, or 12,13.")] = "all",
-    top_k: Annotated[int, typer.Option(help="Predictions a layer.")] = 5,
+    layers: Annotated[str, typer.Option(help="Layers to show: all, or 12,13.")] = "all",
+    top_k: Annotated[int, typer.Option(help="Predictions per layer.")] = 5,
     token: Annotated[int, typer.Option(help="Which token of the prompt; -1 is the last.")] = -1,
     raw: Raw = False,
     system: System = None,
@@ -77,11 +78,11 @@ def lens(  # noqa: PLR0913, PLR0917 - one option a field
     url: Url = LOCAL,
     key: Key = None,
 ) -> None:
-    """Show what the model would say next if it stopped at each layer, plain and steered."""
-    wish = steering_of(steer or [], steer_layers, None, steering)
+    """Show the next token predicted from each layer, unsteered and steered."""
+    interventions = steering_of(steer or [], steer_layers, None, steering)
     with client_of(url, key) as client:
         answer = client.logit_lens(
-            **asked(prompt, raw, system), steering=wish or [], layers=layers_of(layers), top_k=top_k
+            **prompt_fields(prompt, raw, system), steering=interventions or [], layers=layers_of(layers), top_k=top_k
         )
     if as_json:
         print_json(answer.model_dump(mode="json"))
@@ -94,29 +95,31 @@ def lens(  # noqa: PLR0913, PLR0917 - one option a field
 
 
 def evaluate(  # noqa: PLR0913, PLR0917 - one option a field
-    vector: Annotated[str, typer.Argument(help="The vector to try out: name, or name@version.")],
+    vector: Annotated[str, typer.Argument(help="The vector to evaluate: name, or name@version.")],
     kind: Annotated[Kind, typer.Option(help="dose_response: how strongly; layer_sweep: at which layer.")] = (
         Kind.DOSE_RESPONSE
     ),
-    concept: Annotated[str | None, typer.Option(help="Ask the evaluation prompts of this starter concept.")] = None,
+    concept: Annotated[str | None, typer.Option(help="Use the evaluation prompts of this starter concept.")] = None,
     prompts: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help='Ask these, JSON lines: {"prompt": "..."}')
+        Path | None, typer.Option(exists=True, dir_okay=False, help='Use these prompts, JSON lines: {"prompt": "..."}')
     ] = None,
     strengths: Annotated[str | None, typer.Option(help="Strengths, separated by commas.")] = None,
     layers: Annotated[str | None, typer.Option(help="recommended, all, 12,13 or 10:16 (half-open).")] = None,
-    random_directions: Annotated[int | None, typer.Option(help="Controls of the same dose (dose_response).")] = None,
+    random_directions: Annotated[
+        int | None, typer.Option(help="Random directions at the same dose (dose_response).")
+    ] = None,
     judge: Annotated[
-        By | None, typer.Option(help="Who rates the answers too: the loaded model, or the operator's endpoint.")
+        By | None, typer.Option(help="Also rates the answers: the loaded model, or the operator's endpoint.")
     ] = None,
     judge_concept: Annotated[
         str | None, typer.Option(help="What the judge looks for; default: the description.")
     ] = None,
-    save: Annotated[bool, typer.Option(help="Keep it on the card, as the next version (dose_response).")] = False,
+    save: Annotated[bool, typer.Option(help="Store it on the card, as the next version (dose_response).")] = False,
     as_json: AsJson = False,
     url: Url = LOCAL,
     key: Key = None,
 ) -> None:
-    """Try a vector out: what moves, what breaks, and what chance does too."""
+    """Evaluate a vector: how text changes, what breaks, and what random directions do."""
     options: dict[str, Any] = {"concept": concept, "random_directions": random_directions}
     if prompts is not None:
         with prompts.open(encoding="utf-8") as lines:
@@ -126,13 +129,13 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one option a field
     if layers is not None:
         options["layers"] = layers_of(layers)
     if judge is None and judge_concept is not None:
-        raise typer.BadParameter("tells a judge what to look for: name one with --judge", param_hint="--judge-concept")
+        raise typer.BadParameter("needs --judge", param_hint="--judge-concept")
     if judge is not None:
         options["judge"] = {"by": judge.value} | ({"concept": judge_concept} if judge_concept else {})
     if save:
         options["save"] = True
     with client_of(url, key) as client:
-        result = EVALUATION.validate_python(followed(client, client.start_evaluation(kind.value, vector, **options)))
+        result = EVALUATION.validate_python(follow(client, client.start_evaluation(kind.value, vector, **options)))
     if as_json:
         print_json(result.model_dump(mode="json"))
         return

@@ -1,6 +1,5 @@
-"""`steer serve`: the server, its settings from the environment and, before them, from options."""
+"""`steer serve`: runs the server. Options take precedence over the environment."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,11 +9,6 @@ from pydantic import ValidationError
 from app.cli.terminal import shown, stderr
 from app.openmp import set_openmp_spin_count
 from app.settings import Settings
-from steering.registry import Registry
-
-Serve = Callable[[Settings], int]
-# The server brings torch; a table loads it when it is asked for, so that every other command starts at once.
-SERVERS: Registry[Serve] = Registry("server", {"uvicorn": "app.server:serve"})
 
 
 def serve(  # noqa: PLR0913, PLR0917 - one option a setting
@@ -28,19 +22,20 @@ def serve(  # noqa: PLR0913, PLR0917 - one option a setting
     device_map: Annotated[str | None, typer.Option(help="auto spreads a model over every device.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
     database: Annotated[str | None, typer.Option(help="sqlite:///file, postgresql://... or memory://")] = None,
-    cache_dir: Annotated[Path | None, typer.Option(help="Where converted models are kept.")] = None,
+    cache_dir: Annotated[Path | None, typer.Option(help="Folder of converted models.")] = None,
     api_key: Annotated[
-        list[str] | None, typer.Option(help="A key that callers need; repeatable. Better in STEERING_API_KEYS.")
+        list[str] | None,
+        typer.Option(help="A key that clients need; repeatable. STEERING_API_KEYS hides it from the process list."),
     ] = None,
     allowed_host: Annotated[list[str] | None, typer.Option(help="A name accepted in Host; repeatable.")] = None,
-    max_running: Annotated[int | None, typer.Option(help="Rows in the batch.")] = None,
-    max_waiting: Annotated[int | None, typer.Option(help="Requests that may wait.")] = None,
+    max_running: Annotated[int | None, typer.Option(help="Sequences in one batch.")] = None,
+    max_waiting: Annotated[int | None, typer.Option(help="Requests that may wait for the batch.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
     other: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting; repeatable.")
     ] = None,
 ) -> None:
-    """Serve a model. Every setting can also stand in the environment: --port 8001 is STEERING_PORT=8001."""
+    """Serve a model. Every setting is also an environment variable: --port 8001 is STEERING_PORT=8001."""
     options: dict[str, Any] = {
         "model": model, "model_revision": model_revision, "host": host, "port": port, "device": device,
         "device_map": device_map, "dtype": dtype, "database": database, "cache_dir": cache_dir,
@@ -50,11 +45,14 @@ def serve(  # noqa: PLR0913, PLR0917 - one option a setting
     }  # fmt: skip
     set_openmp_spin_count()
     given = {name: value for name, value in options.items() if value is not None}
-    raise typer.Exit(SERVERS["uvicorn"](settings_of(given | _assignments(other or []))))
+    settings = settings_of(given | _assignments(other or []))
+    from app.server import serve as run_server  # noqa: PLC0415 - imports torch, after the OpenMP setting above
+
+    raise typer.Exit(run_server(settings))
 
 
 def _assignments(texts: list[str]) -> dict[str, str]:
-    """NAME=VALUE of --set. Raises BadParameter for a setting that does not exist."""
+    """Parses NAME=VALUE of --set. Raises BadParameter for an unknown setting."""
     found = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -67,7 +65,7 @@ def _assignments(texts: list[str]) -> dict[str, str]:
 
 
 def settings_of(options: dict[str, Any]) -> Settings:
-    """Settings of the environment and, before them, of the options. Says what is wrong and exits with 2."""
+    """Returns settings from options and environment. Reports what is invalid and exits with 2."""
     try:
         return Settings(**options)
     except ValidationError as error:

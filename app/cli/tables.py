@@ -1,16 +1,28 @@
-"""Answers of the server as tables for a terminal. Every text of a model is made safe first."""
+"""Formats responses of the server as tables and lines for a terminal. Model text is sanitized."""
+
+from collections.abc import Iterable, Sequence
+from math import exp
 
 from rich.table import Table
 from rich.text import Text
 
 from app.cli.terminal import shown
+from steering.schemas.analysis import LogitLensAnswer, PredictionAnswer, ReadoutAnswer
 from steering.schemas.comparison import ArmAnswer, CompareAnswer
 from steering.schemas.steering import AppliedSteering
 from steering.schemas.vectors import VectorAnswer
 
 
+def numeric_table(title: str, headings: Iterable[str]) -> Table:
+    """Returns a table of right-aligned columns."""
+    table = Table(title=shown(title), title_justify="left")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    return table
+
+
 def comparison_table(answer: CompareAnswer, title: str) -> Table:
-    """One row a sample and arm: what it wrote, its readouts, and how far it is from the unsteered model."""
+    """Returns one row per arm and sample: text, readouts, and distance from the unsteered model."""
     names = list(dict.fromkeys(name for arm in answer.arms if arm.metrics for name in arm.metrics.readout))
     table = Table(title=shown(title, "bold"), title_justify="left", show_lines=True)
     table.add_column("arm", no_wrap=True)
@@ -28,7 +40,7 @@ def comparison_table(answer: CompareAnswer, title: str) -> Table:
 
 
 def _figures(arm: ArmAnswer, names: list[str], index: int) -> list[str]:
-    """What stands beside sample `index`; figures over all samples stand beside the first."""
+    """Returns the numbers of sample `index`. Those over all samples are in the row of the first."""
     metrics, against = arm.metrics, arm.against_baseline
     readouts, kl, perplexity = [""] * len(names), "", ""
     if index == 0 and metrics is not None:
@@ -47,19 +59,18 @@ def _divergence(arm: ArmAnswer, index: int) -> str:
 
 
 def applied_lines(steering: AppliedSteering) -> list[Text]:
-    """What was really done, a line for each intervention, then the warnings."""
+    """Returns one line per applied intervention, then the warnings."""
     lines = []
     for one in steering.applied:
         doses = ", ".join(f"{dose:.2f} at layer {layer}" for layer, dose in one.relative_dose.items())
-        fired = "" if one.fired else "; its condition never held"
-        lines.append(
-            shown(f"{one.operation} {one.vector} at {one.strength:+g} {one.unit}: relative dose {doses}{fired}")
-        )
+        fired = "" if one.fired else "; its condition was never met"
+        action = f"{one.operation} {one.vector} at {one.strength:+g} {one.unit}"
+        lines.append(shown(f"{action}: relative dose {doses}{fired}"))
     return lines + [shown(warning, "yellow") for warning in steering.warnings]
 
 
 def card_lines(vector: VectorAnswer) -> list[Text]:
-    """A vector in short: where to steer with it, how well it reads what it was not made from, and what to beware of."""
+    """Summarizes a vector: recommended layer and strength, held-out quality, and warnings."""
     recommended = vector.recommended
     low, high = recommended.strength
     layers = ", ".join(map(str, recommended.layers))
@@ -69,7 +80,7 @@ def card_lines(vector: VectorAnswer) -> list[Text]:
     ]
     card = vector.quality
     if card is None:
-        return [*lines, Text("no quality card: it was not made from examples")]
+        return [*lines, Text("no quality card: not extracted from examples")]
     for layer in recommended.layers:
         quality = card.layers.get(str(layer))
         if quality is not None and quality.auroc is not None:
@@ -86,10 +97,9 @@ def card_lines(vector: VectorAnswer) -> list[Text]:
 
 
 def card_table(vector: VectorAnswer) -> Table:
-    """The card layer by layer."""
-    table = Table(title="by layer", title_justify="left")
-    for heading in ("layer", "scale", "AUROC", "interval", "separation", "pairs agree", "random AUROC"):
-        table.add_column(heading, justify="right")
+    """Returns the quality card, one row per layer."""
+    headings = ("layer", "scale", "AUROC", "interval", "separation", "pairs agree", "random AUROC")
+    table = numeric_table("by layer", headings)
     for layer, scale in vector.scale.items():
         quality = vector.quality.layers.get(layer) if vector.quality else None
         interval = quality.auroc_interval if quality else None
@@ -108,7 +118,7 @@ def card_table(vector: VectorAnswer) -> Table:
 
 
 def vectors_table(vectors: list[VectorAnswer]) -> Table:
-    """A list of vectors."""
+    """Returns one row per vector."""
     table = Table()
     for heading in ("vector", "method", "recommended", "AUROC", "description"):
         table.add_column(heading)
@@ -127,3 +137,54 @@ def vectors_table(vectors: list[VectorAnswer]) -> Table:
 
 def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
+
+
+def readout_table(answer: ReadoutAnswer, vector: str) -> Table:
+    """Returns one row per token and one column per layer; the footer holds the means."""
+    text = answer.texts[0]
+    layers = text.readout[vector]
+    table = Table(title=shown(answer.vectors[vector].id, "bold"), title_justify="left", show_footer=True)
+    table.add_column("token", footer="mean")
+    for layer, scores in layers.items():
+        table.add_column(f"layer {layer}", justify="right", footer=f"{scores.mean:+.2f}")
+    for index, token in enumerate(text.tokens):
+        row = [_coloured(scores.scores[index]) for scores in layers.values()]
+        table.add_row(_token(token.text), *row)
+    return table
+
+
+def _coloured(score: float) -> Text:
+    """Colours a score green toward the positive pole, red toward the negative one."""
+    return Text(f"{score:+.2f}", style="green" if score > 0.25 else "red" if score < -0.25 else "")
+
+
+def _token(text: str) -> Text:
+    """Shows the spaces and line ends of a token."""
+    return shown(repr(text)[1:-1] if text.strip() != text else text)
+
+
+def lens_table(answer: LogitLensAnswer, token: int) -> Table:
+    """Returns one row per layer with the predictions after one token of the prompt."""
+    table = Table(title=Text.assemble("after ", _token(answer.tokens[token].text)), title_justify="left")
+    table.add_column("layer", justify="right")
+    table.add_column("plain")
+    steered = any(layer.steered is not None for layer in answer.layers)
+    if steered:
+        table.add_column("steered")
+    for layer in answer.layers:
+        row: list[str | Text] = [str(layer.layer), _predictions(layer.plain[token])]
+        if layer.steered is not None:
+            row.append(_predictions(layer.steered[token]))
+        table.add_row(*row)
+    return table
+
+
+def _predictions(row: Sequence[PredictionAnswer]) -> Text:
+    parts: list[Text | str] = []
+    for one in row:
+        parts += ["  " if parts else "", _token(one.text), f" {_percent(one.logprob)}"]
+    return Text.assemble(*parts)
+
+
+def _percent(logprob: float) -> str:
+    return f"{100 * exp(logprob):.0f} %"

@@ -1,4 +1,4 @@
-"""What every command shares: the console, text of a model made safe to print, options that name the server."""
+"""The console of all commands, sanitized output of model text, and the options shared by the commands."""
 
 import json
 import sys
@@ -9,49 +9,50 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from steering.client.client import DEFAULT_URL, Client
+from steering.client import Client
+from steering.client.client import DEFAULT_URL
 
 WIDTH = 110
-"""Columns where the output is no terminal and so has no width of its own."""
+"""Columns of output that does not go to a terminal."""
 
 console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
 stderr = Console(stderr=True, highlight=False)
 
-Url = Annotated[str, typer.Option("--url", envvar="STEERING_URL", help="Where the server is.")]
-Key = Annotated[str | None, typer.Option("--key", envvar="STEERING_KEY", help="Key of a server that wants one.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the server's answer as JSON.")]
+Url = Annotated[str, typer.Option("--url", envvar="STEERING_URL", help="Address of the server.")]
+Key = Annotated[str | None, typer.Option("--key", envvar="STEERING_KEY", help="API key of the server.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the server's response as JSON.")]
 LOCAL = DEFAULT_URL
 
 _BIDIRECTIONAL = [*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C]
 _SEPARATORS = [0x2028, 0x2029]
 _CONTROLS = [*range(0x20), *range(0x7F, 0xA0)]
 _REMOVED = dict.fromkeys([*_CONTROLS, *_BIDIRECTIONAL, *_SEPARATORS, *range(0xD800, 0xE000)])
-_KEPT = {ord("\n"), ord("\t")}
-_TABLE = {code: None for code in _REMOVED if code not in _KEPT}
+_ALLOWED = {ord("\n"), ord("\t")}
+_TABLE = {code: None for code in _REMOVED if code not in _ALLOWED}
 
 
 def safe(text: str) -> str:
-    """Text without control codes and direction overrides: what a model wrote never moves the cursor or hides a line."""
+    """Removes control codes and direction overrides, so that model text cannot move the cursor or hide a line."""
     return text.translate(_TABLE)
 
 
 def shown(text: str, style: str = "") -> Text:
-    """Foreign text for a table or a line: safe, and no markup."""
+    """Returns untrusted text for a table or a line, sanitized and without markup."""
     return Text(safe(text), style=style)
 
 
 def client_of(url: str, key: str | None) -> Client:
-    """A client for the options of a command."""
+    """Returns a client for the options of a command."""
     return Client(url, api_key=key)
 
 
 def print_json(value: Any) -> None:
-    """JSON in ASCII, which holds no control code."""
+    """Prints JSON in ASCII, which contains no control codes."""
     console.print(json.dumps(value, indent=2, ensure_ascii=True), markup=False, soft_wrap=True)
 
 
 def numbers(text: str, option: str) -> tuple[float, ...]:
-    """ "-1,0,0.5" as numbers. Raises BadParameter naming the option."""
+    """Parses numbers such as "-1,0,0.5". Raises BadParameter naming the option."""
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
@@ -59,7 +60,7 @@ def numbers(text: str, option: str) -> tuple[float, ...]:
 
 
 def layers_of(text: str) -> Any:
-    """ "recommended", "all", "12,13" or "10:16" (half-open) as the API takes them. Raises BadParameter."""
+    """Converts "recommended", "all", "12,13" or "10:16" (half-open) to the API's form. Raises BadParameter."""
     if text in ("recommended", "all"):
         return text
     try:
@@ -74,7 +75,7 @@ def layers_of(text: str) -> Any:
 
 
 def steering_of(steer: Iterable[str], layers: str, profile: str | None, steering: str | None) -> Any:
-    """The options --steer NAME=STRENGTH, --profile and --steering JSON as the API takes them; None where none was given."""
+    """Converts --steer NAME=STRENGTH, --profile and --steering JSON to the API's form; None without any."""
     interventions: list[Any] = [_intervention(one, layers) for one in steer]
     if steering is not None:
         try:

@@ -1,4 +1,4 @@
-"""`steer extract` and `steer vectors`: concept vectors made, listed, shown, carried in and out as files, deleted."""
+"""`steer extract` and `steer vectors`: creates, lists, shows, exports, imports and deletes concept vectors."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli import gguf_import as control_vector
-from app.cli.job_progress import followed
+from app.cli.gguf_import import read_control_vector
+from app.cli.job_progress import follow
 from app.cli.tables import card_lines, card_table, vectors_table
 from app.cli.terminal import LOCAL, AsJson, Key, Url, client_of, console, layers_of, print_json, shown, stderr
-from app.cli.vector_sources import GivenDirections, decoder_row, plain
-from steering.client.client import Client
+from app.cli.vector_sources import GivenDirections, decoder_row, json_directions
+from steering.client import Client
 from steering.concepts.loader import read_pairs
 from steering.pairs import PairSet
 from steering.pairs import Text as PairText
@@ -23,7 +23,7 @@ Name = Annotated[str, typer.Argument(help="The vector: name, or name@version.")]
 
 
 class Format(StrEnum):
-    """What a vector is written as."""
+    """File formats of an export."""
 
     SAFETENSORS = "safetensors"
     GGUF = "gguf"
@@ -37,25 +37,25 @@ def extract(  # noqa: PLR0913, PLR0917 - one option a field
         Path | None,
         typer.Option(exists=True, dir_okay=False, help='JSON lines: {"positive", "negative", "prompt"?, ...}'),
     ] = None,
-    trait: Annotated[str | None, typer.Option(help="A trait in words; the model writes the examples itself.")] = None,
+    trait: Annotated[str | None, typer.Option(help="Description of a trait; the model writes the examples.")] = None,
     opposite: Annotated[str | None, typer.Option(help="The opposite of the trait.")] = None,
     method: Annotated[str, typer.Option(help="mean_difference, pca, probe, whitened, trained.")] = "mean_difference",
     position: Annotated[
         str | None,
-        typer.Option(help="last, mean, response_mean, or an offset from the end; by default as the texts are."),
+        typer.Option(help="last, mean, response_mean, or an offset from the end; default: depends on the texts."),
     ] = None,
     layers: Annotated[str, typer.Option(help="all, or 12,13.")] = "all",
-    holdout: Annotated[float, typer.Option(help="Share of the topics kept from the fit, to prove it on.")] = 0.3,
+    holdout: Annotated[float, typer.Option(help="Share of the topics held out for evaluation.")] = 0.3,
     seed: Annotated[int, typer.Option(help="Which topics are held out.")] = 0,
-    description: Annotated[str, typer.Option(help="What the vector is about.")] = "",
-    steps: Annotated[int | None, typer.Option(help="Method trained: how often the direction is changed.")] = None,
+    description: Annotated[str, typer.Option(help="Description of the vector.")] = "",
+    steps: Annotated[int | None, typer.Option(help="Method trained: number of optimization steps.")] = None,
     caution: Annotated[
         float | None, typer.Option(help="Method trained: how much neutral answers are spared; 0 for not at all.")
     ] = None,
     url: Url = LOCAL,
     key: Key = None,
 ) -> None:
-    """Make a vector from contrasting texts and prove it on texts held out."""
+    """Extract a vector from contrasting texts and evaluate it on held-out texts."""
     options: dict[str, Any] = {
         **_source(concept, pairs, trait, opposite),
         "method": method,
@@ -67,17 +67,17 @@ def extract(  # noqa: PLR0913, PLR0917 - one option a field
         **_training(steps, caution),
     }
     with client_of(url, key) as client:
-        made = followed(client, client.start_extraction(name, **options))
-    vector = VectorAnswer.model_validate(made["vector"])
+        result = follow(client, client.start_extraction(name, **options))
+    vector = VectorAnswer.model_validate(result["vector"])
     for line in card_lines(vector):
         console.print(line)
 
 
 def _source(concept: str | None, pairs: Path | None, trait: str | None, opposite: str | None) -> dict[str, Any]:
-    """The one source that was named. Raises BadParameter for none or several."""
+    """Returns the given source. Raises BadParameter for none or several."""
     given = [source for source in (concept, pairs, trait) if source is not None]
     if len(given) != 1 or (trait is None) != (opposite is None):
-        raise typer.BadParameter("name one source: --concept, --pairs, or --trait with --opposite")
+        raise typer.BadParameter("expected one source: --concept, --pairs, or --trait with --opposite")
     if concept is not None:
         return {"concept": concept}
     if pairs is not None:
@@ -87,9 +87,9 @@ def _source(concept: str | None, pairs: Path | None, trait: str | None, opposite
 
 
 def _training(steps: int | None, caution: float | None) -> dict[str, Any]:
-    """`training` with what was said of it; nothing where nothing was."""
-    said = {name: value for name, value in (("steps", steps), ("caution", caution)) if value is not None}
-    return {"training": said} if said else {}
+    """Returns the field `training` if one of its options was given."""
+    training = {name: value for name, value in (("steps", steps), ("caution", caution)) if value is not None}
+    return {"training": training} if training else {}
 
 
 def _pairs(found: PairSet) -> list[dict[str, Any]]:
@@ -111,7 +111,7 @@ def find(
     url: Url = LOCAL,
     key: Key = None,
 ) -> None:
-    """The newest version of each name."""
+    """List the newest version of each name."""
     filters: dict[str, Any] = {name: value for name, value in (("search", search), ("tag", tag)) if value is not None}
     found: list[VectorAnswer] = []
     with client_of(url, key) as client:
@@ -128,7 +128,7 @@ def find(
 
 @vectors.command()
 def show(name: Name, as_json: AsJson = False, url: Url = LOCAL, key: Key = None) -> None:
-    """A vector's quality card, layer by layer."""
+    """Show the quality card of a vector by layer."""
     with client_of(url, key) as client:
         vector = client.get_vector(name)
     if as_json:
@@ -150,15 +150,15 @@ def export(
     url: Url = LOCAL,
     key: Key = None,
 ) -> None:
-    """Write a vector to a file. A control vector leaves out layer 0, for which llama.cpp has no place."""
+    """Write a vector to a file. A control vector omits layer 0, which llama.cpp cannot steer."""
     path = output or Path(f"{name.replace('@', '-')}.{form.value}")
     if form is not Format.GGUF and layers != "recommended":
-        raise typer.BadParameter("a choice for --format gguf only", param_hint="--layers")
+        raise typer.BadParameter("only allowed with --format gguf", param_hint="--layers")
     with client_of(url, key) as client:
         if form is Format.SAFETENSORS:
             path.write_bytes(client.export_vector(name))
         elif form is Format.JSON:
-            path.write_text(client.export_vector_words(name).model_dump_json(indent=2), encoding="utf-8")
+            path.write_text(client.export_vector_json(name).model_dump_json(indent=2), encoding="utf-8")
         else:
             path.write_bytes(_control_vector(client, name, layers))
     console.print(shown(f"wrote {path}"))
@@ -171,55 +171,56 @@ def _control_vector(client: Client, name: str, layers: str) -> bytes:
     content = client.export_control_vector(name, wanted)
     vector = client.get_vector(name)
     if 0 in (vector.recommended.layers if wanted == "recommended" else vector.layers):
-        stderr.print("layer 0 was left out: llama.cpp has no place for it", style="yellow")
-    console.print("llama.cpp's scale 1 is strength 1 here")
+        stderr.print("layer 0 was omitted: llama.cpp cannot steer it", style="yellow")
+    console.print("scale 1 of llama.cpp is strength 1 of this server")
     return content
 
 
 @vectors.command("import")
 def import_file(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A .safetensors, .gguf or .json file.")],
-    name: Annotated[str | None, typer.Option(help="Name to keep it under, where the file has none of its own.")] = None,
-    feature: Annotated[int | None, typer.Option(help="Of a SAELens dictionary: which row of W_dec.")] = None,
-    config: Annotated[Path | None, typer.Option(help="Its configuration; default: cfg.json beside the file.")] = None,
-    layer: Annotated[int | None, typer.Option(help="Where the file does not say it: the zero-based block.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the vector; default: the name in the file.")] = None,
+    feature: Annotated[int | None, typer.Option(help="Row of W_dec of a SAELens dictionary.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="SAELens configuration; default: cfg.json in the folder of the file.")
+    ] = None,
+    layer: Annotated[int | None, typer.Option(help="Zero-based block, if the file does not name it.")] = None,
     url: Url = LOCAL,
     key: Key = None,
 ) -> None:
-    """Bring a vector to the server. Only this server's own safetensors files are read by it; the others are read here,
-    GGUF in a process with limits."""
+    """Import a vector. The server reads only its own safetensors files; other formats are read by this command."""
     with client_of(url, key) as client:
         given = _given(file, feature, config, layer)
         if given is None:
             vector = client.import_vector(file.read_bytes(), name=name)
         else:
-            kept = name or given.name
-            if kept is None:
-                raise typer.BadParameter("the file has no name of its own", param_hint="--name")
+            target = name or given.name
+            if target is None:
+                raise typer.BadParameter("required: the file contains no name", param_hint="--name")
             vector = client.register_vector(
-                kept, given.directions, scale=given.scale, description=given.description, tags=given.tags
+                target, given.directions, scale=given.scale, description=given.description, tags=given.tags
             )
     for line in card_lines(vector):
         console.print(line)
 
 
 def _given(file: Path, feature: int | None, config: Path | None, layer: int | None) -> GivenDirections | None:
-    """What a file of another tool holds; None for one that the server reads itself."""
+    """Reads a file of another tool; None for a file that the server reads."""
     if feature is not None:
         return decoder_row(file, config or file.with_name("cfg.json"), feature, layer)
     if config is not None:
-        raise typer.BadParameter("says where a feature lies: give --feature too", param_hint="--config")
+        raise typer.BadParameter("needs --feature", param_hint="--config")
     if file.suffix == ".json":
-        return plain(file, layer)
+        return json_directions(file, layer)
     if layer is not None:
-        raise typer.BadParameter("the file names its layers itself", param_hint="--layer")
-    return GivenDirections(control_vector.read(file), tags=("gguf",)) if file.suffix == ".gguf" else None
+        raise typer.BadParameter("not allowed: the file names its layers", param_hint="--layer")
+    return GivenDirections(read_control_vector(file), tags=("gguf",)) if file.suffix == ".gguf" else None
 
 
 @vectors.command()
 def delete(
-    name: Annotated[str, typer.Argument(help="The vector's name; all of its versions go.")],
-    force: Annotated[bool, typer.Option(help="Although a profile names it.")] = False,
+    name: Annotated[str, typer.Argument(help="Name of the vector; all versions are deleted.")],
+    force: Annotated[bool, typer.Option(help="Delete it even if a profile uses it.")] = False,
     url: Url = LOCAL,
     key: Key = None,
 ) -> None:

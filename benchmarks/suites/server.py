@@ -12,7 +12,7 @@ from benchmarks.contenders.registry import ENGINE, SERVED
 from benchmarks.suites.throughput import steered
 from benchmarks.vectors import directions, scales
 from benchmarks.workload import NAMES, prompts, steering
-from steering.client.client import ApiError, Client
+from steering.client import ApiError, Client
 
 ROWS = 32
 KIND = "distinct plans"

@@ -1,0 +1,6 @@
+"""The client of the HTTP API: `from steering.client import Client`. Imports no torch and no web framework."""
+
+from steering.client.calls.errors import ApiError
+from steering.client.client import AsyncClient, Client
+
+__all__ = ["ApiError", "AsyncClient", "Client"]

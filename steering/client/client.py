@@ -1,4 +1,4 @@
-"""Client and AsyncClient: the API as methods, over httpx2. Torch-free; every failure is one ApiError."""
+"""Client and AsyncClient: every route of the API as a method, over httpx2. Failures are raised as ApiError."""
 
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from steering.client.calls import analysis, generation, server, vectors
 from steering.client.calls.base import Call, StreamCall
-from steering.client.calls.errors import ApiError, error_of, error_of_event, stream_cut, told
+from steering.client.calls.errors import ApiError, api_errors, event_error, response_error, truncated_stream
 
 __all__ = ["ApiError", "AsyncClient", "Client"]
 
@@ -20,11 +20,11 @@ E = TypeVar("E", bound=BaseModel)
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 LARGEST_EVENT = 256 << 20
-"""Bytes of one event: the last of a stream holds the whole answer."""
+"""Bytes of one event. The last event of a stream holds the whole response."""
 
 
 class _Method(Generic[P, T]):
-    """A Call's builder as a method of both clients: it returns the answer on one and an awaitable of it on the other."""
+    """Exposes a Call builder as a method of both clients: it returns the response, or an awaitable of it."""
 
     def __init__(self, build: Callable[P, Call[T]]) -> None:
         self._build = build
@@ -48,7 +48,7 @@ class _Method(Generic[P, T]):
 
 
 class _Stream(Generic[P, E]):
-    """A StreamCall's builder as a method of both clients: it returns a generator of events, whose closing is the cancel."""
+    """Exposes a StreamCall builder as a method of both clients. It returns a generator; closing it cancels the request."""
 
     def __init__(self, build: Callable[P, StreamCall[E]]) -> None:
         self._build = build
@@ -72,7 +72,7 @@ class _Stream(Generic[P, E]):
 
 
 class _Api:
-    """Every route, by name."""
+    """Every route as a method."""
 
     generate = _Method(generation.generate)
     generate_stream = _Stream(generation.generate_stream)
@@ -91,7 +91,7 @@ class _Api:
     get_directions = _Method(vectors.get_directions)
     export_vector = _Method(vectors.export_vector)
     export_control_vector = _Method(vectors.export_control_vector)
-    export_vector_words = _Method(vectors.export_vector_words)
+    export_vector_json = _Method(vectors.export_vector_json)
     similar_vectors = _Method(vectors.similar_vectors)
     describe_vector = _Method(vectors.describe_vector)
     delete_vector = _Method(vectors.delete_vector)
@@ -121,7 +121,7 @@ class _Api:
 
 
 def _request(base: str, headers: dict[str, str], call: Call[T] | StreamCall[E]) -> dict[str, Any]:
-    """Arguments of the HTTP library's `request` and `stream`."""
+    """Returns the arguments of `httpx2.Client.request` and `stream`."""
     content = call.content if isinstance(call, Call) else None
     query = call.query if isinstance(call, Call) else {}
     return {
@@ -140,23 +140,23 @@ def _headers(api_key: str | None) -> dict[str, str]:
 
 def _answer(call: Call[T], response: httpx2.Response) -> T:
     if response.is_error:
-        raise error_of(response)
+        raise response_error(response)
     return call.read(response.content)
 
 
 def _model_of(call: StreamCall[E], event: httpx2.ServerSentEvent, response: httpx2.Response) -> E | None:
-    """The event's data; None for an event of a newer server that this client does not know.
+    """Returns the parsed event, or None for an event that this version does not know.
 
-    Raises what an `error` event tells, unless it is about one part and the call has a model for that.
+    Raises ApiError for an `error` event, except for one that ends a single arm of a comparison.
     """
     model = call.models.get(event.event)
     if event.event == "error" and (model is None or "arm" not in json.loads(event.data)):
-        raise error_of_event(event.data, response)
+        raise event_error(event.data, response)
     return None if model is None else model.model_validate_json(event.data)
 
 
 class Client(_Api):
-    """The API, blocking. `http`: a client of your own (another transport, proxies); base_url and api_key still apply."""
+    """The synchronous client. `http`: an own httpx2 client (transport, proxies); base_url and api_key still apply."""
 
     def __init__(
         self,
@@ -176,32 +176,32 @@ class Client(_Api):
         self.close()
 
     def close(self) -> None:
-        """Gives the connections back."""
+        """Closes the connections."""
         self._http.close()
 
     def send(self, call: Call[T]) -> T:
-        """The answer to any Call. Raises ApiError."""
-        with told():
+        """Sends a Call and returns its parsed response. Raises ApiError."""
+        with api_errors():
             response = self._http.request(**_request(self._base, self._headers, call))
             return _answer(call, response)
 
     def events(self, call: StreamCall[E]) -> Generator[E]:
-        """The events of any StreamCall. Raises ApiError, also in the middle."""
-        with told(), self._http.stream(**_request(self._base, self._headers, call)) as response:
+        """Yields the events of a StreamCall. Raises ApiError, also in the middle of the stream."""
+        with api_errors(), self._http.stream(**_request(self._base, self._headers, call)) as response:
             if response.is_error:
                 response.read()
-                raise error_of(response)
+                raise response_error(response)
             for event in httpx2.EventSource(response, max_event_size=LARGEST_EVENT):
                 model = _model_of(call, event, response)
                 if model is not None:
                     yield model
                 if event.event == "done":
                     return
-            raise stream_cut(response)
+            raise truncated_stream(response)
 
 
 class AsyncClient(_Api):
-    """The API for asyncio: the same methods, awaited; streams are asynchronous generators."""
+    """The client for asyncio. It has the same methods, awaited; streams are asynchronous generators."""
 
     def __init__(
         self,
@@ -221,26 +221,26 @@ class AsyncClient(_Api):
         await self.close()
 
     async def close(self) -> None:
-        """Gives the connections back."""
+        """Closes the connections."""
         await self._http.aclose()
 
     async def send(self, call: Call[T]) -> T:
-        """The answer to any Call. Raises ApiError."""
-        with told():
+        """Sends a Call and returns its parsed response. Raises ApiError."""
+        with api_errors():
             response = await self._http.request(**_request(self._base, self._headers, call))
             return _answer(call, response)
 
     async def events(self, call: StreamCall[E]) -> AsyncGenerator[E]:
-        """The events of any StreamCall. Raises ApiError, also in the middle."""
-        with told():
+        """Yields the events of a StreamCall. Raises ApiError, also in the middle of the stream."""
+        with api_errors():
             async with self._http.stream(**_request(self._base, self._headers, call)) as response:
                 if response.is_error:
                     await response.aread()
-                    raise error_of(response)
+                    raise response_error(response)
                 async for event in httpx2.EventSource(response, max_event_size=LARGEST_EVENT):
                     model = _model_of(call, event, response)
                     if model is not None:
                         yield model
                     if event.event == "done":
                         return
-                raise stream_cut(response)
+                raise truncated_stream(response)

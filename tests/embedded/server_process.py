@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from steering.client.client import ApiError, Client
+from steering.client import ApiError, Client
 from tests.app.addresses import announced
 
 READY_SECONDS = 240.0

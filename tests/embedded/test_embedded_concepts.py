@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from steering.client.client import Client
+from steering.client import Client
 from steering.concepts import CONCEPTS
 from steering.extraction.quality import auroc
 from tests.embedded.material import asked, pair_words, pairs_of

@@ -12,7 +12,7 @@ from threading import Barrier
 import httpx2
 import pytest
 
-from steering.client.client import ApiError, AsyncClient, Client
+from steering.client import ApiError, AsyncClient, Client
 from steering.schemas.generation import GenerateAnswer
 from tests.embedded.material import asked, pair_words
 from tests.embedded.server_process import ServerProcess

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from steering.client.client import Client
+from steering.client import Client
 from steering.concepts.loader import load_concept
 from steering.schemas.analysis import PredictionAnswer
 from tests.embedded.material import words

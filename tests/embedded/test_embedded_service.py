@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from steering.client.client import ApiError, Client
+from steering.client import ApiError, Client
 from steering.schemas.generation import TokenPiece
 from steering.schemas.vectors import VectorAnswer
 from tests.embedded.material import asked, pair_words

@@ -1,1 +1,1 @@
-"""Every route of the API as a Call, by noun."""
+"""Builders of the calls of the API, one module per resource."""

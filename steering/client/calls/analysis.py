@@ -1,19 +1,19 @@
-"""Calls that read: texts against vectors, maps of activations, the logit lens, and evaluations of a vector."""
+"""Calls for readouts, maps of activations, the logit lens, and evaluations of a vector."""
 
 from collections.abc import Sequence
 from typing import Literal, TypeAlias, TypedDict, Unpack
 
-from steering.client.calls.base import Call, Chat, Steering, Text, Words, given, model
+from steering.client.calls.base import Call, Chat, JsonObject, Steering, Text, json_fields, parsed
 from steering.schemas.analysis import LatentSpaceAnswer, LogitLensAnswer, ReadoutAnswer
 from steering.schemas.evaluation import DoseResponseAnswer, LayerSweepAnswer
 from steering.schemas.jobs import JobAnswer
 
-Layers: TypeAlias = str | Sequence[int] | Words
+Layers: TypeAlias = str | Sequence[int] | JsonObject
 """`recommended`, `all`, a list, or {"from": 10, "to": 16}."""
 
 
 class MapOptions(TypedDict, total=False):
-    """How texts are drawn; see LatentSpaceRequest in steering/schemas/analysis.py."""
+    """Options of a map; see LatentSpaceRequest in steering/schemas/analysis.py."""
 
     labels: Sequence[str]
     layers: Literal["all"] | Sequence[int]
@@ -27,7 +27,7 @@ class MapOptions(TypedDict, total=False):
 
 
 class SweepOptions(TypedDict, total=False):
-    """What every evaluation takes; see EvaluationFields in steering/schemas/evaluation.py."""
+    """Options of every evaluation; see EvaluationFields in steering/schemas/evaluation.py."""
 
     prompts: Sequence[Text]
     concept: str
@@ -42,11 +42,11 @@ class SweepOptions(TypedDict, total=False):
 
 
 class DoseOptions(SweepOptions, total=False):
-    """The same, and what a dose-response alone takes."""
+    """Options of a dose-response evaluation."""
 
     neutral: Sequence[Text]
     random_directions: int
-    judge: Words
+    judge: JsonObject
     save: bool
 
 
@@ -57,14 +57,14 @@ def readout(
     messages: Chat | None = None,
     layers: Layers | None = None,
 ) -> Call[ReadoutAnswer]:
-    """How much of each concept is in each token of texts, or of one conversation (`messages`)."""
-    body = given(texts=texts, messages=messages, vectors=vectors, layers=layers)
-    return Call("POST", "/v1/readout", model(ReadoutAnswer), body)
+    """Measures each vector at every token of texts, or of one conversation (`messages`)."""
+    body = json_fields(texts=texts, messages=messages, vectors=vectors, layers=layers)
+    return Call("POST", "/v1/readout", parsed(ReadoutAnswer), body)
 
 
 def latent_space(texts: Sequence[Text], **options: Unpack[MapOptions]) -> Call[LatentSpaceAnswer]:
-    """Where texts lie in the residual stream, a point a text and layer."""
-    return Call("POST", "/v1/latent-space", model(LatentSpaceAnswer), given(texts=texts, **options))
+    """Projects the activations of texts to two or three dimensions: one point per text and layer."""
+    return Call("POST", "/v1/latent-space", parsed(LatentSpaceAnswer), json_fields(texts=texts, **options))
 
 
 def logit_lens(
@@ -75,25 +75,25 @@ def logit_lens(
     layers: Literal["all"] | Sequence[int] | None = None,
     top_k: int = 5,
 ) -> Call[LogitLensAnswer]:
-    """What the model would say if it stopped at a layer, at every token of a prompt, plain and steered."""
-    body = given(prompt=prompt, messages=messages, steering=steering, layers=layers, top_k=top_k)
-    return Call("POST", "/v1/logit-lens", model(LogitLensAnswer), body)
+    """Predicts the next token from every layer, at every token of a prompt, unsteered and steered."""
+    body = json_fields(prompt=prompt, messages=messages, steering=steering, layers=layers, top_k=top_k)
+    return Call("POST", "/v1/logit-lens", parsed(LogitLensAnswer), body)
 
 
 def layer_sweep(vector: str, **options: Unpack[SweepOptions]) -> Call[LayerSweepAnswer]:
-    """At which layer a vector moves text the furthest before it breaks; waits for it."""
-    body = given(kind="layer_sweep", vector=vector, **options)
-    return Call("POST", "/v1/evaluations", model(LayerSweepAnswer), body, query={"wait": True})
+    """Finds the layer at which a vector changes text most before it breaks. Waits for the result."""
+    body = json_fields(kind="layer_sweep", vector=vector, **options)
+    return Call("POST", "/v1/evaluations", parsed(LayerSweepAnswer), body, query={"wait": True})
 
 
 def dose_response(vector: str, **options: Unpack[DoseOptions]) -> Call[DoseResponseAnswer]:
-    """How strongly a vector moves text, and at what cost; waits for it. `save` keeps it on the vector's card."""
-    body = given(kind="dose_response", vector=vector, **options)
-    return Call("POST", "/v1/evaluations", model(DoseResponseAnswer), body, query={"wait": True})
+    """Measures effect and damage by strength. Waits for the result; `save` stores it on the vector's card."""
+    body = json_fields(kind="dose_response", vector=vector, **options)
+    return Call("POST", "/v1/evaluations", parsed(DoseResponseAnswer), body, query={"wait": True})
 
 
 def start_evaluation(
     kind: Literal["layer_sweep", "dose_response"], vector: str, **options: Unpack[DoseOptions]
 ) -> Call[JobAnswer]:
-    """Either of them as a job; follow it with `job_events`."""
-    return Call("POST", "/v1/evaluations", model(JobAnswer), given(kind=kind, vector=vector, **options))
+    """Starts an evaluation as a job; follow it with `job_events`."""
+    return Call("POST", "/v1/evaluations", parsed(JobAnswer), json_fields(kind=kind, vector=vector, **options))

@@ -1,4 +1,4 @@
-"""Call: one request of the API, and how its answer is read. Knows nothing of connections, torch or the server."""
+"""Defines Call: one request of the API and how its response is parsed. Independent of connections and of the server."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,75 +13,73 @@ from steering.spec import InterventionSpec
 T = TypeVar("T")
 E = TypeVar("E", bound=BaseModel)
 
-Words: TypeAlias = Mapping[str, Any]
-"""A JSON object."""
-Intervention: TypeAlias = InterventionSpec | Words
-Steering: TypeAlias = Sequence[Intervention] | Words
+JsonObject: TypeAlias = Mapping[str, Any]
+Intervention: TypeAlias = InterventionSpec | JsonObject
+Steering: TypeAlias = Sequence[Intervention] | JsonObject
 """A list of interventions, or {"profile": name, "interventions": [...]}."""
-Chat: TypeAlias = Sequence[Message | Words]
+Chat: TypeAlias = Sequence[Message | JsonObject]
 Text: TypeAlias = str | Chat
 
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """One request, and `read`, which turns the body of its answer into T."""
+    """One request. `read` turns the body of its response into T."""
 
     method: str
     path: str
     read: Callable[[bytes], T]
-    body: Words | None = None
+    body: JsonObject | None = None
     content: bytes | None = None
-    query: Words = field(default_factory=dict)
+    query: JsonObject = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class StreamCall(Generic[E]):
-    """A request that is answered by events. models: the data of each event by its name; `done` is the last."""
+    """A request whose response is a stream of events. models: event name -> type of its data; `done` is the last."""
 
     method: str
     path: str
     models: Mapping[str, type[E]]
-    body: Words | None = None
+    body: JsonObject | None = None
 
 
-class VectorWords(TypedDict, total=False):
-    """What is said about a new vector."""
+class VectorDescription(TypedDict, total=False):
+    """Description and tags of a vector."""
 
     description: str
     tags: Sequence[str]
 
 
-def given(**fields: Any) -> dict[str, Any]:
-    """The fields that were given, JSON-ready; None is not."""
-    return {name: _plain(value) for name, value in fields.items() if value is not None}
+def json_fields(**fields: Any) -> dict[str, Any]:
+    """Returns the fields that are not None, converted to JSON types."""
+    return {name: _to_json(value) for name, value in fields.items() if value is not None}
 
 
-def _plain(value: Any) -> Any:
-    """Models of ours, wherever they stand, as JSON."""
+def _to_json(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json", by_alias=True, exclude_unset=True)
     if isinstance(value, Mapping):
-        return {key: _plain(one) for key, one in value.items()}
+        return {key: _to_json(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_to_json(one) for one in value]
     return value
 
 
-def at(path: str, *names: str) -> str:
-    """A path with names put in, quoted: a name never becomes another path."""
-    return path.format(*(quote(name, safe="@") for name in names))
+def path_of(template: str, *names: str) -> str:
+    """Returns a path with quoted names, so that a name with a slash cannot select another route."""
+    return template.format(*(quote(name, safe="@") for name in names))
 
 
-def model(kind: type[E]) -> Callable[[bytes], E]:
-    """Reads a body as a model of ours."""
+def parsed(kind: type[E]) -> Callable[[bytes], E]:
+    """Returns a reader that validates a JSON body as `kind`."""
     return kind.model_validate_json
 
 
-def nothing(_: bytes) -> None:
-    """Reads no body."""
+def no_body(_: bytes) -> None:
+    """Ignores the body."""
     return
 
 
-def whole(content: bytes) -> bytes:
-    """The body as it is."""
+def raw_body(content: bytes) -> bytes:
+    """Returns the body unchanged."""
     return content

@@ -1,4 +1,4 @@
-"""ApiError: the one exception of the client, and how refusals and broken connections become it."""
+"""ApiError, the only exception of the client, and the conversion of HTTP errors and broken connections into it."""
 
 import json
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ from pydantic import ValidationError
 
 
 class ApiError(Exception):
-    """The server refused, failed, or could not be reached.
+    """Raised when the server rejects a request, fails, or cannot be reached.
 
-    status: HTTP status, 0 where no answer came. code: stable, as docs/api.md lists it; `connection_failed`,
-    `stream_cut` and `unreadable_answer` are the client's own. param: the field it is about. request_id: what the
-    server's log calls the request. retry_after: seconds after which another attempt makes sense.
+    status: HTTP status, 0 without a response. code: one of docs/api.md, or `connection_failed`, `stream_cut` or
+    `unreadable_answer`, which the client sets itself. param: the field concerned. request_id: identifies the request in
+    the server's log. retry_after: seconds to wait before another attempt.
     """
 
     def __init__(
@@ -32,16 +32,16 @@ class ApiError(Exception):
         self.request_id, self.retry_after = request_id, retry_after
 
     def __str__(self) -> str:
-        words = [str(self.status) if self.status else "no answer", self.code]
+        parts = [str(self.status) if self.status else "no response", self.code]
         if self.param:
-            words.append(f"param {self.param}")
+            parts.append(f"param {self.param}")
         if self.request_id:
-            words.append(f"request {self.request_id}")
-        return f"{self.message} ({', '.join(words)})"
+            parts.append(f"request {self.request_id}")
+        return f"{self.message} ({', '.join(parts)})"
 
 
-def error_of(response: httpx2.Response) -> ApiError:
-    """The error of an answer that has been read; one that is not in our shape (a proxy's) is told by its status."""
+def response_error(response: httpx2.Response) -> ApiError:
+    """Returns the error of a response whose body was read. A body in another format (a proxy's) is reported by its status."""
     try:
         detail = response.json()["error"]
         message, code, param = str(detail["message"]), str(detail["code"]), detail.get("param")
@@ -57,8 +57,8 @@ def error_of(response: httpx2.Response) -> ApiError:
     )
 
 
-def error_of_event(data: str, response: httpx2.Response) -> ApiError:
-    """The error that an `error` event tells."""
+def event_error(data: str, response: httpx2.Response) -> ApiError:
+    """Returns the error in the data of an `error` event."""
     detail: Any = json.loads(data)["error"]
     return ApiError(
         detail["message"],
@@ -69,8 +69,8 @@ def error_of_event(data: str, response: httpx2.Response) -> ApiError:
     )
 
 
-def stream_cut(response: httpx2.Response) -> ApiError:
-    """A stream that ended without its last event is no answer."""
+def truncated_stream(response: httpx2.Response) -> ApiError:
+    """Returns the error of a stream that ended without its last event."""
     return ApiError(
         "the stream ended before the answer was complete",
         status=response.status_code,
@@ -80,8 +80,8 @@ def stream_cut(response: httpx2.Response) -> ApiError:
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """What the HTTP library and the reader of answers raise, as ApiError."""
+def api_errors() -> Iterator[None]:
+    """Converts errors of the HTTP library and of parsing into ApiError."""
     try:
         yield
     except httpx2.HTTPError as error:
@@ -94,5 +94,5 @@ def told() -> Iterator[None]:
 def _seconds(text: str | None) -> float | None:
     try:
         return None if text is None else float(text)
-    except ValueError:  # a date: allowed by HTTP, never sent by this server
+    except ValueError:  # HTTP allows a date here; this server never sends one
         return None

@@ -9,7 +9,7 @@ import pytest
 from app.cli.main import main
 from app.cli.serve import settings_of
 from app.services.gguf_export import control_vector
-from steering.client.client import Client
+from steering.client import Client
 from tests.app.conftest import D_MODEL
 from tests.app.running import running
 
@@ -166,12 +166,12 @@ def test_a_job_that_fails_is_told(steer: Steer, tmp_path: Path) -> None:
 
 def test_a_vector_goes_out_and_comes_in_unchanged_in_every_format(steer: Steer, address: str, tmp_path: Path) -> None:
     with Client(address) as client:
-        before = client.export_vector_words("calm")
+        before = client.export_vector_json("calm")
         for form, chosen in (("safetensors", ()), ("gguf", ("--layers", "all"))):
             file = tmp_path / f"calm.{form}"
             steer("vectors", "export", "calm", "-o", str(file), "--format", form, *chosen)
             steer("vectors", "import", str(file), "--name", f"from-{form}")
-            after = client.export_vector_words(f"from-{form}")
+            after = client.export_vector_json(f"from-{form}")
             for layer in after.layers:
                 assert after.directions[str(layer)] == pytest.approx(before.directions[str(layer)], abs=1e-7)
                 assert after.scale[str(layer)] == pytest.approx(before.scale[str(layer)], rel=1e-6)

@@ -1,4 +1,4 @@
-"""GGUF control vectors: what llama.cpp reads, and what must be refused when it comes from a stranger."""
+"""GGUF control vectors are written as llama.cpp reads them, and untrusted files are rejected with a reason."""
 
 import struct
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 
-from app.cli import gguf_import as reading
+from app.cli.gguf_import import read_control_vector
 from app.services import gguf_export as control_vector
 from steering.errors import InvalidRequest
 
@@ -47,8 +47,8 @@ def written(path: Path, tensors: dict[str, Any]) -> Path:
 
 
 VALUES = np.ones(4, np.float32)
-UNHURRIED = 120.0
-"""Seconds for a reader that must come to its verdict: on a busy machine its imports alone take many."""
+ENOUGH_SECONDS = 120.0
+"""On a busy machine the imports of the child process alone take many seconds."""
 
 
 @pytest.mark.parametrize(
@@ -67,21 +67,21 @@ def test_a_file_that_is_no_control_vector_is_refused_with_the_reason(
     tmp_path: Path, tensors: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(InvalidRequest, match=reason):
-        reading.read(written(tmp_path / "v.gguf", tensors), seconds=UNHURRIED)
+        read_control_vector(written(tmp_path / "v.gguf", tensors), timeout=ENOUGH_SECONDS)
 
 
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"PK\x03\x04" * 20, b"GGUF" + b"\xff" * 60])
 def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "v.gguf"
     file.write_bytes(content)
-    with pytest.raises(InvalidRequest, match="no control vector that can be read"):
-        reading.read(file, seconds=UNHURRIED)
+    with pytest.raises(InvalidRequest, match="not a readable control vector"):
+        read_control_vector(file, timeout=ENOUGH_SECONDS)
 
 
-def test_a_file_on_which_the_parser_never_returns_is_given_up(tmp_path: Path) -> None:
+def test_parsing_ends_at_the_timeout(tmp_path: Path) -> None:
     """One key whose value is an array of 2**60 bytes, in a file of 49 bytes."""
     file = tmp_path / "v.gguf"
     file.write_bytes(b"GGUF" + struct.pack("<IQQQ1sIIQ", 3, 0, 1, 1, b"a", 9, 0, 1 << 60))
     assert file.stat().st_size == 49
     with pytest.raises(InvalidRequest, match="longer than 3 s"):
-        reading.read(file, seconds=3.0)
+        read_control_vector(file, timeout=3.0)

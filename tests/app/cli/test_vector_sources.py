@@ -11,8 +11,8 @@ import torch
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 
-from app.cli.vector_sources import decoder_row, plain
-from steering.client.client import ApiError, Client
+from app.cli.vector_sources import decoder_row, json_directions
+from steering.client import ApiError, Client
 from steering.errors import InvalidRequest
 from tests.app.cli.test_cli import Steer
 from tests.app.conftest import D_MODEL
@@ -62,13 +62,13 @@ def test_a_layer_that_is_given_comes_before_the_configuration(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("config", "feature", "reason"),
     [
-        (None, 0, "no cfg.json"),
+        (None, 0, "cfg.json does not exist"),
         ([1], 0, "expected an object"),
         ({"hook_name": "blocks.1.hook_mlp_out"}, 0, "residual stream"),
         ({"hook_name": "blocks.0.hook_resid_pre"}, 0, "first block"),
         ({}, 0, "residual stream"),
-        (OLD, 5, "features 0 to 4"),
-        (OLD, -1, "features 0 to 4"),
+        (OLD, 5, "expected 0 to 4"),
+        (OLD, -1, "expected 0 to 4"),
     ],
 )
 def test_a_row_that_cannot_be_placed_is_refused(tmp_path: Path, config: Any, feature: int, reason: str) -> None:
@@ -89,7 +89,7 @@ def test_weights_that_are_none_are_refused(tmp_path: Path) -> None:
         with pytest.raises(InvalidRequest, match=reason):
             decoder_row(file, tmp_path / "cfg.json", 0, 1)
     file.write_bytes(b"PK\x03\x04 and more that is no header")
-    with pytest.raises(InvalidRequest, match="no safetensors"):
+    with pytest.raises(InvalidRequest, match="not a safetensors"):
         decoder_row(file, tmp_path / "cfg.json", 0, 1)
 
 
@@ -97,11 +97,11 @@ def test_weights_that_are_none_are_refused(tmp_path: Path) -> None:
     ("text", "reason"),
     [
         ("", "not valid JSON"),
-        ("[1, 2]", "name its layer"),
+        ("[1, 2]", "give its layer"),
         ('{"1": [1, "2"]}', "1.1"),
         ('{"one": [1]}', "one"),
         ('{"1": [NaN]}', "not finite"),
-        ('{"1": [1], "1": [2]}', "twice"),
+        ('{"1": [1], "1": [2]}', "duplicate key"),
         ('{"directions": {"1": [1]}, "owner": "me"}', "owner"),
         ('{"directions": {"1": [1]}, "scale": {"1": -1}}', "scale.1"),
         ('"text"', "dict"),
@@ -111,12 +111,12 @@ def test_json_that_is_no_vector_is_refused_with_the_place(tmp_path: Path, text: 
     file = tmp_path / "v.json"
     file.write_text(text)
     with pytest.raises(InvalidRequest, match=reason):
-        plain(file, None)
+        json_directions(file, None)
 
 
 def directions(address: str, name: str) -> dict[str, list[float]]:
     with Client(address) as client:
-        vector = client.export_vector_words(name)
+        vector = client.export_vector_json(name)
     return {layer: (np.asarray(values) * vector.scale[layer]).tolist() for layer, values in vector.directions.items()}
 
 
@@ -129,7 +129,7 @@ def test_a_decoder_row_comes_in_by_the_command(steer: Steer, address: str, tmp_p
     for wrong in (("--feature", "2"), ("--config", str(tmp_path / "cfg.json")), ("--layer", "1")):
         steer("vectors", "import", str(weights), *wrong, code=2)
     _, told = steer("vectors", "import", str(weights), "--feature", "9", "--name", "fact", code=1)
-    assert "features 0 to 4" in told
+    assert "expected 0 to 4" in told
 
 
 def test_plain_json_comes_in_by_the_command_and_over_http(steer: Steer, address: str, tmp_path: Path) -> None:
@@ -155,10 +155,10 @@ def test_plain_json_comes_in_by_the_command_and_over_http(steer: Steer, address:
 def test_a_json_export_comes_back_with_its_scales_and_words(steer: Steer, address: str, tmp_path: Path) -> None:
     with Client(address) as client:
         client.register_vector("warm", {"1": ROWS[1].tolist()}, scale={"1": 7.0}, description="warm", tags=["feeling"])
-        before = client.export_vector_words("warm")
+        before = client.export_vector_json("warm")
         file = tmp_path / "warm.json"
         steer("vectors", "export", "warm", "-o", str(file), "--format", "json")
         steer("vectors", "import", str(file), "--name", "again")
-        after = client.export_vector_words("again")
+        after = client.export_vector_json("again")
     assert after.directions["1"] == pytest.approx(before.directions["1"], abs=1e-6)
     assert (after.scale, after.description, after.tags) == ({"1": 7.0}, "warm", ["feeling"])

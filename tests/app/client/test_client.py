@@ -11,9 +11,9 @@ import pytest
 
 from app.main import create_app
 from app.settings import Settings
+from steering.client import ApiError, AsyncClient, Client
 from steering.client.calls import analysis, generation, server, vectors
 from steering.client.calls.base import Call, StreamCall
-from steering.client.client import ApiError, AsyncClient, Client
 from steering.schemas.comparison import ArmErrorAnswer, CompareAnswer
 from steering.schemas.generation import GenerateAnswer, TokenPiece
 from steering.schemas.vectors import VectorAnswer
@@ -108,7 +108,7 @@ def test_a_vector_is_registered_read_described_combined_carried_out_and_in_and_d
     again = client.import_vector(client.export_vector("calm"), name="copy")
     assert client.export_control_vector("calm", "all").startswith(b"GGUF")
     assert len(client.export_control_vector("calm", [1])) < len(client.export_control_vector("calm", [1, 2]))
-    assert client.export_vector_words("copy").directions == client.export_vector_words("calm").directions
+    assert client.export_vector_json("copy").directions == client.export_vector_json("calm").directions
     assert again.scale == made.scale
     client.delete_vector("copy")
     with pytest.raises(ApiError) as refused:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
-from steering.client.client import ApiError, Client
+from steering.client import ApiError, Client
 from steering.schemas.generation import TokenPiece
 from tests.app.running import running
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from app.openmp import SPINS
-from steering.client.client import ApiError, Client
+from steering.client import ApiError, Client
 from tests.app.addresses import announced
 
 
