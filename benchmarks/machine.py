@@ -1,4 +1,4 @@
-"""What the figures were measured on: processor, memory, versions, and how busy the machine was."""
+"""Describes the machine of a run: processor, memory, versions and load."""
 
 import os
 import platform
@@ -12,13 +12,12 @@ from typing import Any
 import torch
 
 BUSY = 0.5
-"""Load average above which figures are not worth keeping."""
+"""Load average above which results are too low."""
 INTERESTING = ("avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "amx_int8")
 
 
 def describe(device: str = "cpu") -> dict[str, Any]:
-    """In plain words and numbers. accelerator: the name of the device where it is none of the processors. `load`: the load
-    average over the last minute, before anything was started."""
+    """Returns a description of the machine. accelerator: name of the CUDA device, if used. load: load average of the last minute."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": _field(Path("/proc/cpuinfo"), "model name") or platform.processor() or platform.machine(),
@@ -38,14 +37,14 @@ def describe(device: str = "cpu") -> dict[str, Any]:
 
 
 def file_name(machine: dict[str, Any]) -> str:
-    """<date>-<processor or accelerator>.json"""
+    """Returns <date>-<processor or accelerator>-<processors>.json."""
     name = machine.get("accelerator") or machine["processor"]
     processor = re.sub(r"[^a-z0-9]+", "-", str(name).lower().replace("(r)", "")).strip("-")
     return f"{machine['date'][:10]}-{processor}-{machine['processors']}.json"
 
 
 def _field(file: Path, name: str) -> str | None:
-    """The first value of that name in a file of `name : value` lines; None where there is none."""
+    """Returns the first value of a name in a file of `name : value` lines, or None."""
     if not file.exists():
         return None
     found = re.search(rf"^{re.escape(name)}\s*:\s*(.*)$", file.read_text(), re.MULTILINE)

@@ -19,7 +19,7 @@ def session_members(leader: int) -> list[int]:
 
 
 def reset_peak(members: list[int]) -> None:
-    """Peaks count from now on."""
+    """Starts the measurement of peaks again."""
     for member in members:
         with suppress(OSError):
             (PROC / str(member) / "clear_refs").write_text("5")

@@ -1,4 +1,4 @@
-"""What is measured: the embedded model on the processor, or on a CUDA device a model of 2 B parameters with random weights."""
+"""The measured model: the embedded model on a CPU, or a model of 2 B parameters with random weights on a CUDA device."""
 
 import shutil
 import tempfile
@@ -22,45 +22,45 @@ LARGE: dict[str, Any] = {
     "max_position_embeddings": 8192,
     "tie_word_embeddings": True,
 }
-"""Llama, as models of this size are made; with the embedded model's vocabulary 2.0 B parameters. No hub is needed, and what a
-pass costs does not depend on what the weights are."""
+"""A Llama with the embedded model's vocabulary: 2.0 B parameters. It needs no download, and the time of a pass does not depend on
+the values of the weights."""
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
-    """source: the model as our engine takes it; folder: as every other side reads it; device: where all of them run it."""
+class BenchmarkModel:
+    """source: the model for our engine; folder: for every other contender; device: for all of them."""
 
     source: str
     folder: str
     device: str = "cpu"
 
     def options(self) -> dict[str, Any]:
-        """For a side's process."""
+        """Returns the options of a contender's process."""
         return asdict(self)
 
 
-def subject_for(device: str) -> Subject:
-    """Made at the first call, kept in the cache."""
+def model_for(device: str) -> BenchmarkModel:
+    """Returns the model for a device. A random model is written to the cache at the first call."""
     embedded = model_folder()
     if device == "cpu":
-        return Subject(EMBEDDED_MODEL, str(embedded))
+        return BenchmarkModel(EMBEDDED_MODEL, str(embedded))
     folder = cache_dir() / "benchmark-llama-random"
     if not folder.is_dir():
         write_random_llama(folder, embedded, LARGE)
-    return Subject(str(folder), str(folder), device)
+    return BenchmarkModel(str(folder), str(folder), device)
 
 
-def write_random_llama(folder: Path, tokenizer: Path, shape: dict[str, Any]) -> None:
-    """A model folder, whole or not at all, in bfloat16, with the tokenizer of another folder."""
-    words = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
-    config = LlamaConfig(vocab_size=len(words), eos_token_id=words.eos_token_id, bos_token_id=None, **shape)
+def write_random_llama(folder: Path, tokenizer_folder: Path, shape: dict[str, Any]) -> None:
+    """Writes a model folder atomically, in bfloat16, with the tokenizer of another folder."""
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
+    config = LlamaConfig(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id, bos_token_id=None, **shape)
     working = Path(tempfile.mkdtemp(prefix=".random-", dir=folder.parent))
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = LlamaForCausalLM._from_config(config, dtype=torch.bfloat16)
         model.save_pretrained(working)
-        words.save_pretrained(working)
+        tokenizer.save_pretrained(working)
         working.rename(folder)
     finally:
         shutil.rmtree(working, ignore_errors=True)

@@ -1,11 +1,11 @@
-"""Effort: how much is measured. FULL is what the figures in README.md are from; QUICK only shows that everything runs."""
+"""Defines Profile, the amount of work in a run: FULL produces the numbers of README.md, QUICK only checks that all runs."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Effort:
-    """Counts of everything. A round asks every side once; one round more is made first and forgotten, if `warm_round`."""
+class Profile:
+    """Counts of a run. A round runs every contender once; with `warm_round`, one more round runs first and is discarded."""
 
     short_prompt: int = 32
     long_prompt: int = 512
@@ -15,26 +15,31 @@ class Effort:
     """Batch sizes of plain transformers."""
     new_tokens: int = 64
     one_at_a_time: int = 8
-    """Generations of the one-configuration-at-a-time way in a round; every round takes other configurations."""
+    """Generations of plain transformers with one configuration at a time, per round."""
     linear_passes: int = 20
     rounds: int = 3
     long_rounds: int = 1
     close_rounds: int = 7
-    """Rounds where a few percent matter."""
+    """Rounds where a difference of a few percent matters."""
     warm_round: bool = True
     pairs: int = 120
     batch_sizes: tuple[int, ...] = (4, 8, 16, 32)
-    """Batch sizes among which an extraction peer finds its best."""
+    """Batch sizes among which an extraction peer selects its fastest."""
     streams: int = 8
     stream_tokens: int = 128
     arriving_prompt: int = 2000
     arrives_after: int = 20
-    vllm_settings: int = 2
-    """Of vLLM's settings of threads, how many are tried to find its faster one."""
+    mixed_requests: int = 48
+    mixed_rate: float = 6.0
+    """Requests per second of the mixed load."""
+    mixed_words: tuple[int, int] = (8, 900)
+    mixed_answers: tuple[int, int] = (8, 250)
+    very_long_words: int = 1400
+    very_long_sizes: tuple[int, ...] = (1, 8)
 
 
-FULL = Effort()
-QUICK = Effort(
+FULL = Profile()
+QUICK = Profile(
     long_prompt=48,
     sizes=(1, 8, 32),
     long_sizes=(2,),
@@ -52,5 +57,10 @@ QUICK = Effort(
     stream_tokens=16,
     arriving_prompt=300,
     arrives_after=4,
-    vllm_settings=1,
+    mixed_requests=4,
+    mixed_rate=20.0,
+    mixed_words=(8, 40),
+    mixed_answers=(2, 6),
+    very_long_words=60,
+    very_long_sizes=(1, 2),
 )

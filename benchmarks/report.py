@@ -1,4 +1,4 @@
-"""The tables of a run, for a terminal and for README.md."""
+"""Formats the tables of a run for a terminal and for README.md."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,62 +8,65 @@ from rich.table import Table
 
 from benchmarks.bench import Bench, Measurement, Ratio
 from benchmarks.profile import QUICK
-from benchmarks.targets import BARS
+from benchmarks.targets import TARGETS
 
-RATIO_COLUMNS = ("what", "ours", "other", "ratio", "rounds", "bar", "")
-FIGURE_COLUMNS = (
-    "prompt", "rows", "side", "work", "tokens/s", "decoding/s", "first token ms", "token ms", "pairs/s", "gap p99/median ms", "peak MB",
+RATIO_COLUMNS = ("what", "ours", "other", "ratio", "rounds", "target", "")
+RESULT_COLUMNS = (
+    "prompt", "rows", "contender", "work", "tokens/s", "decoding/s", "first token ms", "first p99 ms", "token ms", "pairs/s", "gap p99/median ms", "peak MB",
 )  # fmt: skip
 Row = Sequence[str]
 
 
 def show(bench: Bench, machine: dict[str, Any], console: Console) -> None:
-    """Both tables, and who was absent."""
+    """Prints both tables and the absent contenders."""
     device = f"{machine['accelerator']}, " if machine.get("accelerator") else ""
     title = f"{device}{machine['processor']}, {machine['processors']} processors, {machine['date']}, commit {machine['commit']}"
     console.print(_table(f"Ratios\n{title}", RATIO_COLUMNS, ratio_rows(bench)))
-    console.print(_table("Figures, medians over rounds", FIGURE_COLUMNS, figure_rows(bench)))
+    console.print(_table("Results, medians over rounds", RESULT_COLUMNS, result_rows(bench)))
     for name, reason in bench.absent.items():
         console.print(f"absent: {name}: {reason.strip().splitlines()[-1]}", markup=False)
 
 
 def markdown(bench: Bench) -> str:
-    """Both tables as README.md has them."""
+    """Returns both tables in Markdown."""
     return "\n\n".join(
         "\n".join(["| " + " | ".join(row) + " |" for row in (columns, ["---"] * len(columns), *rows)])
-        for columns, rows in ((RATIO_COLUMNS, ratio_rows(bench)), (FIGURE_COLUMNS, figure_rows(bench)))
+        for columns, rows in ((RATIO_COLUMNS, ratio_rows(bench)), (RESULT_COLUMNS, result_rows(bench)))
     )
 
 
 def ratio_rows(bench: Bench) -> list[Row]:
-    """One row a bar, in the order of BARS."""
+    """Returns one row per target."""
     rows: list[Row] = []
-    for key, bar in BARS.items():
+    for key, target in TARGETS.items():
         ratio = bench.ratios.get(key)
         if ratio is None:
-            rows.append((bar.what, "", "", "", "", bar.required(), "not measured"))
+            rows.append((target.what, "", "", "", "", target.required(), "not measured"))
             continue
-        verdict = {True: "met", False: "MISSED", None: ""}[ratio.met if bench.effort is not QUICK else None]
-        shown = [bar.shown(value) for value in (ratio.value, min(ratio.rounds), max(ratio.rounds))]
-        between = f"{shown[1]} to {shown[2]}, {len(ratio.rounds)}"
-        rows.append((bar.what, _number(ratio.ours), _number(ratio.other), shown[0], between, bar.required(), verdict))
+        verdict = {True: "met", False: "MISSED", None: ""}[ratio.met if bench.profile is not QUICK else None]
+        values = [target.format(value) for value in (ratio.value, min(ratio.rounds), max(ratio.rounds))]
+        between = f"{values[1]} to {values[2]}, {len(ratio.rounds)}"
+        rows.append(
+            (target.what, _number(ratio.ours), _number(ratio.other), values[0], between, target.required(), verdict)
+        )
     return rows
 
 
-def figure_rows(bench: Bench) -> list[Row]:
-    """One row a measurement."""
-    return [_figures(one) for one in bench.measurements]
+def result_rows(bench: Bench) -> list[Row]:
+    """Returns one row per measurement."""
+    return [_result_row(one) for one in bench.measurements]
 
 
-def _figures(one: Measurement) -> Row:
+def _result_row(one: Measurement) -> Row:
     return (
         str(one.prompt or ""),
         str(one.rows),
-        one.side,
+        one.contender,
         one.work,
         _number(one.median("tokens_per_second")),
         _number(one.median("decode_per_second")),
         _number(one.median("first_token"), 1000),
+        _number(one.median("first_token_p99"), 1000),
         _number(one.median("per_token"), 1000),
         _number(one.median("pairs_per_second")),
         _gaps(one),
@@ -77,7 +80,7 @@ def _gaps(one: Measurement) -> str:
 
 
 def _number(value: float | None, times: float = 1.0) -> str:
-    """Three digits are as many as a run repeats."""
+    """Formats with three digits, the precision that a run repeats."""
     if value is None:
         return ""
     value *= times
@@ -94,7 +97,7 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Row]) -> Table:
 
 
 def restored(content: dict[str, Any], bench: Bench) -> Bench:
-    """A bench with the figures of a kept run."""
+    """Returns a bench with the results of a saved run."""
     bench.measurements = [Measurement(**one) for one in content["measurements"]]
     bench.ratios = {
         one["key"]: Ratio(one["key"], one["ours"], one["other"], one["rounds"]) for one in content["ratios"]

@@ -1,20 +1,20 @@
-"""Arrival times of streams that ran together, in the figures that are reported. Standard library alone: peers use it too."""
+"""Computes metrics from the arrival times of tokens. Imports only the standard library, since peers use it too."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
 
-def figures(start: float, arrivals: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """arrivals: of every stream, the times of its tokens; start: when all were asked, on the same clock, in seconds.
+def stream_metrics(start: float, arrivals: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Returns metrics of streams that started together at `start`. arrivals: per stream, the times of its tokens in seconds.
 
-    seconds: until the last token. tokens_per_second: all of them over that. first_token: median over streams.
-    per_token: median over streams of the mean time a token after the first. decode_per_second: tokens a second once
-    every stream has begun, prompts left out. None where a stream has a single token.
+    first_token: median over streams. per_token: median over streams of the mean time per token after the first.
+    decode_per_second: tokens per second after the last stream's first token. None for streams of a single token.
     """
     tokens = sum(len(times) for times in arrivals)
     end = max(times[-1] for times in arrivals)
-    found: dict[str, Any] = {
+    metrics: dict[str, Any] = {
         "seconds": end - start,
         "tokens": tokens,
         "tokens_per_second": tokens / (end - start),
@@ -23,8 +23,32 @@ def figures(start: float, arrivals: Sequence[Sequence[float]]) -> dict[str, Any]
         "decode_per_second": None,
     }
     if all(len(times) > 1 for times in arrivals):
-        begun = max(times[0] for times in arrivals)
-        found["per_token"] = median((times[-1] - times[0]) / (len(times) - 1) for times in arrivals)
-        if end > begun:
-            found["decode_per_second"] = sum(time > begun for times in arrivals for time in times) / (end - begun)
-    return found
+        decoding = max(times[0] for times in arrivals)
+        metrics["per_token"] = median((times[-1] - times[0]) / (len(times) - 1) for times in arrivals)
+        if end > decoding:
+            later = sum(time > decoding for times in arrivals for time in times)
+            metrics["decode_per_second"] = later / (end - decoding)
+    return metrics
+
+
+def load_metrics(starts: Sequence[float], arrivals: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Returns metrics of streams that started at different times: first token and gaps between tokens, in seconds."""
+    first = [times[0] - start for start, times in zip(starts, arrivals, strict=True)]
+    gaps = [after - before for times in arrivals for before, after in pairwise(times)]
+    tokens = sum(len(times) for times in arrivals)
+    seconds = max(times[-1] for times in arrivals) - min(starts)
+    return {
+        "seconds": seconds,
+        "tokens": tokens,
+        "tokens_per_second": tokens / seconds,
+        "first_token": median(first),
+        "first_token_p99": percentile(first, 0.99),
+        "gap_median": median(gaps) if gaps else None,
+        "gap_p99": percentile(gaps, 0.99) if gaps else None,
+    }
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Returns the smallest value that at least this share of the values do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(int(share * len(ordered)), len(ordered) - 1)]

@@ -1,4 +1,4 @@
-"""Random unit directions at every layer, the same numbers for every side that steers."""
+"""Random unit directions at every layer, the same for every contender that steers."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ SCALE = 3.0
 
 
 class Vectors:
-    """A source of the workload's vectors for one model."""
+    """Provides the vectors of the workload for one model."""
 
     def __init__(self, info: ModelInfo) -> None:
         self._vectors = {name: _vector(info, name) for name in NAMES}

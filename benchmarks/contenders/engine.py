@@ -1,4 +1,4 @@
-"""Our engine without a server: streams that run together, a long prompt among them, and extraction."""
+"""Our engine without a server: concurrent streams, a long prompt that arrives, a mixed load, and extraction."""
 
 import asyncio
 import json
@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import torch
 
 from benchmarks.contenders.open_engine import open_endless, until_compiled
-from benchmarks.contenders.protocol import answer_questions
-from benchmarks.stream_timing import figures
+from benchmarks.contenders.protocol import serve_requests
+from benchmarks.stream_timing import load_metrics, stream_metrics
 from benchmarks.vectors import Vectors
 from benchmarks.workload import Intervention, prompts
 from steering.engine.api import CapturePrompt, CaptureSpec, Engine, GenerationRequest, SamplingParams
@@ -28,8 +28,8 @@ T = TypeVar("T")
 WARM_TOKENS, WARM_LENGTH = 4, 32
 
 
-class EngineSide:
-    """Answers questions about one engine. One event loop runs for the length of each answer."""
+class EngineContender:
+    """Runs requests on one engine, each in one run of the event loop."""
 
     def __init__(self, engine: Engine, runner: asyncio.Runner) -> None:
         self._engine, self._runner = engine, runner
@@ -44,22 +44,26 @@ class EngineSide:
         steering: list[list[Intervention]],
         warm_length: int = WARM_LENGTH,
     ) -> dict[str, Any]:
-        """All prompts at once, each with its own steering; see `streams.figures`. Before that a short run like it."""
+        """Generates from all prompts at once, each with its own steering, after a short warm-up; see `stream_metrics`."""
         return self._run(self._generate(prompts, new_tokens, steering, warm_length))
 
     def long_prompt(
         self, prompts: list[list[int]], new_tokens: int, steering: list[list[Intervention]], long: list[int], after: int
     ) -> dict[str, Any]:
-        """Streams, and a long prompt that arrives when they have `after` tokens. Gaps of all streams, in seconds, and
-        those that overlap the time from the long prompt's arrival to its first token."""
+        """Runs streams, and a long prompt that arrives when each has `after` tokens. Returns the gaps between tokens in
+        seconds, of all streams and of the time from the arrival of the long prompt to its first token."""
         return self._run(self._long_prompt(prompts, new_tokens, steering, long, after))
 
+    def mixed_load(self, requests: list[dict[str, Any]], steering: list[list[Intervention]]) -> dict[str, Any]:
+        """Sends each request at its time, with its own steering; see `load_metrics`."""
+        return self._run(self._mixed_load(requests, steering))
+
     def read_and_fit(self, pairs: list[list[str]]) -> dict[str, Any]:
-        """Seconds from pairs to a direction at every layer: what the peers do as well."""
+        """Returns the seconds from pairs to a direction at every layer, which the peers compute too."""
         return self._run(self._read_and_fit(pairs))
 
     def extract(self, pairs: list[list[str]]) -> dict[str, Any]:
-        """Seconds from pairs to a whole vector: the same, and its quality card from held-out pairs."""
+        """Returns the seconds from pairs to a vector with its quality card from held-out pairs."""
         return self._run(self._extract(pairs))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -74,7 +78,7 @@ class EngineSide:
         return self._plans[key]
 
     async def _stream(self, prompt: list[int], new_tokens: int, plan: SteeringPlan) -> list[float]:
-        """Arrival times of the tokens of one answer."""
+        """Returns the arrival times of the tokens of one answer."""
         request = GenerationRequest(tuple(prompt), SamplingParams(max_tokens=new_tokens, ignore_eos=True), plan)
         return [time.perf_counter() async for event in self._engine.generate(request) if event.finish is None]
 
@@ -91,7 +95,7 @@ class EngineSide:
         await asyncio.gather(*map(self._stream, warm, [WARM_TOKENS] * len(rows), plans))
         start = time.perf_counter()
         arrivals = await asyncio.gather(*map(self._stream, rows, [new_tokens] * len(rows), plans))
-        return figures(start, arrivals)
+        return stream_metrics(start, arrivals)
 
     async def _long_prompt(
         self,
@@ -116,14 +120,14 @@ class EngineSide:
                 if all(len(times) >= after for times in arrivals):
                     arrived.set()
 
-        async def disturb() -> tuple[float, float]:
+        async def send_long_prompt() -> tuple[float, float]:
             await arrived.wait()
             start = time.perf_counter()
             return start, (await self._stream(long, 1, UNSTEERED))[0]
 
-        disturbing = asyncio.create_task(disturb())
+        long_prompt = asyncio.create_task(send_long_prompt())
         await asyncio.gather(*(follow(index) for index in range(len(rows))))
-        start, end = await disturbing
+        start, end = await long_prompt
         gaps = [gap for times in arrivals for gap in pairwise(times)]
         return {
             "gaps": [b - a for a, b in gaps],
@@ -131,6 +135,18 @@ class EngineSide:
             "gaps_before": [b - a for a, b in gaps if b <= start],
             "first_token_of_long": end - start,
         }
+
+    async def _mixed_load(self, requests: list[dict[str, Any]], steering: list[list[Intervention]]) -> dict[str, Any]:
+        plans = [await self._plan(items) for items in steering]
+        await self._generate(prompts(8, WARM_LENGTH, "warm mixed load"), WARM_TOKENS, steering[:8])
+        start = time.perf_counter()
+
+        async def send(request: dict[str, Any], plan: SteeringPlan) -> list[float]:
+            await asyncio.sleep(max(0.0, start + request["at"] - time.perf_counter()))
+            return await self._stream(request["prompt"], request["new_tokens"], plan)
+
+        arrivals = await asyncio.gather(*map(send, requests, plans))
+        return load_metrics([start + request["at"] for request in requests], arrivals)
 
     async def _read_and_fit(self, pairs: list[list[str]]) -> dict[str, Any]:
         engine, method = self._engine, METHODS["mean_difference"]
@@ -151,20 +167,21 @@ class EngineSide:
 
 
 def begin(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Opens the engine and waits for its compiled steps. This thread lives as long as the engine and fits directions."""
+    """Opens the engine and waits until it runs compiled. This thread also fits directions."""
     disable_intra_op_threads()
     runner = asyncio.Runner()
     engine = open_endless(options["source"], options["device"])
     runner.run(until_compiled(engine))
-    side = EngineSide(engine, runner)
+    ours = EngineContender(engine, runner)
     handlers = {
-        "generate": side.generate,
-        "long_prompt": side.long_prompt,
-        "read_and_fit": side.read_and_fit,
-        "extract": side.extract,
+        "generate": ours.generate,
+        "long_prompt": ours.long_prompt,
+        "mixed_load": ours.mixed_load,
+        "read_and_fit": ours.read_and_fit,
+        "extract": ours.extract,
     }
     return handlers, {"compiled": list(engine.stats().compiled), "threads": torch.get_num_threads()}
 
 
 if __name__ == "__main__":
-    answer_questions(begin)
+    serve_requests(begin)

@@ -1,7 +1,7 @@
-"""Streaming clients of the server, as light as they can be: sockets, and what came when. No torch, no HTTP library.
+"""Streaming clients of the server with little overhead: plain sockets, no torch and no HTTP library.
 
-Whoever reads an answer sits elsewhere as a rule; here the clients share the processors with what is measured. So they
-read all sockets together, shortly after something came on one of them, and look at what they read when all is over.
+The clients share the processors with the measured server, so they read all sockets together, shortly after data arrived
+on one of them, and parse when all streams have ended.
 """
 
 import json
@@ -11,17 +11,17 @@ import socket
 import time
 from typing import Any
 
-from benchmarks.contenders.protocol import answer_questions
-from benchmarks.stream_timing import figures
+from benchmarks.contenders.protocol import serve_requests
+from benchmarks.stream_timing import stream_metrics
 
 TOKEN, DONE = b"event: token\n", b"event: done\n"
 GATHER_SECONDS = 0.002
-"""From the first sign of new events to reading them: no arrival is noted later than this after it could be read."""
+"""Delay from the first new event to reading all of them: the error of an arrival time is at most this."""
 READ_BYTES = 1 << 14
 
 
-class Answer:
-    """One answer as it arrives: pieces of bytes, and when each was read."""
+class StreamedResponse:
+    """One response as it arrives: pieces of bytes and the time of each."""
 
     def __init__(self, port: int, request: bytes) -> None:
         self._connection = socket.create_connection(("127.0.0.1", port))
@@ -30,13 +30,13 @@ class Answer:
         self.file = self._connection.fileno()
 
     def read(self, now: float) -> bool:
-        """Takes what is there; whether more may come."""
+        """Reads available data. Returns whether more may follow."""
         data = os.read(self.file, READ_BYTES)
         self._pieces.append((now, data))
         return bool(data)
 
     def arrivals(self, new_tokens: int) -> list[float]:
-        """When each token had been read, from the beginning of its event. Raises RuntimeError for any other answer."""
+        """Returns the time at which each token was read. Raises RuntimeError for any other response."""
         self._connection.close()
         text = b"".join(data for _, data in self._pieces)
         times: list[float] = []
@@ -48,17 +48,17 @@ class Answer:
                 begun = found + len(TOKEN)
         if len(times) < new_tokens or DONE not in text:
             end = text[-500:].decode(errors="replace")
-            raise RuntimeError(f"{len(times)} of {new_tokens} tokens; the answer ends: {end}")
+            raise RuntimeError(f"{len(times)} of {new_tokens} tokens; the response ends: {end}")
         return times[:new_tokens]
 
 
 def stream(port: int, bodies: list[dict[str, Any]], new_tokens: int) -> dict[str, Any]:
-    """One request a body, all at once; see `streams.figures`. The clock starts before the first connection is made."""
+    """Sends one request per body, all at once; see `stream_metrics`. The clock starts before the first connection."""
     requests = [_request(port, body) for body in bodies]
     start = time.perf_counter()
-    answers = [Answer(port, request) for request in requests]
-    _read_all(answers)
-    return figures(start, [answer.arrivals(new_tokens) for answer in answers])
+    responses = [StreamedResponse(port, request) for request in requests]
+    _read_all(responses)
+    return stream_metrics(start, [response.arrivals(new_tokens) for response in responses])
 
 
 def _request(port: int, body: dict[str, Any]) -> bytes:
@@ -70,9 +70,9 @@ def _request(port: int, body: dict[str, Any]) -> bytes:
     return head.encode() + content
 
 
-def _read_all(answers: list[Answer]) -> None:
-    """Until every answer has ended."""
-    by_file = {answer.file: answer for answer in answers}
+def _read_all(responses: list[StreamedResponse]) -> None:
+    """Reads until every response has ended."""
+    by_file = {response.file: response for response in responses}
     with select.epoll() as poll:
         for file in by_file:
             poll.register(file, select.EPOLLIN)
@@ -88,9 +88,9 @@ def _read_all(answers: list[Answer]) -> None:
 
 
 def begin(_options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Nothing to set up."""
+    """Returns the handlers."""
     return {"stream": stream}, {}
 
 
 if __name__ == "__main__":
-    answer_questions(begin)
+    serve_requests(begin)

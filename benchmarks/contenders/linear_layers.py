@@ -1,4 +1,4 @@
-"""The linear layers of the model alone, lm_head included, as torch and oneDNN run them: what a decode step is held against."""
+"""The linear layers of the model alone, lm_head included, as torch and oneDNN run them: a reference for decode passes."""
 
 import time
 from statistics import median
@@ -8,27 +8,29 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from benchmarks.contenders.protocol import answer_questions
+from benchmarks.contenders.protocol import serve_requests
 from benchmarks.device_clock import wait_for
 
 
 class Linears(nn.Module):
-    """Every linear layer once, in the model's order, each on rows of its own width."""
+    """Runs every linear layer once, in the model's order."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.linears = nn.ModuleList(module for module in model.modules() if isinstance(module, nn.Linear))
 
     def widths(self) -> list[int]:
+        """Returns the input widths of all layers."""
         return sorted({linear.in_features for linear in self.linears if isinstance(linear, nn.Linear)})
 
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        """Applies each layer to the rows of its width."""
         by_width = {rows.shape[-1]: rows for rows in inputs}
         return [linear(by_width[linear.in_features]) for linear in self.linears]  # type: ignore[index]
 
 
 class PackedLinears:
-    """The same in a bare loop over weights that oneDNN has packed for a number of rows."""
+    """Runs the layers in a loop over weights that oneDNN packed for a number of rows."""
 
     def __init__(self, linears: Linears, rows: int) -> None:
         layers = [layer for layer in linears.linears if isinstance(layer, nn.Linear)]
@@ -41,9 +43,9 @@ class PackedLinears:
         return [multiply(by_width[width], weight, None, "none", [], "") for width, weight in self._layers]
 
 
-class LinearSide:
-    """Times passes: eager, compiled for exactly this number of rows with frozen weights, and in a bare loop over weights that
-    oneDNN has packed (on a CUDA device: replayed as a graph). Its library, not our kernels: the floor is somebody else's."""
+class LinearContender:
+    """Times passes: eager, compiled for one number of rows with frozen weights, and in a loop over weights packed by oneDNN
+    (on a CUDA device: replayed as a graph). None of our kernels is used."""
 
     def __init__(self, folder: str, device: str) -> None:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True)
@@ -52,7 +54,7 @@ class LinearSide:
         self._compiled = torch.compile(self.linears, dynamic=False, options={"freezing": True})
 
     def passes(self, rows: int, count: int) -> dict[str, Any]:
-        """Median seconds of a pass, the fastest of the ways, and what it is in tokens a second."""
+        """Returns the median seconds of a pass in each way, and tokens per second of the fastest."""
         inputs = [
             torch.randn(rows, width, dtype=torch.bfloat16, device=self._device) for width in self.linears.widths()
         ]
@@ -77,7 +79,7 @@ class LinearSide:
 
 
 def _graph_of(run: Any, inputs: list[Tensor]) -> Any:
-    """A pass over these inputs as a CUDA graph."""
+    """Records a pass over these inputs as a CUDA graph."""
     run(inputs)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
@@ -88,9 +90,9 @@ def _graph_of(run: Any, inputs: list[Tensor]) -> Any:
 
 def begin(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Loads the layers from a folder."""
-    side = LinearSide(options["folder"], options["device"])
-    return {"passes": side.passes}, {"linears": len(side.linears.linears), "threads": torch.get_num_threads()}
+    layers = LinearContender(options["folder"], options["device"])
+    return {"passes": layers.passes}, {"linears": len(layers.linears.linears), "threads": torch.get_num_threads()}
 
 
 if __name__ == "__main__":
-    answer_questions(begin)
+    serve_requests(begin)

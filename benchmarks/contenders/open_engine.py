@@ -1,4 +1,4 @@
-"""Our engine, opened as the server opens it, in bfloat16; nothing ends an answer early."""
+"""Opens our engine as the server does, in bfloat16, with end-of-sequence tokens ignored."""
 
 import asyncio
 import os
@@ -19,25 +19,25 @@ LONGEST_COMPILATION = 1500.0
 
 
 def cache_dir() -> Path:
-    """Where converted weights and compiled steps are kept."""
+    """Returns the folder of converted weights and compiled graphs."""
     return Path(os.environ.get("STEERING_CACHE_DIR") or Path(".cache") / "models").resolve()
 
 
 def model_folder() -> Path:
-    """The embedded model as a Hugging Face folder, which every peer reads."""
+    """Returns the embedded model as a Hugging Face folder, which every peer reads."""
     return converted(embedded_gguf(), torch.bfloat16, cache_dir(), print)
 
 
 def open_endless(source: str, device: str) -> Engine:
-    """No token ends an answer, so that every side writes exactly as many tokens as it was asked."""
+    """Opens an engine without end-of-sequence tokens, so that every contender generates the requested number of tokens."""
     engine = open_engine(EngineChoice(source, cache_dir(), device=device, dtype=DTYPE))
-    cast(Any, engine)._loop._eos_ids = frozenset()  # no request over HTTP can ask for this, so it is done underneath
+    cast(Any, engine)._loop._eos_ids = frozenset()  # the HTTP API has no such option
     return engine
 
 
 async def until_compiled(engine: Engine) -> None:
-    """Returns when both kinds of passes run compiled, which they are between two passes: so passes are made. At once on a CUDA
-    device, where decode passes are captured as they come.
+    """Returns when both kinds of passes run compiled. On a CUDA device it returns at once. Graphs are installed between two
+    passes, so it generates while it waits.
 
     Raises TimeoutError.
     """

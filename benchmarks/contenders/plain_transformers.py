@@ -1,4 +1,4 @@
-"""Plain transformers: a static batch by `generate`, one vector at a time by a hook on every block, one forward pass."""
+"""Plain transformers: `generate` on a static batch, one vector at a time with a hook on every block, one forward pass."""
 
 import time
 import zlib
@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from benchmarks.contenders.protocol import answer_questions
+from benchmarks.contenders.protocol import serve_requests
 from benchmarks.device_clock import wait_for
-from benchmarks.stream_timing import figures
+from benchmarks.stream_timing import stream_metrics
 from benchmarks.workload import prompts
 
 WARM_TOKENS = 4
 
 
-class PlainSide:
-    """Answers questions about one model, left as transformers loads it."""
+class PlainContender:
+    """Runs one model as transformers loads it."""
 
     def __init__(self, folder: str, device: str) -> None:
         self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True)
@@ -27,18 +27,17 @@ class PlainSide:
         self._model.generation_config.eos_token_id = None
 
     def generate(self, prompts: list[list[int]], new_tokens: int) -> dict[str, Any]:
-        """All prompts as one static batch, greedy; see `streams.figures`."""
+        """Generates from all prompts as one static batch, greedily; see `stream_metrics`."""
         self._warm(len(prompts))
         return self._generate([prompts], new_tokens)
 
     def hooked(self, prompts: list[list[int]], new_tokens: int, seed: int) -> dict[str, Any]:
-        """The way of repeng: the vector is a property of the model, so every prompt, with its own vector at all layers,
-        is a generation of its own, one after the other."""
+        """Generates prompt by prompt, each with its own vector at all layers, as repeng does: its vector belongs to the model."""
         self._warm(1)
         return self._generate([[prompt] for prompt in prompts], new_tokens, seed=seed)
 
     def forward(self, prompt: list[int]) -> dict[str, Any]:
-        """Seconds of a forward pass over a prompt, with cache and the logits of its last position alone: a warm one."""
+        """Returns the seconds of a warm forward pass over a prompt, with cache and the logits of the last position."""
         ids = torch.tensor([prompt], device=self._device)
         with torch.inference_mode():
             self._model(input_ids=ids, use_cache=True, logits_to_keep=1)
@@ -52,8 +51,7 @@ class PlainSide:
         self._generate([prompts(rows, 32, -1)], WARM_TOKENS)
 
     def _generate(self, batches: list[list[list[int]]], new_tokens: int, seed: int | None = None) -> dict[str, Any]:
-        """One batch after the other, each with vectors of its own where there is a seed. The hook of `generate`
-        that is asked after every token keeps the time."""
+        """Generates batch by batch, with a seed each with its own vectors. A stopping criterion records the time of every token."""
         arrivals: list[list[float]] = []
         start = time.perf_counter()
         for index, batch in enumerate(batches):
@@ -61,12 +59,12 @@ class PlainSide:
             with _no_hooks() if seed is None else self._hooks(f"{seed} {index}"):
                 self._one(batch, new_tokens, times)
             arrivals.extend([times] * len(batch))
-        return figures(start, arrivals)
+        return stream_metrics(start, arrivals)
 
     def _one(self, batch: list[list[int]], new_tokens: int, times: list[float]) -> None:
         ids = torch.tensor(batch, device=self._device)
 
-        def note(ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        def record_time(ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
             wait_for(self._device)
             times.append(time.perf_counter())
             return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
@@ -78,7 +76,7 @@ class PlainSide:
                 max_new_tokens=new_tokens,
                 do_sample=False,
                 pad_token_id=0,
-                stopping_criteria=[note],
+                stopping_criteria=[record_time],
             )
         assert len(times) == new_tokens
 
@@ -109,10 +107,10 @@ def _no_hooks() -> Iterator[None]:
 
 def begin(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Loads the model from a folder."""
-    side = PlainSide(options["folder"], options["device"])
-    handlers = {"generate": side.generate, "hooked": side.hooked, "forward": side.forward}
+    plain = PlainContender(options["folder"], options["device"])
+    handlers = {"generate": plain.generate, "hooked": plain.hooked, "forward": plain.forward}
     return handlers, {"threads": torch.get_num_threads()}
 
 
 if __name__ == "__main__":
-    answer_questions(begin)
+    serve_requests(begin)

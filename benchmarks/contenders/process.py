@@ -1,4 +1,4 @@
-"""Side: one thing that is measured, in a process of its own that stands still while another has its turn."""
+"""Defines Contender: a measured program in its own process, which is stopped while another one is measured."""
 
 import json
 import os
@@ -16,17 +16,17 @@ from benchmarks.memory import peak_bytes, reset_peak, session_members
 
 LOGS = Path(".cache") / "benchmarks"
 SETTLE_SECONDS = 0.05
-"""Between waking a process and asking it: its threads find their processors again."""
-LONGEST_ANSWER = 1800.0
-"""Seconds after which a side that does not answer is ended: the first start compiles."""
+"""Time between resuming a process and its request, in which its threads are scheduled again."""
+TIMEOUT_SECONDS = 1800.0
+"""After this time a contender that does not respond is killed. The first start compiles."""
 
 
-class SideFailed(Exception):
-    """A side could not start, or could not answer; its log says more."""
+class ContenderFailed(Exception):
+    """Raised when a contender cannot start or respond; its log has the details."""
 
 
 class Process:
-    """A program in a session of its own, so that it and its children can be paused, weighed and ended together."""
+    """A program in its own session, so that it and its children are stopped, measured and killed together."""
 
     def __init__(
         self,
@@ -36,9 +36,9 @@ class Process:
         *,
         python: str = sys.executable,
         environment: Mapping[str, str] | None = None,
-        answers: bool = False,
+        pipe_output: bool = False,
     ) -> None:
-        """answers: whether its output is read by us; otherwise it goes to the log as well."""
+        """pipe_output: whether the parent reads its output; otherwise the output goes to the log."""
         LOGS.mkdir(parents=True, exist_ok=True)
         self.name = name
         self.log = LOGS / f"{name.replace(' ', '-')}.log"
@@ -46,7 +46,7 @@ class Process:
             self._process = subprocess.Popen(
                 [python, "-m", module, json.dumps(dict(options))],
                 stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE if answers else log,
+                stdout=subprocess.PIPE if pipe_output else log,
                 stderr=log,
                 env={**os.environ, **(environment or {})},
                 start_new_session=True,
@@ -54,11 +54,12 @@ class Process:
 
     @property
     def alive(self) -> bool:
+        """Whether the process runs."""
         return self._process.poll() is None
 
     @contextmanager
-    def awake(self) -> Iterator[None]:
-        """Runs for the length of a block, and stands still after it."""
+    def resumed(self) -> Iterator[None]:
+        """Resumes the process for the length of a block, and stops it after that."""
         self._signal(signal.SIGCONT)
         time.sleep(SETTLE_SECONDS)
         try:
@@ -67,15 +68,15 @@ class Process:
             self._signal(signal.SIGSTOP)
 
     def peak(self) -> int | None:
-        """Peak resident bytes of the process and its children since the last `forget_peak`; None where unknown."""
+        """Returns the peak resident bytes of the process and its children since `reset_peak_memory`; None if unknown."""
         return peak_bytes(self._members())
 
-    def forget_peak(self) -> None:
-        """Starts the peak anew."""
+    def reset_peak_memory(self) -> None:
+        """Starts the measurement of the peak again."""
         reset_peak(self._members())
 
     def close(self) -> None:
-        """Asks it to end, and ends it. Harmless when repeated."""
+        """Closes the input of the process, waits, and kills it. May be called more than once."""
         self._signal(signal.SIGCONT)
         if self._process.stdin is not None and not self._process.stdin.closed:
             with suppress(BrokenPipeError):
@@ -94,8 +95,8 @@ class Process:
                 os.kill(member, number)
 
 
-class Side(Process):
-    """A Process that answers questions (see `answering`)."""
+class Contender(Process):
+    """A Process that executes requests (see `protocol`)."""
 
     def __init__(
         self,
@@ -106,8 +107,8 @@ class Side(Process):
         python: str = sys.executable,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        """Blocks until it is ready. Raises SideFailed."""
-        super().__init__(name, module, options or {}, python=python, environment=environment, answers=True)
+        """Waits until the process is ready. Raises ContenderFailed."""
+        super().__init__(name, module, options or {}, python=python, environment=environment, pipe_output=True)
         try:
             self.facts: dict[str, Any] = self._read()
         except BaseException:
@@ -115,28 +116,28 @@ class Side(Process):
             raise
         self._signal(signal.SIGSTOP)
 
-    def ask(self, task: str, **arguments: Any) -> dict[str, Any]:
-        """The answer, with `peak_bytes` beside it. Everyone else should be standing still. Raises SideFailed."""
-        with self.awake():
-            self.forget_peak()
+    def request(self, task: str, **arguments: Any) -> dict[str, Any]:
+        """Runs a task and returns its result with `peak_bytes`. All other contenders are stopped. Raises ContenderFailed."""
+        with self.resumed():
+            self.reset_peak_memory()
             stream = self._pipe(self._process.stdin)
             stream.write(json.dumps({"task": task, **arguments}).encode() + b"\n")
             stream.flush()
             return {**self._read(), "peak_bytes": self.peak()}
 
     def _read(self) -> dict[str, Any]:
-        watchdog = threading.Timer(LONGEST_ANSWER, self._signal, args=(signal.SIGKILL,))
+        watchdog = threading.Timer(TIMEOUT_SECONDS, self._signal, args=(signal.SIGKILL,))
         watchdog.daemon = True
         watchdog.start()
         line = self._pipe(self._process.stdout).readline()
         watchdog.cancel()
         if not line:
-            raise SideFailed(f"{self.name} ended before it answered; see {self.log}")
+            raise ContenderFailed(f"{self.name} exited before it responded; see {self.log}")
         message = json.loads(line)
         if "error" in message:
-            raise SideFailed(f"{self.name} failed; see {self.log}\n{message['error']}")
-        answer: dict[str, Any] = message["answer"]
-        return answer
+            raise ContenderFailed(f"{self.name} failed; see {self.log}\n{message['error']}")
+        result: dict[str, Any] = message["result"]
+        return result
 
     @staticmethod
     def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:

@@ -1,4 +1,4 @@
-"""The child's end of a side: answers questions, one JSON object a line. Knows the standard library alone."""
+"""The child's end of a contender: executes requests, one JSON object per line. Imports only the standard library."""
 
 import json
 import os
@@ -8,30 +8,30 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 Handler: TypeAlias = Callable[..., Any]
-"""Keyword arguments of a question to an answer that JSON can hold."""
+"""Called with the arguments of a request; returns what JSON can represent."""
 
 
-def answer_questions(begin: Callable[[dict[str, Any]], tuple[Mapping[str, Handler], dict[str, Any]]]) -> None:
-    """Calls `begin(options)` for the handlers by name and the facts to report, then answers until the input ends.
+def serve_requests(begin: Callable[[dict[str, Any]], tuple[Mapping[str, Handler], dict[str, Any]]]) -> None:
+    """Calls `begin(options)` for the handlers and facts, then executes requests until the input ends.
 
-    Only answers reach the parent: whatever a library prints goes to standard error instead.
+    Only results reach the parent: standard output of libraries is redirected to standard error.
     """
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
-    def say(message: dict[str, Any]) -> None:
+    def send(message: dict[str, Any]) -> None:
         channel.write(json.dumps(message) + "\n")
         channel.flush()
 
     try:
         handlers, facts = begin(json.loads(sys.argv[1]))
     except Exception:
-        say({"error": traceback.format_exc()})
+        send({"error": traceback.format_exc()})
         return
-    say({"answer": facts})
+    send({"result": facts})
     for line in sys.stdin:
-        question = json.loads(line)
+        request = json.loads(line)
         try:
-            say({"answer": handlers[question.pop("task")](**question)})
+            send({"result": handlers[request.pop("task")](**request)})
         except Exception:
-            say({"error": traceback.format_exc()})
+            send({"error": traceback.format_exc()})

@@ -1,4 +1,4 @@
-"""Our server as `steer serve` runs it, over an engine whose compiled steps are ready before the server is."""
+"""Our server as `steer serve` runs it. The engine is compiled before the server is ready."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ if __name__ == "__main__":
     options = json.loads(sys.argv[1])
 
     def ready_engine(_settings: Settings) -> Engine:
-        """Called in a thread of its own, which may wait."""
+        """Opens the engine; called in its own thread."""
         engine = open_endless(options["source"], options["device"])
         asyncio.run(until_compiled(engine))
         return engine

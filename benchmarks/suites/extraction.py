@@ -1,9 +1,9 @@
-"""Pairs a second from texts to a direction at every layer, beside steering-vectors and repeng at their best batch sizes."""
+"""Measures pairs per second from texts to a direction at every layer, against steering-vectors and repeng."""
 
 from functools import partial
 
-from benchmarks.bench import Answer, Bench, Turn, figures_of
-from benchmarks.contenders.process import Side, SideFailed
+from benchmarks.bench import Bench, Result, Task, metric_of
+from benchmarks.contenders.process import Contender, ContenderFailed
 from benchmarks.contenders.registry import ENGINE, EXTRACTION
 from steering.concepts.loader import load_concept
 from steering.pairs import Text
@@ -14,47 +14,47 @@ SPEED = "pairs_per_second"
 
 
 def run(bench: Bench) -> None:
-    """Ours with and without the quality card; each peer at the batch size that suits it best."""
-    engine = bench.side(ENGINE)
+    """Measures ours with and without the quality card, and each peer at its fastest batch size."""
+    engine = bench.contender(ENGINE)
     if engine is None:
         return
-    pairs = _pairs(bench.effort.pairs)
-    bench.tell(f"extraction from {len(pairs)} pairs")
-    turns: dict[tuple[str, str], Turn] = {
+    pairs = _pairs(bench.profile.pairs)
+    bench.log(f"extraction from {len(pairs)} pairs")
+    tasks: dict[tuple[str, str], Task] = {
         (ENGINE, "extraction"): partial(_speed, engine, "read_and_fit", pairs),
         (ENGINE, "extraction with card"): partial(_speed, engine, "extract", pairs),
     }
-    peers = bench.side(EXTRACTION)
+    peers = bench.contender(EXTRACTION)
     if peers is not None:
         try:
-            turns |= {(EXTRACTION, name): _best(bench, peers, name, pairs) for name in PEERS}
-        except SideFailed as error:
-            bench.lose(EXTRACTION, str(error))
-    answers = bench.take_turns(turns, bench.effort.rounds)
-    bench.keep(answers, rows=len(pairs), prompt=0)
-    found = [speeds for name in PEERS if (speeds := figures_of(answers, EXTRACTION, name, SPEED))]
+            tasks |= {(EXTRACTION, name): _best(bench, peers, name, pairs) for name in PEERS}
+        except ContenderFailed as error:
+            bench.drop(EXTRACTION, str(error))
+    results = bench.run_rounds(tasks, bench.profile.rounds)
+    bench.record(results, rows=len(pairs), prompt=0)
+    found = [speeds for name in PEERS if (speeds := metric_of(results, EXTRACTION, name, SPEED))]
     faster = max(found, key=lambda speeds: sorted(speeds)[len(speeds) // 2], default=None)
     for work in ("extraction", "extraction with card"):
-        bench.compare(work, figures_of(answers, ENGINE, work, SPEED), faster)
+        bench.compare(work, metric_of(results, ENGINE, work, SPEED), faster)
 
 
-def _best(bench: Bench, peers: Side, name: str, pairs: list[list[str]]) -> Turn:
-    """The peer at its best batch size, each tried twice: the first time warms it up."""
+def _best(bench: Bench, peers: Contender, name: str, pairs: list[list[str]]) -> Task:
+    """Returns the task of a peer at its fastest batch size. Each size runs twice; the first run warms it up."""
     speeds: dict[int, float] = {}
-    for batch in bench.effort.batch_sizes:
+    for batch in bench.profile.batch_sizes:
         for _ in range(2):
             speeds[batch] = _speed(peers, name, pairs, 0, batch=batch)[SPEED]
     bench.facts.setdefault("batch sizes tried", {})[name] = speeds
     return partial(_speed, peers, name, pairs, batch=max(speeds, key=lambda batch: speeds[batch]))
 
 
-def _speed(side: Side, task: str, pairs: list[list[str]], _seed: int, **options: int) -> Answer:
-    answer = side.ask(task, pairs=pairs, **options)
-    return {**answer, **options, SPEED: len(pairs) / answer["seconds"]}
+def _speed(contender: Contender, task: str, pairs: list[list[str]], _seed: int, **options: int) -> Result:
+    result = contender.request(task, pairs=pairs, **options)
+    return {**result, **options, SPEED: len(pairs) / result["seconds"]}
 
 
 def _pairs(count: int) -> list[list[str]]:
-    """Starter concepts as plain texts, so that every side reads the same tokens."""
+    """Returns starter concepts as plain texts, so that every contender reads the same tokens."""
     sets = [load_concept(name) for name in CONCEPTS]
     every = [[_plain(positive), _plain(negative)] for pairs in sets for positive, negative in pairs]
     return every[:count]

@@ -1,4 +1,4 @@
-"""What the server costs: 32 streams over HTTP, from another process, beside the bare engine in its own."""
+"""Measures the cost of the server: 32 streams over HTTP against the engine alone."""
 
 import socket
 import tempfile
@@ -6,8 +6,8 @@ import time
 from functools import partial
 from pathlib import Path
 
-from benchmarks.bench import Answer, Bench, Turn, figures_of
-from benchmarks.contenders.process import LONGEST_ANSWER, Process, Side, SideFailed
+from benchmarks.bench import Bench, Result, Task, metric_of
+from benchmarks.contenders.process import TIMEOUT_SECONDS, Contender, ContenderFailed, Process
 from benchmarks.contenders.registry import ENGINE, SERVED
 from benchmarks.suites.throughput import steered
 from benchmarks.vectors import directions, scales
@@ -21,58 +21,58 @@ WARM_TOKENS = 4
 
 
 def run(bench: Bench) -> None:
-    """The same plans and prompts on both ways, in turns."""
-    engine = bench.side(ENGINE)
+    """Runs the same plans and prompts in both ways, in turns."""
+    engine = bench.contender(ENGINE)
     if engine is None:
         return
-    bench.tell(f"starting {SERVER}")
+    bench.log(f"starting {SERVER}")
     with tempfile.TemporaryDirectory() as folder:
         port = _free_port()
-        options = {**bench.subject, "port": port, "database": str(Path(folder) / "benchmark.sqlite3")}
+        options = {**bench.model, "port": port, "database": str(Path(folder) / "benchmark.sqlite3")}
         server = Process(SERVER, "benchmarks.contenders.server", options, environment=SERVED)
-        clients: Side | None = None
+        clients: Contender | None = None
         try:
-            with server.awake():
+            with server.resumed():
                 _prepare(server, port)
-            clients = Side("clients", "benchmarks.contenders.http_client")
+            clients = Contender("clients", "benchmarks.contenders.http_client")
             _measure(bench, engine, server, clients, port)
-        except (SideFailed, ApiError) as error:
-            bench.lose(SERVER, str(error))
+        except (ContenderFailed, ApiError) as error:
+            bench.drop(SERVER, str(error))
         finally:
             server.close()
             if clients is not None:
                 clients.close()
 
 
-def _measure(bench: Bench, engine: Side, server: Process, clients: Side, port: int) -> None:
-    effort = bench.effort
-    bench.tell(f"{ROWS} streams over HTTP, and without")
-    turns: dict[tuple[str, str], Turn] = {
-        (ENGINE, KIND): partial(steered, engine, "server", KIND, ROWS, effort.short_prompt, effort.new_tokens),
+def _measure(bench: Bench, engine: Contender, server: Process, clients: Contender, port: int) -> None:
+    profile = bench.profile
+    bench.log(f"{ROWS} streams over HTTP, and without")
+    tasks: dict[tuple[str, str], Task] = {
+        (ENGINE, KIND): partial(steered, engine, "server", KIND, ROWS, profile.short_prompt, profile.new_tokens),
         (SERVER, KIND): partial(_served, bench, server, clients, port),
     }
-    answers = bench.take_turns(turns, effort.close_rounds)
-    bench.keep(
-        {(side, f"{work}, bare and served"): found for (side, work), found in answers.items()},
+    results = bench.run_rounds(tasks, profile.close_rounds)
+    bench.record(
+        {(contender, f"{work}, bare and served"): found for (contender, work), found in results.items()},
         rows=ROWS,
-        prompt=effort.short_prompt,
+        prompt=profile.short_prompt,
     )
-    bare, served = figures_of(answers, ENGINE, KIND), figures_of(answers, SERVER, KIND)
+    bare, served = metric_of(results, ENGINE, KIND), metric_of(results, SERVER, KIND)
     bench.compare("server", served, bare)
-    if "server" in bench.ratios:  # a loss, not a ratio
+    if "server" in bench.ratios:  # reported as a loss
         ratio = bench.ratios["server"]
         ratio.rounds = [1.0 - share for share in ratio.rounds]
 
 
-def _served(bench: Bench, server: Process, clients: Side, port: int, seed: int) -> Answer:
-    effort = bench.effort
-    with server.awake():
-        server.forget_peak()
-        warm = _bodies(effort.short_prompt, WARM_TOKENS, -2)
-        clients.ask("stream", port=port, bodies=warm, new_tokens=WARM_TOKENS)
-        bodies = _bodies(effort.short_prompt, effort.new_tokens, seed)
-        answer = clients.ask("stream", port=port, bodies=bodies, new_tokens=effort.new_tokens)
-        return {**answer, "peak_bytes": server.peak()}
+def _served(bench: Bench, server: Process, clients: Contender, port: int, seed: int) -> Result:
+    profile = bench.profile
+    with server.resumed():
+        server.reset_peak_memory()
+        warm = _bodies(profile.short_prompt, WARM_TOKENS, -2)
+        clients.request("stream", port=port, bodies=warm, new_tokens=WARM_TOKENS)
+        bodies = _bodies(profile.short_prompt, profile.new_tokens, seed)
+        result = clients.request("stream", port=port, bodies=bodies, new_tokens=profile.new_tokens)
+        return {**result, "peak_bytes": server.peak()}
 
 
 def _bodies(length: int, new_tokens: int, seed: int) -> list[dict[str, object]]:
@@ -81,12 +81,12 @@ def _bodies(length: int, new_tokens: int, seed: int) -> list[dict[str, object]]:
 
 
 def _prepare(server: Process, port: int) -> None:
-    """Waits until the server is ready and registers the workload's vectors. Raises SideFailed, ApiError."""
+    """Waits until the server is ready and registers the vectors of the workload. Raises ContenderFailed, ApiError."""
     with Client(f"http://127.0.0.1:{port}") as client:
-        deadline = time.monotonic() + LONGEST_ANSWER
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while not _ready(client):
             if not server.alive or time.monotonic() > deadline:
-                raise SideFailed(f"the server did not become ready; see {server.log}")
+                raise ContenderFailed(f"the server did not become ready; see {server.log}")
             time.sleep(0.5)
         found = client.capabilities()
         for name in NAMES:

@@ -1,8 +1,8 @@
-"""What steering costs: our engine against itself at 32 rows, in many short rounds."""
+"""Measures the cost of steering: our engine against itself at 32 rows, in many short rounds."""
 
 from functools import partial
 
-from benchmarks.bench import Bench, Turn, figures_of
+from benchmarks.bench import Bench, Task, metric_of
 from benchmarks.contenders.registry import ENGINE
 from benchmarks.suites.throughput import steered
 from benchmarks.workload import KINDS
@@ -11,22 +11,22 @@ ROWS = 32
 
 
 def run(bench: Bench) -> None:
-    """Every kind of steering beside none."""
-    engine = bench.side(ENGINE)
+    """Compares every kind of steering with none."""
+    engine = bench.contender(ENGINE)
     if engine is None:
         return
-    effort = bench.effort
-    bench.tell(f"cost of steering at {ROWS} rows")
-    turns: dict[tuple[str, str], Turn] = {
-        (ENGINE, kind): partial(steered, engine, "cost", kind, ROWS, effort.short_prompt, effort.new_tokens)
+    profile = bench.profile
+    bench.log(f"cost of steering at {ROWS} rows")
+    tasks: dict[tuple[str, str], Task] = {
+        (ENGINE, kind): partial(steered, engine, "cost", kind, ROWS, profile.short_prompt, profile.new_tokens)
         for kind in KINDS
     }
-    answers = bench.take_turns(turns, effort.close_rounds)
-    bench.keep(
-        {(side, f"{kind}, close"): found for (side, kind), found in answers.items()},
+    results = bench.run_rounds(tasks, profile.close_rounds)
+    bench.record(
+        {(contender, f"{kind}, close"): found for (contender, kind), found in results.items()},
         rows=ROWS,
-        prompt=effort.short_prompt,
+        prompt=profile.short_prompt,
     )
-    unsteered = figures_of(answers, ENGINE, "unsteered")
+    unsteered = metric_of(results, ENGINE, "unsteered")
     for kind in ("one layer", "distinct plans", "mixed operations"):
-        bench.compare(kind, figures_of(answers, ENGINE, kind), unsteered)
+        bench.compare(kind, metric_of(results, ENGINE, kind), unsteered)

@@ -1,86 +1,98 @@
-"""Requests that come together, at several sizes and prompt lengths: ours, plain transformers, the floor, and vLLM."""
+"""Measures requests that arrive together, by number and prompt length, against transformers, linear layers and vLLM."""
 
 from functools import partial
 
-from benchmarks.bench import Answer, Bench, Turn, figures_of
-from benchmarks.contenders.process import Side
+from benchmarks.bench import Bench, Result, Task, fastest, metric_of
+from benchmarks.contenders.process import Contender
 from benchmarks.contenders.registry import ENGINE, LINEARS, PLAIN, VLLM
-from benchmarks.workload import KINDS, prompts, steering
+from benchmarks.workload import KINDS, TOKENS_PER_WORD, prompts, steering
 
 LONG_KINDS = ("unsteered", "distinct plans", "mixed operations")
+VERY_LONG_KINDS = ("unsteered", "distinct plans")
 ONE_AT_A_TIME = 32
-"""Size at which the one-configuration-at-a-time way is measured; its speed does not depend on it."""
+"""Size at which one configuration at a time is measured; its speed does not depend on it."""
 
 
 def run(bench: Bench) -> None:
-    """Every size with the short prompt, then with the long one."""
-    effort = bench.effort
-    for rows in sorted({*effort.sizes, *effort.static_sizes}):
+    """Measures short, long and very long prompts at every size."""
+    profile = bench.profile
+    for rows in sorted({*profile.sizes, *profile.static_sizes}):
         _short(bench, rows)
-    for rows in effort.long_sizes:
-        bench.tell(f"{rows} requests, prompts of {effort.long_prompt}")
-        turns = _ours(bench, rows, effort.long_prompt, LONG_KINDS) | _vllm(bench, rows, effort.long_prompt)
-        bench.keep(bench.take_turns(turns, effort.long_rounds), rows=rows, prompt=effort.long_prompt)
+    for rows in profile.long_sizes:
+        _long(bench, rows, profile.long_prompt, LONG_KINDS)
+    for rows in profile.very_long_sizes:
+        _long(bench, rows, int(profile.very_long_words * TOKENS_PER_WORD), VERY_LONG_KINDS)
+
+
+def _long(bench: Bench, rows: int, length: int, kinds: tuple[str, ...]) -> None:
+    bench.log(f"{rows} requests, prompts of {length}")
+    results = bench.run_rounds(
+        _ours(bench, rows, length, kinds) | _vllm(bench, rows, length), bench.profile.long_rounds
+    )
+    bench.record(results, rows=rows, prompt=length)
 
 
 def _short(bench: Bench, rows: int) -> None:
-    effort = bench.effort
-    length = effort.short_prompt
-    bench.tell(f"{rows} requests, prompts of {length}")
-    turns: dict[tuple[str, str], Turn] = {}
-    if rows in effort.sizes:
-        turns |= _ours(bench, rows, length, KINDS) | _vllm(bench, rows, length)
-        if floor := bench.side(LINEARS):
-            turns[LINEARS, "one pass"] = partial(_passes, floor, rows, effort.linear_passes)
-    if plain := bench.side(PLAIN):
-        if rows in effort.static_sizes:
-            turns[PLAIN, "static batch"] = partial(_static, plain, rows, length, effort.new_tokens)
+    profile = bench.profile
+    length = profile.short_prompt
+    bench.log(f"{rows} requests, prompts of {length}")
+    tasks: dict[tuple[str, str], Task] = {}
+    if rows in profile.sizes:
+        tasks |= _ours(bench, rows, length, KINDS) | _vllm(bench, rows, length)
+        if linears := bench.contender(LINEARS):
+            tasks[LINEARS, "one pass"] = partial(_passes, linears, rows, profile.linear_passes)
+    if plain := bench.contender(PLAIN):
+        if rows in profile.static_sizes:
+            tasks[PLAIN, "static batch"] = partial(_static, plain, rows, length, profile.new_tokens)
         if rows == ONE_AT_A_TIME:
-            count = effort.one_at_a_time
-            turns[PLAIN, "one configuration at a time"] = partial(_hooked, plain, count, length, effort.new_tokens)
-    answers = bench.take_turns(turns, effort.rounds)
-    bench.keep(answers, rows=rows, prompt=length)
-    ours = figures_of(answers, ENGINE, "distinct plans")
+            count = profile.one_at_a_time
+            tasks[PLAIN, "one configuration at a time"] = partial(_hooked, plain, count, length, profile.new_tokens)
+    results = bench.run_rounds(tasks, profile.rounds)
+    bench.record(results, rows=rows, prompt=length)
+    ours = metric_of(results, ENGINE, "distinct plans")
+    vllm = fastest([metric_of(results, name, "unsteered") for name in VLLM])
     if rows in (1, 8, 32):
-        bench.compare(f"vllm {rows}", ours, figures_of(answers, VLLM, "unsteered"))
-        decoding = figures_of(answers, ENGINE, "distinct plans", "decode_per_second")
-        bench.compare(f"linears {rows}", decoding, figures_of(answers, LINEARS, "one pass"))
+        bench.compare(f"vllm {rows}", ours, vllm)
+        decoding = metric_of(results, ENGINE, "distinct plans", "decode_per_second")
+        bench.compare(f"linears {rows}", decoding, metric_of(results, LINEARS, "one pass"))
     if rows == 1:
-        bench.compare("generate", ours, figures_of(answers, PLAIN, "static batch"))
+        bench.compare("generate", ours, metric_of(results, PLAIN, "static batch"))
     if rows == 32:
-        unsteered = figures_of(answers, ENGINE, "unsteered")
-        bench.compare("vllm unsteered 32", unsteered, figures_of(answers, VLLM, "unsteered"))
-        bench.compare("one at a time", ours, figures_of(answers, PLAIN, "one configuration at a time"))
+        bench.compare("vllm unsteered 32", metric_of(results, ENGINE, "unsteered"), vllm)
+        bench.compare("one at a time", ours, metric_of(results, PLAIN, "one configuration at a time"))
 
 
-def _ours(bench: Bench, rows: int, length: int, kinds: tuple[str, ...]) -> dict[tuple[str, str], Turn]:
-    engine = bench.side(ENGINE)
+def _ours(bench: Bench, rows: int, length: int, kinds: tuple[str, ...]) -> dict[tuple[str, str], Task]:
+    engine = bench.contender(ENGINE)
     if engine is None:
         return {}
     return {
-        (ENGINE, kind): partial(steered, engine, "throughput", kind, rows, length, bench.effort.new_tokens)
+        (ENGINE, kind): partial(steered, engine, "throughput", kind, rows, length, bench.profile.new_tokens)
         for kind in kinds
     }
 
 
-def _vllm(bench: Bench, rows: int, length: int) -> dict[tuple[str, str], Turn]:
-    vllm = bench.side(VLLM)
-    return {(VLLM, "unsteered"): partial(_static, vllm, rows, length, bench.effort.new_tokens)} if vllm else {}
+def _vllm(bench: Bench, rows: int, length: int) -> dict[tuple[str, str], Task]:
+    found = {name: vllm for name in VLLM if (vllm := bench.contender(name))}
+    return {
+        (name, "unsteered"): partial(_static, vllm, rows, length, bench.profile.new_tokens)
+        for name, vllm in found.items()
+    }
 
 
-def steered(engine: Side, part: str, kind: str, rows: int, length: int, new_tokens: int, seed: int) -> Answer:
-    """One turn of our engine, on prompts that no other turn has."""
-    asked = prompts(rows, length, f"{part} {kind} {seed}")
-    return engine.ask("generate", prompts=asked, new_tokens=new_tokens, steering=steering(kind, rows))
+def steered(engine: Contender, part: str, kind: str, rows: int, length: int, new_tokens: int, seed: int) -> Result:
+    """Runs our engine on prompts that no other run uses."""
+    batch = prompts(rows, length, f"{part} {kind} {seed}")
+    return engine.request("generate", prompts=batch, new_tokens=new_tokens, steering=steering(kind, rows))
 
 
-def _static(side: Side, rows: int, length: int, new_tokens: int, seed: int) -> Answer:
-    return side.ask("generate", prompts=prompts(rows, length, seed), new_tokens=new_tokens)
+def _static(contender: Contender, rows: int, length: int, new_tokens: int, seed: int) -> Result:
+    return contender.request("generate", prompts=prompts(rows, length, seed), new_tokens=new_tokens)
 
 
-def _hooked(plain: Side, count: int, length: int, new_tokens: int, seed: int) -> Answer:
-    return plain.ask("hooked", prompts=prompts(count, length, seed), new_tokens=new_tokens, seed=seed)
+def _hooked(plain: Contender, count: int, length: int, new_tokens: int, seed: int) -> Result:
+    return plain.request("hooked", prompts=prompts(count, length, seed), new_tokens=new_tokens, seed=seed)
 
 
-def _passes(floor: Side, rows: int, count: int, _seed: int) -> Answer:
-    return floor.ask("passes", rows=rows, count=count)
+def _passes(linears: Contender, rows: int, count: int, _seed: int) -> Result:
+    return linears.request("passes", rows=rows, count=count)

@@ -1,1 +1,1 @@
-"""What is measured of others: each runs in an environment of its own and imports only the standard library from here."""
+"""Peers. Each runs in its own environment and imports only modules of ours that need the standard library alone."""

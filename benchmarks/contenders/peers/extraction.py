@@ -1,4 +1,4 @@
-"""steering-vectors and repeng: pairs to a vector at every layer, run by an environment of their own (make bench-peers-setup)."""
+"""steering-vectors and repeng: extraction of a vector at every layer, in their own environment (make bench-peers-setup)."""
 
 import time
 from collections.abc import Callable
@@ -11,24 +11,24 @@ from repeng import ControlVector, DatasetEntry  # type: ignore[import-not-found]
 from steering_vectors import train_steering_vector  # type: ignore[import-not-found]
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from benchmarks.contenders.protocol import answer_questions
+from benchmarks.contenders.protocol import serve_requests
 
 END = "<|im_end|>"
 
 
 class ExtractionPeer:
-    """Answers questions about one model, loaded as transformers loads it. Last token, all layers."""
+    """Extracts with one model as transformers loads it, from the last token, at all layers."""
 
     def __init__(self, folder: str) -> None:
         self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True)
         self._model.eval().requires_grad_(False)
-        # the file itself: an older transformers does not know the class that a newer one wrote down
+        # read the file directly: an older transformers does not know the tokenizer class that a newer one wrote
         self._tokenizer = PreTrainedTokenizerFast(
             tokenizer_file=str(Path(folder) / "tokenizer.json"), pad_token=END, eos_token=END
         )
 
     def steering_vectors(self, pairs: list[list[str]], batch: int) -> dict[str, Any]:
-        """Seconds of train_steering_vector, mean of differences, with `batch` pairs a pass."""
+        """Returns the seconds of train_steering_vector, mean difference, with `batch` pairs per pass."""
         samples = [(positive, negative) for positive, negative in pairs]
         return _timed(
             lambda: train_steering_vector(
@@ -37,7 +37,7 @@ class ExtractionPeer:
         )
 
     def repeng(self, pairs: list[list[str]], batch: int) -> dict[str, Any]:
-        """Seconds of ControlVector.train, first principal component of the differences, with `batch` texts a pass."""
+        """Returns the seconds of ControlVector.train, first principal component, with `batch` texts per pass."""
         entries = [DatasetEntry(positive=positive, negative=negative) for positive, negative in pairs]
         return _timed(lambda: ControlVector.train(self._model, self._tokenizer, entries, batch_size=batch))
 
@@ -57,4 +57,4 @@ def begin(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    answer_questions(begin)
+    serve_requests(begin)

@@ -1,77 +1,103 @@
-"""vLLM's CPU build, compiled and unsteered: run by the interpreter of an environment of its own (make bench-vllm-setup)."""
+"""vLLM's CPU build, compiled and unsteered, run by the interpreter of its own environment (make bench-vllm-setup)."""
 
+import asyncio
 import time
+from collections.abc import Coroutine
+from itertools import count
 from typing import Any
 
 import torch
 import vllm  # type: ignore[import-not-found]
-from vllm import LLM, SamplingParams
+from vllm import AsyncEngineArgs, SamplingParams
+from vllm.sampling_params import RequestOutputKind  # type: ignore[import-not-found]
+from vllm.v1.engine.async_llm import AsyncLLM  # type: ignore[import-not-found]
 
-from benchmarks.contenders.protocol import answer_questions
+from benchmarks.contenders.protocol import serve_requests
+from benchmarks.stream_timing import load_metrics, stream_metrics
 from benchmarks.workload import prompts
 
 WARM_TOKENS = 4
 
 
 class VllmPeer:
-    """Answers questions about one offline engine: no server, no network, prompts as token ids."""
+    """Runs requests on one engine without a server or network. Prompts are token ids; prefix caching is off."""
 
-    def __init__(self, folder: str, rows: int, length: int) -> None:
-        self._engine = LLM(
-            folder,
-            dtype="bfloat16",
-            max_model_len=length,
-            max_num_seqs=rows,
-            enable_prefix_caching=False,
-            enforce_eager=False,
-            disable_log_stats=False,
-        )
+    def __init__(self, folder: str, rows: int, length: int, runner: asyncio.Runner) -> None:
+        self._runner = runner
+        self._ids = map(str, count())
         self._warm_rows: set[int] = set()
+        self._engine = AsyncLLM.from_engine_args(
+            AsyncEngineArgs(
+                model=folder,
+                dtype="bfloat16",
+                max_model_len=length,
+                max_num_seqs=rows,
+                enable_prefix_caching=False,
+                enforce_eager=False,
+            )
+        )
 
     def generate(self, prompts: list[list[int]], new_tokens: int) -> dict[str, Any]:
-        """All prompts at once, greedy; figures as `streams.figures` has them, from vLLM's own clock readings."""
-        self._warm(len(prompts))
-        start = time.perf_counter()
-        outputs = self._run(prompts, new_tokens)
-        seconds = time.perf_counter() - start
-        tokens = sum(len(output.outputs[0].token_ids) for output in outputs)
-        assert tokens == new_tokens * len(prompts)
-        return {"seconds": seconds, "tokens": tokens, "tokens_per_second": tokens / seconds, **_latencies(outputs)}
+        """Generates from all prompts at once, greedily; see `stream_metrics`."""
+        return self._run(self._generate(prompts, new_tokens))
 
-    def _warm(self, rows: int) -> None:
-        """A short run before every measurement, and a whole one the first time a batch of this size is met."""
+    def mixed_load(self, requests: list[dict[str, Any]]) -> dict[str, Any]:
+        """Sends each request at its time; see `load_metrics`."""
+        return self._run(self._mixed_load(requests))
+
+    def _run(self, work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+        return self._runner.run(work)
+
+    async def _generate(self, rows: list[list[int]], new_tokens: int) -> dict[str, Any]:
+        await self._warm(len(rows))
+        start = time.perf_counter()
+        arrivals = await self._together(rows, new_tokens)
+        return stream_metrics(start, arrivals)
+
+    async def _mixed_load(self, requests: list[dict[str, Any]]) -> dict[str, Any]:
+        await self._warm(8)
+        start = time.perf_counter()
+
+        async def send(request: dict[str, Any]) -> list[float]:
+            await asyncio.sleep(max(0.0, start + request["at"] - time.perf_counter()))
+            return await self._stream(request["prompt"], request["new_tokens"])
+
+        arrivals = await asyncio.gather(*map(send, requests))
+        return load_metrics([start + request["at"] for request in requests], arrivals)
+
+    async def _warm(self, rows: int) -> None:
+        """Runs briefly before every measurement, and at full length at the first batch of a size."""
         if rows not in self._warm_rows:
             self._warm_rows.add(rows)
-            self._run(prompts(rows, 32, -2), 64)
-        self._run(prompts(rows, 32, -1), WARM_TOKENS)
+            await self._together(prompts(rows, 32, -2), 64)
+        await self._together(prompts(rows, 32, -1), WARM_TOKENS)
 
-    def _run(self, rows: list[list[int]], new_tokens: int) -> list[Any]:
-        sampling = SamplingParams(temperature=0.0, max_tokens=new_tokens, ignore_eos=True)
-        return list(self._engine.generate([{"prompt_token_ids": row} for row in rows], sampling, use_tqdm=False))
+    async def _together(self, rows: list[list[int]], new_tokens: int) -> list[list[float]]:
+        return await asyncio.gather(*(self._stream(row, new_tokens) for row in rows))
 
-
-def _latencies(outputs: list[Any]) -> dict[str, Any]:
-    """First token, time a token, and tokens a second once every stream has begun; None where vLLM does not say."""
-    times = [getattr(output, "metrics", None) for output in outputs]
-    found: dict[str, Any] = {"first_token": None, "per_token": None, "decode_per_second": None}
-    if any(one is None or not getattr(one, "first_token_ts", 0.0) for one in times):
-        return found
-    found["first_token"] = _middle([one.first_token_latency for one in times if one is not None])
-    spans = [(one.first_token_ts, one.last_token_ts, one.num_generation_tokens) for one in times if one is not None]
-    if all(count > 1 for _, _, count in spans):
-        found["per_token"] = _middle([(last - first) / (count - 1) for first, last, count in spans])
-    return found
-
-
-def _middle(values: list[float]) -> float:
-    return sorted(values)[len(values) // 2]
+    async def _stream(self, prompt: list[int], new_tokens: int) -> list[float]:
+        """Returns the arrival times of the tokens of one request."""
+        sampling = SamplingParams(
+            temperature=0.0, max_tokens=new_tokens, ignore_eos=True, output_kind=RequestOutputKind.DELTA
+        )
+        times: list[float] = []
+        async for output in self._engine.generate({"prompt_token_ids": prompt}, sampling, next(self._ids)):
+            times += [time.perf_counter()] * len(output.outputs[0].token_ids)
+        assert len(times) == new_tokens
+        return times
 
 
 def begin(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Starts the engine over a model folder; compiles on the way."""
-    peer = VllmPeer(options["folder"], options["rows"], options["length"])
-    return {"generate": peer.generate}, {"vllm": vllm.__version__, "torch": torch.__version__}
+    """Starts the engine over a model folder, which compiles it."""
+    runner = asyncio.Runner()
+
+    async def open_peer() -> VllmPeer:  # the engine belongs to the running loop
+        return VllmPeer(options["folder"], options["rows"], options["length"], runner)
+
+    peer = runner.run(open_peer())
+    handlers = {"generate": peer.generate, "mixed_load": peer.mixed_load}
+    return handlers, {"vllm": vllm.__version__, "torch": torch.__version__}
 
 
 if __name__ == "__main__":
-    answer_questions(begin)
+    serve_requests(begin)

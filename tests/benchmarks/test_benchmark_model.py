@@ -1,4 +1,4 @@
-"""A model with random weights that is made for a benchmark loads like one from elsewhere, and our engine answers with it."""
+"""A model with random weights that is made for a benchmark loads like one from elsewhere, and our engine results with it."""
 
 from pathlib import Path
 
