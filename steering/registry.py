@@ -1,8 +1,8 @@
-"""Registry: a readable table from a name to a class, some of them loaded only when asked."""
+"""Registry: a table of named extension points, such as methods, stores and engines."""
 
-from collections.abc import Iterator, Mapping
-from importlib import import_module
-from typing import Generic, TypeVar, cast
+from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
+from typing import Generic, TypeVar
 
 from steering.errors import InvalidRequest
 
@@ -10,28 +10,61 @@ T = TypeVar("T")
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """A table `name -> object`, where a string `"module:attribute"` stands for an object loaded on first use."""
+    """A table from names to entries.
 
-    def __init__(self, kind: str, table: Mapping[str, T | str]) -> None:
-        self.kind = kind
-        self._table = dict(table)
+    entries: available at once. loaders: functions that import and return an entry when it is first used, for entries
+    whose libraries are slow to import. param: the field of a request or setting that holds such a name.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        entries: Mapping[str, T] | None = None,
+        *,
+        loaders: Mapping[str, Callable[[], T]] | None = None,
+        param: str | None = None,
+    ) -> None:
+        self.kind, self.param = kind, param or kind
+        self._entries = dict(entries or {})
+        self._loaders = dict(loaders or {})
+        self._loaded: dict[str, T] = {}
 
     def __getitem__(self, name: str) -> T:
-        """The entry. Raises InvalidRequest naming what exists, so a caller's typing error explains itself."""
-        if name not in self._table:
-            raise InvalidRequest(f"unknown {self.kind} {name!r}; known: {', '.join(self._table)}", param=self.kind)
-        entry = self._table[name]
-        if isinstance(entry, str):
-            module, _, attribute = entry.partition(":")
-            entry = cast(T, getattr(import_module(module), attribute))
-            self._table[name] = entry
-        return entry
+        """Returns an entry, loading it on first use. Raises InvalidRequest with the names that exist."""
+        if name in self._entries:
+            return self._entries[name]
+        if name not in self._loaders:
+            raise self._unknown(name)
+        if name not in self._loaded:
+            self._loaded[name] = self._loaders[name]()
+        return self._loaded[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._table)
+        return iter([*self._entries, *self._loaders])
 
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self._entries) + len(self._loaders)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._table
+        return name in self._entries or name in self._loaders
+
+    def register(self, name: str, loader: Callable[[], T]) -> None:
+        """Adds an entry of another package. Raises InvalidRequest for a name that is taken."""
+        if name in self:
+            raise InvalidRequest(f"{self.param}: {self.kind} {name!r} is registered already", param=self.param)
+        self._loaders[name] = loader
+
+    def unregister(self, name: str) -> None:
+        """Removes what `register` added. Raises InvalidRequest for an unknown name."""
+        if name not in self._loaders:
+            raise self._unknown(name)
+        del self._loaders[name]
+        self._loaded.pop(name, None)
+
+    def _unknown(self, name: str) -> InvalidRequest:
+        shown = str(name)[:64]
+        near = get_close_matches(shown, list(self), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ";"
+        return InvalidRequest(
+            f"{self.param}: unknown {self.kind} {shown!r}{hint} known: {', '.join(self)}", param=self.param
+        )

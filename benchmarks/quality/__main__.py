@@ -19,7 +19,7 @@ from steering.concepts import CONCEPTS as STARTERS
 from steering.engine.api import Engine
 from steering.engine.transformers.factory import EngineChoice, open_engine
 from steering.model.embedded import EMBEDDED_MODEL
-from steering.workflows.reading.norms import measure_typical_norms
+from steering.engine.norms import measure_typical_norms
 
 RESULTS = Path(__file__).parent.parent / "results" / "quality.json"
 PARTS = {"cards": tuple(STARTERS), "choice": CONCEPTS, "dose": CONCEPTS, "training": CONTESTED}

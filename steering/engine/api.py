@@ -2,9 +2,10 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from steering.engine.fit_task import FitTask, FittedDirection
+from steering.errors import UnsupportedParameter
 from steering.model.info import ModelInfo
 from steering.pairs import ChatMessage
 from steering.plan.types import UNSTEERED, SteeringPlan
@@ -180,16 +181,18 @@ class Tokenizer(Protocol):
 
 
 class Engine(Protocol):
-    """Every engine passes tests/contracts/test_engines.py.
+    """What every engine offers; checked by tests/contracts/test_engines.py.
 
-    A request's tokens depend on its prompt, plan, sampling and seed, never on who else is in the batch.
+    A request's tokens depend on its prompt, plan, sampling and seed, never on the other requests of a batch. name: the
+    engine's name in ENGINES.
     """
 
+    name: str
     info: ModelInfo
     tokenizer: Tokenizer
 
     def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
-        """Token events, the last with `finish`. Closing the iterator is the cancel: the row is free within one step.
+        """Yields token events, the last with `finish`. Closing the iterator cancels the request within one step.
 
         Raises (on first iteration) ContextLengthExceeded, Overloaded, EngineDead; later NonfiniteActivations, OutOfMemory.
         """
@@ -203,25 +206,59 @@ class Engine(Protocol):
         progress: Callable[[int, int], None] | None = None,
         priority: int = 1,
     ) -> tuple[Capture, ...]:
-        """One Capture per prompt, in order. `progress(done, total)` is called as they come. Cancelling the task frees the rows."""
-        ...
+        """Returns one Capture per prompt, in order; cancelling the task stops it.
 
-    async def unembed(self, residual: Residual) -> Float[Tensor, "token vocab"]:
-        """Logits that the model's own final norm and head make of residuals (token, d_model); float32, on the host. Raises
-        InvalidRequest for another width, EngineDead; UnsupportedParameter where an engine has no such door."""
-        ...
-
-    async def fit(self, task: FitTask, *, progress: Callable[[int, int], None] | None = None) -> FittedDirection:
-        """Background work in small pieces between the steps of live traffic; the weights are never touched.
-
-        `progress(done, total)` counts steps. Cancelling the task stops it within one piece. Raises InvalidRequest for a
-        task that cannot be, NonfiniteActivations, OutOfMemory, EngineDead; UnsupportedParameter where an engine has no
-        gradients to offer.
+        `progress(done, total)` is called after each.
         """
         ...
 
-    def stats(self) -> EngineStats: ...
+    def stats(self) -> EngineStats:
+        """Returns counters for metrics and readiness."""
+        ...
 
     async def close(self) -> None:
-        """Ends the loop thread; running streams end with EngineDead. Harmless when repeated."""
+        """Stops the engine; running streams end with EngineDead. May be called again."""
         ...
+
+
+@runtime_checkable
+class SupportsUnembed(Protocol):
+    """An engine that can apply the model's final norm and head to residuals, which the logit lens needs."""
+
+    async def unembed(self, residual: Residual) -> Float[Tensor, "token vocab"]:
+        """Returns the logits of residuals (token, d_model) in float32 on the host.
+
+        Raises InvalidRequest for another width, EngineDead.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsFitting(Protocol):
+    """An engine that can fit a direction by gradient against the frozen model."""
+
+    async def fit(self, task: FitTask, *, progress: Callable[[int, int], None] | None = None) -> FittedDirection:
+        """Fits a direction in the background; the weights never change, and cancelling the task stops it.
+
+        `progress(done, total)` counts optimisation steps. Raises InvalidRequest for a task that cannot be fitted,
+        NonfiniteActivations, OutOfMemory, EngineDead.
+        """
+        ...
+
+
+def unembedding_of(engine: Engine) -> SupportsUnembed:
+    """Returns the engine as one that unembeds residuals. Raises UnsupportedParameter if it does not."""
+    if not isinstance(engine, SupportsUnembed):
+        raise _unsupported(engine, "unembed residuals, which the logit lens needs")
+    return engine
+
+
+def fitting_of(engine: Engine) -> SupportsFitting:
+    """Returns the engine as one that fits directions. Raises UnsupportedParameter if it does not."""
+    if not isinstance(engine, SupportsFitting):
+        raise _unsupported(engine, "fit directions by gradient, which method 'preference' needs")
+    return engine
+
+
+def _unsupported(engine: Engine, what: str) -> UnsupportedParameter:
+    return UnsupportedParameter(f"the engine {engine.name!r} cannot {what}", param="engine")

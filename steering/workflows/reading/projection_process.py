@@ -1,7 +1,7 @@
 """What a worker process does for a map of activations: one projection at a time. Imports no torch, so a worker starts soon."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,13 +10,8 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from steering.projection import PROJECTIONS, Points
 from steering.projection.base import Separability
-from steering.registry import Registry
 
 NICENESS = 10
-MEASURES: Registry[Callable[[NDArray[np.float32], Sequence[str], int], Separability]] = Registry(
-    "measure", {"separability": "steering.projection.separability:separability"}
-)
-"""Loaded in the worker only: it brings scikit-learn, which takes a second."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +34,9 @@ def draw(activations: NDArray[np.float32], method: str, dims: int, seed: int, la
 def _apart(activations: NDArray[np.float32], labels: Sequence[str] | None, seed: int) -> Separability | None:
     if labels is None or len(set(labels)) < 2:
         return None
-    return MEASURES["separability"](activations, labels, seed)
+    from steering.projection.separability import separability  # noqa: PLC0415 - scikit-learn, needed in a worker only
+
+    return separability(activations, labels, seed)
 
 
 def _stand_back() -> None:

@@ -1,4 +1,4 @@
-"""How long residuals typically are after each block: what a planned relative dose is measured against."""
+"""Measures the typical norm of the residual stream after each block, the unit of planned relative doses."""
 
 import torch
 
@@ -6,20 +6,20 @@ from steering.concepts.loader import load_neutral
 from steering.engine.api import CapturePrompt, CaptureSpec, Engine
 
 PROMPTS = 16
-PROMPTS_AT_A_TIME = 4
-"""Bounds what is held at once to a few hundred residuals a layer."""
+PROMPTS_PER_CAPTURE = 4
+"""Bounds memory to a few hundred residuals a layer."""
 
 
 async def measure_typical_norms(engine: Engine, prompts: tuple[str, ...] | None = None) -> tuple[float, ...]:
-    """Median |r| after each block over neutral text, unsteered, one number a layer.
+    """Returns the median |r| after each block over neutral texts without steering, one number a layer.
 
-    The first position of a text is left out: models keep a huge residual there that belongs to no word.
+    The first position of a text is left out: models keep a huge residual there, whatever the token is.
     """
     texts = load_neutral()[:PROMPTS] if prompts is None else prompts
     spec = CaptureSpec(layers=tuple(range(engine.info.layer_count)), position="all")
     norms: list[torch.Tensor] = []
-    for start in range(0, len(texts), PROMPTS_AT_A_TIME):
-        few = [CapturePrompt(text) for text in texts[start : start + PROMPTS_AT_A_TIME]]
-        captures = await engine.capture(few, spec)
+    for start in range(0, len(texts), PROMPTS_PER_CAPTURE):
+        part = [CapturePrompt(text) for text in texts[start : start + PROMPTS_PER_CAPTURE]]
+        captures = await engine.capture(part, spec)
         norms.extend(capture.activations[:, 1:].float().norm(dim=2) for capture in captures)
     return tuple(torch.cat(norms, dim=1).median(dim=1).values.tolist())

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec
-from steering.workflows.reading.norms import measure_typical_norms
+from steering.engine.norms import measure_typical_norms
 from tests.fakes import SCRIPTED_MODEL, ScriptedEngine
 
 
