@@ -3,10 +3,9 @@
 import structlog
 
 from app.settings import Settings
+from steering.engine import open_engine as open_named
 from steering.engine.api import Engine
-from steering.engine.transformers.factory import EngineChoice
-from steering.engine.transformers.factory import open_engine as open_chosen
-from steering.engine.transformers.limits import EngineLimits
+from steering.engine.options import EngineLimits, EngineOptions
 from steering.store.base import Store
 from steering.store.opening import open_store
 
@@ -15,10 +14,9 @@ log = structlog.get_logger(__name__)
 
 def open_engine(settings: Settings) -> Engine:
     """Loads the model and starts the engine; blocks meanwhile."""
-    choice = EngineChoice(
+    options = EngineOptions(
         model=settings.model,
         cache_dir=settings.cache_dir,
-        engine=settings.engine,
         revision=settings.model_revision,
         device=settings.device,
         dtype=settings.dtype,
@@ -31,8 +29,9 @@ def open_engine(settings: Settings) -> Engine:
             prefix_bytes=settings.prefix_megabytes << 20,
         ),
         compiled=settings.compiled,
+        report=lambda step: log.info("loading", step=step),
     )
-    return open_chosen(choice, lambda line: log.info("loading", step=line))
+    return open_named(settings.engine, options)
 
 
 async def open_database(settings: Settings) -> Store:

@@ -5,7 +5,6 @@ import gc
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import replace
 from typing import TypeAlias, TypeVar, cast
 
 import structlog
@@ -23,7 +22,6 @@ from steering.errors import Draining, EngineDead, NotReady, SteeringError
 from steering.plan.resolve import RecentPlans
 from steering.store.base import Store
 from steering.threads import ThreadPerTaskExecutor
-from steering.workflows.reading.norms import measure_typical_norms
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -81,13 +79,7 @@ class AppState:
 
     async def _load(self) -> None:
         try:
-            engine = await in_daemon_thread(lambda: self._engine_factory(self.settings))
-            try:
-                await _measure_norms(engine)
-            except BaseException:
-                await engine.close()
-                raise
-            self._engine = engine
+            engine = self._engine = await in_daemon_thread(lambda: self._engine_factory(self.settings))
             # what is there now stays: a collection that walked all of it would stop everyone for a quarter of a second
             gc.freeze()
             log.info("ready", model=engine.info.name, device=engine.info.device)
@@ -169,12 +161,6 @@ class AppState:
             if not self.interrupted.done():
                 self.interrupted.set_result(Draining("the server stopped before this request had ended"))
         self.on_drained()
-
-
-async def _measure_norms(engine: Engine) -> None:
-    """Before the first plan is made, so that every plan of this server is judged by the same norms."""
-    if not engine.info.typical_norms:
-        engine.info = replace(engine.info, typical_norms=await measure_typical_norms(engine))
 
 
 def state_of(request: Request) -> AppState:

@@ -4,7 +4,8 @@ import asyncio
 import sys
 from pathlib import Path
 
-from steering.engine.transformers.factory import EngineChoice, open_engine
+from steering.engine import open_engine
+from steering.engine.options import EngineOptions
 from steering.pairs import ContrastivePair, PairSet
 from steering.vectors import ConceptVector
 from steering.workflows.extraction.extract import ExtractionRequest, extract
@@ -16,7 +17,7 @@ PAIRS = PairSet.of([ContrastivePair(f"I loved {place}.", f"I hated {place}.", to
 async def main(model: str = "smollm2-135m-instruct") -> ConceptVector:
     """The vector; its card is printed."""
     cache = Path.home() / ".cache" / "steering-server"
-    engine = open_engine(EngineChoice(model=model, cache_dir=cache))
+    engine = open_engine("transformers", EngineOptions(model=model, cache_dir=cache))
     try:
         vector = await extract(engine, ExtractionRequest(name="liking", pairs=PAIRS, holdout=0.4))
     finally:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
+from steering.engine import open_engine
 from steering.engine.api import GenerationRequest, SamplingParams
-from steering.engine.transformers.factory import EngineChoice, open_engine
+from steering.engine.options import EngineOptions
 from steering.plan.resolve import resolve
 from steering.spec import InterventionSpec, SteeringSpec
 from steering.store.opening import open_store
@@ -17,7 +18,9 @@ from steering.workflows.generate import Answer, answer
 
 async def main(model: str = "smollm2-135m-instruct") -> tuple[Answer, Answer]:
     """The answer without and with steering; both are printed."""
-    engine = open_engine(EngineChoice(model=model, cache_dir=Path.home() / ".cache" / "steering-server"))
+    engine = open_engine(
+        "transformers", EngineOptions(model=model, cache_dir=Path.home() / ".cache" / "steering-server")
+    )
     store = await open_store("memory://")
     try:
         # A random direction steers too, to nowhere in particular: what a vector adds is shown beside such a control.

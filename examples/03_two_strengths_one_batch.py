@@ -4,8 +4,9 @@ import asyncio
 import sys
 from pathlib import Path
 
+from steering.engine import open_engine
 from steering.engine.api import GenerationRequest, SamplingParams
-from steering.engine.transformers.factory import EngineChoice, open_engine
+from steering.engine.options import EngineOptions
 from steering.plan.resolve import resolve
 from steering.spec import InterventionSpec, SteeringSpec
 from steering.store.opening import open_store
@@ -17,8 +18,8 @@ STRENGTHS = (-0.1, 0.0, 0.1)
 
 async def main(model: str = "smollm2-135m-instruct") -> tuple[list[str], list[str]]:
     """The texts from one batch and the texts one by one; they are the same."""
-    choice = EngineChoice(model=model, cache_dir=Path.home() / ".cache" / "steering-server", dtype="float32")
-    engine = open_engine(choice)
+    options = EngineOptions(model=model, cache_dir=Path.home() / ".cache" / "steering-server", dtype="float32")
+    engine = open_engine("transformers", options)
     store = await open_store("memory://")
     try:
         await store.vectors.put(registered(engine.info, "first", {"1": [1.0] + [0.0] * (engine.info.d_model - 1)}))

@@ -2,13 +2,19 @@
 
 import os
 from pathlib import Path
+from pkgutil import iter_modules
 
 from jaxtyping import install_import_hook
 
-# Shapes and types are checked at every call in the rooms of pure mathematics. Not in the model and the engine, whose
-# functions are traced by torch.compile, which cannot follow the checks.
-CHECKED = ["extraction", "projection", "operations", "conditions", "vectors", "quality"]
-install_import_hook([f"steering.{room}" for room in CHECKED], "beartype.beartype")
+# Shapes and types are checked at every call of these modules. Not in the model and the engine, whose functions are
+# traced by torch.compile, which cannot follow the checks.
+STEERING = Path(__file__).resolve().parent.parent / "steering"
+CHECKED = [
+    f"steering.{package}.{module.name}"
+    for package in ("extraction", "projection", "operations", "conditions")
+    for module in iter_modules([str(STEERING / package)])
+]
+install_import_hook([*CHECKED, "steering.vectors", "steering.quality"], "beartype.beartype")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -11,10 +11,10 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.engine.api import Engine, Finish, GenerationRequest, SamplingParams, TokenEvent
+from steering.engine.options import EngineLimits
 from steering.engine.transformers.engine import TransformersEngine
 from steering.engine.transformers.execution.compiled.compilation import CompileRequest
 from steering.engine.transformers.execution.compiled.passes import KINDS
-from steering.engine.transformers.limits import EngineLimits
 from steering.model.info import ModelInfo
 from steering.model.loading import load, opened
 from tests.families import FAMILIES

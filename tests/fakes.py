@@ -68,6 +68,8 @@ class ScriptedEngine:
     before token `fail_at`. gate: an event that every token waits for, so that a test decides when things go on.
     """
 
+    name = "scripted"
+
     def __init__(
         self,
         *,

@@ -9,13 +9,14 @@ from starlette.responses import JSONResponse, Response
 from app.http.dependencies import EngineDep, StateDep
 from app.http.playground import is_built
 from app.http.request_reading import ApiRoute, needs
-from app.services.inputs import prompt_of, token_ids_of
+from app.services.inputs import prompt_of
 from app.services.judge import judges
 from app.services.responses import model_answer
 from app.settings import SCOPES
 from steering import __version__
 from steering.concepts import CONCEPTS
 from steering.conditions import CONDITIONS
+from steering.engine.prompts import encode_prompt
 from steering.errors import InvalidRequest, NotFound
 from steering.operations import OPERATIONS
 from steering.projection import PROJECTIONS
@@ -27,7 +28,7 @@ from steering.schemas.system import (
     TokenizeRequest,
     VersionAnswer,
 )
-from steering.workflows.extraction.make import METHOD_NAMES
+from steering.workflows.extraction.make import methods_of
 
 router = APIRouter(route_class=ApiRoute, tags=["operation"])
 
@@ -47,7 +48,7 @@ async def capabilities(state: StateDep, engine: EngineDep) -> CapabilitiesAnswer
         d_model=engine.info.d_model,
         layers=engine.info.layer_count,
         operations=list(OPERATIONS),
-        methods=list(METHOD_NAMES),
+        methods=list(methods_of(engine)),
         conditions=list(CONDITIONS),
         projections=list(PROJECTIONS),
         concepts=list(CONCEPTS),
@@ -67,7 +68,7 @@ async def metrics(state: StateDep) -> Response:
 @router.post("/tokenize", openapi_extra=needs("generate"))
 async def tokenize(body: TokenizeRequest, state: StateDep, engine: EngineDep) -> TokenizeAnswer:
     """Token ids of a text or a conversation, as the model would read them."""
-    ids = await token_ids_of(engine, prompt_of(body, state.settings))
+    ids = await encode_prompt(engine.tokenizer, prompt_of(body, state.settings))
     texts = await asyncio.to_thread(lambda: [engine.tokenizer.token_text(i) for i in ids]) if body.texts else None
     return TokenizeAnswer(tokens=list(ids), count=len(ids), texts=texts)
 

@@ -8,10 +8,10 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from app.http.dependencies import plan_of, vector_named
-from app.services.inputs import check_limit, pair_text, prompt_of, token_ids_of
+from app.services.inputs import check_limit, pair_text, prompt_of
 from app.state import AppState
-from steering.engine.api import Engine, Prompt
-from steering.errors import ContextLengthExceeded
+from steering.engine.api import Engine, Prompt, unembedding_of
+from steering.engine.prompts import check_context, encode_prompt
 from steering.plan.layers import check_model, resolve_layers
 from steering.plan.types import SteeringPlan
 from steering.schemas import analysis as words
@@ -108,11 +108,12 @@ def _layer_map(found: maps.LayerMap) -> words.LayerMapAnswer:
 async def prepared_lens(state: AppState, body: words.LogitLensRequest) -> lenses.LogitLensRequest:
     """The same for a lens."""
     settings, engine = state.settings, state.engine
+    unembedding_of(engine)
     layers = block_indices(body.layers, engine.info.layer_count)
     check_limit(body.top_k, settings.max_top_logprobs, "predictions a token", "top_k")
     plan = await plan_of(state, body.steering)
-    ids = await token_ids_of(engine, prompt_of(body, settings))
-    _check_context(engine, ids, "prompt" if body.prompt is not None else "messages")
+    ids = await encode_prompt(engine.tokenizer, prompt_of(body, settings))
+    check_context(len(ids), 0, engine.info, param="prompt" if body.prompt is not None else "messages")
     readings = len(ids) * (1 if plan.empty else 2)
     _check_activations(state, readings, len(layers), ACTIVATIONS, "layers")
     predictions = readings * len(layers) * body.top_k
@@ -171,14 +172,8 @@ async def _token_ids(engine: Engine, texts: Sequence[Text], param: str) -> list[
     prompts: list[Prompt] = [pair_text(text) for text in texts]
     found = await asyncio.to_thread(lambda: [engine.tokenizer.encode(prompt) for prompt in prompts])
     for ids in found:
-        _check_context(engine, ids, param)
+        check_context(len(ids), 0, engine.info, param=param)
     return found
-
-
-def _check_context(engine: Engine, ids: Sequence[int], param: str) -> None:
-    held = engine.info.context_length
-    if len(ids) > held:
-        raise ContextLengthExceeded(f"a text of {len(ids)} tokens was given; the model holds {held}", param=param)
 
 
 def _check_activations(state: AppState, places: int, layers: int, what: str, param: str) -> None:

@@ -45,7 +45,7 @@ class Extraction:
 async def checked(state: AppState, body: ExtractRequest) -> Extraction:
     """Refuses at once what can be refused at once, so that no job fails of it later."""
     check_name(body.name)
-    check_method(body.method, training_of(body), paired=body.positive is None)
+    check_method(state.engine, body.method, training_of(body), paired=body.positive is None)
     block_indices(body.layers, state.engine.info.layer_count)
     if body.describe is not None:
         return Extraction(state, body, None)

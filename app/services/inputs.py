@@ -9,7 +9,8 @@ from app.settings import Settings
 from app.state import AppState
 from steering.concepts.loader import load_concept
 from steering.engine.api import Engine, Prompt, SamplingParams
-from steering.errors import ContextLengthExceeded, InvalidRequest, LimitExceeded
+from steering.engine.prompts import check_context, encode_prompt
+from steering.errors import InvalidRequest, LimitExceeded
 from steering.pairs import ChatMessage, ContrastivePair, PairSet
 from steering.pairs import Text as PairText
 from steering.schemas.extraction import ExtractRequest, Text
@@ -17,8 +18,6 @@ from steering.schemas.generation import Message, PromptFields, SamplingFields
 from steering.workflows.extraction.answer_format import usual_position
 from steering.workflows.extraction.extract import ExtractionRequest
 
-_LOOP_CHARACTERS = 2_000
-"""A longer prompt is tokenized in a thread, so that the event loop goes on."""
 _SEEDS = 2**53
 """Seeds of our choosing stay below this, so that a JavaScript client reads them back exactly."""
 DEFAULT_MAX_TOKENS = 128
@@ -62,33 +61,15 @@ def with_system(prompt: Prompt, system: str | None) -> Prompt:
     return (ChatMessage("system", system), *(one for one in messages if one.role != "system"))
 
 
-async def token_ids_of(engine: Engine, prompt: Prompt) -> tuple[int, ...]:
-    """Token ids. Raises InvalidRequest for messages without a chat template and ids out of the vocabulary."""
-    if _characters(prompt) > _LOOP_CHARACTERS:
-        return await asyncio.to_thread(engine.tokenizer.encode, prompt)
-    return engine.tokenizer.encode(prompt)
-
-
-def _characters(prompt: Prompt) -> int:
-    if isinstance(prompt, str):
-        return len(prompt)
-    return sum(len(part.content) if isinstance(part, ChatMessage) else 1 for part in prompt)
-
-
 async def tokenized(engine: Engine, prompt: Prompt, max_tokens: int | None) -> TokenizedPrompt:
     """The prompt's ids, checked against the context. Without max_tokens the answer gets what still fits, up to a default.
 
     Raises ContextLengthExceeded.
     """
-    ids = await token_ids_of(engine, prompt)
-    room = engine.info.context_length - len(ids)
-    wanted = max_tokens if max_tokens is not None else max(1, min(DEFAULT_MAX_TOKENS, room))
-    if wanted > room:
-        raise ContextLengthExceeded(
-            f"the prompt has {len(ids)} tokens and {wanted} more were asked; "
-            f"the model holds {engine.info.context_length}",
-            param="max_tokens" if room > 0 else "prompt",
-        )
+    ids = await encode_prompt(engine.tokenizer, prompt)
+    left = engine.info.context_length - len(ids)
+    wanted = max_tokens if max_tokens is not None else max(1, min(DEFAULT_MAX_TOKENS, left))
+    check_context(len(ids), wanted, engine.info)
     return TokenizedPrompt(ids, wanted)
 
 

@@ -8,9 +8,10 @@ from typing import Any, cast
 
 import torch
 
+from steering.engine import open_engine
 from steering.engine.api import Engine, GenerationRequest, SamplingParams
+from steering.engine.options import EngineOptions
 from steering.engine.transformers.execution.compiled.passes import KINDS
-from steering.engine.transformers.factory import EngineChoice, open_engine
 from steering.model.conversion import converted
 from steering.model.embedded import embedded_gguf
 
@@ -30,7 +31,7 @@ def model_folder() -> Path:
 
 def open_endless(source: str, device: str) -> Engine:
     """Opens an engine without end-of-sequence tokens, so that every contender generates the requested number of tokens."""
-    engine = open_engine(EngineChoice(source, cache_dir(), device=device, dtype=DTYPE))
+    engine = open_engine("transformers", EngineOptions(source, cache_dir(), device=device, dtype=DTYPE))
     cast(Any, engine)._loop._eos_ids = frozenset()  # the HTTP API has no such option
     return engine
 

@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,10 @@ from benchmarks.quality.concepts import CONCEPTS, FULL, QUICK, Effort
 from benchmarks.quality.dose import measured
 from benchmarks.quality.training import CONTESTED, contest
 from steering.concepts import CONCEPTS as STARTERS
+from steering.engine import open_engine
 from steering.engine.api import Engine
-from steering.engine.transformers.factory import EngineChoice, open_engine
+from steering.engine.options import EngineOptions
 from steering.model.embedded import EMBEDDED_MODEL
-from steering.engine.norms import measure_typical_norms
 
 RESULTS = Path(__file__).parent.parent / "results" / "quality.json"
 PARTS = {"cards": tuple(STARTERS), "choice": CONCEPTS, "dose": CONCEPTS, "training": CONTESTED}
@@ -41,11 +40,10 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
 async def run(chosen: argparse.Namespace) -> None:
     """Part by part, concept by concept; the file is written after each, so that a run can be taken up again."""
     effort = QUICK if chosen.quick else FULL
-    engine = open_engine(EngineChoice(EMBEDDED_MODEL, cache_dir(), compiled=not chosen.eager))
+    engine = open_engine("transformers", EngineOptions(EMBEDDED_MODEL, cache_dir(), compiled=not chosen.eager))
     try:
         if not chosen.eager:
             await until_compiled(engine)
-        engine.info = replace(engine.info, typical_norms=await measure_typical_norms(engine))
         for part in chosen.only:
             for concept in chosen.concepts:
                 if concept in PARTS[part]:

@@ -183,13 +183,23 @@ class Tokenizer(Protocol):
 class Engine(Protocol):
     """What every engine offers; checked by tests/contracts/test_engines.py.
 
-    A request's tokens depend on its prompt, plan, sampling and seed, never on the other requests of a batch. name: the
-    engine's name in ENGINES.
+    A request's tokens depend on its prompt, plan, sampling and seed, never on the other requests of a batch.
     """
 
-    name: str
-    info: ModelInfo
-    tokenizer: Tokenizer
+    @property
+    def name(self) -> str:
+        """The engine's name in ENGINES."""
+        ...
+
+    @property
+    def info(self) -> ModelInfo:
+        """The loaded model, its typical norms included."""
+        ...
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        ...
 
     def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
         """Yields token events, the last with `finish`. Closing the iterator cancels the request within one step.
@@ -256,9 +266,9 @@ def unembedding_of(engine: Engine) -> SupportsUnembed:
 def fitting_of(engine: Engine) -> SupportsFitting:
     """Returns the engine as one that fits directions. Raises UnsupportedParameter if it does not."""
     if not isinstance(engine, SupportsFitting):
-        raise _unsupported(engine, "fit directions by gradient, which method 'preference' needs")
+        raise _unsupported(engine, "fit directions by gradient, which method 'trained' needs", "method")
     return engine
 
 
-def _unsupported(engine: Engine, what: str) -> UnsupportedParameter:
-    return UnsupportedParameter(f"the engine {engine.name!r} cannot {what}", param="engine")
+def _unsupported(engine: Engine, what: str, param: str | None = None) -> UnsupportedParameter:
+    return UnsupportedParameter(f"the engine {engine.name!r} cannot {what}", param=param)

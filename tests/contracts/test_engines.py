@@ -1,36 +1,49 @@
 """What every Engine of the table promises, and the scripted one of the tests with it, since it is an Engine as well."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast
 
-from steering.engine import ENGINES
-from steering.engine.api import CapturePrompt, CaptureSpec, Engine, GenerationRequest, SamplingParams
+from steering.engine import ENGINES, open_engine
+from steering.engine.api import (
+    CapturePrompt,
+    CaptureSpec,
+    Engine,
+    GenerationRequest,
+    SamplingParams,
+    fitting_of,
+    unembedding_of,
+)
 from steering.engine.fit_task import FitTask, TokenPair
+from steering.engine.options import EngineOptions
 from steering.errors import ContextLengthExceeded, EngineDead, InvalidRequest
-from steering.model.loading import opened
 from tests.engines import run, run_all, run_alone, sampling
 from tests.fakes import ScriptedEngine
-from tests.families import FAMILIES
 from tests.plans import plan_for, random_items, vectors_for
 from tests.polling import until
 
 PROMPTS = [tuple(b"Once upon a time"), tuple(b"Hm"), tuple(b"What would you say about that?")]
-MAKERS: dict[str, Callable[[PreTrainedTokenizerFast], Engine]] = {
-    name: lambda tokenizer, make=make: make(opened(FAMILIES["llama"](), tokenizer, name="tiny"))
-    for name, make in ENGINES.items()
-}
-MAKERS["scripted"] = lambda _tokenizer: ScriptedEngine()
+SCRIPTED = "scripted"
 
 
-@pytest.fixture(params=list(MAKERS))
-async def engine(request: pytest.FixtureRequest, hf_byte_tokenizer: PreTrainedTokenizerFast) -> AsyncIterator[Engine]:
-    engine = MAKERS[request.param](hf_byte_tokenizer)
+@pytest.fixture(params=[*ENGINES, SCRIPTED])
+async def engine(request: pytest.FixtureRequest, tiny_folder: Path) -> AsyncIterator[Engine]:
+    if request.param == SCRIPTED:
+        engine: Engine = ScriptedEngine()
+    else:
+        options = EngineOptions(str(tiny_folder), tiny_folder, device="cpu", dtype="float32", compiled=False)
+        engine = open_engine(request.param, options)
     yield engine
     await engine.close()
+
+
+def test_an_engine_is_complete_when_it_is_opened(engine: Engine) -> None:
+    assert engine.name in {*ENGINES, SCRIPTED}
+    assert len(engine.info.typical_norms) == engine.info.layer_count
+    assert all(norm > 0 for norm in engine.info.typical_norms)
 
 
 async def test_a_mixed_batch_equals_each_alone(engine: Engine) -> None:
@@ -91,26 +104,28 @@ async def test_captures_come_in_order_with_progress(engine: Engine) -> None:
 
 
 async def test_a_fit_comes_out_the_same_twice_with_progress(engine: Engine) -> None:
+    fitting = fitting_of(engine)
     seen: list[tuple[int, int]] = []
     pairs = (TokenPair(tuple(b"so warm"), tuple(b"so cold"), 3), TokenPair(tuple(b"how good"), tuple(b"how bad"), 4))
     task = FitTask(pairs, layer=1, amount=1.0, steps=4, batch=2)
-    fitted = await engine.fit(task, progress=lambda done, total: seen.append((done, total)))
+    fitted = await fitting.fit(task, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert fitted.direction.shape == (engine.info.d_model,)
     assert float(fitted.direction.norm()) == pytest.approx(1.0, abs=1e-5)
     assert len(fitted.losses) == 4
-    assert torch.equal((await engine.fit(task)).direction, fitted.direction)
+    assert torch.equal((await fitting.fit(task)).direction, fitted.direction)
     with pytest.raises(InvalidRequest):
-        await engine.fit(replace(task, layer=engine.info.layer_count))
+        await fitting.fit(replace(task, layer=engine.info.layer_count))
 
 
 async def test_residuals_become_logits_each_row_by_itself(engine: Engine) -> None:
+    unembedding = unembedding_of(engine)
     residual = torch.randn(5, engine.info.d_model, generator=torch.Generator().manual_seed(1))
-    logits = await engine.unembed(residual)
+    logits = await unembedding.unembed(residual)
     assert (logits.shape, logits.dtype) == ((5, engine.info.vocab_size), torch.float32)
-    torch.testing.assert_close(await engine.unembed(residual[3:4]), logits[3:4], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(await unembedding.unembed(residual[3:4]), logits[3:4], rtol=1e-4, atol=1e-4)
     with pytest.raises(InvalidRequest):
-        await engine.unembed(residual[:, 1:])
+        await unembedding.unembed(residual[:, 1:])
 
 
 async def test_input_embeddings_stand_beside_the_activations(engine: Engine) -> None:

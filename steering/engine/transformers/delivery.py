@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import Sequence as Rows
 from traceback import format_exception
+from typing import Protocol
 
 import structlog
 import torch
 
 from steering.engine.transformers.sequence import Sequence, Stream
-from steering.engine.transformers.training.fitting import Fitting
 from steering.errors import InternalError, OutOfMemory, SteeringError
 
 log = structlog.get_logger()
@@ -16,6 +16,15 @@ MANY = 16
 """Rows of a pass from which on not every token is told for itself."""
 SHORT_SECONDS = 0.05
 """Of a pass that takes longer every token is told at once."""
+
+
+class Sender(Protocol):
+    """A request or background task: what it has for its caller, and the stream that carries it there."""
+
+    outbox: list[object]
+
+    @property
+    def stream(self) -> Stream: ...
 
 
 class Delivery:
@@ -43,7 +52,7 @@ class Delivery:
         self._held = []
 
     @staticmethod
-    def now(senders: Rows[Sequence | Fitting]) -> None:
+    def now(senders: Rows[Sender]) -> None:
         """All that they have to say: one wake-up of each event loop, however many rows."""
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Stream, list[object]]]] = {}
         for sender in senders:

@@ -16,40 +16,40 @@ from steering.engine.api import (
     CaptureSpec,
     EngineStats,
     GenerationRequest,
-    Prompt,
     SamplingParams,
     TokenEvent,
 )
 from steering.engine.fit_task import FitTask, FittedDirection
+from steering.engine.options import EngineLimits
+from steering.engine.prompts import MAX_INLINE_CHARACTERS, check_context, encode_prompt, prompt_size
 from steering.engine.transformers import captures
+from steering.engine.transformers.background import BackgroundTask, Pieces
 from steering.engine.transformers.execution.captured_decode import CudaGraphs, Recorder
 from steering.engine.transformers.execution.compiled.compilation import Compilation, CompileRequest
 from steering.engine.transformers.execution.kernels.library import Compiled
-from steering.engine.transformers.limits import EngineLimits
 from steering.engine.transformers.loop import EngineLoop
 from steering.engine.transformers.memory.slot_cache import head_shape
 from steering.engine.transformers.runner import MAX_THRESHOLDS, ModelRunner
 from steering.engine.transformers.scheduler import Scheduler
 from steering.engine.transformers.sequence import Sequence, Stream
-from steering.engine.transformers.training.fitting import PIECE_SHARE, Fitting, check_task, turns
+from steering.engine.transformers.training.fitting import PIECE_SHARE, check_task, turns
 from steering.engine.transformers.unembedding import Unembedding
 from steering.errors import (
-    ContextLengthExceeded,
     InvalidRequest,
     LimitExceeded,
     OutOfMemory,
 )
 from steering.model.loading import LoadedModel
 from steering.shapes import Float, Residual, Tensor
-from steering.threads import call_in_thread
+from steering.threads import call_in_thread, run_in_thread
 
 log = structlog.get_logger()
-LONG_TEXT = 4096
-"""Characters above which a prompt is tokenised in a thread, so that the event loop keeps answering."""
 
 
 class TransformersEngine:
-    """An Engine in this process. One thread owns the model; callers meet it through queues alone."""
+    """An Engine in this process. One thread owns the model; callers reach it through queues."""
+
+    name = "transformers"
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class TransformersEngine:
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
         """See Engine.generate."""
-        ids = await self._encode(request.prompt)
+        ids = await encode_prompt(self.tokenizer, request.prompt)
         self._check(ids, request)
         stream = Stream(asyncio.get_running_loop())
         sequence = Sequence(
@@ -131,9 +131,9 @@ class TransformersEngine:
         """See Engine.capture."""
         captures.check_layers(spec, self.info.layer_count)
         stream = Stream(asyncio.get_running_loop())
-        size = sum(_characters(prompt.prompt) for prompt in prompts)
+        size = sum(prompt_size(prompt.prompt) for prompt in prompts)
         begin = partial(self._begin_captures, prompts, spec, stream, priority)
-        sequences = await asyncio.to_thread(begin) if size > LONG_TEXT else begin()
+        sequences = await run_in_thread(begin) if size > MAX_INLINE_CHARACTERS else begin()
         found: dict[int, Capture] = {}
         try:
             self._loop.submit(sequences, bounded=False)
@@ -151,9 +151,7 @@ class TransformersEngine:
     ) -> list[Sequence]:
         """Tokenised and checked; in a thread where that takes long. Sorted, so that texts which begin alike meet in a pass."""
         encoded = [tuple(self.tokenizer.encode(prompt.prompt)) for prompt in prompts]
-        longest = max(map(len, encoded), default=0)
-        if longest > self.info.context_length:
-            raise self._too_long(longest, 0)
+        check_context(max(map(len, encoded), default=0), 0, self.info)
         return [
             Sequence(
                 id=next(self._numbers),
@@ -170,28 +168,36 @@ class TransformersEngine:
 
     async def unembed(self, residual: Residual) -> Float[Tensor, "token vocab"]:
         """See Engine.unembed. In pieces between the steps of live traffic, as a fit is."""
-        stream = Stream(asyncio.get_running_loop())
-        work = Fitting(stream, self._ends.unembedding(residual, self._limits.prefill_tokens), priority=0)
-        try:
-            self._loop.submit([work], bounded=False)
-            return cast(Tensor, await stream.get())
-        finally:
-            stream.closed = True
+        pieces = self._ends.unembedding(residual, self._limits.prefill_tokens)
+        return cast(Tensor, await self._in_background(pieces, Tensor, urgent=True))
 
     async def fit(self, task: FitTask, *, progress: Callable[[int, int], None] | None = None) -> FittedDirection:
         """See Engine.fit."""
         check_task(task, self.info)
         piece = max(1, self._limits.prefill_tokens // PIECE_SHARE)
+        pieces = turns(task, self._runner.gradients, self.info.d_model, piece)
+
+        def steps_done(steps: object) -> None:
+            if progress is not None:
+                progress(cast(int, steps), task.steps)
+
+        return cast(FittedDirection, await self._in_background(pieces, FittedDirection, progress=steps_done))
+
+    async def _in_background(
+        self,
+        pieces: Pieces,
+        result: type,
+        *,
+        urgent: bool = False,
+        progress: Callable[[object], None] = lambda _: None,
+    ) -> object:
+        """Runs work in pieces on the engine's thread and returns its result. Cancelling stops it after a piece."""
         stream = Stream(asyncio.get_running_loop())
-        fitting = Fitting(stream, turns(task, self._runner.gradients, self.info.d_model, piece))
         try:
-            self._loop.submit([fitting], bounded=False)
-            while True:
-                item = await stream.get()
-                if isinstance(item, FittedDirection):
-                    return item
-                if progress is not None:
-                    progress(cast(int, item), task.steps)
+            self._loop.submit([BackgroundTask(stream, pieces, urgent)], bounded=False)
+            while not isinstance(item := await stream.get(), result):
+                progress(item)
+            return item
         finally:
             stream.closed = True
 
@@ -202,36 +208,20 @@ class TransformersEngine:
     async def close(self) -> None:
         """See Engine.close."""
         if self._compilation is not None:
-            await asyncio.to_thread(self._compilation.close)
-        await asyncio.to_thread(self._loop.close)
-
-    async def _encode(self, prompt: Prompt) -> tuple[int, ...]:
-        if _characters(prompt) > LONG_TEXT:
-            return await asyncio.to_thread(self.tokenizer.encode, prompt)
-        return self.tokenizer.encode(prompt)
+            await run_in_thread(self._compilation.close)
+        await run_in_thread(self._loop.close)
 
     def _check(self, ids: tuple[int, ...], request: GenerationRequest) -> None:
         wanted = request.sampling.max_tokens
         if wanted < 1:
             raise InvalidRequest(f"max_tokens must be at least 1, got {wanted}", param="max_tokens")
-        if len(ids) + wanted > self.info.context_length:
-            raise self._too_long(len(ids), wanted)
+        check_context(len(ids), wanted, self.info)
         if len(request.plan.thresholds) > MAX_THRESHOLDS:
             raise LimitExceeded(f"at most {MAX_THRESHOLDS} thresholds per request", param="steering")
         if not self._scheduler.fits_alone(len(ids) + wanted):
             raise OutOfMemory(
                 f"{len(ids)} prompt tokens and {wanted} more do not fit the key-value cache of this server"
             )
-
-    def _too_long(self, prompt: int, wanted: int) -> ContextLengthExceeded:
-        return ContextLengthExceeded(
-            f"{prompt} prompt tokens and max_tokens {wanted} exceed the context of {self.info.context_length} tokens",
-            param="max_tokens" if wanted else "prompt",
-        )
-
-
-def _characters(prompt: Prompt) -> int:
-    return len(prompt) if isinstance(prompt, str) else sum(len(getattr(part, "content", "")) for part in prompt)
 
 
 def _position_bytes(loaded: LoadedModel) -> int:

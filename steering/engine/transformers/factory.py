@@ -1,50 +1,50 @@
-"""open_engine: from a name in the table and a model's name to an engine that is ready. Blocks for as long as loading takes."""
+"""Opens the transformers engine: loads the model, starts the engine's thread, measures the model's norms."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal, cast
+import asyncio
+from dataclasses import replace
 
-from steering.engine import ENGINES
-from steering.engine.api import Engine
+from steering.engine.norms import measure_typical_norms
+from steering.engine.options import EngineOptions
+from steering.engine.transformers.engine import TransformersEngine
 from steering.engine.transformers.execution.compiled.compilation import CompileRequest
-from steering.engine.transformers.limits import EngineLimits
-from steering.model.loading import load
+from steering.model.loading import LoadedModel, load
 from steering.threads import call_in_thread
 
-COMPILED_PARAMETERS = 1_000_000_000
+MAX_COMPILED_PARAMETERS = 1_000_000_000
+"""Compiled passes hold weights of their own, so larger models are not compiled."""
 
 
-@dataclass(frozen=True, slots=True)
-class EngineChoice:
-    """What an operator chose. model: see `steering.model.loading.load`. compiled: whether decoding and the reading of prompts
-    are compiled in the background; the steps then hold weights of their own, so only models up to COMPILED_PARAMETERS are."""
+def open_engine(options: EngineOptions) -> TransformersEngine:
+    """Opens the engine; blocks for as long as loading takes.
 
-    model: str
-    cache_dir: Path
-    engine: str = "transformers"
-    revision: str | None = None
-    device: str = "auto"
-    dtype: str = "auto"
-    device_map: Literal["auto"] | None = None
-    limits: EngineLimits = field(default_factory=EngineLimits)
-    compiled: bool = True
+    Raises ModelLoadFailed, UnsupportedModel, OutOfMemory, InvalidRequest.
+    """
+    # in threads that end, because the OpenMP pool of a caller that stays would slow every pass down
+    loaded = call_in_thread(lambda: _load(options))
+    request = None
+    if options.compiled and loaded.info.parameter_count <= MAX_COMPILED_PARAMETERS:
+        request = CompileRequest(options.model, options.revision, loaded.info.dtype, options.cache_dir)
+    engine = TransformersEngine(loaded, options.limits, request)
+    call_in_thread(lambda: asyncio.run(_measure(engine)))
+    return engine
 
 
-def open_engine(choice: EngineChoice, report: Callable[[str], None] = lambda _line: None) -> Engine:
-    """`report` is told each step in a line. Raises ModelLoadFailed, UnsupportedModel, OutOfMemory, InvalidRequest."""
-    make = ENGINES[choice.engine]
-    loaded = call_in_thread(
-        lambda: load(
-            choice.model,
-            cache_dir=choice.cache_dir,
-            device=choice.device,
-            dtype=choice.dtype,
-            device_map=choice.device_map,
-            revision=choice.revision,
-            report=report,
-        )
+def _load(options: EngineOptions) -> LoadedModel:
+    return load(
+        options.model,
+        cache_dir=options.cache_dir,
+        device=options.device,
+        dtype=options.dtype,
+        device_map=options.device_map,
+        revision=options.revision,
+        report=options.report,
     )
-    request = CompileRequest(choice.model, choice.revision, loaded.info.dtype, choice.cache_dir)
-    wanted = choice.compiled and loaded.info.parameter_count <= COMPILED_PARAMETERS
-    return cast(Engine, make(loaded, choice.limits, request if wanted else None))
+
+
+async def _measure(engine: TransformersEngine) -> None:
+    """Completes the engine's info, which every plan is judged by. Closes the engine where that fails."""
+    try:
+        engine.info = replace(engine.info, typical_norms=await measure_typical_norms(engine))
+    except BaseException:
+        await engine.close()
+        raise

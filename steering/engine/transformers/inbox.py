@@ -4,8 +4,8 @@ import threading
 from collections.abc import Callable
 from collections.abc import Sequence as Rows
 
+from steering.engine.transformers.background import BackgroundTask
 from steering.engine.transformers.sequence import Sequence
-from steering.engine.transformers.training.fitting import Fitting
 from steering.errors import EngineDead, Overloaded
 
 
@@ -15,7 +15,7 @@ class Inbox:
     def __init__(self, waiting: Callable[[], int], most_waiting: int) -> None:
         """waiting: live requests that wait elsewhere already; most_waiting: how many may wait in all."""
         self._waiting, self._most_waiting = waiting, most_waiting
-        self._work: list[Sequence | Fitting] = []
+        self._work: list[Sequence | BackgroundTask] = []
         self._arrived: list[Callable[[], None]] = []
         self._wake = threading.Condition()
         self._closing = False
@@ -24,12 +24,12 @@ class Inbox:
     def __len__(self) -> int:
         return len(self._work)
 
-    def put(self, work: Rows[Sequence | Fitting], *, bounded: bool) -> None:
+    def put(self, work: Rows[Sequence | BackgroundTask], *, bounded: bool) -> None:
         """Raises EngineDead; Overloaded when `bounded` and as many live requests wait as may."""
         with self._wake:
             if self._closing or self.ended:
                 raise EngineDead("the engine has stopped")
-            waiting = self._waiting() + sum(one.priority == 0 for one in self._work)
+            waiting = self._waiting() + sum(isinstance(one, Sequence) and one.priority == 0 for one in self._work)
             if bounded and waiting >= self._most_waiting:
                 raise Overloaded(f"{waiting} requests are waiting already, which is the limit; try again shortly")
             self._work.extend(work)
@@ -47,7 +47,7 @@ class Inbox:
             found, self._arrived = self._arrived, []
             return found
 
-    def collect(self, *, busy: bool) -> list[Sequence | Fitting] | None:
+    def collect(self, *, busy: bool) -> list[Sequence | BackgroundTask] | None:
         """The work that came; waits for some unless `busy`. None once it was closed."""
         with self._wake:
             while not (busy or self._work or self._arrived or self._closing):
@@ -63,7 +63,7 @@ class Inbox:
             self._closing = True
             self._wake.notify()
 
-    def end(self) -> list[Sequence | Fitting]:
+    def end(self) -> list[Sequence | BackgroundTask]:
         """The thread has ended: nothing more is taken. What was left."""
         with self._wake:
             self.ended = True

@@ -10,17 +10,17 @@ from typing import TypeVar
 import structlog
 
 from steering.engine.api import EngineStats, Finish, TokenEvent
+from steering.engine.options import EngineLimits
 from steering.engine.transformers import captures
+from steering.engine.transformers.background import BackgroundQueue, BackgroundTask
 from steering.engine.transformers.delivery import Delivery, as_steering_error
 from steering.engine.transformers.inbox import Inbox
-from steering.engine.transformers.limits import EngineLimits
 from steering.engine.transformers.runner import ModelRunner, PassResult
 from steering.engine.transformers.sampling.detokenizer import advance, finish
 from steering.engine.transformers.sampling.sampler import Sampled, sample
 from steering.engine.transformers.scheduler import Scheduler
 from steering.engine.transformers.sequence import Sequence
 from steering.engine.transformers.steering.report import report
-from steering.engine.transformers.training.fitting import Fitting, FittingQueue
 from steering.engine.transformers.unembedding import Unembedding
 from steering.errors import EngineDead, NonfiniteActivations, OutOfMemory, SteeringError
 
@@ -44,7 +44,7 @@ class EngineLoop:
     ) -> None:
         self._runner, self._scheduler, self._ends = runner, scheduler, ends
         self._eos_ids = eos_ids
-        self._fitting = FittingQueue()
+        self._background = BackgroundQueue()
         self._inbox = Inbox(lambda: scheduler.waiting_live, limits.max_waiting)
         self._delivery = Delivery()
         self._counts = {"steps": 0, "generated": 0, "prompt": 0, "cached": 0}
@@ -69,7 +69,7 @@ class EngineLoop:
         self._inbox.close()
         self._thread.join()
 
-    def submit(self, work: Rows[Sequence | Fitting], *, bounded: bool) -> None:
+    def submit(self, work: Rows[Sequence | BackgroundTask], *, bounded: bool) -> None:
         """See `Inbox.put`."""
         self._inbox.put(work, bounded=bounded)
 
@@ -86,7 +86,7 @@ class EngineLoop:
             log.error("engine_died", traceback=format_exc())  # noqa: TRY400 - as text, without local variables
             error = EngineDead("the engine has stopped after a defect")
         finally:
-            everyone = [*self._inbox.end(), *self._scheduler.everyone(), *self._fitting.waiting]
+            everyone = [*self._inbox.end(), *self._scheduler.everyone(), *self._background.everyone()]
             for one in everyone:
                 one.outbox.append(error)
             self._delivery.now(everyone)
@@ -94,10 +94,11 @@ class EngineLoop:
 
     def _collect_inbox(self) -> bool:
         """Waits until there is something to do; False when the engine is to close."""
-        work = self._inbox.collect(busy=self._scheduler.busy or bool(self._fitting.waiting))
+        work = self._inbox.collect(busy=self._scheduler.busy or len(self._background) > 0)
         for one in work or ():
-            if isinstance(one, Fitting):
-                self._fitting.enqueue(one)
+            if isinstance(one, BackgroundTask):
+                if not self._background.enqueue(one):
+                    self._delivery.now([one])
             else:
                 self._scheduler.enqueue(one)
         return work is not None
@@ -119,9 +120,9 @@ class EngineLoop:
         present = [sequence for sequence in rows if sequence is not None]
         if present:
             self._scheduler.pace.decoded(self._pass(lambda: self._runner.decode(rows, idle), present))
-        if (fitting := self._fitting.next(beside=self._scheduler.busy)) is not None:
+        if self._background.due(busy=self._scheduler.busy):
             self._delivery.flush()
-            self._fit_piece(fitting)
+            self._delivery.now([self._background.run()])
         self._counts["steps"] += 1
 
     def _with_room(self, ask: Callable[[], T]) -> T | None:
@@ -167,16 +168,6 @@ class EngineLoop:
             sequence.outbox.append(captures.result(sequence, self._ends.embed))
         except SteeringError as error:  # its own numbers, nobody else's
             sequence.outbox.append(error)
-
-    def _fit_piece(self, fitting: Fitting) -> None:
-        """One piece of background fitting. A failure ends that fit, and nobody else."""
-        try:
-            if fitting.advance():
-                self._fitting.end(fitting)
-        except Exception as error:
-            self._fitting.end(fitting)
-            fitting.outbox.append(as_steering_error(error))
-        self._delivery.now([fitting])
 
     def _note(self, sequence: Sequence, chosen: Sampled, readout: dict[str, float]) -> None:
         """One row's token: into the sequence, and out as an event."""

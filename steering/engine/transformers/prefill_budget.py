@@ -2,7 +2,7 @@
 
 from math import inf
 
-from steering.engine.transformers.limits import EngineLimits
+from steering.engine.options import EngineLimits
 
 STALL = 2.2
 """A prompt pass between two decode passes may take as many times as long as one of them."""

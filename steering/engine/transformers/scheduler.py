@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from steering.engine.transformers.limits import EngineLimits
+from steering.engine.options import EngineLimits
 from steering.engine.transformers.memory.prefix_cache import PrefixCache
 from steering.engine.transformers.memory.shared_prefixes import SharedPrefixes
 from steering.engine.transformers.memory.slot_cache import BLOCK as LENGTH_STEP

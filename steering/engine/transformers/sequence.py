@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from steering.engine.api import CaptureSpec, Reading, SamplingParams, TokenEvent
+from steering.engine.api import CaptureSpec, Reading, SamplingParams
 from steering.plan.types import SteeringPlan
 from steering.shapes import Tensor
 
@@ -103,7 +103,7 @@ class Sequence:
     steps: dict[tuple[int, int], StepReport] = field(default_factory=dict)
     blocks: dict[tuple[int, int, int], StepReport] = field(default_factory=dict)
     opening_inverse: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
-    outbox: list[TokenEvent | BaseException | object] = field(default_factory=list)
+    outbox: list[object] = field(default_factory=list)
 
     @property
     def generated(self) -> int:

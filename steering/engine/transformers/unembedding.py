@@ -24,7 +24,7 @@ class Unembedding:
             rows: Tensor = table(torch.tensor(ids, device=next(table.parameters()).device))
         return rows.to(torch.float32).cpu()
 
-    def unembedding(self, residual: Residual, piece: int) -> Generator[int, None, Float[Tensor, "token vocab"]]:
+    def unembedding(self, residual: Residual, piece: int) -> Generator[None, None, Float[Tensor, "token vocab"]]:
         """Logits of residuals, `piece` of them a turn; float32, on the host. Raises InvalidRequest for another width."""
         if residual.ndim != 2 or residual.shape[1] != self._layout.d_model:
             raise InvalidRequest(
@@ -33,7 +33,7 @@ class Unembedding:
         logits = [torch.empty(0, self._layout.vocab_size)]
         for number, rows in enumerate(torch.split(residual, piece)):
             if number:
-                yield 0
+                yield
             logits.append(self._logits(rows))
         return torch.cat(logits)
 

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, Prompt
+from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, Prompt, unembedding_of
 from steering.errors import InvalidRequest
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.shapes import Float, Tensor
@@ -104,7 +104,7 @@ async def _rows(engine: Engine, residual: Float[Tensor, "token d_model"], top_k:
     """One layer of one reading, as many positions at a time as their logits may be held."""
     rows: list[Row] = []
     for part in torch.split(residual, max(1, LOGITS_AT_ONCE // engine.info.vocab_size)):
-        rows += await run_in_thread(_likeliest, engine, await engine.unembed(part), top_k)
+        rows += await run_in_thread(_likeliest, engine, await unembedding_of(engine).unembed(part), top_k)
     return tuple(rows)
 
 

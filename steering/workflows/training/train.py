@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from steering.engine.api import Engine
+from steering.engine.api import Engine, fitting_of
 from steering.engine.fit_task import FitTask, FittedDirection
 from steering.errors import InvalidRequest
 from steering.extraction import METHODS, Direction
@@ -84,7 +84,7 @@ async def train(
         start, done = starts[layer][0], reading + chosen.steps * len(trained)
         said = f"training layer {layer}"
         report(done, total, said)
-        fitted = await engine.fit(
+        fitted = await fitting_of(engine).fit(
             FitTask(
                 pairs=pairs,
                 layer=layer,

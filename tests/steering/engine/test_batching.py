@@ -5,7 +5,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from steering.engine.api import GenerationRequest
-from steering.engine.transformers.limits import EngineLimits
+from steering.engine.options import EngineLimits
 from tests.engines import family_engine, run_all, run_alone, sampling
 from tests.families import FAMILIES
 from tests.plans import plan_for, random_items, vectors_for

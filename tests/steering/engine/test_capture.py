@@ -5,7 +5,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest, Reading
-from steering.engine.transformers.limits import EngineLimits
+from steering.engine.options import EngineLimits
 from steering.errors import InvalidRequest
 from steering.model.layout import find_layout, residual_of
 from steering.pairs import ChatMessage

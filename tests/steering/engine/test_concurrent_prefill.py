@@ -7,7 +7,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest
-from steering.engine.transformers.limits import EngineLimits
+from steering.engine.options import EngineLimits
 from steering.engine.transformers.runner import PassResult
 from steering.engine.transformers.sequence import Sequence
 from tests.engines import family_engine, run, run_all, sampling

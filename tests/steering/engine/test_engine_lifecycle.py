@@ -9,8 +9,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest, SamplingParams
+from steering.engine.options import EngineLimits
 from steering.engine.transformers.engine import TransformersEngine
-from steering.engine.transformers.limits import EngineLimits
 from steering.errors import (
     ContextLengthExceeded,
     EngineDead,

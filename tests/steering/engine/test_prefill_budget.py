@@ -2,7 +2,7 @@
 
 import pytest
 
-from steering.engine.transformers.limits import EngineLimits
+from steering.engine.options import EngineLimits
 from steering.engine.transformers.prefill_budget import LEAST, STALL, PrefillBudget
 
 LIMITS = EngineLimits(prefill_tokens=2048, idle_prefill_tokens=4096)

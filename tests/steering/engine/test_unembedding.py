@@ -8,8 +8,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest
 from steering.engine.fit_task import FitTask, TokenPair
+from steering.engine.options import EngineLimits
 from steering.engine.transformers.engine import TransformersEngine
-from steering.engine.transformers.limits import EngineLimits
 from steering.errors import EngineDead, InvalidRequest
 from steering.model.layout import find_layout
 from tests.engines import engine_over, family_engine, run, sampling

@@ -1,30 +1,24 @@
 """Fitting: a direction trained by gradient against the frozen model, cut into pieces that fit between the steps of others."""
 
 import random
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
 from math import isfinite
 from typing import Protocol, TypeAlias
 
 import torch
 
 from steering.engine.fit_task import FitTask, FittedDirection
-from steering.engine.transformers.sequence import Stream
 from steering.engine.transformers.training.gradient_pass import ScoredText
 from steering.engine.transformers.training.preference import Likelihoods, SphereOptimizer, preference
 from steering.errors import InvalidRequest, LimitExceeded
 from steering.model.info import ModelInfo
 from steering.shapes import Direction, Float, Tensor
 
-TURN = 4
-"""While rows are running, every fourth turn of the loop fits a piece."""
 PIECE_SHARE = 4
 """A piece goes forward and back, which takes about three times as long as a prefill of as many positions."""
 LONGEST = 512
 """Tokens of the longest text: a piece is one text at least, and others wait for as long as it takes."""
-Turns: TypeAlias = Generator[int, None, FittedDirection]
-Work: TypeAlias = Generator[int, None, FittedDirection] | Generator[int, None, Tensor]
+Turns: TypeAlias = Generator[int | None, None, FittedDirection]
 
 
 Measured: TypeAlias = tuple[Float[Tensor, "text"], Float[Tensor, "text d_model"]]
@@ -82,23 +76,23 @@ def turns(task: FitTask, passes: Passes, d_model: int, tokens: int) -> Turns:
     direction = _initial(task, d_model)
     descent = SphereOptimizer(task.learning_rate, task.steps)
     texts = [ScoredText(ids, pair.start, 0.0) for pair in task.pairs for ids in (pair.positive, pair.negative)]
-    plain, _ = yield from _measured(passes.score, texts, task.layer, direction, tokens, 0)
+    plain, _ = yield from _measured(passes.score, texts, task.layer, direction, tokens)
     pairs, others, losses = _endless(len(task.pairs), rng), _endless(len(task.neutral), rng), list[float]()
     for step in range(task.steps):
         drawn = [(next(pairs), rng.uniform(*task.strengths)) for _ in range(task.batch)]
         texts, unsteered = _steered(task, drawn, plain)
-        likelihoods, slopes = yield from _measured(passes.score, texts, task.layer, direction, tokens, step)
+        likelihoods, slopes = yield from _measured(passes.score, texts, task.layer, direction, tokens)
         lengths = torch.tensor([float(text.scored) for text in texts])
         loss, weights = preference(Likelihoods(likelihoods, unsteered, lengths))
         gradient = weights @ slopes
         if task.neutral:
             texts = [_bystander(task, next(others), rng) for _ in range(max(1, task.batch // 2))]
-            damage, slopes = yield from _measured(passes.diverge, texts, task.layer, direction, tokens, step)
+            damage, slopes = yield from _measured(passes.diverge, texts, task.layer, direction, tokens)
             loss += task.caution * float(damage.mean())
             gradient = gradient + task.caution * slopes.mean(0)
         direction = descent.step(direction, gradient)
         losses.append(loss)
-    yield task.steps
+        yield step + 1
     return FittedDirection(direction, tuple(losses))
 
 
@@ -140,13 +134,13 @@ def _bystander(task: FitTask, index: int, rng: random.Random) -> ScoredText:
 
 
 def _measured(
-    measure: Measure, texts: Sequence[ScoredText], layer: int, direction: Direction, tokens: int, done: int
-) -> Generator[int, None, Measured]:
-    """What `measure` says of the texts, in their order; a turn before every piece. done: steps that are finished."""
+    measure: Measure, texts: Sequence[ScoredText], layer: int, direction: Direction, tokens: int
+) -> Generator[None, None, Measured]:
+    """What `measure` says of the texts, in their order; a turn before every piece."""
     values = torch.zeros(len(texts))
     gradients = torch.zeros(len(texts), len(direction))
     for rows in _pieces(texts, tokens):
-        yield done
+        yield
         values[rows], gradients[rows] = measure([texts[row] for row in rows], layer, direction)
     return values, gradients
 
@@ -160,55 +154,3 @@ def _pieces(texts: Sequence[ScoredText], tokens: int) -> list[list[int]]:
         else:
             pieces.append([row])
     return pieces
-
-
-@dataclass(slots=True, eq=False)
-class Fitting:
-    """One fit, from the queue to its direction; or other work in pieces, to its tensor. outbox: numbers of finished steps,
-    then the result or an error. priority 0: somebody waits for it, so it goes before every fit."""
-
-    stream: Stream
-    turns: Work
-    outbox: list[object] = field(default_factory=list)
-    done: int = 0
-    priority: int = 1
-
-    def advance(self) -> bool:
-        """One piece; True when it was the last. Raises what the pass raises."""
-        try:
-            done = next(self.turns)
-        except StopIteration as ended:
-            self.outbox.append(ended.value)
-            return True
-        if done > self.done:
-            self.done = done
-            self.outbox.append(done)
-        return False
-
-
-class FittingQueue:
-    """Fits in the order they came; the first is worked on, in turns that leave room for live traffic."""
-
-    def __init__(self) -> None:
-        self.waiting: deque[Fitting] = deque()
-        self._turn = 0
-
-    def enqueue(self, fitting: Fitting) -> None:
-        if fitting.priority:
-            self.waiting.append(fitting)
-        else:
-            self.waiting.appendleft(fitting)
-
-    def next(self, *, beside: bool) -> Fitting | None:
-        """The fit whose turn it is, if it is one's turn; beside: whether sequences are running. Who left is dropped."""
-        for gone in [fitting for fitting in self.waiting if fitting.stream.closed]:
-            self.end(gone)
-        self._turn += 1
-        if not self.waiting or (beside and self._turn % TURN):
-            return None
-        return self.waiting[0]
-
-    def end(self, fitting: Fitting) -> None:
-        """A fit is over, or given up."""
-        fitting.turns.close()
-        self.waiting.remove(fitting)

@@ -9,8 +9,8 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest
+from steering.engine.options import EngineLimits
 from steering.engine.transformers.engine import TransformersEngine
-from steering.engine.transformers.limits import EngineLimits
 from steering.engine.transformers.memory.slot_cache import BLOCK
 from steering.errors import NonfiniteActivations, OutOfMemory
 from steering.plan.types import SteeringPlan

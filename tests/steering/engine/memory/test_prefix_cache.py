@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from steering.engine.api import GenerationRequest, SteeringReport
-from steering.engine.transformers.limits import EngineLimits
+from steering.engine.options import EngineLimits
 from steering.engine.transformers.memory.prefix_cache import block_keys
 from steering.engine.transformers.steering.prompt_doses import BLOCK
 from tests.engines import family_engine, run, run_all, run_alone, sampling

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from steering.engine.api import CapturePrompt, CaptureSpec, Position
-from steering.engine.transformers.limits import EngineLimits
+from steering.engine.options import EngineLimits
 from tests.engines import family_engine
 from tests.plans import plan_for, vectors_for
 

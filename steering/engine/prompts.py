@@ -1,0 +1,38 @@
+"""Tokenizes prompts and checks them against the model's context, for engines and their callers alike."""
+
+from steering.engine.api import Prompt, Tokenizer
+from steering.errors import ContextLengthExceeded
+from steering.model.info import ModelInfo
+from steering.pairs import ChatMessage
+from steering.threads import run_in_thread
+
+MAX_INLINE_CHARACTERS = 2_000
+"""A longer prompt is tokenized in a thread, so that the event loop keeps serving others (about 1 ms for so many)."""
+
+
+async def encode_prompt(tokenizer: Tokenizer, prompt: Prompt) -> tuple[int, ...]:
+    """Returns the token ids of a prompt, without blocking the event loop. Raises what `Tokenizer.encode` raises."""
+    if prompt_size(prompt) > MAX_INLINE_CHARACTERS:
+        return await run_in_thread(tokenizer.encode, prompt)
+    return tokenizer.encode(prompt)
+
+
+def prompt_size(prompt: Prompt) -> int:
+    """Returns the characters of a text or conversation, or the number of token ids."""
+    if isinstance(prompt, str):
+        return len(prompt)
+    return sum(len(part.content) if isinstance(part, ChatMessage) else 1 for part in prompt)
+
+
+def check_context(prompt_tokens: int, max_tokens: int, info: ModelInfo, *, param: str | None = None) -> None:
+    """Raises ContextLengthExceeded where a prompt and the tokens asked for do not fit the model's context.
+
+    param: the field that holds the prompt or text; by default the field that would have to be smaller.
+    """
+    if prompt_tokens + max_tokens <= info.context_length:
+        return
+    asked = f" and max_tokens is {max_tokens}" if max_tokens else ""
+    raise ContextLengthExceeded(
+        f"the prompt has {prompt_tokens} tokens{asked}; the model's context holds {info.context_length}",
+        param=param or ("max_tokens" if max_tokens > 0 and prompt_tokens < info.context_length else "prompt"),
+    )

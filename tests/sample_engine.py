@@ -1,0 +1,60 @@
+"""A sample engine: all that a new entry of ENGINES needs. It has no weights: it repeats the bytes of its prompt."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import torch
+
+from steering.engine import api
+from steering.engine.options import EngineOptions
+from steering.engine.prompts import check_context
+from steering.model.info import ModelInfo
+
+SIZES = {"d_model": 8, "layer_count": 2, "vocab_size": 256, "context_length": 512, "parameter_count": 0}
+
+
+class ByteTokenizer:
+    def encode(self, prompt: api.Prompt) -> tuple[int, ...]:
+        parts = [prompt] if isinstance(prompt, str) else [getattr(part, "content", part) for part in prompt]
+        return tuple(byte for part in parts for byte in (part.encode() if isinstance(part, str) else [part]))
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return bytes(token_ids).decode(errors="replace")
+
+    def token_text(self, token_id: int) -> str:
+        return self.decode([token_id])
+
+
+class SampleEngine:
+    name, tokenizer = "sample", ByteTokenizer()
+
+    def __init__(self, options: EngineOptions) -> None:
+        names = {"name": options.model, "architecture": "Sample", "fingerprint": "sample", "dtype": "float32"}
+        self.info = ModelInfo(**names, **SIZES, device="cpu", chat_template=True, typical_norms=(1.0, 1.0))  # type: ignore[arg-type]
+
+    async def generate(self, request: api.GenerationRequest) -> AsyncIterator[api.TokenEvent]:
+        ids, count = self.tokenizer.encode(request.prompt), request.sampling.max_tokens
+        check_context(len(ids), count, self.info)
+        for index in range(count):
+            readout = {reading.name: 0.5 for reading in request.readings}
+            token = ids[index % len(ids)]
+            yield api.TokenEvent(index, token, self.tokenizer.token_text(token), readout=readout)
+        acted = len(request.plan.interventions)
+        report = api.SteeringReport(({},) * acted, (True,) * acted, (0,) * acted)
+        yield api.TokenEvent(count, -1, "", finish=api.Finish("length", len(ids), count, 0, report))
+
+    async def capture(
+        self, prompts: Sequence[api.CapturePrompt], spec: api.CaptureSpec, *,
+        progress: Callable[[int, int], None] | None = None, priority: int = 1,
+    ) -> tuple[api.Capture, ...]:  # fmt: skip
+        return tuple(self._read(self.tokenizer.encode(one.prompt), spec) for one in prompts)
+
+    def _read(self, ids: tuple[int, ...], spec: api.CaptureSpec) -> api.Capture:
+        noise = torch.Generator().manual_seed(sum(ids))
+        residuals = torch.randn(len(spec.layers), len(ids), SIZES["d_model"], generator=noise)
+        read = residuals if spec.position == "all" else residuals[:, -1:]
+        return api.Capture(ids, read, logits=torch.zeros(len(ids), 256) if spec.logits else None)
+
+    def stats(self) -> api.EngineStats:
+        return api.EngineStats(0, 0, 0, 0, 0, 0, alive=True)
+
+    async def close(self) -> None: ...
