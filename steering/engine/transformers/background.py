@@ -68,7 +68,7 @@ class BackgroundQueue:
         task = self._tasks[0]
         began = perf_counter()
         try:
-            while perf_counter() - began < SLICE_SECONDS:
+            while perf_counter() - began < SLICE_SECONDS and not task.stream.closed:
                 if (progress := next(task.pieces)) is not None:
                     task.outbox.append(progress)
         except StopIteration as ended:
