@@ -4,7 +4,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 CONTROL = ("<pad>", "<bos>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
-"""Ids 256 to 261. `<bos>` opens a plain text, `<|end|>` ends a turn."""
+"""Ids 256 to 261. `<bos>` starts a plain text, `<|end|>` ends a turn."""
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
@@ -14,7 +14,7 @@ CHAT_TEMPLATE = (
 
 
 def byte_alphabet() -> dict[str, int]:
-    """GPT-2's printable stand-in for each byte: itself if printable, else the next free character from 256 on."""
+    """Maps each byte to GPT-2's printable character: itself if printable, otherwise the next free one from 256 on."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte if byte in printable else 256 + others.index(byte)): byte for byte in range(256)}

@@ -1,4 +1,4 @@
-"""Fixtures everybody shares: a tiny random model, a byte tokenizer, and the embedded model for tests marked with it."""
+"""Shared fixtures: a tiny random model, a byte tokenizer, and the embedded model for tests marked `embedded`."""
 
 import os
 from pathlib import Path
@@ -19,10 +19,10 @@ install_import_hook([*CHECKED, "steering.vectors", "steering.quality"], "beartyp
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-# What a developer's shell sets is none of the tests' business: settings of a server of theirs, a proxy that would be
-# asked for the servers of the tests, colours in output that is compared.
-KEPT = {"STEERING_CACHE_DIR", "STEERING_TEST_POSTGRESQL"}
-for variable in [name for name in os.environ if name.startswith("STEERING_") and name not in KEPT]:
+# Tests are independent of the developer's shell: settings of a server, a proxy that would be used for loopback
+# addresses, colours in output that is compared.
+ALLOWED = {"STEERING_CACHE_DIR", "STEERING_TEST_POSTGRESQL"}
+for variable in [name for name in os.environ if name.startswith("STEERING_") and name not in ALLOWED]:
     del os.environ[variable]
 direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
 os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(filter(None, [direct, "127.0.0.1,localhost"]))
@@ -39,14 +39,14 @@ from tests.byte_tokenizer import build_byte_tokenizer  # noqa: E402
 from tests.families import EOS, FAMILIES, VOCABULARY  # noqa: E402
 
 torch.set_num_threads(1)
-settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
-settings.load_profile("unhurried")
+settings.register_profile("no_deadline", deadline=None)  # tests do not fail on a busy machine
+settings.load_profile("no_deadline")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session")
 def hf_byte_tokenizer() -> PreTrainedTokenizerFast:
-    """The transformers side of the byte tokenizer: what a model folder would hold."""
+    """The byte tokenizer as transformers loads it from a model folder."""
     return build_byte_tokenizer()
 
 
@@ -64,7 +64,7 @@ def tiny_model() -> PreTrainedModel:
 
 @pytest.fixture
 def tiny_loaded(tiny_model: PreTrainedModel) -> LoadedModel:
-    """The tiny Llama opened up as `load` would, with the byte tokenizer."""
+    """The tiny Llama as `load` returns it, with the byte tokenizer."""
     return opened(tiny_model, build_byte_tokenizer(), name="tiny-llama")
 
 
@@ -79,11 +79,11 @@ def tiny_folder(tiny_model: PreTrainedModel, hf_byte_tokenizer: PreTrainedTokeni
 
 @pytest.fixture(scope="session")
 def model_cache() -> Path:
-    """Where converted models stay between runs: STEERING_CACHE_DIR, else .cache/models of the repository."""
+    """The folder of converted models, kept between runs: STEERING_CACHE_DIR, or .cache/models of the repository."""
     return Path(os.environ.get("STEERING_CACHE_DIR", REPOSITORY / ".cache" / "models"))
 
 
 @pytest.fixture(scope="session")
 def embedded_model(model_cache: Path) -> LoadedModel:
-    """SmolLM2-135M-Instruct in float32 on the processor, loaded once. Tests that use it are marked `embedded`."""
+    """SmolLM2-135M-Instruct in float32 on the CPU, loaded once. Tests that use it are marked `embedded`."""
     return load(None, cache_dir=model_cache, device="cpu", dtype="float32")

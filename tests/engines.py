@@ -1,4 +1,4 @@
-"""Running an engine in tests: engines over tiny models, and requests that run together."""
+"""Runs engines in tests: engines over tiny models, and concurrent requests."""
 
 import asyncio
 import time
@@ -20,14 +20,14 @@ from steering.model.loading import load, opened
 from tests.families import FAMILIES
 from tests.plans import plan_for, random_items, vectors_for
 
-COMPILING = 1500.0
-"""Seconds that compiling may take at most: two minutes where nobody else wants the processors, which the worker leaves to
-whoever does. Tests that compile have a longer timeout."""
+COMPILE_SECONDS = 1500.0
+"""Limit of a compilation. It takes two minutes on an idle machine; the worker has the lowest priority. Tests that compile have
+a longer timeout."""
 
 
 @dataclass
 class Outcome:
-    """One finished request."""
+    """The result of one request."""
 
     tokens: list[int]
     text: str
@@ -39,7 +39,7 @@ class Outcome:
 async def engine_over(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, limits: EngineLimits | None = None
 ) -> AsyncIterator[TransformersEngine]:
-    """An engine that is closed at the end."""
+    """Yields an engine and closes it."""
     engine = TransformersEngine(opened(model, tokenizer, name="tiny"), limits)
     try:
         yield engine
@@ -51,13 +51,13 @@ async def engine_over(
 async def family_engine(
     family: str, tokenizer: PreTrainedTokenizerFast, limits: EngineLimits | None = None
 ) -> AsyncIterator[TransformersEngine]:
-    """An engine over a fresh tiny model of a family."""
+    """Yields an engine over a new tiny model of a family."""
     async with engine_over(FAMILIES[family](), tokenizer, limits) as engine:
         yield engine
 
 
 async def run(engine: Engine, request: GenerationRequest) -> Outcome:
-    """One request to its end."""
+    """Runs one request to its end."""
     events = [event async for event in engine.generate(request)]
     finish = events[-1].finish
     assert finish is not None
@@ -66,24 +66,24 @@ async def run(engine: Engine, request: GenerationRequest) -> Outcome:
 
 
 async def run_all(engine: Engine, requests: Sequence[GenerationRequest]) -> list[Outcome]:
-    """All at once, in one batch."""
+    """Runs all requests in one batch."""
     return list(await asyncio.gather(*(run(engine, request) for request in requests)))
 
 
 async def run_alone(engine: Engine, requests: Sequence[GenerationRequest]) -> list[Outcome]:
-    """One after the other."""
+    """Runs requests one after the other."""
     return [await run(engine, request) for request in requests]
 
 
 def sampling(count: int, **settings: object) -> SamplingParams:
-    """Exactly `count` tokens."""
+    """Returns parameters for exactly `count` tokens."""
     return SamplingParams(max_tokens=count, ignore_eos=True, **settings)  # type: ignore[arg-type]
 
 
 async def random_requests(
     info: ModelInfo, prompts: Sequence[tuple[int, ...]], tokens: int, count: int
 ) -> list[GenerationRequest]:
-    """Requests under plans of every kind, of like length, some greedy and some sampled; with log-probabilities."""
+    """Returns requests of similar length with random plans, greedy and sampled, with log-probabilities."""
     vectors = vectors_for(info)
     return [
         GenerationRequest(
@@ -99,8 +99,8 @@ async def random_requests(
 def eager_and_compiled(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, dtype: str, library: Path | None
 ) -> Iterator[tuple[TransformersEngine, TransformersEngine]]:
-    """Two engines over a model that is kept in a folder. The second serves from the start and is compiled while it does;
-    in float32 its tokens may not change meanwhile. library: one that is built already; with None the worker builds its own."""
+    """Yields two engines over a model in a folder. The second serves while it is compiled; in float32 its tokens must not
+    change. library: an existing library; None: the worker builds one."""
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     source = str(folder / "model")
@@ -118,13 +118,13 @@ def eager_and_compiled(
 
 
 async def until_compiled(engine: TransformersEngine, cache: Path, eager: Engine | None = None) -> None:
-    """Generates all the while: no stream may stall while the compiled steps arrive, or change from what `eager` gives."""
+    """Generates until the engine is compiled. The tokens must equal those of `eager`, before and after."""
     request = GenerationRequest(tuple(b"Once upon a time"), sampling(20))
     expected = None if eager is None else (await run(eager, request)).tokens
     assert engine._compilation is not None
-    deadline, going_on = time.monotonic() + COMPILING, True
-    while going_on and time.monotonic() < deadline:
-        going_on = engine._compilation._thread.is_alive()  # asked first: the next answer meets all that it handed over
+    deadline, compiling = time.monotonic() + COMPILE_SECONDS, True
+    while compiling and time.monotonic() < deadline:
+        compiling = engine._compilation._thread.is_alive()  # read first: the next request sees everything it delivered
         tokens = (await run(engine, request)).tokens
         assert expected is None or tokens == expected
         if len(engine.stats().compiled) == len(KINDS):
@@ -133,8 +133,8 @@ async def until_compiled(engine: TransformersEngine, cache: Path, eager: Engine 
     pytest.fail((cache / "compile.log").read_text()[-2000:])
 
 
-def apart(one: Outcome, other: Outcome) -> list[float]:
-    """How far the log-probabilities of two answers lie apart, in nats, token by token up to the first that differs."""
+def logprob_differences(one: Outcome, other: Outcome) -> list[float]:
+    """Returns differences of log-probabilities in nats, per token up to the first different token."""
     found: list[float] = []
     for event, its in zip(one.events, other.events, strict=True):
         if event.token_id != its.token_id or event.logprob is None or its.logprob is None:

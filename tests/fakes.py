@@ -1,4 +1,4 @@
-"""ScriptedEngine: an Engine without a model. Its tokens follow from prompt, plan, sampling and seed; it can wait, fail and die."""
+"""ScriptedEngine, an Engine without a model. Prompt, plan, sampling and seed determine its tokens; it can wait, fail and die."""
 
 import asyncio
 import hashlib
@@ -28,7 +28,7 @@ from steering.plan.types import SteeringPlan
 from tests.scripted_tokenizer import VOCABULARY, WORDS, ScriptedTokenizer
 
 NONFINITE_STRENGTH = 1e6
-"""A steering of this strength or more "drives the numbers out of range"."""
+"""A steering of this strength or more makes activations non-finite."""
 
 PLANTED_WORD = 257
 """The token that the logit lens finds in a residual along the planted direction."""
@@ -50,22 +50,22 @@ SCRIPTED_MODEL = ModelInfo(
 
 
 def planted_direction() -> torch.Tensor:
-    """(d_model,), unit: what separates texts with "good" in them from those with "bad"."""
+    """Returns the unit vector (d_model,) that separates texts with "good" from texts with "bad"."""
     return torch.nn.functional.normalize(torch.arange(1.0, 9.0), dim=0)
 
 
 def scripted_head() -> torch.Tensor:
-    """(d_model, vocab): small numbers, and the planted direction for the token `PLANTED_WORD`."""
+    """Returns a head (d_model, vocab) of small numbers with the planted direction at `PLANTED_WORD`."""
     head = 0.01 * torch.randn(SCRIPTED_MODEL.d_model, VOCABULARY, generator=torch.Generator().manual_seed(5))
     head[:, PLANTED_WORD] = planted_direction()
     return head
 
 
 class ScriptedEngine:
-    """An Engine whose answers are a script.
+    """An Engine with scripted answers.
 
-    length: tokens after which an answer stops by itself. token_seconds: pause before each token. failure: raised
-    before token `fail_at`. gate: an event that every token waits for, so that a test decides when things go on.
+    length: tokens after which an answer stops. token_seconds: pause before each token. failure: raised before token
+    `fail_at`. gate: an event that every token waits for.
     """
 
     name = "scripted"
@@ -88,7 +88,7 @@ class ScriptedEngine:
         self.captured: list[Prompt] = []
         self.requests: list[GenerationRequest] = []
         self._length, self._token_seconds = length, token_seconds
-        self._places = asyncio.Semaphore(max_running)
+        self._slots = asyncio.Semaphore(max_running)
         self._max_waiting = max_waiting
         self._running = self._waiting = self._generated = self._prompt_tokens = 0
         self._dead = False
@@ -98,17 +98,17 @@ class ScriptedEngine:
         self.requests.append(request)
         ids = self.tokenizer.encode(request.prompt)
         self._check(ids, request.sampling)
-        if self._places.locked() and self._waiting >= self._max_waiting:
+        if self._slots.locked() and self._waiting >= self._max_waiting:
             raise Overloaded("the queue is full")
         with self._counted("_waiting"):
-            await self._places.acquire()
+            await self._slots.acquire()
         try:
             with self._counted("_running"):
                 self._prompt_tokens += len(ids)
                 async for event in self._events(ids, request):
                     yield event
         finally:
-            self._places.release()
+            self._slots.release()
 
     async def capture(
         self,
@@ -144,7 +144,7 @@ class ScriptedEngine:
         )
 
     async def close(self) -> None:
-        """See Engine.close. Also how a test makes it die."""
+        """See Engine.close. Tests also use it to stop the engine."""
         self._dead = True
 
     def _check(self, ids: Sequence[int], sampling: SamplingParams) -> None:
@@ -164,7 +164,7 @@ class ScriptedEngine:
             setattr(self, name, getattr(self, name) - 1)
 
     async def _pause(self, index: int) -> None:
-        """What happens before token `index`: the wait, the failure, the death."""
+        """Waits, fails or dies before token `index`."""
         await asyncio.sleep(self._token_seconds)
         if self.gate is not None:
             await self.gate.wait()

@@ -1,4 +1,4 @@
-"""Tiny random models of every family the layout must understand: 3 layers, float32, seeded, made from a configuration."""
+"""Tiny random models of every supported family: 3 layers, float32, seeded."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 LAYERS = 3
 D_MODEL = 32
 VOCABULARY = 264
-"""256 bytes, the control tokens of tests/byte_tokenizer.py, and a few rows no token uses."""
+"""256 bytes, the control tokens of tests/byte_tokenizer.py, and unused rows."""
 PAD, BOS, EOS = 256, 257, 258
 
 COMMON: dict[str, Any] = {
@@ -40,7 +40,7 @@ NEOX_LIKE: dict[str, Any] = {
 
 
 def build(name: str, seed: int = 0, **settings: Any) -> PreTrainedModel:
-    """A model of this class of transformers. Seeded weights, wider spread than the default: an argmax is rarely a tie."""
+    """Returns a model of a transformers class with seeded weights, wider than the default so that argmax has no ties."""
     model_class = getattr(transformers, name)
     config = model_class.config_class(**{**COMMON, **settings})
     with torch.random.fork_rng(devices=[]):
@@ -100,4 +100,4 @@ FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
         shared_expert_intermediate_size=32,
     ),
 }
-"""Name of a family -> a fresh model of it, the same weights each time."""
+"""Family name -> function that creates a model, with the same weights each time."""

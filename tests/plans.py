@@ -1,4 +1,4 @@
-"""Vectors and random steering specs for engine tests: every operation, scope, unit, schedule and condition comes up."""
+"""Vectors and random steering for engine tests, covering every operation, scope, unit, schedule and condition."""
 
 import random
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ WORK: dict[str, dict[str, Any]] = {
 
 
 class Vectors:
-    """A source of vectors held in a dict."""
+    """Provides vectors from a dict."""
 
     def __init__(self, vectors: Mapping[str, ConceptVector]) -> None:
         self.vectors = vectors
@@ -45,7 +45,7 @@ class Vectors:
 
 
 def vectors_for(info: ModelInfo, seed: int = 0, scale: float = 3.0) -> dict[str, ConceptVector]:
-    """Random unit directions at every layer, with a probe each."""
+    """Returns random unit directions at every layer, each with a probe."""
     generator = torch.Generator().manual_seed(seed)
     vectors = {}
     for number, name in enumerate(NAMES):
@@ -67,7 +67,7 @@ def vectors_for(info: ModelInfo, seed: int = 0, scale: float = 3.0) -> dict[str,
 
 
 async def plan_for(items: list[dict[str, Any]], vectors: Mapping[str, ConceptVector], info: ModelInfo) -> SteeringPlan:
-    """A plan from interventions as a caller writes them."""
+    """Resolves interventions in the form of the API."""
     spec = SteeringSpec.model_validate({"interventions": items})
     return await resolve(spec, Vectors(vectors), info, guard=DoseGuard(action="off"))
 
@@ -91,7 +91,7 @@ def random_condition(rng: random.Random, layers: int, depth: int = 0) -> dict[st
 
 
 def random_item(rng: random.Random, layers: int) -> dict[str, Any]:
-    """One intervention: any operation anywhere, sometimes with a schedule, sometimes with a condition."""
+    """Returns a random intervention, sometimes with a schedule or a condition."""
     item = {"vector": rng.choice(NAMES), **rng.choice(list(WORK.values()))}
     if item.get("to") == item["vector"]:
         item["to"] = "gamma"

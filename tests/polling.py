@@ -1,11 +1,11 @@
-"""Waiting for something to come true."""
+"""Waits for conditions."""
 
 import asyncio
 from collections.abc import Callable
 
 
 async def until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Returns once a condition holds; fails when it does not within a generous time."""
+    """Returns when a condition holds. Fails after a generous timeout."""
     async with asyncio.timeout(seconds):
-        while not holds():  # noqa: ASYNC110 - what is waited for lives in other tasks and threads and sets no event
+        while not holds():  # noqa: ASYNC110 - the condition depends on other tasks and threads without an event
             await asyncio.sleep(0.005)

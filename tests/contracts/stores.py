@@ -18,8 +18,8 @@ SERVERS = {"postgresql": url} if (url := os.environ.get("STEERING_TEST_POSTGRESQ
 EVERYTHING = VectorFilter()
 
 
-def a_vector(name: str = "warmth", seed: int = 0, **said: object) -> ConceptVector:
-    """Three layers of random unit directions with awkward numbers beside them."""
+def a_vector(name: str = "warmth", seed: int = 0, **fields: object) -> ConceptVector:
+    """Three layers of random unit directions, and numbers with many digits."""
     generator = torch.Generator().manual_seed(seed)
     layers = {}
     for layer in (2, 10, 11):
@@ -27,7 +27,7 @@ def a_vector(name: str = "warmth", seed: int = 0, **said: object) -> ConceptVect
         layers[layer] = LayerDirection(
             values / values.norm(), scale=0.1 + seed + layer, positive_mean=1 / 3, negative_mean=-1e-17, weight=None
         )
-    return replace(ConceptVector(name, "tiny", "sha:1", 16, "mean_difference", layers), **said)  # type: ignore[arg-type]
+    return replace(ConceptVector(name, "tiny", "sha:1", 16, "mean_difference", layers), **fields)  # type: ignore[arg-type]
 
 
 def steering(*interventions: dict[str, object]) -> SteeringSpec:

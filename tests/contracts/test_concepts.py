@@ -1,6 +1,6 @@
 """Every starter concept keeps the rules of the data: shape, balance of length and poles, no duplicates, a split by topic.
 
-Pair files beside the table (such as true and false statements about cities) are held to the same rules.
+Pair files outside the table (such as true and false statements about cities) follow the same rules.
 """
 
 import json

@@ -71,7 +71,7 @@ class TestVectors:
                 assert getattr(back, field) == getattr(given, field)
         assert put.sha256 == (await store.vectors.get("warmth")).sha256
 
-    async def test_the_digest_identifies_the_content_not_what_is_said_about_it(self, store: Store) -> None:
+    async def test_the_digest_identifies_the_content_not_what_is_described_about_it(self, store: Store) -> None:
         one = await store.vectors.put(a_vector("one", seed=3, description="first", tags=("x",)))
         other = await store.vectors.put(a_vector("other", seed=3))
         different = await store.vectors.put(a_vector("one", seed=4))
@@ -109,7 +109,7 @@ class TestVectors:
         await store.vectors.delete("frost")
         assert await found() == (["warmth@3 ", "warmth@1 ", "VectorNotFound", "VectorNotFound", *missing]) * 2
 
-    async def test_what_is_missing_is_said_to_be_missing(self, store: Store) -> None:
+    async def test_what_is_missing_is_described_to_be_missing(self, store: Store) -> None:
         await store.vectors.put(a_vector())
         for name, version in (("cold", None), ("warmth", 2), ("warmth", 0), ("warmth", -1), ("warmth", 10**30)):
             with pytest.raises(VectorNotFound):
@@ -148,8 +148,8 @@ class TestDescribing:
     async def test_changes_every_version_and_no_number(self, store: Store) -> None:
         first = await store.vectors.put(a_vector(seed=1, description="a", tags=("x",)))
         await store.vectors.put(a_vector(seed=2, description="b", tags=("y",)))
-        said = await store.vectors.describe("warmth", "c", ("z", "w"))
-        assert (said.version, said.description, said.tags) == (2, "c", ("z", "w"))
+        described = await store.vectors.describe("warmth", "c", ("z", "w"))
+        assert (described.version, described.description, described.tags) == (2, "c", ("z", "w"))
         back = await store.vectors.get("warmth", 1)
         assert (back.description, back.tags, back.sha256) == ("c", ("z", "w"), first.sha256)
         assert back.created_at == first.created_at
@@ -158,13 +158,13 @@ class TestDescribing:
 
     async def test_none_leaves_a_field_as_it_is_and_empty_clears_it(self, store: Store) -> None:
         await store.vectors.put(a_vector(description="a", tags=("x",)))
-        said = await store.vectors.describe("warmth", None, ())
-        assert (said.description, said.tags) == ("a", ())
-        said = await store.vectors.describe("warmth", "", None)
-        assert (said.description, said.tags) == ("", ())
+        described = await store.vectors.describe("warmth", None, ())
+        assert (described.description, described.tags) == ("a", ())
+        described = await store.vectors.describe("warmth", "", None)
+        assert (described.description, described.tags) == ("", ())
         assert (await store.vectors.describe("warmth", None, None)).description == ""
 
-    async def test_what_cannot_be_said_changes_nothing(self, store: Store) -> None:
+    async def test_what_cannot_be_described_changes_nothing(self, store: Store) -> None:
         await store.vectors.put(a_vector(description="a", tags=("x",)))
         wrong: list[tuple[str | None, tuple[str, ...] | None]] = [
             ("x" * 4097, None),

@@ -17,7 +17,7 @@ CITIES = "cities"
 
 
 def pairs_of(name: str) -> PairSet:
-    """All pairs of a data file, those beside the table of concepts included."""
+    """All pairs of a data file, including those outside the table of concepts."""
     path = files("steering.concepts") / "data" / f"{name}.jsonl"
     return read_pairs(path.read_text(encoding="utf-8").splitlines(), source=name)
 

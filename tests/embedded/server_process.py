@@ -49,10 +49,10 @@ class ServerProcess:
         """Starts it and returns when it can work. Fails with the end of its log."""
         command = [sys.executable, "-m", "app.cli.main", "serve", "--port", "0"]
         with self.log.open("ab") as output:
-            told = output.tell()  # before it stands what a process before this one said
+            start = output.tell()  # before it is the output of an earlier process
             self.process = subprocess.Popen(command, stdout=output, stderr=output, env=dict(self._environment))
         until = time.monotonic() + READY_SECONDS
-        while (url := announced(self._said_since(told))) is None:
+        while (url := announced(self._output_since(start))) is None:
             self._wait(until)
         self.url, self.client = url, Client(url, timeout=240.0)
         while not self.ready():
@@ -64,7 +64,7 @@ class ServerProcess:
         assert time.monotonic() < until, f"the server was not ready in time:\n{self.last_words()}"
         time.sleep(0.1)
 
-    def _said_since(self, position: int) -> str:
+    def _output_since(self, position: int) -> str:
         return self.log.read_bytes()[position:].decode(errors="replace")
 
     def ready(self) -> bool:

@@ -1,4 +1,4 @@
-"""What docs/api.md says of bfloat16, on the model it says it of: the batch beside each row alone."""
+"""The guarantees of docs/api.md for bfloat16, on the embedded model: the batch against each row alone."""
 
 import asyncio
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from steering.model.loading import load
 from steering.vectors import ConceptVector
 from tests.embedded.material import question
 from tests.embedded.rows import PLAIN, STEERED
-from tests.engines import apart, run_all, run_alone, sampling
+from tests.engines import logprob_differences, run_all, run_alone, sampling
 from tests.plans import plan_for
 
 pytestmark = pytest.mark.embedded
@@ -38,6 +38,6 @@ async def test_a_batch_stays_near_each_row_alone(
         for row in (*STEERED, *PLAIN)
     ]
     together, alone = await run_all(half, requests), await run_alone(half, requests)
-    found = [nats for one, other in zip(together, alone, strict=True) for nats in apart(one, other)]
+    found = [nats for one, other in zip(together, alone, strict=True) for nats in logprob_differences(one, other)]
     assert len(found) > TOKENS * len(requests) / 2
     assert max(found) <= TOLERANCE

@@ -50,7 +50,7 @@ def last_scores(client: Client, vector: str, layer: int, texts: Sequence[str]) -
 
 @pytest.mark.parametrize("first_half", [True, False])
 def test_half_of_the_cities_tell_true_from_false_in_the_other_half(client: Client, first_half: bool) -> None:
-    """Topics are groups of countries; no city and no group is in both halves. The layer, too, is chosen on the fitted one."""
+    """Topics are groups of countries; no city and no group is in both parts. The layer, too, is chosen on the fitted one."""
     topics = sorted(set(pairs_of("cities").topics))
     fitted = set(topics[::2] if first_half else topics[1::2])
     pairs = pair_words("cities")
@@ -75,19 +75,19 @@ def test_500_pairs_are_read_with_progress_while_others_are_answered(client: Clie
     assert len(pairs) == 500
     job = client.start_extraction("many-cities", pairs=pairs)
     assert job.status in ("queued", "running")
-    heard = []
+    events = []
     for event in client.job_events(job.id):
-        heard.append(event)
-        if len(heard) == 2:
+        events.append(event)
+        if len(events) == 2:
             assert client.generate(messages=asked("Hello!"), max_tokens=4).usage.completion_tokens > 0
-    done = [event.progress.done for event in heard]
-    totals = {event.progress.total for event in heard if event.progress.total}
+    done = [event.progress.done for event in events]
+    totals = {event.progress.total for event in events if event.progress.total}
     assert done == sorted(done)
     assert len(set(done)) > 10
     assert totals == {2 * 500 + 30}
-    assert heard[-1].status == client.get_job(job.id).status == "succeeded"
-    assert heard[-1].result is not None
-    assert heard[-1].result["vector"]["id"] == "many-cities@1"
+    assert events[-1].status == client.get_job(job.id).status == "succeeded"
+    assert events[-1].result is not None
+    assert events[-1].result["vector"]["id"] == "many-cities@1"
     card = client.get_vector("many-cities").quality
     assert card is not None
     assert card.pairs == 500

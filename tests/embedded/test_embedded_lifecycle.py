@@ -1,4 +1,4 @@
-"""A real server that is killed, told to stop, or left by its clients: nothing kept is lost, nothing dropped goes on."""
+"""A real server is killed, stopped, or loses its clients: stored data is complete, and cancelled work ends."""
 
 import asyncio
 import random
@@ -113,7 +113,7 @@ def test_what_is_kept_outlives_a_kill(server: ServerProcess) -> None:
 
 
 def test_a_stop_lets_streams_end_and_cuts_what_is_too_long(server: ServerProcess) -> None:
-    """Five short streams end whole; one that would go on for minutes is told; the newcomer is refused; the process is gone."""
+    """Short streams finish, a long stream gets an error, a new request is rejected, and the process exits."""
     under_way = Barrier(7)
 
     def follow(count: int) -> str:
@@ -144,7 +144,7 @@ def test_a_stop_lets_streams_end_and_cuts_what_is_too_long(server: ServerProcess
 
 
 def refused(client: Client) -> ApiError:
-    """What a new request is told once the stop has been noticed."""
+    """Returns the error of a new request after the stop."""
     while True:
         try:
             written(client)

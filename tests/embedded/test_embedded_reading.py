@@ -36,8 +36,12 @@ def test_the_last_layer_of_the_lens_predicts_what_is_generated_plain_and_steered
     steering = [{"vector": "reading", "strength": -1.5, "layers": [LAYER]}]
     lens = client.logit_lens(CAPITAL, steering=steering, top_k=3)
     assert [one.layer for one in lens.layers] == list(range(30))
-    for rows, wish in ((lens.layers[-1].plain, []), (lens.layers[-1].steered, steering)):
-        written = client.generate(CAPITAL, steering=wish, max_tokens=1, temperature=0.0, logprobs=3).choices[0].tokens
+    for rows, interventions in ((lens.layers[-1].plain, []), (lens.layers[-1].steered, steering)):
+        written = (
+            client.generate(CAPITAL, steering=interventions, max_tokens=1, temperature=0.0, logprobs=3)
+            .choices[0]
+            .tokens
+        )
         assert written is not None
         assert rows is not None
         best = rows[-1][0]

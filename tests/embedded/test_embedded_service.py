@@ -40,7 +40,7 @@ def client(server: ServerProcess) -> Client:
 
 @pytest.fixture(scope="module")
 def sentiment(client: Client) -> VectorAnswer:
-    """The vector that the main job makes: of the starter concept, with nothing else said."""
+    """Extracts the vector of the starter concept with default options."""
     return client.extract_vector("sentiment", concept="sentiment", description="pleased against displeased")
 
 

@@ -62,58 +62,58 @@ def steer(address: str, capsys: pytest.CaptureFixture[str]) -> Steer:
     ],
 )
 def test_a_wrong_use_is_told_and_ends_with_2(steer: Steer, arguments: tuple[str, ...]) -> None:
-    _, complaint = steer(*arguments, code=2)
-    assert complaint
+    _, error = steer(*arguments, code=2)
+    assert error
 
 
 def test_options_of_serve_come_before_the_environment_and_are_checked(steer: Steer) -> None:
     assert settings_of({"port": 8123}).port == 8123
-    _, complaint = steer("serve", "--host", "0.0.0.0", code=2, local=True)
-    assert "STEERING_API_KEYS" in complaint
-    _, complaint = steer("serve", "--set", "max_arms=none", code=2, local=True)
-    assert "max_arms" in complaint
-    _, complaint = steer("serve", "--set", "no_such=1", code=2, local=True)
-    assert "max_arms" in complaint, "what exists is told"
+    _, error = steer("serve", "--host", "0.0.0.0", code=2, local=True)
+    assert "STEERING_API_KEYS" in error
+    _, error = steer("serve", "--set", "max_arms=none", code=2, local=True)
+    assert "max_arms" in error
+    _, error = steer("serve", "--set", "no_such=1", code=2, local=True)
+    assert "max_arms" in error, "what exists is messages"
 
 
 # ---- answers ----------------------------------------------------------------------------------------------------
 
 
 def test_generate_prints_the_answer_and_says_apart_what_was_done(steer: Steer, address: str) -> None:
-    said, told = steer("generate", "hello", "--steer", "calm=0.5", "--seed", "4", "--max-tokens", "6")
+    output, messages = steer("generate", "hello", "--steer", "calm=0.5", "--seed", "4", "--max-tokens", "6")
     with Client(address) as client:
         asked = {"steering": [{"vector": "calm", "strength": 0.5}], "seed": 4, "max_tokens": 6}
         answer = client.generate(messages=[{"role": "user", "content": "hello"}], **asked)  # type: ignore[arg-type]
-    assert said == answer.choices[0].text + "\n"
-    assert "seed 4" in told
-    assert "add calm@1 at +0.5 scale" in told
+    assert output == answer.choices[0].text + "\n"
+    assert "seed 4" in messages
+    assert "add calm@1 at +0.5 scale" in messages
 
 
 def test_generate_gives_the_whole_answer_as_json(steer: Steer) -> None:
-    said, _ = steer("generate", "hello", "--raw", "--seed", "4", "--max-tokens", "2", "--json")
-    assert json.loads(said)["seed"] == 4
+    output, _ = steer("generate", "hello", "--raw", "--seed", "4", "--max-tokens", "2", "--json")
+    assert json.loads(output)["seed"] == 4
 
 
 def test_compare_and_sweep_show_every_arm_with_its_figures(steer: Steer) -> None:
-    said, told = steer("compare", "hello", "--steer", "calm=2", "--n", "2", "--seed", "1", "--max-tokens", "5")
-    assert all(word in said for word in ("base", "steered", "calm", "KL", "perplexity", "token 0"))
-    assert "add calm@1 at +2 scale" in told
-    said, _ = steer("sweep", "calm", "hello", "--strengths", "-1,0,0.5", "--seed", "1", "--max-tokens", "5")
-    assert all(arm in said for arm in ("-1", "base", "+0.5"))
-    said, _ = steer("sweep", "calm", "hi", "--operation", "rotate", "--degrees", "10", "--max-tokens", "2", "--json")
-    assert {one["operation"] for arm in json.loads(said)["arms"] for one in arm["steering"]["applied"]} == {"rotate"}
+    output, messages = steer("compare", "hello", "--steer", "calm=2", "--n", "2", "--seed", "1", "--max-tokens", "5")
+    assert all(word in output for word in ("base", "steered", "calm", "KL", "perplexity", "token 0"))
+    assert "add calm@1 at +2 scale" in messages
+    output, _ = steer("sweep", "calm", "hello", "--strengths", "-1,0,0.5", "--seed", "1", "--max-tokens", "5")
+    assert all(arm in output for arm in ("-1", "base", "+0.5"))
+    output, _ = steer("sweep", "calm", "hi", "--operation", "rotate", "--degrees", "10", "--max-tokens", "2", "--json")
+    assert {one["operation"] for arm in json.loads(output)["arms"] for one in arm["steering"]["applied"]} == {"rotate"}
 
 
 def test_an_error_of_the_server_is_told_in_a_line_and_ends_with_1(steer: Steer) -> None:
-    said, told = steer("generate", "hello", "--steer", "nobody=1", code=1)
-    assert said == ""
-    assert "vector_not_found" in told
-    assert "Traceback" not in told
+    output, messages = steer("generate", "hello", "--steer", "nobody=1", code=1)
+    assert output == ""
+    assert "vector_not_found" in messages
+    assert "Traceback" not in messages
 
 
 def test_a_server_that_is_not_there_is_told(steer: Steer) -> None:
-    _, told = steer("vectors", "list", "--url", "http://127.0.0.1:9", code=1, local=True)
-    assert "connection_failed" in told
+    _, messages = steer("vectors", "list", "--url", "http://127.0.0.1:9", code=1, local=True)
+    assert "connection_failed" in messages
 
 
 # ---- vectors ----------------------------------------------------------------------------------------------------
@@ -125,24 +125,24 @@ def test_extract_from_a_file_of_pairs_shows_the_card(steer: Steer, tmp_path: Pat
     ]
     file = tmp_path / "pairs.jsonl"
     file.write_text("\n".join(json.dumps(line) for line in lines))
-    said, _ = steer("extract", "mood", "--pairs", str(file), "--layers", "1,2", "--position", "-1")
-    assert "mood@1" in said
-    assert "held-out AUROC" in said
-    assert "too few pairs" in said
-    said, _ = steer("vectors", "show", "mood")
-    assert "random AUROC" in said
-    said, _ = steer("vectors", "list", "--search", "mood")
-    assert "mood@1" in said
+    output, _ = steer("extract", "mood", "--pairs", str(file), "--layers", "1,2", "--position", "-1")
+    assert "mood@1" in output
+    assert "held-out AUROC" in output
+    assert "too few pairs" in output
+    output, _ = steer("vectors", "show", "mood")
+    assert "random AUROC" in output
+    output, _ = steer("vectors", "list", "--search", "mood")
+    assert "mood@1" in output
     steer("vectors", "delete", "mood")
-    _, told = steer("vectors", "show", "mood", code=1)
-    assert "vector_not_found" in told
+    _, messages = steer("vectors", "show", "mood", code=1)
+    assert "vector_not_found" in messages
 
 
 def test_a_bad_line_of_a_file_of_pairs_is_named(steer: Steer, tmp_path: Path) -> None:
     file = tmp_path / "pairs.jsonl"
     file.write_text('{"positive": "a", "negative": "b"}\n{"positive": "a"}\n')
-    _, told = steer("extract", "mood", "--pairs", str(file), code=1)
-    assert "line 2" in told
+    _, messages = steer("extract", "mood", "--pairs", str(file), code=1)
+    assert "line 2" in messages
 
 
 def test_a_trained_vector_takes_its_settings(steer: Steer, tmp_path: Path) -> None:
@@ -150,18 +150,18 @@ def test_a_trained_vector_takes_its_settings(steer: Steer, tmp_path: Path) -> No
     file.write_text("\n".join(json.dumps({"positive": f"good {i}", "negative": f"bad {i}"}) for i in range(6)))
     trained = ("extract", "mood", "--pairs", str(file), "--method", "trained", "--steps", "3", "--caution", "0")
     steer(*trained)
-    said, _ = steer("vectors", "show", "mood", "--json")
-    training = json.loads(said)["provenance"]["training"]
+    output, _ = steer("vectors", "show", "mood", "--json")
+    training = json.loads(output)["provenance"]["training"]
     assert (training["steps"], training["caution"]) == (3, 0.0)
-    _, told = steer("extract", "mood", "--pairs", str(file), "--steps", "3", code=1)
-    assert "training" in told
+    _, messages = steer("extract", "mood", "--pairs", str(file), "--steps", "3", code=1)
+    assert "training" in messages
 
 
 def test_a_job_that_fails_is_told(steer: Steer, tmp_path: Path) -> None:
     file = tmp_path / "pairs.jsonl"
     file.write_text('{"positive": "good", "negative": "bad"}\n')
-    _, told = steer("extract", "mood", "--pairs", str(file), "--method", "probe", code=1)
-    assert "needs at least 4" in told
+    _, messages = steer("extract", "mood", "--pairs", str(file), "--method", "probe", code=1)
+    assert "needs at least 4" in messages
 
 
 def test_a_vector_goes_out_and_comes_in_unchanged_in_every_format(steer: Steer, address: str, tmp_path: Path) -> None:
@@ -192,16 +192,16 @@ def test_a_control_vector_needs_a_name_when_it_comes_in(steer: Steer, tmp_path: 
 
 def test_the_schema_of_a_database_is_looked_at_and_brought_up_to_date(steer: Steer, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'steering.sqlite3'}"
-    said, _ = steer("db", "current", "--database", url, local=True)
-    assert said.startswith("database: empty; this version: ")
-    newest = said.strip().rpartition(" ")[2]
+    output, _ = steer("db", "current", "--database", url, local=True)
+    assert output.startswith("database: empty; this version: ")
+    newest = output.strip().rpartition(" ")[2]
     assert not (tmp_path / "steering.sqlite3").exists(), "looking makes nothing"
-    said, _ = steer("db", "upgrade", "--database", url, local=True)
-    assert said.strip() == f"database: {newest}"
-    said, _ = steer("db", "current", "--database", url, local=True)
-    assert said.strip() == f"database: {newest}; this version: {newest}"
+    output, _ = steer("db", "upgrade", "--database", url, local=True)
+    assert output.strip() == f"database: {newest}"
+    output, _ = steer("db", "current", "--database", url, local=True)
+    assert output.strip() == f"database: {newest}; this version: {newest}"
 
 
 def test_a_database_that_cannot_be_is_refused(steer: Steer) -> None:
-    _, told = steer("db", "current", "--database", "oracle://x", code=1, local=True)
-    assert "error" in told
+    _, messages = steer("db", "current", "--database", "oracle://x", code=1, local=True)
+    assert "error" in messages

@@ -64,19 +64,19 @@ def test_lens_shows_what_each_layer_would_say_and_what_steering_changes(steer: S
     assert "grim" in second[2] or "cold" in second[2]
     answer = json.loads(steer("lens", "the lovely", "--raw", "--top-k", "2", "--json")[0])
     assert (answer["steering"], {len(row) for row in answer["layers"][0]["plain"]}) == (None, {2})
-    _, complaint = steer("lens", "the lovely", "--raw", "--token", "7", code=2)
-    assert "3 tokens" in complaint
+    _, error = steer("lens", "the lovely", "--raw", "--token", "7", code=2)
+    assert "3 tokens" in error
 
 
 def test_evaluate_shows_what_moves_and_keeps_it_where_asked(steer: Steer, address: str, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": f"the {word}"}) + "\n" for word in ("road", "river", "house")))
     common = ("evaluate", "mood", "--prompts", str(prompts), "--random-directions", "1")
-    out, complaint = steer(*common, "--strengths", "-1,1", "--save")
+    out, error = steer(*common, "--strengths", "-1,1", "--save")
     assert [row[0] for row in rows_of(out)] == ["-1", "+0", "+1"]
     assert "recommended: " in out
     assert "saved as mood@2" in out
-    assert "reading neutral text" in complaint
+    assert "reading neutral text" in error
     with Client(address) as client:
         kept = client.get_vector("mood").quality
     assert kept is not None
@@ -94,12 +94,12 @@ def test_evaluate_shows_what_a_judge_said_and_what_it_did_not(steer: Steer) -> N
     assert "could not be had" in judged
     steer(*common, "--judge-concept", "joy", code=2)
     steer(*common, "--judge", "http://127.0.0.1:1", code=2)
-    _, complaint = steer(*common, "--judge", "endpoint", code=1)
-    assert "STEERING_JUDGE_BASE_URL" in complaint
+    _, error = steer(*common, "--judge", "endpoint", code=1)
+    assert "STEERING_JUDGE_BASE_URL" in error
 
 
 def test_evaluate_sweeps_layers(steer: Steer) -> None:
     out, _ = steer("evaluate", "mood@1", "--kind", "layer_sweep", "--strengths", "1", "--layers", "all")
     assert [row[:2] for row in rows_of(out)] == [["1", "+1"], ["2", "+1"]]
-    _, complaint = steer("evaluate", "mood@1", "--kind", "layer_sweep", "--save", code=1)
-    assert "save" in complaint
+    _, error = steer("evaluate", "mood@1", "--kind", "layer_sweep", "--save", code=1)
+    assert "save" in error

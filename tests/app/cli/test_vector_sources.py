@@ -128,8 +128,8 @@ def test_a_decoder_row_comes_in_by_the_command(steer: Steer, address: str, tmp_p
         assert client.get_vector("fact").tags == ["saelens"]
     for wrong in (("--feature", "2"), ("--config", str(tmp_path / "cfg.json")), ("--layer", "1")):
         steer("vectors", "import", str(weights), *wrong, code=2)
-    _, told = steer("vectors", "import", str(weights), "--feature", "9", "--name", "fact", code=1)
-    assert "expected 0 to 4" in told
+    _, messages = steer("vectors", "import", str(weights), "--feature", "9", "--name", "fact", code=1)
+    assert "expected 0 to 4" in messages
 
 
 def test_plain_json_comes_in_by_the_command_and_over_http(steer: Steer, address: str, tmp_path: Path) -> None:

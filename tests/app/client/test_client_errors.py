@@ -64,22 +64,22 @@ def test_an_error_that_is_not_ours_is_told_by_its_status(body: bytes) -> None:
     headers = {"Retry-After": "3"}
     with (
         transported(lambda _: httpx2.Response(502, content=body, headers=headers)) as client,
-        pytest.raises(ApiError) as told,
+        pytest.raises(ApiError) as reported,
     ):
         client.health()
-    assert (told.value.status, told.value.code, told.value.retry_after) == (502, "unreadable_answer", 3.0)
+    assert (reported.value.status, reported.value.code, reported.value.retry_after) == (502, "unreadable_answer", 3.0)
 
 
 def test_an_answer_in_another_shape_is_told() -> None:
-    with transported(lambda _: httpx2.Response(200, json={"status": 5})) as client, pytest.raises(ApiError) as told:
+    with transported(lambda _: httpx2.Response(200, json={"status": 5})) as client, pytest.raises(ApiError) as reported:
         client.health()
-    assert told.value.code == "unreadable_answer"
+    assert reported.value.code == "unreadable_answer"
 
 
 def test_a_server_that_is_not_there_is_told() -> None:
-    with Client("http://127.0.0.1:9") as client, pytest.raises(ApiError) as told:
+    with Client("http://127.0.0.1:9") as client, pytest.raises(ApiError) as reported:
         client.health()
-    assert (told.value.status, told.value.code) == (0, "connection_failed")
+    assert (reported.value.status, reported.value.code) == (0, "connection_failed")
 
 
 def test_a_number_that_was_not_finite_reads_back_as_nan_and_not_as_an_error() -> None:

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from steering.engine.transformers.engine import TransformersEngine
 from steering.engine.transformers.execution.kernels.processor import has_avx512_bf16
-from tests.engines import Outcome, apart, eager_and_compiled, random_requests, run_all, run_alone
+from tests.engines import Outcome, eager_and_compiled, logprob_differences, random_requests, run_all, run_alone
 from tests.families import FAMILIES, LLAMA_LIKE, build
 
 pytestmark = pytest.mark.timeout(1800)  # fixtures included, and they compile
@@ -66,6 +66,6 @@ async def test_a_row_stays_near_itself_alone_and_eager(engines: Engines) -> None
     requests = await random_requests(eager.info, PROMPTS, TOKENS, 32)
     together = await run_all(compiled, requests)
     for others in (await run_alone(compiled, requests), await run_all(eager, requests)):
-        found = [nats for one, other in zip(together, others, strict=True) for nats in apart(one, other)]
+        found = [nats for one, other in zip(together, others, strict=True) for nats in logprob_differences(one, other)]
         assert len(found) > TOKENS * len(requests) / 2
         assert max(found) <= TOLERANCE
