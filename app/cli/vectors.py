@@ -49,7 +49,7 @@ def extract(  # noqa: PLR0913, PLR0917 - one option a field
     seed: Annotated[int, typer.Option(help="Which topics are held out.")] = 0,
     description: Annotated[str, typer.Option(help="Description of the vector.")] = "",
     steps: Annotated[int | None, typer.Option(help="Method trained: number of optimization steps.")] = None,
-    caution: Annotated[
+    kl_coefficient: Annotated[
         float | None, typer.Option(help="Method trained: how much neutral answers are spared; 0 for not at all.")
     ] = None,
     url: Url = LOCAL,
@@ -64,7 +64,7 @@ def extract(  # noqa: PLR0913, PLR0917 - one option a field
         "holdout": holdout,
         "seed": seed,
         "description": description,
-        **_training(steps, caution),
+        **_training(steps, kl_coefficient),
     }
     with client_of(url, key) as client:
         result = follow(client, client.start_extraction(name, **options))
@@ -86,9 +86,11 @@ def _source(concept: str | None, pairs: Path | None, trait: str | None, opposite
     return {"describe": {"trait": trait, "opposite": opposite}}
 
 
-def _training(steps: int | None, caution: float | None) -> dict[str, Any]:
+def _training(steps: int | None, kl_coefficient: float | None) -> dict[str, Any]:
     """Returns the field `training` if one of its options was given."""
-    training = {name: value for name, value in (("steps", steps), ("caution", caution)) if value is not None}
+    training = {
+        name: value for name, value in (("steps", steps), ("kl_coefficient", kl_coefficient)) if value is not None
+    }
     return {"training": training} if training else {}
 
 

@@ -12,7 +12,7 @@ from app.services.evaluate import checked, job_words
 from app.services.responses import job_answer
 from steering.schemas.evaluation import EvaluateQuery, EvaluationAnswer, EvaluationRequest
 from steering.schemas.jobs import JobAnswer
-from steering.workflows.progress import silent
+from steering.workflows.progress import ignore_progress
 
 router = APIRouter(route_class=ApiRoute, tags=["vectors"])
 
@@ -33,7 +33,7 @@ async def evaluate(
     """Steers many answers, reads them back without steering, and says what moved, what broke, and what chance does."""
     evaluation = await checked(state, body)
     if query.wait:
-        return json_response(dict(await evaluation.job(silent)), 200)
+        return json_response(dict(await evaluation.job(ignore_progress)), 200)
     lease.close()  # a job waits in a queue of its own
     job = await jobs.submit(body.kind, job_words(body), evaluation.job)
     return json_response(job_answer(job).model_dump(mode="json"), 202)

@@ -13,7 +13,7 @@ from app.services.responses import job_answer, vector_answer
 from steering.schemas.extraction import ExtractQuery, ExtractRequest
 from steering.schemas.jobs import JobAnswer
 from steering.schemas.vectors import VectorAnswer
-from steering.workflows.progress import silent
+from steering.workflows.progress import ignore_progress
 
 router = APIRouter(route_class=UploadRoute, tags=["vectors"])
 
@@ -34,7 +34,7 @@ async def extract(
     """Reads every text once and fits a direction at every layer asked, proved on held-out topics."""
     extraction = await checked(state, body)
     if query.wait:
-        return json_response(vector_answer(await extraction.run(silent)).model_dump(mode="json"), 201)
+        return json_response(vector_answer(await extraction.run(ignore_progress)).model_dump(mode="json"), 201)
     lease.close()  # a job waits in a queue of its own
     job = await jobs.submit("extract", job_words(body), extraction.job)
     return json_response(job_answer(job).model_dump(mode="json"), 202)

@@ -26,7 +26,7 @@ from steering.schemas.vectors import (
     VersionQuery,
 )
 from steering.store.base import VectorFilter
-from steering.workflows.extraction.register import combined, registered
+from steering.workflows.extraction.make import combined, registered
 
 router = APIRouter(route_class=ApiRoute, tags=["vectors"])
 uploads = APIRouter(route_class=UploadRoute, tags=["vectors"])

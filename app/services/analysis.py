@@ -12,13 +12,13 @@ from app.services.inputs import check_limit, pair_text, prompt_of
 from app.state import AppState
 from steering.engine.api import Engine, Prompt, unembedding_of
 from steering.engine.prompts import check_context, encode_prompt
+from steering.layer_indices import layer_indices
 from steering.plan.layers import check_model, resolve_layers
 from steering.plan.types import SteeringPlan
 from steering.schemas import analysis as words
 from steering.schemas.base import by_layer
 from steering.schemas.extraction import Text
 from steering.vectors import ConceptVector
-from steering.workflows.extraction.extract import block_indices
 from steering.workflows.reading import latent_space as maps
 from steering.workflows.reading import logit_lens as lenses
 from steering.workflows.reading import readout as readouts
@@ -69,7 +69,7 @@ def _by_vector(found: Sequence[readouts.LayerReadout]) -> dict[str, dict[str, wo
 async def prepared_map(state: AppState, body: words.LatentSpaceRequest) -> maps.LatentSpaceRequest:
     """The same for a map. What only the projection can know (too few texts, say) it refuses itself."""
     check_limit(len(body.texts), state.settings.max_texts, "texts", "texts")
-    layers = block_indices(body.layers, state.engine.info.layer_count)
+    layers = layer_indices(body.layers, state.engine.info.layer_count)
     vectors = await _vectors(state, body.vectors)
     _check_activations(state, len(body.texts), len(layers), "activations (texts x layers x d_model)", "layers")
     request = maps.LatentSpaceRequest(
@@ -109,7 +109,7 @@ async def prepared_lens(state: AppState, body: words.LogitLensRequest) -> lenses
     """The same for a lens."""
     settings, engine = state.settings, state.engine
     unembedding_of(engine)
-    layers = block_indices(body.layers, engine.info.layer_count)
+    layers = layer_indices(body.layers, engine.info.layer_count)
     check_limit(body.top_k, settings.max_top_logprobs, "predictions a token", "top_k")
     plan = await plan_of(state, body.steering)
     ids = await encode_prompt(engine.tokenizer, prompt_of(body, settings))

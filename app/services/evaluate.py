@@ -33,7 +33,7 @@ from steering.vectors import ConceptVector
 from steering.workflows.evaluation import dose_response as doses
 from steering.workflows.evaluation import layer_sweep as sweeps
 from steering.workflows.evaluation.judge import Judging, instruction_of
-from steering.workflows.evaluation.trial_setup import asked
+from steering.workflows.evaluation.setup import as_prompts
 from steering.workflows.progress import Progress
 
 Work: TypeAlias = doses.DoseResponseRequest | sweeps.LayerSweepRequest
@@ -133,7 +133,7 @@ async def _check_newest(state: AppState, vector: ConceptVector) -> None:
 async def _prompts(state: AppState, body: EvaluationRequest) -> tuple[Prompt, ...] | None:
     """Prompts as the engine takes them. Raises LimitExceeded, ContextLengthExceeded, ConceptNotFound."""
     if body.concept is not None:
-        return asked(state.engine, await asyncio.to_thread(load_evaluation_prompts, body.concept))
+        return as_prompts(state.engine, await asyncio.to_thread(load_evaluation_prompts, body.concept))
     return None if body.prompts is None else await _tokens(state, body.prompts, body.max_tokens, "prompts")
 
 

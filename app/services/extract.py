@@ -7,10 +7,11 @@ from typing import Any
 from app.services.inputs import extraction_of, pairs_of
 from app.services.responses import vector_answer
 from app.state import AppState
+from steering.layer_indices import layer_indices
 from steering.schemas.extraction import ExtractRequest
 from steering.vectors import ConceptVector, check_name
 from steering.workflows.extraction.describe import describe
-from steering.workflows.extraction.extract import ExtractionRequest, block_indices
+from steering.workflows.extraction.extract import ExtractionRequest
 from steering.workflows.extraction.make import check_method, make_vector
 from steering.workflows.progress import Progress
 from steering.workflows.training.train import TrainingSettings
@@ -46,7 +47,7 @@ async def checked(state: AppState, body: ExtractRequest) -> Extraction:
     """Refuses at once what can be refused at once, so that no job fails of it later."""
     check_name(body.name)
     check_method(state.engine, body.method, training_of(body), paired=body.positive is None)
-    block_indices(body.layers, state.engine.info.layer_count)
+    layer_indices(body.layers, state.engine.info.layer_count)
     if body.describe is not None:
         return Extraction(state, body, None)
     return Extraction(state, body, extraction_of(body, await pairs_of(state, body), state))

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from app.http.dependencies import plan_of, readings_of
-from app.http.sse import Event, ended
+from app.http.sse import Event
 from app.metrics import Metrics
 from app.services.flags import NO_FLAGS, Flags
 from app.services.inputs import check_limit, prompt_of, sampling_of, shows_tokens, tokenized
@@ -18,10 +18,7 @@ from app.state import AppState
 from steering.engine.api import Engine, GenerationRequest, TokenEvent
 from steering.schemas.generation import GenerateAnswer, GenerateRequest
 from steering.schemas.replay import Record
-from steering.workflows.generate import Answer, answers, assemble, choices, gathered, opened
-
-BUFFER = 256
-"""Events that may wait for a slow reader before the rows wait too."""
+from steering.workflows.generate import Answer, answers, assemble, choices, interleaved, stream_events
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,16 +81,11 @@ def finished(generation: Generation, found: tuple[Answer, ...]) -> GenerateAnswe
 async def events(generation: Generation, metrics: Metrics) -> AsyncGenerator[Event, None]:
     """`token` events of all answers as they come, then `done`. Closing it frees every row."""
     telling = _Telling(generation, metrics)
-    if generation.n == 1:  # nothing to interleave: no task, no queue between the engine and the wire
-        async with opened(generation.engine, generation.request) as stream:
-            async for event in stream:
-                if (piece := telling.piece(event)) is not None:
-                    yield piece
-    else:
-        async with aclosing(_interleaved(generation)) as pieces:
-            async for choice, event in pieces:
-                if (piece := telling.piece(event, choice)) is not None:
-                    yield piece
+    streams = [stream_events(generation.engine, one) for one in choices(generation.request, generation.n)]
+    async with aclosing(interleaved(streams)) as pieces:
+        async for choice, event in pieces:
+            if (piece := telling.piece(event, choice)) is not None:
+                yield piece
     await asyncio.sleep(0)  # the last tokens of all streams leave before anything is summed up
     yield telling.done()
 
@@ -121,34 +113,3 @@ class _Telling:
     def done(self) -> Event:
         """The `done` event, when every answer has ended."""
         return Event(finished(self._generation, tuple(assemble(one) for one in self._heard)), "done")
-
-
-async def _interleaved(generation: Generation) -> AsyncGenerator[tuple[int, TokenEvent], None]:
-    """(choice, event) in the order in which they come. The first failure ends all and is raised."""
-    queue: asyncio.Queue[tuple[int, TokenEvent] | Exception | None] = asyncio.Queue(maxsize=BUFFER)
-    following = asyncio.create_task(_follow_all(generation, queue))
-    try:
-        while (item := await queue.get()) is not None:
-            if isinstance(item, Exception):
-                raise item
-            yield item
-    finally:
-        await ended(following)
-
-
-async def _follow_all(
-    generation: Generation, queue: "asyncio.Queue[tuple[int, TokenEvent] | Exception | None]"
-) -> None:
-    """Every choice into the queue; None when all have ended, the exception when one failed."""
-
-    async def follow(choice: int, request: GenerationRequest) -> None:
-        async with opened(generation.engine, request) as stream:
-            async for event in stream:
-                await queue.put((choice, event))
-
-    last: Exception | None = None
-    try:
-        await gathered([follow(i, one) for i, one in enumerate(choices(generation.request, generation.n))])
-    except Exception as error:
-        last = error
-    await queue.put(last)

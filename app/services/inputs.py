@@ -15,8 +15,8 @@ from steering.pairs import ChatMessage, ContrastivePair, PairSet
 from steering.pairs import Text as PairText
 from steering.schemas.extraction import ExtractRequest, Text
 from steering.schemas.generation import Message, PromptFields, SamplingFields
-from steering.workflows.extraction.answer_format import usual_position
 from steering.workflows.extraction.extract import ExtractionRequest
+from steering.workflows.extraction.texts import default_position
 
 _SEEDS = 2**53
 """Seeds of our choosing stay below this, so that a JavaScript client reads them back exactly."""
@@ -134,7 +134,7 @@ def extraction_of(body: ExtractRequest, pairs: PairSet, state: AppState) -> Extr
         pairs=pairs,
         method=body.method,
         layers=body.layers,
-        position=usual_position(pairs) if body.position is None else body.position,
+        position=default_position(pairs) if body.position is None else body.position,
         holdout=body.holdout,
         seed=body.seed,
         description=body.description,

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from app.services.gguf_export import control_vector
 from app.services.responses import vector_export
 from steering.errors import InvalidRequest, UnsupportedParameter, VectorModelMismatch
+from steering.layer_indices import layer_index
 from steering.model.info import ModelInfo
 from steering.plan.layers import check_model
 from steering.schemas.base import by_layer
@@ -23,11 +24,8 @@ def import_file(content: bytes, name: str | None, info: ModelInfo) -> ConceptVec
     """The vector in a safetensors file, for the loaded model. Raises what `decode` raises, VectorModelMismatch."""
     vector = decode(content, name=name, model=info.name, model_fingerprint=info.fingerprint)
     check_model(vector, info)
-    beyond = [layer for layer in vector.layers if layer >= info.layer_count]
-    if beyond:
-        raise VectorModelMismatch(
-            f"the vector has layers {beyond}; the model has 0 to {info.layer_count - 1}", param="vector"
-        )
+    for layer in vector.layers:
+        layer_index(layer, info.layer_count, param="vector", error=VectorModelMismatch)
     return vector
 
 

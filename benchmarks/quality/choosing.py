@@ -8,9 +8,8 @@ from benchmarks.quality.progress import told
 from steering.engine.api import Engine, Position
 from steering.errors import SteeringError
 from steering.vectors import ConceptVector
-from steering.workflows.evaluation.dose_statistics import perplexity_ratio
-from steering.workflows.evaluation.dosing import plan_at
-from steering.workflows.evaluation.trial_setup import read_back
+from steering.workflows.evaluation.setup import plan_at, read_back
+from steering.workflows.evaluation.statistics import perplexity_ratio
 from steering.workflows.evaluation.trials import run_trials
 
 POSITIONS: tuple[Position, ...] = ("last", "mean", "response_mean")

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from steering.concepts.loader import load_concept, load_evaluation_prompts, load_neutral
 from steering.engine.api import Engine, Position, Prompt, SamplingParams
 from steering.vectors import ConceptVector
-from steering.workflows.evaluation.trial_setup import asked
-from steering.workflows.extraction.answer_format import usual_position
+from steering.workflows.evaluation.setup import as_prompts
 from steering.workflows.extraction.extract import ExtractionRequest
 from steering.workflows.extraction.make import make_vector
+from steering.workflows.extraction.texts import default_position
 from steering.workflows.training.train import TRAINED, TrainingSettings
 
 CONCEPTS = ("sentiment", "formality", "refusal", "toxicity", "factuality", "sycophancy")
@@ -42,17 +42,17 @@ QUICK = Effort(choosing=2, reporting=3, neutral=1, tokens=8, controls=1, doses=(
 def choosing_prompts(engine: Engine, concept: str, count: int) -> tuple[Prompt, ...]:
     """Prompts that settings are chosen on: what the users of the concept's pairs say, spread over the topics."""
     found = list(dict.fromkeys(text[0].content for text in load_concept(concept).positive if not isinstance(text, str)))
-    return asked(engine, found[:: max(1, len(found) // count)][:count])
+    return as_prompts(engine, found[:: max(1, len(found) // count)][:count])
 
 
 def reporting_prompts(engine: Engine, concept: str, count: int) -> tuple[Prompt, ...]:
     """The concept's evaluation prompts, none of which is among its pairs."""
-    return asked(engine, load_evaluation_prompts(concept)[:count])
+    return as_prompts(engine, load_evaluation_prompts(concept)[:count])
 
 
 def neutral_prompts(engine: Engine, count: int) -> tuple[Prompt, ...]:
     """From the end of the neutral ones: the first are those that training spares."""
-    return asked(engine, load_neutral()[-count:])
+    return as_prompts(engine, load_neutral()[-count:])
 
 
 def strengths_of(engine: Engine, vector: ConceptVector, doses: Sequence[float]) -> tuple[float, ...]:
@@ -73,7 +73,7 @@ async def vector_of(
 ) -> ConceptVector:
     """As the server makes it, where nothing is said. training: method "trained"."""
     pairs = load_concept(concept)
-    request = ExtractionRequest(concept, pairs, position=position or usual_position(pairs))
+    request = ExtractionRequest(concept, pairs, position=position or default_position(pairs))
     if layers is not None:
         request = replace(request, layers=tuple(layers))
     request = replace(request, method=method if training is None else TRAINED)

@@ -8,7 +8,7 @@ from benchmarks.quality.progress import told
 from steering.engine.api import Engine, GenerationRequest, SamplingParams
 from steering.vectors import ConceptVector
 from steering.workflows.evaluation.dose_response import DoseResponse, DoseResponseRequest, dose_response
-from steering.workflows.evaluation.dosing import plan_at
+from steering.workflows.evaluation.setup import plan_at
 from steering.workflows.generate import background
 
 SHOWN = (-0.15, 0.0, 0.15)

@@ -8,9 +8,8 @@ from benchmarks.quality.curves import Curve, curve, difference, reach_interval, 
 from benchmarks.quality.progress import told
 from steering.engine.api import Engine, Prompt
 from steering.vectors import ConceptVector
-from steering.workflows.evaluation.dose_statistics import dose_point
-from steering.workflows.evaluation.dosing import plan_at
-from steering.workflows.evaluation.trial_setup import read_back
+from steering.workflows.evaluation.setup import plan_at, read_back
+from steering.workflows.evaluation.statistics import dose_point
 from steering.workflows.evaluation.trials import Trial, run_trials
 from steering.workflows.training.train import TrainingSettings
 
@@ -21,9 +20,9 @@ DOSES = (0.05, 0.1, 0.15, 0.2, 0.3)
 TRAINED_AT = (0.05, 0.15)
 """Between which doses a direction is trained."""
 SETTINGS = {
-    "caution 1": TrainingSettings(steps=50, batch=3),
-    "caution 0": TrainingSettings(steps=50, batch=3, caution=0.0),
-    "caution 1, small steps": TrainingSettings(steps=50, batch=3, learning_rate=0.03),
+    "kl_coefficient 1": TrainingSettings(steps=50, batch=3),
+    "kl_coefficient 0": TrainingSettings(steps=50, batch=3, kl_coefficient=0.0),
+    "kl_coefficient 1, small steps": TrainingSettings(steps=50, batch=3, learning_rate=0.03),
 }
 
 

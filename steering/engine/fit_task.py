@@ -29,7 +29,7 @@ class FitTask:
 
     amount: residual units at strength 1. initial: (d_model,) where to start, of any length; a random direction if None.
     steps: how often d is changed, each time by `batch` pairs. learning_rate: how far a step may turn it, in radians.
-    strengths: |s| is drawn evenly from this range, which lies above 0. neutral, caution: what a nat of divergence per token of
+    strengths: |s| is drawn evenly from this range, which lies above 0. neutral, kl_coefficient: what a nat of divergence per token of
     neutral text counts in the loss, under strengths of both signs; without neutral texts nothing speaks for them.
     """
 
@@ -37,7 +37,7 @@ class FitTask:
     layer: int
     amount: float
     neutral: tuple[NeutralText, ...] = ()
-    caution: float = 1.0
+    kl_coefficient: float = 1.0
     initial: Direction | None = None
     steps: int = 100
     batch: int = 4

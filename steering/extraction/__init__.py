@@ -1,6 +1,6 @@
-"""METHODS, the table of how a direction is found. Those that need scikit-learn are loaded when first asked for."""
+"""Lists the extraction methods in METHODS. Methods that need scikit-learn are imported on first use."""
 
-from steering.extraction.base import Direction, ExtractionMethod
+from steering.extraction.base import ExtractionMethod
 from steering.extraction.mean_difference import MeanDifference
 from steering.extraction.pca import Pca
 from steering.registry import Registry
@@ -24,4 +24,4 @@ METHODS: Registry[type[ExtractionMethod]] = Registry(
     loaders={"probe": _probe, "whitened": _whitened},
 )
 
-__all__ = ["METHODS", "Direction", "ExtractionMethod"]
+__all__ = ["METHODS", "ExtractionMethod"]

@@ -1,30 +1,29 @@
-"""pca: the line along which the two sides of the pairs spread the most."""
+"""Fits the line along which the differences of the pairs vary most."""
 
 from typing import ClassVar
 
 import torch
 
-from steering.extraction.base import Direction, Negatives, Positives
+from steering.extraction.base import Negatives, Positives
 from steering.extraction.orientation import check_activations_shape, orient
-from steering.shapes import Activations, Tensor
-from steering.shapes import Direction as DirectionVector
+from steering.shapes import Activations, Direction
+from steering.vectors import LayerDirection
 
 
 class Pca:
-    """First principal direction of the pairs, each centred on its own middle (Zou et al., arXiv 2310.01405).
+    """Computes the first principal direction of the pairs, each centred on its midpoint (Zou et al., arXiv 2310.01405).
 
     Paired: Z = [(X+ - X-)/2 ; -(X+ - X-)/2], mean zero by construction, d its first right singular vector. Unpaired: Z is
-    every row minus the middle of the class means. The pairs alone leave the sign open; delta . d > 0 fixes it.
+    every row minus the middle of the class means. The sign is free in both cases; delta . d > 0 fixes it.
     """
 
     name: ClassVar[str] = "pca"
-    needs_pairs: ClassVar[bool] = False
-    least: ClassVar[int] = 1
+    min_examples: ClassVar[int] = 1
 
     @staticmethod
-    def fit(positive: Positives, negative: Negatives, paired: bool) -> Direction:
-        """positive (pos, d_model), negative (neg, d_model) -> Direction."""
-        check_activations_shape(Pca.name, positive, negative, paired, Pca.least)
+    def fit(positive: Positives, negative: Negatives, paired: bool) -> LayerDirection:
+        """positive (pos, d_model), negative (neg, d_model) -> LayerDirection."""
+        check_activations_shape(Pca.name, positive, negative, paired, Pca.min_examples)
         upper, lower = positive.double(), negative.double()
         if paired:  # the mirrored half of Z has the same right singular vectors
             return orient(_first_right_singular_vector((upper - lower) / 2), positive, negative)
@@ -32,9 +31,7 @@ class Pca:
         return orient(_first_right_singular_vector(centred), positive, negative)
 
 
-def _first_right_singular_vector(rows: Activations) -> DirectionVector:
-    """rows (example, d_model) -> (d_model,), through whichever of the two Gram matrices is smaller."""
-    examples, d_model = rows.shape
-    gram = rows @ rows.T if examples <= d_model else rows.T @ rows
-    last: Tensor = torch.linalg.eigh(gram).eigenvectors[:, -1]
-    return rows.T @ last if examples <= d_model else last
+def _first_right_singular_vector(rows: Activations) -> Direction:
+    """rows (example, d_model) -> (d_model,)."""
+    direction: Direction = torch.linalg.svd(rows, full_matrices=False).Vh[0]
+    return direction

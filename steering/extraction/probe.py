@@ -1,4 +1,4 @@
-"""probe: the weights of a logistic classifier of positive against negative."""
+"""Fits a logistic classifier of positive against negative and takes its weights as the direction."""
 
 from typing import ClassVar
 
@@ -6,37 +6,37 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from steering.extraction.base import Direction, Negatives, Positives
+from steering.extraction.base import Negatives, Positives
 from steering.extraction.orientation import check_activations_shape, orient
+from steering.vectors import LayerDirection
 
 PENALTY = 0.1
-"""lambda = PENALTY * d_model: in step with |x~|^2 ~ d_model, so that it means the same for any model. The value reads
+"""lambda = PENALTY * d_model, proportional to |x~|^2 ~ d_model, so that it means the same for every model. This value reads
 held-out topics best of 0.002 to 2 on the starter concepts, by little."""
 
 
 class Probe:
-    """min over (w, b) of sum log(1 + exp(-y (w . x~ + b))) + lambda |w|^2, with x~ = (x - mu) / sd; d along w / sd.
+    """Minimizes sum log(1 + exp(-y (w . x~ + b))) + lambda |w|^2 over (w, b), with x~ = (x - mu) / sd; d is along w / sd.
 
-    sd is the pooled spread within the classes: the spread of everything would divide the concept out of the
-    coordinates that carry it. weight = |w / sd| and bias = b - (w / sd) . mu, so that sigmoid(weight * p + bias) on the
-    projection p is the classifier's probability. A good reader; often a poorer direction to steer along than the mean
+    sd is the pooled standard deviation within the classes: the total standard deviation would divide the concept out of
+    the coordinates that carry it. weight = |w / sd| and bias = b - (w / sd) . mu, so that sigmoid(weight * p + bias) of the
+    projection p is the classifier's probability. A good reader, but often a weaker direction to steer along than the mean
     difference (arXiv 2501.17148).
     """
 
     name: ClassVar[str] = "probe"
-    needs_pairs: ClassVar[bool] = False
-    least: ClassVar[int] = 4
+    min_examples: ClassVar[int] = 4
 
     @staticmethod
-    def fit(positive: Positives, negative: Negatives, paired: bool) -> Direction:
-        """positive (pos, d_model), negative (neg, d_model) -> Direction with weight and bias."""
-        check_activations_shape(Probe.name, positive, negative, paired, Probe.least)
-        upper, lower = (heap.double().numpy(force=True) for heap in (positive, negative))
+    def fit(positive: Positives, negative: Negatives, paired: bool) -> LayerDirection:
+        """positive (pos, d_model), negative (neg, d_model) -> LayerDirection with weight and bias."""
+        check_activations_shape(Probe.name, positive, negative, paired, Probe.min_examples)
+        upper, lower = (rows.double().numpy(force=True) for rows in (positive, negative))
         rows = np.concatenate([upper, lower])
         labels = np.repeat([1, 0], [len(upper), len(lower)])
         mean = rows.mean(0)
         variance = np.concatenate([upper - upper.mean(0), lower - lower.mean(0)]).var(0)
-        # A coordinate that never moves carries nothing; the floor keeps it, and one frozen by chance, from taking over.
+        # The floor keeps a coordinate without variance, or with almost none by chance, from dominating.
         spread = np.sqrt(np.maximum(variance, 1e-4 * variance.mean()))
         spread[spread == 0.0] = 1.0
         classifier = LogisticRegression(C=1.0 / (2.0 * PENALTY * rows.shape[1]), tol=1e-6, max_iter=2000)

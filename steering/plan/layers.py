@@ -1,6 +1,7 @@
 """Which layers a caller means: names and ranges become zero-based block indices of one model and one vector."""
 
 from steering.errors import InvalidRequest, VectorModelMismatch
+from steering.layer_indices import layer_index
 from steering.model.info import ModelInfo
 from steering.spec import LayerRange, Layers
 from steering.vectors import ConceptVector
@@ -25,24 +26,18 @@ def resolve_layers(layers: Layers, vector: ConceptVector, layer_count: int) -> t
     elif layers == "all":
         wanted = list(vector.layers)
     elif isinstance(layers, LayerRange):
-        start, end = (_positive(value, layer_count, inclusive=True) for value in (layers.from_, layers.to))
+        # The end is exclusive, so it may be one past the last layer.
+        start, end = (
+            value if value == layer_count else layer_index(value, layer_count) for value in (layers.from_, layers.to)
+        )
         wanted = list(range(start, end))
         if not wanted:
-            raise InvalidRequest(f"layers from {layers.from_} to {layers.to} are none", param="layers")
+            raise InvalidRequest(f"the range of layers from {layers.from_} to {layers.to} is empty", param="layers")
     else:
-        wanted = [_positive(int(layer), layer_count) for layer in layers]
+        wanted = [layer_index(int(layer), layer_count) for layer in layers]
     missing = [layer for layer in wanted if layer not in vector.layers]
     if missing:
         raise InvalidRequest(
             f"vector {vector.id} has no direction at layers {missing}; it has {sorted(vector.layers)}", param="layers"
         )
     return tuple(sorted(set(wanted)))
-
-
-def _positive(layer: int, layer_count: int, *, inclusive: bool = False) -> int:
-    resolved = layer + layer_count if layer < 0 else layer
-    if not 0 <= resolved < layer_count + (1 if inclusive else 0):
-        raise InvalidRequest(
-            f"layer {layer} does not exist; the model has layers 0 to {layer_count - 1}", param="layers"
-        )
-    return resolved

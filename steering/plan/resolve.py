@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 import torch
+from cachetools import LRUCache
 
 from steering.errors import InvalidRequest
 from steering.model.info import ModelInfo
@@ -12,7 +13,6 @@ from steering.plan.dose import DoseGuard, guarded, planned_dose
 from steering.plan.layers import check_model, resolve_layers
 from steering.plan.program import Action, build, fingerprint, prompt_fingerprint
 from steering.plan.types import UNSTEERED, Intervention, SteeringPlan, Step
-from steering.recent import Recent
 from steering.spec import InterventionSpec, SteeringSpec, renamed, vector_names
 from steering.store.base import VectorSource
 from steering.vectors import ConceptVector, VectorId
@@ -22,7 +22,7 @@ async def resolve(
     spec: SteeringSpec, vectors: VectorSource, info: ModelInfo, *, guard: DoseGuard | None = None
 ) -> SteeringPlan:
     """Raises VectorNotFound, VectorModelMismatch, InvalidRequest, DoseExceeded; `param` names the intervention's field."""
-    return await RecentPlans(0).resolve(spec, vectors, info, guard or DoseGuard())
+    return await RecentPlans(1).resolve(spec, vectors, info, guard or DoseGuard())
 
 
 class RecentPlans:
@@ -33,7 +33,7 @@ class RecentPlans:
     """
 
     def __init__(self, most: int = 64) -> None:
-        self._plans: Recent[tuple[object, ...], SteeringPlan] = Recent(most)
+        self._plans: LRUCache[tuple[object, ...], SteeringPlan] = LRUCache(most)
 
     async def resolve(
         self, spec: SteeringSpec, vectors: VectorSource, info: ModelInfo, guard: DoseGuard
@@ -50,8 +50,9 @@ class RecentPlans:
                 found[name] = vector
         stands_for = tuple((name, vector.id, vector.sha256) for name, vector in sorted(found.items()))
         known = (spec.model_dump_json(), stands_for, guard, info)
-        plan = self._plans.get(known)
-        return plan or self._plans.keep(known, _Resolver(spec, found, info, guard).plan())
+        if known not in self._plans:
+            self._plans[known] = _Resolver(spec, found, info, guard).plan()
+        return self._plans[known]
 
 
 class _Resolver:

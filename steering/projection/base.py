@@ -31,10 +31,10 @@ class Separability:
 
 
 class Projection(Protocol):
-    """One way to flatten. Same input and seed, same points. least: the fewest examples it takes."""
+    """One way to flatten. Same input and seed, same points. min_examples: the fewest examples it takes."""
 
     name: ClassVar[str]
-    least: ClassVar[int]
+    min_examples: ClassVar[int]
 
     @staticmethod
     def fit(activations: NDArray[np.float32], dims: int, seed: int) -> Points:
@@ -42,17 +42,17 @@ class Projection(Protocol):
         ...
 
 
-def check_activations(method: str, activations: NDArray[np.float32], dims: int, least: int) -> None:
-    """Raises InvalidRequest unless there are `least` examples, not all alike, and 2 or 3 dimensions are asked for."""
+def check_activations(method: str, activations: NDArray[np.float32], dims: int, min_examples: int) -> None:
+    """Raises InvalidRequest unless there are `min_examples` examples, not all alike, and 2 or 3 dimensions are asked for."""
     if dims not in (2, 3):
         raise InvalidRequest(f"dims must be 2 or 3, got {dims}", param="dims")
     if activations.ndim != 2 or activations.shape[1] < dims:
         raise InvalidRequest(
             f"activations must be (example, d_model) with d_model at least {dims}, got {activations.shape}"
         )
-    if len(activations) < least:
+    if len(activations) < min_examples:
         raise InvalidRequest(
-            f"method {method!r} needs at least {least} texts to draw, got {len(activations)}", param="texts"
+            f"method {method!r} needs at least {min_examples} texts to draw, got {len(activations)}", param="texts"
         )
     if not np.isfinite(activations).all():
         raise NonfiniteActivations("the activations hold NaN or infinity, so they cannot be drawn")

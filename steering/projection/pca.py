@@ -16,12 +16,12 @@ class Pca:
     """
 
     name: ClassVar[str] = "pca"
-    least: ClassVar[int] = 4
+    min_examples: ClassVar[int] = 4
 
     @staticmethod
     def fit(activations: NDArray[np.float32], dims: int, seed: int) -> Points:
         """activations (example, d_model) -> Points with explained variance, basis and mean."""
-        check_activations(Pca.name, activations, dims, Pca.least)
+        check_activations(Pca.name, activations, dims, Pca.min_examples)
         rows = activations.astype(np.float64)
         model = PCA(n_components=dims, svd_solver="full").fit(rows)
         largest = np.abs(model.components_).argmax(axis=1)

@@ -19,12 +19,12 @@ class Tsne:
     """t-SNE by scikit-learn, on the first 50 principal axes, started from the first of them."""
 
     name: ClassVar[str] = "tsne"
-    least: ClassVar[int] = 5
+    min_examples: ClassVar[int] = 5
 
     @staticmethod
     def fit(activations: NDArray[np.float32], dims: int, seed: int) -> Points:
         """activations (example, d_model) -> Points. Perplexity 30, or a third of the examples where they are few."""
-        check_activations(Tsne.name, activations, dims, Tsne.least)
+        check_activations(Tsne.name, activations, dims, Tsne.min_examples)
         axes = min(AXES, *activations.shape)
         rows = PCA(n_components=axes, svd_solver="full").fit_transform(activations.astype(np.float64))
         model = TSNE(

@@ -1,4 +1,4 @@
-"""umap: like t-SNE, with more of the arrangement at large. Needs the extra `umap`; compiles for seconds on first use."""
+"""Projects activations with UMAP: like t-SNE, but with more of the large-scale arrangement. Compiles for seconds on first use."""
 
 import warnings
 from typing import ClassVar
@@ -6,35 +6,26 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from steering.errors import UnsupportedParameter
 from steering.projection.base import Points, check_activations
 
 with warnings.catch_warnings():
-    warnings.filterwarnings("ignore", "Tensorflow not installed", ImportWarning)  # its parametric form, unused here
-    try:
-        import umap
-    except ModuleNotFoundError:
-        umap = None
+    # umap-learn warns that its parametric form, which is not used here, lacks Tensorflow.
+    warnings.filterwarnings("ignore", "Tensorflow not installed", ImportWarning)
+    import umap
 
 NEIGHBOURS = 15
 
 
 class Umap:
-    """UMAP by umap-learn. Seeded, hence on one thread."""
+    """Fits UMAP (umap-learn). A seeded fit runs on one thread."""
 
     name: ClassVar[str] = "umap"
-    least: ClassVar[int] = 6
+    min_examples: ClassVar[int] = 6
 
     @staticmethod
     def fit(activations: NDArray[np.float32], dims: int, seed: int) -> Points:
-        """activations (example, d_model) -> Points. Raises UnsupportedParameter where umap-learn is not installed."""
-        if umap is None:
-            raise UnsupportedParameter(
-                "method 'umap' needs the package umap-learn, which is not installed here (the extra 'umap' brings it); "
-                "'pca' and 'tsne' need nothing more",
-                param="method",
-            )
-        check_activations(Umap.name, activations, dims, Umap.least)
+        """activations (example, d_model) -> Points (example, dims)."""
+        check_activations(Umap.name, activations, dims, Umap.min_examples)
         model = umap.UMAP(
             n_components=dims,
             n_neighbors=min(NEIGHBOURS, len(activations) - 1),

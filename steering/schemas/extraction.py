@@ -28,14 +28,14 @@ class TraitDescription(Request):
 
 
 class Training(Request):
-    """How method `trained` fits its direction; what is left out is as the library has it. caution: what a nat of divergence
+    """How method `trained` fits its direction; what is left out is as the library has it. kl_coefficient: what a nat of divergence
     per token of neutral answers counts against the concept; 0 for no neutral answers at all."""
 
     steps: Annotated[int, Field(strict=True, ge=1, le=2000)] | None = None
     batch: Annotated[int, Field(strict=True, ge=1, le=64)] | None = None
     learning_rate: Annotated[Number, Field(gt=0, le=1)] | None = None
     strengths: tuple[Annotated[Number, Field(gt=0, le=100)], Annotated[Number, Field(gt=0, le=100)]] | None = None
-    caution: Annotated[Number, Field(ge=0, le=1000)] | None = None
+    kl_coefficient: Annotated[Number, Field(ge=0, le=1000)] | None = None
 
     @model_validator(mode="after")
     def _low_to_high(self) -> "Training":

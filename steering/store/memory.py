@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, final
 
+from cachetools import LRUCache
+
 from steering.errors import InvalidRequest
-from steering.recent import Recent
 from steering.spec import SteeringSpec
 from steering.store.base import JobRecord, JobStore, Profile, ProfileStore, VectorFilter, VectorPage, VectorStore
 from steering.store.clock import now
@@ -72,10 +73,12 @@ class MemoryVectors:
         self._profiles = profiles
         self._versions: dict[str, dict[int, StoredVector]] = {}
         self._last: dict[str, int] = {}
-        self._recent: Recent[StoredVector, ConceptVector] = Recent(KEPT)
+        self._recent: LRUCache[StoredVector, ConceptVector] = LRUCache(KEPT)
 
     def _restored(self, stored: StoredVector) -> ConceptVector:
-        return self._recent.get(stored) or self._recent.keep(stored, restore(stored))
+        if stored not in self._recent:
+            self._recent[stored] = restore(stored)
+        return self._recent[stored]
 
     async def put(self, vector: ConceptVector) -> ConceptVector:
         sealed = seal(vector)

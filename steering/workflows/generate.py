@@ -1,23 +1,25 @@
-"""Whole answers from an engine: one, or several samples of one request with seeds of their own."""
+"""Runs generation requests to complete answers: one, several samples of one request, or a background batch."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from steering.engine.api import Engine, Finish, GenerationRequest, TokenEvent
 from steering.errors import InternalError, InvalidRequest, NonfiniteActivations, Overloaded
-from steering.workflows.progress import Progress, silent
+from steering.workflows.progress import Progress, ignore_progress
 
 T = TypeVar("T")
-AT_ONCE = 16
-"""Requests that background work keeps in the engine at a time: enough to fill a batch, few enough to leave a queue."""
+BACKGROUND_CONCURRENCY = 16
+"""Background requests in the engine at a time: enough to fill a batch, few enough to leave a queue."""
+STREAM_BUFFER = 256
+"""Items of interleaved streams that may wait for a slow reader before the streams wait too."""
 _MASK = (1 << 64) - 1
 
 
 def mix(seed: int, choice: int) -> int:
-    """The seed of choice `choice` of a request: seed_0 = seed, the others spread over 64 bits.
+    """Derives the seed of choice `choice` of a request: seed_0 = seed, the others are spread over 64 bits.
 
     seed_j = f(seed + j * 0x9E3779B97F4A7C15 mod 2^64), f the finalizer of SplitMix64 (Steele, Lea, Flood 2014): a
     bijection, so no two of the later choices share their noise. Plain integers, hence the same on every platform.
@@ -32,7 +34,7 @@ def mix(seed: int, choice: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One finished answer. tokens: the ids of `events`, one event a token; text also has the last characters, which
+    """One finished answer. tokens: the ids of `events`, one event per token; text also includes the last characters, which
     became certain only when the answer ended."""
 
     text: str
@@ -42,9 +44,9 @@ class Answer:
 
 
 def assemble(events: Sequence[TokenEvent]) -> Answer:
-    """The answer that a complete run of events makes. Raises InternalError when the last event does not end it."""
+    """Builds the answer from its complete events. Raises InternalError when the last event does not end it."""
     if not events or events[-1].finish is None:
-        raise InternalError("the engine's stream ended without saying how")
+        raise InternalError("the engine's stream ended without a finish event")
     tokens = tuple(event for event in events if event.token_id >= 0)
     return Answer(
         text="".join(event.text for event in events),
@@ -56,7 +58,7 @@ def assemble(events: Sequence[TokenEvent]) -> Answer:
 
 @asynccontextmanager
 async def opened(engine: Engine, request: GenerationRequest) -> AsyncIterator[AsyncIterator[TokenEvent]]:
-    """The engine's stream for a request, closed on the way out however that happens: closing is the cancel."""
+    """Opens the engine's stream for a request and closes it on the way out; closing cancels the request."""
     events = engine.generate(request)
     try:
         yield events
@@ -66,14 +68,21 @@ async def opened(engine: Engine, request: GenerationRequest) -> AsyncIterator[As
             await close()
 
 
+async def stream_events(engine: Engine, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
+    """Yields the events of one request as a generator, for `interleaved`."""
+    async with opened(engine, request) as events:
+        async for event in events:
+            yield event
+
+
 async def answer(engine: Engine, request: GenerationRequest) -> Answer:
-    """The whole answer to one request. Raises what `Engine.generate` raises; a cancelled caller frees the row."""
+    """Returns the whole answer to one request. Raises what `Engine.generate` raises; cancelling frees the row."""
     async with opened(engine, request) as stream:
         return assemble([event async for event in stream])
 
 
 def choices(request: GenerationRequest, n: int) -> tuple[GenerationRequest, ...]:
-    """The same request n times, choice j with seed mix(seed, j)."""
+    """Returns the same request n times, choice j with seed mix(seed, j)."""
     if n < 1:
         raise InvalidRequest(f"n must be at least 1, got {n}", param="n")
     sampling = request.sampling
@@ -81,12 +90,12 @@ def choices(request: GenerationRequest, n: int) -> tuple[GenerationRequest, ...]
 
 
 async def answers(engine: Engine, request: GenerationRequest, n: int) -> tuple[Answer, ...]:
-    """n samples of one request, all in the engine's batch at once. The first failure ends the others and is raised."""
+    """Returns n samples of one request, all in the engine's batch at once. The first failure ends the others and is raised."""
     return await gathered([answer(engine, one) for one in choices(request, n)])
 
 
 async def gathered(work: Sequence[Awaitable[T]]) -> tuple[T, ...]:
-    """Results in order. When one fails or the caller is cancelled the rest are cancelled and awaited before it is raised."""
+    """Returns results in order. On a failure or cancellation the rest are cancelled and awaited before it is raised."""
     tasks = [asyncio.ensure_future(one) for one in work]
     try:
         return tuple(await asyncio.gather(*tasks))
@@ -96,12 +105,50 @@ async def gathered(work: Sequence[Awaitable[T]]) -> tuple[T, ...]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def interleaved(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tuple[int, T], None]:
+    """Yields (stream index, item) of several streams as the items arrive. The first failure closes all and is raised."""
+    if len(streams) == 1:  # no task and no queue between the engine and the reader
+        async with aclosing(streams[0]) as only:
+            async for item in only:
+                yield 0, item
+        return
+    queue: asyncio.Queue[tuple[int, T] | Exception | None] = asyncio.Queue(maxsize=STREAM_BUFFER)
+    following = asyncio.create_task(_follow(streams, queue))
+    try:
+        while (received := await queue.get()) is not None:
+            if isinstance(received, Exception):
+                raise received
+            yield received
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+
+async def _follow(
+    streams: Sequence[AsyncGenerator[T, None]], queue: asyncio.Queue[tuple[int, T] | Exception | None]
+) -> None:
+    """Puts the items of all streams into the queue, then None, or the exception of the first that failed."""
+
+    async def follow(index: int, stream: AsyncGenerator[T, None]) -> None:
+        async with aclosing(stream):
+            async for item in stream:
+                await queue.put((index, item))
+
+    end: Exception | None = None
+    try:
+        await gathered([follow(index, stream) for index, stream in enumerate(streams)])
+    except Exception as error:
+        end = error
+    await queue.put(end)
+
+
 async def background(
     engine: Engine, requests: Sequence[GenerationRequest], *, progress: Progress | None = None, pause: float = 0.5
 ) -> tuple[Answer, ...]:
-    """Many answers in order, AT_ONCE at a time, behind live traffic. A full queue is waited for, `pause` seconds a try.
+    """Returns many answers in order, BACKGROUND_CONCURRENCY at a time, at background priority.
 
-    Raises what `Engine.generate` raises otherwise; then, and when cancelled, every row is freed first.
+    A full queue is retried every `pause` seconds. Raises what `Engine.generate` raises otherwise; then, and when cancelled,
+    every row is freed first.
     """
     outcomes = await attempts(engine, requests, progress=progress, pause=pause)
     for outcome in outcomes:
@@ -113,21 +160,21 @@ async def background(
 async def attempts(
     engine: Engine, requests: Sequence[GenerationRequest], *, progress: Progress | None = None, pause: float = 0.5
 ) -> tuple[Answer | NonfiniteActivations, ...]:
-    """As `background`, for plans that may well break the model: an answer that went out of range is given as its error."""
-    report, done, door = progress or silent, 0, asyncio.Semaphore(AT_ONCE)
+    """Does the same for plans that may break the model: an answer that became non-finite is returned as its error."""
+    report, done, slots = progress or ignore_progress, 0, asyncio.Semaphore(BACKGROUND_CONCURRENCY)
 
     async def one(request: GenerationRequest) -> Answer | NonfiniteActivations:
         nonlocal done
-        async with door:
-            found = await _patiently(engine, replace(request, priority=1), pause)
+        async with slots:
+            outcome = await _retried(engine, replace(request, priority=1), pause)
         done += 1
         report(done, len(requests), "generating")
-        return found
+        return outcome
 
     return await gathered([one(request) for request in requests])
 
 
-async def _patiently(engine: Engine, request: GenerationRequest, pause: float) -> Answer | NonfiniteActivations:
+async def _retried(engine: Engine, request: GenerationRequest, pause: float) -> Answer | NonfiniteActivations:
     while True:
         try:
             return await answer(engine, request)

@@ -1,4 +1,4 @@
-"""How long work says how far it has come."""
+"""Defines the progress callback of long-running work."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -7,5 +7,5 @@ Progress: TypeAlias = Callable[[int, int, str], None]
 """progress(done, total, message): called on the event loop, often; it must return at once."""
 
 
-def silent(done: int, total: int, message: str) -> None:
-    """For a caller who does not watch."""
+def ignore_progress(done: int, total: int, message: str) -> None:
+    """Does nothing; the default of callers that pass no callback."""

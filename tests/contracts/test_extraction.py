@@ -29,7 +29,7 @@ def planted(examples: int = 240, signal: float = 8.0, seed: int = 0, d_model: in
 def test_finds_the_planted_direction(method: str, paired: bool) -> None:
     direction, positive, negative = planted(signal=20.0, paired=paired)
     found = METHODS[method].fit(positive, negative, paired)
-    assert float(found.vector @ direction) > 0.99
+    assert float(found.direction @ direction) > 0.99
 
 
 @every_method
@@ -37,7 +37,7 @@ def test_finds_the_planted_direction(method: str, paired: bool) -> None:
 def test_finds_it_with_fewer_examples_than_dimensions(method: str, paired: bool) -> None:
     direction, positive, negative = planted(examples=60, signal=40.0, d_model=400, paired=paired)
     found = METHODS[method].fit(positive, negative, paired)
-    assert float(found.vector @ direction) > 0.97
+    assert float(found.direction @ direction) > 0.97
 
 
 @every_method
@@ -46,13 +46,13 @@ def test_unit_length_float32_and_scale(method: str, paired: bool) -> None:
     _, positive, negative = planted(signal=2.0, seed=3)
     found = METHODS[method].fit(positive, negative, paired)
     delta = positive.mean(0) - negative.mean(0)
-    assert found.vector.dtype == torch.float32
-    assert found.vector.shape == (D_MODEL,)
-    assert float(found.vector.norm()) == pytest.approx(1.0, abs=1e-6)
+    assert found.direction.dtype == torch.float32
+    assert found.direction.shape == (D_MODEL,)
+    assert float(found.direction.norm()) == pytest.approx(1.0, abs=1e-6)
     assert found.scale > 0
-    assert found.scale == pytest.approx(float(delta @ found.vector), rel=1e-4)
+    assert found.scale == pytest.approx(float(delta @ found.direction), rel=1e-4)
     assert found.scale == pytest.approx(found.positive_mean - found.negative_mean, rel=1e-6)
-    assert found.positive_mean == pytest.approx(float((positive @ found.vector).mean()), rel=1e-4)
+    assert found.positive_mean == pytest.approx(float((positive @ found.direction).mean()), rel=1e-4)
 
 
 @every_method
@@ -60,7 +60,7 @@ def test_unit_length_float32_and_scale(method: str, paired: bool) -> None:
 def test_swapping_the_classes_turns_the_direction_round(method: str, paired: bool) -> None:
     _, positive, negative = planted(signal=3.0, seed=1)
     there, back = METHODS[method].fit(positive, negative, paired), METHODS[method].fit(negative, positive, paired)
-    torch.testing.assert_close(there.vector, -back.vector, atol=2e-4, rtol=0)
+    torch.testing.assert_close(there.direction, -back.direction, atol=2e-4, rtol=0)
     assert there.scale == pytest.approx(back.scale, rel=1e-3)
 
 
@@ -72,7 +72,7 @@ def test_the_order_of_the_pairs_does_not_matter(method: str, paired: bool, order
     _, positive, negative = planted(examples=24, signal=4.0, seed=2)
     one = METHODS[method].fit(positive, negative, paired)
     other = METHODS[method].fit(positive[order], negative[order], paired)
-    torch.testing.assert_close(one.vector, other.vector, atol=2e-4, rtol=0)
+    torch.testing.assert_close(one.direction, other.direction, atol=2e-4, rtol=0)
     assert one.scale == pytest.approx(other.scale, rel=1e-4)
 
 
@@ -83,7 +83,7 @@ def test_scales_with_the_activations_and_ignores_their_origin(method: str, facto
     _, positive, negative = planted(examples=40, signal=4.0, seed=4)
     one = METHODS[method].fit(positive, negative, True)
     other = METHODS[method].fit(factor * (positive + offset), factor * (negative + offset), True)
-    torch.testing.assert_close(one.vector, other.vector, atol=1e-3, rtol=0)
+    torch.testing.assert_close(one.direction, other.direction, atol=1e-3, rtol=0)
     assert other.scale == pytest.approx(factor * one.scale, rel=1e-3)
 
 
@@ -91,7 +91,7 @@ def test_scales_with_the_activations_and_ignores_their_origin(method: str, facto
 def test_the_same_examples_give_the_same_numbers(method: str) -> None:
     _, positive, negative = planted(examples=30)
     one, other = (METHODS[method].fit(positive, negative, True) for _ in range(2))
-    assert torch.equal(one.vector, other.vector)
+    assert torch.equal(one.direction, other.direction)
     assert (one.scale, one.weight, one.bias) == (other.scale, other.weight, other.bias)
 
 
@@ -105,16 +105,16 @@ def test_leaves_its_input_alone(method: str) -> None:
 
 
 @every_method
-def test_unpaired_heaps_may_differ_in_size(method: str) -> None:
+def test_unpaired_classes_may_differ_in_size(method: str) -> None:
     direction, positive, negative = planted(signal=20.0, paired=False)
     found = METHODS[method].fit(positive, negative[:150], False)
-    assert float(found.vector @ direction) > 0.98
+    assert float(found.direction @ direction) > 0.98
 
 
 @every_method
 def test_takes_as_few_as_it_says_and_refuses_fewer(method: str) -> None:
     _, positive, negative = planted(signal=20.0)
-    least = METHODS[method].least
+    least = METHODS[method].min_examples
     found = METHODS[method].fit(positive[:least], negative[:least], True)
     assert found.scale > 0
     with pytest.raises(InvalidRequest) as refusal:
@@ -124,7 +124,7 @@ def test_takes_as_few_as_it_says_and_refuses_fewer(method: str) -> None:
 
 
 @every_method
-def test_refuses_two_equal_heaps(method: str) -> None:
+def test_refuses_two_equal_classes(method: str) -> None:
     _, positive, _ = planted(examples=20)
     for negative in (positive, positive.flip(0), positive + 1e-7 * torch.randn(positive.shape)):
         with pytest.raises(InvalidRequest, match="stands out"):
@@ -138,7 +138,7 @@ def test_takes_a_concept_that_is_small_against_the_activations(method: str) -> N
     far = 400.0 * torch.ones(D_MODEL)
     found = METHODS[method].fit(positive * 0.1 + far, negative * 0.1 + far, True)
     assert found.scale < 1e-3 * float(far.norm())
-    assert float(found.vector @ direction) > 0.9
+    assert float(found.direction @ direction) > 0.9
 
 
 @every_method
@@ -157,8 +157,8 @@ def test_a_coordinate_that_never_moves_gets_no_weight(method: str) -> None:
     direction, positive, negative = planted(signal=20.0)
     positive[:, 0] = negative[:, 0] = 100.0
     found = METHODS[method].fit(positive, negative, True)
-    assert abs(float(found.vector[0])) < 1e-6
-    assert float(found.vector[1:] @ direction[1:]) / float(direction[1:].norm()) > 0.99
+    assert abs(float(found.direction[0])) < 1e-6
+    assert float(found.direction[1:] @ direction[1:]) / float(direction[1:].norm()) > 0.99
 
 
 def test_an_unknown_method_is_refused_naming_the_known_ones() -> None:

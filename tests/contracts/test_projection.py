@@ -1,8 +1,5 @@
 """Every projection gives finite points of the shape asked for, the same ones for the same seed, or refuses."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -49,7 +46,7 @@ def test_clouds_far_apart_stay_apart(method: str) -> None:
 @every_projection
 def test_takes_as_few_as_it_says_and_refuses_fewer(method: str) -> None:
     activations, _ = clusters()
-    least = PROJECTIONS[method].least
+    least = PROJECTIONS[method].min_examples
     for dims in (2, 3):
         assert np.isfinite(PROJECTIONS[method].fit(activations[:least], dims, 0).points).all()
         with pytest.raises(InvalidRequest, match=f"'{method}' needs at least {least} texts"):
@@ -103,21 +100,3 @@ def test_a_linear_projection_says_how_to_draw_a_direction(method: str) -> None:
 def test_an_unknown_projection_is_refused_naming_the_known_ones() -> None:
     with pytest.raises(InvalidRequest, match="pca, tsne, umap"):
         PROJECTIONS["isomap"]
-
-
-def test_without_umap_learn_the_others_work_and_umap_says_what_is_missing() -> None:
-    program = """
-import sys
-sys.modules["umap"] = None  # what an interpreter without the package sees
-import numpy as np
-from steering.errors import UnsupportedParameter
-from steering.projection import PROJECTIONS
-activations = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
-assert PROJECTIONS["pca"].fit(activations, 2, 0).points.shape == (20, 2)
-try:
-    PROJECTIONS["umap"].fit(activations, 2, 0)
-except UnsupportedParameter as error:
-    print(error.message)
-"""
-    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert "needs the package umap-learn" in answer.stdout

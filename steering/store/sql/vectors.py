@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias, final
 
+from cachetools import LRUCache
 from sqlalchemy import ColumnElement, and_, delete, insert, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from steering.errors import StoreCorrupt
-from steering.recent import Recent
 from steering.store.base import VectorFilter, VectorPage
 from steering.store.clock import now
 from steering.store.cursor import make_cursor, read_cursor
@@ -51,7 +51,7 @@ class SqlVectors:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._reads = SharedReads(self._read, AT_ONCE)
-        self._recent: Recent[StoredVector, ConceptVector] = Recent(KEPT)
+        self._recent: LRUCache[StoredVector, ConceptVector] = LRUCache(KEPT)
 
     async def put(self, vector: ConceptVector) -> ConceptVector:
         sealed = await asyncio.to_thread(seal, vector)
@@ -75,7 +75,8 @@ class SqlVectors:
         # a thread of its own costs more than decoding a small vector
         small = len(found.content) <= SMALL
         vector = restore(found) if small else await asyncio.to_thread(restore, found)
-        return self._recent.keep(replace(found, content=b""), vector)
+        self._recent[replace(found, content=b"")] = vector
+        return vector
 
     async def _read(self, keys: tuple[Key, ...]) -> dict[Key, ConceptVector | StoredVector | None]:
         """What the keys stand for now: the vector where it has been decoded lately, else its bytes, None for nothing."""

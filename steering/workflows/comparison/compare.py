@@ -1,25 +1,20 @@
-"""One question, several arms, one seed, one batch: what steering changed, token by token and in sum."""
+"""Compares several arms on one prompt, with one seed and in one batch."""
 
-import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 from steering.engine.api import Engine, GenerationRequest, Prompt, Reading, SamplingParams, TokenEvent
 from steering.errors import InternalError, InvalidRequest, SteeringError
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.spec import InterventionSpec, SteeringSpec
 from steering.workflows.comparison.arm_metrics import AgainstBaseline, ArmMetrics, measure_arm
-from steering.workflows.generate import Answer, assemble, choices, gathered, opened
-
-BUFFER = 256
-"""Events that may wait for a slow reader before the arms wait too."""
+from steering.workflows.generate import Answer, assemble, choices, interleaved, stream_events
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Arm:
-    """One side of a comparison: a prompt and what steers it. A prompt-only arm has its own prompt and no steering."""
+    """One side of a comparison: a prompt and its steering. A prompt-only arm has its own prompt and no steering."""
 
     name: str
     prompt: Prompt
@@ -28,7 +23,7 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class ArmSpec:
-    """An arm before its names became tensors."""
+    """An arm whose vectors are still names."""
 
     name: str
     steering: SteeringSpec
@@ -65,7 +60,7 @@ class ArmFailure:
 
 @dataclass(frozen=True, slots=True)
 class ArmResult:
-    """What one arm wrote and how it stands. `error` instead of answers where it failed."""
+    """The answers and measurements of one arm; `error` instead where it failed."""
 
     name: str
     answers: tuple[Answer, ...] = ()
@@ -83,34 +78,8 @@ class ComparisonResult:
     arms: tuple[ArmResult, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _ArmDone:
-    arm: str
-    answers: tuple[Answer, ...]
-
-
-Told: TypeAlias = ArmEvent | ArmFailure | _ArmDone | Exception
-
-
-@dataclass(slots=True)
-class _Outcomes:
-    done: dict[str, tuple[Answer, ...]] = field(default_factory=dict)
-    failed: dict[str, SteeringError] = field(default_factory=dict)
-
-    def note(self, told: Told) -> None:
-        match told:
-            case _ArmDone():
-                self.done[told.arm] = told.answers
-            case ArmFailure():
-                self.failed[told.arm] = told.error
-            case Exception():
-                raise told
-            case _:
-                pass
-
-
 def sweep_arms(intervention: InterventionSpec, strengths: Sequence[float]) -> tuple[ArmSpec, ...]:
-    """One arm a strength, named by it ("-0.5", "+1"); 0 is the arm "base" without steering, there in any case and first."""
+    """Returns one arm per strength, named by it ("-0.5", "+1"). The unsteered arm "base" (strength 0) always comes first."""
     if not strengths:
         raise InvalidRequest("a sweep needs at least one strength", param="strengths")
     steered = (strength for strength in strengths if strength != 0.0)
@@ -123,35 +92,34 @@ def sweep_arms(intervention: InterventionSpec, strengths: Sequence[float]) -> tu
 
 
 async def compare(engine: Engine, comparison: Comparison) -> ComparisonResult:
-    """The whole comparison. Raises InvalidRequest for arms that cannot be, and the first arm's error when all failed."""
-    async with aclosing(stream(engine, comparison)) as told:
-        async for one in told:
-            if isinstance(one, ComparisonResult):
-                return one
+    """Runs the whole comparison. Raises InvalidRequest for invalid arms, and the first arm's error when all failed."""
+    async with aclosing(stream(engine, comparison)) as events:
+        async for event in events:
+            if isinstance(event, ComparisonResult):
+                return event
     raise InternalError("the comparison ended without a result")
 
 
 async def stream(
     engine: Engine, comparison: Comparison
 ) -> AsyncGenerator[ArmEvent | ArmFailure | ComparisonResult, None]:
-    """Tokens of all arms as they come, failures of single arms, and the result last. Closing it frees every row."""
+    """Yields the tokens of all arms as they come, failures of single arms, and the result last. Closing it frees every row."""
     _check(comparison)
-    queue: asyncio.Queue[Told] = asyncio.Queue(maxsize=BUFFER)
-    outcomes = _Outcomes()
-    tasks = [asyncio.create_task(_run(engine, comparison, arm, queue)) for arm in comparison.arms]
-    try:
-        while len(outcomes.done) + len(outcomes.failed) < len(tasks):
-            told = await queue.get()
-            outcomes.note(told)
-            if isinstance(told, ArmEvent | ArmFailure):
-                yield told
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    if not outcomes.done:
-        raise outcomes.failed[comparison.arms[0].name]
-    yield await _result(engine, comparison, outcomes)
+    received: dict[str, list[list[TokenEvent]]] = {
+        arm.name: [[] for _ in range(comparison.n)] for arm in comparison.arms
+    }
+    failed: dict[str, SteeringError] = {}
+    async with aclosing(interleaved([_arm_events(engine, comparison, arm) for arm in comparison.arms])) as events:
+        async for _, event in events:
+            if isinstance(event, ArmFailure):
+                failed[event.arm] = event.error
+            else:
+                received[event.arm][event.choice].append(event.event)
+            yield event
+    if len(failed) == len(comparison.arms):
+        raise failed[comparison.arms[0].name]
+    done = {name: tuple(map(assemble, each)) for name, each in received.items() if name not in failed}
+    yield await _result(engine, comparison, done, failed)
 
 
 def _check(comparison: Comparison) -> None:
@@ -160,7 +128,9 @@ def _check(comparison: Comparison) -> None:
         raise InvalidRequest("a comparison needs at least one arm", param="arms")
     _check_names(names)
     if comparison.baseline not in names:
-        raise InvalidRequest(f"baseline {comparison.baseline!r} is no arm; arms: {', '.join(names)}", param="baseline")
+        raise InvalidRequest(
+            f"baseline {comparison.baseline!r} is not an arm; arms: {', '.join(names)}", param="baseline"
+        )
     if comparison.n < 1:
         raise InvalidRequest(f"n must be at least 1, got {comparison.n}", param="n")
 
@@ -168,42 +138,37 @@ def _check(comparison: Comparison) -> None:
 def _check_names(names: Sequence[str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise InvalidRequest(f"every arm needs a name of its own, given twice: {', '.join(twice)}", param="arms")
+        raise InvalidRequest(f"arm names must be unique; given twice: {', '.join(twice)}", param="arms")
 
 
-async def _run(engine: Engine, comparison: Comparison, arm: Arm, queue: asyncio.Queue[Told]) -> None:
-    """All choices of one arm into the queue. A failed choice ends its arm; a defect is handed on and ends everything."""
+async def _arm_events(engine: Engine, comparison: Comparison, arm: Arm) -> AsyncGenerator[ArmEvent | ArmFailure, None]:
+    """Yields the tokens of all choices of one arm. A failed choice ends its arm; any other exception ends everything."""
     request = GenerationRequest(
         arm.prompt, comparison.sampling, arm.plan, comparison.readings, cache_salt=comparison.cache_salt
     )
+    each = [stream_events(engine, one) for one in choices(request, comparison.n)]
     try:
-        each = [_choice(engine, arm.name, j, one, queue) for j, one in enumerate(choices(request, comparison.n))]
-        await queue.put(_ArmDone(arm.name, await gathered(each)))
+        async with aclosing(interleaved(each)) as events:
+            async for choice, event in events:
+                yield ArmEvent(arm.name, choice, event)
     except SteeringError as error:
-        await queue.put(ArmFailure(arm.name, error))
-    except Exception as error:
-        await queue.put(error)
+        yield ArmFailure(arm.name, error)
 
 
-async def _choice(
-    engine: Engine, arm: str, choice: int, request: GenerationRequest, queue: asyncio.Queue[Told]
-) -> Answer:
-    events = []
-    async with opened(engine, request) as answer:
-        async for event in answer:
-            events.append(event)
-            await queue.put(ArmEvent(arm, choice, event))
-    return assemble(events)
-
-
-async def _result(engine: Engine, comparison: Comparison, outcomes: _Outcomes) -> ComparisonResult:
-    baseline = outcomes.done.get(comparison.baseline)
+async def _result(
+    engine: Engine,
+    comparison: Comparison,
+    done: Mapping[str, tuple[Answer, ...]],
+    failed: Mapping[str, SteeringError],
+) -> ComparisonResult:
+    """Measures every arm that finished."""
+    baseline = done.get(comparison.baseline)
     results: list[ArmResult] = []
     for arm in comparison.arms:
-        if arm.name in outcomes.failed:
-            results.append(ArmResult(arm.name, error=outcomes.failed[arm.name]))
+        if arm.name in failed:
+            results.append(ArmResult(arm.name, error=failed[arm.name]))
             continue
-        written = outcomes.done[arm.name]
+        written = done[arm.name]
         against = None if arm.name == comparison.baseline else baseline or ()
         try:
             metrics, difference = await measure_arm(

@@ -11,7 +11,17 @@ from steering.quality import DosePoint, QualityCard, Recommended
 from steering.spec import Layers
 from steering.vectors import ConceptVector
 from steering.workflows.comparison.text_metrics import Estimate
-from steering.workflows.evaluation.dose_statistics import (
+from steering.workflows.evaluation.judge import ASPECTS, Judgement, Judging, instruction_of, judge_answers
+from steering.workflows.evaluation.scorers import SCORERS
+from steering.workflows.evaluation.setup import (
+    ReadBack,
+    evaluation_prompts,
+    plan_at,
+    random_like,
+    read_back,
+    steered_strengths,
+)
+from steering.workflows.evaluation.statistics import (
     COHERENT,
     STUDENT_95,
     advantage,
@@ -20,10 +30,6 @@ from steering.workflows.evaluation.dose_statistics import (
     dose_point,
     shifts,
 )
-from steering.workflows.evaluation.dosing import plan_at, random_like
-from steering.workflows.evaluation.judge import ASPECTS, Judgement, Judging, instruction_of, judge_answers
-from steering.workflows.evaluation.scorers import SCORERS
-from steering.workflows.evaluation.trial_setup import ReadBack, questions, read_back, steered_strengths
 from steering.workflows.evaluation.trials import (
     WRITING,
     Trial,
@@ -32,7 +38,7 @@ from steering.workflows.evaluation.trials import (
     trial_answers,
     trial_steps,
 )
-from steering.workflows.progress import Progress, silent
+from steering.workflows.progress import Progress, ignore_progress
 
 STRENGTHS = (-4.0, -2.0, -1.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 PROMPTS, NEUTRAL = 12, 8
@@ -88,7 +94,7 @@ async def dose_response(
 ) -> DoseResponse:
     """Raises InvalidRequest for strengths, layers, prompts or a scorer that cannot be, VectorModelMismatch for another
     model's vector. A strength that drives the numbers out of range is left out, and a warning says so."""
-    report, setup = progress or silent, _setup(engine, request)
+    report, setup = progress or ignore_progress, _setup(engine, request)
     steered, prompts, neutral = setup.strengths, setup.prompts, setup.neutral
     table = [[await plan_at(engine.info, arm, strength, setup.layers) for strength in steered] for arm in setup.arms]
     plans = [plan for row in table for plan in row]
@@ -155,7 +161,10 @@ def _setup(engine: Engine, request: DoseResponseRequest) -> _Setup:
     vector, controls = request.vector, request.random_directions
     reading = read_back(engine, vector, request.reader, request.reading_layer, request.scorer)
     layers = resolve_layers(request.layers, vector, engine.info.layer_count)
-    prompts, neutral = questions(engine, request.prompts, PROMPTS), questions(engine, request.neutral, NEUTRAL)
+    prompts, neutral = (
+        evaluation_prompts(engine, request.prompts, PROMPTS),
+        evaluation_prompts(engine, request.neutral, NEUTRAL),
+    )
     strengths = steered_strengths(request.strengths)
     if not 0 <= controls <= len(STUDENT_95):
         raise InvalidRequest(

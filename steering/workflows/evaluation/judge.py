@@ -16,7 +16,7 @@ from steering.errors import ContextLengthExceeded, NonfiniteActivations
 from steering.pairs import ChatMessage
 from steering.workflows.comparison.text_metrics import Estimate, estimate
 from steering.workflows.generate import background, gathered
-from steering.workflows.progress import Progress, silent
+from steering.workflows.progress import Progress, ignore_progress
 
 HIGHEST = 2
 LONGEST = 4000
@@ -185,7 +185,7 @@ async def judge_answers(
     progress: Progress | None = None,
 ) -> Judgement:
     """answers: strength -> one text an instruction, in order. Cancelling stops every question."""
-    report, failures, door = progress or silent, Counter[Failure](), asyncio.Semaphore(judging.judge.at_once)
+    report, failures, door = progress or ignore_progress, Counter[Failure](), asyncio.Semaphore(judging.judge.at_once)
     asked = [
         questions_about(judging.concept, instruction, text)
         for texts in answers.values()

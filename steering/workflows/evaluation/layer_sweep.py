@@ -13,9 +13,15 @@ from steering.quality import Recommended
 from steering.spec import Layers
 from steering.vectors import ConceptVector
 from steering.workflows.comparison.text_metrics import Estimate
-from steering.workflows.evaluation.dose_statistics import COHERENT, advantage, perplexity_ratio
-from steering.workflows.evaluation.dosing import plan_at, random_like
-from steering.workflows.evaluation.trial_setup import ReadBack, questions, read_back, steered_strengths
+from steering.workflows.evaluation.setup import (
+    ReadBack,
+    evaluation_prompts,
+    plan_at,
+    random_like,
+    read_back,
+    steered_strengths,
+)
+from steering.workflows.evaluation.statistics import COHERENT, advantage, perplexity_ratio
 from steering.workflows.evaluation.trials import WRITING, Trial, run_trials, trial_answers
 from steering.workflows.progress import Progress
 
@@ -115,7 +121,7 @@ def _setup(engine: Engine, request: LayerSweepRequest) -> _Setup:
     reading = read_back(engine, vector, request.reader, request.reading_layer, request.scorer)
     strengths = _one_sided(steered_strengths(request.strengths))
     layers = resolve_layers(request.layers, vector, engine.info.layer_count)
-    prompts = questions(engine, request.prompts, PROMPTS)
+    prompts = evaluation_prompts(engine, request.prompts, PROMPTS)
     controls = range(ceil(CONTROLS / len(layers)))
     arms = [vector, *(random_like(vector, request.sampling.seed + 1 + i) for i in controls)]
     return _Setup(reading, list(product(layers, strengths)), prompts, arms)

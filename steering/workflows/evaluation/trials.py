@@ -11,9 +11,9 @@ from steering.threads import run_in_thread
 from steering.workflows.comparison.teacher_forcing import divergences, predicting, surprises
 from steering.workflows.comparison.text_metrics import repetition
 from steering.workflows.evaluation.scorers import SCORERS
-from steering.workflows.evaluation.trial_setup import ReadBack
+from steering.workflows.evaluation.setup import ReadBack
 from steering.workflows.generate import Answer, attempts, background, mix
-from steering.workflows.progress import Progress, silent
+from steering.workflows.progress import Progress, ignore_progress
 
 UNSTEERED_SAMPLES = 4
 LOGITS_AT_ONCE = 32 * 1024 * 1024
@@ -66,7 +66,7 @@ async def run_trials(
 
     All answers are generated as one background batch, then read prompt by prompt; cancelling stops either at once.
     """
-    report, total = progress or silent, trial_steps(len(plans), len(prompts))
+    report, total = progress or ignore_progress, trial_steps(len(plans), len(prompts))
     seeds = [mix(sampling.seed, i) for i in range(len(prompts))]
     rows = [(UNSTEERED, j) for j in range(UNSTEERED_SAMPLES)] + [(plan, 0) for plan in plans]
     requests = [
@@ -160,7 +160,10 @@ async def neutral_divergence(
     """Mean KL(plan || unsteered) per token, along the unsteered model's own answers to neutral prompts: what a plan
     changes where nobody asked for the concept. The logits of one plan and of no plan are held at a time, for one prompt.
     """
-    report, seeds = progress or silent, [replace(sampling, seed=mix(sampling.seed, i)) for i in range(len(prompts))]
+    report, seeds = (
+        progress or ignore_progress,
+        [replace(sampling, seed=mix(sampling.seed, i)) for i in range(len(prompts))],
+    )
     requests = [GenerationRequest(prompt, one) for prompt, one in zip(prompts, seeds, strict=True)]
     values: list[list[float]] = [[] for _ in plans]
     for done, (prompt, answer) in enumerate(zip(prompts, await background(engine, requests), strict=True), start=1):

@@ -1,6 +1,6 @@
 """From contrasting texts to a ConceptVector: read every text once, fit a direction per layer, prove it on held-out topics."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
@@ -8,18 +8,19 @@ import torch
 
 from steering.engine.api import CapturePrompt, CaptureSpec, Engine, Position
 from steering.errors import InvalidRequest
-from steering.extraction import METHODS, Direction, ExtractionMethod
+from steering.extraction import METHODS, ExtractionMethod
 from steering.extraction.card import build_card, recommend
 from steering.extraction.quality import measure_layer
+from steering.layer_indices import layer_indices
 from steering.pairs import PairSet, Split, Text, dataset_digest, split
 from steering.quality import LayerQuality
 from steering.shapes import Activations, Float, Tensor
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, LayerDirection, check_name
-from steering.workflows.extraction.answer_format import as_answers
-from steering.workflows.progress import Progress, silent
+from steering.workflows.extraction.texts import as_answers
+from steering.workflows.progress import Progress, ignore_progress
 
-Fits: TypeAlias = dict[int, tuple[Direction, LayerQuality]]
+Fits: TypeAlias = dict[int, tuple[LayerDirection, LayerQuality]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +53,9 @@ async def extract(engine: Engine, request: ExtractionRequest, *, progress: Progr
     Layers where the method finds no direction are left out, and the card says so. Raises InvalidRequest for a name,
     method, layer, position or share that cannot be, and the method's own error when it finds nothing at any layer.
     """
-    report = progress or silent
+    report = progress or ignore_progress
     method = _check(request)
-    layers = block_indices(request.layers, engine.info.layer_count)
+    layers = layer_indices(request.layers, engine.info.layer_count)
     division = split(request.pairs, request.holdout, request.seed)
     total = len(request.pairs.positive) + len(request.pairs.negative) + len(layers)
     read = await read_pairs(engine, request, layers, total, report)
@@ -76,8 +77,6 @@ async def extract(engine: Engine, request: ExtractionRequest, *, progress: Progr
 def _check(request: ExtractionRequest) -> type[ExtractionMethod]:
     check_name(request.name)
     method = METHODS[request.method]
-    if method.needs_pairs and not request.pairs.paired:
-        raise InvalidRequest(f"method {request.method!r} needs pairs, not two heaps of texts", param="method")
     check_position(request.position)
     return method
 
@@ -90,19 +89,6 @@ def check_position(position: Position) -> None:
             "or an offset from the end such as -2",
             param="position",
         )
-
-
-def block_indices(layers: Literal["all"] | Sequence[int], layer_count: int) -> tuple[int, ...]:
-    """Zero-based and ascending, negatives counted from the top. Raises InvalidRequest for what the model does not have."""
-    if layers == "all":
-        return tuple(range(layer_count))
-    resolved = {layer + layer_count if layer < 0 else layer for layer in layers}
-    stray = sorted(layer for layer in resolved if not 0 <= layer < layer_count)
-    if stray or not resolved:
-        raise InvalidRequest(
-            f"layers must be among 0 to {layer_count - 1} (or -{layer_count} to -1), got {list(layers)}", param="layers"
-        )
-    return tuple(sorted(resolved))
 
 
 async def read_pairs(
@@ -134,7 +120,7 @@ def fit_layer(
     pairs: PairSet,
     division: Split,
     seed: int,
-) -> tuple[Direction, LayerQuality]:
+) -> tuple[LayerDirection, LayerQuality]:
     """One layer: the direction from the fitted part, its quality from the held-out part.
 
     positive (pos, d_model), negative (neg, d_model): every text, in the order of `pairs`. Raises InvalidRequest where
@@ -146,7 +132,7 @@ def fit_layer(
 
 
 def proved(
-    direction: Direction,
+    direction: LayerDirection,
     positive: Float[Tensor, "pos d_model"],
     negative: Float[Tensor, "neg d_model"],
     pairs: PairSet,
@@ -156,7 +142,7 @@ def proved(
     """What the held-out part of every text's activations, in the order of `pairs`, says of a direction."""
     held_topics = [pairs.topics[i] for i in division.held_positive] if pairs.paired and pairs.topics else None
     return measure_layer(
-        direction.vector,
+        direction.direction,
         positive[list(division.held_positive)],
         negative[list(division.held_negative)],
         differences=positive - negative if pairs.paired else None,
@@ -193,7 +179,7 @@ def assembled(
         model_fingerprint=info.fingerprint,
         d_model=info.d_model,
         method=request.method,
-        layers={layer: _layer_direction(direction) for layer, (direction, _) in fits.items()},
+        layers={layer: direction for layer, (direction, _) in fits.items()},
         description=request.description,
         tags=request.tags,
         recommended=recommend(card, info.layer_count, scales, info.typical_norms),
@@ -206,17 +192,6 @@ def _said(left_out: Mapping[int, InvalidRequest]) -> str:
     first = next(iter(left_out.values()))
     layers = ", ".join(str(layer) for layer in left_out)
     return f"left out, because the method found no direction there: layer {layers} ({first.message})"
-
-
-def _layer_direction(found: Direction) -> LayerDirection:
-    return LayerDirection(
-        direction=found.vector,
-        scale=found.scale,
-        positive_mean=found.positive_mean,
-        negative_mean=found.negative_mean,
-        weight=found.weight,
-        bias=found.bias,
-    )
 
 
 def _provenance(engine: Engine, request: ExtractionRequest, division: Split) -> dict[str, Any]:

@@ -1,15 +1,22 @@
-"""One way in for every method: those of the table, which are arithmetic on activations, and training, which needs the model."""
+"""Makes vectors: by any extraction method or by training, from given numbers, or from other vectors."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
 
 from steering.engine.api import Engine, SupportsFitting, fitting_of
-from steering.errors import InvalidRequest
+from steering.errors import InvalidRequest, VectorModelMismatch
 from steering.extraction import METHODS
-from steering.vectors import ConceptVector
+from steering.layer_indices import layer_index
+from steering.model.info import ModelInfo
+from steering.vectors import ConceptVector, LayerDirection, combine, unit
 from steering.workflows.extraction.extract import ExtractionRequest, extract
 from steering.workflows.progress import Progress
-from steering.workflows.training.train import TRAINED, TrainingSettings, train
+from steering.workflows.training.train import TRAINED, TrainingSettings, check_pairs, train
 
 METHOD_NAMES = (*METHODS, TRAINED)
-"""Every name that `method` may have."""
+"""Every value that `method` accepts."""
 
 
 def methods_of(engine: Engine) -> tuple[str, ...]:
@@ -18,16 +25,16 @@ def methods_of(engine: Engine) -> tuple[str, ...]:
 
 
 def check_method(engine: Engine, method: str, training: TrainingSettings | None = None, *, paired: bool = True) -> None:
-    """Raises InvalidRequest for a method that does not exist, training settings for one that is not trained, and unpaired
-    texts for one that is; UnsupportedParameter for training with an engine that cannot fit directions."""
+    """Raises InvalidRequest for an unknown method, training settings for another method, or unpaired texts for training;
+    UnsupportedParameter for training with an engine that cannot fit directions."""
     if method not in METHOD_NAMES:
         raise InvalidRequest(f"unknown method {method[:64]!r}; known: {', '.join(METHOD_NAMES)}", param="method")
     if method == TRAINED:
         fitting_of(engine)
     if training is not None and method != TRAINED:
         raise InvalidRequest(f"'training' belongs to method {TRAINED!r}, not to {method!r}", param="training")
-    if method == TRAINED and not paired:
-        raise InvalidRequest(f"method {TRAINED!r} needs pairs, not two heaps of texts", param="method")
+    if method == TRAINED:
+        check_pairs(paired)
 
 
 async def make_vector(
@@ -37,8 +44,56 @@ async def make_vector(
     training: TrainingSettings | None = None,
     progress: Progress | None = None,
 ) -> ConceptVector:
-    """By `extract` or `train`, whichever the method asks for; see there."""
+    """Extracts or trains a vector, depending on the method; see `extract` and `train`."""
     check_method(engine, request.method, training)
     if request.method == TRAINED:
         return await train(engine, request, training, progress=progress)
     return await extract(engine, request, progress=progress)
+
+
+def registered(
+    info: ModelInfo,
+    name: str,
+    directions: Mapping[str, Sequence[float]],
+    scale: Mapping[str, float] | None = None,
+    description: str = "",
+    tags: tuple[str, ...] = (),
+) -> ConceptVector:
+    """Builds a vector of the loaded model from numbers by layer (d_model each), not yet stored.
+
+    Without a scale the norm of the given numbers is the natural scale: strength 1 adds exactly these numbers. Raises
+    VectorModelMismatch for another d_model or a layer the model does not have, InvalidRequest for zero or infinity.
+    """
+    stray = sorted(set(scale or ()) - set(directions))
+    if stray:
+        raise InvalidRequest(f"scale names layers {stray} that have no direction", param="scale")
+    layers: dict[int, LayerDirection] = {}
+    for key, values in directions.items():
+        layer = layer_index(int(key), info.layer_count, param="directions", error=VectorModelMismatch)
+        if len(values) != info.d_model:
+            raise VectorModelMismatch(
+                f"layer {layer} has {len(values)} numbers; the model's d_model is {info.d_model}", param="directions"
+            )
+        direction, norm = unit(torch.tensor(values, dtype=torch.float32), layer)
+        layers[layer] = LayerDirection(direction, norm if scale is None else scale.get(key, norm))
+    return ConceptVector(
+        name=name,
+        model=info.name,
+        model_fingerprint=info.fingerprint,
+        d_model=info.d_model,
+        method="given",
+        layers=dict(sorted(layers.items())),
+        description=description,
+        tags=tags,
+    )
+
+
+def combined(
+    name: str,
+    terms: Sequence[tuple[ConceptVector, float]],
+    orthogonal_to: Sequence[ConceptVector] = (),
+    description: str = "",
+    tags: tuple[str, ...] = (),
+) -> ConceptVector:
+    """Builds a weighted sum of vectors (see `vectors.combine`) with its own description and tags."""
+    return replace(combine(name, terms, orthogonal_to), description=description, tags=tags)

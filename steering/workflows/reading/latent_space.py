@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, Position, Prompt
 from steering.errors import InvalidRequest
+from steering.layer_indices import layer_indices
 from steering.plan.layers import check_model
 from steering.projection import PROJECTIONS, Points
 from steering.projection.base import Separability
 from steering.vectors import ConceptVector, LayerDirection
-from steering.workflows.extraction.extract import block_indices
-from steering.workflows.progress import Progress, silent
+from steering.workflows.progress import Progress, ignore_progress
 from steering.workflows.reading.projection_process import Drawing, draw
 
 Point: TypeAlias = tuple[float, ...]
@@ -97,9 +97,9 @@ async def latent_space(
     Raises InvalidRequest for texts, labels, layers, a method or dims that cannot be, and the projection's own error
     where no layer could be drawn.
     """
-    report = progress or silent
+    report = progress or ignore_progress
     check_request(engine, request)
-    layers = block_indices(request.layers, engine.info.layer_count)
+    layers = layer_indices(request.layers, engine.info.layer_count)
     total = len(request.texts) + len(layers) + request.embeddings
     captures = await engine.capture(
         [CapturePrompt(text) for text in request.texts],

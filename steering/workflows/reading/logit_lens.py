@@ -9,11 +9,11 @@ import torch
 
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, Prompt, unembedding_of
 from steering.errors import InvalidRequest
+from steering.layer_indices import layer_indices
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.shapes import Float, Tensor
 from steering.threads import run_in_thread
-from steering.workflows.extraction.extract import block_indices
-from steering.workflows.progress import Progress, silent
+from steering.workflows.progress import Progress, ignore_progress
 
 LOGITS_AT_ONCE = 32 * 1024 * 1024
 """Logits held at a time, in numbers (128 MB)."""
@@ -68,8 +68,8 @@ async def logit_lens(
 
     Raises InvalidRequest for layers or a top_k that cannot be, and what the engine raises.
     """
-    report = progress or silent
-    layers = block_indices(request.layers, engine.info.layer_count)
+    report = progress or ignore_progress
+    layers = layer_indices(request.layers, engine.info.layer_count)
     if not 1 <= request.top_k <= engine.info.vocab_size:
         raise InvalidRequest(f"top_k must be 1 to {engine.info.vocab_size}, got {request.top_k}", param="top_k")
     plans = (UNSTEERED,) if request.plan.empty else (UNSTEERED, request.plan)

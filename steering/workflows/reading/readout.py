@@ -13,7 +13,7 @@ from steering.shapes import Float, Tensor
 from steering.spec import Layers
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector
-from steering.workflows.progress import Progress, silent
+from steering.workflows.progress import Progress, ignore_progress
 
 ACTIVATIONS_BOUND = 16_000_000
 """Activations held at a time, in numbers (64 MB); more texts than fit are read in turn."""
@@ -59,7 +59,7 @@ async def readout(
 ) -> tuple[TextReadout, ...]:
     """In the order of the texts. Raises InvalidRequest for no texts, no vectors, or layers that are not there, and
     VectorModelMismatch for another model's vector."""
-    report = progress or silent
+    report = progress or ignore_progress
     places = _places(engine, request)
     layers = tuple(sorted({layer for _, layer in places}))
     axes = torch.stack([_axis(request.vectors[name], layer) for name, layer in places])

@@ -1,5 +1,7 @@
-"""The trained method: a direction fitted by gradient against the frozen model, then measured on held-out topics like any
-other. Rank-1 preference training in the manner of BiPO (arXiv 2406.00045), RePS (2505.20809) and ReFT-r1 (2404.03592)."""
+"""Trains a direction by gradient descent against the frozen model, then measures it on held-out topics like any other.
+
+Rank-1 preference training as in BiPO (arXiv 2406.00045), RePS (2505.20809) and ReFT-r1 (2404.03592).
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -8,49 +10,50 @@ from typing import Any
 from steering.engine.api import Engine, fitting_of
 from steering.engine.fit_task import FitTask, FittedDirection
 from steering.errors import InvalidRequest
-from steering.extraction import METHODS, Direction
+from steering.extraction import METHODS
 from steering.extraction.card import best_layer
 from steering.extraction.orientation import orient
+from steering.layer_indices import layer_indices
 from steering.pairs import Split, split
 from steering.quality import Recommended
 from steering.threads import run_in_thread
-from steering.vectors import ConceptVector, check_name
+from steering.vectors import ConceptVector, LayerDirection, check_name
 from steering.workflows.extraction.extract import (
     ExtractionRequest,
     Fits,
     ReadPairs,
     assembled,
-    block_indices,
     check_position,
     fit_layer,
     proved,
     read_pairs,
 )
-from steering.workflows.progress import Progress, silent
-from steering.workflows.training.training_texts import neutral_texts, token_pairs
+from steering.workflows.extraction.texts import neutral_texts, token_pairs
+from steering.workflows.progress import Progress, ignore_progress
 
 TRAINED = "trained"
-"""The name of the method, beside those of METHODS."""
+"""The name of the method, in addition to those of METHODS."""
 START = "mean_difference"
-"""Where the fit starts, and what its strengths are measured in."""
+"""The method that initializes the fit and whose natural scale its strengths are multiples of."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSettings:
-    """See FitTask. strengths: in natural scales of the mean difference at the layer. caution: 0 for no neutral texts."""
+    """See FitTask. strengths: in natural scales of the mean difference at the layer. kl_coefficient: 0 trains without
+    neutral texts."""
 
     steps: int = 100
     batch: int = 4
     learning_rate: float = 0.1
     strengths: tuple[float, float] = (0.25, 1.0)
-    caution: float = 1.0
+    kl_coefficient: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Layer:
-    """One layer's start and what the fit made of it."""
+    """The initial and the fitted direction at one layer."""
 
-    start: Direction
+    start: LayerDirection
     fitted: FittedDirection
 
 
@@ -61,14 +64,14 @@ async def train(
     *,
     progress: Progress | None = None,
 ) -> ConceptVector:
-    """A vector with its card, not yet stored. layers "all": the one where mean difference reads best; others are trained
-    one after the other. `request.method` is taken as "trained".
+    """Returns a vector with its card, not yet stored. layers "all": the layer where the mean difference reads best; explicit
+    layers are trained one after the other. `request.method` is ignored.
 
     Only the pairs that are not held out are trained on. Cancelling stops within one piece of the fit. Raises
-    InvalidRequest for what `extract` refuses, for texts that are no pairs, and where training turns the direction against
-    the poles it was made from; what `Engine.fit` raises.
+    InvalidRequest for what `extract` refuses, for unpaired texts, and where training reverses the direction against its
+    poles; also what `Engine.fit` raises.
     """
-    report, chosen = progress or silent, settings or TrainingSettings()
+    report, chosen = progress or ignore_progress, settings or TrainingSettings()
     request = replace(request, method=TRAINED)
     layers = _check(engine, request)
     division = split(request.pairs, request.holdout, request.seed)
@@ -78,23 +81,23 @@ async def train(
     starts, left_out = await run_in_thread(_starts, request, layers, read, division)
     pairs = await token_pairs(engine, request.pairs, division.fit_positive)
     report(reading, total, "writing neutral answers")
-    neutral = await neutral_texts(engine, request.seed) if chosen.caution > 0.0 else ()
+    neutral = await neutral_texts(engine, request.seed) if chosen.kl_coefficient > 0.0 else ()
     trained: dict[int, _Layer] = {}
     for layer in _to_train(engine, request, starts):
         start, done = starts[layer][0], reading + chosen.steps * len(trained)
-        said = f"training layer {layer}"
-        report(done, total, said)
+        message = f"training layer {layer}"
+        report(done, total, message)
         fitted = await fitting_of(engine).fit(
             FitTask(
                 pairs=pairs,
                 layer=layer,
                 amount=start.scale,
                 neutral=neutral,
-                initial=start.vector,
+                initial=start.direction,
                 seed=request.seed,
                 **asdict(chosen),
             ),
-            progress=lambda steps, _, done=done, said=said: report(done + steps, total, said),  # type: ignore[misc]
+            progress=lambda steps, _, done=done, message=message: report(done + steps, total, message),  # type: ignore[misc]
         )
         trained[layer] = _Layer(start, fitted)
     vector = await run_in_thread(_vector, engine, request, chosen, layers, read, division, trained, left_out)
@@ -102,18 +105,25 @@ async def train(
     return vector
 
 
+def check_pairs(paired: bool) -> None:
+    """Raises InvalidRequest for unpaired texts."""
+    if not paired:
+        raise InvalidRequest(
+            f"method {TRAINED!r} needs pairs, got separate lists of positive and negative texts", param="method"
+        )
+
+
 def _check(engine: Engine, request: ExtractionRequest) -> tuple[int, ...]:
     check_name(request.name)
     check_position(request.position)
-    if not request.pairs.paired:
-        raise InvalidRequest(f"method {TRAINED!r} needs pairs, not two heaps of texts", param="method")
-    return block_indices(request.layers, engine.info.layer_count)
+    check_pairs(request.pairs.paired)
+    return layer_indices(request.layers, engine.info.layer_count)
 
 
 def _starts(
     request: ExtractionRequest, layers: tuple[int, ...], read: ReadPairs, division: Split
 ) -> tuple[Fits, dict[int, InvalidRequest]]:
-    """The mean difference of each layer and how well it reads; layers that have none, with the reason."""
+    """Fits the mean difference at each layer and measures how well it reads; also layers without one, with the reason."""
     fits: Fits = {}
     left_out: dict[int, InvalidRequest] = {}
     for index, layer in enumerate(layers):
@@ -144,10 +154,10 @@ def _vector(
     trained: Mapping[int, _Layer],
     left_out: Mapping[int, InvalidRequest],
 ) -> ConceptVector:
-    """Natural scales and the card come from the class means, as for every method; strengths to try from the training."""
+    """Builds the vector. Scales and card come from the class means, as for every method; strengths to try from the training."""
     fits: Fits = {}
     for layer, found in trained.items():
-        positive, negative = (heap[layers.index(layer)] for heap in (read.positive, read.negative))
+        positive, negative = (rows[layers.index(layer)] for rows in (read.positive, read.negative))
         direction = _oriented(
             found, positive[list(division.fit_positive)], negative[list(division.fit_negative)], layer
         )
@@ -163,13 +173,13 @@ def _vector(
     )
 
 
-def _oriented(found: _Layer, positive: Any, negative: Any, layer: int) -> Direction:
-    """The fitted direction with its class means. Its sign is the training's: turning it round would undo what it does."""
+def _oriented(found: _Layer, positive: Any, negative: Any, layer: int) -> LayerDirection:
+    """Adds class means to the fitted direction. Keeps the trained sign: flipping it would reverse the effect."""
     direction = orient(found.fitted.direction, positive, negative)
-    if float(direction.vector @ found.fitted.direction) < 0.0:
+    if float(direction.direction @ found.fitted.direction) < 0.0:
         raise InvalidRequest(
-            f"at layer {layer} the trained direction makes the positive texts likelier, yet reads the poles the wrong way "
-            "round; train fewer steps, at another layer, or on more pairs",
+            f"at layer {layer} the trained direction makes the positive texts more likely but reads the poles reversed; "
+            "train fewer steps, at another layer, or on more pairs",
             param="layers",
         )
     return direction
@@ -182,7 +192,7 @@ def _training(settings: TrainingSettings, trained: Mapping[int, _Layer]) -> dict
             "strengths": list(settings.strengths),
             "amount": {str(layer): found.start.scale for layer, found in trained.items()},
             "cosine_to_start": {
-                str(layer): float(found.fitted.direction @ found.start.vector) for layer, found in trained.items()
+                str(layer): float(found.fitted.direction @ found.start.direction) for layer, found in trained.items()
             },
             "loss": {str(layer): [found.fitted.losses[0], found.fitted.losses[-1]] for layer, found in trained.items()},
         }

@@ -148,11 +148,11 @@ def test_a_bad_line_of_a_file_of_pairs_is_named(steer: Steer, tmp_path: Path) ->
 def test_a_trained_vector_takes_its_settings(steer: Steer, tmp_path: Path) -> None:
     file = tmp_path / "pairs.jsonl"
     file.write_text("\n".join(json.dumps({"positive": f"good {i}", "negative": f"bad {i}"}) for i in range(6)))
-    trained = ("extract", "mood", "--pairs", str(file), "--method", "trained", "--steps", "3", "--caution", "0")
+    trained = ("extract", "mood", "--pairs", str(file), "--method", "trained", "--steps", "3", "--kl-coefficient", "0")
     steer(*trained)
     output, _ = steer("vectors", "show", "mood", "--json")
     training = json.loads(output)["provenance"]["training"]
-    assert (training["steps"], training["caution"]) == (3, 0.0)
+    assert (training["steps"], training["kl_coefficient"]) == (3, 0.0)
     _, messages = steer("extract", "mood", "--pairs", str(file), "--steps", "3", code=1)
     assert "training" in messages
 

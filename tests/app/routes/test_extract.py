@@ -49,9 +49,9 @@ async def test_the_trained_method_is_one_more(server: Server) -> None:
     layer = str(vector["layers"][0])
     numbers = (await server.client.get("/v1/vectors/mood/directions")).json()[layer]
     assert numbers == pytest.approx(planted_direction().tolist())
-    bold = await made(server, method="trained", layers=[1, 2], training={"steps": 2, "caution": 0})
+    bold = await made(server, method="trained", layers=[1, 2], training={"steps": 2, "kl_coefficient": 0})
     assert bold["layers"] == [1, 2]
-    assert bold["provenance"]["training"]["caution"] == 0.0
+    assert bold["provenance"]["training"]["kl_coefficient"] == 0.0
 
 
 async def test_training_is_a_job_with_progress_that_can_be_cancelled(start: StartServer) -> None:
@@ -115,7 +115,7 @@ async def test_starter_concepts_are_listed_and_shown(server: Server) -> None:
         ({"training": {"steps": 5}}, "invalid_request"),
         ({"method": "trained", "training": {"steps": 0}}, "invalid_request"),
         ({"method": "trained", "training": {"epochs": 5}}, "invalid_request"),
-        ({"method": "trained", "training": {"caution": -1}}, "invalid_request"),
+        ({"method": "trained", "training": {"kl_coefficient": -1}}, "invalid_request"),
         ({"method": "trained", "training": {"strengths": [1.0, 0.5]}}, "invalid_request"),
         ({"method": "trained", "pairs": None, "positive": ["a"], "negative": ["b"]}, "invalid_request"),
         ({"layers": [4]}, "invalid_request"),

@@ -16,7 +16,7 @@ def test_every_concept_is_listed_with_its_poles() -> None:
 
 def test_every_method_is_listed_with_the_fewest_examples_it_takes() -> None:
     for name, method in METHODS.items():
-        assert f"| `{name}` | {method.least} or more |" in PAGE
+        assert f"| `{name}` | {method.min_examples} or more |" in PAGE
 
 
 def test_every_warning_is_explained() -> None:

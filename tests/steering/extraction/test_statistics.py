@@ -27,7 +27,7 @@ def measured(signal: float, seed: int = 0, pairs: int = 96, d_model: int = 64, s
     fit = pairs * 2 // 3
     direction = MeanDifference.fit(rows[0, :fit], rows[1, :fit], True)
     return measure_layer(
-        direction.vector,
+        direction.direction,
         rows[0, fit:],
         rows[1, fit:],
         differences=rows[0] - rows[1],

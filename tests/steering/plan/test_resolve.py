@@ -108,7 +108,7 @@ async def test_fingerprints_tell_apart_what_differs_and_nothing_else() -> None:
     [
         ({"vector": "alpha", "layers": [4]}, "layers 0 to 3"),
         ({"vector": "alpha", "layers": [-5]}, "layers 0 to 3"),
-        ({"vector": "alpha", "layers": {"from": 3, "to": 1}}, "none"),
+        ({"vector": "alpha", "layers": {"from": 3, "to": 1}}, "is empty"),
         ({"vector": "alpha", "operation": "melt"}, "add, ablate, clamp, rotate, replace"),
         ({"vector": "alpha", "low": 1.0}, "takes no low"),
         ({"vector": "alpha", "operation": "rotate"}, "needs degrees"),

@@ -12,8 +12,7 @@ from steering.engine.transformers.engine import TransformersEngine
 from steering.pairs import ChatMessage, PairSet
 from steering.workflows.comparison.compare import Arm, Comparison, compare
 from steering.workflows.evaluation.dose_response import DoseResponseRequest, dose_response
-from steering.workflows.evaluation.dosing import plan_at
-from steering.workflows.evaluation.trial_setup import asked
+from steering.workflows.evaluation.setup import as_prompts, plan_at
 from steering.workflows.extraction.describe import describe
 from steering.workflows.extraction.extract import ExtractionRequest, extract
 from steering.workflows.reading.latent_space import LatentSpaceRequest, latent_space
@@ -125,7 +124,7 @@ async def test_sentiment_moves_the_text_both_ways(embedded):
     """Scored on the text alone, by the model without steering."""
     request = ExtractionRequest("sentiment", load_concept("sentiment"), layers=(14, 16, 18), position="mean")
     vector = await extract(embedded, request)
-    prompts = asked(embedded, load_evaluation_prompts("sentiment")[:4])
+    prompts = as_prompts(embedded, load_evaluation_prompts("sentiment")[:4])
     found = await dose_response(
         embedded,
         DoseResponseRequest(

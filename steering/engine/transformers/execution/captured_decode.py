@@ -7,12 +7,12 @@ from weakref import WeakSet
 
 import structlog
 import torch
+from cachetools import LRUCache
 
 from steering.engine.transformers.batch import Batch
 from steering.engine.transformers.memory.slot_cache import SlotCache
 from steering.engine.transformers.steering.bank import SteeringBank
 from steering.engine.transformers.steering.stacked import SteeringBatch
-from steering.recent import Recent
 from steering.shapes import Int, Logits, Tensor
 
 log = structlog.get_logger()
@@ -86,12 +86,13 @@ class _Graphs:
     included, is let go: a shape may be a whole stack of rows."""
 
     def __init__(self, most: int) -> None:
-        self.captured: Recent[Hashable, _Captured] = Recent(most)
-        self._met: Recent[Hashable, int] = Recent(most)
+        self.captured: LRUCache[Hashable, _Captured] = LRUCache(most)
+        self._met: LRUCache[Hashable, int] = LRUCache(most)
 
     def often(self, shape: Hashable) -> bool:
         """Whether it was met often enough to be recorded, this time included."""
-        return self._met.keep(shape, (self._met.get(shape) or 0) + 1) > WORTH
+        self._met[shape] = self._met.get(shape, 0) + 1
+        return self._met[shape] > WORTH
 
 
 class CapturedDecode:
@@ -128,7 +129,7 @@ class CapturedDecode:
         if captured is None and graphs.often(shape):
             captured = self._capture(batch, compute)
             if captured is not None:
-                graphs.captured.keep(shape, captured)
+                graphs.captured[shape] = captured
         if captured is None:
             return None
         captured.token_ids.copy_(batch.token_ids)

@@ -52,8 +52,10 @@ def check_task(task: FitTask, info: ModelInfo) -> None:
     low, high = task.strengths
     if not 0.0 < low <= high < float("inf"):
         raise InvalidRequest(f"strengths must lie above 0, low to high, got {low} to {high}", param="strengths")
-    if not 0.0 <= task.caution < float("inf"):
-        raise InvalidRequest(f"caution must be finite and not negative, got {task.caution}", param="caution")
+    if not 0.0 <= task.kl_coefficient < float("inf"):
+        raise InvalidRequest(
+            f"kl_coefficient must be finite and not negative, got {task.kl_coefficient}", param="kl_coefficient"
+        )
     for name in ("amount", "learning_rate", "steps", "batch"):
         value = getattr(task, name)
         if not (isfinite(value) and value > 0):
@@ -88,8 +90,8 @@ def turns(task: FitTask, passes: Passes, d_model: int, tokens: int) -> Turns:
         if task.neutral:
             texts = [_bystander(task, next(others), rng) for _ in range(max(1, task.batch // 2))]
             damage, slopes = yield from _measured(passes.diverge, texts, task.layer, direction, tokens)
-            loss += task.caution * float(damage.mean())
-            gradient = gradient + task.caution * slopes.mean(0)
+            loss += task.kl_coefficient * float(damage.mean())
+            gradient = gradient + task.kl_coefficient * slopes.mean(0)
         direction = descent.step(direction, gradient)
         losses.append(loss)
         yield step + 1

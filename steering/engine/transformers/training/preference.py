@@ -7,9 +7,10 @@ from torch.nn.functional import normalize, softplus
 
 from steering.shapes import Direction, Float, Tensor
 
-SHARPNESS = 0.1
-"""beta: nats of log-likelihood ratio are divided by 1 / beta, beyond which a pair counts as won."""
-FLUENCY = 0.3
+BETA = 0.1
+"""The inverse temperature of the preference loss, as in DPO."""
+NLL_WEIGHT = 0.3
+"""Weight of the mean negative log-likelihood of the preferred text, which keeps it fluent."""
 MOMENTUM, SPREAD = 0.9, 0.99
 
 
@@ -30,12 +31,12 @@ def preference(found: Likelihoods) -> tuple[float, Float[Tensor, "text"]]:
     mean over the pairs.
     """
     gained = found.steered - found.unsteered
-    gain = SHARPNESS * (gained[0::2] - gained[1::2])
-    pull = SHARPNESS * torch.sigmoid(-gain)
-    fluency = FLUENCY / found.scored[0::2]
+    gain = BETA * (gained[0::2] - gained[1::2])
+    pull = BETA * torch.sigmoid(-gain)
+    nll = NLL_WEIGHT / found.scored[0::2]
     pairs = len(gain)
-    loss = softplus(-gain) - fluency * found.steered[0::2]
-    return float(loss.mean()), torch.stack([-pull - fluency, pull], dim=1).reshape(-1) / pairs
+    loss = softplus(-gain) - nll * found.steered[0::2]
+    return float(loss.mean()), torch.stack([-pull - nll, pull], dim=1).reshape(-1) / pairs
 
 
 class SphereOptimizer:

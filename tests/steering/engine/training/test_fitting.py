@@ -67,13 +67,15 @@ async def test_the_loss_falls_and_the_direction_prefers_both_ways(hf_byte_tokeni
     assert ratio(fitted, -1.0) < -1.0
 
 
-async def test_neutral_texts_are_spared_as_far_as_caution_goes(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+async def test_neutral_texts_are_spared_as_far_as_kl_coefficient_goes(
+    hf_byte_tokenizer: PreTrainedTokenizerFast,
+) -> None:
     texts = (b"The kettle stands on the stove", b"A list of rivers", b"Two and two make four", b"The bus leaves at ten")
     neutral = tuple(NeutralText(tuple(text), 5) for text in texts)
     shown = [ScoredText(text.ids, text.start, TASK.amount) for text in neutral]
     damage = []
-    for caution in (0.0, 30.0):
-        fitted = await fit(replace(TASK, neutral=neutral, caution=caution), hf_byte_tokenizer)
+    for kl_coefficient in (0.0, 30.0):
+        fitted = await fit(replace(TASK, neutral=neutral, kl_coefficient=kl_coefficient), hf_byte_tokenizer)
         with runner_over(FAMILIES["llama"]()) as runner:
             damage.append(float(runner.gradients.diverge(shown, TASK.layer, fitted.direction)[0].mean()))
     assert damage[1] < 0.7 * damage[0]
@@ -179,7 +181,7 @@ async def test_closing_the_engine_ends_fits(hf_byte_tokenizer: PreTrainedTokeniz
     [
         ({"layer": 3}, "layer 3"),
         ({"neutral": (NeutralText((1, 2), 2),)}, "start 2"),
-        ({"caution": -1.0}, "caution"),
+        ({"kl_coefficient": -1.0}, "kl_coefficient"),
         ({"layer": -1}, "layer -1"),
         ({"pairs": ()}, "at least one pair"),
         ({"pairs": (TokenPair((1, 2), (1, 3), 0),)}, "start 0"),

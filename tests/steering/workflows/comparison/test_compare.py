@@ -20,7 +20,7 @@ from steering.workflows.comparison.compare import (
     stream,
     sweep_arms,
 )
-from steering.workflows.evaluation.dosing import plan_at, random_like
+from steering.workflows.evaluation.setup import plan_at, random_like
 from tests.steering.workflows.linear import GAIN, LinearEngine, polarity
 from tests.steering.workflows.texts import conversation
 from tests.steering.workflows.vectors import planted_vector
@@ -197,7 +197,7 @@ async def test_cancelling_frees_every_row(engine):
     ("change", "said"),
     [
         ({"arms": ()}, "at least one arm"),
-        ({"baseline": "plain"}, "'plain' is no arm; arms: base"),
+        ({"baseline": "plain"}, "'plain' is not an arm; arms: base"),
         ({"n": 0}, "n must be at least 1"),
         ({"arms": (Arm("base", PROMPT), Arm("base", PROMPT))}, "given twice: base"),
     ],

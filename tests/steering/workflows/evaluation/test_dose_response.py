@@ -10,9 +10,8 @@ from steering.engine.api import SamplingParams
 from steering.errors import InvalidRequest, NonfiniteActivations, VectorModelMismatch
 from steering.quality import LayerQuality, QualityCard
 from steering.workflows.evaluation.dose_response import DoseResponseRequest, dose_response, with_evidence
-from steering.workflows.evaluation.dosing import random_like
 from steering.workflows.evaluation.layer_sweep import LayerSweepRequest, layer_sweep
-from steering.workflows.evaluation.trial_setup import asked, reading_layer
+from steering.workflows.evaluation.setup import as_prompts, random_like, reading_layer
 from tests.steering.workflows.linear import GAIN, LinearEngine
 from tests.steering.workflows.texts import conversation
 from tests.steering.workflows.vectors import planted_vector
@@ -126,7 +125,7 @@ async def test_cancelling_leaves_no_row(engine, moment):
         ({"layers": (0,)}, "no direction at layers"),
         ({"reading_layer": 0}, "no direction at layer 0"),
         ({"scorer": "judge"}, "unknown scorer 'judge'"),
-        ({"scorer": "probe"}, "carries no probe"),
+        ({"scorer": "probe"}, "has no probe at layer 2"),
         ({"random_directions": 11}, "must be 0 to 10"),
     ],
 )
@@ -191,5 +190,5 @@ def test_text_is_read_where_the_card_reads_best(engine):
 
 
 def test_questions_become_messages_where_there_is_a_template():
-    assert asked(LinearEngine(), ["the road"]) == (conversation("the road"),)
-    assert asked(LinearEngine(chat_template=False), ["the road"]) == ("the road",)
+    assert as_prompts(LinearEngine(), ["the road"]) == (conversation("the road"),)
+    assert as_prompts(LinearEngine(chat_template=False), ["the road"]) == ("the road",)

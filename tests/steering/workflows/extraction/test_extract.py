@@ -9,9 +9,10 @@ from dataclasses import replace
 import pytest
 
 from steering.errors import InvalidRequest
+from steering.layer_indices import layer_indices
 from steering.pairs import PairSet, dataset_digest
 from steering.quality import QualityCard
-from steering.workflows.extraction.extract import ExtractionRequest, block_indices, extract
+from steering.workflows.extraction.extract import ExtractionRequest, extract
 from tests.steering.workflows.linear import LAYERS, PLANTED_LAYERS, LinearEngine
 from tests.steering.workflows.texts import conversation, planted_pairs
 
@@ -132,9 +133,9 @@ async def test_nothing_at_any_layer_raises(engine):
     ("change", "said"),
     [
         ({"method": "magic"}, "unknown method 'magic'"),
-        ({"layers": (0, 4)}, "layers must be among 0 to 3"),
-        ({"layers": ()}, "layers must be among"),
-        ({"layers": (-5,)}, "layers must be among"),
+        ({"layers": (0, 4)}, "layer 4 does not exist; the model has layers 0 to 3"),
+        ({"layers": ()}, "no layers given"),
+        ({"layers": (-5,)}, "layer -5 does not exist"),
         ({"position": "all"}, "many activations"),
         ({"holdout": 1.0}, "holdout"),
         ({"name": "Not A Name"}, "is not a name"),
@@ -147,8 +148,8 @@ async def test_what_cannot_be_is_said_before_anything_is_read(engine, request_, 
 
 
 def test_negative_layers_count_from_the_top():
-    assert block_indices((-1, 0, 3), 4) == (0, 3)
-    assert block_indices("all", 3) == (0, 1, 2)
+    assert layer_indices((-1, 0, 3), 4) == (0, 3)
+    assert layer_indices("all", 3) == (0, 1, 2)
 
 
 async def test_progress_runs_to_its_total(engine, request_):

@@ -151,7 +151,7 @@ async def test_progress_runs_to_its_total(engine, mapped):
         ({"labels": ("a",)}, "one label for each text"),
         ({"position": "all"}, "one point a text"),
         ({"path": 32}, "index of a text"),
-        ({"layers": (9,)}, "layers must be among"),
+        ({"layers": (9,)}, "layer 9 does not exist"),
     ],
 )
 async def test_maps_that_cannot_be(engine, mapped, change, said):

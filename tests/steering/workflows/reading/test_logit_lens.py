@@ -10,7 +10,7 @@ from steering.engine.api import GenerationRequest, SamplingParams
 from steering.engine.transformers.engine import TransformersEngine
 from steering.errors import InvalidRequest
 from steering.vectors import ConceptVector, LayerDirection
-from steering.workflows.evaluation.dosing import plan_at
+from steering.workflows.evaluation.setup import plan_at
 from steering.workflows.generate import answer
 from steering.workflows.reading import logit_lens as workflow
 from steering.workflows.reading.logit_lens import LogitLensRequest, logit_lens
@@ -54,7 +54,7 @@ async def test_progress_counts_layers_of_both_readings(engine):
 
 
 async def test_lenses_that_cannot_be(engine):
-    with pytest.raises(InvalidRequest, match="layers must be among"):
+    with pytest.raises(InvalidRequest, match="layer 4 does not exist"):
         await logit_lens(engine, LogitLensRequest("a", layers=(4,)))
     for wrong in (0, len(WORDS) + 1):
         with pytest.raises(InvalidRequest, match="top_k must be"):

@@ -14,8 +14,8 @@ from steering.errors import InvalidRequest
 from steering.pairs import PairSet, dataset_digest, split
 from steering.quality import QualityCard
 from steering.workflows.extraction.extract import ExtractionRequest, extract
+from steering.workflows.extraction.texts import NEUTRAL, neutral_texts, token_pairs
 from steering.workflows.training.train import TRAINED, TrainingSettings, train
-from steering.workflows.training.training_texts import NEUTRAL, neutral_texts, token_pairs
 from tests.engines import family_engine
 from tests.steering.workflows.linear import LAYERS, PLANTED_LAYERS, LinearEngine
 from tests.steering.workflows.texts import conversation, planted_pairs
@@ -102,22 +102,22 @@ async def test_provenance_tells_how_it_was_trained(engine, request_):
     assert (said["method"], said["dataset"]) == (TRAINED, dataset_digest(request_.pairs))
     training = said["training"]
     assert (training["steps"], training["strengths"]) == (5, list(SETTINGS.strengths))
-    assert training["caution"] == SETTINGS.caution
+    assert training["kl_coefficient"] == SETTINGS.kl_coefficient
     assert training["loss"] == {str(engine.tasks[0].layer): [1.0, pytest.approx(0.6)]}
     assert QualityCard.from_dict(json.loads(json.dumps(vector.quality.to_dict()))) == vector.quality
 
 
 async def test_a_direction_that_reads_the_wrong_way_round_is_refused(request_):
     engine = TrainableEngine()
-    with pytest.raises(InvalidRequest, match="wrong way round"):
+    with pytest.raises(InvalidRequest, match="reads the poles reversed"):
         await train(TrainableEngine(lambda task: -engine.concept), request_, SETTINGS)
 
 
-@pytest.mark.parametrize(("caution", "spared"), [(0.0, 0), (2.5, NEUTRAL)])
-async def test_neutral_answers_are_spared_unless_caution_is_0(engine, request_, caution, spared):
-    await train(engine, request_, replace(SETTINGS, caution=caution))
+@pytest.mark.parametrize(("kl_coefficient", "spared"), [(0.0, 0), (2.5, NEUTRAL)])
+async def test_neutral_answers_are_spared_unless_kl_coefficient_is_0(engine, request_, kl_coefficient, spared):
+    await train(engine, request_, replace(SETTINGS, kl_coefficient=kl_coefficient))
     (task,) = engine.tasks
-    assert (len(task.neutral), task.caution) == (spared, caution)
+    assert (len(task.neutral), task.kl_coefficient) == (spared, kl_coefficient)
     assert task.neutral == (await neutral_texts(LinearEngine(), request_.seed))[:spared]
 
 
@@ -133,7 +133,7 @@ async def test_conversations_share_their_question(engine):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"layers": (0, 4)}, "layers must be among 0 to 3"),
+        ({"layers": (0, 4)}, "layer 4 does not exist; the model has layers 0 to 3"),
         ({"position": "all"}, "many activations"),
         ({"holdout": 1.0}, "holdout"),
         ({"name": "Not A Name"}, "is not a name"),

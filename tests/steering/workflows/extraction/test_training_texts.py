@@ -8,9 +8,9 @@ from steering.concepts.loader import load_neutral
 from steering.engine.api import Finish, GenerationRequest, SteeringReport, TokenEvent
 from steering.errors import InvalidRequest
 from steering.pairs import ChatMessage, PairSet
-from steering.workflows.evaluation.trial_setup import asked
+from steering.workflows.evaluation.setup import as_prompts
+from steering.workflows.extraction.texts import ANSWER, NEUTRAL, neutral_texts, token_pairs
 from steering.workflows.generate import answer, mix
-from steering.workflows.training.training_texts import ANSWER, NEUTRAL, neutral_texts, token_pairs
 from tests.steering.workflows.linear import LinearEngine
 from tests.steering.workflows.texts import conversation
 
@@ -21,7 +21,7 @@ class SilentEngine(LinearEngine):
     """Has nothing to say to the second neutral prompt."""
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
-        if request.prompt == asked(self, load_neutral())[1]:
+        if request.prompt == as_prompts(self, load_neutral())[1]:
             yield TokenEvent(0, -1, "", finish=Finish("stop", 1, 0, 0, SteeringReport()))
             return
         async for event in super().generate(request):
@@ -32,7 +32,7 @@ class SilentEngine(LinearEngine):
 async def test_neutral_texts_are_the_models_own_answers(chat_template: bool) -> None:
     engine = LinearEngine(chat_template=chat_template)
     texts = await neutral_texts(engine, seed=5)
-    prompts = asked(engine, load_neutral()[:NEUTRAL])
+    prompts = as_prompts(engine, load_neutral()[:NEUTRAL])
     assert len(texts) == len(prompts)
     for number, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
         ids = engine.tokenizer.encode(prompt)

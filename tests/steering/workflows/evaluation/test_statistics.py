@@ -10,7 +10,8 @@ from steering.errors import InvalidRequest
 from steering.quality import DosePoint
 from steering.vectors import LayerDirection
 from steering.workflows.comparison.text_metrics import Estimate
-from steering.workflows.evaluation.dose_statistics import (
+from steering.workflows.evaluation.scorers import SCORERS
+from steering.workflows.evaluation.statistics import (
     advantage,
     advised_range,
     anti_steered,
@@ -19,7 +20,6 @@ from steering.workflows.evaluation.dose_statistics import (
     random_reach,
     shifts,
 )
-from steering.workflows.evaluation.scorers import SCORERS
 from steering.workflows.evaluation.trials import AnswerMeasures, Trial
 
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 from steering.concepts import CONCEPTS
 from steering.concepts.loader import load_concept, load_neutral
 from steering.pairs import ChatMessage, PairSet
-from steering.workflows.extraction.answer_format import as_answers, usual_position
 from steering.workflows.extraction.extract import ExtractionRequest, extract
+from steering.workflows.extraction.texts import as_answers, default_position
 from tests.steering.workflows.linear import LinearEngine
 from tests.steering.workflows.texts import conversation, planted_pairs
 
@@ -30,10 +30,10 @@ def test_without_a_chat_template_texts_stay() -> None:
 
 def test_answers_are_read_whole_and_statements_at_their_end() -> None:
     talk = conversation("the road", "warm day")
-    assert usual_position(PairSet(("a",), ("b",))) == "last"
-    assert usual_position(PairSet((talk,), (conversation("the road", "cold day"),))) == "response_mean"
-    assert usual_position(PairSet((talk, "a"), (talk, "b"))) == "mean"
-    found = {name: usual_position(load_concept(name)) for name in CONCEPTS}
+    assert default_position(PairSet(("a",), ("b",))) == "last"
+    assert default_position(PairSet((talk,), (conversation("the road", "cold day"),))) == "response_mean"
+    assert default_position(PairSet((talk, "a"), (talk, "b"))) == "mean"
+    found = {name: default_position(load_concept(name)) for name in CONCEPTS}
     assert [name for name in found if found[name] == "last"] == ["truthfulness"]
     assert [name for name in found if found[name] == "mean"] == ["sentiment", "formality"]
 

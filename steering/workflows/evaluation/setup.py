@@ -1,0 +1,126 @@
+"""Prepares an evaluation: its prompts, its plans and random controls, and how the answers are read back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from steering.concepts.loader import load_neutral
+from steering.engine.api import Engine, Prompt
+from steering.errors import InvalidRequest, VectorNotFound
+from steering.extraction.card import best_layer
+from steering.model.info import ModelInfo
+from steering.pairs import ChatMessage
+from steering.plan.dose import DoseGuard
+from steering.plan.layers import check_model
+from steering.plan.resolve import resolve
+from steering.plan.types import SteeringPlan
+from steering.spec import InterventionSpec, SteeringSpec
+from steering.vectors import ConceptVector, LayerDirection
+from steering.workflows.evaluation.scorers import SCORERS
+
+UNGUARDED = DoseGuard(action="off")
+"""No dose guard: a sweep includes strengths that break the text on purpose."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReadBack:
+    """Where and how an answer's concept is read: the unsteered model at `layer`, along the direction of `entry`."""
+
+    layer: int
+    entry: LayerDirection
+    scorer: str = "projection"
+
+
+def read_back(
+    engine: Engine, vector: ConceptVector, reader: ConceptVector | None, layer: int | None, scorer: str
+) -> ReadBack:
+    """Resolves the reader (None: the vector itself) and its layer (None: where its card reads best).
+
+    Raises VectorModelMismatch for another model's vector, InvalidRequest for a layer it does not have, an unknown
+    scorer, or a probe that was never fitted.
+    """
+    reading = reader or vector
+    for one in (vector, reading):
+        check_model(one, engine.info)
+    if layer is None:
+        layer = reading_layer(reading, engine.info.layer_count)
+    entry = reading.at(layer)
+    if SCORERS[scorer].name == "probe" and (entry.weight is None or entry.bias is None):
+        raise InvalidRequest(f"vector {reading.name!r} has no probe at layer {layer}", param="scorer")
+    return ReadBack(layer, entry, scorer)
+
+
+def reading_layer(vector: ConceptVector, layer_count: int) -> int:
+    """Returns the layer where the card reads best; without measurements, the layer the vector steers at."""
+    card = vector.quality
+    return best_layer(card.layers, layer_count) if card and card.layers else vector.recommended_layers()[0]
+
+
+def evaluation_prompts(engine: Engine, given: tuple[Prompt, ...] | None, count: int) -> tuple[Prompt, ...]:
+    """Returns the given prompts, or the first `count` of the package's neutral ones. Raises InvalidRequest for none."""
+    if given is None:
+        return as_prompts(engine, load_neutral()[:count])
+    if not given:
+        raise InvalidRequest("an evaluation needs at least one prompt", param="prompts")
+    return given
+
+
+def as_prompts(engine: Engine, texts: Sequence[str]) -> tuple[Prompt, ...]:
+    """Wraps texts as user messages where the model has a chat template, else leaves them plain."""
+    if not engine.info.chat_template:
+        return tuple(texts)
+    return tuple((ChatMessage("user", text),) for text in texts)
+
+
+def steered_strengths(given: Sequence[float]) -> list[float]:
+    """Returns the strengths ascending, each once, without 0, which every evaluation includes. Raises InvalidRequest for none."""
+    strengths = sorted({float(strength) for strength in given} - {0.0})
+    if not strengths:
+        raise InvalidRequest("a sweep needs at least one strength other than 0", param="strengths")
+    return strengths
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GivenVectors:
+    """A VectorSource over vectors that need not be stored."""
+
+    vectors: tuple[ConceptVector, ...]
+
+    async def get(self, name: str, version: int | None = None) -> ConceptVector:
+        """Returns the vector of that name and, where given, version. Raises VectorNotFound."""
+        for vector in self.vectors:
+            if vector.name == name and version in (None, vector.version):
+                return vector
+        raise VectorNotFound(f"no vector {name!r} among those given", param="vector")
+
+
+async def plan_at(info: ModelInfo, vector: ConceptVector, strength: float, layers: Sequence[int]) -> SteeringPlan:
+    """Resolves an add of the vector at `strength` natural scales at each of the layers. Strength 0 is the empty plan."""
+    intervention = InterventionSpec(vector=vector.name, strength=float(strength), layers=tuple(layers))
+    return await resolve(SteeringSpec(interventions=(intervention,)), GivenVectors((vector,)), info, guard=UNGUARDED)
+
+
+def random_like(vector: ConceptVector, seed: int) -> ConceptVector:
+    """Rotates the vector at random as a whole, keeping its scales: a control of equal dose.
+
+    The same strength adds the same norm at every layer, and the directions of two layers keep their cosine, so that what
+    they add accumulates alike. V (d_model, layer) = Q R; the control is Q' R, Q' (d_model, k) a random orthonormal basis.
+    """
+    generator = torch.Generator().manual_seed(seed % 2**63)
+    layers = sorted(vector.layers)
+    directions = torch.stack([vector.layers[layer].direction for layer in layers], dim=1).double()
+    mixing = torch.linalg.qr(directions)[1]
+    noise = torch.randn(vector.d_model, len(mixing), generator=generator, dtype=torch.float64)
+    rotated = (torch.linalg.qr(noise)[0] @ mixing).float()
+    return replace(
+        vector,
+        layers={
+            layer: LayerDirection(rotated[:, i] / rotated[:, i].norm(), vector.layers[layer].scale)
+            for i, layer in enumerate(layers)
+        },
+        method="random",
+        sha256="",
+        quality=None,
+        recommended=None,
+    )

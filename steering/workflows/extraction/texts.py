@@ -1,0 +1,86 @@
+"""Turns pairs and prompts into the texts a model reads: plain texts as assistant replies, pairs as token ids to train on."""
+
+from collections.abc import Sequence
+
+from steering.concepts.loader import load_neutral
+from steering.engine.api import Engine, GenerationRequest, Position, SamplingParams
+from steering.engine.fit_task import NeutralText, TokenPair
+from steering.errors import InvalidRequest
+from steering.model.info import ModelInfo
+from steering.pairs import ChatMessage, PairSet, Text
+from steering.threads import run_in_thread
+from steering.workflows.evaluation.setup import as_prompts
+from steering.workflows.generate import background, mix
+
+NEUTRAL = 24
+"""Neutral prompts the model answers before training; the trained direction should leave those answers unchanged."""
+ANSWER = SamplingParams(max_tokens=40, temperature=1.0)
+
+
+def as_answers(texts: Sequence[Text], info: ModelInfo) -> tuple[Text, ...]:
+    """Wraps plain text i as the assistant's reply to neutral prompt i, where the model has a chat template.
+
+    Steering changes replies, so directions are extracted from replies. Conversations stay as they are. The two texts of a
+    pair have the same index, hence the same prompt.
+    """
+    if not info.chat_template:
+        return tuple(texts)
+    prompts = load_neutral()
+    return tuple(
+        (ChatMessage("user", prompts[index % len(prompts)]), ChatMessage("assistant", text))
+        if isinstance(text, str)
+        else text
+        for index, text in enumerate(texts)
+    )
+
+
+def default_position(pairs: PairSet) -> Position:
+    """Chooses where pairs are read when the caller does not say (measured in docs/dose_response.md).
+
+    "response_mean" where all are replies, "last" where all are plain texts, "mean" where both occur.
+    """
+    plain = {isinstance(text, str) for text in (*pairs.positive, *pairs.negative)}
+    if plain == {True}:
+        return "last"
+    return "mean" if True in plain else "response_mean"
+
+
+async def neutral_texts(engine: Engine, seed: int) -> tuple[NeutralText, ...]:
+    """Generates the unsteered model's answers to the package's neutral prompts; empty answers are left out."""
+    prompts = as_prompts(engine, load_neutral()[:NEUTRAL])
+    requests = [
+        GenerationRequest(prompt, SamplingParams(ANSWER.max_tokens, ANSWER.temperature, seed=mix(seed % 2**63, number)))
+        for number, prompt in enumerate(prompts)
+    ]
+    answers = await background(engine, requests)
+    encoded = [engine.tokenizer.encode(prompt) for prompt in prompts]
+    return tuple(
+        NeutralText(ids + answer.tokens, len(ids))
+        for ids, answer in zip(encoded, answers, strict=True)
+        if answer.tokens
+    )
+
+
+async def token_pairs(engine: Engine, pairs: PairSet, chosen: Sequence[int]) -> tuple[TokenPair, ...]:
+    """Encodes the chosen pairs. The common prefix of both texts is context; the tokens after it are scored.
+
+    Raises InvalidRequest where no pair is left whose texts differ and have two tokens.
+    """
+    return await run_in_thread(_token_pairs, engine, pairs, chosen)
+
+
+def _token_pairs(engine: Engine, pairs: PairSet, chosen: Sequence[int]) -> tuple[TokenPair, ...]:
+    sides = [as_answers(side, engine.info) for side in (pairs.positive, pairs.negative)]
+    found = []
+    for index in chosen:
+        positive, negative = (engine.tokenizer.encode(side[index]) for side in sides)
+        shorter = min(len(positive), len(negative))
+        if positive == negative or shorter < 2:
+            continue
+        differs = next((at for at in range(shorter) if positive[at] != negative[at]), shorter)
+        found.append(TokenPair(positive, negative, min(max(differs, 1), shorter - 1)))
+    if not found:
+        raise InvalidRequest(
+            "no pair is left to train on: the texts of each are equal or one token long", param="pairs"
+        )
+    return tuple(found)
