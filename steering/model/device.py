@@ -1,4 +1,4 @@
-"""Where a model is placed and in which numbers it computes, when the operator says "auto"."""
+"""Chooses the device and dtype of a model, where the operator says "auto" as well."""
 
 import torch
 
@@ -6,31 +6,52 @@ from steering.errors import InvalidRequest
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 AMPERE = (8, 0)
-"""The first CUDA compute capability that multiplies bfloat16 natively."""
+"""The first CUDA compute capability with native bfloat16 matrix products."""
 
 
 def choose_device(device: str) -> torch.device:
-    """ "auto" is CUDA where there is one, else the processor. Raises InvalidRequest for a device that is not there."""
+    """Returns the device of that name; "auto" is CUDA where there is one, else the CPU.
+
+    Raises InvalidRequest for a device that does not exist or that the engine does not support.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    allowed = f"device must be auto, cpu, cuda or cuda:N, got {device!r}"
     try:
         chosen = torch.device(device)
     except RuntimeError:
-        raise InvalidRequest(f"device must be auto, cpu, cuda or cuda:N, got {device!r}", param="device") from None
+        raise InvalidRequest(allowed, param="device") from None
+    if chosen.type not in ("cpu", "cuda"):
+        # MPS has no float64, which sampling needs; the others were never tried
+        raise InvalidRequest(f"{allowed}: {chosen.type} devices are not supported", param="device")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise InvalidRequest(
-            f"device {device!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices", param="device"
+            f"device {device!r} does not exist: this machine has {torch.cuda.device_count()} CUDA devices",
+            param="device",
         )
     return chosen
 
 
 def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """ "auto" is bfloat16 where the hardware multiplies it natively, else float32."""
+    """Returns the dtype of that name; "auto" is bfloat16 where the hardware multiplies it natively, else float32."""
     if dtype == "auto":
         return torch.bfloat16 if _has_native_bfloat16(device) else torch.float32
     if dtype not in DTYPES:
         raise InvalidRequest(f"dtype must be auto or one of {', '.join(DTYPES)}, got {dtype!r}", param="dtype")
     return DTYPES[dtype]
+
+
+def check_one_device(names: set[str]) -> None:
+    """Raises InvalidRequest where a device map spreads a model over several devices.
+
+    The tensors of a pass (cache, masks, steering) are on one device; so is the whole model.
+    """
+    if len(names) > 1:
+        raise InvalidRequest(
+            f"device_map 'auto' spreads the model over {', '.join(sorted(names))}; the transformers engine runs on one "
+            "device: leave device_map out and choose a device that can hold the model",
+            param="device_map",
+        )
 
 
 def _has_native_bfloat16(device: torch.device) -> bool:

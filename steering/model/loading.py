@@ -15,12 +15,13 @@ from transformers.utils import logging as transformers_logging
 
 from steering.errors import ModelLoadFailed, OutOfMemory, SteeringError, UnsupportedModel
 from steering.model.conversion import converted
-from steering.model.device import choose_device, choose_dtype
+from steering.model.device import DTYPES, check_one_device, choose_device, choose_dtype
 from steering.model.embedded import EMBEDDED_MODEL, embedded_gguf
 from steering.model.fingerprint import fingerprint_of
 from steering.model.info import ModelInfo
 from steering.model.layout import Layout, find_layout
 from steering.model.prompt import ModelTokenizer
+from steering.model.rope import freeze_rope
 from steering.model.verification import verify_layout
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -67,13 +68,17 @@ def load(
     Raises ModelLoadFailed, UnsupportedModel, OutOfMemory, and InvalidRequest for a device or dtype.
     """
     chosen_device = choose_device(device)
+    if device_map is not None and chosen_device.type == "cuda":
+        check_one_device({f"cuda:{index}" for index in range(torch.cuda.device_count())})
     chosen_dtype = choose_dtype(dtype, chosen_device)
     with _quiet_progress_bars(), _load_errors(source or EMBEDDED_MODEL):
         found = _find(source, chosen_dtype, cache_dir, revision, report)
-        _refuse_other_tasks(found.folder)
+        config = AutoConfig.from_pretrained(found.folder, local_files_only=True, trust_remote_code=False)
+        _refuse_other_tasks(config)
+        quantized = getattr(config, "quantization_config", None) is not None
         report(f"Loading {found.name} on {chosen_device} in {_dtype_name(chosen_dtype)}")
         tokenizer = AutoTokenizer.from_pretrained(found.folder, local_files_only=True, trust_remote_code=False)
-        model, fingerprint = _load_weights(found.folder, chosen_device, chosen_dtype, device_map)
+        model, fingerprint = _load_weights(found.folder, chosen_device, chosen_dtype, device_map, quantized)
     return _assembled(model, tokenizer, found, fingerprint)
 
 
@@ -112,9 +117,8 @@ def _converted_for(gguf: Path, dtype: torch.dtype, cache_dir: Path, report: Call
     return converted(gguf, kept, cache_dir, report)
 
 
-def _refuse_other_tasks(folder: Path) -> None:
-    """What the configuration alone shows: better said before gigabytes are read."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+def _refuse_other_tasks(config: Any) -> None:
+    """Refuses by the configuration, before gigabytes are read."""
     named = ", ".join(config.architectures or ()) or type(config).__name__
     if config.is_encoder_decoder:
         raise UnsupportedModel(f"{named} cannot be steered: it is an encoder-decoder model")
@@ -123,22 +127,30 @@ def _refuse_other_tasks(folder: Path) -> None:
 
 
 def _load_weights(
-    folder: Path, device: torch.device, dtype: torch.dtype, device_map: Literal["auto"] | None
+    folder: Path, device: torch.device, dtype: torch.dtype, device_map: Literal["auto"] | None, quantized: bool
 ) -> tuple[PreTrainedModel, str]:
-    """The model, ready to run, and its fingerprint."""
+    """Returns the model, ready to run, and its fingerprint."""
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
     if device_map is not None or device.type != "cpu":
         options["device_map"] = device_map or {"": device}
-    # float16 is made from the weights as stored: a fingerprint wants them rounded to bfloat16 once, not twice.
-    read_as = "auto" if dtype == torch.float16 else dtype
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=read_as, **options)
+    # The fingerprint of a float16 model is taken of the weights as persisted, since rounding twice differs.
+    cast = dtype == torch.float16 and not quantized
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto" if cast else dtype, **options)
+    check_one_device({str(place) for place in getattr(model, "hf_device_map", {}).values()})
     model.eval().requires_grad_(False)
     fingerprint = fingerprint_of(model)
-    if dtype == torch.float16:
-        for parameter in model.parameters():  # parameters alone: rotary frequencies stay in float32
-            parameter.data = parameter.data.to(dtype)
-        model.config.dtype = dtype
+    if cast:
+        cast_parameters(model, dtype)
     return model, fingerprint
+
+
+def cast_parameters(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Casts the parameters of ordinary floating types. Packed and 8-bit weights, and buffers such as rotary
+    frequencies, keep their dtype."""
+    for parameter in model.parameters():
+        if parameter.dtype in DTYPES.values():
+            parameter.data = parameter.data.to(dtype)
+    model.config.dtype = dtype
 
 
 def _assembled(
@@ -150,6 +162,8 @@ def _assembled(
     if not getattr(tokenizer, "is_fast", False):
         raise ModelLoadFailed(f"{source.name} has no fast tokenizer (tokenizer.json), which streaming needs")
     config = model.config.get_text_config()
+    context_length = int(getattr(config, "max_position_embeddings", None) or UNLIMITED_CONTEXT)
+    freeze_rope(model, context_length)
     info = ModelInfo(
         name=source.name,
         architecture=layout.architecture,
@@ -157,7 +171,7 @@ def _assembled(
         d_model=layout.d_model,
         layer_count=layout.layer_count,
         vocab_size=layout.vocab_size,
-        context_length=int(getattr(config, "max_position_embeddings", None) or UNLIMITED_CONTEXT),
+        context_length=context_length,
         dtype=_dtype_name(model.dtype),
         device=str(model.device),
         parameter_count=sum(parameter.numel() for parameter in model.parameters()),

@@ -12,9 +12,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.errors import InvalidRequest, ModelLoadFailed, UnsupportedModel
-from steering.model.device import choose_device, choose_dtype
+from steering.model.device import check_one_device, choose_device, choose_dtype
 from steering.model.fingerprint import fingerprint_of
-from steering.model.loading import LoadedModel, load, opened
+from steering.model.loading import LoadedModel, cast_parameters, load, opened
 from tests.families import D_MODEL, EOS, FAMILIES, LAYERS, LLAMA_LIKE, VOCABULARY, build
 from tests.steering.model.tiny_gguf import write_tiny_gguf
 
@@ -219,8 +219,11 @@ def test_a_folder_without_a_tokenizer_is_refused(tiny_folder: Path, tmp_path: Pa
 def test_devices_and_dtypes_that_do_not_exist_are_refused() -> None:
     with pytest.raises(InvalidRequest, match="device must be"):
         choose_device("abacus")
-    with pytest.raises(InvalidRequest, match="is not there"):
+    with pytest.raises(InvalidRequest, match="does not exist"):
         choose_device(f"cuda:{torch.cuda.device_count()}")
+    for unsupported in ("mps", "xpu:0", "meta"):
+        with pytest.raises(InvalidRequest, match=f"{unsupported.partition(':')[0]} devices are not supported"):
+            choose_device(unsupported)
     with pytest.raises(InvalidRequest, match="dtype must be"):
         choose_dtype("float8", torch.device("cpu"))
 
@@ -231,6 +234,36 @@ def test_auto_is_what_the_machine_has() -> None:
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     native = capabilities.get("amx_bf16", False) or capabilities.get("avx512_bf16", False)
     assert choose_dtype("auto", torch.device("cpu")) == (torch.bfloat16 if native else torch.float32)
+
+
+def test_a_model_spread_over_several_devices_is_refused_by_name() -> None:
+    check_one_device({"cuda:0"})
+    with pytest.raises(InvalidRequest, match="spreads the model over 0, 1, cpu") as refusal:
+        check_one_device({"1", "0", "cpu"})
+    assert refusal.value.param == "device_map"
+
+
+def test_only_ordinary_floating_parameters_are_cast(tiny_model: PreTrainedModel) -> None:
+    packed = torch.arange(8, dtype=torch.uint8)
+    tiny_model.register_parameter("packed", torch.nn.Parameter(packed, requires_grad=False))
+    eight_bit = torch.ones(8).to(torch.float8_e4m3fn)
+    tiny_model.register_parameter("eight_bit", torch.nn.Parameter(eight_bit, requires_grad=False))
+    cast_parameters(tiny_model, torch.float16)
+    assert torch.equal(tiny_model.get_parameter("packed"), packed)
+    assert tiny_model.get_parameter("eight_bit").dtype == torch.float8_e4m3fn
+    assert tiny_model.model.embed_tokens.weight.dtype == torch.float16
+    assert {buffer.dtype for buffer in tiny_model.buffers()} == {torch.float32}
+
+
+def test_packed_weights_in_buffers_are_part_of_the_fingerprint(tiny_model: PreTrainedModel) -> None:
+    fingerprints = []
+    for seed in range(2):
+        weights = torch.randint(0, 255, (64,), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+        tiny_model.register_buffer("qweight", weights)
+        fingerprints.append(fingerprint_of(tiny_model))
+    tiny_model.register_buffer("qweight", weights, persistent=False)
+    assert len({*fingerprints, fingerprint_of(tiny_model)}) == 3
+    assert fingerprint_of(tiny_model) == fingerprint_of(FAMILIES["llama"]())
 
 
 def test_a_map_over_devices_is_left_to_accelerate(
