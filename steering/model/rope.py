@@ -1,5 +1,6 @@
 """Fixes the rotary frequencies of models that would choose them anew in every pass."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ def freeze_rope(model: nn.Module, context_length: int) -> None:
     set if the served context exceeds the original one. Dynamic RoPE keeps its first set, which is right up to
     max_position_embeddings, and the served context is never longer.
     """
-    for module in model.modules():
+    modules: Iterator[Any] = model.modules()
+    for module in modules:
         kinds = getattr(module, "rope_type", None)
         if isinstance(kinds, str):
             if _freeze(module, kinds, None, context_length):
