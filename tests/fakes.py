@@ -251,7 +251,7 @@ def _refuse_nonfinite(plan: SteeringPlan) -> None:
 
 def _readout(name: str, plan: SteeringPlan) -> float:
     """Half a scale, plus what was added of that very vector: enough to see steering in a readout."""
-    return 0.5 + sum(one.spec.strength for one in plan.interventions if one.spec.vector == name)
+    return 0.5 + sum(one.spec.strength for one in plan.interventions if one.vector.partition("@")[0] == name)
 
 
 def _report(plan: SteeringPlan) -> SteeringReport:

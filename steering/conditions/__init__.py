@@ -1,4 +1,4 @@
-"""CONDITIONS, the table of how a live residual is scored on a vector. What follows from a score is the plan's affair."""
+"""CONDITIONS, the table of scores of a live residual on a vector. Bounds and hysteresis belong to the plan."""
 
 from steering.conditions.base import Condition
 from steering.conditions.cosine import Cosine

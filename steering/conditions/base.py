@@ -1,4 +1,4 @@
-"""Condition: a score of each residual vector, compared with a threshold elsewhere. Pure maths, rows independent."""
+"""Condition: the protocol of scores of a live residual. The plan compares a score with a bound; rows are independent."""
 
 from typing import ClassVar, Protocol
 
@@ -6,9 +6,10 @@ from steering.shapes import Parameters, Residual, Scores
 
 
 class Condition(Protocol):
-    """How a live residual is scored on a vector.
+    """Scores a live residual on a vector.
 
-    name: its word in the API (`score`). parameters: names of its `n` parameters, taken from the vector's layer.
+    name: its name in the API (`score`). parameters: names of its `n` parameters. Each is a field of LayerDirection that
+    the vector must have at the condition's layer; the request is refused where one is None, and the error names it.
     """
 
     name: ClassVar[str]

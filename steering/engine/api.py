@@ -68,16 +68,20 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class SteeringReport:
-    """What was really done, per intervention of the plan.
+    """What was done, per intervention of the plan.
 
     doses: measured |r' - r| / |r| by layer, averaged over the steered tokens. fired: whether its condition held at
     any token (True where there is none and a position was in scope). fired_at: index of the first generated token
     for which it held, -1 for a prompt position, None if never.
+    total: the dose of all interventions together, summed over the layers. clamped: how often, over tokens and layers,
+    the dose guard scaled the change down.
     """
 
     doses: tuple[Mapping[int, float], ...] = ()
     fired: tuple[bool, ...] = ()
     fired_at: tuple[int | None, ...] = ()
+    total: float = 0.0
+    clamped: int = 0
 
 
 @dataclass(frozen=True, slots=True)

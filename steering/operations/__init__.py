@@ -2,7 +2,7 @@
 
 from steering.operations.ablate import Ablate
 from steering.operations.add import Add
-from steering.operations.base import Operation, Wish
+from steering.operations.base import Operation
 from steering.operations.clamp import Clamp
 from steering.operations.replace import Replace
 from steering.operations.rotate import Rotate
@@ -13,4 +13,4 @@ OPERATIONS: Registry[type[Operation]] = Registry(
     {"add": Add, "ablate": Ablate, "clamp": Clamp, "rotate": Rotate, "replace": Replace},
 )
 
-__all__ = ["OPERATIONS", "Operation", "Wish"]
+__all__ = ["OPERATIONS", "Operation"]

@@ -2,9 +2,10 @@
 
 from typing import ClassVar
 
-from steering.operations.base import Wish
 from steering.rowwise import dot
 from steering.shapes import Directions, Parameters, Residual
+from steering.spec import InterventionSpec
+from steering.vectors import LayerDirection
 
 
 class Ablate:
@@ -16,12 +17,18 @@ class Ablate:
     weighted: ClassVar[str] = "share"
     fields: ClassVar[frozenset[str]] = frozenset()
     required: ClassVar[frozenset[str]] = frozenset()
+    static: ClassVar[bool] = False
     merges: ClassVar[bool] = True
 
     @staticmethod
-    def resolve(wish: Wish) -> tuple[float, ...]:
+    def resolve(spec: InterventionSpec, entry: LayerDirection, target: LayerDirection | None) -> tuple[float, ...]:
         """(share,) = (strength,)."""
-        return (wish.strength,)
+        return (spec.strength,)
+
+    @staticmethod
+    def planned_dose(parameters: tuple[float, ...], norm: float | None) -> float | None:
+        """None: the component that is removed is not known before the residual is."""
+        return None
 
     @staticmethod
     def apply(residual: Residual, directions: Directions, parameters: Parameters) -> Residual:

@@ -2,8 +2,10 @@
 
 from typing import ClassVar
 
-from steering.operations.base import Wish
+from steering.operations.base import unit_size
 from steering.shapes import Directions, Parameters, Residual
+from steering.spec import InterventionSpec
+from steering.vectors import LayerDirection
 
 
 class Add:
@@ -15,12 +17,18 @@ class Add:
     weighted: ClassVar[str] = "amount"
     fields: ClassVar[frozenset[str]] = frozenset()
     required: ClassVar[frozenset[str]] = frozenset()
+    static: ClassVar[bool] = True
     merges: ClassVar[bool] = False
 
     @staticmethod
-    def resolve(wish: Wish) -> tuple[float, ...]:
+    def resolve(spec: InterventionSpec, entry: LayerDirection, target: LayerDirection | None) -> tuple[float, ...]:
         """(amount,) = (strength * unit_size,)."""
-        return (wish.strength * wish.unit_size,)
+        return (spec.strength * unit_size(spec, entry),)
+
+    @staticmethod
+    def planned_dose(parameters: tuple[float, ...], norm: float | None) -> float | None:
+        """|amount| / |r|, since the direction is unit."""
+        return None if norm is None else abs(parameters[0]) / norm
 
     @staticmethod
     def apply(residual: Residual, directions: Directions, parameters: Parameters) -> Residual:

@@ -1,35 +1,23 @@
-"""Operation: residual vectors in, steered residual vectors out. Pure maths, no state, a row never sees another row."""
+"""Operation: the protocol of what can be done to residual vectors. Pure functions of tensors; rows are independent."""
 
-from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from steering.shapes import Directions, Parameters, Residual
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What a caller asked of one operation at one layer, before it becomes parameters.
-
-    unit_size: residual units in one of the caller's units (kappa for `scale`, 1 for `raw` and `relative`; for
-    `relative` the parameters listed in `Operation.scaled` are multiplied by |r| when the token is met).
-    ratio: kappa of the target over kappa of the source for `replace` in unit `scale`, else 1.
-    """
-
-    strength: float
-    unit_size: float
-    low: float | None = None
-    high: float | None = None
-    degrees: float | None = None
-    ratio: float = 1.0
+from steering.spec import InterventionSpec
+from steering.vectors import LayerDirection
 
 
 class Operation(Protocol):
-    """The arithmetic of one kind of intervention.
+    """The arithmetic of one kind of intervention, and everything the rest of the library needs to know about it.
 
-    name: its word in the API. parameters: names of its `n` parameters, in order. scaled: those in residual units.
-    weighted: the parameter that a schedule multiplies; 0 there is the identity. fields: fields of the spec it uses
-    beyond strength and unit. directions: how many directions it takes (1, or 2 with `to`); merges: whether
-    neighbours of the same parameters become one call over an orthonormal basis of their directions.
+    name: its name in the API.
+    parameters: names of its `n` parameters, in order.
+    scaled: the parameters in residual units; with unit `relative` they are multiplied by |r| at each token.
+    weighted: the parameter that a schedule multiplies. The value 0 makes the operation the identity.
+    fields: fields of InterventionSpec it uses that not every operation has (`low`, `high`, `degrees`, `to`).
+    required: those of `fields` without which it is refused.
+    static: r' - r does not depend on r, so unconditional uses may be summed once per request (static adds).
+    merges: neighbours with equal parameters become one call over an orthonormal basis of their joint span.
     """
 
     name: ClassVar[str]
@@ -38,11 +26,23 @@ class Operation(Protocol):
     weighted: ClassVar[str]
     fields: ClassVar[frozenset[str]]
     required: ClassVar[frozenset[str]]
+    static: ClassVar[bool]
     merges: ClassVar[bool]
 
     @staticmethod
-    def resolve(wish: Wish) -> tuple[float, ...]:
-        """The parameters in their order. Raises InvalidRequest when the wish is not complete or out of range."""
+    def resolve(spec: InterventionSpec, entry: LayerDirection, target: LayerDirection | None) -> tuple[float, ...]:
+        """The parameters at one layer, in order. entry: the vector there; target: that of `to`, if given.
+
+        Raises InvalidRequest for fields that are missing or out of range.
+        """
+        ...
+
+    @staticmethod
+    def planned_dose(parameters: tuple[float, ...], norm: float | None) -> float | None:
+        """|r' - r| / |r| as far as it is known before r is; None where it depends on r.
+
+        norm: the typical |r| of the layer in the units of the parameters (1 in unit `relative`), None if not measured.
+        """
         ...
 
     @staticmethod
@@ -52,3 +52,8 @@ class Operation(Protocol):
         A direction row of zeros is unused. Returns a new tensor.
         """
         ...
+
+
+def unit_size(spec: InterventionSpec, entry: LayerDirection) -> float:
+    """Returns the residual units in one unit of the spec: kappa for `scale`, 1 for `raw` and `relative`."""
+    return entry.scale if spec.unit == "scale" else 1.0

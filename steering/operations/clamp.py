@@ -4,9 +4,11 @@ from math import inf
 from typing import ClassVar
 
 from steering.errors import InvalidRequest
-from steering.operations.base import Wish
+from steering.operations.base import unit_size
 from steering.rowwise import dot
 from steering.shapes import Directions, Parameters, Residual
+from steering.spec import InterventionSpec
+from steering.vectors import LayerDirection
 
 
 class Clamp:
@@ -18,18 +20,25 @@ class Clamp:
     weighted: ClassVar[str] = "share"
     fields: ClassVar[frozenset[str]] = frozenset({"low", "high"})
     required: ClassVar[frozenset[str]] = frozenset()
+    static: ClassVar[bool] = False
     merges: ClassVar[bool] = False
 
     @staticmethod
-    def resolve(wish: Wish) -> tuple[float, ...]:
+    def resolve(spec: InterventionSpec, entry: LayerDirection, target: LayerDirection | None) -> tuple[float, ...]:
         """(low, high, share) in residual units; a missing bound is infinite. Raises InvalidRequest without any bound."""
-        if wish.low is None and wish.high is None:
+        if spec.low is None and spec.high is None:
             raise InvalidRequest("clamp needs 'low', 'high' or both", param="low")
-        low = -inf if wish.low is None else wish.low * wish.unit_size
-        high = inf if wish.high is None else wish.high * wish.unit_size
+        size = unit_size(spec, entry)
+        low = -inf if spec.low is None else spec.low * size
+        high = inf if spec.high is None else spec.high * size
         if low > high:
-            raise InvalidRequest(f"clamp needs low <= high, got {wish.low} and {wish.high}", param="low")
-        return (low, high, wish.strength)
+            raise InvalidRequest(f"clamp needs low <= high, got {spec.low} and {spec.high}", param="low")
+        return (low, high, spec.strength)
+
+    @staticmethod
+    def planned_dose(parameters: tuple[float, ...], norm: float | None) -> float | None:
+        """None: how far the projection lies outside the bounds is not known before the residual is."""
+        return None
 
     @staticmethod
     def apply(residual: Residual, directions: Directions, parameters: Parameters) -> Residual:

@@ -1,10 +1,11 @@
-"""replace: carries the component of one concept over to another direction."""
+"""replace: moves the component of one concept onto another direction."""
 
 from typing import ClassVar
 
-from steering.operations.base import Wish
 from steering.rowwise import dot
 from steering.shapes import Directions, Parameters, Residual
+from steering.spec import InterventionSpec
+from steering.vectors import LayerDirection
 
 
 class Replace:
@@ -16,12 +17,19 @@ class Replace:
     weighted: ClassVar[str] = "share"
     fields: ClassVar[frozenset[str]] = frozenset({"to"})
     required: ClassVar[frozenset[str]] = frozenset({"to"})
+    static: ClassVar[bool] = False
     merges: ClassVar[bool] = False
 
     @staticmethod
-    def resolve(wish: Wish) -> tuple[float, ...]:
+    def resolve(spec: InterventionSpec, entry: LayerDirection, target: LayerDirection | None) -> tuple[float, ...]:
         """(share, ratio) = (strength, kappa_b / kappa_a in unit `scale`, else 1)."""
-        return (wish.strength, wish.ratio)
+        assert target is not None, "`to` is a required field"
+        return (spec.strength, target.scale / entry.scale if spec.unit == "scale" else 1.0)
+
+    @staticmethod
+    def planned_dose(parameters: tuple[float, ...], norm: float | None) -> float | None:
+        """None: the component that is moved is not known before the residual is."""
+        return None
 
     @staticmethod
     def apply(residual: Residual, directions: Directions, parameters: Parameters) -> Residual:

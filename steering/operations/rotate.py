@@ -1,14 +1,15 @@
 """rotate: turns the residual by an angle toward the direction, in the plane of the two; the norm is kept."""
 
-from math import radians
+from math import pi, radians, sin
 from typing import ClassVar
 
 import torch
 
 from steering.errors import InvalidRequest
-from steering.operations.base import Wish
 from steering.rowwise import dot
 from steering.shapes import Directions, Parameters, Residual
+from steering.spec import InterventionSpec
+from steering.vectors import LayerDirection
 
 
 class Rotate:
@@ -24,16 +25,21 @@ class Rotate:
     weighted: ClassVar[str] = "angle"
     fields: ClassVar[frozenset[str]] = frozenset({"degrees"})
     required: ClassVar[frozenset[str]] = frozenset({"degrees"})
+    static: ClassVar[bool] = False
     merges: ClassVar[bool] = False
 
     @staticmethod
-    def resolve(wish: Wish) -> tuple[float, ...]:
-        """(angle,) = (strength * degrees in radians,). Raises InvalidRequest without `degrees` or beyond a half turn."""
-        if wish.degrees is None:
-            raise InvalidRequest("rotate needs 'degrees', the angle toward the direction", param="degrees")
-        if abs(wish.degrees) > 180.0:
-            raise InvalidRequest(f"degrees must lie between -180 and 180, got {wish.degrees}", param="degrees")
-        return (wish.strength * radians(wish.degrees),)
+    def resolve(spec: InterventionSpec, entry: LayerDirection, target: LayerDirection | None) -> tuple[float, ...]:
+        """(angle,) = (strength * degrees in radians,). Raises InvalidRequest beyond 180 degrees."""
+        assert spec.degrees is not None, "`degrees` is a required field"
+        if abs(spec.degrees) > 180.0:
+            raise InvalidRequest(f"degrees must lie between -180 and 180, got {spec.degrees}", param="degrees")
+        return (spec.strength * radians(spec.degrees),)
+
+    @staticmethod
+    def planned_dose(parameters: tuple[float, ...], norm: float | None) -> float | None:
+        """The chord of the angle, 2 sin(angle / 2), whatever the norm: it is kept."""
+        return 2.0 * sin(min(abs(parameters[0]), pi) / 2.0)
 
     @staticmethod
     def apply(residual: Residual, directions: Directions, parameters: Parameters) -> Residual:
@@ -42,7 +48,7 @@ class Rotate:
         projection = dot(residual, direction)
         across = residual - projection.unsqueeze(-1) * direction
         norm, height = residual.norm(dim=-1), across.norm(dim=-1)
-        # atan2 keeps the digits that arccos loses near the poles
+        # atan2 keeps the digits that arccos loses near 0 and pi
         phi = torch.atan2(height, projection)
         turned = (phi - angle).clamp(0.0, torch.pi)
         parallel = (height <= 1e-6 * norm) | (angle == 0.0)

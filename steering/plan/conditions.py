@@ -1,4 +1,4 @@
-"""ConditionResolver: the conditions of one request become thresholds with tensors, and decisions over them."""
+"""ConditionResolver: resolves the conditions of one request into thresholds with tensors, and trees over them."""
 
 from collections.abc import Mapping
 
@@ -19,17 +19,17 @@ class ConditionResolver:
         self._known: dict[Threshold, int] = {}
         self.thresholds: list[ResolvedThreshold] = []
 
-    def decision(self, condition: ConditionSpec) -> ConditionTree:
-        """The tree of a condition. Raises InvalidRequest for a layer or a probe the vector does not have."""
+    def tree(self, condition: ConditionSpec) -> ConditionTree:
+        """The tree of a condition. Raises InvalidRequest for a layer or a measurement the vector does not have."""
         match condition:
             case Threshold():
                 return ConditionTree("threshold", self._threshold(condition))
             case AllOf():
-                return ConditionTree("all", children=tuple(self.decision(child) for child in condition.all))
+                return ConditionTree("all", children=tuple(self.tree(child) for child in condition.all))
             case AnyOf():
-                return ConditionTree("any", children=tuple(self.decision(child) for child in condition.any))
+                return ConditionTree("any", children=tuple(self.tree(child) for child in condition.any))
             case Not():
-                return ConditionTree("not", children=(self.decision(condition.not_),))
+                return ConditionTree("not", children=(self.tree(condition.not_),))
 
     def _threshold(self, spec: Threshold) -> int:
         if spec in self._known:
@@ -38,11 +38,13 @@ class ConditionResolver:
         wanted: Layers = "recommended" if spec.layer is None else (spec.layer,)
         layer = resolve_layers(wanted, vector, self._info.layer_count)[0]
         entry = vector.at(layer)
-        names = CONDITIONS[spec.score].parameters
-        values = [getattr(entry, name) for name in names]
-        if None in values:
+        values = {name: getattr(entry, name) for name in CONDITIONS[spec.score].parameters}
+        missing = [name for name, value in values.items() if value is None]
+        if missing:
             raise InvalidRequest(
-                f"vector {vector.id} carries no probe; condition score {spec.score!r} needs one", param="when"
+                f"condition score {spec.score!r} needs {' and '.join(missing)}, which vector {vector.id} does not have "
+                f"at layer {layer} (it was made by method {vector.method!r})",
+                param="when",
             )
         bound = spec.above if spec.above is not None else spec.below
         assert bound is not None, "Threshold has exactly one bound"
@@ -52,7 +54,7 @@ class ConditionResolver:
                 score=spec.score,
                 layer=layer,
                 direction=entry.direction,
-                parameters=tuple(float(value) for value in values),
+                parameters=tuple(float(value) for value in values.values()),
                 above=spec.above is not None,
                 bound=float(bound),
                 until=spec.until,
@@ -62,19 +64,21 @@ class ConditionResolver:
         self._known[spec] = len(self.thresholds) - 1
         return self._known[spec]
 
-    def check_order(self, item: InterventionSpec, first_layer: int, decision: ConditionTree | None) -> None:
-        """A condition read at a later layer is heard of one token later, which prompt positions cannot wait for."""
-        if decision is None:
-            return
-        for leaf in decision.leaves():
+    def check_order(self, item: InterventionSpec, first_layer: int, condition: ConditionTree | None) -> None:
+        """Refuses a condition that is read too late for the scope.
+
+        A condition read at a later layer than the action takes effect one token later. Prompt positions are computed
+        together, so they cannot wait for it.
+        """
+        phases = SCOPE_PHASES[item.scope.tokens]
+        for leaf in frozenset() if condition is None else condition.leaves():
             threshold = self.thresholds[leaf]
             late = threshold.layer > first_layer
-            before_end = Phase.PROMPT in SCOPE_PHASES[item.scope.tokens] and threshold.at == "token"
-            only_prompt = Phase.GENERATED not in SCOPE_PHASES[item.scope.tokens]
-            if late and (before_end or only_prompt):
+            before_end = Phase.PROMPT in phases and threshold.at == "token"
+            if late and (before_end or Phase.GENERATED not in phases):
                 raise InvalidRequest(
-                    f"the condition reads layer {threshold.layer}, after layer {first_layer} where it is to act: it is "
-                    f"heard of one token later, so scope {item.scope.tokens!r} cannot obey it; use scope 'generated' "
-                    f"or a condition layer up to {first_layer}",
+                    f"the condition reads layer {threshold.layer}, later than layer {first_layer} where the "
+                    f"intervention acts. It takes effect one token later, which scope {item.scope.tokens!r} does not "
+                    f"allow; use scope 'generated' or a condition layer up to {first_layer}",
                     param="when",
                 )

@@ -1,21 +1,23 @@
-"""resolve: a SteeringSpec becomes a SteeringPlan for one model. Names are read from the store once, here."""
+"""Resolves a SteeringSpec into a SteeringPlan for one model. Names are read from the store once, here."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from cachetools import LRUCache
 
 from steering.errors import InvalidRequest
 from steering.model.info import ModelInfo
-from steering.operations import OPERATIONS, Wish
+from steering.operations import OPERATIONS
 from steering.plan.conditions import ConditionResolver
-from steering.plan.dose import DoseGuard, guarded, planned_dose
+from steering.plan.dose import DoseGuard, guarded
+from steering.plan.fingerprint import Fingerprints
 from steering.plan.layers import check_model, resolve_layers
-from steering.plan.program import Action, build, fingerprint, prompt_fingerprint
-from steering.plan.types import UNSTEERED, Intervention, SteeringPlan, Step
+from steering.plan.order import layer_steering
+from steering.plan.types import UNSTEERED, Intervention, SteeringPlan
+from steering.shapes import Float, Tensor
 from steering.spec import InterventionSpec, SteeringSpec, renamed, vector_names
 from steering.store.base import VectorSource
-from steering.vectors import ConceptVector, VectorId
+from steering.vectors import ConceptVector, LayerDirection, VectorId
 
 
 async def resolve(
@@ -26,10 +28,9 @@ async def resolve(
 
 
 class RecentPlans:
-    """Plans resolved lately, at most `most` of them: traffic names the same few steerings again and again.
+    """Caches the `most` latest plans, because traffic repeats the same few steerings.
 
-    Names are looked up every time. A plan is found again by the spec, the versions and the numbers its names stand for now,
-    and the guard.
+    Names are looked up every time. The key is the spec, the versions and digests its names stand for now, and the guard.
     """
 
     def __init__(self, most: int = 64) -> None:
@@ -48,100 +49,83 @@ class RecentPlans:
                 vector = await vectors.get(key.name, key.version)
                 check_model(vector, info)
                 found[name] = vector
-        stands_for = tuple((name, vector.id, vector.sha256) for name, vector in sorted(found.items()))
-        known = (spec.model_dump_json(), stands_for, guard, info)
+        pinned = tuple((name, vector.id, vector.sha256) for name, vector in sorted(found.items()))
+        known = (spec.model_dump_json(), pinned, guard, info)
         if known not in self._plans:
             self._plans[known] = _Resolver(spec, found, info, guard).plan()
         return self._plans[known]
 
 
 class _Resolver:
-    """One resolution: collects thresholds while it turns interventions into actions."""
+    """Resolves one spec; its vectors are at hand."""
 
     def __init__(
         self, spec: SteeringSpec, found: Mapping[str, ConceptVector], info: ModelInfo, guard: DoseGuard
     ) -> None:
         self._spec, self._found, self._info, self._guard = spec, found, info, guard
-        self._table = ConditionResolver(found, info)
-        self._warnings: list[str] = []
+        self._conditions = ConditionResolver(found, info)
 
     def plan(self) -> SteeringPlan:
-        actions: list[Action] = []
-        interventions: list[Intervention] = []
-        for source, item in enumerate(self._spec.interventions):
-            taken = list(self._actions(source, item))
-            actions.extend(taken)
-            vector = self._found[item.vector]
-            layers = tuple(action.layer for action in taken)
-            doses = {a.layer: d for a in taken if (d := planned_dose(a.layer, a.step, self._info)) is not None}
-            interventions.append(Intervention(item, vector.id, vector.sha256, layers, doses))
-        programs = {
-            layer: guarded(layer, program, self._info, self._guard, self._warnings.append)
-            for layer, program in build(actions).items()
-        }
-        thresholds = tuple(self._table.thresholds)
-        model = self._info.fingerprint
-        prompt, reusable = prompt_fingerprint(programs, thresholds, model)
+        """The whole plan. Raises InvalidRequest, DoseExceeded."""
+        warnings: list[str] = []
+        resolved = [self._intervention(item) for item in self._spec.interventions]
+        interventions = guarded(resolved, layer_steering(resolved), self._info, self._guard, warnings.append)
+        layers = layer_steering(interventions)
+        thresholds = tuple(self._conditions.thresholds)
+        digests = Fingerprints(interventions, layers, thresholds, self._info.fingerprint)
+        prompt_fingerprint, reusable = digests.prompt()
         return SteeringPlan(
-            spec=SteeringSpec(interventions=tuple(self._pinned(one) for one in interventions)),
             interventions=tuple(interventions),
-            layers=programs,
+            layers=layers,
             thresholds=thresholds,
-            fingerprint=fingerprint(programs, thresholds, model),
-            prompt_fingerprint=prompt,
+            fingerprint=digests.whole(),
+            prompt_fingerprint=prompt_fingerprint,
             reusable=reusable,
-            warnings=tuple(self._warnings),
+            warnings=tuple(warnings),
             vectors={vector.id: vector.sha256 for vector in self._found.values()},
         )
 
-    def _pinned(self, one: Intervention) -> InterventionSpec:
-        return renamed(one.spec, {name: vector.id for name, vector in self._found.items()}, one.layers)
-
-    def _actions(self, source: int, item: InterventionSpec) -> Iterator[Action]:
+    def _intervention(self, item: InterventionSpec) -> Intervention:
         operation = OPERATIONS[item.operation]
         _check_fields(item)
         vector = self._found[item.vector]
         target = None if item.to is None else self._found[item.to]
         layers = resolve_layers(item.layers, vector, self._info.layer_count)
-        decision = None if item.when is None else self._table.decision(item.when)
-        self._table.check_order(item, layers[0], decision)
-        for layer in layers:
-            entry = vector.at(layer)
-            directions = [entry.direction]
-            ratio = 1.0
-            if target is not None:
-                other = target.at(layer)
-                directions.append(other.direction)
-                ratio = other.scale / entry.scale if item.unit == "scale" else 1.0
-            wish = Wish(
-                strength=item.strength,
-                unit_size=entry.scale if item.unit == "scale" else 1.0,
-                low=item.low,
-                high=item.high,
-                degrees=item.degrees,
-                ratio=ratio,
-            )
-            step = Step(
-                operation=item.operation,
-                directions=torch.stack(directions),
-                parameters=operation.resolve(wish),
-                relative=item.unit == "relative" and bool(operation.scaled),
-                scope=item.scope,
-                schedule=item.schedule,
-                decision=decision,
-                sources=(source,),
-            )
-            yield Action(layer, step)
+        condition = None if item.when is None else self._conditions.tree(item.when)
+        self._conditions.check_order(item, layers[0], condition)
+        entries = {layer: (vector.at(layer), None if target is None else target.at(layer)) for layer in layers}
+        parameters = {layer: operation.resolve(item, *pair) for layer, pair in entries.items()}
+        relative = item.unit == "relative" and bool(operation.scaled)
+        planned = {layer: operation.planned_dose(parameters[layer], self._norm(layer, relative)) for layer in layers}
+        return Intervention(
+            spec=renamed(item, {name: found.id for name, found in self._found.items()}, layers),
+            sha256=vector.sha256,
+            directions={layer: _directions(*pair) for layer, pair in entries.items()},
+            parameters=parameters,
+            relative=relative,
+            condition=condition,
+            planned_dose={layer: dose for layer, dose in planned.items() if dose is not None},
+        )
+
+    def _norm(self, layer: int, relative: bool) -> float | None:
+        """The typical |r| in the units of the parameters; None where it was not measured."""
+        if relative:
+            return 1.0
+        return self._info.typical_norms[layer] if self._info.typical_norms else None
+
+
+def _directions(entry: LayerDirection, target: LayerDirection | None) -> Float[Tensor, "k d_model"]:
+    return torch.stack([entry.direction] if target is None else [entry.direction, target.direction])
 
 
 def _check_fields(item: InterventionSpec) -> None:
-    """A field that an operation does not use was meant to do something, so it is refused, never ignored."""
+    """Refuses a field that the operation does not use: it was meant to do something. Also one that is missing."""
     operation = OPERATIONS[item.operation]
-    every = frozenset({"low", "high", "degrees", "to"})
-    given = {name for name in every if getattr(item, name) is not None}
-    stray = sorted(given - operation.fields)
-    if stray:
-        raise InvalidRequest(f"operation {item.operation!r} takes no {', '.join(stray)}", param=stray[0])
+    known = frozenset().union(*(entry.fields for entry in OPERATIONS.values()))
+    given = {name for name in known if getattr(item, name) is not None}
+    unused = sorted(given - operation.fields)
+    if unused:
+        raise InvalidRequest(f"operation {item.operation!r} takes no {', '.join(unused)}", param=unused[0])
     missing = sorted(operation.required - given)
     if missing:
         raise InvalidRequest(f"operation {item.operation!r} needs {', '.join(missing)}", param=missing[0])

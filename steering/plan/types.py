@@ -1,7 +1,7 @@
 """SteeringPlan: a SteeringSpec resolved for one model: names have become tensors, strengths residual units.
 
-A plan is what an engine runs. At each layer it is a LayerProgram: the unconditional adds that open the list, summed
-once into one row per phase, then the remaining steps in the order written.
+An Intervention is what an engine runs and what the report reads. A LayerSteering says in which order the interventions
+of a plan act at one layer; it refers to them by index and repeats none of their content.
 """
 
 from collections.abc import Mapping
@@ -63,77 +63,117 @@ class ConditionTree:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Step:
-    """One call of an operation at one layer.
+class Intervention:
+    """One resolved intervention at the layers where it acts.
 
-    directions (k, d_model) unit, float32. parameters in residual units; `relative` marks those listed in the
-    operation's `scaled` as fractions of |r| at the token. sources: indices of the interventions it carries out.
+    spec: as written, with every vector pinned to its version and every layer named.
+    directions: layer -> (k, d_model), unit, float32. parameters: layer -> the operation's parameters in residual units;
+    `relative` marks those in the operation's `scaled` as fractions of |r| at the token.
+    planned_dose: layer -> relative dose as far as it is known before anything runs.
     """
 
-    operation: str
-    directions: Float[Tensor, "k d_model"]
-    parameters: tuple[float, ...]
-    relative: bool
-    scope: TokenScope
-    schedule: Schedule
-    decision: ConditionTree | None
-    sources: tuple[int, ...]
+    spec: InterventionSpec
+    sha256: str
+    directions: Mapping[int, Float[Tensor, "k d_model"]]
+    parameters: Mapping[int, tuple[float, ...]]
+    relative: bool = False
+    condition: ConditionTree | None = None
+    planned_dose: Mapping[int, float] = field(default_factory=dict)
 
+    @property
+    def vector(self) -> str:
+        """`name@version`."""
+        return self.spec.vector
 
-@dataclass(frozen=True, slots=True)
-class OpeningAdd:
-    """One add inside the opening row, kept for the report: |amount| in residual units, and the phases it acts in."""
+    @property
+    def operation(self) -> str:
+        """Name in OPERATIONS."""
+        return self.spec.operation
 
-    source: int
-    amount: float
-    phases: frozenset[Phase]
+    @property
+    def scope(self) -> TokenScope:
+        """At which positions it acts."""
+        return self.spec.scope
+
+    @property
+    def schedule(self) -> Schedule:
+        """How its weighted parameter changes over the generated tokens."""
+        return self.spec.schedule
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Zero-based block indices, ascending."""
+        return tuple(self.parameters)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LayerProgram:
-    """What happens to a row at one layer: `opening` (phase, d_model) float32 is added first, then `steps` in order."""
+class OperationCall:
+    """One call of an operation at one layer: one intervention, or neighbours merged over a basis of their directions.
 
-    opening: Float[Tensor, "phase d_model"] | None
-    opening_adds: tuple[OpeningAdd, ...] = ()
-    steps: tuple[Step, ...] = ()
+    interventions: indices into the plan; the first supplies operation, parameters, scope, schedule and condition, in
+    which merged ones do not differ.
+    """
+
+    interventions: tuple[int, ...]
+    directions: Float[Tensor, "k d_model"]
 
 
 @dataclass(frozen=True, slots=True)
-class Intervention:
-    """One intervention as resolved, for the report: which vector version, where, and the dose that was planned."""
+class StaticAdd:
+    """One intervention inside the static adds of a layer: its index in the plan, and |r' - r| in residual units."""
 
-    spec: InterventionSpec
-    vector: str
-    sha256: str
-    layers: tuple[int, ...]
-    planned_dose: Mapping[int, float] = field(default_factory=dict)
+    intervention: int
+    length: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerSteering:
+    """The order of a plan at one layer: the static adds, already summed, then `calls` in the order written.
+
+    static_sum: (phase, d_model) float32, the sum of the interventions in `static_adds`; None where there are none.
+    """
+
+    static_sum: Float[Tensor, "phase d_model"] | None = None
+    static_adds: tuple[StaticAdd, ...] = ()
+    calls: tuple[OperationCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SteeringPlan:
-    """Everything one request's steering needs, in the order written.
+    """Everything one request's steering needs.
 
-    spec: as written, with every vector pinned to its version and every layer named, so that it can be resolved again.
+    interventions: in the order written. layers: that order at each layer where anything acts. thresholds: the leaves of
+    all conditions.
     vectors: `name@version` -> SHA-256 of every vector it needs, those of conditions included.
     fingerprint: digest of all of it and of the model. prompt_fingerprint: digest of what acts on prompt positions
-    before the last; empty when nothing does. reusable: whether prompt KV may be shared under that fingerprint at
-    all.
+    before the last; empty when nothing does. reusable: whether prompt KV may be shared under that fingerprint at all.
+    dose_bound: the relative dose, summed over the layers, that no token may exceed; None: the dose is not bounded.
     """
 
-    spec: SteeringSpec
-    interventions: tuple[Intervention, ...]
-    layers: Mapping[int, LayerProgram]
-    thresholds: tuple[ResolvedThreshold, ...]
-    fingerprint: str
+    interventions: tuple[Intervention, ...] = ()
+    layers: Mapping[int, LayerSteering] = field(default_factory=dict)
+    thresholds: tuple[ResolvedThreshold, ...] = ()
+    fingerprint: str = ""
     prompt_fingerprint: str = ""
     reusable: bool = True
+    dose_bound: float | None = None
     warnings: tuple[str, ...] = ()
     vectors: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def empty(self) -> bool:
+        """Whether it changes nothing."""
         return not self.layers
 
+    @property
+    def spec(self) -> SteeringSpec:
+        """The interventions as written, pinned, so that they can be resolved again."""
+        return SteeringSpec(interventions=tuple(one.spec for one in self.interventions))
 
-UNSTEERED = SteeringPlan(spec=SteeringSpec(), interventions=(), layers={}, thresholds=(), fingerprint="")
+    def intervention(self, call: OperationCall) -> Intervention:
+        """The intervention that supplies a call's operation and parameters."""
+        return self.interventions[call.interventions[0]]
+
+
+UNSTEERED = SteeringPlan()
 """The plan of a request that asked for no steering."""

@@ -9,39 +9,40 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steering.conditions import CONDITIONS
-from steering.operations import OPERATIONS, Wish
+from steering.operations import OPERATIONS
+from steering.spec import InterventionSpec
 from steering.vectors import ConceptVector, LayerDirection
 from tests.plans import WORK
 
-WISHES = {
-    "add": Wish(0.7, 3.0),
-    "ablate": Wish(0.9, 1.0),
-    "clamp": Wish(1.0, 3.0, low=-0.1, high=0.3),
-    "rotate": Wish(1.0, 1.0, degrees=25.0),
-    "replace": Wish(0.8, 1.0, ratio=1.5),
-}
 D_MODEL = 24
 
 
 def inputs(operation: str, tokens: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(residual, directions, parameters) with a wish per token that differs in strength."""
+    """(residual, directions, parameters), each token with a strength of its own."""
     generator = torch.Generator().manual_seed(seed)
     residual = torch.randn(tokens, D_MODEL, generator=generator) * 5
     count = 2 if "to" in OPERATIONS[operation].required else 1
     directions = torch.nn.functional.normalize(torch.randn(tokens, count, D_MODEL, generator=generator), dim=-1)
-    wish = WISHES[operation]
     rng = random.Random(seed)
+    entries = [LayerDirection(directions[0, n], 3.0 + n) for n in range(count)]
+    spec = InterventionSpec.model_validate({"vector": "alpha", **WORK[operation]})
     parameters = [
         OPERATIONS[operation].resolve(
-            Wish(wish.strength * rng.uniform(-1, 1), wish.unit_size, wish.low, wish.high, wish.degrees, wish.ratio)
+            spec.model_copy(update={"strength": rng.uniform(-1, 1)}), entries[0], entries[-1] if count > 1 else None
         )
         for _ in range(tokens)
     ]
     return residual, directions, torch.tensor(parameters)
 
 
+def parameters_of(operation: str, **fields: float) -> tuple[float, ...]:
+    """Of a vector whose natural scale is 2."""
+    spec = InterventionSpec.model_validate({"vector": "alpha", "operation": operation, **fields})
+    return OPERATIONS[operation].resolve(spec, LayerDirection(torch.eye(D_MODEL)[0], 2.0), None)
+
+
 def test_every_operation_is_in_the_test_plans() -> None:
-    assert set(WISHES) == set(WORK) == set(OPERATIONS)
+    assert set(WORK) == set(OPERATIONS)
 
 
 @pytest.mark.parametrize("name", list(OPERATIONS))
@@ -93,7 +94,7 @@ def test_nothing_outside_the_span_changes(name: str) -> None:
 @given(degrees=st.floats(-180, 180), seed=st.integers(0, 10_000))
 def test_rotate_keeps_the_norm_and_turns_by_the_angle(degrees: float, seed: int) -> None:
     residual, directions, _ = inputs("rotate", 5, seed)
-    angle = OPERATIONS["rotate"].resolve(Wish(1.0, 1.0, degrees=degrees))[0]
+    angle = parameters_of("rotate", degrees=degrees)[0]
     after = OPERATIONS["rotate"].apply(residual, directions, torch.full((5, 1), angle))
     torch.testing.assert_close(after.norm(dim=1), residual.norm(dim=1), rtol=1e-5, atol=1e-5)
     cosine = torch.nn.functional.cosine_similarity
@@ -112,7 +113,7 @@ def test_rotate_leaves_what_is_parallel() -> None:
 @given(seed=st.integers(0, 10_000))
 def test_clamp_bounds_and_is_idempotent(seed: int) -> None:
     residual, directions, _ = inputs("clamp", 6, seed)
-    parameters = torch.tensor([OPERATIONS["clamp"].resolve(Wish(1.0, 2.0, low=-1.0, high=0.5))] * 6)
+    parameters = torch.tensor([parameters_of("clamp", low=-1.0, high=0.5)] * 6)
     once = OPERATIONS["clamp"].apply(residual, directions, parameters)
     projection = (once * directions[:, 0]).sum(1)
     assert bool(((projection >= -2.0 - 1e-4) & (projection <= 1.0 + 1e-4)).all())
@@ -120,8 +121,8 @@ def test_clamp_bounds_and_is_idempotent(seed: int) -> None:
 
 
 def test_clamp_with_one_bound_is_a_floor_or_a_cap() -> None:
-    assert OPERATIONS["clamp"].resolve(Wish(1.0, 2.0, low=1.0)) == (2.0, math.inf, 1.0)
-    assert OPERATIONS["clamp"].resolve(Wish(0.5, 2.0, high=1.0)) == (-math.inf, 2.0, 0.5)
+    assert parameters_of("clamp", low=1.0) == (2.0, math.inf, 1.0)
+    assert parameters_of("clamp", strength=0.5, high=1.0) == (-math.inf, 2.0, 0.5)
 
 
 def test_ablate_removes_a_joint_span_and_is_idempotent() -> None:

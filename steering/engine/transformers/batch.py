@@ -7,7 +7,6 @@ import torch
 from steering.engine.transformers.attention.length_groups import LengthGroups
 from steering.engine.transformers.segment import Segment
 from steering.engine.transformers.sequence import Sequence
-from steering.plan.types import Phase
 from steering.shapes import Bool, Int, Tensor
 
 
@@ -58,13 +57,6 @@ class Batch:
         slots = torch.arange(len(token_ids), device=token_ids.device)
         return replace(self, token_ids=token_ids, positions=positions, slots=slots, _masks={})
 
-    def positions_on_host(self) -> list[int]:
-        """The same as `positions`, without asking the device; 0 for idle rows."""
-        found = [0] * self.tokens
-        for segment in self.segments:
-            found[segment.start : segment.end] = range(segment.first, segment.first + segment.length)
-        return found
-
     def mask(self, window: int | None) -> Bool[Tensor, "row 1 1 length"]:
         """Decode only: which cached positions each row sees; computed once a pass for each window size."""
         if window not in self._masks:
@@ -87,14 +79,6 @@ class Batch:
     def loan_table(self) -> Int[Tensor, "position 3"]:
         """Packed only: borrower, lender and position of every loan."""
         return torch.zeros(0, 3, dtype=torch.int64) if self.loans is None else self.loans.table()
-
-    def phases(self) -> Int[Tensor, "token"]:
-        """The Phase of every token."""
-        lasts = torch.empty_like(self.positions)
-        for segment in self.segments:
-            lasts[segment.start : segment.end] = segment.sequence.prompt_length - 1
-        before = torch.where(self.positions < lasts, Phase.PROMPT, Phase.GENERATED)
-        return torch.where(self.positions == lasts, Phase.LAST, before)
 
 
 def seen_by(

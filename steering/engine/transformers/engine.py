@@ -24,14 +24,14 @@ from steering.engine.options import EngineLimits
 from steering.engine.prompts import MAX_INLINE_CHARACTERS, check_context, encode_prompt, prompt_size
 from steering.engine.transformers import captures
 from steering.engine.transformers.background import BackgroundTask, Pieces
-from steering.engine.transformers.execution.captured_decode import CudaGraphs, Recorder
 from steering.engine.transformers.execution.compiled.compilation import Compilation, CompileRequest
 from steering.engine.transformers.execution.kernels.library import Compiled
 from steering.engine.transformers.loop import EngineLoop
 from steering.engine.transformers.memory.slot_cache import head_shape
-from steering.engine.transformers.runner import MAX_THRESHOLDS, ModelRunner
+from steering.engine.transformers.runner import ModelRunner
 from steering.engine.transformers.scheduler import Scheduler
 from steering.engine.transformers.sequence import Sequence, Stream
+from steering.engine.transformers.steering.bank import MAX_THRESHOLDS
 from steering.engine.transformers.training.fitting import PIECE_SHARE, check_task, turns
 from steering.engine.transformers.unembedding import Unembedding
 from steering.errors import (
@@ -56,16 +56,13 @@ class TransformersEngine:
         loaded: LoadedModel,
         limits: EngineLimits | None = None,
         compile_request: CompileRequest | None = None,
-        recorder: Recorder | None = None,
     ) -> None:
-        """compile_request: how to compile passes, on a processor. recorder: of decode passes; on a CUDA device its graphs."""
+        """compile_request: how to compile passes, on a processor."""
         self.info = loaded.info
         self.tokenizer = loaded.tokenizer
         self._limits = limits or EngineLimits()
         self._device = torch.device(loaded.info.device)
-        if recorder is None and self._device.type == "cuda":
-            recorder = CudaGraphs(self._device)
-        self._runner = ModelRunner(loaded.model, loaded.layout, self._device, recorder)
+        self._runner = ModelRunner(loaded.model, loaded.layout, self._device)
         self._ends = Unembedding(loaded.model, loaded.layout)
         self._scheduler = Scheduler(self._runner, self._limits, _position_bytes(loaded))
         self._numbers = count()

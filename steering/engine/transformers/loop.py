@@ -20,7 +20,6 @@ from steering.engine.transformers.sampling.detokenizer import advance, finish
 from steering.engine.transformers.sampling.sampler import Sampled, sample
 from steering.engine.transformers.scheduler import Scheduler
 from steering.engine.transformers.sequence import Sequence
-from steering.engine.transformers.steering.report import report
 from steering.engine.transformers.unembedding import Unembedding
 from steering.errors import EngineDead, NonfiniteActivations, OutOfMemory, SteeringError
 
@@ -195,7 +194,7 @@ class EngineLoop:
             prompt_tokens=sequence.prompt_length,
             completion_tokens=sequence.generated,
             cached_tokens=sequence.cached,
-            steering=report(sequence),
+            steering=sequence.dose.report(),
         )
         sequence.outbox.append(TokenEvent(sequence.generated, -1, text, finish=finish_))
 

@@ -10,7 +10,6 @@ import torch
 from steering.engine.transformers.attention.attachment import AttentionPatch
 from steering.engine.transformers.attention.masked import SlotAttention
 from steering.engine.transformers.batch import Batch, decoding, packed
-from steering.engine.transformers.execution.captured_decode import CapturedDecode, Recorder
 from steering.engine.transformers.execution.compiled.callbacks import HookCallback
 from steering.engine.transformers.execution.compiled.packed_linears import PackedLinears
 from steering.engine.transformers.execution.compiled.passes import CompiledPasses
@@ -19,18 +18,14 @@ from steering.engine.transformers.execution.kernels.processor import packs_linea
 from steering.engine.transformers.forward_pass import ForwardPass
 from steering.engine.transformers.memory.slot_cache import BLOCK, SlotCache
 from steering.engine.transformers.sequence import Sequence
-from steering.engine.transformers.steering.bank import SteeringBank
 from steering.engine.transformers.steering.readout import ReadoutCollector
-from steering.engine.transformers.steering.stacked import SteeringBatch
+from steering.engine.transformers.steering.steering_batch import SteeringBatch, SteeringRunner
 from steering.engine.transformers.training.gradient_pass import GradientPass
 from steering.model.hooks import ResidualHooks, StopForward
 from steering.model.layout import Layout
-from steering.plan.types import Phase
-from steering.shapes import Int, Logits, Residual, Tensor
+from steering.shapes import Logits, Residual, Tensor
 
 log = structlog.get_logger()
-MAX_THRESHOLDS = 64
-"""Columns of the decision state kept for each slot; a request's plan may have no more thresholds."""
 
 
 @dataclass(slots=True, eq=False)
@@ -43,12 +38,9 @@ class PassResult:
 
 
 class ModelRunner:
-    """Owns the model, its hooks, the slots, the bank and the decision state. One thread calls it.
+    """Owns the model, its hooks, the slots, the bank and the decision state. One thread calls it."""
 
-    recorder: what decode passes are recorded with; None: they are not.
-    """
-
-    def __init__(self, model: Any, layout: Layout, device: torch.device, recorder: Recorder | None = None) -> None:
+    def __init__(self, model: Any, layout: Layout, device: torch.device) -> None:
         self._layout, self._device = layout, device
         self._own = layout.attention == "own"
         self.cache = SlotCache(layout.layer_count, own_attention=self._own)
@@ -57,12 +49,9 @@ class ModelRunner:
         self._attachment = None if attention is None else AttentionPatch(model, attention)
         self._hooks = ResidualHooks(layout)
         self.gradients = GradientPass(model, layout, self._hooks, device)
-        self.bank = SteeringBank(layout.layer_count, layout.d_model, device)
-        self._state = torch.zeros(0, MAX_THRESHOLDS, device=device)
-        self._steering: SteeringBatch | None = None
-        self.compiled = CompiledPasses(layout.layer_count, self.cache, attention, self.bank)
+        self.steering = SteeringRunner(layout.layer_count, layout.d_model, device)
+        self.compiled = CompiledPasses(layout.layer_count, self.cache, attention, self.steering.bank)
         self._forward = ForwardPass(model, layout, self._hooks, self.cache)
-        self.captured = None if recorder is None or self._own else CapturedDecode(recorder, self.cache, self.bank)
         self.linears = PackedLinears(model) if packs_linears(next(model.parameters()).dtype, device) else None
 
     @property
@@ -92,48 +81,31 @@ class ModelRunner:
         log.info("compiled_step_in_use", kind=kind)
 
     def reserve(self, slots: int, length: int) -> None:
-        """Makes room in everything that is kept per slot; in the cache last, where memory may run out."""
-        self.bank.reserve(slots)
-        more = slots - self._state.shape[0]
-        if more > 0:
-            self._flush()  # the stacks of the last pass read and write decisions where they lay
-            self._state = torch.cat([self._state, self._state.new_zeros(more, MAX_THRESHOLDS)])
+        """Makes room in the cache."""
         self.cache.reserve(slots, length)
 
     def place(self, sequence: Sequence) -> None:
         """A sequence takes its slot."""
-        self.bank.place(sequence.slot, sequence.plan)
-        self._state[sequence.slot].zero_()
+        self.steering.admit(sequence)
 
     def release(self, sequence: Sequence, *, wipe: bool = False) -> None:
-        """A sequence gives its slot back; its measured sums are noted on it first."""
-        self._flush()
-        sequence.opening_inverse = self.bank.inverse_sums(sequence.slot)
-        self.bank.clear(sequence.slot)
+        """A sequence gives its slot back; its dose ledger is complete then."""
+        self.steering.release(sequence)
         if wipe:
             self.cache.wipe(sequence.slot)
 
     def move(self, sequence: Sequence, target: int) -> None:
         """Carries a sequence to another slot."""
-        self._flush()
         self.cache.move(sequence.slot, target, sequence.computed)
-        self.bank.move(sequence.slot, target)
-        self._state[target] = self._state[sequence.slot]
         sequence.slot = target
-
-    def _flush(self) -> None:
-        """The stacks of the last decode pass give their sums to the sequences and are dropped."""
-        if self._steering is not None:
-            self._steering.collect()
-            self._steering = None
 
     def prefill(self, work: list[tuple[Sequence, int]]) -> PassResult:
         """Computes the next `count` positions of each sequence; logits for those whose prompt is complete by it."""
         if self._own and len(work) > 1:
             return _joined([self.prefill([item]) for item in work])
         batch = packed(work, self._device)
-        steering = SteeringBatch(batch, self.bank, self._state, self._device)
-        steering.begin(batch)
+        steering = self.steering.prepare(batch)
+        steering.begin()
         readers = ReadoutCollector(batch, self._device)
         wants_all = any(s.capture is not None and s.capture.spec.logits for s in batch.sequences)
         ends = [seg for seg in batch.segments if _predicts(seg.sequence, seg.last_position)]
@@ -144,13 +116,12 @@ class ModelRunner:
         logits: Logits | None
         if self.compiled.worth(stop_after):
             visitor = _visitor(batch, steering, readers, None)
-            logits = self.compiled.prompt(batch, steering, steering.visits | readers.layers, visitor, keep)
+            logits = self.compiled.prompt(batch, steering, steering.call_layers | readers.layers, visitor, keep)
         else:
             visitor = _visitor(batch, steering, readers, stop_after)
             layers = steering.layers | readers.layers | (frozenset() if stop_after is None else {stop_after})
             logits = self._forward.run(batch, visitor, layers, keep)
-        steering.board.settle()
-        steering.collect()
+        self.steering.finish(steering)
         if wants_all and logits is not None:
             for segment in batch.segments:
                 if segment.sequence.capture is not None and segment.sequence.capture.spec.logits:
@@ -161,9 +132,7 @@ class ModelRunner:
             logits = torch.empty(0, self._layout.vocab_size, device=self._device)
         for segment in batch.segments:
             segment.sequence.borrowed = ()
-            _advance(segment.sequence, segment.length)
-        for segment in ends:  # until now it was an idle row of every decode pass
-            self.bank.forget(segment.sequence.slot, Phase.GENERATED)
+            segment.sequence.computed += segment.length
         return PassResult(tuple(seg.sequence for seg in ends), logits, readers.readouts())
 
     def decode(self, rows: list[Sequence | None], idle: list[int]) -> PassResult:
@@ -174,15 +143,12 @@ class ModelRunner:
         longest = max(sequence.computed for sequence in present) + 1
         length = -(-longest // BLOCK) * BLOCK
         batch = decoding(rows, idle, length, self._device)
-        if self._steering is None or self._steering.key != batch.key:
-            self._flush()
-            self._steering = SteeringBatch(batch, self.bank, self._state, self._device)
-        steering = self._steering
-        steering.begin(batch)
+        steering = self.steering.prepare(batch)
+        steering.begin()
         readers = ReadoutCollector(batch, self._device)
         logits = self._decoded(batch, steering, readers)
-        for sequence in present:  # no prompt has a position left: that is what `_advance` would look for
-            sequence.phase_tokens[Phase.GENERATED] += 1
+        self.steering.finish(steering)
+        for sequence in present:
             sequence.computed += 1
         filled = [row for row, sequence in enumerate(rows) if sequence is not None]
         if len(filled) < len(rows):
@@ -193,15 +159,7 @@ class ModelRunner:
         """Logits of a decode pass: compiled, captured, or under the hooks."""
         if "decode" in self.compiled.ready:
             visitor = _visitor(batch, steering, readers, None)
-            return self.compiled.decode(batch, steering, steering.visits | readers.layers, visitor)
-        if self.captured is not None and not readers.layers:
-
-            def compute(token_ids: Int[Tensor, "row"], positions: Int[Tensor, "row"]) -> Logits:
-                return self._eager(batch.over(token_ids, positions), steering, readers)
-
-            replayed = self.captured.decode(batch, steering, compute)
-            if replayed is not None:
-                return replayed
+            return self.compiled.decode(batch, steering, steering.call_layers | readers.layers, visitor)
         return self._eager(batch, steering, readers)
 
     def _eager(self, batch: Batch, steering: SteeringBatch, readers: ReadoutCollector) -> Logits:
@@ -232,16 +190,6 @@ def _visitor(batch: Batch, steering: SteeringBatch, readers: ReadoutCollector, s
 def _predicts(sequence: Sequence, last_position: int) -> bool:
     """Whether the pass computes the position from which the sequence's next token is chosen."""
     return sequence.capture is None and last_position == len(sequence.ids) - 1
-
-
-def _advance(sequence: Sequence, count: int) -> None:
-    """Counts the positions computed, per phase, for the averages of the report."""
-    last = sequence.prompt_length - 1
-    first, end = sequence.computed, sequence.computed + count
-    sequence.phase_tokens[0] += max(min(end, last) - first, 0)
-    sequence.phase_tokens[1] += 1 if first <= last < end else 0
-    sequence.phase_tokens[2] += max(end - max(first, last + 1), 0)
-    sequence.computed = end
 
 
 def _joined(results: Rows[PassResult]) -> PassResult:

@@ -9,7 +9,7 @@ from steering.engine.transformers.memory.slot_cache import BLOCK as LENGTH_STEP
 from steering.engine.transformers.prefill_budget import PrefillBudget
 from steering.engine.transformers.runner import ModelRunner
 from steering.engine.transformers.sequence import Sequence
-from steering.engine.transformers.steering.prompt_doses import BLOCK
+from steering.engine.transformers.steering.dose import BLOCK
 
 ROW_BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 BACKGROUND_TURN = 4
@@ -180,8 +180,8 @@ def reads_condition_late(sequence: Sequence) -> bool:
     plan = sequence.plan
     return any(
         plan.thresholds[leaf].layer > layer
-        for layer, program in plan.layers.items()
-        for step in program.steps
-        if step.decision is not None
-        for leaf in step.decision.leaves()
+        for layer, steering in plan.layers.items()
+        for call in steering.calls
+        if (condition := plan.intervention(call).condition) is not None
+        for leaf in condition.leaves()
     )

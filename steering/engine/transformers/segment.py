@@ -15,6 +15,11 @@ class Segment:
     end: int
 
     @property
+    def decodes(self) -> bool:
+        """Whether it is one position behind the prompt of a request that generates: the token of a decode pass."""
+        return self.length == 1 and self.sequence.capture is None and self.first >= self.sequence.prompt_length
+
+    @property
     def length(self) -> int:
         return self.end - self.start
 

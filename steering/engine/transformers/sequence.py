@@ -2,18 +2,14 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from steering.engine.api import CaptureSpec, Reading, SamplingParams
+from steering.engine.transformers.steering.dose import DoseLedger
 from steering.plan.types import SteeringPlan
 from steering.shapes import Tensor
-
-NEVER = 1 << 30
-"""`fired_at` of a condition that has not held yet."""
-OPENING = -1
-"""Stands where the number of a step would, for the adds that open a layer's program."""
 
 
 class DecodeStream(Protocol):
@@ -50,21 +46,6 @@ class Stream:
         return item
 
 
-@dataclass(slots=True)
-class StepReport:
-    """Sums over the tokens that one step of a plan has met so far."""
-
-    dose: float = 0.0
-    tokens: float = 0.0
-    fired_at: int = NEVER
-
-    def add(self, dose: float, tokens: float, fired_at: int) -> None:
-        """Adds the sums over more tokens."""
-        self.dose += dose
-        self.tokens += tokens
-        self.fired_at = min(self.fired_at, fired_at)
-
-
 @dataclass(slots=True, eq=False)
 class CaptureState:
     """What a capture sequence has gathered. index: its place in the call. window: half-open range of positions; reduce: one mean row, or every row."""
@@ -99,11 +80,18 @@ class Sequence:
     held_text: str = ""
     cache_salt: str = ""
     block_keys: list[bytes] | None = None
-    phase_tokens: list[int] = field(default_factory=lambda: [0, 0, 0])
-    steps: dict[tuple[int, int], StepReport] = field(default_factory=dict)
-    blocks: dict[tuple[int, int, int], StepReport] = field(default_factory=dict)
-    opening_inverse: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
+    row: int = 0
+    """Of the steering bank, from admission to release."""
+    dose: DoseLedger = field(init=False)
     outbox: list[object] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.dose = DoseLedger(self.plan, self.prompt_length)
+
+    @property
+    def shares_prefix(self) -> bool:
+        """Whether keys and values of its prompt may come from, and serve, other requests."""
+        return self.capture is None and self.plan.reusable
 
     @property
     def generated(self) -> int:
@@ -128,11 +116,3 @@ class Sequence:
     def max_length(self) -> int:
         """The most positions this row can come to need in the cache."""
         return len(self.ids) if self.capture is not None else self.prompt_length + self.sampling.max_tokens
-
-    def report(self, layer: int, stage: int) -> StepReport:
-        """The running sums of a step, made when first asked. Stage OPENING: over lent positions alone."""
-        return self.steps.setdefault((layer, stage), StepReport())
-
-    def block_report(self, block: int, layer: int, stage: int) -> StepReport:
-        """The part of a step's sums that was met in one shared block of the prompt."""
-        return self.blocks.setdefault((block, layer, stage), StepReport())

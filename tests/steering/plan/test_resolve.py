@@ -30,13 +30,13 @@ async def test_adds_at_a_layer_are_summed_in_any_order() -> None:
     vectors = vectors_for(INFO)
     expected = vectors["alpha"].layers[1].direction * 3.0 - 0.5 * 4.0 * vectors["beta"].layers[1].direction
     for plan in (one, two):
-        opening = plan.layers[1].opening
-        assert opening is not None
-        torch.testing.assert_close(opening[Phase.GENERATED], expected)
-        assert plan.layers[1].steps == ()
+        added = plan.layers[1].static_sum
+        assert added is not None
+        torch.testing.assert_close(added[Phase.GENERATED], expected)
+        assert plan.layers[1].calls == ()
 
 
-async def test_order_is_kept_after_the_opening_adds() -> None:
+async def test_order_is_kept_after_the_static_adds() -> None:
     plan = await plan_of(
         {"vector": "alpha", "layers": [2]},
         {"vector": "alpha", "operation": "clamp", "low": 0.0, "layers": [2]},
@@ -44,11 +44,11 @@ async def test_order_is_kept_after_the_opening_adds() -> None:
         {"vector": "gamma", "operation": "ablate", "layers": [2]},
         {"vector": "delta", "operation": "ablate", "layers": [2]},
     )
-    program = plan.layers[2]
-    assert program.opening is not None
-    assert [step.operation for step in program.steps] == ["clamp", "add", "ablate"]
-    assert program.steps[2].sources == (3, 4)
-    basis = program.steps[2].directions
+    steering = plan.layers[2]
+    assert [add.intervention for add in steering.static_adds] == [0]
+    assert [plan.intervention(call).operation for call in steering.calls] == ["clamp", "add", "ablate"]
+    assert steering.calls[2].interventions == (3, 4)
+    basis = steering.calls[2].directions
     torch.testing.assert_close(basis @ basis.T, torch.eye(2), rtol=0, atol=1e-5)
 
 
@@ -164,9 +164,9 @@ async def test_the_dose_guard_warns_limits_or_refuses() -> None:
     assert "layer 0 is 3.00" in warned.warnings[0]
     assert warned.interventions[0].planned_dose == pytest.approx({0: 3.0, 3: 0.75})
     limited = await plan_of(item, guard=DoseGuard(0.5, "limit"))
-    opening = limited.layers[0].opening
-    assert opening is not None
-    assert float(opening[Phase.LAST].norm()) == pytest.approx(5.0)
+    added = limited.layers[0].static_sum
+    assert added is not None
+    assert float(added[Phase.LAST].norm()) == pytest.approx(5.0)
     assert len(limited.warnings) == 2
     with pytest.raises(DoseExceeded, match="beyond the bound"):
         await plan_of(item, guard=DoseGuard(0.5, "refuse"))

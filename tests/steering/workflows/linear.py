@@ -281,16 +281,17 @@ def _phase(position: int, prompt_length: int) -> int:
 
 
 def _steer(residual: torch.Tensor, plan: SteeringPlan, layer: int, phases: torch.Tensor) -> torch.Tensor:
-    """Openings and unconditional, unscheduled steps over all positions: what these tests use."""
-    program = plan.layers.get(layer)
-    if program is None:
+    """Static adds, and unconditional and unscheduled calls over all positions: what these tests use."""
+    steering = plan.layers.get(layer)
+    if steering is None:
         return residual
-    if program.opening is not None:
-        residual = residual + program.opening[phases]
-    for step in program.steps:
-        count = len(residual)
-        parameters = torch.tensor(step.parameters).repeat(count, 1)
-        residual = OPERATIONS[step.operation].apply(residual, step.directions.repeat(count, 1, 1), parameters)
+    if steering.static_sum is not None:
+        residual = residual + steering.static_sum[phases]
+    for call in steering.calls:
+        count, intervention = len(residual), plan.intervention(call)
+        parameters = torch.tensor(intervention.parameters[layer]).repeat(count, 1)
+        directions = call.directions.repeat(count, 1, 1)
+        residual = OPERATIONS[intervention.operation].apply(residual, directions, parameters)
     return residual
 
 

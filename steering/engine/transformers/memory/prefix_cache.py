@@ -9,7 +9,7 @@ import torch
 
 from steering.engine.transformers.memory.slot_cache import SlotCache
 from steering.engine.transformers.sequence import Sequence
-from steering.engine.transformers.steering.prompt_doses import BLOCK, measures_of, restore_measures, shares
+from steering.engine.transformers.steering.dose import BLOCK
 from steering.shapes import Float, Tensor
 
 
@@ -29,7 +29,7 @@ class _Block:
     """Keys and values of BLOCK positions in every layer, and what steering was measured to do there."""
 
     states: Float[Tensor, "part kv_head position head_dim"]
-    measures: Float[Tensor, "place 2"]
+    measures: Float[Tensor, "source 2"]
 
     @property
     def nbytes(self) -> int:
@@ -54,7 +54,7 @@ class PrefixCache:
         if sequence.block_keys is None:
             ids = sequence.ids[: sequence.prompt_length - 1]
             sequence.block_keys = (
-                block_keys(ids, sequence.plan.prompt_fingerprint, sequence.cache_salt) if shares(sequence) else []
+                block_keys(ids, sequence.plan.prompt_fingerprint, sequence.cache_salt) if sequence.shares_prefix else []
             )
         return sequence.block_keys
 
@@ -71,12 +71,12 @@ class PrefixCache:
         if found:
             self._slots.copy_in(sequence.slot, torch.cat([block.states for block in found], dim=2))
             for number, block in enumerate(found):
-                restore_measures(sequence, number, block.measures)
+                sequence.dose.restore_block(number, block.measures)
             sequence.computed = sequence.cached = len(found) * BLOCK
 
     def publish(self, sequence: Sequence, *, finished: bool = False) -> None:
         """Keeps the blocks that the sequence has computed so far and nobody had."""
-        if not shares(sequence) or not self._slots.uniform:
+        if not sequence.shares_prefix or not self._slots.uniform:
             return
         keys = self.keys_of(sequence)
         if finished and sequence.plan.empty:
@@ -92,7 +92,7 @@ class PrefixCache:
             states = run[:, :, start : start + BLOCK]
             if states.nbytes < run.nbytes:  # or it would keep the whole run
                 states = states.clone()
-            block = _Block(states, measures_of(sequence, number))
+            block = _Block(states, sequence.dose.block_measures(number))
             self._blocks[ready[number]] = block
             self.bytes += block.nbytes
         self._evict()

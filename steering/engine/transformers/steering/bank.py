@@ -1,115 +1,89 @@
-"""SteeringBank: one residual-sized row per (phase, layer, slot): the fast path. Cost does not grow with vectors or plans."""
-
-from collections.abc import Collection
+"""SteeringBank: the state that steering keeps on the device for each running request, in one row of a table."""
 
 import torch
 
-from steering.engine.transformers.batch import Batch
-from steering.engine.transformers.steering.prompt_doses import OpeningBlocks
+from steering.engine.transformers.segment import Segment
 from steering.plan.types import Phase, SteeringPlan
 from steering.shapes import Float, Int, Residual, Tensor
 
+MAX_THRESHOLDS = 64
+"""Columns of the decision state; a request's plan may have no more thresholds."""
+UNSTEERED_ROW = 0
+"""The row of every request without steering: its static adds are zeros."""
+_FIRST_ROWS = 8
+
 
 class SteeringBank:
-    """Every slot's opening adds, summed at admission. A slot without any holds zeros and changes nothing.
+    """Static adds and condition decisions by row. A request has one row from admission to release.
 
-    Beside the rows it keeps, per (phase, layer, slot), the sum of 1 / |r| over the tokens met: times an add's amount
-    that is its measured relative dose.
+    static_adds: (phase, layer, row, d_model), the sums of `LayerSteering.static_sum`; adding a row costs the same however
+    many vectors it sums. decisions: (row, threshold), see ConditionEvaluator.
+    layout: changes when the tables are given other memory, so that indices into them must be computed again.
     """
 
     def __init__(self, layer_count: int, d_model: int, device: torch.device) -> None:
         self._device = device
-        self.rows = torch.zeros(len(Phase), layer_count, 0, d_model, device=device)
-        self.inverse = torch.zeros(len(Phase), layer_count, 0, device=device)
-        self.moves = 0
-        """How often rows and sums were given other memory."""
+        self.static_adds = torch.zeros(len(Phase), layer_count, _FIRST_ROWS, d_model, device=device)
+        self.decisions = torch.zeros(_FIRST_ROWS, MAX_THRESHOLDS, dtype=torch.int8, device=device)
+        self.layout = 0
+        self._free = list(range(_FIRST_ROWS - 1, UNSTEERED_ROW, -1))
         self._layers: dict[int, frozenset[int]] = {}
-        self.active: frozenset[int] = frozenset()
 
-    def reserve(self, slots: int) -> None:
-        """Room for that many slots."""
-        more = slots - self.rows.shape[2]
-        if more > 0:
-            self.moves += 1
-            phases, layers, _, d_model = self.rows.shape
-            self.rows = torch.cat([self.rows, self.rows.new_zeros(phases, layers, more, d_model)], dim=2)
-            self.inverse = torch.cat([self.inverse, self.inverse.new_zeros(phases, layers, more)], dim=2)
+    def allocate(self, plan: SteeringPlan) -> int:
+        """Returns the row of a new request, with its static adds in place and nothing decided."""
+        if plan.empty:
+            return UNSTEERED_ROW
+        if not self._free:
+            self._grow()
+        row = self._free.pop()
+        sums = {layer: one.static_sum for layer, one in plan.layers.items() if one.static_sum is not None}
+        for layer, values in sums.items():
+            self.static_adds[:, layer, row] = values.to(self._device)
+        self._layers[row] = frozenset(sums)
+        self.decisions[row] = 0
+        return row
 
-    def place(self, slot: int, plan: SteeringPlan) -> None:
-        """Gives a slot the opening rows of a plan."""
-        self.clear(slot)
-        layers = {layer: program.opening for layer, program in plan.layers.items() if program.opening is not None}
-        for layer, opening in layers.items():
-            self.rows[:, layer, slot] = opening.to(self._device)
-        if layers:
-            self._layers[slot] = frozenset(layers)
-            self._refresh()
+    def release(self, row: int) -> None:
+        """Frees a row. Harmless for the row of unsteered requests."""
+        if row != UNSTEERED_ROW:
+            layers = sorted(self._layers.pop(row))
+            if layers:
+                self.static_adds[:, layers, row] = 0.0
+            self._free.append(row)
 
-    def forget(self, slot: int, phase: Phase) -> None:
-        """Drops what was met so far in a phase."""
-        self.inverse[phase, :, slot] = 0.0
+    def _grow(self) -> None:
+        rows = self.static_adds.shape[2]
+        self.static_adds = torch.cat([self.static_adds, torch.zeros_like(self.static_adds)], dim=2)
+        self.decisions = torch.cat([self.decisions, torch.zeros_like(self.decisions)])
+        self._free = list(range(2 * rows - 1, rows - 1, -1))
+        self.layout += 1
 
-    def clear(self, slot: int) -> None:
-        """Zeroes a slot."""
-        self.inverse[:, :, slot] = 0.0
-        if slot in self._layers:
-            self.rows[:, sorted(self._layers.pop(slot)), slot] = 0.0
-            self._refresh()
+    def layers_of(self, rows: tuple[int, ...]) -> frozenset[int]:
+        """Layers at which any of these rows has static adds."""
+        return frozenset().union(*(self._layers.get(row, frozenset()) for row in rows))
 
-    def move(self, source: int, target: int) -> None:
-        """Carries a slot's rows and sums to another, and clears the first."""
-        self.rows[:, :, target] = self.rows[:, :, source]
-        self.inverse[:, :, target] = self.inverse[:, :, source]
-        if source in self._layers:
-            self._layers[target] = self._layers[source]
-        self.clear(source)
+    def row_indices(self, segments: tuple[Segment, ...], tokens: int) -> Int[Tensor, "token"]:
+        """Index of each token's row of static adds at layer 0, counted through phases, layers and rows. Tokens of no
+        segment have the row of unsteered requests."""
+        _, layers, rows, _ = self.static_adds.shape
+        indices = [UNSTEERED_ROW] * tokens
+        for segment in segments:
+            row, token = segment.sequence.row, segment.start
+            if row != UNSTEERED_ROW:
+                for run in segment.sequence.dose.runs(segment.first, segment.length):
+                    indices[token : token + run.length] = [run.phase * layers * rows + row] * run.length
+                    token += run.length
+        return torch.tensor(indices, device=self._device)
 
-    def _refresh(self) -> None:
-        self.active = frozenset().union(*self._layers.values())
+    def rows_at(self, layer: int, indices: Int[Tensor, "token"]) -> Residual:
+        """The static adds of each token at a layer. indices: see `row_indices`."""
+        # one gather of whole rows is many times faster than indexing by phase and row
+        return self.static_adds.view(-1, self.static_adds.shape[3]).index_select(
+            0, indices + layer * self.static_adds.shape[2]
+        )
 
-    def layers_of(self, slots: tuple[int, ...]) -> frozenset[int]:
-        """Layers at which any of these slots adds something."""
-        return frozenset().union(*(self._layers.get(slot, frozenset()) for slot in slots))
 
-    def inverse_sums(self, slot: int) -> dict[int, tuple[float, ...]]:
-        """layer -> sum of 1 / |r| per phase, for the layers where the slot adds something."""
-        layers = sorted(self._layers.get(slot, ()))
-        sums = self.inverse[:, layers, slot].T.tolist()
-        return dict(zip(layers, (tuple(row) for row in sums), strict=True))
-
-    def places(self, batch: Batch) -> Int[Tensor, "token"]:
-        """Where the tokens of a pass have their rows at layer 0, counted through phases, layers and slots."""
-        _, layers, slots, _ = self.rows.shape
-        phases = Phase.GENERATED if batch.decode else batch.phases()
-        return phases * (layers * slots) + batch.slots
-
-    def add(
-        self, layer: int, residual: Residual, places: Int[Tensor, "token"], blocks: OpeningBlocks | None
-    ) -> Residual:
-        """residual (token, d_model) float32 plus each token's row; notes 1 / |r| as it was met. places: see there; blocks: of
-        a packed pass, None in a decode pass, where row r is slot r."""
-        norms: Float[Tensor, token] = torch.linalg.vector_norm(residual, dim=-1)
-        inverse = norms.clamp_min(1e-12).reciprocal()
-        if blocks is None:
-            rows = residual.shape[0]
-            self.inverse[Phase.GENERATED, layer, :rows] += inverse
-            return residual + self.rows[Phase.GENERATED, layer, :rows]
-        blocks.note(layer, inverse)
-        here = places + layer * self.rows.shape[2]
-        self.inverse.view(-1).index_put_((here,), inverse, accumulate=True)
-        # whole rows, one after the other: many times faster than indexing by phase and slot
-        return self.rows.view(-1, self.rows.shape[3]).index_select(0, here).add_(residual)
-
-    def added(
-        self,
-        layers: Collection[int],
-        inverse: Float[Tensor, "layer token"],
-        places: Int[Tensor, "token"],
-        blocks: OpeningBlocks,
-    ) -> None:
-        """A packed pass has added the rows of some layers by itself, and met this 1 / |r|; of others `inverse` holds zeros.
-        places, blocks: see `add`."""
-        for layer in layers:
-            blocks.note(layer, inverse[layer])
-        here = places + torch.arange(len(inverse), device=self._device)[:, None] * self.rows.shape[2]
-        self.inverse.view(-1).index_put_((here.view(-1),), inverse.view(-1), accumulate=True)
+def norms_of(residual: Residual) -> Float[Tensor, "token"]:
+    """|r| of each token, at least 1e-12 so that it can be divided by."""
+    norms: Tensor = torch.linalg.vector_norm(residual, dim=-1)
+    return norms.clamp_min(1e-12)

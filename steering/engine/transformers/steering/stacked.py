@@ -1,266 +1,199 @@
-"""SteeringBatch: the plans of all rows stacked by layer, order and operation: prepared on the host, applied on the device."""
+"""OperationStack: one operation at one layer for many requests at once, each with directions and parameters of its own."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 
-from steering.engine.transformers.batch import Batch
 from steering.engine.transformers.segment import Segment
-from steering.engine.transformers.sequence import NEVER, Sequence
-from steering.engine.transformers.steering.bank import SteeringBank
-from steering.engine.transformers.steering.conditions import Circuit, ConditionEvaluator
-from steering.engine.transformers.steering.prompt_doses import REST, OpeningBlocks, block_runs
+from steering.engine.transformers.steering.bank import norms_of
+from steering.engine.transformers.steering.condition_trees import TreeGroups
+from steering.engine.transformers.steering.dose import NEVER, DoseSums
+from steering.engine.transformers.steering.gather import DirectionTable, Spread, index_of, put, take
 from steering.engine.transformers.steering.timing import Timing
 from steering.operations import OPERATIONS
-from steering.plan.program import weight_index
-from steering.plan.types import Phase, Step
+from steering.plan.order import weight_index
+from steering.plan.types import Intervention, OperationCall
 from steering.shapes import Bool, Float, Int, Residual, Tensor
 
 
-@dataclass(slots=True, eq=False)
-class _Member:
-    """One row's step inside a stacked call, and the flat rows of the pass it acts on."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Member:
+    """One call of a request's plan, and the tokens of the pass it may act on.
 
-    sequence: Sequence
+    tokens: flat tokens of the pass, neighbours. row: of the first of them in the verdicts of the conditions.
+    """
+
+    segment: Segment
     layer: int
-    stage: int
-    step: Step
+    number: int
+    call: OperationCall
+    intervention: Intervention
     timing: Timing
-    tokens: tuple[int, ...]
-    offset: int = 0
-    """Flat row of position 0."""
+    tokens: range
+    row: int
+
+    @property
+    def first(self) -> int:
+        """Position of the first token in this pass; a decode member is used in many passes."""
+        sequence = self.segment.sequence
+        return (
+            sequence.computed if self.segment.decodes else self.segment.first + self.tokens.start - self.segment.start
+        )
+
+    @property
+    def stacks_with(self) -> tuple[int, str, int]:
+        """Members are stacked if they are equally far in their order and call the same operation on as many directions."""
+        return self.number, self.intervention.operation, self.call.directions.shape[0]
 
 
-class StackedCall:
-    """One operation at one layer for many rows. Sums of dose and the first firing are kept until they are collected."""
+def members_of(segments: Sequence[Segment]) -> dict[int, list[list[Member]]]:
+    """layer -> members that can be stacked, in the order in which they act."""
+    found: dict[int, list[Member]] = {}
+    start = 0
+    for segment in segments:
+        plan = segment.sequence.plan
+        for layer, steering in plan.layers.items():
+            for number, call in enumerate(steering.calls):
+                intervention = plan.intervention(call)
+                timing = Timing.of(intervention, plan, segment.sequence.prompt_length)
+                tokens = _tokens(segment, timing)
+                if tokens:
+                    row = start + tokens.start - segment.start
+                    member = Member(segment, layer, number, call, intervention, timing, tokens, row)
+                    found.setdefault(layer, []).append(member)
+        start += segment.length
+    return {layer: list(_stackable(members)) for layer, members in found.items()}
 
-    def __init__(self, operation: str, members: list[_Member], batch: Batch, width: int, device: torch.device) -> None:
-        self._operation = OPERATIONS[operation]
-        self._members = members
-        self._decode = batch.decode
-        spread = [index for index, member in enumerate(members) for _ in member.tokens]
-        self._member = torch.tensor(spread, device=device)
-        tokens = [token for member in members for token in member.tokens]
-        self._tokens: Int[Tensor, token] | None = torch.tensor(tokens, device=device)
-        if tokens == list(range(batch.tokens)):
-            self._tokens = None
-        self._directions = _padded([m.step.directions for m in members]).to(device)[self._member]
-        self._parameters = torch.tensor([m.step.parameters for m in members], device=device)[self._member]
-        self._lasts = torch.tensor([m.sequence.prompt_length - 1 for m in members], device=device)[self._member]
-        weighted = torch.arange(len(self._operation.parameters), device=device) == weight_index(members[0].step)
+
+def _stackable(members: list[Member]) -> Iterator[list[Member]]:
+    members.sort(key=lambda member: member.stacks_with)  # stable: tokens stay in order
+    for _, group in groupby(members, key=lambda member: member.stacks_with):
+        yield list(group)
+
+
+def _tokens(segment: Segment, timing: Timing) -> range:
+    """Flat tokens of a segment that a call may act on. A decode stack serves many passes, so there the token stays."""
+    if segment.decodes:
+        return range(segment.start, segment.end) if timing.end > segment.first else range(0)
+    low = int(max(timing.start, segment.first))
+    high = int(min(timing.end, segment.first + segment.length))
+    offset = segment.start - segment.first
+    return range(low + offset, high + offset) if low < high else range(0)
+
+
+@dataclass(slots=True, eq=False)
+class Applied:
+    """What a stack did to its tokens: |r' - r| / |r| of each, and which it acted on (None: all)."""
+
+    doses: Float[Tensor, "token"]
+    acting: Bool[Tensor, "token"] | None
+
+
+class OperationStack:
+    """Applies one operation to the tokens of its members. sums: the doses, apart for every request and run of positions."""
+
+    def __init__(self, members: Sequence[Member], device: torch.device) -> None:
+        self._members, self._device = members, device
+        self._decode = all(member.segment.decodes for member in members)
+        name = members[0].intervention.operation
+        self._operation = OPERATIONS[name]
+        self._spread = Spread([len(member.tokens) for member in members], device)
+        self.tokens = index_of([member.tokens for member in members], device)
+        self._directions = DirectionTable([member.call.directions for member in members], self._spread, device)
+        parameters = [member.intervention.parameters[member.layer] for member in members]
+        self._parameters = self._spread.of(torch.tensor(parameters, device=device))
+        weighted = torch.arange(len(self._operation.parameters), device=device) == weight_index(name)
         self._weighted, self._unweighted = weighted.to(torch.float32), (~weighted).to(torch.float32)
-        self._relative = self._relative_mask(device)
+        self._relative = self._relative_mask()
+        self._collect_conditions()
+        entries = [
+            (member.segment.sequence.dose, (member.layer, member.number), run)
+            for member in members
+            for run in member.segment.sequence.dose.runs(member.first, len(member.tokens))
+        ]
+        self.sums = DoseSums(entries, device)
         self._weights: Float[Tensor, token] | None = None
-        decided = any(member.step.decision for member in members)
-        self._circuit = Circuit([m.step.decision for m in members], spread, width, device) if decided else None
-        self._parts, part = _parts(members, batch.decode)
-        self._part = torch.tensor(part, device=device)
-        self._dose = torch.zeros(len(self._parts), device=device)
-        self._count = torch.zeros(len(self._parts), device=device)
-        self._fired = torch.full((len(self._parts),), NEVER, device=device)
-        self.steady = False
-        """Whether every pass of this stack does the same from here on."""
+        self._weight_is_final = False
 
-    def _relative_mask(self, device: torch.device) -> Bool[Tensor, "token n"] | None:
-        if not any(member.step.relative for member in self._members):
+    def _collect_conditions(self) -> None:
+        members = self._members
+        self._trees: TreeGroups | None = None
+        if any(member.intervention.condition for member in members):
+            self._trees = TreeGroups([m.intervention.condition for m in members], self._spread.counts, self._device)
+            rows = [range(member.row, member.row + len(member.tokens)) for member in members]
+            self._rows = index_of(rows, self._device)
+            lasts = [member.segment.sequence.prompt_length - 1 for member in members]
+            self._lasts = self._spread.of(torch.tensor(lasts, device=self._device))
+
+    def _relative_mask(self) -> Bool[Tensor, "token n"] | None:
+        if not any(member.intervention.relative for member in self._members):
             return None
         scaled = [name in self._operation.scaled for name in self._operation.parameters]
-        rows = [[member.step.relative and flag for flag in scaled] for member in self._members]
-        return torch.tensor(rows, device=device)[self._member]
+        rows = [[member.intervention.relative and flag for flag in scaled] for member in self._members]
+        return self._spread.of(torch.tensor(rows, device=self._device))
 
-    def time(self, positions: list[int]) -> None:
-        """Sets the weights of this pass. positions: absolute position of each flat row."""
-        if self.steady:
+    def begin(self) -> None:
+        """Before each pass, on the host: sets the weights of its tokens."""
+        if self._weight_is_final:
             return
-        if self._decode and all(m.timing.settled(positions[m.tokens[0]]) for m in self._members):
-            self.steady, self._weights = True, None
-            weights = [1.0] * len(self._members)
-        else:
-            weights = [m.timing.at(positions[token]) for m in self._members for token in m.tokens]
-            self._weights = torch.tensor(weights, device=self._dose.device)
-        flat = iter(weights)
-        for member in self._members:
-            acting = [t for t in member.tokens if next(flat) != 0.0]
-            if acting and member.step.decision is None:
-                at = _generated_index(member.sequence, positions[acting[0]])
-                report = member.sequence.report(member.layer, member.stage)
-                report.fired_at = min(report.fired_at, at)
+        firsts = [member.first for member in self._members]
+        pairs = list(zip(self._members, firsts, strict=True))
+        constant = all(
+            member.timing.is_constant_from(first) if self._decode else not member.timing.scheduled
+            for member, first in pairs
+        )
+        self._weight_is_final = constant
+        self._weights = None
+        if not constant:
+            weights = [m.timing.at(first + n) for m, first in pairs for n in range(len(m.tokens))]
+            self._weights = torch.tensor(weights, device=self._device)
+        for member, first in pairs:
+            if member.intervention.condition is None:
+                self._note_first(member, first)
 
-    def apply(self, residual: Residual, board: ConditionEvaluator, batch: Batch) -> Residual:
-        """residual (token, d_model) float32 -> the same with this call's rows changed."""
-        before = residual if self._tokens is None else residual.index_select(0, self._tokens)
-        norms = torch.linalg.vector_norm(before, dim=-1).clamp_min(1e-12)
+    @staticmethod
+    def _note_first(member: Member, first: int) -> None:
+        """An unconditional call acts at the first of its tokens with a weight, which is known without the device."""
+        acting = (first + n for n in range(len(member.tokens)) if member.timing.at(first + n) != 0.0)
+        position = next(acting, None)
+        if position is not None:
+            sequence = member.segment.sequence
+            run = next(sequence.dose.runs(position, 1))
+            at = max(position - (sequence.prompt_length - 1), -1)
+            sequence.dose.note((member.layer, member.number), run, 0.0, 0.0, at)
+
+    def apply(self, residual: Residual, verdicts: Int[Tensor, "row threshold"]) -> tuple[Residual, Applied]:
+        """residual (token, d_model) float32 of the pass -> the same with this stack's tokens changed, and the doses."""
+        before = take(residual, self.tokens)
+        norms = norms_of(before)
         parameters = self._parameters
         if self._relative is not None:
             parameters = torch.where(self._relative, parameters * norms[:, None], parameters)
-        acting = self._acting(board)
-        if acting is not None:  # a weight of 0 is the identity, exactly, in every operation
+        acting = self._acting(verdicts)
+        if acting is not None:  # a weight of 0 is exactly the identity in every operation
             weights = acting.to(parameters.dtype) if self._weights is None else self._weights * acting
             parameters = parameters * torch.addcmul(self._unweighted, self._weighted, weights[:, None])
-        after = self._operation.apply(before, self._directions, parameters)
-        self._note(before, after, norms, acting, batch)
-        return after if self._tokens is None else residual.index_copy(0, self._tokens, after)
+        pieces = [
+            self._operation.apply(before[tokens], directions, parameters[tokens])
+            for tokens, directions in self._directions.chunks()
+        ]
+        after = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        doses = torch.linalg.vector_norm(after - before, dim=-1) / norms  # exactly 0 where it did not act
+        return put(residual, self.tokens, after), Applied(doses, acting)
 
-    def _acting(self, board: ConditionEvaluator) -> Bool[Tensor, "token"] | None:
+    def _acting(self, verdicts: Int[Tensor, "row threshold"]) -> Bool[Tensor, "token"] | None:
         acting = None if self._weights is None else self._weights != 0.0
-        if self._circuit is not None:
-            holds = board.holds if self._tokens is None else board.holds.index_select(0, self._tokens)
-            fired = self._circuit.evaluate(holds)
-            acting = fired if acting is None else acting & fired
+        if self._trees is not None:
+            hold = self._trees.hold(take(verdicts, self._rows))
+            acting = hold if acting is None else acting & hold
         return acting
 
-    def _note(
-        self, before: Residual, after: Residual, norms: Tensor, acting: Bool[Tensor, "token"] | None, batch: Batch
-    ) -> None:
-        change = torch.linalg.vector_norm(after - before, dim=-1)  # exactly 0 where the step did not act
-        if self._decode:  # one token a member: no scatter needed
-            self._dose.addcdiv_(change, norms)
-            self._count += 1.0 if acting is None else acting
-        else:
-            self._dose.index_add_(0, self._part, change / norms)
-            self._count.index_add_(0, self._part, torch.ones_like(norms) if acting is None else acting.to(norms.dtype))
-        if self._circuit is None or acting is None:
-            return
-        positions = batch.positions if self._tokens is None else batch.positions[self._tokens]
-        first = torch.where(acting, (positions - self._lasts).clamp_min_(-1), NEVER)
-        if self._decode:
-            torch.minimum(self._fired, first, out=self._fired)
-        else:
-            self._fired.scatter_reduce_(0, self._part, first, "amin")
-
-    def collect(self) -> None:
-        """Adds the sums to the sequences and starts again from zero. The one place where they leave the device."""
-        doses, counts, fired = self._dose.tolist(), self._count.tolist(), self._fired.tolist()
-        for (member, block), dose, count, first in zip(self._parts, doses, counts, fired, strict=True):
-            met = (dose, count, NEVER if member.step.decision is None else first)
-            member.sequence.report(member.layer, member.stage).add(*met)
-            if block != REST:
-                member.sequence.block_report(block, member.layer, member.stage).add(*met)
-        self._dose.zero_()
-        self._count.zero_()
-        self._fired.fill_(NEVER)
-
-
-def _parts(members: list[_Member], decode: bool) -> tuple[list[tuple[_Member, int]], list[int]]:
-    """(member, shared block) of every sum that is kept, and to which of them each token belongs."""
-    if decode:
-        return [(member, REST) for member in members], list(range(len(members)))
-    parts: list[tuple[_Member, int]] = []
-    spread: list[int] = []
-    for member in members:
-        first = member.tokens[0] - member.offset
-        for block, count in block_runs(member.sequence, first, first + len(member.tokens)):
-            spread += [len(parts)] * count
-            parts.append((member, block))
-    return parts, spread
-
-
-def _generated_index(sequence: Sequence, position: int) -> int:
-    return max(position - (sequence.prompt_length - 1), -1)
-
-
-def _padded(directions: list[Float[Tensor, "k d_model"]]) -> Float[Tensor, "member k d_model"]:
-    """Rows of different k side by side; a zero row is unused."""
-    most = max(d.shape[0] for d in directions)
-    stacked = directions[0].new_zeros(len(directions), most, directions[0].shape[1])
-    for row, direction in enumerate(directions):
-        stacked[row, : direction.shape[0]] = direction
-    return stacked
-
-
-class SteeringBatch:
-    """Everything that steers one pass. A decode pass with the same rows as the last reuses its stacks.
-
-    openings: layers with rows of the bank; places: where each token has its own. visits: layers where more than those act.
-    layers: both.
-    """
-
-    def __init__(
-        self, batch: Batch, bank: SteeringBank, state: Float[Tensor, "slot column"], device: torch.device
-    ) -> None:
-        self.key = batch.key
-        self._bank = bank
-        self.board = ConditionEvaluator(batch, state, device)
-        self.openings = bank.layers_of(tuple(segment.sequence.slot for segment in batch.segments))
-        self._calls = _stack(batch, self.board.width, device)
-        self._blocks = OpeningBlocks(batch, device) if self.openings and not batch.decode else None
-        self._laid: int | None = None  # how the bank lay when the places were found
-        self.places: Int[Tensor, token] = torch.zeros(batch.tokens, dtype=torch.int64, device=device)
-        self.visits = frozenset(self._calls) | self.board.layers
-        self.layers = self.openings | self.visits
-
-    @property
-    def steady(self) -> bool:
-        """Whether every pass of these rows does the same from here on: no step begins, ends or fades any more."""
-        return all(call.steady for calls in self._calls.values() for call in calls)
-
-    def begin(self, batch: Batch) -> None:
-        """Once a pass, on the host: which steps act at which positions, with which weight."""
-        if self.openings and self._laid != self._bank.moves:
-            self._laid, self.places = self._bank.moves, self._bank.places(batch)
-        positions = batch.positions_on_host() if self._calls else []
-        for calls in self._calls.values():
-            for call in calls:
-                call.time(positions)
-
-    def apply(self, layer: int, residual: Residual, batch: Batch) -> Residual:
-        """residual (token, d_model) float32 as it arrives -> as it leaves. Conditions first, then in the order written."""
-        if layer in self.board.layers:
-            self.board.read(layer, residual)
-        if layer in self.openings:
-            residual = self._bank.add(layer, residual, self.places, self._blocks)
-        for call in self._calls.get(layer, ()):
-            residual = call.apply(residual, self.board, batch)
-        return residual
-
-    def sums(self, layer_count: int) -> Float[Tensor, "layer sum"]:
-        """To which a compiled pass adds the 1 / |r| it meets: one a token, or, in a decode pass, the bank's own, one a slot."""
-        if self._blocks is None:
-            return self._bank.inverse[Phase.GENERATED]
-        return torch.zeros(layer_count, len(self.places), device=self.places.device)
-
-    def added(self, layers: Collection[int], inverse: Float[Tensor, "layer sum"]) -> None:
-        """A compiled pass has added the bank's rows at some layers by itself. inverse: its `sums`."""
-        if self._blocks is not None:
-            self._bank.added(layers, inverse, self.places, self._blocks)
-
-    def collect(self) -> None:
-        """What was done so far goes to the sequences' reports."""
-        if self._blocks is not None:
-            self._blocks.collect()
-        for calls in self._calls.values():
-            for call in calls:
-                call.collect()
-
-
-def _acted_on(segment: Segment, timing: Timing, decode: bool) -> tuple[int, ...]:
-    """Flat rows of a segment that a step may act on. A decode stack is kept from pass to pass, so there the row stays."""
-    if decode:
-        return (segment.start,) if timing.end > segment.first else ()
-    low = max(timing.start, segment.first)
-    high = min(timing.end, segment.last_position + 1)
-    offset = segment.start - segment.first
-    return tuple(range(int(low) + offset, int(high) + offset)) if low < high else ()
-
-
-def _members(batch: Batch) -> Iterable[_Member]:
-    for segment in batch.segments:
-        sequence = segment.sequence
-        for layer, program in sequence.plan.layers.items():
-            for stage, step in enumerate(program.steps):
-                timing = Timing.of(step, sequence.plan.thresholds, sequence.prompt_length)
-                tokens = _acted_on(segment, timing, batch.decode)
-                if tokens:
-                    yield _Member(sequence, layer, stage, step, timing, tokens, segment.start - segment.first)
-
-
-def _stack(batch: Batch, width: int, device: torch.device) -> dict[int, tuple[StackedCall, ...]]:
-    """One call per (layer, stage, operation): rows act in their own order, rows never wait for each other's."""
-    found: dict[tuple[int, int, str], list[_Member]] = {}
-    for member in _members(batch):
-        found.setdefault((member.layer, member.stage, member.step.operation), []).append(member)
-    calls: dict[int, list[StackedCall]] = {}
-    for (layer, _, operation), members in sorted(found.items(), key=lambda item: item[0]):
-        calls.setdefault(layer, []).append(StackedCall(operation, members, batch, width, device))
-    return {layer: tuple(stacked) for layer, stacked in calls.items()}
+    def note(self, applied: Applied, factor: Float[Tensor, "token"] | None, positions: Int[Tensor, "token"]) -> None:
+        """Adds to the sums. factor: what the dose guard left of each token's change; both for all tokens of the pass."""
+        doses, acting = applied.doses, applied.acting
+        self.sums.add(doses if factor is None else doses * take(factor, self.tokens), acting)
+        if self._trees is not None and acting is not None:
+            first = (take(positions, self.tokens) - self._lasts).clamp_min_(-1)
+            self.sums.add_first(torch.where(acting, first, NEVER))

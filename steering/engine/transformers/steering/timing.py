@@ -1,10 +1,10 @@
-"""When a step of a plan acts: scope as a range of positions, schedule as a weight per generated token. Plain numbers."""
+"""When an intervention acts: its scope as a range of positions, its schedule as a weight per generated token."""
 
 from dataclasses import dataclass
 from math import cos, inf, pi
 
-from steering.plan.program import waits_for_prompt
-from steering.plan.types import ResolvedThreshold, Step
+from steering.plan.order import waits_for_prompt
+from steering.plan.types import Intervention, SteeringPlan
 from steering.spec import Schedule, TokenScope
 
 
@@ -22,7 +22,7 @@ def positions_of(scope: TokenScope, prompt_length: int) -> tuple[float, float]:
 
 
 def weight(schedule: Schedule, index: int) -> float:
-    """w(index of the generated token), as house formulas have it: 1 at the start, `to` after `tokens` (warmup: 0 to 1)."""
+    """w(index of the generated token): 1 at the start, `to` after `tokens` (warmup: 0 to 1)."""
     if schedule.kind == "constant":
         return 1.0
     assert schedule.tokens is not None
@@ -38,7 +38,7 @@ def weight(schedule: Schedule, index: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """A step's range of positions and its weight at each, for one prompt length."""
+    """The range of positions at which an intervention acts and its weight at each, for one prompt length."""
 
     start: float
     end: float
@@ -47,13 +47,14 @@ class Timing:
     scheduled: bool
 
     @classmethod
-    def of(cls, step: Step, thresholds: tuple[ResolvedThreshold, ...], prompt_length: int) -> "Timing":
-        """A decision made at the prompt's end cannot act before it. A prompt scope knows no generated index."""
-        start, end = positions_of(step.scope, prompt_length)
-        if waits_for_prompt(step.decision, thresholds):
+    def of(cls, intervention: Intervention, plan: SteeringPlan, prompt_length: int) -> "Timing":
+        """A condition that is decided at the prompt's end cannot act before it. A prompt scope has no generated index."""
+        start, end = positions_of(intervention.scope, prompt_length)
+        if waits_for_prompt(intervention.condition, plan.thresholds):
             start = max(start, prompt_length - 1)
-        scheduled = step.schedule.kind != "constant" and step.scope.tokens in ("all", "generated")
-        return cls(start, end, step.schedule, prompt_length, scheduled)
+        schedule = intervention.schedule
+        scheduled = schedule.kind != "constant" and intervention.scope.tokens in ("all", "generated")
+        return cls(start, end, schedule, prompt_length, scheduled)
 
     def at(self, position: int) -> float:
         """Weight at a position, 0 where it is out of scope."""
@@ -62,6 +63,6 @@ class Timing:
         index = position - (self.prompt_length - 1)
         return weight(self.schedule, index) if self.scheduled and index >= 0 else 1.0
 
-    def settled(self, position: int) -> bool:
-        """Whether the weight is 1 from here on for ever."""
+    def is_constant_from(self, position: int) -> bool:
+        """Whether the weight is 1 at this and every later position."""
         return self.start <= position and self.end == inf and not self.scheduled

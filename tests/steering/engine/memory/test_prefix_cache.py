@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from steering.engine.api import GenerationRequest, SteeringReport
 from steering.engine.options import EngineLimits
 from steering.engine.transformers.memory.prefix_cache import block_keys
-from steering.engine.transformers.steering.prompt_doses import BLOCK
+from steering.engine.transformers.steering.dose import BLOCK
 from tests.engines import family_engine, run, run_all, run_alone, sampling
 from tests.plans import plan_for, random_items, vectors_for
 

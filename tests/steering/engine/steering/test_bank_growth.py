@@ -1,4 +1,4 @@
-"""What a row has decided so far outlives the memory it was written into: the engine makes room while rows run."""
+"""What a request has decided so far outlives the growth of the tables it is kept in."""
 
 import asyncio
 import random
@@ -33,11 +33,13 @@ async def logits_of(
     runner.reserve(1, 128)
     runner.place(row)
     found = [runner.prefill([(row, len(PROMPT))]).logits]
+    layout = runner.steering.bank.layout
     for number in range(PASSES):
         if number == grow_at:
-            runner.reserve(2, 128)
+            while runner.steering.bank.layout == layout:
+                runner.steering.bank.allocate(plan)
         if number == NEW_STACK_AFTER:
-            runner._flush()
+            runner.steering.flush()
         row.ids.append(rng.randrange(256))
         found.append(runner.decode([row], [0]).logits)
     runner.close()
@@ -45,7 +47,7 @@ async def logits_of(
 
 
 @pytest.mark.parametrize("seed", range(60))
-async def test_decisions_outlive_the_growth_of_what_holds_them(
+async def test_decisions_outlive_the_growth_of_their_tables(
     seed: int, tiny_model: PreTrainedModel, hf_byte_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     before, during = [await logits_of(tiny_model, hf_byte_tokenizer, seed, at) for at in (0, GROWS_AFTER)]

@@ -1,13 +1,14 @@
-"""ConditionTree trees of many rows, evaluated as one circuit, hold where plain recursion says so."""
+"""Condition trees of many rows, evaluated together, hold where plain recursion over three values says so."""
 
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steering.engine.transformers.steering.conditions import Circuit
+from steering.engine.transformers.steering.condition_trees import TreeGroups
 from steering.plan.types import ConditionTree
 
 WIDTH = 3
+VERDICTS = {True: 1, False: -1, None: 0}
 leaves = st.builds(lambda column: ConditionTree("threshold", threshold=column), st.integers(0, WIDTH - 1))
 trees = st.recursive(
     leaves,
@@ -20,24 +21,27 @@ trees = st.recursive(
 )  # fmt: skip
 
 
-def holds(tree: ConditionTree, values: list[bool]) -> bool:
+def verdict(tree: ConditionTree, values: list[bool | None]) -> bool | None:
+    """None where the answer depends on a value that is not known."""
     if tree.kind == "threshold":
         return values[tree.threshold]
-    found = [holds(child, values) for child in tree.children]
-    return {"all": all(found), "any": any(found), "not": not found[0]}[tree.kind]
+    found = [verdict(child, values) for child in tree.children]
+    if tree.kind == "not":
+        return None if found[0] is None else not found[0]
+    decides = tree.kind == "any"
+    if decides in found:
+        return decides
+    return None if None in found else not decides
 
 
 @given(st.lists(st.one_of(st.none(), trees), min_size=1, max_size=4), st.data())
-def test_each_row_follows_its_own_tree(decisions: list[ConditionTree | None], data: st.DataObject) -> None:
-    spread = list(range(len(decisions)))
-    values = [data.draw(st.lists(st.booleans(), min_size=WIDTH, max_size=WIDTH)) for _ in decisions]
-    circuit = Circuit(decisions, spread, WIDTH, torch.device("cpu"))
-    found = circuit.evaluate(torch.tensor(values, dtype=torch.float32))
-    assert found.tolist() == [tree is None or holds(tree, row) for tree, row in zip(decisions, values, strict=True)]
-
-
-def test_a_threshold_that_is_written_twice_is_asked_once() -> None:
-    leaf = ConditionTree("threshold", threshold=1)
-    both = Circuit([ConditionTree("all", children=(leaf, leaf))], [0], WIDTH, torch.device("cpu"))
-    assert both.evaluate(torch.tensor([[0.0, 1.0, 0.0]])).tolist() == [True]
-    assert both.evaluate(torch.tensor([[1.0, 0.0, 1.0]])).tolist() == [False]
+def test_each_row_follows_its_own_tree(conditions: list[ConditionTree | None], data: st.DataObject) -> None:
+    counts = [data.draw(st.integers(1, 3)) for _ in conditions]
+    owners = [tree for tree, count in zip(conditions, counts, strict=True) for _ in range(count)]
+    values = [data.draw(st.lists(st.sampled_from([True, False, None]), min_size=WIDTH, max_size=WIDTH)) for _ in owners]
+    groups = TreeGroups(conditions, counts, torch.device("cpu"))
+    verdicts = torch.tensor([[VERDICTS[one] for one in row] for row in values], dtype=torch.int8)
+    found = groups.hold(verdicts)
+    assert found.tolist() == [
+        tree is None or verdict(tree, row) is True for tree, row in zip(owners, values, strict=True)
+    ]

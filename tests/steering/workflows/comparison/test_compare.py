@@ -226,7 +226,7 @@ async def test_a_random_direction_has_the_same_dose(engine):
     other = random_like(vector, seed=1)
     ours, theirs = [await plan_at(engine.info, one, 0.5, (1, 2)) for one in (vector, other)]
     for layer in (1, 2):
-        lengths = [plan.layers[layer].opening.norm(dim=1) for plan in (ours, theirs)]
+        lengths = [plan.layers[layer].static_sum.norm(dim=1) for plan in (ours, theirs)]
         assert torch.allclose(*lengths)
         assert lengths[0][0] == pytest.approx(0.5 * GAIN)
     assert abs(float(other.at(1).direction @ engine.concept)) < 0.6

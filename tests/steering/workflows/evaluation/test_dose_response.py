@@ -83,8 +83,8 @@ async def test_evidence_goes_on_the_card_and_survives_json(engine):
 
 async def test_a_strength_out_of_range_is_left_out_and_named():
     def fails(request, index):
-        opening = request.plan.layers[2].opening if request.plan.layers else None
-        return NonfiniteActivations("no") if opening is not None and opening.norm() > 2.5 * GAIN else None
+        added = request.plan.layers[2].static_sum if request.plan.layers else None
+        return NonfiniteActivations("no") if added is not None and added.norm() > 2.5 * GAIN else None
 
     engine = LinearEngine(fails=fails)
     found = await dose_response(engine, asked_of(engine))

@@ -11,7 +11,7 @@ from steering.engine.transformers.execution.compiled.graph_bank import tasks
 from steering.engine.transformers.execution.kernels.library import Compiled
 from steering.engine.transformers.memory.slot_cache import SlotCache
 from steering.engine.transformers.steering.bank import SteeringBank
-from steering.engine.transformers.steering.stacked import SteeringBatch
+from steering.engine.transformers.steering.steering_batch import SteeringBatch
 from steering.shapes import Int, Logits, Tensor
 
 KINDS = ("decode", "prompt")
@@ -60,12 +60,15 @@ class CompiledPasses:
     def _run(self, kind: str, arguments: list[Tensor], steering: SteeringBatch, visits: Collection[int]) -> Logits:
         """arguments: those of the graph before the bank, one number a token in the first."""
         visits = frozenset(visits)
-        adds = steering.openings - visits
-        inverse = steering.sums(self._layer_count)
-        bank = [self._bank.rows, steering.places, inverse, tasks(self._layer_count, visits, adds)]
+        adds = steering.static_layers - visits
+        bank = [
+            self._bank.static_adds,
+            steering.row_indices,
+            steering.static_sums,
+            tasks(self._layer_count, visits, adds),
+        ]
         with torch.no_grad():
             (logits,) = self.ready[kind]([*arguments, *bank, *self._states(), *self.weights])
-        steering.added(adds, inverse)
         return logits
 
     def _states(self) -> list[Tensor]:

@@ -1,0 +1,231 @@
+"""DoseLedger: the relative dose of one request, its attribution to interventions, and the report.
+
+The relative dose of a change at a token is |r' - r| / |r|. A ledger holds, per (layer, source, phase), sums over the
+tokens met so far:
+
+- source n >= 0: call n of the layer (`LayerSteering.calls`): dose and tokens it acted on.
+- source STATIC: the static adds: 1 / |r| instead of a dose, which times the length of each add is its dose.
+- source WHOLE: |r' - r| / |r| of all of them together, at layers where more than one of them acts.
+- source CLAMPED: tokens at which the dose guard scaled the change down.
+
+`runs` cuts a range of positions into pieces whose sums are kept apart: by phase, and for prompts that may be shared by
+KV block, since the block's sums must be known when another request takes the block over. `note` adds the sums of one
+run. `block_measures` and `restore_block` move a block's sums from the request that computed it to one that reuses its
+keys and values. `reset` forgets everything, for a request that is computed again from its first position. The ledger
+knows positions only: not how passes are formed, nor where keys and values lie.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+
+from steering.engine.api import SteeringReport
+from steering.engine.transformers.steering.gather import Spread
+from steering.plan.order import acts_on_prompt
+from steering.plan.types import SCOPE_PHASES, Phase, SteeringPlan
+from steering.shapes import Bool, Float, Int, Tensor
+
+BLOCK = 16
+"""Positions of a KV block; a prefix is shared in whole blocks."""
+NO_BLOCK = -1
+"""The block of positions that are never shared."""
+STATIC, WHOLE, CLAMPED = -1, -2, -3
+NEVER = 1 << 30
+"""`fired_at` of an intervention that has not acted yet."""
+
+Source: TypeAlias = tuple[int, int]
+"""(layer, number of the call there, or STATIC, WHOLE, CLAMPED)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Neighbouring positions whose sums are kept together."""
+
+    block: int
+    phase: Phase
+    length: int
+
+
+@dataclass(slots=True)
+class Sums:
+    """Sums over tokens. fired_at: index of the first generated token among them, -1 for a prompt position."""
+
+    dose: float = 0.0
+    tokens: float = 0.0
+    fired_at: int = NEVER
+
+    def add(self, dose: float, tokens: float, fired_at: int) -> None:
+        """Adds the sums over more tokens."""
+        self.dose += dose
+        self.tokens += tokens
+        self.fired_at = min(self.fired_at, fired_at)
+
+
+class DoseLedger:
+    """The sums of one request."""
+
+    def __init__(self, plan: SteeringPlan, prompt_length: int) -> None:
+        self._plan, self._prompt_length = plan, prompt_length
+        self._by_block = plan.reusable and bool(plan.prompt_fingerprint)
+        self._sums: dict[tuple[int, int, Phase], Sums] = {}
+        self._blocks: dict[tuple[int, int, int], Sums] = {}
+
+    def runs(self, first: int, count: int) -> Iterator[Run]:
+        """Cuts positions [first, first + count) where their sums are kept apart, in order."""
+        end, last = first + count, self._prompt_length - 1
+        while first < end:
+            block = NO_BLOCK
+            if first > last:
+                phase, stop = Phase.GENERATED, end
+            elif first == last:
+                phase, stop = Phase.LAST, first + 1
+            else:
+                phase, stop = Phase.PROMPT, min(last, end)
+                if self._by_block:
+                    block = first // BLOCK
+                    stop = min(stop, (block + 1) * BLOCK)
+            yield Run(block, phase, stop - first)
+            first = stop
+
+    def note(self, source: Source, run: Run, dose: float, tokens: float, fired_at: int = NEVER) -> None:
+        """Adds what one source was measured to do at the tokens of a run."""
+        self._sums.setdefault((*source, run.phase), Sums()).add(dose, tokens, fired_at)
+        if run.block != NO_BLOCK:
+            self._blocks.setdefault((run.block, *source), Sums()).add(dose, tokens, fired_at)
+
+    def block_measures(self, block: int) -> Float[Tensor, "source 2"]:
+        """Returns the doses and tokens of one block by source, for whoever reuses its KV. float64, on the host."""
+        sums = [self._blocks.get((block, *source), Sums()) for source in self._prompt_sources()]
+        return torch.tensor([[one.dose, one.tokens] for one in sums], dtype=torch.float64).reshape(-1, 2)
+
+    def restore_block(self, block: int, measures: Float[Tensor, "source 2"] | None) -> None:
+        """Adds the measures of a block as if this request had computed it. None: nothing steers that block."""
+        if measures is None:
+            return
+        run = Run(block, Phase.PROMPT, BLOCK)
+        for source, (dose, tokens) in zip(self._prompt_sources(), measures.tolist(), strict=True):
+            self.note(source, run, dose, tokens, -1 if tokens else NEVER)
+
+    def reset(self) -> None:
+        """Forgets all sums."""
+        self._sums.clear()
+        self._blocks.clear()
+
+    def _prompt_sources(self) -> tuple[Source, ...]:
+        """Everything that is measured at prompt positions before the last. Plans of one prompt fingerprint have as many,
+        in one order, though a call may be numbered differently in each."""
+        plan, found = self._plan, list[Source]()
+        for layer in sorted(plan.layers):
+            acting = self._acting(layer, Phase.PROMPT)
+            found += acting
+            if len(acting) > 1:
+                found.append((layer, WHOLE))
+            if acting and plan.dose_bound is not None:
+                found.append((layer, CLAMPED))
+        return tuple(found)
+
+    def _acting(self, layer: int, phase: Phase) -> list[Source]:
+        """What may change the residual at a layer in a phase, in the order in which it acts."""
+        plan, steering = self._plan, self._plan.layers[layer]
+        found: list[Source] = []
+        if any(
+            phase in SCOPE_PHASES[plan.interventions[add.intervention].scope.tokens] for add in steering.static_adds
+        ):
+            found.append((layer, STATIC))
+        for number, call in enumerate(steering.calls):
+            intervention = plan.intervention(call)
+            in_scope = phase in SCOPE_PHASES[intervention.scope.tokens]
+            if in_scope and (phase is not Phase.PROMPT or acts_on_prompt(intervention, plan.thresholds)):
+                found.append((layer, number))
+        return found
+
+    def report(self) -> SteeringReport:
+        """What was done so far: measured relative doses, and whether and when each intervention acted."""
+        count = len(self._plan.interventions)
+        doses: list[dict[int, float]] = [{} for _ in range(count)]
+        first = [NEVER] * count
+        for layer, steering in self._plan.layers.items():
+            for add in steering.static_adds:
+                phases = SCOPE_PHASES[self._plan.interventions[add.intervention].scope.tokens]
+                met = self._total((layer, STATIC), phases)
+                if met.tokens:
+                    doses[add.intervention][layer] = add.length * met.dose / met.tokens
+                first[add.intervention] = min(first[add.intervention], met.fired_at)
+            for number, call in enumerate(steering.calls):
+                met = self._total((layer, number))
+                for index in call.interventions:
+                    if met.tokens:
+                        doses[index][layer] = met.dose / met.tokens
+                    first[index] = min(first[index], met.fired_at)
+        return SteeringReport(
+            doses=tuple(doses),
+            fired=tuple(at != NEVER for at in first),
+            fired_at=tuple(None if at == NEVER else at for at in first),
+            total=sum(self._whole(layer) for layer in self._plan.layers),
+            clamped=int(sum(one.tokens for (_, number, _), one in self._sums.items() if number == CLAMPED)),
+        )
+
+    def _total(self, source: Source, phases: frozenset[Phase] = frozenset(Phase)) -> Sums:
+        total = Sums()
+        for phase in phases:
+            one = self._sums.get((*source, phase))
+            if one is not None:
+                total.add(one.dose, one.tokens, one.fired_at)
+        return total
+
+    def _whole(self, layer: int) -> float:
+        """The mean dose of all that acted at a layer, over the tokens at which anything did."""
+        whole = Sums()
+        for phase in Phase:
+            acting = self._acting(layer, phase)
+            for source in acting if len(acting) == 1 else [(layer, WHOLE)]:
+                met = self._total(source, frozenset({phase}))
+                if source[1] == STATIC:
+                    row = self._plan.layers[layer].static_sum
+                    assert row is not None
+                    met.dose *= float(row[phase].norm())
+                whole.add(met.dose, met.tokens, NEVER)
+        return whole.dose / whole.tokens if whole.tokens else 0.0
+
+
+class DoseSums:
+    """Sums of one operation on the device, one for each (ledger, source, run), until they are collected.
+
+    Tokens come in the order of the entries, as many for each as its run is long.
+    """
+
+    def __init__(self, entries: Sequence[tuple[DoseLedger, Source, Run]], device: torch.device) -> None:
+        self._entries = entries
+        self._spread = Spread([run.length for _, _, run in entries], device)
+        self._dose = torch.zeros(len(entries), device=device)
+        self._tokens = torch.zeros(len(entries), device=device)
+        self._fired = torch.full((len(entries),), NEVER, device=device)
+
+    def add(self, doses: Float[Tensor, "token"], acting: Bool[Tensor, "token"] | None) -> None:
+        """Adds the dose of each token. acting: which were acted on; None: all."""
+        if self._spread.one_each:  # no scatter needed
+            self._dose += doses
+            self._tokens += 1.0 if acting is None else acting
+        else:
+            members = self._spread.members
+            self._dose.index_add_(0, members, doses)
+            count = torch.ones_like(doses) if acting is None else acting.to(doses.dtype)
+            self._tokens.index_add_(0, members, count)
+
+    def add_first(self, generated: Int[Tensor, "token"]) -> None:
+        """Remembers the lowest of the generated indices at which each entry acted; NEVER where it did not."""
+        if self._spread.one_each:
+            torch.minimum(self._fired, generated, out=self._fired)
+        else:
+            self._fired.scatter_reduce_(0, self._spread.members, generated, "amin")
+
+    def collect(self) -> None:
+        """Moves the sums to the ledgers, and starts again from zero. The only place where they leave the device."""
+        sums = self._dose.tolist(), self._tokens.tolist(), self._fired.tolist()
+        for (ledger, source, run), dose, tokens, fired_at in zip(self._entries, *sums, strict=True):
+            ledger.note(source, run, dose, tokens, fired_at)
+        self._dose.zero_()
+        self._tokens.zero_()
+        self._fired.fill_(NEVER)

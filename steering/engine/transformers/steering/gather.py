@@ -1,0 +1,105 @@
+"""Rows of many requests side by side: which tokens of a pass they are, and their directions without a copy per token."""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import TypeAlias
+
+import torch
+
+from steering.shapes import Float, Int, Tensor
+
+CHUNK_NUMBERS = 1 << 22
+"""float32 numbers of directions that are worked on at once (16 MB): a pass needs no more, however long it is."""
+
+Index: TypeAlias = slice | Int[Tensor, "row"]
+"""Rows of a tensor: a slice where they are neighbours, which costs no copy."""
+
+
+def index_of(ranges: Sequence[range], device: torch.device) -> Index:
+    """Returns the index of the rows of several ranges, in the order given."""
+    if all(one.stop == other.start for one, other in pairwise(ranges)):
+        return slice(ranges[0].start, ranges[-1].stop) if ranges else slice(0, 0)
+    return torch.tensor([row for one in ranges for row in one], device=device)
+
+
+def take(values: Tensor, index: Index) -> Tensor:
+    """The rows of an index: a view for a slice."""
+    return values[index] if isinstance(index, slice) else values.index_select(0, index)
+
+
+def put(values: Tensor, index: Index, rows: Tensor) -> Tensor:
+    """Returns `values` with other rows at an index. `values` is not changed."""
+    if not isinstance(index, slice):
+        return values.index_copy(0, index, rows)
+    if rows.shape[0] == values.shape[0]:
+        return rows
+    changed = values.clone()
+    changed[index] = rows
+    return changed
+
+
+class Spread:
+    """Gives each token the entry of the member it belongs to. counts: tokens of each member, which are neighbours.
+    one_each: every member has one token, so that a table of members is one of tokens already."""
+
+    def __init__(self, counts: Sequence[int], device: torch.device) -> None:
+        self.counts, self._device = counts, device
+        self.tokens = sum(counts)
+        self.one_each = all(count == 1 for count in counts)
+        self._members: Int[Tensor, token] | None = None
+
+    @property
+    def members(self) -> Int[Tensor, "token"]:
+        """The member of each token."""
+        if self._members is None:
+            counts = torch.tensor(self.counts, device=self._device)
+            self._members = torch.repeat_interleave(counts, output_size=self.tokens)
+        return self._members
+
+    def of(self, table: Tensor) -> Tensor:
+        """table (member, ...) -> (token, ...)."""
+        if self.one_each:
+            return table
+        if len(self.counts) == 1:
+            return table.expand(self.tokens, *table.shape[1:])
+        return table.index_select(0, self.members)
+
+
+class DirectionTable:
+    """The directions (..., d_model) of each member, each distinct tensor held once, and gathered a chunk at a time."""
+
+    def __init__(self, directions: Sequence[Float[Tensor, "..."]], spread: Spread, device: torch.device) -> None:
+        distinct: dict[int, int] = {}
+        entries = [distinct.setdefault(id(one), len(distinct)) for one in directions]
+        by_id = {id(one): one for one in directions}
+        self._table = torch.stack([by_id[key] for key in distinct]).to(device)
+        self._chunks = list(_chunks(entries, spread.counts, max(1, CHUNK_NUMBERS // self._table[0].numel()), device))
+
+    def chunks(self) -> Iterator[tuple[slice, Float[Tensor, "token ..."]]]:
+        """(tokens, their directions), until all tokens had theirs."""
+        for tokens, entry in self._chunks:
+            if isinstance(entry, int):
+                yield tokens, self._table[entry].expand(tokens.stop - tokens.start, *self._table.shape[1:])
+            else:
+                yield tokens, take(self._table, entry)
+
+
+def _chunks(
+    entries: Sequence[int], counts: Sequence[int], limit: int, device: torch.device
+) -> Iterator[tuple[slice, Index | int]]:
+    """Cuts the tokens into pieces of at most `limit`; with each the table entries of its tokens, or the one of all."""
+    pending: list[int] = []
+    start = 0
+    for entry, count in zip(entries, counts, strict=True):
+        pending += [entry] * count
+        while len(pending) >= limit:
+            yield slice(start, start + limit), _entry(pending[:limit], device)
+            start, pending = start + limit, pending[limit:]
+    if pending:
+        yield slice(start, start + len(pending)), _entry(pending, device)
+
+
+def _entry(entries: Sequence[int], device: torch.device) -> Index | int:
+    if len(set(entries)) == 1:
+        return entries[0]
+    return index_of([range(entry, entry + 1) for entry in entries], device)

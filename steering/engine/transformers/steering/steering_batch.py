@@ -1,0 +1,195 @@
+"""SteeringBatch: everything that steers one pass: prepared on the host, applied at each layer on the device.
+
+At a layer, conditions are read first; then the static adds are added, then the operations of each plan in their order;
+then the dose guard of a request bounds what all of them changed together. Doses are summed per layer and token or per
+operation, and moved to the ledgers of the requests afterwards.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from steering.engine.transformers.batch import Batch
+from steering.engine.transformers.segment import Segment
+from steering.engine.transformers.sequence import Sequence as Row
+from steering.engine.transformers.steering.bank import SteeringBank, norms_of
+from steering.engine.transformers.steering.conditions import ConditionEvaluator
+from steering.engine.transformers.steering.dose import DoseSums
+from steering.engine.transformers.steering.stacked import OperationStack, members_of
+from steering.engine.transformers.steering.token_sums import DoseLimit, TokenSums
+from steering.shapes import Float, Int, Residual, Tensor
+
+
+class SegmentSteering:
+    """The conditions and operations of some segments of a pass: of all decode tokens, or of all pieces of prompts."""
+
+    def __init__(self, segments: Sequence[Segment], bank: SteeringBank, device: torch.device) -> None:
+        self.conditions = ConditionEvaluator(segments, bank, device)
+        self._members = members_of(segments)
+        self._decode, self._device = all(segment.decodes for segment in segments), device
+        self._stacks = {layer: self._build(layer) for layer in self._members} if self._decode else {}
+        self._sums: list[DoseSums] = [stack.sums for stacks in self._stacks.values() for stack in stacks]
+        self.layers = frozenset(self._members) | self.conditions.layers
+
+    def _build(self, layer: int) -> list[OperationStack]:
+        return [OperationStack(members, self._device) for members in self._members[layer]]
+
+    def begin(self) -> None:
+        """Before each pass."""
+        self.conditions.begin()
+        for stacks in self._stacks.values():
+            for stack in stacks:
+                stack.begin()
+
+    def stacks(self, layer: int) -> Iterator[OperationStack]:
+        """The operations of a layer. Those of prompts are built here and kept nowhere: the memory of one layer is free
+        for the next."""
+        if self._decode:
+            yield from self._stacks.get(layer, ())
+        elif layer in self._members:
+            for stack in self._build(layer):
+                stack.begin()
+                self._sums.append(stack.sums)
+                yield stack
+
+    def collect(self) -> None:
+        """Moves the doses to the ledgers."""
+        for sums in self._sums:
+            sums.collect()
+
+
+class SteeringBatch:
+    """Steers the tokens of one batch.
+
+    static_layers: where static adds act; row_indices: each token's row of them. call_layers: where more than static adds
+    acts, so that `apply` must be called. layers: both. static_sums: (layer, token), to which a pass that adds the static
+    adds by itself (not through `apply`) adds the 1 / |r| it finds.
+    """
+
+    def __init__(
+        self, batch: Batch, parts: Sequence[SegmentSteering], bank: SteeringBank, layer_count: int, device: torch.device
+    ) -> None:
+        self.parts, self._bank = parts, bank
+        self.static_layers = bank.layers_of(tuple(segment.sequence.row for segment in batch.segments))
+        self._sums = TokenSums(batch.segments, batch.tokens, layer_count, device)
+        self._limit = DoseLimit.of(batch.segments, batch.tokens, device)
+        self.call_layers = frozenset().union(*(part.layers for part in parts))
+        if self._limit is not None:
+            self.call_layers |= self._limit.layers
+        self.layers = self.static_layers | self.call_layers
+        self._segments, self._tokens = batch.segments, batch.tokens
+        self._layout: int | None = None
+        self.row_indices: Int[Tensor, token] = torch.zeros(batch.tokens, dtype=torch.int64, device=device)
+
+    @property
+    def static_sums(self) -> Float[Tensor, "layer token"]:
+        """See the class."""
+        return self._sums.static
+
+    def begin(self) -> None:
+        """Before each pass, on the host."""
+        if self.static_layers and self._layout != self._bank.layout:
+            self._layout = self._bank.layout
+            self.row_indices = self._bank.row_indices(self._segments, self._tokens)
+        self._sums.passes += 1
+        if self._limit is not None:
+            self._limit.begin()
+        for part in self.parts:
+            part.begin()
+
+    def apply(self, layer: int, residual: Residual, batch: Batch) -> Residual:
+        """residual (token, d_model) float32 as it arrives at the layer -> as it leaves."""
+        arriving, inverse = residual, None
+        for part in self.parts:
+            part.conditions.read(layer, residual)
+        if layer in self.static_layers:
+            inverse = norms_of(residual).reciprocal()
+            residual = residual + self._bank.rows_at(layer, self.row_indices)
+        applied = []
+        for part in self.parts:
+            for stack in part.stacks(layer):
+                residual, done = stack.apply(residual, part.conditions.verdicts)
+                applied.append((stack, done))
+        factor = None
+        if self._limit is not None and layer in self._limit.layers:
+            residual, factor = self._limit.apply(arriving, residual)
+            self._sums.add_clamped(layer, factor)
+        for stack, done in applied:
+            stack.note(done, factor, batch.positions)
+        if inverse is not None:
+            self._sums.static[layer] += inverse if factor is None else inverse * factor
+        if layer in self._sums.whole_layers:
+            self._sums.add_whole(layer, arriving, residual)
+        return residual
+
+    def finish(self) -> None:
+        """After each pass: what was decided stays with the requests."""
+        for part in self.parts:
+            part.conditions.finish()
+
+    def collect(self) -> None:
+        """Moves the doses of the passes so far to the ledgers, but for those of `parts`."""
+        self._sums.collect()
+
+
+class SteeringRunner:
+    """Steers the passes of one engine: rows of the bank, one SteeringBatch for each pass, and the ledgers' sums.
+
+    The stacks of decode tokens are built once and serve every pass with the same requests at the same flat tokens.
+    """
+
+    def __init__(self, layer_count: int, d_model: int, device: torch.device) -> None:
+        self.bank = SteeringBank(layer_count, d_model, device)
+        self._layer_count, self._device = layer_count, device
+        self._key: tuple[tuple[int, int], ...] = ()
+        self._decode: SegmentSteering | None = None
+        self._kept: SteeringBatch | None = None
+        self._kept_tokens = 0
+
+    def admit(self, sequence: Row) -> None:
+        """Gives a request its row."""
+        sequence.row = self.bank.allocate(sequence.plan)
+
+    def release(self, sequence: Row) -> None:
+        """Completes a request's ledger and takes its row back."""
+        self.flush()
+        self.bank.release(sequence.row)
+        sequence.row = 0
+
+    def flush(self) -> None:
+        """Moves all sums to the ledgers and drops the stacks of decode tokens."""
+        if self._kept is not None:
+            self._kept.collect()
+        if self._decode is not None:
+            self._decode.collect()
+        self._decode, self._kept, self._key = None, None, ()
+
+    def prepare(self, batch: Batch) -> SteeringBatch:
+        """Returns what steers a batch, ready to begin."""
+        decode = [segment for segment in batch.segments if segment.decodes]
+        prompts = [segment for segment in batch.segments if not segment.decodes]
+        key = tuple((segment.sequence.id, segment.start) for segment in decode)
+        if decode and key != self._key:
+            self.flush()
+            self._decode, self._key = SegmentSteering(decode, self.bank, self._device), key
+        parts = [self._decode] if decode and self._decode is not None else []
+        if prompts:
+            parts.append(SegmentSteering(prompts, self.bank, self._device))
+            return self._batch(batch, parts)
+        if self._kept is None or self._kept_tokens != batch.tokens:
+            if self._kept is not None:
+                self._kept.collect()
+            self._kept, self._kept_tokens = self._batch(batch, parts), batch.tokens
+        return self._kept
+
+    def _batch(self, batch: Batch, parts: Sequence[SegmentSteering]) -> SteeringBatch:
+        return SteeringBatch(batch, parts, self.bank, self._layer_count, self._device)
+
+    def finish(self, steering: SteeringBatch) -> None:
+        """After a pass: keeps decisions, and moves the doses of prompts, which block sharing and answers need at once."""
+        steering.finish()
+        if steering is not self._kept:
+            steering.collect()
+            for part in steering.parts:
+                if part is not self._decode:
+                    part.collect()

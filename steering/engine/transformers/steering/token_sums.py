@@ -1,0 +1,113 @@
+"""What is summed and bounded per token of a pass, whichever operations changed it: static adds, whole changes, the guard."""
+
+from collections.abc import Sequence
+
+import torch
+
+from steering.engine.transformers.segment import Segment
+from steering.engine.transformers.steering.bank import norms_of
+from steering.engine.transformers.steering.dose import CLAMPED, STATIC, WHOLE
+from steering.engine.transformers.steering.gather import Spread, index_of
+from steering.plan.types import SteeringPlan
+from steering.shapes import Float, Residual, Tensor
+
+
+class TokenSums:
+    """Sums by layer and token over one pass, or over many with the same segments.
+
+    static: 1 / |r| as the static adds found it. whole_layers: where several sources act on one request, so that what
+    they changed together is measured.
+    """
+
+    def __init__(self, segments: Sequence[Segment], tokens: int, layer_count: int, device: torch.device) -> None:
+        self._steered = [segment for segment in segments if not segment.sequence.plan.empty]
+        self._device = device
+        plans = {id(segment.sequence.plan): segment.sequence.plan for segment in self._steered}.values()
+        self.whole_layers = frozenset(layer for plan in plans for layer in plan.layers if _sources(plan, layer) > 1)
+        self.passes = 0
+        self.static = torch.zeros(layer_count, tokens, device=device)
+        self._whole = torch.zeros(2, layer_count if self.whole_layers else 0, tokens, device=device)
+        bounded = any(plan.dose_bound is not None for plan in plans)
+        self._clamped = torch.zeros(layer_count if bounded else 0, tokens, device=device)
+
+    def add_whole(self, layer: int, arriving: Residual, leaving: Residual) -> None:
+        """Adds |r' - r| / |r| of each token, and counts those that changed."""
+        dose = torch.linalg.vector_norm(leaving - arriving, dim=-1) / norms_of(arriving)
+        self._whole[0, layer] += dose
+        self._whole[1, layer] += dose > 0.0
+
+    def add_clamped(self, layer: int, factor: Float[Tensor, "token"]) -> None:
+        """Counts the tokens at which the guard left less than the whole change."""
+        self._clamped[layer] += factor < 1.0
+
+    def collect(self) -> None:
+        """Moves the sums to the ledgers, and starts again from zero."""
+        if not self._steered:
+            return
+        runs = [(s, run) for s in self._steered for run in s.sequence.dose.runs(s.first, s.length)]
+        spread = Spread([run.length for _, run in runs], self._device)
+        tokens = index_of([range(s.start, s.end) for s in self._steered], self._device)
+
+        def by_run(values: Float[Tensor, "layer token"]) -> list[list[float]]:
+            sums = values.new_zeros(values.shape[0], len(runs))
+            found: list[list[float]] = sums.index_add_(1, spread.members, values[:, tokens]).tolist()
+            values.zero_()
+            return found
+
+        static, doses, counts = by_run(self.static), by_run(self._whole[0]), by_run(self._whole[1])
+        clamped = by_run(self._clamped)
+        for number, (segment, run) in enumerate(runs):
+            plan, ledger = segment.sequence.plan, segment.sequence.dose
+            for layer, steering in plan.layers.items():
+                if steering.static_adds:
+                    first = int(run.phase) - 1
+                    ledger.note((layer, STATIC), run, static[layer][number], run.length * self.passes, first)
+                if layer in self.whole_layers:
+                    ledger.note((layer, WHOLE), run, doses[layer][number], counts[layer][number])
+                if plan.dose_bound is not None:
+                    ledger.note((layer, CLAMPED), run, 0.0, clamped[layer][number])
+        self.passes = 0
+
+
+def _sources(plan: SteeringPlan, layer: int) -> int:
+    steering = plan.layers[layer]
+    return len(steering.calls) + (1 if steering.static_adds else 0)
+
+
+class DoseLimit:
+    """Bounds the relative dose of each token, summed over the layers, by scaling the change down where it would exceed.
+
+    The change at a layer is that of all interventions together. Earlier layers come first: a later layer has what they
+    left of the bound.
+    """
+
+    def __init__(self, bounds: Float[Tensor, "token"], layers: frozenset[int]) -> None:
+        self._bounds, self.layers = bounds, layers
+        self._left = bounds
+
+    @classmethod
+    def of(cls, segments: Sequence[Segment], tokens: int, device: torch.device) -> "DoseLimit | None":
+        """The limit of a pass; None where no request's dose is bounded."""
+        bounded = [(s, s.sequence.plan.dose_bound) for s in segments if s.sequence.plan.dose_bound is not None]
+        if not bounded:
+            return None
+        bounds = torch.full((tokens,), torch.inf)
+        for segment, bound in bounded:
+            assert bound is not None
+            bounds[segment.start : segment.end] = bound
+        layers = frozenset().union(*(segment.sequence.plan.layers for segment, _ in bounded))
+        return cls(bounds.to(device), layers)
+
+    def begin(self) -> None:
+        """Before each pass: no token has used any of its bound."""
+        self._left = self._bounds
+
+    def apply(self, arriving: Residual, leaving: Residual) -> tuple[Residual, Float[Tensor, "token"]]:
+        """Returns the residual within the bounds, and the share of each token's change that was left."""
+        change = leaving - arriving
+        dose = torch.linalg.vector_norm(change, dim=-1) / norms_of(arriving)
+        factor = torch.where(dose > self._left, self._left / dose.clamp_min(1e-12), 1.0)
+        self._left = self._left - dose * factor
+        self._left = self._left.clamp_min(0.0)
+        scaled = arriving + factor[:, None] * change
+        return torch.where((factor < 1.0)[:, None], scaled, leaving), factor

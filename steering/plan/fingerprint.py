@@ -1,0 +1,97 @@
+"""Digests of a plan's content: what is equal under one digest computes equal numbers on one model."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from steering.plan.order import acts_on_prompt, adds_to_prompt
+from steering.plan.types import ConditionTree, Intervention, LayerSteering, OperationCall, Phase, ResolvedThreshold
+from steering.shapes import Tensor
+
+
+class Fingerprints:
+    """Digests one plan. Thresholds and directions are hashed once, however many interventions refer to them."""
+
+    def __init__(
+        self,
+        interventions: Sequence[Intervention],
+        layers: Mapping[int, LayerSteering],
+        thresholds: Sequence[ResolvedThreshold],
+        model: str,
+    ) -> None:
+        self._interventions, self._layers, self._thresholds = interventions, layers, thresholds
+        self._model = model
+        self._tests = [_sha256(_threshold(threshold)) for threshold in thresholds]
+        self._calls = {
+            layer: [(call, self._call(layer, call)) for call in steering.calls] for layer, steering in layers.items()
+        }
+
+    def whole(self) -> str:
+        """Digest of all that the plan does; empty for a plan that does nothing."""
+        if not self._layers:
+            return ""
+        content = {
+            str(layer): [
+                None if steering.static_sum is None else _digest(steering.static_sum),
+                [description for _, description in self._calls[layer]],
+            ]
+            for layer, steering in self._layers.items()
+        }
+        return _sha256([self._model, content])
+
+    def prompt(self) -> tuple[str, bool]:
+        """(digest of what acts on prompt positions before the last, whether KV may be shared under it).
+
+        Empty when nothing acts there: such requests share prompt KV with unsteered ones. Windows that count from the
+        prompt's end and conditions that carry state from position to position are not shareable.
+        """
+        content: dict[str, list[object]] = {}
+        reusable = not any(threshold.until is not None for threshold in self._thresholds)
+        for layer, steering in self._layers.items():
+            static = steering.static_sum if adds_to_prompt(self._interventions, steering) else None
+            acting = [pair for pair in self._calls[layer] if acts_on_prompt(self._first(pair[0]), self._thresholds)]
+            if acting or static is not None:
+                row = None if static is None else _digest(static[Phase.PROMPT])
+                content[str(layer)] = [row, [description for _, description in acting]]
+            for call, _ in acting:
+                scope = self._first(call).scope
+                reusable = reusable and min(scope.start or 0, scope.end or 0) >= 0
+        return (_sha256([self._model, content]) if content else ""), reusable
+
+    def _first(self, call: OperationCall) -> Intervention:
+        return self._interventions[call.interventions[0]]
+
+    def _call(self, layer: int, call: OperationCall) -> list[object]:
+        one = self._first(call)
+        return [
+            one.operation,
+            _digest(call.directions),
+            [repr(value) for value in one.parameters[layer]],
+            one.relative,
+            one.scope.model_dump(),
+            one.schedule.model_dump(),
+            self._tree(one.condition),
+        ]
+
+    def _tree(self, tree: ConditionTree | None) -> object:
+        """The content of a condition, whatever the numbers of its thresholds in this plan."""
+        if tree is None:
+            return None
+        if tree.kind == "threshold":
+            return self._tests[tree.threshold]
+        return [tree.kind, *(self._tree(child) for child in tree.children)]
+
+
+def _threshold(one: ResolvedThreshold) -> list[object]:
+    direction = _digest(one.direction)
+    return [one.score, one.layer, direction, repr(one.parameters), one.above, one.bound, one.until, one.at]
+
+
+def _digest(values: Tensor) -> str:
+    return hashlib.sha256(values.to(torch.float32).contiguous().numpy().tobytes()).hexdigest()
+
+
+def _sha256(description: object) -> str:
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
