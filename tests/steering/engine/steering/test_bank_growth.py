@@ -46,7 +46,7 @@ async def logits_of(
     return found
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(12))
 async def test_decisions_outlive_the_growth_of_their_tables(
     seed: int, tiny_model: PreTrainedModel, hf_byte_tokenizer: PreTrainedTokenizerFast
 ) -> None:
