@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
+from app.cli.output.terminal import console
 from app.cli.serve import settings_of
-from app.cli.terminal import console
 
 database = typer.Typer(no_args_is_help=True, help="The database's schema: current, upgrade.")
 

@@ -15,8 +15,8 @@ from typing import Annotated
 import typer
 from rich.status import Status
 
-from app.cli.tables import card_lines, comparison_table
-from app.cli.terminal import console, shown
+from app.cli.output.tables import card_lines, comparison_table
+from app.cli.output.terminal import console, shown
 from steering.client import ApiError, Client
 
 PROMPTS = ("What was the train journey like?", "How is your new apartment?")

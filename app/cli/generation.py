@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli.tables import applied_lines, comparison_table
-from app.cli.terminal import (
+from app.cli.output.tables import applied_lines, comparison_table
+from app.cli.output.terminal import (
     LOCAL,
     AsJson,
     Key,

@@ -8,9 +8,9 @@ import typer
 from app.cli.database import database
 from app.cli.demo import demo
 from app.cli.generation import compare, generate, sweep
+from app.cli.output.terminal import shown, stderr
 from app.cli.reading import evaluate, lens, readout
 from app.cli.serve import serve
-from app.cli.terminal import shown, stderr
 from app.cli.vectors import extract, vectors
 from steering.client import ApiError
 from steering.errors import SteeringError

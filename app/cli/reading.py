@@ -7,11 +7,11 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter
 
-from app.cli.evaluation_tables import dose_table, judge_table, result_lines, sweep_table
 from app.cli.generation import Layers, Prompt, Raw, Steer, Steering, System, prompt_fields
-from app.cli.job_progress import follow
-from app.cli.tables import lens_table, readout_table
-from app.cli.terminal import (
+from app.cli.output.evaluation_tables import dose_table, judge_table, result_lines, sweep_table
+from app.cli.output.job_progress import follow
+from app.cli.output.tables import lens_table, readout_table
+from app.cli.output.terminal import (
     LOCAL,
     AsJson,
     Key,

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from app.cli.terminal import shown, stderr
+from app.cli.output.terminal import shown, stderr
 from app.openmp import set_openmp_spin_count
 from app.settings import Settings
 

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli.gguf_import import read_control_vector
-from app.cli.job_progress import follow
-from app.cli.tables import card_lines, card_table, vectors_table
-from app.cli.terminal import LOCAL, AsJson, Key, Url, client_of, console, layers_of, print_json, shown, stderr
-from app.cli.vector_sources import GivenDirections, decoder_row, json_directions
+from app.cli.formats.gguf_import import read_control_vector
+from app.cli.formats.vector_sources import GivenDirections, decoder_row, json_directions
+from app.cli.output.job_progress import follow
+from app.cli.output.tables import card_lines, card_table, vectors_table
+from app.cli.output.terminal import LOCAL, AsJson, Key, Url, client_of, console, layers_of, print_json, shown, stderr
 from steering.client import Client
 from steering.concepts.loader import read_pairs
 from steering.pairs import PairSet

@@ -2,5 +2,6 @@
 
 from steering.client.calls.errors import ApiError
 from steering.client.client import AsyncClient, Client
+from steering.client.retries import NO_RETRIES, Retries
 
-__all__ = ["ApiError", "AsyncClient", "Client"]
+__all__ = ["NO_RETRIES", "ApiError", "AsyncClient", "Client", "Retries"]

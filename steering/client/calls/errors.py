@@ -8,13 +8,16 @@ from typing import Any
 import httpx2
 from pydantic import ValidationError
 
+RETRIED_STATUSES = frozenset({408, 429, 502, 503, 504})
+
 
 class ApiError(Exception):
     """Raised when the server rejects a request, fails, or cannot be reached.
 
     status: HTTP status, 0 without a response. code: one of docs/api.md, or `connection_failed`, `stream_cut` or
     `unreadable_answer`, which the client sets itself. param: the field concerned. request_id: identifies the request in
-    the server's log. retry_after: seconds to wait before another attempt.
+    the server's log. retry_after: seconds to wait before another attempt. retryable: whether the same request may succeed
+    later; true for statuses that pass and for refused connections, unless the server sends `x-should-retry: false`.
     """
 
     def __init__(
@@ -26,10 +29,11 @@ class ApiError(Exception):
         param: str | None = None,
         request_id: str | None = None,
         retry_after: float | None = None,
+        retryable: bool = False,
     ) -> None:
         super().__init__(message)
         self.message, self.status, self.code, self.param = message, status, code, param
-        self.request_id, self.retry_after = request_id, retry_after
+        self.request_id, self.retry_after, self.retryable = request_id, retry_after, retryable
 
     def __str__(self) -> str:
         parts = [str(self.status) if self.status else "no response", self.code]
@@ -54,6 +58,7 @@ def response_error(response: httpx2.Response) -> ApiError:
         param=param,
         request_id=response.headers.get("x-request-id"),
         retry_after=_seconds(response.headers.get("retry-after")),
+        retryable=response.status_code in RETRIED_STATUSES and response.headers.get("x-should-retry") != "false",
     )
 
 
@@ -86,7 +91,10 @@ def api_errors() -> Iterator[None]:
         yield
     except httpx2.HTTPError as error:
         reason = str(error) or type(error).__name__
-        raise ApiError(f"the server could not be reached: {reason}", code="connection_failed") from error
+        refused = isinstance(error, httpx2.ConnectError)  # the request was not sent, so repeating it is safe
+        raise ApiError(
+            f"the server could not be reached: {reason}", code="connection_failed", retryable=refused
+        ) from error
     except (ValidationError, json.JSONDecodeError, LookupError) as error:
         raise ApiError(f"the server's answer cannot be read: {error}", code="unreadable_answer") from error
 

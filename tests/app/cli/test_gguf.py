@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 
-from app.cli.gguf_import import read_control_vector
+from app.cli.formats.gguf_import import read_control_vector
 from app.services import gguf_export as control_vector
 from steering.errors import InvalidRequest
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from app.cli.terminal import stderr
+from app.cli.output.terminal import stderr
 from steering.client import ApiError, Client
 from steering.schemas.jobs import JobAnswer
 

@@ -29,7 +29,7 @@ def read_control_vector(path: Path, timeout: float = TIMEOUT_SECONDS) -> dict[st
     """Returns the directions by layer. The length of a direction is its natural scale. Raises InvalidRequest."""
     try:
         child = subprocess.run(  # noqa: S603 - this module, and a path that is only opened
-            [sys.executable, "-P", "-m", "app.cli.gguf_import", str(path)],
+            [sys.executable, "-P", "-m", "app.cli.formats.gguf_import", str(path)],
             capture_output=True,
             timeout=timeout,
             check=False,

@@ -3,8 +3,8 @@
 from rich.table import Table
 from rich.text import Text
 
-from app.cli.tables import numeric_table
-from app.cli.terminal import shown
+from app.cli.output.tables import numeric_table
+from app.cli.output.terminal import shown
 from steering.schemas.comparison import EstimateAnswer
 from steering.schemas.evaluation import DoseResponseAnswer, JudgementAnswer, LayerSweepAnswer
 

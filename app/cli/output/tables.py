@@ -6,7 +6,7 @@ from math import exp
 from rich.table import Table
 from rich.text import Text
 
-from app.cli.terminal import shown
+from app.cli.output.terminal import shown
 from steering.schemas.analysis import LogitLensAnswer, PredictionAnswer, ReadoutAnswer
 from steering.schemas.comparison import ArmAnswer, CompareAnswer
 from steering.schemas.steering import AppliedSteering

@@ -1,0 +1,48 @@
+"""Converts calls to HTTP requests, and responses and events to models. Shared by both clients."""
+
+import json
+from typing import Any, TypeVar
+
+import httpx2
+from pydantic import BaseModel
+
+from steering.client.calls.base import Call, StreamCall
+from steering.client.calls.errors import event_error, response_error
+
+T = TypeVar("T")
+E = TypeVar("E", bound=BaseModel)
+
+
+def request_arguments(base: str, headers: dict[str, str], call: Call[T] | StreamCall[E]) -> dict[str, Any]:
+    """Returns the arguments of `httpx2.Client.request` and `stream`."""
+    content = call.content if isinstance(call, Call) else None
+    query = call.query if isinstance(call, Call) else {}
+    return {
+        "method": call.method,
+        "url": base + call.path,
+        "params": {name: str(value).lower() if isinstance(value, bool) else value for name, value in query.items()},
+        "json": call.body,
+        "content": content,
+        "headers": headers if content is None else {**headers, "Content-Type": "application/octet-stream"},
+    }
+
+
+def auth_headers(api_key: str | None) -> dict[str, str]:
+    return {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+
+
+def parse_response(call: Call[T], response: httpx2.Response) -> T:
+    if response.is_error:
+        raise response_error(response)
+    return call.read(response.content)
+
+
+def parse_event(call: StreamCall[E], event: httpx2.ServerSentEvent, response: httpx2.Response) -> E | None:
+    """Returns the parsed event, or None for an event that this version does not know.
+
+    Raises ApiError for an `error` event, except for one that ends a single arm of a comparison.
+    """
+    model = call.models.get(event.event)
+    if event.event == "error" and (model is None or "arm" not in json.loads(event.data)):
+        raise event_error(event.data, response)
+    return None if model is None else model.model_validate_json(event.data)
