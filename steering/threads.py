@@ -1,14 +1,15 @@
-"""Threads that end: for work beside the engine, whose own thread must stay the only one that keeps helpers of its own.
+"""Runs blocking work in threads that end with it, so that only the engine's thread keeps an OpenMP pool.
 
-OpenMP (libgomp, inside torch) keeps a pool of helper threads for every thread that ever ran a parallel operation. As soon
+OpenMP (libgomp, inside torch) keeps a pool of worker threads for every thread that ever ran a parallel operation. As soon
 as all pools together have more threads than there are processors, every pool sleeps at each barrier instead of spinning:
-a decode step of many small operations then takes four times as long (measured on two cores: 88 ms against 21). A thread
-that ends takes its pool with it; one that lives on, as an event loop's does, can forgo a pool.
+a decode step of many small operations then takes four times as long (measured on two cores: 88 ms against 21). The pool
+of a thread that ends is freed; a thread that lives on, such as the event loop's, can do without one.
 """
 
 import asyncio
 import contextvars
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
@@ -17,49 +18,88 @@ import torch
 
 T = TypeVar("T")
 P = ParamSpec("P")
+MAX_THREADS = 16
+"""Threads of `run_in_thread` at a time; more would only compete for the processors. Further work waits for a thread."""
 
 
 class ThreadPerTaskExecutor(ThreadPoolExecutor):
-    """An executor whose every task has a thread of its own, which ends with it."""
+    """Runs each task in a new thread, at most `max_threads` at a time. A subclass because event loops demand one."""
+
+    def __init__(self, max_threads: int = MAX_THREADS) -> None:
+        super().__init__(max_workers=max_threads)
+        self._max_threads = max_threads
+        self._running = 0
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._lock = threading.Lock()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
-        """Starts at once."""
+        """Starts a thread for the task, or queues it while all threads are in use."""
         future: Future[T] = Future()
 
         def run() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
             try:
-                result = fn(*args, **kwargs)
-            except BaseException as error:
-                future.set_exception(error)
-            else:
-                future.set_result(result)
+                if future.set_running_or_notify_cancel():
+                    _settle(future, lambda: fn(*args, **kwargs))
+            finally:
+                self._start_next()
 
-        threading.Thread(target=run, name="passing", daemon=True).start()
+        with self._lock:
+            if self._running >= self._max_threads:
+                self._waiting.append(run)
+                return future
+            self._running += 1
+        _start(run)
         return future
+
+    def _start_next(self) -> None:
+        """Passes the place of a thread that ends to the task that waits longest."""
+        with self._lock:
+            if not self._waiting:
+                self._running -= 1
+                return
+            run = self._waiting.popleft()
+        _start(run)
+
+
+_executor = ThreadPerTaskExecutor()
 
 
 def call_in_thread(work: Callable[[], T]) -> T:
-    """The result of work that ran in a thread of its own; the caller waits."""
-    executor: Any = ThreadPerTaskExecutor(max_workers=1)
-    result: T = executor.submit(work).result()
-    return result
+    """Runs work in a new thread and waits for its result."""
+    future: Future[T] = Future()
+    _start(lambda: _settle(future, work))
+    return future.result()
 
 
 async def run_in_thread(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """As `asyncio.to_thread`, in a thread that ends: those of an event loop's own executor live on and keep their helpers."""
+    """Runs blocking work in a new thread and awaits its result, as `asyncio.to_thread` does in a thread that stays.
+
+    The thread does not keep the process alive. Cancelling the caller does not stop work that has begun.
+    """
     context = contextvars.copy_context()
-    return await asyncio.get_running_loop().run_in_executor(
-        ThreadPerTaskExecutor(max_workers=1), lambda: context.run(work, *args, **kwargs)
-    )
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_executor, lambda: context.run(work, *args, **kwargs))
 
 
 def disable_intra_op_threads() -> None:
-    """From here on the calling thread runs parallel operations alone. Other threads keep as many helpers as they had.
+    """Makes the calling thread run parallel operations by itself. Other threads keep as many OpenMP threads as they had.
 
-    The number of threads is a thread's own in OpenMP; torch hands the number that was set last to threads that begin.
+    In OpenMP the number of threads is set for each thread; torch passes the number set last to threads that start later.
     """
     count = torch.get_num_threads()
     torch.set_num_threads(1)
     call_in_thread(lambda: torch.set_num_threads(count))
+
+
+def _start(run: Callable[[], None]) -> None:
+    threading.Thread(target=run, name="task", daemon=True).start()
+
+
+def _settle(future: "Future[Any]", work: Callable[[], Any]) -> None:
+    """Gives the future the result of the work, or its error."""
+    try:
+        result = work()
+    except BaseException as error:
+        future.set_exception(error)
+    else:
+        future.set_result(result)

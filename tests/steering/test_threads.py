@@ -1,4 +1,4 @@
-"""Work beside the engine runs in threads that end."""
+"""Blocking work runs in threads that end with it, a bounded number at a time."""
 
 import asyncio
 import contextvars
@@ -35,7 +35,27 @@ async def test_every_task_has_a_thread_that_ends() -> None:
     assert_ended({*threads, *(set(threading.enumerate()) - before)})
 
 
-async def test_beside_an_event_loop_work_keeps_its_context_and_leaves_no_thread() -> None:
+async def test_no_more_threads_run_than_may_and_waiting_work_follows() -> None:
+    executor, lock, counts = ThreadPerTaskExecutor(max_threads=3), threading.Lock(), [0, 0]
+    release = threading.Event()
+
+    def work(number: int) -> int:
+        with lock:
+            counts[0] += 1
+            counts[1] = max(counts)
+        release.wait(60)
+        with lock:
+            counts[0] -= 1
+        return number
+
+    futures = [executor.submit(work, number) for number in range(10)]
+    assert futures[9].cancel()
+    release.set()
+    assert [future.result(60) for future in futures[:9]] == list(range(9))
+    assert 1 <= counts[1] <= 3
+
+
+async def test_with_an_event_loop_work_keeps_its_context_and_leaves_no_thread() -> None:
     """Whatever executor the loop has: nothing was set here."""
     named = contextvars.ContextVar("named", default="nobody")
     named.set("somebody")
