@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Literal, TypeAlias, TypedDict, Unpack
 
 from steering.client.calls.base import Call, Chat, JsonObject, Steering, Text, json_fields, parsed
-from steering.schemas.analysis import LatentSpaceAnswer, LogitLensAnswer, ReadoutAnswer
-from steering.schemas.evaluation import DoseResponseAnswer, LayerSweepAnswer
+from steering.client.results import DoseResponse, LatentMap, LayerSweep, Readout
+from steering.schemas.analysis import LogitLensAnswer
 from steering.schemas.jobs import JobAnswer
 
 Layers: TypeAlias = str | Sequence[int] | JsonObject
@@ -56,15 +56,15 @@ def readout(
     vectors: Sequence[str],
     messages: Chat | None = None,
     layers: Layers | None = None,
-) -> Call[ReadoutAnswer]:
+) -> Call[Readout]:
     """Measures each vector at every token of texts, or of one conversation (`messages`)."""
     body = json_fields(texts=texts, messages=messages, vectors=vectors, layers=layers)
-    return Call("POST", "/v1/readout", parsed(ReadoutAnswer), body)
+    return Call("POST", "/v1/readout", parsed(Readout), body)
 
 
-def latent_space(texts: Sequence[Text], **options: Unpack[MapOptions]) -> Call[LatentSpaceAnswer]:
+def latent_space(texts: Sequence[Text], **options: Unpack[MapOptions]) -> Call[LatentMap]:
     """Projects the activations of texts to two or three dimensions: one point per text and layer."""
-    return Call("POST", "/v1/latent-space", parsed(LatentSpaceAnswer), json_fields(texts=texts, **options))
+    return Call("POST", "/v1/latent-space", parsed(LatentMap), json_fields(texts=texts, **options))
 
 
 def logit_lens(
@@ -80,16 +80,16 @@ def logit_lens(
     return Call("POST", "/v1/logit-lens", parsed(LogitLensAnswer), body)
 
 
-def layer_sweep(vector: str, **options: Unpack[SweepOptions]) -> Call[LayerSweepAnswer]:
+def layer_sweep(vector: str, **options: Unpack[SweepOptions]) -> Call[LayerSweep]:
     """Finds the layer at which a vector changes text most before it breaks. Waits for the result."""
     body = json_fields(kind="layer_sweep", vector=vector, **options)
-    return Call("POST", "/v1/evaluations", parsed(LayerSweepAnswer), body, query={"wait": True})
+    return Call("POST", "/v1/evaluations", parsed(LayerSweep), body, query={"wait": True})
 
 
-def dose_response(vector: str, **options: Unpack[DoseOptions]) -> Call[DoseResponseAnswer]:
+def dose_response(vector: str, **options: Unpack[DoseOptions]) -> Call[DoseResponse]:
     """Measures effect and damage by strength. Waits for the result; `save` stores it on the vector's card."""
     body = json_fields(kind="dose_response", vector=vector, **options)
-    return Call("POST", "/v1/evaluations", parsed(DoseResponseAnswer), body, query={"wait": True})
+    return Call("POST", "/v1/evaluations", parsed(DoseResponse), body, query={"wait": True})
 
 
 def start_evaluation(

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict, Unpack
 
 from steering.client.calls.base import Call, Chat, Intervention, JsonObject, Steering, StreamCall, json_fields, parsed
-from steering.schemas.comparison import ArmErrorAnswer, ArmFields, CompareAnswer
+from steering.client.results import Comparison
+from steering.schemas.comparison import ArmErrorAnswer, ArmFields
 from steering.schemas.flags import FlagCondition
 from steering.schemas.generation import GenerateAnswer, TokenPiece
 from steering.schemas.replay import Record
@@ -64,9 +65,9 @@ def generate_stream(
 
 def compare(
     prompt: str | Sequence[int] | None = None, *, messages: Chat | None = None, **options: Unpack[CompareOptions]
-) -> Call[CompareAnswer]:
+) -> Call[Comparison]:
     """Generates from one prompt with several arms, one seed and one batch, and measures what steering changed."""
-    return Call("POST", "/v1/compare", parsed(CompareAnswer), _prompted(prompt, messages, options))
+    return Call("POST", "/v1/compare", parsed(Comparison), _prompted(prompt, messages, options))
 
 
 def replay(record: Record | JsonObject) -> Call[GenerateAnswer]:
@@ -77,12 +78,10 @@ def replay(record: Record | JsonObject) -> Call[GenerateAnswer]:
 
 def compare_stream(
     prompt: str | Sequence[int] | None = None, *, messages: Chat | None = None, **options: Unpack[CompareOptions]
-) -> StreamCall[TokenPiece | ArmErrorAnswer | CompareAnswer]:
+) -> StreamCall[TokenPiece | ArmErrorAnswer | Comparison]:
     """Streams a comparison. A TokenPiece names its arm, an ArmErrorAnswer ends one arm, the complete response is last."""
     body = {**_prompted(prompt, messages, options), "stream": True}
-    return StreamCall(
-        "POST", "/v1/compare", {"token": TokenPiece, "error": ArmErrorAnswer, "done": CompareAnswer}, body
-    )
+    return StreamCall("POST", "/v1/compare", {"token": TokenPiece, "error": ArmErrorAnswer, "done": Comparison}, body)
 
 
 def tokenize(

@@ -16,9 +16,10 @@ from steering.client.calls.base import (
     path_of,
     raw_body,
 )
+from steering.client.results import Vector
 from steering.schemas.extraction import Pair, Training, TraitDescription
 from steering.schemas.jobs import JobAnswer
-from steering.schemas.vectors import SimilarAnswer, Term, VectorAnswer, VectorExport, VectorPageAnswer
+from steering.schemas.vectors import SimilarAnswer, Term, VectorExport, VectorPageAnswer
 
 Directions: TypeAlias = dict[str, list[float]]
 
@@ -55,16 +56,16 @@ def register_vector(
     *,
     scale: Mapping[str, float] | None = None,
     **description: Unpack[VectorDescription],
-) -> Call[VectorAnswer]:
+) -> Call[Vector]:
     """Stores given directions, d_model numbers per layer, as the next version of a name."""
     body = json_fields(name=name, directions=directions, scale=scale, **description)
-    return Call("POST", "/v1/vectors", parsed(VectorAnswer), body)
+    return Call("POST", "/v1/vectors", parsed(Vector), body)
 
 
-def extract_vector(name: str, **options: Unpack[ExtractOptions]) -> Call[VectorAnswer]:
+def extract_vector(name: str, **options: Unpack[ExtractOptions]) -> Call[Vector]:
     """Extracts a vector from contrasting texts and waits for it."""
     body = json_fields(name=name, **options)
-    return Call("POST", "/v1/vectors/extract", parsed(VectorAnswer), body, query={"wait": True})
+    return Call("POST", "/v1/vectors/extract", parsed(Vector), body, query={"wait": True})
 
 
 def start_extraction(name: str, **options: Unpack[ExtractOptions]) -> Call[JobAnswer]:
@@ -78,15 +79,15 @@ def combine_vectors(
     *,
     orthogonal_to: Sequence[str] = (),
     **description: Unpack[VectorDescription],
-) -> Call[VectorAnswer]:
+) -> Call[Vector]:
     """Stores a weighted sum of vectors, orthogonal to those named in `orthogonal_to`."""
     body = json_fields(name=name, terms=terms, orthogonal_to=orthogonal_to, **description)
-    return Call("POST", "/v1/vectors/combine", parsed(VectorAnswer), body)
+    return Call("POST", "/v1/vectors/combine", parsed(Vector), body)
 
 
-def import_vector(content: bytes, *, name: str | None = None) -> Call[VectorAnswer]:
+def import_vector(content: bytes, *, name: str | None = None) -> Call[Vector]:
     """Stores the vector of one safetensors file, under its own name or another."""
-    return Call("POST", "/v1/vectors/import", parsed(VectorAnswer), content=content, query=json_fields(name=name))
+    return Call("POST", "/v1/vectors/import", parsed(Vector), content=content, query=json_fields(name=name))
 
 
 def list_vectors(**filters: Unpack[VectorFilters]) -> Call[VectorPageAnswer]:
@@ -94,9 +95,9 @@ def list_vectors(**filters: Unpack[VectorFilters]) -> Call[VectorPageAnswer]:
     return Call("GET", "/v1/vectors", parsed(VectorPageAnswer), query=json_fields(**filters))
 
 
-def get_vector(name: str) -> Call[VectorAnswer]:
+def get_vector(name: str) -> Call[Vector]:
     """Returns metadata and quality card of `name` or `name@version`."""
-    return Call("GET", path_of("/v1/vectors/{}", name), parsed(VectorAnswer))
+    return Call("GET", path_of("/v1/vectors/{}", name), parsed(Vector))
 
 
 def get_directions(name: str, layers: Sequence[int] | None = None) -> Call[Directions]:
@@ -129,9 +130,9 @@ def similar_vectors(name: str) -> Call[SimilarAnswer]:
     return Call("GET", path_of("/v1/vectors/{}/similar", name), parsed(SimilarAnswer))
 
 
-def describe_vector(name: str, **description: Unpack[VectorDescription]) -> Call[VectorAnswer]:
+def describe_vector(name: str, **description: Unpack[VectorDescription]) -> Call[Vector]:
     """Changes description and tags of a vector."""
-    return Call("PATCH", path_of("/v1/vectors/{}", name), parsed(VectorAnswer), json_fields(**description))
+    return Call("PATCH", path_of("/v1/vectors/{}", name), parsed(Vector), json_fields(**description))
 
 
 def delete_vector(name: str, *, force: bool = False) -> Call[None]:

@@ -1,0 +1,132 @@
+"""Results of the client: the response models, with tables for pandas and HTML for notebooks."""
+
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from steering.client.display.cards import card_html
+from steering.client.display.html import fragment
+from steering.client.display.maps import map_page
+from steering.client.display.texts import comparison_html, readout_html
+from steering.schemas.analysis import LatentSpaceAnswer, ReadoutAnswer
+from steering.schemas.base import Answer
+from steering.schemas.comparison import CompareAnswer
+from steering.schemas.evaluation import DoseResponseAnswer, LayerSweepAnswer
+from steering.schemas.vectors import VectorAnswer
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class Tabular(Answer):
+    """A response that can be converted to rows."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the response as JSON types."""
+        return self.model_dump(mode="json")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns one flat dict per row."""
+        raise NotImplementedError
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """Returns the rows as a DataFrame. Raises ImportError when pandas is not installed."""
+        import pandas  # noqa: PLC0415 - optional
+
+        return pandas.DataFrame(self.rows())
+
+
+class Comparison(Tabular, CompareAnswer):
+    """A comparison: one row per arm and sample."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns arm, sample, text, KL, perplexity and readouts."""
+        found: list[dict[str, Any]] = []
+        for arm in self.arms:
+            metrics, against = arm.metrics, arm.against_baseline
+            shared = {
+                "kl": against.kl_mean if against else None,
+                "perplexity": metrics.perplexity if metrics else None,
+                **{f"readout_{name}": one.mean for name, one in (metrics.readout.items() if metrics else ())},
+            }
+            found += [{"arm": arm.name, "sample": one.index, "text": one.text, **shared} for one in arm.choices]
+        return found
+
+    def _repr_html_(self) -> str:
+        return fragment(comparison_html(self))
+
+
+class Vector(Tabular, VectorAnswer):
+    """A vector with its quality card: one row per layer."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns layer, scale and the measurements of the card."""
+        layers = self.quality.layers if self.quality else {}
+        return [
+            {"layer": int(layer), "scale": scale, **(layers[layer].model_dump() if layer in layers else {})}
+            for layer, scale in self.scale.items()
+        ]
+
+    def _repr_html_(self) -> str:
+        return fragment(card_html(self))
+
+
+class Readout(Tabular, ReadoutAnswer):
+    """A readout: one row per text, vector, layer and token."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns text, vector, layer, position, token and score."""
+        return [
+            {
+                "text": number,
+                "vector": vector,
+                "layer": int(layer),
+                "position": index,
+                "token": token.text,
+                "score": score,
+            }
+            for number, text in enumerate(self.texts)
+            for vector, layers in text.readout.items()
+            for layer, scores in layers.items()
+            for index, (token, score) in enumerate(zip(text.tokens, scores.scores, strict=True))
+        ]
+
+    def _repr_html_(self) -> str:
+        return fragment(readout_html(self))
+
+
+class LatentMap(Tabular, LatentSpaceAnswer):
+    """A map of texts: one row per layer and text."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns layer (None: input embeddings), text and coordinates."""
+        layers = ([self.embedding] if self.embedding else []) + list(self.layers)
+        return [
+            {"layer": layer.layer, "text": index, **dict(zip("xyz", point, strict=False))}
+            for layer in layers
+            for index, point in enumerate(layer.points)
+        ]
+
+    def page(self, texts: Sequence[str], labels: Sequence[str] | None = None) -> str:
+        """Returns a self-contained HTML page with a slider over the layers. Only for two dimensions."""
+        return map_page(self, texts, labels)
+
+    def _repr_html_(self) -> str:
+        numbered = [f"text {index}" for index in range(len(self.layers[0].points))]
+        return f'<iframe srcdoc="{escape(self.page(numbered))}" width="100%" height="860" style="border:0"></iframe>'
+
+
+class DoseResponse(Tabular, DoseResponseAnswer):
+    """A dose-response: one row per strength."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns the measurements of each strength."""
+        return [point.model_dump(mode="json") for point in self.points]
+
+
+class LayerSweep(Tabular, LayerSweepAnswer):
+    """A layer sweep: one row per layer and strength."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns the measurements of each layer and strength."""
+        return [point.model_dump(mode="json") for point in self.points]
