@@ -1,0 +1,32 @@
+import { computed, signal } from "@preact/signals";
+
+const STORAGE = "steering-server.key";
+
+/** The API key of this tab. It is kept in session storage, so that it ends with the tab. */
+export const apiKey = signal<string | null>(stored());
+
+/** Whether the server has refused a request for want of a (valid) key. */
+export const keyWanted = signal(false);
+
+/** What the server said when the key lacked a scope; null while the key was enough. */
+export const keyRefusal = signal<string | null>(null);
+
+export const keyState = computed<"wanted" | "limited" | "set" | "none">(() => {
+  if (keyWanted.value) return "wanted";
+  if (apiKey.value === null) return "none";
+  return keyRefusal.value === null ? "set" : "limited";
+});
+
+function stored(): string | null {
+  return typeof sessionStorage === "undefined" ? null : sessionStorage.getItem(STORAGE);
+}
+
+/** Sets or forgets the key. */
+export function setKey(key: string | null): void {
+  apiKey.value = key;
+  keyWanted.value = false;
+  keyRefusal.value = null;
+  if (typeof sessionStorage === "undefined") return;
+  if (key === null) sessionStorage.removeItem(STORAGE);
+  else sessionStorage.setItem(STORAGE, key);
+}

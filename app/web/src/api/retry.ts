@@ -1,0 +1,49 @@
+import { errorOf } from "./errors";
+import { apiKey, keyRefusal, keyWanted } from "./key";
+
+const RETRIED = new Set([429, 503]);
+const MAX_ATTEMPTS = 4;
+const MAX_WAIT_SECONDS = 30;
+
+/** Seconds to wait before the next attempt: what Retry-After says, else 1, 2, 4, ... */
+export function waitSeconds(retryAfter: string | null, attempt: number, now = Date.now()): number {
+  if (retryAfter !== null) {
+    const seconds = /^\d+$/.test(retryAfter) ? Number(retryAfter) : (Date.parse(retryAfter) - now) / 1000;
+    if (Number.isFinite(seconds)) return Math.min(Math.max(seconds, 0), MAX_WAIT_SECONDS);
+  }
+  return Math.min(2 ** attempt, MAX_WAIT_SECONDS);
+}
+
+/** Resolves after some seconds; rejects with AbortError as soon as the signal aborts. */
+export function pause(seconds: number, signal?: AbortSignal | null): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const abort = () => {
+      clearTimeout(timer);
+      reject(new DOMException("stopped", "AbortError"));
+    };
+    const timer = setTimeout(() => {
+      signal?.removeEventListener("abort", abort);
+      resolve();
+    }, seconds * 1000);
+    if (signal?.aborted) abort();
+    else signal?.addEventListener("abort", abort, { once: true });
+  });
+}
+
+/** Sends a request with the key of this tab. Repeats it on 429 and 503; throws ApiError on any other failure. */
+export async function send(request: Request, transport: typeof fetch = fetch): Promise<Response> {
+  for (let attempt = 0; ; attempt++) {
+    const copy = new Request(request.clone());
+    if (apiKey.value !== null) copy.headers.set("Authorization", `Bearer ${apiKey.value}`);
+    const response = await transport(copy);
+    if (response.ok) return response;
+    const repeatable = RETRIED.has(response.status) && response.headers.get("x-should-retry") !== "false";
+    if (!repeatable || attempt + 1 >= MAX_ATTEMPTS) {
+      const error = await errorOf(response);
+      if (error.status === 401) keyWanted.value = true;
+      if (error.status === 403 && error.code === "insufficient_scope") keyRefusal.value = error.message;
+      throw error;
+    }
+    await pause(waitSeconds(response.headers.get("Retry-After"), attempt), request.signal);
+  }
+}

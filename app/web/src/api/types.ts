@@ -1,0 +1,44 @@
+import type { components } from "./schema";
+
+type Schemas = components["schemas"];
+
+export type Capabilities = Schemas["CapabilitiesAnswer"];
+export type Vector = Schemas["VectorAnswer"];
+export type Job = Schemas["JobAnswer"];
+export type Concept = Schemas["ConceptAnswer"];
+export type Profile = Schemas["ProfileAnswer"];
+export type Message = Schemas["Message"];
+export type DosePoint = Schemas["DosePointAnswer"];
+export type Applied = Schemas["AppliedSteering"];
+export type AppliedIntervention = Schemas["AppliedIntervention"];
+export type Metrics = Schemas["MetricsAnswer"];
+export type AgainstBaseline = Schemas["AgainstBaselineAnswer"];
+export type DiffSpan = Schemas["DiffSpanAnswer"];
+export type GenerateAnswer = Schemas["GenerateAnswer"];
+export type VectorPage = Schemas["VectorPageAnswer"];
+export type CompareAnswer = Schemas["CompareAnswer"];
+export type ArmAnswer = Schemas["ArmAnswer"];
+export type Readout = Schemas["ReadoutAnswer"];
+export type LatentSpace = Schemas["LatentSpaceAnswer"];
+export type LayerMap = Schemas["LayerMapAnswer"];
+export type LogitLens = Schemas["LogitLensAnswer"];
+
+/** A score by vector name; null where it is not finite. */
+export type Scores = Record<string, number | null>;
+
+/** One generated token. `readout` is what the finished text says, `steered_readout` what the steered stream carried. */
+export interface Token {
+  id: number | null;
+  text: string;
+  logprob?: number | null;
+  top_logprobs?: { id: number; text: string; logprob: number | null }[] | null;
+  readout?: Scores | null;
+  steered_readout?: Scores | null;
+}
+
+/** The data of a `token` event. */
+export interface TokenPiece extends Token {
+  arm?: string | null;
+  choice: number;
+  index: number;
+}

@@ -1,0 +1,36 @@
+import "../styles/compare.css";
+import { useEffect, useState } from "preact/hooks";
+import { useActions } from "../frame/shortcuts";
+import { vectors } from "../frame/vectors";
+import { ErrorNote } from "../ui/Note";
+import { CodeDialog } from "./CodeDialog";
+import { followAddress } from "./draft";
+import { FirstStart, Presets } from "./FirstStart";
+import { Panes } from "./Panes";
+import { PromptBox } from "./PromptBox";
+import { SteeringPanel } from "./SteeringPanel";
+import { Sweep } from "./Sweep";
+import { comparison, loadConcepts, reroll, run, runSweep, stopAll } from "./store";
+
+/** Compare: one prompt, plain and steered next to each other. */
+export default function Compare() {
+  const [codeShown, setCodeShown] = useState(false);
+  useEffect(followAddress, []);
+  useEffect(() => useActions({ run, stop: stopAll, reroll }), []);
+  useEffect(() => void loadConcepts().catch(() => undefined), []);
+  return (
+    <>
+      {vectors.value?.length === 0 ? <FirstStart /> : <Presets />}
+      <PromptBox onCode={() => setCodeShown(true)} />
+      <div class="compare">
+        <SteeringPanel onSweep={runSweep} />
+        <div class="stack results">
+          <ErrorNote error={comparison.error.value} />
+          <Panes />
+          <Sweep />
+        </div>
+      </div>
+      {codeShown && <CodeDialog onClose={() => setCodeShown(false)} />}
+    </>
+  );
+}

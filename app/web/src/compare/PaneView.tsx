@@ -1,0 +1,107 @@
+import { useState } from "preact/hooks";
+import { meanOf, plain, signed } from "../maths/scales";
+import { continueFrom } from "./conversation";
+import { ARMS } from "./draft";
+import type { Pane } from "./panes";
+import { meanReading } from "./panes";
+import { comparison, reader, sampleIndex } from "./store";
+import { TokenDetails } from "./TokenDetails";
+import { TokenText } from "./TokenText";
+
+interface Props {
+  pane: Pane;
+  base: Pane | undefined;
+  title: string;
+}
+
+/** One arm: its answer, and below it what the text says and what steering did. */
+export function PaneView({ pane, base, title }: Props) {
+  const [selected, setSelected] = useState<number | null>(null);
+  const choice = pane.choices[sampleIndex.value] ?? pane.choices[0];
+  const token = selected === null ? undefined : choice?.tokens[selected];
+  return (
+    <article class="panel pane" data-name={pane.name} aria-label={title}>
+      <div class="row between">
+        <h2>{title}</h2>
+        {choice?.finish === "length" && <span class="badge">cut at the token limit</span>}
+      </div>
+      <div class="answer">
+        {choice && choice.text !== "" ? (
+          <TokenText
+            pane={pane}
+            base={base}
+            choice={Math.min(sampleIndex.value, pane.choices.length - 1)}
+            selected={selected}
+            onSelect={(index) => setSelected(index === selected ? null : index)}
+          />
+        ) : (
+          !pane.error && <p class="muted">{comparison.running.value ? "Waiting for the first word" : "Nothing yet"}</p>
+        )}
+        {pane.error && <p class="note error">{pane.error}</p>}
+      </div>
+      {token && selected !== null && (
+        <TokenDetails pane={pane} choice={sampleIndex.value} index={selected} onClose={() => setSelected(null)} />
+      )}
+      <PaneFacts pane={pane} />
+      {choice?.finish && !comparison.running.value && (
+        <button type="button" class="quiet small" onClick={() => continueFrom(choice.text)}>
+          Continue the conversation from here
+        </button>
+      )}
+    </article>
+  );
+}
+
+function PaneFacts({ pane }: { pane: Pane }) {
+  const name = reader.value;
+  const says =
+    name === null
+      ? null
+      : (pane.metrics?.readout[name]?.mean ?? meanOf(pane.choices.map((one) => meanReading(one, name))));
+  const shift = name === null ? undefined : pane.against?.readout_shift[name];
+  const applied = pane.steering?.applied ?? [];
+  const dose = Math.max(0, ...applied.flatMap((one) => Object.values(one.relative_dose).map((value) => value ?? 0)));
+  const warnings = [...(pane.steering?.warnings ?? []), ...(pane.metrics?.warnings ?? [])];
+  return (
+    <dl class="facts small">
+      {name && (
+        <div title={`What the text says about ${name}, read back by the model without steering`}>
+          <dt>text says</dt>
+          <dd class="number">
+            {signed(says)}
+            {shift && ` (Δ ${signed(shift.mean)}${interval(shift.interval)})`}
+          </dd>
+        </div>
+      )}
+      <div title="How hard the text is to predict for the unsteered model; lower is more fluent">
+        <dt>perplexity</dt>
+        <dd class="number">{plain(pane.metrics?.perplexity, 1)}</dd>
+      </div>
+      {pane.name !== ARMS.normal && (
+        <div title="How far the next-word predictions are from the unsteered model's, in nats per token">
+          <dt>KL</dt>
+          <dd class="number">{plain(pane.against?.kl_mean, 2)}</dd>
+        </div>
+      )}
+      {applied.length > 0 && (
+        <div title="The size of the change over the size of the residual stream">
+          <dt>dose</dt>
+          <dd class="number">{plain(dose, 2)}</dd>
+        </div>
+      )}
+      {warnings.length > 0 && (
+        <div class="warnings">
+          <dt>warnings</dt>
+          {warnings.map((warning) => (
+            <dd key={warning}>{warning}</dd>
+          ))}
+        </div>
+      )}
+    </dl>
+  );
+}
+
+function interval(value: readonly (number | null)[] | null | undefined): string {
+  if (!value || typeof value[0] !== "number" || typeof value[1] !== "number") return "";
+  return ` ± ${plain((value[1] - value[0]) / 2, 2)}`;
+}

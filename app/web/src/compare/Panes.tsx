@@ -1,0 +1,95 @@
+import { signal } from "@preact/signals";
+import { Segments } from "../ui/Segments";
+import { DiffView } from "./DiffView";
+import { ARMS, compareBody, draft } from "./draft";
+import { PaneView } from "./PaneView";
+import { emptyPane, type Pane, type Shade } from "./panes";
+import { Samples } from "./Samples";
+import { comparison, instruction, reader, sampleIndex, shade } from "./store";
+import { WhyNothing } from "./WhyNothing";
+
+const TITLES: Readonly<Record<string, string>> = {
+  [ARMS.normal]: "Normal",
+  [ARMS.steered]: "Steered",
+  [ARMS.prompted]: "Prompt only",
+};
+
+/** The pane a narrow screen shows; a wide one shows all. */
+const tab = signal<string>("difference");
+
+/** The answers next to each other, with the way of shading and the choice of the sample. */
+export function Panes() {
+  const panes = shownPanes();
+  const base = panes.find((pane) => pane.name === ARMS.normal);
+  const steered = panes.find((pane) => pane.name === ARMS.steered);
+  const samples = panes[0]?.choices.length ?? 1;
+  return (
+    <section class="stack" aria-label="Answers" aria-busy={comparison.running.value}>
+      <ShadeBar />
+      <div class="tabs">
+        <Segments
+          label="Pane"
+          value={tab.value}
+          options={[
+            ...(steered ? ([["difference", "Difference"]] as const) : []),
+            ...panes.map((pane) => [pane.name, TITLES[pane.name] ?? pane.name] as const),
+          ]}
+          onChange={(name) => {
+            tab.value = name;
+          }}
+        />
+      </div>
+      {samples > 1 && <Samples panes={panes} titles={TITLES} />}
+      <div class="panes" data-tab={steered ? tab.value : ARMS.normal} style={{ "--panes": panes.length }}>
+        {base && steered && <DiffView base={base} steered={steered} choice={sampleIndex.value} />}
+        {panes.map((pane) => (
+          <PaneView key={pane.name} pane={pane} base={base} title={TITLES[pane.name] ?? pane.name} />
+        ))}
+      </div>
+      {steered && !comparison.running.value && <WhyNothing steered={steered} />}
+    </section>
+  );
+}
+
+/** The panes of the last run, or empty ones of the draft, so that nothing moves when tokens arrive. */
+function shownPanes(): readonly Pane[] {
+  if (comparison.panes.value.length > 0) return comparison.panes.value;
+  return compareBody(draft.value, instruction.value).arms.map((arm) => emptyPane(arm.name, 1));
+}
+
+function ShadeBar() {
+  const name = reader.value;
+  const options: (readonly [Shade, string])[] = [
+    ["difference", "Differences"],
+    ...(name ? ([["reading", `Reading of ${name}`]] as const) : []),
+    ["surprise", "Surprise"],
+    ["kl", "KL"],
+  ];
+  return (
+    <div class="row between">
+      <Segments
+        label="Shade the words by"
+        value={shade.value}
+        options={options}
+        onChange={(next) => {
+          shade.value = next;
+        }}
+      />
+      {shade.value === "reading" && <ScoreLegend />}
+    </div>
+  );
+}
+
+function ScoreLegend() {
+  return (
+    <span class="row small legend">
+      <span class="below" style={{ "--m": 1 }}>
+        toward −
+      </span>
+      <span>middle</span>
+      <span class="above" style={{ "--m": 1 }}>
+        toward +
+      </span>
+    </span>
+  );
+}

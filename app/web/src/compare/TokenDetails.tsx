@@ -1,0 +1,126 @@
+import { useState } from "preact/hooks";
+import { api, dataOf } from "../api/client";
+import type { GenerateAnswer, Token } from "../api/types";
+import { plain, signed } from "../maths/scales";
+import { ErrorNote } from "../ui/Note";
+import type { Pane } from "./panes";
+import { comparison } from "./store";
+
+interface Props {
+  pane: Pane;
+  choice: number;
+  index: number;
+  onClose: () => void;
+}
+
+interface Branch {
+  start: string;
+  text: string;
+}
+
+/** One token: its probability, the alternatives, what it reads, and the answer with another word from here. */
+export function TokenDetails({ pane, choice, index, onClose }: Props) {
+  const [branch, setBranch] = useState<Branch | null>(null);
+  const [error, setError] = useState<unknown>(null);
+  const tokens = pane.choices[choice]?.tokens ?? [];
+  const token = tokens[index];
+  if (!token) return null;
+  const kl = pane.against?.kl_per_token[choice]?.[index];
+  const take = async (alternative: { id: number; text: string }) => {
+    setError(null);
+    try {
+      setBranch(await branchFrom(pane, tokens.slice(0, index), alternative));
+    } catch (failure) {
+      setError(failure);
+    }
+  };
+  return (
+    <div class="stack token-details">
+      <div class="row between">
+        <span>
+          <code>{visible(token.text)}</code> {token.logprob != null && `${percent(token.logprob)}`}
+          {kl != null && <span class="muted"> · KL {plain(kl, 2)}</span>}
+        </span>
+        <button type="button" class="quiet" onClick={onClose}>
+          Close
+        </button>
+      </div>
+      <Readings token={token} />
+      {token.top_logprobs && (
+        <ul class="alternatives" aria-label="Alternatives: continue with another word">
+          {token.top_logprobs.map((one) => (
+            <li key={one.id}>
+              <button type="button" onClick={() => void take(one)} title="Continue with this word from here">
+                <code>{visible(one.text)}</code>
+                <meter min={0} max={1} value={Math.exp(one.logprob ?? -99)} aria-label="Probability" />
+                <span class="number small">{percent(one.logprob ?? -99)}</span>
+              </button>
+            </li>
+          ))}
+        </ul>
+      )}
+      <ErrorNote error={error} />
+      {branch && (
+        <p class="branch">
+          <span class="muted">…{branch.start}</span>
+          {branch.text}
+        </p>
+      )}
+    </div>
+  );
+}
+
+function Readings({ token }: { token: Token }) {
+  const entries = Object.entries(token.readout ?? {});
+  const streamed = Object.entries(token.steered_readout ?? {});
+  if (entries.length + streamed.length === 0) return null;
+  return (
+    <p class="small">
+      {entries.map(([name, value]) => (
+        <span key={name} class="reading">
+          {name} <span class="number">{signed(value)}</span>{" "}
+        </span>
+      ))}
+      {streamed.map(([name, value]) => (
+        <span key={name} class="reading muted">
+          {name} in the steered stream <span class="number">{signed(value)}</span>{" "}
+        </span>
+      ))}
+    </p>
+  );
+}
+
+function percent(logprob: number): string {
+  const share = 100 * Math.exp(logprob);
+  return `${share < 0.1 ? "<0.1" : share.toFixed(1)} %`;
+}
+
+function visible(text: string): string {
+  return text.replaceAll("\n", "↵").replaceAll(" ", "␣");
+}
+
+/** Generates on from the prompt, the tokens before, and another token, with the steering of the same arm. */
+async function branchFrom(pane: Pane, before: readonly Token[], next: { id: number; text: string }): Promise<Branch> {
+  const asked = comparison.asked.value;
+  const record = pane.steering?.record;
+  const arm = asked?.arms.find((one) => one.name === pane.name);
+  if (!asked || !record || !arm) throw new Error("Run the comparison to its end first.");
+  const ids = before.flatMap((token) => (token.id === null ? [] : [token.id]));
+  const answer = await dataOf<GenerateAnswer>(
+    api.POST("/v1/generate", {
+      body: {
+        prompt: [...record.prompt, ...ids, next.id],
+        steering: arm.steering as never,
+        max_tokens: Math.max(asked.max_tokens - ids.length - 1, 8),
+        temperature: asked.temperature,
+        top_p: asked.top_p,
+        seed: asked.seed,
+      },
+    }),
+  );
+  const start = before
+    .slice(-8)
+    .map((token) => token.text)
+    .join("");
+  return { start, text: next.text + (answer.choices[0]?.text ?? "") };
+}

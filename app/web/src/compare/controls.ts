@@ -1,0 +1,159 @@
+import type { Vector } from "../api/types";
+import { doseOf, sliderEnd, wordFor, zonesOf } from "../maths/strength";
+
+export type Operation = "add" | "ablate" | "clamp" | "rotate" | "replace";
+export type LayerChoice = "recommended" | "all" | number[] | { from: number; to: number };
+export type Tokens = "all" | "prompt" | "generated" | "last";
+export type ConditionAt = "prompt" | "prompt_mean" | "token";
+
+export interface Condition {
+  vector: string;
+  side: "above" | "below";
+  bound: number;
+  at: ConditionAt;
+}
+
+/** One vector as a person sets it: a signed strength, and behind "more" everything else. */
+export interface Control {
+  id: number;
+  vector: string;
+  on: boolean;
+  strength: number;
+  operation: Operation;
+  layers: LayerChoice;
+  tokens: Tokens;
+  low: number | null;
+  high: number | null;
+  degrees: number;
+  to: string | null;
+  fade: number | null;
+  when: Condition | null;
+}
+
+export type Intervention = Record<string, unknown> & { vector: string };
+
+/** What each operation does, in the words of the menu. */
+export const OPERATION_WORDS: Readonly<Record<Operation, string>> = {
+  add: "Add: push along the vector",
+  ablate: "Ablate: remove the concept",
+  clamp: "Clamp: hold within bounds",
+  rotate: "Rotate: turn toward the vector",
+  replace: "Replace: exchange for another",
+};
+
+export const TOKEN_WORDS: Readonly<Record<Tokens, string>> = {
+  all: "prompt and answer",
+  generated: "answer only",
+  prompt: "prompt only",
+  last: "last prompt token only",
+};
+
+let nextId = 1;
+
+/** Returns a control for a vector at a strength that is clear and does not break the text. */
+export function controlFor(vector: Vector, norms: readonly number[], sign = 1): Control {
+  return { ...BLANK, id: nextId++, vector: vector.name, strength: defaultStrength(vector, norms, sign) };
+}
+
+const BLANK: Omit<Control, "id" | "vector"> = {
+  on: true,
+  strength: 1,
+  operation: "add",
+  layers: "recommended",
+  tokens: "all",
+  low: null,
+  high: null,
+  degrees: 30,
+  to: null,
+  fade: null,
+  when: null,
+};
+
+/** Completes a control from an address, which names only what differs from the usual. */
+export function restoredControl(part: Partial<Control> & { vector: string }): Control {
+  return { ...BLANK, ...part, id: nextId++ };
+}
+
+/** Returns what an address needs to know of a control. */
+export function compactControl(control: Control): Partial<Control> {
+  const usual = BLANK as Record<string, unknown>;
+  const entries = Object.entries(control).filter(([key, value]) => key !== "id" && usual[key] !== value);
+  return Object.fromEntries(entries);
+}
+
+/** The middle of the range that works, to one decimal. */
+export function defaultStrength(vector: Vector, norms: readonly number[], sign: number): number {
+  const zones = zonesOf(vector, sign, norms);
+  const middle = (zones.low + zones.high) / 2;
+  const digits = middle < 1 ? 2 : 1;
+  return sign * Number(middle.toFixed(digits));
+}
+
+/** Returns the intervention the server gets. `overall` multiplies strengths and angles. */
+export function intervention(control: Control, overall: number): Intervention {
+  const result: Intervention = { vector: control.vector, operation: control.operation };
+  if (control.operation === "add") result.strength = rounded(control.strength * overall);
+  if (control.operation === "rotate") result.degrees = rounded(control.degrees * overall);
+  if (control.operation === "clamp") {
+    if (control.low !== null) result.low = control.low;
+    if (control.high !== null) result.high = control.high;
+  }
+  if (control.operation === "replace" && control.to) result.to = control.to;
+  if (control.layers !== "recommended") result.layers = control.layers;
+  if (control.tokens !== "all") result.scope = { tokens: control.tokens };
+  if (control.when) {
+    const { vector, side, bound, at } = control.when;
+    result.when = { vector, [side]: bound, at };
+  }
+  if (control.fade !== null) result.schedule = { kind: "linear", to: 0, tokens: control.fade };
+  return result;
+}
+
+/** Returns the interventions of every control that is on. */
+export function interventions(controls: readonly Control[], overall: number): Intervention[] {
+  return controls.filter((control) => control.on).map((control) => intervention(control, overall));
+}
+
+function rounded(value: number): number {
+  return Number(value.toFixed(4));
+}
+
+/** Returns the layers a control acts at. */
+export function layersOf(control: Control, vector: Vector): number[] {
+  const { layers } = control;
+  if (layers === "recommended") return vector.recommended?.layers ?? [];
+  if (layers === "all") return vector.layers;
+  if (Array.isArray(layers)) return layers;
+  return vector.layers.filter((layer) => layer >= layers.from && layer < layers.to);
+}
+
+/** Everything a slider shows about a vector. */
+export function sliderFacts(vector: Vector, control: Control, norms: readonly number[], bound: number) {
+  const negative = zonesOf(vector, -1, norms, bound);
+  const positive = zonesOf(vector, 1, norms, bound);
+  const zones = control.strength < 0 ? negative : positive;
+  return {
+    negative,
+    positive,
+    end: sliderEnd(negative, positive),
+    word: wordFor(control.strength, zones),
+    dose: doseOf(vector, control.strength, layersOf(control, vector), norms),
+  };
+}
+
+/** Reads layers as a person writes them: "12", "12, 14" or "10-15"; null where that is not a list of layers. */
+export function parseLayers(text: string): LayerChoice | null {
+  const range = /^\s*(\d+)\s*[-–]\s*(\d+)\s*$/.exec(text);
+  if (range) {
+    const [from, to] = [Number(range[1]), Number(range[2]) + 1];
+    return from < to ? { from, to } : null;
+  }
+  const parts = text.split(/[\s,]+/).filter(Boolean);
+  if (parts.length === 0 || !parts.every((part) => /^\d+$/.test(part))) return null;
+  return [...new Set(parts.map(Number))].sort((a, b) => a - b);
+}
+
+export function layerText(layers: LayerChoice): string {
+  if (layers === "recommended" || layers === "all") return "";
+  return Array.isArray(layers) ? layers.join(", ") : `${layers.from}-${layers.to - 1}`;
+}

@@ -1,0 +1,170 @@
+import { effect, signal } from "@preact/signals";
+import type { Message } from "../api/types";
+import { addressState, rememberState } from "../frame/places";
+import { decodeState, encodeState } from "../maths/address";
+import { type Control, compactControl, interventions, restoredControl } from "./controls";
+
+export interface Sampling {
+  max_tokens: number;
+  temperature: number;
+  top_p: number;
+  n: number;
+}
+
+/** Everything a person has set in Compare. It is also what the address holds. */
+export interface Draft {
+  prompt: string;
+  system: string;
+  /** Earlier turns of the conversation. */
+  history: Message[];
+  /** The prompt is continued as it stands, without the chat template. */
+  raw: boolean;
+  /** The instruction of the prompt-only arm; null: made from the vectors; "": no such arm. */
+  instruction: string | null;
+  controls: Control[];
+  overall: number;
+  sampling: Sampling;
+  seed: number;
+  /** The vector whose readout colours the tokens; null: the first one. */
+  reader: string | null;
+}
+
+export const ARMS = { normal: "normal", steered: "steered", prompted: "prompt-only" } as const;
+const MAX_READOUTS = 8;
+
+const USUAL: Draft = {
+  prompt: "How is your new apartment?",
+  system: "",
+  history: [],
+  raw: false,
+  instruction: null,
+  controls: [],
+  overall: 1,
+  sampling: { max_tokens: 64, temperature: 0.7, top_p: 1, n: 1 },
+  seed: 7,
+  reader: null,
+};
+
+export const draft = signal<Draft>(USUAL);
+
+export function change(part: Partial<Draft>): void {
+  draft.value = { ...draft.value, ...part };
+}
+
+export function changeSampling(part: Partial<Sampling>): void {
+  change({ sampling: { ...draft.value.sampling, ...part } });
+}
+
+export function changeControl(id: number, part: Partial<Control>): void {
+  change({ controls: draft.value.controls.map((one) => (one.id === id ? { ...one, ...part } : one)) });
+}
+
+export function removeControl(id: number): void {
+  change({ controls: draft.value.controls.filter((one) => one.id !== id) });
+}
+
+/** Returns a seed that the reader has not seen yet. */
+export function newSeed(): number {
+  return Math.floor(Math.random() * 1_000_000);
+}
+
+/** Returns the part of the draft that differs from the usual, for an address. */
+export function compactDraft(value: Draft): object {
+  const usual = USUAL as unknown as Record<string, unknown>;
+  const parts = Object.entries(value).filter(([key, one]) => JSON.stringify(usual[key]) !== JSON.stringify(one));
+  return { ...Object.fromEntries(parts), controls: value.controls.map(compactControl) };
+}
+
+/** Completes a draft from an address; anything that is no draft gives the usual one. */
+export function restoredDraft(state: unknown): Draft {
+  if (typeof state !== "object" || state === null) return USUAL;
+  const { controls, sampling, ...rest } = state as Partial<Draft>;
+  const known = Object.fromEntries(Object.entries(rest).filter(([key]) => key in USUAL));
+  return {
+    ...USUAL,
+    ...known,
+    sampling: { ...USUAL.sampling, ...sampling },
+    controls: Array.isArray(controls) ? controls.map(restoredControl) : [],
+  };
+}
+
+/** Keeps the draft and the address in step. Returns the function that ends it. */
+export function followAddress(): () => void {
+  let written: string | null = null;
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const stopReading = effect(() => {
+    const state = addressState.value;
+    if (state === null || state === written) return;
+    draft.value = restoredDraft(decodeState(state));
+  });
+  const stopWriting = effect(() => {
+    const state = encodeState(compactDraft(draft.value));
+    clearTimeout(timer);
+    timer = setTimeout(() => {
+      written = state;
+      rememberState("compare", state);
+    }, 300);
+  });
+  return () => {
+    clearTimeout(timer);
+    stopReading();
+    stopWriting();
+  };
+}
+
+export interface Arm {
+  name: string;
+  steering: unknown;
+  system?: string;
+}
+
+export interface CompareBody {
+  prompt?: string;
+  messages?: Message[];
+  arms: Arm[];
+  baseline: string;
+  seed: number;
+  n: number;
+  max_tokens: number;
+  temperature: number;
+  top_p: number;
+  readout: string[];
+  logprobs: number;
+}
+
+/** Returns the vectors that are read back: the chosen reader first, then those of the controls. */
+export function readersOf(value: Draft): string[] {
+  const names = [value.reader, ...value.controls.map((control) => control.vector)];
+  return [...new Set(names.filter((name): name is string => Boolean(name)))].slice(0, MAX_READOUTS);
+}
+
+function promptOf(value: Draft): { prompt: string } | { messages: Message[] } {
+  if (value.raw) return { prompt: value.prompt };
+  const system: Message[] = value.system.trim() === "" ? [] : [{ role: "system", content: value.system }];
+  return { messages: [...system, ...value.history, { role: "user", content: value.prompt }] };
+}
+
+function shared(value: Draft) {
+  return { ...value.sampling, seed: value.seed, readout: readersOf(value), logprobs: 5 };
+}
+
+/** Returns the comparison of the draft: unsteered, steered, and instructed in words. */
+export function compareBody(value: Draft, instruction: string): CompareBody {
+  const arms: Arm[] = [{ name: ARMS.normal, steering: [] }];
+  const steering = interventions(value.controls, value.overall);
+  if (steering.length > 0) arms.push({ name: ARMS.steered, steering });
+  if (instruction.trim() !== "" && !value.raw) {
+    const system = [value.system.trim(), instruction.trim()].filter(Boolean).join("\n");
+    arms.push({ name: ARMS.prompted, system, steering: [] });
+  }
+  return { ...promptOf(value), arms, baseline: ARMS.normal, ...shared(value) };
+}
+
+/** Returns a comparison of several multiples of all strengths; 0 is the baseline. */
+export function sweepBody(value: Draft, multiples: readonly number[]): CompareBody {
+  const arms = multiples.map((factor) => ({
+    name: String(factor),
+    steering: factor === 0 ? [] : interventions(value.controls, factor * value.overall),
+  }));
+  return { ...promptOf(value), arms, baseline: "0", ...shared(value) };
+}

@@ -1,0 +1,57 @@
+import type { ComponentType } from "preact";
+import { useEffect, useState } from "preact/hooks";
+import { Note } from "../ui/Note";
+import { HelpDialog } from "./dialogs";
+import { Icon } from "./icons";
+import { PLACES, type PlaceName, place, placeHref, TITLES } from "./places";
+import { serverTrouble } from "./server";
+import { helpShown, onKey } from "./shortcuts";
+import { TopBar } from "./TopBar";
+
+/** Each place is a module of its own, fetched when it is first opened. */
+const MODULES: Readonly<Record<PlaceName, () => Promise<{ default: ComponentType }>>> = {
+  compare: () => import("../compare/Compare"),
+  make: () => import("../make/Make"),
+  space: () => import("../space/Space"),
+  read: () => import("../read/Read"),
+  library: () => import("../library/Library"),
+};
+
+/** Shows the rail, the top bar, and the place that the address names. */
+export function Frame() {
+  const name = place.value;
+  const Place = usePlace(name);
+  useEffect(() => {
+    document.title = `${TITLES[name]} · steering-server`;
+  }, [name]);
+  useEffect(() => {
+    addEventListener("keydown", onKey);
+    return () => removeEventListener("keydown", onKey);
+  }, []);
+  return (
+    <div class="frame">
+      <nav class="rail" aria-label="Places">
+        {PLACES.map((one) => (
+          <a key={one} href={placeHref(one)} {...(one === name ? { "aria-current": "page" as const } : {})}>
+            <Icon name={one} />
+            {TITLES[one]}
+          </a>
+        ))}
+      </nav>
+      <TopBar />
+      <main class="place" id="main">
+        {serverTrouble.value && <Note kind="error">{serverTrouble.value} Trying again every few seconds.</Note>}
+        {Place && <Place key={name} />}
+      </main>
+      {helpShown.value && <HelpDialog />}
+    </div>
+  );
+}
+
+function usePlace(name: PlaceName): ComponentType | null {
+  const [loaded, setLoaded] = useState<Partial<Record<PlaceName, ComponentType>>>({});
+  useEffect(() => {
+    void MODULES[name]().then((module) => setLoaded((before) => ({ ...before, [name]: module.default })));
+  }, [name]);
+  return loaded[name] ?? null;
+}

@@ -1,0 +1,122 @@
+import { computed, effect, signal, untracked } from "@preact/signals";
+import { api, dataOf } from "../api/client";
+import { ApiError, messageOf } from "../api/errors";
+import { apiKey, keyWanted } from "../api/key";
+import { send } from "../api/retry";
+import type { Capabilities } from "../api/types";
+import { loadVectors } from "./vectors";
+
+const POLL_SECONDS = 2;
+const RELOAD_SECONDS = 3;
+
+/** What the server can do; null until it has answered. */
+export const capabilities = signal<Capabilities | null>(null);
+
+/** Why the server cannot work now; null while it can. */
+export const serverTrouble = signal<string | null>(null);
+
+/** Every `METHOD /path` of the server's OpenAPI document; places show only what is in it. */
+export const routes = signal<ReadonlySet<string>>(new Set());
+
+export interface Load {
+  running: number;
+  waiting: number;
+  tokensPerSecond: number | null;
+}
+
+/** What the engine does at the moment; null where the key may not see it. */
+export const load = signal<Load | null>(null);
+
+/** Median residual norms by layer, against which doses are planned. */
+export const typicalNorms = computed<readonly number[]>(() => capabilities.value?.model.typical_norms ?? []);
+export const layerCount = computed(() => capabilities.value?.layers ?? 0);
+export const doseBound = computed(() => limit("dose_bound", 0.2));
+
+export function limit(name: string, otherwise: number): number {
+  const value = capabilities.value?.limits[name];
+  return typeof value === "number" ? value : otherwise;
+}
+
+export function hasRoute(method: string, path: string): boolean {
+  return routes.value.has(`${method} ${path}`);
+}
+
+/** Loads what every place needs, and again when the key changes; waits while the model loads. */
+export async function loadServer(): Promise<void> {
+  effect(() => {
+    void apiKey.value;
+    untracked(() => void connect());
+  });
+  setInterval(() => void poll(), POLL_SECONDS * 1000);
+}
+
+async function connect(): Promise<void> {
+  try {
+    capabilities.value = await dataOf<Capabilities>(api.GET("/v1/capabilities"));
+    serverTrouble.value = null;
+    await Promise.all([loadRoutes(), loadVectors(), poll()]);
+  } catch (error) {
+    if (error instanceof ApiError && error.status === 401) return;
+    serverTrouble.value = messageOf(error);
+    setTimeout(() => void connect(), RELOAD_SECONDS * 1000);
+  }
+}
+
+async function loadRoutes(): Promise<void> {
+  try {
+    const document = (await (await send(new Request(`${location.origin}/openapi.json`))).json()) as {
+      paths: Record<string, object>;
+    };
+    const found = Object.entries(document.paths).flatMap(([path, methods]) =>
+      Object.keys(methods).map((method) => `${method.toUpperCase()} ${path}`),
+    );
+    routes.value = new Set(found);
+  } catch {
+    routes.value = new Set(); // the operator has switched the document off: only what every server has is shown
+  }
+}
+
+let lastCount: { tokens: number; at: number } | null = null;
+let refused: string | null | undefined;
+
+/** Reads the engine's gauges. A key without the right to see them is asked once only. */
+async function poll(): Promise<void> {
+  if (document.hidden || capabilities.value === null || keyWanted.value || refused === apiKey.value) return;
+  try {
+    const response = await fetch(
+      "/metrics",
+      apiKey.value ? { headers: { Authorization: `Bearer ${apiKey.value}` } } : {},
+    );
+    if (response.status === 401 || response.status === 403 || response.status === 404) refused = apiKey.value;
+    load.value = response.ok ? loadOf(gauges(await response.text())) : null;
+    if (response.ok) serverTrouble.value = null;
+  } catch (error) {
+    load.value = null;
+    serverTrouble.value = messageOf(error);
+  }
+}
+
+function loadOf(values: ReadonlyMap<string, number>): Load {
+  const tokens = values.get("steering_generated_tokens_total");
+  const at = performance.now();
+  let rate: number | null = null;
+  if (tokens !== undefined) {
+    if (lastCount && at > lastCount.at) rate = (Math.max(0, tokens - lastCount.tokens) / (at - lastCount.at)) * 1000;
+    lastCount = { tokens, at };
+  }
+  return {
+    running: values.get("steering_engine_running") ?? 0,
+    waiting: values.get("steering_engine_waiting") ?? 0,
+    tokensPerSecond: rate,
+  };
+}
+
+/** Reads the values without labels from Prometheus text. */
+export function gauges(text: string): Map<string, number> {
+  const found = new Map<string, number>();
+  for (const line of text.split("\n")) {
+    const match = /^([a-z_]+) (\S+)$/.exec(line);
+    if (match?.[1] && match[2]) found.set(match[1], Number(match[2]));
+  }
+  return found;
+}

@@ -1,0 +1,49 @@
+import { effect, signal } from "@preact/signals";
+
+export type Theme = "system" | "light" | "dark";
+
+const STORAGE = "steering-server.theme";
+const ORDER: readonly Theme[] = ["system", "light", "dark"];
+
+export const theme = signal<Theme>(stored());
+
+/** Changes whenever colours may have changed, so that canvases are drawn again. */
+export const coloursChanged = signal(0);
+
+function stored(): Theme {
+  const value = typeof localStorage === "undefined" ? null : localStorage.getItem(STORAGE);
+  return ORDER.find((known) => known === value) ?? "system";
+}
+
+/** Puts the chosen theme on the document, now and whenever it changes. */
+export function applyTheme(): void {
+  effect(() => {
+    if (theme.value === "system") delete document.documentElement.dataset.theme;
+    else document.documentElement.dataset.theme = theme.value;
+    localStorage.setItem(STORAGE, theme.value);
+    coloursChanged.value = coloursChanged.peek() + 1;
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    coloursChanged.value += 1;
+  });
+}
+
+/** Goes on to the next theme. */
+export function nextTheme(): void {
+  theme.value = ORDER[(ORDER.indexOf(theme.value) + 1) % ORDER.length] ?? "system";
+}
+
+/** Returns the colour a custom property stands for, as a canvas understands it. */
+export function colour(name: string): string {
+  const probe = document.createElement("i");
+  probe.style.color = `var(--${name})`;
+  document.body.append(probe);
+  const value = getComputedStyle(probe).color;
+  probe.remove();
+  return value;
+}
+
+/** Whether the reader has asked for less motion. */
+export function reducedMotion(): boolean {
+  return matchMedia("(prefers-reduced-motion: reduce)").matches;
+}

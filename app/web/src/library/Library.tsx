@@ -1,0 +1,4 @@
+/** Library. */
+export default function Library() {
+  return <p class="muted">Library</p>;
+}

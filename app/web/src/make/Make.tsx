@@ -1,0 +1,4 @@
+/** Make. */
+export default function Make() {
+  return <p class="muted">Make</p>;
+}

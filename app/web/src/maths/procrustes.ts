@@ -1,0 +1,104 @@
+export type Point = readonly number[];
+export type Matrix = number[][];
+
+const ITERATIONS = 60;
+const RIDGE = 1e-12;
+
+/** Returns points with mean zero and root mean square distance one, so that layers of any norm fill the same picture. */
+export function normalised(points: readonly Point[]): { points: number[][]; centre: number[]; size: number } {
+  const dims = points[0]?.length ?? 0;
+  const centre = Array.from({ length: dims }, (_, d) => mean(points.map((p) => p[d] ?? 0)));
+  const centred = points.map((p) => p.map((x, d) => x - (centre[d] ?? 0)));
+  const size = Math.sqrt(mean(centred.map((p) => p.reduce((sum, x) => sum + x * x, 0)))) || 1;
+  return { points: centred.map((p) => p.map((x) => x / size)), centre, size };
+}
+
+/**
+ * Returns the orthogonal matrix R (a reflection is allowed) for which `from` R lies closest to `onto`.
+ *
+ * It is the orthogonal polar factor of fromᵀ onto, found with Newton's iteration X <- (X + X^-T) / 2.
+ */
+export function procrustes(from: readonly Point[], onto: readonly Point[]): Matrix {
+  const dims = from[0]?.length ?? 0;
+  let x: Matrix = zeros(dims);
+  for (let i = 0; i < from.length; i++)
+    for (let r = 0; r < dims; r++)
+      for (let c = 0; c < dims; c++) x[r]![c]! += (from[i]?.[r] ?? 0) * (onto[i]?.[c] ?? 0);
+  const size = Math.sqrt(x.flat().reduce((sum, v) => sum + v * v, 0));
+  if (!(size > 0)) return identity(dims);
+  // The ridge keeps the iteration defined where all points lie on one line.
+  x = x.map((row, r) => row.map((v, c) => v / size + (r === c ? RIDGE : 0)));
+  for (let step = 0; step < ITERATIONS; step++) {
+    const inverse = inverted(x);
+    if (inverse === null) return identity(dims);
+    const next = x.map((row, r) => row.map((v, c) => (v + inverse[c]![r]!) / 2));
+    const change = Math.max(...next.flatMap((row, r) => row.map((v, c) => Math.abs(v - x[r]![c]!))));
+    x = next;
+    if (change < 1e-12) break;
+  }
+  return x;
+}
+
+/** Returns the row vector times the matrix. */
+export function rotate(point: Point, matrix: Matrix): number[] {
+  return matrix.map((_, c) => point.reduce((sum, v, r) => sum + v * (matrix[r]?.[c] ?? 0), 0));
+}
+
+/** One layer ready to draw: its points, and the map from the coordinates the server gave. */
+export interface AlignedLayer {
+  points: number[][];
+  place(point: Point): number[];
+}
+
+/** Normalises every layer and rotates each onto the one before, so that points travel and do not jump. */
+export function aligned(layers: readonly (readonly Point[])[]): AlignedLayer[] {
+  const result: AlignedLayer[] = [];
+  for (const raw of layers) {
+    const { points, centre, size } = normalised(raw);
+    const before = result.at(-1)?.points;
+    const matrix = before ? procrustes(points, before) : identity(points[0]?.length ?? 0);
+    const place = (point: Point) =>
+      rotate(
+        point.map((x, d) => (x - (centre[d] ?? 0)) / size),
+        matrix,
+      );
+    result.push({ points: points.map((p) => rotate(p, matrix)), place });
+  }
+  return result;
+}
+
+/** Returns the points between two layers; `t` runs from 0 to 1. */
+export function between(a: readonly Point[], b: readonly Point[], t: number): number[][] {
+  return a.map((p, i) => p.map((x, d) => x + ((b[i]?.[d] ?? x) - x) * t));
+}
+
+function mean(values: readonly number[]): number {
+  return values.length === 0 ? 0 : values.reduce((sum, v) => sum + v, 0) / values.length;
+}
+
+function zeros(n: number): Matrix {
+  return Array.from({ length: n }, () => new Array<number>(n).fill(0));
+}
+
+function identity(n: number): Matrix {
+  return zeros(n).map((row, i) => row.map((_, j) => (i === j ? 1 : 0)));
+}
+
+/** Gauss-Jordan with partial pivoting; null for a singular matrix. */
+function inverted(matrix: Matrix): Matrix | null {
+  const n = matrix.length;
+  const work = matrix.map((row, i) => [...row, ...identity(n)[i]!]);
+  for (let c = 0; c < n; c++) {
+    let pivot = c;
+    for (let r = c + 1; r < n; r++) if (Math.abs(work[r]![c]!) > Math.abs(work[pivot]![c]!)) pivot = r;
+    [work[c], work[pivot]] = [work[pivot]!, work[c]!];
+    const head = work[c]![c]!;
+    if (Math.abs(head) < 1e-300) return null;
+    work[c] = work[c]!.map((v) => v / head);
+    for (let r = 0; r < n; r++) {
+      const factor = work[r]![c]!;
+      if (r !== c && factor !== 0) work[r] = work[r]!.map((v, k) => v - factor * work[c]![k]!);
+    }
+  }
+  return work.map((row) => row.slice(n));
+}

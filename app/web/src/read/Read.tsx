@@ -1,0 +1,4 @@
+/** Read. */
+export default function Read() {
+  return <p class="muted">Read</p>;
+}

@@ -1,0 +1,4 @@
+/** Space. */
+export default function Space() {
+  return <p class="muted">Space</p>;
+}

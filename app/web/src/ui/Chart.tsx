@@ -1,0 +1,153 @@
+import { useEffect, useRef, useState } from "preact/hooks";
+import uPlot from "uplot";
+import "uplot/dist/uPlot.min.css";
+import { colour, coloursChanged } from "../frame/theme";
+
+export interface Series {
+  label: string;
+  values: readonly (number | null)[];
+  /** strong: the measured curve; faint: what it is held against; low and high: the bounds of its interval. */
+  look: "strong" | "faint" | "low" | "high";
+}
+
+interface Props {
+  title: string;
+  x: readonly number[];
+  xLabel: string;
+  series: readonly Series[];
+  /** One sentence about a point, shown under the chart. */
+  describe: (index: number) => string;
+  /** A vertical line, such as the layer that is shown. */
+  mark?: number | null;
+  /** A shaded part of the x axis, such as a recommended range. */
+  ranges?: readonly (readonly [number, number])[];
+  yRange?: readonly [number, number];
+  height?: number;
+  onPick?: (index: number) => void;
+}
+
+/** Draws curves over one axis, with an interval band and marks. */
+export function Chart(props: Props) {
+  const { title, x, series, describe, height = 180, onPick } = props;
+  const box = useRef<HTMLDivElement>(null);
+  const [hovered, setHovered] = useState<number | null>(null);
+  const colours = coloursChanged.value;
+  const data = JSON.stringify([x, series, props.mark, props.ranges]);
+  // biome-ignore lint/correctness/useExhaustiveDependencies: `data` stands for the values drawn, `colours` for the theme
+  useEffect(() => {
+    const parent = box.current;
+    if (!parent || x.length === 0) return;
+    const width = () => Math.max(parent.clientWidth, 160);
+    const options = optionsFor(props, width(), height, setHovered);
+    const plot = new uPlot(options, [[...x], ...series.map((one) => [...one.values])] as uPlot.AlignedData, parent);
+    const pick = () => {
+      if (onPick && plot.cursor.idx != null) onPick(plot.cursor.idx);
+    };
+    plot.over.addEventListener("click", pick);
+    const observer = new ResizeObserver(() => plot.setSize({ width: width(), height }));
+    observer.observe(parent);
+    return () => {
+      observer.disconnect();
+      plot.destroy();
+    };
+  }, [data, colours, height]);
+  const shown = hovered ?? x.length - 1;
+  return (
+    <figure class="chart">
+      <figcaption class="small">{title}</figcaption>
+      <div
+        ref={box}
+        role="img"
+        aria-label={`${title}. ${x.map((_, index) => describe(index)).join("; ")}`}
+        style={{ minHeight: `${height}px` }}
+      />
+      <p class="hover" aria-hidden="true">
+        {x.length > 0 && (hovered === null ? "" : describe(shown))}
+      </p>
+    </figure>
+  );
+}
+
+function optionsFor(
+  props: Props,
+  width: number,
+  height: number,
+  onHover: (index: number | null) => void,
+): uPlot.Options {
+  const [text, line, accent, faint] = ["muted", "line", "accent", "middle"].map(colour) as [
+    string,
+    string,
+    string,
+    string,
+  ];
+  const font = "12px system-ui, sans-serif";
+  const axis: uPlot.Axis = {
+    stroke: text,
+    grid: { stroke: line, width: 1 },
+    ticks: { stroke: line },
+    font,
+    labelFont: font,
+  };
+  const widths = { strong: 2, faint: 1, low: 0, high: 0 };
+  const low = props.series.findIndex((one) => one.look === "low");
+  const high = props.series.findIndex((one) => one.look === "high");
+  return {
+    width,
+    height,
+    legend: { show: false },
+    cursor: { y: false, drag: { x: false, y: false } },
+    scales: { x: { time: false }, ...(props.yRange ? { y: { range: [...props.yRange] as [number, number] } } : {}) },
+    axes: [
+      { ...axis, label: props.xLabel, labelSize: 18, size: 34 },
+      { ...axis, size: 48 },
+    ],
+    series: [
+      {},
+      ...props.series.map((one) => ({
+        label: one.label,
+        stroke: one.look === "faint" ? faint : accent,
+        width: widths[one.look],
+        points: { show: one.look === "strong" && props.x.length < 40, size: 6, fill: accent },
+        spanGaps: true,
+      })),
+    ],
+    ...(low >= 0 && high >= 0
+      ? { bands: [{ series: [high + 1, low + 1] as [number, number], fill: withAlpha(accent, 0.2) }] }
+      : {}),
+    hooks: {
+      setCursor: [(plot) => onHover(plot.cursor.idx ?? null)],
+      drawClear: [(plot) => drawRanges(plot, props.ranges ?? [], withAlpha(accent, 0.14))],
+      draw: [(plot) => drawMark(plot, props.mark ?? null, text)],
+    },
+  };
+}
+
+function withAlpha(rgb: string, alpha: number): string {
+  return rgb.replace(/^rgb\((.*)\)$/, `rgba($1, ${alpha})`);
+}
+
+function drawRanges(plot: uPlot, ranges: readonly (readonly [number, number])[], fill: string): void {
+  const { ctx, bbox } = plot;
+  ctx.save();
+  ctx.fillStyle = fill;
+  for (const [from, to] of ranges) {
+    const left = plot.valToPos(from, "x", true);
+    ctx.fillRect(left, bbox.top, plot.valToPos(to, "x", true) - left, bbox.height);
+  }
+  ctx.restore();
+}
+
+function drawMark(plot: uPlot, mark: number | null, stroke: string): void {
+  if (mark === null) return;
+  const { ctx, bbox } = plot;
+  const x = plot.valToPos(mark, "x", true);
+  ctx.save();
+  ctx.strokeStyle = stroke;
+  ctx.lineWidth = 2 * devicePixelRatio;
+  ctx.setLineDash([4 * devicePixelRatio, 4 * devicePixelRatio]);
+  ctx.beginPath();
+  ctx.moveTo(x, bbox.top);
+  ctx.lineTo(x, bbox.top + bbox.height);
+  ctx.stroke();
+  ctx.restore();
+}

@@ -1,0 +1,22 @@
+import type { ComponentChildren } from "preact";
+import { isAbort, messageOf } from "../api/errors";
+
+interface Props {
+  kind: "error" | "notice" | "plain";
+  children: ComponentChildren;
+}
+
+/** Shows a message that stays: an error, a notice, or plain information. */
+export function Note({ kind, children }: Props) {
+  return (
+    <div class={`note ${kind}`} role={kind === "error" ? "alert" : "note"}>
+      {children}
+    </div>
+  );
+}
+
+/** Shows what was thrown, unless the caller stopped it. */
+export function ErrorNote({ error }: { error: unknown }) {
+  if (error === null || error === undefined || isAbort(error)) return null;
+  return <Note kind="error">{messageOf(error)}</Note>;
+}

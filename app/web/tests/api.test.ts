@@ -1,0 +1,113 @@
+import { afterEach, describe, expect, it } from "vitest";
+import { ApiError, errorOf } from "../src/api/errors";
+import { apiKey, keyRefusal, keyState, setKey } from "../src/api/key";
+import { pause, send, waitSeconds } from "../src/api/retry";
+import { EventParser, eventsOf } from "../src/api/sse";
+
+const REQUEST = () => new Request("http://127.0.0.1/v1/compare", { method: "POST", body: "{}" });
+
+function refusal(status: number, code: string, headers: Record<string, string> = {}): Response {
+  return Response.json({ error: { message: `refused: ${code}`, type: "x", param: null, code } }, { status, headers });
+}
+
+/** A transport that gives one prepared response after another and records the requests. */
+function scripted(...responses: Response[]) {
+  const seen: Request[] = [];
+  const transport = async (request: RequestInfo | URL) => {
+    seen.push(request as Request);
+    const next = responses.shift();
+    if (!next) throw new Error("no response left");
+    return next;
+  };
+  return { transport: transport as typeof fetch, seen };
+}
+
+afterEach(() => setKey(null));
+
+describe("EventParser", () => {
+  const stream = 'event: token\ndata: {"a":1}\n\n: keep-alive\n\ndata: x\r\ndata: y\r\n\r\nevent: done\ndata: {}\n\n';
+  const expected = [
+    { name: "token", data: '{"a":1}' },
+    { name: "message", data: "x\ny" },
+    { name: "done", data: "{}" },
+  ];
+
+  it.each([1, 2, 3, 7, 1000])("reads the same events from chunks of %i characters", (size) => {
+    const parser = new EventParser();
+    const events = [];
+    for (let i = 0; i < stream.length; i += size) events.push(...parser.push(stream.slice(i, i + size)));
+    expect(events).toEqual(expected);
+  });
+
+  it("joins characters that are split between chunks of bytes", async () => {
+    const bytes = new TextEncoder().encode("data: 😀é\n\n");
+    const body = new ReadableStream({
+      start(controller) {
+        for (const byte of bytes) controller.enqueue(Uint8Array.of(byte));
+        controller.close();
+      },
+    });
+    const events = [];
+    for await (const event of eventsOf(new Response(body))) events.push(event);
+    expect(events).toEqual([{ name: "message", data: "😀é" }]);
+  });
+
+  it("does not give an event that has not ended", () => {
+    expect(new EventParser().push("data: x\n")).toEqual([]);
+  });
+});
+
+describe("send", () => {
+  it("waits as Retry-After says and sends the same body again", async () => {
+    const { transport, seen } = scripted(refusal(429, "overloaded", { "Retry-After": "0" }), new Response("fine"));
+    expect(await (await send(REQUEST(), transport)).text()).toBe("fine");
+    expect(await Promise.all(seen.map((request) => request.text()))).toEqual(["{}", "{}"]);
+  });
+
+  it("gives up with the server's error, and does not repeat what cannot succeed", async () => {
+    const busy = () => refusal(503, "draining", { "Retry-After": "0" });
+    await expect(send(REQUEST(), scripted(busy(), busy(), busy(), busy()).transport)).rejects.toMatchObject({
+      status: 503,
+      code: "draining",
+    });
+    const { transport, seen } = scripted(refusal(400, "invalid_request"));
+    await expect(send(REQUEST(), transport)).rejects.toBeInstanceOf(ApiError);
+    expect(seen).toHaveLength(1);
+  });
+
+  it("sends the key, and records what a key may not do", async () => {
+    setKey("secret-key");
+    const { transport, seen } = scripted(refusal(403, "insufficient_scope"));
+    await expect(send(REQUEST(), transport)).rejects.toMatchObject({ status: 403 });
+    expect(seen[0]!.headers.get("Authorization")).toBe("Bearer secret-key");
+    expect(keyRefusal.value).toBe("refused: insufficient_scope");
+    expect(keyState.value).toBe("limited");
+  });
+
+  it("asks for a key when the server refuses", async () => {
+    await expect(send(REQUEST(), scripted(refusal(401, "invalid_api_key")).transport)).rejects.toMatchObject({
+      code: "invalid_api_key",
+    });
+    expect([keyState.value, apiKey.value]).toEqual(["wanted", null]);
+  });
+
+  it("stops waiting when the caller stops", async () => {
+    const stop = new AbortController();
+    const waiting = pause(60, stop.signal);
+    stop.abort();
+    await expect(waiting).rejects.toMatchObject({ name: "AbortError" });
+  });
+
+  it("reads Retry-After as seconds or as a date, within bounds", () => {
+    expect(waitSeconds("7", 0)).toBe(7);
+    expect(waitSeconds("Thu, 01 Jan 1970 00:00:05 GMT", 0, 1000)).toBe(4);
+    expect(waitSeconds("9999", 0)).toBe(30);
+    expect([0, 1, 2].map((attempt) => waitSeconds(null, attempt))).toEqual([1, 2, 4]);
+  });
+});
+
+describe("errorOf", () => {
+  it("survives a body that is no error of ours", async () => {
+    expect(await errorOf(new Response("<html>", { status: 502 }))).toMatchObject({ status: 502, code: "unknown" });
+  });
+});

@@ -1,0 +1,167 @@
+import { describe, expect, it } from "vitest";
+import type { Vector } from "../src/api/types";
+import { decodeState, encodeState } from "../src/maths/address";
+import { changedSpans, changedTokens, words } from "../src/maths/diff";
+import { aligned, between, normalised, procrustes, rotate } from "../src/maths/procrustes";
+import { fullScale, meanOf, plain, signed } from "../src/maths/scales";
+import { doseOf, sliderEnd, wordFor, zonesOf } from "../src/maths/strength";
+import { parsePairs, parseTable } from "../src/maths/table";
+
+const CLOUD = [
+  [1, 2],
+  [-1, 0.5],
+  [3, -2],
+  [0.2, -1],
+];
+
+function turned(points: number[][], angle: number, mirror = 1): number[][] {
+  const [c, s] = [Math.cos(angle), Math.sin(angle)];
+  return points.map(([x, y]) => [c * x! - s * y! * mirror, s * x! + c * y! * mirror]);
+}
+
+function distance(a: readonly (readonly number[])[], b: readonly (readonly number[])[]): number {
+  return Math.max(...a.flatMap((p, i) => p.map((x, d) => Math.abs(x - b[i]![d]!))));
+}
+
+describe("procrustes", () => {
+  it.each([0.3, 2.5, -1.2, Math.PI])("undoes a rotation by %f", (angle) => {
+    const matrix = procrustes(turned(CLOUD, angle), CLOUD);
+    expect(
+      distance(
+        turned(CLOUD, angle).map((p) => rotate(p, matrix)),
+        CLOUD,
+      ),
+    ).toBeLessThan(1e-9);
+  });
+
+  it("undoes a reflection", () => {
+    const mirrored = turned(CLOUD, 0.7, -1);
+    const matrix = procrustes(mirrored, CLOUD);
+    expect(
+      distance(
+        mirrored.map((p) => rotate(p, matrix)),
+        CLOUD,
+      ),
+    ).toBeLessThan(1e-9);
+  });
+
+  it("returns an orthogonal matrix for noisy points in three dimensions", () => {
+    const a = [[1, 0, 0.2], [0, 2, 0], [0.5, 0, 3], [-1, -1, -1]]; // biome-ignore format: a table
+    const b = [[0.1, 1.2, 0], [2, 0.3, 0.1], [0, 0.4, -3], [-1, -1.2, 1]]; // biome-ignore format: a table
+    const r = procrustes(a, b);
+    for (let i = 0; i < 3; i++)
+      for (let j = 0; j < 3; j++) {
+        const dot = r[i]!.reduce((sum, v, k) => sum + v * r[j]![k]!, 0);
+        expect(dot).toBeCloseTo(i === j ? 1 : 0, 9);
+      }
+  });
+
+  it("stays finite when all points lie on a line or in one place", () => {
+    const line = [[1, 1], [2, 2], [-3, -3]]; // biome-ignore format: a table
+    expect(procrustes(line, line).flat().every(Number.isFinite)).toBe(true);
+    expect(procrustes([[0, 0]], [[0, 0]])).toEqual([[1, 0], [0, 1]]); // biome-ignore format: a table
+  });
+
+  it("aligns layers that are the same cloud turned, moved and grown", () => {
+    const layers = [CLOUD, turned(CLOUD, 1).map((p) => p.map((x) => 40 * x + 7)), turned(CLOUD, 2, -1)];
+    const result = aligned(layers);
+    for (const layer of result) expect(distance(layer.points, result[0]!.points)).toBeLessThan(1e-9);
+    expect(result[1]!.place(layers[1]![2]!)[0]).toBeCloseTo(result[0]!.points[2]![0]!, 9);
+  });
+
+  it("normalises to unit size and interpolates", () => {
+    const { points } = normalised(CLOUD);
+    expect(points.flat().reduce((s, x) => s + x * x, 0) / points.length).toBeCloseTo(1, 12);
+    expect(between([[0, 0]], [[2, 4]], 0.25)).toEqual([[0.5, 1]]);
+  });
+});
+
+describe("diff", () => {
+  it("keeps every character", () => {
+    const text = "  It is\na mess, really. ";
+    expect(words(text).join("")).toBe(text);
+    expect(
+      changedSpans("It is fine", text)
+        .map((s) => s.text)
+        .join(""),
+    ).toBe(text);
+  });
+
+  it("marks inserted and replaced words only", () => {
+    expect(changedSpans("It is a fine day today", "It is a bad rainy day today")).toEqual([
+      { kind: "equal", text: "It is a" },
+      { kind: "changed", text: " bad rainy" },
+      { kind: "equal", text: " day today" },
+    ]);
+    expect(changedSpans("same", "same")).toEqual([{ kind: "equal", text: "same" }]);
+    expect(changedSpans("", "new")).toEqual([{ kind: "changed", text: "new" }]);
+  });
+
+  it("finds the tokens inside changed spans", () => {
+    const spans = changedSpans("I am glad here", "I am sad here");
+    expect(changedTokens(spans, ["I", " am", " s", "ad", " here"])).toEqual([false, false, true, true, false]);
+  });
+});
+
+describe("scales", () => {
+  it("formats numbers with a real minus and no negative zero", () => {
+    expect([signed(-1.234), signed(0.5), signed(-0.001), signed(null)]).toEqual(["−1.23", "+0.50", "0.00", "–"]);
+    expect(plain(-0.5, 1)).toBe("−0.5");
+  });
+
+  it("ignores what is not finite", () => {
+    expect(meanOf([1, null, 3, Number.NaN])).toBe(2);
+    expect(meanOf([])).toBeNull();
+    expect(fullScale([0.1, -5, 0.2, 0.3, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1], 0.1)).toBe(0.3);
+  });
+});
+
+describe("strength", () => {
+  const vector = {
+    layers: [0, 1],
+    scale: { "0": 2, "1": 4 },
+    recommended: { layers: [1], strength: [1, 2] },
+    quality: null,
+  } as unknown as Vector;
+
+  it("computes the dose from scale and norm", () => {
+    expect(doseOf(vector, -2, [1], [10, 40])).toBeCloseTo(0.2, 12);
+  });
+
+  it("takes zones from the card, else from the norms", () => {
+    expect(zonesOf(vector, 1, [10, 40])).toEqual({ low: 1, high: 2, measured: false });
+    const bare = { ...vector, recommended: { layers: [1], strength: null } } as unknown as Vector;
+    expect(zonesOf(bare, -1, [10, 40])).toEqual({ low: 0.5, high: 2, measured: false });
+  });
+
+  it("says what a strength does", () => {
+    const zones = { low: 1, high: 2, measured: true };
+    expect([0, -0.5, 1.2, -1.9, 2.1].map((s) => wordFor(s, zones))).toEqual(
+      ["off", "barely", "clear", "strong", "breaks text"], // biome-ignore format: one line
+    );
+    expect(wordFor(3, { ...zones, measured: false })).toBe("may break text");
+    expect(sliderEnd(zones, zones)).toBe(3);
+  });
+});
+
+describe("tables", () => {
+  it("reads quoted fields, tabs and headers", () => {
+    expect(parseTable('a,"b, ""c""\nd"\n')).toEqual([["a", 'b, "c"\nd']]);
+    expect(parsePairs("negative\tpositive\nbad\tgood\n")).toEqual([{ positive: "good", negative: "bad" }]);
+    expect(parsePairs("good,bad\nfine,awful")).toHaveLength(2);
+  });
+
+  it("reads JSON lines and names the line that is wrong", () => {
+    expect(parsePairs('{"positive": "a", "negative": "b"}\n')).toEqual([{ positive: "a", negative: "b" }]);
+    expect(() => parsePairs('{"positive": "a", "negative": "b"}\n{"positive": 3}')).toThrow("Line 2");
+  });
+});
+
+describe("addresses", () => {
+  it("round-trips any text and refuses anything else", () => {
+    const value = { prompt: "Grüße 😀 \u202e <b>", list: [1, -2.5, null] };
+    expect(decodeState(encodeState(value))).toEqual(value);
+    expect(decodeState("%%%")).toBeNull();
+    expect(encodeState(value)).toMatch(/^[A-Za-z0-9_-]+$/);
+  });
+});
