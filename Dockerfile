@@ -7,11 +7,21 @@ FROM python:${PYTHON_VERSION}-slim-trixie AS base
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_CACHE_DIR=/var/cache/pip
 WORKDIR /srv/steering-server
 
+# The playground, built once for both images.
+FROM node:24-trixie-slim AS web
+WORKDIR /srv/steering-server/app/web
+COPY app/web/package.json app/web/package-lock.json ./
+RUN npm ci --no-audit --no-fund
+COPY docs/openapi.json /srv/steering-server/docs/openapi.json
+COPY app/web ./
+RUN npm run build
+
 FROM base AS build
 RUN apt-get update && apt-get install --yes --no-install-recommends make && rm -rf /var/lib/apt/lists/*
 COPY pyproject.toml Makefile README.md LICENSE ./
 COPY steering steering
 COPY app app
+COPY --from=web /srv/steering-server/app/static app/static
 
 # TORCH_INDEX: an index with processor-only builds of torch makes a far smaller image; empty takes torch's default build.
 FROM build AS build-cpu

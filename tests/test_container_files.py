@@ -44,9 +44,10 @@ def test_the_default_target_is_the_processor_image_and_cuda_is_another() -> None
     assert "cuda" in TARGETS
 
 
-def test_every_stage_is_built_from_a_stage_above_it_or_from_the_one_python_image() -> None:
+def test_every_stage_is_built_from_a_stage_above_it_or_from_the_python_or_the_node_image() -> None:
+    images = {"python:${PYTHON_VERSION}-slim-trixie", "node:24-trixie-slim"}
     for number, (source, name) in enumerate(STAGES):
-        assert source in TARGETS[:number] or source == "python:${PYTHON_VERSION}-slim-trixie", name
+        assert source in TARGETS[:number] or source in images, name
     for source in re.findall(r"COPY --from=(\S+)", DOCKERFILE):
         assert source in TARGETS
 
@@ -74,7 +75,15 @@ def test_what_is_copied_from_the_context_exists_and_is_not_ignored() -> None:
         if line.startswith("COPY ") and "--from" not in line:
             for name in line.split()[1:-1]:
                 assert (REPOSITORY / name).exists()
-                assert f"!{name}" in allowed
+                assert {f"!{name}", f"!{name.split('/')[0]}"} & set(allowed)
+
+
+def test_the_playground_is_built_in_a_stage_of_its_own_and_installed_with_the_server() -> None:
+    copied = re.search(r"^COPY --from=web \S+/(\S+/static) (\S+)$", "\n".join(stage("build")), re.MULTILINE)
+    assert copied is not None
+    assert copied.group(1) == copied.group(2) == "app/static"
+    wheel = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert f"{copied.group(2)}/**" in wheel["artifacts"]
 
 
 @pytest.mark.parametrize("target", ["cpu", "cuda"])

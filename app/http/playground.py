@@ -1,7 +1,8 @@
-"""Serves the playground's built files at /, or says plainly that it has not been built. They are public: files of ours."""
+"""Serves the built playground at `/`, or a page that says how to build it. The files are public: they hold no data."""
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.applications import Starlette
@@ -22,11 +23,23 @@ def is_built(folder: Path = STATIC) -> bool:
     return (folder / "index.html").is_file()
 
 
+class HashedFiles(StaticFiles):
+    """Serves built files. The name of a script or style sheet contains a hash of its content, so it may be cached for good."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """Adds the cache header to what StaticFiles answers."""
+        response = super().file_response(*args, **kwargs)
+        path = str(args[0] if args else kwargs["full_path"])
+        forever = path.endswith((".js", ".css"))
+        response.headers["Cache-Control"] = "public, max-age=31536000, immutable" if forever else "no-cache"
+        return response
+
+
 def mount_playground(app: Starlette, folder: Path = STATIC) -> None:
     """Adds `/` and, when built, `/assets`."""
     router = APIRouter()
 
-    @router.get("/", include_in_schema=False)
+    @router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def playground() -> Response:
         if is_built(folder):
             return FileResponse(folder / "index.html", headers={"Cache-Control": "no-cache"})
@@ -34,4 +47,4 @@ def mount_playground(app: Starlette, folder: Path = STATIC) -> None:
 
     app.router.routes.extend(router.routes)
     if (folder / "assets").is_dir():
-        app.mount("/assets", StaticFiles(directory=folder / "assets"), name="assets")
+        app.mount("/assets", HashedFiles(directory=folder / "assets"), name="assets")

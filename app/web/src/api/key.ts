@@ -8,7 +8,7 @@ export const apiKey = signal<string | null>(stored());
 /** Whether the server has refused a request for want of a (valid) key. */
 export const keyWanted = signal(false);
 
-/** What the server said when the key lacked a scope; null while the key was enough. */
+/** The answer of the server when the key lacked a scope; null while the key was enough. */
 export const keyRefusal = signal<string | null>(null);
 
 export const keyState = computed<"wanted" | "limited" | "set" | "none">(() => {

@@ -51,10 +51,10 @@ export function ControlMore({ control, vector, set }: Props) {
           </select>
         </label>
         <OptionalNumber
-          label="Fade out over this many tokens (empty: constant)"
-          value={control.fade}
+          label="Let it go to zero over this many tokens (empty: constant)"
+          value={control.endsAfter}
           step={1}
-          onChange={(fade) => set({ fade: fade === null ? null : Math.max(1, Math.round(fade)) })}
+          onChange={(tokens) => set({ endsAfter: tokens === null ? null : Math.max(1, Math.round(tokens)) })}
         />
         <ConditionFields control={control} set={set} />
       </div>

@@ -68,7 +68,7 @@ function History() {
 }
 
 function Settings() {
-  const { raw, system, sampling, seed } = draft.value;
+  const { raw, system } = draft.value;
   return (
     <div class="stack">
       <Segments
@@ -96,48 +96,55 @@ function Settings() {
           </label>
         </>
       )}
-      <div class="row numbers">
-        <NumberField
-          label="Tokens"
-          value={sampling.max_tokens}
-          min={1}
-          max={2048}
-          step={1}
-          onChange={(max_tokens) => changeSampling({ max_tokens })}
-        />
-        <NumberField
-          label="Temperature"
-          value={sampling.temperature}
-          min={0}
-          max={5}
-          step={0.1}
-          onChange={(temperature) => changeSampling({ temperature })}
-        />
-        <NumberField
-          label="Top p"
-          value={sampling.top_p}
-          min={0.01}
-          max={1}
-          step={0.05}
-          onChange={(top_p) => changeSampling({ top_p })}
-        />
-        <NumberField
-          label="Samples"
-          value={sampling.n}
-          min={1}
-          max={limit("max_n", 8)}
-          step={1}
-          onChange={(n) => changeSampling({ n })}
-        />
-        <NumberField
-          label="Seed"
-          value={seed}
-          min={0}
-          max={999_999_999}
-          step={1}
-          onChange={(value) => change({ seed: value })}
-        />
-      </div>
+      <SamplingFields />
+    </div>
+  );
+}
+
+function SamplingFields() {
+  const { sampling, seed } = draft.value;
+  return (
+    <div class="row numbers">
+      <NumberField
+        label="Tokens"
+        value={sampling.max_tokens}
+        min={1}
+        max={2048}
+        step={1}
+        onChange={(max_tokens) => changeSampling({ max_tokens })}
+      />
+      <NumberField
+        label="Temperature"
+        value={sampling.temperature}
+        min={0}
+        max={5}
+        step={0.1}
+        onChange={(temperature) => changeSampling({ temperature })}
+      />
+      <NumberField
+        label="Top p"
+        value={sampling.top_p}
+        min={0.01}
+        max={1}
+        step={0.05}
+        onChange={(top_p) => changeSampling({ top_p })}
+      />
+      <NumberField
+        label="Samples"
+        value={sampling.n}
+        min={1}
+        max={limit("max_n", 8)}
+        step={1}
+        onChange={(n) => changeSampling({ n })}
+      />
+      <NumberField
+        label="Seed"
+        value={seed}
+        min={0}
+        max={999_999_999}
+        step={1}
+        onChange={(value) => change({ seed: value })}
+      />
     </div>
   );
 }

@@ -24,8 +24,6 @@ export function TokenText({ pane, base, choice, selected, onSelect }: Props) {
     if (index !== undefined) onSelect(Number(index));
   };
   return (
-    // biome-ignore lint/a11y/noStaticElementInteractions: one listener for all tokens, which are the buttons
-    // biome-ignore lint/a11y/useKeyWithClickEvents: the arrow keys of the group are handled below
     <p class="tokens" onClick={pick} onKeyDown={(event) => moved(event, onSelect)}>
       {tokens.map((token, index) => {
         const look = lookOf(shadeValue(pane, choice, index, kind, reader.value), kind, marks[index] ?? false);

@@ -26,7 +26,7 @@ export interface Control {
   high: number | null;
   degrees: number;
   to: string | null;
-  fade: number | null;
+  endsAfter: number | null;
   when: Condition | null;
 }
 
@@ -65,7 +65,7 @@ const BLANK: Omit<Control, "id" | "vector"> = {
   high: null,
   degrees: 30,
   to: null,
-  fade: null,
+  endsAfter: null,
   when: null,
 };
 
@@ -105,7 +105,7 @@ export function intervention(control: Control, overall: number): Intervention {
     const { vector, side, bound, at } = control.when;
     result.when = { vector, [side]: bound, at };
   }
-  if (control.fade !== null) result.schedule = { kind: "linear", to: 0, tokens: control.fade };
+  if (control.endsAfter !== null) result.schedule = { kind: "linear", to: 0, tokens: control.endsAfter };
   return result;
 }
 

@@ -42,6 +42,11 @@ export class PaneCollector {
     this.panes = names.map((name) => emptyPane(name, n));
   }
 
+  /** Whether nothing has arrived yet: what was shown before stays until then. */
+  get isEmpty(): boolean {
+    return this.tokens === 0 && this.panes.every((pane) => pane.error === null && pane.steering === null);
+  }
+
   add(piece: TokenPiece): void {
     this.pending.push(piece);
     if (piece.id !== null && piece.id !== undefined) this.tokens++;

@@ -31,7 +31,7 @@ export class ComparisonRun {
     const started = performance.now();
     const show = () => {
       this.scheduled = false;
-      if (this.abort !== abort) return;
+      if (this.abort !== abort || collector.isEmpty) return;
       this.panes.value = collector.current();
       this.tokensPerSecond.value = collector.tokens / ((performance.now() - started) / 1000);
     };

@@ -34,7 +34,7 @@ export async function makeStarters(onFirst: () => void): Promise<void> {
       show("");
       const body = { name: concept, concept, tags: ["starter"] };
       const job = await dataOf<Job>(api.POST("/v1/vectors/extract", { body }));
-      await watchJob(job, (now) => show(now.progress.message), stop.signal);
+      await watchJob(job, (now) => show(now.progress.message ?? ""), stop.signal);
       await loadVectors();
       if (made === 0) onFirst();
     }

@@ -11,7 +11,7 @@ const PATHS: Readonly<Record<PlaceName | "theme" | "key" | "help", string>> = {
   help: "M9 9a3 3 0 1 1 4 3c-1 .5-1 1-1 2m0 3h.01",
 };
 
-/** Draws one of the icons; the words beside it name it, so it is hidden from screen readers. */
+/** Draws one of the icons; the words next to it name it, so it is hidden from screen readers. */
 export function Icon({ name, size = 20 }: { name: keyof typeof PATHS; size?: number }) {
   return (
     <svg

@@ -1,4 +1,70 @@
-/** Library. */
+import "../styles/library.css";
+import { useEffect } from "preact/hooks";
+import { open } from "../frame/places";
+import { vectors } from "../frame/vectors";
+import { ErrorNote } from "../ui/Note";
+import { Jobs } from "./Jobs";
+import { DefaultSteering, Profiles } from "./Profiles";
+import { ServerState } from "./ServerState";
+import { Similarity } from "./Similarity";
+import { attempt, found, loadLibrary, search, selected, trouble } from "./store";
+import { VectorCard } from "./VectorCard";
+import { VectorDetails } from "./VectorDetails";
+
+/** Library: the vectors, what uses them, and what the server does. */
 export default function Library() {
-  return <p class="muted">Library</p>;
+  useEffect(() => void attempt(loadLibrary), []);
+  const all = vectors.value;
+  return (
+    <>
+      <ErrorNote error={trouble.value} />
+      <section class="stack" aria-label="Vectors">
+        <div class="row between">
+          <h2>Vectors</h2>
+          <input
+            type="search"
+            aria-label="Search vectors"
+            placeholder="Search by name, description or tag"
+            value={search.value}
+            onInput={(event) => {
+              search.value = event.currentTarget.value;
+            }}
+          />
+        </div>
+        {all?.length === 0 && <EmptyLibrary />}
+        {all && all.length > 0 && found.value.length === 0 && <p class="muted">No vector matches "{search.value}".</p>}
+        <div class="cards">
+          {found.value.map((vector) => (
+            <VectorCard key={vector.name} vector={vector} />
+          ))}
+        </div>
+      </section>
+      <Similarity />
+      <div class="columns">
+        <Profiles />
+        <DefaultSteering />
+      </div>
+      <div class="columns">
+        <Jobs />
+        <ServerState />
+      </div>
+      {selected.value && <VectorDetails key={selected.value} name={selected.value} />}
+    </>
+  );
+}
+
+function EmptyLibrary() {
+  return (
+    <div class="panel stack">
+      <p>The library is empty. Make a vector from your own examples, or make the starter vectors in Compare.</p>
+      <div class="row">
+        <button type="button" class="primary" onClick={() => open("make")}>
+          Make a vector
+        </button>
+        <button type="button" onClick={() => open("compare")}>
+          Open Compare
+        </button>
+      </div>
+    </div>
+  );
 }

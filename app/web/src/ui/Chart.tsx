@@ -33,7 +33,6 @@ export function Chart(props: Props) {
   const [hovered, setHovered] = useState<number | null>(null);
   const colours = coloursChanged.value;
   const data = JSON.stringify([x, series, props.mark, props.ranges]);
-  // biome-ignore lint/correctness/useExhaustiveDependencies: `data` stands for the values drawn, `colours` for the theme
   useEffect(() => {
     const parent = box.current;
     if (!parent || x.length === 0) return;
@@ -68,29 +67,17 @@ export function Chart(props: Props) {
   );
 }
 
+const FONT = "12px system-ui, sans-serif";
+const WIDTHS = { strong: 2, faint: 1, low: 0, high: 0 } as const;
+
 function optionsFor(
   props: Props,
   width: number,
   height: number,
   onHover: (index: number | null) => void,
 ): uPlot.Options {
-  const [text, line, accent, faint] = ["muted", "line", "accent", "middle"].map(colour) as [
-    string,
-    string,
-    string,
-    string,
-  ];
-  const font = "12px system-ui, sans-serif";
-  const axis: uPlot.Axis = {
-    stroke: text,
-    grid: { stroke: line, width: 1 },
-    ticks: { stroke: line },
-    font,
-    labelFont: font,
-  };
-  const widths = { strong: 2, faint: 1, low: 0, high: 0 };
-  const low = props.series.findIndex((one) => one.look === "low");
-  const high = props.series.findIndex((one) => one.look === "high");
+  const [text, line, accent] = [colour("muted"), colour("line"), colour("accent")];
+  const axis = { stroke: text, grid: { stroke: line, width: 1 }, ticks: { stroke: line }, font: FONT, labelFont: FONT };
   return {
     width,
     height,
@@ -101,25 +88,31 @@ function optionsFor(
       { ...axis, label: props.xLabel, labelSize: 18, size: 34 },
       { ...axis, size: 48 },
     ],
-    series: [
-      {},
-      ...props.series.map((one) => ({
-        label: one.label,
-        stroke: one.look === "faint" ? faint : accent,
-        width: widths[one.look],
-        points: { show: one.look === "strong" && props.x.length < 40, size: 6, fill: accent },
-        spanGaps: true,
-      })),
-    ],
-    ...(low >= 0 && high >= 0
-      ? { bands: [{ series: [high + 1, low + 1] as [number, number], fill: withAlpha(accent, 0.2) }] }
-      : {}),
+    series: [{}, ...props.series.map((one) => curve(one, props.x.length, accent))],
+    bands: bandsOf(props.series, withAlpha(accent, 0.2)),
     hooks: {
       setCursor: [(plot) => onHover(plot.cursor.idx ?? null)],
       drawClear: [(plot) => drawRanges(plot, props.ranges ?? [], withAlpha(accent, 0.14))],
       draw: [(plot) => drawMark(plot, props.mark ?? null, text)],
     },
   };
+}
+
+function curve(series: Series, points: number, accent: string): uPlot.Series {
+  return {
+    label: series.label,
+    stroke: series.look === "faint" ? colour("line-strong") : accent,
+    width: WIDTHS[series.look],
+    points: { show: series.look === "strong" && points < 40, size: 6, fill: accent },
+    spanGaps: true,
+  };
+}
+
+/** The interval between the curves `low` and `high`, if there are both. */
+function bandsOf(series: readonly Series[], fill: string): uPlot.Band[] {
+  const low = series.findIndex((one) => one.look === "low");
+  const high = series.findIndex((one) => one.look === "high");
+  return low < 0 || high < 0 ? [] : [{ series: [high + 1, low + 1], fill }];
 }
 
 function withAlpha(rgb: string, alpha: number): string {

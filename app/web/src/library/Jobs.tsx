@@ -1,0 +1,51 @@
+import { useEffect } from "preact/hooks";
+import type { Job } from "../api/types";
+import { attempt, cancelJob, jobs, loadLibrary } from "./store";
+
+const REFRESH_SECONDS = 2;
+
+/** The latest long pieces of work, with their progress. */
+export function Jobs() {
+  const active = jobs.value.some((job) => job.status === "queued" || job.status === "running");
+  useEffect(() => {
+    if (!active) return;
+    const timer = setInterval(() => void attempt(loadLibrary), REFRESH_SECONDS * 1000);
+    return () => clearInterval(timer);
+  }, [active]);
+  return (
+    <section class="panel stack" aria-label="Jobs">
+      <h2>Jobs</h2>
+      {jobs.value.length === 0 && <p class="muted">None yet. Making and measuring vectors appears here.</p>}
+      <ul class="stack jobs">
+        {jobs.value.slice(0, 8).map((job) => (
+          <JobRow key={job.id} job={job} />
+        ))}
+      </ul>
+    </section>
+  );
+}
+
+function JobRow({ job }: { job: Job }) {
+  const { done = 0, total = 0, message = "" } = job.progress;
+  const open = job.status === "queued" || job.status === "running";
+  return (
+    <li class="row between">
+      <span>
+        {job.kind.replaceAll("_", " ")} <span class="small muted">{new Date(job.created_at).toLocaleTimeString()}</span>
+        {open && message && <span class="small muted"> {message}</span>}
+        {job.error && <span class="small"> {job.error.message}</span>}
+      </span>
+      <span class="row">
+        {open && total > 0 && <progress value={done} max={total} aria-label="Progress" />}
+        <span class={`badge ${job.status === "succeeded" ? "good" : job.status === "failed" ? "bad" : ""}`}>
+          {job.status}
+        </span>
+        {open && (
+          <button type="button" onClick={() => void attempt(() => cancelJob(job.id))}>
+            Cancel
+          </button>
+        )}
+      </span>
+    </li>
+  );
+}

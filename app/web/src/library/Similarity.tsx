@@ -1,0 +1,64 @@
+import { useState } from "preact/hooks";
+import { vectors } from "../frame/vectors";
+import { signed } from "../maths/scales";
+import { attempt, type Similarities, similarities } from "./store";
+
+/** The cosine of every pair of vectors, as a table of colours and numbers. */
+export function Similarity() {
+  const [found, setFound] = useState<Similarities | null>(null);
+  const list = vectors.value ?? [];
+  if (list.length < 2) return null;
+  return (
+    <section class="panel stack" aria-label="Similarity">
+      <div class="row between">
+        <h2>Similarity</h2>
+        <button type="button" onClick={() => void attempt(async () => setFound(await similarities(list)))}>
+          {found ? "Compare again" : "Compare all vectors"}
+        </button>
+      </div>
+      <p class="small muted">
+        Cosine of the directions, averaged over the layers: +1 is the same direction, 0 unrelated, −1 the opposite.
+      </p>
+      {found && <Matrix {...found} />}
+    </section>
+  );
+}
+
+function Matrix({ names, cosine }: Similarities) {
+  return (
+    // biome-ignore lint/a11y/noNoninteractiveTabindex: a box that scrolls must be reachable by keyboard
+    <div class="scroll" tabIndex={0} role="region" aria-label="Table of similarities">
+      <table class="matrix">
+        <thead>
+          <tr>
+            <td />
+            {names.map((name) => (
+              <th key={name} scope="col">
+                {name}
+              </th>
+            ))}
+          </tr>
+        </thead>
+        <tbody>
+          {names.map((name, i) => (
+            <tr key={name}>
+              <th scope="row">{name}</th>
+              {names.map((other, j) => {
+                const value = cosine[i]?.[j] ?? null;
+                return (
+                  <td
+                    key={other}
+                    class={value !== null && value < 0 ? "below" : "above"}
+                    style={{ "--m": i === j ? 0 : Math.abs(value ?? 0) }}
+                  >
+                    {i === j ? "" : signed(value)}
+                  </td>
+                );
+              })}
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </div>
+  );
+}

@@ -1,0 +1,145 @@
+import { useEffect, useState } from "preact/hooks";
+import { download } from "../api/client";
+import type { Vector } from "../api/types";
+import { addVector } from "../compare/store";
+import { open } from "../frame/places";
+import { vectorNamed } from "../frame/vectors";
+import { QualityCard } from "../make/QualityCard";
+import { plain } from "../maths/scales";
+import { Dialog } from "../ui/Dialog";
+import { ErrorNote } from "../ui/Note";
+import { attempt, deleteVector, selected, usersOf, type Version, versionsOf } from "./store";
+
+/** Everything about one vector, and what can be done with it. */
+export function VectorDetails({ name }: { name: string }) {
+  const vector = vectorNamed(name);
+  const close = () => {
+    selected.value = null;
+  };
+  if (!vector) return null;
+  const use = () => {
+    addVector(vector);
+    close();
+    open("compare");
+  };
+  return (
+    <Dialog title={vector.id} wide onClose={close}>
+      <p>{vector.description || "No description."}</p>
+      <div class="row">
+        <button type="button" class="primary" onClick={use}>
+          Steer with it
+        </button>
+        <Exports vector={vector} />
+      </div>
+      <QualityCard vector={vector} />
+      <Versions vector={vector} />
+      <Provenance vector={vector} />
+      <Deletion vector={vector} />
+    </Dialog>
+  );
+}
+
+function Exports({ vector }: { vector: Vector }) {
+  const [error, setError] = useState<unknown>(null);
+  const save = (format: string, extension: string) =>
+    void download(`/v1/vectors/${vector.name}/export?format=${format}`, `${vector.name}.${extension}`).catch(setError);
+  return (
+    <>
+      <button type="button" onClick={() => save("safetensors", "safetensors")}>
+        Export safetensors
+      </button>
+      <button type="button" onClick={() => save("gguf", "gguf")}>
+        Export GGUF
+      </button>
+      <button type="button" onClick={() => save("json", "json")}>
+        Export JSON
+      </button>
+      <ErrorNote error={error} />
+    </>
+  );
+}
+
+function Versions({ vector }: { vector: Vector }) {
+  const [versions, setVersions] = useState<Version[] | null>(null);
+  useEffect(() => void attempt(async () => setVersions(await versionsOf(vector))), [vector]);
+  return (
+    <section class="stack" aria-label="Versions">
+      <h3>Versions</h3>
+      <div class="scroll">
+        <table class="list">
+          <thead>
+            <tr>
+              <th>Version</th>
+              <th>Made</th>
+              <th>Method</th>
+              <th>AUROC</th>
+              <th>SHA-256</th>
+            </tr>
+          </thead>
+          <tbody>
+            {(versions ?? []).map((one) => (
+              <tr key={one.version}>
+                <td class="number">{one.version}</td>
+                <td>{new Date(one.created_at).toLocaleString()}</td>
+                <td>{one.method.replaceAll("_", " ")}</td>
+                <td class="number">{plain(one.auroc)}</td>
+                <td class="number">{one.sha256.slice(0, 12)}</td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+    </section>
+  );
+}
+
+function Provenance({ vector }: { vector: Vector }) {
+  return (
+    <details class="more">
+      <summary>Where it comes from</summary>
+      <dl class="provenance small">
+        <div>
+          <dt>model</dt>
+          <dd>{vector.model}</dd>
+        </div>
+        {Object.entries(vector.provenance).map(([key, value]) => (
+          <div key={key}>
+            <dt>{key.replaceAll("_", " ")}</dt>
+            <dd>{typeof value === "string" ? value : JSON.stringify(value)}</dd>
+          </div>
+        ))}
+      </dl>
+    </details>
+  );
+}
+
+function Deletion({ vector }: { vector: Vector }) {
+  const [asked, setAsked] = useState(false);
+  const users = usersOf(vector.name);
+  if (!asked)
+    return (
+      <div class="row">
+        <button type="button" class="danger" onClick={() => setAsked(true)}>
+          Delete
+        </button>
+      </div>
+    );
+  return (
+    <div class="note notice">
+      <span>
+        Delete all versions of {vector.name}?{users.length > 0 && ` It is used by ${users.join(", ")}.`} This cannot be
+        undone.
+      </span>
+      <button
+        type="button"
+        class="danger"
+        onClick={() => void attempt(() => deleteVector(vector.name, users.length > 0))}
+      >
+        Delete {vector.name}
+      </button>
+      <button type="button" onClick={() => setAsked(false)}>
+        Keep it
+      </button>
+    </div>
+  );
+}

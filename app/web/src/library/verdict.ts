@@ -1,0 +1,22 @@
+import type { Vector } from "../api/types";
+import { atChance } from "../compare/reasons";
+
+export interface Verdict {
+  text: string;
+  kind: "good" | "unmeasured" | "bad";
+}
+
+/** Says in words how well a vector reads its concept. */
+export function readingVerdict(vector: Vector): Verdict {
+  const layers = vector.recommended?.layers ?? [];
+  const quality = layers.map((layer) => vector.quality?.layers[String(layer)]).find(Boolean);
+  if (!quality || quality.auroc == null) return { text: "reading not measured", kind: "unmeasured" };
+  if (atChance(vector)) return { text: "not shown to be better than chance", kind: "bad" };
+  return { text: quality.auroc >= 0.9 ? "reads well" : "reads weakly", kind: "good" };
+}
+
+/** Says in words whether the vector was shown to steer. */
+export function steeringVerdict(vector: Vector): Verdict {
+  if (!vector.quality?.dose_response) return { text: "steering not measured", kind: "unmeasured" };
+  return vector.recommended?.strength ? { text: "steers", kind: "good" } : { text: "does not steer", kind: "bad" };
+}

@@ -1,0 +1,80 @@
+import { useState } from "preact/hooks";
+import { ErrorNote } from "../ui/Note";
+import { addText, removeRow, rows, setRow } from "./store";
+
+const MAX_ROWS = 60;
+
+/** The pairs as a table to type in. Cells of a spreadsheet can be pasted, and files added. */
+export function PairTable() {
+  const [error, setError] = useState<unknown>(null);
+  const add = (text: string) => {
+    try {
+      setError(null);
+      addText(text);
+    } catch (failure) {
+      setError(failure);
+    }
+  };
+  const paste = (event: ClipboardEvent) => {
+    const text = event.clipboardData?.getData("text/plain") ?? "";
+    if (!text.includes("\t") || !text.trim().includes("\n")) return;
+    event.preventDefault();
+    add(text);
+  };
+  return (
+    <div class="stack" onPaste={paste}>
+      <table class="pairs">
+        <thead>
+          <tr>
+            <th scope="col">Positive</th>
+            <th scope="col">Negative</th>
+            <td />
+          </tr>
+        </thead>
+        <tbody>
+          {rows.value.slice(0, MAX_ROWS).map((row, index) => (
+            <tr key={index}>
+              <Cell index={index} side="positive" value={row.positive} />
+              <Cell index={index} side="negative" value={row.negative} />
+              <td>
+                <button type="button" class="quiet" onClick={() => removeRow(index)}>
+                  <span aria-hidden="true">✕</span>
+                  <span class="visually-hidden">Remove pair {index + 1}</span>
+                </button>
+              </td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+      {rows.value.length > MAX_ROWS && (
+        <p class="small muted">and {rows.value.length - MAX_ROWS} more pairs that are used too</p>
+      )}
+      <ErrorNote error={error} />
+      <div class="row">
+        <label class="button">
+          Add a CSV or JSONL file
+          <input
+            type="file"
+            class="visually-hidden"
+            accept=".csv,.tsv,.jsonl,.ndjson,text/csv"
+            onChange={(event) => void event.currentTarget.files?.[0]?.text().then(add)}
+          />
+        </label>
+        <span class="small muted">or paste two columns of a spreadsheet into the table</span>
+      </div>
+    </div>
+  );
+}
+
+function Cell({ index, side, value }: { index: number; side: "positive" | "negative"; value: string }) {
+  return (
+    <td>
+      <textarea
+        rows={Math.min(4, Math.max(1, Math.ceil(value.length / 32)))}
+        aria-label={`${side} ${index + 1}`}
+        value={value}
+        onInput={(event) => setRow(index, { [side]: event.currentTarget.value })}
+      />
+    </td>
+  );
+}

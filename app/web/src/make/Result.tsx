@@ -1,0 +1,38 @@
+import { addVector } from "../compare/store";
+import { open } from "../frame/places";
+import { hasRoute } from "../frame/server";
+import { QualityCard } from "./QualityCard";
+import { made, madeVector, measure, running } from "./store";
+import { TryIt } from "./TryIt";
+
+/** The vector that was found: its card, a trial at three strengths, and the measurement of its strengths. */
+export function Result({ name }: { name: string }) {
+  const vector = madeVector.value;
+  if (!vector) return null;
+  const use = () => {
+    addVector(vector);
+    open("compare");
+  };
+  return (
+    <>
+      <section class="panel stack" aria-label="Quality">
+        <h2>{vector.id}</h2>
+        <QualityCard vector={vector} />
+        <div class="row">
+          <button type="button" class="primary" onClick={use}>
+            Steer with it
+          </button>
+          {!vector.quality?.dose_response && hasRoute("POST", "/v1/evaluations") && (
+            <button type="button" disabled={running.value !== null} onClick={() => void measure(name)}>
+              Measure its strengths
+            </button>
+          )}
+          <button type="button" class="quiet" onClick={() => (made.value = null)}>
+            Make another
+          </button>
+        </div>
+      </section>
+      <TryIt vector={vector} />
+    </>
+  );
+}

@@ -1,0 +1,135 @@
+"""Fixtures of the playground's tests: chromium, a server with the embedded model, and a page that reports what is wrong."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, Request, expect, sync_playwright
+
+from app.http.playground import is_built
+from tests.conftest import REPOSITORY
+from tests.embedded.server_process import ServerProcess
+
+WIDE, NARROW = (1280, 900), (390, 844)
+ARTIFACTS = REPOSITORY / ".cache" / "screenshots"
+SECONDS = 60
+expect.set_options(timeout=SECONDS * 1000)  # a busy machine answers slowly
+STARTERS = ("sentiment", "formality")
+ARGUMENTS = [
+    "--no-sandbox",  # the superuser of a container may not have one
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+]
+
+
+@pytest.fixture(scope="session")
+def playwright() -> Iterator[Playwright]:
+    """Playwright without any browser of its own."""
+    with sync_playwright() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def browser(playwright: Playwright) -> Iterator[Browser]:
+    """Debian's chromium."""
+    program = shutil.which("chromium")
+    assert program is not None, "the tests need chromium: `make chromium` installs it"
+    assert is_built(), "the playground is not built: `make web` builds it"
+    started = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="session")
+def server(model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server with two starter vectors, shared by the tests of a worker."""
+    with ServerProcess(tmp_path_factory.mktemp("playground"), model_cache, compiled="false") as started:
+        for name in STARTERS:
+            post(started.url, "/v1/vectors/extract?wait=true", {"name": name, "concept": name})
+        yield started
+
+
+def post(url: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Returns the answer to a request that must succeed."""
+    answer = httpx2.post(url + path, json=body, timeout=240)
+    assert answer.is_success, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+@dataclass(slots=True)
+class Visit:
+    """A page of the playground. `problems` collects console errors, exceptions and requests to other hosts."""
+
+    page: Page
+    url: str
+    problems: list[str] = field(default_factory=list)
+
+    def open(self, address: str) -> None:
+        """Opens an address of the playground and waits until the model's name is shown."""
+        self.page.goto(f"{self.url}/{address}")
+        self.page.locator(".top-bar .dot:not(.waiting):not(.off)").wait_for()
+
+    def ended(self) -> None:
+        """Waits until nothing runs any more."""
+        expect(self.page.locator("[aria-busy=true]")).to_have_count(0)
+
+    def violations(self) -> list[str]:
+        """Returns what axe-core finds on the page as it stands."""
+        axe = REPOSITORY / "app" / "web" / "node_modules" / "axe-core" / "axe.min.js"
+        self.page.evaluate(axe.read_text(encoding="utf-8"))
+        found = self.page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+        return [f"{one['id']}: {node['target']}" for one in found["violations"] for node in one["nodes"]]
+
+    def screenshot(self, name: str) -> None:
+        """Writes a picture of the whole page to the artifacts."""
+        ARTIFACTS.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=ARTIFACTS / f"{name}.png", full_page=True)
+
+
+def visit(browser: Browser, url: str, size: tuple[int, int] = WIDE, theme: str = "light") -> Visit:
+    """Opens an empty page whose problems are collected."""
+    context = browser.new_context(
+        viewport={"width": size[0], "height": size[1]},
+        color_scheme="dark" if theme == "dark" else "light",
+        reduced_motion="reduce",
+        permissions=["clipboard-read", "clipboard-write"],
+    )
+    context.set_default_timeout(SECONDS * 1000)
+    page = context.new_page()
+    found = Visit(page, url)
+
+    def on_console(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            found.problems.append(f"console: {message.text}")
+
+    def on_request(request: Request) -> None:
+        if not request.url.startswith((url, f"blob:{url}")):
+            found.problems.append(f"request to another host: {request.url}")
+
+    page.on("console", on_console)
+    page.on("pageerror", lambda error: found.problems.append(f"exception: {error}"))
+    page.on("request", on_request)
+    return found
+
+
+@pytest.fixture(params=[(WIDE, "light"), (WIDE, "dark"), (NARROW, "light"), (NARROW, "dark")], ids=str)
+def look(request: pytest.FixtureRequest) -> tuple[tuple[int, int], str]:
+    """A size of the window and a theme."""
+    size, theme = request.param
+    return size, theme
+
+
+@pytest.fixture
+def wide(browser: Browser, server: ServerProcess) -> Iterator[Visit]:
+    """A wide light page on the shared server. Fails the test when the page had a problem."""
+    opened = visit(browser, server.url)
+    yield opened
+    opened.page.context.close()
+    assert opened.problems == []

@@ -1,0 +1,156 @@
+"""Compare in a browser: streaming, shading, alternatives, samples, sweep, code, stop, and the first start."""
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.embedded.server_process import ServerProcess
+from tests.playground.conftest import SECONDS, Visit, post, visit
+
+pytestmark = [pytest.mark.embedded, pytest.mark.browser]
+
+
+SHORT = (
+    base64.urlsafe_b64encode(json.dumps({"sampling": {"max_tokens": 16}, "controls": []}).encode()).decode().rstrip("=")
+)
+"""The state of a view whose answers are short."""
+
+
+def demonstrate(wide: Visit) -> None:
+    wide.open(f"#/compare?s={SHORT}")
+    wide.page.get_by_role("button", name="A gloomy new apartment").click()
+    wide.ended()
+
+
+def test_a_demonstration_shows_different_texts_in_all_panes_and_says_what_they_read(wide: Visit) -> None:
+    demonstrate(wide)
+    texts = [wide.page.get_by_role("article", name=name).locator(".tokens") for name in ("Normal", "Steered")]
+    expect(wide.page.get_by_role("article", name="Prompt only")).to_be_visible()
+    for text in texts:
+        expect(text).not_to_be_empty()
+    assert texts[0].inner_text() != texts[1].inner_text()
+    expect(wide.page.get_by_role("article", name="Steered")).to_contain_text("Δ −")
+    expect(wide.page.locator(".token.changed").first).to_be_visible()
+
+
+def test_tokens_are_shaded_by_reading_surprise_and_kl(wide: Visit) -> None:
+    demonstrate(wide)
+    for button, shaded in (
+        ("Reading of sentiment", ".token.above"),
+        ("Surprise", ".token.amount"),
+        ("KL", ".token.amount"),
+    ):
+        wide.page.get_by_role("button", name=button).click()
+        expect(wide.page.locator(shaded).first).to_be_attached()
+
+
+def test_a_token_shows_its_alternatives_and_the_answer_branches_from_one(wide: Visit) -> None:
+    demonstrate(wide)
+    steered = wide.page.get_by_role("article", name="Steered")
+    steered.locator(".token").nth(3).click()
+    alternatives = steered.get_by_role("list", name="Alternatives").get_by_role("button")
+    assert alternatives.count() >= 3
+    alternatives.nth(1).click()
+    expect(steered.locator(".branch")).not_to_be_empty()
+
+
+def test_the_address_restores_the_view(wide: Visit, browser: Browser) -> None:
+    demonstrate(wide)
+    wide.page.get_by_label("Strength of sentiment").fill("0.7")
+    wide.page.wait_for_timeout(400)  # the address follows the view with a delay
+    again = visit(browser, wide.url)
+    again.page.goto(wide.page.url)
+    expect(again.page.get_by_label("Strength of sentiment")).to_have_value("0.7")
+    again.page.context.close()
+
+
+def test_the_words_next_to_the_slider_follow_the_ranges_of_the_card(wide: Visit) -> None:
+    demonstrate(wide)
+    slider = wide.page.get_by_label("Strength of sentiment")
+    card = wide.page.locator("fieldset.control")
+    for strength, word in (("0.2", "barely"), ("-1", "clear"), ("3.4", "break")):
+        slider.fill(strength)
+        expect(card).to_contain_text(word)
+
+
+def test_several_samples_are_drawn_as_dots_and_can_be_chosen(wide: Visit) -> None:
+    demonstrate(wide)
+    wide.page.get_by_role("button", name="Settings").click()
+    wide.page.get_by_label("Samples").fill("3")
+    wide.page.get_by_role("button", name="Run", exact=True).click()
+    wide.ended()
+    assert wide.page.locator(".dot-plot circle").count() == 9
+    before = wide.page.get_by_role("article", name="Steered").locator(".tokens").inner_text()
+    wide.page.get_by_label("Sample", exact=True).get_by_role("button", name="2").click()
+    assert wide.page.get_by_role("article", name="Steered").locator(".tokens").inner_text() != before
+
+
+def test_a_sweep_shows_a_text_for_each_strength_and_two_curves(wide: Visit) -> None:
+    demonstrate(wide)
+    wide.page.get_by_role("button", name="Sweep the strength").click()
+    expect(wide.page.locator(".multiple")).to_have_count(7)
+    wide.ended()
+    expect(wide.page.locator(".charts canvas")).to_have_count(2)
+
+
+def test_a_dose_too_small_is_explained_and_mended_by_a_button(wide: Visit) -> None:
+    demonstrate(wide)
+    wide.page.get_by_label("Strength of sentiment").fill("0.05")
+    wide.page.get_by_role("button", name="Run", exact=True).click()
+    wide.ended()
+    why = wide.page.get_by_role("region", name="Why did nothing happen")
+    expect(why).to_contain_text("dose of sentiment is small")
+    why.get_by_role("button", name="Double the strength").click()
+    expect(wide.page.get_by_label("Strength of sentiment")).to_have_value("0.1")
+    wide.ended()
+
+
+def test_the_json_of_the_dialog_is_a_request_that_the_server_answers(wide: Visit, server: ServerProcess) -> None:
+    demonstrate(wide)
+    wide.page.get_by_role("button", name="Copy as code").click()
+    wide.page.get_by_role("button", name="JSON").click()
+    wide.page.get_by_role("button", name="Copy the code").click()
+    copied = json.loads(wide.page.evaluate("navigator.clipboard.readText()"))
+    answer = post(server.url, "/v1/compare", {**copied, "max_tokens": 4})
+    assert [arm["name"] for arm in answer["arms"]] == ["normal", "steered", "prompt-only"]
+
+
+def test_stop_ends_a_run_and_keeps_what_has_arrived(wide: Visit) -> None:
+    demonstrate(wide)
+    wide.page.get_by_role("button", name="Settings").click()
+    wide.page.get_by_label("Tokens", exact=True).fill("1500")
+    wide.page.keyboard.press("Control+Enter")
+    expect(wide.page.get_by_role("article", name="Normal").locator(".token").nth(20)).to_be_visible()
+    wide.page.keyboard.press("Escape")
+    wide.ended()
+    expect(wide.page.get_by_role("article", name="Normal").locator(".token").nth(20)).to_be_visible()
+    expect(wide.page.get_by_role("button", name="Run", exact=True)).to_be_visible()
+
+
+def test_markup_in_a_prompt_and_in_an_answer_stays_text(wide: Visit) -> None:
+    wide.open(f"#/compare?s={SHORT}")
+    wide.page.get_by_role("button", name="Settings").click()
+    wide.page.get_by_role("button", name="Continue the text").click()
+    wide.page.get_by_role("textbox", name="Prompt", exact=True).fill(
+        "<b id='planted'>bold</b><img src=x onerror=alert(1)> <b>"
+    )
+    wide.page.get_by_role("button", name="Run", exact=True).click()
+    wide.ended()
+    assert wide.page.locator("#planted, main img").count() == 0
+
+
+def test_an_empty_library_makes_its_vectors_in_one_click_and_shows_a_demonstration(
+    browser: Browser, model_cache: Path, tmp_path: Path
+) -> None:
+    with ServerProcess(tmp_path, model_cache, compiled="false") as empty:
+        first = visit(browser, empty.url)
+        first.open("")
+        first.page.get_by_role("button", name="Make the starter vectors").click()
+        steered = first.page.get_by_role("article", name="Steered")
+        expect(steered.locator(".token").first).to_be_visible(timeout=4 * SECONDS * 1000)
+        first.page.get_by_role("region", name="Starter vectors").get_by_role("button", name="Stop").click()
+        first.page.context.close()
+        assert first.problems == []

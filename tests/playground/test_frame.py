@@ -1,0 +1,95 @@
+"""The frame in a browser: places by key and link, themes, keys of the API, accessibility and screenshots of every place."""
+
+import gzip
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from app.http.playground import STATIC
+from tests.embedded.server_process import ServerProcess
+from tests.playground.conftest import NARROW, Visit, visit
+
+pytestmark = [pytest.mark.embedded, pytest.mark.browser]
+
+PLACES = ("compare", "make", "space", "read", "library")
+
+
+def test_the_scripts_are_small_and_no_file_names_another_host() -> None:
+    scripts = list((STATIC / "assets").glob("*.js"))
+    assert len(scripts) >= len(PLACES)
+    assert sum(len(gzip.compress(path.read_bytes())) for path in scripts) < 150_000
+    allowed = {"http://www.w3.org/", "https://www.w3.org/"}  # names of XML vocabularies, never requested
+    for path in [*STATIC.glob("*.html"), *(STATIC / "assets").iterdir()]:
+        text = path.read_text(encoding="utf-8")
+        for name in allowed:
+            text = text.replace(name, "")
+        assert "<script>" not in text
+        assert "style=" not in text or path.suffix == ".js"
+        if path.suffix != ".js":
+            assert "http://" not in text
+            assert "https://" not in text
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_every_place_is_accessible_in_both_themes_and_widths(
+    browser: Browser, server: ServerProcess, look: tuple[tuple[int, int], str], place: str
+) -> None:
+    size, theme = look
+    page = visit(browser, server.url, size, theme)
+    page.open(f"#/{place}")
+    expect(page.page.get_by_role("heading", level=1)).to_have_text(place.capitalize())
+    page.page.wait_for_load_state("networkidle")
+    assert page.violations() == []
+    page.screenshot(f"{place}-{size[0]}-{theme}")
+    overflow = page.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert overflow <= 0, "the page scrolls sideways"
+    page.page.context.close()
+    assert page.problems == []
+
+
+def test_digits_open_places_and_a_question_mark_lists_the_keys(wide: Visit) -> None:
+    wide.open("")
+    for digit, place in enumerate(PLACES, start=1):
+        wide.page.keyboard.press(str(digit))
+        expect(wide.page.get_by_role("heading", level=1)).to_have_text(place.capitalize())
+    wide.page.keyboard.press("?")
+    expect(wide.page.get_by_role("dialog", name="Keyboard")).to_be_visible()
+    wide.page.keyboard.press("Escape")
+    expect(wide.page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_digits_typed_into_a_field_stay_there(wide: Visit) -> None:
+    wide.open("")
+    field = wide.page.get_by_role("textbox", name="Prompt", exact=True)
+    field.fill("")
+    field.press_sequentially("2 + 3?")
+    expect(field).to_have_value("2 + 3?")
+    expect(wide.page.get_by_role("heading", level=1)).to_have_text("Compare")
+
+
+def test_the_theme_is_remembered(wide: Visit) -> None:
+    wide.open("")
+    button = wide.page.get_by_role("button", name="Theme")
+    button.click()
+    button.click()
+    wide.page.reload()
+    assert wide.page.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+def test_a_server_with_keys_asks_for_one_and_says_what_a_key_may_not_do(
+    browser: Browser, model_cache: Path, tmp_path: Path
+) -> None:
+    keys = "key-of-everything,key-that-reads:read+generate"
+    with ServerProcess(tmp_path, model_cache, compiled="false", api_keys=keys) as server:
+        opened = visit(browser, server.url, NARROW)
+        page = opened.page
+        page.goto(server.url)
+        dialog = page.get_by_role("dialog", name="API key")
+        dialog.get_by_label("Key", exact=True).fill("key-that-reads")
+        dialog.get_by_role("button", name="Use this key").click()
+        page.get_by_role("button", name="Make the starter vectors").click()
+        expect(page.get_by_role("alert")).to_contain_text("may not write")
+        page.context.close()
+        # The browser itself logs every refused request; anything else is a problem.
+        assert [one for one in opened.problems if "401" not in one and "403" not in one] == []
