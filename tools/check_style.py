@@ -20,7 +20,13 @@ MAX_FOLDER_FILES = 15
 
 ROOTS = ("app", "steering", "tests", "benchmarks", "examples", "docs", "tools")
 PAGES = ("README.md", "CONTRIBUTING.md")
-EXCLUDED = ("app/static/", "app/web/node_modules/", "app/web/dist/", "app/web/src/api/schema.ts", "steering/store/sql/migrations/versions/")
+EXCLUDED = (
+    "app/static/",
+    "app/web/node_modules/",
+    "app/web/dist/",
+    "app/web/src/api/schema.ts",
+    "steering/store/sql/migrations/versions/",
+)
 """Generated files, and migrations: they are written once and never edited."""
 SOURCES = frozenset({".py", ".cpp", ".h", ".ts", ".tsx"})
 BRACED = SOURCES - {".py"}

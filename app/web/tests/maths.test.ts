@@ -61,7 +61,9 @@ describe("procrustes", () => {
     expect(procrustes(line, line).flat().every(Number.isFinite)).toBe(true);
     expect(procrustes([[0, 0]], [[0, 0]])).toEqual([[1, 0], [0, 1]]); // biome-ignore format: a table
   });
+});
 
+describe("aligned layers", () => {
   it("aligns layers that are the same cloud turned, moved and grown", () => {
     const layers = [CLOUD, turned(CLOUD, 1).map((p) => p.map((x) => 40 * x + 7)), turned(CLOUD, 2, -1)];
     const result = aligned(layers);

@@ -117,8 +117,8 @@ function Explanation() {
     <section class="panel stack" aria-label="How it works">
       <h2>How a vector is found</h2>
       <p>
-        Write pairs of texts that differ in one thing only: the same event told warmly and coldly, the same answer in
-        formal and in casual words. The model reads both sides. Where their activations differ on average, layer by
+        Write pairs of texts that differ in one thing only: the same event described warmly and coldly, the same answer
+        in formal and in casual words. The model reads both sides. Where their activations differ on average, layer by
         layer, is the direction of the concept.
       </p>
       <p>

@@ -50,18 +50,24 @@ export function PairTable() {
         <p class="small muted">and {rows.value.length - MAX_ROWS} more pairs that are used too</p>
       )}
       <ErrorNote error={error} />
-      <div class="row">
-        <label class="button">
-          Add a CSV or JSONL file
-          <input
-            type="file"
-            class="visually-hidden"
-            accept=".csv,.tsv,.jsonl,.ndjson,text/csv"
-            onChange={(event) => void event.currentTarget.files?.[0]?.text().then(add)}
-          />
-        </label>
-        <span class="small muted">or paste two columns of a spreadsheet into the table</span>
-      </div>
+      <FileButton onText={add} />
+    </div>
+  );
+}
+
+function FileButton({ onText }: { onText: (text: string) => void }) {
+  return (
+    <div class="row">
+      <label class="button">
+        Add a CSV or JSONL file
+        <input
+          type="file"
+          class="visually-hidden"
+          accept=".csv,.tsv,.jsonl,.ndjson,text/csv"
+          onChange={(event) => void event.currentTarget.files?.[0]?.text().then(onText)}
+        />
+      </label>
+      <span class="small muted">or paste two columns of a spreadsheet into the table</span>
     </div>
   );
 }
