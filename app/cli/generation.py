@@ -1,15 +1,19 @@
 """`steer generate`, `compare` and `sweep`: steered generation and comparison."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from app.cli.output.live import live_comparison, sweep_chart
 from app.cli.output.tables import applied_lines, comparison_table
 from app.cli.output.terminal import (
     LOCAL,
     AsJson,
     Key,
+    Local,
     Url,
     client_of,
     console,
@@ -20,6 +24,8 @@ from app.cli.output.terminal import (
     stderr,
     steering_of,
 )
+from steering.client import Client
+from steering.client.results import Comparison
 from steering.schemas.generation import GenerateAnswer, TokenPiece
 
 Prompt = Annotated[str, typer.Argument(help="The prompt.")]
@@ -66,6 +72,7 @@ def generate(  # noqa: PLR0913, PLR0917 - one option a field
     temperature: Temperature = 0.7,
     seed: Seed = None,
     as_json: AsJson = False,
+    local: Local = False,
     url: Url = LOCAL,
     key: Key = None,
 ) -> None:
@@ -74,7 +81,9 @@ def generate(  # noqa: PLR0913, PLR0917 - one option a field
     interventions = steering_of(steer or [], layers, profile, steering)
     if interventions is not None:
         options["steering"] = interventions
-    with client_of(url, key) as client:
+    with client_of(url, key, local) as client:
+        if local:
+            _extract_missing(client, options.get("steering"))
         if as_json:
             print_json(client.generate(**options).model_dump(mode="json", exclude_none=True))
             return
@@ -102,6 +111,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one option a field
     seed: Seed = None,
     readout: Readout = None,
     as_json: AsJson = False,
+    local: Local = False,
     url: Url = LOCAL,
     key: Key = None,
 ) -> None:
@@ -111,7 +121,10 @@ def compare(  # noqa: PLR0913, PLR0917 - one option a field
         raise typer.BadParameter("expected one of --steer NAME=STRENGTH, --profile, --steering")
     measured = readout or [one.partition("=")[0] for one in steer or []]
     options = prompt_fields(prompt, raw, system) | _sampling(max_tokens, temperature, seed, measured)
-    _show(url, key, prompt, as_json, {**options, "n": n, "steering": interventions})
+    with client_of(url, key, local) as client:
+        if local:
+            _extract_missing(client, interventions)
+        _show(client, prompt, as_json, {**options, "n": n, "steering": interventions})
 
 
 def sweep(  # noqa: PLR0913, PLR0917 - one option a field
@@ -128,6 +141,7 @@ def sweep(  # noqa: PLR0913, PLR0917 - one option a field
     temperature: Temperature = 0.7,
     seed: Seed = None,
     as_json: AsJson = False,
+    local: Local = False,
     url: Url = LOCAL,
     key: Key = None,
 ) -> None:
@@ -137,17 +151,49 @@ def sweep(  # noqa: PLR0913, PLR0917 - one option a field
     if degrees is not None:
         one["degrees"] = degrees
     swept = numbers(strengths, "--strengths")
-    _show(url, key, prompt, as_json, {**options, "n": n, "intervention": one, "strengths": swept})
+    with client_of(url, key, local) as client:
+        if local:
+            _extract_missing(client, [one])
+        answer = _show(client, prompt, as_json, {**options, "n": n, "intervention": one, "strengths": swept})
+    if not as_json and console.is_terminal:
+        console.print(sweep_chart(answer, vector))
 
 
-def _show(url: str, key: str | None, prompt: str, as_json: bool, options: dict[str, Any]) -> None:
+def replay(
+    record: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="JSON file: a response, or its steering.record.")
+    ],
+    as_json: AsJson = False,
+    url: Url = LOCAL,
+    key: Key = None,
+) -> None:
+    """Generate the same tokens again from the record of an earlier response."""
+    content = json.loads(record.read_text(encoding="utf-8"))
     with client_of(url, key) as client:
-        answer = client.compare(**options)
+        answer = client.replay(content.get("steering", {}).get("record", content))
     if as_json:
         print_json(answer.model_dump(mode="json", exclude_none=True))
         return
+    for choice in answer.choices:
+        console.print(safe(choice.text), markup=False, soft_wrap=True)
+
+
+def _extract_missing(client: Client, interventions: Any) -> None:
+    from app.cli.local import extract_missing  # noqa: PLC0415 - imports torch; only with --local
+
+    items = interventions if isinstance(interventions, list) else []
+    extract_missing(client, [one["vector"] for one in items if isinstance(one.get("vector"), str)])
+
+
+def _show(client: Client, prompt: str, as_json: bool, options: dict[str, Any]) -> Comparison:
+    live = console.is_terminal and not as_json
+    answer = live_comparison(client, options, console) if live else client.compare(**options)
+    if as_json:
+        print_json(answer.model_dump(mode="json", exclude_none=True))
+        return answer
     console.print(comparison_table(answer, prompt))
     stderr.print(f"seed {answer.seed}, model {answer.model}", style="dim")
     for arm in answer.arms:
         for line in applied_lines(arm.steering):
             stderr.print(line)
+    return answer

@@ -7,24 +7,29 @@ import typer
 
 from app.cli.database import database
 from app.cli.demo import demo
-from app.cli.generation import compare, generate, sweep
+from app.cli.extract import extract
+from app.cli.generation import compare, generate, replay, sweep
+from app.cli.library import concepts, default, jobs, profiles
 from app.cli.output.terminal import shown, stderr
+from app.cli.pictures import card, draw_map
 from app.cli.reading import evaluate, lens, readout
 from app.cli.serve import serve
-from app.cli.vectors import extract, vectors
+from app.cli.vectors import vectors
 from steering.client import ApiError
 from steering.errors import SteeringError
 
 cli = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    help="Make concept vectors, and steer a language model with them while it generates.",
+    help="Extract concept vectors, and steer a language model with them during generation.",
 )
-for command in (serve, demo, extract, evaluate, generate, compare, sweep, readout, lens):
+for command in (serve, demo, extract, evaluate, generate, compare, sweep, replay, readout, lens, card):
     cli.command()(command)
-cli.add_typer(vectors, name="vectors")
-cli.add_typer(database, name="db")
+cli.command("map")(draw_map)
+for name, group in {
+    "vectors": vectors, "concepts": concepts, "profiles": profiles, "default": default, "jobs": jobs, "db": database,
+}.items():  # fmt: skip
+    cli.add_typer(group, name=name)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

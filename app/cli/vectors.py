@@ -1,4 +1,4 @@
-"""`steer extract` and `steer vectors`: creates, lists, shows, exports, imports and deletes concept vectors."""
+"""`steer vectors`: lists, shows, compares, combines, exports, imports and deletes concept vectors."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -8,16 +8,26 @@ import typer
 
 from app.cli.formats.gguf_import import read_control_vector
 from app.cli.formats.vector_sources import GivenDirections, decoder_row, json_directions
-from app.cli.output.job_progress import follow
-from app.cli.output.tables import card_lines, card_table, vectors_table
-from app.cli.output.terminal import LOCAL, AsJson, Key, Url, client_of, console, layers_of, print_json, shown, stderr
+from app.cli.output.tables import card_lines, card_table, text_table, vectors_table
+from app.cli.output.terminal import (
+    LOCAL,
+    AsJson,
+    Key,
+    Url,
+    client_of,
+    console,
+    layers_of,
+    print_json,
+    shown,
+    stderr,
+    steering_of,
+)
 from steering.client import Client
-from steering.concepts.loader import read_pairs
-from steering.pairs import PairSet
-from steering.pairs import Text as PairText
 from steering.schemas.vectors import VectorAnswer
 
-vectors = typer.Typer(no_args_is_help=True, help="Concept vectors of a server: list, show, export, import, delete.")
+vectors = typer.Typer(
+    no_args_is_help=True, help="Concept vectors of a server: list, show, similar, combine, export, import, delete."
+)
 
 Name = Annotated[str, typer.Argument(help="The vector: name, or name@version.")]
 
@@ -28,81 +38,6 @@ class Format(StrEnum):
     SAFETENSORS = "safetensors"
     GGUF = "gguf"
     JSON = "json"
-
-
-def extract(  # noqa: PLR0913, PLR0917 - one option a field
-    name: Annotated[str, typer.Argument(help="Name of the new vector.")],
-    concept: Annotated[str | None, typer.Option(help="A starter concept, such as sentiment.")] = None,
-    pairs: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help='JSON lines: {"positive", "negative", "prompt"?, ...}'),
-    ] = None,
-    trait: Annotated[str | None, typer.Option(help="Description of a trait; the model writes the examples.")] = None,
-    opposite: Annotated[str | None, typer.Option(help="The opposite of the trait.")] = None,
-    method: Annotated[str, typer.Option(help="mean_difference, pca, probe, whitened, trained.")] = "mean_difference",
-    position: Annotated[
-        str | None,
-        typer.Option(help="last, mean, response_mean, or an offset from the end; default: depends on the texts."),
-    ] = None,
-    layers: Annotated[str, typer.Option(help="all, or 12,13.")] = "all",
-    holdout: Annotated[float, typer.Option(help="Share of the topics held out for evaluation.")] = 0.3,
-    seed: Annotated[int, typer.Option(help="Which topics are held out.")] = 0,
-    description: Annotated[str, typer.Option(help="Description of the vector.")] = "",
-    steps: Annotated[int | None, typer.Option(help="Method trained: number of optimization steps.")] = None,
-    kl_coefficient: Annotated[
-        float | None, typer.Option(help="Method trained: how much neutral answers are spared; 0 for not at all.")
-    ] = None,
-    url: Url = LOCAL,
-    key: Key = None,
-) -> None:
-    """Extract a vector from contrasting texts and evaluate it on held-out texts."""
-    options: dict[str, Any] = {
-        **_source(concept, pairs, trait, opposite),
-        "method": method,
-        "position": int(position) if position and position.lstrip("-").isdigit() else position,
-        "layers": layers_of(layers),
-        "holdout": holdout,
-        "seed": seed,
-        "description": description,
-        **_training(steps, kl_coefficient),
-    }
-    with client_of(url, key) as client:
-        result = follow(client, client.start_extraction(name, **options))
-    vector = VectorAnswer.model_validate(result["vector"])
-    for line in card_lines(vector):
-        console.print(line)
-
-
-def _source(concept: str | None, pairs: Path | None, trait: str | None, opposite: str | None) -> dict[str, Any]:
-    """Returns the given source. Raises BadParameter for none or several."""
-    given = [source for source in (concept, pairs, trait) if source is not None]
-    if len(given) != 1 or (trait is None) != (opposite is None):
-        raise typer.BadParameter("expected one source: --concept, --pairs, or --trait with --opposite")
-    if concept is not None:
-        return {"concept": concept}
-    if pairs is not None:
-        with pairs.open(encoding="utf-8") as lines:
-            return {"pairs": _pairs(read_pairs(lines, pairs.name))}
-    return {"describe": {"trait": trait, "opposite": opposite}}
-
-
-def _training(steps: int | None, kl_coefficient: float | None) -> dict[str, Any]:
-    """Returns the field `training` if one of its options was given."""
-    training = {
-        name: value for name, value in (("steps", steps), ("kl_coefficient", kl_coefficient)) if value is not None
-    }
-    return {"training": training} if training else {}
-
-
-def _pairs(found: PairSet) -> list[dict[str, Any]]:
-    return [
-        {"positive": _text(positive), "negative": _text(negative), "topic": topic}
-        for (positive, negative), topic in zip(found, found.topics, strict=True)
-    ]
-
-
-def _text(text: PairText) -> Any:
-    return text if isinstance(text, str) else [{"role": one.role, "content": one.content} for one in text]
 
 
 @vectors.command("list")
@@ -187,6 +122,7 @@ def import_file(
         Path | None, typer.Option(help="SAELens configuration; default: cfg.json in the folder of the file.")
     ] = None,
     layer: Annotated[int | None, typer.Option(help="Zero-based block, if the file does not name it.")] = None,
+    as_json: AsJson = False,
     url: Url = LOCAL,
     key: Key = None,
 ) -> None:
@@ -202,6 +138,9 @@ def import_file(
             vector = client.register_vector(
                 target, given.directions, scale=given.scale, description=given.description, tags=given.tags
             )
+    if as_json:
+        print_json(vector.model_dump(mode="json"))
+        return
     for line in card_lines(vector):
         console.print(line)
 
@@ -217,6 +156,39 @@ def _given(file: Path, feature: int | None, config: Path | None, layer: int | No
     if layer is not None:
         raise typer.BadParameter("not allowed: the file names its layers", param_hint="--layer")
     return GivenDirections(read_control_vector(file), tags=("gguf",)) if file.suffix == ".gguf" else None
+
+
+@vectors.command()
+def similar(name: Name, as_json: AsJson = False, url: Url = LOCAL, key: Key = None) -> None:
+    """List the other vectors of the model by cosine."""
+    with client_of(url, key) as client:
+        found = client.similar_vectors(name).data
+    if as_json:
+        print_json([one.model_dump(mode="json") for one in found])
+        return
+    rows = [[one.id, f"{one.mean:+.3f}", f"{len(one.cosine)}"] for one in found]
+    console.print(text_table(("vector", "mean cosine", "layers"), rows) if rows else "no other vector")
+
+
+@vectors.command()
+def combine(
+    name: Annotated[str, typer.Argument(help="Name of the new vector.")],
+    terms: Annotated[list[str], typer.Argument(metavar="NAME=WEIGHT...", help="Vectors and their weights.")],
+    orthogonal_to: Annotated[
+        list[str] | None, typer.Option(help="Remove the component along this vector; repeatable.")
+    ] = None,
+    description: Annotated[str, typer.Option(help="Description of the vector.")] = "",
+    url: Url = LOCAL,
+    key: Key = None,
+) -> None:
+    """Store a weighted sum of vectors."""
+    weighted = [{"vector": one["vector"], "weight": one["strength"]} for one in steering_of(terms, "all", None, None)]
+    with client_of(url, key) as client:
+        vector = client.combine_vectors(
+            name, weighted, orthogonal_to=tuple(orthogonal_to or ()), description=description
+        )
+    for line in card_lines(vector):
+        console.print(line)
 
 
 @vectors.command()

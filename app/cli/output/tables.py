@@ -13,6 +13,16 @@ from steering.schemas.steering import AppliedSteering
 from steering.schemas.vectors import VectorAnswer
 
 
+def text_table(headings: Iterable[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Returns a table of texts, sanitized."""
+    table = Table()
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*map(shown, row))
+    return table
+
+
 def numeric_table(title: str, headings: Iterable[str]) -> Table:
     """Returns a table of right-aligned columns."""
     table = Table(title=shown(title), title_justify="left")
@@ -35,8 +45,17 @@ def comparison_table(answer: CompareAnswer, title: str) -> Table:
             continue
         for index, choice in enumerate(arm.choices):
             label = shown(arm.name if index == 0 else "")
-            table.add_row(label, shown(choice.text.strip()), *_figures(arm, names, index))
+            table.add_row(label, _answer(arm, index, choice.text), *_figures(arm, names, index))
     return table
+
+
+def _answer(arm: ArmAnswer, index: int, text: str) -> Text:
+    """Returns the text of a sample with the words that the baseline does not have in colour."""
+    against = arm.against_baseline
+    if against is None or index >= len(against.diff):
+        return shown(text.strip())
+    spans = [shown(one.other, "" if one.kind == "equal" else "bold cyan") for one in against.diff[index] if one.other]
+    return Text.assemble(*spans)
 
 
 def _figures(arm: ArmAnswer, names: list[str], index: int) -> list[str]:

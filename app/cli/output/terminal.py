@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +22,7 @@ stderr = Console(stderr=True, highlight=False)
 Url = Annotated[str, typer.Option("--url", envvar="STEERING_URL", help="Address of the server.")]
 Key = Annotated[str | None, typer.Option("--key", envvar="STEERING_KEY", help="API key of the server.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the server's response as JSON.")]
+Local = Annotated[bool, typer.Option("--local", help="Run the model in this process instead of asking a server.")]
 LOCAL = DEFAULT_URL
 
 _BIDIRECTIONAL = [*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C]
@@ -41,9 +43,17 @@ def shown(text: str, style: str = "") -> Text:
     return Text(safe(text), style=style)
 
 
-def client_of(url: str, key: str | None) -> Client:
-    """Returns a client for the options of a command."""
-    return Client(url, api_key=key)
+@contextmanager
+def client_of(url: str, key: str | None, local: bool = False) -> Iterator[Client]:
+    """Yields a client for the options of a command, with --local of a model in this process."""
+    if not local:
+        with Client(url, api_key=key) as client:
+            yield client
+        return
+    from app.cli.local import local_client  # noqa: PLC0415 - imports torch and loads a model
+
+    with local_client() as client:
+        yield client
 
 
 def print_json(value: Any) -> None:

@@ -38,7 +38,7 @@ def _marked(arm: ArmAnswer, index: int) -> str:
     against = arm.against_baseline
     if against is None or index >= len(against.diff):
         return ""
-    return " ".join(_span(span) for span in against.diff[index] if span.other)
+    return "".join(_span(span) for span in against.diff[index] if span.other)
 
 
 def _span(span: DiffSpanAnswer) -> str:

@@ -1,0 +1,93 @@
+"""`steer extract`: extracts a concept vector from contrasting texts."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.cli.output.job_progress import follow
+from app.cli.output.tables import card_lines
+from app.cli.output.terminal import LOCAL, AsJson, Key, Url, client_of, console, layers_of, print_json
+from steering.concepts.loader import read_pairs
+from steering.pairs import PairSet
+from steering.pairs import Text as PairText
+from steering.schemas.vectors import VectorAnswer
+
+
+def extract(  # noqa: PLR0913, PLR0917 - one option a field
+    name: Annotated[str, typer.Argument(help="Name of the new vector.")],
+    concept: Annotated[str | None, typer.Option(help="A starter concept, such as sentiment.")] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help='JSON lines: {"positive", "negative", "prompt"?, ...}'),
+    ] = None,
+    trait: Annotated[str | None, typer.Option(help="Description of a trait; the model writes the examples.")] = None,
+    opposite: Annotated[str | None, typer.Option(help="The opposite of the trait.")] = None,
+    method: Annotated[str, typer.Option(help="mean_difference, pca, probe, whitened, trained.")] = "mean_difference",
+    position: Annotated[
+        str | None,
+        typer.Option(help="last, mean, response_mean, or an offset from the end; default: depends on the texts."),
+    ] = None,
+    layers: Annotated[str, typer.Option(help="all, or 12,13.")] = "all",
+    holdout: Annotated[float, typer.Option(help="Share of the topics held out for evaluation.")] = 0.3,
+    seed: Annotated[int, typer.Option(help="Which topics are held out.")] = 0,
+    description: Annotated[str, typer.Option(help="Description of the vector.")] = "",
+    steps: Annotated[int | None, typer.Option(help="Method trained: number of optimization steps.")] = None,
+    kl_coefficient: Annotated[
+        float | None, typer.Option(help="Method trained: how much neutral answers are spared; 0 for not at all.")
+    ] = None,
+    as_json: AsJson = False,
+    url: Url = LOCAL,
+    key: Key = None,
+) -> None:
+    """Extract a vector from contrasting texts and evaluate it on held-out texts."""
+    options: dict[str, Any] = {
+        **_source(concept, pairs, trait, opposite),
+        "method": method,
+        "position": int(position) if position and position.lstrip("-").isdigit() else position,
+        "layers": layers_of(layers),
+        "holdout": holdout,
+        "seed": seed,
+        "description": description,
+        **_training(steps, kl_coefficient),
+    }
+    with client_of(url, key) as client:
+        result = follow(client, client.start_extraction(name, **options))
+    vector = VectorAnswer.model_validate(result["vector"])
+    if as_json:
+        print_json(vector.model_dump(mode="json"))
+        return
+    for line in card_lines(vector):
+        console.print(line)
+
+
+def _source(concept: str | None, pairs: Path | None, trait: str | None, opposite: str | None) -> dict[str, Any]:
+    """Returns the given source. Raises BadParameter for none or several."""
+    given = [source for source in (concept, pairs, trait) if source is not None]
+    if len(given) != 1 or (trait is None) != (opposite is None):
+        raise typer.BadParameter("expected one source: --concept, --pairs, or --trait with --opposite")
+    if concept is not None:
+        return {"concept": concept}
+    if pairs is not None:
+        with pairs.open(encoding="utf-8") as lines:
+            return {"pairs": _pairs(read_pairs(lines, pairs.name))}
+    return {"describe": {"trait": trait, "opposite": opposite}}
+
+
+def _training(steps: int | None, kl_coefficient: float | None) -> dict[str, Any]:
+    """Returns the field `training` if one of its options was given."""
+    training = {
+        name: value for name, value in (("steps", steps), ("kl_coefficient", kl_coefficient)) if value is not None
+    }
+    return {"training": training} if training else {}
+
+
+def _pairs(found: PairSet) -> list[dict[str, Any]]:
+    return [
+        {"positive": _text(positive), "negative": _text(negative), "topic": topic}
+        for (positive, negative), topic in zip(found, found.topics, strict=True)
+    ]
+
+
+def _text(text: PairText) -> Any:
+    return text if isinstance(text, str) else [{"role": one.role, "content": one.content} for one in text]

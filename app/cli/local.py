@@ -1,0 +1,82 @@
+"""Runs a model in this process for commands with `--local`: the same application, on a free loopback port, in a thread."""
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+
+import uvicorn
+
+from app.cli.output.terminal import stderr
+from app.components import open_database, open_engine
+from app.logs import configure_logging
+from app.main import create_app
+from app.settings import Settings
+from app.state import EngineFactory, StoreFactory
+from steering.client import ApiError, Client
+from steering.threads import disable_intra_op_threads
+
+START_SECONDS = 600.0
+
+
+@contextmanager
+def local_client(
+    engine_factory: EngineFactory = open_engine, store_factory: StoreFactory = open_database
+) -> Iterator[Client]:
+    """Yields a client of an application that stops with the block. Raises ApiError when the model cannot be loaded.
+
+    Settings come from the environment, except that no key is needed and nothing is compiled: a command is too short for it.
+    """
+    configure_logging("error")
+    settings = Settings(host="127.0.0.1", api_keys=(), compiled=False)
+    app = create_app(settings, engine_factory, store_factory)
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, ws="none", lifespan="on", log_config=None, access_log=False)
+    server = uvicorn.Server(config)
+
+    def run() -> None:
+        disable_intra_op_threads()  # the event loop needs none
+        server.run()
+
+    thread = threading.Thread(target=run, name="local-server", daemon=True)
+    thread.start()
+    try:
+        with stderr.status("loading the model"), Client(_address(server, thread)) as client:
+            _wait_until_ready(client)
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def _address(server: uvicorn.Server, thread: threading.Thread) -> str:
+    deadline = time.monotonic() + START_SECONDS
+    while not server.started and thread.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    if not server.started:
+        raise ApiError("the application did not start", code="server_ended")
+    return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+
+
+def _wait_until_ready(client: Client) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            client.health()
+        except ApiError as error:
+            if error.code != "not_ready" or time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+
+
+def extract_missing(client: Client, vectors: Iterable[str]) -> None:
+    """Extracts vectors that do not exist and are named like a starter concept, so that a first command has an effect."""
+    known = set(client.capabilities().concepts)
+    for name in dict.fromkeys(vectors):
+        with suppress(ApiError):
+            client.get_vector(name)
+            continue
+        if name in known:
+            with stderr.status(f"extracting the starter concept {name}"):
+                client.extract_vector(name, concept=name)

@@ -1,0 +1,113 @@
+"""`steer map` and `steer card`: writes maps of texts and quality cards to files."""
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.cli.output.terminal import LOCAL, AsJson, Key, Local, Url, client_of, console, layers_of, print_json, shown
+from steering.client.display.cards import card_html
+from steering.client.display.html import page
+from steering.client.display.maps import aligned
+from steering.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from steering.client.results import LatentMap
+
+PANELS = 6
+"""Layers in a picture; a page shows all of them."""
+
+
+def draw_map(  # noqa: PLR0913, PLR0917 - one option a field
+    file: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="CSV with columns text and label?, or text lines.")
+    ],
+    out: Annotated[Path, typer.Option(help="File to write: .html (slider over the layers) or .png.")] = Path(
+        "map.html"
+    ),
+    layers: Annotated[str, typer.Option(help="all, or 12,13.")] = "all",
+    method: Annotated[str, typer.Option(help="pca, tsne or umap.")] = "pca",
+    position: Annotated[str, typer.Option(help="last, mean, or an offset from the end.")] = "mean",
+    as_json: AsJson = False,
+    local: Local = False,
+    url: Url = LOCAL,
+    key: Key = None,
+) -> None:
+    """Draw texts in the latent space, layer by layer."""
+    texts, labels = read_texts(file)
+    options: dict[str, Any] = {"layers": layers_of(layers), "method": method, "embeddings": True}
+    options["position"] = int(position) if position.lstrip("-").isdigit() else position
+    if labels:
+        options["labels"] = labels
+    if out.suffix not in (".html", ".png"):
+        raise typer.BadParameter(f"expected a file ending in .html or .png, got {out.name}", param_hint="--out")
+    with client_of(url, key, local) as client:
+        found = client.latent_space(texts, **options)
+    if as_json:
+        print_json(found.to_dict())
+        return
+    if out.suffix == ".html":
+        out.write_text(found.page(texts, labels), encoding="utf-8")
+    else:
+        write_png(out, found, labels)
+    for warning in found.warnings:
+        console.print(shown(warning, "yellow"))
+    console.print(shown(f"wrote {out}"))
+
+
+def read_texts(file: Path) -> tuple[list[str], list[str] | None]:
+    """Reads texts and labels: a CSV with a column `text` and perhaps `label`, or one text per line. Raises InvalidRequest."""
+    content = file.read_text(encoding="utf-8")
+    if file.suffix != ".csv":
+        texts = [line for line in content.splitlines() if line.strip()]
+        return texts, None
+    rows = list(csv.DictReader(content.splitlines()))
+    if not rows or "text" not in rows[0]:
+        raise InvalidRequest(f"{file.name} has no column 'text'; its first line names the columns", param="file")
+    texts = [row["text"] or "" for row in rows]
+    return texts, [row["label"] or "" for row in rows] if "label" in rows[0] else None
+
+
+def write_png(out: Path, found: "LatentMap", labels: list[str] | None) -> None:
+    """Draws evenly spaced layers next to each other. Raises InvalidRequest when matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415 - optional
+    except ImportError:
+        raise InvalidRequest(
+            "--out FILE.png needs matplotlib: pip install 'steering-server[plots]'", param="out"
+        ) from None
+    layers = ([found.embedding] if found.embedding else []) + list(found.layers)
+    points = aligned(layers)
+    count = min(PANELS, len(layers))
+    chosen = [round(index * (len(layers) - 1) / max(count - 1, 1)) for index in range(count)]
+    figure = Figure(figsize=(3.0 * count, 3.3), layout="constrained")
+    axes = figure.subplots(1, count, squeeze=False)[0]
+    names = sorted(set(labels or [""]))
+    for axis, index in zip(axes, chosen, strict=True):
+        for name in names:
+            members = [
+                p for p, label in zip(points[index], labels or [""] * len(points[index]), strict=True) if label == name
+            ]
+            axis.scatter([x for x, _ in members], [y for _, y in members], s=12, alpha=0.75, label=name)
+        layer, separability = layers[index].layer, layers[index].separability
+        auroc = "" if separability is None or separability.auroc is None else f", AUROC {separability.auroc:.2f}"
+        axis.set_title(("input embeddings" if layer is None else f"layer {layer}") + auroc, fontsize=9)
+        axis.set_xticks([])
+        axis.set_yticks([])
+    if labels:
+        axes[0].legend(fontsize=8)
+    figure.savefig(out, dpi=150)
+
+
+def card(
+    name: Annotated[str, typer.Argument(help="The vector: name, or name@version.")],
+    out: Annotated[Path, typer.Option(help="File to write.")] = Path("card.html"),
+    url: Url = LOCAL,
+    key: Key = None,
+) -> None:
+    """Write the quality card of a vector as one HTML page."""
+    with client_of(url, key) as client:
+        vector = client.get_vector(name)
+    out.write_text(page(vector.id, card_html(vector)), encoding="utf-8")
+    console.print(shown(f"wrote {out}"))
