@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from steering.spec import AllOf, AnyOf, ConditionSpec, InterventionSpec, LayerRange, Not, SteeringSpec, Threshold
@@ -203,48 +204,17 @@ class Reference:
         return r + share * p * (gain * target.direction - d)
 
 
-def philox_word(seed: int, index: int, number: int, purpose: int = 0) -> int:
-    """First word of Philox4x32-10, in plain integers."""
-    counter, key = [index, number, purpose, 0], [seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF]
-    for _ in range(10):
-        one, two = 0xD2511F53 * counter[0], 0xCD9E8D57 * counter[2]
-        counter = [
-            (two >> 32) ^ counter[1] ^ key[0],
-            two & 0xFFFFFFFF,
-            (one >> 32) ^ counter[3] ^ key[1],
-            one & 0xFFFFFFFF,
-        ]
-        key = [(key[0] + 0x9E3779B9) & 0xFFFFFFFF, (key[1] + 0xBB67AE85) & 0xFFFFFFFF]
-    return counter[0]
-
-
-def rare_tokens(seed: int, index: int, vocab: int) -> set[int]:
-    """Every token with probability 1/256, by geometric gaps."""
-    found: set[int] = set()
-    token = -1
-    for number in range(vocab):
-        uniform = ((philox_word(seed, index, number, 1) >> 8) + 0.5) / 2**24
-        token += 1 + int(math.log(uniform) / math.log1p(-1 / 256))
-        if token >= vocab:
-            break
-        found.add(token)
-    return found
-
-
-def gumbel(seed: int, index: int, token: int, rare: bool) -> float:
-    """The upper 1/256 of the distribution for rare tokens, the rest for all others."""
-    uniform = ((philox_word(seed, index, token) >> 8) + 0.5) / 2**24
-    return -math.log(-(math.log1p(-uniform / 256) if rare else math.log(uniform * 255 / 256)))
+def gumbel(seed: int, index: int, vocab: int) -> list[float]:
+    """Gumbel noise of every token, from a generator of its own for each seed and index."""
+    words = np.random.SFC64(np.random.SeedSequence((seed, index))).random_raw(vocab)
+    halves = [half for word in words.tolist() for half in (word & 0xFFFFFFFF, word >> 32)]
+    return [-math.log(-math.log(u / 2**24)) if (u := half >> 8) else -math.inf for half in halves[:vocab]]
 
 
 def choose(logits: torch.Tensor, temperature: float, seed: int, index: int) -> int:
-    """argmax of logits / T + Gumbel noise over the whole vocabulary."""
+    """Returns the argmax of logits / T + Gumbel noise."""
     if temperature == 0.0:
         return int(logits.argmax())
-    best, chosen = -math.inf, -1
-    rare = rare_tokens(seed, index, len(logits))
-    for token, logit in enumerate((logits / temperature).tolist()):
-        score = logit + gumbel(seed, index, token, token in rare)
-        if score > best:
-            best, chosen = score, token
-    return chosen
+    noise = gumbel(seed, index, len(logits))
+    scores = [logit + one for logit, one in zip((logits / temperature).tolist(), noise, strict=True)]
+    return max(range(len(scores)), key=scores.__getitem__)

@@ -19,6 +19,7 @@ from steering.engine.api import (
     SamplingParams,
     TokenEvent,
 )
+from steering.engine.checks import check_sampling
 from steering.engine.fit_task import FitTask, FittedDirection
 from steering.engine.options import EngineLimits
 from steering.engine.prompts import MAX_INLINE_CHARACTERS, check_context, encode_prompt, prompt_size
@@ -35,7 +36,6 @@ from steering.engine.transformers.steering.bank import MAX_THRESHOLDS
 from steering.engine.transformers.training.fitting import PIECE_SHARE, check_task, turns
 from steering.engine.transformers.unembedding import Unembedding
 from steering.errors import (
-    InvalidRequest,
     LimitExceeded,
     OutOfMemory,
 )
@@ -210,8 +210,7 @@ class TransformersEngine:
 
     def _check(self, ids: tuple[int, ...], request: GenerationRequest) -> None:
         wanted = request.sampling.max_tokens
-        if wanted < 1:
-            raise InvalidRequest(f"max_tokens must be at least 1, got {wanted}", param="max_tokens")
+        check_sampling(request.sampling, self.info)
         check_context(len(ids), wanted, self.info)
         if len(request.plan.thresholds) > MAX_THRESHOLDS:
             raise LimitExceeded(f"at most {MAX_THRESHOLDS} thresholds per request", param="steering")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from steering.engine.api import CaptureSpec, Reading, SamplingParams
+from steering.engine.transformers.sampling.token_counts import TokenCounts
 from steering.engine.transformers.steering.dose import DoseLedger
 from steering.plan.types import SteeringPlan
 from steering.shapes import Tensor
@@ -78,6 +79,7 @@ class Sequence:
     borrowed: tuple[int, ...] = ()
     """Slots from which the next pass copies positions 0, 1, ..., which others compute in it."""
     held_text: str = ""
+    token_counts: TokenCounts | None = None
     cache_salt: str = ""
     block_keys: list[bytes] | None = None
     row: int = 0

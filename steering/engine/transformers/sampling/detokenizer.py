@@ -1,16 +1,16 @@
-"""Token ids -> text that may be sent: whole characters, and no piece of a stop string, not even half of one."""
+"""Turns token ids into text that may be sent: whole characters, and nothing that may belong to a stop string."""
 
 from steering.engine.transformers.sequence import Sequence
 
 
 def advance(sequence: Sequence, token_id: int) -> tuple[str, bool]:
-    """(text that became certain, whether a stop string was met) after one more token."""
+    """Adds one token. Returns (text that can be sent, whether a stop string was found)."""
     assert sequence.decoder is not None
     return _release(sequence, sequence.decoder.step(token_id))
 
 
 def finish(sequence: Sequence) -> str:
-    """What was held back, now that nothing follows."""
+    """Returns the text that was held back, as nothing follows."""
     assert sequence.decoder is not None
     text, stopped = _release(sequence, sequence.decoder.flush())
     if stopped:
@@ -24,7 +24,7 @@ def _release(sequence: Sequence, piece: str) -> tuple[str, bool]:
     if not stops:
         return piece, False
     text = sequence.held_text + piece
-    found = [at for stop in stops if (at := text.find(stop)) >= 0]
+    found = [start for stop in stops if (start := text.find(stop)) >= 0]
     if found:
         sequence.held_text = ""
         return text[: min(found)], True
@@ -34,6 +34,6 @@ def _release(sequence: Sequence, piece: str) -> tuple[str, bool]:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of the text that could be the beginning of the stop string."""
+    """Returns the length of the longest end of the text that is a beginning of the stop string."""
     longest = min(len(text), len(stop) - 1)
     return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

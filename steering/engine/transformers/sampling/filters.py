@@ -1,57 +1,105 @@
-"""top_k, then top_p, then min_p: the tokens of one row that may be chosen. Sorted is only what may be among them."""
+"""top_k, then top_p, then min_p: which tokens of each row may be chosen."""
 
-from collections.abc import Callable
+from collections.abc import Sequence as Rows
 from math import inf, log
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from steering.engine.api import SamplingParams
 from steering.shapes import Float, Int, Tensor
 
-WIDTHS = (2.0, 4.0, 8.0, 16.0, inf)
-"""How far below the best one looks, in nats, until there is enough."""
+WIDTHS = (2.0, 4.0, 8.0, 16.0)
+"""Distances below the best token, in nats, that are searched for enough candidates before all tokens are taken."""
+ENOUGH = 1.0 + 1e-5
+"""Candidates hold a little more than top_p of the mass, because sums in another order round differently."""
 
 
-def filters(params: SamplingParams) -> bool:
-    """Whether any of the three is asked for."""
+def is_filtered(params: SamplingParams) -> bool:
+    """Returns whether any of the three filters is used."""
     return params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0
 
 
-def at_least(row: Float[Tensor, "vocab"], bound: float) -> Int[Tensor, "token"]:
-    """Tokens of at least that logit, ascending. numpy finds them in a tenth of the time on a CPU."""
-    if row.device.type == "cpu":
-        return torch.from_numpy(np.flatnonzero(row.numpy() >= bound))
-    return (row >= bound).nonzero()[:, 0]
+def candidates(
+    scaled: Float[Tensor, "row vocab"], rows: Rows[SamplingParams]
+) -> tuple[Float[Tensor, "row token"], Int[Tensor, "row token"]]:
+    """Returns values and ids of the tokens that may be chosen, best first; other values are -infinity.
+
+    scaled: logits / temperature less their maximum, so that the best token of a row has 0.
+    """
+    # on a CPU few candidates are sorted instead of the vocabulary: 0.1 ms a row of 49,152 tokens instead of 3
+    found = narrowed(scaled, rows) if scaled.device.type == "cpu" else every_token(scaled)
+    return ranked(*found, rows)
 
 
-def kept(scaled: Float[Tensor, "vocab"], params: SamplingParams) -> Int[Tensor, "token"]:
-    """The tokens inside all filters. scaled: finite logits / temperature."""
-    best = float(scaled.max())
-    tokens, total = None, None
-    if 0 < params.top_k < len(scaled):
-        tokens = _widening(scaled, best, lambda found: len(found) >= params.top_k)
-        values = scaled[tokens]
-        tokens = tokens[values >= values.topk(params.top_k).values[-1]]
-    if params.top_p < 1.0:
-        total = torch.logsumexp(scaled if tokens is None else scaled[tokens], dim=0)
-        if tokens is None:
-            tokens = _widening(scaled, best, lambda found: (scaled[found] - total).exp().sum() >= params.top_p)
-        # the smallest set of likeliest tokens whose probability reaches top_p (Holtzman et al., arXiv 1904.09751)
-        ordered, order = (scaled[tokens] - total).exp().sort(descending=True, stable=True)
-        tokens = tokens[order[ordered.cumsum(0) - ordered < params.top_p]]
-    if params.min_p > 0.0:
-        bound = best + log(params.min_p)
-        tokens = at_least(scaled, bound) if tokens is None else tokens[scaled[tokens] >= bound]
-    return torch.arange(len(scaled), device=scaled.device) if tokens is None else tokens
+def ranked(
+    values: Float[Tensor, "row token"],
+    tokens: Int[Tensor, "row token"],
+    mass: Float[Tensor, "row 1"],
+    rows: Rows[SamplingParams],
+) -> tuple[Float[Tensor, "row token"], Int[Tensor, "row token"]]:
+    """Sorts candidates and applies the filters. mass: sum of exp over all tokens of the row.
+
+    All arithmetic runs along a row, and running sums ignore what follows: no row depends on another one's length.
+    """
+    values, order = values.sort(dim=1, descending=True, stable=True)
+    tokens = tokens.gather(1, order)
+    top_k = _column([params.top_k or inf for params in rows], values.device)
+    values = values.masked_fill(torch.arange(values.shape[1], device=values.device) >= top_k, -inf)
+    weights = values.exp()
+    running = weights.cumsum(dim=1)
+    mass = torch.where(torch.isfinite(top_k), running[:, -1:], mass)
+    # the smallest set of most probable tokens whose mass reaches top_p (Holtzman et al., arXiv 1904.09751)
+    top_p = _column([params.top_p if params.top_p < 1.0 else inf for params in rows], values.device)
+    min_p = _column([log(params.min_p) if params.min_p > 0.0 else -inf for params in rows], values.device)
+    excluded = (running - weights >= top_p * mass) | (values < min_p)
+    return values.masked_fill(excluded, -inf), tokens
 
 
-def _widening(
-    scaled: Float[Tensor, "vocab"], best: float, enough: Callable[[Int[Tensor, "token"]], bool | Tensor]
-) -> Int[Tensor, "token"]:
-    """The likeliest tokens, down to a width at which there are enough of them."""
+def every_token(
+    scaled: Float[Tensor, "row vocab"],
+) -> tuple[Float[Tensor, "row vocab"], Int[Tensor, "row vocab"], Float[Tensor, "row 1"]]:
+    """Returns all tokens as candidates, and the mass."""
+    tokens = torch.arange(scaled.shape[1], device=scaled.device).expand_as(scaled)
+    return scaled, tokens, scaled.exp().sum(dim=1, keepdim=True)
+
+
+def narrowed(
+    scaled: Float[Tensor, "row vocab"], rows: Rows[SamplingParams]
+) -> tuple[Float[Tensor, "row token"], Int[Tensor, "row token"], Float[Tensor, "row 1"]]:
+    """Returns a superset of the tokens that may be chosen, in ascending order, padded with -infinity, and the mass.
+
+    By numpy, row by row, where it is faster than torch and always adds in the same order.
+    """
+    matrix = scaled.numpy()
+    mass = [float(np.exp(row).sum()) if _needs_mass(params) else 1.0 for row, params in zip(matrix, rows, strict=True)]
+    found = [_enough(row, total, params) for row, total, params in zip(matrix, mass, rows, strict=True)]
+    longest = max(map(len, found))
+    tokens = np.zeros((len(rows), longest), dtype=np.int64)
+    values = np.full((len(rows), longest), -np.inf, dtype=np.float32)
+    for row, ids in enumerate(found):
+        tokens[row, : len(ids)] = ids
+        values[row, : len(ids)] = matrix[row, ids]
+    return torch.from_numpy(values), torch.from_numpy(tokens), torch.tensor(mass)[:, None]
+
+
+def _needs_mass(params: SamplingParams) -> bool:
+    return params.top_k == 0 and params.top_p < 1.0
+
+
+def _enough(row: NDArray[np.float32], mass: float, params: SamplingParams) -> NDArray[np.intp]:
+    """Returns the best tokens of one row: at least top_k of them, or top_p of the mass, or all that pass min_p."""
+    if params.top_k == 0 and params.min_p > 0.0:
+        return np.flatnonzero(row >= np.float32(log(params.min_p)))
     for width in WIDTHS:
-        found = at_least(scaled, best - width)
-        if enough(found):
-            break
-    return found
+        found = np.flatnonzero(row >= -width)
+        if len(found) >= params.top_k > 0:
+            return found
+        if params.top_k == 0 and float(np.exp(row[found]).sum()) >= params.top_p * mass * ENOUGH:
+            return found
+    return np.arange(len(row))
+
+
+def _column(numbers: list[float], device: torch.device) -> Float[Tensor, "row 1"]:
+    return torch.tensor(numbers, dtype=torch.float32).to(device, non_blocking=True)[:, None]
