@@ -107,9 +107,12 @@ class Settings(BaseSettings):
     max_activations: Positive = Field(64_000_000, description="numbers read from the model in one call")
     max_evaluation_answers: Positive = Field(10_000, description="answers one evaluation writes")
     max_page: Annotated[int, Field(ge=1, le=200)] = Field(200, description="entries of a page of a list")
-    dose_bound: Seconds = Field(0.2, description="planned relative dose beyond which dose_action applies")
-    dose_action: Literal["off", "warn", "limit", "refuse"] = Field(
-        "warn", description="beyond the bound: `warn`, `limit` to it, `refuse`, or `off`"
+    dose_bound: Seconds = Field(
+        0.2, description="relative dose of a request, summed over its layers, beyond which dose_action applies"
+    )
+    dose_action: Literal["off", "warn", "clamp", "refuse"] = Field(
+        "warn",
+        description="beyond the bound: `warn`, `clamp` the change at each token, `refuse` what is planned beyond it (and clamp the rest), or `off`",
     )
 
     @field_validator("api_keys", "allowed_hosts", mode="before")

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, FiniteFloat, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, FiniteFloat, Tag, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 Unit: TypeAlias = Literal["scale", "raw", "relative"]
@@ -159,6 +159,23 @@ ConditionSpec: TypeAlias = Annotated[
 ]
 
 
+MAX_CONDITION_NODES = 64
+"""Nodes (tests, `all`, `any`, `not`) of all conditions of a request."""
+
+
+def condition_size(condition: ConditionSpec) -> int:
+    """Counts the nodes of a condition."""
+    match condition:
+        case Threshold():
+            return 1
+        case AllOf():
+            return 1 + sum(condition_size(child) for child in condition.all)
+        case AnyOf():
+            return 1 + sum(condition_size(child) for child in condition.any)
+        case Not():
+            return 1 + condition_size(condition.not_)
+
+
 class InterventionSpec(Spec):
     """One intervention as written: what, how much, where, when."""
 
@@ -174,6 +191,14 @@ class InterventionSpec(Spec):
     scope: TokenScope = TokenScope()
     when: ConditionSpec | None = None
     schedule: Schedule = Schedule()
+
+    @field_validator("when")
+    @classmethod
+    def _bounded(cls, condition: ConditionSpec | None) -> ConditionSpec | None:
+        size = 0 if condition is None else condition_size(condition)
+        if size > MAX_CONDITION_NODES:
+            raise ValueError(f"the condition has {size} nodes; at most {MAX_CONDITION_NODES} are allowed in a request")
+        return condition
 
 
 class SteeringSpec(Spec):

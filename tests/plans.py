@@ -66,10 +66,15 @@ def vectors_for(info: ModelInfo, seed: int = 0, scale: float = 3.0) -> dict[str,
     return vectors
 
 
-async def plan_for(items: list[dict[str, Any]], vectors: Mapping[str, ConceptVector], info: ModelInfo) -> SteeringPlan:
-    """Resolves interventions in the form of the API."""
+async def plan_for(
+    items: list[dict[str, Any]],
+    vectors: Mapping[str, ConceptVector],
+    info: ModelInfo,
+    guard: DoseGuard | None = None,
+) -> SteeringPlan:
+    """Resolves interventions in the form of the API, under no dose guard unless one is given."""
     spec = SteeringSpec.model_validate({"interventions": items})
-    return await resolve(spec, Vectors(vectors), info, guard=DoseGuard(action="off"))
+    return await resolve(spec, Vectors(vectors), info, guard=guard or DoseGuard(action="off"))
 
 
 def random_condition(rng: random.Random, layers: int, depth: int = 0) -> dict[str, Any]:

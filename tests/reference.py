@@ -16,13 +16,18 @@ from steering.vectors import ConceptVector
 
 @dataclass
 class Reference:
-    """Generates for one spec. `decided[threshold][position]` remembers every decision that was made."""
+    """Generates for one spec. `decided[threshold][position]` remembers every decision that was made.
+
+    bound: of the dose guard, summed over the layers; `spent[position]` is what the layers so far have used of it.
+    """
 
     model: torch.nn.Module
     blocks: Sequence[torch.nn.Module]
     spec: SteeringSpec
     vectors: Mapping[str, ConceptVector]
+    bound: float = math.inf
     prompt_length: int = 0
+    spent: dict[int, float] = field(default_factory=dict)
     decided: dict[Threshold, dict[int, bool]] = field(default_factory=dict)
 
     def generate(self, prompt: Sequence[int], count: int, *, temperature: float = 0.0, seed: int = 0) -> list[int]:
@@ -36,6 +41,7 @@ class Reference:
 
     def logits(self, ids: Sequence[int]) -> torch.Tensor:
         """(position, vocab) of one forward pass over everything so far."""
+        self.spent = {}
         handles = [block.register_forward_hook(self._hook(layer)) for layer, block in enumerate(self.blocks)]
         try:
             with torch.no_grad():
@@ -58,6 +64,7 @@ class Reference:
             if self._condition_layer(threshold) == layer:
                 self._decide(threshold, position, residual)
         items = [i for i in self.spec.interventions if layer in self._layers(i)]
+        arriving = residual
         start = 0
         while start < len(items):
             group = [items[start]]
@@ -70,7 +77,13 @@ class Reference:
             if weight is not None:
                 residual = self._apply(group, layer, residual, weight)
             start += len(group)
-        return residual
+        return self._bounded(position, arriving, residual)
+
+    def _bounded(self, position: int, arriving: torch.Tensor, leaving: torch.Tensor) -> torch.Tensor:
+        dose, left = float((leaving - arriving).norm() / arriving.norm()), self.bound - self.spent.get(position, 0.0)
+        share = 1.0 if dose <= left else left / dose
+        self.spent[position] = self.spent.get(position, 0.0) + share * dose
+        return leaving if share == 1.0 else arriving + share * (leaving - arriving)
 
     # ---- when ------------------------------------------------------------------------------------------------------
 
@@ -83,7 +96,7 @@ class Reference:
             "last": position == last,
             "generated": position >= last + (scope.start or 0) and (scope.end is None or position < last + scope.end),
         }[scope.tokens]
-        if not inside or (item.when is not None and not self._holds(item.when, layer, position)):
+        if not inside or (item.when is not None and self._holds(item.when, layer, position) is not True):
             return None
         if item.when is not None and self._has_prompt_leaf(item.when) and position < last:
             return None
@@ -140,21 +153,26 @@ class Reference:
             on = not off and memory.get(position - 1, False)
         memory[position] = on
 
-    def _holds(self, condition: ConditionSpec, layer: int, position: int) -> bool:
+    def _holds(self, condition: ConditionSpec, layer: int, position: int) -> bool | None:
+        """None: not decided yet, since a threshold is read at a later layer than this."""
         if isinstance(condition, Threshold):
             memory = self.decided.get(condition, {})
             late = self._condition_layer(condition) > layer
             last = self.prompt_length - 1
             if condition.at == "prompt":
-                return memory.get(last, False) and position >= last + (1 if late else 0)
+                return memory.get(last) if position >= last + (1 if late else 0) else None
             if late:
-                return position > last and memory.get(position - 1, False)
-            return memory.get(position, False)
-        if isinstance(condition, AllOf):
-            return all(self._holds(child, layer, position) for child in condition.all)
-        if isinstance(condition, AnyOf):
-            return any(self._holds(child, layer, position) for child in condition.any)
-        return not self._holds(condition.not_, layer, position)
+                return memory.get(position - 1) if position > last else None
+            return memory.get(position)
+        if isinstance(condition, Not):
+            held = self._holds(condition.not_, layer, position)
+            return None if held is None else not held
+        decides = isinstance(condition, AnyOf)
+        children = condition.any if isinstance(condition, AnyOf) else condition.all
+        found = [self._holds(child, layer, position) for child in children]
+        if decides in found:
+            return decides
+        return None if None in found else not decides
 
     def _has_prompt_leaf(self, condition: ConditionSpec) -> bool:
         if isinstance(condition, Threshold):

@@ -131,7 +131,17 @@ def applied_steering(
                 fired_at=min((token for token in fired_at if token is not None), default=None),
             )
         )
-    return AppliedSteering(fingerprint=plan.fingerprint, applied=applied, warnings=list(plan.warnings), record=record)
+    warnings = list(plan.warnings)
+    clamped = sum(report.clamped for report in reports)
+    if clamped:
+        warnings.append(f"the dose guard scaled the change down {clamped} times, counted over tokens and layers")
+    return AppliedSteering(
+        fingerprint=plan.fingerprint,
+        applied=applied,
+        relative_dose_total=fmean(report.total for report in reports) if reports else 0.0,
+        warnings=warnings,
+        record=record,
+    )
 
 
 def _mean_doses(doses: Sequence[Mapping[int, float]]) -> dict[int, float]:

@@ -1,13 +1,17 @@
-"""Relative dose before anything runs: what is planned against the model's typical norms, and the guard over it."""
+"""The dose guard: what is planned against the model's typical norms, and the bound that holds while tokens are computed."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
+
+import torch
 
 from steering.errors import DoseExceeded
 from steering.model.info import ModelInfo
-from steering.plan.order import weight_index
-from steering.plan.types import Intervention, LayerSteering
+from steering.operations import OPERATIONS
+from steering.plan.order import static_change
+from steering.plan.types import SCOPE_PHASES, Intervention, LayerSteering, Phase
+from steering.spec import Schedule
 
 BOUND = 0.2
 """Relative dose at which perplexity reaches 1.5 times on half of the starter concepts (docs/dose_response.md)."""
@@ -15,47 +19,84 @@ BOUND = 0.2
 
 @dataclass(frozen=True, slots=True)
 class DoseGuard:
-    """What happens when the planned relative dose of the adds at a layer is beyond `bound`.
+    """What happens when the relative dose of a request, summed over its layers, is beyond `bound`.
 
-    warn: the answer says so. limit: the adds at that layer are scaled down to the bound, and the answer says so.
-    refuse: DoseExceeded. Each layer is judged alone; BOUND is where the embedded model's text breaks when one is steered.
+    warn: a planned dose beyond the bound is a warning. clamp: besides, the change is scaled down at every token where it
+    would exceed the bound, whatever operation, scope, schedule or condition made it. refuse: a plan that is known to
+    exceed the bound raises DoseExceeded, and what shows only at run time is scaled down.
     """
 
     bound: float = BOUND
-    action: Literal["off", "warn", "limit", "refuse"] = "warn"
+    action: Literal["off", "warn", "clamp", "refuse"] = "warn"
+
+    @property
+    def run_time_bound(self) -> float | None:
+        """The bound that holds at every token; None where it is only reported."""
+        return self.bound if self.action in ("clamp", "refuse") else None
 
 
-def guarded(
+def check_planned_dose(
     interventions: Sequence[Intervention],
     layers: Mapping[int, LayerSteering],
     info: ModelInfo,
     guard: DoseGuard,
     warn: Callable[[str], None],
-) -> list[Intervention]:
-    """The interventions as the guard lets them pass. Raises DoseExceeded."""
-    allowed = list(interventions)
-    if not info.typical_norms or guard.action == "off":
-        return allowed
-    for layer, steering in layers.items():
-        if steering.static_sum is None:
-            continue
-        dose = float(steering.static_sum.norm(dim=1).max()) / info.typical_norms[layer]
-        if dose <= guard.bound:
-            continue
-        message = f"the planned relative dose at layer {layer} is {dose:.2f}, beyond the bound of {guard.bound:g}"
-        if guard.action == "refuse":
-            raise DoseExceeded(message, param="steering")
-        if guard.action == "warn":
-            warn(f"{message}: text may break")
-            continue
-        share = guard.bound / dose
-        warn(f"{message}: the adds there were scaled down by {share:.2f}")
-        for add in steering.static_adds:
-            allowed[add.intervention] = _scaled(allowed[add.intervention], layer, share)
-    return allowed
+) -> None:
+    """Warns where the planned dose is beyond the bound, or raises DoseExceeded, as the guard says."""
+    if guard.action == "off" or not layers:
+        return
+    planned = max(
+        ({layer: _planned(interventions, layer, phase, info) for layer in layers} for phase in Phase),
+        key=lambda doses: sum(doses.values()),
+    )
+    total = sum(planned.values())
+    if total <= guard.bound:
+        return
+    where = [layer for layer, dose in planned.items() if dose]
+    place = f"layer {where[0]}" if len(where) == 1 else f"{len(where)} layers from {where[0]} to {where[-1]} together"
+    message = f"the planned relative dose at {place} is {total:.2f}, beyond the bound of {guard.bound:g}"
+    if guard.action == "refuse":
+        raise DoseExceeded(message, param="steering")
+    effect = "the change is scaled down where it exceeds the bound" if guard.action == "clamp" else "text may break"
+    warn(f"{message}: {effect}")
 
 
-def _scaled(intervention: Intervention, layer: int, share: float) -> Intervention:
-    parameters = list(intervention.parameters[layer])
-    parameters[weight_index(intervention.operation)] *= share
-    return replace(intervention, parameters={**intervention.parameters, layer: tuple(parameters)})
+def _planned(interventions: Sequence[Intervention], layer: int, phase: Phase, info: ModelInfo) -> float:
+    """The dose that is known beforehand at a layer in a phase, as if every window covered the whole phase.
+
+    Constant changes are summed as vectors. Of conditional ones only the largest counts, since it is not known which of
+    their conditions hold together.
+    """
+    acting = [one for one in interventions if layer in one.parameters and phase in SCOPE_PHASES[one.scope.tokens]]
+    constant = [one for one in acting if _is_constant(one)]
+    total = 0.0
+    if constant and info.typical_norms:
+        change = torch.stack([static_change(one, layer) for one in constant]).sum(dim=0)
+        total += float(change.norm()) / info.typical_norms[layer]
+    conditional = 0.0
+    for one in acting:
+        if not _is_constant(one):
+            dose = one.planned_dose.get(layer, 0.0) * _largest_weight(one, phase)
+            if one.condition is None:
+                total += dose
+            else:
+                conditional = max(conditional, dose)
+    return total + conditional
+
+
+def _is_constant(one: Intervention) -> bool:
+    """Whether it changes every residual in its scope by the same vector, wherever in the order it stands."""
+    operation = OPERATIONS[one.operation]
+    return operation.static and not one.relative and one.condition is None and one.schedule.kind == "constant"
+
+
+def _largest_weight(one: Intervention, phase: Phase) -> float:
+    """The largest magnitude of the schedule's weight in a phase; the scopes of prompts have no schedule."""
+    schedule: Schedule = one.schedule
+    if (
+        schedule.kind in ("constant", "warmup")
+        or phase is not Phase.GENERATED
+        or one.scope.tokens in ("prompt", "last")
+    ):
+        return 1.0
+    return max(1.0, abs(schedule.to))

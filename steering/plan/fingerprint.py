@@ -20,9 +20,10 @@ class Fingerprints:
         layers: Mapping[int, LayerSteering],
         thresholds: Sequence[ResolvedThreshold],
         model: str,
+        dose_bound: float | None,
     ) -> None:
         self._interventions, self._layers, self._thresholds = interventions, layers, thresholds
-        self._model = model
+        self._context = [model, dose_bound]
         self._tests = [_sha256(_threshold(threshold)) for threshold in thresholds]
         self._calls = {
             layer: [(call, self._call(layer, call)) for call in steering.calls] for layer, steering in layers.items()
@@ -39,7 +40,7 @@ class Fingerprints:
             ]
             for layer, steering in self._layers.items()
         }
-        return _sha256([self._model, content])
+        return _sha256([*self._context, content])
 
     def prompt(self) -> tuple[str, bool]:
         """(digest of what acts on prompt positions before the last, whether KV may be shared under it).
@@ -58,7 +59,7 @@ class Fingerprints:
             for call, _ in acting:
                 scope = self._first(call).scope
                 reusable = reusable and min(scope.start or 0, scope.end or 0) >= 0
-        return (_sha256([self._model, content]) if content else ""), reusable
+        return (_sha256([*self._context, content]) if content else ""), reusable
 
     def _first(self, call: OperationCall) -> Intervention:
         return self._interventions[call.interventions[0]]

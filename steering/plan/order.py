@@ -17,6 +17,7 @@ from steering.plan.types import (
     StaticAdd,
 )
 from steering.shapes import Direction, Float, Tensor
+from steering.spec import InterventionSpec
 
 RANK_TOLERANCE = 1e-4
 """Singular values below this share of the largest are noise of float32 directions, not directions of their own."""
@@ -28,15 +29,15 @@ def weight_index(operation: str) -> int:
     return entry.parameters.index(entry.weighted)
 
 
-def is_static(intervention: Intervention) -> bool:
+def may_be_static(spec: InterventionSpec) -> bool:
     """Whether the change is one constant per phase, so that it can be summed when the plan is made."""
     return (
-        OPERATIONS[intervention.operation].static
-        and not intervention.relative
-        and intervention.condition is None
-        and intervention.schedule.kind == "constant"
-        and intervention.scope.start is None
-        and intervention.scope.end is None
+        OPERATIONS[spec.operation].static
+        and spec.unit != "relative"
+        and spec.when is None
+        and spec.schedule.kind == "constant"
+        and spec.scope.start is None
+        and spec.scope.end is None
     )
 
 
@@ -60,7 +61,7 @@ def layer_steering(interventions: Sequence[Intervention]) -> dict[int, LayerStee
 
 def _order(interventions: Sequence[Intervention], layer: int, indices: Sequence[int]) -> LayerSteering:
     """Static adds join the sum only up to the first intervention that depends on r: addition commutes with nothing else."""
-    count = next((n for n, index in enumerate(indices) if not is_static(interventions[index])), len(indices))
+    count = next((n for n, index in enumerate(indices) if not may_be_static(interventions[index].spec)), len(indices))
     changes = [(index, static_change(interventions[index], layer)) for index in indices[:count]]
     return LayerSteering(
         static_sum=_sum_by_phase(interventions, changes) if changes else None,

@@ -5,19 +5,25 @@ from collections.abc import Mapping
 import torch
 from cachetools import LRUCache
 
-from steering.errors import InvalidRequest
+from steering.errors import InvalidRequest, LimitExceeded
 from steering.model.info import ModelInfo
 from steering.operations import OPERATIONS
 from steering.plan.conditions import ConditionResolver
-from steering.plan.dose import DoseGuard, guarded
+from steering.plan.dose import DoseGuard, check_planned_dose
 from steering.plan.fingerprint import Fingerprints
 from steering.plan.layers import check_model, resolve_layers
-from steering.plan.order import layer_steering
+from steering.plan.order import layer_steering, may_be_static
 from steering.plan.types import UNSTEERED, Intervention, SteeringPlan
 from steering.shapes import Float, Tensor
-from steering.spec import InterventionSpec, SteeringSpec, renamed, vector_names
+from steering.spec import MAX_CONDITION_NODES, InterventionSpec, SteeringSpec, condition_size, renamed, vector_names
 from steering.store.base import VectorSource
+from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, LayerDirection, VectorId
+
+MAX_LAYER_ACTIONS = 2048
+"""Interventions times the layers at which each acts: a plan holds a direction for each."""
+MAX_CALLS = 256
+"""Those that are computed at every token. 256 calls take about 10 ms of every decode pass on two cores."""
 
 
 async def resolve(
@@ -51,9 +57,11 @@ class RecentPlans:
                 found[name] = vector
         pinned = tuple((name, vector.id, vector.sha256) for name, vector in sorted(found.items()))
         known = (spec.model_dump_json(), pinned, guard, info)
-        if known not in self._plans:
-            self._plans[known] = _Resolver(spec, found, info, guard).plan()
-        return self._plans[known]
+        plan = self._plans.get(known)
+        if plan is None:
+            # hashes up to MAX_LAYER_ACTIONS directions, which takes longer than the event loop may stand still
+            plan = self._plans[known] = await run_in_thread(_Resolver(spec, found, info, guard).plan)
+        return plan
 
 
 class _Resolver:
@@ -68,11 +76,13 @@ class _Resolver:
     def plan(self) -> SteeringPlan:
         """The whole plan. Raises InvalidRequest, DoseExceeded."""
         warnings: list[str] = []
-        resolved = [self._intervention(item) for item in self._spec.interventions]
-        interventions = guarded(resolved, layer_steering(resolved), self._info, self._guard, warnings.append)
+        self._check_size()
+        interventions = [self._intervention(item) for item in self._spec.interventions]
         layers = layer_steering(interventions)
+        check_planned_dose(interventions, layers, self._info, self._guard, warnings.append)
+        dose_bound = self._guard.run_time_bound if layers else None
         thresholds = tuple(self._conditions.thresholds)
-        digests = Fingerprints(interventions, layers, thresholds, self._info.fingerprint)
+        digests = Fingerprints(interventions, layers, thresholds, self._info.fingerprint, dose_bound)
         prompt_fingerprint, reusable = digests.prompt()
         return SteeringPlan(
             interventions=tuple(interventions),
@@ -81,9 +91,36 @@ class _Resolver:
             fingerprint=digests.whole(),
             prompt_fingerprint=prompt_fingerprint,
             reusable=reusable,
+            dose_bound=dose_bound,
             warnings=tuple(warnings),
             vectors={vector.id: vector.sha256 for vector in self._found.values()},
         )
+
+    def _check_size(self) -> None:
+        """Bounds what a plan may cost before any of it is built. Raises LimitExceeded."""
+        nodes = sum(condition_size(item.when) for item in self._spec.interventions if item.when is not None)
+        if nodes > MAX_CONDITION_NODES:
+            raise LimitExceeded(
+                f"the conditions have {nodes} nodes together; at most {MAX_CONDITION_NODES} are allowed", param="when"
+            )
+        sizes = [
+            (item, len(resolve_layers(item.layers, self._found[item.vector], self._info.layer_count)))
+            for item in self._spec.interventions
+        ]
+        total = sum(count for _, count in sizes)
+        if total > MAX_LAYER_ACTIONS:
+            raise LimitExceeded(
+                f"the interventions act {total} times, counted over their layers; at most {MAX_LAYER_ACTIONS} are "
+                "allowed; name fewer layers, or combine vectors into one",
+                param="steering",
+            )
+        costly = sum(count for item, count in sizes if not may_be_static(item))
+        if costly > MAX_CALLS:
+            raise LimitExceeded(
+                f"{costly} operations are computed at every token, counted over their layers; at most {MAX_CALLS} are "
+                "allowed (unconditional adds in unit 'scale' or 'raw' do not count)",
+                param="steering",
+            )
 
     def _intervention(self, item: InterventionSpec) -> Intervention:
         operation = OPERATIONS[item.operation]

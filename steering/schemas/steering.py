@@ -56,10 +56,12 @@ class AppliedIntervention(Answer):
 
 
 class AppliedSteering(Answer):
-    """What was really done to an answer, in the order in which it acts at a layer. record: what POST /v1/replay takes."""
+    """What was really done to an answer, in the order in which it acts at a layer. relative_dose_total: of all
+    interventions together, summed over the layers. record: what POST /v1/replay takes."""
 
     fingerprint: str
     applied: list[AppliedIntervention]
+    relative_dose_total: Measured = 0.0
     warnings: list[str]
     record: Record | None = None
 

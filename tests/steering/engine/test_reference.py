@@ -59,3 +59,39 @@ async def test_random_plans_agree(family: str, hf_byte_tokenizer: PreTrainedToke
         spec = SteeringSpec.model_validate({"interventions": items})
         reference = Reference(model, blocks, spec, vectors)
         assert outcome.tokens == reference.generate(LONG, 8, temperature=seed % 2 * 0.9, seed=seed), (seed, items)
+
+
+def _late(**fields: object) -> dict[str, object]:
+    """Read at the last layer, so that the first hears of it one token later."""
+    return {"vector": "beta", "score": "cosine", "layer": 2, **fields}
+
+
+ALWAYS, NEVER = {"above": -1.5}, {"above": 1.5}
+LATE = [
+    {"not": _late(at="prompt", **ALWAYS)},
+    {"not": _late(at="prompt", **NEVER)},
+    {"not": _late(at="token", **ALWAYS)},
+    {"not": _late(at="token", above=0.0)},
+    _late(at="token", below=0.0),
+    {"any": [_late(at="prompt", **NEVER), {"not": _late(at="token", above=0.0)}]},
+    {"all": [{"not": _late(at="prompt", **NEVER)}, {"vector": "alpha", "layer": 0, "above": -9.0, "at": "token"}]},
+    {"any": [{"not": _late(at="prompt", **ALWAYS)}, {"vector": "alpha", "layer": 0, "above": -9.0, "at": "token"}]},
+]
+
+
+async def test_conditions_that_are_read_at_a_later_layer_agree(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    """What is not decided yet does not act, and neither does its `not`."""
+    model = FAMILIES["llama"]()
+    blocks = find_layout(model).blocks
+    async with family_engine("llama", hf_byte_tokenizer) as engine:
+        vectors = vectors_for(engine.info)
+        item = {"vector": "alpha", "layers": [0], "strength": 3.0, "scope": {"tokens": "generated"}}
+        cases = [[{**item, "when": when}] for when in LATE]
+        plans = [await plan_for(items, vectors, engine.info) for items in cases]
+        outcomes = await run_all(engine, [GenerationRequest(PROMPT, sampling(8), plan) for plan in plans])
+    for items, outcome in zip(cases, outcomes, strict=True):
+        spec = SteeringSpec.model_validate({"interventions": items})
+        assert outcome.tokens == Reference(model, blocks, spec, vectors).generate(PROMPT, 8), items
+    reports = [outcome.finish.steering for outcome in outcomes]
+    assert not reports[0].fired[0], "its test never lets it act"
+    assert reports[1].fired_at == (1,), "decided at the prompt's end, after the layer where it acts"

@@ -8,9 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steering.errors import DoseExceeded, InvalidRequest, VectorModelMismatch, VectorNotFound
+from steering.errors import DoseExceeded, InvalidRequest, LimitExceeded, VectorModelMismatch, VectorNotFound
 from steering.model.info import ModelInfo
 from steering.plan.dose import DoseGuard
+from steering.plan.order import joint_basis
 from steering.plan.resolve import resolve
 from steering.plan.types import UNSTEERED, Phase, SteeringPlan
 from steering.spec import SteeringSpec, vector_names
@@ -157,20 +158,94 @@ async def test_unknown_vectors_and_other_models() -> None:
         await plan_of({"vector": "alpha"}, info=other)
 
 
-async def test_the_dose_guard_warns_limits_or_refuses() -> None:
+async def test_the_dose_guard_judges_the_sum_over_the_layers() -> None:
     item = {"vector": "alpha", "strength": 10.0, "layers": [0, 3]}
     warned = await plan_of(item, guard=DoseGuard(1.0))
     assert len(warned.warnings) == 1
-    assert "layer 0 is 3.00" in warned.warnings[0]
+    assert "2 layers from 0 to 3 together is 3.75" in warned.warnings[0]
     assert warned.interventions[0].planned_dose == pytest.approx({0: 3.0, 3: 0.75})
-    limited = await plan_of(item, guard=DoseGuard(0.5, "limit"))
-    added = limited.layers[0].static_sum
-    assert added is not None
-    assert float(added[Phase.LAST].norm()) == pytest.approx(5.0)
-    assert len(limited.warnings) == 2
+    assert warned.dose_bound is None
+    clamped = await plan_of(item, guard=DoseGuard(0.5, "clamp"))
+    assert len(clamped.warnings) == 1
+    assert clamped.dose_bound == 0.5
+    assert clamped.fingerprint != warned.fingerprint
+    assert clamped.prompt_fingerprint != warned.prompt_fingerprint
     with pytest.raises(DoseExceeded, match="beyond the bound"):
         await plan_of(item, guard=DoseGuard(0.5, "refuse"))
+    assert (await plan_of(item, guard=DoseGuard(4.0, "refuse"))).dose_bound == 4.0
     assert (await plan_of(item, guard=DoseGuard(0.5, "off"))).warnings == ()
+
+
+ALWAYS = {"vector": "beta", "score": "cosine", "above": -1.5, "layer": 0, "at": "token"}
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [{"strength": 10.0, "scope": {"tokens": "generated", "start": 0}}],
+        [{"strength": 10.0, "scope": {"tokens": "prompt", "start": 0}}],
+        [{"strength": 10.0, "scope": {"tokens": "last"}}],
+        [{"strength": 10.0, "when": ALWAYS}],
+        [{"strength": 10.0, "schedule": {"kind": "linear", "to": 1.0, "tokens": 1}}],
+        [{"strength": 0.1, "schedule": {"kind": "linear", "to": 100.0, "tokens": 1}}],
+        [{"strength": 0.1, "schedule": {"kind": "cosine", "to": -100.0, "tokens": 1}}],
+        [{"strength": 10.0, "unit": "relative"}],
+        [{"operation": "rotate", "degrees": 180.0}],
+        [{"operation": "ablate", "strength": 1e-9}, {"strength": 10.0}],
+        [{"strength": 1.0, "layers": "all"}],
+    ],
+)
+async def test_a_refusing_guard_knows_every_planned_dose(items: list[dict[str, Any]]) -> None:
+    items = [{"vector": "alpha", "layers": [1], **item} for item in items]
+    with pytest.raises(DoseExceeded, match=r"beyond the bound of 0\.2"):
+        await plan_of(*items, guard=DoseGuard(0.2, "refuse"))
+    assert (await plan_of(*items, guard=DoseGuard(0.2, "clamp"))).dose_bound == 0.2
+
+
+async def test_constant_changes_that_cancel_have_no_planned_dose() -> None:
+    opposite = [{"vector": "alpha", "layers": [1], "strength": strength} for strength in (10.0, -10.0)]
+    guard = DoseGuard(0.2, "refuse")
+    assert (await plan_of(*opposite, guard=guard)).warnings == ()
+    behind = {"vector": "beta", "operation": "ablate", "layers": [1], "strength": 0.1}
+    assert (await plan_of(behind, *opposite, guard=guard)).warnings == ()
+    either = [{**one, "strength": 1.0, "when": ALWAYS} for one in opposite]
+    assert (await plan_of(*either, guard=guard)).warnings == (), "which of the two holds is not known"
+
+
+async def test_plans_are_bounded_before_they_are_built() -> None:
+    many: dict[str, Any] = {"vector": "alpha", "layers": "all"}
+    big = ModelInfo("big", "Llama", INFO.fingerprint, 16, 80, 100, 256, "float32", "cpu", 1000, True)
+    spec = SteeringSpec.model_validate({"interventions": [many] * 64})
+    with pytest.raises(LimitExceeded, match="act 5120 times"):
+        await resolve(spec, Vectors(vectors_for(big)), big)
+    costly = SteeringSpec.model_validate({"interventions": [{**many, "operation": "ablate"}] * 4})
+    with pytest.raises(LimitExceeded, match="320 operations are computed at every token"):
+        await resolve(costly, Vectors(vectors_for(big)), big)
+    test = {"vector": "beta", "above": 0.0}
+    pair = {"vector": "alpha", "when": {"any": [{"all": [test] * 7}] * 4}}
+    with pytest.raises(LimitExceeded, match="66 nodes together"):
+        await plan_of(pair, pair)
+    with pytest.raises(ValueError, match="at most 64"):
+        SteeringSpec.model_validate(
+            {"interventions": [{"vector": "alpha", "when": {"any": [{"all": [test] * 8}] * 8}}]}
+        )
+
+
+@pytest.mark.parametrize("angle", [0.0, 1e-6, 3e-3])
+async def test_ablations_of_nearly_equal_directions_are_one_or_exact(angle: float) -> None:
+    """Two equal directions span one dimension, not one and a row of rounding noise."""
+    vectors = vectors_for(INFO)
+    one, across = vectors["alpha"].layers[1].direction, vectors["beta"].layers[1].direction
+    across = torch.nn.functional.normalize(across - (across @ one) * one, dim=0)
+    turned = torch.cos(torch.tensor(angle)) * one + torch.sin(torch.tensor(angle)) * across
+    basis = joint_basis(torch.stack([one, turned]))
+    assert len(basis) == (1 if angle < 1e-4 else 2)
+    torch.testing.assert_close(basis @ basis.T, torch.eye(len(basis)), rtol=0, atol=1e-6)
+    residual = torch.randn(16, generator=torch.Generator().manual_seed(0))
+    left = residual - basis.T @ (basis @ residual)
+    assert abs(float(left @ one)) < 1e-5
+    if angle < 1e-4:
+        torch.testing.assert_close(left, residual - (residual @ one) * one, rtol=0, atol=1e-5)
 
 
 async def test_unless_told_otherwise_it_warns_beyond_the_measured_bound() -> None:

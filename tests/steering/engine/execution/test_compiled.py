@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest, Reading
 from steering.engine.transformers.engine import TransformersEngine
 from steering.model.layout import find_layout
+from steering.plan.dose import DoseGuard
 from steering.spec import SteeringSpec
 from tests.engines import eager_and_compiled, random_requests, run, run_all, run_alone, sampling
 from tests.families import FAMILIES
@@ -87,6 +88,29 @@ async def test_it_agrees_with_the_slow_reference(
         outcome = await run(compiled, GenerationRequest(PROMPTS[2], sampling(8), plan))
         spec = SteeringSpec.model_validate({"interventions": items})
         assert outcome.tokens == Reference(model, blocks, spec, vectors).generate(PROMPTS[2], 8), items
+
+
+async def test_the_dose_guard_bounds_compiled_passes_too(
+    family: str, engines: tuple[TransformersEngine, TransformersEngine]
+) -> None:
+    """Beside rows whose static adds the graph adds by itself."""
+    model = FAMILIES[family]()
+    blocks = find_layout(model).blocks
+    compiled = engines[1]
+    vectors = vectors_for(compiled.info, scale=20.0)
+    cases = [
+        [{"vector": "alpha", "layers": "all"}],
+        *(random_items(seed, compiled.info.layer_count) for seed in range(6)),
+    ]
+    plans = [await plan_for(items, vectors, compiled.info, DoseGuard(0.3, "clamp")) for items in cases]
+    free = await plan_for(cases[0], vectors, compiled.info)
+    requests = [GenerationRequest(PROMPTS[2], sampling(8), plan) for plan in (*plans, free)]
+    outcomes = await run_all(compiled, requests)
+    assert outcomes[0].finish.steering.clamped > 0
+    assert outcomes[0].finish.steering.total <= 0.3001 < outcomes[-1].finish.steering.total
+    for items, outcome in zip(cases, outcomes, strict=False):
+        spec = SteeringSpec.model_validate({"interventions": items})
+        assert outcome.tokens == Reference(model, blocks, spec, vectors, bound=0.3).generate(PROMPTS[2], 8), items
 
 
 async def test_readouts_pass_through_the_compiled_step(engines: tuple[TransformersEngine, TransformersEngine]) -> None:

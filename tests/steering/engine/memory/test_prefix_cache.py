@@ -166,6 +166,20 @@ async def test_a_steered_answer_is_measured_again_when_it_comes_back_as_a_prompt
     assert_same_report(again.finish.steering, told.finish.steering)
 
 
+async def test_hysteresis_reads_the_whole_prompt_wherever_it_acts(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    """Its state at the first generated token depends on every prompt position, so no position is taken over."""
+    async with family_engine("llama", hf_byte_tokenizer) as engine:
+        vectors = vectors_for(engine.info)
+        when = {"vector": "beta", "at": "token", "layer": 0}
+        for above in (0.1, 0.2, 0.3):
+            item = {"vector": "alpha", "layers": [1], "strength": 3.0, "scope": {"tokens": "generated"}}
+            plan = await plan_for([{**item, "when": {**when, "above": above, "until": -9.0}}], vectors, engine.info)
+            one, other = [await run(engine, GenerationRequest(prompt("And?"), sampling(6), plan)) for _ in range(2)]
+            assert one.tokens == other.tokens
+            assert one.finish.steering.fired_at == other.finish.steering.fired_at
+            assert other.finish.cached_tokens == 0
+
+
 async def test_memory_is_bounded_and_the_least_recent_goes_first(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
     block_bytes = 2 * 3 * 2 * BLOCK * 8 * 4
     async with family_engine("llama", hf_byte_tokenizer, EngineLimits(prefix_bytes=8 * block_bytes)) as engine:
