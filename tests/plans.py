@@ -44,15 +44,23 @@ class Vectors:
         return self.vectors[name]
 
 
-def vectors_for(info: ModelInfo, seed: int = 0, scale: float = 3.0) -> dict[str, ConceptVector]:
-    """Returns random unit directions at every layer, each with a probe."""
+def vectors_for(info: ModelInfo, seed: int = 0, scale: float = 3.0, *, means: bool = False) -> dict[str, ConceptVector]:
+    """Returns random unit directions at every layer, each with a probe. means: with class means too, off the origin."""
     generator = torch.Generator().manual_seed(seed)
     vectors = {}
     for number, name in enumerate(NAMES):
         layers = {}
         for layer in range(info.layer_count):
             direction = torch.randn(info.d_model, generator=generator)
-            layers[layer] = LayerDirection(direction / direction.norm(), scale + number, weight=0.8, bias=0.1)
+            middle, half = 0.3 * number - 0.4, (scale + number) / 2
+            layers[layer] = LayerDirection(
+                direction / direction.norm(),
+                scale + number,
+                positive_mean=middle + half if means else None,
+                negative_mean=middle - half if means else None,
+                weight=0.8,
+                bias=0.1,
+            )
         vectors[name] = ConceptVector(
             name=name,
             model=info.name,

@@ -78,9 +78,8 @@ class SteeringBank:
     def rows_at(self, layer: int, indices: Int[Tensor, "token"]) -> Residual:
         """The static adds of each token at a layer. indices: see `row_indices`."""
         # one gather of whole rows is many times faster than indexing by phase and row
-        return self.static_adds.view(-1, self.static_adds.shape[3]).index_select(
-            0, indices + layer * self.static_adds.shape[2]
-        )
+        _, _, rows, d_model = self.static_adds.shape
+        return self.static_adds.view(-1, d_model)[layer * rows :].index_select(0, indices)
 
 
 def norms_of(residual: Residual) -> Float[Tensor, "token"]:

@@ -140,11 +140,10 @@ class _Stack:
     def compare(self, residual: Residual) -> tuple[Bool[Tensor, "test"], Bool[Tensor, "test"]]:
         """(score beyond the bound, score below `until`), both strictly."""
         arriving = take(residual, self._tokens)
-        scores = torch.cat(
-            [
-                self._score.score(arriving[tokens], directions, self._parameters[tokens])
-                for tokens, directions in self._directions.chunks()
-            ]
+        scores = self._directions.map(
+            lambda tokens, directions: self._score.score(
+                take(arriving, tokens), directions, take(self._parameters, tokens)
+            )
         )
         scores = scores * self._signs
         return scores > self._bounds, scores < self._until

@@ -203,15 +203,17 @@ class DoseSums:
         self._tokens = torch.zeros(len(entries), device=device)
         self._fired = torch.full((len(entries),), NEVER, device=device)
 
-    def add(self, doses: Float[Tensor, "token"], acting: Bool[Tensor, "token"] | None) -> None:
-        """Adds the dose of each token. acting: which were acted on; None: all."""
+    def add(
+        self, changes: Float[Tensor, "token"], norms: Float[Tensor, "token"], acting: Bool[Tensor, "token"] | None
+    ) -> None:
+        """Adds the dose of each token, |r' - r| over |r|. acting: which were acted on; None: all."""
         if self._spread.one_each:  # no scatter needed
-            self._dose += doses
+            self._dose.addcdiv_(changes, norms)
             self._tokens += 1.0 if acting is None else acting
         else:
             members = self._spread.members
-            self._dose.index_add_(0, members, doses)
-            count = torch.ones_like(doses) if acting is None else acting.to(doses.dtype)
+            self._dose.index_add_(0, members, changes / norms)
+            count = torch.ones_like(changes) if acting is None else acting.to(changes.dtype)
             self._tokens.index_add_(0, members, count)
 
     def add_first(self, generated: Int[Tensor, "token"]) -> None:

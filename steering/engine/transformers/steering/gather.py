@@ -1,6 +1,6 @@
 """Rows of many requests side by side: which tokens of a pass they are, and their directions without a copy per token."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import TypeAlias
 
@@ -23,8 +23,10 @@ def index_of(ranges: Sequence[range], device: torch.device) -> Index:
 
 
 def take(values: Tensor, index: Index) -> Tensor:
-    """The rows of an index: a view for a slice."""
-    return values[index] if isinstance(index, slice) else values.index_select(0, index)
+    """The rows of an index: a view for a slice, and the tensor itself for all of its rows."""
+    if not isinstance(index, slice):
+        return values.index_select(0, index)
+    return values if index.stop - index.start == values.shape[0] else values[index]
 
 
 def put(values: Tensor, index: Index, rows: Tensor) -> Tensor:
@@ -72,16 +74,31 @@ class DirectionTable:
         distinct: dict[int, int] = {}
         entries = [distinct.setdefault(id(one), len(distinct)) for one in directions]
         by_id = {id(one): one for one in directions}
-        self._table = torch.stack([by_id[key] for key in distinct]).to(device)
-        self._chunks = list(_chunks(entries, spread.counts, max(1, CHUNK_NUMBERS // self._table[0].numel()), device))
-
-    def chunks(self) -> Iterator[tuple[slice, Float[Tensor, "token ..."]]]:
-        """(tokens, their directions), until all tokens had theirs."""
-        for tokens, entry in self._chunks:
+        table = torch.stack([by_id[key] for key in distinct]).to(device)
+        self._table = table
+        limit = max(1, CHUNK_NUMBERS // table[0].numel())
+        self._chunks: list[tuple[slice, Tensor | Int[Tensor, token], bool]] = []
+        for tokens, entry in _chunks(entries, spread.counts, limit, device):
             if isinstance(entry, int):
-                yield tokens, self._table[entry].expand(tokens.stop - tokens.start, *self._table.shape[1:])
+                count = tokens.stop - tokens.start
+                self._chunks.append((tokens, table[entry].expand(count, *table.shape[1:]), False))
+            elif isinstance(entry, slice):
+                self._chunks.append((tokens, take(table, entry), False))
             else:
-                yield tokens, take(self._table, entry)
+                self._chunks.append((tokens, entry, True))
+
+    def map(self, function: Callable[[slice, Tensor], Tensor]) -> Tensor:
+        """Calls a function with tokens and their directions until all tokens had theirs, and returns its results in a row.
+        The directions are views of the table where that is possible."""
+        if len(self._chunks) == 1:
+            tokens, values, gathers = self._chunks[0]
+            return function(tokens, self._table.index_select(0, values) if gathers else values)
+        return torch.cat(
+            [
+                function(tokens, self._table.index_select(0, values) if gathers else values)
+                for tokens, values, gathers in self._chunks
+            ]
+        )
 
 
 def _chunks(

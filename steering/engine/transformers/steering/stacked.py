@@ -85,9 +85,10 @@ def _tokens(segment: Segment, timing: Timing) -> range:
 
 @dataclass(slots=True, eq=False)
 class Applied:
-    """What a stack did to its tokens: |r' - r| / |r| of each, and which it acted on (None: all)."""
+    """What a stack did to its tokens: |r' - r| and |r| of each, and which it acted on (None: all)."""
 
-    doses: Float[Tensor, "token"]
+    changes: Float[Tensor, "token"]
+    norms: Float[Tensor, "token"]
     acting: Bool[Tensor, "token"] | None
 
 
@@ -175,13 +176,11 @@ class OperationStack:
         if acting is not None:  # a weight of 0 is exactly the identity in every operation
             weights = acting.to(parameters.dtype) if self._weights is None else self._weights * acting
             parameters = parameters * torch.addcmul(self._unweighted, self._weighted, weights[:, None])
-        pieces = [
-            self._operation.apply(before[tokens], directions, parameters[tokens])
-            for tokens, directions in self._directions.chunks()
-        ]
-        after = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-        doses = torch.linalg.vector_norm(after - before, dim=-1) / norms  # exactly 0 where it did not act
-        return put(residual, self.tokens, after), Applied(doses, acting)
+        after = self._directions.map(
+            lambda tokens, directions: self._operation.apply(take(before, tokens), directions, take(parameters, tokens))
+        )
+        changes = torch.linalg.vector_norm(after - before, dim=-1)  # exactly 0 where it did not act
+        return put(residual, self.tokens, after), Applied(changes, norms, acting)
 
     def _acting(self, verdicts: Int[Tensor, "row threshold"]) -> Bool[Tensor, "token"] | None:
         acting = None if self._weights is None else self._weights != 0.0
@@ -192,8 +191,8 @@ class OperationStack:
 
     def note(self, applied: Applied, factor: Float[Tensor, "token"] | None, positions: Int[Tensor, "token"]) -> None:
         """Adds to the sums. factor: what the dose guard left of each token's change; both for all tokens of the pass."""
-        doses, acting = applied.doses, applied.acting
-        self.sums.add(doses if factor is None else doses * take(factor, self.tokens), acting)
+        acting, changes = applied.acting, applied.changes
+        self.sums.add(changes if factor is None else changes * take(factor, self.tokens), applied.norms, acting)
         if self._trees is not None and acting is not None:
             first = (take(positions, self.tokens) - self._lasts).clamp_min_(-1)
             self.sums.add_first(torch.where(acting, first, NEVER))

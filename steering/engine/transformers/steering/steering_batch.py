@@ -101,7 +101,8 @@ class SteeringBatch:
         """residual (token, d_model) float32 as it arrives at the layer -> as it leaves."""
         arriving, inverse = residual, None
         for part in self.parts:
-            part.conditions.read(layer, residual)
+            if layer in part.conditions.layers:
+                part.conditions.read(layer, residual)
         if layer in self.static_layers:
             inverse = norms_of(residual).reciprocal()
             residual = residual + self._bank.rows_at(layer, self.row_indices)

@@ -1,0 +1,169 @@
+"""An operation and a condition are one class and one line in a table: resolver, guard and engine need no edit for them."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import ClassVar
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from steering.conditions import CONDITIONS
+from steering.engine.api import GenerationRequest
+from steering.errors import DoseExceeded, InvalidRequest
+from steering.model.layout import find_layout
+from steering.operations import OPERATIONS
+from steering.plan.dose import DoseGuard
+from steering.shapes import Directions, Parameters, Residual, Scores
+from steering.spec import InterventionSpec, SteeringSpec, Threshold
+from steering.vectors import LayerDirection
+from tests.engines import family_engine, run_all, sampling
+from tests.families import FAMILIES
+from tests.plans import plan_for, vectors_for
+from tests.reference import Reference
+
+PROMPT = tuple(b"The answer to that is")
+
+
+class Mirror:
+    """r' = r - 2 t (r . d) d: the reflection across the plane that d is normal to."""
+
+    name: ClassVar[str] = "mirror"
+    parameters: ClassVar[tuple[str, ...]] = ("share",)
+    scaled: ClassVar[frozenset[str]] = frozenset()
+    weighted: ClassVar[str] = "share"
+    fields: ClassVar[frozenset[str]] = frozenset()
+    required: ClassVar[frozenset[str]] = frozenset()
+    static: ClassVar[bool] = False
+    merges: ClassVar[bool] = False
+
+    @staticmethod
+    def resolve(spec: InterventionSpec, entry: LayerDirection, target: LayerDirection | None) -> tuple[float, ...]:
+        return (spec.strength,)
+
+    @staticmethod
+    def planned_dose(parameters: tuple[float, ...], norm: float | None) -> float | None:
+        return None
+
+    @staticmethod
+    def apply(residual: Residual, directions: Directions, parameters: Parameters) -> Residual:
+        projection = (residual * directions[:, 0]).sum(-1, keepdim=True)
+        return residual - 2.0 * parameters[:, :1] * projection * directions[:, 0]
+
+
+class Shift:
+    """r' = r + a (1, 1, ..., 1) / sqrt(d_model) + a d: a static operation that is no add."""
+
+    name: ClassVar[str] = "shift"
+    parameters: ClassVar[tuple[str, ...]] = ("amount",)
+    scaled: ClassVar[frozenset[str]] = frozenset({"amount"})
+    weighted: ClassVar[str] = "amount"
+    fields: ClassVar[frozenset[str]] = frozenset({"degrees"})
+    required: ClassVar[frozenset[str]] = frozenset()
+    static: ClassVar[bool] = True
+    merges: ClassVar[bool] = False
+
+    @staticmethod
+    def resolve(spec: InterventionSpec, entry: LayerDirection, target: LayerDirection | None) -> tuple[float, ...]:
+        return (spec.strength * entry.scale,)
+
+    @staticmethod
+    def planned_dose(parameters: tuple[float, ...], norm: float | None) -> float | None:
+        return None if norm is None else 2.0 * abs(parameters[0]) / norm
+
+    @staticmethod
+    def apply(residual: Residual, directions: Directions, parameters: Parameters) -> Residual:
+        return residual + parameters[:, :1] * (directions[:, 0] + residual.shape[1] ** -0.5)
+
+
+class Midpoint:
+    """score = r . c - m, m the middle of the class means: positive on the side of the positive pole."""
+
+    name: ClassVar[str] = "midpoint"
+    parameters: ClassVar[tuple[str, ...]] = ("positive_mean", "negative_mean")
+
+    @staticmethod
+    def score(residual: Residual, direction: Residual, parameters: Parameters) -> Scores:
+        return (residual * direction).sum(-1) - parameters.mean(dim=1)
+
+
+class SlowReference(Reference):
+    """Knows the samples too, in formulas of its own."""
+
+    def _apply(self, group: list[InterventionSpec], layer: int, r: torch.Tensor, weight: float) -> torch.Tensor:
+        item = group[0]
+        entry = self.vectors[item.vector].layers[layer]
+        if item.operation == "mirror":
+            across = r - (r @ entry.direction) * entry.direction
+            return r - 2.0 * item.strength * weight * (r - across)
+        if item.operation == "shift":
+            ones = torch.ones(len(r)) / len(r) ** 0.5
+            return r + item.strength * weight * entry.scale * (entry.direction + ones)
+        return super()._apply(group, layer, r, weight)
+
+    def _decide(self, threshold: Threshold, position: int, residual: torch.Tensor) -> None:
+        if threshold.score != "midpoint":
+            super()._decide(threshold, position, residual)
+            return
+        entry = self.vectors[threshold.vector].layers[self._condition_layer(threshold)]
+        middle = (entry.positive_mean + entry.negative_mean) / 2
+        self.decided.setdefault(threshold, {})[position] = float(residual @ entry.direction) - middle > threshold.above
+
+
+@pytest.fixture
+def registered() -> Iterator[None]:
+    OPERATIONS.register("mirror", lambda: Mirror)
+    OPERATIONS.register("shift", lambda: Shift)
+    CONDITIONS.register("midpoint", lambda: Midpoint)
+    yield
+    OPERATIONS.unregister("mirror")
+    OPERATIONS.unregister("shift")
+    CONDITIONS.unregister("midpoint")
+
+
+WHEN = {"vector": "beta", "score": "midpoint", "above": 0.0, "at": "token", "layer": 0}
+CASES = [
+    [{"vector": "alpha", "operation": "mirror", "layers": "all"}],
+    [{"vector": "alpha", "operation": "mirror", "layers": [1], "scope": {"tokens": "generated"}, "strength": 0.7}],
+    [{"vector": "alpha", "operation": "mirror", "layers": [1], "schedule": {"kind": "linear", "tokens": 4}}],
+    [{"vector": "alpha", "operation": "shift", "layers": "all", "strength": 0.5}],
+    [{"vector": "alpha", "operation": "shift", "layers": [0], "scope": {"tokens": "prompt"}}, {"vector": "beta"}],
+    [
+        {"vector": "alpha", "operation": "mirror", "layers": [1]},
+        {"vector": "gamma", "operation": "shift", "layers": [1]},
+    ],
+    [{"vector": "alpha", "strength": 2.0, "layers": [1], "when": WHEN}],
+    [{"vector": "alpha", "operation": "mirror", "layers": [1, 2], "when": WHEN}],
+]
+
+
+@pytest.mark.usefixtures("registered")
+async def test_the_engine_agrees_with_a_slow_reference(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    model = FAMILIES["llama"]()
+    blocks = find_layout(model).blocks
+    async with family_engine("llama", hf_byte_tokenizer) as engine:
+        vectors = vectors_for(engine.info, means=True)
+        plans = [await plan_for(items, vectors, engine.info) for items in CASES]
+        outcomes = await run_all(engine, [GenerationRequest(PROMPT, sampling(8), plan) for plan in plans])
+    for items, outcome in zip(CASES, outcomes, strict=True):
+        spec = SteeringSpec.model_validate({"interventions": items})
+        assert outcome.tokens == SlowReference(model, blocks, spec, vectors).generate(PROMPT, 8), items
+        assert all(dose > 0.0 for doses in outcome.finish.steering.doses for dose in doses.values())
+    assert plans[3].layers[1].calls == (), "a static operation joins the static adds"
+
+
+@pytest.mark.usefixtures("registered")
+async def test_the_resolver_and_the_guard_know_what_they_state(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    async with family_engine("llama", hf_byte_tokenizer) as engine:
+        info, vectors = engine.info, vectors_for(engine.info)
+    with pytest.raises(InvalidRequest, match="'mirror' takes no degrees"):
+        await plan_for([{"vector": "alpha", "operation": "mirror", "degrees": 3.0}], vectors, info)
+    with pytest.raises(
+        InvalidRequest, match=r"needs positive_mean and negative_mean, which vector beta@1 does not have"
+    ):
+        await plan_for([{"vector": "alpha", "when": WHEN}], vectors, info)
+    strong = {"vector": "alpha", "operation": "shift", "strength": 1e6}
+    measured = replace(info, typical_norms=(10.0,) * info.layer_count)
+    with pytest.raises(DoseExceeded):
+        await plan_for([strong], vectors, measured, DoseGuard(0.2, "refuse"))
+    assert (await plan_for([strong], vectors, info)).interventions[0].operation == "shift"
