@@ -163,17 +163,20 @@ MAX_CONDITION_NODES = 64
 """Nodes (tests, `all`, `any`, `not`) of all conditions of a request."""
 
 
-def condition_size(condition: ConditionSpec) -> int:
-    """Counts the nodes of a condition."""
+def condition_nodes(condition: ConditionSpec) -> Iterator[ConditionSpec]:
+    """Yields a condition and everything inside it."""
+    yield condition
     match condition:
         case Threshold():
-            return 1
+            return
         case AllOf():
-            return 1 + sum(condition_size(child) for child in condition.all)
+            children = condition.all
         case AnyOf():
-            return 1 + sum(condition_size(child) for child in condition.any)
+            children = condition.any
         case Not():
-            return 1 + condition_size(condition.not_)
+            children = (condition.not_,)
+    for child in children:
+        yield from condition_nodes(child)
 
 
 class InterventionSpec(Spec):
@@ -195,7 +198,7 @@ class InterventionSpec(Spec):
     @field_validator("when")
     @classmethod
     def _bounded(cls, condition: ConditionSpec | None) -> ConditionSpec | None:
-        size = 0 if condition is None else condition_size(condition)
+        size = 0 if condition is None else sum(1 for _ in condition_nodes(condition))
         if size > MAX_CONDITION_NODES:
             raise ValueError(f"the condition has {size} nodes; at most {MAX_CONDITION_NODES} are allowed in a request")
         return condition
@@ -214,21 +217,7 @@ def vector_names(spec: SteeringSpec) -> Iterator[str]:
         if item.to is not None:
             yield item.to
         if item.when is not None:
-            yield from _condition_names(item.when)
-
-
-def _condition_names(condition: ConditionSpec) -> Iterator[str]:
-    match condition:
-        case Threshold():
-            yield condition.vector
-        case AllOf():
-            for child in condition.all:
-                yield from _condition_names(child)
-        case AnyOf():
-            for child in condition.any:
-                yield from _condition_names(child)
-        case Not():
-            yield from _condition_names(condition.not_)
+            yield from (node.vector for node in condition_nodes(item.when) if isinstance(node, Threshold))
 
 
 def renamed(item: InterventionSpec, names: Mapping[str, str], layers: tuple[int, ...]) -> InterventionSpec:

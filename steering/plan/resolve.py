@@ -15,7 +15,7 @@ from steering.plan.layers import check_model, resolve_layers
 from steering.plan.order import layer_steering, may_be_static
 from steering.plan.types import UNSTEERED, Intervention, SteeringPlan
 from steering.shapes import Float, Tensor
-from steering.spec import MAX_CONDITION_NODES, InterventionSpec, SteeringSpec, condition_size, renamed, vector_names
+from steering.spec import MAX_CONDITION_NODES, InterventionSpec, SteeringSpec, condition_nodes, renamed, vector_names
 from steering.store.base import VectorSource
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, LayerDirection, VectorId
@@ -98,7 +98,8 @@ class _Resolver:
 
     def _check_size(self) -> None:
         """Bounds what a plan may cost before any of it is built. Raises LimitExceeded."""
-        nodes = sum(condition_size(item.when) for item in self._spec.interventions if item.when is not None)
+        conditions = [item.when for item in self._spec.interventions if item.when is not None]
+        nodes = sum(1 for condition in conditions for _ in condition_nodes(condition))
         if nodes > MAX_CONDITION_NODES:
             raise LimitExceeded(
                 f"the conditions have {nodes} nodes together; at most {MAX_CONDITION_NODES} are allowed", param="when"

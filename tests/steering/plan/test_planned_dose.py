@@ -1,0 +1,69 @@
+"""The dose that is planned before anything runs, and what the guard does about it."""
+
+from typing import Any
+
+import pytest
+
+from steering.errors import DoseExceeded
+from steering.plan.dose import DoseGuard
+from tests.steering.plan.planning import plan_of
+
+
+async def test_the_dose_guard_judges_the_sum_over_the_layers() -> None:
+    item = {"vector": "alpha", "strength": 10.0, "layers": [0, 3]}
+    warned = await plan_of(item, guard=DoseGuard(1.0))
+    assert len(warned.warnings) == 1
+    assert "2 layers from 0 to 3 together is 3.75" in warned.warnings[0]
+    assert warned.interventions[0].planned_dose == pytest.approx({0: 3.0, 3: 0.75})
+    assert warned.dose_bound is None
+    clamped = await plan_of(item, guard=DoseGuard(0.5, "clamp"))
+    assert len(clamped.warnings) == 1
+    assert clamped.dose_bound == 0.5
+    assert clamped.fingerprint != warned.fingerprint
+    assert clamped.prompt_fingerprint != warned.prompt_fingerprint
+    with pytest.raises(DoseExceeded, match="beyond the bound"):
+        await plan_of(item, guard=DoseGuard(0.5, "refuse"))
+    assert (await plan_of(item, guard=DoseGuard(4.0, "refuse"))).dose_bound == 4.0
+    assert (await plan_of(item, guard=DoseGuard(0.5, "off"))).warnings == ()
+
+
+ALWAYS = {"vector": "beta", "score": "cosine", "above": -1.5, "layer": 0, "at": "token"}
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [{"strength": 10.0, "scope": {"tokens": "generated", "start": 0}}],
+        [{"strength": 10.0, "scope": {"tokens": "prompt", "start": 0}}],
+        [{"strength": 10.0, "scope": {"tokens": "last"}}],
+        [{"strength": 10.0, "when": ALWAYS}],
+        [{"strength": 10.0, "schedule": {"kind": "linear", "to": 1.0, "tokens": 1}}],
+        [{"strength": 0.1, "schedule": {"kind": "linear", "to": 100.0, "tokens": 1}}],
+        [{"strength": 0.1, "schedule": {"kind": "cosine", "to": -100.0, "tokens": 1}}],
+        [{"strength": 10.0, "unit": "relative"}],
+        [{"operation": "rotate", "degrees": 180.0}],
+        [{"operation": "ablate", "strength": 1e-9}, {"strength": 10.0}],
+        [{"strength": 1.0, "layers": "all"}],
+    ],
+)
+async def test_a_refusing_guard_knows_every_planned_dose(items: list[dict[str, Any]]) -> None:
+    items = [{"vector": "alpha", "layers": [1], **item} for item in items]
+    with pytest.raises(DoseExceeded, match=r"beyond the bound of 0\.2"):
+        await plan_of(*items, guard=DoseGuard(0.2, "refuse"))
+    assert (await plan_of(*items, guard=DoseGuard(0.2, "clamp"))).dose_bound == 0.2
+
+
+async def test_constant_changes_that_cancel_have_no_planned_dose() -> None:
+    opposite = [{"vector": "alpha", "layers": [1], "strength": strength} for strength in (10.0, -10.0)]
+    guard = DoseGuard(0.2, "refuse")
+    assert (await plan_of(*opposite, guard=guard)).warnings == ()
+    behind = {"vector": "beta", "operation": "ablate", "layers": [1], "strength": 0.1}
+    assert (await plan_of(behind, *opposite, guard=guard)).warnings == ()
+    either = [{**one, "strength": 1.0, "when": ALWAYS} for one in opposite]
+    assert (await plan_of(*either, guard=guard)).warnings == (), "which of the two holds is not known"
+
+
+async def test_by_default_it_warns_beyond_the_measured_bound() -> None:
+    for strength, warnings in ((0.6, 0), (0.7, 1)):  # at layer 0 a strength of 1 plans a relative dose of 0.3
+        plan = await plan_of({"vector": "alpha", "strength": strength, "layers": [0]})
+        assert len(plan.warnings) == warnings
