@@ -1,4 +1,4 @@
-"""The engine and the store that settings name; tests and examples hand create_app others."""
+"""Opens the engine and the store that the settings name. Tests pass other factories to create_app."""
 
 import structlog
 
@@ -6,8 +6,8 @@ from app.settings import Settings
 from steering.engine import open_engine as open_named
 from steering.engine.api import Engine
 from steering.engine.options import EngineLimits, EngineOptions
+from steering.store import open_store
 from steering.store.base import Store
-from steering.store.opening import open_store
 
 log = structlog.get_logger(__name__)
 

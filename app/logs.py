@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line on standard error. JSON escapes control characters, so no text can forge a line."""
+"""Configures logging: one JSON object per line on standard error. JSON escapes control characters, so no text can forge a line."""
 
 import logging
 import sys
@@ -35,5 +35,5 @@ def configure_logging(level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    for chatty in ("alembic", "httpx2", "httpcore2"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for verbose in ("alembic", "httpx2", "httpcore2"):
+        logging.getLogger(verbose).setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""create_app: the routes, the errors and the wrappers of one server. Nothing runs at import."""
+"""create_app: builds one server with its routes, error handlers and middleware. Nothing runs at import."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,46 +10,26 @@ from starlette.exceptions import HTTPException
 from app.components import open_database, open_engine
 from app.http.errors import on_http_error, on_invalid, on_steering_error
 from app.http.middleware import HostMiddleware, RequestMiddleware
-from app.http.openapi import SteeringAPI
+from app.http.openapi_document import SteeringAPI
 from app.http.playground import mount_playground
-from app.routes import (
-    compare,
-    concepts,
-    evaluate,
-    extract,
-    generate,
-    health,
-    jobs,
-    latent_space,
-    logit_lens,
-    profiles,
-    readout,
-    replay,
-    steering,
-    system,
-    vectors,
-)
+from app.routes import concepts, generation, jobs, profiles, reading, system, vector_jobs, vectors
 from app.settings import Settings
 from app.state import AppState, EngineFactory, StoreFactory
 from steering import __version__
 from steering.errors import SteeringError
 
-ROUTERS = (  # looked through in this order, so what is asked most comes first
-    generate.router,
-    health.router,
+ROUTERS = (  # matched in this order, so the most frequent come first
+    generation.router,
+    system.health,
     system.router,
     vectors.uploads,
-    extract.router,
+    vector_jobs.uploads,
     vectors.files,
     vectors.router,
     profiles.router,
-    steering.router,
-    compare.router,
-    replay.router,
-    readout.router,
-    latent_space.router,
-    logit_lens.router,
-    evaluate.router,
+    reading.router,
+    reading.uploads,
+    vector_jobs.router,
     jobs.router,
     concepts.router,
 )
@@ -60,7 +40,7 @@ def create_app(
     engine_factory: EngineFactory = open_engine,
     store_factory: StoreFactory = open_database,
 ) -> FastAPI:
-    """A server of its own, with its own state; several may live in one process."""
+    """Builds a server with its own state; several can run in one process."""
     state = AppState(settings or Settings(), engine_factory, store_factory)
 
     @asynccontextmanager
@@ -71,7 +51,7 @@ def create_app(
     app = SteeringAPI(
         title="steering-server",
         version=__version__,
-        description="Concept vectors in the residual stream of a language model: make them, steer with them, compare.",
+        description="Creates concept vectors and steers a language model with them while it generates.",
         lifespan=lifespan,
         openapi_url=None,
         docs_url=None,

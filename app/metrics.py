@@ -1,4 +1,4 @@
-"""Prometheus counters and histograms. Labels are route templates, methods and statuses: never anything a caller made up."""
+"""Prometheus metrics. Labels are route templates, methods and statuses, never text chosen by a caller."""
 
 from collections.abc import Callable, Iterator
 
@@ -15,12 +15,12 @@ _SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 
 
 
 def route_template(scope: Scope) -> str:
-    """`/v1/vectors/{name}` of the matched route; one word for every address that matched none."""
+    """Returns `/v1/vectors/{name}` of the matched route, one constant for every path that matched none."""
     return str(getattr(scope.get("route"), "path", UNMATCHED))
 
 
 class Metrics:
-    """The measurements of one server, in a registry of its own so that several may live in one process."""
+    """The metrics of one server, in a registry of its own so that several servers can run in one process."""
 
     def __init__(self, stats: Callable[[], EngineStats | None]) -> None:
         self._registry = CollectorRegistry()
@@ -43,26 +43,26 @@ class Metrics:
         )
         self.flagged_tokens = Counter(
             "steering_flagged_tokens",
-            "Generated tokens at which a flag of the request was raised, by the side of its bound.",
+            "Generated tokens at which a flag of the request held, by the side of its bound.",
             ("bound",),
             registry=self._registry,
         )
         self._registry.register(_EngineCollector(stats))
 
     def observe(self, scope: Scope, status: int, seconds: float) -> None:
-        """One answered request."""
+        """Counts one answered request."""
         method = scope["method"] if scope["method"] in _METHODS else "OTHER"
         route = route_template(scope)
         self.requests.labels(method, route, str(status)).inc()
         self.seconds.labels(route).observe(seconds)
 
     def render(self) -> bytes:
-        """The text format that Prometheus reads."""
+        """Returns the text format that Prometheus reads."""
         return generate_latest(self._registry)
 
 
 class _EngineCollector(Collector):
-    """What the engine says of itself at the moment it is asked."""
+    """Collects the engine's statistics when Prometheus scrapes."""
 
     def __init__(self, stats: Callable[[], EngineStats | None]) -> None:
         self._stats = stats
@@ -71,7 +71,10 @@ class _EngineCollector(Collector):
         stats = self._stats()
         if stats is None:
             return
-        yield GaugeMetricFamily("steering_engine_alive", "1 while the engine's loop turns.", float(stats.alive))
+        yield GaugeMetricFamily("steering_engine_alive", "1 while the engine's loop runs.", float(stats.alive))
+        executor = GaugeMetricFamily("steering_engine_executor", "1 for the active executor.", labels=["executor"])
+        executor.add_metric([stats.executor], 1.0)
+        yield executor
         yield GaugeMetricFamily("steering_engine_running", "Rows in the batch.", stats.running)
         yield GaugeMetricFamily("steering_engine_waiting", "Rows waiting for the batch.", stats.waiting)
         yield CounterMetricFamily("steering_engine_steps", "Forward passes.", stats.steps)

@@ -1,9 +1,10 @@
-"""serve: runs the application until it is told to stop, and stops the way clients can live with."""
+"""serve: runs the application until a signal, then drains: running requests end before the process does."""
 
 import asyncio
 import atexit
 import contextlib
 import os
+import resource
 import socket
 import sys
 import threading
@@ -23,12 +24,17 @@ from steering.threads import disable_intra_op_threads
 
 log = structlog.get_logger(__name__)
 
+SPARE_DESCRIPTORS = 256
+"""File descriptors for the database, the model, libraries and child processes."""
+LOAD_FAILED = 1
+ENGINE_FAILED = 3
+"""Exit codes, so that a supervisor restarts the server."""
 CLOSING_SECONDS = 1.5
-"""What is left after the drain for closing connections, engine and store, before the process is ended outright."""
+"""Time after the drain for closing connections, engine and store, before the process exits unconditionally."""
 
 
 class DrainingServer(uvicorn.Server):
-    """uvicorn, which closes its port first on SIGTERM, with a phase before that: refuse new work, let the old one end.
+    """uvicorn with a drain phase: refuse new work and let running requests end before the port is closed.
 
     The port stays open while it drains, so that a new request is answered 503 and not with a connection error. A
     second signal ends it at once.
@@ -42,9 +48,9 @@ class DrainingServer(uvicorn.Server):
         self._drain: asyncio.Task[None] | None = None
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Runs until told to stop."""
+        """Runs until it is stopped."""
         self._loop = asyncio.get_running_loop()
-        watching = asyncio.create_task(self._stop_if_unloadable())
+        watching = asyncio.create_task(self._stop_on_failure())
         try:
             await super().serve(sockets)
         finally:
@@ -52,7 +58,7 @@ class DrainingServer(uvicorn.Server):
             await asyncio.wait({watching})
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal. uvicorn would note it and raise it again at the end; ours ends with an exit code instead."""
+        """Handles a signal. uvicorn would raise it again at the end; here the process ends with an exit code."""
         del sig, frame
         if self._loop is None or not self.started or self._state.draining:
             self.should_exit = True
@@ -69,11 +75,18 @@ class DrainingServer(uvicorn.Server):
         await self._state.drain()
         self.should_exit = True
 
-    async def _stop_if_unloadable(self) -> None:
+    async def _stop_on_failure(self) -> None:
+        """Ends the process with a non-zero code when the model cannot be loaded, or the engine dies or hangs."""
         await self._state.loaded.wait()
-        if self._state.load_failure is not None:
-            self.exit_code = 1
-            self.should_exit = True
+        if self._state.load_failure is None:
+            await self._state.engine_failed.wait()
+            self._state.draining = True
+            # A hung pass cannot be interrupted, so closing the engine may never return.
+            _end_by(CLOSING_SECONDS, ENGINE_FAILED)
+            self.exit_code = ENGINE_FAILED
+        else:
+            self.exit_code = LOAD_FAILED
+        self.should_exit = True
 
 
 def serve(
@@ -81,9 +94,10 @@ def serve(
     engine_factory: EngineFactory = open_engine,
     store_factory: StoreFactory = open_database,
 ) -> int:
-    """Serves until SIGTERM or SIGINT and returns the exit code: 0, or 1 when the model could not be loaded."""
+    """Serves until SIGTERM or SIGINT and returns the exit code: 0, LOAD_FAILED or ENGINE_FAILED."""
     configure_logging(settings.log_level)
-    disable_intra_op_threads()  # this thread becomes the event loop's
+    _allow_connections(settings.max_connections)
+    disable_intra_op_threads()  # this thread runs the event loop
     app = create_app(settings, engine_factory, store_factory)
     state = cast(AppState, app.state.steering)
     config = uvicorn.Config(
@@ -99,28 +113,38 @@ def serve(
         proxy_headers=False,
         timeout_graceful_shutdown=1,
     )
+    BoundedProtocol.max_connections = settings.max_connections
     server = DrainingServer(config, state)
-    state.on_drained = lambda: _end_by(CLOSING_SECONDS)
+    state.on_drained = lambda: _end_by(CLOSING_SECONDS, 0)
     with contextlib.suppress(KeyboardInterrupt):
         server.run()
     if state.draining:
-        atexit.register(_leave)  # the last to be registered is the first to run
+        atexit.register(_leave, server.exit_code)  # registered last, so it runs first
     return server.exit_code
 
 
-def _end_by(seconds: float) -> None:
-    """Ends the process if closing hangs: a thread deep in numerical work cannot be interrupted, and a supervisor waits.
+def _allow_connections(count: int) -> None:
+    """Raises the process limit of open files, so that connections cannot use up the descriptors of everything else."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + SPARE_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
-    Nothing is lost: jobs have been marked, streams ended, and the database is safe at every moment.
+
+def _end_by(seconds: float, code: int) -> None:
+    """Ends the process if closing hangs: a thread in numerical code cannot be interrupted, and a supervisor waits.
+
+    Nothing is lost: jobs have been marked, streams have ended, and every database transaction is atomic.
     """
-    timer = threading.Timer(seconds, os._exit, args=(0,))
+    timer = threading.Timer(seconds, os._exit, args=(code,))
     timer.daemon = True
     timer.start()
 
 
-def _leave() -> None:
-    """Ends a process that was told to stop without taking the interpreter apart, which takes seconds with torch in it."""
+def _leave(code: int) -> None:
+    """Ends a stopped process without interpreter shutdown, which takes seconds with torch loaded."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
-    os._exit(0)
+    os._exit(code)

@@ -1,4 +1,4 @@
-"""Settings: every environment variable of the service, prefix STEERING_, and every limit a caller can run into."""
+"""Settings: every environment variable of the server (prefix STEERING_), and every limit that callers can reach."""
 
 import ipaddress
 import re
@@ -17,7 +17,7 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a bind address is reachable from this machine alone."""
+    """Returns whether an address is reachable from this machine only."""
     if host == "localhost":
         return True
     try:
@@ -27,7 +27,7 @@ def is_loopback(host: str) -> bool:
 
 
 class Settings(BaseSettings):
-    """What an operator may choose. Read from the environment (STEERING_PORT=8001) or given in code."""
+    """Settings of an operator. Read from the environment (STEERING_PORT=8001) or given in code."""
 
     model_config = SettingsConfigDict(
         env_prefix="STEERING_", extra="ignore", frozen=True, protected_namespaces=(), hide_input_in_errors=True
@@ -44,35 +44,45 @@ class Settings(BaseSettings):
         "auto", description="`float32`, `bfloat16` or `float16`; auto is bfloat16 where the hardware multiplies it"
     )
     device_map: Literal["auto"] | None = Field(None, description="auto spreads a model over every device")
-    cache_dir: Path = Field(Path.home() / ".cache" / "steering-server", description="where converted models are kept")
-    database: str = Field("sqlite:///steering.sqlite3", repr=False, description="where vectors, profiles and jobs rest")
+    cache_dir: Path = Field(Path.home() / ".cache" / "steering-server", description="where converted models are stored")
+    database: str = Field(
+        "sqlite:///steering.sqlite3", repr=False, description="where vectors, profiles and jobs are stored"
+    )
 
-    # Where, and for whom
+    # Network and access
     host: str = Field("127.0.0.1", description="address to listen on; other than loopback needs a key")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="port to listen on; 0 takes a free one")
     api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), repr=False, description="comma-separated; `key` may do everything, `key:read+generate` only that"
+        (), repr=False, description="comma-separated; `key` has every scope, `key:read+generate` these two"
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="comma-separated names accepted in Host, beside the loopback names on a loopback address"
+        (),
+        description="comma-separated names accepted in Host, in addition to the loopback names on a loopback address",
     )
     openapi: bool = Field(True, description="serve /openapi.json")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="`debug`, `info`, `warning` or `error`"
     )
 
-    # Requests under way
+    # Running requests
     max_running: Positive = Field(64, description="rows in the batch")
     max_waiting: Positive = Field(256, description="rows waiting for the batch; one more is answered 429")
     prefill_tokens: Positive = Field(
         256,
-        description="most prompt tokens computed between two tokens of running streams; more where more wait to begin",
+        description="most prompt tokens computed between two tokens of running streams; more where more requests wait to begin",
     )
     cache_megabytes: Positive = Field(4096, description="memory for keys and values of running rows")
     prefix_megabytes: Annotated[int, Field(ge=0)] = Field(
-        512, description="memory for prompts that requests of one key share; 0: none"
+        512, description="memory for prompts shared by requests of one key; 0: none"
     )
     compiled: bool = Field(True, description="compile decoding and the reading of prompts in the background (CPU)")
+    memory_megabytes: Positive = Field(
+        2048, description="memory that running requests may use for bodies, activations, logits and files"
+    )
+    max_connections: Positive = Field(1000, description="open connections; idle ones are closed for new ones")
+    watchdog_seconds: Seconds = Field(
+        120.0, description="a forward pass that takes longer ends the process with exit code 3"
+    )
     request_seconds: Seconds = Field(600.0, description="longest life of one request")
     body_seconds: Seconds = Field(30.0, description="longest time a body may take to arrive")
     keepalive_seconds: Seconds = Field(15.0, description="pause after which a stream sends a comment")
@@ -81,23 +91,25 @@ class Settings(BaseSettings):
     max_jobs: Positive = Field(4, description="jobs running at once")
     max_queued_jobs: Positive = Field(64, description="jobs waiting; one more is answered 429")
 
-    # Who else may rate the answers of an evaluation
+    # The judge of evaluations
     judge_base_url: str | None = Field(
         None, description="an OpenAI-compatible endpoint (`https://host/v1`) that evaluations may name as their judge"
     )
-    judge_model: str | None = Field(None, description="the model asked there; needed with an address")
+    judge_model: str | None = Field(None, description="the model requested there; needed with an address")
     judge_api_key: str | None = Field(None, repr=False, description="the key sent there")
-    judge_seconds: Seconds = Field(60.0, description="longest time one question to it may take")
+    judge_seconds: Seconds = Field(60.0, description="longest time one request to it may take")
 
-    # What one request may ask
+    # Limits of one request
     max_body_bytes: Positive = Field(2_000_000, description="largest body")
     max_upload_bytes: Positive = Field(64_000_000, description="largest body where vectors or examples are sent")
     max_json_depth: Positive = Field(64, description="deepest nesting of a body")
+    max_body_elements: Positive = Field(200_000, description="JSON values of a body")
+    max_upload_elements: Positive = Field(8_000_000, description="JSON values of a body with vectors or examples")
     max_messages: Positive = Field(1_000, description="messages of a conversation")
     max_n: Positive = Field(8, description="answers to one prompt")
     max_stops: Positive = Field(4, description="stop strings")
     max_stop_characters: Positive = Field(64, description="characters of a stop string")
-    max_top_logprobs: Positive = Field(20, description="likeliest tokens told beside each token")
+    max_top_logprobs: Positive = Field(20, description="alternatives listed for each token")
     max_interventions: Annotated[int, Field(ge=1, le=64)] = Field(32, description="interventions of a request")
     max_readouts: Positive = Field(8, description="vectors measured at every token")
     max_arms: Positive = Field(8, description="arms of a comparison")
@@ -105,7 +117,7 @@ class Settings(BaseSettings):
     max_texts: Positive = Field(2_000, description="texts of a readout or a map")
     max_predictions: Positive = Field(50_000, description="predictions of a logit lens (tokens x layers x top_k)")
     max_activations: Positive = Field(64_000_000, description="numbers read from the model in one call")
-    max_evaluation_answers: Positive = Field(10_000, description="answers one evaluation writes")
+    max_evaluation_answers: Positive = Field(10_000, description="answers that one evaluation generates")
     max_page: Annotated[int, Field(ge=1, le=200)] = Field(200, description="entries of a page of a list")
     dose_bound: Seconds = Field(
         0.2, description="relative dose of a request, summed over its layers, beyond which dose_action applies"
@@ -126,17 +138,17 @@ class Settings(BaseSettings):
     @classmethod
     def _keys_are_tokens(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for position, entry in enumerate(value):
-            key, _, scopes = entry.partition(":")
+            key, colon, scopes = entry.partition(":")
             if not _TOKEN.fullmatch(key):
                 raise ValueError(f"key {position + 1} must be 8 to 512 of A-Z a-z 0-9 . _ ~ + / = -")
-            unknown = set(scopes.split("+")) - set(SCOPES) if scopes else set()
+            unknown = set(scopes.split("+")) - set(SCOPES) if colon else set()
             if unknown:
                 raise ValueError(f"key {position + 1} has unknown scopes {sorted(unknown)}; known: {SCOPES}")
         return value
 
     @field_validator("judge_base_url")
     @classmethod
-    def _an_address(cls, value: str | None) -> str | None:
+    def _is_address(cls, value: str | None) -> str | None:
         """Raises ValueError, also from `port` where that is no number."""
         if value is None:
             return None
@@ -147,13 +159,13 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _whole_judge(self) -> "Settings":
+    def _complete_judge(self) -> "Settings":
         if (self.judge_base_url is None) != (self.judge_model is None):
             raise ValueError("judge_base_url and judge_model are set together or not at all")
         return self
 
     @model_validator(mode="after")
-    def _no_open_door(self) -> "Settings":
+    def _requires_key(self) -> "Settings":
         if not self.api_keys and not is_loopback(self.host):
             raise ValueError(
                 f"host {self.host!r} is reachable from other machines and no key is set: "
@@ -163,16 +175,17 @@ class Settings(BaseSettings):
 
     @property
     def loopback(self) -> bool:
-        """Whether the service is bound to this machine alone."""
+        """Whether the server is bound to a loopback address."""
         return is_loopback(self.host)
 
     def limits(self) -> dict[str, int | float]:
-        """The limits a caller can run into, by name, as /v1/capabilities shows them."""
+        """Returns the limits that callers can reach, by name, as /v1/capabilities shows them."""
         return {name: getattr(self, name) for name in _LIMITS}
 
 
 _LIMITS = (
-    "max_running", "max_waiting", "request_seconds", "max_body_bytes", "max_upload_bytes", "max_json_depth",
+    "max_running", "max_waiting", "max_connections", "memory_megabytes", "request_seconds", "max_body_bytes", "max_upload_bytes", "max_json_depth",
+    "max_body_elements", "max_upload_elements",
     "max_messages", "max_n", "max_stops", "max_stop_characters", "max_top_logprobs", "max_interventions",
     "max_readouts", "max_arms", "max_pairs", "max_texts", "max_predictions", "max_activations",
     "max_evaluation_answers", "max_page", "max_jobs", "max_queued_jobs",

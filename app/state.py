@@ -1,51 +1,60 @@
-"""AppState: everything that lives as long as the server does; built and closed in the application's lifespan."""
+"""AppState: everything that lives as long as the server; opened and closed in the application's lifespan."""
 
 import asyncio
 import gc
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import TypeAlias, TypeVar, cast
+from contextlib import asynccontextmanager, contextmanager
+from typing import TypeAlias, cast
 
 import structlog
+from anyio import CapacityLimiter
 from starlette.requests import Request
 
-from app.http.admission import Admission, AdmissionControl
+from app.default_steering import DefaultSteering
+from app.errors import Draining
+from app.http.admission import Admission, MemoryBudget
 from app.http.authentication import ApiKeys
-from app.http.errors import hidden
+from app.http.errors import public_error
 from app.http.sse import StreamTimeouts, ended
 from app.metrics import Metrics
 from app.services.jobs import Jobs
 from app.settings import Settings
 from steering.engine.api import Engine, EngineStats
-from steering.errors import Draining, EngineDead, NotReady, SteeringError
+from steering.errors import EngineDead, NotReady, SteeringError
 from steering.plan.resolve import RecentPlans
 from steering.store.base import Store
 from steering.threads import ThreadPerTaskExecutor
 
 log = structlog.get_logger(__name__)
-T = TypeVar("T")
+
+WATCH_SECONDS = 1.0
+"""Pause between two checks of the engine."""
+REFRESH_CHECKS = 5
+"""Checks of the engine between two reads of the default steering, which another server may have changed."""
 
 EngineFactory: TypeAlias = Callable[[Settings], Engine]
-"""Builds the engine; runs in a thread of its own, because loading a model takes seconds to minutes."""
+"""Builds the engine; runs in a daemon thread, because loading a model takes seconds to minutes."""
 
 StoreFactory: TypeAlias = Callable[[Settings], Awaitable[Store]]
 """Opens the database, migrations included."""
 
 
 class AppState:
-    """One server's engine, store, keys, permits, jobs and measurements, and where it is in its life."""
+    """One server's engine, store, keys, limits, jobs and metrics, and its state from start to stop."""
 
     def __init__(self, settings: Settings, engine_factory: EngineFactory, store_factory: StoreFactory) -> None:
         self.settings = settings
         self.keys = ApiKeys(settings.api_keys)
-        self.permits = AdmissionControl(settings.max_running + settings.max_waiting)
+        self.row_limiter = CapacityLimiter(settings.max_running + settings.max_waiting)
+        self.memory = MemoryBudget(settings.memory_megabytes << 20)
         self.metrics = Metrics(self.stats)
         self.plans = RecentPlans()
+        self.default_steering = DefaultSteering(settings, self.plans)
         self.draining = False
         self.in_flight = 0
         self.load_failure: SteeringError | None = None
         self.loaded = asyncio.Event()
+        self.engine_failed = asyncio.Event()
         self.on_drained: Callable[[], None] = lambda: None
         self.idle = asyncio.Event()
         self.idle.set()
@@ -57,7 +66,7 @@ class AppState:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Store first, then the engine in the background, so that the port opens at once; closed in reverse."""
+        """Opens the store, then the engine in the background, so that the port opens at once; closes in reverse."""
         self.interrupted = asyncio.get_running_loop().create_future()
         asyncio.get_running_loop().set_default_executor(ThreadPerTaskExecutor())
         self._store = await self._store_factory(self.settings)
@@ -66,7 +75,7 @@ class AppState:
         loading: asyncio.Task[None] | None = None
         try:
             await self._jobs.start()
-            loading = asyncio.create_task(self._load())
+            loading = asyncio.create_task(self._load_and_watch(self._store))
             yield
         finally:
             if loading is not None:
@@ -77,25 +86,56 @@ class AppState:
             gc.unfreeze()
             await self._store.close()
 
-    async def _load(self) -> None:
+    async def _load_and_watch(self, store: Store) -> None:
+        """Loads the model; then checks the engine and refreshes the default steering until the server stops."""
         try:
-            engine = self._engine = await in_daemon_thread(lambda: self._engine_factory(self.settings))
-            # what is there now stays: a collection that walked all of it would stop everyone for a quarter of a second
+            engine = self._engine = await asyncio.to_thread(self._engine_factory, self.settings)
+            await self.default_steering.refresh(store, engine)
+            # Loaded objects live until the end; a full collection would stop the loop for 0.25 s to traverse them.
             gc.freeze()
-            log.info("ready", model=engine.info.name, device=engine.info.device)
+            info, executor = engine.info, engine.stats().executor
+            log.info("ready", model=info.name, device=info.device, executor=executor)
         except Exception as error:
             log.exception("model_load_failed")
-            self.load_failure = hidden(error)
+            self.load_failure = public_error(error)
+            return
         finally:
             self.loaded.set()
+        await self._watch(store, engine)
+
+    async def _watch(self, store: Store, engine: Engine) -> None:
+        checks, executor = 0, engine.stats().executor
+        while True:
+            await asyncio.sleep(min(WATCH_SECONDS, self.settings.watchdog_seconds / 4))
+            stats = engine.stats()
+            failure = self._failure_of(stats)
+            if failure is not None:
+                log.error("engine_failed", reason=failure.message, last_turn_age=round(stats.last_turn_age, 1))
+                self._interrupt(failure)
+                self.engine_failed.set()
+                return
+            if stats.executor != executor:
+                executor = stats.executor
+                log.info("executor_changed", executor=executor)
+            checks += 1
+            if checks % REFRESH_CHECKS == 0:
+                await self.default_steering.refresh(store, engine)
+
+    def _failure_of(self, stats: EngineStats) -> EngineDead | None:
+        if not stats.alive:
+            return EngineDead("the engine has stopped; the server restarts")
+        if stats.busy and stats.last_turn_age > self.settings.watchdog_seconds:
+            return EngineDead(f"a forward pass has not returned for {self.settings.watchdog_seconds:g} s")
+        return None
 
     @property
     def engine(self) -> Engine:
-        """The engine. Raises NotReady while it loads, the reason when loading failed, EngineDead."""
+        """The engine. Raises NotReady while it loads, the reason when loading failed, EngineDead when it died or hangs."""
         if self._engine is None:
             raise self.load_failure or NotReady("the model is still loading")
-        if not self._engine.stats().alive:
-            raise EngineDead("the engine has stopped; the server needs a restart")
+        failure = self._failure_of(self._engine.stats())
+        if failure is not None:
+            raise failure
         return self._engine
 
     @property
@@ -113,26 +153,31 @@ class AppState:
         return self._jobs
 
     @property
-    def patience(self) -> StreamTimeouts:
+    def stream_timeouts(self) -> StreamTimeouts:
         """How long a stream waits."""
         settings = self.settings
         return StreamTimeouts(settings.keepalive_seconds, settings.stall_seconds, settings.request_seconds)
 
+    @property
+    def rows_in_use(self) -> int:
+        """Rows that requests have taken."""
+        return int(self.row_limiter.total_tokens - self.row_limiter.available_tokens)
+
     def stats(self) -> EngineStats | None:
-        """What the engine does now; None before there is one."""
+        """Returns the engine's statistics; None before it is loaded."""
         return None if self._engine is None else self._engine.stats()
 
     @contextmanager
-    def request_under_way(self) -> Iterator[Admission]:
-        """Counts a request for as long as it is being answered, and takes back the rows it was lent."""
-        lease = self.permits.lease()
+    def count_request(self) -> Iterator[Admission]:
+        """Counts a request while it is being answered, and returns its rows and memory afterwards."""
+        admission = Admission(self.row_limiter, self.memory)
         self.in_flight += 1
         self.idle.clear()
         self.metrics.in_flight.inc()
         try:
-            yield lease
+            yield admission
         finally:
-            lease.close()
+            admission.close()
             self.in_flight -= 1
             if not self.in_flight:
                 self.idle.set()
@@ -143,53 +188,39 @@ class AppState:
         if self.draining:
             raise Draining("the server is stopping; try another or try again later")
 
+    def check_alive(self) -> None:
+        """Raises EngineDead once the engine has died or hangs: only a restart helps."""
+        stats = self.stats()
+        failure = None if stats is None else self._failure_of(stats)
+        if failure is not None:
+            raise failure
+
     async def check_ready(self) -> None:
-        """Raises what keeps the server from its work: draining, loading, a dead engine, a store that does not answer."""
+        """Raises the reason why the server is not ready: draining, loading, a dead engine, an unreachable store."""
         self.check_open()
         _ = self.engine
         await self.store.ping()
 
     async def drain(self) -> None:
-        """Refuses new work, lets what runs end until the deadline, then ends the rest with an error. Jobs are cut at once."""
+        """Refuses new work, waits for running requests until the deadline, then ends the rest with an error.
+
+        Jobs are interrupted at once. One deadline covers both: writing the record of a job may wait for the database.
+        """
         self.draining = True
-        if self._jobs is not None:
-            await self._jobs.close()
+        jobs = asyncio.ensure_future(self._jobs.close() if self._jobs is not None else asyncio.sleep(0))
         try:
             async with asyncio.timeout(self.settings.drain_seconds):
-                await self.idle.wait()
+                await asyncio.gather(asyncio.shield(jobs), self.idle.wait())
         except TimeoutError:
-            if not self.interrupted.done():
-                self.interrupted.set_result(Draining("the server stopped before this request had ended"))
+            log.warning("drain_deadline_passed", requests=self.in_flight, jobs_closed=jobs.done())
+            self._interrupt(Draining("the server stopped before this request had ended"))
         self.on_drained()
+
+    def _interrupt(self, reason: SteeringError) -> None:
+        if not self.interrupted.done():
+            self.interrupted.set_result(reason)
 
 
 def state_of(request: Request) -> AppState:
-    """The state of the server that a request came to."""
+    """Returns the state of the server that received a request."""
     return cast(AppState, request.app.state.steering)
-
-
-async def in_daemon_thread(work: Callable[[], T]) -> T:
-    """The result of blocking work, run in a thread that does not keep the process alive when it must stop."""
-    loop = asyncio.get_running_loop()
-    result: asyncio.Future[T] = loop.create_future()
-
-    def settle(value: T | None, error: BaseException | None) -> None:
-        if result.done():
-            return
-        if error is not None:
-            result.set_exception(error)
-        else:
-            result.set_result(cast(T, value))
-
-    def run() -> None:
-        value: T | None = None
-        failure: BaseException | None = None
-        try:
-            value = work()
-        except BaseException as error:
-            failure = error
-        with suppress(RuntimeError):  # the loop has been closed meanwhile: nobody waits any more
-            loop.call_soon_threadsafe(settle, value, failure)
-
-    threading.Thread(target=run, name="load-model", daemon=True).start()
-    return await result

@@ -9,7 +9,7 @@ from steering.engine.api import GenerationRequest, SamplingParams
 from steering.engine.options import EngineOptions
 from steering.plan.resolve import resolve
 from steering.spec import InterventionSpec, SteeringSpec
-from steering.store.opening import open_store
+from steering.store import open_store
 from steering.workflows.extraction.make import registered
 from steering.workflows.generate import answer
 

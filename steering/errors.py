@@ -1,4 +1,4 @@
-"""The tree of errors. Each class says when it happens and carries a stable `code`; the app maps codes to statuses.
+"""Errors of the library. Each class has a stable `code`; the app maps classes to HTTP statuses (app/http/errors.py).
 
 SteeringError
 ├── InvalidRequest            the request cannot be right, decided before any device work
@@ -10,19 +10,17 @@ SteeringError
 ├── NotFound
 │   └── VectorNotFound  ProfileNotFound  ModelNotFound  JobNotFound  ConceptNotFound
 ├── VectorInUse               a profile still names the vector
-├── InvalidApiKey  InsufficientScope
-├── BodyTooLarge  UnsupportedMediaType  HostRefused
+├── UnsupportedFormat         a file is not in a format that is read
 ├── NonfiniteActivations      steering drove the numbers out of range
 ├── Overloaded                the queue is full, try again
-├── RateLimited               a key is over its limit
 ├── Unavailable
-│   └── NotReady  Draining  EngineDead  StoreUnavailable
+│   └── NotReady  EngineDead  StoreUnavailable
 ├── OutOfMemory  StorageFull  this request does not fit
-├── Interrupted               a job was cut short by a stop of the server
-├── UnsupportedModel          this architecture cannot be steered (said at load)
+├── Interrupted               a job was ended by a stop of the server
+├── UnsupportedModel          this architecture cannot be steered (found at load)
 ├── ModelLoadFailed           the model could not be read
 ├── StoreCorrupt              a stored blob does not match its digest, or the schema is newer than the code
-└── InternalError             a defect of ours
+└── InternalError             a defect of this code
 """
 
 from typing import ClassVar
@@ -40,132 +38,162 @@ class SteeringError(Exception):
 
 
 class InvalidRequest(SteeringError):
+    """The request cannot be right; decided before any device work."""
+
     code = "invalid_request"
 
 
 class UnsupportedParameter(InvalidRequest):
+    """The parameter is known and not offered here."""
+
     code = "unsupported_parameter"
 
 
 class LimitExceeded(InvalidRequest):
+    """The request exceeds a stated limit."""
+
     code = "limit_exceeded"
 
 
 class ContextLengthExceeded(InvalidRequest):
+    """Prompt and answer do not fit the context of the model."""
+
     code = "context_length_exceeded"
 
 
 class VectorModelMismatch(InvalidRequest):
+    """The vector belongs to another model or has another d_model."""
+
     code = "vector_model_mismatch"
 
 
 class DoseExceeded(InvalidRequest):
+    """The planned relative dose is beyond the operator's bound."""
+
     code = "dose_exceeded"
 
 
 class NotFound(SteeringError):
+    """Something named in the request does not exist."""
+
     code = "not_found"
 
 
 class VectorNotFound(NotFound):
+    """There is no such vector."""
+
     code = "vector_not_found"
 
 
 class ProfileNotFound(NotFound):
+    """There is no such profile."""
+
     code = "profile_not_found"
 
 
 class ModelNotFound(NotFound):
+    """There is no such model here."""
+
     code = "model_not_found"
 
 
 class JobNotFound(NotFound):
+    """There is no such job."""
+
     code = "job_not_found"
 
 
 class ConceptNotFound(NotFound):
+    """There is no such starter concept."""
+
     code = "concept_not_found"
 
 
 class VectorInUse(SteeringError):
+    """A profile or the default steering still names the vector."""
+
     code = "vector_in_use"
 
 
-class InvalidApiKey(SteeringError):
-    code = "invalid_api_key"
+class UnsupportedFormat(SteeringError):
+    """The file is not in a format that is read."""
 
-
-class InsufficientScope(SteeringError):
-    code = "insufficient_scope"
-
-
-class BodyTooLarge(SteeringError):
-    code = "body_too_large"
-
-
-class UnsupportedMediaType(SteeringError):
     code = "unsupported_media_type"
 
 
-class HostRefused(SteeringError):
-    code = "host_refused"
-
-
 class NonfiniteActivations(SteeringError):
+    """Steering drove the activations out of range."""
+
     code = "nonfinite_activations"
 
 
 class Overloaded(SteeringError):
+    """A queue is full; the caller may try again."""
+
     code = "overloaded"
 
 
-class RateLimited(SteeringError):
-    code = "rate_limited"
-
-
 class Unavailable(SteeringError):
+    """The server cannot do this now."""
+
     code = "unavailable"
 
 
 class NotReady(Unavailable):
+    """The model or the store is not ready yet."""
+
     code = "not_ready"
 
 
-class Draining(Unavailable):
-    code = "draining"
-
-
 class EngineDead(Unavailable):
+    """The engine has stopped."""
+
     code = "engine_dead"
 
 
 class StoreUnavailable(Unavailable):
+    """The database cannot be used now."""
+
     code = "store_unavailable"
 
 
 class OutOfMemory(SteeringError):
+    """The request does not fit into memory."""
+
     code = "out_of_memory"
 
 
 class StorageFull(SteeringError):
+    """The database is full."""
+
     code = "storage_full"
 
 
 class Interrupted(SteeringError):
+    """A job was ended by a stop of the server."""
+
     code = "interrupted"
 
 
 class UnsupportedModel(SteeringError):
+    """The architecture cannot be steered."""
+
     code = "unsupported_model"
 
 
 class ModelLoadFailed(SteeringError):
+    """The model could not be read."""
+
     code = "model_load_failed"
 
 
 class StoreCorrupt(SteeringError):
+    """Stored data is damaged, or written by a newer version."""
+
     code = "store_corrupt"
 
 
 class InternalError(SteeringError):
+    """A defect of this code."""
+
     code = "internal_error"

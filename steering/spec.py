@@ -11,6 +11,8 @@ Unit: TypeAlias = Literal["scale", "raw", "relative"]
 Index: TypeAlias = Annotated[int, Field(strict=True, ge=-1_000_000, le=1_000_000)]
 LayerIndex: TypeAlias = Annotated[int, Field(strict=True, ge=-1000, le=1000)]
 Number: TypeAlias = Annotated[FiniteFloat, Field(strict=True)]
+VectorName: TypeAlias = Annotated[str, Field(max_length=128)]
+Label: TypeAlias = Annotated[str, Field(max_length=64)]
 
 
 @cache
@@ -46,7 +48,9 @@ class LayerRange(Spec):
 
 
 Layers: TypeAlias = (
-    Literal["recommended", "all"] | Annotated[tuple[LayerIndex, ...], Field(min_length=1, max_length=256)] | LayerRange
+    Literal["recommended", "all"]
+    | Annotated[tuple[LayerIndex, ...], Field(min_length=1, max_length=256, fail_fast=True)]
+    | LayerRange
 )
 
 
@@ -100,12 +104,12 @@ class Threshold(Spec):
     is hysteresis for `at: token`: once true, it stays true until the score passes `until`.
     """
 
-    vector: str
+    vector: VectorName
     above: Number | None = None
     below: Number | None = None
     at: Literal["prompt", "token"] = "prompt"
     layer: LayerIndex | None = None
-    score: str = "projection"
+    score: Label = "projection"
     until: Number | None = None
 
     @model_validator(mode="after")
@@ -125,13 +129,13 @@ class Threshold(Spec):
 class AllOf(Spec):
     """Every one of them holds."""
 
-    all: Annotated[tuple["ConditionSpec", ...], Field(min_length=1, max_length=8)]
+    all: Annotated[tuple["ConditionSpec", ...], Field(min_length=1, max_length=8, fail_fast=True)]
 
 
 class AnyOf(Spec):
     """At least one of them holds."""
 
-    any: Annotated[tuple["ConditionSpec", ...], Field(min_length=1, max_length=8)]
+    any: Annotated[tuple["ConditionSpec", ...], Field(min_length=1, max_length=8, fail_fast=True)]
 
 
 class Not(Spec):
@@ -140,6 +144,26 @@ class Not(Spec):
     not_: "ConditionSpec" = Field(alias="not")
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
+
+
+def _node_count(value: Any) -> int:
+    """Counts the nodes of a condition tree as written, up to one more than is allowed."""
+    count, level = 0, [value]
+    while level and count <= MAX_CONDITION_NODES:
+        count += len(level)
+        children: list[Any] = []
+        for node in level:
+            if isinstance(node, dict):
+                for key in ("all", "any"):
+                    inner = node.get(key)
+                    children.extend(inner if isinstance(inner, list | tuple) else ())
+                children.extend([node["not"]] if "not" in node else ())
+            elif isinstance(node, AllOf | AnyOf):
+                children.extend(node.all if isinstance(node, AllOf) else node.any)
+            elif isinstance(node, Not):
+                children.append(node.not_)
+        level = children
+    return count
 
 
 def _condition_kind(value: Any) -> str:
@@ -182,32 +206,32 @@ def condition_nodes(condition: ConditionSpec) -> Iterator[ConditionSpec]:
 class InterventionSpec(Spec):
     """One intervention as written: what, how much, where, when."""
 
-    vector: str
-    operation: str = "add"
+    vector: VectorName
+    operation: Label = "add"
     strength: Number = 1.0
     unit: Unit = "scale"
     low: Number | None = None
     high: Number | None = None
     degrees: Number | None = None
-    to: str | None = None
+    to: VectorName | None = None
     layers: Layers = "recommended"
     scope: TokenScope = TokenScope()
     when: ConditionSpec | None = None
     schedule: Schedule = Schedule()
 
-    @field_validator("when")
+    @field_validator("when", mode="before")
     @classmethod
-    def _bounded(cls, condition: ConditionSpec | None) -> ConditionSpec | None:
-        size = 0 if condition is None else sum(1 for _ in condition_nodes(condition))
-        if size > MAX_CONDITION_NODES:
-            raise ValueError(f"the condition has {size} nodes; at most {MAX_CONDITION_NODES} are allowed in a request")
-        return condition
+    def _bounded_tree(cls, value: Any) -> Any:
+        """Counts the nodes before they are validated, since each level multiplies them by up to eight."""
+        if _node_count(value) > MAX_CONDITION_NODES:
+            raise ValueError(f"a condition has at most {MAX_CONDITION_NODES} nodes")
+        return value
 
 
 class SteeringSpec(Spec):
     """The interventions of one request, in the order in which they act at a layer."""
 
-    interventions: Annotated[tuple[InterventionSpec, ...], Field(max_length=64)] = ()
+    interventions: Annotated[tuple[InterventionSpec, ...], Field(max_length=64, fail_fast=True)] = ()
 
 
 def vector_names(spec: SteeringSpec) -> Iterator[str]:
@@ -218,6 +242,20 @@ def vector_names(spec: SteeringSpec) -> Iterator[str]:
             yield item.to
         if item.when is not None:
             yield from (node.vector for node in condition_nodes(item.when) if isinstance(node, Threshold))
+
+
+def pinned(spec: SteeringSpec, names: Mapping[str, str]) -> SteeringSpec:
+    """Returns the spec with other names for its vectors; everything else, absent fields included, is as written."""
+    return SteeringSpec(interventions=tuple(_pinned(item, names) for item in spec.interventions))
+
+
+def _pinned(item: InterventionSpec, names: Mapping[str, str]) -> InterventionSpec:
+    changes: dict[str, Any] = {"vector": names[item.vector]}
+    if item.to is not None:
+        changes["to"] = names[item.to]
+    if item.when is not None:
+        changes["when"] = _renamed_condition(item.when, names)
+    return item.model_copy(update=changes)
 
 
 def renamed(item: InterventionSpec, names: Mapping[str, str], layers: tuple[int, ...]) -> InterventionSpec:

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli.formats.gguf_import import read_control_vector
 from app.cli.formats.vector_sources import GivenDirections, decoder_row, json_directions
 from app.cli.output.tables import card_lines, card_table, text_table, vectors_table
 from app.cli.output.terminal import (
@@ -22,6 +21,7 @@ from app.cli.output.terminal import (
     stderr,
     steering_of,
 )
+from app.gguf_format import read_control_vector
 from steering.client import Client
 from steering.schemas.vectors import VectorAnswer
 

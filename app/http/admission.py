@@ -1,38 +1,64 @@
-"""AdmissionControl: how many rows the service has promised to work on. One too many is refused at once, never queued silently."""
+"""Admission control: rows of the batch and bytes of memory that requests may use. What does not fit is refused at once."""
+
+from anyio import CapacityLimiter, WouldBlock
 
 from steering.errors import Overloaded
 
 
-class AdmissionControl:
-    """A count of rows under way, bounded by `limit`."""
+class MemoryBudget:
+    """Bytes that all running requests together may reserve for bodies, activations, logits and files."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.taken = 0
+        self.reserved = 0
 
-    def lease(self) -> "Admission":
-        """A lease without rows yet; whoever made it closes it."""
-        return Admission(self)
+    def reserve(self, size: int) -> None:
+        """Reserves bytes. Raises Overloaded when they do not fit."""
+        if self.reserved + size > self.limit:
+            raise Overloaded("the memory for running requests is in use; try again shortly")
+        self.reserved += size
 
-    def change(self, rows: int) -> None:
-        """Takes (or gives back, when negative) rows. Raises Overloaded when they would not fit."""
-        if rows > 0 and self.taken + rows > self.limit:
-            raise Overloaded(f"all {self.limit} places are taken; try again shortly")
-        self.taken += rows
+    def release(self, size: int) -> None:
+        """Returns bytes."""
+        self.reserved -= size
 
 
 class Admission:
-    """The rows of one request."""
+    """The rows and the memory that one request has taken from its server."""
 
-    def __init__(self, permits: AdmissionControl) -> None:
-        self._permits, self._rows = permits, 0
+    def __init__(self, limiter: CapacityLimiter, memory: MemoryBudget) -> None:
+        self._limiter, self._memory = limiter, memory
+        self._rows: list[object] = []
+        self._bytes = 0
 
     def take(self, rows: int) -> None:
-        """Makes sure this request holds `rows` rows. Raises Overloaded."""
-        self._permits.change(max(rows - self._rows, 0))
-        self._rows = max(rows, self._rows)
+        """Raises the number of rows this request has to `rows`. Raises Overloaded, then it keeps what it had."""
+        taken: list[object] = []
+        try:
+            for _ in range(rows - len(self._rows)):
+                row = object()  # the limiter identifies its tokens by object
+                self._limiter.acquire_on_behalf_of_nowait(row)
+                taken.append(row)
+        except WouldBlock:
+            for row in taken:
+                self._limiter.release_on_behalf_of(row)
+            total = int(self._limiter.total_tokens)
+            raise Overloaded(f"all {total} rows are in use or waiting; try again shortly") from None
+        self._rows.extend(taken)
+
+    def reserve(self, size: int) -> None:
+        """Reserves memory until the response has been sent. One request alone may always have the whole budget."""
+        size = min(size, self._memory.limit - self._bytes)
+        self._memory.reserve(size)
+        self._bytes += size
+
+    def release_rows(self) -> None:
+        """Returns every row, and keeps the memory."""
+        while self._rows:
+            self._limiter.release_on_behalf_of(self._rows.pop())
 
     def close(self) -> None:
-        """Gives everything back; harmless when repeated."""
-        self._permits.change(-self._rows)
-        self._rows = 0
+        """Returns everything. May be called more than once."""
+        self.release_rows()
+        self._memory.release(self._bytes)
+        self._bytes = 0

@@ -1,27 +1,31 @@
-"""SteeringError -> status and error body: one table. Every answer that is not a success is written here."""
+"""Maps errors to HTTP statuses and error bodies, in one table. Every error response is built and logged here."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from app import errors as http_errors
 from steering import errors
 from steering.errors import InternalError, InvalidRequest, NotFound, SteeringError
 
+log = structlog.get_logger(__name__)
+
 QUOTE_LIMIT = 120
-"""Characters of a caller's own words that an error repeats at most."""
+"""Characters of a caller's input that an error repeats at most."""
 FINDING_LIMIT = 300
-"""Characters that one finding of a validation may take: the names of all known keys, where one is not known."""
+"""Characters of one validation message: it may list the known keys where one is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one class of error is answered. type: the OpenAI family of the error."""
+    """The response to one class of error. type: the OpenAI family of the error."""
 
     status: int
     type: str = "invalid_request_error"
@@ -35,14 +39,15 @@ OUTCOMES: Mapping[type[SteeringError], Outcome] = {
     errors.InvalidRequest: Outcome(400),
     errors.NotFound: Outcome(404, "not_found_error"),
     errors.VectorInUse: Outcome(409, "conflict_error", headers=_NO_RETRY),
-    errors.InvalidApiKey: Outcome(401, "authentication_error", headers=(("WWW-Authenticate", "Bearer"),)),
-    errors.InsufficientScope: Outcome(403, "permission_error"),
-    errors.HostRefused: Outcome(403, "permission_error"),
-    errors.BodyTooLarge: Outcome(413),
-    errors.UnsupportedMediaType: Outcome(415),
+    http_errors.InvalidApiKey: Outcome(401, "authentication_error", headers=(("WWW-Authenticate", "Bearer"),)),
+    http_errors.InsufficientScope: Outcome(403, "permission_error"),
+    http_errors.HostRefused: Outcome(403, "permission_error"),
+    http_errors.BodyTooLarge: Outcome(413),
+    http_errors.UnsupportedMediaType: Outcome(415),
+    errors.UnsupportedFormat: Outcome(415),
     errors.NonfiniteActivations: Outcome(422, headers=_NO_RETRY),
     errors.Overloaded: Outcome(429, "rate_limit_error", retry_after=1),
-    errors.RateLimited: Outcome(429, "rate_limit_error", retry_after=10),
+    http_errors.RateLimited: Outcome(429, "rate_limit_error", retry_after=10),
     errors.Unavailable: Outcome(503, "unavailable_error", retry_after=5),
     errors.OutOfMemory: Outcome(507, "server_error", headers=_NO_RETRY),
     errors.StorageFull: Outcome(507, "server_error", headers=_NO_RETRY),
@@ -57,40 +62,65 @@ _HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
 def outcome_of(error: SteeringError) -> Outcome:
-    """The row of the nearest class in the tree."""
+    """Returns the row of the nearest class in the hierarchy."""
     return next(OUTCOMES[kind] for kind in type(error).__mro__ if kind in OUTCOMES)
 
 
 def error_body(message: str, kind: str, code: str, param: str | None = None) -> dict[str, Any]:
-    """The one shape of an error on the wire."""
+    """Returns the body that every error has."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 def body_of(error: SteeringError) -> dict[str, Any]:
-    """The error body of one error; also the data of an `error` event."""
+    """Returns the body of one error; also the data of an `error` event."""
     return error_body(error.message, outcome_of(error).type, error.code, error.param)
 
 
 def json_response(body: Any, status: int, headers: Mapping[str, str] | None = None) -> Response:
-    """JSON in ASCII, so that no text a caller sent (a lone surrogate, say) can break the answer about it."""
+    """Returns JSON in ASCII, so that no text of the caller (a lone surrogate, say) can make the response fail."""
     content = json.dumps(body, ensure_ascii=True, allow_nan=False)
     return Response(content, status_code=status, headers=headers, media_type="application/json")
 
 
 def response_of(error: SteeringError) -> Response:
-    """The whole answer to one error."""
+    """Returns the response to one error."""
     outcome = outcome_of(error)
     headers = dict(outcome.headers)
-    if outcome.retry_after is not None:
-        headers["Retry-After"] = str(outcome.retry_after)
+    retry_after = getattr(error, "retry_after", outcome.retry_after)
+    if retry_after is not None:
+        headers["Retry-After"] = f"{max(retry_after, 0.1):.3g}"
     return json_response(body_of(error), outcome.status, headers)
 
 
-def hidden(error: BaseException) -> SteeringError:
-    """What a caller may know of any exception: ours as it is, the rest as an internal error without particulars."""
-    if isinstance(error, SteeringError) and type(error) is not SteeringError:
-        return error
-    return InternalError("something went wrong inside the server; the log has the particulars under this request id")
+def public_error(error: BaseException) -> SteeringError:
+    """Returns what a caller may know of an exception, and logs what is the server's fault (5xx), once and with its cause.
+
+    Errors of our own classes are returned as they are; others become an internal error without details.
+    """
+    known = isinstance(error, SteeringError) and type(error) is not SteeringError
+    public = (
+        error if known else InternalError("an internal error occurred; the log has the details under this request id")
+    )
+    assert isinstance(public, SteeringError)
+    if outcome_of(public).status >= 500:
+        _log_failure(error, public)
+    return public
+
+
+def _log_failure(error: BaseException, public: SteeringError) -> None:
+    request_id = structlog.contextvars.get_contextvars().get("request_id")
+    logged: set[str | None] = error.__dict__.setdefault("_logged_for", set())
+    if request_id in logged:  # a stream passes the same error through two handlers
+        return
+    logged.add(request_id)
+    cause = error.__cause__
+    details: dict[str, Any] = {"code": public.code, "param": public.param, "error": str(error)[:500]}
+    if cause is not None:
+        details["cause"] = f"{type(cause).__name__}: {cause}"[:500]
+    if isinstance(public, InternalError):
+        log.error("request_failed", exc_info=error, **details)
+    else:
+        log.error("request_failed", **details)
 
 
 def _quoted(text: str, limit: int = QUOTE_LIMIT) -> str:
@@ -98,7 +128,7 @@ def _quoted(text: str, limit: int = QUOTE_LIMIT) -> str:
 
 
 def _walk(finding: Mapping[str, Any], body: Any) -> tuple[str, ...]:
-    """Where in the body a finding is: its location without the names of union members, which are in no body."""
+    """Returns the path of a finding in the body: its location without the names of union members."""
     location = tuple(finding.get("loc", ()))
     unknown = (finding["ctx"]["key"],) if finding.get("type") == "unknown_key" else ()
     if location[:1] != ("body",):
@@ -118,7 +148,7 @@ def _walk(finding: Mapping[str, Any], body: Any) -> tuple[str, ...]:
 
 
 def invalid(error: RequestValidationError) -> InvalidRequest:
-    """The deepest finding of a validation, in our shape: where a field has several forms, that is the one that was meant.
+    """Reports the deepest finding of a validation: where a field has several forms, that is the one that was meant.
 
     The refused input itself is never repeated.
     """
@@ -129,22 +159,30 @@ def invalid(error: RequestValidationError) -> InvalidRequest:
     return InvalidRequest(f"{where or 'the body'}: {_quoted(message, FINDING_LIMIT)}", param=where)
 
 
-async def on_steering_error(_: Request, error: Exception) -> Response:
-    """Every error of the tree."""
-    return response_of(hidden(error))
+def _recorded(request: Request, error: SteeringError) -> Response:
+    """Returns the response, and stores the code for the log line of the request."""
+    request.state.error_code = error.code
+    return response_of(error)
 
 
-async def on_invalid(_: Request, error: Exception) -> Response:
-    """A body or query that its schema refuses: 400, in our shape, without the input."""
+async def on_steering_error(request: Request, error: Exception) -> Response:
+    """Answers errors of our own classes."""
+    return _recorded(request, public_error(error))
+
+
+async def on_invalid(request: Request, error: Exception) -> Response:
+    """Answers a body or query that its schema refuses with 400, without the input."""
     assert isinstance(error, RequestValidationError)
-    return response_of(invalid(error))
+    return _recorded(request, invalid(error))
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
-    """No such route, or not with this method."""
+    """Answers an unknown route, or an unknown method of a route."""
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
-        return response_of(NotFound(f"there is no route {_quoted(request.method)} {_quoted(request.scope['path'])}"))
+        return _recorded(
+            request, NotFound(f"there is no route {_quoted(request.method)} {_quoted(request.scope['path'])}")
+        )
     code = _HTTP_CODES.get(error.status_code, "invalid_request")
     body = error_body(_quoted(str(error.detail)), "invalid_request_error", code)
     return json_response(body, error.status_code, dict(error.headers or {}))

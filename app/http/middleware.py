@@ -1,4 +1,4 @@
-"""Pure ASGI wrappers around every request: id, log line, count, host list, security headers, and the last safety net."""
+"""Pure ASGI middleware around every request: id, log line, metrics, host list, security headers, unexpected errors."""
 
 import re
 import secrets
@@ -6,19 +6,19 @@ import time
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.http.errors import hidden, response_of
-from app.http.sse import STRAIGHT_SEND
+from app.errors import HostRefused
+from app.http.errors import public_error, response_of
 from app.metrics import route_template
 from app.settings import Settings
 from app.state import AppState
-from steering.errors import HostRefused
 
 log = structlog.get_logger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+_LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1", "[::1]")
 SECURITY_HEADERS = (
     ("Content-Security-Policy", "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"),
     ("X-Content-Type-Options", "nosniff"),
@@ -28,13 +28,13 @@ SECURITY_HEADERS = (
 
 
 def request_id_of(headers: Headers) -> str:
-    """The caller's id if it is well formed (it ends up in logs and headers), else one of ours."""
+    """Returns the caller's id if it is well-formed (it is written to logs and headers), else a new one."""
     given = headers.get("x-request-id", "")
     return given if _REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(8)}"
 
 
 class RequestMiddleware:
-    """Gives each request its id and headers, writes its log line, counts it, and answers what nobody caught."""
+    """Gives each request its id and headers, logs and counts it, and answers exceptions that no handler caught."""
 
     def __init__(self, app: ASGIApp, state: AppState) -> None:
         self._app, self._state = app, state
@@ -57,52 +57,61 @@ class RequestMiddleware:
             await send(message)
 
         started = time.perf_counter()
-        with structlog.contextvars.bound_contextvars(request_id=request_id), self._state.request_under_way() as lease:
-            scope.setdefault("state", {}).update({"lease": lease, STRAIGHT_SEND: send})
+        with structlog.contextvars.bound_contextvars(request_id=request_id), self._state.count_request() as admission:
+            scope.setdefault("state", {})["admission"] = admission
             try:
                 await self._app(scope, receive, send_with_headers)
             except Exception as error:
-                log.exception("request_failed", route=route_template(scope))
+                failure = public_error(error)
                 if status == 0:
-                    await response_of(hidden(error))(scope, receive, send_with_headers)
+                    await response_of(failure)(scope, receive, send_with_headers)
             finally:
                 seconds = time.perf_counter() - started
                 self._state.metrics.observe(scope, status, seconds)
-                _log_line(scope, status, seconds)
+                _log_request(scope, status, seconds)
 
 
-def _log_line(scope: Scope, status: int, seconds: float) -> None:
-    """One line a request: the template of its route, never its address, body or key."""
-    key = scope.get("state", {}).get("key")
+def _log_request(scope: Scope, status: int, seconds: float) -> None:
+    """Writes one line per request: the template of its route, never its path, body or key."""
+    state = scope.get("state", {})
     log.info(
         "request",
         method=scope["method"][:16],
         route=route_template(scope),
         status=status,
+        code=state.get("error_code"),
         milliseconds=round(1000 * seconds, 1),
-        key=getattr(key, "name", None),
+        key=getattr(state.get("key"), "name", None),
     )
 
 
 class HostMiddleware:
-    """Answers only requests that name this server in Host, where it is known what that may be.
+    """Accepts only requests whose Host header names this server, where the names are known.
 
-    On a loopback address the names are known, and a page of another site that reaches the port through a name of its
-    own (DNS rebinding) is refused. Elsewhere the operator may list them.
+    On a loopback address they are, so a page of another site that reaches the port through a domain of its own (DNS
+    rebinding) is refused. Elsewhere the operator may list them. Starlette's middleware decides; the refusal has our body.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
-        allowed = settings.allowed_hosts + (_LOOPBACK_HOSTS if settings.loopback else ())
-        self._allowed = frozenset(host.lower() for host in allowed)
+        self._allowed = settings.allowed_hosts + (_LOOPBACK_HOSTS if settings.loopback else ())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._allowed and not self._known(Headers(scope=scope)):
+        if scope["type"] == "http" and self._allowed and not await self._accepted(scope, receive):
             refusal = HostRefused("this server does not answer to that host name")
             await response_of(refusal)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
-    def _known(self, headers: Headers) -> bool:
-        hosts = headers.getlist("host")
-        return len(hosts) == 1 and re.sub(r":\d{1,5}$", "", hosts[0].lower()) in self._allowed
+    async def _accepted(self, scope: Scope, receive: Receive) -> bool:
+        accepted = False
+
+        async def accept(_scope: Scope, _receive: Receive, _send: Send) -> None:
+            nonlocal accepted
+            accepted = True
+
+        async def discard(_message: Message) -> None:
+            return
+
+        await TrustedHostMiddleware(accept, self._allowed, www_redirect=False)(scope, receive, discard)
+        return accepted and len(Headers(scope=scope).getlist("host")) == 1

@@ -1,30 +1,133 @@
-"""HTTP/1.1 with a bound on the request head: uvicorn's fast parser takes headers without end."""
+"""HTTP/1.1 with bounds that uvicorn's parser lacks: head and trailer bytes, time for a head, idle and open connections."""
+
+from asyncio import TimerHandle
+from typing import ClassVar, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from app.errors import TooManyConnections
+from app.http.errors import body_of, json_response, outcome_of
+
 MAX_HEAD_BYTES = 64 * 1024
+"""Bytes of a request line and its headers."""
+MAX_OVERHEAD_BYTES = 16 * 1024
+"""Bytes of chunk sizes and trailers of a body, besides OVERHEAD_RATIO bytes for each byte of content."""
+OVERHEAD_RATIO = 8
+HEAD_SECONDS = 10.0
+"""Time in which a head must arrive; also how long a new connection may be idle."""
+LINGER_SECONDS = 2.0
+"""Time in which the rest of a request must arrive once its response is complete."""
+MAX_CONNECTIONS = 1000
+"""Open connections. When all are open, the one that has been idle for longest is closed for a new one."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Answers 400 and hangs up when a request line and its headers grow beyond MAX_HEAD_BYTES."""
+    """Closes connections that send too much or too slowly outside of a body.
+
+    The bytes of a body are bounded by its route. Everything else that a client can send without a key is bounded here:
+    headers, chunk sizes, trailers, and the time that each may take.
+    """
+
+    head_seconds: ClassVar[float] = HEAD_SECONDS
+    linger_seconds: ClassVar[float] = LINGER_SECONDS
+    max_connections: ClassVar[int] = MAX_CONNECTIONS
 
     _in_head = False
-    _head_bytes = 0
+    _in_body = False
+    _received = 0
+    _content = 0
+    _deadline: TimerHandle | None = None
+    _idle_since: float | None = None
+
+    def connection_made(self, transport) -> None:  # type: ignore[no-untyped-def]
+        """Accepts the connection, unless too many are open and none of them is idle."""
+        super().connection_made(transport)
+        self._idle_since = self.loop.time()
+        if len(self.connections) > self.max_connections and not self._close_idle_connection():
+            self._refuse()
+            return
+        self._set_deadline(self.head_seconds)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stops the timer."""
+        self._clear_deadline()
+        super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
-        """A new head begins."""
-        self._in_head, self._head_bytes = True, 0
+        """Starts counting a new request."""
+        self._in_head, self._in_body, self._received, self._content = True, False, 0, 0
+        self._idle_since = None
+        self._set_deadline(self.head_seconds)
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Drops trailers: uvicorn would append them to the headers of the request."""
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        """The head has ended; what follows is the body, which has a bound of its own."""
-        self._in_head = False
+        """Ends the head; the body has a time limit of its own (`read_body`)."""
+        self._in_head, self._in_body, self._received = False, True, 0
+        self._clear_deadline()
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        """Counts the content of the body."""
+        self._content += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Ends the request; its response may still be running."""
+        self._in_body = False
+        self._clear_deadline()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Gives the rest of an unread body a little time, since its response has already been sent."""
+        super().on_response_complete()
+        if self._in_body:
+            self._set_deadline(self.linger_seconds)
+        elif not self._in_head:
+            self._idle_since = self.loop.time()
+
     def data_received(self, data: bytes) -> None:
-        """Counts whole reads: the bound is exact to one read of the socket."""
+        """Counts bytes outside of bodies. The bounds are exact to one read of the socket."""
+        if self._idle_since is not None and not self._in_head:
+            self._set_deadline(self.head_seconds)
         super().data_received(data)
-        if self._in_head and not self.transport.is_closing():
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self.send_400_response("The request head is too large.")
+        if self.transport.is_closing():
+            return
+        self._received += len(data)
+        if self._in_head and self._received > MAX_HEAD_BYTES:
+            self.send_400_response("The request head is too large.")
+        elif self._in_body and self._received > MAX_HEAD_BYTES + MAX_OVERHEAD_BYTES + OVERHEAD_RATIO * self._content:
+            self._give_up()
+
+    def _set_deadline(self, seconds: float) -> None:
+        self._clear_deadline()
+        self._deadline = self.loop.call_later(seconds, self._give_up)
+
+    def _clear_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _give_up(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.close()
+
+    def _close_idle_connection(self) -> bool:
+        """Closes the other connection that has been idle for longest. Returns False when none is idle."""
+        others = [cast(BoundedProtocol, one) for one in self.connections if one is not self]
+        idle = [one for one in others if one._idle_since is not None and not one.transport.is_closing()]
+        if not idle:
+            return False
+        min(idle, key=lambda one: one._idle_since or 0.0)._give_up()
+        return True
+
+    def _refuse(self) -> None:
+        error = TooManyConnections(f"the server has {self.max_connections} open connections; try again shortly")
+        response = json_response(body_of(error), outcome_of(error).status, {"Connection": "close", "Retry-After": "1"})
+        head = [b"HTTP/1.1 503 Service Unavailable", *(b"%b: %b" % header for header in response.raw_headers), b"", b""]
+        self.transport.write(b"\r\n".join(head) + bytes(response.body))
+        self.transport.close()

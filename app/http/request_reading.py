@@ -1,41 +1,44 @@
-"""The door: what every request passes before its handler, in this order: key, scope, draining, media type, size, JSON.
+"""Route classes: check key, scope, drain, media type, size and JSON of a request, in this order, before its handler.
 
-It is a route class, so it knows which route was matched (no second reading of the path) and acts before the body is
-read. A handler behind it runs only while its client is there: a plain request is cancelled when its client leaves.
+A route class knows which route was matched (the path is not parsed a second time) and acts before the body is read. The
+handler runs only while its client is connected: a plain request is cancelled when its client disconnects.
 """
 
 import asyncio
-import re
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar
 
+from fastapi import Security
 from fastapi.routing import APIRoute
-from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from app.http.sse import ended, gone
+from app.errors import BodyTooLarge, RequestTimedOut, UnsupportedMediaType
+from app.http.admission import Admission
+from app.http.authentication import BEARER
+from app.http.sse import disconnected, ended
 from app.settings import Settings
 from app.state import AppState, state_of
-from steering.errors import BodyTooLarge, InvalidRequest, LimitExceeded, SteeringError, UnsupportedMediaType
+from steering.errors import InvalidRequest, SteeringError
+from steering.strict_json import load_json
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
-CLIENT_GONE = 499
-"""Recorded, never received: the client left before its answer."""
+CLIENT_DISCONNECTED = 499
+"""Status that is logged and never received: the client disconnected before the response."""
 
-_THREAD_BYTES = 256_000
-"""A body larger than this is parsed in a thread, so that the event loop goes on."""
-
-_MARKS = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
+PARSED_RATIO = 3
+"""Memory of a parsed body, in bytes for each byte of its text: a number of 10 characters takes 32 bytes."""
+_INLINE_BYTES = 64_000
+"""A larger body is parsed in a thread; the parser calls Python per value, so the event loop continues meanwhile."""
 
 
 def needs(scope: str) -> dict[str, Any]:
-    """`openapi_extra` of a route that asks another scope than `read` for GET and `write` for the rest."""
+    """Returns the `openapi_extra` of a route that needs another scope than `read` for GET and `write` otherwise."""
     return {"x-scope": scope}
 
 
 class ApiRoute(APIRoute):
-    """A route behind the door. media_type: what its body must be. upload: the larger body limit. scope_needed: of the key."""
+    """A route with a key. media_type: of its body. upload: larger body limit. scope_needed: which scope the key needs."""
 
     media_type: ClassVar[str] = "application/json"
     upload: ClassVar[bool] = False
@@ -44,24 +47,26 @@ class ApiRoute(APIRoute):
         extra = dict(options.get("openapi_extra") or {})
         extra.setdefault("x-scope", "read" if set(options.get("methods") or ()) <= {"GET", "HEAD"} else "write")
         self.scope_needed = str(extra["x-scope"])
-        super().__init__(path, endpoint, **{**options, "openapi_extra": extra})
+        dependencies = [*(options.get("dependencies") or ()), Security(BEARER)]  # describes the key in OpenAPI
+        super().__init__(path, endpoint, **{**options, "openapi_extra": extra, "dependencies": dependencies})
 
     def get_route_handler(self) -> Handler:
-        """The handler FastAPI would run, with the door before it."""
+        """Returns FastAPI's handler with the checks before it."""
         handler = super().get_route_handler()
 
-        async def through_the_door(request: Request) -> Response:
+        async def handle(request: Request) -> Response:
             state = state_of(request)
-            key = state.keys.identify(request.headers)
+            key = await state.keys.identify(request)
             key.require(self.scope_needed)
             request.state.key = key
             state.check_open()
-            return await while_client_stays(state, request, handler, await self._checked(request, state.settings))
+            parsed = await self._read(request, state.settings)
+            return await run_while_connected(state, request, handler, parsed)
 
-        return through_the_door
+        return handle
 
-    async def _checked(self, request: Request, settings: Settings) -> Request:
-        """The request with its body read, bounded and parsed. A route without a body leaves it unread."""
+    async def _read(self, request: Request, settings: Settings) -> Request:
+        """Returns the request with its body read and parsed."""
         if not self._takes_body():
             return request
         limit = settings.max_upload_bytes if self.upload else settings.max_body_bytes
@@ -70,51 +75,56 @@ class ApiRoute(APIRoute):
             given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
             if given != self.media_type:
                 raise UnsupportedMediaType(f"send the body as {self.media_type}")
+        admission: Admission = request.state.admission
+        admission.reserve(PARSED_RATIO * len(body))
         if self.media_type != "application/json" or not body:
-            return ReadRequest(request, body, None)
-        if len(body) > _THREAD_BYTES:
-            parsed = await asyncio.to_thread(parse_json, body, settings.max_json_depth)
-        else:
-            parsed = parse_json(body, settings.max_json_depth)
-        return ReadRequest(request, body, parsed)
+            return ParsedRequest(request, body, None)
+        if len(body) > _INLINE_BYTES:
+            return ParsedRequest(request, body, await asyncio.to_thread(self._parse, body, settings))
+        return ParsedRequest(request, body, self._parse(body, settings))
+
+    def _parse(self, body: bytes, settings: Settings) -> Any:
+        elements = settings.max_upload_elements if self.upload else settings.max_body_elements
+        return load_json(body, "the body", depth=settings.max_json_depth, elements=elements)
 
     def _takes_body(self) -> bool:
         return self.body_field is not None or self.media_type != "application/json"
 
 
 class UploadRoute(ApiRoute):
-    """JSON that may be as large as a vector."""
+    """A route with a JSON body that may be as large as a vector."""
 
     upload: ClassVar[bool] = True
 
 
 class BinaryRoute(UploadRoute):
-    """One file as the body."""
+    """A route with one file as the body."""
 
     media_type: ClassVar[str] = "application/octet-stream"
 
 
-class ReadRequest(Request):
-    """A request whose body has been read and parsed already."""
+class ParsedRequest(Request):
+    """A request whose body has already been read and parsed."""
 
     def __init__(self, request: Request, body: bytes, parsed: Any) -> None:
         super().__init__(request.scope, request.receive)
-        self._read, self._parsed = body, parsed
+        self._content, self._parsed = body, parsed
 
     async def body(self) -> bytes:
-        """The whole body."""
-        return self._read
+        """Returns the whole body."""
+        return self._content
 
     async def json(self) -> Any:
-        """The parsed body."""
+        """Returns the parsed body."""
         return self._parsed
 
 
 async def read_body(request: Request, limit: int, seconds: float) -> bytes:
-    """The body, chunked or not. Raises BodyTooLarge as soon as it is known, InvalidRequest when it comes too slowly."""
+    """Reads the body, chunked or not. Raises BodyTooLarge as soon as it is known, InvalidRequest when it is too slow."""
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and (len(declared) > 18 or int(declared) > limit):
-        raise BodyTooLarge(f"the body may have {limit} bytes")
+        raise BodyTooLarge(f"the body is larger than {limit} bytes")
+    memory: Admission = request.state.admission
     chunks: list[bytes] = []
     size = 0
     try:
@@ -122,37 +132,22 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > limit:
-                    raise BodyTooLarge(f"the body may have {limit} bytes")
+                    raise BodyTooLarge(f"the body is larger than {limit} bytes")
+                memory.reserve(len(chunk))
                 chunks.append(chunk)
     except TimeoutError:
         raise InvalidRequest(f"the body did not arrive within {seconds:g} s") from None
     return b"".join(chunks)
 
 
-def parse_json(body: bytes, depth_limit: int) -> Any:
-    """JSON by the strict rules: no NaN or Infinity, no half surrogates, no endless numbers, no deep nesting."""
-    depth = 0
-    for mark in _MARKS.finditer(body):
-        first = body[mark.start()]
-        if first in b"[{":
-            depth += 1
-            if depth > depth_limit:
-                raise InvalidRequest(f"the body is nested deeper than {depth_limit}")
-        elif first in b"]}":
-            depth -= 1
-    try:
-        return from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
+async def run_while_connected(state: AppState, original: Request, handler: Handler, request: Request) -> Response:
+    """Runs the handler until it answers, its client disconnects, the server must stop, or the time limit passes.
 
-
-async def while_client_stays(state: AppState, original: Request, handler: Handler, request: Request) -> Response:
-    """Runs the handler until it answers, its client leaves, the server must stop, or its time is over.
-
-    `original` lends its `receive`. A streaming answer is only begun here; it minds its client itself.
+    Uses the `receive` of the original request. A streaming response is only started here; it watches for disconnects
+    itself.
     """
     work = asyncio.ensure_future(handler(request))
-    leaving = asyncio.ensure_future(gone(original.receive))
+    leaving = asyncio.ensure_future(disconnected(original.receive))
     seconds = state.settings.request_seconds
     try:
         awaited: set[asyncio.Future[Any]] = {work, leaving, state.interrupted}
@@ -160,10 +155,10 @@ async def while_client_stays(state: AppState, original: Request, handler: Handle
         if work.done():
             return work.result()
         if leaving.done():
-            return Response(status_code=CLIENT_GONE)
+            return Response(status_code=CLIENT_DISCONNECTED)
         raise _stop_reason(state, seconds)
     except ClientDisconnect:
-        return Response(status_code=CLIENT_GONE)
+        return Response(status_code=CLIENT_DISCONNECTED)
     finally:
         await ended(leaving)
         await ended(work)
@@ -172,4 +167,4 @@ async def while_client_stays(state: AppState, original: Request, handler: Handle
 def _stop_reason(state: AppState, seconds: float) -> SteeringError:
     if state.interrupted.done():
         return state.interrupted.result()
-    return LimitExceeded(f"the request took longer than {seconds:g} s")
+    return RequestTimedOut(f"the request took longer than {seconds:g} s")

@@ -1,4 +1,4 @@
-"""Events -> text/event-stream: the only place that frames. Knows nothing of what the events say."""
+"""Frames events as text/event-stream. The only module that frames; it does not know what events mean."""
 
 import asyncio
 import json
@@ -15,23 +15,24 @@ from pydantic import BaseModel
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from app.http.errors import body_of, hidden
-from steering.errors import LimitExceeded, SteeringError
+from app.errors import RequestTimedOut
+from app.http.errors import body_of, public_error
+from steering.errors import SteeringError
 
 log = structlog.get_logger(__name__)
 
 KEEPALIVE = b": keep-alive\n\n"
-STRAIGHT_SEND = "straight_send"
-"""Where the scope's state has the server's own `send`, past every wrapper. Wrappers look at the start of an answer alone;
-a stream that has begun need not pass its pieces through each of them."""
-LONGEST_PAUSE = 1.0
-"""Seconds between two looks at a stream that is busy with itself."""
+WATCH_SECONDS = 1.0
+"""Longest pause between two checks of a busy stream."""
+_ENCODER = json.JSONEncoder(ensure_ascii=True, allow_nan=False)  # json.dumps would build one for every event
 _EVENT_NAME = re.compile(r"[a-z_]{1,32}")
 
 
 class Event(NamedTuple):
-    """One event: a name of ours (None for OpenAI streams) and its data: a word of the wire, of which keys without a
-    value are left out, JSON-ready values, JSON already written in ASCII, or literal text such as [DONE]."""
+    """One event. data: a model (keys without a value are left out), JSON-ready values, or literal text such as [DONE].
+
+    name: None on OpenAI streams.
+    """
 
     data: Any
     name: str | None = None
@@ -47,39 +48,36 @@ class StreamTimeouts:
 
 
 def frame(event: Event) -> bytes:
-    """The bytes of one event. JSON in ASCII has no line break of any kind, so no text inside can forge an event."""
+    """Returns the bytes of one event. JSON in ASCII contains no line break, so no text inside can forge an event."""
     data = event.data
     if isinstance(data, BaseModel):
         data = data.model_dump_json(exclude_none=True, ensure_ascii=True)
     elif isinstance(data, str):
         assert not {"\n", "\r"} & set(data), "literal data is one line"
-    elif not isinstance(data, bytes):
-        data = json.dumps(data, ensure_ascii=True, allow_nan=False)
-    return b"%b%b\n\n" % (_opening(event.name), data if isinstance(data, bytes) else data.encode())
+    else:
+        data = _ENCODER.encode(data)
+    return _prefix(event.name) + data.encode() + b"\n\n"
 
 
 @cache
-def _opening(name: str | None) -> bytes:
-    """What stands before an event's data."""
+def _prefix(name: str | None) -> bytes:
     if name is None:
         return b"data: "
-    assert _EVENT_NAME.fullmatch(name), "event names are ours, never a caller's"
+    assert _EVENT_NAME.fullmatch(name), "event names are constants of this code, never a caller's"
     return f"event: {name}\ndata: ".encode()
 
 
 def error_event(error: SteeringError) -> Event:
-    """The `error` event of native streams."""
+    """Returns the `error` event of native streams."""
     return Event(body_of(error), "error")
 
 
 class EventStream(Response):
-    """Sends events as they come, a comment when none does, and closes the source however it ends.
+    """Sends events as they arrive, a comment when none does, and closes the source however it ends.
 
-    It ends early when the client leaves (the source is closed: that is the cancel), when the client takes nothing
-    for `stall_seconds`, when it is older than `life_seconds`, or when `interrupted` resolves to an error. The last
-    two are told in the stream, as is any failure of the source. `first` is the first event, if it is under way.
-
-    An event goes straight from the source to the wire; what else must be minded is looked after by a slow watch.
+    It ends early when the client disconnects (closing the source cancels the work), when the client reads nothing for
+    `stall_seconds`, when it is older than `life_seconds`, or when `interrupted` resolves to an error. The last two are
+    reported in the stream, as is any failure of the source. `first` is the first event, if it was already requested.
     """
 
     media_type = "text/event-stream"
@@ -87,76 +85,76 @@ class EventStream(Response):
     def __init__(
         self,
         events: AsyncGenerator[Event, None],
-        patience: StreamTimeouts,
+        timeouts: StreamTimeouts,
         interrupted: "asyncio.Future[SteeringError]",
         first: "asyncio.Future[Event | None] | None" = None,
         on_failure: Callable[[SteeringError], tuple[Event, ...]] = lambda error: (error_event(error),),
     ) -> None:
         super().__init__(None, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._events, self._patience, self._first = events, patience, first
+        self._events, self._timeouts, self._first = events, timeouts, first
         self._interrupted, self._on_failure = interrupted, on_failure
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        wire = _Wire(send, scope.get("state", {}).get(STRAIGHT_SEND, send))
-        leaving = asyncio.ensure_future(gone(receive))
-        pumping = asyncio.ensure_future(self._pump(wire))
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
+        connection = _Connection(send)
+        leaving = asyncio.ensure_future(disconnected(receive))
+        pumping = asyncio.ensure_future(self._pump(connection))
         failure: SteeringError | None = None
         try:
-            await wire.start(self.status_code, self.raw_headers)
-            await self._watch(wire, pumping, leaving)
+            await connection.start(self.status_code, self.raw_headers)
+            await self._watch(connection, pumping, leaving)
         except _ReaderLost:
             return
         except Exception as error:
-            if not isinstance(error, SteeringError):
-                log.exception("stream_failed")
-            failure = hidden(error)
+            failure = public_error(error)
         finally:
             for task in (leaving, pumping, self._first):
                 if task is not None:
                     await ended(task)
             await self._events.aclose()
         with suppress(_ReaderLost):
-            await _within(self._patience.stall_seconds, self._end(wire, failure))
+            await _within(self._timeouts.stall_seconds, self._end(connection, failure))
 
-    async def _end(self, wire: "_Wire", failure: SteeringError | None) -> None:
+    async def _end(self, connection: "_Connection", failure: SteeringError | None) -> None:
         for event in () if failure is None else self._on_failure(failure):
-            await wire.write(frame(event))
-        await wire.finish()
+            await connection.write(frame(event))
+        await connection.finish()
 
-    async def _pump(self, wire: "_Wire") -> None:
-        await wire.started.wait()
+    async def _pump(self, connection: "_Connection") -> None:
+        await connection.started.wait()
         event = await (self._first or next_event(self._events))
         if event is not None:
-            await wire.write(frame(event))
+            await connection.write(frame(event))
         async for event in self._events:
-            await wire.write(frame(event))
+            await connection.write(frame(event))
 
-    async def _watch(self, wire: "_Wire", pumping: "asyncio.Future[None]", leaving: "asyncio.Future[None]") -> None:
+    async def _watch(
+        self, connection: "_Connection", pumping: "asyncio.Future[None]", leaving: "asyncio.Future[None]"
+    ) -> None:
         """Returns when all has been sent. Raises what ends the stream early."""
-        patience = self._patience
-        until = wire.now() + patience.life_seconds
+        timeouts = self._timeouts
+        until = connection.now() + timeouts.life_seconds
         awaited: set[asyncio.Future[Any]] = {pumping, leaving, self._interrupted}
         while True:
-            pause = min(LONGEST_PAUSE, patience.keepalive_seconds, patience.stall_seconds, until - wire.now())
+            pause = min(WATCH_SECONDS, timeouts.keepalive_seconds, timeouts.stall_seconds, until - connection.now())
             await asyncio.wait(awaited, timeout=max(pause, 0.0), return_when=asyncio.FIRST_COMPLETED)
             if pumping.done():
                 return pumping.result()
-            if leaving.done() or wire.stalled(patience.stall_seconds):
+            if leaving.done() or connection.stalled(timeouts.stall_seconds):
                 raise _ReaderLost
             if self._interrupted.done():
                 raise self._interrupted.result()
-            if wire.now() >= until:
-                raise LimitExceeded(f"the request took longer than {patience.life_seconds:g} s")
-            if wire.silent(patience.keepalive_seconds):
-                await _within(patience.stall_seconds, wire.write(KEEPALIVE))
+            if connection.now() >= until:
+                raise RequestTimedOut(f"the request took longer than {timeouts.life_seconds:g} s")
+            if connection.silent(timeouts.keepalive_seconds):
+                await _within(timeouts.stall_seconds, connection.write(KEEPALIVE))
 
 
-class _Wire:
-    """The way to the client: writes whole frames, and knows since when it has been waiting or silent."""
+class _Connection:
+    """Writes whole frames to the client, and measures how long a write has waited or nothing was written."""
 
-    def __init__(self, send: Send, straight: Send) -> None:
-        self._send, self._straight = send, straight
+    def __init__(self, send: Send) -> None:
+        self._send = send
         self._writing_since: float | None = None
         self._last = self.now()
         self.started = asyncio.Event()
@@ -166,11 +164,11 @@ class _Wire:
         return time.monotonic()
 
     def stalled(self, seconds: float) -> bool:
-        """Whether one write has been waiting for the reader so long."""
+        """Returns whether one write has waited for the reader so long."""
         return self._writing_since is not None and self.now() - self._writing_since >= seconds
 
     def silent(self, seconds: float) -> bool:
-        """Whether nothing is being written and nothing was for so long."""
+        """Returns whether nothing is being written and nothing was for so long."""
         return self._writing_since is None and self.now() - self._last >= seconds
 
     async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
@@ -179,10 +177,7 @@ class _Wire:
 
     async def write(self, chunk: bytes) -> None:
         self._writing_since = self._last = self.now()
-        try:  # not by _pass_on: this is called for every token
-            await self._straight({"type": "http.response.body", "body": chunk, "more_body": True})
-        except OSError:
-            raise _ReaderLost from None
+        await self._pass_on({"type": "http.response.body", "body": chunk, "more_body": True})
         self._writing_since = None
 
     async def finish(self) -> None:
@@ -196,11 +191,11 @@ class _Wire:
 
 
 class _ReaderLost(Exception):
-    """The client is gone or takes nothing: there is nobody to tell."""
+    """The client has disconnected or reads nothing, so no error can be reported to it."""
 
 
 async def _within(seconds: float, work: Coroutine[Any, Any, None]) -> None:
-    """Work that waits for the reader. Raises _ReaderLost when it takes too long."""
+    """Awaits work that waits for the reader. Raises _ReaderLost when it takes too long."""
     try:
         async with asyncio.timeout(seconds):
             await work
@@ -209,18 +204,18 @@ async def _within(seconds: float, work: Coroutine[Any, Any, None]) -> None:
 
 
 async def next_event(events: AsyncGenerator[Event, None]) -> Event | None:
-    """The next event, None at the end."""
+    """Returns the next event, None at the end."""
     return await anext(events, None)
 
 
-async def gone(receive: Receive) -> None:
-    """Returns when the client has left."""
+async def disconnected(receive: Receive) -> None:
+    """Returns when the client has disconnected."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 async def ended(task: "asyncio.Future[Any]") -> None:
-    """Cancels a task unless it is done, and waits until it has cleaned up; how it ended is for others to read."""
+    """Cancels a task unless it is done, and waits for its cleanup; its result is left to others."""
     task.cancel()
     await asyncio.wait({task})
     if not task.cancelled():

@@ -14,11 +14,11 @@ router = APIRouter(route_class=ApiRoute, tags=["concepts"])
 
 @router.get("/v1/concepts")
 async def find() -> ConceptList:
-    """All starter concepts."""
+    """Lists the starter concepts."""
     return ConceptList(data=await asyncio.to_thread(lambda: [concept_answer(name) for name in CONCEPTS]))
 
 
 @router.get("/v1/concepts/{name}")
 async def read(name: str) -> ConceptDetail:
-    """One starter concept with its pairs."""
+    """Returns one starter concept with its pairs."""
     return await asyncio.to_thread(concept_detail, name)

@@ -1,15 +1,15 @@
-"""/v1/jobs: long work, watched and cancelled."""
+"""/v1/jobs: list, watch and cancel jobs."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from app.http.dependencies import JobsDep, StateDep
+from app.http.dependencies import ContextDep
 from app.http.request_reading import ApiRoute
 from app.http.streaming import event_stream, job_events
-from app.services.inputs import check_limit
-from app.services.responses import job_answer
+from app.services.limits import check_limit
+from app.services.resources import job_answer
 from steering.schemas.base import PageQuery
 from steering.schemas.jobs import JobAnswer, JobPage
 
@@ -17,29 +17,29 @@ router = APIRouter(route_class=ApiRoute, tags=["jobs"])
 
 
 @router.get("/v1/jobs")
-async def find(query: Annotated[PageQuery, Query()], state: StateDep, jobs: JobsDep) -> JobPage:
-    """Newest first."""
-    check_limit(query.limit, state.settings.max_page, "entries a page", "limit")
-    records, following = await jobs.find(query.limit, query.cursor)
-    return JobPage(data=[job_answer(record) for record in records], next_cursor=following)
+async def find(query: Annotated[PageQuery, Query()], context: ContextDep) -> JobPage:
+    """Lists jobs, newest first."""
+    check_limit(query.limit, context.settings.max_page, "entries per page", "limit")
+    records, next_cursor = await context.jobs.find(query.limit, query.cursor)
+    return JobPage(data=[job_answer(record) for record in records], next_cursor=next_cursor)
 
 
 @router.get("/v1/jobs/{job_id}")
-async def read(job_id: str, jobs: JobsDep) -> JobAnswer:
-    """One job as it stands."""
-    return job_answer(await jobs.get(job_id))
+async def read(job_id: str, context: ContextDep) -> JobAnswer:
+    """Returns the current state of one job."""
+    return job_answer(await context.jobs.get(job_id))
 
 
 @router.delete("/v1/jobs/{job_id}")
-async def cancel(job_id: str, jobs: JobsDep) -> JobAnswer:
-    """Stops it; a job that has ended stays as it is."""
-    return job_answer(await jobs.cancel(job_id))
+async def cancel(job_id: str, context: ContextDep) -> JobAnswer:
+    """Cancels a job. A job that has ended is unchanged."""
+    return job_answer(await context.jobs.cancel(job_id))
 
 
 @router.get(
     "/v1/jobs/{job_id}/events", response_class=Response, responses={200: {"content": {"text/event-stream": {}}}}
 )
-async def watch(job_id: str, state: StateDep, jobs: JobsDep) -> Response:
-    """`progress` events as it goes on, then `done` with its final record."""
-    await jobs.get(job_id)
-    return await event_stream(state, job_events(jobs, job_id))
+async def watch(job_id: str, context: ContextDep) -> Response:
+    """Streams `progress` events, then `done` with the final record."""
+    await context.jobs.get(job_id)
+    return await event_stream(context.state, job_events(context.jobs, job_id))

@@ -1,40 +1,57 @@
-"""/v1/profiles: named strengths kept on the server."""
+"""/v1/profiles and /v1/steering: named strengths, and the default steering."""
 
 from fastapi import APIRouter
 
-from app.http.dependencies import StateDep, StoreDep, resolved
+from app.http.dependencies import ContextDep
 from app.http.request_reading import ApiRoute
-from app.services.responses import profile_answer
+from app.services import profiles
+from app.services.resources import profile_answer
 from steering.schemas.profiles import ProfileAnswer, ProfileList, ProfileRequest
-from steering.spec import SteeringSpec
-from steering.store.base import Profile
+from steering.schemas.steering import DefaultSteering, DefaultSteeringAnswer
 from steering.vectors import check_name
 
 router = APIRouter(route_class=ApiRoute, tags=["profiles"])
 
 
 @router.put("/v1/profiles/{name}", response_model_exclude_unset=True)
-async def put(name: str, body: ProfileRequest, state: StateDep, store: StoreDep) -> ProfileAnswer:
-    """Keeps a profile under a name; it must be possible on the loaded model."""
-    spec = SteeringSpec(interventions=body.interventions)
-    check_name(name)
-    await resolved(state, spec)
-    return profile_answer(await store.profiles.put(Profile(name, spec, body.description)))
+async def put(name: str, body: ProfileRequest, context: ContextDep) -> ProfileAnswer:
+    """Stores a profile under a name. Its steering must be valid for the loaded model."""
+    return profile_answer(await profiles.put(context, name, body))
 
 
 @router.get("/v1/profiles", response_model_exclude_unset=True)
-async def find(store: StoreDep) -> ProfileList:
-    """All profiles, by name."""
-    return ProfileList(data=[profile_answer(profile) for profile in await store.profiles.all()], next_cursor=None)
+async def find(context: ContextDep) -> ProfileList:
+    """Lists all profiles, by name."""
+    return ProfileList(data=[profile_answer(one) for one in await context.store.profiles.all()], next_cursor=None)
 
 
 @router.get("/v1/profiles/{name}", response_model_exclude_unset=True)
-async def read(name: str, store: StoreDep) -> ProfileAnswer:
-    """One profile."""
-    return profile_answer(await store.profiles.get(check_name(name)))
+async def read(name: str, context: ContextDep) -> ProfileAnswer:
+    """Returns one profile."""
+    return profile_answer(await context.store.profiles.get(check_name(name)))
 
 
 @router.delete("/v1/profiles/{name}", status_code=204)
-async def delete(name: str, store: StoreDep) -> None:
-    """Forgets a profile; the vectors it names stay."""
-    await store.profiles.delete(check_name(name))
+async def delete(name: str, context: ContextDep) -> None:
+    """Deletes a profile. The vectors it names are kept."""
+    await context.store.profiles.delete(check_name(name))
+
+
+@router.put("/v1/steering", response_model_exclude_unset=True)
+async def put_default(body: DefaultSteering, context: ContextDep) -> DefaultSteeringAnswer:
+    """Sets the steering of requests that name none. It must be valid for the loaded model."""
+    spec = await profiles.put_default(context, body.interventions)
+    return DefaultSteeringAnswer(interventions=spec.interventions)
+
+
+@router.get("/v1/steering", response_model_exclude_unset=True)
+async def read_default(context: ContextDep) -> DefaultSteeringAnswer:
+    """Returns the default steering; null when none is set."""
+    spec = await context.store.profiles.default()
+    return DefaultSteeringAnswer(interventions=None if spec is None else spec.interventions)
+
+
+@router.delete("/v1/steering", status_code=204)
+async def delete_default(context: ContextDep) -> None:
+    """Clears the default steering."""
+    await profiles.clear_default(context)

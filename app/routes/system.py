@@ -1,4 +1,4 @@
-"""What the server is and can do: version, capabilities, metrics, tokenizing, and the OpenAPI document."""
+"""Health, version, capabilities, metrics, tokenizing, and the OpenAPI document."""
 
 import asyncio
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from app.http.dependencies import EngineDep, StateDep
+from app.http.dependencies import ContextDep, StateDep
 from app.http.playground import is_built
 from app.http.request_reading import ApiRoute, needs
 from app.services.inputs import prompt_of
-from app.services.judge import judges
-from app.services.responses import model_answer
+from app.services.resources import model_answer
+from app.services.vectors.judge import judges
 from app.settings import SCOPES
 from steering import __version__
 from steering.concepts import CONCEPTS
@@ -24,26 +24,46 @@ from steering.schemas.system import (
     CapabilitiesAnswer,
     DetokenizeAnswer,
     DetokenizeRequest,
+    HealthAnswer,
     TokenizeAnswer,
     TokenizeRequest,
     VersionAnswer,
 )
 from steering.workflows.extraction.make import methods_of
 
+health = APIRouter(tags=["operation"])
+"""Routes without authentication."""
 router = APIRouter(route_class=ApiRoute, tags=["operation"])
+
+
+@health.get("/health/live")
+async def live(state: StateDep) -> HealthAnswer:
+    """Answers 200 while the process runs and its engine, once loaded, neither died nor hangs."""
+    state.check_alive()
+    return HealthAnswer(status="ok")
+
+
+@health.get("/health")
+@health.get("/health/ready")
+async def ready(state: StateDep) -> HealthAnswer:
+    """Answers 200 when the model is loaded, the engine alive, the store reachable; else 503 with the reason."""
+    await state.check_ready()
+    return HealthAnswer(status="ok")
 
 
 @router.get("/version")
 async def version() -> VersionAnswer:
-    """Which release this is."""
+    """Returns the release of the server."""
     return VersionAnswer(name="steering-server", version=__version__)
 
 
 @router.get("/v1/capabilities")
-async def capabilities(state: StateDep, engine: EngineDep) -> CapabilitiesAnswer:
-    """The loaded model, the tables of what exists, and every limit."""
+async def capabilities(context: ContextDep) -> CapabilitiesAnswer:
+    """Describes the loaded model, what this server offers, and every limit."""
+    engine, settings = context.engine, context.settings
     return CapabilitiesAnswer(
-        engine=state.settings.engine,
+        engine=settings.engine,
+        executor=engine.stats().executor,
         model=model_answer(engine.info),
         d_model=engine.info.d_model,
         layers=engine.info.layer_count,
@@ -52,8 +72,8 @@ async def capabilities(state: StateDep, engine: EngineDep) -> CapabilitiesAnswer
         conditions=list(CONDITIONS),
         projections=list(PROJECTIONS),
         concepts=list(CONCEPTS),
-        judges=judges(state.settings),
-        limits=state.settings.limits(),
+        judges=judges(settings),
+        limits=settings.limits(),
         scopes=list(SCOPES),
         playground=is_built(),
     )
@@ -61,21 +81,23 @@ async def capabilities(state: StateDep, engine: EngineDep) -> CapabilitiesAnswer
 
 @router.get("/metrics", openapi_extra=needs("admin"), response_class=Response)
 async def metrics(state: StateDep) -> Response:
-    """Prometheus text."""
+    """Returns Prometheus text."""
     return Response(state.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 @router.post("/tokenize", openapi_extra=needs("generate"))
-async def tokenize(body: TokenizeRequest, state: StateDep, engine: EngineDep) -> TokenizeAnswer:
-    """Token ids of a text or a conversation, as the model would read them."""
-    ids = await encode_prompt(engine.tokenizer, prompt_of(body, state.settings))
+async def tokenize(body: TokenizeRequest, context: ContextDep) -> TokenizeAnswer:
+    """Returns the token ids of a text or a conversation as the model reads it."""
+    engine = context.engine
+    ids = await encode_prompt(engine.tokenizer, prompt_of(body, context.settings))
     texts = await asyncio.to_thread(lambda: [engine.tokenizer.token_text(i) for i in ids]) if body.texts else None
     return TokenizeAnswer(tokens=list(ids), count=len(ids), texts=texts)
 
 
 @router.post("/detokenize", openapi_extra=needs("generate"))
-async def detokenize(body: DetokenizeRequest, engine: EngineDep) -> DetokenizeAnswer:
-    """The text of token ids."""
+async def detokenize(body: DetokenizeRequest, context: ContextDep) -> DetokenizeAnswer:
+    """Returns the text of token ids."""
+    engine = context.engine
     largest = max(body.tokens, default=0)
     if largest >= engine.info.vocab_size:
         raise InvalidRequest(f"token ids must be below {engine.info.vocab_size}", param="tokens")
@@ -84,7 +106,7 @@ async def detokenize(body: DetokenizeRequest, engine: EngineDep) -> DetokenizeAn
 
 @router.get("/openapi.json", include_in_schema=False)
 async def openapi(request: Request, state: StateDep) -> JSONResponse:
-    """The OpenAPI document."""
+    """Returns the OpenAPI document."""
     if not state.settings.openapi:
         raise NotFound("the OpenAPI document is switched off")
     document: dict[str, Any] = request.app.openapi()

@@ -1,0 +1,1 @@
+"""Use cases: each module checks, prepares, runs and answers one kind of request."""

@@ -1,88 +1,90 @@
-"""What a caller wrote, turned into what the library takes: prompts, sampling, pairs, arms. Limits are checked here."""
+"""Converts the fields of requests to the types of the library: prompts, token ids, sampling parameters."""
 
 import asyncio
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from app.services.limits import check_limit
 from app.settings import Settings
-from app.state import AppState
-from steering.concepts.loader import load_concept
 from steering.engine.api import Engine, Prompt, SamplingParams
 from steering.engine.prompts import check_context, encode_prompt
-from steering.errors import InvalidRequest, LimitExceeded
-from steering.pairs import ChatMessage, ContrastivePair, PairSet
+from steering.errors import InvalidRequest
+from steering.pairs import ChatMessage
 from steering.pairs import Text as PairText
-from steering.schemas.extraction import ExtractRequest, Text
-from steering.schemas.generation import Message, PromptFields, SamplingFields
-from steering.workflows.extraction.extract import ExtractionRequest
-from steering.workflows.extraction.texts import default_position
+from steering.schemas.messages import Message, PromptFields, Text
+from steering.schemas.sampling import ChoiceFields, SamplingFields
 
-_SEEDS = 2**53
-"""Seeds of our choosing stay below this, so that a JavaScript client reads them back exactly."""
+_SEED_LIMIT = 2**53
+"""Seeds chosen here stay below this, so that a JavaScript client reads them exactly."""
 DEFAULT_MAX_TOKENS = 128
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizedPrompt:
-    """A prompt as the model reads it, and the tokens that the answer may have."""
+    """The token ids of a prompt, and how many tokens the answer may have."""
 
     token_ids: tuple[int, ...]
     max_tokens: int
 
 
-def check_limit(given: int, limit: int, what: str, param: str) -> None:
-    """Raises LimitExceeded when more was given than the operator allows."""
-    if given > limit:
-        raise LimitExceeded(f"{given} {what} given; at most {limit}", param=param)
-
-
 def chat_messages(messages: Sequence[Message]) -> tuple[ChatMessage, ...]:
-    """Messages in the library's words."""
+    """Converts the messages of a request to the library's type."""
     return tuple(ChatMessage(message.role, message.content) for message in messages)
 
 
+def pair_text(text: Text) -> PairText:
+    """Converts a text of a request, plain or a conversation, to the library's type."""
+    return text if isinstance(text, str) else chat_messages(text)
+
+
 def prompt_of(fields: PromptFields, settings: Settings) -> Prompt:
-    """The one prompt of a request."""
+    """Returns the prompt of a request."""
     if fields.messages is None:
         assert fields.prompt is not None
-        return fields.prompt
+        return fields.prompt if isinstance(fields.prompt, str) else tuple(fields.prompt)
     check_limit(len(fields.messages), settings.max_messages, "messages", "messages")
     return chat_messages(fields.messages)
 
 
 def with_system(prompt: Prompt, system: str | None) -> Prompt:
-    """The conversation under a system message of its own. Raises InvalidRequest for a prompt that is none."""
+    """Returns the conversation with another system message. Raises InvalidRequest for a prompt that is not one."""
     if system is None:
         return prompt
     messages = [part for part in prompt if isinstance(part, ChatMessage)]
     if len(messages) != len(prompt):
-        raise InvalidRequest("'system' needs 'messages'; a plain prompt has no place for it", param="arms")
+        raise InvalidRequest("'system' needs 'messages'; a plain prompt has no system message", param="arms")
     return (ChatMessage("system", system), *(one for one in messages if one.role != "system"))
 
 
-async def tokenized(engine: Engine, prompt: Prompt, max_tokens: int | None) -> TokenizedPrompt:
-    """The prompt's ids, checked against the context. Without max_tokens the answer gets what still fits, up to a default.
+async def tokenize(engine: Engine, prompt: Prompt, max_tokens: int | None) -> TokenizedPrompt:
+    """Tokenizes a prompt that is answered. Without max_tokens the answer gets what fits the context, up to a default.
 
     Raises ContextLengthExceeded.
     """
     ids = await encode_prompt(engine.tokenizer, prompt)
-    left = engine.info.context_length - len(ids)
-    wanted = max_tokens if max_tokens is not None else max(1, min(DEFAULT_MAX_TOKENS, left))
-    check_context(len(ids), wanted, engine.info)
-    return TokenizedPrompt(ids, wanted)
+    available = engine.info.context_length - len(ids)
+    requested = max_tokens if max_tokens is not None else max(1, min(DEFAULT_MAX_TOKENS, available))
+    check_context(len(ids), requested, engine.info)
+    return TokenizedPrompt(ids, requested)
 
 
-def sampling_of(fields: SamplingFields, settings: Settings, max_tokens: int) -> SamplingParams:
-    """Sampling in the library's words; a seed is chosen where none was given."""
-    stops = (fields.stop,) if isinstance(fields.stop, str) else fields.stop
-    check_limit(fields.n, settings.max_n, "answers", "n")
-    check_limit(len(stops), settings.max_stops, "stop strings", "stop")
-    check_limit(max(map(len, stops), default=0), settings.max_stop_characters, "characters in a stop string", "stop")
-    logprobs = None if fields.logprobs is None or fields.logprobs is False else int(fields.logprobs)
-    if fields.logprobs is True:
-        logprobs = 0
-    check_limit(logprobs or 0, settings.max_top_logprobs, "logprobs", "logprobs")
+async def encode_texts(engine: Engine, texts: Sequence[Text], param: str) -> list[tuple[int, ...]]:
+    """Tokenizes every text in a thread. Raises ContextLengthExceeded."""
+    prompts: list[Prompt] = [pair_text(text) for text in texts]
+    found = await asyncio.to_thread(lambda: [engine.tokenizer.encode(prompt) for prompt in prompts])
+    for ids in found:
+        check_context(len(ids), 0, engine.info, param=param)
+    return found
+
+
+def check_activations(engine: Engine, settings: Settings, texts: int, layers: int, what: str, param: str) -> None:
+    """Raises LimitExceeded when more numbers would be read from the model than the operator allows."""
+    check_limit(texts * layers * engine.info.d_model, settings.max_activations, what, param)
+
+
+def sampling_params(fields: SamplingFields, max_tokens: int) -> SamplingParams:
+    """Converts the sampling fields of a request; chooses a seed where none was given."""
     return SamplingParams(
         max_tokens=max_tokens,
         temperature=fields.temperature,
@@ -90,53 +92,10 @@ def sampling_of(fields: SamplingFields, settings: Settings, max_tokens: int) -> 
         top_k=fields.top_k,
         min_p=fields.min_p,
         repetition_penalty=fields.repetition_penalty,
-        seed=fields.seed if fields.seed is not None else secrets.randbelow(_SEEDS),
-        stop=stops,
-        logprobs=logprobs,
-    )
-
-
-def shows_tokens(body: SamplingFields) -> bool:
-    """Whether the answer lists its tokens."""
-    return bool(body.readout) or (body.logprobs is not None and body.logprobs is not False)
-
-
-def pair_text(text: Text) -> PairText:
-    """A text of a pair in the library's words."""
-    return text if isinstance(text, str) else chat_messages(text)
-
-
-async def pairs_of(state: AppState, body: ExtractRequest) -> PairSet:
-    """The texts of an extraction; `describe` has none yet. Raises LimitExceeded, ConceptNotFound."""
-    limit = state.settings.max_pairs
-    if body.concept is not None:
-        return await asyncio.to_thread(load_concept, body.concept)
-    if body.pairs is not None:
-        check_limit(len(body.pairs), limit, "pairs", "pairs")
-        return PairSet.of([ContrastivePair(pair_text(p.positive), pair_text(p.negative), p.topic) for p in body.pairs])
-    if body.positive is None or body.negative is None:
-        raise InvalidRequest("no texts given", param="pairs")
-    check_limit(len(body.positive), limit, "texts", "positive")
-    check_limit(len(body.negative), limit, "texts", "negative")
-    return PairSet(
-        positive=tuple(map(pair_text, body.positive)), negative=tuple(map(pair_text, body.negative)), paired=False
-    )
-
-
-def extraction_of(body: ExtractRequest, pairs: PairSet, state: AppState) -> ExtractionRequest:
-    """What the workflow takes. Raises LimitExceeded when the activations would not fit the operator's bound."""
-    info = state.engine.info
-    layers = info.layer_count if body.layers == "all" else len(body.layers)
-    numbers = (len(pairs.positive) + len(pairs.negative)) * layers * info.d_model
-    check_limit(numbers, state.settings.max_activations, "activations (texts x layers x d_model)", "layers")
-    return ExtractionRequest(
-        name=body.name,
-        pairs=pairs,
-        method=body.method,
-        layers=body.layers,
-        position=default_position(pairs) if body.position is None else body.position,
-        holdout=body.holdout,
-        seed=body.seed,
-        description=body.description,
-        tags=body.tags,
+        presence_penalty=fields.presence_penalty,
+        frequency_penalty=fields.frequency_penalty,
+        logit_bias={int(token): bias for token, bias in fields.logit_bias.items()},
+        seed=fields.seed if fields.seed is not None else secrets.randbelow(_SEED_LIMIT),
+        stop=fields.stops,
+        logprobs=fields.top_logprobs if isinstance(fields, ChoiceFields) else None,
     )

@@ -1,4 +1,4 @@
-"""Long work (extraction, evaluation): submit, watch, cancel. Records rest in the store; progress is kept in memory."""
+"""Jobs: long work (extraction, evaluation) that is submitted, watched and cancelled. Progress is in memory only."""
 
 import asyncio
 import secrets
@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import structlog
 
-from app.http.errors import hidden
+from app.http.errors import public_error
 from steering.errors import Interrupted, Overloaded, SteeringError
 from steering.store.base import JobRecord, JobStore
 
@@ -16,7 +16,7 @@ log = structlog.get_logger(__name__)
 
 ReportProgress: TypeAlias = Callable[[int, int, str], None]
 Work: TypeAlias = Callable[[ReportProgress], Awaitable[Mapping[str, Any]]]
-"""work(progress) -> result, JSON-ready. Cancelling it must stop it."""
+"""work(progress) -> a result that JSON can represent. Cancelling the awaitable must stop the work."""
 
 FINAL = frozenset({"succeeded", "failed", "cancelled"})
 
@@ -27,6 +27,7 @@ class _Live:
 
     record: JobRecord
     task: "asyncio.Task[None] | None" = None
+    failure: SteeringError | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def update(self, record: JobRecord) -> None:
@@ -40,17 +41,17 @@ class Jobs:
 
     def __init__(self, store: JobStore, *, running: int, waiting: int) -> None:
         self._store = store
-        self._places = asyncio.Semaphore(running)
+        self._slots = asyncio.Semaphore(running)
         self._limit = running + waiting
         self._live: dict[str, _Live] = {}
         self._closing = False
 
     async def start(self) -> None:
-        """Says of jobs that an earlier process left behind that they were interrupted."""
+        """Marks jobs that an earlier process left unfinished as interrupted."""
         await self._store.interrupt()
 
     async def submit(self, kind: str, request: Mapping[str, Any], work: Work) -> JobRecord:
-        """The record of a new job, queued. Raises Overloaded when too many are waiting."""
+        """Queues a job and returns its record. Raises Overloaded when too many are waiting."""
         if self._closing or len(self._live) >= self._limit:
             raise Overloaded(f"{len(self._live)} jobs are running or waiting; wait for one to end")
         live = _Live(JobRecord(id=f"job-{secrets.token_hex(8)}", kind=kind, status="queued", request=request))
@@ -63,19 +64,36 @@ class Jobs:
         live.task = asyncio.create_task(self._run(live, work))
         return live.record
 
+    async def complete(self, kind: str, request: Mapping[str, Any], work: Work) -> Mapping[str, Any]:
+        """Runs a job within the same limits and returns its result. A cancelled caller cancels the job.
+
+        Raises Overloaded, and the error that ended the job.
+        """
+        record = await self.submit(kind, request, work)
+        live = self._live[record.id]
+        assert live.task is not None
+        try:
+            await asyncio.shield(live.task)
+        except asyncio.CancelledError:
+            await self.cancel(record.id)
+            raise
+        if live.failure is not None:
+            raise live.failure
+        return live.record.result or {}
+
     async def get(self, job_id: str) -> JobRecord:
-        """The newest record. Raises JobNotFound."""
+        """Returns the newest record. Raises JobNotFound."""
         live = self._live.get(job_id)
         return live.record if live is not None else await self._store.get(job_id)
 
     async def find(self, limit: int, cursor: str | None) -> tuple[tuple[JobRecord, ...], str | None]:
-        """Newest first, live ones with their progress."""
+        """Lists jobs, newest first, running ones with their progress."""
         records, following = await self._store.find(limit, cursor)
         live = self._live
         return tuple(live[r.id].record if r.id in live else r for r in records), following
 
     async def watch(self, job_id: str) -> AsyncIterator[JobRecord]:
-        """The record now and after each change, until it is final. A slow watcher misses steps, never the end."""
+        """Yields the record now and after each change until it is final. A slow watcher may miss steps, never the end."""
         live = self._live.get(job_id)
         if live is None:
             yield await self._store.get(job_id)
@@ -88,7 +106,7 @@ class Jobs:
             await changed.wait()
 
     async def cancel(self, job_id: str) -> JobRecord:
-        """Stops it and returns its final record; a job that has ended stays as it is. Raises JobNotFound."""
+        """Stops a job and returns its final record; a job that has ended is unchanged. Raises JobNotFound."""
         live = self._live.get(job_id)
         if live is None or live.task is None:
             return await self.get(job_id)
@@ -97,7 +115,7 @@ class Jobs:
         return live.record
 
     async def close(self) -> None:
-        """Interrupts every job; they read `failed` with code `interrupted`. Harmless when repeated."""
+        """Interrupts every job; they become `failed` with code `interrupted`. May be called more than once."""
         self._closing = True
         tasks = [live.task for live in self._live.values() if live.task is not None]
         for task in tasks:
@@ -106,23 +124,23 @@ class Jobs:
             await asyncio.wait(tasks)
 
     async def _run(self, live: _Live, work: Work) -> None:
-        """The life of one job. Every way out leaves a final record, in memory and in the store."""
+        """Runs one job. Every exit writes a final record to memory and to the store."""
         ending: dict[str, Any]
         try:
-            async with self._places:
+            async with self._slots:
                 live.update(await self._store.put(replace(live.record, status="running")))
                 result = await work(lambda done, total, message: self._progress(live, done, total, message))
                 ending = {"status": "succeeded", "result": result}
         except asyncio.CancelledError:
-            interrupted = Interrupted("the server was stopped before the job ended")
-            ending = _failure(interrupted) if self._closing else {"status": "cancelled"}
+            live.failure = Interrupted("the server was stopped before the job ended")
+            ending = _failure(live.failure) if self._closing else {"status": "cancelled"}
         except Exception as error:
-            if not isinstance(error, SteeringError):
-                log.exception("job_failed", job=live.record.id, kind=live.record.kind)
-            ending = _failure(hidden(error))
+            with structlog.contextvars.bound_contextvars(job=live.record.id, kind=live.record.kind):
+                live.failure = public_error(error)
+            ending = _failure(live.failure)
         record = replace(live.record, **ending)
         try:
-            # Shielded: a second cancel must not leave a record that says `running` for ever.
+            # Shielded: a second cancel must not leave a record with status `running`.
             record = await asyncio.shield(asyncio.ensure_future(self._store.put(record)))
         except Exception:
             log.exception("job_record_lost", job=record.id)

@@ -8,10 +8,11 @@ from steering.client.display.cards import card_html
 from steering.client.display.html import fragment
 from steering.client.display.maps import map_page
 from steering.client.display.texts import comparison_html, readout_html
-from steering.schemas.analysis import LatentSpaceAnswer, ReadoutAnswer
 from steering.schemas.base import Answer
 from steering.schemas.comparison import CompareAnswer
 from steering.schemas.evaluation import DoseResponseAnswer, LayerSweepAnswer
+from steering.schemas.reading.latent_space import LatentSpaceAnswer
+from steering.schemas.reading.readout import ReadoutAnswer
 from steering.schemas.vectors import VectorAnswer
 
 if TYPE_CHECKING:

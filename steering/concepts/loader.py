@@ -1,6 +1,5 @@
 """Reads contrastive pairs and prompts from JSON lines: the starter concepts, and a caller's own file by the same rules."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.resources import files
@@ -9,6 +8,7 @@ from typing import Any
 from steering.concepts import CONCEPTS, ConceptEntry
 from steering.errors import ConceptNotFound, InternalError, InvalidRequest
 from steering.pairs import ChatMessage, ContrastivePair, PairSet, Text
+from steering.strict_json import load_json
 
 PAIR_KEYS = {"positive": True, "negative": True, "id": False, "topic": False, "prompt": False}
 PROMPT_KEYS = {"prompt": True, "id": False, "topic": False}
@@ -104,18 +104,11 @@ def _records(lines: Iterable[str], keys: Mapping[str, bool], source: str) -> Ite
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
+        record = load_json(line, f"{source}, line {number}: the line", param="pairs")
         try:
-            record = json.loads(line, object_pairs_hook=_object)
             yield number, _checked(record, keys)
-        except (ValueError, RecursionError) as error:
-            raise InvalidRequest(f"{source}, line {number}: {_reason(error)}", param="pairs") from None
-
-
-def _object(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(items)
-    if len(record) != len(items):
-        raise ValueError("a key is given twice")
-    return record
+        except ValueError as error:
+            raise InvalidRequest(f"{source}, line {number}: {error}", param="pairs") from None
 
 
 def _checked(record: Any, keys: Mapping[str, bool]) -> dict[str, Any]:
@@ -131,12 +124,4 @@ def _checked(record: Any, keys: Mapping[str, bool]) -> dict[str, Any]:
             continue
         if not isinstance(value, str) or not value.strip():
             raise ValueError(f"{key!r} must be a text that is not empty")
-        if any("\ud800" <= character <= "\udfff" for character in value):
-            raise ValueError(f"{key!r} holds half of a surrogate pair")
     return record
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"not JSON ({error.msg} at column {error.colno})"
-    return str(error) if isinstance(error, ValueError) else "nested too deeply"

@@ -149,7 +149,7 @@ class EngineStats:
     running, waiting: live requests. background_running, background_waiting: captures and other background work.
     compiled: kinds of passes that run compiled. blocks_*: blocks of the key-value cache: all, held by sequences, and
     kept for prompts that begin alike. preemptions: sequences that gave up their blocks and were computed again.
-    busy: whether there is work. last_turn_age: seconds since the loop last began a turn; 0 while it waits for work.
+    executor: how passes run now. busy: whether there is work. last_turn_age: seconds since the loop last began a turn; 0 while it waits for work.
     """
 
     running: int
@@ -168,6 +168,7 @@ class EngineStats:
     preemptions: int = 0
     busy: bool = False
     last_turn_age: float = 0.0
+    executor: str = "eager"
 
 
 class Tokenizer(Protocol):

@@ -1,1 +1,1 @@
-"""The words on the wire: pydantic only, no torch, no web framework."""
+"""Request and response models: pydantic only, no torch, no web framework."""

@@ -1,4 +1,4 @@
-"""Bases of every word on the wire: what comes in is strict, what goes out is finite."""
+"""Base classes and number types of all request and response models: requests are strict, responses are finite."""
 
 import math
 from typing import Annotated, Any
@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat,
 from steering.spec import Spec
 
 Number = Annotated[FiniteFloat, Field(strict=True)]
-"""A finite JSON number; `true` and `"1"` are none."""
+"""A finite JSON number; `true` and `"1"` are refused."""
 
 Whole = Annotated[int, Field(strict=True)]
 """A whole JSON number."""
@@ -27,15 +27,26 @@ def _number(value: Any) -> Any:
 Measured = Annotated[
     float, BeforeValidator(_number), PlainSerializer(_finite, return_type=float | None, when_used="json")
 ]
-"""A number we measured; should it not be finite, it is null on the wire, where NaN does not exist, and NaN once read."""
+"""A measured number. A value that is not finite is written as null, because JSON has no NaN, and read back as NaN."""
+
+
+def at_most(entries: int) -> BeforeValidator:
+    """Refuses a larger object before its values are validated: pydantic would collect an error for each of them."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > entries:
+            raise ValueError(f"{len(value)} entries given; at most {entries}")
+        return value
+
+    return BeforeValidator(check)
 
 
 class Request(Spec):
-    """What a caller sends."""
+    """Base of request models."""
 
 
 class Answer(BaseModel):
-    """What we send."""
+    """Base of response models."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -50,7 +61,7 @@ class ErrorDetail(Answer):
 
 
 class ErrorAnswer(Answer):
-    """Every answer that is not a success, and the data of every `error` event."""
+    """The body of every error response, and the data of every `error` event."""
 
     error: ErrorDetail
 
@@ -62,12 +73,12 @@ class Page(Answer):
 
 
 class PageQuery(Request):
-    """Which part of a list."""
+    """Selects a page of a list."""
 
     limit: Annotated[int, Field(ge=1, le=200)] = 50
     cursor: Annotated[str, Field(max_length=512)] | None = None
 
 
 def by_layer(values: dict[int, Any] | Any) -> dict[str, Any]:
-    """Layer indices become strings, as JSON keys are; ascending."""
+    """Returns the mapping with layer indices as strings, ascending, because JSON keys are strings."""
     return {str(layer): values[layer] for layer in sorted(values)}

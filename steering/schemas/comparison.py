@@ -1,11 +1,13 @@
-"""Compare on the wire: one question, several arms, and what differs between them."""
+"""Request and response models of POST /v1/compare."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from steering.schemas.base import Answer, ErrorDetail, Measured, Number, Request
-from steering.schemas.generation import Choice, PromptFields, SamplingFields
+from steering.schemas.generation import Choice
+from steering.schemas.messages import PlainText, PromptFields
+from steering.schemas.sampling import ChoiceFields
 from steering.schemas.steering import AppliedSteering, Steering
 from steering.spec import InterventionSpec
 
@@ -17,17 +19,17 @@ class ArmFields(Request):
 
     name: ArmName
     steering: Steering | None = None
-    system: Annotated[str, Field(min_length=1)] | None = None
+    system: PlainText | None = None
 
 
-class CompareRequest(PromptFields, SamplingFields):
+class CompareRequest(PromptFields, ChoiceFields):
     """One prompt, one seed, one batch. Exactly one of `arms`, `steering` (arms `base` and `steered`), and `strengths`
     with `intervention` (an arm for each strength)."""
 
-    arms: Annotated[tuple[ArmFields, ...], Field(min_length=1)] | None = None
+    arms: Annotated[tuple[ArmFields, ...], Field(min_length=1, max_length=256, fail_fast=True)] | None = None
     steering: Steering | None = None
     intervention: InterventionSpec | None = None
-    strengths: Annotated[tuple[Number, ...], Field(min_length=1)] | None = None
+    strengths: Annotated[tuple[Number, ...], Field(min_length=1, max_length=256, fail_fast=True)] | None = None
     baseline: ArmName | None = Field(None, description="an arm's name; absent, the first arm")
 
     @model_validator(mode="after")
@@ -53,7 +55,7 @@ class EstimateAnswer(MeanAnswer):
 
 
 class DiffSpanAnswer(Answer):
-    """A run of words: the same in both texts, or what the baseline has where the other has something else."""
+    """A run of words that is equal in both texts, or differs."""
 
     kind: Literal["equal", "replace", "delete", "insert"]
     baseline: str
@@ -61,7 +63,7 @@ class DiffSpanAnswer(Answer):
 
 
 class MetricsAnswer(Answer):
-    """An arm by itself. perplexity: of its tokens under the unsteered model; readout: mean over its tokens."""
+    """Metrics of one arm. perplexity: of its tokens under the unsteered model; readout: mean over its tokens."""
 
     perplexity: Measured | None = None
     distinct_2: Measured
@@ -71,8 +73,8 @@ class MetricsAnswer(Answer):
 
 
 class AgainstBaselineAnswer(Answer):
-    """An arm beside the baseline, choice by choice. kl_*: from the unsteered model, in nats, along the arm's own tokens.
-    first_divergence: null where two choices are the same."""
+    """An arm against the baseline, choice by choice. kl_*: from the unsteered model, in nats, along the arm's own tokens.
+    first_divergence: null where both choices are equal."""
 
     kl_mean: Measured | None = None
     kl_per_token: list[list[Measured]]
@@ -82,7 +84,7 @@ class AgainstBaselineAnswer(Answer):
 
 
 class ArmAnswer(Answer):
-    """One arm: its answers and how it stands, or the error that ended it."""
+    """One arm: its answers and metrics, or the error that ended it."""
 
     name: str
     choices: list[Choice]
@@ -93,7 +95,7 @@ class ArmAnswer(Answer):
 
 
 class CompareAnswer(Answer):
-    """Arms in the order asked. Also the data of `done`."""
+    """Arms in the order given. Also the data of `done`."""
 
     id: str
     model: str
@@ -103,7 +105,7 @@ class CompareAnswer(Answer):
 
 
 class ArmErrorAnswer(Answer):
-    """Data of an `error` event of one arm; the others go on."""
+    """Data of an `error` event of one arm; the others continue."""
 
     arm: str
     error: ErrorDetail

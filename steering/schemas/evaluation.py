@@ -1,4 +1,4 @@
-"""Evaluations on the wire: at which layer, how strongly, and at what cost a vector moves text."""
+"""Request and response models of POST /v1/evaluations."""
 
 from typing import Annotated, Literal, TypeAlias
 
@@ -6,13 +6,12 @@ from pydantic import Field, model_validator
 
 from steering.schemas.base import Answer, Flag, Measured, Number, Request, Whole
 from steering.schemas.comparison import EstimateAnswer
-from steering.schemas.extraction import Text
-from steering.schemas.generation import MAX_SEED
+from steering.schemas.messages import Texts
+from steering.schemas.sampling import MAX_SEED
 from steering.schemas.vectors import DosePointAnswer, Name, RecommendedAnswer, VectorAnswer
 from steering.spec import Layers
 
-Prompts: TypeAlias = Annotated[tuple[Text, ...], Field(min_length=1)]
-Strengths: TypeAlias = Annotated[tuple[Number, ...], Field(min_length=1)]
+Strengths: TypeAlias = Annotated[tuple[Number, ...], Field(min_length=1, max_length=1024, fail_fast=True)]
 
 
 class EvaluationFields(Request):
@@ -21,7 +20,7 @@ class EvaluationFields(Request):
     the unsteered model along `reader` (absent: the vector itself) at reading_layer (absent: where its card reads best)."""
 
     vector: Name
-    prompts: Prompts | None = None
+    prompts: Texts | None = None
     concept: Annotated[str, Field(max_length=64)] | None = None
     strengths: Strengths | None = None
     reader: Name | None = None
@@ -46,7 +45,7 @@ class LayerSweepRequest(EvaluationFields):
 
 
 class JudgeRequest(Request):
-    """Who rates the answers too. by: the loaded model (`self`), or the `endpoint` that the operator named. concept: in words;
+    """A judge that also rates the answers. by: the loaded model (`self`), or the `endpoint` that the operator named. concept: in words;
     absent, the vector's description, or its name."""
 
     by: Literal["self", "endpoint"]
@@ -54,12 +53,12 @@ class JudgeRequest(Request):
 
 
 class DoseResponseRequest(EvaluationFields):
-    """Many strengths at the same layers, beside random directions of the same dose. neutral: prompts on which damage is
-    measured. judge: who rates the answers too. save: keep the result on the vector's card, as its next version."""
+    """Many strengths at the same layers, compared with random directions of the same dose. neutral: prompts on which damage is
+    measured. judge: also rates the answers. save: store the result in the vector's card, as its next version."""
 
     kind: Literal["dose_response"]
     layers: Layers = "recommended"
-    neutral: Prompts | None = None
+    neutral: Texts | None = None
     random_directions: Annotated[Whole, Field(ge=0, le=10)] = 3
     judge: JudgeRequest | None = None
     save: Flag = False
@@ -121,7 +120,7 @@ class JudgedPointAnswer(Answer):
 
 
 class JudgementAnswer(Answer):
-    """What the judge said, by strength. failures: how many of the ratings could not be had: the judge was `unreachable`, or
+    """The judge's ratings, by strength. failures: how many ratings failed: the judge was `unreachable`, or
     its reply `unreadable`."""
 
     by: Literal["self", "endpoint"]

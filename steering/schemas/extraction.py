@@ -1,15 +1,12 @@
-"""Extraction on the wire: what a vector is made of, and how."""
+"""Request models of POST /v1/vectors/extract."""
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from steering.schemas.base import Number, Request
-from steering.schemas.generation import Message
+from steering.schemas.messages import MAX_TEXTS, Text, Texts
 from steering.schemas.vectors import Description, LayerList, Name, Tags
-
-Text: TypeAlias = Annotated[str, Field(min_length=1)] | Annotated[tuple[Message, ...], Field(min_length=1)]
-"""A plain text, or a conversation."""
 
 
 class Pair(Request):
@@ -51,10 +48,10 @@ class ExtractRequest(Request):
     name: Name
     description: Description = ""
     tags: Tags = ()
-    pairs: Annotated[tuple[Pair, ...], Field(min_length=1)] | None = None
+    pairs: Annotated[tuple[Pair, ...], Field(min_length=1, max_length=MAX_TEXTS, fail_fast=True)] | None = None
     concept: Annotated[str, Field(max_length=64)] | None = None
-    positive: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
-    negative: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
+    positive: Texts | None = None
+    negative: Texts | None = None
     describe: TraitDescription | None = None
     method: Annotated[str, Field(max_length=64)] = "mean_difference"
     layers: Literal["all"] | LayerList = "all"

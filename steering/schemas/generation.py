@@ -1,66 +1,47 @@
-"""Generate on the wire: prompts, sampling, answers, and the events of a stream."""
+"""Request and response models of POST /v1/generate, and the events of its stream."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from steering.schemas.base import Answer, Flag, Measured, Number, Request, Whole
-from steering.schemas.flags import FlagCondition, RaisedFlag
+from steering.schemas.base import Answer, Measured, Number, Request
+from steering.schemas.messages import PromptFields
+from steering.schemas.sampling import ChoiceFields
 from steering.schemas.steering import AppliedSteering, Steering
 
-MAX_SEED = 2**63 - 1
-TokenId = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
-Stop = Annotated[str, Field(min_length=1)]
 
+class FlagCondition(Request):
+    """Raised at every token whose readout of a vector, in natural scales, is beyond the one bound given."""
 
-class Message(Request):
-    """One message of a conversation, rendered by the model's own chat template."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str
-
-
-class PromptFields(Request):
-    """Exactly one of `prompt` (a text continued as it stands, or token ids) and `messages`."""
-
-    prompt: Annotated[str, Field(min_length=1)] | Annotated[tuple[TokenId, ...], Field(min_length=1)] | None = None
-    messages: Annotated[tuple[Message, ...], Field(min_length=1)] | None = None
+    vector: Annotated[str, Field(max_length=128)]
+    above: Number | None = None
+    below: Number | None = None
 
     @model_validator(mode="after")
-    def _one_prompt(self) -> "PromptFields":
-        if (self.prompt is None) == (self.messages is None):
-            raise ValueError("give exactly one of 'prompt' and 'messages'")
+    def _one_bound(self) -> "FlagCondition":
+        if (self.above is None) == (self.below is None):
+            raise ValueError("give exactly one of 'above' and 'below'")
         return self
 
 
-class SamplingFields(Request):
-    """How the next token is chosen. temperature 0 is greedy. Without max_tokens 128, or what still fits the context."""
+class RaisedFlag(Answer):
+    """A condition that held, and the indices of the generated tokens at which it did."""
 
-    max_tokens: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] | None = None
-    temperature: Annotated[Number, Field(ge=0, le=100)] = 0.7
-    top_p: Annotated[Number, Field(gt=0, le=1)] = 1.0
-    top_k: Annotated[int, Field(strict=True, ge=0, le=1_000_000)] = 0
-    min_p: Annotated[Number, Field(ge=0, le=1)] = 0.0
-    repetition_penalty: Annotated[Number, Field(gt=0, le=100)] = 1.0
-    seed: Annotated[int, Field(strict=True, ge=0, le=MAX_SEED)] | None = None
-    stop: Stop | tuple[Stop, ...] = ()
-    n: Annotated[int, Field(strict=True, ge=1)] = 1
-    logprobs: Flag | Annotated[Whole, Field(ge=0)] | None = Field(
-        None, description="true or 0: the logprob of each token; k: the k likeliest beside it"
-    )
-    readout: tuple[str, ...] = Field((), description="vectors to measure at every token")
-    stream: Flag = False
+    vector: str
+    above: float | None = None
+    below: float | None = None
+    tokens: list[int]
 
 
-class GenerateRequest(PromptFields, SamplingFields):
-    """One prompt, n answers, one steering. flag: conditions on readouts; what they measure is shown as a readout is."""
+class GenerateRequest(PromptFields, ChoiceFields):
+    """One prompt, n answers, one steering. flag: conditions on readouts; their scores are reported like a readout."""
 
     steering: Steering | None = None
-    flag: tuple[FlagCondition, ...] = ()
+    flag: Annotated[tuple[FlagCondition, ...], Field(max_length=64, fail_fast=True)] = ()
 
 
 class TopLogprob(Answer):
-    """One of the likeliest tokens."""
+    """One of the most probable tokens."""
 
     id: int
     text: str
@@ -68,7 +49,7 @@ class TopLogprob(Answer):
 
 
 class Token(Answer):
-    """One generated token. text: the characters that became certain with it; joined they are the answer's text."""
+    """One generated token. text: the characters completed by it; joined they are the answer's text."""
 
     id: int
     text: str
@@ -78,7 +59,7 @@ class Token(Answer):
 
 
 class Choice(Answer):
-    """One answer. tokens: present when logprobs or readout was asked. flags: those that were raised, when any was asked."""
+    """One answer. tokens: present when logprobs or readout was requested. flags: those raised, present when the request has flags."""
 
     index: int
     text: str
@@ -88,7 +69,7 @@ class Choice(Answer):
 
 
 class Usage(Answer):
-    """prompt_tokens counts the prompt once, however many answers were asked."""
+    """prompt_tokens counts the prompt once, however many answers were requested."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -97,7 +78,7 @@ class Usage(Answer):
 
 
 class GenerateAnswer(Answer):
-    """The answers, the seed that makes them again, and what the steering really did. Also the data of `done`."""
+    """The answers, the seed that repeats them, and the applied steering. Also the data of `done`."""
 
     id: str
     model: str
@@ -108,8 +89,8 @@ class GenerateAnswer(Answer):
 
 
 class TokenPiece(Answer):
-    """Data of a `token` event: choice `choice` (of arm `arm` in a comparison) goes on with `text`. id is null for last
-    characters that became certain only when the answer ended. flags: which of the request's flags are raised here."""
+    """Data of a `token` event: choice `choice` (of arm `arm` in a comparison) continues with `text`. id is null for last
+    characters that were completed only when the answer ended. flags: which of the request's flags are raised here."""
 
     arm: str | None = None
     choice: int

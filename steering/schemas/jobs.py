@@ -1,4 +1,4 @@
-"""Jobs on the wire."""
+"""Response models of /v1/jobs."""
 
 from typing import Any, Literal
 
@@ -6,7 +6,7 @@ from steering.schemas.base import Answer, Page
 
 
 class JobProgress(Answer):
-    """How far it has come."""
+    """Progress of a job."""
 
     done: int = 0
     total: int = 0
@@ -21,7 +21,7 @@ class JobError(Answer):
 
 
 class JobAnswer(Answer):
-    """A long piece of work. Also the data of its events."""
+    """A job. Also the data of its events."""
 
     id: str
     kind: str

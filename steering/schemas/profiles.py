@@ -1,4 +1,4 @@
-"""Profiles on the wire: named strengths kept on the server."""
+"""Request and response models of /v1/profiles."""
 
 from typing import Annotated
 
@@ -12,12 +12,12 @@ from steering.spec import InterventionSpec
 class ProfileRequest(Request):
     """A named set of interventions, strengths included."""
 
-    interventions: Annotated[tuple[InterventionSpec, ...], Field(min_length=1, max_length=64)]
+    interventions: Annotated[tuple[InterventionSpec, ...], Field(min_length=1, max_length=64, fail_fast=True)]
     description: Description = ""
 
 
 class ProfileAnswer(Answer):
-    """A profile as it is kept; its interventions as they were written, so that they can be put again."""
+    """A stored profile; its interventions as they were written, so that they can be stored again."""
 
     name: str
     description: str

@@ -1,45 +1,45 @@
-"""Records on the wire: everything an answer depended on, enough to make it again."""
+"""Replay records: everything an answer depended on, enough to repeat it."""
 
 from typing import Annotated
 
 from pydantic import Field
 
-from steering.schemas.base import Number, Request, Whole
+from steering.schemas.base import Request, Whole, at_most
+from steering.schemas.messages import TokenIds
+from steering.schemas.sampling import MaxTokens, SamplingFields, Seed
 from steering.spec import InterventionSpec
 
-TokenId = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
+Label = Annotated[str, Field(max_length=512)]
 
 
 class RecordedModel(Request):
-    """Which model wrote it, on what: tokens are promised for the same weights, dtype and engine."""
+    """The model, dtype, engine and executor that wrote the answer.
 
-    name: str
-    fingerprint: str
-    dtype: str
-    engine: str
+    Tokens are the same for the same weights, dtype and engine; another executor may round differently.
+    """
+
+    name: Label
+    fingerprint: Label
+    dtype: Label
+    engine: Label
+    executor: Label | None = None
 
 
-class RecordedSampling(Request):
+class RecordedSampling(SamplingFields):
     """How every token was chosen."""
 
-    max_tokens: Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
-    temperature: Annotated[Number, Field(ge=0, le=100)]
-    top_p: Annotated[Number, Field(gt=0, le=1)]
-    top_k: Annotated[int, Field(strict=True, ge=0, le=1_000_000)]
-    min_p: Annotated[Number, Field(ge=0, le=1)]
-    repetition_penalty: Annotated[Number, Field(gt=0, le=100)]
-    stop: tuple[Annotated[str, Field(min_length=1)], ...]
-    seed: Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
+    max_tokens: MaxTokens
+    seed: Seed
 
 
 class Record(Request):
-    """An answer's record. prompt: token ids. interventions: with every vector pinned to its version and every layer
-    named. vectors: `name@version` -> SHA-256 of each. fingerprint: of the plan they made."""
+    """An answer's record. prompt: token ids. interventions: every vector with its version, every layer
+    listed. vectors: `name@version` -> SHA-256 of each. fingerprint: of the resolved plan."""
 
-    prompt: Annotated[tuple[TokenId, ...], Field(min_length=1)]
+    prompt: TokenIds
     sampling: RecordedSampling
-    n: Annotated[Whole, Field(ge=1)]
-    interventions: Annotated[tuple[InterventionSpec, ...], Field(max_length=64)]
-    vectors: dict[str, str]
-    fingerprint: str
+    n: Annotated[Whole, Field(ge=1, le=1024)]
+    interventions: Annotated[tuple[InterventionSpec, ...], Field(max_length=64, fail_fast=True)]
+    vectors: Annotated[dict[Label, Label], Field(max_length=1024), at_most(1024)]
+    fingerprint: Label
     model: RecordedModel

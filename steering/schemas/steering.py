@@ -1,4 +1,4 @@
-"""Steering on the wire: what a request asks for, and what an answer says was applied."""
+"""The `steering` field of requests, and the applied steering in responses."""
 
 from typing import Annotated, Any, TypeAlias
 
@@ -8,7 +8,7 @@ from steering.schemas.base import Answer, Measured, Request
 from steering.schemas.replay import Record
 from steering.spec import InterventionSpec
 
-Interventions: TypeAlias = Annotated[tuple[InterventionSpec, ...], Field(max_length=1024)]
+Interventions: TypeAlias = Annotated[tuple[InterventionSpec, ...], Field(max_length=256, fail_fast=True)]
 
 
 class ProfileSteering(Request):
@@ -39,8 +39,8 @@ Steering: TypeAlias = Annotated[
 
 
 class AppliedIntervention(Answer):
-    """One intervention as it was carried out. relative_dose: measured |change| / |residual| per layer, averaged over the
-    steered tokens of all answers. fired: whether its condition held anywhere; fired_at: the first generated token for
+    """One intervention as it was applied. relative_dose: measured |change| / |residual| per layer, averaged over the
+    steered tokens of all answers. fired: whether its condition held at any token; fired_at: the first generated token for
     which it did, -1 for a prompt position."""
 
     vector: str
@@ -56,8 +56,8 @@ class AppliedIntervention(Answer):
 
 
 class AppliedSteering(Answer):
-    """What was really done to an answer, in the order in which it acts at a layer. relative_dose_total: of all
-    interventions together, summed over the layers. record: what POST /v1/replay takes."""
+    """The steering that was applied, in the order in which it acts at a layer. relative_dose_total: of all interventions
+    together, summed over the layers. record: the body of POST /v1/replay."""
 
     fingerprint: str
     applied: list[AppliedIntervention]
@@ -67,9 +67,9 @@ class AppliedSteering(Answer):
 
 
 class DefaultSteering(Request):
-    """The steering of requests that name none."""
+    """The steering of requests without a `steering` field."""
 
-    interventions: Annotated[tuple[InterventionSpec, ...], Field(max_length=64)]
+    interventions: Annotated[tuple[InterventionSpec, ...], Field(max_length=64, fail_fast=True)]
 
 
 class DefaultSteeringAnswer(Answer):

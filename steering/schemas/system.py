@@ -1,12 +1,11 @@
-"""What the server says of itself, tokenizing, and the starter concepts, on the wire."""
+"""Response models of health, version, capabilities and concepts; models of tokenizing."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from steering.schemas.base import Answer, Flag, Request
-from steering.schemas.extraction import Text
-from steering.schemas.generation import PromptFields, TokenId
+from steering.schemas.messages import MAX_TOKEN_IDS, PromptFields, Text, TokenId
 
 
 class HealthAnswer(Answer):
@@ -41,9 +40,11 @@ class ModelAnswer(Answer):
 
 
 class CapabilitiesAnswer(Answer):
-    """What this server can do, read from the tables of what exists. judges: whom an evaluation may name."""
+    """What this server offers. executor: how passes run now (`eager`, `compiled`, `compiled+kernels`). judges: whom an
+    evaluation may name."""
 
     engine: str
+    executor: str
     model: ModelAnswer
     d_model: int
     layers: int
@@ -75,7 +76,7 @@ class TokenizeAnswer(Answer):
 class DetokenizeRequest(Request):
     """Token ids."""
 
-    tokens: Annotated[tuple[TokenId, ...], Field(max_length=1_000_000)]
+    tokens: Annotated[tuple[TokenId, ...], Field(max_length=MAX_TOKEN_IDS, fail_fast=True)]
 
 
 class DetokenizeAnswer(Answer):

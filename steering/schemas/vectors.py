@@ -1,24 +1,31 @@
-"""Vectors on the wire: registering, combining and describing them, their numbers and their quality card."""
+"""Request and response models of /v1/vectors."""
 
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from steering.schemas.base import Answer, Measured, Number, Page, PageQuery, Request, Whole
+from steering.schemas.base import Answer, Measured, Number, Page, PageQuery, Request, Whole, at_most
 
 Name = Annotated[str, Field(max_length=128)]
 Description = Annotated[str, Field(max_length=4096)]
-Tags = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Field(max_length=32)]
+Tags = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Field(max_length=32, fail_fast=True)]
 LayerKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,3})$")]
 """A layer index as a JSON key."""
+MAX_LAYERS = 512
+MAX_WIDTH = 131_072
+"""Numbers of one direction."""
+Numbers = Annotated[tuple[Number, ...], Field(min_length=1, max_length=MAX_WIDTH, fail_fast=True)]
 
 
 class RegisterRequest(Request):
-    """Given directions, one list of d_model numbers a layer. scale: the natural scale; absent, the length as given."""
+    """Given directions, one list of d_model numbers per layer. scale: the natural scale; absent, the length of the numbers given."""
 
     name: Name
-    directions: Annotated[dict[LayerKey, tuple[Number, ...]], Field(min_length=1, max_length=512)]
-    scale: dict[LayerKey, Annotated[Number, Field(gt=0)]] | None = None
+    directions: Annotated[dict[LayerKey, Numbers], Field(min_length=1, max_length=MAX_LAYERS), at_most(MAX_LAYERS)]
+    scale: (
+        Annotated[dict[LayerKey, Annotated[Number, Field(gt=0)]], Field(max_length=MAX_LAYERS), at_most(MAX_LAYERS)]
+        | None
+    ) = None
     description: Description = ""
     tags: Tags = ()
 
@@ -34,21 +41,21 @@ class CombineRequest(Request):
     """A weighted sum, made orthogonal to others if asked."""
 
     name: Name
-    terms: Annotated[tuple[Term, ...], Field(min_length=1, max_length=32)]
-    orthogonal_to: Annotated[tuple[Name, ...], Field(max_length=32)] = ()
+    terms: Annotated[tuple[Term, ...], Field(min_length=1, max_length=32, fail_fast=True)]
+    orthogonal_to: Annotated[tuple[Name, ...], Field(max_length=32, fail_fast=True)] = ()
     description: Description = ""
     tags: Tags = ()
 
 
 class DescribeRequest(Request):
-    """What is said about a name. An absent field stays as it is."""
+    """Changes description or tags. An absent field is unchanged."""
 
     description: Description | None = None
     tags: Tags | None = None
 
 
 class VectorQuery(PageQuery):
-    """Every given field must match; `search` looks into name and description, literally."""
+    """Every given field must match; `search` is a literal part of name or description."""
 
     tag: Annotated[str, Field(max_length=64)] | None = None
     method: Annotated[str, Field(max_length=64)] | None = None
@@ -68,29 +75,29 @@ class DirectionsQuery(VersionQuery):
 
 
 class ExportQuery(VersionQuery):
-    """safetensors: one file, as import takes it. gguf: a llama.cpp control vector. json: everything in words.
+    """safetensors: one file, as import takes it. gguf: a llama.cpp control vector. json: everything as text.
 
     layers: for gguf, `recommended` (default), `all` or `12,13`; llama.cpp adds every direction in the file.
     """
 
-    format: str = "safetensors"
+    format: Annotated[str, Field(max_length=32)] = "safetensors"
     layers: Annotated[str, Field(pattern=r"^(recommended|all|[0-9]{1,4}(,[0-9]{1,4}){0,511})$")] | None = None
 
 
 class ImportQuery(Request):
-    """The name under which the file is kept; absent, the name inside it."""
+    """The name under which the file is stored; absent, the name inside it."""
 
     name: Name | None = None
 
 
 class DeleteQuery(Request):
-    """force: although a profile names it."""
+    """force: delete even if a profile or the default steering names it."""
 
     force: bool = False
 
 
 class LayerQualityAnswer(Answer):
-    """What held-out examples say about one layer; null where they were too few to tell."""
+    """Measurements of one layer on held-out examples; null where they were too few."""
 
     auroc: Measured | None = None
     auroc_interval: tuple[Measured, Measured] | None = None
@@ -113,7 +120,7 @@ class DosePointAnswer(Answer):
 
 
 class QualityAnswer(Answer):
-    """The measured evidence a vector carries."""
+    """The quality card of a vector."""
 
     pairs: int
     holdout: int
@@ -131,7 +138,7 @@ class RecommendedAnswer(Answer):
 
 
 class VectorAnswer(Answer):
-    """A vector without its numbers. scale: natural scale per layer; means: where the two poles lie on that axis."""
+    """A vector without its numbers. scale: natural scale per layer; means: the class means on that axis."""
 
     name: str
     version: int
@@ -177,4 +184,6 @@ class SimilarAnswer(Answer):
     data: list[SimilarVector]
 
 
-LayerList = Annotated[tuple[Annotated[Whole, Field(ge=-1000, le=1000)], ...], Field(min_length=1, max_length=256)]
+LayerList = Annotated[
+    tuple[Annotated[Whole, Field(ge=-1000, le=1000)], ...], Field(min_length=1, max_length=256, fail_fast=True)
+]

@@ -1,4 +1,4 @@
-"""STORES, the table of stores by URL scheme. `steering.store.opening.open_store(url)` opens one."""
+"""Stores vectors, profiles, the default steering and job records. STORES maps a URL scheme to what opens a store."""
 
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
@@ -9,20 +9,31 @@ from steering.store.base import Store
 OpenStore: TypeAlias = Callable[[str], Awaitable[Store]]
 
 
-def _sql_store() -> OpenStore:
-    from steering.store.sql.store import open_sql_store  # noqa: PLC0415 - brings the database library
+async def _open_sql(url: str) -> Store:
+    # SQLAlchemy and Alembic take most of a second to import; a memory store needs neither.
+    from steering.store.sql.store import open_sql_store  # noqa: PLC0415
 
-    return open_sql_store
+    return await open_sql_store(url)
 
 
-def _memory_store() -> OpenStore:
-    from steering.store.memory import open_memory_store  # noqa: PLC0415 - brings the vector library
+async def _open_memory(url: str) -> Store:
+    # Imported here because `memory` imports this package's modules.
+    from steering.store.memory import open_memory_store  # noqa: PLC0415
 
-    return open_memory_store
+    return await open_memory_store(url)
 
 
 STORES: Registry[OpenStore] = Registry(
-    "store",
-    loaders={"sqlite": _sql_store, "postgresql": _sql_store, "memory": _memory_store},
-    param="database",
+    "store", {"sqlite": _open_sql, "postgresql": _open_sql, "memory": _open_memory}, param="database"
 )
+
+
+async def open_store(url: str) -> Store:
+    """Opens a migrated, connected store: `sqlite:///path/to/file`, `postgresql://...` or `memory://`.
+
+    The folder of a SQLite file is created if absent; `?max_mb=` bounds the file. Raises InvalidRequest for a URL that
+    cannot be right (without repeating it: it may contain a password), StoreUnavailable when the database cannot be
+    reached, StoreCorrupt when it is damaged or its schema is newer than this code.
+    """
+    scheme = url.partition(":")[0].partition("+")[0]
+    return await STORES[scheme](url)

@@ -1,4 +1,4 @@
-"""Where vectors, profiles, the default steering and job records rest. A put makes name@version; nothing rewrites one."""
+"""Protocols of the store: vectors, profiles, the default steering, jobs. Vector versions are immutable."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from steering.vectors import ConceptVector
 
 @dataclass(frozen=True, slots=True)
 class VectorFilter:
-    """Every given field must match. `search` looks into name and description, literally: no wildcards."""
+    """Every given field must match. `search` is a literal substring of name or description."""
 
     tag: str | None = None
     method: str | None = None
@@ -19,7 +19,7 @@ class VectorFilter:
 
 @dataclass(frozen=True, slots=True)
 class VectorPage:
-    """Newest version of each name, ordered by name; `next_cursor` is opaque, None on the last page."""
+    """The newest version of each name, ordered by name. `next_cursor` is opaque, None on the last page."""
 
     vectors: tuple[ConceptVector, ...]
     next_cursor: str | None
@@ -27,7 +27,7 @@ class VectorPage:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A named SteeringSpec kept by the server, strengths included."""
+    """A named SteeringSpec."""
 
     name: str
     steering: SteeringSpec
@@ -38,7 +38,7 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """A long piece of work. status: queued | running | succeeded | failed | cancelled. error: {"code", "message"}."""
+    """A job. status: queued | running | succeeded | failed | cancelled. error: {"code", "message"}."""
 
     id: str
     kind: str
@@ -52,84 +52,92 @@ class JobRecord:
 
 
 class VectorSource(Protocol):
-    """Where a name becomes a vector: all that resolving needs."""
+    """Looks up vectors by name: all that resolving a spec needs."""
 
     async def get(self, name: str, version: int | None = None) -> ConceptVector:
-        """The newest version, or that one, digest checked. Raises VectorNotFound, StoreCorrupt."""
+        """Returns the newest or the given version, digest checked. Raises VectorNotFound, StoreCorrupt."""
         ...
 
 
 class VectorStore(VectorSource, Protocol):
-    """Immutable versions of named vectors. A version number is never given out twice, even after a delete."""
+    """Immutable versions of named vectors. A version number is never assigned twice, even after a delete."""
 
     async def put(self, vector: ConceptVector) -> ConceptVector:
-        """Stores as the next version of its name and returns it with version, sha256 and created_at filled in."""
+        """Stores the vector as the next version of its name; returns it with version, sha256 and created_at set."""
         ...
 
     async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> VectorPage:
-        """Raises InvalidRequest for a cursor it did not give out."""
+        """Lists the newest versions. Raises InvalidRequest for a cursor of another listing."""
         ...
 
     async def describe(self, name: str, description: str | None, tags: tuple[str, ...] | None) -> ConceptVector:
-        """Changes what is said about a name (every version), never its numbers. None leaves a field as it is."""
+        """Changes description and tags of every version, never the directions. None leaves a field unchanged."""
         ...
 
     async def delete(self, name: str, force: bool = False) -> None:
-        """All versions. Raises VectorNotFound; VectorInUse while a profile or the default steering names it, unless forced."""
+        """Deletes all versions. Raises VectorNotFound, or VectorInUse while a profile or the default names it, unless forced."""
         ...
 
 
 class ProfileStore(Protocol):
     """Profiles, and the default steering of requests that name none."""
 
-    async def put(self, profile: Profile) -> Profile: ...
+    async def put(self, profile: Profile) -> Profile:
+        """Creates or replaces the profile of that name."""
+        ...
 
     async def get(self, name: str) -> Profile:
-        """Raises ProfileNotFound."""
+        """Returns one profile. Raises ProfileNotFound."""
         ...
 
-    async def all(self) -> tuple[Profile, ...]: ...
+    async def all(self) -> tuple[Profile, ...]:
+        """Returns every profile, by name."""
+        ...
 
     async def delete(self, name: str) -> None:
-        """Raises ProfileNotFound."""
+        """Deletes a profile. Raises ProfileNotFound."""
         ...
 
-    async def default(self) -> SteeringSpec | None: ...
+    async def default(self) -> SteeringSpec | None:
+        """Returns the default steering, None when none is set."""
+        ...
 
     async def set_default(self, steering: SteeringSpec | None) -> None:
-        """None clears it."""
+        """Sets the default steering; None clears it."""
         ...
 
 
 class JobStore(Protocol):
-    """Records of jobs, so that a restart can say what became of them."""
+    """Job records; they outlive a restart of the server."""
 
     async def put(self, job: JobRecord) -> JobRecord:
         """Creates or replaces the record of that id."""
         ...
 
     async def get(self, job_id: str) -> JobRecord:
-        """Raises JobNotFound."""
+        """Returns one record. Raises JobNotFound."""
         ...
 
     async def find(self, limit: int = 50, cursor: str | None = None) -> tuple[tuple[JobRecord, ...], str | None]:
-        """Newest first."""
+        """Lists jobs, newest first."""
         ...
 
     async def interrupt(self) -> int:
-        """Marks every queued or running job failed with code `interrupted`; returns how many. Called once at start."""
+        """Marks every unfinished job failed with code `interrupted`; returns how many. Called at start."""
         ...
 
 
 class Store(Protocol):
-    """One database behind three faces."""
+    """Access to one database."""
 
     vectors: VectorStore
     profiles: ProfileStore
     jobs: JobStore
 
     async def ping(self) -> None:
-        """Raises StoreUnavailable when it cannot be reached."""
+        """Raises StoreUnavailable when the database cannot be reached."""
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Waits for running transactions and closes the connections."""
+        ...

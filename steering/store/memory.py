@@ -1,4 +1,4 @@
-"""MemoryStore: the in-process store for tests and examples. It keeps the same bytes and texts a database would."""
+"""MemoryStore: the in-process store for tests and examples. It stores the same bytes and texts as a database."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,9 +9,7 @@ from cachetools import LRUCache
 from steering.errors import InvalidRequest
 from steering.spec import SteeringSpec
 from steering.store.base import JobRecord, JobStore, Profile, ProfileStore, VectorFilter, VectorPage, VectorStore
-from steering.store.clock import now
-from steering.store.cursor import make_cursor, read_cursor, read_position
-from steering.store.formats.records import (
+from steering.store.formats.serialization import (
     INTERRUPTED,
     UNFINISHED,
     check_job,
@@ -23,9 +21,19 @@ from steering.store.formats.records import (
     write_record,
     write_steering,
 )
-from steering.store.formats.references import refuse_if_used
-from steering.store.sql.labels import DESCRIPTION_LIMIT, check_filter, check_limit, check_tags, check_text
-from steering.store.sql.rows import KEPT, StoredVector, not_found, restore, seal
+from steering.store.formats.stored_vector import DECODED_VECTORS, StoredVector, deserialize, not_found, serialize
+from steering.store.rules import (
+    DESCRIPTION_LIMIT,
+    check_filter,
+    check_page,
+    check_tags,
+    check_text,
+    make_cursor,
+    now,
+    read_cursor,
+    read_position,
+    refuse_if_used,
+)
 from steering.vectors import ConceptVector, check_name
 
 
@@ -41,9 +49,11 @@ class MemoryProfiles:
         check_profile(profile)
         before = self._profiles.get(profile.name)
         steering = read_steering(write_steering(profile.steering), "a profile")
-        kept = replace(profile, steering=steering, created_at=before.created_at if before else now(), updated_at=now())
-        self._profiles[profile.name] = kept
-        return kept
+        stored = replace(
+            profile, steering=steering, created_at=before.created_at if before else now(), updated_at=now()
+        )
+        self._profiles[profile.name] = stored
+        return stored
 
     async def get(self, name: str) -> Profile:
         if check_name(name) not in self._profiles:
@@ -73,35 +83,36 @@ class MemoryVectors:
         self._profiles = profiles
         self._versions: dict[str, dict[int, StoredVector]] = {}
         self._last: dict[str, int] = {}
-        self._recent: LRUCache[StoredVector, ConceptVector] = LRUCache(KEPT)
+        self._decoded: LRUCache[StoredVector, ConceptVector] = LRUCache(DECODED_VECTORS)
 
-    def _restored(self, stored: StoredVector) -> ConceptVector:
-        if stored not in self._recent:
-            self._recent[stored] = restore(stored)
-        return self._recent[stored]
+    def _decode(self, stored: StoredVector) -> ConceptVector:
+        vector = self._decoded.get(stored)
+        if vector is None:
+            vector = self._decoded[stored] = deserialize(stored)
+        return vector
 
     async def put(self, vector: ConceptVector) -> ConceptVector:
-        sealed = seal(vector)
-        version = self._last.get(sealed.name, 0) + 1
-        stored = replace(sealed, version=version, created_at=now())
+        serialized = serialize(vector)
+        version = self._last.get(serialized.name, 0) + 1
+        stored = replace(serialized, version=version, created_at=now())
         self._last[stored.name] = version
         self._versions.setdefault(stored.name, {})[version] = stored
-        return self._restored(stored)
+        return self._decode(stored)
 
     async def get(self, name: str, version: int | None = None) -> ConceptVector:
         versions = self._versions.get(check_name(name), {})
         stored = versions.get(self._last.get(name, 0) if version is None else version)
         if stored is None:
             raise not_found(name, version)
-        return self._restored(stored)
+        return self._decode(stored)
 
     async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> VectorPage:
         check_filter(where)
-        check_limit(limit)
+        check_page(limit)
         after = "" if cursor is None else read_cursor("vector", cursor)
         newest = (self._versions[name][self._last[name]] for name in sorted(self._versions) if name > after)
         found = [stored for stored in newest if stored.matches(where)]
-        page = tuple(self._restored(stored) for stored in found[:limit])
+        page = tuple(self._decode(stored) for stored in found[:limit])
         return VectorPage(page, make_cursor("vector", page[-1].name) if len(found) > limit else None)
 
     async def describe(self, name: str, description: str | None, tags: tuple[str, ...] | None) -> ConceptVector:
@@ -135,9 +146,9 @@ class MemoryJobs:
         self._jobs: dict[str, tuple[int, JobRecord]] = {}
 
     async def put(self, job: JobRecord) -> JobRecord:
-        kept = replace(_copied(check_job(job)), created_at=now(), updated_at=now())
-        position, before = self._jobs.get(job.id, (len(self._jobs) + 1, kept))
-        self._jobs[job.id] = (position, replace(kept, created_at=before.created_at))
+        stored = replace(_copied(check_job(job)), created_at=now(), updated_at=now())
+        position, before = self._jobs.get(job.id, (len(self._jobs) + 1, stored))
+        self._jobs[job.id] = (position, replace(stored, created_at=before.created_at))
         return await self.get(job.id)
 
     async def get(self, job_id: str) -> JobRecord:
@@ -146,7 +157,7 @@ class MemoryJobs:
         return _copied(self._jobs[job_id][1])
 
     async def find(self, limit: int = 50, cursor: str | None = None) -> tuple[tuple[JobRecord, ...], str | None]:
-        check_limit(limit)
+        check_page(limit)
         before = len(self._jobs) + 1 if cursor is None else read_position("job", cursor)
         found = [(position, job) for position, job in reversed(self._jobs.values()) if position < before]
         page = tuple(_copied(job) for _, job in found[:limit])
@@ -160,23 +171,23 @@ class MemoryJobs:
 
 
 def _copied(job: JobRecord) -> JobRecord:
-    """Through JSON and back, so that nobody holds a mapping the store keeps, and what no database takes is refused."""
+    """Copies through JSON, so that callers share no mapping with the store and what no database takes is refused."""
 
-    def through(value: Mapping[str, Any] | None, param: str) -> dict[str, Any] | None:
+    def copied(value: Mapping[str, Any] | None, param: str) -> dict[str, Any] | None:
         return read_record(write_record(value, param), f"job {job.id}")
 
     return replace(
         job,
-        request=through(job.request, "request") or {},
-        progress=through(job.progress, "progress") or {},
-        result=through(job.result, "result"),
-        error=through(job.error, "error"),
+        request=copied(job.request, "request") or {},
+        progress=copied(job.progress, "progress") or {},
+        result=copied(job.result, "result"),
+        error=copied(job.error, "error"),
     )
 
 
 @final
 class MemoryStore:
-    """See `steering.store.base.Store`. Forgets everything when the process ends."""
+    """See `steering.store.base.Store`. Its content is lost when the process ends."""
 
     def __init__(self) -> None:
         profiles = MemoryProfiles()
@@ -192,7 +203,7 @@ class MemoryStore:
 
 
 async def open_memory_store(url: str) -> MemoryStore:
-    """A new, empty store for `memory://`. Raises InvalidRequest when the URL says more than that."""
+    """Opens a new, empty store for `memory://`. Raises InvalidRequest for a URL with anything else in it."""
     if url not in ("memory:", "memory://"):
-        raise InvalidRequest("a store in memory has no place: its URL is memory://", param="store")
+        raise InvalidRequest("a memory store has no path: its URL is memory://", param="store")
     return MemoryStore()

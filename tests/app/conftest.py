@@ -14,8 +14,8 @@ from app.logs import configure_logging
 from app.main import create_app
 from app.settings import Settings
 from app.state import AppState
+from steering.store import open_store
 from steering.store.base import Store
-from steering.store.opening import open_store
 from tests.fakes import ScriptedEngine
 
 configure_logging("info")  # as the server logs; structlog's own default draws every local of a traceback

@@ -4,11 +4,13 @@ import asyncio
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from app.server import serve
 from app.settings import Settings
+from steering.engine.api import EngineStats
 from steering.errors import ModelLoadFailed
 from tests.app.conftest import memory_store
 from tests.fakes import ScriptedEngine
@@ -27,9 +29,31 @@ class FileGatedEngine(ScriptedEngine):
             await asyncio.sleep(0.01)
 
 
+class FailingEngine(ScriptedEngine):
+    """A ScriptedEngine that hangs or dies with its first request: its answer never goes on."""
+
+    def __init__(self, failure: str, **options: Any) -> None:
+        super().__init__(gate=asyncio.Event(), **options)
+        self._failure = failure
+        self._since: float | None = None
+
+    async def _pause(self, index: int) -> None:
+        self._since = self._since or time.monotonic()
+        await super()._pause(index)
+
+    def stats(self) -> EngineStats:
+        """See Engine.stats."""
+        stats = super().stats()
+        if self._since is None:
+            return stats
+        if self._failure == "dead":
+            return replace(stats, alive=False)
+        return replace(stats, busy=True, last_turn_age=time.monotonic() - self._since)
+
+
 def main(options: dict[str, Any]) -> int:
     """Serves a ScriptedEngine until a signal. load_seconds: how long "loading" blocks; broken: whether it fails;
-    gate_file: what answers wait for after their first token."""
+    gate_file: what answers wait for after their first token; engine_failure: "hung" or "dead" at the first request."""
     settings = Settings(port=0, **options.get("settings", {}))
 
     def engine(_: Settings) -> ScriptedEngine:
@@ -37,6 +61,8 @@ def main(options: dict[str, Any]) -> int:
         if options.get("broken"):
             raise ModelLoadFailed("there is no such model")
         scripted = options.get("engine", {})
+        if "engine_failure" in options:
+            return FailingEngine(options["engine_failure"], **scripted)
         gate = options.get("gate_file")
         return ScriptedEngine(**scripted) if gate is None else FileGatedEngine(Path(gate), **scripted)
 

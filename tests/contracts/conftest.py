@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from steering.store import open_store
 from steering.store.base import Store
-from steering.store.opening import open_store
 from tests.contracts.stores import PLACES, SERVERS, empty
 
 

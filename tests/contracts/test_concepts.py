@@ -144,8 +144,8 @@ def test_a_callers_own_lines_need_two_sides_and_may_have_the_rest() -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("{", "not JSON"),
-        ("[" * 100_000, "nested too deeply|not JSON"),
+        ("{", "not valid JSON"),
+        ("[" * 100_000, "nested deeper|not valid JSON"),
         ("[1]", "expected an object"),
         ('{"positive": "a"}', "'negative' must be a text"),
         ('{"positive": "a", "negative": " "}', "'negative' must be a text"),
@@ -153,7 +153,7 @@ def test_a_callers_own_lines_need_two_sides_and_may_have_the_rest() -> None:
         ('{"positive": "a", "negative": "b", "topic": 3}', "'topic' must be a text"),
         ('{"positive": "a", "negative": "b", "label": "c"}', "unknown key 'label'"),
         ('{"positive": "a", "negative": "b", "positive": "c"}', "a key is given twice"),
-        ('{"positive": "\\ud800", "negative": "b"}', "half of a surrogate pair"),
+        ('{"positive": "\\ud800", "negative": "b"}', "lone surrogate"),
         ('{"positive": "a", "negative": "a"}', "are the same text"),
         (GOOD, "the same pair as on line 1"),
         ("1" * 5000, "line 3"),

@@ -13,9 +13,8 @@ from steering.errors import (
 )
 from steering.quality import DosePoint, LayerQuality, QualityCard, Recommended
 from steering.spec import SteeringSpec
-from steering.store import STORES
+from steering.store import STORES, open_store
 from steering.store.base import Profile, Store, VectorFilter
-from steering.store.opening import open_store
 from steering.vectors import ConceptVector
 from tests.contracts.stores import NEEDS_A_SERVER, PLACES, a_vector, names, steering
 

@@ -1,11 +1,10 @@
 """Reads directions from files of other tools: a decoder row of a SAELens dictionary, and JSON. The server never reads them."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from steering.errors import InvalidRequest
 from steering.schemas.base import Number
 from steering.schemas.vectors import LayerKey, RegisterRequest, VectorExport
+from steering.strict_json import load_json
 
 MAX_JSON_BYTES = 256 << 20
 _HOOK = re.compile(r"blocks\.(\d{1,4})\.hook_resid_(pre|post)")
@@ -126,18 +126,4 @@ def _json(file: Path) -> Any:
         raise InvalidRequest(f"{file.name} does not exist; give --config or --layer", param="config")
     if file.stat().st_size > MAX_JSON_BYTES:
         raise InvalidRequest(f"{file.name} is larger than {MAX_JSON_BYTES >> 20} MB", param="file")
-    try:
-        return json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_unique, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:  # not text, not JSON, a duplicate key, a number that is not finite
-        raise InvalidRequest(f"{file.name} is not valid JSON: {error}", param="file") from None
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    entries = dict(pairs)
-    if len(entries) != len(pairs):
-        raise ValueError("duplicate key")
-    return entries
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not finite")
+    return load_json(file.read_bytes(), file.name, param="file")

@@ -7,8 +7,9 @@ from rich.table import Table
 from rich.text import Text
 
 from app.cli.output.terminal import shown
-from steering.schemas.analysis import LogitLensAnswer, PredictionAnswer, ReadoutAnswer
 from steering.schemas.comparison import ArmAnswer, CompareAnswer
+from steering.schemas.reading.logit_lens import LogitLensAnswer, PredictionAnswer
+from steering.schemas.reading.readout import ReadoutAnswer
 from steering.schemas.steering import AppliedSteering
 from steering.schemas.vectors import VectorAnswer
 

@@ -5,15 +5,15 @@ from typing import Literal, TypeAlias, TypedDict, Unpack
 
 from steering.client.calls.base import Call, Chat, JsonObject, Steering, Text, json_fields, parsed
 from steering.client.results import DoseResponse, LatentMap, LayerSweep, Readout
-from steering.schemas.analysis import LogitLensAnswer
 from steering.schemas.jobs import JobAnswer
+from steering.schemas.reading.logit_lens import LogitLensAnswer
 
 Layers: TypeAlias = str | Sequence[int] | JsonObject
 """`recommended`, `all`, a list, or {"from": 10, "to": 16}."""
 
 
 class MapOptions(TypedDict, total=False):
-    """Options of a map; see LatentSpaceRequest in steering/schemas/analysis.py."""
+    """Options of a map; see LatentSpaceRequest in steering/schemas/reading/latent_space.py."""
 
     labels: Sequence[str]
     layers: Literal["all"] | Sequence[int]

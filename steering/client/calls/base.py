@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel
 
-from steering.schemas.generation import Message
+from steering.schemas.messages import Message
 from steering.spec import InterventionSpec
 
 T = TypeVar("T")

@@ -6,8 +6,7 @@ from typing import Any, TypedDict, Unpack
 from steering.client.calls.base import Call, Chat, Intervention, JsonObject, Steering, StreamCall, json_fields, parsed
 from steering.client.results import Comparison
 from steering.schemas.comparison import ArmErrorAnswer, ArmFields
-from steering.schemas.flags import FlagCondition
-from steering.schemas.generation import GenerateAnswer, TokenPiece
+from steering.schemas.generation import FlagCondition, GenerateAnswer, TokenPiece
 from steering.schemas.replay import Record
 from steering.schemas.system import DetokenizeAnswer, TokenizeAnswer
 

@@ -1,7 +1,7 @@
-"""ConceptVector <-> safetensors bytes, and the SHA-256 that identifies them. Bytes from a stranger are checked in full.
+"""Converts a ConceptVector to safetensors bytes and back, and computes their SHA-256. Untrusted bytes are checked in full.
 
-A file holds one float32 tensor `layer.<n>` of shape (d_model,) a layer, and one metadata entry (metadata.py). The bytes
-that rest in a store leave out name, description and tags, so that those may change while the bytes never do.
+A file contains one float32 tensor `layer.<n>` of shape (d_model,) per layer and one metadata entry (metadata.py). Stored
+bytes leave out name, description and tags, so that those may change while the bytes never do.
 """
 
 import hashlib
@@ -15,11 +15,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from steering.errors import InvalidRequest, LimitExceeded, UnsupportedMediaType, VectorModelMismatch
+from steering.errors import InvalidRequest, LimitExceeded, UnsupportedFormat, VectorModelMismatch
 from steering.shapes import Direction
 from steering.store.formats.metadata import METADATA_KEY, VectorMetadata, read_metadata, write_metadata
-from steering.store.formats.strict_json import load_json
-from steering.store.sql.labels import check_text
+from steering.store.rules import check_text
+from steering.strict_json import load_json
 from steering.vectors import ConceptVector, LayerDirection, unit
 
 LAYER_LIMIT = 512
@@ -38,39 +38,39 @@ class FileLimits:
 
     @property
     def header(self) -> int:
-        """Metadata is JSON inside JSON, so every quote is escaped; each tensor takes some 100 bytes beside it."""
+        """Metadata is JSON inside JSON, so every quote is escaped; each tensor takes about 100 bytes more."""
         return 2 * self.metadata + 160 * LAYER_LIMIT
 
 
 UPLOAD = FileLimits(file=64 << 20, metadata=64 << 10)
-"""What a stranger may send."""
+"""Limits of an uploaded file."""
 OWN = FileLimits(file=256 << 20, metadata=8 << 20)
-"""What a store writes: a quality card of many layers is larger than a stranger may send."""
+"""Limits of a stored file: a quality card of many layers is larger than an upload may be."""
 
 
 def encode(vector: ConceptVector, *, labels: bool = True) -> bytes:
-    """The file to hand out; with `labels=False` the bytes that are stored and digested. Equal content, equal bytes.
+    """Returns the file to export; with `labels=False` the bytes that are stored and hashed. Equal content gives equal bytes.
 
     Raises InvalidRequest for directions that are not float32 unit vectors or metadata JSON cannot hold,
     LimitExceeded beyond OWN.
     """
     if len(vector.layers) > LAYER_LIMIT:
         raise LimitExceeded(f"{len(vector.layers)} layers given; a vector has at most {LAYER_LIMIT}", param="layers")
-    tensors = {f"layer.{layer}": _resting(layer, entry.direction) for layer, entry in vector.layers.items()}
+    tensors = {f"layer.{layer}": _writable(layer, entry.direction) for layer, entry in vector.layers.items()}
     text = write_metadata(vector, labels)
-    # One metadata entry only: the order of several is the library's affair, and the digest hangs on it.
+    # One metadata entry only: safetensors decides the order of several, and the digest depends on it.
     content = bytes(save(tensors, metadata={METADATA_KEY: text}))
     if len(text) > OWN.metadata or len(content) > OWN.file:
         raise LimitExceeded(
             f"the vector takes {len(content)} bytes, {len(text)} of them metadata; "
-            f"at most {OWN.file} and {OWN.metadata} are kept",
+            f"at most {OWN.file} and {OWN.metadata} are stored",
             param="vector",
         )
     return content
 
 
 def digest(content: bytes) -> str:
-    """SHA-256 in lower-case hexadecimal."""
+    """Returns the SHA-256 in lower-case hexadecimal."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -82,11 +82,11 @@ def decode(
     model_fingerprint: str = "",
     limits: FileLimits = UPLOAD,
 ) -> ConceptVector:
-    """The vector in a file that may come from a stranger. `name` overrides the one inside.
+    """Reads the vector in an untrusted file. `name` overrides the one inside.
 
-    A bare file (tensors `layer.<n>` without our metadata) is read only when `model` says whose directions they are;
+    A bare file (tensors `layer.<n>` without our metadata) is read only when `model` names the model;
     each direction's length becomes its natural scale. Half-precision directions are made unit length again in float32.
-    Raises UnsupportedMediaType for other formats, LimitExceeded, VectorModelMismatch for shapes, else InvalidRequest.
+    Raises UnsupportedFormat for other formats, LimitExceeded, VectorModelMismatch for shapes, else InvalidRequest.
     """
     header = _read_header(content, limits)
     text = _read_metadata_entry(header, limits)
@@ -98,11 +98,11 @@ def decode(
     return _vector(name, read_metadata(text), directions)
 
 
-def _resting(layer: int, direction: Direction) -> Direction:
-    """direction (d_model,) as it is written: on the CPU, its own memory; the numbers are not touched."""
+def _writable(layer: int, direction: Direction) -> Direction:
+    """Returns the direction (d_model,) as it is written: on the CPU, in its own memory, with unchanged numbers."""
     if direction.dtype != torch.float32:
         raise InvalidRequest(
-            f"layer {layer}: directions are kept in float32, got {direction.dtype}", param="directions"
+            f"layer {layer}: directions are stored in float32, got {direction.dtype}", param="directions"
         )
     _check_unit(layer, float(direction.detach().norm()))
     return direction.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -111,7 +111,7 @@ def _resting(layer: int, direction: Direction) -> Direction:
 def _check_unit(layer: int, length: float) -> None:
     if not math.isclose(length, 1.0, abs_tol=UNIT_TOLERANCE):
         raise InvalidRequest(
-            f"layer {layer}: a direction is finite and of unit length (its length belongs in scale), got {length:g}",
+            f"layer {layer}: a direction must be finite and of unit length (its length belongs in scale), got {length:g}",
             param="directions",
         )
 
@@ -120,7 +120,7 @@ def _read_header(content: bytes, limits: FileLimits) -> dict[str, Any]:
     if len(content) > limits.file:
         raise LimitExceeded(f"the file has {len(content)} bytes; at most {limits.file} are read", param="file")
     if content.startswith(_OTHER_FORMATS) or content[8:9] != b"{":
-        raise UnsupportedMediaType("expected one safetensors file; pickle, zip, NumPy and GGUF are not read")
+        raise UnsupportedFormat("expected one safetensors file; pickle, zip, NumPy and GGUF are not read")
     length = int.from_bytes(content[:8], "little")
     if length > limits.header:
         raise LimitExceeded(f"the header has {length} bytes; at most {limits.header} are read", param="header")
@@ -130,14 +130,14 @@ def _read_header(content: bytes, limits: FileLimits) -> dict[str, Any]:
         text = content[8 : 8 + length].decode("utf-8")
     except UnicodeDecodeError as error:
         raise InvalidRequest("the header is not UTF-8", param="header") from error
-    header = load_json(text, "header")
+    header = load_json(text, "the header", param="header")
     if not isinstance(header, dict):  # a first "{" and valid JSON make an object, so this cannot be
         raise InvalidRequest("the header is not an object", param="header")
     return header
 
 
 def _read_metadata_entry(header: Mapping[str, Any], limits: FileLimits) -> str | None:
-    """Our metadata text, None in a bare file. Other entries may stand in a bare file only."""
+    """Returns our metadata text, None in a bare file. Other entries are allowed in a bare file only."""
     entries = header.get("__metadata__", {})
     if not isinstance(entries, dict) or not all(isinstance(value, str) for value in entries.values()):
         raise InvalidRequest("__metadata__ must map texts to texts", param="metadata")
@@ -146,12 +146,12 @@ def _read_metadata_entry(header: Mapping[str, Any], limits: FileLimits) -> str |
         raise LimitExceeded(f"the metadata has {size} bytes; at most {limits.metadata} are read", param="metadata")
     text: str | None = entries.get(METADATA_KEY)
     if text is not None and len(entries) > 1:
-        raise InvalidRequest(f"metadata beside {METADATA_KEY!r} is not kept, so it is refused", param="metadata")
+        raise InvalidRequest(f"the file has metadata besides {METADATA_KEY!r}, which would be lost", param="metadata")
     return text
 
 
 def _read_tensors(content: bytes, header: Mapping[str, Any]) -> dict[int, Direction]:
-    """Layer -> values (d_model,) as stored. Judged by what the library loaded, not by what the header claims."""
+    """Returns layer -> values (d_model,) as stored. Checks what safetensors loaded, not what the header claims."""
     names = [name for name in header if name != "__metadata__"]
     if len(names) > LAYER_LIMIT:
         raise LimitExceeded(f"{len(names)} tensors given; a vector has at most {LAYER_LIMIT}", param="directions")
@@ -166,13 +166,13 @@ def _read_tensors(content: bytes, header: Mapping[str, Any]) -> dict[int, Direct
         raise InvalidRequest("the file is damaged: its tensors cannot be read", param="file") from error
     directions = {int(name.partition(".")[2]): tensor for name, tensor in tensors.items()}
     if not directions:
-        raise InvalidRequest("the file holds no direction: tensors are named 'layer.<n>'", param="directions")
+        raise InvalidRequest("the file contains no direction: tensors are named 'layer.<n>'", param="directions")
     for layer, values in directions.items():
         if values.dtype not in _DTYPES:
             raise InvalidRequest(
                 f"layer {layer} is {values.dtype}; float32, float16 and bfloat16 are read", param="directions"
             )
-        if values.ndim != 1:  # whether the numbers are finite shows in their length, later
+        if values.ndim != 1:  # the check of unit length also finds numbers that are not finite
             raise VectorModelMismatch(
                 f"layer {layer} has shape {tuple(values.shape)}, expected (d_model,)", param="directions"
             )
@@ -186,34 +186,34 @@ def _bare_vector(name: str, model: str, model_fingerprint: str, directions: dict
     return ConceptVector(name, model, model_fingerprint, d_model, "import", layers)
 
 
-def _vector(name: str | None, said: VectorMetadata, directions: dict[int, Direction]) -> ConceptVector:
-    if {str(layer) for layer in directions} != set(said.layers):
+def _vector(name: str | None, metadata: VectorMetadata, directions: dict[int, Direction]) -> ConceptVector:
+    if {str(layer) for layer in directions} != set(metadata.layers):
         raise InvalidRequest("the layers of the metadata are not those of the tensors", param="metadata")
-    if name is None and said.labels is None:
+    if name is None and metadata.labels is None:
         raise InvalidRequest("neither the file nor the request names the vector", param="name")
     layers = {}
     for layer, values in sorted(directions.items()):
-        if tuple(values.shape) != (said.d_model,):
+        if tuple(values.shape) != (metadata.d_model,):
             raise VectorModelMismatch(
-                f"layer {layer} has shape {tuple(values.shape)}, expected ({said.d_model},)", param="directions"
+                f"layer {layer} has shape {tuple(values.shape)}, expected ({metadata.d_model},)", param="directions"
             )
-        numbers = said.layers[str(layer)]
+        numbers = metadata.layers[str(layer)]
         direction = values if values.dtype == torch.float32 else unit(values, layer)[0]
         _check_unit(layer, float(direction.norm()))
         layers[layer] = LayerDirection(
             direction, numbers.scale, numbers.positive_mean, numbers.negative_mean, numbers.weight, numbers.bias
         )
-    labels = said.labels
+    labels = metadata.labels
     return ConceptVector(
         name=name if name is not None else (labels.name if labels else ""),
-        model=said.model,
-        model_fingerprint=said.model_fingerprint,
-        d_model=said.d_model,
-        method=said.method,
+        model=metadata.model,
+        model_fingerprint=metadata.model_fingerprint,
+        d_model=metadata.d_model,
+        method=metadata.method,
         layers=layers,
         description=labels.description if labels else "",
         tags=labels.tags if labels else (),
-        recommended=said.recommended,
-        quality=said.quality,
-        provenance=said.provenance,
+        recommended=metadata.recommended,
+        quality=metadata.quality,
+        provenance=metadata.provenance,
     )

@@ -1,4 +1,4 @@
-"""What the header of a vector's file says beside its tensors: written canonically, read as untrusted."""
+"""Metadata in the header of a vector file: written canonically, read as untrusted input."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -8,8 +8,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from steering.errors import InvalidRequest
 from steering.quality import QualityCard, Recommended
-from steering.store.formats.strict_json import dump_json, load_json
-from steering.store.sql.labels import DESCRIPTION_LIMIT, check_tags, check_text
+from steering.store.rules import DESCRIPTION_LIMIT, check_tags, check_text
+from steering.strict_json import dump_json, load_json
 from steering.vectors import ConceptVector, check_name
 
 FORMAT = 1
@@ -20,7 +20,7 @@ LayerKey: TypeAlias = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,3})$")]
 
 @dataclass(frozen=True, slots=True)
 class LayerNumbers:
-    """The numbers of one layer beside its direction: see `steering.vectors.LayerDirection`."""
+    """The numbers of one layer besides its direction: see `steering.vectors.LayerDirection`."""
 
     scale: Annotated[float, Field(gt=0)]
     positive_mean: float | None = None
@@ -31,7 +31,7 @@ class LayerNumbers:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What is said about a vector and may change later. Travels with an exported file, never inside the digest."""
+    """What is fields about a vector and may change later. Travels with an exported file, never inside the digest."""
 
     name: str
     description: str = ""
@@ -40,7 +40,7 @@ class Labels:
 
 @dataclass(frozen=True, slots=True)
 class VectorMetadata:
-    """Everything of a ConceptVector that is no tensor and no place in a store."""
+    """Everything of a ConceptVector except tensors, version and dates."""
 
     __pydantic_config__ = _STRICT
 
@@ -60,8 +60,8 @@ _ADAPTER = TypeAdapter(VectorMetadata)
 
 
 def write_metadata(vector: ConceptVector, labels: bool) -> str:
-    """Canonical JSON: equal content gives equal text. Without `labels` it leaves out name, description and tags."""
-    said: dict[str, Any] = {
+    """Writes canonical JSON: equal content gives equal text. Without `labels` it leaves out name, description and tags."""
+    fields: dict[str, Any] = {
         "format": FORMAT,
         "model": vector.model,
         "model_fingerprint": vector.model_fingerprint,
@@ -84,8 +84,8 @@ def write_metadata(vector: ConceptVector, labels: bool) -> str:
         "provenance": dict(vector.provenance),
     }
     if labels:
-        said["labels"] = {"name": vector.name, "description": vector.description, "tags": list(vector.tags)}
-    return dump_json(said, "metadata")
+        fields["labels"] = {"name": vector.name, "description": vector.description, "tags": list(vector.tags)}
+    return dump_json(fields, "metadata")
 
 
 def _present(**numbers: float | None) -> dict[str, float]:
@@ -93,23 +93,25 @@ def _present(**numbers: float | None) -> dict[str, float]:
 
 
 def read_metadata(text: str) -> VectorMetadata:
-    """The inverse of `write_metadata`. Raises InvalidRequest naming the field that does not fit."""
-    load_json(text, "metadata")  # what pydantic lets pass: duplicate keys, surrogates, depth, NaN inside provenance
+    """Reads metadata. Raises InvalidRequest naming the field that does not fit."""
+    load_json(
+        text, "the metadata", param="metadata"
+    )  # what pydantic lets pass: duplicate keys, surrogates, depth, NaN inside provenance
     try:
-        said = _ADAPTER.validate_json(text)
+        fields = _ADAPTER.validate_json(text)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
         place = ".".join(str(part)[:40] for part in first["loc"][:6])
         raise InvalidRequest(f"metadata field {place!r}: {first['msg'][:200]}", param="metadata") from error
-    check_text(said.model, "model", 512)
-    check_text(said.model_fingerprint, "model_fingerprint", 512)
-    check_name(said.method, "method")
-    _check_recommended(said.recommended, said.layers)
-    if said.labels is not None:
-        check_name(said.labels.name)
-        check_text(said.labels.description, "description", DESCRIPTION_LIMIT)
-        check_tags(said.labels.tags)
-    return said
+    check_text(fields.model, "model", 512)
+    check_text(fields.model_fingerprint, "model_fingerprint", 512)
+    check_name(fields.method, "method")
+    _check_recommended(fields.recommended, fields.layers)
+    if fields.labels is not None:
+        check_name(fields.labels.name)
+        check_text(fields.labels.description, "description", DESCRIPTION_LIMIT)
+        check_tags(fields.labels.tags)
+    return fields
 
 
 def _check_recommended(recommended: Recommended | None, layers: Mapping[str, LayerNumbers]) -> None:

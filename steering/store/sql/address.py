@@ -1,4 +1,4 @@
-"""DatabaseAddress: a store URL read and judged, before anything is opened. Messages never repeat a URL: it may hold a password."""
+"""DatabaseAddress: a store URL, parsed and checked before anything is opened. Messages never repeat it: it may contain a password."""
 
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -12,7 +12,7 @@ from steering.errors import InvalidRequest, StoreUnavailable
 
 _DRIVERS = {"sqlite": "aiosqlite", "postgresql": "psycopg"}
 _EXTRAS = {"psycopg": "postgres"}
-"""Driver -> the extra of this package that brings it."""
+"""Driver -> the optional dependency that installs it."""
 PAGE_BYTES = 4096
 
 
@@ -38,7 +38,7 @@ class DatabaseAddress:
         """Arguments of create_engine, synchronous or not."""
         if self.file is not None:
             return {}
-        # A pooler between us and PostgreSQL may give each transaction another connection: no prepared statements.
+        # Behind a transaction pooler every transaction may get another connection, so prepared statements are off.
         return {"connect_args": {"prepare_threshold": None}, "pool_pre_ping": True}
 
 
@@ -62,9 +62,9 @@ def read_address(url: str) -> DatabaseAddress:
 def check_driver(module: str) -> None:
     """Raises StoreUnavailable when the driver is not installed: PostgreSQL's is not part of every installation."""
     if find_spec(module) is None:
-        said = f"this store needs the Python package {module!r}, which is not installed"
+        message = f"this store needs the Python package {module!r}, which is not installed"
         extra = _EXTRAS.get(module)
-        raise StoreUnavailable(said if extra is None else f"{said}: install 'steering-server[{extra}]'")
+        raise StoreUnavailable(message if extra is None else f"{message}: install 'steering-server[{extra}]'")
 
 
 def _read_sqlite(url: URL) -> DatabaseAddress:
@@ -72,7 +72,7 @@ def _read_sqlite(url: URL) -> DatabaseAddress:
     if not path or ":memory:" in path or path.startswith("file:"):
         raise InvalidRequest(
             "a SQLite store is a file: sqlite:///relative/file or sqlite:////absolute/file; "
-            "a store that forgets is memory://",
+            "a store in memory is memory://",
             param="store",
         )
     unknown = set(url.query) - {"max_mb"}

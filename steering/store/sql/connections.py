@@ -1,4 +1,4 @@
-"""How connections of a store are set up: the modes of SQLite, and how a transaction begins on either database."""
+"""Configures database connections: the modes of SQLite, and how a transaction begins on either database."""
 
 import sqlite3
 import time
@@ -11,13 +11,13 @@ from steering.store.sql.address import DatabaseAddress
 
 WRITES = "steering_writes"
 BUSY_TIMEOUT_MS = 30_000
-_WRITER_LOCK_KEY = 0x737465657269  # any number of our own: the advisory lock that makes PostgreSQL know one writer too
+_WRITER_LOCK_KEY = 0x737465657269  # key of the advisory lock that serializes writers on PostgreSQL
 
 
 def prepare(engine: Engine, address: DatabaseAddress) -> None:
-    """Sets connections up as they are made and opens every transaction in the mode its purpose asks for.
+    """Configures each new connection and opens every transaction in the mode it needs.
 
-    A transaction that begins as a reader and then writes ignores busy_timeout, so writers say so at once.
+    A SQLite transaction that begins as a reader and then writes ignores busy_timeout, so writers use BEGIN IMMEDIATE.
     """
     if address.file is not None:
 
@@ -35,7 +35,7 @@ def prepare(engine: Engine, address: DatabaseAddress) -> None:
 
 
 def _set_up_sqlite(connection: Any, page_limit: int | None) -> None:
-    connection.isolation_level = None  # the driver begins nothing by itself; the "begin" event does
+    connection.isolation_level = None  # the driver must not begin transactions; the "begin" event does
     cursor = connection.cursor()
     try:
         cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
@@ -49,10 +49,10 @@ def _set_up_sqlite(connection: Any, page_limit: int | None) -> None:
 
 
 def _write_ahead(cursor: Any) -> None:
-    """Puts the database in WAL mode. Of two connections that do so at once, one waits for the other.
+    """Puts the database in WAL mode; of two connections doing so at once, one waits for the other.
 
-    SQLite itself does not wait here: a connection that reads and would write gets SQLITE_BUSY at once, whatever
-    busy_timeout says, since two such could wait for each other. So a refused one waits as a writer does, and asks again.
+    SQLite itself does not wait here: it returns SQLITE_BUSY at once whatever busy_timeout is, because two readers that
+    become writers could deadlock. So a refused connection waits with BEGIN IMMEDIATE and tries again.
     """
     cursor.execute("PRAGMA journal_mode")
     mode = cursor.fetchone()[0]
@@ -68,4 +68,4 @@ def _write_ahead(cursor: Any) -> None:
             continue
         mode = cursor.fetchone()[0]
         if mode != "wal":
-            raise StoreUnavailable(f"SQLite keeps journal mode {mode!r} on this disk; the store needs 'wal'")
+            raise StoreUnavailable(f"SQLite uses journal mode {mode!r} on this disk; the store needs 'wal'")

@@ -1,4 +1,4 @@
-"""What a database's own errors mean to a caller: unavailable, full, corrupt, or a defect of ours."""
+"""Translates database errors to ours: unavailable, full, corrupt, or an internal error."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def translated() -> Iterator[None]:
 
 
 def meaning(error: Exception) -> SteeringError:
-    """The error of the tree that says what happened."""
+    """Returns our error for a database error."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     if isinstance(cause, sqlite3.Error):
         return _sqlite_meaning(cause)
@@ -34,7 +34,7 @@ def meaning(error: Exception) -> SteeringError:
         return _postgresql_meaning(state)
     if isinstance(error, (DBAPIError, PoolTimeout, OSError)):
         return StoreUnavailable("the database does not answer")
-    return InternalError("the store asked its database for something impossible")
+    return InternalError("the store sent the database an invalid statement")
 
 
 def _sqlite_meaning(cause: sqlite3.Error) -> SteeringError:

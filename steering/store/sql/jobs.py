@@ -8,9 +8,7 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from steering.store.base import JobRecord
-from steering.store.clock import now
-from steering.store.cursor import make_cursor, read_position
-from steering.store.formats.records import (
+from steering.store.formats.serialization import (
     INTERRUPTED,
     UNFINISHED,
     check_job,
@@ -19,10 +17,10 @@ from steering.store.formats.records import (
     read_record,
     write_record,
 )
-from steering.store.formats.strict_json import dump_json
-from steering.store.sql.labels import check_limit
-from steering.store.sql.statements import Database
+from steering.store.rules import check_page, make_cursor, now, read_position
+from steering.store.sql.database import Database
 from steering.store.sql.tables import JobRow
+from steering.strict_json import dump_json
 
 COLUMNS = (
     JobRow.id,
@@ -45,17 +43,17 @@ class SqlJobs:
         self._database = database
 
     async def put(self, job: JobRecord) -> JobRecord:
-        said = _to_row(check_job(job))
+        values = _to_row(check_job(job))
 
-        async def keep(connection: AsyncConnection) -> JobRecord:
+        async def save(connection: AsyncConnection) -> JobRecord:
             made = await connection.scalar(select(JobRow.created_at).where(JobRow.id == job.id))
-            kept = replace(job, created_at=made or now(), updated_at=now())
-            row = {**said, "created_at": kept.created_at, "updated_at": kept.updated_at}
+            stored = replace(job, created_at=made or now(), updated_at=now())
+            row = {**values, "created_at": stored.created_at, "updated_at": stored.updated_at}
             change = insert(JobRow) if made is None else update(JobRow).where(JobRow.id == job.id)
             await connection.execute(change.values(row))
-            return kept
+            return stored
 
-        return await self._database.write(keep)
+        return await self._database.write(save)
 
     async def get(self, job_id: str) -> JobRecord:
         if not is_job_id(job_id):
@@ -66,7 +64,7 @@ class SqlJobs:
         return _from_row(rows[0])
 
     async def find(self, limit: int = 50, cursor: str | None = None) -> tuple[tuple[JobRecord, ...], str | None]:
-        query = select(*COLUMNS, JobRow.position).order_by(JobRow.position.desc()).limit(check_limit(limit) + 1)
+        query = select(*COLUMNS, JobRow.position).order_by(JobRow.position.desc()).limit(check_page(limit) + 1)
         if cursor is not None:
             query = query.where(JobRow.position < read_position("job", cursor))
         rows = await self._database.rows(query)
@@ -74,10 +72,10 @@ class SqlJobs:
         return records, make_cursor("job", str(rows[limit - 1][-1])) if len(rows) > limit else None
 
     async def interrupt(self) -> int:
-        said = {"status": "failed", "error": dump_json(INTERRUPTED, "error"), "updated_at": now()}
+        values = {"status": "failed", "error": dump_json(INTERRUPTED, "error"), "updated_at": now()}
 
         async def mark(connection: AsyncConnection) -> int:
-            cut = await connection.execute(update(JobRow).where(JobRow.status.in_(UNFINISHED)).values(said))
+            cut = await connection.execute(update(JobRow).where(JobRow.status.in_(UNFINISHED)).values(values))
             return cut.rowcount
 
         return await self._database.write(mark)

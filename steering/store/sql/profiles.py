@@ -9,9 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from steering.spec import SteeringSpec
 from steering.store.base import Profile
-from steering.store.clock import now
-from steering.store.formats.records import check_profile, profile_not_found, read_steering, write_steering
-from steering.store.sql.statements import Database
+from steering.store.formats.serialization import check_profile, profile_not_found, read_steering, write_steering
+from steering.store.rules import now
+from steering.store.sql.database import Database
 from steering.store.sql.tables import DefaultSteeringRow, ProfileRow
 from steering.vectors import check_name
 
@@ -27,17 +27,17 @@ class SqlProfiles:
 
     async def put(self, profile: Profile) -> Profile:
         check_profile(profile)
-        said = {"description": profile.description, "steering": write_steering(profile.steering)}
+        values = {"description": profile.description, "steering": write_steering(profile.steering)}
 
-        async def keep(connection: AsyncConnection) -> Profile:
-            made = await connection.scalar(select(ProfileRow.created_at).where(ProfileRow.name == profile.name))
-            kept = replace(profile, created_at=made or now(), updated_at=now())
-            row = {**said, "name": kept.name, "created_at": kept.created_at, "updated_at": kept.updated_at}
-            change = insert(ProfileRow) if made is None else update(ProfileRow).where(ProfileRow.name == kept.name)
+        async def save(connection: AsyncConnection) -> Profile:
+            created = await connection.scalar(select(ProfileRow.created_at).where(ProfileRow.name == profile.name))
+            stored = replace(profile, created_at=created or now(), updated_at=now())
+            row = {**values, "name": stored.name, "created_at": stored.created_at, "updated_at": stored.updated_at}
+            change = insert(ProfileRow) if created is None else update(ProfileRow).where(ProfileRow.name == stored.name)
             await connection.execute(change.values(row))
-            return kept
+            return stored
 
-        return await self._database.write(keep)
+        return await self._database.write(save)
 
     async def get(self, name: str) -> Profile:
         check_name(name)
@@ -53,8 +53,8 @@ class SqlProfiles:
         check_name(name)
 
         async def remove(connection: AsyncConnection) -> None:
-            gone = await connection.execute(delete(ProfileRow).where(ProfileRow.name == name))
-            if gone.rowcount == 0:
+            deleted = await connection.execute(delete(ProfileRow).where(ProfileRow.name == name))
+            if deleted.rowcount == 0:
                 raise profile_not_found(name)
 
         await self._database.write(remove)

@@ -1,14 +1,14 @@
-"""SqlStore: one database behind the three faces of a Store."""
+"""SqlStore: the Store on SQLite or PostgreSQL."""
 
 import asyncio
 from typing import final
 
 from steering.store.base import JobStore, ProfileStore, VectorStore
 from steering.store.sql.address import check_driver, read_address
+from steering.store.sql.database import Database
 from steering.store.sql.jobs import SqlJobs
 from steering.store.sql.migrate import migrate
 from steering.store.sql.profiles import SqlProfiles
-from steering.store.sql.statements import Database
 from steering.store.sql.vectors import SqlVectors
 
 
@@ -30,7 +30,7 @@ class SqlStore:
 
 
 async def open_sql_store(url: str) -> SqlStore:
-    """Migrates, connects, and asks one question. Raises InvalidRequest, StoreUnavailable, StorageFull or StoreCorrupt."""
+    """Migrates, connects and runs one query. Raises InvalidRequest, StoreUnavailable, StorageFull or StoreCorrupt."""
     address = read_address(url)
     check_driver(address.url.get_driver_name())
     await asyncio.to_thread(migrate, address)

@@ -1,7 +1,6 @@
 """The tables of the database. One row of `vectors` is one version; its blob is in the row, so there is no half vector.
 
-A change here needs a migration beside it (migrations/versions); a test compares the two. API keys get a table of their
-own here when they come.
+A change here needs a migration (migrations/versions); a test compares the two.
 """
 
 from sqlalchemy import CheckConstraint, ForeignKey, LargeBinary, MetaData, String, Text
@@ -25,7 +24,7 @@ class Base(DeclarativeBase):
 
 
 class VectorNameRow(Base):
-    """The highest version a name was ever given. The row outlives a delete, so no number is given out twice."""
+    """The highest version ever assigned to a name. The row outlives a delete, so no number is assigned twice."""
 
     __tablename__ = "vector_names"
 

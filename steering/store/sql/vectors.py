@@ -12,22 +12,37 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from steering.errors import StoreCorrupt
 from steering.store.base import VectorFilter, VectorPage
-from steering.store.clock import now
-from steering.store.cursor import make_cursor, read_cursor
-from steering.store.formats.records import read_steering
-from steering.store.formats.references import refuse_if_used
-from steering.store.sql.labels import DESCRIPTION_LIMIT, check_filter, check_limit, check_tags, check_text, fold
-from steering.store.sql.rows import KEPT, StoredVector, is_version, not_found, restore, seal
-from steering.store.sql.shared_reads import SharedReads
-from steering.store.sql.statements import Database
+from steering.store.formats.serialization import read_steering
+from steering.store.formats.stored_vector import (
+    DECODED_VECTORS,
+    StoredVector,
+    deserialize,
+    is_version,
+    not_found,
+    serialize,
+)
+from steering.store.rules import (
+    DESCRIPTION_LIMIT,
+    check_filter,
+    check_page,
+    check_tags,
+    check_text,
+    fold,
+    make_cursor,
+    now,
+    read_cursor,
+    refuse_if_used,
+)
+from steering.store.sql.batched_reads import BatchedReads
+from steering.store.sql.database import Database
 from steering.store.sql.tables import DefaultSteeringRow, ProfileRow, VectorNameRow, VectorRow
 from steering.vectors import ConceptVector, check_name
 
 log = logging.getLogger(__name__)
 SMALL = 256 * 1024
-"""Bytes of a vector that is decoded where it is asked for."""
-AT_ONCE = 1000
-"""Vectors that one query asks for: far below the parameters that any database takes."""
+"""Bytes below which a vector is decoded on the event loop: starting a thread takes longer."""
+KEYS_PER_QUERY = 1000
+"""Vectors that one query reads: far below the parameters that any database accepts."""
 LABELS = (
     VectorRow.name,
     VectorRow.version,
@@ -38,7 +53,7 @@ LABELS = (
     VectorRow.sha256,
 )
 COLUMNS = (*LABELS, VectorRow.content)
-# Versions of a name go all at once, so the newest is the last one given.
+# All versions of a name are deleted together, so the newest is the last one assigned.
 NEWEST = and_(VectorNameRow.name == VectorRow.name, VectorNameRow.last_version == VectorRow.version)
 Key: TypeAlias = tuple[str, int | None]
 """A name and a version; None for the newest."""
@@ -46,22 +61,22 @@ Key: TypeAlias = tuple[str, int | None]
 
 @final
 class SqlVectors:
-    """See `steering.store.base.VectorStore`. Encoding, and decoding what is large, run in a thread, off the event loop."""
+    """See `steering.store.base.VectorStore`. Encoding and large decodings run in a thread."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._reads = SharedReads(self._read, AT_ONCE)
-        self._recent: LRUCache[StoredVector, ConceptVector] = LRUCache(KEPT)
+        self._reads = BatchedReads(self._read, KEYS_PER_QUERY)
+        self._decoded: LRUCache[StoredVector, ConceptVector] = LRUCache(DECODED_VECTORS)
 
     async def put(self, vector: ConceptVector) -> ConceptVector:
-        sealed = await asyncio.to_thread(seal, vector)
+        serialized = await asyncio.to_thread(serialize, vector)
 
         async def add(connection: AsyncConnection) -> StoredVector:
-            stored = replace(sealed, version=await _next_version(connection, sealed.name), created_at=now())
+            stored = replace(serialized, version=await _next_version(connection, serialized.name), created_at=now())
             await connection.execute(insert(VectorRow).values(_to_row(stored)))
             return stored
 
-        return await asyncio.to_thread(restore, await self._database.write(add))
+        return await asyncio.to_thread(deserialize, await self._database.write(add))
 
     async def get(self, name: str, version: int | None = None) -> ConceptVector:
         check_name(name)
@@ -72,47 +87,46 @@ class SqlVectors:
             raise not_found(name, version)
         if isinstance(found, ConceptVector):
             return found
-        # a thread of its own costs more than decoding a small vector
         small = len(found.content) <= SMALL
-        vector = restore(found) if small else await asyncio.to_thread(restore, found)
-        self._recent[replace(found, content=b"")] = vector
+        vector = deserialize(found) if small else await asyncio.to_thread(deserialize, found)
+        self._decoded[replace(found, content=b"")] = vector
         return vector
 
     async def _read(self, keys: tuple[Key, ...]) -> dict[Key, ConceptVector | StoredVector | None]:
-        """What the keys stand for now: the vector where it has been decoded lately, else its bytes, None for nothing."""
+        """Returns the current value of each key: the vector where it is cached, else its bytes, None where it is missing."""
 
         async def read(connection: AsyncConnection) -> dict[Key, ConceptVector | StoredVector | None]:
             labels = await _labels(connection, keys)
-            known = {key: self._recent.get(one) for key, one in labels.items()}
+            known = {key: self._decoded.get(one) for key, one in labels.items()}
             unknown = {key: one for key, one in labels.items() if known[key] is None}
-            whole = await _whole(connection, unknown.values()) if unknown else {}
+            whole = await _with_content(connection, unknown.values()) if unknown else {}
             return {key: whole.get(unknown[key].id) if key in unknown else known.get(key) for key in keys}
 
         return await self._database.read(read)
 
     async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> VectorPage:
         query = select(*COLUMNS).join(VectorNameRow, NEWEST).where(*_conditions(check_filter(where)))
-        query = query.order_by(VectorRow.name).limit(check_limit(limit) + 1)
+        query = query.order_by(VectorRow.name).limit(check_page(limit) + 1)
         if cursor is not None:
             query = query.where(VectorRow.name > read_cursor("vector", cursor))
         stored = [_from_row(row) for row in await self._database.rows(query)]
-        vectors = await asyncio.to_thread(_restore_sound, stored[:limit])
+        vectors = await asyncio.to_thread(_deserialize_valid, stored[:limit])
         return VectorPage(vectors, make_cursor("vector", stored[limit - 1].name) if len(stored) > limit else None)
 
     async def describe(self, name: str, description: str | None, tags: tuple[str, ...] | None) -> ConceptVector:
         check_name(name)
-        said: dict[str, str] = {}
+        changes: dict[str, str] = {}
         if description is not None:
-            said["description"] = check_text(description, "description", DESCRIPTION_LIMIT)
-            said["searched"] = fold(description)
+            changes["description"] = check_text(description, "description", DESCRIPTION_LIMIT)
+            changes["searched"] = fold(description)
         if tags is not None:
-            said["tags"] = _join(check_tags(tags))
+            changes["tags"] = _join(check_tags(tags))
 
-        async def say(connection: AsyncConnection) -> None:
-            await connection.execute(update(VectorRow).where(VectorRow.name == name).values(said))
+        async def change(connection: AsyncConnection) -> None:
+            await connection.execute(update(VectorRow).where(VectorRow.name == name).values(changes))
 
-        if said:
-            await self._database.write(say)
+        if changes:
+            await self._database.write(change)
         return await self.get(name)
 
     async def delete(self, name: str, force: bool = False) -> None:
@@ -121,8 +135,8 @@ class SqlVectors:
         async def remove(connection: AsyncConnection) -> None:
             if not force:
                 await _refuse_if_used(connection, name)
-            gone = await connection.execute(delete(VectorRow).where(VectorRow.name == name))
-            if gone.rowcount == 0:
+            deleted = await connection.execute(delete(VectorRow).where(VectorRow.name == name))
+            if deleted.rowcount == 0:
                 raise not_found(name, None)
 
         await self._database.write(remove)
@@ -133,7 +147,7 @@ def _versions(versions: Iterable[tuple[str, int]]) -> ColumnElement[bool]:
 
 
 async def _labels(connection: AsyncConnection, keys: Sequence[Key]) -> dict[Key, StoredVector]:
-    """What is said of each vector that is there, its content left out. One query for those with a version, one for the rest."""
+    """Reads every column but the content: one query for pinned versions, one for newest versions."""
     found: dict[Key, StoredVector] = {}
     if pinned := [(name, version) for name, version in keys if version is not None]:
         for row in await connection.execute(select(*LABELS).where(_versions(pinned))):
@@ -145,14 +159,14 @@ async def _labels(connection: AsyncConnection, keys: Sequence[Key]) -> dict[Key,
     return found
 
 
-async def _whole(connection: AsyncConnection, labels: Iterable[StoredVector]) -> dict[str, StoredVector]:
-    """Vectors with their content, by id."""
+async def _with_content(connection: AsyncConnection, labels: Iterable[StoredVector]) -> dict[str, StoredVector]:
+    """Reads vectors with their content, by id."""
     query = select(*COLUMNS).where(_versions((one.name, one.version) for one in labels))
     return {stored.id: stored for stored in map(_from_row, await connection.execute(query))}
 
 
 async def _next_version(connection: AsyncConnection, name: str) -> int:
-    """One above the highest ever given, which it records. Writers are alone, so nobody else reads the same number."""
+    """Records and returns the next version number. Writers are serialized, so no other reads the same number."""
     last = await connection.scalar(select(VectorNameRow.last_version).where(VectorNameRow.name == name))
     if last is None:
         await connection.execute(insert(VectorNameRow).values(name=name, last_version=1))
@@ -172,28 +186,28 @@ async def _refuse_if_used(connection: AsyncConnection, name: str) -> None:
 
 
 def _conditions(where: VectorFilter) -> list[ColumnElement[bool]]:
-    """What StoredVector.matches says, in SQL."""
+    """Expresses StoredVector.matches in SQL."""
     conditions: list[ColumnElement[bool]] = []
     if where.tag is not None:
         conditions.append(VectorRow.tags.contains(f" {where.tag} ", autoescape=True))
     if where.method is not None:
         conditions.append(VectorRow.method == where.method)
     if where.search is not None:
-        sought = fold(where.search)
-        in_name = VectorRow.name.contains(sought, autoescape=True)
-        conditions.append(or_(in_name, VectorRow.searched.contains(sought, autoescape=True)))
+        text = fold(where.search)
+        in_name = VectorRow.name.contains(text, autoescape=True)
+        conditions.append(or_(in_name, VectorRow.searched.contains(text, autoescape=True)))
     return conditions
 
 
-def _restore_sound(stored: Sequence[StoredVector]) -> tuple[ConceptVector, ...]:
-    """Sets damaged vectors aside: one of them must not hide the others. Reading it by name says what is wrong."""
-    sound = []
+def _deserialize_valid(stored: Sequence[StoredVector]) -> tuple[ConceptVector, ...]:
+    """Leaves out damaged vectors: one must not hide the others. Reading it by name raises the error."""
+    valid = []
     for one in stored:
         try:
-            sound.append(restore(one))
+            valid.append(deserialize(one))
         except StoreCorrupt as error:
             log.warning("left out of a listing: %s", error.message)
-    return tuple(sound)
+    return tuple(valid)
 
 
 def _join(tags: tuple[str, ...]) -> str:

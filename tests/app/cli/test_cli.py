@@ -8,7 +8,7 @@ import pytest
 
 from app.cli.main import main
 from app.cli.serve import settings_of
-from app.services.gguf_export import control_vector
+from app.gguf_format import write_control_vector
 from steering.client import Client
 from tests.app.conftest import D_MODEL
 from tests.app.running import running
@@ -183,7 +183,7 @@ def test_a_vector_goes_out_and_comes_in_unchanged_in_every_format(steer: Steer, 
 
 def test_a_control_vector_needs_a_name_when_it_comes_in(steer: Steer, tmp_path: Path) -> None:
     file = tmp_path / "v.gguf"
-    file.write_bytes(control_vector({1: [1.0] * D_MODEL}, {1: 1.0}, "m"))
+    file.write_bytes(write_control_vector({1: [1.0] * D_MODEL}, {1: 1.0}, "m"))
     steer("vectors", "import", str(file), code=2)
 
 

@@ -43,7 +43,7 @@ def test_a_profile_without_interventions_is_wrong_usage(steer: Steer) -> None:
 def test_the_default_steering_is_set_shown_and_cleared(steer: Steer) -> None:
     assert steer("default", "show")[0] == "none\n"
     steer("default", "set", "--steering", '{"vector": "calm", "operation": "ablate"}')
-    assert steer("default", "show")[0] == "ablate calm +1\n"
+    assert steer("default", "show")[0] == "ablate calm@1 +1\n"
     assert json.loads(steer("default", "show", "--json")[0])["interventions"][0]["operation"] == "ablate"
     steer("default", "clear")
     assert steer("default", "show")[0] == "none\n"

@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 
-from app.cli.formats.gguf_import import read_control_vector
-from app.services import gguf_export as control_vector
+from app.gguf_format import read_control_vector, write_control_vector
 from steering.errors import InvalidRequest
 
 
 def test_a_control_vector_is_what_llama_cpp_reads_and_its_tensors_are_ours(tmp_path: Path) -> None:
     file = tmp_path / "v.gguf"
     unit = [0.6, 0.8, 0.0, 0.0]
-    file.write_bytes(control_vector.control_vector({12: unit, 3: unit}, {3: 2.0, 12: 0.5}, "llama"))
+    file.write_bytes(write_control_vector({12: unit, 3: unit}, {3: 2.0, 12: 0.5}, "llama"))
     reader = GGUFReader(file)
     fields = {name: field.contents() for name, field in reader.fields.items()}
     assert fields["general.architecture"] == "controlvector"
@@ -32,7 +31,7 @@ def test_a_control_vector_is_what_llama_cpp_reads_and_its_tensors_are_ours(tmp_p
 @pytest.mark.parametrize("directions", [{0: [1.0]}, {0: [1.0], 3: [1.0]}, {}])
 def test_layer_0_cannot_be_written_nor_no_layer_at_all(directions: dict[int, list[float]]) -> None:
     with pytest.raises(InvalidRequest, match="layer"):
-        control_vector.control_vector(directions, dict.fromkeys(directions, 1.0), "m")
+        write_control_vector(directions, dict.fromkeys(directions, 1.0), "m")
 
 
 def written(path: Path, tensors: dict[str, Any]) -> Path:

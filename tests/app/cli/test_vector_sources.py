@@ -101,7 +101,7 @@ def test_weights_that_are_none_are_refused(tmp_path: Path) -> None:
         ('{"1": [1, "2"]}', "1.1"),
         ('{"one": [1]}', "one"),
         ('{"1": [NaN]}', "not finite"),
-        ('{"1": [1], "1": [2]}', "duplicate key"),
+        ('{"1": [1], "1": [2]}', "given twice"),
         ('{"directions": {"1": [1]}, "owner": "me"}', "owner"),
         ('{"directions": {"1": [1]}, "scale": {"1": -1}}', "scale.1"),
         ('"text"', "dict"),

@@ -2,63 +2,17 @@
 
 import asyncio
 import contextlib
-import socket
-import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import httpx2
 import pytest
-import uvicorn
 
-from app.http.protocol import MAX_HEAD_BYTES, BoundedProtocol
-from app.main import create_app
-from app.server import DrainingServer
-from app.settings import Settings
-from tests.app.conftest import memory_store, state
+from app.http.protocol import MAX_HEAD_BYTES
+from tests.app.http.listening import Listening
 from tests.fakes import ScriptedEngine
 from tests.polling import until
 
 PAIRS = [{"positive": f"good day {i}", "negative": f"bad day {i}"} for i in range(200)]
-
-
-class Listening:
-    """A server in a thread of its own, on a port that was free."""
-
-    def __init__(self, engine: ScriptedEngine) -> None:
-        self.engine = engine
-        self.app = create_app(Settings(), lambda _: engine, memory_store)
-        self.state = state(self.app)
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._socket.getsockname()[1]
-        config = uvicorn.Config(
-            self.app, http=BoundedProtocol, log_config=None, server_header=False, timeout_graceful_shutdown=1
-        )
-        self._server = DrainingServer(config, self.state)
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
-        self._loop: asyncio.AbstractEventLoop
-
-    async def _serve(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        await self._server.serve([self._socket])
-
-    async def __aenter__(self) -> "Listening":
-        self._thread.start()
-        await until(lambda: self._server.started and self.state.loaded.is_set())
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.should_exit = True
-        await asyncio.to_thread(self._thread.join, 20)
-        assert not self._thread.is_alive()
-
-    def act(self, what: Callable[[], None]) -> None:
-        """Does something in the server's loop, whose events are its own, before it reads what is sent from now on."""
-        self._loop.call_soon_threadsafe(what)
-
-    def quiet(self) -> bool:
-        """Whether nothing runs, waits or is lent."""
-        stats = self.engine.stats()
-        return (stats.running, stats.waiting, self.state.permits.taken, self.state.in_flight) == (0, 0, 0, 0)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from app import errors as http_errors
 from app.http.errors import OUTCOMES, outcome_of
 from steering import errors
 from tests.app.conftest import Server, StartServer
@@ -30,22 +31,22 @@ def test_every_error_of_the_tree_has_an_outcome() -> None:
     for kind in tree:
         tree.extend(kind.__subclasses__())
         assert 400 <= outcome_of(kind("x")).status < 600
-    own = {kind for kind in tree if kind.__module__ == "steering.errors"}
+    own = {kind for kind in tree if kind.__module__ in ("steering.errors", "app.errors")}
     assert set(OUTCOMES) <= own
 
 
 def test_statuses_are_those_of_the_contract() -> None:
     expected = {
         errors.InvalidRequest: 400, errors.VectorModelMismatch: 400, errors.ContextLengthExceeded: 400,
-        errors.LimitExceeded: 400, errors.UnsupportedParameter: 400, errors.InvalidApiKey: 401,
-        errors.InsufficientScope: 403, errors.VectorNotFound: 404, errors.JobNotFound: 404, errors.VectorInUse: 409,
-        errors.BodyTooLarge: 413, errors.UnsupportedMediaType: 415, errors.NonfiniteActivations: 422,
-        errors.Overloaded: 429, errors.RateLimited: 429, errors.InternalError: 500, errors.NotReady: 503,
-        errors.Draining: 503, errors.EngineDead: 503, errors.StoreUnavailable: 503, errors.OutOfMemory: 507,
+        errors.LimitExceeded: 400, errors.UnsupportedParameter: 400, http_errors.InvalidApiKey: 401,
+        http_errors.InsufficientScope: 403, errors.VectorNotFound: 404, errors.JobNotFound: 404, errors.VectorInUse: 409,
+        http_errors.BodyTooLarge: 413, http_errors.UnsupportedMediaType: 415, errors.NonfiniteActivations: 422,
+        errors.Overloaded: 429, http_errors.RateLimited: 429, errors.InternalError: 500, errors.NotReady: 503,
+        http_errors.Draining: 503, errors.EngineDead: 503, errors.StoreUnavailable: 503, errors.OutOfMemory: 507,
         errors.StorageFull: 507,
     }  # fmt: skip
     assert {kind: outcome_of(kind("x")).status for kind in expected} == expected
-    for kind in (errors.Overloaded, errors.NotReady, errors.Draining, errors.RateLimited, errors.EngineDead):
+    for kind in (errors.Overloaded, errors.NotReady, http_errors.Draining, http_errors.RateLimited, errors.EngineDead):
         assert outcome_of(kind("x")).retry_after
 
 

@@ -1,11 +1,12 @@
-"""Every limit plus one is refused with 400 before any work; a full house is refused with 429 at once."""
+"""Every limit plus one is refused with 400 before any work; a full server is refused with 429 at once."""
 
 import asyncio
 from typing import Any
 
 import pytest
+from anyio import CapacityLimiter
 
-from app.http.admission import AdmissionControl
+from app.http.admission import Admission, MemoryBudget
 from app.settings import Settings
 from steering.errors import Overloaded
 from tests.app.conftest import Server, StartServer
@@ -81,12 +82,12 @@ async def test_capabilities_show_every_limit(server: Server) -> None:
     assert shown["max_n"] == 8
 
 
-async def test_a_full_house_answers_429_at_once_and_opens_again(start: StartServer) -> None:
+async def test_a_full_server_answers_429_at_once_and_opens_again(start: StartServer) -> None:
     gate = asyncio.Event()
     server = await start(ScriptedEngine(gate=gate), max_running=1, max_waiting=1)
     ask = {"prompt": "a", "max_tokens": 1}
     running = [asyncio.create_task(server.client.post("/v1/generate", json=ask)) for _ in range(2)]
-    await until(lambda: server.state.permits.taken == 2)
+    await until(lambda: server.state.rows_in_use == 2)
     for path, body in (("/v1/generate", ask), ("/v1/generate", {**ask, "stream": True}), ("/v1/compare", {})):
         refused = await server.client.post(path, json=body)
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "overloaded")
@@ -94,7 +95,7 @@ async def test_a_full_house_answers_429_at_once_and_opens_again(start: StartServ
     assert (await server.client.get("/health/ready")).status_code == 200
     gate.set()
     assert [answer.status_code for answer in await asyncio.gather(*running)] == [200, 200]
-    assert server.state.permits.taken == 0
+    assert server.state.rows_in_use == 0
     assert (await server.client.post("/v1/generate", json=ask)).status_code == 200
 
 
@@ -112,15 +113,19 @@ async def test_an_engine_that_is_full_is_429_too(start: StartServer) -> None:
     await first
 
 
-def test_permits_count_rows_and_give_them_back() -> None:
-    permits = AdmissionControl(3)
-    lease = permits.lease()
-    lease.take(1)
-    lease.take(3)
-    lease.take(2)
-    assert permits.taken == 3
+async def test_admission_counts_rows_and_returns_them() -> None:
+    limiter = CapacityLimiter(3)
+    rows = Admission(limiter, MemoryBudget(1))
+    rows.take(1)
+    rows.take(3)
+    rows.take(2)
+    assert limiter.available_tokens == 0
+    other = Admission(limiter, MemoryBudget(1))
     with pytest.raises(Overloaded):
-        permits.lease().take(1)
-    lease.close()
-    lease.close()
-    assert permits.taken == 0
+        other.take(1)
+    rows.close()
+    rows.close()
+    assert limiter.available_tokens == 3
+    with pytest.raises(Overloaded):
+        other.take(4)
+    assert limiter.available_tokens == 3

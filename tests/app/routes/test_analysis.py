@@ -89,9 +89,9 @@ async def test_maps_that_are_not_linear_have_points_alone(server: Server, method
 async def test_a_reading_that_takes_too_long_is_ended_and_frees_its_place(start: StartServer) -> None:
     server = await start(ScriptedEngine(token_seconds=0.2), request_seconds=0.3)
     answer = await server.client.post("/v1/latent-space", json={"texts": TEXTS})
-    assert answer.json()["error"]["code"] == "limit_exceeded"
+    assert answer.json()["error"]["code"] == "request_timed_out"
     await until(lambda: server.engine.stats().running == 0)
-    assert server.state.permits.taken == 0
+    assert server.state.rows_in_use == 0
 
 
 async def test_the_lens_says_what_a_residual_would_become(server: Server) -> None:

@@ -107,7 +107,7 @@ async def test_a_version_that_came_meanwhile_is_not_saved_over(start: StartServe
     gate.set()
     found = await work
     assert found["saved"] is None
-    assert "not saved: mood@2 came while mood@1" in found["warnings"][-1]
+    assert "not saved: mood@2 was created while mood@1" in found["warnings"][-1]
 
 
 class HeldEngine(LinearEngine):
@@ -158,7 +158,7 @@ async def test_a_cancelled_evaluation_frees_its_rows_and_keeps_nothing(start: St
     await server.register("mood")
     job = (await server.client.post("/v1/evaluations", json={**DOSE, "save": True})).json()
     await until(lambda: server.engine.stats().running > 1)
-    assert server.state.permits.taken == 0, "a job takes no place of live traffic"
+    assert server.state.rows_in_use == 0, "a job takes no place of live traffic"
     cancelled = (await server.client.delete(f"/v1/jobs/{job['id']}")).json()
     assert cancelled["status"] == "cancelled"
     assert server.engine.stats().running == 0

@@ -18,7 +18,7 @@ async def test_plain_answer(server: Server) -> None:
     assert answer["seed"] == 7
     assert answer["usage"] == {"prompt_tokens": 17, "completion_tokens": 8, "total_tokens": 25, "cached_tokens": 0}
     assert answer["steering"].pop("record")["sampling"]["seed"] == 7
-    assert answer["steering"] == {"fingerprint": "", "applied": [], "warnings": []}
+    assert answer["steering"] == {"fingerprint": "", "applied": [], "relative_dose_total": 0.0, "warnings": []}
 
 
 async def test_same_seed_same_tokens_and_a_chosen_seed_is_told(server: Server) -> None:

@@ -71,7 +71,7 @@ async def test_what_is_no_form_of_steering_is_told_both_forms(server: Server, st
 async def test_a_vector_of_the_default_steering_cannot_go(server: Server) -> None:
     await server.register()
     await server.client.put("/v1/steering", json={"interventions": [{"vector": "sentiment"}]})
-    assert (await server.client.get("/v1/steering")).json()["interventions"][0]["vector"] == "sentiment"
+    assert (await server.client.get("/v1/steering")).json()["interventions"][0]["vector"] == "sentiment@1"
     assert (await server.client.delete("/v1/vectors/sentiment")).status_code == 409
     assert (await server.client.delete("/v1/steering")).status_code == 204
     assert (await server.client.delete("/v1/vectors/sentiment")).status_code == 204

@@ -103,7 +103,7 @@ async def test_every_arm_of_a_comparison_can_be_replayed(client: httpx2.AsyncCli
 @pytest.mark.parametrize(
     ("change", "status", "word"),
     [
-        ({"model": {"fingerprint": "0" * 64}}, 404, "not loaded"),
+        ({"model": {"fingerprint": "0" * 64}}, 404, "the loaded model is"),
         ({"model": {"dtype": "float16"}}, 400, "float16"),
         ({"vectors": {"alpha@1": "0" * 64}}, 404, "alpha@1"),
         ({"vectors": {"alpha@9": "0" * 64}}, 404, "alpha"),

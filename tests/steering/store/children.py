@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 import torch
 from sqlalchemy import text
 
+from steering.store import open_store
 from steering.store.base import JobRecord, Store, VectorFilter
-from steering.store.opening import open_store
 from steering.store.sql.store import SqlStore
 from tests.steering.store.planted import planted, same_numbers
 

@@ -13,7 +13,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.schema import CreateTable
 
 from steering.errors import InternalError, InvalidRequest, StorageFull, StoreCorrupt, StoreUnavailable
-from steering.store.opening import open_store
+from steering.store import open_store
 from steering.store.sql.address import check_driver, read_address
 from steering.store.sql.failures import meaning, translated
 from steering.store.sql.tables import Base

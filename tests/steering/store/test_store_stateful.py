@@ -13,9 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from steering.errors import SteeringError
 from steering.spec import SteeringSpec
+from steering.store import open_store
 from steering.store.base import JobRecord, Profile, Store, VectorFilter
 from steering.store.memory import MemoryStore
-from steering.store.opening import open_store
 from steering.vectors import ConceptVector
 from tests.steering.store.planted import planted
 

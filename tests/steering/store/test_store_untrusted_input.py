@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from steering.errors import InvalidRequest, LimitExceeded, SteeringError, UnsupportedMediaType, VectorModelMismatch
+from steering.errors import InvalidRequest, LimitExceeded, SteeringError, UnsupportedFormat, VectorModelMismatch
 from steering.store.formats.blob import OWN, decode, encode
 from steering.vectors import ConceptVector
 from tests.steering.store.files import KEY, SAID, TENSORS, VECTOR, changed, file_of, with_header
@@ -133,13 +133,13 @@ class TestFiles:
         ],
     )
     def test_other_formats_are_another_media_type(self, content: bytes) -> None:
-        with pytest.raises(UnsupportedMediaType):
+        with pytest.raises(UnsupportedFormat):
             decode(content)
 
     def test_every_truncation_is_refused(self) -> None:
         content = encode(VECTOR)
         for length in range(len(content)):
-            with pytest.raises((InvalidRequest, UnsupportedMediaType)):
+            with pytest.raises((InvalidRequest, UnsupportedFormat)):
                 decode(content[:length])
         with pytest.raises(InvalidRequest):
             decode(content + b"\x00")

@@ -1,0 +1,64 @@
+"""POST /v1/generate, /v1/compare, /v1/replay: text, steered, plain or as a stream."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from app.http.dependencies import AdmittedDep
+from app.http.request_reading import ApiRoute, needs
+from app.http.streaming import event_stream
+from app.services.generation import compare as comparison
+from app.services.generation import generate as generation
+from app.services.generation import replay as repetition
+from steering.schemas.comparison import CompareAnswer, CompareRequest
+from steering.schemas.generation import GenerateAnswer, GenerateRequest
+from steering.schemas.replay import Record
+
+router = APIRouter(route_class=ApiRoute, tags=["generation"])
+_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
+
+
+@router.post(
+    "/v1/generate",
+    openapi_extra=needs("generate"),
+    response_model=GenerateAnswer,
+    response_model_exclude_none=True,
+    responses=_STREAM,
+)
+async def generate(body: GenerateRequest, context: AdmittedDep) -> GenerateAnswer | Response:
+    """Answers a prompt: the text, the seed that repeats it, and the applied steering."""
+    work = await generation.prepare(context, body)
+    context.admission.take(work.n)
+    if body.stream:
+        return await event_stream(context.state, generation.events(work))
+    return generation.answer(work, await generation.run(work))
+
+
+@router.post(
+    "/v1/compare",
+    openapi_extra=needs("generate"),
+    response_model=CompareAnswer,
+    response_model_exclude_none=True,
+    responses=_STREAM,
+)
+async def compare(body: CompareRequest, context: AdmittedDep) -> CompareAnswer | Response:
+    """Answers a prompt with several arms: the text and metrics of each, and the differences from the baseline."""
+    work = await comparison.prepare(context, body)
+    context.admission.take(work.rows)
+    if body.stream:
+        return await event_stream(context.state, comparison.events(work))
+    return comparison.answer(work, await comparison.run(work))
+
+
+@router.post(
+    "/v1/replay",
+    openapi_extra=needs("generate"),
+    response_model=GenerateAnswer,
+    response_model_exclude_none=True,
+)
+async def replay(body: Record, context: AdmittedDep) -> GenerateAnswer:
+    """Repeats an answer. The body is `steering.record` of that answer, unchanged."""
+    work = await repetition.prepare(context, body)
+    context.admission.take(work.n)
+    return generation.answer(work, await generation.run(work))

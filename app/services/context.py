@@ -1,0 +1,109 @@
+"""Context: the server as one request may use it, and the resolution of names in requests."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from app.http.admission import Admission
+from app.http.authentication import Key
+from app.services.jobs import Jobs
+from app.services.limits import check_limit, check_steering
+from app.settings import Settings
+from app.state import AppState
+from steering.engine.api import Engine, Reading
+from steering.errors import InvalidRequest
+from steering.plan.dose import DoseGuard
+from steering.plan.layers import check_model
+from steering.plan.types import SteeringPlan
+from steering.schemas.steering import ProfileSteering, Steering
+from steering.spec import InterventionSpec, SteeringSpec
+from steering.store.base import Store
+from steering.vectors import ConceptVector, VectorId
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Context:
+    """One request's caller, its rows and memory, and the state of its server."""
+
+    state: AppState
+    key: Key
+    admission: Admission
+
+    @property
+    def engine(self) -> Engine:
+        """The engine. Raises NotReady, EngineDead."""
+        return self.state.engine
+
+    @property
+    def store(self) -> Store:
+        """The store. Raises NotReady."""
+        return self.state.store
+
+    @property
+    def jobs(self) -> Jobs:
+        """The jobs. Raises NotReady."""
+        return self.state.jobs
+
+    @property
+    def settings(self) -> Settings:
+        """The operator's settings."""
+        return self.state.settings
+
+    @property
+    def cache_salt(self) -> str:
+        """Separates the prefix cache by key: `cached_tokens` would otherwise reveal how the prompts of others begin."""
+        return self.key.name
+
+    async def vector(self, text: str, param: str = "vector") -> ConceptVector:
+        """Returns the vector `name` or `name@3`. Raises VectorNotFound, or InvalidRequest for what is not a name."""
+        key = VectorId.parse(text, param)
+        return await self.store.vectors.get(key.name, key.version)
+
+    async def vector_version(self, text: str, version: int | None) -> ConceptVector:
+        """Returns the vector `name@3`, or `name` with `?version=3`. Raises InvalidRequest when both are given."""
+        key = VectorId.parse(text, "name")
+        if key.version is not None and version is not None:
+            raise InvalidRequest("give the version once: in the name or as ?version=", param="version")
+        return await self.store.vectors.get(key.name, version if key.version is None else key.version)
+
+    async def model_vectors(self, names: Sequence[str], param: str) -> dict[str, ConceptVector]:
+        """Returns vectors of the loaded model by the names given. Raises LimitExceeded, VectorModelMismatch."""
+        check_limit(len(names), self.settings.max_readouts, param, param)
+        found = {name: await self.vector(name, param) for name in dict.fromkeys(names)}
+        for vector in found.values():
+            check_model(vector, self.engine.info)
+        return found
+
+    async def readings(self, names: Sequence[str], param: str = "readout") -> tuple[Reading, ...]:
+        """Returns live readouts of vectors, each at the middle of its recommended layers, in natural scales."""
+        readings = []
+        for name, vector in (await self.model_vectors(names, param)).items():
+            layers = vector.recommended_layers()
+            layer = layers[len(layers) // 2]
+            entry = vector.at(layer)
+            readings.append(Reading(name, layer, entry.direction, entry.scale))
+        return tuple(readings)
+
+    async def plan(self, steering: Steering | None) -> SteeringPlan:
+        """Resolves the steering of a request. Names are resolved once; the answer reports the versions used.
+
+        Absent steering means the default, which is already resolved. A profile's interventions come before the request's.
+        """
+        if steering is None:
+            return self.state.default_steering.plan
+        interventions: Sequence[InterventionSpec]
+        if isinstance(steering, ProfileSteering):
+            profile = await self.store.profiles.get(steering.profile)
+            interventions = (*profile.steering.interventions, *steering.interventions)
+        else:
+            interventions = steering
+        return await self.resolve(interventions)
+
+    async def resolve(self, interventions: Sequence[InterventionSpec]) -> SteeringPlan:
+        """Checks interventions against the limits and resolves them for the loaded model, under the dose guard.
+
+        Every route that takes steering calls this: generation, replay, profiles and the default included.
+        """
+        check_steering(self.settings, interventions)
+        guard = DoseGuard(self.settings.dose_bound, self.settings.dose_action)
+        spec = SteeringSpec(interventions=tuple(interventions))
+        return await self.state.plans.resolve(spec, self.store.vectors, self.engine.info, guard)

@@ -1,0 +1,1 @@
+"""Use cases that generate text: generate, compare, replay."""

@@ -1,0 +1,101 @@
+"""Answers one prompt n times, steered: as one response or as a stream of events."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from app.http.sse import Event
+from app.services.context import Context
+from app.services.generation.flags import NO_FLAGS, Flags
+from app.services.generation.responses import applied_steering, choice_answer, record_of, token_piece, usage_of
+from app.services.inputs import prompt_of, sampling_params, tokenize
+from app.services.limits import check_limit, check_sampling
+from steering.engine.api import GenerationRequest, TokenEvent
+from steering.schemas.generation import GenerateAnswer, GenerateRequest
+from steering.schemas.replay import Record
+from steering.workflows.generate import Answer, answers, assemble, choices, interleaved, stream_events
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Generation:
+    """A generation whose names are resolved. tokens: whether the response lists tokens. warnings: added to the plan's."""
+
+    context: Context
+    request: GenerationRequest
+    n: int
+    tokens: bool
+    flags: Flags = NO_FLAGS
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def record(self) -> Record:
+        """The record that repeats these answers."""
+        engine, request = self.context.engine, self.request
+        prompt = engine.tokenizer.encode(request.prompt)
+        return record_of(engine, self.context.settings.engine, prompt, request.sampling, request.plan, self.n)
+
+
+def check(context: Context, body: GenerateRequest) -> None:
+    """Raises LimitExceeded for what is beyond the operator's limits."""
+    check_sampling(context.settings, body, body.n)
+    check_limit(len(body.flag), context.settings.max_readouts, "flags", "flag")
+
+
+async def prepare(context: Context, body: GenerateRequest) -> Generation:
+    """Resolves the request. Everything that can be refused is refused here, before any device work."""
+    check(context, body)
+    plan = await context.plan(body.steering)
+    readings = await context.readings(body.readout)
+    readings += await context.readings([one.vector for one in body.flag if one.vector not in body.readout], "flag")
+    prompt = await tokenize(context.engine, prompt_of(body, context.settings), body.max_tokens)
+    sampling = sampling_params(body, prompt.max_tokens)
+    request = GenerationRequest(prompt.token_ids, sampling, plan, readings, cache_salt=context.cache_salt)
+    flags = Flags(tuple(body.flag), context.state.metrics)
+    return Generation(context, request, body.n, body.lists_tokens, flags)
+
+
+async def run(work: Generation) -> tuple[Answer, ...]:
+    """Returns all answers when the last one has ended."""
+    found = await answers(work.context.engine, work.request, work.n)
+    for one in found:
+        for event in one.events:
+            work.flags.count(event)
+    return found
+
+
+def answer(work: Generation, found: tuple[Answer, ...]) -> GenerateAnswer:
+    """Builds the response, which is also the data of the `done` event."""
+    engine, request = work.context.engine, work.request
+    reports = [one.finish.steering for one in found]
+    return GenerateAnswer(
+        id=f"gen-{secrets.token_hex(12)}",
+        model=engine.info.name,
+        seed=request.sampling.seed,
+        choices=[
+            choice_answer(i, one, engine.tokenizer, tokens=work.tokens, flags=work.flags.raised(one.events))
+            for i, one in enumerate(found)
+        ],
+        usage=usage_of(found),
+        steering=applied_steering(request.plan, reports, work.record, work.warnings),
+    )
+
+
+async def events(work: Generation) -> AsyncGenerator[Event, None]:
+    """Yields a `token` event for each token of every answer, then `done`. Closing it frees every row."""
+    observed: list[list[TokenEvent]] = [[] for _ in range(work.n)]
+    started: float | None = time.perf_counter()
+    tokenizer = work.context.engine.tokenizer
+    streams = [stream_events(work.context.engine, one) for one in choices(work.request, work.n)]
+    async with aclosing(interleaved(streams)) as tokens:
+        async for choice, event in tokens:
+            if started is not None:
+                work.context.state.metrics.first_token_seconds.observe(time.perf_counter() - started)
+                started = None
+            observed[choice].append(event)
+            if event.token_id >= 0 or event.text:
+                yield Event(token_piece(event, choice, tokenizer, flags=work.flags.count(event)), "token")
+    await asyncio.sleep(0)  # the last tokens of all streams are sent before any response is built
+    yield Event(answer(work, tuple(assemble(one) for one in observed)), "done")

@@ -1,0 +1,64 @@
+"""Repeats a generation from the record of its answer."""
+
+from app.services.context import Context
+from app.services.generation.generate import Generation
+from app.services.inputs import sampling_params
+from app.services.limits import check_sampling
+from steering.engine.api import GenerationRequest
+from steering.engine.prompts import encode_prompt
+from steering.errors import InvalidRequest, ModelNotFound, VectorNotFound
+from steering.schemas.replay import Record, RecordedModel
+from steering.vectors import VectorId
+
+
+def check(context: Context, record: Record) -> None:
+    """Raises LimitExceeded for a record beyond the operator's limits, and what `_check_model` raises."""
+    check_sampling(context.settings, record.sampling, record.n)
+    _check_model(context, record.model)
+
+
+async def prepare(context: Context, record: Record) -> Generation:
+    """Returns the same generation again. Raises ModelNotFound, VectorNotFound or InvalidRequest for what has changed."""
+    check(context, record)
+    engine = context.engine
+    await _check_vectors(context, record)
+    plan = await context.resolve(record.interventions)
+    if plan.fingerprint != record.fingerprint:
+        raise InvalidRequest(
+            "the recorded interventions resolve to another plan now: the dose guard has changed, or the record was edited",
+            param="fingerprint",
+        )
+    prompt = await encode_prompt(engine.tokenizer, tuple(record.prompt))
+    sampling = sampling_params(record.sampling, record.sampling.max_tokens)
+    request = GenerationRequest(prompt, sampling, plan, cache_salt=context.cache_salt)
+    executor = engine.stats().executor
+    warnings: tuple[str, ...] = ()
+    if record.model.executor not in (None, executor):
+        warnings = (f"recorded with executor {record.model.executor!r}, replayed with {executor!r}: tokens may differ",)
+    return Generation(context, request, record.n, tokens=True, warnings=warnings)
+
+
+def _check_model(context: Context, recorded: RecordedModel) -> None:
+    info, engine = context.engine.info, context.settings.engine
+    if recorded.fingerprint != info.fingerprint:
+        raise ModelNotFound(
+            f"the record was made with model {recorded.name!r}; the loaded model is {info.name!r}", param="model"
+        )
+    if (recorded.dtype, recorded.engine) != (info.dtype, engine):
+        raise InvalidRequest(
+            f"the record was made in {recorded.dtype} by engine {recorded.engine!r}; this server computes in "
+            f"{info.dtype} by {engine!r}, where tokens may differ",
+            param="model",
+        )
+
+
+async def _check_vectors(context: Context, record: Record) -> None:
+    """Raises VectorNotFound for a vector that was deleted and created again: its version has other content."""
+    for name, sha256 in record.vectors.items():
+        key = VectorId.parse(name, "vectors")
+        vector = await context.store.vectors.get(key.name, key.version)
+        if vector.sha256 != sha256:
+            raise VectorNotFound(
+                f"vector {name} no longer has the recorded digest {sha256[:12]}…; it is now {vector.sha256[:12]}…",
+                param="vectors",
+            )

@@ -1,0 +1,148 @@
+"""Builds the parts of generation responses: tokens, choices, usage, applied steering, the replay record."""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from steering.engine.api import Engine, SamplingParams, SteeringReport, TokenEvent, Tokenizer
+from steering.plan.types import SteeringPlan
+from steering.schemas.base import by_layer
+from steering.schemas.generation import Choice, RaisedFlag, Token, Usage
+from steering.schemas.replay import Record, RecordedModel, RecordedSampling
+from steering.schemas.steering import AppliedIntervention, AppliedSteering
+from steering.workflows.generate import Answer
+
+
+def record_of(
+    engine: Engine, engine_name: str, prompt: tuple[int, ...], sampling: SamplingParams, plan: SteeringPlan, n: int
+) -> Record:
+    """Records everything the answers of a request depend on."""
+    info = engine.info
+    return Record(
+        prompt=prompt,
+        sampling=RecordedSampling(
+            max_tokens=sampling.max_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            min_p=sampling.min_p,
+            repetition_penalty=sampling.repetition_penalty,
+            presence_penalty=sampling.presence_penalty,
+            frequency_penalty=sampling.frequency_penalty,
+            logit_bias={str(token): bias for token, bias in sampling.logit_bias.items()},
+            stop=sampling.stop,
+            seed=sampling.seed,
+        ),
+        n=n,
+        interventions=plan.spec.interventions,
+        vectors=dict(plan.vectors),
+        fingerprint=plan.fingerprint,
+        model=RecordedModel(
+            name=info.name,
+            fingerprint=info.fingerprint,
+            dtype=info.dtype,
+            engine=engine_name,
+            executor=engine.stats().executor,
+        ),
+    )
+
+
+def applied_steering(
+    plan: SteeringPlan,
+    reports: Sequence[SteeringReport],
+    record: Record | None = None,
+    warnings: Sequence[str] = (),
+) -> AppliedSteering:
+    """Reports the plan and what the engine measured: doses averaged over all answers, fired if it fired in any."""
+    applied = []
+    for index, one in enumerate(plan.interventions):
+        doses = [report.doses[index] for report in reports if index < len(report.doses)]
+        fired_at = [report.fired_at[index] for report in reports if index < len(report.fired_at)]
+        applied.append(
+            AppliedIntervention(
+                vector=one.vector,
+                sha256=one.sha256,
+                operation=one.spec.operation,
+                layers=list(one.layers),
+                strength=one.spec.strength,
+                unit=one.spec.unit,
+                planned_dose=by_layer(one.planned_dose),
+                relative_dose=by_layer(_mean_doses(doses)),
+                fired=any(report.fired[index] for report in reports if index < len(report.fired)),
+                fired_at=min((token for token in fired_at if token is not None), default=None),
+            )
+        )
+    clamped = sum(report.clamped for report in reports)
+    notes = (
+        [f"the dose guard scaled the change down {clamped} times, counted over tokens and layers"] if clamped else []
+    )
+    return AppliedSteering(
+        fingerprint=plan.fingerprint,
+        applied=applied,
+        relative_dose_total=fmean(report.total for report in reports) if reports else 0.0,
+        warnings=[*plan.warnings, *warnings, *notes],
+        record=record,
+    )
+
+
+def _mean_doses(doses: Sequence[Mapping[int, float]]) -> dict[int, float]:
+    if len(doses) == 1:
+        return dict(doses[0])
+    layers = {layer for one in doses for layer in one}
+    return {layer: fmean(one[layer] for one in doses if layer in one) for layer in layers}
+
+
+def token_fields(event: TokenEvent, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Returns the measurements of one token; fields that were not requested are absent, non-finite numbers null."""
+    fields: dict[str, Any] = {"text": event.text}
+    if event.logprob is not None:
+        fields["logprob"] = _finite(event.logprob)
+    if event.top_logprobs:
+        fields["top_logprobs"] = [
+            {"id": token, "text": tokenizer.token_text(token), "logprob": _finite(logprob)}
+            for token, logprob in event.top_logprobs
+        ]
+    if event.readout:
+        fields["readout"] = {name: _finite(score) for name, score in event.readout.items()}
+    return fields
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def token_piece(
+    event: TokenEvent, choice: int, tokenizer: Tokenizer, arm: str | None = None, flags: list[int] | None = None
+) -> dict[str, Any]:
+    """Returns the data of one `token` event, in the form of TokenPiece.
+
+    A dict and not the model, because this runs for every token: building and framing takes 6 us instead of 17 us.
+    """
+    piece: dict[str, Any] = {} if arm is None else {"arm": arm}
+    piece |= {"choice": choice, "index": event.index, **token_fields(event, tokenizer)}
+    if event.token_id >= 0:
+        piece["id"] = event.token_id
+    if flags is not None:
+        piece["flags"] = flags
+    return piece
+
+
+def choice_answer(
+    index: int, answer: Answer, tokenizer: Tokenizer, *, tokens: bool, flags: list[RaisedFlag] | None = None
+) -> Choice:
+    """Describes one answer, with its tokens if they were requested."""
+    listed = [Token(id=event.token_id, **token_fields(event, tokenizer)) for event in answer.events] if tokens else None
+    return Choice(index=index, text=answer.text, finish_reason=answer.finish.reason, tokens=listed, flags=flags)
+
+
+def usage_of(answers: Sequence[Answer]) -> Usage:
+    """Counts the tokens of all answers; the prompt is counted once."""
+    prompt = answers[0].finish.prompt_tokens
+    completion = sum(answer.finish.completion_tokens for answer in answers)
+    return Usage(
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        total_tokens=prompt + completion,
+        cached_tokens=answers[0].finish.cached_tokens,
+    )

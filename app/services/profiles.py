@@ -1,0 +1,33 @@
+"""Stores profiles and the default steering, after checking them against limits and the loaded model."""
+
+from collections.abc import Sequence
+
+from app.default_steering import pin
+from app.services.context import Context
+from steering.schemas.profiles import ProfileRequest
+from steering.spec import InterventionSpec, SteeringSpec
+from steering.store.base import Profile
+from steering.vectors import check_name
+
+
+async def put(context: Context, name: str, body: ProfileRequest) -> Profile:
+    """Stores a profile under a name."""
+    check_name(name)
+    await context.resolve(body.interventions)
+    spec = SteeringSpec(interventions=tuple(body.interventions))
+    return await context.store.profiles.put(Profile(name, spec, body.description))
+
+
+async def put_default(context: Context, interventions: Sequence[InterventionSpec]) -> SteeringSpec:
+    """Sets the default steering, with its vectors pinned to their versions."""
+    await context.resolve(interventions)
+    spec = await pin(SteeringSpec(interventions=tuple(interventions)), context.store)
+    await context.store.profiles.set_default(spec)
+    await context.state.default_steering.use(spec, context.store, context.engine)
+    return spec
+
+
+async def clear_default(context: Context) -> None:
+    """Clears the default steering."""
+    await context.store.profiles.set_default(None)
+    await context.state.default_steering.use(None, context.store, context.engine)

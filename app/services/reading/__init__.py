@@ -1,0 +1,1 @@
+"""Use cases that read texts: readout, latent space, logit lens."""

@@ -1,0 +1,100 @@
+"""Builds the response models of stored things: vectors, profiles, jobs, the model."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from steering.model.info import ModelInfo
+from steering.schemas.base import by_layer
+from steering.schemas.jobs import JobAnswer, JobError, JobProgress
+from steering.schemas.profiles import ProfileAnswer
+from steering.schemas.system import ModelAnswer
+from steering.schemas.vectors import QualityAnswer, RecommendedAnswer, VectorAnswer, VectorExport
+from steering.store.base import JobRecord, Profile
+from steering.vectors import DEFAULT_STRENGTHS, ConceptVector
+
+
+def vector_answer(vector: ConceptVector) -> VectorAnswer:
+    """Describes a vector without its directions."""
+    return VectorAnswer(**_vector_fields(vector))
+
+
+def vector_export(vector: ConceptVector) -> VectorExport:
+    """Describes a vector with its directions."""
+    return VectorExport(**_vector_fields(vector), directions=directions(vector))
+
+
+def directions(vector: ConceptVector, layers: Sequence[int] | None = None) -> dict[str, list[float]]:
+    """Returns unit directions by layer. Raises InvalidRequest for a layer the vector does not have."""
+    chosen = sorted(vector.layers) if layers is None else layers
+    return {str(layer): vector.at(layer).direction.tolist() for layer in chosen}
+
+
+def _vector_fields(vector: ConceptVector) -> dict[str, Any]:
+    strength = DEFAULT_STRENGTHS if vector.recommended is None else vector.recommended.strength
+    means = {
+        layer: (entry.positive_mean, entry.negative_mean)
+        for layer, entry in vector.layers.items()
+        if entry.positive_mean is not None and entry.negative_mean is not None
+    }
+    return {
+        "name": vector.name,
+        "version": vector.version,
+        "id": vector.id,
+        "description": vector.description,
+        "tags": list(vector.tags),
+        "model": vector.model,
+        "d_model": vector.d_model,
+        "layers": sorted(vector.layers),
+        "method": vector.method,
+        "scale": by_layer({layer: entry.scale for layer, entry in vector.layers.items()}),
+        "means": by_layer(means),
+        "sha256": vector.sha256,
+        "created_at": vector.created_at,
+        "recommended": RecommendedAnswer(layers=list(vector.recommended_layers()), strength=strength),
+        "quality": None if vector.quality is None else QualityAnswer.model_validate(vector.quality.to_dict()),
+        "provenance": dict(vector.provenance),
+    }
+
+
+def profile_answer(profile: Profile) -> ProfileAnswer:
+    """Describes a profile."""
+    return ProfileAnswer(
+        name=profile.name,
+        description=profile.description,
+        interventions=profile.steering.interventions,
+        created_at=profile.created_at,
+        updated_at=profile.updated_at,
+    )
+
+
+def job_answer(job: JobRecord) -> JobAnswer:
+    """Describes the current state of a job."""
+    return JobAnswer(
+        id=job.id,
+        kind=job.kind,
+        status=job.status,
+        progress=JobProgress.model_validate(dict(job.progress)),
+        result=None if job.result is None else dict(job.result),
+        error=None if job.error is None else JobError.model_validate(dict(job.error)),
+        created_at=job.created_at,
+        updated_at=job.updated_at,
+    )
+
+
+def model_answer(info: ModelInfo) -> ModelAnswer:
+    """Describes the loaded model."""
+    return ModelAnswer(
+        name=info.name,
+        architecture=info.architecture,
+        fingerprint=info.fingerprint,
+        revision=info.revision,
+        d_model=info.d_model,
+        layers=info.layer_count,
+        vocab_size=info.vocab_size,
+        context_length=info.context_length,
+        dtype=info.dtype,
+        device=info.device,
+        parameters=info.parameter_count,
+        chat_template=info.chat_template,
+        typical_norms=list(info.typical_norms),
+    )

@@ -1,0 +1,1 @@
+"""Use cases around vectors: extraction, evaluation, files."""

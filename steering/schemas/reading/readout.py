@@ -1,0 +1,63 @@
+"""Request and response models of POST /v1/readout."""
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from steering.schemas.base import Answer, Measured, Request
+from steering.schemas.messages import Messages, Texts
+from steering.schemas.vectors import Name
+from steering.spec import Layers
+
+
+class ReadoutRequest(Request):
+    """Exactly one of `texts` (each a plain text or a conversation) and `messages` (one conversation)."""
+
+    texts: Texts | None = None
+    messages: Messages | None = None
+    vectors: Annotated[tuple[Name, ...], Field(min_length=1, max_length=64, fail_fast=True)]
+    layers: Layers = "recommended"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "ReadoutRequest":
+        if (self.texts is None) == (self.messages is None):
+            raise ValueError("give exactly one of 'texts' and 'messages'")
+        return self
+
+
+class ReadVector(Answer):
+    """The version of a vector that was used."""
+
+    id: str
+    sha256: str
+
+
+class ReadToken(Answer):
+    """A token of a text that was read."""
+
+    id: int
+    text: str
+
+
+class LayerScores(Answer):
+    """One score per token, in natural scales. mean and max leave out the first token, an attention sink."""
+
+    scores: list[Measured]
+    mean: Measured
+    max: Measured
+    last: Measured
+
+
+class TextReadoutAnswer(Answer):
+    """One text. readout: vector (by the name given) -> layer -> scores."""
+
+    tokens: list[ReadToken]
+    readout: dict[str, dict[str, LayerScores]]
+
+
+class ReadoutAnswer(Answer):
+    """Texts in the order given."""
+
+    model: str
+    vectors: dict[str, ReadVector]
+    texts: list[TextReadoutAnswer]

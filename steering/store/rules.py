@@ -1,0 +1,117 @@
+"""Rules that every store applies in the same way: timestamps, cursors, limits of texts, and references to vectors."""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Literal, TypeAlias
+
+from steering.errors import InvalidRequest, LimitExceeded, VectorInUse
+from steering.spec import SteeringSpec, vector_names
+from steering.store.base import VectorFilter
+from steering.vectors import check_name
+
+DESCRIPTION_LIMIT = 4096
+SEARCH_LIMIT = 256
+TAG_LIMIT = 32
+PAGE_LIMIT = 200
+_ALLOWED_CONTROLS = frozenset("\n\r\t")
+_CURSOR_LIMIT = 256
+
+Listing: TypeAlias = Literal["vector", "job"]
+
+
+def now() -> str:
+    """Returns the UTC time in ISO 8601 with microseconds. The length is fixed, so the texts sort by time."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def make_cursor(listing: Listing, last: str) -> str:
+    """Returns the opaque position after the entry `last`."""
+    return base64.urlsafe_b64encode(f"{listing}:{last}".encode()).decode()
+
+
+def read_cursor(listing: Listing, cursor: str) -> str:
+    """Returns the last entry of the previous page. Raises InvalidRequest for a cursor of another listing or origin."""
+    refusal = InvalidRequest("the cursor was not returned by this listing", param="cursor")
+    if len(cursor) > _CURSOR_LIMIT:
+        raise refusal
+    try:
+        kind, _, last = base64.b64decode(cursor.encode("ascii"), b"-_", validate=True).decode().partition(":")
+    except (UnicodeError, binascii.Error) as error:
+        raise refusal from error
+    if kind != listing or make_cursor(listing, last) != cursor:
+        raise refusal
+    return last
+
+
+def read_position(listing: Listing, cursor: str) -> int:
+    """Reads a cursor of a listing that is ordered by an increasing number."""
+    last = read_cursor(listing, cursor)
+    if not (last.isascii() and last.isdigit() and len(last) <= 18):
+        raise InvalidRequest("the cursor was not returned by this listing", param="cursor")
+    return int(last)
+
+
+def check_text(text: str, param: str, limit: int) -> str:
+    """Returns the text. Raises LimitExceeded beyond `limit` characters, InvalidRequest for what no database stores."""
+    if len(text) > limit:
+        raise LimitExceeded(f"{param} has {len(text)} characters; at most {limit} are stored", param=param)
+    for character in text:
+        code = ord(character)
+        if 0xD800 <= code <= 0xDFFF:
+            raise InvalidRequest(f"{param} contains a lone surrogate (U+{code:04X}), which is not text", param=param)
+        if code < 0x20 and character not in _ALLOWED_CONTROLS:
+            raise InvalidRequest(f"{param} contains the control character U+{code:04X}", param=param)
+    return text
+
+
+def check_tags(tags: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the tags, which follow the rule of names. Raises InvalidRequest for a bad or repeated one."""
+    if len(tags) > TAG_LIMIT:
+        raise LimitExceeded(f"{len(tags)} tags given; a vector has at most {TAG_LIMIT}", param="tags")
+    for tag in tags:
+        check_name(tag, "tags")
+    if len(set(tags)) != len(tags):
+        raise InvalidRequest("a tag is given twice", param="tags")
+    return tags
+
+
+def check_filter(where: VectorFilter) -> VectorFilter:
+    """Returns the filter. Raises InvalidRequest for a tag, method or search that nothing stored could match."""
+    if where.tag is not None:
+        check_name(where.tag, "tag")
+    if where.method is not None:
+        check_name(where.method, "method")
+    if where.search is not None:
+        check_text(where.search, "search", SEARCH_LIMIT)
+    return where
+
+
+def check_page(limit: int) -> int:
+    """Returns the size of a page, 1 to PAGE_LIMIT. Raises InvalidRequest below, LimitExceeded above."""
+    if limit < 1:
+        raise InvalidRequest(f"limit must be at least 1, got {limit}", param="limit")
+    if limit > PAGE_LIMIT:
+        raise LimitExceeded(f"limit is {limit}; a page has at most {PAGE_LIMIT} entries", param="limit")
+    return limit
+
+
+def fold(text: str) -> str:
+    """Returns the form in which texts are searched: case-insensitive in every script and database."""
+    return text.casefold()
+
+
+def vectors_named(steering: SteeringSpec) -> frozenset[str]:
+    """Returns the names without versions in `vector`, `to` and every condition inside `when`."""
+    return frozenset(written.partition("@")[0] for written in vector_names(steering))
+
+
+def refuse_if_used(name: str, profiles: Mapping[str, SteeringSpec], default: SteeringSpec | None) -> None:
+    """Raises VectorInUse, naming the users, while a profile or the default steering names any version of the vector."""
+    users = [f"profile {profile!r}" for profile, steering in profiles.items() if name in vectors_named(steering)]
+    if default is not None and name in vectors_named(default):
+        users.append("the default steering")
+    if users:
+        shown = ", ".join(users[:5]) + (f" and {len(users) - 5} more" if len(users) > 5 else "")
+        raise VectorInUse(f"vector {name!r} is used by {shown}; change those first, or force the delete")

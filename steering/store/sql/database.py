@@ -1,0 +1,80 @@
+"""Database: runs transactions on SQLite or PostgreSQL. Readers never wait; writers run one at a time."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from sqlalchemy import Executable, select
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from steering.store.sql.address import DatabaseAddress
+from steering.store.sql.connections import WRITES, prepare
+from steering.store.sql.failures import translated
+from steering.store.sql.tables import VectorNameRow
+
+T = TypeVar("T")
+
+
+class Database:
+    """Runs transactions; each ends in a commit, or in a rollback when its work raises.
+
+    A cancelled caller returns at once while its transaction runs to its end: a statement that is cancelled keeps its
+    lock until the connection is garbage-collected.
+    """
+
+    def __init__(self, address: DatabaseAddress) -> None:
+        self._engine = create_async_engine(address.url, **address.engine_options)
+        prepare(self._engine.sync_engine, address)
+        self._writer = asyncio.Lock()
+        self._running: set[asyncio.Task[Any]] = set()
+
+    async def rows(self, query: Executable) -> list[tuple[Any, ...]]:
+        """Returns all rows of one query, which sees one snapshot and waits for no writer."""
+
+        async def read(connection: AsyncConnection) -> list[tuple[Any, ...]]:
+            return [tuple(row) for row in await connection.execute(query)]
+
+        return await self.read(read)
+
+    async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """Runs `work` in a read transaction: one snapshot, no waiting for writers."""
+        return await self._to_completion(self._transaction(work, writes=False))
+
+    async def write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """Runs `work` in a write transaction and returns its result once committed. Writers of all processes take turns."""
+        await self._writer.acquire()
+
+        async def exclusive() -> T:
+            try:
+                return await self._transaction(work, writes=True)
+            finally:
+                self._writer.release()
+
+        return await self._to_completion(exclusive())
+
+    async def ping(self) -> None:
+        """Raises StoreUnavailable, or StoreCorrupt when the database has other tables."""
+        await self.rows(select(VectorNameRow.name).limit(1))
+
+    async def close(self) -> None:
+        """Waits for the transactions that still run."""
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await self._engine.dispose()
+
+    async def _transaction(self, work: Callable[[AsyncConnection], Awaitable[T]], writes: bool) -> T:
+        with translated():
+            async with self._engine.connect() as connection:
+                await connection.execution_options(**{WRITES: writes})
+                async with connection.begin():
+                    return await work(connection)
+
+    async def _to_completion(self, transaction: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.create_task(transaction)
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # marks it retrieved, because a cancelled caller never reads it

@@ -1,0 +1,141 @@
+"""Bounds on connections that need no key: heads, trailers, idle and unread connections, over real sockets."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import httpx2
+import pytest
+
+from app.http.protocol import BoundedProtocol
+from tests.app.http.listening import Listening
+from tests.fakes import ScriptedEngine
+
+IN_FLIGHT = 12_000_000
+"""Bytes that the buffers of two sockets take before the sender notices that the connection is closed."""
+
+
+class QuickProtocol(BoundedProtocol):
+    """The protocol with limits that a test can reach."""
+
+    head_seconds = 0.5
+    linger_seconds = 0.5
+    max_connections = 20
+
+
+@pytest.fixture
+async def listening() -> AsyncIterator[Listening]:
+    """A server with short limits for connections and with a key."""
+    async with Listening(ScriptedEngine(), protocol=QuickProtocol, api_keys="a-key-of-this-server") as one:
+        yield one
+
+
+async def finish(writer: asyncio.StreamWriter) -> None:
+    """Closes the client's side."""
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+
+
+async def closed(reader: asyncio.StreamReader) -> bytes:
+    """Returns what the server sent until it closed the connection."""
+    with contextlib.suppress(ConnectionError):
+        return await asyncio.wait_for(reader.read(), 20)
+    return b""
+
+
+async def sent_until_closed(
+    writer: asyncio.StreamWriter, reader: asyncio.StreamReader, piece: bytes, limit: int
+) -> int:
+    """Sends a piece again and again; returns how many bytes the server took before it closed the connection."""
+    ending = asyncio.create_task(closed(reader))
+    sent = 0
+    with contextlib.suppress(ConnectionError):
+        while sent < limit and not ending.done():
+            writer.write(piece)
+            await writer.drain()
+            sent += len(piece)
+            await asyncio.sleep(0)
+    await finish(writer)
+    await ending
+    return sent
+
+
+async def test_trailers_are_bounded_and_never_become_headers(listening: Listening) -> None:
+    reader, writer = await listening.connect()
+    writer.write(b"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n")
+    line = b"X-Trailer: " + b"a" * 1000 + b"\r\n"
+    assert await sent_until_closed(writer, reader, line, 50_000_000) < IN_FLIGHT
+
+
+async def test_a_trailer_is_no_key(listening: Listening) -> None:
+    reader, writer = await listening.connect()
+    writer.write(
+        b"GET /v1/vectors HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+        b"0\r\nAuthorization: Bearer a-key-of-this-server\r\n\r\n"
+    )
+    assert (await closed(reader)).startswith(b"HTTP/1.1 401")
+    await finish(writer)
+
+
+async def test_one_endless_trailer_is_bounded_too(listening: Listening) -> None:
+    reader, writer = await listening.connect()
+    writer.write(b"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: ")
+    assert await sent_until_closed(writer, reader, b"a" * 10_000, 50_000_000) < IN_FLIGHT
+
+
+async def test_a_slow_head_is_given_up(listening: Listening) -> None:
+    reader, writer = await listening.connect()
+    ending = asyncio.create_task(closed(reader))
+    with contextlib.suppress(ConnectionError):
+        for byte in b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n" * 10:
+            if ending.done():
+                break
+            writer.write(bytes([byte]))
+            await writer.drain()
+            await asyncio.sleep(0.05)
+    assert await ending == b""
+    await finish(writer)
+
+
+async def test_an_idle_connection_is_closed(listening: Listening) -> None:
+    reader, writer = await listening.connect()
+    assert await closed(reader) == b""
+    await finish(writer)
+
+
+async def test_a_body_that_nobody_reads_does_not_hold_the_connection(listening: Listening) -> None:
+    reader, writer = await listening.connect()
+    writer.write(b"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+    assert (await closed(reader)).startswith(b"HTTP/1.1 401")
+    await finish(writer)
+
+
+async def test_idle_connections_make_way_for_new_ones(listening: Listening) -> None:
+    idle = [await listening.connect() for _ in range(60)]
+    async with httpx2.AsyncClient(base_url=listening.url, timeout=20) as client:
+        assert (await client.get("/health/live")).status_code == 200
+    assert len(listening.connections) <= QuickProtocol.max_connections + 1
+    for _, writer in idle:
+        await finish(writer)
+
+
+async def test_busy_connections_do_not_make_way() -> None:
+    engine = ScriptedEngine(gate=asyncio.Event())
+    async with Listening(engine, protocol=QuickProtocol) as listening:
+        body = b'{"prompt": "a"}'
+        head = b"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        busy = []
+        for _ in range(QuickProtocol.max_connections):
+            reader, writer = await listening.connect()
+            writer.write(head % len(body) + body)
+            busy.append((reader, writer))
+        async with asyncio.timeout(20):
+            while listening.state.in_flight < QuickProtocol.max_connections:  # noqa: ASYNC110 - counted by the server
+                await asyncio.sleep(0.01)
+        reader, writer = await listening.connect()
+        answer = await closed(reader)
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert b"too_many_connections" in answer
+        for one in (writer, *(opened for _, opened in busy)):
+            await finish(one)

@@ -1,0 +1,93 @@
+"""The default steering is resolved once, held in memory, and never stops plain traffic."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Any
+
+import httpx2
+import pytest
+
+from app.main import create_app
+from app.settings import Settings
+from steering.errors import StoreUnavailable
+from steering.store import open_store
+from steering.store.base import Store
+from tests.app.conftest import BASE_URL, Server, state
+from tests.fakes import SCRIPTED_MODEL, ScriptedEngine
+
+ASK = {"prompt": "a", "max_tokens": 2}
+DEFAULT = {"interventions": [{"vector": "sentiment", "strength": 0.5}]}
+
+
+class Broken:
+    """A store of which every method raises."""
+
+    def __getattr__(self, name: str) -> Any:
+        async def fail(*_: object, **__: object) -> None:
+            raise StoreUnavailable("the database does not answer")
+
+        return Broken() if name in ("vectors", "profiles", "jobs") else fail
+
+
+async def applied(client: httpx2.AsyncClient) -> dict[str, Any]:
+    """Returns the steering that a request without any gets."""
+    answer = await client.post("/v1/generate", json=ASK)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()["steering"]
+    return found
+
+
+async def test_plain_traffic_needs_no_store(server: Server) -> None:
+    await server.register()
+    assert (await server.client.put("/v1/steering", json=DEFAULT)).status_code == 200
+    server.state._store = Broken()  # type: ignore[assignment]
+    assert [one["vector"] for one in (await applied(server.client))["applied"]] == ["sentiment@1"]
+    assert (await server.client.get("/v1/vectors")).status_code == 503
+    await asyncio.sleep(0)
+    server.state._store = await open_store("memory://")
+
+
+async def test_a_new_version_of_the_name_changes_nothing(server: Server) -> None:
+    await server.register()
+    await server.client.put("/v1/steering", json=DEFAULT)
+    await server.register()
+    assert [one["vector"] for one in (await applied(server.client))["applied"]] == ["sentiment@1"]
+    assert (await server.client.get("/v1/steering")).json()["interventions"][0]["vector"] == "sentiment@1"
+
+
+async def test_a_vector_that_was_deleted_leaves_traffic_unsteered_until_the_next_start(server: Server) -> None:
+    await server.register()
+    await server.client.put("/v1/steering", json=DEFAULT)
+    await server.client.delete("/v1/vectors/sentiment?force=true")
+    assert (await applied(server.client))["applied"], "what is resolved goes on"
+
+
+@pytest.mark.parametrize("broken", [False, True])
+async def test_a_default_that_does_not_fit_the_model_is_a_warning(
+    broken: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    store: Store = await open_store("memory://")
+
+    async def same_store(_: Settings) -> Store:
+        return store
+
+    async def serve(engine: ScriptedEngine, stack: AsyncExitStack) -> httpx2.AsyncClient:
+        app = create_app(Settings(), lambda _: engine, same_store)
+        await stack.enter_async_context(app.router.lifespan_context(app))
+        await asyncio.wait_for(state(app).loaded.wait(), 30)
+        client = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url=BASE_URL)
+        return await stack.enter_async_context(client)
+
+    async with AsyncExitStack() as stack:
+        client = await serve(ScriptedEngine(), stack)
+        directions = {"1": [1.0] * 8}
+        await client.post("/v1/vectors", json={"name": "sentiment", "directions": directions})
+        await client.put("/v1/steering", json=DEFAULT)
+    other = replace(SCRIPTED_MODEL, fingerprint="another") if broken else SCRIPTED_MODEL
+    async with AsyncExitStack() as stack:
+        client = await serve(ScriptedEngine(info=other), stack)
+        found = await applied(client)
+    assert bool(found["applied"]) is not broken
+    assert any("default steering is not applied" in warning for warning in found["warnings"]) is broken
+    assert ("default_steering_invalid" in caplog.text) is broken

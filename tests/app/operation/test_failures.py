@@ -1,0 +1,107 @@
+"""Failures of the server: logged once with their cause and the request's id; a dead or hung engine ends the process."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from steering.errors import OutOfMemory, StoreUnavailable
+from tests.app.addresses import announced
+from tests.app.conftest import Server, StartServer
+from tests.fakes import ScriptedEngine
+
+ASK = {"prompt": "a", "max_tokens": 2}
+
+
+def failures(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    """Returns the entries about failed requests."""
+    found = [record.msg for record in caplog.records if isinstance(record.msg, dict)]
+    return [entry for entry in found if entry.get("event") == "request_failed"]
+
+
+async def test_a_failing_store_leaves_a_line_with_its_cause_and_the_id(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def fail(*_: object, **__: object) -> None:
+        cause = sqlite3.OperationalError("disk I/O error")
+        raise StoreUnavailable("the database file cannot be used now (SQLITE_IOERR)") from cause
+
+    server.state.store.vectors.find = fail  # type: ignore[method-assign, assignment]
+    answer = await server.client.get("/v1/vectors", headers={"x-request-id": "my-id"})
+    assert answer.status_code == 503
+    (entry,) = failures(caplog)
+    assert (entry["code"], entry["request_id"]) == ("store_unavailable", "my-id")
+    assert "disk I/O error" in entry["cause"]
+    lines = [
+        record.msg for record in caplog.records if isinstance(record.msg, dict) and record.msg["event"] == "request"
+    ]
+    assert lines[-1]["code"] == "store_unavailable"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_each_request_of_a_failed_pass_is_logged_once(
+    start: StartServer, caplog: pytest.LogCaptureFixture, stream: bool
+) -> None:
+    caplog.set_level(logging.INFO)
+    server = await start(ScriptedEngine(failure=OutOfMemory("the pass did not fit into memory"), fail_at=1))
+    ids = ["one", "two"]
+    await asyncio.gather(
+        *(
+            server.client.post("/v1/generate", json={**ASK, "stream": stream}, headers={"x-request-id": name})
+            for name in ids
+        )
+    )
+    assert sorted(entry["request_id"] for entry in failures(caplog)) == ids
+    assert {entry["code"] for entry in failures(caplog)} == {"out_of_memory"}
+
+
+async def test_what_a_caller_did_wrong_is_no_failure(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    await server.client.post("/v1/generate", json={"prompt": 3})
+    await server.client.get("/v1/vectors/nobody")
+    assert failures(caplog) == []
+
+
+@contextlib.contextmanager
+def serving(folder: Path, **options: Any) -> Iterator[tuple["subprocess.Popen[bytes]", str, Path]]:
+    """Runs a server process over a scripted engine."""
+    log = folder / "server.log"
+    with log.open("wb") as file:
+        command = [sys.executable, "-m", "tests.app.serve_scripted", json.dumps(options)]
+        process = subprocess.Popen(command, stdout=file, stderr=file)
+        try:
+            until = time.monotonic() + 120
+            while (address := announced(log.read_text())) is None:
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < until, log.read_text()
+                time.sleep(0.05)
+            yield process, address, log
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+            process.wait(30)
+
+
+@pytest.mark.parametrize(("failure", "reason"), [("hung", "has not returned"), ("dead", "has stopped")])
+def test_an_engine_that_hangs_or_dies_ends_the_process_with_code_3(tmp_path: Path, failure: str, reason: str) -> None:
+    options = {"settings": {"watchdog_seconds": 1.0}, "engine_failure": failure}
+    with serving(tmp_path, **options) as (process, address, log):
+        with contextlib.suppress(httpx2.TransportError), httpx2.Client(base_url=address, timeout=20) as client:
+            answer = client.post("/v1/generate", json=ASK)
+            assert answer.status_code == 503
+            assert answer.json()["error"]["code"] == "engine_dead"
+        assert process.wait(30) == 3
+        assert reason in log.read_text()
