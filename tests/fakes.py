@@ -19,9 +19,8 @@ from steering.engine.api import (
     SteeringReport,
     TokenEvent,
 )
-from steering.engine.fit_task import FitTask, FittedDirection
+from steering.engine.fit_task import FitTask, FittedDirection, check_task
 from steering.engine.transformers.captures import check_layers
-from steering.engine.transformers.training.fitting import check_task
 from steering.errors import ContextLengthExceeded, EngineDead, InvalidRequest, NonfiniteActivations, Overloaded
 from steering.model.info import ModelInfo
 from steering.plan.types import SteeringPlan

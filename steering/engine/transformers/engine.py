@@ -20,7 +20,7 @@ from steering.engine.api import (
     TokenEvent,
 )
 from steering.engine.checks import check_sampling
-from steering.engine.fit_task import FitTask, FittedDirection
+from steering.engine.fit_task import FitTask, FittedDirection, check_task
 from steering.engine.options import EngineLimits
 from steering.engine.prompts import MAX_INLINE_CHARACTERS, check_context, encode_prompt, prompt_size
 from steering.engine.transformers import captures
@@ -33,7 +33,7 @@ from steering.engine.transformers.runner import ModelRunner
 from steering.engine.transformers.scheduler import Scheduler
 from steering.engine.transformers.sequence import Sequence, Stream
 from steering.engine.transformers.steering.bank import MAX_THRESHOLDS
-from steering.engine.transformers.training.fitting import PIECE_SHARE, check_task, turns
+from steering.engine.transformers.training.fitting import fit
 from steering.engine.transformers.unembedding import Unembedding
 from steering.errors import (
     LimitExceeded,
@@ -171,8 +171,7 @@ class TransformersEngine:
     async def fit(self, task: FitTask, *, progress: Callable[[int, int], None] | None = None) -> FittedDirection:
         """See Engine.fit."""
         check_task(task, self.info)
-        piece = max(1, self._limits.prefill_tokens // PIECE_SHARE)
-        pieces = turns(task, self._runner.gradients, self.info.d_model, piece)
+        pieces = fit(task, self._runner.gradients, self.info.d_model)
 
         def steps_done(steps: object) -> None:
             if progress is not None:

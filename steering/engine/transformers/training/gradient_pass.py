@@ -1,15 +1,16 @@
-"""GradientPass: what an added direction does to texts, and which way it would have to turn to do more or less of it."""
+"""Computes what an added direction does to the likelihoods of texts, and the gradient with respect to the direction."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
-from steering.errors import NonfiniteActivations
-from steering.model.hooks import ResidualHooks
-from steering.model.layout import Layout
-from steering.shapes import Direction, Float, Residual, Tensor
+from steering.engine.transformers.unembedding import Unembedding
+from steering.errors import NonfiniteActivations, UnsupportedParameter
+from steering.model.hooks import ResidualHooks, StopForward
+from steering.model.layout import Layout, residual_of
+from steering.shapes import Bool, Direction, Float, Residual, Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,112 +27,181 @@ class ScoredText:
         return len(self.ids) - self.start
 
 
+Measured: TypeAlias = tuple[Float[Tensor, "text"], Float[Tensor, "text d_model"]]
+"""A number for each text, and its gradient with respect to the direction; float32, on the host."""
+Pieces: TypeAlias = Generator[None, None, Measured]
+"""Yields after each piece of the work; returns the result."""
+Objective: TypeAlias = Callable[[Tensor], Tensor]
+"""Log-probabilities (scored, vocab) -> a number for each text."""
+
+
 class _Rows:
-    """Texts side by side. token_ids (text, position), padded on the right; `targets` (scored,) are the tokens that count,
-    row by row, and `owner` (scored,) whose they are; logits are wanted at positions `first` and after."""
+    """Texts in rows, padded on the right. token_ids (text, position); predicting (text, position): positions whose
+    predictions count; targets (scored,): the tokens there, row by row; owner (scored,): their texts."""
 
     def __init__(self, texts: Sequence[ScoredText], device: torch.device) -> None:
-        self.first = min(text.start for text in texts) - 1
-        self.longest = max(len(text.ids) for text in texts)
-        token_ids = torch.zeros(len(texts), self.longest, dtype=torch.int64)
-        scored = torch.zeros(len(texts), self.longest, dtype=torch.bool)
+        longest = max(len(text.ids) for text in texts)
+        token_ids = torch.zeros(len(texts), longest, dtype=torch.int64)
+        predicting = torch.zeros(len(texts), longest, dtype=torch.bool)
         for row, text in enumerate(texts):
             token_ids[row, : len(text.ids)] = torch.tensor(text.ids)
-            scored[row, text.start : len(text.ids)] = True
+            predicting[row, text.start - 1 : len(text.ids) - 1] = True
         self.token_ids = token_ids.to(device)
-        self.wanted = scored[:, self.first + 1 :].to(device)
-        self.targets = self.token_ids[:, self.first + 1 :][self.wanted]
-        self.owner = self.wanted.nonzero()[:, 0]
+        self.predicting: Bool[Tensor, "text position"] = predicting.to(device)
+        self.targets = self.token_ids[:, 1:][self.predicting[:, :-1]]
+        self.owner = self.predicting.nonzero()[:, 0]
 
     def summed(self, values: Float[Tensor, "scored"]) -> Float[Tensor, "text"]:
-        """The values of each text's tokens, added up."""
-        return torch.zeros(len(self.token_ids), device=values.device).index_add(0, self.owner, values)
+        """Adds up the values of each text's tokens."""
+        return torch.zeros(len(self.token_ids), device=values.device, dtype=values.dtype).index_add(
+            0, self.owner, values
+        )
+
+
+@dataclass(slots=True, eq=False)
+class _Recorded:
+    """What a forward pass leaves for the backward pass: the call of each block after the steered one, and the last
+    residuals (text, position, d_model), empty until the pass has ended."""
+
+    calls: list[Callable[[Tensor], Tensor]]
+    inputs: list[Float[Tensor, "text position d_model"]]
+    last: Tensor
+    storage: int = 0
+    """Address of the residual that left the last block, which must be what arrives at the next."""
 
 
 class GradientPass:
-    """Short passes without slots: texts side by side, padded on the right, where causality hides the padding.
+    """Passes without a cache over padded texts, where causality hides the padding.
 
-    The weights are constants: the graph begins at the added direction, so blocks up to the layer leave none, and
-    gradients are asked for by name, so that none is ever kept on a parameter.
+    The forward pass keeps the residual at every block boundary; the backward pass computes one block at a time again,
+    with gradients (checkpointing: Chen et al., arXiv 1604.06174). So a piece of work is one block, memory is one block's
+    activations, and every forward pass, steered or not, runs the same kernels. The weights are constants.
     """
 
     def __init__(self, model: Any, layout: Layout, hooks: ResidualHooks, device: torch.device) -> None:
-        self._model, self._hooks, self._device = model, hooks, device
-        self._own = layout.attention == "own"
+        self._model, self._layout, self._hooks, self._device = model, layout, hooks, device
+        self._head = Unembedding(model, layout)
 
-    def score(
-        self, texts: Sequence[ScoredText], layer: int, direction: Direction
-    ) -> tuple[Float[Tensor, "text"], Float[Tensor, "text d_model"]]:
-        """(sum of log p over each text's scored tokens, its gradient with respect to the direction), float32, on the host.
+    def score(self, texts: Sequence[ScoredText], layer: int, direction: Direction) -> Pieces:
+        """Computes the sum of log p over each text's scored tokens, and its gradient.
 
-        direction (d_model,) is added after block `layer`. Without any amount there is no gradient and none is computed:
-        zeros. Raises NonfiniteActivations.
+        direction (d_model,) is added after block `layer`. Without any amount the gradient is zero and not computed.
+        Raises NonfiniteActivations.
         """
         rows = _Rows(texts, self._device)
 
-        def likelihood(added: Tensor) -> Tensor:
-            logprobs = self._logprobs(rows, layer, added)
+        def likelihood(logprobs: Tensor) -> Tensor:
             return rows.summed(logprobs.gather(1, rows.targets[:, None])[:, 0])
 
-        return self._differentiated(likelihood, texts, direction)
+        return (yield from self._measured(rows, texts, layer, direction, likelihood))
 
-    def diverge(
-        self, texts: Sequence[ScoredText], layer: int, direction: Direction
-    ) -> tuple[Float[Tensor, "text"], Float[Tensor, "text d_model"]]:
-        """(mean of KL(steered || unsteered) in nats over the predictions of each text's scored tokens, its gradient).
-
-        As `score` otherwise.
-        """
+    def diverge(self, texts: Sequence[ScoredText], layer: int, direction: Direction) -> Pieces:
+        """Computes the mean of KL(steered || unsteered), in nats, over the predictions of each text's scored tokens, and
+        its gradient. Otherwise as `score`."""
         rows = _Rows(texts, self._device)
-        with torch.no_grad():
-            plain = self._logprobs(rows, layer, None)
+        recorded = self._forward(rows, layer, None)
+        yield
+        with torch.enable_grad():  # by the kernels of the steered pass
+            plain = self._logprobs(recorded.last[rows.predicting].requires_grad_()).detach()
+        yield
         counts = torch.tensor([float(text.scored) for text in texts], device=self._device)
 
-        def divergence(added: Tensor) -> Tensor:
-            steered = self._logprobs(rows, layer, added)
+        def divergence(steered: Tensor) -> Tensor:
             return rows.summed((steered.exp() * (steered - plain)).sum(1)) / counts
 
-        return self._differentiated(divergence, texts, direction)
+        return (yield from self._measured(rows, texts, layer, direction, divergence))
 
-    def _differentiated(
-        self, measure: Callable[[Tensor], Tensor], texts: Sequence[ScoredText], direction: Direction
-    ) -> tuple[Float[Tensor, "text"], Float[Tensor, "text d_model"]]:
-        """What `measure` says of added (text, d_model), a number a text, and its gradient by the direction itself."""
+    def _measured(
+        self, rows: _Rows, texts: Sequence[ScoredText], layer: int, direction: Direction, objective: Objective
+    ) -> Pieces:
         amounts = torch.tensor([text.amount for text in texts])[:, None]
-        added = (amounts * direction).to(self._device)
+        recorded = self._forward(rows, layer, (amounts * direction).to(self._device))
+        yield
+        last = recorded.last[rows.predicting]
+        with torch.enable_grad():
+            values = objective(self._logprobs(last.requires_grad_()))
+            (slope,) = torch.autograd.grad(values.sum(), last)
+        gradient = torch.zeros(len(texts), direction.shape[0])
         if bool(amounts.any()):
-            with torch.enable_grad():
-                values = measure(added.requires_grad_())
-                (gradient,) = torch.autograd.grad(values.sum(), added)
-        else:
-            with torch.no_grad():
-                values, gradient = measure(added), torch.zeros_like(added)
-        values, gradient = values.detach().cpu(), gradient.cpu() * amounts
+            yield
+            slopes = yield from self._backward(recorded, rows.predicting, slope)
+            gradient = slopes.sum(1).to(torch.float32).cpu() * amounts
+        values = values.detach().to(torch.float32).cpu()
         if not bool(torch.isfinite(values).all() and torch.isfinite(gradient).all()):
             raise NonfiniteActivations("the direction drove the activations out of range; fit it at lower strengths")
         return values, gradient
 
-    def _logprobs(
-        self, rows: _Rows, layer: int, added: Float[Tensor, "text d_model"] | None
-    ) -> Float[Tensor, "scored vocab"]:
-        """The predictions of the scored tokens; a function of `added` where it wants a gradient. None adds nothing."""
+    def _forward(self, rows: _Rows, layer: int, added: Float[Tensor, "text d_model"] | None) -> _Recorded:
+        """Runs all blocks without gradients, with a vector added after block `layer` at every position."""
+        recorded = _Recorded([], [], torch.empty(0))
+        last = self._layout.layer_count - 1
 
-        def apply(_layer: int, residual: Residual) -> Residual | None:
-            if added is None:
-                return None
-            shown = residual.to(torch.float32).reshape(*rows.token_ids.shape, -1)
-            return (shown + added[:, None].to(residual.device)).reshape(residual.shape)
+        def apply(index: int, residual: Residual) -> Residual | None:
+            if index == layer and added is not None:
+                shown = residual.to(torch.float32).reshape(*rows.token_ids.shape, -1)
+                residual = (shown + added[:, None].to(residual.device)).to(residual.dtype).reshape(residual.shape)
+            if index == last:
+                recorded.last = residual.reshape(*rows.token_ids.shape, -1).clone()
+                raise StopForward
+            recorded.storage = residual.data_ptr()
+            return residual
 
-        arguments: dict[str, Any] = {
-            "input_ids": rows.token_ids,
-            "use_cache": False,
-            "logits_to_keep": torch.arange(rows.first, rows.longest - 1, device=self._device),
-        }
-        if self._own:
+        handles = [
+            block.register_forward_pre_hook(_recorder(block, recorded), with_kwargs=True)
+            for block in self._layout.blocks[layer + 1 :]
+        ]
+        try:
+            with torch.no_grad(), self._hooks.step(apply, range(layer, last + 1)):
+                self._model(**self._arguments(rows))
+        except StopForward:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+        return recorded
+
+    def _arguments(self, rows: _Rows) -> dict[str, Any]:
+        arguments: dict[str, Any] = {"input_ids": rows.token_ids, "use_cache": False}
+        if self._layout.attention == "own":
             arguments["attention_mask"] = torch.ones_like(rows.token_ids)
         else:
-            positions = torch.arange(rows.longest, device=self._device)
+            positions = torch.arange(rows.token_ids.shape[1], device=self._device)
             arguments["position_ids"] = positions[None].expand(len(rows.token_ids), -1)
-        with self._hooks.step(apply, {layer}):
-            logits = self._model(**arguments).logits.to(self._device)
-        return torch.log_softmax(logits[rows.wanted].float(), dim=1)
+        return arguments
+
+    def _backward(
+        self, recorded: _Recorded, predicting: Bool[Tensor, "text position"], slope: Float[Tensor, "scored d_model"]
+    ) -> Generator[None, None, Float[Tensor, "text position d_model"]]:
+        """Returns the gradient with respect to the residuals after the steered block, a block at a time."""
+        gradient = torch.zeros_like(recorded.last)
+        gradient[predicting] = slope.to(gradient.dtype)
+        while recorded.calls:
+            call, arriving = recorded.calls.pop(), recorded.inputs.pop().requires_grad_()
+            with torch.enable_grad():
+                (gradient,) = torch.autograd.grad(call(arriving), arriving, gradient)
+            yield
+        return gradient
+
+    def _logprobs(self, residual: Float[Tensor, "scored d_model"]) -> Float[Tensor, "scored vocab"]:
+        logits = self._head.logits(residual).to(self._device)
+        return torch.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), dim=1)
+
+
+def _recorder(block: Any, recorded: _Recorded) -> Callable[..., None]:
+    """Returns a hook that notes how a block was called. Blocks can be called again: gradient checkpointing does so."""
+
+    def record(_block: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if arguments:
+            hidden, rest = arguments[0], arguments[1:]
+            recorded.calls.append(lambda arriving: residual_of(block(arriving, *rest, **named)))
+        else:
+            hidden, others = named["hidden_states"], {key: one for key, one in named.items() if key != "hidden_states"}
+            recorded.calls.append(lambda arriving: residual_of(block(hidden_states=arriving, **others)))
+        if hidden.data_ptr() != recorded.storage:
+            raise UnsupportedParameter(
+                "this architecture changes the residual stream between its blocks, so no direction can be trained",
+                param="method",
+            )
+        recorded.inputs.append(hidden.detach().clone())
+
+    return record

@@ -14,7 +14,7 @@ from steering.engine.transformers.training.gradient_pass import ScoredText
 from steering.errors import EngineDead, InvalidRequest, LimitExceeded, NonfiniteActivations
 from tests.engines import engine_over, family_engine, run, run_all, sampling
 from tests.families import D_MODEL, FAMILIES
-from tests.steering.engine.training.test_gradient_pass import runner_over
+from tests.steering.engine.training.test_gradient_pass import finished, runner_over
 
 OPENINGS = (b"The day was ", b"It was ", b"We found the sea ", b"Her letter seemed ")
 PAIRS = tuple(
@@ -32,8 +32,10 @@ def ratio(fitted: FittedDirection, strength: float) -> float:
         ScoredText(ids, pair.start, strength * TASK.amount) for pair in PAIRS for ids in (pair.positive, pair.negative)
     ]
     with runner_over(FAMILIES["llama"]()) as runner:
-        moved, _ = runner.gradients.score(texts, TASK.layer, fitted.direction)
-        plain, _ = runner.gradients.score([replace(text, amount=0.0) for text in texts], TASK.layer, fitted.direction)
+        moved, _ = finished(runner.gradients.score(texts, TASK.layer, fitted.direction))
+        plain, _ = finished(
+            runner.gradients.score([replace(text, amount=0.0) for text in texts], TASK.layer, fitted.direction)
+        )
     gained = moved - plain
     return float((gained[0::2] - gained[1::2]).mean())
 
@@ -77,7 +79,8 @@ async def test_neutral_texts_are_spared_as_far_as_kl_coefficient_goes(
     for kl_coefficient in (0.0, 30.0):
         fitted = await fit(replace(TASK, neutral=neutral, kl_coefficient=kl_coefficient), hf_byte_tokenizer)
         with runner_over(FAMILIES["llama"]()) as runner:
-            damage.append(float(runner.gradients.diverge(shown, TASK.layer, fitted.direction)[0].mean()))
+            found, _ = finished(runner.gradients.diverge(shown, TASK.layer, fitted.direction))
+            damage.append(float(found.mean()))
     assert damage[1] < 0.7 * damage[0]
 
 
