@@ -44,7 +44,7 @@ def layer_map(client: Client) -> None:
     found = client.latent_space(texts, labels=labels, method="pca", position="mean", embeddings=True)
     assert found.embedding is not None
     layers = [found.embedding, *found.layers]
-    names = ["embedding", *(layer.layer for layer in found.layers)]
+    names: list[str | int | None] = ["embedding", *(layer.layer for layer in found.layers)]
     points = aligned(layers)
     figure = Figure(figsize=(11.5, 2.3), layout="constrained")
     for axis, name in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):

@@ -136,6 +136,16 @@ def _slug(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_files_named_on_a_page_exist(page: Path) -> None:
+    """A path in backquotes that starts with a folder of the repository; names in angle brackets stand for any name."""
+    for path in re.findall(
+        r"`((?:app|steering|tests|benchmarks|tools|docs|examples)/[\w./-]+)`", page.read_text(encoding="utf-8")
+    ):
+        built = path.startswith(("benchmarks/results/FILE", "app/static"))
+        assert built or (REPOSITORY / path).exists(), f"{page.name} names {path}"
+
+
 def test_the_steering_shown_in_the_api_page_is_steering() -> None:
     shown = API[API.index("## Steering") :]
     example = json.loads(re.search(r"```json\n(.*?)```", shown, re.DOTALL).group(1))  # type: ignore[union-attr]
