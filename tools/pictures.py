@@ -18,7 +18,7 @@ from steering.client.display.maps import aligned
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "docs" / "pictures"
 RESULTS = ROOT / "benchmarks" / "results" / "quality.json"
-PANELS = ("embedding", 0, 6, 12, 18, 24, 29)
+PANELS: tuple[str | int, ...] = ("embedding", 0, 6, 12, 18, 24, 29)
 CONCEPTS = ("sentiment", "truthfulness", "formality", "toxicity")
 LENS_PROMPT = "The capital of France is"
 COLOURS = ("#2563eb", "#d97706", "#059669", "#db2777")
