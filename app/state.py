@@ -23,7 +23,7 @@ from steering.engine.api import Engine, EngineStats
 from steering.errors import EngineDead, NotReady, SteeringError
 from steering.plan.resolve import RecentPlans
 from steering.store.base import Store
-from steering.threads import ThreadPerTaskExecutor
+from steering.threads import run_in_thread
 
 log = structlog.get_logger(__name__)
 
@@ -68,7 +68,6 @@ class AppState:
     async def running(self) -> AsyncIterator[None]:
         """Opens the store, then the engine in the background, so that the port opens at once; closes in reverse."""
         self.interrupted = asyncio.get_running_loop().create_future()
-        asyncio.get_running_loop().set_default_executor(ThreadPerTaskExecutor())
         self._store = await self._store_factory(self.settings)
         settings = self.settings
         self._jobs = Jobs(self._store.jobs, running=settings.max_jobs, waiting=settings.max_queued_jobs)
@@ -89,7 +88,7 @@ class AppState:
     async def _load_and_watch(self, store: Store) -> None:
         """Loads the model; then checks the engine and refreshes the default steering until the server stops."""
         try:
-            engine = self._engine = await asyncio.to_thread(self._engine_factory, self.settings)
+            engine = self._engine = await run_in_thread(self._engine_factory, self.settings)
             await self.default_steering.refresh(store, engine)
             # Loaded objects live until the end; a full collection would stop the loop for 0.25 s to traverse them.
             gc.freeze()

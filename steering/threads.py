@@ -11,7 +11,7 @@ import contextvars
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -22,11 +22,10 @@ MAX_THREADS = 16
 """Threads of `run_in_thread` at a time; more would only compete for the processors. Further work waits for a thread."""
 
 
-class ThreadPerTaskExecutor(ThreadPoolExecutor):
-    """Runs each task in a new thread, at most `max_threads` at a time. A subclass because event loops demand one."""
+class ThreadPerTaskExecutor(Executor):
+    """Runs each task in a new thread, at most `max_threads` at a time."""
 
     def __init__(self, max_threads: int = MAX_THREADS) -> None:
-        super().__init__(max_workers=max_threads)
         self._max_threads = max_threads
         self._running = 0
         self._waiting: deque[Callable[[], None]] = deque()

@@ -21,6 +21,7 @@ from app.settings import Settings
 from app.state import AppState, state_of
 from steering.errors import InvalidRequest, SteeringError
 from steering.strict_json import load_json
+from steering.threads import run_in_thread
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 CLIENT_DISCONNECTED = 499
@@ -80,7 +81,7 @@ class ApiRoute(APIRoute):
         if self.media_type != "application/json" or not body:
             return ParsedRequest(request, body, None)
         if len(body) > _INLINE_BYTES:
-            return ParsedRequest(request, body, await asyncio.to_thread(self._parse, body, settings))
+            return ParsedRequest(request, body, await run_in_thread(self._parse, body, settings))
         return ParsedRequest(request, body, self._parse(body, settings))
 
     def _parse(self, body: bytes, settings: Settings) -> Any:

@@ -1,6 +1,5 @@
 """Health, version, capabilities, metrics, tokenizing, and the OpenAPI document."""
 
-import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -29,6 +28,7 @@ from steering.schemas.system import (
     TokenizeRequest,
     VersionAnswer,
 )
+from steering.threads import run_in_thread
 from steering.workflows.extraction.make import methods_of
 
 health = APIRouter(tags=["operation"])
@@ -90,7 +90,7 @@ async def tokenize(body: TokenizeRequest, context: ContextDep) -> TokenizeAnswer
     """Returns the token ids of a text or a conversation as the model reads it."""
     engine = context.engine
     ids = await encode_prompt(engine.tokenizer, prompt_of(body, context.settings))
-    texts = await asyncio.to_thread(lambda: [engine.tokenizer.token_text(i) for i in ids]) if body.texts else None
+    texts = await run_in_thread(lambda: [engine.tokenizer.token_text(i) for i in ids]) if body.texts else None
     return TokenizeAnswer(tokens=list(ids), count=len(ids), texts=texts)
 
 
@@ -101,7 +101,7 @@ async def detokenize(body: DetokenizeRequest, context: ContextDep) -> Detokenize
     largest = max(body.tokens, default=0)
     if largest >= engine.info.vocab_size:
         raise InvalidRequest(f"token ids must be below {engine.info.vocab_size}", param="tokens")
-    return DetokenizeAnswer(text=await asyncio.to_thread(engine.tokenizer.decode, body.tokens))
+    return DetokenizeAnswer(text=await run_in_thread(engine.tokenizer.decode, body.tokens))
 
 
 @router.get("/openapi.json", include_in_schema=False)

@@ -1,6 +1,5 @@
 """/v1/vectors: register, combine, import, list, read, export, compare, describe, delete."""
 
-import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
@@ -26,6 +25,7 @@ from steering.schemas.vectors import (
     VersionQuery,
 )
 from steering.store.base import VectorFilter
+from steering.threads import run_in_thread
 from steering.workflows.extraction.make import combined, registered
 
 router = APIRouter(route_class=ApiRoute, tags=["vectors"])
@@ -40,7 +40,7 @@ async def register(body: RegisterRequest, context: ContextDep) -> VectorAnswer:
     """Stores given directions as the next version of a name."""
     info, directions, scale = context.engine.info, body.directions, body.scale
     tags = tuple(body.tags)
-    vector = await asyncio.to_thread(registered, info, body.name, directions, scale, body.description, tags)
+    vector = await run_in_thread(registered, info, body.name, directions, scale, body.description, tags)
     return vector_answer(await context.store.vectors.put(vector))
 
 
@@ -49,14 +49,14 @@ async def combine(body: CombineRequest, context: ContextDep) -> VectorAnswer:
     """Stores a weighted sum of vectors, made orthogonal to others if requested."""
     terms = [(await context.vector(term.vector, "terms"), term.weight) for term in body.terms]
     others = [await context.vector(name, "orthogonal_to") for name in body.orthogonal_to]
-    vector = await asyncio.to_thread(combined, body.name, terms, others, body.description, tuple(body.tags))
+    vector = await run_in_thread(combined, body.name, terms, others, body.description, tuple(body.tags))
     return vector_answer(await context.store.vectors.put(vector))
 
 
 @files.post("/v1/vectors/import", status_code=201, openapi_extra=_FILE)
 async def import_vector(request: Request, query: Annotated[ImportQuery, Query()], context: ContextDep) -> VectorAnswer:
     """Stores the vector in one safetensors file."""
-    vector = await asyncio.to_thread(import_file, await request.body(), query.name, context.engine.info)
+    vector = await run_in_thread(import_file, await request.body(), query.name, context.engine.info)
     return vector_answer(await context.store.vectors.put(vector))
 
 
@@ -83,7 +83,7 @@ async def read_directions(
     vector = await context.vector_version(name, query.version)
     context.admission.reserve(file_bytes(vector))
     layers = None if query.layers is None else [int(layer) for layer in query.layers.split(",")]
-    return await asyncio.to_thread(directions, vector, layers)
+    return await run_in_thread(directions, vector, layers)
 
 
 @router.get("/v1/vectors/{name}/export", response_class=Response)
@@ -91,7 +91,7 @@ async def export(name: str, query: Annotated[ExportQuery, Query()], context: Con
     """Returns the vector as a file."""
     vector = await context.vector_version(name, query.version)
     context.admission.reserve(file_bytes(vector))
-    return await asyncio.to_thread(export_file, vector, query.format, query.layers)
+    return await run_in_thread(export_file, vector, query.format, query.layers)
 
 
 @router.get("/v1/vectors/{name}/similar")

@@ -1,6 +1,5 @@
 """Converts the fields of requests to the types of the library: prompts, token ids, sampling parameters."""
 
-import asyncio
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from steering.pairs import ChatMessage
 from steering.pairs import Text as PairText
 from steering.schemas.messages import Message, PromptFields, Text
 from steering.schemas.sampling import ChoiceFields, SamplingFields
+from steering.threads import run_in_thread
 
 _SEED_LIMIT = 2**53
 """Seeds chosen here stay below this, so that a JavaScript client reads them exactly."""
@@ -72,7 +72,7 @@ async def tokenize(engine: Engine, prompt: Prompt, max_tokens: int | None) -> To
 async def encode_texts(engine: Engine, texts: Sequence[Text], param: str) -> list[tuple[int, ...]]:
     """Tokenizes every text in a thread. Raises ContextLengthExceeded."""
     prompts: list[Prompt] = [pair_text(text) for text in texts]
-    found = await asyncio.to_thread(lambda: [engine.tokenizer.encode(prompt) for prompt in prompts])
+    found = await run_in_thread(lambda: [engine.tokenizer.encode(prompt) for prompt in prompts])
     for ids in found:
         check_context(len(ids), 0, engine.info, param=param)
     return found

@@ -28,9 +28,8 @@ def test_a_result_and_a_failure_come_back() -> None:
 
 
 async def test_every_task_has_a_thread_that_ends() -> None:
-    asyncio.get_running_loop().set_default_executor(ThreadPerTaskExecutor())
     before = set(threading.enumerate())
-    threads = await asyncio.gather(*(asyncio.to_thread(threading.current_thread) for _ in range(20)))
+    threads = await asyncio.gather(*(run_in_thread(threading.current_thread) for _ in range(20)))
     assert len({id(thread) for thread in threads}) == 20
     assert_ended({*threads, *(set(threading.enumerate()) - before)})
 

@@ -1,12 +1,12 @@
 """Builds the parts that the responses of reading routes share."""
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
 from pydantic import BaseModel
 from starlette.responses import Response
 
 from steering.schemas.reading.readout import ReadToken, ReadVector
+from steering.threads import run_in_thread
 from steering.vectors import ConceptVector
 
 ACTIVATION_BYTES = 8
@@ -17,7 +17,7 @@ SCORE_BYTES = 64
 
 async def json_in_thread(build: Callable[[], BaseModel]) -> Response:
     """Builds and serializes a response in a thread: it may contain a hundred thousand numbers."""
-    content = await asyncio.to_thread(lambda: build().model_dump_json())
+    content = await run_in_thread(lambda: build().model_dump_json())
     return Response(content, media_type="application/json")
 
 

@@ -1,6 +1,5 @@
 """Runs layer sweeps and dose-responses of a vector."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias
@@ -29,6 +28,7 @@ from steering.schemas.evaluation import (
 )
 from steering.schemas.messages import Text
 from steering.schemas.vectors import RecommendedAnswer, VectorAnswer
+from steering.threads import run_in_thread
 from steering.vectors import ConceptVector
 from steering.workflows.evaluation import dose_response as doses
 from steering.workflows.evaluation import layer_sweep as sweeps
@@ -130,10 +130,10 @@ async def _with_size(context: Context, body: EvaluationRequest, fields: dict[str
     """Returns the workflow's request and how many answers it generates. Drawing random directions takes a thread."""
     if isinstance(body, LayerSweepRequest):
         sweep = sweeps.LayerSweepRequest(**fields)
-        return sweep, await asyncio.to_thread(sweeps.answers_to_write, context.engine, sweep)
+        return sweep, await run_in_thread(sweeps.answers_to_write, context.engine, sweep)
     neutral = None if body.neutral is None else await _tokenize_all(context, body.neutral, body.max_tokens, "neutral")
     dose = doses.DoseResponseRequest(**fields, neutral=neutral, random_directions=body.random_directions)
-    return dose, await asyncio.to_thread(doses.answers_to_write, context.engine, dose)
+    return dose, await run_in_thread(doses.answers_to_write, context.engine, dose)
 
 
 async def _check_newest(context: Context, vector: ConceptVector) -> None:
@@ -147,7 +147,7 @@ async def _check_newest(context: Context, vector: ConceptVector) -> None:
 async def _prompts(context: Context, body: EvaluationRequest) -> tuple[Prompt, ...] | None:
     """Returns prompts as the engine takes them. Raises LimitExceeded, ContextLengthExceeded, ConceptNotFound."""
     if body.concept is not None:
-        return as_prompts(context.engine, await asyncio.to_thread(load_evaluation_prompts, body.concept))
+        return as_prompts(context.engine, await run_in_thread(load_evaluation_prompts, body.concept))
     if body.prompts is None:
         return None
     return await _tokenize_all(context, body.prompts, body.max_tokens, "prompts")

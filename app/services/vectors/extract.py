@@ -1,6 +1,5 @@
 """Extracts a vector from contrasting texts."""
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from steering.layer_indices import layer_indices
 from steering.pairs import ContrastivePair, PairSet
 from steering.schemas.extraction import ExtractRequest
 from steering.schemas.vectors import VectorAnswer
+from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, check_name
 from steering.workflows.extraction.describe import describe
 from steering.workflows.extraction.extract import ExtractionRequest
@@ -48,7 +48,7 @@ async def prepare(context: Context, body: ExtractRequest) -> PreparedExtraction:
     check(context, body)
     if body.describe is not None:
         return PreparedExtraction(context, body, None)
-    pairs = await asyncio.to_thread(_pairs, body)
+    pairs = await run_in_thread(_pairs, body)
     return PreparedExtraction(context, body, _workflow_request(context, body, pairs))
 
 

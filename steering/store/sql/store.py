@@ -1,6 +1,5 @@
 """SqlStore: the Store on SQLite or PostgreSQL."""
 
-import asyncio
 from typing import final
 
 from steering.store.base import JobStore, ProfileStore, VectorStore
@@ -10,6 +9,7 @@ from steering.store.sql.jobs import SqlJobs
 from steering.store.sql.migrate import migrate
 from steering.store.sql.profiles import SqlProfiles
 from steering.store.sql.vectors import SqlVectors
+from steering.threads import run_in_thread
 
 
 @final
@@ -33,7 +33,7 @@ async def open_sql_store(url: str) -> SqlStore:
     """Migrates, connects and runs one query. Raises InvalidRequest, StoreUnavailable, StorageFull or StoreCorrupt."""
     address = read_address(url)
     check_driver(address.url.get_driver_name())
-    await asyncio.to_thread(migrate, address)
+    await run_in_thread(migrate, address)
     store = SqlStore(Database(address))
     try:
         await store.ping()

@@ -1,6 +1,5 @@
 """SqlVectors: the VectorStore on a database. A put and its blob are one transaction; describe never touches a blob."""
 
-import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -36,6 +35,7 @@ from steering.store.rules import (
 from steering.store.sql.batched_reads import BatchedReads
 from steering.store.sql.database import Database
 from steering.store.sql.tables import DefaultSteeringRow, ProfileRow, VectorNameRow, VectorRow
+from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, check_name
 
 log = logging.getLogger(__name__)
@@ -69,14 +69,14 @@ class SqlVectors:
         self._decoded: LRUCache[StoredVector, ConceptVector] = LRUCache(DECODED_VECTORS)
 
     async def put(self, vector: ConceptVector) -> ConceptVector:
-        serialized = await asyncio.to_thread(serialize, vector)
+        serialized = await run_in_thread(serialize, vector)
 
         async def add(connection: AsyncConnection) -> StoredVector:
             stored = replace(serialized, version=await _next_version(connection, serialized.name), created_at=now())
             await connection.execute(insert(VectorRow).values(_to_row(stored)))
             return stored
 
-        return await asyncio.to_thread(deserialize, await self._database.write(add))
+        return await run_in_thread(deserialize, await self._database.write(add))
 
     async def get(self, name: str, version: int | None = None) -> ConceptVector:
         check_name(name)
@@ -88,7 +88,7 @@ class SqlVectors:
         if isinstance(found, ConceptVector):
             return found
         small = len(found.content) <= SMALL
-        vector = deserialize(found) if small else await asyncio.to_thread(deserialize, found)
+        vector = deserialize(found) if small else await run_in_thread(deserialize, found)
         self._decoded[replace(found, content=b"")] = vector
         return vector
 
@@ -110,7 +110,7 @@ class SqlVectors:
         if cursor is not None:
             query = query.where(VectorRow.name > read_cursor("vector", cursor))
         stored = [_from_row(row) for row in await self._database.rows(query)]
-        vectors = await asyncio.to_thread(_deserialize_valid, stored[:limit])
+        vectors = await run_in_thread(_deserialize_valid, stored[:limit])
         return VectorPage(vectors, make_cursor("vector", stored[limit - 1].name) if len(stored) > limit else None)
 
     async def describe(self, name: str, description: str | None, tags: tuple[str, ...] | None) -> ConceptVector:
