@@ -48,8 +48,7 @@ class ReadoutCollector:
         found: dict[int, list[tuple[int, Sequence, int]]] = {}
         for segment in batch.segments:
             sequence = segment.sequence
-            # in a packed pass only the position that predicts a token is read
-            if not batch.decode and segment.last_position != sequence.target - 1:
+            if segment.last_position != len(sequence.ids) - 1:  # only the position that predicts a token is read
                 continue
             for number, reading in enumerate(sequence.readings):
                 found.setdefault(reading.layer, []).append((segment.end - 1, sequence, number))

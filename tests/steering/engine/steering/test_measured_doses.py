@@ -1,0 +1,72 @@
+"""The reported doses are those the slow reference meets, whatever attention the model has and however passes are formed."""
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from steering.engine.api import GenerationRequest, Reading
+from steering.engine.options import EngineLimits
+from steering.model.layout import find_layout
+from steering.spec import SteeringSpec
+from tests.engines import family_engine, run_all, run_alone, sampling
+from tests.families import FAMILIES
+from tests.plans import plan_for, vectors_for
+from tests.reference import Reference
+
+PROMPT = tuple(b"The answer to that is not known yet")
+CONDITION = {"vector": "beta", "at": "token", "layer": 0, "above": 0.0}
+CASES = [
+    [{"vector": "alpha", "layers": [1], "scope": {"tokens": "generated"}}],
+    [{"vector": "alpha", "layers": [1], "scope": {"tokens": "prompt"}}],
+    [{"vector": "alpha", "layers": [1], "scope": {"tokens": "last"}}],
+    [{"vector": "alpha", "layers": [1]}],
+    [{"vector": "alpha", "layers": [1], "operation": "ablate", "scope": {"tokens": "generated", "start": 2, "end": 5}}],
+    [{"vector": "alpha", "layers": [1], "operation": "rotate", "degrees": 20.0, "when": CONDITION}],
+    [
+        {
+            "vector": "alpha",
+            "layers": [1],
+            "unit": "relative",
+            "strength": 0.2,
+            "scope": {"tokens": "prompt", "start": 3},
+        }
+    ],
+]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bloom"])
+async def test_doses_are_those_of_the_slow_reference(family: str, hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    model = FAMILIES[family]()
+    blocks = find_layout(model).blocks
+    async with family_engine(family, hf_byte_tokenizer, EngineLimits(prefill_tokens=16)) as engine:
+        vectors = vectors_for(engine.info)
+        plans = [await plan_for(items, vectors, engine.info) for items in CASES]
+        requests = [GenerationRequest(PROMPT, sampling(8), plan) for plan in plans]
+        outcomes = [*await run_all(engine, requests), *await run_alone(engine, requests)]
+    for items, outcome in zip([*CASES, *CASES], outcomes, strict=True):
+        reference = Reference(model, blocks, SteeringSpec.model_validate({"interventions": items}), vectors)
+        reference.generate(PROMPT, 8)
+        changed = [dose for dose in reference.spent.values() if dose > 0.0]
+        expected = sum(changed) / len(changed)
+        assert outcome.finish.steering.doses[0][1] == pytest.approx(expected, rel=1e-3), items
+        assert outcome.finish.steering.total == pytest.approx(expected, rel=1e-3), items
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom"])
+async def test_every_token_has_its_readout(family: str, hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    """Read at the position that predicts it, from the steered stream."""
+    model = FAMILIES[family]()
+    blocks = find_layout(model).blocks
+    async with family_engine(family, hf_byte_tokenizer, EngineLimits(prefill_tokens=16)) as engine:
+        vectors = vectors_for(engine.info)
+        entry = vectors["beta"].layers[2]
+        plan = await plan_for(CASES[3], vectors, engine.info)
+        readings = (Reading("beta", 2, entry.direction, entry.scale),)
+        (outcome,) = await run_all(engine, [GenerationRequest(PROMPT, sampling(6), plan, readings=readings)])
+    found = [event.readout["beta"] for event in outcome.events[:-1]]
+    seen = []
+    handle = blocks[2].register_forward_hook(lambda *args: seen.append(args[-1]))
+    spec = SteeringSpec.model_validate({"interventions": CASES[3]})
+    Reference(model, blocks, spec, vectors).generate(PROMPT, 6)
+    handle.remove()
+    residuals = [(one[0] if isinstance(one, tuple) else one)[0, -1] for one in seen]
+    assert found == pytest.approx([float(r @ entry.direction) / entry.scale for r in residuals], rel=1e-3, abs=1e-4)
