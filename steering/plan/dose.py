@@ -53,8 +53,8 @@ def check_planned_dose(
     if total <= guard.bound:
         return
     where = [layer for layer, dose in planned.items() if dose]
-    place = f"layer {where[0]}" if len(where) == 1 else f"{len(where)} layers from {where[0]} to {where[-1]} together"
-    message = f"the planned relative dose at {place} is {total:.2f}, beyond the bound of {guard.bound:g}"
+    at = f"layer {where[0]}" if len(where) == 1 else f"{len(where)} layers from {where[0]} to {where[-1]} together"
+    message = f"the planned relative dose at {at} is {total:.2f}, beyond the bound of {guard.bound:g}"
     if guard.action == "refuse":
         raise DoseExceeded(message, param="steering")
     effect = "the change is scaled down where it exceeds the bound" if guard.action == "clamp" else "text may break"

@@ -1,7 +1,7 @@
 """DoseLedger: the relative dose of one request, its attribution to interventions, and the report.
 
 The relative dose of a change at a token is |r' - r| / |r|. A ledger holds, per (layer, source, phase), sums over the
-tokens met so far:
+tokens computed so far:
 
 - source n >= 0: call n of the layer (`LayerSteering.calls`): dose and tokens it acted on.
 - source STATIC: the static adds: 1 / |r| instead of a dose, which times the length of each add is its dose.
@@ -149,16 +149,16 @@ class DoseLedger:
         for layer, steering in self._plan.layers.items():
             for add in steering.static_adds:
                 phases = SCOPE_PHASES[self._plan.interventions[add.intervention].scope.tokens]
-                met = self._total((layer, STATIC), phases)
-                if met.tokens:
-                    doses[add.intervention][layer] = add.length * met.dose / met.tokens
-                first[add.intervention] = min(first[add.intervention], met.fired_at)
+                sums = self._total((layer, STATIC), phases)
+                if sums.tokens:
+                    doses[add.intervention][layer] = add.length * sums.dose / sums.tokens
+                first[add.intervention] = min(first[add.intervention], sums.fired_at)
             for number, call in enumerate(steering.calls):
-                met = self._total((layer, number))
+                sums = self._total((layer, number))
                 for index in call.interventions:
-                    if met.tokens:
-                        doses[index][layer] = met.dose / met.tokens
-                    first[index] = min(first[index], met.fired_at)
+                    if sums.tokens:
+                        doses[index][layer] = sums.dose / sums.tokens
+                    first[index] = min(first[index], sums.fired_at)
         return SteeringReport(
             doses=tuple(doses),
             fired=tuple(at != NEVER for at in first),
@@ -181,12 +181,12 @@ class DoseLedger:
         for phase in Phase:
             acting = self._acting(layer, phase)
             for source in acting if len(acting) == 1 else [(layer, WHOLE)]:
-                met = self._total(source, frozenset({phase}))
+                sums = self._total(source, frozenset({phase}))
                 if source[1] == STATIC:
                     row = self._plan.layers[layer].static_sum
                     assert row is not None
-                    met.dose *= float(row[phase].norm())
-                whole.add(met.dose, met.tokens, NEVER)
+                    sums.dose *= float(row[phase].norm())
+                whole.add(sums.dose, sums.tokens, NEVER)
         return whole.dose / whole.tokens if whole.tokens else 0.0
 
 

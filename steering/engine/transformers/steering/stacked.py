@@ -74,7 +74,7 @@ def _stackable(members: list[Member]) -> Iterator[list[Member]]:
 
 
 def _tokens(segment: Segment, timing: Timing) -> range:
-    """Flat tokens of a segment that a call may act on. A decode stack serves many passes, so there the token stays."""
+    """Flat tokens of a segment that a call may act on. A decode stack serves many passes, so the token is kept while any position in scope is to come."""
     if segment.decodes:
         return range(segment.start, segment.end) if timing.end > segment.first else range(0)
     low = int(max(timing.start, segment.first))

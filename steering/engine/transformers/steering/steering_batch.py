@@ -124,7 +124,7 @@ class SteeringBatch:
         return residual
 
     def finish(self) -> None:
-        """After each pass: what was decided stays with the requests."""
+        """After each pass: stores the decisions with their requests."""
         for part in self.parts:
             part.conditions.finish()
 
