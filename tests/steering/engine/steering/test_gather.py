@@ -8,13 +8,12 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from steering.engine.api import SamplingParams
-from steering.engine.transformers.batch import Batch
-from steering.engine.transformers.segment import Segment
 from steering.engine.transformers.sequence import Sequence, Stream
 from steering.engine.transformers.steering.gather import CHUNK_NUMBERS, DirectionTable, Spread, index_of, put, take
 from steering.engine.transformers.steering.steering_batch import SteeringRunner
 from steering.model.info import ModelInfo
 from tests.plans import NAMES, plan_for, vectors_for
+from tests.steering.engine.steering.passes import pass_over
 
 CPU = torch.device("cpu")
 TOKENS, D_MODEL, PLANS = 2048, 96, 24
@@ -75,12 +74,7 @@ def test_a_pass_allocates_no_more_for_many_directions() -> None:
         ]
 
     first, second = rows = asyncio.run(sequences())
-    middle = TOKENS // 2
-    segments = (Segment(first, 0, 0, middle), Segment(second, 0, middle, TOKENS))
-    zeros = torch.zeros(TOKENS, dtype=torch.int64)
-    batch = Batch(
-        decode=False, segments=segments, token_ids=zeros, positions=torch.arange(TOKENS) % middle, slots=zeros
-    )
+    batch = pass_over([(first, TOKENS // 2), (second, TOKENS // 2)])
     runner = SteeringRunner(INFO.layer_count, D_MODEL, CPU)
     for row in rows:
         runner.admit(row)
@@ -91,7 +85,7 @@ def test_a_pass_allocates_no_more_for_many_directions() -> None:
         left = steering.apply(1, residual, batch)
         runner.finish(steering)
     assert largest.numbers <= CHUNK_NUMBERS
-    for segment in segments:
+    for segment in batch.segments:
         (call,) = segment.sequence.plan.layers[1].calls
         basis, before = call.directions, residual[segment.start : segment.end]
         torch.testing.assert_close(left[segment.start : segment.end], before - before @ basis.T @ basis)
