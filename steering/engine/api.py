@@ -1,18 +1,16 @@
-"""Engine: the one door to a model. Requests in, token events and activations out; whose rows share a pass is its affair."""
+"""Engine, the only interface to a model, with its request and response types. How requests are batched is up to it."""
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Literal, Protocol, TypeAlias
 
-from steering.engine.fit_task import FitTask, FittedDirection
-from steering.errors import UnsupportedParameter
 from steering.model.info import ModelInfo
 from steering.pairs import ChatMessage
 from steering.plan.types import UNSTEERED, SteeringPlan
-from steering.shapes import Direction, Float, Residual, Tensor
+from steering.shapes import Direction, Float, Tensor
 
 Prompt: TypeAlias = str | tuple[ChatMessage, ...] | tuple[int, ...]
-"""A text continued as it stands, a conversation rendered by the model's chat template, or token ids."""
+"""A text, a conversation that the model's chat template renders, or token ids."""
 
 Position: TypeAlias = Literal["last", "mean", "response_mean", "all"] | int
 """Which positions of a text are read: one, a mean over all but the first, a mean over the last assistant message,
@@ -21,7 +19,7 @@ every one, or a negative offset from the end."""
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the next token is chosen. temperature 0 is greedy. stop: strings that end the text and are not part of it."""
+    """Options for choosing the next token. temperature 0 is greedy. stop: strings that end the text without being part of it."""
 
     max_tokens: int = 128
     temperature: float = 0.0
@@ -53,9 +51,9 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GenerationRequest:
-    """One answer to one prompt, with its own steering. `priority` 0 is live traffic, 1 background work.
+    """One prompt to answer, with its own steering. `priority` 0 is live traffic, 1 background work.
 
-    cache_salt: prompt KV is shared among requests of one salt only, so that nobody can probe another's prompts.
+    cache_salt: prompts are shared among requests of one salt only, so that no caller can probe another's prompts.
     """
 
     prompt: Prompt
@@ -68,7 +66,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class SteeringReport:
-    """What was done, per intervention of the plan.
+    """The steering that was applied, for each intervention of the plan.
 
     doses: measured |r' - r| / |r| by layer, averaged over the steered tokens. fired: whether its condition held at
     any token (True where there is none and a position was in scope). fired_at: index of the first generated token
@@ -97,9 +95,12 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class TokenEvent:
-    """One generated token. text: the characters that became certain with it (whole ones; may be empty). top_logprobs:
-    the likeliest (token id, logprob), best first. readout: name -> score in natural scales. finish: on the last event,
-    which carries no token of its own (token_id -1) but may carry the last characters."""
+    """One generated token.
+
+    text: the whole characters that it completes; may be empty. top_logprobs: (token id, logprob) of the most probable
+    tokens, best first. readout: name -> score in natural scales. finish: on the last event, which has no token (token_id
+    -1) but may have the last characters.
+    """
 
     index: int
     token_id: int
@@ -112,7 +113,7 @@ class TokenEvent:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CapturePrompt:
-    """A text to read. prompt_length: where its prompt ends, for a plan that treats positions apart; None: all of it is prompt."""
+    """A text to read. prompt_length: tokens of its prompt, for plans that depend on the position; None: all of them."""
 
     prompt: Prompt
     plan: SteeringPlan = UNSTEERED
@@ -121,8 +122,8 @@ class CapturePrompt:
 
 @dataclass(frozen=True, slots=True)
 class CaptureSpec:
-    """What to read: residuals after these blocks, steered as the plan says; logits too if asked (at every position), and
-    the input embeddings of the same positions."""
+    """What to read: residuals after these blocks under the prompt's plan. logits: also logits, at every position.
+    embeddings: also the input embeddings of the positions read."""
 
     layers: tuple[int, ...]
     position: Position = "last"
@@ -132,9 +133,12 @@ class CaptureSpec:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Capture:
-    """What was read from one text: activations (layer, token, d_model) float32, in the order of CaptureSpec.layers;
-    token is 1 unless position was "all". logits (token, vocab) float32 over every position, if asked. embeddings (token,
-    d_model) float32, if asked: what the embedding layer gives, before positions are added."""
+    """The result of reading one text, in float32 on the host.
+
+    activations (layer, token, d_model): in the order of CaptureSpec.layers; token is 1 unless position was "all". logits
+    (token, vocab): over every position. embeddings (token, d_model): the embedding layer's output, before positions are
+    added.
+    """
 
     token_ids: tuple[int, ...]
     activations: Float[Tensor, "layer token d_model"]
@@ -172,16 +176,18 @@ class EngineStats:
 
 
 class Tokenizer(Protocol):
-    """Text to ids and back."""
+    """Converts text to token ids and back."""
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
-        """Raises InvalidRequest for messages when the model has no chat template, or ids out of the vocabulary."""
+        """Returns token ids. Raises InvalidRequest for messages without a chat template, or ids out of the vocabulary."""
         ...
 
-    def decode(self, token_ids: Sequence[int]) -> str: ...
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Returns the text of ids, without control tokens."""
+        ...
 
     def token_text(self, token_id: int) -> str:
-        """One token's own text, for tables; not for joining."""
+        """Returns one token's own text, for tables; such texts cannot be joined."""
         ...
 
 
@@ -234,46 +240,3 @@ class Engine(Protocol):
     async def close(self) -> None:
         """Stops the engine; running streams end with EngineDead. May be called again."""
         ...
-
-
-@runtime_checkable
-class SupportsUnembed(Protocol):
-    """An engine that can apply the model's final norm and head to residuals, which the logit lens needs."""
-
-    async def unembed(self, residual: Residual) -> Float[Tensor, "token vocab"]:
-        """Returns the logits of residuals (token, d_model) in float32 on the host.
-
-        Raises InvalidRequest for another width, EngineDead.
-        """
-        ...
-
-
-@runtime_checkable
-class SupportsFitting(Protocol):
-    """An engine that can fit a direction by gradient against the frozen model."""
-
-    async def fit(self, task: FitTask, *, progress: Callable[[int, int], None] | None = None) -> FittedDirection:
-        """Fits a direction in the background; the weights never change, and cancelling the task stops it.
-
-        `progress(done, total)` counts optimisation steps. Raises InvalidRequest for a task that cannot be fitted,
-        NonfiniteActivations, OutOfMemory, EngineDead.
-        """
-        ...
-
-
-def unembedding_of(engine: Engine) -> SupportsUnembed:
-    """Returns the engine as one that unembeds residuals. Raises UnsupportedParameter if it does not."""
-    if not isinstance(engine, SupportsUnembed):
-        raise _unsupported(engine, "unembed residuals, which the logit lens needs")
-    return engine
-
-
-def fitting_of(engine: Engine) -> SupportsFitting:
-    """Returns the engine as one that fits directions. Raises UnsupportedParameter if it does not."""
-    if not isinstance(engine, SupportsFitting):
-        raise _unsupported(engine, "fit directions by gradient, which method 'trained' needs", "method")
-    return engine
-
-
-def _unsupported(engine: Engine, what: str, param: str | None = None) -> UnsupportedParameter:
-    return UnsupportedParameter(f"the engine {engine.name!r} cannot {what}", param=param)

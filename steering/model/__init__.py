@@ -1,1 +1,1 @@
-"""One transformers model, opened up."""
+"""Loads transformers models and finds the parts that steering needs."""

@@ -1,4 +1,4 @@
-"""The embedded default model: one GGUF file inside an installed distribution, which is never imported."""
+"""Finds the embedded default model: one GGUF file inside an installed distribution, which is never imported."""
 
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path

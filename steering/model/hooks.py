@@ -1,4 +1,4 @@
-"""ResidualHooks: one permanent hook per decoder block that calls whatever the running step installed. It knows no plans."""
+"""ResidualHooks: one permanent hook on each decoder block, which calls the function of the running step."""
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -11,15 +11,15 @@ from steering.model.layout import BlockOutput, Layout, residual_of, with_residua
 from steering.shapes import Residual
 
 ResidualFunction: TypeAlias = Callable[[int, Residual], Residual | None]
-"""(layer, residual (token, d_model)) -> the residual to go on with, or None to leave it as it is."""
+"""(layer, residual (token, d_model)) -> the residual to continue with, or None to keep it."""
 
 
 class StopForward(Exception):
-    """Raised by a step's function to end a forward pass early; whoever opened the step catches it."""
+    """Raised by a step's function to end a forward pass early; the code that opened the step catches it."""
 
 
 class ResidualHooks:
-    """Hooks on every decoder block, there for the life of the model; idle ones return at their first line.
+    """Hooks on every decoder block for the life of the model; idle ones return at their first line.
 
     One thread owns the model: the step in progress is state of this object, not of a thread.
     """
@@ -31,10 +31,10 @@ class ResidualHooks:
 
     @contextmanager
     def step(self, apply: ResidualFunction, layers: Collection[int] | None = None) -> Iterator[None]:
-        """For the length of one forward pass, call `apply` after the blocks in `layers` (None: after every block).
+        """Calls `apply` after the blocks in `layers` (None: after every block) during one forward pass.
 
-        A [row, seq, d_model] output is shown as [row * seq, d_model]; what comes back is cast to the dtype of the
-        output. Raises InternalError when a step is already running, or for layers the model does not have.
+        A [row, seq, d_model] output is passed as [row * seq, d_model]; the result is cast to the dtype of the output.
+        Raises InternalError when a step is already running, or for layers the model does not have.
         """
         if self._in_step:
             raise InternalError("a steering step is already running on this model: steps cannot be nested")
@@ -52,7 +52,7 @@ class ResidualHooks:
             self._in_step = False
 
     def remove(self) -> None:
-        """Take these hooks, and no others, off the model. Harmless when repeated."""
+        """Removes these hooks, and no others, from the model. May be called again."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()

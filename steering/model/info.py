@@ -1,15 +1,15 @@
-"""ModelInfo: what the rest of the house may know of a loaded model. Torch-free."""
+"""ModelInfo: facts about a loaded model, without torch."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A loaded model in plain words.
+    """Facts about a loaded model.
 
     fingerprint: digest of architecture and sampled weights, equal for the same weights in any dtype.
-    typical_norms: median residual norm after each block on neutral text, first position left out; what a planned
-    relative dose is measured against. Empty when not measured.
+    typical_norms: median residual norm after each block on neutral text, first position left out; the unit of planned
+    relative doses. Empty until measured.
     """
 
     name: str

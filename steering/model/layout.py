@@ -1,4 +1,4 @@
-"""Layout: where an architecture keeps its decoder blocks, and what a block returns. Structure is read, not names."""
+"""Layout: finds the decoder blocks of an architecture by its structure, and reads what a block returns."""
 
 import inspect
 from collections.abc import Iterator
@@ -12,27 +12,24 @@ from steering.errors import UnsupportedModel
 from steering.shapes import Float, Tensor
 
 BlockOutput: TypeAlias = Tensor | tuple[Any, ...]
-"""What a decoder block returns: the residual [row, seq, d_model] itself, or a tuple that opens with it."""
+"""What a decoder block returns: the residual [row, seq, d_model] itself, or a tuple that starts with it."""
 
 ATTENTION_KINDS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
-"""Layer types whose state is a list of keys and values, one per token: what a slot cache can hold."""
+"""Layer types whose state is keys and values of each token, which a key-value cache can store."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
     """The parts of a decoder-only model that steering reads and writes.
 
-    blocks: the decoder blocks in order; final_norm: what the last residual passes before the unembedding (Identity
-    where an architecture has none); attention: "interface" when every block calls transformers' attention interface
-    with plain queries, keys and values, "own" when the block computes attention itself or adds chunks or sinks;
-    cache_argument: what forward calls its key-value cache.
+    blocks: the decoder blocks in order. attention: "interface" when every block calls transformers' attention interface
+    with plain queries, keys and values, "own" when the block computes attention itself or adds chunks or sinks.
+    cache_argument: the name of forward's key-value cache.
     """
 
     architecture: str
     blocks: nn.ModuleList
-    final_norm: nn.Module
     embedding: nn.Module
-    unembedding: nn.Module
     d_model: int
     layer_count: int
     vocab_size: int
@@ -41,20 +38,20 @@ class Layout:
 
 
 def residual_of(output: BlockOutput) -> Float[Tensor, "row seq d_model"]:
-    """The residual stream in a block's output, whichever of the two forms it has."""
+    """Returns the residual in a block's output, in either of its two forms."""
     return output[0] if isinstance(output, tuple) else output
 
 
 def with_residual(output: BlockOutput, residual: Float[Tensor, "row seq d_model"]) -> BlockOutput:
-    """The same output with another residual; what else the block returned is kept."""
+    """Returns the output with another residual and all else unchanged."""
     return (residual, *output[1:]) if isinstance(output, tuple) else residual
 
 
 def find_layout(model: PreTrainedModel) -> Layout:
-    """Raises UnsupportedModel, naming the architecture and the reason, for what cannot be steered."""
+    """Finds the layout. Raises UnsupportedModel with the architecture and the reason for models that cannot be steered."""
     _refuse_other_kinds(model)
     config = model.config.get_text_config()
-    parent, blocks = _find_blocks(model, config.num_hidden_layers)
+    blocks = _find_blocks(model, config.num_hidden_layers)
     embedding, unembedding = model.get_input_embeddings(), model.get_output_embeddings()
     if unembedding is None:
         raise _unsupported(model, "it has no language-model head to generate with")
@@ -65,9 +62,7 @@ def find_layout(model: PreTrainedModel) -> Layout:
     return Layout(
         architecture=type(model).__name__,
         blocks=blocks,
-        final_norm=_find_final_norm(parent),
         embedding=embedding,
-        unembedding=unembedding,
         d_model=d_model,
         layer_count=len(blocks),
         vocab_size=int(unembedding.weight.shape[0]),
@@ -100,31 +95,24 @@ def _refuse_other_kinds(model: PreTrainedModel) -> None:
         raise _unsupported(model, "it does not take token ids")
 
 
-def _block_lists(model: PreTrainedModel, count: int) -> Iterator[tuple[nn.Module, nn.ModuleList]]:
-    """Every list of `count` modules of the kind that must not be split over devices: that kind is the decoder block."""
+def _block_lists(model: PreTrainedModel, count: int) -> Iterator[nn.ModuleList]:
+    """Yields lists of `count` modules of the class that must not be split over devices, which is the decoder block."""
     block_names = set(getattr(model, "_no_split_modules", None) or ())
     for parent in model.modules():
         for child in parent.children():
             if isinstance(child, nn.ModuleList) and len(child) == count:
                 names = {type(block).__name__ for block in child}
                 if names <= block_names or (not block_names and len(names) == 1):
-                    yield parent, child
+                    yield child
 
 
-def _find_blocks(model: PreTrainedModel, count: int) -> tuple[nn.Module, nn.ModuleList]:
+def _find_blocks(model: PreTrainedModel, count: int) -> nn.ModuleList:
     found = list(_block_lists(model, count))
     if not found:
         raise _unsupported(model, f"no list of {count} decoder blocks was found in it")
     if len(found) > 1:
         raise _unsupported(model, f"{len(found)} lists of {count} blocks were found in it, and one must be the decoder")
     return found[0]
-
-
-def _find_final_norm(parent: nn.Module) -> nn.Module:
-    """The norm beside the blocks. Where the embeddings have one too (Bloom), that is told apart by its name."""
-    norms = [(name, module) for name, module in parent.named_children() if "norm" in type(module).__name__.lower()]
-    after = [module for name, module in norms if len(norms) == 1 or "embed" not in name]
-    return after[-1] if after else nn.Identity()
 
 
 def _attention_of(model: PreTrainedModel, blocks: nn.ModuleList) -> Literal["interface", "own"]:

@@ -1,4 +1,4 @@
-"""load: a model's name, folder, GGUF file or hub id to a model that is ready to be steered."""
+"""Loads a model from a name, a folder, a GGUF file or a hub id, ready to be steered."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ UNLIMITED_CONTEXT = 2048
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
-    """A model in evaluation mode, without gradients, and what the rest of the house needs beside it."""
+    """A model in evaluation mode, without gradients, with its tokenizer, layout and facts."""
 
     model: PreTrainedModel
     tokenizer: ModelTokenizer
@@ -42,7 +42,7 @@ class LoadedModel:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Where the files lie, what to call the model, and the hub's commit if it came from there."""
+    """The folder of the files, the model's name, and the hub's commit if it came from there."""
 
     folder: Path
     name: str
@@ -59,11 +59,11 @@ def load(
     revision: str | None = None,
     report: Callable[[str], None] = lambda _line: None,
 ) -> LoadedModel:
-    """Load a model: None or "smollm2-135m-instruct" (embedded), a folder, a `.gguf` file, or a hub id.
+    """Loads a model: None or "smollm2-135m-instruct" (embedded), a folder, a `.gguf` file, or a hub id.
 
-    cache_dir keeps what GGUF files were converted to. device_map "auto" spreads the model over every device by
-    accelerate. revision: a commit, tag or branch of a hub id; the commit found is in `info.revision`. Only
-    safetensors are read and no code of the model's is run. `report` is told each step in a line.
+    cache_dir: where converted GGUF files are kept. device_map "auto" lets accelerate choose the devices; more than one
+    is refused. revision: a commit, tag or branch of a hub id; the commit found is in `info.revision`. Only safetensors
+    are read and no code of the model's is run. `report` receives each step in a line.
 
     Raises ModelLoadFailed, UnsupportedModel, OutOfMemory, and InvalidRequest for a device or dtype.
     """
@@ -90,7 +90,7 @@ def opened(
     revision: str | None = None,
     fingerprint: str | None = None,
 ) -> LoadedModel:
-    """A model that is already in memory, opened up in the same way."""
+    """Opens a model that is already in memory in the same way."""
     return _assembled(model, tokenizer, _Source(Path(), name, revision), fingerprint or fingerprint_of(model))
 
 
@@ -112,7 +112,7 @@ def _find(
 
 
 def _converted_for(gguf: Path, dtype: torch.dtype, cache_dir: Path, report: Callable[[str], None]) -> Path:
-    """A bfloat16 load reads the smaller folder; every other dtype starts from the exact one."""
+    """Returns the folder for a dtype: bfloat16 loads read the smaller one, every other dtype the exact one."""
     kept = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
     return converted(gguf, kept, cache_dir, report)
 
@@ -123,7 +123,9 @@ def _refuse_other_tasks(config: Any) -> None:
     if config.is_encoder_decoder:
         raise UnsupportedModel(f"{named} cannot be steered: it is an encoder-decoder model")
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise UnsupportedModel(f"{named} cannot be steered: {config.model_type!r} is no language model that generates")
+        raise UnsupportedModel(
+            f"{named} cannot be steered: {config.model_type!r} is not a language model that generates"
+        )
 
 
 def _load_weights(
@@ -156,7 +158,7 @@ def cast_parameters(model: PreTrainedModel, dtype: torch.dtype) -> None:
 def _assembled(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, source: _Source, fingerprint: str
 ) -> LoadedModel:
-    # No batch of ours is padded. Where a padding token is named, GPT-2 asks the device for it at every pass, only to warn.
+    # No batch of ours is padded. Where a padding token is set, GPT-2 reads it from the device in every pass, only to warn.
     model.config.pad_token_id = None
     layout = verify_layout(model, find_layout(model))
     if not getattr(tokenizer, "is_fast", False):
@@ -183,7 +185,7 @@ def _assembled(
 
 
 def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> set[int]:
-    """Every token that ends an answer: the model's own list (chat models name several) and the tokenizer's."""
+    """Returns every token that ends an answer: the model's list (chat models have several) and the tokenizer's."""
     stated = getattr(model.generation_config, "eos_token_id", None)
     ids = set(stated) if isinstance(stated, list | tuple) else {stated}
     return {token_id for token_id in ids | {tokenizer.eos_token_id} if token_id is not None}
@@ -195,7 +197,7 @@ def _dtype_name(dtype: torch.dtype) -> str:
 
 @contextmanager
 def _quiet_progress_bars() -> Iterator[None]:
-    """transformers draws bars on the terminal; ours is told by `report`."""
+    """Turns off transformers' progress bars: progress goes to `report`."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
@@ -207,7 +209,7 @@ def _quiet_progress_bars() -> Iterator[None]:
 
 @contextmanager
 def _load_errors(name: str) -> Iterator[None]:
-    """What libraries raise, in words of our own."""
+    """Translates errors of the libraries."""
     try:
         yield
     except torch.OutOfMemoryError as error:

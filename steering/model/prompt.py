@@ -1,4 +1,4 @@
-"""ModelTokenizer: text, messages or ids to the token ids a model reads, and back."""
+"""ModelTokenizer: converts text, messages or ids to the token ids of a model, and back."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -16,14 +16,14 @@ from steering.pairs import ChatMessage
 Prompt: TypeAlias = str | tuple[ChatMessage, ...] | tuple[int, ...]
 
 CONTEXT_LENGTH = 6
-"""Prompt tokens a TextStream is given: enough for the longest character and the word before it."""
+"""Prompt tokens that a TextStream receives: enough for the longest character and the word before it."""
 
 
 class ModelTokenizer:
-    """A fast tokenizer with the rules of this server.
+    """A fast tokenizer that reads control strings in a caller's text as plain text.
 
     Control tokens (`<|im_end|>` and their like) come from the chat template and from what the tokenizer itself puts
-    before a text, never from a caller's text, where the same characters are ordinary text. Nothing is changed after
+    before a text, never from a caller's text, where the same characters are ordinary text. Immutable after
     construction, so threads may share it.
 
     vocab_size: rows of the model's embedding, some of which no token may use. eos_ids: the tokens that end an answer.
@@ -43,10 +43,11 @@ class ModelTokenizer:
 
     @property
     def has_chat_template(self) -> bool:
+        """Whether the tokenizer has a chat template."""
         return bool(self._templates.chat_template)
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
-        """Text (after what the tokenizer puts before one), messages by the chat template, or ids, which are checked.
+        """Returns the ids of a text (with the tokens that the tokenizer adds), of messages by the chat template, or checked ids.
 
         Raises InvalidRequest: no chat template, a conversation the template refuses, ids out of the vocabulary,
         text that is not Unicode, nothing to encode.
@@ -62,7 +63,7 @@ class ModelTokenizer:
         return ids
 
     def render(self, messages: Sequence[ChatMessage]) -> str:
-        """The conversation as the chat template writes it. It asks for an answer unless the last message is one."""
+        """Renders a conversation by the chat template, with a generation prompt unless the last message is an answer."""
         if not self.has_chat_template:
             raise InvalidRequest("this model has no chat template: send `prompt` as text", param="messages")
         if not messages:
@@ -76,17 +77,17 @@ class ModelTokenizer:
         return cast(str, text)
 
     def response_span(self, messages: Sequence[ChatMessage]) -> Span:
-        """The half-open span of tokens, in encode(messages), that hold the content of the last assistant message.
+        """Returns the half-open span of tokens in encode(messages) with the content of the last assistant message.
 
-        Raises InvalidRequest when there is none, or when the template does not show it whole.
+        Raises InvalidRequest when there is none, or when the template does not contain it as one text.
         """
         answers = [i for i, message in enumerate(messages) if message.role == "assistant" and message.content.strip()]
         if not answers:
             raise InvalidRequest("there is no assistant message with content to read", param="messages")
-        hole = unused_characters([message.content for message in messages], 1)[0]
-        emptied = [replace(m, content=hole) if i == answers[-1] else m for i, m in enumerate(messages)]
+        marker = unused_characters([message.content for message in messages], 1)[0]
+        emptied = [replace(m, content=marker) if i == answers[-1] else m for i, m in enumerate(messages)]
         text, encoded = self._encode_messages(messages)
-        before, *after = self.render(emptied).split(hole)
+        before, *after = self.render(emptied).split(marker)
         if len(after) != 1 or not (text.startswith(before) and text.endswith(after[0])):
             raise InvalidRequest("the chat template does not show the assistant message as one text", param="messages")
         start, end = len(before), len(text) - len(after[0])
@@ -95,25 +96,25 @@ class ModelTokenizer:
             raise InvalidRequest("the chat template leaves the assistant message out", param="messages")
         return inside[0], inside[-1] + 1
 
-    def decode(self, token_ids: Sequence[int], *, keep_special: bool = False) -> str:
-        """Text of ids; control tokens are left out unless `keep_special`. Raises InvalidRequest for unknown ids."""
-        return self._backend.decode(list(self._checked_ids(token_ids)), skip_special_tokens=not keep_special)
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Returns the text of ids without control tokens. Raises InvalidRequest for unknown ids."""
+        return self._backend.decode(list(self._checked_ids(token_ids)), skip_special_tokens=True)
 
     def token_text(self, token_id: int) -> str:
-        """One token's own text with its leading space; not for joining, since a token may hold part of a character."""
+        """Returns one token's own text with its leading space. Such texts cannot be joined: a token may be part of a character."""
         self._checked_ids((token_id,))
         special = self._encoder.special.get(token_id)
         if special is not None:
             return special
-        # After another token, so that tokenizers that drop a text's first space keep this one's.
+        # Decoded after another token, because some tokenizers drop the first space of a text.
         return self.decode((*self._anchor, token_id))[len(self.decode(self._anchor)) :]
 
     def decode_stream(self, prompt: Sequence[int] = ()) -> TextStream:
-        """A new stream of text. Given the prompt's ids, a first word keeps its space in every kind of tokenizer."""
+        """Returns a new stream of text. With the prompt's ids, a first word keeps its space in every kind of tokenizer."""
         return TextStream(self._decoder, prompt[-CONTEXT_LENGTH:])
 
     def _encode_messages(self, messages: Sequence[ChatMessage]) -> tuple[str, Encoded]:
-        """The rendered text and its tokens, whose spans are in that text."""
+        """Returns the rendered text and its tokens, whose spans refer to that text."""
         marks = self._encoder.marks([message.content for message in messages])
         if marks is None:
             text = self.render(messages)
@@ -134,7 +135,7 @@ class ModelTokenizer:
 
 
 def _checked_text(text: str) -> str:
-    """Half a surrogate pair is a legal JSON string but no text: tokenizers cannot read it."""
+    """Raises InvalidRequest for a lone surrogate, which is legal in JSON but which no tokenizer reads."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

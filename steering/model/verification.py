@@ -1,29 +1,34 @@
-"""verify_layout: short forward passes that show a layout to be true before anybody steers by it."""
+"""Checks a layout by short forward passes, before anything is steered by it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
 
 from steering.errors import UnsupportedModel
-from steering.model.attention_probe import uses_attention_interface
 from steering.model.layout import BlockOutput, Layout, residual_of
-from steering.shapes import Tensor
+from steering.shapes import Int, Tensor
 
 PROBE = [[0, 1], [0, 2]]
-"""Two rows that differ in their last token only: a causal model shows the same residual at the first."""
+"""Two rows that differ in their last token: a causal model computes the same residual for the first."""
+PROBE_NAME = "steering-probe"
+IGNORED = frozenset({"position_ids", "cache_position"})
+"""Tensors that blocks pass on without using them; any other is a mask, bias or sink of the model's own."""
 
 
 def verify_layout(model: PreTrainedModel, layout: Layout) -> Layout:
-    """The layout, its `attention` now known and not only stated by the model's class.
+    """Returns the layout with its `attention` confirmed by a pass.
 
-    Raises UnsupportedModel unless each block runs once, in order, puts out [row, seq, d_model], and looks back only.
+    Raises UnsupportedModel unless each block runs once, in order, returns [row, seq, d_model], and is causal.
     """
     token_ids = torch.tensor(PROBE, device=next(layout.embedding.parameters()).device)
-    seen: list[tuple[int, Tensor]] = []
+    recorded: list[tuple[int, Tensor]] = []
 
     def record(layer: int, output: BlockOutput) -> None:
-        seen.append((layer, residual_of(output)))
+        recorded.append((layer, residual_of(output)))
 
     handles = [
         block.register_forward_hook(lambda _block, _arguments, output, layer=layer: record(layer, output))
@@ -35,7 +40,7 @@ def verify_layout(model: PreTrainedModel, layout: Layout) -> Layout:
     finally:
         for handle in handles:
             handle.remove()
-    reason = _objection(seen, layout)
+    reason = _reason_against(recorded, layout)
     if reason:
         raise UnsupportedModel(f"{layout.architecture} cannot be steered: {reason}")
     if layout.attention == "interface" and not uses_attention_interface(model, token_ids, layout.layer_count):
@@ -43,15 +48,77 @@ def verify_layout(model: PreTrainedModel, layout: Layout) -> Layout:
     return layout
 
 
-def _objection(seen: list[tuple[int, Tensor]], layout: Layout) -> str | None:
-    if [layer for layer, _ in seen] != list(range(layout.layer_count)):
+def _reason_against(recorded: list[tuple[int, Tensor]], layout: Layout) -> str | None:
+    if [layer for layer, _ in recorded] != list(range(layout.layer_count)):
         return "its blocks do not run once each, in order"
     wanted = (len(PROBE), len(PROBE[0]), layout.d_model)
-    for layer, residual in seen:
+    for layer, residual in recorded:
         if tuple(residual.shape) != wanted:
-            return f"block {layer} puts out {tuple(residual.shape)} where a residual stream would be {wanted}"
-    first = seen[-1][1][:, 0].float()
-    # Rows of one batch may differ by rounding on some devices; a model that looks ahead differs by far more.
+            return f"block {layer} returns {tuple(residual.shape)} where a residual stream would be {wanted}"
+    first = recorded[-1][1][:, 0].float()
+    # Rows of one batch may differ by rounding on some devices; a model that is not causal differs by far more.
     if not torch.allclose(first[0], first[1], rtol=1e-2, atol=1e-2 * float(first.abs().mean())):
-        return "it looks ahead: a later token changes what an earlier position holds"
+        return "it is not causal: a later token changes the residual of an earlier position"
     return None
+
+
+class _AttentionProbe:
+    """An attention function that records how it is called and returns zeros."""
+
+    def __init__(self) -> None:
+        self.plain: list[bool] = []
+        self.layers: list[int | None] = []
+
+    def __call__(
+        self,
+        module: torch.nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        *_: Any,
+        **options: Any,
+    ) -> tuple[Tensor, None]:
+        """query (row, head, seq, head_dim) -> zeros (row, seq, head, head_dim)."""
+        own = [name for name, option in options.items() if torch.is_tensor(option) and name not in IGNORED]
+        same_width = query.shape[-1] == key.shape[-1] == value.shape[-1]
+        same_length = query.shape[-2] == key.shape[-2] == value.shape[-2]
+        self.plain.append(attention_mask is None and not own and same_width and same_length)
+        self.layers.append(getattr(module, "layer_idx", None))
+        return torch.zeros_like(query).transpose(1, 2), None
+
+
+_probe = _AttentionProbe()
+AttentionInterface.register(PROBE_NAME, _probe)
+
+
+def uses_attention_interface(model: PreTrainedModel, token_ids: Int[Tensor, "row seq"], layer_count: int) -> bool:
+    """Returns whether each block makes one call of transformers' attention interface, in order, with queries, keys and
+    values of one width and no further tensors.
+
+    Masks of windows and of padding are made by transformers and do not count.
+    """
+    _probe.plain, _probe.layers = [], []
+    try:
+        with _probed(model), torch.no_grad():
+            model(token_ids, use_cache=False)
+    except (KeyError, ValueError, TypeError, RuntimeError, AttributeError):
+        return False  # the model selects its attention by name elsewhere, and does not know this one
+    return _probe.layers == list(range(layer_count)) and all(_probe.plain)
+
+
+@contextmanager
+def _probed(model: PreTrainedModel) -> Iterator[None]:
+    """Makes the probe the attention of every part of the model, for one pass."""
+    parts: list[Any] = [getattr(part, "config", None) for part in model.modules()]
+    configs = {id(config): config for config in parts}
+    previous = [
+        (config, config._attn_implementation) for config in configs.values() if hasattr(config, "_attn_implementation")
+    ]
+    try:
+        for config, _ in previous:
+            config._attn_implementation = PROBE_NAME
+        yield
+    finally:
+        for config, name in previous:
+            config._attn_implementation = name

@@ -8,15 +8,8 @@ import pytest
 import torch
 
 from steering.engine import ENGINES, open_engine
-from steering.engine.api import (
-    CapturePrompt,
-    CaptureSpec,
-    Engine,
-    GenerationRequest,
-    SamplingParams,
-    fitting_of,
-    unembedding_of,
-)
+from steering.engine.api import CapturePrompt, CaptureSpec, Engine, GenerationRequest, SamplingParams
+from steering.engine.capabilities import fitting_of, unembedding_of
 from steering.engine.fit_task import FitTask, TokenPair
 from steering.engine.options import EngineOptions
 from steering.errors import ContextLengthExceeded, EngineDead, InvalidRequest

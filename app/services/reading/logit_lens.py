@@ -7,7 +7,7 @@ from app.services.context import Context
 from app.services.inputs import check_activations, prompt_of
 from app.services.limits import check_limit
 from app.services.reading.responses import ACTIVATION_BYTES, SCORE_BYTES, read_tokens
-from steering.engine.api import unembedding_of
+from steering.engine.capabilities import unembedding_of
 from steering.engine.prompts import check_context, encode_prompt
 from steering.layer_indices import layer_indices
 from steering.plan.types import SteeringPlan

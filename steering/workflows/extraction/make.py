@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import torch
 
-from steering.engine.api import Engine, SupportsFitting, fitting_of
+from steering.engine.api import Engine
+from steering.engine.capabilities import SupportsFitting, fitting_of
 from steering.errors import InvalidRequest, VectorModelMismatch
 from steering.extraction import METHODS
 from steering.layer_indices import layer_index

@@ -7,7 +7,8 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, Prompt, unembedding_of
+from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, Prompt
+from steering.engine.capabilities import unembedding_of
 from steering.errors import InvalidRequest
 from steering.layer_indices import layer_indices
 from steering.plan.types import UNSTEERED, SteeringPlan

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from steering.engine.api import Engine, fitting_of
+from steering.engine.api import Engine
+from steering.engine.capabilities import fitting_of
 from steering.engine.fit_task import FitTask, FittedDirection
 from steering.errors import InvalidRequest
 from steering.extraction import METHODS

@@ -168,10 +168,9 @@ def test_response_span_says_when_there_is_none(messages: tuple[ChatMessage, ...]
         with_template(template).response_span(messages)
 
 
-def test_decode_leaves_control_tokens_out_unless_asked() -> None:
+def test_decode_leaves_control_tokens_out() -> None:
     ids = (USER, *b"hi", EOS)
     assert BYTES.decode(ids) == "hi"
-    assert BYTES.decode(ids, keep_special=True) == "<|user|>hi<|end|>"
     with pytest.raises(InvalidRequest):
         BYTES.decode((9_999,))
 

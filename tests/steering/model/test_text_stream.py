@@ -1,11 +1,13 @@
 """TextStream: whole characters only, and all of them, for byte-level and for word-mark tokenizers."""
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
-from steering.model.text_stream import BROKEN, TextDecoder, TextStream
+from steering.model.text_stream import BROKEN, MAX_HELD, TextDecoder, TextStream
 from tests.byte_tokenizer import build_byte_tokenizer
 from tests.families import EOS
 
@@ -91,6 +93,21 @@ def test_an_unfinished_character_comes_at_the_end() -> None:
 
 def test_control_tokens_have_no_text() -> None:
     assert streamed(BYTES, [*b"a", EOS, *b"b"]) == ["a", "", "b", ""]
+
+
+def test_a_long_run_of_control_tokens_is_not_decoded_again_and_again() -> None:
+    longest = 0
+
+    class Counting(TextDecoder):
+        def text(self, token_ids: Sequence[int]) -> str:
+            nonlocal longest
+            longest = max(longest, len(token_ids))
+            return super().text(token_ids)
+
+    stream = TextStream(Counting(BYTES))
+    pieces = [stream.step(token) for token in (*b"a", *[EOS] * 1000, *"é".encode())]
+    assert "".join(pieces) == "aé"
+    assert longest <= 2 * MAX_HELD
 
 
 def test_after_a_prompt_the_first_word_keeps_its_space() -> None:
