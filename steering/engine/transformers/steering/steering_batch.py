@@ -77,6 +77,9 @@ class SteeringBatch:
         if self._limit is not None:
             self.call_layers |= self._limit.layers
         self.layers = self.static_layers | self.call_layers
+        self._measured_layers = self.static_layers | self._sums.whole_layers
+        if self._limit is not None:
+            self._measured_layers |= self._limit.layers
         self._segments, self._tokens = batch.segments, batch.tokens
         self._layout: int | None = None
         self.row_indices: Int[Tensor, token] = torch.zeros(batch.tokens, dtype=torch.int64, device=device)
@@ -103,8 +106,9 @@ class SteeringBatch:
         for part in self.parts:
             if layer in part.conditions.layers:
                 part.conditions.read(layer, residual)
-        if layer in self.static_layers:
+        if layer in self._measured_layers:
             inverse = norms_of(residual).reciprocal()
+        if layer in self.static_layers:
             residual = residual + self._bank.rows_at(layer, self.row_indices)
         applied = []
         for part in self.parts:
@@ -112,16 +116,28 @@ class SteeringBatch:
                 residual, done = stack.apply(residual, part.conditions.verdicts)
                 applied.append((stack, done))
         factor = None
-        if self._limit is not None and layer in self._limit.layers:
-            residual, factor = self._limit.apply(arriving, residual)
-            self._sums.add_clamped(layer, factor)
+        if inverse is not None:
+            residual, factor = self._measure(layer, arriving, residual, inverse)
         for stack, done in applied:
             stack.note(done, factor, batch.positions)
-        if inverse is not None:
-            self._sums.static[layer] += inverse if factor is None else inverse * factor
-        if layer in self._sums.whole_layers:
-            self._sums.add_whole(layer, arriving, residual)
         return residual
+
+    def _measure(
+        self, layer: int, arriving: Residual, residual: Residual, inverse: Float[Tensor, "token"]
+    ) -> tuple[Residual, Float[Tensor, "token"] | None]:
+        """Applies the dose guard and sums what static adds and all operations together have changed. Returns the residual,
+        and what the guard left of each token's change."""
+        sums, factor = self._sums, None
+        if self._limit is not None and layer in self._limit.layers:
+            residual, dose, factor = self._limit.apply(arriving, residual, inverse)
+            sums.add_clamped(layer, factor)
+            if layer in sums.whole_layers:
+                sums.add_whole(layer, dose)
+        elif layer in sums.whole_layers:
+            sums.add_whole(layer, torch.linalg.vector_norm(residual - arriving, dim=-1) * inverse)
+        if layer in self.static_layers:
+            sums.static[layer] += inverse if factor is None else inverse * factor
+        return residual, factor
 
     def finish(self) -> None:
         """After each pass: stores the decisions with their requests."""

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 import torch
 
 from steering.engine.transformers.segment import Segment
-from steering.engine.transformers.steering.bank import norms_of
 from steering.engine.transformers.steering.dose import CLAMPED, STATIC, WHOLE
 from steering.engine.transformers.steering.gather import Spread, index_of
 from steering.plan.types import SteeringPlan
 from steering.shapes import Float, Residual, Tensor
+
+_TINY = 1e-12
+"""Keeps 0 / 0 at 1 where nothing changes and nothing is left of a bound."""
 
 
 class TokenSums:
@@ -30,9 +32,8 @@ class TokenSums:
         bounded = any(plan.dose_bound is not None for plan in plans)
         self._clamped = torch.zeros(layer_count if bounded else 0, tokens, device=device)
 
-    def add_whole(self, layer: int, arriving: Residual, leaving: Residual) -> None:
+    def add_whole(self, layer: int, dose: Float[Tensor, "token"]) -> None:
         """Adds |r' - r| / |r| of each token, and counts those that changed."""
-        dose = torch.linalg.vector_norm(leaving - arriving, dim=-1) / norms_of(arriving)
         self._whole[0, layer] += dose
         self._whole[1, layer] += dose > 0.0
 
@@ -102,12 +103,14 @@ class DoseLimit:
         """Before each pass: no token has used any of its bound."""
         self._left = self._bounds
 
-    def apply(self, arriving: Residual, leaving: Residual) -> tuple[Residual, Float[Tensor, "token"]]:
-        """Returns the residual within the bounds, and the share of each token's change that was left."""
-        change = leaving - arriving
-        dose = torch.linalg.vector_norm(change, dim=-1) / norms_of(arriving)
-        factor = torch.where(dose > self._left, self._left / dose.clamp_min(1e-12), 1.0)
-        self._left = self._left - dose * factor
-        self._left = self._left.clamp_min(0.0)
-        scaled = arriving + factor[:, None] * change
-        return torch.where((factor < 1.0)[:, None], scaled, leaving), factor
+    def apply(
+        self, arriving: Residual, leaving: Residual, inverse: Float[Tensor, "token"]
+    ) -> tuple[Residual, Float[Tensor, "token"], Float[Tensor, "token"]]:
+        """inverse: 1 / |arriving|. Returns the residual within the bounds, its dose, and the share that was left of each
+        token's change."""
+        dose = torch.linalg.vector_norm(leaving - arriving, dim=-1) * inverse
+        factor = ((self._left + _TINY) / (dose + _TINY)).clamp_max_(1.0)
+        dose *= factor
+        self._left = (self._left - dose).clamp_min_(0.0)
+        # lerp returns exactly `leaving` where the factor is 1
+        return torch.lerp(arriving, leaving, factor[:, None]), dose, factor
