@@ -23,7 +23,7 @@ async def main(model: str = "smollm2-135m-instruct") -> tuple[Answer, Answer]:
     )
     store = await open_store("memory://")
     try:
-        # A random direction steers too, to nowhere in particular: what a vector adds is shown beside such a control.
+        # A random direction changes the text too, without a meaning. Effects of vectors are compared with such a control.
         numbers = torch.randn(engine.info.d_model, generator=torch.Generator().manual_seed(0)).tolist()
         await store.vectors.put(registered(engine.info, "random", {"1": numbers}))
         spec = SteeringSpec(

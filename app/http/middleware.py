@@ -40,6 +40,7 @@ class RequestMiddleware:
         self._app, self._state = app, state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one ASGI connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -97,6 +98,7 @@ class HostMiddleware:
         self._allowed = settings.allowed_hosts + (_LOOPBACK_HOSTS if settings.loopback else ())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one ASGI connection."""
         if scope["type"] == "http" and self._allowed and not await self._accepted(scope, receive):
             refusal = HostRefused("this server does not answer to that host name")
             await response_of(refusal)(scope, receive, send)

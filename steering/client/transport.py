@@ -28,10 +28,12 @@ def request_arguments(base: str, headers: dict[str, str], call: Call[T] | Stream
 
 
 def auth_headers(api_key: str | None) -> dict[str, str]:
+    """Returns the header of an API key."""
     return {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
 
 
 def parse_response(call: Call[T], response: httpx2.Response) -> T:
+    """Parses the body of a response. Raises ApiError for an error status."""
     if response.is_error:
         raise response_error(response)
     return call.read(response.content)

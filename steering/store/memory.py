@@ -46,6 +46,7 @@ class MemoryProfiles:
         self._default: str | None = None
 
     async def put(self, profile: Profile) -> Profile:
+        """See ProfileStore.put."""
         check_profile(profile)
         before = self._profiles.get(profile.name)
         steering = read_steering(write_steering(profile.steering), "a profile")
@@ -56,22 +57,27 @@ class MemoryProfiles:
         return stored
 
     async def get(self, name: str) -> Profile:
+        """See ProfileStore.get."""
         if check_name(name) not in self._profiles:
             raise profile_not_found(name)
         return self._profiles[name]
 
     async def all(self) -> tuple[Profile, ...]:
+        """See ProfileStore.all."""
         return tuple(self._profiles[name] for name in sorted(self._profiles))
 
     async def delete(self, name: str) -> None:
+        """See ProfileStore.delete."""
         if check_name(name) not in self._profiles:
             raise profile_not_found(name)
         del self._profiles[name]
 
     async def default(self) -> SteeringSpec | None:
+        """See ProfileStore.default."""
         return None if self._default is None else read_steering(self._default, "the default steering")
 
     async def set_default(self, steering: SteeringSpec | None) -> None:
+        """See ProfileStore.set_default."""
         self._default = None if steering is None else write_steering(steering)
 
 
@@ -92,6 +98,7 @@ class MemoryVectors:
         return vector
 
     async def put(self, vector: ConceptVector) -> ConceptVector:
+        """See VectorStore.put."""
         serialized = serialize(vector)
         version = self._last.get(serialized.name, 0) + 1
         stored = replace(serialized, version=version, created_at=now())
@@ -100,6 +107,7 @@ class MemoryVectors:
         return self._decode(stored)
 
     async def get(self, name: str, version: int | None = None) -> ConceptVector:
+        """See VectorStore.get."""
         versions = self._versions.get(check_name(name), {})
         stored = versions.get(self._last.get(name, 0) if version is None else version)
         if stored is None:
@@ -107,6 +115,7 @@ class MemoryVectors:
         return self._decode(stored)
 
     async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> VectorPage:
+        """See VectorStore.find."""
         check_filter(where)
         check_page(limit)
         after = "" if cursor is None else read_cursor("vector", cursor)
@@ -116,6 +125,7 @@ class MemoryVectors:
         return VectorPage(page, make_cursor("vector", page[-1].name) if len(found) > limit else None)
 
     async def describe(self, name: str, description: str | None, tags: tuple[str, ...] | None) -> ConceptVector:
+        """See VectorStore.describe."""
         check_name(name)
         if description is not None:
             check_text(description, "description", DESCRIPTION_LIMIT)
@@ -130,6 +140,7 @@ class MemoryVectors:
         return await self.get(name)
 
     async def delete(self, name: str, force: bool = False) -> None:
+        """See VectorStore.delete."""
         check_name(name)
         if not force:
             profiles = {profile.name: profile.steering for profile in await self._profiles.all()}
@@ -146,17 +157,20 @@ class MemoryJobs:
         self._jobs: dict[str, tuple[int, JobRecord]] = {}
 
     async def put(self, job: JobRecord) -> JobRecord:
+        """See JobStore.put."""
         stored = replace(_copied(check_job(job)), created_at=now(), updated_at=now())
         position, before = self._jobs.get(job.id, (len(self._jobs) + 1, stored))
         self._jobs[job.id] = (position, replace(stored, created_at=before.created_at))
         return await self.get(job.id)
 
     async def get(self, job_id: str) -> JobRecord:
+        """See JobStore.get."""
         if job_id not in self._jobs:
             raise job_not_found(job_id)
         return _copied(self._jobs[job_id][1])
 
     async def find(self, limit: int = 50, cursor: str | None = None) -> tuple[tuple[JobRecord, ...], str | None]:
+        """See JobStore.find."""
         check_page(limit)
         before = len(self._jobs) + 1 if cursor is None else read_position("job", cursor)
         found = [(position, job) for position, job in reversed(self._jobs.values()) if position < before]
@@ -164,6 +178,7 @@ class MemoryJobs:
         return page, make_cursor("job", str(found[limit - 1][0])) if len(found) > limit else None
 
     async def interrupt(self) -> int:
+        """See JobStore.interrupt."""
         cut = [(job_id, entry) for job_id, entry in self._jobs.items() if entry[1].status in UNFINISHED]
         for job_id, (position, job) in cut:
             self._jobs[job_id] = (position, replace(job, status="failed", error=INTERRUPTED, updated_at=now()))
@@ -196,9 +211,11 @@ class MemoryStore:
         self.jobs: JobStore = MemoryJobs()
 
     async def ping(self) -> None:
+        """See Store.ping."""
         return
 
     async def close(self) -> None:
+        """See Store.close."""
         return
 
 

@@ -1,4 +1,4 @@
-"""How long threads wait awake is said before torch is loaded, and what an operator said is left."""
+"""The spin count of threads is set before torch is loaded, and an operator's setting is respected."""
 
 import os
 import subprocess
@@ -9,15 +9,15 @@ import pytest
 from app.openmp import SPINS, set_openmp_spin_count
 
 
-@pytest.mark.parametrize("said", [{"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}])
-def test_what_was_said_is_left(said: dict[str, str]) -> None:
-    environment = dict(said)
+@pytest.mark.parametrize("existing", [{"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}])
+def test_an_existing_setting_is_respected(existing: dict[str, str]) -> None:
+    environment = dict(existing)
     set_openmp_spin_count(environment)
-    assert environment == said
+    assert environment == existing
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="libgomp is what torch brings on Linux")
-def test_the_openmp_that_torch_loads_has_heard_of_it() -> None:
+def test_the_openmp_that_torch_loads_reads_it() -> None:
     program = "import app.openmp; app.openmp.set_openmp_spin_count(); import torch; torch.zeros(1)"
     plain = {name: value for name, value in os.environ.items() if name not in {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}}
     done = subprocess.run(

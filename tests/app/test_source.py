@@ -1,4 +1,4 @@
-"""What must not be in the source at all: ways to run a stranger's bytes, and wrappers that hide a client's leaving."""
+"""The source contains no way to execute untrusted input, and no wrapper that hides a disconnected client."""
 
 import re
 from pathlib import Path

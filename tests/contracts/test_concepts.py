@@ -76,7 +76,7 @@ def test_the_two_sides_are_of_one_length_pair_by_pair_and_on_average(file: str) 
 
 
 @every_file
-def test_neither_pole_can_be_told_by_its_length_or_its_last_character(file: str) -> None:
+def test_neither_pole_can_be_recognized_by_its_length_or_its_last_character(file: str) -> None:
     assert 0.3 < auroc(words(file, "positive"), words(file, "negative")) < 0.7
     assert all(record["positive"][-1] == record["negative"][-1] for record in records(file))
 

@@ -121,7 +121,7 @@ async def test_residuals_become_logits_each_row_by_itself(engine: Engine) -> Non
         await unembedding.unembed(residual[:, 1:])
 
 
-async def test_input_embeddings_stand_beside_the_activations(engine: Engine) -> None:
+async def test_input_embeddings_are_captured_with_the_activations(engine: Engine) -> None:
     for position, count in (("last", 1), ("all", len(PROMPTS[0]))):
         spec = CaptureSpec((0,), position, embeddings=True)  # type: ignore[arg-type]
         (capture,) = await engine.capture([CapturePrompt(PROMPTS[0])], spec)

@@ -98,6 +98,6 @@ print(sorted(name for name in sys.modules if name.split(".")[0] == "transformers
 def test_an_unknown_engine_is_named_with_its_nearest_neighbour() -> None:
     with pytest.raises(
         InvalidRequest, match="engine: unknown engine 'transformer'; did you mean 'transformers'"
-    ) as told:
+    ) as raised:
         _ = ENGINES["transformer"]
-    assert told.value.param == "engine"
+    assert raised.value.param == "engine"

@@ -43,7 +43,7 @@ class TestProfiles:
         await store.profiles.delete("a")
         assert len(await store.profiles.all()) == 3
 
-    async def test_what_is_missing_is_said_to_be_missing(self, store: Store) -> None:
+    async def test_a_missing_record_is_reported(self, store: Store) -> None:
         with pytest.raises(ProfileNotFound):
             await store.profiles.get("cheerful")
         with pytest.raises(ProfileNotFound):

@@ -76,7 +76,7 @@ def test_every_route_is_in_the_api_page_with_the_scope_it_needs() -> None:
             )
 
 
-def test_every_error_code_is_in_the_api_page_beside_its_status() -> None:
+def test_every_error_code_is_in_the_api_page_with_its_status() -> None:
     def every(kind: type[SteeringError]) -> list[type[SteeringError]]:
         return [kind, *(found for child in kind.__subclasses__() for found in every(child))]
 

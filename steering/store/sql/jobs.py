@@ -43,6 +43,7 @@ class SqlJobs:
         self._database = database
 
     async def put(self, job: JobRecord) -> JobRecord:
+        """See JobStore.put."""
         values = _to_row(check_job(job))
 
         async def save(connection: AsyncConnection) -> JobRecord:
@@ -56,6 +57,7 @@ class SqlJobs:
         return await self._database.write(save)
 
     async def get(self, job_id: str) -> JobRecord:
+        """See JobStore.get."""
         if not is_job_id(job_id):
             raise job_not_found(job_id)
         rows = await self._database.rows(select(*COLUMNS).where(JobRow.id == job_id))
@@ -64,6 +66,7 @@ class SqlJobs:
         return _from_row(rows[0])
 
     async def find(self, limit: int = 50, cursor: str | None = None) -> tuple[tuple[JobRecord, ...], str | None]:
+        """See JobStore.find."""
         query = select(*COLUMNS, JobRow.position).order_by(JobRow.position.desc()).limit(check_page(limit) + 1)
         if cursor is not None:
             query = query.where(JobRow.position < read_position("job", cursor))
@@ -72,6 +75,7 @@ class SqlJobs:
         return records, make_cursor("job", str(rows[limit - 1][-1])) if len(rows) > limit else None
 
     async def interrupt(self) -> int:
+        """See JobStore.interrupt."""
         values = {"status": "failed", "error": dump_json(INTERRUPTED, "error"), "updated_at": now()}
 
         async def mark(connection: AsyncConnection) -> int:

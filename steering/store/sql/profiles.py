@@ -26,6 +26,7 @@ class SqlProfiles:
         self._database = database
 
     async def put(self, profile: Profile) -> Profile:
+        """See ProfileStore.put."""
         check_profile(profile)
         values = {"description": profile.description, "steering": write_steering(profile.steering)}
 
@@ -40,6 +41,7 @@ class SqlProfiles:
         return await self._database.write(save)
 
     async def get(self, name: str) -> Profile:
+        """See ProfileStore.get."""
         check_name(name)
         rows = await self._database.rows(select(*COLUMNS).where(ProfileRow.name == name))
         if not rows:
@@ -47,9 +49,11 @@ class SqlProfiles:
         return _from_row(rows[0])
 
     async def all(self) -> tuple[Profile, ...]:
+        """See ProfileStore.all."""
         return tuple(_from_row(row) for row in await self._database.rows(select(*COLUMNS).order_by(ProfileRow.name)))
 
     async def delete(self, name: str) -> None:
+        """See ProfileStore.delete."""
         check_name(name)
 
         async def remove(connection: AsyncConnection) -> None:
@@ -60,10 +64,13 @@ class SqlProfiles:
         await self._database.write(remove)
 
     async def default(self) -> SteeringSpec | None:
+        """See ProfileStore.default."""
         rows = await self._database.rows(select(DefaultSteeringRow.steering))
         return read_steering(rows[0][0], "the default steering") if rows else None
 
     async def set_default(self, steering: SteeringSpec | None) -> None:
+        """See ProfileStore.set_default."""
+
         async def exchange(connection: AsyncConnection) -> None:
             await connection.execute(delete(DefaultSteeringRow))
             if steering is not None:

@@ -23,9 +23,11 @@ class SqlStore:
         self.jobs: JobStore = SqlJobs(database)
 
     async def ping(self) -> None:
+        """See Store.ping."""
         await self.database.ping()
 
     async def close(self) -> None:
+        """See Store.close."""
         await self.database.close()
 
 

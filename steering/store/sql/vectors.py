@@ -69,6 +69,7 @@ class SqlVectors:
         self._decoded: LRUCache[StoredVector, ConceptVector] = LRUCache(DECODED_VECTORS)
 
     async def put(self, vector: ConceptVector) -> ConceptVector:
+        """See VectorStore.put."""
         serialized = await run_in_thread(serialize, vector)
 
         async def add(connection: AsyncConnection) -> StoredVector:
@@ -79,6 +80,7 @@ class SqlVectors:
         return await run_in_thread(deserialize, await self._database.write(add))
 
     async def get(self, name: str, version: int | None = None) -> ConceptVector:
+        """See VectorStore.get."""
         check_name(name)
         if version is not None and not is_version(version):
             raise not_found(name, version)
@@ -105,6 +107,7 @@ class SqlVectors:
         return await self._database.read(read)
 
     async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> VectorPage:
+        """See VectorStore.find."""
         query = select(*COLUMNS).join(VectorNameRow, NEWEST).where(*_conditions(check_filter(where)))
         query = query.order_by(VectorRow.name).limit(check_page(limit) + 1)
         if cursor is not None:
@@ -114,6 +117,7 @@ class SqlVectors:
         return VectorPage(vectors, make_cursor("vector", stored[limit - 1].name) if len(stored) > limit else None)
 
     async def describe(self, name: str, description: str | None, tags: tuple[str, ...] | None) -> ConceptVector:
+        """See VectorStore.describe."""
         check_name(name)
         changes: dict[str, str] = {}
         if description is not None:
@@ -130,6 +134,7 @@ class SqlVectors:
         return await self.get(name)
 
     async def delete(self, name: str, force: bool = False) -> None:
+        """See VectorStore.delete."""
         check_name(name)
 
         async def remove(connection: AsyncConnection) -> None:

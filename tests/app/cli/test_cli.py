@@ -61,7 +61,7 @@ def steer(address: str, capsys: pytest.CaptureFixture[str]) -> Steer:
         ("vectors", "export", "calm", "--format", "gguf", "--layers", "1:2"),
     ],
 )
-def test_a_wrong_use_is_told_and_ends_with_2(steer: Steer, arguments: tuple[str, ...]) -> None:
+def test_wrong_usage_is_reported_and_exits_with_2(steer: Steer, arguments: tuple[str, ...]) -> None:
     _, error = steer(*arguments, code=2)
     assert error
 
@@ -104,14 +104,14 @@ def test_compare_and_sweep_show_every_arm_with_its_figures(steer: Steer) -> None
     assert {one["operation"] for arm in json.loads(output)["arms"] for one in arm["steering"]["applied"]} == {"rotate"}
 
 
-def test_an_error_of_the_server_is_told_in_a_line_and_ends_with_1(steer: Steer) -> None:
+def test_an_error_of_the_server_is_reported_in_a_line_and_exits_with_1(steer: Steer) -> None:
     output, messages = steer("generate", "hello", "--steer", "nobody=1", code=1)
     assert output == ""
     assert "vector_not_found" in messages
     assert "Traceback" not in messages
 
 
-def test_a_server_that_is_not_there_is_told(steer: Steer) -> None:
+def test_a_server_that_does_not_run_is_reported(steer: Steer) -> None:
     _, messages = steer("vectors", "list", "--url", "http://127.0.0.1:9", code=1, local=True)
     assert "connection_failed" in messages
 
@@ -157,7 +157,7 @@ def test_a_trained_vector_takes_its_settings(steer: Steer, tmp_path: Path) -> No
     assert "training" in messages
 
 
-def test_a_job_that_fails_is_told(steer: Steer, tmp_path: Path) -> None:
+def test_a_job_that_fails_is_reported(steer: Steer, tmp_path: Path) -> None:
     file = tmp_path / "pairs.jsonl"
     file.write_text('{"positive": "good", "negative": "bad"}\n')
     _, messages = steer("extract", "mood", "--pairs", str(file), "--method", "probe", code=1)

@@ -85,7 +85,7 @@ def test_evaluate_shows_what_moves_and_keeps_it_where_asked(steer: Steer, addres
     assert answer["saved"] is None
 
 
-def test_evaluate_shows_what_a_judge_said_and_what_it_did_not(steer: Steer) -> None:
+def test_evaluate_shows_ratings_and_missing_ratings(steer: Steer) -> None:
     common = ("evaluate", "mood", "--concept", "sentiment", "--strengths", "1", "--random-directions", "0")
     out, _ = steer(*common, "--judge", "self", "--judge-concept", "joy")
     judged = out[out.index("judged by the loaded model: joy") :]

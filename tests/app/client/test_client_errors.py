@@ -60,7 +60,7 @@ def test_a_stream_without_its_end_is_no_answer_and_unknown_events_are_passed_ove
 
 
 @pytest.mark.parametrize("body", [b"<html>502</html>", b"[]", b'{"error": "busy"}', b'{"detail": "x"}'])
-def test_an_error_that_is_not_ours_is_told_by_its_status(body: bytes) -> None:
+def test_an_error_in_another_format_is_reported_by_its_status(body: bytes) -> None:
     headers = {"Retry-After": "3"}
     with (
         transported(lambda _: httpx2.Response(502, content=body, headers=headers)) as client,
@@ -70,13 +70,13 @@ def test_an_error_that_is_not_ours_is_told_by_its_status(body: bytes) -> None:
     assert (reported.value.status, reported.value.code, reported.value.retry_after) == (502, "unreadable_answer", 3.0)
 
 
-def test_an_answer_in_another_shape_is_told() -> None:
+def test_a_response_in_another_format_is_reported() -> None:
     with transported(lambda _: httpx2.Response(200, json={"status": 5})) as client, pytest.raises(ApiError) as reported:
         client.health()
     assert reported.value.code == "unreadable_answer"
 
 
-def test_a_server_that_is_not_there_is_told() -> None:
+def test_a_server_that_does_not_run_is_reported() -> None:
     with Client("http://127.0.0.1:9") as client, pytest.raises(ApiError) as reported:
         client.health()
     assert (reported.value.status, reported.value.code) == (0, "connection_failed")

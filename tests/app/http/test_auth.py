@@ -29,7 +29,7 @@ async def locked(start: StartServer) -> Server:
     return await start(api_keys=KEYS)
 
 
-def test_every_route_is_behind_the_door_but_a_short_list() -> None:
+def test_every_route_but_a_short_list_needs_a_key() -> None:
     assert {route.path for route in ROUTES if not isinstance(route, ApiRoute)} == OPEN
     assert len(GUARDED) > 25
 

@@ -73,7 +73,7 @@ BAD_BODIES = {
     "a list as the body": b"[]",
     "20,000 levels": b'{"prompt": ' + b"[" * 20_000 + b"]" * 20_000 + b"}",
     "65 levels": b'{"prompt": ' + b"[" * 64 + b"]" * 64 + b"}",
-    "brackets beside an open string": b'["\\"' + b'\\"' * 100_000,
+    "brackets after an open string": b'["\\"' + b'\\"' * 100_000,
     "an unknown key": b'{"prompt": "a", "top_q": 1}',
     "an unknown key inside steering": b'{"prompt": "a", "steering": [{"vector": "a", "strenght": 1}]}',
     "a chat template": b'{"messages": [{"role": "user", "content": "a"}], "chat_template": "{{ 1 }}"}',
@@ -109,7 +109,7 @@ async def test_the_field_is_named_and_unions_do_not_show(server: Server) -> None
         ({"steering": [{"vector": "a", "when": {"not": {"of": 1}}}]}, "steering.0.when.not.of", "above, below"),
     ],
 )
-async def test_a_key_that_is_not_known_is_told_the_known_ones(
+async def test_a_key_that_is_not_known_is_rejected_with_the_known_ones(
     server: Server, body: dict[str, Any], param: str, known: str
 ) -> None:
     error = check_shape(await server.client.post("/v1/generate", json={"prompt": "a", **body}))
@@ -119,7 +119,7 @@ async def test_a_key_that_is_not_known_is_told_the_known_ones(
     assert "..." not in error["message"]
 
 
-async def test_an_unknown_parameter_of_a_query_is_told_the_known_ones(server: Server) -> None:
+async def test_an_unknown_parameter_of_a_query_is_rejected_with_the_known_ones(server: Server) -> None:
     error = check_shape(await server.client.get("/v1/vectors?sort=name"))
     assert error["param"] == "sort"
     assert "limit, cursor" in error["message"]

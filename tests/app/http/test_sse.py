@@ -48,10 +48,10 @@ class Source:
             self.closed = True
 
 
-def stream(source: Source, patience: StreamTimeouts = FOREVER) -> tuple[EventStream, "asyncio.Future[SteeringError]"]:
+def stream(source: Source, timeouts: StreamTimeouts = FOREVER) -> tuple[EventStream, "asyncio.Future[SteeringError]"]:
     """A stream over a source, and the future that interrupts it."""
     interrupted: asyncio.Future[SteeringError] = asyncio.get_running_loop().create_future()
-    return EventStream(source.run(), patience, interrupted), interrupted
+    return EventStream(source.run(), timeouts, interrupted), interrupted
 
 
 async def test_events_are_framed_and_the_source_is_closed() -> None:
@@ -136,7 +136,7 @@ async def test_an_interruption_is_the_last_event() -> None:
     assert source.closed
 
 
-async def test_failures_are_told_and_ours_are_hidden() -> None:
+async def test_failures_are_reported_and_internal_ones_are_hidden() -> None:
     hidden = b"internal_error"
     for failure, code in (
         (Overloaded("full"), b"overloaded"),

@@ -50,7 +50,7 @@ async def test_the_port_answers_while_the_model_loads() -> None:
         assert (await client.post("/v1/generate", json=ASK)).status_code == 200
 
 
-async def test_a_model_that_cannot_be_loaded_is_told(start: StartServer) -> None:
+async def test_a_model_that_cannot_be_loaded_is_reported(start: StartServer) -> None:
     def broken(_: Settings) -> ScriptedEngine:
         raise ModelLoadFailed("no such folder")
 

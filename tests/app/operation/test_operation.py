@@ -103,9 +103,9 @@ async def test_nothing_a_caller_wrote_can_forge_a_log_line_or_is_kept(
     lines = [record for record in caplog.records if record.name.startswith("app")]
     assert len([one for one in lines if "request" in one.getMessage()]) >= 4
     assert not any(word in one.getMessage() for one in lines for word in ("forged", "secret prompt"))
-    told = [json.loads(line) for line in written.getvalue().splitlines()]
-    assert len([one for one in told if one["event"] == "request"]) >= 4
-    assert all({"event", "level"} <= set(one) for one in told)
+    events = [json.loads(line) for line in written.getvalue().splitlines()]
+    assert len([one for one in events if one["event"] == "request"]) >= 4
+    assert all({"event", "level"} <= set(one) for one in events)
     assert "forged" not in written.getvalue() + capfd.readouterr().err
 
 

@@ -15,7 +15,7 @@ from steering.client import ApiError, Client
 from tests.app.addresses import announced
 
 
-def test_serve_serves_a_model_and_ends_with_0_when_told_to(tiny_folder: Path, tmp_path: Path) -> None:
+def test_serve_serves_a_model_and_exits_with_0_when_stopped(tiny_folder: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "app.cli.main", "serve", "--model", str(tiny_folder), "--port", "0"]
     command += ["--database", "memory://", "--device", "cpu", "--dtype", "float32", "--set", "max_arms=3"]
     log = tmp_path / "log"

@@ -181,7 +181,7 @@ async def test_on_a_model_it_measures_doses_and_a_cancelled_one_frees_its_rows(
     await until(lambda: server.state.engine.stats().running == server.state.engine.stats().waiting == 0)
 
 
-async def test_starter_concepts_lend_their_prompts_and_conversations_may_be_asked(start: StartServer) -> None:
+async def test_prompts_of_starter_concepts_and_conversations_may_be_used(start: StartServer) -> None:
     server = await start(ScriptedEngine(length=2))
     await server.register("mood")
     chat = [{"role": "user", "content": "How was it?"}]
@@ -217,7 +217,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("wrong", "code", "param"), REFUSED)
-async def test_what_cannot_be_evaluated_is_said_at_once_and_not_by_a_job(
+async def test_what_cannot_be_evaluated_is_rejected_at_once_and_not_by_a_job(
     server: Server, wrong: dict[str, Any], code: str, param: str
 ) -> None:
     await server.register("mood")

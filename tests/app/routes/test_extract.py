@@ -44,8 +44,8 @@ async def test_the_trained_method_is_one_more(server: Server) -> None:
     vector = await made(server, method="trained", training={"steps": 7, "strengths": [0.5, 0.75]})
     assert vector["method"] == "trained"
     assert len(vector["layers"]) == 1
-    said = vector["provenance"]["training"]
-    assert (said["steps"], said["strengths"]) == (7, [0.5, 0.75])
+    training = vector["provenance"]["training"]
+    assert (training["steps"], training["strengths"]) == (7, [0.5, 0.75])
     layer = str(vector["layers"][0])
     numbers = (await server.client.get("/v1/vectors/mood/directions")).json()[layer]
     assert numbers == pytest.approx(planted_direction().tolist())
@@ -72,19 +72,23 @@ async def test_training_is_a_job_with_progress_that_can_be_cancelled(start: Star
     assert (await server.client.get("/v1/vectors")).json()["data"] == []
 
 
-async def test_texts_may_be_conversations_heaps_or_a_concept(server: Server) -> None:
+async def test_texts_may_be_conversations_unpaired_or_a_concept(server: Server) -> None:
     def chat(word: str) -> list[dict[str, str]]:
         return [{"role": "user", "content": "How was it?"}, {"role": "assistant", "content": word}]
 
     pairs = [{"positive": chat(f"good {i}"), "negative": chat(f"bad {i}"), "topic": f"t{i}"} for i in range(4)]
     assert (await made(server, pairs=pairs))["provenance"]["topics"] == 4
-    heaps = {"name": "heap", "positive": [f"good {i}" for i in range(6)], "negative": [f"bad {i}" for i in range(9)]}
-    answer = await server.client.post("/v1/vectors/extract?wait=true", json=heaps)
+    unpaired = {
+        "name": "unpaired",
+        "positive": [f"good {i}" for i in range(6)],
+        "negative": [f"bad {i}" for i in range(9)],
+    }
+    answer = await server.client.post("/v1/vectors/extract?wait=true", json=unpaired)
     assert answer.status_code == 201, answer.text
     assert answer.json()["provenance"]["paired"] is False
 
 
-async def test_where_texts_are_read_follows_from_their_form_unless_it_is_said(server: Server) -> None:
+async def test_where_texts_are_read_follows_from_their_form_unless_it_is_given(server: Server) -> None:
     def pair(word: str, i: int, talks: bool) -> Any:
         text = f"{word} day {i}"
         return [{"role": "user", "content": "How was it?"}, {"role": "assistant", "content": text}] if talks else text
@@ -136,7 +140,7 @@ async def test_starter_concepts_are_listed_and_shown(server: Server) -> None:
         ({"url": "http://169.254.169.254/"}, "invalid_request"),
     ],
 )
-async def test_what_cannot_be_extracted_is_said_at_once_and_not_by_a_job(
+async def test_what_cannot_be_extracted_is_rejected_at_once_and_not_by_a_job(
     server: Server, wrong: dict[str, Any], code: str
 ) -> None:
     body = {key: value for key, value in {**BODY, **wrong}.items() if value is not None}

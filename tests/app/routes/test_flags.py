@@ -1,4 +1,4 @@
-"""Flags: said of every answer at which token a readout passed a bound, in streams as it happens, and counted."""
+"""Flags: every answer reports the tokens at which a readout passed a bound, in streams at that token, and they are counted."""
 
 import re
 from typing import Any
@@ -51,7 +51,7 @@ async def test_flags_are_raised_exactly_where_the_readout_passes_the_bound(linea
     assert await counted(linear, "below") == len(choice["flags"][1]["tokens"]) > 0
 
 
-async def test_without_flags_nothing_is_said_of_them_and_without_a_raise_there_is_none(linear: Server) -> None:
+async def test_without_flags_nothing_is_reported_and_without_a_raise_there_is_none(linear: Server) -> None:
     (choice,) = (await answered(linear))["choices"]
     assert "flags" not in choice
     (choice,) = (await answered(linear, flag=[{"vector": "mood", "above": 100}]))["choices"]

@@ -21,7 +21,7 @@ async def test_plain_answer(server: Server) -> None:
     assert answer["steering"] == {"fingerprint": "", "applied": [], "relative_dose_total": 0.0, "warnings": []}
 
 
-async def test_same_seed_same_tokens_and_a_chosen_seed_is_told(server: Server) -> None:
+async def test_same_seed_same_tokens_and_a_chosen_seed_is_reported(server: Server) -> None:
     free = {key: value for key, value in ASK.items() if key != "seed"}
     first = (await server.client.post("/v1/generate", json=free)).json()
     again = (await server.client.post("/v1/generate", json={**free, "seed": first["seed"]})).json()
@@ -144,7 +144,7 @@ async def test_messages_and_token_ids_are_prompts_too(server: Server) -> None:
     assert (stray.status_code, stray.json()["error"]["code"]) == (400, "invalid_request")
 
 
-async def test_beyond_the_context_is_said_before_any_work(server: Server) -> None:
+async def test_beyond_the_context_is_rejected_before_any_work(server: Server) -> None:
     answer = await server.client.post("/v1/generate", json={"prompt": "x" * 4000, "max_tokens": 100})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
     assert server.engine.stats().prompt_tokens == 0

@@ -137,7 +137,7 @@ async def test_a_redirect_is_not_followed(start: StartServer) -> None:
     assert elsewhere.bodies == []
 
 
-async def test_nobody_at_the_address_is_told(start: StartServer) -> None:
+async def test_an_unreachable_address_is_reported(start: StartServer) -> None:
     with Endpoint(lambda _: (200, b"", {})).serving() as endpoint:
         address = endpoint.address
     found = await judged(await start(ScriptedEngine(length=3), **settings(address)), by="endpoint")
@@ -179,7 +179,7 @@ def dripping() -> Iterator[str]:
         server.server_close()
 
 
-async def test_what_a_judge_could_not_say_is_told_and_not_kept(start: StartServer) -> None:
+async def test_missing_ratings_are_reported_and_not_stored(start: StartServer) -> None:
     with Endpoint(lambda _: (500, b"", {})).serving() as endpoint:
         server = await start(ScriptedEngine(length=3), **settings(endpoint.address))
         await server.register("mood", description="a good mood")

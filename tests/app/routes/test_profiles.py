@@ -60,7 +60,7 @@ async def test_an_unknown_profile_is_never_taken_for_no_steering(server: Server)
 
 
 @pytest.mark.parametrize("steering", [{}, {"interventions": []}, {"vector": "sentiment"}, "sentiment", 3])
-async def test_what_is_no_form_of_steering_is_told_both_forms(server: Server, steering: Any) -> None:
+async def test_what_is_no_form_of_steering_is_rejected_with_both_forms(server: Server, steering: Any) -> None:
     answer = await server.client.post("/v1/generate", json={"prompt": "a", "steering": steering})
     error = answer.json()["error"]
     assert (answer.status_code, error["param"]) == (400, "steering")
