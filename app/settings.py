@@ -107,6 +107,7 @@ class Settings(BaseSettings):
     max_upload_elements: Positive = Field(8_000_000, description="JSON values of a body with vectors or examples")
     max_messages: Positive = Field(1_000, description="messages of a conversation")
     max_n: Positive = Field(8, description="answers to one prompt")
+    max_prompts: Positive = Field(16, description="prompts of a text completion")
     max_stops: Positive = Field(4, description="stop strings")
     max_stop_characters: Positive = Field(64, description="characters of a stop string")
     max_top_logprobs: Positive = Field(20, description="alternatives listed for each token")
@@ -186,7 +187,7 @@ class Settings(BaseSettings):
 _LIMITS = (
     "max_running", "max_waiting", "max_connections", "memory_megabytes", "request_seconds", "max_body_bytes", "max_upload_bytes", "max_json_depth",
     "max_body_elements", "max_upload_elements",
-    "max_messages", "max_n", "max_stops", "max_stop_characters", "max_top_logprobs", "max_interventions",
+    "max_messages", "max_n", "max_prompts", "max_stops", "max_stop_characters", "max_top_logprobs", "max_interventions",
     "max_readouts", "max_arms", "max_pairs", "max_texts", "max_predictions", "max_activations",
     "max_evaluation_answers", "max_page", "max_jobs", "max_queued_jobs",
     "dose_bound",

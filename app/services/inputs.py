@@ -83,7 +83,7 @@ def check_activations(engine: Engine, settings: Settings, texts: int, layers: in
     check_limit(texts * layers * engine.info.d_model, settings.max_activations, what, param)
 
 
-def sampling_params(fields: SamplingFields, max_tokens: int) -> SamplingParams:
+def sampling_params(fields: SamplingFields, max_tokens: int, logprobs: int | None = None) -> SamplingParams:
     """Converts the sampling fields of a request; chooses a seed where none was given."""
     return SamplingParams(
         max_tokens=max_tokens,
@@ -97,5 +97,5 @@ def sampling_params(fields: SamplingFields, max_tokens: int) -> SamplingParams:
         logit_bias={int(token): bias for token, bias in fields.logit_bias.items()},
         seed=fields.seed if fields.seed is not None else secrets.randbelow(_SEED_LIMIT),
         stop=fields.stops,
-        logprobs=fields.top_logprobs if isinstance(fields, ChoiceFields) else None,
+        logprobs=fields.top_logprobs if isinstance(fields, ChoiceFields) else logprobs,
     )

@@ -1,0 +1,173 @@
+"""Request models of the OpenAI-compatible routes. Known fields that are not offered are refused by name."""
+
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+
+from pydantic import Field, field_validator, model_validator
+
+from app.openai.unsupported import CHAT_REFUSED, COMPLETION_REFUSED, EMBEDDING_REFUSED, refuse
+from steering.schemas.base import Flag, Number, Request, Whole
+from steering.schemas.messages import MAX_MESSAGES, Content, PlainText, TokenIds
+from steering.schemas.sampling import LogitBias, MaxTokens, Penalty, SamplingFields, Seed, Stop, Stops
+from steering.schemas.steering import Steering
+
+Label = Annotated[str, Field(max_length=512)]
+ModelName = Annotated[str, Field(min_length=1, max_length=640)]
+Ignored = Annotated[Any, Field(default=None)]
+MAX_INPUTS = 2048
+
+
+class OpenAIRequest(Request):
+    """Fields of every request. Those that cannot change an answer are accepted and ignored."""
+
+    refused: ClassVar[dict[str, Any]] = {}
+
+    model: ModelName
+    user: Label | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unsupported(cls, value: Any) -> Any:
+        return refuse(value, cls.refused)
+
+
+class TextPart(Request):
+    """A text part of a message. Other parts (images, audio, files) are refused."""
+
+    type: Literal["text"]
+    text: Content
+
+
+Parts = Annotated[tuple[TextPart, ...], Field(min_length=1, max_length=1024, fail_fast=True)]
+
+
+class ChatMessage(Request):
+    """A message. `developer` is a system message; what a client echoes from an earlier answer must be empty."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Content | Parts
+    name: Label | None = None
+    refusal: None = None
+    audio: None = None
+    function_call: None = None
+    annotations: Annotated[tuple[None, ...], Field(max_length=0)] | None = None
+    tool_calls: Annotated[tuple[None, ...], Field(max_length=0)] | None = None
+
+    @property
+    def text(self) -> str:
+        """The content as one text."""
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class StreamOptions(Request):
+    """include_usage: a last chunk with the usage and no choices."""
+
+    include_usage: Flag = False
+    include_obfuscation: Flag = False
+
+
+class GenerationRequest(OpenAIRequest):
+    """Fields that chat and text completions share."""
+
+    n: Annotated[int, Field(strict=True, ge=1, le=1024)] | None = None
+    temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: LogitBias | None = None
+    seed: Seed | None = None
+    stop: Stop | Stops | None = None
+    stream: Flag | None = None
+    stream_options: StreamOptions | None = None
+    steering: Steering | None = None
+
+    @property
+    def choices(self) -> int:
+        """How many answers to each prompt."""
+        return self.n or 1
+
+    def sampling(self) -> SamplingFields:
+        """Returns the sampling fields, with OpenAI's defaults."""
+        return SamplingFields(
+            temperature=1.0 if self.temperature is None else self.temperature,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            logit_bias=self.logit_bias or {},
+            seed=self.seed,
+            stop=() if self.stop is None else self.stop,
+        )
+
+
+class ChatRequest(GenerationRequest):
+    """POST /v1/chat/completions."""
+
+    refused: ClassVar[dict[str, Any]] = CHAT_REFUSED
+
+    messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+    max_tokens: MaxTokens | None = None
+    max_completion_tokens: MaxTokens | None = None
+    logprobs: Flag | None = None
+    top_logprobs: Annotated[Whole, Field(ge=0, le=1_000_000)] | None = None
+    metadata: Annotated[dict[Label, Label], Field(max_length=64)] | None = None
+    store: Flag | None = None
+    service_tier: Label | None = None
+    safety_identifier: Label | None = None
+    prompt_cache_key: Label | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ChatRequest":
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("'top_logprobs' needs 'logprobs': true")
+        if self.max_tokens is not None and self.max_completion_tokens is not None:
+            raise ValueError("give 'max_completion_tokens' or 'max_tokens', not both")
+        return self
+
+
+Texts: TypeAlias = Annotated[tuple[PlainText, ...], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)]
+TokenLists: TypeAlias = Annotated[tuple[TokenIds, ...], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)]
+Inputs: TypeAlias = PlainText | Texts | TokenIds | TokenLists
+"""A text, several, token ids, or several lists of them."""
+
+
+def inputs_of(value: Inputs) -> list[str | tuple[int, ...]]:
+    """Returns the inputs one by one."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value[0], int):
+        return [tuple(one for one in value if isinstance(one, int))]
+    return [one if isinstance(one, str) else tuple(one) for one in value if not isinstance(one, int)]
+
+
+class CompletionRequest(GenerationRequest):
+    """POST /v1/completions. max_tokens 0 is allowed with `echo`: the prompt is scored and nothing is generated."""
+
+    refused: ClassVar[dict[str, Any]] = COMPLETION_REFUSED
+
+    prompt: Inputs
+    max_tokens: Annotated[int, Field(strict=True, ge=0, le=1_000_000)] | None = None
+    logprobs: Annotated[Whole, Field(ge=0, le=1_000_000)] | None = None
+    echo: Flag | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "CompletionRequest":
+        if self.max_tokens == 0 and not self.echo:
+            raise ValueError("'max_tokens': 0 needs 'echo': true")
+        if self.echo and self.stream:
+            raise ValueError("'echo' cannot be streamed")
+        return self
+
+
+class EmbeddingRequest(OpenAIRequest):
+    """POST /v1/embeddings. layer (ours): default the last; position (ours): `last`, `mean` or an offset from the end."""
+
+    refused: ClassVar[dict[str, Any]] = EMBEDDING_REFUSED
+
+    input: Inputs
+    encoding_format: Literal["float", "base64"] = "float"
+    layer: Annotated[int, Field(strict=True, ge=-1000, le=1000)] = -1
+    position: Literal["last", "mean"] | Annotated[int, Field(strict=True, ge=-100_000, le=-1)] = "mean"
+
+    @field_validator("encoding_format", mode="before")
+    @classmethod
+    def _default_format(cls, value: Any) -> Any:
+        return "float" if value is None else value
