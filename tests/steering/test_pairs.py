@@ -35,7 +35,7 @@ def test_the_held_part_reaches_its_share_unless_one_topic_would_be_left(
 
 
 @given(st.integers(1, 60), st.integers(1, 60), share, seeds)
-def test_unpaired_heaps_are_split_each_by_itself(upper: int, lower: int, holdout: float, seed: int) -> None:
+def test_unpaired_texts_are_split_separately(upper: int, lower: int, holdout: float, seed: int) -> None:
     pairs = PairSet(tuple(f"+{i}" for i in range(upper)), tuple(f"-{i}" for i in range(lower)), paired=False)
     parts = split(pairs, holdout, seed)
     assert sorted(parts.fit_positive + parts.held_positive) == list(range(upper))

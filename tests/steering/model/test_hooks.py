@@ -64,7 +64,7 @@ def test_residual_after_the_block_is_the_unsteered_one_plus_what_was_asked(famil
 
 
 @pytest.mark.parametrize("family", ["llama", "bloom"])
-def test_a_row_left_alone_is_bit_equal_beside_a_steered_one(family: str) -> None:
+def test_an_unsteered_row_is_bit_equal_in_a_batch_with_a_steered_one(family: str) -> None:
     model = FAMILIES[family]()
     hooks = ResidualHooks(find_layout(model))
     plain = model(IDS).logits

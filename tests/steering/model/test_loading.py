@@ -153,7 +153,7 @@ def test_a_hub_id_is_found_offline_and_pinned(tiny_folder: Path, tiny_model: Pre
 @pytest.mark.parametrize("source", ["no/such/folder", "", "../x", "https://example.org/model", "missing.gguf", "a b"])
 def test_what_is_no_model_is_refused(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")  # what lies beside the project's own folder is nobody's business
+    monkeypatch.chdir(tmp_path / "here")  # files outside the project's folder are not read
     with pytest.raises(ModelLoadFailed, match="no folder"):
         load_here(source or "?", tmp_path)
 

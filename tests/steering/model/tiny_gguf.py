@@ -23,7 +23,7 @@ PARTS = {
 
 
 def _interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
-    """GGUF's order of rotary pairs: neighbours, where transformers keeps two halves."""
+    """Reorders rotary pairs as GGUF does: adjacent numbers, where transformers splits the vector in the middle."""
     return weight.reshape(heads, 2, -1, weight.shape[-1]).swapaxes(1, 2).reshape(weight.shape)
 
 

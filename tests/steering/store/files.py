@@ -15,16 +15,16 @@ from tests.steering.store.planted import planted
 KEY = "steering_vector"
 
 
-def said_in(content: bytes) -> dict[str, Any]:
+def metadata_in(content: bytes) -> dict[str, Any]:
     """The metadata of a file."""
     length = int.from_bytes(content[:8], "little")
-    said: dict[str, Any] = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][KEY])
-    return said
+    metadata: dict[str, Any] = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][KEY])
+    return metadata
 
 
-def file_of(tensors: dict[str, torch.Tensor], said: dict[str, Any] | str | None) -> bytes:
+def file_of(tensors: dict[str, torch.Tensor], metadata: dict[str, Any] | str | None) -> bytes:
     """A file with any tensors and any metadata."""
-    text = said if isinstance(said, str) or said is None else json.dumps(said)
+    text = metadata if isinstance(metadata, str) or metadata is None else json.dumps(metadata)
     return bytes(save({k: v.clone() for k, v in tensors.items()}, metadata=None if text is None else {KEY: text}))
 
 
@@ -42,8 +42,8 @@ VECTOR = replace(
     provenance={"seed": 7},
 )
 TENSORS = load(encode(VECTOR))
-SAID = said_in(encode(VECTOR))
+METADATA = metadata_in(encode(VECTOR))
 
 
-def changed(**said: Any) -> dict[str, Any]:
-    return {**SAID, **said}
+def changed(**metadata: Any) -> dict[str, Any]:
+    return {**METADATA, **metadata}

@@ -127,9 +127,9 @@ def sqlite_error(code: int) -> sqlite3.Error:
 def test_errors_of_a_database_become_errors_of_the_tree(cause: Exception, expected: type[Exception]) -> None:
     wrapped: Any = OperationalError("SELECT secret", {}, cause)
     for error in (wrapped, cause) if isinstance(cause, sqlite3.Error) else (wrapped,):
-        said = meaning(error)
-        assert type(said) is expected
-        assert "secret" not in said.message
+        error_found = meaning(error)
+        assert type(error_found) is expected
+        assert "secret" not in error_found.message
 
 
 def test_a_pool_without_a_free_connection_is_unavailable_and_a_misuse_is_our_defect() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from steering.errors import InvalidRequest
 from steering.store.formats.blob import decode, digest, encode
-from tests.steering.store.files import SAID, TENSORS, VECTOR, file_of
+from tests.steering.store.files import METADATA, TENSORS, VECTOR, file_of
 from tests.steering.store.planted import planted, same_numbers
 
 GOLDEN = "cc4de162ee0b275c8900fabf151b66f2e2a07bcb52eadf775ea0b1d654b20d31"
@@ -40,7 +40,7 @@ class TestRoundTrip:
         known = replace(planted("x", 0), d_model=4, layers={12: layer, 2: layer})
         assert digest(encode(known, labels=False)) == GOLDEN
 
-    def test_what_is_said_does_not_enter_the_digested_bytes(self) -> None:
+    def test_labels_do_not_enter_the_digested_bytes(self) -> None:
         plain = encode(VECTOR, labels=False)
         assert plain == encode(replace(VECTOR, name="n", description="d", tags=(), version=9), labels=False)
         assert plain != encode(replace(VECTOR, provenance={}), labels=False)
@@ -79,7 +79,7 @@ class TestRoundTrip:
 
     def test_half_precision_is_read_and_made_unit_again(self) -> None:
         for dtype in (torch.float16, torch.bfloat16):
-            back = decode(file_of({name: tensor.to(dtype) for name, tensor in TENSORS.items()}, SAID))
+            back = decode(file_of({name: tensor.to(dtype) for name, tensor in TENSORS.items()}, METADATA))
             for layer, entry in back.layers.items():
                 assert entry.direction.dtype == torch.float32
                 assert float(entry.direction.norm()) == pytest.approx(1.0, abs=1e-6)

@@ -1,4 +1,4 @@
-"""Every way in which the file under a store can be wrong, and what is said about it."""
+"""Damaged database files are reported, each kind of damage with its error."""
 
 import asyncio
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.steering.store.planted import planted
 
 
 class TestDamage:
-    async def test_a_blob_that_changed_is_set_aside_and_said_to_be_corrupt(self, store: SqlStore, file: Path) -> None:
+    async def test_a_blob_that_changed_is_reported_as_corrupt(self, store: SqlStore, file: Path) -> None:
         for name in ("a", "b", "c"):
             await store.vectors.put(planted(name, 1))
         with opened_behind_its_back(file) as other:
@@ -77,7 +77,7 @@ class TestDamage:
         assert "(SQLITE_CANTOPEN)" in refusal.value.message
 
 
-async def test_a_full_store_says_so_keeps_nothing_half_and_works_again_when_there_is_room(file: Path) -> None:
+async def test_a_full_store_reports_it_writes_nothing_partially_and_works_again_when_there_is_space(file: Path) -> None:
     store = await open_sql_store(f"sqlite:///{file}?max_mb=1")
     puts = [store.vectors.put(planted("warmth", seed, layers=4, d_model=4096)) for seed in range(1, 31)]
     outcomes = await asyncio.gather(*puts, return_exceptions=True)

@@ -68,7 +68,7 @@ async def test_two_processes_of_fifty_writers_and_readers_meet_no_error(file: Pa
 
 
 async def test_a_new_file_that_another_process_writes_to_is_waited_for(file: Path) -> None:
-    """SQLite's own patience does not cover the change to WAL: it refuses at once where a writer is at work."""
+    """SQLite's busy timeout does not cover the change to WAL: it fails at once while another process writes."""
     file.parent.mkdir(parents=True)
     with opened_behind_its_back(file) as other:
         other.execute("BEGIN IMMEDIATE")

@@ -1,4 +1,4 @@
-"""A vector's file from a stranger: nothing in it is taken on trust."""
+"""The file of a vector is untrusted input: every part of it is validated."""
 
 import json
 import struct
@@ -14,7 +14,7 @@ from safetensors.torch import save
 from steering.errors import InvalidRequest, LimitExceeded, SteeringError, UnsupportedFormat, VectorModelMismatch
 from steering.store.formats.blob import OWN, decode, encode
 from steering.vectors import ConceptVector
-from tests.steering.store.files import KEY, SAID, TENSORS, VECTOR, changed, file_of, with_header
+from tests.steering.store.files import KEY, METADATA, TENSORS, VECTOR, changed, file_of, with_header
 
 
 def tensors(**changes: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -52,24 +52,24 @@ BAD_TENSORS: dict[str, dict[str, torch.Tensor]] = {
 @pytest.mark.parametrize("name", BAD_TENSORS)
 def test_tensors_that_are_no_directions_are_refused(name: str) -> None:
     with pytest.raises(InvalidRequest):
-        decode(file_of(BAD_TENSORS[name], SAID))
+        decode(file_of(BAD_TENSORS[name], METADATA))
 
 
 def test_the_wrong_length_is_a_mismatch_with_the_model() -> None:
     with pytest.raises(VectorModelMismatch, match=r"\(9,\), expected \(8,\)"):
-        decode(file_of(BAD_TENSORS["longer"], SAID))
+        decode(file_of(BAD_TENSORS["longer"], METADATA))
 
 
-LAYERS = SAID["layers"]
+LAYERS = METADATA["layers"]
 BAD_METADATA: dict[str, dict[str, Any] | str] = {
     "no JSON": "{",
     "no object": "[]",
     "another format": changed(format=2),
     "an unknown key": changed(owner="me"),
-    "a missing key": {key: value for key, value in SAID.items() if key != "model"},
-    "a duplicate key": json.dumps(SAID)[:-1] + ',"model":"other"}',
+    "a missing key": {key: value for key, value in METADATA.items() if key != "model"},
+    "a duplicate key": json.dumps(METADATA)[:-1] + ',"model":"other"}',
     "NaN as a scale": changed(layers={**LAYERS, "0": {"scale": NAN}}),
-    "infinity as a mean": json.dumps(SAID).replace('"scale"', '"positive_mean":1e400,"scale"', 1),
+    "infinity as a mean": json.dumps(METADATA).replace('"scale"', '"positive_mean":1e400,"scale"', 1),
     "a negative scale": changed(layers={**LAYERS, "0": {"scale": -1.0}}),
     "a scale of zero": changed(layers={**LAYERS, "0": {"scale": 0.0}}),
     "a scale as text": changed(layers={**LAYERS, "0": {"scale": "1"}}),
@@ -79,8 +79,8 @@ BAD_METADATA: dict[str, dict[str, Any] | str] = {
     "NaN in provenance": changed(provenance={"deep": [NAN]}),
     "provenance that is a list": changed(provenance=[]),
     "deep nesting": changed(provenance={"x": json.loads("[" * 100 + "]" * 100)}),
-    "nesting beyond the stack": json.dumps(SAID)[:-1] + ',"x":' + "[" * 15_000 + "]" * 15_000 + "}",
-    "an integer of 5,000 digits": json.dumps(SAID)[:-1] + ',"x":' + "9" * 5_000 + "}",
+    "nesting beyond the stack": json.dumps(METADATA)[:-1] + ',"x":' + "[" * 15_000 + "]" * 15_000 + "}",
+    "an integer of 5,000 digits": json.dumps(METADATA)[:-1] + ',"x":' + "9" * 5_000 + "}",
     "a lone surrogate": changed(model="\ud800"),
     "a NUL": changed(model="\x00"),
     "a method that is no name": changed(method="../x"),
@@ -88,7 +88,7 @@ BAD_METADATA: dict[str, dict[str, Any] | str] = {
     "a tag that is no name": changed(labels={"name": "x", "tags": ["<b>"]}),
     "a description that is a number": changed(labels={"name": "x", "description": 1}),
     "a path among the labels": changed(labels={"name": "x", "path": "/etc/passwd"}),
-    "an unknown key of the card": changed(quality={**SAID["quality"], "extra": 1}),
+    "an unknown key of the card": changed(quality={**METADATA["quality"], "extra": 1}),
     "a card with NaN": changed(quality={"pairs": 1, "holdout": 1, "layers": {"1": {"auroc": NAN}}}),
     "a card without pairs": changed(quality={"holdout": 1, "layers": {}}),
     "a recommended layer it has not": changed(recommended={"layers": [5], "strength": [0.0, 1.0]}),
@@ -108,7 +108,7 @@ def test_metadata_that_does_not_fit_is_refused_and_not_repeated(name: str) -> No
     refusal.value.message.encode()
 
 
-def test_metadata_beyond_the_limit_is_refused_from_strangers_and_taken_from_the_store() -> None:
+def test_metadata_beyond_the_limit_is_rejected_in_uploads_and_accepted_from_the_store() -> None:
     wordy = replace(VECTOR, provenance={"note": "x" * (65 << 10)})
     with pytest.raises(LimitExceeded, match="metadata"):
         decode(encode(wordy))
@@ -179,9 +179,9 @@ class TestFiles:
         with pytest.raises(InvalidRequest):
             decode(with_header(header, struct.pack("<f", 1.0)), name="x", model="tiny")
 
-    def test_metadata_of_others_beside_ours_is_refused(self) -> None:
-        content = bytes(save(TENSORS, metadata={KEY: json.dumps(SAID), "format": "pt"}))
-        with pytest.raises(InvalidRequest, match="beside"):
+    def test_metadata_of_other_tools_next_to_ours_is_rejected(self) -> None:
+        content = bytes(save(TENSORS, metadata={KEY: json.dumps(METADATA), "format": "pt"}))
+        with pytest.raises(InvalidRequest, match="besides"):
             decode(content)
 
     @given(st.integers(min_value=0, max_value=len(encode(VECTOR)) - 1), st.integers(min_value=1, max_value=255))
