@@ -30,6 +30,7 @@ def open_engine(settings: Settings) -> Engine:
         ),
         compiled=settings.compiled,
         report=lambda step: log.info("loading", step=step),
+        kernels=settings.kernels,
     )
     return open_named(settings.engine, options)
 

@@ -75,7 +75,11 @@ class Settings(BaseSettings):
     prefix_megabytes: Annotated[int, Field(ge=0)] = Field(
         512, description="memory for prompts shared by requests of one key; 0: none"
     )
-    compiled: bool = Field(True, description="compile decoding and the reading of prompts in the background (CPU)")
+    compiled: bool | Literal["auto"] = Field(
+        "auto",
+        description="compile passes in the background (CPU): `auto` (models up to a billion parameters), `true` or `false`",
+    )
+    kernels: bool = Field(True, description="use our C++ kernels in compiled passes where the CPU has AVX512_BF16")
     memory_megabytes: Positive = Field(
         2048, description="memory that running requests may use for bodies, activations, logits and files"
     )

@@ -1,6 +1,7 @@
 """Runs engines in tests: engines over tiny models, and concurrent requests."""
 
 import asyncio
+import shutil
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -13,8 +14,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from steering.engine.api import Engine, Finish, GenerationRequest, SamplingParams, TokenEvent
 from steering.engine.options import EngineLimits
 from steering.engine.transformers.engine import TransformersEngine
-from steering.engine.transformers.execution.compiled.compilation import CompileRequest
-from steering.engine.transformers.execution.compiled.passes import KINDS
+from steering.engine.transformers.execution import CompileRequest
+from steering.engine.transformers.execution.compiled.compilation import artifact_folder
+from steering.engine.transformers.execution.compiled.executor import CompiledExecutor
+from steering.engine.transformers.execution.kernels.library import library_path
 from steering.model.info import ModelInfo
 from steering.model.loading import load, opened
 from tests.families import FAMILIES
@@ -106,10 +109,12 @@ def eager_and_compiled(
     source = str(folder / "model")
     loaded = [load(source, cache_dir=folder, device="cpu", dtype=dtype) for _ in range(2)]
     eager = TransformersEngine(loaded[0])
-    request = CompileRequest(source, None, dtype, folder)
+    request = CompileRequest(loaded[1].info, source, None, folder)
     if library is not None:
-        request.library.parent.mkdir(parents=True)
-        request.library.symlink_to(library)
+        target = library_path(artifact_folder(request), kernels=True)
+        target.parent.mkdir(mode=0o700)
+        shutil.copy(library, target)
+        target.chmod(0o600)
     compiled = TransformersEngine(loaded[1], compile_request=request)
     asyncio.run(until_compiled(compiled, folder, eager if dtype == "float32" else None))
     yield eager, compiled
@@ -121,13 +126,14 @@ async def until_compiled(engine: TransformersEngine, cache: Path, eager: Engine 
     """Generates until the engine is compiled. The tokens must equal those of `eager`, before and after."""
     request = GenerationRequest(tuple(b"Once upon a time"), sampling(20))
     expected = None if eager is None else (await run(eager, request)).tokens
-    assert engine._compilation is not None
+    executor = engine._runner.executor
+    assert isinstance(executor, CompiledExecutor)
     deadline, compiling = time.monotonic() + COMPILE_SECONDS, True
     while compiling and time.monotonic() < deadline:
-        compiling = engine._compilation._thread.is_alive()  # read first: the next request sees everything it delivered
+        compiling = executor.compiling  # read first: the next answer already runs on what it installed
         tokens = (await run(engine, request)).tokens
         assert expected is None or tokens == expected
-        if len(engine.stats().compiled) == len(KINDS):
+        if engine.stats().executor != "eager":
             return
         await asyncio.sleep(0.2)
     pytest.fail((cache / "compile.log").read_text()[-2000:])

@@ -180,7 +180,7 @@ def begin(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         "read_and_fit": ours.read_and_fit,
         "extract": ours.extract,
     }
-    return handlers, {"compiled": list(engine.stats().compiled), "threads": torch.get_num_threads()}
+    return handlers, {"executor": engine.stats().executor, "threads": torch.get_num_threads()}
 
 
 if __name__ == "__main__":

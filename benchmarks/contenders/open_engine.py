@@ -9,9 +9,8 @@ from typing import Any, cast
 import torch
 
 from steering.engine import open_engine
-from steering.engine.api import Engine, GenerationRequest, SamplingParams
+from steering.engine.api import Engine
 from steering.engine.options import EngineOptions
-from steering.engine.transformers.execution.compiled.passes import KINDS
 from steering.model.conversion import converted
 from steering.model.embedded import embedded_gguf
 
@@ -37,18 +36,11 @@ def open_endless(source: str, device: str) -> Engine:
 
 
 async def until_compiled(engine: Engine) -> None:
-    """Returns when both kinds of passes run compiled. On a CUDA device it returns at once. Graphs are installed between two
-    passes, so it generates while it waits.
-
-    Raises TimeoutError.
-    """
+    """Returns when passes run compiled; at once on other devices than CPUs. Raises TimeoutError."""
     if not engine.info.device.startswith("cpu"):
         return
     deadline = time.monotonic() + LONGEST_COMPILATION
-    request = GenerationRequest((1,), SamplingParams(max_tokens=2))
-    while not set(KINDS) <= set(engine.stats().compiled):
+    while engine.stats().executor == "eager":
         if time.monotonic() > deadline:
-            raise TimeoutError(f"the decode step was not compiled in time; see {cache_dir() / 'compile.log'}")
-        async for _ in engine.generate(request):
-            pass
+            raise TimeoutError(f"passes were not compiled in time; see {cache_dir() / 'compile.log'}")
         await asyncio.sleep(0.5)

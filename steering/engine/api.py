@@ -151,9 +151,11 @@ class EngineStats:
     """What the engine is doing now, for metrics and readiness.
 
     running, waiting: live requests. background_running, background_waiting: captures and other background work.
-    compiled: kinds of passes that run compiled. blocks_*: blocks of the key-value cache: all, held by sequences, and
+    blocks_*: blocks of the key-value cache: all, held by sequences, and
     kept for prompts that begin alike. preemptions: sequences that gave up their blocks and were computed again.
-    executor: how passes run now. busy: whether there is work. last_turn_age: seconds since the loop last began a turn; 0 while it waits for work.
+    busy: whether there is work. last_turn_age: seconds since the loop last began a turn; 0 while it waits for work.
+    executor: what runs its passes; `eager`, `compiled` or `compiled+kernels` for the transformers engine. Results of two
+    executors may differ by rounding.
     """
 
     running: int
@@ -163,7 +165,6 @@ class EngineStats:
     prompt_tokens: int
     cached_tokens: int
     alive: bool
-    compiled: tuple[str, ...] = ()
     background_running: int = 0
     background_waiting: int = 0
     blocks_total: int = 0

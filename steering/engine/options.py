@@ -33,7 +33,8 @@ class EngineOptions:
 
     model: a name, folder, file or hub id; an engine may read it as it likes. cache_dir: where converted and compiled
     files are kept. device, dtype: "auto" or a name. device_map: "auto" spreads the model over devices where an engine
-    can do that. compiled: whether passes may be compiled in the background. report: receives each step of loading.
+    can do that. compiled: whether passes are compiled in the background, "auto": if the model is small. kernels: whether
+    compiled passes use our C++ kernels where the CPU supports them. report: receives each step of loading.
     """
 
     model: str
@@ -42,6 +43,7 @@ class EngineOptions:
     device: str = "auto"
     dtype: str = "auto"
     device_map: Literal["auto"] | None = None
-    compiled: bool = True
+    compiled: bool | Literal["auto"] = "auto"
+    kernels: bool = True
     limits: EngineLimits = field(default_factory=EngineLimits)
     report: Callable[[str], None] = _report_nothing

@@ -1,4 +1,4 @@
-"""The spin count of threads is set before torch is loaded, and an operator's setting is respected."""
+"""The spin count is set before torch is loaded, and an operator's own setting takes precedence."""
 
 import os
 import subprocess
@@ -6,18 +6,18 @@ import sys
 
 import pytest
 
-from app.openmp import SPINS, set_openmp_spin_count
+from app.openmp import SPIN_COUNT, set_openmp_spin_count
 
 
-@pytest.mark.parametrize("existing", [{"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}])
-def test_an_existing_setting_is_respected(existing: dict[str, str]) -> None:
-    environment = dict(existing)
+@pytest.mark.parametrize("given", [{"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}])
+def test_settings_of_the_environment_take_precedence(given: dict[str, str]) -> None:
+    environment = dict(given)
     set_openmp_spin_count(environment)
-    assert environment == existing
+    assert environment == given
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="libgomp is what torch brings on Linux")
-def test_the_openmp_that_torch_loads_reads_it() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="torch brings libgomp on Linux only")
+def test_the_openmp_library_of_torch_reads_it() -> None:
     program = "import app.openmp; app.openmp.set_openmp_spin_count(); import torch; torch.zeros(1)"
     plain = {name: value for name, value in os.environ.items() if name not in {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}}
     done = subprocess.run(
@@ -28,4 +28,4 @@ def test_the_openmp_that_torch_loads_reads_it() -> None:
         check=True,
         timeout=280,
     )
-    assert f"GOMP_SPINCOUNT = '{SPINS}'" in done.stderr
+    assert f"GOMP_SPINCOUNT = '{SPIN_COUNT}'" in done.stderr

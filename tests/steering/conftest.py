@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import steering.engine.transformers.execution.compiled.callbacks  # noqa: F401 - names `visit`, which the library calls
+import steering.engine.transformers.execution.compiled.callbacks  # noqa: F401 - defines `hook_callback`, which the library calls
 from steering.engine.transformers.execution.kernels import library
 from steering.engine.transformers.execution.kernels.processor import has_avx512_bf16
 
@@ -22,7 +22,8 @@ def built_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (folder / "native.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
-            library.build(path)
+            path.parent.mkdir(exist_ok=True)
+            library.build(path, folder)
     return path
 
 

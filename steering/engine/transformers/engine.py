@@ -25,8 +25,7 @@ from steering.engine.options import EngineLimits
 from steering.engine.prompts import MAX_INLINE_CHARACTERS, check_context, encode_prompt, prompt_size
 from steering.engine.transformers import captures
 from steering.engine.transformers.background import BackgroundTask, Pieces
-from steering.engine.transformers.execution.compiled.compilation import Compilation, CompileRequest
-from steering.engine.transformers.execution.kernels.library import Compiled
+from steering.engine.transformers.execution import CompileRequest
 from steering.engine.transformers.loop import EngineLoop
 from steering.engine.transformers.memory.slot_cache import head_shape
 from steering.engine.transformers.runner import ModelRunner
@@ -41,7 +40,7 @@ from steering.errors import (
 )
 from steering.model.loading import LoadedModel
 from steering.shapes import Float, Residual, Tensor
-from steering.threads import call_in_thread, run_in_thread
+from steering.threads import run_in_thread
 
 log = structlog.get_logger()
 
@@ -57,38 +56,26 @@ class TransformersEngine:
         limits: EngineLimits | None = None,
         compile_request: CompileRequest | None = None,
     ) -> None:
-        """compile_request: how to compile passes, on a processor."""
+        """compile_request: how to compile passes on a CPU; None: passes are eager."""
         self.info = loaded.info
         self.tokenizer = loaded.tokenizer
         self._limits = limits or EngineLimits()
         self._device = torch.device(loaded.info.device)
-        self._runner = ModelRunner(loaded.model, loaded.layout, self._device)
+        self._runner = ModelRunner(loaded.model, loaded.layout, self._device, compile_request)
         self._ends = Unembedding(loaded.model, loaded.layout)
         self._scheduler = Scheduler(self._runner, self._limits, _position_bytes(loaded))
         self._numbers = count()
         self._loop = EngineLoop(self._runner, self._scheduler, self._ends, loaded.tokenizer.eos_ids, self._limits)
-        self._compilation: Compilation | None = None
-        if compile_request is not None and loaded.layout.attention == "interface" and self._device.type == "cpu":
-            self._compilation = Compilation(compile_request, loaded.info, self._kernels, self._compiled)
-            self._compilation.start()
+        self._runner.executor.start(self._install)
 
-    def _kernels(self) -> None:
-        """Our library is loaded. Called by the compilation's thread, where the weights are packed."""
-        weights = call_in_thread(self._runner.linears.packed) if self._runner.linears is not None else []
-        self._arrive(partial(self._runner.use_kernels, weights))
+    def _install(self, change: Callable[[], None]) -> None:
+        """Changes the executor between two passes. Cached prompts were computed with other rounding, so they are dropped."""
 
-    def _compiled(self, kind: str, step: Compiled) -> None:
-        self._arrive(partial(self._runner.use_compiled, kind, step))
-
-    def _arrive(self, take: Callable[[], None]) -> None:
-        """Between two passes. Prompts computed before may differ in their last bits from what would be computed now, so
-        none of them is lent any more."""
-
-        def taken() -> None:
-            take()
+        def install() -> None:
+            change()
             self._scheduler.prefix.clear()
 
-        self._loop.arrive(taken)
+        self._loop.arrive(install)
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
         """See Engine.generate."""
@@ -203,8 +190,6 @@ class TransformersEngine:
 
     async def close(self) -> None:
         """See Engine.close."""
-        if self._compilation is not None:
-            await run_in_thread(self._compilation.close)
         await run_in_thread(self._loop.close)
 
     def _check(self, ids: tuple[int, ...], request: GenerationRequest) -> None:

@@ -6,12 +6,13 @@ from dataclasses import replace
 from steering.engine.norms import measure_typical_norms
 from steering.engine.options import EngineOptions
 from steering.engine.transformers.engine import TransformersEngine
-from steering.engine.transformers.execution.compiled.compilation import CompileRequest
+from steering.engine.transformers.execution import CompileRequest
+from steering.model.info import ModelInfo
 from steering.model.loading import LoadedModel, load
 from steering.threads import call_in_thread
 
 MAX_COMPILED_PARAMETERS = 1_000_000_000
-"""Compiled passes hold weights of their own, so larger models are not compiled."""
+"""The largest model that is compiled by default: each graph holds weights of its own."""
 
 
 def open_engine(options: EngineOptions) -> TransformersEngine:
@@ -21,10 +22,7 @@ def open_engine(options: EngineOptions) -> TransformersEngine:
     """
     # in threads that end, because the OpenMP pool of a caller that stays would slow every pass down
     loaded = call_in_thread(lambda: _load(options))
-    request = None
-    if options.compiled and loaded.info.parameter_count <= MAX_COMPILED_PARAMETERS:
-        request = CompileRequest(options.model, options.revision, loaded.info.dtype, options.cache_dir)
-    engine = TransformersEngine(loaded, options.limits, request)
+    engine = TransformersEngine(loaded, options.limits, _compile_request(options, loaded.info))
     call_in_thread(lambda: asyncio.run(_measure(engine)))
     return engine
 
@@ -39,6 +37,14 @@ def _load(options: EngineOptions) -> LoadedModel:
         revision=options.revision,
         report=options.report,
     )
+
+
+def _compile_request(options: EngineOptions, info: ModelInfo) -> CompileRequest | None:
+    """None where passes stay eager."""
+    small = info.parameter_count <= MAX_COMPILED_PARAMETERS
+    if not (small if options.compiled == "auto" else options.compiled):
+        return None
+    return CompileRequest(info, options.model, options.revision, options.cache_dir, options.kernels)
 
 
 async def _measure(engine: TransformersEngine) -> None:

@@ -60,7 +60,7 @@ class EngineLoop:
             prompt_tokens=self._counts["prompt"],
             cached_tokens=self._counts["cached"],
             alive=not self._inbox.ended and self._thread.is_alive(),
-            compiled=tuple(sorted(self._runner.compiled.ready)),
+            executor=self._runner.executor.name,
         )
 
     def close(self) -> None:
@@ -148,7 +148,8 @@ class EngineLoop:
             for sequence in sequences:
                 if sequence.generated == 0:  # a prompt pass: what it computed may serve others at once
                     self._scheduler.prefix.publish(sequence)
-            for sequence, chosen in zip(result.sequences, sample(result.logits, result.sequences), strict=True):
+            tokens = sample(result.logits, result.sequences, self._runner.executor.argmax)
+            for sequence, chosen in zip(result.sequences, tokens, strict=True):
                 self._note(sequence, chosen, result.readouts.get(sequence.id, {}))
             for sequence in sequences:
                 if sequence.capture is not None and not sequence.prefilling:

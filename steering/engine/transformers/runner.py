@@ -4,28 +4,18 @@ from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field
 from typing import Any
 
-import structlog
 import torch
 
-from steering.engine.transformers.attention.attachment import AttentionPatch
-from steering.engine.transformers.attention.masked import SlotAttention
-from steering.engine.transformers.batch import Batch, decoding, packed
-from steering.engine.transformers.execution.compiled.callbacks import HookCallback
-from steering.engine.transformers.execution.compiled.packed_linears import PackedLinears
-from steering.engine.transformers.execution.compiled.passes import CompiledPasses
-from steering.engine.transformers.execution.kernels.library import Compiled
-from steering.engine.transformers.execution.kernels.processor import packs_linears
-from steering.engine.transformers.forward_pass import ForwardPass
+from steering.engine.transformers.batch import decoding, packed
+from steering.engine.transformers.execution import CompileRequest, ModelParts, PreparedPass, create_executor
 from steering.engine.transformers.memory.slot_cache import BLOCK, SlotCache
 from steering.engine.transformers.sequence import Sequence
 from steering.engine.transformers.steering.readout import ReadoutCollector
-from steering.engine.transformers.steering.steering_batch import SteeringBatch, SteeringRunner
+from steering.engine.transformers.steering.steering_batch import SteeringRunner
 from steering.engine.transformers.training.gradient_pass import GradientPass
-from steering.model.hooks import ResidualHooks, StopForward
+from steering.model.hooks import ResidualHooks
 from steering.model.layout import Layout
-from steering.shapes import Logits, Residual, Tensor
-
-log = structlog.get_logger()
+from steering.shapes import Logits
 
 
 @dataclass(slots=True, eq=False)
@@ -38,21 +28,22 @@ class PassResult:
 
 
 class ModelRunner:
-    """Owns the model, its hooks, the slots, the bank and the decision state. One thread calls it."""
+    """Owns the model, its hooks, the slots, the bank and the decision state. One thread calls it.
 
-    def __init__(self, model: Any, layout: Layout, device: torch.device) -> None:
+    compile_request: how passes are compiled; None: they are eager.
+    """
+
+    def __init__(
+        self, model: Any, layout: Layout, device: torch.device, compile_request: CompileRequest | None = None
+    ) -> None:
         self._layout, self._device = layout, device
         self._own = layout.attention == "own"
         self.cache = SlotCache(layout.layer_count, own_attention=self._own)
-        attention = None if self._own else SlotAttention(self.cache)
-        self._attention = attention
-        self._attachment = None if attention is None else AttentionPatch(model, attention)
         self._hooks = ResidualHooks(layout)
         self.gradients = GradientPass(model, layout, self._hooks, device)
         self.steering = SteeringRunner(layout.layer_count, layout.d_model, device)
-        self.compiled = CompiledPasses(layout.layer_count, self.cache, attention, self.steering.bank)
-        self._forward = ForwardPass(model, layout, self._hooks, self.cache)
-        self.linears = PackedLinears(model) if packs_linears(next(model.parameters()).dtype, device) else None
+        parts = ModelParts(model, layout, self._hooks, self.cache, self.steering.bank)
+        self.executor = create_executor(parts, device, compile_request)
 
     @property
     def packs(self) -> bool:
@@ -60,25 +51,9 @@ class ModelRunner:
         return not self._own
 
     def close(self) -> None:
-        """Leaves the model without hooks and the attention interface without our function."""
+        """Leaves the model without hooks and with its own attention."""
+        self.executor.close()
         self._hooks.remove()
-        if self._attachment is not None:
-            self._attachment.close()
-        if self.linears is not None:
-            self.linears.close()
-
-    def use_kernels(self, weights: list[Tensor]) -> None:
-        """From here on passes run by our kernels; `weights` are the linear layers', packed."""
-        if self._attention is not None:
-            self._attention.native = True
-        if self.linears is not None:
-            self.compiled.weights = self.linears.weights = weights
-            self.linears.attach()
-
-    def use_compiled(self, kind: str, step: Compiled) -> None:
-        """From here on passes of a kind run compiled."""
-        self.compiled.ready[kind] = step
-        log.info("compiled_step_in_use", kind=kind)
 
     def reserve(self, slots: int, length: int) -> None:
         """Makes room in the cache."""
@@ -113,14 +88,7 @@ class ModelRunner:
         stop_after = max(readers.layers, default=0) if captures_only and not wants_all else None
         kept = range(batch.tokens) if wants_all else [seg.end - 1 for seg in ends] or [0]
         keep = torch.tensor(kept, device=self._device)
-        logits: Logits | None
-        if self.compiled.worth(stop_after):
-            visitor = _visitor(batch, steering, readers, None)
-            logits = self.compiled.prompt(batch, steering, steering.call_layers | readers.layers, visitor, keep)
-        else:
-            visitor = _visitor(batch, steering, readers, stop_after)
-            layers = steering.layers | readers.layers | (frozenset() if stop_after is None else {stop_after})
-            logits = self._forward.run(batch, visitor, layers, keep)
+        logits = self.executor.run(PreparedPass(batch, steering, readers, keep, stop_after))
         self.steering.finish(steering)
         if wants_all and logits is not None:
             for segment in batch.segments:
@@ -146,7 +114,9 @@ class ModelRunner:
         steering = self.steering.prepare(batch)
         steering.begin()
         readers = ReadoutCollector(batch, self._device)
-        logits = self._decoded(batch, steering, readers)
+        keep = torch.arange(batch.tokens, device=self._device)
+        logits = self.executor.run(PreparedPass(batch, steering, readers, keep))
+        assert logits is not None
         self.steering.finish(steering)
         for sequence in present:
             sequence.computed += 1
@@ -154,37 +124,6 @@ class ModelRunner:
         if len(filled) < len(rows):
             logits = logits[filled]
         return PassResult(tuple(present), logits, readers.readouts())
-
-    def _decoded(self, batch: Batch, steering: SteeringBatch, readers: ReadoutCollector) -> Logits:
-        """Logits of a decode pass: compiled, captured, or under the hooks."""
-        if "decode" in self.compiled.ready:
-            visitor = _visitor(batch, steering, readers, None)
-            return self.compiled.decode(batch, steering, steering.call_layers | readers.layers, visitor)
-        return self._eager(batch, steering, readers)
-
-    def _eager(self, batch: Batch, steering: SteeringBatch, readers: ReadoutCollector) -> Logits:
-        visitor = _visitor(batch, steering, readers, None)
-        logits = self._forward.run(batch, visitor, steering.layers | readers.layers, 1)
-        assert logits is not None
-        return logits
-
-
-def _visitor(batch: Batch, steering: SteeringBatch, readers: ReadoutCollector, stop_after: int | None) -> HookCallback:
-    """What happens to the residual at a layer of this pass; None where it stays as it is."""
-
-    def apply(layer: int, residual: Residual) -> Residual | None:
-        steers, reads = layer in steering.layers, layer in readers.layers
-        if not (steers or reads or layer == stop_after):
-            return None
-        arriving = residual.to(torch.float32)
-        leaving = steering.apply(layer, arriving, batch) if steers else arriving
-        if reads:
-            readers.read(layer, leaving)
-        if layer == stop_after:
-            raise StopForward
-        return None if leaving is arriving else leaving
-
-    return apply
 
 
 def _predicts(sequence: Sequence, last_position: int) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app.openmp import SPINS
+from app.openmp import SPIN_COUNT
 from steering.client import ApiError, Client
 from tests.app.addresses import announced
 
@@ -38,7 +38,7 @@ def test_serve_serves_a_model_and_exits_with_0_when_stopped(tiny_folder: Path, t
             assert client.generate("abc", max_tokens=3, seed=1).usage.completion_tokens <= 3
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
-        assert sys.platform != "linux" or f"GOMP_SPINCOUNT = '{SPINS}'" in log.read_text()
+        assert sys.platform != "linux" or f"GOMP_SPINCOUNT = '{SPIN_COUNT}'" in log.read_text()
     finally:
         process.kill()
         process.wait()

@@ -1,14 +1,12 @@
 """SlotAttention: attention over cache slots, as an implementation of transformers' attention interface."""
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from steering.engine.transformers.attention.query_tiling import in_blocks, worthwhile
-from steering.engine.transformers.execution.kernels.operations import attend_segments
-from steering.engine.transformers.execution.kernels.processor import attends_slots
 from steering.engine.transformers.memory.slot_cache import SlotCache
 from steering.shapes import Bool, Float, Tensor
 
@@ -49,17 +47,36 @@ class AttentionFunction(ABC):
         """Each token of the pass that runs over what it may see."""
 
 
+class SegmentKernel(Protocol):
+    """A faster implementation of prompt attention, which an executor may install."""
+
+    def __call__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        states: tuple[Tensor, Tensor],
+        tables: tuple[Tensor, Tensor],
+        scores: Scores,
+    ) -> Tensor | None:
+        """Returns attention like `SlotAttention.attended`, or None for shapes that it does not support.
+
+        states: cached keys and values. tables: segments and prefix copies of the batch.
+        """
+        ...
+
+
 class SlotAttention(AttentionFunction):
     """One engine's attention function, which knows the pass that runs.
 
     Decode is grouped-query attention by batched matmul over the filled part of the slots, keys not repeated. A packed
-    prompt pass attends within each segment, segments of about equal length side by side. A pass without slots (fitting)
-    is plain causal attention. native: the library of kernels is loaded.
+    prompt pass attends within each segment, segments of about equal length next to each other. A pass without slots
+    (fitting) is plain causal attention.
     """
 
     def __init__(self, cache: SlotCache) -> None:
         self._cache = cache
-        self.native = False
+        self.segment_kernel: SegmentKernel | None = None
 
     def write_and_attend(
         self,
@@ -83,9 +100,11 @@ class SlotAttention(AttentionFunction):
         if batch.decode:
             return grouped(query, key, value, batch.mask(scores.window), scores)
         states = self._cache.layers[layer]
-        if self.native and attends_slots(query, value):
-            table, loans = batch.table(), batch.loan_table()
-            return attend_segments(query, key, value, states.keys, states.values, table, loans, *scores).transpose(1, 2)
+        if self.segment_kernel is not None:
+            tables = batch.table(), batch.loan_table()
+            attended = self.segment_kernel(query, key, value, (states.keys, states.values), tables, scores)
+            if attended is not None:
+                return attended
         beside = batch.side_by_side()
         parts = []
         for group in beside.groups:

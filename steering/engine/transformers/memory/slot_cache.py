@@ -72,15 +72,13 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped
 
     def __init__(self, layer_count: int, *, own_attention: bool = False) -> None:
         self.slots, self.capacity = 1, BLOCK
-        self.moves = 0
-        """How often keys and values were given other memory."""
         self.batch: Batch | None = None
         self.own_attention = own_attention
         super().__init__(layers=[SlotLayer(self) for _ in range(layer_count)])
 
     @property
     def begun(self) -> bool:
-        """Whether keys and values have their memory: from the first pass on."""
+        """Whether keys and values have been allocated: from the first pass on."""
         return all(layer.is_initialized for layer in self.layers)
 
     def own_row(self) -> tuple[int, int]:
@@ -103,14 +101,12 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped
     def clear(self) -> None:
         """Gives everything back."""
         self.slots, self.capacity = 1, BLOCK
-        self.moves += 1
         for layer in self.layers:
             layer.keys = layer.values = None
             layer.is_initialized = False
 
     def _resize(self, slots: int, capacity: int) -> None:
         self.slots, self.capacity = slots, capacity
-        self.moves += 1
         for layer in self.layers:
             if layer.is_initialized:
                 layer.keys = self._resized(layer.keys)

@@ -1,4 +1,4 @@
-"""Compiling in the background: where it cannot be done the engine says so and goes on, and nothing is left lying about."""
+"""Compiling in the background: a failure is logged and leaves the engine eager, and nothing is left behind."""
 
 import os
 import time
@@ -10,52 +10,117 @@ from transformers import PreTrainedTokenizerFast
 
 from steering.engine.api import GenerationRequest
 from steering.engine.transformers.engine import TransformersEngine
-from steering.engine.transformers.execution.compiled.compilation import CompileRequest
-from steering.engine.transformers.execution.compiled.compile_process import LEFT_OVER, SCRATCH, CompileProcess, sweep
+from steering.engine.transformers.execution import CompileRequest
+from steering.engine.transformers.execution.compiled.artifacts import ABANDONED, SCRATCH, Scratch, remove_abandoned
+from steering.engine.transformers.execution.compiled.compilation import CompileProcess, artifact_folder, graph_paths
+from steering.engine.transformers.execution.compiled.executor import CompiledExecutor
+from steering.engine.transformers.execution.kernels.library import library_path
 from steering.model.loading import opened
 from tests.engines import run, sampling
 from tests.families import FAMILIES
 from tests.polling import until
 
-pytestmark = pytest.mark.timeout(900)  # its worker runs where nobody else wants the processors
-GONE = 2**22 + 1
-"""No process has this number: the kernel's own stay below."""
+pytestmark = pytest.mark.timeout(900)  # the worker runs on idle processors only
 
 
-async def serving(cache: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    """An engine whose steps cannot be compiled answers, and closes."""
-    request = CompileRequest("no such model", None, "float32", cache)
-    engine = TransformersEngine(opened(FAMILIES["llama"](), tokenizer, name="tiny"), compile_request=request)
-    assert len((await run(engine, GenerationRequest((65, 66), sampling(4)))).tokens) == 4
-    assert engine._compilation is not None
-    compiling = engine._compilation._thread
-    await until(lambda: not compiling.is_alive(), 800)  # the worker builds our library before it looks for a model
-    await engine.close()
+async def events_of_serving(cache: Path, tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """The log's events of an engine that cannot be compiled, answers all the same, and closes."""
+    loaded = opened(FAMILIES["llama"](), tokenizer, name="tiny")
+    with capture_logs() as logs:
+        engine = TransformersEngine(loaded, compile_request=CompileRequest(loaded.info, "no such model", None, cache))
+        assert len((await run(engine, GenerationRequest((65, 66), sampling(4)))).tokens) == 4
+        executor = engine._runner.executor
+        assert isinstance(executor, CompiledExecutor)
+        await until(lambda: not executor.compiling, 800)  # the worker builds the library before it loads a model
+        assert engine.stats().executor == "eager"
+        await engine.close()
+    return [line["event"] for line in logs]
 
 
-async def test_a_cache_folder_that_cannot_be_is_logged(
+async def test_a_cache_folder_that_cannot_be_created_is_logged(
     tmp_path: Path, hf_byte_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     (tmp_path / "file").write_text("no folder")
-    with capture_logs() as logs:
-        await serving(tmp_path / "file" / "cache", hf_byte_tokenizer)
-    assert "steps_not_compiled" in [line["event"] for line in logs]
+    assert "compilation_failed" in await events_of_serving(tmp_path / "file" / "cache", hf_byte_tokenizer)
 
 
 async def test_a_worker_that_fails_is_logged_and_leaves_no_scratch(
     tmp_path: Path, hf_byte_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """The folder does not exist before: whoever serves a model from a folder has converted nothing into it."""
+    """The cache folder does not exist before, as for a model that needs no conversion."""
     cache = tmp_path / "cache"
-    with capture_logs() as logs:
-        await serving(cache, hf_byte_tokenizer)
-    assert "steps_not_compiled" in [line["event"] for line in logs]
+    assert "compilation_failed" in await events_of_serving(cache, hf_byte_tokenizer)
     assert "no such model" in (cache / "compile.log").read_text()
     assert not list(cache.glob(f"{SCRATCH}*"))
+    assert {path.stat().st_mode & 0o777 for path in (cache, cache / "compiled")} == {0o700}
 
 
-def test_closing_ends_the_worker_and_removes_its_scratch(tmp_path: Path) -> None:
-    process = CompileProcess({"source": None}, tmp_path)
+@pytest.mark.parametrize("mode", [0o770, 0o707])
+async def test_a_cache_folder_that_others_can_write_is_refused(
+    mode: int, tmp_path: Path, hf_byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    cache.chmod(mode)
+    assert "compiled_artifacts_refused" in await events_of_serving(cache, hf_byte_tokenizer)
+    assert not list(cache.iterdir())
+
+
+@pytest.mark.parametrize("planted", ["writable file", "link", "link inside", "writable folder"])
+async def test_artifacts_that_others_could_have_written_are_refused(
+    planted: str, tmp_path: Path, hf_byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """They stand where complete artefacts are expected, and none of them is loaded."""
+    info = opened(FAMILIES["llama"](), hf_byte_tokenizer, name="tiny").info
+    request = CompileRequest(info, "no such model", None, tmp_path, kernels=False)
+    artifact_folder(request).mkdir(mode=0o700)
+    plant(request, planted)
+    loaded = opened(FAMILIES["llama"](), hf_byte_tokenizer, name="tiny")
+    with capture_logs() as logs:
+        engine = TransformersEngine(loaded, compile_request=request)
+        executor = engine._runner.executor
+        assert isinstance(executor, CompiledExecutor)
+        await until(lambda: not executor.compiling)
+        await engine.close()
+    [line] = [line for line in logs if line["event"] == "compiled_artifacts_refused"]
+    assert line["executor"] == "eager"
+
+
+def plant(request: CompileRequest, planted: str) -> None:
+    """Puts artefacts in place, one of them untrusted."""
+    library, graphs = library_path(artifact_folder(request), kernels=False), list(graph_paths(request).values())
+    library.touch(0o600)
+    for folder in graphs:
+        folder.mkdir(mode=0o700)
+        (folder / "graph.so").touch(0o600)
+    target = graphs[0] / "graph.so"
+    if planted == "writable file":
+        target.chmod(0o622)
+    elif planted == "writable folder":
+        target.parent.chmod(0o722)
+    else:
+        path = library if planted == "link" else target
+        other = path.with_name("other")
+        path.rename(other)
+        path.symlink_to(other)
+
+
+def test_a_log_that_is_a_link_is_not_followed(tmp_path: Path, hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    info = opened(FAMILIES["llama"](), hf_byte_tokenizer, name="tiny").info
+    request = CompileRequest(info, None, None, tmp_path)
+    (tmp_path / "victim").write_text("kept")
+    (tmp_path / "compile.log").symlink_to(tmp_path / "victim")
+    with pytest.raises(OSError, match=r"compile\.log"):
+        CompileProcess(request, tmp_path / "library.so", {})
+    assert (tmp_path / "victim").read_text() == "kept"
+    assert not list(tmp_path.glob(f"{SCRATCH}*"))
+
+
+def test_closing_ends_the_worker_and_removes_its_scratch(
+    tmp_path: Path, hf_byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    info = opened(FAMILIES["llama"](), hf_byte_tokenizer, name="tiny").info
+    process = CompileProcess(CompileRequest(info, None, None, tmp_path), tmp_path / "library.so", {})
     (scratch,) = tmp_path.glob(f"{SCRATCH}*")
     assert scratch.is_dir()
     process.close()
@@ -63,23 +128,22 @@ def test_closing_ends_the_worker_and_removes_its_scratch(tmp_path: Path) -> None
     assert not scratch.exists()
 
 
-def test_what_dead_processes_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
-    compiled = tmp_path / "compiled"
+def test_scratch_of_ended_processes_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    used = Scratch(tmp_path)
     names = {
-        tmp_path / f"{SCRATCH}{GONE}-a": False,
-        compiled / f"{GONE}-0a1b-prompt": False,
-        tmp_path / f"{SCRATCH}{os.getpid()}-b": True,
-        compiled / f"{os.getpid()}-0a1b-prompt": True,
-        compiled / "0a1b2c3d-prompt": True,
+        tmp_path / f"{SCRATCH}abandoned": False,
+        used.path: True,
+        tmp_path / "compiled" / "0a1b2c3d-prefill": True,
         tmp_path / "converted-model": True,
     }
-    long_ago = time.time() - 2 * LEFT_OVER
     for path in names:
-        path.mkdir(parents=True)
+        path.mkdir(parents=True, exist_ok=True)
         (path / "file").write_text("")
-        os.utime(path, (long_ago, long_ago))
-    young = tmp_path / f"{SCRATCH}{GONE}-young"
+        os.utime(path, (time.time() - 2 * ABANDONED,) * 2)
+    young = tmp_path / f"{SCRATCH}young"
     young.mkdir()
-    sweep(tmp_path)
+    remove_abandoned(tmp_path)
     assert {path: path.exists() for path in names} == names
     assert young.exists()
+    used.close()
+    assert not used.path.exists()

@@ -1,12 +1,12 @@
-"""An exported graph makes fewer calls after it is rewritten, and computes the same."""
+"""An exported graph makes fewer calls after it is rewrite, and computes the same."""
 
 from collections.abc import Callable
 
 import pytest
 import torch
 
-from steering.engine.transformers.execution.compiled.callbacks import Task, answering
-from steering.engine.transformers.execution.compiled.graph_rewrites import FOLLOWING, GATED, LINEARS, STEER, rewritten
+from steering.engine.transformers.execution.compiled.callbacks import CallbackScope, Opcode
+from steering.engine.transformers.execution.compiled.graph_rewrites import LINEAR, PREFETCH, STEER, SWIGLU, rewrite
 from steering.engine.transformers.execution.compiled.packed_linears import PackedLinears
 from steering.engine.transformers.execution.kernels.operations import steer
 from steering.shapes import Tensor
@@ -22,7 +22,7 @@ class Mixing(torch.nn.Module):
         self.to(torch.bfloat16).requires_grad_(False)
         self.combine = combine
         self.linears = PackedLinears(self)
-        self.linears.attach()
+        self.linears.attach(self.linears.placeholders())
 
     def forward(self, rows: Tensor, weights: list[Tensor]) -> Tensor:
         """rows (row, 32)."""
@@ -51,7 +51,7 @@ def mixing(name: str) -> Mixing:
 
 
 def exported(module: Mixing) -> torch.export.ExportedProgram:
-    """Before it is rewritten."""
+    """Before it is rewrite."""
     weights = module.linears.placeholders()
     rows = torch.zeros(3, 32, dtype=torch.bfloat16)
     free = ({0: torch.export.Dim.AUTO}, [{} for _ in weights])
@@ -65,41 +65,41 @@ def calls(program: torch.export.ExportedProgram, *targets: object) -> list[torch
 
 def test_two_layers_on_the_same_rows_are_one_call() -> None:
     program = exported(mixing("another activation"))
-    assert len(calls(program, LINEARS)) == 3
-    first, second = calls(rewritten(program), LINEARS)
+    assert len(calls(program, LINEAR)) == 3
+    first, second = calls(rewrite(program), LINEAR)
     assert first.args[3] == [50, 50]
     assert second.args[3] == [32]
 
 
 def test_each_call_knows_what_the_next_reads() -> None:
-    first, second = calls(rewritten(exported(mixing("another activation"))), LINEARS)
-    assert first.args[FOLLOWING] == second.args[1]
-    assert second.args[FOLLOWING] == first.args[1]
+    first, second = calls(rewrite(exported(mixing("another activation"))), LINEAR)
+    assert first.args[PREFETCH] == second.args[1]
+    assert second.args[PREFETCH] == first.args[1]
 
 
 @pytest.mark.parametrize("name", MATCHING)
 def test_a_gate_and_what_passes_it_are_one_call_which_is_followed_by_the_gate(name: str) -> None:
-    program = rewritten(exported(mixing(name)))
-    [pair], [last] = calls(program, GATED), calls(program, LINEARS)
+    program = rewrite(exported(mixing(name)))
+    [pair], [last] = calls(program, SWIGLU), calls(program, LINEAR)
     gate, _ = pair.args[1]  # type: ignore[misc]
-    assert pair.args[FOLLOWING] == last.args[1]
-    assert last.args[FOLLOWING] == [gate]
+    assert pair.args[PREFETCH] == last.args[1]
+    assert last.args[PREFETCH] == [gate]
 
 
 @pytest.mark.parametrize("name", [name for name in COMBINATIONS if name not in MATCHING])
 def test_what_is_not_such_a_pair_stays(name: str) -> None:
-    assert not calls(rewritten(exported(mixing(name))), GATED)
+    assert not calls(rewrite(exported(mixing(name))), SWIGLU)
 
 
 @pytest.mark.parametrize("name", COMBINATIONS)
 def test_it_computes_the_same(name: str, kernels: None) -> None:
     """The exponential of a gate to a step of bfloat16, all else to the bit."""
     module = mixing(name)
-    weights = module.linears.packed()
+    weights = module.linears.pack()
     rows = torch.randn(4, 32, generator=torch.Generator().manual_seed(2)).to(torch.bfloat16)
     with torch.no_grad():
         expected = module(rows, weights)
-        found = rewritten(exported(module)).module()(rows, weights)
+        found = rewrite(exported(module)).module()(rows, weights)
     if name in MATCHING:
         torch.testing.assert_close(found, expected, rtol=2**-6, atol=2**-8)
     else:
@@ -114,7 +114,7 @@ class Block(torch.nn.Module):
         self.scale, self.shared = scale, shared
 
     def forward(self, residual: Tensor, change: Tensor, bank: list[Tensor]) -> Tensor:
-        """residual, change (1, token, 16); bank: rows, places, inverse, tasks."""
+        """residual, change (1, token, 16); bank: rows, row_indices, inverse, tasks."""
         total = torch.add(residual, change, alpha=self.scale)
         steered = steer([total.reshape(-1, 16)], *bank, 0).reshape(total.shape)
         return steered + total if self.shared else steered
@@ -122,7 +122,7 @@ class Block(torch.nn.Module):
 
 def bank() -> list[Tensor]:
     rows = torch.randn(3, 1, 2, 16, generator=torch.Generator().manual_seed(3))
-    return [rows, torch.tensor([0, 3, 5]), torch.zeros(1, 3), torch.tensor([Task.ADD])]
+    return [rows, torch.tensor([0, 3, 5]), torch.zeros(1, 3), torch.tensor([Opcode.ADD])]
 
 
 def summands(change_shape: tuple[int, ...] = (1, 3, 16)) -> tuple[Tensor, Tensor]:
@@ -133,7 +133,7 @@ def summands(change_shape: tuple[int, ...] = (1, 3, 16)) -> tuple[Tensor, Tensor
 
 
 def steered(block: Block, parts: tuple[Tensor, Tensor]) -> torch.export.ExportedProgram:
-    return rewritten(torch.export.export(block, (*parts, bank()), strict=False))
+    return rewrite(torch.export.export(block, (*parts, bank()), strict=False))
 
 
 @pytest.mark.usefixtures("loaded_library")
@@ -154,5 +154,5 @@ def test_a_sum_is_formed_where_it_is_steered_if_it_is_wanted_there_alone(
     program = steered(block, given)
     [call] = calls(program, STEER)
     assert len(call.args[0]) == parts  # type: ignore[arg-type]
-    with answering(lambda *_: None):
+    with CallbackScope(lambda *_: None):
         assert torch.equal(program.module()(*given, bank()), block(*given, bank()))

@@ -26,8 +26,7 @@ def test_packed_weights_multiply_as_the_models_own(kernels: None) -> None:
     layers, given = model(), rows()
     expected = layers(given)
     linears = PackedLinears(layers)
-    linears.weights = linears.packed()
-    linears.attach()
+    linears.attach(linears.pack())
     torch.testing.assert_close(layers(given), expected, rtol=2e-2, atol=2e-2)
     linears.close()
     assert torch.equal(layers(given), expected)
@@ -37,8 +36,7 @@ def test_they_are_what_is_multiplied_by(kernels: None) -> None:
     """Planted: weights of zeros leave the bias alone."""
     layers = model()
     linears = PackedLinears(layers)
-    linears.weights = [torch.zeros_like(weight) for weight in linears.packed()]
-    linears.attach()
+    linears.attach([torch.zeros_like(weight) for weight in linears.pack()])
     assert torch.equal(layers[0](rows()), layers[0].bias.expand(ROWS, -1))
     linears.close()
 
@@ -51,15 +49,15 @@ def test_what_the_kernel_does_not_take_stays_as_it_is(kernels: None) -> None:
     layers[1].to(torch.float32)
     layers[2].forward = lambda rows: rows
     linears = PackedLinears(layers)
-    assert linears.packed() == []
-    linears.attach()
+    assert linears.pack() == []
+    linears.attach([])
     linears.close()
     assert "forward" in layers[2].__dict__
 
 
 def test_placeholders_have_the_packed_shapes() -> None:
     linears = PackedLinears(model())
-    assert [one.shape for one in linears.placeholders()] == [one.shape for one in linears.packed()]
+    assert [one.shape for one in linears.placeholders()] == [one.shape for one in linears.pack()]
     assert len(linears.placeholders()) == 2
 
 
@@ -67,8 +65,7 @@ def test_placeholders_have_the_packed_shapes() -> None:
 def test_gradients_go_through_the_models_own_weights(needs_gradient: bool, kernels: None) -> None:
     layers = model()
     linears = PackedLinears(layers)
-    linears.weights = linears.packed()
-    linears.attach()
+    linears.attach(linears.pack())
     given = rows().requires_grad_(needs_gradient)
     result = layers(given)
     assert result.requires_grad is needs_gradient

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from steering.engine.transformers.execution.kernels.operations import attend_rows, attend_segments
+from steering.engine.transformers.execution.kernels.operations import decode_attention, prefill_attention
 from steering.shapes import Tensor
 
 pytestmark = pytest.mark.usefixtures("kernels", "threads")
@@ -20,7 +20,7 @@ PIECES = [(16, 0), (1, 15), (33, 16), (5, 47), (20, 48), (3, 191), (70, 192), (2
 """(tokens, position of the first)."""
 CAPACITY = 450
 SCALING = 0.25
-NO_LOANS = torch.zeros(0, 3, dtype=torch.int64)
+NO_COPIES = torch.zeros(0, 3, dtype=torch.int64)
 of_any_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 within_windows = pytest.mark.parametrize("window", [None, 1, 5, 250])
 with_softcaps = pytest.mark.parametrize("softcap", [None, 3.0])
@@ -107,7 +107,7 @@ def test_rows_see_their_own_slot(shape: Shape, window: int | None, softcap: floa
     for row, position in enumerate(POSITIONS):
         after.keys[row, :, position], after.values[row, :, position] = key[row, :, 0], value[row, :, 0]
     positions = torch.tensor(POSITIONS)
-    found = attend_rows(query, key, value, slots.keys, slots.values, positions, SCALING, window, softcap)
+    found = decode_attention(query, key, value, slots.keys, slots.values, positions, SCALING, window, softcap)
     assert torch.equal(slots.bits(), after.bits())
     assert found.shape == (len(POSITIONS), 1, shape[0], shape[2])
     for row, position in enumerate(POSITIONS):
@@ -123,7 +123,9 @@ def test_segments_see_their_own_slot(shape: Shape, window: int | None, softcap: 
     slots, segments = slots_with([*[position for _, position in reversed(PIECES)], 30], shape), table(PIECES)
     query, key, value = arriving(1, sum(tokens for tokens, _ in PIECES), shape)
     after = written(slots, key, value, segments)
-    found = attend_segments(query, key, value, slots.keys, slots.values, segments, NO_LOANS, SCALING, window, softcap)
+    found = prefill_attention(
+        query, key, value, slots.keys, slots.values, segments, NO_COPIES, SCALING, window, softcap
+    )
     assert torch.equal(slots.bits(), after.bits())
     assert found.shape == (1, query.shape[2], shape[0], shape[2])
     for first, tokens, slot, position in segments.tolist():
@@ -137,7 +139,7 @@ def test_a_prompt_of_several_blocks_sees_itself(window: int | None) -> None:
     shape = SHAPES[1]
     slots, segments = slots_with([0], shape), torch.tensor([[0, CAPACITY, 0, 0]])
     query, key, value = arriving(1, CAPACITY, shape)
-    found = attend_segments(query, key, value, slots.keys, slots.values, segments, NO_LOANS, SCALING, window, None)
+    found = prefill_attention(query, key, value, slots.keys, slots.values, segments, NO_COPIES, SCALING, window, None)
     for token in range(CAPACITY):
         exact, size = seen(query[0, :, token], slots, 0, token, window, None)
         assert ((found[0, token] - exact).abs() <= (exact.abs() + size) * 2**-8).all()
@@ -149,11 +151,11 @@ def test_a_row_gets_the_same_bits_alone_and_among_others(shape: Shape, window: i
     before = slots_with(POSITIONS, shape)
     query, key, value = arriving(len(POSITIONS), 1, shape)
     slots, positions = before.copied(), torch.tensor(POSITIONS)
-    together = attend_rows(query, key, value, slots.keys, slots.values, positions, SCALING, window, None)
+    together = decode_attention(query, key, value, slots.keys, slots.values, positions, SCALING, window, None)
     for row in range(len(POSITIONS)):
         one, own = slice(row, row + 1), before.copied(row, row + 1)
         states = (query[one], key[one], value[one])
-        alone = attend_rows(*states, own.keys, own.values, positions[one], SCALING, window, None)
+        alone = decode_attention(*states, own.keys, own.values, positions[one], SCALING, window, None)
         assert torch.equal(alone, together[one])
 
 
@@ -163,12 +165,12 @@ def test_a_segment_gets_the_same_bits_alone_and_among_others(shape: Shape, windo
     segments = table(PIECES)
     before = slots_with([position for _, position in reversed(PIECES)], shape)
     states, slots = arriving(1, sum(tokens for tokens, _ in PIECES), shape), before.copied()
-    together = attend_segments(*states, slots.keys, slots.values, segments, NO_LOANS, SCALING, window, None)
+    together = prefill_attention(*states, slots.keys, slots.values, segments, NO_COPIES, SCALING, window, None)
     for first, tokens, slot, position in segments.tolist():
         part, own = slice(first, first + tokens), before.copied(slot, slot + 1)
         query, key, value = (state[:, :, part] for state in states)
         segment = torch.tensor([[0, tokens, 0, position]])
-        alone = attend_segments(query, key, value, own.keys, own.values, segment, NO_LOANS, SCALING, window, None)
+        alone = prefill_attention(query, key, value, own.keys, own.values, segment, NO_COPIES, SCALING, window, None)
         assert torch.equal(alone, together[:, part])
 
 
@@ -179,16 +181,16 @@ def test_a_prompt_gets_the_same_bits_whole_and_in_pieces(shape: Shape, window: i
     """In two passes, and as two segments of one."""
     states = arriving(1, 300, shape)
     whole, in_passes, in_one = (slots_with([0], shape) for _ in range(3))
-    ways = (NO_LOANS, SCALING, window, None)
-    expected = attend_segments(*states, whole.keys, whole.values, torch.tensor([[0, 300, 0, 0]]), *ways)
+    ways = (NO_COPIES, SCALING, window, None)
+    expected = prefill_attention(*states, whole.keys, whole.values, torch.tensor([[0, 300, 0, 0]]), *ways)
     found = []
     for begin, end in ((0, cut), (cut, 300)):
         query, key, value = (state[:, :, begin:end] for state in states)
         segment = torch.tensor([[0, end - begin, 0, begin]])
-        found.append(attend_segments(query, key, value, in_passes.keys, in_passes.values, segment, *ways))
+        found.append(prefill_attention(query, key, value, in_passes.keys, in_passes.values, segment, *ways))
     assert torch.equal(torch.cat(found, 1), expected)
     segments = torch.tensor([[cut, 300 - cut, 0, cut], [0, cut, 0, 0]])
-    assert torch.equal(attend_segments(*states, in_one.keys, in_one.values, segments, *ways), expected)
+    assert torch.equal(prefill_attention(*states, in_one.keys, in_one.values, segments, *ways), expected)
     assert torch.equal(in_passes.bits(), whole.bits())
     assert torch.equal(in_one.bits(), whole.bits())
 
@@ -201,9 +203,11 @@ def test_what_is_lent_is_copied_before_anyone_attends() -> None:
     loans = torch.tensor([[0, 1, position] for position in range(borrowed)])
     own = written(slots, *states[1:], segments)
     own.keys[0, :, :borrowed], own.values[0, :, :borrowed] = own.keys[1, :, :borrowed], own.values[1, :, :borrowed]
-    found = attend_segments(*states, slots.keys, slots.values, segments, loans, SCALING, None, None)
+    found = prefill_attention(*states, slots.keys, slots.values, segments, loans, SCALING, None, None)
     assert torch.equal(slots.bits(), own.bits())
-    assert torch.equal(found, attend_segments(*states, own.keys, own.values, segments, NO_LOANS, SCALING, None, None))
+    assert torch.equal(
+        found, prefill_attention(*states, own.keys, own.values, segments, NO_COPIES, SCALING, None, None)
+    )
 
 
 def test_states_may_lie_in_any_way() -> None:
@@ -211,8 +215,8 @@ def test_states_may_lie_in_any_way() -> None:
     states = arriving(1, 6, shape)
     turned = [state.transpose(2, 3).contiguous().transpose(2, 3) for state in states]
     one, other = slots_with([20], shape), slots_with([20], shape)
-    expected = attend_segments(*states, one.keys, one.values, segments, NO_LOANS, SCALING, None, None)
-    found = attend_segments(*turned, other.keys, other.values, segments, NO_LOANS, SCALING, None, None)
+    expected = prefill_attention(*states, one.keys, one.values, segments, NO_COPIES, SCALING, None, None)
+    found = prefill_attention(*turned, other.keys, other.values, segments, NO_COPIES, SCALING, None, None)
     assert torch.equal(found, expected)
     assert torch.equal(one.bits(), other.bits())
 
@@ -221,11 +225,16 @@ def refusals() -> dict[str, tuple[Shape, Tensor, Tensor, str]]:
     """The states' shape, keys, values, what is said of it."""
     good, apart = normal(0, 1, 2, 8, 64), normal(0, 1, 8, 2, 64).transpose(1, 2)
     return {
-        "a width of 48": ((4, 2, 48), good[..., :48].contiguous(), good[..., :48].contiguous(), "heads of a width"),
-        "keys of another width": ((4, 2, 32), good, good[..., :32].contiguous(), "heads of a width"),
-        "values of another width": ((4, 2, 64), good, good[..., :32].contiguous(), "heads of a width"),
-        "keys lie apart": ((4, 2, 64), apart, good, "slots lie together"),
-        "values lie apart": ((4, 2, 64), good, apart, "slots lie together"),
+        "a width of 48": (
+            (4, 2, 48),
+            good[..., :48].contiguous(),
+            good[..., :48].contiguous(),
+            "head widths must be equal",
+        ),
+        "keys of another width": ((4, 2, 32), good, good[..., :32].contiguous(), "head widths must be equal"),
+        "values of another width": ((4, 2, 64), good, good[..., :32].contiguous(), "head widths must be equal"),
+        "keys lie apart": ((4, 2, 64), apart, good, "must be contiguous"),
+        "values lie apart": ((4, 2, 64), good, apart, "must be contiguous"),
         "keys in float32": ((4, 2, 64), good.float(), good, "bfloat16"),
     }
 
@@ -235,16 +244,16 @@ def test_what_does_not_fit_is_refused(name: str) -> None:
     shape, keys, values, message = refusals()[name]
     states, place = arriving(1, 1, shape), torch.zeros(1, dtype=torch.int64)
     with pytest.raises(RuntimeError, match=message):
-        attend_rows(*states, keys, values, place, SCALING, None, None)
+        decode_attention(*states, keys, values, place, SCALING, None, None)
     with pytest.raises(RuntimeError, match=message):
-        attend_segments(*states, keys, values, torch.tensor([[0, 1, 0, 0]]), NO_LOANS, SCALING, None, None)
+        prefill_attention(*states, keys, values, torch.tensor([[0, 1, 0, 0]]), NO_COPIES, SCALING, None, None)
 
 
 def test_queries_in_float32_two_tokens_a_row_and_rows_without_a_slot_are_refused() -> None:
     shape, places = SHAPES[0], torch.zeros(2, dtype=torch.int64)
     slots, (query, key, value) = slots_with([0], shape), arriving(1, 1, shape)
     with pytest.raises(RuntimeError, match="bfloat16"):
-        attend_rows(query.float(), key, value, slots.keys, slots.values, places, SCALING, None, None)
+        decode_attention(query.float(), key, value, slots.keys, slots.values, places, SCALING, None, None)
     for rows, tokens in ((1, 2), (2, 1)):
-        with pytest.raises(RuntimeError, match="one token a row, a slot a row"):
-            attend_rows(*arriving(rows, tokens, shape), slots.keys, slots.values, places, SCALING, None, None)
+        with pytest.raises(RuntimeError, match="one token per row and a slot per row"):
+            decode_attention(*arriving(rows, tokens, shape), slots.keys, slots.values, places, SCALING, None, None)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch._inductor import aoti_compile_and_package
 
-from steering.engine.transformers.execution.kernels.library import Compiled, compiled, library_path, load
+from steering.engine.transformers.execution.kernels.library import CompiledGraph, library_path, load, load_graph
 
 # torch's own, while it compiles in this process; the server leaves that to a process of its own
 pytestmark = [pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("DeprecationWarning", "FutureWarning")]
@@ -27,7 +27,7 @@ class Products(torch.nn.Module):
 
 
 @pytest.fixture(scope="module")
-def products(loaded_library: None, tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+def products(loaded_library: None, tmp_path_factory: pytest.TempPathFactory) -> CompiledGraph:
     """Products, compiled."""
     folder = tmp_path_factory.mktemp("compiled")
     package = folder / "products.pt2"
@@ -36,15 +36,15 @@ def products(loaded_library: None, tmp_path_factory: pytest.TempPathFactory) -> 
         aoti_compile_and_package(program, package_path=str(package))
     with ZipFile(package) as packed:
         packed.extractall(folder / "products")
-    return compiled(folder / "products")
+    return load_graph(folder / "products")
 
 
-def test_it_gives_what_the_function_gives(products: Compiled) -> None:
+def test_it_gives_what_the_function_gives(products: CompiledGraph) -> None:
     matrix = torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(0)) / SIZE**0.5
     torch.testing.assert_close(products([matrix])[0], Products()(matrix), rtol=1e-4, atol=1e-5)
 
 
-def test_another_thread_runs_python_meanwhile(products: Compiled) -> None:
+def test_another_thread_runs_python_meanwhile(products: CompiledGraph) -> None:
     """With the lock held for the whole pass the other thread could count once at its start and once at its end. One call of
     many is enough, since the system may keep the other thread waiting during some."""
     counts: list[int] = []
@@ -72,10 +72,10 @@ def test_another_thread_runs_python_meanwhile(products: Compiled) -> None:
     assert often
 
 
-def test_a_file_that_is_no_package_is_refused(products: Compiled, tmp_path: Path) -> None:
+def test_a_file_that_is_no_package_is_refused(products: CompiledGraph, tmp_path: Path) -> None:
     (tmp_path / "nothing.pt2").write_bytes(b"nothing")
     with pytest.raises(RuntimeError):
-        compiled(tmp_path / "nothing.pt2")
+        load_graph(tmp_path / "nothing.pt2")
 
 
 @pytest.mark.usefixtures("products")

@@ -6,7 +6,13 @@ from itertools import pairwise
 import pytest
 import torch
 
-from steering.engine.transformers.execution.kernels.operations import PANEL, gated_linears, linears, packed, padded
+from steering.engine.transformers.execution.kernels.operations import (
+    PANEL,
+    pack_weight,
+    packed_linear,
+    packed_swiglu,
+    pad_bias,
+)
 from steering.shapes import Tensor
 
 WIDTH = 64
@@ -26,9 +32,9 @@ def layer(columns: int, width: int = WIDTH) -> Layer:
 
 
 def run(rows: Tensor, layers: Sequence[Layer], following: Sequence[Tensor] = ()) -> Tensor:
-    weights = [packed(weight) for weight, _ in layers]
-    biases = [padded(bias) for _, bias in layers]
-    return linears(rows, weights, biases, [len(bias) for _, bias in layers], list(following))
+    weights = [pack_weight(weight) for weight, _ in layers]
+    biases = [pad_bias(bias) for _, bias in layers]
+    return packed_linear(rows, weights, biases, [len(bias) for _, bias in layers], list(following))
 
 
 def assert_is_the_product(found: Tensor, rows: Tensor, layers: Sequence[Layer]) -> None:
@@ -112,7 +118,7 @@ def test_what_follows_changes_nothing(count: int) -> None:
     """It is only fetched: fewer panels than this call's, more, several weights, of another width, or none."""
     rows, layers = states(count, WIDTH), [layer(150)]
     expected = run(rows, layers)
-    small, large, wide = packed(layer(1)[0]), packed(layer(500)[0]), packed(layer(70, 576)[0])
+    small, large, wide = pack_weight(layer(1)[0]), pack_weight(layer(500)[0]), pack_weight(layer(70, 576)[0])
     for following in ([small], [large], [wide], [small, large, wide]):
         assert torch.equal(run(rows, layers, following), expected)
 
@@ -120,15 +126,15 @@ def test_what_follows_changes_nothing(count: int) -> None:
 @pytest.mark.usefixtures("kernels")
 def test_one_bias_serves_every_narrower_weight() -> None:
     rows, (weight, _) = states(5, WIDTH), layer(50)
-    found = linears(rows, [packed(weight)], [torch.zeros(1000)], [50], [])
+    found = packed_linear(rows, [pack_weight(weight)], [torch.zeros(1000)], [50], [])
     assert torch.equal(found, run(rows, [(weight, torch.zeros(50))]))
 
 
 def gate(rows: Tensor, layers: Sequence[Layer], following: Sequence[Tensor] = ()) -> Tensor:
     """A gate, and what passes it."""
-    weights = [packed(weight) for weight, _ in layers]
-    biases = [padded(bias) for _, bias in layers]
-    return gated_linears(rows, weights, biases, len(layers[0][1]), list(following))
+    weights = [pack_weight(weight) for weight, _ in layers]
+    biases = [pad_bias(bias) for _, bias in layers]
+    return packed_swiglu(rows, weights, biases, len(layers[0][1]), list(following))
 
 
 def pair(columns: int, width: int = WIDTH) -> list[Layer]:
@@ -184,35 +190,35 @@ def test_a_gated_row_that_is_not_a_number_spoils_no_other() -> None:
 def test_what_follows_a_gate_changes_nothing() -> None:
     rows, layers = states(9, WIDTH), pair(150)
     expected = gate(rows, layers)
-    for following in ([packed(layer(1)[0])], [packed(layer(70, 576)[0])]):
+    for following in ([pack_weight(layer(1)[0])], [pack_weight(layer(70, 576)[0])]):
         assert torch.equal(gate(rows, layers, following), expected)
 
 
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_gate_takes_two_layers(count: int) -> None:
-    with pytest.raises(RuntimeError, match="two layers"):
+    with pytest.raises(RuntimeError, match="a gate and an up projection"):
         gate(states(3, WIDTH), [layer(50)] * count)
 
 
 @pytest.mark.usefixtures("kernels")
 def test_a_gate_and_what_passes_it_are_as_wide() -> None:
-    with pytest.raises(RuntimeError, match="weights are packed for other rows"):
+    with pytest.raises(RuntimeError, match="does not match the rows"):
         gate(states(3, WIDTH), [layer(50), layer(100)])
 
 
 def refusals() -> dict[str, tuple[Tensor, Tensor, Tensor, int]]:
     """rows, packed weight, bias, columns."""
     rows, (weight, bias) = states(3, WIDTH), layer(50)
-    good = packed(weight)
+    good = pack_weight(weight)
     return {
-        "of another width": (rows, packed(layer(50, WIDTH + 2)[0]), padded(bias), 50),
-        "of fewer columns": (rows, packed(weight[:PANEL]), padded(bias), 50),
-        "of more columns": (rows, good, padded(bias), PANEL),
-        "not packed": (rows, weight, padded(bias), 50),
-        "not lying together": (rows, good.transpose(1, 2), padded(bias), 50),
-        "weights in float32": (rows, good.float(), padded(bias), 50),
-        "rows in float32": (rows.float(), good, padded(bias), 50),
+        "of another width": (rows, pack_weight(layer(50, WIDTH + 2)[0]), pad_bias(bias), 50),
+        "of fewer columns": (rows, pack_weight(weight[:PANEL]), pad_bias(bias), 50),
+        "of more columns": (rows, good, pad_bias(bias), PANEL),
+        "not packed": (rows, weight, pad_bias(bias), 50),
+        "not lying together": (rows, good.transpose(1, 2), pad_bias(bias), 50),
+        "weights in float32": (rows, good.float(), pad_bias(bias), 50),
+        "rows in float32": (rows.float(), good, pad_bias(bias), 50),
         "a bias as wide as the columns only": (rows, good, bias, 50),
     }
 
@@ -221,20 +227,20 @@ def refusals() -> dict[str, tuple[Tensor, Tensor, Tensor, int]]:
 @pytest.mark.parametrize("name", refusals())
 def test_what_does_not_fit_is_refused(name: str) -> None:
     rows, weight, bias, columns = refusals()[name]
-    with pytest.raises(RuntimeError, match="weights are packed for other rows"):
-        linears(rows, [weight], [bias], [columns], [])
+    with pytest.raises(RuntimeError, match="does not match the rows"):
+        packed_linear(rows, [weight], [bias], [columns], [])
 
 
 @pytest.mark.usefixtures("kernels")
 def test_a_bias_in_bfloat16_is_refused() -> None:
     weight, bias = layer(50)
     with pytest.raises(RuntimeError, match="expected scalar type Float but found BFloat16"):
-        linears(states(3, WIDTH), [packed(weight)], [padded(bias).to(torch.bfloat16)], [50], [])
+        packed_linear(states(3, WIDTH), [pack_weight(weight)], [pad_bias(bias).to(torch.bfloat16)], [50], [])
 
 
 def test_a_tiny_weight_is_packed_as_planted() -> None:
     """Two inputs of a column side by side, columns one after another, then the next two inputs; 46 columns are missing."""
-    found = packed(torch.tensor([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]]))
+    found = pack_weight(torch.tensor([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]]))
     nothing = [[0.0, 0.0]] * 46
     planted = [[[[1.0, 2.0], [5.0, 6.0], *nothing], [[3.0, 4.0], [7.0, 8.0], *nothing]]]
     assert torch.equal(found, torch.tensor(planted))
@@ -243,7 +249,7 @@ def test_a_tiny_weight_is_packed_as_planted() -> None:
 @pytest.mark.parametrize("columns", [1, 47, 48, 49, 96, 100])
 def test_every_number_of_a_weight_has_its_place(columns: int) -> None:
     weight = torch.arange(1.0, columns * 6 + 1).view(columns, 6)
-    found = packed(weight)
+    found = pack_weight(weight)
     assert found.shape == (-(-columns // 48), 3, 48, 2)
     assert found.is_contiguous()
     for column in range(columns):
@@ -255,7 +261,7 @@ def test_every_number_of_a_weight_has_its_place(columns: int) -> None:
 @pytest.mark.parametrize(("columns", "expected"), [(0, 0), (1, 48), (47, 48), (48, 48), (49, 96)])
 def test_a_bias_is_padded_with_zeros_to_whole_panels(columns: int, expected: int) -> None:
     bias = torch.arange(1.0, columns + 1).to(torch.bfloat16)
-    found = padded(bias)
+    found = pad_bias(bias)
     assert found.dtype == torch.float32
     assert found.shape == (expected,)
     assert torch.equal(found[:columns], bias.float())

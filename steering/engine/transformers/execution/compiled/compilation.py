@@ -1,88 +1,85 @@
-"""Compilation: an engine's steps compiled in a process of its own while the engine serves, kept on disk, loaded when ready."""
+"""Compilation: compiles an engine's graphs in a worker process while the engine serves, or loads them from the cache folder."""
 
 import hashlib
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 import torch
 import transformers
 
-from steering.engine.transformers.execution.compiled.compile_process import CompileProcess
-from steering.engine.transformers.execution.compiled.passes import KINDS
-from steering.engine.transformers.execution.kernels.library import Compiled, compiled, library_path, load
-from steering.model.info import ModelInfo
+from steering.engine.transformers.execution.base import CompileRequest
+from steering.engine.transformers.execution.compiled.artifacts import (
+    Scratch,
+    UntrustedArtifact,
+    check_trusted,
+    open_log,
+    private_folder,
+    remove_abandoned,
+)
+from steering.engine.transformers.execution.compiled.graphs import KINDS
+from steering.engine.transformers.execution.kernels.library import CompiledGraph, library_path, load, load_graph
+from steering.engine.transformers.execution.kernels.processor import cpu_features
 
 log = structlog.get_logger()
-HERE = Path(__file__).parent
-SOURCES = [
-    *(HERE / f"{name}.py" for name in ("attachment", "attention", "compile_worker", "decode_step", "graph_calls")),
-    *(
-        HERE / f"{name}.py"
-        for name in ("packed_linears", "prompt_step", "graph_attention", "graph_rewrites", "graph_bank")
-    ),
-    *(HERE.parent / name for name in ("model/hooks.py", "native/operations.py", "native/processor.py")),
-]
-"""What is in the graphs, and how they are made."""
-START_FIRST = 3.0
-"""Seconds before the worker begins: a server reads its model's norms first, eight times as slow beside a compiler."""
-LOOK = 0.5
-"""Seconds between two looks at what the worker has made."""
+TRACED = ("engine/transformers/execution", "engine/transformers/attention", "model/hooks.py", "model/layout.py")
+"""Sources, within the package, that decide what a graph computes."""
+START_DELAY = 3.0
+"""Seconds before the worker starts: a server measures its model's norms first, which is eight times slower next to a
+compiler."""
+POLL = 0.5
+"""Seconds between two looks at the worker."""
 
 
-@dataclass(frozen=True, slots=True)
-class CompileRequest:
-    """How the worker finds the same model again, and where compiled steps are kept."""
+def artifact_folder(request: CompileRequest) -> Path:
+    """Where compiled artefacts of all models are kept."""
+    return request.cache_dir / "compiled"
 
-    source: str | None
-    revision: str | None
-    dtype: str
-    cache_dir: Path
 
-    @property
-    def library(self) -> Path:
-        """What runs the compiled steps."""
-        return library_path(self.cache_dir / "compiled")
-
-    def targets(self, info: ModelInfo) -> dict[str, Path]:
-        """One folder a kind, named by everything a compiled step depends on."""
-        facts = [
-            info.fingerprint,
-            info.dtype,
-            torch.__version__,
-            transformers.__version__,
-            torch.backends.cpu.get_cpu_capability(),
-            self.library.name,
-            *(source.read_text() for source in SOURCES),
-        ]
-        key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
-        return {kind: self.cache_dir / "compiled" / f"{key}-{kind}" for kind in KINDS}
+def graph_paths(request: CompileRequest) -> dict[str, Path]:
+    """One folder for each kind of graph; its name is a digest of everything the graph depends on."""
+    package = Path(__file__).parents[4]
+    sources = [path for name in TRACED for path in sorted((package / name).rglob("*.py")) or [package / name]]
+    facts = [
+        request.info.fingerprint,
+        request.info.dtype,
+        torch.__version__,
+        transformers.__version__,
+        cpu_features(),
+        library_path(artifact_folder(request), kernels=request.kernels).name,
+        *(source.read_text() for source in sources),
+    ]
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
+    return {kind: artifact_folder(request) / f"{key}-{kind}" for kind in KINDS}
 
 
 class Compilation:
-    """One attempt, in the background. From another thread `kernels` is called once our library is loaded, and then
-    `ready` with each kind's callable as it comes.
+    """One attempt in the background. `ready` is called from its thread, once, with the graph of every kind.
 
-    A failure is logged and leaves the engine as it is: eager, and right.
+    A failure is logged and leaves the engine eager: correct, and slower.
     """
 
-    def __init__(
-        self,
-        request: CompileRequest,
-        info: ModelInfo,
-        kernels: Callable[[], None],
-        ready: Callable[[str, Compiled], None],
-    ) -> None:
-        self._request, self._info, self._kernels, self._ready = request, info, kernels, ready
-        self._loaded = False
+    def __init__(self, request: CompileRequest, ready: Callable[[Mapping[str, CompiledGraph]], None]) -> None:
+        self._request, self._ready = request, ready
+        self._library = library_path(artifact_folder(request), kernels=request.kernels)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="compilation", daemon=True)
 
+    @property
+    def running(self) -> bool:
+        """Whether graphs may still become ready."""
+        return self._thread.is_alive()
+
     def start(self) -> None:
+        """Starts the thread."""
         self._thread.start()
 
     def close(self) -> None:
@@ -93,62 +90,101 @@ class Compilation:
 
     def _run(self) -> None:
         try:
-            self._attempt(self._request.targets(self._info))
+            self._attempt()
+        except UntrustedArtifact as error:
+            log.error("compiled_artifacts_refused", reason=str(error), executor="eager")  # noqa: TRY400 - no defect of ours
         except (OSError, RuntimeError) as error:
-            log.warning("steps_not_compiled", model=self._info.name, reason=str(error)[:300])
+            log.warning("compilation_failed", model=self._request.info.name, reason=str(error)[:300], executor="eager")
 
-    def _attempt(self, targets: Mapping[str, Path]) -> None:
-        """Takes what is there; what is not is compiled, and taken as it comes."""
-        left = dict(targets)
-        self._take(left)
-        if not left:
+    def _attempt(self) -> None:
+        private_folder(self._request.cache_dir)
+        private_folder(artifact_folder(self._request))
+        remove_abandoned(self._request.cache_dir)
+        paths = graph_paths(self._request)
+        if not self._complete(paths):
+            if self._closed.wait(START_DELAY):
+                return
+            self._compile(paths)
+        if self._closed.is_set():
             return
-        if self._closed.wait(START_FIRST):
-            return
-        log.info("compiling_steps", model=self._info.name)
-        request = {
-            "source": self._request.source,
-            "revision": self._request.revision,
-            "dtype": self._request.dtype,
-            "cache_dir": str(self._request.cache_dir),
-            "library": str(self._request.library),
-            "targets": {kind: str(path) for kind, path in targets.items()},
-        }
-        process = CompileProcess(request, self._request.cache_dir)
+        graphs = self._load(paths)
+        if not self._closed.is_set():
+            self._ready(graphs)
+
+    def _complete(self, paths: Mapping[str, Path]) -> bool:
+        return self._library.exists() and all(path.exists() for path in paths.values())
+
+    def _compile(self, paths: Mapping[str, Path]) -> None:
+        """Runs the worker to its end. Raises RuntimeError when it fails."""
+        log.info("compiling", model=self._request.info.name)
+        process = CompileProcess(self._request, self._library, paths)
         try:
-            while process.status is None and not self._closed.wait(LOOK):
-                self._take(left)
+            while process.status is None and not self._closed.wait(POLL):
+                pass
         finally:
             process.close()
-        self._take(left)
-        if left and not self._closed.is_set():
-            log.warning(
-                "steps_not_compiled", model=self._info.name, status=process.status, see="compile.log in the cache"
+        if not self._closed.is_set() and not self._complete(paths):
+            raise RuntimeError(
+                f"the compile worker ended with status {process.status}; see compile.log in the cache folder"
             )
 
-    def _take(self, left: dict[str, Path]) -> None:
-        """Hands over the library, then every kind that is complete on disk. Raises RuntimeError or OSError for what cannot
-        be used, which is removed, so that it is made anew at the next start."""
-        self._take_library()
-        for kind, path in list(left.items()):
-            if self._closed.is_set() or not (path.exists() and self._loaded):
-                continue
+    def _load(self, paths: Mapping[str, Path]) -> dict[str, CompiledGraph]:
+        """Loads the library and the graphs. An unusable file is removed, so that the next start makes it again."""
+        graphs = {}
+        for path in (self._library, *paths.values()):
+            check_trusted(path)
+        try:
+            load(self._library)
+        except OSError:
+            self._library.unlink(missing_ok=True)
+            raise
+        for kind, path in paths.items():
             try:
-                step = compiled(path)
+                graphs[kind] = load_graph(path)
             except RuntimeError:
                 shutil.rmtree(path, ignore_errors=True)
                 raise
-            del left[kind]
-            self._ready(kind, step)
+        return graphs
 
-    def _take_library(self) -> None:
-        library = self._request.library
-        if self._loaded or self._closed.is_set() or not library.exists():
-            return
+
+class CompileProcess:
+    """The worker process, its scratch folder and its log. Raises OSError where the cache folder cannot be written."""
+
+    def __init__(self, request: CompileRequest, library: Path, paths: Mapping[str, Path]) -> None:
+        self._scratch = Scratch(request.cache_dir)
+        scratch = str(self._scratch.path)
+        work: dict[str, Any] = {
+            "source": request.source,
+            "revision": request.revision,
+            "dtype": request.info.dtype,
+            "kernels": request.kernels,
+            "cache_dir": str(request.cache_dir),
+            "scratch": scratch,
+            "library": str(library),
+            "paths": {kind: str(path) for kind, path in paths.items()},
+        }
+        module = f"{__package__}.compile_worker"
         try:
-            load(library)
-        except OSError:
-            library.unlink(missing_ok=True)
+            with open_log(request.cache_dir / "compile.log") as output:
+                self._process = subprocess.Popen(  # noqa: S603 - our module
+                    [sys.executable, "-P", "-m", module, json.dumps(work)],
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, "TMPDIR": scratch, "TORCHINDUCTOR_CACHE_DIR": scratch},
+                    start_new_session=True,  # its compilers are ended with it
+                )
+        except BaseException:
+            self._scratch.close()
             raise
-        self._kernels()
-        self._loaded = True
+
+    @property
+    def status(self) -> int | None:
+        """The exit status; None while it runs."""
+        return self._process.poll()
+
+    def close(self) -> None:
+        """Ends the worker and everything that it started."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._scratch.close()

@@ -1,23 +1,26 @@
-"""Attention of compiled passes, whose graphs take keys and values of all slots as inputs and write them in place."""
+"""Attention inside compiled graphs, which take the cached keys and values as inputs and write them in place."""
 
 import torch
 
 from steering.engine.transformers.attention.masked import AttentionFunction, Scores, grouped
 from steering.engine.transformers.batch import seen_by
-from steering.engine.transformers.execution.compiled.callbacks import attend
-from steering.engine.transformers.execution.kernels.operations import attend_rows, attend_segments
-from steering.engine.transformers.execution.kernels.processor import attends_slots
+from steering.engine.transformers.execution.compiled.callbacks import attention_callback
+from steering.engine.transformers.execution.kernels.operations import decode_attention, prefill_attention
+from steering.engine.transformers.execution.kernels.processor import supports_slot_attention
 from steering.shapes import Bool, Float, Int, Tensor
 
 States = list[Float[Tensor, "slot kv_head position head_dim"]]
-"""One a layer."""
+"""One tensor per layer."""
 
 
-class RowAttention(AttentionFunction):
-    """Decoding: one token a row, row r in slot r."""
+class DecodeAttention(AttentionFunction):
+    """Attention of a decode graph: one token per row, row r in slot r. kernels: whether our kernels are used."""
+
+    def __init__(self, *, kernels: bool) -> None:
+        self._kernels = kernels
 
     def begin(self, positions: Int[Tensor, "row"], span: Int[Tensor, "length"], keys: States, values: States) -> None:
-        """A pass begins. Its rows are at `positions` and look back over at most `span` positions."""
+        """Sets the inputs of a pass. `span` is as long as the longest row looks back."""
         self._positions, self._span, self._keys, self._values = positions, span, keys, values
         self._masks: dict[int | None, Tensor] = {}
 
@@ -26,8 +29,8 @@ class RowAttention(AttentionFunction):
     ) -> Float[Tensor, "row head query head_dim"]:
         """See AttentionFunction."""
         keys, values = self._keys[layer], self._values[layer]
-        if attends_slots(query, value):
-            return attend_rows(query, key, value, keys, values, self._positions, *scores).transpose(1, 2)
+        if self._kernels and supports_slot_attention(query, value):
+            return decode_attention(query, key, value, keys, values, self._positions, *scores).transpose(1, 2)
         rows, length = query.shape[0], self._span.shape[0]
         slots = torch.arange(rows, device=query.device)
         keys[slots, :, self._positions] = key[:, :, 0]
@@ -41,20 +44,24 @@ class RowAttention(AttentionFunction):
         return self._masks[window]
 
 
-class SegmentAttention(AttentionFunction):
-    """Pieces of prompts, one after the other in one row. Without a kernel for them the graph calls back."""
+class PrefillAttention(AttentionFunction):
+    """Attention of a prefill graph: segments of prompts, packed in one row. Without a kernel the graph calls back."""
+
+    def __init__(self, *, kernels: bool) -> None:
+        self._kernels = kernels
 
     def begin(
-        self, segments: Int[Tensor, "segment 4"], loans: Int[Tensor, "loan 3"], keys: States, values: States
+        self, segments: Int[Tensor, "segment 4"], prefix_copies: Int[Tensor, "copy 3"], keys: States, values: States
     ) -> None:
-        """A pass begins. segments, loans: see `attend_segments`."""
-        self._segments, self._loans, self._keys, self._values = segments, loans, keys, values
+        """Sets the inputs of a pass, see `prefill_attention`."""
+        self._segments, self._prefix_copies, self._keys, self._values = segments, prefix_copies, keys, values
 
     def attended(
         self, layer: int, query: Float[Tensor, "row head query head_dim"], key: Tensor, value: Tensor, scores: Scores
     ) -> Float[Tensor, "row head query head_dim"]:
         """See AttentionFunction."""
-        if not attends_slots(query, value):
-            return attend(query, key, value, layer, *scores).transpose(1, 2)
+        if not (self._kernels and supports_slot_attention(query, value)):
+            return attention_callback(query, key, value, layer, *scores).transpose(1, 2)
         states = self._keys[layer], self._values[layer]
-        return attend_segments(query, key, value, *states, self._segments, self._loans, *scores).transpose(1, 2)
+        found = prefill_attention(query, key, value, *states, self._segments, self._prefix_copies, *scores)
+        return found.transpose(1, 2)

@@ -1,6 +1,6 @@
-"""Rewrites of an exported graph, by which our kernels do in one call what a model writes as several.
+"""Rewrites of an exported graph that fuse calls of our kernels. A graph in which nothing matches stays as it is.
 
-Each leaves what is computed as it was; a graph in which nothing matches stays as it is.
+Measured together on two cores of an AMD EPYC, SmolLM2-135M: +7 % tokens/s at 32 rows, +1 % at 8, 0 at 1.
 """
 
 from itertools import chain
@@ -10,22 +10,22 @@ import torch
 
 from steering.engine.transformers.execution.kernels import operations
 
-LINEARS = cast(Any, operations.linears).default
-GATED = cast(Any, operations.gated_linears).default
+LINEAR = cast(Any, operations.packed_linear).default
+SWIGLU = cast(Any, operations.packed_swiglu).default
 STEER = cast(Any, operations.steer).default
-FOLLOWING = 4
-"""Which argument of LINEARS and of GATED says what the next call reads."""
+PREFETCH = 4
+"""Index of the argument of LINEAR and SWIGLU that holds the weights of the next call."""
 ATEN = torch.ops.aten
 
 
-def rewritten(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """The program, changed: linear layers on the same rows are one call; of a gate and what passes it only the product is
-    written; the sum that ends a block is formed where it is steered; each call of linear layers knows the next."""
+def rewrite(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Rewrites the program in place and returns it: linear layers with the same input become one call; SiLU-gated pairs write
+    only their product; the sum that ends a block is computed by `steer`; each linear call prefetches the next weights."""
     graph = program.graph_module.graph
-    _join(graph)
-    _gate(graph)
-    _sum(graph)
-    _follow(graph)
+    _merge_linears(graph)
+    _fuse_swiglu(graph)
+    _fuse_sum_into_steer(graph)
+    _chain_prefetches(graph)
     graph.lint()
     program.graph_module.recompile()
     return program
@@ -35,20 +35,20 @@ def _calls(graph: torch.fx.Graph, *targets: Any) -> list[torch.fx.Node]:
     return [node for node in graph.nodes if node.target in targets]
 
 
-def _join(graph: torch.fx.Graph) -> None:
+def _merge_linears(graph: torch.fx.Graph) -> None:
     by_rows: dict[Any, list[torch.fx.Node]] = {}
-    for node in _calls(graph, LINEARS):
+    for node in _calls(graph, LINEAR):
         by_rows.setdefault(node.args[0], []).append(node)
     for nodes in by_rows.values():
-        _joined(graph, nodes)
+        _merge(graph, nodes)
 
 
-def _joined(graph: torch.fx.Graph, nodes: list[torch.fx.Node]) -> None:
-    """One call in place of several. Weights are inputs of the graph, so they are at hand where the first call stands."""
+def _merge(graph: torch.fx.Graph, nodes: list[torch.fx.Node]) -> None:
+    """Replaces several calls by one. Weights are inputs of the graph, so they are defined before the first call."""
     first = nodes[0]
     arguments = [list(chain.from_iterable(group)) for group in zip(*(node.args[1:] for node in nodes), strict=True)]
     with graph.inserting_before(first):
-        whole = graph.call_function(LINEARS, (first.args[0], *arguments))
+        whole = graph.call_function(LINEAR, (first.args[0], *arguments))
     value = first.meta["val"]
     whole.meta = {**first.meta, "val": value.new_empty(*value.shape[:-1], sum(arguments[2]))}
     start = 0
@@ -63,33 +63,33 @@ def _joined(graph: torch.fx.Graph, nodes: list[torch.fx.Node]) -> None:
         graph.erase_node(node)
 
 
-def _gate(graph: torch.fx.Graph) -> None:
-    """SiLU(first half) * second half of a call with two layers, as Llama and its kin have it (Shazeer, arXiv 2002.05202)."""
-    for call in _calls(graph, LINEARS):
+def _fuse_swiglu(graph: torch.fx.Graph) -> None:
+    """Fuses SiLU(first) * second of a call with two layers: SwiGLU (Shazeer, arXiv 2002.05202)."""
+    for call in _calls(graph, LINEAR):
         rows, packed, biases, columns, _ = cast(Any, call.args)
         if len(columns) != 2 or columns[0] != columns[1]:
             continue
-        halves = sorted(call.users, key=lambda part: part.args[2])  # type: ignore[arg-type,return-value]  # where each begins
-        gate = _only_user(halves[0], ATEN.silu.default)
+        parts = sorted(call.users, key=lambda part: part.args[2])  # type: ignore[arg-type,return-value]  # by first column
+        gate = _only_user(parts[0], ATEN.silu.default)
         product = _only_user(gate, ATEN.mul.Tensor)
-        if product is None or set(product.args) != {gate, halves[1]} or len(halves[1].users) != 1:
+        if product is None or set(product.args) != {gate, parts[1]} or len(parts[1].users) != 1:
             continue
         with graph.inserting_before(product):
-            whole = graph.call_function(GATED, (rows, packed, biases, columns[0], []))
+            whole = graph.call_function(SWIGLU, (rows, packed, biases, columns[0], []))
         whole.meta = dict(product.meta)
         product.replace_all_uses_with(whole)
-        for node in (product, gate, *halves, call):
+        for node in (product, gate, *parts, call):
             graph.erase_node(cast(torch.fx.Node, node))
 
 
 def _only_user(node: torch.fx.Node | None, target: Any) -> torch.fx.Node | None:
-    """Who alone uses a node, if it is such a call."""
+    """The single user of a node, if it is a call of `target`."""
     users = [] if node is None else list(node.users)
     return users[0] if len(users) == 1 and users[0].target is target else None
 
 
-def _sum(graph: torch.fx.Graph) -> None:
-    """steer([reshape(a + b)]) -> steer([reshape(a), reshape(b)]), where nobody else wants the sum."""
+def _fuse_sum_into_steer(graph: torch.fx.Graph) -> None:
+    """steer([reshape(a + b)]) -> steer([reshape(a), reshape(b)]), where the sum has no other user."""
     for call in _calls(graph, STEER):
         (shaped,) = cast(Any, call.args[0])
         total = shaped.args[0] if shaped.target is ATEN.reshape.default and len(shaped.users) == 1 else None
@@ -115,9 +115,9 @@ def _sum(graph: torch.fx.Graph) -> None:
         graph.erase_node(total)
 
 
-def _follow(graph: torch.fx.Graph) -> None:
-    """Of a pair the gate is read first."""
-    calls = _calls(graph, LINEARS, GATED)
+def _chain_prefetches(graph: torch.fx.Graph) -> None:
+    """Gives each call the weights of the next one; SwiGLU reads its gate projection first."""
+    calls = _calls(graph, LINEAR, SWIGLU)
     for call, following in zip(calls, (*calls[1:], *calls[:1]), strict=True):
-        packed = cast(Any, following.args[1])
-        call.update_arg(FOLLOWING, packed[:1] if following.target is GATED else packed)
+        weights = cast(Any, following.args[1])
+        call.update_arg(PREFETCH, weights[:1] if following.target is SWIGLU else weights)

@@ -1,1 +1,1 @@
-"""Our own C++: kernels for processors that multiply halves, and what runs compiled steps. Built where they run."""
+"""C++ operations of compiled passes: built on the machine that runs them, loaded once per process."""

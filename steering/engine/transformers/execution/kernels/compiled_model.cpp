@@ -1,5 +1,5 @@
-// A model compiled ahead of time, run without Python's global lock: torch's own loader holds it for the whole pass
-// (github.com/pytorch/pytorch/issues/197516), and every other thread of the server would stand still meanwhile.
+// CompiledModel: runs an AOTInductor package without Python's global lock. torch's own loader holds the lock during the whole
+// pass (github.com/pytorch/pytorch/issues/197516), which would stop every other thread of the server.
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <torch/custom_class.h>
 
@@ -8,7 +8,7 @@ namespace {
 struct CompiledModel : torch::CustomClassHolder {
   explicit CompiledModel(const std::string& package) : loader(package, "model", /*run_single_threaded=*/true) {}
 
-  // Methods of torch's custom classes are called with the lock released.
+  // torch releases the lock while it calls a method of a custom class
   std::vector<at::Tensor> run(std::vector<at::Tensor> inputs) { return loader.boxed_run(std::move(inputs)); }
 
   torch::inductor::AOTIModelPackageLoader loader;

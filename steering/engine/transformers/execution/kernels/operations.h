@@ -1,5 +1,5 @@
-// Our operations, as operations.py names them; tensors are bfloat16 but for biases (float32), indices (int64) and what `steer`
-// takes, which is any type.
+// Declares our operations; operations.py registers their schemas. Tensors are bfloat16, except biases and the bank (float32),
+// indices (int64) and the parts of `steer` (any floating type).
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -7,39 +7,38 @@
 
 namespace steering {
 
-// rows (..., width); one a layer: packed (panel, pair, column, 2), biases (at least the panels' columns), columns.
-// following: what the next call will read, fetched while this one ends. -> (..., all columns), the layers' side by side
-at::Tensor linears(
-    const at::Tensor& rows, at::TensorList packed, at::TensorList biases, at::IntArrayRef columns,
-    at::TensorList following);
+// rows (..., width) times several weights, each packed as (panel, pair, column, 2) with its bias (at least as long as its
+// panels are wide) and its number of columns -> (..., all columns), the layers' outputs concatenated.
+// prefetch: the packed weights that the next call reads.
+at::Tensor packed_linear(
+    const at::Tensor& rows, at::TensorList weights, at::TensorList biases, at::IntArrayRef columns, at::TensorList prefetch);
 
-// The same for two layers of as many columns, of which SiLU(first) * second is all that is wanted. -> (..., columns)
-at::Tensor gated_linears(
-    const at::Tensor& rows, at::TensorList packed, at::TensorList biases, int64_t columns, at::TensorList following);
+// SiLU(rows * gate) * (rows * up) for two weights of equal size -> (..., columns).
+at::Tensor packed_swiglu(
+    const at::Tensor& rows, at::TensorList weights, at::TensorList biases, int64_t columns, at::TensorList prefetch);
 
-// query, key, value (row, head, 1, width); row r is slot r of keys and values (slot, kv_head, position, width), which take
-// the new key and value at the row's position first. -> (row, 1, head, width)
-at::Tensor attend_rows(
+// query, key, value (row, head, 1, width); row r owns slot r of keys and values (slot, kv_head, position, width) and first
+// writes its key and value at its position. -> (row, 1, head, width)
+at::Tensor decode_attention(
     const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, at::Tensor& keys, at::Tensor& values,
     const at::Tensor& positions, double scaling, std::optional<int64_t> window, std::optional<double> softcap);
 
-// query, key, value (1, head, token, width); keys, values (slot, kv_head, position, width), which take this pass's first;
-// segments (segment, 4): first token, tokens, slot, position of the first; loans (loan, 3): borrower, lender, position, copied
-// from slot to slot before anyone attends. -> (1, token, head, width)
-at::Tensor attend_segments(
+// query, key, value (1, head, token, width); keys, values (slot, kv_head, position, width), into which this pass's states are
+// written first. segments (segment, 4): first token, tokens, slot, first position. prefix_copies (copy, 3): target slot,
+// source slot, position, copied before any token attends. -> (1, token, head, width)
+at::Tensor prefill_attention(
     const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, at::Tensor& keys, at::Tensor& values,
-    const at::Tensor& segments, const at::Tensor& loans, double scaling, std::optional<int64_t> window,
+    const at::Tensor& segments, const at::Tensor& prefix_copies, double scaling, std::optional<int64_t> window,
     std::optional<double> softcap);
 
-// parts: the residual (token, d_model) after a block, or two whose sum it is -> as it goes on. tasks: int64, one a layer
-// (graph_calls.Task). Where the task is to add: rows (phase, layer, slot, d_model) float32, the bank's; places (token): each
-// token's row of it at layer 0, counted through phases, layers and slots; 1 / |residual| is added to inverse
-// (layer, at least token) float32.
+// parts: the residual (token, d_model) after a block, or two summands of it -> the steered residual. opcodes (layer,): see
+// callbacks.Opcode. With ADD: bank_rows (phase, layer, slot, d_model) float32; row_indices (token,): each token's row at
+// layer 0, flattened over (phase, layer, slot); 1 / |residual| is added to inverse_norms (layer, at least token) float32.
 at::Tensor steer(
-    at::TensorList parts, const at::Tensor& rows, const at::Tensor& places, at::Tensor& inverse, const at::Tensor& tasks,
-    int64_t layer);
+    at::TensorList parts, const at::Tensor& bank_rows, const at::Tensor& row_indices, at::Tensor& inverse_norms,
+    const at::Tensor& opcodes, int64_t layer);
 
-// logits (row, vocab) -> (row, 2): the first of the likeliest tokens of each row, and 1 where all its logits are finite.
-at::Tensor likeliest(const at::Tensor& logits);
+// logits (row, vocab) -> (row, 2): the first index of each row's maximum, and 1 if all logits of the row are finite.
+at::Tensor argmax(const at::Tensor& logits);
 
 }  // namespace steering

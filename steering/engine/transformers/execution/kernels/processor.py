@@ -1,6 +1,8 @@
-"""What this processor can do, and which of our kernels are worth their while on it."""
+"""What this CPU supports, and which kernels are used on it."""
 
+import platform
 from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -11,35 +13,52 @@ FLAGS = (
     "-DCPU_CAPABILITY=AVX512",
     "-DCPU_CAPABILITY_AVX512",
 )
-"""For the compiler, where `has_avx512_bf16`."""
-HALVES = 32
-"""Heads are read a register at a time: their width is a multiple of this many bfloat16 numbers."""
+"""Compiler flags of the kernels."""
+HEAD_WIDTH_STEP = 32
+"""Kernels read heads a register at a time, so their width is a multiple of this many bfloat16 values."""
 
 
 @cache
 def has_avx512_bf16() -> bool:
-    """Whether it has dot products of bfloat16 in registers of 512 bits (AVX512_BF16)."""
+    """Whether the CPU has bfloat16 dot products in 512-bit registers (AVX512_BF16)."""
     return torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_avx512_bf16_supported()
 
 
 @cache
 def has_amx_bf16() -> bool:
-    """Whether it has AMX, with which the library's own linear layers are fast."""
+    """Whether the CPU has AMX tiles, with which oneDNN's linear layers are faster than our kernel."""
     return torch.cpu._is_amx_tile_supported()
 
 
-def packs_linears(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether linear layers run by `linears`: in bfloat16, without matrix units. Measured on two cores of an AMD EPYC,
-    all of SmolLM2-135M: 4.2 / 4.6 / 9.9 ms for 1 / 8 / 32 rows; oneDNN with packed weights 8.5 / 9.7 / 16.3."""
-    return computes_here(dtype, device) and not has_amx_bf16()
+@cache
+def cpu_features() -> str:
+    """Describes the CPU by model and sorted feature flags: AOTInductor compiles with -march=native, so its artefacts run
+    only on a CPU of the same description."""
+    facts = {platform.machine(), torch.backends.cpu.get_cpu_capability()}
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        first = cpuinfo.read_text().split("\n\n", maxsplit=1)[0]
+        fields = dict(line.split(":", maxsplit=1) for line in first.splitlines() if ":" in line)
+        named = {key.strip(): value.strip() for key, value in fields.items()}
+        facts.update(
+            f"{key}={named[key]}" for key in ("vendor_id", "cpu family", "model", "model name") if key in named
+        )
+        facts.update(named.get("flags", named.get("Features", "")).split())
+    return " ".join(sorted(facts))
 
 
-def attends_slots(query: Tensor, value: Tensor) -> bool:
-    """Whether attention over slots runs by `attend_rows` and `attend_segments`: bfloat16 heads of fitting widths."""
-    width = query.shape[-1]
-    return computes_here(query.dtype, query.device) and width % HALVES == 0 and value.shape[-1] == width
-
-
-def computes_here(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether our kernels take such tensors: they are for bfloat16, on this processor."""
+def supports_kernels(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether our kernels take tensors of this dtype and device: bfloat16, on a CPU with AVX512_BF16."""
     return dtype == torch.bfloat16 and device.type == "cpu" and has_avx512_bf16()
+
+
+def supports_packed_linear(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether linear layers use `packed_linear`: in bfloat16, without AMX. Measured on two cores of an AMD EPYC, all linear
+    layers of SmolLM2-135M: 4.2 / 4.6 / 9.9 ms for 1 / 8 / 32 rows; oneDNN with packed weights 8.5 / 9.7 / 16.3."""
+    return supports_kernels(dtype, device) and not has_amx_bf16()
+
+
+def supports_slot_attention(query: Tensor, value: Tensor) -> bool:
+    """Whether attention uses `decode_attention` and `prefill_attention`: bfloat16 heads of a supported width."""
+    width = query.shape[-1]
+    return supports_kernels(query.dtype, query.device) and width % HEAD_WIDTH_STEP == 0 and value.shape[-1] == width

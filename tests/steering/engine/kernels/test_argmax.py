@@ -1,4 +1,4 @@
-"""The likeliest token is the first of the highest logits, and a row that is not finite is reported as such."""
+"""Argmax returns the first of the highest logits, and reports rows that are not finite."""
 
 import math
 
@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steering.engine.transformers.execution.kernels.operations import likeliest
+from steering.engine.transformers.execution.kernels.operations import argmax
 from steering.shapes import Tensor
 
 pytestmark = pytest.mark.usefixtures("kernels")
@@ -34,7 +34,7 @@ def test_a_planted_maximum_is_found_wherever_it_is(vocabulary: int) -> None:
     logits = noise(len(planted), vocabulary)
     for row, place in enumerate(planted):
         logits[row, place] = 2.0
-    assert likeliest(logits).tolist() == [[place, 1] for place in planted]
+    assert argmax(logits).tolist() == [[place, 1] for place in planted]
 
 
 @pytest.mark.parametrize(
@@ -43,12 +43,12 @@ def test_a_planted_maximum_is_found_wherever_it_is(vocabulary: int) -> None:
 def test_the_first_of_equal_maxima_is_chosen(equal: tuple[int, ...]) -> None:
     logits = noise(1, 1003)
     logits[0, list(equal)] = 2.0
-    assert likeliest(logits).tolist() == [[min(equal), 1]]
+    assert argmax(logits).tolist() == [[min(equal), 1]]
 
 
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
 def test_among_equals_only_it_is_the_first(vocabulary: int) -> None:
-    assert likeliest(torch.full((1, vocabulary), -3.0, dtype=torch.bfloat16)).tolist() == [[0, 1]]
+    assert argmax(torch.full((1, vocabulary), -3.0, dtype=torch.bfloat16)).tolist() == [[0, 1]]
 
 
 @pytest.mark.parametrize("first", [-0.0, 0.0])
@@ -56,7 +56,7 @@ def test_among_equals_only_it_is_the_first(vocabulary: int) -> None:
 def test_zeros_of_both_signs_are_equal(vocabulary: int, first: float) -> None:
     logits = torch.full((1, vocabulary), -1.0, dtype=torch.bfloat16)
     logits[0, -2], logits[0, -1] = first, -first
-    assert likeliest(logits).tolist() == [[vocabulary - 2, 1]]
+    assert argmax(logits).tolist() == [[vocabulary - 2, 1]]
 
 
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
@@ -65,7 +65,7 @@ def test_logits_may_all_be_negative(vocabulary: int) -> None:
     logits = noise(len(planted), vocabulary) - 1000.0
     for row, place in enumerate(planted):
         logits[row, place] = -900.0
-    assert likeliest(logits).tolist() == [[place, 1] for place in planted]
+    assert argmax(logits).tolist() == [[place, 1] for place in planted]
 
 
 @pytest.mark.usefixtures("threads")
@@ -74,9 +74,9 @@ def test_logits_may_all_be_negative(vocabulary: int) -> None:
 def test_a_row_that_is_not_finite_is_reported_and_no_other(vocabulary: int, spoiled: float) -> None:
     for place in places(vocabulary):
         logits = noise(3, vocabulary)
-        expected = likeliest(logits)
+        expected = argmax(logits)
         logits[1, place] = spoiled
-        found = likeliest(logits)
+        found = argmax(logits)
         assert found[:, 1].tolist() == [1, 0, 1]
         assert torch.equal(found[[0, 2]], expected[[0, 2]])
 
@@ -84,13 +84,13 @@ def test_a_row_that_is_not_finite_is_reported_and_no_other(vocabulary: int, spoi
 def test_the_largest_and_the_smallest_numbers_are_finite() -> None:
     range_of = torch.finfo(torch.bfloat16)
     logits = torch.tensor([[range_of.min, range_of.max], [range_of.min, range_of.min], [0.0, range_of.tiny]])
-    assert likeliest(logits.to(torch.bfloat16)).tolist() == [[1, 1], [0, 1], [1, 1]]
+    assert argmax(logits.to(torch.bfloat16)).tolist() == [[1, 1], [0, 1], [1, 1]]
 
 
 def test_rows_may_lie_apart() -> None:
     logits = noise(5, 200)
     for part in (logits[:, 3:70], logits[::2], logits[1:, 16:]):
-        assert torch.equal(likeliest(part), likeliest(part.contiguous()))
+        assert torch.equal(argmax(part), argmax(part.contiguous()))
 
 
 @given(seed=st.integers(0, 2**32), rows=st.integers(1, 5), vocabulary=st.integers(1, 200))
@@ -98,7 +98,7 @@ def test_it_agrees_with_numpy_on_any_bits(seed: int, rows: int, vocabulary: int)
     bits = np.random.default_rng(seed).integers(0, 2**16, (rows, vocabulary), dtype=np.uint16)
     logits = torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16)
     numbers = logits.float().numpy()
-    tokens, finite = likeliest(logits).numpy().T
+    tokens, finite = argmax(logits).numpy().T
     whole = np.isfinite(numbers).all(axis=1)
     assert finite.tolist() == whole.tolist()
     assert tokens[whole].tolist() == numbers[whole].argmax(axis=1).tolist()
@@ -107,7 +107,7 @@ def test_it_agrees_with_numpy_on_any_bits(seed: int, rows: int, vocabulary: int)
 @given(seed=st.integers(0, 2**32), rows=st.integers(1, 5), vocabulary=st.integers(1, 200))
 def test_it_agrees_with_numpy_where_many_are_equal(seed: int, rows: int, vocabulary: int) -> None:
     numbers = np.random.default_rng(seed).integers(-3, 4, (rows, vocabulary)).astype(np.float32)
-    found = likeliest(torch.from_numpy(numbers).to(torch.bfloat16))
+    found = argmax(torch.from_numpy(numbers).to(torch.bfloat16))
     assert found.tolist() == [[token, 1] for token in numbers.argmax(axis=1).tolist()]
 
 
@@ -117,5 +117,5 @@ def test_it_agrees_with_numpy_where_many_are_equal(seed: int, rows: int, vocabul
     ids=["float32", "one dimension", "columns together"],
 )
 def test_other_logits_are_refused(logits: Tensor) -> None:
-    with pytest.raises(RuntimeError, match="rows of bfloat16"):
-        likeliest(logits)
+    with pytest.raises(RuntimeError, match="in bfloat16 with contiguous rows"):
+        argmax(logits)

@@ -1,0 +1,106 @@
+"""PassExecutor: computes one prepared forward pass and returns its logits."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+from steering.engine.transformers.batch import Batch
+from steering.engine.transformers.memory.slot_cache import SlotCache
+from steering.engine.transformers.steering.bank import SteeringBank
+from steering.engine.transformers.steering.readout import ReadoutCollector
+from steering.engine.transformers.steering.steering_batch import SteeringBatch
+from steering.model.hooks import ResidualHooks, StopForward
+from steering.model.info import ModelInfo
+from steering.model.layout import Layout
+from steering.shapes import Int, Logits, Residual, Tensor
+
+HookCallback: TypeAlias = Callable[[int, Residual], Residual | None]
+"""(layer, residual (token, d_model)) -> the residual to go on with, or None to leave it as it is."""
+Install: TypeAlias = Callable[[Callable[[], None]], None]
+"""Runs a function on the engine's thread between two passes. May be called from any thread."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelParts:
+    """The model and the state that every executor of one engine shares."""
+
+    model: Any
+    layout: Layout
+    hooks: ResidualHooks
+    cache: SlotCache
+    bank: SteeringBank
+
+
+@dataclass(frozen=True, slots=True)
+class CompileRequest:
+    """Which model the compile worker loads, and where compiled artefacts are kept.
+
+    info: of the loaded model. source, revision: how to load it again. kernels: whether compiled passes use our C++ kernels
+    where the CPU supports them.
+    """
+
+    info: ModelInfo
+    source: str | None
+    revision: str | None
+    cache_dir: Path
+    kernels: bool = True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedPass:
+    """One pass, ready to run: the tokens, what steers them, and what is read from them.
+
+    keep: the flat tokens whose logits are wanted. stop_after: nothing after this layer is needed; None: logits are.
+    """
+
+    batch: Batch
+    steering: SteeringBatch
+    readers: ReadoutCollector
+    keep: Int[Tensor, "kept"]
+    stop_after: int | None = None
+
+    @property
+    def layers(self) -> frozenset[int]:
+        """The layers after which `on_layer` does something."""
+        stop = () if self.stop_after is None else (self.stop_after,)
+        return self.steering.layers.union(self.readers.layers, stop)
+
+    def on_layer(self, layer: int, residual: Residual) -> Residual | None:
+        """Steers and reads the residual after a layer. Raises StopForward after `stop_after`."""
+        steers, reads = layer in self.steering.layers, layer in self.readers.layers
+        if not (steers or reads or layer == self.stop_after):
+            return None
+        before = residual.float()
+        after = self.steering.apply(layer, before, self.batch) if steers else before
+        if reads:
+            self.readers.read(layer, after)
+        if layer == self.stop_after:
+            raise StopForward
+        return None if after is before else after
+
+
+class PassExecutor(Protocol):
+    """Runs passes of one engine, all on the engine's thread."""
+
+    @property
+    def name(self) -> str:
+        """`eager`, `compiled` or `compiled+kernels`: what runs the next pass. Results of two names may differ by rounding."""
+        ...
+
+    def start(self, install: Install) -> None:
+        """Begins whatever is prepared in the background; `install` hands it to the engine's thread."""
+        ...
+
+    def run(self, prepared: PreparedPass) -> Logits | None:
+        """Returns the logits of the kept tokens (token, vocab); None when the pass stopped early."""
+        ...
+
+    def argmax(self, logits: Logits) -> list[tuple[int, bool]] | None:
+        """Returns for each row (row, vocab) the first index of its maximum, and whether all its logits are finite; None
+        when there is no kernel for these logits."""
+        ...
+
+    def close(self) -> None:
+        """Ends background work and leaves the model as it was before. Harmless when repeated."""
+        ...

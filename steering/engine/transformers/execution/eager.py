@@ -1,0 +1,63 @@
+"""EagerExecutor: calls the model under its hooks. Always available, and the reference for compiled passes."""
+
+from typing import Any
+
+import torch
+
+from steering.engine.transformers.attention.attachment import AttentionPatch
+from steering.engine.transformers.attention.masked import SlotAttention
+from steering.engine.transformers.execution.base import Install, ModelParts, PreparedPass
+from steering.model.hooks import StopForward
+from steering.shapes import Logits, Tensor
+
+
+class EagerExecutor:
+    """Implements PassExecutor on any device. It patches the model's attention until it is closed.
+
+    attention: None for a model that builds its own masks.
+    """
+
+    name = "eager"
+
+    def __init__(self, parts: ModelParts) -> None:
+        self._model, self._hooks, self._cache = parts.model, parts.hooks, parts.cache
+        self._cache_argument = parts.layout.cache_argument
+        self.attention = None if parts.layout.attention == "own" else SlotAttention(parts.cache)
+        self._patch = None if self.attention is None else AttentionPatch(parts.model, self.attention)
+
+    def start(self, install: Install) -> None:
+        """See PassExecutor.start. Nothing is prepared in the background."""
+
+    def run(self, prepared: PreparedPass) -> Logits | None:
+        """See PassExecutor.run."""
+        batch = prepared.batch
+        shape = (-1, 1) if batch.decode else (1, -1)
+        arguments: dict[str, Any] = {
+            "input_ids": batch.token_ids.view(shape),
+            "use_cache": True,
+            "logits_to_keep": 1 if batch.decode else prepared.keep,
+            self._cache_argument: self._cache,
+        }
+        if self.attention is None:
+            filled = batch.segments[0].last_position + 1
+            arguments["attention_mask"] = torch.ones(1, filled, dtype=torch.int64, device=batch.token_ids.device)
+        else:
+            arguments["position_ids"] = batch.positions.view(shape)
+        self._cache.batch = batch
+        try:
+            with torch.no_grad(), self._hooks.step(prepared.on_layer, sorted(prepared.layers)):
+                output = self._model(**arguments)
+        except StopForward:
+            return None
+        finally:
+            self._cache.batch = None
+        logits: Tensor = output.logits
+        return logits.reshape(-1, logits.shape[-1])
+
+    def argmax(self, logits: Logits) -> None:
+        """See PassExecutor.argmax."""
+
+    def close(self) -> None:
+        """See PassExecutor.close."""
+        if self._patch is not None:
+            self._patch.close()

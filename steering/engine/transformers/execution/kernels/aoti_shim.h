@@ -1,0 +1,29 @@
+// Conversions for the C functions that AOTInductor graphs call by name (operations.py: AOTI_SHIMS), which stand at the end of
+// each operation's file. A call through torch's dispatcher costs several microseconds, and a decode pass makes six a layer.
+#pragma once
+#include <ATen/core/Tensor.h>
+#include <torch/csrc/inductor/aoti_torch/utils.h>
+
+#include <optional>
+#include <utility>
+#include <vector>
+
+namespace steering {
+
+inline at::Tensor& tensor(AtenTensorHandle handle) { return *torch::aot_inductor::tensor_handle_to_tensor_pointer(handle); }
+
+inline AtenTensorHandle handle(at::Tensor&& result) { return torch::aot_inductor::new_tensor_handle(std::move(result)); }
+
+inline std::vector<at::Tensor> tensors(const AtenTensorHandle* handles, int64_t count) {
+  std::vector<at::Tensor> result;
+  result.reserve(count);
+  for (int64_t index = 0; index < count; ++index) result.push_back(tensor(handles[index]));
+  return result;
+}
+
+template <class T>
+std::optional<T> optional(const T* value) {
+  return value ? std::optional<T>(*value) : std::nullopt;
+}
+
+}  // namespace steering
