@@ -113,7 +113,7 @@ async def test_the_dose_guard_bounds_compiled_passes_too(
         assert outcome.tokens == Reference(model, blocks, spec, vectors, bound=0.3).generate(PROMPTS[2], 8), items
 
 
-async def test_readouts_pass_through_the_compiled_step(engines: tuple[TransformersEngine, TransformersEngine]) -> None:
+async def test_readouts_of_compiled_passes(engines: tuple[TransformersEngine, TransformersEngine]) -> None:
     eager, compiled = engines
     entry = vectors_for(eager.info)["alpha"].layers[1]
     request = GenerationRequest(PROMPTS[0], sampling(8), readings=(Reading("alpha", 1, entry.direction, entry.scale),))
