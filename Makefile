@@ -78,10 +78,12 @@ types: setup
 imports: setup
 	$(BIN)/lint-imports
 
-# One thread per worker: the models of the tests are small, and more threads slow each other down.
+# One thread per worker: the models of the tests are small, and more threads slow each other down. The browser's tests run
+# in a process of their own: Playwright's synchronous interface leaves an event loop running, which asyncio's tests refuse.
 test: setup web chromium
 	$(BIN)/python -m tools.build_playground check test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore=tests/playground
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/playground
 
 check: lint types imports test
 
