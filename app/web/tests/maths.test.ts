@@ -71,9 +71,16 @@ describe("aligned layers", () => {
     expect(result[1]!.place(layers[1]![2]!)[0]).toBeCloseTo(result[0]!.points[2]![0]!, 9);
   });
 
-  it("normalises to unit size and interpolates", () => {
-    const { points } = normalised(CLOUD);
-    expect(points.flat().reduce((s, x) => s + x * x, 0) / points.length).toBeCloseTo(1, 12);
+  it("gives the points median distance one, whatever one outlier does", () => {
+    const spread = (points: number[][]) => points.map((p) => Math.hypot(...p)).sort((a, b) => a - b);
+    const { points } = normalised([...CLOUD, [2, 2]]);
+    expect(spread(points)[2]).toBeCloseTo(1, 9);
+    const outlying = normalised([...CLOUD, [1, 1.5], [0.5, 1], [1e6, 1e6]]).points;
+    expect(spread(outlying)[3]).toBeCloseTo(1, 9);
+    expect(spread(outlying)[0]).toBeGreaterThan(0.01);
+  });
+
+  it("interpolates between layers", () => {
     expect(between([[0, 0]], [[2, 4]], 0.25)).toEqual([[0.5, 1]]);
   });
 });

@@ -21,10 +21,10 @@ export function applyTheme(): void {
     if (theme.value === "system") delete document.documentElement.dataset.theme;
     else document.documentElement.dataset.theme = theme.value;
     localStorage.setItem(STORAGE, theme.value);
-    coloursChanged.value = coloursChanged.peek() + 1;
+    forgetColours();
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-    coloursChanged.value += 1;
+    forgetColours();
   });
 }
 
@@ -33,13 +33,23 @@ export function nextTheme(): void {
   theme.value = ORDER[(ORDER.indexOf(theme.value) + 1) % ORDER.length] ?? "system";
 }
 
+const known = new Map<string, string>();
+
+function forgetColours(): void {
+  known.clear();
+  coloursChanged.value = coloursChanged.peek() + 1;
+}
+
 /** Returns the colour a custom property stands for, as a canvas understands it. */
 export function colour(name: string): string {
+  const before = known.get(name);
+  if (before !== undefined) return before;
   const probe = document.createElement("i");
   probe.style.color = `var(--${name})`;
   document.body.append(probe);
   const value = getComputedStyle(probe).color;
   probe.remove();
+  known.set(name, value);
   return value;
 }
 

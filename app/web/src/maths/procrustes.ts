@@ -3,14 +3,30 @@ export type Matrix = number[][];
 
 const ITERATIONS = 60;
 const RIDGE = 1e-12;
+const MEDIAN_STEPS = 60;
 
-/** Returns points with mean zero and root mean square distance one, so that layers of any norm fill the same picture. */
+/**
+ * Returns points around their geometric median with median distance one, so that layers of any norm fill the same picture
+ * and one outlier cannot shrink the rest. Both commute with rotations.
+ */
 export function normalised(points: readonly Point[]): { points: number[][]; centre: number[]; size: number } {
-  const dims = points[0]?.length ?? 0;
-  const centre = Array.from({ length: dims }, (_, d) => mean(points.map((p) => p[d] ?? 0)));
+  const centre = geometricMedian(points);
   const centred = points.map((p) => p.map((x, d) => x - (centre[d] ?? 0)));
-  const size = Math.sqrt(mean(centred.map((p) => p.reduce((sum, x) => sum + x * x, 0)))) || 1;
+  const distances = centred.map((p) => Math.hypot(...p)).sort((a, b) => a - b);
+  const size = distances[Math.floor(distances.length / 2)] || Math.max(...distances) || 1;
   return { points: centred.map((p) => p.map((x) => x / size)), centre, size };
+}
+
+/** Weiszfeld's iteration from the mean; the point whose distances to all others sum to the least. */
+function geometricMedian(points: readonly Point[]): number[] {
+  const dims = points[0]?.length ?? 0;
+  let centre = Array.from({ length: dims }, (_, d) => mean(points.map((p) => p[d] ?? 0)));
+  for (let step = 0; step < MEDIAN_STEPS; step++) {
+    const weights = points.map((p) => 1 / Math.max(Math.hypot(...p.map((x, d) => x - (centre[d] ?? 0))), 1e-9));
+    const total = weights.reduce((sum, w) => sum + w, 0);
+    centre = centre.map((_, d) => points.reduce((sum, p, i) => sum + (weights[i] ?? 0) * (p[d] ?? 0), 0) / total);
+  }
+  return centre;
 }
 
 /**
@@ -65,6 +81,23 @@ export function aligned(layers: readonly (readonly Point[])[]): AlignedLayer[] {
     result.push({ points: points.map((p) => rotate(p, matrix)), place });
   }
   return result;
+}
+
+/**
+ * Replaces the horizontal axis of every layer by the scores of a vector around their median, with one unit for all layers, so
+ * that the two sides move apart where the model tells them apart. A layer without scores has all points in the middle.
+ */
+export function alongVector(
+  layers: readonly AlignedLayer[],
+  scores: readonly (readonly (number | null)[] | undefined)[],
+): AlignedLayer[] {
+  return layers.map((layer, index) => {
+    const list = scores[index];
+    const sorted = (list ?? []).filter((one): one is number => one !== null).sort((a, b) => a - b);
+    const middle = sorted[Math.floor(sorted.length / 2)] ?? 0;
+    const points = layer.points.map((point, i) => [(list?.[i] ?? middle) - middle, point[0] ?? 0]);
+    return { points, place: (point) => point.map(() => 0) };
+  });
 }
 
 /** Returns the points between two layers; `t` runs from 0 to 1. */

@@ -1,4 +1,116 @@
-/** Read. */
+import "../styles/read.css";
+import { useEffect } from "preact/hooks";
+import { open } from "../frame/places";
+import { useActions } from "../frame/shortcuts";
+import { vectors } from "../frame/vectors";
+import { ErrorNote } from "../ui/Note";
+import { Segments } from "../ui/Segments";
+import { ReadingPanel } from "./ReadingPanel";
+import { Standouts } from "./Standouts";
+import { busy, error, kind, messages, read, reading, setMessage, text } from "./store";
+
+/** Read: which concepts of the library stand out in a text, and where. */
 export default function Read() {
-  return <p class="muted">Read</p>;
+  useEffect(() => useActions({ run: () => void read() }), []);
+  const empty = vectors.value?.length === 0;
+  return (
+    <>
+      <section class="panel stack" aria-label="What is read">
+        <Segments
+          label="Kind"
+          value={kind.value}
+          options={[
+            ["text", "Text"],
+            ["conversation", "Conversation"],
+          ]}
+          onChange={(next) => {
+            kind.value = next;
+          }}
+        />
+        {kind.value === "text" ? <TextField /> : <ConversationFields />}
+        <div class="row">
+          <button type="button" class="primary" disabled={busy.value || empty} onClick={() => void read()}>
+            {busy.value ? "Reading" : "Read it"}
+          </button>
+          {empty && (
+            <>
+              <span class="muted">The library is empty, so there is nothing to read for.</span>
+              <button type="button" onClick={() => open("make")}>
+                Make a vector
+              </button>
+            </>
+          )}
+        </div>
+      </section>
+      <ErrorNote error={error.value} />
+      {reading.value ? (
+        <div class="read" aria-busy={busy.value}>
+          <Standouts />
+          <ReadingPanel />
+        </div>
+      ) : (
+        <p class="muted">
+          The model reads the text without steering. Each vector of the library is then held against the activations of
+          every word: what stands out against neutral texts is listed first.
+        </p>
+      )}
+    </>
+  );
+}
+
+function TextField() {
+  return (
+    <textarea
+      aria-label="Text to read"
+      rows={4}
+      value={text.value}
+      onInput={(event) => {
+        text.value = event.currentTarget.value;
+      }}
+    />
+  );
+}
+
+function ConversationFields() {
+  return (
+    <div class="stack">
+      {messages.value.map((message, index) => (
+        <div key={index} class="message">
+          <select
+            aria-label={`Role of message ${index + 1}`}
+            value={message.role}
+            onChange={(event) => setMessage(index, { role: event.currentTarget.value as "user" | "assistant" })}
+          >
+            <option>user</option>
+            <option>assistant</option>
+            <option>system</option>
+          </select>
+          <textarea
+            aria-label={`Message ${index + 1}`}
+            rows={2}
+            value={message.content}
+            onInput={(event) => setMessage(index, { content: event.currentTarget.value })}
+          />
+          <button
+            type="button"
+            class="quiet"
+            onClick={() => (messages.value = messages.value.filter((_, at) => at !== index))}
+          >
+            <span aria-hidden="true">✕</span>
+            <span class="visually-hidden">Remove message {index + 1}</span>
+          </button>
+        </div>
+      ))}
+      <div class="row">
+        <button type="button" onClick={addMessage}>
+          Add a message
+        </button>
+      </div>
+    </div>
+  );
+}
+
+function addMessage(): void {
+  const role = messages.value.at(-1)?.role === "user" ? "assistant" : "user";
+  messages.value = [...messages.value, { role, content: "" }];
 }

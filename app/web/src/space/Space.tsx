@@ -1,4 +1,80 @@
-/** Space. */
+import "../styles/space.css";
+import { useEffect } from "preact/hooks";
+import { useActions } from "../frame/shortcuts";
+import { vectorByName } from "../frame/vectors";
+import { ErrorNote, Note } from "../ui/Note";
+import { LensPanel } from "./LensPanel";
+import { Playhead } from "./Playhead";
+import { Scatter } from "./Scatter";
+import { Selection } from "./Selection";
+import { Separability } from "./Separability";
+import { SpaceControls } from "./SpaceControls";
+import { labelNames, palette } from "./scene";
+import { ALONG_VECTOR, busy, colourBy, draw, drawn, error, method, playing, setName, vector } from "./store";
+import { VectorMap } from "./VectorMap";
+
+/** Space: where texts lie in the model's activations, layer by layer. */
 export default function Space() {
-  return <p class="muted">Space</p>;
+  useEffect(() => useActions({ run: () => void draw(), stop: () => (playing.value = false) }), []);
+  useEffect(() => {
+    if (drawn.value === null) {
+      if (vectorByName.value.has(setName.value)) vector.value = setName.value;
+      void draw();
+    }
+    return () => {
+      playing.value = false;
+    };
+  }, []);
+  return (
+    <>
+      <p class="what">
+        Inside the model every text is a point with hundreds of coordinates, and each layer moves it. This is latent
+        space: texts that the model takes to be alike lie near each other. The first picture is the input, where only
+        words count; move the layer and watch meaning arrange them.
+      </p>
+      <SpaceControls />
+      <ErrorNote error={error.value} />
+      {(drawn.value?.answer.warnings ?? []).map((warning) => (
+        <Note key={warning} kind="notice">
+          {warning}
+        </Note>
+      ))}
+      <div class="space" aria-busy={busy.value}>
+        <section class="panel stack" aria-label="Map">
+          {drawn.value ? (
+            <Scatter />
+          ) : (
+            <p class="muted scatter empty">{busy.value ? "Reading the texts" : "Nothing drawn yet"}</p>
+          )}
+          {method.value === ALONG_VECTOR && (
+            <p class="small muted">
+              Right: more {vector.value}. Up and down: what differs most among the texts otherwise.
+            </p>
+          )}
+          <Legend />
+          <Playhead />
+        </section>
+        <div class="stack">
+          <Separability />
+          <Selection />
+        </div>
+      </div>
+      <LensPanel />
+      <VectorMap />
+    </>
+  );
+}
+
+function Legend() {
+  if (colourBy.value !== "label" || labelNames.value.length === 0) return null;
+  return (
+    <ul class="row legend small" aria-label="Labels">
+      {labelNames.value.map((name, index) => (
+        <li key={name} class="row">
+          <span class="swatch" style={{ background: palette.value[index] ?? "" }} aria-hidden="true" />
+          {name}
+        </li>
+      ))}
+    </ul>
+  );
 }

@@ -57,7 +57,7 @@ export function Chart(props: Props) {
       <div
         ref={box}
         role="img"
-        aria-label={`${title}. ${x.map((_, index) => describe(index)).join("; ")}`}
+        aria-label={`${title}. ${summary(x.length, describe)}`}
         style={{ minHeight: `${height}px` }}
       />
       <p class="hover" aria-hidden="true">
@@ -65,6 +65,14 @@ export function Chart(props: Props) {
       </p>
     </figure>
   );
+}
+
+const SPOKEN = 8;
+
+/** A few points in words, for readers who do not see the curve. */
+function summary(points: number, describe: (index: number) => string): string {
+  const step = Math.max(1, Math.ceil(points / SPOKEN));
+  return Array.from({ length: Math.ceil(points / step) }, (_, index) => describe(index * step)).join("; ");
 }
 
 const FONT = "12px system-ui, sans-serif";

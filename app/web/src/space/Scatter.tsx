@@ -1,0 +1,120 @@
+import { useEffect, useRef, useState } from "preact/hooks";
+import { coloursChanged } from "../frame/theme";
+import { inside, nearest, paint, project, type Scene, type View } from "./draw";
+import { scene } from "./scene";
+import { drawn, lassoed, layerName, picked, playhead } from "./store";
+
+interface Drag {
+  x: number;
+  y: number;
+  line: [number, number][];
+}
+
+/** The scatter: moving the pointer shows a text, a click follows it through the layers, dragging selects or turns. */
+export function Scatter() {
+  const canvas = useRef<HTMLCanvasElement>(null);
+  const view = useRef<View>({ width: 0, height: 0, ratio: 1, yaw: 0.6, pitch: 0.35 });
+  const drag = useRef<Drag | null>(null);
+  const [hovered, setHovered] = useState<number | null>(null);
+  const repaint = () => {
+    const base = scene.peek();
+    if (canvas.current && base) paint(canvas.current, complete(base, hovered, drag.current), view.current);
+  };
+  const now = scene.value;
+  const theme = coloursChanged.value;
+  useEffect(repaint, [now, theme, hovered]);
+  useResize(canvas, view, repaint);
+  const flat = (drawn.value?.answer.layers[0]?.points[0]?.length ?? 2) < 3;
+  const onMove = (event: PointerEvent) => {
+    const { offsetX: x, offsetY: y } = event;
+    if (!drag.current) setHovered(nearest(scene.peek()?.points ?? [], view.current, x, y));
+    else if (flat) drag.current.line.push([x, y]);
+    else turn(view.current, drag.current, x, y);
+    if (drag.current) repaint();
+  };
+  const onUp = (event: PointerEvent) => {
+    const line = drag.current?.line ?? [];
+    drag.current = null;
+    if (line.length > 8 && flat) lassoed.value = indicesInside(line, view.current);
+    else if (line.length <= 2) pick(nearest(scene.peek()?.points ?? [], view.current, event.offsetX, event.offsetY));
+    repaint();
+  };
+  return (
+    <div class="scatter">
+      <canvas
+        ref={canvas}
+        role="img"
+        aria-label={`${drawn.value?.set.texts.length ?? 0} texts at ${layerName(Math.round(playhead.value))}; the list below has them as text`}
+        onPointerDown={(event) => {
+          event.currentTarget.setPointerCapture(event.pointerId);
+          drag.current = { x: event.offsetX, y: event.offsetY, line: [] };
+        }}
+        onPointerMove={onMove}
+        onPointerUp={onUp}
+        onPointerLeave={() => setHovered(null)}
+      />
+      {hovered !== null && <Tip index={hovered} view={view.current} />}
+    </div>
+  );
+}
+
+function complete(base: Scene, hovered: number | null, drag: Drag | null): Scene {
+  return { ...base, hovered, lasso: drag?.line ?? [] };
+}
+
+function pick(index: number | null): void {
+  picked.value = index === picked.value ? null : index;
+  lassoed.value = [];
+}
+
+function turn(view: View, drag: Drag, x: number, y: number): void {
+  view.yaw += (x - drag.x) / 120;
+  view.pitch = Math.min(Math.max(view.pitch + (y - drag.y) / 120, -1.4), 1.4);
+  drag.x = x;
+  drag.y = y;
+  drag.line.push([x, y]);
+}
+
+function indicesInside(line: readonly [number, number][], view: View): number[] {
+  const points = scene.peek()?.points ?? [];
+  return points.flatMap((point, index) => {
+    const [x, y] = project(point, view);
+    return inside(x, y, line) ? [index] : [];
+  });
+}
+
+function Tip({ index, view }: { index: number; view: View }) {
+  const set = drawn.value?.set;
+  const point = scene.value?.points[index];
+  if (!set || !point) return null;
+  const [x, y] = project(point, view);
+  const side = x > view.width / 2 ? { right: `${view.width - x + 12}px` } : { left: `${x + 12}px` };
+  const edge = y > view.height / 2 ? { bottom: `${view.height - y + 8}px` } : { top: `${y + 8}px` };
+  return (
+    <div class="tip" style={{ ...side, ...edge }}>
+      {set.labels && <strong>{set.labels[index]}: </strong>}
+      {set.texts[index]}
+    </div>
+  );
+}
+
+/** Keeps the canvas as large as its box, at the resolution of the screen. */
+function useResize(canvas: { current: HTMLCanvasElement | null }, view: { current: View }, repaint: () => void): void {
+  const latest = useRef(repaint);
+  latest.current = repaint;
+  useEffect(() => {
+    const element = canvas.current;
+    const box = element?.parentElement;
+    if (!element || !box) return;
+    const observer = new ResizeObserver(() => {
+      const { clientWidth: width, clientHeight: height } = box;
+      const ratio = devicePixelRatio;
+      view.current = { ...view.current, width, height, ratio };
+      element.width = Math.round(width * ratio);
+      element.height = Math.round(height * ratio);
+      latest.current();
+    });
+    observer.observe(box);
+    return () => observer.disconnect();
+  }, [canvas, view]);
+}

@@ -1,0 +1,49 @@
+import { useState } from "preact/hooks";
+import { vectors } from "../frame/vectors";
+import { type Similarities, similarities } from "../library/store";
+import { scaledMap } from "../maths/mds";
+import { domainOf, linear } from "../maths/scales";
+import { ErrorNote } from "../ui/Note";
+
+const WIDTH = 640;
+const HEIGHT = 300;
+
+/** All vectors of the library on one map: near means that their directions are alike or opposite. */
+export function VectorMap() {
+  const [found, setFound] = useState<Similarities | null>(null);
+  const [error, setError] = useState<unknown>(null);
+  const list = vectors.value ?? [];
+  if (list.length < 3) return null;
+  const show = () => void similarities(list).then(setFound, setError);
+  return (
+    <section class="panel stack" aria-label="Map of vectors">
+      <div class="row between">
+        <h2>Vectors by similarity</h2>
+        <button type="button" onClick={show}>
+          {found ? "Draw again" : "Draw the map of all vectors"}
+        </button>
+      </div>
+      <p class="small muted">Vectors that lie near each other share a direction, or point in opposite ones.</p>
+      <ErrorNote error={error} />
+      {found && <Places {...found} />}
+    </section>
+  );
+}
+
+function Places({ names, cosine }: Similarities) {
+  const points = scaledMap(cosine.map((row) => row.map((value) => 1 - Math.abs(value ?? 0))));
+  const x = linear(domainOf(points.map(([value]) => value), 0.15), [60, WIDTH - 60]); // biome-ignore format: one line
+  const y = linear(domainOf(points.map(([, value]) => value), 0.15), [HEIGHT - 24, 24]); // biome-ignore format: one line
+  return (
+    <svg class="vector-map" viewBox={`0 0 ${WIDTH} ${HEIGHT}`} role="img" aria-label={`Map of ${names.join(", ")}`}>
+      {points.map(([px, py], index) => (
+        <g key={names[index]}>
+          <circle cx={x(px)} cy={y(py)} r={5} />
+          <text x={x(px)} y={y(py) - 10} text-anchor="middle">
+            {names[index]}
+          </text>
+        </g>
+      ))}
+    </svg>
+  );
+}

@@ -1,0 +1,92 @@
+import { computed } from "@preact/signals";
+import { colour, coloursChanged } from "../frame/theme";
+import { between } from "../maths/procrustes";
+import { fullScale, magnitude } from "../maths/scales";
+import type { Scene } from "./draw";
+import { ALONG_VECTOR, colourBy, drawn, lassoed, layers, maps, method, picked, playhead, shownScores } from "./store";
+
+const SHADES = 5;
+
+/** The labels in the order of their colours. */
+export const labelNames = computed<string[]>(() => [...new Set(drawn.value?.set.labels ?? [])]);
+
+/** Colours of labels: two labels are the two ends of the diverging scale, more have hues of their own. */
+export const palette = computed<string[]>(() => {
+  void coloursChanged.value;
+  if (colourBy.value === "none" || !drawn.value?.set.labels) {
+    if (colourBy.value !== "score") return [colour("accent")];
+  }
+  if (colourBy.value === "score") return scoreColours();
+  if (labelNames.value.length === 2) return [colour("above"), colour("below")];
+  return labelNames.value.map((_, index) => colour(`label-${(index % 8) + 1}`));
+});
+
+function scoreColours(): string[] {
+  const [below, above, middle] = [colour("below"), colour("above"), colour("middle")];
+  const mixed = (end: string, share: number) => mix(middle, end, share);
+  const steps = Array.from({ length: SHADES }, (_, index) => (index + 1) / SHADES);
+  return [middle, ...steps.map((step) => mixed(below, step)), ...steps.map((step) => mixed(above, step))];
+}
+
+function mix(a: string, b: string, share: number): string {
+  const numbers = (text: string) => (text.match(/[\d.]+/g) ?? []).slice(0, 3).map(Number);
+  const [from, to] = [numbers(a), numbers(b)];
+  return `rgb(${from.map((value, index) => Math.round(value + ((to[index] ?? value) - value) * share)).join(", ")})`;
+}
+
+const colourIndices = computed<number[]>(() => {
+  const set = drawn.value?.set;
+  if (!set) return [];
+  if (colourBy.value === "score") {
+    const list = shownScores.value;
+    const full = fullScale(
+      list.filter((one): one is number => one !== null),
+      1e-6,
+    );
+    return set.texts.map((_, index) => {
+      const value = list[index];
+      if (value === null || value === undefined) return 0;
+      const step = Math.min(Math.floor(magnitude(value, full) * SHADES), SHADES - 1);
+      return 1 + step + (value < 0 ? 0 : SHADES);
+    });
+  }
+  const { labels } = set;
+  return labels === null ? set.texts.map(() => 0) : labels.map((label) => labelNames.value.indexOf(label));
+});
+
+/** Everything on the canvas but what the pointer adds. */
+export const scene = computed<Scene | null>(() => {
+  const index = Math.floor(playhead.value);
+  const here = layers.value[index];
+  if (!here) return null;
+  const next = layers.value[index + 1] ?? here;
+  const t = playhead.value - index;
+  const arrowsAt = Math.round(playhead.value);
+  const chosen = picked.value;
+  return {
+    points: t === 0 ? here.points : between(here.points, next.points, t),
+    colours: colourIndices.value,
+    palette: palette.value,
+    arrows: (method.value === ALONG_VECTOR ? [] : (maps.value[arrowsAt]?.segments ?? [])).map((segment) => ({
+      label: segment.vector,
+      ...enlarged(arrowsAt, segment.start, segment.end),
+    })),
+    trail: chosen === null ? [] : layers.value.map((layer) => layer.points[chosen] ?? []),
+    picked: chosen,
+    hovered: null,
+    lassoed: new Set(lassoed.value),
+    lasso: [],
+  };
+});
+
+/** Places a segment in the aligned picture. Very short ones are drawn longer, since only their direction can be seen. */
+function enlarged(at: number, start: readonly (number | null)[], end: readonly (number | null)[]) {
+  const layer = layers.value[at];
+  const place = (point: readonly (number | null)[]) => layer?.place(point.map((x) => x ?? 0)) ?? [];
+  const [a, b] = [place(start), place(end)];
+  const length = Math.hypot(...b.map((x, d) => x - (a[d] ?? 0)));
+  const factor = length > 0 && length < 0.6 ? 0.6 / length : 1;
+  const middle = a.map((x, d) => (x + (b[d] ?? x)) / 2);
+  const grown = (point: readonly number[]) => point.map((x, d) => (middle[d] ?? 0) + (x - (middle[d] ?? 0)) * factor);
+  return { start: grown(a), end: grown(b) };
+}

@@ -1,0 +1,132 @@
+import { batch, computed, signal } from "@preact/signals";
+import { api, dataOf } from "../api/client";
+import { isAbort } from "../api/errors";
+import type { LatentSpace, Readout } from "../api/types";
+import { limit } from "../frame/server";
+import { type AlignedLayer, aligned, alongVector } from "../maths/procrustes";
+import { meanOf } from "../maths/scales";
+import { type ConceptDetail, conceptTexts, parseTexts, type TextSet } from "./sets";
+
+export type ColourBy = "label" | "score" | "none";
+export type Position = "mean" | "last";
+
+/** "own" for the texts a person typed, else the name of a starter concept. */
+export const setName = signal("sentiment");
+export const ownText = signal("");
+export const method = signal("pca");
+export const dims = signal<2 | 3>(2);
+
+/** The pseudo method whose horizontal axis is the score of the chosen vector. */
+export const ALONG_VECTOR = "vector";
+export const position = signal<Position>("mean");
+export const vector = signal<string | null>(null);
+export const colourBy = signal<ColourBy>("label");
+
+/** What the picture shows; null before the first drawing. */
+export const drawn = signal<{ set: TextSet; answer: LatentSpace; vector: string | null } | null>(null);
+export const busy = signal(false);
+export const error = signal<unknown>(null);
+
+/** Where the playhead is: 0 is the first picture (the embeddings), fractions lie between two layers. */
+export const playhead = signal(0);
+export const playing = signal(false);
+export const picked = signal<number | null>(null);
+export const lassoed = signal<readonly number[]>([]);
+
+/** Scores of every text by layer, for colouring; null until they were asked for. */
+export const scores = signal<ReadonlyMap<number, readonly (number | null)[]> | null>(null);
+
+/** The maps in drawing order: input embeddings first, then the layers. */
+export const maps = computed(() => {
+  const answer = drawn.value?.answer;
+  if (!answer) return [];
+  return [...(answer.embedding ? [answer.embedding] : []), ...answer.layers];
+});
+
+export const layers = computed<AlignedLayer[]>(() => {
+  const plain = aligned(maps.value.map((map) => map.points.map((point) => point.map((x) => x ?? 0))));
+  const found = scores.value;
+  if (method.value !== ALONG_VECTOR || found === null) return plain;
+  return alongVector(plain, maps.value.map((map) => (map.layer == null ? undefined : found.get(map.layer)))); // biome-ignore format: one line
+});
+
+/** The map nearest to the playhead. */
+export const current = computed(() => maps.value[Math.round(playhead.value)]);
+
+export function layerName(index: number): string {
+  const layer = maps.value[index]?.layer;
+  return layer === null || layer === undefined ? "input embeddings" : `layer ${layer}`;
+}
+
+let abort: AbortController | null = null;
+
+async function chosenTexts(): Promise<TextSet> {
+  if (setName.value === "own") return parseTexts(ownText.value);
+  const path = { name: setName.value };
+  return conceptTexts(await dataOf<ConceptDetail>(api.GET("/v1/concepts/{name}", { params: { path } })));
+}
+
+/** Asks for the map of the chosen texts and shows it. */
+export async function draw(): Promise<void> {
+  abort?.abort();
+  const stopper = new AbortController();
+  abort = stopper;
+  busy.value = true;
+  error.value = null;
+  try {
+    const set = await chosenTexts();
+    const most = limit("max_texts", 2000);
+    if (set.texts.length < 3) throw new Error("Write at least three texts, one a line.");
+    if (set.texts.length > most) throw new Error(`These are ${set.texts.length} texts; this server takes ${most}.`);
+    const name = vector.value;
+    const body = {
+      texts: set.texts,
+      ...(set.labels && new Set(set.labels).size > 1 ? { labels: set.labels } : {}),
+      ...(name ? { vectors: [name] } : {}),
+      method: method.value === ALONG_VECTOR ? "pca" : method.value,
+      dims: method.value === ALONG_VECTOR ? 2 : dims.value,
+      position: position.value,
+      embeddings: true,
+    };
+    const answer = await dataOf<LatentSpace>(api.POST("/v1/latent-space", { body, signal: stopper.signal }));
+    batch(() => {
+      drawn.value = { set, answer, vector: name };
+      scores.value = null;
+      picked.value = null;
+      lassoed.value = [];
+      playhead.value = Math.min(playhead.value, answer.layers.length);
+    });
+    if (colourBy.value === "score" || method.value === ALONG_VECTOR) await loadScores();
+  } catch (failure) {
+    if (!isAbort(failure)) error.value = failure;
+  } finally {
+    if (abort === stopper) busy.value = false;
+  }
+}
+
+/** Reads every text against the chosen vector at every layer. */
+export async function loadScores(): Promise<void> {
+  const shown = drawn.value;
+  const name = vector.value;
+  if (!shown || name === null) return;
+  const body = { texts: shown.set.texts, vectors: [name], layers: "all" as const };
+  const answer = await dataOf<Readout>(api.POST("/v1/readout", { body }));
+  const found = new Map<number, (number | null)[]>();
+  answer.texts.forEach((text, index) => {
+    for (const [layer, one] of Object.entries(text.readout[name] ?? {})) {
+      const list = found.get(Number(layer)) ?? new Array<number | null>(answer.texts.length).fill(null);
+      list[index] = one.mean;
+      found.set(Number(layer), list);
+    }
+  });
+  scores.value = found;
+}
+
+/** The scores at the playhead as distances from their middle, so that both colours are used. */
+export const shownScores = computed<readonly (number | null)[]>(() => {
+  const layer = current.value?.layer;
+  const list = layer == null ? undefined : scores.value?.get(layer);
+  if (!list) return [];
+  const middle = meanOf(list) ?? 0;
+  return list.map((one) => (one === null ? null : one - middle));
+});
