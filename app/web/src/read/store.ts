@@ -13,7 +13,7 @@ const MAX_VECTORS = 64;
 export const kind = signal<Kind>("text");
 export const text = signal(
   "The hotel was a disgrace. Our room smelled of smoke, the breakfast was cold, and nobody at the desk cared to help. " +
-    "Then the manager came, apologised warmly and moved us to a lovely quiet room with a view of the sea.",
+    "I was tired and miserable all week, and I would never stay in that dreadful place again.",
 );
 export const messages = signal<readonly Message[]>([
   { role: "user", content: "I think my new business plan is brilliant. Do you agree?" },

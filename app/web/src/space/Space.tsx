@@ -18,7 +18,10 @@ export default function Space() {
   useEffect(() => useActions({ run: () => void draw(), stop: () => (playing.value = false) }), []);
   useEffect(() => {
     if (drawn.value === null) {
-      if (vectorByName.value.has(setName.value)) vector.value = setName.value;
+      if (vectorByName.value.has(setName.value)) {
+        vector.value = setName.value;
+        method.value = ALONG_VECTOR;
+      }
       void draw();
     }
     return () => {
