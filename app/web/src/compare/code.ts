@@ -69,7 +69,8 @@ export function literal(value: unknown, indent = 0): string {
   const pad = " ".repeat(indent + 4);
   const close = `\n${" ".repeat(indent)}`;
   if (Array.isArray(value)) {
-    if (value.every((one) => typeof one !== "object")) return `[${value.map((one) => literal(one)).join(", ")}]`;
+    if (value.every((one) => one === null || typeof one !== "object"))
+      return `[${value.map((one) => literal(one)).join(", ")}]`;
     return `[${value.map((one) => `\n${pad}${literal(one, indent + 4)},`).join("")}${close}]`;
   }
   const entries = Object.entries(value).filter(([, one]) => one !== undefined);

@@ -13,7 +13,7 @@ export const NEUTRAL: readonly string[] = [
   "The file is stored in a folder that has the name of the project.",
   "The bus stops at the station, the market and the school.",
   "A week has seven days, and a day has twenty-four hours.",
-  "The window faces south, and the door faces the street.",
-  "The number of visitors is counted at the entrance every hour.",
+  "The window faces south, and the balcony faces the street.",
+  "The number of people is counted at the entrance every hour.",
   "The cable connects the printer to the computer.",
 ];

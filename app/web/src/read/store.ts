@@ -12,7 +12,7 @@ const MAX_VECTORS = 64;
 
 export const kind = signal<Kind>("text");
 export const text = signal(
-  "The hotel was a disgrace. Our room smelled of smoke, the breakfast was cold, and nobody at the desk cared to help. " +
+  "The hotel was a disgrace. Our suite smelled of smoke, the breakfast was cold, and nobody at the desk cared to help. " +
     "I was tired and miserable all week, and I would never stay in that dreadful place again.",
 );
 export const messages = signal<readonly Message[]>([

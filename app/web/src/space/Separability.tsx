@@ -20,7 +20,7 @@ export function Separability() {
   return (
     <section class="panel stack" aria-label="Separability">
       <Chart
-        title="How well the labels can be told apart at each layer (AUROC of a linear reading; −1 is the input)"
+        title="How well the labels can be separated at each layer (AUROC of a linear reading; −1 is the input)"
         x={x}
         xLabel="layer"
         yRange={[0.3, 1.02]}
@@ -38,7 +38,7 @@ function NoLabels() {
   if (maps.value.length === 0) return null;
   return (
     <section class="panel" aria-label="Separability">
-      <p class="muted">With a label for each text, a curve here shows at which layers the labels can be told apart.</p>
+      <p class="muted">With a label for each text, a curve here shows at which layers the labels can be separated.</p>
     </section>
   );
 }

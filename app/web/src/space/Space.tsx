@@ -30,11 +30,7 @@ export default function Space() {
   }, []);
   return (
     <>
-      <p class="what">
-        Inside the model every text is a point with hundreds of coordinates, and each layer moves it. This is latent
-        space: texts that the model takes to be alike lie near each other. The first picture is the input, where only
-        words count; move the layer and watch meaning arrange them.
-      </p>
+      <Explanation />
       <SpaceControls />
       <ErrorNote error={error.value} />
       {(drawn.value?.answer.warnings ?? []).map((warning) => (
@@ -65,6 +61,16 @@ export default function Space() {
       <LensPanel />
       <VectorMap />
     </>
+  );
+}
+
+function Explanation() {
+  return (
+    <p class="what">
+      Inside the model every text is a point with hundreds of coordinates, and each layer moves it. This is latent
+      space: texts that the model takes to be alike lie near each other. The first picture is the input, where only
+      words count; move the layer and watch meaning arrange them.
+    </p>
   );
 }
 

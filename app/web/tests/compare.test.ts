@@ -1,0 +1,176 @@
+import { afterEach, describe, expect, it } from "vitest";
+import type { CompareAnswer, Vector } from "../src/api/types";
+import { codeFor, literal } from "../src/compare/code";
+import { type Control, intervention, parseLayers, restoredControl } from "../src/compare/controls";
+import { change, compactDraft, compareBody, draft, restoredDraft, sweepBody } from "../src/compare/draft";
+import { instructionFor } from "../src/compare/instruction";
+import { differences, meanReading, PaneCollector, shadeValue } from "../src/compare/panes";
+import { nothingMoved, reasonsFor } from "../src/compare/reasons";
+import { decodeState, encodeState } from "../src/maths/address";
+
+const control = (part: Partial<Control> = {}): Control => restoredControl({ vector: "sentiment", ...part });
+const piece = (arm: string, index: number, text: string, readout = {}) => ({
+  arm,
+  choice: 0,
+  index,
+  id: index,
+  text,
+  readout,
+});
+
+afterEach(() => {
+  draft.value = restoredDraft(null);
+});
+
+describe("interventions", () => {
+  it("send only what an operation takes, multiplied by the overall strength", () => {
+    expect(intervention(control({ strength: -1.5 }), 2)).toEqual({
+      vector: "sentiment",
+      operation: "add",
+      strength: -3,
+    });
+    expect(intervention(control({ operation: "ablate" }), 2)).toEqual({ vector: "sentiment", operation: "ablate" });
+    expect(intervention(control({ operation: "clamp", low: 0, strength: 9 }), 2)).toEqual({
+      vector: "sentiment",
+      operation: "clamp",
+      low: 0,
+    });
+  });
+
+  it("contain layers, tokens, schedule and condition when they differ from the usual", () => {
+    const when = { vector: "formality", side: "below", bound: 0.5, at: "token" } as const;
+    expect(intervention(control({ layers: [3], tokens: "generated", endsAfter: 8, when }), 1)).toMatchObject({
+      layers: [3],
+      scope: { tokens: "generated" },
+      schedule: { kind: "linear", to: 0, tokens: 8 },
+      when: { vector: "formality", below: 0.5, at: "token" },
+    });
+  });
+
+  it("read layers as a person writes them", () => {
+    expect(parseLayers("14, 12 12")).toEqual([12, 14]);
+    expect(parseLayers("10-15")).toEqual({ from: 10, to: 16 });
+    expect([parseLayers("15-10"), parseLayers("x"), parseLayers("")]).toEqual([null, null, null]);
+  });
+});
+
+describe("the draft", () => {
+  it("makes the three arms, and a sweep with the unsteered arm as baseline", () => {
+    change({ controls: [control({ strength: 1 })], system: "Be brief." });
+    const body = compareBody(draft.value, "Be gloomy.");
+    expect(body.arms.map((arm) => arm.name)).toEqual(["normal", "steered", "prompt-only"]);
+    expect(body.arms[2]?.system).toBe("Be brief.\nBe gloomy.");
+    expect(body.readout).toEqual(["sentiment"]);
+    const sweep = sweepBody(draft.value, [-1, 0, 1]);
+    expect(sweep.arms.map((arm) => arm.steering)).toMatchObject([[{ strength: -1 }], [], [{ strength: 1 }]]);
+    expect(sweep.baseline).toBe("0");
+  });
+
+  it("has no prompt-only arm for a text that is continued", () => {
+    change({ raw: true });
+    expect(compareBody(draft.value, "Be gloomy.").arms).toHaveLength(1);
+  });
+
+  it("survives the way through an address, and refuses what is no draft", () => {
+    change({ prompt: "Grüße", controls: [control({ strength: -2, layers: [4, 5] })], overall: 0.5 });
+    const back = restoredDraft(decodeState(encodeState(compactDraft(draft.value))));
+    expect({ ...back, controls: [] }).toEqual({ ...draft.value, controls: [] });
+    expect(back.controls[0]).toMatchObject({ vector: "sentiment", strength: -2, layers: [4, 5], tokens: "all" });
+    expect(restoredDraft("text")).toEqual(restoredDraft(null));
+  });
+});
+
+describe("PaneCollector", () => {
+  const answer = {
+    arms: [
+      { name: "normal", choices: [{ index: 0, text: "I am glad", finish_reason: "stop", tokens: [] }], steering: {} },
+    ],
+  } as unknown as CompareAnswer;
+
+  it("appends tokens to their arm and leaves the other panes untouched", () => {
+    const collector = new PaneCollector(["normal", "steered"], 1);
+    expect(collector.isEmpty).toBe(true);
+    const [normal] = collector.current();
+    collector.add(piece("steered", 0, "I"));
+    collector.add(piece("steered", 1, " am"));
+    const [same, steered] = collector.current();
+    expect(same).toBe(normal);
+    expect(steered?.choices[0]?.text).toBe("I am");
+    expect(collector.isEmpty).toBe(false);
+  });
+
+  it("keeps an arm's error to its pane and replaces all panes by the final answer", () => {
+    const collector = new PaneCollector(["normal", "steered"], 1);
+    collector.fail({ arm: "steered", error: { message: "too strong", code: "dose_exceeded" } });
+    expect(collector.current().map((pane) => pane.error)).toEqual([null, "too strong"]);
+    collector.finish(answer);
+    expect(collector.current()[0]?.choices[0]).toMatchObject({ text: "I am glad", finish: "stop" });
+  });
+
+  it("reads the finished text before the steered stream, and tolerates the absence of both", () => {
+    const collector = new PaneCollector(["a"], 1);
+    collector.add({ ...piece("a", 0, "x"), readout: null, steered_readout: { s: 2 } });
+    collector.add({ ...piece("a", 1, "y"), readout: { s: -1 }, steered_readout: { s: 2 } });
+    collector.add({ ...piece("a", 2, "z"), readout: null });
+    const [pane] = collector.current();
+    expect([0, 1, 2].map((index) => shadeValue(pane!, 0, index, "reading", "s"))).toEqual([2, -1, null]);
+    expect(meanReading(pane!.choices[0]!, "s")).toBe(0.5);
+  });
+
+  it("marks the tokens that the baseline does not have", () => {
+    const collector = new PaneCollector(["a", "b"], 1);
+    for (const [index, text] of ["I", " am", " sad"].entries()) collector.add(piece("b", index, text));
+    for (const [index, text] of ["I", " am", " glad"].entries()) collector.add(piece("a", index, text));
+    const [a, b] = collector.current();
+    expect(differences(b!, a!, 0)).toEqual([false, false, true]);
+  });
+});
+
+describe("why nothing happened", () => {
+  const pane = (against: object, applied: object[] = []) =>
+    ({ name: "steered", choices: [], metrics: null, error: null, against, steering: { applied } }) as never;
+  const vector = {
+    layers: [1],
+    recommended: { layers: [1] },
+    quality: { layers: { "1": { auroc_interval: [0.4, 0.9] } } },
+  };
+
+  it("is asked when the text is the same, or reads no differently", () => {
+    expect(nothingMoved(pane({ first_divergence: [null, null], readout_shift: {} }), "s")).toBe(true);
+    const shift = (interval: number[]) => ({ first_divergence: [2], readout_shift: { s: { mean: 1, interval } } });
+    expect(nothingMoved(pane(shift([-0.1, 2])), "s")).toBe(true);
+    expect(nothingMoved(pane(shift([0.1, 2])), "s")).toBe(false);
+  });
+
+  it("names dose, condition, layers and a vector at chance", () => {
+    const when = { vector: "s", side: "above", bound: 1, at: "prompt" } as const;
+    const applied = (fired: boolean) => [{ vector: "sentiment@2", fired, relative_dose: { "1": 0.01 } }];
+    const remedies = (part: Partial<Control>, fired: boolean) =>
+      reasonsFor(pane({}, applied(fired)), [control(part)], 1, () => vector as unknown as Vector).map(
+        (one) => one.remedy,
+      );
+    expect(remedies({}, true)).toEqual(["stronger", null]);
+    expect(remedies({ when }, false)).toEqual(["no-condition", null]);
+    expect(remedies({ layers: "all" }, true)).toEqual(["stronger", "recommended-layers", null]);
+    expect(remedies({ on: false }, true)).toEqual(["switch-on"]);
+  });
+});
+
+describe("words and code", () => {
+  it("instruct toward the pole that the strength points to", () => {
+    const concepts = [{ name: "sentiment", positive: "warm", negative: "gloomy", description: "", pairs: 1 }];
+    expect(instructionFor([control({ strength: -1 })], new Map(), concepts)).toContain("gloomy");
+    expect(instructionFor([control({ strength: 1 })], new Map(), concepts)).toContain("warm");
+    expect(instructionFor([control({ on: false })], new Map(), concepts)).toBe("");
+  });
+
+  it("quote a prompt for the shell and for Python", () => {
+    change({ prompt: "It's \"so\" \\ 'quoted'\n", controls: [control()] });
+    const body = compareBody(draft.value, "");
+    expect(codeFor("curl", body, "http://127.0.0.1:1", "m")).toContain("It'\\''s");
+    expect(codeFor("openai", body, "http://127.0.0.1:1", "m")).toContain('model="m"');
+    expect(literal({ a: [true, null, 1.5], b: { c: "x" } })).toBe(
+      '{\n    "a": [True, None, 1.5],\n    "b": {\n        "c": "x",\n    },\n}',
+    );
+  });
+});

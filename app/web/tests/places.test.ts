@@ -1,0 +1,126 @@
+import { describe, expect, it } from "vitest";
+import type { LogitLens } from "../src/api/types";
+import { parse, placeHref } from "../src/frame/places";
+import { gauges } from "../src/frame/server";
+import { warningsFor } from "../src/make/warnings";
+import { scaledMap } from "../src/maths/mds";
+import { aligned, alongVector } from "../src/maths/procrustes";
+import { turnsOf } from "../src/read/turns";
+import { inside, project } from "../src/space/draw";
+import { cellOf } from "../src/space/lens";
+import { conceptTexts, parseTexts } from "../src/space/sets";
+
+describe("addresses of places", () => {
+  it("name a place and its state, and open Compare for anything else", () => {
+    expect(parse(placeHref("space", "abc"))).toEqual({ place: "space", state: "abc" });
+    expect(parse("#/nowhere")).toEqual({ place: "compare", state: null });
+  });
+});
+
+describe("gauges", () => {
+  it("are read from Prometheus text without labelled samples", () => {
+    const text = '# HELP x\nsteering_engine_running 2.0\nsteering_http_requests_total{route="/"} 5.0\n';
+    expect([...gauges(text)]).toEqual([["steering_engine_running", 2]]);
+  });
+});
+
+describe("warnings about pairs", () => {
+  const pair = (positive: string, negative: string) => ({ positive, negative });
+
+  it("say nothing before there is a pair", () => {
+    expect(warningsFor([pair("", "")])).toEqual([]);
+  });
+
+  it("name too few, one-sided, equal and repeated pairs, lengths and topics", () => {
+    const found = warningsFor([
+      pair("a b c", "a b c"),
+      pair("a b c", "a b c"),
+      pair("only", ""),
+      pair("word ".repeat(40), "zebra"),
+    ]).join(" ");
+    for (const part of ["only one side", "few", "same text", "twice", "lengths differ"]) expect(found).toContain(part);
+    const apart = warningsFor([pair("cats purr softly", "engines need petrol")]);
+    expect(apart.join(" ")).toContain("same topic");
+  });
+
+  it("are silent for enough good pairs", () => {
+    const pairs = Array.from({ length: 20 }, (_, i) =>
+      pair(`The trip number ${i} was good`, `The trip number ${i} was bad`),
+    );
+    expect(warningsFor(pairs)).toEqual([]);
+  });
+});
+
+describe("maps", () => {
+  it("scaling recovers distances that lie in a plane", () => {
+    const points = [[0, 0], [3, 0], [0, 4], [3, 4]]; // biome-ignore format: a table
+    const distance = points.map((a) => points.map((b) => Math.hypot(a[0]! - b[0]!, a[1]! - b[1]!)));
+    const found = scaledMap(distance);
+    for (const [i, a] of found.entries())
+      for (const [j, b] of found.entries())
+        expect(Math.hypot(a[0] - b[0], a[1] - b[1])).toBeCloseTo(distance[i]![j]!, 4);
+  });
+
+  it("along a vector the scores are the horizontal axis, and a layer without scores has none", () => {
+    const layers = aligned([[[0, 1], [2, 3], [4, 5]], [[1, 1], [0, 3], [4, 0]]]); // biome-ignore format: a table
+    const [first, second] = alongVector(layers, [undefined, [1, 2, 5]]);
+    expect(first?.points.map((point) => point[0])).toEqual([0, 0, 0]);
+    expect(second?.points.map((point) => point[0])).toEqual([-1, 0, 3]);
+  });
+
+  it("the lasso contains what lies inside it", () => {
+    const square = [[0, 0], [10, 0], [10, 10], [0, 10]] as [number, number][]; // biome-ignore format: a table
+    expect([inside(5, 5, square), inside(15, 5, square), inside(5, -1, square)]).toEqual([true, false, false]);
+  });
+
+  it("points far outside stay in the picture", () => {
+    const view = { width: 200, height: 100, ratio: 1, yaw: 0, pitch: 0 };
+    expect(project([0, 0], view).slice(0, 2)).toEqual([100, 50]);
+    const [x, y] = project([1e6, -1e6], view);
+    expect(x <= 200 && y <= 100).toBe(true);
+  });
+});
+
+describe("texts of a map", () => {
+  it("are lines, or lines with a label, with or without a header", () => {
+    expect(parseTexts("One, two.\n\nThree\n")).toEqual({ texts: ["One, two.", "Three"], labels: null });
+    expect(parseTexts("good day\ta\nbad day\tb")).toEqual({ texts: ["good day", "bad day"], labels: ["a", "b"] });
+    expect(parseTexts('text,label\n"One, two",a\n')).toEqual({ texts: ["One, two"], labels: ["a"] });
+  });
+
+  it("of a concept have the words of its poles as labels", () => {
+    const detail = { positive: "warm", negative: "cold", data: [{ positive: "x", negative: "y" }] };
+    expect(conceptTexts(detail)).toEqual({ texts: ["x", "y"], labels: ["warm", "cold"] });
+  });
+});
+
+describe("turns", () => {
+  it("are found among the tokens of a template, which belong to none", () => {
+    const tokens = ["<|user|>", "\n", "Hi", " there", "<|end|>", "<|assistant|>", "\n", "Go", " away", "<|end|>"];
+    const turns = turnsOf(
+      tokens.map((text) => ({ text })),
+      [
+        { role: "user", content: "Hi there" },
+        { role: "assistant", content: "Go away" },
+      ],
+    );
+    expect(turns.map((turn) => turn.tokens.map((token) => token.index))).toEqual([[2, 3], [7, 8]]); // biome-ignore format: one line
+  });
+
+  it("show every token of a text that its tokens do not spell exactly", () => {
+    expect(turnsOf([{ text: "�" }], [{ role: "text", content: "é" }])[0]?.tokens).toHaveLength(1);
+  });
+});
+
+describe("the logit lens", () => {
+  const prediction = (id: number, text: string) => [{ id, text, logprob: Math.log(0.5) }];
+  const answer = {
+    layers: [{ layer: 3, plain: [prediction(1, "a")], steered: [prediction(2, "b")] }],
+  } as unknown as LogitLens;
+
+  it("shows the plain or the steered prediction and whether they differ", () => {
+    expect(cellOf(answer, 0, 0, "plain")).toMatchObject({ text: "a", changed: true });
+    expect(cellOf(answer, 0, 0, "steered").text).toBe("b");
+    expect(cellOf(answer, 0, 0, "plain").probability).toBeCloseTo(0.5);
+  });
+});

@@ -1,0 +1,172 @@
+"""Make, Space, Read and Library in a browser, each task as a person does it."""
+
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.playground.conftest import Visit
+
+pytestmark = [pytest.mark.embedded, pytest.mark.browser]
+
+SUBJECTS = ("soup", "train", "film", "garden", "hotel", "concert", "walk", "meeting")
+PAIRS = [
+    (f"The {subject} was {good} today, and I enjoyed it.", f"The {subject} was {bad} today, and I hated it.")
+    for subject in SUBJECTS
+    for good, bad in (("wonderful", "awful"), ("lovely", "dreadful"))
+]
+
+
+def test_a_vector_is_made_from_a_file_and_its_card_shows_the_layers(wide: Visit, tmp_path: Path) -> None:
+    table = tmp_path / "pairs.csv"
+    rows = [f'"{positive}","{negative}"' for positive, negative in PAIRS]
+    table.write_text("positive,negative\n" + "\n".join(rows), encoding="utf-8")
+    wide.open("#/make")
+    wide.page.get_by_label("Add a CSV or JSONL file").set_input_files(table)
+    expect(wide.page.get_by_label("positive 16")).to_have_value(PAIRS[15][0])
+    wide.page.get_by_label("Name", exact=True).fill("joy")
+    wide.page.get_by_role("button", name="Find the vector").click()
+    quality = wide.page.get_by_role("region", name="Quality")
+    expect(quality).to_contain_text("joy@")
+    expect(quality.locator("canvas")).to_have_count(1)
+    expect(quality).to_contain_text("ranks a positive text above a negative one")
+    assert wide.violations() == []
+    wide.screenshot("make-result")
+    quality.get_by_role("button", name="Steer with it").click()
+    expect(wide.page.get_by_label("Strength of joy")).to_be_visible()
+
+
+def test_warnings_appear_while_pairs_are_typed_and_a_bad_file_keeps_what_was_typed(wide: Visit, tmp_path: Path) -> None:
+    wide.open("#/make")
+    wide.page.get_by_label("positive 1").fill("The cat purrs softly")
+    wide.page.get_by_label("negative 1").fill("Engines need petrol")
+    expect(wide.page.get_by_role("note").filter(has_text="1 pair is few")).to_be_visible()
+    expect(wide.page.get_by_role("note").filter(has_text="same topic")).to_be_visible()
+    broken = tmp_path / "pairs.jsonl"
+    broken.write_text('{"positive": "a"}\n', encoding="utf-8")
+    wide.page.get_by_label("Add a CSV or JSONL file").set_input_files(broken)
+    expect(wide.page.get_by_role("alert")).to_contain_text("Line 1")
+    expect(wide.page.get_by_label("positive 1")).to_have_value("The cat purrs softly")
+
+
+def test_the_map_follows_the_layer_and_a_text_can_be_followed(wide: Visit) -> None:
+    wide.open("#/space")
+    slider = wide.page.get_by_role("slider", name="Layer")
+    expect(slider).to_have_attribute("aria-valuetext", "input embeddings")
+    wide.ended()
+    before = wide.page.locator(".scatter canvas").screenshot()
+    slider.press("ArrowRight")
+    expect(slider).to_have_attribute("aria-valuetext", "layer 0")
+    for _ in range(15):
+        slider.press("ArrowRight")
+    assert wide.page.locator(".scatter canvas").screenshot() != before
+    wide.page.get_by_role("list", name="All texts").get_by_role("button").first.click()
+    expect(wide.page.get_by_text("Its way through the layers is drawn")).to_be_visible()
+    expect(wide.page.get_by_role("region", name="Separability")).to_contain_text("at the input")
+
+
+@pytest.mark.parametrize(
+    ("method", "dimensions"), [("PCA", "2-D"), ("PCA", "3-D"), ("t-SNE", "2-D"), ("Along the vector", "2-D")]
+)
+def test_every_picture_of_the_space_is_drawn(wide: Visit, method: str, dimensions: str) -> None:
+    wide.open("#/space")
+    wide.ended()
+    wide.page.get_by_role("button", name=dimensions).click()
+    wide.ended()
+    wide.page.get_by_role("button", name=method, exact=True).click()
+    wide.ended()
+    expect(wide.page.get_by_role("alert")).to_have_count(0)
+    wide.screenshot(f"space-{method.replace(' ', '-').lower()}-{dimensions}")
+
+
+def test_own_texts_with_labels_are_drawn_and_a_lasso_selects_points(wide: Visit) -> None:
+    wide.open("#/space")
+    wide.ended()
+    wide.page.get_by_role("combobox", name="Texts").select_option("own")
+    texts = [f"{text}\t{label}" for pair in PAIRS[:5] for text, label in zip(pair, ("good", "bad"), strict=True)]
+    wide.page.get_by_role("textbox", name="One text a line").fill("\n".join(texts))
+    wide.page.get_by_role("button", name="Draw", exact=True).click()
+    expect(wide.page.get_by_role("list", name="Labels")).to_contain_text("good")
+    wide.ended()
+    box = wide.page.locator(".scatter canvas").bounding_box()
+    assert box is not None
+    corners = [(0.01, 0.01), (0.99, 0.01), (0.99, 0.99), (0.01, 0.99), (0.01, 0.02)]
+    for index, (x, y) in enumerate(corners):
+        wide.page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=4)
+        if index == 0:
+            wide.page.mouse.down()
+    wide.page.mouse.up()
+    expect(wide.page.get_by_text("10 texts are selected")).to_be_visible()
+
+
+def test_the_logit_lens_shows_every_layer_plain_and_steered(wide: Visit) -> None:
+    wide.open("")
+    wide.page.get_by_role("button", name="A gloomy new apartment").click()
+    wide.ended()
+    wide.page.keyboard.press("3")
+    lens = wide.page.get_by_role("region", name="Logit lens", exact=True)
+    lens.get_by_role("button", name="Read").click()
+    expect(lens.get_by_role("row")).to_have_count(31)
+    expect(lens.get_by_role("row").nth(1)).to_contain_text("Paris")
+    lens.get_by_role("button", name="What changes").click()
+    assert wide.violations() == []
+
+
+def test_a_text_is_read_and_what_stands_out_can_be_steered_against(wide: Visit) -> None:
+    wide.open("#/read")
+    wide.page.get_by_role("button", name="Read it").click()
+    concepts = wide.page.get_by_role("region", name="Concepts").get_by_role("button")
+    expect(concepts.first).to_be_visible()
+    concepts.filter(has_text="sentiment").click()
+    panel = wide.page.get_by_role("region", name="Reading of sentiment")
+    assert panel.locator(".token").count() > 20
+    panel.get_by_role("button", name="Read at every layer").click()
+    slider = panel.get_by_role("slider", name="Layer")
+    slider.fill("3")
+    expect(panel.locator("output")).to_have_text("3")
+    assert wide.violations() == []
+    wide.screenshot("read-result")
+    panel.get_by_role("button", name="Steer against this").click()
+    expect(wide.page.get_by_label("Strength of sentiment")).to_be_visible()
+
+
+def test_a_conversation_is_read_by_turns_and_continued_steered(wide: Visit) -> None:
+    wide.open("#/read")
+    wide.page.get_by_role("button", name="Conversation").click()
+    wide.page.get_by_label("Message 1", exact=True).fill("How was the trip?")
+    wide.page.get_by_label("Message 2", exact=True).fill("It was a disaster from the first day to the last.")
+    wide.page.get_by_role("button", name="Read it").click()
+    expect(wide.page.get_by_role("region", name="Curves")).to_contain_text("over the turns")
+    wide.page.get_by_role("button", name="Steer against this").click()
+    expect(wide.page.get_by_role("textbox", name="Prompt", exact=True)).to_have_value("How was the trip?")
+
+
+def test_the_library_searches_compares_saves_exports_and_deletes(wide: Visit) -> None:
+    wide.open("#/compare")
+    wide.page.get_by_role("button", name="A gloomy new apartment").click()
+    wide.ended()
+    wide.page.keyboard.press("5")
+    wide.page.get_by_label("Search vectors").fill("formal")
+    expect(wide.page.locator(".card")).to_have_count(1)
+    wide.page.get_by_label("Search vectors").fill("")
+    wide.page.get_by_role("button", name="Compare all vectors").click()
+    expect(wide.page.get_by_role("region", name="Table of similarities")).to_be_visible()
+    profiles = wide.page.get_by_role("region", name="Profiles")
+    profiles.get_by_label("Name of the profile").fill("gloomy")
+    profiles.get_by_role("button", name="Save what Compare uses").click()
+    expect(profiles).to_contain_text("sentiment -")
+    card = wide.page.locator(".card", has_text="sentiment")
+    expect(card).to_contain_text("used by profile gloomy")
+    card.click()
+    dialog = wide.page.get_by_role("dialog")
+    with wide.page.expect_download() as saved:
+        dialog.get_by_role("button", name="Export safetensors").click()
+    assert saved.value.path().stat().st_size > 10_000
+    dialog.get_by_role("button", name="Delete", exact=True).click()
+    expect(dialog).to_contain_text("It is used by profile gloomy")
+    assert wide.violations() == []
+    wide.screenshot("library-vector")
+    dialog.get_by_role("button", name="Keep it").click()
+    dialog.get_by_role("button", name="Close").click()
+    profiles.get_by_role("button", name="Delete gloomy").click()
+    expect(profiles).to_contain_text("None yet")
