@@ -5,6 +5,7 @@ import type { Job } from "../api/types";
 import { capabilities } from "../frame/server";
 import { loadVectors, vectorByName } from "../frame/vectors";
 import { watchJob } from "../jobs/watch";
+import { concepts } from "./store";
 
 export interface StarterProgress {
   concept: string;
@@ -32,7 +33,8 @@ export async function makeStarters(onFirst: () => void): Promise<void> {
         starterProgress.value = { concept, made, total: missing.length, message };
       };
       show("");
-      const body = { name: concept, concept, tags: ["starter"] };
+      const description = concepts.value.find((one) => one.name === concept)?.description ?? "";
+      const body = { name: concept, concept, description, tags: ["starter"] };
       const job = await dataOf<Job>(api.POST("/v1/vectors/extract", { body }));
       await watchJob(job, (now) => show(now.progress.message ?? ""), stop.signal);
       await loadVectors();

@@ -10,7 +10,7 @@ import { PairTable } from "./PairTable";
 import { Result } from "./Result";
 import { error, made, make, method, name, problem, running, source, stop, warnings } from "./store";
 
-const STEPS = ["Examples", "Find", "Look", "Keep"] as const;
+const STEPS = ["Examples", "Find", "Look and keep"] as const;
 
 /** Make: a vector of one's own, from examples to a measured card. */
 export default function Make() {

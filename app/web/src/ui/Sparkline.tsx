@@ -18,7 +18,13 @@ export function Sparkline({ label, values, range, mark }: Props) {
   const points = values.flatMap((value, index) => (value === null ? [] : [`${x(index)},${y(value)}`]));
   const marked = mark === null ? null : values[mark];
   return (
-    <svg class="sparkline" viewBox={`0 0 ${WIDTH} ${HEIGHT}`} role="img" aria-label={label}>
+    <svg
+      class="sparkline"
+      viewBox={`0 0 ${WIDTH} ${HEIGHT}`}
+      preserveAspectRatio="xMinYMid"
+      role="img"
+      aria-label={label}
+    >
       <line x1={4} x2={WIDTH - 4} y1={y(range[0])} y2={y(range[0])} class="base" />
       <polyline points={points.join(" ")} />
       {mark !== null && typeof marked === "number" && <circle cx={x(mark)} cy={y(marked)} r={3.5} />}
