@@ -1,6 +1,6 @@
 """Errors that only HTTP knows. The library's errors are in `steering.errors`; `app.http.errors` maps both to statuses."""
 
-from steering.errors import SteeringError, Unavailable
+from steering.errors import NotFound, SteeringError, Unavailable
 
 
 class InvalidApiKey(SteeringError):
@@ -59,3 +59,9 @@ class TooManyConnections(Unavailable):
     """Every connection that the server allows is open and in use."""
 
     code = "too_many_connections"
+
+
+class KeyNotFound(NotFound):
+    """There is no key with this id."""
+
+    code = "key_not_found"

@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -24,6 +25,27 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def check_entries(entries: Sequence[str]) -> None:
+    """Raises ValueError for an entry that is not `key` or `key:read+generate`. Keys are never repeated in messages."""
+    for position, entry in enumerate(entries):
+        key, colon, scopes = entry.partition(":")
+        if not _TOKEN.fullmatch(key):
+            raise ValueError(f"key {position + 1} must be 8 to 512 of A-Z a-z 0-9 . _ ~ + / = -")
+        unknown = set(scopes.split("+")) - set(SCOPES) if colon else set()
+        if unknown:
+            raise ValueError(f"key {position + 1} has unknown scopes {sorted(unknown)}; known: {SCOPES}")
+
+
+def key_entries(path: Path) -> tuple[str, ...]:
+    """Reads a key file: one entry a line, `#` begins a comment. Raises OSError, ValueError."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    entries = tuple(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
+    if not entries:
+        raise ValueError("the file has no key")
+    check_entries(entries)
+    return entries
 
 
 class Settings(BaseSettings):
@@ -55,6 +77,10 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
         (), repr=False, description="comma-separated; `key` has every scope, `key:read+generate` these two"
     )
+    api_keys_file: Path | None = Field(
+        None, description="a file of such entries, one a line; it is read again when it changes"
+    )
+    audit_days: Positive = Field(90, description="age at which entries of the audit log are deleted")
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="comma-separated names accepted in Host, in addition to the loopback names on a loopback address",
@@ -142,13 +168,17 @@ class Settings(BaseSettings):
     @field_validator("api_keys")
     @classmethod
     def _keys_are_tokens(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for position, entry in enumerate(value):
-            key, colon, scopes = entry.partition(":")
-            if not _TOKEN.fullmatch(key):
-                raise ValueError(f"key {position + 1} must be 8 to 512 of A-Z a-z 0-9 . _ ~ + / = -")
-            unknown = set(scopes.split("+")) - set(SCOPES) if colon else set()
-            if unknown:
-                raise ValueError(f"key {position + 1} has unknown scopes {sorted(unknown)}; known: {SCOPES}")
+        check_entries(value)
+        return value
+
+    @field_validator("api_keys_file")
+    @classmethod
+    def _file_has_keys(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            try:
+                key_entries(value)
+            except OSError as error:
+                raise ValueError(f"the file cannot be read: {error.strerror}") from None
         return value
 
     @field_validator("judge_base_url")
@@ -171,7 +201,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _requires_key(self) -> "Settings":
-        if not self.api_keys and not is_loopback(self.host):
+        if not self.api_keys and self.api_keys_file is None and not is_loopback(self.host):
             raise ValueError(
                 f"host {self.host!r} is reachable from other machines and no key is set: "
                 "set STEERING_API_KEYS, or serve on 127.0.0.1"

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TypeAlias, cast
@@ -13,10 +14,12 @@ from starlette.requests import Request
 from app.default_steering import DefaultSteering
 from app.errors import Draining
 from app.http.admission import Admission, MemoryBudget
-from app.http.authentication import ApiKeys
 from app.http.errors import public_error
 from app.http.sse import StreamTimeouts, ended
 from app.metrics import Metrics
+from app.policy import audit
+from app.policy.keys import ApiKeys
+from app.policy.rate_limits import RateLimits
 from app.services.jobs import Jobs
 from app.settings import Settings
 from steering.engine.api import Engine, EngineStats
@@ -29,8 +32,10 @@ log = structlog.get_logger(__name__)
 
 WATCH_SECONDS = 1.0
 """Pause between two checks of the engine."""
-REFRESH_CHECKS = 5
-"""Checks of the engine between two reads of the default steering, which another server may have changed."""
+REFRESH_SECONDS = 5.0
+"""Pause between two reads of the keys and the default steering."""
+PRUNE_REFRESHES = 17_280
+"""Refreshes in a day."""
 
 EngineFactory: TypeAlias = Callable[[Settings], Engine]
 """Builds the engine; runs in a daemon thread, because loading a model takes seconds to minutes."""
@@ -44,7 +49,8 @@ class AppState:
 
     def __init__(self, settings: Settings, engine_factory: EngineFactory, store_factory: StoreFactory) -> None:
         self.settings = settings
-        self.keys = ApiKeys(settings.api_keys)
+        self.keys = ApiKeys(settings)
+        self.rate_limits = RateLimits()
         self.row_limiter = CapacityLimiter(settings.max_running + settings.max_waiting)
         self.memory = MemoryBudget(settings.memory_megabytes << 20)
         self.metrics = Metrics(self.stats)
@@ -72,13 +78,18 @@ class AppState:
         settings = self.settings
         self._jobs = Jobs(self._store.jobs, running=settings.max_jobs, waiting=settings.max_queued_jobs)
         loading: asyncio.Task[None] | None = None
+        refreshing: asyncio.Task[None] | None = None
         try:
             await self._jobs.start()
+            await self.keys.refresh(self._store)
+            await audit.prune(self._store, settings.audit_days)
             loading = asyncio.create_task(self._load_and_watch(self._store))
+            refreshing = asyncio.create_task(self._refresh(self._store))
             yield
         finally:
-            if loading is not None:
-                await ended(loading)
+            for task in (loading, refreshing):
+                if task is not None:
+                    await ended(task)
             await self._jobs.close()
             if self._engine is not None:
                 await self._engine.close()
@@ -86,7 +97,7 @@ class AppState:
             await self._store.close()
 
     async def _load_and_watch(self, store: Store) -> None:
-        """Loads the model; then checks the engine and refreshes the default steering until the server stops."""
+        """Loads the model, then checks the engine until the server stops."""
         try:
             engine = self._engine = await run_in_thread(self._engine_factory, self.settings)
             await self.default_steering.refresh(store, engine)
@@ -100,10 +111,10 @@ class AppState:
             return
         finally:
             self.loaded.set()
-        await self._watch(store, engine)
+        await self._watch(engine)
 
-    async def _watch(self, store: Store, engine: Engine) -> None:
-        checks, executor = 0, engine.stats().executor
+    async def _watch(self, engine: Engine) -> None:
+        executor = engine.stats().executor
         while True:
             await asyncio.sleep(min(WATCH_SECONDS, self.settings.watchdog_seconds / 4))
             stats = engine.stats()
@@ -116,9 +127,16 @@ class AppState:
             if stats.executor != executor:
                 executor = stats.executor
                 log.info("executor_changed", executor=executor)
-            checks += 1
-            if checks % REFRESH_CHECKS == 0:
-                await self.default_steering.refresh(store, engine)
+
+    async def _refresh(self, store: Store) -> None:
+        """Reads what another server may have changed: the keys and the default steering. Prunes the audit log daily."""
+        for count in itertools.count(1):
+            await asyncio.sleep(REFRESH_SECONDS)
+            await self.keys.refresh(store)
+            if self._engine is not None:
+                await self.default_steering.refresh(store, self._engine)
+            if count % PRUNE_REFRESHES == 0:
+                await audit.prune(store, self.settings.audit_days)
 
     def _failure_of(self, stats: EngineStats) -> EngineDead | None:
         if not stats.alive:

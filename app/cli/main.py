@@ -9,6 +9,7 @@ from app.cli.database import database
 from app.cli.demo import demo
 from app.cli.extract import extract
 from app.cli.generation import compare, generate, replay, sweep
+from app.cli.keys import audit, keys
 from app.cli.library import concepts, default, jobs, profiles
 from app.cli.output.terminal import shown, stderr
 from app.cli.pictures import card, draw_map
@@ -23,11 +24,12 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     help="Extract concept vectors, and steer a language model with them during generation.",
 )
-for command in (serve, demo, extract, evaluate, generate, compare, sweep, replay, readout, lens, card):
+for command in (serve, demo, extract, evaluate, generate, compare, sweep, replay, readout, lens, card, audit):
     cli.command()(command)
 cli.command("map")(draw_map)
 for name, group in {
     "vectors": vectors, "concepts": concepts, "profiles": profiles, "default": default, "jobs": jobs, "db": database,
+    "keys": keys,
 }.items():  # fmt: skip
     cli.add_typer(group, name=name)
 

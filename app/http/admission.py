@@ -1,5 +1,7 @@
 """Admission control: rows of the batch and bytes of memory that requests may use. What does not fit is refused at once."""
 
+from collections.abc import Callable
+
 from anyio import CapacityLimiter, WouldBlock
 
 from steering.errors import Overloaded
@@ -30,6 +32,11 @@ class Admission:
         self._limiter, self._memory = limiter, memory
         self._rows: list[object] = []
         self._bytes = 0
+        self._on_close: list[Callable[[], None]] = []
+
+    def on_close(self, callback: Callable[[], None]) -> None:
+        """Calls something when the response has been sent."""
+        self._on_close.append(callback)
 
     def take(self, rows: int) -> None:
         """Raises the number of rows this request has to `rows`. Raises Overloaded, then it keeps what it had."""
@@ -62,3 +69,5 @@ class Admission:
         self.release_rows()
         self._memory.release(self._bytes)
         self._bytes = 0
+        while self._on_close:
+            self._on_close.pop()()

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar
 
+import structlog
 from fastapi import Security
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect, Request
@@ -15,8 +16,9 @@ from starlette.responses import Response
 
 from app.errors import BodyTooLarge, RequestTimedOut, UnsupportedMediaType
 from app.http.admission import Admission
-from app.http.authentication import BEARER
 from app.http.sse import disconnected, ended
+from app.policy import audit
+from app.policy.keys import BEARER, Key
 from app.settings import Settings
 from app.state import AppState, state_of
 from steering.errors import InvalidRequest, SteeringError
@@ -61,10 +63,21 @@ class ApiRoute(APIRoute):
             key.require(self.scope_needed)
             request.state.key = key
             state.check_open()
+            admission: Admission = request.state.admission
+            admission.on_close(state.rate_limits.admit(key))
             parsed = await self._read(request, state.settings)
-            return await run_while_connected(state, request, handler, parsed)
+            response = await run_while_connected(state, request, handler, parsed)
+            if self.scope_needed in ("write", "admin") and request.method not in ("GET", "HEAD"):
+                await self._audit(state, request, parsed, key, response.status_code)
+            return response
 
         return handle
+
+    async def _audit(self, state: AppState, request: Request, parsed: Request, key: Key, status: int) -> None:
+        body = parsed.parsed if isinstance(parsed, ParsedRequest) else None
+        request_id = str(structlog.contextvars.get_contextvars().get("request_id", ""))
+        method, path = request.method, request.path_params
+        await audit.record(state.store, key, method, self.path, path, body, request_id, status)
 
     async def _read(self, request: Request, settings: Settings) -> Request:
         """Returns the request with its body read and parsed."""
@@ -109,7 +122,7 @@ class ParsedRequest(Request):
 
     def __init__(self, request: Request, body: bytes, parsed: Any) -> None:
         super().__init__(request.scope, request.receive)
-        self._content, self._parsed = body, parsed
+        self._content, self.parsed = body, parsed
 
     async def body(self) -> bytes:
         """Returns the whole body."""
@@ -117,7 +130,7 @@ class ParsedRequest(Request):
 
     async def json(self) -> Any:
         """Returns the parsed body."""
-        return self._parsed
+        return self.parsed
 
 
 async def read_body(request: Request, limit: int, seconds: float) -> bytes:

@@ -39,6 +39,7 @@ async def prepare(context: Context, body: EmbeddingRequest) -> PreparedEmbedding
         ids.append(await encode_prompt(engine.tokenizer, text))
         check_context(len(ids[-1]), 0, engine.info, param="input")
     check_activations(engine, context.settings, len(texts), 1, "activations (inputs x d_model)", "input")
+    context.charge_tokens(sum(map(len, ids)))
     context.admission.reserve(len(texts) * engine.info.d_model * SCORE_BYTES)
     return PreparedEmbeddings(context, model, body, tuple(ids), layer)
 

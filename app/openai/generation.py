@@ -49,6 +49,7 @@ async def prepare(
     generations = []
     for prompt in prompts:
         tokenized = await tokenize(context.engine, prompt, max_tokens)
+        context.charge_tokens(len(tokenized.token_ids) + body.choices * tokenized.max_tokens)
         sampling = sampling_params(fields, tokenized.max_tokens, logprobs)
         request = GenerationRequest(tokenized.token_ids, sampling, plan, cache_salt=context.cache_salt)
         generations.append(Generation(context, request, body.choices, tokens=logprobs is not None))

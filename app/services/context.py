@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.http.admission import Admission
-from app.http.authentication import Key
+from app.policy.keys import Key
 from app.services.jobs import Jobs
-from app.services.limits import check_limit, check_steering
+from app.services.limits import check_limit, check_own_steering, check_steering, check_vectors
 from app.settings import Settings
 from app.state import AppState
 from steering.engine.api import Engine, Reading
@@ -92,18 +92,32 @@ class Context:
             return self.state.default_steering.plan
         interventions: Sequence[InterventionSpec]
         if isinstance(steering, ProfileSteering):
+            check_own_steering(self.key, profile=True, listed=bool(steering.interventions))
             profile = await self.store.profiles.get(steering.profile)
             interventions = (*profile.steering.interventions, *steering.interventions)
         else:
+            check_own_steering(self.key, profile=False, listed=bool(steering))
             interventions = steering
         return await self.resolve(interventions)
 
     async def resolve(self, interventions: Sequence[InterventionSpec]) -> SteeringPlan:
-        """Checks interventions against the limits and resolves them for the loaded model, under the dose guard.
+        """Checks interventions against all limits and resolves them for the loaded model, under the dose guard.
 
         Every route that takes steering calls this: generation, replay, profiles and the default included.
         """
         check_steering(self.settings, interventions)
-        guard = DoseGuard(self.settings.dose_bound, self.settings.dose_action)
         spec = SteeringSpec(interventions=tuple(interventions))
-        return await self.state.plans.resolve(spec, self.store.vectors, self.engine.info, guard)
+        check_vectors(self.key, spec)
+        return await self.state.plans.resolve(spec, self.store.vectors, self.engine.info, self._guard())
+
+    def charge_tokens(self, tokens: int) -> None:
+        """Counts tokens against the limit of the key. Raises RateLimited."""
+        self.state.rate_limits.charge_tokens(self.key, tokens)
+
+    def _guard(self) -> DoseGuard:
+        """Returns the operator's dose guard, or that of the key where it is narrower; a key's bound is always enforced."""
+        own = self.key.limits.max_relative_dose
+        guard = DoseGuard(self.settings.dose_bound, self.settings.dose_action)
+        if own is None or (guard.run_time_bound is not None and guard.bound <= own):
+            return guard
+        return DoseGuard(own, "refuse")

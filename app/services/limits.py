@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+from app.errors import InsufficientScope
+from app.policy.keys import Key
 from app.settings import Settings
 from steering.errors import LimitExceeded
 from steering.schemas.sampling import ChoiceFields, SamplingFields
-from steering.spec import InterventionSpec
+from steering.spec import InterventionSpec, SteeringSpec, vector_names
 
 
 def check_limit(given: int, limit: int, what: str, param: str) -> None:
@@ -27,3 +29,22 @@ def check_sampling(settings: Settings, fields: SamplingFields, n: int) -> None:
 def check_steering(settings: Settings, interventions: Sequence[InterventionSpec]) -> None:
     """Raises LimitExceeded for more interventions than the operator allows."""
     check_limit(len(interventions), settings.max_interventions, "interventions", "steering")
+
+
+def check_own_steering(key: Key, *, profile: bool, listed: bool) -> None:
+    """Raises InsufficientScope where a key may not steer in this way. No steering at all (`[]`) is always allowed."""
+    allowed = key.limits.own_steering
+    if listed and allowed != "any":
+        raise InsufficientScope("this key may not list interventions of its own", param="steering")
+    if profile and allowed == "none":
+        raise InsufficientScope("this key may not choose its steering", param="steering")
+
+
+def check_vectors(key: Key, spec: SteeringSpec) -> None:
+    """Raises InsufficientScope for a vector that the key may not steer with."""
+    allowed = key.limits.vectors
+    if allowed is None:
+        return
+    for name in vector_names(spec):
+        if name.partition("@")[0] not in allowed:
+            raise InsufficientScope(f"this key may not steer with vector {name[:80]!r}", param="steering")

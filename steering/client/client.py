@@ -9,7 +9,7 @@ from typing import ParamSpec, Self, TypeVar
 import httpx2
 from pydantic import BaseModel
 
-from steering.client.calls import analysis, generation, server, vectors
+from steering.client.calls import analysis, generation, governance, server, vectors
 from steering.client.calls.base import Call, StreamCall
 from steering.client.calls.errors import ApiError, api_errors, response_error, truncated_stream
 from steering.client.methods import Method, Stream
@@ -65,6 +65,11 @@ class _Api:
     set_default_steering = Method(server.set_default_steering)
     get_default_steering = Method(server.get_default_steering)
     clear_default_steering = Method(server.clear_default_steering)
+    create_key = Method(governance.create_key)
+    list_keys = Method(governance.list_keys)
+    change_key = Method(governance.change_key)
+    delete_key = Method(governance.delete_key)
+    read_audit = Method(governance.read_audit)
     list_jobs = Method(server.list_jobs)
     get_job = Method(server.get_job)
     cancel_job = Method(server.cancel_job)

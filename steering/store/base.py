@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from steering.spec import SteeringSpec
+from steering.store.governance import AuditStore, DocumentStore, KeyStore
 from steering.vectors import ConceptVector
 
 
@@ -133,6 +134,9 @@ class Store(Protocol):
     vectors: VectorStore
     profiles: ProfileStore
     jobs: JobStore
+    keys: KeyStore
+    audit: AuditStore
+    documents: DocumentStore
 
     async def ping(self) -> None:
         """Raises StoreUnavailable when the database cannot be reached."""

@@ -22,6 +22,8 @@ from steering.store.formats.serialization import (
     write_steering,
 )
 from steering.store.formats.stored_vector import DECODED_VECTORS, StoredVector, deserialize, not_found, serialize
+from steering.store.governance import AuditStore, DocumentStore, KeyStore
+from steering.store.memory_governance import MemoryAudit, MemoryDocuments, MemoryKeys
 from steering.store.rules import (
     DESCRIPTION_LIMIT,
     check_filter,
@@ -209,6 +211,9 @@ class MemoryStore:
         self.vectors: VectorStore = MemoryVectors(profiles)
         self.profiles: ProfileStore = profiles
         self.jobs: JobStore = MemoryJobs()
+        self.keys: KeyStore = MemoryKeys()
+        self.audit: AuditStore = MemoryAudit()
+        self.documents: DocumentStore = MemoryDocuments()
 
     async def ping(self) -> None:
         """See Store.ping."""

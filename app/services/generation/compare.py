@@ -85,6 +85,7 @@ async def prepare(context: Context, body: CompareRequest) -> PreparedComparison:
         max_tokens = one.max_tokens if max_tokens is None else min(max_tokens, one.max_tokens)
         resolved.append(Arm(arm.name, one.token_ids, await context.plan(arm.steering)))
     assert max_tokens is not None
+    context.charge_tokens(sum(len(arm.prompt) + body.n * max_tokens for arm in resolved))
     sampling = sampling_params(body, max_tokens)
     context.admission.reserve(_logit_bytes(context, resolved, body.n, max_tokens))
     baseline = body.baseline if body.baseline is not None else arms[0].name

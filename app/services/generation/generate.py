@@ -51,6 +51,7 @@ async def prepare(context: Context, body: GenerateRequest) -> Generation:
     readings = await context.readings(body.readout)
     readings += await context.readings([one.vector for one in body.flag if one.vector not in body.readout], "flag")
     prompt = await tokenize(context.engine, prompt_of(body, context.settings), body.max_tokens)
+    context.charge_tokens(len(prompt.token_ids) + body.n * prompt.max_tokens)
     sampling = sampling_params(body, prompt.max_tokens)
     request = GenerationRequest(prompt.token_ids, sampling, plan, readings, cache_salt=context.cache_salt)
     flags = Flags(tuple(body.flag), context.state.metrics)

@@ -3,7 +3,7 @@
 from app.services.context import Context
 from app.services.generation.generate import Generation
 from app.services.inputs import sampling_params
-from app.services.limits import check_sampling
+from app.services.limits import check_own_steering, check_sampling
 from steering.engine.api import GenerationRequest
 from steering.engine.prompts import encode_prompt
 from steering.errors import InvalidRequest, ModelNotFound, VectorNotFound
@@ -14,6 +14,7 @@ from steering.vectors import VectorId
 def check(context: Context, record: Record) -> None:
     """Raises LimitExceeded for a record beyond the operator's limits, and what `_check_model` raises."""
     check_sampling(context.settings, record.sampling, record.n)
+    check_own_steering(context.key, profile=False, listed=bool(record.interventions))
     _check_model(context, record.model)
 
 
@@ -29,6 +30,7 @@ async def prepare(context: Context, record: Record) -> Generation:
             param="fingerprint",
         )
     prompt = await encode_prompt(engine.tokenizer, tuple(record.prompt))
+    context.charge_tokens(len(prompt) + record.n * record.sampling.max_tokens)
     sampling = sampling_params(record.sampling, record.sampling.max_tokens)
     request = GenerationRequest(prompt, sampling, plan, cache_salt=context.cache_salt)
     executor = engine.stats().executor

@@ -38,6 +38,7 @@ async def prepare(context: Context, body: ReadoutRequest) -> PreparedReadout:
     ids = await encode_texts(context.engine, _texts(body), "texts" if body.texts is not None else "messages")
     what = "activations (tokens x layers x d_model)"
     check_activations(context.engine, context.settings, sum(map(len, ids)), len(layers), what, "texts")
+    context.charge_tokens(sum(map(len, ids)))
     numbers = sum(map(len, ids)) * len(layers)
     context.admission.reserve(numbers * (context.engine.info.d_model * ACTIVATION_BYTES + len(vectors) * SCORE_BYTES))
     return PreparedReadout(context, workflow.ReadoutRequest(tuple(ids), vectors, body.layers))

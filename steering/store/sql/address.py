@@ -14,6 +14,7 @@ _DRIVERS = {"sqlite": "aiosqlite", "postgresql": "psycopg"}
 _EXTRAS = {"psycopg": "postgres"}
 """Driver -> the optional dependency that installs it."""
 PAGE_BYTES = 4096
+CONNECT_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,11 @@ class DatabaseAddress:
         if self.file is not None:
             return {}
         # Behind a transaction pooler every transaction may get another connection, so prepared statements are off.
-        return {"connect_args": {"prepare_threshold": None}, "pool_pre_ping": True}
+        return {
+            "connect_args": {"prepare_threshold": None, "connect_timeout": CONNECT_SECONDS},
+            "pool_pre_ping": True,
+            "pool_timeout": CONNECT_SECONDS,
+        }
 
 
 def read_address(url: str) -> DatabaseAddress:

@@ -10,7 +10,10 @@ from steering.errors import StoreUnavailable
 from steering.store.sql.address import DatabaseAddress
 
 WRITES = "steering_writes"
-BUSY_TIMEOUT_MS = 30_000
+BUSY_TIMEOUT_MS = 15_000
+STATEMENT_TIMEOUT_MS = 30_000
+LOCK_TIMEOUT_MS = 15_000
+"""PostgreSQL waits for ever by default."""
 _WRITER_LOCK_KEY = 0x737465657269  # key of the advisory lock that serializes writers on PostgreSQL
 
 
@@ -30,8 +33,13 @@ def prepare(engine: Engine, address: DatabaseAddress) -> None:
         writes = bool(connection.get_execution_options().get(WRITES))
         if address.file is not None:
             connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-        elif writes:
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK_KEY})")
+        else:
+            connection.exec_driver_sql(
+                f"SELECT set_config('statement_timeout', '{STATEMENT_TIMEOUT_MS}', true), "
+                f"set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', true)"
+            )
+            if writes:
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK_KEY})")
 
 
 def _set_up_sqlite(connection: Any, page_limit: int | None) -> None:

@@ -3,8 +3,10 @@
 from typing import final
 
 from steering.store.base import JobStore, ProfileStore, VectorStore
+from steering.store.governance import AuditStore, DocumentStore, KeyStore
 from steering.store.sql.address import check_driver, read_address
 from steering.store.sql.database import Database
+from steering.store.sql.governance import SqlAudit, SqlDocuments, SqlKeys
 from steering.store.sql.jobs import SqlJobs
 from steering.store.sql.migrate import migrate
 from steering.store.sql.profiles import SqlProfiles
@@ -21,6 +23,9 @@ class SqlStore:
         self.vectors: VectorStore = SqlVectors(database)
         self.profiles: ProfileStore = SqlProfiles(database)
         self.jobs: JobStore = SqlJobs(database)
+        self.keys: KeyStore = SqlKeys(database)
+        self.audit: AuditStore = SqlAudit(database)
+        self.documents: DocumentStore = SqlDocuments(database)
 
     async def ping(self) -> None:
         """See Store.ping."""

@@ -12,7 +12,7 @@ import pytest
 from app.main import create_app
 from app.settings import Settings
 from steering.client import ApiError, AsyncClient, Client
-from steering.client.calls import analysis, generation, server, vectors
+from steering.client.calls import analysis, generation, governance, server, vectors
 from steering.client.calls.base import Call, StreamCall
 from steering.schemas.comparison import ArmErrorAnswer, CompareAnswer
 from steering.schemas.generation import GenerateAnswer, TokenPiece
@@ -45,7 +45,7 @@ def client(address: str) -> Iterator[Client]:
 
 def builders() -> dict[str, object]:
     """Every builder of a Call."""
-    modules = (generation, vectors, analysis, server)
+    modules = (generation, vectors, analysis, server, governance)
     return {
         name: value
         for module in modules
@@ -65,6 +65,8 @@ def test_every_route_of_the_server_has_a_call_except_metrics_and_plain_health() 
     arguments = {
         "name": "n",
         "job_id": "j",
+        "key_id": "k",
+        "scopes": ["read"],
         "directions": {},
         "interventions": [],
         "terms": [],
@@ -86,11 +88,18 @@ def test_every_route_of_the_server_has_a_call_except_metrics_and_plain_health() 
         call: Call[object] | StreamCall[VectorAnswer] = build(**needed)
         reached.add((call.method, call.path.replace("/n", "/{name}").replace("/j/", "/{job_id}/")))
     reached = {
+        (method, path.removesuffix("/k") + "/{key_id}" if path.endswith("/k") else path) for method, path in reached
+    }
+    reached = {
         (method, path.removesuffix("/j") + "/{job_id}" if path.endswith("/j") else path) for method, path in reached
     }
     paths = create_app(Settings(database="memory://")).openapi()["paths"]
     offered = {(method.upper(), path) for path, methods in paths.items() for method in methods}
-    assert offered - reached == {("GET", "/metrics"), ("GET", "/health"), ("GET", "/health/live")}
+    openai = {
+        ("GET", "/v1/models"), ("GET", "/v1/models/{model}"), ("POST", "/v1/chat/completions"),
+        ("POST", "/v1/completions"), ("POST", "/v1/embeddings"),
+    }  # fmt: skip
+    assert offered - reached == {("GET", "/metrics"), ("GET", "/health"), ("GET", "/health/live"), *openai}
     assert reached - offered == {("GET", "/openapi.json")}
 
 

@@ -7,9 +7,9 @@ import httpx2
 import pytest
 from fastapi.routing import APIRoute
 
-from app.http.authentication import ApiKeys
 from app.http.request_reading import ApiRoute
 from app.main import ROUTERS
+from app.policy.keys import ApiKeys
 from app.settings import Settings
 from tests.app.conftest import Server, StartServer
 
@@ -127,7 +127,7 @@ async def test_keys_are_never_logged_nor_kept(locked: Server, caplog: pytest.Log
     await locked.client.get("/v1/vectors", headers={"authorization": "Bearer sk-wrong-key-0123456789"})
     assert KEY not in caplog.text
     assert "sk-wrong" not in caplog.text
-    ring = ApiKeys(Settings(api_keys=KEYS).api_keys)
+    ring = ApiKeys(Settings(api_keys=KEYS))
     assert all(KEY not in repr(entry) for entry in vars(ring).values())
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from structlog.testing import capture_logs
 
 from app.main import create_app
 from app.settings import Settings
@@ -64,9 +65,7 @@ async def test_a_vector_that_was_deleted_leaves_traffic_unsteered_until_the_next
 
 
 @pytest.mark.parametrize("broken", [False, True])
-async def test_a_default_that_does_not_fit_the_model_is_a_warning(
-    broken: bool, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_default_that_does_not_fit_the_model_is_a_warning(broken: bool) -> None:
     store: Store = await open_store("memory://")
 
     async def same_store(_: Settings) -> Store:
@@ -86,8 +85,9 @@ async def test_a_default_that_does_not_fit_the_model_is_a_warning(
         await client.put("/v1/steering", json=DEFAULT)
     other = replace(SCRIPTED_MODEL, fingerprint="another") if broken else SCRIPTED_MODEL
     async with AsyncExitStack() as stack:
+        logged = stack.enter_context(capture_logs())
         client = await serve(ScriptedEngine(info=other), stack)
         found = await applied(client)
     assert bool(found["applied"]) is not broken
     assert any("default steering is not applied" in warning for warning in found["warnings"]) is broken
-    assert ("default_steering_invalid" in caplog.text) is broken
+    assert ("default_steering_invalid" in [entry["event"] for entry in logged]) is broken

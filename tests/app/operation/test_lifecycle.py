@@ -75,7 +75,7 @@ async def test_a_store_that_does_not_answer_is_not_ready_but_resolved_work_goes_
     class Unreachable:
         def __init__(self, store: Store) -> None:
             self.vectors, self.jobs, self.close = store.vectors, store.jobs, store.close
-            self.profiles = store.profiles
+            self.profiles, self.keys, self.audit = store.profiles, store.keys, store.audit
 
         async def ping(self) -> None:
             raise StoreUnavailable("the database does not answer")

@@ -113,7 +113,12 @@ async def test_the_document_lists_every_route_in_our_words(server: Server) -> No
     document = (await server.client.get("/openapi.json")).json()
     listed = {(method.upper(), path) for path, one in document["paths"].items() for method in one}
     routes = [one for router in ROUTERS for one in router.routes if isinstance(one, APIRoute)]
-    expected = {(method, one.path) for one in routes for method in one.methods if one.path != "/openapi.json"}
+    expected = {
+        (method, one.path.replace(":path", ""))
+        for one in routes
+        for method in one.methods
+        if one.path != "/openapi.json"
+    }
     assert listed == expected
     text = json.dumps(document)
     assert "HTTPValidationError" not in text

@@ -1,0 +1,1 @@
+"""What an operator enforces: keys, their limits, and the audit log."""

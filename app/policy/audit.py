@@ -1,0 +1,42 @@
+"""Writes the audit log: one entry for each request that changed something."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import structlog
+
+from app.policy.keys import Key, utc_text
+from steering.errors import SteeringError
+from steering.store.base import Store
+from steering.store.governance import AuditEntry
+
+log = structlog.get_logger(__name__)
+_TARGET_LIMIT = 256
+
+
+async def record(
+    store: Store, key: Key, method: str, route: str, path: Mapping[str, Any], body: Any, request_id: str, status: int
+) -> None:
+    """Appends an entry. What fails is logged: the change itself has already been made."""
+    entry = AuditEntry(key.name, f"{method} {route}"[:128], _target(path, body), request_id, status)
+    try:
+        await store.audit.append(entry)
+    except SteeringError as error:
+        log.error("audit_entry_lost", code=error.code, action=entry.action, target=entry.target, key=entry.key)  # noqa: TRY400
+
+
+def _target(path: Mapping[str, Any], body: Any) -> str:
+    """Returns the name in the path, else the name that the body gives."""
+    if path:
+        return ", ".join(f"{name}={value}" for name, value in path.items())[:_TARGET_LIMIT]
+    name = body.get("name") if isinstance(body, dict) else None
+    return f"name={name}"[:_TARGET_LIMIT] if isinstance(name, str) else ""
+
+
+async def prune(store: Store, days: int) -> None:
+    """Deletes entries older than `days`."""
+    try:
+        await store.audit.prune(utc_text(datetime.now(UTC) - timedelta(days=days)))
+    except SteeringError as error:
+        log.warning("audit_not_pruned", code=error.code)

@@ -1,0 +1,164 @@
+"""Keys: identifies callers by keys of the environment, of a file and of the database, and knows what each may do."""
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import structlog
+from fastapi.security import HTTPBearer
+from starlette.requests import Request
+
+from app.errors import InsufficientScope, InvalidApiKey
+from app.settings import SCOPES, Settings, key_entries
+from steering.errors import SteeringError
+from steering.store.base import Store
+from steering.store.governance import KeyRecord
+from steering.store.rules import now
+
+log = structlog.get_logger(__name__)
+
+BEARER = HTTPBearer(scheme_name="key", auto_error=False, description="An API key of this server.")
+"""Reads the Authorization header; also describes it in the OpenAPI document."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyLimits:
+    """What a key may use. None: no limit of its own.
+
+    own_steering: whether its requests may list interventions, only name profiles, or neither. vectors: the only names
+    that it may steer with.
+    """
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrency: int | None = None
+    max_relative_dose: float | None = None
+    own_steering: Literal["any", "profiles", "none"] = "any"
+    vectors: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A caller: a name that is safe to log (never the key), its scopes and limits. `admin` includes every other scope."""
+
+    name: str
+    scopes: frozenset[str]
+    limits: KeyLimits = field(default_factory=KeyLimits)
+    id: str = ""
+
+    def require(self, scope: str) -> None:
+        """Raises InsufficientScope unless the key has the scope, or is an admin's."""
+        if scope not in self.scopes and "admin" not in self.scopes:
+            raise InsufficientScope(
+                f"this route needs the scope {scope!r}; this key has {', '.join(sorted(self.scopes))}"
+            )
+
+
+ANONYMOUS = Key("anonymous", frozenset(SCOPES))
+"""The caller of a server without keys, which listens on a loopback address only."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    digest: bytes
+    key: Key
+    expires_at: str | None = None
+
+
+def digest_of(secret: str) -> str:
+    """Returns the SHA-256 of a key in hexadecimal, the only form in which it is kept."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def new_key() -> tuple[str, str]:
+    """Returns a new id and a new key of 256 random bits."""
+    return f"key_{secrets.token_hex(8)}", f"sk-{secrets.token_urlsafe(32)}"
+
+
+class ApiKeys:
+    """Every key of this server. `refresh` reads the file and the database again, so keys change without a restart."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._configured = _from_entries(settings.api_keys)
+        self._file = settings.api_keys_file
+        self._from_file: tuple[_Known, ...] = () if self._file is None else _from_entries(key_entries(self._file))
+        self._stored: tuple[_Known, ...] = ()
+        self._used: dict[str, str] = {}
+
+    @property
+    def any_admin(self) -> bool:
+        """Whether some key has the scope `admin`. False on a server without keys."""
+        return any("admin" in known.key.scopes for known in self._all())
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no key at all, so that everybody on this machine may do everything."""
+        return not any(True for _ in self._all())
+
+    def _all(self) -> Iterable[_Known]:
+        return (*self._configured, *self._from_file, *self._stored)
+
+    async def refresh(self, store: Store) -> None:
+        """Reads the keys again and stores when they were last used. What fails is logged; the keys stay as they are."""
+        try:
+            used, self._used = self._used, {}
+            await store.keys.touch(used)
+            self._stored = tuple(_from_record(record) for record in await store.keys.all())
+            if self._file is not None:
+                self._from_file = _from_entries(key_entries(self._file))
+        except (SteeringError, OSError, ValueError) as error:
+            log.warning("keys_not_refreshed", reason=str(error)[:200])
+
+    async def identify(self, request: Request) -> Key:
+        """Returns the caller. Raises InvalidApiKey unless exactly one `Authorization: Bearer <key>` has a known key."""
+        if self.empty:
+            return ANONYMOUS
+        given = await BEARER(request)
+        headers = request.headers.getlist("authorization")
+        if given is None or len(headers) != 1 or headers[0].partition(" ")[2] != given.credentials:
+            raise InvalidApiKey("send exactly one header 'Authorization: Bearer <key>'")
+        digest = hashlib.sha256(given.credentials.encode()).digest()
+        found: _Known | None = None
+        for known in self._all():  # no early exit: the time must not depend on which key matches
+            if hmac.compare_digest(known.digest, digest):
+                found = known
+        if found is None or (found.expires_at is not None and found.expires_at <= now()):
+            raise InvalidApiKey("this key is not known")
+        if found.key.id:
+            self._used[found.key.id] = now()
+        return found.key
+
+
+def _from_entries(entries: Sequence[str]) -> tuple[_Known, ...]:
+    """Reads `key` (every scope) and `key:read+generate`."""
+    found = []
+    for entry in entries:
+        secret, colon, scopes = entry.partition(":")
+        digest = hashlib.sha256(secret.encode()).digest()
+        granted = frozenset(scopes.split("+") if colon else SCOPES)
+        found.append(_Known(digest, Key(f"key-{digest.hex()[:8]}", granted)))
+    return tuple(found)
+
+
+def _from_record(record: KeyRecord) -> _Known:
+    key = Key(record.id, frozenset(record.scopes), limits_of(record.limits), record.id)
+    return _Known(bytes.fromhex(record.digest), key, record.expires_at)
+
+
+def limits_of(stored: Any) -> KeyLimits:
+    """Reads stored limits."""
+    fields = dict(stored)
+    if fields.get("vectors") is not None:
+        fields["vectors"] = tuple(fields["vectors"])
+    return KeyLimits(**fields)
+
+
+def utc_text(moment: datetime) -> str:
+    """Returns a time as the store writes it. Raises ValueError without a time zone."""
+    if moment.tzinfo is None:
+        raise ValueError("a time needs a time zone")
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

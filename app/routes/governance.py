@@ -1,0 +1,60 @@
+"""/v1/keys and /v1/audit: what an admin manages and reads."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from app.http.dependencies import ContextDep
+from app.http.request_reading import ApiRoute, needs
+from app.services import keys
+from app.services.limits import check_limit
+from steering.schemas.base import PageQuery
+from steering.schemas.keys import (
+    AuditEntryAnswer,
+    AuditPage,
+    ChangeKeyRequest,
+    CreateKeyRequest,
+    KeyAnswer,
+    KeyList,
+    NewKeyAnswer,
+)
+
+router = APIRouter(route_class=ApiRoute, tags=["governance"])
+
+
+@router.post("/v1/keys", status_code=201, openapi_extra=needs("admin"))
+async def create(body: CreateKeyRequest, context: ContextDep) -> NewKeyAnswer:
+    """Creates a key. The response is the only place where it is shown."""
+    return await keys.create(context, body)
+
+
+@router.get("/v1/keys", openapi_extra=needs("admin"))
+async def find(context: ContextDep) -> KeyList:
+    """Lists the keys, with when each was last used."""
+    return KeyList(data=await keys.find(context))
+
+
+@router.patch("/v1/keys/{key_id}", openapi_extra=needs("admin"))
+async def change(key_id: str, body: ChangeKeyRequest, context: ContextDep) -> KeyAnswer:
+    """Changes name, scopes, limits or expiry of a key."""
+    return await keys.change(context, key_id, body)
+
+
+@router.delete("/v1/keys/{key_id}", status_code=204, openapi_extra=needs("admin"))
+async def delete(key_id: str, context: ContextDep) -> None:
+    """Deletes a key. It is refused from the next request on."""
+    await keys.delete(context, key_id)
+
+
+@router.get("/v1/audit", openapi_extra=needs("admin"))
+async def audit(query: Annotated[PageQuery, Query()], context: ContextDep) -> AuditPage:
+    """Lists changes, newest first: when, by which key, which route, on what."""
+    check_limit(query.limit, context.settings.max_page, "entries per page", "limit")
+    entries, next_cursor = await context.store.audit.find(query.limit, query.cursor)
+    data = [
+        AuditEntryAnswer(
+            at=one.at, key=one.key, action=one.action, target=one.target, request_id=one.request_id, status=one.status
+        )
+        for one in entries
+    ]
+    return AuditPage(data=data, next_cursor=next_cursor)

@@ -1,0 +1,83 @@
+"""Creates, changes, lists and deletes API keys."""
+
+from dataclasses import replace
+from typing import Any
+
+from app.errors import KeyNotFound
+from app.policy.keys import digest_of, new_key, utc_text
+from app.services.context import Context
+from steering.errors import InvalidRequest
+from steering.schemas.keys import ChangeKeyRequest, CreateKeyRequest, KeyAnswer, KeyLimitsFields, NewKeyAnswer
+from steering.store.governance import KeyRecord
+
+
+def check(context: Context, body: CreateKeyRequest) -> None:
+    """Raises InvalidRequest where the first key has no scope `admin`: nobody could manage keys afterwards."""
+    if context.state.keys.empty and "admin" not in body.scopes:
+        raise InvalidRequest("the first key needs the scope 'admin', or no one could manage keys", param="scopes")
+
+
+async def create(context: Context, body: CreateKeyRequest) -> NewKeyAnswer:
+    """Creates a key and returns it; only its digest is stored."""
+    check(context, body)
+    key_id, secret = new_key()
+    record = KeyRecord(
+        id=key_id,
+        name=body.name,
+        digest=digest_of(secret),
+        scopes=tuple(dict.fromkeys(body.scopes)),
+        limits=body.limits.model_dump(mode="json", exclude_none=True),
+        expires_at=None if body.expires_at is None else utc_text(body.expires_at),
+    )
+    stored = await context.store.keys.put(record)
+    await context.state.keys.refresh(context.store)
+    return NewKeyAnswer(**_fields(stored), key=secret)
+
+
+async def change(context: Context, key_id: str, body: ChangeKeyRequest) -> KeyAnswer:
+    """Changes a key. Raises KeyNotFound."""
+    record = await _find(context, key_id)
+    changes: dict[str, Any] = {}
+    if body.name is not None:
+        changes["name"] = body.name
+    if body.scopes is not None:
+        changes["scopes"] = tuple(dict.fromkeys(body.scopes))
+    if body.limits is not None:
+        changes["limits"] = body.limits.model_dump(mode="json", exclude_none=True)
+    if "expires_at" in body.model_fields_set:
+        changes["expires_at"] = None if body.expires_at is None else utc_text(body.expires_at)
+    stored = await context.store.keys.put(replace(record, **changes))
+    await context.state.keys.refresh(context.store)
+    return KeyAnswer(**_fields(stored))
+
+
+async def find(context: Context) -> list[KeyAnswer]:
+    """Lists the keys of the database, with the latest use."""
+    await context.state.keys.refresh(context.store)
+    return [KeyAnswer(**_fields(record)) for record in await context.store.keys.all()]
+
+
+async def delete(context: Context, key_id: str) -> None:
+    """Deletes a key; requests with it are refused from now on. Raises KeyNotFound."""
+    await _find(context, key_id)
+    await context.store.keys.delete(key_id)
+    await context.state.keys.refresh(context.store)
+
+
+async def _find(context: Context, key_id: str) -> KeyRecord:
+    for record in await context.store.keys.all():
+        if record.id == key_id:
+            return record
+    raise KeyNotFound(f"there is no key {key_id[:80]!r}", param="id")
+
+
+def _fields(record: KeyRecord) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "name": record.name,
+        "scopes": list(record.scopes),
+        "limits": KeyLimitsFields.model_validate(dict(record.limits)),
+        "created_at": record.created_at,
+        "expires_at": record.expires_at,
+        "last_used_at": record.last_used_at,
+    }

@@ -1,0 +1,87 @@
+"""Keys, audit log and documents of the MemoryStore."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, final
+
+from steering.store.formats.serialization import read_record, write_record
+from steering.store.governance import AuditEntry, KeyRecord
+from steering.store.rules import check_page, make_cursor, now, read_position
+
+
+@final
+class MemoryKeys:
+    """See `steering.store.governance.KeyStore`."""
+
+    def __init__(self) -> None:
+        self._keys: dict[str, KeyRecord] = {}
+
+    async def put(self, key: KeyRecord) -> KeyRecord:
+        """See KeyStore.put."""
+        before = self._keys.get(key.id)
+        limits = read_record(write_record(key.limits, "limits"), "a key") or {}
+        self._keys[key.id] = replace(key, limits=limits, created_at=before.created_at if before else now())
+        return self._keys[key.id]
+
+    async def all(self) -> tuple[KeyRecord, ...]:
+        """See KeyStore.all."""
+        return tuple(self._keys.values())
+
+    async def delete(self, key_id: str) -> bool:
+        """See KeyStore.delete."""
+        return self._keys.pop(key_id, None) is not None
+
+    async def touch(self, used: Mapping[str, str]) -> None:
+        """See KeyStore.touch."""
+        for key_id, at in used.items():
+            if key_id in self._keys:
+                self._keys[key_id] = replace(self._keys[key_id], last_used_at=at)
+
+
+@final
+class MemoryAudit:
+    """See `steering.store.governance.AuditStore`."""
+
+    def __init__(self) -> None:
+        self._entries: dict[int, AuditEntry] = {}
+        self._last = 0
+
+    async def append(self, entry: AuditEntry) -> None:
+        """See AuditStore.append."""
+        self._last += 1
+        self._entries[self._last] = replace(entry, at=now())
+
+    async def find(self, limit: int = 50, cursor: str | None = None) -> tuple[tuple[AuditEntry, ...], str | None]:
+        """See AuditStore.find."""
+        before = self._last + 1 if cursor is None else read_position("audit", cursor)
+        positions = [one for one in reversed(self._entries) if one < before]
+        page = positions[: check_page(limit)]
+        following = make_cursor("audit", str(page[-1])) if len(positions) > limit else None
+        return tuple(self._entries[one] for one in page), following
+
+    async def prune(self, before: str) -> int:
+        """See AuditStore.prune."""
+        old = [position for position, entry in self._entries.items() if entry.at < before]
+        for position in old:
+            del self._entries[position]
+        return len(old)
+
+
+@final
+class MemoryDocuments:
+    """See `steering.store.governance.DocumentStore`."""
+
+    def __init__(self) -> None:
+        self._documents: dict[str, str] = {}
+
+    async def get(self, name: str) -> Mapping[str, Any] | None:
+        """See DocumentStore.get."""
+        return read_record(self._documents.get(name), f"document {name!r}")
+
+    async def put(self, name: str, content: Mapping[str, Any] | None) -> None:
+        """See DocumentStore.put."""
+        text = write_record(content, name)
+        if text is None:
+            self._documents.pop(name, None)
+        else:
+            self._documents[name] = text

@@ -1,0 +1,55 @@
+"""Keys, audit log and documents are the same in every store."""
+
+import pytest
+
+from steering.errors import InvalidRequest
+from steering.store.base import Store
+from steering.store.governance import AuditEntry, KeyRecord
+
+KEY = KeyRecord("key_1", "team a", "0" * 64, ("read", "generate"), {"concurrency": 3, "vectors": ["mood"]})
+
+
+async def test_a_key_comes_back_as_it_was_stored(store: Store) -> None:
+    stored = await store.keys.put(KEY)
+    assert stored.created_at
+    assert await store.keys.all() == (stored,)
+    changed = await store.keys.put(
+        KeyRecord("key_1", "other", "0" * 64, ("admin",), {}, expires_at="2030-01-01T00:00:00Z")
+    )
+    assert changed.created_at == stored.created_at
+    await store.keys.put(KeyRecord("key_2", "second", "1" * 64, ("read",)))
+    await store.keys.touch({"key_1": "2026-01-01T00:00:00.000000Z", "nobody": "2026-01-01T00:00:00.000000Z"})
+    first, second = await store.keys.all()
+    assert (first.name, first.scopes, first.last_used_at) == ("other", ("admin",), "2026-01-01T00:00:00.000000Z")
+    assert second.last_used_at is None
+    assert await store.keys.delete("key_1")
+    assert not await store.keys.delete("key_1")
+    assert [key.id for key in await store.keys.all()] == ["key_2"]
+
+
+async def test_the_audit_log_is_read_newest_first_page_by_page(store: Store) -> None:
+    for number in range(5):
+        await store.audit.append(AuditEntry("key-a", "PUT /v1/profiles/{name}", f"name={number}", f"req-{number}", 200))
+    found: list[str] = []
+    cursor: str | None = None
+    while True:
+        entries, cursor = await store.audit.find(2, cursor)
+        found += [entry.target for entry in entries]
+        assert all(entry.at for entry in entries)
+        if cursor is None:
+            break
+    assert found == [f"name={number}" for number in reversed(range(5))]
+    with pytest.raises(InvalidRequest):
+        await store.audit.find(2, "bm9uZQ==")
+    assert await store.audit.prune("2000-01-01T00:00:00.000000Z") == 0
+    assert await store.audit.prune("2999-01-01T00:00:00.000000Z") == 5
+    assert await store.audit.find() == ((), None)
+
+
+async def test_documents_are_replaced_and_deleted(store: Store) -> None:
+    assert await store.documents.get("policy") is None
+    await store.documents.put("policy", {"a": [1, 2]})
+    await store.documents.put("policy", {"a": [3]})
+    assert await store.documents.get("policy") == {"a": [3]}
+    await store.documents.put("policy", None)
+    assert await store.documents.get("policy") is None
