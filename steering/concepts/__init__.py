@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ConceptEntry:
-    """positive, negative: what a strength above and below zero means. file: pairs, beside `<name>.prompts.jsonl`."""
+    """positive, negative: what a strength above and below zero means. file: the pairs; the prompts are in `<name>.prompts.jsonl`."""
 
     positive: str
     negative: str

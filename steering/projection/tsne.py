@@ -34,6 +34,6 @@ class Tsne:
             random_state=seed,
             n_jobs=1,
         )
-        # Its OpenMP threads wait by spinning, which on a busy machine costs ten times what they bring.
+        # Its OpenMP threads wait actively, which on a busy machine costs ten times what they gain.
         with threadpool_limits(limits=1):
             return Points(points=model.fit_transform(rows).astype(np.float32))

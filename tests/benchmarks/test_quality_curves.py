@@ -56,13 +56,16 @@ def test_a_curve_is_taken_along_its_sign_from_0_outwards() -> None:
     assert found.surprise.tolist() == [[0.0, 0.0], [0.25, 0.25], [0.5, 0.5]]
 
 
-def said(ratios: dict[float, float]) -> dict[str, Any]:
+def dose_results(ratios: dict[float, float]) -> dict[str, Any]:
     """A concept whose relative dose is a tenth of the strength."""
     return {"points": [{"strength": s, "perplexity_ratio": r, "relative_dose": abs(s) / 10} for s, r in ratios.items()]}
 
 
 def test_the_breaking_dose_is_where_perplexity_passes_half_as_much_again() -> None:
-    dose = {"even": said({-2.0: 2.25, 0.0: 1.0, 2.0: 2.25}), "tough": said({-2.0: 1.4, 0.0: 1.0, 2.0: 3.0})}
+    dose = {
+        "even": dose_results({-2.0: 2.25, 0.0: 1.0, 2.0: 2.25}),
+        "tough": dose_results({-2.0: 1.4, 0.0: 1.0, 2.0: 3.0}),
+    }
     found = breaking_doses(dose)
     assert found["even +"] == found["even -"] == pytest.approx(0.1)
     assert found["tough -"] is None

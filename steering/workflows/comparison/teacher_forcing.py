@@ -63,6 +63,6 @@ def divergences(logits: Float[Tensor, "token vocab"], reference: Float[Tensor, "
     """KL(softmax(logits) || softmax(reference)) = sum_v p_v (log p_v - log q_v) for each row, in nats, float64."""
     values: list[float] = []
     for start in range(0, len(logits), ROWS):
-        log_p, log_q = (heap[start : start + ROWS].double().log_softmax(dim=1) for heap in (logits, reference))
+        log_p, log_q = (rows[start : start + ROWS].double().log_softmax(dim=1) for rows in (logits, reference))
         values += (log_p.exp() * (log_p - log_q)).sum(dim=1).clamp(min=0.0).tolist()
     return tuple(values)

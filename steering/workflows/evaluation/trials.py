@@ -74,7 +74,7 @@ async def run_trials(
         for plan, j in rows
         for prompt, seed in zip(prompts, seeds, strict=True)
     ]
-    outcomes = await attempts(engine, requests, progress=lambda done, _, said: report(done, total, said))
+    outcomes = await attempts(engine, requests, progress=lambda done, _, message: report(done, total, message))
     answers = [outcomes[i : i + len(prompts)] for i in range(0, len(outcomes), len(prompts))]
     trials = [
         Trial(broken=next((one for one in row if isinstance(one, NonfiniteActivations)), None)) for row in answers

@@ -28,7 +28,7 @@ REFUSALS = (
 @dataclass(frozen=True, slots=True)
 class Described:
     """pairs: conversations (prompt, answer) without the instruction, for position "response_mean"; the topic is the
-    prompt. dropped: how many couples of answers were set aside, by reason."""
+    prompt. dropped: how many pairs of answers were set aside, by reason."""
 
     pairs: PairSet
     dropped: Mapping[str, int]
@@ -46,19 +46,17 @@ async def describe(
 ) -> Described:
     """prompts: what the model is asked; None takes the package's neutral ones. per_prompt: answers a pole to each.
 
-    Both poles of a couple share their seed, so that they differ by the instruction alone. Raises InvalidRequest for an
-    empty pole, a model without a chat template, and when fewer than LEAST_PAIRS couples are usable.
+    Both poles of a pair share their seed, so that they differ by the instruction alone. Raises InvalidRequest for an
+    empty pole, a model without a chat template, and when fewer than LEAST_PAIRS pairs are usable.
     """
     asked = tuple(load_neutral() if prompts is None else prompts)
     _check(engine, trait, opposite, asked, per_prompt)
-    couples = [(prompt, replace(sampling, seed=mix(sampling.seed, i))) for i, prompt in enumerate(asked * per_prompt)]
+    pairs = [(prompt, replace(sampling, seed=mix(sampling.seed, i))) for i, prompt in enumerate(asked * per_prompt)]
     requests = [
-        GenerationRequest(instructed(engine, pole, prompt), one)
-        for pole in (trait, opposite)
-        for prompt, one in couples
+        GenerationRequest(instructed(engine, pole, prompt), one) for pole in (trait, opposite) for prompt, one in pairs
     ]
     answers = [found.text.strip() for found in await background(engine, requests, progress=progress)]
-    written = zip(couples, answers[: len(couples)], answers[len(couples) :], strict=True)
+    written = zip(pairs, answers[: len(pairs)], answers[len(pairs) :], strict=True)
     return _pairs([(prompt, positive, negative) for (prompt, _), positive, negative in written])
 
 
@@ -112,7 +110,7 @@ def _pairs(written: Sequence[tuple[str, str, str]]) -> Described:
     if len(kept) < LEAST_PAIRS:
         reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.items()) or "too few prompts"
         raise InvalidRequest(
-            f"the model wrote only {len(kept)} usable couples of answers out of {len(written)} ({reasons}); "
+            f"the model wrote only {len(kept)} usable pairs of answers out of {len(written)} ({reasons}); "
             "describe the poles in other words, or give pairs",
             param="describe",
         )

@@ -30,7 +30,7 @@ class Prediction:
 
 
 Row: TypeAlias = tuple[Prediction, ...]
-"""The likeliest at one position, best first."""
+"""The most likely tokens at one position, best first."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +65,7 @@ class LogitLens:
 async def logit_lens(
     engine: Engine, request: LogitLensRequest, *, progress: Progress | None = None, priority: int = 0
 ) -> LogitLens:
-    """softmax(unembed(final_norm(r))) of the residual r after each layer, at each token; log p of the `top_k` likeliest.
+    """softmax(unembed(final_norm(r))) of the residual r after each layer, at each token; log p of the `top_k` most likely tokens.
 
     Raises InvalidRequest for layers or a top_k that cannot be, and what the engine raises.
     """
@@ -105,15 +105,15 @@ async def _rows(engine: Engine, residual: Float[Tensor, "token d_model"], top_k:
     """One layer of one reading, as many positions at a time as their logits may be held."""
     rows: list[Row] = []
     for part in torch.split(residual, max(1, LOGITS_AT_ONCE // engine.info.vocab_size)):
-        rows += await run_in_thread(_likeliest, engine, await unembedding_of(engine).unembed(part), top_k)
+        rows += await run_in_thread(_most_likely, engine, await unembedding_of(engine).unembed(part), top_k)
     return tuple(rows)
 
 
-def _likeliest(engine: Engine, logits: Float[Tensor, "token vocab"], top_k: int) -> list[Row]:
+def _most_likely(engine: Engine, logits: Float[Tensor, "token vocab"], top_k: int) -> list[Row]:
     values, ids = logits.topk(top_k, dim=1)
     logprobs = values - logits.logsumexp(dim=1, keepdim=True)
     text = engine.tokenizer.token_text
     return [
-        tuple(Prediction(token, text(token), logprob) for token, logprob in zip(row, beside, strict=True))
-        for row, beside in zip(ids.tolist(), logprobs.tolist(), strict=True)
+        tuple(Prediction(token, text(token), logprob) for token, logprob in zip(row, scores, strict=True))
+        for row, scores in zip(ids.tolist(), logprobs.tolist(), strict=True)
     ]

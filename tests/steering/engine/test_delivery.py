@@ -11,7 +11,7 @@ SHORT, LONG = SHORT_SECONDS / 2, SHORT_SECONDS * 2
 
 
 class Rows:
-    """Rows that run, and what their readers have heard so far."""
+    """Running rows, and what their readers have received so far."""
 
     def __init__(self, count: int) -> None:
         loop = asyncio.get_running_loop()
@@ -19,7 +19,7 @@ class Rows:
         self.sequences = [
             Sequence(i, [0], 1, UNSTEERED, SamplingParams(), Stream(loop), slot=i, computed=1) for i in range(count)
         ]
-        self.heard: list[list[object]] = [[] for _ in range(count)]
+        self.received: list[list[object]] = [[] for _ in range(count)]
 
     def write(self, *rows: int) -> list[Sequence]:
         """A token for each of these rows, for all when none is named."""
@@ -33,10 +33,10 @@ class Rows:
         """How many items each reader has got."""
         for _ in range(3):
             await asyncio.sleep(0)
-        for one, heard in zip(self.sequences, self.heard, strict=True):
+        for one, received in zip(self.sequences, self.received, strict=True):
             while one.stream._items:
-                heard.append(await one.stream.get())
-        return [len(heard) for heard in self.heard]
+                received.append(await one.stream.get())
+        return [len(received) for received in self.received]
 
 
 async def test_few_rows_hear_of_every_token_at_once() -> None:
@@ -53,7 +53,7 @@ async def test_many_rows_hear_of_two_tokens_at_a_time_after_the_first() -> None:
         rows.delivery.after(rows.write(), SHORT)
         counts.append(set(await rows.counts()))
     assert counts == [{1}, {1}, {3}, {3}, {5}, {5}]
-    assert [event.index for event in rows.heard[3] if isinstance(event, TokenEvent)] == [0, 1, 2, 3, 4]
+    assert [event.index for event in rows.received[3] if isinstance(event, TokenEvent)] == [0, 1, 2, 3, 4]
 
 
 async def test_after_a_long_pass_everyone_hears_at_once() -> None:
@@ -63,20 +63,20 @@ async def test_after_a_long_pass_everyone_hears_at_once() -> None:
         assert await rows.counts() == [passes] * MANY
 
 
-async def test_the_end_of_an_answer_is_told_at_once_with_all_before_it() -> None:
+async def test_the_end_of_an_answer_is_sent_at_once_with_all_before_it() -> None:
     rows = Rows(MANY)
     for _ in range(2):
         rows.delivery.after(rows.write(), SHORT)
     rows.sequences[0].slot = -1
     assert (await rows.counts())[0] == 1
-    rows.delivery.after(rows.write(), SHORT)  # told of two
+    rows.delivery.after(rows.write(), SHORT)  # sends two
     rows.write()
     rows.sequences[1].slot = -1
     rows.delivery.after(rows.sequences, SHORT)
     assert await rows.counts() == [4, 4] + [3] * (MANY - 2)
 
 
-async def test_what_was_kept_is_told_before_something_longer_and_when_a_row_stays_out() -> None:
+async def test_what_was_held_back_is_sent_before_something_longer_and_when_a_row_stays_out() -> None:
     rows = Rows(MANY)
     for _ in range(2):
         rows.delivery.after(rows.write(), SHORT)

@@ -136,7 +136,7 @@ async def test_numbers_out_of_range_end_one_row(hf_byte_tokenizer: PreTrainedTok
         assert [o.tokens for o in await run_all(engine, good * 2)] == [o.tokens for o in expected * 2]
 
 
-async def test_limits_are_said_before_device_work(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+async def test_limits_are_checked_before_device_work(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
     limits = EngineLimits(max_running=1, max_waiting=2, cache_bytes=60_000)
     async with family_engine("llama", hf_byte_tokenizer, limits) as engine:
         with pytest.raises(ContextLengthExceeded, match="256"):

@@ -22,7 +22,7 @@ def work(number: int, priority: int = 0) -> Sequence:
 
 
 def inbox(waiting: int = 0, most: int = 100) -> Inbox:
-    """An inbox beside which `waiting` requests wait."""
+    """An inbox of an engine in which `waiting` requests wait."""
     return Inbox(lambda: waiting, most)
 
 
@@ -45,12 +45,12 @@ def test_work_wakes_a_resting_engine() -> None:
 
 
 def test_what_becomes_ready_wakes_a_resting_engine_and_is_taken_once() -> None:
-    box, told = inbox(), threading.Event()
-    box.arrive(told.set)
+    box, called = inbox(), threading.Event()
+    box.arrive(called.set)
     assert box.collect(busy=False) == []
     for take in box.arrivals():
         take()
-    assert told.is_set()
+    assert called.is_set()
     assert box.arrivals() == []
 
 

@@ -40,7 +40,7 @@ def test_a_single_pair_gives_the_line_between_its_two_activations(
     assert found.scale == pytest.approx(5.0)
 
 
-def test_paired_pca_is_the_first_right_singular_vector_of_both_halves() -> None:
+def test_paired_pca_is_the_first_right_singular_vector_of_both_poles() -> None:
     positive, negative = classes(examples=30, d_model=12)
     half = (positive - negative) / 2
     expected = torch.linalg.svd(torch.cat([half, -half])).Vh[0]

@@ -93,7 +93,7 @@ async def test_it_agrees_with_the_slow_reference(
 async def test_the_dose_guard_bounds_compiled_passes_too(
     family: str, engines: tuple[TransformersEngine, TransformersEngine]
 ) -> None:
-    """Beside rows whose static adds the graph adds by itself."""
+    """Runs with rows whose static adds the graph applies itself."""
     model = FAMILIES[family]()
     blocks = find_layout(model).blocks
     compiled = engines[1]

@@ -157,7 +157,7 @@ def test_with_nothing_to_do_it_is_a_copy(dtype: torch.dtype) -> None:
     assert torch.equal(residual, before)
 
 
-def test_a_visitor_is_given_the_layer_and_the_residual_and_its_answer_goes_on(dtype: torch.dtype) -> None:
+def test_a_callback_gets_layer_and_residual_and_its_result_is_used(dtype: torch.dtype) -> None:
     residual, (rows, indices, inverse) = states(dtype), bank()
     before, met = residual.clone(), inverse.clone()
     calls: list[tuple[int, Residual]] = []
@@ -178,7 +178,7 @@ def test_a_visitor_is_given_the_layer_and_the_residual_and_its_answer_goes_on(dt
     assert torch.equal(inverse, met)
 
 
-def test_a_visitor_may_leave_the_residual_as_it_is(dtype: torch.dtype) -> None:
+def test_a_callback_may_leave_the_residual_unchanged(dtype: torch.dtype) -> None:
     residual, (rows, indices, inverse) = states(dtype), bank()
     with CallbackScope(lambda *_: None):
         found = steer([residual], rows, indices, inverse, OPCODES, CALLBACK)
@@ -187,7 +187,7 @@ def test_a_visitor_may_leave_the_residual_as_it_is(dtype: torch.dtype) -> None:
     assert torch.equal(residual, states(dtype))
 
 
-def test_what_a_visitor_raises_reaches_the_caller(dtype: torch.dtype) -> None:
+def test_an_error_of_a_callback_reaches_the_caller(dtype: torch.dtype) -> None:
     """And the next pass is none the worse for it."""
     residual, (rows, indices, inverse) = states(dtype), bank()
 

@@ -105,7 +105,7 @@ async def test_logits_of_one_answer_are_held_at_a_time(engine):
     assert all(count <= 2 and spec.layers == () and spec.logits for count, spec in engine.capture_calls)
 
 
-async def test_an_answer_too_long_to_hold_is_said_not_measured(engine):
+async def test_an_answer_too_long_to_hold_is_reported_not_measured(engine):
     engine.info = replace(engine.info, vocab_size=10**9)
     result = await compare(engine, Comparison(await arms(engine, up=0.5), "base", SAMPLING))
     assert result.arms[1].metrics.perplexity is None
@@ -127,10 +127,10 @@ async def test_one_arm_fails_alone():
         return NonfiniteActivations("out of range") if request.plan.layers and index == 4 else None
 
     engine = LinearEngine(fails=fails)
-    told = [one async for one in stream(engine, Comparison(await arms(engine, up=0.5), "base", SAMPLING, 3))]
-    failures = [one for one in told if isinstance(one, ArmFailure)]
+    events = [one async for one in stream(engine, Comparison(await arms(engine, up=0.5), "base", SAMPLING, 3))]
+    failures = [one for one in events if isinstance(one, ArmFailure)]
     assert [(one.arm, one.error.code) for one in failures] == [("up", "nonfinite_activations")]
-    base, up = told[-1].arms
+    base, up = events[-1].arms
     assert len(base.answers) == 3
     assert base.metrics.perplexity > 1.0
     assert up.error.code == "nonfinite_activations"
@@ -163,20 +163,20 @@ async def test_a_defect_is_raised_and_nothing_waits():
 
 
 async def test_streamed_tokens_are_the_answers(engine):
-    told = [one async for one in stream(engine, Comparison(await arms(engine, up=0.5), "base", SAMPLING, 2))]
-    assert isinstance(told[-1], ComparisonResult)
-    for arm in told[-1].arms:
+    events = [one async for one in stream(engine, Comparison(await arms(engine, up=0.5), "base", SAMPLING, 2))]
+    assert isinstance(events[-1], ComparisonResult)
+    for arm in events[-1].arms:
         for choice, answer in enumerate(arm.answers):
-            pieces = [one.event.text for one in told[:-1] if (one.arm, one.choice) == (arm.name, choice)]
+            pieces = [one.event.text for one in events[:-1] if (one.arm, one.choice) == (arm.name, choice)]
             assert "".join(pieces) == answer.text
-    seen = [(one.arm, one.choice) for one in told[:-1]]
+    seen = [(one.arm, one.choice) for one in events[:-1]]
     assert len(set(seen[:8])) == 4, "arms take turns"
 
 
 async def test_closing_the_stream_frees_every_row(engine):
     endless = replace(SAMPLING, max_tokens=10**6)
-    async with aclosing(stream(engine, Comparison(await arms(engine, up=0.5), "base", endless, 3))) as told:
-        async for one in told:
+    async with aclosing(stream(engine, Comparison(await arms(engine, up=0.5), "base", endless, 3))) as events:
+        async for one in events:
             if isinstance(one, ArmEvent) and one.event.index == 3:
                 break
     assert engine.peak == 6
@@ -194,7 +194,7 @@ async def test_cancelling_frees_every_row(engine):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"arms": ()}, "at least one arm"),
         ({"baseline": "plain"}, "'plain' is not an arm; arms: base"),
@@ -202,8 +202,8 @@ async def test_cancelling_frees_every_row(engine):
         ({"arms": (Arm("base", PROMPT), Arm("base", PROMPT))}, "given twice: base"),
     ],
 )
-async def test_comparisons_that_cannot_be(engine, change, said):
-    with pytest.raises(InvalidRequest, match=said):
+async def test_comparisons_that_cannot_be(engine, change, message):
+    with pytest.raises(InvalidRequest, match=message):
         await compare(engine, replace(Comparison((Arm("base", PROMPT),), "base", SAMPLING), **change))
 
 
@@ -215,9 +215,9 @@ def test_a_sweep_is_arms_of_one_intervention():
     assert all(arm.steering.interventions[0].layers == (3,) for arm in found[1:])
 
 
-@pytest.mark.parametrize(("strengths", "said"), [((), "at least one strength"), ((0.5, 0.5), "given twice")])
-def test_sweeps_that_cannot_be(strengths, said):
-    with pytest.raises(InvalidRequest, match=said):
+@pytest.mark.parametrize(("strengths", "message"), [((), "at least one strength"), ((0.5, 0.5), "given twice")])
+def test_sweeps_that_cannot_be(strengths, message):
+    with pytest.raises(InvalidRequest, match=message):
         sweep_arms(InterventionSpec(vector="sentiment"), strengths)
 
 

@@ -1,4 +1,4 @@
-"""A judge's ratings become figures, what cannot be had is counted and said, and nothing of it turns into a zero."""
+"""Ratings of a judge become means; missing ratings are counted and reported, and never become zeros."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -95,7 +95,7 @@ async def test_figures_are_those_of_the_planted_ratings() -> None:
     judge = Reading(planted)
     answers = {1.0: ["joy", "joy"], 0.0: ["road", "joy"]}
     seen: list[tuple[int, int, str]] = []
-    found = await judge_answers(Judging(judge, "joy"), ["a", "b"], answers, progress=lambda *said: seen.append(said))
+    found = await judge_answers(Judging(judge, "joy"), ["a", "b"], answers, progress=lambda *step: seen.append(step))
     assert (found.ratings, found.failures, found.warnings) == (12, {}, ())
     zero, one = found.points
     assert (zero.strength, one.strength) == (0.0, 1.0)
@@ -141,7 +141,7 @@ async def test_a_judge_reads_the_answers_of_a_dose_response(engine: LinearEngine
 
     seen: list[tuple[int, int, str]] = []
     judging = Judging(Reading(rule), "good mood")
-    found = await dose_response(engine, asked_of(engine, judging=judging), progress=lambda *said: seen.append(said))
+    found = await dose_response(engine, asked_of(engine, judging=judging), progress=lambda *step: seen.append(step))
     plain = await dose_response(engine, asked_of(engine))
     assert replace(found, judgement=None) == plain, "a judge changes nothing else"
     assert found.judgement.warnings[-1].startswith(
@@ -200,7 +200,7 @@ async def test_a_question_too_long_for_the_loaded_model_is_a_failure_and_not_the
     assert found.failures == {"unreachable": 3}
 
 
-def test_what_was_asked_is_told_in_words(engine: LinearEngine) -> None:
+def test_a_judge_is_described_by_its_concept(engine: LinearEngine) -> None:
     chat = (ChatMessage("system", "s"), ChatMessage("user", "u"), ChatMessage("assistant", "a"))
     assert instruction_of("plain", engine.tokenizer) == "plain"
     assert instruction_of(chat, engine.tokenizer) == "u"

@@ -57,20 +57,20 @@ def test_what_makes_no_pair(positive, negative, reason):
 
 async def test_too_few_usable_answers_say_why():
     engine = LinearEngine(replies={"cheerful": "lovely", "gloomy": "grim"})
-    with pytest.raises(InvalidRequest, match=r"0 usable couples of answers out of 4 \(too short 4\)"):
+    with pytest.raises(InvalidRequest, match=r"0 usable pairs of answers out of 4 \(too short 4\)"):
         await describe(engine, "cheerful", "gloomy", prompts=PROMPTS)
 
 
 @pytest.mark.parametrize(
-    ("trait", "opposite", "prompts", "said"),
+    ("trait", "opposite", "prompts", "message"),
     [
         (" ", "gloomy", PROMPTS, "both in words"),
         ("Gloomy", "gloomy", PROMPTS, "are the same"),
         ("cheerful", "gloomy", (), "at least one prompt"),
     ],
 )
-async def test_descriptions_that_cannot_be(engine, trait, opposite, prompts, said):
-    with pytest.raises(InvalidRequest, match=said):
+async def test_descriptions_that_cannot_be(engine, trait, opposite, prompts, message):
+    with pytest.raises(InvalidRequest, match=message):
         await describe(engine, trait, opposite, prompts=prompts)
 
 
@@ -90,10 +90,10 @@ def test_a_template_without_system_messages_is_instructed_by_the_user():
 async def test_background_work_waits_for_a_full_queue():
     refusals = iter([Overloaded("full")] * 3)
     engine = LinearEngine(fails=lambda request, index: next(refusals, None))
-    said = []
-    found = await background(engine, [SAMPLED] * 5, pause=0.0, progress=lambda *one: said.append(one))
+    steps = []
+    found = await background(engine, [SAMPLED] * 5, pause=0.0, progress=lambda *one: steps.append(one))
     assert len({one.text for one in found}) == 1
-    assert said[-1] == (5, 5, "generating")
+    assert steps[-1] == (5, 5, "generating")
 
 
 async def test_background_work_stays_behind_live_traffic():
