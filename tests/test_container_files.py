@@ -17,7 +17,8 @@ BIN = Path(sys.executable).parent
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOCKERFILE = (REPOSITORY / "Dockerfile").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
-SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+SERVICES: dict[str, dict[str, Any]] = {name: one for name, one in COMPOSE["services"].items() if "build" in one}
+"""The services of this project; the others are images of other projects."""
 INSTRUCTIONS = [
     line.strip() for line in DOCKERFILE.replace("\\\n", " ").splitlines() if line.strip() and not line.startswith("#")
 ]
@@ -179,6 +180,18 @@ def test_the_gpu_service_is_a_profile_of_its_own() -> None:
     devices = SERVICES["server-gpu"]["deploy"]["resources"]["reservations"]["devices"]
     assert devices[0]["capabilities"] == ["gpu"]
     assert "profiles" not in SERVICES["server"]
+
+
+def test_the_database_service_is_a_profile_without_a_published_port_or_a_default_password() -> None:
+    postgres = COMPOSE["services"]["postgres"]
+    assert postgres["profiles"] == ["postgres"]
+    assert "ports" not in postgres
+    assert postgres["environment"]["POSTGRES_PASSWORD"] == "${POSTGRES_PASSWORD:-}", "the image does not start without"
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for line in INSTRUCTIONS:
+        if "make install" in line:
+            assert "[postgres]" in line
+    assert "postgres" in extras
 
 
 def test_no_secret_lies_in_either_file() -> None:
