@@ -1,16 +1,19 @@
 """Prometheus metrics. Labels are route templates, methods and statuses, never text chosen by a caller."""
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.types import Scope
 
-from steering.engine.api import EngineStats
+from steering.engine.api import EngineStats, SteeringReport
 
 UNMATCHED = "unmatched"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_GAPS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
+_DOSES = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0)
 _SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
@@ -22,7 +25,7 @@ def route_template(scope: Scope) -> str:
 class Metrics:
     """The metrics of one server, in a registry of its own so that several servers can run in one process."""
 
-    def __init__(self, stats: Callable[[], EngineStats | None]) -> None:
+    def __init__(self, stats: Callable[[], EngineStats | None], jobs: Callable[[], Mapping[str, int]]) -> None:
         self._registry = CollectorRegistry()
         self.requests = Counter(
             "steering_http_requests", "Answered requests.", ("method", "route", "status"), registry=self._registry
@@ -47,7 +50,28 @@ class Metrics:
             ("bound",),
             registry=self._registry,
         )
+        self.token_gap_seconds = Histogram(
+            "steering_token_gap_seconds",
+            "Between two tokens of one streamed answer.",
+            buckets=_GAPS,
+            registry=self._registry,
+        )
+        self.relative_dose = Histogram(
+            "steering_relative_dose",
+            "Measured relative dose of steered answers, summed over interventions and layers.",
+            buckets=_DOSES,
+            registry=self._registry,
+        )
+        self.errors = Counter("steering_errors", "Error responses, by code.", ("code",), registry=self._registry)
+        self.key_requests = Counter("steering_key_requests", "Requests, by key.", ("key",), registry=self._registry)
+        self.key_tokens = Counter(
+            "steering_key_tokens",
+            "Tokens of prompts and answers that were admitted, by key.",
+            ("key",),
+            registry=self._registry,
+        )
         self._registry.register(_EngineCollector(stats))
+        self._registry.register(_JobCollector(jobs))
 
     def observe(self, scope: Scope, status: int, seconds: float) -> None:
         """Counts one answered request."""
@@ -56,9 +80,47 @@ class Metrics:
         self.requests.labels(method, route, str(status)).inc()
         self.seconds.labels(route).observe(seconds)
 
+    def observe_dose(self, reports: Sequence[SteeringReport]) -> None:
+        """Counts the dose of each steered answer."""
+        for report in reports:
+            if report.doses:
+                self.relative_dose.observe(report.total)
+
     def render(self) -> bytes:
         """Returns the text format that Prometheus reads."""
         return generate_latest(self._registry)
+
+
+class TokenClock:
+    """Measures the time to the first token of a stream, and between the tokens of each of its choices."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._started: float | None = time.perf_counter()
+        self._last: dict[int, float] = {}
+
+    def observe(self, choice: int) -> None:
+        """Counts one token."""
+        now = time.perf_counter()
+        if self._started is not None:
+            self._metrics.first_token_seconds.observe(now - self._started)
+            self._started = None
+        elif choice in self._last:
+            self._metrics.token_gap_seconds.observe(now - self._last[choice])
+        self._last[choice] = now
+
+
+class _JobCollector(Collector):
+    """Collects the number of jobs of this process by status."""
+
+    def __init__(self, jobs: Callable[[], Mapping[str, int]]) -> None:
+        self._jobs = jobs
+
+    def collect(self) -> Iterator[Metric]:
+        found = GaugeMetricFamily("steering_jobs", "Jobs of this server, by status.", labels=["status"])
+        for status, count in self._jobs().items():
+            found.add_metric([status], count)
+        yield found
 
 
 class _EngineCollector(Collector):
@@ -81,3 +143,16 @@ class _EngineCollector(Collector):
         yield CounterMetricFamily("steering_generated_tokens", "Tokens generated.", stats.generated_tokens)
         yield CounterMetricFamily("steering_prompt_tokens", "Prompt tokens read.", stats.prompt_tokens)
         yield CounterMetricFamily("steering_cached_tokens", "Prompt tokens taken from cache.", stats.cached_tokens)
+        yield GaugeMetricFamily(
+            "steering_background_running", "Background sequences in the batch.", stats.background_running
+        )
+        yield GaugeMetricFamily("steering_background_waiting", "Background work that waits.", stats.background_waiting)
+        blocks = GaugeMetricFamily("steering_cache_blocks", "Blocks of the key-value cache.", labels=["state"])
+        for state, count in (
+            ("used", stats.blocks_used),
+            ("cached", stats.blocks_cached),
+            ("total", stats.blocks_total),
+        ):
+            blocks.add_metric([state], count)
+        yield blocks
+        yield CounterMetricFamily("steering_preemptions", "Sequences that were preempted.", stats.preemptions)

@@ -53,7 +53,7 @@ class AppState:
         self.rate_limits = RateLimits()
         self.row_limiter = CapacityLimiter(settings.max_running + settings.max_waiting)
         self.memory = MemoryBudget(settings.memory_megabytes << 20)
-        self.metrics = Metrics(self.stats)
+        self.metrics = Metrics(self.stats, self._job_counts)
         self.plans = RecentPlans()
         self.default_steering = DefaultSteering(settings, self.plans)
         self.draining = False
@@ -183,6 +183,9 @@ class AppState:
     def stats(self) -> EngineStats | None:
         """Returns the engine's statistics; None before it is loaded."""
         return None if self._engine is None else self._engine.stats()
+
+    def _job_counts(self) -> dict[str, int]:
+        return {} if self._jobs is None else self._jobs.counts()
 
     @contextmanager
     def count_request(self) -> Iterator[Admission]:

@@ -69,7 +69,16 @@ class RequestMiddleware:
             finally:
                 seconds = time.perf_counter() - started
                 self._state.metrics.observe(scope, status, seconds)
+                self._count(scope)
                 _log_request(scope, status, seconds)
+
+    def _count(self, scope: Scope) -> None:
+        """Counts the error and the key of a request. Codes and keys are few, and none is chosen by a caller."""
+        state = scope["state"]
+        if "error_code" in state:
+            self._state.metrics.errors.labels(state["error_code"]).inc()
+        if "key" in state:
+            self._state.metrics.key_requests.labels(state["key"].name).inc()
 
 
 def _log_request(scope: Scope, status: int, seconds: float) -> None:

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
+from app.metrics import TokenClock
 from app.openai.models import NamedModel, named_model, steering_of
 from app.openai.schemas import GenerationRequest as OpenAIGeneration
 from app.services.context import Context
@@ -60,13 +61,11 @@ async def prepare(
 async def events(work: OpenAIWork) -> AsyncGenerator[tuple[int, TokenEvent], None]:
     """Yields (choice, event) as they arrive; choices are numbered over all prompts."""
     requests = [one for generation in work.generations for one in choices(generation.request, generation.n)]
-    started: float | None = time.perf_counter()
+    clock = TokenClock(work.context.state.metrics)
     streams = [stream_events(work.context.engine, request) for request in requests]
     async with aclosing(interleaved(streams)) as arriving:
         async for choice, event in arriving:
-            if started is not None:
-                work.context.state.metrics.first_token_seconds.observe(time.perf_counter() - started)
-                started = None
+            clock.observe(choice)
             yield choice, event
 
 

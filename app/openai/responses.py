@@ -46,6 +46,7 @@ def steering_extension(work: OpenAIWork, answers: Sequence[Answer], *, recorded:
     The replay record is of the first prompt. recorded: False where nothing was generated that could be replayed.
     """
     reports = [answer.finish.steering for answer in answers]
+    work.context.state.metrics.observe_dose(reports)
     first = work.generations[0]
     applied = applied_steering(work.plan, reports, first.record if recorded else None, first.warnings)
     seed = first.request.sampling.seed

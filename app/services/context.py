@@ -113,6 +113,7 @@ class Context:
     def charge_tokens(self, tokens: int) -> None:
         """Counts tokens against the limit of the key. Raises RateLimited."""
         self.state.rate_limits.charge_tokens(self.key, tokens)
+        self.state.metrics.key_tokens.labels(self.key.name).inc(tokens)
 
     def _guard(self) -> DoseGuard:
         """Returns the operator's dose guard, or that of the key where it is narrower; a key's bound is always enforced."""

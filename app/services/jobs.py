@@ -81,6 +81,11 @@ class Jobs:
             raise live.failure
         return live.record.result or {}
 
+    def counts(self) -> dict[str, int]:
+        """Returns how many jobs are queued and running."""
+        statuses = [live.record.status for live in self._live.values()]
+        return {status: statuses.count(status) for status in ("queued", "running")}
+
     async def get(self, job_id: str) -> JobRecord:
         """Returns the newest record. Raises JobNotFound."""
         live = self._live.get(job_id)

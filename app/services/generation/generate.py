@@ -2,12 +2,12 @@
 
 import asyncio
 import secrets
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
 from app.http.sse import Event
+from app.metrics import TokenClock
 from app.services.context import Context
 from app.services.generation.flags import NO_FLAGS, Flags
 from app.services.generation.responses import applied_steering, choice_answer, record_of, token_piece, usage_of
@@ -71,6 +71,7 @@ def answer(work: Generation, found: tuple[Answer, ...]) -> GenerateAnswer:
     """Builds the response, which is also the data of the `done` event."""
     engine, request = work.context.engine, work.request
     reports = [one.finish.steering for one in found]
+    work.context.state.metrics.observe_dose(reports)
     return GenerateAnswer(
         id=f"gen-{secrets.token_hex(12)}",
         model=engine.info.name,
@@ -87,14 +88,12 @@ def answer(work: Generation, found: tuple[Answer, ...]) -> GenerateAnswer:
 async def events(work: Generation) -> AsyncGenerator[Event, None]:
     """Yields a `token` event for each token of every answer, then `done`. Closing it frees every row."""
     observed: list[list[TokenEvent]] = [[] for _ in range(work.n)]
-    started: float | None = time.perf_counter()
+    clock = TokenClock(work.context.state.metrics)
     tokenizer = work.context.engine.tokenizer
     streams = [stream_events(work.context.engine, one) for one in choices(work.request, work.n)]
     async with aclosing(interleaved(streams)) as tokens:
         async for choice, event in tokens:
-            if started is not None:
-                work.context.state.metrics.first_token_seconds.observe(time.perf_counter() - started)
-                started = None
+            clock.observe(choice)
             observed[choice].append(event)
             if event.token_id >= 0 or event.text:
                 yield Event(token_piece(event, choice, tokenizer, flags=work.flags.count(event)), "token")

@@ -1,5 +1,6 @@
 """What an operator sees: capabilities, version, tokenizing, metrics with bounded labels, logs without secrets, OpenAPI."""
 
+import hashlib
 import io
 import json
 import logging
@@ -152,3 +153,25 @@ async def test_the_page_says_plainly_when_the_playground_is_not_built(server: Se
         assert "make web" in answer.text
     assert "http://" not in answer.text
     assert "https://" not in answer.text
+
+
+async def test_metrics_show_gaps_doses_keys_errors_jobs_and_blocks(start: StartServer) -> None:
+    server = await start(api_keys="sk-metrics-key-0123456789")
+    server.client.headers["authorization"] = "Bearer sk-metrics-key-0123456789"
+    await server.register("mood")
+    ask = {"prompt": "ab", "max_tokens": 3, "steering": [{"vector": "mood", "strength": 0.1}]}
+    await server.client.post("/v1/generate", json={**ask, "stream": True})
+    await server.client.get("/v1/vectors/nobody")
+    text = (await server.client.get("/metrics")).text
+    name = "key-" + hashlib.sha256(b"sk-metrics-key-0123456789").hexdigest()[:8]
+    for line in (
+        "steering_token_gap_seconds_count 3.0",
+        "steering_relative_dose_count 1.0",
+        f'steering_key_tokens_total{{key="{name}"}} 5.0',
+        f'steering_key_requests_total{{key="{name}"}} 3.0',
+        'steering_errors_total{code="vector_not_found"} 1.0',
+        'steering_jobs{status="running"} 0.0',
+        'steering_cache_blocks{state="used"} 0.0',
+        'steering_engine_executor{executor="eager"} 1.0',
+    ):
+        assert line in text, line
