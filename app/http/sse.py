@@ -96,6 +96,7 @@ class EventStream(Response):
         self._interrupted, self._on_failure = interrupted, on_failure
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
+        """Sends the stream as the response."""
         connection = _Connection(send)
         leaving = asyncio.ensure_future(disconnected(receive))
         pumping = asyncio.ensure_future(self._pump(connection))
