@@ -97,10 +97,11 @@ class Settings(BaseSettings):
         256,
         description="most prompt tokens computed between two tokens of running streams; more where more requests wait to begin",
     )
-    cache_megabytes: Positive = Field(4096, description="memory for keys and values of running rows")
-    prefix_megabytes: Annotated[int, Field(ge=0)] = Field(
-        512, description="memory for prompts shared by requests of one key; 0: none"
+    cache_megabytes: Positive | Literal["auto"] = Field(
+        "auto",
+        description="memory for keys and values, allocated once; `auto`: a share of what is free when the model is loaded",
     )
+    share_prefixes: bool = Field(True, description="share keys and values of prompts of one key that begin alike")
     compiled: bool | Literal["auto"] = Field(
         "auto",
         description="compile passes in the background (CPU): `auto` (models up to a billion parameters), `true` or `false`",

@@ -8,19 +8,23 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
-    """Bounds on rows, positions and memory.
+    """Bounds on sequences, positions and memory.
 
-    max_running: rows at once. max_waiting: live requests in the queue before `overloaded`. prefill_tokens: prompt
-    positions of a pass while rows decode, whose streams wait that long. idle_prefill_tokens: the same while none does.
-    cache_bytes: memory for keys and values. prefix_bytes: memory for shared prompts, 0 for none.
+    max_running: live sequences at once. max_waiting: live requests in the queue before `overloaded`.
+    max_background, max_background_waiting: the same for captures and other background requests.
+    prefill_tokens: prompt positions of a pass while sequences decode, whose streams wait that long. idle_prefill_tokens:
+    the same while none does, and at most. cache_bytes: memory for keys and values; None: a share of what is free when the
+    engine starts. share_prefixes: whether prompts that begin alike share their keys and values.
     """
 
     max_running: int = 64
     max_waiting: int = 256
+    max_background: int = 32
+    max_background_waiting: int = 4096
     prefill_tokens: int = 256
     idle_prefill_tokens: int = 2048
-    cache_bytes: int = 4 << 30
-    prefix_bytes: int = 512 << 20
+    cache_bytes: int | None = None
+    share_prefixes: bool = True
 
 
 def _report_nothing(_step: str) -> None:

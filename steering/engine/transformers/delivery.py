@@ -1,4 +1,4 @@
-"""What leaves the engine's thread: items for the event loops that wait for them, and errors a caller may be told."""
+"""Delivery: sends what passes yield to the event loops that wait for it, and turns errors into those a caller may see."""
 
 import asyncio
 from collections.abc import Sequence as Rows
@@ -13,13 +13,13 @@ from steering.errors import InternalError, OutOfMemory, SteeringError
 
 log = structlog.get_logger()
 MANY = 16
-"""Rows of a pass from which on not every token is told for itself."""
+"""Sequences in a pass from which on tokens are sent in pairs."""
 SHORT_SECONDS = 0.05
-"""Of a pass that takes longer every token is told at once."""
+"""After a pass that takes longer every token is sent at once."""
 
 
 class Sender(Protocol):
-    """A request or background task: what it has for its caller, and the stream that carries it there."""
+    """A request or background task: the items for its caller, and the stream that carries them."""
 
     outbox: list[object]
 
@@ -28,32 +28,32 @@ class Sender(Protocol):
 
 
 class Delivery:
-    """Hands what passes yield to those who wait for it.
+    """Sends outboxes to their streams.
 
-    To wake callers costs nearly as much for one token as for two, and where short passes follow one another that is a good
-    part of the processors which compute them. So many rows are told after every second pass, of two tokens at a time; the
-    first token of an answer and its end are told at once. The thought is that of vLLM's `--stream-interval`.
+    Waking callers costs nearly as much for one token as for two, and with many short passes that takes a good part of the
+    CPU that computes them. With MANY sequences their tokens are therefore sent after every second pass; the first token
+    of an answer and its end are sent at once. The idea is that of vLLM's `--stream-interval`.
     """
 
     def __init__(self) -> None:
         self._held: list[Sequence] = []
 
     def after(self, sequences: Rows[Sequence], seconds: float) -> None:
-        """What a pass yielded, which took so long."""
+        """Sends what a pass of that many seconds yielded, or holds it until after the next."""
         hold = not self._held and len(sequences) >= MANY and seconds <= SHORT_SECONDS
         held = [one for one in sequences if one.going_on] if hold else []
-        kept = {one.id for one in held}
-        self.now([one for one in (*self._held, *sequences) if one.id not in kept])
+        held_ids = {one.id for one in held}
+        self.now([one for one in (*self._held, *sequences) if one.id not in held_ids])
         self._held = held
 
     def flush(self) -> None:
-        """What was kept back, at once: something longer comes before the next pass."""
+        """Sends what was held: something longer comes before the next pass."""
         self.now(self._held)
         self._held = []
 
     @staticmethod
     def now(senders: Rows[Sender]) -> None:
-        """All that they have to say: one wake-up of each event loop, however many rows."""
+        """Sends outboxes, with one wake-up of each event loop, however many senders there are."""
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Stream, list[object]]]] = {}
         for sender in senders:
             if sender.outbox:
@@ -73,7 +73,7 @@ def _receive(parcels: list[tuple[Stream, list[object]]]) -> None:
 
 
 def as_steering_error(error: Exception) -> SteeringError:
-    """What a caller may be told of a failed pass. The traceback is dropped, since it keeps tensors alive."""
+    """Returns the error that a caller may see. The traceback is dropped, since it keeps tensors alive."""
     if isinstance(error, SteeringError):
         return error
     text = str(error).lower()

@@ -7,7 +7,6 @@ from functools import partial
 from itertools import count
 from typing import cast
 
-import structlog
 import torch
 
 from steering.engine.api import (
@@ -27,7 +26,8 @@ from steering.engine.transformers import captures
 from steering.engine.transformers.background import BackgroundTask, Pieces
 from steering.engine.transformers.execution import CompileRequest
 from steering.engine.transformers.loop import EngineLoop
-from steering.engine.transformers.memory.slot_cache import head_shape
+from steering.engine.transformers.memory.block_pool import BlockPool
+from steering.engine.transformers.memory.prefix_index import PrefixIndex
 from steering.engine.transformers.runner import ModelRunner
 from steering.engine.transformers.scheduler import Scheduler
 from steering.engine.transformers.sequence import Sequence, Stream
@@ -42,7 +42,8 @@ from steering.model.loading import LoadedModel
 from steering.shapes import Float, Residual, Tensor
 from steering.threads import run_in_thread
 
-log = structlog.get_logger()
+LOGIT_BYTES = 256 << 20
+"""Logits of all positions that a pass may return, in float32."""
 
 
 class TransformersEngine:
@@ -60,12 +61,16 @@ class TransformersEngine:
         self.info = loaded.info
         self.tokenizer = loaded.tokenizer
         self._limits = limits or EngineLimits()
-        self._device = torch.device(loaded.info.device)
-        self._runner = ModelRunner(loaded.model, loaded.layout, self._device, compile_request)
+        device = torch.device(loaded.info.device)
+        self._runner = ModelRunner(loaded.model, loaded.layout, device, self._limits, compile_request)
         self._ends = Unembedding(loaded.model, loaded.layout)
-        self._scheduler = Scheduler(self._runner, self._limits, _position_bytes(loaded))
+        pool = BlockPool(self._runner.blocks)
+        self._index = PrefixIndex(pool, enabled=self._limits.share_prefixes, exact=self._runner.exact)
+        logit_positions = max(LOGIT_BYTES // (4 * loaded.layout.vocab_size), 1)
+        self._scheduler = Scheduler(self._limits, pool, self._index, self._runner, logit_positions)
         self._numbers = count()
-        self._loop = EngineLoop(self._runner, self._scheduler, self._ends, loaded.tokenizer.eos_ids, self._limits)
+        self._loop = EngineLoop(self._runner, self._scheduler, pool, self._ends, loaded.tokenizer.eos_ids, self._limits)
+        self._loop.start()
         self._runner.executor.start(self._install)
 
     def _install(self, change: Callable[[], None]) -> None:
@@ -73,9 +78,10 @@ class TransformersEngine:
 
         def install() -> None:
             change()
-            self._scheduler.prefix.clear()
+            self._index.clear()
+            self._index.exact = self._runner.exact
 
-        self._loop.arrive(install)
+        self._loop.call(install)
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
         """See Engine.generate."""
@@ -95,7 +101,7 @@ class TransformersEngine:
             decoder=self.tokenizer.decode_stream(ids),
         )
         try:
-            self._loop.submit([sequence], bounded=request.priority == 0)
+            self._loop.submit([sequence])
             while True:
                 event = cast(TokenEvent, await stream.get())
                 yield event
@@ -120,7 +126,7 @@ class TransformersEngine:
         sequences = await run_in_thread(begin) if size > MAX_INLINE_CHARACTERS else begin()
         found: dict[int, Capture] = {}
         try:
-            self._loop.submit(sequences, bounded=False)
+            self._loop.submit(sequences)
             while len(found) < len(sequences):
                 index, result = cast(tuple[int, Capture], await stream.get())
                 found[index] = result
@@ -133,9 +139,13 @@ class TransformersEngine:
     def _begin_captures(
         self, prompts: Rows[CapturePrompt], spec: CaptureSpec, stream: Stream, priority: int
     ) -> list[Sequence]:
-        """Tokenised and checked; in a thread where that takes long. Sorted, so that texts which begin alike meet in a pass."""
+        """Tokenises and checks texts; in a thread where that takes long. Sorted, so that texts which begin alike meet in a pass."""
         encoded = [tuple(self.tokenizer.encode(prompt.prompt)) for prompt in prompts]
-        check_context(max(map(len, encoded), default=0), 0, self.info)
+        longest = max(map(len, encoded), default=0)
+        check_context(longest, 0, self.info)
+        if not self._scheduler.fits_alone(longest):
+            raise OutOfMemory(f"a text of {longest} tokens does not fit the key-value cache of this server")
+        salt = f"capture {next(self._numbers)}"  # blocks are shared among the texts of this call
         return [
             Sequence(
                 id=next(self._numbers),
@@ -146,6 +156,7 @@ class TransformersEngine:
                 stream=stream,
                 priority=priority,
                 capture=captures.begin(index, prompts[index], encoded[index], spec, self.tokenizer),
+                cache_salt=salt,
             )
             for index in sorted(range(len(prompts)), key=encoded.__getitem__)
         ]
@@ -177,7 +188,7 @@ class TransformersEngine:
         """Runs work in pieces on the engine's thread and returns its result. Cancelling stops it after a piece."""
         stream = Stream(asyncio.get_running_loop())
         try:
-            self._loop.submit([BackgroundTask(stream, pieces, urgent)], bounded=False)
+            self._loop.submit([BackgroundTask(stream, pieces, urgent)])
             while not isinstance(item := await stream.get(), result):
                 progress(item)
             return item
@@ -202,10 +213,3 @@ class TransformersEngine:
             raise OutOfMemory(
                 f"{len(ids)} prompt tokens and {wanted} more do not fit the key-value cache of this server"
             )
-
-
-def _position_bytes(loaded: LoadedModel) -> int:
-    """Bytes of keys and values that one position takes over all layers."""
-    heads, width = head_shape(loaded.model)
-    size = next(loaded.model.parameters()).element_size()
-    return int(2 * heads * width * size * loaded.layout.layer_count)

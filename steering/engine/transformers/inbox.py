@@ -1,56 +1,64 @@
-"""Inbox: what callers hand to an engine's thread, and the waiting of that thread when there is nothing to do."""
+"""Inbox: hands work from callers' threads to the engine's thread, which waits here when there is nothing to do."""
 
 import threading
 from collections.abc import Callable
 from collections.abc import Sequence as Rows
 
+from steering.engine.options import EngineLimits
 from steering.engine.transformers.background import BackgroundTask
 from steering.engine.transformers.sequence import Sequence
 from steering.errors import EngineDead, Overloaded
 
 
 class Inbox:
-    """Work for one thread, and what becomes ready for it meanwhile. Everything but `collect` may be called by any thread."""
+    """A queue with one consumer. Everything but `collect` may be called by any thread."""
 
-    def __init__(self, waiting: Callable[[], int], most_waiting: int) -> None:
-        """waiting: live requests that wait elsewhere already; most_waiting: how many may wait in all."""
-        self._waiting, self._most_waiting = waiting, most_waiting
+    def __init__(self, limits: EngineLimits, waiting: Callable[[bool], int]) -> None:
+        """waiting: how many live (False) or background (True) requests wait in the scheduler."""
+        self._limits, self._waiting = limits, waiting
         self._work: list[Sequence | BackgroundTask] = []
-        self._arrived: list[Callable[[], None]] = []
+        self._calls: list[Callable[[], None]] = []
         self._wake = threading.Condition()
         self._closing = False
         self.ended = False
 
-    def __len__(self) -> int:
-        return len(self._work)
+    def count(self, *, background: bool) -> int:
+        """How many live or background requests are in the inbox."""
+        return sum(isinstance(one, Sequence) and one.background == background for one in self._work)
 
-    def put(self, work: Rows[Sequence | BackgroundTask], *, bounded: bool) -> None:
-        """Raises EngineDead; Overloaded when `bounded` and as many live requests wait as may."""
+    def put(self, work: Rows[Sequence | BackgroundTask]) -> None:
+        """Hands over the work of one call. Raises EngineDead; Overloaded when as many sequences of its kind wait as may."""
         with self._wake:
             if self._closing or self.ended:
                 raise EngineDead("the engine has stopped")
-            waiting = self._waiting() + sum(isinstance(one, Sequence) and one.priority == 0 for one in self._work)
-            if bounded and waiting >= self._most_waiting:
-                raise Overloaded(f"{waiting} requests are waiting already, which is the limit; try again shortly")
+            if work and isinstance(work[0], Sequence):
+                self._check_limit(background=work[0].background)
             self._work.extend(work)
             self._wake.notify()
 
-    def arrive(self, take: Callable[[], None]) -> None:
-        """Something that the thread is to take between two passes, in the order of arrival."""
+    def _check_limit(self, *, background: bool) -> None:
+        most = self._limits.max_background_waiting if background else self._limits.max_waiting
+        waiting = self._waiting(background) + self.count(background=background)
+        if waiting >= most:
+            kind = "texts or background requests" if background else "requests"
+            raise Overloaded(f"{waiting} {kind} are waiting, and at most {most} may; try again shortly")
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Has the engine's thread call a function between two passes, in the order of these calls."""
         with self._wake:
-            self._arrived.append(take)
+            self._calls.append(function)
             self._wake.notify()
 
-    def arrivals(self) -> list[Callable[[], None]]:
-        """What has arrived since the last time."""
+    def calls(self) -> list[Callable[[], None]]:
+        """Takes the functions to call."""
         with self._wake:
-            found, self._arrived = self._arrived, []
+            found, self._calls = self._calls, []
             return found
 
     def collect(self, *, busy: bool) -> list[Sequence | BackgroundTask] | None:
-        """The work that came; waits for some unless `busy`. None once it was closed."""
+        """Takes the work that came; waits for some unless `busy`. None once it was closed."""
         with self._wake:
-            while not (busy or self._work or self._arrived or self._closing):
+            while not (busy or self._work or self._calls or self._closing):
                 self._wake.wait()
             if self._closing:
                 return None  # what is still here is given back by `end`
@@ -58,13 +66,13 @@ class Inbox:
             return work
 
     def close(self) -> None:
-        """Nothing more is taken, and the thread is told to end."""
+        """Accepts nothing more, and has the thread end."""
         with self._wake:
             self._closing = True
             self._wake.notify()
 
     def end(self) -> list[Sequence | BackgroundTask]:
-        """The thread has ended: nothing more is taken. What was left."""
+        """Returns what was left when the thread ended; nothing more is accepted."""
         with self._wake:
             self.ended = True
             work, self._work = self._work, []

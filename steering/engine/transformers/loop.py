@@ -1,204 +1,207 @@
-"""EngineLoop: the thread that owns a model. Work comes in through an inbox, results leave through each request's stream."""
+"""EngineLoop: the turns of the thread that owns a model. Work comes in through an inbox, results leave through streams."""
 
 import threading
 from collections.abc import Callable, Collection
 from collections.abc import Sequence as Rows
-from time import perf_counter
+from time import monotonic, perf_counter
 from traceback import format_exc
-from typing import TypeVar
 
 import structlog
 
-from steering.engine.api import EngineStats, Finish, TokenEvent
+from steering.engine.api import EngineStats
 from steering.engine.options import EngineLimits
 from steering.engine.transformers import captures
+from steering.engine.transformers.answers import AnswerWriter, finish_event
 from steering.engine.transformers.background import BackgroundQueue, BackgroundTask
 from steering.engine.transformers.delivery import Delivery, as_steering_error
 from steering.engine.transformers.inbox import Inbox
+from steering.engine.transformers.memory.block_pool import BlockPool
 from steering.engine.transformers.runner import ModelRunner, PassResult
-from steering.engine.transformers.sampling.detokenizer import advance, finish
 from steering.engine.transformers.sampling.sampler import Sampled, sample
-from steering.engine.transformers.scheduler import Scheduler
+from steering.engine.transformers.scheduler import Scheduler, Work
 from steering.engine.transformers.sequence import Sequence
 from steering.engine.transformers.unembedding import Unembedding
-from steering.errors import EngineDead, NonfiniteActivations, OutOfMemory, SteeringError
+from steering.errors import EngineDead, SteeringError
 
 log = structlog.get_logger()
-T = TypeVar("T")
 
 
 class EngineLoop:
-    """One turn after another: choose rows, run them, note the results, hand back what ended.
+    """One turn after another: admit, choose the tokens of a pass, run it, sample, deliver.
 
-    eos_ids: the tokens that end an answer. Everything but `submit`, `arrive`, `stats` and `close` runs on the thread.
+    Every sequence that was accepted gets exactly one terminal item (a finish, a capture or an error), also when the loop
+    dies. An error in a pass ends the sequences of that pass; an error in what is done for one sequence ends that one.
+    eos_ids: the tokens that end an answer. `submit`, `call`, `stats` and `close` may be called by any thread.
     """
 
     def __init__(
         self,
         runner: ModelRunner,
         scheduler: Scheduler,
-        ends: Unembedding,
+        pool: BlockPool,
+        unembedding: Unembedding,
         eos_ids: Collection[int],
         limits: EngineLimits,
     ) -> None:
-        self._runner, self._scheduler, self._ends = runner, scheduler, ends
-        self._eos_ids = eos_ids
+        self._runner, self._scheduler, self._pool, self._unembedding = runner, scheduler, pool, unembedding
         self._background = BackgroundQueue()
-        self._inbox = Inbox(lambda: scheduler.waiting_live, limits.max_waiting)
+        self._inbox = Inbox(limits, self._waiting)
         self._delivery = Delivery()
-        self._counts = {"steps": 0, "generated": 0, "prompt": 0, "cached": 0}
+        self._answers = AnswerWriter(eos_ids)
+        self._open: dict[int, Sequence] = {}
+        """Sequences without a terminal item so far."""
+        self._turns = self._prompt_tokens = 0
+        self._turn_began: float | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread. Without it, `turn` may be called by a thread that owns the model itself."""
         self._thread.start()
 
     def stats(self) -> EngineStats:
-        """What it does now."""
+        """See Engine.stats."""
+        scheduler, pool, began = self._scheduler, self._pool, self._turn_began
         return EngineStats(
-            running=len(self._scheduler.running),
-            waiting=self._scheduler.waiting + len(self._inbox),
-            steps=self._counts["steps"],
-            generated_tokens=self._counts["generated"],
-            prompt_tokens=self._counts["prompt"],
-            cached_tokens=self._counts["cached"],
+            running=scheduler.running_of(background=False),
+            waiting=self._waiting(False) + self._inbox.count(background=False),
+            steps=self._turns,
+            generated_tokens=self._answers.tokens,
+            prompt_tokens=self._prompt_tokens,
+            cached_tokens=scheduler.cached_tokens,
             alive=not self._inbox.ended and self._thread.is_alive(),
             executor=self._runner.executor.name,
+            background_running=scheduler.running_of(background=True) + len(self._background),
+            background_waiting=self._waiting(True) + self._inbox.count(background=True),
+            blocks_total=pool.count,
+            blocks_used=pool.used,
+            blocks_cached=pool.cached,
+            preemptions=scheduler.preemptions,
+            busy=began is not None,
+            last_turn_age=0.0 if began is None else monotonic() - began,
         )
+
+    def _waiting(self, background: bool) -> int:
+        return len(self._scheduler.background if background else self._scheduler.live)
 
     def close(self) -> None:
         """Ends the thread after the pass that runs; waits for it. Harmless when repeated."""
         self._inbox.close()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
-    def submit(self, work: Rows[Sequence | BackgroundTask], *, bounded: bool) -> None:
+    def submit(self, work: Rows[Sequence | BackgroundTask]) -> None:
         """See `Inbox.put`."""
-        self._inbox.put(work, bounded=bounded)
+        self._inbox.put(work)
 
-    def arrive(self, take: Callable[[], None]) -> None:
-        """Something faster is ready; the loop takes it between two passes, in the order of arrival."""
-        self._inbox.arrive(take)
+    def call(self, function: Callable[[], None]) -> None:
+        """Has the thread call a function between two passes."""
+        self._inbox.call(function)
 
     def _run(self) -> None:
         error: SteeringError = EngineDead("the engine was closed")
         try:
-            while self._collect_inbox():
-                self._step()
+            while self.collect():
+                self.turn()
         except Exception:
             log.error("engine_died", traceback=format_exc())  # noqa: TRY400 - as text, without local variables
             error = EngineDead("the engine has stopped after a defect")
         finally:
-            everyone = [*self._inbox.end(), *self._scheduler.everyone(), *self._background.everyone()]
-            for one in everyone:
-                one.outbox.append(error)
-            self._delivery.now(everyone)
+            self._turn_began = None
+            self.end(error)
             self._runner.close()
 
-    def _collect_inbox(self) -> bool:
-        """Waits until there is something to do; False when the engine is to close."""
-        work = self._inbox.collect(busy=self._scheduler.busy or len(self._background) > 0)
+    def end(self, error: SteeringError) -> None:
+        """Gives every open request its terminal item. Nothing is accepted any more."""
+        left = [*self._inbox.end(), *self._open.values(), *self._background.everyone()]
+        self._open = {}
+        for one in left:
+            one.outbox.append(error)
+        self._delivery.flush()
+        self._delivery.now(left)
+
+    def collect(self) -> bool:
+        """Takes new work, waiting for some where there is nothing to do; False when the loop is to end."""
+        busy = self._scheduler.busy or len(self._background) > 0
+        if not busy:
+            self._turn_began = None
+        work = self._inbox.collect(busy=busy)
         for one in work or ():
-            if isinstance(one, BackgroundTask):
-                if not self._background.enqueue(one):
-                    self._delivery.now([one])
-            else:
+            if isinstance(one, Sequence):
+                self._open[one.id] = one
                 self._scheduler.enqueue(one)
+            elif not self._background.enqueue(one):
+                self._delivery.now([one])
         return work is not None
 
-    def _step(self) -> None:
-        """One turn: drop who left, let in who waits, compute prompts, decode a token for every row, hand out results."""
-        for take in self._inbox.arrivals():
-            take()
-        self._scheduler.drop_closed()
-        self._with_room(self._scheduler.admit)
-        work = self._with_room(self._scheduler.prompts) or []
-        if work:
-            self._delivery.flush()
-            self._counts["cached"] += sum(s.cached for s, _ in work if s.computed == s.cached)
-            count = sum(amount for _, amount in work)
-            self._counts["prompt"] += count
-            self._scheduler.pace.computed(count, self._pass(lambda: self._runner.prefill(work), [s for s, _ in work]))
-        rows, idle = self._with_room(self._scheduler.rows) or ([], [])
-        present = [sequence for sequence in rows if sequence is not None]
-        if present:
-            self._scheduler.pace.decoded(self._pass(lambda: self._runner.decode(rows, idle), present))
+    def turn(self) -> None:
+        """Runs one turn."""
+        self._turn_began = monotonic()
+        for function in self._inbox.calls():
+            function()
+        for sequence in self._scheduler.drop_closed():
+            self._open.pop(sequence.id, None)
+        for sequence in self._scheduler.admit():
+            self._for_one(sequence, lambda one=sequence: self._runner.place(one))  # type: ignore[misc]
+        if work := self._scheduler.schedule():
+            self._pass(work)
         if self._background.due(busy=self._scheduler.busy):
             self._delivery.flush()
             self._delivery.now([self._background.run()])
-        self._counts["steps"] += 1
+        self._turns += 1
 
-    def _with_room(self, ask: Callable[[], T]) -> T | None:
-        """The scheduler's answer. Where memory ends while it makes room, everyone who runs is told, and the cache begins
-        anew; the engine goes on."""
+    def _for_one(self, sequence: Sequence, action: Callable[[], None]) -> None:
+        """Does something for one sequence; an error ends it, and no other."""
         try:
-            return ask()
+            action()
         except Exception as error:
-            failure = as_steering_error(error)
-            if not isinstance(failure, OutOfMemory):
-                raise
-            ended = list(self._scheduler.running.values())
-            for sequence in ended:
-                self._end(sequence, failure, wipe=True)
-            self._runner.cache.clear()
-            self._delivery.now(ended)
-            return None
+            self._fail(sequence, as_steering_error(error))
+            self._delivery.now([sequence])
 
-    def _pass(self, forward: Callable[[], PassResult], sequences: list[Sequence]) -> float:
-        """Runs a pass and notes its results; the seconds it took. A failure ends those who took part, and nobody else."""
+    def _pass(self, work: Work) -> None:
+        """Runs one pass and hands on what it yields. An error ends the sequences that took part."""
+        sequences = [sequence for sequence, _ in work]
+        streams = sum(not sequence.prefilling for sequence in sequences)
+        prompt_tokens = sum(count for sequence, count in work if sequence.prefilling)
         began = perf_counter()
         try:
-            result = forward()
-            for sequence in sequences:
-                if sequence.generated == 0:  # a prompt pass: what it computed may serve others at once
-                    self._scheduler.prefix.publish(sequence)
-            tokens = sample(result.logits, result.sequences, self._runner.executor.argmax)
-            for sequence, chosen in zip(result.sequences, tokens, strict=True):
-                self._note(sequence, chosen, result.readouts.get(sequence.id, {}))
-            for sequence in sequences:
-                if sequence.capture is not None and not sequence.prefilling:
-                    self._finish_capture(sequence)
+            self._runner.zero(self._pool.unclean)
+            self._pool.cleaned()
+            result = self._runner.run(work)
+            chosen = sample(result.logits, result.sequences, self._runner.executor.argmax)
         except Exception as error:
             failure = as_steering_error(error)
             for sequence in sequences:
-                self._end(sequence, failure, wipe=True)
+                self._fail(sequence, failure)
+        else:
+            self._prompt_tokens += prompt_tokens
+            for sequence in sequences:
+                if not sequence.generated:
+                    self._scheduler.index.register(sequence)
+            for sequence, token in zip(result.sequences, chosen, strict=True):
+                self._for_one(sequence, lambda s=sequence, t=token: self._write(s, t, result))  # type: ignore[misc]
+            for sequence in sequences:
+                if sequence.capture is not None and not sequence.remaining:
+                    self._for_one(sequence, lambda one=sequence: self._finish_capture(one))  # type: ignore[misc]
         seconds = perf_counter() - began
+        self._scheduler.budget.observe(prompt_tokens, streams, seconds)
         self._delivery.after(sequences, seconds)
-        return seconds
+
+    def _write(self, sequence: Sequence, token: Sampled, result: PassResult) -> None:
+        """Adds a token to an answer, and ends the answer where it is its last."""
+        ending = self._answers.write(sequence, token, result.readouts.get(sequence.id, {}))
+        if ending is not None:
+            self._scheduler.release(sequence)
+            sequence.outbox.append(finish_event(sequence, ending))
+            self._open.pop(sequence.id, None)
 
     def _finish_capture(self, sequence: Sequence) -> None:
-        self._scheduler.release(sequence, wipe=not sequence.plan.empty)
-        try:
-            sequence.outbox.append(captures.result(sequence, self._ends.embed))
-        except SteeringError as error:  # its own numbers, nobody else's
-            sequence.outbox.append(error)
-
-    def _note(self, sequence: Sequence, chosen: Sampled, readout: dict[str, float]) -> None:
-        """One row's token: into the sequence, and out as an event."""
-        if not chosen.finite:
-            message = "steering drove the activations out of range: logits are not finite; lower the strength"
-            self._end(sequence, NonfiniteActivations(message), wipe=True)
-            return
-        if chosen.token_id in self._eos_ids and not sequence.sampling.ignore_eos:
-            self._finish(sequence, "stop", finish(sequence))
-            return
-        index = sequence.generated
-        sequence.ids.append(chosen.token_id)
-        self._counts["generated"] += 1
-        text, stopped = advance(sequence, chosen.token_id)
-        sequence.outbox.append(TokenEvent(index, chosen.token_id, text, chosen.logprob, chosen.top_logprobs, readout))
-        if stopped:
-            self._finish(sequence, "stop", "")
-        elif sequence.generated >= sequence.sampling.max_tokens:
-            self._finish(sequence, "length", finish(sequence))
-
-    def _finish(self, sequence: Sequence, reason: str, text: str) -> None:
+        found = captures.result(sequence, self._unembedding.embed)
         self._scheduler.release(sequence)
-        finish_ = Finish(
-            reason="stop" if reason == "stop" else "length",
-            prompt_tokens=sequence.prompt_length,
-            completion_tokens=sequence.generated,
-            cached_tokens=sequence.cached,
-            steering=sequence.dose.report(),
-        )
-        sequence.outbox.append(TokenEvent(sequence.generated, -1, text, finish=finish_))
+        sequence.outbox.append(found)
+        self._open.pop(sequence.id, None)
 
-    def _end(self, sequence: Sequence, error: SteeringError, *, wipe: bool) -> None:
-        self._scheduler.release(sequence, wipe=wipe)
-        sequence.outbox.append(error)
+    def _fail(self, sequence: Sequence, error: SteeringError) -> None:
+        """Ends a sequence with an error."""
+        self._scheduler.release(sequence, dirty=True)
+        if self._open.pop(sequence.id, None) is not None:
+            sequence.outbox.append(error)

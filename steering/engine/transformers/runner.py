@@ -1,21 +1,34 @@
-"""ModelRunner: a Batch -> next-token logits, readouts and captures. By which way a pass is computed is decided here."""
+"""ModelRunner: prepares passes, has an executor compute them, and returns next-token logits, readouts and captures."""
 
+from collections.abc import Iterator
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
 import torch
 
-from steering.engine.transformers.batch import decoding, packed
-from steering.engine.transformers.execution import CompileRequest, ModelParts, PreparedPass, create_executor
-from steering.engine.transformers.memory.slot_cache import BLOCK, SlotCache
+from steering.engine.options import EngineLimits
+from steering.engine.transformers.batch import Batch, Segment, batch_of
+from steering.engine.transformers.execution import (
+    CompileRequest,
+    ModelParts,
+    PreparedPass,
+    block_layout,
+    create_executor,
+)
+from steering.engine.transformers.memory.block_pool import BLOCK, blocks_for
+from steering.engine.transformers.memory.budget import cache_bytes
+from steering.engine.transformers.memory.paged_cache import PagedCache, probe_shapes
 from steering.engine.transformers.sequence import Sequence
 from steering.engine.transformers.steering.readout import ReadoutCollector
 from steering.engine.transformers.steering.steering_batch import SteeringRunner
 from steering.engine.transformers.training.gradient_pass import GradientPass
 from steering.model.hooks import ResidualHooks
 from steering.model.layout import Layout
-from steering.shapes import Logits
+from steering.shapes import Logits, Tensor
+
+log = structlog.get_logger()
 
 
 @dataclass(slots=True, eq=False)
@@ -28,26 +41,48 @@ class PassResult:
 
 
 class ModelRunner:
-    """Owns the model, its hooks, the slots, the bank and the decision state. One thread calls it.
+    """Owns the model, its hooks, the cache and the steering state. One thread calls it.
 
-    compile_request: how passes are compiled; None: they are eager.
+    compile_request: how passes are compiled; None: they are eager. blocks: in the cache. exact: whether decoding and
+    reading a prompt give the same keys and values, so that those of an answer may serve a later prompt.
     """
 
     def __init__(
-        self, model: Any, layout: Layout, device: torch.device, compile_request: CompileRequest | None = None
+        self,
+        model: Any,
+        layout: Layout,
+        device: torch.device,
+        limits: EngineLimits,
+        compile_request: CompileRequest | None = None,
     ) -> None:
         self._layout, self._device = layout, device
         self._own = layout.attention == "own"
-        self.cache = SlotCache(layout.layer_count, own_attention=self._own)
+        shapes = probe_shapes(model, layout.layer_count, layout.cache_argument, device)
+        block_bytes = BLOCK * sum(shape.position_bytes for shape in shapes)
+        self.blocks = max(_cache_limit(model, device, limits) // block_bytes, 1)
+        context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        if limits.cache_bytes is None and context:  # no more than all sequences need with a full context
+            sequences = limits.max_running + limits.max_background
+            self.blocks = min(self.blocks, sequences * blocks_for(context))
+        self.cache = PagedCache(shapes, self.blocks, block_layout(shapes, compile_request), own_attention=self._own)
         self._hooks = ResidualHooks(layout)
         self.gradients = GradientPass(model, layout, self._hooks, device)
         self.steering = SteeringRunner(layout.layer_count, layout.d_model, device)
         parts = ModelParts(model, layout, self._hooks, self.cache, self.steering.bank)
         self.executor = create_executor(parts, device, compile_request)
+        self._float32 = all(shape.dtype == torch.float32 for shape in shapes)
+        log.info(
+            "cache_allocated", blocks=self.blocks, block_positions=BLOCK, megabytes=self.blocks * block_bytes >> 20
+        )
 
     @property
-    def packs(self) -> bool:
-        """Whether one pass computes the prompts of several sequences."""
+    def exact(self) -> bool:
+        """See the class."""
+        return self._float32 or self.executor.batch_invariant
+
+    @property
+    def same_pass(self) -> bool:
+        """Whether a sequence may read blocks that another computes in the same pass; see RowState."""
         return not self._own
 
     def close(self) -> None:
@@ -55,80 +90,82 @@ class ModelRunner:
         self.executor.close()
         self._hooks.remove()
 
-    def reserve(self, slots: int, length: int) -> None:
-        """Makes room in the cache."""
-        self.cache.reserve(slots, length)
-
     def place(self, sequence: Sequence) -> None:
-        """A sequence takes its slot."""
+        """Gives a sequence its steering state."""
         self.steering.admit(sequence)
 
-    def release(self, sequence: Sequence, *, wipe: bool = False) -> None:
-        """A sequence gives its slot back; its dose ledger is complete then."""
-        self.steering.release(sequence)
-        if wipe:
-            self.cache.wipe(sequence.slot)
+    def release(self, sequence: Sequence) -> None:
+        """Completes a sequence's dose ledger and takes its steering state back. Does not raise: a report may be incomplete."""
+        try:
+            self.steering.release(sequence)
+        except Exception as error:  # memory may be short just now
+            log.warning("steering_report_incomplete", reason=type(error).__name__)
+            self.steering.discard(sequence)
 
-    def move(self, sequence: Sequence, target: int) -> None:
-        """Carries a sequence to another slot."""
-        self.cache.move(sequence.slot, target, sequence.computed)
-        sequence.slot = target
+    def zero(self, blocks: Rows[int]) -> None:
+        """Zeroes blocks before they are used."""
+        self.cache.zero(blocks)
 
-    def prefill(self, work: list[tuple[Sequence, int]]) -> PassResult:
-        """Computes the next `count` positions of each sequence; logits for those whose prompt is complete by it."""
-        if self._own and len(work) > 1:
-            return _joined([self.prefill([item]) for item in work])
-        batch = packed(work, self._device)
+    def run(self, work: Rows[tuple[Sequence, int]]) -> PassResult:
+        """Computes the next `count` positions of each sequence; logits for those whose next token is chosen from them."""
+        if not self._own:
+            return self._run(batch_of(work, self._device))
+        # models with their own attention take rows of one shape: as many sequences as have one
+        return _joined([self._run(batch_of(uniform, self._device)) for uniform in _uniform(work)])
+
+    def _run(self, batch: Batch) -> PassResult:
         steering = self.steering.prepare(batch)
         steering.begin()
         readers = ReadoutCollector(batch, self._device)
-        wants_all = any(s.capture is not None and s.capture.spec.logits for s in batch.sequences)
-        ends = [seg for seg in batch.segments if _predicts(seg.sequence, seg.last_position)]
-        captures_only = all(s.capture is not None for s in batch.sequences)
-        stop_after = max(readers.layers, default=0) if captures_only and not wants_all else None
-        kept = range(batch.tokens) if wants_all else [seg.end - 1 for seg in ends] or [0]
-        keep = torch.tensor(kept, device=self._device)
+        ends = [segment for segment in batch.segments if segment.predicts]
+        whole = [segment for segment in batch.segments if _wants_logits(segment)]
+        captures_only = all(sequence.capture is not None for sequence in batch.sequences)
+        stop_after = max(readers.layers, default=0) if captures_only and not whole else None
+        kept = [s.end - 1 for s in ends] + [token for s in whole for token in range(s.start, s.end)]
+        keep = torch.tensor(kept or [0], device=self._device)
         logits = self.executor.run(PreparedPass(batch, steering, readers, keep, stop_after))
         self.steering.finish(steering)
-        if wants_all and logits is not None:
-            for segment in batch.segments:
-                if segment.sequence.capture is not None and segment.sequence.capture.spec.logits:
-                    piece = logits[segment.start : segment.end].to(torch.float32)
-                    segment.sequence.capture.logits.append(piece)
-            logits = logits[[segment.end - 1 for segment in ends]]
-        if logits is None or not ends:
+        if logits is None:
             logits = torch.empty(0, self._layout.vocab_size, device=self._device)
+        _store_logits(whole, logits[len(ends) :])
         for segment in batch.segments:
-            segment.sequence.borrowed = ()
             segment.sequence.computed += segment.length
-        return PassResult(tuple(seg.sequence for seg in ends), logits, readers.readouts())
-
-    def decode(self, rows: list[Sequence | None], idle: list[int]) -> PassResult:
-        """One token for every sequence; row r is slot r."""
-        present = [sequence for sequence in rows if sequence is not None]
-        if self._own:
-            return _joined([self.prefill([(sequence, 1)]) for sequence in present])
-        longest = max(sequence.computed for sequence in present) + 1
-        length = -(-longest // BLOCK) * BLOCK
-        batch = decoding(rows, idle, length, self._device)
-        steering = self.steering.prepare(batch)
-        steering.begin()
-        readers = ReadoutCollector(batch, self._device)
-        keep = torch.arange(batch.tokens, device=self._device)
-        logits = self.executor.run(PreparedPass(batch, steering, readers, keep))
-        assert logits is not None
-        self.steering.finish(steering)
-        for sequence in present:
-            sequence.computed += 1
-        filled = [row for row, sequence in enumerate(rows) if sequence is not None]
-        if len(filled) < len(rows):
-            logits = logits[filled]
-        return PassResult(tuple(present), logits, readers.readouts())
+        return PassResult(tuple(s.sequence for s in ends), logits[: len(ends)], readers.readouts())
 
 
-def _predicts(sequence: Sequence, last_position: int) -> bool:
-    """Whether the pass computes the position from which the sequence's next token is chosen."""
-    return sequence.capture is None and last_position == len(sequence.ids) - 1
+def _cache_limit(model: Any, device: torch.device, limits: EngineLimits) -> int:
+    if limits.cache_bytes is not None:
+        return limits.cache_bytes
+
+    def worst_pass() -> None:
+        tokens = torch.zeros(1, limits.idle_prefill_tokens, dtype=torch.int64, device=device)
+        with torch.no_grad():
+            model(input_ids=tokens, use_cache=False, logits_to_keep=1)
+
+    return cache_bytes(model, device, worst_pass)
+
+
+def _wants_logits(segment: Segment) -> bool:
+    capture = segment.sequence.capture
+    return capture is not None and capture.spec.logits
+
+
+def _store_logits(segments: Rows[Segment], logits: Logits) -> None:
+    """Hands each capture the logits of its tokens, on the host: they are large, and a text may take many passes."""
+    start = 0
+    for segment in segments:
+        assert segment.sequence.capture is not None
+        piece: Tensor = logits[start : start + segment.length].to(torch.float32).cpu()
+        segment.sequence.capture.logits.append(piece)
+        start += segment.length
+
+
+def _uniform(work: Rows[tuple[Sequence, int]]) -> Iterator[list[tuple[Sequence, int]]]:
+    """Groups sequences that compute as many positions from the same one on."""
+    groups: dict[tuple[int, int], list[tuple[Sequence, int]]] = {}
+    for sequence, count in work:
+        groups.setdefault((sequence.computed, count), []).append((sequence, count))
+    yield from groups.values()
 
 
 def _joined(results: Rows[PassResult]) -> PassResult:

@@ -1,187 +1,247 @@
-"""Scheduler: waiting and running sequences; who gets a slot, whose prompt is computed next, which rows decode."""
+"""Scheduler: which sequences run, which blocks of the cache they hold, and what the next pass computes."""
 
-from collections import deque
+from collections.abc import Iterator
+from itertools import count
+from typing import Protocol
 
 from steering.engine.options import EngineLimits
-from steering.engine.transformers.memory.prefix_cache import PrefixCache
-from steering.engine.transformers.memory.shared_prefixes import SharedPrefixes
-from steering.engine.transformers.memory.slot_cache import BLOCK as LENGTH_STEP
+from steering.engine.transformers.memory.block_pool import BLOCK, BlockPool, blocks_for
+from steering.engine.transformers.memory.prefix_index import PrefixIndex
 from steering.engine.transformers.prefill_budget import PrefillBudget
-from steering.engine.transformers.runner import ModelRunner
 from steering.engine.transformers.sequence import Sequence
-from steering.engine.transformers.steering.dose import BLOCK
+from steering.engine.transformers.steering.timing import reads_condition_late
+from steering.engine.transformers.waiting import WaitingQueue, by_client
 
-ROW_BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+Work = list[tuple[Sequence, int]]
+"""Sequences, and how many of their next positions a pass computes."""
 BACKGROUND_TURN = 4
-"""Background prompts come first in every fourth prefill pass, so that live traffic cannot starve them."""
+"""Background prompts come first in every fourth pass with prompts, so that live traffic cannot starve them."""
+LOOKAHEAD = 16
+"""How many waiting requests that do not fit are passed over in one turn, in search of shorter ones that do."""
+MOST_OVERTAKEN = 64
+"""After so many admissions before it a request is overtaken no more: blocks are kept for it as they become free."""
+RESUME_BLOCKS = 8
+"""Free blocks for every running sequence that a preempted one waits for, or it would soon be preempted again."""
 
 
-def rows_for(count: int) -> int:
-    """The row bucket that holds `count` rows: a pass comes in few sizes."""
-    return next((bucket for bucket in ROW_BUCKETS if bucket >= count), count)
+class RowState(Protocol):
+    """State that is kept for every running sequence outside the scheduler."""
+
+    @property
+    def same_pass(self) -> bool:
+        """Whether a sequence may read blocks that another computes in the same pass."""
+
+    def release(self, sequence: Sequence) -> None:
+        """Ends what is kept for a sequence. Does not raise."""
 
 
 class Scheduler:
-    """Slots are numbered from 0 and given out lowest first; a decode pass is the slots below the highest in use."""
+    """Live requests and background work have queues and limits of their own, and share the blocks: live ones come first.
 
-    def __init__(self, runner: ModelRunner, limits: EngineLimits, position_bytes: int) -> None:
-        self._runner, self._limits, self._position_bytes = runner, limits, position_bytes
-        self._waiting: tuple[deque[Sequence], deque[Sequence]] = (deque(), deque())
+    A sequence is admitted when there are blocks for all its tokens and one more. When blocks run out while it decodes,
+    the youngest sequence gives up its own (background first) and is computed again later, with the same result.
+    """
+
+    def __init__(
+        self, limits: EngineLimits, pool: BlockPool, index: PrefixIndex, rows: RowState, logit_positions: int = 1 << 30
+    ) -> None:
+        """logit_positions: how many positions of a pass may have all their logits returned."""
+        self._pool, self.index, self._rows = pool, index, rows
+        self._logit_positions = logit_positions
+        self.live, self.background = WaitingQueue(), WaitingQueue()
         self.running: dict[int, Sequence] = {}
-        self._turn = 0
-        self.pace = PrefillBudget()
-        self.prefix = PrefixCache(runner.cache, limits.prefix_bytes)
-
-    @property
-    def waiting(self) -> int:
-        return sum(len(queue) for queue in self._waiting)
-
-    @property
-    def waiting_live(self) -> int:
-        return len(self._waiting[0])
+        self.budget = PrefillBudget(limits)
+        self.preemptions = self.cached_tokens = 0
+        self._most = {False: limits.max_running, True: limits.max_background}
+        self._orders, self._turn = count(1), 0
+        self._changed = False
+        """Whether anything came or went since admission last found nothing that fits."""
 
     @property
     def busy(self) -> bool:
-        return bool(self.running) or self.waiting > 0
+        """Whether a sequence runs or waits."""
+        return bool(self.running) or len(self.live) + len(self.background) > 0
 
     def enqueue(self, sequence: Sequence) -> None:
-        self._waiting[min(sequence.priority, 1)].append(sequence)
+        """Adds a request to its queue."""
+        self._queue_of(sequence).put(sequence)
+        self._changed = True
 
-    def everyone(self) -> list[Sequence]:
-        """Running and waiting."""
-        return [*self.running.values(), *self._waiting[0], *self._waiting[1]]
-
-    def drop_closed(self) -> None:
-        """Rows and places in the queue of those whose reader has left."""
-        for sequence in [s for s in self.running.values() if s.stream.closed]:
-            # a steered prompt cut short may hold numbers that are not finite; nobody has looked at them
-            self.release(sequence, wipe=sequence.prefilling and not sequence.plan.empty)
-        for queue in self._waiting:
-            if any(sequence.stream.closed for sequence in queue):
-                kept = [sequence for sequence in queue if not sequence.stream.closed]
-                queue.clear()
-                queue.extend(kept)
-
-    def release(self, sequence: Sequence, *, wipe: bool = False) -> None:
-        """A row ends. Harmless for one that has no slot any more."""
-        if self.running.get(sequence.slot) is sequence:
-            if not wipe:
-                self.prefix.publish(sequence, finished=True)
-            self._runner.release(sequence, wipe=wipe)
-            del self.running[sequence.slot]
-            sequence.slot = -1
+    def _queue_of(self, sequence: Sequence) -> WaitingQueue:
+        return self.background if sequence.background else self.live
 
     def fits_alone(self, length: int) -> bool:
-        """Whether a row of that length fits an empty cache."""
-        return self._bytes(1, length) <= self._limits.cache_bytes
+        """Whether a sequence of that length fits an empty cache."""
+        return blocks_for(length) <= self._pool.count
 
-    def _bytes(self, slots: int, length: int) -> int:
-        return rows_for(slots) * -(-length // LENGTH_STEP) * LENGTH_STEP * self._position_bytes
+    def drop_closed(self) -> list[Sequence]:
+        """Ends sequences whose reader has left, and returns them."""
+        gone = [sequence for sequence in self.running.values() if sequence.stream.closed]
+        for sequence in gone:
+            self.release(sequence, dirty=True)
+        for queue in (self.live, self.background):
+            gone += queue.drop(lambda one: one.stream.closed)
+        return gone
 
-    def _reserve(self, length: int) -> None:
-        """Room for that many positions in the slots in use. What was needed once and is not now is given back when both
-        together would be more than the limit."""
-        slots, length = rows_for(max(self.running) + 1), max(length, *(s.computed for s in self.running.values()))
-        cache = self._runner.cache
-        if self._bytes(max(slots, cache.slots), max(length, cache.capacity)) > self._limits.cache_bytes:
-            cache.trim(slots, length)
-        self._runner.reserve(slots, length)
+    def running_of(self, *, background: bool) -> int:
+        """How many sequences of a kind run."""
+        return sum(one.background == background for one in self.running.values())
+
+    def release(self, sequence: Sequence, *, dirty: bool = False) -> None:
+        """Ends a sequence's run. dirty: what it computed may not be finite, or is not complete. Harmless when repeated."""
+        if sequence.id in self.running:
+            self._rows.release(sequence)
+            if not dirty:
+                self.index.register_answer(sequence)
+            self._take_back(sequence, dirty=dirty)
+
+    def _take_back(self, sequence: Sequence, *, dirty: bool) -> None:
+        del self.running[sequence.id]
+        sequence.running = False
+        blocks, sequence.block_table, sequence.shared = sequence.block_table, [], 0
+        self._pool.release(blocks, dirty=dirty)
+        self._changed = True
+
+    def preempt(self, sequence: Sequence) -> None:
+        """Takes the blocks from a sequence, which waits to be computed again."""
+        self._rows.release(sequence)
+        self._take_back(sequence, dirty=sequence.prefilling)
+        sequence.restart()
+        self._queue_of(sequence).put_back(sequence)
+        self.preemptions += 1
 
     def admit(self) -> list[Sequence]:
-        """Gives slots to those who wait, live traffic first, as far as rows and memory go."""
-        admitted: list[Sequence] = []
-        for queue in self._waiting:
-            while queue and len(self.running) < self._limits.max_running:
-                sequence = queue[0]
-                slot = next(n for n in range(len(self.running) + 1) if n not in self.running)
-                slots = max(slot, *self.running, 0) + 1 if self.running else slot + 1
-                length = max([sequence.max_length, *(s.max_length for s in self.running.values())])
-                if self.running and self._bytes(slots, length) > self._limits.cache_bytes:
-                    return admitted
-                queue.popleft()
-                sequence.slot = slot
-                self.running[slot] = sequence
-                self._reserve(sequence.target)
-                self._runner.place(sequence)
-                admitted.append(sequence)
-        return admitted
-
-    def prompts(self) -> list[tuple[Sequence, int]]:
-        """What the next prefill pass computes: sequences of one kind (live, or background) within the token budget."""
-        pending = [s for s in self.running.values() if s.prefilling]
-        if not pending:
+        """Gives blocks to waiting sequences, live ones first, and returns those who got them."""
+        if not self._changed:
             return []
-        live = [s for s in pending if s.capture is None]
-        background = [s for s in pending if s.capture is not None]
+        self._changed = False
+        return [*self._admitted(self.live), *self._admitted(self.background)]
+
+    def _admitted(self, queue: WaitingQueue) -> Iterator[Sequence]:
+        passed: list[Sequence] = []
+        for sequence in queue.in_turns():
+            full = self.running_of(background=sequence.background) >= self._most[sequence.background]
+            if full or len(passed) > LOOKAHEAD or any(one.overtaken >= MOST_OVERTAKEN for one in passed):
+                return
+            if not self._take_blocks(sequence):
+                passed.append(sequence)
+                continue
+            queue.take(sequence)
+            sequence.running, sequence.order = True, sequence.order or next(self._orders)
+            sequence.cache_epoch = self.index.epoch
+            self.running[sequence.id] = sequence
+            for one in passed:
+                one.overtaken += 1
+            yield sequence
+
+    def _take_blocks(self, sequence: Sequence) -> bool:
+        """Takes the blocks of a sequence's tokens and one more position, if there are enough."""
+        found = self.index.find(sequence)
+        for block in found:
+            self._pool.acquire(block)
+        needed = blocks_for(min(len(sequence.ids) + 1, sequence.max_length)) - len(found)
+        spare = 0
+        if self.running:
+            spare = RESUME_BLOCKS * len(self.running) if sequence.preemptions else int(sequence.background)
+        if not sequence.background:
+            self._preempt_background(needed + spare)
+        own = self._pool.allocate(needed) if needed + spare <= self._pool.available else None
+        if own is None:
+            self._pool.release(found)
+            return False
+        sequence.block_table = found + own
+        self._took_over(sequence, 0, len(found))
+        return True
+
+    def _preempt_background(self, needed: int) -> None:
+        """Preempts background work, the youngest first, if a live sequence fits then."""
+        background = sorted((s for s in self.running.values() if s.background), key=lambda one: -one.order)
+        if needed > self._pool.available + sum(len(one.block_table) for one in background):
+            return
+        for sequence in background:
+            if needed <= self._pool.available:
+                return
+            self.preempt(sequence)
+
+    def _took_over(self, sequence: Sequence, first: int, end: int) -> None:
+        """Blocks [first, end) of a table are those of others: their positions are not computed again."""
+        self.index.restore(sequence, first, end)
+        sequence.shared, sequence.computed = end, end * BLOCK
+        if not sequence.preemptions:
+            self.cached_tokens += (end - first) * BLOCK
+            sequence.cached = sequence.computed
+
+    def schedule(self) -> Work:
+        """Chooses what the next pass computes: a token for every sequence that decodes, and prompts within the budget."""
         self._turn += 1
-        turn = background if background and (not live or self._turn % BACKGROUND_TURN == 0) else live
-        # however many texts are to be read, nobody waits for them as for a first token
-        budget = self.pace.budget(
-            self._limits, 1 if turn is background else len(live), len(self.running) - len(pending)
-        )
-        work: list[tuple[Sequence, int]] = []
-        promised: set[bytes] = set()
-        beginnings = SharedPrefixes()
-        for sequence in sorted(turn, key=lambda s: s.id):
+        decoding = self._decoding()
+        return decoding + self._prompts(len(decoding))
+
+    def _decoding(self) -> Work:
+        """Sequences with one token to compute, each with a block for it. Preempts the youngest where blocks run out."""
+        for sequence in sorted(self.running.values(), key=lambda one: one.order):
+            while not sequence.prefilling and len(sequence.block_table) * BLOCK <= sequence.computed:
+                block = self._pool.allocate(1)
+                if block is not None:
+                    sequence.block_table += block
+                else:
+                    self.preempt(max(self.running.values(), key=lambda one: (one.background, one.order)))
+        return [(sequence, 1) for sequence in self.running.values() if not sequence.prefilling]
+
+    def _prompts(self, streams: int) -> Work:
+        pending = sorted((s for s in self.running.values() if s.prefilling), key=lambda one: one.order)
+        live = by_client([s for s in pending if not s.background], self._turn)
+        background = [s for s in pending if s.background]
+        turn = [*background, *live] if background and self._turn % BACKGROUND_TURN == 0 else [*live, *background]
+        # background work never weighs more than one live prompt, however many texts are to be read
+        budget = self.budget.positions(max(len(live), 1), streams) if pending else 0
+        work: Work = []
+        claimed: set[bytes] = set()
+        computing: dict[bytes, int] = {}
+        logit_positions = self._logit_positions
+        for sequence in turn:
             if budget <= 0:
                 break
-            if not self._may_start(sequence, promised):
+            keys = self.index.keys_of(sequence)
+            if self._waits(sequence, computing, claimed):
                 continue
-            if self._runner.packs:
-                beginnings.lend(sequence)
-            count = min(sequence.target - sequence.computed, budget, _indivisible(sequence))
-            work.append((sequence, count))
-            beginnings.offer(sequence, count)
-            budget -= count
-            keys = self.prefix.keys_of(sequence)
-            promised.update(keys[sequence.computed // BLOCK : (sequence.computed + count) // BLOCK])
-        self._reserve(max(sequence.computed + count for sequence, count in work))
+            amount = min(sequence.remaining, budget, _indivisible(sequence))
+            if sequence.capture is not None and sequence.capture.spec.logits:
+                if logit_positions <= 0:
+                    continue
+                amount = min(amount, logit_positions)
+                logit_positions -= amount
+            work.append((sequence, amount))
+            budget -= amount
+            first, end = sequence.computed // BLOCK, (sequence.computed + amount) // BLOCK
+            if self._rows.same_pass and not sequence.plan.prompt_fingerprint:
+                computing.update(zip(keys[first:end], sequence.block_table[first:end], strict=False))
+            claimed.update(keys[first:])
         return work
 
-    def _may_start(self, sequence: Sequence, promised: set[bytes]) -> bool:
-        """Lends a new prompt what is known of it. One whose next block this pass computes anyway waits for that."""
-        if sequence.computed == 0:
-            self.prefix.lend(sequence)
-        return self.prefix.missing(sequence) not in promised
+    def _waits(self, sequence: Sequence, computing: dict[bytes, int], claimed: set[bytes]) -> bool:
+        """Takes over what others have computed, or compute in this pass, of a sequence that has computed nothing itself.
 
-    def rows(self) -> tuple[list[Sequence | None], list[int]]:
-        """(row -> sequence or None, row -> position an idle row may overwrite), compacted when that makes a smaller pass."""
-        ready = [s for s in self.running.values() if not s.prefilling and s.capture is None]
-        if not ready:
-            return [], []
-        self._compact()
-        highest = max(s.slot for s in ready)
-        rows = rows_for(highest + 1)
-        by_slot = {s.slot: s for s in ready}
-        self._reserve(max(s.computed for s in ready) + 1)
-        capacity = self._runner.cache.capacity
-        idle = [min(self.running[r].computed, capacity - 1) if r in self.running else 0 for r in range(rows)]
-        return [by_slot.get(row) for row in range(rows)], idle
-
-    def _compact(self) -> None:
-        """Moves the highest rows into holes when the pass would otherwise be a bucket larger than it need be."""
-        while self.running and rows_for(max(self.running) + 1) > rows_for(len(self.running)):
-            source = max(self.running)
-            target = next(n for n in range(source) if n not in self.running)
-            sequence = self.running.pop(source)
-            self._runner.move(sequence, target)
-            self.running[target] = sequence
+        True when it is to wait, since another sequence will compute its next block.
+        """
+        if sequence.computed > sequence.shared * BLOCK:
+            return False
+        first = sequence.shared
+        found = self.index.find(sequence, computing)
+        if len(found) > first:
+            for block in found[first:]:
+                self._pool.acquire(block)
+            self._pool.release(sequence.block_table[first : len(found)])
+            sequence.block_table[first : len(found)] = found[first:]
+            self._took_over(sequence, first, len(found))
+            self._changed = True
+        keys = self.index.keys_of(sequence)
+        return sequence.shared < len(keys) and keys[sequence.shared] in claimed
 
 
 def _indivisible(sequence: Sequence) -> int:
-    """A plan that hears of a decision one token later must take generated positions one by one when they are re-read."""
+    """A plan that reads a decision one token later has no pass over prompt and generated positions, and those one by one."""
+    late = reads_condition_late(sequence.plan)
     if sequence.computed < sequence.prompt_length:
-        return sequence.prompt_length - sequence.computed if reads_condition_late(sequence) else 1 << 30
-    return 1 if reads_condition_late(sequence) else 1 << 30
-
-
-def reads_condition_late(sequence: Sequence) -> bool:
-    """Whether a condition of the plan is read at a later layer than one where it acts."""
-    plan = sequence.plan
-    return any(
-        plan.thresholds[leaf].layer > layer
-        for layer, steering in plan.layers.items()
-        for call in steering.calls
-        if (condition := plan.intervention(call).condition) is not None
-        for leaf in condition.leaves()
-    )
+        return sequence.prompt_length - sequence.computed if late else sequence.remaining
+    return 1 if late else sequence.remaining

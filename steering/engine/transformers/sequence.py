@@ -61,7 +61,12 @@ class CaptureState:
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """One row's life. `ids` is the prompt and what was generated; positions below `computed` have their KV in `slot`."""
+    """The state of one request. `ids`: the prompt and what was generated; positions below `computed` are in the cache.
+
+    row: its row in the steering bank while it runs. block_table: its cache blocks, the first `shared` of them taken over
+    from others. order: when it was admitted first. cached: positions that were not computed for it. overtaken: how many
+    requests were admitted before it since it did not fit.
+    """
 
     id: int
     ids: list[int]
@@ -73,27 +78,31 @@ class Sequence:
     priority: int = 0
     capture: CaptureState | None = None
     decoder: DecodeStream | None = None
-    slot: int = -1
+    row: int = 0
+    running: bool = False
     computed: int = 0
     cached: int = 0
-    borrowed: tuple[int, ...] = ()
-    """Slots from which the next pass copies positions 0, 1, ..., which others compute in it."""
+    order: int = 0
+    overtaken: int = 0
+    preemptions: int = 0
     held_text: str = ""
     token_counts: TokenCounts | None = None
     cache_salt: str = ""
+    block_table: list[int] = field(default_factory=list)
+    shared: int = 0
     block_keys: list[bytes] | None = None
-    row: int = 0
-    """Of the steering bank, from admission to release."""
+    shareable: int = 0
+    """Positions whose blocks may be shared: those in front of the first one that is read, or that predicts a token."""
+    cache_epoch: int = 0
     dose: DoseLedger = field(init=False)
     outbox: list[object] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.dose = DoseLedger(self.plan, self.prompt_length)
-
-    @property
-    def shares_prefix(self) -> bool:
-        """Whether keys and values of its prompt may come from, and serve, other requests."""
-        return self.capture is None and self.plan.reusable
+        if self.capture is None:
+            self.shareable = self.prompt_length - 1
+        elif not self.capture.spec.logits:
+            self.shareable = min(self.capture.window[0], len(self.ids) - 1)
 
     @property
     def generated(self) -> int:
@@ -102,19 +111,33 @@ class Sequence:
     @property
     def going_on(self) -> bool:
         """Whether its answer has begun and has not ended."""
-        return self.slot >= 0 and self.generated > 1
+        return self.running and self.generated > 1
+
+    @property
+    def remaining(self) -> int:
+        """Positions to compute before the next token can be chosen, or the text is read."""
+        return len(self.ids) - self.computed
 
     @property
     def prefilling(self) -> bool:
-        """Whether prompt positions are still to be computed before the next token can be chosen."""
-        return self.computed < self.target
+        """Whether it has more to compute than the token it chose last."""
+        return self.remaining > 1 or self.generated == 0 or self.capture is not None
 
     @property
-    def target(self) -> int:
-        """How many positions prefill covers: the whole prompt."""
-        return self.prompt_length if self.capture is None else len(self.ids)
+    def background(self) -> bool:
+        """Whether it belongs to background work: captures, and what is asked for at a lower priority."""
+        return self.capture is not None or self.priority > 0
 
     @property
     def max_length(self) -> int:
-        """The most positions this row can come to need in the cache."""
+        """The most positions it can need in the cache."""
         return len(self.ids) if self.capture is not None else self.prompt_length + self.sampling.max_tokens
+
+    def restart(self) -> None:
+        """Forgets what was computed, measured and read, so that it is computed again from the first position."""
+        self.computed = self.shared = 0
+        self.dose.reset()
+        self.preemptions += 1
+        if self.capture is not None:
+            self.capture.pieces.clear()
+            self.capture.logits.clear()

@@ -176,9 +176,11 @@ async def test_on_a_model_it_measures_doses_and_a_cancelled_one_frees_its_rows(
     assert doses[0] == 0.0 < doses[1] < doses[2]
     body = {**DOSE, "prompts": ["the road"] * 40, "max_tokens": 200}
     job = (await server.client.post("/v1/evaluations", json=body)).json()
-    await until(lambda: server.state.engine.stats().running > 4)
+    await until(lambda: server.state.engine.stats().background_running > 4)
     assert (await server.client.delete(f"/v1/jobs/{job['id']}")).json()["status"] == "cancelled"
-    await until(lambda: server.state.engine.stats().running == server.state.engine.stats().waiting == 0)
+    await until(
+        lambda: server.state.engine.stats().background_running == server.state.engine.stats().background_waiting == 0
+    )
 
 
 async def test_prompts_of_starter_concepts_and_conversations_may_be_used(start: StartServer) -> None:

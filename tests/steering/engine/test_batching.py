@@ -40,8 +40,8 @@ async def test_plain_rows_equal_transformers(family: str, hf_byte_tokenizer: Pre
 async def test_mixed_batch_of_32_random_plans_equals_solo_runs(
     family: str, hf_byte_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    # without shared prompts, because the report covers what was computed, not what was lent
-    async with family_engine(family, hf_byte_tokenizer, EngineLimits(prefix_bytes=0)) as engine:
+    # without shared prompts, because the report covers what was computed, not what was shared
+    async with family_engine(family, hf_byte_tokenizer, EngineLimits(share_prefixes=False)) as engine:
         vectors = vectors_for(engine.info)
         requests = [
             GenerationRequest(

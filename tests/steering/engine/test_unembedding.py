@@ -59,8 +59,10 @@ async def test_no_request_notices_and_nothing_is_left_behind(hf_byte_tokenizer: 
         plan = await plan_for([{"vector": "alpha", "strength": 2.0}], vectors_for(engine.info), engine.info)
         request = GenerationRequest(IDS, sampling(24), plan)
         alone = await run(engine, request)
-        beside, *_ = await asyncio.gather(run(engine, request), *(engine.unembed(torch.randn(5, 32)) for _ in range(6)))
-        assert beside.tokens == alone.tokens
+        besides, *_ = await asyncio.gather(
+            run(engine, request), *(engine.unembed(torch.randn(5, 32)) for _ in range(6))
+        )
+        assert besides.tokens == alone.tokens
         blocks = engine._runner._layout.blocks
         assert [len(block._forward_hooks) for block in blocks] == [1] * len(blocks)
 

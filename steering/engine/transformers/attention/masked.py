@@ -1,26 +1,33 @@
-"""SlotAttention: attention over cache slots, as an implementation of transformers' attention interface."""
+"""PagedAttention: attention over cache blocks, as an implementation of transformers' attention interface."""
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from steering.engine.transformers.attention.query_tiling import in_blocks, worthwhile
-from steering.engine.transformers.memory.slot_cache import SlotCache
+from steering.engine.transformers.attention.length_groups import LengthGroups
+from steering.engine.transformers.attention.query_tiling import tiled, worthwhile
+from steering.engine.transformers.batch import Batch
+from steering.engine.transformers.memory.paged_cache import PagedCache, PagedLayer
 from steering.shapes import Bool, Float, Tensor
 
 
 class Scores(NamedTuple):
-    """How scores are made. window: how many positions are seen, None: all before. softcap: what they are bent to."""
+    """How scores are computed. window: how many positions are seen, None: all before. softcap: the bound of tanh capping."""
 
     scaling: float
     window: int | None
     softcap: float | None
 
 
+AttentionKernel: TypeAlias = Callable[[Tensor, Tensor, Tensor, tuple[Tensor, Tensor], Batch, Scores], Tensor]
+"""(query, key, value (1, head, token, head_dim), cached keys and values, batch, scores) -> as query."""
+
+
 class AttentionFunction(ABC):
-    """What transformers' attention interface calls, as one method over what differs."""
+    """The signature of transformers' attention interface, reduced to what differs between implementations."""
 
     def __call__(  # noqa: PLR0913, PLR0917 - the signature is transformers'
         self,
@@ -28,7 +35,7 @@ class AttentionFunction(ABC):
         query: Float[Tensor, "row head query head_dim"],
         key: Tensor,
         value: Tensor,
-        attention_mask: Tensor | None,  # noqa: ARG002 - masks are the batch's
+        attention_mask: Tensor | None,  # noqa: ARG002 - masks are made from the batch
         scaling: float | None = None,
         dropout: float = 0.0,  # noqa: ARG002 - never in inference
         sliding_window: int | None = None,
@@ -44,49 +51,30 @@ class AttentionFunction(ABC):
     def attended(
         self, layer: int, query: Float[Tensor, "row head query head_dim"], key: Tensor, value: Tensor, scores: Scores
     ) -> Float[Tensor, "row head query head_dim"]:
-        """Each token of the pass that runs over what it may see."""
+        """Attends from each token of the running pass to what it may see."""
 
 
-class SegmentKernel(Protocol):
-    """A faster implementation of prompt attention, which an executor may install."""
+class PagedAttention(AttentionFunction):
+    """The attention function of one engine. A pass without a batch (fitting) is plain causal attention.
 
-    def __call__(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        states: tuple[Tensor, Tensor],
-        tables: tuple[Tensor, Tensor],
-        scores: Scores,
-    ) -> Tensor | None:
-        """Returns attention like `SlotAttention.attended`, or None for shapes that it does not support.
-
-        states: cached keys and values. tables: segments and prefix copies of the batch.
-        """
-        ...
-
-
-class SlotAttention(AttentionFunction):
-    """One engine's attention function, which knows the pass that runs.
-
-    Decode is grouped-query attention by batched matmul over the filled part of the slots, keys not repeated. A packed
-    prompt pass attends within each segment, segments of about equal length next to each other. A pass without slots
-    (fitting) is plain causal attention.
+    kernel: computes attention over the blocks itself, and writes them; None: keys and values are written by the cache.
     """
 
-    def __init__(self, cache: SlotCache) -> None:
+    def __init__(self, cache: PagedCache) -> None:
         self._cache = cache
-        self.segment_kernel: SegmentKernel | None = None
+        self.kernel: AttentionKernel | None = None
+        self._batch: Batch | None = None
+        self._groups: LengthGroups | None = None
 
     def write_and_attend(
         self,
         layer: int,
-        query: Float[Tensor, "row head query head_dim"],
+        query: Float[Tensor, "1 head token head_dim"],
         key: Tensor,
         value: Tensor,
         *scores: Any,
-    ) -> Float[Tensor, "row head query head_dim"]:
-        """The same for a compiled prompt pass, whose graph knows no cache: keys and values are written first."""
+    ) -> Float[Tensor, "1 head token head_dim"]:
+        """Does the same for a compiled pass, whose graph knows no cache: keys and values are written first."""
         key, value = self._cache.update(key, value, layer)
         return self.attended(layer, query, key, value, Scores(*scores))
 
@@ -95,42 +83,46 @@ class SlotAttention(AttentionFunction):
     ) -> Float[Tensor, "row head query head_dim"]:
         """See AttentionFunction."""
         batch = self._cache.batch
-        if batch is None:  # a pass without slots: whole texts, padded on the right
+        if batch is None:  # whole texts, padded on the right
             return causal(query, key, value, scores)
-        if batch.decode:
-            return grouped(query, key, value, batch.mask(scores.window), scores)
-        states = self._cache.layers[layer]
-        if self.segment_kernel is not None:
-            tables = batch.table(), batch.loan_table()
-            attended = self.segment_kernel(query, key, value, (states.keys, states.values), tables, scores)
-            if attended is not None:
-                return attended
-        beside = batch.side_by_side()
+        states: PagedLayer = self._cache.layers[layer]
+        if self.kernel is not None:
+            return self.kernel(query, key, value, (states.keys, states.values), batch, scores)
+        groups = self._groups_of(batch)
         parts = []
-        for group in beside.groups:
-            seen = (key, value) if group.fresh else (states.keys, states.values)
-            keys, values = map(group.rows if group.fresh else group.past, seen)
+        for group in groups.groups:
+            keys, values = (group.tokens_of(key), group.tokens_of(value)) if group.fresh else group.past(states)
             mask = group.mask(scores.window, needed=scores.softcap is not None)
-            parts.append(masked(group.rows(query), keys, values, mask, scores))
-        return beside.restored(parts)
+            parts.append(masked(group.tokens_of(query), keys, values, mask, scores))
+        return groups.restored(parts)
+
+    def _groups_of(self, batch: Batch) -> LengthGroups:
+        if self._batch is not batch or self._groups is None:
+            self._batch, self._groups = batch, LengthGroups.of(batch.segments, batch.positions.device)
+        return self._groups
 
 
 def grouped(query: Tensor, key: Tensor, value: Tensor, mask: Bool[Tensor, "..."], scores: Scores) -> Tensor:
-    """query (row, head, query, head_dim), key and value (row, kv_head, position, head_dim) -> as query.
-
-    Heads that share a key are rows of one matmul, so keys are read once and never repeated.
+    """Computes attention by two matmuls, scores and weights in float32: query (row, head, query, head_dim), key and value
+    (row, kv_head, position, head_dim) -> as query. Heads that share a key are rows of one matmul, so keys are not repeated.
     """
-    rows, heads, length, head_dim = query.shape
-    kv_heads = key.shape[1]
-    folded = query.reshape(rows, kv_heads, heads // kv_heads * length, head_dim)
-    found = torch.matmul(folded, key.transpose(-1, -2)) * scores.scaling
+    folded, folded_mask = _folded(query, key.shape[1], mask)
+    found = torch.matmul(folded.float() * scores.scaling, key.transpose(-1, -2).float())
     if scores.softcap is not None:
         found = torch.tanh(found / scores.softcap) * scores.softcap
-    if length > 1:
-        mask = mask.repeat(1, 1, heads // kv_heads, 1)
-    found = found.masked_fill(~mask, torch.finfo(found.dtype).min)
-    weights = torch.softmax(found, dim=-1, dtype=torch.float32).to(value.dtype)
-    return torch.matmul(weights, value).reshape(rows, heads, length, value.shape[-1])
+    found = found.masked_fill(~folded_mask, torch.finfo(found.dtype).min)
+    weights = torch.softmax(found, dim=-1).to(value.dtype)
+    return torch.matmul(weights, value).reshape(*query.shape[:3], value.shape[-1])
+
+
+def _folded(
+    query: Float[Tensor, "row head query head_dim"], kv_heads: int, mask: Bool[Tensor, "row 1 query position"]
+) -> tuple[Float[Tensor, "row kv_head folded head_dim"], Bool[Tensor, "row 1 folded position"]]:
+    """The queries of heads that share a key, one after the other, and their mask."""
+    rows, heads, length, head_dim = query.shape
+    group = heads // kv_heads
+    folded = query.reshape(rows, kv_heads, group * length, head_dim)
+    return folded, mask if length == 1 else mask.repeat(1, 1, group, 1)
 
 
 def causal(query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> Tensor:
@@ -151,8 +143,14 @@ def masked(query: Tensor, key: Tensor, value: Tensor, mask: Bool[Tensor, "..."] 
         assert mask is not None
         return grouped(query, key, value, mask, scores)
     if worthwhile(query):
-        return in_blocks(query, key, value, mask, scores.scaling)
-    gqa = query.shape[1] != key.shape[1]
-    return scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=mask is None, scale=scores.scaling, enable_gqa=gqa
-    )
+        if query.shape[2] == 1 and mask is not None:
+            return grouped(query, key, value, mask, scores)
+        return tiled(query, key, value, mask, scores.scaling)
+    if mask is None:
+        gqa = query.shape[1] != key.shape[1]
+        return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scores.scaling, enable_gqa=gqa)
+    # With a mask and enable_gqa, CUDA only has the math kernel, which keeps all scores in float32. Folding the heads that
+    # share a key into the query needs neither.
+    folded, folded_mask = _folded(query, key.shape[1], mask)
+    found = scaled_dot_product_attention(folded, key, value, attn_mask=folded_mask, scale=scores.scaling)
+    return found.reshape(*query.shape[:3], value.shape[-1])

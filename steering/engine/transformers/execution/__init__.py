@@ -1,10 +1,15 @@
 """Executors: how a prepared forward pass is computed. The rest of the engine knows the PassExecutor protocol only."""
 
+from collections.abc import Sequence
+
 import torch
 
 from steering.engine.transformers.execution.base import CompileRequest, ModelParts, PassExecutor, PreparedPass
 from steering.engine.transformers.execution.compiled.executor import CompiledExecutor
+from steering.engine.transformers.execution.compiled.graphs import uses_attention_kernel
 from steering.engine.transformers.execution.eager import EagerExecutor
+from steering.engine.transformers.memory.block_layouts import BlockLayout, PairedLayout, RowLayout
+from steering.engine.transformers.memory.paged_cache import LayerShape
 
 
 def create_executor(parts: ModelParts, device: torch.device, request: CompileRequest | None) -> PassExecutor:
@@ -18,4 +23,10 @@ def create_executor(parts: ModelParts, device: torch.device, request: CompileReq
     return CompiledExecutor(parts, eager, request)
 
 
-__all__ = ["CompileRequest", "ModelParts", "PassExecutor", "PreparedPass", "create_executor"]
+def block_layout(shapes: Sequence[LayerShape], request: CompileRequest | None) -> BlockLayout:
+    """Chooses how blocks are arranged: as the attention kernel reads them, where passes will use it."""
+    kernels = request is not None and uses_attention_kernel(shapes, kernels=request.kernels)
+    return PairedLayout() if kernels else RowLayout()
+
+
+__all__ = ["CompileRequest", "ModelParts", "PassExecutor", "PreparedPass", "block_layout", "create_executor"]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from steering.engine.transformers.batch import Batch
-from steering.engine.transformers.memory.slot_cache import SlotCache
+from steering.engine.transformers.memory.paged_cache import PagedCache
 from steering.engine.transformers.steering.bank import SteeringBank
 from steering.engine.transformers.steering.readout import ReadoutCollector
 from steering.engine.transformers.steering.steering_batch import SteeringBatch
@@ -28,7 +28,7 @@ class ModelParts:
     model: Any
     layout: Layout
     hooks: ResidualHooks
-    cache: SlotCache
+    cache: PagedCache
     bank: SteeringBank
 
 
@@ -86,6 +86,11 @@ class PassExecutor(Protocol):
     @property
     def name(self) -> str:
         """`eager`, `compiled` or `compiled+kernels`: what runs the next pass. Results of two names may differ by rounding."""
+        ...
+
+    @property
+    def batch_invariant(self) -> bool:
+        """Whether a token's results have the same bits however passes are formed: alone, in a batch, decoded or read."""
         ...
 
     def start(self, install: Install) -> None:

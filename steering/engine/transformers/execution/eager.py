@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from steering.engine.transformers.attention.attachment import AttentionPatch
-from steering.engine.transformers.attention.masked import SlotAttention
+from steering.engine.transformers.attention.masked import PagedAttention
 from steering.engine.transformers.execution.base import Install, ModelParts, PreparedPass
 from steering.model.hooks import StopForward
 from steering.shapes import Logits, Tensor
@@ -18,11 +18,12 @@ class EagerExecutor:
     """
 
     name = "eager"
+    batch_invariant = False
 
     def __init__(self, parts: ModelParts) -> None:
         self._model, self._hooks, self._cache = parts.model, parts.hooks, parts.cache
         self._cache_argument = parts.layout.cache_argument
-        self.attention = None if parts.layout.attention == "own" else SlotAttention(parts.cache)
+        self.attention = None if parts.layout.attention == "own" else PagedAttention(parts.cache)
         self._patch = None if self.attention is None else AttentionPatch(parts.model, self.attention)
 
     def start(self, install: Install) -> None:
@@ -31,18 +32,19 @@ class EagerExecutor:
     def run(self, prepared: PreparedPass) -> Logits | None:
         """See PassExecutor.run."""
         batch = prepared.batch
-        shape = (-1, 1) if batch.decode else (1, -1)
+        rows = 1 if self.attention is not None else len(batch.segments)
         arguments: dict[str, Any] = {
-            "input_ids": batch.token_ids.view(shape),
+            "input_ids": batch.token_ids.view(rows, -1),
             "use_cache": True,
-            "logits_to_keep": 1 if batch.decode else prepared.keep,
             self._cache_argument: self._cache,
         }
         if self.attention is None:
             filled = batch.segments[0].last_position + 1
-            arguments["attention_mask"] = torch.ones(1, filled, dtype=torch.int64, device=batch.token_ids.device)
+            arguments["attention_mask"] = torch.ones(rows, filled, dtype=torch.int64, device=batch.token_ids.device)
         else:
-            arguments["position_ids"] = batch.positions.view(shape)
+            arguments["position_ids"] = batch.positions.view(rows, -1)
+        # a keep index counts the tokens of a row; for several rows it is applied to the logits of all tokens
+        arguments["logits_to_keep"] = prepared.keep if rows == 1 else 0
         self._cache.batch = batch
         try:
             with torch.no_grad(), self._hooks.step(prepared.on_layer, sorted(prepared.layers)):
@@ -51,8 +53,8 @@ class EagerExecutor:
             return None
         finally:
             self._cache.batch = None
-        logits: Tensor = output.logits
-        return logits.reshape(-1, logits.shape[-1])
+        logits: Tensor = output.logits.flatten(0, 1)
+        return logits if rows == 1 else logits[prepared.keep]
 
     def argmax(self, logits: Logits) -> None:
         """See PassExecutor.argmax."""

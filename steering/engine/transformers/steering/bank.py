@@ -2,7 +2,7 @@
 
 import torch
 
-from steering.engine.transformers.segment import Segment
+from steering.engine.transformers.batch import Segment
 from steering.plan.types import Phase, SteeringPlan
 from steering.shapes import Float, Int, Residual, Tensor
 
@@ -35,20 +35,20 @@ class SteeringBank:
             return UNSTEERED_ROW
         if not self._free:
             self._grow()
-        row = self._free.pop()
         sums = {layer: one.static_sum for layer, one in plan.layers.items() if one.static_sum is not None}
-        for layer, values in sums.items():
-            self.static_adds[:, layer, row] = values.to(self._device)
+        moved = {layer: values.to(self._device) for layer, values in sums.items()}
+        row = self._free.pop()
         self._layers[row] = frozenset(sums)
-        self.decisions[row] = 0
+        for layer, values in moved.items():
+            self.static_adds[:, layer, row].copy_(values)
+        self.decisions[row].zero_()
         return row
 
     def release(self, row: int) -> None:
         """Frees a row. Harmless for the row of unsteered requests."""
         if row != UNSTEERED_ROW:
-            layers = sorted(self._layers.pop(row))
-            if layers:
-                self.static_adds[:, layers, row] = 0.0
+            for layer in self._layers.pop(row):  # one by one: views need no memory, which may be short now
+                self.static_adds[:, layer, row].zero_()
             self._free.append(row)
 
     def _grow(self) -> None:

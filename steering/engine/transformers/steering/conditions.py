@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from steering.conditions import CONDITIONS
-from steering.engine.transformers.segment import Segment
+from steering.engine.transformers.batch import Segment
 from steering.engine.transformers.steering.bank import SteeringBank
 from steering.engine.transformers.steering.gather import DirectionTable, Spread, index_of, take
 from steering.plan.types import ResolvedThreshold

@@ -22,13 +22,12 @@ from typing import TypeAlias
 import torch
 
 from steering.engine.api import SteeringReport
+from steering.engine.transformers.memory.block_pool import BLOCK
 from steering.engine.transformers.steering.gather import Spread
 from steering.plan.order import acts_on_prompt
 from steering.plan.types import SCOPE_PHASES, Phase, SteeringPlan
 from steering.shapes import Bool, Float, Int, Tensor
 
-BLOCK = 16
-"""Positions of a KV block; a prefix is shared in whole blocks."""
 NO_BLOCK = -1
 """The block of positions that are never shared."""
 STATIC, WHOLE, CLAMPED = -1, -2, -3

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from steering.engine.transformers.batch import Batch
-from steering.engine.transformers.segment import Segment
+from steering.engine.transformers.batch import Batch, Segment
 from steering.engine.transformers.sequence import Sequence
 from steering.rowwise import dot
 from steering.shapes import Float, Int, Residual, Tensor
@@ -48,7 +47,7 @@ class ReadoutCollector:
         found: dict[int, list[tuple[int, Sequence, int]]] = {}
         for segment in batch.segments:
             sequence = segment.sequence
-            if segment.last_position != len(sequence.ids) - 1:  # only the position that predicts a token is read
+            if not segment.predicts:  # only the position that predicts a token is read
                 continue
             for number, reading in enumerate(sequence.readings):
                 found.setdefault(reading.layer, []).append((segment.end - 1, sequence, number))

@@ -6,7 +6,7 @@ from itertools import groupby
 
 import torch
 
-from steering.engine.transformers.segment import Segment
+from steering.engine.transformers.batch import Segment
 from steering.engine.transformers.steering.bank import norms_of
 from steering.engine.transformers.steering.condition_trees import TreeGroups
 from steering.engine.transformers.steering.dose import NEVER, DoseSums

@@ -9,8 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from steering.engine.transformers.batch import Batch
-from steering.engine.transformers.segment import Segment
+from steering.engine.transformers.batch import Batch, Segment
 from steering.engine.transformers.sequence import Sequence as Row
 from steering.engine.transformers.steering.bank import SteeringBank, norms_of
 from steering.engine.transformers.steering.conditions import ConditionEvaluator
@@ -170,6 +169,12 @@ class SteeringRunner:
     def release(self, sequence: Row) -> None:
         """Completes a request's ledger and takes its row back."""
         self.flush()
+        self.bank.release(sequence.row)
+        sequence.row = 0
+
+    def discard(self, sequence: Row) -> None:
+        """Takes a request's row back without its sums, and drops those of the others that were not collected."""
+        self._decode, self._kept, self._key = None, None, ()
         self.bank.release(sequence.row)
         sequence.row = 0
 

@@ -66,3 +66,14 @@ class Timing:
     def is_constant_from(self, position: int) -> bool:
         """Whether the weight is 1 at this and every later position."""
         return self.start <= position and self.end == inf and not self.scheduled
+
+
+def reads_condition_late(plan: SteeringPlan) -> bool:
+    """Whether a condition of the plan is read at a later layer than one where it acts."""
+    return any(
+        plan.thresholds[leaf].layer > layer
+        for layer, steering in plan.layers.items()
+        for call in steering.calls
+        if (condition := plan.intervention(call).condition) is not None
+        for leaf in condition.leaves()
+    )

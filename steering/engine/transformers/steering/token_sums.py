@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from steering.engine.transformers.segment import Segment
+from steering.engine.transformers.batch import Segment
 from steering.engine.transformers.steering.dose import CLAMPED, STATIC, WHOLE
 from steering.engine.transformers.steering.gather import Spread, index_of
 from steering.plan.types import SteeringPlan

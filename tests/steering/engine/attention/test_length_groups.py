@@ -1,4 +1,4 @@
-"""Segments laid side by side come back in their places, and each sees what it would see alone."""
+"""Segments in groups come back in their places, and each sees what it would see alone."""
 
 import pytest
 import torch
@@ -8,7 +8,10 @@ from hypothesis import strategies as st
 from steering.engine.api import SamplingParams
 from steering.engine.transformers.attention.length_groups import UNEVEN, LengthGroups
 from steering.engine.transformers.attention.masked import Scores, masked
-from steering.engine.transformers.segment import Segment
+from steering.engine.transformers.batch import Segment
+from steering.engine.transformers.memory.block_layouts import RowLayout
+from steering.engine.transformers.memory.block_pool import BLOCK, blocks_for
+from steering.engine.transformers.memory.paged_cache import LayerShape, PagedCache
 from steering.engine.transformers.sequence import Sequence, Stream
 from steering.plan.types import UNSTEERED
 
@@ -18,12 +21,15 @@ pieces = st.lists(st.tuples(st.sampled_from([0, 0, 1, 7, 30]), st.integers(1, 40
 
 
 def segments(pieces: list[tuple[int, int]]) -> list[Segment]:
-    """(first, length) each -> segments packed in that order, slot n for the n-th."""
+    """(first, length) each -> segments in that order, each with the next blocks."""
     found: list[Segment] = []
     stream: Stream = None  # type: ignore[assignment]  # nothing is sent
-    for slot, (first, length) in enumerate(pieces):
+    free = 1
+    for number, (first, length) in enumerate(pieces):
         ids = [0] * (first + length)
-        sequence = Sequence(slot, ids, len(ids), UNSTEERED, SamplingParams(), stream, slot=slot)
+        sequence = Sequence(number, ids, len(ids), UNSTEERED, SamplingParams(), stream)
+        sequence.block_table = list(range(free, free + blocks_for(len(ids))))
+        free += len(sequence.block_table)
         start = found[-1].end if found else 0
         found.append(Segment(sequence, first, start, start + length))
     return found
@@ -33,9 +39,9 @@ def segments(pieces: list[tuple[int, int]]) -> list[Segment]:
 def test_rows_come_back_in_their_places(pieces: list[tuple[int, int]]) -> None:
     packed = segments(pieces)
     states = torch.randn(1, HEADS, packed[-1].end, WIDTH)
-    beside = LengthGroups.of(packed, DEVICE)
-    assert torch.equal(beside.restored([group.rows(states) for group in beside.groups]), states)
-    assert sum(len(group.segments) for group in beside.groups) == len(packed)
+    groups = LengthGroups.of(packed, DEVICE)
+    assert torch.equal(groups.restored([group.tokens_of(states) for group in groups.groups]), states)
+    assert sum(len(group.segments) for group in groups.groups) == len(packed)
 
 
 @given(pieces)
@@ -49,26 +55,30 @@ def test_a_group_is_even(pieces: list[tuple[int, int]]) -> None:
 @given(pieces, st.sampled_from([None, 3, 20]))
 def test_each_sees_what_it_would_alone(pieces: list[tuple[int, int]], window: int | None) -> None:
     packed = segments(pieces)
-    capacity = max(first + length for first, length in pieces)
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(1, HEADS, packed[-1].end, WIDTH, generator=generator)
-    keys, values = torch.randn(2, len(packed), HEADS, capacity, WIDTH, generator=generator).unbind()
-    flat_keys = torch.cat([keys[n, :, s.first : s.last_position + 1] for n, s in enumerate(packed)], dim=1)[None]
-    flat_values = torch.cat([values[n, :, s.first : s.last_position + 1] for n, s in enumerate(packed)], dim=1)[None]
-    beside = LengthGroups.of(packed, DEVICE)
+    shape = LayerShape(HEADS, WIDTH, HEADS, WIDTH, torch.float32, DEVICE)
+    (layer,) = PagedCache([shape], sum(len(s.sequence.block_table) for s in packed), RowLayout()).layers
+    layer.keys.copy_(torch.randn(layer.keys.shape, generator=generator))
+    layer.values.copy_(torch.randn(layer.values.shape, generator=generator))
+    slots = [
+        [s.sequence.block_table[p // BLOCK] * BLOCK + p % BLOCK for p in range(s.last_position + 1)] for s in packed
+    ]
+    new = [at for segment, found in zip(packed, slots, strict=True) for at in found[segment.first :]]
+    flat_keys, flat_values = layer.keys[:, new][None], layer.values[:, new][None]
+    groups = LengthGroups.of(packed, DEVICE)
     parts = []
-    for group in beside.groups:
-        past = (
-            (group.rows(flat_keys), group.rows(flat_values)) if group.fresh else (group.past(keys), group.past(values))
-        )
-        parts.append(masked(group.rows(query), *past, group.mask(window), Scores(0.5, window, None)))
-    together = beside.restored(parts)
-    for slot, segment in enumerate(packed):
+    for group in groups.groups:
+        fresh = group.tokens_of(flat_keys), group.tokens_of(flat_values)
+        past = fresh if group.fresh else group.past(layer)
+        parts.append(masked(group.tokens_of(query), *past, group.mask(window), Scores(0.5, window, None)))
+    together = groups.restored(parts)
+    for number, segment in enumerate(packed):
         for row in range(segment.length):
             at = segment.first + row
-            low = 0 if window is None else max(0, at - window + 1)
-            scores = 0.5 * query[0, :, segment.start + row, None] @ keys[slot, :, low : at + 1].transpose(1, 2)
-            expected = (scores.softmax(-1) @ values[slot, :, low : at + 1])[:, 0]
+            seen = slots[number][0 if window is None else max(0, at - window + 1) : at + 1]
+            scores = 0.5 * query[0, :, segment.start + row, None] @ layer.keys[:, seen].transpose(1, 2)
+            expected = (scores.softmax(-1) @ layer.values[:, seen])[:, 0]
             torch.testing.assert_close(together[0, :, segment.start + row], expected, rtol=1e-4, atol=1e-5)
 
 

@@ -3,19 +3,17 @@
 import random
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+import torch
 from transformers import PreTrainedTokenizerFast
 
-from steering.engine.api import GenerationRequest, SteeringReport
+from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest, SteeringReport
 from steering.engine.options import EngineLimits
-from steering.engine.transformers.memory.prefix_cache import block_keys
-from steering.engine.transformers.steering.dose import BLOCK
+from steering.engine.transformers.memory.block_pool import BLOCK
 from tests.engines import family_engine, run, run_all, run_alone, sampling
 from tests.plans import plan_for, random_items, vectors_for
 
 SYSTEM = tuple(b"You are a helpful assistant who answers all questions in a friendly and short way. ")
-COLD = EngineLimits(prefix_bytes=0)
+COLD = EngineLimits(share_prefixes=False)
 
 
 def prompt(text: str) -> tuple[int, ...]:
@@ -50,7 +48,7 @@ def assert_same_report(one: SteeringReport, other: SteeringReport) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
-async def test_a_lent_prompt_is_reported_as_a_computed_one(
+async def test_a_shared_prompt_is_reported_as_a_computed_one(
     family: str, hf_byte_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     """Doses, and whether and when each intervention acted: over random plans, alone and together."""
@@ -61,12 +59,12 @@ async def test_a_lent_prompt_is_reported_as_a_computed_one(
         expected = await run_alone(cold, requests)
     async with family_engine(family, hf_byte_tokenizer, EngineLimits(prefill_tokens=24)) as engine:
         first = await run_alone(engine, requests)
-        lent = [*await run_alone(engine, requests), *await run_all(engine, requests)]
-    for outcome, told in zip([*first, *lent], expected * 3, strict=True):
-        assert_same_report(outcome.finish.steering, told.finish.steering)
+        shared = [*await run_alone(engine, requests), *await run_all(engine, requests)]
+    for outcome, expected_outcome in zip([*first, *shared], expected * 3, strict=True):
+        assert_same_report(outcome.finish.steering, expected_outcome.finish.steering)
     steered_prompts = [index for index, plan in enumerate(plans) if plan.prompt_fingerprint and plan.reusable]
     assert len(steered_prompts) >= 5
-    assert all(lent[index].finish.cached_tokens > 0 for index in steered_prompts)
+    assert all(shared[index].finish.cached_tokens > 0 for index in steered_prompts)
 
 
 LATER = {"tokens": "generated"}
@@ -82,7 +80,7 @@ SAME_PROMPT: list[list[dict[str, object]]] = [
 ]
 
 
-async def test_measures_are_lent_between_plans_that_number_their_steps_differently(
+async def test_measures_are_shared_between_plans_that_number_their_steps_differently(
     hf_byte_tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     async with family_engine("llama", hf_byte_tokenizer, COLD) as cold:
@@ -100,7 +98,7 @@ async def test_measures_are_lent_between_plans_that_number_their_steps_different
 
 
 async def test_adds_that_cancel_on_the_prompt_are_measured_there(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
-    """Their sum changes nothing, but each has a dose: unsteered requests, which measure none, lend them nothing."""
+    """Their sum changes nothing, but each has a dose: unsteered requests, which measure none, share nothing with them."""
     items = [{"vector": "alpha", "layers": [1], "strength": s, "scope": {"tokens": "prompt"}} for s in (1.0, -1.0)]
     async with family_engine("llama", hf_byte_tokenizer) as engine:
         plan = await plan_for(items, vectors_for(engine.info), engine.info)
@@ -161,9 +159,9 @@ async def test_a_steered_answer_is_measured_again_when_it_comes_back_as_a_prompt
         again = await run(engine, GenerationRequest(longer, sampling(8), plan))
         assert again.finish.cached_tokens == (len(asked) - 1) // BLOCK * BLOCK
     async with family_engine("llama", hf_byte_tokenizer, COLD) as cold:
-        told = await run(cold, GenerationRequest(longer, sampling(8), plan))
-    assert again.tokens == told.tokens
-    assert_same_report(again.finish.steering, told.finish.steering)
+        expected_outcome = await run(cold, GenerationRequest(longer, sampling(8), plan))
+    assert again.tokens == expected_outcome.tokens
+    assert_same_report(again.finish.steering, expected_outcome.finish.steering)
 
 
 async def test_hysteresis_reads_the_whole_prompt_wherever_it_acts(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
@@ -180,31 +178,62 @@ async def test_hysteresis_reads_the_whole_prompt_wherever_it_acts(hf_byte_tokeni
             assert other.finish.cached_tokens == 0
 
 
-async def test_memory_is_bounded_and_the_least_recent_goes_first(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+async def test_the_least_recently_used_prompt_goes_first(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
     block_bytes = 2 * 3 * 2 * BLOCK * 8 * 4
-    async with family_engine("llama", hf_byte_tokenizer, EngineLimits(prefix_bytes=8 * block_bytes)) as engine:
-        cache = engine._scheduler.prefix
+    async with family_engine("llama", hf_byte_tokenizer, EngineLimits(cache_bytes=16 * block_bytes)) as engine:
         for number in range(20):
             await run(engine, GenerationRequest(tuple(f"{number:03d}".encode()) + SYSTEM, sampling(2)))
-            assert cache.bytes <= 8 * block_bytes
-        assert cache.bytes > 0
+            assert engine.stats().blocks_cached <= 16
         hit = await run(engine, GenerationRequest(tuple(b"019") + SYSTEM, sampling(2)))
         miss = await run(engine, GenerationRequest(tuple(b"000") + SYSTEM, sampling(2)))
         assert (hit.finish.cached_tokens > 0, miss.finish.cached_tokens) == (True, 0)
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
-@given(ids=st.lists(st.integers(0, 50_000), max_size=80), other=st.lists(st.integers(0, 50_000), max_size=80))
-def test_keys_are_equal_exactly_where_prefixes_are(ids: list[int], other: list[int]) -> None:
-    one, two = block_keys(ids, "f", ""), block_keys(other, "f", "")
-    for number, (key, another) in enumerate(zip(one, two, strict=False)):
-        end = (number + 1) * BLOCK
-        assert (key == another) == (ids[:end] == other[:end])
-    assert not set(one) & set(block_keys(ids, "g", ""))
-    assert not set(one) & set(block_keys(ids, "f", "salt"))
+async def test_equal_prompts_are_computed_once_in_one_pass(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    """Sixteen answers to one prompt: the first computes it, the others share its blocks in the same pass."""
+    asked = prompt("What is it?")
+    async with family_engine("llama", hf_byte_tokenizer) as engine:
+        requests = [GenerationRequest(asked, sampling(2, temperature=1.0, seed=n)) for n in range(16)]
+        await run_all(engine, requests)
+        shared = (len(asked) - 1) // BLOCK * BLOCK
+        assert engine.stats().prompt_tokens == len(asked) + 15 * (len(asked) - shared)
+        assert engine.stats().cached_tokens == 15 * shared
+        assert engine.stats().steps <= 4
+    async with family_engine("llama", hf_byte_tokenizer, COLD) as cold:
+        steps = cold.stats().steps
+        await run_all(cold, requests)
+        assert cold.stats().steps - steps <= 4  # nobody waits for blocks that will not be shared
 
 
-async def test_nothing_is_lent_that_was_computed_before_something_faster_arrived(
+async def test_a_long_prompt_in_pieces_is_computed_once_for_all_who_ask(
+    hf_byte_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    asked = (*tuple(range(200)), 7)
+    limits = EngineLimits(prefill_tokens=32, idle_prefill_tokens=32)
+    async with family_engine("llama", hf_byte_tokenizer, limits) as engine:
+        await run_all(engine, [GenerationRequest(asked, sampling(2, temperature=1.0, seed=n)) for n in range(4)])
+        assert engine.stats().prompt_tokens == 201 + 3 * (201 - 192)
+
+
+async def test_texts_of_one_capture_share_their_beginning(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    """With each other, and with nobody else."""
+    texts = [CapturePrompt(prompt(f"Question {n}")) for n in range(6)]
+    for spec, shares in ((CaptureSpec((2,), "last"), True), (CaptureSpec((2,), "all"), False)):
+        async with family_engine("llama", hf_byte_tokenizer, COLD) as cold:
+            expected = await cold.capture(texts, spec)
+        async with family_engine("llama", hf_byte_tokenizer) as engine:
+            await run(engine, GenerationRequest(prompt("Question 0"), sampling(2)))
+            for _ in range(2):
+                computed = engine.stats().prompt_tokens
+                found = await engine.capture(texts, spec)
+                computed = engine.stats().prompt_tokens - computed
+                whole = sum(len(text.prompt) for text in texts)
+                assert computed == whole - (5 * (len(SYSTEM) // BLOCK * BLOCK) if shares else 0)
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one.activations, other.activations, rtol=1e-4, atol=1e-5)
+
+
+async def test_nothing_is_shared_that_was_computed_before_something_faster_arrived(
     hf_byte_tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     """Its last bits may differ from those of what would be computed now."""

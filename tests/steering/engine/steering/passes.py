@@ -2,8 +2,7 @@
 
 import torch
 
-from steering.engine.transformers.batch import Batch
-from steering.engine.transformers.segment import Segment
+from steering.engine.transformers.batch import Batch, Segment
 from steering.engine.transformers.sequence import Sequence
 
 
@@ -15,6 +14,4 @@ def pass_over(work: list[tuple[Sequence, int]]) -> Batch:
         segments.append(Segment(sequence, sequence.computed, len(positions), len(positions) + count))
         positions += range(sequence.computed, sequence.computed + count)
     zeros = torch.zeros(len(positions), dtype=torch.int64)
-    return Batch(
-        decode=False, segments=tuple(segments), token_ids=zeros, positions=torch.tensor(positions), slots=zeros
-    )
+    return Batch(segments=tuple(segments), token_ids=zeros, positions=torch.tensor(positions), slots=zeros)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from steering.engine.options import EngineLimits
 from steering.engine.transformers.runner import ModelRunner
 from steering.engine.transformers.sequence import Sequence, Stream
 from steering.model.layout import find_layout
@@ -28,11 +29,11 @@ async def logits_of(
     when = {"vector": "beta", "layer": rng.choice([0, 1]), "score": "projection", "above": bound, "until": -9.0}
     item = {"vector": "alpha", "strength": 2.0, "layers": [2], "when": {**when, "at": "token"}}
     plan = await plan_for([item], vectors_for(info), info)
-    runner = ModelRunner(model, find_layout(model), torch.device("cpu"))
-    row = Sequence(0, list(PROMPT), len(PROMPT), plan, sampling(PASSES), Stream(asyncio.get_running_loop()), slot=0)
-    runner.reserve(1, 128)
+    runner = ModelRunner(model, find_layout(model), torch.device("cpu"), EngineLimits())
+    row = Sequence(0, list(PROMPT), len(PROMPT), plan, sampling(PASSES), Stream(asyncio.get_running_loop()))
+    row.block_table = [1]
     runner.place(row)
-    found = [runner.prefill([(row, len(PROMPT))]).logits]
+    found = [runner.run([(row, len(PROMPT))]).logits]
     layout = runner.steering.bank.layout
     for number in range(PASSES):
         if number == grow_at:
@@ -41,7 +42,7 @@ async def logits_of(
         if number == NEW_STACK_AFTER:
             runner.steering.flush()
         row.ids.append(rng.randrange(256))
-        found.append(runner.decode([row], [0]).logits)
+        found.append(runner.run([(row, 1)]).logits)
     runner.close()
     return found
 

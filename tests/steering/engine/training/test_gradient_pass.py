@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from steering.engine.options import EngineLimits
 from steering.engine.transformers.runner import ModelRunner
 from steering.engine.transformers.training.gradient_pass import Measured, Pieces, ScoredText
 from steering.errors import NonfiniteActivations, UnsupportedParameter
@@ -24,7 +25,7 @@ TEXTS = [
 
 @contextmanager
 def runner_over(model: PreTrainedModel) -> Iterator[ModelRunner]:
-    runner = ModelRunner(model, verify_layout(model, find_layout(model)), torch.device("cpu"))
+    runner = ModelRunner(model, verify_layout(model, find_layout(model)), torch.device("cpu"), EngineLimits())
     try:
         yield runner
     finally:

@@ -15,11 +15,12 @@ import torch
 from torch._inductor import aoti_compile_and_package
 
 from steering.engine.transformers.execution.compiled.graph_rewrites import rewrite
-from steering.engine.transformers.execution.compiled.graphs import make_graph
+from steering.engine.transformers.execution.compiled.graphs import PassGraph
 from steering.engine.transformers.execution.compiled.packed_linears import PackedLinears
 from steering.engine.transformers.execution.kernels.library import build
 from steering.engine.transformers.execution.kernels.operations import AOTI_SHIMS
 from steering.engine.transformers.execution.kernels.processor import supports_packed_linear
+from steering.engine.transformers.memory.paged_cache import probe_shapes
 from steering.model.loading import load
 
 OPTIONS = {
@@ -88,10 +89,11 @@ def main(request: str) -> None:
         dtype=work["dtype"],
         revision=work["revision"],
     )
+    shapes = probe_shapes(loaded.model, loaded.layout.layer_count, loaded.layout.cache_argument, torch.device("cpu"))
     linears = trace_linears(loaded.model, kernels=kernels)
-    for kind, path in work["paths"].items():
+    for path in work["paths"].values():
         if not Path(path).exists():
-            graph = make_graph(kind, loaded.model, loaded.layout, linears, kernels=kernels)
+            graph = PassGraph(loaded.model, loaded.layout, shapes, linears, kernels=kernels).eval()
             try:
                 compile_graph(graph, Path(path), scratch)
             finally:

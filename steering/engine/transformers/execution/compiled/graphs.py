@@ -1,5 +1,6 @@
-"""Decode and prefill passes as functions of tensors, so that they can be exported and compiled ahead of time."""
+"""A forward pass as a function of tensors, so that it can be exported and compiled ahead of time."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
@@ -7,16 +8,19 @@ import torch
 
 from steering.engine.transformers.attention.attachment import AttentionPatch
 from steering.engine.transformers.execution.compiled.callbacks import Opcode
-from steering.engine.transformers.execution.compiled.graph_attention import DecodeAttention, PrefillAttention
+from steering.engine.transformers.execution.compiled.graph_attention import GraphAttention
 from steering.engine.transformers.execution.compiled.packed_linears import PackedLinears
 from steering.engine.transformers.execution.kernels.operations import steer
-from steering.engine.transformers.memory.slot_cache import states_like
+from steering.engine.transformers.execution.kernels.processor import supports_paged_attention
+from steering.engine.transformers.memory.block_pool import BLOCK
+from steering.engine.transformers.memory.paged_cache import LayerShape
 from steering.model.hooks import ResidualHooks
 from steering.model.layout import Layout
 from steering.plan.types import Phase
 from steering.shapes import Float, Int, Logits, Tensor
 
-KINDS: Final = ("decode", "prefill")
+KINDS: Final = ("pass",)
+"""One graph computes prompts and decodes. Two graphs were not faster, and took twice the time and the memory."""
 FREE: Any = torch.export.Dim.AUTO
 """A size that differs between passes: one graph serves every batch."""
 GraphBank: TypeAlias = tuple[
@@ -39,19 +43,36 @@ def opcodes(layer_count: int, callbacks: frozenset[int], adds: frozenset[int]) -
     )
 
 
-class _PassGraph(torch.nn.Module):
-    """The model under its hooks, steered by `steer` after every block.
+def uses_attention_kernel(shapes: Sequence[LayerShape], *, kernels: bool) -> bool:
+    """Whether passes use `paged_attention`, whose cache has a layout of its own: when it supports every layer."""
+    return kernels and all(
+        shape.key_heads == shape.value_heads
+        and supports_paged_attention(shape.dtype, shape.device, shape.key_width, shape.value_width)
+        for shape in shapes
+    )
 
-    linears: linear layers read packed weights, which are inputs of the graph and shared by all graphs; None: weights are
-    constants of the graph.
+
+class PassGraph(torch.nn.Module):
+    """The model under its hooks, steered by `steer` after every block, over the tokens of many sequences in one row.
+
+    shapes: what the cache keeps in each layer. linears: linear layers read packed weights, which are inputs of the graph;
+    None: weights are constants of the graph.
     """
 
-    def __init__(self, model: Any, layout: Layout, linears: PackedLinears | None, attention: Any) -> None:
+    def __init__(
+        self,
+        model: Any,
+        layout: Layout,
+        shapes: Sequence[LayerShape],
+        linears: PackedLinears | None,
+        *,
+        kernels: bool,
+    ) -> None:
         super().__init__()
         self.model = model
-        self._layout, self._linears = layout, linears
-        self._attention = attention
-        self._patch = AttentionPatch(model, attention)
+        self._layout, self._shapes, self._linears = layout, shapes, linears
+        self._attention = GraphAttention(kernel=uses_attention_kernel(shapes, kernels=kernels))
+        self._patch = AttentionPatch(model, self._attention)
         self._hooks = ResidualHooks(layout)
 
     def close(self) -> None:
@@ -59,103 +80,47 @@ class _PassGraph(torch.nn.Module):
         self._hooks.remove()
         self._patch.close()
 
-    def _logits(
-        self, token_ids: Tensor, positions: Tensor, keep: Tensor | int, bank: GraphBank, weights: list[Tensor]
-    ) -> Logits:
-        if self._linears is not None:
-            self._linears.weights = weights
-        with self._hooks.step(lambda layer, residual: steer([residual], *bank, layer)):
-            output = self.model(input_ids=token_ids, position_ids=positions, use_cache=False, logits_to_keep=keep)
-        logits: Logits = output.logits
-        return logits
-
-    def _bank_example(self, tokens: int) -> GraphBank:
-        """Arguments to trace with. No two free sizes of an example are equal, or the tracer would unify them."""
-        layers = self._layout.layer_count
-        return (
-            torch.zeros(len(Phase), layers, 5, self._layout.d_model),
-            torch.zeros(tokens, dtype=torch.int64),
-            torch.zeros(layers, 6),
-            torch.zeros(layers, dtype=torch.int64),
-        )
-
-    def _state_example(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Keys, values and packed weights."""
-        states = states_like(self.model, self._layout.layer_count), states_like(self.model, self._layout.layer_count)
-        return (*states, [] if self._linears is None else self._linears.weights)
-
-    def _shared_shapes(self) -> tuple[Any, ...]:
-        """Free sizes of the bank, keys, values and packed weights."""
-        states = [{0: FREE, 2: FREE}] * self._layout.layer_count
-        weights: list[dict[int, Any]] = [] if self._linears is None else [{} for _ in self._linears.weights]
-        return ({2: FREE}, {0: FREE}, {1: FREE}, {}), states, states, weights
-
-
-class DecodeGraph(_PassGraph):
-    """Decodes one token per row."""
-
-    def __init__(self, model: Any, layout: Layout, linears: PackedLinears | None, *, kernels: bool) -> None:
-        super().__init__(model, layout, linears, DecodeAttention(kernels=kernels))
-
-    def forward(
-        self,
-        token_ids: Int[Tensor, "row"],
-        positions: Int[Tensor, "row"],
-        span: Int[Tensor, "length"],
-        bank: GraphBank,
-        keys: list[Tensor],
-        values: list[Tensor],
-        weights: list[Tensor],
-    ) -> tuple[Float[Tensor, "row vocab"]]:
-        """Returns the logits. `span` is as long as attention looks back; keys and values, one (slot, kv_head, position,
-        head_dim) per layer, are written in place."""
-        self._attention.begin(positions, span, keys, values)
-        return (self._logits(token_ids[:, None], positions[:, None], 1, bank, weights)[:, 0],)
-
-    def example(self) -> tuple[Any, ...]:
-        """Returns arguments to trace with."""
-        ids, positions = torch.tensor([1, 2, 3]), torch.tensor([5, 9, 7])
-        return ids, positions, torch.arange(128), self._bank_example(len(ids)), *self._state_example()
-
-    def dynamic_shapes(self) -> tuple[Any, ...]:
-        """Returns the free sizes: rows, slots, capacity and length."""
-        return {0: FREE}, {0: FREE}, {0: FREE}, *self._shared_shapes()
-
-
-class PrefillGraph(_PassGraph):
-    """Computes segments of prompts, packed in one row."""
-
-    def __init__(self, model: Any, layout: Layout, linears: PackedLinears | None, *, kernels: bool) -> None:
-        super().__init__(model, layout, linears, PrefillAttention(kernels=kernels))
-
     def forward(
         self,
         token_ids: Int[Tensor, "token"],
         positions: Int[Tensor, "token"],
         keep: Int[Tensor, "kept"],
-        tables: tuple[Int[Tensor, "segment 4"], Int[Tensor, "copy 3"]],
+        sequences: tuple[Int[Tensor, "segment 3"], Int[Tensor, "segment block"]],
         bank: GraphBank,
         keys: list[Tensor],
         values: list[Tensor],
         weights: list[Tensor],
     ) -> tuple[Float[Tensor, "kept vocab"]]:
-        """Returns the logits of the tokens in `keep`. tables: segments and prefix copies of `prefill_attention`."""
-        self._attention.begin(*tables, keys, values)
-        return (self._logits(token_ids[None], positions[None], keep, bank, weights)[0],)
+        """Returns the logits of the tokens in `keep`. sequences: segments and block tables of `paged_attention`."""
+        self._attention.begin(*sequences, keys, values)
+        if self._linears is not None:
+            self._linears.weights = weights
+        with self._hooks.step(lambda layer, residual: steer([residual], *bank, layer)):
+            output = self.model(
+                input_ids=token_ids[None], position_ids=positions[None], use_cache=False, logits_to_keep=keep
+            )
+        logits: Logits = output.logits
+        return (logits[0],)
 
     def example(self) -> tuple[Any, ...]:
-        """Returns arguments to trace with."""
-        ids = torch.arange(1, 8)
-        tables = torch.tensor([[0, 4, 1, 3], [4, 3, 0, 0]]), torch.zeros(5, 3, dtype=torch.int64)
-        keep = torch.tensor([2, 3, 6])
-        return ids, ids + 3, keep, tables, self._bank_example(len(ids)), *self._state_example()
+        """Returns arguments to trace with. No two free sizes are equal, or the tracer would unify them."""
+        layers, ids = self._layout.layer_count, torch.arange(1, 8)
+        bank = (
+            torch.zeros(len(Phase), layers, 5, self._layout.d_model),
+            torch.zeros(len(ids), dtype=torch.int64),
+            torch.zeros(layers, 6),
+            torch.zeros(layers, dtype=torch.int64),
+        )
+        segments, blocks = torch.tensor([[0, 4, 3], [4, 3, 0]]), torch.tensor([[3, 1, 2, 4], [5, 6, 7, 8]])
+        slots = 11 * BLOCK
+        keys = [torch.zeros(one.key_heads, slots, one.key_width, dtype=one.dtype) for one in self._shapes]
+        values = [torch.zeros(one.value_heads, slots, one.value_width, dtype=one.dtype) for one in self._shapes]
+        weights = [] if self._linears is None else self._linears.weights
+        return ids, ids + 3, torch.tensor([2, 3, 6]), (segments, blocks), bank, keys, values, weights
 
     def dynamic_shapes(self) -> tuple[Any, ...]:
         """Returns the free sizes: everything but the model's own."""
-        return {0: FREE}, {0: FREE}, {0: FREE}, ({0: FREE}, {0: FREE}), *self._shared_shapes()
-
-
-def make_graph(kind: str, model: Any, layout: Layout, linears: PackedLinears | None, *, kernels: bool) -> Any:
-    """Creates the graph of one of KINDS."""
-    make = {"decode": DecodeGraph, "prefill": PrefillGraph}[kind]
-    return make(model, layout, linears, kernels=kernels).eval()
+        states = [{1: FREE}] * len(self._shapes)
+        weights: list[dict[int, Any]] = [] if self._linears is None else [{} for _ in self._linears.weights]
+        bank: tuple[dict[int, Any], ...] = ({2: FREE}, {0: FREE}, {1: FREE}, {})
+        return {0: FREE}, {0: FREE}, {0: FREE}, ({0: FREE}, {0: FREE, 1: FREE}), bank, states, states, weights

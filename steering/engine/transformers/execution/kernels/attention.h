@@ -1,4 +1,4 @@
-// Shared parts of decode and prefill attention: how scores are made, row access, and argument checks.
+// Shared parts of attention: how scores are made, and access to the rows of a tensor.
 #pragma once
 #include "gemm_tile.h"
 
@@ -48,24 +48,5 @@ inline HeadRows head_rows(const at::Tensor& tensor, int64_t row_dimension, int64
 }
 
 inline at::Tensor contiguous_heads(const at::Tensor& states) { return states.stride(3) == 1 ? states : states.contiguous(); }
-
-// query, key, value (row, head, token, width); keys, values (slot, kv_head, position, width).
-inline void check_attention(
-    const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, const at::Tensor& keys,
-    const at::Tensor& values) {
-  for (const at::Tensor& tensor : {query, key, value, keys, values})
-    TORCH_CHECK(tensor.dim() == 4 && tensor.scalar_type() == at::kBFloat16, "attention: expected 4 dimensions of bfloat16");
-  const int64_t width = query.size(3), kv_heads = keys.size(1);
-  TORCH_CHECK(keys.is_contiguous() && values.is_contiguous(), "attention: cached keys and values must be contiguous");
-  for (const at::Tensor& tensor : {key, value, keys, values})
-    TORCH_CHECK(
-        width % BF16_LANES == 0 && tensor.size(3) == width, "attention: head widths must be equal multiples of ", BF16_LANES);
-  TORCH_CHECK(
-      query.size(1) % kv_heads == 0 && key.size(1) == kv_heads && value.size(1) == kv_heads &&
-          values.sizes() == keys.sizes(),
-      "attention: query heads must be a multiple of the key-value heads");
-  TORCH_CHECK(
-      key.size(2) == query.size(2) && value.size(2) == query.size(2), "attention: expected a key and a value per token");
-}
 
 }  // namespace steering

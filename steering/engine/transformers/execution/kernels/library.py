@@ -18,7 +18,7 @@ from steering.shapes import Tensor
 HERE = Path(__file__).parent
 BASE = ("compiled_model", "steer")
 """Sources that every compiled pass needs, on any CPU."""
-KERNELS = ("argmax", "attention_decode", "attention_prefill", "linear")
+KERNELS = ("argmax", "attention", "linear")
 CompiledGraph = Callable[[list[Tensor]], list[Tensor]]
 _loading = threading.Lock()
 _loaded: list[Path] = []

@@ -17,18 +17,12 @@ at::Tensor packed_linear(
 at::Tensor packed_swiglu(
     const at::Tensor& rows, at::TensorList weights, at::TensorList biases, int64_t columns, at::TensorList prefetch);
 
-// query, key, value (row, head, 1, width); row r owns slot r of keys and values (slot, kv_head, position, width) and first
-// writes its key and value at its position. -> (row, 1, head, width)
-at::Tensor decode_attention(
+// query, key, value (1, head, token, width); keys, values (kv_head, slot, width), blocks of 16 slots arranged as query_tile.h
+// says, into which this pass's states are written first. segments (segment, 3): first token, tokens, first position.
+// block_tables (segment, block): the blocks of each segment's sequence, in order. -> (1, token, head, width)
+at::Tensor paged_attention(
     const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, at::Tensor& keys, at::Tensor& values,
-    const at::Tensor& positions, double scaling, std::optional<int64_t> window, std::optional<double> softcap);
-
-// query, key, value (1, head, token, width); keys, values (slot, kv_head, position, width), into which this pass's states are
-// written first. segments (segment, 4): first token, tokens, slot, first position. prefix_copies (copy, 3): target slot,
-// source slot, position, copied before any token attends. -> (1, token, head, width)
-at::Tensor prefill_attention(
-    const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, at::Tensor& keys, at::Tensor& values,
-    const at::Tensor& segments, const at::Tensor& prefix_copies, double scaling, std::optional<int64_t> window,
+    const at::Tensor& segments, const at::Tensor& block_tables, double scaling, std::optional<int64_t> window,
     std::optional<double> softcap);
 
 // parts: the residual (token, d_model) after a block, or two summands of it -> the steered residual. opcodes (layer,): see

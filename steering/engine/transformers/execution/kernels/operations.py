@@ -18,12 +18,8 @@ _library.define(
     "packed_swiglu(Tensor rows, Tensor[] weights, Tensor[] biases, int columns, Tensor[] prefetch) -> Tensor"
 )
 _library.define(
-    "decode_attention(Tensor query, Tensor key, Tensor value, Tensor(a!) keys, Tensor(b!) values, Tensor positions, "
-    "float scaling, int? window, float? softcap) -> Tensor"
-)
-_library.define(
-    "prefill_attention(Tensor query, Tensor key, Tensor value, Tensor(a!) keys, Tensor(b!) values, Tensor segments, "
-    "Tensor prefix_copies, float scaling, int? window, float? softcap) -> Tensor"
+    "paged_attention(Tensor query, Tensor key, Tensor value, Tensor(a!) keys, Tensor(b!) values, Tensor segments, "
+    "Tensor block_tables, float scaling, int? window, float? softcap) -> Tensor"
 )
 _library.define(
     "steer(Tensor[] parts, Tensor bank_rows, Tensor row_indices, Tensor(a!) inverse_norms, Tensor opcodes, int layer) "
@@ -53,8 +49,7 @@ torch.library.register_fake(
     "steering::argmax", lambda logits: logits.new_empty(logits.shape[0], 2, dtype=torch.int64), lib=_library
 )
 torch.library.register_fake("steering::steer", lambda parts, *_: torch.empty_like(parts[0]), lib=_library)
-torch.library.register_fake("steering::decode_attention", _attention_shape, lib=_library)
-torch.library.register_fake("steering::prefill_attention", _attention_shape, lib=_library)
+torch.library.register_fake("steering::paged_attention", _attention_shape, lib=_library)
 
 packed_linear: Callable[..., Tensor] = torch.ops.steering.packed_linear
 """(rows (..., width), packed weights, their biases (float32, at least as wide as the panels), their columns, the packed
@@ -63,13 +58,10 @@ float32 sums; a row's result has the same bits alone and in a batch."""
 packed_swiglu: Callable[..., Tensor] = torch.ops.steering.packed_swiglu
 """(rows, packed weights of gate and up projection, their biases, columns of each, prefetch) -> (..., columns): SiLU(gate) * up,
 rounded as if every operation were computed by itself."""
-decode_attention: Callable[..., Tensor] = torch.ops.steering.decode_attention
-"""(query, key, value (row, head, 1, width), keys, values (slot, kv_head, position, width), positions (row,), scaling,
-window, softcap) -> (row, 1, head, width). Row r writes its key and value at its position of slot r, then attends."""
-prefill_attention: Callable[..., Tensor] = torch.ops.steering.prefill_attention
-"""(query, key, value (1, head, token, width), keys, values (slot, kv_head, position, width), segments (segment, 4),
-prefix_copies (copy, 3), scaling, window, softcap) -> (1, token, head, width). segments: first token, tokens, slot, first
-position; their keys and values are written first. prefix_copies: target slot, source slot, position, copied next."""
+paged_attention: Callable[..., Tensor] = torch.ops.steering.paged_attention
+"""(query, key, value (1, head, token, width), keys, values (kv_head, slot, width) as PairedLayout, segments (segment, 3),
+block_tables (segment, block), scaling, window, softcap) -> (1, token, head, width). segments: first token, tokens, first
+position; their keys and values are written first. A token's result has the same bits however its sequence is cut and batched."""
 steer: Callable[..., Tensor] = torch.ops.steering.steer
 """(parts, bank_rows (phase, layer, slot, d_model), row_indices (token,), inverse_norms (layer, at least token), opcodes (layer,),
 layer) -> the steered residual; see callbacks.Opcode. parts: the residual (token, d_model), or two summands of it. With ADD,
@@ -86,16 +78,12 @@ AOTI_SHIMS = {
         "AOTITorchError aoti_torch_cpu_packed_swiglu(AtenTensorHandle, const AtenTensorHandle*, int64_t, "
         "const AtenTensorHandle*, int64_t, int64_t, const AtenTensorHandle*, int64_t, AtenTensorHandle*)"
     ],
-    torch.ops.steering.decode_attention.default: [
-        "AOTITorchError aoti_torch_cpu_decode_attention(AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, "
-        "AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, double, const int64_t*, const double*, AtenTensorHandle*)"
-    ],
     torch.ops.steering.steer.default: [
         "AOTITorchError aoti_torch_cpu_steer(const AtenTensorHandle*, int64_t, AtenTensorHandle, AtenTensorHandle, "
         "AtenTensorHandle, AtenTensorHandle, int64_t, AtenTensorHandle*)"
     ],
-    torch.ops.steering.prefill_attention.default: [
-        "AOTITorchError aoti_torch_cpu_prefill_attention(AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, "
+    torch.ops.steering.paged_attention.default: [
+        "AOTITorchError aoti_torch_cpu_paged_attention(AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, "
         "AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, double, const int64_t*, const double*, "
         "AtenTensorHandle*)"
     ],

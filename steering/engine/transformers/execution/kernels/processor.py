@@ -6,8 +6,6 @@ from pathlib import Path
 
 import torch
 
-from steering.shapes import Tensor
-
 FLAGS = (
     *(f"-m{extension}" for extension in ("avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16")),
     "-DCPU_CAPABILITY=AVX512",
@@ -58,7 +56,6 @@ def supports_packed_linear(dtype: torch.dtype, device: torch.device) -> bool:
     return supports_kernels(dtype, device) and not has_amx_bf16()
 
 
-def supports_slot_attention(query: Tensor, value: Tensor) -> bool:
-    """Whether attention uses `decode_attention` and `prefill_attention`: bfloat16 heads of a supported width."""
-    width = query.shape[-1]
-    return supports_kernels(query.dtype, query.device) and width % HEAD_WIDTH_STEP == 0 and value.shape[-1] == width
+def supports_paged_attention(dtype: torch.dtype, device: torch.device, *widths: int) -> bool:
+    """Whether attention uses `paged_attention`: bfloat16, keys and values of one supported width."""
+    return supports_kernels(dtype, device) and len(set(widths)) == 1 and widths[0] % HEAD_WIDTH_STEP == 0

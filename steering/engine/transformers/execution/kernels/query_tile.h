@@ -1,84 +1,97 @@
-// QueryTile: online softmax attention of a tile of queries (FlashAttention, arXiv 2205.14135) in bfloat16 with float32 scores
-// and sums. Used by prefill attention.
+// A tile of queries that share one key-value head, against the cached blocks of one sequence, by online softmax.
 //
-// Data layout: a tile holds the rows of several tokens times the query heads of one key-value head. Cached positions are taken
-// in blocks of POSITIONS. Keys and values of a block, (position, width) in the cache, are packed into the panels of
-// gemm_tile.h: keys with positions as columns, values with positions as inputs. Blocks begin at multiples of POSITIONS, so
-// the order of sums, and thus a token's bits, do not depend on how a prompt is cut into pieces.
+// Data layout of the cache, for one block of 16 positions and one head: keys [pair of inputs][position][2], values
+// [pair of positions][column][2]. Both are the operand layout of VDPBF16PS, so nothing is packed when it is read.
+//
+// Algorithm: 192 positions at a time (12 blocks, beginning at multiples of 192): scores by register-blocked GEMM, softmax
+// with a running maximum, weighted sum of the values by register-blocked GEMM. Scores and sums are float32, weights are
+// rounded to bfloat16.
+//
+// Invariant: a token's result depends on its own query and past alone, in one order of operations, so it has the same bits
+// whether it is decoded or read as part of a prompt, and however prompts are cut and batched.
 #pragma once
 #include "attention.h"
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
 namespace steering {
 
-constexpr int KEY_VECTORS = 3;
-constexpr int64_t KEY_PANEL = KEY_VECTORS * LANES;  // positions in a panel of keys
-constexpr int64_t POSITIONS = 4 * KEY_PANEL;        // positions in a block
-constexpr int VALUE_VECTORS = 2;
-constexpr int64_t VALUE_PANEL = VALUE_VECTORS * LANES;  // columns in a panel of values
+constexpr int64_t BLOCK = 16;                 // positions in a block: one register of scores
+constexpr int64_t STEP_BLOCKS = 12;
+constexpr int64_t POSITIONS = STEP_BLOCKS * BLOCK;
+constexpr int KEY_VECTORS = 3;                // blocks whose scores are computed together
 
-// Transposes sixteen rows of sixteen pairs: pair p of row r becomes element r of row p.
-inline void transpose_pairs(const bf16* const (&rows)[16], bf16* out, int64_t stride) {
-  __m512i in[16], pairs[16], fours[16];
-  for (int i = 0; i < 16; ++i) in[i] = _mm512_loadu_si512(rows[i]);
-  for (int i = 0; i < 8; ++i) {
-    pairs[2 * i] = _mm512_unpacklo_epi32(in[2 * i], in[2 * i + 1]);
-    pairs[2 * i + 1] = _mm512_unpackhi_epi32(in[2 * i], in[2 * i + 1]);
-  }
-  for (int i = 0; i < 4; ++i) {
-    fours[4 * i] = _mm512_unpacklo_epi64(pairs[4 * i], pairs[4 * i + 2]);
-    fours[4 * i + 1] = _mm512_unpackhi_epi64(pairs[4 * i], pairs[4 * i + 2]);
-    fours[4 * i + 2] = _mm512_unpacklo_epi64(pairs[4 * i + 1], pairs[4 * i + 3]);
-    fours[4 * i + 3] = _mm512_unpackhi_epi64(pairs[4 * i + 1], pairs[4 * i + 3]);
-  }
-  for (int i = 0; i < 4; ++i) {  // column i of each 128-bit lane, from the four groups of rows
-    const __m512i even_low = _mm512_shuffle_i32x4(fours[i], fours[4 + i], 0x88),
-                  odd_low = _mm512_shuffle_i32x4(fours[i], fours[4 + i], 0xdd),
-                  even_high = _mm512_shuffle_i32x4(fours[8 + i], fours[12 + i], 0x88),
-                  odd_high = _mm512_shuffle_i32x4(fours[8 + i], fours[12 + i], 0xdd);
-    _mm512_storeu_si512(out + i * stride, _mm512_shuffle_i32x4(even_low, even_high, 0x88));
-    _mm512_storeu_si512(out + (4 + i) * stride, _mm512_shuffle_i32x4(odd_low, odd_high, 0x88));
-    _mm512_storeu_si512(out + (8 + i) * stride, _mm512_shuffle_i32x4(even_low, even_high, 0xdd));
-    _mm512_storeu_si512(out + (12 + i) * stride, _mm512_shuffle_i32x4(odd_low, odd_high, 0xdd));
-  }
-}
+// The blocks of one sequence in the cache of one head.
+struct BlockTable {
+  const bf16* states;
+  const int64_t* blocks;
+  int64_t block_size;
 
-// Packs keys (position, width) into panels of KEY_PANEL positions; positions after the last repeat it.
-inline void pack_keys(const bf16* keys, int64_t width, int64_t count, bf16* panels) {
-  for (int64_t start = 0; start < count; start += LANES) {
-    bf16* panel = panels + start / KEY_PANEL * width * KEY_PANEL + start % KEY_PANEL * 2;
-    for (int64_t at = 0; at < width; at += BF16_LANES) {
-      const bf16* rows[16];
-      for (int i = 0; i < 16; ++i) rows[i] = keys + std::min(start + i, count - 1) * width + at;
-      transpose_pairs(rows, panel + at / 2 * KEY_PANEL * 2, KEY_PANEL * 2);
-    }
-  }
-}
+  const bf16* operator[](int64_t index) const { return states + blocks[index] * block_size; }
+};
 
-// Packs values (position, width) into panels of VALUE_PANEL columns; a missing second position of the last pair is zero.
-inline void pack_values(const bf16* values, int64_t width, int64_t count, bf16* panels) {
-  const int64_t pairs = (count + 1) / 2;
-  const auto widen = [](const bf16* from) {
-    return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
-  };
-  for (int64_t pair = 0; pair < pairs; ++pair)
-    for (int64_t column = 0; column < width; column += VALUE_PANEL) {
-      const bf16* value = values + 2 * pair * width + column;
-      bf16* to = panels + column * 2 * pairs + pair * VALUE_PANEL * 2;
-      for (int part = 0; part < VALUE_VECTORS; ++part) {
-        __m512i both = widen(value + part * LANES);
-        if (2 * pair + 1 < count) both = _mm512_or_si512(both, _mm512_slli_epi32(widen(value + width + part * LANES), 16));
-        _mm512_storeu_si512(to + part * BF16_LANES, both);
+// Multiplies ROWS rows of `left` (`stride` values apart) by panels of VECTORS * 16 columns, which are cut along the inputs
+// into `blocks` pieces of `pairs` pairs: panel(block, vector) is the first pair of a piece, the next is `pair_stride` later.
+// prefetch(block, pair) is called once for each pair.
+template <int ROWS, int VECTORS, class Panel, class Prefetch, class Load, class Store>
+inline void gemm_panels(
+    const bf16* left, int64_t stride, int64_t blocks, int64_t pairs, int64_t pair_stride, const Panel& panel,
+    const Prefetch& prefetch, const Load& load, const Store& store) {
+  __m512 sums[ROWS][VECTORS];
+#pragma GCC unroll 16
+  for (int row = 0; row < ROWS; ++row)
+#pragma GCC unroll 4
+    for (int vector = 0; vector < VECTORS; ++vector) sums[row][vector] = load(row, vector);
+  for (int64_t block = 0; block < blocks; ++block) {
+    const bf16* piece[VECTORS];
+#pragma GCC unroll 4
+    for (int vector = 0; vector < VECTORS; ++vector) piece[vector] = panel(block, vector);
+    const bf16* inputs = left + block * pairs * 2;
+    for (int64_t pair = 0; pair < pairs; ++pair) {
+      __m512bh right[VECTORS];
+#pragma GCC unroll 4
+      for (int vector = 0; vector < VECTORS; ++vector) right[vector] = load_pairs(piece[vector] + pair * pair_stride);
+      prefetch(block, pair);
+#pragma GCC unroll 16
+      for (int row = 0; row < ROWS; ++row) {
+        const __m512bh input = broadcast_pair(inputs + row * stride + 2 * pair);
+#pragma GCC unroll 4
+        for (int vector = 0; vector < VECTORS; ++vector)
+          sums[row][vector] = _mm512_dpbf16_ps(sums[row][vector], right[vector], input);
       }
     }
+  }
+#pragma GCC unroll 16
+  for (int row = 0; row < ROWS; ++row)
+#pragma GCC unroll 4
+    for (int vector = 0; vector < VECTORS; ++vector) store(row, vector, sums[row][vector]);
+}
+
+// Splits `rows` into tiles of at most MAX and of nearly equal size: call.template operator()<rows of the tile>(first row).
+template <int MAX, class Call>
+inline void dispatch_tiles(int64_t rows, const Call& call) {
+  const int64_t tiles = (rows + MAX - 1) / MAX;
+  for (int64_t tile = 0; tile < tiles; ++tile) {
+    const int64_t first = rows * tile / tiles;
+    switch (rows * (tile + 1) / tiles - first) {
+      case 1: call.template operator()<1>(first); break;
+      case 2: call.template operator()<2>(first); break;
+      case 3: call.template operator()<3>(first); break;
+      case 4: call.template operator()<4>(first); break;
+      case 5: call.template operator()<5>(first); break;
+      case 6: call.template operator()<6>(first); break;
+      case 7: if constexpr (MAX > 6) call.template operator()<7>(first); break;
+      default: if constexpr (MAX > 6) call.template operator()<8>(first);
+    }
+  }
 }
 
 // Row r is query head r % group of token r / group. acc, row_max and row_sum are the state of the online softmax.
 struct QueryTile {
   int64_t tokens, group, width, first_position;
-  std::vector<bf16> queries, weights, key_panels, value_panels;
+  std::vector<bf16> queries, weights;
   std::vector<float> scores, acc, row_max, row_sum;
 
   int64_t rows() const { return tokens * group; }
@@ -88,37 +101,50 @@ struct QueryTile {
     tokens = tokens_, group = group_, width = width_, first_position = first_position_;
     queries.resize(rows() * width);
     weights.resize(rows() * POSITIONS);
-    key_panels.resize(POSITIONS * width);
-    value_panels.resize(POSITIONS * width);
     scores.resize(rows() * POSITIONS);
     acc.assign(rows() * width, 0.0f);
     row_max.assign(rows(), -INFINITY);
     row_sum.assign(rows(), 0.0f);
   }
 
-  // scores = queries * packed keys, for `count` positions.
-  void compute_scores(int64_t count) {
-    Prefetch none;
-    for (int64_t start = 0; start < count; start += KEY_PANEL)
-      for_each_tile(rows(), [&](int64_t row, int64_t tile_rows) {
-        gemm_rows<KEY_VECTORS>(
-            tile_rows, queries.data() + row * width, width, key_panels.data() + start * width, width / 2, none,
+  // scores = queries * keys, for blocks [first, first + count). A tile of few rows waits for memory, and blocks are too
+  // short for the hardware prefetcher: the next keys and the values of the same positions are prefetched.
+  void compute_scores(const BlockTable& keys, const BlockTable& values, int64_t first, int64_t count) {
+    const bool small = rows() <= MAX_ROWS;
+    for (int64_t start = 0; start < count; start += KEY_VECTORS) {
+      const bf16 *next_keys[KEY_VECTORS], *next_values[KEY_VECTORS];
+      for (int vector = 0; vector < KEY_VECTORS; ++vector) {
+        next_keys[vector] = keys[first + std::min(start + KEY_VECTORS + vector, count - 1)];
+        next_values[vector] = values[first + std::min(start + vector, count - 1)];
+      }
+      dispatch_tiles<MAX_ROWS>(rows(), [&]<int ROWS>(int64_t row) {
+        gemm_panels<ROWS, KEY_VECTORS>(
+            queries.data() + row * width, width, 1, width / 2, BF16_LANES,
+            [&](int64_t, int vector) { return keys[first + std::min(start + vector, count - 1)]; },
+            [&](int64_t, int64_t pair) {
+              if (!small) return;
+              for (int vector = 0; vector < KEY_VECTORS; ++vector) {
+                _mm_prefetch(reinterpret_cast<const char*>(next_keys[vector] + pair * BF16_LANES), _MM_HINT_T0);
+                _mm_prefetch(reinterpret_cast<const char*>(next_values[vector] + pair * BF16_LANES), _MM_HINT_T0);
+              }
+            },
             [](int, int) { return _mm512_setzero_ps(); },
             [&](int offset, int vector, __m512 sums) {
-              _mm512_storeu_ps(scores.data() + (row + offset) * POSITIONS + start + vector * LANES, sums);
+              _mm512_storeu_ps(scores.data() + (row + offset) * POSITIONS + (start + vector) * BLOCK, sums);
             });
       });
+    }
   }
 
-  // Turns the scores of one row into weights, and rescales its accumulator if the block holds a new maximum.
+  // Turns the scores of one row into weights, and rescales its accumulator if there is a new maximum. `start`: position of
+  // the first score; `count`: scores, a multiple of BLOCK.
   void softmax_row(int64_t row, int64_t start, int64_t count, const ScoreOptions& options) {
     bf16* out = weights.data() + row * POSITIONS;
     float* values = scores.data() + row * POSITIONS;
     const int64_t begin = std::clamp<int64_t>(options.first_visible(position(row)) - start, 0, count);
     const int64_t end = std::clamp<int64_t>(position(row) + 1 - start, 0, count);
-    const int64_t padded = count + count % 2;
     if (begin >= end) {
-      std::fill_n(out, padded, bf16{0});
+      std::fill_n(out, count, bf16{0});
       return;
     }
     const auto visible = [&](int64_t at) { return static_cast<__mmask16>(first_lanes(end - at) & ~first_lanes(begin - at)); };
@@ -130,14 +156,14 @@ struct QueryTile {
     }
     const float before = row_max[row], now = std::max(before, _mm512_reduce_max_ps(maxima));
     __m512 total = _mm512_setzero_ps();
-    for (int64_t at = 0; at < padded; at += LANES) {
+    for (int64_t at = 0; at < count; at += LANES) {
       __m512 weight = _mm512_setzero_ps();
       if (at < end) {
         weight = exponential(_mm512_sub_ps(_mm512_loadu_ps(values + at), _mm512_set1_ps(now)));
         weight = _mm512_maskz_mov_ps(visible(at), weight);
         total = _mm512_add_ps(total, weight);
       }
-      _mm256_mask_storeu_epi16(out + at, first_lanes(padded - at), to_bf16(weight));
+      store_bf16(out + at, weight);
     }
     row_max[row] = now;
     if (now != before) rescale(row, before == -INFINITY ? 0.0f : std::exp(before - now));
@@ -151,15 +177,16 @@ struct QueryTile {
       _mm512_storeu_ps(sums + at, _mm512_mul_ps(_mm512_loadu_ps(sums + at), _mm512_set1_ps(factor)));
   }
 
-  // acc += weights * packed values, for `count` positions.
-  void accumulate_values(int64_t count) {
-    Prefetch none;
-    const int64_t pairs = (count + 1) / 2;
-    for (int64_t column = 0; column < width; column += VALUE_PANEL)
-      for_each_tile(rows(), [&](int64_t row, int64_t tile_rows) {
+  // acc += weights * values, for blocks [first, first + count), VECTORS * 16 columns at a time.
+  template <int VECTORS, int MAX>
+  void accumulate_values(const BlockTable& values, int64_t first, int64_t count) {
+    for (int64_t column = 0; column < width; column += VECTORS * LANES)
+      dispatch_tiles<MAX>(rows(), [&]<int ROWS>(int64_t row) {
         float* sums = acc.data() + row * width + column;
-        gemm_rows<VALUE_VECTORS>(
-            tile_rows, weights.data() + row * POSITIONS, POSITIONS, value_panels.data() + column * 2 * pairs, pairs, none,
+        gemm_panels<ROWS, VECTORS>(
+            weights.data() + row * POSITIONS, POSITIONS, count, BLOCK / 2, 2 * width,
+            [&](int64_t block, int vector) { return values[first + block] + 2 * column + vector * BF16_LANES; },
+            [](int64_t, int64_t) {},
             [&](int offset, int vector) { return _mm512_loadu_ps(sums + offset * width + vector * LANES); },
             [&](int offset, int vector, __m512 result) {
               _mm512_storeu_ps(sums + offset * width + vector * LANES, result);
@@ -167,16 +194,17 @@ struct QueryTile {
       });
   }
 
-  // Attends to all visible positions of one slot's keys and values (position, width).
-  void attend(const bf16* keys, const bf16* values, const ScoreOptions& options) {
+  // Attends to all visible positions of one sequence.
+  void attend(const BlockTable& keys, const BlockTable& values, const ScoreOptions& options) {
     const int64_t last = first_position + tokens;
     for (int64_t start = options.first_visible(first_position) / POSITIONS * POSITIONS; start < last; start += POSITIONS) {
-      const int64_t count = std::min(POSITIONS, last - start);
-      pack_keys(keys + start * width, width, count, key_panels.data());
-      compute_scores(count);
-      for (int64_t row = 0; row < rows(); ++row) softmax_row(row, start, count, options);
-      pack_values(values + start * width, width, count, value_panels.data());
-      accumulate_values(count);
+      const int64_t first = start / BLOCK, count = (std::min(POSITIONS, last - start) + BLOCK - 1) / BLOCK;
+      compute_scores(keys, values, first, count);
+      for (int64_t row = 0; row < rows(); ++row) softmax_row(row, start, count * BLOCK, options);
+      if (width % (4 * LANES) == 0)
+        accumulate_values<4, 6>(values, first, count);
+      else
+        accumulate_values<2, MAX_ROWS>(values, first, count);
     }
   }
 

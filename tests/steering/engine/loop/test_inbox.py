@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from steering.engine.api import SamplingParams
+from steering.engine.options import EngineLimits
 from steering.engine.transformers.inbox import Inbox
 from steering.engine.transformers.sequence import Sequence, Stream
 from steering.errors import EngineDead, Overloaded
@@ -14,6 +15,7 @@ from steering.plan.types import UNSTEERED
 
 NOBODY = asyncio.new_event_loop()
 NOBODY.close()
+LIMITS = EngineLimits(max_waiting=2, max_background_waiting=3)
 
 
 def work(number: int, priority: int = 0) -> Sequence:
@@ -21,46 +23,54 @@ def work(number: int, priority: int = 0) -> Sequence:
     return Sequence(number, [0], 1, UNSTEERED, SamplingParams(), Stream(NOBODY), priority=priority)
 
 
-def inbox(waiting: int = 0, most: int = 100) -> Inbox:
-    """An inbox of an engine in which `waiting` requests wait."""
-    return Inbox(lambda: waiting, most)
+def inbox(live: int = 0, background: int = 0) -> Inbox:
+    """An inbox of an engine in whose scheduler so many requests wait."""
+    return Inbox(LIMITS, lambda kind: background if kind else live)
 
 
 def test_a_busy_engine_takes_what_is_there_in_order() -> None:
     box, one, two = inbox(), work(1), work(2)
     assert box.collect(busy=True) == []
-    box.put([one], bounded=True)
-    box.put([two], bounded=True)
-    assert len(box) == 2
+    box.put([one])
+    box.put([two])
+    assert box.count(background=False) == 2
     assert box.collect(busy=True) == [one, two]
-    assert len(box) == 0
+    assert box.count(background=False) == 0
 
 
-def test_work_wakes_a_resting_engine() -> None:
+def test_work_wakes_an_idle_engine() -> None:
     box, one = inbox(), work(1)
     with ThreadPoolExecutor(1) as pool:
         taken = pool.submit(box.collect, busy=False)
-        box.put([one], bounded=True)
+        box.put([one])
         assert taken.result(30) == [one]
 
 
-def test_what_becomes_ready_wakes_a_resting_engine_and_is_taken_once() -> None:
+def test_a_call_wakes_an_idle_engine_and_is_made_once() -> None:
     box, called = inbox(), threading.Event()
-    box.arrive(called.set)
+    box.call(called.set)
     assert box.collect(busy=False) == []
-    for take in box.arrivals():
-        take()
+    for function in box.calls():
+        function()
     assert called.is_set()
-    assert box.arrivals() == []
+    assert box.calls() == []
 
 
-def test_the_bound_counts_live_requests_here_and_elsewhere() -> None:
-    box = inbox(waiting=1, most=2)
-    box.put([work(1), work(2, priority=1)], bounded=True)
+def test_the_bound_counts_live_requests_here_and_in_the_scheduler() -> None:
+    box = inbox(live=1)
+    box.put([work(1)])
     with pytest.raises(Overloaded, match="2 requests are waiting"):
-        box.put([work(3)], bounded=True)
-    box.put([work(4)], bounded=False)
-    assert len(box) == 3
+        box.put([work(3)])
+    assert box.count(background=False) == 1
+
+
+def test_background_work_has_a_bound_of_its_own() -> None:
+    box = inbox()
+    box.put([work(number, priority=1) for number in range(1500)])
+    box.put([work(2000)])
+    with pytest.raises(Overloaded, match="1500 texts or background requests are waiting, and at most 3"):
+        box.put([work(3000, priority=1)])
+    assert (box.count(background=False), box.count(background=True)) == (1, 1500)
 
 
 def test_closing_wakes_the_thread_and_takes_nothing_more() -> None:
@@ -70,15 +80,15 @@ def test_closing_wakes_the_thread_and_takes_nothing_more() -> None:
         box.close()
         assert taken.result(30) is None
     with pytest.raises(EngineDead):
-        box.put([work(2)], bounded=False)
+        box.put([work(2)])
 
 
 def test_what_was_left_at_the_end_is_given_back() -> None:
     box, one = inbox(), work(1)
-    box.put([one], bounded=True)
+    box.put([one])
     box.close()
     assert box.collect(busy=True) is None  # closing, it takes none of it
     assert box.end() == [one]
     assert box.ended
     with pytest.raises(EngineDead):
-        box.put([one], bounded=False)
+        box.put([one])

@@ -137,7 +137,7 @@ async def test_numbers_out_of_range_end_one_row(hf_byte_tokenizer: PreTrainedTok
 
 
 async def test_limits_are_checked_before_device_work(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
-    limits = EngineLimits(max_running=1, max_waiting=2, cache_bytes=60_000)
+    limits = EngineLimits(max_running=1, max_waiting=2, cache_bytes=12 * 16 * 384)
     async with family_engine("llama", hf_byte_tokenizer, limits) as engine:
         with pytest.raises(ContextLengthExceeded, match="256"):
             await run(engine, GenerationRequest(PROMPT, sampling(250)))

@@ -1,4 +1,4 @@
-"""Delivery: who hears of a token when. Nothing is lost, nothing changes places, and nothing waits for more than one pass."""
+"""Delivery: when tokens are sent. Nothing is lost, nothing changes places, and nothing waits for more than one pass."""
 
 import asyncio
 
@@ -11,13 +11,14 @@ SHORT, LONG = SHORT_SECONDS / 2, SHORT_SECONDS * 2
 
 
 class Rows:
-    """Running rows, and what their readers have received so far."""
+    """Rows that run, and what their readers have received so far."""
 
     def __init__(self, count: int) -> None:
         loop = asyncio.get_running_loop()
         self.delivery = Delivery()
         self.sequences = [
-            Sequence(i, [0], 1, UNSTEERED, SamplingParams(), Stream(loop), slot=i, computed=1) for i in range(count)
+            Sequence(i, [0], 1, UNSTEERED, SamplingParams(), Stream(loop), running=True, computed=1)
+            for i in range(count)
         ]
         self.received: list[list[object]] = [[] for _ in range(count)]
 
@@ -39,14 +40,14 @@ class Rows:
         return [len(received) for received in self.received]
 
 
-async def test_few_rows_hear_of_every_token_at_once() -> None:
+async def test_few_rows_receive_every_token_at_once() -> None:
     rows = Rows(MANY - 1)
     for passes in range(1, 5):
         rows.delivery.after(rows.write(), SHORT)
         assert await rows.counts() == [passes] * (MANY - 1)
 
 
-async def test_many_rows_hear_of_two_tokens_at_a_time_after_the_first() -> None:
+async def test_many_rows_receive_two_tokens_at_a_time_after_the_first() -> None:
     rows = Rows(MANY)
     counts = []
     for _ in range(6):
@@ -56,7 +57,7 @@ async def test_many_rows_hear_of_two_tokens_at_a_time_after_the_first() -> None:
     assert [event.index for event in rows.received[3] if isinstance(event, TokenEvent)] == [0, 1, 2, 3, 4]
 
 
-async def test_after_a_long_pass_everyone_hears_at_once() -> None:
+async def test_after_a_long_pass_everyone_receives_at_once() -> None:
     rows = Rows(MANY)
     for passes in range(1, 5):
         rows.delivery.after(rows.write(), LONG)
@@ -67,16 +68,16 @@ async def test_the_end_of_an_answer_is_sent_at_once_with_all_before_it() -> None
     rows = Rows(MANY)
     for _ in range(2):
         rows.delivery.after(rows.write(), SHORT)
-    rows.sequences[0].slot = -1
+    rows.sequences[0].running = False
     assert (await rows.counts())[0] == 1
-    rows.delivery.after(rows.write(), SHORT)  # sends two
+    rows.delivery.after(rows.write(), SHORT)  # both are sent
     rows.write()
-    rows.sequences[1].slot = -1
+    rows.sequences[1].running = False
     rows.delivery.after(rows.sequences, SHORT)
     assert await rows.counts() == [4, 4] + [3] * (MANY - 2)
 
 
-async def test_what_was_held_back_is_sent_before_something_longer_and_when_a_row_stays_out() -> None:
+async def test_what_was_held_is_sent_before_something_longer_and_when_a_row_stays_out() -> None:
     rows = Rows(MANY)
     for _ in range(2):
         rows.delivery.after(rows.write(), SHORT)
@@ -84,7 +85,7 @@ async def test_what_was_held_back_is_sent_before_something_longer_and_when_a_row
     assert set(await rows.counts()) == {2}
     rows.delivery.after(rows.write(), SHORT)
     assert set(await rows.counts()) == {2}
-    rows.delivery.after(rows.write(0, 1), SHORT)  # the others are in no pass, and hear what was kept
+    rows.delivery.after(rows.write(0, 1), SHORT)  # the others are in no pass, and receive what was held
     assert await rows.counts() == [4, 4] + [3] * (MANY - 2)
 
 

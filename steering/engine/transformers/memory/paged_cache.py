@@ -1,0 +1,163 @@
+"""PagedCache: keys and values of all sequences in blocks of one pool, as a transformers Cache."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from steering.engine.transformers.batch import Batch
+from steering.engine.transformers.memory.block_layouts import BlockLayout
+from steering.engine.transformers.memory.block_pool import BLOCK, blocks_for
+from steering.shapes import Float, Int, Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """What one layer keeps for a position."""
+
+    key_heads: int
+    key_width: int
+    value_heads: int
+    value_width: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def position_bytes(self) -> int:
+        """Bytes of one position's key and value."""
+        numbers = self.key_heads * self.key_width + self.value_heads * self.value_width
+        return numbers * self.dtype.itemsize
+
+
+class PagedLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped
+    """keys, values: (kv_head, slot, head_dim). Sliding layers keep all positions; their window is in the mask."""
+
+    is_sliding = False
+    is_compileable = True
+
+    def __init__(self, cache: "PagedCache", shape: LayerShape, slots: int) -> None:
+        super().__init__()
+        self._cache = cache
+        self.keys = _zeros((shape.key_heads, slots, shape.key_width), shape)
+        self.values = _zeros((shape.value_heads, slots, shape.value_width), shape)
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Does nothing: all memory is allocated when the cache is made."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        """Writes each token at its slot. Returns the states of the pass, which the attention function completes from the
+        cache; for a model with its own attention, the whole past of each row (row, kv_head, position, head_dim)."""
+        batch, layout = self._cache.batch, self._cache.layout
+        assert batch is not None, "the cache is written during a pass only"
+        if self._cache.writes:
+            layout.write_keys(self.keys, batch.slots, _flat(key_states))
+            layout.write_values(self.values, batch.slots, _flat(value_states))
+        if not self._cache.own_attention:
+            return key_states, value_states
+        return self.past(batch.block_table(), batch.segments[0].last_position + 1)
+
+    def past(
+        self, blocks: Int[Tensor, "row block"], filled: int
+    ) -> tuple[Float[Tensor, "row kv_head filled head_dim"], Float[Tensor, "row kv_head filled head_dim"]]:
+        """Copies keys and values of the first `filled` positions of block tables."""
+        layout, blocks = self._cache.layout, blocks[:, : blocks_for(filled)]
+        keys, values = layout.read_keys(self.keys, blocks), layout.read_values(self.values, blocks)
+        return keys[:, :, :filled], values[:, :, :filled]
+
+    def get_seq_length(self) -> int:
+        """Positions before this pass, for models that compute their own masks from it."""
+        batch = self._cache.batch
+        return batch.segments[0].first if batch is not None and self._cache.own_attention else 0
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+def _zeros(size: tuple[int, int, int], like: LayerShape) -> Tensor:
+    """Allocates zeros. On a CPU the system gives the pages when they are first written; torch would write them all now."""
+    if like.device.type != "cpu":
+        return torch.zeros(size, dtype=like.dtype, device=like.device)
+    return torch.from_numpy(np.zeros(prod(size) * like.dtype.itemsize, dtype=np.uint8)).view(like.dtype).view(size)
+
+
+def _flat(states: Float[Tensor, "row kv_head token head_dim"]) -> Float[Tensor, "kv_head flat head_dim"]:
+    return states[0] if states.shape[0] == 1 else states.transpose(0, 1).flatten(1, 2)
+
+
+class PagedCache(Cache):  # type: ignore[misc]  # transformers is untyped
+    """All layers' blocks, allocated once. Block NULL_BLOCK belongs to nobody.
+
+    batch: the pass that runs. own_attention: the model computes attention itself, over the past of each row.
+    writes: whether `update` writes; otherwise the attention kernel does.
+    """
+
+    def __init__(
+        self, shapes: Sequence[LayerShape], blocks: int, layout: BlockLayout, *, own_attention: bool = False
+    ) -> None:
+        self.batch: Batch | None = None
+        self.layout, self.own_attention, self.writes = layout, own_attention, True
+        slots = (blocks + 1) * BLOCK
+        super().__init__(layers=[PagedLayer(self, shape, slots) for shape in shapes])
+
+    @property
+    def keys(self) -> list[Float[Tensor, "kv_head slot head_dim"]]:
+        """Keys of every layer."""
+        return [layer.keys for layer in self.layers]
+
+    @property
+    def values(self) -> list[Float[Tensor, "kv_head slot head_dim"]]:
+        """Values of every layer."""
+        return [layer.values for layer in self.layers]
+
+    def zero(self, blocks: Sequence[int]) -> None:
+        """Zeroes blocks before they are used again: a masked value is multiplied by zero, and zero times NaN is NaN."""
+        for states in (*self.keys, *self.values) if blocks else ():
+            places = torch.tensor(blocks, device=states.device)
+            states.view(states.shape[0], -1, BLOCK, states.shape[2])[:, places] = 0.0
+
+
+class _ShapeProbe(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped
+    """Records what a layer would keep, and keeps nothing."""
+
+    is_sliding = False
+    is_compileable = True
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Does nothing."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        self.shape = LayerShape(
+            key_states.shape[1],
+            key_states.shape[3],
+            value_states.shape[1],
+            value_states.shape[3],
+            key_states.dtype,
+            key_states.device,
+        )
+        return key_states, value_states
+
+    def get_seq_length(self) -> int:
+        return 0
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return query_length, 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+def probe_shapes(model: Any, layer_count: int, cache_argument: str, device: torch.device) -> list[LayerShape]:
+    """Runs one token through a model and returns what each layer keeps of it. A configuration does not say it for every model."""
+    probes = [_ShapeProbe() for _ in range(layer_count)]
+    token = torch.zeros(1, 1, dtype=torch.int64, device=device)
+    with torch.no_grad():
+        model(input_ids=token, attention_mask=torch.ones_like(token), use_cache=True, **{cache_argument: Cache(probes)})
+    return [probe.shape for probe in probes]

@@ -1,0 +1,109 @@
+"""PrefixIndex: finds the blocks of prompts that begin alike, and what steering measured in them."""
+
+import hashlib
+from collections.abc import Sequence as Rows
+from contextlib import suppress
+from dataclasses import dataclass
+
+import torch
+
+from steering.engine.transformers.memory.block_pool import BLOCK, BlockPool
+from steering.engine.transformers.sequence import Sequence
+from steering.shapes import Float, Tensor
+
+
+def block_keys(ids: Rows[int], fingerprint: str, salt: str) -> list[bytes]:
+    """Hashes every full block: key_b = H(key_(b-1), ids of block b), beginning with the prompt fingerprint and the salt."""
+    keys: list[bytes] = []
+    previous = hashlib.sha256(f"{fingerprint}\0{salt}".encode()).digest()
+    for start in range(0, len(ids) - BLOCK + 1, BLOCK):
+        block = b"".join(token.to_bytes(4, "little") for token in ids[start : start + BLOCK])
+        previous = hashlib.sha256(previous + block).digest()
+        keys.append(previous)
+    return keys
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Measured:
+    """What steering did in a registered block; see `DoseLedger.block_measures`."""
+
+    key: bytes
+    values: Float[Tensor, "source 2"]
+
+
+class PrefixIndex:
+    """Shares blocks where another prompt would compute and measure the same.
+
+    Those are full blocks before the last prompt position. Generated positions are shared only when nothing steers them,
+    and only with `exact` arithmetic, in which decoding and reading a prompt give the same values. Captures share among
+    the texts of one call, under the call's salt.
+    """
+
+    def __init__(self, pool: BlockPool, *, enabled: bool, exact: bool) -> None:
+        self._pool, self._enabled, self.exact = pool, enabled, exact
+        self._measured: dict[int, _Measured | None] = {}
+        self.epoch = 0
+        """Changes with the arithmetic of passes: blocks computed before a change are not shared after it."""
+
+    def keys_of(self, sequence: Sequence) -> list[bytes]:
+        """Returns the hashes of the blocks that a sequence may share, computed once."""
+        if sequence.block_keys is None:
+            ids = sequence.ids[: sequence.shareable]
+            shares = self._enabled and sequence.plan.reusable
+            salt, fingerprint = sequence.cache_salt, sequence.plan.prompt_fingerprint
+            sequence.block_keys = block_keys(ids, fingerprint, salt) if shares else []
+        return sequence.block_keys
+
+    def find(self, sequence: Sequence, computing: dict[bytes, int] | None = None) -> list[int]:
+        """Returns the blocks that hold the beginning of a sequence, without taking references.
+
+        computing: blocks that the pass being prepared computes.
+        """
+        found: list[int] = []
+        for key in self.keys_of(sequence):
+            block = self._pool.lookup(key)
+            if block is None and computing is not None:
+                block = computing.get(key)
+            if block is None:
+                break
+            found.append(block)
+        return found
+
+    def restore(self, sequence: Sequence, first: int, end: int) -> None:
+        """Counts for a sequence what was measured in blocks [first, end) of its table, which others computed."""
+        for number in range(first, end):
+            sequence.dose.restore_block(number, self._values(sequence.block_table[number], sequence.block_keys, number))
+
+    def _values(self, block: int, keys: list[bytes] | None, number: int) -> Float[Tensor, "source 2"] | None:
+        measured = self._measured.get(block)
+        return None if measured is None or keys is None or measured.key != keys[number] else measured.values
+
+    def register(self, sequence: Sequence) -> None:
+        """Makes the full blocks that a sequence has computed so far findable. Where memory is short they are not."""
+        with suppress(MemoryError, torch.OutOfMemoryError):
+            self._register(sequence)
+
+    def _register(self, sequence: Sequence) -> None:
+        if sequence.cache_epoch != self.epoch:
+            return
+        for number, key in enumerate(self.keys_of(sequence)[: sequence.computed // BLOCK]):
+            block = sequence.block_table[number]
+            if self._pool.lookup(key) is None:
+                measured = None
+                if sequence.plan.prompt_fingerprint:
+                    measured = _Measured(key, sequence.dose.block_measures(number))
+                if self._pool.register(block, key):
+                    self._measured[block] = measured
+
+    def register_answer(self, sequence: Sequence) -> None:
+        """Makes the blocks of a finished, unsteered answer findable too."""
+        if self.exact and sequence.plan.empty and sequence.capture is None:
+            sequence.shareable = sequence.computed
+            sequence.block_keys = None
+        self.register(sequence)
+
+    def clear(self) -> None:
+        """Begins a new epoch: nothing computed before is shared any more."""
+        self.epoch += 1
+        self._measured.clear()
+        self._pool.forget_all()

@@ -1,0 +1,81 @@
+"""WaitingQueue: requests that wait for a row, in turns between API keys."""
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+
+from steering.engine.transformers.sequence import Sequence
+
+
+class WaitingQueue:
+    """First in, first out for each client, the clients in turns. Preempted sequences come before everybody.
+
+    A client is a cache salt: each API key has its own.
+    """
+
+    def __init__(self) -> None:
+        self._clients: OrderedDict[str, deque[Sequence]] = OrderedDict()
+        self._preempted: deque[Sequence] = deque()
+
+    def __len__(self) -> int:
+        return len(self._preempted) + sum(len(queue) for queue in self._clients.values())
+
+    def put(self, sequence: Sequence) -> None:
+        """Adds a sequence behind those of its client."""
+        self._clients.setdefault(sequence.cache_salt, deque()).append(sequence)
+
+    def put_back(self, sequence: Sequence) -> None:
+        """Adds a sequence that has run before, in the order of admission."""
+        self._preempted.append(sequence)
+        self._preempted = deque(sorted(self._preempted, key=lambda one: one.order))
+
+    def take(self, sequence: Sequence) -> None:
+        """Removes a sequence; the next turn is another client's."""
+        if sequence in self._preempted:
+            self._preempted.remove(sequence)
+            return
+        self._remove(sequence)
+        if sequence.cache_salt in self._clients:
+            self._clients.move_to_end(sequence.cache_salt)
+
+    def _remove(self, sequence: Sequence) -> None:
+        queue = self._clients[sequence.cache_salt]
+        queue.remove(sequence)
+        if not queue:
+            del self._clients[sequence.cache_salt]
+
+    def in_turns(self) -> Iterator[Sequence]:
+        """Yields all in the order in which they are to be admitted, as the queue is now."""
+        yield from list(self._preempted)
+        queues = [deque(queue) for queue in self._clients.values()]
+        while queues:
+            for queue in queues:
+                yield queue.popleft()
+            queues = [queue for queue in queues if queue]
+
+    def drop(self, closed: Callable[[Sequence], bool]) -> list[Sequence]:
+        """Removes and returns those for which `closed` holds."""
+        gone = [one for one in (*self._preempted, *self._everyone()) if closed(one)]
+        for one in gone:
+            if one in self._preempted:
+                self._preempted.remove(one)
+            else:
+                self._remove(one)
+        return gone
+
+    def _everyone(self) -> list[Sequence]:
+        return [one for queue in self._clients.values() for one in queue]
+
+
+def by_client(sequences: list[Sequence], turn: int) -> list[Sequence]:
+    """Orders running sequences in turns between clients, beginning with another client at every turn of the loop."""
+    clients: OrderedDict[str, deque[Sequence]] = OrderedDict()
+    for sequence in sequences:
+        clients.setdefault(sequence.cache_salt, deque()).append(sequence)
+    queues = list(clients.values())
+    begin = turn % len(queues) if queues else 0
+    queues = queues[begin:] + queues[:begin]
+    ordered: list[Sequence] = []
+    while queues:
+        ordered.extend(queue.popleft() for queue in queues)
+        queues = [queue for queue in queues if queue]
+    return ordered

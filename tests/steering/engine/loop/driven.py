@@ -1,0 +1,160 @@
+"""An engine loop driven turn by turn on the test's own thread, over a cache of a few blocks, with allocations that fail."""
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
+from itertools import count
+from typing import Any, cast
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Finish, SamplingParams, TokenEvent
+from steering.engine.options import EngineLimits
+from steering.engine.transformers import captures
+from steering.engine.transformers.loop import EngineLoop
+from steering.engine.transformers.memory.block_pool import BLOCK, BlockPool
+from steering.engine.transformers.memory.paged_cache import probe_shapes
+from steering.engine.transformers.memory.prefix_index import PrefixIndex
+from steering.engine.transformers.runner import ModelRunner
+from steering.engine.transformers.scheduler import Scheduler, Work
+from steering.engine.transformers.sequence import Sequence as Row
+from steering.engine.transformers.sequence import Stream
+from steering.engine.transformers.unembedding import Unembedding
+from steering.errors import SteeringError
+from steering.model.loading import LoadedModel
+from steering.plan.types import UNSTEERED, SteeringPlan
+
+
+class FailingAllocator(TorchDispatchMode):
+    """Counts the operations that allocate a tensor, and fails the chosen ones as a device does that has no memory left."""
+
+    def __init__(self, failing: Collection[int] = ()) -> None:
+        super().__init__()
+        self.allocations, self.failed = 0, 0
+        self._failing = frozenset(failing)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(result.alias_info is None for result in func._schema.returns):
+            self.allocations += 1
+            if self.allocations in self._failing:
+                self.failed += 1
+                raise torch.OutOfMemoryError("out of memory: this allocation was chosen to fail")
+        return func(*args, **(kwargs or {}))
+
+
+class _Immediate:
+    """Stands for the event loop of callers: what is sent to them arrives at once."""
+
+    def call_soon_threadsafe(self, function: Callable[..., None], *arguments: object) -> None:
+        """Calls the function now."""
+        function(*arguments)
+
+
+def open_stream() -> Stream:
+    """Returns a stream whose items arrive at once."""
+    return Stream(cast(asyncio.AbstractEventLoop, _Immediate()))
+
+
+_ids = count()
+
+
+def sequence_of(
+    loaded: LoadedModel,
+    tokens: tuple[int, ...],
+    max_tokens: int = 1,
+    *,
+    plan: SteeringPlan = UNSTEERED,
+    capture: CaptureSpec | None = None,
+    salt: str = "",
+    **settings: Any,
+) -> Row:
+    """Returns a new request for exactly `max_tokens`, or a text to read."""
+    state = None
+    if capture is not None:
+        state = captures.begin(0, CapturePrompt(tokens), tokens, capture, loaded.tokenizer)
+    return Row(
+        id=next(_ids),
+        ids=list(tokens),
+        prompt_length=len(tokens),
+        plan=plan,
+        sampling=SamplingParams(max_tokens=max_tokens, ignore_eos=True, **settings),
+        stream=open_stream(),
+        capture=state,
+        decoder=loaded.tokenizer.decode_stream(tokens),
+        cache_salt=salt,
+    )
+
+
+def runner_of(loaded: LoadedModel, blocks: int) -> ModelRunner:
+    """Returns a runner with a cache of that many blocks."""
+    shapes = probe_shapes(loaded.model, loaded.layout.layer_count, loaded.layout.cache_argument, torch.device("cpu"))
+    position = sum(shape.position_bytes for shape in shapes)
+    limits = EngineLimits(cache_bytes=blocks * BLOCK * position)
+    runner = ModelRunner(loaded.model, loaded.layout, torch.device("cpu"), limits)
+    assert runner.blocks == blocks
+    return runner
+
+
+class DrivenLoop:
+    """One loop over a runner that outlives it."""
+
+    def __init__(self, runner: ModelRunner, loaded: LoadedModel, limits: EngineLimits) -> None:
+        self.runner = runner
+        self.pool = BlockPool(runner.blocks)
+        self.index = PrefixIndex(self.pool, enabled=limits.share_prefixes, exact=runner.exact)
+        self.scheduler = Scheduler(limits, self.pool, self.index, runner, 64)
+        unembedding = Unembedding(loaded.model, loaded.layout)
+        self.loop = EngineLoop(runner, self.scheduler, self.pool, unembedding, loaded.tokenizer.eos_ids, limits)
+
+    def turn(self, arriving: Sequence[Row] = (), allocator: FailingAllocator | None = None) -> None:
+        """Hands over new work, and runs a turn if there is anything to do."""
+        if arriving:
+            self.loop.submit(arriving)
+        if arriving or self.scheduler.busy:
+            assert self.loop.collect()
+            with allocator or nullcontext():
+                self.loop.turn()
+
+    def run(self, work: Work) -> None:
+        """Computes a pass that the scheduler has chosen."""
+        self.loop._pass(work)
+
+    def finish(self) -> None:
+        """Runs turns until nothing is left to do."""
+        while self.scheduler.busy:
+            self.turn()
+
+    def assert_idle(self) -> None:
+        """Nothing runs, waits or holds memory."""
+        assert not self.scheduler.busy
+        assert self.pool.used == 0
+        assert len(self.runner.steering.bank._layers) == 0
+        assert not self.loop._open
+
+
+def items_of(row: Row) -> list[object]:
+    """Returns all that a stream has carried."""
+    return list(row.stream._items)
+
+
+def ends_of(row: Row) -> list[object]:
+    """Returns the terminal items of a stream: at most one, and nothing after it."""
+    items = items_of(row)
+    ends = [item for item in items if not (isinstance(item, TokenEvent) and item.finish is None)]
+    assert not ends or items[-1] is ends[-1], "something came after the end"
+    return ends
+
+
+def answer_of(row: Row) -> tuple[list[int], Finish] | Capture | SteeringError:
+    """Returns what a request ended with; there must be exactly one end."""
+    (end,) = ends_of(row)
+    if isinstance(end, TokenEvent):
+        assert end.finish is not None
+        events = [item for item in items_of(row)[:-1] if isinstance(item, TokenEvent)]
+        assert [event.index for event in events] == list(range(len(events)))
+        return [event.token_id for event in events], end.finish
+    if isinstance(end, SteeringError):
+        return end
+    _, capture = cast(tuple[int, Capture], end)
+    return capture

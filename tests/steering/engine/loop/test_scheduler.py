@@ -1,0 +1,244 @@
+"""Scheduler: who runs, with which blocks, and what a pass computes; passes are stood in for by their effect on sequences."""
+
+from collections.abc import Sequence as Rows
+from itertools import count
+
+import pytest
+
+from steering.engine.api import CaptureSpec, SamplingParams
+from steering.engine.options import EngineLimits
+from steering.engine.transformers.memory.block_pool import BLOCK, BlockPool
+from steering.engine.transformers.memory.prefix_index import PrefixIndex
+from steering.engine.transformers.scheduler import MOST_OVERTAKEN, Scheduler, Work
+from steering.engine.transformers.sequence import CaptureState, Sequence
+from steering.plan.types import UNSTEERED
+from tests.steering.engine.loop.driven import open_stream
+
+EMBEDDED_POSITION = 2 * 30 * 3 * 64 * 2
+"""Bytes of a position of SmolLM2-135M: keys and values, layers, heads, width, bfloat16."""
+EMBEDDED_BLOCKS = (4 << 30) // (EMBEDDED_POSITION * BLOCK)
+numbers = count()
+
+
+class NoState:
+    """Running sequences have no state besides their blocks."""
+
+    same_pass = True
+
+    def release(self, sequence: Sequence) -> None:
+        """There is nothing to release."""
+
+
+def request(prompt: int, answer: int, *, salt: str = "", priority: int = 0) -> Sequence:
+    """A request with a prompt like no other."""
+    number = next(numbers)
+    ids = [(number * 7919 + position) % 50_000 for position in range(prompt)]
+    params = SamplingParams(max_tokens=answer, ignore_eos=True)
+    return Sequence(number, ids, prompt, UNSTEERED, params, open_stream(), cache_salt=salt, priority=priority)
+
+
+def text(length: int, salt: str = "capture") -> Sequence:
+    """A text to read, like no other."""
+    one = request(length, 1, salt=salt)
+    state = CaptureState(0, CaptureSpec((1,)), (length - 1, length), reduce=True)
+    return Sequence(one.id, one.ids, length, UNSTEERED, one.sampling, one.stream, capture=state, cache_salt=salt)
+
+
+class World:
+    """A scheduler over a pool, whose passes add a token to every sequence that has computed all it has."""
+
+    def __init__(self, blocks: int, limits: EngineLimits | None = None) -> None:
+        self.pool = BlockPool(blocks)
+        index = PrefixIndex(self.pool, enabled=True, exact=True)
+        self.scheduler = Scheduler(limits or EngineLimits(), self.pool, index, NoState())
+        self.ended: list[Sequence] = []
+        self.most_running = 0
+
+    def put(self, sequences: Rows[Sequence]) -> None:
+        for sequence in sequences:
+            self.scheduler.enqueue(sequence)
+
+    def turn(self) -> Work:
+        """Admits, schedules, and does what a pass does."""
+        self.scheduler.admit()
+        work = self.scheduler.schedule()
+        self.most_running = max(self.most_running, len(self.scheduler.running))
+        for sequence, amount in work:
+            assert amount >= 1
+            assert sequence.computed + amount <= len(sequence.block_table) * BLOCK
+            sequence.computed += amount
+        for sequence, _ in work:
+            self.scheduler.index.register(sequence)
+        for sequence, _ in work:
+            if sequence.remaining:
+                continue
+            if sequence.capture is None:
+                sequence.ids.append(1)
+            if sequence.capture is not None or sequence.generated == sequence.sampling.max_tokens:
+                self.scheduler.release(sequence)
+                self.ended.append(sequence)
+        return work
+
+    def finish(self, turns: int = 20_000) -> None:
+        """Runs turns until everyone has ended."""
+        for _ in range(turns):
+            if not self.scheduler.busy:
+                break
+            assert self.turn(), "somebody waits, and nothing is computed"
+        assert not self.scheduler.busy
+        assert self.pool.used == 0
+
+
+def test_one_long_answer_does_not_keep_short_ones_from_running_together() -> None:
+    """10 prompt tokens and max_tokens 8,000, in a cache that could not hold that much for anybody else."""
+    world = World(600)
+    world.put([request(10, 8000)])
+    world.turn()
+    short = [request(30, 60) for _ in range(31)]
+    world.put(short)
+    world.turn()
+    assert len(world.scheduler.running) == 32
+    world.finish()
+    assert world.scheduler.preemptions == 0
+    assert len(world.ended) == 32
+
+
+def test_sixty_four_requests_of_4000_tokens_in_4_gib_of_the_embedded_model() -> None:
+    world = World(EMBEDDED_BLOCKS)
+    world.put([request(4000, 128) for _ in range(64)])
+    world.finish()
+    assert world.most_running >= 40
+    assert len(world.ended) == 64
+    assert all(sequence.generated == 128 for sequence in world.ended)
+
+
+def test_a_short_request_overtakes_a_long_one_that_does_not_fit_but_not_for_ever() -> None:
+    world = World(40, EngineLimits(max_running=8))
+    world.put([request(16 * 18, 60)])
+    world.turn()
+    long = request(16 * 30, 4)
+    world.put([long, request(20, 4)])
+    world.turn()
+    assert long.overtaken == 1
+    assert len(world.scheduler.running) == 2
+    turns = 0
+    while not long.running:
+        world.put([request(20, 2), request(20, 40)])
+        world.turn()
+        turns += 1
+        assert turns < 2000
+    assert long.overtaken <= MOST_OVERTAKEN
+    world.finish()
+
+
+def test_keys_are_served_in_turns() -> None:
+    world = World(1000, EngineLimits(max_running=4))
+    many = [request(20, 5, salt="many") for _ in range(40)]
+    few = [request(20, 5, salt=f"few {n}") for n in range(2)]
+    world.put([*many, *few])
+    world.turn()
+    assert all(sequence.running for sequence in few)
+    assert sum(sequence.running for sequence in many) == 2
+    world.finish()
+
+
+def test_prompts_of_one_key_do_not_hold_up_those_of_another() -> None:
+    limits = EngineLimits(prefill_tokens=64, idle_prefill_tokens=64)
+    world = World(5000, limits)
+    long = [request(2000, 2, salt="many") for _ in range(8)]
+    world.put(long)
+    world.turn()
+    short = request(40, 2, salt="another")
+    world.put([short])
+    turns = 0
+    while not short.generated:
+        world.turn()
+        turns += 1
+    assert turns <= 3
+    world.finish()
+
+
+def test_live_requests_come_before_a_readout_of_1500_texts() -> None:
+    world = World(400)
+    world.put([text(50) for _ in range(1500)])
+    for _ in range(3):
+        world.turn()
+    assert world.most_running == EngineLimits().max_background
+    live = request(20, 5)
+    world.put([live])
+    work = world.turn()
+    assert live in [sequence for sequence, _ in work]
+    world.finish()
+
+
+def test_background_work_is_computed_under_steady_live_traffic() -> None:
+    world = World(2000, EngineLimits(prefill_tokens=64, idle_prefill_tokens=64))
+    one = text(50)
+    world.put([one])
+    for _ in range(12):
+        world.put([request(200, 1)])
+        world.turn()
+    assert one in world.ended
+
+
+def test_live_requests_take_the_blocks_of_background_work() -> None:
+    world = World(40)
+    world.put([text(16 * 10 + 1, salt=f"call {n}") for n in range(3)])
+    world.scheduler.admit()
+    assert world.pool.available < 10
+    live = request(16 * 30, 4)
+    world.put([live])
+    assert live in world.scheduler.admit()
+    assert world.scheduler.preemptions >= 2
+    world.finish()
+    assert len(world.ended) == 4
+
+
+def test_the_youngest_gives_way_when_blocks_run_out_and_is_computed_again() -> None:
+    world = World(12, EngineLimits(max_running=4))
+    rows = [request(20, 120) for _ in range(3)]
+    world.put(rows)
+    first_to_go = None
+    while world.scheduler.busy:
+        world.turn()
+        if first_to_go is None:
+            first_to_go = next((row for row in rows if row.preemptions), None)
+    assert first_to_go is rows[2]
+    assert rows[0].preemptions == 0
+    assert [row.generated for row in rows] == [120] * 3
+    assert world.pool.used == 0
+
+
+def test_a_preempted_sequence_waits_until_it_can_run_for_a_while() -> None:
+    """Else it would be computed again, and preempted again, every few tokens."""
+    world = World(24, EngineLimits(max_running=4))
+    rows = [request(100, 150) for _ in range(3)]
+    world.put(rows)
+    world.finish()
+    assert sum(row.preemptions for row in rows) <= 6
+
+
+def test_every_stream_has_a_token_in_every_pass_and_prompts_have_the_budget() -> None:
+    limits = EngineLimits(prefill_tokens=48, idle_prefill_tokens=100)
+    world = World(4000, limits)
+    streams = [request(10, 200) for _ in range(5)]
+    world.put(streams)
+    world.turn()
+    world.put([request(1000, 2) for _ in range(3)])
+    for _ in range(20):
+        work = {sequence.id: amount for sequence, amount in world.turn()}
+        assert all(work[stream.id] == 1 for stream in streams)
+        assert sum(work.values()) - len(streams) <= limits.prefill_tokens
+
+
+@pytest.mark.parametrize("blocks", [30, 300])
+def test_what_was_closed_leaves_nothing_behind(blocks: int) -> None:
+    world = World(blocks)
+    rows = [request(60, 50) for _ in range(12)]
+    world.put(rows)
+    world.turn()
+    for row in rows:
+        row.stream.closed = True
+    assert set(world.scheduler.drop_closed()) == set(rows)
+    assert not world.scheduler.busy
+    assert world.pool.used == 0
