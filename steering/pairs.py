@@ -1,4 +1,4 @@
-"""ContrastivePair and PairSet: what a concept is shown by. Split by topic, never by row."""
+"""Defines ContrastivePair and PairSet, the examples of a concept, and their splits by topic, never by row."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ class ContrastivePair:
 
 @dataclass(frozen=True, slots=True)
 class PairSet:
-    """The texts of one concept. When `paired` is False, positives and negatives are two heaps of any two sizes."""
+    """The texts of one concept. When `paired` is False, positives and negatives are separate lists of any sizes."""
 
     positive: tuple[Text, ...]
     negative: tuple[Text, ...]
@@ -55,7 +55,7 @@ class PairSet:
 
     @classmethod
     def of(cls, pairs: Sequence[ContrastivePair]) -> "PairSet":
-        """From pairs; a pair without a topic is a topic of its own."""
+        """Builds a set from pairs; a pair without a topic is its own topic."""
         return cls(
             positive=tuple(pair.positive for pair in pairs),
             negative=tuple(pair.negative for pair in pairs),
@@ -71,7 +71,7 @@ class PairSet:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Indices into positives and negatives: what fits the direction, and what only measures it."""
+    """Indices into positives and negatives: the part that fits a direction and the part that is held out to measure it."""
 
     fit_positive: tuple[int, ...]
     fit_negative: tuple[int, ...]
@@ -79,12 +79,73 @@ class Split:
     held_negative: tuple[int, ...]
 
 
-def _divide(groups: Sequence[str], share: float, rng: random.Random) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Whole groups move to the held-out side until it has `share` of the rows; at least one group fits."""
+def _groups(pairs: PairSet) -> tuple[str, ...]:
+    """Returns the topic of each pair; a pair without topics is its own."""
+    return pairs.topics or tuple(f"#{i}" for i in range(len(pairs)))
+
+
+def _partition(groups: Sequence[str], parts: int, rng: random.Random) -> list[tuple[int, ...]]:
+    """Deals whole groups to `parts` parts of about equal size; fewer parts where there are fewer groups."""
     names = sorted(set(groups))
     rng.shuffle(names)
-    wanted, held = share * len(groups), set[str]()
-    count = 0
+    members: list[list[int]] = [[] for _ in range(min(parts, len(names)))]
+    for name in names:
+        smallest = min(members, key=len)
+        smallest.extend(index for index, group in enumerate(groups) if group == name)
+    return [tuple(sorted(part)) for part in members]
+
+
+def _check_holdout(holdout: float) -> None:
+    if not 0.0 <= holdout < 1.0:
+        raise InvalidRequest(f"holdout must be at least 0 and below 1, got {holdout}", param="holdout")
+
+
+def folds(pairs: PairSet, holdout: float, seed: int) -> tuple[Split, ...]:
+    """Partitions the topics into folds of about the share `holdout`; each Split holds one fold out.
+
+    At least three folds, so that a layer can be chosen inside a training part, or two where there are only two topics.
+    None for holdout 0 or a single topic.
+    """
+    _check_holdout(holdout)
+    if holdout == 0.0:
+        return ()
+    count, rng = max(3, round(1.0 / holdout)), random.Random(seed)  # noqa: S311 - reproducible, not secret
+    if pairs.paired:
+        positive = negative = _partition(_groups(pairs), count, rng)
+    else:
+        count = min(count, len(pairs.positive), len(pairs.negative))
+        positive = _partition([f"#{i}" for i in range(len(pairs.positive))], count, rng)
+        negative = _partition([f"#{i}" for i in range(len(pairs.negative))], count, rng)
+    if len(positive) < 2:
+        return ()
+    return tuple(
+        Split(_except(len(pairs.positive), above), _except(len(pairs.negative), below), above, below)
+        for above, below in zip(positive, negative, strict=True)
+    )
+
+
+def _except(count: int, held: Sequence[int]) -> tuple[int, ...]:
+    left_out = set(held)
+    return tuple(index for index in range(count) if index not in left_out)
+
+
+def split(pairs: PairSet, holdout: float, seed: int) -> Split:
+    """Holds out whole topics once, at least the share `holdout`; at least one topic is fitted."""
+    _check_holdout(holdout)
+    rng = random.Random(seed)  # noqa: S311 - reproducible, not secret
+    if pairs.paired:
+        fit, held = _divide(_groups(pairs), holdout, rng)
+        return Split(fit, fit, held, held)
+    fit_positive, held_positive = _divide([f"#{i}" for i in range(len(pairs.positive))], holdout, rng)
+    fit_negative, held_negative = _divide([f"#{i}" for i in range(len(pairs.negative))], holdout, rng)
+    return Split(fit_positive, fit_negative, held_positive, held_negative)
+
+
+def _divide(groups: Sequence[str], share: float, rng: random.Random) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Moves whole groups to the held-out part until it has `share` of the rows; at least one group is fitted."""
+    names = sorted(set(groups))
+    rng.shuffle(names)
+    wanted, held, count = share * len(groups), set[str](), 0
     for name in names[:-1]:
         if count >= wanted:
             break
@@ -94,22 +155,8 @@ def _divide(groups: Sequence[str], share: float, rng: random.Random) -> tuple[tu
     return fit, tuple(i for i, group in enumerate(groups) if group in held)
 
 
-def split(pairs: PairSet, holdout: float, seed: int) -> Split:
-    """Divide by topic. `holdout` is the share held out, 0 <= holdout < 1; 0 holds out nothing."""
-    if not 0.0 <= holdout < 1.0:
-        raise InvalidRequest(f"holdout must be at least 0 and below 1, got {holdout}", param="holdout")
-    rng = random.Random(seed)  # noqa: S311 - a reproducible split, no secret
-    if pairs.paired:
-        groups = pairs.topics or tuple(f"#{i}" for i in range(len(pairs)))
-        fit, held = _divide(groups, holdout, rng)
-        return Split(fit, fit, held, held)
-    fit_positive, held_positive = _divide([f"#{i}" for i in range(len(pairs.positive))], holdout, rng)
-    fit_negative, held_negative = _divide([f"#{i}" for i in range(len(pairs.negative))], holdout, rng)
-    return Split(fit_positive, fit_negative, held_positive, held_negative)
-
-
 def dataset_digest(pairs: PairSet) -> str:
-    """SHA-256 over texts and topics in their order, as canonical JSON."""
+    """Returns the SHA-256 over texts and topics in their order, as canonical JSON."""
 
     def plain(text: Text) -> Any:
         return text if isinstance(text, str) else [asdict(message) for message in text]

@@ -1,4 +1,4 @@
-"""What a caller writes: SteeringSpec, InterventionSpec, ConditionSpec, TokenScope, Schedule. Torch-free, sendable as JSON."""
+"""Defines what a caller writes: SteeringSpec, InterventionSpec, ConditionSpec, TokenScope, Schedule. No torch; JSON-ready."""
 
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -100,14 +100,15 @@ class Schedule(Spec):
 class Threshold(Spec):
     """A test on the live residual: the score of `vector` above or below a bound.
 
-    `score` names how it is measured (projection in natural scales, cosine, or the probability of a probe). `until`
-    is hysteresis for `at: token`: once true, it stays true until the score passes `until`.
+    `at`: the last prompt position, the mean over the prompt without its first position, or each token. `score` names how
+    it is measured: projection in natural scales, centred so that the poles lie at +0.5 and -0.5; cosine; or the
+    probability of a probe. `until` is hysteresis for `at: token`: once true, it stays true until the score passes `until`.
     """
 
     vector: VectorName
     above: Number | None = None
     below: Number | None = None
-    at: Literal["prompt", "token"] = "prompt"
+    at: Literal["prompt", "prompt_mean", "token"] = "prompt"
     layer: LayerIndex | None = None
     score: Label = "projection"
     until: Number | None = None
@@ -204,7 +205,7 @@ def condition_nodes(condition: ConditionSpec) -> Iterator[ConditionSpec]:
 
 
 class InterventionSpec(Spec):
-    """One intervention as written: what, how much, where, when."""
+    """One intervention as written: what, how much, where, when. target: what `ablate` sets the component to; None is `zero`."""
 
     vector: VectorName
     operation: Label = "add"
@@ -214,6 +215,7 @@ class InterventionSpec(Spec):
     high: Number | None = None
     degrees: Number | None = None
     to: VectorName | None = None
+    target: Literal["zero", "middle"] | None = None
     layers: Layers = "recommended"
     scope: TokenScope = TokenScope()
     when: ConditionSpec | None = None

@@ -1,4 +1,4 @@
-"""ConceptVector: one unit direction per layer, its natural scale and class means, its quality card and provenance."""
+"""Defines ConceptVector: one unit direction per layer with natural scale and class means, quality card and provenance."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,10 @@ from steering.shapes import Direction
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 _NAME = re.compile(NAME_PATTERN)
-DEFAULT_STRENGTHS = (0.25, 1.0)
-"""Strengths to try where nothing was measured: half a natural scale moves text, two break it (SmolLM2-135M)."""
 
 
 def check_name(name: str, param: str = "name") -> str:
-    """The name itself, or InvalidRequest: it becomes part of addresses and answers, so it is kept plain."""
+    """Returns the name. Raises InvalidRequest unless it matches NAME_PATTERN, since names are part of URLs."""
     if not _NAME.fullmatch(name):
         raise InvalidRequest(
             f"{name[:80]!r} is not a name: 1 to 64 of a-z, 0-9, '.', '_', '-', starting with a letter or digit",
@@ -53,8 +51,8 @@ class LayerDirection:
     """The vector at one layer.
 
     direction: (d_model,), float32, unit length. scale: the natural scale kappa, distance between the class means along it.
-    positive_mean, negative_mean: the class means projected on it. weight, bias: a calibrated probe in residual
-    coordinates, sigmoid(weight * (direction . r) + bias), where the method fitted one.
+    positive_mean, negative_mean: the class means projected on it, None for given directions. weight, bias: a calibrated
+    probe in residual coordinates, sigmoid(weight * (direction . r) + bias), where the method fitted one.
     """
 
     direction: Direction
@@ -64,10 +62,22 @@ class LayerDirection:
     weight: float | None = None
     bias: float | None = None
 
+    @property
+    def centred(self) -> bool:
+        """Whether the class means are known, so that scores are centred between them."""
+        return self.positive_mean is not None and self.negative_mean is not None
+
+    @property
+    def middle(self) -> float:
+        """The middle of the class means on the direction, in residual units; 0 where they are not known."""
+        if self.positive_mean is None or self.negative_mean is None:
+            return 0.0
+        return (self.positive_mean + self.negative_mean) / 2
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConceptVector:
-    """A stored concept. version 0, sha256 "" and created_at "" until a store has given it its place."""
+    """A concept vector. version 0, sha256 "" and created_at "" until a store has saved it."""
 
     name: str
     model: str
@@ -87,7 +97,7 @@ class ConceptVector:
     def __post_init__(self) -> None:
         check_name(self.name)
         if not self.layers:
-            raise InvalidRequest("a vector needs a direction at one layer at least", param="directions")
+            raise InvalidRequest("a vector needs a direction for at least one layer", param="directions")
         for layer, entry in self.layers.items():
             _check_direction(layer, entry, self.d_model)
 
@@ -96,14 +106,14 @@ class ConceptVector:
         return f"{self.name}@{self.version}"
 
     def recommended_layers(self) -> tuple[int, ...]:
-        """Measured if the card has it, else the middle layer the vector has: 40-70 % of depth is where concepts steer."""
+        """Returns the recommended layers, else the middle layer the vector has."""
         if self.recommended is not None:
             return self.recommended.layers
         layers = sorted(self.layers)
         return (layers[len(layers) // 2],)
 
     def at(self, layer: int) -> LayerDirection:
-        """The direction at a layer. Raises InvalidRequest naming the layers that exist."""
+        """Returns the direction at a layer. Raises InvalidRequest naming the layers that exist."""
         if layer not in self.layers:
             raise InvalidRequest(
                 f"vector {self.name!r} has no direction at layer {layer}; it has {sorted(self.layers)}",
@@ -128,21 +138,22 @@ def _check_direction(layer: int, entry: LayerDirection, d_model: int) -> None:
 
 
 def unit(values: Direction, layer: int) -> tuple[Direction, float]:
-    """values (d_model,) -> (unit direction in float32, length). Raises InvalidRequest for zero or non-finite values."""
+    """Splits values (d_model,) into (unit direction in float32, norm). Raises InvalidRequest for zero or non-finite values."""
     values = values.to(torch.float32)
-    length = float(values.norm())
-    if not 0.0 < length < float("inf"):
+    norm = float(values.norm())
+    if not 0.0 < norm < float("inf"):
         raise InvalidRequest(f"the direction at layer {layer} must be finite and not zero", param="directions")
-    return values / length, length
+    return values / norm, norm
 
 
 def combine(
     name: str, terms: Sequence[tuple[ConceptVector, float]], orthogonal_to: Sequence[ConceptVector] = ()
 ) -> ConceptVector:
-    """Weighted sum of kappa_i d_i at the layers all terms share, then made orthogonal to the span of others.
+    """Sums weight_i kappa_i d_i at the layers all terms share, then removes the part in the span of `orthogonal_to`.
 
-    The natural scale of the result is the length of the sum: strength 1 adds exactly the weighted sum of what
-    strength 1 of each term adds. Raises InvalidRequest when nothing is shared or nothing is left.
+    The natural scale of the result is the norm of the sum: strength 1 adds exactly the weighted sum of what strength 1 of
+    each term adds. It has no class means, no card and no recommendation: those of its terms do not hold for it. Raises
+    InvalidRequest when no layer is shared or the sum vanishes.
     """
     if not terms:
         raise InvalidRequest("combine needs at least one term", param="terms")
@@ -163,12 +174,9 @@ def combine(
         if orthogonal_to:
             total = total - _within_span([v.layers[layer].direction for v in orthogonal_to], total)
         if float(total.norm()) <= 1e-5 * max(before, 1e-30):
-            raise InvalidRequest(f"nothing is left of the combination at layer {layer}", param="terms")
-        direction, length = unit(total, layer)
-        layers[layer] = LayerDirection(direction, length)
-    recommended = first.recommended
-    if recommended is not None and not set(recommended.layers) <= set(shared):
-        recommended = None
+            raise InvalidRequest(f"the combination is zero at layer {layer}", param="terms")
+        direction, norm = unit(total, layer)
+        layers[layer] = LayerDirection(direction, norm)
     return replace(
         first,
         name=name,
@@ -178,7 +186,7 @@ def combine(
         description="",
         method="combine",
         layers=layers,
-        recommended=recommended,
+        recommended=None,
         quality=None,
         provenance={
             "terms": [{"vector": v.id, "sha256": v.sha256, "weight": w} for v, w in terms],
@@ -188,7 +196,7 @@ def combine(
 
 
 def _within_span(directions: Sequence[Direction], values: Direction) -> Direction:
-    """The part of values (d_model,) that lies in the span of unit directions, which need not be independent."""
+    """Projects values (d_model,) on the span of unit directions, which need not be independent."""
     left, sizes, _ = torch.linalg.svd(torch.stack(list(directions)).T.double(), full_matrices=False)
     basis = left[:, sizes > 1e-6 * sizes[0]]
     inside: Direction = basis @ (basis.T @ values.double())
@@ -196,7 +204,7 @@ def _within_span(directions: Sequence[Direction], values: Direction) -> Directio
 
 
 def cosine(one: ConceptVector, other: ConceptVector) -> dict[int, float]:
-    """Cosine between two vectors at every layer both have."""
+    """Returns the cosine of two vectors at every layer both have."""
     return {
         layer: float(one.layers[layer].direction @ other.layers[layer].direction)
         for layer in sorted(set(one.layers) & set(other.layers))

@@ -97,7 +97,7 @@ def random_condition(rng: random.Random, layers: int, depth: int = 0) -> dict[st
     ]
     side = rng.choice(["above", "below"])
     threshold: dict[str, Any] = {"vector": rng.choice(NAMES), side: bound, "score": score, "layer": 0}
-    threshold["at"] = rng.choice(["prompt", "token"])
+    threshold["at"] = rng.choice(["prompt", "prompt_mean", "token"])
     if threshold["at"] == "token" and rng.random() < 0.5:
         threshold["until"] = bound - 0.2 if side == "above" else bound + 0.2
     return threshold

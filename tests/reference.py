@@ -29,10 +29,11 @@ class Reference:
     prompt_length: int = 0
     spent: dict[int, float] = field(default_factory=dict)
     decided: dict[Threshold, dict[int, bool]] = field(default_factory=dict)
+    prompt_scores: dict[Threshold, dict[int, float]] = field(default_factory=dict)
 
     def generate(self, prompt: Sequence[int], count: int, *, temperature: float = 0.0, seed: int = 0) -> list[int]:
         """`count` token ids after the prompt."""
-        self.prompt_length, self.decided = len(prompt), {}
+        self.prompt_length, self.decided, self.prompt_scores = len(prompt), {}, {}
         ids = list(prompt)
         for index in range(count):
             logits = self.logits(ids)[-1]
@@ -70,7 +71,9 @@ class Reference:
             group = [items[start]]
             while items[start].operation == "ablate" and start + len(group) < len(items):
                 following = items[start + len(group)]
-                if following.model_copy(update={"vector": ""}) != items[start].model_copy(update={"vector": ""}):
+                if items[start].target == "middle" or following.model_copy(update={"vector": ""}) != items[
+                    start
+                ].model_copy(update={"vector": ""}):
                     break
                 group.append(following)
             weight = self._weight(group[0], layer, position)
@@ -138,15 +141,25 @@ class Reference:
 
     def _decide(self, threshold: Threshold, position: int, residual: torch.Tensor) -> None:
         memory = self.decided.setdefault(threshold, {})
+        last = self.prompt_length - 1
+        if threshold.at == "prompt_mean" and (position > last or (position == 0 and last > 0)):
+            return
         if position in memory or (threshold.at == "prompt" and position != self.prompt_length - 1):
             return
         entry = self.vectors[threshold.vector].layers[self._condition_layer(threshold)]
         projection = float(residual @ entry.direction)
         score = {
-            "projection": lambda: projection / entry.scale,
+            "projection": lambda: (projection - middle(entry)) / entry.scale,
             "cosine": lambda: projection / float(residual.norm()),
             "probe": lambda: 1 / (1 + math.exp(-(entry.weight * projection + entry.bias))),
         }[threshold.score]()
+        if threshold.at == "prompt_mean":
+            # one forward pass meets all positions in order, so the sum is complete at the last
+            seen = self.prompt_scores.setdefault(threshold, {})
+            seen[position] = score
+            if position != last:
+                return
+            score = sum(seen.values()) / len(seen)
         on = score > threshold.above if threshold.above is not None else score < threshold.below
         if threshold.until is not None and not on:
             off = score < threshold.until if threshold.above is not None else score > threshold.until
@@ -159,7 +172,7 @@ class Reference:
             memory = self.decided.get(condition, {})
             late = self._condition_layer(condition) > layer
             last = self.prompt_length - 1
-            if condition.at == "prompt":
+            if condition.at != "token":
                 return memory.get(last) if position >= last + (1 if late else 0) else None
             if late:
                 return memory.get(position - 1) if position > last else None
@@ -176,7 +189,7 @@ class Reference:
 
     def _has_prompt_leaf(self, condition: ConditionSpec) -> bool:
         if isinstance(condition, Threshold):
-            return condition.at == "prompt"
+            return condition.at != "token"
         if isinstance(condition, Not):
             return self._has_prompt_leaf(condition.not_)
         children = condition.all if isinstance(condition, AllOf) else condition.any
@@ -207,10 +220,12 @@ class Reference:
             directions = torch.stack([self.vectors[g.vector].layers[layer].direction for g in group])
             # projection onto the span by least squares: no basis needed, so none can be wrong
             inside = directions.T @ torch.linalg.lstsq(directions.T, r).solution
-            return r - share * inside
+            kept = middle(entry) * d if item.target == "middle" else 0.0
+            return r - share * (inside - kept)
         if item.operation == "clamp":
-            low = -math.inf if item.low is None else item.low * unit
-            high = math.inf if item.high is None else item.high * unit
+            offset = middle(entry) if item.unit == "scale" else 0.0
+            low = -math.inf if item.low is None else item.low * unit + offset
+            high = math.inf if item.high is None else item.high * unit + offset
             return r + share * (min(max(p, low), high) - p) * d
         if item.operation == "rotate":
             norm, across = float(r.norm()), r - p * d
@@ -220,6 +235,13 @@ class Reference:
         target = self.vectors[item.to].layers[layer]
         gain = target.scale / entry.scale if item.unit == "scale" else 1.0
         return r + share * p * (gain * target.direction - d)
+
+
+def middle(entry) -> float:
+    """Of the class means; 0 where they are not known."""
+    if entry.positive_mean is None or entry.negative_mean is None:
+        return 0.0
+    return (entry.positive_mean + entry.negative_mean) / 2
 
 
 def gumbel(seed: int, index: int, vocab: int) -> list[float]:

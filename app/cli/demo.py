@@ -47,7 +47,8 @@ def _run(client: Client) -> None:
     for line in card_lines(vector):
         console.print("  ", line, sep="")
     console.print("\n[bold]3[/] POST /v1/compare: one prompt, one batch, three strengths, greedy decoding")
-    strength = round(vector.recommended.strength[1], 1)
+    start = vector.recommended.strength or vector.recommended.strengths_to_try
+    strength = 1.0 if start is None else round(start[1], 1)
     for prompt in PROMPTS:
         with console.status("generating"):
             answer = client.compare(

@@ -49,7 +49,9 @@ async def combine(body: CombineRequest, context: ContextDep) -> VectorAnswer:
     """Stores a weighted sum of vectors, made orthogonal to others if requested."""
     terms = [(await context.vector(term.vector, "terms"), term.weight) for term in body.terms]
     others = [await context.vector(name, "orthogonal_to") for name in body.orthogonal_to]
-    vector = await run_in_thread(combined, body.name, terms, others, body.description, tuple(body.tags))
+    vector = await run_in_thread(
+        combined, context.engine.info, body.name, terms, others, body.description, tuple(body.tags)
+    )
     return vector_answer(await context.store.vectors.put(vector))
 
 

@@ -80,7 +80,7 @@ class Context:
             layers = vector.recommended_layers()
             layer = layers[len(layers) // 2]
             entry = vector.at(layer)
-            readings.append(Reading(name, layer, entry.direction, entry.scale))
+            readings.append(Reading(name, layer, entry.direction, entry.scale, entry.middle))
         return tuple(readings)
 
     async def plan(self, steering: Steering | None) -> SteeringPlan:

@@ -1,16 +1,18 @@
 """Builds the response models of stored things: vectors, profiles, jobs, the model."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from steering.model.info import ModelInfo
+from steering.quality import Recommended
 from steering.schemas.base import by_layer
 from steering.schemas.jobs import JobAnswer, JobError, JobProgress
 from steering.schemas.profiles import ProfileAnswer
 from steering.schemas.system import ModelAnswer
 from steering.schemas.vectors import QualityAnswer, RecommendedAnswer, VectorAnswer, VectorExport
 from steering.store.base import JobRecord, Profile
-from steering.vectors import DEFAULT_STRENGTHS, ConceptVector
+from steering.vectors import ConceptVector
 
 
 def vector_answer(vector: ConceptVector) -> VectorAnswer:
@@ -30,7 +32,6 @@ def directions(vector: ConceptVector, layers: Sequence[int] | None = None) -> di
 
 
 def _vector_fields(vector: ConceptVector) -> dict[str, Any]:
-    strength = DEFAULT_STRENGTHS if vector.recommended is None else vector.recommended.strength
     means = {
         layer: (entry.positive_mean, entry.negative_mean)
         for layer, entry in vector.layers.items()
@@ -48,12 +49,18 @@ def _vector_fields(vector: ConceptVector) -> dict[str, Any]:
         "method": vector.method,
         "scale": by_layer({layer: entry.scale for layer, entry in vector.layers.items()}),
         "means": by_layer(means),
+        "centred": all(entry.centred for entry in vector.layers.values()),
         "sha256": vector.sha256,
         "created_at": vector.created_at,
-        "recommended": RecommendedAnswer(layers=list(vector.recommended_layers()), strength=strength),
+        "recommended": recommended_answer(vector.recommended or Recommended(vector.recommended_layers())),
         "quality": None if vector.quality is None else QualityAnswer.model_validate(vector.quality.to_dict()),
         "provenance": dict(vector.provenance),
     }
+
+
+def recommended_answer(recommended: Recommended) -> RecommendedAnswer:
+    """Describes layers and strengths, and what they are based on."""
+    return RecommendedAnswer(**{**asdict(recommended), "layers": list(recommended.layers)})
 
 
 def profile_answer(profile: Profile) -> ProfileAnswer:

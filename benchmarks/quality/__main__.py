@@ -11,8 +11,9 @@ from typing import Any
 from benchmarks.contenders.open_engine import cache_dir, until_compiled
 from benchmarks.quality.cards import card
 from benchmarks.quality.choosing import choice
-from benchmarks.quality.concepts import CONCEPTS, FULL, QUICK, Effort
+from benchmarks.quality.concepts import CONCEPTS, FULL, QUICK, RANGES, Effort
 from benchmarks.quality.dose import measured
+from benchmarks.quality.ranges import keep_ranges, ranges
 from benchmarks.quality.training import CONTESTED, contest
 from steering.concepts import CONCEPTS as STARTERS
 from steering.engine import open_engine
@@ -21,7 +22,13 @@ from steering.engine.options import EngineOptions
 from steering.model.embedded import EMBEDDED_MODEL
 
 RESULTS = Path(__file__).parent.parent / "results" / "quality.json"
-PARTS = {"cards": tuple(STARTERS), "choice": CONCEPTS, "dose": CONCEPTS, "training": CONTESTED}
+PARTS = {
+    "cards": tuple(STARTERS),
+    "choice": CONCEPTS,
+    "dose": CONCEPTS,
+    "training": CONTESTED,
+    "ranges": tuple(STARTERS),
+}
 
 
 def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -31,7 +38,9 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--eager", action="store_true", help="without compiled decode steps, which take minutes to make"
     )
-    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART")
+    parser.add_argument(
+        "--only", nargs="+", choices=list(PARTS), default=[part for part in PARTS if part != "ranges"], metavar="PART"
+    )
     parser.add_argument("--concepts", nargs="+", choices=list(STARTERS), default=list(STARTERS), metavar="NAME")
     parser.add_argument("--output", type=Path, default=RESULTS, help="figures are added to this file as they come")
     return parser.parse_args(arguments)
@@ -46,7 +55,9 @@ async def run(chosen: argparse.Namespace) -> None:
             await until_compiled(engine)
         for part in chosen.only:
             for concept in chosen.concepts:
-                if concept in PARTS[part]:
+                if concept in PARTS[part] and part == "ranges":
+                    keep_ranges(engine, concept, await ranges(engine, concept, QUICK if chosen.quick else RANGES))
+                elif concept in PARTS[part]:
                     keep(chosen.output, engine, part, concept, await one(engine, part, concept, effort))
     finally:
         await engine.close()

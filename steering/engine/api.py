@@ -7,7 +7,7 @@ from typing import Literal, Protocol, TypeAlias
 from steering.model.info import ModelInfo
 from steering.pairs import ChatMessage
 from steering.plan.types import UNSTEERED, SteeringPlan
-from steering.shapes import Direction, Float, Tensor
+from steering.shapes import Direction, Float, Residual, Scores, Tensor
 
 Prompt: TypeAlias = str | tuple[ChatMessage, ...] | tuple[int, ...]
 """A text, a conversation that the model's chat template renders, or token ids."""
@@ -38,15 +38,20 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reading:
-    """A live readout: r . direction / scale after block `layer`, at the position that predicts each token.
+    """A live readout: (r . direction - middle) / scale after block `layer`, at the position that predicts each token.
 
-    direction (d_model,), float32, unit.
+    direction (d_model,), float32, unit. middle: of the class means on it, 0 where they are not known.
     """
 
     name: str
     layer: int
     direction: Direction
     scale: float
+    middle: float = 0.0
+
+    def scores(self, residual: Residual) -> Scores:
+        """residual (token, d_model) -> score of each token."""
+        return (residual @ self.direction - self.middle) / self.scale
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,7 +103,7 @@ class TokenEvent:
     """One generated token.
 
     text: the whole characters that it completes; may be empty. top_logprobs: (token id, logprob) of the most probable
-    tokens, best first. readout: name -> score in natural scales. finish: on the last event, which has no token (token_id
+    tokens, best first. readout: name -> score in natural scales, centred on the poles. finish: on the last event, which has no token (token_id
     -1) but may have the last characters.
     """
 

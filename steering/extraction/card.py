@@ -1,26 +1,24 @@
-"""From what was measured at each layer to a quality card with plain warnings, and to the layer worth steering at."""
+"""Builds the quality card with its warnings, and recommends a layer and strengths from it."""
 
 from collections.abc import Mapping, Sequence
 
-from steering.quality import LayerQuality, QualityCard, Recommended
-from steering.vectors import DEFAULT_STRENGTHS
+from steering.quality import Basis, Estimate, Interval, LayerQuality, QualityCard, Recommended
 
 WINDOW = (0.4, 0.7)
-"""Share of the model's depth in which concepts steer best (shared by the published layer searches)."""
+"""Share of the model's depth in which concepts steer best (common to the published layer searches)."""
 FEW_PAIRS = 20
-FEW_HELD = 10
-FEW_TOPICS = 4
+FEW_TOPICS = 6
 LOW_AGREEMENT = 0.2
 CLOSE_TO_RANDOM = 0.05
-USUAL_DOSES = (0.05, 0.12)
-"""Relative doses to try at one layer: from where the embedded model's text moves to where the first concept breaks it."""
+TYPICAL_DOSES = (0.05, 0.12)
+"""Relative doses to try at one layer: from where the embedded model's text changes to where the first concept breaks it."""
 
 
 def best_layer(layers: Mapping[int, LayerQuality], layer_count: int) -> int:
-    """The layer in WINDOW of the depth that reads best: AUROC, then the lower end of its interval, then separation.
+    """Returns the layer in WINDOW of the depth that reads best: AUROC, then the lower end of its interval, then separation.
 
-    AUROC counts to two decimals, since a third is chance at these sizes. Where nothing was measured, the layer nearest
-    the middle of the window; where the vector has no layer in the window, the choice is among all it has.
+    AUROC counts to two decimals, since a third is chance at these sizes. Without measurements it is the layer nearest the
+    middle of the window; where the vector has no layer in the window, the choice is among all it has.
     """
     inside = [layer for layer in sorted(layers) if WINDOW[0] <= (layer + 1) / layer_count <= WINDOW[1]]
     middle = sum(WINDOW) / 2 * layer_count - 1
@@ -34,66 +32,107 @@ def best_layer(layers: Mapping[int, LayerQuality], layer_count: int) -> int:
 
 
 def recommend(
-    card: QualityCard, layer_count: int, scales: Mapping[int, float] | None = None, norms: Sequence[float] = ()
+    card: QualityCard, layer_count: int, scales: Mapping[int, float], norms: Sequence[float] = ()
 ) -> Recommended:
-    """The layer that reads best, and the strengths to try there before any were measured.
+    """Recommends the layer that reads best, and strengths to try there; no strengths for a vector at chance.
 
-    scales: natural scale by layer; norms: typical residual norm of every layer, both in residual units. Where both are
-    known the strengths are those of USUAL_DOSES, else DEFAULT_STRENGTHS.
+    scales: natural scale by layer; norms: typical residual norm of every layer, both in residual units.
     """
     layer = best_layer(card.layers, layer_count)
-    if scales is None or not norms:
-        return Recommended(layers=(layer,), strength=DEFAULT_STRENGTHS)
-    low, high = (round(dose * norms[layer] / scales[layer], 2) for dose in USUAL_DOSES)
-    return Recommended(layers=(layer,), strength=(low, high))
+    basis: Basis = "norms" if card.auroc is None else "card"
+    strengths = None if card.at_chance else strengths_to_try((layer,), scales, norms)
+    return Recommended(layers=(layer,), strengths_to_try=strengths, basis=basis)
+
+
+def recommend_from_norms(
+    layers: tuple[int, ...], scales: Mapping[int, float], norms: Sequence[float]
+) -> Recommended:
+    """Recommends strengths at the given layers from the vector's own scale, for a vector without a card."""
+    return Recommended(layers=layers, strengths_to_try=strengths_to_try(layers, scales, norms), basis="norms")
+
+
+def strengths_to_try(layers: Sequence[int], scales: Mapping[int, float], norms: Sequence[float]) -> Interval | None:
+    """Returns the strengths that make TYPICAL_DOSES over the layers together; None where norms are not known."""
+    if not norms:
+        return None
+    dose_of_one = sum(scales[layer] / norms[layer] for layer in layers)
+    low, high = (float(f"{dose / dose_of_one:.2g}") for dose in TYPICAL_DOSES)
+    return low, high
 
 
 def build_card(
-    layers: Mapping[int, LayerQuality], *, layer_count: int, pairs: int, holdout: int, held_topics: int
+    layers: Mapping[int, LayerQuality],
+    *,
+    layer_count: int,
+    pairs: int,
+    holdout: int,
+    folds: int,
+    topics: int,
+    auroc: Estimate | None,
 ) -> QualityCard:
-    """The card of a vector just made. pairs: all of them; holdout: those held out, over held_topics topics.
+    """Builds the card of a new vector. holdout: pairs held out by a fold; topics: how many topics the pairs have.
 
-    For two unpaired heaps both count the smaller class. The warnings speak of the layer that `recommend` would choose.
-    `dose_response` and `anti_steered` stay None until an evaluation has generated text.
+    For unpaired texts, pairs and holdout count the smaller class. auroc: of the whole procedure, the choice of the layer
+    included. The warnings are about the layer that `recommend` chooses. `dose_response` and `anti_steered` stay None until
+    an evaluation has generated text.
     """
     layer = best_layer(layers, layer_count)
-    warnings = _about_data(pairs, holdout, held_topics) + _about_layer(layer, layers[layer])
-    return QualityCard(pairs=pairs, holdout=holdout, layers=dict(layers), warnings=warnings)
+    warnings = _about_data(pairs, folds, topics) + _about_auroc(auroc, holdout) + _about_layer(layer, layers[layer])
+    return QualityCard(
+        pairs=pairs,
+        holdout=holdout,
+        layers=dict(layers),
+        warnings=warnings,
+        auroc=None if auroc is None else auroc.mean,
+        auroc_interval=None if auroc is None else auroc.interval,
+        folds=folds,
+    )
 
 
-def _about_data(pairs: int, holdout: int, held_topics: int) -> tuple[str, ...]:
+def _about_data(pairs: int, folds: int, topics: int) -> tuple[str, ...]:
     warnings = []
     if pairs < FEW_PAIRS:
-        warnings.append(f"too few pairs: {pairs}; expect another direction from other examples below {FEW_PAIRS}")
-    if holdout == 0:
+        warnings.append(f"too few pairs: {pairs}; below {FEW_PAIRS}, other examples give another direction")
+    if folds == 0:
         warnings.append("nothing was held out: how well the direction reads new text was not measured")
-    elif holdout < FEW_HELD or held_topics < FEW_TOPICS:
+    elif topics < FEW_TOPICS:
         warnings.append(
-            f"held-out part too small: {holdout} pairs over {held_topics} topics, so the figures are rough "
-            f"(at least {FEW_HELD} over {FEW_TOPICS} are wanted)"
+            f"few topics: {topics}, so the figures are rough and may not hold on other topics (at least {FEW_TOPICS} are "
+            "recommended)"
+        )
+    return tuple(warnings)
+
+
+def _about_auroc(auroc: Estimate | None, holdout: int) -> tuple[str, ...]:
+    if auroc is None or auroc.interval is None:
+        return ()
+    low, high = auroc.interval
+    warnings = []
+    if high < 0.5:
+        warnings.append(f"reads the poles reversed on held-out text (AUROC {auroc.mean:.2f}, {holdout} held out)")
+    elif low <= 0.5:
+        warnings.append(
+            f"not shown to be better than chance ({holdout} held out): AUROC {auroc.mean:.2f}, interval {low:.2f} to "
+            f"{high:.2f}"
         )
     return tuple(warnings)
 
 
 def _about_layer(layer: int, quality: LayerQuality) -> tuple[str, ...]:
     warnings = []
-    if quality.auroc is not None:
-        low, high = quality.auroc_interval or (quality.auroc, quality.auroc)
-        if high < 0.5:
-            warnings.append(f"reads the wrong way round on held-out text at layer {layer} (AUROC {quality.auroc:.2f})")
-        elif low <= 0.5:
-            warnings.append(
-                f"no better than chance on held-out text at layer {layer} "
-                f"(AUROC {quality.auroc:.2f}, interval {low:.2f} to {high:.2f})"
-            )
-        elif quality.random_auroc is not None and quality.auroc - quality.random_auroc < CLOSE_TO_RANDOM:
-            warnings.append(
-                f"random directions read nearly as well at layer {layer} ({quality.random_auroc:.2f} against "
-                f"{quality.auroc:.2f}): the texts differ in more than the concept"
-            )
+    if (
+        quality.auroc is not None
+        and quality.random_auroc is not None
+        and quality.auroc > 0.5
+        and quality.auroc - quality.random_auroc < CLOSE_TO_RANDOM
+    ):
+        warnings.append(
+            f"random directions read nearly as well at layer {layer} ({quality.random_auroc:.2f}, this direction "
+            f"{quality.auroc:.2f}): the texts differ in more than the concept"
+        )
     if quality.pair_agreement is not None and quality.pair_agreement < LOW_AGREEMENT:
         warnings.append(
-            f"pairs disagree at layer {layer}: each pair's difference has cosine {quality.pair_agreement:.2f} with the "
+            f"pairs disagree at layer {layer}: the difference of a pair has cosine {quality.pair_agreement:.2f} with the "
             "mean of the others"
         )
     return tuple(warnings)

@@ -1,7 +1,8 @@
-"""ablate: r' = r - t (r Q^T) Q. Share 1 leaves nothing of the directions; several at a layer are removed jointly."""
+"""ablate: r' = r - t (r Q^T - m) Q. Share 1 sets the component to m; several at a layer are set jointly."""
 
 from typing import ClassVar
 
+from steering.errors import InvalidRequest
 from steering.rowwise import dot
 from steering.shapes import Directions, Parameters, Residual
 from steering.spec import InterventionSpec
@@ -9,21 +10,31 @@ from steering.vectors import LayerDirection
 
 
 class Ablate:
-    """Removes the share t of the component in span(Q), Q (k, d_model) orthonormal (Arditi et al., arXiv 2406.11717)."""
+    """Removes the share t of the component in span(Q), Q (k, d_model) orthonormal (Arditi et al., arXiv 2406.11717).
+
+    With target `middle` the component of one direction is set to the middle of the poles instead of 0.
+    """
 
     name: ClassVar[str] = "ablate"
-    parameters: ClassVar[tuple[str, ...]] = ("share",)
+    parameters: ClassVar[tuple[str, ...]] = ("share", "middle")
     scaled: ClassVar[frozenset[str]] = frozenset()
     weighted: ClassVar[str] = "share"
-    fields: ClassVar[frozenset[str]] = frozenset()
+    fields: ClassVar[frozenset[str]] = frozenset({"target"})
     required: ClassVar[frozenset[str]] = frozenset()
     static: ClassVar[bool] = False
     merges: ClassVar[bool] = True
 
     @staticmethod
     def resolve(spec: InterventionSpec, entry: LayerDirection, target: LayerDirection | None) -> tuple[float, ...]:
-        """(share,) = (strength,)."""
-        return (spec.strength,)
+        """(share, middle) = (strength, m or 0). Raises InvalidRequest for `middle` without class means."""
+        if spec.target != "middle":
+            return (spec.strength, 0.0)
+        if not entry.centred:
+            raise InvalidRequest(
+                f"target 'middle' needs class means, which vector {spec.vector!r} does not have; use 'zero'",
+                param="target",
+            )
+        return (spec.strength, entry.middle)
 
     @staticmethod
     def planned_dose(parameters: tuple[float, ...], norm: float | None) -> float | None:
@@ -32,6 +43,10 @@ class Ablate:
 
     @staticmethod
     def apply(residual: Residual, directions: Directions, parameters: Parameters) -> Residual:
-        """residual (token, d_model), directions (token, k, d_model) orthonormal or zero rows, parameters (token, 1)."""
+        """residual (token, d_model), directions (token, k, d_model) orthonormal or zero rows, parameters (token, 2).
+
+        middle applies to the first direction; only calls with middle 0 are merged over several.
+        """
         components = dot(residual.unsqueeze(1), directions)
-        return residual - parameters[:, :1] * (components.unsqueeze(-1) * directions).sum(dim=1)
+        removed = (components.unsqueeze(-1) * directions).sum(dim=1) - parameters[:, 1:2] * directions[:, 0]
+        return residual - parameters[:, :1] * removed

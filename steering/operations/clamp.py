@@ -25,12 +25,15 @@ class Clamp:
 
     @staticmethod
     def resolve(spec: InterventionSpec, entry: LayerDirection, target: LayerDirection | None) -> tuple[float, ...]:
-        """(low, high, share) in residual units; a missing bound is infinite. Raises InvalidRequest without any bound."""
+        """(low, high, share) in residual units; a missing bound is infinite. In unit `scale` bounds are centred on the poles.
+
+        Raises InvalidRequest without any bound.
+        """
         if spec.low is None and spec.high is None:
             raise InvalidRequest("clamp needs 'low', 'high' or both", param="low")
-        size = unit_size(spec, entry)
-        low = -inf if spec.low is None else spec.low * size
-        high = inf if spec.high is None else spec.high * size
+        size, middle = unit_size(spec, entry), entry.middle if spec.unit == "scale" else 0.0
+        low = -inf if spec.low is None else spec.low * size + middle
+        high = inf if spec.high is None else spec.high * size + middle
         if low > high:
             raise InvalidRequest(f"clamp needs low <= high, got {spec.low} and {spec.high}", param="low")
         return (low, high, spec.strength)

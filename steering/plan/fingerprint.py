@@ -49,7 +49,8 @@ class Fingerprints:
         prompt's end and conditions that carry state from position to position are not shareable.
         """
         content: dict[str, list[object]] = {}
-        reusable = not any(threshold.until is not None for threshold in self._thresholds)
+        # A mean over the prompt needs the residuals of all its positions, which shared KV does not hold.
+        reusable = not any(one.until is not None or one.at == "prompt_mean" for one in self._thresholds)
         for layer, steering in self._layers.items():
             static = steering.static_sum if adds_to_prompt(self._interventions, steering) else None
             acting = [pair for pair in self._calls[layer] if acts_on_prompt(self._first(pair[0]), self._thresholds)]

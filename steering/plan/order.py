@@ -99,6 +99,7 @@ def _alike(one: Intervention, other: Intervention, layer: int) -> bool:
     """Whether two neighbours may be merged: they differ in nothing but their directions."""
     return (
         OPERATIONS[one.operation].merges
+        and one.spec.target != "middle"  # a target per direction does not carry over to a joint basis
         and (one.operation, one.relative, one.scope, one.schedule, one.condition)
         == (other.operation, other.relative, other.scope, other.schedule, other.condition)
         and one.parameters[layer] == other.parameters[layer]
@@ -115,7 +116,7 @@ def joint_basis(directions: Float[Tensor, "k d_model"]) -> Float[Tensor, "rank d
 
 def waits_for_prompt(condition: ConditionTree | None, thresholds: Sequence[ResolvedThreshold]) -> bool:
     """Whether a condition is decided at the prompt's end, and so cannot act on the positions before it."""
-    return condition is not None and any(thresholds[leaf].at == "prompt" for leaf in condition.leaves())
+    return condition is not None and any(thresholds[leaf].at != "token" for leaf in condition.leaves())
 
 
 def acts_on_prompt(intervention: Intervention, thresholds: Sequence[ResolvedThreshold]) -> bool:

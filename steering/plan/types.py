@@ -44,7 +44,7 @@ class ResolvedThreshold:
     above: bool
     bound: float
     until: float | None
-    at: Literal["prompt", "token"]
+    at: Literal["prompt", "prompt_mean", "token"]
 
 
 @dataclass(frozen=True, slots=True)

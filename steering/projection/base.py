@@ -1,4 +1,4 @@
-"""Projection: many residual vectors -> points in two or three dimensions, so that a person can see them."""
+"""Defines Projection: maps residual vectors to points in two or three dimensions for display."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -11,8 +11,8 @@ from steering.errors import InvalidRequest, NonfiniteActivations
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Points:
-    """points (example, dims); explained_variance per dimension, as a share of all variance, and basis (dims, d_model),
-    mean (d_model,) where the projection is linear, so that directions can be drawn in it."""
+    """points (example, dims). Where the projection is linear: explained_variance per dimension as a share of all variance, and
+    basis (dims, d_model), mean (d_model,), so that directions can be drawn in it."""
 
     points: NDArray[np.float32]
     explained_variance: tuple[float, ...] | None = None
@@ -22,16 +22,17 @@ class Points:
 
 @dataclass(frozen=True, slots=True)
 class Separability:
-    """auroc: of the best linear reading, on examples it was not fitted on (mean of one against the rest for more than two
-    labels); None where a label has fewer than two examples. silhouette: -1 to 1, in the space given; None where every
-    label has one example."""
+    """auroc: of a linear classifier on groups it was not fitted on (mean of one against the rest for more than two labels);
+    None where a label has fewer than two examples. silhouette: -1 to 1, in the full space; None where every label has one
+    example. auroc_interval: 95 %, over groups."""
 
     auroc: float | None
     silhouette: float | None
+    auroc_interval: tuple[float, float] | None = None
 
 
 class Projection(Protocol):
-    """One way to flatten. Same input and seed, same points. min_examples: the fewest examples it takes."""
+    """One projection method. Same input and seed, same points. min_examples: the fewest examples it accepts."""
 
     name: ClassVar[str]
     min_examples: ClassVar[int]
@@ -55,6 +56,6 @@ def check_activations(method: str, activations: NDArray[np.float32], dims: int, 
             f"method {method!r} needs at least {min_examples} texts to draw, got {len(activations)}", param="texts"
         )
     if not np.isfinite(activations).all():
-        raise NonfiniteActivations("the activations hold NaN or infinity, so they cannot be drawn")
+        raise NonfiniteActivations("the activations contain NaN or infinity, so they cannot be drawn")
     if (activations == activations[0]).all():
         raise InvalidRequest("the activations are all alike at this layer, so there is nothing to draw", param="texts")

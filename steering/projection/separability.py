@@ -1,4 +1,4 @@
-"""How well labelled points stand apart: a cross-validated linear reading and the silhouette. Pure numbers, no drawing."""
+"""Measures how well labelled activations separate in the full space, before any projection."""
 
 from collections.abc import Sequence
 
@@ -6,35 +6,81 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import silhouette_score
-from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from steering.auroc import HeldOut, Numbers, jackknife_interval, leave_one_group_out
 from steering.errors import InvalidRequest
 from steering.projection.base import Separability
+from steering.quality import Estimate
 
-FOLDS = 5
+MAX_FOLDS = 5
 
 
-def separability(activations: NDArray[np.float32], labels: Sequence[str], seed: int = 0) -> Separability:
-    """activations (example, d_model) and one label each -> Separability. Raises InvalidRequest below two labels."""
+def separability(
+    activations: NDArray[np.float32], labels: Sequence[str], seed: int = 0, groups: Sequence[str] | None = None
+) -> Separability:
+    """activations (example, d_model), one label each -> Separability. groups: examples that stay in one fold, such as the
+    two texts of a pair; None: every example by itself. Raises InvalidRequest below two labels."""
     if len(labels) != len(activations):
-        raise InvalidRequest(f"one label for each text: got {len(labels)} for {len(activations)}", param="labels")
+        raise InvalidRequest(f"one label per text is needed: got {len(labels)} for {len(activations)}", param="labels")
+    if groups is not None and len(groups) != len(activations):
+        raise InvalidRequest(f"one group per text is needed: got {len(groups)} for {len(activations)}", param="groups")
     names, codes, counts = np.unique(np.asarray(labels, dtype=str), return_inverse=True, return_counts=True)
     if len(names) < 2:
         raise InvalidRequest("separability needs at least two different labels", param="labels")
     rows = activations.astype(np.float64)
     silhouette = float(silhouette_score(rows, codes)) if len(names) < len(rows) else None
-    folds = min(FOLDS, int(counts.min()))
-    return Separability(_held_out_auroc(rows, codes, folds, seed) if folds >= 2 else None, silhouette)
+    members = np.arange(len(rows))
+    if groups is not None:
+        members = np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
+    found = _held_out_auroc(rows, codes, members, int(counts.min()), seed)
+    return Separability(
+        auroc=None if found is None else found.mean,
+        silhouette=silhouette,
+        auroc_interval=None if found is None else found.interval,
+    )
 
 
-def _held_out_auroc(rows: NDArray[np.float64], codes: NDArray[np.intp], folds: int, seed: int) -> float:
-    """Mean over folds (and labels) of the AUROC among examples that the classifier had not seen.
+def _held_out_auroc(
+    rows: Numbers, codes: NDArray[np.intp], groups: NDArray[np.intp], smallest: int, seed: int
+) -> Estimate | None:
+    """Estimates the AUROC of a linear classifier on groups it was not fitted on; the mean of one against the rest for more
+    than two labels. None where a label has fewer than two examples, or every fold lacks a label.
 
-    Fold by fold: scores of different folds come from different classifiers, and pooling them pulls chance below 0.5.
+    Couples are formed within a fold: pooled scores of different classifiers pull chance below 0.5.
     """
-    # The penalty grows with d_model, so that it means the same for any model: |x|^2 ~ d_model once standardised.
+    grouped = len(np.unique(groups)) < len(rows)
+    count = min(MAX_FOLDS, len(np.unique(groups)), smallest)
+    if count < 2:
+        return None
+    kind = (StratifiedGroupKFold if grouped else StratifiedKFold)(count, shuffle=True, random_state=seed)
+    # The penalty grows with d_model, so that it means the same for every model: |x|^2 ~ d_model once standardised.
     model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0 / rows.shape[1], tol=1e-4, max_iter=1000))
-    parts = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    return float(np.mean(cross_val_score(model, rows, codes, cv=parts, scoring="roc_auc_ovr")))
+    classes = int(codes.max()) + 1
+    parts: list[list[HeldOut]] = [[] for _ in range(1 if classes == 2 else classes)]
+    for fitted, held in kind.split(rows, codes, groups if grouped else None):
+        if len(np.unique(codes[fitted])) < classes:
+            continue
+        scores = model.fit(rows[fitted], codes[fitted]).decision_function(rows[held]).reshape(len(held), -1)
+        for number, folds in enumerate(parts):
+            inside = codes[held] == (1 if classes == 2 else number)
+            if inside.any() and not inside.all():
+                own = scores[:, number]
+                folds.append(HeldOut(own[inside], own[~inside], groups[held][inside], groups[held][~inside]))
+    measured = [_values_by_group(folds, len(np.unique(groups))) for folds in parts if folds]
+    if not measured:
+        return None
+    return jackknife_interval(
+        float(np.mean([value for value, _ in measured])), np.mean([without for _, without in measured], axis=0)
+    )
+
+
+def _values_by_group(folds: Sequence[HeldOut], groups: int) -> tuple[float, Numbers]:
+    """Returns AUROC, and AUROC without each of all groups; leaving out a group that is in no fold changes nothing."""
+    value, without = leave_one_group_out(folds)
+    present = np.unique(np.concatenate([part for one in folds for part in (one.positive_groups, one.negative_groups)]))
+    every = np.full(groups, value)
+    every[present] = without
+    return value, every

@@ -63,18 +63,20 @@ class DiffSpanAnswer(Answer):
 
 
 class MetricsAnswer(Answer):
-    """Metrics of one arm. perplexity: of its tokens under the unsteered model; readout: mean over its tokens."""
+    """One arm. perplexity: of its tokens under the unsteered model. readout: of the finished texts, read again by the
+    unsteered model: what the text says. steered_readout: measured in the steered stream; it contains what was added."""
 
     perplexity: Measured | None = None
     distinct_2: Measured
     repetition: Measured
     readout: dict[str, MeanAnswer]
+    steered_readout: dict[str, MeanAnswer]
     warnings: list[str]
 
 
 class AgainstBaselineAnswer(Answer):
-    """An arm against the baseline, choice by choice. kl_*: from the unsteered model, in nats, along the arm's own tokens.
-    first_divergence: null where both choices are equal."""
+    """Differences from the baseline, choice by choice. kl_*: from the unsteered model, in nats, along the arm's own tokens.
+    readout_shift: of `readout`. first_divergence: null where two choices are the same."""
 
     kl_mean: Measured | None = None
     kl_per_token: list[list[Measured]]

@@ -59,7 +59,7 @@ class DoseResponseRequest(EvaluationFields):
     kind: Literal["dose_response"]
     layers: Layers = "recommended"
     neutral: Texts | None = None
-    random_directions: Annotated[Whole, Field(ge=0, le=10)] = 3
+    random_directions: Annotated[Whole, Field(ge=0, le=32)] = 8
     judge: JudgeRequest | None = None
     save: Flag = False
 
@@ -75,7 +75,7 @@ class EvaluateQuery(Request):
 
 class LayerPointAnswer(Answer):
     """One layer at one strength. moved: shift of the score along the sign of the strength. advantage: the same less what one
-    random direction in twenty reaches. auroc: the held-out one of the vector's card."""
+    random direction in twenty reaches, over all layers of the sweep. auroc: the cross-validated one of the vector's card."""
 
     layer: int
     strength: Measured
@@ -85,10 +85,13 @@ class LayerPointAnswer(Answer):
     repetition: Measured
     relative_dose: Measured
     auroc: Measured | None
+    perplexity_interval: tuple[Measured, Measured] | None = None
 
 
 class LayerSweepAnswer(Answer):
-    """Points by layer, then strength. best: the coherent one that surely moved furthest beyond chance; null if none did."""
+    """Points by layer, then strength. best: the point that moved furthest beyond chance, with its interval, while the text
+    stayed coherent; null if none did. A dose-response at that layer gives the same answers, but estimates chance from random
+    directions at that layer alone, so its recommended strengths can differ at the ends."""
 
     kind: Literal["layer_sweep"] = "layer_sweep"
     vector: str
@@ -132,8 +135,9 @@ class JudgementAnswer(Answer):
 
 class DoseResponseAnswer(Answer):
     """Points by strength; scores are shifts against the unsteered answers, whose own mean is baseline_score, in `unit`.
-    recommended: where the concept moved and coherence held; negative: the same range below 0. anti_steered: share of
-    prompts that move against the sign. judgement: the judge's, if one was named. saved: the vector's new version, if it was asked for and kept."""
+    recommended: strengths at which the concept moved beyond chance and the text stayed coherent, each with its 95 %
+    interval; null above or below 0 where none did. anti_steered: share of prompts that move against the sign. judgement:
+    ratings of the judge, if one was named. saved: the vector's new version, if requested and stored."""
 
     kind: Literal["dose_response"] = "dose_response"
     vector: str
@@ -143,8 +147,7 @@ class DoseResponseAnswer(Answer):
     baseline_score: Measured
     points: list[EvaluatedPoint]
     anti_steered: Measured | None
-    recommended: RecommendedAnswer | None
-    negative: tuple[Measured, Measured] | None
+    recommended: RecommendedAnswer
     warnings: list[str]
     judgement: JudgementAnswer | None = None
     saved: VectorAnswer | None = None

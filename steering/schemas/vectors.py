@@ -1,6 +1,6 @@
 """Request and response models of /v1/vectors."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -107,7 +107,8 @@ class LayerQualityAnswer(Answer):
 
 
 class DosePointAnswer(Answer):
-    """One strength of a dose-response, with 95 % intervals."""
+    """One strength of a dose-response, with 95 % intervals. perplexity_interval: of perplexity_ratio. chance: how far one
+    random direction in twenty moves the score at the same dose, at the upper end of its uncertainty."""
 
     strength: Measured
     concept_score: Measured
@@ -117,13 +118,22 @@ class DosePointAnswer(Answer):
     kl_neutral: Measured
     relative_dose: Measured
     random_score: Measured | None = None
+    perplexity_interval: tuple[Measured, Measured] | None = None
+    chance: Measured | None = None
 
 
 class QualityAnswer(Answer):
-    """The quality card of a vector."""
+    """The measured evidence a vector carries.
+
+    auroc: cross-validated over topics, the layer chosen inside each training part; its interval covers topics and splits.
+    holdout: pairs held out by each of `folds` folds. layers: the same by layer, without the choice.
+    """
 
     pairs: int
     holdout: int
+    folds: int = 0
+    auroc: Measured | None = None
+    auroc_interval: tuple[Measured, Measured] | None = None
     layers: dict[str, LayerQualityAnswer]
     dose_response: list[DosePointAnswer] | None = None
     anti_steered: Measured | None = None
@@ -131,14 +141,23 @@ class QualityAnswer(Answer):
 
 
 class RecommendedAnswer(Answer):
-    """Layers to steer at, and strengths to try, in natural scales."""
+    """Layers to steer at, and strengths in natural scales.
+
+    strength, negative: ranges above and below 0 that a dose-response measured; null where it found none, and before it.
+    strengths_to_try: where to start before a measurement, from the relative dose; null for a vector at chance. basis:
+    `measured`, `card` or `norms`.
+    """
 
     layers: list[int]
-    strength: tuple[Measured, Measured]
+    strength: tuple[Measured, Measured] | None = None
+    negative: tuple[Measured, Measured] | None = None
+    strengths_to_try: tuple[Measured, Measured] | None = None
+    basis: Literal["measured", "card", "norms"] = "norms"
 
 
 class VectorAnswer(Answer):
-    """A vector without its numbers. scale: natural scale per layer; means: the class means on that axis."""
+    """A vector without its directions. scale: natural scale per layer; means: class means on the direction, in residual
+    units. centred: whether scores in natural scales are centred between them (false without class means)."""
 
     name: str
     version: int
@@ -151,6 +170,7 @@ class VectorAnswer(Answer):
     method: str
     scale: dict[str, Measured]
     means: dict[str, tuple[Measured, Measured]]
+    centred: bool = False
     sha256: str
     created_at: str
     recommended: RecommendedAnswer

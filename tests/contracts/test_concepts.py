@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from steering.extraction.quality import auroc
 
 from steering.concepts import CONCEPTS
 from steering.concepts.loader import load_concept, load_evaluation_prompts, load_neutral, read_pairs, read_prompts
 from steering.errors import ConceptNotFound, InvalidRequest
-from steering.extraction.quality import auroc
 from steering.pairs import ChatMessage, Text, split
 
 DATA = files("steering.concepts") / "data"

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steering.conditions import CONDITIONS
+from steering.errors import InvalidRequest
 from steering.operations import OPERATIONS
 from steering.spec import InterventionSpec
 from steering.vectors import ConceptVector, LayerDirection
@@ -128,12 +129,30 @@ def test_clamp_with_one_bound_is_a_floor_or_a_cap() -> None:
 def test_ablate_removes_a_joint_span_and_is_idempotent() -> None:
     residual = torch.randn(4, D_MODEL, generator=torch.Generator().manual_seed(1))
     basis = torch.linalg.qr(torch.randn(D_MODEL, 3, generator=torch.Generator().manual_seed(2)))[0].T
-    directions = basis.expand(4, 3, D_MODEL)
-    once = OPERATIONS["ablate"].apply(residual, directions, torch.ones(4, 1))
+    directions, parameters = basis.expand(4, 3, D_MODEL), torch.tensor([[1.0, 0.0]]).expand(4, 2)
+    once = OPERATIONS["ablate"].apply(residual, directions, parameters)
     torch.testing.assert_close(once @ basis.T, torch.zeros(4, 3), rtol=0, atol=1e-5)
     torch.testing.assert_close(
-        OPERATIONS["ablate"].apply(once, directions, torch.ones(4, 1)), once, rtol=1e-5, atol=1e-5
+        OPERATIONS["ablate"].apply(once, directions, parameters), once, rtol=1e-5, atol=1e-5
     )
+
+
+def test_ablate_to_the_middle_sets_the_component_between_the_poles() -> None:
+    direction = torch.eye(D_MODEL)[0]
+    entry = LayerDirection(direction, 4.0, positive_mean=7.0, negative_mean=3.0)
+    parameters = OPERATIONS["ablate"].resolve(
+        InterventionSpec(vector="alpha", operation="ablate", target="middle"), entry, None
+    )
+    residual = torch.randn(3, D_MODEL, generator=torch.Generator().manual_seed(4))
+    after = OPERATIONS["ablate"].apply(
+        residual, direction.expand(3, 1, D_MODEL), torch.tensor([parameters]).expand(3, 2)
+    )
+    torch.testing.assert_close(after[:, 0], torch.full((3,), 5.0))
+    torch.testing.assert_close(after[:, 1:], residual[:, 1:])
+    with pytest.raises(InvalidRequest, match="needs class means"):
+        OPERATIONS["ablate"].resolve(
+            InterventionSpec(vector="alpha", operation="ablate", target="middle"), LayerDirection(direction, 4.0), None
+        )
 
 
 def test_replace_carries_the_component_over() -> None:
@@ -178,7 +197,7 @@ def test_conditions_grow_with_the_component(name: str) -> None:
 
 
 def test_parameters_name_fields_of_a_layer() -> None:
-    fields = set(LayerDirection.__dataclass_fields__)
+    fields = {name for name in dir(LayerDirection) if not name.startswith("_")}
     for condition in CONDITIONS.values():
         assert set(condition.parameters) <= fields
     assert ConceptVector.__dataclass_fields__["layers"]

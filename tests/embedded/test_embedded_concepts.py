@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from steering.extraction.quality import auroc
 
 from steering.client import Client
 from steering.concepts import CONCEPTS
-from steering.extraction.quality import auroc
 from tests.embedded.material import asked, pair_words, pairs_of
 from tests.embedded.server_process import ServerProcess
 

@@ -74,9 +74,9 @@ def test_being_orthogonal_to_the_same_line_twice_is_being_so_once(seed: int) -> 
 
 def test_nothing_left_is_refused() -> None:
     made = vector(1)
-    with pytest.raises(InvalidRequest, match="nothing is left"):
+    with pytest.raises(InvalidRequest, match="the combination is zero"):
         combine("zero", [(made, 1.0), (made, -1.0)])
-    with pytest.raises(InvalidRequest, match="nothing is left"):
+    with pytest.raises(InvalidRequest, match="the combination is zero"):
         combine("zero", [(made, 1.0)], orthogonal_to=[made])
     with pytest.raises(InvalidRequest, match="at least one term"):
         combine("zero", [])
@@ -108,7 +108,7 @@ def test_a_combination_is_a_new_vector_that_says_where_it_comes_from() -> None:
         "mix", [(first, 0.5), (vector(2, (2, 3), name="b"), -1.0)], orthogonal_to=[vector(3, (2, 3), name="c")]
     )
     assert (made.name, made.version, made.sha256, made.quality, made.method) == ("mix", 0, "", None, "combine")
-    assert made.recommended is None  # layer 1 is not shared
+    assert made.recommended is None  # strengths of a term do not hold for a sum of another scale
     assert [term["vector"] for term in made.provenance["terms"]] == ["a@1", "b@1"]
     assert [term["weight"] for term in made.provenance["terms"]] == [0.5, -1.0]
     assert made.provenance["orthogonal_to"] == ["c@1"]
@@ -140,7 +140,7 @@ def test_a_vector_refuses_directions_that_are_none() -> None:
     made = vector(1)
     good = made.layers[1]
     cases = {
-        "at one layer at least": {},
+        "for at least one layer": {},
         "is negative": {-1: good},
         "expected": {1: LayerDirection(torch.ones(D_MODEL + 1), 1.0)},
         "finite": {1: LayerDirection(torch.full((D_MODEL,), float("nan")), 1.0)},

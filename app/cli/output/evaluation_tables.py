@@ -3,7 +3,7 @@
 from rich.table import Table
 from rich.text import Text
 
-from app.cli.output.tables import numeric_table
+from app.cli.output.tables import numeric_table, strengths_text
 from app.cli.output.terminal import shown
 from steering.schemas.comparison import EstimateAnswer
 from steering.schemas.evaluation import DoseResponseAnswer, JudgementAnswer, LayerSweepAnswer
@@ -74,8 +74,8 @@ def result_lines(result: DoseResponseAnswer | LayerSweepAnswer) -> list[Text]:
     recommended = result.recommended
     lines = [Text("recommended: none")]
     if recommended is not None:
-        layers, (low, high) = ", ".join(map(str, recommended.layers)), recommended.strength
-        lines = [Text(f"recommended: layer {layers}, strength {low:g} to {high:g}")]
+        layers = ", ".join(map(str, recommended.layers))
+        lines = [Text(f"recommended: layer {layers}, {strengths_text(recommended)}")]
     if isinstance(result, DoseResponseAnswer):
         if result.anti_steered is not None:
             lines.append(Text(f"{result.anti_steered:.0%} of the prompts move against the sign of the strength"))

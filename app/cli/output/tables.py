@@ -11,7 +11,7 @@ from steering.schemas.comparison import ArmAnswer, CompareAnswer
 from steering.schemas.reading.logit_lens import LogitLensAnswer, PredictionAnswer
 from steering.schemas.reading.readout import ReadoutAnswer
 from steering.schemas.steering import AppliedSteering
-from steering.schemas.vectors import VectorAnswer
+from steering.schemas.vectors import RecommendedAnswer, VectorAnswer
 
 
 def text_table(headings: Iterable[str], rows: Iterable[Sequence[str]]) -> Table:
@@ -89,14 +89,24 @@ def applied_lines(steering: AppliedSteering) -> list[Text]:
     return lines + [shown(warning, "yellow") for warning in steering.warnings]
 
 
+def strengths_text(recommended: RecommendedAnswer) -> str:
+    """Describes the measured strengths, or the strengths to try before a measurement."""
+    if recommended.basis == "measured":
+        ranges = [f"{low:g} to {high:g}" for low, high in filter(None, (recommended.negative, recommended.strength))]
+        return f"measured strength {' and '.join(ranges)}" if ranges else "measured: does not steer"
+    if recommended.strengths_to_try is None:
+        return "no strength to try: the vector is not shown to be better than chance"
+    low, high = recommended.strengths_to_try
+    return f"strengths to try {low:g} to {high:g} (not measured)"
+
+
 def card_lines(vector: VectorAnswer) -> list[Text]:
     """Summarizes a vector: recommended layer and strength, held-out quality, and warnings."""
     recommended = vector.recommended
-    low, high = recommended.strength
     layers = ", ".join(map(str, recommended.layers))
     lines = [
         Text.assemble((vector.id, "bold"), f"  {vector.method}, {len(vector.layers)} layers of {vector.model}"),
-        Text(f"recommended: layer {layers}, strength {low:g} to {high:g}"),
+        Text(f"recommended: layer {layers}, {strengths_text(recommended)}"),
     ]
     card = vector.quality
     if card is None:

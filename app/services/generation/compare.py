@@ -159,6 +159,7 @@ def _metrics(metrics: ArmMetrics) -> MetricsAnswer:
         distinct_2=metrics.distinct_2,
         repetition=metrics.repetition,
         readout={name: MeanAnswer(mean=mean) for name, mean in metrics.readout.items()},
+        steered_readout={name: MeanAnswer(mean=mean) for name, mean in metrics.steered_readout.items()},
         warnings=list(metrics.warnings),
     )
 

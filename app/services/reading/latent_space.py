@@ -34,6 +34,7 @@ async def prepare(context: Context, body: LatentSpaceRequest) -> PreparedMap:
     request = workflow.LatentSpaceRequest(
         texts=tuple(map(pair_text, body.texts)),
         labels=None if body.labels is None else tuple(body.labels),
+        groups=None if body.groups is None else tuple(body.groups),
         layers=layer_indices(body.layers, context.engine.info.layer_count),
         method=body.method,
         dims=body.dims,

@@ -68,6 +68,6 @@ def _texts(body: ReadoutRequest) -> Sequence[Text]:
 def _by_vector(found: Sequence[workflow.LayerReadout]) -> dict[str, dict[str, LayerScores]]:
     by_vector: dict[str, dict[int, LayerScores]] = {}
     for one in found:
-        scores = LayerScores(scores=list(one.scores), mean=one.mean, max=one.max, last=one.last)
+        scores = LayerScores(scores=list(one.scores), mean=one.mean, max=one.max, last=one.last, centred=one.centred)
         by_vector.setdefault(one.vector, {})[one.layer] = scores
     return {name: by_layer(layers) for name, layers in by_vector.items()}

@@ -7,12 +7,11 @@ from typing import Any, TypeAlias
 from app.services.context import Context
 from app.services.inputs import pair_text, tokenize
 from app.services.limits import check_limit
-from app.services.resources import vector_answer
+from app.services.resources import recommended_answer, vector_answer
 from app.services.vectors.judge import check_judge, opened_judge
 from steering.concepts.loader import load_evaluation_prompts
 from steering.engine.api import Prompt, SamplingParams
 from steering.errors import InvalidRequest, VectorNotFound
-from steering.quality import Recommended
 from steering.schemas.evaluation import (
     DoseResponseAnswer,
     DoseResponseRequest,
@@ -27,7 +26,7 @@ from steering.schemas.evaluation import (
     LayerSweepRequest,
 )
 from steering.schemas.messages import Text
-from steering.schemas.vectors import RecommendedAnswer, VectorAnswer
+from steering.schemas.vectors import VectorAnswer
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector
 from steering.workflows.evaluation import dose_response as doses
@@ -176,7 +175,7 @@ def _sweep_answer(found: sweeps.LayerSweep) -> LayerSweepAnswer:
         reading_layer=found.reading_layer,
         points=[_layer_point(point) for point in found.points],
         best=None if found.best is None else _layer_point(found.best),
-        recommended=_recommended(found.recommended),
+        recommended=None if found.recommended is None else recommended_answer(found.recommended),
         warnings=list(found.warnings),
     )
 
@@ -204,8 +203,7 @@ def _dose_answer(
         baseline_score=found.baseline_score,
         points=points,
         anti_steered=found.anti_steered,
-        recommended=_recommended(found.recommended),
-        negative=found.negative,
+        recommended=recommended_answer(found.recommended),
         warnings=[*found.warnings, *(() if found.judgement is None else found.judgement.warnings), *warnings],
         judgement=judgement,
         saved=saved,
@@ -221,7 +219,3 @@ def judgement_answer(found: doses.DoseResponse, judge: JudgeRequest, concept: st
     return JudgementAnswer(
         by=judge.by, concept=concept, points=points, ratings=found.judgement.ratings, failures=failures
     )
-
-
-def _recommended(found: Recommended | None) -> RecommendedAnswer | None:
-    return None if found is None else RecommendedAnswer(layers=list(found.layers), strength=found.strength)

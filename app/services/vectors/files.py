@@ -16,6 +16,7 @@ from steering.schemas.vectors import SimilarAnswer, SimilarVector
 from steering.store.base import Store, VectorFilter
 from steering.store.formats.blob import decode, encode
 from steering.vectors import ConceptVector, cosine
+from steering.workflows.extraction.make import with_recommendation
 
 _PAGE = 100
 
@@ -31,7 +32,7 @@ def import_file(content: bytes, name: str | None, info: ModelInfo) -> ConceptVec
     check_model(vector, info)
     for layer in vector.layers:
         layer_index(layer, info.layer_count, param="vector", error=VectorModelMismatch)
-    return vector
+    return with_recommendation(vector, info)
 
 
 def export_file(vector: ConceptVector, form: str, layers: str | None) -> Response:

@@ -51,6 +51,8 @@ def _window(position: Position, prompt: CapturePrompt, length: int, tokenizer: S
         # the first position is an attention sink with a norm of its own; a mean over it would be a mean of it
         return (1, length) if length > 1 else (0, 1)
     if position == "response_mean":
+        if prompt.prompt_length is not None:
+            return prompt.prompt_length, length
         messages = prompt.prompt
         if not (isinstance(messages, tuple) and messages and isinstance(messages[0], ChatMessage)):
             raise InvalidRequest("position 'response_mean' needs texts that are lists of messages", param="position")

@@ -10,20 +10,20 @@ from steering.schemas.reading.readout import ReadVector
 from steering.schemas.vectors import LayerList, Name
 
 Position: TypeAlias = Literal["last", "mean", "response_mean"] | Annotated[int, Field(strict=True, ge=-100_000, le=-1)]
+Names: TypeAlias = Annotated[
+    tuple[Annotated[str, Field(min_length=1, max_length=128)], ...], Field(max_length=MAX_TEXTS, fail_fast=True)
+]
+"""One name per text."""
 
 
 class LatentSpaceRequest(Request):
-    """Texts to project, with a label for each if groups are compared. vectors: drawn where the projection is linear. path:
-    index of a text to follow through the layers. embeddings: project the input embeddings too."""
+    """Texts to project, with a label each if their separability is measured. groups: one per text; texts of one group, such
+    as the two of a pair, stay in one fold. vectors: drawn where the projection is linear. path: index of a text to follow
+    through the layers. embeddings: project the input embeddings too."""
 
     texts: Texts
-    labels: (
-        Annotated[
-            tuple[Annotated[str, Field(min_length=1, max_length=128)], ...],
-            Field(max_length=MAX_TEXTS, fail_fast=True),
-        ]
-        | None
-    ) = None
+    labels: Names | None = None
+    groups: Names | None = None
     layers: Literal["all"] | LayerList = "all"
     method: Annotated[str, Field(max_length=64)] = "pca"
     dims: Annotated[Whole, Field(ge=2, le=3)] = 2
@@ -48,10 +48,11 @@ class SegmentAnswer(Answer):
 
 
 class SeparabilityAnswer(Answer):
-    """How well the labels are separated in the full space, not in the projection. auroc: of a linear reading, on examples it was
-    not fitted on; null where a label has fewer than two."""
+    """How well the labels are separated in the full space, not in the projection. auroc: of a linear classifier on groups it
+    was not fitted on, with its 95 % interval; null where a label has fewer than two examples."""
 
     auroc: Measured | None
+    auroc_interval: tuple[Measured, Measured] | None = None
     silhouette: Measured | None
 
 

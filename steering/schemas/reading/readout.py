@@ -40,12 +40,14 @@ class ReadToken(Answer):
 
 
 class LayerScores(Answer):
-    """One score per token, in natural scales. mean and max leave out the first token, an attention sink."""
+    """One score per token, in natural scales, centred so that the poles lie at +0.5 and -0.5. mean and max leave out the first
+    token, whose residual belongs to no word. centred: false for a vector without class means, whose scores are p / kappa."""
 
     scores: list[Measured]
     mean: Measured
     max: Measured
     last: Measured
+    centred: bool = True
 
 
 class TextReadoutAnswer(Answer):

@@ -120,5 +120,6 @@ def _check_recommended(recommended: Recommended | None, layers: Mapping[str, Lay
     missing = [layer for layer in recommended.layers if str(layer) not in layers]
     if missing or not recommended.layers:
         raise InvalidRequest(f"metadata recommends layers {missing}, which the vector does not have", param="metadata")
-    if recommended.strength[0] > recommended.strength[1]:
-        raise InvalidRequest("metadata recommends a strength range whose end is below its start", param="metadata")
+    for ends in (recommended.strength, recommended.negative, recommended.strengths_to_try):
+        if ends is not None and ends[0] > ends[1]:
+            raise InvalidRequest("metadata recommends a strength range whose end is below its start", param="metadata")

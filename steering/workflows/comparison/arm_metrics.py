@@ -1,16 +1,17 @@
-"""What an arm of a comparison is measured by: its own text, and what differs from the baseline."""
+"""Measures the arms of a comparison: each arm's own text, and its difference from the baseline."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp
+from statistics import fmean
 
 from steering.engine.api import Engine, Prompt
 from steering.plan.types import SteeringPlan
+from steering.quality import Estimate
 from steering.threads import run_in_thread
 from steering.workflows.comparison.teacher_forcing import TokenMeasures, measurable, measure_tokens
 from steering.workflows.comparison.text_metrics import (
     DiffSpan,
-    Estimate,
     distinct,
     estimate,
     first_divergence,
@@ -19,24 +20,40 @@ from steering.workflows.comparison.text_metrics import (
 )
 from steering.workflows.generate import Answer
 
+MAX_EXPONENT = 700.0
+"""Largest exponent whose exponential is a finite number."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAnswer:
+    """An answer, and the mean score of its text by vector as the unsteered model reads it (empty for an empty text)."""
+
+    answer: Answer
+    readout: Mapping[str, float]
+
 
 @dataclass(frozen=True, slots=True)
 class ArmMetrics:
-    """Over all choices of an arm. perplexity: of its tokens under the unsteered model on the arm's own prompt; None
-    where there was no token, or too much to hold. readout: mean score per vector in natural scales, over all tokens."""
+    """Means over all choices of an arm.
+
+    perplexity: of its tokens under the unsteered model on the arm's own prompt; None without tokens, or where the logits
+    would not fit in memory. readout: score per vector of the finished texts, read again by the unsteered model.
+    steered_readout: measured in the steered stream while the text was generated, so it contains what steering added.
+    """
 
     perplexity: float | None
     distinct_2: float
     repetition: float
     readout: Mapping[str, float]
+    steered_readout: Mapping[str, float]
     warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class AgainstBaseline:
-    """kl_*: KL(arm || unsteered model) in nats along the arm's own tokens, on its own prompt, so an arm that differs by
-    its prompt alone has 0. The rest is choice by choice against the baseline's choice of the same seed, and empty
-    where the baseline failed. first_divergence: None where two choices are the same."""
+    """kl_*: KL(arm || unsteered model) in nats along the arm's own tokens, on its own prompt, so an arm that differs only by
+    its prompt has 0. The rest is choice by choice against the baseline's choice of the same seed, and empty where the
+    baseline failed. readout_shift: of `readout`. first_divergence: None where two choices are equal."""
 
     kl_mean: float | None
     kl_per_token: tuple[tuple[float, ...], ...]
@@ -49,70 +66,61 @@ async def measure_arm(
     engine: Engine,
     prompt: Prompt,
     plan: SteeringPlan,
-    answers: Sequence[Answer],
-    baseline: Sequence[Answer] | None,
-    seed: int,
+    choices: Sequence[ReadAnswer],
+    baseline: Sequence[ReadAnswer] | None,
 ) -> tuple[ArmMetrics, AgainstBaseline | None]:
-    """One answer at a time, so that the logits of one sequence are held at a time. baseline None: the arm is it."""
+    """Measures one answer at a time, so that the logits of one sequence are held at a time. baseline None: the arm is it."""
     ids = engine.tokenizer.encode(prompt)
     measured = [
-        await measure_tokens(engine, ids, answer.tokens, plan)
-        if measurable(engine, len(ids) + len(answer.tokens))
+        await measure_tokens(engine, ids, one.answer.tokens, plan)
+        if measurable(engine, len(ids) + len(one.answer.tokens))
         else None
-        for answer in answers
+        for one in choices
     ]
-    metrics = _metrics(answers, measured)
+    metrics = _metrics(choices, measured)
     if baseline is None:
         return metrics, None
-    return metrics, await run_in_thread(_against, answers, baseline, measured, seed)
+    return metrics, await run_in_thread(_against, choices, baseline, measured)
 
 
-def _metrics(answers: Sequence[Answer], measured: Sequence[TokenMeasures | None]) -> ArmMetrics:
+def _metrics(choices: Sequence[ReadAnswer], measured: Sequence[TokenMeasures | None]) -> ArmMetrics:
     surprise = [value for one in measured if one is not None for value in one.surprise]
     left_out = sum(one is None for one in measured)
     return ArmMetrics(
-        perplexity=exp(min(_mean(surprise), 700.0)) if surprise else None,
-        distinct_2=_mean([distinct(answer.tokens, 2) for answer in answers]),
-        repetition=_mean([repetition(answer.tokens) for answer in answers]),
-        readout={name: _mean(scores) for name, scores in _readouts(answers).items()},
+        perplexity=exp(min(fmean(surprise), MAX_EXPONENT)) if surprise else None,
+        distinct_2=fmean(distinct(one.answer.tokens, 2) for one in choices),
+        repetition=fmean(repetition(one.answer.tokens) for one in choices),
+        readout=_means([one.readout for one in choices]),
+        steered_readout=_means([event.readout for one in choices for event in one.answer.events]),
         warnings=(f"perplexity and KL leave out {left_out} answers that were too long to hold",) if left_out else (),
     )
 
 
+def _means(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Averages by name, over the items that have it."""
+    names = dict.fromkeys(name for one in scores for name in one)
+    return {name: fmean(one[name] for one in scores if name in one) for name in names}
+
+
 def _against(
-    answers: Sequence[Answer], baseline: Sequence[Answer], measured: Sequence[TokenMeasures | None], seed: int
+    choices: Sequence[ReadAnswer], baseline: Sequence[ReadAnswer], measured: Sequence[TokenMeasures | None]
 ) -> AgainstBaseline:
-    couples = list(zip(answers, baseline, strict=bool(baseline)))
+    pairs = list(zip(choices, baseline, strict=bool(baseline)))
     divergence = tuple(() if one is None else one.divergence for one in measured)
-    together = [value for one in divergence for value in one]
+    values = [value for one in divergence for value in one]
     return AgainstBaseline(
-        kl_mean=_mean(together) if together else None,
+        kl_mean=fmean(values) if values else None,
         kl_per_token=divergence,
-        first_divergence=tuple(first_divergence(one.tokens, other.tokens) for one, other in couples),
-        readout_shift={name: estimate(shifts, seed % 2**32) for name, shifts in _shifts(couples).items()},
-        diff=tuple(word_diff(other.text, one.text) for one, other in couples),
+        first_divergence=tuple(first_divergence(one.answer.tokens, other.answer.tokens) for one, other in pairs),
+        readout_shift={name: estimate(shifts) for name, shifts in _shifts(pairs).items()},
+        diff=tuple(word_diff(other.answer.text, one.answer.text) for one, other in pairs),
     )
 
 
-def _readouts(answers: Sequence[Answer]) -> dict[str, list[float]]:
-    """Scores of all tokens by vector name."""
-    scores: dict[str, list[float]] = {}
-    for answer in answers:
-        for event in answer.events:
-            for name, score in event.readout.items():
-                scores.setdefault(name, []).append(score)
-    return scores
-
-
-def _shifts(couples: Sequence[tuple[Answer, Answer]]) -> dict[str, list[float]]:
-    """Mean readout of a choice minus that of the baseline's choice with the same noise, by vector name."""
+def _shifts(pairs: Sequence[tuple[ReadAnswer, ReadAnswer]]) -> dict[str, list[float]]:
+    """Returns, by vector, the readout of each choice minus that of the baseline's choice with the same noise."""
     shifts: dict[str, list[float]] = {}
-    for one, other in couples:
-        mine, theirs = _readouts([one]), _readouts([other])
-        for name in mine.keys() & theirs.keys():
-            shifts.setdefault(name, []).append(_mean(mine[name]) - _mean(theirs[name]))
+    for one, other in pairs:
+        for name in one.readout.keys() & other.readout.keys():
+            shifts.setdefault(name, []).append(one.readout[name] - other.readout[name])
     return shifts
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

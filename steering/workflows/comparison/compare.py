@@ -8,8 +8,9 @@ from steering.engine.api import Engine, GenerationRequest, Prompt, Reading, Samp
 from steering.errors import InternalError, InvalidRequest, SteeringError
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.spec import InterventionSpec, SteeringSpec
-from steering.workflows.comparison.arm_metrics import AgainstBaseline, ArmMetrics, measure_arm
+from steering.workflows.comparison.arm_metrics import AgainstBaseline, ArmMetrics, ReadAnswer, measure_arm
 from steering.workflows.generate import Answer, assemble, choices, interleaved, stream_events
+from steering.workflows.reading.readout import read_texts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,7 +163,10 @@ async def _result(
     failed: Mapping[str, SteeringError],
 ) -> ComparisonResult:
     """Measures every arm that finished."""
-    baseline = done.get(comparison.baseline)
+    texts = [answer.text for answers in done.values() for answer in answers]
+    scores = iter(await read_texts(engine, texts, comparison.readings))
+    read = {name: [ReadAnswer(answer, next(scores)) for answer in answers] for name, answers in done.items()}
+    baseline = read.get(comparison.baseline)
     results: list[ArmResult] = []
     for arm in comparison.arms:
         if arm.name in failed:
@@ -171,9 +175,7 @@ async def _result(
         written = done[arm.name]
         against = None if arm.name == comparison.baseline else baseline or ()
         try:
-            metrics, difference = await measure_arm(
-                engine, arm.prompt, arm.plan, written, against, comparison.sampling.seed
-            )
+            metrics, difference = await measure_arm(engine, arm.prompt, arm.plan, read[arm.name], against)
             results.append(ArmResult(arm.name, written, metrics, difference))
         except SteeringError as error:
             results.append(ArmResult(arm.name, written, error=error))

@@ -1,4 +1,4 @@
-"""Does a vector do what its name says, how strongly, and at what cost? The dose-response, with random controls."""
+"""Measures the dose-response of a vector: how far it moves the concept at each strength, at what cost, against chance."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,10 +7,9 @@ from statistics import fmean
 from steering.engine.api import Engine, Prompt, SamplingParams
 from steering.errors import InvalidRequest
 from steering.plan.layers import resolve_layers
-from steering.quality import DosePoint, QualityCard, Recommended
+from steering.quality import DosePoint, Estimate, Interval, QualityCard, Recommended
 from steering.spec import Layers
 from steering.vectors import ConceptVector
-from steering.workflows.comparison.text_metrics import Estimate
 from steering.workflows.evaluation.judge import ASPECTS, Judgement, Judging, instruction_of, judge_answers
 from steering.workflows.evaluation.scorers import SCORERS
 from steering.workflows.evaluation.setup import (
@@ -23,11 +22,11 @@ from steering.workflows.evaluation.setup import (
 )
 from steering.workflows.evaluation.statistics import (
     COHERENT,
-    STUDENT_95,
     advantage,
-    advised_range,
     anti_steered,
     dose_point,
+    holds,
+    range_that_holds,
     shifts,
 )
 from steering.workflows.evaluation.trials import (
@@ -41,16 +40,17 @@ from steering.workflows.evaluation.trials import (
 from steering.workflows.progress import Progress, ignore_progress
 
 STRENGTHS = (-4.0, -2.0, -1.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
-PROMPTS, NEUTRAL = 12, 8
+PROMPTS, NEUTRAL = 16, 8
+MAX_CONTROLS = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DoseResponseRequest:
     """One vector over a range of strengths at its layers.
 
-    prompts, neutral: what is asked, and where damage is measured; None takes the package's neutral prompts. reader: the
-    vector that scores the text (this one if None), read at reading_layer (where it reads best if None).
-    random_directions: how many controls of equal dose each strength gets, 0 to 10. judging: who else rates the answers.
+    prompts: what the model answers; neutral: where side effects are measured; None takes the package's neutral prompts.
+    reader: the vector that scores the text (this one if None), at reading_layer (where it reads best if None).
+    random_directions: controls of equal dose at each strength, 0 to MAX_CONTROLS. judging: an additional judge.
     """
 
     vector: ConceptVector
@@ -61,7 +61,7 @@ class DoseResponseRequest:
     reader: ConceptVector | None = None
     reading_layer: int | None = None
     scorer: str = "projection"
-    random_directions: int = 3
+    random_directions: int = 8
     sampling: SamplingParams = WRITING
     judging: Judging | None = None
 
@@ -70,9 +70,9 @@ class DoseResponseRequest:
 class DoseResponse:
     """points: by strength; scores are shifts against the unsteered answer, whose own mean score is baseline_score.
 
-    advantages: strength -> how far the concept moved along the sign beyond what one random direction in twenty reaches
-    at the same dose. recommended: None where no positive strength both moved it so far and stayed coherent; `negative`
-    is the same range below zero. judgement: what a judge said of the answers, where one was named.
+    advantages: strength -> how far the concept moved along the sign beyond what one random direction in twenty reaches at
+    the same dose. recommended: the strengths that hold with their intervals (see `holds`), None above or below zero where
+    none does. judgement: the ratings of a judge, where one was named.
     """
 
     vector: str
@@ -83,8 +83,7 @@ class DoseResponse:
     points: tuple[DosePoint, ...]
     advantages: Mapping[float, Estimate]
     anti_steered: float | None
-    recommended: Recommended | None
-    negative: tuple[float, float] | None
+    recommended: Recommended
     warnings: tuple[str, ...] = ()
     judgement: Judgement | None = None
 
@@ -92,8 +91,10 @@ class DoseResponse:
 async def dose_response(
     engine: Engine, request: DoseResponseRequest, *, progress: Progress | None = None
 ) -> DoseResponse:
-    """Raises InvalidRequest for strengths, layers, prompts or a scorer that cannot be, VectorModelMismatch for another
-    model's vector. A strength that drives the numbers out of range is left out, and a warning says so."""
+    """Runs the evaluation. A strength that makes activations non-finite is left out, and a warning says so.
+
+    Raises InvalidRequest for invalid strengths, layers, prompts or scorer, VectorModelMismatch for another model's vector.
+    """
     report, setup = progress or ignore_progress, _setup(engine, request)
     steered, prompts, neutral = setup.strengths, setup.prompts, setup.neutral
     table = [[await plan_at(engine.info, arm, strength, setup.layers) for strength in steered] for arm in setup.arms]
@@ -106,7 +107,7 @@ async def dose_response(
         plans,
         setup.reading,
         request.sampling,
-        progress=lambda done, _, said: report(done, total, said),
+        progress=lambda done, _, message: report(done, total, message),
     )
     rows = [rest[i : i + len(steered)] for i in range(0, len(rest), len(steered))]
     kept = [i for i in range(len(steered)) if all(row[i].broken is None for row in rows)]
@@ -115,7 +116,7 @@ async def dose_response(
         neutral,
         [table[0][i] for i in kept],
         request.sampling,
-        progress=lambda done, _, said: report(work + done, total, said),
+        progress=lambda done, _, message: report(work + done, total, message),
     )
     by_strength = {steered[i]: [row[i] for row in rows] for i in kept}
     kl = dict(zip(by_strength, damage, strict=True))
@@ -125,7 +126,7 @@ async def dose_response(
         return found
     texts = {0.0: unsteered.texts, **{strength: row[0].texts for strength, row in by_strength.items()}}
     return await _judged(
-        engine, request, prompts, found, texts, lambda done, of, said: report(total - of + done, total, said)
+        engine, request, prompts, found, texts, lambda done, of, message: report(total - of + done, total, message)
     )
 
 
@@ -137,17 +138,16 @@ async def _judged(
     texts: Mapping[float, Sequence[str]],
     progress: Progress,
 ) -> DoseResponse:
-    """The same with what the judge says of the answers. texts: strength -> one answer a prompt."""
+    """Adds a judge's ratings. texts: strength -> one answer per prompt."""
     assert request.judging is not None
-    said = request.judging.instructions or [instruction_of(prompt, engine.tokenizer) for prompt in prompts]
-    seed = request.sampling.seed % 2**32
-    judgement = await judge_answers(request.judging, said, texts, seed=seed, progress=progress)
+    instructions = request.judging.instructions or [instruction_of(prompt, engine.tokenizer) for prompt in prompts]
+    judgement = await judge_answers(request.judging, instructions, texts, progress=progress)
     return replace(found, judgement=judgement)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Setup:
-    """A request with everything looked up. arms: the vector, then the random ones."""
+    """A request with names and defaults resolved. arms: the vector, then its random controls."""
 
     reading: ReadBack
     layers: tuple[int, ...]
@@ -166,16 +166,16 @@ def _setup(engine: Engine, request: DoseResponseRequest) -> _Setup:
         evaluation_prompts(engine, request.neutral, NEUTRAL),
     )
     strengths = steered_strengths(request.strengths)
-    if not 0 <= controls <= len(STUDENT_95):
+    if not 0 <= controls <= MAX_CONTROLS:
         raise InvalidRequest(
-            f"random_directions must be 0 to {len(STUDENT_95)}, got {controls}", param="random_directions"
+            f"random_directions must be 0 to {MAX_CONTROLS}, got {controls}", param="random_directions"
         )
     arms = [vector, *(random_like(vector, request.sampling.seed + 1 + i) for i in range(controls))]
     return _Setup(reading, layers, prompts, neutral, strengths, arms)
 
 
 def answers_to_write(engine: Engine, request: DoseResponseRequest) -> int:
-    """How many answers it takes. Raises at once what `dose_response` would raise before its first."""
+    """Returns how many answers it generates. Raises what `dose_response` raises before generating the first."""
     setup = _setup(engine, request)
     return trial_answers(len(setup.arms) * len(setup.strengths), len(setup.prompts)) + len(setup.neutral)
 
@@ -189,15 +189,18 @@ def _dose_response(
     kl: Mapping[float, float],
     broken: Sequence[float],
 ) -> DoseResponse:
-    """by_strength: strength -> the concept's trial, then those of the random directions."""
-    seed = request.sampling.seed % 2**32
-    found = {s: dose_point(s, ours, unsteered, rest, kl[s], seed) for s, (ours, *rest) in by_strength.items()}
-    found[0.0] = replace(dose_point(0.0, unsteered, unsteered, [], 0.0, seed), random_score=0.0)
+    """by_strength: strength -> the vector's trial, then those of its random controls."""
+    found = {s: dose_point(s, ours, unsteered, rest, kl[s]) for s, (ours, *rest) in by_strength.items()}
+    found[0.0] = replace(dose_point(0.0, unsteered, unsteered, [], 0.0), random_score=0.0)
     points = tuple(found[strength] for strength in sorted(found))
-    advantages = {s: advantage(s, ours, unsteered, rest, seed) for s, (ours, *rest) in by_strength.items()}
+    advantages = {s: advantage(s, ours, unsteered, rest) for s, (ours, *rest) in by_strength.items()}
     moved = {0.0: shifts(unsteered, unsteered)} | {s: shifts(row[0], unsteered) for s, row in by_strength.items()}
     coherent = {s: moved[s] for s in moved if found[s].perplexity_ratio <= COHERENT}
-    advised, negative = (advised_range(points, advantages, sign) for sign in (1, -1))
+    sound = {
+        s: holds(one, Estimate(found[s].perplexity_ratio, found[s].perplexity_interval))
+        for s, one in advantages.items()
+    }
+    positive, negative = (range_that_holds(sound, sign) for sign in (1, -1))
     against = anti_steered(coherent if len(coherent) > 1 else moved)
     return DoseResponse(
         vector=request.vector.id if request.vector.version else request.vector.name,
@@ -208,9 +211,8 @@ def _dose_response(
         points=points,
         advantages=advantages,
         anti_steered=against,
-        recommended=None if advised is None else Recommended(layers, advised),
-        negative=negative,
-        warnings=_warnings(points, broken, against, advised),
+        recommended=Recommended(layers, positive, negative, basis="measured"),
+        warnings=_warnings(points, broken, against, positive, negative),
     )
 
 
@@ -218,24 +220,26 @@ def _warnings(
     points: Sequence[DosePoint],
     broken: Sequence[float],
     against: float | None,
-    advised: tuple[float, float] | None,
+    positive: Interval | None,
+    negative: Interval | None,
 ) -> tuple[str, ...]:
-    said = []
+    warnings = []
     if broken:
         listed = ", ".join(f"{strength:g}" for strength in broken)
-        said.append(f"left out, because activations went out of range: strength {listed}")
-    if advised is None and any(point.strength > 0.0 for point in points):
-        said.append(
-            "no positive strength moved the concept further than random directions of the same dose while perplexity "
-            f"stayed within {COHERENT:g} times that of unsteered text"
-        )
+        warnings.append(f"left out, because activations became non-finite: strength {listed}")
+    for sign, name, found in ((1.0, "positive", positive), (-1.0, "negative", negative)):
+        if found is None and any(point.strength * sign > 0.0 for point in points):
+            warnings.append(
+                f"does not steer at {name} strengths: none moved the concept beyond chance while perplexity stayed within "
+                f"{COHERENT:g} times that of unsteered text, each with its 95 % interval"
+            )
     if against is not None and against > 0.25:
-        said.append(f"{against:.0%} of the prompts moved against the sign of the strength")
-    return tuple(said)
+        warnings.append(f"{against:.0%} of the prompts moved against the sign of the strength")
+    return tuple(warnings)
 
 
 def with_evidence(vector: ConceptVector, response: DoseResponse) -> ConceptVector:
-    """The vector with the dose-response on its card and the measured range as its recommendation, to be stored anew."""
+    """Returns the vector with the dose-response on its card and its ranges as the recommendation, which may be none."""
     card = vector.quality or QualityCard(pairs=0, holdout=0, layers={})
     card = replace(
         card,
@@ -247,6 +251,6 @@ def with_evidence(vector: ConceptVector, response: DoseResponse) -> ConceptVecto
     return replace(
         vector,
         quality=card,
-        recommended=response.recommended or vector.recommended,
+        recommended=response.recommended,
         provenance={**vector.provenance, "dose_response": measured},
     )

@@ -14,7 +14,8 @@ from typing import Literal, Protocol
 from steering.engine.api import Engine, GenerationRequest, Prompt, SamplingParams, Tokenizer
 from steering.errors import ContextLengthExceeded, NonfiniteActivations
 from steering.pairs import ChatMessage
-from steering.workflows.comparison.text_metrics import Estimate, estimate
+from steering.quality import Estimate
+from steering.workflows.comparison.text_metrics import estimate
 from steering.workflows.generate import background, gathered
 from steering.workflows.progress import Progress, ignore_progress
 
@@ -181,7 +182,6 @@ async def judge_answers(
     instructions: Sequence[str],
     answers: Mapping[float, Sequence[str]],
     *,
-    seed: int = 0,
     progress: Progress | None = None,
 ) -> Judgement:
     """answers: strength -> one text an instruction, in order. Cancelling stops every question."""
@@ -212,7 +212,7 @@ async def judge_answers(
     points = []
     for index, strength in enumerate(answers):
         row = flat[index * width : (index + 1) * width]
-        points.append(_point(strength, [row[i : i + size] for i in range(0, width, size)], seed))
+        points.append(_point(strength, [row[i : i + size] for i in range(0, width, size)]))
     lost = {reason: count for reason, count in failures.items() if count}
     alike = tuple(aspect for i, aspect in enumerate(ASPECTS) if _alike(flat[i::size]))
     return Judgement(tuple(sorted(points, key=lambda point: point.strength)), total, lost, alike)
@@ -223,11 +223,11 @@ def _alike(ratings: Sequence[int | None]) -> bool:
     return len(had) >= SEVERAL and len(set(had)) == 1
 
 
-def _point(strength: float, ratings: Sequence[Sequence[int | None]], seed: int) -> JudgedPoint:
+def _point(strength: float, ratings: Sequence[Sequence[int | None]]) -> JudgedPoint:
     """ratings: three an answer."""
     whole = [[one for one in row if one is not None] for row in ratings if None not in row]
     columns = [[float(row[i]) for row in whole] for i in range(len(ASPECTS))]
     concept, instruction, fluency, overall = (
-        estimate(column, seed) if column else None for column in [*columns, [harmonic(row) for row in whole]]
+        estimate(column) if column else None for column in [*columns, [harmonic(row) for row in whole]]
     )
     return JudgedPoint(strength, concept, instruction, fluency, overall, len(whole), len(ratings) - len(whole))

@@ -1,4 +1,4 @@
-"""At which layer does a vector move text the furthest before the text breaks?"""
+"""Finds the layer at which a vector moves text furthest while the text stays coherent."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,10 +9,9 @@ from statistics import fmean
 from steering.engine.api import Engine, Prompt, SamplingParams
 from steering.errors import InvalidRequest
 from steering.plan.layers import resolve_layers
-from steering.quality import Recommended
+from steering.quality import Estimate, Interval, Recommended
 from steering.spec import Layers
 from steering.vectors import ConceptVector
-from steering.workflows.comparison.text_metrics import Estimate
 from steering.workflows.evaluation.setup import (
     ReadBack,
     evaluation_prompts,
@@ -21,20 +20,24 @@ from steering.workflows.evaluation.setup import (
     read_back,
     steered_strengths,
 )
-from steering.workflows.evaluation.statistics import COHERENT, advantage, perplexity_ratio
+from steering.workflows.evaluation.statistics import COHERENT, advantage, holds, perplexity_ratio, range_that_holds
 from steering.workflows.evaluation.trials import WRITING, Trial, run_trials, trial_answers
 from steering.workflows.progress import Progress
 
 STRENGTHS = (1.0, 2.0, 4.0)
 PROMPTS = 8
-CONTROLS = 4
-"""Random directions at a strength, at least, all layers taken together."""
+CONTROLS = 8
+"""Random directions per strength, at least, over all layers together."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerSweepRequest:
-    """One vector at one layer at a time. strengths: in natural scales of each layer, all of one sign. The rest is as in
-    a dose-response; the text is read at the same layer throughout, so that layers can be compared."""
+    """One vector at one layer at a time. strengths: in natural scales of each layer, all of one sign. The rest is as in a
+    dose-response; the text is read at the same layer throughout, so that layers can be compared.
+
+    A dose-response with the same prompts and seed gives the same answers at a shared layer and strength. Only chance
+    differs: here it is estimated from random directions at all layers together, there from directions at that layer.
+    """
 
     vector: ConceptVector
     prompts: tuple[Prompt, ...] | None = None
@@ -48,9 +51,9 @@ class LayerSweepRequest:
 
 @dataclass(frozen=True, slots=True)
 class LayerPoint:
-    """One layer at one strength. moved: shift of the score in the direction of the strength's sign, over prompts.
-    advantage: the same less what one random direction in twenty reaches at that strength, all layers taken together.
-    auroc: the held-out one of the vector's card, beside it, since the layer that reads best need not steer best."""
+    """One layer at one strength. moved: shift of the score along the sign of the strength, over prompts. advantage: the same
+    less what one random direction in twenty reaches at that strength, over all layers. auroc: the cross-validated one of
+    the vector's card, for comparison, since the layer that reads best need not steer best."""
 
     layer: int
     strength: float
@@ -60,11 +63,13 @@ class LayerPoint:
     repetition: float
     relative_dose: float
     auroc: float | None
+    perplexity_interval: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LayerSweep:
-    """points: by layer, then strength. best: the coherent one that surely moved furthest beyond chance; None if none did."""
+    """points: by layer, then strength. best: of those that hold, the one with the highest lower end of the advantage. recommended: its
+    layer, with the strengths that hold there."""
 
     vector: str
     reading_layer: int
@@ -75,26 +80,27 @@ class LayerSweep:
 
 
 async def layer_sweep(engine: Engine, request: LayerSweepRequest, *, progress: Progress | None = None) -> LayerSweep:
-    """Raises InvalidRequest for strengths, layers, prompts or a scorer that cannot be, VectorModelMismatch for another
-    model's vector. What drives the numbers out of range is left out, and a warning says so."""
+    """Runs the sweep. A point that makes activations non-finite is left out, and a warning says so.
+
+    Raises InvalidRequest for invalid strengths, layers, prompts or scorer, VectorModelMismatch for another model's vector.
+    """
     vector, setup = request.vector, _setup(engine, request)
     reading, places = setup.reading, setup.places
     plans = [await plan_at(engine.info, arm, strength, (layer,)) for arm in setup.arms for layer, strength in places]
     unsteered, trials = await run_trials(engine, setup.prompts, plans, reading, request.sampling, progress=progress)
     rest, controls = trials[: len(places)], _controls(places, trials[len(places) :])
-    seed = request.sampling.seed % 2**32
     points, broken = [], []
     for (layer, strength), trial in zip(places, rest, strict=True):
         if trial.broken is None:
-            points.append(_point(vector, layer, strength, trial, unsteered, controls[strength], seed))
+            points.append(_point(vector, layer, strength, trial, unsteered, controls[strength]))
         else:
             broken.append(f"layer {layer} at {strength:g}")
     best = best_point(points)
-    said = [f"left out, because activations went out of range: {', '.join(broken)}"] if broken else []
+    warnings = [f"left out, because activations became non-finite: {', '.join(broken)}"] if broken else []
     if best is None:
-        said.append(
-            "at no layer did the text move further than random directions move it while perplexity stayed within "
-            f"{COHERENT:g} times that of unsteered text"
+        warnings.append(
+            "does not steer at any layer: no strength moved the concept beyond chance while perplexity stayed within "
+            f"{COHERENT:g} times that of unsteered text, each with its 95 % interval"
         )
     return LayerSweep(
         vector=vector.id if vector.version else vector.name,
@@ -102,13 +108,13 @@ async def layer_sweep(engine: Engine, request: LayerSweepRequest, *, progress: P
         points=tuple(points),
         best=best,
         recommended=None if best is None else _recommended(points, best),
-        warnings=tuple(said),
+        warnings=tuple(warnings),
     )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Setup:
-    """A request with everything looked up. places: (layer, strength). arms: the vector, then the random ones."""
+    """A request with names and defaults resolved. places: (layer, strength). arms: the vector, then its random controls."""
 
     reading: ReadBack
     places: list[tuple[int, float]]
@@ -128,13 +134,13 @@ def _setup(engine: Engine, request: LayerSweepRequest) -> _Setup:
 
 
 def answers_to_write(engine: Engine, request: LayerSweepRequest) -> int:
-    """How many answers it takes. Raises at once what `layer_sweep` would raise before its first."""
+    """Returns how many answers it generates. Raises what `layer_sweep` raises before generating the first."""
     setup = _setup(engine, request)
     return trial_answers(len(setup.arms) * len(setup.places), len(setup.prompts))
 
 
 def _controls(places: list[tuple[int, float]], trials: Sequence[Trial]) -> dict[float, list[Trial]]:
-    """The random directions of every layer, by strength. trials: those of one random vector after the other."""
+    """Groups the controls of all layers by strength. trials: those of one random vector after the other."""
     found: dict[float, list[Trial]] = {strength: [] for _, strength in places}
     for (_, strength), trial in zip(cycle(places), trials, strict=False):
         if trial.broken is None:
@@ -150,23 +156,21 @@ def _one_sided(strengths: list[float]) -> list[float]:
     return strengths
 
 
+def _holds(point: LayerPoint) -> bool:
+    return holds(point.advantage, Estimate(point.perplexity_ratio, point.perplexity_interval))
+
+
 def best_point(points: Sequence[LayerPoint]) -> LayerPoint | None:
-    """Among coherent points whose advantage is surely above 0, the one for which its lower end is the highest."""
-    sound = [
-        (point.advantage.interval[0], point)
-        for point in points
-        if point.advantage.interval is not None
-        and point.advantage.interval[0] > 0.0
-        and point.perplexity_ratio <= COHERENT
-    ]
+    """Returns, among the points that hold, the one whose advantage has the highest lower end; None if none holds."""
+    sound = [(point.advantage.interval[0], point) for point in points if point.advantage.interval and _holds(point)]
     return max(sound, key=lambda found: found[0])[1] if sound else None
 
 
 def _recommended(points: Sequence[LayerPoint], best: LayerPoint) -> Recommended:
-    """The best layer, from the weakest strength there that surely moved text to the strongest that kept it coherent."""
-    there = [point for point in points if point.layer == best.layer and best_point([point]) is not None]
-    strengths = sorted(point.strength for point in there)
-    return Recommended((best.layer,), (strengths[0], strengths[-1]))
+    """Recommends the best layer and the strengths that hold there."""
+    sound = {point.strength: _holds(point) for point in points if point.layer == best.layer}
+    positive, negative = (range_that_holds(sound, sign) for sign in (1, -1))
+    return Recommended((best.layer,), positive, negative, basis="measured")
 
 
 def _point(
@@ -176,16 +180,17 @@ def _point(
     trial: Trial,
     unsteered: Trial,
     controls: Sequence[Trial],
-    seed: int,
 ) -> LayerPoint:
+    perplexity = perplexity_ratio(trial, unsteered)
     quality = vector.quality.layers.get(layer) if vector.quality else None
     return LayerPoint(
         layer=layer,
         strength=strength,
-        moved=advantage(strength, trial, unsteered, [], seed),
-        advantage=advantage(strength, trial, unsteered, controls, seed),
-        perplexity_ratio=perplexity_ratio(trial, unsteered),
+        moved=advantage(strength, trial, unsteered, []),
+        advantage=advantage(strength, trial, unsteered, controls),
+        perplexity_ratio=perplexity.mean,
         repetition=fmean(one.repetition for one in trial.measures),
         relative_dose=fmean(one.dose for one in trial.measures),
         auroc=None if quality is None else quality.auroc,
+        perplexity_interval=perplexity.interval,
     )

@@ -1,4 +1,4 @@
-"""SCORERS, the table of how much of a concept an answer has, judged from how the unsteered model reads its text."""
+"""Lists the scorers in SCORERS: how much of a concept an answer has, judged from how the unsteered model reads its text."""
 
 from typing import ClassVar, Protocol
 
@@ -11,7 +11,7 @@ from steering.vectors import LayerDirection
 
 
 class Scorer(Protocol):
-    """One reading of an answer. unit: what a score of 1 means."""
+    """Scores an answer. unit: what a score of 1 means."""
 
     name: ClassVar[str]
     unit: ClassVar[str]
@@ -23,26 +23,26 @@ class Scorer(Protocol):
 
 
 class ProjectionScorer:
-    """mean over the tokens of r . d / kappa: 1 is the distance between the class means."""
+    """Averages (r . d - m) / kappa over the tokens: the poles lie at +0.5 and -0.5."""
 
     name: ClassVar[str] = "projection"
     unit: ClassVar[str] = "natural scales"
 
     @staticmethod
     def score(activations: Residual, entry: LayerDirection) -> float:
-        """In natural scales."""
-        return float((activations @ entry.direction).mean()) / entry.scale
+        """In natural scales, centred on the poles."""
+        return (float((activations @ entry.direction).mean()) - entry.middle) / entry.scale
 
 
 class ProbeScorer:
-    """mean over the tokens of sigmoid(weight * (r . d) + bias): the share of the answer that a probe takes for the concept."""
+    """Averages sigmoid(weight * (r . d) + bias) over the tokens: the share of the answer a probe takes for the concept."""
 
     name: ClassVar[str] = "probe"
     unit: ClassVar[str] = "probability"
 
     @staticmethod
     def score(activations: Residual, entry: LayerDirection) -> float:
-        """Between 0 and 1. Raises InvalidRequest where the direction carries no probe."""
+        """Between 0 and 1. Raises InvalidRequest where the direction has no probe."""
         if entry.weight is None or entry.bias is None:
             raise InvalidRequest(
                 "scorer 'probe' needs a direction with a calibrated probe, as method 'probe' makes", param="scorer"

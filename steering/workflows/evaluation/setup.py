@@ -67,10 +67,15 @@ def evaluation_prompts(engine: Engine, given: tuple[Prompt, ...] | None, count: 
 
 
 def as_prompts(engine: Engine, texts: Sequence[str]) -> tuple[Prompt, ...]:
-    """Wraps texts as user messages where the model has a chat template, else leaves them plain."""
-    if not engine.info.chat_template:
-        return tuple(texts)
-    return tuple((ChatMessage("user", text),) for text in texts)
+    """Wraps texts as user messages, or as the start of a plain transcript where the model has no chat template."""
+    messages = [(ChatMessage("user", text),) for text in texts]
+    return tuple(messages) if engine.info.chat_template else tuple(transcript(one) for one in messages)
+
+
+def transcript(messages: Sequence[ChatMessage]) -> str:
+    """Writes a conversation as plain text, for models without a chat template. It ends where a reply begins, or with it."""
+    lines = [f"{message.role.capitalize()}: {message.content}" for message in messages]
+    return "\n\n".join(lines if messages[-1].role == "assistant" else [*lines, "Assistant:"])
 
 
 def steered_strengths(given: Sequence[float]) -> list[float]:

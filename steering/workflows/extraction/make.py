@@ -9,6 +9,7 @@ from steering.engine.api import Engine
 from steering.engine.capabilities import SupportsFitting, fitting_of
 from steering.errors import InvalidRequest, VectorModelMismatch
 from steering.extraction import METHODS
+from steering.extraction.card import recommend_from_norms
 from steering.layer_indices import layer_index
 from steering.model.info import ModelInfo
 from steering.vectors import ConceptVector, LayerDirection, combine, unit
@@ -77,7 +78,7 @@ def registered(
             )
         direction, norm = unit(torch.tensor(values, dtype=torch.float32), layer)
         layers[layer] = LayerDirection(direction, norm if scale is None else scale.get(key, norm))
-    return ConceptVector(
+    vector = ConceptVector(
         name=name,
         model=info.name,
         model_fingerprint=info.fingerprint,
@@ -87,9 +88,11 @@ def registered(
         description=description,
         tags=tags,
     )
+    return with_recommendation(vector, info)
 
 
 def combined(
+    info: ModelInfo,
     name: str,
     terms: Sequence[tuple[ConceptVector, float]],
     orthogonal_to: Sequence[ConceptVector] = (),
@@ -97,4 +100,14 @@ def combined(
     tags: tuple[str, ...] = (),
 ) -> ConceptVector:
     """Builds a weighted sum of vectors (see `vectors.combine`) with its own description and tags."""
-    return replace(combine(name, terms, orthogonal_to), description=description, tags=tags)
+    vector = replace(combine(name, terms, orthogonal_to), description=description, tags=tags)
+    return with_recommendation(vector, info)
+
+
+def with_recommendation(vector: ConceptVector, info: ModelInfo) -> ConceptVector:
+    """Adds strengths to try from the vector's own scale and the model's typical norms, where it has no recommendation."""
+    if vector.recommended is not None:
+        return vector
+    scales = {layer: entry.scale for layer, entry in vector.layers.items()}
+    found = recommend_from_norms(vector.recommended_layers(), scales, info.typical_norms)
+    return replace(vector, recommended=found)

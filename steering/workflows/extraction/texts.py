@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 
 from steering.concepts.loader import load_neutral
-from steering.engine.api import Engine, GenerationRequest, Position, SamplingParams
+from steering.engine.api import CapturePrompt, Engine, GenerationRequest, Position, SamplingParams
 from steering.engine.fit_task import NeutralText, TokenPair
 from steering.errors import InvalidRequest
-from steering.model.info import ModelInfo
 from steering.pairs import ChatMessage, PairSet, Text
 from steering.threads import run_in_thread
-from steering.workflows.evaluation.setup import as_prompts
+from steering.workflows.evaluation.setup import as_prompts, transcript
 from steering.workflows.generate import background, mix
 
 NEUTRAL = 24
@@ -17,14 +16,12 @@ NEUTRAL = 24
 ANSWER = SamplingParams(max_tokens=40, temperature=1.0)
 
 
-def as_answers(texts: Sequence[Text], info: ModelInfo) -> tuple[Text, ...]:
-    """Wraps plain text i as the assistant's reply to neutral prompt i, where the model has a chat template.
+def as_answers(texts: Sequence[Text]) -> tuple[Text, ...]:
+    """Wraps plain text i as the assistant's reply to neutral prompt i; conversations stay as they are.
 
-    Steering changes replies, so directions are extracted from replies. Conversations stay as they are. The two texts of a
-    pair have the same index, hence the same prompt.
+    Steering changes replies, so directions are extracted from replies. The two texts of a pair have the same index, hence
+    the same prompt.
     """
-    if not info.chat_template:
-        return tuple(texts)
     prompts = load_neutral()
     return tuple(
         (ChatMessage("user", prompts[index % len(prompts)]), ChatMessage("assistant", text))
@@ -32,6 +29,23 @@ def as_answers(texts: Sequence[Text], info: ModelInfo) -> tuple[Text, ...]:
         else text
         for index, text in enumerate(texts)
     )
+
+
+def capture_prompts(engine: Engine, texts: Sequence[Text]) -> list[CapturePrompt]:
+    """Returns texts as the engine reads them; conversations as a plain transcript where the model has no chat template."""
+    if engine.info.chat_template:
+        return [CapturePrompt(text) for text in texts]
+    return [CapturePrompt(text) if isinstance(text, str) else _transcript(engine, text) for text in texts]
+
+
+def _transcript(engine: Engine, messages: Sequence[ChatMessage]) -> CapturePrompt:
+    """Encodes a conversation as a transcript. prompt_length: where the content of the last reply begins."""
+    whole = engine.tokenizer.encode(transcript(messages))
+    if messages[-1].role != "assistant":
+        return CapturePrompt(whole)
+    before = engine.tokenizer.encode(transcript(messages[:-1]))
+    shared = next((at for at, (one, other) in enumerate(zip(whole, before, strict=False)) if one != other), len(before))
+    return CapturePrompt(whole, prompt_length=max(1, min(shared, len(whole) - 1)))
 
 
 def default_position(pairs: PairSet) -> Position:
@@ -70,10 +84,10 @@ async def token_pairs(engine: Engine, pairs: PairSet, chosen: Sequence[int]) -> 
 
 
 def _token_pairs(engine: Engine, pairs: PairSet, chosen: Sequence[int]) -> tuple[TokenPair, ...]:
-    sides = [as_answers(side, engine.info) for side in (pairs.positive, pairs.negative)]
+    sides = [capture_prompts(engine, as_answers(side)) for side in (pairs.positive, pairs.negative)]
     found = []
     for index in chosen:
-        positive, negative = (engine.tokenizer.encode(side[index]) for side in sides)
+        positive, negative = (engine.tokenizer.encode(side[index].prompt) for side in sides)
         shorter = min(len(positive), len(negative))
         if positive == negative or shorter < 2:
             continue

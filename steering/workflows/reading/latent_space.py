@@ -1,4 +1,4 @@
-"""Where texts lie in the model's residual stream, layer by layer, flattened so that a person can see it."""
+"""Maps texts in the model's residual stream to points, layer by layer."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,12 +27,14 @@ PATH_TEXTS = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LatentSpaceRequest:
-    """texts with, or without, a label each. vectors: drawn where the projection is linear, by the name given. path: the
+    """texts, with a label each if wanted. groups: texts that belong together, such as the two texts of a pair; they stay in one
+    fold where separability is measured. vectors: drawn where the projection is linear, by the name given. path: the
     index of a text to follow through the layers. position: which activation stands for a text. embeddings: also draw the
     input embeddings of the same positions, so that what the layers added can be seen."""
 
     texts: tuple[Prompt, ...]
     labels: tuple[str, ...] | None = None
+    groups: tuple[str, ...] | None = None
     layers: Literal["all"] | tuple[int, ...] = "all"
     method: str = "pca"
     dims: int = 2
@@ -113,7 +115,9 @@ async def latent_space(
     for done, (layer, activations) in enumerate(_spaces(captures, layers, read), start=len(request.texts)):
         report(done, total, f"drawing {_named(layer)}")
         try:
-            drawing = await _drawn(activations, request.method, request.dims, request.seed, request.labels)
+            drawing = await _drawn(
+                activations, request.method, request.dims, request.seed, request.labels, request.groups
+            )
             maps[layer] = _map(request, layer, drawing)
         except InvalidRequest as error:
             left_out[layer] = error
@@ -121,9 +125,24 @@ async def latent_space(
         raise left_out[layers[0]]
     path = None if request.path is None else await _path(read, layers, request.path, request.dims)
     report(total, total, "done")
+    warnings = [f"{_named(layer)} is left out: {error.message}" for layer, error in left_out.items()]
+    warnings += _about_separability(request, maps)
     embedding = maps.pop(None, None)
-    said = tuple(f"{_named(layer)} is left out: {error.message}" for layer, error in left_out.items())
-    return LatentSpace(request.method, tuple(maps.values()), path, said, embedding)
+    return LatentSpace(request.method, tuple(maps.values()), path, tuple(warnings), embedding)
+
+
+def _about_separability(request: LatentSpaceRequest, maps: Mapping[int | None, LayerMap]) -> list[str]:
+    """Warns where held-out labels are predicted worse than chance: texts with opposite labels were split over folds."""
+    worse = [
+        f"{_named(layer)} ({found.auroc:.2f})"
+        for layer, one in maps.items()
+        if (found := one.separability) and found.auroc is not None and found.auroc_interval
+        if found.auroc_interval[1] < 0.5
+    ]
+    if not worse:
+        return []
+    advice = "" if request.groups else "; give `groups` if texts come in pairs"
+    return [f"labels are separated worse than chance at {', '.join(worse)}{advice}"]
 
 
 def _spaces(captures: Sequence[Capture], layers: tuple[int, ...], read: Read) -> Iterator[tuple[int | None, Read]]:
@@ -148,7 +167,11 @@ def check_request(engine: Engine, request: LatentSpaceRequest) -> None:
         raise InvalidRequest("a map needs texts", param="texts")
     if request.labels is not None and len(request.labels) != len(request.texts):
         raise InvalidRequest(
-            f"one label for each text: got {len(request.labels)} for {len(request.texts)}", param="labels"
+            f"one label per text is needed: got {len(request.labels)} for {len(request.texts)}", param="labels"
+        )
+    if request.groups is not None and len(request.groups) != len(request.texts):
+        raise InvalidRequest(
+            f"one group per text is needed: got {len(request.groups)} for {len(request.texts)}", param="groups"
         )
     if request.position == "all":
         raise InvalidRequest(
@@ -160,8 +183,15 @@ def check_request(engine: Engine, request: LatentSpaceRequest) -> None:
         check_model(vector, engine.info)
 
 
-async def _drawn(activations: Read, method: str, dims: int, seed: int, labels: Sequence[str] | None) -> Drawing:
-    return await to_process.run_sync(draw, activations, method, dims, seed, labels, cancellable=True)
+async def _drawn(
+    activations: Read,
+    method: str,
+    dims: int,
+    seed: int,
+    labels: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
+) -> Drawing:
+    return await to_process.run_sync(draw, activations, method, dims, seed, labels, groups, cancellable=True)
 
 
 def _map(request: LatentSpaceRequest, layer: int | None, drawing: Drawing) -> LayerMap:
@@ -193,7 +223,7 @@ async def _path(read: Read, layers: tuple[int, ...], text: int, dims: int) -> Pa
     others = [index for index in range(read.shape[1]) if index != text][: PATH_TEXTS - 1]
     shown = read[:, [text, *others]]
     unit = shown / np.maximum(np.linalg.norm(shown, axis=2, keepdims=True), 1e-12)
-    drawing = await _drawn(unit.reshape(-1, read.shape[2]), "pca", dims, 0, None)
+    drawing = await _drawn(unit.reshape(-1, read.shape[2]), "pca", dims, 0)
     places = drawing.points.points.reshape(len(layers), -1, dims)
     return Path(
         layers=layers,

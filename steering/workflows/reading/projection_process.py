@@ -1,4 +1,4 @@
-"""What a worker process does for a map of activations: one projection at a time. Imports no torch, so a worker starts soon."""
+"""Computes one projection in a worker process. Imports no torch, so that a worker starts within a second."""
 
 import os
 from collections.abc import Sequence
@@ -16,30 +16,33 @@ NICENESS = 10
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drawing:
-    """One layer as drawn. separability: in the space itself, not in the drawing; None without two labels."""
+    """One projected layer. separability: in the full space, not in the projection; None without two labels."""
 
     points: Points
     separability: Separability | None
 
 
-def draw(activations: NDArray[np.float32], method: str, dims: int, seed: int, labels: Sequence[str] | None) -> Drawing:
+def draw(
+    activations: NDArray[np.float32],
+    method: str,
+    dims: int,
+    seed: int,
+    labels: Sequence[str] | None,
+    groups: Sequence[str] | None = None,
+) -> Drawing:
     """activations (example, d_model). Raises InvalidRequest where they cannot be drawn."""
-    _stand_back()
+    _lower_priority()
     with threadpool_limits(limits=1):
         points = PROJECTIONS[method].fit(activations, dims, seed)
-        apart = _apart(activations, labels, seed)
-    return Drawing(points, apart)
+        if labels is None or len(set(labels)) < 2:
+            return Drawing(points, None)
+        # scikit-learn takes a second to import, in the worker only
+        from steering.projection.separability import separability  # noqa: PLC0415
+
+        return Drawing(points, separability(activations, labels, seed, groups))
 
 
-def _apart(activations: NDArray[np.float32], labels: Sequence[str] | None, seed: int) -> Separability | None:
-    if labels is None or len(set(labels)) < 2:
-        return None
-    from steering.projection.separability import separability  # noqa: PLC0415 - scikit-learn, needed in a worker only
-
-    return separability(activations, labels, seed)
-
-
-def _stand_back() -> None:
-    """The server and its model go first: one thread, and lower priority where the system knows it."""
+def _lower_priority() -> None:
+    """Gives the server and its model precedence: one thread, and a lower priority where the system supports it."""
     if hasattr(os, "setpriority"):
         os.setpriority(os.PRIO_PROCESS, 0, max(os.getpriority(os.PRIO_PROCESS, 0), NICENESS))

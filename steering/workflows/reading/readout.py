@@ -1,29 +1,33 @@
-"""Texts read against vectors: how much of each concept is there, token by token and layer by layer."""
+"""Reads texts against vectors: the score of each concept, token by token and layer by layer."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
-import torch
-
-from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, Prompt
+from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, Prompt, Reading
 from steering.errors import InvalidRequest
 from steering.plan.layers import check_model, resolve_layers
-from steering.shapes import Float, Tensor
+from steering.shapes import Residual, Scores
 from steering.spec import Layers
 from steering.threads import run_in_thread
-from steering.vectors import ConceptVector
+from steering.vectors import ConceptVector, LayerDirection
 from steering.workflows.progress import Progress, ignore_progress
 
 ACTIVATIONS_BOUND = 16_000_000
 """Activations held at a time, in numbers (64 MB); more texts than fit are read in turn."""
 
-Places: TypeAlias = tuple[tuple[str, int], ...]
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Axis:
+    """One vector at one layer."""
+
+    vector: str
+    layer: int
+    entry: LayerDirection
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReadoutRequest:
-    """texts: strings, conversations or token ids. vectors: by the name that the answer is to use."""
+    """texts: strings, conversations or token ids. vectors: by the name used in the result."""
 
     texts: tuple[Prompt, ...]
     vectors: Mapping[str, ConceptVector]
@@ -32,9 +36,10 @@ class ReadoutRequest:
 
 @dataclass(frozen=True, slots=True)
 class LayerReadout:
-    """One score a token, r . direction / kappa: natural scales, on the axis where a bound of a condition lies too.
+    """One score per token, (r . direction - m) / kappa: natural scales, centred on the poles, as in conditions.
 
-    mean and max leave out the first position, where models keep a huge residual that belongs to no word.
+    mean and max leave out the first position, where models keep a very large residual that belongs to no word. centred:
+    whether the vector has class means; else m is 0.
     """
 
     vector: str
@@ -43,11 +48,12 @@ class LayerReadout:
     mean: float
     max: float
     last: float
+    centred: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class TextReadout:
-    """One text: its tokens, as ids and as their own text, and a readout for each vector at each of its layers."""
+    """One text: its tokens as ids and as text, and a readout for each vector at each of its layers."""
 
     token_ids: tuple[int, ...]
     tokens: tuple[str, ...]
@@ -57,24 +63,23 @@ class TextReadout:
 async def readout(
     engine: Engine, request: ReadoutRequest, *, progress: Progress | None = None, priority: int = 0
 ) -> tuple[TextReadout, ...]:
-    """In the order of the texts. Raises InvalidRequest for no texts, no vectors, or layers that are not there, and
+    """Reads the texts in order. Raises InvalidRequest for no texts, no vectors, or layers that do not exist, and
     VectorModelMismatch for another model's vector."""
     report = progress or ignore_progress
-    places = _places(engine, request)
-    layers = tuple(sorted({layer for _, layer in places}))
-    axes = torch.stack([_axis(request.vectors[name], layer) for name, layer in places])
+    axes = _axes(engine, request)
+    layers = tuple(sorted({axis.layer for axis in axes}))
     found: list[TextReadout] = []
     for part in await run_in_thread(parts, engine, request.texts, len(layers)):
         captures = await engine.capture(
             [CapturePrompt(text) for text in part], CaptureSpec(layers=layers, position="all"), priority=priority
         )
-        found += await run_in_thread(_texts, engine, captures, places, layers, axes)
+        found += await run_in_thread(_texts, engine, captures, layers, axes)
         report(len(found), len(request.texts), "reading texts")
     return tuple(found)
 
 
-def _places(engine: Engine, request: ReadoutRequest) -> Places:
-    """(vector name, layer) of everything that is to be read."""
+def _axes(engine: Engine, request: ReadoutRequest) -> tuple[_Axis, ...]:
+    """Resolves every vector at every layer that is to be read."""
     if not request.texts:
         raise InvalidRequest("a readout needs at least one text", param="texts")
     if not request.vectors:
@@ -82,20 +87,35 @@ def _places(engine: Engine, request: ReadoutRequest) -> Places:
     for vector in request.vectors.values():
         check_model(vector, engine.info)
     return tuple(
-        (name, layer)
+        _Axis(name, layer, vector.at(layer))
         for name, vector in request.vectors.items()
         for layer in resolve_layers(request.layers, vector, engine.info.layer_count)
     )
 
 
-def _axis(vector: ConceptVector, layer: int) -> Float[Tensor, "d_model"]:
-    """direction / kappa, so that one product gives natural scales."""
-    entry = vector.at(layer)
-    return entry.direction / entry.scale
+async def read_texts(engine: Engine, texts: Sequence[str], readings: Sequence[Reading]) -> tuple[dict[str, float], ...]:
+    """Returns, per text, the mean score of each reading as the unsteered model reads the text alone; the same numbers as
+    `readout`. Empty for an empty text, or without readings."""
+    scores: list[dict[str, float]] = [{} for _ in texts]
+    written = [index for index, text in enumerate(texts) if text]
+    if not readings or not written:
+        return tuple(scores)
+    layers = tuple(sorted({reading.layer for reading in readings}))
+    remaining = iter(written)
+    for part in await run_in_thread(parts, engine, [texts[index] for index in written], len(layers)):
+        captures = await engine.capture(
+            [CapturePrompt(text) for text in part], CaptureSpec(layers=layers, position="all"), priority=0
+        )
+        for capture in captures:
+            index = next(remaining)
+            for reading in readings:
+                residual = capture.activations[layers.index(reading.layer)]
+                scores[index][reading.name] = _mean(reading.scores(residual))
+    return tuple(scores)
 
 
 def parts(engine: Engine, texts: Sequence[Prompt], layers: int) -> list[tuple[Prompt, ...]]:
-    """Runs of texts whose activations at that many layers fit into ACTIVATIONS_BOUND; a longer text goes alone."""
+    """Groups texts whose activations at that many layers fit into ACTIVATIONS_BOUND; a longer text is alone."""
     runs: list[list[Prompt]] = []
     held = 0
     for text in texts:
@@ -109,27 +129,36 @@ def parts(engine: Engine, texts: Sequence[Prompt], layers: int) -> list[tuple[Pr
 
 
 def _texts(
-    engine: Engine,
-    captures: Sequence[Capture],
-    places: Places,
-    layers: tuple[int, ...],
-    axes: Float[Tensor, "place d_model"],
+    engine: Engine, captures: Sequence[Capture], layers: tuple[int, ...], axes: Sequence[_Axis]
 ) -> list[TextReadout]:
     return [
         TextReadout(
             token_ids=capture.token_ids,
             tokens=tuple(engine.tokenizer.token_text(token) for token in capture.token_ids),
-            readouts=tuple(
-                _summary(name, layer, capture.activations[layers.index(layer)] @ axes[index])
-                for index, (name, layer) in enumerate(places)
-            ),
+            readouts=tuple(_summary(axis, capture.activations[layers.index(axis.layer)]) for axis in axes),
         )
         for capture in captures
     ]
 
 
-def _summary(name: str, layer: int, scores: Float[Tensor, "token"]) -> LayerReadout:
-    spoken = scores[1:] if len(scores) > 1 else scores
+def _summary(axis: _Axis, residual: Residual) -> LayerReadout:
+    entry = axis.entry
+    scores = Reading(axis.vector, axis.layer, entry.direction, entry.scale, entry.middle).scores(residual)
     return LayerReadout(
-        name, layer, tuple(scores.tolist()), float(spoken.mean()), float(spoken.max()), float(scores[-1])
+        axis.vector,
+        axis.layer,
+        tuple(scores.tolist()),
+        _mean(scores),
+        float(_spoken(scores).max()),
+        float(scores[-1]),
+        entry.centred,
     )
+
+
+def _spoken(scores: Scores) -> Scores:
+    """Returns the scores without the first position, where there are others."""
+    return scores[1:] if len(scores) > 1 else scores
+
+
+def _mean(scores: Scores) -> float:
+    return float(_spoken(scores).mean())

@@ -7,26 +7,29 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
+
+from steering.auroc import MIN_HELD
 from steering.engine.api import Engine
 from steering.engine.capabilities import fitting_of
 from steering.engine.fit_task import FitTask, FittedDirection
 from steering.errors import InvalidRequest
 from steering.extraction import METHODS
 from steering.extraction.card import best_layer
+from steering.extraction.cross_validation import LayerFit, fit_layer, folding
 from steering.extraction.orientation import orient
+from steering.extraction.statistics import held_out, layer_quality, pair_agreement, random_auroc
 from steering.layer_indices import layer_indices
-from steering.pairs import Split, split
-from steering.quality import Recommended
+from steering.pairs import PairSet, Split, split
+from steering.quality import Estimate, LayerQuality, Recommended
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, LayerDirection, check_name
 from steering.workflows.extraction.extract import (
     ExtractionRequest,
-    Fits,
+    Measured,
     ReadPairs,
     assembled,
     check_position,
-    fit_layer,
-    proved,
     read_pairs,
 )
 from steering.workflows.extraction.texts import neutral_texts, token_pairs
@@ -54,7 +57,7 @@ class TrainingSettings:
 class _Layer:
     """The initial and the fitted direction at one layer."""
 
-    start: LayerDirection
+    start: LayerFit
     fitted: FittedDirection
 
 
@@ -84,8 +87,9 @@ async def train(
     report(reading, total, "writing neutral answers")
     neutral = await neutral_texts(engine, request.seed) if chosen.kl_coefficient > 0.0 else ()
     trained: dict[int, _Layer] = {}
-    for layer in _to_train(engine, request, starts):
-        start, done = starts[layer][0], reading + chosen.steps * len(trained)
+    to_train = tuple(starts) if request.layers != "all" else (_best_start(engine, starts),)
+    for layer in to_train:
+        start, done = starts[layer].direction, reading + chosen.steps * len(trained)
         message = f"training layer {layer}"
         report(done, total, message)
         fitted = await fitting_of(engine).fit(
@@ -100,7 +104,7 @@ async def train(
             ),
             progress=lambda steps, _, done=done, message=message: report(done + steps, total, message),  # type: ignore[misc]
         )
-        trained[layer] = _Layer(start, fitted)
+        trained[layer] = _Layer(starts[layer], fitted)
     vector = await run_in_thread(_vector, engine, request, chosen, layers, read, division, trained, left_out)
     report(total, total, "done")
     return vector
@@ -123,15 +127,19 @@ def _check(engine: Engine, request: ExtractionRequest) -> tuple[int, ...]:
 
 def _starts(
     request: ExtractionRequest, layers: tuple[int, ...], read: ReadPairs, division: Split
-) -> tuple[Fits, dict[int, InvalidRequest]]:
-    """Fits the mean difference at each layer and measures how well it reads; also layers without one, with the reason."""
-    fits: Fits = {}
+) -> tuple[dict[int, LayerFit], dict[int, InvalidRequest]]:
+    """Fits the mean difference at each layer on the training part and cross-validates it there, so that the held-out part has
+    no say in the choice of a layer; also returns layers without a direction, with the reason."""
+    chosen, pairs = list(division.fit_positive), request.pairs
+    topics = tuple(pairs.topics[index] for index in chosen) if pairs.topics else ()
+    part = PairSet(tuple(pairs.positive[i] for i in chosen), tuple(pairs.negative[i] for i in chosen), topics)
+    folds = folding(part, request.holdout, request.seed)
+    fits: dict[int, LayerFit] = {}
     left_out: dict[int, InvalidRequest] = {}
     for index, layer in enumerate(layers):
+        at_layer = read.positive[index][chosen], read.negative[index][chosen]
         try:
-            fits[layer] = fit_layer(
-                METHODS[START], read.positive[index], read.negative[index], request.pairs, division, request.seed
-            )
+            fits[layer] = fit_layer(METHODS[START].fit, *at_layer, True, folds, request.seed)
         except InvalidRequest as error:
             left_out[layer] = error
     if not fits:
@@ -139,10 +147,8 @@ def _starts(
     return fits, left_out
 
 
-def _to_train(engine: Engine, request: ExtractionRequest, starts: Fits) -> tuple[int, ...]:
-    if request.layers != "all":
-        return tuple(starts)
-    return (best_layer({layer: quality for layer, (_, quality) in starts.items()}, engine.info.layer_count),)
+def _best_start(engine: Engine, starts: Mapping[int, LayerFit]) -> int:
+    return best_layer({layer: fit.quality for layer, fit in starts.items()}, engine.info.layer_count)
 
 
 def _vector(
@@ -156,22 +162,43 @@ def _vector(
     left_out: Mapping[int, InvalidRequest],
 ) -> ConceptVector:
     """Builds the vector. Scales and card come from the class means, as for every method; strengths to try from the training."""
-    fits: Fits = {}
+    directions: dict[int, LayerDirection] = {}
+    quality: dict[int, LayerQuality] = {}
     for layer, found in trained.items():
         positive, negative = (rows[layers.index(layer)] for rows in (read.positive, read.negative))
-        direction = _oriented(
-            found, positive[list(division.fit_positive)], negative[list(division.fit_negative)], layer
-        )
-        fits[layer] = direction, proved(direction, positive, negative, request.pairs, division, request.seed)
-    vector = assembled(engine, request, division, fits, left_out)
-    layer = vector.recommended_layers()[0]
-    ratio = trained[layer].start.scale / fits[layer][0].scale
+        fitted = positive[list(division.fit_positive)], negative[list(division.fit_negative)]
+        directions[layer] = _oriented(found, *fitted, layer)
+        quality[layer] = _held_out_quality(directions[layer], positive, negative, request, division)
+    layer = _best_start(engine, {layer: found.start for layer, found in trained.items()})
+    chosen = quality[layer]
+    auroc = None if chosen.auroc is None else Estimate(chosen.auroc, chosen.auroc_interval)
+    measured = Measured(quality, auroc, len(division.held_positive), folds=1 if division.held_positive else 0)
+    vector = assembled(engine, request, directions, measured, left_out)
+    assert vector.quality is not None, "assembled with a card"
+    ratio = trained[layer].start.direction.scale / directions[layer].scale
     low, high = settings.strengths
+    strengths = None if vector.quality.at_chance else (low * ratio, high * ratio)
     return replace(
         vector,
-        recommended=Recommended((layer,), (low * ratio, high * ratio)),
+        recommended=Recommended((layer,), strengths_to_try=strengths, basis="card"),
         provenance={**vector.provenance, **_training(settings, trained)},
     )
+
+
+def _held_out_quality(
+    direction: LayerDirection, positive: Any, negative: Any, request: ExtractionRequest, division: Split
+) -> LayerQuality:
+    """Measures a trained direction on the held-out pairs. positive, negative: activations (pair, d_model) of all pairs."""
+    held = list(division.held_positive)
+    agreement = pair_agreement(positive - negative)
+    if len(held) < MIN_HELD:
+        return LayerQuality(pair_agreement=agreement)
+    fitted, pairs = list(division.fit_positive), request.pairs
+    groups = np.unique([pairs.topics[i] if pairs.topics else str(i) for i in held], return_inverse=True)[1]
+    shift = (positive[fitted].double().mean(0) - negative[fitted].double().mean(0)).float()
+    control = random_auroc(shift, positive[held], negative[held], request.seed)
+    part = held_out(direction.direction, positive[held], negative[held], groups, groups)
+    return layer_quality([[part]], agreement, [control])
 
 
 def _oriented(found: _Layer, positive: Any, negative: Any, layer: int) -> LayerDirection:
@@ -191,9 +218,10 @@ def _training(settings: TrainingSettings, trained: Mapping[int, _Layer]) -> dict
         "training": {
             **asdict(settings),
             "strengths": list(settings.strengths),
-            "amount": {str(layer): found.start.scale for layer, found in trained.items()},
+            "amount": {str(layer): found.start.direction.scale for layer, found in trained.items()},
             "cosine_to_start": {
-                str(layer): float(found.fitted.direction @ found.start.direction) for layer, found in trained.items()
+                str(layer): float(found.fitted.direction @ found.start.direction.direction)
+                for layer, found in trained.items()
             },
             "loss": {str(layer): [found.fitted.losses[0], found.fitted.losses[-1]] for layer, found in trained.items()},
         }

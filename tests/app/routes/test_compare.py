@@ -33,10 +33,15 @@ async def test_arms_metrics_and_differences(ready: Server) -> None:
     assert "against_baseline" not in base
     assert base["steering"]["applied"] == []
     assert joyful["steering"]["applied"][0]["vector"] == "sentiment@1"
-    assert joyful["metrics"]["readout"]["sentiment"]["mean"] == pytest.approx(1.2)
+    texts = [choice["text"] for choice in joyful["choices"]]
+    again = (await ready.client.post("/v1/readout", json={"texts": texts, "vectors": ["sentiment"]})).json()
+    read = [text["readout"]["sentiment"]["2"]["mean"] for text in again["texts"]]
+    assert joyful["metrics"]["readout"]["sentiment"]["mean"] == pytest.approx(sum(read) / len(read))
+    assert joyful["metrics"]["steered_readout"]["sentiment"]["mean"] == pytest.approx(1.2)
     assert joyful["metrics"]["perplexity"] > 1
     against = joyful["against_baseline"]
-    assert against["readout_shift"]["sentiment"]["mean"] == pytest.approx(0.7)
+    own, other = (arm["metrics"]["readout"]["sentiment"]["mean"] for arm in (joyful, base))
+    assert against["readout_shift"]["sentiment"]["mean"] == pytest.approx(own - other)
     assert len(against["kl_per_token"]) == len(against["first_divergence"]) == len(joyful["choices"]) == 2
     assert len(against["kl_per_token"][0]) == 8
 
@@ -65,7 +70,7 @@ async def test_strengths_are_arms(ready: Server) -> None:
     ask = {**ASK, "intervention": {"vector": "sentiment"}, "strengths": [-1, 0, 1]}
     body = (await ready.client.post("/v1/compare", json=ask)).json()
     assert [arm["name"] for arm in body["arms"]] == ["base", "-1", "+1"]
-    means = [arm["metrics"]["readout"]["sentiment"]["mean"] for arm in body["arms"]]
+    means = [arm["metrics"]["steered_readout"]["sentiment"]["mean"] for arm in body["arms"]]
     assert means == pytest.approx([0.5, -0.5, 1.5])
 
 

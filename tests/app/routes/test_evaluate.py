@@ -78,7 +78,14 @@ async def test_a_result_is_kept_on_the_card_of_the_next_version(linear: Server) 
     points = kept["quality"]["dose_response"]
     assert points == [{name: point[name] for name in points[0]} for point in found["points"]]
     assert kept["quality"]["anti_steered"] == found["anti_steered"]
-    assert kept["recommended"] == found["recommended"] == {"layers": [2], "strength": [1.0, 1.0]}
+    assert kept["recommended"] == found["recommended"]
+    assert kept["recommended"] == {
+        "layers": [2],
+        "strength": [1.0, 1.0],
+        "negative": [-1.0, -1.0],
+        "strengths_to_try": None,
+        "basis": "measured",
+    }
     assert kept["provenance"]["dose_response"]["vector"] == "mood@1"
     first = (await linear.client.get("/v1/vectors/mood@1")).json()
     assert first["quality"] is None, "a version never changes"
@@ -134,7 +141,8 @@ async def test_a_layer_sweep_finds_where_the_concept_is_written(linear: Server) 
     assert [(one["layer"], one["strength"]) for one in found["points"]] == [(1, 1.0), (2, 1.0), (3, 1.0)]
     assert all(one["moved"]["mean"] > 0.0 for one in found["points"][:2])
     assert found["best"] in found["points"]
-    assert found["recommended"] == {"layers": [found["best"]["layer"]], "strength": [1.0, 1.0]}
+    recommended = found["recommended"]
+    assert (recommended["layers"], recommended["strength"]) == ([found["best"]["layer"]], [1.0, 1.0])
 
 
 async def test_as_a_job_it_is_watched_to_the_same_result(linear: Server) -> None:
@@ -204,7 +212,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"reading_layer": 0}, "invalid_request", "layers"),
     ({"scorer": "magic"}, "invalid_request", "scorer"),
     ({"scorer": "probe"}, "invalid_request", "scorer"),
-    ({"random_directions": 11}, "invalid_request", "random_directions"),
+    ({"random_directions": 33}, "invalid_request", "random_directions"),
     ({"prompts": []}, "invalid_request", "prompts"),
     ({"prompts": ["a" * 5000]}, "context_length_exceeded", "prompt"),
     ({"neutral": []}, "invalid_request", "neutral"),
@@ -236,7 +244,7 @@ async def test_what_cannot_be_evaluated_is_rejected_at_once_and_not_by_a_job(
     ("body", "answers"),
     [
         ({**DOSE, "prompts": ["a", "b"], "strengths": [1, 2, 3], "random_directions": 2}, (3 * 3 + 4) * 2 + 1),
-        ({**SWEEP, "prompts": ["a", "b"], "strengths": [1, 2]}, (2 * 2 * 3 + 4) * 2),
+        ({**SWEEP, "prompts": ["a", "b"], "strengths": [1, 2]}, (2 * 2 * 5 + 4) * 2),
     ],
 )
 async def test_the_answers_an_evaluation_writes_are_bounded(

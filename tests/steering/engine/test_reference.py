@@ -14,6 +14,7 @@ from tests.reference import Reference
 # full attention with rotary positions; a sliding window; learned positions; attention of its own with alibi
 MODELS = ["llama", "gemma3", "gpt2", "bloom"]
 PROMPT = tuple(b"The answer to that is")
+MIDDLE = {"operation": "ablate", "strength": 0.9, "target": "middle"}
 LONG = tuple(b"A prompt that is longer than the sliding window of the model, so that it matters")
 
 
@@ -22,10 +23,10 @@ async def test_every_operation_and_scope_agrees(family: str, hf_byte_tokenizer: 
     model = FAMILIES[family]()
     blocks = find_layout(model).blocks
     async with family_engine(family, hf_byte_tokenizer) as engine:
-        vectors = vectors_for(engine.info)
+        vectors = vectors_for(engine.info, means=True)
         cases = [
             [{"vector": "alpha", **work, "layers": [1], "scope": scope}]
-            for work in WORK.values()
+            for work in (*WORK.values(), MIDDLE)
             for scope in PLACES.values()
         ]
         plans = [await plan_for(items, vectors, engine.info) for items in cases]
@@ -37,7 +38,7 @@ async def test_every_operation_and_scope_agrees(family: str, hf_byte_tokenizer: 
         expected = Reference(model, blocks, spec, vectors).generate(PROMPT, 8)
         assert outcome.tokens == expected, items
         changed += expected != plain.tokens
-    assert changed > len(cases) // 4, "the plans of this test must steer, or their agreement says nothing"
+    assert changed > len(cases) // 5, "the plans of this test must steer, or their agreement says nothing"
 
 
 @pytest.mark.parametrize("family", MODELS)
@@ -46,7 +47,7 @@ async def test_random_plans_agree(family: str, hf_byte_tokenizer: PreTrainedToke
     model = FAMILIES[family]()
     blocks = find_layout(model).blocks
     async with family_engine(family, hf_byte_tokenizer) as engine:
-        vectors = vectors_for(engine.info)
+        vectors = vectors_for(engine.info, means=True)
         cases = [random_items(seed, engine.info.layer_count) for seed in range(24)]
         requests = [
             GenerationRequest(
@@ -84,7 +85,7 @@ async def test_conditions_that_are_read_at_a_later_layer_agree(hf_byte_tokenizer
     model = FAMILIES["llama"]()
     blocks = find_layout(model).blocks
     async with family_engine("llama", hf_byte_tokenizer) as engine:
-        vectors = vectors_for(engine.info)
+        vectors = vectors_for(engine.info, means=True)
         item = {"vector": "alpha", "layers": [0], "strength": 3.0, "scope": {"tokens": "generated"}}
         cases = [[{**item, "when": when}] for when in LATE]
         plans = [await plan_for(items, vectors, engine.info) for items in cases]

@@ -1,66 +1,88 @@
-"""The card's warnings and the layer it recommends."""
+"""The card's warnings, the layer it recommends and the strengths to try."""
 
 import dataclasses
 
 import pytest
 
-from steering.extraction.card import USUAL_DOSES, best_layer, build_card, recommend
-from steering.quality import LayerQuality, QualityCard
-from steering.vectors import DEFAULT_STRENGTHS
+from steering.extraction.card import TYPICAL_DOSES, best_layer, build_card, recommend, recommend_from_norms
+from steering.quality import Estimate, LayerQuality, QualityCard
 
 GOOD = LayerQuality(auroc=0.95, auroc_interval=(0.9, 0.99), separation=2.5, pair_agreement=0.6, random_auroc=0.6)
+CLEAR = Estimate(0.94, (0.85, 0.98))
+NORMS = [1.0] * 14 + [200.0] + [1.0] * 15
 
 
-def card(quality: LayerQuality, pairs: int = 64, holdout: int = 20, held_topics: int = 5) -> QualityCard:
-    return build_card({15: quality}, layer_count=30, pairs=pairs, holdout=holdout, held_topics=held_topics)
-
-
-def warned(quality: LayerQuality, words: str, **counts: int) -> bool:
-    """Whether exactly one warning was given, and begins with these words."""
-    warnings = card(quality, **counts).warnings
-    return len(warnings) == 1 and warnings[0].startswith(words)
+def card(
+    quality: LayerQuality = GOOD,
+    auroc: Estimate | None = CLEAR,
+    pairs: int = 64,
+    holdout: int = 15,
+    folds: int = 3,
+    topics: int = 16,
+) -> QualityCard:
+    return build_card(
+        {14: quality}, layer_count=30, pairs=pairs, holdout=holdout, folds=folds, topics=topics, auroc=auroc
+    )
 
 
 def test_good_evidence_draws_no_warning() -> None:
-    made = card(GOOD)
+    made = card()
     assert made.warnings == ()
-    assert (made.pairs, made.holdout, made.layers) == (64, 20, {15: GOOD})
-    assert made.dose_response is None
-    assert made.anti_steered is None
+    assert (made.pairs, made.holdout, made.folds, made.layers) == (64, 15, 3, {14: GOOD})
+    assert (made.auroc, made.auroc_interval, made.at_chance) == (0.94, (0.85, 0.98), False)
+    assert (made.dose_response, made.anti_steered) == (None, None)
 
 
-def test_each_weakness_is_named() -> None:
-    change = dataclasses.replace
-    assert warned(GOOD, "too few pairs: 12", pairs=12)
-    assert warned(GOOD, "held-out part too small: 4 pairs over 4 topics", holdout=4, held_topics=4)
-    assert warned(GOOD, "held-out part too small: 20 pairs over 2 topics", held_topics=2)
-    assert warned(
-        change(GOOD, auroc=0.55, auroc_interval=(0.4, 0.7)), "no better than chance on held-out text at layer 15"
-    )
-    assert warned(change(GOOD, auroc=0.3, auroc_interval=(0.2, 0.45)), "reads the wrong way round")
-    assert warned(change(GOOD, random_auroc=0.93), "random directions read nearly as well")
-    assert warned(change(GOOD, pair_agreement=0.05), "pairs disagree at layer 15")
-
-
-def test_nothing_held_out_is_said_once() -> None:
-    assert warned(LayerQuality(pair_agreement=0.6), "nothing was held out", holdout=0, held_topics=0)
+@pytest.mark.parametrize(
+    ("changes", "opening"),
+    [
+        ({"pairs": 12}, "too few pairs: 12"),
+        ({"topics": 4}, "few topics: 4"),
+        ({"auroc": Estimate(0.55, (0.4, 0.7))}, "not shown to be better than chance (15 held out): AUROC 0.55"),
+        ({"auroc": Estimate(0.3, (0.2, 0.45))}, "reads the poles reversed"),
+        ({"quality": dataclasses.replace(GOOD, random_auroc=0.93)}, "random directions read nearly as well"),
+        ({"quality": dataclasses.replace(GOOD, pair_agreement=0.05)}, "pairs disagree at layer 14"),
+        (
+            {"quality": LayerQuality(pair_agreement=0.6), "auroc": None, "folds": 0, "holdout": 0},
+            "nothing was held out",
+        ),
+    ],
+)
+def test_each_weakness_is_named_once(changes: dict[str, object], opening: str) -> None:
+    warnings = card(**changes).warnings  # type: ignore[arg-type]
+    assert len(warnings) == 1
+    assert warnings[0].startswith(opening)
 
 
 def test_recommends_the_best_layer_between_two_fifths_and_seven_tenths_of_the_depth() -> None:
     perfect = LayerQuality(auroc=1.0, auroc_interval=(1.0, 1.0), separation=9.0)
     layers = dict.fromkeys(range(30), GOOD) | {3: perfect, 27: perfect}
     layers[14] = dataclasses.replace(GOOD, auroc=0.97)
-    recommended = recommend(QualityCard(pairs=64, holdout=20, layers=layers), layer_count=30)
+    recommended = recommend(QualityCard(64, 15, layers), 30, {14: 10.0})
     assert recommended.layers == (14,)
-    assert recommended.strength == DEFAULT_STRENGTHS
+    assert (recommended.strength, recommended.strengths_to_try) == (None, None)  # norms are not known
 
 
-def test_strengths_follow_from_scale_and_norm_where_both_are_known() -> None:
-    card = QualityCard(pairs=64, holdout=20, layers={14: GOOD})
-    scales, norms = {14: 10.0}, [1.0] * 14 + [200.0] + [1.0] * 15
-    low, high = recommend(card, 30, scales, norms).strength
-    assert (low * 10.0 / 200.0, high * 10.0 / 200.0) == pytest.approx(USUAL_DOSES)
-    assert recommend(card, 30, scales, ()).strength == DEFAULT_STRENGTHS
+def test_strengths_to_try_follow_from_scale_and_norm_and_are_never_called_measured() -> None:
+    recommended = recommend(card(), 30, {14: 10.0}, NORMS)
+    assert recommended.strength is None
+    assert recommended.basis == "card"
+    low, high = recommended.strengths_to_try or (0.0, 0.0)
+    assert (low * 10.0 / 200.0, high * 10.0 / 200.0) == pytest.approx(TYPICAL_DOSES, rel=0.05)
+
+
+def test_a_vector_at_chance_gets_no_strengths() -> None:
+    recommended = recommend(card(auroc=Estimate(0.6, (0.45, 0.75))), 30, {14: 10.0}, NORMS)
+    assert (recommended.strength, recommended.strengths_to_try) == (None, None)
+
+
+@pytest.mark.parametrize("factor", [0.1, 2.0])
+def test_without_a_card_the_dose_is_that_of_the_vectors_own_scale(factor: float) -> None:
+    """Twice the scale, half the strength: the same dose."""
+    found = recommend_from_norms((14,), {14: factor * 10.0}, NORMS)
+    assert (found.layers, found.basis, found.strength) == ((14,), "norms", None)
+    low, high = found.strengths_to_try or (0.0, 0.0)
+    assert (low * factor * 10.0 / 200.0, high * factor * 10.0 / 200.0) == pytest.approx(TYPICAL_DOSES, rel=0.05)
 
 
 def test_the_window_is_counted_in_blocks_done() -> None:

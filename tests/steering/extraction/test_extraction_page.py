@@ -22,7 +22,7 @@ def test_every_method_is_listed_with_the_fewest_examples_it_takes() -> None:
 def test_every_warning_is_explained() -> None:
     source = Path(card.__file__).read_text(encoding="utf-8")
     openings = re.findall(
-        r'f?"((?:too few|nothing was|held-out part|reads the|no better|random directions|pairs disagree)[^"]*)', source
+        r'f?"((?:too few|nothing was|few topics|reads the|not shown|random directions|pairs disagree)[^"]*)', source
     )
     assert len(openings) == source.count("warnings.append(")
     explained = re.findall(r"^\| `([^`]+)` \|", PAGE, flags=re.MULTILINE)
@@ -32,7 +32,7 @@ def test_every_warning_is_explained() -> None:
 
 def test_the_thresholds_are_those_of_the_code() -> None:
     assert f"fewer than {card.FEW_PAIRS}: write more" in PAGE
-    assert f"fewer than {card.FEW_HELD} pairs or {card.FEW_TOPICS} topics" in PAGE
+    assert f"fewer than {card.FEW_TOPICS}: the figures" in PAGE
     assert f"agreement below {card.LOW_AGREEMENT}" in PAGE
     assert f"between {card.WINDOW[0]:.0%} and {card.WINDOW[1]:.0%} of the depth".replace("%", " %") in PAGE
 

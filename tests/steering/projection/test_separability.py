@@ -45,7 +45,41 @@ def test_a_label_with_one_example_has_no_auroc_and_two_single_texts_have_nothing
 
 def test_labels_that_do_not_fit_are_refused() -> None:
     activations, labels = labelled(gap=1.0)
-    with pytest.raises(InvalidRequest, match="one label for each text"):
+    with pytest.raises(InvalidRequest, match="one label per text"):
         separability(activations, labels[:-1])
     with pytest.raises(InvalidRequest, match="two different labels"):
         separability(activations, ["a"] * 60)
+
+
+def twins(pairs: int = 40, seed: int = 0, gap: float = 0.0) -> tuple[np.ndarray, list[str], list[str]]:
+    """Two texts of a pair are nearly equal and have opposite labels; the concept moves them by `gap` along one axis."""
+    rng = np.random.default_rng(seed)
+    topic = rng.normal(size=(pairs, 40))
+    sides = [topic + 0.1 * rng.normal(size=topic.shape) + sign * gap * np.eye(40)[0] for sign in (0.5, -0.5)]
+    return np.concatenate(sides).astype(np.float32), ["a"] * pairs + ["b"] * pairs, [str(i) for i in range(pairs)] * 2
+
+
+def test_pairs_split_over_folds_read_below_chance_and_kept_together_at_chance() -> None:
+    split = [separability(*twins(seed=seed)[:2], seed=seed).auroc for seed in range(6)]
+    assert max(one for one in split if one is not None) < 0.4
+    kept = [separability(*twins(seed=seed)[:2], seed=seed, groups=twins(seed=seed)[2]) for seed in range(20)]
+    assert np.mean([one.auroc for one in kept if one.auroc is not None]) == pytest.approx(0.5, abs=0.05)
+    assert sum(one.auroc_interval[0] <= 0.5 <= one.auroc_interval[1] for one in kept if one.auroc_interval) >= 18
+
+
+def test_a_planted_difference_of_pairs_is_found_with_an_interval() -> None:
+    activations, labels, groups = twins(gap=4.0)
+    found = separability(activations, labels, groups=groups)
+    assert found.auroc_interval is not None
+    assert 0.7 < found.auroc_interval[0] < (found.auroc or 0.0) <= found.auroc_interval[1]
+
+
+def test_shuffled_labels_are_at_chance_within_their_intervals() -> None:
+    found = [separability(*labelled(gap=0.0, seed=seed), seed=seed) for seed in range(20)]
+    assert sum(one.auroc_interval[0] <= 0.5 <= one.auroc_interval[1] for one in found if one.auroc_interval) >= 18
+
+
+def test_groups_that_do_not_fit_are_refused() -> None:
+    activations, labels = labelled(gap=1.0)
+    with pytest.raises(InvalidRequest, match="one group per text"):
+        separability(activations, labels, groups=["a"])

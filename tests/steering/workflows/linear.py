@@ -214,7 +214,7 @@ class LinearEngine:
                     if scripted is None
                     else scripted.popleft()
                 )
-                readout = {r.name: float(after[r.layer][-1] @ r.direction) / r.scale for r in request.readings}
+                readout = {r.name: float(r.scores(after[r.layer][-1:])[0]) for r in request.readings}
                 ids.append(token)
                 self.generated += 1
                 yield TokenEvent(index, token, (" " if index else "") + WORDS[token], readout=readout)
@@ -252,7 +252,7 @@ class LinearEngine:
         ids = self.tokenizer.encode(prompt.prompt)
         length = len(ids) if prompt.prompt_length is None else prompt.prompt_length
         after, _ = self.residuals(ids, prompt.plan, length)
-        chosen = [_read(after[layer], spec.position, ids) for layer in spec.layers]
+        chosen = [_read(after[layer], spec.position, ids, prompt.prompt_length) for layer in spec.layers]
         shape = (0, len(ids) if spec.position == "all" else 1, D_MODEL)
         return Capture(
             token_ids=ids,
@@ -295,12 +295,16 @@ def _steer(residual: torch.Tensor, plan: SteeringPlan, layer: int, phases: torch
     return residual
 
 
-def _read(residual: torch.Tensor, position: Position, ids: Sequence[int]) -> torch.Tensor:
+def _read(
+    residual: torch.Tensor, position: Position, ids: Sequence[int], prompt_length: int | None = None
+) -> torch.Tensor:
     """(1 or token, d_model)."""
     if position == "all":
         return residual
     if position == "mean":
         return residual[1:].mean(0, keepdim=True) if len(ids) > 1 else residual
+    if position == "response_mean" and prompt_length is not None:
+        return residual[prompt_length:].mean(0, keepdim=True)
     if position == "response_mean":
         start = len(ids) - 1 - list(reversed(ids)).index(IDS["<assistant>"])
         return residual[start + 1 :].mean(0, keepdim=True)

@@ -10,12 +10,16 @@ from steering.engine.transformers.batch import Segment
 from steering.engine.transformers.steering.bank import SteeringBank
 from steering.engine.transformers.steering.gather import DirectionTable, Spread, index_of, take
 from steering.plan.types import ResolvedThreshold
-from steering.shapes import Bool, Residual, Tensor
+from steering.shapes import Bool, Residual, Scores, Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Test:
-    """A threshold of one request, and where it is tested: flat tokens of the pass, and rows of `verdicts`."""
+    """A threshold of one request, and where it is tested: flat tokens of the pass, and rows of `verdicts`.
+
+    At `prompt_mean` the tokens are those whose scores are averaged, and the rows are those decided by it, none before the
+    prompt's end.
+    """
 
     segment: Segment
     column: int
@@ -39,6 +43,7 @@ class ConditionEvaluator:
         self._decode = all(s.decodes for s in segments)
         self._tokens = sum(s.length for s in segments)
         self._tests: dict[tuple[int, str], list[_Test]] = {}
+        self._means: dict[tuple[int, str], list[_Test]] = {}
         self._stacks: dict[tuple[int, str], _Stack] = {}
         ends: list[tuple[int, int]] = []
         continued: list[tuple[int, int]] = []
@@ -52,11 +57,14 @@ class ConditionEvaluator:
             start += segment.length
         self._ends = [torch.tensor(column, device=device) for column in zip(*ends, strict=True)]
         self._continued = [torch.tensor(column, device=device) for column in zip(*continued, strict=True)]
-        self.layers = frozenset(layer for layer, _ in self._tests)
+        self.layers = frozenset(layer for layer, _ in (*self._tests, *self._means))
         self.verdicts = torch.zeros(0, 0, dtype=torch.int8, device=device)
 
     def _collect(self, segment: Segment, start: int) -> None:
         for column, threshold in enumerate(segment.sequence.plan.thresholds):
+            if threshold.at == "prompt_mean":
+                self._collect_mean(segment, start, column, threshold)
+                continue
             offset, count = 0, segment.length
             if threshold.at == "prompt":
                 offset = segment.sequence.prompt_length - 1 - segment.first
@@ -66,6 +74,17 @@ class ConditionEvaluator:
                 rows = range(start + offset, start + offset + count)
                 test = _Test(segment, column, threshold, range(flat, flat + count), rows)
                 self._tests.setdefault((threshold.layer, threshold.score), []).append(test)
+
+    def _collect_mean(self, segment: Segment, start: int, column: int, threshold: ResolvedThreshold) -> None:
+        """Averages prompt positions but the first, where models keep a very large residual that belongs to no word."""
+        length = segment.sequence.prompt_length
+        first = max(segment.first, min(1, length - 1))
+        end = min(segment.first + segment.length, length)
+        if first < end:
+            flat, last = segment.start + first - segment.first, length - 1 - segment.first
+            rows = range(start + last, start + segment.length) if last < segment.length else range(0)
+            test = _Test(segment, column, threshold, range(flat, flat + end - first), rows)
+            self._means.setdefault((threshold.layer, threshold.score), []).append(test)
 
     def begin(self) -> None:
         """Before each pass: nothing is decided but what was decided before."""
@@ -78,6 +97,9 @@ class ConditionEvaluator:
 
     def read(self, layer: int, residual: Residual) -> None:
         """residual (token, d_model) float32, as it arrives at the layer: decides the thresholds that are tested there."""
+        for (at, score), tests in self._means.items():
+            if at == layer:
+                self._read_mean(_Stack(score, tests, self._device), tests, residual)
         for key, tests in self._tests.items():
             if key[0] != layer:
                 continue
@@ -96,6 +118,18 @@ class ConditionEvaluator:
                 if test.threshold.at == "prompt":  # holds for the rest of the segment
                     end = test.rows.start + test.segment.end - test.tokens.start
                     self.verdicts[test.rows.start : end, test.column] = values[row]
+
+    def _read_mean(self, stack: "_Stack", tests: list[_Test], residual: Residual) -> None:
+        """Adds the scores of this pass to the request's sum; at the prompt's end their mean decides."""
+        scores = stack.scores(residual)
+        for start, test in zip(stack.starts, tests, strict=True):
+            sequence, threshold = test.segment.sequence, test.threshold
+            total = self._bank.prompt_scores[sequence.row, test.column]
+            total += scores[start : start + len(test.tokens)].sum()
+            if test.rows:
+                mean = total / max(sequence.prompt_length - 1, 1)
+                held = mean > threshold.bound if threshold.above else mean < threshold.bound
+                self.verdicts[test.rows.start : test.rows.stop, test.column] = (2 * held - 1).to(torch.int8)
 
     def _latch(self, tests: list[_Test], on: Bool[Tensor, "test"], off: Bool[Tensor, "test"], held: Tensor) -> None:
         """Hysteresis along the tokens of a segment; before its first stands what the request had decided."""
@@ -122,7 +156,7 @@ class _Stack:
         spread = Spread([len(test.tokens) for test in tests], device)
         self._score = CONDITIONS[score]
         self._tokens = index_of([test.tokens for test in tests], device)
-        self.rows = torch.tensor([row for test in tests for row in test.rows], device=device)
+        self.rows = torch.tensor([row for test in tests for row in test.rows], dtype=torch.int64, device=device)
         self.columns = spread.of(torch.tensor([test.column for test in tests], device=device))
         self.starts = [sum(spread.counts[:n]) for n in range(len(tests))]
         self._directions = DirectionTable([t.direction for t in thresholds], spread, device)
@@ -137,15 +171,18 @@ class _Stack:
         self._bounds, self._until = spread.of(torch.tensor(limits, device=device)).unbind(1)
         self.latches = self._until < self._bounds
 
-    def compare(self, residual: Residual) -> tuple[Bool[Tensor, "test"], Bool[Tensor, "test"]]:
-        """(score beyond the bound, score below `until`), both strictly."""
+    def scores(self, residual: Residual) -> Scores:
+        """residual (token, d_model) of the pass -> the score of each token of each test."""
         arriving = take(residual, self._tokens)
-        scores = self._directions.map(
+        return self._directions.map(
             lambda tokens, directions: self._score.score(
                 take(arriving, tokens), directions, take(self._parameters, tokens)
             )
         )
-        scores = scores * self._signs
+
+    def compare(self, residual: Residual) -> tuple[Bool[Tensor, "test"], Bool[Tensor, "test"]]:
+        """(score beyond the bound, score below `until`), both strictly."""
+        scores = self.scores(residual) * self._signs
         return scores > self._bounds, scores < self._until
 
 

@@ -17,6 +17,7 @@ class _Readings:
     tokens: Int[Tensor, "reading"]
     directions: Float[Tensor, "reading d_model"]
     scales: Float[Tensor, "reading"]
+    middles: Float[Tensor, "reading"]
     owners: tuple[tuple[Sequence, str], ...]
 
 
@@ -59,6 +60,7 @@ class ReadoutCollector:
             tokens=torch.tensor([token for token, _, _ in members], device=self._device),
             directions=torch.stack([reading.direction for reading in readings]).to(self._device),
             scales=torch.tensor([reading.scale for reading in readings], device=self._device),
+            middles=torch.tensor([reading.middle for reading in readings], device=self._device),
             owners=tuple((sequence, r.name) for (_, sequence, _), r in zip(members, readings, strict=True)),
         )
 
@@ -102,7 +104,8 @@ class ReadoutCollector:
         if layer in self._readings:
             readings = self._readings[layer]
             rows = residual.index_select(0, readings.tokens)
-            self._values.append((readings, dot(rows, readings.directions) / readings.scales))
+            projections = dot(rows, readings.directions)
+            self._values.append((readings, (projections - readings.middles) / readings.scales))
         if layer in self._means:
             self._read_means(layer, self._means[layer], residual)
         for segment in self._whole:

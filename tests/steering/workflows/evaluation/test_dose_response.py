@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from pydantic import TypeAdapter
 
 from steering.engine.api import SamplingParams
 from steering.errors import InvalidRequest, NonfiniteActivations, VectorModelMismatch
@@ -15,6 +16,8 @@ from steering.workflows.evaluation.setup import as_prompts, random_like, reading
 from tests.steering.workflows.linear import GAIN, LinearEngine
 from tests.steering.workflows.texts import conversation
 from tests.steering.workflows.vectors import planted_vector
+
+CARD = TypeAdapter(QualityCard)
 
 PROMPTS = tuple(conversation(f"the {w}") for w in ("road", "river", "house", "door", "train", "city", "bread", "field"))
 SAMPLING = SamplingParams(max_tokens=24, temperature=1.0, seed=3)
@@ -36,7 +39,8 @@ async def test_the_score_follows_the_strength_and_the_range_ends_where_text_brea
     assert found.points[-1].perplexity_ratio > 1.5
     assert found.recommended.strength == (0.5, 1.0)
     assert found.recommended.layers == found.layers == (2,)
-    assert found.negative == (-1.0, -0.5)
+    assert found.recommended.negative == (-1.0, -0.5)
+    assert found.recommended.basis == "measured"
     assert found.anti_steered == 0.0
     assert found.warnings == ()
 
@@ -67,8 +71,8 @@ async def test_a_random_vector_earns_no_recommendation(engine):
     for seed in (70, 77, 84):
         request = asked_of(engine, vector=random_like(vector, seed), reader=vector, strengths=(0.5, 1.0))
         found = await dose_response(engine, request)
-        advised += found.recommended is not None
-        assert found.recommended is not None or any("no positive strength" in said for said in found.warnings)
+        advised += found.recommended.strength is not None
+        assert any("does not steer at positive strengths" in warning for warning in found.warnings)
     assert advised == 0
 
 
@@ -78,7 +82,7 @@ async def test_evidence_goes_on_the_card_and_survives_json(engine):
     proved = with_evidence(vector, found)
     assert proved.recommended == found.recommended
     assert proved.quality.dose_response == found.points
-    assert QualityCard.from_dict(json.loads(json.dumps(proved.quality.to_dict()))) == proved.quality
+    assert CARD.validate_python(json.loads(json.dumps(proved.quality.to_dict()))) == proved.quality
 
 
 async def test_a_strength_out_of_range_is_left_out_and_named():
@@ -89,7 +93,7 @@ async def test_a_strength_out_of_range_is_left_out_and_named():
     engine = LinearEngine(fails=fails)
     found = await dose_response(engine, asked_of(engine))
     assert [point.strength for point in found.points] == [-1.0, -0.5, 0.0, 0.5, 1.0]
-    assert any("out of range: strength 1.5" in said for said in found.warnings)
+    assert any("non-finite: strength 1.5" in warning for warning in found.warnings)
 
 
 async def test_answers_replay(engine):
@@ -126,7 +130,7 @@ async def test_cancelling_leaves_no_row(engine, moment):
         ({"reading_layer": 0}, "no direction at layer 0"),
         ({"scorer": "judge"}, "unknown scorer 'judge'"),
         ({"scorer": "probe"}, "has no probe at layer 2"),
-        ({"random_directions": 11}, "must be 0 to 10"),
+        ({"random_directions": 33}, "must be 0 to 32"),
     ],
 )
 async def test_evaluations_that_cannot_be(engine, change, said):
@@ -164,7 +168,7 @@ async def test_layer_sweep_downwards(engine):
     request = LayerSweepRequest(planted_vector(engine), PROMPTS, layers=(2,), strengths=(-0.5,), sampling=SAMPLING)
     found = await layer_sweep(engine, request)
     assert found.best.moved.mean > 0.2
-    assert found.recommended.strength == (-0.5, -0.5)
+    assert (found.recommended.strength, found.recommended.negative) == (None, (-0.5, -0.5))
 
 
 async def test_layer_sweep_says_when_nothing_moves(engine):
@@ -174,7 +178,7 @@ async def test_layer_sweep_says_when_nothing_moves(engine):
     )
     found = await layer_sweep(engine, request)
     assert (found.best, found.recommended) == (None, None)
-    assert "at no layer" in found.warnings[0]
+    assert "does not steer at any layer" in found.warnings[0]
 
 
 async def test_layer_sweep_of_both_signs_is_refused(engine):
@@ -189,6 +193,6 @@ def test_text_is_read_where_the_card_reads_best(engine):
     assert reading_layer(replace(vector, quality=card), 4) == 1
 
 
-def test_questions_become_messages_where_there_is_a_template():
+def test_prompts_become_messages_or_a_transcript_without_a_template():
     assert as_prompts(LinearEngine(), ["the road"]) == (conversation("the road"),)
-    assert as_prompts(LinearEngine(chat_template=False), ["the road"]) == ("the road",)
+    assert as_prompts(LinearEngine(chat_template=False), ["the road"]) == ("User: the road\n\nAssistant:",)

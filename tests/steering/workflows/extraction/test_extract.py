@@ -7,6 +7,7 @@ import threading
 from dataclasses import replace
 
 import pytest
+from pydantic import TypeAdapter
 
 from steering.errors import InvalidRequest
 from steering.layer_indices import layer_indices
@@ -15,6 +16,8 @@ from steering.quality import QualityCard
 from steering.workflows.extraction.extract import ExtractionRequest, extract
 from tests.steering.workflows.linear import LAYERS, PLANTED_LAYERS, LinearEngine
 from tests.steering.workflows.texts import conversation, planted_pairs
+
+CARD = TypeAdapter(QualityCard)
 
 
 @pytest.fixture
@@ -64,7 +67,7 @@ async def test_card_counts_and_survives_json(engine, request_):
     card = (await extract(engine, request_)).quality
     assert card.pairs == 24
     assert 6 <= card.holdout <= 12
-    assert QualityCard.from_dict(json.loads(json.dumps(card.to_dict()))) == card
+    assert CARD.validate_python(json.loads(json.dumps(card.to_dict()))) == card
 
 
 def turned_at_random(pairs: PairSet, seed: int) -> PairSet:

@@ -6,26 +6,42 @@ from steering.concepts import CONCEPTS
 from steering.concepts.loader import load_concept, load_neutral
 from steering.pairs import ChatMessage, PairSet
 from steering.workflows.extraction.extract import ExtractionRequest, extract
-from steering.workflows.extraction.texts import as_answers, default_position
+from steering.workflows.extraction.texts import as_answers, capture_prompts, default_position
 from tests.steering.workflows.linear import LinearEngine
 from tests.steering.workflows.texts import conversation, planted_pairs
 
 
 def test_a_text_that_stands_alone_answers_the_neutral_prompt_of_its_place() -> None:
     talk = conversation("the road", "warm day")
-    found = as_answers(("a glad river", talk, "old stone"), LinearEngine().info)
+    found = as_answers(("a glad river", talk, "old stone"))
     assert found[0] == (ChatMessage("user", load_neutral()[0]), ChatMessage("assistant", "a glad river"))
     assert found[1] == talk
     assert found[2] == (ChatMessage("user", load_neutral()[2]), ChatMessage("assistant", "old stone"))
 
 
 def test_there_are_more_texts_than_neutral_prompts() -> None:
-    found = as_answers(("x",) * (len(load_neutral()) + 1), LinearEngine().info)
+    found = as_answers(("x",) * (len(load_neutral()) + 1))
     assert found[-1] == found[0]
 
 
-def test_without_a_chat_template_texts_stay() -> None:
-    assert as_answers(("a", "b"), LinearEngine(chat_template=False).info) == ("a", "b")
+def test_without_a_chat_template_a_conversation_is_a_transcript_whose_reply_is_known() -> None:
+    engine, talk = LinearEngine(chat_template=False), conversation("the road", "warm day")
+    plain, spoken = capture_prompts(engine, ("a river", talk))
+    assert (plain.prompt, plain.prompt_length) == ("a river", None)
+    assert spoken.prompt == engine.tokenizer.encode("User: the road\n\nAssistant: warm day")
+    assert [engine.tokenizer.token_text(token) for token in spoken.prompt[spoken.prompt_length :]] == ["warm", "day"]
+    assert capture_prompts(LinearEngine(), (talk,))[0].prompt == talk
+
+
+async def test_base_models_read_replies_in_a_transcript_and_the_card_says_so() -> None:
+    engine = LinearEngine(chat_template=False)
+    pairs = planted_pairs()
+    sides = tuple(tuple(conversation("the road", text) for text in side) for side in (pairs.positive, pairs.negative))
+    request = ExtractionRequest("mood", replace(pairs, positive=sides[0], negative=sides[1]), position="response_mean")
+    vector = await extract(engine, request)
+    assert float(vector.at(1).direction @ engine.concept) > 0.9
+    assert vector.provenance["text_form"] == "transcript"
+    assert any("plain transcript" in warning for warning in vector.quality.warnings)
 
 
 def test_answers_are_read_whole_and_statements_at_their_end() -> None:

@@ -66,11 +66,12 @@ async def test_a_text_that_stands_alone_is_trained_on_as_an_answer() -> None:
         assert pair.start == len(given) + {2: 1, 0: 2}[index]
 
 
-async def test_without_a_chat_template_it_stays_as_it_is() -> None:
+async def test_without_a_chat_template_it_is_a_transcript() -> None:
     engine = LinearEngine(chat_template=False)
     (pair,) = await token_pairs(engine, PAIRS, (0,))
-    assert pair.positive == engine.tokenizer.encode(PAIRS.positive[0])
-    assert pair.start == 3
+    expected = f"User: {load_neutral()[0]}\n\nAssistant: {PAIRS.positive[0]}"
+    assert pair.positive == engine.tokenizer.encode(expected)
+    assert pair.positive[: pair.start] == pair.negative[: pair.start]
 
 
 async def test_a_conversation_stays_as_it_is() -> None:
@@ -86,6 +87,3 @@ async def test_pairs_that_tell_nothing_are_left_out_and_none_left_is_refused() -
     assert len(await token_pairs(LinearEngine(), same, (0, 1))) == 1
     with pytest.raises(InvalidRequest, match="no pair is left"):
         await token_pairs(LinearEngine(), same, (0,))
-    short = PairSet(("", "a"), ("a", ""))
-    with pytest.raises(InvalidRequest, match="one token long"):
-        await token_pairs(LinearEngine(chat_template=False), short, (0, 1))

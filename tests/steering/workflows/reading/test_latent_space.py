@@ -148,7 +148,7 @@ async def test_progress_runs_to_its_total(engine, mapped):
         ({"method": "star chart"}, "unknown method 'star chart'; known: pca"),
         ({"dims": 4}, "dims must be 2 or 3"),
         ({"texts": ()}, "needs texts"),
-        ({"labels": ("a",)}, "one label for each text"),
+        ({"labels": ("a",)}, "one label per text"),
         ({"position": "all"}, "one point a text"),
         ({"path": 32}, "index of a text"),
         ({"layers": (9,)}, "layer 9 does not exist"),

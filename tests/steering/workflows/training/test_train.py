@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 from transformers import PreTrainedTokenizerFast
 
 from steering.engine.fit_task import FitTask, FittedDirection
@@ -19,6 +20,8 @@ from steering.workflows.training.train import TRAINED, TrainingSettings, train
 from tests.engines import family_engine
 from tests.steering.workflows.linear import LAYERS, PLANTED_LAYERS, LinearEngine
 from tests.steering.workflows.texts import conversation, planted_pairs
+
+CARD = TypeAdapter(QualityCard)
 
 SETTINGS = TrainingSettings(steps=5, batch=2)
 Turn = Callable[[FitTask], torch.Tensor]
@@ -64,13 +67,14 @@ async def test_the_vector_is_what_the_engine_fitted_at_the_best_layer(engine, re
 
 
 async def test_natural_scale_comes_from_the_class_means_and_strengths_from_the_training(engine, request_):
-    base = await extract(LinearEngine(), request_)
     vector = await train(engine, request_, SETTINGS)
+    (task,) = engine.tasks
     (layer,) = vector.layers
     entry = vector.at(layer)
     assert entry.scale == pytest.approx(entry.positive_mean - entry.negative_mean, rel=1e-4)
-    amounts = [strength * entry.scale for strength in vector.recommended.strength]
-    assert amounts == pytest.approx([strength * base.at(layer).scale for strength in SETTINGS.strengths])
+    amounts = [strength * entry.scale for strength in vector.recommended.strengths_to_try]
+    assert amounts == pytest.approx([strength * task.amount for strength in SETTINGS.strengths])
+    assert (vector.recommended.strength, vector.recommended.basis) == (None, "card")
 
 
 async def test_only_fitted_pairs_are_trained_on_from_where_their_texts_differ(engine, request_):
@@ -83,11 +87,14 @@ async def test_only_fitted_pairs_are_trained_on_from_where_their_texts_differ(en
 
 
 async def test_it_starts_from_the_mean_difference_of_the_fitted_part(engine, request_):
-    base = await extract(LinearEngine(), request_)
+    chosen = split(request_.pairs, request_.holdout, request_.seed).fit_positive
+    pairs = request_.pairs
+    part = PairSet(tuple(pairs.positive[i] for i in chosen), tuple(pairs.negative[i] for i in chosen))
+    base = await extract(LinearEngine(), replace(request_, pairs=part))
     await train(engine, request_, SETTINGS)
     (task,) = engine.tasks
-    assert torch.equal(task.initial, base.at(task.layer).direction)
-    assert task.amount == base.at(task.layer).scale
+    torch.testing.assert_close(task.initial, base.at(task.layer).direction)
+    assert task.amount == pytest.approx(base.at(task.layer).scale)
 
 
 async def test_named_layers_are_trained_one_after_the_other(engine, request_):
@@ -104,7 +111,7 @@ async def test_provenance_tells_how_it_was_trained(engine, request_):
     assert (training["steps"], training["strengths"]) == (5, list(SETTINGS.strengths))
     assert training["kl_coefficient"] == SETTINGS.kl_coefficient
     assert training["loss"] == {str(engine.tasks[0].layer): [1.0, pytest.approx(0.6)]}
-    assert QualityCard.from_dict(json.loads(json.dumps(vector.quality.to_dict()))) == vector.quality
+    assert CARD.validate_python(json.loads(json.dumps(vector.quality.to_dict()))) == vector.quality
 
 
 async def test_a_direction_that_reads_the_wrong_way_round_is_refused(request_):

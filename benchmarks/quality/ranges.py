@@ -1,0 +1,58 @@
+"""Measures at which strengths the shipped concepts steer the embedded model, in both directions, with intervals.
+
+Written to steering/concepts/data/measured.json, from where a vector extracted from a starter concept with default settings
+gets its evidence.
+"""
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.quality.concepts import Effort, neutral_prompts, reporting_prompts, strengths_of, vector_of
+from benchmarks.quality.progress import told
+from steering.concepts.measured import MEASURED_FILE
+from steering.engine.api import Engine
+from steering.workflows.evaluation.dose_response import DoseResponseRequest, dose_response
+
+DOSES = (-0.24, -0.18, -0.13, -0.09, -0.06, 0.06, 0.09, 0.13, 0.18, 0.24)
+"""Planned relative doses: concepts differ in their natural scale, so strengths are chosen by the dose they make."""
+PATH = Path(__file__).parents[2] / "steering" / "concepts" / "data" / MEASURED_FILE
+
+
+async def ranges(engine: Engine, concept: str, effort: Effort) -> dict[str, Any]:
+    """The dose-response of a concept's vector with default settings, on its evaluation prompts."""
+    vector = await vector_of(engine, concept)
+    request = DoseResponseRequest(
+        vector,
+        prompts=reporting_prompts(engine, concept, effort.reporting),
+        neutral=neutral_prompts(engine, effort.neutral),
+        strengths=strengths_of(engine, vector, DOSES),
+        random_directions=effort.controls,
+        sampling=effort.sampling,
+    )
+    found = await dose_response(engine, request, progress=told(f"{concept}, ranges"))
+    return {
+        "dataset": vector.provenance["dataset"],
+        "method": vector.method,
+        "position": vector.provenance["position"],
+        "layers": list(found.layers),
+        "reading_layer": found.reading_layer,
+        "prompts": len(request.prompts or ()),
+        "random_directions": request.random_directions,
+        "dtype": engine.info.dtype,
+        "date": datetime.now(UTC).date().isoformat(),
+        "strength": found.recommended.strength,
+        "negative": found.recommended.negative,
+        "anti_steered": found.anti_steered,
+        "points": [asdict(point) for point in found.points],
+    }
+
+
+def keep_ranges(engine: Engine, concept: str, found: dict[str, Any], path: Path = PATH) -> None:
+    """Adds one result to the package's data file, under the model's fingerprint."""
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    model = content.setdefault(engine.info.fingerprint, {"model": engine.info.name, "concepts": {}})
+    model["concepts"][concept] = found
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

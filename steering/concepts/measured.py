@@ -1,0 +1,91 @@
+"""Loads what was measured of the starter concepts: at which strengths they steer a model, in both directions."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from steering.quality import DosePoint, Interval
+
+MEASURED_FILE = "measured.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ConceptMeasurement:
+    """The dose-response of a concept's vector with default settings on one model. strength, negative: the strengths that
+    hold with their intervals above and below 0; None where the concept does not steer that way."""
+
+    dataset: str
+    method: str
+    position: str
+    layers: tuple[int, ...]
+    reading_layer: int
+    prompts: int
+    strength: Interval | None
+    negative: Interval | None
+    anti_steered: float | None
+    points: tuple[DosePoint, ...]
+
+    @property
+    def summary(self) -> str:
+        """One line: whether it steers the model, which way, and at what strength."""
+        layers = "layer " + ", ".join(map(str, self.layers))
+        if self.strength and self.negative:
+            ways = f"steers both ways: strength {_range(self.strength)} and {_range(self.negative)}"
+        elif self.strength or self.negative:
+            found = self.strength or self.negative
+            assert found is not None
+            side = "positive" if self.strength else "negative"
+            ways = f"steers one way only: strength {_range(found)} ({side} side)"
+        else:
+            return f"does not steer ({layers})"
+        return f"{ways} ({layers})"
+
+
+def _range(ends: Interval) -> str:
+    return f"{ends[0]:g} to {ends[1]:g}" if ends[0] != ends[1] else f"{ends[0]:g}"
+
+
+def measurement_of(concept: str, model_fingerprint: str) -> ConceptMeasurement | None:
+    """Returns the measurement of a concept on a model; None where there is none."""
+    return _measurements().get((model_fingerprint, concept))
+
+
+@cache
+def _measurements() -> Mapping[tuple[str, str], ConceptMeasurement]:
+    content = json.loads((files("steering.concepts") / "data" / MEASURED_FILE).read_text(encoding="utf-8"))
+    return {
+        (fingerprint, concept): _measurement(found)
+        for fingerprint, model in content.items()
+        for concept, found in model["concepts"].items()
+    }
+
+
+def _measurement(found: Mapping[str, Any]) -> ConceptMeasurement:
+    return ConceptMeasurement(
+        dataset=found["dataset"],
+        method=found["method"],
+        position=str(found["position"]),
+        layers=tuple(found["layers"]),
+        reading_layer=found["reading_layer"],
+        prompts=found["prompts"],
+        strength=_interval(found["strength"]),
+        negative=_interval(found["negative"]),
+        anti_steered=found["anti_steered"],
+        points=tuple(
+            DosePoint(
+                **{
+                    **point,
+                    "concept_interval": tuple(point["concept_interval"]),
+                    "perplexity_interval": _interval(point["perplexity_interval"]),
+                }
+            )
+            for point in found["points"]
+        ),
+    )
+
+
+def _interval(ends: Any) -> Interval | None:
+    return None if ends is None else (float(ends[0]), float(ends[1]))
