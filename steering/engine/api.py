@@ -76,6 +76,8 @@ class SteeringReport:
     doses: measured |r' - r| / |r| by layer, averaged over the steered tokens. fired: whether its condition held at
     any token (True where there is none and a position was in scope). fired_at: index of the first generated token
     for which it held, -1 for a prompt position, None if never.
+    tokens: positions acted on, at the layer with the most. condition_scores: the score that decided its condition last; None
+    without a condition, for a combination of several, and where none was decided.
     total: the dose of all interventions together, summed over the layers. clamped: how often, over tokens and layers,
     the dose guard scaled the change down.
     """
@@ -83,6 +85,8 @@ class SteeringReport:
     doses: tuple[Mapping[int, float], ...] = ()
     fired: tuple[bool, ...] = ()
     fired_at: tuple[int | None, ...] = ()
+    tokens: tuple[int, ...] = ()
+    condition_scores: tuple[float | None, ...] = ()
     total: float = 0.0
     clamped: int = 0
 

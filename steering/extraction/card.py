@@ -44,9 +44,7 @@ def recommend(
     return Recommended(layers=(layer,), strengths_to_try=strengths, basis=basis)
 
 
-def recommend_from_norms(
-    layers: tuple[int, ...], scales: Mapping[int, float], norms: Sequence[float]
-) -> Recommended:
+def recommend_from_norms(layers: tuple[int, ...], scales: Mapping[int, float], norms: Sequence[float]) -> Recommended:
     """Recommends strengths at the given layers from the vector's own scale, for a vector without a card."""
     return Recommended(layers=layers, strengths_to_try=strengths_to_try(layers, scales, norms), basis="norms")
 

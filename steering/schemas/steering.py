@@ -6,7 +6,7 @@ from pydantic import Discriminator, Field, Tag
 
 from steering.schemas.base import Answer, Measured, Request
 from steering.schemas.replay import Record
-from steering.spec import InterventionSpec
+from steering.spec import ConditionSpec, InterventionSpec, Schedule, TokenScope
 
 Interventions: TypeAlias = Annotated[tuple[InterventionSpec, ...], Field(max_length=256, fail_fast=True)]
 
@@ -39,20 +39,34 @@ Steering: TypeAlias = Annotated[
 
 
 class AppliedIntervention(Answer):
-    """One intervention as it was applied. relative_dose: measured |change| / |residual| per layer, averaged over the
-    steered tokens of all answers. fired: whether its condition held at any token; fired_at: the first generated token for
-    which it did, -1 for a prompt position."""
+    """One intervention as requested and as applied. An operation shows its own parameters only; scope, when and schedule are
+    absent where they are the default.
+
+    relative_dose: measured |r' - r| / |r| per layer, averaged over the tokens acted on. tokens: positions acted on, over all
+    answers. fired: whether its condition held at any of them; fired_at: the first generated token at which it did, -1 for a
+    prompt position. condition_score: the score that decided its condition last; absent for combined conditions.
+    """
 
     vector: str
     sha256: str
     operation: str
     layers: list[int]
-    strength: float
-    unit: str
+    strength: float | None = None
+    unit: str | None = None
+    low: float | None = None
+    high: float | None = None
+    degrees: float | None = None
+    to: str | None = None
+    target: str | None = None
+    scope: TokenScope | None = None
+    when: ConditionSpec | None = None
+    schedule: Schedule | None = None
     planned_dose: dict[str, Measured]
     relative_dose: dict[str, Measured]
+    tokens: int = 0
     fired: bool
     fired_at: int | None = None
+    condition_score: Measured | None = None
 
 
 class AppliedSteering(Answer):

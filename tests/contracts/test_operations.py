@@ -132,9 +132,7 @@ def test_ablate_removes_a_joint_span_and_is_idempotent() -> None:
     directions, parameters = basis.expand(4, 3, D_MODEL), torch.tensor([[1.0, 0.0]]).expand(4, 2)
     once = OPERATIONS["ablate"].apply(residual, directions, parameters)
     torch.testing.assert_close(once @ basis.T, torch.zeros(4, 3), rtol=0, atol=1e-5)
-    torch.testing.assert_close(
-        OPERATIONS["ablate"].apply(once, directions, parameters), once, rtol=1e-5, atol=1e-5
-    )
+    torch.testing.assert_close(OPERATIONS["ablate"].apply(once, directions, parameters), once, rtol=1e-5, atol=1e-5)
 
 
 def test_ablate_to_the_middle_sets_the_component_between_the_poles() -> None:

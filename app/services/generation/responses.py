@@ -6,11 +6,13 @@ from statistics import fmean
 from typing import Any
 
 from steering.engine.api import Engine, SamplingParams, SteeringReport, TokenEvent, Tokenizer
-from steering.plan.types import SteeringPlan
+from steering.operations import OPERATIONS
+from steering.plan.types import Intervention, SteeringPlan
 from steering.schemas.base import by_layer
 from steering.schemas.generation import Choice, RaisedFlag, Token, Usage
 from steering.schemas.replay import Record, RecordedModel, RecordedSampling
 from steering.schemas.steering import AppliedIntervention, AppliedSteering
+from steering.spec import Schedule, TokenScope
 from steering.workflows.generate import Answer
 
 
@@ -59,18 +61,17 @@ def applied_steering(
     for index, one in enumerate(plan.interventions):
         doses = [report.doses[index] for report in reports if index < len(report.doses)]
         fired_at = [report.fired_at[index] for report in reports if index < len(report.fired_at)]
+        scores = [report.condition_scores[index] for report in reports if index < len(report.condition_scores)]
         applied.append(
             AppliedIntervention(
-                vector=one.vector,
                 sha256=one.sha256,
-                operation=one.spec.operation,
-                layers=list(one.layers),
-                strength=one.spec.strength,
-                unit=one.spec.unit,
                 planned_dose=by_layer(one.planned_dose),
                 relative_dose=by_layer(_mean_doses(doses)),
+                tokens=sum(report.tokens[index] for report in reports if index < len(report.tokens)),
                 fired=any(report.fired[index] for report in reports if index < len(report.fired)),
                 fired_at=min((token for token in fired_at if token is not None), default=None),
+                condition_score=next((score for score in scores if score is not None), None),
+                **_asked(one),
             )
         )
     clamped = sum(report.clamped for report in reports)
@@ -84,6 +85,24 @@ def applied_steering(
         warnings=[*plan.warnings, *warnings, *notes],
         record=record,
     )
+
+
+def _asked(one: Intervention) -> dict[str, Any]:
+    """Returns what was requested of an intervention; fields its operation does not use and defaults are left out."""
+    spec, operation = one.spec, OPERATIONS[one.operation]
+    fields: dict[str, Any] = {"vector": one.vector, "operation": one.operation, "layers": list(one.layers)}
+    if "degrees" not in operation.fields:  # a rotation is by its degrees
+        fields["strength"] = spec.strength
+    if operation.scaled or "to" in operation.fields:
+        fields["unit"] = spec.unit
+    for name in ("low", "high", "degrees", "to", "target", "when"):
+        if getattr(spec, name) is not None:
+            fields[name] = getattr(spec, name)
+    if spec.scope != TokenScope():
+        fields["scope"] = spec.scope
+    if spec.schedule != Schedule():
+        fields["schedule"] = spec.schedule
+    return fields
 
 
 def _mean_doses(doses: Sequence[Mapping[int, float]]) -> dict[int, float]:

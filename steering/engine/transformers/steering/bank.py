@@ -17,7 +17,7 @@ class SteeringBank:
     """Static adds and condition decisions by row. A request has one row from admission to release.
 
     static_adds: (phase, layer, row, d_model), the sums of `LayerSteering.static_sum`; adding a row costs the same however
-    many vectors it sums. decisions, prompt_scores: (row, threshold), see ConditionEvaluator.
+    many vectors it sums. decisions, prompt_scores, scores: (row, threshold), see ConditionEvaluator.
     layout: changes when the tables are given other memory, so that indices into them must be computed again.
     """
 
@@ -26,6 +26,7 @@ class SteeringBank:
         self.static_adds = torch.zeros(len(Phase), layer_count, _FIRST_ROWS, d_model, device=device)
         self.decisions = torch.zeros(_FIRST_ROWS, MAX_THRESHOLDS, dtype=torch.int8, device=device)
         self.prompt_scores = torch.zeros(_FIRST_ROWS, MAX_THRESHOLDS, device=device)
+        self.scores = torch.full((_FIRST_ROWS, MAX_THRESHOLDS), torch.nan, device=device)
         self.layout = 0
         self._free = list(range(_FIRST_ROWS - 1, UNSTEERED_ROW, -1))
         self._layers: dict[int, frozenset[int]] = {}
@@ -44,6 +45,8 @@ class SteeringBank:
             self.static_adds[:, layer, row].copy_(values)
         self.decisions[row].zero_()
         self.prompt_scores[row].zero_()
+        self.prompt_scores[row].zero_()
+        self.scores[row].fill_(torch.nan)
         return row
 
     def release(self, row: int) -> None:
@@ -58,6 +61,7 @@ class SteeringBank:
         self.static_adds = torch.cat([self.static_adds, torch.zeros_like(self.static_adds)], dim=2)
         self.decisions = torch.cat([self.decisions, torch.zeros_like(self.decisions)])
         self.prompt_scores = torch.cat([self.prompt_scores, torch.zeros_like(self.prompt_scores)])
+        self.scores = torch.cat([self.scores, torch.full_like(self.scores, torch.nan)])
         self._free = list(range(2 * rows - 1, rows - 1, -1))
         self.layout += 1
 

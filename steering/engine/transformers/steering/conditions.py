@@ -34,7 +34,8 @@ class ConditionEvaluator:
     verdicts (token, threshold): 1 where the threshold holds for the token, -1 where it does not, 0 where that is not
     decided yet; rows are the tokens of the segments, in order. A segment of generated positions begins with what was
     decided at the token before it, so a layer before the threshold's own still sees that decision; prompt positions
-    begin undecided. After the pass the last token's verdicts become the request's state.
+    begin undecided. After the pass the last token's verdicts become the request's state. The bank also keeps the last score
+    of each threshold, for the report.
     """
 
     def __init__(self, segments: Sequence[Segment], bank: SteeringBank, device: torch.device) -> None:
@@ -106,7 +107,9 @@ class ConditionEvaluator:
             if key not in self._stacks:
                 self._stacks[key] = _Stack(key[1], tests, self._device)
             stack = self._stacks[key]
-            on, off = stack.compare(residual)
+            scores = stack.scores(residual)
+            on, off = stack.compare(scores)
+            self._bank.scores[stack.table_rows, stack.table_columns] = scores[stack.ends]
             before = self.verdicts[stack.rows, stack.columns] > 0
             held = on | (~off & stack.latches & before)
             if not self._decode:
@@ -130,6 +133,7 @@ class ConditionEvaluator:
                 mean = total / max(sequence.prompt_length - 1, 1)
                 held = mean > threshold.bound if threshold.above else mean < threshold.bound
                 self.verdicts[test.rows.start : test.rows.stop, test.column] = (2 * held - 1).to(torch.int8)
+                self._bank.scores[sequence.row, test.column] = mean
 
     def _latch(self, tests: list[_Test], on: Bool[Tensor, "test"], off: Bool[Tensor, "test"], held: Tensor) -> None:
         """Hysteresis along the tokens of a segment; before its first stands what the request had decided."""
@@ -159,6 +163,10 @@ class _Stack:
         self.rows = torch.tensor([row for test in tests for row in test.rows], dtype=torch.int64, device=device)
         self.columns = spread.of(torch.tensor([test.column for test in tests], device=device))
         self.starts = [sum(spread.counts[:n]) for n in range(len(tests))]
+        ends = [start + count - 1 for start, count in zip(self.starts, spread.counts, strict=True)]
+        self.ends = torch.tensor(ends, device=device)
+        self.table_rows = torch.tensor([test.segment.sequence.row for test in tests], device=device)
+        self.table_columns = torch.tensor([test.column for test in tests], device=device)
         self._directions = DirectionTable([t.direction for t in thresholds], spread, device)
         self._parameters = spread.of(torch.tensor([list(t.parameters) for t in thresholds], device=device))
         signs = [1.0 if t.above else -1.0 for t in thresholds]
@@ -180,10 +188,10 @@ class _Stack:
             )
         )
 
-    def compare(self, residual: Residual) -> tuple[Bool[Tensor, "test"], Bool[Tensor, "test"]]:
+    def compare(self, scores: Scores) -> tuple[Bool[Tensor, "test"], Bool[Tensor, "test"]]:
         """(score beyond the bound, score below `until`), both strictly."""
-        scores = self.scores(residual) * self._signs
-        return scores > self._bounds, scores < self._until
+        signed = scores * self._signs
+        return signed > self._bounds, signed < self._until
 
 
 def _latched(on: Bool[Tensor, "token"], off: Bool[Tensor, "token"], before: Bool[Tensor, ""]) -> Bool[Tensor, "token"]:

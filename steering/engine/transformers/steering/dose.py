@@ -17,6 +17,7 @@ knows positions only: not how passes are formed, nor where keys and values lie.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import TypeAlias
 
 import torch
@@ -25,7 +26,7 @@ from steering.engine.api import SteeringReport
 from steering.engine.transformers.memory.block_pool import BLOCK
 from steering.engine.transformers.steering.gather import Spread
 from steering.plan.order import acts_on_prompt
-from steering.plan.types import SCOPE_PHASES, Phase, SteeringPlan
+from steering.plan.types import SCOPE_PHASES, ConditionTree, Phase, SteeringPlan
 from steering.shapes import Bool, Float, Int, Tensor
 
 NO_BLOCK = -1
@@ -63,13 +64,14 @@ class Sums:
 
 
 class DoseLedger:
-    """The sums of one request."""
+    """The sums of one request. scores: the last score of each threshold, set when the request ends."""
 
     def __init__(self, plan: SteeringPlan, prompt_length: int) -> None:
         self._plan, self._prompt_length = plan, prompt_length
         self._by_block = plan.reusable and bool(plan.prompt_fingerprint)
         self._sums: dict[tuple[int, int, Phase], Sums] = {}
         self._blocks: dict[tuple[int, int, int], Sums] = {}
+        self.scores: tuple[float, ...] = ()
 
     def runs(self, first: int, count: int) -> Iterator[Run]:
         """Cuts positions [first, first + count) where their sums are kept apart, in order."""
@@ -144,17 +146,20 @@ class DoseLedger:
         """What was done so far: measured relative doses, and whether and when each intervention acted."""
         count = len(self._plan.interventions)
         doses: list[dict[int, float]] = [{} for _ in range(count)]
+        tokens = [0.0] * count
         first = [NEVER] * count
         for layer, steering in self._plan.layers.items():
             for add in steering.static_adds:
                 phases = SCOPE_PHASES[self._plan.interventions[add.intervention].scope.tokens]
                 sums = self._total((layer, STATIC), phases)
+                tokens[add.intervention] = max(tokens[add.intervention], sums.tokens)
                 if sums.tokens:
                     doses[add.intervention][layer] = add.length * sums.dose / sums.tokens
                 first[add.intervention] = min(first[add.intervention], sums.fired_at)
             for number, call in enumerate(steering.calls):
                 sums = self._total((layer, number))
                 for index in call.interventions:
+                    tokens[index] = max(tokens[index], sums.tokens)
                     if sums.tokens:
                         doses[index][layer] = sums.dose / sums.tokens
                     first[index] = min(first[index], sums.fired_at)
@@ -162,9 +167,18 @@ class DoseLedger:
             doses=tuple(doses),
             fired=tuple(at != NEVER for at in first),
             fired_at=tuple(None if at == NEVER else at for at in first),
+            tokens=tuple(int(one) for one in tokens),
+            condition_scores=tuple(self._condition_score(one.condition) for one in self._plan.interventions),
             total=sum(self._whole(layer) for layer in self._plan.layers),
             clamped=int(sum(one.tokens for (_, number, _), one in self._sums.items() if number == CLAMPED)),
         )
+
+    def _condition_score(self, condition: ConditionTree | None) -> float | None:
+        """The score of a condition that is a single threshold."""
+        if condition is None or condition.kind != "threshold" or condition.threshold >= len(self.scores):
+            return None
+        score = self.scores[condition.threshold]
+        return None if isnan(score) else score
 
     def _total(self, source: Source, phases: frozenset[Phase] = frozenset(Phase)) -> Sums:
         total = Sums()

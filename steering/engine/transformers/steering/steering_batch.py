@@ -169,6 +169,9 @@ class SteeringRunner:
     def release(self, sequence: Row) -> None:
         """Completes a request's ledger and takes its row back."""
         self.flush()
+        count = len(sequence.plan.thresholds)
+        if count and sequence.row:
+            sequence.dose.scores = tuple(self.bank.scores[sequence.row, :count].tolist())
         self.bank.release(sequence.row)
         sequence.row = 0
 
