@@ -38,7 +38,11 @@ def list_concepts(as_json: AsJson = False, url: Url = LOCAL, key: Key = None) ->
     """List the starter concepts."""
     with client_of(url, key) as client:
         found = client.list_concepts().data
-    _print(found, as_json, ("concept", "pairs", "description"), [[c.name, str(c.pairs), c.description] for c in found])
+    rows = [
+        [c.name, str(c.pairs), c.description, "\n".join(f"{m}: {line}" for m, line in c.measured.items())]
+        for c in found
+    ]
+    _print(found, as_json, ("concept", "pairs", "description", "measured"), rows)
 
 
 @concepts.command("show")

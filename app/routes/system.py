@@ -14,6 +14,7 @@ from app.services.vectors.judge import judges
 from app.settings import SCOPES
 from steering import __version__
 from steering.concepts import CONCEPTS
+from steering.concepts.measured import measurement_of
 from steering.conditions import CONDITIONS
 from steering.engine.prompts import encode_prompt
 from steering.errors import InvalidRequest, NotFound
@@ -72,6 +73,11 @@ async def capabilities(context: ContextDep) -> CapabilitiesAnswer:
         conditions=list(CONDITIONS),
         projections=list(PROJECTIONS),
         concepts=list(CONCEPTS),
+        concept_steering={
+            name: found.summary
+            for name in CONCEPTS
+            if (found := measurement_of(name, engine.info.fingerprint)) is not None
+        },
         judges=judges(settings),
         limits=settings.limits(),
         scopes=list(SCOPES),

@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 from steering.concepts import CONCEPTS
 from steering.concepts.loader import load_concept
+from steering.concepts.measured import summaries_of
 from steering.pairs import Text as PairText
 from steering.schemas.messages import Message, Text
 from steering.schemas.system import ConceptAnswer, ConceptDetail, ConceptPair
@@ -19,6 +20,7 @@ def concept_answer(name: str) -> ConceptAnswer:
         negative=entry.negative,
         description=entry.description,
         pairs=len(pairs),
+        measured=summaries_of(name),
     )
 
 

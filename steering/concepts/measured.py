@@ -50,17 +50,23 @@ def _range(ends: Interval) -> str:
 
 def measurement_of(concept: str, model_fingerprint: str) -> ConceptMeasurement | None:
     """Returns the measurement of a concept on a model; None where there is none."""
-    return _measurements().get((model_fingerprint, concept))
+    model = _content().get(model_fingerprint)
+    found = None if model is None else model["concepts"].get(concept)
+    return None if found is None else _measurement(found)
+
+
+def summaries_of(concept: str) -> dict[str, str]:
+    """Returns, for each model the concept was measured on, one line: whether it steers, which way, at what strength."""
+    measured = {model["model"]: model["concepts"].get(concept) for model in _content().values()}
+    return {model: _measurement(found).summary for model, found in measured.items() if found is not None}
 
 
 @cache
-def _measurements() -> Mapping[tuple[str, str], ConceptMeasurement]:
-    content = json.loads((files("steering.concepts") / "data" / MEASURED_FILE).read_text(encoding="utf-8"))
-    return {
-        (fingerprint, concept): _measurement(found)
-        for fingerprint, model in content.items()
-        for concept, found in model["concepts"].items()
-    }
+def _content() -> Mapping[str, Any]:
+    content: Mapping[str, Any] = json.loads(
+        (files("steering.concepts") / "data" / MEASURED_FILE).read_text(encoding="utf-8")
+    )
+    return content
 
 
 def _measurement(found: Mapping[str, Any]) -> ConceptMeasurement:

@@ -40,8 +40,9 @@ class ModelAnswer(Answer):
 
 
 class CapabilitiesAnswer(Answer):
-    """What this server offers. executor: how passes run now (`eager`, `compiled`, `compiled+kernels`). judges: whom an
-    evaluation may name."""
+    """What this server offers. executor: how passes run now (`eager`, `compiled`, `compiled+kernels`). concept_steering:
+    whether each starter concept steers the loaded model, which way and at what strength, where that was measured. judges:
+    whom an evaluation may name."""
 
     engine: str
     executor: str
@@ -53,6 +54,7 @@ class CapabilitiesAnswer(Answer):
     conditions: list[str]
     projections: list[str]
     concepts: list[str]
+    concept_steering: dict[str, str]
     judges: list[str]
     limits: dict[str, int | float]
     scopes: list[str]
@@ -86,13 +88,15 @@ class DetokenizeAnswer(Answer):
 
 
 class ConceptAnswer(Answer):
-    """A starter concept: what + and - mean, and how many pairs show it."""
+    """A starter concept: what + and - mean, and how many pairs show it. measured: by model, whether it steers with default
+    settings, which way, and at what strength."""
 
     name: str
     positive: str
     negative: str
     description: str
     pairs: int
+    measured: dict[str, str]
 
 
 class ConceptList(Answer):

@@ -31,6 +31,7 @@ from steering.threads import run_in_thread
 from steering.vectors import ConceptVector
 from steering.workflows.evaluation import dose_response as doses
 from steering.workflows.evaluation import layer_sweep as sweeps
+from steering.workflows.evaluation.evidence import with_evidence
 from steering.workflows.evaluation.judge import Judging, instruction_of
 from steering.workflows.evaluation.setup import as_prompts
 from steering.workflows.progress import Progress
@@ -122,7 +123,7 @@ async def _save(work: PreparedEvaluation, found: doses.DoseResponse) -> tuple[Ve
         return None, (f"not saved: {vector.name} was deleted while {vector.id} was being measured",)
     if newest.version != vector.version:
         return None, (f"not saved: {newest.id} was created while {vector.id} was being measured",)
-    return vector_answer(await work.context.store.vectors.put(doses.with_evidence(vector, found))), ()
+    return vector_answer(await work.context.store.vectors.put(with_evidence(vector, found))), ()
 
 
 async def _with_size(context: Context, body: EvaluationRequest, fields: dict[str, Any]) -> tuple[WorkflowRequest, int]:

@@ -16,6 +16,7 @@ from steering.schemas.extraction import ExtractRequest
 from steering.schemas.vectors import VectorAnswer
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, check_name
+from steering.workflows.evaluation.evidence import with_shipped_evidence
 from steering.workflows.extraction.describe import describe
 from steering.workflows.extraction.extract import ExtractionRequest
 from steering.workflows.extraction.make import check_method, make_vector
@@ -61,6 +62,8 @@ async def run(work: PreparedExtraction, progress: Progress) -> ConceptVector:
         written = await describe(engine, trait, opposite, progress=progress)
         request = _workflow_request(work.context, work.body, written.pairs)
     vector = await make_vector(engine, request, training=_training(work.body), progress=progress)
+    if work.body.concept is not None:
+        vector = with_shipped_evidence(vector, work.body.concept)
     return await work.context.store.vectors.put(vector)
 
 

@@ -7,7 +7,7 @@ from statistics import fmean
 from steering.engine.api import Engine, Prompt, SamplingParams
 from steering.errors import InvalidRequest
 from steering.plan.layers import resolve_layers
-from steering.quality import DosePoint, Estimate, Interval, QualityCard, Recommended
+from steering.quality import DosePoint, Estimate, Interval, Recommended
 from steering.spec import Layers
 from steering.vectors import ConceptVector
 from steering.workflows.evaluation.judge import ASPECTS, Judgement, Judging, instruction_of, judge_answers
@@ -236,21 +236,3 @@ def _warnings(
     if against is not None and against > 0.25:
         warnings.append(f"{against:.0%} of the prompts moved against the sign of the strength")
     return tuple(warnings)
-
-
-def with_evidence(vector: ConceptVector, response: DoseResponse) -> ConceptVector:
-    """Returns the vector with the dose-response on its card and its ranges as the recommendation, which may be none."""
-    card = vector.quality or QualityCard(pairs=0, holdout=0, layers={})
-    card = replace(
-        card,
-        dose_response=response.points,
-        anti_steered=response.anti_steered,
-        warnings=tuple(dict.fromkeys((*card.warnings, *response.warnings))),
-    )
-    measured = {"vector": response.vector, "layers": list(response.layers), "reading_layer": response.reading_layer}
-    return replace(
-        vector,
-        quality=card,
-        recommended=response.recommended,
-        provenance={**vector.provenance, "dose_response": measured},
-    )

@@ -10,7 +10,8 @@ from pydantic import TypeAdapter
 from steering.engine.api import SamplingParams
 from steering.errors import InvalidRequest, NonfiniteActivations, VectorModelMismatch
 from steering.quality import LayerQuality, QualityCard
-from steering.workflows.evaluation.dose_response import DoseResponseRequest, dose_response, with_evidence
+from steering.workflows.evaluation.dose_response import DoseResponseRequest, dose_response
+from steering.workflows.evaluation.evidence import with_evidence
 from steering.workflows.evaluation.layer_sweep import LayerSweepRequest, layer_sweep
 from steering.workflows.evaluation.setup import as_prompts, random_like, reading_layer
 from tests.steering.workflows.linear import GAIN, LinearEngine
