@@ -1,6 +1,6 @@
 """Registry: a table of named extension points, such as methods, stores and engines."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Generic, TypeVar
 
@@ -62,9 +62,12 @@ class Registry(Mapping[str, T], Generic[T]):
         self._loaded.pop(name, None)
 
     def _unknown(self, name: str) -> InvalidRequest:
-        shown = str(name)[:64]
-        near = get_close_matches(shown, list(self), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ";"
-        return InvalidRequest(
-            f"{self.param}: unknown {self.kind} {shown!r}{hint} known: {', '.join(self)}", param=self.param
-        )
+        return InvalidRequest(unknown_name(self.kind, name, list(self), self.param), param=self.param)
+
+
+def unknown_name(kind: str, name: str, known: Sequence[str], param: str) -> str:
+    """Words the error about a name that is not in a table: the field, the nearest name, and all that exist."""
+    shown = str(name)[:64]
+    near = get_close_matches(shown, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ";"
+    return f"{param}: unknown {kind} {shown!r}{hint} known: {', '.join(known)}"

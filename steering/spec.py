@@ -31,6 +31,8 @@ class Spec(BaseModel):
     def _known(cls, value: Any) -> Any:
         """Sooner than `extra` would, since that cannot tell what is known."""
         known = _keys_of(cls)
+        if not isinstance(value, dict | cls):
+            raise PydanticCustomError("object_type", "expected an object with {known}", {"known": ", ".join(known)})
         for key in value if isinstance(value, dict) else ():
             if key not in known and not (cls.model_config.get("populate_by_name") and key in cls.model_fields):
                 context = {"key": str(key), "known": ", ".join(known)}

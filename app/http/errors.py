@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app import errors as http_errors
+from app.http.validation import describe
 from steering import errors
 from steering.errors import InternalError, InvalidRequest, NotFound, SteeringError
 
@@ -144,18 +145,17 @@ def _walk(finding: Mapping[str, Any], body: Any) -> tuple[str, ...]:
         path.append(str(part))
     if finding.get("type") == "missing":
         path.append(str(location[-1]))
+    if finding.get("type") == "union_tag_invalid":
+        path.append(str(finding["ctx"]["discriminator"]).strip("'"))
     return (*path, *unknown)
 
 
 def invalid(error: RequestValidationError) -> InvalidRequest:
-    """Reports the deepest finding of a validation: where a field has several forms, that is the one that was meant.
-
-    The refused input itself is never repeated.
-    """
+    """Reports the deepest findings of a validation: where a field has several forms, those are about the one that was meant."""
     findings = [(_walk(finding, error.body), finding) for finding in error.errors()]
-    path, finding = max(findings, key=lambda found: len(found[0]))
+    path = max((found for found, _ in findings), key=len)
     where = _quoted(".".join(path)) or None
-    message = str(finding.get("msg", "not valid")).removeprefix("Value error, ")
+    message = describe([finding for found, finding in findings if found == path])
     return InvalidRequest(f"{where or 'the body'}: {_quoted(message, FINDING_LIMIT)}", param=where)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from app.http.admission import Admission
 from app.policy.keys import Key
@@ -10,14 +11,17 @@ from app.services.limits import check_limit, check_own_steering, check_steering,
 from app.settings import Settings
 from app.state import AppState
 from steering.engine.api import Engine, Reading
-from steering.errors import InvalidRequest
+from steering.errors import InvalidRequest, ProfileNotFound, VectorNotFound
 from steering.plan.dose import DoseGuard
 from steering.plan.layers import check_model
 from steering.plan.types import SteeringPlan
 from steering.schemas.steering import ProfileSteering, Steering
-from steering.spec import InterventionSpec, SteeringSpec
-from steering.store.base import Store
+from steering.spec import InterventionSpec, SteeringSpec, vector_names
+from steering.store.base import Profile, Store, VectorFilter
 from steering.vectors import ConceptVector, VectorId
+
+SUGGESTED_FROM = 200
+"""Names among which the nearest to an unknown one is looked for."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +60,18 @@ class Context:
     async def vector(self, text: str, param: str = "vector") -> ConceptVector:
         """Returns the vector `name` or `name@3`. Raises VectorNotFound, or InvalidRequest for what is not a name."""
         key = VectorId.parse(text, param)
-        return await self.store.vectors.get(key.name, key.version)
+        try:
+            return await self.store.vectors.get(key.name, key.version)
+        except VectorNotFound as error:
+            raise await self._with_suggestion(error, key.name) from None
+
+    async def _with_suggestion(self, error: VectorNotFound, name: str) -> VectorNotFound:
+        """Adds the nearest name among those this request may use."""
+        page = await self.store.vectors.find(VectorFilter(), SUGGESTED_FROM)
+        allowed = self.key.limits.vectors
+        known = [one.name for one in page.vectors if one.name != name and (allowed is None or one.name in allowed)]
+        near = get_close_matches(name, known, n=1)
+        return VectorNotFound(error.message + (f"; did you mean {near[0]!r}?" if near else ""), param=error.param)
 
     async def vector_version(self, text: str, version: int | None) -> ConceptVector:
         """Returns the vector `name@3`, or `name` with `?version=3`. Raises InvalidRequest when both are given."""
@@ -93,7 +108,7 @@ class Context:
         interventions: Sequence[InterventionSpec]
         if isinstance(steering, ProfileSteering):
             check_own_steering(self.key, profile=True, listed=bool(steering.interventions))
-            profile = await self.store.profiles.get(steering.profile)
+            profile = await self._profile(steering.profile)
             interventions = (*profile.steering.interventions, *steering.interventions)
         else:
             check_own_steering(self.key, profile=False, listed=bool(steering))
@@ -108,7 +123,12 @@ class Context:
         check_steering(self.settings, interventions)
         spec = SteeringSpec(interventions=tuple(interventions))
         check_vectors(self.key, spec)
-        return await self.state.plans.resolve(spec, self.store.vectors, self.engine.info, self._guard())
+        try:
+            return await self.state.plans.resolve(spec, self.store.vectors, self.engine.info, self._guard())
+        except VectorNotFound:
+            for name in dict.fromkeys(vector_names(spec)):
+                await self.vector(name)  # raises again, with the nearest name
+            raise
 
     def charge_tokens(self, tokens: int) -> None:
         """Counts tokens against the limit of the key. Raises RateLimited."""
@@ -122,3 +142,14 @@ class Context:
         if own is None or (guard.run_time_bound is not None and guard.bound <= own):
             return guard
         return DoseGuard(own, "refuse")
+
+    async def _profile(self, name: str) -> Profile:
+        """Returns a profile. Raises ProfileNotFound with the nearest name."""
+        try:
+            return await self.store.profiles.get(name)
+        except ProfileNotFound as error:
+            known = [profile.name for profile in await self.store.profiles.all()]
+            near = get_close_matches(name, known, n=1)
+            raise ProfileNotFound(
+                error.message + (f"; did you mean {near[0]!r}?" if near else ""), param=error.param
+            ) from None

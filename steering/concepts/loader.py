@@ -8,6 +8,7 @@ from typing import Any
 from steering.concepts import CONCEPTS, ConceptEntry
 from steering.errors import ConceptNotFound, InternalError, InvalidRequest
 from steering.pairs import ChatMessage, ContrastivePair, PairSet, Text
+from steering.registry import unknown_name
 from steering.strict_json import load_json
 
 PAIR_KEYS = {"positive": True, "negative": True, "id": False, "topic": False, "prompt": False}
@@ -74,7 +75,7 @@ def read_prompts(lines: Iterable[str], source: str = "prompts") -> tuple[str, ..
 
 def _known(name: str) -> ConceptEntry:
     if name not in CONCEPTS:
-        raise ConceptNotFound(f"no concept {name[:80]!r}; known: {', '.join(CONCEPTS)}", param="concept")
+        raise ConceptNotFound(unknown_name("concept", name, list(CONCEPTS), "concept"), param="concept")
     return CONCEPTS[name]
 
 

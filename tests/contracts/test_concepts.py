@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from steering.extraction.quality import auroc
 
+from steering.auroc import auroc
 from steering.concepts import CONCEPTS
 from steering.concepts.loader import load_concept, load_evaluation_prompts, load_neutral, read_pairs, read_prompts
 from steering.errors import ConceptNotFound, InvalidRequest

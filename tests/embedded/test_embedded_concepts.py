@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from steering.extraction.quality import auroc
 
+from steering.auroc import auroc
 from steering.client import Client
 from steering.concepts import CONCEPTS
 from tests.embedded.material import asked, pair_words, pairs_of

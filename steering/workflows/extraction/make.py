@@ -12,6 +12,7 @@ from steering.extraction import METHODS
 from steering.extraction.card import recommend_from_norms
 from steering.layer_indices import layer_index
 from steering.model.info import ModelInfo
+from steering.registry import unknown_name
 from steering.vectors import ConceptVector, LayerDirection, combine, unit
 from steering.workflows.extraction.extract import ExtractionRequest, extract
 from steering.workflows.progress import Progress
@@ -30,7 +31,7 @@ def check_method(engine: Engine, method: str, training: TrainingSettings | None 
     """Raises InvalidRequest for an unknown method, training settings for another method, or unpaired texts for training;
     UnsupportedParameter for training with an engine that cannot fit directions."""
     if method not in METHOD_NAMES:
-        raise InvalidRequest(f"unknown method {method[:64]!r}; known: {', '.join(METHOD_NAMES)}", param="method")
+        raise InvalidRequest(unknown_name("method", method, METHOD_NAMES, "method"), param="method")
     if method == TRAINED:
         fitting_of(engine)
     if training is not None and method != TRAINED:

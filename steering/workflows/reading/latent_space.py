@@ -15,6 +15,7 @@ from steering.layer_indices import layer_indices
 from steering.plan.layers import check_model
 from steering.projection import PROJECTIONS, Points
 from steering.projection.base import Separability
+from steering.registry import unknown_name
 from steering.vectors import ConceptVector, LayerDirection
 from steering.workflows.progress import Progress, ignore_progress
 from steering.workflows.reading.projection_process import Drawing, draw
@@ -160,7 +161,7 @@ def _named(layer: int | None) -> str:
 def check_request(engine: Engine, request: LatentSpaceRequest) -> None:
     """Raises InvalidRequest and VectorModelMismatch for all that can be told before a text is read."""
     if request.method not in PROJECTIONS:
-        raise InvalidRequest(f"unknown method {request.method!r}; known: {', '.join(PROJECTIONS)}", param="method")
+        raise InvalidRequest(unknown_name("method", request.method, list(PROJECTIONS), "method"), param="method")
     if request.dims not in (2, 3):
         raise InvalidRequest(f"dims must be 2 or 3, got {request.dims}", param="dims")
     if not request.texts:

@@ -45,7 +45,6 @@ class SteeringBank:
             self.static_adds[:, layer, row].copy_(values)
         self.decisions[row].zero_()
         self.prompt_scores[row].zero_()
-        self.prompt_scores[row].zero_()
         self.scores[row].fill_(torch.nan)
         return row
 

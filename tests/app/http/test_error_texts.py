@@ -1,0 +1,94 @@
+"""Typical mistakes: each message names the field, what was given, what is allowed, and the nearest name that exists."""
+
+from typing import Any
+
+import pytest
+
+from tests.app.conftest import Server
+
+EXTRACT = {"name": "mood", "pairs": [{"positive": "good", "negative": "bad"}]}
+DOSE = {"kind": "dose_response", "vector": "sentiment"}
+
+
+def steering(**fields: Any) -> dict[str, Any]:
+    return {"prompt": "a", "steering": [{"vector": "sentiment", **fields}]}
+
+
+MISTAKES: list[tuple[str, dict[str, Any], str, list[str]]] = [
+    ("generate", {"prompt": "a", "temprature": 1}, "temprature", ["did you mean 'temperature'", "max_tokens"]),
+    ("generate", {"prompt": "a", "max_token": 1}, "max_token", ["did you mean 'max_tokens'"]),
+    ("generate", {"prompt": ""}, "prompt", ["must not be empty"]),
+    ("generate", {}, "", ["exactly one of 'prompt' and 'messages'"]),
+    ("generate", {"prompt": "a", "n": 0}, "n", ["at least 1", "got 0"]),
+    ("generate", {"prompt": "a", "n": "two"}, "n", ["a whole number", 'got "two"']),
+    ("generate", {"prompt": "a", "temperature": "hot"}, "temperature", ["a number", 'got "hot"']),
+    ("generate", {"prompt": "a", "temperature": -1}, "temperature", ["at least 0", "got -1"]),
+    ("generate", {"prompt": "a", "top_p": 2}, "top_p", ["at most 1", "got 2"]),
+    ("generate", {"prompt": "a", "stream": "yes"}, "stream", ["true or false", 'got "yes"']),
+    ("generate", {"messages": [{"role": "tool", "content": "a"}]}, "messages.0.role", ["'assistant'", 'got "tool"']),
+    ("generate", {"messages": [{"role": "usr", "content": "a"}]}, "messages.0.role", ["did you mean 'user'"]),
+    ("generate", {"messages": [{"role": "user"}]}, "messages.0.content", ["required"]),
+    ("generate", {"messages": "hello"}, "messages", ["a list", 'got "hello"']),
+    ("generate", {"prompt": "a", "steering": {"vector": "sentiment"}}, "steering", ["list of interventions", "profile"]),
+    ("generate", steering(strenght=1), "steering.0.strenght", ["did you mean 'strength'"]),
+    ("generate", steering(strength="strong"), "steering.0.strength", ["a number", 'got "strong"']),
+    ("generate", steering(strength=True), "steering.0.strength", ["a number", "got true"]),
+    ("generate", steering(layers=18), "steering.0.layers", ["'recommended' or 'all'", "a list", "from, to", "got 18"]),
+    ("generate", steering(layers="recomended"), "steering.0.layers", ["did you mean 'recommended'"]),
+    ("generate", steering(layers=[99]), "layers", ["layer 99 does not exist", "layers 0 to 3"]),
+    ("generate", steering(layers=[]), "steering.0.layers", ["at least 1"]),
+    ("generate", steering(unit="scales"), "steering.0.unit", ["'scale', 'raw' or 'relative'", "did you mean 'scale'"]),
+    ("generate", steering(operation="ad"), "operation", ["unknown operation 'ad'", "did you mean 'add'", "ablate"]),
+    ("generate", steering(scope={"tokens": "promt"}), "steering.0.scope.tokens", ["did you mean 'prompt'"]),
+    ("generate", steering(schedule={"kind": "linaer"}), "steering.0.schedule.kind", ["did you mean 'linear'"]),
+    ("generate", steering(schedule={"kind": "linear"}), "steering.0.schedule", ["needs 'tokens'"]),
+    ("generate", steering(when={"vector": "sentiment"}), "steering.0.when", ["exactly one of 'above' and 'below'"]),
+    ("generate", steering(operation="rotate"), "degrees", ["needs degrees"]),
+    ("generate", steering(operation="rotate", degrees=270), "degrees", ["between -180 and 180", "270"]),
+    ("generate", steering(degrees=10), "degrees", ["'add' takes no degrees"]),
+    ("generate", steering(operation="clamp"), "low", ["'low', 'high' or both"]),
+    ("generate", {"prompt": "a", "steering": [{"vector": "Sentiment"}]}, "vector", ["'Sentiment'", "a-z"]),
+    ("generate", {"prompt": "a", "steering": [{"vector": "sentimant"}]}, "vector", ["did you mean 'sentiment'"]),
+    ("generate", {"prompt": "a", "steering": {"profile": "cheerfull"}}, "profile", ["did you mean 'cheerful'"]),
+    ("generate", {"prompt": "a", "readout": ["sentimnt"]}, "vector", ["did you mean 'sentiment'"]),
+    ("vectors/extract", {"name": "mood", "pairs": [["a", "b"]]}, "pairs.0", ["an object with positive, negative", "a list of 2"]),
+    ("vectors/extract", {"name": "mood", "positive": ["a"]}, "", ["'positive' and 'negative' come together"]),
+    ("vectors/extract", {"name": "mood"}, "", ["exactly one of 'pairs', 'concept'"]),
+    ("vectors/extract", {"name": "mood", "pairs": []}, "pairs", ["at least 1 items, got 0"]),
+    ("vectors/extract", {"name": "mood", "pairs": [{"positive": "", "negative": "b"}]}, "pairs.0.positive", ["empty"]),
+    ("vectors/extract", {"name": "mood", "concept": "sentimental"}, "concept", ["did you mean 'sentiment'"]),
+    ("vectors/extract", {**EXTRACT, "method": "mean_diff"}, "method", ["did you mean 'mean_difference'", "pca"]),
+    ("vectors/extract", {**EXTRACT, "holdout": 1}, "holdout", ["less than 1", "got 1"]),
+    ("vectors/extract", {**EXTRACT, "position": "first"}, "position", ["'last'", 'got "first"']),
+    ("vectors/extract", {**EXTRACT, "layers": 3}, "layers", ["'all'", "a list", "got 3"]),
+    ("evaluations", {**DOSE, "kind": "dose"}, "kind", ["layer_sweep", "dose_response"]),
+    ("evaluations", {**DOSE, "scorer": "projecton"}, "scorer", ["did you mean 'projection'"]),
+    ("latent-space", {"texts": ["a"] * 6, "method": "umapp"}, "method", ["did you mean 'umap'"]),
+    ("latent-space", {"texts": ["a", "b"], "labels": ["x"]}, "labels", ["one label per text", "1 for 2"]),
+]  # fmt: skip
+
+
+@pytest.fixture
+async def ready(server: Server) -> Server:
+    """A server with a vector and a profile."""
+    await server.register()
+    body = {"interventions": [{"vector": "sentiment"}]}
+    assert (await server.client.put("/v1/profiles/cheerful", json=body)).status_code == 200
+    return server
+
+
+def test_there_are_at_least_forty() -> None:
+    assert len(MISTAKES) >= 40
+
+
+async def test_each_message_helps(ready: Server) -> None:
+    wrong = []
+    for route, body, param, words in MISTAKES:
+        answer = await ready.client.post(f"/v1/{route}", json=body)
+        error = answer.json().get("error", {})
+        message = error.get("message", "")
+        named = (error.get("param") or "").endswith(param)
+        missing = [word for word in words if word not in message]
+        if answer.status_code not in (400, 404) or not named or missing or "valid tuple" in message:
+            wrong.append((route, body, answer.status_code, error.get("param"), message, missing))
+    assert wrong == [], "\n".join(map(str, wrong))
