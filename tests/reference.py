@@ -30,6 +30,8 @@ class Reference:
     spent: dict[int, float] = field(default_factory=dict)
     decided: dict[Threshold, dict[int, bool]] = field(default_factory=dict)
     prompt_scores: dict[Threshold, dict[int, float]] = field(default_factory=dict)
+    last_scores: dict[Threshold, float] = field(default_factory=dict)
+    acted: set[int] = field(default_factory=set)
 
     def generate(self, prompt: Sequence[int], count: int, *, temperature: float = 0.0, seed: int = 0) -> list[int]:
         """`count` token ids after the prompt."""
@@ -78,6 +80,7 @@ class Reference:
                 group.append(following)
             weight = self._weight(group[0], layer, position)
             if weight is not None:
+                self.acted.add(position)
                 residual = self._apply(group, layer, residual, weight)
             start += len(group)
         return self._bounded(position, arriving, residual)
@@ -160,6 +163,7 @@ class Reference:
             if position != last:
                 return
             score = sum(seen.values()) / len(seen)
+        self.last_scores[threshold] = score
         on = score > threshold.above if threshold.above is not None else score < threshold.below
         if threshold.until is not None and not on:
             off = score < threshold.until if threshold.above is not None else score > threshold.until

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.bound import breaking_doses, typical_breaking_dose
+from steering.concepts import CONCEPTS
+from steering.concepts.measured import summaries_of
 
 RESULTS = Path(__file__).parent.parent / "results" / "quality.json"
 COHERENT = 1.5
@@ -52,6 +54,15 @@ def cards_table() -> str:
         "strengths to try",
     )  # fmt: skip
     return table(columns, rows)
+
+
+def ranges_table() -> str:
+    """Whether each starter concept steers the embedded model with default settings, which way, and at what strength."""
+    rows = []
+    for concept in CONCEPTS:
+        for model, line in summaries_of(concept).items():
+            rows.append((concept, model, line))
+    return table(("concept", "model", "measured"), rows)
 
 
 def overview() -> str:

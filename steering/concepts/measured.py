@@ -10,6 +10,8 @@ from typing import Any
 from steering.quality import DosePoint, Interval
 
 MEASURED_FILE = "measured.json"
+COHERENT = 1.5
+"""Perplexity relative to unsteered text up to which a text counts as coherent, as in an evaluation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,18 @@ class ConceptMeasurement:
             side = "positive" if self.strength else "negative"
             ways = f"steers one way only: strength {_range(found)} ({side} side)"
         else:
-            return f"does not steer ({layers})"
+            return f"{'not shown to steer' if self.moves_on_average else 'does not steer'} ({layers})"
         return f"{ways} ({layers})"
+
+    @property
+    def moves_on_average(self) -> bool:
+        """Whether at some strength the mean shift exceeds chance and mean perplexity stays coherent."""
+        return any(
+            (point.concept_score if point.strength > 0.0 else -point.concept_score) > (point.chance or 0.0)
+            and point.perplexity_ratio <= COHERENT
+            for point in self.points
+            if point.strength
+        )
 
 
 def _range(ends: Interval) -> str:

@@ -67,7 +67,7 @@ def _from_home(path: Path) -> str:
 PARTS = {
     "cli.md": {"commands": command_reference},
     "deploying.md": {"settings": settings_table},
-    "concepts.md": {"cards": page.cards_table},
+    "concepts.md": {"ranges": page.ranges_table, "cards": page.cards_table},
     "dose_response.md": {
         "measured": page.measured_on,
         "choice": page.choice_table,

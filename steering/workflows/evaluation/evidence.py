@@ -43,7 +43,11 @@ def with_shipped_evidence(vector: ConceptVector, concept: str) -> ConceptVector:
     )
     if not same or vector.recommended.layers != found.layers:
         return vector
-    warnings = [] if found.strength or found.negative else ["does not steer this model at any measured strength"]
+    recommended, warnings = Recommended(found.layers, found.strength, found.negative, basis="measured"), list[str]()
+    if not (found.strength or found.negative):
+        warnings.append(f"measured on {found.prompts} prompts: {found.summary}")
+        if found.moves_on_average:  # too few prompts to tell: the strengths to try stay
+            recommended = vector.recommended
     card = replace(
         vector.quality,
         dose_response=found.points,
@@ -54,6 +58,6 @@ def with_shipped_evidence(vector: ConceptVector, concept: str) -> ConceptVector:
     return replace(
         vector,
         quality=card,
-        recommended=Recommended(found.layers, found.strength, found.negative, basis="measured"),
+        recommended=recommended,
         provenance={**made, "dose_response": measured},
     )

@@ -77,6 +77,36 @@ async def test_a_random_vector_earns_no_recommendation(engine):
     assert advised == 0
 
 
+async def test_recommended_ranges_of_other_seeds_overlap(engine):
+    """Noise of sampling and other random directions move the ends of a range, but not the range."""
+    ranges = []
+    for seed in range(10):
+        request = asked_of(
+            engine, sampling=replace(SAMPLING, seed=seed), strengths=(0.25, 0.5, 0.75, 1.0, 1.5), random_directions=4
+        )
+        ranges.append((await dose_response(engine, request)).recommended.strength)
+    for strength in (0.5, 0.75, 1.0):
+        held = sum(found is not None and found[0] <= strength <= found[1] for found in ranges)
+        if held >= 9:
+            return
+    raise AssertionError(f"no strength is in 9 of the 10 ranges {ranges}")
+
+
+async def test_a_layer_sweep_and_a_dose_response_agree_at_a_shared_layer_and_strength(engine):
+    """They generate the same answers; only chance is estimated from other random directions."""
+    sweep = await layer_sweep(
+        engine, LayerSweepRequest(planted_vector(engine), PROMPTS, layers=(2,), strengths=(0.5, 1.0), sampling=SAMPLING)
+    )
+    found = await dose_response(engine, asked_of(engine, strengths=(0.5, 1.0)))
+    points = {point.strength: point for point in found.points}
+    for point in sweep.points:
+        other = points[point.strength]
+        assert point.moved.mean == pytest.approx(other.concept_score)
+        assert point.perplexity_ratio == pytest.approx(other.perplexity_ratio)
+        assert point.relative_dose == pytest.approx(other.relative_dose)
+    assert sweep.recommended.strength == found.recommended.strength
+
+
 async def test_evidence_goes_on_the_card_and_survives_json(engine):
     vector = planted_vector(engine)
     found = await dose_response(engine, asked_of(engine, vector=vector))
