@@ -22,6 +22,8 @@ from steering.workflows.reading.projection_process import Drawing, draw
 
 Point: TypeAlias = tuple[float, ...]
 Read: TypeAlias = NDArray[np.float32]
+MIN_TEXTS_TO_WARN = 30
+"""With fewer texts, holding a text out moves the mean of its class away from it, which alone pulls AUROC below chance."""
 PATH_TEXTS = 64
 """Texts that span the picture in which a path through the layers is drawn."""
 
@@ -134,6 +136,8 @@ async def latent_space(
 
 def _about_separability(request: LatentSpaceRequest, maps: Mapping[int | None, LayerMap]) -> list[str]:
     """Warns where held-out labels are predicted worse than chance: texts with opposite labels were split over folds."""
+    if len(request.texts) < MIN_TEXTS_TO_WARN:
+        return []
     worse = [
         f"{_named(layer)} ({found.auroc:.2f})"
         for layer, one in maps.items()

@@ -201,7 +201,7 @@ async def test_prompts_of_starter_concepts_and_conversations_may_be_used(start: 
 
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
-    ({"kind": "magic"}, "invalid_request", ""),
+    ({"kind": "magic"}, "invalid_request", "kind"),
     ({"kind": None}, "invalid_request", ""),
     ({"vector": "nothing"}, "vector_not_found", "vector"),
     ({"reader": "nothing"}, "vector_not_found", "vector"),
