@@ -35,8 +35,8 @@ class Effort:
 
 
 FULL = Effort()
-RANGES = Effort(reporting=20, neutral=4, controls=4)
-"""Both directions of every concept; intervals over 20 prompts."""
+RANGES = Effort(reporting=12, neutral=2, controls=3, tokens=32)
+"""Both directions of every concept."""
 QUICK = Effort(choosing=2, reporting=3, neutral=1, tokens=8, controls=1, doses=(-0.1, 0.1))
 """Shows that everything runs; measures nothing."""
 

@@ -16,7 +16,7 @@ from steering.concepts.measured import MEASURED_FILE
 from steering.engine.api import Engine
 from steering.workflows.evaluation.dose_response import DoseResponseRequest, dose_response
 
-DOSES = (-0.24, -0.18, -0.13, -0.09, -0.06, 0.06, 0.09, 0.13, 0.18, 0.24)
+DOSES = (-0.22, -0.15, -0.1, -0.06, 0.06, 0.1, 0.15, 0.22)
 """Planned relative doses: concepts differ in their natural scale, so strengths are chosen by the dose they make."""
 PATH = Path(__file__).parents[2] / "steering" / "concepts" / "data" / MEASURED_FILE
 

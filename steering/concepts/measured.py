@@ -33,7 +33,7 @@ class ConceptMeasurement:
     @property
     def summary(self) -> str:
         """One line: whether it steers the model, which way, and at what strength."""
-        layers = "layer " + ", ".join(map(str, self.layers))
+        layers = f"layer {', '.join(map(str, self.layers))}, {self.prompts} prompts"
         if self.strength and self.negative:
             ways = f"steers both ways: strength {_range(self.strength)} and {_range(self.negative)}"
         elif self.strength or self.negative:

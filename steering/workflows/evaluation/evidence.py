@@ -45,7 +45,7 @@ def with_shipped_evidence(vector: ConceptVector, concept: str) -> ConceptVector:
         return vector
     recommended, warnings = Recommended(found.layers, found.strength, found.negative, basis="measured"), list[str]()
     if not (found.strength or found.negative):
-        warnings.append(f"measured on {found.prompts} prompts: {found.summary}")
+        warnings.append(found.summary)
         if found.moves_on_average:  # too few prompts to tell: the strengths to try stay
             recommended = vector.recommended
     card = replace(

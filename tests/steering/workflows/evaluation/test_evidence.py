@@ -59,6 +59,7 @@ def test_it_is_the_evidence_of_the_same_vector_alone(concept: str) -> None:
     assert proved.recommended is not None
     assert proved.quality.dose_response == found.points
     assert (proved.recommended.strength, proved.recommended.negative) == (found.strength, found.negative)
+    assert (proved.recommended.basis == "measured") != (found.summary.startswith("not shown"))
     for changes in (
         {"model_fingerprint": "another"},
         {"provenance": {"dataset": "another", "method": found.method, "position": found.position}},
@@ -75,10 +76,10 @@ def point(strength: float, score: float, ratio: float = 1.0) -> DosePoint:
 @pytest.mark.parametrize(
     ("strength", "negative", "points", "line"),
     [
-        ((0.5, 1.0), (-2.0, -1.0), (), "steers both ways: strength 0.5 to 1 and -2 to -1 (layer 14)"),
-        (None, (-1.0, -1.0), (), "steers one way only: strength -1 (negative side) (layer 14)"),
-        (None, None, (point(1.0, 0.3),), "not shown to steer (layer 14)"),
-        (None, None, (point(1.0, 0.3, 1.8), point(-1.0, 0.1)), "does not steer (layer 14)"),
+        ((0.5, 1.0), (-2.0, -1.0), (), "steers both ways: strength 0.5 to 1 and -2 to -1 (layer 14, 12 prompts)"),
+        (None, (-1.0, -1.0), (), "steers one way only: strength -1 (negative side) (layer 14, 12 prompts)"),
+        (None, None, (point(1.0, 0.3),), "not shown to steer (layer 14, 12 prompts)"),
+        (None, None, (point(1.0, 0.3, 1.8), point(-1.0, 0.1)), "does not steer (layer 14, 12 prompts)"),
     ],
 )
 def test_the_line_says_whether_which_way_and_at_what_strength(strength, negative, points, line) -> None:
