@@ -1,7 +1,7 @@
 """Runs blocking work in threads that end with it, so that only the engine's thread keeps an OpenMP pool.
 
 OpenMP (libgomp, inside torch) keeps a pool of worker threads for every thread that ever ran a parallel operation. As soon
-as all pools together have more threads than there are processors, every pool sleeps at each barrier instead of spinning:
+as all pools together have more threads than there are processors, every pool sleeps at each barrier:
 a decode step of many small operations then takes four times as long (measured on two cores: 88 ms against 21). The pool
 of a thread that ends is freed; a thread that lives on, such as the event loop's, can do without one.
 """

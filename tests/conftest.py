@@ -2,19 +2,31 @@
 
 import os
 from pathlib import Path
-from pkgutil import iter_modules
 
 from jaxtyping import install_import_hook
 
-# Shapes and types are checked at every call of these modules. Not in the model and the engine, whose functions are
-# traced by torch.compile, which cannot follow the checks.
-STEERING = Path(__file__).resolve().parent.parent / "steering"
-CHECKED = [
-    f"steering.{package}.{module.name}"
-    for package in ("extraction", "projection", "operations", "conditions")
-    for module in iter_modules([str(STEERING / package)])
-]
-install_import_hook([*CHECKED, "steering.vectors", "steering.quality"], "beartype.beartype")
+import tests.shape_checks  # noqa: F401 - named in a string below
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+TYPED = ("conditions", "extraction", "operations", "projection", "quality.py", "rowwise.py", "vectors.py")
+SHAPED = ("engine", "model", "workflows")
+GPU_TESTS = REPOSITORY / "tests" / "gpu"
+TRACED = "engine/transformers/execution"
+
+
+def modules_of(*packages: str) -> list[str]:
+    """Returns the modules of some packages. Left out: `__init__` files, whose loaders return protocols, and compiled
+    execution, whose functions are traced by torch.export."""
+    steering = REPOSITORY / "steering"
+    files = [file for name in packages for file in [steering / name, *(steering / name).rglob("*.py")]]
+    paths = [file.relative_to(steering) for file in files if file.suffix == ".py" and file.name != "__init__.py"]
+    kept = [path for path in paths if not path.as_posix().startswith(TRACED)]
+    return [".".join(("steering", *path.with_suffix("").parts)) for path in kept]
+
+
+# Pure functions of tensors are checked at every call, types included; the rest of the library by its tensors' shapes.
+install_import_hook(modules_of(*TYPED), "beartype.beartype")
+install_import_hook(modules_of(*SHAPED), "tests.shape_checks.check_shapes")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -41,7 +53,16 @@ from tests.families import EOS, FAMILIES, VOCABULARY  # noqa: E402
 torch.set_num_threads(1)
 settings.register_profile("no_deadline", deadline=None)  # tests do not fail on a busy machine
 settings.load_profile("no_deadline")
-REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselects tests of a CUDA device where there is none, unless `-m gpu` asks for them."""
+    if torch.cuda.is_available() or "gpu" in (config.option.markexpr or ""):
+        return
+    gpu = [item for item in items if item.get_closest_marker("gpu") or item.path.is_relative_to(GPU_TESTS)]
+    if gpu:
+        config.hook.pytest_deselected(items=gpu)
+        items[:] = [item for item in items if item not in gpu]
 
 
 @pytest.fixture(scope="session")

@@ -251,8 +251,8 @@ def middle(entry) -> float:
 def gumbel(seed: int, index: int, vocab: int) -> list[float]:
     """Gumbel noise of every token, from a generator of its own for each seed and index."""
     words = np.random.SFC64(np.random.SeedSequence((seed, index))).random_raw(vocab)
-    halves = [half for word in words.tolist() for half in (word & 0xFFFFFFFF, word >> 32)]
-    return [-math.log(-math.log(u / 2**24)) if (u := half >> 8) else -math.inf for half in halves[:vocab]]
+    parts = [part for word in words.tolist() for part in (word & 0xFFFFFFFF, word >> 32)]
+    return [-math.log(-math.log(u / 2**24)) if (u := part >> 8) else -math.inf for part in parts[:vocab]]
 
 
 def choose(logits: torch.Tensor, temperature: float, seed: int, index: int) -> int:

@@ -11,8 +11,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from steering.errors import InvalidRequest, ModelLoadFailed, UnsupportedModel
-from steering.model.device import check_one_device, choose_device, choose_dtype
+from steering.errors import ModelLoadFailed, UnsupportedModel
 from steering.model.fingerprint import fingerprint_of
 from steering.model.loading import LoadedModel, cast_parameters, load, opened
 from tests.families import D_MODEL, EOS, FAMILIES, LAYERS, LLAMA_LIKE, VOCABULARY, build
@@ -214,33 +213,6 @@ def test_a_folder_without_a_tokenizer_is_refused(tiny_folder: Path, tmp_path: Pa
         file.unlink()
     with pytest.raises(ModelLoadFailed):
         load_here(tiny_folder, tmp_path)
-
-
-def test_devices_and_dtypes_that_do_not_exist_are_refused() -> None:
-    with pytest.raises(InvalidRequest, match="device must be"):
-        choose_device("abacus")
-    with pytest.raises(InvalidRequest, match="does not exist"):
-        choose_device(f"cuda:{torch.cuda.device_count()}")
-    for unsupported in ("mps", "xpu:0", "meta"):
-        with pytest.raises(InvalidRequest, match=f"{unsupported.partition(':')[0]} devices are not supported"):
-            choose_device(unsupported)
-    with pytest.raises(InvalidRequest, match="dtype must be"):
-        choose_dtype("float8", torch.device("cpu"))
-
-
-def test_auto_is_what_the_machine_has() -> None:
-    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    assert choose_dtype("float16", torch.device("cpu")) == torch.float16
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    native = capabilities.get("amx_bf16", False) or capabilities.get("avx512_bf16", False)
-    assert choose_dtype("auto", torch.device("cpu")) == (torch.bfloat16 if native else torch.float32)
-
-
-def test_a_model_spread_over_several_devices_is_refused_by_name() -> None:
-    check_one_device({"cuda:0"})
-    with pytest.raises(InvalidRequest, match="spreads the model over 0, 1, cpu") as refusal:
-        check_one_device({"1", "0", "cpu"})
-    assert refusal.value.param == "device_map"
 
 
 def test_only_ordinary_floating_parameters_are_cast(tiny_model: PreTrainedModel) -> None:

@@ -1,4 +1,4 @@
-"""A fit does what it was asked, is a guest among live requests, stops when its caller leaves, and leaves nothing behind."""
+"""A fit lowers its loss, leaves time to live requests, stops when it is cancelled, and changes nothing on the model."""
 
 import asyncio
 from dataclasses import replace
@@ -92,7 +92,7 @@ async def test_an_initial_direction_is_where_it_starts(hf_byte_tokenizer: PreTra
     assert float(moved.direction @ start / start.norm()) < 0.99
 
 
-async def test_the_same_task_gives_the_same_direction_beside_live_traffic_too(
+async def test_the_same_task_gives_the_same_direction_next_to_live_traffic(
     hf_byte_tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     requests = [GenerationRequest(PROMPT, sampling(60, seed=i, temperature=1.0)) for i in range(3)]
@@ -104,9 +104,9 @@ async def test_the_same_task_gives_the_same_direction_beside_live_traffic_too(
         outcomes = await run_all(engine, requests)
         assert [o.tokens for o in outcomes] == [o.tokens for o in expected]
         assert engine.stats().steps > steps_before
-        beside = await fitting
-    assert torch.equal(alone.direction, beside.direction)
-    assert alone.losses == beside.losses
+        meanwhile = await fitting
+    assert torch.equal(alone.direction, meanwhile.direction)
+    assert alone.losses == meanwhile.losses
 
 
 async def test_live_traffic_does_not_wait_for_the_fit(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
@@ -180,7 +180,7 @@ async def test_closing_the_engine_ends_fits(hf_byte_tokenizer: PreTrainedTokeniz
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"layer": 3}, "layer 3"),
         ({"neutral": (NeutralText((1, 2), 2),)}, "start 2"),
@@ -201,10 +201,10 @@ async def test_closing_the_engine_ends_fits(hf_byte_tokenizer: PreTrainedTokeniz
     ],
 )
 async def test_what_cannot_be_fitted_is_refused(
-    hf_byte_tokenizer: PreTrainedTokenizerFast, change: dict[str, object], said: str
+    hf_byte_tokenizer: PreTrainedTokenizerFast, change: dict[str, object], message: str
 ) -> None:
     async with family_engine("llama", hf_byte_tokenizer) as engine:
-        with pytest.raises(InvalidRequest, match=said):
+        with pytest.raises(InvalidRequest, match=message):
             await engine.fit(replace(TASK, **change))  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""What a caller sees of a token: text in whole characters, stops that never leak, logprobs, seeds, filters."""
+"""The choice of a token: seeds, noise, filters, penalties and log-probabilities."""
 
 import math
 
@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from steering.engine.api import GenerationRequest, SamplingParams
-from steering.engine.transformers.sampling.detokenizer import advance, finish
 from steering.engine.transformers.sampling.filters import candidates, every_token, is_filtered, ranked
 from steering.engine.transformers.sampling.noise import gumbel, uniform
 from steering.engine.transformers.sampling.penalties import adjusted
@@ -24,64 +23,6 @@ PROMPT = tuple(b"Tell me something")
 
 def row(params: SamplingParams, ids: list[int] | None = None) -> Sequence:
     return Sequence(0, ids or [1], 1, UNSTEERED, params, stream=None)  # type: ignore[arg-type]
-
-
-class Pieces:
-    """A decoder that gives one piece a token."""
-
-    def __init__(self, pieces: list[str]) -> None:
-        self._pieces = pieces
-
-    def step(self, token_id: int) -> str:
-        return self._pieces[token_id]
-
-    def flush(self) -> str:
-        return ""
-
-
-@given(
-    pieces=st.lists(st.text(alphabet="abE\n", max_size=4), max_size=12),
-    stops=st.lists(st.text(alphabet="abE\n", min_size=1, max_size=5), max_size=4),
-)
-def test_pieces_join_to_the_text_before_the_first_stop(pieces: list[str], stops: list[str]) -> None:
-    sequence = row(SamplingParams(stop=tuple(stops)))
-    sequence.decoder = Pieces(pieces)
-    given_out, stopped = "", False
-    for token in range(len(pieces)):
-        text, stopped = advance(sequence, token)
-        given_out += text
-        if stopped:
-            break
-    if not stopped:
-        given_out += finish(sequence)
-    # the stop that is complete first ends the text, which is what someone reading along would see
-    whole, expected = "", None
-    for piece in pieces:
-        whole += piece
-        found = [whole.find(stop) for stop in stops if stop in whole]
-        if found:
-            expected = whole[: min(found)]
-            break
-    assert given_out == (whole if expected is None else expected)
-
-
-async def test_stop_strings_end_the_text_and_are_not_in_it(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
-    async with family_engine("llama", hf_byte_tokenizer) as engine:
-        free = await run(engine, GenerationRequest(PROMPT, sampling(40, temperature=1.0, seed=3)))
-        stop = free.text[10:13]
-        stopped = await run(engine, GenerationRequest(PROMPT, sampling(40, temperature=1.0, seed=3, stop=(stop,))))
-        assert stopped.text == free.text[: free.text.find(stop)]
-        assert stopped.finish.reason == "stop"
-        assert free.finish.reason == "length"
-
-
-async def test_text_pieces_are_whole_characters(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
-    """A random byte model writes broken characters all the time: no piece may end inside one."""
-    async with family_engine("llama", hf_byte_tokenizer) as engine:
-        requests = [GenerationRequest(PROMPT, sampling(60, temperature=1.5, seed=seed)) for seed in range(8)]
-        for outcome in await run_all(engine, requests):
-            assert outcome.text == engine.tokenizer.decode((*PROMPT, *outcome.tokens))[len(bytes(PROMPT).decode()) :]
-            outcome.text.encode("utf-8")
 
 
 async def test_same_seed_same_tokens_whoever_else_is_there(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
@@ -256,6 +197,6 @@ def test_a_nonfinite_row_is_reported_and_alone() -> None:
 def test_extreme_numbers_choose_the_argmax_and_disturb_no_other_row(extreme: dict) -> None:
     logits = torch.tensor([[0.5, 3.0, -1.0, 2.0]] * 2)
     plain = SamplingParams(temperature=1.0, seed=5)
-    beside = sample(logits, [row(SamplingParams(**extreme), [1]), row(plain)])
-    assert beside[0].token_id == 1
-    assert beside[1] == sample(logits[:1], [row(plain)])[0]
+    found = sample(logits, [row(SamplingParams(**extreme), [1]), row(plain)])
+    assert found[0].token_id == 1
+    assert found[1] == sample(logits[:1], [row(plain)])[0]
