@@ -9,14 +9,19 @@ import tests.shape_checks  # noqa: F401 - named in a string below
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TYPED = ("conditions", "extraction", "operations", "projection", "quality.py", "rowwise.py", "vectors.py")
-SHAPED = ("engine", "model", "workflows")
+SHAPED = (
+    *(f"engine/{name}.py" for name in ("api", "capabilities", "checks", "fit_task", "norms", "prompts")),
+    *(f"engine/transformers/{name}" for name in ("sampling", "training", "captures.py", "unembedding.py")),
+    "model",
+    "workflows",
+)
 GPU_TESTS = REPOSITORY / "tests" / "gpu"
-TRACED = "engine/transformers/execution"
+TRACED = ("model/hooks.py", "model/layout.py")
 
 
 def modules_of(*packages: str) -> list[str]:
-    """Returns the modules of some packages. Left out: `__init__` files, whose loaders return protocols, and compiled
-    execution, whose functions are traced by torch.export."""
+    """Returns the modules of some packages. Left out: `__init__` files, whose loaders return protocols, and functions of
+    hooks, which torch.export traces."""
     steering = REPOSITORY / "steering"
     files = [file for name in packages for file in [steering / name, *(steering / name).rglob("*.py")]]
     paths = [file.relative_to(steering) for file in files if file.suffix == ".py" and file.name != "__init__.py"]

@@ -145,13 +145,13 @@ class Capture:
     """The result of reading one text, in float32 on the host.
 
     activations (layer, token, d_model): in the order of CaptureSpec.layers; token is 1 unless position was "all". logits
-    (token, vocab): over every position. embeddings (token, d_model): the embedding layer's output, before positions are
-    added.
+    (position, vocab): over every position of the text. embeddings (token, d_model): the embedding layer's output,
+    before positions are added.
     """
 
     token_ids: tuple[int, ...]
     activations: Float[Tensor, "layer token d_model"]
-    logits: Float[Tensor, "token vocab"] | None = None
+    logits: Float[Tensor, "position vocab"] | None = None
     embeddings: Float[Tensor, "token d_model"] | None = None
 
 

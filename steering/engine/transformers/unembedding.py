@@ -23,7 +23,7 @@ class Unembedding:
             rows: Tensor = table(torch.tensor(ids, device=next(table.parameters()).device))
         return rows.to(torch.float32).cpu()
 
-    def unembedding(self, residual: Residual, piece: int) -> Generator[None, None, Float[Tensor, "token vocab"]]:
+    def unembedding(self, residual: Tensor, piece: int) -> Generator[None, None, Float[Tensor, "token vocab"]]:
         """Computes logits of residuals, `piece` of them at a time; float32, on the host.
 
         Raises InvalidRequest for residuals of another width.
