@@ -4,11 +4,12 @@ from typing import ClassVar
 
 import torch
 
+from steering.conditions.base import Condition
 from steering.rowwise import dot
 from steering.shapes import Parameters, Residual, Scores
 
 
-class Cosine:
+class Cosine(Condition):
     """score = (r . c) / |r|, between -1 and 1."""
 
     name: ClassVar[str] = "cosine"

@@ -4,11 +4,12 @@ from typing import ClassVar
 
 import torch
 
+from steering.conditions.base import Condition
 from steering.rowwise import dot
 from steering.shapes import Parameters, Residual, Scores
 
 
-class Probe:
+class Probe(Condition):
     """score = sigmoid(w (r . c) + b), with the slope and offset the extraction fitted on the projection."""
 
     name: ClassVar[str] = "probe"

@@ -2,11 +2,12 @@
 
 from typing import ClassVar
 
+from steering.conditions.base import Condition
 from steering.rowwise import dot
 from steering.shapes import Parameters, Residual, Scores
 
 
-class Projection:
+class Projection(Condition):
     """score = (r . c - m) / kappa (Lee et al., conditional activation steering, arXiv 2409.05907, with a natural scale).
 
     The poles lie at +0.5 and -0.5; m is 0 for a vector without class means.

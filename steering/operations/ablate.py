@@ -1,15 +1,17 @@
 """ablate: r' = r - t (r Q^T - m) Q. Share 1 sets the component to m; several at a layer are set jointly."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from steering.errors import InvalidRequest
+from steering.operations.base import Operation
 from steering.rowwise import dot
 from steering.shapes import Directions, Parameters, Residual
 from steering.spec import InterventionSpec
 from steering.vectors import LayerDirection
 
 
-class Ablate:
+class Ablate(Operation):
     """Removes the share t of the component in span(Q), Q (k, d_model) orthonormal (Arditi et al., arXiv 2406.11717).
 
     With target `middle` the component of one direction is set to the middle of the poles instead of 0.
@@ -17,12 +19,8 @@ class Ablate:
 
     name: ClassVar[str] = "ablate"
     parameters: ClassVar[tuple[str, ...]] = ("share", "middle")
-    scaled: ClassVar[frozenset[str]] = frozenset()
     weighted: ClassVar[str] = "share"
     fields: ClassVar[frozenset[str]] = frozenset({"target"})
-    required: ClassVar[frozenset[str]] = frozenset()
-    static: ClassVar[bool] = False
-    merges: ClassVar[bool] = True
 
     @staticmethod
     def resolve(spec: InterventionSpec, entry: LayerDirection, target: LayerDirection | None) -> tuple[float, ...]:
@@ -37,13 +35,27 @@ class Ablate:
         return (spec.strength, entry.middle)
 
     @staticmethod
-    def planned_dose(parameters: tuple[float, ...], norm: float | None) -> float | None:
-        """None: the component that is removed is not known before the residual is."""
-        return None
+    def merges(parameters: tuple[float, ...]) -> bool:
+        """Only removals: a value for each direction does not carry over to a joint basis."""
+        return parameters[1] == 0.0
+
+    @staticmethod
+    def warnings(spec: InterventionSpec, entries: Mapping[int, LayerDirection]) -> tuple[str, ...]:
+        """Warns where removing the component puts the residual beyond one of the vector's poles."""
+        if spec.target == "middle":
+            return ()
+        scores = {layer: -entry.middle / entry.scale for layer, entry in entries.items() if entry.centred}
+        beyond = ", ".join(f"{score:+.2f} at layer {layer}" for layer, score in scores.items() if abs(score) > 0.5)
+        if not beyond:
+            return ()
+        return (
+            f"ablate sets the component of {spec.vector} to 0, which lies beyond its poles (-0.5 and +0.5): score {beyond}; "
+            "target 'middle' sets it between them",
+        )
 
     @staticmethod
     def apply(residual: Residual, directions: Directions, parameters: Parameters) -> Residual:
-        """residual (token, d_model), directions (token, k, d_model) orthonormal or zero rows, parameters (token, 2).
+        """residual (token, d_model), directions (token, k, d_model) orthonormal, parameters (token, 2).
 
         middle applies to the first direction; only calls with middle 0 are merged over several.
         """

@@ -2,23 +2,20 @@
 
 from typing import ClassVar
 
-from steering.operations.base import unit_size
+from steering.operations.base import Operation, unit_size
 from steering.shapes import Directions, Parameters, Residual
 from steering.spec import InterventionSpec
 from steering.vectors import LayerDirection
 
 
-class Add:
+class Add(Operation):
     """r' = r + a d (Turner et al., arXiv 2308.10248; Panickssery et al., arXiv 2312.06681). Amount 0 is the identity."""
 
     name: ClassVar[str] = "add"
     parameters: ClassVar[tuple[str, ...]] = ("amount",)
     scaled: ClassVar[frozenset[str]] = frozenset({"amount"})
     weighted: ClassVar[str] = "amount"
-    fields: ClassVar[frozenset[str]] = frozenset()
-    required: ClassVar[frozenset[str]] = frozenset()
     static: ClassVar[bool] = True
-    merges: ClassVar[bool] = False
 
     @staticmethod
     def resolve(spec: InterventionSpec, entry: LayerDirection, target: LayerDirection | None) -> tuple[float, ...]:

@@ -1,5 +1,6 @@
 """Operation: the protocol of what can be done to residual vectors. Pure functions of tensors; rows are independent."""
 
+from collections.abc import Mapping
 from typing import ClassVar, Protocol
 
 from steering.shapes import Directions, Parameters, Residual
@@ -10,6 +11,8 @@ from steering.vectors import LayerDirection
 class Operation(Protocol):
     """The arithmetic of one kind of intervention, and everything the rest of the library needs to know about it.
 
+    An operation subclasses it and states what differs from the defaults.
+
     name: its name in the API.
     parameters: names of its `n` parameters, in order.
     scaled: the parameters in residual units; with unit `relative` they are multiplied by |r| at each token.
@@ -17,17 +20,15 @@ class Operation(Protocol):
     fields: fields of InterventionSpec it uses that not every operation has (`low`, `high`, `degrees`, `to`).
     required: those of `fields` without which it is refused.
     static: r' - r does not depend on r, so unconditional uses may be summed once per request (static adds).
-    merges: neighbours with equal parameters become one call over an orthonormal basis of their joint span.
     """
 
     name: ClassVar[str]
     parameters: ClassVar[tuple[str, ...]]
-    scaled: ClassVar[frozenset[str]]
     weighted: ClassVar[str]
-    fields: ClassVar[frozenset[str]]
-    required: ClassVar[frozenset[str]]
-    static: ClassVar[bool]
-    merges: ClassVar[bool]
+    scaled: ClassVar[frozenset[str]] = frozenset()
+    fields: ClassVar[frozenset[str]] = frozenset()
+    required: ClassVar[frozenset[str]] = frozenset()
+    static: ClassVar[bool] = False
 
     @staticmethod
     def resolve(spec: InterventionSpec, entry: LayerDirection, target: LayerDirection | None) -> tuple[float, ...]:
@@ -39,17 +40,27 @@ class Operation(Protocol):
 
     @staticmethod
     def planned_dose(parameters: tuple[float, ...], norm: float | None) -> float | None:
-        """|r' - r| / |r| as far as it is known before r is; None where it depends on r.
+        """|r' - r| / |r| as far as it is known before r; None where it depends on r.
 
         norm: the typical |r| of the layer in the units of the parameters (1 in unit `relative`), None if not measured.
         """
-        ...
+        return None
+
+    @staticmethod
+    def merges(parameters: tuple[float, ...]) -> bool:
+        """Whether neighbours with these parameters become one call over an orthonormal basis of their joint span."""
+        return False
+
+    @staticmethod
+    def warnings(spec: InterventionSpec, entries: Mapping[int, LayerDirection]) -> tuple[str, ...]:
+        """What a caller should know of an intervention that is carried out all the same. entries: the vector by layer."""
+        return ()
 
     @staticmethod
     def apply(residual: Residual, directions: Directions, parameters: Parameters) -> Residual:
         """residual (token, d_model) float32, directions (token, k, d_model) unit, parameters (token, n) -> (token, d_model).
 
-        A direction row of zeros is unused. Returns a new tensor.
+        Returns a new tensor.
         """
         ...
 

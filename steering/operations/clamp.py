@@ -4,14 +4,14 @@ from math import inf
 from typing import ClassVar
 
 from steering.errors import InvalidRequest
-from steering.operations.base import unit_size
+from steering.operations.base import Operation, unit_size
 from steering.rowwise import dot
 from steering.shapes import Directions, Parameters, Residual
 from steering.spec import InterventionSpec
 from steering.vectors import LayerDirection
 
 
-class Clamp:
+class Clamp(Operation):
     """r' = r + t (min(max(p, low), high) - p) d, p = r . d. Inside the bounds it is the identity; t = 1 is idempotent."""
 
     name: ClassVar[str] = "clamp"
@@ -19,9 +19,6 @@ class Clamp:
     scaled: ClassVar[frozenset[str]] = frozenset({"low", "high"})
     weighted: ClassVar[str] = "share"
     fields: ClassVar[frozenset[str]] = frozenset({"low", "high"})
-    required: ClassVar[frozenset[str]] = frozenset()
-    static: ClassVar[bool] = False
-    merges: ClassVar[bool] = False
 
     @staticmethod
     def resolve(spec: InterventionSpec, entry: LayerDirection, target: LayerDirection | None) -> tuple[float, ...]:
@@ -37,11 +34,6 @@ class Clamp:
         if low > high:
             raise InvalidRequest(f"clamp needs low <= high, got {spec.low} and {spec.high}", param="low")
         return (low, high, spec.strength)
-
-    @staticmethod
-    def planned_dose(parameters: tuple[float, ...], norm: float | None) -> float | None:
-        """None: how far the projection lies outside the bounds is not known before the residual is."""
-        return None
 
     @staticmethod
     def apply(residual: Residual, directions: Directions, parameters: Parameters) -> Residual:

@@ -2,34 +2,27 @@
 
 from typing import ClassVar
 
+from steering.operations.base import Operation
 from steering.rowwise import dot
 from steering.shapes import Directions, Parameters, Residual
 from steering.spec import InterventionSpec
 from steering.vectors import LayerDirection
 
 
-class Replace:
+class Replace(Operation):
     """r' = r + t p_a (g d_b - d_a), p_a = r . d_a. Nothing outside span(d_a, d_b) changes."""
 
     name: ClassVar[str] = "replace"
     parameters: ClassVar[tuple[str, ...]] = ("share", "ratio")
-    scaled: ClassVar[frozenset[str]] = frozenset()
     weighted: ClassVar[str] = "share"
     fields: ClassVar[frozenset[str]] = frozenset({"to"})
     required: ClassVar[frozenset[str]] = frozenset({"to"})
-    static: ClassVar[bool] = False
-    merges: ClassVar[bool] = False
 
     @staticmethod
     def resolve(spec: InterventionSpec, entry: LayerDirection, target: LayerDirection | None) -> tuple[float, ...]:
         """(share, ratio) = (strength, kappa_b / kappa_a in unit `scale`, else 1)."""
         assert target is not None, "`to` is a required field"
         return (spec.strength, target.scale / entry.scale if spec.unit == "scale" else 1.0)
-
-    @staticmethod
-    def planned_dose(parameters: tuple[float, ...], norm: float | None) -> float | None:
-        """None: the component that is moved is not known before the residual is."""
-        return None
 
     @staticmethod
     def apply(residual: Residual, directions: Directions, parameters: Parameters) -> Residual:

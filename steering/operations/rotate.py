@@ -6,13 +6,14 @@ from typing import ClassVar
 import torch
 
 from steering.errors import InvalidRequest
+from steering.operations.base import Operation
 from steering.rowwise import dot
 from steering.shapes import Directions, Parameters, Residual
 from steering.spec import InterventionSpec
 from steering.vectors import LayerDirection
 
 
-class Rotate:
+class Rotate(Operation):
     """phi = arccos(p / |r|), phi' = min(max(phi - theta, 0), pi), r' = |r| (cos phi' d + sin phi' u), u = unit of r - p d.
 
     Norm-preserving rotation (Vu & Nguyen, Angular Steering, arXiv 2510.26243; Selective Steering, arXiv 2601.19375).
@@ -21,12 +22,9 @@ class Rotate:
 
     name: ClassVar[str] = "rotate"
     parameters: ClassVar[tuple[str, ...]] = ("angle",)
-    scaled: ClassVar[frozenset[str]] = frozenset()
     weighted: ClassVar[str] = "angle"
     fields: ClassVar[frozenset[str]] = frozenset({"degrees"})
     required: ClassVar[frozenset[str]] = frozenset({"degrees"})
-    static: ClassVar[bool] = False
-    merges: ClassVar[bool] = False
 
     @staticmethod
     def resolve(spec: InterventionSpec, entry: LayerDirection, target: LayerDirection | None) -> tuple[float, ...]:

@@ -98,8 +98,7 @@ def _merge(interventions: Sequence[Intervention], layer: int, indices: Iterable[
 def _alike(one: Intervention, other: Intervention, layer: int) -> bool:
     """Whether two neighbours may be merged: they differ in nothing but their directions."""
     return (
-        OPERATIONS[one.operation].merges
-        and one.spec.target != "middle"  # a target per direction does not carry over to a joint basis
+        OPERATIONS[one.operation].merges(one.parameters[layer])
         and (one.operation, one.relative, one.scope, one.schedule, one.condition)
         == (other.operation, other.relative, other.scope, other.schedule, other.condition)
         and one.parameters[layer] == other.parameters[layer]

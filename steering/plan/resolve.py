@@ -78,7 +78,7 @@ class _Resolver:
         warnings: list[str] = []
         self._check_size()
         interventions = [self._intervention(item) for item in self._spec.interventions]
-        warnings += [text for item in self._spec.interventions for text in self._about_ablation(item)]
+        warnings += [text for one in interventions for text in self._warnings(one)]
         layers = layer_steering(interventions)
         check_planned_dose(interventions, layers, self._info, self._guard, warnings.append)
         dose_bound = self._guard.run_time_bound if layers else None
@@ -146,24 +146,9 @@ class _Resolver:
             planned_dose={layer: dose for layer, dose in planned.items() if dose is not None},
         )
 
-    def _about_ablation(self, item: InterventionSpec) -> list[str]:
-        """Warns where removing a component puts the residual beyond one of the vector's poles."""
-        if item.operation != "ablate" or item.target == "middle":
-            return []
-        vector = self._found[item.vector]
-        entries = {layer: vector.at(layer) for layer in resolve_layers(item.layers, vector, self._info.layer_count)}
-        outside = {
-            layer: -entry.middle / entry.scale
-            for layer, entry in entries.items()
-            if entry.centred and abs(entry.middle) > 0.5 * entry.scale
-        }
-        if not outside:
-            return []
-        scores = ", ".join(f"{score:+.2f} at layer {layer}" for layer, score in outside.items())
-        return [
-            f"ablate sets the component of {vector.id} to 0, which lies beyond its poles (-0.5 and +0.5): score {scores}; "
-            "target 'middle' sets it between them"
-        ]
+    def _warnings(self, one: Intervention) -> tuple[str, ...]:
+        vector = next(found for found in self._found.values() if found.id == one.vector)
+        return OPERATIONS[one.operation].warnings(one.spec, {layer: vector.at(layer) for layer in one.layers})
 
     def _norm(self, layer: int, relative: bool) -> float | None:
         """The typical |r| in the units of the parameters; None where it was not measured."""

@@ -8,11 +8,11 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from steering.conditions import CONDITIONS
+from steering.conditions import CONDITIONS, Condition
 from steering.engine.api import GenerationRequest
 from steering.errors import DoseExceeded, InvalidRequest
 from steering.model.layout import find_layout
-from steering.operations import OPERATIONS
+from steering.operations import OPERATIONS, Operation
 from steering.plan.dose import DoseGuard
 from steering.shapes import Directions, Parameters, Residual, Scores
 from steering.spec import InterventionSpec, SteeringSpec, Threshold
@@ -25,25 +25,16 @@ from tests.reference import Reference
 PROMPT = tuple(b"The answer to that is")
 
 
-class Mirror:
+class Mirror(Operation):
     """r' = r - 2 t (r . d) d: the reflection across the plane that d is normal to."""
 
     name: ClassVar[str] = "mirror"
     parameters: ClassVar[tuple[str, ...]] = ("share",)
-    scaled: ClassVar[frozenset[str]] = frozenset()
     weighted: ClassVar[str] = "share"
-    fields: ClassVar[frozenset[str]] = frozenset()
-    required: ClassVar[frozenset[str]] = frozenset()
-    static: ClassVar[bool] = False
-    merges: ClassVar[bool] = False
 
     @staticmethod
     def resolve(spec: InterventionSpec, entry: LayerDirection, target: LayerDirection | None) -> tuple[float, ...]:
         return (spec.strength,)
-
-    @staticmethod
-    def planned_dose(parameters: tuple[float, ...], norm: float | None) -> float | None:
-        return None
 
     @staticmethod
     def apply(residual: Residual, directions: Directions, parameters: Parameters) -> Residual:
@@ -51,7 +42,7 @@ class Mirror:
         return residual - 2.0 * parameters[:, :1] * projection * directions[:, 0]
 
 
-class Shift:
+class Shift(Operation):
     """r' = r + a (1, 1, ..., 1) / sqrt(d_model) + a d: a static operation that is no add."""
 
     name: ClassVar[str] = "shift"
@@ -59,9 +50,7 @@ class Shift:
     scaled: ClassVar[frozenset[str]] = frozenset({"amount"})
     weighted: ClassVar[str] = "amount"
     fields: ClassVar[frozenset[str]] = frozenset({"degrees"})
-    required: ClassVar[frozenset[str]] = frozenset()
     static: ClassVar[bool] = True
-    merges: ClassVar[bool] = False
 
     @staticmethod
     def resolve(spec: InterventionSpec, entry: LayerDirection, target: LayerDirection | None) -> tuple[float, ...]:
@@ -76,7 +65,7 @@ class Shift:
         return residual + parameters[:, :1] * (directions[:, 0] + residual.shape[1] ** -0.5)
 
 
-class Midpoint:
+class Midpoint(Condition):
     """score = r . c - m, m the middle of the class means: positive on the side of the positive pole."""
 
     name: ClassVar[str] = "midpoint"

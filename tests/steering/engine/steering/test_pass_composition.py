@@ -101,7 +101,7 @@ def mixed(rows: Rows, rng: random.Random) -> list[SteeringReport]:
 
 @pytest.mark.parametrize("seed", range(40))
 async def test_the_composition_of_passes_changes_nothing(seed: int) -> None:
-    vectors = vectors_for(INFO)
+    vectors = vectors_for(INFO, means=True)
     guards = [None, DoseGuard(0.3, "clamp")]
     plans = [
         await plan_for(random_items(seed * REQUESTS + n, INFO.layer_count), vectors, INFO, guards[(seed + n) % 3 == 0])
