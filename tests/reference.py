@@ -7,11 +7,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 
 from steering.spec import AllOf, AnyOf, ConditionSpec, InterventionSpec, LayerRange, Not, SteeringSpec, Threshold
 from steering.vectors import ConceptVector
+from tests.reference_sampling import choose
 
 
 @dataclass
@@ -246,19 +246,3 @@ def middle(entry) -> float:
     if entry.positive_mean is None or entry.negative_mean is None:
         return 0.0
     return (entry.positive_mean + entry.negative_mean) / 2
-
-
-def gumbel(seed: int, index: int, vocab: int) -> list[float]:
-    """Gumbel noise of every token, from a generator of its own for each seed and index."""
-    words = np.random.SFC64(np.random.SeedSequence((seed, index))).random_raw(vocab)
-    parts = [part for word in words.tolist() for part in (word & 0xFFFFFFFF, word >> 32)]
-    return [-math.log(-math.log(u / 2**24)) if (u := part >> 8) else -math.inf for part in parts[:vocab]]
-
-
-def choose(logits: torch.Tensor, temperature: float, seed: int, index: int) -> int:
-    """Returns the argmax of logits / T + Gumbel noise."""
-    if temperature == 0.0:
-        return int(logits.argmax())
-    noise = gumbel(seed, index, len(logits))
-    scores = [logit + one for logit, one in zip((logits / temperature).tolist(), noise, strict=True)]
-    return max(range(len(scores)), key=scores.__getitem__)

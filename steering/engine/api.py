@@ -160,8 +160,8 @@ class EngineStats:
     """What the engine is doing now, for metrics and readiness.
 
     running, waiting: live requests. background_running, background_waiting: captures and other background work.
-    blocks_*: blocks of the key-value cache: all, held by sequences, and
-    kept for prompts that begin alike. preemptions: sequences that gave up their blocks and were computed again.
+    blocks_*: blocks of the key-value cache: all, held by sequences, and kept for prompts that begin alike. preemptions:
+    sequences that gave up their blocks and were computed again.
     busy: whether there is work. last_turn_age: seconds since the loop last began a turn; 0 while it waits for work.
     executor: what runs its passes; `eager`, `compiled` or `compiled+kernels` for the transformers engine. Results of two
     executors may differ by rounding.
@@ -237,10 +237,7 @@ class Engine(Protocol):
         progress: Callable[[int, int], None] | None = None,
         priority: int = 1,
     ) -> tuple[Capture, ...]:
-        """Returns one Capture per prompt, in order; cancelling the task stops it.
-
-        `progress(done, total)` is called after each.
-        """
+        """Returns one Capture per prompt, in order. `progress(done, total)` is called after each."""
         ...
 
     def stats(self) -> EngineStats:

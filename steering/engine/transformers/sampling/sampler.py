@@ -45,6 +45,7 @@ def sample(
         return [Sampled(token, finite) for token, finite in greedy]
     raw = logits.to(torch.float32)
     finite = torch.isfinite(_max(raw))  # a maximum is not finite if any logit is NaN or infinite; -infinity is a mask
+    # the host waits for the device here in every pass, also without rows, so the loop measures the time of the device
     if not bool(finite.all()):
         raw = torch.where(finite[:, None], raw, 0.0)  # zeros cannot disturb the arithmetic of the other rows
     chosen = _chosen(adjusted(raw, rows), rows)
