@@ -59,6 +59,6 @@ class Ablate(Operation):
 
         middle applies to the first direction; only calls with middle 0 are merged over several.
         """
-        components = dot(residual.unsqueeze(1), directions)
+        components = dot(residual.unsqueeze(1).expand_as(directions), directions)
         removed = (components.unsqueeze(-1) * directions).sum(dim=1) - parameters[:, 1:2] * directions[:, 0]
         return residual - parameters[:, :1] * removed
