@@ -10,6 +10,7 @@ from app.http.request_reading import ApiRoute, BinaryRoute, UploadRoute
 from app.services.limits import check_limit
 from app.services.resources import directions, vector_answer
 from app.services.vectors.files import export_file, file_bytes, import_file, similar_vectors
+from app.services.vectors.versions import list_versions
 from steering.schemas.vectors import (
     CombineRequest,
     DeleteQuery,
@@ -22,7 +23,9 @@ from steering.schemas.vectors import (
     VectorAnswer,
     VectorPageAnswer,
     VectorQuery,
+    VectorVersionsAnswer,
     VersionQuery,
+    VersionsQuery,
 )
 from steering.store.base import VectorFilter
 from steering.threads import run_in_thread
@@ -102,6 +105,12 @@ async def similar(name: str, query: Annotated[VersionQuery, Query()], context: C
     return await similar_vectors(context.store, await context.vector_version(name, query.version))
 
 
+@router.get("/v1/vectors/{name}/versions")
+async def versions(name: str, query: Annotated[VersionsQuery, Query()], context: ContextDep) -> VectorVersionsAnswer:
+    """Lists the versions of a vector, newest first."""
+    return await list_versions(context, name, query)
+
+
 @router.patch("/v1/vectors/{name}")
 async def describe(name: str, body: DescribeRequest, context: ContextDep) -> VectorAnswer:
     """Changes description and tags, never the directions."""
@@ -111,5 +120,5 @@ async def describe(name: str, body: DescribeRequest, context: ContextDep) -> Vec
 
 @router.delete("/v1/vectors/{name}", status_code=204)
 async def delete(name: str, query: Annotated[DeleteQuery, Query()], context: ContextDep) -> None:
-    """Deletes all versions; refused while a profile names the vector, unless forced."""
-    await context.store.vectors.delete(name, query.force)
+    """Deletes all versions, or one; refused while a profile or the default needs it, unless forced."""
+    await context.store.vectors.delete(name, query.force, query.version)

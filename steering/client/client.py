@@ -51,6 +51,7 @@ class _Api:
     export_vector_json = Method(vectors.export_vector_json)
     similar_vectors = Method(vectors.similar_vectors)
     describe_vector = Method(vectors.describe_vector)
+    list_versions = Method(vectors.list_versions)
     delete_vector = Method(vectors.delete_vector)
     readout = Method(analysis.readout)
     latent_space = Method(analysis.latent_space)

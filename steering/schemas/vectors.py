@@ -90,10 +90,17 @@ class ImportQuery(Request):
     name: Name | None = None
 
 
-class DeleteQuery(Request):
+class DeleteQuery(VersionQuery):
     """force: delete even if a profile or the default steering names it."""
 
     force: bool = False
+
+
+class VersionsQuery(Request):
+    """A page of versions. before: only versions below this number."""
+
+    limit: Annotated[int, Field(ge=1, le=200)] = 50
+    before: Annotated[int, Field(ge=1, le=999_999_999)] | None = None
 
 
 class LayerQualityAnswer(Answer):
@@ -182,6 +189,26 @@ class VectorPageAnswer(Page):
     """The newest version of each name, by name."""
 
     data: list[VectorAnswer]
+
+
+class VectorVersionAnswer(Answer):
+    """One version of a vector. auroc: at the middle of its recommended layers, where the card has it."""
+
+    id: str
+    version: int
+    created_at: str
+    method: str
+    layers: list[int]
+    sha256: str
+    recommended: RecommendedAnswer
+    auroc: Measured | None
+
+
+class VectorVersionsAnswer(Answer):
+    """Versions of a vector, newest first. next_before: the `before` of the next page, null on the last."""
+
+    data: list[VectorVersionAnswer]
+    next_before: int | None
 
 
 class VectorExport(VectorAnswer):

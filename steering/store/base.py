@@ -75,8 +75,15 @@ class VectorStore(VectorSource, Protocol):
         """Changes description and tags of every version, never the directions. None leaves a field unchanged."""
         ...
 
-    async def delete(self, name: str, force: bool = False) -> None:
-        """Deletes all versions. Raises VectorNotFound, or VectorInUse while a profile or the default names it, unless forced."""
+    async def versions(self, name: str, limit: int = 50, before: int | None = None) -> tuple[int, ...]:
+        """Returns version numbers, newest first. Raises VectorNotFound for an unknown name.
+
+        before: only numbers below it, which may be none.
+        """
+        ...
+
+    async def delete(self, name: str, force: bool = False, version: int | None = None) -> None:
+        """Deletes all versions, or one. Raises VectorNotFound, or VectorInUse while a profile or the default names it, unless forced."""
         ...
 
 

@@ -111,7 +111,7 @@ class MemoryVectors:
     async def get(self, name: str, version: int | None = None) -> ConceptVector:
         """See VectorStore.get."""
         versions = self._versions.get(check_name(name), {})
-        stored = versions.get(self._last.get(name, 0) if version is None else version)
+        stored = versions.get(max(versions, default=0) if version is None else version)
         if stored is None:
             raise not_found(name, version)
         return self._decode(stored)
@@ -121,7 +121,7 @@ class MemoryVectors:
         check_filter(where)
         check_page(limit)
         after = "" if cursor is None else read_cursor("vector", cursor)
-        newest = (self._versions[name][self._last[name]] for name in sorted(self._versions) if name > after)
+        newest = (self._versions[name][max(self._versions[name])] for name in sorted(self._versions) if name > after)
         found = [stored for stored in newest if stored.matches(where)]
         page = tuple(self._decode(stored) for stored in found[:limit])
         return VectorPage(page, make_cursor("vector", page[-1].name) if len(found) > limit else None)
@@ -141,14 +141,27 @@ class MemoryVectors:
             )
         return await self.get(name)
 
-    async def delete(self, name: str, force: bool = False) -> None:
+    async def versions(self, name: str, limit: int = 50, before: int | None = None) -> tuple[int, ...]:
+        """See VectorStore.versions."""
+        found = self._versions.get(check_name(name), {})
+        check_page(limit)
+        if not found and before is None:
+            raise not_found(name, None)
+        return tuple(sorted((one for one in found if before is None or one < before), reverse=True)[:limit])
+
+    async def delete(self, name: str, force: bool = False, version: int | None = None) -> None:
         """See VectorStore.delete."""
-        check_name(name)
+        found = self._versions.get(check_name(name), {})
         if not force:
             profiles = {profile.name: profile.steering for profile in await self._profiles.all()}
-            refuse_if_used(name, profiles, await self._profiles.default())
-        if self._versions.pop(name, None) is None:
-            raise not_found(name, None)
+            only = len(found) == 1
+            refuse_if_used(name, profiles, await self._profiles.default(), version, only=only)
+        if not found or (version is not None and version not in found):
+            raise not_found(name, version)
+        if version is None or len(found) == 1:
+            del self._versions[name]
+        else:
+            del found[version]
 
 
 @final

@@ -102,16 +102,31 @@ def fold(text: str) -> str:
     return text.casefold()
 
 
-def vectors_named(steering: SteeringSpec) -> frozenset[str]:
-    """Returns the names without versions in `vector`, `to` and every condition inside `when`."""
-    return frozenset(written.partition("@")[0] for written in vector_names(steering))
+def refuse_if_used(
+    name: str,
+    profiles: Mapping[str, SteeringSpec],
+    default: SteeringSpec | None,
+    version: int | None = None,
+    *,
+    only: bool = True,
+) -> None:
+    """Raises VectorInUse, naming the users, while a profile or the default steering needs what is deleted.
 
-
-def refuse_if_used(name: str, profiles: Mapping[str, SteeringSpec], default: SteeringSpec | None) -> None:
-    """Raises VectorInUse, naming the users, while a profile or the default steering names any version of the vector."""
-    users = [f"profile {profile!r}" for profile, steering in profiles.items() if name in vectors_named(steering)]
-    if default is not None and name in vectors_named(default):
+    version: the one that is deleted, None for all. only: whether no other version remains for the name alone.
+    """
+    users = [f"profile {profile!r}" for profile, steering in profiles.items() if _needs(steering, name, version, only)]
+    if default is not None and _needs(default, name, version, only):
         users.append("the default steering")
     if users:
         shown = ", ".join(users[:5]) + (f" and {len(users) - 5} more" if len(users) > 5 else "")
-        raise VectorInUse(f"vector {name!r} is used by {shown}; change those first, or force the delete")
+        deleted = name if version is None else f"{name}@{version}"
+        raise VectorInUse(f"vector {deleted!r} is used by {shown}; change those first, or force the delete")
+
+
+def _needs(steering: SteeringSpec, name: str, version: int | None, only: bool) -> bool:
+    """Returns whether a steering names the vector in `vector`, `to` or a condition inside `when`."""
+    for written in vector_names(steering):
+        base, at, pinned = written.partition("@")
+        if base == name and (version is None or (pinned == str(version) if at else only)):
+            return True
+    return False

@@ -19,7 +19,7 @@ from steering.client.calls.base import (
 from steering.client.results import Vector
 from steering.schemas.extraction import Pair, Training, TraitDescription
 from steering.schemas.jobs import JobAnswer
-from steering.schemas.vectors import SimilarAnswer, Term, VectorExport, VectorPageAnswer
+from steering.schemas.vectors import SimilarAnswer, Term, VectorExport, VectorPageAnswer, VectorVersionsAnswer
 
 Directions: TypeAlias = dict[str, list[float]]
 
@@ -135,6 +135,12 @@ def describe_vector(name: str, **description: Unpack[VectorDescription]) -> Call
     return Call("PATCH", path_of("/v1/vectors/{}", name), parsed(Vector), json_fields(**description))
 
 
-def delete_vector(name: str, *, force: bool = False) -> Call[None]:
-    """Deletes all versions; `force` deletes a vector that a profile uses."""
-    return Call("DELETE", path_of("/v1/vectors/{}", name), no_body, query={"force": force})
+def list_versions(name: str, *, limit: int = 50, before: int | None = None) -> Call[VectorVersionsAnswer]:
+    """Lists the versions of a vector, newest first, below `before` if given."""
+    query = json_fields(limit=limit, before=before)
+    return Call("GET", path_of("/v1/vectors/{}/versions", name), parsed(VectorVersionsAnswer), query=query)
+
+
+def delete_vector(name: str, *, version: int | None = None, force: bool = False) -> Call[None]:
+    """Deletes all versions, or one; `force` deletes a vector that a profile uses."""
+    return Call("DELETE", path_of("/v1/vectors/{}", name), no_body, query=json_fields(version=version, force=force))

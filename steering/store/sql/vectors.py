@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Any, TypeAlias, final
 
 from cachetools import LRUCache
-from sqlalchemy import ColumnElement, and_, delete, insert, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, delete, func, insert, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import aliased
 
 from steering.errors import StoreCorrupt
 from steering.store.base import VectorFilter, VectorPage
@@ -53,8 +54,11 @@ LABELS = (
     VectorRow.sha256,
 )
 COLUMNS = (*LABELS, VectorRow.content)
-# All versions of a name are deleted together, so the newest is the last one assigned.
-NEWEST = and_(VectorNameRow.name == VectorRow.name, VectorNameRow.last_version == VectorRow.version)
+_OTHER = aliased(VectorRow)
+# The last number assigned may have been deleted, so the newest version is the highest one that is there.
+NEWEST = VectorRow.version == (
+    select(func.max(_OTHER.version)).where(_OTHER.name == VectorRow.name).correlate(VectorRow).scalar_subquery()
+)
 Key: TypeAlias = tuple[str, int | None]
 """A name and a version; None for the newest."""
 
@@ -108,7 +112,7 @@ class SqlVectors:
 
     async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> VectorPage:
         """See VectorStore.find."""
-        query = select(*COLUMNS).join(VectorNameRow, NEWEST).where(*_conditions(check_filter(where)))
+        query = select(*COLUMNS).where(NEWEST, *_conditions(check_filter(where)))
         query = query.order_by(VectorRow.name).limit(check_page(limit) + 1)
         if cursor is not None:
             query = query.where(VectorRow.name > read_cursor("vector", cursor))
@@ -133,16 +137,29 @@ class SqlVectors:
             await self._database.write(change)
         return await self.get(name)
 
-    async def delete(self, name: str, force: bool = False) -> None:
+    async def versions(self, name: str, limit: int = 50, before: int | None = None) -> tuple[int, ...]:
+        """See VectorStore.versions."""
+        query = select(VectorRow.version).where(VectorRow.name == check_name(name)).order_by(VectorRow.version.desc())
+        if before is not None:
+            query = query.where(VectorRow.version < before)
+        rows = await self._database.rows(query.limit(check_page(limit)))
+        if not rows and before is None:
+            raise not_found(name, None)
+        return tuple(row[0] for row in rows)
+
+    async def delete(self, name: str, force: bool = False, version: int | None = None) -> None:
         """See VectorStore.delete."""
         check_name(name)
+        if version is not None and not is_version(version):
+            raise not_found(name, version)
 
         async def remove(connection: AsyncConnection) -> None:
             if not force:
-                await _refuse_if_used(connection, name)
-            deleted = await connection.execute(delete(VectorRow).where(VectorRow.name == name))
+                await _refuse_if_used(connection, name, version)
+            chosen = [VectorRow.name == name, *(() if version is None else (VectorRow.version == version,))]
+            deleted = await connection.execute(delete(VectorRow).where(*chosen))
             if deleted.rowcount == 0:
-                raise not_found(name, None)
+                raise not_found(name, version)
 
         await self._database.write(remove)
 
@@ -158,7 +175,7 @@ async def _labels(connection: AsyncConnection, keys: Sequence[Key]) -> dict[Key,
         for row in await connection.execute(select(*LABELS).where(_versions(pinned))):
             found[row.name, row.version] = _from_row((*row, b""))
     if names := [name for name, version in keys if version is None]:
-        newest = select(*LABELS).join(VectorNameRow, NEWEST).where(VectorRow.name.in_(names))
+        newest = select(*LABELS).where(NEWEST, VectorRow.name.in_(names))
         for row in await connection.execute(newest):
             found[row.name, None] = _from_row((*row, b""))
     return found
@@ -180,13 +197,16 @@ async def _next_version(connection: AsyncConnection, name: str) -> int:
     return int(last) + 1
 
 
-async def _refuse_if_used(connection: AsyncConnection, name: str) -> None:
+async def _refuse_if_used(connection: AsyncConnection, name: str, version: int | None) -> None:
+    count = await connection.scalar(select(func.count()).select_from(VectorRow).where(VectorRow.name == name))
     profiles = (await connection.execute(select(ProfileRow.name, ProfileRow.steering).order_by(ProfileRow.name))).all()
     default = await connection.scalar(select(DefaultSteeringRow.steering))
     refuse_if_used(
         name,
         {row.name: read_steering(row.steering, f"profile {row.name!r}") for row in profiles},
         None if default is None else read_steering(default, "the default steering"),
+        version,
+        only=count == 1,
     )
 
 

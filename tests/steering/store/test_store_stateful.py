@@ -102,9 +102,13 @@ class TwoStores(RuleBasedStateMachine):
     def describe(self, name: str, description: str | None, tags: tuple[str, ...] | None) -> None:
         self.agree(lambda store: store.vectors.describe(name, description, tags))
 
-    @rule(name=NAMES, force=st.booleans())
-    def delete(self, name: str, force: bool) -> None:
-        self.agree(lambda store: store.vectors.delete(name, force))
+    @rule(name=NAMES, force=st.booleans(), version=VERSIONS)
+    def delete(self, name: str, force: bool, version: int | None) -> None:
+        self.agree(lambda store: store.vectors.delete(name, force, version))
+
+    @rule(name=NAMES, limit=st.integers(0, 3), before=VERSIONS)
+    def versions(self, name: str, limit: int, before: int | None) -> None:
+        self.agree(lambda store: store.vectors.versions(name, limit, before))
 
     @rule(name=NAMES, names=st.lists(NAMES, max_size=3), description=TEXTS)
     def put_profile(self, name: str, names: list[str], description: str) -> None:
