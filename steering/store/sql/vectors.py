@@ -3,10 +3,10 @@
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias, final
+from typing import TypeAlias, final
 
 from cachetools import LRUCache
-from sqlalchemy import ColumnElement, delete, func, insert, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, delete, func, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
 
@@ -36,6 +36,7 @@ from steering.store.rules import (
 from steering.store.sql.batched_reads import BatchedReads
 from steering.store.sql.database import Database
 from steering.store.sql.tables import DefaultSteeringRow, ProfileRow, VectorNameRow, VectorRow
+from steering.store.sql.vector_rows import conditions_of, from_row, join_tags, to_row
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, check_name
 
@@ -78,7 +79,7 @@ class SqlVectors:
 
         async def add(connection: AsyncConnection) -> StoredVector:
             stored = replace(serialized, version=await _next_version(connection, serialized.name), created_at=now())
-            await connection.execute(insert(VectorRow).values(_to_row(stored)))
+            await connection.execute(insert(VectorRow).values(to_row(stored)))
             return stored
 
         return await run_in_thread(deserialize, await self._database.write(add))
@@ -112,11 +113,11 @@ class SqlVectors:
 
     async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> VectorPage:
         """See VectorStore.find."""
-        query = select(*COLUMNS).where(NEWEST, *_conditions(check_filter(where)))
+        query = select(*COLUMNS).where(NEWEST, *conditions_of(check_filter(where)))
         query = query.order_by(VectorRow.name).limit(check_page(limit) + 1)
         if cursor is not None:
             query = query.where(VectorRow.name > read_cursor("vector", cursor))
-        stored = [_from_row(row) for row in await self._database.rows(query)]
+        stored = [from_row(row) for row in await self._database.rows(query)]
         vectors = await run_in_thread(_deserialize_valid, stored[:limit])
         return VectorPage(vectors, make_cursor("vector", stored[limit - 1].name) if len(stored) > limit else None)
 
@@ -128,7 +129,7 @@ class SqlVectors:
             changes["description"] = check_text(description, "description", DESCRIPTION_LIMIT)
             changes["searched"] = fold(description)
         if tags is not None:
-            changes["tags"] = _join(check_tags(tags))
+            changes["tags"] = join_tags(check_tags(tags))
 
         async def change(connection: AsyncConnection) -> None:
             await connection.execute(update(VectorRow).where(VectorRow.name == name).values(changes))
@@ -173,18 +174,18 @@ async def _labels(connection: AsyncConnection, keys: Sequence[Key]) -> dict[Key,
     found: dict[Key, StoredVector] = {}
     if pinned := [(name, version) for name, version in keys if version is not None]:
         for row in await connection.execute(select(*LABELS).where(_versions(pinned))):
-            found[row.name, row.version] = _from_row((*row, b""))
+            found[row.name, row.version] = from_row((*row, b""))
     if names := [name for name, version in keys if version is None]:
         newest = select(*LABELS).where(NEWEST, VectorRow.name.in_(names))
         for row in await connection.execute(newest):
-            found[row.name, None] = _from_row((*row, b""))
+            found[row.name, None] = from_row((*row, b""))
     return found
 
 
 async def _with_content(connection: AsyncConnection, labels: Iterable[StoredVector]) -> dict[str, StoredVector]:
     """Reads vectors with their content, by id."""
     query = select(*COLUMNS).where(_versions((one.name, one.version) for one in labels))
-    return {stored.id: stored for stored in map(_from_row, await connection.execute(query))}
+    return {stored.id: stored for stored in map(from_row, await connection.execute(query))}
 
 
 async def _next_version(connection: AsyncConnection, name: str) -> int:
@@ -210,20 +211,6 @@ async def _refuse_if_used(connection: AsyncConnection, name: str, version: int |
     )
 
 
-def _conditions(where: VectorFilter) -> list[ColumnElement[bool]]:
-    """Expresses StoredVector.matches in SQL."""
-    conditions: list[ColumnElement[bool]] = []
-    if where.tag is not None:
-        conditions.append(VectorRow.tags.contains(f" {where.tag} ", autoescape=True))
-    if where.method is not None:
-        conditions.append(VectorRow.method == where.method)
-    if where.search is not None:
-        text = fold(where.search)
-        in_name = VectorRow.name.contains(text, autoescape=True)
-        conditions.append(or_(in_name, VectorRow.searched.contains(text, autoescape=True)))
-    return conditions
-
-
 def _deserialize_valid(stored: Sequence[StoredVector]) -> tuple[ConceptVector, ...]:
     """Leaves out damaged vectors: one must not hide the others. Reading it by name raises the error."""
     valid = []
@@ -233,26 +220,3 @@ def _deserialize_valid(stored: Sequence[StoredVector]) -> tuple[ConceptVector, .
         except StoreCorrupt as error:
             log.warning("left out of a listing: %s", error.message)
     return tuple(valid)
-
-
-def _join(tags: tuple[str, ...]) -> str:
-    return f" {' '.join(tags)} " if tags else ""
-
-
-def _to_row(stored: StoredVector) -> dict[str, Any]:
-    return {
-        "name": stored.name,
-        "version": stored.version,
-        "method": stored.method,
-        "description": stored.description,
-        "tags": _join(stored.tags),
-        "searched": fold(stored.description),
-        "created_at": stored.created_at,
-        "sha256": stored.sha256,
-        "content": stored.content,
-    }
-
-
-def _from_row(row: Sequence[Any]) -> StoredVector:
-    name, version, method, description, tags, created_at, sha256, content = row
-    return StoredVector(name, version, method, description, tuple(tags.split()), created_at, sha256, bytes(content))
