@@ -155,7 +155,7 @@ def _summary(axis: _Axis, residual: Residual) -> LayerReadout:
     )
 
 
-def _spoken(scores: Scores) -> Scores:
+def _spoken(scores: Scores) -> Float[Tensor, "spoken"]:
     """Returns the scores without the first position, where there are others."""
     return scores[1:] if len(scores) > 1 else scores
 
