@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, Prompt, Reading
 from steering.errors import InvalidRequest
 from steering.plan.layers import check_model, resolve_layers
-from steering.shapes import Residual, Scores
+from steering.shapes import Float, Residual, Scores, Tensor
 from steering.spec import Layers
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, LayerDirection
