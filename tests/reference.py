@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from steering.spec import AllOf, AnyOf, ConditionSpec, InterventionSpec, LayerRange, Not, SteeringSpec, Threshold
+from steering.condition_spec import AllOf, AnyOf, ConditionSpec, Not, Threshold
+from steering.spec import InterventionSpec, LayerRange, SteeringSpec
 from steering.vectors import ConceptVector
 from tests.reference_sampling import choose
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 
+from steering.condition_spec import AllOf, AnyOf, ConditionSpec, Not, Threshold
 from steering.conditions import CONDITIONS
 from steering.errors import InvalidRequest
 from steering.model.info import ModelInfo
 from steering.plan.layers import resolve_layers
 from steering.plan.types import SCOPE_PHASES, ConditionTree, Phase, ResolvedThreshold
-from steering.spec import AllOf, AnyOf, ConditionSpec, InterventionSpec, Layers, Not, Threshold
+from steering.spec import InterventionSpec, Layers
 from steering.vectors import ConceptVector
 
 

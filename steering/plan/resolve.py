@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from cachetools import LRUCache
 
+from steering.condition_spec import MAX_CONDITION_NODES, condition_nodes
 from steering.errors import InvalidRequest, LimitExceeded
 from steering.model.info import ModelInfo
 from steering.operations import OPERATIONS
@@ -15,7 +16,7 @@ from steering.plan.layers import check_model, resolve_layers
 from steering.plan.order import layer_steering, may_be_static
 from steering.plan.types import UNSTEERED, Intervention, SteeringPlan
 from steering.shapes import Float, Tensor
-from steering.spec import MAX_CONDITION_NODES, InterventionSpec, SteeringSpec, condition_nodes, renamed, vector_names
+from steering.spec import InterventionSpec, SteeringSpec, renamed, vector_names
 from steering.store.base import VectorSource
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, LayerDirection, VectorId

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, PlainSerializer
 
-from steering.spec import Spec
+from steering.spec_base import Spec
 
 Number = Annotated[FiniteFloat, Field(strict=True)]
 """A finite JSON number; `true` and `"1"` are refused."""

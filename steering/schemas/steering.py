@@ -4,9 +4,10 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import Discriminator, Field, Tag
 
+from steering.condition_spec import ConditionSpec
 from steering.schemas.base import Answer, Measured, Request
 from steering.schemas.replay import Record
-from steering.spec import ConditionSpec, InterventionSpec, Schedule, TokenScope
+from steering.spec import InterventionSpec, Schedule, TokenScope
 
 Interventions: TypeAlias = Annotated[tuple[InterventionSpec, ...], Field(max_length=256, fail_fast=True)]
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from steering.condition_spec import Threshold
 from steering.conditions import CONDITIONS, Condition
 from steering.engine.api import GenerationRequest
 from steering.errors import DoseExceeded, InvalidRequest
@@ -15,7 +16,7 @@ from steering.model.layout import find_layout
 from steering.operations import OPERATIONS, Operation
 from steering.plan.dose import DoseGuard
 from steering.shapes import Directions, Parameters, Residual, Scores
-from steering.spec import InterventionSpec, SteeringSpec, Threshold
+from steering.spec import InterventionSpec, SteeringSpec
 from steering.vectors import LayerDirection
 from tests.engines import family_engine, run_all, sampling
 from tests.families import FAMILIES
