@@ -8,7 +8,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from steering.engine.transformers.engine import TransformersEngine
-from steering.engine.transformers.execution.kernels.processor import has_avx512_bf16
+from steering.engine.transformers.execution.kernels.processor import has_amx_bf16, has_avx512_bf16
 from tests.engines import Outcome, eager_and_compiled, logprob_differences, random_requests, run_all, run_alone
 from tests.families import FAMILIES, LLAMA_LIKE, build
 
@@ -52,7 +52,10 @@ def numbers(outcome: Outcome) -> list[tuple[int, float | None]]:
     return [(event.token_id, event.logprob) for event in outcome.events]
 
 
-@pytest.mark.skipif(not has_avx512_bf16(), reason="this processor has no dot products of bfloat16")
+@pytest.mark.skipif(
+    not has_avx512_bf16() or has_amx_bf16(),
+    reason="linear layers run by our kernel with AVX512_BF16 and without AMX only",
+)
 @pytest.mark.parametrize("name", ["qwen2", "gemma2"], indirect=True)
 async def test_a_row_gets_the_same_bits_alone_and_among_others(engines: Engines) -> None:
     compiled = engines[1]
