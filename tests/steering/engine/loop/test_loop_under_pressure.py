@@ -30,7 +30,10 @@ BLOCKS = 12
 REQUESTS = 240
 """Different requests that examples are made of: their solo answers are computed once each."""
 EXAMPLES = int(os.environ.get("LOOP_EXAMPLES", "200"))
+"""LOOP_EXAMPLES=10000 is for a long run by hand."""
 PHASES = [Phase.explicit, Phase.generate]
+"""Without shrinking, which takes longer than a test may: a failing example is printed as it was drawn."""
+pytestmark = pytest.mark.timeout(3600)
 LIMITS = EngineLimits(max_running=6, max_background=3, prefill_tokens=24, idle_prefill_tokens=40)
 BEGINNINGS = [bytes(random.Random(n).randrange(256) for _ in range(90)) for n in range(3)]
 
