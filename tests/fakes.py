@@ -24,40 +24,17 @@ from steering.engine.transformers.captures import check_layers
 from steering.errors import ContextLengthExceeded, EngineDead, InvalidRequest, NonfiniteActivations, Overloaded
 from steering.model.info import ModelInfo
 from steering.plan.types import SteeringPlan
-from tests.scripted_tokenizer import VOCABULARY, WORDS, ScriptedTokenizer
+from tests.scripted_model import (
+    SCRIPTED_MODEL,
+    VOCABULARY,
+    WORDS,
+    ScriptedTokenizer,
+    planted_direction,
+    scripted_head,
+)
 
 NONFINITE_STRENGTH = 1e6
 """A steering of this strength or more makes activations non-finite."""
-
-PLANTED_WORD = 257
-"""The token that the logit lens finds in a residual along the planted direction."""
-
-SCRIPTED_MODEL = ModelInfo(
-    name="scripted",
-    architecture="Scripted",
-    fingerprint="scripted-fingerprint",
-    d_model=8,
-    layer_count=4,
-    vocab_size=VOCABULARY,
-    context_length=4096,
-    dtype="float32",
-    device="cpu",
-    parameter_count=0,
-    chat_template=True,
-    typical_norms=(1.0, 2.0, 3.0, 4.0),
-)
-
-
-def planted_direction() -> torch.Tensor:
-    """Returns the unit vector (d_model,) that separates texts with "good" from texts with "bad"."""
-    return torch.nn.functional.normalize(torch.arange(1.0, 9.0), dim=0)
-
-
-def scripted_head() -> torch.Tensor:
-    """Returns a head (d_model, vocab) of small numbers with the planted direction at `PLANTED_WORD`."""
-    head = 0.01 * torch.randn(SCRIPTED_MODEL.d_model, VOCABULARY, generator=torch.Generator().manual_seed(5))
-    head[:, PLANTED_WORD] = planted_direction()
-    return head
 
 
 class ScriptedEngine:

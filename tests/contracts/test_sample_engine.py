@@ -13,7 +13,7 @@ from app.settings import Settings
 from steering.engine import ENGINES
 from steering.errors import InvalidRequest
 from tests.app.conftest import memory_store
-from tests.sample_engine import SIZES, SampleEngine
+from tests.contracts.sample_engine import SIZES, SampleEngine
 
 PAIRS = [{"positive": f"warm day {i}", "negative": f"cold day {i}"} for i in range(6)]
 
@@ -84,7 +84,7 @@ from pathlib import Path
 from app.main import create_app
 from steering.engine import ENGINES, open_engine
 from steering.engine.options import EngineOptions
-from tests.sample_engine import SampleEngine
+from tests.contracts.sample_engine import SampleEngine
 
 ENGINES.register("sample", lambda: SampleEngine)
 open_engine("sample", EngineOptions("any", Path(".")))

@@ -15,7 +15,8 @@ from steering.errors import StoreUnavailable
 from steering.store import open_store
 from steering.store.base import Store
 from tests.app.conftest import BASE_URL, Server, state
-from tests.fakes import SCRIPTED_MODEL, ScriptedEngine
+from tests.fakes import ScriptedEngine
+from tests.scripted_model import SCRIPTED_MODEL
 
 ASK = {"prompt": "a", "max_tokens": 2}
 DEFAULT = {"interventions": [{"vector": "sentiment", "strength": 0.5}]}

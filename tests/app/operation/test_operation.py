@@ -17,7 +17,7 @@ from steering.conditions import CONDITIONS
 from steering.operations import OPERATIONS
 from steering.workflows.extraction.make import METHOD_NAMES
 from tests.app.conftest import Server, StartServer
-from tests.fakes import SCRIPTED_MODEL, WORDS
+from tests.scripted_model import SCRIPTED_MODEL, WORDS
 
 
 async def test_capabilities_are_read_from_the_tables(server: Server) -> None:

@@ -8,9 +8,10 @@ import torch
 from steering.engine.transformers.engine import TransformersEngine
 from steering.model.loading import LoadedModel
 from tests.app.conftest import D_MODEL, Server, StartServer
-from tests.fakes import PLANTED_WORD, ScriptedEngine, planted_direction
+from tests.fakes import ScriptedEngine
 from tests.families import FAMILIES
 from tests.polling import until
+from tests.scripted_model import PLANTED_WORD, planted_direction
 
 TEXTS = [*(f"good day {i}" for i in range(6)), *(f"bad day {i}" for i in range(6))]
 LABELS = ["good"] * 6 + ["bad"] * 6

@@ -6,8 +6,9 @@ import pytest
 
 from steering.concepts import CONCEPTS
 from tests.app.conftest import Server, StartServer, events_of
-from tests.fakes import ScriptedEngine, planted_direction
+from tests.fakes import ScriptedEngine
 from tests.polling import until
+from tests.scripted_model import planted_direction
 
 PAIRS = [{"positive": f"good day {i}", "negative": f"bad day {i}"} for i in range(12)]
 BODY: dict[str, Any] = {"name": "mood", "pairs": PAIRS}

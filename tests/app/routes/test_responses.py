@@ -7,7 +7,7 @@ import pytest
 from app.services.generation.responses import token_piece
 from steering.engine.api import TokenEvent
 from steering.schemas.generation import TokenPiece
-from tests.scripted_tokenizer import ScriptedTokenizer
+from tests.scripted_model import ScriptedTokenizer
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,35 @@
-"""ScriptedTokenizer: ids and texts of the ScriptedEngine."""
+"""Describes the model of the ScriptedEngine: its tokenizer, its sizes, its planted direction and its head."""
 
 from collections.abc import Sequence
 from typing import cast
 
+import torch
+
 from steering.engine.api import Prompt
 from steering.errors import InvalidRequest
+from steering.model.info import ModelInfo
 from steering.pairs import ChatMessage
 
 WORDS = (" the", " a", " day", " night", " warm", " cold", " good", " bad", " sea", " hill", " bird", " stone")
 VOCABULARY = 256 + len(WORDS)
+
+PLANTED_WORD = 257
+"""The token that the logit lens finds in a residual along the planted direction."""
+
+SCRIPTED_MODEL = ModelInfo(
+    name="scripted",
+    architecture="Scripted",
+    fingerprint="scripted-fingerprint",
+    d_model=8,
+    layer_count=4,
+    vocab_size=VOCABULARY,
+    context_length=4096,
+    dtype="float32",
+    device="cpu",
+    parameter_count=0,
+    chat_template=True,
+    typical_norms=(1.0, 2.0, 3.0, 4.0),
+)
 
 
 class ScriptedTokenizer:
@@ -37,3 +58,15 @@ class ScriptedTokenizer:
     @staticmethod
     def _bytes(token_id: int) -> bytes:
         return bytes([token_id]) if token_id < 256 else WORDS[token_id - 256].encode()
+
+
+def planted_direction() -> torch.Tensor:
+    """Returns the unit vector (d_model,) that separates texts with "good" from texts with "bad"."""
+    return torch.nn.functional.normalize(torch.arange(1.0, 9.0), dim=0)
+
+
+def scripted_head() -> torch.Tensor:
+    """Returns a head (d_model, vocab) of small numbers with the planted direction at `PLANTED_WORD`."""
+    head = 0.01 * torch.randn(SCRIPTED_MODEL.d_model, VOCABULARY, generator=torch.Generator().manual_seed(5))
+    head[:, PLANTED_WORD] = planted_direction()
+    return head
