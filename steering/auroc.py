@@ -33,7 +33,7 @@ class HeldOut:
 
 
 def auroc(positive: Numbers, negative: Numbers) -> Numbers:
-    """Returns the share of ordered (positive, negative) couples, ties counting half, over the last axis (Mann-Whitney U)."""
+    """Returns the share of ordered (positive, negative) comparisons, ties counting half, over the last axis (Mann-Whitney U)."""
     count = positive.shape[-1]
     ranks: Numbers = rankdata(np.concatenate([positive, negative], axis=-1), axis=-1)[..., :count]
     return np.asarray((ranks.sum(-1) - count * (count + 1) / 2) / (count * negative.shape[-1]))
@@ -42,7 +42,7 @@ def auroc(positive: Numbers, negative: Numbers) -> Numbers:
 def estimate_auroc(splits: Sequence[Sequence[HeldOut]]) -> Estimate | None:
     """Estimates AUROC and its 95 % interval from the folds of one or more random splits; None below MIN_HELD examples of a class.
 
-    Couples are formed within a fold, since projections on two directions cannot be compared. The interval is that of
+    Comparisons are formed within a fold, since projections on two directions cannot be compared. The interval is that of
     Student's t on the logit scale. Its variance is a jackknife over groups plus the variance between splits. One more
     group, half way to 0.5, is added, so that a perfect score over few groups does not get an interval of no width; the interval
     always includes the estimate itself. Coverage: tests/steering/extraction/test_coverage.py. None as interval below
@@ -81,19 +81,19 @@ def jackknife_interval(mean: float, without: Numbers, extra_variance: float = 0.
 def leave_one_group_out(folds: Sequence[HeldOut]) -> tuple[float, Numbers]:
     """Returns AUROC over the folds of one split, and AUROC without each group in turn (group,)."""
     names = np.unique(np.concatenate([part for fold in folds for part in (fold.positive_groups, fold.negative_groups)]))
-    wins = couples = 0.0
-    group_wins, group_couples = np.zeros(len(names)), np.zeros(len(names))
+    wins = comparisons = 0.0
+    group_wins, group_comparisons = np.zeros(len(names)), np.zeros(len(names))
     for fold in folds:
         above, below = (np.searchsorted(names, part) for part in (fold.positive_groups, fold.negative_groups))
         order = (fold.positive[:, None] > fold.negative) + 0.5 * (fold.positive[:, None] == fold.negative)
         same = above[:, None] == below
-        wins, couples = wins + float(order.sum()), couples + order.size
+        wins, comparisons = wins + float(order.sum()), comparisons + order.size
         np.add.at(
             group_wins, above, (order * ~same).sum(1)
-        )  # couples inside a group are counted once, with the negatives
+        )  # comparisons inside a group are counted once, with the negatives
         np.add.at(group_wins, below, order.sum(0))
-        np.add.at(group_couples, above, (~same).sum(1))
-        np.add.at(group_couples, below, len(above))
-    rest = couples - group_couples
-    without = np.divide(wins - group_wins, rest, out=np.full(len(names), wins / couples), where=rest > 0)
-    return wins / couples, without
+        np.add.at(group_comparisons, above, (~same).sum(1))
+        np.add.at(group_comparisons, below, len(above))
+    rest = comparisons - group_comparisons
+    without = np.divide(wins - group_wins, rest, out=np.full(len(names), wins / comparisons), where=rest > 0)
+    return wins / comparisons, without

@@ -48,7 +48,7 @@ def _run(client: Client) -> None:
         console.print("  ", line, sep="")
     console.print("\n[bold]3[/] POST /v1/compare: one prompt, one batch, three strengths, greedy decoding")
     start = vector.recommended.strength or vector.recommended.strengths_to_try
-    strength = 1.0 if start is None else round(start[1], 1)
+    strength = 1.0 if start is None else round(sum(start) / 2, 1)
     for prompt in PROMPTS:
         with console.status("generating"):
             answer = client.compare(
@@ -62,7 +62,7 @@ def _run(client: Client) -> None:
         console.print()
         console.print(comparison_table(answer, prompt))
     console.print(
-        "[dim]sentiment: mean readout of the generated tokens in natural scales; KL from the unsteered model in nats[/]"
+        "[dim]sentiment: readout of the text, read again without steering, in natural scales; KL from the unsteered model in nats[/]"
     )
     _profile(client, vector.id, strength)
 

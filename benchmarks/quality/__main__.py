@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.contenders.open_engine import cache_dir, until_compiled
 from benchmarks.quality.cards import card
 from benchmarks.quality.choosing import choice
-from benchmarks.quality.concepts import CONCEPTS, FULL, QUICK, RANGES, Effort
+from benchmarks.quality.concepts import CONCEPTS, FULL, QUICK, RANGES, Profile
 from benchmarks.quality.dose import measured
 from benchmarks.quality.ranges import keep_ranges, ranges
 from benchmarks.quality.training import CONTESTED, contest
@@ -48,7 +48,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
 
 async def run(chosen: argparse.Namespace) -> None:
     """Part by part, concept by concept; the file is written after each, so that a run can be taken up again."""
-    effort = QUICK if chosen.quick else FULL
+    profile = QUICK if chosen.quick else FULL
     engine = open_engine("transformers", EngineOptions(EMBEDDED_MODEL, cache_dir(), compiled=not chosen.eager))
     try:
         if not chosen.eager:
@@ -58,30 +58,30 @@ async def run(chosen: argparse.Namespace) -> None:
                 if concept in PARTS[part] and part == "ranges":
                     keep_ranges(engine, concept, await ranges(engine, concept, QUICK if chosen.quick else RANGES))
                 elif concept in PARTS[part]:
-                    keep(chosen.output, engine, part, concept, await one(engine, part, concept, effort))
+                    keep(chosen.output, engine, part, concept, await one(engine, part, concept, profile))
     finally:
         await engine.close()
 
 
-async def one(engine: Engine, part: str, concept: str, effort: Effort) -> Any:
+async def one(engine: Engine, part: str, concept: str, profile: Profile) -> Any:
     """One part of one concept."""
     if part == "cards":
         return await card(engine, concept)
     if part == "choice":
-        return await choice(engine, concept, effort)
+        return await choice(engine, concept, profile)
     if part == "dose":
-        return await measured(engine, concept, effort)
-    return await contest(engine, concept, effort)
+        return await measured(engine, concept, profile)
+    return await contest(engine, concept, profile)
 
 
 def keep(path: Path, engine: Engine, part: str, concept: str, found: Any) -> None:
     """Adds one result to the file."""
-    said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    entry: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     about: Mapping[str, str] = {"model": engine.info.name, "dtype": engine.info.dtype, "device": engine.info.device}
-    said.update(about, date=datetime.now(UTC).date().isoformat())
-    said.setdefault(part, {})[concept] = found
+    entry.update(about, date=datetime.now(UTC).date().isoformat())
+    entry.setdefault(part, {})[concept] = found
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -19,10 +19,10 @@ def breaking_doses(dose: Mapping[str, Any]) -> dict[str, float | None]:
     dose: concept -> what `measured` says of it.
     """
     found: dict[str, float | None] = {}
-    for concept, said in dose.items():
+    for concept, entry in dose.items():
         for sign, name in ((1.0, "+"), (-1.0, "-")):
             points = sorted(
-                (point for point in said["points"] if point["strength"] * sign > 0.0),
+                (point for point in entry["points"] if point["strength"] * sign > 0.0),
                 key=lambda one: abs(one["strength"]),
             )
             costs = np.log([1.0, *(point["perplexity_ratio"] for point in points)])

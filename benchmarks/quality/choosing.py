@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from benchmarks.quality.concepts import Effort, choosing_prompts, vector_of
+from benchmarks.quality.concepts import Profile, choosing_prompts, vector_of
 from benchmarks.quality.curves import curve, reached
-from benchmarks.quality.progress import told
+from benchmarks.quality.progress import printed
 from steering.engine.api import Engine, Position
 from steering.errors import SteeringError
 from steering.vectors import ConceptVector
@@ -23,7 +23,7 @@ PLACES: dict[tuple[int, ...], tuple[float, ...]] = {
 BOUNDS = (1.25, 1.5)
 
 
-async def choice(engine: Engine, concept: str, effort: Effort) -> list[dict[str, Any]]:
+async def choice(engine: Engine, concept: str, profile: Profile) -> list[dict[str, Any]]:
     """A row a position and set of layers: mean shift at equal perplexity, read by one and the same vector."""
     vectors = await _vectors(engine, concept)
     reading = read_back(engine, vectors["response_mean"], None, None, "projection")
@@ -33,9 +33,9 @@ async def choice(engine: Engine, concept: str, effort: Effort) -> list[dict[str,
         for position, layers in places
         for strength in PLACES[layers]
     ]
-    prompts = choosing_prompts(engine, concept, effort.choosing)
+    prompts = choosing_prompts(engine, concept, profile.choosing)
     unsteered, trials = await run_trials(
-        engine, prompts, plans, reading, effort.sampling, progress=told(f"{concept}, choice")
+        engine, prompts, plans, reading, profile.sampling, progress=printed(f"{concept}, choice")
     )
     rows, rest = [], iter(trials)
     for position, layers in places:

@@ -19,7 +19,7 @@ MEAN_DIFFERENCE = "mean_difference"
 
 
 @dataclass(frozen=True, slots=True)
-class Effort:
+class Profile:
     """How much is measured. choosing, reporting: prompts; controls: random directions of equal dose."""
 
     choosing: int = 10
@@ -34,10 +34,10 @@ class Effort:
         return SamplingParams(max_tokens=self.tokens, temperature=0.7, seed=0)
 
 
-FULL = Effort()
-RANGES = Effort(reporting=12, neutral=2, controls=3, tokens=32)
+FULL = Profile()
+RANGES = Profile(reporting=12, neutral=2, controls=3, tokens=32)
 """Both directions of every concept."""
-QUICK = Effort(choosing=2, reporting=3, neutral=1, tokens=8, controls=1, doses=(-0.1, 0.1))
+QUICK = Profile(choosing=2, reporting=3, neutral=1, tokens=8, controls=1, doses=(-0.1, 0.1))
 """Shows that everything runs; measures nothing."""
 
 
@@ -73,7 +73,7 @@ async def vector_of(
     method: str = MEAN_DIFFERENCE,
     training: TrainingSettings | None = None,
 ) -> ConceptVector:
-    """As the server makes it, where nothing is said. training: method "trained"."""
+    """As the server makes it, where nothing is entry. training: method "trained"."""
     pairs = load_concept(concept)
     request = ExtractionRequest(concept, pairs, position=position or default_position(pairs))
     if layers is not None:

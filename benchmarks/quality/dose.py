@@ -3,8 +3,8 @@
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks.quality.concepts import Effort, neutral_prompts, reporting_prompts, strengths_of, vector_of
-from benchmarks.quality.progress import told
+from benchmarks.quality.concepts import Profile, neutral_prompts, reporting_prompts, strengths_of, vector_of
+from benchmarks.quality.progress import printed
 from steering.engine.api import Engine, GenerationRequest, SamplingParams
 from steering.vectors import ConceptVector
 from steering.workflows.evaluation.dose_response import DoseResponse, DoseResponseRequest, dose_response
@@ -15,18 +15,18 @@ SHOWN = (-0.15, 0.0, 0.15)
 """Planned doses whose text is shown, of one prompt."""
 
 
-async def measured(engine: Engine, concept: str, effort: Effort) -> dict[str, Any]:
+async def measured(engine: Engine, concept: str, profile: Profile) -> dict[str, Any]:
     """Vector, card and dose-response, ready for JSON. planned_dose: relative dose a strength of 1 plans, by layer."""
     vector = await vector_of(engine, concept)
     request = DoseResponseRequest(
         vector,
-        prompts=reporting_prompts(engine, concept, effort.reporting),
-        neutral=neutral_prompts(engine, effort.neutral),
-        strengths=strengths_of(engine, vector, effort.doses),
-        random_directions=effort.controls,
-        sampling=effort.sampling,
+        prompts=reporting_prompts(engine, concept, profile.reporting),
+        neutral=neutral_prompts(engine, profile.neutral),
+        strengths=strengths_of(engine, vector, profile.doses),
+        random_directions=profile.controls,
+        sampling=profile.sampling,
     )
-    found = await dose_response(engine, request, progress=told(f"{concept}, dose"))
+    found = await dose_response(engine, request, progress=printed(f"{concept}, dose"))
     return {
         "position": vector.provenance["position"],
         "layers": list(found.layers),

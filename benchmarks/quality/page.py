@@ -29,8 +29,8 @@ def table(columns: Row, rows: Sequence[Row]) -> str:
 
 def measured_on() -> str:
     """Model and day."""
-    said = results()
-    return f"{said['model']}, {said['dtype']} on {said['device']}, {said['date']}."
+    entry = results()
+    return f"{entry['model']}, {entry['dtype']} on {entry['device']}, {entry['date']}."
 
 
 def cards_table() -> str:
@@ -38,16 +38,16 @@ def cards_table() -> str:
     rows = [
         (
             concept,
-            f"`{said['position']}`",
-            str(said["layer"]),
-            f"{said['auroc']:.2f} [{said['auroc_interval'][0]:.2f}, {said['auroc_interval'][1]:.2f}]",
-            f"{said['separation']:.1f}",
-            f"{said['pair_agreement']:.2f}",
-            f"{said['random_auroc']:.2f}",
-            f"{said['scale']:.1f} ({said['share']:.2f})",
-            _range(said["strength"]),
+            f"`{entry['position']}`",
+            str(entry["layer"]),
+            f"{entry['auroc']:.2f} [{entry['auroc_interval'][0]:.2f}, {entry['auroc_interval'][1]:.2f}]",
+            f"{entry['separation']:.1f}",
+            f"{entry['pair_agreement']:.2f}",
+            f"{entry['random_auroc']:.2f}",
+            f"{entry['scale']:.1f} ({entry['share']:.2f})",
+            _range(entry["strength"]),
         )
-        for concept, said in results()["cards"].items()
+        for concept, entry in results()["cards"].items()
     ]
     columns = (
         "concept", "position", "layer", "held-out AUROC", "separation", "pair agreement", "random", "natural scale",
@@ -68,17 +68,17 @@ def ranges_table() -> str:
 def overview() -> str:
     """One row a concept: what the defaults give, and whether it holds."""
     rows = []
-    for concept, said in results()["dose"].items():
-        quality = said["card"][str(said["reading_layer"])]
-        best = best_point(said)
+    for concept, entry in results()["dose"].items():
+        quality = entry["card"][str(entry["reading_layer"])]
+        best = best_point(entry)
         low, high = quality["auroc_interval"]
         rows.append(
             (
                 f"[{concept}](#{concept})",
-                said["position"],
-                ", ".join(map(str, said["layers"])),
+                entry["position"],
+                ", ".join(map(str, entry["layers"])),
                 f"{quality['auroc']:.2f} [{low:.2f}, {high:.2f}]",
-                _range(said["recommended"]),
+                _range(entry["recommended"]),
                 "" if best is None else f"{best['strength']:g}",
                 "" if best is None else _moved(best),
                 "" if best is None else f"{best['perplexity_ratio']:.2f}",
@@ -93,28 +93,28 @@ def overview() -> str:
     return table(columns, rows)
 
 
-def best_point(said: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def best_point(entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The positive strength within the recommended range that moved the concept furthest; None without a range."""
-    if said["recommended"] is None:
+    if entry["recommended"] is None:
         return None
-    low, high = said["recommended"]
-    inside = [point for point in said["points"] if low <= point["strength"] <= high]
+    low, high = entry["recommended"]
+    inside = [point for point in entry["points"] if low <= point["strength"] <= high]
     best: Mapping[str, Any] = max(inside, key=lambda point: point["concept_score"])
     return best
 
 
 def concept_tables() -> str:
     """A section a concept: every strength, then texts."""
-    return "\n".join(_section(concept, said) for concept, said in results()["dose"].items())
+    return "\n".join(_section(concept, entry) for concept, entry in results()["dose"].items())
 
 
-def _section(concept: str, said: Mapping[str, Any]) -> str:
+def _section(concept: str, entry: Mapping[str, Any]) -> str:
     columns = (
         "strength", "shift of the score", "random directions", "beyond chance", "perplexity", "repetition",
         "KL on neutral", "relative dose",
     )  # fmt: skip
-    rows = [_row(point, said["advantages"].get(str(point["strength"]))) for point in said["points"]]
-    return f"### {concept}\n\n{_verdict(said)}\n\n{table(columns, rows)}\n{_texts(said['texts'])}"
+    rows = [_row(point, entry["advantages"].get(str(point["strength"]))) for point in entry["points"]]
+    return f"### {concept}\n\n{_verdict(entry)}\n\n{table(columns, rows)}\n{_texts(entry['texts'])}"
 
 
 def _row(point: Mapping[str, Any], beyond: Mapping[str, Any] | None) -> Row:
@@ -142,26 +142,26 @@ def _range(found: Sequence[float] | None) -> str:
     return "none" if found is None else f"{found[0]:g} to {found[1]:g}"
 
 
-def _verdict(said: Mapping[str, Any]) -> str:
-    best = best_point(said)
-    layers = ", ".join(map(str, said["layers"]))
-    where = f"Steered at layer {layers}, read back at layer {said['reading_layer']}."
+def _verdict(entry: Mapping[str, Any]) -> str:
+    best = best_point(entry)
+    layers = ", ".join(map(str, entry["layers"]))
+    where = f"Steered at layer {layers}, read back at layer {entry['reading_layer']}."
     if best is None:
         held = f"**Falls short**: no positive strength moved the text beyond chance with perplexity within {COHERENT:g} times."
     else:
         held = (
-            f"Strengths {_range(said['recommended'])} hold: at {best['strength']:g} the score rises by "
+            f"Strengths {_range(entry['recommended'])} hold: at {best['strength']:g} the score rises by "
             f"{best['concept_score']:.2f} natural scales at {best['perplexity_ratio']:.2f} times the perplexity."
         )
     against = (
-        "" if said["anti_steered"] is None else f" {said['anti_steered']:.0%} of the prompts moved against the sign."
+        "" if entry["anti_steered"] is None else f" {entry['anti_steered']:.0%} of the prompts moved against the sign."
     )
-    return f"{where} {held} Below zero: {_range(said['negative'])}.{against}"
+    return f"{where} {held} Below zero: {_range(entry['negative'])}.{against}"
 
 
 def _texts(texts: Sequence[Mapping[str, Any]]) -> str:
     shown = "".join(f"| {one['strength']:g} | {_line(one['text'])} |\n" for one in texts)
-    return f"*{_line(texts[0]['prompt'])}*\n\n| strength | answer, the likeliest tokens |\n|---|---|\n{shown}"
+    return f"*{_line(texts[0]['prompt'])}*\n\n| strength | answer, the most likely tokens |\n|---|---|\n{shown}"
 
 
 def _line(text: str) -> str:
@@ -173,8 +173,8 @@ def bound_table() -> str:
     found = breaking_doses(results()["dose"])
     rows = [(concept, *(_dose(found[f"{concept} {sign}"]) for sign in "+-")) for concept in results()["dose"]]
     middle = typical_breaking_dose(found)
-    said = "fewer than half broke" if middle is None else f"median of all: {middle:.2f}"
-    return table(("concept", "above zero", "below zero"), rows) + f"\n{said}\n"
+    entry = "fewer than half broke" if middle is None else f"median of all: {middle:.2f}"
+    return table(("concept", "above zero", "below zero"), rows) + f"\n{entry}\n"
 
 
 def _dose(dose: float | None) -> str:
@@ -183,8 +183,8 @@ def _dose(dose: float | None) -> str:
 
 def choice_table() -> str:
     """How far each position and set of layers reached at a perplexity of COHERENT."""
-    said = results()["choice"]
-    places = list(dict.fromkeys((row["position"], tuple(row["layers"])) for rows in said.values() for row in rows))
+    entry = results()["choice"]
+    places = list(dict.fromkeys((row["position"], tuple(row["layers"])) for rows in entry.values() for row in rows))
     rows = []
     for position, layers in places:
         cells = [
@@ -196,24 +196,24 @@ def choice_table() -> str:
                 ),
                 "",
             )
-            for found in said.values()
+            for found in entry.values()
         ]
         rows.append((f"`{position}`", ", ".join(map(str, layers)), *cells))
-    return table(("position", "layers", *said), rows)
+    return table(("position", "layers", *entry), rows)
 
 
 def training_table() -> str:
     """Trained against mean difference, on the reporting prompts."""
     rows = []
-    for concept, said in results()["training"].items():
-        base, best = said["reporting"]["mean difference"], said["reporting"][said["best"]]
-        for bound, (mean, low, high) in said["further"].items():
+    for concept, entry in results()["training"].items():
+        base, best = entry["reporting"]["mean difference"], entry["reporting"][entry["best"]]
+        for bound, (mean, low, high) in entry["further"].items():
             rows.append(
                 (
                     concept,
-                    str(said["layer"]),
-                    said["best"],
-                    f"{said['cosine'][said['best']]:.2f}",
+                    str(entry["layer"]),
+                    entry["best"],
+                    f"{entry['cosine'][entry['best']]:.2f}",
                     f"{float(bound):g}",
                     _three(base[bound]),
                     _three(best[bound]),
@@ -237,8 +237,8 @@ def settings_table() -> str:
     """All settings on the choosing prompts."""
     rows = [
         (concept, name, *(_three(reach[bound]) for bound in reach))
-        for concept, said in results()["training"].items()
-        for name, reach in said["choosing"].items()
+        for concept, entry in results()["training"].items()
+        for name, reach in entry["choosing"].items()
     ]
     return table(("concept", "settings", "at 1.25 times", "at 1.5 times"), rows)
 

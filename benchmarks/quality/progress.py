@@ -1,4 +1,4 @@
-"""What a run says while it works: one line in ten seconds."""
+"""Prints the progress of a run, one line in ten seconds."""
 
 import time
 
@@ -7,7 +7,7 @@ from steering.workflows.progress import Progress
 PAUSE = 10.0
 
 
-def told(what: str) -> Progress:
+def printed(what: str) -> Progress:
     """A Progress that prints now and then."""
     began = last = time.monotonic()
 

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality.concepts import Effort, neutral_prompts, reporting_prompts, strengths_of, vector_of
-from benchmarks.quality.progress import told
+from benchmarks.quality.concepts import Profile, neutral_prompts, reporting_prompts, strengths_of, vector_of
+from benchmarks.quality.progress import printed
 from steering.concepts.measured import MEASURED_FILE
 from steering.engine.api import Engine
 from steering.workflows.evaluation.dose_response import DoseResponseRequest, dose_response
@@ -21,18 +21,18 @@ DOSES = (-0.22, -0.15, -0.1, -0.06, 0.06, 0.1, 0.15, 0.22)
 PATH = Path(__file__).parents[2] / "steering" / "concepts" / "data" / MEASURED_FILE
 
 
-async def ranges(engine: Engine, concept: str, effort: Effort) -> dict[str, Any]:
+async def ranges(engine: Engine, concept: str, profile: Profile) -> dict[str, Any]:
     """The dose-response of a concept's vector with default settings, on its evaluation prompts."""
     vector = await vector_of(engine, concept)
     request = DoseResponseRequest(
         vector,
-        prompts=reporting_prompts(engine, concept, effort.reporting),
-        neutral=neutral_prompts(engine, effort.neutral),
+        prompts=reporting_prompts(engine, concept, profile.reporting),
+        neutral=neutral_prompts(engine, profile.neutral),
         strengths=strengths_of(engine, vector, DOSES),
-        random_directions=effort.controls,
-        sampling=effort.sampling,
+        random_directions=profile.controls,
+        sampling=profile.sampling,
     )
-    found = await dose_response(engine, request, progress=told(f"{concept}, ranges"))
+    found = await dose_response(engine, request, progress=printed(f"{concept}, ranges"))
     return {
         "dataset": vector.provenance["dataset"],
         "method": vector.method,

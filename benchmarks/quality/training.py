@@ -3,9 +3,9 @@
 from dataclasses import asdict, replace
 from typing import Any
 
-from benchmarks.quality.concepts import Effort, choosing_prompts, reporting_prompts, strengths_of, vector_of
+from benchmarks.quality.concepts import Profile, choosing_prompts, reporting_prompts, strengths_of, vector_of
 from benchmarks.quality.curves import Curve, curve, difference, reach_interval, reached
-from benchmarks.quality.progress import told
+from benchmarks.quality.progress import printed
 from steering.engine.api import Engine, Prompt
 from steering.vectors import ConceptVector
 from steering.workflows.evaluation.setup import plan_at, read_back
@@ -26,7 +26,7 @@ SETTINGS = {
 }
 
 
-async def contest(engine: Engine, concept: str, effort: Effort) -> dict[str, Any]:
+async def contest(engine: Engine, concept: str, profile: Profile) -> dict[str, Any]:
     """Settings are compared on the choosing prompts; the best of them meets mean difference on the reporting ones. The
     reader is a probe's direction, which is neither of the two.
     """
@@ -36,16 +36,16 @@ async def contest(engine: Engine, concept: str, effort: Effort) -> dict[str, Any
     strengths = low, high
     trained: dict[str, ConceptVector] = {}
     for name, settings in SETTINGS.items():
-        told(f"{concept}, {name}")(0, 1, "training")
+        printed(f"{concept}, {name}")(0, 1, "training")
         trained[name] = await vector_of(
             engine, concept, layers=(layer,), training=replace(settings, strengths=strengths)
         )
     rivals = {"mean difference": base, **trained}
-    chosen = await _curves(engine, concept, rivals, layer, choosing_prompts(engine, concept, effort.choosing), effort)
+    chosen = await _curves(engine, concept, rivals, layer, choosing_prompts(engine, concept, profile.choosing), profile)
     best = max(trained, key=lambda name: reached(chosen[name][0], BOUNDS[-1]))
     finalists = {"mean difference": base, best: trained[best]}
-    prompts = reporting_prompts(engine, concept, effort.reporting)
-    final = await _curves(engine, concept, finalists, layer, prompts, effort)
+    prompts = reporting_prompts(engine, concept, profile.reporting)
+    final = await _curves(engine, concept, finalists, layer, prompts, profile)
     return {
         "layer": layer,
         "choosing": {name: _reach(found) for name, (found, _) in chosen.items()},
@@ -69,21 +69,21 @@ async def _curves(
     rivals: dict[str, ConceptVector],
     layer: int,
     prompts: tuple[Prompt, ...],
-    effort: Effort,
+    profile: Profile,
 ) -> dict[str, tuple[Curve, list[dict[str, Any]]]]:
     """All rivals in one run, so that they share prompts, noise and the unsteered texts."""
     base = rivals["mean difference"]
     reader = await vector_of(engine, concept, method="probe")
     reading = read_back(engine, base, reader, None, "projection")
-    amounts = strengths_of(engine, base, DOSES if effort.tokens > 8 else DOSES[:2])
+    amounts = strengths_of(engine, base, DOSES if profile.tokens > 8 else DOSES[:2])
     scales = {name: base.at(layer).scale / one.at(layer).scale for name, one in rivals.items()}
     plans = [
         await plan_at(engine.info, one, amount * scales[name], (layer,))
         for name, one in rivals.items()
         for amount in amounts
     ]
-    told_so = told(f"{concept}, training")
-    unsteered, trials = await run_trials(engine, prompts, plans, reading, effort.sampling, progress=told_so)
+    progress = printed(f"{concept}, training")
+    unsteered, trials = await run_trials(engine, prompts, plans, reading, profile.sampling, progress=progress)
     found = {}
     for index, name in enumerate(rivals):
         mine = trials[index * len(amounts) : (index + 1) * len(amounts)]

@@ -49,7 +49,7 @@ def _held_out_auroc(
     """Estimates the AUROC of a linear classifier on groups it was not fitted on; the mean of one against the rest for more
     than two labels. None where a label has fewer than two examples, or every fold lacks a label.
 
-    Couples are formed within a fold: pooled scores of different classifiers pull chance below 0.5.
+    Comparisons are made within a fold: pooled scores of different classifiers pull chance below 0.5.
     """
     grouped = len(np.unique(groups)) < len(rows)
     count = min(MAX_FOLDS, len(np.unique(groups)), smallest)

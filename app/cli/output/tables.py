@@ -111,18 +111,13 @@ def card_lines(vector: VectorAnswer) -> list[Text]:
     card = vector.quality
     if card is None:
         return [*lines, Text("no quality card: not extracted from examples")]
-    for layer in recommended.layers:
-        quality = card.layers.get(str(layer))
-        if quality is not None and quality.auroc is not None:
-            interval = quality.auroc_interval
-            between = f" (95 % interval {interval[0]:.2f} to {interval[1]:.2f})" if interval else ""
-            against = "" if quality.random_auroc is None else f"; random directions {quality.random_auroc:.2f}"
-            lines.append(
-                Text(
-                    f"layer {layer}: held-out AUROC {quality.auroc:.2f}{between} on {card.holdout} of "
-                    f"{card.pairs} pairs{against}"
-                )
-            )
+    if card.auroc is not None:
+        interval = card.auroc_interval
+        between = f" (95 % interval {interval[0]:.2f} to {interval[1]:.2f})" if interval else ""
+        held = f"{card.holdout} of {card.pairs} pairs held out at a time"
+        random = [one.random_auroc for layer in recommended.layers if (one := card.layers.get(str(layer)))]
+        against = f"; random directions {random[0]:.2f}" if random and random[0] is not None else ""
+        lines.append(Text(f"held-out AUROC {card.auroc:.2f}{between}, {held}{against}"))
     return lines + [shown(f"warning: {warning}", "yellow") for warning in card.warnings]
 
 

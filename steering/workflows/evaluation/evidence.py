@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from steering.concepts.measured import measurement_of
+from steering.concepts.measured import ConceptMeasurement, measurement_of
 from steering.quality import QualityCard, Recommended
 from steering.vectors import ConceptVector
 from steering.workflows.evaluation.dose_response import DoseResponse
@@ -29,25 +29,17 @@ def with_evidence(vector: ConceptVector, response: DoseResponse) -> ConceptVecto
 def with_shipped_evidence(vector: ConceptVector, concept: str) -> ConceptVector:
     """Returns a vector of a starter concept with the dose-response that ships with the package.
 
-    Only where it is the same vector: the same model, pairs, method, position and recommended layers. Otherwise the vector
-    is returned unchanged.
+    Only where it is the same vector: the same model, pairs, method and position, with the measured layers; otherwise it is
+    returned unchanged. The measured layers become the recommended ones: several layers read equally well, and rounding
+    decides between them. Where too few prompts were measured to tell, the card's own recommendation stays.
     """
     found = measurement_of(concept, vector.model_fingerprint)
-    if found is None or vector.quality is None or vector.recommended is None:
+    if found is None or vector.quality is None or not _same(vector, found):
         return vector
-    made = vector.provenance
-    same = (made.get("dataset"), made.get("method"), str(made.get("position"))) == (
-        found.dataset,
-        found.method,
-        found.position,
-    )
-    if not same or vector.recommended.layers != found.layers:
-        return vector
-    recommended, warnings = Recommended(found.layers, found.strength, found.negative, basis="measured"), list[str]()
-    if not (found.strength or found.negative):
-        warnings.append(found.summary)
-        if found.moves_on_average:  # too few prompts to tell: the strengths to try stay
-            recommended = vector.recommended
+    shown = found.strength is not None or found.negative is not None
+    warnings = () if shown else (found.summary,)
+    if not shown and found.moves_on_average:
+        return replace(vector, quality=replace(vector.quality, warnings=(*vector.quality.warnings, *warnings)))
     card = replace(
         vector.quality,
         dose_response=found.points,
@@ -58,6 +50,16 @@ def with_shipped_evidence(vector: ConceptVector, concept: str) -> ConceptVector:
     return replace(
         vector,
         quality=card,
-        recommended=recommended,
-        provenance={**made, "dose_response": measured},
+        recommended=Recommended(found.layers, found.strength, found.negative, basis="measured"),
+        provenance={**vector.provenance, "dose_response": measured},
     )
+
+
+def _same(vector: ConceptVector, found: ConceptMeasurement) -> bool:
+    """Whether the measurement is of this vector."""
+    made = vector.provenance
+    return (made.get("dataset"), made.get("method"), str(made.get("position"))) == (
+        found.dataset,
+        found.method,
+        found.position,
+    ) and set(found.layers) <= set(vector.layers)

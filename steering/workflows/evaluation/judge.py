@@ -25,7 +25,7 @@ LONGEST = 4000
 SURELY = 1000.0
 """Added to a logit: further than any two logits lie apart."""
 SEVERAL = 6
-"""Answers that a judge has to rate alike before it is said that it tells nothing apart."""
+"""Equal ratings of an aspect from which on a warning says that the judge does not distinguish answers."""
 REPLY = 64
 """Tokens of a judge's reply."""
 Failure = Literal["unreachable", "unreadable"]
@@ -73,7 +73,7 @@ class Judge(Protocol):
 class EngineJudge:
     """The loaded model, unsteered and greedy, behind live traffic.
 
-    Of the digits 0, 1 and 2 it says the likeliest: a small model that is asked for a digit seldom writes one by itself. It
+    Generates the most probable of the digits 0, 1 and 2: a small model asked for a digit seldom writes one by itself. It
     judges poorly all the same.
     """
 
@@ -139,15 +139,17 @@ class Judgement:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What to know before the figures are believed."""
-        said = []
+        warnings = []
         if self.alike:
-            said.append(f"the judge rated every answer alike in {', '.join(self.alike)}: there it tells nothing apart")
+            warnings.append(
+                f"the judge gave every answer the same rating for {', '.join(self.alike)}, so it does not distinguish them"
+            )
         if lost := sum(self.failures.values()):
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.failures.items()))
-            said.append(
+            warnings.append(
                 f"{lost} of {self.ratings} ratings of the judge could not be had ({reasons}); their answers count nowhere"
             )
-        return tuple(said)
+        return tuple(warnings)
 
 
 def rating(reply: str) -> int | None:
@@ -185,7 +187,7 @@ async def judge_answers(
     progress: Progress | None = None,
 ) -> Judgement:
     """answers: strength -> one text an instruction, in order. Cancelling stops every question."""
-    report, failures, door = progress or ignore_progress, Counter[Failure](), asyncio.Semaphore(judging.judge.at_once)
+    report, failures, slots = progress or ignore_progress, Counter[Failure](), asyncio.Semaphore(judging.judge.at_once)
     asked = [
         questions_about(judging.concept, instruction, text)
         for texts in answers.values()
@@ -195,7 +197,7 @@ async def judge_answers(
 
     async def one(question: str) -> int | None:
         nonlocal done
-        async with door:
+        async with slots:
             try:
                 found = rating(await judging.judge.ask(question))
             except Unanswered:

@@ -73,7 +73,7 @@ class LayerMap:
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """One text from layer to layer, and the mean of all texts beside it, in one PCA of residuals scaled to length 1:
+    """One text from layer to layer, and the mean of all texts, in one PCA of residuals scaled to length 1:
     what turns on the way, without the growth in length that every text shares."""
 
     layers: tuple[int, ...]
@@ -163,7 +163,7 @@ def _named(layer: int | None) -> str:
 
 
 def check_request(engine: Engine, request: LatentSpaceRequest) -> None:
-    """Raises InvalidRequest and VectorModelMismatch for all that can be told before a text is read."""
+    """Raises InvalidRequest and VectorModelMismatch for everything that can be checked before a text is read."""
     if request.method not in PROJECTIONS:
         raise InvalidRequest(unknown_name("method", request.method, list(PROJECTIONS), "method"), param="method")
     if request.dims not in (2, 3):

@@ -88,7 +88,7 @@ def test_splits_that_disagree_widen_the_interval() -> None:
     assert differing.interval[1] - differing.interval[0] > agreeing.interval[1] - agreeing.interval[0] + 0.3
 
 
-def test_what_cannot_be_told_is_none() -> None:
+def test_what_cannot_be_measured_is_none() -> None:
     assert estimate_auroc([]) is None
     assert estimate_auroc([[fold([1.0], [0.0], [0])]]) is None
     two = estimate_auroc([[fold([1.0, 1.0], [0.0, 0.0], [0, 1])]])

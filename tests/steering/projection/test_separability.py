@@ -1,4 +1,4 @@
-"""Separability: one for clouds apart, chance for labels that mean nothing, None for what cannot be told."""
+"""Separability: one for clouds apart, chance for labels that mean nothing, None for what cannot be measured."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def labelled(gap: float, seed: int = 0, examples: int = 60, names: str = "ab") -
 
 
 @pytest.mark.parametrize("names", ["ab", "abc", "abcd"])
-def test_clouds_apart_are_told_apart(names: str) -> None:
+def test_clouds_apart_are_separated(names: str) -> None:
     found = separability(*labelled(gap=5.0, names=names))
     assert found.auroc == pytest.approx(1.0)
     assert found.silhouette is not None
@@ -25,7 +25,7 @@ def test_clouds_apart_are_told_apart(names: str) -> None:
 
 @pytest.mark.parametrize("names", ["ab", "abc"])
 def test_labels_that_mean_nothing_are_at_chance(names: str) -> None:
-    """The reading is held out: fitted on all, forty dimensions would tell sixty random labels apart."""
+    """The reading is held out: fitted on all, forty dimensions would separate sixty random labels."""
     found = [separability(*labelled(gap=0.0, seed=seed, names=names), seed=seed) for seed in range(20)]
     assert np.mean([one.auroc for one in found if one.auroc is not None]) == pytest.approx(0.5, abs=0.05)
     assert np.mean([one.silhouette for one in found if one.silhouette is not None]) == pytest.approx(0.0, abs=0.02)

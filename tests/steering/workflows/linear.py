@@ -176,7 +176,7 @@ class LinearEngine:
         return after, doses
 
     def logits(self, ids: Sequence[int], last: torch.Tensor) -> torch.Tensor:
-        """(token, vocab) from the last residual and the word read; the block-3 noise is not part of what is said."""
+        """(token, vocab) from the last residual and the word read; the block-3 noise is not part of what is message."""
         index = torch.tensor(ids)
         strength = last @ self.concept - self.late_noise[index]
         logits = self.follows[index] + strength[:, None] * polarity()

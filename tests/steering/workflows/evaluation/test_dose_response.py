@@ -133,7 +133,7 @@ async def test_answers_replay(engine):
 
 async def test_progress_runs_to_its_total(engine):
     seen = []
-    await dose_response(engine, asked_of(engine), progress=lambda *said: seen.append(said))
+    await dose_response(engine, asked_of(engine), progress=lambda *message: seen.append(message))
     done = [one[0] for one in seen]
     assert done == sorted(done)
     assert len({one[1] for one in seen}) == 1
@@ -153,7 +153,7 @@ async def test_cancelling_leaves_no_row(engine, moment):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"strengths": (0.0,)}, "other than 0"),
         ({"prompts": ()}, "at least one prompt"),
@@ -164,8 +164,8 @@ async def test_cancelling_leaves_no_row(engine, moment):
         ({"random_directions": 33}, "must be 0 to 32"),
     ],
 )
-async def test_evaluations_that_cannot_be(engine, change, said):
-    with pytest.raises(InvalidRequest, match=said):
+async def test_evaluations_that_cannot_be(engine, change, message):
+    with pytest.raises(InvalidRequest, match=message):
         await dose_response(engine, asked_of(engine, **change))
     assert engine.generated == 0
 

@@ -55,10 +55,15 @@ async def test_every_text_is_read_once_and_all_layers_in_one_pass(engine, reques
 
 async def test_provenance_suffices_to_make_it_again(engine, request_):
     vector = await extract(engine, request_)
-    said = json.loads(json.dumps(vector.provenance))
-    assert (said["method"], said["position"], said["seed"], said["holdout"]) == ("mean_difference", "mean", 0, 0.3)
-    assert said["dataset"] == dataset_digest(request_.pairs)
-    assert (said["positives"], said["topics"], said["model"]) == (24, 8, "linear")
+    message = json.loads(json.dumps(vector.provenance))
+    assert (message["method"], message["position"], message["seed"], message["holdout"]) == (
+        "mean_difference",
+        "mean",
+        0,
+        0.3,
+    )
+    assert message["dataset"] == dataset_digest(request_.pairs)
+    assert (message["positives"], message["topics"], message["model"]) == (24, 8, "linear")
     again = await extract(LinearEngine(), request_)
     assert bool((again.at(1).direction == vector.at(1).direction).all())
 
@@ -73,8 +78,8 @@ async def test_card_counts_and_survives_json(engine, request_):
 def turned_at_random(pairs: PairSet, seed: int) -> PairSet:
     """Each pair turned round or not by a coin."""
     rng = random.Random(seed)
-    couples = [(p, n) if rng.random() < 0.5 else (n, p) for p, n in pairs]
-    return PairSet(tuple(p for p, _ in couples), tuple(n for _, n in couples), pairs.topics)
+    pairs = [(p, n) if rng.random() < 0.5 else (n, p) for p, n in pairs]
+    return PairSet(tuple(p for p, _ in pairs), tuple(n for _, n in pairs), pairs.topics)
 
 
 async def test_shuffled_labels_are_at_chance(engine):
@@ -84,13 +89,13 @@ async def test_shuffled_labels_are_at_chance(engine):
         request = ExtractionRequest("shuffled", shuffled, layers=(1,), position="mean", seed=seed)
         cards.append((await extract(engine, request)).quality)
     assert abs(sum(card.layers[1].auroc for card in cards) / len(cards) - 0.5) < 0.15
-    assert sum(any("pairs disagree" in said for said in card.warnings) for card in cards) >= 9
+    assert sum(any("pairs disagree" in message for message in card.warnings) for card in cards) >= 9
 
 
 async def test_unpaired_heaps(engine):
     pairs = planted_pairs()
-    heaps = PairSet(pairs.positive, pairs.negative[:15], paired=False)
-    vector = await extract(engine, ExtractionRequest("heaps", heaps, position="mean"))
+    lists = PairSet(pairs.positive, pairs.negative[:15], paired=False)
+    vector = await extract(engine, ExtractionRequest("lists", lists, position="mean"))
     assert float(vector.at(1).direction @ engine.concept) > 0.8
     assert vector.quality.layers[1].pair_agreement is None
     assert vector.quality.pairs == 15
@@ -101,7 +106,7 @@ async def test_one_pair_will_do(engine):
     vector = await extract(engine, ExtractionRequest("single", pair, layers=(1, 2), position="mean"))
     assert float(vector.at(1).direction @ engine.concept) > 0.7
     assert vector.quality.layers[1].auroc is None
-    assert any("too few pairs" in said for said in vector.quality.warnings)
+    assert any("too few pairs" in message for message in vector.quality.warnings)
 
 
 async def test_conversations_read_at_the_answer(engine):
@@ -112,7 +117,7 @@ async def test_conversations_read_at_the_answer(engine):
     request = ExtractionRequest("answers", pairs, position="response_mean", holdout=0.0)
     vector = await extract(engine, request)
     assert float(vector.at(1).direction @ engine.concept) > 0.5
-    assert any("nothing was held out" in said for said in vector.quality.warnings)
+    assert any("nothing was held out" in message for message in vector.quality.warnings)
 
 
 async def test_layers_without_a_direction_are_left_out_and_named(engine):
@@ -123,7 +128,7 @@ async def test_layers_without_a_direction_are_left_out_and_named(engine):
     )
     vector = await extract(engine, ExtractionRequest("last", ended, position="last"))
     assert sorted(vector.layers) == [1, 2, 3]
-    assert any("layer 0" in said and "left out" in said for said in vector.quality.warnings)
+    assert any("layer 0" in message and "left out" in message for message in vector.quality.warnings)
 
 
 async def test_nothing_at_any_layer_raises(engine):
@@ -133,7 +138,7 @@ async def test_nothing_at_any_layer_raises(engine):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"method": "magic"}, "unknown method 'magic'"),
         ({"layers": (0, 4)}, "layer 4 does not exist; the model has layers 0 to 3"),
@@ -144,8 +149,8 @@ async def test_nothing_at_any_layer_raises(engine):
         ({"name": "Not A Name"}, "is not a name"),
     ],
 )
-async def test_what_cannot_be_is_said_before_anything_is_read(engine, request_, change, said):
-    with pytest.raises(InvalidRequest, match=said):
+async def test_what_cannot_be_is_said_before_anything_is_read(engine, request_, change, message):
+    with pytest.raises(InvalidRequest, match=message):
         await extract(engine, replace(request_, **change))
     assert engine.captured == 0
 
@@ -157,7 +162,7 @@ def test_negative_layers_count_from_the_top():
 
 async def test_progress_runs_to_its_total(engine, request_):
     seen = []
-    await extract(engine, request_, progress=lambda *said: seen.append(said))
+    await extract(engine, request_, progress=lambda *message: seen.append(message))
     done = [one[0] for one in seen]
     assert done == sorted(done)
     assert seen[-1][:2] == (48 + LAYERS, 48 + LAYERS)
@@ -179,7 +184,7 @@ async def test_cancelling_stops_between_layers(engine, request_):
     assert len(fitted) == 2
 
 
-async def test_no_thread_lives_on_that_could_keep_helpers_beside_the_engine(engine, request_):
+async def test_no_thread_lives_on_that_could_compete_with_the_engine(engine, request_):
     before = set(threading.enumerate())
     await extract(engine, request_)
     for thread in set(threading.enumerate()) - before:

@@ -123,7 +123,7 @@ async def test_the_loop_goes_on_while_a_worker_draws(engine, mapped):
 async def test_a_caller_who_leaves_kills_the_worker(engine, mapped):
     drawing = asyncio.Event()
     request = replace(mapped, method="tsne", texts=TEXTS * 30, labels=None, path=None)
-    work = latent_space(engine, request, progress=lambda done, total, said: "drawing" in said and drawing.set())
+    work = latent_space(engine, request, progress=lambda done, total, message: "drawing" in message and drawing.set())
     task = asyncio.ensure_future(work)
     await drawing.wait()
     await asyncio.sleep(0.05)
@@ -136,14 +136,14 @@ async def test_a_caller_who_leaves_kills_the_worker(engine, mapped):
 
 async def test_progress_runs_to_its_total(engine, mapped):
     seen = []
-    await latent_space(engine, mapped, progress=lambda *said: seen.append(said))
+    await latent_space(engine, mapped, progress=lambda *message: seen.append(message))
     done = [one[0] for one in seen]
     assert done == sorted(done)
     assert seen[-1] == (34, 34, "done")
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"method": "star chart"}, "unknown method 'star chart'; known: pca"),
         ({"dims": 4}, "dims must be 2 or 3"),
@@ -154,8 +154,8 @@ async def test_progress_runs_to_its_total(engine, mapped):
         ({"layers": (9,)}, "layer 9 does not exist"),
     ],
 )
-async def test_maps_that_cannot_be(engine, mapped, change, said):
-    with pytest.raises(InvalidRequest, match=said):
+async def test_maps_that_cannot_be(engine, mapped, change, message):
+    with pytest.raises(InvalidRequest, match=message):
         await latent_space(engine, replace(mapped, **change))
     assert engine.captured == 0
 
@@ -170,8 +170,8 @@ def test_a_vector_across_the_page_is_hardly_visible():
 
 
 def test_a_worker_needs_no_torch():
-    said = "import sys, steering.workflows.reading.projection_process; print([m for m in ('torch', 'sklearn') if m in sys.modules])"
-    run = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
+    message = "import sys, steering.workflows.reading.projection_process; print([m for m in ('torch', 'sklearn') if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", message], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
 
 

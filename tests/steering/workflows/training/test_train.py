@@ -105,9 +105,9 @@ async def test_named_layers_are_trained_one_after_the_other(engine, request_):
 
 async def test_provenance_tells_how_it_was_trained(engine, request_):
     vector = await train(engine, request_, SETTINGS)
-    said = json.loads(json.dumps(vector.provenance))
-    assert (said["method"], said["dataset"]) == (TRAINED, dataset_digest(request_.pairs))
-    training = said["training"]
+    message = json.loads(json.dumps(vector.provenance))
+    assert (message["method"], message["dataset"]) == (TRAINED, dataset_digest(request_.pairs))
+    training = message["training"]
     assert (training["steps"], training["strengths"]) == (5, list(SETTINGS.strengths))
     assert training["kl_coefficient"] == SETTINGS.kl_coefficient
     assert training["loss"] == {str(engine.tasks[0].layer): [1.0, pytest.approx(0.6)]}
@@ -138,7 +138,7 @@ async def test_conversations_share_their_question(engine):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"layers": (0, 4)}, "layer 4 does not exist; the model has layers 0 to 3"),
         ({"position": "all"}, "many activations"),
@@ -147,8 +147,8 @@ async def test_conversations_share_their_question(engine):
         ({"pairs": PairSet(("a road",), ("cold", "grim"), paired=False)}, "needs pairs"),
     ],
 )
-async def test_what_cannot_be_is_said_before_anything_is_read(engine, request_, change, said):
-    with pytest.raises(InvalidRequest, match=said):
+async def test_what_cannot_be_is_said_before_anything_is_read(engine, request_, change, message):
+    with pytest.raises(InvalidRequest, match=message):
         await train(engine, replace(request_, **change), SETTINGS)
     assert engine.captured == 0
     assert engine.tasks == []
@@ -163,7 +163,7 @@ async def test_equal_texts_are_refused(engine):
 @pytest.mark.parametrize("layers", ["all", (1, 2)])
 async def test_progress_runs_to_its_total(engine, request_, layers):
     seen = []
-    await train(engine, replace(request_, layers=layers), SETTINGS, progress=lambda *said: seen.append(said))
+    await train(engine, replace(request_, layers=layers), SETTINGS, progress=lambda *message: seen.append(message))
     read, trained = (LAYERS, 1) if layers == "all" else (2, 2)
     total = 48 + read + SETTINGS.steps * trained
     done = [one[0] for one in seen]
