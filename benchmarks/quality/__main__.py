@@ -1,4 +1,4 @@
-"""`python -m benchmarks.quality`: measures what steering does to the embedded model's text, and writes the pages' tables."""
+"""`python -m benchmarks.quality`: measures what steering does to the text of the embedded model."""
 
 import argparse
 import asyncio
@@ -13,7 +13,7 @@ from benchmarks.quality.cards import card
 from benchmarks.quality.choosing import choice
 from benchmarks.quality.concepts import CONCEPTS, FULL, QUICK, RANGES, Profile
 from benchmarks.quality.dose import measured
-from benchmarks.quality.ranges import keep_ranges, ranges
+from benchmarks.quality.ranges import add_ranges, ranges
 from benchmarks.quality.training import CONTESTED, contest
 from steering.concepts import CONCEPTS as STARTERS
 from steering.engine import open_engine
@@ -32,7 +32,7 @@ PARTS = {
 
 
 def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="tiny counts: shows that everything runs")
     parser.add_argument(
@@ -47,7 +47,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 async def run(chosen: argparse.Namespace) -> None:
-    """Part by part, concept by concept; the file is written after each, so that a run can be taken up again."""
+    """Measures the chosen parts of the chosen concepts. Writes the file after each, so that an interrupted run keeps its results."""
     profile = QUICK if chosen.quick else FULL
     engine = open_engine("transformers", EngineOptions(EMBEDDED_MODEL, cache_dir(), compiled=not chosen.eager))
     try:
@@ -56,15 +56,15 @@ async def run(chosen: argparse.Namespace) -> None:
         for part in chosen.only:
             for concept in chosen.concepts:
                 if concept in PARTS[part] and part == "ranges":
-                    keep_ranges(engine, concept, await ranges(engine, concept, QUICK if chosen.quick else RANGES))
+                    add_ranges(engine, concept, await ranges(engine, concept, QUICK if chosen.quick else RANGES))
                 elif concept in PARTS[part]:
-                    keep(chosen.output, engine, part, concept, await one(engine, part, concept, profile))
+                    add_result(chosen.output, engine, part, concept, await one(engine, part, concept, profile))
     finally:
         await engine.close()
 
 
 async def one(engine: Engine, part: str, concept: str, profile: Profile) -> Any:
-    """One part of one concept."""
+    """Measures one part of one concept."""
     if part == "cards":
         return await card(engine, concept)
     if part == "choice":
@@ -74,14 +74,14 @@ async def one(engine: Engine, part: str, concept: str, profile: Profile) -> Any:
     return await contest(engine, concept, profile)
 
 
-def keep(path: Path, engine: Engine, part: str, concept: str, found: Any) -> None:
+def add_result(path: Path, engine: Engine, part: str, concept: str, found: Any) -> None:
     """Adds one result to the file."""
-    entry: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     about: Mapping[str, str] = {"model": engine.info.name, "dtype": engine.info.dtype, "device": engine.info.device}
-    entry.update(about, date=datetime.now(UTC).date().isoformat())
-    entry.setdefault(part, {})[concept] = found
+    results.update(about, date=datetime.now(UTC).date().isoformat())
+    results.setdefault(part, {})[concept] = found
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

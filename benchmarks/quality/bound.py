@@ -1,4 +1,4 @@
-"""At which relative dose does text break? What the dose guard's default bound is chosen by."""
+"""Finds the relative dose at which text breaks: the default bound of the dose guard is chosen by it."""
 
 from collections.abc import Mapping
 from math import log
@@ -14,9 +14,9 @@ BROKEN = 1.5
 
 
 def breaking_doses(dose: Mapping[str, Any]) -> dict[str, float | None]:
-    """ "concept, sign" -> measured relative dose at which the perplexity ratio first reaches BROKEN; None where it never did.
+    """Returns the relative dose at which the perplexity ratio first reaches BROKEN, by "concept sign"; None if it never does.
 
-    dose: concept -> what `measured` says of it.
+    dose: result of `measured` by concept.
     """
     found: dict[str, float | None] = {}
     for concept, entry in dose.items():
@@ -32,6 +32,6 @@ def breaking_doses(dose: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def typical_breaking_dose(found: Mapping[str, float | None]) -> float | None:
-    """The dose by which half of them are broken; None where fewer than half ever were."""
+    """Returns the median of the breaking doses, or None if fewer than half of the curves reach BROKEN."""
     middle = median(float("inf") if one is None else one for one in found.values())
     return middle if middle < float("inf") else None

@@ -1,4 +1,4 @@
-"""What the quality card of a starter concept says when nothing but its name is given."""
+"""Reads the quality card of a starter concept extracted with default settings."""
 
 from dataclasses import asdict
 from typing import Any
@@ -8,7 +8,7 @@ from steering.engine.api import Engine
 
 
 async def card(engine: Engine, concept: str) -> dict[str, Any]:
-    """Of the recommended layer."""
+    """Returns the card of the recommended layer."""
     vector = await vector_of(engine, concept)
     (layer,) = vector.recommended_layers()
     assert vector.quality is not None

@@ -1,10 +1,10 @@
-"""Where to read a pair and where to steer: every position and set of layers, on prompts that report nothing later."""
+"""Compares positions to read pairs at and layers to steer, on prompts that no reported result uses."""
 
 from typing import Any
 
 from benchmarks.quality.concepts import Profile, choosing_prompts, vector_of
 from benchmarks.quality.curves import curve, reached
-from benchmarks.quality.progress import printed
+from benchmarks.quality.progress import progress_printer
 from steering.engine.api import Engine, Position
 from steering.errors import SteeringError
 from steering.vectors import ConceptVector
@@ -24,7 +24,7 @@ BOUNDS = (1.25, 1.5)
 
 
 async def choice(engine: Engine, concept: str, profile: Profile) -> list[dict[str, Any]]:
-    """A row a position and set of layers: mean shift at equal perplexity, read by one and the same vector."""
+    """Measures the mean shift at equal perplexity of every position and set of layers, read back with one vector."""
     vectors = await _vectors(engine, concept)
     reading = read_back(engine, vectors["response_mean"], None, None, "projection")
     places = [(position, layers) for position in vectors for layers in PLACES]
@@ -35,7 +35,7 @@ async def choice(engine: Engine, concept: str, profile: Profile) -> list[dict[st
     ]
     prompts = choosing_prompts(engine, concept, profile.choosing)
     unsteered, trials = await run_trials(
-        engine, prompts, plans, reading, profile.sampling, progress=printed(f"{concept}, choice")
+        engine, prompts, plans, reading, profile.sampling, progress=progress_printer(f"{concept}, choice")
     )
     rows, rest = [], iter(trials)
     for position, layers in places:
@@ -57,7 +57,7 @@ async def choice(engine: Engine, concept: str, profile: Profile) -> list[dict[st
 
 
 async def _vectors(engine: Engine, concept: str) -> dict[str, ConceptVector]:
-    """By position; one that the texts do not have is left out."""
+    """Extracts a vector per position. Positions that the texts do not have are left out."""
     found: dict[str, ConceptVector] = {}
     for position in POSITIONS:
         try:

@@ -1,4 +1,4 @@
-"""What is measured: the concepts, which prompts choose and which report, and where each concept is steered."""
+"""Defines what is measured: concepts, prompts for choosing settings and for reporting, and strengths."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ MEAN_DIFFERENCE = "mean_difference"
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """How much is measured. choosing, reporting: prompts; controls: random directions of equal dose."""
+    """States how much is measured. choosing, reporting: prompts; controls: random directions of equal dose."""
 
     choosing: int = 10
     reporting: int = 24
@@ -42,23 +42,23 @@ QUICK = Profile(choosing=2, reporting=3, neutral=1, tokens=8, controls=1, doses=
 
 
 def choosing_prompts(engine: Engine, concept: str, count: int) -> tuple[Prompt, ...]:
-    """Prompts that settings are chosen on: what the users of the concept's pairs say, spread over the topics."""
+    """Returns prompts for choosing settings: the user messages of the concept's pairs, spread over the topics."""
     found = list(dict.fromkeys(text[0].content for text in load_concept(concept).positive if not isinstance(text, str)))
     return as_prompts(engine, found[:: max(1, len(found) // count)][:count])
 
 
 def reporting_prompts(engine: Engine, concept: str, count: int) -> tuple[Prompt, ...]:
-    """The concept's evaluation prompts, none of which is among its pairs."""
+    """Returns the concept's evaluation prompts, none of which is among its pairs."""
     return as_prompts(engine, load_evaluation_prompts(concept)[:count])
 
 
 def neutral_prompts(engine: Engine, count: int) -> tuple[Prompt, ...]:
-    """From the end of the neutral ones: the first are those that training spares."""
+    """Returns the last neutral prompts. Training uses the first ones for its KL term."""
     return as_prompts(engine, load_neutral()[-count:])
 
 
 def strengths_of(engine: Engine, vector: ConceptVector, doses: Sequence[float]) -> tuple[float, ...]:
-    """The strengths that plan these relative doses at the vector's recommended layer, to two decimals."""
+    """Returns the strengths that plan these relative doses at the vector's recommended layer, to two decimals."""
     (layer,) = vector.recommended_layers()
     unit = engine.info.typical_norms[layer] / vector.at(layer).scale
     return tuple(round(dose * unit, 2) for dose in doses)
@@ -73,7 +73,7 @@ async def vector_of(
     method: str = MEAN_DIFFERENCE,
     training: TrainingSettings | None = None,
 ) -> ConceptVector:
-    """As the server makes it, where nothing is entry. training: method "trained"."""
+    """Extracts a concept's vector with the server's defaults. training: settings of the method "trained"."""
     pairs = load_concept(concept)
     request = ExtractionRequest(concept, pairs, position=position or default_position(pairs))
     if layers is not None:

@@ -1,10 +1,10 @@
-"""The dose-response of a concept's vector as a user gets it: defaults all the way, on prompts that chose nothing."""
+"""Measures the dose-response of a concept's vector with default settings, on prompts that no setting was chosen on."""
 
 from dataclasses import asdict
 from typing import Any
 
 from benchmarks.quality.concepts import Profile, neutral_prompts, reporting_prompts, strengths_of, vector_of
-from benchmarks.quality.progress import printed
+from benchmarks.quality.progress import progress_printer
 from steering.engine.api import Engine, GenerationRequest, SamplingParams
 from steering.vectors import ConceptVector
 from steering.workflows.evaluation.dose_response import DoseResponse, DoseResponseRequest, dose_response
@@ -16,7 +16,7 @@ SHOWN = (-0.15, 0.0, 0.15)
 
 
 async def measured(engine: Engine, concept: str, profile: Profile) -> dict[str, Any]:
-    """Vector, card and dose-response, ready for JSON. planned_dose: relative dose a strength of 1 plans, by layer."""
+    """Returns vector, card and dose-response as JSON values. planned_dose: relative dose of strength 1, by layer."""
     vector = await vector_of(engine, concept)
     request = DoseResponseRequest(
         vector,
@@ -26,7 +26,7 @@ async def measured(engine: Engine, concept: str, profile: Profile) -> dict[str, 
         random_directions=profile.controls,
         sampling=profile.sampling,
     )
-    found = await dose_response(engine, request, progress=printed(f"{concept}, dose"))
+    found = await dose_response(engine, request, progress=progress_printer(f"{concept}, dose"))
     return {
         "position": vector.provenance["position"],
         "layers": list(found.layers),
@@ -61,7 +61,7 @@ def _numbers(found: DoseResponse) -> dict[str, Any]:
 async def _texts(
     engine: Engine, vector: ConceptVector, found: DoseResponse, request: DoseResponseRequest
 ) -> list[dict[str, Any]]:
-    """The first prompt, answered greedily at the strengths SHOWN."""
+    """Answers the first prompt greedily at the doses SHOWN."""
     assert request.prompts is not None
     prompt = request.prompts[0]
     sampling = SamplingParams(max_tokens=request.sampling.max_tokens)

@@ -1,4 +1,4 @@
-"""The tables of docs/dose_response.md, docs/training.md and docs/mathematics.md, from the figures that a run kept."""
+"""The tables of docs/dose_response.md, docs/training.md and docs/mathematics.md, from the saved results."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,24 +17,24 @@ Row = Sequence[str]
 
 @cache
 def results() -> Mapping[str, Any]:
-    """What benchmarks/results/quality.json holds."""
+    """Reads benchmarks/results/quality.json."""
     found: Mapping[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))
     return found
 
 
 def table(columns: Row, rows: Sequence[Row]) -> str:
-    """Markdown."""
+    """Formats a Markdown table."""
     return "".join(f"| {' | '.join(row)} |\n" for row in (columns, ["---"] * len(columns), *rows))
 
 
 def measured_on() -> str:
-    """Model and day."""
-    entry = results()
-    return f"{entry['model']}, {entry['dtype']} on {entry['device']}, {entry['date']}."
+    """States the model, its dtype, the device and the date of the results."""
+    found = results()
+    return f"{found['model']}, {found['dtype']} on {found['device']}, {found['date']}."
 
 
 def cards_table() -> str:
-    """The card of every starter concept at its recommended layer."""
+    """Shows the card of every starter concept at its recommended layer."""
     rows = [
         (
             concept,
@@ -57,7 +57,7 @@ def cards_table() -> str:
 
 
 def ranges_table() -> str:
-    """Whether each starter concept steers the embedded model with default settings, which way, and at what strength."""
+    """Shows at which strengths each starter concept steers the embedded model with default settings."""
     rows = []
     for concept in CONCEPTS:
         for model, line in summaries_of(concept).items():
@@ -66,7 +66,7 @@ def ranges_table() -> str:
 
 
 def overview() -> str:
-    """One row a concept: what the defaults give, and whether it holds."""
+    """Shows the result of the default settings for every concept."""
     rows = []
     for concept, entry in results()["dose"].items():
         quality = entry["card"][str(entry["reading_layer"])]
@@ -94,7 +94,7 @@ def overview() -> str:
 
 
 def best_point(entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The positive strength within the recommended range that moved the concept furthest; None without a range."""
+    """Returns the point of the recommended range with the largest shift; None without a range."""
     if entry["recommended"] is None:
         return None
     low, high = entry["recommended"]
@@ -104,7 +104,7 @@ def best_point(entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def concept_tables() -> str:
-    """A section a concept: every strength, then texts."""
+    """Shows a section per concept: its strengths, then texts."""
     return "\n".join(_section(concept, entry) for concept, entry in results()["dose"].items())
 
 
@@ -169,12 +169,12 @@ def _line(text: str) -> str:
 
 
 def bound_table() -> str:
-    """At which dose each curve breaks, and the middle of them."""
+    """Shows the dose at which each curve breaks, and their median."""
     found = breaking_doses(results()["dose"])
     rows = [(concept, *(_dose(found[f"{concept} {sign}"]) for sign in "+-")) for concept in results()["dose"]]
     middle = typical_breaking_dose(found)
-    entry = "fewer than half broke" if middle is None else f"median of all: {middle:.2f}"
-    return table(("concept", "above zero", "below zero"), rows) + f"\n{entry}\n"
+    summary = "fewer than half broke" if middle is None else f"median of all: {middle:.2f}"
+    return table(("concept", "above zero", "below zero"), rows) + f"\n{summary}\n"
 
 
 def _dose(dose: float | None) -> str:
@@ -182,9 +182,9 @@ def _dose(dose: float | None) -> str:
 
 
 def choice_table() -> str:
-    """How far each position and set of layers reached at a perplexity of COHERENT."""
-    entry = results()["choice"]
-    places = list(dict.fromkeys((row["position"], tuple(row["layers"])) for rows in entry.values() for row in rows))
+    """Shows the shift of each position and set of layers at a perplexity ratio of COHERENT."""
+    choices = results()["choice"]
+    places = list(dict.fromkeys((row["position"], tuple(row["layers"])) for rows in choices.values() for row in rows))
     rows = []
     for position, layers in places:
         cells = [
@@ -196,14 +196,14 @@ def choice_table() -> str:
                 ),
                 "",
             )
-            for found in entry.values()
+            for found in choices.values()
         ]
         rows.append((f"`{position}`", ", ".join(map(str, layers)), *cells))
-    return table(("position", "layers", *entry), rows)
+    return table(("position", "layers", *choices), rows)
 
 
 def training_table() -> str:
-    """Trained against mean difference, on the reporting prompts."""
+    """Compares trained vectors with mean difference on the reporting prompts."""
     rows = []
     for concept, entry in results()["training"].items():
         base, best = entry["reporting"]["mean difference"], entry["reporting"][entry["best"]]
@@ -234,7 +234,7 @@ def training_table() -> str:
 
 
 def settings_table() -> str:
-    """All settings on the choosing prompts."""
+    """Shows all settings of training on the choosing prompts."""
     rows = [
         (concept, name, *(_three(reach[bound]) for bound in reach))
         for concept, entry in results()["training"].items()

@@ -7,8 +7,8 @@ from steering.workflows.progress import Progress
 PAUSE = 10.0
 
 
-def printed(what: str) -> Progress:
-    """A Progress that prints now and then."""
+def progress_printer(what: str) -> Progress:
+    """Returns a Progress that prints at the start, at the end and at most every PAUSE seconds between."""
     began = last = time.monotonic()
 
     def report(done: int, total: int, message: str) -> None:

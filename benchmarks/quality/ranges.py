@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.concepts import Profile, neutral_prompts, reporting_prompts, strengths_of, vector_of
-from benchmarks.quality.progress import printed
+from benchmarks.quality.progress import progress_printer
 from steering.concepts.measured import MEASURED_FILE
 from steering.engine.api import Engine
 from steering.workflows.evaluation.dose_response import DoseResponseRequest, dose_response
@@ -22,7 +22,7 @@ PATH = Path(__file__).parents[2] / "steering" / "concepts" / "data" / MEASURED_F
 
 
 async def ranges(engine: Engine, concept: str, profile: Profile) -> dict[str, Any]:
-    """The dose-response of a concept's vector with default settings, on its evaluation prompts."""
+    """Measures the dose-response of a concept's vector with default settings, on its evaluation prompts."""
     vector = await vector_of(engine, concept)
     request = DoseResponseRequest(
         vector,
@@ -32,7 +32,7 @@ async def ranges(engine: Engine, concept: str, profile: Profile) -> dict[str, An
         random_directions=profile.controls,
         sampling=profile.sampling,
     )
-    found = await dose_response(engine, request, progress=printed(f"{concept}, ranges"))
+    found = await dose_response(engine, request, progress=progress_printer(f"{concept}, ranges"))
     return {
         "dataset": vector.provenance["dataset"],
         "method": vector.method,
@@ -50,7 +50,7 @@ async def ranges(engine: Engine, concept: str, profile: Profile) -> dict[str, An
     }
 
 
-def keep_ranges(engine: Engine, concept: str, found: dict[str, Any], path: Path = PATH) -> None:
+def add_ranges(engine: Engine, concept: str, found: dict[str, Any], path: Path = PATH) -> None:
     """Adds one result to the package's data file, under the model's fingerprint."""
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     model = content.setdefault(engine.info.fingerprint, {"model": engine.info.name, "concepts": {}})

@@ -1,11 +1,11 @@
-"""Trained against mean difference at one layer: how far each moves text at equal perplexity."""
+"""Compares trained vectors with mean difference at one layer: the shift of text at equal perplexity."""
 
 from dataclasses import asdict, replace
 from typing import Any
 
 from benchmarks.quality.concepts import Profile, choosing_prompts, reporting_prompts, strengths_of, vector_of
 from benchmarks.quality.curves import Curve, curve, difference, reach_interval, reached
-from benchmarks.quality.progress import printed
+from benchmarks.quality.progress import progress_printer
 from steering.engine.api import Engine, Prompt
 from steering.vectors import ConceptVector
 from steering.workflows.evaluation.setup import plan_at, read_back
@@ -27,8 +27,9 @@ SETTINGS = {
 
 
 async def contest(engine: Engine, concept: str, profile: Profile) -> dict[str, Any]:
-    """Settings are compared on the choosing prompts; the best of them meets mean difference on the reporting ones. The
-    reader is a probe's direction, which is neither of the two.
+    """Compares settings on the choosing prompts, and the best of them with mean difference on the reporting prompts.
+
+    Texts are read back with a probe's direction, which is neither of the two.
     """
     base = await vector_of(engine, concept)
     layer = base.recommended_layers()[0]
@@ -36,12 +37,14 @@ async def contest(engine: Engine, concept: str, profile: Profile) -> dict[str, A
     strengths = low, high
     trained: dict[str, ConceptVector] = {}
     for name, settings in SETTINGS.items():
-        printed(f"{concept}, {name}")(0, 1, "training")
+        progress_printer(f"{concept}, {name}")(0, 1, "training")
         trained[name] = await vector_of(
             engine, concept, layers=(layer,), training=replace(settings, strengths=strengths)
         )
-    rivals = {"mean difference": base, **trained}
-    chosen = await _curves(engine, concept, rivals, layer, choosing_prompts(engine, concept, profile.choosing), profile)
+    vectors = {"mean difference": base, **trained}
+    chosen = await _curves(
+        engine, concept, vectors, layer, choosing_prompts(engine, concept, profile.choosing), profile
+    )
     best = max(trained, key=lambda name: reached(chosen[name][0], BOUNDS[-1]))
     finalists = {"mean difference": base, best: trained[best]}
     prompts = reporting_prompts(engine, concept, profile.reporting)
@@ -66,26 +69,26 @@ def _reach(found: Curve) -> dict[str, Any]:
 async def _curves(
     engine: Engine,
     concept: str,
-    rivals: dict[str, ConceptVector],
+    vectors: dict[str, ConceptVector],
     layer: int,
     prompts: tuple[Prompt, ...],
     profile: Profile,
 ) -> dict[str, tuple[Curve, list[dict[str, Any]]]]:
-    """All rivals in one run, so that they share prompts, noise and the unsteered texts."""
-    base = rivals["mean difference"]
+    """Measures all vectors in one run, so that they share prompts, noise and the unsteered texts."""
+    base = vectors["mean difference"]
     reader = await vector_of(engine, concept, method="probe")
     reading = read_back(engine, base, reader, None, "projection")
     amounts = strengths_of(engine, base, DOSES if profile.tokens > 8 else DOSES[:2])
-    scales = {name: base.at(layer).scale / one.at(layer).scale for name, one in rivals.items()}
+    scales = {name: base.at(layer).scale / one.at(layer).scale for name, one in vectors.items()}
     plans = [
         await plan_at(engine.info, one, amount * scales[name], (layer,))
-        for name, one in rivals.items()
+        for name, one in vectors.items()
         for amount in amounts
     ]
-    progress = printed(f"{concept}, training")
+    progress = progress_printer(f"{concept}, training")
     unsteered, trials = await run_trials(engine, prompts, plans, reading, profile.sampling, progress=progress)
     found = {}
-    for index, name in enumerate(rivals):
+    for index, name in enumerate(vectors):
         mine = trials[index * len(amounts) : (index + 1) * len(amounts)]
         found[name] = curve(amounts, mine, unsteered), _points(amounts, mine, unsteered)
     return found
