@@ -63,7 +63,7 @@ serve: install web
 demo: install web
 	@$(BIN)/steer demo
 
-lint: setup
+lint: setup style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 

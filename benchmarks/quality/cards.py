@@ -19,7 +19,7 @@ async def card(engine: Engine, concept: str) -> dict[str, Any]:
         "layer": layer,
         "scale": scale,
         "share": scale / engine.info.typical_norms[layer],
-        "strength": list(vector.recommended.strength),
+        "strength": list(vector.recommended.strength or vector.recommended.strengths_to_try or ()),
         "warnings": list(vector.quality.warnings),
         **asdict(vector.quality.layers[layer]),
     }

@@ -48,7 +48,7 @@ async def choice(engine: Engine, concept: str, profile: Profile) -> list[dict[st
                 "layers": list(layers),
                 "strengths": list(strengths),
                 "shift": found.shift.mean(1)[1:].tolist(),
-                "perplexity_ratio": [perplexity_ratio(trial, unsteered) for trial in here],
+                "perplexity_ratio": [perplexity_ratio(trial, unsteered).mean for trial in here],
                 "relative_dose": [max((one.dose for one in trial.measures), default=0.0) for trial in here],
                 "reached": {str(bound): reached(found, bound) for bound in BOUNDS},
             }

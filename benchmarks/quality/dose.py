@@ -52,10 +52,14 @@ def _numbers(found: DoseResponse) -> dict[str, Any]:
         "points": [asdict(point) for point in found.points],
         "advantages": {str(strength): asdict(one) for strength, one in found.advantages.items()},
         "anti_steered": found.anti_steered,
-        "recommended": None if found.recommended is None else list(found.recommended.strength),
-        "negative": None if found.negative is None else list(found.negative),
+        "recommended": _range(None if found.recommended is None else found.recommended.strength),
+        "negative": _range(None if found.recommended is None else found.recommended.negative),
         "warnings": list(found.warnings),
     }
+
+
+def _range(bounds: tuple[float, float] | None) -> list[float] | None:
+    return None if bounds is None else list(bounds)
 
 
 async def _texts(

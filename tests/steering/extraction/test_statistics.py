@@ -31,7 +31,7 @@ def test_auroc_by_hand() -> None:
 
 
 @given(numbers, numbers)
-def test_auroc_is_the_share_of_ordered_couples(positive: np.ndarray, negative: np.ndarray) -> None:
+def test_auroc_is_the_share_of_ordered_pairs(positive: np.ndarray, negative: np.ndarray) -> None:
     wins = [1.0 if p > n else 0.5 if p == n else 0.0 for p in positive for n in negative]
     assert auroc(positive, negative) == pytest.approx(np.mean(wins))
     assert auroc(positive, negative) + auroc(negative, positive) == pytest.approx(1.0)
@@ -48,7 +48,7 @@ def test_leaving_a_group_out_equals_removing_its_rows(rows: list[tuple[int, int,
         assert value == pytest.approx(float(expected))
 
 
-def test_couples_are_formed_inside_a_fold() -> None:
+def test_pairs_are_formed_inside_a_fold() -> None:
     """Scores of another direction may have any offset."""
     one, other = fold([1.0, 2.0], [0.0, 0.5], [0, 1]), fold([101.0, 102.0], [100.0, 100.5], [2, 3])
     found = estimate_auroc([[one, other]])

@@ -26,96 +26,21 @@ from steering.engine.api import (
     SteeringReport,
     TokenEvent,
 )
-from steering.errors import InvalidRequest, SteeringError
+from steering.errors import SteeringError
 from steering.model.info import ModelInfo
 from steering.operations import OPERATIONS
 from steering.plan.types import Phase, SteeringPlan
-
-POSITIVE = ("lovely", "warm", "glad", "bright", "kind", "joyful")
-NEGATIVE = ("grim", "cold", "sad", "dull", "cruel", "bitter")
-NEUTRAL = (
-    "the",
-    "a",
-    "road",
-    "tree",
-    "house",
-    "river",
-    "stone",
-    "table",
-    "walk",
-    "read",
-    "open",
-    "door",
-    "window",
-    "letter",
-    "morning",
-    "train",
-    "city",
-    "market",
-    "field",
-    "paper",
-    "bread",
-    "water",
-    "about",
-    "over",
-    "under",
-    "with",
-    "from",
-    "into",
-    "near",
-    "far",
-    "long",
-    "short",
-    "old",
-    "new",
-    "first",
-    "next",
-    "day",
+from tests.steering.workflows.linear_tokenizer import (
+    BABBLE,
+    IDS,
+    MARKERS,
+    WORDS,
+    LinearTokenizer,
+    polarity,
 )
-MARKERS = ("<s>", "</s>", "<system>", "<user>", "<assistant>", "<?>")
-BABBLE = "zzz"
-WORDS = (*MARKERS, *POSITIVE, *NEGATIVE, *NEUTRAL, BABBLE)
-IDS = {word: i for i, word in enumerate(WORDS)}
-BEGIN, END, UNKNOWN = IDS["<s>"], IDS["</s>"], IDS["<?>"]
+
 D_MODEL, LAYERS, GAIN, NOISE, BREAKS = 96, 4, 4.0, 6.0, 1.6
 PLANTED_LAYERS = (1, 2)
-
-
-def polarity() -> torch.Tensor:
-    """(vocab,): +1, -1 or 0."""
-    return torch.tensor([float(word in POSITIVE) - float(word in NEGATIVE) for word in WORDS])
-
-
-class LinearTokenizer:
-    """Words by spaces; messages as marker, words, and a closing marker that opens the answer."""
-
-    def __init__(self, system_role: bool = True) -> None:
-        self._system_role = system_role
-
-    def encode(self, prompt: Prompt) -> tuple[int, ...]:
-        if isinstance(prompt, str):
-            return (BEGIN, *self._words(prompt))
-        if prompt and isinstance(prompt[0], int):
-            if any(not isinstance(i, int) or not 0 <= i < len(WORDS) for i in prompt):
-                raise InvalidRequest("a token id is not in the vocabulary", param="prompt")
-            return tuple(prompt)  # type: ignore[arg-type]
-        ids = [BEGIN]
-        for message in prompt:
-            if message.role == "system" and not self._system_role:
-                raise InvalidRequest("the chat template knows no system role", param="messages")
-            ids += [IDS[f"<{message.role}>"], *self._words(message.content)]
-        if prompt[-1].role != "assistant":
-            ids.append(IDS["<assistant>"])
-        return tuple(ids)
-
-    def _words(self, text: str) -> list[int]:
-        return [IDS.get(word, UNKNOWN) for word in text.split()]
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        return " ".join(WORDS[i] for i in token_ids if WORDS[i] not in MARKERS)
-
-    def token_text(self, token_id: int) -> str:
-        return WORDS[token_id]
 
 
 class LinearEngine:

@@ -3,7 +3,7 @@
 import random
 
 from steering.pairs import ChatMessage, PairSet
-from tests.steering.workflows.linear import NEGATIVE, NEUTRAL, POSITIVE
+from tests.steering.workflows.linear_tokenizer import NEGATIVE, NEUTRAL, POSITIVE
 
 
 def planted_pairs(count: int = 24, topics: int = 8, seed: int = 3) -> PairSet:

@@ -21,7 +21,8 @@ from steering.workflows.comparison.compare import (
     sweep_arms,
 )
 from steering.workflows.evaluation.setup import plan_at, random_like
-from tests.steering.workflows.linear import GAIN, LinearEngine, polarity
+from tests.steering.workflows.linear import GAIN, LinearEngine
+from tests.steering.workflows.linear_tokenizer import polarity
 from tests.steering.workflows.texts import conversation
 from tests.steering.workflows.vectors import planted_vector
 

@@ -92,7 +92,7 @@ async def test_shuffled_labels_are_at_chance(engine):
     assert sum(any("pairs disagree" in message for message in card.warnings) for card in cards) >= 9
 
 
-async def test_unpaired_heaps(engine):
+async def test_unpaired_texts(engine):
     pairs = planted_pairs()
     lists = PairSet(pairs.positive, pairs.negative[:15], paired=False)
     vector = await extract(engine, ExtractionRequest("lists", lists, position="mean"))
@@ -149,7 +149,7 @@ async def test_nothing_at_any_layer_raises(engine):
         ({"name": "Not A Name"}, "is not a name"),
     ],
 )
-async def test_what_cannot_be_is_said_before_anything_is_read(engine, request_, change, message):
+async def test_invalid_requests_are_refused_before_anything_is_read(engine, request_, change, message):
     with pytest.raises(InvalidRequest, match=message):
         await extract(engine, replace(request_, **change))
     assert engine.captured == 0

@@ -82,7 +82,7 @@ async def test_a_layer_that_cannot_be_drawn_is_named(engine):
     assert "layer 0 is left out" in found.warnings[0]
 
 
-async def test_input_embeddings_are_drawn_beside_the_layers(engine, mapped):
+async def test_input_embeddings_are_drawn_next_to_the_layers(engine, mapped):
     """A word's own embedding knows no polarity: only block 1 pulls the labels apart."""
     found = await latent_space(engine, replace(mapped, layers=(0, 1), embeddings=True))
     assert [one.layer for one in found.layers] == [0, 1]
@@ -105,7 +105,7 @@ async def test_embeddings_that_are_all_alike_are_named(engine):
         await latent_space(engine, LatentSpaceRequest(texts, layers=(0,), embeddings=True))
 
 
-async def test_where_no_layer_can_be_drawn_it_is_said(engine):
+async def test_too_few_texts_for_any_layer_are_refused(engine):
     with pytest.raises(InvalidRequest, match="at least 4 texts"):
         await latent_space(engine, LatentSpaceRequest(TEXTS[:3]))
 

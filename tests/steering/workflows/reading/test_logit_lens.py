@@ -15,7 +15,7 @@ from steering.workflows.generate import answer
 from steering.workflows.reading import logit_lens as workflow
 from steering.workflows.reading.logit_lens import LogitLensRequest, logit_lens
 from tests.families import FAMILIES
-from tests.steering.workflows.linear import NEGATIVE, POSITIVE, WORDS
+from tests.steering.workflows.linear_tokenizer import NEGATIVE, POSITIVE, WORDS
 from tests.steering.workflows.vectors import planted_vector
 
 

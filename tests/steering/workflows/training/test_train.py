@@ -147,7 +147,7 @@ async def test_conversations_share_their_question(engine):
         ({"pairs": PairSet(("a road",), ("cold", "grim"), paired=False)}, "needs pairs"),
     ],
 )
-async def test_what_cannot_be_is_said_before_anything_is_read(engine, request_, change, message):
+async def test_invalid_requests_are_refused_before_anything_is_read(engine, request_, change, message):
     with pytest.raises(InvalidRequest, match=message):
         await train(engine, replace(request_, **change), SETTINGS)
     assert engine.captured == 0

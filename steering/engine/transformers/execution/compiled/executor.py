@@ -95,7 +95,7 @@ class CompiledExecutor:
         return self._compiled(self._ready, replace(prepared, stop_after=None))  # a graph always runs to its end
 
     def _worthwhile(self, stop_after: int | None) -> bool:
-        """Whether a graph is faster than an eager pass that stops early: it computes all layers, at half the cost of each."""
+        """Whether a graph is faster than an eager pass that stops early: it computes all layers, each at about 50 % of the eager cost."""
         return stop_after is None or 2 * (stop_after + 1) > self._parts.layout.layer_count
 
     def _compiled(self, ready: _Ready, prepared: PreparedPass) -> Logits:
