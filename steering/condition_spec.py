@@ -116,6 +116,7 @@ def condition_nodes(condition: ConditionSpec) -> Iterator[ConditionSpec]:
 
 
 def renamed_condition(condition: ConditionSpec, names: Mapping[str, str]) -> ConditionSpec:
+    """Returns the condition with every vector name replaced by its entry in `names`."""
     match condition:
         case Threshold():
             return condition.model_copy(update={"vector": names[condition.vector]})

@@ -34,6 +34,7 @@ class VectorId:
 
     @classmethod
     def parse(cls, text: str, param: str = "vector") -> "VectorId":
+        """Parses `name` or `name@version`. Raises InvalidRequest that names `param`."""
         name, at, version = text.partition("@")
         check_name(name, param)
         if not at:
@@ -103,6 +104,7 @@ class ConceptVector:
 
     @property
     def id(self) -> str:
+        """Returns `name@version`."""
         return f"{self.name}@{self.version}"
 
     def recommended_layers(self) -> tuple[int, ...]:

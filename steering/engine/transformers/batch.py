@@ -21,10 +21,12 @@ class Segment:
 
     @property
     def length(self) -> int:
+        """Returns the number of tokens."""
         return self.end - self.start
 
     @property
     def last_position(self) -> int:
+        """Returns the absolute position of the last token."""
         return self.first + self.length - 1
 
     @property
@@ -53,10 +55,12 @@ class Batch:
 
     @property
     def tokens(self) -> int:
+        """Returns the number of tokens of the pass."""
         return int(self.token_ids.shape[0])
 
     @property
     def sequences(self) -> tuple[Sequence, ...]:
+        """Returns the sequence of each segment, in order."""
         return tuple(segment.sequence for segment in self.segments)
 
     def segment_table(self) -> Int[Tensor, "segment 3"]:

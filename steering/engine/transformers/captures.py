@@ -15,7 +15,9 @@ from steering.shapes import Float, Tensor
 class SpanFinder(Protocol):
     """Where the answer lies in a rendered conversation."""
 
-    def response_span(self, messages: tuple[ChatMessage, ...]) -> tuple[int, int]: ...
+    def response_span(self, messages: tuple[ChatMessage, ...]) -> tuple[int, int]:
+        """Returns the half-open token span of the last assistant message."""
+        ...
 
 
 def check_layers(spec: CaptureSpec, layer_count: int) -> None:

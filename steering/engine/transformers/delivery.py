@@ -24,7 +24,9 @@ class Sender(Protocol):
     outbox: list[object]
 
     @property
-    def stream(self) -> Stream: ...
+    def stream(self) -> Stream:
+        """Returns the stream that events are delivered to."""
+        ...
 
 
 class Delivery:

@@ -16,9 +16,13 @@ from steering.shapes import Tensor
 class DecodeStream(Protocol):
     """Token ids in, whole characters out."""
 
-    def step(self, token_id: int) -> str: ...
+    def step(self, token_id: int) -> str:
+        """Returns the whole characters that became certain with a token; may be empty."""
+        ...
 
-    def flush(self) -> str: ...
+    def flush(self) -> str:
+        """Returns the characters that are still held back."""
+        ...
 
 
 class Stream:
@@ -106,6 +110,7 @@ class Sequence:
 
     @property
     def generated(self) -> int:
+        """Returns the number of generated tokens."""
         return len(self.ids) - self.prompt_length
 
     @property

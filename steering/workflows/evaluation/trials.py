@@ -43,6 +43,7 @@ class Trial:
 
     @property
     def scores(self) -> tuple[float, ...]:
+        """Returns the score of every answer, in the order of the prompts."""
         return tuple(one.score for one in self.measures)
 
     @property

@@ -30,6 +30,7 @@ class Group:
 
     @property
     def fresh(self) -> bool:
+        """Whether every segment starts at position 0, so that all it attends to is in this pass."""
         return self.segments[0].first == 0
 
     @property

@@ -75,9 +75,11 @@ class PagedLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is unty
         return batch.segments[0].first if batch is not None and self._cache.own_attention else 0
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Returns the number of visible positions and their offset, for models that build their own masks."""
         return self.get_seq_length() + query_length, 0
 
     def get_max_length(self) -> int:
+        """Returns -1: the cache has no maximum length of its own."""
         return -1
 
 
