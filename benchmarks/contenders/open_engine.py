@@ -31,7 +31,7 @@ def model_folder() -> Path:
 def open_endless(source: str, device: str) -> Engine:
     """Opens an engine without end-of-sequence tokens, so that every contender generates the requested number of tokens."""
     engine = open_engine("transformers", EngineOptions(source, cache_dir(), device=device, dtype=DTYPE))
-    cast(Any, engine)._loop._eos_ids = frozenset()  # the HTTP API has no such option
+    cast(Any, engine)._loop._answers._eos_ids = frozenset()  # the HTTP API has no such option
     return engine
 
 
