@@ -196,7 +196,8 @@ class EngineLoop:
 
     def _finish_capture(self, sequence: Sequence) -> None:
         found = captures.result(sequence, self._unembedding.embed)
-        self._scheduler.release(sequence)
+        # what was read is finite; what steering did in layers that were not read, nobody has checked
+        self._scheduler.release(sequence, dirty=not sequence.plan.empty)
         sequence.outbox.append(found)
         self._open.pop(sequence.id, None)
 

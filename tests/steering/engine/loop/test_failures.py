@@ -14,6 +14,7 @@ from steering.engine.options import EngineLimits
 from steering.engine.transformers.memory.block_pool import BLOCK
 from steering.errors import EngineDead, InternalError, OutOfMemory
 from steering.model.loading import LoadedModel, opened
+from steering.plan.types import UNSTEERED
 from tests.engines import engine_over, family_engine, run, run_all, sampling
 from tests.families import FAMILIES, LLAMA_LIKE, build
 from tests.plans import plan_for, vectors_for
@@ -134,6 +135,20 @@ def test_what_fails_for_one_row_ends_that_row(driven: tuple[DrivenLoop, LoadedMo
     assert isinstance(answer_of(bad), InternalError)
     tokens, _ = answer_of(good)  # type: ignore[misc]
     assert len(tokens) == 30
+
+
+def test_blocks_of_a_steered_capture_are_zeroed_before_their_next_use(driven: tuple[DrivenLoop, LoadedModel]) -> None:
+    """What was read may be finite where layers behind it are not."""
+    loop, loaded = driven
+    plan = asyncio.run(plan_for([{"vector": "alpha", "layers": "all"}], vectors_for(loaded.info), loaded.info))
+    for steering, dirty in ((UNSTEERED, False), (plan, True)):
+        read = sequence_of(loaded, text(40), capture=CaptureSpec((0,), "all"), plan=steering)
+        loop.turn([read])
+        loop.finish()
+        blocks = loop.pool.allocate(loop.pool.available)
+        assert blocks is not None
+        assert bool(loop.pool.unclean) == dirty
+        loop.pool.release(blocks)
 
 
 def test_memory_that_ends_where_a_client_leaves_ends_nobody(driven: tuple[DrivenLoop, LoadedModel]) -> None:
