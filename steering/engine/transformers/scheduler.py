@@ -84,8 +84,8 @@ class Scheduler:
         return gone
 
     def running_of(self, *, background: bool) -> int:
-        """How many sequences of a kind run."""
-        return sum(one.background == background for one in self.running.values())
+        """How many sequences of a kind run. May be called by any thread."""
+        return sum(one.background == background for one in tuple(self.running.values()))
 
     def release(self, sequence: Sequence, *, dirty: bool = False) -> None:
         """Ends a sequence's run. dirty: what it computed may not be finite, or is not complete. Harmless when repeated."""

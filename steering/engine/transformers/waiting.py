@@ -15,29 +15,34 @@ class WaitingQueue:
     def __init__(self) -> None:
         self._clients: OrderedDict[str, deque[Sequence]] = OrderedDict()
         self._preempted: deque[Sequence] = deque()
+        self._count = 0
 
     def __len__(self) -> int:
-        return len(self._preempted) + sum(len(queue) for queue in self._clients.values())
+        """How many wait. Other threads ask, so it is a number and not a walk through queues that change meanwhile."""
+        return self._count
 
     def put(self, sequence: Sequence) -> None:
         """Adds a sequence behind those of its client."""
         self._clients.setdefault(sequence.cache_salt, deque()).append(sequence)
+        self._count += 1
 
     def put_back(self, sequence: Sequence) -> None:
         """Adds a sequence that has run before, in the order of admission."""
         self._preempted.append(sequence)
         self._preempted = deque(sorted(self._preempted, key=lambda one: one.order))
+        self._count += 1
 
     def take(self, sequence: Sequence) -> None:
         """Removes a sequence; the next turn is another client's."""
-        if sequence in self._preempted:
-            self._preempted.remove(sequence)
-            return
         self._remove(sequence)
         if sequence.cache_salt in self._clients:
             self._clients.move_to_end(sequence.cache_salt)
 
     def _remove(self, sequence: Sequence) -> None:
+        self._count -= 1
+        if sequence in self._preempted:
+            self._preempted.remove(sequence)
+            return
         queue = self._clients[sequence.cache_salt]
         queue.remove(sequence)
         if not queue:
@@ -56,10 +61,7 @@ class WaitingQueue:
         """Removes and returns those for which `closed` holds."""
         gone = [one for one in (*self._preempted, *self._everyone()) if closed(one)]
         for one in gone:
-            if one in self._preempted:
-                self._preempted.remove(one)
-            else:
-                self._remove(one)
+            self._remove(one)
         return gone
 
     def _everyone(self) -> list[Sequence]:
