@@ -45,7 +45,7 @@ def test_an_example_fits_on_a_page() -> None:
 def test_01_makes_a_vector_with_a_card(tiny_folder: Path) -> None:
     vector = asyncio.run(example("01").main(str(tiny_folder)))
     assert sorted(vector.layers) == [0, 1, 2]
-    assert vector.quality.holdout == 4
+    assert (vector.quality.pairs, vector.quality.holdout, vector.quality.folds) == (8, 3, 3)
 
 
 def test_02_steers_and_reports_the_dose_that_was_asked(tiny_folder: Path) -> None:
@@ -65,4 +65,5 @@ def test_04_and_05_run_against_a_server(address: str) -> None:
     assert whole.steering.applied[0].vector == "gladness@1"
     readouts = example("05").main(address, samples=2)
     assert list(readouts) == [-1.0, -0.5, 0.0, 0.5, 1.0]
-    assert readouts[-1.0] < readouts[1.0]
+    # The random model writes noise, so its texts have no order; tests/embedded asserts the order on the embedded model.
+    assert all(readouts[strength] != readouts[0.0] for strength in (-1.0, -0.5, 0.5, 1.0))

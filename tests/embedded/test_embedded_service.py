@@ -61,7 +61,7 @@ def test_the_card_of_the_vector_proves_it(client: Client, sentiment: VectorAnswe
     assert client.get_vector("sentiment") == sentiment
     card = sentiment.quality
     assert card is not None
-    assert (card.pairs, card.holdout, card.warnings) == (64, 20, ())
+    assert (card.pairs, card.holdout, card.warnings) == (64, 24, ())
     (layer,) = sentiment.recommended.layers
     best = card.layers[str(layer)]
     assert best.auroc is not None
