@@ -119,9 +119,10 @@ def _check_unit(layer: int, length: float) -> None:
 def _read_header(content: bytes, limits: FileLimits) -> dict[str, Any]:
     if len(content) > limits.file:
         raise LimitExceeded(f"the file has {len(content)} bytes; at most {limits.file} are read", param="file")
-    if content.startswith(_OTHER_FORMATS) or content[8:9] != b"{":
-        raise UnsupportedFormat("expected one safetensors file; pickle, zip, NumPy and GGUF are not read")
     length = int.from_bytes(content[:8], "little")
+    # The length's first byte may equal another format's first byte (128: pickle), so both must speak against the file.
+    if content[8:9] != b"{" or (content.startswith(_OTHER_FORMATS) and length > limits.header):
+        raise UnsupportedFormat("expected one safetensors file; pickle, zip, NumPy and GGUF are not read")
     if length > limits.header:
         raise LimitExceeded(f"the header has {length} bytes; at most {limits.header} are read", param="header")
     if 8 + length > len(content):

@@ -194,7 +194,7 @@ def test_code_of_the_models_own_is_not_run(tiny_folder: Path, tmp_path: Path) ->
             "encoder",
         ),
         ("MambaForCausalLM", {"hidden_size": 32, "num_hidden_layers": 3}, "recurrent state"),
-        ("ViTModel", {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}, "no language model"),
+        ("ViTModel", {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}, "not a language model"),
     ],
 )
 def test_other_kinds_of_model_are_refused_by_name(

@@ -55,7 +55,7 @@ def test_a_postgresql_address_goes_through_psycopg_without_prepared_statements()
         assert address.file is None
         assert address.url.drivername == address.sync_url.drivername == "postgresql+psycopg"
         assert address.url.render_as_string(hide_password=False) == "postgresql+psycopg://me:pw@host:5433/steering"
-        assert address.engine_options["connect_args"] == {"prepare_threshold": None}
+        assert address.engine_options["connect_args"] == {"prepare_threshold": None, "connect_timeout": 10}
 
 
 def test_a_driver_that_is_not_installed_is_named() -> None:
@@ -84,7 +84,7 @@ def test_a_sqlite_address_is_read_for_both_drivers() -> None:
 
 def test_the_tables_can_be_made_on_postgresql_and_order_names_by_code_point() -> None:
     made = [str(CreateTable(table).compile(dialect=postgresql.dialect())) for table in Base.metadata.sorted_tables]
-    assert len(made) == 5
+    assert len(made) == 8
     assert sum('name VARCHAR(64) COLLATE "C" NOT NULL' in statement for statement in made) == 3
     assert "content BYTEA NOT NULL" in "".join(made)
     assert "position SERIAL NOT NULL" in "".join(made)

@@ -47,7 +47,7 @@ def in_processes(*arguments: str) -> dict[str, object]:
 
 
 async def test_every_connection_is_in_the_mode_the_store_relies_on(store: SqlStore) -> None:
-    modes = {"journal_mode": "wal", "busy_timeout": 30_000, "foreign_keys": 1, "synchronous": 2}
+    modes = {"journal_mode": "wal", "busy_timeout": 15_000, "foreign_keys": 1, "synchronous": 2}
     for pragma, expected in modes.items():
 
         async def in_a_writer(connection: AsyncConnection, pragma: str = pragma) -> Any:

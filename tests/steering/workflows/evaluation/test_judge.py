@@ -145,7 +145,7 @@ async def test_a_judge_reads_the_answers_of_a_dose_response(engine: LinearEngine
     plain = await dose_response(engine, asked_of(engine))
     assert replace(found, judgement=None) == plain, "a judge changes nothing else"
     assert found.judgement.warnings[-1].startswith(
-        "the judge rated every answer alike in concept, instruction, fluency"
+        "the judge gave every answer the same rating for concept, instruction, fluency"
     )
     assert plain.judgement is None
     assert [point.strength for point in found.judgement.points] == [-1.0, 0.0, 1.0]

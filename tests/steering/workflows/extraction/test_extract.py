@@ -78,8 +78,8 @@ async def test_card_counts_and_survives_json(engine, request_):
 def turned_at_random(pairs: PairSet, seed: int) -> PairSet:
     """Each pair turned round or not by a coin."""
     rng = random.Random(seed)
-    pairs = [(p, n) if rng.random() < 0.5 else (n, p) for p, n in pairs]
-    return PairSet(tuple(p for p, _ in pairs), tuple(n for _, n in pairs), pairs.topics)
+    turned = [(p, n) if rng.random() < 0.5 else (n, p) for p, n in zip(pairs.positive, pairs.negative, strict=True)]
+    return PairSet(tuple(p for p, _ in turned), tuple(n for _, n in turned), pairs.topics)
 
 
 async def test_shuffled_labels_are_at_chance(engine):

@@ -67,10 +67,11 @@ async def test_the_vector_is_what_the_engine_fitted_at_the_best_layer(engine, re
 
 
 async def test_natural_scale_comes_from_the_class_means_and_strengths_from_the_training(engine, request_):
-    vector = await train(engine, request_, SETTINGS)
+    vector = await train(engine, replace(request_, pairs=planted_pairs(60, 20)), SETTINGS)
     (task,) = engine.tasks
     (layer,) = vector.layers
     entry = vector.at(layer)
+    assert not vector.quality.at_chance, vector.quality
     assert entry.scale == pytest.approx(entry.positive_mean - entry.negative_mean, rel=1e-4)
     amounts = [strength * entry.scale for strength in vector.recommended.strengths_to_try]
     assert amounts == pytest.approx([strength * task.amount for strength in SETTINGS.strengths])
