@@ -56,7 +56,7 @@ STEERED = (
             {
                 "vector": "toxicity",
                 "operation": "clamp",
-                "low": 0.9,
+                "low": 2.0,
                 "layers": [14, 18],
                 "scope": {"tokens": "generated"},
             }
