@@ -1,8 +1,9 @@
 """The main job over HTTP, on a server of its own: make a vector, read its card, steer both ways, compare, keep strengths."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -34,8 +35,10 @@ QUESTIONS = (
 
 
 @pytest.fixture(scope="module")
-def client(server: ServerProcess) -> Client:
-    return server.client
+def client(model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A client of a server of its own: these tests name versions and neighbours, which other files would change."""
+    with ServerProcess(tmp_path_factory.mktemp("service"), model_cache, compiled="false") as started:
+        yield started.client
 
 
 @pytest.fixture(scope="module")
