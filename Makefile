@@ -54,7 +54,7 @@ openapi: setup
 
 # The browser of the playground's tests is Debian's; as root it is installed where there is none.
 chromium:
-	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq chromium; } \
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
 	  || { echo "The tests need chromium: install it with the package manager"; exit 1; }
 
 serve: install web
