@@ -158,7 +158,9 @@ describe("why nothing happened", () => {
 
 describe("words and code", () => {
   it("instruct toward the pole that the strength points to", () => {
-    const concepts = [{ name: "sentiment", positive: "warm", negative: "gloomy", description: "", pairs: 1, measured: {} }];
+    const concepts = [
+      { name: "sentiment", positive: "warm", negative: "gloomy", description: "", pairs: 1, measured: {} },
+    ];
     expect(instructionFor([control({ strength: -1 })], new Map(), concepts)).toContain("gloomy");
     expect(instructionFor([control({ strength: 1 })], new Map(), concepts)).toContain("warm");
     expect(instructionFor([control({ on: false })], new Map(), concepts)).toBe("");
