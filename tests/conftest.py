@@ -1,6 +1,7 @@
 """Shared fixtures: a tiny random model, a byte tokenizer, and the embedded model for tests marked `embedded`."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from jaxtyping import install_import_hook
@@ -38,7 +39,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # Tests are independent of the developer's shell: settings of a server, a proxy that would be used for loopback
 # addresses, colours in output that is compared.
-ALLOWED = {"STEERING_CACHE_DIR", "STEERING_TEST_POSTGRESQL"}
+ALLOWED = {"STEERING_CACHE_DIR"}
 for variable in [name for name in os.environ if name.startswith("STEERING_") and name not in ALLOWED]:
     del os.environ[variable]
 direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
@@ -54,6 +55,7 @@ from steering.model.loading import LoadedModel, load, opened  # noqa: E402
 from steering.model.prompt import ModelTokenizer  # noqa: E402
 from tests.byte_tokenizer import build_byte_tokenizer  # noqa: E402
 from tests.families import EOS, FAMILIES, VOCABULARY  # noqa: E402
+from tests.postgresql_server.server import PostgreSQL  # noqa: E402
 
 torch.set_num_threads(1)
 settings.register_profile("no_deadline", deadline=None)  # tests do not fail on a busy machine
@@ -101,6 +103,21 @@ def tiny_folder(tiny_model: PreTrainedModel, hf_byte_tokenizer: PreTrainedTokeni
     tiny_model.save_pretrained(folder)
     hf_byte_tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A PostgreSQL server of this worker; it starts with the first test that asks for it."""
+    with PostgreSQL() as server:
+        yield server
+
+
+@pytest.fixture
+def postgresql_url(postgresql: PostgreSQL) -> Iterator[str]:
+    """An empty database of a test."""
+    url = postgresql.create()
+    yield url
+    postgresql.drop(url)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """One empty store of each kind in the STORES table, for the tests that ask for `store`."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -8,13 +7,18 @@ import pytest
 
 from steering.store import open_store
 from steering.store.base import Store
-from tests.contracts.stores import PLACES, SERVERS, empty
+from tests.contracts.stores import PLACES
 
 
-@pytest.fixture(params=sorted(PLACES | SERVERS))
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    if request.param in SERVERS:
-        await asyncio.to_thread(empty, SERVERS[request.param])
-    opened = await open_store((PLACES | SERVERS)[request.param].format(folder=tmp_path))
+@pytest.fixture(params=sorted(PLACES))
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a store that nobody has opened yet."""
+    database = request.getfixturevalue("postgresql_url") if request.param == "postgresql" else ""
+    return PLACES[request.param].format(folder=tmp_path, postgresql=database)
+
+
+@pytest.fixture
+async def store(store_url: str) -> AsyncIterator[Store]:
+    opened = await open_store(store_url)
     yield opened
     await opened.close()

@@ -1,20 +1,14 @@
 """Where each store of the table is opened for the contract, and the things that are put into it."""
 
-import os
 from dataclasses import replace
 
 import torch
-from sqlalchemy import create_engine, text
-from sqlalchemy.pool import NullPool
 
 from steering.spec import SteeringSpec
 from steering.store.base import Store, VectorFilter
 from steering.vectors import ConceptVector, LayerDirection
 
-PLACES = {"memory": "memory://", "sqlite": "sqlite:///{folder}/store.sqlite3"}
-NEEDS_A_SERVER = {"postgresql"}
-"""Joins the contract where STEERING_TEST_POSTGRESQL names a database to use: one of its own, emptied for every test."""
-SERVERS = {"postgresql": url} if (url := os.environ.get("STEERING_TEST_POSTGRESQL")) else {}
+PLACES = {"memory": "memory://", "sqlite": "sqlite:///{folder}/store.sqlite3", "postgresql": "{postgresql}"}
 EVERYTHING = VectorFilter()
 
 
@@ -36,11 +30,3 @@ def steering(*interventions: dict[str, object]) -> SteeringSpec:
 
 async def names(store: Store, where: VectorFilter = EVERYTHING) -> list[str]:
     return [vector.name for vector in (await store.vectors.find(where)).vectors]
-
-
-def empty(url: str) -> None:
-    """A PostgreSQL database as it was on its first day."""
-    engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text("DROP SCHEMA public CASCADE"))
-        connection.execute(text("CREATE SCHEMA public"))

@@ -16,13 +16,13 @@ from steering.spec import SteeringSpec
 from steering.store import STORES, open_store
 from steering.store.base import Profile, Store, VectorFilter
 from steering.vectors import ConceptVector
-from tests.contracts.stores import NEEDS_A_SERVER, PLACES, a_vector, names, steering
+from tests.contracts.stores import PLACES, a_vector, names, steering
 
 BAD_NAMES = ["", ".", "..", "../x", "a/b", "%2e%2e", "a\x00b", "A", "-a", "a" * 65, "a b", "nul\n", "а"]
 
 
 def test_every_store_has_a_place_here() -> None:
-    assert set(STORES) == set(PLACES) | NEEDS_A_SERVER
+    assert set(STORES) == set(PLACES)
 
 
 async def test_an_unknown_scheme_is_refused_without_repeating_the_url() -> None:

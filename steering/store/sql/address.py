@@ -40,11 +40,12 @@ class DatabaseAddress:
         if self.file is not None:
             return {}
         # Behind a transaction pooler every transaction may get another connection, so prepared statements are off.
-        return {
-            "connect_args": {"prepare_threshold": None, "connect_timeout": CONNECT_SECONDS},
-            "pool_pre_ping": True,
-            "pool_timeout": CONNECT_SECONDS,
-        }
+        return {"connect_args": {"prepare_threshold": None, "connect_timeout": CONNECT_SECONDS}}
+
+    @property
+    def pool_options(self) -> dict[str, Any]:
+        """Arguments of create_engine for a pool that is kept: connections that the server has closed are replaced."""
+        return {} if self.file is not None else {"pool_pre_ping": True, "pool_timeout": CONNECT_SECONDS}
 
 
 def read_address(url: str) -> DatabaseAddress:

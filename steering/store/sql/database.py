@@ -23,7 +23,7 @@ class Database:
     """
 
     def __init__(self, address: DatabaseAddress) -> None:
-        self._engine = create_async_engine(address.url, **address.engine_options)
+        self._engine = create_async_engine(address.url, **address.engine_options, **address.pool_options)
         prepare(self._engine.sync_engine, address)
         self._writer = asyncio.Lock()
         self._running: set[asyncio.Task[Any]] = set()
