@@ -1,4 +1,4 @@
-"""DefaultSteering: the resolved steering of requests that name none, kept in memory for the loaded model."""
+"""DefaultSteering: the resolved steering of requests that name none, by namespace, kept in memory for the loaded model."""
 
 from dataclasses import dataclass, replace
 
@@ -7,11 +7,12 @@ import structlog
 from app.settings import Settings
 from steering.engine.api import Engine
 from steering.errors import SteeringError
+from steering.namespaces import visible_from
 from steering.plan.dose import DoseGuard
 from steering.plan.resolve import RecentPlans
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.spec import SteeringSpec, pinned, vector_names
-from steering.store.base import Store
+from steering.store.base import NamespaceStore, Store
 from steering.vectors import VectorId
 
 log = structlog.get_logger(__name__)
@@ -21,8 +22,8 @@ log = structlog.get_logger(__name__)
 class _Resolved:
     """A spec and its plan; a plan without interventions and with a warning where it cannot be resolved."""
 
-    spec: SteeringSpec | None
-    plan: SteeringPlan = UNSTEERED
+    spec: SteeringSpec
+    plan: SteeringPlan
 
 
 class DefaultSteering:
@@ -35,38 +36,43 @@ class DefaultSteering:
     def __init__(self, settings: Settings, plans: RecentPlans) -> None:
         self._guard = DoseGuard(settings.dose_bound, settings.dose_action)
         self._plans = plans
-        self._resolved = _Resolved(None)
+        self._resolved: dict[str, _Resolved] = {}
 
-    @property
-    def plan(self) -> SteeringPlan:
-        """The plan of requests without steering."""
-        return self._resolved.plan
+    def plan_in(self, namespace: str) -> SteeringPlan:
+        """Returns the plan of requests without steering: that of their namespace, else that of `shared`."""
+        for one in visible_from(namespace):
+            if one in self._resolved:
+                return self._resolved[one].plan
+        return UNSTEERED
 
     async def refresh(self, store: Store, engine: Engine) -> None:
-        """Reads the stored default and resolves it if it has changed. A store that fails leaves the last one in use."""
+        """Reads the stored defaults and resolves those that have changed. A store that fails leaves the last ones in use."""
         try:
-            spec = await store.profiles.default()
+            specs = await store.defaults()
         except SteeringError as error:
             log.warning("default_steering_not_read", code=error.code)
             return
-        if spec != self._resolved.spec:
-            await self.use(spec, store, engine)
+        for namespace in self._resolved.keys() - specs.keys():
+            del self._resolved[namespace]
+        for namespace, spec in specs.items():
+            if namespace not in self._resolved or spec != self._resolved[namespace].spec:
+                await self.use(spec, store.in_namespace(namespace), engine)
 
-    async def use(self, spec: SteeringSpec | None, store: Store, engine: Engine) -> None:
-        """Resolves a default and uses it from now on."""
+    async def use(self, spec: SteeringSpec | None, store: NamespaceStore, engine: Engine) -> None:
+        """Resolves the default of a namespace and uses it from now on."""
         if spec is None:
-            self._resolved = _Resolved(None)
+            self._resolved.pop(store.namespace, None)
             return
         try:
             plan = await self._plans.resolve(spec, store.vectors, engine.info, self._guard)
         except SteeringError as error:
-            log.warning("default_steering_invalid", code=error.code, reason=error.message, param=error.param)
+            log.warning("default_steering_invalid", namespace=store.namespace, code=error.code, reason=error.message)
             warning = f"the default steering is not applied: {error.message}"
             plan = replace(UNSTEERED, warnings=(warning,))
-        self._resolved = _Resolved(spec, plan)
+        self._resolved[store.namespace] = _Resolved(spec, plan)
 
 
-async def pin(spec: SteeringSpec, store: Store) -> SteeringSpec:
+async def pin(spec: SteeringSpec, store: NamespaceStore) -> SteeringSpec:
     """Returns the spec with every vector pinned to its version, so that a new version of a name changes nothing."""
     names: dict[str, str] = {}
     for name in vector_names(spec):

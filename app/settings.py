@@ -3,12 +3,15 @@
 import ipaddress
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from steering.namespaces import NAMESPACE_PATTERN, SHARED
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{8,512}")
 SCOPES = ("generate", "read", "write", "admin")
@@ -27,15 +30,33 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+@dataclass(frozen=True, slots=True)
+class KeyEntry:
+    """One key of the environment or of a key file: `key`, `key:read+generate`, `key:read+generate@team-a` or `key@team-a`."""
+
+    secret: str = field(repr=False)
+    scopes: tuple[str, ...]
+    namespace: str
+
+    @classmethod
+    def parse(cls, text: str) -> "KeyEntry":
+        """Reads an entry; `check_entries` says what is wrong with one."""
+        rest, _, namespace = text.partition("@")
+        secret, colon, scopes = rest.partition(":")
+        return cls(secret, tuple(scopes.split("+")) if colon else SCOPES, namespace if "@" in text else SHARED)
+
+
 def check_entries(entries: Sequence[str]) -> None:
-    """Raises ValueError for an entry that is not `key` or `key:read+generate`. Keys are never repeated in messages."""
-    for position, entry in enumerate(entries):
-        key, colon, scopes = entry.partition(":")
-        if not _TOKEN.fullmatch(key):
-            raise ValueError(f"key {position + 1} must be 8 to 512 of A-Z a-z 0-9 . _ ~ + / = -")
-        unknown = set(scopes.split("+")) - set(SCOPES) if colon else set()
+    """Raises ValueError for text that is not a KeyEntry. Keys are never repeated in messages."""
+    for position, text in enumerate(entries, 1):
+        entry = KeyEntry.parse(text)
+        if not _TOKEN.fullmatch(entry.secret):
+            raise ValueError(f"key {position} must be 8 to 512 of A-Z a-z 0-9 . _ ~ + / = -")
+        unknown = set(entry.scopes) - set(SCOPES)
         if unknown:
-            raise ValueError(f"key {position + 1} has unknown scopes {sorted(unknown)}; known: {SCOPES}")
+            raise ValueError(f"key {position} has unknown scopes {sorted(unknown)}; known: {SCOPES}")
+        if not re.fullmatch(NAMESPACE_PATTERN, entry.namespace):
+            raise ValueError(f"key {position} has a namespace that is no name: {NAMESPACE_PATTERN}")
 
 
 def key_entries(path: Path) -> tuple[str, ...]:
@@ -75,7 +96,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on; other than loopback needs a key")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="port to listen on; 0 takes a free one")
     api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), repr=False, description="comma-separated; `key` has every scope, `key:read+generate` these two"
+        (),
+        repr=False,
+        description="comma-separated; `key` has every scope, `key:read+generate` these two; `key:read@team-a` is of a namespace",
     )
     api_keys_file: Path | None = Field(
         None, description="a file of such entries, one a line; it is read again when it changes"

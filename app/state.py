@@ -76,7 +76,7 @@ class AppState:
         self.interrupted = asyncio.get_running_loop().create_future()
         self._store = await self._store_factory(self.settings)
         settings = self.settings
-        self._jobs = Jobs(self._store.jobs, running=settings.max_jobs, waiting=settings.max_queued_jobs)
+        self._jobs = Jobs(self._store, running=settings.max_jobs, waiting=settings.max_queued_jobs)
         loading: asyncio.Task[None] | None = None
         refreshing: asyncio.Task[None] | None = None
         try:

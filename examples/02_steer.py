@@ -25,11 +25,11 @@ async def main(model: str = "smollm2-135m-instruct") -> tuple[Answer, Answer]:
     try:
         # A random direction changes the text too, without a meaning. Effects of vectors are compared with such a control.
         numbers = torch.randn(engine.info.d_model, generator=torch.Generator().manual_seed(0)).tolist()
-        await store.vectors.put(registered(engine.info, "random", {"1": numbers}))
+        await store.shared.vectors.put(registered(engine.info, "random", {"1": numbers}))
         spec = SteeringSpec(
             interventions=(InterventionSpec(vector="random", strength=0.2, unit="relative", layers=(1,)),)
         )
-        plan = await resolve(spec, store.vectors, engine.info)
+        plan = await resolve(spec, store.shared.vectors, engine.info)
         sampling = SamplingParams(max_tokens=24)
         plain = await answer(engine, GenerationRequest("The weather today is", sampling))
         steered = await answer(engine, GenerationRequest("The weather today is", sampling, plan))

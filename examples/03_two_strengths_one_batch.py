@@ -22,11 +22,13 @@ async def main(model: str = "smollm2-135m-instruct") -> tuple[list[str], list[st
     engine = open_engine("transformers", options)
     store = await open_store("memory://")
     try:
-        await store.vectors.put(registered(engine.info, "first", {"1": [1.0] + [0.0] * (engine.info.d_model - 1)}))
+        await store.shared.vectors.put(
+            registered(engine.info, "first", {"1": [1.0] + [0.0] * (engine.info.d_model - 1)})
+        )
         requests = []
         for strength in STRENGTHS:
             one = InterventionSpec(vector="first", strength=strength, unit="relative", layers=(1,))
-            plan = await resolve(SteeringSpec(interventions=(one,)), store.vectors, engine.info)
+            plan = await resolve(SteeringSpec(interventions=(one,)), store.shared.vectors, engine.info)
             sampling = SamplingParams(max_tokens=16, temperature=0.8, seed=7)
             requests.append(GenerationRequest("Once upon a time", sampling, plan))
         together = [found.text for found in await asyncio.gather(*(answer(engine, one) for one in requests))]

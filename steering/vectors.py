@@ -1,7 +1,7 @@
 """Defines ConceptVector: one unit direction per layer with natural scale and class means, quality card and provenance."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -78,7 +78,7 @@ class LayerDirection:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConceptVector:
-    """A concept vector. version 0, sha256 "" and created_at "" until a store has saved it."""
+    """A concept vector. version 0; namespace, sha256 and created_at "" until a store has saved it."""
 
     name: str
     model: str
@@ -91,6 +91,7 @@ class ConceptVector:
     tags: tuple[str, ...] = ()
     sha256: str = ""
     created_at: str = ""
+    namespace: str = ""
     recommended: Recommended | None = None
     quality: QualityCard | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -109,10 +110,7 @@ class ConceptVector:
 
     def recommended_layers(self) -> tuple[int, ...]:
         """Returns the recommended layers, else the middle layer the vector has."""
-        if self.recommended is not None:
-            return self.recommended.layers
-        layers = sorted(self.layers)
-        return (layers[len(layers) // 2],)
+        return recommended_layers(self.recommended, self.layers)
 
     def at(self, layer: int) -> LayerDirection:
         """Returns the direction at a layer. Raises InvalidRequest naming the layers that exist."""
@@ -122,6 +120,14 @@ class ConceptVector:
                 param="layers",
             )
         return self.layers[layer]
+
+
+def recommended_layers(recommended: Recommended | None, layers: Collection[int]) -> tuple[int, ...]:
+    """Returns the recommended layers, else the middle one of those that exist."""
+    if recommended is not None:
+        return recommended.layers
+    ordered = sorted(layers)
+    return (ordered[len(ordered) // 2],)
 
 
 def _check_direction(layer: int, entry: LayerDirection, d_model: int) -> None:
@@ -185,6 +191,7 @@ def combine(
         version=0,
         sha256="",
         created_at="",
+        namespace="",
         description="",
         method="combine",
         layers=layers,

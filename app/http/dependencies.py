@@ -2,28 +2,32 @@
 
 from typing import Annotated
 
-from fastapi import Depends
+from fastapi import Depends, Query
 from starlette.requests import Request
 
-from app.http.admission import Admission
+from app.policy.keys import Key
 from app.services.context import Context
 from app.state import AppState, state_of
+from steering.schemas.base import NamespaceName
+
+Namespace = Annotated[NamespaceName | None, Query(description="For admins: whose vectors, profiles and jobs.")]
 
 
 async def _state(request: Request) -> AppState:
     return state_of(request)
 
 
-async def _context(request: Request) -> Context:
-    """Returns the server as this request may use it."""
-    return Context(state_of(request), request.state.key, request.state.admission)
+async def _context(request: Request, namespace: Namespace = None) -> Context:
+    """Returns the server as this request may use it. Raises InsufficientScope for the namespace of others."""
+    key: Key = request.state.key
+    return Context(state_of(request), key, request.state.admission, key.namespace_for(namespace))
 
 
-async def _admitted(request: Request) -> Context:
+async def _admitted(request: Request, namespace: Namespace = None) -> Context:
     """Takes one row at once, or raises Overloaded. RequestMiddleware returns all rows when the response has been sent."""
-    admission: Admission = request.state.admission
-    admission.take(1)
-    return await _context(request)
+    context = await _context(request, namespace)
+    context.admission.take(1)
+    return context
 
 
 StateDep = Annotated[AppState, Depends(_state)]

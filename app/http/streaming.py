@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 
 from app.http.errors import body_of
 from app.http.sse import Event, EventStream, ended, next_event
-from app.services.jobs import FINAL, Jobs
+from app.services.jobs import FINAL, NamespaceJobs
 from app.services.resources import job_answer
 from app.state import AppState
 from steering.errors import SteeringError
@@ -43,7 +43,7 @@ async def _first_event(events: AsyncGenerator[Event, None]) -> "asyncio.Future[E
     return first
 
 
-async def job_events(jobs: Jobs, job_id: str) -> AsyncGenerator[Event, None]:
+async def job_events(jobs: NamespaceJobs, job_id: str) -> AsyncGenerator[Event, None]:
     """Yields `progress` for every change of a job, `done` for its last."""
     async for record in jobs.watch(job_id):
         name = "done" if record.status in FINAL else "progress"

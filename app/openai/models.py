@@ -61,5 +61,5 @@ async def describe_model(context: Context, name: str) -> dict[str, Any]:
 def _item(name: str, profile: Profile | None) -> dict[str, Any]:
     item: dict[str, Any] = {"id": name, "object": "model", "created": 0, "owned_by": "steering-server"}
     if profile is not None:
-        item |= {"profile": profile.name, "description": profile.description}
+        item |= {"profile": profile.name, "namespace": profile.namespace, "description": profile.description}
     return item

@@ -13,11 +13,13 @@ from fastapi.security import HTTPBearer
 from starlette.requests import Request
 
 from app.errors import InsufficientScope, InvalidApiKey
-from app.settings import SCOPES, Settings, key_entries
+from app.settings import SCOPES, KeyEntry, Settings, key_entries
 from steering.errors import SteeringError
+from steering.namespaces import SHARED
 from steering.store.base import Store
 from steering.store.governance import KeyRecord
 from steering.store.rules import now
+from steering.vectors import check_name
 
 log = structlog.get_logger(__name__)
 
@@ -29,6 +31,7 @@ BEARER = HTTPBearer(scheme_name="key", auto_error=False, description="An API key
 class KeyLimits:
     """What a key may use. None: no limit of its own.
 
+    rows: of the batch that its requests take at once. jobs: unfinished at once. storage_bytes: of the vectors it has stored.
     own_steering: whether its requests may list interventions, only name profiles, or neither. vectors: the only names
     that it may steer with.
     """
@@ -36,6 +39,9 @@ class KeyLimits:
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     concurrency: int | None = None
+    rows: int | None = None
+    jobs: int | None = None
+    storage_bytes: int | None = None
     max_relative_dose: float | None = None
     own_steering: Literal["any", "profiles", "none"] = "any"
     vectors: tuple[str, ...] | None = None
@@ -43,12 +49,27 @@ class KeyLimits:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A caller: a name that is safe to log (never the key), its scopes and limits. `admin` includes every other scope."""
+    """A caller: a name that is safe to log (never the key), its scopes and limits. `admin` includes every other scope.
+
+    namespace: of the vectors, profiles and jobs that it makes.
+    """
 
     name: str
     scopes: frozenset[str]
     limits: KeyLimits = field(default_factory=KeyLimits)
     id: str = ""
+    namespace: str = SHARED
+
+    def namespace_for(self, asked: str | None) -> str:
+        """Returns the namespace of a request, which an admin may name. Raises InsufficientScope, InvalidRequest.
+
+        The answer to others does not depend on what is in the namespace that they named.
+        """
+        if asked is None or asked == self.namespace:
+            return self.namespace
+        if "admin" not in self.scopes:
+            raise InsufficientScope("only a key with the scope 'admin' may name another namespace", param="namespace")
+        return check_name(asked, "namespace")
 
     def require(self, scope: str) -> None:
         """Raises InsufficientScope unless the key has the scope, or is an admin's."""
@@ -134,18 +155,17 @@ class ApiKeys:
 
 
 def _from_entries(entries: Sequence[str]) -> tuple[_Known, ...]:
-    """Reads `key` (every scope) and `key:read+generate`."""
     found = []
-    for entry in entries:
-        secret, colon, scopes = entry.partition(":")
-        digest = hashlib.sha256(secret.encode()).digest()
-        granted = frozenset(scopes.split("+") if colon else SCOPES)
-        found.append(_Known(digest, Key(f"key-{digest.hex()[:8]}", granted)))
+    for text in entries:
+        entry = KeyEntry.parse(text)
+        digest = hashlib.sha256(entry.secret.encode()).digest()
+        key = Key(f"key-{digest.hex()[:8]}", frozenset(entry.scopes), namespace=entry.namespace)
+        found.append(_Known(digest, key))
     return tuple(found)
 
 
 def _from_record(record: KeyRecord) -> _Known:
-    key = Key(record.id, frozenset(record.scopes), limits_of(record.limits), record.id)
+    key = Key(record.id, frozenset(record.scopes), limits_of(record.limits), record.id, record.namespace)
     return _Known(bytes.fromhex(record.digest), key, record.expires_at)
 
 

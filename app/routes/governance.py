@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from app.http.dependencies import ContextDep
+from app.http.dependencies import StateDep
 from app.http.request_reading import ApiRoute, needs
 from app.services import keys
 from app.services.limits import check_limit
@@ -23,34 +23,34 @@ router = APIRouter(route_class=ApiRoute, tags=["governance"])
 
 
 @router.post("/v1/keys", status_code=201, openapi_extra=needs("admin"))
-async def create(body: CreateKeyRequest, context: ContextDep) -> NewKeyAnswer:
+async def create(body: CreateKeyRequest, state: StateDep) -> NewKeyAnswer:
     """Creates a key. The response is the only place where it is shown."""
-    return await keys.create(context, body)
+    return await keys.create(state, body)
 
 
 @router.get("/v1/keys", openapi_extra=needs("admin"))
-async def find(context: ContextDep) -> KeyList:
+async def find(state: StateDep) -> KeyList:
     """Lists the keys, with when each was last used."""
-    return KeyList(data=await keys.find(context))
+    return KeyList(data=await keys.find(state))
 
 
 @router.patch("/v1/keys/{key_id}", openapi_extra=needs("admin"))
-async def change(key_id: str, body: ChangeKeyRequest, context: ContextDep) -> KeyAnswer:
-    """Changes name, scopes, limits or expiry of a key."""
-    return await keys.change(context, key_id, body)
+async def change(key_id: str, body: ChangeKeyRequest, state: StateDep) -> KeyAnswer:
+    """Changes name, scopes, limits expiry or namespace of a key."""
+    return await keys.change(state, key_id, body)
 
 
 @router.delete("/v1/keys/{key_id}", status_code=204, openapi_extra=needs("admin"))
-async def delete(key_id: str, context: ContextDep) -> None:
+async def delete(key_id: str, state: StateDep) -> None:
     """Deletes a key. It is refused from the next request on."""
-    await keys.delete(context, key_id)
+    await keys.delete(state, key_id)
 
 
 @router.get("/v1/audit", openapi_extra=needs("admin"))
-async def audit(query: Annotated[PageQuery, Query()], context: ContextDep) -> AuditPage:
+async def audit(query: Annotated[PageQuery, Query()], state: StateDep) -> AuditPage:
     """Lists changes, newest first: when, by which key, which route, on what."""
-    check_limit(query.limit, context.settings.max_page, "entries per page", "limit")
-    entries, next_cursor = await context.store.audit.find(query.limit, query.cursor)
+    check_limit(query.limit, state.settings.max_page, "entries per page", "limit")
+    entries, next_cursor = await state.store.audit.find(query.limit, query.cursor)
     data = [
         AuditEntryAnswer(
             at=one.at, key=one.key, action=one.action, target=one.target, request_id=one.request_id, status=one.status

@@ -10,14 +10,14 @@ from app.http.request_reading import ApiRoute
 from app.http.streaming import event_stream, job_events
 from app.services.limits import check_limit
 from app.services.resources import job_answer
-from steering.schemas.base import PageQuery
+from steering.schemas.base import NamespacePageQuery
 from steering.schemas.jobs import JobAnswer, JobPage
 
 router = APIRouter(route_class=ApiRoute, tags=["jobs"])
 
 
 @router.get("/v1/jobs")
-async def find(query: Annotated[PageQuery, Query()], context: ContextDep) -> JobPage:
+async def find(query: Annotated[NamespacePageQuery, Query()], context: ContextDep) -> JobPage:
     """Lists jobs, newest first."""
     check_limit(query.limit, context.settings.max_page, "entries per page", "limit")
     records, next_cursor = await context.jobs.find(query.limit, query.cursor)

@@ -5,6 +5,7 @@ from fastapi import APIRouter
 from app.http.dependencies import ContextDep
 from app.http.request_reading import ApiRoute
 from app.services import profiles
+from app.services.ownership import delete_profile
 from app.services.resources import profile_answer
 from steering.schemas.profiles import ProfileAnswer, ProfileList, ProfileRequest
 from steering.schemas.steering import DefaultSteering, DefaultSteeringAnswer
@@ -34,21 +35,20 @@ async def read(name: str, context: ContextDep) -> ProfileAnswer:
 @router.delete("/v1/profiles/{name}", status_code=204)
 async def delete(name: str, context: ContextDep) -> None:
     """Deletes a profile. The vectors it names are kept."""
-    await context.store.profiles.delete(check_name(name))
+    await delete_profile(context, name)
 
 
 @router.put("/v1/steering", response_model_exclude_unset=True)
 async def put_default(body: DefaultSteering, context: ContextDep) -> DefaultSteeringAnswer:
     """Sets the steering of requests that name none. It must be valid for the loaded model."""
     spec = await profiles.put_default(context, body.interventions)
-    return DefaultSteeringAnswer(interventions=spec.interventions)
+    return DefaultSteeringAnswer(namespace=context.namespace, interventions=spec.interventions)
 
 
 @router.get("/v1/steering", response_model_exclude_unset=True)
 async def read_default(context: ContextDep) -> DefaultSteeringAnswer:
     """Returns the default steering; null when none is set."""
-    spec = await context.store.profiles.default()
-    return DefaultSteeringAnswer(interventions=None if spec is None else spec.interventions)
+    return await profiles.read_default(context)
 
 
 @router.delete("/v1/steering", status_code=204)

@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from app.http.dependencies import ContextDep, StateDep
+from app.http.dependencies import StateDep
 from app.http.playground import is_built
 from app.http.request_reading import ApiRoute, needs
 from app.services.inputs import prompt_of
@@ -59,9 +59,9 @@ async def version() -> VersionAnswer:
 
 
 @router.get("/v1/capabilities")
-async def capabilities(context: ContextDep) -> CapabilitiesAnswer:
+async def capabilities(state: StateDep) -> CapabilitiesAnswer:
     """Describes the loaded model, what this server offers, and every limit."""
-    engine, settings = context.engine, context.settings
+    engine, settings = state.engine, state.settings
     return CapabilitiesAnswer(
         engine=settings.engine,
         executor=engine.stats().executor,
@@ -92,18 +92,18 @@ async def metrics(state: StateDep) -> Response:
 
 
 @router.post("/tokenize", openapi_extra=needs("generate"))
-async def tokenize(body: TokenizeRequest, context: ContextDep) -> TokenizeAnswer:
+async def tokenize(body: TokenizeRequest, state: StateDep) -> TokenizeAnswer:
     """Returns the token ids of a text or a conversation as the model reads it."""
-    engine = context.engine
-    ids = await encode_prompt(engine.tokenizer, prompt_of(body, context.settings))
+    engine = state.engine
+    ids = await encode_prompt(engine.tokenizer, prompt_of(body, state.settings))
     texts = await run_in_thread(lambda: [engine.tokenizer.token_text(i) for i in ids]) if body.texts else None
     return TokenizeAnswer(tokens=list(ids), count=len(ids), texts=texts)
 
 
 @router.post("/detokenize", openapi_extra=needs("generate"))
-async def detokenize(body: DetokenizeRequest, context: ContextDep) -> DetokenizeAnswer:
+async def detokenize(body: DetokenizeRequest, state: StateDep) -> DetokenizeAnswer:
     """Returns the text of token ids."""
-    engine = context.engine
+    engine = state.engine
     largest = max(body.tokens, default=0)
     if largest >= engine.info.vocab_size:
         raise InvalidRequest(f"token ids must be below {engine.info.vocab_size}", param="tokens")

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from app.http.dependencies import ContextDep
 from app.http.request_reading import ApiRoute, BinaryRoute, UploadRoute
 from app.services.limits import check_limit
+from app.services.ownership import delete_vector, describe_vector
 from app.services.resources import directions, vector_answer
 from app.services.vectors.files import export_file, file_bytes, import_file, similar_vectors
 from app.services.vectors.versions import list_versions
@@ -114,11 +115,10 @@ async def versions(name: str, query: Annotated[VersionsQuery, Query()], context:
 @router.patch("/v1/vectors/{name}")
 async def describe(name: str, body: DescribeRequest, context: ContextDep) -> VectorAnswer:
     """Changes description and tags, never the directions."""
-    tags = None if body.tags is None else tuple(body.tags)
-    return vector_answer(await context.store.vectors.describe(name, body.description, tags))
+    return vector_answer(await describe_vector(context, name, body))
 
 
 @router.delete("/v1/vectors/{name}", status_code=204)
 async def delete(name: str, query: Annotated[DeleteQuery, Query()], context: ContextDep) -> None:
     """Deletes all versions, or one; refused while a profile or the default needs it, unless forced."""
-    await context.store.vectors.delete(name, query.force, query.version)
+    await delete_vector(context, name, query)

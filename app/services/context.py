@@ -6,8 +6,9 @@ from difflib import get_close_matches
 
 from app.http.admission import Admission
 from app.policy.keys import Key
-from app.services.jobs import Jobs
+from app.services.jobs import NamespaceJobs
 from app.services.limits import check_limit, check_own_steering, check_steering, check_vectors
+from app.services.lookup import VectorsByName
 from app.settings import Settings
 from app.state import AppState
 from steering.engine.api import Engine, Reading
@@ -17,7 +18,7 @@ from steering.plan.layers import check_model
 from steering.plan.types import SteeringPlan
 from steering.schemas.steering import ProfileSteering, Steering
 from steering.spec import InterventionSpec, SteeringSpec, vector_names
-from steering.store.base import Profile, Store, VectorFilter
+from steering.store.base import NamespaceStore, Profile, VectorFilter, VectorSource, Writer
 from steering.vectors import ConceptVector, VectorId
 
 SUGGESTED_FROM = 200
@@ -26,11 +27,12 @@ SUGGESTED_FROM = 200
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Context:
-    """One request's caller, its rows and memory, and the state of its server."""
+    """One request's caller, its rows and memory, the state of its server, and the namespace in which names are looked up."""
 
     state: AppState
     key: Key
     admission: Admission
+    namespace: str
 
     @property
     def engine(self) -> Engine:
@@ -38,14 +40,14 @@ class Context:
         return self.state.engine
 
     @property
-    def store(self) -> Store:
-        """The store. Raises NotReady."""
-        return self.state.store
+    def store(self) -> NamespaceStore:
+        """The store as the request sees it. Raises NotReady."""
+        return self.state.store.in_namespace(self.namespace, Writer(self.key.name, self.key.limits.storage_bytes))
 
     @property
-    def jobs(self) -> Jobs:
-        """The jobs. Raises NotReady."""
-        return self.state.jobs
+    def jobs(self) -> NamespaceJobs:
+        """The jobs that the request sees. Raises NotReady."""
+        return self.state.jobs.in_namespace(self.namespace, self.key)
 
     @property
     def settings(self) -> Settings:
@@ -104,27 +106,29 @@ class Context:
         Absent steering means the default, which is already resolved. A profile's interventions come before the request's.
         """
         if steering is None:
-            return self.state.default_steering.plan
-        interventions: Sequence[InterventionSpec]
-        if isinstance(steering, ProfileSteering):
-            check_own_steering(self.key, profile=True, listed=bool(steering.interventions))
-            profile = await self._profile(steering.profile)
-            interventions = (*profile.steering.interventions, *steering.interventions)
-        else:
+            return self.state.default_steering.plan_in(self.namespace)
+        if not isinstance(steering, ProfileSteering):
             check_own_steering(self.key, profile=False, listed=bool(steering))
-            interventions = steering
-        return await self.resolve(interventions)
+            return await self.resolve(steering)
+        check_own_steering(self.key, profile=True, listed=bool(steering.interventions))
+        profile = await self._profile(steering.profile)
+        vectors = await self._vectors_of(profile, steering.interventions)
+        return await self.resolve((*profile.steering.interventions, *steering.interventions), vectors)
 
-    async def resolve(self, interventions: Sequence[InterventionSpec]) -> SteeringPlan:
+    async def resolve(
+        self, interventions: Sequence[InterventionSpec], vectors: VectorSource | None = None
+    ) -> SteeringPlan:
         """Checks interventions against all limits and resolves them for the loaded model, under the dose guard.
 
-        Every route that takes steering calls this: generation, replay, profiles and the default included.
+        Every route that takes steering calls this: generation, replay, profiles and the default included. vectors: where
+        names are looked up; absent, in the namespace of the request.
         """
         check_steering(self.settings, interventions)
         spec = SteeringSpec(interventions=tuple(interventions))
         check_vectors(self.key, spec)
         try:
-            return await self.state.plans.resolve(spec, self.store.vectors, self.engine.info, self._guard())
+            source = self.store.vectors if vectors is None else vectors
+            return await self.state.plans.resolve(spec, source, self.engine.info, self._guard())
         except VectorNotFound:
             for name in dict.fromkeys(vector_names(spec)):
                 await self.vector(name)  # raises again, with the nearest name
@@ -142,6 +146,27 @@ class Context:
         if own is None or (guard.run_time_bound is not None and guard.bound <= own):
             return guard
         return DoseGuard(own, "refuse")
+
+    async def _vectors_of(self, profile: Profile, added: Sequence[InterventionSpec]) -> VectorSource:
+        """Returns where the names of a profile and of interventions added to it are looked up.
+
+        A profile means the vectors that its own namespace sees. Raises InvalidRequest where the request means another
+        vector by the same name.
+        """
+        own = self.store.vectors
+        if profile.namespace == self.namespace:
+            return own
+        theirs = self.state.store.in_namespace(profile.namespace).vectors
+        names = set(vector_names(profile.steering))
+        for name in names & set(vector_names(SteeringSpec(interventions=tuple(added)))):
+            key = VectorId.parse(name)
+            if (await own.get(key.name, key.version)).namespace != profile.namespace:
+                raise InvalidRequest(
+                    f"profile {profile.name!r} of namespace {profile.namespace!r} means its own vector {name!r}, the "
+                    f"interventions added to it that of {self.namespace!r}; use one of them under another name",
+                    param="steering",
+                )
+        return VectorsByName(dict.fromkeys(names, theirs), own)
 
     async def _profile(self, name: str) -> Profile:
         """Returns a profile. Raises ProfileNotFound with the nearest name."""

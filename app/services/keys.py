@@ -5,21 +5,21 @@ from typing import Any
 
 from app.errors import KeyNotFound
 from app.policy.keys import digest_of, new_key, utc_text
-from app.services.context import Context
+from app.state import AppState
 from steering.errors import InvalidRequest
 from steering.schemas.keys import ChangeKeyRequest, CreateKeyRequest, KeyAnswer, KeyLimitsFields, NewKeyAnswer
 from steering.store.governance import KeyRecord
 
 
-def check(context: Context, body: CreateKeyRequest) -> None:
+def check(state: AppState, body: CreateKeyRequest) -> None:
     """Raises InvalidRequest where the first key has no scope `admin`: nobody could manage keys afterwards."""
-    if context.state.keys.empty and "admin" not in body.scopes:
+    if state.keys.empty and "admin" not in body.scopes:
         raise InvalidRequest("the first key needs the scope 'admin', or no one could manage keys", param="scopes")
 
 
-async def create(context: Context, body: CreateKeyRequest) -> NewKeyAnswer:
+async def create(state: AppState, body: CreateKeyRequest) -> NewKeyAnswer:
     """Creates a key and returns it; only its digest is stored."""
-    check(context, body)
+    check(state, body)
     key_id, secret = new_key()
     record = KeyRecord(
         id=key_id,
@@ -28,44 +28,47 @@ async def create(context: Context, body: CreateKeyRequest) -> NewKeyAnswer:
         scopes=tuple(dict.fromkeys(body.scopes)),
         limits=body.limits.model_dump(mode="json", exclude_none=True),
         expires_at=None if body.expires_at is None else utc_text(body.expires_at),
+        namespace=body.namespace,
     )
-    stored = await context.store.keys.put(record)
-    await context.state.keys.refresh(context.store)
+    stored = await state.store.keys.put(record)
+    await state.keys.refresh(state.store)
     return NewKeyAnswer(**_fields(stored), key=secret)
 
 
-async def change(context: Context, key_id: str, body: ChangeKeyRequest) -> KeyAnswer:
+async def change(state: AppState, key_id: str, body: ChangeKeyRequest) -> KeyAnswer:
     """Changes a key. Raises KeyNotFound."""
-    record = await _find(context, key_id)
+    record = await _find(state, key_id)
     changes: dict[str, Any] = {}
     if body.name is not None:
         changes["name"] = body.name
     if body.scopes is not None:
         changes["scopes"] = tuple(dict.fromkeys(body.scopes))
+    if body.namespace is not None:
+        changes["namespace"] = body.namespace
     if body.limits is not None:
         changes["limits"] = body.limits.model_dump(mode="json", exclude_none=True)
     if "expires_at" in body.model_fields_set:
         changes["expires_at"] = None if body.expires_at is None else utc_text(body.expires_at)
-    stored = await context.store.keys.put(replace(record, **changes))
-    await context.state.keys.refresh(context.store)
+    stored = await state.store.keys.put(replace(record, **changes))
+    await state.keys.refresh(state.store)
     return KeyAnswer(**_fields(stored))
 
 
-async def find(context: Context) -> list[KeyAnswer]:
+async def find(state: AppState) -> list[KeyAnswer]:
     """Lists the keys of the database, with the latest use."""
-    await context.state.keys.refresh(context.store)
-    return [KeyAnswer(**_fields(record)) for record in await context.store.keys.all()]
+    await state.keys.refresh(state.store)
+    return [KeyAnswer(**_fields(record)) for record in await state.store.keys.all()]
 
 
-async def delete(context: Context, key_id: str) -> None:
+async def delete(state: AppState, key_id: str) -> None:
     """Deletes a key; requests with it are refused from now on. Raises KeyNotFound."""
-    await _find(context, key_id)
-    await context.store.keys.delete(key_id)
-    await context.state.keys.refresh(context.store)
+    await _find(state, key_id)
+    await state.store.keys.delete(key_id)
+    await state.keys.refresh(state.store)
 
 
-async def _find(context: Context, key_id: str) -> KeyRecord:
-    for record in await context.store.keys.all():
+async def _find(state: AppState, key_id: str) -> KeyRecord:
+    for record in await state.store.keys.all():
         if record.id == key_id:
             return record
     raise KeyNotFound(f"there is no key {key_id[:80]!r}", param="id")
@@ -80,4 +83,5 @@ def _fields(record: KeyRecord) -> dict[str, Any]:
         "created_at": record.created_at,
         "expires_at": record.expires_at,
         "last_used_at": record.last_used_at,
+        "namespace": record.namespace,
     }

@@ -16,6 +16,13 @@ def check_limit(given: int, limit: int, what: str, param: str) -> None:
         raise LimitExceeded(f"{given} {what} given; at most {limit}", param=param)
 
 
+def foreign(kind: str, name: str, owner: str, own: str) -> InsufficientScope:
+    """Returns the error for changing a thing that a key sees and that belongs to another namespace."""
+    return InsufficientScope(
+        f"{kind} {name[:80]!r} belongs to namespace {owner!r}; this key changes those of {own!r} only"
+    )
+
+
 def check_sampling(settings: Settings, fields: SamplingFields, n: int) -> None:
     """Raises LimitExceeded for more answers, stop strings or biases than the operator allows."""
     stops = fields.stops

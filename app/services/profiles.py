@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 from app.default_steering import pin
 from app.services.context import Context
+from steering.namespaces import visible_from
 from steering.schemas.profiles import ProfileRequest
+from steering.schemas.steering import DefaultSteeringAnswer
 from steering.spec import InterventionSpec, SteeringSpec
 from steering.store.base import Profile
 from steering.vectors import check_name
@@ -25,6 +27,15 @@ async def put_default(context: Context, interventions: Sequence[InterventionSpec
     await context.store.profiles.set_default(spec)
     await context.state.default_steering.use(spec, context.store, context.engine)
     return spec
+
+
+async def read_default(context: Context) -> DefaultSteeringAnswer:
+    """Returns the default steering of the namespace, else that of `shared`."""
+    for namespace in visible_from(context.namespace):
+        spec = await context.state.store.in_namespace(namespace).profiles.default()
+        if spec is not None:
+            return DefaultSteeringAnswer(namespace=namespace, interventions=spec.interventions)
+    return DefaultSteeringAnswer(namespace=context.namespace, interventions=None)
 
 
 async def clear_default(context: Context) -> None:

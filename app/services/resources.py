@@ -12,17 +12,18 @@ from steering.schemas.profiles import ProfileAnswer
 from steering.schemas.system import ModelAnswer
 from steering.schemas.vectors import QualityAnswer, RecommendedAnswer, VectorAnswer, VectorExport
 from steering.store.base import JobRecord, Profile
+from steering.store.summary import VectorSummary, summary_of
 from steering.vectors import ConceptVector
 
 
-def vector_answer(vector: ConceptVector) -> VectorAnswer:
+def vector_answer(vector: ConceptVector | VectorSummary) -> VectorAnswer:
     """Describes a vector without its directions."""
-    return VectorAnswer(**_vector_fields(vector))
+    return VectorAnswer(**_vector_fields(vector if isinstance(vector, VectorSummary) else summary_of(vector)))
 
 
 def vector_export(vector: ConceptVector) -> VectorExport:
     """Describes a vector with its directions."""
-    return VectorExport(**_vector_fields(vector), directions=directions(vector))
+    return VectorExport(**_vector_fields(summary_of(vector)), directions=directions(vector))
 
 
 def directions(vector: ConceptVector, layers: Sequence[int] | None = None) -> dict[str, list[float]]:
@@ -31,13 +32,14 @@ def directions(vector: ConceptVector, layers: Sequence[int] | None = None) -> di
     return {str(layer): vector.at(layer).direction.tolist() for layer in chosen}
 
 
-def _vector_fields(vector: ConceptVector) -> dict[str, Any]:
+def _vector_fields(vector: VectorSummary) -> dict[str, Any]:
     means = {
         layer: (entry.positive_mean, entry.negative_mean)
         for layer, entry in vector.layers.items()
         if entry.positive_mean is not None and entry.negative_mean is not None
     }
     return {
+        "namespace": vector.namespace,
         "name": vector.name,
         "version": vector.version,
         "id": vector.id,
@@ -66,6 +68,7 @@ def recommended_answer(recommended: Recommended) -> RecommendedAnswer:
 def profile_answer(profile: Profile) -> ProfileAnswer:
     """Describes a profile."""
     return ProfileAnswer(
+        namespace=profile.namespace,
         name=profile.name,
         description=profile.description,
         interventions=profile.steering.interventions,
@@ -77,6 +80,7 @@ def profile_answer(profile: Profile) -> ProfileAnswer:
 def job_answer(job: JobRecord) -> JobAnswer:
     """Describes the current state of a job."""
     return JobAnswer(
+        namespace=job.namespace,
         id=job.id,
         kind=job.kind,
         status=job.status,

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, PlainSerializer
 
+from steering.namespaces import NAMESPACE_PATTERN
 from steering.spec_base import Spec
 
 Number = Annotated[FiniteFloat, Field(strict=True)]
@@ -41,8 +42,17 @@ def at_most(entries: int) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+NamespaceName = Annotated[str, Field(pattern=NAMESPACE_PATTERN)]
+
+
 class Request(Spec):
     """Base of request models."""
+
+
+class NamespaceQuery(Request):
+    """Base of the queries of routes that read or write in a namespace. namespace: for admins; absent, that of the key."""
+
+    namespace: NamespaceName | None = None
 
 
 class Answer(BaseModel):
@@ -73,10 +83,14 @@ class Page(Answer):
 
 
 class PageQuery(Request):
-    """Selects a page of a list."""
+    """Selects a page of a list that is not in a namespace."""
 
     limit: Annotated[int, Field(ge=1, le=200)] = 50
     cursor: Annotated[str, Field(max_length=512)] | None = None
+
+
+class NamespacePageQuery(PageQuery, NamespaceQuery):
+    """Selects a page of a list."""
 
 
 def by_layer(values: dict[int, Any] | Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from steering.schemas.base import Answer, Flag, Measured, Number, Request, Whole
+from steering.schemas.base import Answer, Flag, Measured, NamespaceQuery, Number, Request, Whole
 from steering.schemas.comparison import EstimateAnswer
 from steering.schemas.messages import Texts
 from steering.schemas.sampling import MAX_SEED
@@ -67,7 +67,7 @@ class DoseResponseRequest(EvaluationFields):
 EvaluationRequest: TypeAlias = Annotated[LayerSweepRequest | DoseResponseRequest, Field(discriminator="kind")]
 
 
-class EvaluateQuery(Request):
+class EvaluateQuery(NamespaceQuery):
     """wait: hold the connection until it is done, instead of answering with a job."""
 
     wait: bool = False

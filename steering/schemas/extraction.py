@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from steering.schemas.base import Number, Request
+from steering.schemas.base import NamespaceQuery, Number, Request
 from steering.schemas.messages import MAX_TEXTS, Text, Texts
 from steering.schemas.vectors import Description, LayerList, Name, Tags
 
@@ -72,7 +72,7 @@ class ExtractRequest(Request):
         return self
 
 
-class ExtractQuery(Request):
+class ExtractQuery(NamespaceQuery):
     """wait: hold the connection until the vector is made, instead of answering with a job."""
 
     wait: bool = False

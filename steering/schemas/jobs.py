@@ -2,6 +2,7 @@
 
 from typing import Any, Literal
 
+from steering.namespaces import SHARED
 from steering.schemas.base import Answer, Page
 
 
@@ -23,6 +24,7 @@ class JobError(Answer):
 class JobAnswer(Answer):
     """A job. Also the data of its events."""
 
+    namespace: str = SHARED
     id: str
     kind: str
     status: Literal["queued", "running", "succeeded", "failed", "cancelled"]

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field
 
-from steering.schemas.base import Answer, Number, Page, Request
+from steering.namespaces import SHARED
+from steering.schemas.base import Answer, NamespaceName, Number, Page, Request
 
 Scope = Literal["generate", "read", "write", "admin"]
 Scopes = Annotated[tuple[Scope, ...], Field(min_length=1, max_length=4, fail_fast=True)]
@@ -17,6 +18,7 @@ VectorNames = Annotated[tuple[Annotated[str, Field(max_length=64)], ...], Field(
 class KeyLimitsFields(Request):
     """Limits of one key. Absent: none of its own.
 
+    rows: of the batch at once. jobs: unfinished at once. storage_bytes: of the vectors that it has stored.
     own_steering: `any`, `profiles` (requests may only name profiles) or `none`. vectors: the only ones to steer with.
     max_relative_dose: larger doses are refused, or scaled down where they show only at run time.
     """
@@ -24,18 +26,22 @@ class KeyLimitsFields(Request):
     requests_per_minute: Count | None = None
     tokens_per_minute: Count | None = None
     concurrency: Count | None = None
+    rows: Count | None = None
+    jobs: Count | None = None
+    storage_bytes: Annotated[int, Field(strict=True, ge=0, le=1 << 50)] | None = None
     max_relative_dose: Annotated[Number, Field(gt=0, le=1000)] | None = None
     own_steering: Literal["any", "profiles", "none"] = "any"
     vectors: VectorNames | None = None
 
 
 class CreateKeyRequest(Request):
-    """A new key. expires_at: ISO 8601 with a time zone."""
+    """A new key. expires_at: ISO 8601 with a time zone. namespace: of what it makes; it sees that and `shared`."""
 
     name: KeyName
     scopes: Scopes
     limits: KeyLimitsFields = Field(default_factory=KeyLimitsFields)
     expires_at: AwareDatetime | None = None
+    namespace: NamespaceName = SHARED
 
 
 class ChangeKeyRequest(Request):
@@ -45,6 +51,7 @@ class ChangeKeyRequest(Request):
     scopes: Scopes | None = None
     limits: KeyLimitsFields | None = None
     expires_at: AwareDatetime | None = None
+    namespace: NamespaceName | None = None
 
 
 class KeyAnswer(Answer):
@@ -57,6 +64,7 @@ class KeyAnswer(Answer):
     created_at: str
     expires_at: str | None
     last_used_at: str | None
+    namespace: str = SHARED
 
 
 class NewKeyAnswer(KeyAnswer):

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from steering.namespaces import SHARED
 from steering.schemas.base import Answer, Request
 from steering.schemas.vectors import Description
 from steering.spec import InterventionSpec
@@ -19,6 +20,7 @@ class ProfileRequest(Request):
 class ProfileAnswer(Answer):
     """A stored profile; its interventions as they were written, so that they can be stored again."""
 
+    namespace: str = SHARED
     name: str
     description: str
     interventions: tuple[InterventionSpec, ...]

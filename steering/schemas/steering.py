@@ -5,6 +5,7 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import Discriminator, Field, Tag
 
 from steering.condition_spec import ConditionSpec
+from steering.namespaces import SHARED
 from steering.schemas.base import Answer, Measured, Request
 from steering.schemas.replay import Record
 from steering.spec import InterventionSpec, Schedule, TokenScope
@@ -88,6 +89,7 @@ class DefaultSteering(Request):
 
 
 class DefaultSteeringAnswer(Answer):
-    """null: no default is set."""
+    """null: no default is set. namespace: whose default it is; requests of a namespace without one use that of `shared`."""
 
+    namespace: str = SHARED
     interventions: tuple[InterventionSpec, ...] | None

@@ -4,7 +4,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from steering.schemas.base import Answer, Measured, Number, Page, PageQuery, Request, Whole, at_most
+from steering.namespaces import SHARED
+from steering.schemas.base import (
+    Answer,
+    Measured,
+    NamespacePageQuery,
+    NamespaceQuery,
+    Number,
+    Page,
+    Request,
+    Whole,
+    at_most,
+)
 
 Name = Annotated[str, Field(max_length=128)]
 Description = Annotated[str, Field(max_length=4096)]
@@ -54,7 +65,7 @@ class DescribeRequest(Request):
     tags: Tags | None = None
 
 
-class VectorQuery(PageQuery):
+class VectorQuery(NamespacePageQuery):
     """Every given field must match; `search` is a literal part of name or description."""
 
     tag: Annotated[str, Field(max_length=64)] | None = None
@@ -62,7 +73,7 @@ class VectorQuery(PageQuery):
     search: Annotated[str, Field(max_length=256)] | None = None
 
 
-class VersionQuery(Request):
+class VersionQuery(NamespaceQuery):
     """One version; absent, the newest."""
 
     version: Annotated[int, Field(ge=1, le=999_999_999)] | None = None
@@ -84,7 +95,7 @@ class ExportQuery(VersionQuery):
     layers: Annotated[str, Field(pattern=r"^(recommended|all|[0-9]{1,4}(,[0-9]{1,4}){0,511})$")] | None = None
 
 
-class ImportQuery(Request):
+class ImportQuery(NamespaceQuery):
     """The name under which the file is stored; absent, the name inside it."""
 
     name: Name | None = None
@@ -96,7 +107,7 @@ class DeleteQuery(VersionQuery):
     force: bool = False
 
 
-class VersionsQuery(Request):
+class VersionsQuery(NamespaceQuery):
     """A page of versions. before: only versions below this number."""
 
     limit: Annotated[int, Field(ge=1, le=200)] = 50
@@ -166,6 +177,7 @@ class VectorAnswer(Answer):
     """A vector without its directions. scale: natural scale per layer; means: class means on the direction, in residual
     units. centred: whether scores in natural scales are centred between them (false without class means)."""
 
+    namespace: str = SHARED
     name: str
     version: int
     id: str
@@ -220,6 +232,7 @@ class VectorExport(VectorAnswer):
 class SimilarVector(Answer):
     """Cosine with one other vector, per layer that both have, and the mean of them."""
 
+    namespace: str = SHARED
     id: str
     cosine: dict[str, Measured]
     mean: Measured

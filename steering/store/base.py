@@ -1,4 +1,8 @@
-"""Protocols of the store: vectors, profiles, the default steering, jobs. Vector versions are immutable."""
+"""Protocols of the store: vectors, profiles, the default steering, jobs. Vector versions are immutable.
+
+Each of these is reached through a namespace: `store.in_namespace("team-a").vectors`. Names are looked up in that namespace,
+then in `shared`; a vector of the own namespace hides every version of the shared one. Writing goes to the own namespace.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,6 +10,7 @@ from typing import Any, Protocol
 
 from steering.spec import SteeringSpec
 from steering.store.governance import AuditStore, DocumentStore, KeyStore
+from steering.store.summary import VectorSummary
 from steering.vectors import ConceptVector
 
 
@@ -22,24 +27,37 @@ class VectorFilter:
 class VectorPage:
     """The newest version of each name, ordered by name. `next_cursor` is opaque, None on the last page."""
 
-    vectors: tuple[ConceptVector, ...]
+    vectors: tuple[VectorSummary, ...]
     next_cursor: str | None
 
 
 @dataclass(frozen=True, slots=True)
+class Writer:
+    """Who stores vectors: the name of a key, and the bytes that its vectors may take in the namespace (None: no limit)."""
+
+    key: str = ""
+    max_bytes: int | None = None
+
+
+UNLIMITED = Writer()
+"""Nobody in particular, without a limit."""
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
-    """A named SteeringSpec."""
+    """A named SteeringSpec. namespace and dates: set by the store."""
 
     name: str
     steering: SteeringSpec
     description: str = ""
     created_at: str = ""
     updated_at: str = ""
+    namespace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """A job. status: queued | running | succeeded | failed | cancelled. error: {"code", "message"}."""
+    """A job. status: queued | running | succeeded | failed | cancelled. error: {"code", "message"}. namespace: set by the store."""
 
     id: str
     kind: str
@@ -50,6 +68,7 @@ class JobRecord:
     error: Mapping[str, Any] | None = None
     created_at: str = ""
     updated_at: str = ""
+    namespace: str = ""
 
 
 class VectorSource(Protocol):
@@ -64,19 +83,22 @@ class VectorStore(VectorSource, Protocol):
     """Immutable versions of named vectors. A version number is never assigned twice, even after a delete."""
 
     async def put(self, vector: ConceptVector) -> ConceptVector:
-        """Stores the vector as the next version of its name; returns it with version, sha256 and created_at set."""
+        """Stores the vector as the next version of its name; returns it with version, sha256, created_at and namespace set.
+
+        Raises StorageFull when the writer's vectors would take more than its `max_bytes`.
+        """
         ...
 
     async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> VectorPage:
-        """Lists the newest versions. Raises InvalidRequest for a cursor of another listing."""
+        """Lists the newest version of each visible name. Raises InvalidRequest for a cursor of another listing."""
         ...
 
     async def describe(self, name: str, description: str | None, tags: tuple[str, ...] | None) -> ConceptVector:
         """Changes description and tags of every version, never the directions. None leaves a field unchanged."""
         ...
 
-    async def versions(self, name: str, limit: int = 50, before: int | None = None) -> tuple[int, ...]:
-        """Returns version numbers, newest first. Raises VectorNotFound for an unknown name.
+    async def versions(self, name: str, limit: int = 50, before: int | None = None) -> tuple[VectorSummary, ...]:
+        """Returns the versions of a name, newest first. Raises VectorNotFound for an unknown name.
 
         before: only numbers below it, which may be none.
         """
@@ -95,11 +117,11 @@ class ProfileStore(Protocol):
         ...
 
     async def get(self, name: str) -> Profile:
-        """Returns one profile. Raises ProfileNotFound."""
+        """Returns one profile of the own namespace, else of `shared`. Raises ProfileNotFound."""
         ...
 
     async def all(self) -> tuple[Profile, ...]:
-        """Returns every profile, by name."""
+        """Returns every visible profile, by name."""
         ...
 
     async def delete(self, name: str) -> None:
@@ -107,7 +129,7 @@ class ProfileStore(Protocol):
         ...
 
     async def default(self) -> SteeringSpec | None:
-        """Returns the default steering, None when none is set."""
+        """Returns the default steering of this namespace alone, None when none is set."""
         ...
 
     async def set_default(self, steering: SteeringSpec | None) -> None:
@@ -130,20 +152,40 @@ class JobStore(Protocol):
         """Lists jobs, newest first."""
         ...
 
-    async def interrupt(self) -> int:
-        """Marks every unfinished job failed with code `interrupted`; returns how many. Called at start."""
-        ...
+
+@dataclass(frozen=True, slots=True)
+class NamespaceStore:
+    """What a store shows in one namespace. The only access to vectors, profiles and jobs, so no query lacks a namespace."""
+
+    namespace: str
+    vectors: VectorStore
+    profiles: ProfileStore
+    jobs: JobStore
 
 
 class Store(Protocol):
     """Access to one database."""
 
-    vectors: VectorStore
-    profiles: ProfileStore
-    jobs: JobStore
     keys: KeyStore
     audit: AuditStore
     documents: DocumentStore
+
+    def in_namespace(self, name: str, writer: Writer = UNLIMITED) -> NamespaceStore:
+        """Returns the store as it is seen in a namespace, which need not exist yet. Raises InvalidRequest for what is no name."""
+        ...
+
+    @property
+    def shared(self) -> NamespaceStore:
+        """The store as it is seen in the namespace `shared`."""
+        ...
+
+    async def defaults(self) -> Mapping[str, SteeringSpec]:
+        """Returns the default steering of every namespace that has one."""
+        ...
+
+    async def interrupt_jobs(self) -> int:
+        """Marks every unfinished job failed with code `interrupted`; returns how many. Called at start."""
+        ...
 
     async def ping(self) -> None:
         """Raises StoreUnavailable when the database cannot be reached."""

@@ -4,10 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from steering.namespaces import SHARED
+
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """One API key. digest: SHA-256 of the key in hexadecimal; the key itself is never stored. Dates are ISO 8601, UTC."""
+    """One API key. digest: SHA-256 of the key in hexadecimal; the key itself is never stored. Dates are ISO 8601, UTC.
+
+    namespace: of the vectors, profiles and jobs that it makes.
+    """
 
     id: str
     name: str
@@ -17,6 +22,7 @@ class KeyRecord:
     created_at: str = ""
     expires_at: str | None = None
     last_used_at: str | None = None
+    namespace: str = SHARED
 
 
 @dataclass(frozen=True, slots=True)

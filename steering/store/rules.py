@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Literal, TypeAlias
 
@@ -104,21 +104,22 @@ def fold(text: str) -> str:
 
 def refuse_if_used(
     name: str,
-    profiles: Mapping[str, SteeringSpec],
-    default: SteeringSpec | None,
+    users: Mapping[str, SteeringSpec],
+    hidden: Iterable[SteeringSpec] = (),
     version: int | None = None,
     *,
     only: bool = True,
 ) -> None:
-    """Raises VectorInUse, naming the users, while a profile or the default steering needs what is deleted.
+    """Raises VectorInUse, naming the users, while a profile or a default steering needs what is deleted.
 
-    version: the one that is deleted, None for all. only: whether no other version remains for the name alone.
+    users: by how the caller knows them. hidden: of other namespaces; they are never named. version: the one that is
+    deleted, None for all. only: whether no other version remains for the name alone.
     """
-    users = [f"profile {profile!r}" for profile, steering in profiles.items() if _needs(steering, name, version, only)]
-    if default is not None and _needs(default, name, version, only):
-        users.append("the default steering")
-    if users:
-        shown = ", ".join(users[:5]) + (f" and {len(users) - 5} more" if len(users) > 5 else "")
+    found = [user for user, steering in users.items() if _needs(steering, name, version, only)]
+    if any(_needs(steering, name, version, only) for steering in hidden):
+        found.append("another namespace")
+    if found:
+        shown = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
         deleted = name if version is None else f"{name}@{version}"
         raise VectorInUse(f"vector {deleted!r} is used by {shown}; change those first, or force the delete")
 

@@ -29,4 +29,4 @@ def steering(*interventions: dict[str, object]) -> SteeringSpec:
 
 
 async def names(store: Store, where: VectorFilter = EVERYTHING) -> list[str]:
-    return [vector.name for vector in (await store.vectors.find(where)).vectors]
+    return [vector.name for vector in (await store.shared.vectors.find(where)).vectors]

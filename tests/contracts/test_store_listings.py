@@ -13,15 +13,15 @@ from tests.contracts.stores import EVERYTHING, a_vector, names
 class TestFinding:
     @pytest.fixture
     async def filled(self, store: Store) -> Store:
-        await store.vectors.put(a_vector("b_2", description="50% Warm_th", tags=("warm", "x")))
-        await store.vectors.put(a_vector("a.1", description="STRASSE und ÉCLAIR", tags=("warm_er",)))
-        await store.vectors.put(a_vector("bx2", description="plain", tags=("cold",), method="pca"))
-        await store.vectors.put(a_vector("a-1", description="old words", tags=("warm",)))
-        await store.vectors.put(a_vector("a-1", description="new words", tags=(), method="probe"))
+        await store.shared.vectors.put(a_vector("b_2", description="50% Warm_th", tags=("warm", "x")))
+        await store.shared.vectors.put(a_vector("a.1", description="STRASSE und ÉCLAIR", tags=("warm_er",)))
+        await store.shared.vectors.put(a_vector("bx2", description="plain", tags=("cold",), method="pca"))
+        await store.shared.vectors.put(a_vector("a-1", description="old words", tags=("warm",)))
+        await store.shared.vectors.put(a_vector("a-1", description="new words", tags=(), method="probe"))
         return store
 
     async def test_the_newest_of_each_name_ordered_by_name(self, filled: Store) -> None:
-        page = await filled.vectors.find(EVERYTHING)
+        page = await filled.shared.vectors.find(EVERYTHING)
         assert [vector.id for vector in page.vectors] == ["a-1@2", "a.1@1", "b_2@1", "bx2@1"]
         assert page.next_cursor is None
 
@@ -67,40 +67,42 @@ class TestFinding:
     )
     async def test_filters_that_nothing_could_match_are_refused(self, filled: Store, where: VectorFilter) -> None:
         with pytest.raises(InvalidRequest):
-            await filled.vectors.find(where)
+            await filled.shared.vectors.find(where)
 
     async def test_pages_follow_each_other_without_gap_or_repeat(self, filled: Store) -> None:
         seen: list[str] = []
         cursor = None
         for size in (1, 2, 1):
-            page = await filled.vectors.find(EVERYTHING, size, cursor)
+            page = await filled.shared.vectors.find(EVERYTHING, size, cursor)
             seen += [vector.name for vector in page.vectors]
             cursor = page.next_cursor
         assert seen == ["a-1", "a.1", "b_2", "bx2"]
         assert cursor is None
         with pytest.raises(InvalidRequest):
-            await filled.vectors.find(EVERYTHING, 0)
+            await filled.shared.vectors.find(EVERYTHING, 0)
         with pytest.raises(LimitExceeded):
-            await filled.vectors.find(EVERYTHING, 201)
+            await filled.shared.vectors.find(EVERYTHING, 201)
 
     async def test_a_page_goes_on_where_its_last_name_was_deleted(self, filled: Store) -> None:
-        page = await filled.vectors.find(EVERYTHING, 2)
-        await filled.vectors.delete("a.1")
-        assert [vector.name for vector in (await filled.vectors.find(EVERYTHING, 2, page.next_cursor)).vectors] == [
+        page = await filled.shared.vectors.find(EVERYTHING, 2)
+        await filled.shared.vectors.delete("a.1")
+        assert [
+            vector.name for vector in (await filled.shared.vectors.find(EVERYTHING, 2, page.next_cursor)).vectors
+        ] == [
             "b_2",
             "bx2",
         ]
 
     async def test_a_cursor_it_did_not_give_out_is_refused(self, filled: Store) -> None:
         for index in range(2):
-            await filled.jobs.put(JobRecord(f"job-{index}", "extract", "queued"))
-        _, of_jobs = await filled.jobs.find(1)
-        of_vectors = (await filled.vectors.find(EVERYTHING, 1)).next_cursor
+            await filled.shared.jobs.put(JobRecord(f"job-{index}", "extract", "queued"))
+        _, of_jobs = await filled.shared.jobs.find(1)
+        of_vectors = (await filled.shared.vectors.find(EVERYTHING, 1)).next_cursor
         assert of_jobs is not None
         assert of_vectors is not None
         for wrong in ("", "x", "a-1", of_jobs, of_vectors + "=", of_vectors[:-1], "é", "\ud800", "A" * 10_000):
             with pytest.raises(InvalidRequest):
-                await filled.vectors.find(EVERYTHING, 1, wrong)
+                await filled.shared.vectors.find(EVERYTHING, 1, wrong)
         for wrong in ("", of_vectors, "am9iOng="):
             with pytest.raises(InvalidRequest):
-                await filled.jobs.find(1, wrong)
+                await filled.shared.jobs.find(1, wrong)

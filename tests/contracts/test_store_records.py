@@ -23,84 +23,86 @@ class TestProfiles:
             {"vector": "a", "layers": [1, 2], "scope": {"tokens": "generated", "start": 0, "end": 4}},
         )
         given = SteeringSpec(interventions=(*given.interventions, InterventionSpec(vector="built", layers="all")))
-        put = await store.profiles.put(Profile("cheerful", given, "Fröhlich"))
-        back = await store.profiles.get("cheerful")
+        put = await store.shared.profiles.put(Profile("cheerful", given, "Fröhlich"))
+        back = await store.shared.profiles.get("cheerful")
         assert back == put
         assert (back.steering, back.description) == (given, "Fröhlich")
         assert back.steering.model_dump_json() == given.model_dump_json()
 
     async def test_a_second_put_replaces_and_remembers_the_first_day(self, store: Store) -> None:
-        first = await store.profiles.put(Profile("cheerful", steering({"vector": "a"})))
-        second = await store.profiles.put(Profile("cheerful", SteeringSpec()))
+        first = await store.shared.profiles.put(Profile("cheerful", steering({"vector": "a"})))
+        second = await store.shared.profiles.put(Profile("cheerful", SteeringSpec()))
         assert second.created_at == first.created_at != ""
         assert second.updated_at >= first.updated_at
-        assert (await store.profiles.get("cheerful")).steering == SteeringSpec()
+        assert (await store.shared.profiles.get("cheerful")).steering == SteeringSpec()
 
     async def test_all_are_ordered_by_name(self, store: Store) -> None:
         for name in ("b_1", "a", "b-1", "b.1"):
-            await store.profiles.put(Profile(name, SteeringSpec()))
-        assert [profile.name for profile in await store.profiles.all()] == ["a", "b-1", "b.1", "b_1"]
-        await store.profiles.delete("a")
-        assert len(await store.profiles.all()) == 3
+            await store.shared.profiles.put(Profile(name, SteeringSpec()))
+        assert [profile.name for profile in await store.shared.profiles.all()] == ["a", "b-1", "b.1", "b_1"]
+        await store.shared.profiles.delete("a")
+        assert len(await store.shared.profiles.all()) == 3
 
     async def test_a_missing_record_is_reported(self, store: Store) -> None:
         with pytest.raises(ProfileNotFound):
-            await store.profiles.get("cheerful")
+            await store.shared.profiles.get("cheerful")
         with pytest.raises(ProfileNotFound):
-            await store.profiles.delete("cheerful")
+            await store.shared.profiles.delete("cheerful")
 
     async def test_the_default_steering_is_one_or_none(self, store: Store) -> None:
-        assert await store.profiles.default() is None
-        await store.profiles.set_default(steering({"vector": "a"}))
-        await store.profiles.set_default(steering({"vector": "b"}))
-        assert await store.profiles.default() == steering({"vector": "b"})
-        await store.profiles.set_default(SteeringSpec())
-        assert await store.profiles.default() == SteeringSpec()
-        await store.profiles.set_default(None)
-        await store.profiles.set_default(None)
-        assert await store.profiles.default() is None
+        assert await store.shared.profiles.default() is None
+        await store.shared.profiles.set_default(steering({"vector": "a"}))
+        await store.shared.profiles.set_default(steering({"vector": "b"}))
+        assert await store.shared.profiles.default() == steering({"vector": "b"})
+        await store.shared.profiles.set_default(SteeringSpec())
+        assert await store.shared.profiles.default() == SteeringSpec()
+        await store.shared.profiles.set_default(None)
+        await store.shared.profiles.set_default(None)
+        assert await store.shared.profiles.default() is None
 
 
 class TestJobs:
     async def test_a_put_creates_then_replaces(self, store: Store) -> None:
-        first = await store.jobs.put(JobRecord("job-1", "extract", "queued", request={"name": "warmth", "x": [1, 0.1]}))
+        first = await store.shared.jobs.put(
+            JobRecord("job-1", "extract", "queued", request={"name": "warmth", "x": [1, 0.1]})
+        )
         assert first.created_at != ""
         done = replace(first, status="succeeded", progress={"done": 2, "total": 2}, result={"vector": "warmth@1"})
-        second = await store.jobs.put(done)
-        back = await store.jobs.get("job-1")
+        second = await store.shared.jobs.put(done)
+        back = await store.shared.jobs.get("job-1")
         assert back == second == replace(done, updated_at=second.updated_at)
         assert back.created_at == first.created_at
 
     async def test_the_record_is_no_longer_the_callers(self, store: Store) -> None:
         progress = {"done": 1}
-        await store.jobs.put(JobRecord("job-1", "extract", "running", progress=progress))
+        await store.shared.jobs.put(JobRecord("job-1", "extract", "running", progress=progress))
         progress["done"] = 99
-        assert (await store.jobs.get("job-1")).progress == {"done": 1}
+        assert (await store.shared.jobs.get("job-1")).progress == {"done": 1}
 
     async def test_lists_newest_first_in_pages(self, store: Store) -> None:
         for index in range(5):
-            await store.jobs.put(JobRecord(f"job-{index}", "extract", "queued"))
-        await store.jobs.put(JobRecord("job-0", "extract", "running"))
-        page, cursor = await store.jobs.find(2)
-        await store.jobs.put(JobRecord("job-5", "extract", "queued"))
-        rest, end = await store.jobs.find(3, cursor)
+            await store.shared.jobs.put(JobRecord(f"job-{index}", "extract", "queued"))
+        await store.shared.jobs.put(JobRecord("job-0", "extract", "running"))
+        page, cursor = await store.shared.jobs.find(2)
+        await store.shared.jobs.put(JobRecord("job-5", "extract", "queued"))
+        rest, end = await store.shared.jobs.find(3, cursor)
         assert [job.id for job in page + rest] == ["job-4", "job-3", "job-2", "job-1", "job-0"]
         assert end is None
 
     async def test_a_stop_marks_what_had_not_ended(self, store: Store) -> None:
         statuses = ("queued", "running", "succeeded", "failed", "cancelled")
         for status in statuses:
-            await store.jobs.put(JobRecord(f"job-{status}", "extract", status, error=None))
-        assert await store.jobs.interrupt() == 2
+            await store.shared.jobs.put(JobRecord(f"job-{status}", "extract", status, error=None))
+        assert await store.interrupt_jobs() == 2
         for status in statuses:
-            job = await store.jobs.get(f"job-{status}")
+            job = await store.shared.jobs.get(f"job-{status}")
             if status in ("queued", "running"):
                 assert job.status == "failed"
                 assert job.error is not None
                 assert job.error["code"] == "interrupted"
             else:
                 assert (job.status, job.error) == (status, None)
-        assert await store.jobs.interrupt() == 0
+        assert await store.interrupt_jobs() == 0
 
     async def test_what_cannot_be_is_refused(self, store: Store) -> None:
         for wrong in (
@@ -110,7 +112,7 @@ class TestJobs:
             JobRecord("job-1", "extract", "queued", result={"x": "\ud800"}),
         ):
             with pytest.raises(InvalidRequest):
-                await store.jobs.put(wrong)
+                await store.shared.jobs.put(wrong)
         for missing in ("job-1", "", "../x", "\x00", "\ud800"):
             with pytest.raises(JobNotFound):
-                await store.jobs.get(missing)
+                await store.shared.jobs.get(missing)

@@ -1,14 +1,19 @@
 """Repeats a generation from the record of its answer."""
 
+from contextlib import suppress
+
 from app.services.context import Context
 from app.services.generation.generate import Generation
 from app.services.inputs import sampling_params
 from app.services.limits import check_own_steering, check_sampling
+from app.services.lookup import VectorsByName
 from steering.engine.api import GenerationRequest
 from steering.engine.prompts import encode_prompt
 from steering.errors import InvalidRequest, ModelNotFound, VectorNotFound
+from steering.namespaces import SHARED
 from steering.schemas.replay import Record, RecordedModel
-from steering.vectors import VectorId
+from steering.store.base import VectorSource
+from steering.vectors import ConceptVector, VectorId
 
 
 def check(context: Context, record: Record) -> None:
@@ -22,8 +27,7 @@ async def prepare(context: Context, record: Record) -> Generation:
     """Returns the same generation again. Raises ModelNotFound, VectorNotFound or InvalidRequest for what has changed."""
     check(context, record)
     engine = context.engine
-    await _check_vectors(context, record)
-    plan = await context.resolve(record.interventions)
+    plan = await context.resolve(record.interventions, await _recorded_vectors(context, record))
     if plan.fingerprint != record.fingerprint:
         raise InvalidRequest(
             "the recorded interventions resolve to another plan now: the dose guard has changed, or the record was edited",
@@ -54,13 +58,28 @@ def _check_model(context: Context, recorded: RecordedModel) -> None:
         )
 
 
-async def _check_vectors(context: Context, record: Record) -> None:
-    """Raises VectorNotFound for a vector that was deleted and created again: its version has other content."""
+async def _recorded_vectors(context: Context, record: Record) -> VectorSource:
+    """Returns the vectors with the recorded digests: those of the caller's namespace, else the shared ones.
+
+    Raises VectorNotFound for a vector that was deleted and created again: its version has other content.
+    """
+    own = context.store.vectors
+    sources: dict[str, VectorSource] = {}
     for name, sha256 in record.vectors.items():
         key = VectorId.parse(name, "vectors")
-        vector = await context.store.vectors.get(key.name, key.version)
+        vector = await own.get(key.name, key.version)
         if vector.sha256 != sha256:
-            raise VectorNotFound(
-                f"vector {name} no longer has the recorded digest {sha256[:12]}…; it is now {vector.sha256[:12]}…",
-                param="vectors",
-            )
+            sources[name] = await _shared_source(context, key, sha256, vector)
+    return VectorsByName(sources, own)
+
+
+async def _shared_source(context: Context, key: VectorId, sha256: str, seen: ConceptVector) -> VectorSource:
+    """Returns the store of `shared` where it has the digest: a profile of `shared` means the vectors there."""
+    shared = context.state.store.shared.vectors
+    if seen.namespace != SHARED:
+        with suppress(VectorNotFound):
+            if (await shared.get(key.name, key.version)).sha256 == sha256:
+                return shared
+    raise VectorNotFound(
+        f"vector {key} no longer has the recorded digest {sha256[:12]}…; it is now {seen.sha256[:12]}…", param="vectors"
+    )

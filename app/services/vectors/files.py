@@ -13,7 +13,7 @@ from steering.model.info import ModelInfo
 from steering.plan.layers import check_model
 from steering.schemas.base import by_layer
 from steering.schemas.vectors import SimilarAnswer, SimilarVector
-from steering.store.base import Store, VectorFilter
+from steering.store.base import NamespaceStore, VectorFilter
 from steering.store.formats.blob import decode, encode
 from steering.vectors import ConceptVector, cosine
 from steering.workflows.extraction.make import with_recommendation
@@ -71,13 +71,16 @@ def _control_vector(vector: ConceptVector, layers: str) -> bytes:
     return write_control_vector(directions, {layer: entry.scale for layer, entry in entries.items()}, vector.model)
 
 
-async def similar_vectors(store: Store, vector: ConceptVector) -> SimilarAnswer:
+async def similar_vectors(store: NamespaceStore, vector: ConceptVector) -> SimilarAnswer:
     """Compares with every other vector of the model: the most similar first, by absolute mean cosine over shared layers."""
     found: list[SimilarVector] = []
     cursor: str | None = None
     while True:
         page = await store.vectors.find(VectorFilter(), _PAGE, cursor)
-        found.extend(one for other in page.vectors if (one := _similar(vector, other)) is not None)
+        for other in page.vectors:
+            if other.name != vector.name and other.model_fingerprint == vector.model_fingerprint:
+                one = _similar(vector, await store.vectors.get(other.name, other.version))
+                found.extend([] if one is None else [one])
         cursor = page.next_cursor
         if cursor is None:
             break
@@ -85,9 +88,7 @@ async def similar_vectors(store: Store, vector: ConceptVector) -> SimilarAnswer:
 
 
 def _similar(vector: ConceptVector, other: ConceptVector) -> SimilarVector | None:
-    if other.name == vector.name or other.model_fingerprint != vector.model_fingerprint:
-        return None
     layers = cosine(vector, other)
     if not layers:
         return None
-    return SimilarVector(id=other.id, cosine=by_layer(layers), mean=fmean(layers.values()))
+    return SimilarVector(namespace=other.namespace, id=other.id, cosine=by_layer(layers), mean=fmean(layers.values()))

@@ -4,19 +4,19 @@ from app.services.context import Context
 from app.services.limits import check_limit
 from app.services.resources import vector_answer
 from steering.schemas.vectors import VectorVersionAnswer, VectorVersionsAnswer, VersionsQuery
-from steering.vectors import ConceptVector, check_name
+from steering.store.summary import VectorSummary
+from steering.vectors import check_name
 
 
 async def list_versions(context: Context, name: str, query: VersionsQuery) -> VectorVersionsAnswer:
     """Returns a page of versions, newest first. Raises VectorNotFound."""
     check_limit(query.limit, context.settings.max_page, "entries per page", "limit")
-    numbers = await context.store.vectors.versions(check_name(name), query.limit, query.before)
-    data = [_version(await context.store.vectors.get(name, number)) for number in numbers]
-    more = len(numbers) == query.limit and numbers[-1] > 1
-    return VectorVersionsAnswer(data=data, next_before=numbers[-1] if more else None)
+    found = await context.store.vectors.versions(check_name(name), query.limit, query.before)
+    more = len(found) == query.limit and found[-1].version > 1
+    return VectorVersionsAnswer(data=list(map(_version, found)), next_before=found[-1].version if more else None)
 
 
-def _version(vector: ConceptVector) -> VectorVersionAnswer:
+def _version(vector: VectorSummary) -> VectorVersionAnswer:
     described = vector_answer(vector)
     layers = vector.recommended_layers()
     card = None if described.quality is None else described.quality.layers.get(str(layers[len(layers) // 2]))

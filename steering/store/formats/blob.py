@@ -74,6 +74,14 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def metadata_text(content: bytes) -> str:
+    """Returns the metadata inside stored bytes, as `write_metadata` wrote it. Raises InvalidRequest for other bytes."""
+    text = _read_metadata_entry(_read_header(content, OWN), OWN)
+    if text is None:
+        raise InvalidRequest(f"the file has no {METADATA_KEY!r} metadata", param="metadata")
+    return text
+
+
 def decode(
     content: bytes,
     *,

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from steering.errors import InvalidRequest
 from steering.quality import QualityCard, Recommended
 from steering.store.rules import DESCRIPTION_LIMIT, check_tags, check_text
+from steering.store.summary import LayerNumbers
 from steering.strict_json import dump_json, load_json
 from steering.vectors import ConceptVector, check_name
 
@@ -16,17 +17,6 @@ FORMAT = 1
 METADATA_KEY = "steering_vector"
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 LayerKey: TypeAlias = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,3})$")]
-
-
-@dataclass(frozen=True, slots=True)
-class LayerNumbers:
-    """The numbers of one layer besides its direction: see `steering.vectors.LayerDirection`."""
-
-    scale: Annotated[float, Field(gt=0)]
-    positive_mean: float | None = None
-    negative_mean: float | None = None
-    weight: float | None = None
-    bias: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

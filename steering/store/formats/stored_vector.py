@@ -1,26 +1,46 @@
 """StoredVector: one vector version as bytes and labels. Stores call `serialize` when writing and `deserialize` when reading."""
 
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from steering.errors import InvalidRequest, LimitExceeded, StoreCorrupt, UnsupportedFormat, VectorNotFound
-from steering.store.base import VectorFilter
-from steering.store.formats.blob import OWN, decode, digest, encode
+from steering.errors import (
+    InvalidRequest,
+    LimitExceeded,
+    StorageFull,
+    StoreCorrupt,
+    UnsupportedFormat,
+    VectorNotFound,
+)
+from steering.store.base import VectorFilter, Writer
+from steering.store.formats.blob import OWN, decode, digest, encode, metadata_text
+from steering.store.formats.metadata import read_metadata
 from steering.store.rules import DESCRIPTION_LIMIT, check_tags, check_text, fold
+from steering.store.summary import VectorSummary
 from steering.vectors import ConceptVector
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredVector:
-    """One version. `content` is the result of `encode(labels=False)`, `sha256` its digest; `method` is a copy for filters."""
+    """One version. `content` is the result of `encode(labels=False)`, `sha256` its digest.
 
+    metadata: the metadata inside `content`, apart from it so that listings need not read it. created_by: a key.
+    A store leaves `metadata` and `content` empty where it did not read them.
+    """
+
+    namespace: str
     name: str
     version: int
     method: str
     description: str
     tags: tuple[str, ...]
     created_at: str
+    created_by: str
     sha256: str
-    content: bytes
+    metadata: str = ""
+    content: bytes = b""
 
     @property
     def id(self) -> str:
@@ -59,7 +79,19 @@ def serialize(vector: ConceptVector) -> StoredVector:
     check_tags(vector.tags)
     content = encode(vector, labels=False)
     decode(content, name=vector.name, limits=OWN)
-    return StoredVector(vector.name, 0, vector.method, vector.description, vector.tags, "", digest(content), content)
+    return StoredVector(
+        namespace="",
+        name=vector.name,
+        version=0,
+        method=vector.method,
+        description=vector.description,
+        tags=vector.tags,
+        created_at="",
+        created_by="",
+        sha256=digest(content),
+        metadata=metadata_text(content),
+        content=content,
+    )
 
 
 DECODED_VECTORS = 128
@@ -81,4 +113,51 @@ def deserialize(stored: StoredVector) -> ConceptVector:
         tags=stored.tags,
         sha256=stored.sha256,
         created_at=stored.created_at,
+        namespace=stored.namespace,
     )
+
+
+def summarize(stored: StoredVector) -> VectorSummary:
+    """Returns the vector without its directions, from its metadata alone. Raises StoreCorrupt when that cannot be read."""
+    try:
+        metadata = read_metadata(stored.metadata)
+    except InvalidRequest as error:
+        raise StoreCorrupt(f"the metadata of vector {stored.id} cannot be read: {error.message}") from error
+    return VectorSummary(
+        namespace=stored.namespace,
+        name=stored.name,
+        version=stored.version,
+        model=metadata.model,
+        model_fingerprint=metadata.model_fingerprint,
+        d_model=metadata.d_model,
+        method=metadata.method,
+        layers={int(layer): numbers for layer, numbers in metadata.layers.items()},
+        description=stored.description,
+        tags=stored.tags,
+        sha256=stored.sha256,
+        created_at=stored.created_at,
+        recommended=metadata.recommended,
+        quality=metadata.quality,
+        provenance=metadata.provenance,
+    )
+
+
+def summarize_valid(stored: Iterable[StoredVector]) -> tuple[VectorSummary, ...]:
+    """Leaves out what is damaged: one vector must not hide the others. Reading it by name raises the error."""
+    valid = []
+    for one in stored:
+        try:
+            valid.append(summarize(one))
+        except StoreCorrupt as error:
+            log.warning("left out of a listing: %s", error.message)
+    return tuple(valid)
+
+
+def check_quota(writer: Writer, used: int, size: int) -> None:
+    """Raises StorageFull when a writer's vectors, which take `used` bytes, would take too many with one of `size` more."""
+    if writer.max_bytes is not None and used + size > writer.max_bytes:
+        raise StorageFull(
+            f"the vectors of this key take {used} bytes and this one takes {size}; the key may store {writer.max_bytes}: "
+            "delete vectors first",
+            param="storage_bytes",
+        )

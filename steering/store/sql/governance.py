@@ -22,6 +22,7 @@ KEY_COLUMNS = (
     KeyRow.created_at,
     KeyRow.expires_at,
     KeyRow.last_used_at,
+    KeyRow.namespace,
 )
 AUDIT_COLUMNS = (
     AuditRow.key,
@@ -50,6 +51,7 @@ class SqlKeys:
             "limits": write_record(key.limits, "limits"),
             "expires_at": key.expires_at,
             "last_used_at": key.last_used_at,
+            "namespace": key.namespace,
         }
 
         async def save(connection: AsyncConnection) -> KeyRecord:
@@ -86,9 +88,9 @@ class SqlKeys:
 
 
 def _key(row: Sequence[Any]) -> KeyRecord:
-    key_id, name, digest, scopes, limits, created_at, expires_at, last_used_at = row
+    key_id, name, digest, scopes, limits, created_at, expires_at, last_used_at, namespace = row
     read = read_record(limits, f"key {key_id}") or {}
-    return KeyRecord(key_id, name, digest, tuple(scopes.split()), read, created_at, expires_at, last_used_at)
+    return KeyRecord(key_id, name, digest, tuple(scopes.split()), read, created_at, expires_at, last_used_at, namespace)
 
 
 @final

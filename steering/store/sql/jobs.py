@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, final
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import ColumnElement, and_, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from steering.namespaces import visible_from
 from steering.store.base import JobRecord
 from steering.store.formats.serialization import (
     INTERRUPTED,
@@ -32,6 +33,7 @@ COLUMNS = (
     JobRow.error,
     JobRow.created_at,
     JobRow.updated_at,
+    JobRow.namespace,
 )
 
 
@@ -39,19 +41,21 @@ COLUMNS = (
 class SqlJobs:
     """See `steering.store.base.JobStore`."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, namespace: str) -> None:
+        self._database, self._namespace = database, namespace
 
     async def put(self, job: JobRecord) -> JobRecord:
         """See JobStore.put."""
         values = _to_row(check_job(job))
 
         async def save(connection: AsyncConnection) -> JobRecord:
-            made = await connection.scalar(select(JobRow.created_at).where(JobRow.id == job.id))
-            stored = replace(job, created_at=made or now(), updated_at=now())
-            row = {**values, "created_at": stored.created_at, "updated_at": stored.updated_at}
-            change = insert(JobRow) if made is None else update(JobRow).where(JobRow.id == job.id)
-            await connection.execute(change.values(row))
+            # The id of another namespace's job is refused by the unique constraint.
+            own = and_(JobRow.namespace == self._namespace, JobRow.id == job.id)
+            made = await connection.scalar(select(JobRow.created_at).where(own))
+            stored = replace(job, created_at=made or now(), updated_at=now(), namespace=self._namespace)
+            labels = {name: getattr(stored, name) for name in ("namespace", "created_at", "updated_at")}
+            change = insert(JobRow) if made is None else update(JobRow).where(own)
+            await connection.execute(change.values({**values, **labels}))
             return stored
 
         return await self._database.write(save)
@@ -60,29 +64,34 @@ class SqlJobs:
         """See JobStore.get."""
         if not is_job_id(job_id):
             raise job_not_found(job_id)
-        rows = await self._database.rows(select(*COLUMNS).where(JobRow.id == job_id))
+        rows = await self._database.rows(select(*COLUMNS).where(self._visible(), JobRow.id == job_id))
         if not rows:
             raise job_not_found(job_id)
         return _from_row(rows[0])
 
     async def find(self, limit: int = 50, cursor: str | None = None) -> tuple[tuple[JobRecord, ...], str | None]:
         """See JobStore.find."""
-        query = select(*COLUMNS, JobRow.position).order_by(JobRow.position.desc()).limit(check_page(limit) + 1)
+        query = select(*COLUMNS, JobRow.position).where(self._visible())
+        query = query.order_by(JobRow.position.desc()).limit(check_page(limit) + 1)
         if cursor is not None:
             query = query.where(JobRow.position < read_position("job", cursor))
         rows = await self._database.rows(query)
         records = tuple(_from_row(row[:-1]) for row in rows[:limit])
         return records, make_cursor("job", str(rows[limit - 1][-1])) if len(rows) > limit else None
 
-    async def interrupt(self) -> int:
-        """See JobStore.interrupt."""
-        values = {"status": "failed", "error": dump_json(INTERRUPTED, "error"), "updated_at": now()}
+    def _visible(self) -> ColumnElement[bool]:
+        return JobRow.namespace.in_(visible_from(self._namespace))
 
-        async def mark(connection: AsyncConnection) -> int:
-            cut = await connection.execute(update(JobRow).where(JobRow.status.in_(UNFINISHED)).values(values))
-            return cut.rowcount
 
-        return await self._database.write(mark)
+async def interrupt_jobs(database: Database) -> int:
+    """Marks the unfinished jobs of every namespace failed with code `interrupted`; returns how many."""
+    values = {"status": "failed", "error": dump_json(INTERRUPTED, "error"), "updated_at": now()}
+
+    async def mark(connection: AsyncConnection) -> int:
+        cut = await connection.execute(update(JobRow).where(JobRow.status.in_(UNFINISHED)).values(values))
+        return cut.rowcount
+
+    return await database.write(mark)
 
 
 def _to_row(job: JobRecord) -> dict[str, Any]:
@@ -98,7 +107,7 @@ def _to_row(job: JobRecord) -> dict[str, Any]:
 
 
 def _from_row(row: Sequence[Any]) -> JobRecord:
-    job_id, kind, status, request, progress, result, error, created_at, updated_at = row
+    job_id, kind, status, request, progress, result, error, created_at, updated_at, namespace = row
     where = f"job {job_id}"
     return JobRecord(
         id=job_id,
@@ -110,4 +119,5 @@ def _from_row(row: Sequence[Any]) -> JobRecord:
         error=read_record(error, where),
         created_at=created_at,
         updated_at=updated_at,
+        namespace=namespace,
     )

@@ -1,17 +1,22 @@
 """SqlStore: the Store on SQLite or PostgreSQL."""
 
+from collections.abc import Mapping
 from typing import final
 
-from steering.store.base import JobStore, ProfileStore, VectorStore
+from steering.namespaces import SHARED
+from steering.spec import SteeringSpec
+from steering.store.base import UNLIMITED, NamespaceStore, Writer
 from steering.store.governance import AuditStore, DocumentStore, KeyStore
 from steering.store.sql.address import check_driver, read_address
 from steering.store.sql.database import Database
 from steering.store.sql.governance import SqlAudit, SqlDocuments, SqlKeys
-from steering.store.sql.jobs import SqlJobs
+from steering.store.sql.jobs import SqlJobs, interrupt_jobs
 from steering.store.sql.migrate import migrate
-from steering.store.sql.profiles import SqlProfiles
+from steering.store.sql.profiles import SqlProfiles, read_defaults
+from steering.store.sql.vector_reads import VectorReads
 from steering.store.sql.vectors import SqlVectors
 from steering.threads import run_in_thread
+from steering.vectors import check_name
 
 
 @final
@@ -20,12 +25,29 @@ class SqlStore:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self.vectors: VectorStore = SqlVectors(database)
-        self.profiles: ProfileStore = SqlProfiles(database)
-        self.jobs: JobStore = SqlJobs(database)
+        self._reads = VectorReads(database)
         self.keys: KeyStore = SqlKeys(database)
         self.audit: AuditStore = SqlAudit(database)
         self.documents: DocumentStore = SqlDocuments(database)
+
+    def in_namespace(self, name: str, writer: Writer = UNLIMITED) -> NamespaceStore:
+        """See Store.in_namespace."""
+        check_name(name, "namespace")
+        vectors = SqlVectors(self.database, self._reads, name, writer)
+        return NamespaceStore(name, vectors, SqlProfiles(self.database, name), SqlJobs(self.database, name))
+
+    @property
+    def shared(self) -> NamespaceStore:
+        """See Store.shared."""
+        return self.in_namespace(SHARED)
+
+    async def defaults(self) -> Mapping[str, SteeringSpec]:
+        """See Store.defaults."""
+        return await read_defaults(self.database)
+
+    async def interrupt_jobs(self) -> int:
+        """See Store.interrupt_jobs."""
+        return await interrupt_jobs(self.database)
 
     async def ping(self) -> None:
         """See Store.ping."""

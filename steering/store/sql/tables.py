@@ -3,8 +3,10 @@
 A change here needs a migration (migrations/versions); a test compares the two.
 """
 
-from sqlalchemy import CheckConstraint, ForeignKey, LargeBinary, MetaData, String, Text
+from sqlalchemy import ForeignKeyConstraint, Index, LargeBinary, MetaData, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from steering.namespaces import SHARED
 
 NAMING = {
     "pk": "pk_%(table_name)s",
@@ -28,23 +30,35 @@ class VectorNameRow(Base):
 
     __tablename__ = "vector_names"
 
+    namespace: Mapped[str] = mapped_column(Name, primary_key=True)
     name: Mapped[str] = mapped_column(Name, primary_key=True)
     last_version: Mapped[int]
 
 
 class VectorRow(Base):
-    """One version of a vector. `tags` is ` a b ` so that a tag is found between spaces; `searched` is folded description."""
+    """One version of a vector. `tags` is ` a b ` so that a tag is found between spaces; `searched` is folded description.
+
+    size: bytes of `content`. metadata_json: the metadata inside `content`, apart from it for listings. created_by: a key.
+    """
 
     __tablename__ = "vectors"
+    __table_args__ = (
+        ForeignKeyConstraint(["namespace", "name"], ["vector_names.namespace", "vector_names.name"]),
+        Index("ix_vectors_created_by", "namespace", "created_by"),
+    )
 
-    name: Mapped[str] = mapped_column(Name, ForeignKey("vector_names.name"), primary_key=True)
+    namespace: Mapped[str] = mapped_column(Name, primary_key=True)
+    name: Mapped[str] = mapped_column(Name, primary_key=True)
     version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     method: Mapped[str] = mapped_column(String(64))
     description: Mapped[str] = mapped_column(Text)
     tags: Mapped[str] = mapped_column(Text)
     searched: Mapped[str] = mapped_column(Text)
     created_at: Mapped[str] = mapped_column(String(32))
+    created_by: Mapped[str] = mapped_column(String(128))
     sha256: Mapped[str] = mapped_column(String(64))
+    size: Mapped[int]
+    metadata_json: Mapped[str] = mapped_column(Text)
     # Last, because SQLite reads a row from its front: a filter then never touches the pages of the blob.
     content: Mapped[bytes] = mapped_column(LargeBinary)
 
@@ -54,6 +68,7 @@ class ProfileRow(Base):
 
     __tablename__ = "profiles"
 
+    namespace: Mapped[str] = mapped_column(Name, primary_key=True)
     name: Mapped[str] = mapped_column(Name, primary_key=True)
     description: Mapped[str] = mapped_column(Text)
     steering: Mapped[str] = mapped_column(Text)
@@ -62,12 +77,11 @@ class ProfileRow(Base):
 
 
 class DefaultSteeringRow(Base):
-    """The steering of requests that name none: one row or no row."""
+    """The steering of requests that name none: one row or no row for each namespace."""
 
     __tablename__ = "default_steering"
-    __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
 
-    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    namespace: Mapped[str] = mapped_column(Name, primary_key=True)
     steering: Mapped[str] = mapped_column(Text)
     updated_at: Mapped[str] = mapped_column(String(32))
 
@@ -76,6 +90,7 @@ class JobRow(Base):
     """A job record; `position` grows with every new job and orders the listing."""
 
     __tablename__ = "jobs"
+    __table_args__ = (Index("ix_jobs_namespace", "namespace", "position"),)
 
     position: Mapped[int] = mapped_column(primary_key=True)
     id: Mapped[str] = mapped_column(String(64), unique=True)
@@ -87,6 +102,7 @@ class JobRow(Base):
     error: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[str] = mapped_column(String(32))
     updated_at: Mapped[str] = mapped_column(String(32))
+    namespace: Mapped[str] = mapped_column(Name, server_default=SHARED)
 
 
 class KeyRow(Base):
@@ -102,6 +118,7 @@ class KeyRow(Base):
     created_at: Mapped[str] = mapped_column(String(32))
     expires_at: Mapped[str | None] = mapped_column(String(32))
     last_used_at: Mapped[str | None] = mapped_column(String(32))
+    namespace: Mapped[str] = mapped_column(Name, server_default=SHARED)
 
 
 class AuditRow(Base):

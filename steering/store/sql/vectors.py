@@ -1,25 +1,24 @@
-"""SqlVectors: the VectorStore on a database. A put and its blob are one transaction; describe never touches a blob."""
+"""SqlVectors: the VectorStore on a database. A put and its blob are one transaction; listings never read a blob."""
 
-import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeAlias, final
+from typing import Any, final
 
-from cachetools import LRUCache
-from sqlalchemy import ColumnElement, delete, func, insert, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, delete, exists, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.orm import aliased
 
-from steering.errors import StoreCorrupt
-from steering.store.base import VectorFilter, VectorPage
+from steering.namespaces import SHARED
+from steering.spec import SteeringSpec
+from steering.store.base import VectorFilter, VectorPage, Writer
 from steering.store.formats.serialization import read_steering
 from steering.store.formats.stored_vector import (
-    DECODED_VECTORS,
     StoredVector,
+    check_quota,
     deserialize,
     is_version,
     not_found,
     serialize,
+    summarize_valid,
 )
 from steering.store.rules import (
     DESCRIPTION_LIMIT,
@@ -33,52 +32,44 @@ from steering.store.rules import (
     read_cursor,
     refuse_if_used,
 )
-from steering.store.sql.batched_reads import BatchedReads
 from steering.store.sql.database import Database
 from steering.store.sql.tables import DefaultSteeringRow, ProfileRow, VectorNameRow, VectorRow
-from steering.store.sql.vector_rows import conditions_of, from_row, join_tags, to_row
+from steering.store.sql.vector_reads import VectorReads
+from steering.store.sql.vector_rows import (
+    NEWEST,
+    SUMMARY,
+    conditions_of,
+    from_summary_row,
+    is_visible,
+    join_tags,
+    to_row,
+)
+from steering.store.summary import VectorSummary
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, check_name
-
-log = logging.getLogger(__name__)
-SMALL = 256 * 1024
-"""Bytes below which a vector is decoded on the event loop: starting a thread takes longer."""
-KEYS_PER_QUERY = 1000
-"""Vectors that one query reads: far below the parameters that any database accepts."""
-LABELS = (
-    VectorRow.name,
-    VectorRow.version,
-    VectorRow.method,
-    VectorRow.description,
-    VectorRow.tags,
-    VectorRow.created_at,
-    VectorRow.sha256,
-)
-COLUMNS = (*LABELS, VectorRow.content)
-_OTHER = aliased(VectorRow)
-# The last number assigned may have been deleted, so the newest version is the highest one that is there.
-NEWEST = VectorRow.version == (
-    select(func.max(_OTHER.version)).where(_OTHER.name == VectorRow.name).correlate(VectorRow).scalar_subquery()
-)
-Key: TypeAlias = tuple[str, int | None]
-"""A name and a version; None for the newest."""
 
 
 @final
 class SqlVectors:
-    """See `steering.store.base.VectorStore`. Encoding and large decodings run in a thread."""
+    """See `steering.store.base.VectorStore`. Encoding, large decodings and listings run in a thread."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._reads = BatchedReads(self._read, KEYS_PER_QUERY)
-        self._decoded: LRUCache[StoredVector, ConceptVector] = LRUCache(DECODED_VECTORS)
+    def __init__(self, database: Database, reads: VectorReads, namespace: str, writer: Writer) -> None:
+        self._database, self._reads = database, reads
+        self._namespace, self._writer = namespace, writer
 
     async def put(self, vector: ConceptVector) -> ConceptVector:
         """See VectorStore.put."""
         serialized = await run_in_thread(serialize, vector)
 
         async def add(connection: AsyncConnection) -> StoredVector:
-            stored = replace(serialized, version=await _next_version(connection, serialized.name), created_at=now())
+            await self._check_quota(connection, len(serialized.content))
+            stored = replace(
+                serialized,
+                namespace=self._namespace,
+                version=await self._next_version(connection, serialized.name),
+                created_at=now(),
+                created_by=self._writer.key,
+            )
             await connection.execute(insert(VectorRow).values(to_row(stored)))
             return stored
 
@@ -89,37 +80,20 @@ class SqlVectors:
         check_name(name)
         if version is not None and not is_version(version):
             raise not_found(name, version)
-        found = await self._reads.get((name, version))
+        found = await self._reads.get(self._namespace, name, version)
         if found is None:
             raise not_found(name, version)
-        if isinstance(found, ConceptVector):
-            return found
-        small = len(found.content) <= SMALL
-        vector = deserialize(found) if small else await run_in_thread(deserialize, found)
-        self._decoded[replace(found, content=b"")] = vector
-        return vector
-
-    async def _read(self, keys: tuple[Key, ...]) -> dict[Key, ConceptVector | StoredVector | None]:
-        """Returns the current value of each key: the vector where it is cached, else its bytes, None where it is missing."""
-
-        async def read(connection: AsyncConnection) -> dict[Key, ConceptVector | StoredVector | None]:
-            labels = await _labels(connection, keys)
-            known = {key: self._decoded.get(one) for key, one in labels.items()}
-            unknown = {key: one for key, one in labels.items() if known[key] is None}
-            whole = await _with_content(connection, unknown.values()) if unknown else {}
-            return {key: whole.get(unknown[key].id) if key in unknown else known.get(key) for key in keys}
-
-        return await self._database.read(read)
+        return found
 
     async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> VectorPage:
         """See VectorStore.find."""
-        query = select(*COLUMNS).where(NEWEST, *conditions_of(check_filter(where)))
+        query = select(*SUMMARY).where(NEWEST, is_visible(self._namespace), *conditions_of(check_filter(where)))
         query = query.order_by(VectorRow.name).limit(check_page(limit) + 1)
         if cursor is not None:
             query = query.where(VectorRow.name > read_cursor("vector", cursor))
-        stored = [from_row(row) for row in await self._database.rows(query)]
-        vectors = await run_in_thread(_deserialize_valid, stored[:limit])
-        return VectorPage(vectors, make_cursor("vector", stored[limit - 1].name) if len(stored) > limit else None)
+        rows = await self._database.rows(query)
+        vectors = await run_in_thread(_summaries, rows[:limit])
+        return VectorPage(vectors, make_cursor("vector", rows[limit - 1][1]) if len(rows) > limit else None)
 
     async def describe(self, name: str, description: str | None, tags: tuple[str, ...] | None) -> ConceptVector:
         """See VectorStore.describe."""
@@ -132,21 +106,27 @@ class SqlVectors:
             changes["tags"] = join_tags(check_tags(tags))
 
         async def change(connection: AsyncConnection) -> None:
-            await connection.execute(update(VectorRow).where(VectorRow.name == name).values(changes))
+            own = self._own(name)
+            if changes:
+                found = (await connection.execute(update(VectorRow).where(own).values(changes))).rowcount
+            else:
+                found = await connection.scalar(select(func.count()).select_from(VectorRow).where(own)) or 0
+            if not found:
+                raise not_found(name, None)
 
-        if changes:
-            await self._database.write(change)
+        await self._database.write(change)
         return await self.get(name)
 
-    async def versions(self, name: str, limit: int = 50, before: int | None = None) -> tuple[int, ...]:
+    async def versions(self, name: str, limit: int = 50, before: int | None = None) -> tuple[VectorSummary, ...]:
         """See VectorStore.versions."""
-        query = select(VectorRow.version).where(VectorRow.name == check_name(name)).order_by(VectorRow.version.desc())
+        query = select(*SUMMARY).where(is_visible(self._namespace), VectorRow.name == check_name(name))
+        query = query.order_by(VectorRow.version.desc()).limit(check_page(limit))
         if before is not None:
             query = query.where(VectorRow.version < before)
-        rows = await self._database.rows(query.limit(check_page(limit)))
+        rows = await self._database.rows(query)
         if not rows and before is None:
             raise not_found(name, None)
-        return tuple(row[0] for row in rows)
+        return await run_in_thread(_summaries, rows)
 
     async def delete(self, name: str, force: bool = False, version: int | None = None) -> None:
         """See VectorStore.delete."""
@@ -156,67 +136,56 @@ class SqlVectors:
 
         async def remove(connection: AsyncConnection) -> None:
             if not force:
-                await _refuse_if_used(connection, name, version)
-            chosen = [VectorRow.name == name, *(() if version is None else (VectorRow.version == version,))]
-            deleted = await connection.execute(delete(VectorRow).where(*chosen))
+                await self._refuse_if_used(connection, name, version)
+            chosen = self._own(name) if version is None else and_(self._own(name), VectorRow.version == version)
+            deleted = await connection.execute(delete(VectorRow).where(chosen))
             if deleted.rowcount == 0:
                 raise not_found(name, version)
 
         await self._database.write(remove)
 
+    def _own(self, name: str) -> ColumnElement[bool]:
+        return and_(VectorRow.namespace == self._namespace, VectorRow.name == name)
 
-def _versions(versions: Iterable[tuple[str, int]]) -> ColumnElement[bool]:
-    return tuple_(VectorRow.name, VectorRow.version).in_(list(versions))
+    async def _check_quota(self, connection: AsyncConnection, size: int) -> None:
+        if self._writer.max_bytes is not None:
+            own = (VectorRow.namespace == self._namespace, VectorRow.created_by == self._writer.key)
+            used = await connection.scalar(select(func.sum(VectorRow.size)).where(*own))
+            check_quota(self._writer, int(used or 0), size)
 
+    async def _next_version(self, connection: AsyncConnection, name: str) -> int:
+        """Records and returns the next version number. Writers are serialized, so no other reads the same number."""
+        own = and_(VectorNameRow.namespace == self._namespace, VectorNameRow.name == name)
+        last = await connection.scalar(select(VectorNameRow.last_version).where(own))
+        if last is None:
+            first = {"namespace": self._namespace, "name": name, "last_version": 1}
+            await connection.execute(insert(VectorNameRow).values(first))
+            return 1
+        await connection.execute(update(VectorNameRow).where(own).values(last_version=last + 1))
+        return int(last) + 1
 
-async def _labels(connection: AsyncConnection, keys: Sequence[Key]) -> dict[Key, StoredVector]:
-    """Reads every column but the content: one query for pinned versions, one for newest versions."""
-    found: dict[Key, StoredVector] = {}
-    if pinned := [(name, version) for name, version in keys if version is not None]:
-        for row in await connection.execute(select(*LABELS).where(_versions(pinned))):
-            found[row.name, row.version] = from_row((*row, b""))
-    if names := [name for name, version in keys if version is None]:
-        newest = select(*LABELS).where(NEWEST, VectorRow.name.in_(names))
-        for row in await connection.execute(newest):
-            found[row.name, None] = from_row((*row, b""))
-    return found
+    async def _refuse_if_used(self, connection: AsyncConnection, name: str, version: int | None) -> None:
+        count = await connection.scalar(select(func.count()).select_from(VectorRow).where(self._own(name)))
+        users: dict[str, SteeringSpec] = {}
+        hidden: list[SteeringSpec] = []
+        for row in (ProfileRow, DefaultSteeringRow):
+            label = ProfileRow.name if row is ProfileRow else DefaultSteeringRow.namespace
+            query = select(row.namespace, label, row.steering).where(self._may_use(row, name)).order_by(label)
+            for namespace, of, text in await connection.execute(query):
+                user = f"profile {of!r}" if row is ProfileRow else "the default steering"
+                if namespace == self._namespace:
+                    users[user] = read_steering(text, user)
+                else:
+                    hidden.append(read_steering(text, "another namespace"))
+        refuse_if_used(name, users, hidden, version, only=count == 1)
 
-
-async def _with_content(connection: AsyncConnection, labels: Iterable[StoredVector]) -> dict[str, StoredVector]:
-    """Reads vectors with their content, by id."""
-    query = select(*COLUMNS).where(_versions((one.name, one.version) for one in labels))
-    return {stored.id: stored for stored in map(from_row, await connection.execute(query))}
-
-
-async def _next_version(connection: AsyncConnection, name: str) -> int:
-    """Records and returns the next version number. Writers are serialized, so no other reads the same number."""
-    last = await connection.scalar(select(VectorNameRow.last_version).where(VectorNameRow.name == name))
-    if last is None:
-        await connection.execute(insert(VectorNameRow).values(name=name, last_version=1))
-        return 1
-    await connection.execute(update(VectorNameRow).where(VectorNameRow.name == name).values(last_version=last + 1))
-    return int(last) + 1
-
-
-async def _refuse_if_used(connection: AsyncConnection, name: str, version: int | None) -> None:
-    count = await connection.scalar(select(func.count()).select_from(VectorRow).where(VectorRow.name == name))
-    profiles = (await connection.execute(select(ProfileRow.name, ProfileRow.steering).order_by(ProfileRow.name))).all()
-    default = await connection.scalar(select(DefaultSteeringRow.steering))
-    refuse_if_used(
-        name,
-        {row.name: read_steering(row.steering, f"profile {row.name!r}") for row in profiles},
-        None if default is None else read_steering(default, "the default steering"),
-        version,
-        only=count == 1,
-    )
+    def _may_use(self, row: type[ProfileRow] | type[DefaultSteeringRow], name: str) -> ColumnElement[bool]:
+        """Selects steerings that see the name as a vector of this namespace: others see that of `shared` unless they have one."""
+        if self._namespace != SHARED:
+            return row.namespace == self._namespace
+        has_own = exists().where(VectorRow.namespace == row.namespace, VectorRow.name == name).correlate(row)
+        return (row.namespace == SHARED) | ~has_own
 
 
-def _deserialize_valid(stored: Sequence[StoredVector]) -> tuple[ConceptVector, ...]:
-    """Leaves out damaged vectors: one must not hide the others. Reading it by name raises the error."""
-    valid = []
-    for one in stored:
-        try:
-            valid.append(deserialize(one))
-        except StoreCorrupt as error:
-            log.warning("left out of a listing: %s", error.message)
-    return tuple(valid)
+def _summaries(rows: Sequence[Sequence[Any]]) -> tuple[VectorSummary, ...]:
+    return summarize_valid(map(from_summary_row, rows))

@@ -29,7 +29,9 @@ class Broken:
         async def fail(*_: object, **__: object) -> None:
             raise StoreUnavailable("the database does not answer")
 
-        return Broken() if name in ("vectors", "profiles", "jobs") else fail
+        if name == "in_namespace":
+            return lambda *_: Broken()
+        return Broken() if name in ("shared", "vectors", "profiles", "jobs") else fail
 
 
 async def applied(client: httpx2.AsyncClient) -> dict[str, Any]:

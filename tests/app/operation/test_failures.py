@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -39,8 +40,13 @@ async def test_a_failing_store_leaves_a_line_with_its_cause_and_the_id(
         cause = sqlite3.OperationalError("disk I/O error")
         raise StoreUnavailable("the database file cannot be used now (SQLITE_IOERR)") from cause
 
-    server.state.store.vectors.find = fail  # type: ignore[method-assign, assignment]
+    class Failing:
+        def in_namespace(self, *_: object) -> Any:
+            return SimpleNamespace(vectors=SimpleNamespace(find=fail))
+
+    working, server.state._store = server.state._store, Failing()  # type: ignore[assignment]
     answer = await server.client.get("/v1/vectors", headers={"x-request-id": "my-id"})
+    server.state._store = working
     assert answer.status_code == 503
     (entry,) = failures(caplog)
     assert (entry["code"], entry["request_id"]) == ("store_unavailable", "my-id")

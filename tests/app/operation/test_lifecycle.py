@@ -74,8 +74,13 @@ async def test_a_dead_engine_is_not_healthy(server: Server) -> None:
 async def test_a_store_that_does_not_answer_is_not_ready_but_resolved_work_goes_on() -> None:
     class Unreachable:
         def __init__(self, store: Store) -> None:
-            self.vectors, self.jobs, self.close = store.vectors, store.jobs, store.close
-            self.profiles, self.keys, self.audit = store.profiles, store.keys, store.audit
+            self.in_namespace, self.keys, self.audit, self.close = (
+                store.in_namespace,
+                store.keys,
+                store.audit,
+                store.close,
+            )
+            self.defaults, self.interrupt_jobs = store.defaults, store.interrupt_jobs
 
         async def ping(self) -> None:
             raise StoreUnavailable("the database does not answer")

@@ -1,7 +1,6 @@
 """Keys over HTTP: created, changed, limited, rotated and deleted without a restart."""
 
 import asyncio
-import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ import httpx2
 import pytest
 
 from app.settings import Settings
-from steering.store import open_store
 from tests.app.conftest import Server, StartServer
 from tests.fakes import ScriptedEngine
 
@@ -197,20 +195,3 @@ async def test_keys_of_a_file_are_read_again(start: StartServer, tmp_path: Path)
 def test_a_key_without_scopes_after_its_colon_is_refused(entry: str) -> None:
     with pytest.raises(ValueError, match="unknown scopes"):
         Settings(api_keys=entry)
-
-
-async def test_keys_outlive_a_database_of_the_first_schema(tmp_path: Path) -> None:
-    """A database made by the first release gets the new tables and keeps its content."""
-    file = tmp_path / "old.sqlite3"
-    store = await open_store(f"sqlite:///{file}")
-    await store.documents.put("note", {"a": 1})
-    await store.close()
-    with sqlite3.connect(file) as old:
-        for table in ("api_keys", "audit", "documents"):
-            old.execute(f"DROP TABLE {table}")
-        old.execute("UPDATE alembic_version SET version_num = '0001'")
-    old.close()
-    again = await open_store(f"sqlite:///{file}")
-    assert await again.keys.all() == ()
-    assert await again.documents.get("note") is None
-    await again.close()

@@ -158,10 +158,10 @@ async def test_what_cannot_be_read_is_refused(
 
 async def test_another_models_vector_is_refused(start: StartServer, server: Server) -> None:
     await planted(server)
-    vector = await server.state.store.vectors.get("mood")
+    vector = await server.state.store.shared.vectors.get("mood")
     other = await start(ScriptedEngine())
     object.__setattr__(vector, "model_fingerprint", "another")
-    await other.state.store.vectors.put(vector)
+    await other.state.store.shared.vectors.put(vector)
     for path, body in (("readout", {"texts": ["a"]}), ("latent-space", {"texts": TEXTS})):
         answer = await other.client.post(f"/v1/{path}", json={**body, "vectors": ["mood"]})
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "vector_model_mismatch")

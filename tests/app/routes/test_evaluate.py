@@ -145,7 +145,7 @@ async def test_as_a_job_it_is_watched_to_the_same_result(linear: Server) -> None
     assert len(set(done)) > 3
     assert last["progress"]["done"] == last["progress"]["total"]
     assert (await linear.client.get(f"/v1/jobs/{job['id']}")).json() == last
-    record = await linear.state.store.jobs.get(job["id"])
+    record = await linear.state.store.shared.jobs.get(job["id"])
     assert dict(record.request) == {"kind": "layer_sweep", "vector": "mood", "strengths": [1.0], **WRITING}
 
 

@@ -59,7 +59,7 @@ async def test_training_is_a_job_with_progress_that_can_be_cancelled(start: Star
     server = await start(ScriptedEngine(token_seconds=0.002))
     body = {**BODY, "method": "trained", "training": {"steps": 2000}}
     job = (await server.client.post("/v1/vectors/extract", json=body)).json()
-    record = await server.state.store.jobs.get(job["id"])
+    record = await server.state.store.shared.jobs.get(job["id"])
     assert record.request["training"] == {"steps": 2000}
 
     async def training() -> bool:
@@ -207,5 +207,5 @@ async def test_a_stop_of_the_server_is_read_as_interrupted(start: StartServer) -
     job = (await server.client.post("/v1/vectors/extract", json=BODY)).json()
     await until(lambda: server.engine.stats().running == 1)
     await server.state.jobs.close()
-    record = await server.state.store.jobs.get(job["id"])
+    record = await server.state.store.shared.jobs.get(job["id"])
     assert (record.status, dict(record.error or {})["code"]) == ("failed", "interrupted")

@@ -66,16 +66,16 @@ async def crowd(store: Store, _: int) -> dict[str, list[str]]:
 
     async def write(number: int) -> None:
         for turn in range(3):
-            put = await store.vectors.put(planted("shared", number))
-            await store.jobs.put(JobRecord(f"job-{os.getpid()}-{number}-{turn}", "extract", "running"))
-            if not same_numbers(await store.vectors.get("shared", put.version), planted("shared", number)):
+            put = await store.shared.vectors.put(planted("shared", number))
+            await store.shared.jobs.put(JobRecord(f"job-{os.getpid()}-{number}-{turn}", "extract", "running"))
+            if not same_numbers(await store.shared.vectors.get("shared", put.version), planted("shared", number)):
                 problems.append(f"version {put.version} is not what was put")
 
     async def read() -> None:
         for _ in range(6):
-            await store.vectors.find(VectorFilter(search="shared"))
-            await store.jobs.find()
-            await store.profiles.default()
+            await store.shared.vectors.find(VectorFilter(search="shared"))
+            await store.shared.jobs.find()
+            await store.shared.profiles.default()
 
     done = await asyncio.gather(
         *(write(number) for number in range(25)), *(read() for _ in range(25)), return_exceptions=True
@@ -91,7 +91,7 @@ def writer(name: str) -> Work:
         version = 0
         while True:
             version += 1
-            await store.vectors.put(planted(name, version, **BIG))
+            await store.shared.vectors.put(planted(name, version, **BIG))
             os.write(writing, b".")
 
     return write
@@ -106,13 +106,15 @@ def checker(acknowledged: dict[str, int]) -> Work:
         [(verdict,)] = await store.database.rows(text("PRAGMA integrity_check"))
         if verdict != "ok":
             problems.append(f"integrity check: {verdict}")
-        found = {vector.name: vector.version for vector in (await store.vectors.find(VectorFilter(), 200)).vectors}
+        found = {
+            vector.name: vector.version for vector in (await store.shared.vectors.find(VectorFilter(), 200)).vectors
+        }
         for name, count in acknowledged.items():
             newest = found.get(name, 0)
             if not count <= newest <= count + 1:
                 problems.append(f"{name}: {count} acknowledged, newest is {newest}")
             for version in range(1, newest + 1):
-                back = await store.vectors.get(name, version)
+                back = await store.shared.vectors.get(name, version)
                 kept += 1
                 if not same_numbers(back, planted(name, version, **BIG)):
                     problems.append(f"{back.id} is not what was put")

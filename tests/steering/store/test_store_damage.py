@@ -17,37 +17,49 @@ from tests.steering.store.planted import planted
 class TestDamage:
     async def test_a_blob_that_changed_is_reported_as_corrupt(self, store: SqlStore, file: Path) -> None:
         for name in ("a", "b", "c"):
-            await store.vectors.put(planted(name, 1))
+            await store.shared.vectors.put(planted(name, 1))
         with opened_behind_its_back(file) as other:
             content = bytearray(other.execute("SELECT content FROM vectors WHERE name = 'b'").fetchone()[0])
             content[-1] ^= 1
             other.execute("UPDATE vectors SET content = ? WHERE name = 'b'", (bytes(content),))
         with pytest.raises(StoreCorrupt, match="b@1"):
-            await store.vectors.get("b")
-        page = await store.vectors.find(VectorFilter(), 2)
-        assert [vector.name for vector in page.vectors] == ["a"]
-        page = await store.vectors.find(VectorFilter(), 2, page.next_cursor)
-        assert [vector.name for vector in page.vectors] == ["c"]
-        await store.vectors.delete("b")
+            await store.shared.vectors.get("b")
+        page = await store.shared.vectors.find(VectorFilter())
+        assert [vector.name for vector in page.vectors] == ["a", "b", "c"], "a listing reads no blob"
+        await store.shared.vectors.delete("b")
         with pytest.raises(VectorNotFound):
-            await store.vectors.get("b")
+            await store.shared.vectors.get("b")
+
+    async def test_damaged_metadata_hides_its_own_vector_from_listings_and_no_other(
+        self, store: SqlStore, file: Path
+    ) -> None:
+        for name in ("a", "b", "c"):
+            await store.shared.vectors.put(planted(name, 1))
+        with opened_behind_its_back(file) as other:
+            other.execute("UPDATE vectors SET metadata_json = substr(metadata_json, 2) WHERE name = 'b'")
+        page = await store.shared.vectors.find(VectorFilter(), 2)
+        assert [vector.name for vector in page.vectors] == ["a"]
+        page = await store.shared.vectors.find(VectorFilter(), 2, page.next_cursor)
+        assert [vector.name for vector in page.vectors] == ["c"]
+        assert await store.shared.vectors.versions("b") == ()
+        assert (await store.shared.vectors.get("b")).version == 1
 
     async def test_a_blob_that_says_nothing_sensible_is_corrupt_even_with_its_digest(
         self, store: SqlStore, file: Path
     ) -> None:
-        await store.vectors.put(planted("a", 1))
+        await store.shared.vectors.put(planted("a", 1))
         with opened_behind_its_back(file) as other:
             digest = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
             other.execute("UPDATE vectors SET content = x'', sha256 = ?", (digest,))
         with pytest.raises(StoreCorrupt, match="a@1"):
-            await store.vectors.get("a")
+            await store.shared.vectors.get("a")
 
     async def test_a_profile_that_is_no_steering_is_corrupt(self, store: SqlStore, file: Path) -> None:
-        await store.profiles.put(Profile("cheerful", SteeringSpec()))
+        await store.shared.profiles.put(Profile("cheerful", SteeringSpec()))
         with opened_behind_its_back(file) as other:
             other.execute("UPDATE profiles SET steering = '{'")
         with pytest.raises(StoreCorrupt, match="cheerful"):
-            await store.profiles.get("cheerful")
+            await store.shared.profiles.get("cheerful")
 
     async def test_a_file_that_is_no_database_is_refused_and_left_alone(self, file: Path) -> None:
         file.parent.mkdir(parents=True)
@@ -59,7 +71,7 @@ class TestDamage:
 
     async def test_a_file_overwritten_in_its_middle_is_corrupt(self, store: SqlStore, file: Path) -> None:
         for seed in range(20):
-            await store.vectors.put(planted("warmth", seed, d_model=1024))
+            await store.shared.vectors.put(planted("warmth", seed, d_model=1024))
         await store.close()
         content = bytearray(await asyncio.to_thread(file.read_bytes))
         content[4096:] = b"\xff" * (len(content) - 4096)
@@ -79,17 +91,17 @@ class TestDamage:
 
 async def test_a_full_store_reports_it_writes_nothing_partially_and_works_again_when_there_is_space(file: Path) -> None:
     store = await open_sql_store(f"sqlite:///{file}?max_mb=1")
-    puts = [store.vectors.put(planted("warmth", seed, layers=4, d_model=4096)) for seed in range(1, 31)]
+    puts = [store.shared.vectors.put(planted("warmth", seed, layers=4, d_model=4096)) for seed in range(1, 31)]
     outcomes = await asyncio.gather(*puts, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {ConceptVector, StorageFull}
     kept = sum(isinstance(outcome, ConceptVector) for outcome in outcomes)
     assert 5 <= kept < 16
-    newest = await store.vectors.get("warmth")
+    newest = await store.shared.vectors.get("warmth")
     assert newest.version == kept
     assert newest.sha256 in {outcome.sha256 for outcome in outcomes if isinstance(outcome, ConceptVector)}
     with pytest.raises(StorageFull):
-        await store.vectors.put(planted("other", 1, layers=4, d_model=4096))
-    assert [vector.name for vector in (await store.vectors.find(VectorFilter())).vectors] == ["warmth"]
-    await store.vectors.delete("warmth")
-    assert (await store.vectors.put(planted("warmth", 1))).version == kept + 1
+        await store.shared.vectors.put(planted("other", 1, layers=4, d_model=4096))
+    assert [vector.name for vector in (await store.shared.vectors.find(VectorFilter())).vectors] == ["warmth"]
+    await store.shared.vectors.delete("warmth")
+    assert (await store.shared.vectors.put(planted("warmth", 1))).version == kept + 1
     await store.close()

@@ -70,9 +70,9 @@ async def test_a_writer_elsewhere_delays_writers_and_no_reader(store: SqlStore, 
 
     holding = asyncio.create_task(other.database.write(hold))
     await holds.wait()
-    writing = asyncio.create_task(store.vectors.put(planted("warmth", 1)))
+    writing = asyncio.create_task(store.shared.vectors.put(planted("warmth", 1)))
     for _ in range(20):
-        assert (await store.vectors.find(VectorFilter())).vectors == ()
+        assert (await store.shared.vectors.find(VectorFilter())).vectors == ()
     assert not writing.done()
     go.set()
     await holding
@@ -87,7 +87,7 @@ def test_two_processes_of_fifty_writers_and_readers_meet_no_error(postgresql_url
 async def test_servers_that_start_together_migrate_once(postgresql_url: str) -> None:
     stores = await asyncio.gather(*(open_sql_store(postgresql_url) for _ in range(6)))
     for one in stores:
-        await one.vectors.put(planted("warmth", 1))
+        await one.shared.vectors.put(planted("warmth", 1))
     assert (await stores[0].vectors.get("warmth")).version == 6
     await asyncio.gather(*(one.close() for one in stores))
 
@@ -103,14 +103,14 @@ async def test_behind_a_transaction_pooler_no_transaction_needs_the_session_of_a
 
         async def work(number: int) -> None:
             for turn in range(5):
-                put = await store.vectors.put(planted("warmth", number))
-                assert same_numbers(await store.vectors.get("warmth", put.version), planted("warmth", number))
-                await store.jobs.put(JobRecord(f"job-{number}-{turn}", "extract", "running"))
-                await store.profiles.put(Profile(f"p{number}", SteeringSpec()))
-                await store.vectors.find(VectorFilter(search="warm"))
+                put = await store.shared.vectors.put(planted("warmth", number))
+                assert same_numbers(await store.shared.vectors.get("warmth", put.version), planted("warmth", number))
+                await store.shared.jobs.put(JobRecord(f"job-{number}-{turn}", "extract", "running"))
+                await store.shared.profiles.put(Profile(f"p{number}", SteeringSpec()))
+                await store.shared.vectors.find(VectorFilter(search="warm"))
 
         await asyncio.gather(*(work(number) for number in range(8)))
-        assert (await store.vectors.get("warmth")).version == 40
+        assert (await store.shared.vectors.get("warmth")).version == 40
         assert pooler.transactions > 200
         await store.close()
 
@@ -137,17 +137,17 @@ async def test_while_the_database_is_down_the_store_is_unavailable_and_goes_on_a
     own_server: PostgreSQL,
 ) -> None:
     store = await open_sql_store(own_server.create())
-    await store.vectors.put(planted("warmth", 1))
+    await store.shared.vectors.put(planted("warmth", 1))
     for how in (signal.SIGINT, signal.SIGQUIT):
         await asyncio.to_thread(own_server.stop, how)
-        for call in (store.ping(), store.vectors.get("warmth"), store.vectors.put(planted("cold", 1))):
+        for call in (store.ping(), store.shared.vectors.get("warmth"), store.shared.vectors.put(planted("cold", 1))):
             with pytest.raises(StoreUnavailable):
                 await call
         await asyncio.to_thread(own_server.start)
         await store.ping()
-        assert same_numbers(await store.vectors.get("warmth"), planted("warmth", 1))
-        await store.vectors.put(planted("warmth", 1))
-    assert (await store.vectors.get("warmth")).version == 3
+        assert same_numbers(await store.shared.vectors.get("warmth"), planted("warmth", 1))
+        await store.shared.vectors.put(planted("warmth", 1))
+    assert (await store.shared.vectors.get("warmth")).version == 3
     await store.close()
 
 
@@ -157,7 +157,7 @@ async def test_writes_that_were_acknowledged_survive_a_crash_of_the_database(own
 
     async def write() -> None:
         while True:
-            acknowledged.append((await store.vectors.put(planted("warmth", 1))).version)
+            acknowledged.append((await store.shared.vectors.put(planted("warmth", 1))).version)
 
     writing = asyncio.create_task(write())
     while len(acknowledged) < 20:  # noqa: ASYNC110
@@ -166,10 +166,10 @@ async def test_writes_that_were_acknowledged_survive_a_crash_of_the_database(own
     with pytest.raises(StoreUnavailable):
         await writing
     await asyncio.to_thread(own_server.start)
-    newest = (await store.vectors.get("warmth")).version
+    newest = (await store.shared.vectors.get("warmth")).version
     assert newest in (acknowledged[-1], acknowledged[-1] + 1)  # one more may be committed and not acknowledged
     for version in acknowledged:
-        await store.vectors.get("warmth", version)
+        await store.shared.vectors.get("warmth", version)
     await store.close()
 
 

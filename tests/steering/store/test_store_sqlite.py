@@ -60,10 +60,10 @@ async def test_every_connection_is_in_the_mode_the_store_relies_on(store: SqlSto
 async def test_two_processes_of_fifty_writers_and_readers_meet_no_error(file: Path) -> None:
     assert in_processes("crowd", f"sqlite:///{file}") == {"problems": []}
     store = await open_sql_store(f"sqlite:///{file}")
-    assert (await store.vectors.get("shared")).version == 2 * 25 * 3
+    assert (await store.shared.vectors.get("shared")).version == 2 * 25 * 3
     for version in range(1, 151):
-        await store.vectors.get("shared", version)
-    assert await store.jobs.interrupt() == 150
+        await store.shared.vectors.get("shared", version)
+    assert await store.interrupt_jobs() == 150
     await store.close()
 
 
@@ -89,12 +89,12 @@ def test_killed_in_the_middle_of_writes_it_opens_and_nothing_is_half_there(file:
 
 
 async def test_a_writer_elsewhere_delays_writers_and_no_reader(store: SqlStore, file: Path) -> None:
-    await store.vectors.put(planted("warmth", 1))
+    await store.shared.vectors.put(planted("warmth", 1))
     with opened_behind_its_back(file) as other:
         other.execute("BEGIN IMMEDIATE")
-        waiting = asyncio.create_task(store.vectors.put(planted("warmth", 2)))
+        waiting = asyncio.create_task(store.shared.vectors.put(planted("warmth", 2)))
         for _ in range(20):
-            assert (await store.vectors.get("warmth")).version == 1
+            assert (await store.shared.vectors.get("warmth")).version == 1
         assert not waiting.done()
         other.execute("COMMIT")
     assert (await waiting).version == 2
@@ -112,32 +112,32 @@ def no_collector() -> Iterator[None]:
 async def test_callers_who_leave_leave_no_lock_and_nothing_half_done(store: SqlStore, file: Path) -> None:
     chance = random.Random(0)
     for turn in range(60):
-        calls = [store.vectors.put(planted("warmth", turn)) for _ in range(3)]
-        tasks = [asyncio.ensure_future(call) for call in (*calls, store.vectors.find(VectorFilter()))]
+        calls = [store.shared.vectors.put(planted("warmth", turn)) for _ in range(3)]
+        tasks = [asyncio.ensure_future(call) for call in (*calls, store.shared.vectors.find(VectorFilter()))]
         await asyncio.sleep(chance.uniform(0.0, 0.01))
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    put = await store.vectors.put(planted("warmth", 99))
+    put = await store.shared.vectors.put(planted("warmth", 99))
     with closing(sqlite3.connect(file, isolation_level=None, timeout=0)) as other:
         other.execute("BEGIN IMMEDIATE")
     for version in range(1, put.version + 1):
-        await store.vectors.get("warmth", version)
+        await store.shared.vectors.get("warmth", version)
 
 
 async def test_everything_is_there_after_a_restart_in_one_file(store: SqlStore, file: Path) -> None:
-    await store.vectors.put(planted("warmth", 1))
-    await store.vectors.put(planted("cold", 2))
-    await store.vectors.delete("cold")
-    await store.profiles.put(Profile("cheerful", SteeringSpec(), "d"))
-    await store.profiles.set_default(SteeringSpec())
+    await store.shared.vectors.put(planted("warmth", 1))
+    await store.shared.vectors.put(planted("cold", 2))
+    await store.shared.vectors.delete("cold")
+    await store.shared.profiles.put(Profile("cheerful", SteeringSpec(), "d"))
+    await store.shared.profiles.set_default(SteeringSpec())
     await store.close()
     assert [entry.name for entry in file.parent.iterdir()] == [file.name]
     again = await open_sql_store(f"sqlite:///{file}")
-    assert same_numbers(await again.vectors.get("warmth"), planted("warmth", 1))
-    assert (await again.vectors.put(planted("cold", 2))).version == 2
-    assert (await again.profiles.get("cheerful")).description == "d"
-    assert await again.profiles.default() == SteeringSpec()
+    assert same_numbers(await again.shared.vectors.get("warmth"), planted("warmth", 1))
+    assert (await again.shared.vectors.put(planted("cold", 2))).version == 2
+    assert (await again.shared.profiles.get("cheerful")).description == "d"
+    assert await again.shared.profiles.default() == SteeringSpec()
     await again.close()
 
 
@@ -150,11 +150,11 @@ class TestSchema:
         engine.dispose()
 
     async def test_a_schema_newer_than_the_code_is_refused_and_left_alone(self, store: SqlStore, file: Path) -> None:
-        await store.vectors.put(planted("warmth", 1))
+        await store.shared.vectors.put(planted("warmth", 1))
         await store.close()
         with opened_behind_its_back(file) as other:
             other.execute("UPDATE alembic_version SET version_num = '9999'")
-        with pytest.raises(StoreCorrupt, match=r"schema 9999, this version knows up to 0002.*newer version"):
+        with pytest.raises(StoreCorrupt, match=r"schema 9999, this version knows up to 0003.*newer version"):
             await open_sql_store(f"sqlite:///{file}")
         with opened_behind_its_back(file) as other:
             assert other.execute("SELECT version_num FROM alembic_version").fetchall() == [("9999",)]
@@ -179,7 +179,7 @@ class TestSchema:
 
     async def test_which_schema_a_file_has_can_be_asked_without_making_one(self, store: SqlStore, file: Path) -> None:
         await store.ping()
-        assert current(read_address(f"sqlite:///{file}")) == ("0002", "0002")
+        assert current(read_address(f"sqlite:///{file}")) == ("0003", "0003")
         missing = file.with_name("missing")
-        assert current(read_address(f"sqlite:///{missing}")) == (None, "0002")
+        assert current(read_address(f"sqlite:///{missing}")) == (None, "0003")
         assert [entry.name for entry in file.parent.iterdir() if "missing" in entry.name] == []

@@ -16,6 +16,7 @@ from steering.spec import SteeringSpec
 from steering.store import open_store
 from steering.store.base import JobRecord, Profile, Store, VectorFilter
 from steering.store.memory import MemoryStore
+from steering.store.summary import VectorSummary
 from steering.vectors import ConceptVector
 from tests.steering.store.planted import planted
 
@@ -38,8 +39,8 @@ def steering_of(names: list[str]) -> SteeringSpec:
 
 def plainly(answer: Any) -> Any:
     """An answer without its dates, in a form that can be compared."""
-    if isinstance(answer, ConceptVector):
-        return answer.id, answer.sha256, answer.description, answer.tags, answer.method
+    if isinstance(answer, ConceptVector | VectorSummary):
+        return answer.namespace, answer.id, answer.sha256, answer.description, answer.tags, answer.method
     if isinstance(answer, Profile | JobRecord):
         return replace(answer, created_at="", updated_at="")
     if isinstance(answer, tuple):
@@ -74,11 +75,11 @@ class TwoStores(RuleBasedStateMachine):
     @rule(name=NAMES.filter(str.islower), seed=st.integers(0, 3), method=METHODS, description=TEXTS, tags=TAGS)
     def put(self, name: str, seed: int, method: str, description: str, tags: tuple[str, ...]) -> None:
         vector = replace(planted(name, seed), method=method, description=description, tags=tags)
-        self.agree(lambda store: store.vectors.put(vector))
+        self.agree(lambda store: store.shared.vectors.put(vector))
 
     @rule(name=NAMES, version=VERSIONS)
     def get(self, name: str, version: int | None) -> None:
-        self.agree(lambda store: store.vectors.get(name, version))
+        self.agree(lambda store: store.shared.vectors.get(name, version))
 
     @rule(
         tag=st.none() | st.sampled_from(["x", "x_y", "y", "%"]),
@@ -91,7 +92,7 @@ class TwoStores(RuleBasedStateMachine):
             seen: list[Any] = []
             cursor = None
             while True:
-                page = await store.vectors.find(VectorFilter(tag, method, search), limit, cursor)
+                page = await store.shared.vectors.find(VectorFilter(tag, method, search), limit, cursor)
                 seen.append((page.vectors, cursor := page.next_cursor))
                 if cursor is None:
                     return tuple(seen)
@@ -100,42 +101,42 @@ class TwoStores(RuleBasedStateMachine):
 
     @rule(name=NAMES, description=st.none() | TEXTS, tags=st.none() | TAGS)
     def describe(self, name: str, description: str | None, tags: tuple[str, ...] | None) -> None:
-        self.agree(lambda store: store.vectors.describe(name, description, tags))
+        self.agree(lambda store: store.shared.vectors.describe(name, description, tags))
 
     @rule(name=NAMES, force=st.booleans(), version=VERSIONS)
     def delete(self, name: str, force: bool, version: int | None) -> None:
-        self.agree(lambda store: store.vectors.delete(name, force, version))
+        self.agree(lambda store: store.shared.vectors.delete(name, force, version))
 
     @rule(name=NAMES, limit=st.integers(0, 3), before=VERSIONS)
     def versions(self, name: str, limit: int, before: int | None) -> None:
-        self.agree(lambda store: store.vectors.versions(name, limit, before))
+        self.agree(lambda store: store.shared.vectors.versions(name, limit, before))
 
     @rule(name=NAMES, names=st.lists(NAMES, max_size=3), description=TEXTS)
     def put_profile(self, name: str, names: list[str], description: str) -> None:
-        self.agree(lambda store: store.profiles.put(Profile(name, steering_of(names), description)))
+        self.agree(lambda store: store.shared.profiles.put(Profile(name, steering_of(names), description)))
 
     @rule(name=NAMES)
     def delete_profile(self, name: str) -> None:
-        self.agree(lambda store: store.profiles.delete(name))
+        self.agree(lambda store: store.shared.profiles.delete(name))
 
     @rule(names=st.none() | st.lists(NAMES, max_size=2))
     def set_default(self, names: list[str] | None) -> None:
-        self.agree(lambda store: store.profiles.set_default(None if names is None else steering_of(names)))
+        self.agree(lambda store: store.shared.profiles.set_default(None if names is None else steering_of(names)))
 
     @rule(number=st.integers(0, 4), status=st.sampled_from(["queued", "running", "succeeded", "odd"]), text=TEXTS)
     def put_job(self, number: int, status: str, text: str) -> None:
         job = JobRecord(f"job-{number}", "extract", status, request={"text": text}, result={"n": number / 3})
-        self.agree(lambda store: store.jobs.put(job))
+        self.agree(lambda store: store.shared.jobs.put(job))
 
     @rule()
     def interrupt(self) -> None:
-        self.agree(lambda store: store.jobs.interrupt())
+        self.agree(lambda store: store.interrupt_jobs())
 
     @invariant()
     def everything_small_is_the_same(self) -> None:
-        self.agree(lambda store: store.profiles.all())
-        self.agree(lambda store: store.profiles.default())
-        self.agree(lambda store: store.jobs.find(3))
+        self.agree(lambda store: store.shared.profiles.all())
+        self.agree(lambda store: store.shared.profiles.default())
+        self.agree(lambda store: store.shared.jobs.find(3))
 
 
 TestTwoStores = TwoStores.TestCase

@@ -1,0 +1,171 @@
+"""MemoryVectors: the VectorStore of the MemoryStore."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias, final
+
+from cachetools import LRUCache
+
+from steering.namespaces import SHARED, visible_from
+from steering.spec import SteeringSpec
+from steering.store.base import JobRecord, Profile, VectorFilter, VectorPage, Writer
+from steering.store.formats.serialization import read_steering
+from steering.store.formats.stored_vector import (
+    DECODED_VECTORS,
+    StoredVector,
+    check_quota,
+    deserialize,
+    not_found,
+    serialize,
+    summarize_valid,
+)
+from steering.store.rules import (
+    DESCRIPTION_LIMIT,
+    check_filter,
+    check_page,
+    check_tags,
+    check_text,
+    make_cursor,
+    now,
+    read_cursor,
+    refuse_if_used,
+)
+from steering.store.summary import VectorSummary
+from steering.vectors import ConceptVector, check_name
+
+Named: TypeAlias = tuple[str, str]
+"""A namespace and a name."""
+
+
+@dataclass(slots=True)
+class Content:
+    """What a MemoryStore holds. jobs: by id, with their position in the listing; insertion order is the order of creation."""
+
+    vectors: dict[Named, dict[int, StoredVector]] = field(default_factory=dict)
+    last_versions: dict[Named, int] = field(default_factory=dict)
+    profiles: dict[Named, Profile] = field(default_factory=dict)
+    defaults: dict[str, str] = field(default_factory=dict)
+    jobs: dict[str, tuple[int, JobRecord]] = field(default_factory=dict)
+    decoded: LRUCache[StoredVector, ConceptVector] = field(default_factory=lambda: LRUCache(DECODED_VECTORS))
+
+    def decode(self, stored: StoredVector) -> ConceptVector:
+        """Returns a vector, which is decoded once."""
+        vector = self.decoded.get(stored)
+        if vector is None:
+            vector = self.decoded[stored] = deserialize(stored)
+        return vector
+
+
+@final
+class MemoryVectors:
+    """See `steering.store.base.VectorStore`."""
+
+    def __init__(self, content: Content, namespace: str, writer: Writer) -> None:
+        self._content, self._namespace, self._writer = content, namespace, writer
+
+    async def put(self, vector: ConceptVector) -> ConceptVector:
+        """See VectorStore.put."""
+        serialized = serialize(vector)
+        check_quota(self._writer, self._used(), len(serialized.content))
+        key = (self._namespace, serialized.name)
+        version = self._content.last_versions.get(key, 0) + 1
+        stored = replace(serialized, namespace=key[0], version=version, created_at=now(), created_by=self._writer.key)
+        self._content.last_versions[key] = version
+        self._content.vectors.setdefault(key, {})[version] = stored
+        return self._content.decode(stored)
+
+    async def get(self, name: str, version: int | None = None) -> ConceptVector:
+        """See VectorStore.get."""
+        versions = self._seen(check_name(name))
+        stored = versions.get(max(versions, default=0) if version is None else version)
+        if stored is None:
+            raise not_found(name, version)
+        return self._content.decode(stored)
+
+    async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> VectorPage:
+        """See VectorStore.find."""
+        check_filter(where)
+        check_page(limit)
+        after = "" if cursor is None else read_cursor("vector", cursor)
+        newest = [versions[max(versions)] for name in self._names() if name > after and (versions := self._seen(name))]
+        found = [stored for stored in newest if stored.matches(where)]
+        following = make_cursor("vector", found[limit - 1].name) if len(found) > limit else None
+        return VectorPage(summarize_valid(found[:limit]), following)
+
+    async def describe(self, name: str, description: str | None, tags: tuple[str, ...] | None) -> ConceptVector:
+        """See VectorStore.describe."""
+        check_name(name)
+        if description is not None:
+            check_text(description, "description", DESCRIPTION_LIMIT)
+        if tags is not None:
+            check_tags(tags)
+        own = self._content.vectors.get((self._namespace, name))
+        if own is None:
+            raise not_found(name, None)
+        for version, stored in own.items():
+            own[version] = replace(
+                stored,
+                description=stored.description if description is None else description,
+                tags=stored.tags if tags is None else tags,
+            )
+        return await self.get(name)
+
+    async def versions(self, name: str, limit: int = 50, before: int | None = None) -> tuple[VectorSummary, ...]:
+        """See VectorStore.versions."""
+        found = self._seen(check_name(name))
+        check_page(limit)
+        if not found and before is None:
+            raise not_found(name, None)
+        numbers = sorted((one for one in found if before is None or one < before), reverse=True)[:limit]
+        return summarize_valid(found[number] for number in numbers)
+
+    async def delete(self, name: str, force: bool = False, version: int | None = None) -> None:
+        """See VectorStore.delete."""
+        key = (self._namespace, check_name(name))
+        found = self._content.vectors.get(key, {})
+        if not force:
+            self._refuse_if_used(name, version, only=len(found) == 1)
+        if not found or (version is not None and version not in found):
+            raise not_found(name, version)
+        if version is None or len(found) == 1:
+            del self._content.vectors[key]
+        else:
+            del found[version]
+
+    def _seen(self, name: str) -> dict[int, StoredVector]:
+        """Returns the versions of a name: those of the own namespace, else those of `shared`."""
+        for namespace in visible_from(self._namespace):
+            if versions := self._content.vectors.get((namespace, name)):
+                return versions
+        return {}
+
+    def _names(self) -> list[str]:
+        visible = visible_from(self._namespace)
+        return sorted({name for namespace, name in self._content.vectors if namespace in visible})
+
+    def _used(self) -> int:
+        """Returns the bytes of the writer's vectors in this namespace."""
+        return sum(
+            len(stored.content)
+            for (namespace, _), versions in self._content.vectors.items()
+            if namespace == self._namespace
+            for stored in versions.values()
+            if stored.created_by == self._writer.key
+        )
+
+    def _refuse_if_used(self, name: str, version: int | None, *, only: bool) -> None:
+        users: dict[str, SteeringSpec] = {}
+        hidden: list[SteeringSpec] = []
+        for namespace, user, steering in self._steerings():
+            if namespace == self._namespace:
+                users[user] = steering
+            elif self._namespace == SHARED and (namespace, name) not in self._content.vectors:
+                hidden.append(steering)
+        refuse_if_used(name, users, hidden, version, only=only)
+
+    def _steerings(self) -> Iterator[tuple[str, str, SteeringSpec]]:
+        """Yields (namespace, user, steering): profiles by name, then default steerings."""
+        for (namespace, name), profile in sorted(self._content.profiles.items()):
+            yield namespace, f"profile {name!r}", profile.steering
+        for namespace, text in self._content.defaults.items():
+            yield namespace, "the default steering", read_steering(text, "the default steering")
