@@ -88,7 +88,7 @@ async def test_servers_that_start_together_migrate_once(postgresql_url: str) -> 
     stores = await asyncio.gather(*(open_sql_store(postgresql_url) for _ in range(6)))
     for one in stores:
         await one.shared.vectors.put(planted("warmth", 1))
-    assert (await stores[0].vectors.get("warmth")).version == 6
+    assert (await stores[0].shared.vectors.get("warmth")).version == 6
     await asyncio.gather(*(one.close() for one in stores))
 
 
