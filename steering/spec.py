@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, FiniteFloat, field_validator, model_validator
 
 from steering.condition_spec import (
     MAX_CONDITION_NODES,
@@ -77,8 +77,23 @@ class Schedule(Spec):
         return self
 
 
+class Hold(Spec):
+    """Closed-loop control: the strength follows the readout, so that the mean of the readout stays at `score`.
+
+    score: the set point, in natural scales, centred on the poles. The gains are those of a proportional-integral controller;
+    their bounds keep the loop stable where the readout moves by as much as the strength.
+    """
+
+    score: Number
+    integral_gain: Annotated[FiniteFloat, Field(strict=True, gt=0.0, le=1.0)] = 0.3
+    proportional_gain: Annotated[FiniteFloat, Field(strict=True, ge=0.0, lt=0.5)] = 0.0
+
+
 class InterventionSpec(Spec):
-    """One intervention as written: what, how much, where, when. target: what `ablate` sets the component to; None is `zero`."""
+    """One intervention as written: what, how much, where, when. target: what `ablate` sets the component to; None is `zero`.
+
+    hold: a controller sets the strength of `add` at each generated token; `strength` is then the largest it may use.
+    """
 
     vector: VectorName
     operation: Label = "add"
@@ -93,6 +108,15 @@ class InterventionSpec(Spec):
     scope: TokenScope = TokenScope()
     when: ConditionSpec | None = None
     schedule: Schedule = Schedule()
+    hold: Hold | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _held_while_generating(cls, value: Any) -> Any:
+        """A controller follows generated tokens, so that is the scope where none is given."""
+        if isinstance(value, dict) and value.get("hold") is not None and "scope" not in value:
+            return {**value, "scope": {"tokens": "generated"}}
+        return value
 
     @field_validator("when", mode="before")
     @classmethod

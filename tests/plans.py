@@ -120,6 +120,10 @@ def random_item(rng: random.Random, layers: int) -> dict[str, Any]:
             item["schedule"]["to"] = 0.2
     if rng.random() < 0.4:
         item["when"] = random_condition(rng, layers)
+    if item["operation"] == "add" and item["strength"] > 0.0 and random.Random(str(item)).random() < 0.4:
+        hold = {"score": 0.4 * item["strength"], "integral_gain": 0.4, "proportional_gain": 0.1}
+        item |= {"hold": hold, "unit": "scale", "scope": {"tokens": "generated"}}
+        item.pop("schedule", None)
     return item
 
 

@@ -12,7 +12,7 @@ import torch
 from steering.condition_spec import AllOf, AnyOf, ConditionSpec, Not, Threshold
 from steering.spec import InterventionSpec, LayerRange, SteeringSpec
 from steering.vectors import ConceptVector
-from tests.reference_sampling import choose
+from tests.reference_steps import Controllers, choose, middle
 
 
 @dataclass
@@ -33,6 +33,7 @@ class Reference:
     prompt_scores: dict[Threshold, dict[int, float]] = field(default_factory=dict)
     last_scores: dict[Threshold, float] = field(default_factory=dict)
     acted: set[int] = field(default_factory=set)
+    controllers: Controllers = field(default_factory=Controllers)
 
     def generate(self, prompt: Sequence[int], count: int, *, temperature: float = 0.0, seed: int = 0) -> list[int]:
         """`count` token ids after the prompt."""
@@ -45,7 +46,7 @@ class Reference:
 
     def logits(self, ids: Sequence[int]) -> torch.Tensor:
         """(position, vocab) of one forward pass over everything so far."""
-        self.spent = {}
+        self.spent, self.controllers = {}, Controllers()
         handles = [block.register_forward_hook(self._hook(layer)) for layer, block in enumerate(self.blocks)]
         try:
             with torch.no_grad():
@@ -68,8 +69,7 @@ class Reference:
             if self._condition_layer(threshold) == layer:
                 self._decide(threshold, position, residual)
         items = [i for i in self.spec.interventions if layer in self._layers(i)]
-        arriving = residual
-        start = 0
+        arriving, held, start = residual, list[InterventionSpec](), 0
         while start < len(items):
             group = [items[start]]
             while items[start].operation == "ablate" and start + len(group) < len(items):
@@ -82,12 +82,17 @@ class Reference:
             weight = self._weight(group[0], layer, position)
             if weight is not None:
                 self.acted.add(position)
+                held += [items[start]] if items[start].hold is not None else []
                 residual = self._apply(group, layer, residual, weight)
             start += len(group)
-        return self._bounded(position, arriving, residual)
+        leaving = self._bounded(position, arriving, residual)
+        for item in held:
+            self.controllers.step(item, layer, self.vectors[item.vector].layers[layer], leaving)
+        return leaving
 
     def _bounded(self, position: int, arriving: torch.Tensor, leaving: torch.Tensor) -> torch.Tensor:
-        dose, left = float((leaving - arriving).norm() / arriving.norm()), self.bound - self.spent.get(position, 0.0)
+        dose = float((leaving - arriving).norm() / arriving.norm())
+        left = max(self.bound - self.spent.get(position, 0.0), 0.0)
         share = 1.0 if dose <= left else left / dose
         self.spent[position] = self.spent.get(position, 0.0) + share * dose
         return leaving if share == 1.0 else arriving + share * (leaving - arriving)
@@ -217,6 +222,8 @@ class Reference:
         item = group[0]
         entry = self.vectors[item.vector].layers[layer]
         d, share = entry.direction, item.strength * weight
+        if item.hold is not None:
+            share = self.controllers.strengths.get((item, layer), 0.0)
         unit = {"scale": entry.scale, "raw": 1.0, "relative": float(r.norm())}[item.unit]
         p = float(r @ d)
         if item.operation == "add":
@@ -240,10 +247,3 @@ class Reference:
         target = self.vectors[item.to].layers[layer]
         gain = target.scale / entry.scale if item.unit == "scale" else 1.0
         return r + share * p * (gain * target.direction - d)
-
-
-def middle(entry) -> float:
-    """Of the class means; 0 where they are not known."""
-    if entry.positive_mean is None or entry.negative_mean is None:
-        return 0.0
-    return (entry.positive_mean + entry.negative_mean) / 2

@@ -35,6 +35,14 @@ Steer = Annotated[
         "--steer", metavar="NAME=STRENGTH", help="Steer with a vector; repeatable. Strength in natural scales."
     ),
 ]
+Hold = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--hold",
+        metavar="NAME=SCORE",
+        help="Hold the mean readout of a vector at a score, by a strength of at most 1; repeatable.",
+    ),
+]
 Layers = Annotated[str, typer.Option(help="recommended, all, 12,13 or 10:16 (half-open).")]
 Profile = Annotated[str | None, typer.Option(help="A profile stored on the server.")]
 Steering = Annotated[str | None, typer.Option(metavar="JSON", help="Interventions as the API takes them.")]
@@ -63,6 +71,7 @@ def _sampling(max_tokens: int, temperature: float, seed: int | None, readout: Se
 def generate(  # noqa: PLR0913, PLR0917 - one option a field
     prompt: Prompt,
     steer: Steer = None,
+    hold: Hold = None,
     layers: Layers = "recommended",
     profile: Profile = None,
     steering: Steering = None,
@@ -78,7 +87,7 @@ def generate(  # noqa: PLR0913, PLR0917 - one option a field
 ) -> None:
     """Stream an answer, then show what the steering applied."""
     options = prompt_fields(prompt, raw, system) | _sampling(max_tokens, temperature, seed, None)
-    interventions = steering_of(steer or [], layers, profile, steering)
+    interventions = steering_of(steer or [], layers, profile, steering, hold or [])
     if interventions is not None:
         options["steering"] = interventions
     with client_of(url, key, local) as client:
@@ -100,6 +109,7 @@ def generate(  # noqa: PLR0913, PLR0917 - one option a field
 def compare(  # noqa: PLR0913, PLR0917 - one option a field
     prompt: Prompt,
     steer: Steer = None,
+    hold: Hold = None,
     layers: Layers = "recommended",
     profile: Profile = None,
     steering: Steering = None,
@@ -116,10 +126,10 @@ def compare(  # noqa: PLR0913, PLR0917 - one option a field
     key: Key = None,
 ) -> None:
     """Show unsteered and steered answers side by side: one prompt, one seed, one batch."""
-    interventions = steering_of(steer or [], layers, profile, steering)
+    interventions = steering_of(steer or [], layers, profile, steering, hold or [])
     if interventions is None:
-        raise typer.BadParameter("expected one of --steer NAME=STRENGTH, --profile, --steering")
-    measured = readout or [one.partition("=")[0] for one in steer or []]
+        raise typer.BadParameter("expected one of --steer NAME=STRENGTH, --hold NAME=SCORE, --profile, --steering")
+    measured = readout or [one.partition("=")[0] for one in [*(steer or []), *(hold or [])]]
     options = prompt_fields(prompt, raw, system) | _sampling(max_tokens, temperature, seed, measured)
     with client_of(url, key, local) as client:
         if local:

@@ -6,6 +6,7 @@ from typing import Literal, Protocol, TypeAlias
 
 from steering.model.info import ModelInfo
 from steering.pairs import ChatMessage
+from steering.plan.holds import HeldReadout
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.shapes import Direction, Float, Residual, Scores, Tensor
 
@@ -77,9 +78,8 @@ class SteeringReport:
     any token (True where there is none and a position was in scope). fired_at: index of the first generated token
     for which it held, -1 for a prompt position, None if never.
     tokens: positions acted on, at the layer with the most. condition_scores: the score that decided its condition last; None
-    without a condition, for a combination of several, and where none was decided.
-    total: the dose of all interventions together, summed over the layers. clamped: how often, over tokens and layers,
-    the dose guard scaled the change down.
+    without a condition, for a combination, and where none was decided. held: by layer, for `hold`. total: the dose of all
+    together, summed over the layers. clamped: how often the dose guard scaled the change down, over tokens and layers.
     """
 
     doses: tuple[Mapping[int, float], ...] = ()
@@ -87,6 +87,7 @@ class SteeringReport:
     fired_at: tuple[int | None, ...] = ()
     tokens: tuple[int, ...] = ()
     condition_scores: tuple[float | None, ...] = ()
+    held: tuple[Mapping[int, HeldReadout], ...] = ()
     total: float = 0.0
     clamped: int = 0
 

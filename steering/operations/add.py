@@ -1,5 +1,6 @@
 """add: r' = r + a d. The amount a is signed, in residual units."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from steering.operations.base import Operation, unit_size
@@ -15,6 +16,7 @@ class Add(Operation):
     parameters: ClassVar[tuple[str, ...]] = ("amount",)
     scaled: ClassVar[frozenset[str]] = frozenset({"amount"})
     weighted: ClassVar[str] = "amount"
+    fields: ClassVar[frozenset[str]] = frozenset({"hold"})
     static: ClassVar[bool] = True
 
     @staticmethod
@@ -26,6 +28,15 @@ class Add(Operation):
     def planned_dose(parameters: tuple[float, ...], norm: float | None) -> float | None:
         """|amount| / |r|, since the direction is unit."""
         return None if norm is None else abs(parameters[0]) / norm
+
+    @staticmethod
+    def warnings(spec: InterventionSpec, entries: Mapping[int, LayerDirection]) -> tuple[str, ...]:
+        """Warns of a set point on an axis that is not centred."""
+        if spec.hold is None or all(entry.centred for entry in entries.values()):
+            return ()
+        return (
+            f"{spec.vector} has no class means: the set point of 'hold' counts from the origin, not from their middle",
+        )
 
     @staticmethod
     def apply(residual: Residual, directions: Directions, parameters: Parameters) -> Residual:

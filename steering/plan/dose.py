@@ -87,7 +87,13 @@ def _planned(interventions: Sequence[Intervention], layer: int, phase: Phase, in
 def _is_constant(one: Intervention) -> bool:
     """Whether it changes every residual in its scope by the same vector, wherever in the order it stands."""
     operation = OPERATIONS[one.operation]
-    return operation.static and not one.relative and one.condition is None and one.schedule.kind == "constant"
+    return (
+        operation.static
+        and not one.relative
+        and one.condition is None
+        and not one.holds
+        and one.schedule.kind == "constant"
+    )
 
 
 def _largest_weight(one: Intervention, phase: Phase) -> float:

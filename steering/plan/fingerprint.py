@@ -75,6 +75,7 @@ class Fingerprints:
             one.scope.model_dump(),
             one.schedule.model_dump(),
             self._tree(one.condition),
+            *([repr(one.holds[layer])] if one.holds else []),
         ]
 
     def _tree(self, tree: ConditionTree | None) -> object:

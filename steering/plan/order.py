@@ -35,6 +35,7 @@ def may_be_static(spec: InterventionSpec) -> bool:
         OPERATIONS[spec.operation].static
         and spec.unit != "relative"
         and spec.when is None
+        and spec.hold is None
         and spec.schedule.kind == "constant"
         and spec.scope.start is None
         and spec.scope.end is None

@@ -12,6 +12,7 @@ from steering.operations import OPERATIONS
 from steering.plan.conditions import ConditionResolver
 from steering.plan.dose import DoseGuard, check_planned_dose
 from steering.plan.fingerprint import Fingerprints
+from steering.plan.holds import check_holds, resolve_hold
 from steering.plan.layers import check_model, resolve_layers
 from steering.plan.order import layer_steering, may_be_static
 from steering.plan.types import UNSTEERED, Intervention, SteeringPlan
@@ -110,6 +111,7 @@ class _Resolver:
             (item, len(resolve_layers(item.layers, self._found[item.vector], self._info.layer_count)))
             for item in self._spec.interventions
         ]
+        check_holds(sizes)
         total = sum(count for _, count in sizes)
         if total > MAX_LAYER_ACTIONS:
             raise LimitExceeded(
@@ -145,6 +147,7 @@ class _Resolver:
             relative=relative,
             condition=condition,
             planned_dose={layer: dose for layer, dose in planned.items() if dose is not None},
+            holds={} if item.hold is None else {layer: resolve_hold(item, vector.at(layer)) for layer in layers},
         )
 
     def _warnings(self, one: Intervention) -> tuple[str, ...]:

@@ -62,6 +62,21 @@ class ConditionTree:
         return frozenset().union(*(child.leaves() for child in self.children))
 
 
+@dataclass(frozen=True, slots=True)
+class ResolvedHold:
+    """A controller of the strength at one layer. The readout is (r . d - middle) / scale.
+
+    limit: the largest strength in either direction. See `Hold` for the rest.
+    """
+
+    score: float
+    integral_gain: float
+    proportional_gain: float
+    limit: float
+    middle: float
+    scale: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Intervention:
     """One resolved intervention at the layers where it acts.
@@ -70,6 +85,7 @@ class Intervention:
     directions: layer -> (k, d_model), unit, float32. parameters: layer -> the operation's parameters in residual units;
     `relative` marks those in the operation's `scaled` as fractions of |r| at the token.
     planned_dose: layer -> relative dose as far as it is known before anything runs.
+    holds: layer -> the controller of the weighted parameter, which is then given for the largest strength; empty without.
     """
 
     spec: InterventionSpec
@@ -79,6 +95,7 @@ class Intervention:
     relative: bool = False
     condition: ConditionTree | None = None
     planned_dose: Mapping[int, float] = field(default_factory=dict)
+    holds: Mapping[int, ResolvedHold] = field(default_factory=dict)
 
     @property
     def vector(self) -> str:

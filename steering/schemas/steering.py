@@ -8,7 +8,7 @@ from steering.condition_spec import ConditionSpec
 from steering.namespaces import SHARED
 from steering.schemas.base import Answer, Measured, Request
 from steering.schemas.replay import Record
-from steering.spec import InterventionSpec, Schedule, TokenScope
+from steering.spec import Hold, InterventionSpec, Schedule, TokenScope
 
 Interventions: TypeAlias = Annotated[tuple[InterventionSpec, ...], Field(max_length=256, fail_fast=True)]
 
@@ -40,13 +40,25 @@ Steering: TypeAlias = Annotated[
 """A list of interventions (`[]`: none at all), or a profile. Absent: the server's default steering."""
 
 
+class HeldStrength(Answer):
+    """What the controller of `hold` did at one layer, as means over the generated tokens at which it acted.
+
+    score: the readout after steering. last_strength: at the last token.
+    """
+
+    score: Measured
+    strength: Measured
+    last_strength: Measured
+
+
 class AppliedIntervention(Answer):
     """One intervention as requested and as applied. An operation shows its own parameters only; scope, when and schedule are
     absent where they are the default.
 
     relative_dose: measured |r' - r| / |r| per layer, averaged over the tokens acted on. tokens: positions acted on, over all
     answers. fired: whether its condition held at any of them; fired_at: the first generated token at which it did, -1 for a
-    prompt position. condition_score: the score that decided its condition last; absent for combined conditions.
+    prompt position. condition_score: the score that decided its condition last; absent for combined conditions. held: of `hold`,
+    by layer.
     """
 
     vector: str
@@ -63,12 +75,14 @@ class AppliedIntervention(Answer):
     scope: TokenScope | None = None
     when: ConditionSpec | None = None
     schedule: Schedule | None = None
+    hold: Hold | None = None
     planned_dose: dict[str, Measured]
     relative_dose: dict[str, Measured]
     tokens: int = 0
     fired: bool
     fired_at: int | None = None
     condition_score: Measured | None = None
+    held: dict[str, HeldStrength] | None = None
 
 
 class AppliedSteering(Answer):

@@ -85,6 +85,12 @@ def applied_lines(steering: AppliedSteering) -> list[Text]:
         doses = ", ".join(f"{dose:.2f} at layer {layer}" for layer, dose in one.relative_dose.items())
         fired = "" if one.fired else "; its condition was never met"
         action = f"{one.operation} {one.vector} at {one.strength:+g} {one.unit}"
+        if one.hold is not None:
+            held = ", ".join(
+                f"mean {found.score:+.2f} by a strength of {found.strength:+.2f} at layer {layer}"
+                for layer, found in (one.held or {}).items()
+            )
+            action = f"hold {one.vector} at {one.hold.score:+g} (strength up to {one.strength:g}): {held}"
         lines.append(shown(f"{action}: relative dose {doses}{fired}"))
     return lines + [shown(warning, "yellow") for warning in steering.warnings]
 

@@ -84,9 +84,12 @@ def layers_of(text: str) -> Any:
         ) from None
 
 
-def steering_of(steer: Iterable[str], layers: str, profile: str | None, steering: str | None) -> Any:
-    """Converts --steer NAME=STRENGTH, --profile and --steering JSON to the API's form; None without any."""
+def steering_of(
+    steer: Iterable[str], layers: str, profile: str | None, steering: str | None, hold: Iterable[str] = ()
+) -> Any:
+    """Converts --steer NAME=STRENGTH, --hold NAME=SCORE, --profile and --steering JSON to the API's form; None without any."""
     interventions: list[Any] = [_intervention(one, layers) for one in steer]
+    interventions += [_held(one, layers) for one in hold]
     if steering is not None:
         try:
             written = json.loads(steering)
@@ -104,3 +107,11 @@ def _intervention(text: str, layers: str) -> dict[str, Any]:
         return {"vector": name, "strength": float(strength) if equals else 1.0, "layers": layers_of(layers)}
     except ValueError:
         raise typer.BadParameter(f"expected NAME=STRENGTH, got {text!r}", param_hint="--steer") from None
+
+
+def _held(text: str, layers: str) -> dict[str, Any]:
+    name, _, score = text.partition("=")
+    try:
+        return {"vector": name, "layers": layers_of(layers), "hold": {"score": float(score)}}
+    except ValueError:
+        raise typer.BadParameter(f"expected NAME=SCORE, got {text!r}", param_hint="--hold") from None

@@ -7,11 +7,12 @@ from typing import Any
 
 from steering.engine.api import Engine, SamplingParams, SteeringReport, TokenEvent, Tokenizer
 from steering.operations import OPERATIONS
+from steering.plan.holds import HeldReadout
 from steering.plan.types import Intervention, SteeringPlan
 from steering.schemas.base import by_layer
 from steering.schemas.generation import Choice, RaisedFlag, Token, Usage
 from steering.schemas.replay import Record, RecordedModel, RecordedSampling
-from steering.schemas.steering import AppliedIntervention, AppliedSteering
+from steering.schemas.steering import AppliedIntervention, AppliedSteering, HeldStrength
 from steering.spec import Schedule, TokenScope
 from steering.workflows.generate import Answer
 
@@ -70,6 +71,7 @@ def applied_steering(
                 tokens=sum(report.tokens[index] for report in reports if index < len(report.tokens)),
                 fired=any(report.fired[index] for report in reports if index < len(report.fired)),
                 fired_at=min((token for token in fired_at if token is not None), default=None),
+                held=_held([report.held[index] for report in reports if index < len(report.held)]),
                 condition_score=next((score for score in scores if score is not None), None),
                 **_asked(one),
             )
@@ -95,7 +97,7 @@ def _asked(one: Intervention) -> dict[str, Any]:
         fields["strength"] = spec.strength
     if operation.scaled or "to" in operation.fields:
         fields["unit"] = spec.unit
-    for name in ("low", "high", "degrees", "to", "target", "when"):
+    for name in ("low", "high", "degrees", "to", "target", "when", "hold"):
         if getattr(spec, name) is not None:
             fields[name] = getattr(spec, name)
     if spec.scope != TokenScope():
@@ -110,6 +112,20 @@ def _mean_doses(doses: Sequence[Mapping[int, float]]) -> dict[int, float]:
         return dict(doses[0])
     layers = {layer for one in doses for layer in one}
     return {layer: fmean(one[layer] for one in doses if layer in one) for layer in layers}
+
+
+def _held(found: Sequence[Mapping[int, HeldReadout]]) -> dict[str, HeldStrength] | None:
+    """Averages what the controllers of one intervention did over all answers."""
+    layers = sorted({layer for one in found for layer in one})
+    by_layer_of = {str(layer): [one[layer] for one in found if layer in one] for layer in layers}
+    return {
+        layer: HeldStrength(
+            score=fmean(one.score for one in ones),
+            strength=fmean(one.strength for one in ones),
+            last_strength=fmean(one.last_strength for one in ones),
+        )
+        for layer, ones in by_layer_of.items()
+    } or None
 
 
 def token_fields(event: TokenEvent, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from steering.engine.transformers.memory.block_pool import BLOCK, BlockPool, blo
 from steering.engine.transformers.memory.prefix_index import PrefixIndex
 from steering.engine.transformers.prefill_budget import PrefillBudget
 from steering.engine.transformers.sequence import Sequence
-from steering.engine.transformers.steering.timing import reads_condition_late
+from steering.engine.transformers.steering.timing import follows_single_tokens
 from steering.engine.transformers.waiting import WaitingQueue, by_client
 
 Work = list[tuple[Sequence, int]]
@@ -240,8 +240,7 @@ class Scheduler:
 
 
 def _indivisible(sequence: Sequence) -> int:
-    """A plan that reads a decision one token later has no pass over prompt and generated positions, and those one by one."""
-    late = reads_condition_late(sequence.plan)
-    if sequence.computed < sequence.prompt_length:
-        return sequence.prompt_length - sequence.computed if late else sequence.remaining
-    return 1 if late else sequence.remaining
+    """The most positions of a pass. Where each generated token depends on what the one before it left, no pass has two."""
+    if not follows_single_tokens(sequence.plan):
+        return sequence.remaining
+    return max(sequence.prompt_length - sequence.computed, 1)

@@ -106,7 +106,8 @@ class Sequence:
         if self.capture is None:
             self.shareable = self.prompt_length - 1
         elif not self.capture.spec.logits:
-            self.shareable = min(self.capture.window[0], len(self.ids) - 1)
+            end = len(self.ids) if self.plan.empty else self.prompt_length
+            self.shareable = min(self.capture.window[0], end - 1)
 
     @property
     def generated(self) -> int:

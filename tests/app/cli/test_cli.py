@@ -50,6 +50,7 @@ def steer(address: str, capsys: pytest.CaptureFixture[str]) -> Steer:
     [
         ("generate", "x", "--steer", "a=much"),
         ("generate", "x", "--steering", "{"),
+        ("generate", "x", "--hold", "a"),
         ("generate", "x", "--steer", "a=1", "--layers", "some"),
         ("compare", "x"),
         ("sweep", "a", "x", "--strengths", "1,two"),
@@ -87,6 +88,12 @@ def test_generate_prints_the_answer_and_says_apart_what_was_done(steer: Steer, a
     assert output == answer.choices[0].text + "\n"
     assert "seed 4" in messages
     assert "add calm@1 at +0.5 scale" in messages
+
+
+def test_generate_holds_a_score(steer: Steer) -> None:
+    _, messages = steer("generate", "hello", "--hold", "calm=0.4", "--max-tokens", "6")
+    assert "hold calm@1 at +0.4 (strength up to 1)" in messages
+    assert "no class means" in messages
 
 
 def test_generate_gives_the_whole_answer_as_json(steer: Steer) -> None:

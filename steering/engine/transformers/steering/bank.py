@@ -3,6 +3,7 @@
 import torch
 
 from steering.engine.transformers.batch import Segment
+from steering.engine.transformers.steering.holds import HoldTable
 from steering.plan.types import Phase, SteeringPlan
 from steering.shapes import Float, Int, Residual, Tensor
 
@@ -17,7 +18,7 @@ class SteeringBank:
     """Static adds and condition decisions by row. A request has one row from admission to release.
 
     static_adds: (phase, layer, row, d_model), the sums of `LayerSteering.static_sum`; adding a row costs the same however
-    many vectors it sums. decisions, prompt_scores, scores: (row, threshold), see ConditionEvaluator.
+    many vectors it sums. decisions, prompt_scores, scores: (row, threshold), see ConditionEvaluator. holds: controllers.
     layout: changes when the tables are given other memory, so that indices into them must be computed again.
     """
 
@@ -27,6 +28,7 @@ class SteeringBank:
         self.decisions = torch.zeros(_FIRST_ROWS, MAX_THRESHOLDS, dtype=torch.int8, device=device)
         self.prompt_scores = torch.zeros(_FIRST_ROWS, MAX_THRESHOLDS, device=device)
         self.scores = torch.full((_FIRST_ROWS, MAX_THRESHOLDS), torch.nan, device=device)
+        self.holds = HoldTable(_FIRST_ROWS, device)
         self.layout = 0
         self._free = list(range(_FIRST_ROWS - 1, UNSTEERED_ROW, -1))
         self._layers: dict[int, frozenset[int]] = {}
@@ -46,6 +48,7 @@ class SteeringBank:
         self.decisions[row].zero_()
         self.prompt_scores[row].zero_()
         self.scores[row].fill_(torch.nan)
+        self.holds.reset(row)
         return row
 
     def release(self, row: int) -> None:
@@ -61,6 +64,7 @@ class SteeringBank:
         self.decisions = torch.cat([self.decisions, torch.zeros_like(self.decisions)])
         self.prompt_scores = torch.cat([self.prompt_scores, torch.zeros_like(self.prompt_scores)])
         self.scores = torch.cat([self.scores, torch.full_like(self.scores, torch.nan)])
+        self.holds.grow(2 * rows)
         self._free = list(range(2 * rows - 1, rows - 1, -1))
         self.layout += 1
 

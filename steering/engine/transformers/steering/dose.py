@@ -15,7 +15,7 @@ keys and values. `reset` forgets everything, for a request that is computed agai
 knows positions only: not how passes are formed, nor where keys and values lie.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
 from typing import TypeAlias
@@ -25,6 +25,7 @@ import torch
 from steering.engine.api import SteeringReport
 from steering.engine.transformers.memory.block_pool import BLOCK
 from steering.engine.transformers.steering.gather import Spread
+from steering.plan.holds import HeldReadout
 from steering.plan.order import acts_on_prompt
 from steering.plan.types import SCOPE_PHASES, ConditionTree, Phase, SteeringPlan
 from steering.shapes import Bool, Float, Int, Tensor
@@ -64,7 +65,8 @@ class Sums:
 
 
 class DoseLedger:
-    """The sums of one request. scores: the last score of each threshold, set when the request ends."""
+    """The sums of one request. Set when it ends: the last score of each threshold in `scores`, and in `held` what
+    HoldTable.report says of its controllers."""
 
     def __init__(self, plan: SteeringPlan, prompt_length: int) -> None:
         self._plan, self._prompt_length = plan, prompt_length
@@ -72,6 +74,7 @@ class DoseLedger:
         self._sums: dict[tuple[int, int, Phase], Sums] = {}
         self._blocks: dict[tuple[int, int, int], Sums] = {}
         self.scores: tuple[float, ...] = ()
+        self.held: tuple[Mapping[int, HeldReadout], ...] = ()
 
     def runs(self, first: int, count: int) -> Iterator[Run]:
         """Cuts positions [first, first + count) where their sums are kept apart, in order."""
@@ -169,6 +172,7 @@ class DoseLedger:
             fired_at=tuple(None if at == NEVER else at for at in first),
             tokens=tuple(int(one) for one in tokens),
             condition_scores=tuple(self._condition_score(one.condition) for one in self._plan.interventions),
+            held=self.held,
             total=sum(self._whole(layer) for layer in self._plan.layers),
             clamped=int(sum(one.tokens for (_, number, _), one in self._sums.items() if number == CLAMPED)),
         )

@@ -7,12 +7,14 @@ from itertools import groupby
 import torch
 
 from steering.engine.transformers.batch import Segment
-from steering.engine.transformers.steering.bank import norms_of
+from steering.engine.transformers.steering.bank import SteeringBank, norms_of
 from steering.engine.transformers.steering.condition_trees import TreeGroups
 from steering.engine.transformers.steering.dose import NEVER, DoseSums
 from steering.engine.transformers.steering.gather import DirectionTable, Spread, index_of, put, take
+from steering.engine.transformers.steering.holds import HoldControl, Place
 from steering.engine.transformers.steering.timing import Timing
 from steering.operations import OPERATIONS
+from steering.plan.holds import hold_columns
 from steering.plan.order import weight_index
 from steering.plan.types import Intervention, OperationCall
 from steering.shapes import Bool, Float, Int, Residual, Tensor
@@ -43,9 +45,17 @@ class Member:
         )
 
     @property
-    def stacks_with(self) -> tuple[int, str, int]:
-        """Members are stacked if they are equally far in their order and call the same operation on as many directions."""
-        return self.number, self.intervention.operation, self.call.directions.shape[0]
+    def stacks_with(self) -> tuple[int, str, int, bool]:
+        """Members are stacked if they are equally far in their order and call the same operation on as many directions, and
+        if all or none of them hold a readout."""
+        return self.number, self.intervention.operation, self.call.directions.shape[0], bool(self.intervention.holds)
+
+    @property
+    def place(self) -> Place:
+        """Its controller, for a member that holds a readout."""
+        sequence = self.segment.sequence
+        column = hold_columns(sequence.plan)[self.layer, self.number]
+        return Place(sequence.row, column, self.call.directions[0], self.intervention.holds[self.layer])
 
 
 def members_of(segments: Sequence[Segment]) -> dict[int, list[list[Member]]]:
@@ -95,7 +105,7 @@ class Applied:
 class OperationStack:
     """Applies one operation to the tokens of its members. sums: the doses, apart for every request and run of positions."""
 
-    def __init__(self, members: Sequence[Member], device: torch.device) -> None:
+    def __init__(self, members: Sequence[Member], bank: SteeringBank, device: torch.device) -> None:
         self._members, self._device = members, device
         self._decode = all(member.segment.decodes for member in members)
         name = members[0].intervention.operation
@@ -115,6 +125,10 @@ class OperationStack:
             for run in member.segment.sequence.dose.runs(member.first, len(member.tokens))
         ]
         self.sums = DoseSums(entries, device)
+        self._hold: HoldControl | None = None
+        if members[0].intervention.holds:
+            assert self._spread.one_each, "the scheduler gives one generated position at a time to plans with `hold`"
+            self._hold = HoldControl(bank.holds, [member.place for member in members], device)
         self._weights: Float[Tensor, token] | None = None
         self._weight_is_final = False
 
@@ -173,14 +187,29 @@ class OperationStack:
         if self._relative is not None:
             parameters = torch.where(self._relative, parameters * norms[:, None], parameters)
         acting = self._acting(verdicts)
-        if acting is not None:  # a weight of 0 is exactly the identity in every operation
-            weights = acting.to(parameters.dtype) if self._weights is None else self._weights * acting
+        weights = self._token_weights(acting)
+        if weights is not None:  # a weight of 0 is exactly the identity in every operation
             parameters = parameters * torch.addcmul(self._unweighted, self._weighted, weights[:, None])
         after = self._directions.map(
             lambda tokens, directions: self._operation.apply(take(before, tokens), directions, take(parameters, tokens))
         )
         changes = torch.linalg.vector_norm(after - before, dim=-1)  # exactly 0 where it did not act
         return put(residual, self.tokens, after), Applied(changes, norms, acting)
+
+    def _token_weights(self, acting: Bool[Tensor, "token"] | None) -> Float[Tensor, "token"] | None:
+        """The factor of each token's weighted parameter: of schedule, scope and condition, and of the controller."""
+        weights = None
+        if acting is not None:
+            weights = acting.to(torch.float32) if self._weights is None else self._weights * acting
+        if self._hold is None:
+            return weights
+        held = self._hold.weights()
+        return held if weights is None else weights * held
+
+    def follow(self, residual: Residual, applied: Applied) -> None:
+        """residual (token, d_model) of the pass as it leaves the layer: the controllers set the strength of the next token."""
+        if self._hold is not None:
+            self._hold.step(take(residual, self.tokens), applied.acting)
 
     def _acting(self, verdicts: Int[Tensor, "row threshold"]) -> Bool[Tensor, "token"] | None:
         acting = None if self._weights is None else self._weights != 0.0

@@ -1,8 +1,8 @@
 """SteeringBatch: everything that steers one pass: prepared on the host, applied at each layer on the device.
 
 At a layer, conditions are read first; then the static adds are added, then the operations of each plan in their order;
-then the dose guard of a request bounds what all of them changed together. Doses are summed per layer and token or per
-operation, and moved to the ledgers of the requests afterwards.
+then the dose guard of a request bounds what all of them changed together, and controllers of strengths read the result.
+Doses are summed per layer and token or per operation, and moved to the ledgers of the requests afterwards.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,13 +25,13 @@ class SegmentSteering:
     def __init__(self, segments: Sequence[Segment], bank: SteeringBank, device: torch.device) -> None:
         self.conditions = ConditionEvaluator(segments, bank, device)
         self._members = members_of(segments)
-        self._decode, self._device = all(segment.decodes for segment in segments), device
+        self._decode, self._bank, self._device = all(segment.decodes for segment in segments), bank, device
         self._stacks = {layer: self._build(layer) for layer in self._members} if self._decode else {}
         self._sums: list[DoseSums] = [stack.sums for stacks in self._stacks.values() for stack in stacks]
         self.layers = frozenset(self._members) | self.conditions.layers
 
     def _build(self, layer: int) -> list[OperationStack]:
-        return [OperationStack(members, self._device) for members in self._members[layer]]
+        return [OperationStack(members, self._bank, self._device) for members in self._members[layer]]
 
     def begin(self) -> None:
         """Before each pass."""
@@ -119,6 +119,7 @@ class SteeringBatch:
             residual, factor = self._measure(layer, arriving, residual, inverse)
         for stack, done in applied:
             stack.note(done, factor, batch.positions)
+            stack.follow(residual, done)
         return residual
 
     def _measure(
@@ -172,6 +173,8 @@ class SteeringRunner:
         count = len(sequence.plan.thresholds)
         if count and sequence.row:
             sequence.dose.scores = tuple(self.bank.scores[sequence.row, :count].tolist())
+        if sequence.row:
+            sequence.dose.held = self.bank.holds.report(sequence.row, sequence.plan)
         self.bank.release(sequence.row)
         sequence.row = 0
 

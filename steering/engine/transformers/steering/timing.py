@@ -68,8 +68,13 @@ class Timing:
         return self.start <= position and self.end == inf and not self.scheduled
 
 
-def reads_condition_late(plan: SteeringPlan) -> bool:
-    """Whether a condition of the plan is read at a later layer than one where it acts."""
+def follows_single_tokens(plan: SteeringPlan) -> bool:
+    """Whether a generated token's steering depends on the token before it, so that a pass computes one of them at a time.
+
+    That is so for held readouts, and for conditions that are read at a later layer than one where they act.
+    """
+    if any(one.holds for one in plan.interventions):
+        return True
     return any(
         plan.thresholds[leaf].layer > layer
         for layer, steering in plan.layers.items()

@@ -16,7 +16,7 @@ from steering.engine.transformers.sampling.sampler import sample
 from steering.engine.transformers.sequence import Sequence
 from steering.plan.types import UNSTEERED
 from tests.engines import family_engine, run, run_all, sampling
-from tests.reference_sampling import choose
+from tests.reference_steps import choose
 
 PROMPT = tuple(b"Tell me something")
 

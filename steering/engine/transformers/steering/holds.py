@@ -1,0 +1,103 @@
+"""Closed-loop control of strengths: the state of each request's controllers, and the step that follows every token."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from steering.plan.holds import MAX_HOLDS, HeldReadout, hold_columns
+from steering.plan.types import ResolvedHold, SteeringPlan
+from steering.rowwise import dot
+from steering.shapes import Bool, Float, Residual, Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """Where one controller keeps its state, and what it reads and holds."""
+
+    row: int
+    column: int
+    direction: Float[Tensor, "d_model"]
+    hold: ResolvedHold
+
+
+class HoldTable:
+    """The state of all controllers, by row of the bank and by column (`hold_columns`).
+
+    strengths: for the next token, 0 before the first. errors: set point minus readout of the last token, NaN before the
+    first. sums: of the readouts, of the strengths that were used, and of the tokens.
+    """
+
+    def __init__(self, rows: int, device: torch.device) -> None:
+        self._device = device
+        self._make(rows)
+
+    def _make(self, rows: int) -> None:
+        self.strengths = torch.zeros(rows, MAX_HOLDS, device=self._device)
+        self.errors = torch.full((rows, MAX_HOLDS), torch.nan, device=self._device)
+        self.sums = torch.zeros(rows, MAX_HOLDS, 3, device=self._device)
+
+    def grow(self, rows: int) -> None:
+        """Adds rows; those that exist are kept."""
+        before = self.strengths, self.errors, self.sums
+        self._make(rows)
+        for new, old in zip((self.strengths, self.errors, self.sums), before, strict=True):
+            new[: old.shape[0]] = old
+
+    def reset(self, row: int) -> None:
+        """Begins again, for a new request."""
+        self.strengths[row].zero_()
+        self.errors[row].fill_(torch.nan)
+        self.sums[row].zero_()
+
+    def report(self, row: int, plan: SteeringPlan) -> tuple[dict[int, HeldReadout], ...]:
+        """What the controllers of each intervention of a request did, by layer."""
+        found: list[dict[int, HeldReadout]] = [{} for _ in plan.interventions]
+        columns = hold_columns(plan)
+        if not columns:
+            return ()
+        sums, strengths = self.sums[row].tolist(), self.strengths[row].tolist()
+        for (layer, number), column in columns.items():
+            readout, strength, count = sums[column]
+            (index,) = plan.layers[layer].calls[number].interventions
+            if count:
+                found[index][layer] = HeldReadout(readout / count, strength / count, strengths[column])
+        return tuple(found)
+
+
+class HoldControl:
+    """The controllers of one operation stack: one for each of its members, which has one token in a pass.
+
+    A step is that of a proportional-integral controller in velocity form, u' = u + k_p (e - e_before) + k_i e, bounded by
+    the limit; since the bound acts on u itself, the integral does not grow beyond it. The readout is taken after all
+    steering of the layer, the dose guard included.
+    """
+
+    def __init__(self, table: HoldTable, places: Sequence[Place], device: torch.device) -> None:
+        self._table, self._device = table, device
+        self._rows = torch.tensor([place.row for place in places], device=device)
+        self._columns = torch.tensor([place.column for place in places], device=device)
+        self._directions = torch.stack([place.direction for place in places]).to(device)
+        holds = [place.hold for place in places]
+        settings = [[h.score, h.integral_gain, h.proportional_gain, h.limit, h.middle, h.scale] for h in holds]
+        values = torch.tensor(settings, device=device)
+        self._score, self._integral, self._proportional, self._limit, self._middle, self._scale = values.unbind(1)
+
+    def weights(self) -> Float[Tensor, "token"]:
+        """The share of the largest strength that each token gets."""
+        return self._table.strengths[self._rows, self._columns] / self._limit
+
+    def step(self, residual: Residual, acting: Bool[Tensor, "token"] | None) -> None:
+        """residual (token, d_model): the stack's tokens as they leave the layer. Controllers that did not act keep still."""
+        table, at = self._table, (self._rows, self._columns)
+        readout = (dot(residual, self._directions) - self._middle) / self._scale
+        error, used, before = self._score - readout, table.strengths[at], table.errors[at]
+        change = error - torch.where(before.isnan(), error, before)
+        strength = used + self._proportional * change + self._integral * error
+        strength = torch.maximum(torch.minimum(strength, self._limit), -self._limit)
+        sums = torch.stack([readout, used, torch.ones_like(used)], dim=1)
+        if acting is not None:
+            strength, error = torch.where(acting, strength, used), torch.where(acting, error, before)
+            sums = torch.where(acting[:, None], sums, 0.0)
+        table.strengths[at], table.errors[at] = strength, error
+        table.sums[at] += sums

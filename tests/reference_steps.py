@@ -1,0 +1,55 @@
+"""The steps that the slow reference takes between tokens, in plain Python: the choice of the next one, and controllers."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from steering.spec import InterventionSpec
+from steering.vectors import LayerDirection
+
+
+def gumbel(seed: int, index: int, vocab: int) -> list[float]:
+    """Gumbel noise of every token, from a generator of its own for each seed and index."""
+    words = np.random.SFC64(np.random.SeedSequence((seed, index))).random_raw(vocab)
+    parts = [part for word in words.tolist() for part in (word & 0xFFFFFFFF, word >> 32)]
+    return [-math.log(-math.log(u / 2**24)) if (u := part >> 8) else -math.inf for part in parts[:vocab]]
+
+
+def choose(logits: torch.Tensor, temperature: float, seed: int, index: int) -> int:
+    """Returns the argmax of logits / T + Gumbel noise."""
+    if temperature == 0.0:
+        return int(logits.argmax())
+    noise = gumbel(seed, index, len(logits))
+    scores = [logit + one for logit, one in zip((logits / temperature).tolist(), noise, strict=True)]
+    return max(range(len(scores)), key=scores.__getitem__)
+
+
+def middle(entry: LayerDirection) -> float:
+    """Of the class means; 0 where they are not known."""
+    if entry.positive_mean is None or entry.negative_mean is None:
+        return 0.0
+    return (entry.positive_mean + entry.negative_mean) / 2
+
+
+Key = tuple[InterventionSpec, int]
+
+
+@dataclass
+class Controllers:
+    """The strengths that `hold` sets, by intervention and layer."""
+
+    strengths: dict[Key, float] = field(default_factory=dict)
+    errors: dict[Key, float] = field(default_factory=dict)
+    readouts: dict[Key, list[float]] = field(default_factory=dict)
+
+    def step(self, item: InterventionSpec, layer: int, entry: LayerDirection, leaving: torch.Tensor) -> None:
+        """After a token: reads what left the layer, and sets the strength of the next one."""
+        key = (item, layer)
+        readout = (float(leaving @ entry.direction) - middle(entry)) / entry.scale
+        error = item.hold.score - readout
+        change = error - self.errors.get(key, error)
+        wanted = self.strengths.get(key, 0.0) + item.hold.proportional_gain * change + item.hold.integral_gain * error
+        self.strengths[key], self.errors[key] = min(max(wanted, -item.strength), item.strength), error
+        self.readouts.setdefault(key, []).append(readout)
