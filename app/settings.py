@@ -1,9 +1,6 @@
 """Settings: every environment variable of the server (prefix STEERING_), and every limit that callers can reach."""
 
 import ipaddress
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -11,10 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from steering.namespaces import NAMESPACE_PATTERN, SHARED
-
-_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{8,512}")
-SCOPES = ("generate", "read", "write", "admin")
+from app.key_entries import check_entries, key_entries
 
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -28,45 +22,6 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
-
-
-@dataclass(frozen=True, slots=True)
-class KeyEntry:
-    """One key of the environment or of a key file: `key`, `key:read+generate`, `key:read+generate@team-a` or `key@team-a`."""
-
-    secret: str = field(repr=False)
-    scopes: tuple[str, ...]
-    namespace: str
-
-    @classmethod
-    def parse(cls, text: str) -> "KeyEntry":
-        """Reads an entry; `check_entries` says what is wrong with one."""
-        rest, _, namespace = text.partition("@")
-        secret, colon, scopes = rest.partition(":")
-        return cls(secret, tuple(scopes.split("+")) if colon else SCOPES, namespace if "@" in text else SHARED)
-
-
-def check_entries(entries: Sequence[str]) -> None:
-    """Raises ValueError for text that is not a KeyEntry. Keys are never repeated in messages."""
-    for position, text in enumerate(entries, 1):
-        entry = KeyEntry.parse(text)
-        if not _TOKEN.fullmatch(entry.secret):
-            raise ValueError(f"key {position} must be 8 to 512 of A-Z a-z 0-9 . _ ~ + / = -")
-        unknown = set(entry.scopes) - set(SCOPES)
-        if unknown:
-            raise ValueError(f"key {position} has unknown scopes {sorted(unknown)}; known: {SCOPES}")
-        if not re.fullmatch(NAMESPACE_PATTERN, entry.namespace):
-            raise ValueError(f"key {position} has a namespace that is no name: {NAMESPACE_PATTERN}")
-
-
-def key_entries(path: Path) -> tuple[str, ...]:
-    """Reads a key file: one entry a line, `#` begins a comment. Raises OSError, ValueError."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    entries = tuple(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
-    if not entries:
-        raise ValueError("the file has no key")
-    check_entries(entries)
-    return entries
 
 
 class Settings(BaseSettings):

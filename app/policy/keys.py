@@ -13,7 +13,8 @@ from fastapi.security import HTTPBearer
 from starlette.requests import Request
 
 from app.errors import InsufficientScope, InvalidApiKey
-from app.settings import SCOPES, KeyEntry, Settings, key_entries
+from app.key_entries import SCOPES, KeyEntry, key_entries
+from app.settings import Settings
 from steering.errors import SteeringError
 from steering.namespaces import SHARED
 from steering.store.base import Store

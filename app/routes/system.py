@@ -8,10 +8,10 @@ from starlette.responses import JSONResponse, Response
 from app.http.dependencies import StateDep
 from app.http.playground import is_built
 from app.http.request_reading import ApiRoute, needs
+from app.key_entries import SCOPES
 from app.services.inputs import prompt_of
 from app.services.resources import model_answer
 from app.services.vectors.judge import judges
-from app.settings import SCOPES
 from steering import __version__
 from steering.concepts import CONCEPTS
 from steering.concepts.measured import measurement_of

@@ -11,8 +11,8 @@ from fastapi.routing import APIRoute
 from structlog.stdlib import ProcessorFormatter
 
 from app.http.request_reading import ApiRoute
+from app.key_entries import SCOPES
 from app.main import ROUTERS
-from app.settings import SCOPES
 from steering.conditions import CONDITIONS
 from steering.operations import OPERATIONS
 from steering.workflows.extraction.make import METHOD_NAMES

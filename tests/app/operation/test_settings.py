@@ -5,7 +5,8 @@ import os
 import pytest
 from pydantic import ValidationError
 
-from app.settings import SCOPES, Settings
+from app.key_entries import SCOPES
+from app.settings import Settings
 from steering.plan.dose import BOUND
 
 
