@@ -34,13 +34,15 @@ class UnsupportedMediaType(SteeringError):
 
 
 class RateLimited(SteeringError):
-    """A key has used up one of its limits."""
+    """A key has used up one of its limits. never: the request alone is beyond the limit, so that waiting does not help."""
 
     code = "rate_limited"
 
-    def __init__(self, message: str, *, param: str | None = None, retry_after: float = 10.0) -> None:
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after: float = 10.0, never: bool = False
+    ) -> None:
         super().__init__(message, param=param)
-        self.retry_after = retry_after
+        self.retry_after, self.never = retry_after, never
 
 
 class RequestTimedOut(Unavailable):

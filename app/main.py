@@ -20,6 +20,7 @@ from steering.errors import SteeringError
 
 ROUTERS = (  # matched in this order, so the most frequent come first
     generation.router,
+    generation.lines,
     openai.router,
     system.health,
     system.router,

@@ -58,6 +58,9 @@ class Settings(BaseSettings):
     api_keys_file: Path | None = Field(
         None, description="a file of such entries, one a line; it is read again when it changes"
     )
+    output_days: Positive = Field(
+        7, description="age at which results of batches are deleted, when the next batch starts"
+    )
     audit_days: Positive = Field(90, description="age at which entries of the audit log are deleted")
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
@@ -127,6 +130,10 @@ class Settings(BaseSettings):
     max_texts: Positive = Field(2_000, description="texts of a readout or a map")
     max_predictions: Positive = Field(50_000, description="predictions of a logit lens (tokens x layers x top_k)")
     max_activations: Positive = Field(64_000_000, description="numbers read from the model in one call")
+    max_scored_tokens: Positive = Field(
+        200_000, description="tokens that one scoring request reads; the prompt counts for each continuation"
+    )
+    max_batch_requests: Positive = Field(10_000, description="requests of one batch")
     max_evaluation_answers: Positive = Field(10_000, description="answers that one evaluation generates")
     max_page: Annotated[int, Field(ge=1, le=200)] = Field(200, description="entries of a page of a list")
     dose_bound: Seconds = Field(
@@ -201,7 +208,7 @@ _LIMITS = (
     "max_running", "max_waiting", "max_connections", "memory_megabytes", "request_seconds", "max_body_bytes", "max_upload_bytes", "max_json_depth",
     "max_body_elements", "max_upload_elements",
     "max_messages", "max_n", "max_prompts", "max_stops", "max_stop_characters", "max_top_logprobs", "max_interventions",
-    "max_readouts", "max_arms", "max_pairs", "max_texts", "max_predictions", "max_activations",
+    "max_readouts", "max_arms", "max_pairs", "max_texts", "max_predictions", "max_activations", "max_scored_tokens", "max_batch_requests",
     "max_evaluation_answers", "max_page", "max_jobs", "max_queued_jobs",
     "dose_bound",
 )  # fmt: skip

@@ -27,6 +27,7 @@ from steering.errors import EngineDead, NotReady, SteeringError
 from steering.plan.resolve import RecentPlans
 from steering.store.base import Store
 from steering.threads import run_in_thread
+from steering.workflows.reading.explain import NeutralCache
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +56,7 @@ class AppState:
         self.memory = MemoryBudget(settings.memory_megabytes << 20)
         self.metrics = Metrics(self.stats, self._job_counts)
         self.plans = RecentPlans()
+        self.neutral = NeutralCache()
         self.default_steering = DefaultSteering(settings, self.plans)
         self.draining = False
         self.in_flight = 0

@@ -10,6 +10,7 @@ import torch
 from steering.errors import InvalidRequest, VectorModelMismatch
 from steering.quality import QualityCard, Recommended
 from steering.shapes import Direction
+from steering.spec_base import INLINE_PREFIX
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 _NAME = re.compile(NAME_PATTERN)
@@ -78,7 +79,8 @@ class LayerDirection:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConceptVector:
-    """A concept vector. version 0; namespace, sha256 and created_at "" until a store has saved it."""
+    """A concept vector. version 0; namespace, sha256 and created_at "" until a store has saved it. inline: given in a request for
+    that request alone; it is never stored, and its id is made of its digest."""
 
     name: str
     model: str
@@ -95,6 +97,7 @@ class ConceptVector:
     recommended: Recommended | None = None
     quality: QualityCard | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    inline: bool = False
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -105,8 +108,8 @@ class ConceptVector:
 
     @property
     def id(self) -> str:
-        """Returns `name@version`."""
-        return f"{self.name}@{self.version}"
+        """Returns `name@version`, or `inline:<first 12 of sha256>`."""
+        return f"{INLINE_PREFIX}{self.sha256[:12]}" if self.inline else f"{self.name}@{self.version}"
 
     def recommended_layers(self) -> tuple[int, ...]:
         """Returns the recommended layers, else the middle layer the vector has."""

@@ -45,7 +45,9 @@ Hold = Annotated[
 ]
 Layers = Annotated[str, typer.Option(help="recommended, all, 12,13 or 10:16 (half-open).")]
 Profile = Annotated[str | None, typer.Option(help="A profile stored on the server.")]
-Steering = Annotated[str | None, typer.Option(metavar="JSON", help="Interventions as the API takes them.")]
+Steering = Annotated[
+    str | None, typer.Option(metavar="JSON", help="Interventions as the API takes them; @FILE reads them from a file.")
+]
 Raw = Annotated[bool, typer.Option("--raw", help="Continue the text without the chat template.")]
 System = Annotated[str | None, typer.Option(help="A system message before the prompt.")]
 MaxTokens = Annotated[int, typer.Option(help="Maximum number of generated tokens.")]
@@ -173,14 +175,21 @@ def replay(
     record: Annotated[
         Path, typer.Argument(exists=True, dir_okay=False, help="JSON file: a response, or its steering.record.")
     ],
+    directions: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="JSON file: the inline directions that the response was given."),
+    ] = None,
     as_json: AsJson = False,
     url: Url = LOCAL,
     key: Key = None,
 ) -> None:
     """Generate the same tokens again from the record of an earlier response."""
     content = json.loads(record.read_text(encoding="utf-8"))
+    given = [] if directions is None else json.loads(directions.read_text(encoding="utf-8"))
     with client_of(url, key) as client:
-        answer = client.replay(content.get("steering", {}).get("record", content))
+        answer = client.replay(
+            content.get("steering", {}).get("record", content), directions=given if isinstance(given, list) else [given]
+        )
     if as_json:
         print_json(answer.model_dump(mode="json", exclude_none=True))
         return

@@ -15,6 +15,11 @@ from app.cli.output.terminal import shown, stderr
 from app.cli.pictures import card, draw_map
 from app.cli.reading import evaluate, lens, readout
 from app.cli.serve import serve
+from app.cli.texts.activations import activations
+from app.cli.texts.batch import batch
+from app.cli.texts.explain import clusters, explain
+from app.cli.texts.labelled import separation
+from app.cli.texts.score import score
 from app.cli.vectors import vectors
 from steering.client import ApiError
 from steering.errors import SteeringError
@@ -24,9 +29,13 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     help="Extract concept vectors, and steer a language model with them during generation.",
 )
-for command in (serve, demo, extract, evaluate, generate, compare, sweep, replay, readout, lens, card, audit):
+for command in (
+    serve, demo, extract, evaluate, generate, compare, sweep, replay, readout, lens, card, audit,
+    activations, score, explain, clusters, batch,
+):  # fmt: skip
     cli.command()(command)
 cli.command("map")(draw_map)
+cli.command("test")(separation)
 for name, group in {
     "vectors": vectors, "concepts": concepts, "profiles": profiles, "default": default, "jobs": jobs, "db": database,
     "keys": keys,

@@ -117,6 +117,12 @@ class BinaryRoute(UploadRoute):
     media_type: ClassVar[str] = "application/octet-stream"
 
 
+class JsonLinesRoute(UploadRoute):
+    """A route with JSON lines as the body; its handler parses them."""
+
+    media_type: ClassVar[str] = "application/jsonl"
+
+
 class ParsedRequest(Request):
     """A request whose body has already been read and parsed."""
 

@@ -42,7 +42,8 @@ class RateLimits:
     def _hit(self, limit: int, key: Key, what: str, cost: int) -> None:
         window = RateLimitItemPerMinute(limit)
         if cost > limit:
-            raise RateLimited(f"this request takes {cost} {what}; this key may use {limit} a minute", retry_after=60.0)
+            message = f"this request takes {cost} {what}; this key may use {limit} a minute"
+            raise RateLimited(message, retry_after=60.0, never=True)
         if not self._windows.hit(window, key.name, what, cost=cost):
             reset = self._windows.get_window_stats(window, key.name, what).reset_time
             wait = max(reset - time(), 1.0)

@@ -1,21 +1,26 @@
-"""POST /v1/generate, /v1/compare, /v1/replay: text, steered, plain or as a stream."""
+"""POST /v1/generate, /v1/generate/batch, /v1/compare, /v1/replay: text, steered, plain, as a stream or a job."""
 
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from app.http.dependencies import AdmittedDep
-from app.http.request_reading import ApiRoute, needs
+from app.http.dependencies import AdmittedDep, ContextDep
+from app.http.request_reading import ApiRoute, JsonLinesRoute, needs
 from app.http.streaming import event_stream
+from app.services.generation import batch as batches
 from app.services.generation import compare as comparison
 from app.services.generation import generate as generation
 from app.services.generation import replay as repetition
+from app.services.resources import job_answer
+from steering.schemas.batch import JSON_LINES
 from steering.schemas.comparison import CompareAnswer, CompareRequest
 from steering.schemas.generation import GenerateAnswer, GenerateRequest
-from steering.schemas.replay import Record
+from steering.schemas.jobs import JobAnswer
+from steering.schemas.replay import ReplayRequest
 
 router = APIRouter(route_class=ApiRoute, tags=["generation"])
+lines = APIRouter(route_class=JsonLinesRoute, tags=["generation"])
 _STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
 
@@ -57,8 +62,19 @@ async def compare(body: CompareRequest, context: AdmittedDep) -> CompareAnswer |
     response_model=GenerateAnswer,
     response_model_exclude_none=True,
 )
-async def replay(body: Record, context: AdmittedDep) -> GenerateAnswer:
-    """Repeats an answer. The body is `steering.record` of that answer, unchanged."""
+async def replay(body: ReplayRequest, context: AdmittedDep) -> GenerateAnswer:
+    """Repeats an answer. The body is `steering.record` of that answer, and its inline `directions` if it had any."""
     work = await repetition.prepare(context, body)
     context.admission.take(work.n)
     return generation.answer(work, await generation.run(work))
+
+
+@lines.post(
+    "/v1/generate/batch",
+    status_code=202,
+    openapi_extra={**needs("generate"), "requestBody": {"required": True, "content": JSON_LINES}},
+)
+async def generate_batch(request: Request, context: ContextDep) -> JobAnswer:
+    """Answers many prompts in the background: one request of /v1/generate per line, one line of output for each."""
+    work = await batches.prepare(context, await request.body())
+    return job_answer(await context.jobs.submit(batches.KIND, work.request, lambda p: batches.job(work, p)))

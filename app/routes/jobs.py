@@ -6,11 +6,14 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from app.http.dependencies import ContextDep
+from app.http.file_stream import FileStream
 from app.http.request_reading import ApiRoute
 from app.http.streaming import event_stream, job_events
+from app.services.generation import batch
 from app.services.limits import check_limit
 from app.services.resources import job_answer
 from steering.schemas.base import NamespacePageQuery
+from steering.schemas.batch import JSON_LINES
 from steering.schemas.jobs import JobAnswer, JobPage
 
 router = APIRouter(route_class=ApiRoute, tags=["jobs"])
@@ -43,3 +46,10 @@ async def watch(job_id: str, context: ContextDep) -> Response:
     """Streams `progress` events, then `done` with the final record."""
     await context.jobs.get(job_id)
     return await event_stream(context.state, job_events(context.jobs, job_id))
+
+
+@router.get("/v1/jobs/{job_id}/output", response_class=Response, responses={200: {"content": JSON_LINES}})
+async def output(job_id: str, context: ContextDep) -> Response:
+    """Returns the results of a batch as JSON lines, also while it runs and after it was cancelled."""
+    pieces = batch.output(context, await context.jobs.get(job_id))
+    return FileStream(pieces, f"{job_id}.jsonl", context.state, media_type="application/jsonl")

@@ -1,20 +1,32 @@
-"""POST /v1/readout, /v1/latent-space, /v1/logit-lens: what the model represents while it reads texts."""
+"""POST /v1/readout, /v1/activations, ...: what the model represents while it reads texts."""
 
-from fastapi import APIRouter
+from typing import Any
+
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from app.http.dependencies import AdmittedDep
+from app.http.file_stream import FileStream, accepts_json, in_thread
 from app.http.request_reading import ApiRoute, UploadRoute, needs
+from app.services.reading import activations as readings
+from app.services.reading import clusters as clustering
+from app.services.reading import explain as explanations
 from app.services.reading import latent_space as maps
 from app.services.reading import logit_lens as lens
 from app.services.reading import readout as readouts
+from app.services.reading import score as scores
 from app.services.reading.responses import json_in_thread
+from steering.schemas.reading.activations import ActivationsAnswer, ActivationsRequest
+from steering.schemas.reading.clusters import ClustersAnswer, ClustersRequest
+from steering.schemas.reading.explain import ExplainAnswer, ExplainRequest
 from steering.schemas.reading.latent_space import LatentSpaceAnswer, LatentSpaceRequest
 from steering.schemas.reading.logit_lens import LogitLensAnswer, LogitLensRequest
 from steering.schemas.reading.readout import ReadoutAnswer, ReadoutRequest
+from steering.schemas.reading.score import ScoreAnswer, ScoreRequest
 
 router = APIRouter(route_class=ApiRoute, tags=["reading"])
 uploads = APIRouter(route_class=UploadRoute, tags=["reading"])
+_FILE: dict[int | str, dict[str, Any]] = {200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}}  # fmt: skip
 
 
 @router.post("/v1/readout", openapi_extra=needs("generate"), response_model=ReadoutAnswer)
@@ -39,3 +51,39 @@ async def logit_lens(body: LogitLensRequest, context: AdmittedDep) -> Response:
     work = await lens.prepare(context, body)
     found = await lens.run(work)
     return await json_in_thread(lambda: lens.answer(work, found))
+
+
+@uploads.post("/v1/activations", openapi_extra=needs("generate"), response_model=ActivationsAnswer, responses=_FILE)
+async def activations(body: ActivationsRequest, request: Request, context: AdmittedDep) -> Response:
+    """Returns the residual stream of texts as a safetensors file; with `Accept: application/json` as JSON."""
+    as_json = accepts_json(request)
+    work = await readings.prepare(context, body, as_json=as_json)
+    found = await readings.run(work)
+    if as_json:
+        return await json_in_thread(lambda: readings.answer(work, found))
+    file = readings.file(work, found)
+    return FileStream(in_thread(file.pieces()), "activations.safetensors", context.state, length=file.length)
+
+
+@router.post("/v1/score", openapi_extra=needs("generate"), response_model=ScoreAnswer)
+async def score(body: ScoreRequest, context: AdmittedDep) -> Response:
+    """Returns the log-probability of given continuations or texts, and whether greedy decoding would choose them."""
+    work = await scores.prepare(context, body)
+    found = await scores.run(work)
+    return await json_in_thread(lambda: scores.answer(work, found))
+
+
+@router.post("/v1/explain", openapi_extra=needs("generate"), response_model=ExplainAnswer)
+async def explain(body: ExplainRequest, context: AdmittedDep) -> Response:
+    """Lists the concepts of the library that stand out in texts against neutral text, and the tokens that carry them."""
+    work = await explanations.prepare(context, body)
+    found = await explanations.run(work)
+    return await json_in_thread(lambda: explanations.answer(work, found))
+
+
+@uploads.post("/v1/clusters", openapi_extra=needs("generate"), response_model=ClustersAnswer)
+async def clusters(body: ClustersRequest, context: AdmittedDep) -> Response:
+    """Groups texts without labels by their activations at one layer, and names the vector nearest to each difference."""
+    work = await clustering.prepare(context, body)
+    found = await clustering.run(work)
+    return await json_in_thread(lambda: clustering.answer(work, found))

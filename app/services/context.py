@@ -18,6 +18,7 @@ from steering.plan.layers import check_model
 from steering.plan.types import SteeringPlan
 from steering.schemas.steering import ProfileSteering, Steering
 from steering.spec import InterventionSpec, SteeringSpec, vector_names
+from steering.spec_base import is_inline
 from steering.store.base import NamespaceStore, Profile, VectorFilter, VectorSource, Writer
 from steering.vectors import ConceptVector, VectorId
 
@@ -130,7 +131,7 @@ class Context:
             source = self.store.vectors if vectors is None else vectors
             return await self.state.plans.resolve(spec, source, self.engine.info, self._guard())
         except VectorNotFound:
-            for name in dict.fromkeys(vector_names(spec)):
+            for name in dict.fromkeys(name for name in vector_names(spec) if not is_inline(name)):
                 await self.vector(name)  # raises again, with the nearest name
             raise
 

@@ -71,8 +71,15 @@ async def tokenize(engine: Engine, prompt: Prompt, max_tokens: int | None) -> To
 
 async def encode_texts(engine: Engine, texts: Sequence[Text], param: str) -> list[tuple[int, ...]]:
     """Tokenizes every text in a thread. Raises ContextLengthExceeded."""
-    prompts: list[Prompt] = [pair_text(text) for text in texts]
-    found = await run_in_thread(lambda: [engine.tokenizer.encode(prompt) for prompt in prompts])
+    return await encode_prompts(engine, [pair_text(text) for text in texts], param)
+
+
+async def encode_prompts(engine: Engine, prompts: Sequence[Prompt], param: str) -> list[tuple[int, ...]]:
+    """Tokenizes texts, conversations and token ids in a thread. Raises ContextLengthExceeded, InvalidRequest naming `param`."""
+    try:
+        found = await run_in_thread(lambda: [engine.tokenizer.encode(prompt) for prompt in prompts])
+    except InvalidRequest as error:
+        raise type(error)(error.message, param=param) from None
     for ids in found:
         check_context(len(ids), 0, engine.info, param=param)
     return found

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from app.errors import InsufficientScope
 from app.policy.keys import Key
 from app.settings import Settings
-from steering.errors import LimitExceeded
+from steering.errors import InvalidRequest, LimitExceeded
 from steering.schemas.sampling import ChoiceFields, SamplingFields
 from steering.spec import InterventionSpec, SteeringSpec, vector_names
+from steering.spec_base import is_inline
 
 
 def check_limit(given: int, limit: int, what: str, param: str) -> None:
@@ -48,10 +49,21 @@ def check_own_steering(key: Key, *, profile: bool, listed: bool) -> None:
 
 
 def check_vectors(key: Key, spec: SteeringSpec) -> None:
-    """Raises InsufficientScope for a vector that the key may not steer with."""
+    """Raises InsufficientScope for a vector that the key may not steer with, which every inline direction is."""
     allowed = key.limits.vectors
     if allowed is None:
         return
     for name in vector_names(spec):
+        if is_inline(name):
+            raise InsufficientScope("this key may not steer with directions of its own", param="steering")
         if name.partition("@")[0] not in allowed:
             raise InsufficientScope(f"this key may not steer with vector {name[:80]!r}", param="steering")
+
+
+def check_stored(interventions: Sequence[InterventionSpec]) -> None:
+    """Raises InvalidRequest for an inline direction in steering that is to be stored."""
+    if any(is_inline(name) for name in vector_names(SteeringSpec(interventions=tuple(interventions)))):
+        raise InvalidRequest(
+            "an inline direction is for one request and is not stored; register it (POST /v1/vectors) and give its name",
+            param="interventions",
+        )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from app.default_steering import pin
 from app.services.context import Context
+from app.services.limits import check_stored
 from steering.namespaces import visible_from
 from steering.schemas.profiles import ProfileRequest
 from steering.schemas.steering import DefaultSteeringAnswer
@@ -15,6 +16,7 @@ from steering.vectors import check_name
 async def put(context: Context, name: str, body: ProfileRequest) -> Profile:
     """Stores a profile under a name."""
     check_name(name)
+    check_stored(body.interventions)
     await context.resolve(body.interventions)
     spec = SteeringSpec(interventions=tuple(body.interventions))
     return await context.store.profiles.put(Profile(name, spec, body.description))
@@ -22,6 +24,7 @@ async def put(context: Context, name: str, body: ProfileRequest) -> Profile:
 
 async def put_default(context: Context, interventions: Sequence[InterventionSpec]) -> SteeringSpec:
     """Sets the default steering, with its vectors pinned to their versions."""
+    check_stored(interventions)
     await context.resolve(interventions)
     spec = await pin(SteeringSpec(interventions=tuple(interventions)), context.store)
     await context.store.profiles.set_default(spec)

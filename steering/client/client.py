@@ -9,7 +9,7 @@ from typing import ParamSpec, Self, TypeVar
 import httpx2
 from pydantic import BaseModel
 
-from steering.client.calls import analysis, generation, governance, server, vectors
+from steering.client.calls import analysis, generation, governance, reading, server, vectors
 from steering.client.calls.base import Call, StreamCall
 from steering.client.calls.errors import ApiError, api_errors, response_error, truncated_stream
 from steering.client.methods import Method, Stream
@@ -36,6 +36,8 @@ class _Api:
     compare = Method(generation.compare)
     compare_stream = Stream(generation.compare_stream)
     replay = Method(generation.replay)
+    start_batch = Method(generation.start_batch)
+    job_output = Method(generation.job_output)
     tokenize = Method(generation.tokenize)
     detokenize = Method(generation.detokenize)
     register_vector = Method(vectors.register_vector)
@@ -56,6 +58,11 @@ class _Api:
     readout = Method(analysis.readout)
     latent_space = Method(analysis.latent_space)
     logit_lens = Method(analysis.logit_lens)
+    activations = Method(reading.activations)
+    activations_json = Method(reading.activations_json)
+    score = Method(reading.score)
+    explain = Method(reading.explain)
+    clusters = Method(reading.clusters)
     layer_sweep = Method(analysis.layer_sweep)
     dose_response = Method(analysis.dose_response)
     start_evaluation = Method(analysis.start_evaluation)

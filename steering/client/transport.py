@@ -17,13 +17,17 @@ def request_arguments(base: str, headers: dict[str, str], call: Call[T] | Stream
     """Returns the arguments of `httpx2.Client.request` and `stream`."""
     content = call.content if isinstance(call, Call) else None
     query = call.query if isinstance(call, Call) else {}
+    if isinstance(call, Call) and call.accept is not None:
+        headers = {**headers, "Accept": call.accept}
+    if isinstance(call, Call) and content is not None:
+        headers = {**headers, "Content-Type": call.content_type}
     return {
         "method": call.method,
         "url": base + call.path,
         "params": {name: str(value).lower() if isinstance(value, bool) else value for name, value in query.items()},
         "json": call.body,
         "content": content,
-        "headers": headers if content is None else {**headers, "Content-Type": "application/octet-stream"},
+        "headers": headers,
     }
 
 

@@ -36,6 +36,12 @@ def load_neutral() -> tuple[str, ...]:
     return read_prompts(_lines("neutral.jsonl"), source="neutral.jsonl")
 
 
+@cache
+def load_neutral_texts() -> tuple[str, ...]:
+    """Statements that take no side, against which texts are compared."""
+    return read_prompts(_lines("texts.neutral.jsonl"), source="texts.neutral.jsonl")
+
+
 def read_pairs(lines: Iterable[str], source: str = "pairs") -> PairSet:
     """JSON lines `{"positive", "negative", "prompt"?, "topic"?, "id"?}` -> PairSet, in the order read.
 

@@ -12,12 +12,14 @@ from steering.operations import OPERATIONS
 from steering.plan.conditions import ConditionResolver
 from steering.plan.dose import DoseGuard, check_planned_dose
 from steering.plan.fingerprint import Fingerprints
+from steering.plan.given import inline_vector
 from steering.plan.holds import check_holds, resolve_hold
 from steering.plan.layers import check_model, resolve_layers
 from steering.plan.order import layer_steering, may_be_static
 from steering.plan.types import UNSTEERED, Intervention, SteeringPlan
 from steering.shapes import Float, Tensor
-from steering.spec import InterventionSpec, SteeringSpec, renamed, vector_names
+from steering.spec import InterventionSpec, SteeringSpec, pinned, renamed, vector_names
+from steering.spec_base import InlineVector
 from steering.store.base import VectorSource
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, LayerDirection, VectorId
@@ -52,13 +54,15 @@ class RecentPlans:
             return UNSTEERED
         found: dict[str, ConceptVector] = {}
         for name in vector_names(spec):
-            if name not in found:
+            if isinstance(name, InlineVector):
+                _check_digest(name, found.setdefault(str(name), inline_vector(name, info)))
+            elif name not in found:
                 key = VectorId.parse(name)
                 vector = await vectors.get(key.name, key.version)
                 check_model(vector, info)
                 found[name] = vector
-        pinned = tuple((name, vector.id, vector.sha256) for name, vector in sorted(found.items()))
-        known = (spec.model_dump_json(), pinned, guard, info)
+        versions = tuple((name, vector.id, vector.sha256) for name, vector in sorted(found.items()))
+        known = (_by_name(spec).model_dump_json(), versions, guard, info)
         plan = self._plans.get(known)
         if plan is None:
             # hashes up to MAX_LAYER_ACTIONS directions, which takes longer than the event loop may stand still
@@ -159,6 +163,20 @@ class _Resolver:
         if relative:
             return 1.0
         return self._info.typical_norms[layer] if self._info.typical_norms else None
+
+
+def _by_name(spec: SteeringSpec) -> SteeringSpec:
+    """Returns the spec with names in place of inline directions, whose digests are part of the key already."""
+    names = list(vector_names(spec))
+    if not any(isinstance(name, InlineVector) for name in names):
+        return spec
+    return pinned(spec, {name: str(name) for name in names})
+
+
+def _check_digest(name: InlineVector, found: ConceptVector) -> None:
+    """Raises InvalidRequest where two directions of one request have names that agree and digests that differ."""
+    if found.sha256 != name.sha256:
+        raise InvalidRequest("two inline directions have the same first 12 digits of their digest", param="vector")
 
 
 def _directions(entry: LayerDirection, target: LayerDirection | None) -> Float[Tensor, "k d_model"]:

@@ -31,17 +31,6 @@ Measured = Annotated[
 """A measured number. A value that is not finite is written as null, because JSON has no NaN, and read back as NaN."""
 
 
-def at_most(entries: int) -> BeforeValidator:
-    """Refuses a larger object before its values are validated: pydantic would collect an error for each of them."""
-
-    def check(value: Any) -> Any:
-        if isinstance(value, dict) and len(value) > entries:
-            raise ValueError(f"{len(value)} entries given; at most {entries}")
-        return value
-
-    return BeforeValidator(check)
-
-
 NamespaceName = Annotated[str, Field(pattern=NAMESPACE_PATTERN)]
 
 

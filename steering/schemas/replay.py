@@ -4,10 +4,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from steering.schemas.base import Request, Whole, at_most
+from steering.schemas.base import Request, Whole
 from steering.schemas.messages import TokenIds
 from steering.schemas.sampling import MaxTokens, SamplingFields, Seed
 from steering.spec import InterventionSpec
+from steering.spec_base import InlineVector, at_most
 
 Label = Annotated[str, Field(max_length=512)]
 
@@ -43,3 +44,10 @@ class Record(Request):
     vectors: Annotated[dict[Label, Label], Field(max_length=1024), at_most(1024)]
     fingerprint: Label
     model: RecordedModel
+
+
+class ReplayRequest(Record):
+    """The record of an answer. directions: those that the answer was given inline, which the server does not store; they are
+    matched by their SHA-256."""
+
+    directions: Annotated[tuple[InlineVector, ...], Field(max_length=64, fail_fast=True)] = ()

@@ -4,7 +4,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from steering.schemas.base import Flag, Number, Request, Whole, at_most
+from steering.schemas.base import Flag, Number, Request, Whole
+from steering.spec_base import at_most
 
 MAX_SEED = 2**63 - 1
 MAX_STOPS = 64

@@ -14,29 +14,20 @@ from steering.schemas.base import (
     Page,
     Request,
     Whole,
-    at_most,
 )
+from steering.spec_base import Directions, Scales
 
 Name = Annotated[str, Field(max_length=128)]
 Description = Annotated[str, Field(max_length=4096)]
 Tags = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Field(max_length=32, fail_fast=True)]
-LayerKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,3})$")]
-"""A layer index as a JSON key."""
-MAX_LAYERS = 512
-MAX_WIDTH = 131_072
-"""Numbers of one direction."""
-Numbers = Annotated[tuple[Number, ...], Field(min_length=1, max_length=MAX_WIDTH, fail_fast=True)]
 
 
 class RegisterRequest(Request):
     """Given directions, one list of d_model numbers per layer. scale: the natural scale; absent, the length of the numbers given."""
 
     name: Name
-    directions: Annotated[dict[LayerKey, Numbers], Field(min_length=1, max_length=MAX_LAYERS), at_most(MAX_LAYERS)]
-    scale: (
-        Annotated[dict[LayerKey, Annotated[Number, Field(gt=0)]], Field(max_length=MAX_LAYERS), at_most(MAX_LAYERS)]
-        | None
-    ) = None
+    directions: Directions
+    scale: Scales | None = None
     description: Description = ""
     tags: Tags = ()
 

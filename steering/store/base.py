@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from steering.spec import SteeringSpec
 from steering.store.governance import AuditStore, DocumentStore, KeyStore
+from steering.store.outputs import OutputStore
 from steering.store.summary import VectorSummary
 from steering.vectors import ConceptVector
 
@@ -169,6 +170,7 @@ class Store(Protocol):
     keys: KeyStore
     audit: AuditStore
     documents: DocumentStore
+    outputs: OutputStore
 
     def in_namespace(self, name: str, writer: Writer = UNLIMITED) -> NamespaceStore:
         """Returns the store as it is seen in a namespace, which need not exist yet. Raises InvalidRequest for what is no name."""

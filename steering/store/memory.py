@@ -21,8 +21,9 @@ from steering.store.formats.serialization import (
     write_steering,
 )
 from steering.store.governance import AuditStore, DocumentStore, KeyStore
-from steering.store.memory_governance import MemoryAudit, MemoryDocuments, MemoryKeys
+from steering.store.memory_governance import MemoryAudit, MemoryDocuments, MemoryKeys, MemoryOutputs
 from steering.store.memory_vectors import Content, MemoryVectors
+from steering.store.outputs import OutputStore
 from steering.store.rules import check_page, make_cursor, now, read_position
 from steering.vectors import check_name
 
@@ -138,6 +139,7 @@ class MemoryStore:
         self.keys: KeyStore = MemoryKeys()
         self.audit: AuditStore = MemoryAudit()
         self.documents: DocumentStore = MemoryDocuments()
+        self.outputs: OutputStore = MemoryOutputs()
 
     def in_namespace(self, name: str, writer: Writer = UNLIMITED) -> NamespaceStore:
         """See Store.in_namespace."""

@@ -1,4 +1,4 @@
-"""Keys, audit log and documents of the MemoryStore."""
+"""Keys, audit log, documents and outputs of the MemoryStore."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -85,3 +85,27 @@ class MemoryDocuments:
             self._documents.pop(name, None)
         else:
             self._documents[name] = text
+
+
+@final
+class MemoryOutputs:
+    """See `steering.store.outputs.OutputStore`."""
+
+    def __init__(self) -> None:
+        self._parts: dict[tuple[str, int], tuple[str, str]] = {}
+
+    async def append(self, output_id: str, part: int, content: str) -> None:
+        """See OutputStore.append."""
+        self._parts[output_id, part] = (now(), content)
+
+    async def read(self, output_id: str, part: int) -> str | None:
+        """See OutputStore.read."""
+        found = self._parts.get((output_id, part))
+        return None if found is None else found[1]
+
+    async def prune(self, before: str) -> int:
+        """See OutputStore.prune."""
+        old = [key for key, (at, _) in self._parts.items() if at < before]
+        for key in old:
+            del self._parts[key]
+        return len(old)

@@ -1,4 +1,4 @@
-"""Keys, audit log and documents are the same in every store."""
+"""Keys, audit log, documents and outputs are the same in every store."""
 
 import pytest
 
@@ -53,3 +53,17 @@ async def test_documents_are_replaced_and_deleted(store: Store) -> None:
     assert await store.documents.get("policy") == {"a": [3]}
     await store.documents.put("policy", None)
     assert await store.documents.get("policy") is None
+
+
+async def test_outputs_are_read_part_by_part_and_deleted_by_age(store: Store) -> None:
+    for part in range(3):
+        await store.outputs.append("out-1", part, f"line {part} é\n" * 100)
+    await store.outputs.append("out-2", 0, "other\n")
+    assert [await store.outputs.read("out-1", part) for part in range(4)] == [
+        *(f"line {part} é\n" * 100 for part in range(3)),
+        None,
+    ]
+    assert await store.outputs.read("nothing", 0) is None
+    assert await store.outputs.prune("2000-01-01T00:00:00.000000Z") == 0
+    assert await store.outputs.prune("2999-01-01T00:00:00.000000Z") == 4
+    assert await store.outputs.read("out-1", 0) is None

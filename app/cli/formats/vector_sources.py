@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 
 from steering.errors import InvalidRequest
 from steering.schemas.base import Number
-from steering.schemas.vectors import LayerKey, RegisterRequest, VectorExport
+from steering.schemas.vectors import RegisterRequest, VectorExport
+from steering.spec_base import LayerKey
 from steering.strict_json import load_json
 
 MAX_JSON_BYTES = 256 << 20

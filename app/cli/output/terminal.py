@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -92,7 +93,8 @@ def steering_of(
     interventions += [_held(one, layers) for one in hold]
     if steering is not None:
         try:
-            written = json.loads(steering)
+            text = Path(steering[1:]).read_text(encoding="utf-8") if steering.startswith("@") else steering
+            written = json.loads(text)
         except json.JSONDecodeError as error:
             raise typer.BadParameter(f"not JSON: {error}", param_hint="--steering") from None
         interventions += written if isinstance(written, list) else [written]

@@ -14,6 +14,7 @@ from app.services.generation.responses import applied_steering, choice_answer, r
 from app.services.inputs import prompt_of, sampling_params, tokenize
 from app.services.limits import check_limit, check_sampling
 from steering.engine.api import GenerationRequest, TokenEvent
+from steering.plan.types import SteeringPlan
 from steering.schemas.generation import GenerateAnswer, GenerateRequest
 from steering.schemas.replay import Record
 from steering.workflows.generate import Answer, answers, assemble, choices, interleaved, stream_events
@@ -44,10 +45,14 @@ def check(context: Context, body: GenerateRequest) -> None:
     check_limit(len(body.flag), context.settings.max_readouts, "flags", "flag")
 
 
-async def prepare(context: Context, body: GenerateRequest) -> Generation:
-    """Resolves the request. Everything that can be refused is refused here, before any device work."""
+async def prepare(context: Context, body: GenerateRequest, plan: SteeringPlan | None = None) -> Generation:
+    """Resolves the request. Everything that can be refused is refused here, before any device work.
+
+    plan: of its steering, where that was resolved before.
+    """
     check(context, body)
-    plan = await context.plan(body.steering)
+    if plan is None:
+        plan = await context.plan(body.steering)
     readings = await context.readings(body.readout)
     readings += await context.readings([one.vector for one in body.flag if one.vector not in body.readout], "flag")
     prompt = await tokenize(context.engine, prompt_of(body, context.settings), body.max_tokens)

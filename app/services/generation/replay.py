@@ -11,23 +11,25 @@ from steering.engine.api import GenerationRequest
 from steering.engine.prompts import encode_prompt
 from steering.errors import InvalidRequest, ModelNotFound, VectorNotFound
 from steering.namespaces import SHARED
-from steering.schemas.replay import Record, RecordedModel
+from steering.schemas.replay import Record, RecordedModel, ReplayRequest
+from steering.spec import InterventionSpec, SteeringSpec, pinned, vector_names
+from steering.spec_base import InlineVector, is_inline
 from steering.store.base import VectorSource
 from steering.vectors import ConceptVector, VectorId
 
 
-def check(context: Context, record: Record) -> None:
+def check(context: Context, record: ReplayRequest) -> None:
     """Raises LimitExceeded for a record beyond the operator's limits, and what `_check_model` raises."""
     check_sampling(context.settings, record.sampling, record.n)
     check_own_steering(context.key, profile=False, listed=bool(record.interventions))
     _check_model(context, record.model)
 
 
-async def prepare(context: Context, record: Record) -> Generation:
+async def prepare(context: Context, record: ReplayRequest) -> Generation:
     """Returns the same generation again. Raises ModelNotFound, VectorNotFound or InvalidRequest for what has changed."""
     check(context, record)
     engine = context.engine
-    plan = await context.resolve(record.interventions, await _recorded_vectors(context, record))
+    plan = await context.resolve(_with_directions(record), await _recorded_vectors(context, record))
     if plan.fingerprint != record.fingerprint:
         raise InvalidRequest(
             "the recorded interventions resolve to another plan now: the dose guard has changed, or the record was edited",
@@ -58,6 +60,21 @@ def _check_model(context: Context, recorded: RecordedModel) -> None:
         )
 
 
+def _with_directions(record: ReplayRequest) -> tuple[InterventionSpec, ...]:
+    """Returns the interventions with the inline directions that the replay brings. Raises VectorNotFound for one that it does not."""
+    given = {one.sha256: one for one in record.directions}
+    spec = SteeringSpec(interventions=record.interventions)
+    names: dict[str, str] = {}
+    for name in vector_names(spec):
+        names[name] = given.get(record.vectors.get(name, ""), name) if is_inline(name) else name
+        if is_inline(name) and not isinstance(names[name], InlineVector):
+            raise VectorNotFound(
+                f"the answer was given the direction {name}, which is not stored; bring it again in 'directions'",
+                param="directions",
+            )
+    return pinned(spec, names).interventions
+
+
 async def _recorded_vectors(context: Context, record: Record) -> VectorSource:
     """Returns the vectors with the recorded digests: those of the caller's namespace, else the shared ones.
 
@@ -66,6 +83,8 @@ async def _recorded_vectors(context: Context, record: Record) -> VectorSource:
     own = context.store.vectors
     sources: dict[str, VectorSource] = {}
     for name, sha256 in record.vectors.items():
+        if is_inline(name):
+            continue
         key = VectorId.parse(name, "vectors")
         vector = await own.get(key.name, key.version)
         if vector.sha256 != sha256:

@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from app.services.context import Context
 from app.services.inputs import check_activations, prompt_of
 from app.services.limits import check_limit
-from app.services.reading.responses import ACTIVATION_BYTES, SCORE_BYTES, read_tokens
+from app.services.reading.responses import ACTIVATION_BYTES, SCORE_BYTES, applied_plan, read_tokens
 from steering.engine.capabilities import unembedding_of
 from steering.engine.prompts import check_context, encode_prompt
 from steering.layer_indices import layer_indices
-from steering.plan.types import SteeringPlan
 from steering.schemas.reading.logit_lens import (
     LensLayerAnswer,
-    LensSteering,
     LogitLensAnswer,
     LogitLensRequest,
     PredictionAnswer,
@@ -71,15 +69,9 @@ def answer(work: PreparedLens, found: workflow.LogitLens) -> LogitLensAnswer:
             )
             for one in found.layers
         ],
-        steering=_steering(work.request.plan),
+        steering=applied_plan(work.request.plan),
     )
 
 
 def _rows(rows: Sequence[workflow.Row]) -> list[list[PredictionAnswer]]:
     return [[PredictionAnswer(id=one.token_id, text=one.text, logprob=one.logprob) for one in row] for row in rows]
-
-
-def _steering(plan: SteeringPlan) -> LensSteering | None:
-    if plan.empty:
-        return None
-    return LensSteering(fingerprint=plan.fingerprint, vectors=dict(plan.vectors), warnings=list(plan.warnings))

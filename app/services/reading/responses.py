@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from steering.plan.types import SteeringPlan
+from steering.schemas.reading.logit_lens import LensSteering
 from steering.schemas.reading.readout import ReadToken, ReadVector
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector
@@ -29,3 +31,10 @@ def read_vectors(vectors: Mapping[str, ConceptVector]) -> dict[str, ReadVector]:
 def read_tokens(ids: Sequence[int], texts: Sequence[str]) -> list[ReadToken]:
     """Lists the tokens of a text that was read."""
     return [ReadToken(id=token, text=text) for token, text in zip(ids, texts, strict=True)]
+
+
+def applied_plan(plan: SteeringPlan) -> LensSteering | None:
+    """Reports the steering of a reading; None without any."""
+    if plan.empty:
+        return None
+    return LensSteering(fingerprint=plan.fingerprint, vectors=dict(plan.vectors), warnings=list(plan.warnings))

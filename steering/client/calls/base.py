@@ -23,7 +23,8 @@ Text: TypeAlias = str | Chat
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """One request. `read` turns the body of its response into T."""
+    """One request. `read` turns the body of its response into T. accept: the media type asked for, where there are several.
+    content_type: that of `content`."""
 
     method: str
     path: str
@@ -31,6 +32,8 @@ class Call(Generic[T]):
     body: JsonObject | None = None
     content: bytes | None = None
     query: JsonObject = field(default_factory=dict)
+    accept: str | None = None
+    content_type: str = "application/octet-stream"
 
 
 @dataclass(frozen=True, slots=True)

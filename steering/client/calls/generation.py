@@ -1,12 +1,25 @@
 """Calls for generation, comparison, replay and tokenization."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict, Unpack
 
-from steering.client.calls.base import Call, Chat, Intervention, JsonObject, Steering, StreamCall, json_fields, parsed
+from steering.client.calls.base import (
+    Call,
+    Chat,
+    Intervention,
+    JsonObject,
+    Steering,
+    StreamCall,
+    json_fields,
+    parsed,
+    path_of,
+)
 from steering.client.results import Comparison
+from steering.schemas.batch import BatchResult
 from steering.schemas.comparison import ArmErrorAnswer, ArmFields
 from steering.schemas.generation import FlagCondition, GenerateAnswer, TokenPiece
+from steering.schemas.jobs import JobAnswer
 from steering.schemas.replay import Record
 from steering.schemas.system import DetokenizeAnswer, TokenizeAnswer
 
@@ -69,10 +82,30 @@ def compare(
     return Call("POST", "/v1/compare", parsed(Comparison), _prompted(prompt, messages, options))
 
 
-def replay(record: Record | JsonObject) -> Call[GenerateAnswer]:
-    """Generates the same tokens again from the `steering.record` of an earlier response."""
+def replay(record: Record | JsonObject, *, directions: Sequence[JsonObject] = ()) -> Call[GenerateAnswer]:
+    """Generates the same tokens again from the `steering.record` of an earlier response. directions: those it was given inline,
+    as they stood in place of a name."""
     body = record.model_dump(mode="json") if isinstance(record, Record) else dict(record)
+    if directions:
+        body["directions"] = [dict(one) for one in directions]
     return Call("POST", "/v1/replay", parsed(GenerateAnswer), body)
+
+
+def start_batch(content: bytes | Sequence[JsonObject]) -> Call[JobAnswer]:
+    """Starts answering many prompts: JSON lines, or a list of bodies of `generate` with an `id` if wanted. Follow the job with
+    `job_events` and read the results with `job_output`."""
+    if not isinstance(content, bytes):
+        content = b"".join(json.dumps(json_fields(**one)).encode() + b"\n" for one in content)
+    return Call("POST", "/v1/generate/batch", parsed(JobAnswer), content=content, content_type="application/jsonl")
+
+
+def job_output(job_id: str) -> Call[list[BatchResult]]:
+    """Returns the results of a batch in the order of its lines, also while it runs."""
+    return Call("GET", path_of("/v1/jobs/{}/output", job_id), _results)
+
+
+def _results(content: bytes) -> list[BatchResult]:
+    return [BatchResult.model_validate_json(line) for line in content.splitlines() if line]
 
 
 def compare_stream(

@@ -1,10 +1,10 @@
-"""SqlJobs: the JobStore on a database."""
+"""SqlJobs and SqlOutputs: job records and their outputs on a database."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, final
 
-from sqlalchemy import ColumnElement, and_, insert, select, update
+from sqlalchemy import ColumnElement, and_, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from steering.namespaces import visible_from
@@ -20,7 +20,7 @@ from steering.store.formats.serialization import (
 )
 from steering.store.rules import check_page, make_cursor, now, read_position
 from steering.store.sql.database import Database
-from steering.store.sql.tables import JobRow
+from steering.store.sql.tables import JobOutputRow, JobRow
 from steering.strict_json import dump_json
 
 COLUMNS = (
@@ -121,3 +121,34 @@ def _from_row(row: Sequence[Any]) -> JobRecord:
         updated_at=updated_at,
         namespace=namespace,
     )
+
+
+@final
+class SqlOutputs:
+    """See `steering.store.outputs.OutputStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def append(self, output_id: str, part: int, content: str) -> None:
+        """See OutputStore.append."""
+
+        async def add(connection: AsyncConnection) -> None:
+            values = {"output_id": output_id, "part": part, "created_at": now(), "content": content}
+            await connection.execute(insert(JobOutputRow).values(values))
+
+        await self._database.write(add)
+
+    async def read(self, output_id: str, part: int) -> str | None:
+        """See OutputStore.read."""
+        query = select(JobOutputRow.content).where(JobOutputRow.output_id == output_id, JobOutputRow.part == part)
+        rows = await self._database.rows(query)
+        return rows[0][0] if rows else None
+
+    async def prune(self, before: str) -> int:
+        """See OutputStore.prune."""
+
+        async def remove(connection: AsyncConnection) -> int:
+            return (await connection.execute(delete(JobOutputRow).where(JobOutputRow.created_at < before))).rowcount
+
+        return await self._database.write(remove)

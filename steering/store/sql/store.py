@@ -7,10 +7,11 @@ from steering.namespaces import SHARED
 from steering.spec import SteeringSpec
 from steering.store.base import UNLIMITED, NamespaceStore, Writer
 from steering.store.governance import AuditStore, DocumentStore, KeyStore
+from steering.store.outputs import OutputStore
 from steering.store.sql.address import check_driver, read_address
 from steering.store.sql.database import Database
 from steering.store.sql.governance import SqlAudit, SqlDocuments, SqlKeys
-from steering.store.sql.jobs import SqlJobs, interrupt_jobs
+from steering.store.sql.jobs import SqlJobs, SqlOutputs, interrupt_jobs
 from steering.store.sql.migrate import migrate
 from steering.store.sql.profiles import SqlProfiles, read_defaults
 from steering.store.sql.vector_reads import VectorReads
@@ -29,6 +30,7 @@ class SqlStore:
         self.keys: KeyStore = SqlKeys(database)
         self.audit: AuditStore = SqlAudit(database)
         self.documents: DocumentStore = SqlDocuments(database)
+        self.outputs: OutputStore = SqlOutputs(database)
 
     def in_namespace(self, name: str, writer: Writer = UNLIMITED) -> NamespaceStore:
         """See Store.in_namespace."""

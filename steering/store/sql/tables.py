@@ -105,6 +105,17 @@ class JobRow(Base):
     namespace: Mapped[str] = mapped_column(Name, server_default=SHARED)
 
 
+class JobOutputRow(Base):
+    """One part of the output of a job, such as a hundred lines of a batch."""
+
+    __tablename__ = "job_outputs"
+
+    output_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    part: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    created_at: Mapped[str] = mapped_column(String(32), index=True)
+    content: Mapped[str] = mapped_column(Text)
+
+
 class KeyRow(Base):
     """An API key as its SHA-256. `scopes` is separated by spaces, `limits` is JSON."""
 

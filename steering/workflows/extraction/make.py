@@ -3,17 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import torch
-
 from steering.engine.api import Engine
 from steering.engine.capabilities import SupportsFitting, fitting_of
-from steering.errors import InvalidRequest, VectorModelMismatch
+from steering.errors import InvalidRequest
 from steering.extraction import METHODS
 from steering.extraction.card import recommend_from_norms
-from steering.layer_indices import layer_index
 from steering.model.info import ModelInfo
+from steering.plan.given import given_layers
 from steering.registry import unknown_name
-from steering.vectors import ConceptVector, LayerDirection, combine, unit
+from steering.vectors import ConceptVector, combine
 from steering.workflows.extraction.extract import ExtractionRequest, extract
 from steering.workflows.progress import Progress
 from steering.workflows.training.train import TRAINED, TrainingSettings, check_pairs, train
@@ -64,28 +62,15 @@ def registered(
 ) -> ConceptVector:
     """Builds a vector of the loaded model from numbers by layer (d_model each), not yet stored.
 
-    Without a scale the norm of the given numbers is the natural scale: strength 1 adds exactly these numbers. Raises
-    VectorModelMismatch for another d_model or a layer the model does not have, InvalidRequest for zero or infinity.
+    Raises what `given_layers` raises.
     """
-    stray = sorted(set(scale or ()) - set(directions))
-    if stray:
-        raise InvalidRequest(f"scale names layers {stray} that have no direction", param="scale")
-    layers: dict[int, LayerDirection] = {}
-    for key, values in directions.items():
-        layer = layer_index(int(key), info.layer_count, param="directions", error=VectorModelMismatch)
-        if len(values) != info.d_model:
-            raise VectorModelMismatch(
-                f"layer {layer} has {len(values)} numbers; the model's d_model is {info.d_model}", param="directions"
-            )
-        direction, norm = unit(torch.tensor(values, dtype=torch.float32), layer)
-        layers[layer] = LayerDirection(direction, norm if scale is None else scale.get(key, norm))
     vector = ConceptVector(
         name=name,
         model=info.name,
         model_fingerprint=info.fingerprint,
         d_model=info.d_model,
         method="given",
-        layers=dict(sorted(layers.items())),
+        layers=given_layers(info, directions, scale),
         description=description,
         tags=tags,
     )

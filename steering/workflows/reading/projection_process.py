@@ -31,7 +31,7 @@ def draw(
     groups: Sequence[str] | None = None,
 ) -> Drawing:
     """activations (example, d_model). Raises InvalidRequest where they cannot be drawn."""
-    _lower_priority()
+    lower_priority()
     with threadpool_limits(limits=1):
         points = PROJECTIONS[method].fit(activations, dims, seed)
         if labels is None or len(set(labels)) < 2:
@@ -42,7 +42,7 @@ def draw(
         return Drawing(points, separability(activations, labels, seed, groups))
 
 
-def _lower_priority() -> None:
+def lower_priority() -> None:
     """Gives the server and its model precedence: one thread, and a lower priority where the system supports it."""
     if hasattr(os, "setpriority"):
         os.setpriority(os.PRIO_PROCESS, 0, max(os.getpriority(os.PRIO_PROCESS, 0), NICENESS))

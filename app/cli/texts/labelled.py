@@ -1,0 +1,166 @@
+"""`steer test`: how well a vector separates labelled texts that it was not made from."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.cli.output.terminal import LOCAL, AsJson, Key, Url, client_of, console, print_json, shown, stderr
+from steering.client import Client
+from steering.client.results import Vector
+from steering.concepts.loader import load_neutral
+from steering.errors import InvalidRequest
+
+POSITIVE, NEGATIVE = {"1", "true", "yes", "positive", "pos"}, {"0", "false", "no", "negative", "neg"}
+COLUMNS = ("text", "label", "prompt", "group")
+AT_ONCE = 500
+"""Texts of one request."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledText:
+    """One row. prompt: the user's message that the text answers. group: rows that belong together, such as a topic."""
+
+    text: str
+    positive: bool
+    prompt: str | None
+    group: str
+
+
+def separation(
+    vector: Annotated[str, typer.Argument(help="The vector: name, or name@version.")],
+    labelled: Annotated[
+        Path,
+        typer.Argument(
+            exists=True, dir_okay=False, help="CSV with columns text and label, and prompt or group if wanted."
+        ),
+    ],
+    positive: Annotated[
+        str | None, typer.Option(help="The label of the positive pole; default: 1, true, yes or positive.")
+    ] = None,
+    layer: Annotated[int | None, typer.Option(help="Layer to read; default: the middle recommended one.")] = None,
+    threshold: Annotated[
+        float, typer.Option(help="Score from which a text counts as positive; 0 is the middle.")
+    ] = 0.0,
+    as_json: AsJson = False,
+    url: Url = LOCAL,
+    key: Key = None,
+) -> None:
+    """Test a vector on labelled texts: AUROC with its interval, and accuracy at a threshold."""
+    rows = read_labelled(labelled, positive)
+    with client_of(url, key) as client:
+        found = client.get_vector(vector)
+        chosen = found.recommended.layers[len(found.recommended.layers) // 2] if layer is None else layer
+        position = found.provenance.get("position", "last")
+        scores = _scores(client, found, chosen, position, rows)
+    result = {"vector": found.id, "layer": chosen, "position": position, **measured(rows, scores, threshold)}
+    if as_json:
+        print_json(result)
+        return
+    _show(result, found)
+
+
+def read_labelled(file: Path, positive: str | None) -> list[LabelledText]:
+    """Reads rows of a CSV file. Raises InvalidRequest for columns or labels that are not known, or with one class alone."""
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        reader = csv.DictReader(lines)
+        names = reader.fieldnames or ()
+        unknown = [name for name in names if name not in COLUMNS]
+        if unknown or "text" not in names or "label" not in names:
+            raise InvalidRequest(
+                f"{file.name}: expected the columns text and label, and prompt or group; got {', '.join(names)}"
+            )
+        rows = [_row(row, number, file, positive) for number, row in enumerate(reader, start=2)]
+    if len({row.positive for row in rows}) < 2:
+        raise InvalidRequest(f"{file.name}: expected texts of both labels, got {len(rows)} of one")
+    return rows
+
+
+def _row(row: dict[str, Any], number: int, file: Path, positive: str | None) -> LabelledText:
+    text, label = (row["text"] or "").strip(), (row["label"] or "").strip()
+    if not text:
+        raise InvalidRequest(f"{file.name}, line {number}: the text is empty")
+    if positive is None and label.lower() not in POSITIVE | NEGATIVE:
+        raise InvalidRequest(
+            f"{file.name}, line {number}: label {label[:40]!r} is not known; name the positive one with --positive"
+        )
+    is_positive = label == positive if positive is not None else label.lower() in POSITIVE
+    return LabelledText(text, is_positive, (row.get("prompt") or "").strip() or None, row.get("group") or f"#{number}")
+
+
+def _scores(client: Client, vector: Vector, layer: int, position: Any, rows: Sequence[LabelledText]) -> list[float]:
+    """Returns a score per text, in natural scales, centred where the vector has class means."""
+    import numpy as np  # noqa: PLC0415 - other commands start faster without
+    from safetensors.numpy import load  # noqa: PLC0415 - imports numpy
+
+    direction = np.asarray(client.get_directions(vector.id, [layer])[str(layer)])
+    means = vector.means.get(str(layer))
+    middle = 0.0 if means is None else (means[0] + means[1]) / 2
+    texts = _texts(rows, position)
+    scores: list[float] = []
+    for start in range(0, len(texts), AT_ONCE):
+        part = texts[start : start + AT_ONCE]
+        read = load(client.activations(part, layers=[layer], position=position, steering=[]))[f"layer.{layer}"]
+        scores += ((read @ direction - middle) / vector.scale[str(layer)]).tolist()
+    return scores
+
+
+def _texts(rows: Sequence[LabelledText], position: Any) -> list[Any]:
+    """Returns texts as the vector's own were read: for `response_mean` as replies, to a neutral prompt where none is given."""
+    prompts = load_neutral()
+    found: list[Any] = []
+    for index, row in enumerate(rows):
+        prompt = row.prompt
+        if prompt is None and position == "response_mean":
+            prompt = prompts[index % len(prompts)]
+        reply = {"role": "assistant", "content": row.text}
+        found.append(row.text if prompt is None else [{"role": "user", "content": prompt}, reply])
+    return found
+
+
+def measured(rows: Sequence[LabelledText], scores: Sequence[float], threshold: float) -> dict[str, Any]:
+    """Returns AUROC with its interval over groups, and accuracy with its Wilson interval at a threshold."""
+    import numpy as np  # noqa: PLC0415 - other commands start faster without
+    from scipy.stats import binomtest  # noqa: PLC0415 - imports scipy
+
+    from steering.auroc import HeldOut, estimate_auroc  # noqa: PLC0415 - imports scipy
+
+    values, labels = np.asarray(scores, dtype=np.float64), np.array([row.positive for row in rows])
+    groups = np.unique([row.group for row in rows], return_inverse=True)[1]
+    held = HeldOut(values[labels], values[~labels], groups[labels], groups[~labels])
+    estimate = estimate_auroc([[held]])
+    right = (values >= threshold) == labels
+    interval = binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
+    return {
+        "positives": int(labels.sum()),
+        "negatives": int((~labels).sum()),
+        "auroc": None if estimate is None else estimate.mean,
+        "auroc_interval": None if estimate is None or estimate.interval is None else list(estimate.interval),
+        "threshold": threshold,
+        "accuracy": float(right.mean()),
+        "accuracy_interval": [float(interval.low), float(interval.high)],
+        "true_positive_rate": float(right[labels].mean()),
+        "true_negative_rate": float(right[~labels].mean()),
+    }
+
+
+def _show(result: dict[str, Any], vector: Vector) -> None:
+    at = f"{result['vector']} at layer {result['layer']}, position {result['position']}"
+    console.print(shown(f"{at}: {result['positives']} positive and {result['negatives']} negative texts"))
+    auroc = (
+        "too few texts" if result["auroc"] is None else f"{result['auroc']:.3f}{_interval(result['auroc_interval'])}"
+    )
+    console.print(f"AUROC {auroc}")
+    console.print(
+        f"accuracy {result['accuracy']:.3f}{_interval(result['accuracy_interval'])} at {result['threshold']:+g}: "
+        f"{result['true_positive_rate']:.0%} of the positive and {result['true_negative_rate']:.0%} of the negative texts"
+    )
+    if not vector.centred:
+        stderr.print("the vector has no class means, so that 0 is not the middle of its poles", style="yellow")
+
+
+def _interval(bounds: Sequence[float] | None) -> str:
+    return "" if bounds is None else f" ({bounds[0]:.3f} to {bounds[1]:.3f})"

@@ -1,0 +1,199 @@
+"""Answers many prompts as one job: JSON lines in, JSON lines out, at background priority."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+
+from app.errors import RateLimited
+from app.http.errors import body_of, invalid, public_error
+from app.policy.keys import utc_text
+from app.services.context import Context
+from app.services.generation import generate as generation
+from app.services.jobs import ReportProgress
+from app.services.limits import check_limit
+from app.settings import Settings
+from steering.errors import InvalidRequest, NotFound, Overloaded, SteeringError, Unavailable
+from steering.plan.types import SteeringPlan
+from steering.schemas.base import ErrorDetail
+from steering.schemas.batch import BatchLine, BatchResult, BatchSummary
+from steering.schemas.generation import GenerateAnswer
+from steering.store.base import JobRecord
+from steering.strict_json import load_json
+from steering.threads import run_in_thread
+from steering.workflows.generate import BACKGROUND_CONCURRENCY, gathered
+
+KIND = "generate_batch"
+MAX_STEERINGS = 256
+"""Different steerings of one batch; a plan is held for each until the job ends."""
+PART_LINES = 100
+"""Result lines that are stored together."""
+RETRY_SECONDS = 0.5
+"""Pause before a request that found the queue full is tried again."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedBatch:
+    """A batch that has been checked. plans: one per line, resolved once, so that a new version of a vector does not change a
+    batch that runs."""
+
+    context: Context
+    lines: tuple[BatchLine, ...]
+    plans: tuple[SteeringPlan, ...]
+    output: str = field(default_factory=lambda: f"out-{secrets.token_hex(12)}")
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What the job's record stores of the request: nothing of the prompts."""
+        return {"requests": len(self.lines), "output": self.output}
+
+
+async def prepare(context: Context, content: bytes) -> PreparedBatch:
+    """Parses and checks every line, and resolves every steering. Raises InvalidRequest naming the line."""
+    lines = await run_in_thread(parse_lines, content, context.settings)
+    known: dict[str, SteeringPlan] = {}
+    plans: list[SteeringPlan] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            generation.check(context, line)
+            key = line.model_dump_json(include={"steering"})
+            if key not in known:
+                check_limit(len(known) + 1, MAX_STEERINGS, "different steerings", "steering")
+                known[key] = await context.plan(line.steering)
+            plans.append(known[key])
+        except SteeringError as error:
+            raise _at_line(error, number) from None
+        if number % PART_LINES == 0:
+            await asyncio.sleep(0)  # other requests are served between lines
+    before = datetime.now(UTC) - timedelta(days=context.settings.output_days)
+    await context.state.store.outputs.prune(utc_text(before))
+    return PreparedBatch(context, lines, tuple(plans))
+
+
+def parse_lines(content: bytes, settings: Settings) -> tuple[BatchLine, ...]:
+    """Parses JSON lines; blank lines are skipped. Raises InvalidRequest naming the line, LimitExceeded for too many."""
+    written = [(number, text) for number, text in enumerate(content.split(b"\n"), start=1) if text.strip()]
+    check_limit(len(written), settings.max_batch_requests, "requests", "body")
+    if not written:
+        raise InvalidRequest("a batch needs at least one line", param="body")
+    lines: list[BatchLine] = []
+    for number, text in written:
+        where = f"line {number}"
+        depth, elements = settings.max_json_depth, settings.max_body_elements
+        value = load_json(text, where, param=where, depth=depth, elements=elements)
+        try:
+            lines.append(BatchLine.model_validate(value))
+        except ValidationError as error:
+            findings = [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_url=False)]
+            raise _at_line(invalid(RequestValidationError(findings, body=value)), number) from None
+    return tuple(lines)
+
+
+def _at_line(error: SteeringError, number: int) -> SteeringError:
+    """Returns the error with the number of its line."""
+    param = f"line {number}" + ("" if error.param is None else f": {error.param}")
+    return type(error)(f"line {number}: {error.message}", param=param)
+
+
+async def job(work: PreparedBatch, progress: ReportProgress) -> dict[str, Any]:
+    """Answers every request and stores the results in the order of the lines, part by part.
+
+    A request that fails has its error in its line. What ends the engine ends the job; the parts stored so far remain.
+    """
+    slots = asyncio.Semaphore(max(1, BACKGROUND_CONCURRENCY // max(line.n for line in work.lines)))
+    writer = _Writer(work, progress)
+
+    async def one(index: int) -> None:
+        async with slots:
+            result = await _result(work, index)
+        await writer.add(index, result)
+
+    await gathered([one(index) for index in range(len(work.lines))])
+    await writer.flush(everything=True)
+    failed = writer.failed
+    return BatchSummary(requests=len(work.lines), succeeded=len(work.lines) - failed, failed=failed).model_dump()
+
+
+async def _result(work: PreparedBatch, index: int) -> BatchResult:
+    line = work.lines[index]
+    try:
+        return BatchResult(index=index, id=line.id, response=await _answered(work.context, line, work.plans[index]))
+    except Unavailable:
+        raise
+    except SteeringError as error:
+        detail = body_of(public_error(error))["error"]
+        return BatchResult(index=index, id=line.id, error=ErrorDetail.model_validate(detail))
+
+
+async def _answered(context: Context, line: BatchLine, plan: SteeringPlan) -> GenerateAnswer:
+    """Waits while the key is over its limit or the queue is full. A request that takes more than its key may use fails."""
+    while True:
+        try:
+            work = await generation.prepare(context, line, plan)
+            break
+        except RateLimited as error:
+            if error.never:
+                raise
+            await asyncio.sleep(error.retry_after)
+    work = replace(work, request=replace(work.request, priority=1))
+    while True:
+        try:
+            return generation.answer(work, await generation.run(work))
+        except Overloaded:
+            await asyncio.sleep(RETRY_SECONDS)
+
+
+class _Writer:
+    """Stores results in order. Those that are early wait in memory for those before them."""
+
+    def __init__(self, work: PreparedBatch, progress: ReportProgress) -> None:
+        self._work, self._progress = work, progress
+        self._waiting: dict[int, str] = {}
+        self._next = self._part = self._done = self.failed = 0
+        self._writing = asyncio.Lock()
+
+    async def add(self, index: int, result: BatchResult) -> None:
+        self._waiting[index] = result.model_dump_json(exclude_none=True, ensure_ascii=True) + "\n"
+        self._done += 1
+        self.failed += result.error is not None
+        await self.flush()
+        self._progress(self._done, len(self._work.lines), "generating")
+
+    async def flush(self, everything: bool = False) -> None:
+        """Stores what is complete: whole parts, or `everything`."""
+        async with self._writing:
+            while True:
+                ready = self._ready()
+                if not ready or (len(ready) < PART_LINES and not everything):
+                    return
+                content = "".join(self._waiting[index] for index in ready)
+                await self._work.context.state.store.outputs.append(self._work.output, self._part, content)
+                for index in ready:
+                    del self._waiting[index]
+                self._part, self._next = self._part + 1, self._next + len(ready)
+
+    def _ready(self) -> Sequence[int]:
+        end = self._next
+        while end in self._waiting and end - self._next < PART_LINES:
+            end += 1
+        return range(self._next, end)
+
+
+def output(context: Context, job_record: JobRecord) -> AsyncIterator[bytes]:
+    """Yields what the batch has stored so far. Raises NotFound for another kind of job."""
+    output_id = job_record.request.get("output")
+    if job_record.kind != KIND or not isinstance(output_id, str):
+        raise NotFound(f"job {job_record.id} has no output; its result is in its record")
+    return _parts(context, output_id)
+
+
+async def _parts(context: Context, output_id: str) -> AsyncIterator[bytes]:
+    part = 0
+    while (content := await context.state.store.outputs.read(output_id, part)) is not None:
+        yield content.encode()
+        part += 1

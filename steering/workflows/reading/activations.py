@@ -1,0 +1,147 @@
+"""Reads the residual stream of texts after given layers, and writes it as one safetensors file, piece by piece."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+
+from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, Position, Prompt
+from steering.errors import InvalidRequest
+from steering.plan.types import UNSTEERED, SteeringPlan
+from steering.shapes import Float, Tensor
+
+Dtype: TypeAlias = Literal["float32", "float16", "bfloat16"]
+_DTYPES: Mapping[str, tuple[torch.dtype, str]] = {
+    "float32": (torch.float32, "F32"),
+    "float16": (torch.float16, "F16"),
+    "bfloat16": (torch.bfloat16, "BF16"),
+}
+PIECE_BYTES = 1 << 20
+ALIGNMENT = 8
+"""The header is padded with spaces to a multiple of this, as the safetensors library does."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ActivationsRequest:
+    """prompts: texts, conversations or token ids. All of a text is read as prompt; its last position is where the first
+    generated token would be predicted, so a plan for generated positions acts there and nowhere else."""
+
+    prompts: tuple[Prompt, ...]
+    layers: tuple[int, ...]
+    position: Position = "last"
+    plan: SteeringPlan = UNSTEERED
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Activations:
+    """One capture per text. Their tensors are not joined, so that no second copy of all numbers is made."""
+
+    layers: tuple[int, ...]
+    every_token: bool
+    captures: tuple[Capture, ...]
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """Rows of text i are offsets[i] to offsets[i + 1]."""
+        return (0, *accumulate(capture.activations.shape[1] for capture in self.captures))
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The ids of all tokens of all texts."""
+        return tuple(token for capture in self.captures for token in capture.token_ids)
+
+    def rows(self, layer: int) -> Iterator[Float[Tensor, "row d_model"]]:
+        """Yields the rows of one layer, text by text."""
+        index = self.layers.index(layer)
+        for capture in self.captures:
+            yield capture.activations[index]
+
+
+async def activations(engine: Engine, request: ActivationsRequest, *, priority: int = 0) -> Activations:
+    """Reads every text once. Raises what `Engine.capture` raises."""
+    captures = await engine.capture(
+        [CapturePrompt(prompt, request.plan) for prompt in request.prompts],
+        CaptureSpec(layers=request.layers, position=request.position),
+        priority=priority,
+    )
+    return Activations(request.layers, request.position == "all", captures)
+
+
+def check_range(found: Activations, dtype: Dtype) -> None:
+    """Raises InvalidRequest where a number is beyond what float16 holds (65504); some models have larger residuals."""
+    if dtype != "float16":
+        return
+    largest = max(float(capture.activations.abs().max()) for capture in found.captures)
+    if largest > torch.finfo(torch.float16).max:
+        raise InvalidRequest(
+            f"activations reach {largest:.0f}, which float16 cannot hold; use 'bfloat16' or 'float32'", param="dtype"
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SafetensorsFile:
+    """A safetensors file that is produced in pieces, because the library writes only from one copy of all tensors.
+
+    Tensors `layer.<n>` (row, d_model); with every token also `offsets` (text + 1) and `token_ids` (token), int64, before them.
+    """
+
+    activations: Activations
+    dtype: Dtype
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def length(self) -> int:
+        """Bytes of the whole file."""
+        return len(self._header()) + sum(size for *_, size in self._tensors())
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yields the bytes of the file in pieces of about PIECE_BYTES; a longer text is one piece."""
+        held = bytearray()
+        for part in self._parts():
+            held += part
+            if len(held) >= PIECE_BYTES:
+                yield bytes(held)
+                held.clear()
+        if held:
+            yield bytes(held)
+
+    def _parts(self) -> Iterator[bytes]:
+        yield self._header()
+        found = self.activations
+        if found.every_token:
+            yield _int64(found.offsets)
+            yield _int64(found.token_ids)
+        kind = _DTYPES[self.dtype][0]
+        for layer in found.layers:
+            for rows in found.rows(layer):
+                yield rows.to(kind).contiguous().view(torch.uint8).numpy().tobytes()
+
+    def _header(self) -> bytes:
+        entries: dict[str, object] = {"__metadata__": dict(self.metadata)} if self.metadata else {}
+        start = 0
+        for name, kind, shape, size in self._tensors():
+            entries[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, start + size]}
+            start += size
+        text = json.dumps(entries, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % ALIGNMENT)
+        return len(text).to_bytes(8, "little") + text
+
+    def _tensors(self) -> Iterator[tuple[str, str, list[int], int]]:
+        """Yields (name, dtype, shape, bytes) in the order of the file."""
+        found = self.activations
+        rows = found.offsets[-1]
+        if found.every_token:
+            yield "offsets", "I64", [len(found.captures) + 1], 8 * (len(found.captures) + 1)
+            yield "token_ids", "I64", [rows], 8 * rows
+        kind, name = _DTYPES[self.dtype]
+        width = found.captures[0].activations.shape[2]
+        for layer in found.layers:
+            yield f"layer.{layer}", name, [rows, width], rows * width * kind.itemsize
+
+
+def _int64(values: Sequence[int]) -> bytes:
+    return np.asarray(values, dtype="<i8").tobytes()

@@ -1,0 +1,94 @@
+"""Clusters activations in a worker process. Imports no torch, so that a worker starts within a second."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from steering.errors import InvalidRequest, NonfiniteActivations
+from steering.workflows.reading.projection_process import lower_priority
+
+AXES = 50
+"""Principal axes kept before clustering: distances in fewer dimensions, with less noise, and fifty times less to compute."""
+MOST_CHOSEN = 10
+"""Largest number of clusters that is chosen by silhouette."""
+MIN_TEXTS = 4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Clustering:
+    """labels (text,): cluster of each text, -1 for none; clusters are numbered by size. centres (cluster, d_model): means in
+    the full space. silhouette: None with fewer than two clusters."""
+
+    labels: NDArray[np.intp]
+    centres: NDArray[np.float64]
+    silhouette: float | None
+
+
+def cluster(
+    activations: NDArray[np.float32], method: str, clusters: int | None, min_size: int | None, seed: int
+) -> Clustering:
+    """activations (text, d_model). Raises InvalidRequest where they cannot be clustered."""
+    lower_priority()
+    _check(activations, clusters)
+    with threadpool_limits(limits=1):
+        # scikit-learn takes a second to import, in the worker only
+        from sklearn.decomposition import PCA  # noqa: PLC0415
+
+        rows = activations.astype(np.float64)
+        axes = PCA(n_components=min(AXES, *rows.shape), svd_solver="full").fit_transform(rows)
+        labels = _hdbscan(axes, min_size) if method == "hdbscan" else _kmeans(axes, clusters, seed)
+        labels = _by_size(labels)
+        count = int(labels.max()) + 1
+        centres = np.array([rows[labels == index].mean(axis=0) for index in range(count)]).reshape(count, rows.shape[1])
+        return Clustering(labels, centres, _silhouette(axes, labels))
+
+
+def _check(activations: NDArray[np.float32], clusters: int | None) -> None:
+    if len(activations) < max(MIN_TEXTS, (clusters or 0) + 1):
+        raise InvalidRequest(
+            f"{len(activations)} texts are too few: expected at least {MIN_TEXTS}, and more than clusters",
+            param="texts",
+        )
+    if not np.isfinite(activations).all():
+        raise NonfiniteActivations("the activations contain NaN or infinity, so they cannot be clustered")
+    if (activations == activations[0]).all():
+        raise InvalidRequest("the activations are all alike at this layer", param="texts")
+
+
+def _kmeans(rows: NDArray[np.float64], clusters: int | None, seed: int) -> NDArray[np.intp]:
+    """k-means with ten starts (Lloyd); the number of clusters with the best silhouette where none is given."""
+    from sklearn.cluster import KMeans  # noqa: PLC0415 - see `cluster`
+
+    distinct = len(np.unique(rows, axis=0))
+    numbers = [clusters] if clusters is not None else range(2, min(MOST_CHOSEN, len(rows) - 1) + 1)
+    found = [
+        KMeans(n_clusters=min(count, distinct), n_init=10, random_state=seed).fit_predict(rows) for count in numbers
+    ]
+    return np.asarray(max(found, key=lambda labels: _silhouette(rows, labels) or -1.0), dtype=np.intp)
+
+
+def _hdbscan(rows: NDArray[np.float64], min_size: int | None) -> NDArray[np.intp]:
+    """HDBSCAN (Campello, Moulavi, Sander 2013). By default a cluster has a twentieth of the texts, and at least three."""
+    from sklearn.cluster import HDBSCAN  # noqa: PLC0415 - see `cluster`
+
+    size = min(min_size or max(3, len(rows) // 20), len(rows))
+    return np.asarray(HDBSCAN(min_cluster_size=size, copy=True).fit_predict(rows), dtype=np.intp)
+
+
+def _by_size(labels: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Numbers the clusters from the largest to the smallest; equal sizes by their first text."""
+    names = sorted(set(labels[labels >= 0].tolist()), key=lambda name: (-int((labels == name).sum()), int(np.argmax(labels == name))))  # fmt: skip
+    order = {name: index for index, name in enumerate(names)}
+    return np.array([order.get(int(label), -1) for label in labels], dtype=np.intp)
+
+
+def _silhouette(rows: NDArray[np.float64], labels: NDArray[np.intp]) -> float | None:
+    from sklearn.metrics import silhouette_score  # noqa: PLC0415 - see `cluster`
+
+    inside = labels >= 0
+    count = len(set(labels[inside].tolist()))
+    if not 2 <= count < int(inside.sum()):
+        return None
+    return float(silhouette_score(rows[inside], labels[inside]))

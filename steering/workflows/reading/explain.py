@@ -1,0 +1,230 @@
+"""Finds the concepts that stand out in texts against neutral text, and the tokens that carry them."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from cachetools import LRUCache
+
+from steering.concepts.loader import load_neutral, load_neutral_texts
+from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, Prompt
+from steering.pairs import ChatMessage
+from steering.shapes import Float, Tensor
+from steering.threads import run_in_thread
+from steering.vectors import ConceptVector
+from steering.workflows.reading.readout import parts
+
+CARRYING_TOKENS = 5
+"""Tokens listed for a concept."""
+LEAST_DEVIATION = 1e-6
+"""A smaller standard deviation of neutral text is taken for this, so that no division is by zero."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Axis:
+    """One vector read at one layer."""
+
+    vector: ConceptVector
+    layer: int
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Identifies its content: id, digest, layer."""
+        return self.vector.id, self.vector.sha256, self.layer
+
+
+@dataclass(frozen=True, slots=True)
+class NeutralStatistics:
+    """Mean and standard deviation of a score over neutral texts (their means over tokens), and over all their tokens."""
+
+    mean: float
+    deviation: float
+    token_mean: float
+    token_deviation: float
+
+
+@dataclass(frozen=True, slots=True)
+class CarryingToken:
+    """A token that carries a concept. z: of its own score, against the tokens of neutral text."""
+
+    index: int
+    token_id: int
+    z: float
+
+
+@dataclass(frozen=True, slots=True)
+class StandingConcept:
+    """A concept in one text. score: mean over its tokens without the first, in natural scales. z: how many standard deviations of
+    neutral texts the score lies from their mean. tokens: most of it first, in the direction of z."""
+
+    vector: str
+    layer: int
+    score: float
+    z: float
+    tokens: tuple[CarryingToken, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedText:
+    """The concepts of one text, by the absolute value of z."""
+
+    token_ids: tuple[int, ...]
+    concepts: tuple[StandingConcept, ...]
+
+
+Scores: TypeAlias = Float[Tensor, "token axis"]
+
+
+class NeutralCache:
+    """Statistics of neutral text by vector version and layer, separately for plain texts and for conversations."""
+
+    def __init__(self, most: int = 8192) -> None:
+        self._found: LRUCache[tuple[bool, tuple[str, str, int]], NeutralStatistics] = LRUCache(most)
+        self._reading = asyncio.Lock()
+
+    async def of(self, engine: Engine, axes: Sequence[Axis], conversation: bool) -> list[NeutralStatistics]:
+        """Returns statistics for every axis; neutral text is read for those that are not known yet, by one caller at a time."""
+        async with self._reading:
+            keys = [(conversation, axis.key) for axis in axes]
+            known = {key: self._found[key] for key in keys if key in self._found}
+            missing = [axis for axis, key in zip(axes, keys, strict=True) if key not in known]
+            if missing:
+                read = await _read_neutral(engine, missing, conversation)
+                known |= {(conversation, axis.key): one for axis, one in zip(missing, read, strict=True)}
+                self._found.update(known)
+        return [known[key] for key in keys]
+
+
+async def explain(
+    engine: Engine,
+    texts: Sequence[Prompt],
+    axes: Sequence[Axis],
+    neutral: NeutralCache,
+    *,
+    threshold: float = 2.0,
+    most: int = 10,
+) -> tuple[ExplainedText, ...]:
+    """Returns, per text, the concepts with |z| of at least `threshold`, at most `most` of them; of one vector only the layer with the
+    largest |z|. Raises what `Engine.capture` raises."""
+    statistics: dict[bool, list[NeutralStatistics]] = {}
+    for conversation in sorted({_is_conversation(text) for text in texts}):
+        statistics[conversation] = await neutral.of(engine, axes, conversation)
+    layers = tuple(sorted({axis.layer for axis in axes}))
+    found: list[ExplainedText] = []
+    for part in await run_in_thread(parts, engine, texts, len(layers)):
+        spec = CaptureSpec(layers=layers, position="all")
+        captures = await engine.capture([CapturePrompt(text) for text in part], spec, priority=0)
+        for text, capture in zip(part, captures, strict=True):
+            found.append(
+                await run_in_thread(
+                    _explained, capture, layers, axes, statistics[_is_conversation(text)], threshold, most
+                )
+            )
+    return tuple(found)
+
+
+def _is_conversation(prompt: Prompt) -> bool:
+    return not isinstance(prompt, str) and isinstance(prompt[0], ChatMessage)
+
+
+async def _read_neutral(engine: Engine, axes: Sequence[Axis], conversation: bool) -> list[NeutralStatistics]:
+    layers = tuple(sorted({axis.layer for axis in axes}))
+    means, tokens = [], []
+    for part in await run_in_thread(parts, engine, _neutral(conversation), len(layers)):
+        spec = CaptureSpec(layers=layers, position="all")
+        captures = await engine.capture([CapturePrompt(text) for text in part], spec, priority=0)
+        for capture in captures:
+            scores = await run_in_thread(_scores, capture, layers, axes)
+            means.append(scores.mean(dim=0))
+            tokens.append(scores)
+    return await run_in_thread(_statistics, torch.stack(means), torch.cat(tokens))
+
+
+def _neutral(conversation: bool) -> tuple[Prompt, ...]:
+    texts = load_neutral_texts()
+    if not conversation:
+        return texts
+    return tuple(
+        (ChatMessage("user", asked), ChatMessage("assistant", text))
+        for asked, text in zip(load_neutral(), texts, strict=False)
+    )
+
+
+def _statistics(means: Float[Tensor, "text axis"], tokens: Scores) -> list[NeutralStatistics]:
+    columns = torch.stack([means.mean(0), means.std(0), tokens.mean(0), tokens.std(0)]).T.tolist()
+    return [
+        NeutralStatistics(mean, max(deviation, LEAST_DEVIATION), token_mean, max(token_deviation, LEAST_DEVIATION))
+        for mean, deviation, token_mean, token_deviation in columns
+    ]
+
+
+def _scores(capture: Capture, layers: tuple[int, ...], axes: Sequence[Axis]) -> Scores:
+    """Returns the centred score of each axis at each token, without the first token where there are others."""
+    columns: dict[int, Tensor] = {}
+    start = 1 if capture.activations.shape[1] > 1 else 0
+    at_layer: dict[int, list[int]] = {}
+    for index, axis in enumerate(axes):
+        at_layer.setdefault(axis.layer, []).append(index)
+    for layer, indices in at_layer.items():
+        entries = [axes[index].vector.at(layer) for index in indices]
+        residual = capture.activations[layers.index(layer), start:]
+        projections = residual @ torch.stack([entry.direction for entry in entries]).T
+        middles = torch.tensor([entry.middle for entry in entries])
+        scores = (projections - middles) / torch.tensor([entry.scale for entry in entries])
+        columns.update(zip(indices, scores.T, strict=True))
+    return torch.stack([columns[index] for index in range(len(axes))], dim=1)
+
+
+def _explained(
+    capture: Capture,
+    layers: tuple[int, ...],
+    axes: Sequence[Axis],
+    statistics: Sequence[NeutralStatistics],
+    threshold: float,
+    most: int,
+) -> ExplainedText:
+    scores = _scores(capture, layers, axes)
+    means = scores.mean(dim=0).tolist()
+    best: dict[str, tuple[int, float]] = {}
+    for index, (axis, mean, neutral) in enumerate(zip(axes, means, statistics, strict=True)):
+        z = (mean - neutral.mean) / neutral.deviation
+        if abs(z) > abs(best.get(axis.vector.id, (index, 0.0))[1]):
+            best[axis.vector.id] = (index, z)
+    standing = sorted((one for one in best.values() if abs(one[1]) >= threshold), key=lambda one: -abs(one[1]))
+    concepts = [
+        StandingConcept(
+            vector=axes[index].vector.id,
+            layer=axes[index].layer,
+            score=means[index],
+            z=z,
+            tokens=_carrying(capture, scores[:, index], statistics[index], z),
+        )
+        for index, z in standing[:most]
+    ]
+    return ExplainedText(capture.token_ids, tuple(concepts))
+
+
+def _carrying(
+    capture: Capture, scores: Float[Tensor, "token"], neutral: NeutralStatistics, z: float
+) -> tuple[CarryingToken, ...]:
+    own = (scores - neutral.token_mean) / neutral.token_deviation
+    signed = own if z > 0 else -own
+    values, places = signed.topk(min(CARRYING_TOKENS, len(own)))
+    skipped = len(capture.token_ids) - len(own)
+    return tuple(
+        CarryingToken(place + skipped, capture.token_ids[place + skipped], float(own[place]))
+        for value, place in zip(values.tolist(), places.tolist(), strict=True)
+        if value > 0
+    )
+
+
+def axes_of(vectors: Sequence[ConceptVector], layers: Sequence[int] | None) -> list[Axis]:
+    """Returns where each vector is read: at the middle of its recommended layers, or at those of `layers` that it has."""
+    found: list[Axis] = []
+    for vector in vectors:
+        recommended = vector.recommended_layers()
+        chosen = (recommended[len(recommended) // 2],) if layers is None else layers
+        found += [Axis(vector, layer) for layer in chosen if layer in vector.layers]
+    return found

@@ -1,0 +1,84 @@
+"""Scores given texts: the log-probability of each token, and whether greedy decoding would choose it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+import torch
+
+from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, Prompt, Tokenizer
+from steering.plan.types import UNSTEERED, SteeringPlan
+from steering.threads import run_in_thread
+
+LOGITS_BOUND = 32 * 1024 * 1024
+"""Logits held at a time, in numbers (128 MB); more texts than fit are read in turn."""
+SEPARATOR = "\n"
+"""A text that tokenizers keep apart from what follows it; continuations are tokenized after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredRow:
+    """One text without its prompt. logprobs, greedy: per token; None for a token that nothing comes before."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float | None, ...]
+    greedy: tuple[bool | None, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoreRequest:
+    """rows: token ids, the prompt's first. prompt_length: of every row; 0: rows are whole texts, scored from their second token on, and all
+    of a text counts as prompt for the plan."""
+
+    rows: tuple[tuple[int, ...], ...]
+    prompt_length: int = 0
+    plan: SteeringPlan = UNSTEERED
+
+
+def continuation_ids(tokenizer: Tokenizer, prompt: Prompt, text: str) -> tuple[int, ...]:
+    """Returns the tokens of a text after a prompt, without those that the tokenizer puts at the beginning of a text.
+
+    The tokens of the prompt stay as they are. Where the tokenizer would split the joined text within the prompt's last token (a
+    merge across the boundary), and after a conversation, the text is tokenized as it would be after a line break.
+    """
+    if isinstance(prompt, str):
+        before, whole = tokenizer.encode(prompt), tokenizer.encode(prompt + text)
+        if whole[: len(before)] == before and len(whole) > len(before):
+            return whole[len(before) :]
+    before, whole = tokenizer.encode(SEPARATOR), tokenizer.encode(SEPARATOR + text)
+    shared = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(before, whole, strict=False))))
+    return whole[shared:]
+
+
+async def score(engine: Engine, request: ScoreRequest, *, priority: int = 0) -> tuple[ScoredRow, ...]:
+    """Reads every row once under the plan and returns the scores in order. Raises what `Engine.capture` raises."""
+    found: list[ScoredRow] = []
+    length = request.prompt_length
+    for part in parts(request.rows, engine.info.vocab_size):
+        prompts = [CapturePrompt(ids, request.plan, length or None) for ids in part]
+        captures = await engine.capture(prompts, CaptureSpec((), logits=True), priority=priority)
+        found += await run_in_thread(lambda read: [_scored(one, length) for one in read], captures)
+    return tuple(found)
+
+
+def parts(rows: Sequence[tuple[int, ...]], vocabulary: int) -> Iterator[list[tuple[int, ...]]]:
+    """Groups rows whose logits fit into LOGITS_BOUND; a longer row is alone."""
+    part: list[tuple[int, ...]] = []
+    for row in rows:
+        if part and (sum(map(len, part)) + len(row)) * vocabulary > LOGITS_BOUND:
+            yield part
+            part = []
+        part.append(row)
+    if part:
+        yield part
+
+
+def _scored(capture: Capture, prompt_length: int) -> ScoredRow:
+    assert capture.logits is not None
+    start = max(prompt_length, 1)
+    ids = torch.tensor(capture.token_ids)
+    logits = capture.logits[start - 1 : -1].float()
+    own = torch.log_softmax(logits, dim=-1).gather(1, ids[start:, None])[:, 0].tolist()
+    greedy = (logits.argmax(dim=-1) == ids[start:]).tolist()
+    unknown = (None,) * (start - prompt_length)
+    return ScoredRow(capture.token_ids[prompt_length:], (*unknown, *own), (*unknown, *greedy))

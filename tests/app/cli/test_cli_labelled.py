@@ -1,0 +1,114 @@
+"""`steer test` and the sources of `steer extract`: planted separations are measured, and what cannot be read is named."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from app.cli.texts.labelled import LabelledText, measured
+from steering.client import Client
+from tests.app.cli.test_cli import Steer
+from tests.app.running import running
+from tests.scripted_model import planted_direction
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with running() as found:
+        with Client(found) as client:
+            client.register_vector("mood", {"2": planted_direction().tolist()}, scale={"2": 2.0})
+        yield found
+
+
+@pytest.fixture
+def steer(address: str, capsys: pytest.CaptureFixture[str]) -> Steer:
+    return Steer(address, capsys)
+
+
+def table(file: Path, header: list[str], rows: list[list[str]]) -> Path:
+    with file.open("w", encoding="utf-8", newline="") as lines:
+        csv.writer(lines).writerows([header, *rows])
+    return file
+
+
+def test_a_planted_vector_separates_its_texts(steer: Steer, tmp_path: Path) -> None:
+    rows = [[f"a {word} day, {i}", label] for word, label in (("good", "1"), ("bad", "0")) for i in range(8)]
+    file = table(tmp_path / "labelled.csv", ["text", "label"], rows)
+    found = json.loads(steer("test", "mood", str(file), "--json")[0])
+    assert (found["vector"], found["layer"], found["position"]) == ("mood@1", 2, "last")
+    assert (found["auroc"], found["accuracy"], found["positives"], found["negatives"]) == (1.0, 1.0, 8, 8)
+    assert found["auroc_interval"][0] < 1.0
+    out, error = steer("test", "mood", str(file), "--threshold", "0.9")
+    assert "AUROC 1.000" in out
+    assert "0% of the positive and 100% of the negative" in out
+    assert "class means" in error
+    named = table(tmp_path / "named.csv", ["label", "text"], [["glad" if b == "1" else "sad", a] for a, b in rows])
+    assert json.loads(steer("test", "mood", str(named), "--positive", "sad", "--json")[0])["auroc"] == 0.0
+    _, error = steer("test", "mood", str(named), code=1)
+    assert "--positive" in error
+
+
+def test_an_extracted_vector_is_read_at_its_own_position(steer: Steer, tmp_path: Path) -> None:
+    pairs = [[f"good number {i}", f"bad number {i}", f"t{i}"] for i in range(8)]
+    file = table(tmp_path / "pairs.csv", ["positive", "negative", "topic"], pairs)
+    made = json.loads(steer("extract", "made", "--pairs", str(file), "--position", "response_mean", "--json")[0])
+    assert (made["quality"]["pairs"], made["provenance"]["topics"]) == (8, 8)
+    rows = [["a good day", "yes", "How was it?"], ["a bad day", "no", ""], ["good", "yes", ""], ["bad", "no", "And?"]]
+    labelled = table(tmp_path / "labelled.csv", ["text", "label", "prompt"], rows)
+    found = json.loads(steer("test", "made", str(labelled), "--json")[0])
+    assert (found["position"], found["auroc"]) == ("response_mean", 1.0)
+
+
+def test_two_lists_of_texts_make_a_vector(steer: Steer, tmp_path: Path) -> None:
+    positive, negative = tmp_path / "positive.txt", tmp_path / "negative.jsonl"
+    positive.write_text("".join(f"good {i}\n" for i in range(6)), encoding="utf-8")
+    negative.write_text("".join(json.dumps({"text": f"bad {i}"}) + "\n" for i in range(5)), encoding="utf-8")
+    made = json.loads(steer("extract", "lists", "--positive", str(positive), "--negative", str(negative), "--json")[0])
+    assert (made["provenance"]["paired"], made["provenance"]["positives"], made["provenance"]["negatives"]) == (
+        False,
+        6,
+        5,
+    )
+    steer("extract", "lists", "--positive", str(positive), code=2)
+    steer(
+        "extract", "lists", "--positive", str(positive), "--negative", str(negative), "--concept", "sentiment", code=2
+    )
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "message"),
+    [
+        (["text"], [["a"]], "columns"),
+        (["text", "label", "extra"], [["a", "1", ""]], "columns"),
+        (["text", "label"], [["a", "1"], ["b", "1"]], "both labels"),
+        (["text", "label"], [["", "1"], ["b", "0"]], "line 2"),
+        (["text", "label"], [["a", "1"], ["b", "perhaps"]], "line 3"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(
+    steer: Steer, tmp_path: Path, header: list[str], rows: list[list[str]], message: str
+) -> None:
+    _, error = steer("test", "mood", str(table(tmp_path / "odd.csv", header, rows)), code=1)
+    assert message in error
+
+
+def test_a_csv_of_pairs_has_the_rules_of_json_lines(steer: Steer, tmp_path: Path) -> None:
+    file = table(tmp_path / "pairs.csv", ["positive", "negative", "mood"], [["a", "b", "c"]])
+    _, error = steer("extract", "x", "--pairs", str(file), code=1)
+    assert "mood" in error
+
+
+def test_numbers_equal_those_of_scikit_learn() -> None:
+    rng = np.random.default_rng(3)
+    labels = rng.random(60) < 0.4
+    scores = rng.normal(size=60) + labels
+    rows = [LabelledText("a", bool(label), None, f"g{i // 3}") for i, label in enumerate(labels)]
+    found = measured(rows, scores.tolist(), 0.5)
+    assert found["auroc"] == pytest.approx(roc_auc_score(labels, scores))
+    assert found["auroc_interval"][0] < found["auroc"] < found["auroc_interval"][1]
+    assert found["accuracy"] == pytest.approx(float(((scores >= 0.5) == labels).mean()))
+    assert found["accuracy_interval"][0] < found["accuracy"] < found["accuracy_interval"][1]

@@ -1,0 +1,82 @@
+"""Commands that read texts, as a person runs them: activations, score, explain, clusters."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from steering.client import Client
+from tests.app.cli.test_cli import Steer
+from tests.app.conftest import D_MODEL
+from tests.app.running import running
+from tests.scripted_model import planted_direction
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with running() as found:
+        with Client(found) as client:
+            client.register_vector("mood", {"2": planted_direction().tolist()}, scale={"2": 2.0})
+        yield found
+
+
+@pytest.fixture
+def steer(address: str, capsys: pytest.CaptureFixture[str]) -> Steer:
+    return Steer(address, capsys)
+
+
+def test_activations_are_written_to_a_file(steer: Steer, tmp_path: Path) -> None:
+    texts = tmp_path / "texts.jsonl"
+    chat = {"messages": [{"role": "user", "content": "Hello"}]}
+    texts.write_text("\n".join(map(json.dumps, ["a good day", {"text": "a bad day"}, chat])), encoding="utf-8")
+    output = tmp_path / "read.safetensors"
+    out, _ = steer("activations", "one more", "--file", str(texts), "--layers", "1,2", "-o", str(output))
+    assert "wrote" in out
+    found = load_file(output)
+    assert {name: tuple(tensor.shape) for name, tensor in found.items()} == {
+        "layer.1": (4, D_MODEL),
+        "layer.2": (4, D_MODEL),
+    }
+    steer("activations", "a good day", "--position", "all", "-o", str(output))
+    assert len(load_file(output)["token_ids"]) == len("a good day")
+    steer("activations", code=2)
+    (tmp_path / "bad.jsonl").write_text("5\n", encoding="utf-8")
+    _, error = steer("activations", "--file", str(tmp_path / "bad.jsonl"), code=1)
+    assert "line 1" in error
+
+
+def test_score_lists_each_continuation(steer: Steer) -> None:
+    out, _ = steer("score", "The day was", "--raw", "--continuation", " good", "--continuation", " bad")
+    assert " good" in out
+    assert " bad" in out
+    answer = json.loads(steer("score", "a whole text", "--json")[0])
+    assert (len(answer["scores"]), answer["prompt_tokens"]) == (1, 0)
+
+
+def test_explain_names_the_concept_and_its_tokens(steer: Steer) -> None:
+    out, _ = steer("explain", "a good day", "a day", "--threshold", "10")
+    assert "mood@1" in out
+    assert "nothing stands out" in steer("explain", "a day", "--threshold", "900")[0]
+
+
+def test_clusters_show_examples_and_the_vector_between(steer: Steer, tmp_path: Path) -> None:
+    lines = tmp_path / "lines.txt"
+    lines.write_text("".join(f"{word} day {i}\n" for word in ("good", "bad") for i in range(6)), encoding="utf-8")
+    out, _ = steer("clusters", "--file", str(lines), "--layer", "2", "--clusters", "2")
+    assert "good day" in out
+    assert "mood@1" in out
+
+
+def test_steering_is_read_from_a_file_and_a_replay_brings_its_direction(steer: Steer, tmp_path: Path) -> None:
+    direction = {"directions": {"1": [1.0] * D_MODEL}}
+    steering, directions, answer = (tmp_path / name for name in ("steering.json", "directions.json", "answer.json"))
+    steering.write_text(json.dumps([{"vector": direction, "strength": 0.01}]), encoding="utf-8")
+    directions.write_text(json.dumps(direction), encoding="utf-8")
+    out, _ = steer("generate", "Hi", "--steering", f"@{steering}", "--max-tokens", "3", "--json")
+    answer.write_text(out, encoding="utf-8")
+    assert json.loads(out)["steering"]["applied"][0]["vector"].startswith("inline:")
+    steer("replay", str(answer), "--directions", str(directions))
+    _, error = steer("replay", str(answer), code=1)
+    assert "directions" in error

@@ -1,0 +1,124 @@
+"""What stands out is what was planted; z-scores equal a computation from the activations themselves."""
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load
+
+from steering.concepts.loader import load_neutral_texts
+from tests.app.conftest import D_MODEL, Server, StartServer
+from tests.scripted_model import planted_direction
+
+TEXTS = ["a good day", "a bad day", "a day"]
+
+
+async def library(server: Server) -> None:
+    """The planted direction, one orthogonal to it, and one that is read at another layer."""
+    planted = planted_direction()
+    other = torch.nn.functional.normalize(torch.linalg.svd(planted[None])[2][1], dim=0)
+    for name, layer, direction in (("mood", "2", planted), ("other", "2", other), ("first", "0", planted)):
+        body = {"name": name, "directions": {layer: direction.tolist()}, "scale": {layer: 2.0}}
+        assert (await server.client.post("/v1/vectors", json=body)).status_code == 201
+
+
+async def explained(server: Server, **body: Any) -> dict[str, Any]:
+    answer = await server.client.post("/v1/explain", json=body)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+async def test_the_planted_concept_stands_out_with_its_sign(server: Server) -> None:
+    await library(server)
+    found = await explained(server, texts=TEXTS, threshold=10)
+    assert list(found["vectors"]) == ["first@1", "mood@1", "other@1"]
+    good, bad, neither = ({one["vector"]: one["z"] for one in text["concepts"]} for text in found["texts"])
+    assert set(good) == set(bad) == {"first@1", "mood@1"}
+    assert min(good.values()) > 10 > -10 > max(bad.values())
+    assert neither == {}
+    assert (found["neutral"], found["warnings"]) == (len(load_neutral_texts()), [])
+
+
+async def test_scores_equal_a_computation_from_the_activations(server: Server) -> None:
+    await library(server)
+    found = await explained(server, texts=TEXTS[:1], threshold=0)
+
+    async def rows(texts: list[str]) -> list[torch.Tensor]:
+        body = {"texts": texts, "layers": [0, 2], "position": "all"}  # the layers that are read together
+        file = load((await server.client.post("/v1/activations", json=body)).content)
+        bounds = file["offsets"].tolist()
+        scores = file["layer.2"] @ planted_direction() / 2.0
+        return [scores[start + 1 : end] for start, end in pairwise(bounds)]
+
+    neutral = await rows(list(load_neutral_texts()))
+    means, tokens = torch.stack([one.mean() for one in neutral]), torch.cat(neutral)
+    (text,) = await rows(TEXTS[:1])
+    (mood,) = (one for one in found["texts"][0]["concepts"] if one["vector"] == "mood@1")
+    assert mood["score"] == pytest.approx(float(text.mean()), abs=1e-5)
+    assert mood["z"] == pytest.approx(float((text.mean() - means.mean()) / means.std()), rel=1e-4)
+    own = ((text - tokens.mean()) / tokens.std()).tolist()
+    best = sorted(range(len(own)), key=lambda index: -own[index])[:5]
+    assert [token["index"] for token in mood["tokens"]] == [index + 1 for index in best]
+    assert [token["z"] for token in mood["tokens"]] == pytest.approx([own[index] for index in best], rel=1e-4)
+    assert [token["text"] for token in mood["tokens"]] == [TEXTS[0][index + 1] for index in best]
+
+
+async def test_neutral_text_is_read_once_for_each_version(server: Server) -> None:
+    await library(server)
+    counts = []
+    for _ in range(2):
+        await explained(server, texts=["a good day"])
+        counts.append(len(server.engine.captured))
+    assert counts == [len(load_neutral_texts()) + 1, len(load_neutral_texts()) + 2]
+    await server.register("mood", layers=(1,))
+    await explained(server, texts=["a good day"])
+    assert len(server.engine.captured) == counts[1] + len(load_neutral_texts()) + 1
+
+
+async def test_a_conversation_is_compared_with_conversations(server: Server) -> None:
+    await library(server)
+    chat = [{"role": "user", "content": "How was it?"}, {"role": "assistant", "content": "good"}]
+    one = await explained(server, messages=chat, threshold=10)
+    assert one == await explained(server, texts=[chat], threshold=10)
+    assert {found["vector"] for found in one["texts"][0]["concepts"]} == {"first@1", "mood@1"}
+    asked = [prompt for prompt in server.engine.captured if not isinstance(prompt, str)]
+    assert len(asked) == len(load_neutral_texts()) + 2
+
+
+async def test_layers_choose_where_vectors_are_read(server: Server) -> None:
+    await library(server)
+    found = await explained(server, texts=["a good day"], layers=[0, -1], threshold=0, top=1)
+    assert [(one["vector"], one["layer"]) for one in found["texts"][0]["concepts"]] == [("first@1", 0)]
+    answer = await server.client.post("/v1/explain", json={"texts": ["a"], "layers": [3]})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "layers")
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ({}, "invalid_request"),
+        ({"texts": ["a"], "messages": [{"role": "user", "content": "a"}]}, "invalid_request"),
+        ({"texts": ["a" * 5000]}, "context_length_exceeded"),
+        ({"texts": ["a"], "layers": [9]}, "invalid_request"),
+        ({"texts": ["a"], "top": 0}, "invalid_request"),
+    ],
+)
+async def test_what_cannot_be_explained_is_refused(server: Server, body: dict[str, Any], code: str) -> None:
+    await library(server)
+    answer = await server.client.post("/v1/explain", json=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
+    assert server.engine.captured == []
+
+
+async def test_the_bound_counts_tokens_layers_and_width(start: StartServer) -> None:
+    for bound, status in ((4 * 2 * D_MODEL, 200), (4 * 2 * D_MODEL - 1, 400)):
+        server = await start(max_activations=bound)
+        await library(server)
+        assert (await server.client.post("/v1/explain", json={"texts": ["abcd"]})).status_code == status
+
+
+async def test_an_empty_library_has_nothing_to_read(server: Server) -> None:
+    answer = await server.client.post("/v1/explain", json={"texts": ["a"]})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")

@@ -1,0 +1,156 @@
+"""Scores over HTTP equal what transformers computes directly, plain and steered; the greedy choice is the one that is generated."""
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from steering.engine.api import Prompt
+from steering.engine.transformers.engine import TransformersEngine
+from steering.model.layout import find_layout
+from steering.model.loading import opened
+from steering.pairs import ChatMessage
+from steering.workflows.reading import score as workflow
+from tests.app.conftest import Server, StartServer
+from tests.families import FAMILIES
+from tests.scripted_model import ScriptedTokenizer
+
+DIRECTION = torch.nn.functional.normalize(torch.randn(32, generator=torch.Generator().manual_seed(3)), dim=0)
+STEERING = [{"vector": "any", "strength": 6.0, "unit": "raw", "scope": {"tokens": "generated"}}]
+
+
+async def scored(server: Server, **body: Any) -> dict[str, Any]:
+    answer = await server.client.post("/v1/score", json=body)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def direct(model: PreTrainedModel, ids: list[int], start: int, steered: bool) -> tuple[list[float], list[bool]]:
+    """Log-probabilities of ids[start:], and whether each is the argmax. steered: adds to every position from start - 1 on after block 1."""
+
+    def add(_module: Any, _inputs: Any, output: Any) -> Any:
+        residual = (output[0] if isinstance(output, tuple) else output).clone()
+        residual[:, start - 1 :] += 6.0 * DIRECTION
+        return (residual, *output[1:]) if isinstance(output, tuple) else residual
+
+    handles = [find_layout(model).blocks[1].register_forward_hook(add)] if steered else []
+    with torch.no_grad():
+        logits = model(torch.tensor([ids]), use_cache=False).logits[0, start - 1 : -1]
+    for handle in handles:
+        handle.remove()
+    following = torch.tensor(ids[start:])
+    logprobs = torch.log_softmax(logits, -1).gather(1, following[:, None])[:, 0]
+    return logprobs.tolist(), (logits.argmax(-1) == following).tolist()
+
+
+@pytest.fixture(params=["llama", "gpt2", "gemma3"])
+async def served(
+    start: StartServer, hf_byte_tokenizer: PreTrainedTokenizerFast, request: pytest.FixtureRequest
+) -> tuple[Server, PreTrainedModel]:
+    """A server over a tiny model with a vector, and the same model."""
+    engine = TransformersEngine(opened(FAMILIES[request.param](), hf_byte_tokenizer, name="tiny"))
+    server = await start(engine)
+    await server.client.post("/v1/vectors", json={"name": "any", "directions": {"1": DIRECTION.tolist()}})
+    return server, FAMILIES[request.param]()
+
+
+@pytest.mark.parametrize("steering", [[], STEERING])
+async def test_scores_equal_a_direct_computation(
+    served: tuple[Server, PreTrainedModel], steering: list[dict[str, Any]]
+) -> None:
+    server, model = served
+    prompt, texts = "The trip was", [" good", " terrible, by far", "x"]
+    found = await scored(server, prompt=prompt, continuations=texts, steering=steering)
+    before = list(server.engine.tokenizer.encode(prompt))
+    assert found["prompt_tokens"] == len(before)
+    assert (found["steering"] is None) == (not steering)
+    for text, one in zip(texts, found["scores"], strict=True):
+        assert one["text"] == text
+        logprobs, greedy = direct(model, before + one["token_ids"], len(before), bool(steering))
+        assert one["logprobs"] == pytest.approx(logprobs, abs=1e-4)
+        assert (one["greedy"], one["all_greedy"]) == (greedy, all(greedy))
+        assert one["sum"] == pytest.approx(sum(logprobs), abs=1e-3)
+
+
+async def test_texts_are_scored_from_their_second_token(served: tuple[Server, PreTrainedModel]) -> None:
+    server, model = served
+    texts = ["Once upon a time", "H"]
+    found = await scored(server, texts=texts)
+    for text, one in zip(texts, found["scores"], strict=True):
+        ids = list(server.engine.tokenizer.encode(text))
+        assert one["token_ids"] == ids
+        logprobs, greedy = direct(model, ids, 1, steered=False)
+        assert (one["logprobs"][0], one["greedy"][0]) == (None, None)
+        assert one["logprobs"][1:] == pytest.approx(logprobs, abs=1e-4)
+        assert one["greedy"][1:] == greedy
+
+
+async def test_a_conversation_and_token_ids_are_prompts_too(served: tuple[Server, PreTrainedModel]) -> None:
+    server, model = served
+    chat = [{"role": "user", "content": "Hello"}]
+    found = await scored(server, messages=chat, continuations=["Good"])
+    before = list(server.engine.tokenizer.encode((ChatMessage("user", "Hello"),)))
+    (one,) = found["scores"]
+    assert one["token_ids"] == list(b"Good")
+    assert one["logprobs"] == pytest.approx(direct(model, before + one["token_ids"], len(before), False)[0], abs=1e-4)
+    again = await scored(server, prompt=before, continuations=["Good"])
+    assert again["scores"] == found["scores"]
+
+
+class PairTokenizer(ScriptedTokenizer):
+    """Bytes, but "ab" is the one token 256, and every text begins with token 257."""
+
+    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+        assert isinstance(prompt, str)
+        parts = re.findall(rb"ab|.", prompt.encode(), re.DOTALL)
+        ids = [256 if part == b"ab" else part[0] for part in parts]
+        return (257, *ids)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text", "expected"),
+    [
+        ("xy", "zab", (ord("z"), 256)),
+        ("xa", "bz", (ord("b"), ord("z"))),  # joined it would be x, ab, z: the prompt's own tokens are kept
+        ("x", "ab", (256,)),
+    ],
+)
+def test_the_tokens_of_the_prompt_are_kept(prompt: str, text: str, expected: tuple[int, ...]) -> None:
+    assert workflow.continuation_ids(PairTokenizer(), prompt, text) == expected
+    assert workflow.continuation_ids(PairTokenizer(), (1, 2), text) == PairTokenizer().encode(text)[1:]
+
+
+def test_rows_are_read_in_parts_whose_logits_fit() -> None:
+    rows = [(1,) * length for length in (3, 4, 40, 2, 2, 9)]
+    fitting = workflow.LOGITS_BOUND // 10
+    assert [list(map(len, part)) for part in workflow.parts(rows, fitting)] == [[3, 4], [40], [2, 2], [9]]
+    assert [row for part in workflow.parts(rows, fitting) for row in part] == rows
+
+
+REFUSED: list[tuple[dict[str, Any], str, str | None]] = [
+    ({}, "invalid_request", None),
+    ({"prompt": "a"}, "invalid_request", None),
+    ({"prompt": "a", "messages": [{"role": "user", "content": "a"}], "continuations": ["b"]}, "invalid_request", None),
+    ({"texts": ["a"], "continuations": ["b"]}, "invalid_request", None),
+    ({"prompt": "a", "continuations": []}, "invalid_request", "continuations"),
+    ({"prompt": "a", "continuations": [""]}, "invalid_request", "continuations.0"),
+    ({"prompt": "a", "continuations": ["b" * 5000]}, "context_length_exceeded", "continuations"),
+    ({"texts": ["b" * 5000]}, "context_length_exceeded", "texts"),
+    ({"texts": ["a" * 501]}, "limit_exceeded", "texts"),
+    ({"prompt": "a" * 100, "continuations": ["b"] * 6}, "limit_exceeded", "continuations"),
+    ({"texts": ["a"], "steering": [{"vector": "nothing"}]}, "vector_not_found", "vector"),
+]
+
+
+@pytest.mark.parametrize(("body", "code", "param"), REFUSED)
+async def test_what_cannot_be_scored_is_refused(
+    start: StartServer, body: dict[str, Any], code: str, param: str | None
+) -> None:
+    server = await start(max_scored_tokens=500)
+    answer = await server.client.post("/v1/score", json=body)
+    error = answer.json()["error"]
+    assert (answer.status_code in (400, 404), error["code"], error["param"]) == (True, code, param)
+    assert server.engine.captured == []

@@ -1,0 +1,200 @@
+"""A batch answers each line as /v1/generate does, in order, in the background, and keeps what is finished when it is cancelled."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from steering.errors import NonfiniteActivations
+from tests.app.conftest import Server, StartServer
+from tests.fakes import NONFINITE_STRENGTH, ScriptedEngine
+from tests.polling import until
+
+HEADERS = {"content-type": "application/jsonl"}
+KEY = "sk-admin-key-0123456789"
+
+
+def written(*lines: Any) -> bytes:
+    return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+
+
+async def started(server: Server, *lines: Any) -> dict[str, Any]:
+    answer = await server.client.post("/v1/generate/batch", content=written(*lines), headers=HEADERS)
+    assert answer.status_code == 202, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+async def finished(server: Server, job: dict[str, Any]) -> dict[str, Any]:
+    await server.client.get(f"/v1/jobs/{job['id']}/events")
+    found: dict[str, Any] = (await server.client.get(f"/v1/jobs/{job['id']}")).json()
+    return found
+
+
+async def output(server: Server, job: dict[str, Any]) -> list[dict[str, Any]]:
+    answer = await server.client.get(f"/v1/jobs/{job['id']}/output")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/jsonl")
+    return [json.loads(line) for line in answer.text.splitlines()]
+
+
+async def test_every_line_is_answered_as_a_request_of_its_own(server: Server) -> None:
+    await server.register()
+    bodies = [
+        {"prompt": f"Number {i}", "max_tokens": 1 + i % 5, "seed": i, "n": 1 + i % 2,
+         "steering": [{"vector": "sentiment", "strength": 0.1 * (i % 3)}]}
+        for i in range(230)
+    ]  # fmt: skip
+    job = await started(server, *({**body, "id": f"line {i}"} for i, body in enumerate(bodies)))
+    assert (job["kind"], job["status"]) == ("generate_batch", "queued")
+    record = await finished(server, job)
+    assert (record["status"], record["result"]) == (
+        "succeeded",
+        {"requests": 230, "succeeded": 230, "failed": 0},
+    )
+    assert record["progress"]["done"] == 230
+    found = await output(server, job)
+    assert [(one["index"], one["id"]) for one in found] == [(i, f"line {i}") for i in range(230)]
+    assert {request.priority for request in server.engine.requests} == {1}
+    for body, one in list(zip(bodies, found, strict=True))[::23]:
+        alone = (await server.client.post("/v1/generate", json=body)).json()
+        response = one["response"]
+        assert {**response, "id": ""} == {**alone, "id": ""}
+
+
+async def test_a_request_that_fails_has_its_error_in_its_line(server: Server) -> None:
+    await server.register()
+    broken = {"prompt": "b", "max_tokens": 2, "steering": [{"vector": "sentiment", "strength": NONFINITE_STRENGTH}]}
+    job = await started(
+        server, {"prompt": "a", "max_tokens": 2}, broken, {"prompt": "a" * 5000}, {"prompt": "c", "max_tokens": 2}
+    )
+    record = await finished(server, job)
+    assert record["result"] == {"requests": 4, "succeeded": 2, "failed": 2}
+    found = await output(server, job)
+    assert [one.get("error", {}).get("code") for one in found] == [
+        None,
+        NonfiniteActivations.code,
+        "context_length_exceeded",
+        None,
+    ]
+
+
+async def test_an_engine_that_dies_ends_the_job(start: StartServer) -> None:
+    engine = ScriptedEngine(gate=asyncio.Event())
+    server = await start(engine)
+    job = await started(server, *({"prompt": "a"} for _ in range(3)))
+    await until(lambda: engine.stats().running > 0)
+    await engine.close()
+    assert engine.gate is not None
+    engine.gate.set()
+    record = await finished(server, job)
+    assert (record["status"], record["error"]["code"]) == ("failed", "engine_dead")
+
+
+async def test_cancelling_frees_every_row_and_keeps_finished_parts(start: StartServer) -> None:
+    engine = ScriptedEngine(token_seconds=0.001)
+    server = await start(engine)
+    job = await started(server, *({"prompt": "a", "max_tokens": 5, "seed": i} for i in range(2000)))
+
+    async def done() -> int:
+        return int((await server.client.get(f"/v1/jobs/{job['id']}")).json()["progress"].get("done", 0))
+
+    while await done() < 150:  # noqa: ASYNC110 - progress sets no event
+        await asyncio.sleep(0.01)
+    cancelled = (await server.client.delete(f"/v1/jobs/{job['id']}")).json()
+    assert cancelled["status"] == "cancelled"
+    await until(lambda: engine.stats().running == 0)
+    found = await output(server, job)
+    assert 100 <= len(found) < 2000
+    assert [one["index"] for one in found] == list(range(len(found)))
+
+
+async def test_live_requests_are_answered_while_a_batch_runs(start: StartServer) -> None:
+    server = await start(ScriptedEngine(token_seconds=0.001, max_running=64))
+    job = await started(server, *({"prompt": "a", "max_tokens": 8} for _ in range(300)))
+    await until(lambda: server.engine.stats().running > 0)
+    answer = await server.client.post("/v1/generate", json={"prompt": "live", "max_tokens": 2})
+    assert answer.status_code == 200
+    assert (await server.client.get(f"/v1/jobs/{job['id']}")).json()["status"] == "running"
+    assert server.state.rows_in_use == 0
+    await server.client.delete(f"/v1/jobs/{job['id']}")
+
+
+async def test_a_full_queue_is_waited_for(start: StartServer) -> None:
+    server = await start(ScriptedEngine(max_running=1, max_waiting=1))
+    job = await started(server, *({"prompt": "a", "max_tokens": 2} for _ in range(4)))
+    assert (await finished(server, job))["result"]["succeeded"] == 4
+
+
+async def test_a_new_version_of_a_vector_does_not_change_a_running_batch(start: StartServer) -> None:
+    engine = ScriptedEngine(gate=asyncio.Event())
+    server = await start(engine)
+    await server.register()
+    steering = [{"vector": "sentiment", "strength": 0.1}]
+    job = await started(server, *({"prompt": "a", "max_tokens": 2, "steering": steering} for _ in range(40)))
+    await server.register()
+    assert engine.gate is not None
+    engine.gate.set()
+    await finished(server, job)
+    applied = {one["response"]["steering"]["applied"][0]["vector"] for one in await output(server, job)}
+    assert applied == {"sentiment@1"}
+
+
+async def test_a_key_over_its_tokens_fails_what_never_fits(start: StartServer) -> None:
+    server = await start(api_keys=KEY)
+    admin = {"authorization": f"Bearer {KEY}"}
+    body = {"name": "a", "scopes": ["generate", "read"], "limits": {"tokens_per_minute": 50}}
+    key = (await server.client.post("/v1/keys", json=body, headers=admin)).json()["key"]
+    headers = {"authorization": f"Bearer {key}"}
+    lines = written({"prompt": "a", "max_tokens": 100}, {"prompt": "a", "max_tokens": 2})
+    answer = await server.client.post("/v1/generate/batch", content=lines, headers={**headers, **HEADERS})
+    assert answer.status_code == 202
+    address = f"/v1/jobs/{answer.json()['id']}"
+    await server.client.get(f"{address}/events", headers=headers)
+    found = [
+        json.loads(line) for line in (await server.client.get(f"{address}/output", headers=headers)).text.splitlines()
+    ]
+    assert [one.get("error", {}).get("code") for one in found] == ["rate_limited", None]
+
+
+REFUSED: list[tuple[bytes, str, str]] = [
+    (b"", "invalid_request", "body"),
+    (b"\n \n", "invalid_request", "body"),
+    (b'{"prompt": "a"}\n{"prompt"\n', "invalid_request", "line 2"),
+    (written({"prompt": "a"}, {"prompt": "a", "temperature": -1}), "invalid_request", "line 2: temperature"),
+    (written({"prompt": "a"}, [1]), "invalid_request", "line 2"),
+    (written({"prompt": "a", "url": "x"}), "invalid_request", "line 1: url"),
+    (written({"prompt": "a", "stream": True}), "invalid_request", "line 1"),
+    (written({"prompt": "a", "n": 9}), "limit_exceeded", "line 1: n"),
+    (written({"prompt": "a", "steering": [{"vector": "nothing"}]}), "vector_not_found", "line 1: vector"),
+    (written(*({"prompt": "a"} for _ in range(6))), "limit_exceeded", "body"),
+]
+
+
+@pytest.mark.parametrize(("content", "code", "param"), REFUSED)
+async def test_a_batch_with_a_line_that_cannot_be_is_refused_as_a_whole(
+    start: StartServer, content: bytes, code: str, param: str
+) -> None:
+    server = await start(max_batch_requests=5)
+    answer = await server.client.post("/v1/generate/batch", content=content, headers=HEADERS)
+    error = answer.json()["error"]
+    assert (answer.status_code in (400, 404), error["code"], error["param"]) == (True, code, param)
+    assert (await server.client.get("/v1/jobs")).json()["data"] == []
+
+
+async def test_another_media_type_or_job_is_refused(server: Server) -> None:
+    answer = await server.client.post("/v1/generate/batch", json={"prompt": "a"})
+    assert answer.status_code == 415
+    pairs = [{"positive": f"good {i}", "negative": f"bad {i}"} for i in range(4)]
+    await server.client.post("/v1/vectors/extract?wait=true", json={"name": "mood", "pairs": pairs})
+    (job,) = (await server.client.get("/v1/jobs")).json()["data"]
+    answer = await server.client.get(f"/v1/jobs/{job['id']}/output")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+    assert (await server.client.get("/v1/jobs/nothing/output")).status_code == 404
+
+
+async def test_the_number_of_steerings_is_bounded(server: Server) -> None:
+    await server.register()
+    lines = [{"prompt": "a", "steering": [{"vector": "sentiment", "strength": i / 1000}]} for i in range(257)]
+    answer = await server.client.post("/v1/generate/batch", content=written(*lines), headers=HEADERS)
+    assert (answer.json()["error"]["code"], answer.json()["error"]["param"]) == ("limit_exceeded", "line 257: steering")
