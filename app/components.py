@@ -31,6 +31,9 @@ def open_engine(settings: Settings) -> Engine:
         compiled=settings.compiled,
         report=lambda step: log.info("loading", step=step),
         kernels=settings.kernels,
+        vllm_untested=settings.vllm_untested,
+        tensor_parallel_size=settings.tensor_parallel_size,
+        pipeline_parallel_size=settings.pipeline_parallel_size,
     )
     return open_named(settings.engine, options)
 

@@ -36,7 +36,12 @@ class Settings(BaseSettings):
         "smollm2-135m-instruct", description="the embedded model, a Hugging Face id, a local folder, or a GGUF path"
     )
     model_revision: str | None = Field(None, description="pinned revision of a Hugging Face id")
-    engine: str = Field("transformers", description="a name of the ENGINES table")
+    engine: str = Field("transformers", description="`transformers`, or `vllm` where vLLM is installed")
+    vllm_untested: bool = Field(
+        False, description="start the vllm engine with a version of vLLM that it was not tested with"
+    )
+    tensor_parallel_size: Positive = Field(1, description="processes that share each layer (vllm engine)")
+    pipeline_parallel_size: Positive = Field(1, description="processes that share the layers (vllm engine)")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="`float32`, `bfloat16` or `float16`; auto is bfloat16 where the hardware multiplies it"

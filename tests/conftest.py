@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from jaxtyping import install_import_hook
@@ -17,6 +18,7 @@ SHAPED = (
     "workflows",
 )
 GPU_TESTS = REPOSITORY / "tests" / "gpu"
+collect_ignore = [] if find_spec("vllm") is not None else ["vllm"]  # `make test-vllm` has an environment of its own
 TRACED = ("model/hooks.py", "model/layout.py")
 
 

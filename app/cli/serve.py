@@ -19,6 +19,11 @@ def serve(  # noqa: PLR0913, PLR0917 - one option a setting
     model_revision: Annotated[str | None, typer.Option(help="Pinned revision of a Hugging Face id.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; other than loopback needs a key.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    engine: Annotated[str | None, typer.Option(help="transformers, or vllm where vLLM is installed.")] = None,
+    vllm_untested: Annotated[
+        bool | None,
+        typer.Option("--vllm-untested", help="Start with a version of vLLM that the engine was not tested with."),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = None,
     device_map: Annotated[str | None, typer.Option(help="auto spreads a model over every device.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
@@ -38,7 +43,8 @@ def serve(  # noqa: PLR0913, PLR0917 - one option a setting
 ) -> None:
     """Serve a model. Every setting is also an environment variable: --port 8001 is STEERING_PORT=8001."""
     options: dict[str, Any] = {
-        "model": model, "model_revision": model_revision, "host": host, "port": port, "device": device,
+        "model": model, "model_revision": model_revision, "host": host, "port": port, "engine": engine,
+        "vllm_untested": vllm_untested, "device": device,
         "device_map": device_map, "dtype": dtype, "database": database, "cache_dir": cache_dir,
         "max_running": max_running, "max_waiting": max_waiting, "log_level": log_level,
         "api_keys": ",".join(api_key) if api_key else None,

@@ -1,10 +1,12 @@
 """ENGINES, the table of engines by name. Only the engine that is opened is imported."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import TypeAlias
 
 from steering.engine.api import Engine
 from steering.engine.options import EngineOptions
+from steering.errors import InvalidRequest
 from steering.registry import Registry
 
 OpenEngine: TypeAlias = Callable[[EngineOptions], Engine]
@@ -17,7 +19,24 @@ def _transformers() -> OpenEngine:
     return opened
 
 
-ENGINES: Registry[OpenEngine] = Registry("engine", loaders={"transformers": _transformers})
+def _vllm() -> OpenEngine:
+    """Raises InvalidRequest where vLLM is not installed: it needs an environment of its own."""
+    if find_spec("vllm") is None:
+        raise InvalidRequest(
+            "the engine 'vllm' needs vLLM, which is not installed here: see docs/vllm.md, or `make setup-vllm`",
+            param="engine",
+        )
+    from steering.engine.vllm.factory import open_engine as opened  # noqa: PLC0415 - no other engine needs it
+
+    return opened
+
+
+ENGINES: Registry[OpenEngine] = Registry("engine", loaders={"transformers": _transformers, "vllm": _vllm})
+
+
+def installed_engines() -> tuple[str, ...]:
+    """Returns the engines whose libraries are installed here."""
+    return tuple(name for name in ENGINES if name != "vllm" or find_spec("vllm") is not None)
 
 
 def open_engine(name: str, options: EngineOptions) -> Engine:

@@ -38,7 +38,9 @@ class EngineOptions:
     model: a name, folder, file or hub id; an engine may read it as it likes. cache_dir: where converted and compiled
     files are kept. device, dtype: "auto" or a name. device_map: "auto" spreads the model over devices where an engine
     can do that. compiled: whether passes are compiled in the background, "auto": if the model is small. kernels: whether
-    compiled passes use our C++ kernels where the CPU supports them. report: receives each step of loading.
+    compiled passes use our C++ kernels where the CPU supports them. vllm_untested: whether the vllm engine starts with a
+    version of vLLM that it was not tested with. tensor_parallel_size, pipeline_parallel_size: how many processes share each
+    layer, and the layers; engines that run in one process refuse more than 1. report: receives each step of loading.
     """
 
     model: str
@@ -49,5 +51,8 @@ class EngineOptions:
     device_map: Literal["auto"] | None = None
     compiled: bool | Literal["auto"] = "auto"
     kernels: bool = True
+    vllm_untested: bool = False
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
     limits: EngineLimits = field(default_factory=EngineLimits)
     report: Callable[[str], None] = _report_nothing

@@ -2,8 +2,11 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
+from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from steering.shapes import Tensor
@@ -19,16 +22,47 @@ def fingerprint_of(model: PreTrainedModel) -> str:
     rounded to bfloat16 first, so float32 and bfloat16 loads agree. Call it before float32 weights are cast to float16:
     rounding twice need not equal rounding once.
     """
+    weights = _weights(model)
+    return _digest(model, weights, (weight.detach() for _, weight in weights))
+
+
+def fingerprint_of_files(model: PreTrainedModel, folder: Path) -> str | None:
+    """Returns the same fingerprint from safetensors files, one tensor in memory at a time.
+
+    model: on the meta device. None where a weight is not in the files under the name that the model gives it: whoever
+    needs the fingerprint then has to load the weights.
+    """
+    weights = _weights(model)
+    where: dict[str, Path] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            where.update(dict.fromkeys(file.keys(), path))
+    if any(name not in where for name, _ in weights):
+        return None
+
+    def read() -> Iterable[Tensor]:
+        for name, _ in weights:
+            with safe_open(where[name], "pt") as file:
+                yield file.get_tensor(name)
+
+    return _digest(model, weights, read())
+
+
+def _weights(model: PreTrainedModel) -> list[tuple[str, Tensor]]:
+    """Returns parameters and persistent buffers by name, in the order of the fingerprint."""
     persistent = model.state_dict().keys()
     buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in persistent]
-    weights = sorted([*model.named_parameters(), *buffers], key=lambda item: item[0])
+    return sorted([*model.named_parameters(), *buffers], key=lambda item: item[0])
+
+
+def _digest(model: PreTrainedModel, weights: list[tuple[str, Tensor]], values: Iterable[Tensor]) -> str:
     described = {
         "model_type": model.config.get_text_config().model_type,
         "parameters": [[name, list(weight.shape)] for name, weight in weights],
     }
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
-    for _, weight in weights:
-        digest.update(_sampled(weight.detach()).view(torch.uint8).numpy().tobytes())
+    for value in values:
+        digest.update(_sampled(value).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

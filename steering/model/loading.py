@@ -41,7 +41,7 @@ class LoadedModel:
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
+class ModelSource:
     """The folder of the files, the model's name, and the hub's commit if it came from there."""
 
     folder: Path
@@ -71,12 +71,12 @@ def load(
     if device_map is not None and chosen_device.type == "cuda":
         check_one_device({f"cuda:{index}" for index in range(torch.cuda.device_count())})
     chosen_dtype = choose_dtype(dtype, chosen_device)
-    with _quiet_progress_bars(), _load_errors(source or EMBEDDED_MODEL):
-        found = _find(source, chosen_dtype, cache_dir, revision, report)
+    with _quiet_progress_bars(), load_errors(source or EMBEDDED_MODEL):
+        found = find_source(source, chosen_dtype, cache_dir, revision, report)
         config = AutoConfig.from_pretrained(found.folder, local_files_only=True, trust_remote_code=False)
-        _refuse_other_tasks(config)
+        refuse_other_tasks(config)
         quantized = getattr(config, "quantization_config", None) is not None
-        report(f"Loading {found.name} on {chosen_device} in {_dtype_name(chosen_dtype)}")
+        report(f"Loading {found.name} on {chosen_device} in {dtype_name(chosen_dtype)}")
         tokenizer = AutoTokenizer.from_pretrained(found.folder, local_files_only=True, trust_remote_code=False)
         model, fingerprint = _load_weights(found.folder, chosen_device, chosen_dtype, device_map, quantized)
     return _assembled(model, tokenizer, found, fingerprint)
@@ -91,24 +91,25 @@ def opened(
     fingerprint: str | None = None,
 ) -> LoadedModel:
     """Opens a model that is already in memory in the same way."""
-    return _assembled(model, tokenizer, _Source(Path(), name, revision), fingerprint or fingerprint_of(model))
+    return _assembled(model, tokenizer, ModelSource(Path(), name, revision), fingerprint or fingerprint_of(model))
 
 
-def _find(
+def find_source(
     source: str | None, dtype: torch.dtype, cache_dir: Path, revision: str | None, report: Callable[[str], None]
-) -> _Source:
+) -> ModelSource:
+    """Finds a model's folder; converts a GGUF file and downloads from the hub where that is needed."""
     if source is None or source.lower() == EMBEDDED_MODEL:
-        return _Source(_converted_for(embedded_gguf(), dtype, cache_dir, report), EMBEDDED_MODEL)
+        return ModelSource(_converted_for(embedded_gguf(), dtype, cache_dir, report), EMBEDDED_MODEL)
     path = Path(source).expanduser()
     if path.suffix == ".gguf" and path.is_file():
-        return _Source(_converted_for(path, dtype, cache_dir, report), path.stem.lower())
+        return ModelSource(_converted_for(path, dtype, cache_dir, report), path.stem.lower())
     if path.is_dir():
-        return _Source(path, path.resolve().name)
+        return ModelSource(path, path.resolve().name)
     if not HUB_ID.fullmatch(source) or path.suffix == ".gguf":
         raise ModelLoadFailed(f"{source!r} is no folder, no .gguf file and no Hugging Face id")
     report(f"Looking for {source} in the Hugging Face cache and hub")
     folder = snapshot_download(source, revision=revision, allow_patterns=HUB_FILES, ignore_patterns=["*/*"])
-    return _Source(Path(folder), source, Path(folder).name)
+    return ModelSource(Path(folder), source, Path(folder).name)
 
 
 def _converted_for(gguf: Path, dtype: torch.dtype, cache_dir: Path, report: Callable[[str], None]) -> Path:
@@ -117,7 +118,7 @@ def _converted_for(gguf: Path, dtype: torch.dtype, cache_dir: Path, report: Call
     return converted(gguf, kept, cache_dir, report)
 
 
-def _refuse_other_tasks(config: Any) -> None:
+def refuse_other_tasks(config: Any) -> None:
     """Refuses by the configuration, before gigabytes are read."""
     named = ", ".join(config.architectures or ()) or type(config).__name__
     if config.is_encoder_decoder:
@@ -156,15 +157,12 @@ def cast_parameters(model: PreTrainedModel, dtype: torch.dtype) -> None:
 
 
 def _assembled(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, source: _Source, fingerprint: str
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, source: ModelSource, fingerprint: str
 ) -> LoadedModel:
     # No batch of ours is padded. Where a padding token is set, GPT-2 reads it from the device in every pass, only to warn.
     model.config.pad_token_id = None
     layout = verify_layout(model, find_layout(model))
-    if not getattr(tokenizer, "is_fast", False):
-        raise ModelLoadFailed(f"{source.name} has no fast tokenizer (tokenizer.json), which streaming needs")
-    config = model.config.get_text_config()
-    context_length = int(getattr(config, "max_position_embeddings", None) or UNLIMITED_CONTEXT)
+    context_length = context_length_of(model)
     freeze_rope(model, context_length)
     info = ModelInfo(
         name=source.name,
@@ -174,24 +172,38 @@ def _assembled(
         layer_count=layout.layer_count,
         vocab_size=layout.vocab_size,
         context_length=context_length,
-        dtype=_dtype_name(model.dtype),
+        dtype=dtype_name(model.dtype),
         device=str(model.device),
         parameter_count=sum(parameter.numel() for parameter in model.parameters()),
         chat_template=bool(tokenizer.chat_template),
         revision=source.revision,
     )
-    opened_tokenizer = ModelTokenizer(tokenizer, vocab_size=layout.vocab_size, eos_ids=_eos_ids(model, tokenizer))
-    return LoadedModel(model, opened_tokenizer, layout, info)
+    return LoadedModel(model, opened_tokenizer(tokenizer, model.generation_config, layout, source), layout, info)
 
 
-def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> set[int]:
-    """Returns every token that ends an answer: the model's list (chat models have several) and the tokenizer's."""
-    stated = getattr(model.generation_config, "eos_token_id", None)
+def context_length_of(model: PreTrainedModel) -> int:
+    """Returns the positions that an architecture states, or UNLIMITED_CONTEXT."""
+    return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or UNLIMITED_CONTEXT)
+
+
+def opened_tokenizer(
+    tokenizer: PreTrainedTokenizerFast, generation: Any, layout: Layout, source: ModelSource
+) -> ModelTokenizer:
+    """Opens a tokenizer for a model's vocabulary. Raises ModelLoadFailed where it is not a fast one."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelLoadFailed(f"{source.name} has no fast tokenizer (tokenizer.json), which streaming needs")
+    return ModelTokenizer(tokenizer, vocab_size=layout.vocab_size, eos_ids=eos_ids_of(generation, tokenizer))
+
+
+def eos_ids_of(generation: Any, tokenizer: PreTrainedTokenizerFast) -> set[int]:
+    """Returns every token that ends an answer: those of the generation config (chat models have several) and the tokenizer's."""
+    stated = getattr(generation, "eos_token_id", None)
     ids = set(stated) if isinstance(stated, list | tuple) else {stated}
     return {token_id for token_id in ids | {tokenizer.eos_token_id} if token_id is not None}
 
 
-def _dtype_name(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
+    """Returns the name of a dtype, without `torch.`."""
     return str(dtype).removeprefix("torch.")
 
 
@@ -208,7 +220,7 @@ def _quiet_progress_bars() -> Iterator[None]:
 
 
 @contextmanager
-def _load_errors(name: str) -> Iterator[None]:
+def load_errors(name: str) -> Iterator[None]:
     """Translates errors of the libraries."""
     try:
         yield

@@ -1,20 +1,23 @@
 """What every Engine of the table promises, and the scripted one of the tests with it, since it is an Engine as well."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import PreTrainedTokenizerFast
 
-from steering.engine import ENGINES, open_engine
+from steering.engine import ENGINES, installed_engines, open_engine
 from steering.engine.api import CapturePrompt, CaptureSpec, Engine, GenerationRequest, SamplingParams
-from steering.engine.capabilities import fitting_of, unembedding_of
+from steering.engine.capabilities import SupportsFitting, SupportsUnembed, fitting_of, unembedding_of
 from steering.engine.fit_task import FitTask, TokenPair
-from steering.engine.options import EngineOptions
-from steering.errors import ContextLengthExceeded, EngineDead, InvalidRequest
+from steering.engine.options import EngineLimits, EngineOptions
+from steering.errors import ContextLengthExceeded, EngineDead, InvalidRequest, UnsupportedParameter
 from tests.engines import run, run_all, run_alone, sampling
 from tests.fakes import ScriptedEngine
+from tests.families import LLAMA_LIKE, build
 from tests.plans import plan_for, random_items, vectors_for
 from tests.polling import until
 
@@ -22,13 +25,46 @@ PROMPTS = [tuple(b"Once upon a time"), tuple(b"Hm"), tuple(b"What would you say 
 SCRIPTED = "scripted"
 
 
-@pytest.fixture(params=[*ENGINES, SCRIPTED])
-async def engine(request: pytest.FixtureRequest, tiny_folder: Path) -> AsyncIterator[Engine]:
+SHARED = "vllm"
+"""Starting it takes half a minute: tests share one, and open another only after a test has closed it."""
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory, hf_byte_tokenizer: PreTrainedTokenizerFast) -> Path:
+    """A tiny model that every engine can run: vLLM's smallest head is 32 wide."""
+    folder = tmp_path_factory.mktemp("model") / "tiny-llama"
+    build("LlamaForCausalLM", **{**LLAMA_LIKE, "head_dim": 32}).save_pretrained(folder)
+    hf_byte_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[list[Engine]]:
+    """The engine that tests share, once one has opened it."""
+    engines: list[Engine] = []
+    yield engines
+    for engine in engines:
+        asyncio.run(engine.close())
+
+
+@pytest.fixture(params=[*installed_engines(), SCRIPTED])
+async def engine(request: pytest.FixtureRequest, model_folder: Path, shared: list[Engine]) -> AsyncIterator[Engine]:
+    if request.param == SHARED and shared and shared[-1].stats().alive:
+        yield shared[-1]
+        return
+    engine: Engine
     if request.param == SCRIPTED:
-        engine: Engine = ScriptedEngine()
+        engine = ScriptedEngine()
     else:
-        options = EngineOptions(str(tiny_folder), tiny_folder, device="cpu", dtype="float32", compiled=False)
+        limits = EngineLimits(max_running=16, max_background=8, cache_bytes=64 << 20)
+        options = EngineOptions(
+            str(model_folder), model_folder, device="cpu", dtype="float32", compiled=False, limits=limits
+        )
         engine = open_engine(request.param, options)
+    if request.param == SHARED:
+        shared.append(engine)
+        yield engine
+        return
     yield engine
     await engine.close()
 
@@ -97,6 +133,10 @@ async def test_captures_come_in_order_with_progress(engine: Engine) -> None:
 
 
 async def test_a_fit_comes_out_the_same_twice_with_progress(engine: Engine) -> None:
+    if not isinstance(engine, SupportsFitting):
+        with pytest.raises(UnsupportedParameter, match=engine.name):
+            fitting_of(engine)
+        return
     fitting = fitting_of(engine)
     seen: list[tuple[int, int]] = []
     pairs = (TokenPair(tuple(b"so warm"), tuple(b"so cold"), 3), TokenPair(tuple(b"how good"), tuple(b"how bad"), 4))
@@ -112,6 +152,10 @@ async def test_a_fit_comes_out_the_same_twice_with_progress(engine: Engine) -> N
 
 
 async def test_residuals_become_logits_each_row_by_itself(engine: Engine) -> None:
+    if not isinstance(engine, SupportsUnembed):
+        with pytest.raises(UnsupportedParameter, match=engine.name):
+            unembedding_of(engine)
+        return
     unembedding = unembedding_of(engine)
     residual = torch.randn(5, engine.info.d_model, generator=torch.Generator().manual_seed(1))
     logits = await unembedding.unembed(residual)

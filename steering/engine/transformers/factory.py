@@ -7,6 +7,7 @@ from steering.engine.norms import measure_typical_norms
 from steering.engine.options import EngineOptions
 from steering.engine.transformers.engine import TransformersEngine
 from steering.engine.transformers.execution import CompileRequest
+from steering.errors import InvalidRequest
 from steering.model.info import ModelInfo
 from steering.model.loading import LoadedModel, load
 from steering.threads import call_in_thread
@@ -20,6 +21,12 @@ def open_engine(options: EngineOptions) -> TransformersEngine:
 
     Raises ModelLoadFailed, UnsupportedModel, OutOfMemory, InvalidRequest.
     """
+    if (options.tensor_parallel_size, options.pipeline_parallel_size) != (1, 1):
+        raise InvalidRequest(
+            "the engine 'transformers' runs in one process: tensor_parallel_size and pipeline_parallel_size need the "
+            "engine 'vllm'",
+            param="tensor_parallel_size",
+        )
     # in threads that end, because the OpenMP pool of a caller that stays would slow every pass down
     loaded = call_in_thread(lambda: _load(options))
     engine = TransformersEngine(loaded, options.limits, _compile_request(options, loaded.info))

@@ -65,13 +65,13 @@ class Sums:
 
 
 class DoseLedger:
-    """The sums of one request. Set when it ends: the last score of each threshold in `scores`, and in `held` what
+    """The sums of one request, by (layer, source, phase). Set when it ends: the last score of each threshold in `scores`, and in `held` what
     HoldTable.report says of its controllers."""
 
     def __init__(self, plan: SteeringPlan, prompt_length: int) -> None:
         self._plan, self._prompt_length = plan, prompt_length
         self._by_block = plan.reusable and bool(plan.prompt_fingerprint)
-        self._sums: dict[tuple[int, int, Phase], Sums] = {}
+        self.sums: dict[tuple[int, int, Phase], Sums] = {}
         self._blocks: dict[tuple[int, int, int], Sums] = {}
         self.scores: tuple[float, ...] = ()
         self.held: tuple[Mapping[int, HeldReadout], ...] = ()
@@ -95,7 +95,7 @@ class DoseLedger:
 
     def note(self, source: Source, run: Run, dose: float, tokens: float, fired_at: int = NEVER) -> None:
         """Adds what one source was measured to do at the tokens of a run."""
-        self._sums.setdefault((*source, run.phase), Sums()).add(dose, tokens, fired_at)
+        self.sums.setdefault((*source, run.phase), Sums()).add(dose, tokens, fired_at)
         if run.block != NO_BLOCK:
             self._blocks.setdefault((run.block, *source), Sums()).add(dose, tokens, fired_at)
 
@@ -114,7 +114,7 @@ class DoseLedger:
 
     def reset(self) -> None:
         """Forgets all sums."""
-        self._sums.clear()
+        self.sums.clear()
         self._blocks.clear()
 
     def _prompt_sources(self) -> tuple[Source, ...]:
@@ -174,7 +174,7 @@ class DoseLedger:
             condition_scores=tuple(self._condition_score(one.condition) for one in self._plan.interventions),
             held=self.held,
             total=sum(self._whole(layer) for layer in self._plan.layers),
-            clamped=int(sum(one.tokens for (_, number, _), one in self._sums.items() if number == CLAMPED)),
+            clamped=int(sum(one.tokens for (_, number, _), one in self.sums.items() if number == CLAMPED)),
         )
 
     def _condition_score(self, condition: ConditionTree | None) -> float | None:
@@ -187,7 +187,7 @@ class DoseLedger:
     def _total(self, source: Source, phases: frozenset[Phase] = frozenset(Phase)) -> Sums:
         total = Sums()
         for phase in phases:
-            one = self._sums.get((*source, phase))
+            one = self.sums.get((*source, phase))
             if one is not None:
                 total.add(one.dose, one.tokens, one.fired_at)
         return total

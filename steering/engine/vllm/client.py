@@ -1,0 +1,155 @@
+"""VllmClient: AsyncLLM with the channel of our workers. Everything here runs on one event loop."""
+
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from itertools import count
+from time import monotonic
+from typing import Any
+
+from vllm import SamplingParams as VllmSampling
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.exceptions import VLLMClientError
+from vllm.inputs.engine import tokens_input
+from vllm.outputs import RequestOutput
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+from steering.engine.api import Reading
+from steering.engine.vllm.channel import Mailbox, ReportChannel
+from steering.engine.vllm.messages import EXTRA_ARGS, CaptureWindow, RequestSteering
+from steering.engine.vllm.plan_book import PlanBook
+from steering.engine.vllm.worker.rows import computes_whole
+from steering.errors import EngineDead, InternalError, InvalidRequest
+from steering.plan.types import UNSTEERED, SteeringPlan
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """One request to vLLM. prompt_length: positions of the prompt among the ids. salt: cached prompts are shared among
+    requests of one salt."""
+
+    ids: Sequence[int]
+    prompt_length: int
+    sampling: VllmSampling
+    plan: SteeringPlan = UNSTEERED
+    readings: tuple[Reading, ...] = ()
+    capture: CaptureWindow | None = None
+    priority: int = 0
+    salt: str = ""
+
+    @property
+    def reported(self) -> bool:
+        """Whether the workers have anything to report about it."""
+        return not self.plan.empty or bool(self.readings) or self.capture is not None
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """A request that runs: vLLM's outputs, and the messages of the workers where there are any."""
+
+    outputs: AsyncIterator[RequestOutput]
+    close: Callable[[], Coroutine[Any, Any, None]]
+    mailbox: Mailbox | None
+
+
+class VllmClient:
+    """Starts vLLM and sends it requests.
+
+    stages: layer -> the pipeline stage that has it. hashes_know_steering: whether the prefix cache is known to tell apart
+    what was steered differently (hashing.py); the self-test finds out.
+    """
+
+    def __init__(self, arguments: AsyncEngineArgs) -> None:
+        """Starts vLLM; blocks until it has loaded and compiled the model."""
+        self._llm = AsyncLLM.from_engine_args(arguments)
+        self.blocks = int(self._llm.vllm_config.cache_config.num_gpu_blocks or 0)
+        self._channel: ReportChannel
+        self._plans = PlanBook(self.call)
+        self._numbers = count()
+        self.block_size = int(self._llm.vllm_config.cache_config.block_size)
+        self.hashes_know_steering = False
+        self.stages: dict[int, int] = {}
+        self.active = 0
+        self.progressed = monotonic()
+
+    async def connect(self) -> None:
+        """Connects the workers to a channel of ours, and learns which layers they steer."""
+        self._channel = ReportChannel()
+        stages = await self.call("steering_stage")
+        layers = await self.call("steering_connect", self._channel.address)
+        self.stages = {layer: stage for stage, found in zip(stages, layers, strict=True) for layer in found}
+        self._channel.stages = len(set(stages))
+
+    @property
+    def alive(self) -> bool:
+        """Whether vLLM's processes run, as far as their client knows."""
+        return not self._llm.errored
+
+    async def call(self, name: str, *arguments: object) -> list[Any]:
+        """Calls a method of every worker, between two steps. Returns their results. Raises EngineDead."""
+        with translated_errors():
+            return list(await self._llm.collective_rpc(name, args=arguments))
+
+    @asynccontextmanager
+    async def running(self, task: Task) -> AsyncIterator[Run]:
+        """Yields a request that runs; it is aborted where it has not ended by the end of the block."""
+        key = str(next(self._numbers))
+        self.active += 1
+        self.progressed = monotonic()
+        mailbox = self._channel.open(key) if task.reported else None
+        try:
+            async with self._plans.held(task.plan, task.readings) as (plan, readings):
+                steering = RequestSteering(
+                    key, plan, readings, task.prompt_length, task.plan.fingerprint, task.plan.prompt_fingerprint, task.capture
+                )  # fmt: skip
+                prompt = tokens_input(list(task.ids), cache_salt=self._salt(task, key))
+                sampling = self._sampling(task, steering)
+                outputs = self._llm.generate(prompt, sampling, key, priority=task.priority)
+                async with aclosing(outputs):
+                    yield Run(self._outputs(outputs), outputs.aclose, mailbox)
+        finally:
+            self._channel.close_box(key)
+            self.active -= 1
+
+    async def _outputs(self, outputs: AsyncIterator[RequestOutput]) -> AsyncIterator[RequestOutput]:
+        with translated_errors():
+            async for output in outputs:
+                self.progressed = monotonic()
+                yield output
+
+    @staticmethod
+    def _sampling(task: Task, steering: RequestSteering) -> VllmSampling:
+        sampling = task.sampling
+        if task.reported:
+            sampling.extra_args = {EXTRA_ARGS: steering.packed()}
+        sampling.skip_reading_prefix_cache = task.capture is not None or computes_whole(task.plan)
+        return sampling
+
+    def _salt(self, task: Task, key: str) -> str | None:
+        """Returns what separates cached blocks. Keys and values depend on what steered them. Where the hashes of blocks do
+        not know that, a steered request has a salt of its own, which shares nothing with plain requests."""
+        parts = [task.salt]
+        if not task.plan.empty and not self.hashes_know_steering:
+            parts.append(task.plan.fingerprint)
+        if not task.plan.reusable:
+            parts.append(key)
+        return "|".join(parts) or None
+
+    async def close(self) -> None:
+        """Ends vLLM's processes; requests that run end with EngineDead."""
+        self._llm.shutdown(timeout=1)
+        self._channel.close()
+
+
+@contextmanager
+def translated_errors() -> Any:
+    """Turns vLLM's errors into those that a caller may see."""
+    try:
+        yield
+    except EngineDeadError as error:
+        raise EngineDead("the engine has stopped") from error
+    except VLLMClientError as error:
+        raise InvalidRequest(str(error)) from error
+    except EngineGenerateError as error:
+        raise InternalError("the engine failed on this request") from error

@@ -1,0 +1,47 @@
+"""LoopThread: an event loop in a thread of its own, on which vLLM's client lives.
+
+vLLM's client belongs to the loop on which it is first used. Callers may come from other loops, and from several.
+"""
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class LoopThread:
+    """Runs coroutines of callers from any thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
+        """Starts a coroutine. Cancelling the future cancels it."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs a coroutine and awaits its result; a caller that is cancelled cancels it."""
+        return await asyncio.wrap_future(self.submit(work))
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs a coroutine and blocks until it has ended."""
+        return self.submit(work).result()
+
+    def stop(self) -> None:
+        """Cancels what runs, ends the loop and waits for the thread."""
+        self.call(_cancel_others())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+async def _cancel_others() -> None:
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)

@@ -1,0 +1,106 @@
+"""PlanBook: sends plans and readouts to the workers once, and has them dropped when no request needs them."""
+
+import asyncio
+import hashlib
+import pickle
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+from steering.engine.api import Reading
+from steering.errors import InternalError
+from steering.plan.types import Intervention, SteeringPlan
+
+KEPT = 64
+"""Plans and readouts that stay with the workers without a request that uses them; the same are often sent again."""
+
+Call = Callable[..., Awaitable[list[object]]]
+"""Calls a method of every worker: (name, *arguments) -> their results."""
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    sent: "asyncio.Task[None]"
+    users: int = 0
+
+
+class PlanBook:
+    """What the workers hold, by key. To be used on one event loop."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
+
+    @asynccontextmanager
+    async def held(self, plan: SteeringPlan, readings: tuple[Reading, ...]) -> AsyncIterator[tuple[str, str]]:
+        """Yields the keys of a plan and of readouts (empty where there are none) while a request uses them.
+
+        Raises InternalError where a worker cannot apply them.
+        """
+        wanted: list[tuple[str, str, object]] = []
+        if not plan.empty:
+            wanted.append(("plan", plan_key(plan), plan))
+        if readings:
+            wanted.append(("readings", readings_key(readings), readings))
+        entries = [self._use(kind, key, value) for kind, key, value in wanted]
+        try:
+            for entry in entries:
+                await asyncio.shield(entry.sent)
+            keys = {kind: key for kind, key, _ in wanted}
+            yield keys.get("plan", ""), keys.get("readings", "")
+        finally:
+            for entry in entries:
+                entry.users -= 1
+            await self._forget_unused()
+
+    def _use(self, kind: str, key: str, value: object) -> _Entry:
+        entry = self._entries.get((kind, key))
+        if entry is None or (entry.sent.done() and entry.sent.exception() is not None):
+            entry = self._entries[kind, key] = _Entry(asyncio.create_task(self._send(kind, key, value)))
+        self._entries.move_to_end((kind, key))
+        entry.users += 1
+        return entry
+
+    async def _send(self, kind: str, key: str, value: object) -> None:
+        content = pickle.dumps(_without_copies(value) if isinstance(value, SteeringPlan) else value)
+        reasons = [reason for reason in await self._call("steering_put", kind, key, content) if reason]
+        if reasons:
+            raise InternalError(f"the engine cannot apply this steering: {reasons[0]}")
+
+    async def _forget_unused(self) -> None:
+        unused = [key for key, entry in self._entries.items() if entry.users == 0 and entry.sent.done()]
+        dropped = unused[: max(len(unused) - KEPT, 0)]
+        for key in dropped:
+            del self._entries[key]
+        if dropped:
+            await self._call("steering_forget", [key for _, key in dropped])
+
+
+def _without_copies(plan: SteeringPlan) -> SteeringPlan:
+    """Drops the directions that the calls and the static sums of a plan hold as well."""
+
+    def bare(one: Intervention) -> Intervention:
+        return replace(one, directions={})
+
+    return replace(plan, interventions=tuple(map(bare, plan.interventions)), vectors={}, warnings=())
+
+
+def plan_key(plan: SteeringPlan) -> str:
+    """Returns the fingerprint with the order of interventions and thresholds, which a report refers to by number and
+    which the fingerprint does not know."""
+    order = [
+        [[layer, [call.interventions for call in one.calls]] for layer, one in plan.layers.items()],
+        [[one.vector, one.score, one.layer, one.parameters, one.above, one.bound, one.until, one.at] for one in plan.thresholds],
+        plan.reusable,
+    ]  # fmt: skip
+    return f"{plan.fingerprint}-{hashlib.sha256(repr(order).encode()).hexdigest()[:16]}"
+
+
+def readings_key(readings: tuple[Reading, ...]) -> str:
+    """Returns a digest of live readouts."""
+    digest = hashlib.sha256()
+    for one in readings:
+        digest.update(repr((one.name, one.layer, one.scale, one.middle)).encode())
+        digest.update(one.direction.numpy().tobytes())
+    return f"readings-{digest.hexdigest()}"

@@ -1,0 +1,1 @@
+"""What runs in vLLM's worker processes: steering after each decoder layer, and the reports to the server's process."""

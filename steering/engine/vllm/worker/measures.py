@@ -1,0 +1,63 @@
+"""BlockMeasures: the doses of prompt blocks, so that a report does not depend on who computed a prompt that is shared."""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterator
+
+import torch
+
+from steering.engine.transformers.memory.block_pool import BLOCK
+from steering.engine.vllm.worker.rows import WorkerRow
+from steering.shapes import Float, Tensor
+
+MAX_NUMBERS = 1 << 22
+"""float64 numbers that are kept, 32 MB. Where a block's are gone, a report counts the positions that were computed."""
+
+
+class BlockMeasures:
+    """Doses and tokens by (prompt fingerprint, token ids up to the block's end), least recently used first."""
+
+    def __init__(self, limit: int = MAX_NUMBERS) -> None:
+        self._blocks: OrderedDict[bytes, Float[Tensor, "source 2"]] = OrderedDict()
+        self._limit, self._numbers = limit, 0
+
+    def store(self, row: WorkerRow) -> None:
+        """Keeps the measures of the blocks that a request has computed so far."""
+        if not row.shares_measures:
+            return
+        sequence = row.sequence
+        end = min(row.computed, sequence.prompt_length - 1) // BLOCK
+        if end <= row.stored:
+            return
+        for block, key in enumerate(_keys(row, end)):
+            if block >= max(row.stored, row.cached // BLOCK):
+                self._put(key, sequence.dose.block_measures(block))
+        row.stored = end
+
+    def restore(self, row: WorkerRow) -> None:
+        """Adds the measures of the blocks that a request found in the cache. Called at its end: their owner may compute
+        them in the same step in which they are shared."""
+        if not row.shares_measures:
+            return
+        for block, key in enumerate(_keys(row, row.cached // BLOCK)):
+            measures = self._blocks.get(key)
+            if measures is not None:
+                self._blocks.move_to_end(key)
+                row.sequence.dose.restore_block(block, measures)
+
+    def _put(self, key: bytes, measures: Float[Tensor, "source 2"]) -> None:
+        old = self._blocks.pop(key, None)
+        self._numbers += measures.numel() - (0 if old is None else old.numel())
+        self._blocks[key] = measures
+        while self._numbers > self._limit:
+            _, dropped = self._blocks.popitem(last=False)
+            self._numbers -= dropped.numel()
+
+
+def _keys(row: WorkerRow, count: int) -> Iterator[bytes]:
+    """Yields the keys of the first blocks of a prompt: a hash chain, as the prefix cache has."""
+    digest = hashlib.sha256(row.sequence.plan.prompt_fingerprint.encode())
+    ids = torch.tensor(row.sequence.ids[: count * BLOCK], dtype=torch.int64).numpy()
+    for block in range(count):
+        digest.update(ids[block * BLOCK : (block + 1) * BLOCK].tobytes())
+        yield digest.digest()

@@ -1,0 +1,121 @@
+"""WorkerRow: one request inside a worker, and the segments of it that a step computes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import cast
+
+from steering.engine.api import CaptureSpec, Reading, SamplingParams
+from steering.engine.transformers.batch import Segment
+from steering.engine.transformers.sequence import CaptureState, Sequence, Stream
+from steering.engine.transformers.steering.timing import follows_single_tokens
+from steering.engine.vllm.messages import CaptureWindow, RequestSteering
+from steering.errors import InternalError
+from steering.plan.types import SteeringPlan
+
+NO_STREAM = cast(Stream, None)
+"""Events are delivered by the server's process; nothing in a worker reads the stream of a sequence."""
+UNKNOWN_TOKEN = 0
+"""Stands for a generated token, whose id steering does not need."""
+
+
+def plan_at(plan: SteeringPlan, layers: frozenset[int]) -> SteeringPlan:
+    """Returns the part of a plan that acts at these layers, those of one pipeline stage."""
+    return replace(plan, layers={layer: one for layer, one in plan.layers.items() if layer in layers})
+
+
+def computes_whole(plan: SteeringPlan) -> bool:
+    """Whether a request must compute each of its positions itself: what is decided or summed at one counts later.
+
+    The server has such requests skip the prefix cache, also when they are resumed after a preemption.
+    """
+    return not plan.reusable or bool(plan.thresholds) or any(one.holds for one in plan.interventions)
+
+
+@dataclass(slots=True, eq=False)
+class WorkerRow:
+    """One request. computed: positions that were computed and measured; a resumed request computes some of them again.
+
+    cached: positions that were found in the prefix cache. stored: prompt blocks whose measures are kept (measures.py).
+    recomputed: stands for the request while it computes positions again: the same row of the bank, sums that nobody reads.
+    """
+
+    key: str
+    sequence: Sequence
+    computed: int = 0
+    failed: bool = False
+    cached: int = 0
+    stored: int = 0
+    recomputed: Sequence | None = None
+
+    @property
+    def shares_measures(self) -> bool:
+        """Whether its prompt may be shared with requests that are steered alike there."""
+        plan = self.sequence.plan
+        return self.sequence.capture is None and bool(plan.prompt_fingerprint) and not computes_whole(plan)
+
+    def restarts(self, first: int) -> bool:
+        """Whether the request begins again: it was preempted, and computes every position itself."""
+        return 0 == first < self.computed and (self.sequence.capture is not None or computes_whole(self.sequence.plan))
+
+    def segments(self, first: int, start: int, end: int) -> Iterator[Segment]:
+        """Yields the segments of flat tokens [start, end), whose positions begin at `first`; positions that were
+        measured before are in a segment of their own. Raises InternalError where the result could not be exact."""
+        stop = first + end - start
+        sequence = self.sequence
+        several = stop - max(first, sequence.prompt_length - 1) > 1
+        if several and follows_single_tokens(sequence.plan):
+            raise InternalError(
+                "the request was preempted, and its steering follows the tokens one at a time (a held readout, or a condition "
+                "that is read behind the layer at which it acts): they cannot be computed again together"
+            )
+        sequence.ids.extend([UNKNOWN_TOKEN] * (stop - len(sequence.ids)))
+        again = min(self.computed, stop) - first
+        if again > 0:
+            self.recomputed = self.recomputed or _stand_in(sequence)
+            self.recomputed.computed = first
+            yield Segment(self.recomputed, first, start, start + again)
+            first, start = first + again, start + again
+        if start < end:
+            sequence.computed = first
+            yield Segment(sequence, first, start, end)
+        self.computed = max(self.computed, stop)
+
+
+def _stand_in(sequence: Sequence) -> Sequence:
+    return Sequence(
+        id=-1 - sequence.id,
+        ids=sequence.ids,
+        prompt_length=sequence.prompt_length,
+        plan=sequence.plan,
+        sampling=sequence.sampling,
+        stream=NO_STREAM,
+        row=sequence.row,
+    )
+
+
+def new_row(
+    number: int,
+    prompt: list[int],
+    steering: RequestSteering,
+    plan: SteeringPlan,
+    readings: tuple[Reading, ...],
+    layers: frozenset[int],
+) -> WorkerRow:
+    """Returns the row of a new request. layers: those of this pipeline stage."""
+    sequence = Sequence(
+        id=number,
+        ids=list(prompt),
+        prompt_length=steering.prompt_length,
+        plan=plan,
+        sampling=SamplingParams(),
+        stream=NO_STREAM,
+        readings=tuple(reading for reading in readings if reading.layer in layers),
+        capture=None if steering.capture is None else _capture(steering.capture, layers),
+    )
+    return WorkerRow(steering.key, sequence)
+
+
+def _capture(window: CaptureWindow, layers: frozenset[int]) -> CaptureState:
+    here = tuple(layer for layer in window.layers if layer in layers)
+    spec = CaptureSpec(here, logits=window.logits)
+    return CaptureState(index=0, spec=spec, window=(window.start, window.end), reduce=window.reduce)

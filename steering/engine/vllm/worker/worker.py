@@ -1,0 +1,118 @@
+"""SteeringWorker: the worker class that vLLM is given; everything it adds is steering."""
+
+import pickle
+from typing import Any
+
+import torch
+import zmq
+from vllm.distributed.parallel_state import get_pp_group, get_tp_group
+from vllm.platforms import current_platform
+
+from steering.engine.vllm.messages import EXTRA_ARGS, RequestSteering
+from steering.engine.vllm.worker.attachment import attach, decoder_layers
+from steering.engine.vllm.worker.model_runner import without_discarded_draws, wrap_runner
+from steering.engine.vllm.worker.state import WorkerSteering
+from steering.shapes import Tensor
+
+if current_platform.is_cpu():
+    from vllm.v1.worker.cpu_worker import CPUWorker as Worker
+else:
+    from vllm.v1.worker.gpu_worker import Worker
+
+
+class SteeringWorker(Worker):  # type: ignore[misc]
+    """vLLM's worker, with steering attached between loading and compiling. `steering_*` are called by the engine."""
+
+    def load_model(self, **options: Any) -> None:
+        """Loads the model, then attaches steering to it."""
+        super().load_model(**options)
+        config = self.vllm_config.model_config
+        count = int(config.hf_text_config.num_hidden_layers)
+        model = self.model_runner.get_model()
+        layers = decoder_layers(model, count)
+        self._steering = WorkerSteering(frozenset(layers), count, int(config.get_hidden_size()), self.device)
+        self._socket: zmq.Socket[bytes] | None = None
+        attach(model, self._steering, layers)
+        wrap_runner(self.model_runner, model, self._steering)
+
+    @torch.inference_mode()
+    def execute_model(self, scheduler_output: Any) -> Any:
+        """Runs one step. Requests that have left are reported first: nobody needs to wait for the step."""
+        steering = self._steering
+        steering.release(sorted(scheduler_output.finished_req_ids))
+        self._send()
+        for new in scheduler_output.scheduled_new_reqs:
+            arguments = (new.sampling_params and new.sampling_params.extra_args) or {}
+            if EXTRA_ARGS in arguments:
+                request = RequestSteering.unpacked(arguments[EXTRA_ARGS])
+                steering.admit(new.req_id, new.prompt_token_ids, request, new.num_computed_tokens)
+        output = super().execute_model(scheduler_output)
+        steering.end()
+        self._send()
+        return output
+
+    def sample_tokens(self, grammar_output: Any) -> Any:
+        """Samples the tokens of the step."""
+        with without_discarded_draws(self.model_runner):
+            return super().sample_tokens(grammar_output)
+
+    def _send(self) -> None:
+        """Sends the messages of this stage; all tensor-parallel ranks have the same."""
+        messages, self._steering.outbox = self._steering.outbox, []
+        if messages and self._socket is not None:
+            self._socket.send(pickle.dumps(messages))
+
+    def steering_connect(self, address: str) -> list[int]:
+        """Connects to the server's process. Returns the layers of this worker that report."""
+        if get_tp_group().rank_in_group == 0:
+            self._socket = zmq.Context.instance().socket(zmq.PUSH)
+            self._socket.setsockopt(zmq.LINGER, 0)
+            self._socket.connect(address)
+        return sorted(self._steering.layers)
+
+    def steering_stage(self) -> int:
+        """Returns the pipeline stage of this worker."""
+        return int(get_pp_group().rank_in_group)
+
+    @torch.inference_mode()
+    def steering_put(self, kind: str, key: str, content: bytes) -> str:
+        """Keeps a plan or readings under a key. Returns the reason where they cannot be applied, else an empty text."""
+        try:
+            value = pickle.loads(content)  # noqa: S301 - it comes from the server's process, over vLLM's own channel
+            put = self._steering.put_plan if kind == "plan" else self._steering.put_readings
+            put(key, value)
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+        return ""
+
+    def steering_forget(self, keys: list[str]) -> None:
+        """Drops plans and readings."""
+        self._steering.forget(keys)
+
+    @torch.inference_mode()
+    def steering_embed(self, ids: list[int]) -> bytes | None:
+        """Returns the embedding layer's output in float32, (token, d_model); None on other stages than the first."""
+        if not get_pp_group().is_first_rank:
+            return None
+        tokens = torch.tensor(ids, device=self.device)
+        embedded: Tensor = self.model_runner.get_model().embed_input_ids(tokens)
+        return embedded.float().cpu().numpy().tobytes()
+
+    @torch.inference_mode()
+    def steering_unembed(self, content: bytes) -> bytes | None:
+        """Returns the logits of float32 residuals (token, d_model); None on other stages than the last."""
+        model = self.model_runner.get_model()
+        if not get_pp_group().is_last_rank:
+            return None
+        residual = torch.frombuffer(bytearray(content), dtype=torch.float32).view(-1, self._steering.d_model)
+        hidden = model.model.norm(residual.to(self.device, self.vllm_config.model_config.dtype))
+        logits = model.compute_logits(hidden)
+        return None if logits is None else bytes(logits.float().cpu().numpy().tobytes())
+
+    def steering_calls(self) -> dict[str, int]:
+        """Returns how often the hook of each layer ran."""
+        return {str(layer): calls for layer, calls in self._steering.calls.items()}
+
+    def steering_resumed(self) -> int:
+        """Returns how often a request was resumed after a preemption, and computed positions again."""
+        return self._steering.resumed

@@ -1,0 +1,48 @@
+"""Engines of the tests in vLLM's environment: `make test-vllm`. Starting one takes half a minute, so tests share them."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from steering.engine import open_engine
+from steering.engine.api import Engine
+from steering.engine.options import EngineLimits, EngineOptions
+from steering.engine.transformers.engine import TransformersEngine
+from steering.engine.vllm.engine import VllmEngine
+from steering.model.loading import LoadedModel
+from tests.vllm.models import save_tiny
+
+LIMITS = EngineLimits(max_running=16, max_background=8, cache_bytes=768 << 20)
+
+
+def opened(model: str, cache: Path, **options: object) -> VllmEngine:
+    """Opens the engine in float32, without compilation unless asked for."""
+    values: dict[str, object] = {"device": "cpu", "dtype": "float32", "compiled": False, "limits": LIMITS, **options}
+    engine = open_engine("vllm", EngineOptions(model, cache, **values))  # type: ignore[arg-type]
+    assert isinstance(engine, VllmEngine)
+    return engine
+
+
+@pytest.fixture(scope="session")
+def tiny_vllm_folder(tmp_path_factory: pytest.TempPathFactory, hf_byte_tokenizer: PreTrainedTokenizerFast) -> Path:
+    """A random Llama of 3 layers whose heads vLLM's CPU attention supports."""
+    return save_tiny(tmp_path_factory.mktemp("models") / "tiny", hf_byte_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def engine(model_cache: Path) -> Iterator[VllmEngine]:
+    """The embedded model in vLLM."""
+    engine = opened("smollm2-135m-instruct", model_cache)
+    yield engine
+    asyncio.run(engine.close())
+
+
+@pytest.fixture(scope="session")
+def reference(embedded_model: LoadedModel) -> Iterator[Engine]:
+    """The embedded model in the transformers engine."""
+    engine = TransformersEngine(embedded_model)
+    yield engine
+    asyncio.run(engine.close())
