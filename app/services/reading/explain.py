@@ -23,6 +23,9 @@ from steering.schemas.reading.explain import (
 from steering.schemas.reading.readout import ReadVector
 from steering.workflows.reading import explain as workflow
 
+NEUTRAL_TOKENS = 3_000
+"""Upper bound of the tokens of neutral text: 64 conversations of two short messages."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedExplanation:
@@ -58,10 +61,9 @@ async def prepare(context: Context, body: ExplainRequest) -> PreparedExplanation
     read = len({axis.layer for axis in axes})
     check_activations(engine, context.settings, tokens, read, "activations (tokens x layers x d_model)", "texts")
     context.charge_tokens(tokens)
-    longest = max(map(len, ids))
-    context.admission.reserve(
-        tokens * read * engine.info.d_model * ACTIVATION_BYTES + longest * len(axes) * ACTIVATION_BYTES
-    )
+    # Neutral text is read by the first request for a vector; it is counted for every one.
+    held, longest = tokens + NEUTRAL_TOKENS, max(NEUTRAL_TOKENS, *map(len, ids))
+    context.admission.reserve((held * read * engine.info.d_model + longest * len(axes)) * ACTIVATION_BYTES)
     context.admission.reserve(len(ids) * body.top * workflow.CARRYING_TOKENS * SCORE_BYTES)
     return PreparedExplanation(context, body, tuple(map(pair_text, _texts(body))), axes, warnings)
 

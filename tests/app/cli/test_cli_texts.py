@@ -69,6 +69,21 @@ def test_clusters_show_examples_and_the_vector_between(steer: Steer, tmp_path: P
     assert "mood@1" in out
 
 
+def test_a_batch_goes_from_file_to_file(steer: Steer, tmp_path: Path) -> None:
+    requests, answers = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    lines = [{"id": f"r{i}", "prompt": "a" * (5000 if i == 3 else 5), "max_tokens": 2, "seed": i} for i in range(6)]
+    requests.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    out, error = steer("batch", str(requests), "--out", str(answers))
+    assert "5 answers" in out
+    assert "1 requests failed" in error
+    found = [json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines()]
+    assert [one["id"] for one in found] == [line["id"] for line in lines]
+    assert ["error" in one for one in found] == [i == 3 for i in range(6)]
+    requests.write_text('{"prompt": "a"}\n{"prompt": 5}\n', encoding="utf-8")
+    _, error = steer("batch", str(requests), "--out", str(answers), code=1)
+    assert "line 2" in error
+
+
 def test_steering_is_read_from_a_file_and_a_replay_brings_its_direction(steer: Steer, tmp_path: Path) -> None:
     direction = {"directions": {"1": [1.0] * D_MODEL}}
     steering, directions, answer = (tmp_path / name for name in ("steering.json", "directions.json", "answer.json"))
