@@ -19,6 +19,12 @@ def create_key(  # noqa: PLR0913, PLR0917 - one option a field
     requests_per_minute: Annotated[int | None, typer.Option(help="Requests that it may send a minute.")] = None,
     tokens_per_minute: Annotated[int | None, typer.Option(help="Tokens that it may use a minute.")] = None,
     concurrency: Annotated[int | None, typer.Option(help="Requests that it may run at once.")] = None,
+    rows: Annotated[int | None, typer.Option(help="Rows of the batch that it may use at once.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Unfinished jobs that it may have.")] = None,
+    storage_bytes: Annotated[int | None, typer.Option(help="Bytes of the vectors that it may store.")] = None,
+    namespace: Annotated[
+        str | None, typer.Option(help="Namespace of what it makes; it sees that and shared. Default: shared.")
+    ] = None,
     expires_at: Annotated[str | None, typer.Option(help="ISO 8601 time with a time zone.")] = None,
     as_json: AsJson = False,
     url: Url = LOCAL,
@@ -29,10 +35,13 @@ def create_key(  # noqa: PLR0913, PLR0917 - one option a field
         "requests_per_minute": requests_per_minute,
         "tokens_per_minute": tokens_per_minute,
         "concurrency": concurrency,
+        "rows": rows,
+        "jobs": jobs,
+        "storage_bytes": storage_bytes,
     }
     given = {field: value for field, value in limits.items() if value is not None}
     with client_of(url, key) as client:
-        created = client.create_key(name, scope, limits=given or None, expires_at=expires_at)
+        created = client.create_key(name, scope, limits=given or None, expires_at=expires_at, namespace=namespace)
     if as_json:
         print_json(created.model_dump(mode="json", exclude_none=True))
         return
@@ -49,9 +58,10 @@ def list_keys(as_json: AsJson = False, url: Url = LOCAL, key: Key = None) -> Non
         print_json([one.model_dump(mode="json", exclude_none=True) for one in found])
         return
     rows = [
-        [one.id, one.name, "+".join(one.scopes), one.expires_at or "", one.last_used_at or "never"] for one in found
+        [one.id, one.name, one.namespace, "+".join(one.scopes), one.expires_at or "", one.last_used_at or "never"]
+        for one in found
     ]
-    console.print(text_table(("id", "name", "scopes", "expires", "last used"), rows) if rows else "none")
+    console.print(text_table(("id", "name", "namespace", "scopes", "expires", "last used"), rows) if rows else "none")
 
 
 @keys.command("delete")

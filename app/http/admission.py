@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from anyio import CapacityLimiter, WouldBlock
 
+from app.policy.rate_limits import KeyRows
 from steering.errors import Overloaded
 
 
@@ -33,22 +34,35 @@ class Admission:
         self._rows: list[object] = []
         self._bytes = 0
         self._on_close: list[Callable[[], None]] = []
+        self._of_key: KeyRows | None = None
+
+    def count_for(self, rows: KeyRows) -> None:
+        """Counts the rows of this request for its key too, from now on."""
+        self._of_key = rows
 
     def on_close(self, callback: Callable[[], None]) -> None:
         """Calls something when the response has been sent."""
         self._on_close.append(callback)
 
     def take(self, rows: int) -> None:
-        """Raises the number of rows this request has to `rows`. Raises Overloaded, then it keeps what it had."""
+        """Raises the number of rows this request has to `rows`.
+
+        Raises Overloaded, or what KeyRows.take raises; then it keeps what it had.
+        """
         taken: list[object] = []
+        wanted = max(rows - len(self._rows), 0)
+        if self._of_key is not None:
+            self._of_key.take(wanted, rows)
         try:
-            for _ in range(rows - len(self._rows)):
+            for _ in range(wanted):
                 row = object()  # the limiter identifies its tokens by object
                 self._limiter.acquire_on_behalf_of_nowait(row)
                 taken.append(row)
         except WouldBlock:
             for row in taken:
                 self._limiter.release_on_behalf_of(row)
+            if self._of_key is not None:
+                self._of_key.release(wanted)
             total = int(self._limiter.total_tokens)
             raise Overloaded(f"all {total} rows are in use or waiting; try again shortly") from None
         self._rows.extend(taken)
@@ -61,6 +75,8 @@ class Admission:
 
     def release_rows(self) -> None:
         """Returns every row, and keeps the memory."""
+        if self._of_key is not None:
+            self._of_key.release(len(self._rows))
         while self._rows:
             self._limiter.release_on_behalf_of(self._rows.pop())
 

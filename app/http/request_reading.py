@@ -65,6 +65,7 @@ class ApiRoute(APIRoute):
             state.check_open()
             admission: Admission = request.state.admission
             admission.on_close(state.rate_limits.admit(key))
+            admission.count_for(state.rate_limits.rows_of(key))
             parsed = await self._read(request, state.settings)
             response = await run_while_connected(state, request, handler, parsed)
             if self.scope_needed in ("write", "admin") and request.method not in ("GET", "HEAD"):

@@ -1,4 +1,4 @@
-"""Limits of one key over time: requests and tokens per minute, and requests at once."""
+"""Limits of one key: requests and tokens per minute, requests and rows of the batch at once."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 
 from app.errors import RateLimited
 from app.policy.keys import Key
+from steering.errors import LimitExceeded
 
 
 class RateLimits:
@@ -18,6 +19,11 @@ class RateLimits:
     def __init__(self) -> None:
         self._windows = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._running: Counter[str] = Counter()
+        self._rows: Counter[str] = Counter()
+
+    def rows_of(self, key: Key) -> "KeyRows":
+        """Returns what counts the rows of a key."""
+        return KeyRows(self._rows, key)
 
     def admit(self, key: Key) -> Callable[[], None]:
         """Counts one request; returns what ends it. Raises RateLimited."""
@@ -48,3 +54,28 @@ class RateLimits:
             reset = self._windows.get_window_stats(window, key.name, what).reset_time
             wait = max(reset - time(), 1.0)
             raise RateLimited(f"this key may use {limit} {what} a minute", retry_after=wait)
+
+
+class KeyRows:
+    """Rows of the batch that the running requests of one key have taken."""
+
+    def __init__(self, counts: Counter[str], key: Key) -> None:
+        self._counts, self._key = counts, key
+
+    def take(self, rows: int, total: int) -> None:
+        """Counts rows of a request that will have `total`.
+
+        Raises LimitExceeded for more than the key may ever have, RateLimited for more than it may have now.
+        """
+        limit = self._key.limits.rows
+        if limit is not None and total > limit:
+            raise LimitExceeded(f"this request takes {total} rows at once; this key may use {limit}", param="n")
+        if limit is not None and self._counts[self._key.name] + rows > limit:
+            raise RateLimited(f"this key may use {limit} rows at once", retry_after=1.0)
+        self._counts[self._key.name] += rows
+
+    def release(self, rows: int) -> None:
+        """Returns rows."""
+        self._counts[self._key.name] -= rows
+        if not self._counts[self._key.name]:
+            del self._counts[self._key.name]

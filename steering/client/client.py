@@ -94,6 +94,7 @@ class Client(_Api):
     """The synchronous client. `http`: an own httpx2 client (transport, proxies); base_url and api_key still apply.
 
     `retries`: which failures are repeated; by default those that pass, three attempts, honouring `Retry-After`.
+    `namespace`: whose vectors, profiles and jobs, for a key with the scope admin; by default those of the key.
     """
 
     def __init__(
@@ -104,8 +105,9 @@ class Client(_Api):
         timeout: float = 600.0,
         http: httpx2.Client | None = None,
         retries: Retries = DEFAULT_RETRIES,
+        namespace: str | None = None,
     ) -> None:
-        self._retries = retries
+        self._retries, self._namespace = retries, namespace
         self._base, self._headers = base_url.rstrip("/"), auth_headers(api_key)
         self._http = http or httpx2.Client(timeout=httpx2.Timeout(timeout, connect=10.0))
 
@@ -126,7 +128,7 @@ class Client(_Api):
             try:
                 with api_errors():
                     return parse_response(
-                        call, self._http.request(**request_arguments(self._base, self._headers, call))
+                        call, self._http.request(**request_arguments(self._base, self._headers, self._namespace, call))
                     )
             except ApiError as error:
                 wait = self._retries.wait_after(error, attempt)
@@ -151,7 +153,10 @@ class Client(_Api):
             attempt += 1
 
     def _events(self, call: StreamCall[E]) -> Generator[E]:
-        with api_errors(), self._http.stream(**request_arguments(self._base, self._headers, call)) as response:
+        with (
+            api_errors(),
+            self._http.stream(**request_arguments(self._base, self._headers, self._namespace, call)) as response,
+        ):
             if response.is_error:
                 response.read()
                 raise response_error(response)
@@ -175,8 +180,9 @@ class AsyncClient(_Api):
         timeout: float = 600.0,
         http: httpx2.AsyncClient | None = None,
         retries: Retries = DEFAULT_RETRIES,
+        namespace: str | None = None,
     ) -> None:
-        self._retries = retries
+        self._retries, self._namespace = retries, namespace
         self._base, self._headers = base_url.rstrip("/"), auth_headers(api_key)
         self._http = http or httpx2.AsyncClient(timeout=httpx2.Timeout(timeout, connect=10.0))
 
@@ -197,7 +203,8 @@ class AsyncClient(_Api):
             try:
                 with api_errors():
                     return parse_response(
-                        call, await self._http.request(**request_arguments(self._base, self._headers, call))
+                        call,
+                        await self._http.request(**request_arguments(self._base, self._headers, self._namespace, call)),
                     )
             except ApiError as error:
                 wait = self._retries.wait_after(error, attempt)
@@ -225,7 +232,9 @@ class AsyncClient(_Api):
 
     async def _events(self, call: StreamCall[E]) -> AsyncGenerator[E]:
         with api_errors():
-            async with self._http.stream(**request_arguments(self._base, self._headers, call)) as response:
+            async with self._http.stream(
+                **request_arguments(self._base, self._headers, self._namespace, call)
+            ) as response:
                 if response.is_error:
                     await response.aread()
                     raise response_error(response)

@@ -13,10 +13,14 @@ T = TypeVar("T")
 E = TypeVar("E", bound=BaseModel)
 
 
-def request_arguments(base: str, headers: dict[str, str], call: Call[T] | StreamCall[E]) -> dict[str, Any]:
+def request_arguments(
+    base: str, headers: dict[str, str], namespace: str | None, call: Call[T] | StreamCall[E]
+) -> dict[str, Any]:
     """Returns the arguments of `httpx2.Client.request` and `stream`."""
     content = call.content if isinstance(call, Call) else None
-    query = call.query if isinstance(call, Call) else {}
+    query = dict(call.query) if isinstance(call, Call) else {}
+    if namespace is not None and not (isinstance(call, Call) and not call.in_namespace):
+        query["namespace"] = namespace
     if isinstance(call, Call) and call.accept is not None:
         headers = {**headers, "Accept": call.accept}
     if isinstance(call, Call) and content is not None:

@@ -1,6 +1,7 @@
 """The console of all commands, sanitized output of model text, and the options shared by the commands."""
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -46,9 +47,12 @@ def shown(text: str, style: str = "") -> Text:
 
 @contextmanager
 def client_of(url: str, key: str | None, local: bool = False) -> Iterator[Client]:
-    """Yields a client for the options of a command, with --local of a model in this process."""
+    """Yields a client for the options of a command, with --local of a model in this process.
+
+    STEERING_NAMESPACE names the namespace of every command of an admin.
+    """
     if not local:
-        with Client(url, api_key=key) as client:
+        with Client(url, api_key=key, namespace=os.environ.get("STEERING_NAMESPACE") or None) as client:
             yield client
         return
     from app.cli.local import local_client  # noqa: PLC0415 - imports torch and loads a model

@@ -24,7 +24,8 @@ Text: TypeAlias = str | Chat
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
     """One request. `read` turns the body of its response into T. accept: the media type asked for, where there are several.
-    content_type: that of `content`."""
+    content_type: that of `content`. in_namespace: whether it takes the client's namespace.
+    """
 
     method: str
     path: str
@@ -34,6 +35,7 @@ class Call(Generic[T]):
     query: JsonObject = field(default_factory=dict)
     accept: str | None = None
     content_type: str = "application/octet-stream"
+    in_namespace: bool = True
 
 
 @dataclass(frozen=True, slots=True)

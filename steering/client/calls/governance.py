@@ -7,31 +7,44 @@ from steering.schemas.keys import AuditPage, KeyAnswer, KeyList, NewKeyAnswer
 
 
 def create_key(
-    name: str, scopes: Sequence[str], *, limits: JsonObject | None = None, expires_at: str | None = None
+    name: str,
+    scopes: Sequence[str],
+    *,
+    limits: JsonObject | None = None,
+    expires_at: str | None = None,
+    namespace: str | None = None,
 ) -> Call[NewKeyAnswer]:
-    """Creates a key; the result is the only place where it is shown."""
-    body = json_fields(name=name, scopes=list(scopes), limits=limits, expires_at=expires_at)
-    return Call("POST", "/v1/keys", parsed(NewKeyAnswer), body)
+    """Creates a key; the result is the only place where it is shown. namespace: of what it makes, by default `shared`."""
+    body = json_fields(name=name, scopes=list(scopes), limits=limits, expires_at=expires_at, namespace=namespace)
+    return Call("POST", "/v1/keys", parsed(NewKeyAnswer), body, in_namespace=False)
 
 
 def list_keys() -> Call[KeyList]:
     """Lists the keys of the database."""
-    return Call("GET", "/v1/keys", parsed(KeyList))
+    return Call("GET", "/v1/keys", parsed(KeyList), in_namespace=False)
 
 
 def change_key(
-    key_id: str, *, name: str | None = None, scopes: Sequence[str] | None = None, limits: JsonObject | None = None
+    key_id: str,
+    *,
+    name: str | None = None,
+    scopes: Sequence[str] | None = None,
+    limits: JsonObject | None = None,
+    namespace: str | None = None,
 ) -> Call[KeyAnswer]:
     """Changes a key; limits are replaced as a whole."""
-    body = json_fields(name=name, scopes=None if scopes is None else list(scopes), limits=limits)
-    return Call("PATCH", path_of("/v1/keys/{}", key_id), parsed(KeyAnswer), body)
+    given = None if scopes is None else list(scopes)
+    body = json_fields(name=name, scopes=given, limits=limits, namespace=namespace)
+    return Call("PATCH", path_of("/v1/keys/{}", key_id), parsed(KeyAnswer), body, in_namespace=False)
 
 
 def delete_key(key_id: str) -> Call[None]:
     """Deletes a key."""
-    return Call("DELETE", path_of("/v1/keys/{}", key_id), no_body)
+    return Call("DELETE", path_of("/v1/keys/{}", key_id), no_body, in_namespace=False)
 
 
 def read_audit(*, limit: int = 50, cursor: str | None = None) -> Call[AuditPage]:
     """Lists changes, newest first."""
-    return Call("GET", "/v1/audit", parsed(AuditPage), query=json_fields(limit=limit, cursor=cursor))
+    return Call(
+        "GET", "/v1/audit", parsed(AuditPage), query=json_fields(limit=limit, cursor=cursor), in_namespace=False
+    )

@@ -1,0 +1,126 @@
+"""What a caller sends to each route that takes or returns a name, with the name of something that belongs to another namespace."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.app.routes.evaluation_bodies import SWEEP
+from tests.app.routes.test_extract import PAIRS
+
+MESSAGES = [{"role": "user", "content": "a"}]
+SHORT = {"prompt": "a", "max_tokens": 2}
+NUMBERS = {"1": [1.0] * 8}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A request. `{vector}`, `{profile}` and `{job}` in its path, query or body are replaced; `status` is what it must get."""
+
+    route: str
+    body: Any = None
+    query: Mapping[str, Any] = field(default_factory=dict)
+    status: int = 404
+    content: bytes | None = None
+
+
+def steered(intervention: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A list of one intervention."""
+    return [intervention]
+
+
+BY_VECTOR = {"vector": "{vector}"}
+BY_CONDITION = {"vector": "common", "when": {"all": [{"not": {"vector": "{vector}@1", "above": 0.0}}]}}
+BY_TARGET = {"vector": "common", "operation": "replace", "to": "{vector}"}
+BY_PROFILE = {"profile": "{profile}"}
+
+NAMED = (
+    Case("GET /v1/vectors/{name}"),
+    Case("GET /v1/vectors/{name}", query={"version": 1}),
+    Case("GET /v1/vectors/{name}/directions"),
+    Case("GET /v1/vectors/{name}/export"),
+    Case("GET /v1/vectors/{name}/similar"),
+    Case("GET /v1/vectors/{name}/versions"),
+    Case("PATCH /v1/vectors/{name}", {"description": "mine"}),
+    Case("DELETE /v1/vectors/{name}"),
+    Case("DELETE /v1/vectors/{name}", query={"force": True, "version": 1}),
+    Case("POST /v1/vectors/combine", {"name": "mine", "terms": [{"vector": "{vector}"}]}),
+    Case("POST /v1/vectors/combine", {"name": "mine", "terms": [{"vector": "common"}], "orthogonal_to": ["{vector}"]}),
+    Case("GET /v1/profiles/{name}"),
+    Case("DELETE /v1/profiles/{name}"),
+    Case("PUT /v1/profiles/{name}", {"interventions": steered(BY_VECTOR)}),
+    Case("PUT /v1/steering", {"interventions": steered(BY_VECTOR)}),
+    Case("GET /v1/jobs/{job_id}"),
+    Case("GET /v1/jobs/{job_id}/events"),
+    Case("DELETE /v1/jobs/{job_id}"),
+    Case("POST /v1/generate", {**SHORT, "steering": steered(BY_VECTOR)}),
+    Case("POST /v1/generate", {**SHORT, "steering": steered(BY_CONDITION)}),
+    Case("POST /v1/generate", {**SHORT, "steering": steered(BY_TARGET)}),
+    Case("POST /v1/generate", {**SHORT, "steering": BY_PROFILE}),
+    Case("POST /v1/generate", {**SHORT, "steering": [], "readout": ["{vector}"]}),
+    Case("POST /v1/generate", {**SHORT, "steering": [], "flag": [{"vector": "{vector}", "above": 0.0}]}),
+    Case("POST /v1/compare", {**SHORT, "steering": steered(BY_VECTOR)}),
+    Case("POST /v1/compare", {**SHORT, "steering": BY_PROFILE}),
+    Case("POST /v1/compare", {**SHORT, "steering": [], "readout": ["{vector}"]}),
+    Case("POST /v1/readout", {"texts": ["a"], "vectors": ["{vector}"]}),
+    Case("POST /v1/latent-space", {"texts": ["a", "b", "c"], "vectors": ["{vector}"]}),
+    Case("POST /v1/logit-lens", {"prompt": "a", "top_k": 1, "steering": steered(BY_VECTOR)}),
+    Case("POST /v1/evaluations", {**SWEEP, "vector": "{vector}"}),
+    Case("POST /v1/evaluations", {**SWEEP, "vector": "common", "reader": "{vector}"}),
+    Case("POST /v1/chat/completions", {"model": "scripted@{profile}", "messages": MESSAGES}),
+    Case("POST /v1/chat/completions", {"model": "scripted", "messages": MESSAGES, "steering": steered(BY_VECTOR)}),
+    Case("POST /v1/completions", {"model": "scripted@{profile}", "prompt": "a"}),
+    Case("POST /v1/completions", {"model": "scripted", "prompt": "a", "steering": BY_PROFILE}),
+    Case("GET /v1/models/{model}"),
+)
+"""Requests by name: the answer is the same as for a name that never existed."""
+
+LISTED = (
+    Case("GET /v1/vectors", status=200),
+    Case("GET /v1/vectors", query={"search": "alpha"}, status=200),
+    Case("GET /v1/vectors", query={"tag": "alpha-tag"}, status=200),
+    Case("GET /v1/vectors", query={"limit": 1}, status=200),
+    Case("GET /v1/profiles", status=200),
+    Case("GET /v1/jobs", status=200),
+    Case("GET /v1/models", status=200),
+    Case("GET /v1/steering", status=200),
+    Case("POST /v1/explain", {"texts": ["a"]}, status=200),
+    Case("POST /v1/generate", SHORT, status=200),
+    Case("POST /v1/compare", {**SHORT, "arms": [{"name": "default"}]}, status=200),
+    Case("POST /v1/chat/completions", {"model": "scripted", "messages": MESSAGES}, status=200),
+    Case("POST /v1/completions", {"model": "scripted", "prompt": "a"}, status=200),
+    Case("POST /v1/embeddings", {"model": "scripted", "input": "a"}, status=200),
+    Case("GET /v1/capabilities", status=200),
+    Case("GET /v1/concepts", status=200),
+)
+"""Answers that list names, or use a default: nothing in them is of the other namespace."""
+
+WRITTEN = (
+    Case("POST /v1/vectors", {"name": "{vector}", "directions": NUMBERS}, status=201),
+    Case("POST /v1/vectors/combine", {"name": "{vector}", "terms": [{"vector": "common"}]}, status=201),
+    Case("POST /v1/vectors/import", query={"name": "{vector}"}, content=b"file", status=201),
+    Case("POST /v1/vectors/extract", {"name": "{vector}", "pairs": PAIRS}, query={"wait": True}, status=201),
+    Case("PUT /v1/profiles/{name}", {"interventions": [{"vector": "common"}]}, status=200),
+    Case("PUT /v1/steering", {"interventions": [{"vector": "common"}]}, status=200),
+    Case("DELETE /v1/steering", status=204),
+)
+"""Requests that write under a name which the other namespace has: they make something of their own."""
+
+ADMINS = {"GET /v1/audit", "GET /v1/keys", "POST /v1/keys", "PATCH /v1/keys/{key_id}", "DELETE /v1/keys/{key_id}"}
+ADMINS |= {"GET /metrics", "GET /v1/policy", "PUT /v1/policy", "DELETE /v1/policy"}
+"""Routes of operators, who see every namespace."""
+
+NAMELESS = {
+    "GET /health",
+    "GET /health/live",
+    "GET /health/ready",
+    "GET /version",
+    "POST /tokenize",
+    "POST /detokenize",
+}
+NAMELESS |= {"GET /v1/concepts/{name}"}
+"""Routes that neither take nor return the name of anything that is stored."""
+
+ELSEWHERE = {
+    "POST /v1/replay": "tests/app/policy/test_namespaces.py::test_a_record_of_another_namespace_is_not_replayed",
+}
+"""Routes whose request is made in another way, and the test of each."""

@@ -1,0 +1,76 @@
+"""Limits of one key on rows of the batch, unfinished jobs and stored bytes; other keys are not affected."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.app.conftest import Server, StartServer
+from tests.app.policy.test_keys import ADMIN, BEARER, ask, bearer, code, created
+from tests.app.routes.test_extract import PAIRS
+from tests.fakes import ScriptedEngine
+
+EXTRACT: dict[str, Any] = {"name": "mood", "pairs": PAIRS, "method": "trained", "training": {"steps": 2000}}
+
+
+@pytest.fixture
+async def waiting(start: StartServer) -> tuple[Server, asyncio.Event]:
+    """A server whose engine generates nothing until the event is set."""
+    gate = asyncio.Event()
+    server = await start(ScriptedEngine(gate=gate), api_keys=ADMIN)
+    server.client.headers.update(BEARER)
+    return server, gate
+
+
+async def test_rows_of_a_key_are_limited(waiting: tuple[Server, asyncio.Event]) -> None:
+    server, gate = waiting
+    key = await created(server, limits={"rows": 3})
+    first = asyncio.create_task(ask(server, key, n=2))
+    while server.engine.stats().running == 0:  # noqa: ASYNC110 - counted by the engine
+        await asyncio.sleep(0.01)
+    refused = await ask(server, key, n=2)
+    assert code(refused) == (429, "rate_limited")
+    assert float(refused.headers["retry-after"]) > 0
+    never = await ask(server, key, n=4)
+    assert code(never) == (400, "limit_exceeded"), "no wait would help"
+    gate.set()
+    assert (await first).status_code == 200
+    assert (await ask(server, key, n=3)).status_code == 200
+    assert (await ask(server, {"key": ADMIN}, n=4)).status_code == 200
+
+
+async def test_unfinished_jobs_of_a_key_are_limited(start: StartServer) -> None:
+    server = await start(ScriptedEngine(token_seconds=0.002), api_keys=ADMIN)
+    server.client.headers.update(BEARER)
+    key = bearer((await created(server, scopes=["write", "read"], limits={"jobs": 1}))["key"])
+    job = await server.client.post("/v1/vectors/extract", json=EXTRACT, headers=key)
+    assert job.status_code == 202
+    for path in ("/v1/vectors/extract", "/v1/vectors/extract?wait=true"):
+        refused = await server.client.post(path, json=EXTRACT, headers=key)
+        assert code(refused) == (429, "rate_limited")
+        assert float(refused.headers["retry-after"]) > 0
+    other = await server.client.post("/v1/vectors/extract", json=EXTRACT)
+    assert other.status_code == 202, "other keys are not affected"
+    await server.client.delete(f"/v1/jobs/{job.json()['id']}", headers=key)
+    assert (await server.client.post("/v1/vectors/extract", json=EXTRACT, headers=key)).status_code == 202
+
+
+async def test_bytes_of_a_key_are_limited(start: StartServer) -> None:
+    server = await start(api_keys=ADMIN)
+    server.client.headers.update(BEARER)
+    size = len((await server.register("measured")) and (await server.client.get("/v1/vectors/measured/export")).content)
+    fields = {"scopes": ["write", "read"], "namespace": "small"}
+    key = bearer((await created(server, **fields, limits={"storage_bytes": int(2.5 * size)}))["key"])
+    body = {"name": "measured", "directions": {"1": [1.0] * 8, "2": [1.0] * 8}}
+    for _ in range(2):
+        assert (await server.client.post("/v1/vectors", json=body, headers=key)).status_code == 201
+    refused = await server.client.post("/v1/vectors", json=body, headers=key)
+    assert code(refused) == (507, "storage_full")
+    assert refused.headers["x-should-retry"] == "false"
+    assert str(int(2.5 * size)) in refused.text
+    assert (await server.client.get("/v1/vectors/measured", headers=key)).json()["version"] == 2, "nothing was stored"
+    assert (await server.client.post("/v1/vectors", json=body)).status_code == 201, "other keys are not affected"
+    assert (await server.client.delete("/v1/vectors/measured?version=1", headers=key)).status_code == 204
+    assert (await server.client.post("/v1/vectors", json=body, headers=key)).status_code == 201
+    none = bearer((await created(server, **fields, limits={"storage_bytes": 0}))["key"])
+    assert code(await server.client.post("/v1/vectors", json=body, headers=none)) == (507, "storage_full")
