@@ -21,6 +21,7 @@ from app.policy import audit
 from app.policy.keys import ApiKeys
 from app.policy.rate_limits import RateLimits
 from app.services.jobs import Jobs
+from app.services.vectors.similar import Cosines
 from app.settings import Settings
 from steering.engine.api import Engine, EngineStats
 from steering.errors import EngineDead, NotReady, SteeringError
@@ -57,6 +58,7 @@ class AppState:
         self.metrics = Metrics(self.stats, self._job_counts)
         self.plans = RecentPlans()
         self.neutral = NeutralCache()
+        self.cosines = Cosines()
         self.default_steering = DefaultSteering(settings, self.plans)
         self.draining = False
         self.in_flight = 0

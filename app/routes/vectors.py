@@ -10,7 +10,8 @@ from app.http.request_reading import ApiRoute, BinaryRoute, UploadRoute
 from app.services.limits import check_limit
 from app.services.ownership import delete_vector, describe_vector
 from app.services.resources import directions, vector_answer
-from app.services.vectors.files import export_file, file_bytes, import_file, similar_vectors
+from app.services.vectors.files import export_file, file_bytes, import_file
+from app.services.vectors.similar import similar_vectors
 from app.services.vectors.versions import list_versions
 from steering.schemas.vectors import (
     CombineRequest,
@@ -103,7 +104,8 @@ async def export(name: str, query: Annotated[ExportQuery, Query()], context: Con
 @router.get("/v1/vectors/{name}/similar")
 async def similar(name: str, query: Annotated[VersionQuery, Query()], context: ContextDep) -> SimilarAnswer:
     """Returns the cosine to every other vector of the same model."""
-    return await similar_vectors(context.store, await context.vector_version(name, query.version))
+    vector = await context.vector_version(name, query.version)
+    return await similar_vectors(context.store, vector, context.state.cosines)
 
 
 @router.get("/v1/vectors/{name}/versions")

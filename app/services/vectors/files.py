@@ -1,7 +1,6 @@
 """Imports and exports vectors as files, and compares them with each other."""
 
 from collections.abc import Callable, Mapping
-from statistics import fmean
 
 from starlette.responses import Response
 
@@ -11,11 +10,8 @@ from steering.errors import InvalidRequest, UnsupportedParameter, VectorModelMis
 from steering.layer_indices import layer_index
 from steering.model.info import ModelInfo
 from steering.plan.layers import check_model
-from steering.schemas.base import by_layer
-from steering.schemas.vectors import SimilarAnswer, SimilarVector
-from steering.store.base import NamespaceStore, VectorFilter
 from steering.store.formats.blob import decode, encode
-from steering.vectors import ConceptVector, cosine
+from steering.vectors import ConceptVector
 from steering.workflows.extraction.make import with_recommendation
 
 _PAGE = 100
@@ -69,26 +65,3 @@ def _control_vector(vector: ConceptVector, layers: str) -> bytes:
     entries = {layer: vector.layers[layer] for layer in chosen}
     directions = {layer: entry.direction.tolist() for layer, entry in entries.items()}
     return write_control_vector(directions, {layer: entry.scale for layer, entry in entries.items()}, vector.model)
-
-
-async def similar_vectors(store: NamespaceStore, vector: ConceptVector) -> SimilarAnswer:
-    """Compares with every other vector of the model: the most similar first, by absolute mean cosine over shared layers."""
-    found: list[SimilarVector] = []
-    cursor: str | None = None
-    while True:
-        page = await store.vectors.find(VectorFilter(), _PAGE, cursor)
-        for other in page.vectors:
-            if other.name != vector.name and other.model_fingerprint == vector.model_fingerprint:
-                one = _similar(vector, await store.vectors.get(other.name, other.version))
-                found.extend([] if one is None else [one])
-        cursor = page.next_cursor
-        if cursor is None:
-            break
-    return SimilarAnswer(data=sorted(found, key=lambda one: (-abs(one.mean), one.id)))
-
-
-def _similar(vector: ConceptVector, other: ConceptVector) -> SimilarVector | None:
-    layers = cosine(vector, other)
-    if not layers:
-        return None
-    return SimilarVector(namespace=other.namespace, id=other.id, cosine=by_layer(layers), mean=fmean(layers.values()))

@@ -23,8 +23,8 @@ class Database:
     """
 
     def __init__(self, address: DatabaseAddress) -> None:
-        self._engine = create_async_engine(address.url, **address.engine_options, **address.pool_options)
-        prepare(self._engine.sync_engine, address)
+        self.engine = create_async_engine(address.url, **address.engine_options, **address.pool_options)
+        prepare(self.engine.sync_engine, address)
         self._writer = asyncio.Lock()
         self._running: set[asyncio.Task[Any]] = set()
 
@@ -59,11 +59,11 @@ class Database:
     async def close(self) -> None:
         """Waits for the transactions that still run."""
         await asyncio.gather(*self._running, return_exceptions=True)
-        await self._engine.dispose()
+        await self.engine.dispose()
 
     async def _transaction(self, work: Callable[[AsyncConnection], Awaitable[T]], writes: bool) -> T:
         with translated():
-            async with self._engine.connect() as connection:
+            async with self.engine.connect() as connection:
                 await connection.execution_options(**{WRITES: writes})
                 async with connection.begin():
                     return await work(connection)

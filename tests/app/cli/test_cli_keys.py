@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -32,3 +33,34 @@ def test_a_key_is_created_listed_and_deleted(steer: Steer) -> None:
     shown = steer("audit")[0]
     assert "DELETE /v1/keys/{key_id}" in shown
     assert "name=team a" in shown
+
+
+def test_a_key_of_a_namespace_sees_its_own_vectors(
+    steer: Steer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    options = [
+        "--scope",
+        "read",
+        "--scope",
+        "write",
+        "--namespace",
+        "team-a",
+        "--rows",
+        "4",
+        "--storage-bytes",
+        "100000",
+    ]
+    secret = steer("keys", "create", "team a", *options)[0].strip()
+    (listed,) = json.loads(steer("keys", "list", "--json")[0])
+    assert (listed["namespace"], listed["limits"]["rows"], listed["limits"]["storage_bytes"]) == ("team-a", 4, 100000)
+    file = tmp_path / "vector.json"
+    file.write_text(json.dumps({"name": "mood", "directions": {"1": [1.0] * 8}}))
+    monkeypatch.setenv("STEERING_KEY", secret)
+    steer("vectors", "import", str(file))
+    assert "mood" in steer("vectors", "list")[0]
+    monkeypatch.setenv("STEERING_KEY", ADMIN)
+    assert "mood" not in steer("vectors", "list")[0]
+    monkeypatch.setenv("STEERING_NAMESPACE", "team-a")
+    assert "mood" in steer("vectors", "list")[0]
+    assert "team a" in steer("keys", "list")[0]
+    assert "POST /v1/vectors" in steer("audit")[0]

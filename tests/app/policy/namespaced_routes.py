@@ -14,13 +14,17 @@ NUMBERS = {"1": [1.0] * 8}
 
 @dataclass(frozen=True)
 class Case:
-    """A request. `{vector}`, `{profile}` and `{job}` in its path, query or body are replaced; `status` is what it must get."""
+    """A request. `{vector}`, `{profile}` and `{job}` in its path, query or body are replaced; `status` is what it must get.
+
+    lines: whether the body is sent as one JSON line. file: whether a vector's file is sent.
+    """
 
     route: str
     body: Any = None
     query: Mapping[str, Any] = field(default_factory=dict)
     status: int = 404
-    content: bytes | None = None
+    lines: bool = False
+    file: bool = False
 
 
 def steered(intervention: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -51,6 +55,7 @@ NAMED = (
     Case("PUT /v1/steering", {"interventions": steered(BY_VECTOR)}),
     Case("GET /v1/jobs/{job_id}"),
     Case("GET /v1/jobs/{job_id}/events"),
+    Case("GET /v1/jobs/{job_id}/output"),
     Case("DELETE /v1/jobs/{job_id}"),
     Case("POST /v1/generate", {**SHORT, "steering": steered(BY_VECTOR)}),
     Case("POST /v1/generate", {**SHORT, "steering": steered(BY_CONDITION)}),
@@ -58,6 +63,10 @@ NAMED = (
     Case("POST /v1/generate", {**SHORT, "steering": BY_PROFILE}),
     Case("POST /v1/generate", {**SHORT, "steering": [], "readout": ["{vector}"]}),
     Case("POST /v1/generate", {**SHORT, "steering": [], "flag": [{"vector": "{vector}", "above": 0.0}]}),
+    Case("POST /v1/generate/batch", {**SHORT, "steering": steered(BY_VECTOR)}, lines=True),
+    Case("POST /v1/generate/batch", {**SHORT, "steering": BY_PROFILE}, lines=True),
+    Case("POST /v1/score", {"prompt": "a", "continuations": ["b"], "steering": steered(BY_VECTOR)}),
+    Case("POST /v1/activations", {"texts": ["a"], "layers": [1], "steering": steered(BY_VECTOR)}),
     Case("POST /v1/compare", {**SHORT, "steering": steered(BY_VECTOR)}),
     Case("POST /v1/compare", {**SHORT, "steering": BY_PROFILE}),
     Case("POST /v1/compare", {**SHORT, "steering": [], "readout": ["{vector}"]}),
@@ -83,7 +92,8 @@ LISTED = (
     Case("GET /v1/jobs", status=200),
     Case("GET /v1/models", status=200),
     Case("GET /v1/steering", status=200),
-    Case("POST /v1/explain", {"texts": ["a"]}, status=200),
+    Case("POST /v1/explain", {"texts": ["a"], "threshold": 0.0}, status=200),
+    Case("POST /v1/clusters", {"texts": ["a", "b", "c", "d"], "clusters": 2}, status=200),
     Case("POST /v1/generate", SHORT, status=200),
     Case("POST /v1/compare", {**SHORT, "arms": [{"name": "default"}]}, status=200),
     Case("POST /v1/chat/completions", {"model": "scripted", "messages": MESSAGES}, status=200),
@@ -97,7 +107,7 @@ LISTED = (
 WRITTEN = (
     Case("POST /v1/vectors", {"name": "{vector}", "directions": NUMBERS}, status=201),
     Case("POST /v1/vectors/combine", {"name": "{vector}", "terms": [{"vector": "common"}]}, status=201),
-    Case("POST /v1/vectors/import", query={"name": "{vector}"}, content=b"file", status=201),
+    Case("POST /v1/vectors/import", query={"name": "{vector}"}, file=True, status=201),
     Case("POST /v1/vectors/extract", {"name": "{vector}", "pairs": PAIRS}, query={"wait": True}, status=201),
     Case("PUT /v1/profiles/{name}", {"interventions": [{"vector": "common"}]}, status=200),
     Case("PUT /v1/steering", {"interventions": [{"vector": "common"}]}, status=200),

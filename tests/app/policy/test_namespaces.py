@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -56,10 +57,13 @@ async def send(server: Server, case: Case, names: Mapping[str, str], key: str = 
     kind = next((kind for kind in ("profile", "job", "model") if f"/v1/{kind}s/" in path), "vector")
     path = path.replace("{name}", names[kind]).replace("{job_id}", names["job"]).replace("{model}", names["model"])
     content, headers = None, bearer(key)
-    if case.content is not None:
+    if case.file:
         content = (await server.client.get("/v1/vectors/common/export", headers=headers)).content
         headers["content-type"] = "application/octet-stream"
     body = None if case.body is None else filled(case.body, names)
+    if case.lines:
+        content, body = json.dumps(body).encode(), None
+        headers["content-type"] = "application/jsonl"
     query = {name: str(value).lower() if isinstance(value, bool) else value for name, value in case.query.items()}
     return await server.client.request(
         method, path, params=filled(query, names), json=body, content=content, headers=headers
@@ -165,7 +169,8 @@ async def test_other_namespaces_are_named_by_admins_only(server: Server) -> None
     assert (bad.status_code, bad.json()["error"]["param"]) == (400, "namespace")
     for case in (*WRITTEN, *LISTED, *NAMED):  # each takes the parameter; what it does with it is tested above
         if case.route in routes() - {"GET /v1/capabilities", "GET /v1/concepts"}:
-            answer = await send(server, Case(case.route, case.body, {**case.query, "namespace": "x"}), UNKNOWN)
+            named = replace(case, query={**case.query, "namespace": "x"})
+            answer = await send(server, named, UNKNOWN)
             assert answer.status_code == 403, case.route
 
 
