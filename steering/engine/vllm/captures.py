@@ -71,12 +71,15 @@ async def _embeddings(client: VllmClient, task: CaptureTask) -> Tensor:
 
 
 async def unembedded(client: VllmClient, info: ModelInfo, residual: Residual) -> Float[Tensor, "token vocab"]:
-    """Returns the logits of residuals. Raises InvalidRequest for another width."""
+    """Returns the logits of residuals. Raises InvalidRequest for another width, UnsupportedParameter for a model whose
+    final norm is not found."""
     if residual.dim() != 2 or residual.shape[1] != info.d_model:
         raise InvalidRequest(f"residuals are (token, {info.d_model}), got {tuple(residual.shape)}", param="residual")
     pieces = [torch.empty(0, info.vocab_size)]
     for rows in torch.split(residual.to(torch.float32), UNEMBED_ROWS):
         found = await client.call("steering_unembed", rows.contiguous().numpy().tobytes())
         content = next(one for one in found if one is not None)
+        if not content:
+            raise UnsupportedParameter(f"the engine 'vllm' cannot unembed residuals of {info.architecture}")
         pieces.append(torch.frombuffer(bytearray(content), dtype=torch.float32).view(len(rows), -1))
     return torch.cat(pieces)

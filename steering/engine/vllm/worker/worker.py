@@ -100,12 +100,16 @@ class SteeringWorker(Worker):  # type: ignore[misc]
 
     @torch.inference_mode()
     def steering_unembed(self, content: bytes) -> bytes | None:
-        """Returns the logits of float32 residuals (token, d_model); None on other stages than the last."""
+        """Returns the logits of float32 residuals (token, d_model); None on other stages than the last, nothing where the
+        model's final norm has another place than in most."""
         model = self.model_runner.get_model()
         if not get_pp_group().is_last_rank:
             return None
+        norm = getattr(getattr(model, "model", None), "norm", None)
+        if norm is None:
+            return b""
         residual = torch.frombuffer(bytearray(content), dtype=torch.float32).view(-1, self._steering.d_model)
-        hidden = model.model.norm(residual.to(self.device, self.vllm_config.model_config.dtype))
+        hidden = norm(residual.to(self.device, self.vllm_config.model_config.dtype))
         logits = model.compute_logits(hidden)
         return None if logits is None else bytes(logits.float().cpu().numpy().tobytes())
 

@@ -1,0 +1,99 @@
+"""Drives WorkerSteering as vLLM's model runner does, over a transformers model: pieces of prompts, preemption, resumption."""
+
+from collections.abc import Sequence
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+from steering.engine.vllm.messages import CaptureWindow, FailureMessage, ReportMessage, RequestSteering, TokenMessage
+from steering.engine.vllm.worker.state import StepView, WorkerSteering
+from steering.model.layout import find_layout
+
+
+class DrivenModel:
+    """One model with steering behind its layers; one request at a time."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self._argument = find_layout(model).cache_argument
+        self._last = DynamicCache()
+        layers = model.model.layers
+        d_model = int(model.config.hidden_size)
+        self.steering = WorkerSteering(frozenset(range(len(layers))), len(layers), d_model, torch.device("cpu"))
+        for index, layer in enumerate(layers):
+            layer.register_forward_hook(self._hook(index))
+
+    def _hook(self, index: int):  # type: ignore[no-untyped-def]
+        def hook(_layer: object, _arguments: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+            hidden = output[0] if isinstance(output, tuple) else output
+            self.steering.act(index, hidden[0], None)
+
+        return hook
+
+    @torch.inference_mode()
+    def run(
+        self,
+        request: RequestSteering,
+        prompt: Sequence[int],
+        count: int,
+        *,
+        piece: int = 1 << 20,
+        preempt_after: int | None = None,
+        kept: int = 0,
+        cached: int = 0,
+    ) -> list[int]:
+        """Generates greedily. piece: most positions of a step. preempt_after: generated tokens after which the request loses
+        its blocks, but for those of the first `kept` positions. cached: positions that another request computed, the last
+        one here."""
+        self.steering.admit("request", list(prompt), request, cached)
+        ids, cache, computed = list(prompt), self._last if cached else DynamicCache(), cached
+        self._last = cache
+        if cached:
+            cache.crop(cached - cache.get_seq_length())
+        while True:
+            stop = min(computed + piece, len(ids))
+            logits = self._step(ids, computed, stop, cache)
+            computed = stop
+            if computed < len(ids):
+                continue
+            if count:
+                ids.append(int(logits.argmax()))
+            if len(ids) - len(prompt) == count:
+                break
+            if preempt_after == len(ids) - len(prompt):
+                preempt_after = None
+                if kept:
+                    cache.crop(kept - cache.get_seq_length())
+                else:
+                    self._last = cache = DynamicCache()
+                computed = kept
+        self.steering.release(["request"])
+        return ids[len(prompt) :]
+
+    def _step(self, ids: Sequence[int], first: int, stop: int, cache: DynamicCache) -> torch.Tensor:
+        positions = torch.arange(first, stop)
+        self.steering.begin(StepView(["request"], [0, stop - first], [first], positions))
+        output = self.model(torch.tensor([ids[first:stop]]), use_cache=True, **{self._argument: cache})
+        if self.steering.step is not None:
+            self.steering.step.note_last(output.logits[0, -1:])
+        self.steering.end()
+        found: torch.Tensor = output.logits[0, -1]
+        return found
+
+    def tokens(self) -> list[TokenMessage]:
+        """The messages about tokens so far."""
+        return [message for message in self.steering.outbox if isinstance(message, TokenMessage)]
+
+    def failures(self) -> list[FailureMessage]:
+        """The messages about failures so far."""
+        return [message for message in self.steering.outbox if isinstance(message, FailureMessage)]
+
+    def report(self) -> ReportMessage:
+        """The last report."""
+        return next(message for message in reversed(self.steering.outbox) if isinstance(message, ReportMessage))
+
+
+def capture_of(layers: Sequence[int], length: int, *, reduce: bool) -> RequestSteering:
+    """A capture of all positions."""
+    window = CaptureWindow(tuple(layers), 0, length, reduce=reduce, logits=False)
+    return RequestSteering("capture", prompt_length=length, capture=window)

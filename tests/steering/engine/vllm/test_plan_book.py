@@ -1,0 +1,98 @@
+"""Plans are sent once, stay while requests use them, and are named by everything a report refers to."""
+
+import asyncio
+import pickle
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from steering.engine.api import Reading
+from steering.engine.vllm.plan_book import KEPT, PlanBook, plan_key
+from steering.errors import InternalError
+from steering.plan.types import UNSTEERED, LayerSteering, SteeringPlan
+from tests.fakes import ScriptedEngine
+from tests.plans import plan_for, vectors_for
+
+
+class Workers:
+    """Records what workers are sent."""
+
+    def __init__(self, reason: str = "") -> None:
+        self.calls: list[tuple[str, ...]] = []
+        self.contents: list[Any] = []
+        self.reason = reason
+
+    async def __call__(self, name: str, *arguments: Any) -> list[object]:
+        await asyncio.sleep(0)
+        if name == "steering_put":
+            self.calls.append((name, arguments[0], arguments[1]))
+            self.contents.append(pickle.loads(arguments[2]))
+            return [self.reason, ""]
+        self.calls.append((name, *arguments[0]))
+        return [None, None]
+
+
+def plan(number: int) -> SteeringPlan:
+    return SteeringPlan(layers={0: LayerSteering(torch.ones(3, 4))}, fingerprint=f"plan {number}")
+
+
+async def test_requests_at_once_send_a_plan_once() -> None:
+    workers = Workers()
+    book = PlanBook(workers)
+    reading = Reading("up", 1, torch.ones(4), 1.0)
+
+    async def use() -> tuple[str, str]:
+        async with book.held(plan(1), (reading,)) as keys:
+            await asyncio.sleep(0.01)
+            return keys
+
+    found = await asyncio.gather(*(use() for _ in range(5)), use())
+    assert len(set(found)) == 1
+    assert [call[:2] for call in workers.calls] == [("steering_put", "plan"), ("steering_put", "readings")]
+    async with book.held(UNSTEERED, ()) as keys:
+        assert keys == ("", "")
+    assert len(workers.calls) == 2
+
+
+async def test_unused_plans_are_dropped_oldest_first_and_used_ones_stay() -> None:
+    workers = Workers()
+    book = PlanBook(workers)
+    async with book.held(plan(-1), ()):
+        for number in range(KEPT + 2):
+            async with book.held(plan(number), ()):
+                pass
+        dropped = [key for call in workers.calls if call[0] == "steering_forget" for key in call[1:]]
+        assert dropped == [plan_key(plan(0)), plan_key(plan(1))]
+    async with book.held(plan(0), ()):
+        assert workers.calls[-1][:2] == ("steering_put", "plan")
+
+
+async def test_a_plan_that_a_worker_refuses_is_an_error_of_its_request_and_is_tried_again() -> None:
+    workers = Workers("no")
+    book = PlanBook(workers)
+    for _ in range(2):
+        with pytest.raises(InternalError, match="no"):
+            async with book.held(plan(1), ()):
+                pass
+    assert len(workers.calls) == 2
+    workers.reason = ""
+    async with book.held(plan(1), ()):
+        pass
+
+
+async def test_a_plan_is_sent_without_copies_and_keyed_with_the_order_of_its_thresholds() -> None:
+    info = ScriptedEngine().info
+    when = [{"vector": name, "above": 0.0, "layer": 0} for name in ("alpha", "beta")]
+    items = [{"vector": "alpha", "strength": 1.0, "layers": [1], "when": {"any": when}}]
+    found = await plan_for(items, vectors_for(info), info)
+    swapped = replace(found, thresholds=found.thresholds[::-1])
+    assert plan_key(found) == plan_key(replace(found))
+    assert plan_key(found) != plan_key(swapped)
+    workers = Workers()
+    async with PlanBook(workers).held(found, ()):
+        pass
+    (sent,) = workers.contents
+    assert sent.interventions[0].directions == {}
+    assert torch.equal(sent.layers[1].calls[0].directions, found.layers[1].calls[0].directions)

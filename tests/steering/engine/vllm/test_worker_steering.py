@@ -1,0 +1,161 @@
+"""Steering in a worker of vLLM equals the transformers engine, however vLLM cuts, preempts and resumes a request."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from steering.engine.api import GenerationRequest, Reading
+from steering.engine.transformers.steering.timing import follows_single_tokens
+from steering.engine.vllm.answers import report_of
+from steering.engine.vllm.messages import RequestSteering
+from steering.engine.vllm.worker.rows import computes_whole
+from steering.model.info import ModelInfo
+from steering.model.loading import opened
+from steering.plan.types import LayerSteering, OperationCall, Phase, SteeringPlan
+from tests.engines import Outcome, engine_over, run, sampling
+from tests.families import FAMILIES
+from tests.plans import plan_for, random_items, vectors_for
+from tests.steering.engine.vllm.driven_model import DrivenModel, capture_of
+
+PROMPT = tuple(b"Once upon a time there was")
+COUNT = 10
+
+
+def info_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> ModelInfo:
+    return opened(model, tokenizer, name="tiny").info
+
+
+async def expected(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, plan: SteeringPlan) -> Outcome:
+    async with engine_over(FAMILIES["llama"](), tokenizer) as engine:
+        return await run(engine, GenerationRequest(PROMPT, sampling(COUNT), plan))
+
+
+def steering_of(plan: SteeringPlan, readings: str = "") -> RequestSteering:
+    return RequestSteering("key", "" if plan.empty else "plan", readings, len(PROMPT))
+
+
+def assert_reports_equal(driven: DrivenModel, plan: SteeringPlan, outcome: Outcome) -> None:
+    report, its = report_of(plan, len(PROMPT), [driven.report()]), outcome.finish.steering
+    assert (report.fired, report.fired_at, report.tokens) == (its.fired, its.fired_at, its.tokens)
+    assert report.total == pytest.approx(its.total, rel=1e-4, abs=1e-7)
+    for doses, its_doses in zip(report.doses, its.doses, strict=True):
+        assert doses == pytest.approx(dict(its_doses), rel=1e-4, abs=1e-7)
+    scores = [None if score is None else pytest.approx(score, rel=1e-3, abs=1e-4) for score in its.condition_scores]
+    assert list(report.condition_scores) == scores
+
+
+@pytest.mark.parametrize("seed", range(24))
+async def test_random_plans_in_pieces_and_after_a_preemption_equal_the_transformers_engine(
+    seed: int, hf_byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = FAMILIES["llama"]()
+    info = info_of(model, hf_byte_tokenizer)
+    plan = await plan_for(random_items(seed, info.layer_count), vectors_for(info), info)
+    outcome = await expected(model, hf_byte_tokenizer, plan)
+    driven = DrivenModel(model)
+    if not plan.empty:
+        driven.steering.put_plan("plan", plan)
+    kept = 0 if computes_whole(plan) else 7 * (seed % 4)
+    ways: Sequence[dict[str, int | None]] = [{}, {"piece": 7}, {"piece": 7, "preempt_after": 6, "kept": kept}]
+    for way in ways:
+        if "preempt_after" in way and follows_single_tokens(plan):
+            continue
+        assert driven.run(steering_of(plan), PROMPT, COUNT, **way) == outcome.tokens  # type: ignore[arg-type]
+        assert driven.failures() == []
+        assert_reports_equal(driven, plan, outcome)
+
+
+async def test_a_late_condition_after_a_preemption_ends_its_request(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    driven = DrivenModel(FAMILIES["llama"]())
+    info = info_of(driven.model, hf_byte_tokenizer)
+    items = [{"vector": "alpha", "strength": 1.0, "layers": [0], "when": {"vector": "beta", "above": 0.0, "layer": 2}}]
+    plan = await plan_for(items, vectors_for(info), info)
+    driven.steering.put_plan("plan", plan)
+    driven.run(steering_of(plan), PROMPT, 8, preempt_after=5)
+    (failure,) = driven.failures()
+    assert "preempted" in failure.reason
+
+
+async def test_readouts_come_once_for_each_token_at_its_position(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    model = FAMILIES["llama"]()
+    info = info_of(model, hf_byte_tokenizer)
+    direction = torch.nn.functional.normalize(torch.arange(1.0, info.d_model + 1), dim=0)
+    reading = Reading("up", 1, direction, 2.0, 0.5)
+    async with engine_over(FAMILIES["llama"](), hf_byte_tokenizer) as engine:
+        outcome = await run(engine, GenerationRequest(PROMPT, sampling(COUNT), readings=(reading,)))
+    driven = DrivenModel(model)
+    driven.steering.put_readings("up", (reading,))
+    driven.run(replace(steering_of(SteeringPlan()), readings="up"), PROMPT, COUNT, piece=5)
+    found = {message.index: message.readout for message in driven.tokens()}
+    assert sorted(found) == list(range(COUNT))
+    for index, readout in found.items():
+        assert readout == pytest.approx(outcome.events[index].readout, rel=1e-4, abs=1e-5)
+
+
+def infinite_plan(d_model: int) -> SteeringPlan:
+    rows = torch.full((len(Phase), d_model), torch.inf)
+    return SteeringPlan(layers={1: LayerSteering(static_sum=rows)}, fingerprint="inf")
+
+
+def test_an_infinite_plan_is_reported_at_the_first_token() -> None:
+    driven = DrivenModel(FAMILIES["llama"]())
+    driven.steering.put_plan("plan", infinite_plan(32))
+    driven.run(RequestSteering("key", "plan", "", len(PROMPT)), PROMPT, 2)
+    assert [message.finite for message in driven.tokens()] == [False, False]
+
+
+def test_a_plan_that_cannot_be_applied_is_refused_when_it_is_sent() -> None:
+    driven = DrivenModel(FAMILIES["llama"]())
+    with pytest.raises(Exception, match="size"):
+        driven.steering.put_plan("plan", SteeringPlan(layers={1: LayerSteering(static_sum=torch.ones(3, 31))}))
+    call = OperationCall((0,), torch.ones(1, 32))
+    with pytest.raises(IndexError):
+        driven.steering.put_plan("plan", SteeringPlan(layers={1: LayerSteering(calls=(call,))}))
+
+
+def test_a_request_with_an_unknown_plan_fails_alone() -> None:
+    driven = DrivenModel(FAMILIES["llama"]())
+    plain = driven.run(RequestSteering("plain", prompt_length=len(PROMPT)), PROMPT, 4)
+    failed = driven.run(RequestSteering("failed", "no such plan", "", len(PROMPT)), PROMPT, 4)
+    assert failed == plain
+    assert [message.key for message in driven.failures()] == ["failed"]
+
+
+@pytest.mark.parametrize("piece", [4, 100])
+def test_captures_hold_each_layer_over_all_pieces(piece: int) -> None:
+    driven = DrivenModel(FAMILIES["llama"]())
+    with torch.inference_mode():
+        states = driven.model(torch.tensor([PROMPT]), output_hidden_states=True).hidden_states
+    driven.run(capture_of((0, 1), len(PROMPT), reduce=False), PROMPT, 0, piece=piece)
+    for layer in (0, 1):
+        torch.testing.assert_close(driven.report().activations[layer], states[layer + 1][0], rtol=1e-4, atol=1e-5)
+    driven.run(capture_of((1,), len(PROMPT), reduce=True), PROMPT, 0, piece=piece)
+    mean = states[2][0].mean(0, keepdim=True)
+    torch.testing.assert_close(driven.report().activations[1], mean, rtol=1e-4, atol=1e-5)
+
+
+async def test_a_request_whose_prompt_was_cached_reports_as_if_it_had_computed_it(
+    hf_byte_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    driven = DrivenModel(FAMILIES["llama"]())
+    info = info_of(driven.model, hf_byte_tokenizer)
+    items = [
+        {"vector": "alpha", "strength": 0.5, "layers": "all"},
+        {"vector": "beta", "operation": "rotate", "degrees": 10.0, "layers": [1]},
+    ]
+    plan = await plan_for(items, vectors_for(info), info)
+    driven.steering.put_plan("plan", plan)
+    prompt = tuple(range(40))
+    request = RequestSteering("key", "plan", "", len(prompt))
+    tokens = driven.run(request, prompt, 5, piece=9)
+    first = report_of(plan, len(prompt), [driven.report()])
+    assert driven.run(request, prompt, 5, cached=32) == tokens
+    second = report_of(plan, len(prompt), [driven.report()])
+    assert second.tokens == first.tokens == (44, 44)
+    assert (second.fired_at, first.fired_at) == ((-1, -1), (-1, -1))
+    assert second.total == pytest.approx(first.total, rel=1e-4)
+    for doses, its_doses in zip(second.doses, first.doses, strict=True):
+        assert doses == pytest.approx(dict(its_doses), rel=1e-4)
