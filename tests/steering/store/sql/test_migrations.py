@@ -15,8 +15,8 @@ from steering.store.sql.address import read_address
 from steering.store.sql.store import open_sql_store
 from steering.store.sql.tables import Base
 from tests.steering.store.files import VECTOR
-from tests.steering.store.old_schema import database_at, fill
 from tests.steering.store.planted import planted, same_numbers
+from tests.steering.store.sql.old_schema import database_at, fill
 
 DATE = "2025-01-01T00:00:00.000000Z"
 DATES = {"created_at": DATE, "updated_at": DATE}
