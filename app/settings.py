@@ -67,6 +67,7 @@ class Settings(BaseSettings):
         7, description="age at which results of batches are deleted, when the next batch starts"
     )
     audit_days: Positive = Field(90, description="age at which entries of the audit log are deleted")
+    job_days: Positive = Field(30, description="age at which jobs that have ended are deleted")
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="comma-separated names accepted in Host, in addition to the loopback names on a loopback address",
@@ -105,6 +106,10 @@ class Settings(BaseSettings):
     keepalive_seconds: Seconds = Field(15.0, description="pause after which a stream sends a comment")
     stall_seconds: Seconds = Field(60.0, description="a reader that takes nothing for so long loses its stream")
     drain_seconds: Seconds = Field(30.0, description="time that running requests get after SIGTERM")
+    lease_seconds: Annotated[float, Field(ge=1, le=3600)] = Field(
+        15.0,
+        description="a server that does not reach the database for so long is taken for dead: its jobs are reported as interrupted",
+    )
     max_jobs: Positive = Field(4, description="jobs running at once")
     max_queued_jobs: Positive = Field(64, description="jobs waiting; one more is answered 429")
 

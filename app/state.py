@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TypeAlias, cast
@@ -17,16 +16,17 @@ from app.http.admission import Admission, MemoryBudget
 from app.http.errors import public_error
 from app.http.sse import StreamTimeouts, ended
 from app.metrics import Metrics
-from app.policy import audit
 from app.policy.keys import ApiKeys
 from app.policy.rate_limits import RateLimits
 from app.services.jobs import Jobs
 from app.services.vectors.similar import Cosines
 from app.settings import Settings
+from app.synchronization import Refresh, Synchronization, new_server_id, prune
 from steering.engine.api import Engine, EngineStats
 from steering.errors import EngineDead, NotReady, SteeringError
 from steering.plan.resolve import RecentPlans
 from steering.store.base import Store
+from steering.store.servers import Topic
 from steering.threads import run_in_thread
 from steering.workflows.reading.explain import NeutralCache
 
@@ -34,10 +34,6 @@ log = structlog.get_logger(__name__)
 
 WATCH_SECONDS = 1.0
 """Pause between two checks of the engine."""
-REFRESH_SECONDS = 5.0
-"""Pause between two reads of the keys and the default steering."""
-PRUNE_REFRESHES = 17_280
-"""Refreshes in a day."""
 
 EngineFactory: TypeAlias = Callable[[Settings], Engine]
 """Builds the engine; runs in a daemon thread, because loading a model takes seconds to minutes."""
@@ -78,27 +74,40 @@ class AppState:
     async def running(self) -> AsyncIterator[None]:
         """Opens the store, then the engine in the background, so that the port opens at once; closes in reverse."""
         self.interrupted = asyncio.get_running_loop().create_future()
-        self._store = await self._store_factory(self.settings)
-        settings = self.settings
-        self._jobs = Jobs(self._store, running=settings.max_jobs, waiting=settings.max_queued_jobs)
-        loading: asyncio.Task[None] | None = None
-        refreshing: asyncio.Task[None] | None = None
+        store = self._store = await self._store_factory(self.settings)
+        self._jobs = Jobs(store, new_server_id(), self.settings)
+        synchronization = self._synchronization(store, self._jobs)
+        tasks: list[asyncio.Task[None]] = []
         try:
-            await self._jobs.start()
-            await self.keys.refresh(self._store)
-            await audit.prune(self._store, settings.audit_days)
-            loading = asyncio.create_task(self._load_and_watch(self._store))
-            refreshing = asyncio.create_task(self._refresh(self._store))
+            await self._jobs.renew()
+            await synchronization.start()
+            await self.keys.refresh(store)
+            await prune(store, self.settings)
+            tasks.append(asyncio.create_task(self._load_and_watch(store)))
+            tasks.append(asyncio.create_task(synchronization.run()))
             yield
         finally:
-            for task in (loading, refreshing):
-                if task is not None:
-                    await ended(task)
+            for task in tasks:
+                await ended(task)
             await self._jobs.close()
             if self._engine is not None:
                 await self._engine.close()
             gc.unfreeze()
-            await self._store.close()
+            await store.close()
+
+    def _synchronization(self, store: Store, jobs: Jobs) -> Synchronization:
+        """Says what is read again when another server has changed it."""
+
+        async def refresh_default() -> None:
+            if self._engine is not None:
+                await self.default_steering.refresh(store, self._engine)
+
+        refreshes: dict[Topic, Refresh] = {
+            "keys": lambda: self.keys.refresh(store),
+            "default_steering": refresh_default,
+            "jobs": jobs.renew,
+        }
+        return Synchronization(store, self.settings, refreshes, jobs.renew)
 
     async def _load_and_watch(self, store: Store) -> None:
         """Loads the model, then checks the engine until the server stops."""
@@ -131,16 +140,6 @@ class AppState:
             if stats.executor != executor:
                 executor = stats.executor
                 log.info("executor_changed", executor=executor)
-
-    async def _refresh(self, store: Store) -> None:
-        """Reads what another server may have changed: the keys and the default steering. Prunes the audit log daily."""
-        for count in itertools.count(1):
-            await asyncio.sleep(REFRESH_SECONDS)
-            await self.keys.refresh(store)
-            if self._engine is not None:
-                await self.default_steering.refresh(store, self._engine)
-            if count % PRUNE_REFRESHES == 0:
-                await audit.prune(store, self.settings.audit_days)
 
     def _failure_of(self, stats: EngineStats) -> EngineDead | None:
         if not stats.alive:

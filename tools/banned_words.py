@@ -29,8 +29,6 @@ WORDS: Final[dict[str, str]] = {
     "house": "project, server",
     "intake": "request reading, tokenized prompts",
     "laid": "written, arranged",
-    "lease": "admission control",
-    "leases": "admission control",
     "lend": "share",
     "lender": "owner of shared blocks",
     "lenders": "owners of shared blocks",

@@ -5,7 +5,8 @@ from collections.abc import AsyncGenerator
 
 from app.http.errors import body_of
 from app.http.sse import Event, EventStream, ended, next_event
-from app.services.jobs import FINAL, NamespaceJobs
+from app.services.jobs import FINAL
+from app.services.namespace_jobs import NamespaceJobs
 from app.services.resources import job_answer
 from app.state import AppState
 from steering.errors import SteeringError

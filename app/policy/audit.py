@@ -1,12 +1,11 @@
 """Writes the audit log: one entry for each request that changed something."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
 
-from app.policy.keys import Key, utc_text
+from app.policy.keys import Key
 from steering.errors import SteeringError
 from steering.store.base import Store
 from steering.store.governance import AuditEntry
@@ -32,11 +31,3 @@ def _target(path: Mapping[str, Any], body: Any) -> str:
         return ", ".join(f"{name}={value}" for name, value in path.items())[:_TARGET_LIMIT]
     name = body.get("name") if isinstance(body, dict) else None
     return f"name={name}"[:_TARGET_LIMIT] if isinstance(name, str) else ""
-
-
-async def prune(store: Store, days: int) -> None:
-    """Deletes entries older than `days`."""
-    try:
-        await store.audit.prune(utc_text(datetime.now(UTC) - timedelta(days=days)))
-    except SteeringError as error:
-        log.warning("audit_not_pruned", code=error.code)

@@ -6,9 +6,9 @@ from difflib import get_close_matches
 
 from app.http.admission import Admission
 from app.policy.keys import Key
-from app.services.jobs import NamespaceJobs
 from app.services.limits import check_limit, check_own_steering, check_steering, check_vectors
 from app.services.lookup import VectorsByName
+from app.services.namespace_jobs import NamespaceJobs
 from app.settings import Settings
 from app.state import AppState
 from steering.engine.api import Engine, Reading
@@ -48,7 +48,8 @@ class Context:
     @property
     def jobs(self) -> NamespaceJobs:
         """The jobs that the request sees. Raises NotReady."""
-        return self.state.jobs.in_namespace(self.namespace, self.key)
+        jobs = self.state.jobs
+        return NamespaceJobs(jobs, jobs.store.in_namespace(self.namespace).jobs, self.namespace, self.key)
 
     @property
     def settings(self) -> Settings:

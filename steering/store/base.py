@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from steering.spec import SteeringSpec
 from steering.store.governance import AuditStore, DocumentStore, KeyStore
 from steering.store.outputs import OutputStore
+from steering.store.servers import ServerStore
 from steering.store.summary import VectorSummary
 from steering.vectors import ConceptVector
 
@@ -58,7 +59,10 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """A job. status: queued | running | succeeded | failed | cancelled. error: {"code", "message"}. namespace: set by the store."""
+    """A job. status: queued | running | succeeded | failed | cancelled. error: {"code", "message"}. namespace: set by the store.
+
+    owner: the id of the server that runs it.
+    """
 
     id: str
     kind: str
@@ -70,6 +74,7 @@ class JobRecord:
     created_at: str = ""
     updated_at: str = ""
     namespace: str = ""
+    owner: str = ""
 
 
 class VectorSource(Protocol):
@@ -142,7 +147,8 @@ class JobStore(Protocol):
     """Job records; they outlive a restart of the server."""
 
     async def put(self, job: JobRecord) -> JobRecord:
-        """Creates or replaces the record of that id."""
+        """Creates or replaces the record of that id, and returns the stored record. A record that has ended stays as it is:
+        a job that was reported as interrupted is not reported again by a server that lost its lease."""
         ...
 
     async def get(self, job_id: str) -> JobRecord:
@@ -171,6 +177,7 @@ class Store(Protocol):
     audit: AuditStore
     documents: DocumentStore
     outputs: OutputStore
+    servers: ServerStore
 
     def in_namespace(self, name: str, writer: Writer = UNLIMITED) -> NamespaceStore:
         """Returns the store as it is seen in a namespace, which need not exist yet. Raises InvalidRequest for what is no name."""
@@ -183,10 +190,6 @@ class Store(Protocol):
 
     async def defaults(self) -> Mapping[str, SteeringSpec]:
         """Returns the default steering of every namespace that has one."""
-        ...
-
-    async def interrupt_jobs(self) -> int:
-        """Marks every unfinished job failed with code `interrupted`; returns how many. Called at start."""
         ...
 
     async def ping(self) -> None:

@@ -9,7 +9,6 @@ from steering.namespaces import SHARED, visible_from
 from steering.spec import SteeringSpec
 from steering.store.base import UNLIMITED, JobRecord, NamespaceStore, Profile, Writer
 from steering.store.formats.serialization import (
-    INTERRUPTED,
     UNFINISHED,
     check_job,
     check_profile,
@@ -22,9 +21,11 @@ from steering.store.formats.serialization import (
 )
 from steering.store.governance import AuditStore, DocumentStore, KeyStore
 from steering.store.memory_governance import MemoryAudit, MemoryDocuments, MemoryKeys, MemoryOutputs
+from steering.store.memory_servers import MemoryServers
 from steering.store.memory_vectors import Content, MemoryVectors
 from steering.store.outputs import OutputStore
 from steering.store.rules import check_page, make_cursor, now, read_position
+from steering.store.servers import ServerStore
 from steering.vectors import check_name
 
 
@@ -76,6 +77,7 @@ class MemoryProfiles:
 
     async def set_default(self, steering: SteeringSpec | None) -> None:
         """See ProfileStore.set_default."""
+        self._content.changes["default_steering"] += 1
         if steering is None:
             self._content.defaults.pop(self._namespace, None)
         else:
@@ -87,15 +89,18 @@ class MemoryJobs:
     """See `steering.store.base.JobStore`."""
 
     def __init__(self, content: Content, namespace: str) -> None:
-        self._jobs, self._namespace = content.jobs, namespace
+        self._content, self._namespace = content, namespace
+        self._jobs = content.jobs
 
     async def put(self, job: JobRecord) -> JobRecord:
         """See JobStore.put."""
         stored = replace(_copied(check_job(job)), created_at=now(), updated_at=now(), namespace=self._namespace)
-        position, before = self._jobs.get(job.id, (len(self._jobs) + 1, stored))
+        position, before = self._jobs.get(job.id, (self._content.last_job + 1, stored))
         if before.namespace != self._namespace:
             raise job_not_found(job.id)
-        self._jobs[job.id] = (position, replace(stored, created_at=before.created_at))
+        if job.id not in self._jobs or before.status in UNFINISHED:
+            self._jobs[job.id] = (position, replace(stored, created_at=before.created_at))
+            self._content.last_job = max(position, self._content.last_job)
         return await self.get(job.id)
 
     async def get(self, job_id: str) -> JobRecord:
@@ -107,7 +112,7 @@ class MemoryJobs:
     async def find(self, limit: int = 50, cursor: str | None = None) -> tuple[tuple[JobRecord, ...], str | None]:
         """See JobStore.find."""
         check_page(limit)
-        before = len(self._jobs) + 1 if cursor is None else read_position("job", cursor)
+        before = self._content.last_job + 1 if cursor is None else read_position("job", cursor)
         visible = visible_from(self._namespace)
         seen = [(position, job) for position, job in reversed(self._jobs.values()) if job.namespace in visible]
         found = [(position, job) for position, job in seen if position < before]
@@ -136,10 +141,12 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._content = Content()
-        self.keys: KeyStore = MemoryKeys()
+        changes = self._content.changes
+        self.keys: KeyStore = MemoryKeys(changes)
         self.audit: AuditStore = MemoryAudit()
-        self.documents: DocumentStore = MemoryDocuments()
         self.outputs: OutputStore = MemoryOutputs()
+        self.documents: DocumentStore = MemoryDocuments(changes)
+        self.servers: ServerStore = MemoryServers(self._content, changes)
 
     def in_namespace(self, name: str, writer: Writer = UNLIMITED) -> NamespaceStore:
         """See Store.in_namespace."""
@@ -157,14 +164,6 @@ class MemoryStore:
     async def defaults(self) -> Mapping[str, SteeringSpec]:
         """See Store.defaults."""
         return {name: read_steering(text, "the default steering") for name, text in self._content.defaults.items()}
-
-    async def interrupt_jobs(self) -> int:
-        """See Store.interrupt_jobs."""
-        jobs = self._content.jobs
-        cut = [(job_id, entry) for job_id, entry in jobs.items() if entry[1].status in UNFINISHED]
-        for job_id, (position, job) in cut:
-            jobs[job_id] = (position, replace(job, status="failed", error=INTERRUPTED, updated_at=now()))
-        return len(cut)
 
     async def ping(self) -> None:
         """See Store.ping."""

@@ -6,6 +6,7 @@ from typing import Any, final
 
 from steering.store.formats.serialization import read_record, write_record
 from steering.store.governance import AuditEntry, KeyRecord
+from steering.store.memory_servers import Changes
 from steering.store.rules import check_page, make_cursor, now, read_position
 
 
@@ -13,11 +14,13 @@ from steering.store.rules import check_page, make_cursor, now, read_position
 class MemoryKeys:
     """See `steering.store.governance.KeyStore`."""
 
-    def __init__(self) -> None:
+    def __init__(self, changes: Changes) -> None:
+        self._changes = changes
         self._keys: dict[str, KeyRecord] = {}
 
     async def put(self, key: KeyRecord) -> KeyRecord:
         """See KeyStore.put."""
+        self._changes["keys"] += 1
         before = self._keys.get(key.id)
         limits = read_record(write_record(key.limits, "limits"), "a key") or {}
         self._keys[key.id] = replace(key, limits=limits, created_at=before.created_at if before else now())
@@ -29,6 +32,7 @@ class MemoryKeys:
 
     async def delete(self, key_id: str) -> bool:
         """See KeyStore.delete."""
+        self._changes["keys"] += 1
         return self._keys.pop(key_id, None) is not None
 
     async def touch(self, used: Mapping[str, str]) -> None:
@@ -71,7 +75,8 @@ class MemoryAudit:
 class MemoryDocuments:
     """See `steering.store.governance.DocumentStore`."""
 
-    def __init__(self) -> None:
+    def __init__(self, changes: Changes) -> None:
+        self._changes = changes
         self._documents: dict[str, str] = {}
 
     async def get(self, name: str) -> Mapping[str, Any] | None:
@@ -81,6 +86,7 @@ class MemoryDocuments:
     async def put(self, name: str, content: Mapping[str, Any] | None) -> None:
         """See DocumentStore.put."""
         text = write_record(content, name)
+        self._changes["documents"] += 1
         if text is None:
             self._documents.pop(name, None)
         else:

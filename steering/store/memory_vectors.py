@@ -19,6 +19,7 @@ from steering.store.formats.stored_vector import (
     serialize,
     summarize_valid,
 )
+from steering.store.memory_servers import Changes
 from steering.store.rules import (
     DESCRIPTION_LIMIT,
     check_filter,
@@ -46,6 +47,8 @@ class Content:
     profiles: dict[Named, Profile] = field(default_factory=dict)
     defaults: dict[str, str] = field(default_factory=dict)
     jobs: dict[str, tuple[int, JobRecord]] = field(default_factory=dict)
+    last_job: int = 0
+    changes: Changes = field(default_factory=Changes)
     decoded: LRUCache[StoredVector, ConceptVector] = field(default_factory=lambda: LRUCache(DECODED_VECTORS))
 
     def decode(self, stored: StoredVector) -> ConceptVector:

@@ -104,6 +104,8 @@ def test_what_is_kept_outlives_a_kill(server: ServerProcess) -> None:
     again = [written(client), written(client, steering={"profile": "cheerful"}), written(client, steering=[])]
     assert again == answers
     assert len(set(answers)) == 3
+    for _ in client.job_events(job.id):  # until the lease of the killed process has ended
+        pass
     cut = client.get_job(job.id)
     assert cut.error is not None
     assert (cut.status, cut.error.code) == ("failed", "interrupted")

@@ -14,6 +14,7 @@ from steering.strict_json import dump_json, load_json
 from steering.vectors import check_name
 
 JOB_STATUSES = ("queued", "running", "succeeded", "failed", "cancelled")
+OWNER_LIMIT = 64
 UNFINISHED = ("queued", "running")
 INTERRUPTED = {"code": "interrupted", "message": "the server stopped before this job ended; start it again"}
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -31,6 +32,7 @@ def check_job(job: JobRecord) -> JobRecord:
     if not is_job_id(job.id):
         raise InvalidRequest(f"{job.id[:80]!r} is not a job id: 1 to 64 letters, digits, '_', '-'", param="id")
     check_name(job.kind, "kind")
+    check_text(job.owner, "owner", OWNER_LIMIT)
     if job.status not in JOB_STATUSES:
         raise InvalidRequest(f"job status {job.status!r} is not one of {', '.join(JOB_STATUSES)}", param="status")
     return job

@@ -11,6 +11,7 @@ from steering.store.formats.serialization import read_record, write_record
 from steering.store.governance import AuditEntry, KeyRecord
 from steering.store.rules import check_page, make_cursor, now, read_position
 from steering.store.sql.database import Database
+from steering.store.sql.servers import note_change
 from steering.store.sql.tables import AuditRow, DocumentRow, KeyRow
 
 KEY_COLUMNS = (
@@ -59,6 +60,7 @@ class SqlKeys:
             stored = replace(key, created_at=created or now())
             change = insert(KeyRow) if created is None else update(KeyRow).where(KeyRow.id == key.id)
             await connection.execute(change.values({**values, "created_at": stored.created_at}))
+            await note_change(connection, "keys")
             return stored
 
         return await self._database.write(save)
@@ -72,6 +74,7 @@ class SqlKeys:
         """See KeyStore.delete."""
 
         async def remove(connection: AsyncConnection) -> bool:
+            await note_change(connection, "keys")
             return (await connection.execute(delete(KeyRow).where(KeyRow.id == key_id))).rowcount > 0
 
         return await self._database.write(remove)
@@ -144,6 +147,7 @@ class SqlDocuments:
         text = write_record(content, name)
 
         async def exchange(connection: AsyncConnection) -> None:
+            await note_change(connection, "documents")
             await connection.execute(delete(DocumentRow).where(DocumentRow.name == name))
             if text is not None:
                 await connection.execute(insert(DocumentRow).values(name=name, content=text, updated_at=now()))

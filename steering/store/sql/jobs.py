@@ -10,7 +10,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from steering.namespaces import visible_from
 from steering.store.base import JobRecord
 from steering.store.formats.serialization import (
-    INTERRUPTED,
     UNFINISHED,
     check_job,
     is_job_id,
@@ -21,7 +20,6 @@ from steering.store.formats.serialization import (
 from steering.store.rules import check_page, make_cursor, now, read_position
 from steering.store.sql.database import Database
 from steering.store.sql.tables import JobOutputRow, JobRow
-from steering.strict_json import dump_json
 
 COLUMNS = (
     JobRow.id,
@@ -34,6 +32,7 @@ COLUMNS = (
     JobRow.created_at,
     JobRow.updated_at,
     JobRow.namespace,
+    JobRow.owner,
 )
 
 
@@ -51,10 +50,14 @@ class SqlJobs:
         async def save(connection: AsyncConnection) -> JobRecord:
             # The id of another namespace's job is refused by the unique constraint.
             own = and_(JobRow.namespace == self._namespace, JobRow.id == job.id)
-            made = await connection.scalar(select(JobRow.created_at).where(own))
-            stored = replace(job, created_at=made or now(), updated_at=now(), namespace=self._namespace)
-            labels = {name: getattr(stored, name) for name in ("namespace", "created_at", "updated_at")}
-            change = insert(JobRow) if made is None else update(JobRow).where(own)
+            found = (await connection.execute(select(*COLUMNS).where(own))).first()
+            before = None if found is None else _from_row(found)
+            if before is not None and before.status not in UNFINISHED:
+                return before
+            made = before.created_at if before else now()
+            stored = replace(job, created_at=made, updated_at=now(), namespace=self._namespace)
+            labels = {name: getattr(stored, name) for name in ("namespace", "owner", "created_at", "updated_at")}
+            change = insert(JobRow) if before is None else update(JobRow).where(own)
             await connection.execute(change.values({**values, **labels}))
             return stored
 
@@ -83,17 +86,6 @@ class SqlJobs:
         return JobRow.namespace.in_(visible_from(self._namespace))
 
 
-async def interrupt_jobs(database: Database) -> int:
-    """Marks the unfinished jobs of every namespace failed with code `interrupted`; returns how many."""
-    values = {"status": "failed", "error": dump_json(INTERRUPTED, "error"), "updated_at": now()}
-
-    async def mark(connection: AsyncConnection) -> int:
-        cut = await connection.execute(update(JobRow).where(JobRow.status.in_(UNFINISHED)).values(values))
-        return cut.rowcount
-
-    return await database.write(mark)
-
-
 def _to_row(job: JobRecord) -> dict[str, Any]:
     return {
         "id": job.id,
@@ -107,7 +99,7 @@ def _to_row(job: JobRecord) -> dict[str, Any]:
 
 
 def _from_row(row: Sequence[Any]) -> JobRecord:
-    job_id, kind, status, request, progress, result, error, created_at, updated_at, namespace = row
+    job_id, kind, status, request, progress, result, error, created_at, updated_at, namespace, owner = row
     where = f"job {job_id}"
     return JobRecord(
         id=job_id,
@@ -120,6 +112,7 @@ def _from_row(row: Sequence[Any]) -> JobRecord:
         created_at=created_at,
         updated_at=updated_at,
         namespace=namespace,
+        owner=owner,
     )
 
 

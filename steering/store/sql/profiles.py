@@ -13,6 +13,7 @@ from steering.store.base import Profile
 from steering.store.formats.serialization import check_profile, profile_not_found, read_steering, write_steering
 from steering.store.rules import now
 from steering.store.sql.database import Database
+from steering.store.sql.servers import note_change
 from steering.store.sql.tables import DefaultSteeringRow, ProfileRow
 from steering.vectors import check_name
 
@@ -81,6 +82,7 @@ class SqlProfiles:
         """See ProfileStore.set_default."""
 
         async def exchange(connection: AsyncConnection) -> None:
+            await note_change(connection, "default_steering")
             own = DefaultSteeringRow.namespace == self._namespace
             await connection.execute(delete(DefaultSteeringRow).where(own))
             if steering is not None:

@@ -8,12 +8,14 @@ from steering.spec import SteeringSpec
 from steering.store.base import UNLIMITED, NamespaceStore, Writer
 from steering.store.governance import AuditStore, DocumentStore, KeyStore
 from steering.store.outputs import OutputStore
+from steering.store.servers import ServerStore
 from steering.store.sql.address import check_driver, read_address
 from steering.store.sql.database import Database
 from steering.store.sql.governance import SqlAudit, SqlDocuments, SqlKeys
-from steering.store.sql.jobs import SqlJobs, SqlOutputs, interrupt_jobs
+from steering.store.sql.jobs import SqlJobs, SqlOutputs
 from steering.store.sql.migrate import migrate
 from steering.store.sql.profiles import SqlProfiles, read_defaults
+from steering.store.sql.servers import SqlServers
 from steering.store.sql.vector_reads import VectorReads
 from steering.store.sql.vectors import SqlVectors
 from steering.threads import run_in_thread
@@ -31,6 +33,7 @@ class SqlStore:
         self.audit: AuditStore = SqlAudit(database)
         self.documents: DocumentStore = SqlDocuments(database)
         self.outputs: OutputStore = SqlOutputs(database)
+        self.servers: ServerStore = SqlServers(database)
 
     def in_namespace(self, name: str, writer: Writer = UNLIMITED) -> NamespaceStore:
         """See Store.in_namespace."""
@@ -46,10 +49,6 @@ class SqlStore:
     async def defaults(self) -> Mapping[str, SteeringSpec]:
         """See Store.defaults."""
         return await read_defaults(self.database)
-
-    async def interrupt_jobs(self) -> int:
-        """See Store.interrupt_jobs."""
-        return await interrupt_jobs(self.database)
 
     async def ping(self) -> None:
         """See Store.ping."""

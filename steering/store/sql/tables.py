@@ -3,7 +3,7 @@
 A change here needs a migration (migrations/versions); a test compares the two.
 """
 
-from sqlalchemy import ForeignKeyConstraint, Index, LargeBinary, MetaData, String, Text
+from sqlalchemy import Double, ForeignKeyConstraint, Index, LargeBinary, MetaData, String, Text, false
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from steering.namespaces import SHARED
@@ -87,7 +87,7 @@ class DefaultSteeringRow(Base):
 
 
 class JobRow(Base):
-    """A job record; `position` grows with every new job and orders the listing."""
+    """A job record; `position` grows with every new job and orders the listing. `owner`: the server that runs it."""
 
     __tablename__ = "jobs"
     __table_args__ = (Index("ix_jobs_namespace", "namespace", "position"),)
@@ -103,6 +103,27 @@ class JobRow(Base):
     created_at: Mapped[str] = mapped_column(String(32))
     updated_at: Mapped[str] = mapped_column(String(32))
     namespace: Mapped[str] = mapped_column(Name, server_default=SHARED)
+    owner: Mapped[str] = mapped_column(String(64), server_default="")
+    cancel_requested: Mapped[bool] = mapped_column(server_default=false())
+
+
+class ServerRow(Base):
+    """A server that runs on this database, and when its lease ends, in seconds since 1970 by the database's clock."""
+
+    __tablename__ = "servers"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    lease_until: Mapped[float] = mapped_column(Double)
+    started_at: Mapped[str] = mapped_column(String(32))
+
+
+class ChangeRow(Base):
+    """How often something has changed that servers hold in memory."""
+
+    __tablename__ = "changes"
+
+    topic: Mapped[str] = mapped_column(String(32), primary_key=True)
+    count: Mapped[int]
 
 
 class JobOutputRow(Base):

@@ -80,7 +80,7 @@ async def test_a_store_that_does_not_answer_is_not_ready_but_resolved_work_goes_
                 store.audit,
                 store.close,
             )
-            self.defaults, self.interrupt_jobs = store.defaults, store.interrupt_jobs
+            self.defaults, self.servers = store.defaults, store.servers
 
         async def ping(self) -> None:
             raise StoreUnavailable("the database does not answer")

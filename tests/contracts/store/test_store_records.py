@@ -89,26 +89,17 @@ class TestJobs:
         assert [job.id for job in page + rest] == ["job-4", "job-3", "job-2", "job-1", "job-0"]
         assert end is None
 
-    async def test_a_stop_marks_what_had_not_ended(self, store: Store) -> None:
-        statuses = ("queued", "running", "succeeded", "failed", "cancelled")
-        for status in statuses:
-            await store.shared.jobs.put(JobRecord(f"job-{status}", "extract", status, error=None))
-        assert await store.interrupt_jobs() == 2
-        for status in statuses:
-            job = await store.shared.jobs.get(f"job-{status}")
-            if status in ("queued", "running"):
-                assert job.status == "failed"
-                assert job.error is not None
-                assert job.error["code"] == "interrupted"
-            else:
-                assert (job.status, job.error) == (status, None)
-        assert await store.interrupt_jobs() == 0
+    async def test_a_record_that_has_ended_stays_as_it_is(self, store: Store) -> None:
+        ended = await store.shared.jobs.put(JobRecord("job-1", "extract", "cancelled"))
+        assert await store.shared.jobs.put(replace(ended, status="succeeded", result={"x": 1})) == ended
+        assert await store.shared.jobs.get("job-1") == ended
 
     async def test_what_cannot_be_is_refused(self, store: Store) -> None:
         for wrong in (
             JobRecord("job 1", "extract", "queued"),
             JobRecord("job-1", "extract", "paused"),
             JobRecord("job-1", "extract", "queued", result={"x": float("inf")}),
+            JobRecord("job-1", "extract", "queued", owner="x" * 65),
             JobRecord("job-1", "extract", "queued", result={"x": "\ud800"}),
         ):
             with pytest.raises(InvalidRequest):

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -21,6 +22,7 @@ from steering.store.sql.store import SqlStore, open_sql_store
 from steering.store.sql.tables import Base
 from tests.postgresql_server.server import PostgreSQL
 from tests.postgresql_server.transaction_pooler import TransactionPooler
+from tests.steering.store.old_schema import database_at, fill
 from tests.steering.store.planted import planted, same_numbers
 from tests.steering.store.test_store_sqlite import in_processes
 
@@ -203,3 +205,18 @@ async def test_a_database_that_does_not_exist_is_unavailable_without_its_name(po
     with pytest.raises(StoreUnavailable) as refusal:
         await open_sql_store(postgresql.url("secret"))
     assert "secret" not in refusal.value.message
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+async def test_a_job_of_a_version_without_owners_is_reported_as_interrupted(
+    kind: str, tmp_path: Path, postgresql_url: str
+) -> None:
+    url = postgresql_url if kind == "postgresql" else f"sqlite:///{tmp_path}/old.sqlite3"
+    with database_at(url, "0002") as old:
+        dates = {"created_at": "a", "updated_at": "b"}
+        job = {"id": "job-1", "kind": "extract", "status": "running", "request": "{}", "progress": "{}", **dates}
+        fill(old, "jobs", [job])
+    store = await open_sql_store(url)
+    assert (await store.servers.renew("new", 10, {})).interrupted == 1
+    assert (await store.shared.jobs.get("job-1")).status == "failed"
+    await store.close()

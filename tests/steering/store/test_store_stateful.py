@@ -130,7 +130,7 @@ class TwoStores(RuleBasedStateMachine):
 
     @rule()
     def interrupt(self) -> None:
-        self.agree(lambda store: store.interrupt_jobs())
+        self.agree(lambda store: store.servers.renew("server", 1000, {}))
 
     @invariant()
     def everything_small_is_the_same(self) -> None:

@@ -1,0 +1,238 @@
+"""Two servers on one database: each sees, watches and cancels the other's jobs, ends none, and learns what it changed."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+import httpx2
+import pytest
+
+from app.main import create_app
+from app.policy.keys import ANONYMOUS
+from app.services.jobs import Jobs
+from app.services.namespace_jobs import NamespaceJobs
+from app.settings import Settings
+from steering.errors import StoreUnavailable
+from steering.namespaces import SHARED
+from steering.store import open_store
+from steering.store.base import JobRecord, JobStore, NamespaceStore, Store
+from tests.app.conftest import BASE_URL, Server, events_of, state
+from tests.fakes import ScriptedEngine
+from tests.polling import until
+
+PAIRS = [{"positive": f"good day {i}", "negative": f"bad day {i}"} for i in range(12)]
+LONG_JOB = {"name": "mood", "pairs": PAIRS, "method": "trained", "training": {"steps": 2000}}
+StartOnDatabase: TypeAlias = Callable[..., Awaitable[Server]]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgresql_url"))
+    return f"sqlite:///{tmp_path}/store.sqlite3"
+
+
+@pytest.fixture
+async def start(database: str) -> AsyncIterator[StartOnDatabase]:
+    """Starts servers on the database of the test."""
+    async with AsyncExitStack() as stack:
+
+        async def started(engine: ScriptedEngine | None = None, **settings: Any) -> Server:
+            chosen = engine or ScriptedEngine()
+            app = create_app(Settings(**settings), lambda _: chosen, lambda _: open_store(database))
+            await stack.enter_async_context(app.router.lifespan_context(app))
+            await asyncio.wait_for(state(app).loaded.wait(), 30)
+            client = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url=BASE_URL, timeout=30)
+            await stack.enter_async_context(client)
+            return Server(app, chosen, client)
+
+        yield started
+
+
+async def holds(check: Callable[[], Awaitable[bool]]) -> None:
+    """Returns when a condition holds that takes a request to find out."""
+    async with asyncio.timeout(30):
+        while not await check():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+async def job_of(server: Server, job_id: str) -> dict[str, Any]:
+    found: dict[str, Any] = (await server.client.get(f"/v1/jobs/{job_id}")).json()
+    return found
+
+
+async def test_a_job_runs_on_while_another_server_starts_and_stops(start: StartOnDatabase, database: str) -> None:
+    first = await start(ScriptedEngine(token_seconds=0.002))
+    job = (await first.client.post("/v1/vectors/extract", json=LONG_JOB)).json()
+    await until(lambda: first.state.jobs.counts()["running"] == 1)
+    second = create_app(Settings(), lambda _: ScriptedEngine(), lambda _: open_store(database))
+    async with second.router.lifespan_context(second):
+        await asyncio.wait_for(state(second).loaded.wait(), 30)
+    assert (await job_of(first, job["id"]))["status"] == "running"
+    assert (await first.state.store.shared.jobs.get(job["id"])).status == "running"
+
+
+async def test_a_job_is_listed_watched_and_cancelled_from_another_server(start: StartOnDatabase) -> None:
+    owner, other = await start(ScriptedEngine(token_seconds=0.002), lease_seconds=3), await start()
+    job = (await owner.client.post("/v1/vectors/extract", json=LONG_JOB)).json()
+
+    async def in_progress() -> bool:
+        return bool((await job_of(other, job["id"]))["progress"])
+
+    await holds(in_progress)
+    listed = (await other.client.get("/v1/jobs")).json()["data"]
+    assert [(one["id"], one["status"]) for one in listed] == [(job["id"], "running")]
+    watching = asyncio.create_task(other.client.get(f"/v1/jobs/{job['id']}/events"))
+    cancelled = (await other.client.delete(f"/v1/jobs/{job['id']}")).json()
+    assert cancelled["status"] == "cancelled"
+    events = events_of((await watching).text)
+    assert {name for name, _ in events[:-1]} <= {"progress"}
+    assert (events[-1][0], events[-1][1]["status"]) == ("done", "cancelled")
+    assert owner.engine.stats().running == 0
+    assert (await job_of(owner, job["id"]))["status"] == "cancelled"
+    again = await other.client.delete(f"/v1/jobs/{job['id']}")
+    assert again.json()["status"] == "cancelled"
+    assert (await other.client.delete("/v1/jobs/job-missing")).status_code == 404
+
+
+async def test_a_stopped_server_leaves_its_jobs_interrupted_for_everyone(start: StartOnDatabase, database: str) -> None:
+    other = await start()
+    stopping = create_app(Settings(), lambda _: ScriptedEngine(token_seconds=0.05), lambda _: open_store(database))
+    async with stopping.router.lifespan_context(stopping):
+        await asyncio.wait_for(state(stopping).loaded.wait(), 30)
+        client = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=stopping), base_url=BASE_URL)
+        job = (await client.post("/v1/vectors/extract", json=LONG_JOB)).json()
+        await client.aclose()
+        assert await other.state.store.servers.count() == 2
+    record = await job_of(other, job["id"])
+    assert (record["status"], record["error"]["code"]) == ("failed", "interrupted")
+    assert await other.state.store.servers.count() == 1
+
+
+async def test_keys_take_effect_on_every_server(start: StartOnDatabase) -> None:
+    one, other = await start(), await start()
+    made = (await one.client.post("/v1/keys", json={"name": "ops", "scopes": ["admin"]})).json()
+    admin = {"authorization": f"Bearer {made['key']}"}
+
+    async def status(key: str, path: str = "/v1/vectors") -> int:
+        return (await other.client.get(path, headers={"authorization": f"Bearer {key}"})).status_code
+
+    async def is_refused_without() -> bool:
+        return (await other.client.get("/v1/vectors")).status_code == 401
+
+    await holds(is_refused_without)
+    assert await status(made["key"]) == 200
+    second = (await one.client.post("/v1/keys", json={"name": "x", "scopes": ["read"]}, headers=admin)).json()
+
+    async def is_known() -> bool:
+        return await status(second["key"]) == 200
+
+    await holds(is_known)
+    await one.client.delete(f"/v1/keys/{second['id']}", headers=admin)
+
+    async def is_unknown() -> bool:
+        return await status(second["key"]) == 401
+
+    await holds(is_unknown)
+
+
+async def test_vectors_profiles_and_the_default_steering_take_effect_on_every_server(start: StartOnDatabase) -> None:
+    one, other = await start(), await start()
+    await one.register()
+    steering = {"interventions": [{"vector": "sentiment", "strength": 0.5}]}
+    assert (await one.client.put("/v1/profiles/cheerful", json=steering)).status_code == 200
+    answer = await other.client.post("/v1/generate", json={"prompt": "a", "steering": {"profile": "cheerful"}})
+    assert answer.json()["steering"]["applied"][0]["vector"] == "sentiment@1"
+    assert (await one.client.put("/v1/steering", json=steering)).status_code == 200
+
+    async def is_steered() -> bool:
+        plain = await other.client.post("/v1/generate", json={"prompt": "a", "max_tokens": 2})
+        return bool(plain.json()["steering"]["applied"])
+
+    await holds(is_steered)
+    await one.client.delete("/v1/steering")
+
+    async def is_plain() -> bool:
+        return not await is_steered()
+
+    await holds(is_plain)
+
+
+class Unreliable:
+    """A store whose job records cannot be written while it is off."""
+
+    def __init__(self, store: Store) -> None:
+        self._store, self.off = store, False
+        self.servers = store.servers
+
+    def in_namespace(self, name: str) -> NamespaceStore:
+        found = self._store.in_namespace(name)
+        return replace(found, jobs=UnreliableJobs(found.jobs, self))
+
+
+class UnreliableJobs:
+    """The jobs of an Unreliable store."""
+
+    def __init__(self, jobs: JobStore, switch: Unreliable) -> None:
+        self._jobs, self._switch = jobs, switch
+        self.get, self.find = jobs.get, jobs.find
+
+    async def put(self, job: JobRecord) -> JobRecord:
+        if self._switch.off:
+            raise StoreUnavailable("the database does not answer")
+        return await self._jobs.put(job)
+
+
+def jobs_of(jobs: Jobs) -> NamespaceJobs:
+    """The jobs of the namespace `shared`."""
+    return NamespaceJobs(jobs, jobs.store.in_namespace(SHARED).jobs, SHARED, ANONYMOUS)
+
+
+async def test_what_a_job_found_while_the_database_was_away_is_stored_afterwards() -> None:
+    store = await open_store("memory://")
+    unreliable = Unreliable(store)
+    jobs = Jobs(cast(Store, unreliable), "server", Settings())
+    await jobs.renew()
+
+    async def work(_: object) -> dict[str, str]:
+        unreliable.off = True
+        return {"vector": "mood@1"}
+
+    assert await jobs_of(jobs).complete("extract", {}, work) == {"vector": "mood@1"}
+    (record,), _ = await jobs_of(jobs).find(10, None)
+    assert record.status == "succeeded"
+    assert (await store.shared.jobs.get(record.id)).status == "running"
+    with pytest.raises(StoreUnavailable):
+        await jobs.renew()
+    assert (await jobs_of(jobs).get(record.id)).status == "succeeded"
+    unreliable.off = False
+    await jobs.renew()
+    assert (await store.shared.jobs.get(record.id)).result == {"vector": "mood@1"}
+    assert jobs.counts() == {"queued": 0, "running": 0}
+
+
+async def test_a_server_that_lost_its_lease_ends_the_jobs_that_were_reported() -> None:
+    store = await open_store("memory://")
+    slow = Jobs(store, "slow", Settings(lease_seconds=1))
+    await slow.renew()
+    ended = asyncio.Event()
+
+    async def work(_: object) -> dict[str, str]:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        return {}
+
+    job = await jobs_of(slow).submit("extract", {}, work)
+    await until(lambda: slow.counts()["running"] == 1)
+    await store.servers.release("slow")  # as if its time had passed
+    await Jobs(store, "other", Settings()).renew()
+    await slow.renew()
+    await asyncio.wait_for(ended.wait(), 30)
+    await until(lambda: slow.counts() == {"queued": 0, "running": 0})
+    record = await jobs_of(slow).get(job.id)
+    assert (record.status, dict(record.error or {})["code"]) == ("failed", "interrupted")

@@ -1,0 +1,128 @@
+"""What every store promises of servers that share it: leases, the jobs of each, cancelling, pruning, counters of changes."""
+
+import asyncio
+
+from steering.spec import SteeringSpec
+from steering.store.base import JobRecord, Store
+from steering.store.governance import KeyRecord
+from steering.store.servers import Renewal
+
+LONG = 1000.0
+SHORT = 0.05
+
+
+async def job(store: Store, name: str, owner: str, status: str = "running") -> JobRecord:
+    return await store.shared.jobs.put(JobRecord(name, "extract", status, owner=owner))
+
+
+async def statuses(store: Store) -> dict[str, str]:
+    return {record.id: record.status for record in (await store.shared.jobs.find())[0]}
+
+
+async def test_the_jobs_of_a_server_without_a_lease_are_reported_and_no_others(store: Store) -> None:
+    await store.servers.renew("living", LONG, {})
+    await store.servers.renew("dying", LONG, {})
+    for owner in ("living", "dying", "dead"):
+        for status in ("queued", "running", "succeeded", "failed", "cancelled"):
+            await job(store, f"{owner}-{status}", owner, status)
+    # Those of `dead`, which never had a lease.
+    assert (await store.servers.renew("living", LONG, {})).interrupted == 2
+    await store.servers.renew("dying", SHORT, {})
+    await asyncio.sleep(2 * SHORT)
+    assert await store.servers.count() == 1
+    assert (await store.servers.renew("other", LONG, {})).interrupted == 2
+    assert (await store.servers.renew("other", LONG, {})).interrupted == 0
+    found = await statuses(store)
+    for owner in ("dying", "dead"):
+        for status in ("queued", "running"):
+            assert found.pop(f"{owner}-{status}") == "failed"
+            record = await store.shared.jobs.get(f"{owner}-{status}")
+            assert record.error is not None
+            assert record.error["code"] == "interrupted"
+    assert all(name.endswith(f"-{status}") for name, status in found.items())
+    assert await store.servers.count() == 2
+
+
+async def test_a_start_of_one_server_ends_no_job_of_another(store: Store) -> None:
+    await store.servers.renew("first", LONG, {})
+    await job(store, "job-1", "first")
+    assert await store.servers.renew("second", LONG, {}) == Renewal()
+    assert await statuses(store) == {"job-1": "running"}
+
+
+async def test_a_lease_is_extended_by_each_renewal_and_ended_by_a_release(store: Store) -> None:
+    await store.servers.renew("one", SHORT, {})
+    await store.servers.renew("one", LONG, {})
+    await asyncio.sleep(2 * SHORT)
+    await job(store, "job-1", "one")
+    assert (await store.servers.renew("two", LONG, {})).interrupted == 0
+    await store.servers.release("one")
+    assert (await store.servers.renew("two", LONG, {})).interrupted == 1
+    await store.servers.release("nobody")
+
+
+async def test_a_server_that_lost_its_lease_learns_it_and_cannot_report_its_jobs_again(store: Store) -> None:
+    await store.servers.renew("slow", SHORT, {})
+    mine = await job(store, "job-1", "slow")
+    await asyncio.sleep(2 * SHORT)
+    await store.servers.renew("other", LONG, {})
+    assert (await store.servers.renew("slow", LONG, {"job-1": {}})).ended == {"job-1"}
+    assert (await store.shared.jobs.put(mine)).status == "failed"
+    assert await statuses(store) == {"job-1": "failed"}
+
+
+async def test_progress_is_seen_by_every_server_while_the_job_runs(store: Store) -> None:
+    await store.servers.renew("one", LONG, {})
+    for name, owner, status in (("a", "one", "running"), ("b", "two", "running"), ("c", "one", "succeeded")):
+        await job(store, name, owner, status)
+    progress = {"done": 3, "total": 9, "message": "reading"}
+    await store.servers.renew("two", LONG, {})
+    await store.servers.renew("one", LONG, dict.fromkeys(("a", "b", "c", "unknown"), progress))
+    assert [(await store.shared.jobs.get(name)).progress for name in "abc"] == [progress, {}, {}]
+
+
+async def test_a_cancellation_reaches_the_owner_and_wakes_it(store: Store) -> None:
+    await store.servers.renew("owner", LONG, {})
+    for name in ("job-1", "job-2"):
+        await job(store, name, "owner")
+    before = (await store.servers.changes()).get("jobs", 0)
+    await store.servers.request_cancel("job-1")
+    assert (await store.servers.changes())["jobs"] == before + 1
+    assert (await store.servers.renew("owner", LONG, {"job-1": {}, "job-2": {}})).ended == {"job-1"}
+    await job(store, "job-1", "owner", "cancelled")
+    for name in ("job-1", "missing", "", "\x00"):
+        await store.servers.request_cancel(name)
+    assert (await store.servers.changes())["jobs"] == before + 1
+
+
+async def test_old_jobs_that_have_ended_are_pruned(store: Store) -> None:
+    await store.servers.renew("owner", LONG, {})
+    for status in ("queued", "running", "succeeded", "failed", "cancelled"):
+        await job(store, f"job-{status}", "owner", status)
+    assert await store.servers.prune_jobs("2000-01-01T00:00:00.000000Z") == 0
+    assert await store.servers.prune_jobs("2999-01-01T00:00:00.000000Z") == 3
+    assert await statuses(store) == {"job-running": "running", "job-queued": "queued"}
+    await job(store, "job-new", "owner")
+    assert list(await statuses(store)) == ["job-new", "job-running", "job-queued"]
+
+
+async def test_what_servers_hold_in_memory_is_counted_when_it_changes(store: Store) -> None:
+    changes = {
+        "keys": (
+            lambda: store.keys.put(KeyRecord("key_1", "a", "0" * 64, ("read",))),
+            lambda: store.keys.delete("key_1"),
+        ),
+        "default_steering": (
+            lambda: store.shared.profiles.set_default(SteeringSpec()),
+            lambda: store.shared.profiles.set_default(None),
+        ),
+        "documents": (lambda: store.documents.put("policy", {"x": 1}), lambda: store.documents.put("policy", None)),
+    }
+    for topic, calls in changes.items():
+        for call in calls:
+            before = await store.servers.changes()
+            await call()
+            after = await store.servers.changes()
+            assert after == {**before, topic: before.get(topic, 0) + 1}
+    await store.keys.touch({"key_1": "2026-01-01T00:00:00.000000Z"})
+    assert await store.servers.changes() == after
