@@ -101,7 +101,7 @@ async def test_jobs_of_a_namespace(store: Store) -> None:
     assert (await one.jobs.get("job-s")).namespace == "shared"
     with pytest.raises(JobNotFound):
         await other.jobs.get("job-1")
-    assert await store.interrupt_jobs() == 4
+    assert (await store.servers.renew("server", 10, {})).interrupted == 4
 
 
 async def test_a_delete_asks_the_profiles_that_see_the_vector(store: Store) -> None:
