@@ -22,8 +22,8 @@ from steering.store.sql.store import SqlStore, open_sql_store
 from steering.store.sql.tables import Base
 from tests.postgresql_server.server import PostgreSQL
 from tests.postgresql_server.transaction_pooler import TransactionPooler
-from tests.steering.store.old_schema import database_at, fill
 from tests.steering.store.planted import planted, same_numbers
+from tests.steering.store.sql.old_schema import database_at, fill
 from tests.steering.store.test_store_sqlite import in_processes
 
 
