@@ -14,6 +14,7 @@ from app.cli.library import concepts, default, jobs, profiles
 from app.cli.output.terminal import shown, stderr
 from app.cli.pictures import card, draw_map
 from app.cli.reading import evaluate, lens, readout
+from app.cli.report import report
 from app.cli.serve import serve
 from app.cli.texts.activations import activations
 from app.cli.texts.batch import batch
@@ -30,7 +31,7 @@ cli = typer.Typer(
     help="Extract concept vectors, and steer a language model with them during generation.",
 )
 for command in (
-    serve, demo, extract, evaluate, generate, compare, sweep, replay, readout, lens, card, audit,
+    serve, demo, extract, evaluate, report, generate, compare, sweep, replay, readout, lens, card, audit,
     activations, score, explain, clusters, batch,
 ):  # fmt: skip
     cli.command()(command)

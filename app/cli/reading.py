@@ -26,9 +26,9 @@ from app.cli.output.terminal import (
     steering_of,
 )
 from steering.concepts.loader import read_prompts
-from steering.schemas.evaluation import DoseResponseAnswer, EvaluationAnswer, LayerSweepAnswer
+from steering.schemas.evaluation import DoseResponseAnswer, LayerSweepAnswer, StrengthsAnswer
 
-EVALUATION: TypeAdapter[LayerSweepAnswer | DoseResponseAnswer] = TypeAdapter(EvaluationAnswer)
+EVALUATION: TypeAdapter[LayerSweepAnswer | DoseResponseAnswer] = TypeAdapter(StrengthsAnswer)
 
 
 class Kind(StrEnum):

@@ -8,12 +8,15 @@ from starlette.responses import Response
 from app.http.dependencies import AdmittedDep
 from app.http.errors import json_response
 from app.http.request_reading import ApiRoute, UploadRoute
+from app.services.jobs import Work
 from app.services.resources import job_answer
 from app.services.vectors import evaluate as evaluation
 from app.services.vectors import extract as extraction
+from app.services.vectors import report as reporting
 from steering.schemas.evaluation import EvaluateQuery, EvaluationAnswer, EvaluationRequest
 from steering.schemas.extraction import ExtractQuery, ExtractRequest
 from steering.schemas.jobs import JobAnswer
+from steering.schemas.report import ReportRequest
 from steering.schemas.vectors import VectorAnswer
 
 uploads = APIRouter(route_class=UploadRoute, tags=["vectors"])
@@ -46,12 +49,19 @@ async def extract(body: ExtractRequest, query: Annotated[ExtractQuery, Query()],
 )
 async def evaluate(body: EvaluationRequest, query: Annotated[EvaluateQuery, Query()], context: AdmittedDep) -> Response:
     """Steers many answers, reads them back unsteered, and reports effect, damage and chance level."""
-    work = await evaluation.prepare(context, body)
+    run = await _evaluation(body, context)
     context.admission.release_rows()  # a job has limits of its own
     request = evaluation.job_request(body)
     if query.wait:
-        return json_response(
-            dict(await context.jobs.complete(body.kind, request, lambda p: evaluation.job(work, p))), 200
-        )
-    job = await context.jobs.submit(body.kind, request, lambda p: evaluation.job(work, p))
+        return json_response(dict(await context.jobs.complete(body.kind, request, run)), 200)
+    job = await context.jobs.submit(body.kind, request, run)
     return json_response(job_answer(job).model_dump(mode="json"), 202)
+
+
+async def _evaluation(body: EvaluationRequest, context: AdmittedDep) -> Work:
+    """Prepares an evaluation, and returns what runs it."""
+    if isinstance(body, ReportRequest):
+        report = await reporting.prepare(context, body)
+        return lambda progress: reporting.job(report, progress)
+    work = await evaluation.prepare(context, body)
+    return lambda progress: evaluation.job(work, progress)

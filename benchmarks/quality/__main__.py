@@ -13,6 +13,7 @@ from benchmarks.quality.cards import card
 from benchmarks.quality.choosing import choice
 from benchmarks.quality.concepts import CONCEPTS, FULL, QUICK, RANGES, Profile
 from benchmarks.quality.dose import measured
+from benchmarks.quality.holding import held
 from benchmarks.quality.ranges import add_ranges, ranges
 from benchmarks.quality.training import CONTESTED, contest
 from steering.concepts import CONCEPTS as STARTERS
@@ -27,6 +28,7 @@ PARTS = {
     "choice": CONCEPTS,
     "dose": CONCEPTS,
     "training": CONTESTED,
+    "holding": CONCEPTS,
     "ranges": tuple(STARTERS),
 }
 
@@ -71,6 +73,8 @@ async def one(engine: Engine, part: str, concept: str, profile: Profile) -> Any:
         return await choice(engine, concept, profile)
     if part == "dose":
         return await measured(engine, concept, profile)
+    if part == "holding":
+        return await held(engine, concept, profile)
     return await contest(engine, concept, profile)
 
 

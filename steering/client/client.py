@@ -65,6 +65,8 @@ class _Api:
     clusters = Method(reading.clusters)
     layer_sweep = Method(analysis.layer_sweep)
     dose_response = Method(analysis.dose_response)
+    report = Method(analysis.report)
+    start_report = Method(analysis.start_report)
     start_evaluation = Method(analysis.start_evaluation)
     put_profile = Method(server.put_profile)
     list_profiles = Method(server.list_profiles)

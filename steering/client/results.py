@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 from steering.client.display.cards import card_html
 from steering.client.display.html import fragment
 from steering.client.display.maps import map_page
+from steering.client.display.reports import report_html, report_markdown
 from steering.client.display.texts import comparison_html, readout_html
 from steering.schemas.base import Answer
 from steering.schemas.comparison import CompareAnswer
 from steering.schemas.evaluation import DoseResponseAnswer, LayerSweepAnswer
 from steering.schemas.reading.latent_space import LatentSpaceAnswer
 from steering.schemas.reading.readout import ReadoutAnswer
+from steering.schemas.report import ReportAnswer
 from steering.schemas.vectors import VectorAnswer
 
 if TYPE_CHECKING:
@@ -131,3 +133,24 @@ class LayerSweep(Tabular, LayerSweepAnswer):
     def rows(self) -> list[dict[str, Any]]:
         """Returns the measurements of each layer and strength."""
         return [point.model_dump(mode="json") for point in self.points]
+
+
+class Report(Tabular, ReportAnswer):
+    """A deployment report: one row per seed and check."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns every check with its gate and seed."""
+        return [
+            {"seed": seed.seed, "gate": gate.name, **check.model_dump(mode="json")}
+            for seed in self.seeds
+            for gate in seed.gates
+            for check in gate.checks
+        ]
+
+    def markdown(self) -> str:
+        """Returns the whole report as Markdown, its texts included."""
+        return report_markdown(self)
+
+    def page(self) -> str:
+        """Returns the whole report as a self-contained HTML page."""
+        return report_html(self)

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from steering.schemas.base import Answer, Flag, Measured, NamespaceQuery, Number, Request, Whole
 from steering.schemas.comparison import EstimateAnswer
 from steering.schemas.messages import Texts
+from steering.schemas.report import ReportAnswer, ReportRequest
 from steering.schemas.sampling import MAX_SEED
 from steering.schemas.vectors import DosePointAnswer, Name, RecommendedAnswer, VectorAnswer
 from steering.spec import Layers
@@ -64,7 +65,12 @@ class DoseResponseRequest(EvaluationFields):
     save: Flag = False
 
 
-EvaluationRequest: TypeAlias = Annotated[LayerSweepRequest | DoseResponseRequest, Field(discriminator="kind")]
+StrengthsRequest: TypeAlias = LayerSweepRequest | DoseResponseRequest
+"""Evaluations over many strengths."""
+
+EvaluationRequest: TypeAlias = Annotated[
+    LayerSweepRequest | DoseResponseRequest | ReportRequest, Field(discriminator="kind")
+]
 
 
 class EvaluateQuery(NamespaceQuery):
@@ -153,4 +159,8 @@ class DoseResponseAnswer(Answer):
     saved: VectorAnswer | None = None
 
 
-EvaluationAnswer: TypeAlias = Annotated[LayerSweepAnswer | DoseResponseAnswer, Field(discriminator="kind")]
+StrengthsAnswer: TypeAlias = LayerSweepAnswer | DoseResponseAnswer
+
+EvaluationAnswer: TypeAlias = Annotated[
+    LayerSweepAnswer | DoseResponseAnswer | ReportAnswer, Field(discriminator="kind")
+]

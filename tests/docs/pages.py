@@ -9,7 +9,7 @@ import typer
 
 from app.cli.main import cli
 from app.settings import Settings
-from benchmarks.quality import page
+from benchmarks.quality import holding_page, page
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 BEGIN, END = "<!-- generated: {} -->", "<!-- end: {} -->"
@@ -73,6 +73,7 @@ PARTS = {
         "choice": page.choice_table,
         "overview": page.overview,
         "bound": page.bound_table,
+        "holding": holding_page.holding_table,
         "concepts": page.concept_tables,
     },
     "training.md": {"settings": page.settings_table, "comparison": page.training_table},

@@ -16,7 +16,6 @@ from steering.schemas.evaluation import (
     DoseResponseAnswer,
     DoseResponseRequest,
     EvaluatedPoint,
-    EvaluationAnswer,
     EvaluationRequest,
     JudgedPointAnswer,
     JudgementAnswer,
@@ -24,6 +23,8 @@ from steering.schemas.evaluation import (
     LayerPointAnswer,
     LayerSweepAnswer,
     LayerSweepRequest,
+    StrengthsAnswer,
+    StrengthsRequest,
 )
 from steering.schemas.messages import Text
 from steering.schemas.vectors import VectorAnswer
@@ -56,7 +57,7 @@ class PreparedEvaluation:
         return (self.judge and self.judge.concept) or vector.description or vector.name
 
 
-async def check(context: Context, body: EvaluationRequest, vector: ConceptVector) -> None:
+async def check(context: Context, body: StrengthsRequest, vector: ConceptVector) -> None:
     """Raises UnsupportedParameter for a judge that is not configured, InvalidRequest for a version that cannot be saved."""
     if isinstance(body, DoseResponseRequest):
         if body.judge is not None:
@@ -65,7 +66,7 @@ async def check(context: Context, body: EvaluationRequest, vector: ConceptVector
             await _check_newest(context, vector)
 
 
-async def prepare(context: Context, body: EvaluationRequest) -> PreparedEvaluation:
+async def prepare(context: Context, body: StrengthsRequest) -> PreparedEvaluation:
     """Resolves the request. Everything that can be refused at once is refused here, so that no job fails of it later."""
     vector = await context.vector(body.vector)
     await check(context, body, vector)
@@ -87,7 +88,7 @@ async def prepare(context: Context, body: EvaluationRequest) -> PreparedEvaluati
     return PreparedEvaluation(context, request, save, judge, _instructions(context, body))
 
 
-async def run(work: PreparedEvaluation, progress: Progress) -> EvaluationAnswer:
+async def run(work: PreparedEvaluation, progress: Progress) -> StrengthsAnswer:
     """Runs the evaluation. Cancelling stops it at once and stores nothing."""
     engine, request = work.context.engine, work.request
     if isinstance(request, sweeps.LayerSweepRequest):
@@ -126,7 +127,7 @@ async def _save(work: PreparedEvaluation, found: doses.DoseResponse) -> tuple[Ve
     return vector_answer(await work.context.store.vectors.put(with_evidence(vector, found))), ()
 
 
-async def _with_size(context: Context, body: EvaluationRequest, fields: dict[str, Any]) -> tuple[WorkflowRequest, int]:
+async def _with_size(context: Context, body: StrengthsRequest, fields: dict[str, Any]) -> tuple[WorkflowRequest, int]:
     """Returns the workflow's request and how many answers it generates. Drawing random directions takes a thread."""
     if isinstance(body, LayerSweepRequest):
         sweep = sweeps.LayerSweepRequest(**fields)
@@ -144,7 +145,7 @@ async def _check_newest(context: Context, vector: ConceptVector) -> None:
         )
 
 
-async def _prompts(context: Context, body: EvaluationRequest) -> tuple[Prompt, ...] | None:
+async def _prompts(context: Context, body: StrengthsRequest) -> tuple[Prompt, ...] | None:
     """Returns prompts as the engine takes them. Raises LimitExceeded, ContextLengthExceeded, ConceptNotFound."""
     if body.concept is not None:
         return as_prompts(context.engine, await run_in_thread(load_evaluation_prompts, body.concept))
@@ -153,7 +154,7 @@ async def _prompts(context: Context, body: EvaluationRequest) -> tuple[Prompt, .
     return await _tokenize_all(context, body.prompts, body.max_tokens, "prompts")
 
 
-def _instructions(context: Context, body: EvaluationRequest) -> tuple[str, ...] | None:
+def _instructions(context: Context, body: StrengthsRequest) -> tuple[str, ...] | None:
     """Returns the caller's prompts as a judge reads them: without the markers of a chat template."""
     if body.prompts is None:
         return None

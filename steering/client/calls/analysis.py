@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal, TypeAlias, TypedDict, Unpack
 
 from steering.client.calls.base import Call, Chat, JsonObject, Steering, Text, json_fields, parsed
-from steering.client.results import DoseResponse, LatentMap, LayerSweep, Readout
+from steering.client.results import DoseResponse, LatentMap, LayerSweep, Readout, Report
 from steering.schemas.jobs import JobAnswer
 from steering.schemas.reading.logit_lens import LogitLensAnswer
 
@@ -50,6 +50,25 @@ class DoseOptions(SweepOptions, total=False):
     save: bool
 
 
+class ReportOptions(TypedDict, total=False):
+    """Options of a deployment report; see ReportRequest in steering/schemas/report.py."""
+
+    steering: Steering
+    strength: float
+    direction: Literal["up", "down"]
+    prompts: Sequence[Text]
+    concept: str
+    neutral: Sequence[Text]
+    reader: str
+    reading_layer: int
+    scorer: str
+    max_tokens: int
+    temperature: float
+    seeds: Sequence[int]
+    side_effects: Sequence[str]
+    thresholds: JsonObject
+
+
 def readout(
     texts: Sequence[Text] | None = None,
     *,
@@ -90,6 +109,17 @@ def dose_response(vector: str, **options: Unpack[DoseOptions]) -> Call[DoseRespo
     """Measures effect and damage by strength. Waits for the result; `save` stores it on the vector's card."""
     body = json_fields(kind="dose_response", vector=vector, **options)
     return Call("POST", "/v1/evaluations", parsed(DoseResponse), body, query={"wait": True})
+
+
+def report(vector: str, **options: Unpack[ReportOptions]) -> Call[Report]:
+    """Judges steering at a fixed operating point by three gates. Waits for the result, which takes minutes."""
+    body = json_fields(kind="report", vector=vector, **options)
+    return Call("POST", "/v1/evaluations", parsed(Report), body, query={"wait": True})
+
+
+def start_report(vector: str, **options: Unpack[ReportOptions]) -> Call[JobAnswer]:
+    """Starts a deployment report as a job; follow it with `job_events`."""
+    return Call("POST", "/v1/evaluations", parsed(JobAnswer), json_fields(kind="report", vector=vector, **options))
 
 
 def start_evaluation(

@@ -1,0 +1,219 @@
+"""Runs deployment reports: a vector or profile at a fixed operating point, judged by three gates."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from app.services.context import Context
+from app.services.inputs import pair_text, tokenize
+from app.services.limits import check_limit
+from steering.concepts import CONCEPTS
+from steering.concepts.loader import load_concept, load_evaluation_prompts, load_neutral
+from steering.concepts.measured import measurement_of
+from steering.engine.api import Prompt, SamplingParams
+from steering.errors import InvalidRequest
+from steering.pairs import PairSet, dataset_digest
+from steering.plan.layers import check_model
+from steering.plan.types import SteeringPlan
+from steering.schemas.report import ReportAnswer, ReportRequest, ThresholdsFields
+from steering.spec import InterventionSpec
+from steering.threads import run_in_thread
+from steering.vectors import ConceptVector
+from steering.workflows.evaluation.setup import as_prompts, read_back
+from steering.workflows.evaluation.trials import trial_answers
+from steering.workflows.extraction.extract import ExtractionRequest, extract
+from steering.workflows.extraction.texts import default_position
+from steering.workflows.progress import Progress
+from steering.workflows.reporting import results
+from steering.workflows.reporting.gates import Thresholds
+from steering.workflows.reporting.report import CONTROLS, report
+from steering.workflows.reporting.variations import VARIATIONS
+
+PROMPTS, NEUTRAL = 12, 8
+READING_DEPTH = 0.6
+"""Share of the layers below the one at which a starter concept is read where it was not measured."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedReport:
+    """A report whose names are resolved. others: starter concepts that are extracted when it runs, for the side effects."""
+
+    context: Context
+    request: results.ReportRequest
+    others: tuple[str, ...]
+
+
+async def prepare(context: Context, body: ReportRequest) -> PreparedReport:
+    """Resolves the request. Everything that can be refused at once is refused here, so that no job fails of it later."""
+    engine = context.engine
+    vector = await context.vector(body.vector)
+    check_model(vector, engine.info)
+    reader = None if body.reader is None else await context.vector(body.reader, "reader")
+    await run_in_thread(read_back, engine, vector, reader, body.reading_layer, body.scorer)
+    plan = await _plan(context, body, vector)
+    concept = body.concept or await run_in_thread(_concept_of, vector)
+    known, others = await _readers(context, body)
+    request = results.ReportRequest(
+        vector=vector,
+        plan=plan,
+        vectors=await _vectors_of(context, plan),
+        prompts=await _prompts(context, body, concept),
+        neutral=await _neutral(context, body),
+        direction=_direction(body, plan, vector),
+        reader=reader,
+        reading_layer=body.reading_layer,
+        scorer=body.scorer,
+        sampling=SamplingParams(max_tokens=body.max_tokens, temperature=body.temperature),
+        seeds=body.seeds,
+        pairs=await run_in_thread(_pairs_of, vector),
+        readers=known,
+        thresholds=Thresholds(**body.thresholds.model_dump()),
+    )
+    check_limit(answers_to_write(request), context.settings.max_evaluation_answers, "answers to generate", "prompts")
+    return PreparedReport(context, request, others)
+
+
+def answers_to_write(request: results.ReportRequest) -> int:
+    """Counts the answers that a report generates."""
+    arms = 1 + CONTROLS + (request.pairs is not None)
+    varied = len(VARIATIONS) * trial_answers(1, min(request.varied, len(request.prompts)))
+    return len(request.seeds) * (trial_answers(arms, len(request.prompts)) + len(request.neutral) + varied)
+
+
+async def run(work: PreparedReport, progress: Progress) -> ReportAnswer:
+    """Extracts what the side effects are read along, then runs the report. Cancelling stops it at once."""
+    engine, readers = work.context.engine, dict(work.request.readers)
+    for name in work.others:
+        progress(0, 1, f"reading the pairs of {name}")
+        readers[name] = await _extracted(work.context, name)
+    found = await report(engine, replace(work.request, readers=readers), progress=progress)
+    return _answer(work, found)
+
+
+async def job(work: PreparedReport, progress: Progress) -> Mapping[str, Any]:
+    """Runs the report and returns the result of a job."""
+    return (await run(work, progress)).model_dump(mode="json")
+
+
+async def _plan(context: Context, body: ReportRequest, vector: ConceptVector) -> SteeringPlan:
+    if body.steering is not None:
+        plan = await context.plan(body.steering)
+        if plan.empty:
+            raise InvalidRequest("the steering of a report must change something", param="steering")
+        return plan
+    strength = body.strength
+    if strength is None:
+        known = vector.recommended
+        ranges = (known and known.strength) or (known and known.negative)
+        if not ranges:
+            raise InvalidRequest(
+                f"vector {vector.id} has no measured strength; give 'strength' or 'steering'", param="strength"
+            )
+        strength = max(ranges, key=abs)
+    if strength == 0.0:
+        raise InvalidRequest("the strength of a report must not be 0", param="strength")
+    return await context.resolve([InterventionSpec(vector=vector.id, strength=strength)])
+
+
+def _direction(body: ReportRequest, plan: SteeringPlan, vector: ConceptVector) -> int:
+    """1 or -1: as given, or as the first intervention with the vector moves it."""
+    if body.direction is not None:
+        return 1 if body.direction == "up" else -1
+    item = next((one.spec for one in plan.interventions if one.vector == vector.id), None)
+    if item is None:
+        raise InvalidRequest(f"the steering does not use {vector.id}; give 'direction'", param="direction")
+    if item.hold is not None:
+        return 1 if item.hold.score >= 0.0 else -1
+    if item.operation == "clamp":
+        return -1 if item.low is None else 1
+    if item.operation == "rotate":
+        return 1 if item.strength * (item.degrees or 0.0) > 0.0 else -1
+    if item.operation == "add":
+        return 1 if item.strength > 0.0 else -1
+    raise InvalidRequest(f"operation {item.operation!r} has no sign; give 'direction'", param="direction")
+
+
+async def _vectors_of(context: Context, plan: SteeringPlan) -> dict[str, ConceptVector]:
+    found = {name: await context.vector(name, "steering") for name in plan.vectors}
+    for name, vector in found.items():
+        if vector.sha256 != plan.vectors[name]:
+            raise InvalidRequest(
+                f"{name} of the profile belongs to another namespace; a report needs vectors of this one",
+                param="steering",
+            )
+    return found
+
+
+def _concept_of(vector: ConceptVector) -> str | None:
+    """The starter concept whose pairs the vector was extracted from."""
+    dataset = vector.provenance.get("dataset")
+    return next((name for name in CONCEPTS if dataset and dataset_digest(load_concept(name)) == dataset), None)
+
+
+def _pairs_of(vector: ConceptVector) -> PairSet | None:
+    concept = _concept_of(vector)
+    return None if concept is None else load_concept(concept)
+
+
+async def _prompts(context: Context, body: ReportRequest, concept: str | None) -> tuple[Prompt, ...]:
+    if body.prompts is not None:
+        check_limit(len(body.prompts), context.settings.max_texts, "prompts", "prompts")
+        found = tuple(pair_text(text) for text in body.prompts)
+        if not found:
+            raise InvalidRequest("a report needs at least one prompt", param="prompts")
+        for text in found:
+            await tokenize(context.engine, text, body.max_tokens)
+        return found
+    texts = load_neutral() if concept is None else await run_in_thread(load_evaluation_prompts, concept)
+    return as_prompts(context.engine, texts[:PROMPTS])
+
+
+async def _neutral(context: Context, body: ReportRequest) -> tuple[Prompt, ...]:
+    if body.neutral is None:
+        return as_prompts(context.engine, load_neutral()[-NEUTRAL:])
+    check_limit(len(body.neutral), context.settings.max_texts, "prompts", "neutral")
+    return tuple(
+        [(await tokenize(context.engine, pair_text(text), body.max_tokens)).token_ids for text in body.neutral]
+    )
+
+
+async def _readers(context: Context, body: ReportRequest) -> tuple[dict[str, ConceptVector], tuple[str, ...]]:
+    """Stored vectors along which the texts are read, and the starter concepts that are extracted for it."""
+    names = tuple(CONCEPTS) if body.side_effects is None else body.side_effects
+    starters = tuple(name for name in dict.fromkeys(names) if name in CONCEPTS)
+    known = {name: await context.vector(name, "side_effects") for name in names if name not in CONCEPTS}
+    for vector in known.values():
+        check_model(vector, context.engine.info)
+    return known, starters
+
+
+async def _extracted(context: Context, concept: str) -> ConceptVector:
+    """A starter concept at the one layer where it is read."""
+    info, pairs = context.engine.info, load_concept(concept)
+    measured = measurement_of(concept, info.fingerprint)
+    layer = round(READING_DEPTH * (info.layer_count - 1)) if measured is None else measured.reading_layer
+    request = ExtractionRequest(concept, pairs, layers=(layer,), position=default_position(pairs), holdout=0.0)
+    return await extract(context.engine, request)
+
+
+def _answer(work: PreparedReport, found: results.Report) -> ReportAnswer:
+    request = work.request
+    seeds = [
+        asdict(one) | {"passed": one.passed, "gates": [asdict(gate) | {"passed": gate.passed} for gate in one.gates]}
+        for one in found.seeds
+    ]
+    return ReportAnswer.model_validate(
+        {
+            "vector": request.vector.id,
+            "interventions": request.plan.spec.interventions,
+            "fingerprint": request.plan.fingerprint,
+            "model": work.context.engine.info.name,
+            "direction": "up" if found.direction > 0 else "down",
+            "reading_layer": found.reading_layer,
+            "passed": found.passed,
+            "seeds_agree": found.seeds_agree,
+            "seeds": seeds,
+            "thresholds": ThresholdsFields(**asdict(found.thresholds)),
+            "warnings": list(found.warnings),
+        }
+    )

@@ -1,0 +1,67 @@
+"""The operating point with other vectors: random ones of the same dose, and one from half of the pairs."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from math import inf
+
+from steering.engine.api import Engine
+from steering.extraction import METHODS
+from steering.model.info import ModelInfo
+from steering.pairs import PairSet
+from steering.plan.dose import DoseGuard
+from steering.plan.resolve import resolve
+from steering.plan.types import SteeringPlan
+from steering.vectors import ConceptVector
+from steering.workflows.evaluation.setup import GivenVectors, random_like
+from steering.workflows.extraction.extract import ExtractionRequest, extract
+
+MEAN_DIFFERENCE = "mean_difference"
+
+
+async def random_plans(
+    info: ModelInfo, plan: SteeringPlan, vectors: Mapping[str, ConceptVector], count: int
+) -> tuple[SteeringPlan, ...]:
+    """Plans with random directions in place of the vectors, of the same dose; none unless all interventions are plain adds.
+
+    What other operations, conditions and held readouts do depends on the residual along the direction, so with a random
+    one they have another dose.
+    """
+    if any(one.operation != "add" or one.condition is not None or one.holds for one in plan.interventions):
+        return ()
+    found = []
+    for number in range(count):
+        others = {name: random_like(vector, number + 1) for name, vector in vectors.items()}
+        found.append(await _with(info, plan, others))
+    return tuple(found)
+
+
+async def fewer_pairs_plan(
+    engine: Engine, vector: ConceptVector, pairs: PairSet, plan: SteeringPlan, vectors: Mapping[str, ConceptVector]
+) -> SteeringPlan:
+    """The plan with the vector made again from every second topic of its pairs, at the layers where it acts."""
+    topics = sorted(set(pairs.topics))[::2]
+    kept = [index for index, topic in enumerate(pairs.topics) if topic in set(topics)]
+    half = PairSet(
+        tuple(pairs.positive[index] for index in kept),
+        tuple(pairs.negative[index] for index in kept),
+        tuple(pairs.topics[index] for index in kept),
+    )
+    layers = sorted({layer for one in plan.interventions if one.vector == vector.id for layer in one.layers})
+    made = await extract(
+        engine,
+        ExtractionRequest(
+            vector.name,
+            half,
+            method=vector.method if vector.method in METHODS else MEAN_DIFFERENCE,
+            layers=tuple(layers or vector.recommended_layers()),
+            position=vector.provenance.get("position", "last"),
+            holdout=0.0,
+        ),
+    )
+    other = replace(vector, layers={**vector.layers, **made.layers})
+    return await _with(engine.info, plan, {**vectors, vector.id: other})
+
+
+async def _with(info: ModelInfo, plan: SteeringPlan, vectors: Mapping[str, ConceptVector]) -> SteeringPlan:
+    guard = DoseGuard(inf, "off") if plan.dose_bound is None else DoseGuard(plan.dose_bound, "clamp")
+    return await resolve(plan.spec, GivenVectors(tuple(vectors.values())), info, guard=guard)

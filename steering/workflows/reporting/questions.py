@@ -1,0 +1,70 @@
+"""Multiple-choice questions of our own: does the model still know what it knew?"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from statistics import fmean
+
+from steering.engine.api import CapturePrompt, CaptureSpec, Engine, Prompt
+from steering.plan.types import SteeringPlan
+from steering.threads import run_in_thread
+from steering.workflows.comparison.teacher_forcing import predicting, surprises
+from steering.workflows.evaluation.setup import as_prompts
+from steering.workflows.progress import Progress, ignore_progress
+
+CHANCE = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question with four options, the right one first."""
+
+    text: str
+    options: tuple[str, ...]
+
+
+@cache
+def load_questions() -> tuple[Question, ...]:
+    """Reads the questions that come with the package."""
+    lines = (files("steering.workflows.reporting") / "questions.jsonl").read_text(encoding="utf-8").splitlines()
+    found = [json.loads(line) for line in lines]
+    return tuple(Question(one["question"], (one["answer"], *one["others"])) for one in found)
+
+
+async def accuracy(
+    engine: Engine, questions: Sequence[Question], plan: SteeringPlan, *, progress: Progress | None = None
+) -> float:
+    """Returns the share of questions whose right option has the highest mean log-probability per token as the answer."""
+    report, right = progress or ignore_progress, list[float]()
+    for done, (question, prompt) in enumerate(zip(questions, _prompts(engine, questions), strict=True), start=1):
+        values = await _surprises(engine, prompt, question.options, plan)
+        right.append(float(values[0] < min(values[1:])))
+        report(done, len(questions), "asking questions")
+    return fmean(right)
+
+
+def _prompts(engine: Engine, questions: Sequence[Question]) -> tuple[Prompt, ...]:
+    return as_prompts(engine, [f"{one.text} Answer in a few words." for one in questions])
+
+
+async def _surprises(engine: Engine, prompt: Prompt, options: Sequence[str], plan: SteeringPlan) -> list[float]:
+    """Mean -log p per token of each option after the prompt, in nats."""
+    before = engine.tokenizer.encode(prompt)
+    space = "" if engine.info.chat_template else " "
+    answers = [_answer_ids(engine, f"{space}{option[:1].upper()}{option[1:]}") for option in options]
+    captures = await engine.capture(
+        [CapturePrompt(before + ids, plan, len(before)) for ids in answers], CaptureSpec(layers=(), logits=True)
+    )
+    found = []
+    for ids, capture in zip(answers, captures, strict=True):
+        found.append(fmean(await run_in_thread(surprises, predicting(capture, len(before), len(ids)), ids)))
+    return found
+
+
+def _answer_ids(engine: Engine, text: str) -> tuple[int, ...]:
+    """The tokens of an answer without the token that begins a text."""
+    begins = engine.tokenizer.encode("")
+    ids = engine.tokenizer.encode(text)
+    return ids[len(begins) :] if ids[: len(begins)] == begins else ids

@@ -1,0 +1,70 @@
+"""Reads finished texts along many vectors at once: what steering toward one concept does to the others."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from steering.engine.api import CapturePrompt, CaptureSpec, Engine, Position, Prompt
+from steering.pairs import ChatMessage
+from steering.quality import Estimate
+from steering.vectors import ConceptVector
+from steering.workflows.comparison.text_metrics import estimate
+from steering.workflows.evaluation.scorers import ProjectionScorer
+from steering.workflows.evaluation.setup import reading_layer
+
+BLANK = "."
+"""Stands for an empty answer, which has no token to read."""
+
+
+@dataclass(frozen=True, slots=True)
+class SideEffect:
+    """How far the texts moved along another vector, in its natural scales: its score steered minus unsteered."""
+
+    vector: str
+    layer: int
+    shift: Estimate
+
+
+async def side_effects(
+    engine: Engine,
+    readers: Mapping[str, ConceptVector],
+    prompts: Sequence[Prompt],
+    unsteered: Sequence[str],
+    steered: Sequence[str],
+) -> tuple[SideEffect, ...]:
+    """Reads both texts of every prompt by the unsteered model, each along every reader where its card reads best."""
+    before, after = [await _scores(engine, readers, prompts, texts) for texts in (unsteered, steered)]
+    return tuple(
+        SideEffect(
+            name,
+            reading_layer(vector, engine.info.layer_count),
+            estimate([one - other for one, other in zip(after[name], before[name], strict=True)]),
+        )
+        for name, vector in readers.items()
+    )
+
+
+async def _scores(
+    engine: Engine, readers: Mapping[str, ConceptVector], prompts: Sequence[Prompt], texts: Sequence[str]
+) -> dict[str, list[float]]:
+    """Name -> score of each text."""
+    at = {name: reading_layer(vector, engine.info.layer_count) for name, vector in readers.items()}
+    layers = tuple(sorted(set(at.values())))
+    found: dict[str, list[float]] = {name: [] for name in readers}
+    if not layers:
+        return found
+    for prompt, text in zip(prompts, texts, strict=True):
+        whole, position = _with_answer(prompt, text)
+        (capture,) = await engine.capture([CapturePrompt(whole)], CaptureSpec(layers, position))
+        for name, vector in readers.items():
+            row = capture.activations[layers.index(at[name])]
+            found[name].append(ProjectionScorer.score(row, vector.at(at[name])))
+    return found
+
+
+def _with_answer(prompt: Prompt, text: str) -> tuple[Prompt, Position]:
+    """The prompt with its answer, and which positions are the answer's: of a plain text, all but the first."""
+    shown = text if text.strip() else BLANK
+    if isinstance(prompt, str):
+        return prompt + shown, "mean"
+    messages = tuple(one for one in prompt if isinstance(one, ChatMessage))
+    return (*messages, ChatMessage("assistant", shown)), "response_mean"

@@ -1,0 +1,157 @@
+"""Judges steering at a fixed operating point: three gates with stated thresholds, side effects, and the texts, for two seeds."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import isnan
+from statistics import fmean
+from typing import TypeAlias
+
+from scipy.stats import spearmanr
+
+from steering.engine.api import Engine, Prompt
+from steering.plan.types import UNSTEERED, SteeringPlan
+from steering.workflows.comparison.text_metrics import estimate
+from steering.workflows.evaluation.judge import instruction_of
+from steering.workflows.evaluation.setup import ReadBack, read_back
+from steering.workflows.evaluation.statistics import chance
+from steering.workflows.evaluation.trials import Trial, neutral_divergence, run_trials
+from steering.workflows.generate import mix
+from steering.workflows.progress import Progress, ignore_progress
+from steering.workflows.reporting.alternatives import fewer_pairs_plan, random_plans
+from steering.workflows.reporting.gates import (
+    Check,
+    Gate,
+    Utility,
+    above,
+    along,
+    at_least,
+    control_gate,
+    robustness_gate,
+    utility_gate,
+)
+from steering.workflows.reporting.questions import accuracy, load_questions
+from steering.workflows.reporting.reading import side_effects
+from steering.workflows.reporting.results import Report, ReportRequest, ReportText, SeedReport
+from steering.workflows.reporting.variations import VARIATIONS
+
+CONTROLS = 4
+FEWER = "fewer_pairs"
+PLAIN = "plain"
+STEPS = 4 + len(VARIATIONS)
+"""Of progress, for each seed."""
+
+Step: TypeAlias = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Work:
+    """A request with what all seeds share. arms: the plan, then random ones; fewer: the plan of a vector from half of the pairs."""
+
+    engine: Engine
+    request: ReportRequest
+    reading: ReadBack
+    arms: tuple[SteeringPlan, ...]
+    fewer: SteeringPlan | None
+    accuracy: tuple[float, float]
+
+
+async def report(engine: Engine, request: ReportRequest, *, progress: Progress | None = None) -> Report:
+    """Runs all gates for each seed. Cancelling stops it at once. Raises what `read_back` raises."""
+    tell, done, parts = progress or ignore_progress, 0, 2 + len(request.seeds) * STEPS
+
+    def step(message: str) -> None:
+        nonlocal done
+        tell(min(done, parts), parts, message)
+        done += 1
+
+    step("asking questions")
+    reading = read_back(engine, request.vector, request.reader, request.reading_layer, request.scorer)
+    plan, vectors = request.plan, request.vectors
+    questions = load_questions()
+    known = (await accuracy(engine, questions, UNSTEERED), await accuracy(engine, questions, plan))
+    step("making controls")
+    controls = await random_plans(engine.info, plan, vectors, CONTROLS)
+    fewer = None
+    if request.pairs is not None:
+        fewer = await fewer_pairs_plan(engine, request.vector, request.pairs, plan, vectors)
+    work = _Work(engine, request, reading, (plan, *controls), fewer, known)
+    found = tuple([await _seed_report(work, seed, step) for seed in request.seeds])
+    tell(parts, parts, "done")
+    return Report(request.direction, reading.layer, found, request.thresholds, _warnings(work))
+
+
+def _warnings(work: _Work) -> tuple[str, ...]:
+    warnings = list(work.request.plan.warnings)
+    if len(work.arms) == 1:
+        warnings.append(
+            "no random controls: they are made for unconditional adds only, so the shift is compared with 0"
+        )
+    if work.fewer is None:
+        warnings.append("not checked with fewer pairs: the pairs of the vector are not those of a starter concept")
+    return tuple(warnings)
+
+
+async def _seed_report(work: _Work, seed: int, step: Step) -> SeedReport:
+    request, engine = work.request, work.engine
+    step(f"seed {seed}: control")
+    plans = (*work.arms, *(() if work.fewer is None else (work.fewer,)))
+    sampling = replace(request.sampling, seed=seed)
+    unsteered, trials = await run_trials(engine, request.prompts, plans, work.reading, sampling)
+    trial, others = trials[0], trials[1:]
+    if trial.broken is not None:
+        return SeedReport(seed, (), estimate((0.0,)), None, (), (), broken=True)
+    moved = along(trial, unsteered, request.direction)
+    controls = [one for one in others[: len(work.arms) - 1] if one.broken is None]
+    reached = chance(unsteered, controls)
+    gate = control_gate(moved, reached, request.thresholds)
+    step(f"seed {seed}: utility")
+    (kl,) = await neutral_divergence(engine, request.neutral, [request.plan], sampling)
+    utility = utility_gate(trial, unsteered, Utility(kl, work.accuracy), request.thresholds)
+    texts = _texts(work, PLAIN, request.prompts, unsteered, trial)
+    varied = []
+    if work.fewer is not None and others[-1].broken is None:
+        varied.append((FEWER, estimate(along(others[-1], unsteered, request.direction))))
+    for name in VARIATIONS:
+        step(f"seed {seed}: {name}")
+        prompts = _varied(work, name, seed)
+        plain, (steered,) = await run_trials(engine, prompts, [request.plan], work.reading, sampling)
+        if steered.broken is None:
+            varied.append((name, estimate(along(steered, plain, request.direction))))
+            texts += _texts(work, name, prompts, plain, steered)
+    step(f"seed {seed}: side effects")
+    before, after = unsteered.texts, trial.texts
+    effects = await side_effects(engine, request.readers, request.prompts, before, after)
+    gate = Gate("control", (*gate.checks, *await _independent(work, unsteered, trial)))
+    robust = robustness_gate(fmean(moved), varied, request.thresholds)
+    step(f"seed {seed}: done")
+    return SeedReport(seed, (gate, utility, robust), estimate(moved), reached, effects, texts)
+
+
+def _varied(work: _Work, name: str, seed: int) -> tuple[Prompt, ...]:
+    prompts = work.request.prompts[: work.request.varied]
+    return tuple(VARIATIONS[name](prompt, mix(seed, n)) for n, prompt in enumerate(prompts))
+
+
+def _texts(
+    work: _Work, name: str, prompts: Sequence[Prompt], unsteered: Trial, steered: Trial
+) -> tuple[ReportText, ...]:
+    moved = along(steered, unsteered, work.request.direction)
+    return tuple(
+        ReportText(name, instruction_of(prompt, work.engine.tokenizer), before, after, shift)
+        for prompt, before, after, shift in zip(prompts, unsteered.texts, steered.texts, moved, strict=True)
+    )
+
+
+async def _independent(work: _Work, unsteered: Trial, steered: Trial) -> tuple[Check, ...]:
+    """The checks of another model that reads the texts: that they moved, and that its scores rank them as ours do."""
+    scorer, limits = work.request.independent, work.request.thresholds
+    if scorer is None:
+        return ()
+    asked = [instruction_of(prompt, work.engine.tokenizer) for prompt in work.request.prompts]
+    before, after = [await scorer.score(asked, trial.texts) for trial in (unsteered, steered)]
+    moved = [work.request.direction * (one - other) for one, other in zip(after, before, strict=True)]
+    ranks = float(spearmanr([*unsteered.scores, *steered.scores], [*before, *after]).statistic)
+    return (
+        above(f"shift.{scorer.name}", estimate(moved), 0.0),
+        at_least(f"agreement.{scorer.name}", 0.0 if isnan(ranks) else ranks, limits.agreement),
+    )

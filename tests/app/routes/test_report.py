@@ -1,0 +1,93 @@
+"""POST /v1/evaluations with kind "report": the verdicts, what is refused before any work, and the written documents."""
+
+import json
+from typing import Any
+
+import pytest
+
+from steering.client.results import Report
+from tests.app.conftest import Server, StartServer
+from tests.app.routes.evaluation_bodies import PROMPTS
+from tests.app.routes.test_evaluate import evaluated, planted
+from tests.steering.workflows.linear import LinearEngine
+
+REPORT: dict[str, Any] = {
+    "kind": "report",
+    "vector": "mood",
+    "steering": [{"vector": "mood", "layers": [2], "strength": 0.8}],
+    "reading_layer": 2,
+    "prompts": [[{"role": "user", "content": text}] for text in PROMPTS[:4]],
+    "neutral": ["the train"],
+    "max_tokens": 12,
+    "temperature": 1.0,
+    "seeds": [0],
+    "side_effects": ["mood"],
+}
+
+
+@pytest.fixture
+async def linear(start: StartServer) -> Server:
+    """A server over the model whose answers are known by heart, with its concept as the vector `mood`."""
+    engine = LinearEngine()
+    server = await start(engine)
+    await planted(server, engine)
+    return server
+
+
+async def test_a_report_judges_the_gates_and_can_be_written_down(linear: Server) -> None:
+    found = await evaluated(linear, REPORT)
+    assert (found["kind"], found["vector"], found["direction"], found["reading_layer"]) == ("report", "mood@1", "up", 2)
+    (seed,) = found["seeds"]
+    assert [gate["name"] for gate in seed["gates"]] == ["control", "utility", "robustness"]
+    assert seed["gates"][0]["checks"][0]["value"] > 0.2
+    assert [one["vector"] for one in seed["side_effects"]] == ["mood"]
+    assert found["interventions"][0]["vector"] == "mood@1"
+    assert found["thresholds"]["perplexity"] == 1.5
+    report = Report.model_validate(found)
+    text = seed["texts"][0]["steered"]
+    assert text in report.markdown()
+    assert text in report.page()
+    assert len(report.rows()) == sum(len(gate["checks"]) for gate in seed["gates"])
+    assert json.loads(report.model_dump_json())["passed"] == found["passed"]
+
+
+async def test_markup_in_texts_is_shown_and_not_interpreted(linear: Server) -> None:
+    found = await evaluated(linear, {**REPORT, "prompts": [[{"role": "user", "content": "<b>| the road"}]] * 2})
+    report = Report.model_validate(found)
+    assert "<b>" not in report.page()
+    assert "&lt;b>\\| the road" in report.markdown()
+
+
+async def test_a_profile_is_judged_as_it_is_deployed(linear: Server) -> None:
+    stored = {"interventions": [{"vector": "mood", "operation": "clamp", "high": -0.5, "layers": [2]}]}
+    assert (await linear.client.put("/v1/profiles/grim", json=stored)).status_code in (200, 201)
+    found = await evaluated(linear, {**REPORT, "steering": {"profile": "grim"}})
+    assert found["direction"] == "down"
+    assert found["interventions"][0]["high"] == -0.5
+    assert any("no random controls" in warning for warning in found["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "message"),
+    [
+        ({"steering": None}, "strength", "has no measured strength"),
+        ({"steering": []}, "steering", "must change something"),
+        ({"steering": None, "strength": 0}, "strength", "must not be 0"),
+        ({"strength": 1.0}, None, "not both"),
+        ({"concept": "sentiment"}, None, "not both"),
+        ({"prompts": []}, "prompts", ""),
+        ({"seeds": [1, 2, 3, 4, 5]}, "seeds", ""),
+        ({"side_effects": ["nobody"]}, "side_effects", "nobody"),
+        ({"thresholds": {"perplexity": 0.5}}, "thresholds.perplexity", ""),
+        ({"reading_layer": 0}, "layers", "no direction at layer 0"),
+        ({"steering": [{"vector": "mood", "operation": "ablate", "layers": [2]}]}, "direction", "has no sign"),
+    ],
+)
+async def test_what_makes_no_sense_is_refused_at_once(
+    linear: Server, change: dict[str, Any], param: str | None, message: str
+) -> None:
+    answer = await linear.client.post("/v1/evaluations", json={**REPORT, **change})
+    assert answer.status_code in (400, 404), answer.text
+    error = answer.json()["error"]
+    assert message in error["message"]
+    assert param is None or error["param"] == param, error
