@@ -113,6 +113,9 @@ class Settings(BaseSettings):
     max_jobs: Positive = Field(4, description="jobs running at once")
     max_queued_jobs: Positive = Field(64, description="jobs waiting; one more is answered 429")
 
+    scorer_model: str | None = Field(
+        None, description="a second model, named like STEERING_MODEL, that also reads the answers of deployment reports"
+    )
     # The judge of evaluations
     judge_base_url: str | None = Field(
         None, description="an OpenAI-compatible endpoint (`https://host/v1`) that evaluations may name as their judge"

@@ -14,9 +14,9 @@ from app.services.vectors import evaluate as evaluation
 from app.services.vectors import extract as extraction
 from app.services.vectors import report as reporting
 from steering.schemas.evaluation import EvaluateQuery, EvaluationAnswer, EvaluationRequest
+from steering.schemas.evaluation.report import ReportRequest
 from steering.schemas.extraction import ExtractQuery, ExtractRequest
 from steering.schemas.jobs import JobAnswer
-from steering.schemas.report import ReportRequest
 from steering.schemas.vectors import VectorAnswer
 
 uploads = APIRouter(route_class=UploadRoute, tags=["vectors"])

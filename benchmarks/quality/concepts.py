@@ -12,7 +12,7 @@ from steering.workflows.extraction.make import make_vector
 from steering.workflows.extraction.texts import default_position
 from steering.workflows.training.train import TRAINED, TrainingSettings
 
-CONCEPTS = ("sentiment", "formality", "refusal", "toxicity", "factuality", "sycophancy")
+CONCEPTS = ("sentiment", "formality", "refusal", "toxicity", "specificity", "sycophancy")
 DOSES = (-0.2, -0.1, 0.05, 0.1, 0.15, 0.2, 0.3)
 """Planned relative doses, signed: concepts differ in their natural scale, so strengths are chosen by the dose they make."""
 MEAN_DIFFERENCE = "mean_difference"

@@ -12,9 +12,9 @@ from steering.client.display.texts import comparison_html, readout_html
 from steering.schemas.base import Answer
 from steering.schemas.comparison import CompareAnswer
 from steering.schemas.evaluation import DoseResponseAnswer, LayerSweepAnswer
+from steering.schemas.evaluation.report import ReportAnswer
 from steering.schemas.reading.latent_space import LatentSpaceAnswer
 from steering.schemas.reading.readout import ReadoutAnswer
-from steering.schemas.report import ReportAnswer
 from steering.schemas.vectors import VectorAnswer
 
 if TYPE_CHECKING:

@@ -33,11 +33,11 @@ CONCEPTS: Mapping[str, ConceptEntry] = {
         description="The same answer given rudely and politely; mild wording, without slurs or threats.",
         file="toxicity.jsonl",
     ),
-    "factuality": ConceptEntry(
+    "specificity": ConceptEntry(
         positive="specific, checkable claim",
         negative="vague, hedged claim",
         description="A definite statement that could be looked up, and a hedged one about the same thing.",
-        file="factuality.jsonl",
+        file="specificity.jsonl",
     ),
     "formality": ConceptEntry(
         positive="formal register",
@@ -59,4 +59,7 @@ CONCEPTS: Mapping[str, ConceptEntry] = {
     ),
 }
 
-__all__ = ["CONCEPTS", "ConceptEntry"]
+RENAMED: Mapping[str, str] = {"factuality": "specificity"}
+"""Earlier names of concepts, for the message of an error. The pairs are about definite claims, true or not."""
+
+__all__ = ["CONCEPTS", "RENAMED", "ConceptEntry"]

@@ -5,7 +5,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from steering.concepts import CONCEPTS, ConceptEntry
+from steering.concepts import CONCEPTS, RENAMED, ConceptEntry
 from steering.errors import ConceptNotFound, InternalError, InvalidRequest
 from steering.pairs import ChatMessage, ContrastivePair, PairSet, Text
 from steering.registry import unknown_name
@@ -80,6 +80,8 @@ def read_prompts(lines: Iterable[str], source: str = "prompts") -> tuple[str, ..
 
 
 def _known(name: str) -> ConceptEntry:
+    if name in RENAMED:
+        raise ConceptNotFound(f"concept {name!r} is now named {RENAMED[name]!r}", param="concept")
     if name not in CONCEPTS:
         raise ConceptNotFound(unknown_name("concept", name, list(CONCEPTS), "concept"), param="concept")
     return CONCEPTS[name]

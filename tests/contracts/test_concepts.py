@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from steering.auroc import auroc
-from steering.concepts import CONCEPTS
+from steering.concepts import CONCEPTS, RENAMED
 from steering.concepts.loader import load_concept, load_evaluation_prompts, load_neutral, read_pairs, read_prompts
 from steering.errors import ConceptNotFound, InvalidRequest
 from steering.pairs import ChatMessage, Text, split
@@ -37,7 +37,7 @@ def words(file: str, pole: str) -> np.ndarray:
 
 def test_the_table_holds_the_seven_concepts_with_two_poles_each() -> None:
     assert list(CONCEPTS) == [
-        "sentiment", "truthfulness", "toxicity", "factuality", "formality", "refusal", "sycophancy",
+        "sentiment", "truthfulness", "toxicity", "specificity", "formality", "refusal", "sycophancy",
     ]  # fmt: skip
     for entry in CONCEPTS.values():
         assert len({entry.positive, entry.negative, entry.description, ""}) == 4
@@ -129,6 +129,14 @@ def test_neutral_prompts_are_many_and_belong_to_no_concept() -> None:
 def test_an_unknown_concept_is_not_found_naming_the_known_ones(load: Any) -> None:
     with pytest.raises(ConceptNotFound, match="sentiment, truthfulness"):
         load("../../secret")
+
+
+@pytest.mark.parametrize("load", [load_concept, load_evaluation_prompts])
+def test_an_earlier_name_names_the_new_one(load: Any) -> None:
+    for old, new in RENAMED.items():
+        assert new in CONCEPTS
+        with pytest.raises(ConceptNotFound, match=f"{old!r} is now named {new!r}"):
+            load(old)
 
 
 GOOD = '{"positive": "yes", "negative": "no"}'

@@ -36,7 +36,7 @@ STEERED = (
     ),
     Row(
         "Tell me about rain, and where it comes from.",
-        [{"vector": "factuality", "operation": "ablate", "layers": {"from": 14, "to": 15}}],
+        [{"vector": "specificity", "operation": "ablate", "layers": {"from": 14, "to": 15}}],
     ),
     Row(
         "Write a note to my boss.",
@@ -91,7 +91,7 @@ STEERED = (
                 "strength": 2.5,
                 "layers": [18],
                 "schedule": {"kind": "warmup", "tokens": 5},
-                "when": {"vector": "factuality", "above": -20.0, "layer": 10, "at": "prompt"},
+                "when": {"vector": "specificity", "above": -20.0, "layer": 10, "at": "prompt"},
             }
         ],
     ),
@@ -129,7 +129,7 @@ STEERED = (
         "Can you help me with my homework?",
         [
             {
-                "vector": "factuality.probe",
+                "vector": "specificity.probe",
                 "strength": -1.5,
                 "layers": [10, 18],
                 "schedule": {"kind": "exponential", "to": 0.1, "tokens": 10},

@@ -13,7 +13,7 @@ from tests.embedded.server_process import ServerProcess
 
 pytestmark = pytest.mark.embedded
 
-PROVED = ("sentiment", "toxicity", "factuality", "formality", "refusal")
+PROVED = ("sentiment", "toxicity", "specificity", "formality", "refusal")
 REPORTED = ("truthfulness", "sycophancy")
 """Held to nothing but to be better than chance; docs/concepts.md says what they reach."""
 

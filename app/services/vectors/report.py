@@ -7,6 +7,8 @@ from typing import Any
 from app.services.context import Context
 from app.services.inputs import pair_text, tokenize
 from app.services.limits import check_limit
+from app.services.reading.library import library_vectors
+from app.services.vectors.independent import opened_scorer
 from steering.concepts import CONCEPTS
 from steering.concepts.loader import load_concept, load_evaluation_prompts, load_neutral
 from steering.concepts.measured import measurement_of
@@ -15,8 +17,9 @@ from steering.errors import InvalidRequest
 from steering.pairs import PairSet, dataset_digest
 from steering.plan.layers import check_model
 from steering.plan.types import SteeringPlan
-from steering.schemas.report import ReportAnswer, ReportRequest, ThresholdsFields
+from steering.schemas.evaluation.report import ReportAnswer, ReportRequest, ThresholdsFields
 from steering.spec import InterventionSpec
+from steering.spec_base import is_inline
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector
 from steering.workflows.evaluation.setup import as_prompts, read_back
@@ -30,17 +33,21 @@ from steering.workflows.reporting.report import CONTROLS, report
 from steering.workflows.reporting.variations import VARIATIONS
 
 PROMPTS, NEUTRAL = 12, 8
+MAX_READERS = 32
+"""Vectors of the library along which the texts are also read."""
 READING_DEPTH = 0.6
 """Share of the layers below the one at which a starter concept is read where it was not measured."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedReport:
-    """A report whose names are resolved. others: starter concepts that are extracted when it runs, for the side effects."""
+    """A report whose names are resolved. others: starter concepts that are extracted when it runs, for the side effects.
+    concept: the starter concept from whose pairs a second model learns what to read; None: not known."""
 
     context: Context
     request: results.ReportRequest
     others: tuple[str, ...]
+    concept: str | None
 
 
 async def prepare(context: Context, body: ReportRequest) -> PreparedReport:
@@ -70,7 +77,7 @@ async def prepare(context: Context, body: ReportRequest) -> PreparedReport:
         thresholds=Thresholds(**body.thresholds.model_dump()),
     )
     check_limit(answers_to_write(request), context.settings.max_evaluation_answers, "answers to generate", "prompts")
-    return PreparedReport(context, request, others)
+    return PreparedReport(context, request, others, concept)
 
 
 def answers_to_write(request: results.ReportRequest) -> int:
@@ -86,8 +93,12 @@ async def run(work: PreparedReport, progress: Progress) -> ReportAnswer:
     for name in work.others:
         progress(0, 1, f"reading the pairs of {name}")
         readers[name] = await _extracted(work.context, name)
-    found = await report(engine, replace(work.request, readers=readers), progress=progress)
-    return _answer(work, found)
+    request, concept = replace(work.request, readers=readers), work.concept
+    pairs = None if concept is None else load_concept(concept)
+    async with opened_scorer(work.context.settings, concept or "", pairs) as scorer:
+        found = await report(engine, replace(request, independent=scorer), progress=progress)
+        notes = () if scorer is None else (scorer.evidence,)
+    return _answer(work, replace(found, warnings=(*found.warnings, *notes)))
 
 
 async def job(work: PreparedReport, progress: Progress) -> Mapping[str, Any]:
@@ -134,6 +145,8 @@ def _direction(body: ReportRequest, plan: SteeringPlan, vector: ConceptVector) -
 
 
 async def _vectors_of(context: Context, plan: SteeringPlan) -> dict[str, ConceptVector]:
+    if any(is_inline(name) for name in plan.vectors):
+        raise InvalidRequest("a report needs stored vectors; register the inline directions first", param="steering")
     found = {name: await context.vector(name, "steering") for name in plan.vectors}
     for name, vector in found.items():
         if vector.sha256 != plan.vectors[name]:
@@ -179,7 +192,11 @@ async def _neutral(context: Context, body: ReportRequest) -> tuple[Prompt, ...]:
 
 async def _readers(context: Context, body: ReportRequest) -> tuple[dict[str, ConceptVector], tuple[str, ...]]:
     """Stored vectors along which the texts are read, and the starter concepts that are extracted for it."""
-    names = tuple(CONCEPTS) if body.side_effects is None else body.side_effects
+    if body.side_effects is None:
+        library = (await library_vectors(context))[0][:MAX_READERS]
+        own = {vector.name: vector for vector in library}
+        return own, tuple(name for name in CONCEPTS if name not in own)
+    names = body.side_effects
     starters = tuple(name for name in dict.fromkeys(names) if name in CONCEPTS)
     known = {name: await context.vector(name, "side_effects") for name in names if name not in CONCEPTS}
     for vector in known.values():

@@ -27,7 +27,7 @@ class MapOptions(TypedDict, total=False):
 
 
 class SweepOptions(TypedDict, total=False):
-    """Options of every evaluation; see EvaluationFields in steering/schemas/evaluation.py."""
+    """Options of every evaluation; see EvaluationFields in steering/schemas/evaluation."""
 
     prompts: Sequence[Text]
     concept: str
@@ -51,7 +51,7 @@ class DoseOptions(SweepOptions, total=False):
 
 
 class ReportOptions(TypedDict, total=False):
-    """Options of a deployment report; see ReportRequest in steering/schemas/report.py."""
+    """Options of a deployment report; see ReportRequest in steering/schemas/evaluation/report.py."""
 
     steering: Steering
     strength: float

@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from steering.client.display.html import page, table, warnings_list
 from steering.schemas.comparison import EstimateAnswer
-from steering.schemas.report import CheckAnswer, ReportAnswer, SeedReportAnswer
+from steering.schemas.evaluation.report import CheckAnswer, ReportAnswer, SeedReportAnswer
 
 Row: TypeAlias = tuple[str, ...]
 CHECKS = ("gate", "check", "value", "demanded", "verdict")

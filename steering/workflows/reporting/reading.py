@@ -32,7 +32,7 @@ async def side_effects(
     steered: Sequence[str],
 ) -> tuple[SideEffect, ...]:
     """Reads both texts of every prompt by the unsteered model, each along every reader where its card reads best."""
-    before, after = [await _scores(engine, readers, prompts, texts) for texts in (unsteered, steered)]
+    before, after = [await scores(engine, readers, prompts, texts) for texts in (unsteered, steered)]
     return tuple(
         SideEffect(
             name,
@@ -43,10 +43,10 @@ async def side_effects(
     )
 
 
-async def _scores(
+async def scores(
     engine: Engine, readers: Mapping[str, ConceptVector], prompts: Sequence[Prompt], texts: Sequence[str]
 ) -> dict[str, list[float]]:
-    """Name -> score of each text."""
+    """Name -> score of each text after its prompt, in natural scales, as the unsteered model reads it."""
     at = {name: reading_layer(vector, engine.info.layer_count) for name, vector in readers.items()}
     layers = tuple(sorted(set(at.values())))
     found: dict[str, list[float]] = {name: [] for name in readers}

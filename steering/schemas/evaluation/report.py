@@ -41,7 +41,7 @@ class ReportRequest(Request):
     vector at `strength`, or at its largest recommended one. direction: how the concept is meant to move; absent, taken from the
     first intervention with the vector. prompts, or `concept` for the evaluation prompts of a starter concept; absent, those of
     the concept that the vector was extracted from, or neutral ones. side_effects: starter concepts and vectors along which the
-    texts are also read; absent, all starter concepts. seeds: each is judged on its own.
+    texts are also read; absent, the library and all starter concepts. seeds: each is judged on its own.
     """
 
     kind: Literal["report"]

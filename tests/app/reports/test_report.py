@@ -1,14 +1,17 @@
 """POST /v1/evaluations with kind "report": the verdicts, what is refused before any work, and the written documents."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 from steering.client.results import Report
 from tests.app.conftest import Server, StartServer
 from tests.app.routes.evaluation_bodies import PROMPTS
 from tests.app.routes.test_evaluate import evaluated, planted
+from tests.families import FAMILIES
 from tests.steering.workflows.linear import LinearEngine
 
 REPORT: dict[str, Any] = {
@@ -77,9 +80,10 @@ async def test_a_profile_is_judged_as_it_is_deployed(linear: Server) -> None:
         ({"concept": "sentiment"}, None, "not both"),
         ({"prompts": []}, "prompts", ""),
         ({"seeds": [1, 2, 3, 4, 5]}, "seeds", ""),
-        ({"side_effects": ["nobody"]}, "side_effects", "nobody"),
+        ({"side_effects": ["nobody"]}, None, "nobody"),
         ({"thresholds": {"perplexity": 0.5}}, "thresholds.perplexity", ""),
         ({"reading_layer": 0}, "layers", "no direction at layer 0"),
+        ({"steering": [{"vector": {"directions": {"2": [1.0] * 96}}}]}, "steering", "register the inline directions"),
         ({"steering": [{"vector": "mood", "operation": "ablate", "layers": [2]}]}, "direction", "has no sign"),
     ],
 )
@@ -91,3 +95,20 @@ async def test_what_makes_no_sense_is_refused_at_once(
     error = answer.json()["error"]
     assert message in error["message"]
     assert param is None or error["param"] == param, error
+
+
+async def test_a_second_model_reads_the_answers(
+    start: StartServer, hf_byte_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """It is loaded from a folder, learns the concept from its pairs, and has its say in the gate of control."""
+    FAMILIES["llama"]().save_pretrained(tmp_path / "second")
+    hf_byte_tokenizer.save_pretrained(tmp_path / "second")
+    engine = LinearEngine()
+    server = await start(engine, scorer_model=str(tmp_path / "second"), cache_dir=tmp_path, device="cpu")
+    await planted(server, engine)
+    body = {key: value for key, value in REPORT.items() if key != "prompts"} | {"concept": "truthfulness"}
+    found = await evaluated(server, body)
+    checks = {check["name"]: check for check in found["seeds"][0]["gates"][0]["checks"]}
+    assert {"shift.second", "agreement.second"} <= set(checks)
+    assert -1.0 <= checks["agreement.second"]["value"] <= 1.0
+    assert any("second reads the answers at layer" in warning for warning in found["warnings"])

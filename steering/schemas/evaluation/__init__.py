@@ -6,8 +6,8 @@ from pydantic import Field, model_validator
 
 from steering.schemas.base import Answer, Flag, Measured, NamespaceQuery, Number, Request, Whole
 from steering.schemas.comparison import EstimateAnswer
+from steering.schemas.evaluation.report import ReportAnswer, ReportRequest
 from steering.schemas.messages import Texts
-from steering.schemas.report import ReportAnswer, ReportRequest
 from steering.schemas.sampling import MAX_SEED
 from steering.schemas.vectors import DosePointAnswer, Name, RecommendedAnswer, VectorAnswer
 from steering.spec import Layers
