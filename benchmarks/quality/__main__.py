@@ -13,6 +13,7 @@ from benchmarks.quality.cards import card
 from benchmarks.quality.choosing import choice
 from benchmarks.quality.concepts import CONCEPTS, FULL, QUICK, RANGES, Profile
 from benchmarks.quality.dose import measured
+from benchmarks.quality.gates import gates
 from benchmarks.quality.holding import held
 from benchmarks.quality.ranges import add_ranges, ranges
 from benchmarks.quality.training import CONTESTED, contest
@@ -29,6 +30,7 @@ PARTS = {
     "dose": CONCEPTS,
     "training": CONTESTED,
     "holding": CONCEPTS,
+    "gates": tuple(STARTERS),
     "ranges": tuple(STARTERS),
 }
 
@@ -41,7 +43,11 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
         "--eager", action="store_true", help="without compiled decode steps, which take minutes to make"
     )
     parser.add_argument(
-        "--only", nargs="+", choices=list(PARTS), default=[part for part in PARTS if part != "ranges"], metavar="PART"
+        "--only",
+        nargs="+",
+        choices=list(PARTS),
+        default=[part for part in PARTS if part not in ("ranges", "gates")],
+        metavar="PART",
     )
     parser.add_argument("--concepts", nargs="+", choices=list(STARTERS), default=list(STARTERS), metavar="NAME")
     parser.add_argument("--output", type=Path, default=RESULTS, help="figures are added to this file as they come")
@@ -73,6 +79,8 @@ async def one(engine: Engine, part: str, concept: str, profile: Profile) -> Any:
         return await choice(engine, concept, profile)
     if part == "dose":
         return await measured(engine, concept, profile)
+    if part == "gates":
+        return await gates(engine, concept, profile)
     if part == "holding":
         return await held(engine, concept, profile)
     return await contest(engine, concept, profile)

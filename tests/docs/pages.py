@@ -9,7 +9,7 @@ import typer
 
 from app.cli.main import cli
 from app.settings import Settings
-from benchmarks.quality import holding_page, page
+from benchmarks.quality import gates_page, holding_page, page
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 BEGIN, END = "<!-- generated: {} -->", "<!-- end: {} -->"
@@ -76,6 +76,7 @@ PARTS = {
         "holding": holding_page.holding_table,
         "concepts": page.concept_tables,
     },
+    "report.md": {"gates": gates_page.gates_table},
     "training.md": {"settings": page.settings_table, "comparison": page.training_table},
 }
 

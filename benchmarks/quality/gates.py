@@ -1,0 +1,85 @@
+"""Runs the deployment report of every concept by several methods, each at the strength of one planned dose."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from benchmarks.quality.concepts import MEAN_DIFFERENCE, Profile, neutral_prompts, reporting_prompts, vector_of
+from benchmarks.quality.progress import progress_printer
+from steering.concepts.loader import load_concept
+from steering.engine.api import Engine
+from steering.plan.resolve import resolve
+from steering.spec import InterventionSpec, SteeringSpec
+from steering.vectors import ConceptVector
+from steering.workflows.evaluation.setup import UNGUARDED, GivenVectors
+from steering.workflows.reporting.report import PLAIN, report
+from steering.workflows.reporting.results import Report, ReportRequest
+from steering.workflows.training.train import TrainingSettings
+
+DOSE = 0.15
+"""Planned relative dose, summed over the layers: on half of the concepts text breaks at 0.2."""
+METHODS = (MEAN_DIFFERENCE, "probe", "trained", "three_layers")
+SHOWN = 2
+"""Prompts whose texts are saved."""
+
+
+async def gates(engine: Engine, concept: str, profile: Profile) -> dict[str, Any]:
+    """Returns by method the verdict of each gate and seed, the checks, and texts."""
+    found = {}
+    for method in METHODS:
+        vector, layers = await _vector(engine, concept, method)
+        found[method] = await _judged(engine, concept, vector, layers, profile, method)
+    return found
+
+
+async def _vector(engine: Engine, concept: str, method: str) -> tuple[ConceptVector, Sequence[int]]:
+    """The vector and the layers where it acts. three_layers: mean difference at its layer and those two before and after."""
+    if method == "trained":
+        vector = await vector_of(engine, concept, training=TrainingSettings())
+    else:
+        vector = await vector_of(engine, concept, method=MEAN_DIFFERENCE if method == "three_layers" else method)
+    layers = vector.recommended_layers()
+    if method == "three_layers":
+        (middle,) = layers
+        layers = tuple(layer for layer in (middle - 2, middle, middle + 2) if layer in vector.layers)
+    return vector, layers
+
+
+async def _judged(
+    engine: Engine, concept: str, vector: ConceptVector, layers: Sequence[int], profile: Profile, method: str
+) -> dict[str, Any]:
+    norms = engine.info.typical_norms
+    strength = round(DOSE / sum(vector.at(layer).scale / norms[layer] for layer in layers), 2)
+    stored = replace(vector, version=1)  # a plan names vectors by their version
+    item = InterventionSpec(vector=stored.name, strength=strength, layers=tuple(layers))
+    plan = await resolve(SteeringSpec(interventions=(item,)), GivenVectors((stored,)), engine.info, guard=UNGUARDED)
+    request = ReportRequest(
+        vector=stored,
+        plan=plan,
+        vectors={stored.id: stored},
+        prompts=reporting_prompts(engine, concept, profile.choosing),
+        neutral=neutral_prompts(engine, profile.neutral),
+        sampling=profile.sampling,
+        varied=min(6, profile.choosing),
+        pairs=load_concept(concept),
+    )
+    found = await report(engine, request, progress=progress_printer(f"{concept}, {method}"))
+    return {"strength": strength, "layers": list(layers), **_numbers(found)}
+
+
+def _numbers(found: Report) -> dict[str, Any]:
+    return {
+        "passed": found.passed,
+        "seeds_agree": found.seeds_agree,
+        "seeds": [
+            {
+                "seed": one.seed,
+                "chance": one.chance,
+                "gates": {
+                    gate.name: {"passed": gate.passed, "checks": [asdict(c) for c in gate.checks]} for gate in one.gates
+                },
+                "texts": [asdict(text) for text in one.texts if text.variation == PLAIN][:SHOWN],
+            }
+            for one in found.seeds
+        ],
+    }
