@@ -39,6 +39,7 @@ class LiveJob:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def update(self, record: JobRecord) -> None:
+        """Sets the record, and wakes everybody who waits for a change."""
         self.record = record
         self.changed.set()
         self.changed = asyncio.Event()
