@@ -16,7 +16,6 @@ from steering.engine.api import (
     CaptureSpec,
     EngineStats,
     GenerationRequest,
-    SteeringReport,
     TokenEvent,
 )
 from steering.engine.options import EngineLimits
@@ -136,10 +135,8 @@ class VllmEngine:
             if answer.ended is None:
                 raise InternalError("the engine ended the request without a reason")
             await run.close()
-            report = SteeringReport()
-            if run.mailbox is not None:
-                report = report_of(request.plan, len(ids), await run.mailbox.reports())
-            yield answer.finish_event(len(ids), cached, report)
+            reports = [] if run.mailbox is None else await run.mailbox.reports()
+            yield answer.finish_event(len(ids), cached, report_of(request.plan, len(ids), reports))
 
     async def capture(
         self,

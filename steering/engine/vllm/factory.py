@@ -33,6 +33,9 @@ ENVIRONMENT = {
 }
 DEFAULTS = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_LOGGING_STREAM": "ext://sys.stderr"}
 
+# on a CPU vLLM refuses to bind the threads of more workers than there are NUMA nodes
+SEVERAL_WORKERS = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+
 
 def open_engine(options: EngineOptions) -> VllmEngine:
     """Opens the engine; blocks for as long as loading takes.
@@ -43,7 +46,8 @@ def open_engine(options: EngineOptions) -> VllmEngine:
     described = call_in_thread(lambda: _described(options))
     options.report(f"Starting vLLM {vllm.__version__} with {described.info.name}")
     os.environ.update(ENVIRONMENT)
-    for name, value in DEFAULTS.items():
+    defaults = DEFAULTS | (SEVERAL_WORKERS if _processes(options) > 1 else {})
+    for name, value in defaults.items():
         os.environ.setdefault(name, value)
     thread = LoopThread()
     try:
@@ -56,6 +60,10 @@ def open_engine(options: EngineOptions) -> VllmEngine:
     engine = VllmEngine(described, options.limits, thread, client, "eager" if options.compiled is False else "compiled")
     call_in_thread(lambda: asyncio.run(_complete(engine)))
     return engine
+
+
+def _processes(options: EngineOptions) -> int:
+    return options.tensor_parallel_size * options.pipeline_parallel_size
 
 
 def _described(options: EngineOptions) -> DescribedModel:

@@ -1,0 +1,88 @@
+"""The HTTP API and the unmodified openai client over this engine."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+from openai import OpenAI
+
+from steering.engine.vllm.engine import VllmEngine
+from tests.app.running import running
+
+pytestmark = pytest.mark.embedded
+
+PAIRS = [{"positive": f"I love {thing}", "negative": f"I hate {thing}"} for thing in ("tea", "rain", "cats", "maths")]
+
+
+@pytest.fixture
+def address(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv("STEERING_ENGINE", "vllm")
+    with running(Unclosed(engine)) as address:
+        yield address
+
+
+class Unclosed:
+    """The engine of all tests, which the server of one must not close."""
+
+    def __init__(self, engine: VllmEngine) -> None:
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    async def close(self) -> None:
+        """Does nothing."""
+
+
+def posted(address: str, path: str, body: dict[str, Any], status: int = 200) -> Any:
+    answer = httpx2.post(address + path, json=body, timeout=120)
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+def test_a_vector_is_extracted_and_steers_generation_comparison_and_readout(address: str) -> None:
+    shown = httpx2.get(f"{address}/v1/capabilities").json()
+    assert (shown["engine"], shown["executor"]) == ("vllm", "eager")
+    assert "trained" not in shown["methods"]
+    posted(address, "/v1/vectors/extract?wait=true", {"name": "love", "pairs": PAIRS}, 201)
+    ask = {"prompt": "My opinion of this film:", "max_tokens": 12, "temperature": 0}
+    steering = [{"vector": "love", "strength": 3.0, "layers": [12, 14, 16]}]
+    plain = posted(address, "/v1/generate", ask)
+    steered = posted(address, "/v1/generate", {**ask, "steering": steering, "readout": ["love"]})
+    assert steered["choices"][0]["text"] != plain["choices"][0]["text"]
+    assert steered["steering"]["applied"][0]["vector"] == "love@1"
+    arms = [{"name": "plain"}, {"name": "loving", "steering": steering}]
+    compared = posted(address, "/v1/compare", {**ask, "arms": arms})
+    texts = [arm["choices"][0]["text"] for arm in compared["arms"]]
+    assert texts == [plain["choices"][0]["text"], steered["choices"][0]["text"]]
+    read = posted(address, "/v1/readout", {"texts": ["I love it", "I hate it"], "vectors": ["love"]})
+    assert len(read["texts"]) == 2
+
+
+def test_the_openai_client_completes_streams_and_steers(address: str) -> None:
+    posted(address, "/v1/vectors/extract?wait=true", {"name": "love", "pairs": PAIRS}, 201)
+    client = OpenAI(base_url=f"{address}/v1", api_key="unused")
+    messages: list[Any] = [{"role": "user", "content": "Say something about rain."}]
+    model = next(iter(client.models.list())).id
+    whole = client.chat.completions.create(model=model, messages=messages, max_tokens=12, temperature=0, logprobs=True)
+    stream = client.chat.completions.create(model=model, messages=messages, max_tokens=12, temperature=0, stream=True)
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+    assert text == whole.choices[0].message.content
+    assert whole.choices[0].logprobs is not None
+    steering = [{"vector": "love", "strength": 4.0, "layers": [12, 14, 16]}]
+    steered = client.chat.completions.create(
+        model=model, messages=messages, max_tokens=12, temperature=0, extra_body={"steering": steering}
+    )
+    assert steered.choices[0].message.content != text
+    sampled = [
+        client.chat.completions.create(model=model, messages=messages, max_tokens=12, temperature=1, seed=seed)
+        for seed in (3, 3, 4)
+    ]
+    first, again, other = (one.choices[0].message.content for one in sampled)
+    assert first == again != other
+
+
+def test_a_refusal_names_what_was_given(address: str) -> None:
+    body = posted(address, "/v1/generate", {"prompt": "a", "max_tokens": 8193}, 400)
+    assert body["error"]["code"] == "context_length_exceeded"
