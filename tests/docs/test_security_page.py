@@ -16,7 +16,7 @@ def rows() -> list[tuple[str, str]]:
     return [(found[1], found[3]) for line in page if (found := ROW.fullmatch(line))]
 
 
-def tests_in(file: Path) -> set[str]:
+def names_in(file: Path) -> set[str]:
     """Returns the names of the tests of a file, those inside classes included."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     found = (node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
@@ -34,4 +34,4 @@ def test_every_row_names_tests_that_exist_or_a_reason() -> None:
         assert len(named) == text.count("::"), f"{number}: a test is named as `path::name`"
         for path, name in named:
             assert (ROOT / path).is_file(), f"{number}: {path}"
-            assert name in tests_in(ROOT / path), f"{number}: {path}::{name}"
+            assert name in names_in(ROOT / path), f"{number}: {path}::{name}"
