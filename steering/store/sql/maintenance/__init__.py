@@ -1,0 +1,1 @@
+"""What an operator does with a whole database: copying, backing up, restoring, pruning. Synchronous."""

@@ -1,0 +1,77 @@
+"""Deletes old records, and old versions of vectors that nothing stored refers to."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import Connection, and_, delete, func, select
+
+from steering.store.formats.serialization import UNFINISHED
+from steering.store.sql.address import DatabaseAddress
+from steering.store.sql.failures import translated
+from steering.store.sql.maintenance.copying import transaction
+from steering.store.sql.migrate import migrate
+from steering.store.sql.tables import AuditRow, Base, DefaultSteeringRow, DocumentRow, JobRow, ProfileRow, VectorRow
+
+_PINNED = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}@[1-9][0-9]{0,9}")
+VERSIONS = tuple(Base.metadata.tables[VectorRow.__tablename__].primary_key.columns)
+"""The columns that name one version. Those before `version` name the vector."""
+
+
+def prune_records(
+    address: DatabaseAddress, *, jobs_before: str, audit_before: str, dry_run: bool = False
+) -> dict[str, int]:
+    """Deletes ended jobs that last changed before a time, and older audit entries; returns how many, by table."""
+    old = {
+        JobRow: and_(JobRow.status.not_in(UNFINISHED), JobRow.updated_at < jobs_before),
+        AuditRow: AuditRow.at < audit_before,
+    }
+    migrate(address)
+    with translated(), transaction(address, writes=True) as connection:
+        counts = {}
+        for row, condition in old.items():
+            counts[row.__tablename__] = connection.scalar(select(func.count()).select_from(row).where(condition)) or 0
+            if not dry_run:
+                connection.execute(delete(row).where(condition))
+    return counts
+
+
+def prune_versions(address: DatabaseAddress, keep: int, *, dry_run: bool = False) -> tuple[str, ...]:
+    """Deletes the versions of each vector but the newest `keep`, and returns them as `name@version`.
+
+    Versions that a profile, a default steering or a document such as the policy names with their number are kept. Records
+    for replay that clients hold are not known here: they can no longer be replayed. Raises StoreUnavailable, StoreCorrupt.
+    """
+    migrate(address)
+    with translated(), transaction(address, writes=True) as connection:
+        pinned = frozenset(_pinned(connection))
+        deleted = []
+        for row in _beyond(connection, keep):
+            name = f"{row['name']}@{row['version']}"
+            if name in pinned:
+                continue
+            deleted.append(name)
+            if not dry_run:
+                same = and_(*(column == row[column.name] for column in VERSIONS))
+                connection.execute(delete(VectorRow).where(same))
+    return tuple(deleted)
+
+
+def _beyond(connection: Connection, keep: int) -> list[dict[str, Any]]:
+    """Returns the versions that are not among the newest `keep` of their vector, the oldest first."""
+    rows = connection.execute(select(*VERSIONS).order_by(*VERSIONS)).mappings().all()
+    counts: dict[tuple[Any, ...], int] = {}
+    found = []
+    for row in reversed(rows):
+        vector = tuple(value for name, value in row.items() if name != "version")
+        counts[vector] = counts.get(vector, 0) + 1
+        if counts[vector] > keep:
+            found.append(dict(row))
+    return found[::-1]
+
+
+def _pinned(connection: Connection) -> Iterator[str]:
+    """Yields every `name@version` in a stored JSON text, in any namespace. Names are ASCII, so JSON escapes none."""
+    for column in (ProfileRow.steering, DefaultSteeringRow.steering, DocumentRow.content):
+        for (content,) in connection.execute(select(column)):
+            yield from _PINNED.findall(content)

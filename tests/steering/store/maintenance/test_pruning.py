@@ -1,0 +1,39 @@
+"""Old records, and old versions of vectors that nothing names, are deleted."""
+
+from steering.store.base import JobRecord, Store
+from steering.store.sql.address import read_address
+from steering.store.sql.maintenance.pruning import prune_records, prune_versions
+from steering.store.sql.store import open_sql_store
+from tests.steering.store.planted import planted
+
+
+async def numbers(store: Store) -> tuple[int, ...]:
+    """The versions that are left."""
+    return tuple(one.version for one in await store.shared.vectors.versions("warmth"))
+
+
+async def test_old_versions_that_nothing_names_are_pruned(source: str) -> None:
+    store = await open_sql_store(source)
+    for seed in range(3, 7):
+        await store.shared.vectors.put(planted("warmth", seed))
+    await store.documents.put("policy", {"mandatory": [{"vector": "warmth@4"}]})
+    address = read_address(source)
+    assert prune_versions(address, 2, dry_run=True) == ("warmth@3", "warmth@5")
+    assert await numbers(store) == (7, 6, 5, 4, 3, 2, 1)
+    assert prune_versions(address, 2) == ("warmth@3", "warmth@5")
+    assert await numbers(store) == (7, 6, 4, 2, 1)  # 1: default, 2: profile, 4: policy
+    assert prune_versions(address, 1) == ("warmth@6",)
+    await store.close()
+
+
+async def test_old_jobs_and_audit_entries_are_pruned(source: str) -> None:
+    address = read_address(source)
+    store = await open_sql_store(source)
+    await store.servers.renew("s", 1000, {})
+    await store.shared.jobs.put(JobRecord("job-running", "extract", "running", owner="s"))
+    future, past = "2999-01-01T00:00:00.000000Z", "2000-01-01T00:00:00.000000Z"
+    assert prune_records(address, jobs_before=past, audit_before=past) == {"jobs": 0, "audit": 0}
+    assert prune_records(address, jobs_before=future, audit_before=past, dry_run=True) == {"jobs": 3, "audit": 0}
+    assert prune_records(address, jobs_before=future, audit_before=future) == {"jobs": 3, "audit": 3}
+    assert [job.id for job in (await store.shared.jobs.find())[0]] == ["job-running"]
+    await store.close()
