@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 from starlette.types import Scope
 
@@ -139,6 +139,12 @@ class _EngineCollector(Collector):
         yield executor
         yield GaugeMetricFamily("steering_engine_running", "Rows in the batch.", stats.running)
         yield GaugeMetricFamily("steering_engine_waiting", "Rows waiting for the batch.", stats.waiting)
+        yield SummaryMetricFamily(
+            "steering_queue_wait_seconds",
+            "Time that requests waited for a row of the batch.",
+            stats.admitted,
+            stats.queue_seconds,
+        )
         yield CounterMetricFamily("steering_engine_steps", "Forward passes.", stats.steps)
         yield CounterMetricFamily("steering_generated_tokens", "Tokens generated.", stats.generated_tokens)
         yield CounterMetricFamily("steering_prompt_tokens", "Prompt tokens read.", stats.prompt_tokens)

@@ -60,18 +60,22 @@ class DrainingServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Handles a signal. uvicorn would raise it again at the end; here the process ends with an exit code."""
         del sig, frame
-        if self._loop is None or not self.started or self._state.draining:
+        if self._loop is None or not self.started or self._state.stopping:
             self.should_exit = True
-            self.force_exit = self._state.draining
+            self.force_exit = self._state.stopping
             return
-        self._state.draining = True
+        self._state.stopping = True
+        self._state.draining = not self._state.settings.drain_delay_seconds
         self._loop.call_soon_threadsafe(self._begin_drain)
 
     def _begin_drain(self) -> None:
-        log.info("draining", seconds=self._state.settings.drain_seconds)
+        settings = self._state.settings
+        log.info("draining", seconds=settings.drain_seconds, delay=settings.drain_delay_seconds)
         self._drain = asyncio.create_task(self._drain_and_exit())
 
     async def _drain_and_exit(self) -> None:
+        """Lets a load balancer notice that the server is not ready, while it still accepts requests; then drains."""
+        await asyncio.sleep(self._state.settings.drain_delay_seconds)
         await self._state.drain()
         self.should_exit = True
 

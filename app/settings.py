@@ -106,6 +106,10 @@ class Settings(BaseSettings):
     keepalive_seconds: Seconds = Field(15.0, description="pause after which a stream sends a comment")
     stall_seconds: Seconds = Field(60.0, description="a reader that takes nothing for so long loses its stream")
     drain_seconds: Seconds = Field(30.0, description="time that running requests get after SIGTERM")
+    drain_delay_seconds: Annotated[float, Field(ge=0, le=600)] = Field(
+        0.0,
+        description="after SIGTERM the server is not ready, but accepts requests for so long: a load balancer has time to notice",
+    )
     lease_seconds: Annotated[float, Field(ge=1, le=3600)] = Field(
         15.0,
         description="a server that does not reach the database for so long is taken for dead: its jobs are reported as interrupted",

@@ -21,12 +21,11 @@ from app.policy.rate_limits import RateLimits
 from app.services.jobs import Jobs
 from app.services.vectors.similar import Cosines
 from app.settings import Settings
-from app.synchronization import Refresh, Synchronization, new_server_id, prune
+from app.synchronization import Synchronization, new_server_id
 from steering.engine.api import Engine, EngineStats
 from steering.errors import EngineDead, NotReady, SteeringError
 from steering.plan.resolve import RecentPlans
 from steering.store.base import Store
-from steering.store.servers import Topic
 from steering.threads import run_in_thread
 from steering.workflows.reading.explain import NeutralCache
 
@@ -56,6 +55,7 @@ class AppState:
         self.neutral = NeutralCache()
         self.cosines = Cosines()
         self.default_steering = DefaultSteering(settings, self.plans)
+        self.stopping = False
         self.draining = False
         self.in_flight = 0
         self.load_failure: SteeringError | None = None
@@ -76,13 +76,17 @@ class AppState:
         self.interrupted = asyncio.get_running_loop().create_future()
         store = self._store = await self._store_factory(self.settings)
         self._jobs = Jobs(store, new_server_id(), self.settings)
-        synchronization = self._synchronization(store, self._jobs)
+        synchronization = Synchronization(
+            store, self.settings, self.renew,
+            keys=lambda: self.keys.refresh(store),
+            default_steering=lambda: self._refresh_default(store),
+            jobs=self.renew,
+        )  # fmt: skip
         tasks: list[asyncio.Task[None]] = []
         try:
-            await self._jobs.renew()
+            await self.renew()
             await synchronization.start()
             await self.keys.refresh(store)
-            await prune(store, self.settings)
             tasks.append(asyncio.create_task(self._load_and_watch(store)))
             tasks.append(asyncio.create_task(synchronization.run()))
             yield
@@ -95,19 +99,14 @@ class AppState:
             gc.unfreeze()
             await store.close()
 
-    def _synchronization(self, store: Store, jobs: Jobs) -> Synchronization:
-        """Says what is read again when another server has changed it."""
+    async def renew(self) -> None:
+        """Renews the lease of this server, and learns how many share the limits of keys. Raises StoreUnavailable."""
+        await self.jobs.renew()
+        self.rate_limits.servers = self.jobs.servers
 
-        async def refresh_default() -> None:
-            if self._engine is not None:
-                await self.default_steering.refresh(store, self._engine)
-
-        refreshes: dict[Topic, Refresh] = {
-            "keys": lambda: self.keys.refresh(store),
-            "default_steering": refresh_default,
-            "jobs": jobs.renew,
-        }
-        return Synchronization(store, self.settings, refreshes, jobs.renew)
+    async def _refresh_default(self, store: Store) -> None:
+        if self._engine is not None:
+            await self.default_steering.refresh(store, self._engine)
 
     async def _load_and_watch(self, store: Store) -> None:
         """Loads the model, then checks the engine until the server stops."""
@@ -220,6 +219,8 @@ class AppState:
 
     async def check_ready(self) -> None:
         """Raises the reason why the server is not ready: draining, loading, a dead engine, an unreachable store."""
+        if self.stopping:
+            raise Draining("the server is stopping; use another")
         self.check_open()
         _ = self.engine
         await self.store.ping()

@@ -13,7 +13,6 @@ from app.policy.keys import utc_text
 from app.settings import Settings
 from steering.errors import SteeringError
 from steering.store.base import Store
-from steering.store.servers import Topic
 
 log = structlog.get_logger(__name__)
 
@@ -36,14 +35,16 @@ def new_server_id() -> str:
 class Synchronization:
     """Reads what other servers changed within POLL_SECONDS, and renews the lease that says that this server lives."""
 
-    def __init__(self, store: Store, settings: Settings, refreshes: Mapping[Topic, Refresh], renew: Refresh) -> None:
+    def __init__(self, store: Store, settings: Settings, renew: Refresh, **refreshes: Refresh) -> None:
+        """refreshes: what to do when a topic has changed (`steering.store.servers.Topic`)."""
         self._store, self._settings = store, settings
         self._refreshes, self._renew = refreshes, renew
         self._seen: Mapping[str, int] = {}
 
     async def start(self) -> None:
-        """Remembers the counters before anything is read, so that no later change is missed. Raises StoreUnavailable."""
+        """Remembers the counters before anything is read, so that no later change is missed; prunes. Raises StoreUnavailable."""
         self._seen = await self._store.servers.changes()
+        await prune(self._store, self._settings)
 
     async def run(self) -> None:
         """Runs until it is cancelled."""
@@ -66,7 +67,7 @@ class Synchronization:
 
 
 async def _repeat(work: Refresh, seconds: float) -> None:
-    """Runs something again and again. A store that fails is logged when it begins and when it ends."""
+    """Runs something again and again, whatever it raises. A store that fails is logged when it begins and when it ends."""
     failing = False
     while True:
         await asyncio.sleep(seconds)
@@ -76,6 +77,8 @@ async def _repeat(work: Refresh, seconds: float) -> None:
             if not failing:
                 log.warning("database_not_reached", code=error.code, reason=error.message)
             failing = True
+        except Exception:
+            log.exception("synchronization_failed")
         else:
             if failing:
                 log.info("database_reached_again")

@@ -13,23 +13,34 @@ from app.policy.keys import Key
 from steering.errors import LimitExceeded
 
 
+def share(limit: int, servers: int) -> int:
+    """Returns what one of several servers allows of a limit: an equal part, rounded up."""
+    return -(-limit // servers)
+
+
 class RateLimits:
-    """Counts what each key uses. A sliding window of two counters, so that memory does not grow with what is counted."""
+    """Counts what each key uses. A sliding window of two counters, so that memory does not grow with what is counted.
+
+    servers: how many run on the database. Each allows an equal share, so a limit holds without any exchange of counts.
+    """
 
     def __init__(self) -> None:
         self._windows = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._running: Counter[str] = Counter()
         self._rows: Counter[str] = Counter()
+        self.servers = 1
 
     def rows_of(self, key: Key) -> "KeyRows":
         """Returns what counts the rows of a key."""
-        return KeyRows(self._rows, key)
+        return KeyRows(self._rows, key, self.servers)
 
     def admit(self, key: Key) -> Callable[[], None]:
         """Counts one request; returns what ends it. Raises RateLimited."""
         limits = key.limits
-        if limits.concurrency is not None and self._running[key.name] >= limits.concurrency:
-            raise RateLimited(f"this key may run {limits.concurrency} requests at once", retry_after=1.0)
+        if limits.concurrency is not None and self._running[key.name] >= (
+            most := share(limits.concurrency, self.servers)
+        ):
+            raise RateLimited(f"this key may run {most} requests at once{self._where()}", retry_after=1.0)
         if limits.requests_per_minute is not None:
             self._hit(limits.requests_per_minute, key, "requests", 1)
         self._running[key.name] += 1
@@ -46,28 +57,33 @@ class RateLimits:
             del self._running[key.name]
 
     def _hit(self, limit: int, key: Key, what: str, cost: int) -> None:
-        window = RateLimitItemPerMinute(limit)
-        if cost > limit:
-            message = f"this request takes {cost} {what}; this key may use {limit} a minute"
-            raise RateLimited(message, retry_after=60.0, never=True)
+        allowed = share(limit, self.servers)
+        window = RateLimitItemPerMinute(allowed)
+        use = f"this key may use {allowed} {what} a minute{self._where()}"
+        if cost > allowed:
+            raise RateLimited(f"this request takes {cost} {what}; {use}", retry_after=60.0, never=True)
         if not self._windows.hit(window, key.name, what, cost=cost):
             reset = self._windows.get_window_stats(window, key.name, what).reset_time
             wait = max(reset - time(), 1.0)
-            raise RateLimited(f"this key may use {limit} {what} a minute", retry_after=wait)
+            raise RateLimited(use, retry_after=wait)
+
+    def _where(self) -> str:
+        return "" if self.servers == 1 else f" on each of {self.servers} servers"
 
 
 class KeyRows:
     """Rows of the batch that the running requests of one key have taken."""
 
-    def __init__(self, counts: Counter[str], key: Key) -> None:
+    def __init__(self, counts: Counter[str], key: Key, servers: int) -> None:
         self._counts, self._key = counts, key
+        self._limit = None if key.limits.rows is None else share(key.limits.rows, servers)
 
     def take(self, rows: int, total: int) -> None:
         """Counts rows of a request that will have `total`.
 
         Raises LimitExceeded for more than the key may ever have, RateLimited for more than it may have now.
         """
-        limit = self._key.limits.rows
+        limit = self._limit
         if limit is not None and total > limit:
             raise LimitExceeded(f"this request takes {total} rows at once; this key may use {limit}", param="n")
         if limit is not None and self._counts[self._key.name] + rows > limit:

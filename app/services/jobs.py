@@ -14,6 +14,7 @@ import structlog
 from app.errors import RateLimited
 from app.http.errors import public_error
 from app.policy.keys import Key
+from app.policy.rate_limits import share
 from app.settings import Settings
 from steering.errors import Interrupted, Overloaded, SteeringError
 from steering.store.base import JobRecord, Store
@@ -55,6 +56,7 @@ class Jobs:
         self._limit = settings.max_jobs + settings.max_queued_jobs
         self._live: dict[str, LiveJob] = {}
         self._unsaved: dict[str, JobRecord] = {}
+        self.servers = 1
         self._closing = False
 
     async def renew(self) -> None:
@@ -67,6 +69,7 @@ class Jobs:
         live = {name: one for name, one in self._live.items() if not one.ended}
         progress = {name: one.record.progress for name, one in live.items()}
         renewal = await self.store.servers.renew(self._server, self._lease_seconds, progress)
+        self.servers = renewal.servers
         if renewal.interrupted:
             log.warning("jobs_interrupted", count=renewal.interrupted)
         for name in renewal.ended:
@@ -90,9 +93,9 @@ class Jobs:
         """Queues a job. Raises Overloaded when too many are waiting, RateLimited when the key has too many."""
         if self._closing or len(self._live) >= self._limit:
             raise Overloaded(f"{len(self._live)} jobs are running or waiting; wait for one to end")
-        limit = key.limits.jobs
+        limit = None if key.limits.jobs is None else share(key.limits.jobs, self.servers)
         if limit is not None and sum(live.key == key.name for live in self._live.values()) >= limit:
-            raise RateLimited(f"this key may have {limit} unfinished jobs; wait for one to end, or cancel it")
+            raise RateLimited(f"this key may have {limit} unfinished jobs here; wait for one to end, or cancel it")
         live = LiveJob(key.name, replace(record, owner=self._server))
         self._live[record.id] = live
         try:

@@ -146,8 +146,7 @@ class Capture:
     """The result of reading one text, in float32 on the host.
 
     activations (layer, token, d_model): in the order of CaptureSpec.layers; token is 1 unless position was "all". logits
-    (position, vocab): over every position of the text. embeddings (token, d_model): the embedding layer's output,
-    before positions are added.
+    (position, vocab): over every position of the text. embeddings (token, d_model): before positions are added.
     """
 
     token_ids: tuple[int, ...]
@@ -160,12 +159,11 @@ class Capture:
 class EngineStats:
     """What the engine is doing now, for metrics and readiness.
 
-    running, waiting: live requests. background_running, background_waiting: captures and other background work.
-    blocks_*: blocks of the key-value cache: all, held by sequences, and kept for prompts that begin alike. preemptions:
-    sequences that gave up their blocks and were computed again.
+    running, waiting: live requests. background_*: captures and other background work. blocks_*: blocks of the key-value
+    cache: all, held by sequences, and kept for prompts that begin alike. preemptions: sequences that gave up their blocks and
+    were computed again. admitted, queue_seconds: live requests that got a row, and how long they waited for it together.
     busy: whether there is work. last_turn_age: seconds since the loop last began a turn; 0 while it waits for work.
-    executor: what runs its passes; `eager`, `compiled` or `compiled+kernels` for the transformers engine. Results of two
-    executors may differ by rounding.
+    executor: what runs its passes (`eager`, `compiled`, `compiled+kernels`); results of two may differ by rounding.
     """
 
     running: int
@@ -181,6 +179,8 @@ class EngineStats:
     blocks_used: int = 0
     blocks_cached: int = 0
     preemptions: int = 0
+    admitted: int = 0
+    queue_seconds: float = 0.0
     busy: bool = False
     last_turn_age: float = 0.0
     executor: str = "eager"

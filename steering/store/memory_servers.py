@@ -45,15 +45,11 @@ class MemoryServers:
         unfinished = self._unfinished()
         rows = self._jobs
         ended = {one for one in progress if one in rows and (one not in unfinished or one in self._cancelled)}
-        return Renewal(frozenset(ended), interrupted)
+        return Renewal(frozenset(ended), interrupted, len(self._leases))
 
     async def release(self, server: str) -> None:
         """See ServerStore.release."""
         self._leases.pop(server, None)
-
-    async def count(self) -> int:
-        """See ServerStore.count."""
-        return sum(until > time.monotonic() for until in self._leases.values())
 
     async def request_cancel(self, job_id: str) -> None:
         """See ServerStore.request_cancel."""

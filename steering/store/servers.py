@@ -11,10 +11,12 @@ Topic: TypeAlias = Literal["keys", "default_steering", "documents", "jobs"]
 @dataclass(frozen=True, slots=True)
 class Renewal:
     """What a renewal found. ended: jobs of this server that it must stop, because another server requested their
-    cancellation or reported them as interrupted. interrupted: unfinished jobs of other servers that were marked now."""
+    cancellation or reported them as interrupted. interrupted: unfinished jobs of other servers that were marked now.
+    servers: how many have a lease, this one included."""
 
     ended: frozenset[str] = frozenset()
     interrupted: int = 0
+    servers: int = 1
 
 
 class ServerStore(Protocol):
@@ -30,10 +32,6 @@ class ServerStore(Protocol):
 
     async def release(self, server: str) -> None:
         """Ends the lease of a server that stops, so that others need not wait for it."""
-        ...
-
-    async def count(self) -> int:
-        """Returns how many servers have a lease."""
         ...
 
     async def request_cancel(self, job_id: str) -> None:

@@ -54,7 +54,7 @@ class FailingEngine(ScriptedEngine):
 def main(options: dict[str, Any]) -> int:
     """Serves a ScriptedEngine until a signal. load_seconds: how long "loading" blocks; broken: whether it fails;
     gate_file: what answers wait for after their first token; engine_failure: "hung" or "dead" at the first request."""
-    settings = Settings(port=0, **options.get("settings", {}))
+    settings = Settings(**{"port": 0, **options.get("settings", {})})
 
     def engine(_: Settings) -> ScriptedEngine:
         time.sleep(options.get("load_seconds", 0))

@@ -76,6 +76,8 @@ class EngineLoop:
             blocks_used=pool.used,
             blocks_cached=pool.cached,
             preemptions=scheduler.preemptions,
+            admitted=scheduler.live.admitted,
+            queue_seconds=scheduler.live.wait_seconds,
             busy=began is not None,
             last_turn_age=0.0 if began is None else monotonic() - began,
         )

@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Protocol
 
 from steering.engine.api import CaptureSpec, Reading, SamplingParams
@@ -69,7 +70,7 @@ class Sequence:
 
     row: its row in the steering bank while it runs. block_table: its cache blocks, the first `shared` of them taken over
     from others. order: when it was admitted first. cached: positions that were not computed for it. overtaken: how many
-    requests were admitted before it since it did not fit.
+    requests were admitted before it since it did not fit. arrived: when it came, by the monotonic clock.
     """
 
     id: int
@@ -98,6 +99,7 @@ class Sequence:
     shareable: int = 0
     """Positions whose blocks may be shared: those in front of the first one that is read, or that predicts a token."""
     cache_epoch: int = 0
+    arrived: float = field(default_factory=monotonic)
     dose: DoseLedger = field(init=False)
     outbox: list[object] = field(default_factory=list)
 

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
+from time import monotonic
 
 from steering.engine.transformers.sequence import Sequence
 
@@ -9,13 +10,16 @@ from steering.engine.transformers.sequence import Sequence
 class WaitingQueue:
     """First in, first out for each client, the clients in turns. Preempted sequences come before everybody.
 
-    A client is a cache salt: each API key has its own.
+    A client is a cache salt: each API key has its own. admitted: how many have got a row for the first time; wait_seconds:
+    how long these had waited, together.
     """
 
     def __init__(self) -> None:
         self._clients: OrderedDict[str, deque[Sequence]] = OrderedDict()
         self._preempted: deque[Sequence] = deque()
         self._count = 0
+        self.admitted = 0
+        self.wait_seconds = 0.0
 
     def __len__(self) -> int:
         """How many wait. Other threads ask, so it is a number and not a walk through queues that change meanwhile."""
@@ -33,8 +37,11 @@ class WaitingQueue:
         self._count += 1
 
     def take(self, sequence: Sequence) -> None:
-        """Removes a sequence; the next turn is another client's."""
+        """Removes a sequence that gets a row; the next turn is another client's."""
         self._remove(sequence)
+        if not sequence.preemptions:
+            self.admitted += 1
+            self.wait_seconds += monotonic() - sequence.arrived
         if sequence.cache_salt in self._clients:
             self._clients.move_to_end(sequence.cache_salt)
 

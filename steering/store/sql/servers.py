@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, final
 
-from sqlalchemy import ColumnElement, Double, delete, insert, select, update
+from sqlalchemy import ColumnElement, Double, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -61,7 +61,9 @@ class SqlServers:
                 await connection.execute(update(JobRow).where(*own).values(progress=text))
             interrupted = await _interrupt(connection)
             found = await connection.execute(select(JobRow.id).where(JobRow.id.in_(list(progress)), _must_end()))
-            return Renewal(frozenset(row[0] for row in found), interrupted)
+            ended = frozenset(row[0] for row in found)
+            servers = await connection.scalar(select(func.count()).select_from(ServerRow))
+            return Renewal(ended, interrupted, servers or 1)
 
         return await self._database.write(extend)
 
@@ -72,10 +74,6 @@ class SqlServers:
             await connection.execute(delete(ServerRow).where(ServerRow.id == server))
 
         await self._database.write(remove)
-
-    async def count(self) -> int:
-        """See ServerStore.count."""
-        return len(await self._database.rows(select(ServerRow.id).where(ServerRow.lease_until > database_time())))
 
     async def request_cancel(self, job_id: str) -> None:
         """See ServerStore.request_cancel."""

@@ -3,22 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import httpx2
 import pytest
 
 from app.main import create_app
-from app.policy.keys import ANONYMOUS
-from app.services.jobs import Jobs
-from app.services.namespace_jobs import NamespaceJobs
 from app.settings import Settings
-from steering.errors import StoreUnavailable
-from steering.namespaces import SHARED
 from steering.store import open_store
-from steering.store.base import JobRecord, JobStore, NamespaceStore, Store
 from tests.app.conftest import BASE_URL, Server, events_of, state
 from tests.fakes import ScriptedEngine
 from tests.polling import until
@@ -106,10 +99,12 @@ async def test_a_stopped_server_leaves_its_jobs_interrupted_for_everyone(start: 
         client = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=stopping), base_url=BASE_URL)
         job = (await client.post("/v1/vectors/extract", json=LONG_JOB)).json()
         await client.aclose()
-        assert await other.state.store.servers.count() == 2
+        await other.state.jobs.renew()
+        assert other.state.jobs.servers == 2
     record = await job_of(other, job["id"])
     assert (record["status"], record["error"]["code"]) == ("failed", "interrupted")
-    assert await other.state.store.servers.count() == 1
+    await other.state.jobs.renew()
+    assert other.state.jobs.servers == 1
 
 
 async def test_keys_take_effect_on_every_server(start: StartOnDatabase) -> None:
@@ -139,6 +134,30 @@ async def test_keys_take_effect_on_every_server(start: StartOnDatabase) -> None:
     await holds(is_unknown)
 
 
+async def test_a_limit_of_a_key_is_divided_among_the_servers(start: StartOnDatabase) -> None:
+    admin = {"api_keys": "sk-admin-key-of-tests-0123456789"}
+    one, other = await start(**admin), await start(**admin)
+    for server in (one, other):
+        server.client.headers["authorization"] = "Bearer sk-admin-key-of-tests-0123456789"
+    limits = {"requests_per_minute": 6, "tokens_per_minute": 100}
+    body = {"name": "x", "scopes": ["generate"], "limits": limits}
+    key = (await one.client.post("/v1/keys", json=body)).json()["key"]
+    headers = {"authorization": f"Bearer {key}"}
+    for server in (one, other):
+        await server.state.renew()
+        await server.state.keys.refresh(server.state.store)
+        big = {"prompt": "a", "max_tokens": 60}
+        refused = await server.client.post("/v1/generate", json=big, headers=headers)
+        assert refused.status_code == 429
+        assert "50 tokens a minute on each of 2 servers" in refused.json()["error"]["message"]
+        small = {"prompt": "a", "max_tokens": 2}
+        answers = [await server.client.post("/v1/generate", json=small, headers=headers) for _ in range(4)]
+        assert [answer.status_code for answer in answers] == [200, 200, 429, 429]  # the refused one counted too
+    await other.state.jobs.close()
+    await one.state.renew()
+    assert (await one.client.post("/v1/generate", json=small, headers=headers)).status_code == 200
+
+
 async def test_vectors_profiles_and_the_default_steering_take_effect_on_every_server(start: StartOnDatabase) -> None:
     one, other = await start(), await start()
     await one.register()
@@ -159,80 +178,3 @@ async def test_vectors_profiles_and_the_default_steering_take_effect_on_every_se
         return not await is_steered()
 
     await holds(is_plain)
-
-
-class Unreliable:
-    """A store whose job records cannot be written while it is off."""
-
-    def __init__(self, store: Store) -> None:
-        self._store, self.off = store, False
-        self.servers = store.servers
-
-    def in_namespace(self, name: str) -> NamespaceStore:
-        found = self._store.in_namespace(name)
-        return replace(found, jobs=UnreliableJobs(found.jobs, self))
-
-
-class UnreliableJobs:
-    """The jobs of an Unreliable store."""
-
-    def __init__(self, jobs: JobStore, switch: Unreliable) -> None:
-        self._jobs, self._switch = jobs, switch
-        self.get, self.find = jobs.get, jobs.find
-
-    async def put(self, job: JobRecord) -> JobRecord:
-        if self._switch.off:
-            raise StoreUnavailable("the database does not answer")
-        return await self._jobs.put(job)
-
-
-def jobs_of(jobs: Jobs) -> NamespaceJobs:
-    """The jobs of the namespace `shared`."""
-    return NamespaceJobs(jobs, jobs.store.in_namespace(SHARED).jobs, SHARED, ANONYMOUS)
-
-
-async def test_what_a_job_found_while_the_database_was_away_is_stored_afterwards() -> None:
-    store = await open_store("memory://")
-    unreliable = Unreliable(store)
-    jobs = Jobs(cast(Store, unreliable), "server", Settings())
-    await jobs.renew()
-
-    async def work(_: object) -> dict[str, str]:
-        unreliable.off = True
-        return {"vector": "mood@1"}
-
-    assert await jobs_of(jobs).complete("extract", {}, work) == {"vector": "mood@1"}
-    (record,), _ = await jobs_of(jobs).find(10, None)
-    assert record.status == "succeeded"
-    assert (await store.shared.jobs.get(record.id)).status == "running"
-    with pytest.raises(StoreUnavailable):
-        await jobs.renew()
-    assert (await jobs_of(jobs).get(record.id)).status == "succeeded"
-    unreliable.off = False
-    await jobs.renew()
-    assert (await store.shared.jobs.get(record.id)).result == {"vector": "mood@1"}
-    assert jobs.counts() == {"queued": 0, "running": 0}
-
-
-async def test_a_server_that_lost_its_lease_ends_the_jobs_that_were_reported() -> None:
-    store = await open_store("memory://")
-    slow = Jobs(store, "slow", Settings(lease_seconds=1))
-    await slow.renew()
-    ended = asyncio.Event()
-
-    async def work(_: object) -> dict[str, str]:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            ended.set()
-        return {}
-
-    job = await jobs_of(slow).submit("extract", {}, work)
-    await until(lambda: slow.counts()["running"] == 1)
-    await store.servers.release("slow")  # as if its time had passed
-    await Jobs(store, "other", Settings()).renew()
-    await slow.renew()
-    await asyncio.wait_for(ended.wait(), 30)
-    await until(lambda: slow.counts() == {"queued": 0, "running": 0})
-    record = await jobs_of(slow).get(job.id)
-    assert (record.status, dict(record.error or {})["code"]) == ("failed", "interrupted")

@@ -141,6 +141,33 @@ async def test_an_idle_server_goes_at_once_and_a_second_signal_ends_a_drain(laun
     await asyncio.gather(*streams, return_exceptions=True)
 
 
+async def test_during_the_delay_the_server_is_not_ready_and_accepts_requests(launch: Launch) -> None:
+    server = await launch(settings={"drain_delay_seconds": 60, "drain_seconds": 60})
+    await ready(server)
+    server.process.send_signal(signal.SIGTERM)
+    await draining(server)
+    for _ in range(3):
+        assert (await server.client.post("/v1/generate", json={"prompt": "a"})).status_code == 200
+    assert (await server.client.get("/health/live")).status_code == 200
+    server.process.send_signal(signal.SIGTERM)
+    assert await server.gone() == 0
+
+
+async def test_after_the_delay_it_drains(launch: Launch) -> None:
+    server = await launch(engine={"token_seconds": 0.1, "length": 100_000}, settings={"drain_delay_seconds": 0.5})
+    await ready(server)
+    streams = await begun(server, 1)
+    server.process.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(30):
+        while (await server.client.post("/tokenize", json={"prompt": "a"})).status_code == 200:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    refused = await server.client.post("/v1/generate", json={"prompt": "a"})
+    assert refused.json()["error"]["code"] == "draining"
+    server.process.send_signal(signal.SIGTERM)
+    assert await server.gone() == 0
+    await asyncio.gather(*streams, return_exceptions=True)
+
+
 async def test_a_signal_while_loading_is_not_waited_for(launch: Launch) -> None:
     server = await launch(load_seconds=60, settings={"drain_seconds": 30})
     assert (await server.client.get("/health/live")).status_code == 200

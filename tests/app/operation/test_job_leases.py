@@ -1,0 +1,94 @@
+"""Jobs of a server that cannot reach the database for a while, or that others took for dead."""
+
+import asyncio
+from dataclasses import replace
+from typing import cast
+
+import pytest
+
+from app.policy.keys import ANONYMOUS
+from app.services.jobs import Jobs
+from app.services.namespace_jobs import NamespaceJobs
+from app.settings import Settings
+from steering.errors import StoreUnavailable
+from steering.namespaces import SHARED
+from steering.store import open_store
+from steering.store.base import JobRecord, JobStore, NamespaceStore, Store
+from tests.polling import until
+
+
+class Unreliable:
+    """A store whose job records cannot be written while it is off."""
+
+    def __init__(self, store: Store) -> None:
+        self._store, self.off = store, False
+        self.servers = store.servers
+
+    def in_namespace(self, name: str) -> NamespaceStore:
+        found = self._store.in_namespace(name)
+        return replace(found, jobs=UnreliableJobs(found.jobs, self))
+
+
+class UnreliableJobs:
+    """The jobs of an Unreliable store."""
+
+    def __init__(self, jobs: JobStore, switch: Unreliable) -> None:
+        self._jobs, self._switch = jobs, switch
+        self.get, self.find = jobs.get, jobs.find
+
+    async def put(self, job: JobRecord) -> JobRecord:
+        if self._switch.off:
+            raise StoreUnavailable("the database does not answer")
+        return await self._jobs.put(job)
+
+
+def jobs_of(jobs: Jobs) -> NamespaceJobs:
+    """The jobs of the namespace `shared`."""
+    return NamespaceJobs(jobs, jobs.store.in_namespace(SHARED).jobs, SHARED, ANONYMOUS)
+
+
+async def test_what_a_job_found_while_the_database_was_away_is_stored_afterwards() -> None:
+    store = await open_store("memory://")
+    unreliable = Unreliable(store)
+    jobs = Jobs(cast(Store, unreliable), "server", Settings())
+    await jobs.renew()
+
+    async def work(_: object) -> dict[str, str]:
+        unreliable.off = True
+        return {"vector": "mood@1"}
+
+    assert await jobs_of(jobs).complete("extract", {}, work) == {"vector": "mood@1"}
+    (record,), _ = await jobs_of(jobs).find(10, None)
+    assert record.status == "succeeded"
+    assert (await store.shared.jobs.get(record.id)).status == "running"
+    with pytest.raises(StoreUnavailable):
+        await jobs.renew()
+    assert (await jobs_of(jobs).get(record.id)).status == "succeeded"
+    unreliable.off = False
+    await jobs.renew()
+    assert (await store.shared.jobs.get(record.id)).result == {"vector": "mood@1"}
+    assert jobs.counts() == {"queued": 0, "running": 0}
+
+
+async def test_a_server_that_lost_its_lease_ends_the_jobs_that_were_reported() -> None:
+    store = await open_store("memory://")
+    slow = Jobs(store, "slow", Settings(lease_seconds=1))
+    await slow.renew()
+    ended = asyncio.Event()
+
+    async def work(_: object) -> dict[str, str]:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        return {}
+
+    job = await jobs_of(slow).submit("extract", {}, work)
+    await until(lambda: slow.counts()["running"] == 1)
+    await store.servers.release("slow")  # as if its time had passed
+    await Jobs(store, "other", Settings()).renew()
+    await slow.renew()
+    await asyncio.wait_for(ended.wait(), 30)
+    await until(lambda: slow.counts() == {"queued": 0, "running": 0})
+    record = await jobs_of(slow).get(job.id)
+    assert (record.status, dict(record.error or {})["code"]) == ("failed", "interrupted")

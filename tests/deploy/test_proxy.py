@@ -1,0 +1,152 @@
+"""Caddy with the file of deploy/caddy in front of two server processes: streams pass, and servers come and go unnoticed."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from tests.app.addresses import announced
+from tests.app.conftest import events_of
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CADDY = Path(sys.executable).parent / "caddy"
+ASK = {"prompt": "a", "max_tokens": 4}
+
+
+@asynccontextmanager
+async def server(**options: Any) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """A server process over a scripted engine, and its address."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.app.serve_scripted", json.dumps(options), stderr=subprocess.PIPE
+    )
+    assert process.stderr is not None
+    reading: asyncio.Task[bytes] | None = None
+    try:
+        async with asyncio.timeout(120):
+            while (address := announced((await process.stderr.readline()).decode())) is None:
+                assert process.returncode is None
+        reading = asyncio.create_task(process.stderr.read())
+        yield process, address.removeprefix("http://")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        if reading is not None:
+            await reading
+
+
+@asynccontextmanager
+async def proxy(folder: Path, *servers: str) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client of Caddy in front of some servers."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    home = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
+    with (folder / "caddy.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            CADDY, "run", "--config", REPOSITORY / "deploy" / "caddy" / "Caddyfile", "--adapter", "caddyfile",
+            env={**os.environ, **home, "SITE": address, "SERVERS": " ".join(servers)}, stdout=log, stderr=log,
+        )  # fmt: skip
+    try:
+        async with httpx2.AsyncClient(base_url=address, timeout=60) as client, asyncio.timeout(120):
+            while not await answers(client):
+                assert process.returncode is None, (folder / "caddy.log").read_text()
+                await asyncio.sleep(0.05)
+            yield client
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def answers(client: httpx2.AsyncClient) -> bool:
+    with contextlib.suppress(httpx2.TransportError):
+        return (await client.get("/health/ready")).status_code == 200
+    return False
+
+
+class Load:
+    """Clients that generate, one request after the other, and count the statuses they get."""
+
+    def __init__(self, client: httpx2.AsyncClient) -> None:
+        self.statuses: Counter[int] = Counter()
+        self._stop = False
+        self._tasks = [asyncio.create_task(self._run(client)) for _ in range(6)]
+
+    async def _run(self, client: httpx2.AsyncClient) -> None:
+        while not self._stop:
+            answer = await client.post("/v1/generate", json=ASK)
+            self.statuses[answer.status_code] += 1
+
+    async def more(self, count: int) -> None:
+        """Returns when so many more requests have succeeded."""
+        enough = self.statuses[200] + count
+        async with asyncio.timeout(60):
+            while self.statuses[200] < enough:
+                assert not any(task.done() for task in self._tasks), self._tasks
+                await asyncio.sleep(0.01)
+
+    async def end(self) -> Counter[int]:
+        self._stop = True
+        await asyncio.gather(*self._tasks)
+        return self.statuses
+
+
+async def test_a_rolling_restart_is_not_noticed(tmp_path: Path) -> None:
+    """Each server is stopped and replaced while clients generate: every request is answered with 200."""
+    options = {"engine": {"token_seconds": 0.005}, "settings": {"drain_delay_seconds": 4.0}}
+    async with (
+        server(**options) as (first, one),
+        server(**options) as (second, other),
+        proxy(tmp_path, one, other) as client,
+    ):
+        load = Load(client)
+        await load.more(50)
+        first.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(first.wait(), 60) == 0
+        await load.more(50)
+        port = one.rpartition(":")[2]
+        async with server(settings={"port": int(port)}):
+            await load.more(50)
+            async with asyncio.timeout(60):
+                second.send_signal(signal.SIGTERM)
+                assert await second.wait() == 0
+            await load.more(50)
+            assert (await load.end()).keys() == {200}
+
+
+async def test_a_killed_server_costs_at_most_the_requests_it_had(tmp_path: Path) -> None:
+    options = {"engine": {"token_seconds": 0.005}}
+    async with (
+        server(**options) as (first, one),
+        server(**options) as (_, other),
+        proxy(tmp_path, one, other) as client,
+    ):
+        load = Load(client)
+        await load.more(50)
+        first.kill()
+        await load.more(200)
+        statuses = await load.end()
+    assert statuses.keys() <= {200, 502}
+    assert statuses[502] <= 6  # one for each client
+
+
+async def test_a_stream_passes_piece_by_piece(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    async with server(gate_file=str(gate)) as (_, one), proxy(tmp_path, one) as client:
+        text = ""
+        async with client.stream("POST", "/v1/generate", json={**ASK, "stream": True}) as answer:
+            async for piece in answer.aiter_text():
+                text += piece
+                if events_of(text):
+                    gate.touch()  # the first token has arrived while the server waits with the others
+        assert events_of(text)[-1][0] == "done"
