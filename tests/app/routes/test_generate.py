@@ -87,7 +87,7 @@ async def test_default_steering_applies_unless_a_request_names_some(server: Serv
     assert none["steering"]["applied"] == []
     assert none["choices"] == bare["choices"] != defaulted["choices"]
     await server.client.delete("/v1/steering")
-    assert (await server.client.get("/v1/steering")).json() == {"interventions": None}
+    assert (await server.client.get("/v1/steering")).json() == {"namespace": "shared", "interventions": None}
 
 
 async def test_a_profile_and_what_is_added_after_it(server: Server) -> None:
