@@ -64,7 +64,9 @@ async def _surprises(engine: Engine, prompt: Prompt, options: Sequence[str], pla
 
 
 def _answer_ids(engine: Engine, text: str) -> tuple[int, ...]:
-    """The tokens of an answer without the token that begins a text."""
-    begins = engine.tokenizer.encode("")
-    ids = engine.tokenizer.encode(text)
-    return ids[len(begins) :] if ids[: len(begins)] == begins else ids
+    """The tokens of an answer without those that begin every text, which are what two different letters have in common."""
+    one, other = engine.tokenizer.encode("a"), engine.tokenizer.encode("b")
+    begins = 0
+    while begins < min(len(one), len(other)) - 1 and one[begins] == other[begins]:
+        begins += 1
+    return engine.tokenizer.encode(text)[begins:]

@@ -1,0 +1,53 @@
+"""`steer report` as a person runs it: the verdict in the terminal, and the documents."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from steering.client import Client
+from tests.app.cli.test_cli import Steer
+from tests.app.running import running
+from tests.steering.workflows.linear import GAIN, LinearEngine
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    engine = LinearEngine()
+    with running(engine) as found:
+        with Client(found) as client:
+            client.register_vector("mood", {"2": engine.concept.tolist()}, scale={"2": GAIN})
+        yield found
+
+
+@pytest.fixture
+def steer(address: str, capsys: pytest.CaptureFixture[str]) -> Steer:
+    return Steer(address, capsys)
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"the {word}"}) + "\n" for word in ("road", "river", "house")))
+    return path
+
+
+def test_a_report_is_shown_and_written(steer: Steer, prompts: Path, tmp_path: Path) -> None:
+    given = ["report", "mood", "--strength", "0.8", "--prompts", str(prompts), "--seeds", "0", "--side-effects", "mood"]
+    written = {}
+    for suffix in ("json", "md", "html"):
+        out = tmp_path / f"report.{suffix}"
+        printed, _ = steer(*given, "--out", str(out))
+        written[suffix] = out.read_text(encoding="utf-8")
+        assert all(word in printed for word in ("control", "anti_steered", "robustness", "mood@1"))
+    found = json.loads(written["json"])
+    text = found["seeds"][0]["texts"][0]["steered"]
+    assert text in written["md"]
+    assert text in written["html"]
+
+
+@pytest.mark.parametrize("arguments", [("--out", "report.pdf"), ("--seeds", "one")])
+def test_wrong_usage_is_reported(steer: Steer, arguments: tuple[str, ...]) -> None:
+    _, error = steer("report", "mood", *arguments, code=2)
+    assert error
