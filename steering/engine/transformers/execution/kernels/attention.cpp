@@ -6,8 +6,9 @@
 // (query_tile.h). Threads take tiles from a shared counter, those with the most positions first, so that no thread is left
 // with a long one at the end.
 #include "aoti_shim.h"
+#include "attention_amx.h"
+#include "attention_avx512.h"
 #include "operations.h"
-#include "query_tile.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
@@ -130,6 +131,17 @@ std::vector<Tile> make_tiles(const std::vector<Segment>& segments, int64_t kv_he
   return tiles;
 }
 
+// Attends to all visible positions of one sequence.
+void attend(QueryTile& tile, const BlockTable& keys, const BlockTable& values, const ScoreOptions& options) {
+  const int64_t last = tile.first_position + tile.tokens;
+  for (int64_t start = options.first_visible(tile.first_position) / POSITIONS * POSITIONS; start < last; start += POSITIONS) {
+    const int64_t first = start / BLOCK, count = (std::min(POSITIONS, last - start) + BLOCK - 1) / BLOCK;
+    compute_scores(tile, keys, values, first, count);
+    for (int64_t row = 0; row < tile.rows(); ++row) tile.softmax_row(row, start, count * BLOCK, options);
+    accumulate_values(tile, values, first, count);
+  }
+}
+
 // Computes one tile; out (token, head, width).
 void run_tile(
     const Tile& tile, const HeadRows& queries, int64_t heads, int64_t group, int64_t width, const bf16* keys,
@@ -140,7 +152,7 @@ void run_tile(
     std::copy_n(
         queries(tile.part.first + row / group, tile.kv_head * group + row % group), width, state.queries.data() + row * width);
   const BlockTable key_blocks{keys, tile.part.blocks, BLOCK * width}, value_blocks{values, tile.part.blocks, BLOCK * width};
-  state.attend(key_blocks, value_blocks, options);
+  attend(state, key_blocks, value_blocks, options);
   for (int64_t row = 0; row < state.rows(); ++row)
     state.store_row(row, out + ((tile.part.first + row / group) * heads + tile.kv_head * group + row % group) * width);
 }
@@ -202,6 +214,9 @@ at::Tensor steering::paged_attention(
       const int64_t head = tiles[index].kv_head * head_size;
       run_tile(tiles[index], query_rows, heads, group, width, all_keys + head, all_values + head, options, result);
     }
+#ifdef __AMX_BF16__
+    _tile_release();
+#endif
   });
   return out;
 }

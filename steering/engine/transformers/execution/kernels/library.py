@@ -12,7 +12,7 @@ import torch
 from torch._inductor.cpp_builder import get_cpp_compiler
 from torch.utils.cpp_extension import include_paths, library_paths
 
-from steering.engine.transformers.execution.kernels.processor import FLAGS, has_avx512_bf16
+from steering.engine.transformers.execution.kernels.processor import compiler_flags, has_amx_bf16, has_avx512_bf16
 from steering.shapes import Tensor
 
 HERE = Path(__file__).parent
@@ -31,7 +31,7 @@ def _sources(kernels: bool) -> list[Path]:
 def _options(kernels: bool) -> list[str]:
     options = ["-O3", "-shared", "-fPIC", "-fopenmp", "-std=c++20"]
     options.append(f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}")
-    return [*options, *(FLAGS if kernels and has_avx512_bf16() else ())]
+    return [*options, *(compiler_flags() if kernels and has_avx512_bf16() else ())]
 
 
 def library_path(folder: Path, *, kernels: bool = True) -> Path:
@@ -61,6 +61,8 @@ def load(library: Path) -> None:
     """
     with _loading:
         if not _loaded:
+            if has_amx_bf16():
+                torch.cpu._init_amx()  # the kernel grants the tile registers to a process that asks for them
             ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)  # compiled graphs look its functions up by name
             _loaded.append(library)
 

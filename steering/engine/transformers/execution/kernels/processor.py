@@ -6,12 +6,6 @@ from pathlib import Path
 
 import torch
 
-FLAGS = (
-    *(f"-m{extension}" for extension in ("avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16")),
-    "-DCPU_CAPABILITY=AVX512",
-    "-DCPU_CAPABILITY_AVX512",
-)
-"""Compiler flags of the kernels."""
 HEAD_WIDTH_STEP = 32
 """Kernels read heads a register at a time, so their width is a multiple of this many bfloat16 values."""
 
@@ -26,6 +20,14 @@ def has_avx512_bf16() -> bool:
 def has_amx_bf16() -> bool:
     """Whether the CPU has AMX tiles, with which oneDNN's linear layers are faster than our kernel."""
     return torch.cpu._is_amx_tile_supported()
+
+
+def compiler_flags() -> list[str]:
+    """Returns the compiler flags of the kernels on this CPU, which has AVX512_BF16."""
+    extensions = ["avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16"]
+    if has_amx_bf16():
+        extensions += ["amx-tile", "amx-bf16"]
+    return [*(f"-m{extension}" for extension in extensions), "-DCPU_CAPABILITY=AVX512", "-DCPU_CAPABILITY_AVX512"]
 
 
 @cache
