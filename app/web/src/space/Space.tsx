@@ -1,7 +1,8 @@
 import "../styles/space.css";
+import { effect, untracked } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { useActions } from "../frame/shortcuts";
-import { vectorByName } from "../frame/vectors";
+import { vectorByName, vectors } from "../frame/vectors";
 import { ErrorNote, Note } from "../ui/Note";
 import { LensPanel } from "./LensPanel";
 import { Playhead } from "./Playhead";
@@ -13,18 +14,25 @@ import { labelNames, palette } from "./scene";
 import { ALONG_VECTOR, busy, colourBy, draw, drawn, error, method, playing, setName, vector } from "./store";
 import { VectorMap } from "./VectorMap";
 
+/** Draws the map the first time, along the vector of the chosen texts where the library has one. */
+function drawFirst(): void {
+  if (drawn.value !== null || busy.value) return;
+  if (vectorByName.value.has(setName.value)) {
+    vector.value = setName.value;
+    method.value = ALONG_VECTOR;
+  }
+  void draw();
+}
+
 /** Space: where texts lie in the model's activations, layer by layer. */
 export default function Space() {
   useEffect(() => useActions({ run: () => void draw(), stop: () => (playing.value = false) }), []);
   useEffect(() => {
-    if (drawn.value === null) {
-      if (vectorByName.value.has(setName.value)) {
-        vector.value = setName.value;
-        method.value = ALONG_VECTOR;
-      }
-      void draw();
-    }
+    const stop = effect(() => {
+      if (vectors.value !== null) untracked(drawFirst);
+    });
     return () => {
+      stop();
       playing.value = false;
     };
   }, []);
@@ -38,12 +46,14 @@ export default function Space() {
           {warning}
         </Note>
       ))}
-      <div class="space" aria-busy={busy.value}>
+      <div class="space" aria-busy={busy.value || vectors.value === null}>
         <section class="panel stack" aria-label="Map">
           {drawn.value ? (
             <Scatter />
           ) : (
-            <p class="muted scatter empty">{busy.value ? "Reading the texts" : "Nothing drawn yet"}</p>
+            <p class="muted scatter empty">
+              {busy.value || vectors.value === null ? "Reading the texts" : "Nothing drawn yet"}
+            </p>
           )}
           {method.value === ALONG_VECTOR && (
             <p class="small muted">
