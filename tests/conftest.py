@@ -13,7 +13,21 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 TYPED = ("conditions", "extraction", "operations", "projection", "quality.py", "rowwise.py", "vectors.py")
 SHAPED = (
     *(f"engine/{name}.py" for name in ("api", "capabilities", "checks", "fit_task", "norms", "prompts")),
-    *(f"engine/transformers/{name}" for name in ("sampling", "training", "captures.py", "unembedding.py")),
+    *(
+        f"engine/transformers/{name}"
+        for name in (
+            "sampling",
+            "training",
+            "memory",
+            "attention",
+            "steering",
+            "batch.py",
+            "captures.py",
+            "loop.py",
+            "runner.py",
+            "unembedding.py",
+        )
+    ),
     "model",
     "workflows",
 )

@@ -82,11 +82,13 @@ async def test_what_a_caller_did_wrong_is_no_failure(server: Server, caplog: pyt
 
 
 @contextlib.contextmanager
-def serving(folder: Path, **options: Any) -> Iterator[tuple["subprocess.Popen[bytes]", str, Path]]:
-    """Runs a server process over a scripted engine."""
+def serving(
+    folder: Path, module: str = "tests.app.serve_scripted", **options: Any
+) -> Iterator[tuple["subprocess.Popen[bytes]", str, Path]]:
+    """Runs a server process; by default over a scripted engine."""
     log = folder / "server.log"
     with log.open("wb") as file:
-        command = [sys.executable, "-m", "tests.app.serve_scripted", json.dumps(options)]
+        command = [sys.executable, "-m", module, json.dumps(options)]
         process = subprocess.Popen(command, stdout=file, stderr=file)
         try:
             until = time.monotonic() + 120
@@ -111,3 +113,28 @@ def test_an_engine_that_hangs_or_dies_ends_the_process_with_code_3(tmp_path: Pat
             assert answer.json()["error"]["code"] == "engine_dead"
         assert process.wait(30) == 3
         assert reason in log.read_text()
+
+
+def test_a_forward_pass_that_never_returns_ends_the_process_with_code_3(tmp_path: Path, tiny_folder: Path) -> None:
+    """The heartbeat of the engine's own loop, with a real model and a hook that waits."""
+    hang_file = tmp_path / "hang"
+    options = {
+        "hang_file": str(hang_file),
+        "settings": {
+            "model": str(tiny_folder),
+            "device": "cpu",
+            "dtype": "float32",
+            "compiled": "false",
+            "watchdog_seconds": 1.0,
+        },
+    }
+    with serving(tmp_path, "tests.app.serve_hanging", **options) as (process, address, log):
+        with httpx2.Client(base_url=address, timeout=60) as client:
+            while client.get("/health/ready").status_code == 503:
+                time.sleep(0.1)
+            assert client.post("/v1/generate", json=ASK).status_code == 200
+            hang_file.touch()
+            with contextlib.suppress(httpx2.TransportError):
+                assert client.post("/v1/generate", json=ASK).json()["error"]["code"] == "engine_dead"
+        assert process.wait(60) == 3
+        assert "a forward pass has not returned for 1 s" in log.read_text()

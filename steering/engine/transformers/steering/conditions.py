@@ -10,7 +10,7 @@ from steering.engine.transformers.batch import Segment
 from steering.engine.transformers.steering.bank import SteeringBank
 from steering.engine.transformers.steering.gather import DirectionTable, Spread, index_of, take
 from steering.plan.types import ResolvedThreshold
-from steering.shapes import Bool, Residual, Scores, Tensor
+from steering.shapes import Bool, Float, Residual, Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -179,7 +179,7 @@ class _Stack:
         self._bounds, self._until = spread.of(torch.tensor(limits, device=device)).unbind(1)
         self.latches = self._until < self._bounds
 
-    def scores(self, residual: Residual) -> Scores:
+    def scores(self, residual: Residual) -> Float[Tensor, "tested_token"]:
         """residual (token, d_model) of the pass -> the score of each token of each test."""
         arriving = take(residual, self._tokens)
         return self._directions.map(
@@ -188,7 +188,7 @@ class _Stack:
             )
         )
 
-    def compare(self, scores: Scores) -> tuple[Bool[Tensor, "test"], Bool[Tensor, "test"]]:
+    def compare(self, scores: Float[Tensor, "test"]) -> tuple[Bool[Tensor, "test"], Bool[Tensor, "test"]]:
         """(score beyond the bound, score below `until`), both strictly."""
         signed = scores * self._signs
         return signed > self._bounds, signed < self._until
