@@ -113,9 +113,11 @@ inline void compute_scores(QueryTile& tile, const BlockTable& keys, const BlockT
   TileConfig(rows, BF16_LANES).load();
   for_each_block_pair(blocks, count, [&]<int ROWS, int COLUMNS>(int64_t row, int64_t column) {
     if (blocks == 1) prefetch_blocks<COLUMNS>(keys, values, width, first + column, first + count);
-    const Blocks left{[&](int r, int64_t step) { return queries + (row + r) * rows * width + step * BF16_LANES; }, bytes<bf16>(width)};
+    const Blocks left{
+        [&](int r, int64_t step) { return queries + (row + r) * rows * width + step * BF16_LANES; }, bytes<bf16>(width)};
     const Blocks right{[&](int c, int64_t step) { return keys[first + column + c] + step * BF16_LANES * BLOCK; }, 64};
-    const Blocks sums{[&](int r, int c) { return scores + (row + r) * rows * POSITIONS + (column + c) * BLOCK; }, bytes<float>(POSITIONS)};
+    const Blocks sums{
+        [&](int r, int c) { return scores + (row + r) * rows * POSITIONS + (column + c) * BLOCK; }, bytes<float>(POSITIONS)};
     multiply_tiles<ROWS, COLUMNS, true>(width / BF16_LANES, left, right, sums);
   });
 }
@@ -127,9 +129,12 @@ inline void accumulate_values(QueryTile& tile, const BlockTable& values, int64_t
   float* acc = tile.acc.data();
   TileConfig(rows, BLOCK).load();
   for_each_block_pair(tile.row_blocks(), width / LANES, [&]<int ROWS, int COLUMNS>(int64_t row, int64_t column) {
-    const Blocks left{[&](int r, int64_t step) { return weights + (row + r) * rows * POSITIONS + step * BLOCK; }, bytes<bf16>(POSITIONS)};
-    const Blocks right{[&](int c, int64_t step) { return values[first + step] + (column + c) * BF16_LANES; }, bytes<bf16>(2 * width)};
-    const Blocks sums{[&](int r, int c) { return acc + (row + r) * rows * width + (column + c) * LANES; }, bytes<float>(width)};
+    const Blocks left{
+        [&](int r, int64_t step) { return weights + (row + r) * rows * POSITIONS + step * BLOCK; }, bytes<bf16>(POSITIONS)};
+    const Blocks right{
+        [&](int c, int64_t step) { return values[first + step] + (column + c) * BF16_LANES; }, bytes<bf16>(2 * width)};
+    const Blocks sums{
+        [&](int r, int c) { return acc + (row + r) * rows * width + (column + c) * LANES; }, bytes<float>(width)};
     multiply_tiles<ROWS, COLUMNS, false>(count, left, right, sums);
   });
 }

