@@ -1,9 +1,11 @@
 """DefaultSteering: the resolved steering of requests that name none, by namespace, kept in memory for the loaded model."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import structlog
 
+from app.policy.held_vectors import HeldVectors, by_id, find_vectors
 from app.settings import Settings
 from steering.engine.api import Engine
 from steering.errors import SteeringError
@@ -12,18 +14,35 @@ from steering.plan.dose import DoseGuard
 from steering.plan.resolve import RecentPlans
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.spec import SteeringSpec, pinned, vector_names
-from steering.store.base import NamespaceStore, Store
-from steering.vectors import VectorId
+from steering.store.base import NamespaceStore, Store, VectorSource
+from steering.vectors import ConceptVector, VectorId
 
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Resolved:
-    """A spec and its plan; a plan without interventions and with a warning where it cannot be resolved."""
+@dataclass(frozen=True, slots=True, eq=False)
+class ResolvedDefault:
+    """A default, its plan, and its vectors by id; a plan without interventions and with a warning where it cannot be resolved.
 
-    spec: SteeringSpec
-    plan: SteeringPlan
+    plan: under the server's dose guard, without the policy.
+    """
+
+    spec: SteeringSpec = UNSTEERED.spec
+    plan: SteeringPlan = UNSTEERED
+    vectors: Mapping[str, ConceptVector] = field(default_factory=dict)
+
+    @property
+    def pinned(self) -> SteeringSpec:
+        """The interventions with the versions of their vectors; none where they cannot be resolved."""
+        return self.plan.spec
+
+    @property
+    def source(self) -> VectorSource:
+        """Where the names of `pinned` are looked up: in memory."""
+        return HeldVectors(self.vectors)
+
+
+_NO_DEFAULT = ResolvedDefault()
 
 
 class DefaultSteering:
@@ -36,14 +55,18 @@ class DefaultSteering:
     def __init__(self, settings: Settings, plans: RecentPlans) -> None:
         self._guard = DoseGuard(settings.dose_bound, settings.dose_action)
         self._plans = plans
-        self._resolved: dict[str, _Resolved] = {}
+        self._resolved: dict[str, ResolvedDefault] = {}
 
-    def plan_in(self, namespace: str) -> SteeringPlan:
-        """Returns the plan of requests without steering: that of their namespace, else that of `shared`."""
+    def resolved_in(self, namespace: str) -> ResolvedDefault:
+        """Returns the default of requests without steering: that of their namespace, else that of `shared`."""
         for one in visible_from(namespace):
             if one in self._resolved:
-                return self._resolved[one].plan
-        return UNSTEERED
+                return self._resolved[one]
+        return _NO_DEFAULT
+
+    def all(self) -> tuple[ResolvedDefault, ...]:
+        """Returns the defaults of all namespaces."""
+        return tuple(self._resolved.values())
 
     async def refresh(self, store: Store, engine: Engine) -> None:
         """Reads the stored defaults and resolves those that have changed. A store that fails leaves the last ones in use."""
@@ -63,13 +86,15 @@ class DefaultSteering:
         if spec is None:
             self._resolved.pop(store.namespace, None)
             return
+        held: Mapping[str, ConceptVector] = {}
         try:
-            plan = await self._plans.resolve(spec, store.vectors, engine.info, self._guard)
+            held = by_id(await find_vectors(vector_names(spec), store.vectors, engine.info))
+            plan = await self._plans.resolve(spec, HeldVectors(held, store.vectors), engine.info, self._guard)
         except SteeringError as error:
             log.warning("default_steering_invalid", namespace=store.namespace, code=error.code, reason=error.message)
             warning = f"the default steering is not applied: {error.message}"
             plan = replace(UNSTEERED, warnings=(warning,))
-        self._resolved[store.namespace] = _Resolved(spec, plan)
+        self._resolved[store.namespace] = ResolvedDefault(spec, plan, held)
 
 
 async def pin(spec: SteeringSpec, store: NamespaceStore) -> SteeringSpec:

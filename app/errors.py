@@ -57,10 +57,22 @@ class Draining(Unavailable):
     code = "draining"
 
 
+class PolicyInvalid(Unavailable):
+    """The stored policy cannot be applied, and nothing that it should govern is answered."""
+
+    code = "policy_invalid"
+
+
 class TooManyConnections(Unavailable):
     """Every connection that the server allows is open and in use."""
 
     code = "too_many_connections"
+
+
+class MonitorNotFound(NotFound):
+    """The policy has no monitor of this name."""
+
+    code = "monitor_not_found"
 
 
 class KeyNotFound(NotFound):

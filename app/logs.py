@@ -7,6 +7,11 @@ import structlog
 from structlog.typing import Processor
 
 
+def current_request_id() -> str:
+    """Returns the id of the request that this coroutine answers; empty outside of one."""
+    return str(structlog.contextvars.get_contextvars().get("request_id", ""))
+
+
 def configure_logging(level: str) -> None:
     """Routes structlog and the standard library's loggers through one JSON renderer."""
     shared: list[Processor] = [

@@ -12,7 +12,19 @@ from app.http.errors import on_http_error, on_invalid, on_steering_error
 from app.http.middleware import HostMiddleware, RequestMiddleware
 from app.http.openapi_document import SteeringAPI
 from app.http.playground import mount_playground
-from app.routes import concepts, generation, governance, jobs, openai, profiles, reading, system, vector_jobs, vectors
+from app.routes import (
+    concepts,
+    generation,
+    governance,
+    jobs,
+    openai,
+    policy,
+    profiles,
+    reading,
+    system,
+    vector_jobs,
+    vectors,
+)
 from app.settings import Settings
 from app.state import AppState, EngineFactory, StoreFactory
 from steering import __version__
@@ -34,6 +46,7 @@ ROUTERS = (  # matched in this order, so the most frequent come first
     vector_jobs.router,
     jobs.router,
     governance.router,
+    policy.router,
     concepts.router,
 )
 

@@ -73,6 +73,10 @@ class Metrics:
         self._registry.register(_EngineCollector(stats))
         self._registry.register(_JobCollector(jobs))
 
+    def register(self, collector: Collector) -> None:
+        """Adds what is collected when Prometheus scrapes."""
+        self._registry.register(collector)
+
     def observe(self, scope: Scope, status: int, seconds: float) -> None:
         """Counts one answered request."""
         method = scope["method"] if scope["method"] in _METHODS else "OTHER"

@@ -17,6 +17,7 @@ from app.http.errors import public_error
 from app.http.sse import StreamTimeouts, ended
 from app.metrics import Metrics
 from app.policy.keys import ApiKeys
+from app.policy.policy import Policy
 from app.policy.rate_limits import RateLimits
 from app.services.jobs import Jobs
 from app.services.vectors.similar import Cosines
@@ -50,10 +51,12 @@ class AppState:
         self.rate_limits = RateLimits()
         self.row_limiter = CapacityLimiter(settings.max_running + settings.max_waiting)
         self.memory = MemoryBudget(settings.memory_megabytes << 20)
-        self.metrics = Metrics(self.stats, self._job_counts)
         self.plans = RecentPlans()
         self.neutral = NeutralCache()
         self.cosines = Cosines()
+        self.policy = Policy(self.plans)
+        self.metrics = Metrics(self.stats, lambda: {} if self._jobs is None else self._jobs.counts())
+        self.metrics.register(self.policy.collector)
         self.default_steering = DefaultSteering(settings, self.plans)
         self.stopping = False
         self.draining = False
@@ -79,7 +82,8 @@ class AppState:
         synchronization = Synchronization(
             store, self.settings, self.renew,
             keys=lambda: self.keys.refresh(store),
-            default_steering=lambda: self._refresh_default(store),
+            default_steering=lambda: self._refresh_loaded(self.default_steering.refresh),
+            documents=lambda: self._refresh_loaded(self.policy.refresh),
             jobs=self.renew,
         )  # fmt: skip
         tasks: list[asyncio.Task[None]] = []
@@ -104,19 +108,18 @@ class AppState:
         await self.jobs.renew()
         self.rate_limits.servers = self.jobs.servers
 
-    async def _refresh_default(self, store: Store) -> None:
+    async def _refresh_loaded(self, refresh: Callable[[Store, Engine], Awaitable[None]]) -> None:
         if self._engine is not None:
-            await self.default_steering.refresh(store, self._engine)
+            await refresh(self.store, self._engine)
 
     async def _load_and_watch(self, store: Store) -> None:
         """Loads the model, then checks the engine until the server stops."""
         try:
             engine = self._engine = await run_in_thread(self._engine_factory, self.settings)
+            await self.policy.refresh(store, engine)
             await self.default_steering.refresh(store, engine)
-            # Loaded objects live until the end; a full collection would stop the loop for 0.25 s to traverse them.
-            gc.freeze()
-            info, executor = engine.info, engine.stats().executor
-            log.info("ready", model=info.name, device=info.device, executor=executor)
+            gc.freeze()  # loaded objects live until the end; to traverse them would stop the loop for 0.25 s
+            log.info("ready", model=engine.info.name, device=engine.info.device, executor=engine.stats().executor)
         except Exception as error:
             log.exception("model_load_failed")
             self.load_failure = public_error(error)
@@ -186,9 +189,6 @@ class AppState:
         """Returns the engine's statistics; None before it is loaded."""
         return None if self._engine is None else self._engine.stats()
 
-    def _job_counts(self) -> dict[str, int]:
-        return {} if self._jobs is None else self._jobs.counts()
-
     @contextmanager
     def count_request(self) -> Iterator[Admission]:
         """Counts a request while it is being answered, and returns its rows and memory afterwards."""
@@ -218,11 +218,11 @@ class AppState:
             raise failure
 
     async def check_ready(self) -> None:
-        """Raises the reason why the server is not ready: draining, loading, a dead engine, an unreachable store."""
+        """Raises the reason why the server is not ready: draining, loading, a dead engine, an invalid policy, no store."""
         if self.stopping:
             raise Draining("the server is stopping; use another")
         self.check_open()
-        _ = self.engine
+        _ = self.engine, self.policy.active
         await self.store.ping()
 
     async def drain(self) -> None:

@@ -41,6 +41,8 @@ TARGETS: Mapping[str, Target] = {
     "one layer": Target("32 rows, steered at one layer / unsteered: tokens/s", 0.98),
     "distinct plans": Target("32 rows, distinct adds at all layers / unsteered", 0.95),
     "mixed operations": Target("32 rows, mixed operations with conditions / unsteered", 0.85),
+    "1 monitors": Target("32 rows, unsteered, 1 monitor / none: tokens/s", 0.98),
+    "4 monitors": Target("32 rows, unsteered, 4 monitors at as many layers / none", None),
     "generate": Target("1 request, all-layer plan / plain transformers.generate: tokens/s", 1.6),
     "first token": Target("prompt of 512, steered at all layers: first token / a plain forward pass: seconds", 1.15, at_most=True),
     "first token unsteered": Target("prompt of 512, unsteered: first token / a plain forward pass", None, at_most=True),

@@ -16,6 +16,10 @@ from steering.condition_spec import (
 from steering.spec_base import Index, Label, LayerIndex, Number, Spec, VectorName
 
 Unit: TypeAlias = Literal["scale", "raw", "relative"]
+MAX_INTERVENTIONS = 64
+"""Interventions that one request, profile or default may list."""
+MAX_MANDATORY = 16
+"""Interventions of a policy."""
 
 
 class LayerRange(Spec):
@@ -128,9 +132,11 @@ class InterventionSpec(Spec):
 
 
 class SteeringSpec(Spec):
-    """The interventions of one request, in the order in which they act at a layer."""
+    """The interventions of one request, in the order in which they act at a layer. Those of a policy come last."""
 
-    interventions: Annotated[tuple[InterventionSpec, ...], Field(max_length=64, fail_fast=True)] = ()
+    interventions: Annotated[
+        tuple[InterventionSpec, ...], Field(max_length=MAX_INTERVENTIONS + MAX_MANDATORY, fail_fast=True)
+    ] = ()
 
 
 def vector_names(spec: SteeringSpec) -> Iterator[str]:

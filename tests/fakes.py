@@ -20,6 +20,7 @@ from steering.engine.api import (
     TokenEvent,
 )
 from steering.engine.fit_task import FitTask, FittedDirection, check_task
+from steering.engine.readings import MonitoredAnswer, stops
 from steering.engine.transformers.captures import check_layers
 from steering.errors import ContextLengthExceeded, EngineDead, InvalidRequest, NonfiniteActivations, Overloaded
 from steering.model.info import ModelInfo
@@ -45,6 +46,7 @@ class ScriptedEngine:
     """
 
     name = "scripted"
+    reads_monitors = True
 
     def __init__(
         self,
@@ -155,9 +157,12 @@ class ScriptedEngine:
         count = min(self._length, sampling.max_tokens)
         written = ""
         stopped = self._length <= sampling.max_tokens
-        index = 0
-        while index < count:
+        index, monitored = 0, MonitoredAnswer(request.monitors, request.request_id)
+        scores = [_readout(one.vector.partition("@")[0], plan) for one in request.monitors.ordered]
+        raised = monitored.prompt(scores)
+        while index < count and not stops(raised):
             await self._pause(index)
+            raised += monitored.token(scores, index)
             token = 256 + _draw(ids, plan.fingerprint, sampling, index) % len(WORDS)
             text = self.tokenizer.token_text(token)
             cut = _cut_at_stop(written + text, sampling.stop)
@@ -172,10 +177,15 @@ class ScriptedEngine:
                 logprob=None if sampling.logprobs is None else -1.0,
                 top_logprobs=tuple((256 + i, -1.0 - i) for i in range(sampling.logprobs or 0)),
                 readout={reading.name: _readout(reading.name, plan) for reading in request.readings},
+                raised=raised,
             )
             index += 1
-        finish = Finish("stop" if stopped else "length", len(ids), index, 0, _report(plan))
-        yield TokenEvent(index=index, token_id=-1, text="", finish=finish)
+            if stops(raised):
+                break
+            raised = ()
+        reason = "monitor" if stops(raised) else "stop" if stopped else "length"
+        finish = Finish(reason, len(ids), index, 0, _report(plan))  # type: ignore[arg-type]
+        yield TokenEvent(index=index, token_id=-1, text="", finish=finish, raised=() if index else raised)
 
     def _read(self, ids: tuple[int, ...], plan: SteeringPlan, spec: CaptureSpec) -> Capture:
         tokens = len(ids) if spec.position == "all" else 1

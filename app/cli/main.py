@@ -13,6 +13,7 @@ from app.cli.keys import audit, keys
 from app.cli.library import concepts, default, jobs, profiles
 from app.cli.output.terminal import shown, stderr
 from app.cli.pictures import card, draw_map
+from app.cli.policy import monitors, policy
 from app.cli.reading import evaluate, lens, readout
 from app.cli.report import report
 from app.cli.serve import serve
@@ -32,14 +33,14 @@ cli = typer.Typer(
 )
 for command in (
     serve, demo, extract, evaluate, report, generate, compare, sweep, replay, readout, lens, card, audit,
-    activations, score, explain, clusters, batch,
+    activations, score, explain, clusters, batch, monitors,
 ):  # fmt: skip
     cli.command()(command)
 cli.command("map")(draw_map)
 cli.command("test")(separation)
 for name, group in {
     "vectors": vectors, "concepts": concepts, "profiles": profiles, "default": default, "jobs": jobs, "db": database,
-    "keys": keys,
+    "keys": keys, "policy": policy,
 }.items():  # fmt: skip
     cli.add_typer(group, name=name)
 

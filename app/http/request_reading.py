@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar
 
-import structlog
 from fastapi import Security
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect, Request
@@ -17,6 +16,7 @@ from starlette.responses import Response
 from app.errors import BodyTooLarge, RequestTimedOut, UnsupportedMediaType
 from app.http.admission import Admission
 from app.http.sse import disconnected, ended
+from app.logs import current_request_id
 from app.policy import audit
 from app.policy.keys import BEARER, Key
 from app.settings import Settings
@@ -76,7 +76,7 @@ class ApiRoute(APIRoute):
 
     async def _audit(self, state: AppState, request: Request, parsed: Request, key: Key, status: int) -> None:
         body = parsed.parsed if isinstance(parsed, ParsedRequest) else None
-        request_id = str(structlog.contextvars.get_contextvars().get("request_id", ""))
+        request_id = current_request_id()
         method, path = request.method, request.path_params
         await audit.record(state.store, key, method, self.path, path, body, request_id, status)
 

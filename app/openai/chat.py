@@ -7,7 +7,15 @@ from typing import Any
 from app.http.sse import Event
 from app.openai.generation import OpenAIWork, events, run
 from app.openai.generation import prepare as prepare_generation
-from app.openai.responses import chat_logprobs, envelope, response_id, steering_extension, usage_of
+from app.openai.responses import (
+    chat_logprobs,
+    envelope,
+    finish_reason,
+    flags_extension,
+    response_id,
+    steering_extension,
+    usage_of,
+)
 from app.openai.schemas import ChatRequest
 from app.services.context import Context
 from app.services.limits import check_limit
@@ -44,7 +52,8 @@ def _choice(work: OpenAIWork, index: int, one: Answer) -> dict[str, Any]:
         "index": index,
         "message": {"role": "assistant", "content": one.text, "refusal": None},
         "logprobs": chat_logprobs(one.events, tokenizer) if work.generations[0].tokens else None,
-        "finish_reason": one.finish.reason,
+        "finish_reason": finish_reason(one.finish),
+        **flags_extension(one),
     }
 
 
@@ -69,7 +78,8 @@ async def chunks(work: OpenAIWork, include_usage: bool) -> AsyncGenerator[Event,
                 finished += 1
                 last = finished == work.n and not include_usage
                 extension = _extension(work, observed) if last else {}
-                choice = _delta(index, {}, None, event.finish.reason)
+                choice = _delta(index, {}, None, finish_reason(event.finish))
+                choice |= flags_extension(assemble(observed[index]))
                 yield Event({**head, "choices": [choice], **usage, **extension})
     if include_usage:
         answers = [assemble(one) for one in observed]

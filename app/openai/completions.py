@@ -9,7 +9,7 @@ from app.http.sse import Event
 from app.openai.chat import DONE
 from app.openai.generation import OpenAIWork, events, run
 from app.openai.generation import prepare as prepare_generation
-from app.openai.responses import envelope, response_id, steering_extension, usage_of
+from app.openai.responses import envelope, finish_reason, flags_extension, response_id, steering_extension, usage_of
 from app.openai.schemas import CompletionRequest, inputs_of
 from app.services.context import Context
 from app.services.reading.responses import ACTIVATION_BYTES
@@ -84,7 +84,8 @@ def _choice(
     if body.logprobs is not None:
         generated = [ScoredToken(event.token_id, event.logprob, event.top_logprobs) for event in one.events]
         logprobs = _logprobs([*scored, *generated], tokenizer, body.logprobs, echoed + one.text)
-    return {"index": index, "text": echoed + one.text, "logprobs": logprobs, "finish_reason": one.finish.reason}
+    choice = {"index": index, "text": echoed + one.text, "logprobs": logprobs}
+    return {**choice, "finish_reason": finish_reason(one.finish), **flags_extension(one)}
 
 
 def _logprobs(
@@ -135,6 +136,8 @@ async def chunks(prepared: CompletionWork, include_usage: bool) -> AsyncGenerato
             last = event.finish is not None and finished == count and not include_usage
             extension = steering_extension(work, [assemble(one) for one in observed]) if last else {}
             choice = _chunk(prepared, index, event, offsets)
+            if event.finish is not None:
+                choice |= flags_extension(assemble(observed[index]))
             if event.text or event.finish is not None or choice["logprobs"] is not None:
                 yield Event({**head, "choices": [choice], **usage, **extension})
     if include_usage:
@@ -150,5 +153,5 @@ def _chunk(prepared: CompletionWork, index: int, event: TokenEvent, offsets: lis
         token = ScoredToken(event.token_id, event.logprob, event.top_logprobs)
         logprobs = _logprobs([token], prepared.work.context.engine.tokenizer, top, event.text, offsets[index])
     offsets[index] += len(event.text)
-    reason = None if event.finish is None else event.finish.reason
+    reason = None if event.finish is None else finish_reason(event.finish)
     return {"index": index, "text": event.text, "logprobs": logprobs, "finish_reason": reason}

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from app.openai.generation import OpenAIWork
+from app.services.generation.flags import NO_FLAGS
 from app.services.generation.responses import applied_steering
-from steering.engine.api import TokenEvent, Tokenizer
+from steering.engine.api import Finish, TokenEvent, Tokenizer
 from steering.workflows.generate import Answer
 
 
@@ -51,6 +52,17 @@ def steering_extension(work: OpenAIWork, answers: Sequence[Answer], *, recorded:
     applied = applied_steering(work.plan, reports, first.record if recorded else None, first.warnings)
     seed = first.request.sampling.seed
     return {"seed": seed, "steering": applied.model_dump(mode="json", exclude_none=True)}
+
+
+def finish_reason(finish: Finish) -> str:
+    """Returns why an answer ended, in OpenAI's terms."""
+    return "content_filter" if finish.reason == "monitor" else finish.reason
+
+
+def flags_extension(answer: Answer) -> dict[str, Any]:
+    """Returns `flags` of a choice: the monitors that were raised. Nothing where none was."""
+    flags = NO_FLAGS.raised(answer) or ()
+    return {"flags": [one.model_dump(mode="json", exclude_none=True) for one in flags]} if flags else {}
 
 
 def chat_logprobs(events: Sequence[TokenEvent], tokenizer: Tokenizer) -> dict[str, Any]:

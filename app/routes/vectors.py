@@ -122,5 +122,5 @@ async def describe(name: str, body: DescribeRequest, context: ContextDep) -> Vec
 
 @router.delete("/v1/vectors/{name}", status_code=204)
 async def delete(name: str, query: Annotated[DeleteQuery, Query()], context: ContextDep) -> None:
-    """Deletes all versions, or one; refused while a profile or the default needs it, unless forced."""
+    """Deletes all versions, or one; refused while a profile, the default or the policy needs it, unless forced."""
     await delete_vector(context, name, query)

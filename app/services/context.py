@@ -1,21 +1,24 @@
 """Context: the server as one request may use it, and the resolution of names in requests."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from app.http.admission import Admission
+from app.logs import current_request_id
 from app.policy.keys import Key
+from app.policy.limits import dose_guard, narrowed
 from app.services.limits import check_limit, check_own_steering, check_steering, check_vectors
 from app.services.lookup import VectorsByName
 from app.services.namespace_jobs import NamespaceJobs
 from app.settings import Settings
 from app.state import AppState
-from steering.engine.api import Engine, Reading
-from steering.errors import InvalidRequest, ProfileNotFound, VectorNotFound
-from steering.plan.dose import DoseGuard
+from steering.engine.api import Engine, GenerationRequest, Prompt, SamplingParams
+from steering.engine.readings import Reading
+from steering.errors import InvalidRequest, ProfileNotFound, SteeringError, VectorNotFound
 from steering.plan.layers import check_model
 from steering.plan.types import SteeringPlan
+from steering.schemas.governance.policy import SteeringLimits
 from steering.schemas.steering import ProfileSteering, Steering
 from steering.spec import InterventionSpec, SteeringSpec, vector_names
 from steering.spec_base import is_inline
@@ -72,7 +75,7 @@ class Context:
     async def _with_suggestion(self, error: VectorNotFound, name: str) -> VectorNotFound:
         """Adds the nearest name among those this request may use."""
         page = await self.store.vectors.find(VectorFilter(), SUGGESTED_FROM)
-        allowed = self.key.limits.vectors
+        allowed = self.limits.vectors
         known = [one.name for one in page.vectors if one.name != name and (allowed is None or one.name in allowed)]
         near = get_close_matches(name, known, n=1)
         return VectorNotFound(error.message + (f"; did you mean {near[0]!r}?" if near else ""), param=error.param)
@@ -102,17 +105,22 @@ class Context:
             readings.append(Reading(name, layer, entry.direction, entry.scale, entry.middle))
         return tuple(readings)
 
+    @property
+    def limits(self) -> SteeringLimits:
+        """What the policy and the key allow this request to steer with. Raises PolicyInvalid."""
+        return narrowed(self.state.policy.active.spec.limits, self.key.limits)
+
     async def plan(self, steering: Steering | None) -> SteeringPlan:
         """Resolves the steering of a request. Names are resolved once; the answer reports the versions used.
 
-        Absent steering means the default, which is already resolved. A profile's interventions come before the request's.
+        Absent steering means the default. A profile's interventions come before the request's, those of the policy last.
         """
         if steering is None:
-            return self.state.default_steering.plan_in(self.namespace)
+            return await self._default_plan()
         if not isinstance(steering, ProfileSteering):
-            check_own_steering(self.key, profile=False, listed=bool(steering))
+            check_own_steering(self.limits, profile=False, listed=bool(steering))
             return await self.resolve(steering)
-        check_own_steering(self.key, profile=True, listed=bool(steering.interventions))
+        check_own_steering(self.limits, profile=True, listed=bool(steering.interventions))
         profile = await self._profile(steering.profile)
         vectors = await self._vectors_of(profile, steering.interventions)
         return await self.resolve((*profile.steering.interventions, *steering.interventions), vectors)
@@ -123,31 +131,60 @@ class Context:
         """Checks interventions against all limits and resolves them for the loaded model, under the dose guard.
 
         Every route that takes steering calls this: generation, replay, profiles and the default included. vectors: where
-        names are looked up; absent, in the namespace of the request.
+        names are looked up; absent, in the namespace of the request. The plan ends with the mandatory interventions of the
+        policy.
         """
         check_steering(self.settings, interventions)
+        limits = self.limits
         spec = SteeringSpec(interventions=tuple(interventions))
-        check_vectors(self.key, spec)
+        check_vectors(limits, vector_names(spec))
+        guard = dose_guard(self.settings, limits.max_relative_dose)
+        mandatory = self.state.policy.active.mandatory
         try:
             source = self.store.vectors if vectors is None else vectors
-            return await self.state.plans.resolve(spec, source, self.engine.info, self._guard())
+            return await self.state.plans.resolve(spec, source, self.engine.info, guard, mandatory)
         except VectorNotFound:
             for name in dict.fromkeys(name for name in vector_names(spec) if not is_inline(name)):
                 await self.vector(name)  # raises again, with the nearest name
             raise
 
+    async def _default_plan(self) -> SteeringPlan:
+        """Returns the default steering and what is mandatory. Neither needs the database.
+
+        A default that the policy or the limits of the key rule out is left out with a warning: the caller did not choose it.
+        """
+        default, policy = self.state.default_steering.resolved_in(self.namespace), self.state.policy.active
+        guard = dose_guard(self.settings, self.limits.max_relative_dose, "clamp")
+        unchanged = not policy.spec.mandatory and guard == dose_guard(self.settings, None)
+        if unchanged and policy.spec.limits.vectors is None:
+            return default.plan
+        plans, info = self.state.plans, self.engine.info
+        try:
+            check_vectors(policy.spec.limits, vector_names(default.pinned))
+            plan = await plans.resolve(default.pinned, default.source, info, guard, policy.mandatory)
+            return plan if default.vectors else replace(plan, warnings=(*plan.warnings, *default.plan.warnings))
+        except SteeringError as error:
+            plan = await plans.resolve(SteeringSpec(), default.source, info, guard, policy.mandatory)
+            return replace(plan, warnings=(*plan.warnings, f"the default steering is not applied: {error.message}"))
+
+    def request(
+        self, prompt: Prompt, sampling: SamplingParams, plan: SteeringPlan, readings: tuple[Reading, ...] = ()
+    ) -> GenerationRequest:
+        """Builds a request for the engine, under the monitors of the policy."""
+        return GenerationRequest(
+            prompt,
+            sampling,
+            plan,
+            readings,
+            cache_salt=self.cache_salt,
+            monitors=self.state.policy.active.monitors,
+            request_id=current_request_id(),
+        )
+
     def charge_tokens(self, tokens: int) -> None:
         """Counts tokens against the limit of the key. Raises RateLimited."""
         self.state.rate_limits.charge_tokens(self.key, tokens)
         self.state.metrics.key_tokens.labels(self.key.name).inc(tokens)
-
-    def _guard(self) -> DoseGuard:
-        """Returns the operator's dose guard, or that of the key where it is narrower; a key's bound is always enforced."""
-        own = self.key.limits.max_relative_dose
-        guard = DoseGuard(self.settings.dose_bound, self.settings.dose_action)
-        if own is None or (guard.run_time_bound is not None and guard.bound <= own):
-            return guard
-        return DoseGuard(own, "refuse")
 
     async def _vectors_of(self, profile: Profile, added: Sequence[InterventionSpec]) -> VectorSource:
         """Returns where the names of a profile and of interventions added to it are looked up.

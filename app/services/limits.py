@@ -1,11 +1,11 @@
 """Checks what a caller gave against the operator's limits. Every route that takes sampling or steering uses these."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from app.errors import InsufficientScope
-from app.policy.keys import Key
 from app.settings import Settings
 from steering.errors import InvalidRequest, LimitExceeded
+from steering.schemas.governance.policy import SteeringLimits
 from steering.schemas.sampling import ChoiceFields, SamplingFields
 from steering.spec import InterventionSpec, SteeringSpec, vector_names
 from steering.spec_base import is_inline
@@ -39,21 +39,21 @@ def check_steering(settings: Settings, interventions: Sequence[InterventionSpec]
     check_limit(len(interventions), settings.max_interventions, "interventions", "steering")
 
 
-def check_own_steering(key: Key, *, profile: bool, listed: bool) -> None:
-    """Raises InsufficientScope where a key may not steer in this way. No steering at all (`[]`) is always allowed."""
-    allowed = key.limits.own_steering
+def check_own_steering(limits: SteeringLimits, *, profile: bool, listed: bool) -> None:
+    """Raises InsufficientScope where a request may not steer in this way. No steering of its own (`[]`) is always allowed."""
+    allowed = limits.own_steering
     if listed and allowed != "any":
         raise InsufficientScope("this key may not list interventions of its own", param="steering")
     if profile and allowed == "none":
         raise InsufficientScope("this key may not choose its steering", param="steering")
 
 
-def check_vectors(key: Key, spec: SteeringSpec) -> None:
-    """Raises InsufficientScope for a vector that the key may not steer with, which every inline direction is."""
-    allowed = key.limits.vectors
+def check_vectors(limits: SteeringLimits, names: Iterable[str]) -> None:
+    """Raises InsufficientScope for a vector that a request may not steer with, which every inline direction is."""
+    allowed = limits.vectors
     if allowed is None:
         return
-    for name in vector_names(spec):
+    for name in names:
         if is_inline(name):
             raise InsufficientScope("this key may not steer with directions of its own", param="steering")
         if name.partition("@")[0] not in allowed:

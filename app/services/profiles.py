@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from app.default_steering import pin
+from app.errors import InsufficientScope
 from app.services.context import Context
 from app.services.limits import check_stored
 from steering.namespaces import visible_from
@@ -13,9 +14,16 @@ from steering.store.base import Profile
 from steering.vectors import check_name
 
 
+def check(context: Context) -> None:
+    """Raises InsufficientScope for a key that may not list interventions: it could name what it stores here."""
+    if context.key.limits.own_steering != "any":
+        raise InsufficientScope("this key may not store interventions of its own", param="interventions")
+
+
 async def put(context: Context, name: str, body: ProfileRequest) -> Profile:
     """Stores a profile under a name."""
     check_name(name)
+    check(context)
     check_stored(body.interventions)
     await context.resolve(body.interventions)
     spec = SteeringSpec(interventions=tuple(body.interventions))
@@ -24,6 +32,7 @@ async def put(context: Context, name: str, body: ProfileRequest) -> Profile:
 
 async def put_default(context: Context, interventions: Sequence[InterventionSpec]) -> SteeringSpec:
     """Sets the default steering, with its vectors pinned to their versions."""
+    check(context)
     check_stored(interventions)
     await context.resolve(interventions)
     spec = await pin(SteeringSpec(interventions=tuple(interventions)), context.store)

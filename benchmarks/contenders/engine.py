@@ -13,8 +13,9 @@ from benchmarks.contenders.open_engine import open_endless, until_compiled
 from benchmarks.contenders.protocol import serve_requests
 from benchmarks.stream_timing import load_metrics, stream_metrics
 from benchmarks.vectors import Vectors
-from benchmarks.workload import Intervention, prompts
+from benchmarks.workload import NAMES, ONE_LAYER, Intervention, prompts
 from steering.engine.api import CapturePrompt, CaptureSpec, Engine, GenerationRequest, SamplingParams
+from steering.engine.readings import NO_MONITORS, Monitor, MonitorSet, Reading
 from steering.extraction import METHODS
 from steering.pairs import ContrastivePair, PairSet
 from steering.plan.dose import DoseGuard
@@ -35,6 +36,7 @@ class EngineContender:
         self._engine, self._runner = engine, runner
         self._vectors = Vectors(engine.info)
         self._plans: dict[str, SteeringPlan] = {"[]": UNSTEERED}
+        self._monitors = NO_MONITORS
         self._warmed = 0
 
     def generate(
@@ -43,8 +45,14 @@ class EngineContender:
         new_tokens: int,
         steering: list[list[Intervention]],
         warm_length: int = WARM_LENGTH,
+        monitors: int = 0,
     ) -> dict[str, Any]:
-        """Generates from all prompts at once, each with its own steering, after a short warm-up; see `stream_metrics`."""
+        """Generates from all prompts at once, each with its own steering, after a short warm-up; see `stream_metrics`.
+
+        monitors: how many read every row, each at a layer of its own.
+        """
+        if len(self._monitors) != monitors:
+            self._monitors = self._run(self._watch(monitors))
         return self._run(self._generate(prompts, new_tokens, steering, warm_length))
 
     def long_prompt(
@@ -77,9 +85,19 @@ class EngineContender:
             self._plans[key] = await resolve(spec, self._vectors, self._engine.info, guard=guard)
         return self._plans[key]
 
+    async def _watch(self, count: int) -> MonitorSet:
+        """Returns monitors of which about every second score is beyond the bound."""
+        found = []
+        for number in range(count):
+            vector, layer = await self._vectors.get(NAMES[number % len(NAMES)]), ONE_LAYER + number
+            reading = Reading(vector.name, layer, vector.at(layer).direction, vector.at(layer).scale)
+            found.append(Monitor(f"watch-{number}", vector.id, "", reading, above=True, bound=0.0, action="flag"))
+        return MonitorSet(found)
+
     async def _stream(self, prompt: list[int], new_tokens: int, plan: SteeringPlan) -> list[float]:
         """Returns the arrival times of the tokens of one answer."""
-        request = GenerationRequest(tuple(prompt), SamplingParams(max_tokens=new_tokens, ignore_eos=True), plan)
+        sampling = SamplingParams(max_tokens=new_tokens, ignore_eos=True)
+        request = GenerationRequest(tuple(prompt), sampling, plan, monitors=self._monitors)
         return [time.perf_counter() async for event in self._engine.generate(request) if event.finish is None]
 
     async def _generate(

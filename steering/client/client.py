@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing
-from typing import ParamSpec, Self, TypeVar
+from typing import Self, TypeVar
 
 import httpx2
 from pydantic import BaseModel
@@ -18,7 +18,6 @@ from steering.client.transport import auth_headers, parse_event, parse_response,
 
 __all__ = ["ApiError", "AsyncClient", "Client"]
 
-P = ParamSpec("P")
 T = TypeVar("T")
 E = TypeVar("E", bound=BaseModel)
 
@@ -80,6 +79,11 @@ class _Api:
     change_key = Method(governance.change_key)
     delete_key = Method(governance.delete_key)
     read_audit = Method(governance.read_audit)
+    set_policy = Method(governance.set_policy)
+    get_policy = Method(governance.get_policy)
+    clear_policy = Method(governance.clear_policy)
+    list_monitors = Method(governance.list_monitors)
+    get_monitor = Method(governance.get_monitor)
     list_jobs = Method(server.list_jobs)
     get_job = Method(server.get_job)
     cancel_job = Method(server.cancel_job)
@@ -125,13 +129,11 @@ class Client(_Api):
 
     def send(self, call: Call[T]) -> T:
         """Sends a Call and returns its parsed response. Raises ApiError."""
-        attempt = 1
+        attempt, arguments = 1, request_arguments(self._base, self._headers, self._namespace, call)
         while True:
             try:
                 with api_errors():
-                    return parse_response(
-                        call, self._http.request(**request_arguments(self._base, self._headers, self._namespace, call))
-                    )
+                    return parse_response(call, self._http.request(**arguments))
             except ApiError as error:
                 wait = self._retries.wait_after(error, attempt)
                 if wait is None:
@@ -200,14 +202,11 @@ class AsyncClient(_Api):
 
     async def send(self, call: Call[T]) -> T:
         """Sends a Call and returns its parsed response. Raises ApiError."""
-        attempt = 1
+        attempt, arguments = 1, request_arguments(self._base, self._headers, self._namespace, call)
         while True:
             try:
                 with api_errors():
-                    return parse_response(
-                        call,
-                        await self._http.request(**request_arguments(self._base, self._headers, self._namespace, call)),
-                    )
+                    return parse_response(call, await self._http.request(**arguments))
             except ApiError as error:
                 wait = self._retries.wait_after(error, attempt)
                 if wait is None:

@@ -4,11 +4,12 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
+from steering.engine.readings import NO_MONITORS, MonitorSet, RaisedMonitor, Reading
 from steering.model.info import ModelInfo
 from steering.pairs import ChatMessage
 from steering.plan.holds import HeldReadout
 from steering.plan.types import UNSTEERED, SteeringPlan
-from steering.shapes import Direction, Float, Residual, Scores, Tensor
+from steering.shapes import Float, Tensor
 
 Prompt: TypeAlias = str | tuple[ChatMessage, ...] | tuple[int, ...]
 """A text, a conversation that the model's chat template renders, or token ids."""
@@ -38,28 +39,12 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Reading:
-    """A live readout: (r . direction - middle) / scale after block `layer`, at the position that predicts each token.
-
-    direction (d_model,), float32, unit. middle: of the class means on it, 0 where they are not known.
-    """
-
-    name: str
-    layer: int
-    direction: Direction
-    scale: float
-    middle: float = 0.0
-
-    def scores(self, residual: Residual) -> Scores:
-        """residual (token, d_model) -> score of each token."""
-        return (residual @ self.direction - self.middle) / self.scale
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class GenerationRequest:
     """One prompt to answer, with its own steering. `priority` 0 is live traffic, 1 background work.
 
     cache_salt: prompts are shared among requests of one salt only, so that no caller can probe another's prompts.
+    monitors: what an operator watches. An engine that cannot read them has no `reads_monitors`. request_id: names the request
+    in their raises.
     """
 
     prompt: Prompt
@@ -68,6 +53,8 @@ class GenerationRequest:
     readings: tuple[Reading, ...] = ()
     priority: int = 0
     cache_salt: str = ""
+    monitors: MonitorSet = NO_MONITORS
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +81,9 @@ class SteeringReport:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """How an answer ended."""
+    """How an answer ended. reason `monitor`: a monitor stopped it."""
 
-    reason: Literal["stop", "length"]
+    reason: Literal["stop", "length", "monitor"]
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
@@ -109,7 +96,8 @@ class TokenEvent:
 
     text: the whole characters that it completes; may be empty. top_logprobs: (token id, logprob) of the most probable
     tokens, best first. readout: name -> score in natural scales, centred on the poles. finish: on the last event, which has no token (token_id
-    -1) but may have the last characters.
+    -1) but may have the last characters. raised: the monitors that flag or stop here; those of the prompt come with the first
+    event.
     """
 
     index: int
@@ -119,6 +107,7 @@ class TokenEvent:
     top_logprobs: tuple[tuple[int, float], ...] = ()
     readout: Mapping[str, float] = field(default_factory=dict)
     finish: Finish | None = None
+    raised: tuple[RaisedMonitor, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -34,6 +34,19 @@ class SupportsFitting(Protocol):
         ...
 
 
+@runtime_checkable
+class ReadsMonitors(Protocol):
+    """An engine that reads the monitors of its requests."""
+
+    reads_monitors: bool
+
+
+def check_reads_monitors(engine: Engine) -> None:
+    """Raises UnsupportedParameter for an engine that would ignore monitors."""
+    if not (isinstance(engine, ReadsMonitors) and engine.reads_monitors):
+        raise _unsupported(engine, "read monitors", "monitors")
+
+
 def unembedding_of(engine: Engine) -> SupportsUnembed:
     """Returns the engine as one that unembeds residuals. Raises UnsupportedParameter if it does not."""
     if not isinstance(engine, SupportsUnembed):

@@ -20,10 +20,12 @@ class Fingerprints:
         layers: Mapping[int, LayerSteering],
         thresholds: Sequence[ResolvedThreshold],
         model: str,
-        dose_bound: float | None,
+        guard: tuple[float | None, int | None],
     ) -> None:
+        """guard: the bound of the dose, and how many of the interventions it bounds."""
         self._interventions, self._layers, self._thresholds = interventions, layers, thresholds
-        self._context = [model, dose_bound]
+        bound, bounded = guard
+        self._context = [model, bound] if bounded in (None, len(interventions)) else [model, bound, bounded]
         self._tests = [_sha256(_threshold(threshold)) for threshold in thresholds]
         self._calls = {
             layer: [(call, self._call(layer, call)) for call in steering.calls] for layer, steering in layers.items()

@@ -50,24 +50,30 @@ def static_change(intervention: Intervention, layer: int) -> Direction:
     return OPERATIONS[intervention.operation].apply(origin, directions[None], parameters)[0]
 
 
-def layer_steering(interventions: Sequence[Intervention]) -> dict[int, LayerSteering]:
-    """Returns the order at every layer where anything acts. A weighted parameter of 0 costs nothing and is left out."""
+def layer_steering(interventions: Sequence[Intervention], bounded: int | None = None) -> dict[int, LayerSteering]:
+    """Returns the order at every layer where anything acts. A weighted parameter of 0 costs nothing and is left out.
+
+    bounded: how many of the interventions, the first ones, the dose guard bounds (None: all or none). The others become calls of
+    their own, because they act after the guard.
+    """
+    limit = len(interventions) if bounded is None else bounded
     at_layer: dict[int, list[int]] = {}
     for index, one in enumerate(interventions):
         for layer, parameters in one.parameters.items():
             if parameters[weight_index(one.operation)] != 0.0:
                 at_layer.setdefault(layer, []).append(index)
-    return {layer: _order(interventions, layer, indices) for layer, indices in sorted(at_layer.items())}
+    return {layer: _order(interventions, layer, indices, limit) for layer, indices in sorted(at_layer.items())}
 
 
-def _order(interventions: Sequence[Intervention], layer: int, indices: Sequence[int]) -> LayerSteering:
+def _order(interventions: Sequence[Intervention], layer: int, indices: Sequence[int], limit: int) -> LayerSteering:
     """Static adds join the sum only up to the first intervention that depends on r: addition commutes with nothing else."""
-    count = next((n for n, index in enumerate(indices) if not may_be_static(interventions[index].spec)), len(indices))
+    static = [index < limit and may_be_static(interventions[index].spec) for index in indices]
+    count = next((n for n, one in enumerate(static) if not one), len(indices))
     changes = [(index, static_change(interventions[index], layer)) for index in indices[:count]]
     return LayerSteering(
         static_sum=_sum_by_phase(interventions, changes) if changes else None,
         static_adds=tuple(StaticAdd(index, float(change.norm())) for index, change in changes),
-        calls=_merge(interventions, layer, indices[count:]),
+        calls=_merge(interventions, layer, indices[count:], limit),
     )
 
 
@@ -81,13 +87,16 @@ def _sum_by_phase(
     return rows
 
 
-def _merge(interventions: Sequence[Intervention], layer: int, indices: Iterable[int]) -> tuple[OperationCall, ...]:
+def _merge(
+    interventions: Sequence[Intervention], layer: int, indices: Iterable[int], limit: int
+) -> tuple[OperationCall, ...]:
     """Neighbours of a merging operation become one call over a joint basis, so that their order does not matter."""
     calls: list[OperationCall] = []
     for index in indices:
         one = interventions[index]
         directions = one.directions[layer]
-        if calls and _alike(interventions[calls[-1].interventions[0]], one, layer):
+        first = calls[-1].interventions[0] if calls else -1
+        if calls and (first < limit) == (index < limit) and _alike(interventions[first], one, layer):
             last = calls[-1]
             basis = joint_basis(torch.cat([last.directions, directions]))
             calls[-1] = replace(last, interventions=(*last.interventions, index), directions=basis)

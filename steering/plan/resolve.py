@@ -1,6 +1,7 @@
 """Resolves a SteeringSpec into a SteeringPlan for one model. Names are read from the store once, here."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from cachetools import LRUCache
@@ -15,6 +16,7 @@ from steering.plan.fingerprint import Fingerprints
 from steering.plan.given import inline_vector
 from steering.plan.holds import check_holds, resolve_hold
 from steering.plan.layers import check_model, resolve_layers
+from steering.plan.mandatory import Mandatory
 from steering.plan.order import layer_steering, may_be_static
 from steering.plan.types import UNSTEERED, Intervention, SteeringPlan
 from steering.shapes import Float, Tensor
@@ -28,6 +30,8 @@ MAX_LAYER_ACTIONS = 2048
 """Interventions times the layers at which each acts: a plan holds a direction for each."""
 MAX_CALLS = 256
 """Those that are computed at every token. 256 calls take 5 to 23 ms of every decode pass of up to 32 rows (d_model 576)."""
+
+_NOTHING = Mandatory()
 
 
 async def resolve(
@@ -47,10 +51,16 @@ class RecentPlans:
         self._plans: LRUCache[tuple[object, ...], SteeringPlan] = LRUCache(most)
 
     async def resolve(
-        self, spec: SteeringSpec, vectors: VectorSource, info: ModelInfo, guard: DoseGuard
+        self,
+        spec: SteeringSpec,
+        vectors: VectorSource,
+        info: ModelInfo,
+        guard: DoseGuard,
+        mandatory: Mandatory | None = None,
     ) -> SteeringPlan:
-        """See `resolve`."""
-        if not spec.interventions:
+        """See `resolve`. mandatory: what acts after it."""
+        mandatory = mandatory or _NOTHING
+        if not (spec.interventions or mandatory.spec.interventions):
             return UNSTEERED
         found: dict[str, ConceptVector] = {}
         for name in vector_names(spec):
@@ -62,34 +72,47 @@ class RecentPlans:
                 check_model(vector, info)
                 found[name] = vector
         versions = tuple((name, vector.id, vector.sha256) for name, vector in sorted(found.items()))
-        known = (_by_name(spec).model_dump_json(), versions, guard, info)
+        known = (_by_name(spec).model_dump_json(), versions, guard, info, mandatory.key)
         plan = self._plans.get(known)
         if plan is None:
             # hashes up to MAX_LAYER_ACTIONS directions, which takes longer than the event loop may stand still
-            plan = self._plans[known] = await run_in_thread(_Resolver(spec, found, info, guard).plan)
+            resolver = _Resolver(spec, found, info, guard, mandatory)
+            plan = self._plans[known] = await run_in_thread(resolver.plan)
         return plan
 
 
 class _Resolver:
-    """Resolves one spec; its vectors are at hand."""
+    """Resolves one spec and what is mandatory; their vectors are at hand. own: the vectors of the spec."""
 
     def __init__(
-        self, spec: SteeringSpec, found: Mapping[str, ConceptVector], info: ModelInfo, guard: DoseGuard
+        self,
+        spec: SteeringSpec,
+        own: Mapping[str, ConceptVector],
+        info: ModelInfo,
+        guard: DoseGuard,
+        mandatory: Mandatory,
     ) -> None:
-        self._spec, self._found, self._info, self._guard = spec, found, info, guard
-        self._conditions = ConditionResolver(found, info)
+        self._spec = SteeringSpec(interventions=(*spec.interventions, *mandatory.marked.interventions))
+        self._own, self._found = own, {**own, **mandatory.found}
+        self._info, self._mandatory = info, mandatory.count
+        # the bound is of what the request adds: what an operator has set is neither refused nor scaled down
+        only_mandatory = not spec.interventions and guard.action != "off"
+        self._guard = replace(guard, action="warn") if only_mandatory else guard
+        self._conditions = ConditionResolver(self._found, info)
 
     def plan(self) -> SteeringPlan:
         """The whole plan. Raises InvalidRequest, DoseExceeded."""
         warnings: list[str] = []
         self._check_size()
         interventions = [self._intervention(item) for item in self._spec.interventions]
-        warnings += [text for one in interventions for text in self._warnings(one)]
-        layers = layer_steering(interventions)
+        for item, one in zip(self._spec.interventions, interventions, strict=True):
+            warnings += self._warnings(item, one)
+        bounded = None if self._guard.run_time_bound is None else len(interventions) - self._mandatory
+        layers = layer_steering(interventions, bounded)
         check_planned_dose(interventions, layers, self._info, self._guard, warnings.append)
         dose_bound = self._guard.run_time_bound if layers else None
         thresholds = tuple(self._conditions.thresholds)
-        digests = Fingerprints(interventions, layers, thresholds, self._info.fingerprint, dose_bound)
+        digests = Fingerprints(interventions, layers, thresholds, self._info.fingerprint, (dose_bound, bounded))
         prompt_fingerprint, reusable = digests.prompt()
         return SteeringPlan(
             interventions=tuple(interventions),
@@ -100,7 +123,8 @@ class _Resolver:
             reusable=reusable,
             dose_bound=dose_bound,
             warnings=tuple(warnings),
-            vectors={vector.id: vector.sha256 for vector in self._found.values()},
+            vectors={vector.id: vector.sha256 for vector in self._own.values()},
+            mandatory=self._mandatory,
         )
 
     def _check_size(self) -> None:
@@ -154,8 +178,8 @@ class _Resolver:
             holds={} if item.hold is None else {layer: resolve_hold(item, vector.at(layer)) for layer in layers},
         )
 
-    def _warnings(self, one: Intervention) -> tuple[str, ...]:
-        vector = next(found for found in self._found.values() if found.id == one.vector)
+    def _warnings(self, item: InterventionSpec, one: Intervention) -> tuple[str, ...]:
+        vector = self._found[item.vector]
         return OPERATIONS[one.operation].warnings(one.spec, {layer: vector.at(layer) for layer in one.layers})
 
     def _norm(self, layer: int, relative: bool) -> float | None:

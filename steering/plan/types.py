@@ -161,10 +161,12 @@ class SteeringPlan:
 
     interventions: in the order written. layers: that order at each layer where anything acts. thresholds: the leaves of
     all conditions.
-    vectors: `name@version` -> SHA-256 of every vector it needs, those of conditions included.
+    vectors: `name@version` -> SHA-256 of every vector that the request needs, those of conditions included.
     fingerprint: digest of all of it and of the model. prompt_fingerprint: digest of what acts on prompt positions
     before the last; empty when nothing does. reusable: whether prompt KV may be shared under that fingerprint at all.
     dose_bound: the relative dose, summed over the layers, that no token may exceed; None: the dose is not bounded.
+    mandatory: how many of the interventions, the last ones, are an operator's policy. They act after the guard has bounded the
+    others.
     """
 
     interventions: tuple[Intervention, ...] = ()
@@ -176,6 +178,12 @@ class SteeringPlan:
     dose_bound: float | None = None
     warnings: tuple[str, ...] = ()
     vectors: Mapping[str, str] = field(default_factory=dict)
+    mandatory: int = 0
+
+    @property
+    def own(self) -> int:
+        """How many of the interventions, the first ones, are the request's."""
+        return len(self.interventions) - self.mandatory
 
     @property
     def empty(self) -> bool:
@@ -186,6 +194,10 @@ class SteeringPlan:
     def spec(self) -> SteeringSpec:
         """The interventions as written, pinned, so that they can be resolved again."""
         return SteeringSpec(interventions=tuple(one.spec for one in self.interventions))
+
+    def is_exempt(self, call: OperationCall) -> bool:
+        """Whether a call acts after the dose guard, in full."""
+        return self.dose_bound is not None and call.interventions[0] >= self.own
 
     def intervention(self, call: OperationCall) -> Intervention:
         """The intervention that supplies a call's operation and parameters."""

@@ -25,11 +25,19 @@ class FlagCondition(Request):
 
 
 class RaisedFlag(Answer):
-    """A condition that held, and the indices of the generated tokens at which it did."""
+    """A condition that held, and the indices of the generated tokens at which it did.
 
+    A monitor of the policy has its name, `at`, `action` (`flag` or `stop`) and the most extreme of its scores; one `at` the
+    prompt has no tokens.
+    """
+
+    monitor: str | None = None
     vector: str
     above: float | None = None
     below: float | None = None
+    at: str | None = None
+    action: str | None = None
+    score: Measured | None = None
     tokens: list[int]
 
 
@@ -59,11 +67,12 @@ class Token(Answer):
 
 
 class Choice(Answer):
-    """One answer. tokens: present when logprobs or readout was requested. flags: those raised, present when the request has flags."""
+    """One answer. tokens: present when logprobs or readout was requested. flags: those raised, present when the request has
+    flags or a monitor of the policy was raised. finish_reason `monitor`: a monitor stopped it."""
 
     index: int
     text: str
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "monitor"]
     tokens: list[Token] | None = None
     flags: list[RaisedFlag] | None = None
 
@@ -90,7 +99,8 @@ class GenerateAnswer(Answer):
 
 class TokenPiece(Answer):
     """Data of a `token` event: choice `choice` (of arm `arm` in a comparison) continues with `text`. id is null for last
-    characters that were completed only when the answer ended. flags: which of the request's flags are raised here."""
+    characters that were completed only when the answer ended. flags: which of the request's flags are raised here. monitors:
+    the names of the policy's monitors that are."""
 
     arm: str | None = None
     choice: int
@@ -101,3 +111,4 @@ class TokenPiece(Answer):
     top_logprobs: list[TopLogprob] | None = None
     readout: dict[str, Measured] | None = None
     flags: list[int] | None = None
+    monitors: list[str] | None = None

@@ -7,7 +7,7 @@ from pydantic import Field
 from steering.schemas.base import Request, Whole
 from steering.schemas.messages import TokenIds
 from steering.schemas.sampling import MaxTokens, SamplingFields, Seed
-from steering.spec import InterventionSpec
+from steering.spec import MAX_MANDATORY, InterventionSpec
 from steering.spec_base import InlineVector, at_most
 
 Label = Annotated[str, Field(max_length=512)]
@@ -35,12 +35,14 @@ class RecordedSampling(SamplingFields):
 
 class Record(Request):
     """An answer's record. prompt: token ids. interventions: every vector with its version, every layer
-    listed. vectors: `name@version` -> SHA-256 of each. fingerprint: of the resolved plan."""
+    listed. mandatory: those of the policy, which a replay takes from the policy of that time. vectors: `name@version` -> SHA-256
+    of each. fingerprint: of the resolved plan."""
 
     prompt: TokenIds
     sampling: RecordedSampling
     n: Annotated[Whole, Field(ge=1, le=1024)]
     interventions: Annotated[tuple[InterventionSpec, ...], Field(max_length=64, fail_fast=True)]
+    mandatory: Annotated[tuple[InterventionSpec, ...], Field(max_length=MAX_MANDATORY, fail_fast=True)] = ()
     vectors: Annotated[dict[Label, Label], Field(max_length=1024), at_most(1024)]
     fingerprint: Label
     model: RecordedModel

@@ -87,10 +87,12 @@ class AppliedIntervention(Answer):
 
 class AppliedSteering(Answer):
     """The steering that was applied, in the order in which it acts at a layer. relative_dose_total: of all interventions
-    together, summed over the layers. record: the body of POST /v1/replay."""
+    together, summed over the layers. mandatory: interventions of the policy, which act after the others. record: the body of
+    POST /v1/replay."""
 
     fingerprint: str
     applied: list[AppliedIntervention]
+    mandatory: list[AppliedIntervention] | None = None
     relative_dose_total: Measured = 0.0
     warnings: list[str]
     record: Record | None = None

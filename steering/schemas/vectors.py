@@ -93,7 +93,7 @@ class ImportQuery(NamespaceQuery):
 
 
 class DeleteQuery(VersionQuery):
-    """force: delete even if a profile or the default steering names it."""
+    """force: delete even if a profile, the default steering or the policy names it."""
 
     force: bool = False
 

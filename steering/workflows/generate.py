@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from steering.engine.api import Engine, Finish, GenerationRequest, TokenEvent
+from steering.engine.readings import RaisedMonitor
 from steering.errors import InternalError, InvalidRequest, NonfiniteActivations, Overloaded
 from steering.workflows.progress import Progress, ignore_progress
 
@@ -35,12 +36,14 @@ def mix(seed: int, choice: int) -> int:
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One finished answer. tokens: the ids of `events`, one event per token; text also includes the last characters, which
-    became certain only when the answer ended."""
+    became certain only when the answer ended. raised: the monitors that flagged or stopped it, each with the index of the token,
+    None for the prompt."""
 
     text: str
     tokens: tuple[int, ...]
     finish: Finish
     events: tuple[TokenEvent, ...]
+    raised: tuple[tuple[int | None, RaisedMonitor], ...] = ()
 
 
 def assemble(events: Sequence[TokenEvent]) -> Answer:
@@ -53,6 +56,9 @@ def assemble(events: Sequence[TokenEvent]) -> Answer:
         tokens=tuple(event.token_id for event in tokens),
         finish=events[-1].finish,
         events=tokens,
+        raised=tuple(
+            (None if one.monitor.at == "prompt" else event.index, one) for event in events for one in event.raised
+        ),
     )
 
 

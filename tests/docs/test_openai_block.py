@@ -1,4 +1,4 @@
-"""The program for the openai package in docs/api.md runs as it is written."""
+"""The program for the openai package in docs/api.md and that of docs/operating.md run as they are written."""
 
 import re
 from pathlib import Path
@@ -7,12 +7,15 @@ import pytest
 
 from tests.app.running import running
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "api.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PROGRAMS = [("api.md", "from openai"), ("operating.md", "set_policy")]
 
 
-def test_the_openai_program_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    (program,) = [block for block in blocks if "from openai" in block]
+@pytest.mark.parametrize(("page", "words"), PROGRAMS)
+def test_the_program_runs(page: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    (program,) = [block for block in blocks if words in block]
     with running() as address:
-        exec(compile(program.replace("http://127.0.0.1:8000", address), "docs/api.md", "exec"), {})
+        exec(compile(program.replace("http://127.0.0.1:8000", address), page, "exec"), {})
     assert capsys.readouterr().out.strip()

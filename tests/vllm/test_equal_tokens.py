@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from steering.engine.api import CapturePrompt, CaptureSpec, Engine, GenerationRequest, Reading, SamplingParams
+from steering.engine.api import CapturePrompt, CaptureSpec, Engine, GenerationRequest, SamplingParams
+from steering.engine.readings import Reading
 from steering.engine.vllm.engine import VllmEngine
 from steering.pairs import ChatMessage
 from steering.plan.dose import DoseGuard

@@ -4,10 +4,12 @@ import secrets
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from app.http.errors import body_of, public_error
 from app.http.sse import Event
 from app.services.context import Context
+from app.services.generation.flags import NO_FLAGS
 from app.services.generation.responses import applied_steering, choice_answer, record_of, token_piece
 from app.services.inputs import prompt_of, sampling_params, tokenize, with_system
 from app.services.limits import check_limit, check_sampling
@@ -89,7 +91,8 @@ async def prepare(context: Context, body: CompareRequest) -> PreparedComparison:
     sampling = sampling_params(body, max_tokens)
     context.admission.reserve(_logit_bytes(context, resolved, body.n, max_tokens))
     baseline = body.baseline if body.baseline is not None else arms[0].name
-    comparison = Comparison(tuple(resolved), baseline, sampling, body.n, readings, context.cache_salt)
+    build = partial(context.request, readings=readings)
+    comparison = Comparison(tuple(resolved), baseline, sampling, body.n, readings, build)
     return PreparedComparison(context, comparison, body.lists_tokens)
 
 
@@ -145,7 +148,10 @@ def _arm_answer(work: PreparedComparison, arm: Arm, result: ArmResult) -> ArmAns
     tokenizer = work.context.engine.tokenizer
     return ArmAnswer(
         name=result.name,
-        choices=[choice_answer(i, one, tokenizer, tokens=work.tokens) for i, one in enumerate(result.answers)],
+        choices=[
+            choice_answer(i, one, tokenizer, tokens=work.tokens, flags=NO_FLAGS.raised(one))
+            for i, one in enumerate(result.answers)
+        ],
         steering=applied_steering(arm.plan, [one.finish.steering for one in result.answers], work.record(arm)),
         metrics=None if result.metrics is None else _metrics(result.metrics),
         against_baseline=None if result.against_baseline is None else _against(result.against_baseline),

@@ -1,11 +1,12 @@
-"""Flags: conditions on live readouts that a request sets, and the tokens at which they hold."""
+"""Flags: conditions on live readouts that a request sets, monitors that a policy sets, and the tokens at which they hold."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.metrics import Metrics
 from steering.engine.api import TokenEvent
+from steering.engine.readings import RaisedMonitor
 from steering.schemas.generation import FlagCondition, RaisedFlag
+from steering.workflows.generate import Answer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,23 +30,48 @@ class Flags:
                 self.metrics.flagged_tokens.labels(side).inc()
         return found or None
 
-    def raised(self, events: Sequence[TokenEvent]) -> list[RaisedFlag] | None:
-        """Returns the conditions that held somewhere in an answer, and where. None when the request has none."""
+    def raised(self, answer: Answer) -> list[RaisedFlag] | None:
+        """Returns the conditions and monitors that held somewhere in an answer, and where. None when the request has no
+        conditions and no monitor was raised."""
+        monitors = _raised_monitors(answer)
         if not self.conditions:
-            return None
+            return monitors or None
         tokens = [
-            [event.index for event in events if holds(one.above, one.below, _score(one, event))]
+            [event.index for event in answer.events if holds(one.above, one.below, _score(one, event))]
             for one in self.conditions
         ]
-        return [
+        flags = [
             RaisedFlag(vector=one.vector, above=one.above, below=one.below, tokens=there)
             for one, there in zip(self.conditions, tokens, strict=True)
             if there
         ]
+        return flags + monitors
 
 
 NO_FLAGS = Flags()
 """The flags of a request without any."""
+
+
+def _raised_monitors(answer: Answer) -> list[RaisedFlag]:
+    found: dict[str, list[tuple[int | None, RaisedMonitor]]] = {}
+    for token, one in answer.raised:
+        found.setdefault(one.monitor.name, []).append((token, one))
+    flags = []
+    for name, raised in found.items():
+        monitor = raised[0][1].monitor
+        flags.append(
+            RaisedFlag(
+                monitor=name,
+                vector=monitor.vector,
+                above=monitor.bound if monitor.above else None,
+                below=None if monitor.above else monitor.bound,
+                at=monitor.at,
+                action=monitor.action,
+                score=(max if monitor.above else min)(one.score for _, one in raised),
+                tokens=[token for token, _ in raised if token is not None],
+            )
+        )
+    return flags
 
 
 def holds(above: float | None, below: float | None, score: float | None) -> bool:

@@ -58,7 +58,7 @@ async def prepare(context: Context, body: GenerateRequest, plan: SteeringPlan | 
     prompt = await tokenize(context.engine, prompt_of(body, context.settings), body.max_tokens)
     context.charge_tokens(len(prompt.token_ids) + body.n * prompt.max_tokens)
     sampling = sampling_params(body, prompt.max_tokens)
-    request = GenerationRequest(prompt.token_ids, sampling, plan, readings, cache_salt=context.cache_salt)
+    request = context.request(prompt.token_ids, sampling, plan, readings)
     flags = Flags(tuple(body.flag), context.state.metrics)
     return Generation(context, request, body.n, body.lists_tokens, flags)
 
@@ -82,7 +82,7 @@ def answer(work: Generation, found: tuple[Answer, ...]) -> GenerateAnswer:
         model=engine.info.name,
         seed=request.sampling.seed,
         choices=[
-            choice_answer(i, one, engine.tokenizer, tokens=work.tokens, flags=work.flags.raised(one.events))
+            choice_answer(i, one, engine.tokenizer, tokens=work.tokens, flags=work.flags.raised(one))
             for i, one in enumerate(found)
         ],
         usage=usage_of(found),

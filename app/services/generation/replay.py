@@ -7,7 +7,6 @@ from app.services.generation.generate import Generation
 from app.services.inputs import sampling_params
 from app.services.limits import check_own_steering, check_sampling
 from app.services.lookup import VectorsByName
-from steering.engine.api import GenerationRequest
 from steering.engine.prompts import encode_prompt
 from steering.errors import InvalidRequest, ModelNotFound, VectorNotFound
 from steering.namespaces import SHARED
@@ -21,7 +20,7 @@ from steering.vectors import ConceptVector, VectorId
 def check(context: Context, record: ReplayRequest) -> None:
     """Raises LimitExceeded for a record beyond the operator's limits, and what `_check_model` raises."""
     check_sampling(context.settings, record.sampling, record.n)
-    check_own_steering(context.key, profile=False, listed=bool(record.interventions))
+    check_own_steering(context.limits, profile=False, listed=bool(record.interventions))
     _check_model(context, record.model)
 
 
@@ -32,13 +31,14 @@ async def prepare(context: Context, record: ReplayRequest) -> Generation:
     plan = await context.resolve(_with_directions(record), await _recorded_vectors(context, record))
     if plan.fingerprint != record.fingerprint:
         raise InvalidRequest(
-            "the recorded interventions resolve to another plan now: the dose guard has changed, or the record was edited",
+            "the recorded interventions resolve to another plan now: the policy or the dose guard has changed, or the record "
+            "was edited",
             param="fingerprint",
         )
     prompt = await encode_prompt(engine.tokenizer, tuple(record.prompt))
     context.charge_tokens(len(prompt) + record.n * record.sampling.max_tokens)
     sampling = sampling_params(record.sampling, record.sampling.max_tokens)
-    request = GenerationRequest(prompt, sampling, plan, cache_salt=context.cache_salt)
+    request = context.request(prompt, sampling, plan)
     executor = engine.stats().executor
     warnings: tuple[str, ...] = ()
     if record.model.executor not in (None, executor):

@@ -38,7 +38,8 @@ def record_of(
             seed=sampling.seed,
         ),
         n=n,
-        interventions=plan.spec.interventions,
+        interventions=plan.spec.interventions[: plan.own],
+        mandatory=plan.spec.interventions[plan.own :],
         vectors=dict(plan.vectors),
         fingerprint=plan.fingerprint,
         model=RecordedModel(
@@ -82,7 +83,8 @@ def applied_steering(
     )
     return AppliedSteering(
         fingerprint=plan.fingerprint,
-        applied=applied,
+        applied=applied[: plan.own],
+        mandatory=applied[plan.own :] or None,
         relative_dose_total=fmean(report.total for report in reports) if reports else 0.0,
         warnings=[*plan.warnings, *warnings, *notes],
         record=record,
@@ -160,6 +162,8 @@ def token_piece(
         piece["id"] = event.token_id
     if flags is not None:
         piece["flags"] = flags
+    if event.raised:
+        piece["monitors"] = [one.monitor.name for one in event.raised]
     return piece
 
 

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 from app.services.context import Context
 from app.services.inputs import pair_text, tokenize
-from app.services.limits import check_limit
+from app.services.limits import check_limit, check_own_steering, check_vectors
 from app.services.resources import recommended_answer, vector_answer
 from app.services.vectors.judge import check_judge, opened_judge
 from steering.concepts.loader import load_evaluation_prompts
@@ -58,7 +58,10 @@ class PreparedEvaluation:
 
 
 async def check(context: Context, body: StrengthsRequest, vector: ConceptVector) -> None:
-    """Raises UnsupportedParameter for a judge that is not configured, InvalidRequest for a version that cannot be saved."""
+    """Raises UnsupportedParameter for a judge that is not configured, InvalidRequest for a version that cannot be saved,
+    InsufficientScope for a vector that the caller may not steer with."""
+    check_own_steering(context.limits, profile=False, listed=True)
+    check_vectors(context.limits, [vector.name])
     if isinstance(body, DoseResponseRequest):
         if body.judge is not None:
             check_judge(context.settings, body.judge.by)

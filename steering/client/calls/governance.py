@@ -1,9 +1,10 @@
-"""Calls for API keys and the audit log (scope `admin`)."""
+"""Calls for API keys, the audit log, the policy and its monitors (scope `admin`)."""
 
 from collections.abc import Sequence
 
-from steering.client.calls.base import Call, JsonObject, json_fields, no_body, parsed, path_of
-from steering.schemas.keys import AuditPage, KeyAnswer, KeyList, NewKeyAnswer
+from steering.client.calls.base import Call, Intervention, JsonObject, json_fields, no_body, parsed, path_of
+from steering.schemas.governance.keys import AuditPage, KeyAnswer, KeyList, NewKeyAnswer
+from steering.schemas.governance.policy import MonitorDetail, MonitorList, PolicyAnswer
 
 
 def create_key(
@@ -48,3 +49,34 @@ def read_audit(*, limit: int = 50, cursor: str | None = None) -> Call[AuditPage]
     return Call(
         "GET", "/v1/audit", parsed(AuditPage), query=json_fields(limit=limit, cursor=cursor), in_namespace=False
     )
+
+
+def set_policy(
+    *,
+    mandatory: Sequence[Intervention] | None = None,
+    monitors: Sequence[JsonObject] | None = None,
+    limits: JsonObject | None = None,
+) -> Call[PolicyAnswer]:
+    """Sets the policy of all traffic as a whole: what is absent is removed."""
+    body = json_fields(mandatory=mandatory, monitors=monitors, limits=limits)
+    return Call("PUT", "/v1/policy", parsed(PolicyAnswer), body, in_namespace=False)
+
+
+def get_policy() -> Call[PolicyAnswer]:
+    """Returns the policy; without one everything in it is empty."""
+    return Call("GET", "/v1/policy", parsed(PolicyAnswer), in_namespace=False)
+
+
+def clear_policy() -> Call[None]:
+    """Removes the policy."""
+    return Call("DELETE", "/v1/policy", no_body, in_namespace=False)
+
+
+def list_monitors() -> Call[MonitorList]:
+    """Lists the monitors of the policy with their counts."""
+    return Call("GET", "/v1/monitors", parsed(MonitorList), in_namespace=False)
+
+
+def get_monitor(name: str) -> Call[MonitorDetail]:
+    """Returns one monitor with the distribution of its scores and its latest raises."""
+    return Call("GET", path_of("/v1/monitors/{}", name), parsed(MonitorDetail), in_namespace=False)

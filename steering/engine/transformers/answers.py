@@ -1,10 +1,12 @@
 """AnswerWriter: turns sampled tokens into the events of an answer, and knows when it ends."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass, field
 from typing import Literal
 
 from steering.engine.api import Finish, TokenEvent
+from steering.engine.readings import RaisedMonitor, stops
 from steering.engine.transformers.sampling.detokenizer import advance, finish
 from steering.engine.transformers.sampling.sampler import Sampled
 from steering.engine.transformers.sequence import Sequence
@@ -12,11 +14,20 @@ from steering.errors import NonfiniteActivations
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """How an answer ends. text: its last characters."""
+class Read:
+    """What a pass read at the position that predicts a token: readouts by name, and scores of the monitors in their order."""
 
-    reason: Literal["stop", "length"]
+    readout: Mapping[str, float] = field(default_factory=dict)
+    scores: Rows[float] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an answer ends. text: its last characters. raised: monitors that no token reported."""
+
+    reason: Literal["stop", "length", "monitor"]
     text: str
+    raised: tuple[RaisedMonitor, ...] = ()
 
 
 class AnswerWriter:
@@ -26,7 +37,7 @@ class AnswerWriter:
         self._eos_ids = eos_ids
         self.tokens = 0
 
-    def write(self, sequence: Sequence, chosen: Sampled, readout: Mapping[str, float]) -> Ending | None:
+    def write(self, sequence: Sequence, chosen: Sampled, read: Read) -> Ending | None:
         """Adds a token to an answer and its event to the outbox. Returns the ending if it is the last.
 
         Raises NonfiniteActivations when the logits were not finite.
@@ -35,13 +46,22 @@ class AnswerWriter:
             raise NonfiniteActivations(
                 "steering drove the activations out of range: logits are not finite; lower the strength"
             )
+        index, monitored = sequence.generated, sequence.monitored
+        raised = () if monitored is None or index else monitored.prompt(read.scores)
+        if stops(raised):
+            return Ending("monitor", "", raised)
         if chosen.token_id in self._eos_ids and not sequence.sampling.ignore_eos:
-            return Ending("stop", finish(sequence))
-        index = sequence.generated
+            return Ending("stop", finish(sequence), raised)
+        if monitored is not None:
+            raised += monitored.token(read.scores, index)
         sequence.ids.append(chosen.token_id)
         self.tokens += 1
         text, stopped = advance(sequence, chosen.token_id)
-        sequence.outbox.append(TokenEvent(index, chosen.token_id, text, chosen.logprob, chosen.top_logprobs, readout))
+        sequence.outbox.append(
+            TokenEvent(index, chosen.token_id, text, chosen.logprob, chosen.top_logprobs, read.readout, raised=raised)
+        )
+        if stops(raised):
+            return Ending("monitor", "" if stopped else finish(sequence))
         if stopped:
             return Ending("stop", "")
         if sequence.generated >= sequence.sampling.max_tokens:
@@ -58,4 +78,4 @@ def finish_event(sequence: Sequence, ending: Ending) -> TokenEvent:
         cached_tokens=sequence.cached,
         steering=sequence.dose.report(),
     )
-    return TokenEvent(sequence.generated, -1, ending.text, finish=done)
+    return TokenEvent(sequence.generated, -1, ending.text, finish=done, raised=ending.raised)

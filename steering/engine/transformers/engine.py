@@ -22,6 +22,7 @@ from steering.engine.checks import check_sampling
 from steering.engine.fit_task import FitTask, FittedDirection, check_task
 from steering.engine.options import EngineLimits
 from steering.engine.prompts import MAX_INLINE_CHARACTERS, check_context, encode_prompt, prompt_size
+from steering.engine.readings import MonitoredAnswer
 from steering.engine.transformers import captures
 from steering.engine.transformers.background import BackgroundTask, Pieces
 from steering.engine.transformers.execution import CompileRequest
@@ -50,6 +51,7 @@ class TransformersEngine:
     """An Engine in this process. One thread owns the model; callers reach it through queues."""
 
     name = "transformers"
+    reads_monitors = True
 
     def __init__(
         self,
@@ -98,6 +100,8 @@ class TransformersEngine:
             readings=request.readings,
             priority=request.priority,
             cache_salt=request.cache_salt,
+            monitors=request.monitors,
+            monitored=MonitoredAnswer(request.monitors, request.request_id) if len(request.monitors) else None,
             decoder=self.tokenizer.decode_stream(ids),
         )
         try:

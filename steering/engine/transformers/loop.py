@@ -11,12 +11,12 @@ import structlog
 from steering.engine.api import EngineStats
 from steering.engine.options import EngineLimits
 from steering.engine.transformers import captures
-from steering.engine.transformers.answers import AnswerWriter, finish_event
+from steering.engine.transformers.answers import AnswerWriter, Read, finish_event
 from steering.engine.transformers.background import BackgroundQueue, BackgroundTask
 from steering.engine.transformers.delivery import Delivery, as_steering_error
 from steering.engine.transformers.inbox import Inbox
 from steering.engine.transformers.memory.block_pool import BlockPool
-from steering.engine.transformers.runner import ModelRunner, PassResult
+from steering.engine.transformers.runner import ModelRunner
 from steering.engine.transformers.sampling.sampler import Sampled, sample
 from steering.engine.transformers.scheduler import Scheduler, Work
 from steering.engine.transformers.sequence import Sequence
@@ -179,8 +179,10 @@ class EngineLoop:
             for sequence in sequences:
                 if not sequence.generated:
                     self._scheduler.index.register(sequence)
+            scores = result.monitor_scores()
             for sequence, token in zip(result.sequences, chosen, strict=True):
-                self._for_one(sequence, lambda s=sequence, t=token: self._write(s, t, result))  # type: ignore[misc]
+                read = Read(result.readouts.get(sequence.id, {}), scores.get(sequence.id, ()))
+                self._for_one(sequence, lambda s=sequence, t=token, r=read: self._write(s, t, r))  # type: ignore[misc]
             for sequence in sequences:
                 if sequence.capture is not None and not sequence.remaining:
                     self._for_one(sequence, lambda one=sequence: self._finish_capture(one))  # type: ignore[misc]
@@ -188,9 +190,9 @@ class EngineLoop:
         self._scheduler.budget.observe(prompt_tokens, streams, seconds)
         self._delivery.after(sequences, seconds)
 
-    def _write(self, sequence: Sequence, token: Sampled, result: PassResult) -> None:
+    def _write(self, sequence: Sequence, token: Sampled, read: Read) -> None:
         """Adds a token to an answer, and ends the answer where it is its last."""
-        ending = self._answers.write(sequence, token, result.readouts.get(sequence.id, {}))
+        ending = self._answers.write(sequence, token, read)
         if ending is not None:
             self._scheduler.release(sequence)
             sequence.outbox.append(finish_event(sequence, ending))

@@ -21,6 +21,7 @@ from steering.engine.transformers.memory.block_pool import BLOCK, blocks_for
 from steering.engine.transformers.memory.budget import cache_bytes
 from steering.engine.transformers.memory.paged_cache import PagedCache, probe_shapes
 from steering.engine.transformers.sequence import Sequence
+from steering.engine.transformers.steering.monitor_scores import MonitorScores, MonitorTables
 from steering.engine.transformers.steering.readout import ReadoutCollector
 from steering.engine.transformers.steering.steering_batch import SteeringRunner
 from steering.engine.transformers.training.gradient_pass import GradientPass
@@ -33,11 +34,17 @@ log = structlog.get_logger()
 
 @dataclass(slots=True, eq=False)
 class PassResult:
-    """logits (row, vocab) for `sequences`, in order; readouts: sequence id -> name -> score."""
+    """logits (row, vocab) for `sequences`, in order; readouts: sequence id -> name -> score. monitors: scores of each
+    forward pass, which are fetched from the device after sampling."""
 
     sequences: tuple[Sequence, ...]
     logits: Logits
     readouts: dict[int, dict[str, float]] = field(default_factory=dict)
+    monitors: tuple[MonitorScores, ...] = ()
+
+    def monitor_scores(self) -> dict[int, list[float]]:
+        """Returns the scores of all monitors by sequence id."""
+        return {key: scores for one in self.monitors for key, scores in one.by_sequence().items()}
 
 
 class ModelRunner:
@@ -68,6 +75,7 @@ class ModelRunner:
         self._hooks = ResidualHooks(layout)
         self.gradients = GradientPass(model, layout, self._hooks, device)
         self.steering = SteeringRunner(layout.layer_count, layout.d_model, device)
+        self._monitors = MonitorTables(device)
         parts = ModelParts(model, layout, self._hooks, self.cache, self.steering.bank)
         self.executor = create_executor(parts, device, compile_request)
         self._float32 = all(shape.dtype == torch.float32 for shape in shapes)
@@ -116,7 +124,8 @@ class ModelRunner:
     def _run(self, batch: Batch) -> PassResult:
         steering = self.steering.prepare(batch)
         steering.begin()
-        readers = ReadoutCollector(batch, self._device)
+        monitors = MonitorScores(batch, self._monitors)
+        readers = ReadoutCollector(batch, self._device, monitors)
         ends = [segment for segment in batch.segments if segment.predicts]
         whole = [segment for segment in batch.segments if _wants_logits(segment)]
         captures_only = all(sequence.capture is not None for sequence in batch.sequences)
@@ -130,7 +139,8 @@ class ModelRunner:
         _store_logits(whole, logits[len(ends) :])
         for segment in batch.segments:
             segment.sequence.computed += segment.length
-        return PassResult(tuple(s.sequence for s in ends), logits[: len(ends)], readers.readouts())
+        sequences = tuple(s.sequence for s in ends)
+        return PassResult(sequences, logits[: len(ends)], readers.readouts(), (monitors,))
 
 
 def _cache_limit(model: Any, device: torch.device, limits: EngineLimits) -> int:
@@ -173,4 +183,5 @@ def _joined(results: Rows[PassResult]) -> PassResult:
         tuple(sequence for result in results for sequence in result.sequences),
         torch.cat([result.logits for result in results]),
         {key: value for result in results for key, value in result.readouts.items()},
+        tuple(one for result in results for one in result.monitors),
     )

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Protocol
 
-from steering.engine.api import CaptureSpec, Reading, SamplingParams
+from steering.engine.api import CaptureSpec, SamplingParams
+from steering.engine.readings import NO_MONITORS, MonitoredAnswer, MonitorSet, Reading
 from steering.engine.transformers.sampling.token_counts import TokenCounts
 from steering.engine.transformers.steering.dose import DoseLedger
 from steering.plan.types import SteeringPlan
@@ -93,6 +94,8 @@ class Sequence:
     held_text: str = ""
     token_counts: TokenCounts | None = None
     cache_salt: str = ""
+    monitors: MonitorSet = NO_MONITORS
+    monitored: MonitoredAnswer | None = None
     block_table: list[int] = field(default_factory=list)
     shared: int = 0
     block_keys: list[bytes] | None = None

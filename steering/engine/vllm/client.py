@@ -15,7 +15,7 @@ from vllm.outputs import RequestOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-from steering.engine.api import Reading
+from steering.engine.readings import Reading
 from steering.engine.vllm.channel import Mailbox, ReportChannel
 from steering.engine.vllm.messages import EXTRA_ARGS, CaptureWindow, RequestSteering
 from steering.engine.vllm.plan_book import PlanBook

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-from steering.engine.api import Reading
+from steering.engine.readings import Reading
 from steering.errors import InternalError
 from steering.plan.types import Intervention, SteeringPlan
 

@@ -1,10 +1,11 @@
 """Compares several arms on one prompt, with one seed and in one batch."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from steering.engine.api import Engine, GenerationRequest, Prompt, Reading, SamplingParams, TokenEvent
+from steering.engine.api import Engine, GenerationRequest, Prompt, SamplingParams, TokenEvent
+from steering.engine.readings import Reading
 from steering.errors import InternalError, InvalidRequest, SteeringError
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.spec import InterventionSpec, SteeringSpec
@@ -32,14 +33,16 @@ class ArmSpec:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Comparison:
-    """Arms of different names, n samples each; choice j of every arm has the same seed. baseline: an arm's name."""
+    """Arms of different names, n samples each; choice j of every arm has the same seed. baseline: an arm's name. request:
+    builds the request of an arm where more than its readings belongs to it.
+    """
 
     arms: tuple[Arm, ...]
     baseline: str
     sampling: SamplingParams = field(default_factory=SamplingParams)
     n: int = 1
     readings: tuple[Reading, ...] = ()
-    cache_salt: str = ""
+    request: Callable[[Prompt, SamplingParams, SteeringPlan], GenerationRequest] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +147,10 @@ def _check_names(names: Sequence[str]) -> None:
 
 async def _arm_events(engine: Engine, comparison: Comparison, arm: Arm) -> AsyncGenerator[ArmEvent | ArmFailure, None]:
     """Yields the tokens of all choices of one arm. A failed choice ends its arm; any other exception ends everything."""
-    request = GenerationRequest(
-        arm.prompt, comparison.sampling, arm.plan, comparison.readings, cache_salt=comparison.cache_salt
-    )
+    if comparison.request is None:
+        request = GenerationRequest(arm.prompt, comparison.sampling, arm.plan, comparison.readings)
+    else:
+        request = comparison.request(arm.prompt, comparison.sampling, arm.plan)
     each = [stream_events(engine, one) for one in choices(request, comparison.n)]
     try:
         async with aclosing(interleaved(each)) as events:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, Prompt, Reading
+from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, Prompt
+from steering.engine.readings import Reading
 from steering.errors import InvalidRequest
 from steering.plan.layers import check_model, resolve_layers
 from steering.shapes import Float, Residual, Scores, Tensor

@@ -31,7 +31,7 @@ class Broken:
 
         if name == "in_namespace":
             return lambda *_: Broken()
-        return Broken() if name in ("shared", "vectors", "profiles", "jobs") else fail
+        return Broken() if name in ("shared", "vectors", "profiles", "jobs", "documents") else fail
 
 
 async def applied(client: httpx2.AsyncClient) -> dict[str, Any]:

@@ -117,6 +117,7 @@ WRITTEN = (
 
 ADMINS = {"GET /v1/audit", "GET /v1/keys", "POST /v1/keys", "PATCH /v1/keys/{key_id}", "DELETE /v1/keys/{key_id}"}
 ADMINS |= {"GET /metrics", "GET /v1/policy", "PUT /v1/policy", "DELETE /v1/policy"}
+ADMINS |= {"GET /v1/monitors", "GET /v1/monitors/{name}"}
 """Routes of operators, who see every namespace."""
 
 NAMELESS = {

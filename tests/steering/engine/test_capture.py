@@ -4,8 +4,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest, Reading
+from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest
 from steering.engine.options import EngineLimits
+from steering.engine.readings import Reading
 from steering.errors import InvalidRequest
 from steering.model.layout import find_layout, residual_of
 from steering.pairs import ChatMessage

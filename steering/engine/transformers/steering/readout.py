@@ -1,4 +1,4 @@
-"""ReadoutCollector: what a pass reads of the residual stream: live readouts and captures. Reads after steering, changes nothing."""
+"""ReadoutCollector: what a pass reads of the residual stream: readouts, monitors, captures. Reads after steering, changes nothing."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ import torch
 
 from steering.engine.transformers.batch import Batch, Segment
 from steering.engine.transformers.sequence import Sequence
+from steering.engine.transformers.steering.monitor_scores import MonitorScores
 from steering.rowwise import dot
 from steering.shapes import Float, Int, Residual, Tensor
 
@@ -34,14 +35,16 @@ class _Means:
 class ReadoutCollector:
     """Prepared on the host for one pass; `read` is called at the layers in `layers`."""
 
-    def __init__(self, batch: Batch, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, batch: Batch, device: torch.device, monitors: MonitorScores | None = None) -> None:
+        self._device, self._monitors = device, monitors
         self._readings = self._collect_readings(batch)
         captured = [s for s in batch.segments if s.sequence.capture is not None]
         self._means = self._collect_means([s for s in captured if s.sequence.capture.reduce])  # type: ignore[union-attr]
         self._whole = [s for s in captured if not s.sequence.capture.reduce]  # type: ignore[union-attr]
         whole_layers = {layer for s in self._whole for layer in s.sequence.capture.spec.layers}  # type: ignore[union-attr]
         self.layers = frozenset(self._readings) | frozenset(self._means) | whole_layers
+        if monitors is not None:
+            self.layers |= monitors.layers
         self._values: list[tuple[_Readings, Tensor]] = []
 
     def _collect_readings(self, batch: Batch) -> dict[int, _Readings]:
@@ -106,6 +109,8 @@ class ReadoutCollector:
             rows = residual.index_select(0, readings.tokens)
             projections = dot(rows, readings.directions)
             self._values.append((readings, (projections - readings.middles) / readings.scales))
+        if self._monitors is not None and layer in self._monitors.layers:
+            self._monitors.read(layer, residual)
         if layer in self._means:
             self._read_means(layer, self._means[layer], residual)
         for segment in self._whole:

@@ -45,10 +45,12 @@ class Member:
         )
 
     @property
-    def stacks_with(self) -> tuple[int, str, int, bool]:
-        """Members are stacked if they are equally far in their order and call the same operation on as many directions, and
-        if all or none of them hold a readout."""
-        return self.number, self.intervention.operation, self.call.directions.shape[0], bool(self.intervention.holds)
+    def stacks_with(self) -> tuple[bool, int, str, int, bool]:
+        """Members are stacked if they are equally far in their order and call the same operation on as many directions, if all
+        or none of them hold a readout, and if all or none of them are exempt from the dose guard, which come last."""
+        exempt = self.segment.sequence.plan.is_exempt(self.call)
+        rows = self.call.directions.shape[0]
+        return exempt, self.number, self.intervention.operation, rows, bool(self.intervention.holds)
 
     @property
     def place(self) -> Place:
@@ -103,10 +105,11 @@ class Applied:
 
 
 class OperationStack:
-    """Applies one operation to the tokens of its members. sums: the doses, apart for every request and run of positions."""
+    """Applies one operation to the tokens of its members. exempt: from the dose guard. sums: the doses, apart for every request and run of positions."""
 
     def __init__(self, members: Sequence[Member], bank: SteeringBank, device: torch.device) -> None:
         self._members, self._device = members, device
+        self.exempt = members[0].segment.sequence.plan.is_exempt(members[0].call)
         self._decode = all(member.segment.decodes for member in members)
         name = members[0].intervention.operation
         self._operation = OPERATIONS[name]

@@ -1,7 +1,8 @@
 """SteeringBatch: everything that steers one pass: prepared on the host, applied at each layer on the device.
 
 At a layer, conditions are read first; then the static adds are added, then the operations of each plan in their order;
-then the dose guard of a request bounds what all of them changed together, and controllers of strengths read the result.
+then the dose guard of a request bounds what all of them changed together, mandatory operations act, and
+controllers of strengths read the result.
 Doses are summed per layer and token or per operation, and moved to the ledgers of the requests afterwards.
 """
 
@@ -109,35 +110,40 @@ class SteeringBatch:
             inverse = norms_of(residual).reciprocal()
         if layer in self.static_layers:
             residual = residual + self._bank.rows_at(layer, self.row_indices)
+        stacks = [(stack, part) for part in self.parts for stack in part.stacks(layer)]
         applied = []
-        for part in self.parts:
-            for stack in part.stacks(layer):
+        for stack, part in stacks:
+            if not stack.exempt:
                 residual, done = stack.apply(residual, part.conditions.verdicts)
                 applied.append((stack, done))
         factor = None
+        if inverse is not None and self._limit is not None and layer in self._limit.layers:
+            residual, factor = self._limit.apply(arriving, residual, inverse)
+            self._sums.add_clamped(layer, factor)
+        for stack, part in stacks:
+            if stack.exempt:
+                residual, done = stack.apply(residual, part.conditions.verdicts)
+                applied.append((stack, done))
         if inverse is not None:
-            residual, factor = self._measure(layer, arriving, residual, inverse)
+            self._measure(layer, arriving, residual, inverse, factor)
         for stack, done in applied:
-            stack.note(done, factor, batch.positions)
+            stack.note(done, None if stack.exempt else factor, batch.positions)
             stack.follow(residual, done)
         return residual
 
     def _measure(
-        self, layer: int, arriving: Residual, residual: Residual, inverse: Float[Tensor, "token"]
-    ) -> tuple[Residual, Float[Tensor, "token"] | None]:
-        """Applies the dose guard and sums what static adds and all operations together have changed. Returns the residual,
-        and what the guard left of each token's change."""
-        sums, factor = self._sums, None
-        if self._limit is not None and layer in self._limit.layers:
-            residual, dose, factor = self._limit.apply(arriving, residual, inverse)
-            sums.add_clamped(layer, factor)
-            if layer in sums.whole_layers:
-                sums.add_whole(layer, dose)
-        elif layer in sums.whole_layers:
-            sums.add_whole(layer, torch.linalg.vector_norm(residual - arriving, dim=-1) * inverse)
+        self,
+        layer: int,
+        arriving: Residual,
+        leaving: Residual,
+        inverse: Float[Tensor, "token"],
+        factor: Float[Tensor, "token"] | None,
+    ) -> None:
+        """Sums what static adds and all operations together have changed. factor: what the guard left of the static adds."""
+        if layer in self._sums.whole_layers:
+            self._sums.add_whole(layer, torch.linalg.vector_norm(leaving - arriving, dim=-1) * inverse)
         if layer in self.static_layers:
-            sums.static[layer] += inverse if factor is None else inverse * factor
-        return residual, factor
+            self._sums.static[layer] += inverse if factor is None else inverse * factor
 
     def finish(self) -> None:
         """After each pass: stores the decisions with their requests."""

@@ -105,12 +105,11 @@ class DoseLimit:
 
     def apply(
         self, arriving: Residual, leaving: Residual, inverse: Float[Tensor, "token"]
-    ) -> tuple[Residual, Float[Tensor, "token"], Float[Tensor, "token"]]:
-        """inverse: 1 / |arriving|. Returns the residual within the bounds, its dose, and the share that was left of each
-        token's change."""
+    ) -> tuple[Residual, Float[Tensor, "token"]]:
+        """inverse: 1 / |arriving|. Returns the residual within the bounds, and the share that was left of each token's change."""
         dose = torch.linalg.vector_norm(leaving - arriving, dim=-1) * inverse
         factor = ((self._left + _TINY) / (dose + _TINY)).clamp_max_(1.0)
         dose *= factor
         self._left = (self._left - dose).clamp_min_(0.0)
         # lerp returns exactly `leaving` where the factor is 1
-        return torch.lerp(arriving, leaving, factor[:, None]), dose, factor
+        return torch.lerp(arriving, leaving, factor[:, None]), factor

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import cast
 
-from steering.engine.api import CaptureSpec, Reading, SamplingParams
+from steering.engine.api import CaptureSpec, SamplingParams
+from steering.engine.readings import Reading
 from steering.engine.transformers.batch import Segment
 from steering.engine.transformers.sequence import CaptureState, Sequence, Stream
 from steering.engine.transformers.steering.timing import follows_single_tokens

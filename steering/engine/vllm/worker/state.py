@@ -8,7 +8,7 @@ from traceback import format_exception
 
 import torch
 
-from steering.engine.api import Reading
+from steering.engine.readings import Reading
 from steering.engine.transformers.steering.bank import MAX_THRESHOLDS
 from steering.engine.transformers.steering.steering_batch import SteeringRunner
 from steering.engine.vllm.messages import FailureMessage, Message, ReportMessage, RequestSteering, TokenMessage

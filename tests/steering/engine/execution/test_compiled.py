@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest, Reading
+from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest
+from steering.engine.readings import Reading
 from steering.engine.transformers.engine import TransformersEngine
 from steering.model.layout import find_layout
 from steering.plan.dose import DoseGuard

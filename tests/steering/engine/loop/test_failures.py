@@ -9,8 +9,9 @@ import structlog
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest, Reading
+from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest
 from steering.engine.options import EngineLimits
+from steering.engine.readings import Reading
 from steering.engine.transformers.memory.block_pool import BLOCK
 from steering.errors import EngineDead, InternalError, OutOfMemory
 from steering.model.loading import LoadedModel, opened

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest, Reading
+from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest
 from steering.engine.options import EngineLimits
+from steering.engine.readings import Reading
 from steering.errors import InvalidRequest, LimitExceeded
 from steering.model.info import ModelInfo
 from steering.model.layout import find_layout

@@ -3,8 +3,9 @@
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from steering.engine.api import GenerationRequest, Reading
+from steering.engine.api import GenerationRequest
 from steering.engine.options import EngineLimits
+from steering.engine.readings import Reading
 from steering.model.layout import find_layout
 from steering.spec import SteeringSpec
 from tests.engines import family_engine, run_all, run_alone, sampling

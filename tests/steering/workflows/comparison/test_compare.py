@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from steering.engine.api import Reading, SamplingParams
+from steering.engine.api import SamplingParams
+from steering.engine.readings import Reading
 from steering.errors import InvalidRequest, NonfiniteActivations
 from steering.spec import InterventionSpec
 from steering.workflows.comparison.compare import (

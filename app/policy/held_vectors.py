@@ -1,0 +1,40 @@
+"""HeldVectors: vectors in memory, so that what an operator set does not depend on the database afterwards."""
+
+from collections.abc import Iterable, Mapping
+
+from steering.errors import VectorNotFound
+from steering.model.info import ModelInfo
+from steering.plan.layers import check_model
+from steering.store.base import VectorSource
+from steering.vectors import ConceptVector, VectorId
+
+
+class HeldVectors:
+    """A VectorSource of vectors by id (`name@version`). Others are looked up in `store`, if there is one."""
+
+    def __init__(self, held: Mapping[str, ConceptVector], store: VectorSource | None = None) -> None:
+        self._held, self._store = held, store
+
+    async def get(self, name: str, version: int | None = None) -> ConceptVector:
+        """See VectorSource.get."""
+        found = None if version is None else self._held.get(f"{name}@{version}")
+        if found is not None:
+            return found
+        if self._store is None:
+            raise VectorNotFound(f"there is no vector {name!r}", param="vector")
+        return await self._store.get(name, version)
+
+
+async def find_vectors(names: Iterable[str], store: VectorSource, info: ModelInfo) -> dict[str, ConceptVector]:
+    """Returns vectors of the loaded model by the names as written. Raises VectorNotFound, VectorModelMismatch."""
+    found = {}
+    for name in dict.fromkeys(names):
+        key = VectorId.parse(name)
+        found[name] = await store.get(key.name, key.version)
+        check_model(found[name], info)
+    return found
+
+
+def by_id(found: Mapping[str, ConceptVector]) -> dict[str, ConceptVector]:
+    """Returns the same vectors by id."""
+    return {vector.id: vector for vector in found.values()}

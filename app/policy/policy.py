@@ -1,0 +1,149 @@
+"""Policy: what an operator enforces on all traffic, resolved for the loaded model and held in memory."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from pydantic import ValidationError
+
+from app.errors import PolicyInvalid
+from app.policy.held_vectors import HeldVectors, by_id, find_vectors
+from app.policy.monitor_metrics import MonitorCollector
+from steering.engine.api import Engine
+from steering.engine.capabilities import check_reads_monitors
+from steering.engine.readings import NO_MONITORS, Monitor, MonitorSet, Reading, ScoreStatistics
+from steering.errors import NotReady, SteeringError, StoreCorrupt, Unavailable, VectorInUse
+from steering.model.info import ModelInfo
+from steering.plan.dose import DoseGuard
+from steering.plan.layers import resolve_layers
+from steering.plan.mandatory import Mandatory
+from steering.plan.resolve import RecentPlans
+from steering.schemas.governance.policy import NO_POLICY, MonitorSpec, PolicySpec
+from steering.spec import Layers, SteeringSpec, vector_names
+from steering.store.base import Store
+from steering.vectors import ConceptVector, VectorId
+
+log = structlog.get_logger(__name__)
+
+DOCUMENT = "policy"
+"""Its name among the documents of the store."""
+_REPAIR = "set it again with PUT /v1/policy, or remove it with DELETE /v1/policy"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ActivePolicy:
+    """A policy whose vectors are pinned and held, by id. monitors: with what they have measured so far."""
+
+    spec: PolicySpec = NO_POLICY
+    vectors: Mapping[str, ConceptVector] = field(default_factory=dict)
+    monitors: MonitorSet = NO_MONITORS
+    mandatory: Mandatory = field(default_factory=Mandatory)
+
+
+class Policy:
+    """Resolves the policy when it is set, at start, and when another server has changed it.
+
+    Requests never read it from the database, and a database that fails leaves the last one in use. A stored policy that
+    cannot be applied (it is damaged, its vectors are gone or belong to another model) refuses the requests that it should
+    govern, because what must hold for all traffic must not be dropped silently.
+    """
+
+    def __init__(self, plans: RecentPlans) -> None:
+        self._plans = plans
+        self.collector = MonitorCollector(lambda: self.monitors)
+        self._active = ActivePolicy()
+        self._failure: SteeringError | None = NotReady("the policy has not been read yet")
+        self._content: Mapping[str, Any] | None = None
+
+    @property
+    def active(self) -> ActivePolicy:
+        """The policy of every request. Raises PolicyInvalid, or NotReady before it was read."""
+        if self._failure is not None:
+            raise self._failure
+        return self._active
+
+    @property
+    def monitors(self) -> tuple[Monitor, ...]:
+        """The monitors in use, for metrics."""
+        return self._active.monitors.ordered
+
+    async def refresh(self, store: Store, engine: Engine) -> None:
+        """Reads the stored policy and resolves it if it has changed."""
+        try:
+            content = await store.documents.get(DOCUMENT)
+            if self._failure is None and content == self._content:
+                return
+            self._use(await self._stored(content, store, engine), content)
+        except Unavailable as error:
+            log.warning("policy_not_read", code=error.code)
+        except SteeringError as error:
+            self._fail(PolicyInvalid(f"the stored policy cannot be applied: {error.message}; {_REPAIR}"))
+
+    async def _stored(self, content: Mapping[str, Any] | None, store: Store, engine: Engine) -> ActivePolicy:
+        try:
+            spec = NO_POLICY if content is None else PolicySpec.model_validate_json(json.dumps(content))
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            raise StoreCorrupt(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        return await self.resolve(spec, store, engine)
+
+    def _fail(self, failure: PolicyInvalid) -> None:
+        if str(failure) != str(self._failure):
+            log.error("policy_invalid", reason=failure.message)
+        self._failure = failure
+
+    def _use(self, policy: ActivePolicy, content: Mapping[str, Any] | None) -> None:
+        self._active, self._content, self._failure = policy, content, None
+
+    async def put(self, policy: ActivePolicy, store: Store) -> None:
+        """Stores a resolved policy and uses it from now on; one that says nothing is removed."""
+        content = policy.spec.model_dump(mode="json", exclude_unset=True)
+        stored = None if policy.spec == NO_POLICY else content
+        await store.documents.put(DOCUMENT, stored)
+        self._use(policy, stored)
+
+    async def resolve(self, spec: PolicySpec, store: Store, engine: Engine) -> ActivePolicy:
+        """Resolves a policy for the loaded model, with the vectors of `shared`. Raises what resolving steering raises, and
+        UnsupportedParameter."""
+        if spec.monitors:
+            check_reads_monitors(engine)
+        found = await find_vectors(spec.vector_names(), store.shared.vectors, engine.info)
+        pinned = spec.pinned({name: vector.id for name, vector in found.items()})
+        held = by_id(found)
+        mandatory = Mandatory(pinned.steering, {name: held[name] for name in vector_names(pinned.steering)})
+        await self._plans.resolve(SteeringSpec(), HeldVectors(held), engine.info, DoseGuard(), mandatory)
+        monitors = [self._monitor(one, held[one.vector], engine.info) for one in pinned.monitors]
+        return ActivePolicy(pinned, held, MonitorSet(monitors), mandatory)
+
+    def _monitor(self, spec: MonitorSpec, vector: ConceptVector, info: ModelInfo) -> Monitor:
+        """Resolves a monitor. One whose scores mean the same as before keeps its statistics."""
+        wanted: Layers = "recommended" if spec.layer is None else (spec.layer,)
+        layers = resolve_layers(wanted, vector, info.layer_count)
+        layer = layers[len(layers) // 2]
+        entry = vector.at(layer)
+        bound = spec.above if spec.above is not None else spec.below
+        assert bound is not None, "MonitorSpec has exactly one bound"
+        key = (spec.name, vector.id, vector.sha256, layer, spec.at)
+        return Monitor(
+            name=spec.name,
+            vector=vector.id,
+            sha256=vector.sha256,
+            reading=Reading(spec.name, layer, entry.direction, entry.scale, entry.middle),
+            above=spec.above is not None,
+            bound=bound,
+            at=spec.at,
+            action=spec.action,
+            statistics=self._statistics().get(key) or ScoreStatistics(),
+        )
+
+    def _statistics(self) -> dict[tuple[str, str, str, int, str], ScoreStatistics]:
+        return {(one.name, one.vector, one.sha256, one.reading.layer, one.at): one.statistics for one in self.monitors}
+
+    def refuse_if_used(self, name: str, version: int | None) -> None:
+        """Raises VectorInUse while the policy needs a vector, or one version of it."""
+        for used in self._active.vectors:
+            key = VectorId.parse(used)
+            if key.name == name and version in (None, key.version):
+                raise VectorInUse(f"vector {used!r} is used by the policy; change that first, or force the delete")

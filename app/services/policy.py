@@ -1,0 +1,111 @@
+"""Reads, sets and clears the policy, and describes its monitors."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from app.errors import MonitorNotFound
+from app.policy.policy import ActivePolicy
+from app.services.limits import check_steering, check_stored
+from app.state import AppState
+from steering.engine.readings import EDGES, Monitor, ScoreStatistics
+from steering.errors import SteeringError
+from steering.plan.dose import DoseGuard
+from steering.plan.mandatory import Mandatory
+from steering.schemas.governance.policy import (
+    DistributionAnswer,
+    HourAnswer,
+    MonitorAnswer,
+    MonitorDetail,
+    PolicyAnswer,
+    PolicySpec,
+    RaiseAnswer,
+)
+from steering.vectors import check_name
+
+
+async def put(state: AppState, spec: PolicySpec) -> PolicyAnswer:
+    """Sets the policy, with its vectors (of the namespace `shared`) pinned to their versions. Raises what resolving it raises."""
+    check_steering(state.settings, spec.mandatory)
+    check_stored(spec.mandatory)
+    for name in spec.limits.vectors or ():
+        check_name(name, "limits.vectors")
+    resolved = await state.policy.resolve(spec, state.store, state.engine)
+    await _check_with_defaults(state, resolved.mandatory)
+    await state.policy.put(resolved, state.store)
+    return answer(resolved.spec)
+
+
+async def _check_with_defaults(state: AppState, mandatory: Mandatory) -> None:
+    """Raises the reason why requests without steering could not run under the policy and a default together."""
+    plans, info = state.plans, state.engine.info
+    for default in state.default_steering.all():
+        try:
+            await plans.resolve(default.pinned, default.source, info, DoseGuard(action="off"), mandatory)
+        except SteeringError as error:
+            error.message = f"together with the default steering: {error.message}"
+            raise
+
+
+async def clear(state: AppState) -> None:
+    """Removes the policy, also one that cannot be applied."""
+    await state.policy.put(ActivePolicy(), state.store)
+
+
+def answer(spec: PolicySpec) -> PolicyAnswer:
+    """Describes a policy."""
+    return PolicyAnswer(mandatory=spec.mandatory, monitors=spec.monitors, limits=spec.limits)
+
+
+def describe_all(state: AppState) -> list[MonitorAnswer]:
+    """Describes the monitors of the policy in its order."""
+    by_name = {one.name: one for one in state.policy.active.monitors.ordered}
+    return [MonitorAnswer(**_fields(by_name[one.name])) for one in state.policy.active.spec.monitors]
+
+
+def describe(state: AppState, name: str) -> MonitorDetail:
+    """Describes one monitor with the distribution of its scores. Raises MonitorNotFound."""
+    found = next((one for one in state.policy.active.monitors.ordered if one.name == name), None)
+    if found is None:
+        known = ", ".join(one.name for one in state.policy.active.spec.monitors) or "none"
+        raise MonitorNotFound(f"there is no monitor {name[:80]!r}; the policy has {known}", param="name")
+    statistics = found.statistics
+    return MonitorDetail(
+        **_fields(found),
+        distribution=DistributionAnswer(edges=list(EDGES), counts=list(statistics.buckets)),
+        latest=[
+            RaiseAnswer(request_id=one.request_id, score=one.score, token=one.token, at=_time(one.at))
+            for one in reversed(list(statistics.latest))
+        ],
+        hours=[
+            HourAnswer(start=_time(one.start), scores=one.count, raised=one.raised, mean=one.total / max(one.count, 1))
+            for one in list(statistics.hours)
+        ],
+    )
+
+
+def _fields(monitor: Monitor) -> dict[str, Any]:
+    statistics = monitor.statistics
+    return {
+        "name": monitor.name,
+        "vector": monitor.vector,
+        "layer": monitor.reading.layer,
+        "above": monitor.bound if monitor.above else None,
+        "below": None if monitor.above else monitor.bound,
+        "at": monitor.at,
+        "action": monitor.action,
+        "scores": statistics.count,
+        "raised": statistics.raised,
+        "answers": statistics.answers,
+        **_summary(statistics),
+    }
+
+
+def _summary(statistics: ScoreStatistics) -> dict[str, float | None]:
+    count = statistics.count
+    if not count:
+        return {"mean": None, "lowest": None, "highest": None}
+    return {"mean": statistics.total / count, "lowest": statistics.lowest, "highest": statistics.highest}
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,1 @@
+"""Request and response models of what an operator manages: keys, audit log, policy, monitors."""

@@ -1,0 +1,153 @@
+"""Limits of steering: those of the policy hold for all traffic, those of a key may only be narrower."""
+
+from typing import Any
+
+import pytest
+
+from app.policy.keys import KeyLimits
+from app.policy.limits import narrowed
+from steering.schemas.governance.policy import SteeringLimits
+from tests.app.conftest import Server, StartServer
+from tests.app.policy.conftest import put_policy
+from tests.app.policy.test_keys import ADMIN, BEARER, ask, bearer, code, created
+
+OWN = [{"vector": "mood", "strength": 0.1}]
+
+
+@pytest.fixture
+async def governed(start: StartServer) -> Server:
+    """A server with a key, two vectors and a profile."""
+    server = await start(api_keys=ADMIN)
+    server.client.headers.update(BEARER)
+    for name in ("mood", "other"):
+        await server.register(name)
+    await server.client.put("/v1/profiles/cheerful", json={"interventions": OWN})
+    return server
+
+
+def bodies(steering: Any) -> list[tuple[str, dict[str, Any]]]:
+    """A request with this steering, for each route that takes one."""
+    prompt, chat = {"prompt": "a", "max_tokens": 2}, {"messages": [{"role": "user", "content": "a"}], "max_tokens": 2}
+    return [
+        ("/v1/generate", {**prompt, "steering": steering}),
+        ("/v1/compare", {**prompt, "steering": steering}),
+        ("/v1/compare", {**prompt, "arms": [{"name": "a", "steering": []}, {"name": "b", "steering": steering}]}),
+        ("/v1/completions", {"model": "scripted", **prompt, "steering": steering}),
+        ("/v1/chat/completions", {"model": "scripted", **chat, "steering": steering}),
+        ("/v1/logit-lens", {"prompt": "a", "layers": [1], "top_k": 1, "steering": steering}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("limits", "steering", "expected"),
+    [
+        ({"own_steering": "profiles"}, OWN, (403, "insufficient_scope")),
+        ({"own_steering": "none"}, {"profile": "cheerful"}, (403, "insufficient_scope")),
+        ({"vectors": ["other"]}, OWN, (403, "insufficient_scope")),
+        ({"vectors": ["other"]}, {"profile": "cheerful"}, (403, "insufficient_scope")),
+        ({"max_relative_dose": 0.01}, [{"vector": "mood", "strength": 5.0}], (400, "dose_exceeded")),
+    ],
+)
+async def test_limits_of_the_policy_hold_on_every_route(
+    governed: Server, limits: dict[str, Any], steering: Any, expected: tuple[int, str]
+) -> None:
+    for path, body in bodies(steering):
+        assert (await governed.client.post(path, json=body)).status_code == 200, path
+    await put_policy(governed, limits=limits)
+    for path, body in bodies(steering):
+        assert code(await governed.client.post(path, json=body)) == expected, path
+    for path, body in bodies([]):
+        assert (await governed.client.post(path, json=body)).status_code == 200, path
+
+
+async def test_limits_hold_for_the_model_of_a_profile_a_sweep_and_a_replay(governed: Server) -> None:
+    answer = (await governed.client.post("/v1/generate", json={"prompt": "a", "max_tokens": 2, "steering": OWN})).json()
+    sweep = {"prompt": "a", "max_tokens": 2, "intervention": OWN[0], "strengths": [0.1, 0.2]}
+    chat = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 2}
+    bodies = [
+        ("/v1/replay", answer["steering"]["record"]),
+        ("/v1/compare", sweep),
+        ("/v1/chat/completions", {"model": "scripted@cheerful", **chat}),
+    ]
+    for path, body in bodies:
+        assert (await governed.client.post(path, json=body)).status_code == 200, path
+    await put_policy(governed, limits={"own_steering": "none"})
+    for path, body in bodies:
+        assert code(await governed.client.post(path, json=body)) == (403, "insufficient_scope"), path
+
+
+async def test_a_key_narrows_and_never_widens(governed: Server) -> None:
+    await put_policy(governed, limits={"own_steering": "profiles", "vectors": ["mood"]})
+    wide = await created(governed, limits={"own_steering": "any", "vectors": ["mood", "other"]})
+    assert code(await ask(governed, wide, steering=OWN)) == (403, "insufficient_scope")
+    assert (await ask(governed, wide, steering={"profile": "cheerful"})).status_code == 200
+    narrow = await created(governed, limits={"own_steering": "none"})
+    assert code(await ask(governed, narrow, steering={"profile": "cheerful"})) == (403, "insufficient_scope")
+
+
+@pytest.mark.parametrize(
+    ("policy", "key", "expected"),
+    [
+        ({}, {}, (None, "any", None)),
+        ({"max_relative_dose": 0.3}, {"max_relative_dose": 0.5}, (0.3, "any", None)),
+        ({"max_relative_dose": 0.3}, {"max_relative_dose": 0.1}, (0.1, "any", None)),
+        ({"own_steering": "none"}, {"own_steering": "any"}, (None, "none", None)),
+        ({"own_steering": "any"}, {"own_steering": "profiles"}, (None, "profiles", None)),
+        ({"vectors": ["a", "b"]}, {"vectors": ("b", "c")}, (None, "any", ("b",))),
+        ({"vectors": ["a"]}, {}, (None, "any", ("a",))),
+        ({}, {"vectors": ("c",)}, (None, "any", ("c",))),
+    ],
+)
+def test_the_narrower_limit_of_each_kind_holds(policy: dict[str, Any], key: dict[str, Any], expected: Any) -> None:
+    found = narrowed(SteeringLimits.model_validate(policy), KeyLimits(**key))
+    assert (found.max_relative_dose, found.own_steering, found.vectors) == expected
+
+
+async def test_the_default_steering_is_bounded_too(governed: Server) -> None:
+    await governed.client.put("/v1/steering", json={"interventions": [{"vector": "mood", "strength": 5.0}]})
+
+    async def applied() -> dict[str, Any]:
+        answer = await governed.client.post("/v1/generate", json={"prompt": "a", "max_tokens": 2})
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()["steering"]
+        return found
+
+    free = await applied()
+    await put_policy(governed, limits={"max_relative_dose": 0.01})
+    bounded = await applied()
+    assert governed.engine.requests[-1].plan.dose_bound == 0.01
+    assert [one["vector"] for one in bounded["applied"]] == ["mood@1"]
+    assert bounded["fingerprint"] != free["fingerprint"]
+    await put_policy(governed, limits={"vectors": ["other"]})
+    without = await applied()
+    assert without["applied"] == []
+    assert "the default steering is not applied" in without["warnings"][-1]
+
+
+async def test_a_key_that_may_not_list_interventions_stores_and_evaluates_none(governed: Server) -> None:
+    key = await created(governed, scopes=["write", "generate"], limits={"own_steering": "profiles"}, namespace="shared")
+    for method, path, body in (
+        ("PUT", "/v1/profiles/mine", {"interventions": OWN}),
+        ("PUT", "/v1/steering", {"interventions": OWN}),
+        ("POST", "/v1/evaluations", {"kind": "layer_sweep", "vector": "mood"}),
+    ):
+        answer = await governed.client.request(method, path, json=body, headers=bearer(key["key"]))
+        assert code(answer) == (403, "insufficient_scope"), path
+    other = await created(governed, scopes=["write"], limits={"vectors": ["other"]}, namespace="shared")
+    answer = await governed.client.post(
+        "/v1/evaluations", json={"kind": "layer_sweep", "vector": "mood"}, headers=bearer(other["key"])
+    )
+    assert code(answer) == (403, "insufficient_scope")
+
+
+async def test_only_admins_see_the_policy(governed: Server) -> None:
+    key = await created(governed, scopes=["generate", "read", "write"])
+    for method, path in (
+        ("GET", "/v1/policy"),
+        ("PUT", "/v1/policy"),
+        ("DELETE", "/v1/policy"),
+        ("GET", "/v1/monitors"),
+        ("GET", "/v1/monitors/watch"),
+    ):
+        answer = await governed.client.request(method, path, json={}, headers=bearer(key["key"]))
+        assert code(answer) == (403, "insufficient_scope"), path
