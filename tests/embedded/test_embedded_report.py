@@ -1,0 +1,13 @@
+"""The questions of a deployment report tell the embedded model from guessing."""
+
+import pytest
+
+from steering.engine.transformers.engine import TransformersEngine
+from steering.plan.types import UNSTEERED
+from steering.workflows.reporting.questions import CHANCE, accuracy, load_questions
+
+pytestmark = pytest.mark.embedded
+
+
+async def test_the_model_answers_far_above_chance(engine: TransformersEngine) -> None:
+    assert await accuracy(engine, load_questions(), UNSTEERED) > 2 * CHANCE
