@@ -80,7 +80,8 @@ async def test_a_store_that_does_not_answer_is_not_ready_but_resolved_work_goes_
                 store.audit,
                 store.close,
             )
-            self.defaults, self.servers = store.defaults, store.servers
+            self.defaults, self.servers, self.documents = store.defaults, store.servers, store.documents
+            self.shared = store.shared
 
         async def ping(self) -> None:
             raise StoreUnavailable("the database does not answer")
