@@ -44,13 +44,14 @@ class Segment:
 class Batch:
     """What one pass computes.
 
-    token_ids, positions: (token,). slots: where each token's key and value are written in the cache (block * BLOCK + offset).
+    token_ids, positions: (token,). slots: where each token's key and value are written in the cache (block * BLOCK + offset);
+    empty for an engine whose cache is not ours.
     """
 
     segments: tuple[Segment, ...]
     token_ids: Int[Tensor, "token"]
     positions: Int[Tensor, "token"]
-    slots: Int[Tensor, "token"]
+    slots: Int[Tensor, "slot"]
     _tables: dict[str, Tensor] = field(default_factory=dict)
 
     @property

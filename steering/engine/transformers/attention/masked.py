@@ -116,8 +116,8 @@ def grouped(query: Tensor, key: Tensor, value: Tensor, mask: Bool[Tensor, "..."]
 
 
 def _folded(
-    query: Float[Tensor, "row head query head_dim"], kv_heads: int, mask: Bool[Tensor, "row 1 query position"]
-) -> tuple[Float[Tensor, "row kv_head folded head_dim"], Bool[Tensor, "row 1 mask_row position"]]:
+    query: Float[Tensor, "row head query head_dim"], kv_heads: int, mask: Bool[Tensor, "#row 1 query position"]
+) -> tuple[Float[Tensor, "row kv_head folded head_dim"], Bool[Tensor, "#row 1 mask_row position"]]:
     """The queries of heads that share a key, one after the other, and their mask: one row for each, or one for all."""
     rows, heads, length, head_dim = query.shape
     group = heads // kv_heads
