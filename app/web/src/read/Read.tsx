@@ -29,7 +29,12 @@ export default function Read() {
         />
         {kind.value === "text" ? <TextField /> : <ConversationFields />}
         <div class="row">
-          <button type="button" class="primary" disabled={busy.value || empty} onClick={() => void read()}>
+          <button
+            type="button"
+            class="primary"
+            disabled={busy.value || vectors.value === null || empty}
+            onClick={() => void read()}
+          >
             {busy.value ? "Reading" : "Read it"}
           </button>
           {empty && (
