@@ -71,7 +71,7 @@ PARALLEL = """
 import os, sys, time, torch
 from steering.threads import disable_intra_op_threads, call_in_thread
 torch.set_num_threads(2)
-if sys.argv[1] == "forgoing":
+if sys.argv[1] == "disabled":
     disable_intra_op_threads()
 def native():
     looks = []
@@ -87,9 +87,9 @@ print(native() - before, call_in_thread(torch.get_num_threads))
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
-@pytest.mark.parametrize(("mode", "expected"), [("plain", "1 2"), ("forgoing", "0 2")])
-def test_a_thread_that_forgoes_helpers_starts_none_and_leaves_the_others_theirs(mode: str, expected: str) -> None:
-    """In a process of its own, since helpers stay. Without forgoing there is one helper: the measure measures."""
+@pytest.mark.parametrize(("mode", "expected"), [("plain", "1 2"), ("disabled", "0 2")])
+def test_disabled_intra_op_threads_are_not_started_and_other_threads_keep_theirs(mode: str, expected: str) -> None:
+    """In a process of its own, since intra-op threads stay. The case "plain" shows that the count is measured: one such thread starts."""
     command = [sys.executable, "-c", PARALLEL, mode]
     found = subprocess.run(
         command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "2"}

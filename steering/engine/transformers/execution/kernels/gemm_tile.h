@@ -1,4 +1,4 @@
-// Register-blocked bfloat16 GEMM: the inner loop of the linear layers and of prefill attention.
+// Register-blocked bfloat16 GEMM: the inner loop of the linear layers and of attention.
 //
 // Data layout: the left operand has row-major rows of bfloat16. The right operand is packed in panels of VECTORS * 16
 // columns, [pair][column][2]: two consecutive inputs of one column lie together, which is the operand layout of
@@ -49,29 +49,36 @@ struct Prefetch {
   }
 };
 
-// Multiplies ROWS rows of `left` (`stride` values apart) by one panel. load(row, vector) returns the initial sums,
-// store(row, vector, sums) takes the results.
-template <int ROWS, int VECTORS, class Load, class Store>
-inline void gemm_tile(
-    const bf16* left, int64_t stride, const bf16* panel, int64_t pairs, Prefetch& prefetch, const Load& load,
-    const Store& store) {
+// Multiplies ROWS rows of `left` (`stride` values apart) by panels of VECTORS * 16 columns, which are cut along the inputs
+// into `blocks` pieces of `pairs` pairs: panel(block, vector) is the first pair of a piece, the next is `pair_stride` later.
+// load(row, vector) returns the initial sums, store(row, vector, sums) takes the results, step(block, pair) is called once for
+// each pair.
+template <int ROWS, int VECTORS, class Panel, class Step, class Load, class Store>
+inline void gemm_panels(
+    const bf16* left, int64_t stride, int64_t blocks, int64_t pairs, int64_t pair_stride, const Panel& panel,
+    const Step& step, const Load& load, const Store& store) {
   __m512 sums[ROWS][VECTORS];
 #pragma GCC unroll 16
   for (int row = 0; row < ROWS; ++row)
 #pragma GCC unroll 4
     for (int vector = 0; vector < VECTORS; ++vector) sums[row][vector] = load(row, vector);
-  for (int64_t pair = 0; pair < pairs; ++pair) {
-    __m512bh right[VECTORS];
+  for (int64_t block = 0; block < blocks; ++block) {
+    const bf16* piece[VECTORS];
 #pragma GCC unroll 4
-    for (int vector = 0; vector < VECTORS; ++vector)
-      right[vector] = load_pairs(panel + (pair * VECTORS + vector) * BF16_LANES);
-    prefetch.step();
+    for (int vector = 0; vector < VECTORS; ++vector) piece[vector] = panel(block, vector);
+    const bf16* inputs = left + block * pairs * 2;
+    for (int64_t pair = 0; pair < pairs; ++pair) {
+      __m512bh right[VECTORS];
+#pragma GCC unroll 4
+      for (int vector = 0; vector < VECTORS; ++vector) right[vector] = load_pairs(piece[vector] + pair * pair_stride);
+      step(block, pair);
 #pragma GCC unroll 16
-    for (int row = 0; row < ROWS; ++row) {
-      const __m512bh inputs = broadcast_pair(left + row * stride + 2 * pair);
+      for (int row = 0; row < ROWS; ++row) {
+        const __m512bh input = broadcast_pair(inputs + row * stride + 2 * pair);
 #pragma GCC unroll 4
-      for (int vector = 0; vector < VECTORS; ++vector)
-        sums[row][vector] = _mm512_dpbf16_ps(sums[row][vector], right[vector], inputs);
+        for (int vector = 0; vector < VECTORS; ++vector)
+          sums[row][vector] = _mm512_dpbf16_ps(sums[row][vector], right[vector], input);
+      }
     }
   }
 #pragma GCC unroll 16
@@ -80,30 +87,22 @@ inline void gemm_tile(
     for (int vector = 0; vector < VECTORS; ++vector) store(row, vector, sums[row][vector]);
 }
 
-// Dispatches to a tile of `rows` rows, at most MAX_ROWS.
-template <int VECTORS, class Load, class Store>
-inline void gemm_rows(
-    int64_t rows, const bf16* left, int64_t stride, const bf16* panel, int64_t pairs, Prefetch& prefetch, const Load& load,
-    const Store& store) {
-  switch (rows) {
-    case 1: return gemm_tile<1, VECTORS>(left, stride, panel, pairs, prefetch, load, store);
-    case 2: return gemm_tile<2, VECTORS>(left, stride, panel, pairs, prefetch, load, store);
-    case 3: return gemm_tile<3, VECTORS>(left, stride, panel, pairs, prefetch, load, store);
-    case 4: return gemm_tile<4, VECTORS>(left, stride, panel, pairs, prefetch, load, store);
-    case 5: return gemm_tile<5, VECTORS>(left, stride, panel, pairs, prefetch, load, store);
-    case 6: return gemm_tile<6, VECTORS>(left, stride, panel, pairs, prefetch, load, store);
-    case 7: return gemm_tile<7, VECTORS>(left, stride, panel, pairs, prefetch, load, store);
-    default: return gemm_tile<8, VECTORS>(left, stride, panel, pairs, prefetch, load, store);
-  }
-}
-
-// Splits rows into tiles of nearly equal size: call(first row, rows of the tile).
-template <class Call>
-inline void for_each_tile(int64_t rows, const Call& call) {
-  const int64_t tiles = (rows + MAX_ROWS - 1) / MAX_ROWS;
+// Splits `rows` into tiles of at most MAX and of nearly equal size: call.template operator()<rows of the tile>(first row).
+template <int MAX, class Call>
+inline void dispatch_tiles(int64_t rows, const Call& call) {
+  const int64_t tiles = (rows + MAX - 1) / MAX;
   for (int64_t tile = 0; tile < tiles; ++tile) {
     const int64_t first = rows * tile / tiles;
-    call(first, rows * (tile + 1) / tiles - first);
+    switch (rows * (tile + 1) / tiles - first) {
+      case 1: call.template operator()<1>(first); break;
+      case 2: call.template operator()<2>(first); break;
+      case 3: call.template operator()<3>(first); break;
+      case 4: call.template operator()<4>(first); break;
+      case 5: call.template operator()<5>(first); break;
+      case 6: call.template operator()<6>(first); break;
+      case 7: if constexpr (MAX > 6) call.template operator()<7>(first); break;
+      default: if constexpr (MAX > 6) call.template operator()<8>(first);
+    }
   }
 }
 

@@ -74,13 +74,16 @@ void multiply(const Call& call, const Panel& panel, const bf16* next, int64_t fi
   // a panel has VECTORS cache lines a pair; the tiles share them
   Prefetch prefetch{reinterpret_cast<const char*>(next), (VECTORS + tiles - 1) / tiles};
   int64_t remaining = next ? VECTORS : 0;
-  for_each_tile(rows, [&](int64_t row, int64_t count) {
+  const bf16* weights = panel.weights(width);
+  dispatch_tiles<MAX_ROWS>(rows, [&]<int ROWS>(int64_t row) {
     const auto load_bias = [&](int, int vector) { return _mm512_loadu_ps(panel.layer->bias + start + vector * LANES); };
     const auto store_tile = [&](int offset, int vector, __m512 sums) { store(row + offset, vector, sums); };
     prefetch.lines = std::min(prefetch.lines, remaining);
     remaining -= prefetch.lines;
-    gemm_rows<VECTORS>(
-        count, call.left + (first + row) * width, width, panel.weights(width), width / 2, prefetch, load_bias, store_tile);
+    gemm_panels<ROWS, VECTORS>(
+        call.left + (first + row) * width, width, 1, width / 2, 2 * PANEL,
+        [&](int64_t, int vector) { return weights + vector * BF16_LANES; }, [&](int64_t, int64_t) { prefetch.step(); }, load_bias,
+        store_tile);
   });
 }
 
