@@ -13,6 +13,7 @@ import { busy, error, kind, messages, read, reading, setMessage, text } from "./
 export default function Read() {
   useEffect(() => useActions({ run: () => void read() }), []);
   const empty = vectors.value?.length === 0;
+  const unable = busy.value || vectors.value === null || empty;
   return (
     <>
       <section class="panel stack" aria-label="What is read">
@@ -29,12 +30,7 @@ export default function Read() {
         />
         {kind.value === "text" ? <TextField /> : <ConversationFields />}
         <div class="row">
-          <button
-            type="button"
-            class="primary"
-            disabled={busy.value || vectors.value === null || empty}
-            onClick={() => void read()}
-          >
+          <button type="button" class="primary" disabled={unable} onClick={() => void read()}>
             {busy.value ? "Reading" : "Read it"}
           </button>
           {empty && (
