@@ -61,9 +61,6 @@ def _run(client: Client) -> None:
             )
         console.print()
         console.print(comparison_table(answer, prompt))
-    console.print(
-        "[dim]sentiment: readout of the text, read again without steering, in natural scales; KL from the unsteered model in nats[/]"
-    )
     _profile(client, vector.id, strength)
 
 

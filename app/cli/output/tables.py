@@ -35,7 +35,8 @@ def numeric_table(title: str, headings: Iterable[str]) -> Table:
 def comparison_table(answer: CompareAnswer, title: str) -> Table:
     """Returns one row per arm and sample: text, readouts, and distance from the unsteered model."""
     names = list(dict.fromkeys(name for arm in answer.arms if arm.metrics for name in arm.metrics.readout))
-    table = Table(title=shown(title, "bold"), title_justify="left", show_lines=True)
+    table = Table(title=shown(title, "bold"), title_justify="left", show_lines=True, caption_justify="left")
+    table.caption = shown(_note(names))
     table.add_column("arm", no_wrap=True)
     table.add_column("answer", ratio=1, overflow="fold")
     for heading in [*names, "KL", "differs at", "perplexity"]:
@@ -48,6 +49,15 @@ def comparison_table(answer: CompareAnswer, title: str) -> Table:
             label = shown(arm.name if index == 0 else "")
             table.add_row(label, _answer(arm, index, choice.text), *_figures(arm, names, index))
     return table
+
+
+def _note(names: Sequence[str]) -> str:
+    """Says what the figures of a comparison are."""
+    readout = (
+        f"{', '.join(names)}: readout of the text, read again without steering, in natural scales "
+        "(the response also has steered_readout, which contains what was added). "
+    )
+    return f"{readout if names else ''}KL from the unsteered model, in nats."
 
 
 def _answer(arm: ArmAnswer, index: int, text: str) -> Text:

@@ -32,6 +32,11 @@ CASES = [
         }
     ],
 ]
+TOGETHER = [
+    [{"vector": "alpha", "layers": [1]}, {"vector": "beta", "layers": [1], "strength": -0.5}],
+    [{"vector": "alpha", "layers": [1]}, {"vector": "beta", "layers": [1], "operation": "ablate"}],
+    [{"vector": "alpha", "layers": [0]}, {"vector": "beta", "layers": [2], "operation": "rotate", "degrees": 15.0}],
+]
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bloom"])
@@ -50,6 +55,25 @@ async def test_doses_are_those_of_the_slow_reference(family: str, hf_byte_tokeni
         expected = sum(changed) / len(changed)
         assert outcome.finish.steering.doses[0][1] == pytest.approx(expected, rel=1e-3), items
         assert outcome.finish.steering.total == pytest.approx(expected, rel=1e-3), items
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
+async def test_the_total_of_several_interventions_is_that_of_the_slow_reference(
+    family: str, hf_byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """At one layer they act on each other's result; over layers the doses of a token add up."""
+    model = FAMILIES[family]()
+    blocks = find_layout(model).blocks
+    async with family_engine(family, hf_byte_tokenizer, EngineLimits(prefill_tokens=16)) as engine:
+        vectors = vectors_for(engine.info)
+        plans = [await plan_for(items, vectors, engine.info) for items in TOGETHER]
+        outcomes = await run_all(engine, [GenerationRequest(PROMPT, sampling(8), plan) for plan in plans])
+    for items, outcome in zip(TOGETHER, outcomes, strict=True):
+        reference = Reference(model, blocks, SteeringSpec.model_validate({"interventions": items}), vectors)
+        reference.generate(PROMPT, 8)
+        changed = [dose for dose in reference.spent.values() if dose > 0.0]
+        assert outcome.finish.steering.total == pytest.approx(sum(changed) / len(changed), rel=1e-3), items
+        assert outcome.finish.steering.tokens == (len(reference.acted),) * len(items), items
 
 
 @pytest.mark.parametrize("family", ["llama", "bloom"])
