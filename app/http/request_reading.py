@@ -5,10 +5,11 @@ handler runs only while its client is connected: a plain request is cancelled wh
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, ClassVar
 
 from fastapi import Security
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -22,6 +23,7 @@ from app.policy.keys import BEARER, Key
 from app.settings import Settings
 from app.state import AppState, state_of
 from steering.errors import InvalidRequest, SteeringError
+from steering.spec_base import Spec
 from steering.strict_json import load_json
 from steering.threads import run_in_thread
 
@@ -52,6 +54,9 @@ class ApiRoute(APIRoute):
         self.scope_needed = str(extra["x-scope"])
         dependencies = [*(options.get("dependencies") or ()), Security(BEARER)]  # describes the key in OpenAPI
         super().__init__(path, endpoint, **{**options, "openapi_extra": extra, "dependencies": dependencies})
+        query = dict(_query_parameters(self.dependant))
+        strict = any(isinstance(one, type) and issubclass(one, Spec) for one in query.values())
+        self._known_query = None if strict else frozenset(query)
 
     def get_route_handler(self) -> Handler:
         """Returns FastAPI's handler with the checks before it."""
@@ -63,6 +68,7 @@ class ApiRoute(APIRoute):
             key.require(self.scope_needed)
             request.state.key = key
             state.check_open()
+            self._check_query(request)
             admission: Admission = request.state.admission
             admission.on_close(state.rate_limits.admit(key))
             admission.count_for(state.rate_limits.rows_of(key))
@@ -73,6 +79,15 @@ class ApiRoute(APIRoute):
             return response
 
         return handle
+
+    def _check_query(self, request: Request) -> None:
+        """Raises InvalidRequest for an unknown query parameter. A model of the whole query refuses it itself."""
+        if self._known_query is None:
+            return
+        for name in request.query_params:
+            if name not in self._known_query:
+                known = ", ".join(sorted(self._known_query)) or "none"
+                raise InvalidRequest(f"unknown query parameter {name[:40]!r}; known: {known}", param=name[:40])
 
     async def _audit(self, state: AppState, request: Request, parsed: Request, key: Key, status: int) -> None:
         body = parsed.parsed if isinstance(parsed, ParsedRequest) else None
@@ -104,6 +119,14 @@ class ApiRoute(APIRoute):
 
     def _takes_body(self) -> bool:
         return self.body_field is not None or self.media_type != "application/json"
+
+
+def _query_parameters(dependant: Dependant) -> Iterator[tuple[str, Any]]:
+    """Yields names and annotations of the query parameters of a handler and its dependencies."""
+    for one in dependant.query_params:
+        yield one.alias, one.field_info.annotation
+    for inner in dependant.dependencies:
+        yield from _query_parameters(inner)
 
 
 class UploadRoute(ApiRoute):

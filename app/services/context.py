@@ -52,7 +52,9 @@ class Context:
     def jobs(self) -> NamespaceJobs:
         """The jobs that the request sees. Raises NotReady."""
         jobs = self.state.jobs
-        return NamespaceJobs(jobs, jobs.store.in_namespace(self.namespace).jobs, self.namespace, self.key)
+        return NamespaceJobs(
+            jobs, jobs.store.in_namespace(self.namespace).jobs, self.namespace, self.key, self.admission
+        )
 
     @property
     def settings(self) -> Settings:

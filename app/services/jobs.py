@@ -89,8 +89,24 @@ class Jobs:
         """Returns a job of this process that has not ended."""
         return self._live.get(job_id)
 
-    async def submit(self, record: JobRecord, key: Key, work: Work) -> LiveJob:
-        """Queues a job. Raises Overloaded when too many are waiting, RateLimited when the key has too many."""
+    async def submit(
+        self, record: JobRecord, key: Key, work: Work, release: Callable[[], None] | None = None
+    ) -> LiveJob:
+        """Queues a job; `release` is called once, when it has ended or was refused.
+
+        Raises Overloaded when too many are waiting, RateLimited when the key has too many.
+        """
+        release = release or (lambda: None)
+        try:
+            live = await self._queued(record, key)
+        except BaseException:
+            release()
+            raise
+        live.task = asyncio.create_task(self._run(live, work))
+        live.task.add_done_callback(lambda _: release())
+        return live
+
+    async def _queued(self, record: JobRecord, key: Key) -> LiveJob:
         if self._closing or len(self._live) >= self._limit:
             raise Overloaded(f"{len(self._live)} jobs are running or waiting; wait for one to end")
         limit = None if key.limits.jobs is None else share(key.limits.jobs, self.servers)
@@ -103,7 +119,6 @@ class Jobs:
         except BaseException:
             del self._live[live.record.id]
             raise
-        live.task = asyncio.create_task(self._run(live, work))
         return live
 
     def counts(self) -> dict[str, int]:

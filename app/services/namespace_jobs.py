@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from app.http.admission import Admission
 from app.policy.keys import Key
 from app.services.jobs import FINAL, Jobs, LiveJob, Work
 from app.services.limits import foreign
@@ -21,12 +22,16 @@ CANCEL_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class NamespaceJobs:
-    """The jobs that one caller sees: those of its namespace and of `shared`. It makes and cancels jobs of its namespace only."""
+    """The jobs that one caller sees: those of its namespace and of `shared`. It makes and cancels jobs of its namespace only.
+
+    admission: of the request; a job keeps its memory, because it holds what the request sent.
+    """
 
     jobs: Jobs
     store: JobStore
     namespace: str
     key: Key
+    admission: Admission | None = None
 
     async def submit(self, kind: str, request: Mapping[str, Any], work: Work) -> JobRecord:
         """Queues a job and returns its record. Raises Overloaded, RateLimited."""
@@ -104,7 +109,8 @@ class NamespaceJobs:
     async def _submit(self, kind: str, request: Mapping[str, Any], work: Work) -> LiveJob:
         job_id = f"job-{secrets.token_hex(8)}"
         record = JobRecord(id=job_id, kind=kind, status="queued", request=request, namespace=self.namespace)
-        return await self.jobs.submit(record, self.key, work)
+        release = self.admission.keep_for_job() if self.admission is not None else None
+        return await self.jobs.submit(record, self.key, work, release)
 
     def _live(self, job_id: str) -> LiveJob | None:
         live = self.jobs.live(job_id)

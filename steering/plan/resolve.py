@@ -44,7 +44,7 @@ async def resolve(
 class RecentPlans:
     """Caches the `most` latest plans, because traffic repeats the same few steerings.
 
-    Names are looked up every time. The key is the spec, the versions and digests its names stand for now, and the guard.
+    Names are looked up every time. The key is the spec, the namespaces, versions and digests its names stand for now, and the guard.
     """
 
     def __init__(self, most: int = 64) -> None:
@@ -71,7 +71,7 @@ class RecentPlans:
                 vector = await vectors.get(key.name, key.version)
                 check_model(vector, info)
                 found[name] = vector
-        versions = tuple((name, vector.id, vector.sha256) for name, vector in sorted(found.items()))
+        versions = tuple((name, vector.namespace, vector.id, vector.sha256) for name, vector in sorted(found.items()))
         known = (_by_name(spec).model_dump_json(), versions, guard, info, mandatory.key)
         plan = self._plans.get(known)
         if plan is None:
@@ -169,6 +169,7 @@ class _Resolver:
         planned = {layer: operation.planned_dose(parameters[layer], self._norm(layer, relative)) for layer in layers}
         return Intervention(
             spec=renamed(item, {name: found.id for name, found in self._found.items()}, layers),
+            namespace=vector.namespace,
             sha256=vector.sha256,
             directions={layer: _directions(*pair) for layer, pair in entries.items()},
             parameters=parameters,

@@ -89,6 +89,7 @@ class Intervention:
     """
 
     spec: InterventionSpec
+    namespace: str
     sha256: str
     directions: Mapping[int, Float[Tensor, "k d_model"]]
     parameters: Mapping[int, tuple[float, ...]]

@@ -55,13 +55,14 @@ class AppliedIntervention(Answer):
     """One intervention as requested and as applied. An operation shows its own parameters only; scope, when and schedule are
     absent where they are the default.
 
-    relative_dose: measured |r' - r| / |r| per layer, averaged over the tokens acted on. tokens: positions acted on, over all
+    namespace: of the vector; absent for an inline direction. relative_dose: measured |r' - r| / |r| per layer, averaged over the tokens acted on. tokens: positions acted on, over all
     answers. fired: whether its condition held at any of them; fired_at: the first generated token at which it did, -1 for a
     prompt position. condition_score: the score that decided its condition last; absent for combined conditions. held: of `hold`,
     by layer.
     """
 
     vector: str
+    namespace: str | None = None
     sha256: str
     operation: str
     layers: list[int]

@@ -197,6 +197,7 @@ class VectorPageAnswer(Page):
 class VectorVersionAnswer(Answer):
     """One version of a vector. auroc: at the middle of its recommended layers, where the card has it."""
 
+    namespace: str
     id: str
     version: int
     created_at: str

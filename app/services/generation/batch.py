@@ -4,7 +4,6 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -12,7 +11,6 @@ from pydantic import ValidationError
 
 from app.errors import RateLimited
 from app.http.errors import body_of, invalid, public_error
-from app.policy.keys import utc_text
 from app.services.context import Context
 from app.services.generation import generate as generation
 from app.services.jobs import ReportProgress
@@ -37,14 +35,36 @@ RETRY_SECONDS = 0.5
 """Pause before a request that found the queue full is tried again."""
 
 
+class Plans:
+    """The steerings of a batch, each resolved once, so that a new version of a vector does not change a batch that runs.
+
+    A new policy holds for the lines that are still to be answered: their steerings are then resolved again.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._policy = context.state.policy.active
+        self._known: dict[str, SteeringPlan] = {}
+
+    async def of(self, line: BatchLine) -> SteeringPlan:
+        """Returns the plan of a line. Raises LimitExceeded for too many steerings, and what resolving one raises."""
+        policy = self._context.state.policy.active
+        if policy is not self._policy:
+            self._policy, self._known = policy, {}
+        key = line.model_dump_json(include={"steering"})
+        if key not in self._known:
+            check_limit(len(self._known) + 1, MAX_STEERINGS, "different steerings", "steering")
+            self._known[key] = await self._context.plan(line.steering)
+        return self._known[key]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedBatch:
-    """A batch that has been checked. plans: one per line, resolved once, so that a new version of a vector does not change a
-    batch that runs."""
+    """A batch that has been checked."""
 
     context: Context
     lines: tuple[BatchLine, ...]
-    plans: tuple[SteeringPlan, ...]
+    plans: Plans
     output: str = field(default_factory=lambda: f"out-{secrets.token_hex(12)}")
 
     @property
@@ -56,23 +76,16 @@ class PreparedBatch:
 async def prepare(context: Context, content: bytes) -> PreparedBatch:
     """Parses and checks every line, and resolves every steering. Raises InvalidRequest naming the line."""
     lines = await run_in_thread(parse_lines, content, context.settings)
-    known: dict[str, SteeringPlan] = {}
-    plans: list[SteeringPlan] = []
+    plans = Plans(context)
     for number, line in enumerate(lines, start=1):
         try:
             generation.check(context, line)
-            key = line.model_dump_json(include={"steering"})
-            if key not in known:
-                check_limit(len(known) + 1, MAX_STEERINGS, "different steerings", "steering")
-                known[key] = await context.plan(line.steering)
-            plans.append(known[key])
+            await plans.of(line)
         except SteeringError as error:
             raise _at_line(error, number) from None
         if number % PART_LINES == 0:
             await asyncio.sleep(0)  # other requests are served between lines
-    before = datetime.now(UTC) - timedelta(days=context.settings.output_days)
-    await context.state.store.outputs.prune(utc_text(before))
-    return PreparedBatch(context, lines, tuple(plans))
+    return PreparedBatch(context, lines, plans)
 
 
 def parse_lines(content: bytes, settings: Settings) -> tuple[BatchLine, ...]:
@@ -122,7 +135,8 @@ async def job(work: PreparedBatch, progress: ReportProgress) -> dict[str, Any]:
 async def _result(work: PreparedBatch, index: int) -> BatchResult:
     line = work.lines[index]
     try:
-        return BatchResult(index=index, id=line.id, response=await _answered(work.context, line, work.plans[index]))
+        plan = await work.plans.of(line)
+        return BatchResult(index=index, id=line.id, response=await _answered(work.context, line, plan))
     except Unavailable:
         raise
     except SteeringError as error:

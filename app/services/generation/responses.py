@@ -66,6 +66,7 @@ def applied_steering(
         scores = [report.condition_scores[index] for report in reports if index < len(report.condition_scores)]
         applied.append(
             AppliedIntervention(
+                namespace=one.namespace or None,
                 sha256=one.sha256,
                 planned_dose=by_layer(one.planned_dose),
                 relative_dose=by_layer(_mean_doses(doses)),

@@ -12,6 +12,8 @@ from app.services.vectors.judge import check_judge, opened_judge
 from steering.concepts.loader import load_evaluation_prompts
 from steering.engine.api import Prompt, SamplingParams
 from steering.errors import InvalidRequest, VectorNotFound
+from steering.plan.dose import DoseGuard
+from steering.plan.layers import resolve_layers
 from steering.schemas.evaluation import (
     DoseResponseAnswer,
     DoseResponseRequest,
@@ -34,7 +36,7 @@ from steering.workflows.evaluation import dose_response as doses
 from steering.workflows.evaluation import layer_sweep as sweeps
 from steering.workflows.evaluation.evidence import with_evidence
 from steering.workflows.evaluation.judge import Judging, instruction_of
-from steering.workflows.evaluation.setup import as_prompts
+from steering.workflows.evaluation.setup import as_prompts, plan_at
 from steering.workflows.progress import Progress
 
 WorkflowRequest: TypeAlias = doses.DoseResponseRequest | sweeps.LayerSweepRequest
@@ -84,7 +86,11 @@ async def prepare(context: Context, body: StrengthsRequest) -> PreparedEvaluatio
     }
     if body.strengths is not None:
         fields["strengths"] = tuple(body.strengths)
+    bound = context.limits.max_relative_dose
+    if bound is not None:
+        fields["guard"] = DoseGuard(bound, "refuse")
     request, answers = await _with_size(context, body, fields)
+    await _check_dose(context, request)
     check_limit(answers, context.settings.max_evaluation_answers, "answers to generate", "strengths")
     save = isinstance(body, DoseResponseRequest) and body.save
     judge = body.judge if isinstance(body, DoseResponseRequest) else None
@@ -138,6 +144,14 @@ async def _with_size(context: Context, body: StrengthsRequest, fields: dict[str,
     neutral = None if body.neutral is None else await _tokenize_all(context, body.neutral, body.max_tokens, "neutral")
     dose = doses.DoseResponseRequest(**fields, neutral=neutral, random_directions=body.random_directions)
     return dose, await run_in_thread(doses.answers_to_write, context.engine, dose)
+
+
+async def _check_dose(context: Context, request: WorkflowRequest) -> None:
+    """Raises DoseExceeded where the largest strength is beyond the dose that the policy and the key allow."""
+    layers = resolve_layers(request.layers, request.vector, context.engine.info.layer_count)
+    strength = max(request.strengths, key=abs)
+    for place in [(layer,) for layer in layers] if isinstance(request, sweeps.LayerSweepRequest) else [layers]:
+        await plan_at(context.engine.info, request.vector, strength, place, request.guard)
 
 
 async def _check_newest(context: Context, vector: ConceptVector) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from app.services.context import Context
 from app.services.inputs import pair_text, tokenize
-from app.services.limits import check_limit
+from app.services.limits import check_limit, check_own_steering
 from app.services.reading.library import library_vectors
 from app.services.vectors.independent import opened_scorer
 from steering.concepts import CONCEPTS
@@ -112,6 +112,7 @@ async def _plan(context: Context, body: ReportRequest, vector: ConceptVector) ->
         if plan.empty:
             raise InvalidRequest("the steering of a report must change something", param="steering")
         return plan
+    check_own_steering(context.limits, profile=False, listed=True)
     strength = body.strength
     if strength is None:
         known = vector.recommended

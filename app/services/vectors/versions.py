@@ -21,6 +21,7 @@ def _version(vector: VectorSummary) -> VectorVersionAnswer:
     layers = vector.recommended_layers()
     card = None if described.quality is None else described.quality.layers.get(str(layers[len(layers) // 2]))
     return VectorVersionAnswer(
+        namespace=described.namespace,
         id=described.id,
         version=described.version,
         created_at=described.created_at,

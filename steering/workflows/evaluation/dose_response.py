@@ -6,6 +6,7 @@ from statistics import fmean
 
 from steering.engine.api import Engine, Prompt, SamplingParams
 from steering.errors import InvalidRequest
+from steering.plan.dose import DoseGuard
 from steering.plan.layers import resolve_layers
 from steering.quality import DosePoint, Estimate, Interval, Recommended
 from steering.spec import Layers
@@ -13,6 +14,7 @@ from steering.vectors import ConceptVector
 from steering.workflows.evaluation.judge import ASPECTS, Judgement, Judging, instruction_of, judge_answers
 from steering.workflows.evaluation.scorers import SCORERS
 from steering.workflows.evaluation.setup import (
+    UNGUARDED,
     ReadBack,
     evaluation_prompts,
     plan_at,
@@ -51,6 +53,7 @@ class DoseResponseRequest:
     prompts: what the model answers; neutral: where side effects are measured; None takes the package's neutral prompts.
     reader: the vector that scores the text (this one if None), at reading_layer (where it reads best if None).
     random_directions: controls of equal dose at each strength, 0 to MAX_CONTROLS. judging: an additional judge.
+    guard: a dose that the caller may not exceed; it refuses strengths beyond it.
     """
 
     vector: ConceptVector
@@ -64,6 +67,7 @@ class DoseResponseRequest:
     random_directions: int = 8
     sampling: SamplingParams = WRITING
     judging: Judging | None = None
+    guard: DoseGuard = UNGUARDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,10 @@ async def dose_response(
     """
     report, setup = progress or ignore_progress, _setup(engine, request)
     steered, prompts, neutral = setup.strengths, setup.prompts, setup.neutral
-    table = [[await plan_at(engine.info, arm, strength, setup.layers) for strength in steered] for arm in setup.arms]
+    table = [
+        [await plan_at(engine.info, arm, strength, setup.layers, request.guard) for strength in steered]
+        for arm in setup.arms
+    ]
     plans = [plan for row in table for plan in row]
     work = trial_steps(len(plans), len(prompts))
     total = work + len(neutral) + (len(ASPECTS) * len(prompts) * (len(steered) + 1) if request.judging else 0)

@@ -8,11 +8,13 @@ from statistics import fmean
 
 from steering.engine.api import Engine, Prompt, SamplingParams
 from steering.errors import InvalidRequest
+from steering.plan.dose import DoseGuard
 from steering.plan.layers import resolve_layers
 from steering.quality import Estimate, Interval, Recommended
 from steering.spec import Layers
 from steering.vectors import ConceptVector
 from steering.workflows.evaluation.setup import (
+    UNGUARDED,
     ReadBack,
     evaluation_prompts,
     plan_at,
@@ -47,6 +49,7 @@ class LayerSweepRequest:
     reading_layer: int | None = None
     scorer: str = "projection"
     sampling: SamplingParams = WRITING
+    guard: DoseGuard = UNGUARDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,11 @@ async def layer_sweep(engine: Engine, request: LayerSweepRequest, *, progress: P
     """
     vector, setup = request.vector, _setup(engine, request)
     reading, places = setup.reading, setup.places
-    plans = [await plan_at(engine.info, arm, strength, (layer,)) for arm in setup.arms for layer, strength in places]
+    plans = [
+        await plan_at(engine.info, arm, strength, (layer,), request.guard)
+        for arm in setup.arms
+        for layer, strength in places
+    ]
     unsteered, trials = await run_trials(engine, setup.prompts, plans, reading, request.sampling, progress=progress)
     rest, controls = trials[: len(places)], _controls(places, trials[len(places) :])
     points, broken = [], []

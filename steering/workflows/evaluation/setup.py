@@ -7,7 +7,7 @@ import torch
 
 from steering.concepts.loader import load_neutral
 from steering.engine.api import Engine, Prompt
-from steering.errors import InvalidRequest, VectorNotFound
+from steering.errors import DoseExceeded, InvalidRequest, VectorNotFound
 from steering.extraction.card import best_layer
 from steering.model.info import ModelInfo
 from steering.pairs import ChatMessage
@@ -100,10 +100,18 @@ class GivenVectors:
         raise VectorNotFound(f"no vector {name!r} among those given", param="vector")
 
 
-async def plan_at(info: ModelInfo, vector: ConceptVector, strength: float, layers: Sequence[int]) -> SteeringPlan:
-    """Resolves an add of the vector at `strength` natural scales at each of the layers. Strength 0 is the empty plan."""
+async def plan_at(
+    info: ModelInfo, vector: ConceptVector, strength: float, layers: Sequence[int], guard: DoseGuard = UNGUARDED
+) -> SteeringPlan:
+    """Resolves an add of the vector at `strength` natural scales at each of the layers. Strength 0 is the empty plan.
+
+    Raises DoseExceeded where the guard refuses the strength.
+    """
     intervention = InterventionSpec(vector=vector.name, strength=float(strength), layers=tuple(layers))
-    return await resolve(SteeringSpec(interventions=(intervention,)), GivenVectors((vector,)), info, guard=UNGUARDED)
+    try:
+        return await resolve(SteeringSpec(interventions=(intervention,)), GivenVectors((vector,)), info, guard=guard)
+    except DoseExceeded as error:
+        raise DoseExceeded(f"strength {strength:g}: {error.message}", param="strengths") from None
 
 
 def random_like(vector: ConceptVector, seed: int) -> ConceptVector:

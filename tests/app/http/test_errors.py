@@ -123,6 +123,14 @@ async def test_an_unknown_parameter_of_a_query_is_rejected_with_the_known_ones(s
     error = check_shape(await server.client.get("/v1/vectors?sort=name"))
     assert error["param"] == "sort"
     assert "limit, cursor" in error["message"]
+    for method, path, known in (
+        ("GET", "/version", "none"),
+        ("GET", "/v1/profiles", "namespace"),
+        ("POST", "/v1/generate", "namespace"),
+    ):
+        error = check_shape(await server.client.request(method, f"{path}?sort=name", json={"prompt": "a"}))
+        assert (error["code"], error["param"]) == ("invalid_request", "sort")
+        assert error["message"].endswith(f"known: {known}")
 
 
 async def test_depth_within_the_limit_is_read(server: Server) -> None:

@@ -13,10 +13,12 @@ from structlog.stdlib import ProcessorFormatter
 from app.http.request_reading import ApiRoute
 from app.key_entries import SCOPES
 from app.main import ROUTERS
+from app.settings import Settings
+from app.synchronization import prune
 from steering.conditions import CONDITIONS
 from steering.operations import OPERATIONS
 from steering.workflows.extraction.make import METHOD_NAMES
-from tests.app.conftest import Server, StartServer
+from tests.app.conftest import Server, StartServer, memory_store
 from tests.scripted_model import SCRIPTED_MODEL, WORDS
 
 
@@ -121,16 +123,30 @@ async def test_the_document_lists_every_route_in_our_words(server: Server) -> No
         if one.path != "/openapi.json"
     }
     assert listed == expected
+    described = document["components"]["responses"]
+    assert "rate_limited" in described["Error429"]["description"]
+    assert all(
+        one["content"]["application/json"]["schema"]["$ref"].endswith("ErrorAnswer") for one in described.values()
+    )
     text = json.dumps(document)
     assert "HTTPValidationError" not in text
     for path, operations in document["paths"].items():
         for operation in operations.values():
-            assert "422" not in operation["responses"]
-            assert operation["responses"]["default"]["content"]["application/json"]["schema"]["$ref"].endswith(
-                "ErrorAnswer"
-            )
+            errors = {status: one for status, one in operation["responses"].items() if status >= "4"}
+            assert {"403", "500", "503"} <= set(errors)
+            assert ("413" in errors) == ("requestBody" in operation)
+            assert all(one == {"$ref": f"#/components/responses/Error{status}"} for status, one in errors.items())
             assert operation.get("description"), path
             assert ("security" in operation) == (not path.startswith("/health"))
+
+
+async def test_results_of_old_batches_are_deleted_with_the_other_old_records() -> None:
+    store = await memory_store(Settings())
+    await store.outputs.append("out-1", 0, "line")
+    await prune(store, Settings())
+    assert await store.outputs.read("out-1", 0) == "line"
+    await prune(store, Settings.model_construct(audit_days=1, job_days=1, output_days=-1))
+    assert await store.outputs.read("out-1", 0) is None
 
 
 def test_every_route_of_ours_says_which_scope_it_needs() -> None:

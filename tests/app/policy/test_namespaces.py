@@ -198,15 +198,20 @@ async def test_a_shared_vector_in_use_elsewhere_is_kept_without_saying_where(ser
 
 
 async def test_an_own_vector_hides_the_shared_one(server: Server) -> None:
-    answer = await server.client.post(
-        "/v1/vectors", json={"name": "common", "directions": {"2": [0.0] * 7 + [1.0]}}, headers=bearer(BETA)
-    )
+    hiding = {"name": "common", "directions": {"2": [0.0] * 7 + [1.0]}}
+    answer = await server.client.post("/v1/vectors", json=hiding, headers=bearer(BETA))
     assert (answer.json()["namespace"], answer.json()["version"]) == ("beta", 1)
     seen = (await server.client.get("/v1/vectors/common", headers=bearer(BETA))).json()
     others = (await server.client.get("/v1/vectors/common", headers=bearer(ALPHA))).json()
     assert (seen["namespace"], seen["layers"], others["namespace"]) == ("beta", [2], "shared")
-    listed = (await server.client.get("/v1/vectors", headers=bearer(BETA))).json()["data"]
-    assert [(one["namespace"], one["name"]) for one in listed] == [("beta", "common")]
+    listed = await server.client.get("/v1/vectors", headers=bearer(BETA))
+    assert [(one["namespace"], one["name"]) for one in listed.json()["data"]] == [("beta", "common")]
+    for key, namespace in ((BETA, "beta"), (ALPHA, "shared")):
+        steered = {**SHORT, "steering": [{"vector": "common"}]}
+        answer = await server.client.post("/v1/generate", json=steered, headers=bearer(key))
+        versions = await server.client.get("/v1/vectors/common/versions", headers=bearer(key))
+        assert [one["namespace"] for one in answer.json()["steering"]["applied"]] == [namespace]
+        assert [one["namespace"] for one in versions.json()["data"]] == [namespace]
 
 
 async def test_a_shared_profile_means_shared_vectors(server: Server) -> None:
@@ -221,8 +226,7 @@ async def test_a_shared_profile_means_shared_vectors(server: Server) -> None:
     assert after["steering"]["fingerprint"] == before["steering"]["fingerprint"] != ""
     still = (await client.post("/v1/generate", json=SHORT, headers=bearer(BETA))).json()
     assert still["steering"]["fingerprint"] == plain["steering"]["fingerprint"] != ""
-    replayed = await client.post("/v1/replay", json=after["steering"]["record"], headers=bearer(BETA))
-    assert replayed.status_code == 200, replayed.text
+    assert (await client.post("/v1/replay", json=after["steering"]["record"], headers=bearer(BETA))).status_code == 200
     both = {**SHORT, "steering": {"profile": "ours", "interventions": [{"vector": "common"}]}}
     refused = await client.post("/v1/generate", json=both, headers=bearer(BETA))
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "steering")

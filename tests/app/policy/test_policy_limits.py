@@ -140,6 +140,29 @@ async def test_a_key_that_may_not_list_interventions_stores_and_evaluates_none(g
     assert code(answer) == (403, "insufficient_scope")
 
 
+SWEEP = {"kind": "layer_sweep", "vector": "mood", "prompts": ["the road"], "max_tokens": 2}
+DOSE = {**SWEEP, "kind": "dose_response", "neutral": ["the road"], "random_directions": 0}
+REPORT = {"kind": "report", "vector": "mood", "prompts": ["the road"], "strength": 50.0}
+
+
+async def test_evaluations_and_reports_are_refused_beyond_what_the_policy_allows(governed: Server) -> None:
+    await put_policy(governed, limits={"max_relative_dose": 0.01})
+    for body in ({**SWEEP, "strengths": [0.001, 50.0]}, {**DOSE, "strengths": [0.001, 50.0]}, REPORT):
+        refused = await governed.client.post("/v1/evaluations", json=body)
+        assert code(refused) == (400, "dose_exceeded"), body
+    await put_policy(governed, limits={"own_steering": "none"})
+    for body in (SWEEP, DOSE, REPORT):
+        assert code(await governed.client.post("/v1/evaluations", json=body)) == (403, "insufficient_scope")
+
+
+async def test_the_dose_of_an_evaluation_is_bounded_where_it_is_not_known_beforehand(tiny: Server) -> None:
+    await put_policy(tiny, limits={"max_relative_dose": 0.05})
+    answer = await tiny.client.post("/v1/evaluations?wait=true", json={**SWEEP, "strengths": [50.0]})
+    assert answer.status_code == 200, answer.text
+    doses = [point["relative_dose"] for point in answer.json()["points"]]
+    assert doses == [pytest.approx(0.05, rel=0.01)] * 3
+
+
 async def test_only_admins_see_the_policy(governed: Server) -> None:
     key = await created(governed, scopes=["generate", "read", "write"])
     for method, path in (

@@ -140,6 +140,37 @@ async def test_a_new_version_of_a_vector_does_not_change_a_running_batch(start: 
     assert applied == {"sentiment@1"}
 
 
+async def test_a_new_policy_holds_for_the_lines_that_are_still_to_be_answered(start: StartServer) -> None:
+    engine = ScriptedEngine(gate=asyncio.Event())
+    server = await start(engine)
+    await server.register()
+    steering = [{"vector": "sentiment", "strength": 0.1}]
+    job = await started(server, *({"prompt": "a", "max_tokens": 2, "steering": steering} for _ in range(40)))
+    await until(lambda: engine.stats().running > 0)
+    assert (await server.client.put("/v1/policy", json={"mandatory": steering})).status_code == 200
+    assert engine.gate is not None
+    engine.gate.set()
+    await finished(server, job)
+    governed = ["mandatory" in one["response"]["steering"] for one in await output(server, job)]
+    assert not governed[0]
+    assert governed[-1]
+
+
+async def test_the_lines_of_waiting_batches_take_from_the_memory_of_requests(start: StartServer) -> None:
+    server = await start(ScriptedEngine(gate=asyncio.Event()), memory_megabytes=1)
+    line = {"prompt": "a" * 1000, "max_tokens": 2}
+    lines = [line] * 100
+    first = await started(server, *lines)
+    held = server.state.memory.reserved
+    assert held >= 100_000
+    refused = await server.client.post("/v1/generate/batch", content=written(*lines), headers=HEADERS)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "overloaded")
+    assert server.state.memory.reserved == held
+    await server.client.delete(f"/v1/jobs/{first['id']}")
+    await until(lambda: server.state.memory.reserved == server.state.memory.of_jobs == 0)
+    await started(server, line)
+
+
 async def test_a_key_over_its_tokens_fails_what_never_fits(start: StartServer) -> None:
     server = await start(api_keys=KEY)
     admin = {"authorization": f"Bearer {KEY}"}

@@ -9,7 +9,7 @@ async def test_versions_are_listed_and_deleted_one_by_one(server: Server) -> Non
     found = (await server.client.get("/v1/vectors/mood/versions?limit=2")).json()
     assert [one["id"] for one in found["data"]] == ["mood@3", "mood@2"]
     assert set(found["data"][0]) == {
-        "id", "version", "created_at", "method", "layers", "sha256", "recommended", "auroc",
+        "namespace", "id", "version", "created_at", "method", "layers", "sha256", "recommended", "auroc",
     }  # fmt: skip
     following = (await server.client.get(f"/v1/vectors/mood/versions?limit=2&before={found['next_before']}")).json()
     assert ([one["version"] for one in following["data"]], following["next_before"]) == ([1], None)
