@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -27,8 +28,12 @@ from app.routes import (
 )
 from app.settings import Settings
 from app.state import AppState, EngineFactory, StoreFactory
+from app.tracing import TraceMiddleware
 from steering import __version__
 from steering.errors import SteeringError
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
 
 ROUTERS = (  # matched in this order, so the most frequent come first
     generation.router,
@@ -55,8 +60,9 @@ def create_app(
     settings: Settings | None = None,
     engine_factory: EngineFactory = open_engine,
     store_factory: StoreFactory = open_database,
+    traces: "TracerProvider | None" = None,
 ) -> FastAPI:
-    """Builds a server with its own state; several can run in one process."""
+    """Builds a server with its own state; several can run in one process. traces: where spans of requests go."""
     state = AppState(settings or Settings(), engine_factory, store_factory)
 
     @asynccontextmanager
@@ -82,5 +88,7 @@ def create_app(
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_middleware(HostMiddleware, settings=state.settings)
+    if traces is not None:
+        app.add_middleware(TraceMiddleware, provider=traces)
     app.add_middleware(RequestMiddleware, state=state)
     return app

@@ -20,6 +20,7 @@ from app.logs import configure_logging
 from app.main import create_app
 from app.settings import Settings
 from app.state import AppState, EngineFactory, StoreFactory
+from app.tracing import open_traces
 from steering.threads import disable_intra_op_threads
 
 log = structlog.get_logger(__name__)
@@ -102,7 +103,8 @@ def serve(
     configure_logging(settings.log_level)
     _allow_connections(settings.max_connections)
     disable_intra_op_threads()  # this thread runs the event loop
-    app = create_app(settings, engine_factory, store_factory)
+    traces = open_traces() if settings.traces else None
+    app = create_app(settings, engine_factory, store_factory, traces)
     state = cast(AppState, app.state.steering)
     config = uvicorn.Config(
         app,
@@ -122,6 +124,8 @@ def serve(
     state.on_drained = lambda: _end_by(CLOSING_SECONDS, 0)
     with contextlib.suppress(KeyboardInterrupt):
         server.run()
+    if traces is not None:
+        traces.shutdown()  # sends what is left
     if state.draining:
         atexit.register(_leave, server.exit_code)  # registered last, so it runs first
     return server.exit_code

@@ -71,6 +71,10 @@ class Settings(BaseSettings):
         description="comma-separated names accepted in Host, in addition to the loopback names on a loopback address",
     )
     openapi: bool = Field(True, description="serve /openapi.json")
+    traces: bool = Field(
+        False,
+        description="send a span for each request by OTLP, to where `OTEL_EXPORTER_OTLP_ENDPOINT` says; needs the extra `otel`",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="`debug`, `info`, `warning` or `error`"
     )
