@@ -1,0 +1,132 @@
+"""Measures how much a flood of one key slows the requests of another. Usage: python -m benchmarks.isolation [--seconds 20]."""
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+ADMIN = "sk-of-the-isolation-benchmark"
+FLOOD_CLIENTS = 32
+"""Connections of the flood; each asks again as soon as it is answered."""
+LIMITS: dict[str, dict[str, Any]] = {"none": {}, "rows 8": {"rows": 8}, "rows 4": {"rows": 4}, "rows 2": {"rows": 2}}
+"""Limits of the flooding key."""
+CALM = {"prompt": "The road to the sea", "max_tokens": 16, "temperature": 0, "steering": []}
+FLOOD = {"prompt": "Tell me a long story about", "max_tokens": 64, "temperature": 1, "steering": []}
+
+
+@contextmanager
+def served(model: str | None) -> Iterator[str]:
+    """The address of a server process in its default configuration, with a key, on a free port."""
+    command = [sys.executable, "-m", "app.cli.main", "serve", "--port", "0", "--database", "memory://"]
+    command += [] if model is None else ["--model", model]
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder, "log")
+        with log.open("wb") as output:
+            process = subprocess.Popen(command, stderr=output, env={**os.environ, "STEERING_API_KEYS": ADMIN})
+        try:
+            while (found := re.search(r"running on (http://[\d.]+:\d+) ", log.read_text())) is None:
+                time.sleep(0.1)
+            while not httpx2.get(f"{found[1]}/health/ready").is_success:
+                time.sleep(0.1)
+            _wait_for_compiled(found[1])
+            yield found[1]
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _wait_for_compiled(url: str) -> None:
+    """Waits until passes are compiled, at most two minutes: compiling takes the processor from both keys."""
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        answer = httpx2.get(f"{url}/v1/capabilities", headers={"authorization": f"Bearer {ADMIN}"})
+        if answer.json()["executor"] != "eager":
+            return
+        time.sleep(1.0)
+
+
+async def key(client: httpx2.AsyncClient, name: str, limits: dict[str, Any]) -> dict[str, str]:
+    """Makes a key; returns the header of its requests."""
+    body = {"name": name, "scopes": ["generate"], "limits": limits, "namespace": name}
+    answer = await client.post("/v1/keys", json=body, headers={"authorization": f"Bearer {ADMIN}"})
+    return {"authorization": f"Bearer {answer.json()['key']}"}
+
+
+async def calm(client: httpx2.AsyncClient, headers: dict[str, str], seconds: float) -> list[float]:
+    """Asks one request after the other; returns how long each took, in seconds."""
+    found, until = [], time.monotonic() + seconds
+    while time.monotonic() < until:
+        start = time.perf_counter()
+        answer = await client.post("/v1/generate", json=CALM, headers=headers)
+        answer.raise_for_status()
+        found.append(time.perf_counter() - start)
+    return found
+
+
+async def flood(client: httpx2.AsyncClient, headers: dict[str, str], answered: list[int]) -> None:
+    """Asks without end; what is refused is asked again when the answer says."""
+    while True:
+        answer = await client.post("/v1/generate", json=FLOOD, headers=headers)
+        answered.append(answer.status_code)
+        if not answer.is_success:
+            await asyncio.sleep(float(answer.headers["retry-after"]))  # as the openai client does
+
+
+async def measured(url: str, seconds: float) -> list[dict[str, Any]]:
+    """Returns one row for each limit, and one without a flood."""
+    limits = httpx2.Limits(max_connections=None)
+    async with httpx2.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
+        headers = await key(client, "calm", {})
+        await calm(client, headers, seconds / 4)
+        rows = [_row("no flood", await calm(client, headers, seconds), [])]
+        for name, limit in LIMITS.items():
+            flooding, answered = await key(client, "flood", limit), list[int]()
+            tasks = [asyncio.create_task(flood(client, flooding, answered)) for _ in range(FLOOD_CLIENTS)]
+            await asyncio.sleep(2.0)
+            rows.append(_row(f"flood, limit {name}", await calm(client, headers, seconds), answered))
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.sleep(2.0)
+    return rows
+
+
+def _row(name: str, seconds: list[float], answered: list[int]) -> dict[str, Any]:
+    quantiles = statistics.quantiles(seconds, n=20) if len(seconds) > 1 else seconds * 19
+    found = {"p50 ms": round(1000 * statistics.median(seconds), 1), "p95 ms": round(1000 * quantiles[18], 1)}
+    return {
+        "case": name,
+        "requests": len(seconds),
+        **found,
+        "flood answered": answered.count(200),
+        "refused": answered.count(429),
+    }
+
+
+def main(arguments: list[str]) -> int:
+    """Prints a table as JSON lines with the ratio of the medians."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--model", default=None)
+    options = parser.parse_args(arguments)
+    with served(options.model) as url:
+        rows = asyncio.run(measured(url, options.seconds))
+    for row in rows:
+        print(json.dumps({**row, "ratio": round(row["p50 ms"] / rows[0]["p50 ms"], 2)}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
