@@ -84,7 +84,7 @@ class Settings(BaseSettings):
     max_waiting: Positive = Field(256, description="rows waiting for the batch; one more is answered 429")
     prefill_tokens: Positive = Field(
         256,
-        description="most prompt tokens computed between two tokens of running streams; more where more requests wait to begin",
+        description="most prompt tokens computed between two tokens of running streams, for each prompt that waits",
     )
     cache_megabytes: Positive | Literal["auto"] = Field(
         "auto",

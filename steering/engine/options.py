@@ -12,8 +12,8 @@ class EngineLimits:
 
     max_running: live sequences at once. max_waiting: live requests in the queue before `overloaded`.
     max_background, max_background_waiting: the same for captures and other background requests.
-    prefill_tokens: prompt positions of a pass while sequences decode, whose streams wait that long. idle_prefill_tokens:
-    the same while none does, and at most. cache_bytes: memory for keys and values; None: a share of what is free when the
+    prefill_tokens: prompt positions of a pass while sequences decode, whose streams wait that long, for each prompt that
+    waits. idle_prefill_tokens: the same while none decodes, and at most. cache_bytes: memory for keys and values; None: a share of what is free when the
     engine starts. share_prefixes: whether prompts that begin alike share their keys and values.
     """
 

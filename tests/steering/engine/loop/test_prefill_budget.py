@@ -45,12 +45,29 @@ def test_short_prompts_teach_nothing_that_hinders_long_ones() -> None:
     assert budget.positions(1, 8) == before
 
 
-def test_many_prompts_that_wait_to_begin_weigh_more_than_a_few_streams() -> None:
-    budget = PrefillBudget(EngineLimits(prefill_tokens=256, idle_prefill_tokens=2048))
-    assert budget.positions(31, 1) == 2048
-    assert budget.positions(16, 8) == 512
-    assert budget.positions(5, 0) == 2048
-    assert budget.positions(1, 31) < 256
+def test_every_prompt_that_waits_has_its_share() -> None:
+    budget = PrefillBudget(LIMITS)
+    for _ in range(60):
+        budget.observe(0, 8, 0.1)
+        budget.observe(budget.positions(1, 8), 8, 0.1 + budget.positions(1, 8) * 1e-3)
+    one = budget.positions(1, 8)
+    assert budget.positions(2, 8) == pytest.approx(2 * one, abs=2)
+
+
+def test_the_share_of_a_prompt_does_not_depend_on_how_many_waited_while_it_was_learned() -> None:
+    budget = PrefillBudget(LIMITS)
+    for _ in range(60):
+        budget.observe(0, 8, 0.05)
+        budget.observe(budget.positions(3, 8), 8, 0.05 + budget.positions(3, 8) * 1e-3)
+    assert budget.positions(1, 8) == pytest.approx(STALL * 0.05 / 1e-3, rel=0.1)
+
+
+def test_limits_hold_for_each_prompt_that_waits_and_for_all_of_them() -> None:
+    budget = PrefillBudget(EngineLimits(prefill_tokens=20, idle_prefill_tokens=150))
+    assert budget.positions(1, 8) == 20
+    assert budget.positions(3, 8) == 60
+    assert budget.positions(31, 1) == 150
+    assert budget.positions(5, 0) == 150
 
 
 def test_no_stream_waits_longer_than_the_gap_however_many_prompts_wait() -> None:
