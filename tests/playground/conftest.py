@@ -1,8 +1,11 @@
 """Fixtures of the playground's tests: chromium, a server with the embedded model, and a page that reports what is wrong."""
 
+import base64
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,10 @@ ARTIFACTS = REPOSITORY / ".cache" / "screenshots"
 SECONDS = 60
 expect.set_options(timeout=SECONDS * 1000)  # a busy machine answers slowly
 STARTERS = ("sentiment", "formality")
+SHORT = (
+    base64.urlsafe_b64encode(json.dumps({"sampling": {"max_tokens": 16}, "controls": []}).encode()).decode().rstrip("=")
+)
+"""The state of a view of Compare whose answers are short."""
 ARGUMENTS = [
     "--no-sandbox",  # the superuser of a container may not have one
     "--disable-gpu",
@@ -76,6 +83,11 @@ class Visit:
         self.page.goto(f"{self.url}/{address}")
         self.page.locator(".top-bar .dot:not(.waiting):not(.off)").wait_for()
 
+    def vector(self, name: str) -> dict[str, Any]:
+        """Returns what the server says about a vector."""
+        found: dict[str, Any] = httpx2.get(f"{self.url}/v1/vectors/{name}", timeout=SECONDS).json()
+        return found
+
     def ended(self) -> None:
         """Waits until nothing runs any more."""
         expect(self.page.locator("[aria-busy=true]")).to_have_count(0)
@@ -91,6 +103,27 @@ class Visit:
         """Writes a picture of the whole page to the artifacts."""
         ARTIFACTS.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=ARTIFACTS / f"{name}.png", full_page=True)
+
+    def inspect(self, name: str) -> None:
+        """Checks the page as it stands in both themes and widths, and writes a picture of each to the artifacts."""
+        for theme, (width, height) in product(("light", "dark"), (NARROW, WIDE)):
+            self.page.emulate_media(color_scheme=theme, reduced_motion="reduce")
+            self.page.set_viewport_size({"width": width, "height": height})
+            self.screenshot(f"{name}-{width}-{theme}")
+            assert self.violations() == [], (theme, width)
+            assert self.overflow() <= 0, f"at {width} pixels the page scrolls sideways"
+        self.page.emulate_media(color_scheme="light", reduced_motion="reduce")
+
+    def overflow(self) -> int:
+        """Returns by how many pixels the page is wider than the window."""
+        found: int = self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        return found
+
+    def demonstrate(self) -> None:
+        """Runs a demonstration whose answers are short."""
+        self.open(f"#/compare?s={SHORT}")
+        self.page.get_by_role("button", name="A gloomy new apartment").click()
+        self.ended()
 
 
 def visit(browser: Browser, url: str, size: tuple[int, int] = WIDE, theme: str = "light") -> Visit:

@@ -1,6 +1,5 @@
 """Compare in a browser: streaming, shading, alternatives, samples, sweep, code, stop, and the first start."""
 
-import base64
 import json
 from pathlib import Path
 
@@ -8,25 +7,13 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.embedded.server_process import ServerProcess
-from tests.playground.conftest import SECONDS, Visit, post, visit
+from tests.playground.conftest import SECONDS, SHORT, Visit, post, visit
 
 pytestmark = [pytest.mark.embedded, pytest.mark.browser]
 
 
-SHORT = (
-    base64.urlsafe_b64encode(json.dumps({"sampling": {"max_tokens": 16}, "controls": []}).encode()).decode().rstrip("=")
-)
-"""The state of a view whose answers are short."""
-
-
-def demonstrate(wide: Visit) -> None:
-    wide.open(f"#/compare?s={SHORT}")
-    wide.page.get_by_role("button", name="A gloomy new apartment").click()
-    wide.ended()
-
-
 def test_a_demonstration_shows_different_texts_in_all_panes_and_says_what_they_read(wide: Visit) -> None:
-    demonstrate(wide)
+    wide.demonstrate()
     texts = [wide.page.get_by_role("article", name=name).locator(".tokens") for name in ("Normal", "Steered")]
     expect(wide.page.get_by_role("article", name="Prompt only")).to_be_visible()
     for text in texts:
@@ -37,7 +24,7 @@ def test_a_demonstration_shows_different_texts_in_all_panes_and_says_what_they_r
 
 
 def test_tokens_are_shaded_by_reading_surprise_and_kl(wide: Visit) -> None:
-    demonstrate(wide)
+    wide.demonstrate()
     for button, shaded in (
         ("Reading of sentiment", ".token.above"),
         ("Surprise", ".token.amount"),
@@ -48,7 +35,7 @@ def test_tokens_are_shaded_by_reading_surprise_and_kl(wide: Visit) -> None:
 
 
 def test_a_token_shows_its_alternatives_and_the_answer_branches_from_one(wide: Visit) -> None:
-    demonstrate(wide)
+    wide.demonstrate()
     steered = wide.page.get_by_role("article", name="Steered")
     steered.locator(".token").nth(3).click()
     alternatives = steered.get_by_role("list", name="Alternatives").get_by_role("button")
@@ -58,7 +45,7 @@ def test_a_token_shows_its_alternatives_and_the_answer_branches_from_one(wide: V
 
 
 def test_the_address_restores_the_view(wide: Visit, browser: Browser) -> None:
-    demonstrate(wide)
+    wide.demonstrate()
     wide.page.get_by_label("Strength of sentiment").fill("0.7")
     wide.page.wait_for_timeout(400)  # the address follows the view with a delay
     again = visit(browser, wide.url)
@@ -68,7 +55,7 @@ def test_the_address_restores_the_view(wide: Visit, browser: Browser) -> None:
 
 
 def test_the_words_next_to_the_slider_follow_the_ranges_of_the_card(wide: Visit) -> None:
-    demonstrate(wide)
+    wide.demonstrate()
     slider = wide.page.get_by_label("Strength of sentiment")
     card = wide.page.locator("fieldset.control")
     for strength, word in (("0.2", "barely"), ("-1", "clear"), ("3.4", "break")):
@@ -77,7 +64,7 @@ def test_the_words_next_to_the_slider_follow_the_ranges_of_the_card(wide: Visit)
 
 
 def test_several_samples_are_drawn_as_dots_and_can_be_chosen(wide: Visit) -> None:
-    demonstrate(wide)
+    wide.demonstrate()
     wide.page.get_by_role("button", name="Settings").click()
     wide.page.get_by_label("Samples").fill("3")
     wide.page.get_by_role("button", name="Run", exact=True).click()
@@ -89,7 +76,7 @@ def test_several_samples_are_drawn_as_dots_and_can_be_chosen(wide: Visit) -> Non
 
 
 def test_a_sweep_shows_a_text_for_each_strength_and_two_curves(wide: Visit) -> None:
-    demonstrate(wide)
+    wide.demonstrate()
     wide.page.get_by_role("button", name="Sweep the strength").click()
     expect(wide.page.locator(".multiple")).to_have_count(7)
     wide.ended()
@@ -97,7 +84,7 @@ def test_a_sweep_shows_a_text_for_each_strength_and_two_curves(wide: Visit) -> N
 
 
 def test_a_dose_too_small_is_explained_and_mended_by_a_button(wide: Visit) -> None:
-    demonstrate(wide)
+    wide.demonstrate()
     wide.page.get_by_label("Strength of sentiment").fill("0.05")
     wide.page.get_by_role("button", name="Run", exact=True).click()
     wide.ended()
@@ -109,7 +96,7 @@ def test_a_dose_too_small_is_explained_and_mended_by_a_button(wide: Visit) -> No
 
 
 def test_the_json_of_the_dialog_is_a_request_that_the_server_answers(wide: Visit, server: ServerProcess) -> None:
-    demonstrate(wide)
+    wide.demonstrate()
     wide.page.get_by_role("button", name="Copy as code").click()
     wide.page.get_by_role("button", name="JSON").click()
     wide.page.get_by_role("button", name="Copy the code").click()
@@ -119,7 +106,7 @@ def test_the_json_of_the_dialog_is_a_request_that_the_server_answers(wide: Visit
 
 
 def test_stop_ends_a_run_and_keeps_what_has_arrived(wide: Visit) -> None:
-    demonstrate(wide)
+    wide.demonstrate()
     wide.page.get_by_role("button", name="Settings").click()
     wide.page.get_by_label("Tokens", exact=True).fill("1500")
     wide.page.keyboard.press("Control+Enter")

@@ -3,12 +3,13 @@
 import gzip
 from pathlib import Path
 
+import httpx2
 import pytest
 from playwright.sync_api import Browser, expect
 
 from app.http.playground import STATIC
 from tests.embedded.server_process import ServerProcess
-from tests.playground.conftest import NARROW, Visit, visit
+from tests.playground.conftest import NARROW, SECONDS, Visit, visit
 
 pytestmark = [pytest.mark.embedded, pytest.mark.browser]
 
@@ -42,8 +43,7 @@ def test_every_place_is_accessible_in_both_themes_and_widths(
     page.page.wait_for_load_state("networkidle")
     assert page.violations() == []
     page.screenshot(f"{place}-{size[0]}-{theme}")
-    overflow = page.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    assert overflow <= 0, "the page scrolls sideways"
+    assert page.overflow() <= 0, "the page scrolls sideways"
     page.page.context.close()
     assert page.problems == []
 
@@ -77,6 +77,31 @@ def test_the_theme_is_remembered(wide: Visit) -> None:
     assert wide.page.evaluate("document.documentElement.dataset.theme") == "dark"
 
 
+def manage_keys(opened: Visit) -> None:
+    """Makes a key, replaces it and revokes the first one, as an admin does."""
+    keys = opened.page.get_by_role("region", name="API keys")
+    keys.get_by_label("Name of its owner").fill("reader")
+    keys.get_by_role("button", name="Make the key").click()
+    expect(keys.get_by_role("listitem")).to_contain_text("may not make or change vectors")
+    first = keys.get_by_role("note").locator("code").inner_text()
+    keys.get_by_role("button", name="Rotate reader").click()
+    expect(keys.get_by_role("note").locator("code")).not_to_have_text(first)
+    second = keys.get_by_role("note").locator("code").inner_text()
+    opened.inspect("library-keys")
+    answers = [status(opened.url, key) for key in (first, second)]
+    keys.get_by_role("button", name="Revoke the old one").click()
+    expect(keys.get_by_role("listitem")).to_have_count(1)
+    assert [*answers, status(opened.url, first), status(opened.url, second)] == [200, 200, 401, 200]
+    keys.get_by_role("button", name="Revoke reader").click()
+    keys.get_by_role("button", name="Revoke reader").click()
+    expect(keys).to_contain_text("None in the database")
+
+
+def status(url: str, key: str) -> int:
+    """Returns the status of a request with a key."""
+    return httpx2.get(f"{url}/v1/vectors", headers={"Authorization": f"Bearer {key}"}, timeout=SECONDS).status_code
+
+
 def test_a_server_with_keys_asks_for_one_and_says_what_a_key_may_not_do(
     browser: Browser, model_cache: Path, tmp_path: Path
 ) -> None:
@@ -90,6 +115,14 @@ def test_a_server_with_keys_asks_for_one_and_says_what_a_key_may_not_do(
         dialog.get_by_role("button", name="Use this key").click()
         page.get_by_role("button", name="Make the starter vectors").click()
         expect(page.get_by_role("alert")).to_contain_text("write")
+        page.get_by_role("link", name="Library").click()
+        for name in ("Policy", "Monitors", "API keys"):
+            expect(page.get_by_role("region", name=name)).to_contain_text("Not with this key")
+        opened.inspect("library-refused")
+        page.get_by_role("button", name="API key").click()
+        dialog.get_by_label("Key", exact=True).fill("key-of-everything")
+        dialog.get_by_role("button", name="Use this key").click()
+        manage_keys(opened)
         page.context.close()
         # The browser itself logs every refused request; anything else is a problem.
         assert [one for one in opened.problems if "401" not in one and "403" not in one] == []

@@ -117,6 +117,7 @@ def test_a_text_is_read_and_what_stands_out_can_be_steered_against(wide: Visit) 
     wide.page.get_by_role("button", name="Read it").click()
     concepts = wide.page.get_by_role("region", name="Concepts").get_by_role("button")
     expect(concepts.first).to_be_visible()
+    expect(concepts.filter(has_text="sentiment")).to_contain_text("in: ")  # the words that carry it
     concepts.filter(has_text="sentiment").click()
     panel = wide.page.get_by_role("region", name="Reading of sentiment")
     assert panel.locator(".token").count() > 20
@@ -127,7 +128,10 @@ def test_a_text_is_read_and_what_stands_out_can_be_steered_against(wide: Visit) 
     assert wide.violations() == []
     wide.screenshot("read-result")
     panel.get_by_role("button", name="Steer against this").click()
-    expect(wide.page.get_by_label("Strength of sentiment")).to_be_visible()
+    # The text is negative, so that against it is positive: within the strengths that the card says to try.
+    low, high = wide.vector("sentiment")["recommended"]["strengths_to_try"]
+    strength = float(wide.page.get_by_label("Strength of sentiment").input_value())
+    assert low <= strength <= high
 
 
 def test_a_conversation_is_read_by_turns_and_continued_steered(wide: Visit) -> None:

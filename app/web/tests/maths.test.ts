@@ -137,8 +137,10 @@ describe("strength", () => {
     expect(doseOf(vector, -2, [1], [10, 40])).toBeCloseTo(0.2, 12);
   });
 
-  it("takes zones from the card, else from the norms", () => {
+  it("takes zones from the card, else from the strengths to try, else from the norms", () => {
     expect(zonesOf(vector, 1, [10, 40])).toEqual({ low: 1, high: 2, measured: false });
+    const tried = { ...vector, recommended: { layers: [1], strengths_to_try: [0.6, 1.5] } } as unknown as Vector;
+    expect(zonesOf(tried, -1, [10, 40])).toEqual({ low: 0.6, high: 1.5, measured: false });
     const bare = { ...vector, recommended: { layers: [1], strength: null } } as unknown as Vector;
     expect(zonesOf(bare, -1, [10, 40])).toEqual({ low: 0.5, high: 2, measured: false });
   });

@@ -1,8 +1,13 @@
 import "../styles/library.css";
 import { useEffect } from "preact/hooks";
+import { apiKey } from "../api/key";
 import { open } from "../frame/places";
 import { vectors } from "../frame/vectors";
 import { ErrorNote } from "../ui/Note";
+import { Keys } from "./admin/Keys";
+import { Monitors } from "./admin/Monitors";
+import { PolicyPanel } from "./admin/Policy";
+import { loadAdmin } from "./admin/store";
 import { Jobs } from "./Jobs";
 import { DefaultSteering, Profiles } from "./Profiles";
 import { ServerState } from "./ServerState";
@@ -14,6 +19,7 @@ import { VectorDetails } from "./VectorDetails";
 /** Library: the vectors, what uses them, and what the server does. */
 export default function Library() {
   useEffect(() => void attempt(loadLibrary), []);
+  useEffect(() => void attempt(loadAdmin), [apiKey.value]);
   const all = vectors.value;
   return (
     <>
@@ -44,6 +50,11 @@ export default function Library() {
         <Profiles />
         <DefaultSteering />
       </div>
+      <div class="columns">
+        <PolicyPanel />
+        <Keys />
+      </div>
+      <Monitors />
       <div class="columns">
         <Jobs />
         <ServerState />

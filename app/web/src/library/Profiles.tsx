@@ -77,7 +77,8 @@ export function DefaultSteering() {
   );
 }
 
-function shortly(one: Intervention): string {
+/** Names an intervention in a few words. */
+export function shortly(one: Intervention): string {
   const strength = typeof one.strength === "number" ? ` ${one.strength}` : "";
   return one.operation === "add" || one.operation === undefined
     ? `${one.vector}${strength}`

@@ -9,6 +9,7 @@ import { plain } from "../maths/scales";
 import { Dialog } from "../ui/Dialog";
 import { ErrorNote } from "../ui/Note";
 import { attempt, deleteVector, selected, usersOf, type Version, versionsOf } from "./store";
+import { VersionComparison } from "./VersionComparison";
 
 /** Everything about one vector, and what can be done with it. */
 export function VectorDetails({ name }: { name: string }) {
@@ -89,6 +90,7 @@ function Versions({ vector }: { vector: Vector }) {
           </tbody>
         </table>
       </div>
+      {versions && versions.length > 1 && <VersionComparison name={vector.name} versions={versions} />}
     </section>
   );
 }

@@ -18,17 +18,17 @@ type Range = readonly (number | null)[] | null | undefined;
 interface RangeFields {
   strength?: Range;
   negative?: Range;
+  strengths_to_try?: Range;
   basis?: string | null;
 }
 
 /** Returns the zones on the side of `sign`, from the card, else from the vector's scale against the model's norms. */
 export function zonesOf(vector: Vector, sign: number, norms: readonly number[], bound = DOSE_BREAKS): StrengthZones {
   const recommended = vector.recommended as RangeFields | null;
-  const own = (vector as { strengths_to_try?: Range }).strengths_to_try;
   const measured = recommended?.basis ? recommended.basis === "measured" : Boolean(vector.quality?.dose_response);
   const side = pair(sign < 0 ? (recommended?.negative ?? recommended?.strength) : recommended?.strength);
   if (side) return { ...side, measured };
-  const tried = pair(own);
+  const tried = pair(recommended?.strengths_to_try);
   if (tried) return { ...tried, measured: false };
   const layers = vector.recommended?.layers ?? vector.layers;
   const perUnit = doseOf(vector, 1, layers, norms);

@@ -8,7 +8,7 @@ const FULL = 8;
 /** The concepts of the library, what stands out first. */
 export function Standouts() {
   const list = reading.value?.standouts ?? [];
-  const strong = list.filter((one) => Math.abs(one.z ?? 0) >= STANDS_OUT).length;
+  const strong = list.filter((one) => stands(one.z)).length;
   return (
     <section class="panel stack" aria-label="Concepts">
       <h2>{strong === 0 ? "Nothing stands out" : `${strong} of ${list.length} stand out`}</h2>
@@ -24,15 +24,23 @@ export function Standouts() {
               <span class="name">{one.vector}</span>
               <Bar z={one.z} />
               <span class="number small">{signed(one.z, 1)}</span>
+              {stands(one.z) && one.carriers.length > 0 && (
+                <span class="carriers small muted">in: {one.carriers.join(", ")}</span>
+              )}
             </button>
           </li>
         ))}
       </ul>
       <p class="small muted">
-        How many standard deviations the text lies from neutral texts. Beyond ±{STANDS_OUT} is unusual.
+        How many standard deviations the text lies from neutral texts. Beyond ±{STANDS_OUT} is unusual; the words that
+        carry a concept most stand below it.
       </p>
     </section>
   );
+}
+
+function stands(z: number | null): boolean {
+  return Math.abs(z ?? 0) >= STANDS_OUT;
 }
 
 function Bar({ z }: { z: number | null }) {

@@ -1,0 +1,108 @@
+import { useState } from "preact/hooks";
+import { apiKey } from "../../api/key";
+import type { KeyRequest } from "../../api/types";
+import { ChoiceField, LimitField, TextField } from "../../ui/fields";
+import { createKey, keys } from "./store";
+import { expiry, OWN_STEERING, type OwnSteering, SCOPE_WORDS, SCOPES, type Scope } from "./words";
+
+/** Days until a key ends; the server refuses it from then on. */
+const LIFETIMES = { "0": "until it is revoked", "30": "30 days", "90": "90 days", "365": "a year" } as const;
+
+interface Fields {
+  name: string;
+  scopes: readonly Scope[];
+  namespace: string;
+  days: keyof typeof LIFETIMES;
+  requests: string;
+  dose: string;
+  own: OwnSteering;
+}
+
+const EMPTY: Fields = {
+  name: "",
+  scopes: ["generate", "read"],
+  namespace: "shared",
+  days: "0",
+  requests: "",
+  dose: "",
+  own: "any",
+};
+
+function requestOf(fields: Fields): KeyRequest {
+  return {
+    name: fields.name,
+    scopes: [...fields.scopes],
+    namespace: fields.namespace.trim() || "shared",
+    expires_at: expiry(Number(fields.days)),
+    limits: {
+      own_steering: fields.own,
+      ...(fields.requests === "" ? {} : { requests_per_minute: Number(fields.requests) }),
+      ...(fields.dose === "" ? {} : { max_relative_dose: Number(fields.dose) }),
+    },
+  };
+}
+
+/** Makes a key. What was typed stays when the server refuses it. */
+export function KeyForm() {
+  const first = keys.value.length === 0 && apiKey.value === null;
+  const [fields, setFields] = useState<Fields>({ ...EMPTY, scopes: first ? ["admin"] : EMPTY.scopes });
+  const set = (part: Partial<Fields>) => setFields((before) => ({ ...before, ...part }));
+  const save = async (event: Event) => {
+    event.preventDefault();
+    if (await createKey(requestOf(fields))) setFields(EMPTY);
+  };
+  return (
+    <form class="stack" aria-label="New key" onSubmit={(event) => void save(event)}>
+      <h3>Make a key</h3>
+      <div class="fields">
+        <TextField label="Name of its owner" value={fields.name} onInput={(name) => set({ name })} />
+        <TextField label="Namespace" value={fields.namespace} onInput={(namespace) => set({ namespace })} />
+        <ChoiceField label="Valid" value={fields.days} options={LIFETIMES} onChange={(days) => set({ days })} />
+      </div>
+      <Scopes chosen={fields.scopes} onChange={(scopes) => set({ scopes })} />
+      <details class="more">
+        <summary>Limits</summary>
+        <Limits fields={fields} set={set} />
+      </details>
+      <div class="row">
+        <button type="submit" disabled={fields.name.trim() === "" || fields.scopes.length === 0}>
+          Make the key
+        </button>
+      </div>
+    </form>
+  );
+}
+
+function Scopes({ chosen, onChange }: { chosen: readonly Scope[]; onChange: (scopes: Scope[]) => void }) {
+  return (
+    <fieldset class="plain scopes" aria-label="Scopes">
+      {SCOPES.map((scope) => (
+        <label key={scope} class="row">
+          <input
+            type="checkbox"
+            checked={chosen.includes(scope)}
+            onChange={(event) =>
+              onChange(SCOPES.filter((one) => (one === scope ? event.currentTarget.checked : chosen.includes(one))))
+            }
+          />
+          <span>{SCOPE_WORDS[scope]}</span>
+        </label>
+      ))}
+    </fieldset>
+  );
+}
+
+function Limits({ fields, set }: { fields: Fields; set: (part: Partial<Fields>) => void }) {
+  return (
+    <div class="fields">
+      <LimitField
+        label="Requests a minute"
+        value={fields.requests}
+        step={1}
+        onInput={(requests) => set({ requests })}
+      />
+      <LimitField label="Largest relative dose" value={fields.dose} step={0.01} onInput={(dose) => set({ dose })} />
+      <ChoiceField label="May steer" value={fields.own} options={OWN_STEERING} onChange={(own) => set({ own })} />
+    </div>
+  );
+}

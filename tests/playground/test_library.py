@@ -1,0 +1,76 @@
+"""The library as an operator uses it: policy, monitors with live counts, and two versions of a vector."""
+
+import httpx2
+import pytest
+from playwright.sync_api import expect
+
+from tests.playground.conftest import SECONDS, Visit, post
+
+pytestmark = [pytest.mark.embedded, pytest.mark.browser]
+
+
+def test_a_policy_holds_for_all_traffic_and_its_monitor_counts(wide: Visit) -> None:
+    try:
+        set_policy(wide)
+        form = wide.page.get_by_role("form", name="New monitor")
+        form.get_by_label("Name").fill("gloom")
+        form.get_by_role("button", name="Add the monitor").click()
+        expect(wide.page.get_by_role("alert")).to_contain_text("unique")
+        expect(form.get_by_label("Name")).to_have_value("gloom")
+        wide.page.get_by_role("button", name="Remove gloom").click()
+        expect(wide.page.get_by_role("region", name="Monitors")).to_contain_text("None yet")
+        policy = wide.page.get_by_role("region", name="Policy")
+        policy.get_by_role("button", name="Remove sentiment").click()
+        expect(policy).to_contain_text("None.")
+        policy.get_by_label("Requests may steer").select_option("none")
+        policy.get_by_role("button", name="Set the limits").click()
+        wide.page.wait_for_load_state("networkidle")
+        refused = httpx2.post(f"{wide.url}/v1/generate", json=STEERED, timeout=SECONDS)
+        assert refused.status_code == 403, refused.text
+    finally:
+        httpx2.delete(f"{wide.url}/v1/policy", timeout=SECONDS)
+    wide.problems = [one for one in wide.problems if "400" not in one]  # the browser itself logs the refused name
+
+
+STEERED = {"prompt": "Hello", "max_tokens": 4, "steering": [{"vector": "sentiment", "strength": 0.5}]}
+
+
+def set_policy(wide: Visit) -> None:
+    """Makes what Compare uses mandatory, adds a monitor that is always raised, and reads what it counted."""
+    wide.demonstrate()
+    wide.page.keyboard.press("5")
+    policy = wide.page.get_by_role("region", name="Policy")
+    policy.get_by_role("button", name="Add what Compare uses").click()
+    expect(policy).to_contain_text("sentiment@")
+    form = wide.page.get_by_role("form", name="New monitor")
+    form.get_by_label("Name").fill("gloom")
+    form.get_by_label("Vector").select_option("sentiment")
+    form.get_by_label("Raised").select_option("below")
+    form.get_by_label("Bound").fill("5")
+    form.get_by_role("button", name="Add the monitor").click()
+    row = wide.page.get_by_role("region", name="Table of monitors").get_by_role("row", name="gloom")
+    expect(row).to_contain_text("below 5.00 in the answer")
+    answer = post(wide.url, "/v1/generate", {"prompt": "Hello", "max_tokens": 4})
+    assert [one["vector"].split("@")[0] for one in answer["steering"]["mandatory"]] == ["sentiment"]
+    expect(row.get_by_role("cell").nth(2)).not_to_have_text("0")  # without a reload
+    row.get_by_role("button", name="gloom", exact=True).click()
+    scores = wide.page.get_by_role("region", name="Scores of gloom")
+    expect(scores.get_by_role("list", name="Latest raises").get_by_role("listitem")).to_have_count(1)
+    wide.inspect("library-policy")
+
+
+def test_two_versions_of_a_vector_are_compared(wide: Visit) -> None:
+    for weight in (0, 1):
+        terms = [{"vector": "sentiment", "weight": 1}, {"vector": "formality", "weight": weight}]
+        post(wide.url, "/v1/vectors/combine", {"name": "mixed", "terms": terms[: 1 + weight]})
+    try:
+        wide.open("#/library")
+        wide.page.locator(".card", has_text="mixed").click()
+        compared = wide.page.get_by_role("region", name="Comparison of versions")
+        expect(compared).to_contain_text("Related, but not the same direction")
+        expect(compared.get_by_role("columnheader")).to_have_text(["mixed@1", "mixed@2"])
+        wide.inspect("library-versions")
+        compared.get_by_label("Version on the left").select_option("2")
+        expect(compared).to_contain_text("Nearly the same direction (mean cosine +1.00)")
+    finally:
+        httpx2.delete(f"{wide.url}/v1/vectors/mixed", timeout=SECONDS)
