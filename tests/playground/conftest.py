@@ -102,6 +102,7 @@ class Visit:
     def screenshot(self, name: str) -> None:
         """Writes a picture of the whole page to the artifacts."""
         ARTIFACTS.mkdir(parents=True, exist_ok=True)
+        self.page.evaluate("window.scrollTo(0, 0)")  # bars that stay in the window belong at the top
         self.page.screenshot(path=ARTIFACTS / f"{name}.png", full_page=True)
 
     def inspect(self, name: str) -> None:
@@ -110,7 +111,8 @@ class Visit:
             self.page.emulate_media(color_scheme=theme, reduced_motion="reduce")
             self.page.set_viewport_size({"width": width, "height": height})
             self.screenshot(f"{name}-{width}-{theme}")
-            assert self.violations() == [], (theme, width)
+            found = self.violations()
+            assert found == [], f"at {width} pixels, {theme}: {found}"
             assert self.overflow() <= 0, f"at {width} pixels the page scrolls sideways"
         self.page.emulate_media(color_scheme="light", reduced_motion="reduce")
 

@@ -117,7 +117,7 @@ def test_a_server_with_keys_asks_for_one_and_says_what_a_key_may_not_do(
         expect(page.get_by_role("alert")).to_contain_text("write")
         page.get_by_role("link", name="Library").click()
         for name in ("Policy", "Monitors", "API keys"):
-            expect(page.get_by_role("region", name=name)).to_contain_text("Not with this key")
+            expect(page.get_by_role("region", name=name, exact=True)).to_contain_text("Not with this key")
         opened.inspect("library-refused")
         page.get_by_role("button", name="API key").click()
         dialog.get_by_label("Key", exact=True).fill("key-of-everything")

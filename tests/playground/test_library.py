@@ -18,13 +18,13 @@ def test_a_policy_holds_for_all_traffic_and_its_monitor_counts(wide: Visit) -> N
         expect(wide.page.get_by_role("alert")).to_contain_text("unique")
         expect(form.get_by_label("Name")).to_have_value("gloom")
         wide.page.get_by_role("button", name="Remove gloom").click()
-        expect(wide.page.get_by_role("region", name="Monitors")).to_contain_text("None yet")
+        expect(wide.page.get_by_role("region", name="Monitors", exact=True)).to_contain_text("None yet")
         policy = wide.page.get_by_role("region", name="Policy")
         policy.get_by_role("button", name="Remove sentiment").click()
         expect(policy).to_contain_text("None.")
         policy.get_by_label("Requests may steer").select_option("none")
         policy.get_by_role("button", name="Set the limits").click()
-        wide.page.wait_for_load_state("networkidle")
+        expect(policy).to_contain_text("Now: requests may not steer")
         refused = httpx2.post(f"{wide.url}/v1/generate", json=STEERED, timeout=SECONDS)
         assert refused.status_code == 403, refused.text
     finally:
@@ -60,17 +60,17 @@ def set_policy(wide: Visit) -> None:
 
 
 def test_two_versions_of_a_vector_are_compared(wide: Visit) -> None:
-    for weight in (0, 1):
-        terms = [{"vector": "sentiment", "weight": 1}, {"vector": "formality", "weight": weight}]
-        post(wide.url, "/v1/vectors/combine", {"name": "mixed", "terms": terms[: 1 + weight]})
+    terms = [{"vector": "sentiment", "weight": 1}, {"vector": "formality", "weight": 0.3}]
+    for count in (1, 2):
+        post(wide.url, "/v1/vectors/combine", {"name": "mixed", "terms": terms[:count]})
     try:
         wide.open("#/library")
         wide.page.locator(".card", has_text="mixed").click()
         compared = wide.page.get_by_role("region", name="Comparison of versions")
         expect(compared).to_contain_text("Related, but not the same direction")
-        expect(compared.get_by_role("columnheader")).to_have_text(["mixed@1", "mixed@2"])
+        expect(compared.get_by_role("columnheader")).to_contain_text(["mixed@", "mixed@"])
         wide.inspect("library-versions")
-        compared.get_by_label("Version on the left").select_option("2")
+        compared.get_by_label("Version on the left").select_option(index=0)
         expect(compared).to_contain_text("Nearly the same direction (mean cosine +1.00)")
     finally:
         httpx2.delete(f"{wide.url}/v1/vectors/mixed", timeout=SECONDS)

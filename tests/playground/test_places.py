@@ -158,7 +158,7 @@ def test_the_library_searches_compares_saves_exports_and_deletes(wide: Visit) ->
     profiles = wide.page.get_by_role("region", name="Profiles")
     profiles.get_by_label("Name of the profile").fill("gloomy")
     profiles.get_by_role("button", name="Save what Compare uses").click()
-    expect(profiles).to_contain_text("sentiment -")
+    expect(profiles).to_contain_text("sentiment −")
     card = wide.page.locator(".card", has_text="sentiment")
     expect(card).to_contain_text("used by profile gloomy")
     card.click()

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { barsOf, expiry, mayNot, raisedWhen } from "../src/library/admin/words";
+import { barsOf, expiry, limitWords, mayNot, raisedWhen } from "../src/library/admin/words";
 import { cosine, spread } from "../src/maths/cosine";
 
 describe("what a key may not do", () => {
@@ -16,6 +16,16 @@ describe("what a key may not do", () => {
   it("ends after some days, or never", () => {
     expect(expiry(0)).toBeNull();
     expect(expiry(30, Date.UTC(2030, 0, 1))).toBe("2030-01-31T00:00:00.000Z");
+  });
+});
+
+describe("limits of the policy", () => {
+  it("are said in words", () => {
+    expect(limitWords({})).toBe("requests may steer with any vector; any dose that the server allows");
+    expect(limitWords({ own_steering: "none", max_relative_dose: 0.1 })).toBe("requests may not steer");
+    expect(limitWords({ own_steering: "profiles", vectors: ["joy"], max_relative_dose: 0.1 })).toBe(
+      "requests may steer through profiles only, with joy only; dose at most 0.1",
+    );
   });
 });
 

@@ -79,7 +79,7 @@ export function DefaultSteering() {
 
 /** Names an intervention in a few words. */
 export function shortly(one: Intervention): string {
-  const strength = typeof one.strength === "number" ? ` ${one.strength}` : "";
+  const strength = typeof one.strength === "number" ? ` ${String(one.strength).replace("-", "−")}` : "";
   return one.operation === "add" || one.operation === undefined
     ? `${one.vector}${strength}`
     : `${one.operation} ${one.vector}`;

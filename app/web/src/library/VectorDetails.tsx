@@ -66,7 +66,8 @@ function Versions({ vector }: { vector: Vector }) {
   return (
     <section class="stack" aria-label="Versions">
       <h3>Versions</h3>
-      <div class="scroll">
+      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a box that scrolls must be reachable by keyboard */}
+      <div class="scroll" tabIndex={0} role="region" aria-label="Table of versions">
         <table class="list">
           <thead>
             <tr>

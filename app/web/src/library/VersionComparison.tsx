@@ -117,7 +117,8 @@ function Result({ vectors, layers, cosine: cosines }: Compared) {
 
 function Facts({ vectors }: Pick<Compared, "vectors">) {
   return (
-    <div class="scroll">
+    // biome-ignore lint/a11y/noNoninteractiveTabindex: a box that scrolls must be reachable by keyboard
+    <div class="scroll" tabIndex={0} role="region" aria-label="Facts of both versions">
       <table class="list facts-of-versions">
         <thead>
           <tr>

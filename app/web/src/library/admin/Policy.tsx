@@ -6,7 +6,7 @@ import { ChoiceField, LimitField, TextField } from "../../ui/fields";
 import { ErrorNote } from "../../ui/Note";
 import { shortly } from "../Profiles";
 import { editPolicy, policy, policyTrouble, refusal, removePolicy } from "./store";
-import { OWN_STEERING, type OwnSteering } from "./words";
+import { limitWords, OWN_STEERING, type OwnSteering } from "./words";
 
 /** What holds for all traffic: steering that no request can switch off, and limits of what requests may steer with. */
 export function PolicyPanel() {
@@ -104,6 +104,7 @@ function Limits({ limits }: { limits: Policy["limits"] }) {
   return (
     <form class="stack" aria-label="Limits of steering" onSubmit={save}>
       <h3>Limits of what requests ask for</h3>
+      <p class="muted">Now: {limitWords(limits)}.</p>
       <div class="fields">
         <ChoiceField label="Requests may steer" value={own} options={OWN_STEERING} onChange={setOwn} />
         <LimitField label="Largest relative dose" value={dose} step={0.01} onInput={setDose} />

@@ -1,4 +1,4 @@
-import type { Key, Monitor } from "../../api/types";
+import type { Key, Monitor, Policy } from "../../api/types";
 import { plain } from "../../maths/scales";
 
 export const SCOPES = ["generate", "read", "write", "admin"] as const;
@@ -15,6 +15,16 @@ export const SCOPE_WORDS: Readonly<Record<Scope, string>> = {
 /** What a request may steer with, after "may steer". */
 export const OWN_STEERING = { any: "with anything", profiles: "with profiles only", none: "not at all" } as const;
 export type OwnSteering = keyof typeof OWN_STEERING;
+
+/** Says what the limits of the policy are. */
+export function limitWords(limits: Policy["limits"]): string {
+  const { own_steering: own = "any", vectors, max_relative_dose: dose } = limits;
+  if (own === "none") return "requests may not steer";
+  const what = vectors ? `with ${vectors.join(", ") || "no vector"} only` : own === "profiles" ? "" : "with any vector";
+  const how = own === "profiles" ? "through profiles only" : "";
+  const bound = dose ? `dose at most ${dose}` : "any dose that the server allows";
+  return `requests may steer ${[how, what].filter(Boolean).join(", ")}; ${bound}`;
+}
 
 const WITHOUT: readonly (readonly [Scope, string])[] = [
   ["generate", "generate"],
