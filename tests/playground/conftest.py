@@ -100,10 +100,11 @@ class Visit:
         return [f"{one['id']}: {node['target']}" for one in found["violations"] for node in one["nodes"]]
 
     def screenshot(self, name: str) -> None:
-        """Writes a picture of the whole page to the artifacts."""
+        """Writes a picture of the whole page to the artifacts; with a window before it, of what is seen."""
         ARTIFACTS.mkdir(parents=True, exist_ok=True)
         self.page.evaluate("window.scrollTo(0, 0)")  # bars that stay in the window belong at the top
-        self.page.screenshot(path=ARTIFACTS / f"{name}.png", full_page=True)
+        whole = self.page.locator("dialog[open]").count() == 0
+        self.page.screenshot(path=ARTIFACTS / f"{name}.png", full_page=whole)
 
     def inspect(self, name: str) -> None:
         """Checks the page as it stands in both themes and widths, and writes a picture of each to the artifacts."""

@@ -3,7 +3,7 @@ import type { Vector } from "../src/api/types";
 import { decodeState, encodeState } from "../src/maths/address";
 import { changedSpans, changedTokens, words } from "../src/maths/diff";
 import { aligned, between, normalised, procrustes, rotate } from "../src/maths/procrustes";
-import { fullScale, meanOf, plain, signed } from "../src/maths/scales";
+import { bulkOf, fullScale, meanOf, medianOf, plain, signed } from "../src/maths/scales";
 import { doseOf, sliderEnd, wordFor, zonesOf } from "../src/maths/strength";
 import { parsePairs, parseTable } from "../src/maths/table";
 
@@ -113,6 +113,16 @@ describe("diff", () => {
 });
 
 describe("scales", () => {
+  it("show the bulk of a curve when one value is many times larger", () => {
+    const values = [...Array.from({ length: 40 }, (_, index) => (index % 5) - 2), 53];
+    const [low, high] = bulkOf(values);
+    expect(low).toBeCloseTo(-2.2, 6);
+    expect(high).toBeCloseTo(6.2, 6);
+    expect(bulkOf([])[0]).toBeLessThan(bulkOf([null, 3])[1]);
+    expect(medianOf([1, null, 53, 2, undefined, 3])).toBe(2.5);
+    expect(medianOf([])).toBeNull();
+  });
+
   it("formats numbers with a real minus and no negative zero", () => {
     expect([signed(-1.234), signed(0.5), signed(-0.001), signed(null)]).toEqual(["−1.23", "+0.50", "0.00", "–"]);
     expect(plain(-0.5, 1)).toBe("−0.5");

@@ -34,6 +34,22 @@ export function fullScale(values: readonly number[], least: number): number {
   return Math.max(sorted[Math.floor(0.9 * (sorted.length - 1))] ?? 0, least);
 }
 
+/** Returns the middle of the finite values, or null where there is none: unlike the mean, one huge value does not move it. */
+export function medianOf(values: readonly (number | null | undefined)[]): number | null {
+  const sorted = values.filter((v): v is number => typeof v === "number" && Number.isFinite(v)).sort((a, b) => a - b);
+  if (sorted.length === 0) return null;
+  const half = sorted.length >> 1;
+  return sorted.length % 2 === 1 ? sorted[half]! : (sorted[half - 1]! + sorted[half]!) / 2;
+}
+
+/** Returns a range that shows the bulk of the values: one that is many times larger than the others is cut off. */
+export function bulkOf(values: readonly (number | null)[]): [number, number] {
+  const sorted = values.filter((v): v is number => v !== null && Number.isFinite(v)).sort((a, b) => a - b);
+  const at = (share: number) => sorted[Math.round(share * (sorted.length - 1))] ?? 0;
+  const width = at(0.95) - at(0.05) || 1;
+  return [Math.max(at(0), at(0.05) - width) - 0.05 * width, Math.min(at(1), at(0.95) + width) + 0.05 * width];
+}
+
 /** Maps a domain to a range linearly. */
 export function linear(domain: readonly [number, number], range: readonly [number, number]): (x: number) => number {
   const width = domain[1] - domain[0] || 1;

@@ -2,7 +2,7 @@ import { change } from "../compare/draft";
 import { addVector } from "../compare/store";
 import { open } from "../frame/places";
 import { vectorNamed } from "../frame/vectors";
-import { fullScale, magnitude, meanOf, plain, signed } from "../maths/scales";
+import { bulkOf, fullScale, magnitude, meanOf, medianOf, plain, signed } from "../maths/scales";
 import { Chart } from "../ui/Chart";
 import { busy, chosen, kind, knownLayers, layer, messages, readAllLayers, reading, shownScores } from "./store";
 import type { Turn } from "./turns";
@@ -127,6 +127,7 @@ function Curves({ name }: { name: string }) {
         title={`${name} over the words`}
         x={tokens.map((_, index) => index)}
         xLabel="word"
+        yRange={bulkOf(values)}
         series={[
           { label: "each", values, look: "faint" },
           { label: "smoothed", values: smoothed(values), look: "strong" },
@@ -152,7 +153,7 @@ function turnMean(turn: Turn, scores: readonly (number | null)[]): number | null
 
 function smoothed(values: readonly (number | null)[]): (number | null)[] {
   const reach = 3;
-  return values.map((_, index) => meanOf(values.slice(Math.max(0, index - reach), index + reach + 1)));
+  return values.map((_, index) => medianOf(values.slice(Math.max(0, index - reach), index + reach + 1)));
 }
 
 /** Opens Compare with the vector against what the text says; a conversation is asked again from its last question. */

@@ -49,7 +49,7 @@ function MonitorTable() {
   return (
     // biome-ignore lint/a11y/noNoninteractiveTabindex: a box that scrolls must be reachable by keyboard
     <div class="scroll" tabIndex={0} role="region" aria-label="Table of monitors">
-      <table class="list">
+      <table class="list counts">
         <thead>
           <tr>
             <th>Monitor</th>
