@@ -1,6 +1,7 @@
 """Measures the playground in Debian's chromium: first paint, size, frames of a large map, input while three answers stream.
 
-Usage: `python -m benchmarks.playground [--url http://127.0.0.1:8000]`, with `steer serve` running there. Prints JSON.
+Usage: `python -m benchmarks.playground [--url http://127.0.0.1:8000]`, with `steer serve` running there, and the vector
+`sentiment` made. Prints a line of JSON for each.
 The map is synthetic (no model is needed to measure drawing); everything else comes from the server.
 """
 
@@ -50,14 +51,17 @@ def main() -> None:
     url: str = parser.parse_args().url.rstrip("/")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
-        found = {
-            "first_paint_ms": first_paint(browser, url),
-            "scripts_gzip_kB": script_sizes(),
-            "map": [large_map(browser, url, dims) for dims in (2, 3)],
-            "input_while_streaming": input_while_streaming(browser, url),
-        }
+        show("scripts_gzip_kB", script_sizes())
+        show("first_paint_ms", first_paint(browser, url))
+        show("input_while_streaming", input_while_streaming(browser, url))
+        for dims in (2, 3):
+            show(f"map_of_{dims}_dimensions", large_map(browser, url, dims))
         browser.close()
-    print(json.dumps(found, indent=1))
+
+
+def show(name: str, found: dict[str, Any]) -> None:
+    """Prints a measurement as one line of JSON."""
+    print(json.dumps({name: found}), flush=True)
 
 
 def new_page(browser: Browser) -> Page:

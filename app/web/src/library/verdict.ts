@@ -17,6 +17,8 @@ export function readingVerdict(vector: Vector): Verdict {
 
 /** Says in words whether the vector was shown to steer. */
 export function steeringVerdict(vector: Vector): Verdict {
+  const refuted = vector.quality?.warnings?.some((warning) => /^(not shown to|does not) steer/.test(warning));
+  if (refuted) return { text: "not shown to steer", kind: "bad" };
   if (!vector.quality?.dose_response) return { text: "steering not measured", kind: "unmeasured" };
   return vector.recommended?.strength ? { text: "steers", kind: "good" } : { text: "does not steer", kind: "bad" };
 }

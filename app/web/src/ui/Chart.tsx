@@ -78,6 +78,9 @@ function summary(points: number, describe: (index: number) => string): string {
 const FONT = "12px system-ui, sans-serif";
 const WIDTHS = { strong: 2, faint: 1, low: 0, high: 0 } as const;
 
+/** Distances between marks of layers, words and turns, which have no fractions. */
+const WHOLE = { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] };
+
 function optionsFor(
   props: Props,
   width: number,
@@ -93,7 +96,7 @@ function optionsFor(
     cursor: { y: false, drag: { x: false, y: false } },
     scales: { x: { time: false }, ...(props.yRange ? { y: { range: [...props.yRange] as [number, number] } } : {}) },
     axes: [
-      { ...axis, label: props.xLabel, labelSize: 18, size: 34 },
+      { ...axis, label: props.xLabel, labelSize: 18, size: 34, ...(props.x.every(Number.isInteger) ? WHOLE : {}) },
       { ...axis, size: 48 },
     ],
     series: [{}, ...props.series.map((one) => curve(one, props.x.length, accent))],
