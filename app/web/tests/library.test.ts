@@ -20,7 +20,7 @@ describe("what a key may not do", () => {
 });
 
 describe("limits of the policy", () => {
-  it("are said in words", () => {
+  it("are stated in words", () => {
     expect(limitWords({})).toBe("requests may steer with any vector; any dose that the server allows");
     expect(limitWords({ own_steering: "none", max_relative_dose: 0.1 })).toBe("requests may not steer");
     expect(limitWords({ own_steering: "profiles", vectors: ["joy"], max_relative_dose: 0.1 })).toBe(
