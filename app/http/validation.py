@@ -51,6 +51,8 @@ def describe(findings: Sequence[Mapping[str, Any]]) -> str:
     choices = [choice for finding in findings for choice in _choices(finding)]
     value = findings[0].get("input")
     hint = _near(value, choices) if isinstance(value, str) else ""
+    if type(value) is int and abs(value) < 10**DIGITS_LIMIT and "a list" in expected:
+        hint = f"; did you mean [{value}]?"
     return f"expected {_listed(expected)}, got {given(value)}{hint}"
 
 
@@ -106,7 +108,9 @@ def _choices(finding: Mapping[str, Any]) -> list[str]:
 
 
 def _near(name: str, known: Sequence[str]) -> str:
-    found = get_close_matches(name[:64], known, n=1)
+    name = name[:64]
+    begun = [one for one in known if len(name) > 2 and one.startswith(name)]
+    found = get_close_matches(name, known, n=1) or begun
     return f"; did you mean {found[0]!r}?" if found else ""
 
 

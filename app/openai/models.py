@@ -36,9 +36,9 @@ async def steering_of(model: NamedModel, steering: Steering | None, context: Con
             "the model already names a profile; 'steering' may only list interventions", param="steering"
         )
     try:
-        await context.store.profiles.get(model.profile)
-    except (ProfileNotFound, InvalidRequest):
-        raise ModelNotFound(f"model {model.name[:120]!r} is not served: no such profile", param="model") from None
+        await context.profile(model.profile)
+    except (ProfileNotFound, InvalidRequest) as error:
+        raise ModelNotFound(f"model {model.name[:120]!r} is not served: {error.message}", param="model") from None
     return ProfileSteering(profile=model.profile, interventions=tuple(steering or ()))
 
 

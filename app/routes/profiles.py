@@ -29,7 +29,7 @@ async def find(context: ContextDep) -> ProfileList:
 @router.get("/v1/profiles/{name}", response_model_exclude_unset=True)
 async def read(name: str, context: ContextDep) -> ProfileAnswer:
     """Returns one profile."""
-    return profile_answer(await context.store.profiles.get(check_name(name)))
+    return profile_answer(await context.profile(check_name(name)))
 
 
 @router.delete("/v1/profiles/{name}", status_code=204)

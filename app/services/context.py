@@ -69,12 +69,15 @@ class Context:
     async def vector(self, text: str, param: str = "vector") -> ConceptVector:
         """Returns the vector `name` or `name@3`. Raises VectorNotFound, or InvalidRequest for what is not a name."""
         key = VectorId.parse(text, param)
-        try:
-            return await self.store.vectors.get(key.name, key.version)
-        except VectorNotFound as error:
-            raise await self._with_suggestion(error, key.name) from None
+        return await self._stored(key.name, key.version)
 
-    async def _with_suggestion(self, error: VectorNotFound, name: str) -> VectorNotFound:
+    async def _stored(self, name: str, version: int | None) -> ConceptVector:
+        try:
+            return await self.store.vectors.get(name, version)
+        except VectorNotFound as error:
+            raise await self.with_suggestion(error, name) from None
+
+    async def with_suggestion(self, error: VectorNotFound, name: str) -> VectorNotFound:
         """Adds the nearest name among those this request may use."""
         page = await self.store.vectors.find(VectorFilter(), SUGGESTED_FROM)
         allowed = self.limits.vectors
@@ -87,7 +90,7 @@ class Context:
         key = VectorId.parse(text, "name")
         if key.version is not None and version is not None:
             raise InvalidRequest("give the version once: in the name or as ?version=", param="version")
-        return await self.store.vectors.get(key.name, version if key.version is None else key.version)
+        return await self._stored(key.name, version if key.version is None else key.version)
 
     async def model_vectors(self, names: Sequence[str], param: str) -> dict[str, ConceptVector]:
         """Returns vectors of the loaded model by the names given. Raises LimitExceeded, VectorModelMismatch."""
@@ -123,7 +126,7 @@ class Context:
             check_own_steering(self.limits, profile=False, listed=bool(steering))
             return await self.resolve(steering)
         check_own_steering(self.limits, profile=True, listed=bool(steering.interventions))
-        profile = await self._profile(steering.profile)
+        profile = await self.profile(steering.profile)
         vectors = await self._vectors_of(profile, steering.interventions)
         return await self.resolve((*profile.steering.interventions, *steering.interventions), vectors)
 
@@ -209,7 +212,7 @@ class Context:
                 )
         return VectorsByName(dict.fromkeys(names, theirs), own)
 
-    async def _profile(self, name: str) -> Profile:
+    async def profile(self, name: str) -> Profile:
         """Returns a profile. Raises ProfileNotFound with the nearest name."""
         try:
             return await self.store.profiles.get(name)

@@ -33,7 +33,7 @@ async def delete_profile(context: Context, name: str) -> None:
     try:
         await profiles.delete(check_name(name))
     except ProfileNotFound:
-        owner = (await profiles.get(name)).namespace
+        owner = (await context.profile(name)).namespace
         raise foreign("profile", name, owner, context.namespace) from None
 
 
@@ -41,5 +41,5 @@ async def _vector_refusal(context: Context, name: str, error: VectorNotFound) ->
     try:
         owner = (await context.store.vectors.versions(name, 1))[0].namespace
     except (VectorNotFound, IndexError):
-        return error
+        return await context.with_suggestion(error, name)
     return error if owner == context.namespace else foreign("vector", name, owner, context.namespace)

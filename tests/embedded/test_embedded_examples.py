@@ -1,6 +1,10 @@
-"""The examples of README, quickstart and the API page show on the embedded model what their text says."""
+"""The examples of README, quickstart and the pages show on the embedded model what their text says."""
 
+import json
+import re
+from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import pytest
 
@@ -9,6 +13,11 @@ from tests.embedded.server_process import ServerProcess
 
 pytestmark = pytest.mark.embedded
 
+REPOSITORY = Path(__file__).resolve().parents[2]
+README, API, LATENT_SPACE, QUICKSTART = (
+    (REPOSITORY / name).read_text(encoding="utf-8")
+    for name in ("README.md", "docs/api.md", "docs/latent_space.md", "docs/quickstart.md")
+)
 APARTMENT = "How is your new apartment?"
 STRENGTH = 1.2
 """Of sentiment, in README and quickstart."""
@@ -38,6 +47,20 @@ def repeats_itself(text: str) -> bool:
     return len(set(runs)) < len(runs)
 
 
+def body(page: str, mark: str) -> dict[str, Any]:
+    """The request of a page that contains the mark."""
+    blocks = re.findall(r"^```json\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    found: dict[str, Any] = json.loads(next(block for block in blocks if mark in block))
+    return found
+
+
+def test_the_strengths_tried_here_are_those_of_the_pages() -> None:
+    for page in (README, QUICKSTART):
+        assert APARTMENT in page
+        signed = {abs(float(one)) for one in re.findall(r'"sentiment", "strength": (-?[\d.]+)', page)}
+        assert signed == {STRENGTH}
+
+
 def test_the_sentiment_of_the_text_follows_the_strength_and_nothing_repeats(client: Client) -> None:
     answer = client.compare(
         messages=[{"role": "user", "content": APARTMENT}],
@@ -57,20 +80,20 @@ def test_the_sentiment_of_the_text_follows_the_strength_and_nothing_repeats(clie
     assert read == pytest.approx([text.readout["sentiment"][layer].mean for text in again], abs=1e-3)
 
 
-def test_the_formality_example_is_formal(client: Client) -> None:
-    texts = {}
-    for name, steering in (("plain", []), ("clerk", [{"vector": "formality", "strength": 0.7}])):
-        found = client.generate(
-            messages=[{"role": "user", "content": "Tell a customer that the parcel is late."}],
-            steering=steering, max_tokens=40, temperature=0.7, n=4, seed=3,
-        )  # fmt: skip
-        texts[name] = [choice.text for choice in found.choices]
-    read = {name: client.readout(found, vectors=["formality"]).texts for name, found in texts.items()}
-    means = {
-        name: fmean(layer.mean for text in found for layer in text.readout["formality"].values())
-        for name, found in read.items()
-    }
-    assert means["clerk"] > means["plain"] + 0.1
+def test_the_formality_example_of_the_readme_is_formal_and_does_not_repeat_itself(client: Client) -> None:
+    strength = re.search(r'"clerk", \[\{"vector": "formality", "strength": ([\d.]+)\}\]', README)
+    prompt = re.search(r'generate_stream\("([^"]+)", steering=\{"profile": "clerk"\}', README)
+    assert strength is not None
+    assert prompt is not None
+    client.put_profile("clerk", [{"vector": "formality", "strength": float(strength[1])}])
+    means = {}
+    for name, steering in (("plain", []), ("clerk", {"profile": "clerk"})):
+        found = client.generate(prompt[1], steering=steering, max_tokens=40, temperature=0.7, n=6, seed=3)
+        texts = [choice.text for choice in found.choices]
+        assert not any(map(repeats_itself, texts))
+        read = client.readout(texts, vectors=["formality"]).texts
+        means[name] = fmean(layer.mean for text in read for layer in text.readout["formality"].values())
+    assert means["clerk"] > max(0.0, means["plain"] + 0.1)
 
 
 def test_the_condition_of_the_api_page_tells_formal_from_casual_prompts(client: Client) -> None:
@@ -87,3 +110,33 @@ def test_the_condition_of_the_api_page_tells_formal_from_casual_prompts(client: 
             fired.setdefault(name, []).append(applied.fired)
     assert all(fired["formal"]), fired
     assert not any(fired["casual"]), fired
+
+
+def test_the_scores_of_the_api_page_follow_the_sentiment(client: Client) -> None:
+    request = body(API, '"continuations"')
+    differences = []
+    for steering in ([], request["steering"]):
+        wonderful, terrible = client.score(**{**request, "steering": steering}).scores
+        differences.append(wonderful.sum - terrible.sum)
+    assert differences[1] > differences[0]
+
+
+def test_the_texts_read_on_the_api_page_lie_at_their_poles(client: Client) -> None:
+    lovely, dreadful = client.readout(**body(API, '"What a dreadful day."')).texts
+    (layer,) = lovely.readout["sentiment"]
+    assert lovely.readout["sentiment"][layer].mean > 0.5
+    assert dreadful.readout["sentiment"][layer].mean < -0.5
+    (text,) = client.explain(**{**body(API, "I could not stop laughing"), "top": 100}).texts
+    assert next(one.z for one in text.concepts if one.vector.startswith("sentiment@")) > 2.0
+
+
+def test_the_lens_shows_the_table_of_the_page(client: Client) -> None:
+    """Up to rounding: the most likely token may change places with a near one on another processor."""
+    table = re.findall(r"^\| (\d+) \| (`.*`) \|$", LATENT_SPACE, flags=re.MULTILINE)
+    assert len(table) >= 5
+    lens = client.logit_lens("The capital of France is", steering=[], top_k=5)
+    for layer, cells in table:
+        shown = re.findall(r"`([^`]*)`", cells)
+        found = [one.text.replace("\xa0", " ") for one in lens.layers[int(layer)].plain[-1]]
+        assert shown[0] in found[:2], (layer, shown, found)
+    assert lens.layers[-1].plain[-1][0].text == " Paris"

@@ -3,6 +3,7 @@
 from app.services.context import Context
 from app.services.limits import check_limit
 from app.services.resources import vector_answer
+from steering.errors import VectorNotFound
 from steering.schemas.vectors import VectorVersionAnswer, VectorVersionsAnswer, VersionsQuery
 from steering.store.summary import VectorSummary
 from steering.vectors import check_name
@@ -11,7 +12,10 @@ from steering.vectors import check_name
 async def list_versions(context: Context, name: str, query: VersionsQuery) -> VectorVersionsAnswer:
     """Returns a page of versions, newest first. Raises VectorNotFound."""
     check_limit(query.limit, context.settings.max_page, "entries per page", "limit")
-    found = await context.store.vectors.versions(check_name(name), query.limit, query.before)
+    try:
+        found = await context.store.vectors.versions(check_name(name), query.limit, query.before)
+    except VectorNotFound as error:
+        raise await context.with_suggestion(error, name) from None
     more = len(found) == query.limit and found[-1].version > 1
     return VectorVersionsAnswer(data=list(map(_version, found)), next_before=found[-1].version if more else None)
 

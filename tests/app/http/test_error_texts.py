@@ -33,7 +33,7 @@ MISTAKES: list[tuple[str, dict[str, Any], str, list[str]]] = [
     ("generate", steering(strenght=1), "steering.0.strenght", ["did you mean 'strength'"]),
     ("generate", steering(strength="strong"), "steering.0.strength", ["a number", 'got "strong"']),
     ("generate", steering(strength=True), "steering.0.strength", ["a number", "got true"]),
-    ("generate", steering(layers=18), "steering.0.layers", ["'recommended' or 'all'", "a list", "from, to", "got 18"]),
+    ("generate", steering(layers=18), "steering.0.layers", ["'recommended' or 'all'", "a list", "from, to", "got 18", "[18]"]),
     ("generate", steering(layers="recomended"), "steering.0.layers", ["did you mean 'recommended'"]),
     ("generate", steering(layers=[99]), "layers", ["layer 99 does not exist", "layers 0 to 3"]),
     ("generate", steering(layers=[]), "steering.0.layers", ["at least 1"]),
@@ -61,11 +61,24 @@ MISTAKES: list[tuple[str, dict[str, Any], str, list[str]]] = [
     ("vectors/extract", {**EXTRACT, "holdout": 1}, "holdout", ["less than 1", "got 1"]),
     ("vectors/extract", {**EXTRACT, "position": "first"}, "position", ["'last'", 'got "first"']),
     ("vectors/extract", {**EXTRACT, "layers": 3}, "layers", ["'all'", "a list", "got 3"]),
-    ("evaluations", {**DOSE, "kind": "dose"}, "kind", ["layer_sweep", "dose_response"]),
+    ("evaluations", {**DOSE, "kind": "dose"}, "kind", ["layer_sweep", "did you mean 'dose_response'"]),
     ("evaluations", {**DOSE, "scorer": "projecton"}, "scorer", ["did you mean 'projection'"]),
     ("latent-space", {"texts": ["a"] * 6, "method": "umapp"}, "method", ["did you mean 'umap'"]),
     ("latent-space", {"texts": ["a", "b"], "labels": ["x"]}, "labels", ["one label per text", "1 for 2"]),
 ]  # fmt: skip
+
+
+NAMES = [
+    ("GET", "vectors/sentimant", "sentiment"),
+    ("GET", "vectors/sentimant/versions", "sentiment"),
+    ("GET", "vectors/sentimant/export", "sentiment"),
+    ("DELETE", "vectors/sentimant", "sentiment"),
+    ("GET", "profiles/cheerfull", "cheerful"),
+    ("DELETE", "profiles/cheerfull", "cheerful"),
+    ("GET", "concepts/sentimant", "sentiment"),
+    ("GET", "models/scripted@cheerfull", "cheerful"),
+]
+"""Names in addresses, each with the nearest that exists."""
 
 
 @pytest.fixture
@@ -92,3 +105,10 @@ async def test_each_message_helps(ready: Server) -> None:
         if answer.status_code not in (400, 404) or not named or missing or "valid tuple" in message:
             wrong.append((route, body, answer.status_code, error.get("param"), message, missing))
     assert wrong == [], "\n".join(map(str, wrong))
+
+
+async def test_a_name_in_an_address_has_its_nearest(ready: Server) -> None:
+    for method, path, near in NAMES:
+        answer = await ready.client.request(method, f"/v1/{path}")
+        assert answer.status_code == 404, path
+        assert f"did you mean '{near}'" in answer.json()["error"]["message"], f"{path}: {answer.text}"
