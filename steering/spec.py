@@ -16,6 +16,9 @@ from steering.condition_spec import (
 from steering.spec_base import Index, Label, LayerIndex, Number, Spec, VectorName
 
 Unit: TypeAlias = Literal["scale", "raw", "relative"]
+Role: TypeAlias = Literal["system", "developer", "user", "assistant"]
+TokenId: TypeAlias = Annotated[int, Field(strict=True, ge=0, le=10_000_000)]
+MAX_SCOPE_TOKENS = 256
 MAX_INTERVENTIONS = 64
 """Interventions that one request, profile or default may list."""
 MAX_MANDATORY = 16
@@ -44,11 +47,17 @@ class TokenScope(Spec):
     `generated` begins at the last prompt position, because that position predicts the first generated token.
     `start` and `end` are a half-open window: over prompt positions for `prompt` (negative counts from its end), over
     generated tokens for `generated`.
+    token_ids: only positions whose own token is one of these. roles: only tokens of a message's content whose role is one of
+    these; generated tokens and the last prompt position are the assistant's.
     """
 
     tokens: Literal["all", "prompt", "generated", "last"] = "all"
     start: Index | None = None
     end: Index | None = None
+    token_ids: (
+        Annotated[tuple[TokenId, ...], Field(min_length=1, max_length=MAX_SCOPE_TOKENS, fail_fast=True)] | None
+    ) = None
+    roles: Annotated[tuple[Role, ...], Field(min_length=1, max_length=4, fail_fast=True)] | None = None
 
     @model_validator(mode="after")
     def _window_fits(self) -> "TokenScope":
@@ -57,6 +66,11 @@ class TokenScope(Spec):
         if self.tokens == "generated" and ((self.start or 0) < 0 or (self.end or 0) < 0):
             raise ValueError("a window over generated tokens cannot count from an end that is not yet known")
         return self
+
+    @property
+    def selects(self) -> bool:
+        """Whether it names tokens or roles, so that some positions of its window may be out of scope."""
+        return self.token_ids is not None or self.roles is not None
 
 
 class Schedule(Spec):

@@ -20,6 +20,7 @@ class Reference:
     """Generates for one spec. `decided[threshold][position]` remembers every decision that was made.
 
     bound: of the dose guard, summed over the layers; `spent[position]` is what the layers so far have used of it.
+    roles: of the prompt's tokens.
     """
 
     model: torch.nn.Module
@@ -28,6 +29,8 @@ class Reference:
     vectors: Mapping[str, ConceptVector]
     bound: float = math.inf
     prompt_length: int = 0
+    roles: Sequence[str | None] = ()
+    ids: Sequence[int] = ()
     spent: dict[int, float] = field(default_factory=dict)
     decided: dict[Threshold, dict[int, bool]] = field(default_factory=dict)
     prompt_scores: dict[Threshold, dict[int, float]] = field(default_factory=dict)
@@ -46,7 +49,7 @@ class Reference:
 
     def logits(self, ids: Sequence[int]) -> torch.Tensor:
         """(position, vocab) of one forward pass over everything so far."""
-        self.spent, self.controllers = {}, Controllers()
+        self.spent, self.controllers, self.ids = {}, Controllers(), list(ids)
         handles = [block.register_forward_hook(self._hook(layer)) for layer, block in enumerate(self.blocks)]
         try:
             with torch.no_grad():
@@ -108,6 +111,10 @@ class Reference:
             "last": position == last,
             "generated": position >= last + (scope.start or 0) and (scope.end is None or position < last + scope.end),
         }[scope.tokens]
+        if scope.token_ids is not None:
+            inside = inside and self.ids[position] in scope.token_ids
+        if scope.roles is not None:
+            inside = inside and ("assistant" if position >= last else self.roles[position]) in scope.roles
         if not inside or (item.when is not None and self._holds(item.when, layer, position) is not True):
             return None
         if item.when is not None and self._has_prompt_leaf(item.when) and position < last:

@@ -51,6 +51,14 @@ class ScriptedTokenizer:
         """See Tokenizer.decode."""
         return b"".join(self._bytes(one) for one in token_ids).decode(errors="replace")
 
+    def roles(self, messages: tuple[ChatMessage, ...]) -> tuple[str | None, ...]:
+        """See Tokenizer.roles."""
+        found: list[str | None] = []
+        for one in messages:
+            around = [None] * len(f"<{one.role}>".encode())
+            found += [*around, *[one.role] * len(one.content.encode()), None]
+        return tuple(found)
+
     def token_text(self, token_id: int) -> str:
         """See Tokenizer.token_text."""
         return self._bytes(token_id).decode(errors="replace")

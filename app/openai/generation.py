@@ -13,6 +13,7 @@ from app.services.generation.generate import Generation
 from app.services.inputs import sampling_params, tokenize
 from app.services.limits import check_limit, check_sampling
 from steering.engine.api import Prompt, TokenEvent
+from steering.engine.prompts import with_roles
 from steering.plan.types import SteeringPlan
 from steering.workflows.generate import Answer, assemble, choices, interleaved, stream_events
 
@@ -52,7 +53,8 @@ async def prepare(
         tokenized = await tokenize(context.engine, prompt, max_tokens)
         context.charge_tokens(len(tokenized.token_ids) + body.choices * tokenized.max_tokens)
         sampling = sampling_params(fields, tokenized.max_tokens, logprobs)
-        request = context.request(tokenized.token_ids, sampling, plan)
+        own = await with_roles(plan, context.engine.tokenizer, prompt)
+        request = context.request(tokenized.token_ids, sampling, own)
         generations.append(Generation(context, request, body.choices, tokens=logprobs is not None))
     context.admission.take(len(prompts) * body.choices)
     return OpenAIWork(context, model, plan, tuple(generations))

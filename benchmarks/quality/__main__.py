@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.contenders.open_engine import cache_dir, until_compiled
 from benchmarks.quality.cards import card
 from benchmarks.quality.choosing import choice
-from benchmarks.quality.concepts import CONCEPTS, FULL, QUICK, RANGES, Profile
+from benchmarks.quality.concepts import CONCEPTS, FULL, QUICK, RANGES, SMALL, Profile
 from benchmarks.quality.dose import measured
 from benchmarks.quality.gates import gates
 from benchmarks.quality.holding import held
@@ -38,7 +38,9 @@ PARTS = {
 def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="tiny counts: shows that everything runs")
+    counts = parser.add_mutually_exclusive_group()
+    counts.add_argument("--quick", action="store_true", help="tiny counts: shows that everything runs")
+    counts.add_argument("--small", action="store_true", help="fewer prompts and shorter answers: for the gates")
     parser.add_argument(
         "--eager", action="store_true", help="without compiled decode steps, which take minutes to make"
     )
@@ -56,7 +58,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
 
 async def run(chosen: argparse.Namespace) -> None:
     """Measures the chosen parts of the chosen concepts. Writes the file after each, so that an interrupted run keeps its results."""
-    profile = QUICK if chosen.quick else FULL
+    profile = QUICK if chosen.quick else SMALL if chosen.small else FULL
     engine = open_engine("transformers", EngineOptions(EMBEDDED_MODEL, cache_dir(), compiled=not chosen.eager))
     try:
         if not chosen.eager:

@@ -35,6 +35,8 @@ class Profile:
 
 
 FULL = Profile()
+SMALL = Profile(choosing=6, reporting=6, neutral=4, tokens=32)
+"""Deployment reports of all concepts and methods within an hour on two cores."""
 RANGES = Profile(reporting=12, neutral=2, controls=3, tokens=32)
 """Both directions of every concept."""
 QUICK = Profile(choosing=2, reporting=3, neutral=1, tokens=8, controls=1, doses=(-0.1, 0.1))

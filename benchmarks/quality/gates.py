@@ -64,7 +64,8 @@ async def _judged(
         pairs=load_concept(concept),
     )
     found = await report(engine, request, progress=progress_printer(f"{concept}, {method}"))
-    return {"strength": strength, "layers": list(layers), **_numbers(found)}
+    counts = {"prompts": len(request.prompts), "varied": request.varied, "neutral": len(request.neutral)}
+    return {"strength": strength, "layers": list(layers), **counts, "tokens": profile.tokens, **_numbers(found)}
 
 
 def _numbers(found: Report) -> dict[str, Any]:

@@ -19,11 +19,15 @@ def gates_table() -> str:
             _shift(entry),
             "pass" if entry["passed"] else "fail",
             "yes" if entry["seeds_agree"] else "no",
+            f"{entry['prompts']}, {entry['varied']}, {entry['tokens']}",
         )
         for concept, methods in results().get("gates", {}).items()
         for method, entry in methods.items()
     ]
-    columns = ("concept", "method", "strength at layers", *GATES, "shift (chance)", "all", "seeds agree")
+    columns = (
+        "concept", "method", "strength at layers", *GATES, "shift (chance)", "all", "seeds agree",
+        "prompts, varied, tokens",
+    )  # fmt: skip
     return table(columns, rows)
 
 

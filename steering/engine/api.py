@@ -186,6 +186,10 @@ class Tokenizer(Protocol):
         """Returns the text of ids, without control tokens."""
         ...
 
+    def roles(self, messages: tuple[ChatMessage, ...]) -> tuple[str | None, ...]:
+        """Returns the role of each token of encode(messages): of the message whose content it is part of, None in between."""
+        ...
+
     def token_text(self, token_id: int) -> str:
         """Returns one token's own text, for tables; such texts cannot be joined."""
         ...

@@ -3,8 +3,9 @@
 from math import isfinite
 
 from steering.engine.api import SamplingParams
-from steering.errors import InvalidRequest
+from steering.errors import InvalidRequest, UnsupportedParameter
 from steering.model.info import ModelInfo
+from steering.plan.types import SteeringPlan
 
 
 def check_sampling(params: SamplingParams, info: ModelInfo) -> None:
@@ -30,6 +31,15 @@ def check_sampling(params: SamplingParams, info: ModelInfo) -> None:
         _check("logit_bias", bias, isfinite(bias), "finite")
     if any(not stop for stop in params.stop):
         raise InvalidRequest("stop: a stop string must not be empty", param="stop")
+
+
+def refuse_token_scopes(plan: SteeringPlan, engine: str) -> None:
+    """Raises UnsupportedParameter for a scope that names tokens, for an engine whose steering does not know the ids of generated
+    tokens when it acts on them."""
+    for one in plan.interventions:
+        for name in ("token_ids", "roles"):
+            if getattr(one.scope, name) is not None:
+                raise UnsupportedParameter(f"the engine {engine!r} does not support scope.{name}", param="scope")
 
 
 def _check(name: str, value: float, allowed: bool, range_: str) -> None:

@@ -1,9 +1,12 @@
 """Tokenizes prompts and checks them against the model's context, for engines and their callers alike."""
 
+from dataclasses import replace
+
 from steering.engine.api import Prompt, Tokenizer
-from steering.errors import ContextLengthExceeded
+from steering.errors import ContextLengthExceeded, InvalidRequest
 from steering.model.info import ModelInfo
 from steering.pairs import ChatMessage
+from steering.plan.types import SteeringPlan
 from steering.threads import run_in_thread
 
 MAX_INLINE_CHARACTERS = 2_000
@@ -15,6 +18,16 @@ async def encode_prompt(tokenizer: Tokenizer, prompt: Prompt) -> tuple[int, ...]
     if prompt_size(prompt) > MAX_INLINE_CHARACTERS:
         return await run_in_thread(tokenizer.encode, prompt)
     return tokenizer.encode(prompt)
+
+
+async def with_roles(plan: SteeringPlan, tokenizer: Tokenizer, prompt: Prompt) -> SteeringPlan:
+    """Returns the plan with the roles of a prompt's tokens, where a scope of it asks for them. To be called by whoever goes on
+    with the token ids alone; engines do it for conversations. Raises InvalidRequest for a prompt without messages."""
+    if plan.prompt_roles is not None or not plan.needs_roles:
+        return plan
+    if isinstance(prompt, str) or not (prompt and isinstance(prompt[0], ChatMessage)):
+        raise InvalidRequest("scope.roles needs a prompt of messages: tokens of a text have no role", param="scope")
+    return replace(plan, prompt_roles=await run_in_thread(tokenizer.roles, prompt))
 
 
 def prompt_size(prompt: Prompt) -> int:

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from steering.errors import InvalidRequest
+from steering.model.message_spans import marker_texts, message_spans, roles_of_tokens
 from steering.model.safe_encoder import Encoded, SafeEncoder, Span, unused_characters
 from steering.model.text_stream import TextDecoder, TextStream
 from steering.pairs import ChatMessage
@@ -95,6 +96,18 @@ class ModelTokenizer:
         if not inside:
             raise InvalidRequest("the chat template leaves the assistant message out", param="messages")
         return inside[0], inside[-1] + 1
+
+    def roles(self, messages: Sequence[ChatMessage]) -> tuple[str | None, ...]:
+        """Returns the role of each token of encode(messages): of the message whose content it is part of; None for the tokens of
+        the template. Raises InvalidRequest where the template does not show each message as one text."""
+        contents = [message.content for message in messages]
+        marker = unused_characters(contents, 1)[0]
+        emptied = [
+            replace(m, content=one) for m, one in zip(messages, marker_texts(marker, len(messages)), strict=True)
+        ]
+        text, encoded = self._encode_messages(messages)
+        spans = message_spans(text, contents, self.render(emptied), marker)
+        return roles_of_tokens(encoded.spans, spans, [message.role for message in messages])
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Returns the text of ids without control tokens. Raises InvalidRequest for unknown ids."""

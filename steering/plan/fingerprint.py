@@ -48,7 +48,8 @@ class Fingerprints:
         """(digest of what acts on prompt positions before the last, whether KV may be shared under it).
 
         Empty when nothing acts there: such requests share prompt KV with unsteered ones. Windows that count from the
-        prompt's end and conditions that carry state from position to position are not shareable.
+        prompt's end, roles, which token ids alone do not tell, and conditions that carry state from position to position
+        are not shareable.
         """
         content: dict[str, list[object]] = {}
         # A mean over the prompt needs the residuals of all its positions, which shared KV does not hold.
@@ -61,7 +62,7 @@ class Fingerprints:
                 content[str(layer)] = [row, [description for _, description in acting]]
             for call, _ in acting:
                 scope = self._first(call).scope
-                reusable = reusable and min(scope.start or 0, scope.end or 0) >= 0
+                reusable = reusable and min(scope.start or 0, scope.end or 0) >= 0 and scope.roles is None
         return (_sha256([*self._context, content]) if content else ""), reusable
 
     def _first(self, call: OperationCall) -> Intervention:
@@ -74,7 +75,7 @@ class Fingerprints:
             _digest(call.directions),
             [repr(value) for value in one.parameters[layer]],
             one.relative,
-            one.scope.model_dump(),
+            one.scope.model_dump(exclude=None if one.scope.selects else {"token_ids", "roles"}),
             one.schedule.model_dump(),
             self._tree(one.condition),
             *([repr(one.holds[layer])] if one.holds else []),

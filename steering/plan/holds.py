@@ -46,6 +46,8 @@ def _check(item: InterventionSpec) -> None:
             f"'hold' follows the tokens as they are generated and needs scope 'generated', got {item.scope.tokens!r}",
             param="scope",
         )
+    if item.scope.selects:
+        raise InvalidRequest("'hold' follows every generated token and takes no token_ids or roles", param="scope")
     if item.unit != "scale":
         raise InvalidRequest(f"'hold' is on the axis of unit 'scale', got unit {item.unit!r}", param="unit")
     if item.schedule.kind != "constant":

@@ -39,6 +39,7 @@ def may_be_static(spec: InterventionSpec) -> bool:
         and spec.schedule.kind == "constant"
         and spec.scope.start is None
         and spec.scope.end is None
+        and not spec.scope.selects
     )
 
 

@@ -168,6 +168,7 @@ class SteeringPlan:
     dose_bound: the relative dose, summed over the layers, that no token may exceed; None: the dose is not bounded.
     mandatory: how many of the interventions, the last ones, are an operator's policy. They act after the guard has bounded the
     others.
+    prompt_roles: the role of each token of one prompt (None: of no message), see `with_roles`; None where no scope asks.
     """
 
     interventions: tuple[Intervention, ...] = ()
@@ -180,11 +181,17 @@ class SteeringPlan:
     warnings: tuple[str, ...] = ()
     vectors: Mapping[str, str] = field(default_factory=dict)
     mandatory: int = 0
+    prompt_roles: tuple[str | None, ...] | None = None
 
     @property
     def own(self) -> int:
         """How many of the interventions, the first ones, are the request's."""
         return len(self.interventions) - self.mandatory
+
+    @property
+    def needs_roles(self) -> bool:
+        """Whether a scope asks for the roles of the tokens."""
+        return any(one.scope.roles is not None for one in self.interventions)
 
     @property
     def empty(self) -> bool:

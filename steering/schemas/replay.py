@@ -7,7 +7,7 @@ from pydantic import Field
 from steering.schemas.base import Request, Whole
 from steering.schemas.messages import TokenIds
 from steering.schemas.sampling import MaxTokens, SamplingFields, Seed
-from steering.spec import MAX_MANDATORY, InterventionSpec
+from steering.spec import MAX_MANDATORY, InterventionSpec, Role
 from steering.spec_base import InlineVector, at_most
 
 Label = Annotated[str, Field(max_length=512)]
@@ -36,9 +36,10 @@ class RecordedSampling(SamplingFields):
 class Record(Request):
     """An answer's record. prompt: token ids. interventions: every vector with its version, every layer
     listed. mandatory: those of the policy, which a replay takes from the policy of that time. vectors: `name@version` -> SHA-256
-    of each. fingerprint: of the resolved plan."""
+    of each. fingerprint: of the resolved plan. prompt_roles: of the prompt's tokens, where a scope has roles."""
 
     prompt: TokenIds
+    prompt_roles: Annotated[tuple[Role | None, ...], Field(max_length=1_000_000, fail_fast=True)] | None = None
     sampling: RecordedSampling
     n: Annotated[Whole, Field(ge=1, le=1024)]
     interventions: Annotated[tuple[InterventionSpec, ...], Field(max_length=64, fail_fast=True)]

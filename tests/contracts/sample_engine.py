@@ -8,6 +8,7 @@ from steering.engine import api
 from steering.engine.options import EngineOptions
 from steering.engine.prompts import check_context
 from steering.model.info import ModelInfo
+from steering.pairs import ChatMessage
 
 SIZES = {"d_model": 8, "layer_count": 2, "vocab_size": 256, "context_length": 512, "parameter_count": 0}
 
@@ -19,6 +20,9 @@ class ByteTokenizer:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return bytes(token_ids).decode(errors="replace")
+
+    def roles(self, messages: tuple[ChatMessage, ...]) -> tuple[str | None, ...]:
+        return tuple(one.role for one in messages for _ in one.content.encode())
 
     def token_text(self, token_id: int) -> str:
         return self.decode([token_id])

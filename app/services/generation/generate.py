@@ -14,6 +14,7 @@ from app.services.generation.responses import applied_steering, choice_answer, r
 from app.services.inputs import prompt_of, sampling_params, tokenize
 from app.services.limits import check_limit, check_sampling
 from steering.engine.api import GenerationRequest, TokenEvent
+from steering.engine.prompts import with_roles
 from steering.plan.types import SteeringPlan
 from steering.schemas.generation import GenerateAnswer, GenerateRequest
 from steering.schemas.replay import Record
@@ -55,7 +56,9 @@ async def prepare(context: Context, body: GenerateRequest, plan: SteeringPlan | 
         plan = await context.plan(body.steering)
     readings = await context.readings(body.readout)
     readings += await context.readings([one.vector for one in body.flag if one.vector not in body.readout], "flag")
-    prompt = await tokenize(context.engine, prompt_of(body, context.settings), body.max_tokens)
+    given = prompt_of(body, context.settings)
+    prompt = await tokenize(context.engine, given, body.max_tokens)
+    plan = await with_roles(plan, context.engine.tokenizer, given)
     context.charge_tokens(len(prompt.token_ids) + body.n * prompt.max_tokens)
     sampling = sampling_params(body, prompt.max_tokens)
     request = context.request(prompt.token_ids, sampling, plan, readings)

@@ -1,6 +1,7 @@
 """Repeats a generation from the record of its answer."""
 
 from contextlib import suppress
+from dataclasses import replace
 
 from app.services.context import Context
 from app.services.generation.generate import Generation
@@ -10,6 +11,7 @@ from app.services.lookup import VectorsByName
 from steering.engine.prompts import encode_prompt
 from steering.errors import InvalidRequest, ModelNotFound, VectorNotFound
 from steering.namespaces import SHARED
+from steering.plan.types import SteeringPlan
 from steering.schemas.replay import Record, RecordedModel, ReplayRequest
 from steering.spec import InterventionSpec, SteeringSpec, pinned, vector_names
 from steering.spec_base import InlineVector, is_inline
@@ -38,12 +40,21 @@ async def prepare(context: Context, record: ReplayRequest) -> Generation:
     prompt = await encode_prompt(engine.tokenizer, tuple(record.prompt))
     context.charge_tokens(len(prompt) + record.n * record.sampling.max_tokens)
     sampling = sampling_params(record.sampling, record.sampling.max_tokens)
-    request = context.request(prompt, sampling, plan)
+    request = context.request(prompt, sampling, _with_recorded_roles(plan, record))
     executor = engine.stats().executor
     warnings: tuple[str, ...] = ()
     if record.model.executor not in (None, executor):
         warnings = (f"recorded with executor {record.model.executor!r}, replayed with {executor!r}: tokens may differ",)
     return Generation(context, request, record.n, tokens=True, warnings=warnings)
+
+
+def _with_recorded_roles(plan: SteeringPlan, record: Record) -> SteeringPlan:
+    """Returns the plan with the roles of the recorded prompt, which its token ids do not tell. Raises InvalidRequest."""
+    if not plan.needs_roles:
+        return plan
+    if record.prompt_roles is None or len(record.prompt_roles) != len(record.prompt):
+        raise InvalidRequest("a scope has roles: 'prompt_roles' needs an entry for each token", param="prompt_roles")
+    return replace(plan, prompt_roles=record.prompt_roles)
 
 
 def _check_model(context: Context, recorded: RecordedModel) -> None:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, cast
 
 from steering.engine.api import Engine, SamplingParams, SteeringReport, TokenEvent, Tokenizer
 from steering.operations import OPERATIONS
@@ -13,7 +13,7 @@ from steering.schemas.base import by_layer
 from steering.schemas.generation import Choice, RaisedFlag, Token, Usage
 from steering.schemas.replay import Record, RecordedModel, RecordedSampling
 from steering.schemas.steering import AppliedIntervention, AppliedSteering, HeldStrength
-from steering.spec import Schedule, TokenScope
+from steering.spec import Role, Schedule, TokenScope
 from steering.workflows.generate import Answer
 
 
@@ -24,6 +24,7 @@ def record_of(
     info = engine.info
     return Record(
         prompt=prompt,
+        prompt_roles=cast("tuple[Role | None, ...] | None", plan.prompt_roles),
         sampling=RecordedSampling(
             max_tokens=sampling.max_tokens,
             temperature=sampling.temperature,

@@ -8,7 +8,7 @@ from app.services.inputs import check_activations, prompt_of
 from app.services.limits import check_limit
 from app.services.reading.responses import ACTIVATION_BYTES, SCORE_BYTES, applied_plan, read_tokens
 from steering.engine.capabilities import unembedding_of
-from steering.engine.prompts import check_context, encode_prompt
+from steering.engine.prompts import check_context, encode_prompt, with_roles
 from steering.layer_indices import layer_indices
 from steering.schemas.reading.logit_lens import (
     LensLayerAnswer,
@@ -38,8 +38,9 @@ async def prepare(context: Context, body: LogitLensRequest) -> PreparedLens:
     check(context, body)
     settings, engine = context.settings, context.engine
     layers = layer_indices(body.layers, engine.info.layer_count)
-    plan = await context.plan(body.steering)
-    ids = await encode_prompt(engine.tokenizer, prompt_of(body, settings))
+    prompt = prompt_of(body, settings)
+    plan = await with_roles(await context.plan(body.steering), engine.tokenizer, prompt)
+    ids = await encode_prompt(engine.tokenizer, prompt)
     check_context(len(ids), 0, engine.info, param="prompt" if body.prompt is not None else "messages")
     tokens = len(ids) * (1 if plan.empty else 2)
     check_activations(engine, settings, tokens, len(layers), "activations (tokens x layers x d_model)", "layers")

@@ -8,7 +8,7 @@ from app.services.inputs import chat_messages, encode_prompts
 from app.services.limits import check_limit
 from app.services.reading.responses import ACTIVATION_BYTES, SCORE_BYTES, applied_plan
 from steering.engine.api import Engine, Prompt
-from steering.engine.prompts import check_context, encode_prompt
+from steering.engine.prompts import check_context, encode_prompt, with_roles
 from steering.errors import InvalidRequest
 from steering.schemas.reading.score import ScoreAnswer, ScoredText, ScoreRequest
 from steering.threads import run_in_thread
@@ -38,7 +38,9 @@ async def prepare(context: Context, body: ScoreRequest) -> PreparedScore:
     if body.texts is not None:
         rows, prompt_length = await encode_prompts(engine, body.texts, "texts"), 0
     else:
-        rows, prompt_length = await _continued(engine, body, settings.max_scored_tokens)
+        prompt: Prompt = chat_messages(body.messages) if body.messages is not None else (body.prompt or "")
+        plan = await with_roles(plan, engine.tokenizer, prompt)
+        rows, prompt_length = await _continued(engine, body, prompt, settings.max_scored_tokens)
     tokens = sum(map(len, rows))
     what = "tokens (the prompt counts for each continuation)"
     check_limit(tokens, settings.max_scored_tokens, what, "texts" if body.texts is not None else "continuations")
@@ -49,10 +51,11 @@ async def prepare(context: Context, body: ScoreRequest) -> PreparedScore:
     return PreparedScore(context, workflow.ScoreRequest(tuple(rows), prompt_length, plan))
 
 
-async def _continued(engine: Engine, body: ScoreRequest, most: int) -> tuple[list[tuple[int, ...]], int]:
+async def _continued(
+    engine: Engine, body: ScoreRequest, prompt: Prompt, most: int
+) -> tuple[list[tuple[int, ...]], int]:
     """Returns (the prompt's tokens with those of each continuation, length of the prompt)."""
     assert body.continuations is not None
-    prompt: Prompt = chat_messages(body.messages) if body.messages is not None else (body.prompt or "")
     before = await encode_prompt(engine.tokenizer, prompt)
     check_limit(len(before) * len(body.continuations), most, "tokens (prompt x continuations)", "continuations")
     texts = body.continuations

@@ -47,6 +47,14 @@ describe("interventions", () => {
     });
   });
 
+  it("name the tokens of a role, and ids", () => {
+    expect(intervention(control({ role: "user", tokenIds: [5, 9] }), 1).scope).toEqual({
+      roles: ["user"],
+      token_ids: [5, 9],
+    });
+    expect(intervention(control({}), 1).scope).toBeUndefined();
+  });
+
   it("read layers as a person writes them", () => {
     expect(parseLayers("14, 12 12")).toEqual([12, 14]);
     expect(parseLayers("10-15")).toEqual({ from: 10, to: 16 });

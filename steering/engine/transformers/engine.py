@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from collections.abc import Sequence as Rows
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import cast
@@ -21,7 +22,7 @@ from steering.engine.api import (
 from steering.engine.checks import check_sampling
 from steering.engine.fit_task import FitTask, FittedDirection, check_task
 from steering.engine.options import EngineLimits
-from steering.engine.prompts import MAX_INLINE_CHARACTERS, check_context, encode_prompt, prompt_size
+from steering.engine.prompts import MAX_INLINE_CHARACTERS, check_context, encode_prompt, prompt_size, with_roles
 from steering.engine.readings import MonitoredAnswer
 from steering.engine.transformers import captures
 from steering.engine.transformers.background import BackgroundTask, Pieces
@@ -89,12 +90,13 @@ class TransformersEngine:
         """See Engine.generate."""
         ids = await encode_prompt(self.tokenizer, request.prompt)
         self._check(ids, request)
+        plan = await with_roles(request.plan, self.tokenizer, request.prompt)
         stream = Stream(asyncio.get_running_loop())
         sequence = Sequence(
             id=next(self._numbers),
             ids=list(ids),
             prompt_length=len(ids),
-            plan=request.plan,
+            plan=plan,
             sampling=request.sampling,
             stream=stream,
             readings=request.readings,
@@ -124,6 +126,7 @@ class TransformersEngine:
     ) -> tuple[Capture, ...]:
         """See Engine.capture."""
         captures.check_layers(spec, self.info.layer_count)
+        prompts = [replace(one, plan=await with_roles(one.plan, self.tokenizer, one.prompt)) for one in prompts]
         stream = Stream(asyncio.get_running_loop())
         size = sum(prompt_size(prompt.prompt) for prompt in prompts)
         begin = partial(self._begin_captures, prompts, spec, stream, priority)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, SamplingParams
+from steering.engine.checks import refuse_token_scopes
 from steering.engine.transformers.captures import SpanFinder, begin
 from steering.engine.transformers.steering.timing import follows_single_tokens
 from steering.engine.vllm.client import Task, VllmClient
@@ -37,6 +38,7 @@ class CaptureTask:
                 "readout, or a condition that is read behind the layer at which it acts",
                 param="steering",
             )
+        refuse_token_scopes(prompt.plan, "vllm")
         state = begin(0, prompt, ids, spec, tokenizer)
         return cls(prompt, spec, ids, state.window, state.reduce)
 

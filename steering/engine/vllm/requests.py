@@ -6,7 +6,7 @@ from vllm import SamplingParams as VllmSampling
 from vllm.sampling_params import RequestOutputKind
 
 from steering.engine.api import GenerationRequest, SamplingParams
-from steering.engine.checks import check_sampling
+from steering.engine.checks import check_sampling, refuse_token_scopes
 from steering.engine.prompts import check_context
 from steering.engine.transformers.steering.bank import MAX_THRESHOLDS
 from steering.errors import LimitExceeded, UnsupportedParameter
@@ -21,6 +21,7 @@ def check_request(prompt_tokens: int, request: GenerationRequest, info: ModelInf
     if len(request.plan.thresholds) > MAX_THRESHOLDS:
         raise LimitExceeded(f"at most {MAX_THRESHOLDS} thresholds per request", param="steering")
     check_stages(request.plan, stages)
+    refuse_token_scopes(request.plan, "vllm")
 
 
 def check_stages(plan: SteeringPlan, stages: Mapping[int, int]) -> None:

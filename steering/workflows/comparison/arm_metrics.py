@@ -6,6 +6,7 @@ from math import exp
 from statistics import fmean
 
 from steering.engine.api import Engine, Prompt
+from steering.engine.prompts import with_roles
 from steering.plan.types import SteeringPlan
 from steering.quality import Estimate
 from steering.threads import run_in_thread
@@ -70,7 +71,7 @@ async def measure_arm(
     baseline: Sequence[ReadAnswer] | None,
 ) -> tuple[ArmMetrics, AgainstBaseline | None]:
     """Measures one answer at a time, so that the logits of one sequence are held at a time. baseline None: the arm is it."""
-    ids = engine.tokenizer.encode(prompt)
+    ids, plan = engine.tokenizer.encode(prompt), await with_roles(plan, engine.tokenizer, prompt)
     measured = [
         await measure_tokens(engine, ids, one.answer.tokens, plan)
         if measurable(engine, len(ids) + len(one.answer.tokens))

@@ -8,6 +8,7 @@ from importlib.resources import files
 from statistics import fmean
 
 from steering.engine.api import CapturePrompt, CaptureSpec, Engine, Prompt
+from steering.engine.prompts import with_roles
 from steering.plan.types import SteeringPlan
 from steering.threads import run_in_thread
 from steering.workflows.comparison.teacher_forcing import predicting, surprises
@@ -54,6 +55,7 @@ async def _surprises(engine: Engine, prompt: Prompt, options: Sequence[str], pla
     before = engine.tokenizer.encode(prompt)
     space = "" if engine.info.chat_template else " "
     answers = [_answer_ids(engine, f"{space}{option[:1].upper()}{option[1:]}") for option in options]
+    plan = await with_roles(plan, engine.tokenizer, prompt)
     captures = await engine.capture(
         [CapturePrompt(before + ids, plan, len(before)) for ids in answers], CaptureSpec(layers=(), logits=True)
     )

@@ -100,6 +100,32 @@ async def test_every_arm_of_a_comparison_can_be_replayed(client: httpx2.AsyncCli
         assert tokens(replay.json()) == tokens(arm)
 
 
+async def test_scopes_with_roles_come_again_and_need_messages(client: httpx2.AsyncClient) -> None:
+    """The record has the roles of the tokens; a comparison re-reads its answers under them."""
+    steering = [
+        {"vector": "alpha", "layers": [1], "strength": 9.0, "scope": {"roles": ["user"], "token_ids": [97, 101]}}
+    ]
+    body = {"messages": [{"role": "user", "content": "an apple a day"}], "steering": steering, "max_tokens": 6}
+    answer = (await client.post("/v1/generate", json=body | {"logprobs": True})).json()
+    applied, record = answer["steering"]["applied"][0], answer["steering"]["record"]
+    assert applied["tokens"] == "an apple a day".count("a") + "an apple a day".count("e")
+    assert applied["scope"] == {"tokens": "all", "token_ids": [97, 101], "roles": ["user"]}
+    assert tokens((await client.post("/v1/replay", json=record)).json()) == tokens(answer)
+    without = await client.post("/v1/replay", json=record | {"prompt_roles": None})
+    assert "prompt_roles" in without.json()["error"]["message"]
+    compared = (await client.post("/v1/compare", json=body)).json()
+    assert compared["arms"][1]["against_baseline"]["kl_mean"] is not None
+    chat = {"model": "tiny", "max_tokens": 4, "steering": steering, "messages": body["messages"]}
+    assert (await client.post("/v1/chat/completions", json=chat)).status_code == 200
+    lens = {"messages": body["messages"], "steering": steering, "layers": [1], "top_k": 1}
+    assert (await client.post("/v1/logit-lens", json=lens)).status_code == 200
+    score = {"messages": body["messages"], "steering": steering, "continuations": ["b"]}
+    assert (await client.post("/v1/score", json=score)).status_code == 200
+    refused = await client.post("/v1/generate", json={"prompt": "Hm", "steering": steering})
+    assert refused.status_code == 400
+    assert "needs a prompt of messages" in refused.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("change", "status", "word"),
     [

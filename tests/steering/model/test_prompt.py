@@ -1,6 +1,8 @@
 """ModelTokenizer: control tokens come from templates only, spans are right, and what cannot be right is refused."""
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from operator import itemgetter
 
 import pytest
 from hypothesis import given
@@ -193,3 +195,21 @@ def test_eight_threads_get_what_one_gets() -> None:
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(BYTES.encode, prompts))
     assert together == [BYTES.encode(prompt) for prompt in prompts]
+
+
+@pytest.mark.parametrize("answer", ["Yes.", "  é🙂 \n", "<|end|> is text", "<|assistant|>\n"])
+def test_roles_name_the_tokens_of_every_message(answer: str) -> None:
+    messages = (ChatMessage("system", "Be."), user("Hi?"), assistant(answer), user(answer))
+    ids, roles = BYTES.encode(messages), BYTES.roles(messages)
+    assert len(ids) == len(roles)
+    found = [
+        (role, bytes(i for i, _ in part)) for role, part in groupby(zip(ids, roles, strict=True), itemgetter(1)) if role
+    ]
+    shown = answer.strip().encode()
+    assert found == [("system", b"Be."), ("user", b"Hi?"), ("assistant", shown), ("user", shown)]
+
+
+def test_roles_of_a_template_that_changes_messages_are_refused() -> None:
+    for template in ("{{ messages[0]['content'] * 2 }}", "{{ messages[0]['content'] | upper }}", "no message"):
+        with pytest.raises(InvalidRequest, match="as one text"):
+            with_template(template).roles((user("Hi"),))

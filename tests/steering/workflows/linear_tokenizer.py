@@ -6,6 +6,7 @@ import torch
 
 from steering.engine.api import Prompt
 from steering.errors import InvalidRequest
+from steering.pairs import ChatMessage
 
 POSITIVE = ("lovely", "warm", "glad", "bright", "kind", "joyful")
 NEGATIVE = ("grim", "cold", "sad", "dull", "cruel", "bitter")
@@ -87,6 +88,12 @@ class LinearTokenizer:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return " ".join(WORDS[i] for i in token_ids if WORDS[i] not in MARKERS)
+
+    def roles(self, messages: tuple[ChatMessage, ...]) -> tuple[str | None, ...]:
+        found: list[str | None] = [None]
+        for message in messages:
+            found += [None, *[message.role] * len(self._words(message.content))]
+        return (*found, *([None] if messages[-1].role != "assistant" else []))
 
     def token_text(self, token_id: int) -> str:
         return WORDS[token_id]

@@ -9,6 +9,8 @@ import {
   OPERATION_WORDS,
   type Operation,
   parseLayers,
+  ROLE_WORDS,
+  type Role,
   TOKEN_WORDS,
   type Tokens,
 } from "./controls";
@@ -50,6 +52,7 @@ export function ControlMore({ control, vector, set }: Props) {
             ))}
           </select>
         </label>
+        <TokenChoice control={control} set={set} />
         <OptionalNumber
           label="Let it go to zero over this many tokens (empty: constant)"
           value={control.endsAfter}
@@ -69,7 +72,8 @@ function summaryOf(control: Control, vector: Vector | undefined): string {
       : control.layers === "all"
         ? "all layers"
         : `layers ${layerText(control.layers)}`;
-  return [control.operation, layers, TOKEN_WORDS[control.tokens], control.when ? "with a condition" : ""]
+  const narrowed = control.role || control.tokenIds ? "some tokens" : "";
+  return [control.operation, layers, TOKEN_WORDS[control.tokens], narrowed, control.when ? "with a condition" : ""]
     .filter(Boolean)
     .join(" · ");
 }
@@ -144,6 +148,41 @@ function LayerField({ control, set }: Omit<Props, "vector">) {
           />
         </label>
       )}
+    </div>
+  );
+}
+
+/** Among the tokens above: those of one role, and those with given ids. */
+function TokenChoice({ control, set }: Omit<Props, "vector">) {
+  return (
+    <div class="row">
+      <label class="field">
+        <span>Of</span>
+        <select
+          value={control.role ?? ""}
+          onChange={(event) => set({ role: (event.currentTarget.value || null) as Role | null })}
+        >
+          <option value="">all messages</option>
+          {Object.entries(ROLE_WORDS).map(([name, words]) => (
+            <option key={name} value={name}>
+              {words}
+            </option>
+          ))}
+        </select>
+      </label>
+      <label class="field">
+        <span>Only token ids (empty: all)</span>
+        <input
+          type="text"
+          inputMode="numeric"
+          size={10}
+          value={control.tokenIds?.join(", ") ?? ""}
+          onChange={(event) => {
+            const ids = event.currentTarget.value.match(/\d+/g)?.map(Number) ?? [];
+            set({ tokenIds: ids.length > 0 ? ids : null });
+          }}
+        />
+      </label>
     </div>
   );
 }

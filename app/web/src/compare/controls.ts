@@ -4,6 +4,7 @@ import { doseOf, sliderEnd, wordFor, zonesOf } from "../maths/strength";
 export type Operation = "add" | "ablate" | "clamp" | "rotate" | "replace";
 export type LayerChoice = "recommended" | "all" | number[] | { from: number; to: number };
 export type Tokens = "all" | "prompt" | "generated" | "last";
+export type Role = "system" | "user" | "assistant";
 export type ConditionAt = "prompt" | "prompt_mean" | "token";
 
 export interface Condition {
@@ -22,6 +23,8 @@ export interface Control {
   operation: Operation;
   layers: LayerChoice;
   tokens: Tokens;
+  role: Role | null;
+  tokenIds: number[] | null;
   low: number | null;
   high: number | null;
   degrees: number;
@@ -48,6 +51,12 @@ export const TOKEN_WORDS: Readonly<Record<Tokens, string>> = {
   last: "last prompt token only",
 };
 
+export const ROLE_WORDS: Readonly<Record<Role, string>> = {
+  system: "the system message",
+  user: "the user's messages",
+  assistant: "the assistant's messages and the answer",
+};
+
 let nextId = 1;
 
 /** Returns a control for a vector at a strength that is clear and does not break the text. */
@@ -61,6 +70,8 @@ const BLANK: Omit<Control, "id" | "vector"> = {
   operation: "add",
   layers: "recommended",
   tokens: "all",
+  role: null,
+  tokenIds: null,
   low: null,
   high: null,
   degrees: 30,
@@ -100,13 +111,22 @@ export function intervention(control: Control, overall: number): Intervention {
   }
   if (control.operation === "replace" && control.to) result.to = control.to;
   if (control.layers !== "recommended") result.layers = control.layers;
-  if (control.tokens !== "all") result.scope = { tokens: control.tokens };
+  const scope = scopeOf(control);
+  if (Object.keys(scope).length > 0) result.scope = scope;
   if (control.when) {
     const { vector, side, bound, at } = control.when;
     result.when = { vector, [side]: bound, at };
   }
   if (control.endsAfter !== null) result.schedule = { kind: "linear", to: 0, tokens: control.endsAfter };
   return result;
+}
+
+function scopeOf({ tokens, role, tokenIds }: Control): Record<string, unknown> {
+  const scope: Record<string, unknown> = {};
+  if (tokens !== "all") scope.tokens = tokens;
+  if (role) scope.roles = [role];
+  if (tokenIds && tokenIds.length > 0) scope.token_ids = tokenIds;
+  return scope;
 }
 
 /** Returns the interventions of every control that is on. */

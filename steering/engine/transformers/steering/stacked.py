@@ -69,7 +69,7 @@ def members_of(segments: Sequence[Segment]) -> dict[int, list[list[Member]]]:
         for layer, steering in plan.layers.items():
             for number, call in enumerate(steering.calls):
                 intervention = plan.intervention(call)
-                timing = Timing.of(intervention, plan, segment.sequence.prompt_length)
+                timing = Timing.of(intervention, plan, segment.sequence.ids, segment.sequence.prompt_length)
                 tokens = _tokens(segment, timing)
                 if tokens:
                     row = start + tokens.start - segment.start
@@ -159,7 +159,7 @@ class OperationStack:
         firsts = [member.first for member in self._members]
         pairs = list(zip(self._members, firsts, strict=True))
         constant = all(
-            member.timing.is_constant_from(first) if self._decode else not member.timing.scheduled
+            member.timing.is_constant_from(first) if self._decode else not member.timing.varies
             for member, first in pairs
         )
         self._weight_is_final = constant

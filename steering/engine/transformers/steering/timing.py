@@ -1,5 +1,6 @@
-"""When an intervention acts: its scope as a range of positions, its schedule as a weight per generated token."""
+"""When an intervention acts: its scope as a range of positions and a choice of tokens, its schedule as a weight per generated token."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import cos, inf, pi
 
@@ -36,36 +37,72 @@ def weight(schedule: Schedule, index: int) -> float:
     return x
 
 
+GENERATED_ROLE = "assistant"
+"""Of generated tokens, and of the position that predicts the first of them."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenChoice:
+    """The positions of a sequence whose tokens a scope names. ids: those of the sequence, which grows. prompt_roles: of the plan."""
+
+    scope: TokenScope
+    ids: Sequence[int]
+    prompt_roles: Sequence[str | None]
+    prompt_length: int
+
+    def holds(self, position: int) -> bool:
+        """Whether the token at a position is named, by its id and by its role."""
+        scope = self.scope
+        if scope.token_ids is not None and self.ids[position] not in scope.token_ids:
+            return False
+        if scope.roles is None:
+            return True
+        generated = position >= self.prompt_length - 1
+        return (GENERATED_ROLE if generated else self.prompt_roles[position]) in scope.roles
+
+
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """The range of positions at which an intervention acts and its weight at each, for one prompt length."""
+    """The range of positions at which an intervention acts and its weight at each, for one sequence.
+
+    choice: which positions of the range; None: all.
+    """
 
     start: float
     end: float
     schedule: Schedule
     prompt_length: int
     scheduled: bool
+    choice: TokenChoice | None = None
 
     @classmethod
-    def of(cls, intervention: Intervention, plan: SteeringPlan, prompt_length: int) -> "Timing":
+    def of(cls, intervention: Intervention, plan: SteeringPlan, ids: Sequence[int], prompt_length: int) -> "Timing":
         """A condition that is decided at the prompt's end cannot act before it. A prompt scope has no generated index."""
         start, end = positions_of(intervention.scope, prompt_length)
         if waits_for_prompt(intervention.condition, plan.thresholds):
             start = max(start, prompt_length - 1)
         schedule = intervention.schedule
         scheduled = schedule.kind != "constant" and intervention.scope.tokens in ("all", "generated")
-        return cls(start, end, schedule, prompt_length, scheduled)
+        choice = None
+        if intervention.scope.selects:
+            choice = TokenChoice(intervention.scope, ids, plan.prompt_roles or (), prompt_length)
+        return cls(start, end, schedule, prompt_length, scheduled, choice)
+
+    @property
+    def varies(self) -> bool:
+        """Whether the weight may differ between positions of the range."""
+        return self.scheduled or self.choice is not None
 
     def at(self, position: int) -> float:
         """Weight at a position, 0 where it is out of scope."""
-        if not self.start <= position < self.end:
+        if not self.start <= position < self.end or not (self.choice is None or self.choice.holds(position)):
             return 0.0
         index = position - (self.prompt_length - 1)
         return weight(self.schedule, index) if self.scheduled and index >= 0 else 1.0
 
     def is_constant_from(self, position: int) -> bool:
         """Whether the weight is 1 at this and every later position."""
-        return self.start <= position and self.end == inf and not self.scheduled
+        return self.start <= position and self.end == inf and not self.varies
 
 
 def follows_single_tokens(plan: SteeringPlan) -> bool:
