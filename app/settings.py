@@ -120,7 +120,8 @@ class Settings(BaseSettings):
     max_queued_jobs: Positive = Field(64, description="jobs waiting; one more is answered 429")
 
     scorer_model: str | None = Field(
-        None, description="a second model, named like STEERING_MODEL, that also reads the answers of deployment reports"
+        None,
+        description="a second model, named like STEERING_MODEL, that also reads the answers of deployment reports, and whose vectors can be transferred",
     )
     # The judge of evaluations
     judge_base_url: str | None = Field(

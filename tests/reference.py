@@ -12,7 +12,7 @@ import torch
 from steering.condition_spec import AllOf, AnyOf, ConditionSpec, Not, Threshold
 from steering.spec import InterventionSpec, LayerRange, SteeringSpec
 from steering.vectors import ConceptVector
-from tests.reference_steps import Controllers, choose, middle
+from tests.reference_steps import Controllers, choose, middle, named, weight
 
 
 @dataclass
@@ -111,11 +111,12 @@ class Reference:
             "last": position == last,
             "generated": position >= last + (scope.start or 0) and (scope.end is None or position < last + scope.end),
         }[scope.tokens]
-        if scope.token_ids is not None:
-            inside = inside and self.ids[position] in scope.token_ids
-        if scope.roles is not None:
-            inside = inside and ("assistant" if position >= last else self.roles[position]) in scope.roles
-        if not inside or (item.when is not None and self._holds(item.when, layer, position) is not True):
+        role = "assistant" if position >= last else next(iter(self.roles[position : position + 1]), None)
+        if (
+            not inside
+            or not named(scope, self.ids[position], role)
+            or (item.when is not None and self._holds(item.when, layer, position) is not True)
+        ):
             return None
         if item.when is not None and self._has_prompt_leaf(item.when) and position < last:
             return None
@@ -125,13 +126,7 @@ class Reference:
         schedule = item.schedule
         if schedule.kind == "constant":
             return 1.0
-        x = min(index / schedule.tokens, 1.0)
-        return {
-            "linear": 1 + (schedule.to - 1) * x,
-            "cosine": schedule.to + (1 - schedule.to) * (1 + math.cos(math.pi * x)) / 2,
-            "exponential": abs(schedule.to) ** x,
-            "warmup": x,
-        }[schedule.kind]
+        return weight(schedule, index)
 
     def _thresholds(self) -> list[Threshold]:
         found: list[Threshold] = []

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from steering.spec import InterventionSpec
+from steering.spec import InterventionSpec, Schedule, TokenScope
 from steering.vectors import LayerDirection
 
 
@@ -31,6 +31,23 @@ def middle(entry: LayerDirection) -> float:
     if entry.positive_mean is None or entry.negative_mean is None:
         return 0.0
     return (entry.positive_mean + entry.negative_mean) / 2
+
+
+def weight(schedule: Schedule, index: int) -> float:
+    """Returns the factor of a strength at the index of a generated token."""
+    x = min(index / schedule.tokens, 1.0)
+    return {
+        "linear": 1 + (schedule.to - 1) * x,
+        "cosine": schedule.to + (1 - schedule.to) * (1 + math.cos(math.pi * x)) / 2,
+        "exponential": abs(schedule.to) ** x,
+        "warmup": x,
+    }[schedule.kind]
+
+
+def named(scope: TokenScope, token: int, role: str | None) -> bool:
+    """Whether a scope names a token, where it names any."""
+    by_id = scope.token_ids is None or token in scope.token_ids
+    return by_id and (scope.roles is None or role in scope.roles)
 
 
 Key = tuple[InterventionSpec, int]

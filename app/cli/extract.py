@@ -95,10 +95,19 @@ def _source(
     if concept is not None:
         return {"concept": concept}
     if pairs is not None:
-        return {"pairs": _pairs(_read_pairs(pairs))}
+        return {"pairs": pairs_of(pairs)}
     if positive is not None and negative is not None:
         return {"positive": read_texts(positive), "negative": read_texts(negative)}
     return {"describe": {"trait": trait, "opposite": opposite}}
+
+
+def pairs_of(file: Path) -> list[dict[str, Any]]:
+    """Returns the pairs of a file as a request has them. Raises InvalidRequest with the number of a line."""
+    found = _read_pairs(file)
+    return [
+        {"positive": _text(positive), "negative": _text(negative), "topic": topic}
+        for (positive, negative), topic in zip(found, found.topics, strict=True)
+    ]
 
 
 def _read_pairs(file: Path) -> PairSet:
@@ -116,13 +125,6 @@ def _training(steps: int | None, kl_coefficient: float | None) -> dict[str, Any]
         name: value for name, value in (("steps", steps), ("kl_coefficient", kl_coefficient)) if value is not None
     }
     return {"training": training} if training else {}
-
-
-def _pairs(found: PairSet) -> list[dict[str, Any]]:
-    return [
-        {"positive": _text(positive), "negative": _text(negative), "topic": topic}
-        for (positive, negative), topic in zip(found, found.topics, strict=True)
-    ]
 
 
 def _text(text: PairText) -> Any:

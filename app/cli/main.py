@@ -22,6 +22,7 @@ from app.cli.texts.batch import batch
 from app.cli.texts.explain import clusters, explain
 from app.cli.texts.labelled import separation
 from app.cli.texts.score import score
+from app.cli.transfer import transfer
 from app.cli.vectors import vectors
 from steering.client import ApiError
 from steering.errors import SteeringError
@@ -32,7 +33,7 @@ cli = typer.Typer(
     help="Extract concept vectors, and steer a language model with them during generation.",
 )
 for command in (
-    serve, demo, extract, evaluate, report, generate, compare, sweep, replay, readout, lens, card, audit,
+    serve, demo, extract, transfer, evaluate, report, generate, compare, sweep, replay, readout, lens, card, audit,
     activations, score, explain, clusters, batch, monitors,
 ):  # fmt: skip
     cli.command()(command)

@@ -42,6 +42,8 @@ class _Api:
     register_vector = Method(vectors.register_vector)
     extract_vector = Method(vectors.extract_vector)
     start_extraction = Method(vectors.start_extraction)
+    transfer_vector = Method(vectors.transfer_vector)
+    start_transfer = Method(vectors.start_transfer)
     combine_vectors = Method(vectors.combine_vectors)
     import_vector = Method(vectors.import_vector)
     list_vectors = Method(vectors.list_vectors)

@@ -9,13 +9,14 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from steering.errors import InvalidRequest
-from steering.model.message_spans import marker_texts, message_spans, roles_of_tokens
 from steering.model.safe_encoder import Encoded, SafeEncoder, Span, unused_characters
 from steering.model.text_stream import TextDecoder, TextStream
 from steering.pairs import ChatMessage
 
 Prompt: TypeAlias = str | tuple[ChatMessage, ...] | tuple[int, ...]
 
+MARK = 3
+"""Characters of a marker: one that no message contains, three times, so that templates do not trim it away."""
 CONTEXT_LENGTH = 6
 """Prompt tokens that a TextStream receives: enough for the longest character and the word before it."""
 
@@ -102,12 +103,10 @@ class ModelTokenizer:
         the template. Raises InvalidRequest where the template does not show each message as one text."""
         contents = [message.content for message in messages]
         marker = unused_characters(contents, 1)[0]
-        emptied = [
-            replace(m, content=one) for m, one in zip(messages, marker_texts(marker, len(messages)), strict=True)
-        ]
+        emptied = [replace(message, content=marker * MARK) for message in messages]
         text, encoded = self._encode_messages(messages)
-        spans = message_spans(text, contents, self.render(emptied), marker)
-        return roles_of_tokens(encoded.spans, spans, [message.role for message in messages])
+        spans = _message_spans(text, contents, self.render(emptied), marker)
+        return _roles_of_tokens(encoded.spans, spans, [message.role for message in messages])
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Returns the text of ids without control tokens. Raises InvalidRequest for unknown ids."""
@@ -154,3 +153,37 @@ def _checked_text(text: str) -> str:
     except UnicodeEncodeError as error:
         raise InvalidRequest(f"the text is not valid Unicode at character {error.start}", param="prompt") from None
     return text
+
+
+def _message_spans(text: str, contents: Sequence[str], marked: str, marker: str) -> list[Span]:
+    """Returns the half-open range of characters in `text` with the content of each message.
+
+    marked: the same conversation, rendered with markers as contents. A template may trim a content. Raises InvalidRequest
+    where it does not show every content as one text.
+    """
+    pieces = marked.split(marker * MARK)
+    if len(pieces) != len(contents) + 1 or not text.startswith(pieces[0]):
+        raise InvalidRequest("the chat template does not show each message as one text", param="messages")
+    spans: list[Span] = []
+    at = len(pieces[0])
+    for content, following in zip(contents, pieces[1:], strict=True):
+        shown = next((one for one in (content, content.strip()) if text.startswith(one + following, at)), None)
+        if shown is None:
+            raise InvalidRequest("the chat template does not show each message as one text", param="messages")
+        spans.append((at, at + len(shown)))
+        at += len(shown) + len(following)
+    if at != len(text):
+        raise InvalidRequest("the chat template does not show each message as one text", param="messages")
+    return spans
+
+
+def _roles_of_tokens(tokens: Sequence[Span], messages: Sequence[Span], roles: Sequence[str]) -> tuple[str | None, ...]:
+    """Returns for each token the role of the message that it has a character of, or None. All ranges are of characters, in order."""
+    found: list[str | None] = []
+    number = 0
+    for start, end in tokens:
+        while number < len(messages) and messages[number][1] <= start:
+            number += 1
+        inside = number < len(messages) and end > messages[number][0] and end > start
+        found.append(roles[number] if inside else None)
+    return tuple(found)

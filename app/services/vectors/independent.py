@@ -1,10 +1,12 @@
-"""Opens the operator's second model while a report runs: it is loaded when it is needed, and closed afterwards."""
+"""Opens the operator's second model while a job runs: it is loaded when it is needed, and closed afterwards."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from app.components import open_engine
 from app.settings import Settings
+from steering.engine.api import Engine
+from steering.errors import UnsupportedParameter
 from steering.pairs import PairSet
 from steering.threads import run_in_thread
 from steering.workflows.reporting.independent import OtherModelScorer, other_model_scorer
@@ -13,14 +15,18 @@ CACHE_MEGABYTES = 128
 """Key-value cache of the second model, which reads one text at a time."""
 
 
+def check_second_model(settings: Settings) -> None:
+    """Raises UnsupportedParameter where the operator configured none."""
+    if settings.scorer_model is None:
+        raise UnsupportedParameter(
+            "this needs a second model, and the server has none: the operator sets STEERING_SCORER_MODEL"
+        )
+
+
 @asynccontextmanager
-async def opened_scorer(
-    settings: Settings, concept: str, pairs: PairSet | None
-) -> AsyncIterator[OtherModelScorer | None]:
-    """Yields the scorer; None where no second model is configured, or nothing says what the concept is."""
-    if settings.scorer_model is None or pairs is None:
-        yield None
-        return
+async def opened_second_model(settings: Settings) -> AsyncIterator[Engine]:
+    """Yields the second model. Raises UnsupportedParameter where none is configured, and what loading raises."""
+    check_second_model(settings)
     second = settings.model_copy(
         update={
             "model": settings.scorer_model,
@@ -33,6 +39,18 @@ async def opened_scorer(
     )
     engine = await run_in_thread(open_engine, second)
     try:
-        yield await other_model_scorer(engine, concept, pairs)
+        yield engine
     finally:
         await engine.close()
+
+
+@asynccontextmanager
+async def opened_scorer(
+    settings: Settings, concept: str, pairs: PairSet | None
+) -> AsyncIterator[OtherModelScorer | None]:
+    """Yields the scorer; None where no second model is configured, or nothing says what the concept is."""
+    if settings.scorer_model is None or pairs is None:
+        yield None
+        return
+    async with opened_second_model(settings) as engine:
+        yield await other_model_scorer(engine, concept, pairs)

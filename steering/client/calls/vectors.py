@@ -19,6 +19,7 @@ from steering.client.calls.base import (
 from steering.client.results import Vector
 from steering.schemas.extraction import Pair, Training, TraitDescription
 from steering.schemas.jobs import JobAnswer
+from steering.schemas.transfer import TransferAnswer
 from steering.schemas.vectors import SimilarAnswer, Term, VectorExport, VectorPageAnswer, VectorVersionsAnswer
 
 Directions: TypeAlias = dict[str, list[float]]
@@ -38,6 +39,20 @@ class ExtractOptions(VectorDescription, total=False):
     holdout: float
     seed: int
     training: Training | JsonObject
+
+
+class TransferOptions(VectorDescription, total=False):
+    """Options of a transfer: one of `concept` and `pairs`, and what is not left to the server."""
+
+    concept: str
+    pairs: Sequence[Pair | JsonObject]
+    anchors: Sequence[Text]
+    direction: Sequence[float]
+    from_layer: int
+    to_layer: int
+    position: str | int
+    holdout: float
+    seed: int
 
 
 class VectorFilters(TypedDict, total=False):
@@ -71,6 +86,17 @@ def extract_vector(name: str, **options: Unpack[ExtractOptions]) -> Call[Vector]
 def start_extraction(name: str, **options: Unpack[ExtractOptions]) -> Call[JobAnswer]:
     """Starts an extraction as a job; follow it with `job_events`."""
     return Call("POST", "/v1/vectors/extract", parsed(JobAnswer), json_fields(name=name, **options))
+
+
+def transfer_vector(name: str, **options: Unpack[TransferOptions]) -> Call[TransferAnswer]:
+    """Carries a direction of the server's second model to the loaded one, and waits for it."""
+    body = json_fields(name=name, **options)
+    return Call("POST", "/v1/vectors/transfer", parsed(TransferAnswer), body, query={"wait": True})
+
+
+def start_transfer(name: str, **options: Unpack[TransferOptions]) -> Call[JobAnswer]:
+    """Starts a transfer as a job; follow it with `job_events`."""
+    return Call("POST", "/v1/vectors/transfer", parsed(JobAnswer), json_fields(name=name, **options))
 
 
 def combine_vectors(

@@ -1,0 +1,95 @@
+"""Carries a direction of the second model to the loaded one."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from app.services.context import Context
+from app.services.inputs import check_activations, pair_text
+from app.services.limits import check_limit
+from app.services.resources import vector_answer
+from app.services.vectors.independent import check_second_model, opened_second_model
+from steering.concepts.loader import load_concept
+from steering.pairs import ContrastivePair, PairSet
+from steering.quality import Estimate
+from steering.schemas.comparison import EstimateAnswer
+from steering.schemas.transfer import TransferAnswer, TransferRequest
+from steering.threads import run_in_thread
+from steering.workflows.extraction.extract import check_position
+from steering.workflows.progress import Progress
+from steering.workflows.transfer import request as workflow
+from steering.workflows.transfer.transfer import ANCHOR_POSITIONS, transfer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedTransfer:
+    """A transfer that has been checked as far as that is possible without the second model."""
+
+    context: Context
+    request: workflow.TransferRequest
+
+
+async def prepare(context: Context, body: TransferRequest) -> PreparedTransfer:
+    """Resolves the request. Everything that can be refused at once is refused here, so that no job fails of it later."""
+    settings = context.settings
+    check_second_model(settings)
+    check_limit(len(body.pairs or ()), settings.max_pairs, "texts", "pairs")
+    check_limit(len(body.anchors or ()), settings.max_texts, "texts", "anchors")
+    request = await run_in_thread(_request, body)
+    check_position("last" if request.position is None else request.position)
+    workflow.check_transfer(request, context.engine)
+    texts = len(request.pairs.positive) + len(request.pairs.negative) + len(ANCHOR_POSITIONS) * len(request.anchors)
+    check_activations(context.engine, settings, texts, 1, "activations (texts x d_model)", "anchors")
+    return PreparedTransfer(context, request)
+
+
+async def job(work: PreparedTransfer, progress: Progress) -> Mapping[str, Any]:
+    """Carries the direction over, stores the vector, and returns the result of a job."""
+    context = work.context
+    async with opened_second_model(context.settings) as second:
+        found = await transfer(context.engine, second, work.request, progress=progress)
+    stored = await context.store.vectors.put(found.vector)
+    return TransferAnswer(
+        vector=vector_answer(stored),
+        from_model=found.source_model,
+        from_layer=found.from_layer,
+        to_layer=found.to_layer,
+        anchors=found.anchors,
+        explained=found.explained,
+        cosine=found.cosine,
+        auroc={name: _estimate(getattr(found, name)) for name in ("source", "native", "transferred", "random")},
+        warnings=list(found.warnings),
+    ).model_dump(mode="json")
+
+
+def job_request(body: TransferRequest) -> dict[str, Any]:
+    """Returns what a job's record stores of the request: everything but the caller's texts and numbers."""
+    return body.model_dump(mode="json", exclude={"pairs", "anchors", "direction"}, exclude_unset=True)
+
+
+def _request(body: TransferRequest) -> workflow.TransferRequest:
+    if body.pairs is None:
+        pairs = load_concept(body.concept or "")
+    else:
+        rows = [ContrastivePair(pair_text(one.positive), pair_text(one.negative), one.topic) for one in body.pairs]
+        pairs = PairSet.of(rows)
+    anchors = workflow.default_anchors(pairs) if body.anchors is None else tuple(map(pair_text, body.anchors))
+    return workflow.TransferRequest(
+        name=body.name,
+        pairs=pairs,
+        anchors=anchors,
+        direction=None if body.direction is None else torch.tensor(body.direction),
+        from_layer=body.from_layer,
+        to_layer=body.to_layer,
+        position=body.position,
+        holdout=body.holdout,
+        seed=body.seed,
+        description=body.description,
+        tags=tuple(body.tags),
+    )
+
+
+def _estimate(found: Estimate | None) -> EstimateAnswer | None:
+    return None if found is None else EstimateAnswer.model_validate(asdict(found))

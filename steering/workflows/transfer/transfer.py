@@ -1,0 +1,176 @@
+"""Carries a direction from one model to another, and measures on held-out pairs what it lost on the way."""
+
+from collections.abc import Sequence
+
+import torch
+
+from steering.auroc import HeldOut, estimate_auroc
+from steering.engine.api import CaptureSpec, Engine, Position
+from steering.extraction.card import build_card, recommend
+from steering.extraction.cross_validation import Folding, folding
+from steering.extraction.orientation import orient
+from steering.extraction.statistics import layer_quality
+from steering.layer_indices import layer_indices
+from steering.pairs import Split, Text, dataset_digest
+from steering.shapes import Direction, Float, Tensor
+from steering.threads import run_in_thread
+from steering.vectors import ConceptVector, LayerDirection
+from steering.workflows.extraction.extract import ExtractionRequest, extract, read_pairs
+from steering.workflows.extraction.texts import capture_prompts, default_position
+from steering.workflows.progress import Progress, ignore_progress
+from steering.workflows.transfer.affine_map import AffineMap, fit_map
+from steering.workflows.transfer.measures import ReadLayer, random_folds
+from steering.workflows.transfer.request import Transfer, TransferRequest, check_transfer
+
+METHOD = "transferred"
+FROM, TO, STEP = 0.4, 0.8, 2
+"""Which layers are tried where none is given, as a share of the depth: every second one in between."""
+ANCHOR_POSITIONS: tuple[Position, ...] = ("mean", "last")
+"""Every anchor text gives a pair of residuals at each."""
+STEPS = 5
+
+
+async def transfer(
+    target: Engine, source: Engine, request: TransferRequest, *, progress: Progress | None = None
+) -> Transfer:
+    """Fits the map on the anchors, carries the direction from `source` to `target`, and measures it there.
+
+    Raises InvalidRequest for what `check_transfer` refuses, and where the pairs do not differ along the carried direction.
+    """
+    report = progress or ignore_progress
+    check_transfer(request, target, source)
+    report(0, STEPS, f"choosing a layer of {source.info.name}")
+    from_layer = await _layer(source, request, request.from_layer)
+    report(1, STEPS, f"choosing a layer of {target.info.name}")
+    to_layer = await _layer(target, request, request.to_layer)
+    report(2, STEPS, "reading pairs")
+    theirs, ours = await _read(source, request, from_layer), await _read(target, request, to_layer)
+    report(3, STEPS, "reading anchors")
+    anchors = [await _anchors(*one, request.anchors) for one in ((source, from_layer), (target, to_layer))]
+    report(4, STEPS, "fitting the map")
+    carried = await run_in_thread(fit_map, anchors[0], anchors[1], len(ANCHOR_POSITIONS))
+    found = await run_in_thread(_result, target, source, request, (from_layer, to_layer), (theirs, ours), carried)
+    report(STEPS, STEPS, "done")
+    return found
+
+
+def _position(request: TransferRequest) -> Position:
+    return default_position(request.pairs) if request.position is None else request.position
+
+
+async def _layer(engine: Engine, request: TransferRequest, given: int | None) -> int:
+    count = engine.info.layer_count
+    if given is not None:
+        return layer_indices((given,), count)[0]
+    tried = tuple(range(int(FROM * count), max(int(TO * count), int(FROM * count) + 1), STEP))
+    vector = await extract(engine, _extraction(request, tried))
+    return vector.recommended_layers()[0]
+
+
+def _extraction(request: TransferRequest, layers: tuple[int, ...]) -> ExtractionRequest:
+    return ExtractionRequest(
+        request.name,
+        request.pairs,
+        layers=layers,
+        position=_position(request),
+        holdout=request.holdout,
+        seed=request.seed,
+    )
+
+
+async def _read(engine: Engine, request: TransferRequest, layer: int) -> ReadLayer:
+    read = await read_pairs(engine, _extraction(request, (layer,)), (layer,), 0, ignore_progress)
+    return ReadLayer(read.positive[0], read.negative[0], request.pairs.paired)
+
+
+async def _anchors(engine: Engine, layer: int, texts: Sequence[Text]) -> Float[Tensor, "text d_model"]:
+    """The residuals of each text at the positions of ANCHOR_POSITIONS, those of one text together."""
+    prompts = await run_in_thread(capture_prompts, engine, texts)
+    rows = [
+        [one.activations[0, 0].float() for one in await engine.capture(prompts, CaptureSpec((layer,), position))]
+        for position in ANCHOR_POSITIONS
+    ]
+    return torch.stack([row for text in zip(*rows, strict=True) for row in text])
+
+
+def _result(
+    target: Engine,
+    source: Engine,
+    request: TransferRequest,
+    layers: tuple[int, int],
+    read: tuple[ReadLayer, ReadLayer],
+    carried: AffineMap,
+) -> Transfer:
+    theirs, ours = read
+    division = folding(request.pairs, request.holdout, request.seed)
+
+    def source_fold(fold: Split) -> Direction:
+        return theirs.fit(fold).direction if request.direction is None else request.direction
+
+    transferred = ours.measured(division, lambda fold: carried.carry(source_fold(fold)), division.splits)
+    direction = theirs.fit().direction if request.direction is None else request.direction
+    values = carried.carry(direction)
+    entry = orient(values, ours.positive, ours.negative)
+    warnings = []
+    if float(entry.direction @ values) < 0.0:
+        warnings.append("the carried direction had the opposite sign in the target model; it was turned by the pairs")
+    native = ours.fit()
+    return Transfer(
+        vector=_vector(target, source, request, layers, entry, division, transferred),
+        source_model=source.info.name,
+        from_layer=layers[0],
+        to_layer=layers[1],
+        anchors=len(request.anchors),
+        explained=carried.explained,
+        penalty=carried.penalty,
+        cosine=float(torch.nn.functional.cosine_similarity(values, native.direction, dim=0)),
+        source=estimate_auroc(theirs.measured(division, source_fold, division.splits)),
+        native=estimate_auroc(ours.measured(division, lambda fold: ours.fit(fold).direction, division.splits)),
+        transferred=estimate_auroc(transferred),
+        random=estimate_auroc(random_folds(ours, division, request.seed)),
+        warnings=tuple(warnings),
+    )
+
+
+def _vector(
+    target: Engine,
+    source: Engine,
+    request: TransferRequest,
+    layers: tuple[int, int],
+    entry: LayerDirection,
+    division: Folding,
+    folds: list[list[HeldOut]],
+) -> ConceptVector:
+    info, pairs, layer = target.info, request.pairs, layers[1]
+    card = build_card(
+        {layer: layer_quality(folds)},
+        layer_count=info.layer_count,
+        pairs=min(len(pairs.positive), len(pairs.negative)),
+        holdout=division.holdout,
+        folds=division.folds,
+        topics=len(set(pairs.topics)) or len(pairs),
+        auroc=estimate_auroc(folds),
+    )
+    return ConceptVector(
+        name=request.name,
+        model=info.name,
+        model_fingerprint=info.fingerprint,
+        d_model=info.d_model,
+        method=METHOD,
+        layers={layer: entry},
+        description=request.description,
+        tags=request.tags,
+        recommended=recommend(card, info.layer_count, {layer: entry.scale}, info.typical_norms),
+        quality=card,
+        provenance={
+            "method": METHOD,
+            "position": _position(request),
+            "dataset": dataset_digest(pairs),
+            "seed": request.seed,
+            "model": info.name,
+            "from_model": source.info.name,
+            "from_fingerprint": source.info.fingerprint,
+            "from_layer": layers[0],
+            "anchors": len(request.anchors),
+        },
+    )
