@@ -123,10 +123,7 @@ class Reference:
         index = position - last
         if index < 0 or scope.tokens in ("prompt", "last"):
             return 1.0
-        schedule = item.schedule
-        if schedule.kind == "constant":
-            return 1.0
-        return weight(schedule, index)
+        return 1.0 if item.schedule.kind == "constant" else weight(item.schedule, index)
 
     def _thresholds(self) -> list[Threshold]:
         found: list[Threshold] = []

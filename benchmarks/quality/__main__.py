@@ -3,7 +3,7 @@
 import argparse
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from benchmarks.quality.cards import card
 from benchmarks.quality.choosing import choice
 from benchmarks.quality.concepts import CONCEPTS, FULL, QUICK, RANGES, SMALL, Profile
 from benchmarks.quality.dose import measured
-from benchmarks.quality.gates import gates
+from benchmarks.quality.gates import METHODS, gates
 from benchmarks.quality.holding import held
 from benchmarks.quality.ranges import add_ranges, ranges
 from benchmarks.quality.training import CONTESTED, contest
@@ -52,6 +52,9 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="PART",
     )
     parser.add_argument("--concepts", nargs="+", choices=list(STARTERS), default=list(STARTERS), metavar="NAME")
+    parser.add_argument(
+        "--methods", nargs="+", choices=METHODS, default=list(METHODS), help="of the gates", metavar="NAME"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS, help="figures are added to this file as they come")
     return parser.parse_args(arguments)
 
@@ -68,13 +71,15 @@ async def run(chosen: argparse.Namespace) -> None:
                 if concept in PARTS[part] and part == "ranges":
                     add_ranges(engine, concept, await ranges(engine, concept, QUICK if chosen.quick else RANGES))
                 elif concept in PARTS[part]:
-                    add_result(chosen.output, engine, part, concept, await one(engine, part, concept, profile))
+                    add_result(
+                        chosen.output, engine, part, concept, await one(engine, part, concept, profile, chosen.methods)
+                    )
     finally:
         await engine.close()
 
 
-async def one(engine: Engine, part: str, concept: str, profile: Profile) -> Any:
-    """Measures one part of one concept."""
+async def one(engine: Engine, part: str, concept: str, profile: Profile, methods: Sequence[str]) -> Any:
+    """Measures one part of one concept. methods: of the gates."""
     if part == "cards":
         return await card(engine, concept)
     if part == "choice":
@@ -82,17 +87,19 @@ async def one(engine: Engine, part: str, concept: str, profile: Profile) -> Any:
     if part == "dose":
         return await measured(engine, concept, profile)
     if part == "gates":
-        return await gates(engine, concept, profile)
+        return await gates(engine, concept, profile, methods)
     if part == "holding":
         return await held(engine, concept, profile)
     return await contest(engine, concept, profile)
 
 
 def add_result(path: Path, engine: Engine, part: str, concept: str, found: Any) -> None:
-    """Adds one result to the file."""
+    """Adds one result to the file. Methods of the gates are added to those that are there."""
     results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     about: Mapping[str, str] = {"model": engine.info.name, "dtype": engine.info.dtype, "device": engine.info.device}
     results.update(about, date=datetime.now(UTC).date().isoformat())
+    if part == "gates":
+        found = {**results.get(part, {}).get(concept, {}), **found}
     results.setdefault(part, {})[concept] = found
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

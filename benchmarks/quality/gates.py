@@ -23,10 +23,10 @@ SHOWN = 2
 """Prompts whose texts are saved."""
 
 
-async def gates(engine: Engine, concept: str, profile: Profile) -> dict[str, Any]:
+async def gates(engine: Engine, concept: str, profile: Profile, methods: Sequence[str] = METHODS) -> dict[str, Any]:
     """Returns by method the verdict of each gate and seed, the checks, and texts."""
     found = {}
-    for method in METHODS:
+    for method in methods:
         vector, layers = await _vector(engine, concept, method)
         found[method] = await _judged(engine, concept, vector, layers, profile, method)
     return found

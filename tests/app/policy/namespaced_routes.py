@@ -133,5 +133,6 @@ NAMELESS |= {"GET /v1/concepts/{name}"}
 
 ELSEWHERE = {
     "POST /v1/replay": "tests/app/policy/test_namespaces.py::test_a_record_of_another_namespace_is_not_replayed",
+    "POST /v1/vectors/transfer": "tests/app/transfer/test_transfer_route.py (it stores as an extraction does)",
 }
 """Routes whose request is made in another way, and the test of each."""

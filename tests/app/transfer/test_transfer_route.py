@@ -1,0 +1,96 @@
+"""POST /v1/vectors/transfer and `steer transfer`, with a second model from a folder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from steering.engine.transformers.engine import TransformersEngine
+from steering.model.loading import opened
+from tests.app.cli.test_cli import Steer
+from tests.app.conftest import Server, StartServer
+from tests.app.running import running
+from tests.steering.workflows.transfer.rotated import ANCHORS, PAIRS, planted
+
+ROWS = [
+    {"positive": one, "negative": other, "topic": topic}
+    for (one, other), topic in zip(PAIRS, PAIRS.topics, strict=True)
+]
+BODY: dict[str, Any] = {"name": "mood", "pairs": ROWS, "anchors": list(ANCHORS), "from_layer": 1, "to_layer": 1}
+
+
+def settings_over(folder: Path, tokenizer: PreTrainedTokenizerFast) -> tuple[TransformersEngine, dict[str, Any]]:
+    """The turned model as the loaded one, and the other in a folder."""
+    models = planted()
+    models.model.save_pretrained(folder / "second")
+    tokenizer.save_pretrained(folder / "second")
+    engine = TransformersEngine(opened(models.turned, tokenizer, name="turned"))
+    return engine, {"scorer_model": str(folder / "second"), "cache_dir": folder, "device": "cpu", "dtype": "float32"}
+
+
+async def test_a_vector_is_carried_over_stored_and_steers(
+    start: StartServer, hf_byte_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    engine, settings = settings_over(tmp_path, hf_byte_tokenizer)
+    server = await start(engine, **settings)
+    answer = await server.client.post("/v1/vectors/transfer?wait=true", json=BODY, timeout=60)
+    assert answer.status_code == 201, answer.text
+    found = answer.json()
+    assert (found["vector"]["id"], found["vector"]["method"], found["from_model"]) == (
+        "mood@1",
+        "transferred",
+        "second",
+    )
+    assert found["explained"] > 0.99
+    assert found["cosine"] > 0.99
+    assert set(found["auroc"]) == {"source", "native", "transferred", "random"}
+    assert found["auroc"]["transferred"]["interval"][0] <= found["auroc"]["transferred"]["mean"]
+    steered = {"prompt": "Hm", "max_tokens": 2, "steering": [{"vector": "mood", "strength": 1.0}]}
+    assert (await server.client.post("/v1/generate", json=steered)).status_code == 200
+    started = await server.client.post("/v1/vectors/transfer", json=BODY)
+    assert started.status_code == 202
+    assert "pairs" not in json.dumps(started.json().get("request", {}))
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"concept": "sentiment"}, "exactly one of 'concept' and 'pairs'"),
+        ({"anchors": ["a"]}, "1 anchor texts"),
+        ({"to_layer": 99}, "99"),
+        ({"direction": [1.0], "from_layer": None}, "needs 'from_layer'"),
+        ({"position": "all"}, "position"),
+    ],
+)
+async def test_what_makes_no_sense_is_refused_before_a_model_is_loaded(
+    start: StartServer, change: dict[str, Any], word: str
+) -> None:
+    server = await start(scorer_model="no-such-folder")
+    answer = await server.client.post("/v1/vectors/transfer", json=BODY | change)
+    assert answer.status_code == 400, answer.text
+    assert word in answer.text
+
+
+async def test_a_server_without_a_second_model_says_so(server: Server) -> None:
+    answer = await server.client.post("/v1/vectors/transfer", json=BODY)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "unsupported_parameter"
+    assert "STEERING_SCORER_MODEL" in answer.json()["error"]["message"]
+
+
+def test_the_command_shows_the_loss(
+    hf_byte_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine, settings = settings_over(tmp_path, hf_byte_tokenizer)
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    (tmp_path / "anchors.txt").write_text("\n".join(ANCHORS))
+    files = ("--pairs", str(tmp_path / "pairs.jsonl"), "--anchors", str(tmp_path / "anchors.txt"))
+    with running(engine, **settings) as address:
+        steer = Steer(address, capsys)
+        shown = steer("transfer", "mood", *files, "--from-layer", "1", "--to-layer", "1")[0]
+        assert "--concept" in steer("transfer", "mood", code=2)[1]
+    assert "transferred" in shown
+    assert "second to turned" in shown
+    assert "layer 1 to layer 1" in shown

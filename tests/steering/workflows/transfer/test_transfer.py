@@ -1,0 +1,105 @@
+"""Transfer finds a planted map between two models, carries directions by it, and measures an honest loss."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from steering.concepts.loader import load_concept
+from steering.engine.api import CapturePrompt, CaptureSpec
+from steering.engine.transformers.engine import TransformersEngine
+from steering.errors import InvalidRequest
+from steering.workflows.transfer.affine_map import fit_map
+from steering.workflows.transfer.request import MAX_ANCHORS, TransferRequest, check_transfer, default_anchors
+from steering.workflows.transfer.transfer import transfer
+from tests.engines import engine_over
+from tests.steering.workflows.transfer.rotated import ANCHORS, PAIRS, planted
+
+REQUEST = TransferRequest("mood", PAIRS, ANCHORS, from_layer=1, to_layer=1)
+
+
+@pytest.fixture
+async def engines(
+    hf_byte_tokenizer: PreTrainedTokenizerFast,
+) -> AsyncIterator[tuple[TransformersEngine, TransformersEngine]]:
+    """The turned model, and the model whose directions are carried to it."""
+    found = planted()
+    async with (
+        engine_over(found.turned, hf_byte_tokenizer) as target,
+        engine_over(found.model, hf_byte_tokenizer) as source,
+    ):
+        yield target, source
+
+
+async def test_a_planted_map_loses_nothing(engines: tuple[TransformersEngine, TransformersEngine]) -> None:
+    """Both models read the pairs alike, so the carried direction is the native one and reads as well."""
+    target, source = engines
+    (one,) = await source.capture([CapturePrompt("a text")], CaptureSpec((1,)))
+    (other,) = await target.capture([CapturePrompt("a text")], CaptureSpec((1,)))
+    torch.testing.assert_close(one.activations @ planted().rotation, other.activations, rtol=1e-3, atol=1e-3)
+    found = await transfer(target, source, REQUEST)
+    assert found.explained > 0.99
+    assert found.cosine > 0.99
+    assert found.native is not None
+    assert found.transferred is not None
+    assert found.source is not None
+    assert found.random is not None
+    assert found.transferred.mean == pytest.approx(found.native.mean, abs=0.03)
+    assert found.source.mean == pytest.approx(found.native.mean, abs=0.03)
+    assert found.transferred.mean > found.random.mean
+    assert found.transferred.interval is not None
+    vector = found.vector
+    assert (vector.method, tuple(vector.layers)) == ("transferred", (1,))
+    assert vector.quality is not None
+    assert vector.quality.auroc == pytest.approx(found.transferred.mean)
+    assert vector.provenance["from_layer"] == 1
+    assert vector.layers[1].centred
+    assert not found.warnings
+
+
+async def test_a_given_direction_is_carried_and_layers_are_chosen(
+    engines: tuple[TransformersEngine, TransformersEngine],
+) -> None:
+    target, source = engines
+    direction = torch.randn(32, generator=torch.Generator().manual_seed(5))
+    found = await transfer(target, source, replace(REQUEST, direction=direction, to_layer=None))
+    assert found.to_layer == 1, "the only one in the middle of three"
+    expected = torch.nn.functional.normalize(direction @ planted().rotation, dim=0)
+    carried = found.vector.layers[found.to_layer].direction
+    assert abs(float(expected @ carried)) > 0.99
+
+
+async def test_what_cannot_be_carried_is_refused(engines: tuple[TransformersEngine, TransformersEngine]) -> None:
+    target, source = engines
+    for change, message in (
+        ({"anchors": ANCHORS[:3]}, "a map needs 20 to 2000"),
+        ({"anchors": (*ANCHORS, PAIRS.positive[0])}, "1 anchors are texts of the pairs"),
+        ({"to_layer": 9}, "9"),
+        ({"from_layer": 9}, "9"),
+        ({"direction": torch.ones(32), "from_layer": None}, "needs 'from_layer'"),
+        ({"direction": torch.ones(7)}, "has 7 numbers"),
+        ({"name": "No"}, "is not a name"),
+    ):
+        with pytest.raises(InvalidRequest, match=message):
+            check_transfer(replace(REQUEST, **change), target, source)  # type: ignore[arg-type]
+
+
+def test_the_map_is_affine_and_its_fit_is_measured_on_other_texts() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight, bias = torch.randn(6, 4, generator=generator), torch.randn(4, generator=generator)
+    source = torch.randn(200, 6, generator=generator)
+    found = fit_map(source, source @ weight + bias)
+    torch.testing.assert_close(found.weight.float(), weight, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(found.bias.float(), bias, rtol=0.02, atol=0.02)
+    assert found.explained > 0.999
+    noise = fit_map(source, torch.randn(200, 4, generator=generator))
+    assert noise.explained < 0.1, "nothing to explain in what is held out"
+
+
+def test_default_anchors_are_none_of_the_pairs() -> None:
+    pairs = load_concept("sentiment")
+    anchors = default_anchors(pairs)
+    assert 400 < len(anchors) <= MAX_ANCHORS
+    assert not {*pairs.positive, *pairs.negative} & set(anchors)
