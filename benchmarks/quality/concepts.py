@@ -20,7 +20,7 @@ MEAN_DIFFERENCE = "mean_difference"
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """States how much is measured. choosing, reporting: prompts; controls: random directions of equal dose."""
+    """States how much is measured. choosing, reporting: prompts; controls: random directions of equal dose. anchors: texts of a transfer."""
 
     choosing: int = 10
     reporting: int = 24
@@ -28,6 +28,7 @@ class Profile:
     tokens: int = 40
     controls: int = 2
     doses: tuple[float, ...] = DOSES
+    anchors: int = 2_000
 
     @property
     def sampling(self) -> SamplingParams:
@@ -35,11 +36,11 @@ class Profile:
 
 
 FULL = Profile()
-SMALL = Profile(choosing=6, reporting=6, neutral=4, tokens=32)
+SMALL = Profile(choosing=6, reporting=6, neutral=4, tokens=32, anchors=300)
 """Deployment reports of all concepts and methods within an hour on two cores."""
 RANGES = Profile(reporting=12, neutral=2, controls=3, tokens=32)
 """Both directions of every concept."""
-QUICK = Profile(choosing=2, reporting=3, neutral=1, tokens=8, controls=1, doses=(-0.1, 0.1))
+QUICK = Profile(choosing=2, reporting=3, neutral=1, tokens=8, controls=1, doses=(-0.1, 0.1), anchors=40)
 """Shows that everything runs; measures nothing."""
 
 

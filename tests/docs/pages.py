@@ -9,7 +9,9 @@ import typer
 
 from app.cli.main import cli
 from app.settings import Settings
-from benchmarks.quality import gates_page, holding_page, page
+from benchmarks.quality import page
+from benchmarks.quality.pages import evidence, gates, holding
+from benchmarks.quality.transfer import page as transfers
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 BEGIN, END = "<!-- generated: {} -->", "<!-- end: {} -->"
@@ -73,10 +75,12 @@ PARTS = {
         "choice": page.choice_table,
         "overview": page.overview,
         "bound": page.bound_table,
-        "holding": holding_page.holding_table,
+        "holding": holding.holding_table,
         "concepts": page.concept_tables,
     },
-    "report.md": {"gates": gates_page.gates_table},
+    "evidence.md": {"runs": evidence.evidence_table},
+    "report.md": {"gates": gates.gates_table},
+    "transfer.md": {"counts": transfers.transfer_counts, "transfer": transfers.transfer_table},
     "training.md": {"settings": page.settings_table, "comparison": page.training_table},
 }
 

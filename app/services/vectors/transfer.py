@@ -20,7 +20,7 @@ from steering.threads import run_in_thread
 from steering.workflows.extraction.extract import check_position
 from steering.workflows.progress import Progress
 from steering.workflows.transfer import request as workflow
-from steering.workflows.transfer.transfer import ANCHOR_POSITIONS, transfer
+from steering.workflows.transfer.transfer import ROWS, transfer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +40,7 @@ async def prepare(context: Context, body: TransferRequest) -> PreparedTransfer:
     request = await run_in_thread(_request, body)
     check_position("last" if request.position is None else request.position)
     workflow.check_transfer(request, context.engine)
-    texts = len(request.pairs.positive) + len(request.pairs.negative) + len(ANCHOR_POSITIONS) * len(request.anchors)
+    texts = len(request.pairs.positive) + len(request.pairs.negative) + ROWS * len(request.anchors)
     check_activations(context.engine, settings, texts, 1, "activations (texts x d_model)", "anchors")
     return PreparedTransfer(context, request)
 

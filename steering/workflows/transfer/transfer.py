@@ -25,8 +25,10 @@ from steering.workflows.transfer.request import Transfer, TransferRequest, check
 METHOD = "transferred"
 FROM, TO, STEP = 0.4, 0.8, 2
 """Which layers are tried where none is given, as a share of the depth: every second one in between."""
-ANCHOR_POSITIONS: tuple[Position, ...] = ("mean", "last")
-"""Every anchor text gives a pair of residuals at each."""
+ROWS = 2
+"""Rows that every anchor gives to the map."""
+PART = 64
+"""Anchors that are held with all their positions at a time."""
 STEPS = 5
 
 
@@ -48,7 +50,7 @@ async def transfer(
     report(3, STEPS, "reading anchors")
     anchors = [await _anchors(*one, request.anchors) for one in ((source, from_layer), (target, to_layer))]
     report(4, STEPS, "fitting the map")
-    carried = await run_in_thread(fit_map, anchors[0], anchors[1], len(ANCHOR_POSITIONS))
+    carried = await run_in_thread(fit_map, anchors[0], anchors[1], ROWS)
     found = await run_in_thread(_result, target, source, request, (from_layer, to_layer), (theirs, ours), carried)
     report(STEPS, STEPS, "done")
     return found
@@ -83,14 +85,15 @@ async def _read(engine: Engine, request: TransferRequest, layer: int) -> ReadLay
     return ReadLayer(read.positive[0], read.negative[0], request.pairs.paired)
 
 
-async def _anchors(engine: Engine, layer: int, texts: Sequence[Text]) -> Float[Tensor, "text d_model"]:
-    """The residuals of each text at the positions of ANCHOR_POSITIONS, those of one text together."""
-    prompts = await run_in_thread(capture_prompts, engine, texts)
-    rows = [
-        [one.activations[0, 0].float() for one in await engine.capture(prompts, CaptureSpec((layer,), position))]
-        for position in ANCHOR_POSITIONS
-    ]
-    return torch.stack([row for text in zip(*rows, strict=True) for row in text])
+async def _anchors(engine: Engine, layer: int, texts: Sequence[Text]) -> Float[Tensor, "row d_model"]:
+    """ROWS rows for each text: the mean over all positions but the first, whose norm is of its own, and the last position."""
+    rows: list[Tensor] = []
+    for start in range(0, len(texts), PART):
+        prompts = await run_in_thread(capture_prompts, engine, texts[start : start + PART])
+        for one in await engine.capture(prompts, CaptureSpec((layer,), "all")):
+            read = one.activations[0].float()
+            rows += [read[1:].mean(0) if len(read) > 1 else read[0], read[-1]]
+    return torch.stack(rows)
 
 
 def _result(
