@@ -15,6 +15,7 @@ from app.http.openapi_document import SteeringAPI
 from app.http.playground import mount_playground
 from app.routes import (
     concepts,
+    dictionaries,
     generation,
     governance,
     jobs,
@@ -53,6 +54,7 @@ ROUTERS = (  # matched in this order, so the most frequent come first
     governance.router,
     policy.router,
     concepts.router,
+    dictionaries.router,
 )
 
 

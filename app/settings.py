@@ -119,6 +119,9 @@ class Settings(BaseSettings):
     max_jobs: Positive = Field(4, description="jobs running at once")
     max_queued_jobs: Positive = Field(64, description="jobs waiting; one more is answered 429")
 
+    dictionaries: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="comma-separated folders in SAELens format: sparse autoencoders of the model, to search"
+    )
     scorer_model: str | None = Field(
         None,
         description="a second model, named like STEERING_MODEL, that also reads the answers of deployment reports, and whose vectors can be transferred",
@@ -164,7 +167,7 @@ class Settings(BaseSettings):
         description="beyond the bound: `warn`, `clamp` the change at each token, `refuse` what is planned beyond it (and clamp the rest), or `off`",
     )
 
-    @field_validator("api_keys", "allowed_hosts", mode="before")
+    @field_validator("api_keys", "allowed_hosts", "dictionaries", mode="before")
     @classmethod
     def _comma_separated(cls, value: Any) -> Any:
         if isinstance(value, str):

@@ -19,6 +19,7 @@ from app.cli.report import report
 from app.cli.serve import serve
 from app.cli.texts.activations import activations
 from app.cli.texts.batch import batch
+from app.cli.texts.dictionaries import dictionaries
 from app.cli.texts.explain import clusters, explain
 from app.cli.texts.labelled import separation
 from app.cli.texts.score import score
@@ -41,7 +42,7 @@ cli.command("map")(draw_map)
 cli.command("test")(separation)
 for name, group in {
     "vectors": vectors, "concepts": concepts, "profiles": profiles, "default": default, "jobs": jobs, "db": database,
-    "keys": keys, "policy": policy,
+    "keys": keys, "policy": policy, "dictionaries": dictionaries,
 }.items():  # fmt: skip
     cli.add_typer(group, name=name)
 

@@ -9,7 +9,7 @@ from typing import Self, TypeVar
 import httpx2
 from pydantic import BaseModel
 
-from steering.client.calls import analysis, generation, governance, reading, server, vectors
+from steering.client.calls import analysis, dictionaries, generation, governance, reading, server, vectors
 from steering.client.calls.base import Call, StreamCall
 from steering.client.calls.errors import ApiError, api_errors, response_error, truncated_stream
 from steering.client.methods import Method, Stream
@@ -63,6 +63,9 @@ class _Api:
     activations_json = Method(reading.activations_json)
     score = Method(reading.score)
     explain = Method(reading.explain)
+    list_dictionaries = Method(dictionaries.list_dictionaries)
+    search_dictionary = Method(dictionaries.search_dictionary)
+    feature_vector = Method(dictionaries.feature_vector)
     clusters = Method(reading.clusters)
     layer_sweep = Method(analysis.layer_sweep)
     dose_response = Method(analysis.dose_response)

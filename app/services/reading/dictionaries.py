@@ -1,0 +1,146 @@
+"""Searches the sparse autoencoders that the operator registered, and stores their features as vectors."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+from app.services.context import Context
+from app.services.inputs import check_activations, encode_texts, pair_text
+from app.services.limits import check_limit
+from app.services.reading.responses import ACTIVATION_BYTES
+from app.settings import Settings
+from steering.errors import InvalidRequest, NotFound, SteeringError
+from steering.registry import unknown_name
+from steering.schemas.reading.dictionaries import (
+    DictionariesAnswer,
+    DictionaryAnswer,
+    DictionarySearchAnswer,
+    DictionarySearchRequest,
+    FeatureAnswer,
+    FeatureVectorRequest,
+    PromotedToken,
+)
+from steering.shapes import Direction
+from steering.threads import run_in_thread
+from steering.vectors import ConceptVector
+from steering.workflows.dictionaries import search as workflow
+from steering.workflows.dictionaries.folder import Dictionary, open_dictionary
+from steering.workflows.extraction.make import registered
+
+METHOD = "dictionary"
+
+opened = lru_cache(maxsize=64)(open_dictionary)
+"""Configurations and shapes by folder; weights are read from the file when they are needed."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedSearch:
+    """A search whose names are resolved and whose texts are counted."""
+
+    context: Context
+    dictionary: Dictionary
+    search: workflow.Search
+
+
+def folders(settings: Settings) -> dict[str, Path]:
+    """Returns the registered folders by name, the last part of the path."""
+    return {Path(one).name: Path(one) for one in settings.dictionaries}
+
+
+async def listed(context: Context) -> DictionariesAnswer:
+    """Lists the dictionaries; one that cannot be used says why."""
+    return DictionariesAnswer(data=await run_in_thread(lambda: list(_answers(context))))
+
+
+def _answers(context: Context) -> Iterator[DictionaryAnswer]:
+    for name, folder in folders(context.settings).items():
+        try:
+            found = opened(folder)
+            facts = {
+                key: getattr(found, key) for key in ("layer", "features", "d_model", "architecture", "hook", "model")
+            }
+        except SteeringError as error:
+            yield DictionaryAnswer(name=name, problem=error.message)
+            continue
+        try:
+            workflow.check_dictionary(found, context.engine.info)
+            problem = None
+        except SteeringError as error:
+            problem = error.message
+        yield DictionaryAnswer(name=name, **facts, problem=problem)
+
+
+async def dictionary_of(context: Context, name: str) -> Dictionary:
+    """Returns a dictionary that fits the loaded model. Raises NotFound, InvalidRequest, VectorModelMismatch."""
+    known = folders(context.settings)
+    if name not in known:
+        raise NotFound(unknown_name("dictionary", name, tuple(known), "name"), param="name")
+    found = await run_in_thread(opened, known[name])
+    workflow.check_dictionary(found, context.engine.info)
+    return found
+
+
+async def prepare(context: Context, name: str, body: DictionarySearchRequest) -> PreparedSearch:
+    """Resolves the request. Everything that can be refused is refused here, before any device work."""
+    settings, engine = context.settings, context.engine
+    check_limit(len(body.texts or ()) + len(body.against or ()), settings.max_texts, "texts", "texts")
+    found = await dictionary_of(context, name)
+    texts, against = body.texts or (), body.against or ()
+    ids = await encode_texts(engine, (*texts, *against), "texts")
+    tokens = sum(map(len, ids))
+    check_activations(engine, settings, tokens, 1, "activations (tokens x d_model)", "texts")
+    context.charge_tokens(tokens)
+    longest = max(map(len, ids), default=0)
+    context.admission.reserve((2 * found.features * found.d_model + longest * found.features) * ACTIVATION_BYTES)
+    return PreparedSearch(
+        context,
+        found,
+        workflow.Search(
+            vector=None if body.vector is None else await _direction(context, found, body.vector),
+            texts=tuple(map(pair_text, texts)),
+            against=tuple(map(pair_text, against)),
+            top=body.top,
+            min_output_score=body.min_output_score,
+        ),
+    )
+
+
+async def _direction(context: Context, dictionary: Dictionary, name: str) -> Direction:
+    vector = await context.vector(name)
+    if dictionary.layer not in vector.layers:
+        raise InvalidRequest(
+            f"{vector.id} has no direction at layer {dictionary.layer}, where dictionary {dictionary.name!r} is",
+            param="vector",
+        )
+    return vector.at(dictionary.layer).direction
+
+
+async def run(work: PreparedSearch) -> DictionarySearchAnswer:
+    """Searches, and builds the response."""
+    found = await workflow.search(work.context.engine, work.dictionary, work.search)
+    return DictionarySearchAnswer(
+        dictionary=work.dictionary.name,
+        layer=work.dictionary.layer,
+        features=[
+            FeatureAnswer(
+                feature=one.feature,
+                score=one.score,
+                promoted=[PromotedToken(id=token, text=text) for token, text in one.promoted],
+                output_score=one.output_score,
+            )
+            for one in found
+        ],
+    )
+
+
+async def feature_vector(context: Context, name: str, body: FeatureVectorRequest) -> ConceptVector:
+    """Stores a row of the decoder as a vector at the dictionary's layer."""
+    found = await dictionary_of(context, name)
+    row = await run_in_thread(found.row, body.feature)
+    about = body.description or f"feature {body.feature} of dictionary {name}"
+    tags = tuple(dict.fromkeys((*body.tags, "saelens")))
+    directions = {str(found.layer): row.tolist()}
+    vector = await run_in_thread(registered, context.engine.info, body.name, directions, None, about, tags)
+    provenance = {"dictionary": name, "feature": body.feature, "hook": found.hook}
+    return await context.store.vectors.put(replace(vector, method=METHOD, provenance=provenance))

@@ -1,0 +1,158 @@
+"""Reads a sparse autoencoder from a folder in SAELens format: cfg.json and sae_weights.safetensors."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from steering.errors import InvalidRequest
+from steering.shapes import Float, Residual, Tensor
+from steering.strict_json import load_json
+
+CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+MAX_CONFIG_BYTES = 1 << 20
+MAX_NUMBERS = 1 << 28
+"""Of each of W_enc and W_dec: 1 GiB in float32."""
+ARCHITECTURES = ("standard", "jumprelu", "topk")
+_HOOK = re.compile(r"blocks\.(\d{1,4})\.hook_resid_(pre|post)")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dictionary:
+    """The features of one sparse autoencoder over the residual stream after block `layer`.
+
+    folder: where its weights are. features, d_model: rows and columns of W_dec. k: active features of a topk autoencoder.
+    """
+
+    name: str
+    folder: Path
+    layer: int
+    features: int
+    d_model: int
+    architecture: str
+    hook: str
+    model: str
+    centred: bool
+    k: int = 0
+
+    def decoder(self) -> Float[Tensor, "feature d_model"]:
+        """Reads W_dec in float32."""
+        return self._tensors("W_dec")["W_dec"]
+
+    def row(self, feature: int) -> Float[Tensor, "d_model"]:
+        """Reads one row of W_dec. Raises InvalidRequest for a feature that does not exist."""
+        if not 0 <= feature < self.features:
+            raise InvalidRequest(
+                f"dictionary {self.name!r} has features 0 to {self.features - 1}, got {feature}", param="feature"
+            )
+        with safe_open(self.folder / WEIGHTS, framework="pt") as tensors:
+            row: Tensor = tensors.get_slice("W_dec")[feature : feature + 1][0].float()
+        return row
+
+    def encode(self, residual: Residual) -> Float[Tensor, "token feature"]:
+        """residual (token, d_model) -> the activation of every feature, 0 where it is not active."""
+        found = self._tensors("W_enc", "b_enc", "b_dec", "threshold")
+        rows = residual.float() - found["b_dec"] if self.centred else residual.float()
+        before = rows @ found["W_enc"] + found["b_enc"]
+        if self.architecture == "topk":
+            kept = before.topk(min(self.k, self.features), dim=-1)
+            return torch.zeros_like(before).scatter_(-1, kept.indices, kept.values.relu())
+        if self.architecture == "jumprelu":
+            return before * (before > found["threshold"])
+        return before.relu()
+
+    def _tensors(self, *names: str) -> dict[str, Tensor]:
+        with safe_open(self.folder / WEIGHTS, framework="pt") as tensors:
+            held = set(tensors.keys())
+            return {name: tensors.get_tensor(name).float() for name in names if name in held}
+
+
+def open_dictionary(folder: Path) -> Dictionary:
+    """Reads the configuration and checks the shapes of the weights, without reading them.
+
+    Raises InvalidRequest for what is not a sparse autoencoder of the residual stream in a form that can be computed.
+    """
+    config = _config(folder / CONFIG)
+    metadata = config["metadata"] if isinstance(config.get("metadata"), dict) else config
+    hook = str(metadata.get("hook_name", metadata.get("hook_point", "")))
+    architecture = str(config.get("architecture", config.get("architecture_type", "standard")))
+    if architecture not in ARCHITECTURES:
+        raise _invalid(folder, f"architecture {architecture[:40]!r} is not one of {', '.join(ARCHITECTURES)}")
+    scaling = config.get("normalize_activations", "none")
+    if scaling not in ("none", None):
+        raise _invalid(folder, f"normalize_activations {str(scaling)[:40]!r} is not supported, only 'none'")
+    shapes = _shapes(folder)
+    features, d_model = _checked_shapes(folder, shapes, architecture)
+    k = config.get("k", 0)
+    if architecture == "topk" and not (isinstance(k, int) and 0 < k <= features):
+        raise _invalid(folder, f"a topk autoencoder needs 'k' from 1 to {features}, got {str(k)[:40]}")
+    return Dictionary(
+        name=folder.name,
+        folder=folder,
+        layer=_layer_of(folder, hook),
+        features=features,
+        d_model=d_model,
+        architecture=architecture,
+        hook=hook,
+        model=str(metadata.get("model_name", ""))[:256],
+        centred=bool(config.get("apply_b_dec_to_input", True)),
+        k=k if architecture == "topk" else 0,
+    )
+
+
+def _config(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise _invalid(file.parent, f"there is no {CONFIG}")
+    if file.stat().st_size > MAX_CONFIG_BYTES:
+        raise _invalid(file.parent, f"{CONFIG} is larger than {MAX_CONFIG_BYTES >> 20} MB")
+    found = load_json(file.read_bytes(), file.name, param="dictionary")
+    if not isinstance(found, dict):
+        raise _invalid(file.parent, f"{CONFIG} is not an object")
+    return found
+
+
+def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    file = folder / WEIGHTS
+    if not file.is_file():
+        raise _invalid(folder, f"there is no {WEIGHTS}")
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118 - not a mapping
+    except SafetensorError as error:
+        raise _invalid(folder, f"{WEIGHTS} is not a safetensors file: {error}") from None
+
+
+def _checked_shapes(folder: Path, shapes: dict[str, tuple[int, ...]], architecture: str) -> tuple[int, int]:
+    decoder = shapes.get("W_dec", ())
+    if len(decoder) != 2 or min(decoder) < 1:
+        raise _invalid(folder, f"W_dec must be (feature, d_model), it is {decoder or 'missing'}")
+    features, d_model = decoder
+    if features * d_model > MAX_NUMBERS:
+        raise _invalid(folder, f"W_dec has {features * d_model} numbers; at most {MAX_NUMBERS} are read")
+    expected = {"W_enc": (d_model, features), "b_enc": (features,), "b_dec": (d_model,)}
+    if architecture == "jumprelu":
+        expected["threshold"] = (features,)
+    for name, shape in expected.items():
+        if shapes.get(name) != shape:
+            raise _invalid(folder, f"{name} must have shape {shape}, it is {shapes.get(name, 'missing')}")
+    return features, d_model
+
+
+def _layer_of(folder: Path, hook: str) -> int:
+    """A hook before block L reads the output of block L - 1."""
+    found = _HOOK.fullmatch(hook)
+    layer = -1 if found is None else int(found[1]) - (found[2] == "pre")
+    if layer < 0:
+        raise _invalid(
+            folder,
+            f"the hook {hook[:80]!r} is not the residual stream after a block (blocks.<n>.hook_resid_post, or hook_resid_pre "
+            "of a later block)",
+        )
+    return layer
+
+
+def _invalid(folder: Path, message: str) -> InvalidRequest:
+    return InvalidRequest(f"dictionary {folder.name!r}: {message}", param="dictionary")

@@ -1,0 +1,144 @@
+"""Searches a dictionary: features near a vector, or active on texts; what each promotes, and whether it steers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from steering.concepts.loader import load_neutral_texts
+from steering.engine.api import CapturePrompt, CaptureSpec, Engine, Prompt
+from steering.engine.capabilities import unembedding_of
+from steering.errors import InvalidRequest, VectorModelMismatch
+from steering.model.info import ModelInfo
+from steering.plan.resolve import resolve
+from steering.shapes import Direction, Float, Tensor
+from steering.spec import InterventionSpec, SteeringSpec
+from steering.threads import run_in_thread
+from steering.vectors import ConceptVector, LayerDirection
+from steering.workflows.dictionaries.folder import Dictionary
+from steering.workflows.evaluation.setup import UNGUARDED, GivenVectors
+
+PROMOTED = 8
+"""Tokens that a feature promotes, most first."""
+NEUTRAL_TEXTS = 32
+"""Texts that activations are compared with where the caller gives none."""
+DOSE = 0.5
+"""Relative dose at which a feature's output score is measured."""
+PROBE_PROMPT = "In my experience,"
+MAX_SCORED = 64
+"""Features whose output score one search measures: each takes a pass over the probe prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """vector: a direction that decoder rows are compared with; or texts, in which features are to be more active than in `against`.
+
+    min_output_score: features below it are left out; None: the output score is not measured. top: how many are returned.
+    """
+
+    vector: Direction | None = None
+    texts: tuple[Prompt, ...] = ()
+    against: tuple[Prompt, ...] = ()
+    top: int = 20
+    min_output_score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFeature:
+    """A feature. score: its cosine with the vector, or how much more active it is in the texts, as a mean over tokens, than in what
+    they are compared with. promoted: the tokens that its direction makes likelier at the output. output_score: see
+    `output_scores`."""
+
+    feature: int
+    score: float
+    promoted: tuple[tuple[int, str], ...]
+    output_score: float | None = None
+
+
+def check_dictionary(dictionary: Dictionary, info: ModelInfo) -> None:
+    """Raises VectorModelMismatch where the dictionary cannot be of the loaded model."""
+    if dictionary.d_model != info.d_model or dictionary.layer >= info.layer_count:
+        raise VectorModelMismatch(
+            f"dictionary {dictionary.name!r} is of layer {dictionary.layer} and d_model {dictionary.d_model}; {info.name} has "
+            f"{info.layer_count} layers and d_model {info.d_model}",
+            param="dictionary",
+        )
+
+
+async def search(engine: Engine, dictionary: Dictionary, wanted: Search) -> tuple[FoundFeature, ...]:
+    """Returns features, best first. Raises VectorModelMismatch, UnsupportedParameter for an engine that cannot unembed."""
+    check_dictionary(dictionary, engine.info)
+    unembedding_of(engine)
+    scores = await _scores(engine, dictionary, wanted)
+    limit = wanted.top if wanted.min_output_score is None else MAX_SCORED
+    best = scores.topk(min(limit, len(scores)))
+    features = best.indices.tolist()
+    rows = torch.stack([await run_in_thread(dictionary.row, feature) for feature in features])
+    promoted = await _promoted(engine, rows)
+    found = [
+        FoundFeature(feature, score, tuple((i, engine.tokenizer.token_text(i)) for i in ids))
+        for feature, score, ids in zip(features, best.values.tolist(), promoted, strict=True)
+    ]
+    if wanted.min_output_score is None:
+        return tuple(found)
+    outputs = await output_scores(engine, dictionary.layer, rows, promoted)
+    scored = [FoundFeature(one.feature, one.score, one.promoted, out) for one, out in zip(found, outputs, strict=True)]
+    kept = [one for one in scored if one.output_score is not None and one.output_score >= wanted.min_output_score]
+    return tuple(kept[: wanted.top])
+
+
+async def _scores(engine: Engine, dictionary: Dictionary, wanted: Search) -> Float[Tensor, "feature"]:
+    if wanted.vector is not None:
+        direction = wanted.vector
+        return await run_in_thread(lambda: torch.nn.functional.cosine_similarity(dictionary.decoder(), direction[None]))
+    if not wanted.texts:
+        raise InvalidRequest("give 'vector' or 'texts' to search for", param="texts")
+    against: Sequence[Prompt] = wanted.against or load_neutral_texts()[:NEUTRAL_TEXTS]
+    return await _activity(engine, dictionary, wanted.texts) - await _activity(engine, dictionary, against)
+
+
+async def _activity(engine: Engine, dictionary: Dictionary, texts: Sequence[Prompt]) -> Float[Tensor, "feature"]:
+    """Mean activation of every feature over the tokens of the texts but the first of each, whose norm is of its own."""
+    total, count = torch.zeros(dictionary.features), 0
+    for text in texts:  # one at a time: a long text times all features is large
+        (read,) = await engine.capture([CapturePrompt(text)], CaptureSpec((dictionary.layer,), "all"))
+        rows = read.activations[0][1:] if read.activations.shape[1] > 1 else read.activations[0]
+        total += (await run_in_thread(dictionary.encode, rows)).sum(0)
+        count += len(rows)
+    return total / max(count, 1)
+
+
+async def _promoted(engine: Engine, rows: Float[Tensor, "feature d_model"]) -> list[list[int]]:
+    logits = await unembedding_of(engine).unembed(rows)
+    ids: list[list[int]] = logits.topk(min(PROMOTED, logits.shape[1]), dim=-1).indices.tolist()
+    return ids
+
+
+async def output_scores(
+    engine: Engine, layer: int, rows: Float[Tensor, "feature d_model"], promoted: Sequence[Sequence[int]]
+) -> list[float]:
+    """Returns how far each feature makes the model say what it promotes: the rise of the most probable of its promoted tokens, times
+    the share of the vocabulary below it, when the feature is added at the last position of a neutral prompt at relative dose DOSE.
+
+    After the output score of Arad et al., arXiv 2505.20063: features that are active on a concept often do not steer toward it.
+    """
+    info, spec = engine.info, CaptureSpec((), logits=True)
+    ids = engine.tokenizer.encode(PROBE_PROMPT)
+    (plain,) = await engine.capture([CapturePrompt(ids)], spec)
+    assert plain.logits is not None
+    before = plain.logits[-1].softmax(-1)
+    found = []
+    for row, tokens in zip(rows, promoted, strict=True):
+        vector = ConceptVector(
+            "feature", info.name, info.fingerprint, info.d_model, "given",
+            {layer: LayerDirection(torch.nn.functional.normalize(row, dim=0), 1.0)}, version=1,
+        )  # fmt: skip
+        item = InterventionSpec(vector="feature", strength=DOSE, unit="relative", layers=(layer,))
+        plan = await resolve(SteeringSpec(interventions=(item,)), GivenVectors((vector,)), info, guard=UNGUARDED)
+        (steered,) = await engine.capture([CapturePrompt(ids, plan)], spec)
+        assert steered.logits is not None
+        after = steered.logits[-1].softmax(-1)
+        best = max(tokens, key=lambda token: float(after[token]))
+        rank = int((after > after[best]).sum())
+        found.append(max(float(after[best] - before[best]), 0.0) * (1.0 - rank / len(after)))
+    return found

@@ -1,0 +1,105 @@
+"""Sparse autoencoders from folders: what is read, what is refused, and that searches find planted features."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from steering.engine.api import CapturePrompt, CaptureSpec
+from steering.errors import InvalidRequest, VectorModelMismatch
+from steering.workflows.dictionaries.folder import open_dictionary
+from steering.workflows.dictionaries.search import Search, output_scores, search
+from tests.engines import family_engine
+from tests.families import D_MODEL
+from tests.steering.workflows.dictionaries.planted import FEATURES, planted_folder
+
+
+def test_a_folder_is_opened_without_reading_its_weights(tmp_path: Path) -> None:
+    direction = torch.arange(1.0, 9.0)
+    found = open_dictionary(planted_folder(tmp_path / "small", 8, {3: direction}))
+    assert (found.name, found.layer, found.features, found.d_model, found.model) == ("small", 1, FEATURES, 8, "tiny")
+    torch.testing.assert_close(found.row(3), direction / direction.norm())
+    assert found.decoder().shape == (FEATURES, 8)
+    with pytest.raises(InvalidRequest, match="features 0 to 11, got 12"):
+        found.row(12)
+
+
+@pytest.mark.parametrize(
+    ("config", "active"),
+    [
+        ({}, lambda before: before.relu()),
+        ({"architecture": "jumprelu"}, lambda before: before * (before > 0.1)),
+        ({"architecture": "topk", "k": 2}, lambda before: before.relu() * (before >= before.topk(2).values[:, -1:])),
+        ({"metadata": {"hook_name": "blocks.2.hook_resid_pre"}, "hook_name": "x"}, lambda before: before.relu()),
+    ],
+)
+def test_activations_equal_a_direct_computation(tmp_path: Path, config: dict[str, Any], active: Any) -> None:
+    found = open_dictionary(planted_folder(tmp_path / "one", 8, {}, **config))
+    residual = torch.randn(5, 8, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(found.encode(residual), active(residual @ found.decoder().T))
+    assert found.layer == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"architecture": "gated"}, "'gated' is not one of"),
+        ({"architecture": "topk"}, "needs 'k'"),
+        ({"hook_name": "blocks.1.hook_mlp_out"}, "not the residual stream"),
+        ({"hook_name": "blocks.0.hook_resid_pre"}, "not the residual stream"),
+        ({"normalize_activations": "expected_average_only_in"}, "normalize_activations"),
+    ],
+)
+def test_what_cannot_be_computed_is_refused(tmp_path: Path, config: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        open_dictionary(planted_folder(tmp_path / "bad", 8, {}, **config))
+
+
+def test_a_broken_folder_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    with pytest.raises(InvalidRequest, match="no cfg.json"):
+        open_dictionary(folder)
+    (folder / "cfg.json").write_text(json.dumps([1]))
+    with pytest.raises(InvalidRequest, match="not an object"):
+        open_dictionary(folder)
+    (folder / "cfg.json").write_text(json.dumps({"hook_name": "blocks.1.hook_resid_post"}))
+    with pytest.raises(InvalidRequest, match=r"no sae_weights\.safetensors"):
+        open_dictionary(folder)
+    (folder / "sae_weights.safetensors").write_bytes(b"not a file")
+    with pytest.raises(InvalidRequest, match="not a safetensors file"):
+        open_dictionary(folder)
+
+
+async def test_searches_find_planted_features(hf_byte_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    """By a vector, and by what is active on texts; and a feature that writes a token has an output score."""
+    async with family_engine("llama", hf_byte_tokenizer) as engine:
+        read = await engine.capture([CapturePrompt("xxxxxxxx"), CapturePrompt("other text")], CaptureSpec((1,), "mean"))
+        shift = read[0].activations[0, 0] - read[1].activations[0, 0]
+        vector = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(9))
+        found = open_dictionary(planted_folder(tmp_path / "sae", D_MODEL, {4: shift, 7: vector}))
+        near = await search(engine, found, Search(vector=vector, top=3))
+        active = await search(engine, found, Search(texts=("xxxxxxxx",), against=("other text",), top=3))
+        default = await search(engine, found, Search(texts=("xxxxxxxx",), top=1))
+        scored = await search(engine, found, Search(vector=vector, top=3, min_output_score=0.0))
+        strict = await search(engine, found, Search(vector=vector, min_output_score=1.0))
+        rows = found.decoder()[:3]
+        promoted = [[1, 2], [3, 4], [5, 6]]
+        outputs = await output_scores(engine, 1, rows, promoted)
+        with pytest.raises(VectorModelMismatch, match="d_model 8"):
+            await search(engine, open_dictionary(planted_folder(tmp_path / "other", 8, {})), Search(texts=("a",)))
+        with pytest.raises(InvalidRequest, match="'vector' or 'texts'"):
+            await search(engine, found, Search())
+    assert near[0].feature == 7
+    assert near[0].score == pytest.approx(1.0, abs=1e-4)
+    assert active[0].feature == 4
+    assert len(default) == 1
+    assert len(near[0].promoted) == 8
+    assert near[0].output_score is None
+    assert [one.feature for one in scored] == [one.feature for one in near]
+    assert all(one.output_score is not None and 0.0 <= one.output_score <= 1.0 for one in scored)
+    assert strict == ()
+    assert len(outputs) == 3
