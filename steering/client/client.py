@@ -9,10 +9,9 @@ from typing import Self, TypeVar
 import httpx2
 from pydantic import BaseModel
 
-from steering.client.calls import analysis, dictionaries, generation, governance, reading, server, vectors
+from steering.client.api import Api
 from steering.client.calls.base import Call, StreamCall
 from steering.client.calls.errors import ApiError, api_errors, response_error, truncated_stream
-from steering.client.methods import Method, Stream
 from steering.client.retries import Retries
 from steering.client.transport import auth_headers, parse_event, parse_response, request_arguments
 
@@ -27,81 +26,7 @@ LARGEST_EVENT = 256 << 20
 """Bytes of one event. The last event of a stream holds the whole response."""
 
 
-class _Api:
-    """Every route as a method."""
-
-    generate = Method(generation.generate)
-    generate_stream = Stream(generation.generate_stream)
-    compare = Method(generation.compare)
-    compare_stream = Stream(generation.compare_stream)
-    replay = Method(generation.replay)
-    start_batch = Method(generation.start_batch)
-    job_output = Method(generation.job_output)
-    tokenize = Method(generation.tokenize)
-    detokenize = Method(generation.detokenize)
-    register_vector = Method(vectors.register_vector)
-    extract_vector = Method(vectors.extract_vector)
-    start_extraction = Method(vectors.start_extraction)
-    transfer_vector = Method(vectors.transfer_vector)
-    start_transfer = Method(vectors.start_transfer)
-    combine_vectors = Method(vectors.combine_vectors)
-    import_vector = Method(vectors.import_vector)
-    list_vectors = Method(vectors.list_vectors)
-    get_vector = Method(vectors.get_vector)
-    get_directions = Method(vectors.get_directions)
-    export_vector = Method(vectors.export_vector)
-    export_control_vector = Method(vectors.export_control_vector)
-    export_vector_json = Method(vectors.export_vector_json)
-    similar_vectors = Method(vectors.similar_vectors)
-    describe_vector = Method(vectors.describe_vector)
-    list_versions = Method(vectors.list_versions)
-    delete_vector = Method(vectors.delete_vector)
-    readout = Method(analysis.readout)
-    latent_space = Method(analysis.latent_space)
-    logit_lens = Method(analysis.logit_lens)
-    activations = Method(reading.activations)
-    activations_json = Method(reading.activations_json)
-    score = Method(reading.score)
-    explain = Method(reading.explain)
-    list_dictionaries = Method(dictionaries.list_dictionaries)
-    search_dictionary = Method(dictionaries.search_dictionary)
-    feature_vector = Method(dictionaries.feature_vector)
-    clusters = Method(reading.clusters)
-    layer_sweep = Method(analysis.layer_sweep)
-    dose_response = Method(analysis.dose_response)
-    report = Method(analysis.report)
-    start_report = Method(analysis.start_report)
-    start_evaluation = Method(analysis.start_evaluation)
-    put_profile = Method(server.put_profile)
-    list_profiles = Method(server.list_profiles)
-    get_profile = Method(server.get_profile)
-    delete_profile = Method(server.delete_profile)
-    set_default_steering = Method(server.set_default_steering)
-    get_default_steering = Method(server.get_default_steering)
-    clear_default_steering = Method(server.clear_default_steering)
-    create_key = Method(governance.create_key)
-    list_keys = Method(governance.list_keys)
-    change_key = Method(governance.change_key)
-    delete_key = Method(governance.delete_key)
-    read_audit = Method(governance.read_audit)
-    set_policy = Method(governance.set_policy)
-    get_policy = Method(governance.get_policy)
-    clear_policy = Method(governance.clear_policy)
-    list_monitors = Method(governance.list_monitors)
-    get_monitor = Method(governance.get_monitor)
-    list_jobs = Method(server.list_jobs)
-    get_job = Method(server.get_job)
-    cancel_job = Method(server.cancel_job)
-    job_events = Stream(server.job_events)
-    list_concepts = Method(server.list_concepts)
-    get_concept = Method(server.get_concept)
-    capabilities = Method(server.capabilities)
-    health = Method(server.health)
-    version = Method(server.version)
-    openapi = Method(server.openapi)
-
-
-class Client(_Api):
+class Client(Api):
     """The synchronous client. `http`: an own httpx2 client (transport, proxies); base_url and api_key still apply.
 
     `retries`: which failures are repeated; by default those that pass, three attempts, honouring `Retry-After`.
@@ -178,7 +103,7 @@ class Client(_Api):
             raise truncated_stream(response)
 
 
-class AsyncClient(_Api):
+class AsyncClient(Api):
     """The client for asyncio. It has the same methods and options; calls are awaited, streams are asynchronous generators."""
 
     def __init__(

@@ -61,7 +61,7 @@ def test_what_cannot_be_computed_is_refused(tmp_path: Path, config: dict[str, An
 def test_a_broken_folder_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "broken"
     folder.mkdir()
-    with pytest.raises(InvalidRequest, match="no cfg.json"):
+    with pytest.raises(InvalidRequest, match=r"no cfg\.json"):
         open_dictionary(folder)
     (folder / "cfg.json").write_text(json.dumps([1]))
     with pytest.raises(InvalidRequest, match="not an object"):
