@@ -186,9 +186,10 @@ async def _neutral(context: Context, body: ReportRequest) -> tuple[Prompt, ...]:
     if body.neutral is None:
         return as_prompts(context.engine, load_neutral()[-NEUTRAL:])
     check_limit(len(body.neutral), context.settings.max_texts, "prompts", "neutral")
-    return tuple(
-        [(await tokenize(context.engine, pair_text(text), body.max_tokens)).token_ids for text in body.neutral]
-    )
+    found = tuple(pair_text(text) for text in body.neutral)
+    for text in found:
+        await tokenize(context.engine, text, body.max_tokens)
+    return found
 
 
 async def _readers(context: Context, body: ReportRequest) -> tuple[dict[str, ConceptVector], tuple[str, ...]]:
