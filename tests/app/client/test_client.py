@@ -12,7 +12,7 @@ import pytest
 from app.main import create_app
 from app.settings import Settings
 from steering.client import ApiError, AsyncClient, Client
-from steering.client.calls import analysis, generation, governance, reading, server, vectors
+from steering.client.calls import analysis, dictionaries, generation, governance, reading, server, vectors
 from steering.client.calls.base import Call, StreamCall
 from steering.schemas.comparison import ArmErrorAnswer, CompareAnswer
 from steering.schemas.generation import GenerateAnswer, TokenPiece
@@ -45,7 +45,7 @@ def client(address: str) -> Iterator[Client]:
 
 def builders() -> dict[str, object]:
     """Every builder of a Call."""
-    modules = (generation, vectors, analysis, reading, server, governance)
+    modules = (generation, vectors, analysis, reading, server, governance, dictionaries)
     return {
         name: value
         for module in modules
@@ -64,6 +64,8 @@ def test_every_route_of_the_server_has_a_call_except_metrics_and_plain_health() 
     reached = set()
     arguments = {
         "name": "n",
+        "dictionary": "n",
+        "feature": 1,
         "job_id": "j",
         "key_id": "k",
         "scopes": ["read"],
