@@ -48,8 +48,28 @@ class VectorId:
         return self.name if self.version is None else f"{self.name}@{self.version}"
 
 
+class ClassMeans:
+    """What follows from the class means projected on a direction, None where they are not known."""
+
+    __slots__ = ()
+    positive_mean: float | None
+    negative_mean: float | None
+
+    @property
+    def centred(self) -> bool:
+        """Whether the class means are known, so that scores are centred between them."""
+        return self.positive_mean is not None and self.negative_mean is not None
+
+    @property
+    def middle(self) -> float:
+        """The middle of the class means on the direction, in residual units; 0 where they are not known."""
+        if self.positive_mean is None or self.negative_mean is None:
+            return 0.0
+        return (self.positive_mean + self.negative_mean) / 2
+
+
 @dataclass(frozen=True, slots=True)
-class LayerDirection:
+class LayerDirection(ClassMeans):
     """The vector at one layer.
 
     direction: (d_model,), float32, unit length. scale: the natural scale kappa, distance between the class means along it.
@@ -63,18 +83,6 @@ class LayerDirection:
     negative_mean: float | None = None
     weight: float | None = None
     bias: float | None = None
-
-    @property
-    def centred(self) -> bool:
-        """Whether the class means are known, so that scores are centred between them."""
-        return self.positive_mean is not None and self.negative_mean is not None
-
-    @property
-    def middle(self) -> float:
-        """The middle of the class means on the direction, in residual units; 0 where they are not known."""
-        if self.positive_mean is None or self.negative_mean is None:
-            return 0.0
-        return (self.positive_mean + self.negative_mean) / 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)

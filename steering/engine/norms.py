@@ -1,9 +1,14 @@
 """Measures the typical norm of the residual stream after each block, the unit of planned relative doses."""
 
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Protocol
+
 import torch
 
 from steering.concepts.loader import load_neutral
 from steering.engine.api import CapturePrompt, CaptureSpec, Engine
+from steering.model.info import ModelInfo
 
 PROMPTS = 16
 PROMPTS_PER_CAPTURE = 4
@@ -23,3 +28,26 @@ async def measure_typical_norms(engine: Engine, prompts: tuple[str, ...] | None 
         captures = await engine.capture(part, spec)
         norms.extend(capture.activations[:, 1:].float().norm(dim=2) for capture in captures)
     return tuple(torch.cat(norms, dim=1).median(dim=1).values.tolist())
+
+
+class OpenedEngine(Engine, Protocol):
+    """An engine that is being opened, so that its info may still be completed."""
+
+    info: ModelInfo
+
+
+async def _checked() -> None:
+    """Checks nothing."""
+
+
+async def complete(engine: OpenedEngine, check: Callable[[], Awaitable[None]] = _checked) -> None:
+    """Completes the info of an engine with the typical norms, which every plan is judged by, then checks the engine.
+
+    Closes it where that fails.
+    """
+    try:
+        engine.info = replace(engine.info, typical_norms=await measure_typical_norms(engine))
+        await check()
+    except BaseException:
+        await engine.close()
+        raise

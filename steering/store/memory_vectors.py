@@ -18,16 +18,14 @@ from steering.store.formats.stored_vector import (
     not_found,
     serialize,
     summarize_valid,
+    written,
 )
 from steering.store.memory_servers import Changes
 from steering.store.rules import (
-    DESCRIPTION_LIMIT,
+    check_changes,
     check_filter,
     check_page,
-    check_tags,
-    check_text,
     make_cursor,
-    now,
     read_cursor,
     refuse_if_used,
 )
@@ -72,7 +70,7 @@ class MemoryVectors:
         check_quota(self._writer, self._used(), len(serialized.content))
         key = (self._namespace, serialized.name)
         version = self._content.last_versions.get(key, 0) + 1
-        stored = replace(serialized, namespace=key[0], version=version, created_at=now(), created_by=self._writer.key)
+        stored = written(serialized, version, self._writer, self._namespace)
         self._content.last_versions[key] = version
         self._content.vectors.setdefault(key, {})[version] = stored
         return self._content.decode(stored)
@@ -98,10 +96,7 @@ class MemoryVectors:
     async def describe(self, name: str, description: str | None, tags: tuple[str, ...] | None) -> ConceptVector:
         """See VectorStore.describe."""
         check_name(name)
-        if description is not None:
-            check_text(description, "description", DESCRIPTION_LIMIT)
-        if tags is not None:
-            check_tags(tags)
+        check_changes(description, tags)
         own = self._content.vectors.get((self._namespace, name))
         if own is None:
             raise not_found(name, None)

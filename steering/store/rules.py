@@ -77,6 +77,14 @@ def check_tags(tags: tuple[str, ...]) -> tuple[str, ...]:
     return tags
 
 
+def check_changes(description: str | None, tags: tuple[str, ...] | None) -> None:
+    """Checks what a vector is to be described by; None is left as it is. Raises InvalidRequest."""
+    if description is not None:
+        check_text(description, "description", DESCRIPTION_LIMIT)
+    if tags is not None:
+        check_tags(tags)
+
+
 def check_filter(where: VectorFilter) -> VectorFilter:
     """Returns the filter. Raises InvalidRequest for a tag, method or search that nothing stored could match."""
     if where.tag is not None:

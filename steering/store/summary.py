@@ -7,11 +7,11 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from steering.quality import QualityCard, Recommended
-from steering.vectors import ConceptVector, recommended_layers
+from steering.vectors import ClassMeans, ConceptVector, recommended_layers
 
 
 @dataclass(frozen=True, slots=True)
-class LayerNumbers:
+class LayerNumbers(ClassMeans):
     """The numbers of one layer besides its direction: see `steering.vectors.LayerDirection`."""
 
     scale: Annotated[float, Field(gt=0)]
@@ -19,11 +19,6 @@ class LayerNumbers:
     negative_mean: float | None = None
     weight: float | None = None
     bias: float | None = None
-
-    @property
-    def centred(self) -> bool:
-        """Whether the class means are known, so that scores are centred between them."""
-        return self.positive_mean is not None and self.negative_mean is not None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

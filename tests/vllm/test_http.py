@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from openai import OpenAI
+from openai import BadRequestError, NotFoundError, OpenAI
 
 from steering.engine.vllm.engine import VllmEngine
 from tests.app.running import running
@@ -86,3 +86,42 @@ def test_the_openai_client_completes_streams_and_steers(address: str) -> None:
 def test_a_refusal_names_what_was_given(address: str) -> None:
     body = posted(address, "/v1/generate", {"prompt": "a", "max_tokens": 8193}, 400)
     assert body["error"]["code"] == "context_length_exceeded"
+
+
+def test_a_policy_flags_answers_and_the_metrics_are_those_of_the_scheduler(address: str) -> None:
+    posted(address, "/v1/vectors/extract?wait=true", {"name": "love", "pairs": PAIRS}, 201)
+    watch = {"name": "watch", "vector": "love", "above": -100.0, "action": "flag"}
+    assert httpx2.put(f"{address}/v1/policy", json={"monitors": [watch]}).status_code == 200
+    try:
+        answer = posted(address, "/v1/generate", {"prompt": "I", "max_tokens": 6, "temperature": 0})
+        (flag,) = answer["choices"][0]["flags"]
+        assert (flag["monitor"], flag["action"]) == ("watch", "flag")
+        shown = httpx2.get(f"{address}/v1/monitors/watch").json()
+        assert shown["scores"] == answer["usage"]["completion_tokens"]
+    finally:
+        assert httpx2.delete(f"{address}/v1/policy").status_code == 204
+    lines = dict(line.rsplit(" ", 1) for line in httpx2.get(f"{address}/metrics").text.splitlines() if line[0] != "#")
+    assert float(lines["steering_engine_steps_total"]) > 5
+    assert float(lines["steering_queue_wait_seconds_count"]) > 0
+    assert float(lines['steering_cache_blocks{state="total"}']) > 0
+
+
+def test_the_openai_client_completes_texts_reads_usage_and_sees_refusals(address: str) -> None:
+    client = OpenAI(base_url=f"{address}/v1", api_key="unused", max_retries=0)
+    model = next(iter(client.models.list())).id
+    asked: dict[str, Any] = {"model": model, "prompt": "Once upon a time", "max_tokens": 8, "temperature": 0}
+    whole = client.completions.create(**asked, n=2, logprobs=2)
+    assert [choice.text for choice in whole.choices] == [whole.choices[0].text] * 2
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens == 16
+    chunks = list(client.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    assert "".join(chunk.choices[0].text for chunk in chunks if chunk.choices) == whole.choices[0].text
+    assert chunks[-1].usage is not None
+    stopped = client.completions.create(**asked, stop=[whole.choices[0].text[4:8]])
+    assert stopped.choices[0].finish_reason == "stop"
+    with pytest.raises(BadRequestError) as refused:
+        client.completions.create(**asked, extra_body={"steering": [{"vector": "none", "strengt": 1}]})
+    assert "strengt" in str(refused.value)
+    with pytest.raises(NotFoundError) as missing:
+        client.completions.create(**asked, extra_body={"steering": [{"vector": "nobody"}]})
+    assert missing.value.code == "vector_not_found"

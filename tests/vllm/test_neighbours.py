@@ -34,13 +34,42 @@ def cramped(tiny_vllm_folder: Path) -> VllmEngine:
 
 async def test_pieces_of_prompts_and_preemption_change_nothing(cramped: VllmEngine) -> None:
     asked = await random_requests(cramped.info, PROMPTS, 60, 12)
-    asked = [one for one in asked if all(threshold.layer == 0 for threshold in one.plan.thresholds)]
-    alone, together = await run_alone(cramped, asked), await run_all(cramped, asked)
+    vectors = vectors_for(cramped.info)
+    when, scope = {"vector": "beta", "above": 0.0, "layer": 2, "at": "token"}, {"tokens": "generated"}
+    late = {"vector": "alpha", "strength": 1.0, "layers": [0], "when": when, "scope": scope}
+    held = {"vector": "beta", "strength": 3.0, "layers": [0, 1], "hold": {"score": 0.4}}
+    following = [await plan_for(items, vectors, cramped.info) for items in ([late], [held], [late, held])]
+    asked += [replace(asked[3 * number], plan=plan) for number, plan in enumerate(following)]
+    alone = await run_alone(cramped, asked)
+    before = cramped.stats()
+    together = await run_all(cramped, asked)
     assert (await cramped.call_workers("steering_resumed"))[0] > 0
+    assert cramped.stats().preemptions > before.preemptions
     assert [one.tokens for one in together] == [one.tokens for one in alone]
     for one, its in zip(together, alone, strict=True):
         assert one.finish.steering.tokens == its.finish.steering.tokens
         assert one.finish.steering.total == pytest.approx(its.finish.steering.total, rel=1e-3, abs=1e-6)
+        assert one.finish.steering.fired_at == its.finish.steering.fired_at
+
+
+async def test_numbers_of_the_scheduler_reach_the_metrics(cramped: VllmEngine) -> None:
+    before = cramped.stats()
+    request = GenerationRequest(PROMPTS[0], SamplingParams(max_tokens=30, ignore_eos=True))
+    stream = cramped.generate(request)
+    for _ in range(10):
+        await anext(stream)
+    running = cramped.stats()
+    assert running.busy
+    assert 0 < running.blocks_used <= running.blocks_total
+    await stream.aclose()
+    await until(lambda: not cramped.stats().busy)
+    after = cramped.stats()
+    assert after.steps >= before.steps + 2 + 9  # two pieces of the prompt
+    assert (after.blocks_used, after.admitted) == (0, before.admitted + 1)
+    assert after.queue_seconds >= before.queue_seconds
+    together = [replace(request, prompt=prompt) for prompt in PROMPTS]
+    await run_all(cramped, together)
+    assert cramped.stats().steps < after.steps + 4 * 32  # a step computes several requests
 
 
 @pytest.mark.embedded

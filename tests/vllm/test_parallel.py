@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,12 @@ import pytest
 from steering.engine import open_engine
 from steering.engine.api import CapturePrompt, CaptureSpec, Engine, GenerationRequest
 from steering.engine.options import EngineOptions
+from steering.engine.readings import MonitorSet
 from steering.engine.vllm.engine import VllmEngine
 from steering.errors import UnsupportedParameter
 from tests.engines import random_requests, run, run_all, sampling
 from tests.plans import plan_for, vectors_for
+from tests.steering.engine.steering.test_monitors import monitor
 from tests.vllm.conftest import opened
 
 PROMPTS = [tuple(b"Once upon a time"), tuple(b"Hm"), tuple(b"What would you say about that?")]
@@ -70,3 +73,17 @@ async def test_a_condition_across_stages_is_refused(parallel: VllmEngine) -> Non
             await run(parallel, request)
     else:
         assert len((await run(parallel, request)).tokens) == 4
+
+
+async def test_monitors_of_every_stage_are_read(parallel: VllmEngine, single: Engine) -> None:
+    vectors = vectors_for(parallel.info, means=True)
+    watched = MonitorSet([
+        monitor(vectors["alpha"], layer, -inf, name=f"layer {layer}", action="flag")
+        for layer in range(parallel.info.layer_count)
+    ])  # fmt: skip
+    request = GenerationRequest(PROMPTS[0], sampling(6), monitors=watched)
+    found, expected = await run(parallel, request), await run(single, request)
+    for event, its in zip(found.events, expected.events, strict=True):
+        scores = {one.monitor.name: one.score for one in event.raised}
+        assert scores == pytest.approx({one.monitor.name: one.score for one in its.raised}, rel=1e-3, abs=1e-4)
+    assert len(found.events[0].raised) == parallel.info.layer_count

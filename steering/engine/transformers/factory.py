@@ -1,9 +1,8 @@
 """Opens the transformers engine: loads the model, starts the engine's thread, measures the model's norms."""
 
 import asyncio
-from dataclasses import replace
 
-from steering.engine.norms import measure_typical_norms
+from steering.engine.norms import complete
 from steering.engine.options import EngineOptions
 from steering.engine.transformers.engine import TransformersEngine
 from steering.engine.transformers.execution import CompileRequest
@@ -30,7 +29,7 @@ def open_engine(options: EngineOptions) -> TransformersEngine:
     # in threads that end, because the OpenMP pool of a caller that stays would slow every pass down
     loaded = call_in_thread(lambda: _load(options))
     engine = TransformersEngine(loaded, options.limits, _compile_request(options, loaded.info))
-    call_in_thread(lambda: asyncio.run(_measure(engine)))
+    call_in_thread(lambda: asyncio.run(complete(engine)))
     return engine
 
 
@@ -52,12 +51,3 @@ def _compile_request(options: EngineOptions, info: ModelInfo) -> CompileRequest 
     if not (small if options.compiled == "auto" else options.compiled):
         return None
     return CompileRequest(info, options.model, options.revision, options.cache_dir, options.kernels)
-
-
-async def _measure(engine: TransformersEngine) -> None:
-    """Completes the engine's info, which every plan is judged by. Closes the engine where that fails."""
-    try:
-        engine.info = replace(engine.info, typical_norms=await measure_typical_norms(engine))
-    except BaseException:
-        await engine.close()
-        raise

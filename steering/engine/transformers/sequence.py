@@ -11,6 +11,7 @@ from steering.engine.api import CaptureSpec, SamplingParams
 from steering.engine.readings import NO_MONITORS, MonitoredAnswer, MonitorSet, Reading
 from steering.engine.transformers.sampling.token_counts import TokenCounts
 from steering.engine.transformers.steering.dose import DoseLedger
+from steering.engine.transformers.steering.history import SteeringHistory
 from steering.plan.types import SteeringPlan
 from steering.shapes import Tensor
 
@@ -71,7 +72,9 @@ class Sequence:
 
     row: its row in the steering bank while it runs. block_table: its cache blocks, the first `shared` of them taken over
     from others. order: when it was admitted first. cached: positions that were not computed for it. overtaken: how many
-    requests were admitted before it since it did not fit. arrived: when it came, by the monotonic clock.
+    requests were admitted before it since it did not fit. arrived: when it came, by the monotonic clock. history: where what
+    decides its steering is kept, for an engine that may compute positions again; replayed: that of a request whose positions
+    this sequence computes again.
     """
 
     id: int
@@ -103,6 +106,8 @@ class Sequence:
     """Positions whose blocks may be shared: those in front of the first one that is read, or that predicts a token."""
     cache_epoch: int = 0
     arrived: float = field(default_factory=monotonic)
+    history: SteeringHistory | None = None
+    replayed: SteeringHistory | None = None
     dose: DoseLedger = field(init=False)
     outbox: list[object] = field(default_factory=list)
 

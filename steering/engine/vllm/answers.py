@@ -1,53 +1,70 @@
-"""Makes the events of an answer from the token ids of vLLM: text, stop strings, the final report."""
+"""Makes the answer of a request from the token ids of vLLM and what the workers measured, by the writer of the transformers engine."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from steering.engine.api import Finish, SamplingParams, SteeringReport, TokenEvent
-from steering.engine.transformers.sampling.detokenizer import advance, finish
-from steering.engine.transformers.sequence import DecodeStream
+from steering.engine.api import GenerationRequest, TokenEvent
+from steering.engine.readings import MonitoredAnswer
+from steering.engine.transformers.answers import AnswerWriter, Ending, Read, finish_event
+from steering.engine.transformers.sampling.sampler import Sampled
+from steering.engine.transformers.sequence import DecodeStream, Stream
+from steering.engine.transformers.sequence import Sequence as Row
 from steering.engine.transformers.steering.dose import NO_BLOCK, DoseLedger, Run
-from steering.engine.vllm.messages import ReportMessage
+from steering.engine.vllm.messages import ReportMessage, TokenReadings
 from steering.plan.holds import HeldReadout
 from steering.plan.types import SteeringPlan
 
 
-@dataclass(slots=True, eq=False)
 class Answer:
-    """The text of one answer as it grows; see `TextState` of the detokenizer. ended: how, once it is known.
+    """The answer to one request as it grows. ending: how it ended, once that is known."""
 
-    eos_ids: tokens that end it without being part of it.
-    """
+    def __init__(
+        self,
+        ids: tuple[int, ...],
+        request: GenerationRequest,
+        decoder: DecodeStream,
+        eos_ids: Collection[int],
+        stream: Stream,
+    ) -> None:
+        """eos_ids: tokens that end it without being part of it."""
+        self._request = request
+        self._writer = AnswerWriter(eos_ids)
+        self._row = Row(
+            id=0,
+            ids=list(ids),
+            prompt_length=len(ids),
+            plan=request.plan,
+            sampling=request.sampling,
+            stream=stream,
+            decoder=decoder,
+            monitors=request.monitors,
+            monitored=MonitoredAnswer(request.monitors, request.request_id) if len(request.monitors) else None,
+        )
+        self.ending: Ending | None = None
 
-    sampling: SamplingParams
-    decoder: DecodeStream
-    eos_ids: Collection[int]
-    held_text: str = ""
-    tokens: int = 0
-    ended: Literal["stop", "length"] | None = None
-    last_text: str = field(default="", init=False)
+    @property
+    def tokens(self) -> int:
+        """Returns the number of generated tokens."""
+        return self._row.generated
 
-    def add(self, token_id: int, logprobs: Mapping[int, Any] | None, readout: Mapping[str, float]) -> TokenEvent | None:
-        """Adds a token. Returns its event; None for one that ends the answer."""
-        if token_id in self.eos_ids and not self.sampling.ignore_eos:
-            self.ended, self.last_text = "stop", finish(self)
-            return None
-        text, stopped = advance(self, token_id)
-        chosen, top = _logprobs(token_id, logprobs, self.sampling.logprobs)
-        event = TokenEvent(self.tokens, token_id, text, chosen, top, readout)
-        self.tokens += 1
-        if stopped:
-            self.ended = "stop"
-        elif self.tokens >= self.sampling.max_tokens:
-            self.ended, self.last_text = "length", finish(self)
-        return event
+    def add(self, token_id: int, logprobs: Mapping[int, Any] | None, found: TokenReadings) -> list[TokenEvent]:
+        """Adds a token. Returns its event; nothing for one that ends the answer. Raises NonfiniteActivations."""
+        row = self._row
+        read = row.monitors.read_at(first=row.generated == 0)
+        scores = [found.scores[place] for place in range(len(read))]
+        chosen = Sampled(token_id, found.finite, *_logprobs(token_id, logprobs, self._request.sampling.logprobs))
+        self.ending = self._writer.write(row, chosen, Read(found.readout, scores))
+        events = [event for event in row.outbox if isinstance(event, TokenEvent)]
+        row.outbox.clear()
+        return events
 
-    def finish_event(self, prompt_tokens: int, cached_tokens: int, report: SteeringReport) -> TokenEvent:
+    def finish_event(self, cached_tokens: int, reports: Sequence[ReportMessage]) -> TokenEvent:
         """Returns the last event."""
-        assert self.ended is not None
-        done = Finish(self.ended, prompt_tokens, self.tokens, cached_tokens, report)
-        return TokenEvent(self.tokens, -1, self.last_text, finish=done)
+        assert self.ending is not None
+        row = self._row
+        row.cached = cached_tokens
+        row.dose = ledger_of(row.plan, row.prompt_length, reports)
+        return finish_event(row, self.ending)
 
 
 def _logprobs(
@@ -60,8 +77,8 @@ def _logprobs(
     return found[token_id].logprob, tuple((token, one.logprob) for token, one in ranked)
 
 
-def report_of(plan: SteeringPlan, prompt_length: int, reports: Sequence[ReportMessage]) -> SteeringReport:
-    """Merges what the pipeline stages measured, each at its own layers, into one report."""
+def ledger_of(plan: SteeringPlan, prompt_length: int, reports: Sequence[ReportMessage]) -> DoseLedger:
+    """Merges what the pipeline stages measured, each at its own layers."""
     ledger = DoseLedger(plan, prompt_length)
     scores = [float("nan")] * len(plan.thresholds)
     for report in reports:
@@ -75,4 +92,4 @@ def report_of(plan: SteeringPlan, prompt_length: int, reports: Sequence[ReportMe
         for all_layers, here in zip(held, report.held, strict=bool(report.held)):
             all_layers.update(here)
     ledger.held = tuple(held) if any(one.holds for one in plan.interventions) else ()
-    return ledger.report()
+    return ledger

@@ -1,18 +1,16 @@
 """ReportChannel: receives the messages of vLLM's workers and joins them with the tokens of their requests."""
 
 import asyncio
-import pickle
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
 import zmq
 import zmq.asyncio
 
-from steering.engine.vllm.messages import FailureMessage, Message, ReportMessage, TokenMessage
+from steering.engine.vllm.messages import FailureMessage, Message, ReportMessage, TokenMessage, TokenReadings
+from steering.engine.vllm.wire import decode
 from steering.errors import EngineDead, InternalError, NonfiniteActivations
 
 log = structlog.get_logger()
@@ -22,21 +20,12 @@ REPORT_SECONDS = 60.0
 will not come."""
 
 
-@dataclass(slots=True)
-class _Joined:
-    """What the stages have sent about one token."""
-
-    stages: int = 0
-    finite: bool = True
-    readout: dict[str, float] = field(default_factory=dict)
-
-
 class Mailbox:
     """The messages about one request, from every pipeline stage."""
 
     def __init__(self, stages: int) -> None:
         self._stages = stages
-        self._tokens: dict[int, _Joined] = {}
+        self._tokens: dict[int, TokenReadings] = {}
         self._reports: list[ReportMessage] = []
         self._failed = False
         self._arrived = asyncio.Event()
@@ -44,18 +33,15 @@ class Mailbox:
     def receive(self, message: Message) -> None:
         """Takes a message."""
         if isinstance(message, TokenMessage):
-            joined = self._tokens.setdefault(message.index, _Joined())
-            joined.stages += 1
-            joined.finite &= message.finite
-            joined.readout.update(message.readout)
+            self._tokens.setdefault(message.index, TokenReadings()).add(message)
         elif isinstance(message, ReportMessage):
             self._reports.append(message)
         else:
             self._failed = True
         self._arrived.set()
 
-    async def token(self, index: int) -> Mapping[str, float]:
-        """Waits for what every stage says of a token. Returns its readouts.
+    async def token(self, index: int) -> TokenReadings:
+        """Waits for what every stage says of a token, and returns it.
 
         Raises NonfiniteActivations, InternalError where steering failed in a worker, EngineDead where nothing comes.
         """
@@ -66,7 +52,7 @@ class Mailbox:
             raise NonfiniteActivations(
                 "steering drove the activations out of range: they are not finite; lower the strength"
             )
-        return found.readout
+        return found
 
     async def reports(self) -> list[ReportMessage]:
         """Waits for the report of every stage. Raises as `token` does."""
@@ -109,12 +95,21 @@ class ReportChannel:
 
     async def _receive(self) -> None:
         while True:
-            for message in pickle.loads(await self._socket.recv()):  # noqa: S301 - from our workers, by a private socket
-                if isinstance(message, FailureMessage):
-                    log.error("steering_failed_in_worker", key=message.key, traceback=message.reason)
-                box = self._boxes.get(message.key)
-                if box is not None:
-                    box.receive(message)
+            content = await self._socket.recv()
+            try:
+                messages = decode(content, list[Message])
+            except ValueError:  # its requests end with EngineDead when nothing else comes
+                log.exception("worker_message_unreadable")
+                continue
+            for message in messages:
+                self._deliver(message)
+
+    def _deliver(self, message: Message) -> None:
+        if isinstance(message, FailureMessage):
+            log.error("steering_failed_in_worker", key=message.key, traceback=message.reason)
+        box = self._boxes.get(message.key)
+        if box is not None:
+            box.receive(message)
 
     def close(self) -> None:
         """Closes the socket."""

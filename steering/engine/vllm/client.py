@@ -14,8 +14,10 @@ from vllm.inputs.engine import tokens_input
 from vllm.outputs import RequestOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+from vllm.v1.metrics.loggers import PrometheusStatLogger
 
-from steering.engine.readings import Reading
+from steering.engine.api import GenerationRequest
+from steering.engine.readings import NO_MONITORS, MonitorSet, Reading
 from steering.engine.vllm.channel import Mailbox, ReportChannel
 from steering.engine.vllm.messages import EXTRA_ARGS, CaptureWindow, RequestSteering
 from steering.engine.vllm.plan_book import PlanBook
@@ -37,11 +39,26 @@ class Task:
     capture: CaptureWindow | None = None
     priority: int = 0
     salt: str = ""
+    monitors: MonitorSet = NO_MONITORS
+
+    @classmethod
+    def of(cls, ids: Sequence[int], request: GenerationRequest, sampling: VllmSampling) -> "Task":
+        """Returns the task of a request that generates."""
+        return cls(
+            ids,
+            len(ids),
+            sampling,
+            plan=request.plan,
+            readings=request.readings,
+            priority=request.priority,
+            salt=request.cache_salt,
+            monitors=request.monitors,
+        )
 
     @property
     def reported(self) -> bool:
         """Whether the workers have anything to report about it."""
-        return not self.plan.empty or bool(self.readings) or self.capture is not None
+        return not self.plan.empty or bool(self.readings or len(self.monitors)) or self.capture is not None
 
 
 @dataclass(slots=True, eq=False)
@@ -53,17 +70,63 @@ class Run:
     mailbox: Mailbox | None
 
 
+@dataclass(slots=True)
+class SchedulerStats:
+    """steps: so far. preemptions: requests that gave up their blocks, so far. usage: share of the cache's blocks that
+    requests held after the last step."""
+
+    steps: int = 0
+    preemptions: int = 0
+    usage: float = 0.0
+
+    def record(self, scheduler: Any, iteration: Any) -> None:
+        """Adds a step; scheduler and iteration are vLLM's statistics of it, None where it has none."""
+        if scheduler is not None:
+            self.steps += 1
+            self.usage = float(scheduler.kv_cache_usage)
+        if iteration is not None:
+            self.preemptions += int(iteration.num_preempted_reqs)
+
+
+def stat_logger(stats: SchedulerStats) -> type[PrometheusStatLogger]:
+    """Returns the class of a stat logger that writes into `stats`.
+
+    It takes the place of vLLM's own logger for Prometheus, which would be added otherwise and would fill the registry of
+    this process with metrics that nobody reads.
+    """
+
+    class StatLogger(PrometheusStatLogger):  # type: ignore[misc]
+        def __init__(self, vllm_config: Any, engine_indexes: list[int] | None = None) -> None:
+            """Registers no metrics."""
+
+        def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:
+            stats.record(scheduler_stats, iteration_stats)
+
+        def log_engine_initialized(self) -> None:
+            """Does nothing."""
+
+        def record_sleep_state(self, *_: Any, **__: Any) -> None:
+            """Does nothing."""
+
+        def record_admission_rejection(self, *_: Any, **__: Any) -> None:
+            """Does nothing."""
+
+    return StatLogger
+
+
 class VllmClient:
     """Starts vLLM and sends it requests.
 
-    stages: layer -> the pipeline stage that has it. hashes_know_steering: whether the prefix cache is known to tell apart
+    stages: layer -> the pipeline stage that has it. scheduler: what its scheduler tells. hashes_know_steering: whether the prefix cache is known to tell apart
     what was steered differently (hashing.py); the self-test finds out.
     """
 
     def __init__(self, arguments: AsyncEngineArgs) -> None:
         """Starts vLLM; blocks until it has loaded and compiled the model."""
-        self._llm = AsyncLLM.from_engine_args(arguments)
-        self.blocks = int(self._llm.vllm_config.cache_config.num_gpu_blocks or 0)
+        self.scheduler = SchedulerStats()
+        self._llm = AsyncLLM.from_engine_args(arguments, stat_loggers=[stat_logger(self.scheduler)])
+        # one block of vLLM's is never given to a request
+        self.blocks = max(int(self._llm.vllm_config.cache_config.num_gpu_blocks or 0) - 1, 0)
         self._channel: ReportChannel
         self._plans = PlanBook(self.call)
         self._numbers = count()
@@ -99,10 +162,17 @@ class VllmClient:
         self.progressed = monotonic()
         mailbox = self._channel.open(key) if task.reported else None
         try:
-            async with self._plans.held(task.plan, task.readings) as (plan, readings):
+            async with self._plans.held(task.plan, task.readings, task.monitors) as keys:
                 steering = RequestSteering(
-                    key, plan, readings, task.prompt_length, task.plan.fingerprint, task.plan.prompt_fingerprint, task.capture
-                )  # fmt: skip
+                    key,
+                    keys.plan,
+                    keys.readings,
+                    task.prompt_length,
+                    task.plan.fingerprint,
+                    task.plan.prompt_fingerprint,
+                    task.capture,
+                    keys.monitors,
+                )
                 prompt = tokens_input(list(task.ids), cache_salt=self._salt(task, key))
                 sampling = self._sampling(task, steering)
                 outputs = self._llm.generate(prompt, sampling, key, priority=task.priority)

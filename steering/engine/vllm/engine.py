@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass
 from time import monotonic
-from traceback import format_exception
 from typing import Any, cast
 
-import structlog
+from vllm.outputs import CompletionOutput
+from vllm.v1.metrics.stats import RequestStateStats
 
 from steering.engine.api import (
     Capture,
@@ -22,17 +22,17 @@ from steering.engine.options import EngineLimits
 from steering.engine.prompts import check_context, encode_prompt
 from steering.engine.transformers.captures import check_layers
 from steering.engine.transformers.sequence import Stream
-from steering.engine.vllm.answers import Answer, report_of
+from steering.engine.vllm.answers import Answer
 from steering.engine.vllm.captures import CaptureTask, captured, unembedded
+from steering.engine.vllm.channel import Mailbox
 from steering.engine.vllm.client import Task, VllmClient, translated_errors
 from steering.engine.vllm.description import DescribedModel
-from steering.engine.vllm.loop_thread import LoopThread
+from steering.engine.vllm.loop_thread import LoopThread, reported, send
+from steering.engine.vllm.messages import TokenReadings
 from steering.engine.vllm.requests import check_request, vllm_sampling
-from steering.errors import EngineDead, InternalError, Overloaded, SteeringError
+from steering.errors import EngineDead, InternalError, Overloaded
 from steering.shapes import Float, Residual, Tensor
 from steering.threads import run_in_thread
-
-log = structlog.get_logger()
 
 
 @dataclass(slots=True)
@@ -42,6 +42,15 @@ class _Counters:
     cached: int = 0
     live: int = 0
     background: int = 0
+    admitted: int = 0
+    queue_seconds: float = 0.0
+
+    def begin(self, request: GenerationRequest, cached: int, times: RequestStateStats | None) -> None:
+        """Counts a request whose first token has come. times: of vLLM's scheduler, on one clock."""
+        self.cached += cached
+        if request.priority == 0 and times is not None:
+            self.admitted += 1
+            self.queue_seconds += max(times.scheduled_ts - times.queued_ts, 0.0)
 
 
 class VllmEngine:
@@ -49,6 +58,7 @@ class VllmEngine:
     callers may come from any loop."""
 
     name = "vllm"
+    reads_monitors = True
 
     def __init__(
         self, described: DescribedModel, limits: EngineLimits, thread: LoopThread, client: VllmClient, executor: str
@@ -79,7 +89,7 @@ class VllmEngine:
             raise EngineDead("the engine has stopped")
         stream = Stream(asyncio.get_running_loop())
         self._streams.add(stream)
-        future = self._thread.submit(_reported(work(stream), stream))
+        future = self._thread.submit(reported(work(stream), stream))
         try:
             while True:
                 yield await stream.get()
@@ -101,42 +111,48 @@ class VllmEngine:
         counters.live += live
         counters.background += not live
         try:
-            async for event in self._events(ids, request):
+            async for event in self._events(ids, request, stream):
                 send(stream, event)
         finally:
             counters.live -= live
             counters.background -= not live
 
-    async def _events(self, ids: tuple[int, ...], request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+    async def _events(
+        self, ids: tuple[int, ...], request: GenerationRequest, stream: Stream
+    ) -> AsyncIterator[TokenEvent]:
         eos_ids = self.tokenizer.eos_ids
-        answer = Answer(request.sampling, self.tokenizer.decode_stream(ids), eos_ids)
+        answer = Answer(ids, request, self.tokenizer.decode_stream(ids), eos_ids, stream)
         with translated_errors():
             sampling = vllm_sampling(request.sampling, eos_ids)
-        task = Task(ids, len(ids), sampling, request.plan, request.readings, None, request.priority, request.cache_salt)
-        counters, cached = self._counters, 0
-        counters.prompt += len(ids)
-        async with self.client.running(task) as run:
+        cached, begun = 0, False
+        self._counters.prompt += len(ids)
+        async with self.client.running(Task.of(ids, request, sampling)) as run:
             async for output in run.outputs:
-                if cached == 0 and output.num_cached_tokens:
-                    cached = output.num_cached_tokens
-                    counters.cached += cached
-                completion = output.outputs[0]
-                for number, token_id in enumerate(completion.token_ids):
-                    readout = {} if run.mailbox is None else await run.mailbox.token(answer.tokens)
-                    logprobs = None if completion.logprobs is None else completion.logprobs[number]
-                    event = answer.add(token_id, logprobs, readout)
-                    if event is not None:
-                        counters.generated += 1
-                        yield event
-                    if answer.ended is not None:
-                        break
-                if answer.ended is not None:
+                if not begun:
+                    begun, cached = True, output.num_cached_tokens or 0
+                    self._counters.begin(request, cached, output.metrics)
+                async for event in self._added(answer, output.outputs[0], run.mailbox):
+                    yield event
+                if answer.ending is not None:
                     break
-            if answer.ended is None:
+            if answer.ending is None:
                 raise InternalError("the engine ended the request without a reason")
             await run.close()
             reports = [] if run.mailbox is None else await run.mailbox.reports()
-            yield answer.finish_event(len(ids), cached, report_of(request.plan, len(ids), reports))
+            yield answer.finish_event(cached, reports)
+
+    async def _added(
+        self, answer: Answer, completion: CompletionOutput, mailbox: Mailbox | None
+    ) -> AsyncIterator[TokenEvent]:
+        """Yields the events of the tokens of one output, up to the one that ends the answer."""
+        for number, token_id in enumerate(completion.token_ids):
+            found = TokenReadings() if mailbox is None else await mailbox.token(answer.tokens)
+            logprobs = None if completion.logprobs is None else completion.logprobs[number]
+            for event in answer.add(token_id, logprobs, found):
+                self._counters.generated += 1
+                yield event
+            if answer.ending is not None:
+                return
 
     async def capture(
         self,
@@ -184,14 +200,14 @@ class VllmEngine:
         return await self._thread.run(self.client.call(name, *arguments))
 
     def stats(self) -> EngineStats:
-        """See Engine.stats. vLLM does not tell its client of steps, used blocks and preemptions."""
-        counters, limits = self._counters, self._limits
+        """See Engine.stats. vLLM does not tell its client how many blocks it keeps for prompts that begin alike."""
+        counters, limits, scheduler = self._counters, self._limits, self.client.scheduler
         busy = self.client.active > 0
         running, background = min(counters.live, limits.max_running), min(counters.background, limits.max_background)
         return EngineStats(
             running=running,
             waiting=counters.live - running,
-            steps=0,
+            steps=scheduler.steps,
             generated_tokens=counters.generated,
             prompt_tokens=counters.prompt,
             cached_tokens=counters.cached,
@@ -199,6 +215,10 @@ class VllmEngine:
             background_running=background,
             background_waiting=counters.background - background,
             blocks_total=self.client.blocks,
+            blocks_used=round(scheduler.usage * self.client.blocks) if busy else 0,
+            preemptions=scheduler.preemptions,
+            admitted=counters.admitted,
+            queue_seconds=counters.queue_seconds,
             busy=busy,
             last_turn_age=monotonic() - self.client.progressed if busy else 0.0,
             executor=self._executor,
@@ -213,26 +233,3 @@ class VllmEngine:
             send(stream, EngineDead("the engine has stopped"))
         await self._thread.run(self.client.close())
         await run_in_thread(self._thread.stop)
-
-
-async def _reported(work: Coroutine[Any, Any, None], stream: Stream) -> None:
-    """Sends what work raises to its stream."""
-    try:
-        await work
-    except ExceptionGroup as errors:
-        send(stream, _as_steering_error(errors.exceptions[0]))
-    except Exception as error:
-        send(stream, _as_steering_error(error))
-
-
-def _as_steering_error(error: Exception) -> SteeringError:
-    if isinstance(error, SteeringError):
-        return error
-    log.error("request_failed", traceback="".join(format_exception(error)))
-    return InternalError("the engine failed on this request")
-
-
-def send(stream: Stream, item: object) -> None:
-    """Hands an item to the loop of the caller."""
-    with suppress(RuntimeError):  # the loop is gone, and with it the caller
-        stream.loop.call_soon_threadsafe(stream.receive, [item])

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -10,7 +9,7 @@ import structlog
 import vllm
 from vllm.engine.arg_utils import AsyncEngineArgs
 
-from steering.engine.norms import measure_typical_norms
+from steering.engine.norms import complete
 from steering.engine.options import EngineOptions
 from steering.engine.vllm.client import VllmClient
 from steering.engine.vllm.description import DescribedModel, describe
@@ -51,14 +50,14 @@ def open_engine(options: EngineOptions) -> VllmEngine:
         os.environ.setdefault(name, value)
     thread = LoopThread()
     try:
-        client = thread.call(_connected(_arguments(options, described)))
+        client = thread.call(_connected(engine_arguments(options, described)))
     except BaseException as error:
         thread.stop()
         if isinstance(error, SteeringError) or not isinstance(error, Exception):
             raise
         raise ModelLoadFailed(f"vLLM could not start: {error}") from error
     engine = VllmEngine(described, options.limits, thread, client, "eager" if options.compiled is False else "compiled")
-    call_in_thread(lambda: asyncio.run(_complete(engine)))
+    call_in_thread(lambda: asyncio.run(complete(engine, lambda: _tested(engine))))
     return engine
 
 
@@ -83,19 +82,15 @@ async def _connected(arguments: AsyncEngineArgs) -> VllmClient:
     return client
 
 
-async def _complete(engine: VllmEngine) -> None:
-    """Measures the typical norms and tests steering. Closes the engine where that fails."""
-    try:
-        engine.info = replace(engine.info, typical_norms=await measure_typical_norms(engine))
-        await check_steering(engine)
-        engine.client.hashes_know_steering = await check_hashes(engine)
-        log.info("vllm_started", hashes_know_steering=engine.client.hashes_know_steering, blocks=engine.client.blocks)
-    except BaseException:
-        await engine.close()
-        raise
+async def _tested(engine: VllmEngine) -> None:
+    """Tests steering, and finds out what the prefix cache knows of it."""
+    await check_steering(engine)
+    engine.client.hashes_know_steering = await check_hashes(engine)
+    log.info("vllm_started", hashes_know_steering=engine.client.hashes_know_steering, blocks=engine.client.blocks)
 
 
-def _arguments(options: EngineOptions, described: DescribedModel) -> AsyncEngineArgs:
+def engine_arguments(options: EngineOptions, described: DescribedModel) -> AsyncEngineArgs:
+    """Returns the arguments with which vLLM is started."""
     limits, info = options.limits, described.info
     running = limits.max_running + limits.max_background
     return AsyncEngineArgs(

@@ -7,7 +7,16 @@ import asyncio
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
+from contextlib import suppress
+from traceback import format_exception
 from typing import Any, TypeVar
+
+import structlog
+
+from steering.engine.transformers.sequence import Stream
+from steering.errors import InternalError, SteeringError
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -45,3 +54,26 @@ async def _cancel_others() -> None:
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
+
+
+async def reported(work: Coroutine[Any, Any, None], stream: Stream) -> None:
+    """Sends what work raises to its stream."""
+    try:
+        await work
+    except ExceptionGroup as errors:
+        send(stream, _as_steering_error(errors.exceptions[0]))
+    except Exception as error:
+        send(stream, _as_steering_error(error))
+
+
+def _as_steering_error(error: Exception) -> SteeringError:
+    if isinstance(error, SteeringError):
+        return error
+    log.error("request_failed", traceback="".join(format_exception(error)))
+    return InternalError("the engine failed on this request")
+
+
+def send(stream: Stream, item: object) -> None:
+    """Hands an item to the loop of the caller."""
+    with suppress(RuntimeError):  # the loop is gone, and with it the caller
+        stream.loop.call_soon_threadsafe(stream.receive, [item])

@@ -7,8 +7,11 @@ left the worker. Every message names its request by the key that the server chos
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
+import msgspec
+
+from steering.engine.readings import Reading
 from steering.plan.holds import HeldReadout
 from steering.plan.types import Phase
 from steering.shapes import Tensor
@@ -32,7 +35,7 @@ class CaptureWindow:
 class RequestSteering:
     """The steering of one request as it travels in extra_args, which carry plain JSON types only.
 
-    plan, readings: keys of what was sent before, empty for none. prompt_length: positions of the prompt; a capture may
+    plan, readings, monitors: keys of what was sent before, empty for none. prompt_length: positions of the prompt; a capture may
     state fewer than it has tokens. fingerprint, prompt_fingerprint: for the hashes of the prefix cache.
     """
 
@@ -43,6 +46,7 @@ class RequestSteering:
     fingerprint: str = ""
     prompt_fingerprint: str = ""
     capture: CaptureWindow | None = None
+    monitors: str = ""
 
     def packed(self) -> dict[str, Any]:
         """Returns plain types. A tensor in extra_args would end vLLM's engine for everybody."""
@@ -52,6 +56,7 @@ class RequestSteering:
             "key": self.key,
             "plan": self.plan,
             "readings": self.readings,
+            "monitors": self.monitors,
             "prompt_length": self.prompt_length,
             "fingerprint": self.fingerprint,
             "prompt_fingerprint": self.prompt_fingerprint,
@@ -66,23 +71,47 @@ class RequestSteering:
         return cls(**{**values, "capture": window})
 
 
-@dataclass(frozen=True, slots=True)
-class TokenMessage:
+class MonitorReading(msgspec.Struct, frozen=True, eq=False):
+    """What a worker needs to know of a monitor: what it reads, and whether at the prompt's end or at each generated token."""
+
+    reading: Reading
+    at: Literal["prompt", "generated"]
+
+
+class TokenMessage(msgspec.Struct, frozen=True, eq=False, tag="token", forbid_unknown_fields=True):
     """What one pipeline stage knows of one generated token. index: of the token. finite: False where the last residual
-    was not finite, so that the token means nothing."""
+    was not finite, so that the token means nothing. scores: of the monitors that read a layer of this stage, by their place in
+    `MonitorSet.read_at`."""
 
     key: str
     index: int
     finite: bool
     readout: Mapping[str, float]
+    scores: Mapping[int, float]
+
+
+@dataclass(slots=True)
+class TokenReadings:
+    """What the stages have sent about one token. scores: of the monitors, by their place in `MonitorSet.read_at`."""
+
+    stages: int = 0
+    finite: bool = True
+    readout: dict[str, float] = field(default_factory=dict)
+    scores: dict[int, float] = field(default_factory=dict)
+
+    def add(self, message: TokenMessage) -> None:
+        """Adds what one stage sent."""
+        self.stages += 1
+        self.finite &= message.finite
+        self.readout.update(message.readout)
+        self.scores.update(message.scores)
 
 
 PhaseSums: TypeAlias = tuple[int, int, Phase, float, float, int]
 """(layer, source, phase, dose, tokens, fired_at) of a DoseLedger."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ReportMessage:
+class ReportMessage(msgspec.Struct, frozen=True, eq=False, tag="report", forbid_unknown_fields=True):
     """The last message about a request. scores: the last score of each threshold, None where this stage has not decided it.
 
     held: of each intervention, what its controllers did, by layer.
@@ -93,12 +122,11 @@ class ReportMessage:
     sums: tuple[PhaseSums, ...] = ()
     scores: tuple[float | None, ...] = ()
     held: tuple[Mapping[int, HeldReadout], ...] = ()
-    activations: Mapping[int, Tensor] = field(default_factory=dict)
+    activations: Mapping[int, Tensor] = {}
     logits: Tensor | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class FailureMessage:
+class FailureMessage(msgspec.Struct, frozen=True, eq=False, tag="failure", forbid_unknown_fields=True):
     """Steering of this request failed in the worker; the server ends the request. reason: for the log."""
 
     key: str

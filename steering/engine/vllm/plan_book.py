@@ -1,22 +1,32 @@
-"""PlanBook: sends plans and readouts to the workers once, and has them dropped when no request needs them."""
+"""PlanBook: sends plans, readouts and monitors to the workers once, and has them dropped when no request needs them."""
 
 import asyncio
 import hashlib
-import pickle
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-from steering.engine.readings import Reading
+from steering.engine.readings import NO_MONITORS, MonitorSet, Reading
+from steering.engine.vllm.messages import MonitorReading
+from steering.engine.vllm.wire import encode
 from steering.errors import InternalError
 from steering.plan.types import Intervention, SteeringPlan
 
 KEPT = 64
-"""Plans and readouts that stay with the workers without a request that uses them; the same are often sent again."""
+"""Plans, readouts and monitors that stay with the workers without a request that uses them; the same are often sent again."""
 
 Call = Callable[..., Awaitable[list[object]]]
 """Calls a method of every worker: (name, *arguments) -> their results."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Names what the workers hold for a request; empty where there is none."""
+
+    plan: str = ""
+    readings: str = ""
+    monitors: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -33,22 +43,26 @@ class PlanBook:
         self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
 
     @asynccontextmanager
-    async def held(self, plan: SteeringPlan, readings: tuple[Reading, ...]) -> AsyncIterator[tuple[str, str]]:
-        """Yields the keys of a plan and of readouts (empty where there are none) while a request uses them.
+    async def held(
+        self, plan: SteeringPlan, readings: tuple[Reading, ...], monitors: MonitorSet = NO_MONITORS
+    ) -> AsyncIterator[Keys]:
+        """Yields the keys of a plan, of readouts and of monitors while a request uses them.
 
         Raises InternalError where a worker cannot apply them.
         """
         wanted: list[tuple[str, str, object]] = []
         if not plan.empty:
-            wanted.append(("plan", plan_key(plan), plan))
+            wanted.append(("plan", plan_key(plan), _without_copies(plan)))
         if readings:
             wanted.append(("readings", readings_key(readings), readings))
+        if len(monitors):
+            read = tuple(MonitorReading(one.reading, one.at) for one in monitors.ordered)
+            wanted.append(("monitors", monitors_key(read), read))
         entries = [self._use(kind, key, value) for kind, key, value in wanted]
         try:
             for entry in entries:
                 await asyncio.shield(entry.sent)
-            keys = {kind: key for kind, key, _ in wanted}
-            yield keys.get("plan", ""), keys.get("readings", "")
+            yield Keys(**{kind: key for kind, key, _ in wanted})
         finally:
             for entry in entries:
                 entry.users -= 1
@@ -63,8 +77,7 @@ class PlanBook:
         return entry
 
     async def _send(self, kind: str, key: str, value: object) -> None:
-        content = pickle.dumps(_without_copies(value) if isinstance(value, SteeringPlan) else value)
-        reasons = [reason for reason in await self._call("steering_put", kind, key, content) if reason]
+        reasons = [reason for reason in await self._call("steering_put", kind, key, encode(value)) if reason]
         if reasons:
             raise InternalError(f"the engine cannot apply this steering: {reasons[0]}")
 
@@ -99,8 +112,9 @@ def plan_key(plan: SteeringPlan) -> str:
 
 def readings_key(readings: tuple[Reading, ...]) -> str:
     """Returns a digest of live readouts."""
-    digest = hashlib.sha256()
-    for one in readings:
-        digest.update(repr((one.name, one.layer, one.scale, one.middle)).encode())
-        digest.update(one.direction.numpy().tobytes())
-    return f"readings-{digest.hexdigest()}"
+    return f"readings-{hashlib.sha256(encode(readings)).hexdigest()}"
+
+
+def monitors_key(monitors: tuple[MonitorReading, ...]) -> str:
+    """Returns a digest of what monitors read."""
+    return f"monitors-{hashlib.sha256(encode(monitors)).hexdigest()}"

@@ -15,7 +15,7 @@ from steering.errors import (
 from steering.store.base import VectorFilter, Writer
 from steering.store.formats.blob import OWN, decode, digest, encode, metadata_text
 from steering.store.formats.metadata import read_metadata
-from steering.store.rules import DESCRIPTION_LIMIT, check_tags, check_text, fold
+from steering.store.rules import DESCRIPTION_LIMIT, check_tags, check_text, fold, now
 from steering.store.summary import VectorSummary
 from steering.vectors import ConceptVector
 
@@ -151,6 +151,11 @@ def summarize_valid(stored: Iterable[StoredVector]) -> tuple[VectorSummary, ...]
         except StoreCorrupt as error:
             log.warning("left out of a listing: %s", error.message)
     return tuple(valid)
+
+
+def written(serialized: StoredVector, version: int, writer: Writer, namespace: str) -> StoredVector:
+    """Returns what a store writes: the next version of a name in a namespace, by whom, and when."""
+    return replace(serialized, namespace=namespace, version=version, created_at=now(), created_by=writer.key)
 
 
 def check_quota(writer: Writer, used: int, size: int) -> None:

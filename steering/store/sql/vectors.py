@@ -1,7 +1,6 @@
 """SqlVectors: the VectorStore on a database. A put and its blob are one transaction; listings never read a blob."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, final
 
 from sqlalchemy import ColumnElement, and_, delete, exists, func, insert, select, update
@@ -19,16 +18,14 @@ from steering.store.formats.stored_vector import (
     not_found,
     serialize,
     summarize_valid,
+    written,
 )
 from steering.store.rules import (
-    DESCRIPTION_LIMIT,
+    check_changes,
     check_filter,
     check_page,
-    check_tags,
-    check_text,
     fold,
     make_cursor,
-    now,
     read_cursor,
     refuse_if_used,
 )
@@ -63,13 +60,8 @@ class SqlVectors:
 
         async def add(connection: AsyncConnection) -> StoredVector:
             await self._check_quota(connection, len(serialized.content))
-            stored = replace(
-                serialized,
-                namespace=self._namespace,
-                version=await self._next_version(connection, serialized.name),
-                created_at=now(),
-                created_by=self._writer.key,
-            )
+            version = await self._next_version(connection, serialized.name)
+            stored = written(serialized, version, self._writer, self._namespace)
             await connection.execute(insert(VectorRow).values(to_row(stored)))
             return stored
 
@@ -98,12 +90,12 @@ class SqlVectors:
     async def describe(self, name: str, description: str | None, tags: tuple[str, ...] | None) -> ConceptVector:
         """See VectorStore.describe."""
         check_name(name)
+        check_changes(description, tags)
         changes: dict[str, str] = {}
         if description is not None:
-            changes["description"] = check_text(description, "description", DESCRIPTION_LIMIT)
-            changes["searched"] = fold(description)
+            changes |= {"description": description, "searched": fold(description)}
         if tags is not None:
-            changes["tags"] = join_tags(check_tags(tags))
+            changes["tags"] = join_tags(tags)
 
         async def change(connection: AsyncConnection) -> None:
             own = self._own(name)

@@ -9,8 +9,9 @@ from steering.conditions import CONDITIONS
 from steering.engine.transformers.batch import Segment
 from steering.engine.transformers.steering.bank import SteeringBank
 from steering.engine.transformers.steering.gather import DirectionTable, Spread, index_of, take
+from steering.engine.transformers.steering.history import SteeringHistory
 from steering.plan.types import ResolvedThreshold
-from steering.shapes import Bool, Float, Residual, Tensor
+from steering.shapes import Bool, Float, Int, Residual, Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,11 +47,18 @@ class ConditionEvaluator:
         self._tests: dict[tuple[int, str], list[_Test]] = {}
         self._means: dict[tuple[int, str], list[_Test]] = {}
         self._stacks: dict[tuple[int, str], _Stack] = {}
+        self._replays: list[_Replay] = []
+        self._recorded: list[tuple[SteeringHistory, slice, int]] = []
         ends: list[tuple[int, int]] = []
         continued: list[tuple[int, int]] = []
         start = 0
         for segment in segments:
-            if segment.sequence.plan.thresholds:
+            sequence, rows = segment.sequence, slice(start, start + segment.length)
+            if sequence.plan.thresholds and sequence.replayed is not None:
+                self._replays.append(_Replay(segment, sequence.replayed, rows))
+            elif sequence.plan.thresholds:
+                if sequence.history is not None:
+                    self._recorded.append((sequence.history, rows, len(sequence.plan.thresholds)))
                 self._collect(segment, start)
                 ends.append((segment.sequence.row, start + segment.length - 1))
                 if segment.first >= segment.sequence.prompt_length:
@@ -58,7 +66,9 @@ class ConditionEvaluator:
             start += segment.length
         self._ends = [torch.tensor(column, device=device) for column in zip(*ends, strict=True)]
         self._continued = [torch.tensor(column, device=device) for column in zip(*continued, strict=True)]
-        self.layers = frozenset(layer for layer, _ in (*self._tests, *self._means))
+        self.layers = frozenset(layer for layer, _ in (*self._tests, *self._means)).union(
+            *(replay.layers for replay in self._replays)
+        )
         self.verdicts = torch.zeros(0, 0, dtype=torch.int8, device=device)
 
     def _collect(self, segment: Segment, start: int) -> None:
@@ -95,9 +105,13 @@ class ConditionEvaluator:
         if self._continued:
             rows, tokens = self._continued
             self.verdicts[tokens] = self._bank.decisions[rows, : self._width]
+        for replay in self._replays:
+            replay.begin(self.verdicts)
 
     def read(self, layer: int, residual: Residual) -> None:
         """residual (token, d_model) float32, as it arrives at the layer: decides the thresholds that are tested there."""
+        for replay in self._replays:
+            replay.read(layer, self.verdicts)
         for (at, score), tests in self._means.items():
             if at == layer:
                 self._read_mean(_Stack(score, tests, self._device), tests, residual)
@@ -150,6 +164,33 @@ class ConditionEvaluator:
         if self._ends:
             rows, tokens = self._ends
             self._bank.decisions[rows, : self._width] = self.verdicts[tokens]
+        for history, here, count in self._recorded:
+            history.verdicts.extend(self.verdicts[here, :count].unbind(0))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Replay:
+    """A segment whose verdicts are known from the first time that it was computed. rows: of `verdicts`."""
+
+    segment: Segment
+    history: SteeringHistory
+    rows: slice
+
+    @property
+    def layers(self) -> frozenset[int]:
+        """Where its thresholds are tested."""
+        return frozenset(one.layer for one in self.segment.sequence.plan.thresholds)
+
+    def begin(self, verdicts: Int[Tensor, "token threshold"]) -> None:
+        """Sets what was decided before each position."""
+        known = self.history.verdicts_before(self.segment.first, self.segment.length)
+        verdicts[self.rows, : known.shape[1]] = known
+
+    def read(self, layer: int, verdicts: Int[Tensor, "token threshold"]) -> None:
+        """Sets what the thresholds of a layer decided."""
+        columns = [n for n, one in enumerate(self.segment.sequence.plan.thresholds) if one.layer == layer]
+        if columns:
+            verdicts[self.rows, columns] = self.history.verdicts_at(self.segment.first, self.segment.length)[:, columns]
 
 
 class _Stack:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from steering.engine.transformers.steering.history import SteeringHistory
 from steering.plan.holds import MAX_HOLDS, HeldReadout, hold_columns
 from steering.plan.types import ResolvedHold, SteeringPlan
 from steering.rowwise import dot
@@ -13,12 +14,14 @@ from steering.shapes import Bool, Float, Residual, Tensor
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Place:
-    """Where one controller keeps its state, and what it reads and holds."""
+    """Where one controller keeps its state, and what it reads and holds. replayed: what it did at positions that are computed
+    again."""
 
     row: int
     column: int
     direction: Float[Tensor, "d_model"]
     hold: ResolvedHold
+    replayed: SteeringHistory | None = None
 
 
 class HoldTable:
@@ -101,3 +104,22 @@ class HoldControl:
             sums = torch.where(acting[:, None], sums, 0.0)
         table.strengths[at], table.errors[at] = strength, error
         table.sums[at] += sums
+
+
+class ReplayedHolds:
+    """The controllers of a stack whose tokens are computed again: they act as they did, and follow nothing."""
+
+    def __init__(self, places: Sequence[Place], tokens: Sequence[tuple[int, int]]) -> None:
+        """tokens: the first position of each place, and how many."""
+        self._weights = torch.cat([
+            place.replayed.strengths_at(place.column, first, count) / place.hold.limit
+            for place, (first, count) in zip(places, tokens, strict=True)
+            if place.replayed is not None
+        ])  # fmt: skip
+
+    def weights(self) -> Float[Tensor, "token"]:
+        """See HoldControl.weights."""
+        return self._weights
+
+    def step(self, residual: Residual, acting: Bool[Tensor, "token"] | None) -> None:
+        """Does nothing."""

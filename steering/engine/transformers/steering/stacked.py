@@ -11,7 +11,7 @@ from steering.engine.transformers.steering.bank import SteeringBank, norms_of
 from steering.engine.transformers.steering.condition_trees import TreeGroups
 from steering.engine.transformers.steering.dose import NEVER, DoseSums
 from steering.engine.transformers.steering.gather import DirectionTable, Spread, index_of, put, take
-from steering.engine.transformers.steering.holds import HoldControl, Place
+from steering.engine.transformers.steering.holds import HoldControl, Place, ReplayedHolds
 from steering.engine.transformers.steering.timing import Timing
 from steering.operations import OPERATIONS
 from steering.plan.holds import hold_columns
@@ -45,19 +45,21 @@ class Member:
         )
 
     @property
-    def stacks_with(self) -> tuple[bool, int, str, int, bool]:
+    def stacks_with(self) -> tuple[bool, int, str, int, bool, bool]:
         """Members are stacked if they are equally far in their order and call the same operation on as many directions, if all
-        or none of them hold a readout, and if all or none of them are exempt from the dose guard, which come last."""
+        or none of them hold a readout or replay it, and if all or none of them are exempt from the dose guard, which come last."""
         exempt = self.segment.sequence.plan.is_exempt(self.call)
-        rows = self.call.directions.shape[0]
-        return exempt, self.number, self.intervention.operation, rows, bool(self.intervention.holds)
+        rows, holds = self.call.directions.shape[0], bool(self.intervention.holds)
+        replays = holds and self.segment.sequence.replayed is not None
+        return exempt, self.number, self.intervention.operation, rows, holds, replays
 
     @property
     def place(self) -> Place:
         """Its controller, for a member that holds a readout."""
         sequence = self.segment.sequence
         column = hold_columns(sequence.plan)[self.layer, self.number]
-        return Place(sequence.row, column, self.call.directions[0], self.intervention.holds[self.layer])
+        hold = self.intervention.holds[self.layer]
+        return Place(sequence.row, column, self.call.directions[0], hold, sequence.replayed)
 
 
 def members_of(segments: Sequence[Segment]) -> dict[int, list[list[Member]]]:
@@ -128,10 +130,16 @@ class OperationStack:
             for run in member.segment.sequence.dose.runs(member.first, len(member.tokens))
         ]
         self.sums = DoseSums(entries, device)
-        self._hold: HoldControl | None = None
+        self._hold: HoldControl | ReplayedHolds | None = None
         if members[0].intervention.holds:
-            assert self._spread.one_each, "the scheduler gives one generated position at a time to plans with `hold`"
-            self._hold = HoldControl(bank.holds, [member.place for member in members], device)
+            places = [member.place for member in members]
+            if places[0].replayed is None:
+                assert self._spread.one_each, (
+                    "the scheduler gives one generated position at a time to plans with `hold`"
+                )
+                self._hold = HoldControl(bank.holds, places, device)
+            else:
+                self._hold = ReplayedHolds(places, [(member.first, len(member.tokens)) for member in members])
         self._weights: Float[Tensor, token] | None = None
         self._weight_is_final = False
 

@@ -16,6 +16,7 @@ from steering.engine.transformers.steering.bank import SteeringBank, norms_of
 from steering.engine.transformers.steering.conditions import ConditionEvaluator
 from steering.engine.transformers.steering.dose import DoseSums
 from steering.engine.transformers.steering.stacked import OperationStack, members_of
+from steering.engine.transformers.steering.static_rows import StaticRows, fits
 from steering.engine.transformers.steering.token_sums import DoseLimit, TokenSums
 from steering.shapes import Float, Int, Residual, Tensor
 
@@ -82,6 +83,7 @@ class SteeringBatch:
             self._measured_layers |= self._limit.layers
         self._segments, self._tokens = batch.segments, batch.tokens
         self._layout: int | None = None
+        self._static_rows: StaticRows | None = None
         self.row_indices: Int[Tensor, token] = torch.zeros(batch.tokens, dtype=torch.int64, device=device)
 
     @property
@@ -92,13 +94,24 @@ class SteeringBatch:
     def begin(self) -> None:
         """Before each pass, on the host."""
         if self.static_layers and self._layout != self._bank.layout:
-            self._layout = self._bank.layout
+            self._layout, self._static_rows = self._bank.layout, None
             self.row_indices = self._bank.row_indices(self._segments, self._tokens)
         self._sums.passes += 1
         if self._limit is not None:
             self._limit.begin()
         for part in self.parts:
             part.begin()
+
+    def gathers(self, layers: frozenset[int]) -> bool:
+        """Whether the static adds of some layers are few enough to be gathered at once."""
+        return fits(self._tokens, len(layers), self._bank.static_adds.shape[-1])
+
+    def static_rows(self, layers: frozenset[int], dtype: torch.dtype) -> StaticRows:
+        """The static adds at some of `static_layers`, for an engine that adds them by itself. Kept for the passes that this
+        batch serves."""
+        if self._static_rows is None or self._static_rows.layers != tuple(sorted(layers)):
+            self._static_rows = StaticRows(self._bank, layers, self.row_indices, dtype)
+        return self._static_rows
 
     def apply(self, layer: int, residual: Residual, batch: Batch) -> Residual:
         """residual (token, d_model) float32 as it arrives at the layer -> as it leaves."""

@@ -1,13 +1,16 @@
 """WorkerRow: one request inside a worker, and the segments of it that a step computes."""
 
 from collections.abc import Iterator
+from collections.abc import Sequence as Rows
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import cast
 
 from steering.engine.api import CaptureSpec, SamplingParams
-from steering.engine.readings import Reading
+from steering.engine.readings import NO_MONITORS, MonitorSet, Reading
 from steering.engine.transformers.batch import Segment
 from steering.engine.transformers.sequence import CaptureState, Sequence, Stream
+from steering.engine.transformers.steering.history import SteeringHistory
 from steering.engine.transformers.steering.timing import follows_single_tokens
 from steering.engine.vllm.messages import CaptureWindow, RequestSteering
 from steering.errors import InternalError
@@ -37,7 +40,6 @@ class WorkerRow:
     """One request. computed: positions that were computed and measured; a resumed request computes some of them again.
 
     cached: positions that were found in the prefix cache. stored: prompt blocks whose measures are kept (measures.py).
-    recomputed: stands for the request while it computes positions again: the same row of the bank, sums that nobody reads.
     """
 
     key: str
@@ -46,7 +48,6 @@ class WorkerRow:
     failed: bool = False
     cached: int = 0
     stored: int = 0
-    recomputed: Sequence | None = None
 
     @property
     def shares_measures(self) -> bool:
@@ -55,26 +56,30 @@ class WorkerRow:
         return self.sequence.capture is None and bool(plan.prompt_fingerprint) and not computes_whole(plan)
 
     def restarts(self, first: int) -> bool:
-        """Whether the request begins again: it was preempted, and computes every position itself."""
-        return 0 == first < self.computed and (self.sequence.capture is not None or computes_whole(self.sequence.plan))
+        """Whether the request begins again: it was preempted, and decides at every position itself."""
+        sequence = self.sequence
+        again = sequence.capture is not None or (computes_whole(sequence.plan) and sequence.history is None)
+        return again and 0 == first < self.computed
+
+    def scores_at(self, scores: Rows[float], layers: frozenset[int], *, first: bool) -> dict[int, float]:
+        """Returns those scores of its monitors that were read at these layers. first: at the last position of the prompt."""
+        read = self.sequence.monitors.read_at(first=first)
+        return {place: score for place, score in enumerate(scores) if read[place].reading.layer in layers}
 
     def segments(self, first: int, start: int, end: int) -> Iterator[Segment]:
         """Yields the segments of flat tokens [start, end), whose positions begin at `first`; positions that were
         measured before are in a segment of their own. Raises InternalError where the result could not be exact."""
         stop = first + end - start
         sequence = self.sequence
-        several = stop - max(first, sequence.prompt_length - 1) > 1
+        several = stop - max(first, self.computed, sequence.prompt_length - 1) > 1
         if several and follows_single_tokens(sequence.plan):
             raise InternalError(
-                "the request was preempted, and its steering follows the tokens one at a time (a held readout, or a condition "
-                "that is read behind the layer at which it acts): they cannot be computed again together"
+                "steering that follows the tokens one at a time cannot be computed for several of them together"
             )
         sequence.ids.extend([UNKNOWN_TOKEN] * (stop - len(sequence.ids)))
         again = min(self.computed, stop) - first
         if again > 0:
-            self.recomputed = self.recomputed or _stand_in(sequence)
-            self.recomputed.computed = first
-            yield Segment(self.recomputed, first, start, start + again)
+            yield Segment(_stand_in(sequence, first), first, start, start + again)
             first, start = first + again, start + again
         if start < end:
             sequence.computed = first
@@ -82,15 +87,21 @@ class WorkerRow:
         self.computed = max(self.computed, stop)
 
 
-def _stand_in(sequence: Sequence) -> Sequence:
+_STAND_INS = count(2)
+
+
+def _stand_in(sequence: Sequence, first: int) -> Sequence:
+    """Stands for a request in one step that computes positions again: the same row of the bank, sums that nobody reads."""
     return Sequence(
-        id=-1 - sequence.id,
+        id=-next(_STAND_INS),
         ids=sequence.ids,
         prompt_length=sequence.prompt_length,
         plan=sequence.plan,
         sampling=sequence.sampling,
         stream=NO_STREAM,
         row=sequence.row,
+        computed=first,
+        replayed=sequence.history,
     )
 
 
@@ -101,8 +112,10 @@ def new_row(
     plan: SteeringPlan,
     readings: tuple[Reading, ...],
     layers: frozenset[int],
+    monitors: MonitorSet = NO_MONITORS,
 ) -> WorkerRow:
     """Returns the row of a new request. layers: those of this pipeline stage."""
+    history = SteeringHistory(steering.prompt_length) if follows_single_tokens(plan) else None
     sequence = Sequence(
         id=number,
         ids=list(prompt),
@@ -112,6 +125,8 @@ def new_row(
         stream=NO_STREAM,
         readings=tuple(reading for reading in readings if reading.layer in layers),
         capture=None if steering.capture is None else _capture(steering.capture, layers),
+        monitors=monitors,
+        history=history if steering.capture is None else None,
     )
     return WorkerRow(steering.key, sequence)
 

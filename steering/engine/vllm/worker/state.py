@@ -8,10 +8,18 @@ from traceback import format_exception
 
 import torch
 
-from steering.engine.readings import Reading
+from steering.engine.readings import NO_MONITORS, Monitor, MonitorSet, Reading
 from steering.engine.transformers.steering.bank import MAX_THRESHOLDS
+from steering.engine.transformers.steering.monitor_scores import MonitorTables
 from steering.engine.transformers.steering.steering_batch import SteeringRunner
-from steering.engine.vllm.messages import FailureMessage, Message, ReportMessage, RequestSteering, TokenMessage
+from steering.engine.vllm.messages import (
+    FailureMessage,
+    Message,
+    MonitorReading,
+    ReportMessage,
+    RequestSteering,
+    TokenMessage,
+)
 from steering.engine.vllm.worker.measures import BlockMeasures
 from steering.engine.vllm.worker.reports import report_of
 from steering.engine.vllm.worker.rows import WorkerRow, new_row, plan_at
@@ -53,6 +61,8 @@ class WorkerSteering:
         self._rows: dict[str, WorkerRow] = {}
         self._plans: dict[str, SteeringPlan] = {}
         self._readings: dict[str, tuple[Reading, ...]] = {}
+        self._monitors: dict[str, MonitorSet] = {}
+        self._tables = MonitorTables(device)
         self._numbers = count()
 
     def put_plan(self, key: str, plan: SteeringPlan) -> None:
@@ -67,11 +77,16 @@ class WorkerSteering:
         """Keeps live readouts."""
         self._readings[key] = readings
 
+    def put_monitors(self, key: str, monitors: tuple[MonitorReading, ...]) -> None:
+        """Keeps what monitors read. Their bounds and actions are the server's."""
+        self._monitors[key] = MonitorSet([_monitor(one) for one in monitors])
+
     def forget(self, keys: Sequence[str]) -> None:
-        """Drops plans and readings; requests that run keep theirs."""
+        """Drops plans, readings and monitors; requests that run keep theirs."""
         for key in keys:
             self._plans.pop(key, None)
             self._readings.pop(key, None)
+            self._monitors.pop(key, None)
 
     def _try(self, plan: SteeringPlan) -> None:
         """Applies a plan to a prompt of two tokens and to one generated token, apart from all requests."""
@@ -81,7 +96,7 @@ class WorkerSteering:
         runner.admit(row.sequence)
         for first, length in ((0, 2), (2, 1)):
             positions = torch.arange(first, first + length, device=self._device)
-            step = Step(runner, positions)
+            step = Step(runner, self._tables, positions)
             step.add(row, 0, first, 0, length)
             step.prepare()
             for layer in sorted(self.layers):
@@ -96,7 +111,8 @@ class WorkerSteering:
         def admitted() -> None:
             plan = self._plans[steering.plan] if steering.plan else UNSTEERED
             readings = self._readings[steering.readings] if steering.readings else ()
-            row = new_row(next(self._numbers), prompt, steering, plan, readings, self.layers)
+            monitors = self._monitors[steering.monitors] if steering.monitors else NO_MONITORS
+            row = new_row(next(self._numbers), prompt, steering, plan, readings, self.layers, monitors)
             row.cached = cached
             self._runner.admit(row.sequence)
             self._rows[request_id] = row
@@ -132,7 +148,7 @@ class WorkerSteering:
         self.step = step
 
     def _collected(self, view: StepView) -> Step:
-        step = Step(self._runner, view.positions)
+        step = Step(self._runner, self._tables, view.positions)
         for number, request_id in enumerate(view.request_ids):
             row = self._rows.get(request_id)
             if row is not None and not row.failed:
@@ -153,7 +169,7 @@ class WorkerSteering:
         for number, request_id in enumerate(view.request_ids):
             row = self._rows.get(request_id)
             if row is not None and not row.failed:
-                alone = Step(self._runner, view.positions)
+                alone = Step(self._runner, self._tables, view.positions)
                 self._add(alone, row, number, view)
                 self._guarded([row], alone.prepare)
                 alone.undo()
@@ -190,11 +206,12 @@ class WorkerSteering:
         step.finish()
         for row in step.rows:
             self._measures.store(row)
-        readouts = step.readers.readouts()
+        readouts, scores = step.readers.readouts(), step.monitors.by_sequence()
         finite = None if step.finite is None else step.finite.tolist()
         for row, number, index in step.predictions:
             readout = readouts.get(row.sequence.id, {})
-            self.outbox.append(TokenMessage(row.key, index, finite is None or finite[number], readout))
+            known = row.scores_at(scores.get(row.sequence.id, ()), self.layers, first=index == 0)
+            self.outbox.append(TokenMessage(row.key, index, finite is None or finite[number], readout, known))
 
     def _guarded(self, rows: Sequence[WorkerRow], work: Callable[[], None]) -> bool:
         """Runs work. An error ends these requests; nothing may leave the worker, where it would end all of them."""
@@ -210,6 +227,10 @@ class WorkerSteering:
         for row in rows:
             row.failed = True
             self.outbox.append(FailureMessage(row.key, reason))
+
+
+def _monitor(one: MonitorReading) -> Monitor:
+    return Monitor(one.reading.name, "", "", one.reading, above=True, bound=0.0, at=one.at)
 
 
 _NOTHING = new_row(-1, [0], RequestSteering(key="", prompt_length=1), UNSTEERED, (), frozenset()).sequence

@@ -1,11 +1,14 @@
 """Step: the steering of one pass of vLLM's model runner."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from steering.engine.transformers.batch import Batch, Segment
+from steering.engine.transformers.steering.history import SteeringHistory
+from steering.engine.transformers.steering.monitor_scores import MonitorScores, MonitorTables
 from steering.engine.transformers.steering.readout import ReadoutCollector
+from steering.engine.transformers.steering.static_rows import StaticRows
 from steering.engine.transformers.steering.steering_batch import SteeringBatch, SteeringRunner
 from steering.engine.vllm.worker.rows import WorkerRow
 from steering.shapes import Bool, Float, Int, Residual, Tensor
@@ -19,17 +22,21 @@ class Step:
     batch, set where the last residuals are known.
     """
 
-    def __init__(self, runner: SteeringRunner, positions: Int[Tensor, "token"]) -> None:
+    def __init__(self, runner: SteeringRunner, tables: MonitorTables, positions: Int[Tensor, "token"]) -> None:
         self.rows: list[WorkerRow] = []
         self.predictions: list[tuple[WorkerRow, int, int]] = []
         self.layers: frozenset[int] = frozenset()
         self.finite: Bool[Tensor, request] | None = None
-        self._runner, self._positions = runner, positions
+        self._runner, self._tables, self._positions = runner, tables, positions
         self._segments: list[Segment] = []
         self._computed_before: list[int] = []
         self._batch: Batch
         self._steering: SteeringBatch
+        self._rows: StaticRows | None = None
+        self._added: frozenset[int] = frozenset()
+        self._held: list[tuple[SteeringHistory, Tensor]] = []
         self.readers: ReadoutCollector
+        self.monitors: MonitorScores
 
     def add(self, row: WorkerRow, number: int, first: int, start: int, end: int) -> None:
         """Adds a request's flat tokens [start, end), whose positions begin at `first`."""
@@ -53,11 +60,31 @@ class Step:
         self._batch = Batch(tuple(self._segments), token_ids=self._positions, positions=self._positions, slots=none)
         self._steering = self._runner.prepare(self._batch)
         self._steering.begin()
-        self.readers = ReadoutCollector(self._batch, self._positions.device)
+        self.monitors = MonitorScores(self._batch, self._tables)
+        self.readers = ReadoutCollector(self._batch, self._positions.device, self.monitors)
         self.layers = self._steering.layers | self.readers.layers
+        self._held = list(self._strengths())
+        added = self._steering.static_layers - self._steering.call_layers - self.readers.layers
+        self._added = added if self._steering.gathers(added) else frozenset()
+
+    def _strengths(self) -> Iterator[tuple[SteeringHistory, Tensor]]:
+        """Yields what the controllers of each request act with in this step, where it is kept."""
+        segments = [one for one in self._segments if one.sequence.history is not None and one.predicts]
+        held = [one.sequence for one in segments if any(of.holds for of in one.sequence.plan.interventions)]
+        if held:
+            strengths = self._runner.bank.holds.strengths[[one.row for one in held]]
+            for sequence, row in zip(held, strengths, strict=True):
+                assert sequence.history is not None
+                yield sequence.history, row
 
     def act(self, layer: int, hidden: Residual, residual: Residual | None) -> None:
-        """Applies `apply` to the stream hidden (+ residual), in float32, and adds the difference to `hidden`."""
+        """Applies `apply` to the stream hidden (+ residual), in float32, and adds the difference to `hidden`. Where only static
+        adds act they are that difference."""
+        if layer in self._added:
+            if self._rows is None:
+                self._rows = self._steering.static_rows(self._added, hidden.dtype)
+            self._rows.add(layer, hidden, residual)
+            return
         stream = hidden.float() if residual is None else hidden.float() + residual.float()
         after = self.apply(layer, stream)
         if after is not stream:
@@ -80,6 +107,10 @@ class Step:
 
     def finish(self) -> None:
         """After the pass: stores decisions and sums."""
+        if self._rows is not None:
+            self._rows.measure(self._steering.static_sums)
         self._runner.finish(self._steering)
+        for history, strengths in self._held:
+            history.strengths.append(strengths)
         for segment in self._segments:
             segment.sequence.computed = segment.first + segment.length

@@ -1,6 +1,5 @@
 """SteeringWorker: the worker class that vLLM is given; everything it adds is steering."""
 
-import pickle
 from typing import Any
 
 import torch
@@ -8,10 +7,13 @@ import zmq
 from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 from vllm.platforms import current_platform
 
-from steering.engine.vllm.messages import EXTRA_ARGS, RequestSteering
+from steering.engine.readings import Reading
+from steering.engine.vllm.messages import EXTRA_ARGS, MonitorReading, RequestSteering
+from steering.engine.vllm.wire import decode, encode
 from steering.engine.vllm.worker.attachment import attach, decoder_layers
 from steering.engine.vllm.worker.model_runner import without_discarded_draws, wrap_runner
 from steering.engine.vllm.worker.state import WorkerSteering
+from steering.plan.types import SteeringPlan
 from steering.shapes import Tensor
 
 if current_platform.is_cpu():
@@ -60,7 +62,7 @@ class SteeringWorker(Worker):  # type: ignore[misc]
         """Sends the messages of this stage; all tensor-parallel ranks have the same."""
         messages, self._steering.outbox = self._steering.outbox, []
         if messages and self._socket is not None:
-            self._socket.send(pickle.dumps(messages))
+            self._socket.send(encode(messages))
 
     def steering_connect(self, address: str) -> list[int]:
         """Connects to the server's process. Returns the layers of this worker that report."""
@@ -76,17 +78,21 @@ class SteeringWorker(Worker):  # type: ignore[misc]
 
     @torch.inference_mode()
     def steering_put(self, kind: str, key: str, content: bytes) -> str:
-        """Keeps a plan or readings under a key. Returns the reason where they cannot be applied, else an empty text."""
+        """Keeps a plan, readings or monitors under a key. Returns the reason where they cannot be applied, else an empty
+        text."""
         try:
-            value = pickle.loads(content)  # noqa: S301 - it comes from the server's process, over vLLM's own channel
-            put = self._steering.put_plan if kind == "plan" else self._steering.put_readings
-            put(key, value)
+            if kind == "plan":
+                self._steering.put_plan(key, decode(content, SteeringPlan))
+            elif kind == "readings":
+                self._steering.put_readings(key, decode(content, tuple[Reading, ...]))
+            else:
+                self._steering.put_monitors(key, decode(content, tuple[MonitorReading, ...]))
         except Exception as error:
             return f"{type(error).__name__}: {error}"
         return ""
 
     def steering_forget(self, keys: list[str]) -> None:
-        """Drops plans and readings."""
+        """Drops plans, readings and monitors."""
         self._steering.forget(keys)
 
     @torch.inference_mode()

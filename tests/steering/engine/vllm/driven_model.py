@@ -38,14 +38,15 @@ class DrivenModel:
         count: int,
         *,
         piece: int = 1 << 20,
-        preempt_after: int | None = None,
+        preempt_after: int | Sequence[int] = (),
         kept: int = 0,
         cached: int = 0,
     ) -> list[int]:
-        """Generates greedily. piece: most positions of a step. preempt_after: generated tokens after which the request loses
-        its blocks, but for those of the first `kept` positions. cached: positions that another request computed, the last
+        """Generates greedily. piece: most positions of a step. preempt_after: numbers of generated tokens after which the
+        request loses its blocks, but for those of the first `kept` positions. cached: positions that another request computed, the last
         one here."""
         self.steering.admit("request", list(prompt), request, cached)
+        preemptions = [preempt_after] if isinstance(preempt_after, int) else list(preempt_after)
         ids, cache, computed = list(prompt), self._last if cached else DynamicCache(), cached
         self._last = cache
         if cached:
@@ -60,8 +61,8 @@ class DrivenModel:
                 ids.append(int(logits.argmax()))
             if len(ids) - len(prompt) == count:
                 break
-            if preempt_after == len(ids) - len(prompt):
-                preempt_after = None
+            if preemptions and preemptions[0] == len(ids) - len(prompt):
+                del preemptions[0]
                 if kept:
                     cache.crop(kept - cache.get_seq_length())
                 else:

@@ -1,19 +1,24 @@
 """Plans are sent once, stay while requests use them, and are named by everything a report refers to."""
 
 import asyncio
-import pickle
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from steering.engine.api import Reading
-from steering.engine.vllm.plan_book import KEPT, PlanBook, plan_key
+from steering.engine.readings import Monitor, MonitorSet, Reading
+from steering.engine.vllm.messages import MonitorReading
+from steering.engine.vllm.plan_book import KEPT, Keys, PlanBook, plan_key
+from steering.engine.vllm.wire import decode
 from steering.errors import InternalError
 from steering.plan.types import UNSTEERED, LayerSteering, SteeringPlan
 from tests.fakes import ScriptedEngine
 from tests.plans import plan_for, vectors_for
+
+KINDS: dict[str, Any] = {
+    "plan": SteeringPlan, "readings": tuple[Reading, ...], "monitors": tuple[MonitorReading, ...],
+}  # fmt: skip
 
 
 class Workers:
@@ -28,7 +33,7 @@ class Workers:
         await asyncio.sleep(0)
         if name == "steering_put":
             self.calls.append((name, arguments[0], arguments[1]))
-            self.contents.append(pickle.loads(arguments[2]))
+            self.contents.append(decode(arguments[2], KINDS[arguments[0]]))
             return [self.reason, ""]
         self.calls.append((name, *arguments[0]))
         return [None, None]
@@ -43,7 +48,7 @@ async def test_requests_at_once_send_a_plan_once() -> None:
     book = PlanBook(workers)
     reading = Reading("up", 1, torch.ones(4), 1.0)
 
-    async def use() -> tuple[str, str]:
+    async def use() -> Keys:
         async with book.held(plan(1), (reading,)) as keys:
             await asyncio.sleep(0.01)
             return keys
@@ -52,7 +57,7 @@ async def test_requests_at_once_send_a_plan_once() -> None:
     assert len(set(found)) == 1
     assert [call[:2] for call in workers.calls] == [("steering_put", "plan"), ("steering_put", "readings")]
     async with book.held(UNSTEERED, ()) as keys:
-        assert keys == ("", "")
+        assert keys == Keys()
     assert len(workers.calls) == 2
 
 
@@ -96,3 +101,19 @@ async def test_a_plan_is_sent_without_copies_and_keyed_with_the_order_of_its_thr
     (sent,) = workers.contents
     assert sent.interventions[0].directions == {}
     assert torch.equal(sent.layers[1].calls[0].directions, found.layers[1].calls[0].directions)
+
+
+async def test_monitors_are_sent_once_without_their_bounds_and_keep_their_order() -> None:
+    watched = MonitorSet([
+        Monitor(name, f"{name}@1", "", Reading(name, 1, torch.ones(4), 1.0), above=True, bound=0.5, at=at)
+        for name, at in (("first", "prompt"), ("second", "generated"))
+    ])  # fmt: skip
+    workers = Workers()
+    book = PlanBook(workers)
+    for _ in range(2):
+        async with book.held(UNSTEERED, (), watched) as keys:
+            assert keys.monitors
+    ((name, kind, key),) = workers.calls
+    assert (name, kind, key) == ("steering_put", "monitors", keys.monitors)
+    (sent,) = workers.contents
+    assert [(one.reading.name, one.at) for one in sent] == [("second", "generated"), ("first", "prompt")]

@@ -1,16 +1,17 @@
 """Steering in a worker of vLLM equals the transformers engine, however vLLM cuts, preempts and resumes a request."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
+from math import inf
 
 import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.engine.api import GenerationRequest, Reading
-from steering.engine.transformers.steering.timing import follows_single_tokens
-from steering.engine.vllm.answers import report_of
-from steering.engine.vllm.messages import RequestSteering
+from steering.engine.readings import MonitorSet
+from steering.engine.vllm.answers import ledger_of
+from steering.engine.vllm.messages import MonitorReading, RequestSteering
 from steering.engine.vllm.worker.rows import computes_whole
 from steering.model.info import ModelInfo
 from steering.model.loading import opened
@@ -18,6 +19,7 @@ from steering.plan.types import LayerSteering, OperationCall, Phase, SteeringPla
 from tests.engines import Outcome, engine_over, run, sampling
 from tests.families import FAMILIES
 from tests.plans import plan_for, random_items, vectors_for
+from tests.steering.engine.steering.test_monitors import monitor
 from tests.steering.engine.vllm.driven_model import DrivenModel, capture_of
 
 PROMPT = tuple(b"Once upon a time there was")
@@ -28,9 +30,11 @@ def info_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Model
     return opened(model, tokenizer, name="tiny").info
 
 
-async def expected(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, plan: SteeringPlan) -> Outcome:
+async def expected(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, plan: SteeringPlan, count: int = COUNT
+) -> Outcome:
     async with engine_over(FAMILIES["llama"](), tokenizer) as engine:
-        return await run(engine, GenerationRequest(PROMPT, sampling(COUNT), plan))
+        return await run(engine, GenerationRequest(PROMPT, sampling(count), plan))
 
 
 def steering_of(plan: SteeringPlan, readings: str = "") -> RequestSteering:
@@ -38,13 +42,17 @@ def steering_of(plan: SteeringPlan, readings: str = "") -> RequestSteering:
 
 
 def assert_reports_equal(driven: DrivenModel, plan: SteeringPlan, outcome: Outcome) -> None:
-    report, its = report_of(plan, len(PROMPT), [driven.report()]), outcome.finish.steering
+    report, its = ledger_of(plan, len(PROMPT), [driven.report()]).report(), outcome.finish.steering
     assert (report.fired, report.fired_at, report.tokens) == (its.fired, its.fired_at, its.tokens)
     assert report.total == pytest.approx(its.total, rel=1e-4, abs=1e-7)
     for doses, its_doses in zip(report.doses, its.doses, strict=True):
         assert doses == pytest.approx(dict(its_doses), rel=1e-4, abs=1e-7)
     scores = [None if score is None else pytest.approx(score, rel=1e-3, abs=1e-4) for score in its.condition_scores]
     assert list(report.condition_scores) == scores
+    for held, its_held in zip(report.held, its.held, strict=True):
+        assert held.keys() == its_held.keys()
+        for layer, one in held.items():
+            assert astuple(one) == pytest.approx(astuple(its_held[layer]), rel=1e-3, abs=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(24))
@@ -61,22 +69,9 @@ async def test_random_plans_in_pieces_and_after_a_preemption_equal_the_transform
     kept = 0 if computes_whole(plan) else 7 * (seed % 4)
     ways: Sequence[dict[str, int | None]] = [{}, {"piece": 7}, {"piece": 7, "preempt_after": 6, "kept": kept}]
     for way in ways:
-        if "preempt_after" in way and follows_single_tokens(plan):
-            continue
         assert driven.run(steering_of(plan), PROMPT, COUNT, **way) == outcome.tokens  # type: ignore[arg-type]
         assert driven.failures() == []
         assert_reports_equal(driven, plan, outcome)
-
-
-async def test_a_late_condition_after_a_preemption_ends_its_request(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
-    driven = DrivenModel(FAMILIES["llama"]())
-    info = info_of(driven.model, hf_byte_tokenizer)
-    items = [{"vector": "alpha", "strength": 1.0, "layers": [0], "when": {"vector": "beta", "above": 0.0, "layer": 2}}]
-    plan = await plan_for(items, vectors_for(info), info)
-    driven.steering.put_plan("plan", plan)
-    driven.run(steering_of(plan), PROMPT, 8, preempt_after=5)
-    (failure,) = driven.failures()
-    assert "preempted" in failure.reason
 
 
 async def test_readouts_come_once_for_each_token_at_its_position(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
@@ -93,6 +88,28 @@ async def test_readouts_come_once_for_each_token_at_its_position(hf_byte_tokeniz
     assert sorted(found) == list(range(COUNT))
     for index, readout in found.items():
         assert readout == pytest.approx(outcome.events[index].readout, rel=1e-4, abs=1e-5)
+
+
+async def test_monitors_are_scored_as_in_the_transformers_engine(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    model = FAMILIES["llama"]()
+    vectors = vectors_for(info_of(model, hf_byte_tokenizer), means=True)
+    always = {"above": True, "action": "flag"}
+    watched = MonitorSet([
+        monitor(vectors["alpha"], 1, -inf, name="alpha", at="prompt", **always),
+        monitor(vectors["beta"], 2, -inf, name="beta", **always),
+        monitor(vectors["gamma"], 0, -inf, name="gamma", **always),
+    ])  # fmt: skip
+    async with engine_over(FAMILIES["llama"](), hf_byte_tokenizer) as engine:
+        outcome = await run(engine, GenerationRequest(PROMPT, sampling(COUNT), monitors=watched))
+    driven = DrivenModel(model)
+    driven.steering.put_monitors("watch", tuple(MonitorReading(one.reading, one.at) for one in watched.ordered))
+    driven.run(replace(steering_of(SteeringPlan()), monitors="watch"), PROMPT, COUNT, piece=5, preempt_after=3)
+    assert [message.index for message in driven.tokens()] == list(range(COUNT))
+    for message, event in zip(driven.tokens(), outcome.events, strict=False):
+        names = [one.name for one in watched.read_at(first=message.index == 0)]
+        found = {names[place]: score for place, score in message.scores.items()}
+        expected = {one.monitor.name: one.score for one in event.raised}
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 def infinite_plan(d_model: int) -> SteeringPlan:
@@ -151,9 +168,9 @@ async def test_a_request_whose_prompt_was_cached_reports_as_if_it_had_computed_i
     prompt = tuple(range(40))
     request = RequestSteering("key", "plan", "", len(prompt))
     tokens = driven.run(request, prompt, 5, piece=9)
-    first = report_of(plan, len(prompt), [driven.report()])
+    first = ledger_of(plan, len(prompt), [driven.report()]).report()
     assert driven.run(request, prompt, 5, cached=32) == tokens
-    second = report_of(plan, len(prompt), [driven.report()])
+    second = ledger_of(plan, len(prompt), [driven.report()]).report()
     assert second.tokens == first.tokens == (44, 44)
     assert (second.fired_at, first.fired_at) == ((-1, -1), (-1, -1))
     assert second.total == pytest.approx(first.total, rel=1e-4)

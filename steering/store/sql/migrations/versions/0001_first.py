@@ -12,6 +12,12 @@ NAME = sa.String(64).with_variant(sa.String(64, collation="C"), "postgresql")
 
 
 def upgrade() -> None:
+    _create_vectors()
+    _create_steering()
+    _create_jobs()
+
+
+def _create_vectors() -> None:
     op.create_table(
         "vector_names",
         sa.Column("name", NAME, nullable=False),
@@ -32,6 +38,9 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["name"], ["vector_names.name"], name="fk_vectors_name_vector_names"),
         sa.PrimaryKeyConstraint("name", "version", name="pk_vectors"),
     )
+
+
+def _create_steering() -> None:
     op.create_table(
         "profiles",
         sa.Column("name", NAME, nullable=False),
@@ -49,6 +58,9 @@ def upgrade() -> None:
         sa.CheckConstraint("id = 1", name=op.f("ck_default_steering_one_row")),
         sa.PrimaryKeyConstraint("id", name="pk_default_steering"),
     )
+
+
+def _create_jobs() -> None:
     op.create_table(
         "jobs",
         sa.Column("position", sa.Integer(), nullable=False),
