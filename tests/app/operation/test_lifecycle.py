@@ -81,7 +81,7 @@ async def test_a_store_that_does_not_answer_is_not_ready_but_resolved_work_goes_
                 store.close,
             )
             self.defaults, self.servers, self.documents = store.defaults, store.servers, store.documents
-            self.shared = store.shared
+            self.shared, self.outputs = store.shared, store.outputs
 
         async def ping(self) -> None:
             raise StoreUnavailable("the database does not answer")

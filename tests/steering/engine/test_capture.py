@@ -128,6 +128,7 @@ async def test_live_readout_is_the_projection_after_steering(hf_byte_tokenizer: 
     read: list[torch.Tensor] = []
     ids = list(TEXTS[0])
     for event in written.events[:-1]:
+        reference.ids = ids
         handles = [block.register_forward_hook(reference._hook(layer)) for layer, block in enumerate(reference.blocks)]
         handles.append(reference.blocks[1].register_forward_hook(lambda _m, _i, out: read.append(out[0, -1])))
         with torch.no_grad():

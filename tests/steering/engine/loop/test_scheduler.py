@@ -218,17 +218,18 @@ def test_a_preempted_sequence_waits_until_it_can_run_for_a_while() -> None:
     assert sum(row.preemptions for row in rows) <= 6
 
 
-def test_every_stream_has_a_token_in_every_pass_and_prompts_have_the_budget() -> None:
+@pytest.mark.parametrize(("waiting", "budget"), [(1, 48), (2, 96), (3, 100)])
+def test_every_stream_has_a_token_in_every_pass_and_each_prompt_its_budget(waiting: int, budget: int) -> None:
     limits = EngineLimits(prefill_tokens=48, idle_prefill_tokens=100)
     world = World(4000, limits)
     streams = [request(10, 200) for _ in range(5)]
     world.put(streams)
     world.turn()
-    world.put([request(1000, 2) for _ in range(3)])
-    for _ in range(20):
+    world.put([request(1000, 2) for _ in range(waiting)])
+    for _ in range(8):
         work = {sequence.id: amount for sequence, amount in world.turn()}
         assert all(work[stream.id] == 1 for stream in streams)
-        assert sum(work.values()) - len(streams) <= limits.prefill_tokens
+        assert sum(work.values()) - len(streams) == budget
 
 
 @pytest.mark.parametrize("blocks", [30, 300])
