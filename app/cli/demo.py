@@ -18,6 +18,7 @@ from rich.status import Status
 from app.cli.output.tables import card_lines, comparison_table
 from app.cli.output.terminal import console, shown
 from steering.client import ApiError, Client
+from steering.client.retries import NO_RETRIES
 
 PROMPTS = ("What was the train journey like?", "How is your new apartment?")
 READY_SECONDS = 600.0
@@ -96,8 +97,9 @@ def _server(folder: Path, model: str | None, device: str | None) -> Iterator[Cli
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)  # noqa: S603 - this program
     try:
+        with Client(f"http://127.0.0.1:{port}", retries=NO_RETRIES) as waiting:
+            _wait_until_ready(waiting, process, log)
         with Client(f"http://127.0.0.1:{port}") as client:
-            _wait_until_ready(client, process, log)
             yield client
     finally:
         process.terminate()

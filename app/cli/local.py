@@ -14,6 +14,7 @@ from app.main import create_app
 from app.settings import Settings
 from app.state import EngineFactory, StoreFactory
 from steering.client import ApiError, Client
+from steering.client.retries import NO_RETRIES
 from steering.threads import disable_intra_op_threads
 
 START_SECONDS = 600.0
@@ -40,8 +41,9 @@ def local_client(
     thread = threading.Thread(target=run, name="local-server", daemon=True)
     thread.start()
     try:
-        with stderr.status("loading the model"), Client(_address(server, thread)) as client:
-            _wait_until_ready(client)
+        with stderr.status("loading the model"), Client(_address(server, thread), retries=NO_RETRIES) as waiting:
+            _wait_until_ready(waiting)
+        with Client(_address(server, thread)) as client:
             yield client
     finally:
         server.should_exit = True

@@ -118,7 +118,9 @@ def _log_failure(error: BaseException, public: SteeringError) -> None:
     details: dict[str, Any] = {"code": public.code, "param": public.param, "error": str(error)[:500]}
     if cause is not None:
         details["cause"] = f"{type(cause).__name__}: {cause}"[:500]
-    if isinstance(public, InternalError):
+    if isinstance(public, errors.NotReady):  # asked for during every start, by probes above all: no failure
+        log.info("request_failed", **details)
+    elif isinstance(public, InternalError):
         log.error("request_failed", exc_info=error, **details)
     else:
         log.error("request_failed", **details)

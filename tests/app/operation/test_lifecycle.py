@@ -1,6 +1,7 @@
 """From start to stop: live at once, ready when the model is, dead when the engine is, and a drain that ends."""
 
 import asyncio
+import logging
 import threading
 from contextlib import AsyncExitStack
 from typing import Any
@@ -24,7 +25,8 @@ def code(answer: httpx2.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["error"]["code"]
 
 
-async def test_the_port_answers_while_the_model_loads() -> None:
+async def test_the_port_answers_while_the_model_loads(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     go = threading.Event()
 
     def slow(_: Settings) -> ScriptedEngine:
@@ -42,6 +44,8 @@ async def test_the_port_answers_while_the_model_loads() -> None:
             assert code(answer) == (503, "not_ready")
             assert answer.headers["retry-after"]
         assert code(await client.post("/v1/generate", json=ASK)) == (503, "not_ready")
+        assert all(record.levelname == "INFO" for record in caplog.records), "a start is no failure"
+        assert "request_failed" in caplog.text
         assert (await client.get("/v1/vectors")).status_code == 200
         assert (await client.get("/metrics")).status_code == 200
         go.set()
