@@ -1,6 +1,8 @@
 """POST /v1/vectors/extract, /v1/vectors/transfer and /v1/evaluations: long work on vectors, as a job or while the caller waits."""
 
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from starlette.responses import Response
@@ -25,6 +27,25 @@ uploads = APIRouter(route_class=UploadRoute, tags=["vectors"])
 router = APIRouter(route_class=ApiRoute, tags=["vectors"])
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """Work in the background. request: what its record stores. body: the part of the result that a waiting caller gets."""
+
+    kind: str
+    request: Mapping[str, Any]
+    work: Work
+    body: Callable[[Mapping[str, Any]], Any] = dict
+
+
+async def _respond(context: AdmittedDep, job: _Job, *, wait: bool, status: int) -> Response:
+    """Returns the result with `status` once the job has ended, or 202 and the queued job."""
+    context.admission.release_rows()  # a job has limits of its own
+    if wait:
+        return json_response(job.body(await context.jobs.complete(job.kind, job.request, job.work)), status)
+    queued = await context.jobs.submit(job.kind, job.request, job.work)
+    return json_response(job_answer(queued).model_dump(mode="json"), 202)
+
+
 @uploads.post(
     "/v1/vectors/extract",
     status_code=202,
@@ -34,13 +55,9 @@ router = APIRouter(route_class=ApiRoute, tags=["vectors"])
 async def extract(body: ExtractRequest, query: Annotated[ExtractQuery, Query()], context: AdmittedDep) -> Response:
     """Reads every text once and fits a direction at every layer requested, measured on held-out topics."""
     work = await extraction.prepare(context, body)
-    context.admission.release_rows()  # a job has limits of its own
     request = extraction.job_request(body)
-    if query.wait:
-        result = await context.jobs.complete("extract", request, lambda p: extraction.job(work, p))
-        return json_response(result["vector"], 201)
-    job = await context.jobs.submit("extract", request, lambda p: extraction.job(work, p))
-    return json_response(job_answer(job).model_dump(mode="json"), 202)
+    job = _Job("extract", request, lambda progress: extraction.job(work, progress), lambda result: result["vector"])
+    return await _respond(context, job, wait=query.wait, status=201)
 
 
 @uploads.post(
@@ -52,14 +69,8 @@ async def extract(body: ExtractRequest, query: Annotated[ExtractQuery, Query()],
 async def transfer(body: TransferRequest, query: Annotated[ExtractQuery, Query()], context: AdmittedDep) -> Response:
     """Carries a direction of the second model to the loaded one by a map that is fitted on texts both read, and measures the loss."""
     work = await transferring.prepare(context, body)
-    context.admission.release_rows()  # a job has limits of its own
-    request = transferring.job_request(body)
-    if query.wait:
-        return json_response(
-            dict(await context.jobs.complete("transfer", request, lambda p: transferring.job(work, p))), 201
-        )
-    job = await context.jobs.submit("transfer", request, lambda p: transferring.job(work, p))
-    return json_response(job_answer(job).model_dump(mode="json"), 202)
+    job = _Job("transfer", transferring.job_request(body), lambda progress: transferring.job(work, progress))
+    return await _respond(context, job, wait=query.wait, status=201)
 
 
 @router.post(
@@ -70,13 +81,8 @@ async def transfer(body: TransferRequest, query: Annotated[ExtractQuery, Query()
 )
 async def evaluate(body: EvaluationRequest, query: Annotated[EvaluateQuery, Query()], context: AdmittedDep) -> Response:
     """Steers many answers, reads them back unsteered, and reports effect, damage and chance level."""
-    run = await _evaluation(body, context)
-    context.admission.release_rows()  # a job has limits of its own
-    request = evaluation.job_request(body)
-    if query.wait:
-        return json_response(dict(await context.jobs.complete(body.kind, request, run)), 200)
-    job = await context.jobs.submit(body.kind, request, run)
-    return json_response(job_answer(job).model_dump(mode="json"), 202)
+    job = _Job(body.kind, evaluation.job_request(body), await _evaluation(body, context))
+    return await _respond(context, job, wait=query.wait, status=200)
 
 
 async def _evaluation(body: EvaluationRequest, context: AdmittedDep) -> Work:
