@@ -105,6 +105,7 @@ async def test_a_stop_at_any_moment_loses_nothing_that_was_committed(tiny_folder
         assert "Traceback" not in written, written[-4000:]
         stored += clients.stored
         ends.update(clients.ends)
+    assert stored
     store = await open_store(f"sqlite:///{tmp_path}/steering.sqlite3")
     for name in stored:
         vector = await store.shared.vectors.get(name)

@@ -38,7 +38,7 @@ def transfer_counts() -> str:
     anchors = [one["anchors"] for one in found]
     return (
         f"{', '.join(map(str, prompts))} prompts and {', '.join(map(str, tokens))} tokens an answer for each shift; "
-        f"{min(anchors)} to {max(anchors)} anchor texts; relative dose {found[0]['dose']:g}.\n"
+        f"{', '.join(map(str, sorted(set(anchors))))} anchor texts; relative dose {found[0]['dose']:g}.\n"
     )
 
 

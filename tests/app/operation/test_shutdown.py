@@ -41,7 +41,7 @@ async def address_of(process: asyncio.subprocess.Process) -> str:
         async for line in process.stderr:
             if (address := announced(line.decode())) is not None:
                 return address
-    raise AssertionError("the server never said where it listens")
+    raise AssertionError("the server did not report its address")
 
 
 @pytest.fixture
