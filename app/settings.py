@@ -180,6 +180,14 @@ class Settings(BaseSettings):
         check_entries(value)
         return value
 
+    @field_validator("dictionaries")
+    @classmethod
+    def _dictionaries_have_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        names = [Path(folder).name for folder in value]
+        if "" in names or len(set(names)) < len(names):
+            raise ValueError("a dictionary is named by the last part of its folder: the names must differ")
+        return value
+
     @field_validator("api_keys_file")
     @classmethod
     def _file_has_keys(cls, value: Path | None) -> Path | None:

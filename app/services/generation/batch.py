@@ -38,7 +38,8 @@ RETRY_SECONDS = 0.5
 class Plans:
     """The steerings of a batch, each resolved once, so that a new version of a vector does not change a batch that runs.
 
-    A new policy holds for the lines that are still to be answered: their steerings are then resolved again.
+    A new policy holds for the lines that are still to be answered: their steerings are then resolved again, with the newest
+    versions.
     """
 
     def __init__(self, context: Context) -> None:
@@ -52,10 +53,11 @@ class Plans:
         if policy is not self._policy:
             self._policy, self._known = policy, {}
         key = line.model_dump_json(include={"steering"})
-        if key not in self._known:
-            check_limit(len(self._known) + 1, MAX_STEERINGS, "different steerings", "steering")
-            self._known[key] = await self._context.plan(line.steering)
-        return self._known[key]
+        known = self._known  # of this policy: another line may replace it while this one waits
+        if key not in known:
+            check_limit(len(known) + 1, MAX_STEERINGS, "different steerings", "steering")
+            known[key] = await self._context.plan(line.steering)
+        return known[key]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -86,6 +86,7 @@ async def prepare(context: Context, name: str, body: DictionarySearchRequest) ->
     settings, engine = context.settings, context.engine
     check_limit(len(body.texts or ()) + len(body.against or ()), settings.max_texts, "texts", "texts")
     found = await dictionary_of(context, name)
+    direction = None if body.vector is None else await _direction(context, found, body.vector)
     texts, against = body.texts or (), body.against or ()
     ids = await encode_texts(engine, (*texts, *against), "texts")
     tokens = sum(map(len, ids))
@@ -97,7 +98,7 @@ async def prepare(context: Context, name: str, body: DictionarySearchRequest) ->
         context,
         found,
         workflow.Search(
-            vector=None if body.vector is None else await _direction(context, found, body.vector),
+            vector=direction,
             texts=tuple(map(pair_text, texts)),
             against=tuple(map(pair_text, against)),
             top=body.top,
@@ -107,7 +108,7 @@ async def prepare(context: Context, name: str, body: DictionarySearchRequest) ->
 
 
 async def _direction(context: Context, dictionary: Dictionary, name: str) -> Direction:
-    vector = await context.vector(name)
+    vector = (await context.model_vectors((name,), "vector"))[name]
     if dictionary.layer not in vector.layers:
         raise InvalidRequest(
             f"{vector.id} has no direction at layer {dictionary.layer}, where dictionary {dictionary.name!r} is",

@@ -39,9 +39,10 @@ async def prepare(context: Context, body: LogitLensRequest) -> PreparedLens:
     settings, engine = context.settings, context.engine
     layers = layer_indices(body.layers, engine.info.layer_count)
     prompt = prompt_of(body, settings)
-    plan = await with_roles(await context.plan(body.steering), engine.tokenizer, prompt)
+    plan = await context.plan(body.steering)
     ids = await encode_prompt(engine.tokenizer, prompt)
     check_context(len(ids), 0, engine.info, param="prompt" if body.prompt is not None else "messages")
+    plan = await with_roles(plan, engine.tokenizer, prompt)
     tokens = len(ids) * (1 if plan.empty else 2)
     check_activations(engine, settings, tokens, len(layers), "activations (tokens x layers x d_model)", "layers")
     predictions = tokens * len(layers) * body.top_k

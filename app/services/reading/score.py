@@ -39,8 +39,8 @@ async def prepare(context: Context, body: ScoreRequest) -> PreparedScore:
         rows, prompt_length = await encode_prompts(engine, body.texts, "texts"), 0
     else:
         prompt: Prompt = chat_messages(body.messages) if body.messages is not None else (body.prompt or "")
-        plan = await with_roles(plan, engine.tokenizer, prompt)
         rows, prompt_length = await _continued(engine, body, prompt, settings.max_scored_tokens)
+        plan = await with_roles(plan, engine.tokenizer, prompt)
     tokens = sum(map(len, rows))
     what = "tokens (the prompt counts for each continuation)"
     check_limit(tokens, settings.max_scored_tokens, what, "texts" if body.texts is not None else "continuations")

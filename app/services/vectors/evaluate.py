@@ -90,8 +90,9 @@ async def prepare(context: Context, body: StrengthsRequest) -> PreparedEvaluatio
     if bound is not None:
         fields["guard"] = DoseGuard(bound, "refuse")
     request, answers = await _with_size(context, body, fields)
-    await _check_dose(context, request)
     check_limit(answers, context.settings.max_evaluation_answers, "answers to generate", "strengths")
+    if bound is not None:
+        await _check_dose(context, request)
     save = isinstance(body, DoseResponseRequest) and body.save
     judge = body.judge if isinstance(body, DoseResponseRequest) else None
     return PreparedEvaluation(context, request, save, judge, _instructions(context, body))

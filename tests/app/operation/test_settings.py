@@ -61,3 +61,9 @@ def test_scopes_are_those_of_the_contract() -> None:
 
 def test_the_bound_of_the_dose_is_that_of_the_library() -> None:
     assert Settings().dose_bound == BOUND
+
+
+@pytest.mark.parametrize("folders", [("/a/sae", "/b/sae"), ("/",)])
+def test_dictionaries_have_different_names(folders: tuple[str, ...]) -> None:
+    with pytest.raises(ValidationError, match="names must differ"):
+        Settings(dictionaries=folders)
