@@ -84,10 +84,15 @@ def open_dictionary(folder: Path) -> Dictionary:
     scaling = config.get("normalize_activations", "none")
     if scaling not in ("none", None):
         raise _invalid(folder, f"normalize_activations {str(scaling)[:40]!r} is not supported, only 'none'")
+    function = config.get("activation_fn_str", config.get("activation_fn", "relu"))
+    if function != "relu" and not (architecture == "topk" and function == "topk"):
+        raise _invalid(folder, f"the activation function {str(function)[:40]!r} is not supported, only 'relu'")
+    if config.get("rescale_acts_by_decoder_norm"):
+        raise _invalid(folder, "rescale_acts_by_decoder_norm is not supported")
     shapes = _shapes(folder)
     features, d_model = _checked_shapes(folder, shapes, architecture)
     k = config.get("k", 0)
-    if architecture == "topk" and not (isinstance(k, int) and 0 < k <= features):
+    if architecture == "topk" and not (type(k) is int and 0 < k <= features):
         raise _invalid(folder, f"a topk autoencoder needs 'k' from 1 to {features}, got {str(k)[:40]}")
     return Dictionary(
         name=folder.name,

@@ -36,6 +36,11 @@ class ReadLayer:
             self.positive[list(split.fit_positive)], self.negative[list(split.fit_negative)], self.paired
         )
 
+    def signed(self, direction: Direction, split: Split) -> Direction:
+        """Turns a direction so that it points from the negative to the positive texts that a split does not hold out."""
+        shift = self.positive[list(split.fit_positive)].mean(0) - self.negative[list(split.fit_negative)].mean(0)
+        return direction if float(direction @ shift) >= 0.0 else -direction
+
     def measured(self, division: Folding, fit: FitFold, splits: Sequence[Sequence[Split]]) -> list[list[HeldOut]]:
         """Projects what each fold holds out on the direction that is fitted without it."""
         found = []
@@ -57,8 +62,6 @@ def random_folds(ours: ReadLayer, division: Folding, seed: int) -> list[list[Hel
     generator = torch.Generator().manual_seed(seed % 2**63)
 
     def fit(fold: Split) -> Direction:
-        drawn = torch.randn(ours.positive.shape[1], generator=generator)
-        shift = ours.positive[list(fold.fit_positive)].mean(0) - ours.negative[list(fold.fit_negative)].mean(0)
-        return drawn if float(drawn @ shift) >= 0.0 else -drawn
+        return ours.signed(torch.randn(ours.positive.shape[1], generator=generator), fold)
 
     return ours.measured(division, fit, division.splits * RANDOM_DIRECTIONS)

@@ -110,7 +110,10 @@ def _result(
     def source_fold(fold: Split) -> Direction:
         return theirs.fit(fold).direction if request.direction is None else request.direction
 
-    transferred = ours.measured(division, lambda fold: carried.carry(source_fold(fold)), division.splits)
+    def carried_fold(fold: Split) -> Direction:
+        return ours.signed(carried.carry(source_fold(fold)), fold)
+
+    transferred = ours.measured(division, carried_fold, division.splits)
     direction = theirs.fit().direction if request.direction is None else request.direction
     values = carried.carry(direction)
     entry = orient(values, ours.positive, ours.negative)
@@ -126,7 +129,7 @@ def _result(
         anchors=len(request.anchors),
         explained=carried.explained,
         penalty=carried.penalty,
-        cosine=float(torch.nn.functional.cosine_similarity(values, native.direction, dim=0)),
+        cosine=float(torch.nn.functional.cosine_similarity(entry.direction, native.direction, dim=0)),
         source=estimate_auroc(theirs.measured(division, source_fold, division.splits)),
         native=estimate_auroc(ours.measured(division, lambda fold: ours.fit(fold).direction, division.splits)),
         transferred=estimate_auroc(transferred),

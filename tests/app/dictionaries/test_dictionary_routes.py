@@ -34,6 +34,11 @@ async def test_a_feature_is_found_stored_and_steers(
     assert (await client.post("/v1/vectors", json=vector)).status_code == 201
     found = await client.post("/v1/dictionaries/sae-1/search", json={"vector": "mood", "top": 2})
     assert found.json()["features"][0]["feature"] == 5
+    foreign = await server.state.store.shared.vectors.get("mood")
+    object.__setattr__(foreign, "model_fingerprint", "another")
+    await server.state.store.shared.vectors.put(foreign)
+    refused = await client.post("/v1/dictionaries/sae-1/search", json={"vector": "mood"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "vector_model_mismatch")
     texts = await client.post(
         "/v1/dictionaries/sae-1/search", json={"texts": ["a"], "against": ["b"], "min_output_score": 0}
     )

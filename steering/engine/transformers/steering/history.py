@@ -24,11 +24,6 @@ class SteeringHistory:
     verdicts: list[Int[Tensor, "threshold"]] = field(default_factory=list)
     strengths: list[Float[Tensor, "column"]] = field(default_factory=list)
 
-    def clear(self) -> None:
-        """Forgets everything, for a request that begins again."""
-        self.verdicts.clear()
-        self.strengths.clear()
-
     def verdicts_before(self, first: int, count: int) -> Int[Tensor, "token threshold"]:
         """What was decided when each of some neighbouring positions began: nothing in the prompt, then what the position
         before it had decided."""

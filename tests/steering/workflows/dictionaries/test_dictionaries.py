@@ -51,6 +51,8 @@ def test_activations_equal_a_direct_computation(tmp_path: Path, config: dict[str
         ({"hook_name": "blocks.1.hook_mlp_out"}, "not the residual stream"),
         ({"hook_name": "blocks.0.hook_resid_pre"}, "not the residual stream"),
         ({"normalize_activations": "expected_average_only_in"}, "normalize_activations"),
+        ({"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 2}}, "activation function 'topk'"),
+        ({"rescale_acts_by_decoder_norm": True}, "rescale_acts_by_decoder_norm"),
     ],
 )
 def test_what_cannot_be_computed_is_refused(tmp_path: Path, config: dict[str, Any], message: str) -> None:

@@ -71,6 +71,21 @@ async def test_a_given_direction_is_carried_and_layers_are_chosen(
     assert abs(float(expected @ carried)) > 0.99
 
 
+async def test_a_direction_of_the_wrong_sign_is_turned_and_the_loss_is_of_the_stored_one(
+    engines: tuple[TransformersEngine, TransformersEngine],
+) -> None:
+    target, source = engines
+    plain = await transfer(target, source, REQUEST)
+    given = plain.vector.layers[1].direction @ planted().rotation.T
+    turned = await transfer(target, source, replace(REQUEST, direction=-given))
+    assert any("opposite sign" in warning for warning in turned.warnings)
+    assert plain.transferred is not None
+    assert turned.transferred is not None
+    assert turned.transferred.mean == pytest.approx(plain.transferred.mean, abs=0.05)
+    assert turned.transferred.mean > 0.5
+    assert turned.cosine > 0.99
+
+
 async def test_what_cannot_be_carried_is_refused(engines: tuple[TransformersEngine, TransformersEngine]) -> None:
     target, source = engines
     for change, message in (
