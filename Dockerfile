@@ -29,11 +29,11 @@ COPY --from=web /srv/steering-server/app/static app/static
 FROM build AS build-cpu
 ARG TORCH_INDEX=
 RUN --mount=type=cache,target=/var/cache/pip \
-    PIP_EXTRA_INDEX_URL="${TORCH_INDEX}" make install VENV=/opt/venv "INSTALL=.[postgres]"
+    PIP_EXTRA_INDEX_URL="${TORCH_INDEX}" make install VENV=/opt/venv "INSTALL=.[otel,postgres]"
 
 # torch's default build for Linux contains the CUDA libraries; the host provides the driver.
 FROM build AS build-cuda
-RUN --mount=type=cache,target=/var/cache/pip make install VENV=/opt/venv "INSTALL=.[postgres]"
+RUN --mount=type=cache,target=/var/cache/pip make install VENV=/opt/venv "INSTALL=.[otel,postgres]"
 
 # ---- runtime stages: no source, no root user ----------------------------------------------------------------------------
 FROM base AS runtime

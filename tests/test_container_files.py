@@ -188,11 +188,16 @@ def test_the_database_service_is_a_profile_without_a_published_port_or_a_default
     assert postgres["profiles"] == ["postgres", "cluster"]
     assert "ports" not in postgres
     assert postgres["environment"]["POSTGRES_PASSWORD"] == "${POSTGRES_PASSWORD:-}", "the image does not start without"
+
+
+def test_the_images_have_the_extras_that_settings_need() -> None:
     extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    described = " ".join(field.description or "" for field in SETTINGS.values())
+    needed = {"postgres", *re.findall(r"the extra `(\w+)`", described)}
+    assert {"otel", "postgres"} <= needed <= extras.keys()
     for line in INSTRUCTIONS:
         if "make install" in line:
-            assert "[postgres]" in line
-    assert "postgres" in extras
+            assert f'"INSTALL=.[{",".join(sorted(needed))}]"' in line
 
 
 def test_no_secret_lies_in_either_file() -> None:

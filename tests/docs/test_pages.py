@@ -154,7 +154,7 @@ def test_the_steering_shown_in_the_api_page_is_steering() -> None:
 
 def test_every_make_target_on_a_page_exists() -> None:
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z]+):", makefile, flags=re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE))
     for page in PAGES:
-        for text in [*blocks(page, "sh"), *re.findall(r"`(make [a-z]+)", page.read_text(encoding="utf-8"))]:
-            assert set(re.findall(r"\bmake ([a-z]+)", text)) <= targets, page.name
+        for text in [*blocks(page, "sh"), *re.findall(r"`(make [a-z-]+)", page.read_text(encoding="utf-8"))]:
+            assert set(re.findall(r"\bmake ([a-z-]+)", text)) <= targets, page.name

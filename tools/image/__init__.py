@@ -1,0 +1,1 @@
+"""Checks the Dockerfile without a container engine: `python -m tools.image`."""
