@@ -52,14 +52,14 @@ def main() -> None:
         size = subprocess.run(["/usr/bin/du", "-sm", str(root)], capture_output=True, text=True, check=True).stdout
         print(f"{time.monotonic() - started:7.1f} s  in all; the root has {size.split()[0]} MB", flush=True)
         if not options.build_only:
-            check(root, config)
+            check(root, config, work / "log")
     finally:
         delete(work)
 
 
-def check(root: Path, config: Config) -> None:
+def check(root: Path, config: Config, log: Path) -> None:
     """Starts the image and checks what a user would. Raises SystemExit with the first thing that does not hold."""
-    with Container(root, config) as container:
+    with Container(root, config, log) as container:
         print(f"healthy after {container.wait_until_healthy(START_SECONDS):.1f} s", flush=True)
         if container.run_outside("tools.image.probe", STEERING_API_KEY=container.key):
             raise SystemExit("the requests failed")

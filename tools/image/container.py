@@ -21,10 +21,13 @@ CONFINED = ("--bounding-set=-all", "--no-new-privs")
 
 
 class Container:
-    """A started image: process 1 of its own namespaces, with a network of its own that reaches nothing."""
+    """A started image: process 1 of its own namespaces, with a network of its own that reaches nothing.
 
-    def __init__(self, root: Path, config: Config) -> None:
-        self._config = config
+    log: a file for its output, shown when something fails.
+    """
+
+    def __init__(self, root: Path, config: Config, log: Path) -> None:
+        self._config, self._log = config, log
         self.key = secrets.token_urlsafe()
         self._environment = {**config.environment, "STEERING_API_KEYS": self.key}
         volumes = [["mount", "--bind", f"{root}{volume}", f"{root}{volume}"] for volume in config.volumes]
@@ -37,7 +40,10 @@ class Container:
             ["mount", "-o", "remount,bind,ro", str(root)],
         ]
         command = as_user([*config.entrypoint, *config.command], config, *CONFINED)
-        self._process = subprocess.Popen(in_namespaces(root, prepare, command, "--net"), env=self._environment)
+        with log.open("w") as output:
+            self._process = subprocess.Popen(
+                in_namespaces(root, prepare, command, "--net"), env=self._environment, stdout=output, stderr=output
+            )
         while self._process.poll() is None and not psutil.Process(self._process.pid).children():
             time.sleep(0.01)
 
@@ -47,6 +53,8 @@ class Container:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._process.kill()  # and with it, by --kill-child, all that runs in the namespaces
         self._process.wait()
+        if error is not None:
+            print(self._log.read_text(errors="replace")[-6000:], flush=True)
 
     @property
     def _first(self) -> int:
@@ -54,7 +62,7 @@ class Container:
         children = psutil.Process(self._process.pid).children()
         if not children:
             raise SystemExit(f"the image's command has ended with exit code {self._process.wait()}")
-        return children[0].pid
+        return int(children[0].pid)
 
     def run_inside(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
         """Runs a command of the image as its user, next to what runs in it."""
@@ -74,7 +82,7 @@ class Container:
         while (done := self.run_inside(self._config.health)).returncode:
             if time.monotonic() > started + seconds:
                 raise SystemExit(f"the health check does not pass after {seconds:.0f} s: {done.stderr[-2000:]}")
-            time.sleep(0.5)
+            time.sleep(1.0)
         return time.monotonic() - started
 
     def stop(self, seconds: float) -> int:

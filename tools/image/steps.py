@@ -76,7 +76,7 @@ class Config:
             case "ARG":
                 changes["arguments"] = {**self.arguments, **_argument(step, given)}
             case "ENV":
-                names, values = step.values[::3], step.values[1::3]
+                names, values = step.values[::2], step.values[1::2]
                 added = dict(zip(names, map(self.expanded, values), strict=True))
                 changes["environment"] = {**self.environment, **added}
             case "WORKDIR":
@@ -117,7 +117,7 @@ def stages_of(stages: Mapping[str, Stage], target: str) -> list[Stage]:
     if target not in stages:
         raise ValueError(f"no stage is named {target!r}; there are {', '.join(stages)}")
     needed = {target}
-    for name in reversed(stages):
+    for name in reversed(list(stages)):
         if name in needed:
             needed |= stages[name].sources
     return [stage for name, stage in stages.items() if name in needed]
