@@ -1,16 +1,15 @@
 """Searches the sparse autoencoders that the operator registered, and stores their features as vectors."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 
 from app.services.context import Context
-from app.services.inputs import check_activations, encode_texts, pair_text
+from app.services.inputs import check_activations, encode_prompts, pair_text
 from app.services.limits import check_limit
 from app.services.reading.responses import ACTIVATION_BYTES
 from app.settings import Settings
 from steering.errors import InvalidRequest, NotFound, SteeringError
+from steering.model.info import ModelInfo
 from steering.registry import unknown_name
 from steering.schemas.reading.dictionaries import (
     DictionariesAnswer,
@@ -25,13 +24,11 @@ from steering.shapes import Direction
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector
 from steering.workflows.dictionaries import search as workflow
+from steering.workflows.dictionaries.encoder import MAX_ACTIVATIONS
 from steering.workflows.dictionaries.folder import Dictionary, open_dictionary
 from steering.workflows.extraction.make import registered
 
 METHOD = "dictionary"
-
-opened = lru_cache(maxsize=64)(open_dictionary)
-"""Configurations and shapes by folder; weights are read from the file when they are needed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,25 +47,27 @@ def folders(settings: Settings) -> dict[str, Path]:
 
 async def listed(context: Context) -> DictionariesAnswer:
     """Lists the dictionaries; one that cannot be used says why."""
-    return DictionariesAnswer(data=await run_in_thread(lambda: list(_answers(context))))
+    info, known = context.engine.info, folders(context.settings)
+    return DictionariesAnswer(
+        data=await run_in_thread(lambda: [_answer(name, folder, info) for name, folder in known.items()])
+    )
 
 
-def _answers(context: Context) -> Iterator[DictionaryAnswer]:
-    for name, folder in folders(context.settings).items():
-        try:
-            found = opened(folder)
-            facts = {
-                key: getattr(found, key) for key in ("layer", "features", "d_model", "architecture", "hook", "model")
-            }
-        except SteeringError as error:
-            yield DictionaryAnswer(name=name, problem=error.message)
-            continue
-        try:
-            workflow.check_dictionary(found, context.engine.info)
-            problem = None
-        except SteeringError as error:
-            problem = error.message
-        yield DictionaryAnswer(name=name, **facts, problem=problem)
+def _answer(name: str, folder: Path, info: ModelInfo) -> DictionaryAnswer:
+    try:
+        found = open_dictionary(folder)
+    except SteeringError as error:
+        return DictionaryAnswer(name=name, problem=error.message)
+    return DictionaryAnswer(
+        name=name,
+        layer=found.layer,
+        features=found.features,
+        d_model=found.d_model,
+        architecture=found.architecture,
+        hook=found.hook,
+        model=found.model,
+        problem=workflow.problem_of(found, info),
+    )
 
 
 async def dictionary_of(context: Context, name: str) -> Dictionary:
@@ -76,7 +75,7 @@ async def dictionary_of(context: Context, name: str) -> Dictionary:
     known = folders(context.settings)
     if name not in known:
         raise NotFound(unknown_name("dictionary", name, tuple(known), "name"), param="name")
-    found = await run_in_thread(opened, known[name])
+    found = await run_in_thread(open_dictionary, known[name])
     workflow.check_dictionary(found, context.engine.info)
     return found
 
@@ -87,20 +86,21 @@ async def prepare(context: Context, name: str, body: DictionarySearchRequest) ->
     check_limit(len(body.texts or ()) + len(body.against or ()), settings.max_texts, "texts", "texts")
     found = await dictionary_of(context, name)
     direction = None if body.vector is None else await _direction(context, found, body.vector)
-    texts, against = body.texts or (), body.against or ()
-    ids = await encode_texts(engine, (*texts, *against), "texts")
+    texts = tuple(map(pair_text, body.texts or ()))
+    against = workflow.compared_texts(tuple(map(pair_text, body.against or ()))) if texts else ()
+    ids = await encode_prompts(engine, (*texts, *against), "texts")
     tokens = sum(map(len, ids))
     check_activations(engine, settings, tokens, 1, "activations (tokens x d_model)", "texts")
     context.charge_tokens(tokens)
-    longest = max(map(len, ids), default=0)
-    context.admission.reserve((2 * found.features * found.d_model + longest * found.features) * ACTIVATION_BYTES)
+    activations = min(max(map(len, ids), default=0) * found.features, MAX_ACTIVATIONS)
+    context.admission.reserve((2 * found.features * found.d_model + activations) * ACTIVATION_BYTES)
     return PreparedSearch(
         context,
         found,
         workflow.Search(
             vector=direction,
-            texts=tuple(map(pair_text, texts)),
-            against=tuple(map(pair_text, against)),
+            texts=texts,
+            against=tuple(against),
             top=body.top,
             min_output_score=body.min_output_score,
         ),
@@ -138,7 +138,7 @@ async def run(work: PreparedSearch) -> DictionarySearchAnswer:
 async def feature_vector(context: Context, name: str, body: FeatureVectorRequest) -> ConceptVector:
     """Stores a row of the decoder as a vector at the dictionary's layer."""
     found = await dictionary_of(context, name)
-    row = await run_in_thread(found.row, body.feature)
+    (row,) = await run_in_thread(found.rows, (body.feature,))
     about = body.description or f"feature {body.feature} of dictionary {name}"
     tags = tuple(dict.fromkeys((*body.tags, "saelens")))
     directions = {str(found.layer): row.tolist()}

@@ -1,7 +1,10 @@
 """Reads a sparse autoencoder from a folder in SAELens format: cfg.json and sae_weights.safetensors."""
 
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +12,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from steering.errors import InvalidRequest
-from steering.shapes import Float, Residual, Tensor
+from steering.shapes import Float, Tensor
 from steering.strict_json import load_json
+from steering.workflows.dictionaries.encoder import Encoder
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 MAX_CONFIG_BYTES = 1 << 20
@@ -39,42 +43,70 @@ class Dictionary:
     k: int = 0
 
     def decoder(self) -> Float[Tensor, "feature d_model"]:
-        """Reads W_dec in float32."""
+        """Reads W_dec in float32. This and what follows raise InvalidRequest where the folder can no longer be read."""
         return self._tensors("W_dec")["W_dec"]
 
-    def row(self, feature: int) -> Float[Tensor, "d_model"]:
-        """Reads one row of W_dec. Raises InvalidRequest for a feature that does not exist."""
-        if not 0 <= feature < self.features:
-            raise InvalidRequest(
-                f"dictionary {self.name!r} has features 0 to {self.features - 1}, got {feature}", param="feature"
-            )
-        with safe_open(self.folder / WEIGHTS, framework="pt") as tensors:
-            row: Tensor = tensors.get_slice("W_dec")[feature : feature + 1][0].float()
-        return row
+    def rows(self, features: Sequence[int]) -> Float[Tensor, "row d_model"]:
+        """Reads rows of W_dec in float32. Raises InvalidRequest for a feature that does not exist."""
+        for feature in features:
+            if not 0 <= feature < self.features:
+                raise InvalidRequest(
+                    f"dictionary {self.name!r} has features 0 to {self.features - 1}, got {feature}", param="feature"
+                )
+        with _readable(self.folder), safe_open(self.folder / WEIGHTS, framework="pt") as tensors:
+            decoder = tensors.get_slice("W_dec")
+            rows: Tensor = torch.cat([decoder[feature : feature + 1].float() for feature in features])
+        return rows
 
-    def encode(self, residual: Residual) -> Float[Tensor, "token feature"]:
-        """residual (token, d_model) -> the activation of every feature, 0 where it is not active."""
+    def encoder(self) -> Encoder:
+        """Reads what activations are computed with, in float32."""
         found = self._tensors("W_enc", "b_enc", "b_dec", "threshold")
-        rows = residual.float() - found["b_dec"] if self.centred else residual.float()
-        before = rows @ found["W_enc"] + found["b_enc"]
-        if self.architecture == "topk":
-            kept = before.topk(min(self.k, self.features), dim=-1)
-            return torch.zeros_like(before).scatter_(-1, kept.indices, kept.values.relu())
-        if self.architecture == "jumprelu":
-            return before * (before > found["threshold"])
-        return before.relu()
+        return Encoder(
+            self.architecture,
+            weight=found["W_enc"],
+            bias=found["b_enc"],
+            centre=found["b_dec"] if self.centred else None,
+            threshold=found["threshold"] if self.architecture == "jumprelu" else None,
+            k=self.k,
+        )
 
     def _tensors(self, *names: str) -> dict[str, Tensor]:
-        with safe_open(self.folder / WEIGHTS, framework="pt") as tensors:
+        with _readable(self.folder), safe_open(self.folder / WEIGHTS, framework="pt") as tensors:
             held = set(tensors.keys())
             return {name: tensors.get_tensor(name).float() for name in names if name in held}
 
 
 def open_dictionary(folder: Path) -> Dictionary:
-    """Reads the configuration and checks the shapes of the weights, without reading them.
+    """Reads the configuration and checks the shapes of the weights, without reading them; again when a file has changed.
 
     Raises InvalidRequest for what is not a sparse autoencoder of the residual stream in a form that can be computed.
     """
+    with _readable(folder):
+        return _opened(folder, tuple(_version(folder / name) for name in (CONFIG, WEIGHTS)))
+
+
+def _version(file: Path) -> tuple[int, ...]:
+    """What changes when a file is written or replaced; empty where there is none."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return ()
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Turns what reading the files raises into an error that names the folder, without its path."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise _invalid(folder, f"{WEIGHTS} is not a safetensors file: {error}") from error
+    except OSError as error:
+        raise _invalid(folder, f"its files cannot be read: {error.strerror or type(error).__name__}") from error
+
+
+@lru_cache(maxsize=64)
+def _opened(folder: Path, _versions: tuple[tuple[int, ...], ...]) -> Dictionary:
     config = _config(folder / CONFIG)
     metadata = config["metadata"] if isinstance(config.get("metadata"), dict) else config
     hook = str(metadata.get("hook_name", metadata.get("hook_point", "")))
@@ -123,11 +155,8 @@ def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     file = folder / WEIGHTS
     if not file.is_file():
         raise _invalid(folder, f"there is no {WEIGHTS}")
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118 - not a mapping
-    except SafetensorError as error:
-        raise _invalid(folder, f"{WEIGHTS} is not a safetensors file: {error}") from None
+    with safe_open(file, framework="pt") as tensors:
+        return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118 - not a mapping
 
 
 def _checked_shapes(folder: Path, shapes: dict[str, tuple[int, ...]], architecture: str) -> tuple[int, int]:

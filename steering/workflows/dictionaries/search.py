@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from steering.concepts.loader import load_neutral_texts
-from steering.engine.api import CapturePrompt, CaptureSpec, Engine, Prompt
+from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, Prompt
 from steering.engine.capabilities import unembedding_of
 from steering.errors import InvalidRequest, VectorModelMismatch
 from steering.model.info import ModelInfo
@@ -15,6 +16,7 @@ from steering.shapes import Direction, Float, Tensor
 from steering.spec import InterventionSpec, SteeringSpec
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, LayerDirection
+from steering.workflows.dictionaries.encoder import Encoder
 from steering.workflows.dictionaries.folder import Dictionary
 from steering.workflows.evaluation.setup import UNGUARDED, GivenVectors
 
@@ -33,7 +35,7 @@ MAX_SCORED = 64
 class Search:
     """vector: a direction that decoder rows are compared with; or texts, in which features are to be more active than in `against`.
 
-    min_output_score: features below it are left out; None: the output score is not measured. top: how many are returned.
+    against: empty for the neutral texts of `compared_texts`. min_output_score: features below it are left out; None: the output score is not measured. top: how many are returned.
     """
 
     vector: Direction | None = None
@@ -55,29 +57,40 @@ class FoundFeature:
     output_score: float | None = None
 
 
+def problem_of(dictionary: Dictionary, info: ModelInfo) -> str | None:
+    """Returns why a dictionary cannot be of the loaded model; None where it can."""
+    if dictionary.d_model == info.d_model and dictionary.layer < info.layer_count:
+        return None
+    return (
+        f"dictionary {dictionary.name!r} is of layer {dictionary.layer} and d_model {dictionary.d_model}; {info.name} has "
+        f"{info.layer_count} layers and d_model {info.d_model}"
+    )
+
+
 def check_dictionary(dictionary: Dictionary, info: ModelInfo) -> None:
     """Raises VectorModelMismatch where the dictionary cannot be of the loaded model."""
-    if dictionary.d_model != info.d_model or dictionary.layer >= info.layer_count:
-        raise VectorModelMismatch(
-            f"dictionary {dictionary.name!r} is of layer {dictionary.layer} and d_model {dictionary.d_model}; {info.name} has "
-            f"{info.layer_count} layers and d_model {info.d_model}",
-            param="dictionary",
-        )
+    problem = problem_of(dictionary, info)
+    if problem is not None:
+        raise VectorModelMismatch(problem, param="dictionary")
+
+
+def compared_texts(given: Sequence[Prompt]) -> Sequence[Prompt]:
+    """Returns the texts that activations are compared with: those given, or neutral ones."""
+    return given or load_neutral_texts()[:NEUTRAL_TEXTS]
 
 
 async def search(engine: Engine, dictionary: Dictionary, wanted: Search) -> tuple[FoundFeature, ...]:
     """Returns features, best first. Raises VectorModelMismatch, UnsupportedParameter for an engine that cannot unembed."""
     check_dictionary(dictionary, engine.info)
-    unembedding_of(engine)
+    unembedding = unembedding_of(engine)
     scores = await _scores(engine, dictionary, wanted)
     limit = wanted.top if wanted.min_output_score is None else MAX_SCORED
-    best = scores.topk(min(limit, len(scores)))
-    features = best.indices.tolist()
-    rows = torch.stack([await run_in_thread(dictionary.row, feature) for feature in features])
-    promoted = await _promoted(engine, rows)
+    values, features = await run_in_thread(_largest, scores, limit)
+    rows = await run_in_thread(dictionary.rows, features)
+    _, promoted = await run_in_thread(_largest, await unembedding.unembed(rows), PROMOTED)
     found = [
         FoundFeature(feature, score, tuple((i, engine.tokenizer.token_text(i)) for i in ids))
-        for feature, score, ids in zip(features, best.values.tolist(), promoted, strict=True)
+        for feature, score, ids in zip(features, values, promoted, strict=True)
     ]
     if wanted.min_output_score is None:
         return tuple(found)
@@ -87,31 +100,32 @@ async def search(engine: Engine, dictionary: Dictionary, wanted: Search) -> tupl
     return tuple(kept[: wanted.top])
 
 
+def _largest(values: Tensor, count: int) -> tuple[list[Any], list[Any]]:
+    """Returns the largest values of each row and their indices, largest first."""
+    found = values.topk(min(count, values.shape[-1]), dim=-1)
+    return found.values.tolist(), found.indices.tolist()
+
+
 async def _scores(engine: Engine, dictionary: Dictionary, wanted: Search) -> Float[Tensor, "feature"]:
     if wanted.vector is not None:
         direction = wanted.vector
         return await run_in_thread(lambda: torch.nn.functional.cosine_similarity(dictionary.decoder(), direction[None]))
     if not wanted.texts:
         raise InvalidRequest("give 'vector' or 'texts' to search for", param="texts")
-    against: Sequence[Prompt] = wanted.against or load_neutral_texts()[:NEUTRAL_TEXTS]
-    return await _activity(engine, dictionary, wanted.texts) - await _activity(engine, dictionary, against)
+    encoder = await run_in_thread(dictionary.encoder)
+    active = await _activity(engine, dictionary.layer, encoder, wanted.texts)
+    return active - await _activity(engine, dictionary.layer, encoder, compared_texts(wanted.against))
 
 
-async def _activity(engine: Engine, dictionary: Dictionary, texts: Sequence[Prompt]) -> Float[Tensor, "feature"]:
+async def _activity(engine: Engine, layer: int, encoder: Encoder, texts: Sequence[Prompt]) -> Float[Tensor, "feature"]:
     """Mean activation of every feature over the tokens of the texts but the first of each, whose norm is of its own."""
-    total, count = torch.zeros(dictionary.features), 0
-    for text in texts:  # one at a time: a long text times all features is large
-        (read,) = await engine.capture([CapturePrompt(text)], CaptureSpec((dictionary.layer,), "all"))
+    total, count = torch.zeros_like(encoder.bias), 0
+    for text in texts:  # one at a time, so that the residuals of one text are held
+        (read,) = await engine.capture([CapturePrompt(text)], CaptureSpec((layer,), "all"))
         rows = read.activations[0][1:] if read.activations.shape[1] > 1 else read.activations[0]
-        total += (await run_in_thread(dictionary.encode, rows)).sum(0)
+        total += await run_in_thread(encoder.total, rows)
         count += len(rows)
     return total / max(count, 1)
-
-
-async def _promoted(engine: Engine, rows: Float[Tensor, "feature d_model"]) -> list[list[int]]:
-    logits = await unembedding_of(engine).unembed(rows)
-    ids: list[list[int]] = logits.topk(min(PROMOTED, logits.shape[1]), dim=-1).indices.tolist()
-    return ids
 
 
 async def output_scores(
@@ -125,8 +139,6 @@ async def output_scores(
     info, spec = engine.info, CaptureSpec((), logits=True)
     ids = engine.tokenizer.encode(PROBE_PROMPT)
     (plain,) = await engine.capture([CapturePrompt(ids)], spec)
-    assert plain.logits is not None
-    before = plain.logits[-1].softmax(-1)
     found = []
     for row, tokens in zip(rows, promoted, strict=True):
         vector = ConceptVector(
@@ -136,9 +148,14 @@ async def output_scores(
         item = InterventionSpec(vector="feature", strength=DOSE, unit="relative", layers=(layer,))
         plan = await resolve(SteeringSpec(interventions=(item,)), GivenVectors((vector,)), info, guard=UNGUARDED)
         (steered,) = await engine.capture([CapturePrompt(ids, plan)], spec)
-        assert steered.logits is not None
-        after = steered.logits[-1].softmax(-1)
-        best = max(tokens, key=lambda token: float(after[token]))
-        rank = int((after > after[best]).sum())
-        found.append(max(float(after[best] - before[best]), 0.0) * (1.0 - rank / len(after)))
+        found.append(await run_in_thread(_output_score, plain, steered, tokens))
     return found
+
+
+def _output_score(plain: Capture, steered: Capture, tokens: Sequence[int]) -> float:
+    assert plain.logits is not None
+    assert steered.logits is not None
+    before, after = plain.logits[-1].softmax(-1), steered.logits[-1].softmax(-1)
+    best = max(tokens, key=lambda token: float(after[token]))
+    rank = int((after > after[best]).sum())
+    return max(float(after[best] - before[best]), 0.0) * (1.0 - rank / len(after))

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from steering.engine.transformers.engine import TransformersEngine
 from steering.model.loading import opened
+from steering.workflows.dictionaries.search import compared_texts
 from tests.app.cli.test_cli import Steer
 from tests.app.conftest import Server, StartServer
 from tests.app.running import running
@@ -49,6 +50,37 @@ async def test_a_feature_is_found_stored_and_steers(
     assert stored.json()["provenance"]["feature"] == 5
     steered = {"prompt": "Hm", "max_tokens": 2, "steering": [{"vector": "feature-5", "strength": 2.0}]}
     assert (await client.post("/v1/generate", json=steered)).json()["steering"]["applied"][0]["fired"]
+
+
+async def test_neutral_texts_count_as_those_given_do(
+    start: StartServer, hf_byte_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    folder = planted_folder(tmp_path / "sae-1", D_MODEL, {5: DIRECTION})
+    engine = TransformersEngine(opened(FAMILIES["llama"](), hf_byte_tokenizer, name="tiny"))
+    neutral = sum(len(engine.tokenizer.encode(text)) for text in compared_texts(()))
+    own = len(engine.tokenizer.encode("abc"))
+    server = await start(engine, dictionaries=(str(folder),), max_activations=(neutral + own) * D_MODEL)
+    url = "/v1/dictionaries/sae-1/search"
+    assert (await server.client.post(url, json={"texts": ["abc"]})).status_code == 200
+    charged = f'steering_key_tokens_total{{key="anonymous"}} {float(neutral + own)}'
+    assert charged in (await server.client.get("/metrics")).text
+    refused = await server.client.post(url, json={"texts": ["abcd"]})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "limit_exceeded")
+    assert (await server.client.post(url, json={"texts": ["abcd"], "against": ["b"]})).status_code == 200
+
+
+async def test_a_folder_that_goes_away_is_named(
+    start: StartServer, hf_byte_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    folder = planted_folder(tmp_path / "sae-1", D_MODEL, {5: DIRECTION})
+    engine = TransformersEngine(opened(FAMILIES["llama"](), hf_byte_tokenizer, name="tiny"))
+    server = await start(engine, dictionaries=(str(folder), str(tmp_path / ("x" * 300))))
+    assert [one["layer"] for one in (await server.client.get("/v1/dictionaries")).json()["data"]] == [1, None]
+    (folder / "sae_weights.safetensors").unlink()
+    answer = await server.client.post("/v1/dictionaries/sae-1/vectors", json={"name": "mood", "feature": 5})
+    assert answer.status_code == 400
+    assert "dictionary 'sae-1': there is no sae_weights.safetensors" in answer.json()["error"]["message"]
+    assert str(tmp_path) not in answer.text
 
 
 async def test_what_does_not_exist_is_named(server: Server) -> None:

@@ -12,8 +12,8 @@ from steering.engine.api import CapturePrompt, CaptureSpec
 from steering.errors import InvalidRequest, VectorModelMismatch
 from steering.workflows.dictionaries.folder import open_dictionary
 from steering.workflows.dictionaries.search import Search, output_scores, search
-from tests.engines import family_engine
-from tests.families import D_MODEL
+from tests.engines import engine_over, family_engine
+from tests.families import D_MODEL, FAMILIES, LAYERS
 from tests.steering.workflows.dictionaries.planted import FEATURES, planted_folder
 
 
@@ -21,10 +21,11 @@ def test_a_folder_is_opened_without_reading_its_weights(tmp_path: Path) -> None:
     direction = torch.arange(1.0, 9.0)
     found = open_dictionary(planted_folder(tmp_path / "small", 8, {3: direction}))
     assert (found.name, found.layer, found.features, found.d_model, found.model) == ("small", 1, FEATURES, 8, "tiny")
-    torch.testing.assert_close(found.row(3), direction / direction.norm())
+    torch.testing.assert_close(found.rows((3, 1)), found.decoder()[[3, 1]])
+    torch.testing.assert_close(found.rows((3,))[0], direction / direction.norm())
     assert found.decoder().shape == (FEATURES, 8)
     with pytest.raises(InvalidRequest, match="features 0 to 11, got 12"):
-        found.row(12)
+        found.rows((3, 12))
 
 
 @pytest.mark.parametrize(
@@ -39,8 +40,44 @@ def test_a_folder_is_opened_without_reading_its_weights(tmp_path: Path) -> None:
 def test_activations_equal_a_direct_computation(tmp_path: Path, config: dict[str, Any], active: Any) -> None:
     found = open_dictionary(planted_folder(tmp_path / "one", 8, {}, **config))
     residual = torch.randn(5, 8, generator=torch.Generator().manual_seed(2))
-    torch.testing.assert_close(found.encode(residual), active(residual @ found.decoder().T))
+    encoder, expected = found.encoder(), active(residual @ found.decoder().T)
+    torch.testing.assert_close(encoder.encode(residual), expected)
+    torch.testing.assert_close(encoder.total(residual), expected.sum(0))
     assert found.layer == 1
+
+
+def test_a_long_text_is_encoded_in_pieces_with_weights_that_were_read_once(tmp_path: Path) -> None:
+    folder = planted_folder(tmp_path / "one", 8, {})
+    encoder = open_dictionary(folder).encoder()
+    (folder / "sae_weights.safetensors").unlink()
+    residual = torch.randn(7, 8, generator=torch.Generator().manual_seed(2))
+    pieces = list(encoder.pieces(residual, limit=3 * FEATURES + 1))
+    assert [len(piece) for piece in pieces] == [3, 3, 1]
+    torch.testing.assert_close(torch.cat(pieces), encoder.encode(residual))
+    assert [len(piece) for piece in encoder.pieces(residual, limit=1)] == [1] * 7
+
+
+def test_a_folder_that_changes_is_read_again(tmp_path: Path) -> None:
+    folder = planted_folder(tmp_path / "one", 8, {})
+    before = open_dictionary(folder)
+    assert open_dictionary(folder) is before
+    (folder / "cfg.json").write_text(json.dumps({"hook_name": "blocks.2.hook_resid_post"}))
+    after = open_dictionary(folder)
+    assert (before.layer, after.layer) == (1, 2)
+    (folder / "sae_weights.safetensors").unlink()
+    for read in (after.decoder, after.encoder, lambda: after.rows((0,))):
+        with pytest.raises(InvalidRequest, match="dictionary 'one': its files cannot be read") as refused:
+            read()
+        assert str(tmp_path) not in refused.value.message
+    with pytest.raises(InvalidRequest, match=r"no sae_weights\.safetensors"):
+        open_dictionary(folder)
+
+
+def test_a_folder_that_the_system_refuses_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    for name in ("file", "x" * 300):
+        with pytest.raises(InvalidRequest, match=f"dictionary '{name}': its files cannot be read"):
+            open_dictionary(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -88,9 +125,6 @@ async def test_searches_find_planted_features(hf_byte_tokenizer: PreTrainedToken
         default = await search(engine, found, Search(texts=("xxxxxxxx",), top=1))
         scored = await search(engine, found, Search(vector=vector, top=3, min_output_score=0.0))
         strict = await search(engine, found, Search(vector=vector, min_output_score=1.0))
-        rows = found.decoder()[:3]
-        promoted = [[1, 2], [3, 4], [5, 6]]
-        outputs = await output_scores(engine, 1, rows, promoted)
         with pytest.raises(VectorModelMismatch, match="d_model 8"):
             await search(engine, open_dictionary(planted_folder(tmp_path / "other", 8, {})), Search(texts=("a",)))
         with pytest.raises(InvalidRequest, match="'vector' or 'texts'"):
@@ -104,4 +138,29 @@ async def test_searches_find_planted_features(hf_byte_tokenizer: PreTrainedToken
     assert [one.feature for one in scored] == [one.feature for one in near]
     assert all(one.output_score is not None and 0.0 <= one.output_score <= 1.0 for one in scored)
     assert strict == ()
-    assert len(outputs) == 3
+
+
+async def test_the_output_score_finds_the_feature_that_writes_a_token(
+    hf_byte_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """The head writes token 65 along one direction, and reads nothing along another; the vector is equally near to both."""
+    model = FAMILIES["llama"]()
+    writes, ignored = torch.eye(D_MODEL)[1], torch.eye(D_MODEL)[0]
+    head = model.get_output_embeddings().weight
+    head[:, 0] = 0.0
+    head[65] = 6.0 * writes
+    folder = planted_folder(tmp_path / "sae", D_MODEL, {3: head[65], 6: ignored}, layer=LAYERS - 1)
+    async with engine_over(model, hf_byte_tokenizer) as engine:
+        found = open_dictionary(folder)
+        vector = writes + ignored
+        both = await search(engine, found, Search(vector=vector, top=2))
+        scored = await search(engine, found, Search(vector=vector, top=2, min_output_score=0.0))
+        kept = await search(engine, found, Search(vector=vector, min_output_score=0.25))
+        direct = await output_scores(engine, LAYERS - 1, found.rows((3, 6)), [[65], [65]])
+    assert {one.feature for one in both} == {one.feature for one in scored} == {3, 6}
+    score = {one.feature: one.output_score or 0.0 for one in scored}
+    assert score[3] > 0.25
+    assert score[6] < 0.02
+    assert [one.feature for one in kept] == [3]
+    assert kept[0].promoted[0] == (65, "A")
+    assert direct == [pytest.approx(score[3]), pytest.approx(0.0, abs=0.02)]
