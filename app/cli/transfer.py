@@ -8,9 +8,9 @@ from rich.table import Table
 
 from app.cli.extract import pairs_of
 from app.cli.output.job_progress import follow
+from app.cli.output.tables import estimate_text
 from app.cli.output.terminal import LOCAL, AsJson, Key, Url, client_of, console, print_json, shown
 from app.cli.texts.sources import read_texts
-from steering.schemas.comparison import EstimateAnswer
 from steering.schemas.transfer import TransferAnswer
 
 
@@ -55,7 +55,7 @@ def transfer(  # noqa: PLR0913, PLR0917 - one option a field
 def _show(found: TransferAnswer) -> None:
     table = Table("direction", "AUROC on held-out pairs", title=f"{found.from_model} to {found.vector.model}")
     for name, one in found.auroc.items():
-        table.add_row(name, _estimate(one))
+        table.add_row(name, "not measured" if one is None else estimate_text(one, ".2f"))
     console.print(table)
     for warning in found.warnings:
         console.print(shown(f"warning: {warning}", "yellow"))
@@ -64,12 +64,4 @@ def _show(found: TransferAnswer) -> None:
             f"{found.vector.id}: layer {found.from_layer} to layer {found.to_layer}; {found.anchors} anchors, "
             f"{found.explained:.0%} of their variance explained; cosine with the native direction {found.cosine:.2f}"
         )
-    )
-
-
-def _estimate(one: EstimateAnswer | None) -> str:
-    if one is None:
-        return "not measured"
-    return (
-        f"{one.mean:.2f}" if one.interval is None else f"{one.mean:.2f} [{one.interval[0]:.2f}, {one.interval[1]:.2f}]"
     )

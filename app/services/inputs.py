@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 from app.services.limits import check_limit
 from app.settings import Settings
+from steering.concepts.loader import load_concept
 from steering.engine.api import Engine, Prompt, SamplingParams
 from steering.engine.prompts import check_context, encode_prompt
 from steering.errors import InvalidRequest
-from steering.pairs import ChatMessage
+from steering.pairs import ChatMessage, ContrastivePair, PairSet
 from steering.pairs import Text as PairText
+from steering.schemas.extraction import Pair
 from steering.schemas.messages import Message, PromptFields, Text
 from steering.schemas.sampling import ChoiceFields, SamplingFields
 from steering.threads import run_in_thread
@@ -36,6 +38,15 @@ def chat_messages(messages: Sequence[Message]) -> tuple[ChatMessage, ...]:
 def pair_text(text: Text) -> PairText:
     """Converts a text of a request, plain or a conversation, to the library's type."""
     return text if isinstance(text, str) else chat_messages(text)
+
+
+def pair_set(concept: str | None, pairs: Sequence[Pair] | None) -> PairSet:
+    """Returns the pairs of a starter concept, or those that a caller gave. Raises ConceptNotFound."""
+    if concept is not None:
+        return load_concept(concept)
+    if pairs is None:
+        raise InvalidRequest("no texts given", param="pairs")
+    return PairSet.of([ContrastivePair(pair_text(p.positive), pair_text(p.negative), p.topic) for p in pairs])
 
 
 def prompt_of(fields: PromptFields, settings: Settings) -> Prompt:

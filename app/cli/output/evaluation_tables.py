@@ -3,9 +3,8 @@
 from rich.table import Table
 from rich.text import Text
 
-from app.cli.output.tables import numeric_table, strengths_text
+from app.cli.output.tables import estimate_text, numeric_table, strengths_text
 from app.cli.output.terminal import shown
-from steering.schemas.comparison import EstimateAnswer
 from steering.schemas.evaluation import DoseResponseAnswer, JudgementAnswer, LayerSweepAnswer
 
 
@@ -19,7 +18,7 @@ def dose_table(result: DoseResponseAnswer) -> Table:
             f"{point.strength:+g}",
             f"{point.concept_score:+.2f}",
             "" if point.random_score is None else f"{point.random_score:+.2f}",
-            "" if point.advantage is None else _estimate(point.advantage),
+            "" if point.advantage is None else estimate_text(point.advantage),
             f"x {point.perplexity_ratio:.2f}",
             f"{point.repetition:.2f}",
             f"{point.kl_neutral:.2f}",
@@ -38,7 +37,7 @@ def judge_table(found: JudgementAnswer) -> Table:
         table.add_row(
             f"{point.strength:+g}",
             *("-" if one is None else f"{one.mean:.2f}" for one in means),
-            "-" if point.overall is None else _estimate(point.overall),
+            "-" if point.overall is None else estimate_text(point.overall),
             str(point.judged),
             str(point.failed),
         )
@@ -53,20 +52,14 @@ def sweep_table(result: LayerSweepAnswer) -> Table:
         table.add_row(
             str(point.layer),
             f"{point.strength:+g}",
-            _estimate(point.moved),
-            _estimate(point.advantage),
+            estimate_text(point.moved),
+            estimate_text(point.advantage),
             f"x {point.perplexity_ratio:.2f}",
             f"{point.relative_dose:.2f}",
             "" if point.auroc is None else f"{point.auroc:.2f}",
             style="bold" if point == result.best else "",
         )
     return table
-
-
-def _estimate(found: EstimateAnswer) -> str:
-    if found.interval is None:
-        return f"{found.mean:+.2f}"
-    return f"{found.mean:+.2f} ({found.interval[0]:+.2f} to {found.interval[1]:+.2f})"
 
 
 def result_lines(result: DoseResponseAnswer | LayerSweepAnswer) -> list[Text]:

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.cli.output.terminal import shown
-from steering.schemas.comparison import ArmAnswer, CompareAnswer
+from steering.schemas.comparison import ArmAnswer, CompareAnswer, EstimateAnswer
 from steering.schemas.reading.logit_lens import LogitLensAnswer, PredictionAnswer
 from steering.schemas.reading.readout import ReadoutAnswer
 from steering.schemas.steering import AppliedSteering
@@ -135,6 +135,13 @@ def card_lines(vector: VectorAnswer) -> list[Text]:
         against = f"; random directions {random[0]:.2f}" if random and random[0] is not None else ""
         lines.append(Text(f"held-out AUROC {card.auroc:.2f}{between}, {held}{against}"))
     return lines + [shown(f"warning: {warning}", "yellow") for warning in card.warnings]
+
+
+def estimate_text(found: EstimateAnswer, form: str = "+.2f") -> str:
+    """Returns the mean and, where it is known, its interval. form: of each number."""
+    if found.interval is None:
+        return f"{found.mean:{form}}"
+    return f"{found.mean:{form}} ({found.interval[0]:{form}} to {found.interval[1]:{form}})"
 
 
 def card_table(vector: VectorAnswer) -> Table:

@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.services.context import Context
-from app.services.inputs import check_activations, pair_text
+from app.services.inputs import check_activations, pair_set, pair_text
 from app.services.limits import check_limit
 from app.services.resources import vector_answer
-from steering.concepts.loader import load_concept
-from steering.errors import InvalidRequest
 from steering.layer_indices import layer_indices
-from steering.pairs import ContrastivePair, PairSet
+from steering.pairs import PairSet
 from steering.schemas.extraction import ExtractRequest
 from steering.schemas.vectors import VectorAnswer
 from steering.threads import run_in_thread
@@ -20,7 +18,7 @@ from steering.workflows.evaluation.evidence import with_shipped_evidence
 from steering.workflows.extraction.describe import describe
 from steering.workflows.extraction.extract import ExtractionRequest
 from steering.workflows.extraction.make import check_method, make_vector
-from steering.workflows.extraction.texts import default_position
+from steering.workflows.extraction.texts import reading_position
 from steering.workflows.progress import Progress
 from steering.workflows.training.train import TrainingSettings
 
@@ -90,12 +88,8 @@ def _training(body: ExtractRequest) -> TrainingSettings | None:
 
 def _pairs(body: ExtractRequest) -> PairSet:
     """Returns the texts of an extraction. Raises ConceptNotFound."""
-    if body.concept is not None:
-        return load_concept(body.concept)
-    if body.pairs is not None:
-        return PairSet.of([ContrastivePair(pair_text(p.positive), pair_text(p.negative), p.topic) for p in body.pairs])
     if body.positive is None or body.negative is None:
-        raise InvalidRequest("no texts given", param="pairs")
+        return pair_set(body.concept, body.pairs)
     return PairSet(
         positive=tuple(map(pair_text, body.positive)), negative=tuple(map(pair_text, body.negative)), paired=False
     )
@@ -112,7 +106,7 @@ def _workflow_request(context: Context, body: ExtractRequest, pairs: PairSet) ->
         pairs=pairs,
         method=body.method,
         layers=body.layers if body.layers == "all" else tuple(body.layers),
-        position=default_position(pairs) if body.position is None else body.position,
+        position=reading_position(pairs, body.position),
         holdout=body.holdout,
         seed=body.seed,
         description=body.description,

@@ -7,20 +7,20 @@ from typing import Any
 import torch
 
 from app.services.context import Context
-from app.services.inputs import check_activations, pair_text
+from app.services.inputs import check_activations, encode_prompts, pair_set, pair_text
 from app.services.limits import check_limit
 from app.services.resources import vector_answer
 from app.services.vectors.independent import check_second_model, opened_second_model
-from steering.concepts.loader import load_concept
-from steering.pairs import ContrastivePair, PairSet
+from app.settings import Settings
+from steering.engine.api import Engine
 from steering.quality import Estimate
 from steering.schemas.comparison import EstimateAnswer
 from steering.schemas.transfer import TransferAnswer, TransferRequest
 from steering.threads import run_in_thread
-from steering.workflows.extraction.extract import check_position
+from steering.workflows.extraction.texts import capture_prompts
 from steering.workflows.progress import Progress
 from steering.workflows.transfer import request as workflow
-from steering.workflows.transfer.transfer import ROWS, transfer
+from steering.workflows.transfer.transfer import PART, ROWS, transfer, tried_layers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,10 +38,8 @@ async def prepare(context: Context, body: TransferRequest) -> PreparedTransfer:
     check_limit(len(body.pairs or ()), settings.max_pairs, "texts", "pairs")
     check_limit(len(body.anchors or ()), settings.max_texts, "texts", "anchors")
     request = await run_in_thread(_request, body)
-    check_position("last" if request.position is None else request.position)
     workflow.check_transfer(request, context.engine)
-    texts = len(request.pairs.positive) + len(request.pairs.negative) + ROWS * len(request.anchors)
-    check_activations(context.engine, settings, texts, 1, "activations (texts x d_model)", "anchors")
+    await _check_numbers(context.engine, settings, request, request.to_layer)
     return PreparedTransfer(context, request)
 
 
@@ -49,6 +47,7 @@ async def job(work: PreparedTransfer, progress: Progress) -> Mapping[str, Any]:
     """Carries the direction over, stores the vector, and returns the result of a job."""
     context = work.context
     async with opened_second_model(context.settings) as second:
+        await _check_numbers(second, context.settings, work.request, work.request.from_layer)
         found = await transfer(context.engine, second, work.request, progress=progress)
     stored = await context.store.vectors.put(found.vector)
     return TransferAnswer(
@@ -64,17 +63,31 @@ async def job(work: PreparedTransfer, progress: Progress) -> Mapping[str, Any]:
     ).model_dump(mode="json")
 
 
+async def _check_numbers(
+    engine: Engine, settings: Settings, request: workflow.TransferRequest, layer: int | None
+) -> None:
+    """Raises LimitExceeded where one of the two models would hold more numbers at a time than the operator allows.
+
+    layer: where it is read; None where one of several is chosen. Raises ContextLengthExceeded for an anchor that is too long.
+    """
+    layers = len(tried_layers(engine.info.layer_count)) if layer is None else 1
+    texts = len(request.pairs.positive) + len(request.pairs.negative)
+    check_activations(engine, settings, texts, layers, "activations of pairs (texts x layers x d_model)", "pairs")
+    prompts = await run_in_thread(capture_prompts, engine, request.anchors)
+    lengths = [len(ids) for ids in await encode_prompts(engine, [one.prompt for one in prompts], "anchors")]
+    tokens = max(sum(lengths[start : start + PART]) for start in range(0, len(lengths), PART))
+    what = f"activations of anchors in {engine.info.name} ({PART} texts, with all their tokens, x d_model)"
+    check_activations(engine, settings, tokens, 1, what, "anchors")
+    check_activations(engine, settings, ROWS * len(lengths), 1, "activations of anchors (rows x d_model)", "anchors")
+
+
 def job_request(body: TransferRequest) -> dict[str, Any]:
     """Returns what a job's record stores of the request: everything but the caller's texts and numbers."""
     return body.model_dump(mode="json", exclude={"pairs", "anchors", "direction"}, exclude_unset=True)
 
 
 def _request(body: TransferRequest) -> workflow.TransferRequest:
-    if body.pairs is None:
-        pairs = load_concept(body.concept or "")
-    else:
-        rows = [ContrastivePair(pair_text(one.positive), pair_text(one.negative), one.topic) for one in body.pairs]
-        pairs = PairSet.of(rows)
+    pairs = pair_set(body.concept, body.pairs)
     anchors = workflow.default_anchors(pairs) if body.anchors is None else tuple(map(pair_text, body.anchors))
     return workflow.TransferRequest(
         name=body.name,

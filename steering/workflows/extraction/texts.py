@@ -59,6 +59,11 @@ def default_position(pairs: PairSet) -> Position:
     return "mean" if True in plain else "response_mean"
 
 
+def reading_position(pairs: PairSet, given: Position | None) -> Position:
+    """Returns the position that a caller gave, or the default one."""
+    return default_position(pairs) if given is None else given
+
+
 async def neutral_texts(engine: Engine, seed: int) -> tuple[NeutralText, ...]:
     """Generates the unsteered model's answers to the package's neutral prompts; empty answers are left out."""
     prompts = as_prompts(engine, load_neutral()[:NEUTRAL])

@@ -39,23 +39,21 @@ def fit_map(source: Float[Tensor, "row d_from"], target: Float[Tensor, "row d_to
     all of them. rows: neighbouring rows that are of one text."""
     x, y = source.double().numpy(), target.double().numpy()
     held = np.arange(len(x)) // rows % HELD == HELD - 1
-    fitted = _ridge(x[~held], y[~held])
+    fitted, _ = _ridge(x[~held], y[~held])
     errors = ((y[held] - fitted.predict(x[held])) ** 2).sum()
     spread = ((y[held] - y[~held].mean(0)) ** 2).sum()
-    whole = _ridge(x, y)
+    whole, penalty = _ridge(x, y)
     return AffineMap(
         torch.from_numpy(np.ascontiguousarray(whole.coef_.T)),
         torch.from_numpy(np.asarray(whole.intercept_)),
-        float(whole.alpha_) / _unit(x),
+        penalty,
         float(1.0 - errors / spread) if spread > 0.0 else 0.0,
     )
 
 
-def _ridge(x: Numbers, y: Numbers) -> RidgeCV:
-    found = RidgeCV(alphas=[penalty * _unit(x) for penalty in PENALTIES])
+def _ridge(x: Numbers, y: Numbers) -> tuple[RidgeCV, float]:
+    """Returns the regression and which of PENALTIES it has chosen."""
+    unit = max(float(x.var(0).mean()) * len(x), 1e-12)
+    found = RidgeCV(alphas=[penalty * unit for penalty in PENALTIES])
     found.fit(x, y)
-    return found
-
-
-def _unit(x: Numbers) -> float:
-    return max(float(x.var(0).mean()) * len(x), 1e-12)
+    return found, float(found.alpha_) / unit

@@ -57,11 +57,11 @@ class ReadLayer:
         return found
 
 
-def random_folds(ours: ReadLayer, division: Folding, seed: int) -> list[list[HeldOut]]:
+def random_folds(read: ReadLayer, division: Folding, seed: int) -> list[list[HeldOut]]:
     """Projects held-out pairs on random directions."""
     generator = torch.Generator().manual_seed(seed % 2**63)
 
     def fit(fold: Split) -> Direction:
-        return ours.signed(torch.randn(ours.positive.shape[1], generator=generator), fold)
+        return read.signed(torch.randn(read.positive.shape[1], generator=generator), fold)
 
-    return ours.measured(division, fit, division.splits * RANDOM_DIRECTIONS)
+    return read.measured(division, fit, division.splits * RANDOM_DIRECTIONS)

@@ -11,6 +11,7 @@ from steering.pairs import PairSet, Text, dataset_digest
 from steering.quality import Estimate
 from steering.shapes import Direction
 from steering.vectors import ConceptVector, check_name
+from steering.workflows.extraction.extract import check_position
 
 MIN_ANCHORS, MAX_ANCHORS = 20, 2_000
 
@@ -71,6 +72,8 @@ def default_anchors(pairs: PairSet) -> tuple[Text, ...]:
 def check_transfer(request: TransferRequest, target: Engine, source: Engine | None = None) -> None:
     """Raises InvalidRequest for what cannot be carried over. source: None where it is not loaded yet."""
     check_name(request.name)
+    if request.position is not None:
+        check_position(request.position)
     if not MIN_ANCHORS <= len(request.anchors) <= MAX_ANCHORS:
         raise InvalidRequest(
             f"{len(request.anchors)} anchor texts; a map needs {MIN_ANCHORS} to {MAX_ANCHORS}", param="anchors"

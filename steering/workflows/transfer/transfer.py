@@ -1,22 +1,24 @@
 """Carries a direction from one model to another, and measures on held-out pairs what it lost on the way."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
 from steering.auroc import HeldOut, estimate_auroc
-from steering.engine.api import CaptureSpec, Engine, Position
+from steering.engine.api import CaptureSpec, Engine
 from steering.extraction.card import build_card, recommend
 from steering.extraction.cross_validation import Folding, folding
 from steering.extraction.orientation import orient
 from steering.extraction.statistics import layer_quality
 from steering.layer_indices import layer_indices
+from steering.model.info import ModelInfo
 from steering.pairs import Split, Text, dataset_digest
 from steering.shapes import Direction, Float, Tensor
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, LayerDirection
 from steering.workflows.extraction.extract import ExtractionRequest, extract, read_pairs
-from steering.workflows.extraction.texts import capture_prompts, default_position
+from steering.workflows.extraction.texts import capture_prompts, reading_position
 from steering.workflows.progress import Progress, ignore_progress
 from steering.workflows.transfer.affine_map import AffineMap, fit_map
 from steering.workflows.transfer.measures import ReadLayer, random_folds
@@ -30,6 +32,20 @@ ROWS = 2
 PART = 64
 """Anchors that are held with all their positions at a time."""
 STEPS = 5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Side:
+    """One of the two models: the layer that is read, and the pairs as it reads them there."""
+
+    info: ModelInfo
+    layer: int
+    pairs: ReadLayer
+
+
+def tried_layers(layer_count: int) -> tuple[int, ...]:
+    """Returns the layers among which one is chosen where none is given."""
+    return tuple(range(int(FROM * layer_count), max(int(TO * layer_count), int(FROM * layer_count) + 1), STEP))
 
 
 async def transfer(
@@ -46,26 +62,21 @@ async def transfer(
     report(1, STEPS, f"choosing a layer of {target.info.name}")
     to_layer = await _layer(target, request, request.to_layer)
     report(2, STEPS, "reading pairs")
-    theirs, ours = await _read(source, request, from_layer), await _read(target, request, to_layer)
+    sides = await _side(source, request, from_layer), await _side(target, request, to_layer)
     report(3, STEPS, "reading anchors")
     anchors = [await _anchors(*one, request.anchors) for one in ((source, from_layer), (target, to_layer))]
     report(4, STEPS, "fitting the map")
     carried = await run_in_thread(fit_map, anchors[0], anchors[1], ROWS)
-    found = await run_in_thread(_result, target, source, request, (from_layer, to_layer), (theirs, ours), carried)
+    found = await run_in_thread(_result, *sides, request, carried)
     report(STEPS, STEPS, "done")
     return found
-
-
-def _position(request: TransferRequest) -> Position:
-    return default_position(request.pairs) if request.position is None else request.position
 
 
 async def _layer(engine: Engine, request: TransferRequest, given: int | None) -> int:
     count = engine.info.layer_count
     if given is not None:
         return layer_indices((given,), count)[0]
-    tried = tuple(range(int(FROM * count), max(int(TO * count), int(FROM * count) + 1), STEP))
-    vector = await extract(engine, _extraction(request, tried))
+    vector = await extract(engine, _extraction(request, tried_layers(count)))
     return vector.recommended_layers()[0]
 
 
@@ -74,15 +85,15 @@ def _extraction(request: TransferRequest, layers: tuple[int, ...]) -> Extraction
         request.name,
         request.pairs,
         layers=layers,
-        position=_position(request),
+        position=reading_position(request.pairs, request.position),
         holdout=request.holdout,
         seed=request.seed,
     )
 
 
-async def _read(engine: Engine, request: TransferRequest, layer: int) -> ReadLayer:
+async def _side(engine: Engine, request: TransferRequest, layer: int) -> Side:
     read = await read_pairs(engine, _extraction(request, (layer,)), (layer,), 0, ignore_progress)
-    return ReadLayer(read.positive[0], read.negative[0], request.pairs.paired)
+    return Side(engine.info, layer, ReadLayer(read.positive[0], read.negative[0], request.pairs.paired))
 
 
 async def _anchors(engine: Engine, layer: int, texts: Sequence[Text]) -> Float[Tensor, "row d_model"]:
@@ -96,58 +107,51 @@ async def _anchors(engine: Engine, layer: int, texts: Sequence[Text]) -> Float[T
     return torch.stack(rows)
 
 
-def _result(
-    target: Engine,
-    source: Engine,
-    request: TransferRequest,
-    layers: tuple[int, int],
-    read: tuple[ReadLayer, ReadLayer],
-    carried: AffineMap,
-) -> Transfer:
-    theirs, ours = read
+def _result(source: Side, target: Side, request: TransferRequest, carried: AffineMap) -> Transfer:
     division = folding(request.pairs, request.holdout, request.seed)
 
     def source_fold(fold: Split) -> Direction:
-        return theirs.fit(fold).direction if request.direction is None else request.direction
+        return source.pairs.fit(fold).direction if request.direction is None else request.direction
 
     def carried_fold(fold: Split) -> Direction:
-        return ours.signed(carried.carry(source_fold(fold)), fold)
+        return target.pairs.signed(carried.carry(source_fold(fold)), fold)
 
-    transferred = ours.measured(division, carried_fold, division.splits)
-    direction = theirs.fit().direction if request.direction is None else request.direction
+    transferred = target.pairs.measured(division, carried_fold, division.splits)
+    direction = source.pairs.fit().direction if request.direction is None else request.direction
     values = carried.carry(direction)
-    entry = orient(values, ours.positive, ours.negative)
+    entry = orient(values, target.pairs.positive, target.pairs.negative)
     warnings = []
     if float(entry.direction @ values) < 0.0:
         warnings.append("the carried direction had the opposite sign in the target model; it was turned by the pairs")
-    native = ours.fit()
+    native = target.pairs.fit()
     return Transfer(
-        vector=_vector(target, source, request, layers, entry, division, transferred),
+        vector=_vector(source, target, request, entry, division, transferred),
         source_model=source.info.name,
-        from_layer=layers[0],
-        to_layer=layers[1],
+        from_layer=source.layer,
+        to_layer=target.layer,
         anchors=len(request.anchors),
         explained=carried.explained,
         penalty=carried.penalty,
         cosine=float(torch.nn.functional.cosine_similarity(entry.direction, native.direction, dim=0)),
-        source=estimate_auroc(theirs.measured(division, source_fold, division.splits)),
-        native=estimate_auroc(ours.measured(division, lambda fold: ours.fit(fold).direction, division.splits)),
+        source=estimate_auroc(source.pairs.measured(division, source_fold, division.splits)),
+        native=estimate_auroc(
+            target.pairs.measured(division, lambda fold: target.pairs.fit(fold).direction, division.splits)
+        ),
         transferred=estimate_auroc(transferred),
-        random=estimate_auroc(random_folds(ours, division, request.seed)),
+        random=estimate_auroc(random_folds(target.pairs, division, request.seed)),
         warnings=tuple(warnings),
     )
 
 
 def _vector(
-    target: Engine,
-    source: Engine,
+    source: Side,
+    target: Side,
     request: TransferRequest,
-    layers: tuple[int, int],
     entry: LayerDirection,
     division: Folding,
     folds: list[list[HeldOut]],
 ) -> ConceptVector:
-    info, pairs, layer = target.info, request.pairs, layers[1]
+    info, pairs, layer = target.info, request.pairs, target.layer
     card = build_card(
         {layer: layer_quality(folds)},
         layer_count=info.layer_count,
@@ -170,13 +174,13 @@ def _vector(
         quality=card,
         provenance={
             "method": METHOD,
-            "position": _position(request),
+            "position": reading_position(pairs, request.position),
             "dataset": dataset_digest(pairs),
             "seed": request.seed,
             "model": info.name,
             "from_model": source.info.name,
             "from_fingerprint": source.info.fingerprint,
-            "from_layer": layers[0],
+            "from_layer": source.layer,
             "anchors": len(request.anchors),
         },
     )

@@ -1,6 +1,8 @@
 """POST /v1/vectors/transfer and `steer transfer`, with a second model from a folder."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from steering.model.loading import opened
 from tests.app.cli.test_cli import Steer
 from tests.app.conftest import Server, StartServer
 from tests.app.running import running
+from tests.fakes import ScriptedEngine
+from tests.scripted_model import SCRIPTED_MODEL
 from tests.steering.workflows.transfer.rotated import ANCHORS, PAIRS, planted
 
 ROWS = [
@@ -73,6 +77,34 @@ async def test_what_makes_no_sense_is_refused_before_a_model_is_loaded(
     assert word in answer.text
 
 
+async def test_all_layers_and_all_tokens_that_are_held_count(start: StartServer) -> None:
+    """Pairs at each layer that is tried, and the tokens of the anchors that are read at a time; before a model is loaded."""
+    engine = ScriptedEngine(info=replace(SCRIPTED_MODEL, layer_count=12, typical_norms=(1.0,) * 12))
+    texts, tokens = 2 * len(PAIRS), sum(map(len, ANCHORS))
+    most = texts * 3 * 8 - 1
+    server = await start(engine, scorer_model="no-such-folder", max_activations=most)
+    for change, param, given in (({"to_layer": None}, "pairs", most + 1), ({}, "anchors", tokens * 8)):
+        answer = await server.client.post("/v1/vectors/transfer", json=BODY | change)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], error["param"]) == (400, "limit_exceeded", param)
+        assert f"{given} activations" in error["message"]
+        assert f"at most {most}" in error["message"]
+    long = BODY | {"anchors": [*ANCHORS, "x" * 5000]}
+    error = (await server.client.post("/v1/vectors/transfer", json=long)).json()["error"]
+    assert (error["code"], error["param"]) == ("context_length_exceeded", "anchors")
+
+
+async def test_the_second_model_has_the_same_bound(
+    start: StartServer, hf_byte_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    _, settings = settings_over(tmp_path, hf_byte_tokenizer)
+    bound = sum(map(len, ANCHORS)) * 8
+    server = await start(ScriptedEngine(), max_activations=bound, **settings)
+    answer = await server.client.post("/v1/vectors/transfer?wait=true", json=BODY, timeout=60)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "limit_exceeded"), answer.text
+    assert "anchors in second" in answer.json()["error"]["message"]
+
+
 async def test_a_server_without_a_second_model_says_so(server: Server) -> None:
     answer = await server.client.post("/v1/vectors/transfer", json=BODY)
     assert answer.status_code == 400
@@ -94,3 +126,4 @@ def test_the_command_shows_the_loss(
     assert "transferred" in shown
     assert "second to turned" in shown
     assert "layer 1 to layer 1" in shown
+    assert re.search(r"native .* 1\.00 \(\d\.\d\d to 1\.00\)", shown) is not None
