@@ -47,6 +47,7 @@ class Mailbox:
         """
         while (found := self._tokens.get(index)) is None or found.stages < self._stages:
             await self._wait()
+        self._check()
         del self._tokens[index]
         if not found.finite:
             raise NonfiniteActivations(
@@ -58,11 +59,16 @@ class Mailbox:
         """Waits for the report of every stage. Raises as `token` does."""
         while len(self._reports) < self._stages:
             await self._wait()
+        self._check()
         return self._reports
 
-    async def _wait(self) -> None:
+    def _check(self) -> None:
+        """Also where all messages are there: a failure may have come with them."""
         if self._failed:
             raise InternalError("steering failed in the engine's worker")
+
+    async def _wait(self) -> None:
+        self._check()
         self._arrived.clear()
         try:
             async with asyncio.timeout(REPORT_SECONDS):

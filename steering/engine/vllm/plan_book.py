@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from steering.engine.readings import NO_MONITORS, MonitorSet, Reading
 from steering.engine.vllm.messages import MonitorReading
@@ -18,6 +19,9 @@ KEPT = 64
 
 Call = Callable[..., Awaitable[list[object]]]
 """Calls a method of every worker: (name, *arguments) -> their results."""
+
+_Wanted: TypeAlias = tuple[str, str, Callable[[], bytes]]
+"""(kind, key, encodes the value)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +54,15 @@ class PlanBook:
 
         Raises InternalError where a worker cannot apply them.
         """
-        wanted: list[tuple[str, str, object]] = []
+        wanted: list[_Wanted] = []
         if not plan.empty:
-            wanted.append(("plan", plan_key(plan), _without_copies(plan)))
+            wanted.append(("plan", plan_key(plan), lambda: encode(_without_copies(plan))))
         if readings:
-            wanted.append(("readings", readings_key(readings), readings))
+            wanted.append(_by_content("readings", readings))
         if len(monitors):
             read = tuple(MonitorReading(one.reading, one.at) for one in monitors.ordered)
-            wanted.append(("monitors", monitors_key(read), read))
-        entries = [self._use(kind, key, value) for kind, key, value in wanted]
+            wanted.append(_by_content("monitors", read))
+        entries = [self._use(*one) for one in wanted]
         try:
             for entry in entries:
                 await asyncio.shield(entry.sent)
@@ -68,16 +72,16 @@ class PlanBook:
                 entry.users -= 1
             await self._forget_unused()
 
-    def _use(self, kind: str, key: str, value: object) -> _Entry:
+    def _use(self, kind: str, key: str, content: Callable[[], bytes]) -> _Entry:
         entry = self._entries.get((kind, key))
         if entry is None or (entry.sent.done() and entry.sent.exception() is not None):
-            entry = self._entries[kind, key] = _Entry(asyncio.create_task(self._send(kind, key, value)))
+            entry = self._entries[kind, key] = _Entry(asyncio.create_task(self._send(kind, key, content())))
         self._entries.move_to_end((kind, key))
         entry.users += 1
         return entry
 
-    async def _send(self, kind: str, key: str, value: object) -> None:
-        reasons = [reason for reason in await self._call("steering_put", kind, key, encode(value)) if reason]
+    async def _send(self, kind: str, key: str, content: bytes) -> None:
+        reasons = [reason for reason in await self._call("steering_put", kind, key, content) if reason]
         if reasons:
             raise InternalError(f"the engine cannot apply this steering: {reasons[0]}")
 
@@ -110,11 +114,7 @@ def plan_key(plan: SteeringPlan) -> str:
     return f"{plan.fingerprint}-{hashlib.sha256(repr(order).encode()).hexdigest()[:16]}"
 
 
-def readings_key(readings: tuple[Reading, ...]) -> str:
-    """Returns a digest of live readouts."""
-    return f"readings-{hashlib.sha256(encode(readings)).hexdigest()}"
-
-
-def monitors_key(monitors: tuple[MonitorReading, ...]) -> str:
-    """Returns a digest of what monitors read."""
-    return f"monitors-{hashlib.sha256(encode(monitors)).hexdigest()}"
+def _by_content(kind: str, value: object) -> _Wanted:
+    """Names a value by the digest of what is sent; it is encoded once."""
+    content = encode(value)
+    return kind, f"{kind}-{hashlib.sha256(content).hexdigest()}", lambda: content

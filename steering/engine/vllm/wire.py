@@ -3,6 +3,7 @@
 Nothing that is decoded runs code. Tensors travel as their shape and their float32 values, specs as what a caller writes.
 """
 
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -30,8 +31,12 @@ def encode(value: object) -> bytes:
 
 def decode(content: bytes, kind: type[T]) -> T:
     """Decodes what `encode` returned for a value of a type. Raises ValueError for anything else."""
-    found: T = msgspec.msgpack.decode(content, type=kind, dec_hook=_decoded)
-    return found
+    return _decoder(kind).decode(content)
+
+
+@cache
+def _decoder(kind: type[T]) -> msgspec.msgpack.Decoder[T]:
+    return msgspec.msgpack.Decoder(kind, dec_hook=_decoded)
 
 
 def _encoded(value: object) -> object:

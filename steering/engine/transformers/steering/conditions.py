@@ -165,7 +165,7 @@ class ConditionEvaluator:
             rows, tokens = self._ends
             self._bank.decisions[rows, : self._width] = self.verdicts[tokens]
         for history, here, count in self._recorded:
-            history.verdicts.extend(self.verdicts[here, :count].unbind(0))
+            history.add_verdicts(self.verdicts[here, :count])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

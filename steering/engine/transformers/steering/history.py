@@ -16,27 +16,40 @@ from steering.shapes import Float, Int, Tensor
 class SteeringHistory:
     """What was decided at the positions that were computed so far.
 
-    verdicts: (threshold,) by position, as `ConditionEvaluator` left them. strengths: (column,) of the controllers, by
-    position from the last of the prompt on, as they acted there.
+    What a pass adds is one copy of its own, so that it does not keep the tensors of the pass, which hold all requests.
     """
 
     prompt_length: int
-    verdicts: list[Int[Tensor, "threshold"]] = field(default_factory=list)
-    strengths: list[Float[Tensor, "column"]] = field(default_factory=list)
+    _verdicts: list[Int[Tensor, "token threshold"]] = field(default_factory=list)
+    _strengths: list[Float[Tensor, "token column"]] = field(default_factory=list)
+
+    def add_verdicts(self, verdicts: Int[Tensor, "token threshold"]) -> None:
+        """Adds the next positions, as `ConditionEvaluator` left them."""
+        self._verdicts.append(verdicts.clone())
+
+    def add_strengths(self, strengths: Float[Tensor, "token column"]) -> None:
+        """Adds what the controllers acted with at the next positions, the first of which is the last of the prompt."""
+        self._strengths.append(strengths.clone())
 
     def verdicts_before(self, first: int, count: int) -> Int[Tensor, "token threshold"]:
         """What was decided when each of some neighbouring positions began: nothing in the prompt, then what the position
         before it had decided."""
-        undecided = torch.zeros_like(self.verdicts[0])
-        return torch.stack([
-            self.verdicts[at - 1] if at >= self.prompt_length else undecided for at in range(first, first + count)
-        ])  # fmt: skip
+        verdicts = _joined(self._verdicts)
+        at = torch.arange(first, first + count, device=verdicts.device)
+        return verdicts[(at - 1).clamp_min(0)] * (at >= self.prompt_length)[:, None]
 
     def verdicts_at(self, first: int, count: int) -> Int[Tensor, "token threshold"]:
         """What was decided at each of some neighbouring positions in the end."""
-        return torch.stack(self.verdicts[first : first + count])
+        return _joined(self._verdicts)[first : first + count]
 
     def strengths_at(self, column: int, first: int, count: int) -> Float[Tensor, "token"]:
         """The strength of a controller at each of some neighbouring positions, from the last of the prompt on."""
         start = first - (self.prompt_length - 1)
-        return torch.stack([one[column] for one in self.strengths[start : start + count]])
+        return _joined(self._strengths)[start : start + count, column]
+
+
+def _joined(pieces: list[Tensor]) -> Tensor:
+    """Returns the rows of all pieces, which are one piece from then on."""
+    if len(pieces) > 1:
+        pieces[:] = [torch.cat(pieces)]
+    return pieces[0]

@@ -27,6 +27,7 @@ class StaticRows:
         width = bank.static_adds.shape[-1]
         self._streams = torch.zeros(len(self.layers), len(indices), width, device=indices.device)
         self._stream_of = dict(zip(self.layers, self._streams.unbind(0), strict=True))
+        self._indices = torch.tensor(self.layers, dtype=torch.int64, device=indices.device)  # once, for all passes
 
     def add(self, layer: int, hidden: Float[Tensor, "token d_model"], residual: Tensor | None) -> None:
         """Adds the rows of a layer to the stream hidden (+ residual) by changing `hidden` in place."""
@@ -39,7 +40,7 @@ class StaticRows:
     def measure(self, sums: Float[Tensor, "layer token"]) -> None:
         """After a pass: adds the 1 / |r| that the rows found at each layer and token to the sums of all layers."""
         norms = norms_of(self._streams.flatten(0, 1)).view(self._streams.shape[:2])
-        sums[list(self.layers)] += norms.reciprocal()
+        sums[self._indices] += norms.reciprocal()
 
 
 def fits(tokens: int, layers: int, d_model: int) -> bool:

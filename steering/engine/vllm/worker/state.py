@@ -16,7 +16,6 @@ from steering.engine.vllm.messages import (
     FailureMessage,
     Message,
     MonitorReading,
-    ReportMessage,
     RequestSteering,
     TokenMessage,
 )
@@ -125,15 +124,13 @@ class WorkerSteering:
             row = self._rows.pop(request_id, None)
             if row is None:
                 continue
-            report = ReportMessage(row.key)
             try:
                 self._runner.release(row.sequence)
                 self._measures.restore(row)
-                report = report_of(row, self.layers)
+                self.outbox.append(report_of(row, self.layers))
             except Exception as error:  # one request's report must not end the worker
                 self._runner.discard(row.sequence)
                 self._fail([row], error)
-            self.outbox.append(report)
 
     def begin(self, view: StepView) -> None:
         """Prepares the steering of a pass. A request whose steering cannot be prepared ends alone."""

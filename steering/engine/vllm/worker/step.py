@@ -72,7 +72,8 @@ class Step:
         segments = [one for one in self._segments if one.sequence.history is not None and one.predicts]
         held = [one.sequence for one in segments if any(of.holds for of in one.sequence.plan.interventions)]
         if held:
-            strengths = self._runner.bank.holds.strengths[[one.row for one in held]]
+            rows = torch.tensor([one.row for one in held], device=self._positions.device)
+            strengths = self._runner.bank.holds.strengths[rows]
             for sequence, row in zip(held, strengths, strict=True):
                 assert sequence.history is not None
                 yield sequence.history, row
@@ -111,6 +112,6 @@ class Step:
             self._rows.measure(self._steering.static_sums)
         self._runner.finish(self._steering)
         for history, strengths in self._held:
-            history.strengths.append(strengths)
+            history.add_strengths(strengths[None])
         for segment in self._segments:
             segment.sequence.computed = segment.first + segment.length

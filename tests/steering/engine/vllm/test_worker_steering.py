@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from steering.engine.api import GenerationRequest, Reading
 from steering.engine.readings import MonitorSet
 from steering.engine.vllm.answers import ledger_of
-from steering.engine.vllm.messages import MonitorReading, RequestSteering
+from steering.engine.vllm.messages import FailureMessage, MonitorReading, RequestSteering
 from steering.engine.vllm.worker.rows import computes_whole
 from steering.model.info import ModelInfo
 from steering.model.loading import opened
@@ -139,6 +139,16 @@ def test_a_request_with_an_unknown_plan_fails_alone() -> None:
     failed = driven.run(RequestSteering("failed", "no such plan", "", len(PROMPT)), PROMPT, 4)
     assert failed == plain
     assert [message.key for message in driven.failures()] == ["failed"]
+
+
+def test_a_report_that_cannot_be_built_is_a_failure_and_no_report() -> None:
+    driven = DrivenModel(FAMILIES["llama"]())
+    driven.steering.admit("request", list(PROMPT), capture_of((0,), len(PROMPT), reduce=False))
+    capture = driven.steering._rows["request"].sequence.capture
+    assert capture is not None
+    capture.pieces[0] = [torch.ones(1, 3), torch.ones(1, 4)]
+    driven.steering.release(["request"])
+    assert [type(message) for message in driven.steering.outbox] == [FailureMessage]
 
 
 @pytest.mark.parametrize("piece", [4, 100])
