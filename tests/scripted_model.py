@@ -51,13 +51,13 @@ class ScriptedTokenizer:
         """See Tokenizer.decode."""
         return b"".join(self._bytes(one) for one in token_ids).decode(errors="replace")
 
-    def roles(self, messages: tuple[ChatMessage, ...]) -> tuple[str | None, ...]:
-        """See Tokenizer.roles."""
+    def encode_with_roles(self, messages: tuple[ChatMessage, ...]) -> tuple[tuple[int, ...], tuple[str | None, ...]]:
+        """See Tokenizer.encode_with_roles."""
         found: list[str | None] = []
         for one in messages:
             around = [None] * len(f"<{one.role}>".encode())
             found += [*around, *[one.role] * len(one.content.encode()), None]
-        return tuple(found)
+        return self.encode(messages), tuple(found)
 
     def token_text(self, token_id: int) -> str:
         """See Tokenizer.token_text."""

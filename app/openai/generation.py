@@ -13,7 +13,6 @@ from app.services.generation.generate import Generation
 from app.services.inputs import sampling_params, tokenize
 from app.services.limits import check_limit, check_sampling
 from steering.engine.api import Prompt, TokenEvent
-from steering.engine.prompts import with_roles
 from steering.plan.types import SteeringPlan
 from steering.workflows.generate import Answer, assemble, choices, interleaved, stream_events
 
@@ -50,11 +49,10 @@ async def prepare(
     plan = await context.plan(await steering_of(model, body.steering, context))
     generations = []
     for prompt in prompts:
-        tokenized = await tokenize(context.engine, prompt, max_tokens)
+        tokenized = await tokenize(context.engine, prompt, max_tokens, plan)
         context.charge_tokens(len(tokenized.token_ids) + body.choices * tokenized.max_tokens)
         sampling = sampling_params(fields, tokenized.max_tokens, logprobs)
-        own = await with_roles(plan, context.engine.tokenizer, prompt)
-        request = context.request(tokenized.token_ids, sampling, own)
+        request = context.request(tokenized.token_ids, sampling, tokenized.plan)
         generations.append(Generation(context, request, body.choices, tokens=logprobs is not None))
     context.admission.take(len(prompts) * body.choices)
     return OpenAIWork(context, model, plan, tuple(generations))

@@ -8,10 +8,11 @@ from app.services.limits import check_limit
 from app.settings import Settings
 from steering.concepts.loader import load_concept
 from steering.engine.api import Engine, Prompt, SamplingParams
-from steering.engine.prompts import check_context, encode_prompt
+from steering.engine.prompts import check_context, encode_steered
 from steering.errors import InvalidRequest
 from steering.pairs import ChatMessage, ContrastivePair, PairSet
 from steering.pairs import Text as PairText
+from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.schemas.extraction import Pair
 from steering.schemas.messages import Message, PromptFields, Text
 from steering.schemas.sampling import ChoiceFields, SamplingFields
@@ -24,10 +25,11 @@ DEFAULT_MAX_TOKENS = 128
 
 @dataclass(frozen=True, slots=True)
 class TokenizedPrompt:
-    """The token ids of a prompt, and how many tokens the answer may have."""
+    """The token ids of a prompt, how many tokens the answer may have, and the plan with the roles of the prompt's tokens."""
 
     token_ids: tuple[int, ...]
     max_tokens: int
+    plan: SteeringPlan
 
 
 def chat_messages(messages: Sequence[Message]) -> tuple[ChatMessage, ...]:
@@ -68,16 +70,18 @@ def with_system(prompt: Prompt, system: str | None) -> Prompt:
     return (ChatMessage("system", system), *(one for one in messages if one.role != "system"))
 
 
-async def tokenize(engine: Engine, prompt: Prompt, max_tokens: int | None) -> TokenizedPrompt:
+async def tokenize(
+    engine: Engine, prompt: Prompt, max_tokens: int | None, plan: SteeringPlan = UNSTEERED
+) -> TokenizedPrompt:
     """Tokenizes a prompt that is answered. Without max_tokens the answer gets what fits the context, up to a default.
 
-    Raises ContextLengthExceeded.
+    Raises ContextLengthExceeded, InvalidRequest where the plan asks for roles that the prompt does not have.
     """
-    ids = await encode_prompt(engine.tokenizer, prompt)
+    ids, plan = await encode_steered(engine.tokenizer, prompt, plan)
     available = engine.info.context_length - len(ids)
     requested = max_tokens if max_tokens is not None else max(1, min(DEFAULT_MAX_TOKENS, available))
     check_context(len(ids), requested, engine.info)
-    return TokenizedPrompt(ids, requested)
+    return TokenizedPrompt(ids, requested, plan)
 
 
 async def encode_texts(engine: Engine, texts: Sequence[Text], param: str) -> list[tuple[int, ...]]:

@@ -186,8 +186,8 @@ class Tokenizer(Protocol):
         """Returns the text of ids, without control tokens."""
         ...
 
-    def roles(self, messages: tuple[ChatMessage, ...]) -> tuple[str | None, ...]:
-        """Returns the role of each token of encode(messages): of the message whose content it is part of, None in between."""
+    def encode_with_roles(self, messages: tuple[ChatMessage, ...]) -> tuple[tuple[int, ...], tuple[str | None, ...]]:
+        """Returns encode(messages) and the role of each token: of the message whose content it is part of, None in between."""
         ...
 
     def token_text(self, token_id: int) -> str:

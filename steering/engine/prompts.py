@@ -1,6 +1,8 @@
 """Tokenizes prompts and checks them against the model's context, for engines and their callers alike."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 from steering.engine.api import Prompt, Tokenizer
 from steering.errors import ContextLengthExceeded, InvalidRequest
@@ -20,14 +22,34 @@ async def encode_prompt(tokenizer: Tokenizer, prompt: Prompt) -> tuple[int, ...]
     return tokenizer.encode(prompt)
 
 
-async def with_roles(plan: SteeringPlan, tokenizer: Tokenizer, prompt: Prompt) -> SteeringPlan:
-    """Returns the plan with the roles of a prompt's tokens, where a scope of it asks for them. To be called by whoever goes on
-    with the token ids alone; engines do it for conversations. Raises InvalidRequest for a prompt without messages."""
-    if plan.prompt_roles is not None or not plan.needs_roles:
-        return plan
+def encode_with_plans(
+    tokenizer: Tokenizer, prompt: Prompt, plans: Sequence[SteeringPlan]
+) -> tuple[tuple[int, ...], tuple[SteeringPlan, ...]]:
+    """Returns the token ids of a prompt, and the plans with the roles of its tokens where a scope of theirs asks for them.
+
+    The prompt is tokenized once. Raises InvalidRequest where roles are asked for and the prompt has no messages.
+    """
+    if not any(map(_lacks_roles, plans)):
+        return tokenizer.encode(prompt), tuple(plans)
     if isinstance(prompt, str) or not (prompt and isinstance(prompt[0], ChatMessage)):
         raise InvalidRequest("scope.roles needs a prompt of messages: tokens of a text have no role", param="scope")
-    return replace(plan, prompt_roles=await run_in_thread(tokenizer.roles, prompt))
+    ids, roles = tokenizer.encode_with_roles(cast("tuple[ChatMessage, ...]", prompt))
+    return ids, tuple(replace(plan, prompt_roles=roles) if _lacks_roles(plan) else plan for plan in plans)
+
+
+async def encode_steered(
+    tokenizer: Tokenizer, prompt: Prompt, plan: SteeringPlan
+) -> tuple[tuple[int, ...], SteeringPlan]:
+    """Does what `encode_with_plans` does for one plan, without blocking the event loop. To be called by whoever goes on with the
+    token ids alone; engines do it for conversations."""
+    if prompt_size(prompt) > MAX_INLINE_CHARACTERS or _lacks_roles(plan):
+        ids, (found,) = await run_in_thread(encode_with_plans, tokenizer, prompt, (plan,))
+        return ids, found
+    return tokenizer.encode(prompt), plan
+
+
+def _lacks_roles(plan: SteeringPlan) -> bool:
+    return plan.prompt_roles is None and plan.needs_roles
 
 
 def prompt_size(prompt: Prompt) -> int:

@@ -60,9 +60,7 @@ class ModelTokenizer:
             ids = self._encode_messages(prompt)[1].ids
         else:
             ids = self._checked_ids(cast("tuple[int, ...]", prompt))
-        if not ids:
-            raise InvalidRequest("the prompt is empty: there is no token to continue from", param="prompt")
-        return ids
+        return _continuable(ids)
 
     def render(self, messages: Sequence[ChatMessage]) -> str:
         """Renders a conversation by the chat template, with a generation prompt unless the last message is an answer."""
@@ -98,15 +96,15 @@ class ModelTokenizer:
             raise InvalidRequest("the chat template leaves the assistant message out", param="messages")
         return inside[0], inside[-1] + 1
 
-    def roles(self, messages: Sequence[ChatMessage]) -> tuple[str | None, ...]:
-        """Returns the role of each token of encode(messages): of the message whose content it is part of; None for the tokens of
+    def encode_with_roles(self, messages: Sequence[ChatMessage]) -> tuple[tuple[int, ...], tuple[str | None, ...]]:
+        """Returns encode(messages) and the role of each token: of the message whose content it is part of; None for the tokens of
         the template. Raises InvalidRequest where the template does not show each message as one text."""
         contents = [message.content for message in messages]
         marker = unused_characters(contents, 1)[0]
         emptied = [replace(message, content=marker * MARK) for message in messages]
         text, encoded = self._encode_messages(messages)
         spans = _message_spans(text, contents, self.render(emptied), marker)
-        return _roles_of_tokens(encoded.spans, spans, [message.role for message in messages])
+        return _continuable(encoded.ids), _roles_of_tokens(encoded.spans, spans, [message.role for message in messages])
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Returns the text of ids without control tokens. Raises InvalidRequest for unknown ids."""
@@ -144,6 +142,12 @@ class ModelTokenizer:
                 f"token ids are integers from 0 to {self.vocab_size - 1}, got {str(wrong)[:40]}", param="prompt"
             )
         return ids
+
+
+def _continuable(ids: tuple[int, ...]) -> tuple[int, ...]:
+    if not ids:
+        raise InvalidRequest("the prompt is empty: there is no token to continue from", param="prompt")
+    return ids
 
 
 def _checked_text(text: str) -> str:

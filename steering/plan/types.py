@@ -168,7 +168,7 @@ class SteeringPlan:
     dose_bound: the relative dose, summed over the layers, that no token may exceed; None: the dose is not bounded.
     mandatory: how many of the interventions, the last ones, are an operator's policy. They act after the guard has bounded the
     others.
-    prompt_roles: the role of each token of one prompt (None: of no message), see `with_roles`; None where no scope asks.
+    prompt_roles: the role of each token of one prompt (None: of no message), see `encode_with_plans`; None where no scope asks.
     """
 
     interventions: tuple[Intervention, ...] = ()

@@ -21,8 +21,8 @@ class ByteTokenizer:
     def decode(self, token_ids: Sequence[int]) -> str:
         return bytes(token_ids).decode(errors="replace")
 
-    def roles(self, messages: tuple[ChatMessage, ...]) -> tuple[str | None, ...]:
-        return tuple(one.role for one in messages for _ in one.content.encode())
+    def encode_with_roles(self, messages: tuple[ChatMessage, ...]) -> tuple[tuple[int, ...], tuple[str | None, ...]]:
+        return self.encode(messages), tuple(one.role for one in messages for _ in one.content.encode())
 
     def token_text(self, token_id: int) -> str:
         return self.decode([token_id])

@@ -13,7 +13,6 @@ from app.services.generation.flags import NO_FLAGS
 from app.services.generation.responses import applied_steering, choice_answer, record_of, token_piece
 from app.services.inputs import prompt_of, sampling_params, tokenize, with_system
 from app.services.limits import check_limit, check_sampling
-from steering.engine.prompts import with_roles
 from steering.errors import SteeringError
 from steering.schemas.base import ErrorDetail
 from steering.schemas.comparison import (
@@ -85,10 +84,9 @@ async def prepare(context: Context, body: CompareRequest) -> PreparedComparison:
     max_tokens = body.max_tokens
     for arm in arms:
         given = with_system(prompt, arm.system)
-        one = await tokenize(context.engine, given, body.max_tokens)
+        one = await tokenize(context.engine, given, body.max_tokens, await context.plan(arm.steering))
         max_tokens = one.max_tokens if max_tokens is None else min(max_tokens, one.max_tokens)
-        plan = await with_roles(await context.plan(arm.steering), context.engine.tokenizer, given)
-        resolved.append(Arm(arm.name, one.token_ids, plan))
+        resolved.append(Arm(arm.name, one.token_ids, one.plan))
     assert max_tokens is not None
     context.charge_tokens(sum(len(arm.prompt) + body.n * max_tokens for arm in resolved))
     sampling = sampling_params(body, max_tokens)

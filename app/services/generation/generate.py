@@ -14,7 +14,6 @@ from app.services.generation.responses import applied_steering, choice_answer, r
 from app.services.inputs import prompt_of, sampling_params, tokenize
 from app.services.limits import check_limit, check_sampling
 from steering.engine.api import GenerationRequest, TokenEvent
-from steering.engine.prompts import with_roles
 from steering.plan.types import SteeringPlan
 from steering.schemas.generation import GenerateAnswer, GenerateRequest
 from steering.schemas.replay import Record
@@ -57,11 +56,10 @@ async def prepare(context: Context, body: GenerateRequest, plan: SteeringPlan | 
     readings = await context.readings(body.readout)
     readings += await context.readings([one.vector for one in body.flag if one.vector not in body.readout], "flag")
     given = prompt_of(body, context.settings)
-    prompt = await tokenize(context.engine, given, body.max_tokens)
-    plan = await with_roles(plan, context.engine.tokenizer, given)
+    prompt = await tokenize(context.engine, given, body.max_tokens, plan)
     context.charge_tokens(len(prompt.token_ids) + body.n * prompt.max_tokens)
     sampling = sampling_params(body, prompt.max_tokens)
-    request = context.request(prompt.token_ids, sampling, plan, readings)
+    request = context.request(prompt.token_ids, sampling, prompt.plan, readings)
     flags = Flags(tuple(body.flag), context.state.metrics)
     return Generation(context, request, body.n, body.lists_tokens, flags)
 

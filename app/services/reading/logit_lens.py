@@ -8,7 +8,7 @@ from app.services.inputs import check_activations, prompt_of
 from app.services.limits import check_limit
 from app.services.reading.responses import ACTIVATION_BYTES, SCORE_BYTES, applied_plan, read_tokens
 from steering.engine.capabilities import unembedding_of
-from steering.engine.prompts import check_context, encode_prompt, with_roles
+from steering.engine.prompts import check_context, encode_steered
 from steering.layer_indices import layer_indices
 from steering.schemas.reading.logit_lens import (
     LensLayerAnswer,
@@ -40,9 +40,8 @@ async def prepare(context: Context, body: LogitLensRequest) -> PreparedLens:
     layers = layer_indices(body.layers, engine.info.layer_count)
     prompt = prompt_of(body, settings)
     plan = await context.plan(body.steering)
-    ids = await encode_prompt(engine.tokenizer, prompt)
+    ids, plan = await encode_steered(engine.tokenizer, prompt, plan)
     check_context(len(ids), 0, engine.info, param="prompt" if body.prompt is not None else "messages")
-    plan = await with_roles(plan, engine.tokenizer, prompt)
     tokens = len(ids) * (1 if plan.empty else 2)
     check_activations(engine, settings, tokens, len(layers), "activations (tokens x layers x d_model)", "layers")
     predictions = tokens * len(layers) * body.top_k

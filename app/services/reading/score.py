@@ -8,7 +8,7 @@ from app.services.inputs import chat_messages, encode_prompts
 from app.services.limits import check_limit
 from app.services.reading.responses import ACTIVATION_BYTES, SCORE_BYTES, applied_plan
 from steering.engine.api import Engine, Prompt
-from steering.engine.prompts import check_context, encode_prompt, with_roles
+from steering.engine.prompts import check_context, encode_steered
 from steering.errors import InvalidRequest
 from steering.schemas.reading.score import ScoreAnswer, ScoredText, ScoreRequest
 from steering.threads import run_in_thread
@@ -39,8 +39,8 @@ async def prepare(context: Context, body: ScoreRequest) -> PreparedScore:
         rows, prompt_length = await encode_prompts(engine, body.texts, "texts"), 0
     else:
         prompt: Prompt = chat_messages(body.messages) if body.messages is not None else (body.prompt or "")
-        rows, prompt_length = await _continued(engine, body, prompt, settings.max_scored_tokens)
-        plan = await with_roles(plan, engine.tokenizer, prompt)
+        before, plan = await encode_steered(engine.tokenizer, prompt, plan)
+        rows, prompt_length = await _continued(engine, body, prompt, before, settings.max_scored_tokens), len(before)
     tokens = sum(map(len, rows))
     what = "tokens (the prompt counts for each continuation)"
     check_limit(tokens, settings.max_scored_tokens, what, "texts" if body.texts is not None else "continuations")
@@ -52,11 +52,10 @@ async def prepare(context: Context, body: ScoreRequest) -> PreparedScore:
 
 
 async def _continued(
-    engine: Engine, body: ScoreRequest, prompt: Prompt, most: int
-) -> tuple[list[tuple[int, ...]], int]:
-    """Returns (the prompt's tokens with those of each continuation, length of the prompt)."""
+    engine: Engine, body: ScoreRequest, prompt: Prompt, before: tuple[int, ...], most: int
+) -> list[tuple[int, ...]]:
+    """Returns the prompt's tokens, `before`, with those of each continuation."""
     assert body.continuations is not None
-    before = await encode_prompt(engine.tokenizer, prompt)
     check_limit(len(before) * len(body.continuations), most, "tokens (prompt x continuations)", "continuations")
     texts = body.continuations
     found = await run_in_thread(lambda: [workflow.continuation_ids(engine.tokenizer, prompt, text) for text in texts])
@@ -64,7 +63,7 @@ async def _continued(
         if not ids:
             raise InvalidRequest("the continuation has no token", param=f"continuations.{index}")
         check_context(len(before) + len(ids), 0, engine.info, param="continuations")
-    return [(*before, *ids) for ids in found], len(before)
+    return [(*before, *ids) for ids in found]
 
 
 async def run(work: PreparedScore) -> Sequence[workflow.ScoredRow]:

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from collections.abc import Sequence as Rows
-from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import cast
@@ -22,7 +21,7 @@ from steering.engine.api import (
 from steering.engine.checks import check_sampling
 from steering.engine.fit_task import FitTask, FittedDirection, check_task
 from steering.engine.options import EngineLimits
-from steering.engine.prompts import MAX_INLINE_CHARACTERS, check_context, encode_prompt, prompt_size, with_roles
+from steering.engine.prompts import MAX_INLINE_CHARACTERS, check_context, encode_steered, encode_with_plans, prompt_size
 from steering.engine.readings import MonitoredAnswer
 from steering.engine.transformers import captures
 from steering.engine.transformers.background import BackgroundTask, Pieces
@@ -88,9 +87,8 @@ class TransformersEngine:
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
         """See Engine.generate."""
-        ids = await encode_prompt(self.tokenizer, request.prompt)
+        ids, plan = await encode_steered(self.tokenizer, request.prompt, request.plan)
         self._check(ids, request)
-        plan = await with_roles(request.plan, self.tokenizer, request.prompt)
         stream = Stream(asyncio.get_running_loop())
         sequence = Sequence(
             id=next(self._numbers),
@@ -126,11 +124,11 @@ class TransformersEngine:
     ) -> tuple[Capture, ...]:
         """See Engine.capture."""
         captures.check_layers(spec, self.info.layer_count)
-        prompts = [replace(one, plan=await with_roles(one.plan, self.tokenizer, one.prompt)) for one in prompts]
         stream = Stream(asyncio.get_running_loop())
         size = sum(prompt_size(prompt.prompt) for prompt in prompts)
         begin = partial(self._begin_captures, prompts, spec, stream, priority)
-        sequences = await run_in_thread(begin) if size > MAX_INLINE_CHARACTERS else begin()
+        inline = size <= MAX_INLINE_CHARACTERS and not any(prompt.plan.needs_roles for prompt in prompts)
+        sequences = begin() if inline else await run_in_thread(begin)
         found: dict[int, Capture] = {}
         try:
             self._loop.submit(sequences)
@@ -147,7 +145,8 @@ class TransformersEngine:
         self, prompts: Rows[CapturePrompt], spec: CaptureSpec, stream: Stream, priority: int
     ) -> list[Sequence]:
         """Tokenises and checks texts; in a thread where that takes long. Sorted, so that texts which begin alike meet in a pass."""
-        encoded = [tuple(self.tokenizer.encode(prompt.prompt)) for prompt in prompts]
+        found = [encode_with_plans(self.tokenizer, prompt.prompt, (prompt.plan,)) for prompt in prompts]
+        encoded = [ids for ids, _ in found]
         longest = max(map(len, encoded), default=0)
         check_context(longest, 0, self.info)
         if not self._scheduler.fits_alone(longest):
@@ -158,7 +157,7 @@ class TransformersEngine:
                 id=next(self._numbers),
                 ids=list(encoded[index]),
                 prompt_length=prompts[index].prompt_length or len(encoded[index]),
-                plan=prompts[index].plan,
+                plan=found[index][1][0],
                 sampling=SamplingParams(),
                 stream=stream,
                 priority=priority,

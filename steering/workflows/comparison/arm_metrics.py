@@ -6,7 +6,7 @@ from math import exp
 from statistics import fmean
 
 from steering.engine.api import Engine, Prompt
-from steering.engine.prompts import with_roles
+from steering.engine.prompts import encode_steered
 from steering.plan.types import SteeringPlan
 from steering.quality import Estimate
 from steering.threads import run_in_thread
@@ -71,7 +71,7 @@ async def measure_arm(
     baseline: Sequence[ReadAnswer] | None,
 ) -> tuple[ArmMetrics, AgainstBaseline | None]:
     """Measures one answer at a time, so that the logits of one sequence are held at a time. baseline None: the arm is it."""
-    ids, plan = engine.tokenizer.encode(prompt), await with_roles(plan, engine.tokenizer, prompt)
+    ids, plan = await encode_steered(engine.tokenizer, prompt, plan)
     measured = [
         await measure_tokens(engine, ids, one.answer.tokens, plan)
         if measurable(engine, len(ids) + len(one.answer.tokens))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, GenerationRequest, Prompt, SamplingParams
-from steering.engine.prompts import with_roles
+from steering.engine.prompts import encode_with_plans
 from steering.errors import NonfiniteActivations
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.threads import run_in_thread
@@ -169,8 +169,8 @@ async def neutral_divergence(
     requests = [GenerationRequest(prompt, one) for prompt, one in zip(prompts, seeds, strict=True)]
     values: list[list[float]] = [[] for _ in plans]
     for done, (prompt, answer) in enumerate(zip(prompts, await background(engine, requests), strict=True), start=1):
-        known = [await with_roles(plan, engine.tokenizer, prompt) for plan in plans]
-        bent = await _bent(engine, engine.tokenizer.encode(prompt), answer.tokens, known)
+        ids, known = await run_in_thread(encode_with_plans, engine.tokenizer, prompt, plans)
+        bent = await _bent(engine, ids, answer.tokens, known)
         for into, one in zip(values, bent, strict=True):
             into.extend(one)
         report(done, len(prompts), "reading neutral text")

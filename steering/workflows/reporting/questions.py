@@ -8,7 +8,7 @@ from importlib.resources import files
 from statistics import fmean
 
 from steering.engine.api import CapturePrompt, CaptureSpec, Engine, Prompt
-from steering.engine.prompts import with_roles
+from steering.engine.prompts import encode_steered
 from steering.plan.types import SteeringPlan
 from steering.threads import run_in_thread
 from steering.workflows.comparison.teacher_forcing import predicting, surprises
@@ -52,10 +52,9 @@ def _prompts(engine: Engine, questions: Sequence[Question]) -> tuple[Prompt, ...
 
 async def _surprises(engine: Engine, prompt: Prompt, options: Sequence[str], plan: SteeringPlan) -> list[float]:
     """Mean -log p per token of each option after the prompt, in nats."""
-    before = engine.tokenizer.encode(prompt)
+    before, plan = await encode_steered(engine.tokenizer, prompt, plan)
     space = "" if engine.info.chat_template else " "
     answers = [_answer_ids(engine, f"{space}{option[:1].upper()}{option[1:]}") for option in options]
-    plan = await with_roles(plan, engine.tokenizer, prompt)
     captures = await engine.capture(
         [CapturePrompt(before + ids, plan, len(before)) for ids in answers], CaptureSpec(layers=(), logits=True)
     )

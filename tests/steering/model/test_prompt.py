@@ -200,7 +200,8 @@ def test_eight_threads_get_what_one_gets() -> None:
 @pytest.mark.parametrize("answer", ["Yes.", "  é🙂 \n", "<|end|> is text", "<|assistant|>\n"])
 def test_roles_name_the_tokens_of_every_message(answer: str) -> None:
     messages = (ChatMessage("system", "Be."), user("Hi?"), assistant(answer), user(answer))
-    ids, roles = BYTES.encode(messages), BYTES.roles(messages)
+    ids, roles = BYTES.encode_with_roles(messages)
+    assert ids == BYTES.encode(messages)
     assert len(ids) == len(roles)
     found = [
         (role, bytes(i for i, _ in part)) for role, part in groupby(zip(ids, roles, strict=True), itemgetter(1)) if role
@@ -212,4 +213,4 @@ def test_roles_name_the_tokens_of_every_message(answer: str) -> None:
 def test_roles_of_a_template_that_changes_messages_are_refused() -> None:
     for template in ("{{ messages[0]['content'] * 2 }}", "{{ messages[0]['content'] | upper }}", "no message"):
         with pytest.raises(InvalidRequest, match="as one text"):
-            with_template(template).roles((user("Hi"),))
+            with_template(template).encode_with_roles((user("Hi"),))

@@ -89,11 +89,11 @@ class LinearTokenizer:
     def decode(self, token_ids: Sequence[int]) -> str:
         return " ".join(WORDS[i] for i in token_ids if WORDS[i] not in MARKERS)
 
-    def roles(self, messages: tuple[ChatMessage, ...]) -> tuple[str | None, ...]:
+    def encode_with_roles(self, messages: tuple[ChatMessage, ...]) -> tuple[tuple[int, ...], tuple[str | None, ...]]:
         found: list[str | None] = [None]
         for message in messages:
             found += [None, *[message.role] * len(self._words(message.content))]
-        return (*found, *([None] if messages[-1].role != "assistant" else []))
+        return self.encode(messages), (*found, *([None] if messages[-1].role != "assistant" else []))
 
     def token_text(self, token_id: int) -> str:
         return WORDS[token_id]

@@ -67,11 +67,13 @@ def members_of(segments: Sequence[Segment]) -> dict[int, list[list[Member]]]:
     found: dict[int, list[Member]] = {}
     start = 0
     for segment in segments:
-        plan = segment.sequence.plan
+        sequence = segment.sequence
+        plan, timings = sequence.plan, dict[int, Timing]()  # one for each intervention, whatever its layers
         for layer, steering in plan.layers.items():
             for number, call in enumerate(steering.calls):
-                intervention = plan.intervention(call)
-                timing = Timing.of(intervention, plan, segment.sequence.ids, segment.sequence.prompt_length)
+                intervention, index = plan.intervention(call), call.interventions[0]
+                timing = timings.get(index) or Timing.of(intervention, plan, sequence.ids, sequence.prompt_length)
+                timings[index] = timing
                 tokens = _tokens(segment, timing)
                 if tokens:
                     row = start + tokens.start - segment.start

@@ -43,22 +43,34 @@ GENERATED_ROLE = "assistant"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenChoice:
-    """The positions of a sequence whose tokens a scope names. ids: those of the sequence, which grows. prompt_roles: of the plan."""
+    """The positions of a sequence whose tokens a scope names. ids: those of the sequence, which grows. prompt_roles: of the plan.
 
-    scope: TokenScope
+    token_ids, roles: those of the scope; None for any.
+    """
+
+    token_ids: frozenset[int] | None
+    roles: frozenset[str] | None
     ids: Sequence[int]
     prompt_roles: Sequence[str | None]
     prompt_length: int
 
+    @classmethod
+    def of(
+        cls, scope: TokenScope, ids: Sequence[int], prompt_roles: Sequence[str | None], prompt_length: int
+    ) -> "TokenChoice":
+        """Returns the choice of a scope, with sets of what it names: each position looks into them."""
+        token_ids = None if scope.token_ids is None else frozenset(scope.token_ids)
+        roles = None if scope.roles is None else frozenset[str](scope.roles)
+        return cls(token_ids, roles, ids, prompt_roles, prompt_length)
+
     def holds(self, position: int) -> bool:
         """Whether the token at a position is named, by its id and by its role."""
-        scope = self.scope
-        if scope.token_ids is not None and self.ids[position] not in scope.token_ids:
+        if self.token_ids is not None and self.ids[position] not in self.token_ids:
             return False
-        if scope.roles is None:
+        if self.roles is None:
             return True
         generated = position >= self.prompt_length - 1
-        return (GENERATED_ROLE if generated else self.prompt_roles[position]) in scope.roles
+        return (GENERATED_ROLE if generated else self.prompt_roles[position]) in self.roles
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +97,7 @@ class Timing:
         scheduled = schedule.kind != "constant" and intervention.scope.tokens in ("all", "generated")
         choice = None
         if intervention.scope.selects:
-            choice = TokenChoice(intervention.scope, ids, plan.prompt_roles or (), prompt_length)
+            choice = TokenChoice.of(intervention.scope, ids, plan.prompt_roles or (), prompt_length)
         return cls(start, end, schedule, prompt_length, scheduled, choice)
 
     @property

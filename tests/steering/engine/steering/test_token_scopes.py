@@ -1,14 +1,15 @@
 """Scopes that name token ids and chat roles: the engine agrees with the slow reference, and says what it acted on."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 from transformers import PreTrainedTokenizerFast
 
-from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest
+from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest, Prompt
 from steering.engine.checks import refuse_token_scopes
-from steering.engine.prompts import with_roles
+from steering.engine.prompts import encode_steered, encode_with_plans
 from steering.errors import InvalidRequest, UnsupportedParameter
 from steering.model.layout import find_layout
 from steering.pairs import ChatMessage
@@ -17,6 +18,7 @@ from tests.engines import family_engine, run, run_all, run_alone, sampling
 from tests.families import FAMILIES
 from tests.plans import WORK, plan_for, vectors_for
 from tests.reference import Reference
+from tests.scripted_model import SCRIPTED_MODEL, ScriptedTokenizer
 
 CHAT = (
     ChatMessage("system", "Be kind."),
@@ -56,7 +58,7 @@ async def test_they_agree_with_the_slow_reference(family: str, hf_byte_tokenizer
         requests = [GenerationRequest(CHAT, sampling(8), plan) for plan in plans]
         outcomes, again = await run_all(engine, requests), await run_alone(engine, requests)
         plain = await run(engine, GenerationRequest(CHAT, sampling(8)))
-        ids, roles = engine.tokenizer.encode(CHAT), engine.tokenizer.roles(CHAT)
+        ids, roles = engine.tokenizer.encode_with_roles(CHAT)
     for items, outcome, other in zip(cases, outcomes, again, strict=True):
         spec = SteeringSpec.model_validate({"interventions": items})
         reference = Reference(model, blocks, spec, vectors, roles=roles)
@@ -74,14 +76,38 @@ async def test_a_text_that_is_read_again_is_steered_at_the_same_tokens(
         vectors = vectors_for(engine.info, means=True)
         plan = await plan_for([item(SCOPES[6])], vectors, engine.info)
         outcome = await run(engine, GenerationRequest(CHAT, sampling(8), plan))
-        ids = engine.tokenizer.encode(CHAT)
+        ids, bound = await encode_steered(engine.tokenizer, CHAT, plan)
         with pytest.raises(InvalidRequest, match="needs a prompt of messages"):
             await run(engine, GenerationRequest(ids, sampling(8), plan))
-        bound = await with_roles(plan, engine.tokenizer, CHAT)
         text = CapturePrompt((*ids, *outcome.tokens), bound, len(ids))
         (capture,) = await engine.capture([text], CaptureSpec((), logits=True))
     assert capture.logits is not None
     assert capture.logits[len(ids) - 1 : -1].argmax(dim=-1).tolist() == outcome.tokens
+
+
+class CountedTokenizer(ScriptedTokenizer):
+    """Counts the prompts that it has tokenized."""
+
+    count = 0
+
+    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+        self.count += 1
+        return super().encode(prompt)
+
+
+async def test_a_prompt_is_tokenized_once_for_all_plans_and_their_roles() -> None:
+    tokenizer, vectors = CountedTokenizer(), vectors_for(SCRIPTED_MODEL)
+    plans = [await plan_for([item(scope)], vectors, SCRIPTED_MODEL) for scope in (SCOPES[3], SCOPES[0], SCOPES[4])]
+    known = replace(plans[2], prompt_roles=("user",))
+    ids, (asks, needs_none, has) = encode_with_plans(tokenizer, CHAT, (plans[0], plans[1], known))
+    assert tokenizer.count == 1
+    assert asks.prompt_roles is not None
+    assert len(asks.prompt_roles) == len(ids)
+    assert (needs_none, has) == (plans[1], known)
+    for other in ("text", ids):
+        with pytest.raises(InvalidRequest, match="needs a prompt of messages"):
+            encode_with_plans(tokenizer, other, (plans[0],))
+        assert encode_with_plans(tokenizer, other, (plans[1],)) == (tokenizer.encode(other), (plans[1],))
 
 
 async def test_the_last_prompt_position_and_the_answer_are_the_assistants(
