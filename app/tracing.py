@@ -7,6 +7,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.logs import current_request_id
 from app.metrics import route_template
 from steering import __version__
+from steering.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -17,14 +18,18 @@ _CONTEXT_HEADERS = (b"traceparent", b"tracestate")
 def open_traces() -> "TracerProvider":
     """Returns a provider that sends spans by OTLP over HTTP, as the environment says (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME).
 
-    Raises ModuleNotFoundError where the extra is not installed.
+    Raises InvalidRequest where the extra is not installed.
     """
-    # imported here: optional, and loaded only by servers that trace
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
-    from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
-    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
-
+    try:  # imported here: optional, and loaded only by servers that trace
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+        from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
+        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+    except ImportError as error:
+        raise InvalidRequest(
+            f"STEERING_TRACES needs the Python package {error.name!r}: pip install 'steering-server[otel]'",
+            param="traces",
+        ) from error
     resource = Resource.create({"service.version": __version__})
     provider = TracerProvider(resource=resource)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))

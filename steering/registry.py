@@ -7,6 +7,8 @@ from typing import Generic, TypeVar
 from steering.errors import InvalidRequest
 
 T = TypeVar("T")
+NAME_LIMIT = 64
+"""Characters of an unknown name that are repeated and compared."""
 
 
 class Registry(Mapping[str, T], Generic[T]):
@@ -67,7 +69,13 @@ class Registry(Mapping[str, T], Generic[T]):
 
 def unknown_name(kind: str, name: str, known: Sequence[str], param: str) -> str:
     """Words the error about a name that is not in a table: the field, the nearest name, and all that exist."""
-    shown = str(name)[:64]
-    near = get_close_matches(shown, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ";"
-    return f"{param}: unknown {kind} {shown!r}{hint} known: {', '.join(known)}"
+    shown = str(name)[:NAME_LIMIT]
+    return f"{param}: unknown {kind} {shown!r}{suggestion(shown, known) or ';'} known: {', '.join(known)}"
+
+
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """Words the question after the nearest of the known names, one that is spelled alike or begins so; empty where none is near."""
+    name = name[:NAME_LIMIT]
+    begun = [one for one in known if len(name) > 2 and one.startswith(name)]
+    near = get_close_matches(name, known, n=1) or begun
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -3,8 +3,9 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
+
+from steering.registry import suggestion
 
 GIVEN_LIMIT = 40
 """Characters of a refused text that are repeated."""
@@ -50,7 +51,7 @@ def describe(findings: Sequence[Mapping[str, Any]]) -> str:
     expected = list(dict.fromkeys(str(_expected(finding)) for finding in findings))
     choices = [choice for finding in findings for choice in _choices(finding)]
     value = findings[0].get("input")
-    hint = _near(value, choices) if isinstance(value, str) else ""
+    hint = suggestion(value, choices) if isinstance(value, str) else ""
     if type(value) is int and abs(value) < 10**DIGITS_LIMIT and "a list" in expected:
         hint = f"; did you mean [{value}]?"
     return f"expected {_listed(expected)}, got {given(value)}{hint}"
@@ -92,10 +93,10 @@ def _sentence(finding: Mapping[str, Any]) -> str:
         words, name = _COMPARED[kind]
         return f"must be {words} {context.get(name)}, got {given(finding.get('input'))}"
     if kind == "unknown_key":
-        return message + _near(str(context.get("key")), str(context.get("known", "")).split(", "))
+        return message + suggestion(str(context.get("key")), str(context.get("known", "")).split(", "))
     if kind == "union_tag_invalid":
         tag, known = str(context.get("tag")), str(context.get("expected_tags")).replace("'", "").split(", ")
-        return f"expected {_listed([repr(one) for one in known])}, got {given(tag)}{_near(tag, known)}"
+        return f"expected {_listed([repr(one) for one in known])}, got {given(tag)}{suggestion(tag, known)}"
     return _LENGTHS[kind].format(**context) if kind in _LENGTHS else message
 
 
@@ -105,13 +106,6 @@ def _choices(finding: Mapping[str, Any]) -> list[str]:
     if finding.get("type") != "literal_error":
         return []
     return str(context.get("expected", "")).replace(" or ", ", ").replace("'", "").split(", ")
-
-
-def _near(name: str, known: Sequence[str]) -> str:
-    name = name[:64]
-    begun = [one for one in known if len(name) > 2 and one.startswith(name)]
-    found = get_close_matches(name, known, n=1) or begun
-    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 def _listed(words: Sequence[str]) -> str:

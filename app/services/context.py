@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 
 from app.http.admission import Admission
 from app.logs import current_request_id
@@ -18,6 +17,7 @@ from steering.engine.readings import Reading
 from steering.errors import InvalidRequest, ProfileNotFound, SteeringError, VectorNotFound
 from steering.plan.layers import check_model
 from steering.plan.types import SteeringPlan
+from steering.registry import suggestion
 from steering.schemas.governance.policy import SteeringLimits
 from steering.schemas.steering import ProfileSteering, Steering
 from steering.spec import InterventionSpec, SteeringSpec, vector_names
@@ -82,8 +82,7 @@ class Context:
         page = await self.store.vectors.find(VectorFilter(), SUGGESTED_FROM)
         allowed = self.limits.vectors
         known = [one.name for one in page.vectors if one.name != name and (allowed is None or one.name in allowed)]
-        near = get_close_matches(name, known, n=1)
-        return VectorNotFound(error.message + (f"; did you mean {near[0]!r}?" if near else ""), param=error.param)
+        return VectorNotFound(error.message + suggestion(name, known), param=error.param)
 
     async def vector_version(self, text: str, version: int | None) -> ConceptVector:
         """Returns the vector `name@3`, or `name` with `?version=3`. Raises InvalidRequest when both are given."""
@@ -218,7 +217,4 @@ class Context:
             return await self.store.profiles.get(name)
         except ProfileNotFound as error:
             known = [profile.name for profile in await self.store.profiles.all()]
-            near = get_close_matches(name, known, n=1)
-            raise ProfileNotFound(
-                error.message + (f"; did you mean {near[0]!r}?" if near else ""), param=error.param
-            ) from None
+            raise ProfileNotFound(error.message + suggestion(name, known), param=error.param) from None

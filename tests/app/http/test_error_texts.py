@@ -70,6 +70,7 @@ MISTAKES: list[tuple[str, dict[str, Any], str, list[str]]] = [
 
 NAMES = [
     ("GET", "vectors/sentimant", "sentiment"),
+    ("GET", "vectors/sen", "sentiment"),
     ("GET", "vectors/sentimant/versions", "sentiment"),
     ("GET", "vectors/sentimant/export", "sentiment"),
     ("DELETE", "vectors/sentimant", "sentiment"),

@@ -1,5 +1,6 @@
 """With traces, each request is a span: named by its route, with the caller's trace, the status and the key's name, no prompt."""
 
+import sys
 from collections.abc import AsyncIterator
 
 import httpx2
@@ -11,7 +12,8 @@ from opentelemetry.trace import StatusCode
 
 from app.main import create_app
 from app.settings import Settings
-from steering.errors import OutOfMemory
+from app.tracing import open_traces
+from steering.errors import InvalidRequest, OutOfMemory
 from tests.app.conftest import BASE_URL, memory_store, state
 from tests.fakes import ScriptedEngine
 
@@ -56,6 +58,16 @@ async def test_a_request_is_a_span_in_the_trace_of_its_caller(traced: Traced) ->
         "steering.key": "anonymous",
     }
     assert "secret" not in span.to_json()
+
+
+def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(
+        sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None
+    )  # as if not installed
+    with pytest.raises(
+        InvalidRequest, match=r"STEERING_TRACES needs .*opentelemetry.* pip install 'steering-server\[otel\]'"
+    ):
+        open_traces()
 
 
 async def test_a_stream_says_when_its_first_token_came(traced: Traced) -> None:
