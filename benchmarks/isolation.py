@@ -10,14 +10,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
 
 ADMIN = "sk-of-the-isolation-benchmark"
+START_SECONDS, STOP_SECONDS = 600.0, 60.0
+"""Most that the server may take to load its model, and to stop."""
+T = TypeVar("T")
 FLOOD_CLIENTS = 32
 """Connections of the flood; each asks again as soon as it is answered."""
 LIMITS: dict[str, dict[str, Any]] = {"none": {}, "rows 8": {"rows": 8}, "rows 4": {"rows": 4}, "rows 2": {"rows": 2}}
@@ -36,15 +39,32 @@ def served(model: str | None) -> Iterator[str]:
         with log.open("wb") as output:
             process = subprocess.Popen(command, stderr=output, env={**os.environ, "STEERING_API_KEYS": ADMIN})
         try:
-            while (found := re.search(r"running on (http://[\d.]+:\d+) ", log.read_text())) is None:
-                time.sleep(0.1)
-            while not httpx2.get(f"{found[1]}/health/ready").is_success:
-                time.sleep(0.1)
-            _wait_for_compiled(found[1])
-            yield found[1]
+            url = _awaited(process, log, lambda: re.search(r"running on (http://[\d.]+:\d+) ", log.read_text()))[1]
+            _awaited(process, log, lambda: httpx2.get(f"{url}/health/ready").is_success)
+            _wait_for_compiled(url)
+            yield url
         finally:
-            process.terminate()
-            process.wait()
+            _ended(process)
+
+
+def _awaited(process: "subprocess.Popen[bytes]", log: Path, found: Callable[[], T | None]) -> T:
+    """Returns what `found` returns once that is true. Ends the benchmark where the server ends before, or takes too long."""
+    until = time.monotonic() + START_SECONDS
+    while not (value := found()):
+        if process.poll() is not None or time.monotonic() > until:
+            state = "still starts" if process.poll() is None else f"ended with {process.returncode}"
+            sys.exit(f"the server {state} after {START_SECONDS:.0f} s at most:\n{log.read_text()[-2000:]}")
+        time.sleep(0.1)
+    return value
+
+
+def _ended(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _wait_for_compiled(url: str) -> None:

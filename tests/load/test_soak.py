@@ -31,6 +31,8 @@ INVALID: tuple[dict[str, Any], ...] = (
     {"messages": []},
 )
 PLAIN = {"max_tokens": 24, "temperature": 0, "steering": []}
+KINDS = ("invalid", "hung up", "plain", "steered", "written", "deleted")
+"""What the clients do; each happens at least once."""
 MEGABYTE = 1 << 20
 
 
@@ -128,6 +130,7 @@ async def _soaked(url: str, process: psutil.Process) -> dict[str, Any]:
         for prompt, text in baselines.items():
             assert _text(await client.post("/v1/generate", json={**PLAIN, "prompt": prompt})) == text
     assert load.wrong == []
+    assert all(load.counts[kind] for kind in KINDS), load.counts
     seconds, memory = np.array(samples[len(samples) // 3 :], dtype=float).T
     return {
         "requests": dict(load.counts),

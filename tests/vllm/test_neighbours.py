@@ -66,7 +66,7 @@ async def test_numbers_of_the_scheduler_reach_the_metrics(cramped: VllmEngine) -
     after = cramped.stats()
     assert after.steps >= before.steps + 2 + 9  # two pieces of the prompt
     assert (after.blocks_used, after.admitted) == (0, before.admitted + 1)
-    assert after.queue_seconds >= before.queue_seconds
+    assert after.queue_seconds > before.queue_seconds  # vLLM's times of the request are known, and it was queued first
     together = [replace(request, prompt=prompt) for prompt in PROMPTS]
     await run_all(cramped, together)
     assert cramped.stats().steps < after.steps + 4 * 32  # a step computes several requests

@@ -4,10 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from steering.errors import InvalidRequest, NonfiniteActivations
-from steering.workflows.reading.projection_process import lower_priority
 
 AXES = 50
 """Principal axes kept before clustering: distances in fewer dimensions, with less noise, and fifty times less to compute."""
@@ -30,19 +28,17 @@ def cluster(
     activations: NDArray[np.float32], method: str, clusters: int | None, min_size: int | None, seed: int
 ) -> Clustering:
     """activations (text, d_model). Raises InvalidRequest where they cannot be clustered."""
-    lower_priority()
     _check(activations, clusters)
-    with threadpool_limits(limits=1):
-        # scikit-learn takes a second to import, in the worker only
-        from sklearn.decomposition import PCA  # noqa: PLC0415
+    # scikit-learn takes a second to import, in the worker only
+    from sklearn.decomposition import PCA  # noqa: PLC0415
 
-        rows = activations.astype(np.float64)
-        axes = PCA(n_components=min(AXES, *rows.shape), svd_solver="full").fit_transform(rows)
-        labels = _hdbscan(axes, min_size) if method == "hdbscan" else _kmeans(axes, clusters, seed)
-        labels = _by_size(labels)
-        count = int(labels.max()) + 1
-        centres = np.array([rows[labels == index].mean(axis=0) for index in range(count)]).reshape(count, rows.shape[1])
-        return Clustering(labels, centres, _silhouette(axes, labels))
+    rows = activations.astype(np.float64)
+    axes = PCA(n_components=min(AXES, *rows.shape), svd_solver="full").fit_transform(rows)
+    labels = _hdbscan(axes, min_size) if method == "hdbscan" else _kmeans(axes, clusters, seed)
+    labels = _by_size(labels)
+    count = int(labels.max()) + 1
+    centres = np.array([rows[labels == index].mean(axis=0) for index in range(count)]).reshape(count, rows.shape[1])
+    return Clustering(labels, centres, _silhouette(axes, labels))
 
 
 def _check(activations: NDArray[np.float32], clusters: int | None) -> None:

@@ -6,11 +6,11 @@ from itertools import combinations
 
 import numpy as np
 import torch
-from anyio import to_process
 
 from steering.engine.api import CapturePrompt, CaptureSpec, Engine, Position, Prompt
 from steering.vectors import ConceptVector
-from steering.workflows.reading.cluster_process import Clustering, cluster
+from steering.workflows.reading.cluster_process import cluster
+from steering.workflows.reading.worker_process import run_in_worker
 
 MAX_PAIRED = 32
 """Clusters whose pairs are compared with vectors; HDBSCAN may find more."""
@@ -72,9 +72,7 @@ async def clusters(engine: Engine, request: ClustersRequest, *, priority: int = 
         priority=priority,
     )
     rows = torch.cat([capture.activations[0].float() for capture in captures]).numpy(force=True)
-    found: Clustering = await to_process.run_sync(
-        cluster, rows, request.method, request.clusters, request.min_size, request.seed, cancellable=True
-    )
+    found = await run_in_worker(cluster, rows, request.method, request.clusters, request.min_size, request.seed)
     warnings = []
     if not len(found.centres):
         warnings.append("no cluster was found; try method 'kmeans', or a smaller min_size")

@@ -6,7 +6,6 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
-from anyio import to_process
 from numpy.typing import NDArray
 
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, Position, Prompt
@@ -19,6 +18,7 @@ from steering.registry import unknown_name
 from steering.vectors import ConceptVector, LayerDirection
 from steering.workflows.progress import Progress, ignore_progress
 from steering.workflows.reading.projection_process import Drawing, draw
+from steering.workflows.reading.worker_process import run_in_worker
 
 Point: TypeAlias = tuple[float, ...]
 Read: TypeAlias = NDArray[np.float32]
@@ -196,7 +196,7 @@ async def _drawn(
     labels: Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
 ) -> Drawing:
-    return await to_process.run_sync(draw, activations, method, dims, seed, labels, groups, cancellable=True)
+    return await run_in_worker(draw, activations, method, dims, seed, labels, groups)
 
 
 def _map(request: LatentSpaceRequest, layer: int | None, drawing: Drawing) -> LayerMap:

@@ -1,17 +1,13 @@
 """Computes one projection in a worker process. Imports no torch, so that a worker starts within a second."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from steering.projection import PROJECTIONS, Points
 from steering.projection.base import Separability
-
-NICENESS = 10
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,18 +27,10 @@ def draw(
     groups: Sequence[str] | None = None,
 ) -> Drawing:
     """activations (example, d_model). Raises InvalidRequest where they cannot be drawn."""
-    lower_priority()
-    with threadpool_limits(limits=1):
-        points = PROJECTIONS[method].fit(activations, dims, seed)
-        if labels is None or len(set(labels)) < 2:
-            return Drawing(points, None)
-        # scikit-learn takes a second to import, in the worker only
-        from steering.projection.separability import separability  # noqa: PLC0415
+    points = PROJECTIONS[method].fit(activations, dims, seed)
+    if labels is None or len(set(labels)) < 2:
+        return Drawing(points, None)
+    # scikit-learn takes a second to import, in the worker only
+    from steering.projection.separability import separability  # noqa: PLC0415
 
-        return Drawing(points, separability(activations, labels, seed, groups))
-
-
-def lower_priority() -> None:
-    """Gives the server and its model precedence: one thread, and a lower priority where the system supports it."""
-    if hasattr(os, "setpriority"):
-        os.setpriority(os.PRIO_PROCESS, 0, max(os.getpriority(os.PRIO_PROCESS, 0), NICENESS))
+    return Drawing(points, separability(activations, labels, seed, groups))

@@ -1,19 +1,20 @@
 """Maps: clouds that were planted apart are drawn apart, in another process, and a caller who leaves kills it."""
 
 import asyncio
+import os
 import subprocess
 import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from anyio import to_process
 
 from steering.errors import InvalidRequest
 from steering.projection import Points
 from steering.vectors import LayerDirection
 from steering.workflows.reading.latent_space import LatentSpaceRequest, latent_space, segment
 from steering.workflows.reading.projection_process import draw
+from steering.workflows.reading.worker_process import NICENESS, run_in_worker
 from tests.steering.workflows.linear import GAIN, LinearEngine
 from tests.steering.workflows.texts import planted_pairs
 from tests.steering.workflows.vectors import planted_vector
@@ -170,14 +171,21 @@ def test_a_vector_across_the_page_is_hardly_visible():
 
 
 def test_a_worker_needs_no_torch():
-    message = "import sys, steering.workflows.reading.projection_process; print([m for m in ('torch', 'sklearn') if m in sys.modules])"
+    message = "import sys, steering.workflows.reading.projection_process, steering.workflows.reading.worker_process; print([m for m in ('torch', 'sklearn') if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", message], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+async def test_a_worker_has_a_low_priority_and_its_caller_keeps_its_own():
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    draw(np.eye(4, dtype=np.float32), "pca", 2, 0, None)
+    assert await run_in_worker(os.getpriority, os.PRIO_PROCESS, 0) == max(before, NICENESS)
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
 
 async def test_errors_come_back_from_a_worker_whole():
     """The field they are about must not be lost on the way."""
     with pytest.raises(InvalidRequest) as refusal:
-        await to_process.run_sync(draw, np.zeros((4, 3), dtype=np.float32), "pca", 5, 0, None)
+        await run_in_worker(draw, np.zeros((4, 3), dtype=np.float32), "pca", 5, 0, None)
     error = refusal.value
     assert (error.message, error.param, error.code) == ("dims must be 2 or 3, got 5", "dims", "invalid_request")
