@@ -60,20 +60,20 @@ class Dictionary:
 
     def encoder(self) -> Encoder:
         """Reads what activations are computed with, in float32."""
-        found = self._tensors("W_enc", "b_enc", "b_dec", "threshold")
+        gated = self.architecture == "jumprelu"
+        found = self._tensors("W_enc", "b_enc", "b_dec", *(("threshold",) if gated else ()))
         return Encoder(
             self.architecture,
             weight=found["W_enc"],
             bias=found["b_enc"],
             centre=found["b_dec"] if self.centred else None,
-            threshold=found["threshold"] if self.architecture == "jumprelu" else None,
+            threshold=found["threshold"] if gated else None,
             k=self.k,
         )
 
     def _tensors(self, *names: str) -> dict[str, Tensor]:
         with _readable(self.folder), safe_open(self.folder / WEIGHTS, framework="pt") as tensors:
-            held = set(tensors.keys())
-            return {name: tensors.get_tensor(name).float() for name in names if name in held}
+            return {name: tensors.get_tensor(name).float() for name in names}
 
 
 def open_dictionary(folder: Path) -> Dictionary:

@@ -88,9 +88,10 @@ async def search(engine: Engine, dictionary: Dictionary, wanted: Search) -> tupl
     values, features = await run_in_thread(_largest, scores, limit)
     rows = await run_in_thread(dictionary.rows, features)
     _, promoted = await run_in_thread(_largest, await unembedding.unembed(rows), PROMOTED)
+    texts = await run_in_thread(lambda: [[(i, engine.tokenizer.token_text(i)) for i in ids] for ids in promoted])
     found = [
-        FoundFeature(feature, score, tuple((i, engine.tokenizer.token_text(i)) for i in ids))
-        for feature, score, ids in zip(features, values, promoted, strict=True)
+        FoundFeature(feature, score, tuple(tokens))
+        for feature, score, tokens in zip(features, values, texts, strict=True)
     ]
     if wanted.min_output_score is None:
         return tuple(found)
