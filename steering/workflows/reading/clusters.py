@@ -9,7 +9,7 @@ import torch
 
 from steering.engine.api import CapturePrompt, CaptureSpec, Engine, Position, Prompt
 from steering.vectors import ConceptVector
-from steering.workflows.reading.cluster_process import cluster
+from steering.workflows.reading.cluster_process import Clustering, cluster
 from steering.workflows.reading.worker_process import run_in_worker
 
 MAX_PAIRED = 32

@@ -126,4 +126,4 @@ def test_the_command_shows_the_loss(
     assert "transferred" in shown
     assert "second to turned" in shown
     assert "layer 1 to layer 1" in shown
-    assert re.search(r"native .* 1\.00 \(\d\.\d\d to 1\.00\)", shown) is not None
+    assert re.search(r"native .* \d\.\d\d \(\d\.\d\d to \d\.\d\d\)", shown) is not None
