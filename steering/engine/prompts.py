@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
 
 from steering.engine.api import Prompt, Tokenizer
 from steering.errors import ContextLengthExceeded, InvalidRequest
@@ -33,7 +32,7 @@ def encode_with_plans(
         return tokenizer.encode(prompt), tuple(plans)
     if isinstance(prompt, str) or not (prompt and isinstance(prompt[0], ChatMessage)):
         raise InvalidRequest("scope.roles needs a prompt of messages: tokens of a text have no role", param="scope")
-    ids, roles = tokenizer.encode_with_roles(cast("tuple[ChatMessage, ...]", prompt))
+    ids, roles = tokenizer.encode_with_roles(prompt)
     return ids, tuple(replace(plan, prompt_roles=roles) if _lacks_roles(plan) else plan for plan in plans)
 
 

@@ -31,11 +31,13 @@ def encode(value: object) -> bytes:
 
 def decode(content: bytes, kind: type[T]) -> T:
     """Decodes what `encode` returned for a value of a type. Raises ValueError for anything else."""
-    return _decoder(kind).decode(content)
+    declared: Any = kind
+    found: T = _decoder(declared).decode(content)
+    return found
 
 
 @cache
-def _decoder(kind: type[T]) -> msgspec.msgpack.Decoder[T]:
+def _decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
     return msgspec.msgpack.Decoder(kind, dec_hook=_decoded)
 
 

@@ -39,7 +39,7 @@ class Encoder:
 
     def pieces(self, residual: Residual, limit: int = MAX_ACTIVATIONS) -> Iterator[Float[Tensor, "piece feature"]]:
         """Yields what `encode` returns in pieces of at most `limit` numbers, but of one token at least."""
-        for rows in residual.split(max(limit // len(self.bias), 1)):
+        for rows in torch.split(residual, max(limit // len(self.bias), 1)):
             yield self.encode(rows)
 
     def total(self, residual: Residual) -> Float[Tensor, "feature"]:
