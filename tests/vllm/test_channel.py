@@ -18,12 +18,12 @@ def mailbox(*messages: Message, stages: int = 1) -> Mailbox:
 
 
 @pytest.mark.parametrize("messages", [(FAILURE, REPORT), (REPORT, FAILURE), (REPORT, REPORT, FAILURE)])
-async def test_a_failure_beside_reports_ends_the_request(messages: tuple[Message, ...]) -> None:
+async def test_a_failure_next_to_reports_ends_the_request(messages: tuple[Message, ...]) -> None:
     with pytest.raises(InternalError, match="steering failed"):
         await mailbox(*messages, stages=len(messages) - 1).reports()
 
 
-async def test_a_failure_beside_a_token_ends_the_request() -> None:
+async def test_a_failure_next_to_a_token_ends_the_request() -> None:
     with pytest.raises(InternalError, match="steering failed"):
         await mailbox(TOKEN, FAILURE).token(0)
 

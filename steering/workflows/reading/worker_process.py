@@ -1,4 +1,4 @@
-"""Runs work in a worker process beside the server: at a low priority, with one thread. Imports no torch, so that a worker
+"""Runs work in a worker process next to the server: at a low priority, with one thread. Imports no torch, so that a worker
 starts within a second."""
 
 import os

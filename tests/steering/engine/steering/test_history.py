@@ -9,7 +9,7 @@ PROMPT = 3
 
 
 def history() -> SteeringHistory:
-    """Three prompt positions in one pass, then two of one position, each beside the positions of other requests."""
+    """Three prompt positions in one pass, then two of one position, each next to the positions of other requests."""
     found = SteeringHistory(PROMPT)
     for rows in (VERDICTS[:3], VERDICTS[3:4], VERDICTS[4:]):
         of_all = torch.zeros(1000, 8, dtype=torch.int8)
