@@ -167,7 +167,8 @@ bench-peers-setup:
 TARGET ?= cpu
 
 image-check: setup
-	$(BIN)/python -m tools.image $(TARGET) $(if $(CACHE),--cache $(CACHE)) $(if $(TORCH_INDEX),--build-arg TORCH_INDEX=$(TORCH_INDEX))
+	$(BIN)/python -m tools.image $(TARGET) $(if $(CACHE),--cache $(CACHE)) $(if $(TORCH_INDEX),--build-arg TORCH_INDEX=$(TORCH_INDEX)) \
+	  $(if $(filter cuda,$(TARGET)),--env STEERING_DEVICE=cpu)
 
 # The documentation as a site in site/. Broken links and pages without a place in the navigation are errors.
 docs: setup

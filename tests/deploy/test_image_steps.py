@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("dockerfile", reason="the parser has no wheel for this machine")
+
 from tools.image.build import copy, copy_context
 from tools.image.roots import PACKAGES, SUITE
 from tools.image.steps import Config, Stage, Step, read_stages, stages_of

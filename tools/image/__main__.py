@@ -6,8 +6,9 @@ with a read-only root, no capabilities and a network of its own. Its health chec
 request must be steered, and after the stop signal the exit code must be 0. Roots and caches are deleted at the end.
 
 What differs from a real build: the roots stand for the base images, with Debian's Python (3.13 in trixie, whatever PYTHON_VERSION
-is) and Node from a wheel; layers are copies, so there is no layer cache; steps run on the machine's network and kernel, in
-namespaces but without seccomp filters or limits of memory; ADD, SHELL, ONBUILD and here-documents are not supported.
+is) and Node from a wheel; no GPU is passed on, so the target cuda is started with `--env STEERING_DEVICE=cpu`; layers are copies,
+so there is no layer cache; steps run on the machine's network and kernel, in namespaces but without seccomp filters or limits
+of memory; ADD, SHELL, ONBUILD and here-documents are not supported.
 """
 
 import argparse
@@ -17,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -39,11 +42,13 @@ def main() -> None:
     parser.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--mirror", default="http://deb.debian.org/debian", help="where debootstrap finds Debian")
     parser.add_argument("--cache", type=Path, help="a folder that keeps what RUN steps cache, for the next run")
-    parser.add_argument("--build-only", action="store_true", help="do not start the image")
+    parser.add_argument(
+        "--env", action="append", default=[], metavar="NAME=VALUE", help="replaces a variable of the image"
+    )
     options = parser.parse_args()
     check_machine()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the roots are deleted
-    given = dict(text.partition("=")[::2] for text in options.build_arg)
+    given = pairs(options.build_arg)
     stages = stages_of(read_stages(REPOSITORY / "Dockerfile", given), options.target)
     work = Path(tempfile.mkdtemp(prefix="steering-image-"))
     try:
@@ -51,10 +56,15 @@ def main() -> None:
         root, config = Build(work, options.cache or work / "caches", options.mirror, given).run(stages, REPOSITORY)
         size = subprocess.run(["/usr/bin/du", "-sm", str(root)], capture_output=True, text=True, check=True).stdout
         print(f"{time.monotonic() - started:7.1f} s  in all; the root has {size.split()[0]} MB", flush=True)
-        if not options.build_only:
-            check(root, config, work / "log")
+        environment = {**config.environment, **pairs(options.env)}
+        check(root, replace(config, environment=environment), work / "log")
     finally:
         delete(work)
+
+
+def pairs(texts: Sequence[str]) -> dict[str, str]:
+    """Parses options of the form NAME=VALUE."""
+    return {name: value for name, _, value in (text.partition("=") for text in texts)}
 
 
 def check(root: Path, config: Config, log: Path) -> None:
