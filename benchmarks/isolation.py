@@ -40,7 +40,7 @@ def served(model: str | None) -> Iterator[str]:
             process = subprocess.Popen(command, stderr=output, env={**os.environ, "STEERING_API_KEYS": ADMIN})
         try:
             url = _awaited(process, log, lambda: re.search(r"running on (http://[\d.]+:\d+) ", log.read_text()))[1]
-            _awaited(process, log, lambda: httpx2.get(f"{url}/health/ready").is_success)
+            _awaited(process, log, lambda: _ready(url))
             _wait_for_compiled(url)
             yield url
         finally:
@@ -56,6 +56,13 @@ def _awaited(process: "subprocess.Popen[bytes]", log: Path, found: Callable[[], 
             sys.exit(f"the server {state} after {START_SECONDS:.0f} s at most:\n{log.read_text()[-2000:]}")
         time.sleep(0.1)
     return value
+
+
+def _ready(url: str) -> bool:
+    try:
+        return httpx2.get(f"{url}/health/ready").is_success
+    except httpx2.TransportError:  # the server has ended, which `_awaited` tells
+        return False
 
 
 def _ended(process: "subprocess.Popen[bytes]") -> None:
