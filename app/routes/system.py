@@ -79,6 +79,7 @@ async def capabilities(state: StateDep) -> CapabilitiesAnswer:
             if (found := measurement_of(name, engine.info.fingerprint)) is not None
         },
         judges=judges(settings),
+        second_model=settings.scorer_model is not None,
         limits=settings.limits(),
         scopes=list(SCOPES),
         playground=is_built(),

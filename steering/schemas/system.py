@@ -42,7 +42,7 @@ class ModelAnswer(Answer):
 class CapabilitiesAnswer(Answer):
     """What this server offers. executor: how passes run now (`eager`, `compiled`, `compiled+kernels`). concept_steering:
     whether each starter concept steers the loaded model, which way and at what strength, where that was measured. judges:
-    whom an evaluation may name."""
+    whom an evaluation may name. second_model: whether the operator named one, which a transfer needs."""
 
     engine: str
     executor: str
@@ -56,6 +56,7 @@ class CapabilitiesAnswer(Answer):
     concepts: list[str]
     concept_steering: dict[str, str]
     judges: list[str]
+    second_model: bool
     limits: dict[str, int | float]
     scopes: list[str]
     playground: bool

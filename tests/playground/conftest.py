@@ -12,16 +12,20 @@ from typing import Any
 import httpx2
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, Request, expect, sync_playwright
+from transformers import PreTrainedTokenizerFast
 
 from app.http.playground import is_built
 from tests.conftest import REPOSITORY
 from tests.embedded.server_process import ServerProcess
+from tests.families import FAMILIES
 
 WIDE, NARROW = (1280, 900), (390, 844)
 ARTIFACTS = REPOSITORY / ".cache" / "screenshots"
 SECONDS = 60
 expect.set_options(timeout=SECONDS * 1000)  # a busy machine answers slowly
 STARTERS = ("sentiment", "formality")
+DICTIONARY, SECOND = "planted", "second"
+"""Names of the shared server's dictionary, whose folder test_sources.py writes, and of its second model."""
 SHORT = (
     base64.urlsafe_b64encode(json.dumps({"sampling": {"max_tokens": 16}, "controls": []}).encode()).decode().rstrip("=")
 )
@@ -54,9 +58,15 @@ def browser(playwright: Playwright) -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def server(model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server with two starter vectors, shared by the tests of a worker."""
-    with ServerProcess(tmp_path_factory.mktemp("playground"), model_cache, compiled="false") as started:
+def server(
+    model_cache: Path, hf_byte_tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    """A server with two starter vectors, a dictionary and a tiny second model, shared by the tests of a worker."""
+    folder = tmp_path_factory.mktemp("playground")
+    FAMILIES["llama"]().save_pretrained(folder / SECOND)
+    hf_byte_tokenizer.save_pretrained(folder / SECOND)
+    settings = {"dictionaries": f"{folder / DICTIONARY},{folder / 'absent'}", "scorer_model": str(folder / SECOND)}
+    with ServerProcess(folder, model_cache, compiled="false", **settings) as started:
         for name in STARTERS:
             post(started.url, "/v1/vectors/extract?wait=true", {"name": name, "concept": name})
         yield started

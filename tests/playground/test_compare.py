@@ -141,5 +141,14 @@ def test_an_empty_library_makes_its_vectors_in_one_click_and_shows_a_demonstrati
         steered = first.page.get_by_role("article", name="Steered")
         expect(steered.locator(".token").first).to_be_visible(timeout=4 * SECONDS * 1000)
         first.page.get_by_role("region", name="Starter vectors").get_by_role("button", name="Stop").click()
+        nothing_to_take_from(first)
         first.page.context.close()
         assert first.problems == []
+
+
+def nothing_to_take_from(first: Visit) -> None:
+    """Make says what an operator has to do before there is a dictionary or a second model."""
+    first.page.keyboard.press("2")
+    for button, setting in (("Dictionary", "STEERING_DICTIONARIES"), ("Another model", "STEERING_SCORER_MODEL")):
+        first.page.get_by_role("button", name=button).click()
+        expect(first.page.get_by_role("region", name="Examples")).to_contain_text(setting)

@@ -1,7 +1,7 @@
 """Carries a direction of the second model to the loaded one."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -49,7 +49,15 @@ async def job(work: PreparedTransfer, progress: Progress) -> Mapping[str, Any]:
     async with opened_second_model(context.settings) as second:
         await _check_numbers(second, context.settings, work.request, work.request.from_layer)
         found = await transfer(context.engine, second, work.request, progress=progress)
-    stored = await context.store.vectors.put(found.vector)
+    auroc = {name: _estimate(getattr(found, name)) for name in ("source", "native", "transferred", "random")}
+    loss = {
+        "explained": found.explained,
+        "cosine": found.cosine,
+        "auroc": {name: None if one is None else one.model_dump(mode="json") for name, one in auroc.items()},
+        "warnings": list(found.warnings),
+    }
+    provenance = {**found.vector.provenance, "loss": loss}
+    stored = await context.store.vectors.put(replace(found.vector, provenance=provenance))
     return TransferAnswer(
         vector=vector_answer(stored),
         from_model=found.source_model,
@@ -58,7 +66,7 @@ async def job(work: PreparedTransfer, progress: Progress) -> Mapping[str, Any]:
         anchors=found.anchors,
         explained=found.explained,
         cosine=found.cosine,
-        auroc={name: _estimate(getattr(found, name)) for name in ("source", "native", "transferred", "random")},
+        auroc=auroc,
         warnings=list(found.warnings),
     ).model_dump(mode="json")
 

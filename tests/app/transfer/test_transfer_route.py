@@ -51,6 +51,8 @@ async def test_a_vector_is_carried_over_stored_and_steers(
     assert found["cosine"] > 0.99
     assert set(found["auroc"]) == {"source", "native", "transferred", "random"}
     assert found["auroc"]["transferred"]["interval"][0] <= found["auroc"]["transferred"]["mean"]
+    loss = (await server.client.get("/v1/vectors/mood")).json()["provenance"]["loss"]
+    assert loss == {key: found[key] for key in ("explained", "cosine", "auroc", "warnings")}
     steered = {"prompt": "Hm", "max_tokens": 2, "steering": [{"vector": "mood", "strength": 1.0}]}
     assert (await server.client.post("/v1/generate", json=steered)).status_code == 200
     started = await server.client.post("/v1/vectors/transfer", json=BODY)

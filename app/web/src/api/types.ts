@@ -30,6 +30,12 @@ export type KeyRequest = Schemas["CreateKeyRequest"];
 export type LatentSpace = Schemas["LatentSpaceAnswer"];
 export type LayerMap = Schemas["LayerMapAnswer"];
 export type LogitLens = Schemas["LogitLensAnswer"];
+export type Dictionary = Schemas["DictionaryAnswer"];
+export type DictionarySearch = Schemas["DictionarySearchAnswer"];
+export type DictionaryFeature = Schemas["FeatureAnswer"];
+export type Transfer = Schemas["TransferAnswer"];
+export type TransferRequest = Schemas["TransferRequest"];
+export type Estimate = Schemas["EstimateAnswer"];
 
 /** A score by vector name; null where it is not finite. */
 export type Scores = Record<string, number | null>;

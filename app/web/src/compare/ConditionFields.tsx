@@ -1,4 +1,5 @@
 import { vectors } from "../frame/vectors";
+import { ChoiceField } from "../ui/fields";
 import { NumberField } from "../ui/NumberField";
 import type { Condition, ConditionAt, Control } from "./controls";
 
@@ -7,6 +8,8 @@ const AT_WORDS: Readonly<Record<ConditionAt, string>> = {
   prompt_mean: "the prompt on average",
   token: "each token",
 };
+
+const SIDES = { above: "above", below: "below" } as const;
 
 /** The condition under which a vector acts: a score above or below a bound. */
 export function ConditionFields({ control, set }: { control: Control; set: (part: Partial<Control>) => void }) {
@@ -35,34 +38,14 @@ export function ConditionFields({ control, set }: { control: Control; set: (part
 function ConditionRow({ when, change }: { when: Condition; change: (part: Partial<Condition>) => void }) {
   return (
     <div class="row">
-      <label class="field">
-        <span>Score of</span>
-        <select value={when.vector} onChange={(event) => change({ vector: event.currentTarget.value })}>
-          {(vectors.value ?? []).map((one) => (
-            <option key={one.name}>{one.name}</option>
-          ))}
-        </select>
-      </label>
-      <label class="field">
-        <span>in</span>
-        <select value={when.at} onChange={(event) => change({ at: event.currentTarget.value as ConditionAt })}>
-          {Object.entries(AT_WORDS).map(([at, words]) => (
-            <option key={at} value={at}>
-              {words}
-            </option>
-          ))}
-        </select>
-      </label>
-      <label class="field">
-        <span>is</span>
-        <select
-          value={when.side}
-          onChange={(event) => change({ side: event.currentTarget.value as "above" | "below" })}
-        >
-          <option>above</option>
-          <option>below</option>
-        </select>
-      </label>
+      <ChoiceField
+        label="Score of"
+        value={when.vector}
+        options={(vectors.value ?? []).map((one) => [one.name, one.name] as const)}
+        onChange={(vector) => change({ vector })}
+      />
+      <ChoiceField label="in" value={when.at} options={AT_WORDS} onChange={(at) => change({ at })} />
+      <ChoiceField label="is" value={when.side} options={SIDES} onChange={(side) => change({ side })} />
       <NumberField
         label="bound"
         value={when.bound}

@@ -2,6 +2,7 @@ import { useState } from "preact/hooks";
 import type { Vector } from "../api/types";
 import { capabilities } from "../frame/server";
 import { vectors } from "../frame/vectors";
+import { ChoiceField, OptionalNumber } from "../ui/fields";
 import { ConditionFields } from "./ConditionFields";
 import {
   type Control,
@@ -10,10 +11,10 @@ import {
   type Operation,
   parseLayers,
   ROLE_WORDS,
-  type Role,
   TOKEN_WORDS,
-  type Tokens,
 } from "./controls";
+
+const LAYERS = { recommended: "recommended", all: "all", own: "these:" } as const;
 
 interface Props {
   control: Control;
@@ -27,31 +28,22 @@ export function ControlMore({ control, vector, set }: Props) {
     <details class="more">
       <summary>{summaryOf(control, vector)}</summary>
       <div class="stack">
-        <label class="field">
-          <span>Operation</span>
-          <select
-            value={control.operation}
-            onChange={(event) => set({ operation: event.currentTarget.value as Operation })}
-          >
-            {(capabilities.value?.operations ?? ["add"]).map((name) => (
-              <option key={name} value={name}>
-                {OPERATION_WORDS[name as Operation] ?? name}
-              </option>
-            ))}
-          </select>
-        </label>
+        <ChoiceField
+          label="Operation"
+          value={control.operation}
+          options={((capabilities.value?.operations ?? ["add"]) as Operation[]).map(
+            (name) => [name, OPERATION_WORDS[name] ?? name] as const,
+          )}
+          onChange={(operation) => set({ operation })}
+        />
         <OperationFields control={control} set={set} />
         <LayerField control={control} set={set} />
-        <label class="field">
-          <span>Tokens</span>
-          <select value={control.tokens} onChange={(event) => set({ tokens: event.currentTarget.value as Tokens })}>
-            {Object.entries(TOKEN_WORDS).map(([name, words]) => (
-              <option key={name} value={name}>
-                {words}
-              </option>
-            ))}
-          </select>
-        </label>
+        <ChoiceField
+          label="Tokens"
+          value={control.tokens}
+          options={TOKEN_WORDS}
+          onChange={(tokens) => set({ tokens })}
+        />
         <TokenChoice control={control} set={set} />
         <OptionalNumber
           label="Let it go to zero over this many tokens (empty: constant)"
@@ -97,17 +89,17 @@ function OperationFields({ control, set }: Omit<Props, "vector">) {
     );
   if (control.operation === "replace")
     return (
-      <label class="field">
-        <span>Replaced by</span>
-        <select value={control.to ?? ""} onChange={(event) => set({ to: event.currentTarget.value || null })}>
-          <option value="">Choose a vector</option>
-          {(vectors.value ?? [])
+      <ChoiceField
+        label="Replaced by"
+        value={control.to ?? ""}
+        options={[
+          ["", "Choose a vector"],
+          ...(vectors.value ?? [])
             .filter((one) => one.name !== control.vector)
-            .map((one) => (
-              <option key={one.name}>{one.name}</option>
-            ))}
-        </select>
-      </label>
+            .map((one) => [one.name, one.name] as const),
+        ]}
+        onChange={(to) => set({ to: to || null })}
+      />
     );
   return null;
 }
@@ -118,20 +110,12 @@ function LayerField({ control, set }: Omit<Props, "vector">) {
   const wrong = own && parseLayers(text) === null;
   return (
     <div class="row">
-      <label class="field">
-        <span>Layers</span>
-        <select
-          value={own ? "own" : (control.layers as string)}
-          onChange={(event) => {
-            const kind = event.currentTarget.value;
-            set({ layers: kind === "own" ? (parseLayers(text) ?? []) : (kind as "recommended" | "all") });
-          }}
-        >
-          <option value="recommended">recommended</option>
-          <option value="all">all</option>
-          <option value="own">these:</option>
-        </select>
-      </label>
+      <ChoiceField
+        label="Layers"
+        value={own ? "own" : (control.layers as "recommended" | "all")}
+        options={LAYERS}
+        onChange={(kind) => set({ layers: kind === "own" ? (parseLayers(text) ?? []) : kind })}
+      />
       {own && (
         <label class="field">
           <span>12, 14 or 10-15</span>
@@ -156,20 +140,12 @@ function LayerField({ control, set }: Omit<Props, "vector">) {
 function TokenChoice({ control, set }: Omit<Props, "vector">) {
   return (
     <div class="row">
-      <label class="field">
-        <span>Of</span>
-        <select
-          value={control.role ?? ""}
-          onChange={(event) => set({ role: (event.currentTarget.value || null) as Role | null })}
-        >
-          <option value="">all messages</option>
-          {Object.entries(ROLE_WORDS).map(([name, words]) => (
-            <option key={name} value={name}>
-              {words}
-            </option>
-          ))}
-        </select>
-      </label>
+      <ChoiceField
+        label="Of"
+        value={control.role ?? ""}
+        options={{ "": "all messages", ...ROLE_WORDS }}
+        onChange={(role) => set({ role: role || null })}
+      />
       <label class="field">
         <span>Only token ids (empty: all)</span>
         <input
@@ -184,30 +160,5 @@ function TokenChoice({ control, set }: Omit<Props, "vector">) {
         />
       </label>
     </div>
-  );
-}
-
-interface NumberProps {
-  label: string;
-  value: number | null;
-  step: number;
-  onChange: (value: number | null) => void;
-}
-
-/** A number that may be absent. */
-function OptionalNumber({ label, value, step, onChange }: NumberProps) {
-  return (
-    <label class="field">
-      <span>{label}</span>
-      <input
-        type="number"
-        step={step}
-        value={value ?? ""}
-        onInput={(event) => {
-          const next = event.currentTarget.valueAsNumber;
-          onChange(Number.isFinite(next) ? next : null);
-        }}
-      />
-    </label>
   );
 }

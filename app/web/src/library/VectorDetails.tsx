@@ -5,6 +5,7 @@ import { addVector } from "../compare/store";
 import { open } from "../frame/places";
 import { vectorNamed } from "../frame/vectors";
 import { QualityCard } from "../make/QualityCard";
+import { TransferLoss } from "../make/TransferLoss";
 import { plain } from "../maths/scales";
 import { Dialog } from "../ui/Dialog";
 import { ErrorNote } from "../ui/Note";
@@ -33,6 +34,7 @@ export function VectorDetails({ name }: { name: string }) {
         <Exports vector={vector} />
       </div>
       <QualityCard vector={vector} />
+      <TransferLoss vector={vector} />
       <Versions vector={vector} />
       <Provenance vector={vector} />
       <Deletion vector={vector} />
@@ -105,12 +107,14 @@ function Provenance({ vector }: { vector: Vector }) {
           <dt>model</dt>
           <dd>{vector.model}</dd>
         </div>
-        {Object.entries(vector.provenance).map(([key, value]) => (
-          <div key={key}>
-            <dt>{key.replaceAll("_", " ")}</dt>
-            <dd>{typeof value === "string" ? value : JSON.stringify(value)}</dd>
-          </div>
-        ))}
+        {Object.entries(vector.provenance)
+          .filter(([key]) => key !== "loss")
+          .map(([key, value]) => (
+            <div key={key}>
+              <dt>{key.replaceAll("_", " ")}</dt>
+              <dd>{typeof value === "string" ? value : JSON.stringify(value)}</dd>
+            </div>
+          ))}
       </dl>
     </details>
   );

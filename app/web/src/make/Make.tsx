@@ -2,19 +2,37 @@ import "../styles/make.css";
 import { useEffect } from "preact/hooks";
 import { capabilities } from "../frame/server";
 import { useActions } from "../frame/shortcuts";
+import { ChoiceField } from "../ui/fields";
 import { ErrorNote, Note } from "../ui/Note";
 import { Progress } from "../ui/Progress";
 import { Segments } from "../ui/Segments";
+import { DictionarySource } from "./DictionarySource";
+import { search, searching, stopSearch } from "./dictionary";
+import { Features } from "./Features";
 import { ConceptSource, DescribeSource } from "./OtherSources";
 import { PairTable } from "./PairTable";
 import { Result } from "./Result";
-import { error, made, make, method, name, problem, running, source, stop, warnings } from "./store";
+import { extract, method, problem, source, warnings } from "./store";
+import { AboutTransfer, TransferSource } from "./TransferSource";
+import { carryOver, transferProblem } from "./transfer";
+import { error, made, name, running, stop } from "./work";
 
 const STEPS = ["Examples", "Find", "Look and keep"] as const;
 
-/** Make: a vector of one's own, from examples to a measured card. */
+/** Does what the button of the chosen source does. */
+function run(): void {
+  if (running.value !== null) return;
+  void (source.value === "dictionary" ? search() : source.value === "transfer" ? carryOver() : extract());
+}
+
+function stopAll(): void {
+  stop();
+  stopSearch();
+}
+
+/** Make: a vector of one's own, from examples, a dictionary or another model to a measured card. */
 export default function Make() {
-  useEffect(() => useActions({ run: () => void make(), stop }), []);
+  useEffect(() => useActions({ run, stop: stopAll }), []);
   const step = running.value ? 1 : made.value ? 2 : 0;
   return (
     <>
@@ -27,45 +45,58 @@ export default function Make() {
       </ol>
       <div class="make">
         <Examples />
-        <div class="stack">
+        <div class="stack" aria-busy={searching.value}>
           <ErrorNote error={error.value} />
           {running.value && <Progress {...running.value} onStop={stop} />}
-          {made.value ? <Result name={made.value} /> : <Explanation />}
+          {made.value ? <Result name={made.value} /> : <Beginning />}
         </div>
       </div>
     </>
   );
 }
 
+/** What stands where a vector will be: what a search found, or how it will be made. */
+function Beginning() {
+  if (source.value === "dictionary") return <Features />;
+  return source.value === "transfer" ? <AboutTransfer /> : <Explanation />;
+}
+
 function Examples() {
   return (
     <section class="panel stack" aria-label="Examples">
       <Segments
-        label="Where the examples come from"
+        label="Where the vector comes from"
         value={source.value}
         options={[
           ["pairs", "Pairs"],
           ["concept", "Starter concept"],
           ["describe", "Describe a trait"],
+          ["dictionary", "Dictionary"],
+          ["transfer", "Another model"],
         ]}
         onChange={(next) => {
           source.value = next;
+          error.value = null;
         }}
       />
       {source.value === "pairs" && <PairTable />}
       {source.value === "concept" && <ConceptSource />}
       {source.value === "describe" && <DescribeSource />}
+      {source.value === "dictionary" && <DictionarySource />}
+      {source.value === "transfer" && <TransferSource />}
       {warnings.value.map((warning) => (
         <Note key={warning} kind="notice">
           {warning}
         </Note>
       ))}
-      <NameAndMethod />
+      {source.value !== "dictionary" && <NameAndStart />}
     </section>
   );
 }
 
-function NameAndMethod() {
+function NameAndStart() {
+  const carried = source.value === "transfer";
+  const missing = carried ? transferProblem.value : problem.value;
   return (
     <>
       <div class="row">
@@ -81,34 +112,30 @@ function NameAndMethod() {
             }}
           />
         </label>
-        <label class="field">
-          <span>Method</span>
-          <select
-            value={method.value}
-            onChange={(event) => {
-              method.value = event.currentTarget.value;
-            }}
-          >
-            {(capabilities.value?.methods ?? ["mean_difference"]).map((one) => (
-              <option key={one} value={one}>
-                {one.replaceAll("_", " ")}
-              </option>
-            ))}
-          </select>
-        </label>
+        {!carried && <MethodField />}
       </div>
       <div class="row">
-        <button
-          type="button"
-          class="primary"
-          disabled={problem.value !== null || running.value !== null}
-          onClick={() => void make()}
-        >
-          Find the vector
+        <button type="button" class="primary" disabled={missing !== null || running.value !== null} onClick={run}>
+          {carried ? "Carry it over" : "Find the vector"}
         </button>
-        {problem.value && <span class="small muted">{problem.value}</span>}
+        {missing && <span class="small muted">{missing}</span>}
       </div>
     </>
+  );
+}
+
+function MethodField() {
+  return (
+    <ChoiceField
+      label="Method"
+      value={method.value}
+      options={(capabilities.value?.methods ?? ["mean_difference"]).map(
+        (one) => [one, one.replaceAll("_", " ")] as const,
+      )}
+      onChange={(one) => {
+        method.value = one;
+      }}
+    />
   );
 }
 

@@ -2,7 +2,8 @@ import { useEffect } from "preact/hooks";
 import { api, dataOf } from "../api/client";
 import { concepts, loadConcepts } from "../compare/store";
 import type { PairRow } from "../maths/table";
-import { concept, error, name, rows, source, trait } from "./store";
+import { concept, rows, source, trait } from "./store";
+import { error, name } from "./work";
 
 interface ConceptDetail {
   data: { positive: unknown; negative: unknown }[];

@@ -2,8 +2,9 @@ import { addVector } from "../compare/store";
 import { open } from "../frame/places";
 import { hasRoute } from "../frame/server";
 import { QualityCard } from "./QualityCard";
-import { made, madeVector, measure, running } from "./store";
+import { TransferLoss } from "./TransferLoss";
 import { TryIt } from "./TryIt";
+import { made, madeVector, measure, running } from "./work";
 
 /** The vector that was found: its card, a trial at three strengths, and the measurement of its strengths. */
 export function Result({ name }: { name: string }) {
@@ -18,6 +19,7 @@ export function Result({ name }: { name: string }) {
       <section class="panel stack" aria-label="Quality">
         <h2>{vector.id}</h2>
         <QualityCard vector={vector} />
+        <TransferLoss vector={vector} />
         <div class="row">
           <button type="button" class="primary" onClick={use}>
             Steer with it

@@ -70,3 +70,11 @@ function parsedLine(line: string, index: number): { positive?: unknown; negative
     throw new Error(`Line ${index + 1} is not valid JSON.`);
   }
 }
+
+/** Returns the lines of a text that are not empty. */
+export function linesOf(text: string): string[] {
+  return text
+    .split(/\r?\n/)
+    .map((line) => line.trim())
+    .filter((line) => line !== "");
+}

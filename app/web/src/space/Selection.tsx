@@ -4,7 +4,7 @@ import type { Job } from "../api/types";
 import { open } from "../frame/places";
 import { loadVectors } from "../frame/vectors";
 import { watchJob } from "../jobs/watch";
-import { made } from "../make/store";
+import { made } from "../make/work";
 import { ErrorNote } from "../ui/Note";
 import { drawn, lassoed, picked } from "./store";
 

@@ -1,7 +1,7 @@
 import { useState } from "preact/hooks";
 import { apiKey } from "../../api/key";
 import type { KeyRequest } from "../../api/types";
-import { ChoiceField, LimitField, TextField } from "../../ui/fields";
+import { ChoiceField, OptionalNumber, TextField } from "../../ui/fields";
 import { createKey, keys } from "./store";
 import { expiry, OWN_STEERING, type OwnSteering, SCOPE_WORDS, SCOPES, type Scope } from "./words";
 
@@ -13,8 +13,8 @@ interface Fields {
   scopes: readonly Scope[];
   namespace: string;
   days: keyof typeof LIFETIMES;
-  requests: string;
-  dose: string;
+  requests: number | null;
+  dose: number | null;
   own: OwnSteering;
 }
 
@@ -23,8 +23,8 @@ const EMPTY: Fields = {
   scopes: ["generate", "read"],
   namespace: "shared",
   days: "0",
-  requests: "",
-  dose: "",
+  requests: null,
+  dose: null,
   own: "any",
 };
 
@@ -36,8 +36,8 @@ function requestOf(fields: Fields): KeyRequest {
     expires_at: expiry(Number(fields.days)),
     limits: {
       own_steering: fields.own,
-      ...(fields.requests === "" ? {} : { requests_per_minute: Number(fields.requests) }),
-      ...(fields.dose === "" ? {} : { max_relative_dose: Number(fields.dose) }),
+      ...(fields.requests === null ? {} : { requests_per_minute: fields.requests }),
+      ...(fields.dose === null ? {} : { max_relative_dose: fields.dose }),
     },
   };
 }
@@ -95,13 +95,22 @@ function Scopes({ chosen, onChange }: { chosen: readonly Scope[]; onChange: (sco
 function Limits({ fields, set }: { fields: Fields; set: (part: Partial<Fields>) => void }) {
   return (
     <div class="fields">
-      <LimitField
+      <OptionalNumber
         label="Requests a minute"
         value={fields.requests}
         step={1}
-        onInput={(requests) => set({ requests })}
+        min={1}
+        placeholder="no limit"
+        onChange={(requests) => set({ requests })}
       />
-      <LimitField label="Largest relative dose" value={fields.dose} step={0.01} onInput={(dose) => set({ dose })} />
+      <OptionalNumber
+        label="Largest relative dose"
+        value={fields.dose}
+        step={0.01}
+        min={0.01}
+        placeholder="no limit"
+        onChange={(dose) => set({ dose })}
+      />
       <ChoiceField label="May steer" value={fields.own} options={OWN_STEERING} onChange={(own) => set({ own })} />
     </div>
   );

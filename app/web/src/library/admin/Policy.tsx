@@ -2,7 +2,7 @@ import { useState } from "preact/hooks";
 import type { Policy } from "../../api/types";
 import { type Intervention, interventions } from "../../compare/controls";
 import { draft } from "../../compare/draft";
-import { ChoiceField, LimitField, TextField } from "../../ui/fields";
+import { ChoiceField, OptionalNumber, TextField } from "../../ui/fields";
 import { ErrorNote } from "../../ui/Note";
 import { shortly } from "../Profiles";
 import { editPolicy, policy, policyTrouble, refusal, removePolicy } from "./store";
@@ -89,14 +89,14 @@ function Mandatory({ now }: { now: Policy }) {
 
 function Limits({ limits }: { limits: Policy["limits"] }) {
   const [own, setOwn] = useState<OwnSteering>(limits.own_steering ?? "any");
-  const [dose, setDose] = useState(limits.max_relative_dose?.toString() ?? "");
+  const [dose, setDose] = useState(limits.max_relative_dose ?? null);
   const [names, setNames] = useState(limits.vectors?.join(", ") ?? "");
   const save = (event: Event) => {
     event.preventDefault();
     const vectors = names.split(/[\s,]+/).filter(Boolean);
     const next = {
       own_steering: own,
-      ...(dose === "" ? {} : { max_relative_dose: Number(dose) }),
+      ...(dose === null ? {} : { max_relative_dose: dose }),
       ...(vectors.length === 0 ? {} : { vectors }),
     };
     void editPolicy((policy) => ({ ...policy, limits: next }));
@@ -107,7 +107,14 @@ function Limits({ limits }: { limits: Policy["limits"] }) {
       <p class="muted">Now: {limitWords(limits)}.</p>
       <div class="fields">
         <ChoiceField label="Requests may steer" value={own} options={OWN_STEERING} onChange={setOwn} />
-        <LimitField label="Largest relative dose" value={dose} step={0.01} onInput={setDose} />
+        <OptionalNumber
+          label="Largest relative dose"
+          value={dose}
+          step={0.01}
+          min={0.01}
+          placeholder="no limit"
+          onChange={setDose}
+        />
         <TextField label="Only these vectors" value={names} placeholder="any" onInput={setNames} />
       </div>
       <div class="row">

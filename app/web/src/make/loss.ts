@@ -1,0 +1,61 @@
+import type { Estimate, Transfer, Vector } from "../api/types";
+import type { Verdict } from "../library/verdict";
+
+export type Loss = Pick<Transfer, "explained" | "cosine" | "auroc" | "warnings">;
+
+const CHANCE = 0.5;
+
+/** The loss that was measured when a vector was carried over from another model; null for every other vector. */
+export function lossOf(vector: Vector): Loss | null {
+  const loss = vector.provenance.loss as Partial<Loss> | undefined;
+  return vector.method === "transferred" && loss?.auroc ? ({ warnings: [], ...loss } as Loss) : null;
+}
+
+/** Says in words what is left of the direction in the loaded model. */
+export function lossVerdict({ auroc }: Pick<Loss, "auroc">): Verdict & { sentence: string } {
+  const [carried, native, random] = [auroc.transferred, auroc.native, auroc.random].map(boundsOf);
+  if (!carried)
+    return {
+      kind: "unmeasured",
+      text: "loss not measured",
+      sentence: "Too little was held out to measure what was lost.",
+    };
+  if (carried.low <= CHANCE)
+    return {
+      kind: "bad",
+      text: "shows nothing",
+      sentence:
+        "Shows nothing: in the loaded model the carried direction does not read the concept better than chance.",
+    };
+  if (random && carried.low <= random.high)
+    return {
+      kind: "bad",
+      text: "shows nothing",
+      sentence:
+        "Shows nothing: random directions of the loaded model read these pairs about as well as the carried one.",
+    };
+  if (native && carried.high < native.low)
+    return {
+      kind: "good",
+      text: "reads, with a loss",
+      sentence: "It reads the concept in the loaded model, but less well than a direction that was found there.",
+    };
+  return {
+    kind: "good",
+    text: "reads, no loss shown",
+    sentence: "It reads the concept in the loaded model; no loss against a direction that was found there is shown.",
+  };
+}
+
+interface Bounds {
+  mean: number;
+  low: number;
+  high: number;
+}
+
+/** The mean and its interval, as numbers; an estimate without an interval is as wide as its mean. */
+export function boundsOf(estimate: Estimate | null | undefined): Bounds | null {
+  if (estimate?.mean == null) return null;
+  const [low, high] = estimate.interval ?? [];
+  return { mean: estimate.mean, low: low ?? estimate.mean, high: high ?? estimate.mean };
+}

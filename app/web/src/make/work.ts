@@ -1,0 +1,77 @@
+import { computed, signal } from "@preact/signals";
+import { api, dataOf } from "../api/client";
+import { isAbort } from "../api/errors";
+import type { Job } from "../api/types";
+import { loadVectors, vectorNamed } from "../frame/vectors";
+import { watchJob } from "../jobs/watch";
+
+export interface Running {
+  kind: "extract" | "transfer" | "measure";
+  message: string;
+  done: number;
+  total: number;
+}
+
+const NAME = /^[a-z0-9][a-z0-9._-]{0,63}$/;
+
+/** The name of the vector that is made next. */
+export const name = signal("");
+export const running = signal<Running | null>(null);
+export const error = signal<unknown>(null);
+
+/** The name of the vector that was made last. */
+export const made = signal<string | null>(null);
+export const madeVector = computed(() => (made.value === null ? undefined : vectorNamed(made.value)));
+
+/** What is wrong with a name; null where nothing is. */
+export function nameProblem(given: string): string | null {
+  return NAME.test(given) ? null : "Give it a name of small letters, digits, dots or dashes.";
+}
+
+let abort: AbortController | null = null;
+
+/** Runs a job and shows its progress. Returns null where it was stopped or failed; a failure is shown. */
+export async function runJob(kind: Running["kind"], start: () => Promise<Job>): Promise<Job | null> {
+  const stopper = new AbortController();
+  abort = stopper;
+  error.value = null;
+  running.value = { kind, message: "Waiting to begin", done: 0, total: 0 };
+  try {
+    return await watchJob(
+      await start(),
+      ({ progress }) => {
+        const { message = "", done = 0, total = 0 } = progress;
+        running.value = { kind, message, done, total };
+      },
+      stopper.signal,
+    );
+  } catch (failure) {
+    if (!isAbort(failure)) error.value = failure;
+    return null;
+  } finally {
+    running.value = null;
+  }
+}
+
+/** Runs a job that stores a vector, and opens its card. */
+export async function makeByJob(kind: Running["kind"], vector: string, start: () => Promise<Job>): Promise<void> {
+  const job = await runJob(kind, start);
+  if (job !== null) await show(vector);
+}
+
+/** Opens the card of a vector that was just stored. */
+export async function show(vector: string): Promise<void> {
+  await loadVectors();
+  made.value = vector;
+}
+
+/** Measures at which strengths a vector steers, and stores the result on its card. */
+export async function measure(vector: string): Promise<void> {
+  const body = { kind: "dose_response" as const, vector, save: true };
+  const job = await runJob("measure", () => dataOf<Job>(api.POST("/v1/evaluations", { body })));
+  if (job !== null) await loadVectors();
+}
+
+export function stop(): void {
+  abort?.abort();
+}
