@@ -117,33 +117,35 @@ function Query() {
       {query.value === "texts" ? <TextQuery /> : <VectorQuery />}
       <details class="more">
         <summary>How many, and only those that steer</summary>
-        <div class="row">
-          <NumberField
-            label="How many features"
-            value={top.value}
-            min={1}
-            max={64}
-            step={1}
-            onChange={(count) => {
-              top.value = count;
-            }}
-          />
-          <OptionalNumber
-            label="Output score of at least"
-            value={leastScore.value}
-            step={0.01}
-            min={0}
-            max={1}
-            placeholder="not measured"
-            onChange={(least) => {
-              leastScore.value = least;
-            }}
-          />
+        <div class="stack">
+          <div class="fields">
+            <NumberField
+              label="How many features"
+              value={top.value}
+              min={1}
+              max={64}
+              step={1}
+              onChange={(count) => {
+                top.value = count;
+              }}
+            />
+            <OptionalNumber
+              label="Output score of at least"
+              value={leastScore.value}
+              step={0.01}
+              min={0}
+              max={1}
+              placeholder="not measured"
+              onChange={(least) => {
+                leastScore.value = least;
+              }}
+            />
+          </div>
+          <p class="small muted">
+            A feature that is active on a concept often does not steer toward it. The output score is how far adding it
+            makes the model say what it promotes; 0.01 is a good bound. It is measured for the 64 best features.
+          </p>
         </div>
-        <p class="small muted">
-          A feature that is active on a concept often does not steer toward it. The output score is how far adding it
-          makes the model say what it promotes; 0.01 is a good bound. It is measured for the 64 best features.
-        </p>
       </details>
     </>
   );

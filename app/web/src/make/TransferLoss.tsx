@@ -31,20 +31,16 @@ export function TransferLoss({ vector }: { vector: Vector }) {
           {warning}
         </Note>
       ))}
-      <table class="loss">
-        <caption class="small">AUROC on held-out pairs, 95 % interval; the line is chance</caption>
-        <tbody>
-          {ROWS.map(([key, words]) => (
-            <tr key={key} class={key}>
-              <th scope="row">{words}</th>
-              <td>
-                <Interval estimate={loss.auroc[key]} />
-              </td>
-              <td class="number">{numbers(loss.auroc[key])}</td>
-            </tr>
-          ))}
-        </tbody>
-      </table>
+      <p class="small">AUROC on held-out pairs, with its 95 % interval, from 0 to 1; the dashed line is chance.</p>
+      <ul class="loss" aria-label="AUROC on held-out pairs">
+        {ROWS.map(([key, words]) => (
+          <li key={key} class={key}>
+            <span>{words}</span>
+            <Interval estimate={loss.auroc[key]} />
+            <span class="number">{numbers(loss.auroc[key])}</span>
+          </li>
+        ))}
+      </ul>
       <p class="small muted">
         From layer {from_layer} of {from_model} to layer {vector.layers.join(", ")}. The map was fitted on {anchors}{" "}
         texts and explains {plain(100 * (loss.explained ?? 0), 0)} % of the variance of those it has not seen. Cosine

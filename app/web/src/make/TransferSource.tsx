@@ -21,7 +21,7 @@ export function TransferSource() {
         label="The direction"
         value={origin}
         options={[
-          ["learned", "Found by the second model"],
+          ["learned", "Learned from pairs"],
           ["file", "From a vector file"],
         ]}
         onChange={(next) =>
