@@ -69,8 +69,8 @@ function Examples() {
         value={source.value}
         options={[
           ["pairs", "Pairs"],
-          ["concept", "Starter concept"],
-          ["describe", "Describe a trait"],
+          ["concept", "Concept"],
+          ["describe", "Trait"],
           ["dictionary", "Dictionary"],
           ["transfer", "Another model"],
         ]}

@@ -44,7 +44,7 @@ function sentence(vector: Vector): string {
 function AurocChart({ vector }: { vector: Vector }) {
   const rows = vector.layers.map((layer) => vector.quality?.layers[String(layer)]);
   const auroc = rows.map((row) => row?.auroc ?? null);
-  if (auroc.every((value) => value === null)) return null;
+  if (auroc.length < 2 || auroc.every((value) => value === null)) return null;
   return (
     <Chart
       title="How well each layer tells the two sides apart (AUROC, 95 % interval; grey: random directions)"

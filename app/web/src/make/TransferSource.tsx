@@ -99,54 +99,65 @@ function FileField() {
 }
 
 function Options() {
-  const { origin, fromLayer, toLayer, anchors, holdout, seed } = fields.value;
   return (
     <details class="more">
       <summary>Layers, texts that both models read, and what is held out</summary>
       <div class="stack">
-        <div class="fields">
-          {origin === "learned" && (
-            <OptionalNumber
-              label="Layer of the second model"
-              value={fromLayer}
-              step={1}
-              min={0}
-              placeholder="the best"
-              onChange={(layer) => setFields({ fromLayer: layer })}
-            />
-          )}
-          <OptionalNumber
-            label="Layer of this model"
-            value={toLayer}
-            step={1}
-            min={0}
-            max={Math.max(layerCount.value - 1, 0)}
-            placeholder="the best"
-            onChange={(layer) => setFields({ toLayer: layer })}
-          />
-          <NumberField
-            label="Share held out"
-            value={holdout}
-            min={0.1}
-            max={0.9}
-            step={0.1}
-            onChange={(share) => setFields({ holdout: share })}
-          />
-          <NumberField
-            label="Seed"
-            value={seed}
-            min={0}
-            max={2 ** 31}
-            step={1}
-            onChange={(next) => setFields({ seed: next })}
-          />
-        </div>
+        <Numbers />
         <label class="field">
           <span>Texts that both models read, one a line, 20 or more (empty: those of the server)</span>
-          <textarea rows={3} value={anchors} onInput={(event) => setFields({ anchors: event.currentTarget.value })} />
+          <textarea
+            rows={3}
+            value={fields.value.anchors}
+            onInput={(event) => setFields({ anchors: event.currentTarget.value })}
+          />
         </label>
       </div>
     </details>
+  );
+}
+
+/** The layers, what is held out, and the seed that chooses it. */
+function Numbers() {
+  const { origin, fromLayer, toLayer, holdout, seed } = fields.value;
+  return (
+    <div class="fields">
+      {origin === "learned" && (
+        <OptionalNumber
+          label="Layer of the second model"
+          value={fromLayer}
+          step={1}
+          min={0}
+          placeholder="the best"
+          onChange={(layer) => setFields({ fromLayer: layer })}
+        />
+      )}
+      <OptionalNumber
+        label="Layer of this model"
+        value={toLayer}
+        step={1}
+        min={0}
+        max={Math.max(layerCount.value - 1, 0)}
+        placeholder="the best"
+        onChange={(layer) => setFields({ toLayer: layer })}
+      />
+      <NumberField
+        label="Share held out"
+        value={holdout}
+        min={0.1}
+        max={0.9}
+        step={0.1}
+        onChange={(share) => setFields({ holdout: share })}
+      />
+      <NumberField
+        label="Seed"
+        value={seed}
+        min={0}
+        max={2 ** 31}
+        step={1}
+        onChange={(next) => setFields({ seed: next })}
+      />
+    </div>
   );
 }
 

@@ -32,7 +32,7 @@ export function lossVerdict({ auroc }: Pick<Loss, "auroc">): Verdict & { sentenc
       kind: "bad",
       text: "shows nothing",
       sentence:
-        "Shows nothing: random directions of the loaded model read these pairs about as well as the carried one.",
+        "Shows nothing: random directions of the loaded model read these pairs too, and the carried one is not shown to read them better.",
     };
   if (native && carried.high < native.low)
     return {
