@@ -29,3 +29,14 @@ def test_the_openmp_library_of_torch_reads_it() -> None:
         timeout=280,
     )
     assert f"GOMP_SPINCOUNT = '{SPIN_COUNT}'" in done.stderr
+
+
+def test_commands_with_local_set_it_before_torch_is_loaded() -> None:
+    program = (
+        "import os, sys\nfrom app.cli.output.terminal import client_of\nsys.modules['app.cli.local'] = None\n"
+        "try:\n    with client_of('', None, local=True):\n        pass\n"
+        "except ImportError:\n    print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
+    )
+    plain = {name: value for name, value in os.environ.items() if name not in {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}}
+    done = subprocess.run([sys.executable, "-c", program], env=plain, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{SPIN_COUNT} False\n"
