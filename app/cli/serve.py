@@ -7,6 +7,7 @@ import typer
 from pydantic import ValidationError
 
 from app.cli.output.terminal import shown, stderr
+from app.allocator import keep_freed_memory
 from app.openmp import set_openmp_spin_count
 from app.settings import Settings
 from steering.model.embedded import EMBEDDED_MODEL, embedded_gguf
@@ -51,6 +52,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one option a setting
         "allowed_hosts": ",".join(allowed_host) if allowed_host else None,
     }  # fmt: skip
     set_openmp_spin_count()
+    keep_freed_memory()
     given = {name: value for name, value in options.items() if value is not None}
     settings = settings_of(given | _assignments(other or []))
     if settings.model == EMBEDDED_MODEL:

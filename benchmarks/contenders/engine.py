@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from app.allocator import keep_freed_memory
 from benchmarks.contenders.open_engine import open_endless, until_compiled
 from benchmarks.contenders.protocol import serve_requests
 from benchmarks.stream_timing import load_metrics, stream_metrics
@@ -185,7 +186,9 @@ class EngineContender:
 
 
 def begin(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Opens the engine and waits until it runs compiled. This thread also fits directions."""
+    """Opens the engine and waits until it runs compiled, in a process set up as `steer serve` does. This thread also fits
+    directions."""
+    keep_freed_memory()
     disable_intra_op_threads()
     runner = asyncio.Runner()
     engine = open_endless(options["source"], options["device"])

@@ -189,7 +189,7 @@ class Scheduler:
         return [(sequence, 1) for sequence in self.running.values() if not sequence.prefilling]
 
     def _prompts(self, streams: int) -> Work:
-        pending = sorted((s for s in self.running.values() if s.prefilling), key=lambda one: one.order)
+        pending = sorted((s for s in self.running.values() if s.prefilling), key=self._alone_finished)
         live = by_client([s for s in pending if not s.background], self._turn)
         background = [s for s in pending if s.background]
         turn = [*background, *live] if background and self._turn % BACKGROUND_TURN == 0 else [*live, *background]
@@ -218,6 +218,13 @@ class Scheduler:
                 computing.update(zip(keys[first:end], sequence.block_table[first:end], strict=False))
             claimed.update(keys[first:])
         return work
+
+    def _alone_finished(self, sequence: Sequence) -> tuple[float, int]:
+        """When a prompt's last position would be computed if it had come alone.
+
+        In this order a short prompt overtakes a long one that has just come, and none waits for ever.
+        """
+        return sequence.arrived + self.budget.alone(sequence.remaining), sequence.order
 
     def _waits(self, sequence: Sequence, computing: dict[bytes, int], claimed: set[bytes]) -> bool:
         """Takes over what others have computed, or compute in this pass, of a sequence that has computed nothing itself.
