@@ -1,17 +1,32 @@
-"""Makes the memory allocator of the process keep freed memory, so that passes do not ask the system for it again and again."""
+"""Sets how the process allocates memory. Torch-free, since torch reads its setting at its first allocation."""
 
 import ctypes
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 
+HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
+"""Makes torch ask for transparent huge pages for tensors of 2 MB and more; a pass then looks up far fewer addresses.
+Measured on two cores (AMD EPYC, SmolLM2-135M), tokens/s in turns: 89 / 503 / 776 at 1 / 8 / 32 requests, 86 / 480 / 752
+without."""
+OWN_SETTINGS = {
+    "MALLOC_MMAP_MAX_",
+    "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_TRIM_THRESHOLD_",
+    "MALLOC_TOP_PAD_",
+    "GLIBC_TUNABLES",
+}
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Parameters of mallopt(3)."""
 UNLIMITED = 2**31 - 1
-OWN_SETTINGS = {"MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES"}
+
+
+def use_huge_pages(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Asks for huge pages in a process that has not loaded torch yet, unless the environment sets it otherwise (0: off)."""
+    environment.setdefault(HUGE_PAGES, "1")
 
 
 def keep_freed_memory(environment: Mapping[str, str] = os.environ) -> bool:
-    """Sets glibc's allocator to keep what is freed, unless the environment sets it otherwise; returns whether it did.
+    """Makes glibc's allocator keep what is freed, unless the environment sets it otherwise; returns whether it did.
 
     A pass over prompts allocates and frees tensors of many megabytes. glibc maps each of them anew and returns it, and the
     system clears every page again. Measured on two cores (AMD EPYC, SmolLM2-135M): eight prompts of 1,820 tokens take 11.9

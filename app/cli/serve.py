@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from app.allocator import keep_freed_memory, use_huge_pages
 from app.cli.output.terminal import shown, stderr
-from app.allocator import keep_freed_memory
 from app.openmp import set_openmp_spin_count
 from app.settings import Settings
 from steering.model.embedded import EMBEDDED_MODEL, embedded_gguf
@@ -52,12 +52,13 @@ def serve(  # noqa: PLR0913, PLR0917 - one option a setting
         "allowed_hosts": ",".join(allowed_host) if allowed_host else None,
     }  # fmt: skip
     set_openmp_spin_count()
+    use_huge_pages()
     keep_freed_memory()
     given = {name: value for name, value in options.items() if value is not None}
     settings = settings_of(given | _assignments(other or []))
     if settings.model == EMBEDDED_MODEL:
         embedded_gguf()  # raises with the command that installs it, before torch is loaded
-    from app.server import serve as run_server  # noqa: PLC0415 - imports torch, after the OpenMP setting above
+    from app.server import serve as run_server  # noqa: PLC0415 - imports torch, after the settings above
 
     raise typer.Exit(run_server(settings))
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+from app.allocator import HUGE_PAGES
 from app.openmp import SPIN_COUNT
 from benchmarks.contenders.process import Contender, ContenderFailed
 from benchmarks.model import BenchmarkModel
@@ -17,7 +18,7 @@ VLLM = (VLLM_DEFAULT, VLLM_BOUND)
 VLLM_PYTHON = Path(".venv-vllm") / "bin" / "python"
 PEERS_PYTHON = Path(".venv-peers") / "bin" / "python"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-SERVED = OFFLINE | {"GOMP_SPINCOUNT": SPIN_COUNT}
+SERVED = OFFLINE | {"GOMP_SPINCOUNT": SPIN_COUNT, HUGE_PAGES: "1"}
 """The environment that `steer serve` sets."""
 
 

@@ -1,16 +1,17 @@
 """Memory that the server frees is used again without asking the system for it, and an operator's own setting is respected."""
 
+import os
 import platform
 import subprocess
 import sys
 
 import pytest
 
-from app.allocator import keep_freed_memory
+from app.allocator import HUGE_PAGES, keep_freed_memory, use_huge_pages
 
 MEASURE = """
 import resource, sys
-from app.allocator import keep_freed_memory
+from app.allocator import HUGE_PAGES, keep_freed_memory, use_huge_pages
 if sys.argv[1] == "keep":
     assert keep_freed_memory({})
 def faults():
@@ -22,9 +23,46 @@ print([faults() for _ in range(4)][-1])
 """Prints how many pages the system handed out for two buffers of 48 MB that were allocated and freed before."""
 
 
+TORCH_MEASURE = """
+import re, sys
+from app.allocator import use_huge_pages
+use_huge_pages()
+import torch
+tensor = torch.ones(64 << 20, dtype=torch.uint8)
+flags = [mapping for mapping in open("/proc/self/smaps").read().split("VmFlags:")]
+print(sum(bool(re.search(r"\\bhg\\b", flag.splitlines()[0])) for flag in flags[1:]))
+"""
+"""Prints how many mappings of a process ask for huge pages (flag hg) after torch made a tensor of 64 MB."""
+
+
+def huge_mappings(setting: str) -> int:
+    """Runs the measurement in a process with HUGE_PAGES set; "": not set."""
+    environment = (
+        {**os.environ, HUGE_PAGES: setting} if setting else {k: v for k, v in os.environ.items() if k != HUGE_PAGES}
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", TORCH_MEASURE], capture_output=True, text=True, check=True, timeout=280, env=environment
+    )
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="transparent huge pages are a feature of Linux")
+def test_torch_asks_for_huge_pages() -> None:
+    assert huge_mappings("") > 0
+    assert huge_mappings("0") == 0
+
+
+def test_a_setting_for_huge_pages_takes_precedence() -> None:
+    environment = {HUGE_PAGES: "0"}
+    use_huge_pages(environment)
+    assert environment == {HUGE_PAGES: "0"}
+
+
 def page_faults(mode: str) -> int:
     """Runs the measurement in a process of its own, since the setting holds for a whole process."""
-    done = subprocess.run([sys.executable, "-c", MEASURE, mode], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, mode], capture_output=True, text=True, check=True, timeout=120
+    )
     return int(done.stdout)
 
 

@@ -126,7 +126,6 @@ def test_a_segment_gets_the_same_bits_alone_and_among_others(shape: Shape, windo
 @pytest.mark.parametrize("window", [None, 20, 250])
 @pytest.mark.parametrize("cut", [1, 16, 47, 100, 191, 192, 299])
 def test_a_prompt_gets_the_same_bits_whole_and_in_pieces(shape: Shape, window: int | None, cut: int) -> None:
-    """In two passes, and as two segments of one that share their blocks."""
     states, query = Sequences.of(1, shape), queries(300, shape)
     new, ways = states.arriving([(300, 0)]), (SCALING, window, None)
     expected = paged_attention(query, *new, *states.cached([0]), table([(300, 0)]), states.blocks, *ways)
@@ -136,6 +135,15 @@ def test_a_prompt_gets_the_same_bits_whole_and_in_pieces(shape: Shape, window: i
         segment = torch.tensor([[0, end - begin, begin]])
         found.append(paged_attention(*arriving, *cache, segment, states.blocks, *ways))
     assert torch.equal(torch.cat(found, 1), expected)
+
+
+@of_any_shape
+@pytest.mark.parametrize("window", [None, 20, 250])
+@pytest.mark.parametrize("cut", [16, 47, 100, 192, 299])
+def test_segments_of_a_pass_may_share_full_blocks(shape: Shape, window: int | None, cut: int) -> None:
+    states, query = Sequences.of(1, shape), queries(300, shape)
+    new, ways = states.arriving([(300, 0)]), (SCALING, window, None)
+    expected = paged_attention(query, *new, *states.cached([0]), table([(300, 0)]), states.blocks, *ways)
     segments, blocks = torch.tensor([[cut, 300 - cut, cut], [0, cut, 0]]), states.blocks.expand(2, -1)
     assert torch.equal(paged_attention(query, *new, *states.cached([0]), segments, blocks, *ways), expected)
 

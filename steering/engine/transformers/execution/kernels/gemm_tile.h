@@ -54,7 +54,7 @@ struct Prefetch {
 // load(row, vector) returns the initial sums, store(row, vector, sums) takes the results, step(block, pair) is called once for
 // each pair.
 template <int ROWS, int VECTORS, class Panel, class Step, class Load, class Store>
-inline void gemm_panels(
+[[gnu::always_inline]] inline void gemm_panels(
     const bf16* left, int64_t stride, int64_t blocks, int64_t pairs, int64_t pair_stride, const Panel& panel,
     const Step& step, const Load& load, const Store& store) {
   __m512 sums[ROWS][VECTORS];

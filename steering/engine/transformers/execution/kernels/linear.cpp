@@ -5,7 +5,6 @@
 // contiguous range of panels and multiplies all rows by them, in blocks that stay in the L2 cache, while the next panel is
 // prefetched from memory: with few rows the time is that of reading the weights. Layers with the same input are one call whose
 // panels are shared out together. SwiGLU is one call too, so that gate and up projections are never written to memory.
-#include "aoti_shim.h"
 #include "gemm_tile.h"
 #include "operations.h"
 

@@ -2,8 +2,11 @@
 // indices (int64) and the parts of `steer` (any floating type).
 #pragma once
 #include <ATen/core/Tensor.h>
+#include <torch/csrc/inductor/aoti_torch/utils.h>
 
 #include <optional>
+#include <utility>
+#include <vector>
 
 namespace steering {
 
@@ -18,7 +21,8 @@ at::Tensor packed_swiglu(
     const at::Tensor& rows, at::TensorList weights, at::TensorList biases, int64_t columns, at::TensorList prefetch);
 
 // query, key, value (1, head, token, width); keys, values (kv_head, slot, width), blocks of 16 slots arranged as query_tile.h
-// says, into which this pass's states are written first. segments (segment, 3): first token, tokens, first position.
+// says, into which this pass's states are written. segments (segment, 3): first token, tokens, first position; they may share
+// full blocks.
 // block_tables (segment, block): the blocks of each segment's sequence, in order. -> (1, token, head, width)
 at::Tensor paged_attention(
     const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, at::Tensor& keys, at::Tensor& values,
@@ -34,5 +38,24 @@ at::Tensor steer(
 
 // logits (row, vocab) -> (row, 2): the first index of each row's maximum, and 1 if all logits of the row are finite.
 at::Tensor argmax(const at::Tensor& logits);
+
+// Conversions for the C functions that AOTInductor graphs call by name (operations.py: AOTI_SHIMS), which stand at the end of
+// each operation's file. A call through torch's dispatcher costs several microseconds, and a decode pass makes six a layer.
+
+inline at::Tensor& tensor(AtenTensorHandle handle) { return *torch::aot_inductor::tensor_handle_to_tensor_pointer(handle); }
+
+inline AtenTensorHandle handle(at::Tensor&& result) { return torch::aot_inductor::new_tensor_handle(std::move(result)); }
+
+inline std::vector<at::Tensor> tensors(const AtenTensorHandle* handles, int64_t count) {
+  std::vector<at::Tensor> result;
+  result.reserve(count);
+  for (int64_t index = 0; index < count; ++index) result.push_back(tensor(handles[index]));
+  return result;
+}
+
+template <class T>
+std::optional<T> optional(const T* value) {
+  return value ? std::optional<T>(*value) : std::nullopt;
+}
 
 }  // namespace steering

@@ -88,7 +88,7 @@ AOTI_SHIMS = {
         "AtenTensorHandle*)"
     ],
 }
-"""C functions that a compiled graph calls in place of the operations, see aoti_shim.h."""
+"""C functions that a compiled graph calls in place of the operations, see operations.h."""
 
 
 def pack_weight(weight: Float[Tensor, "column width"]) -> Float[Tensor, "panel pair panel_column 2"]:

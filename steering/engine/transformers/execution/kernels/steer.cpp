@@ -3,7 +3,6 @@
 //
 // One operation for all three, so that the surrounding graph does the same arithmetic for every row: a row's bits do not
 // depend on how the rows next to it are steered. Any floating dtype, any CPU.
-#include "aoti_shim.h"
 #include "operations.h"
 
 #include <ATen/Dispatch.h>

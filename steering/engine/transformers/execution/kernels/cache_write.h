@@ -1,0 +1,90 @@
+// Writes the keys and values of a pass to the blocks of the cache; see query_tile.h for the layout of a block.
+#pragma once
+#include "attention.h"
+#include "query_tile.h"
+
+namespace steering {
+
+// `tokens` tokens of the pass from the `first`, the first of them at `position` of the sequence with these `blocks`.
+struct Segment {
+  int64_t first, tokens, position;
+  const int64_t* blocks;
+
+  // Other segments of the pass may read blocks that are full, and none that are not.
+  bool fills_block() const { return position / BLOCK != (position + tokens) / BLOCK; }
+};
+
+// Transposes sixteen rows of sixteen pairs: pair p of row r becomes element r of row p.
+inline void transpose_pairs(const bf16* const (&rows)[16], bf16* out) {
+  __m512i in[16], pairs[16], fours[16];
+  for (int i = 0; i < 16; ++i) in[i] = _mm512_loadu_si512(rows[i]);
+  for (int i = 0; i < 8; ++i) {
+    pairs[2 * i] = _mm512_unpacklo_epi32(in[2 * i], in[2 * i + 1]);
+    pairs[2 * i + 1] = _mm512_unpackhi_epi32(in[2 * i], in[2 * i + 1]);
+  }
+  for (int i = 0; i < 4; ++i) {
+    fours[4 * i] = _mm512_unpacklo_epi64(pairs[4 * i], pairs[4 * i + 2]);
+    fours[4 * i + 1] = _mm512_unpackhi_epi64(pairs[4 * i], pairs[4 * i + 2]);
+    fours[4 * i + 2] = _mm512_unpacklo_epi64(pairs[4 * i + 1], pairs[4 * i + 3]);
+    fours[4 * i + 3] = _mm512_unpackhi_epi64(pairs[4 * i + 1], pairs[4 * i + 3]);
+  }
+  for (int i = 0; i < 4; ++i) {  // column i of each 128-bit lane, from the four groups of rows
+    const __m512i even_low = _mm512_shuffle_i32x4(fours[i], fours[4 + i], 0x88),
+                  odd_low = _mm512_shuffle_i32x4(fours[i], fours[4 + i], 0xdd),
+                  even_high = _mm512_shuffle_i32x4(fours[8 + i], fours[12 + i], 0x88),
+                  odd_high = _mm512_shuffle_i32x4(fours[8 + i], fours[12 + i], 0xdd);
+    _mm512_storeu_si512(out + i * BF16_LANES, _mm512_shuffle_i32x4(even_low, even_high, 0x88));
+    _mm512_storeu_si512(out + (4 + i) * BF16_LANES, _mm512_shuffle_i32x4(odd_low, odd_high, 0x88));
+    _mm512_storeu_si512(out + (8 + i) * BF16_LANES, _mm512_shuffle_i32x4(even_low, even_high, 0xdd));
+    _mm512_storeu_si512(out + (12 + i) * BF16_LANES, _mm512_shuffle_i32x4(odd_low, odd_high, 0xdd));
+  }
+}
+
+// The new keys and values of a pass, and the cache that they are written to, by head.
+struct States {
+  HeadRows keys, values;
+  bf16 *cached_keys, *cached_values;
+  int64_t head_size, width;
+};
+
+// Writes the keys of a segment for one head: whole blocks by transposition, other positions pair by pair.
+inline void write_keys(const HeadRows& keys, int64_t head, const Segment& segment, bf16* states, int64_t width) {
+  for (int64_t token = 0; token < segment.tokens;) {
+    const int64_t position = segment.position + token, offset = position % BLOCK;
+    bf16* block = states + segment.blocks[position / BLOCK] * BLOCK * width;
+    if (offset == 0 && token + BLOCK <= segment.tokens) {
+      for (int64_t at = 0; at < width; at += BF16_LANES) {
+        const bf16* rows[16];
+        for (int64_t i = 0; i < BLOCK; ++i) rows[i] = keys(segment.first + token + i, head) + at;
+        transpose_pairs(rows, block + at * BLOCK);
+      }
+      token += BLOCK;
+      continue;
+    }
+    const bf16* key = keys(segment.first + token, head);
+    for (int64_t at = 0; at < width; at += 2) std::memcpy(block + at * BLOCK + 2 * offset, key + at, 2 * sizeof(bf16));
+    ++token;
+  }
+}
+
+// Writes the values of a segment for one head, each into every other number of its pair's row.
+inline void write_values(const HeadRows& values, int64_t head, const Segment& segment, bf16* states, int64_t width) {
+  for (int64_t token = 0; token < segment.tokens; ++token) {
+    const int64_t position = segment.position + token, offset = position % BLOCK;
+    bf16* row = states + (segment.blocks[position / BLOCK] * BLOCK + offset / 2 * 2) * width;
+    const bf16* value = values(segment.first + token, head);
+    const __mmask32 places = offset % 2 ? 0xaaaaaaaa : 0x55555555;
+    for (int64_t at = 0; at < width; at += LANES) {
+      __m512i numbers = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(value + at)));
+      if (offset % 2) numbers = _mm512_slli_epi32(numbers, 16);
+      _mm512_mask_storeu_epi16(row + 2 * at, places, numbers);
+    }
+  }
+}
+
+inline void write_states(const States& states, int64_t head, const Segment& segment) {
+  write_keys(states.keys, head, segment, states.cached_keys + head * states.head_size, states.width);
+  write_values(states.values, head, segment, states.cached_values + head * states.head_size, states.width);
+}
+
+}  // namespace steering
