@@ -220,10 +220,7 @@ class Scheduler:
         return work
 
     def _alone_finished(self, sequence: Sequence) -> tuple[float, int]:
-        """When a prompt's last position would be computed if it had come alone.
-
-        In this order a short prompt overtakes a long one that has just come, and none waits for ever.
-        """
+        """When a prompt would be computed if it had come alone: short ones overtake long ones, but none waits for ever."""
         return sequence.arrived + self.budget.alone(sequence.remaining), sequence.order
 
     def _waits(self, sequence: Sequence, computing: dict[bytes, int], claimed: set[bytes]) -> bool:
