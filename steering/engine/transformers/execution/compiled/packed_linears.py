@@ -26,7 +26,7 @@ class PackedLinears:
         """Packs every weight: as much memory again as the model's own, in one allocation, which can have huge pages."""
         shapes = [one.shape for one in self.placeholders()]
         buffer = torch.empty(sum(shape.numel() for shape in shapes), dtype=torch.bfloat16)
-        pieces = buffer.split([shape.numel() for shape in shapes])
+        pieces = torch.split(buffer, [shape.numel() for shape in shapes])
         packed = [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
         for view, layer in zip(packed, self._layers, strict=True):
             view.copy_(pack_weight(layer.weight.detach()))
