@@ -6,9 +6,8 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from app.allocator import keep_freed_memory, use_huge_pages
 from app.cli.output.terminal import shown, stderr
-from app.openmp import set_openmp_spin_count
+from app.process_settings import prepare_for_torch
 from app.settings import Settings
 from steering.model.embedded import EMBEDDED_MODEL, embedded_gguf
 
@@ -51,9 +50,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one option a setting
         "api_keys": ",".join(api_key) if api_key else None,
         "allowed_hosts": ",".join(allowed_host) if allowed_host else None,
     }  # fmt: skip
-    set_openmp_spin_count()
-    use_huge_pages()
-    keep_freed_memory()
+    prepare_for_torch()
     given = {name: value for name, value in options.items() if value is not None}
     settings = settings_of(given | _assignments(other or []))
     if settings.model == EMBEDDED_MODEL:

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from app.openmp import set_openmp_spin_count
+from app.process_settings import prepare_for_torch
 from steering.client import Client
 from steering.client.client import DEFAULT_URL
 
@@ -56,7 +56,7 @@ def client_of(url: str, key: str | None, local: bool = False) -> Iterator[Client
         with Client(url, api_key=key, namespace=os.environ.get("STEERING_NAMESPACE") or None) as client:
             yield client
         return
-    set_openmp_spin_count()  # before torch is loaded: next to busy processes a comparison took 23 s instead of 102 s
+    prepare_for_torch()  # next to busy processes a comparison took 23 s instead of 102 s
     from app.cli.local import local_client  # noqa: PLC0415 - imports torch and loads a model
 
     with local_client() as client:
