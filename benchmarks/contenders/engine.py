@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from app.allocator import keep_freed_memory
+from app.process_settings import keep_freed_memory
 from benchmarks.contenders.open_engine import open_endless, until_compiled
 from benchmarks.contenders.protocol import serve_requests
 from benchmarks.stream_timing import load_metrics, stream_metrics

@@ -5,8 +5,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from app.allocator import HUGE_PAGES
-from app.openmp import SPIN_COUNT
+from app.process_settings import HUGE_PAGES, SPIN_COUNT
 from benchmarks.contenders.process import Contender, ContenderFailed
 from benchmarks.model import BenchmarkModel
 from benchmarks.profile import Profile

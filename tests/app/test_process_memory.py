@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from app.allocator import HUGE_PAGES, keep_freed_memory, use_huge_pages
+from app.process_settings import HUGE_PAGES, keep_freed_memory, use_huge_pages
 
 MEASURE = """
 import resource, sys
-from app.allocator import HUGE_PAGES, keep_freed_memory, use_huge_pages
+from app.process_settings import HUGE_PAGES, keep_freed_memory, use_huge_pages
 if sys.argv[1] == "keep":
     assert keep_freed_memory({})
 def faults():
@@ -25,7 +25,7 @@ print([faults() for _ in range(4)][-1])
 
 TORCH_MEASURE = """
 import re, sys
-from app.allocator import use_huge_pages
+from app.process_settings import use_huge_pages
 use_huge_pages()
 import torch
 tensor = torch.ones(64 << 20, dtype=torch.uint8)
