@@ -96,7 +96,7 @@ SOAK_SECONDS ?= 900
 KILLS ?= 50
 
 soak: setup
-	SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -s -o timeout=4000 tests/load/test_soak.py
+	SOAK_MODEL=embedded SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -s -o timeout=4000 tests/load/test_soak.py
 
 kills: setup
 	KILLS=$(KILLS) $(BIN)/python -m pytest -s tests/load/test_kills.py

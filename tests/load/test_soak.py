@@ -1,6 +1,7 @@
 """Clients that ask, hang up and err while vectors are written: answers stay equal, nothing is left behind, memory is flat.
 
-`make soak` runs it for 15 minutes (SOAK_SECONDS=900); `make test` for some seconds.
+`make soak` runs it for 15 minutes (SOAK_SECONDS=900) with the embedded model as `steer serve` configures it, but for a cache of
+256 MB; `make test` for some seconds with a tiny model.
 """
 
 import asyncio
@@ -23,6 +24,22 @@ from tests.embedded.server_process import ServerProcess
 SECONDS = float(os.environ.get("SOAK_SECONDS", "6"))
 CLIENTS = 8
 PROMPTS = ("The road to the sea", "abc", "One two three", "It was a quiet evening and", "z")
+CACHE_MEGABYTES = 256
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is served. longest: tokens of the longest prompts, one for each repetition of `word`."""
+
+    settings: dict[str, str]
+    width: int
+    word: str
+    longest: int
+
+
+TINY = Model({"device": "cpu", "dtype": "float32", "compiled": "false"}, 32, "a", 200)
+EMBEDDED = Model({"cache_megabytes": str(CACHE_MEGABYTES)}, 576, " sea", 7000)
+MODEL = {"tiny": TINY, "embedded": EMBEDDED}[os.environ.get("SOAK_MODEL", "tiny")]
 INVALID: tuple[dict[str, Any], ...] = (
     {"prompt": "a", "temperature": -1},
     {"prompt": "a", "max_tokens": 100_000},
@@ -31,7 +48,7 @@ INVALID: tuple[dict[str, Any], ...] = (
     {"messages": []},
 )
 PLAIN = {"max_tokens": 24, "temperature": 0, "steering": []}
-KINDS = ("invalid", "hung up", "plain", "steered", "written", "deleted")
+KINDS = ("invalid", "hung up", "plain", "steered", "long", "read", "compared", "written", "deleted")
 """What the clients do; each happens at least once."""
 MEGABYTE = 1 << 20
 
@@ -45,9 +62,11 @@ class Load:
     until: float
     counts: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
+    """Seconds between pieces of a stream."""
 
     async def ask(self, number: int) -> None:
-        """One client: 10 % of its requests are invalid, of 30 % it hangs up, the others are plain or steered."""
+        """One client: 10 % of its requests are invalid, of 30 % it hangs up, the others are answered."""
         choose = random.Random(number)
         while time.monotonic() < self.until:
             share = choose.random()
@@ -56,7 +75,9 @@ class Load:
                 self._count("invalid", answer, answer.status_code in (400, 404))
             elif share < 0.4:
                 await self._hang_up(choose.randrange(1, 8))
-            elif share < 0.7:
+            elif share < 0.5:
+                await self._read_or_long(choose)
+            elif share < 0.75:
                 prompt = choose.choice(PROMPTS)
                 answer = await self.client.post("/v1/generate", json={**PLAIN, "prompt": prompt})
                 self._count("plain", answer, answer.is_success and _text(answer) == self.baselines[prompt])
@@ -66,10 +87,25 @@ class Load:
                 answer = await self.client.post("/v1/generate", json=body)
                 self._count("steered", answer, answer.is_success)
 
+    async def _read_or_long(self, choose: random.Random) -> None:
+        """A prompt of any length, a comparison or a readout. Those may be told to come again when there is no memory."""
+        kind = choose.choice(("long", "compared", "read"))
+        text = MODEL.word * round(MODEL.longest ** choose.random())
+        path, body = {
+            "long": ("generate", {"prompt": text, "max_tokens": 8}),
+            "compared": ("compare", {"prompt": "abc", "max_tokens": 8, "steering": [{"vector": "mood"}]}),
+            "read": ("readout", {"texts": [text[:500], "abc"], "vectors": ["mood"]}),
+        }[kind]
+        answer = await self.client.post(f"/v1/{path}", json=body)
+        self._count(kind, answer, answer.is_success or answer.status_code == 429)
+
     async def _hang_up(self, pieces: int) -> None:
         body = {"prompt": "a", "max_tokens": 200, "stream": True, "steering": [{"vector": "mood"}]}
         async with self.client.stream("POST", "/v1/generate", json=body) as answer:
+            before = time.monotonic()
             async for _ in answer.aiter_text():
+                before, last = time.monotonic(), before
+                self.gaps.append(before - last)
                 pieces -= 1
                 if pieces == 0:
                     break
@@ -80,7 +116,7 @@ class Load:
         version = 1
         while time.monotonic() < self.until:
             version += 1
-            numbers = [float(version % 7 + 1), *[1.0] * 31]
+            numbers = [float(version % 7 + 1), *[1.0] * (MODEL.width - 1)]
             answer = await self.client.post("/v1/vectors", json={"name": "mood", "directions": {"1": numbers}})
             self._count("written", answer, answer.is_success)
             if version > 5:
@@ -112,10 +148,17 @@ async def _gauges(client: httpx2.AsyncClient) -> dict[str, float]:
     return {name: float(value) for name, value in re.findall(r"^(steering_\S+) (\S+)$", text, flags=re.MULTILINE)}
 
 
+async def _until_compiled(client: httpx2.AsyncClient) -> None:
+    """Waits for the executor that a server of the default configuration changes to, whose bits differ from the eager one's."""
+    while MODEL is EMBEDDED and 'steering_engine_executor{executor="eager"}' in await _gauges(client):  # noqa: ASYNC110
+        await asyncio.sleep(1.0)
+
+
 async def _soaked(url: str, process: psutil.Process) -> dict[str, Any]:
     async with httpx2.AsyncClient(base_url=url, timeout=120) as client:
-        numbers = {"name": "mood", "directions": {"1": [1.0] * 32}}
+        numbers = {"name": "mood", "directions": {"1": [1.0] * MODEL.width}}
         assert (await client.post("/v1/vectors", json=numbers)).status_code == 201
+        await _until_compiled(client)
         baselines = {p: _text(await client.post("/v1/generate", json={**PLAIN, "prompt": p})) for p in PROMPTS}
         load = Load(client, baselines, time.monotonic() + min(3.0, SECONDS))
         await asyncio.gather(*(load.ask(number) for number in range(CLIENTS)))  # opens every connection
@@ -136,6 +179,7 @@ async def _soaked(url: str, process: psutil.Process) -> dict[str, Any]:
         "requests": dict(load.counts),
         "descriptors": (before[0], process.num_fds()),
         "threads": (before[1], process.num_threads()),
+        "gap p99": round(float(np.quantile(load.gaps, 0.99)), 3),
         "waiting": gauges["steering_engine_waiting"],
         "blocks used": gauges['steering_cache_blocks{state="used"}'],
         "megabytes": round(memory[-1] / MEGABYTE),
@@ -143,9 +187,11 @@ async def _soaked(url: str, process: psutil.Process) -> dict[str, Any]:
     }
 
 
-async def test_nothing_is_left_of_the_load_and_memory_is_flat(tiny_folder: Path, tmp_path: Path) -> None:
-    settings = {"model": str(tiny_folder), "device": "cpu", "dtype": "float32", "compiled": "false"}
-    server = ServerProcess(tmp_path, tmp_path, **settings)
+async def test_nothing_is_left_of_the_load_and_memory_is_flat(
+    tiny_folder: Path, model_cache: Path, tmp_path: Path
+) -> None:
+    settings = MODEL.settings | ({"model": str(tiny_folder)} if MODEL is TINY else {})
+    server = ServerProcess(tmp_path, tmp_path if MODEL is TINY else model_cache, **settings)
     await asyncio.to_thread(server.start)
     try:
         found = await _soaked(server.url, psutil.Process(server.process.pid))
