@@ -52,8 +52,9 @@ def _awaited(process: "subprocess.Popen[bytes]", log: Path, found: Callable[[], 
     until = time.monotonic() + START_SECONDS
     while not (value := found()):
         if process.poll() is not None or time.monotonic() > until:
-            state = "still starts" if process.poll() is None else f"ended with {process.returncode}"
-            sys.exit(f"the server {state} after {START_SECONDS:.0f} s at most:\n{log.read_text()[-2000:]}")
+            ended = process.poll() is not None
+            state = f"ended with {process.returncode}" if ended else f"was not ready after {START_SECONDS:.0f} s"
+            sys.exit(f"the server {state}:\n{log.read_text()[-2000:]}")
         time.sleep(0.1)
     return value
 

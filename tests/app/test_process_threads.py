@@ -38,5 +38,7 @@ def test_commands_with_local_set_it_before_torch_is_loaded() -> None:
         "except ImportError:\n    print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
     )
     plain = {name: value for name, value in os.environ.items() if name not in {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}}
-    done = subprocess.run([sys.executable, "-c", program], env=plain, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=plain, capture_output=True, text=True, check=True, timeout=280
+    )
     assert done.stdout == f"{SPIN_COUNT} False\n"

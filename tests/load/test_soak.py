@@ -88,7 +88,7 @@ class Load:
                 self._count("steered", answer, answer.is_success)
 
     async def _read_or_long(self, choose: random.Random) -> None:
-        """A prompt of any length, a comparison or a readout. Those may be told to come again when there is no memory."""
+        """A prompt of any length, a comparison or a readout. Those may be refused when there is no memory."""
         kind = choose.choice(("long", "compared", "read"))
         text = MODEL.word * round(MODEL.longest ** choose.random())
         path, body = {

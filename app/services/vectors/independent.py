@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from app.components import open_engine
+from app.process_settings import return_freed_memory
 from app.settings import Settings
 from steering.engine.api import Engine
 from steering.errors import UnsupportedParameter
@@ -42,6 +43,7 @@ async def opened_second_model(settings: Settings) -> AsyncIterator[Engine]:
         yield engine
     finally:
         await engine.close()
+        await run_in_thread(return_freed_memory)
 
 
 @asynccontextmanager

@@ -70,7 +70,8 @@ describe("a transfer", () => {
     expect(transferProblem.value).toContain("Open the file");
     takeFile({ name: "joy", model: "m", layers: [4], begin: 4, directions: new Map([[4, [1, 2]]]) });
     expect(transferBody()).toMatchObject({ direction: [1, 2], from_layer: 4, anchors: ["one", "two"] });
-    setFields({ concept: OWN_PAIRS });
+    expect(transferProblem.value).toContain("at least 20 anchor texts");
+    setFields({ concept: OWN_PAIRS, anchors: Array.from({ length: 20 }, (_, index) => `text ${index}`).join("\n") });
     expect(transferProblem.value).toContain("two pairs");
     const pair = { positive: "a", negative: "b" };
     rows.value = [pair, pair, { positive: "", negative: "" }];

@@ -3,7 +3,7 @@
 from steering.engine.options import EngineLimits
 
 STALL = 6.0
-"""The prompt positions of a pass may take as many times as long as a pass without any, for each prompt that waits. Below
+"""The prompt positions of a pass may take this many times as long as a pass without any, for each prompt that waits. Below
 that the passes are so small that prompts take longer: with 2.2, eight of 1,820 tokens take 14.1 instead of 12.5 seconds
 (two cores, AMD EPYC, SmolLM2-135M)."""
 MAX_GAP = 0.5
@@ -49,7 +49,8 @@ class PrefillBudget:
             self._decode_seconds = _smoothed(self._decode_seconds, seconds)
             return
         if streams:
-            seconds = max(seconds - (self._decode_seconds or 0.0), 1e-6)
+            # where a slow pass has raised the mean of decode passes: a tenth, or the rate would be without bound
+            seconds = max(seconds - (self._decode_seconds or 0.0), 0.1 * seconds)
         if positions >= LEAST:
             self._rate = _smoothed(self._rate, positions / seconds)
         if not streams or self._decode_seconds is None:

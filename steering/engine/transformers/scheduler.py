@@ -189,8 +189,8 @@ class Scheduler:
         return [(sequence, 1) for sequence in self.running.values() if not sequence.prefilling]
 
     def _prompts(self, streams: int) -> Work:
-        pending = sorted((s for s in self.running.values() if s.prefilling), key=self._alone_finished)
-        live = by_client([s for s in pending if not s.background], self._turn)
+        pending = sorted((s for s in self.running.values() if s.prefilling), key=lambda one: one.order)
+        live = by_client(sorted((s for s in pending if not s.background), key=self._alone_finished), self._turn)
         background = [s for s in pending if s.background]
         turn = [*background, *live] if background and self._turn % BACKGROUND_TURN == 0 else [*live, *background]
         # background work never weighs more than one live prompt, however many texts are to be read

@@ -1,7 +1,7 @@
 import type { DictionaryFeature } from "../api/types";
 import { plain, signed } from "../maths/scales";
 import { TextField } from "../ui/fields";
-import { chooseFeature, feature, featureName, found, leastScore, query, storeFeature, storing } from "./dictionary";
+import { chooseFeature, feature, featureName, found, storeFeature, storing } from "./dictionary";
 import { nameProblem } from "./work";
 
 /** The features that a search found; the chosen one can be made a vector. */
@@ -14,12 +14,12 @@ export function Features() {
         <h2>
           Features of {answer.dictionary} <span class="small muted">layer {answer.layer}</span>
         </h2>
-        <span class="small muted">score: {SCORES[query.value]}</span>
+        <span class="small muted">score: {SCORES[answer.query]}</span>
       </div>
       {answer.features.length === 0 ? (
         <p>
           None was found.
-          {leastScore.value !== null && " No feature reaches the output score that was asked for; try a lower one."}
+          {answer.leastScore !== null && " No feature reaches the output score that was asked for; try a lower one."}
         </p>
       ) : (
         <ul class="features">

@@ -21,7 +21,9 @@ export const top = signal(20);
 export const leastScore = signal<number | null>(null);
 
 export const searching = signal(false);
-export const found = signal<DictionarySearch | null>(null);
+/** The features of a search, with what was asked. */
+export type Found = DictionarySearch & { readonly query: Query; readonly leastScore: number | null };
+export const found = signal<Found | null>(null);
 
 /** The feature that is made a vector, and the name it gets. */
 export const feature = signal<number | null>(null);
@@ -53,6 +55,7 @@ export async function loadDictionaries(): Promise<void> {
 
 export function choose(name: string | null): void {
   if (name === chosen.value) return;
+  stopSearch();
   chosen.value = name;
   found.value = null;
   feature.value = null;
@@ -71,8 +74,9 @@ export async function search(): Promise<void> {
   error.value = null;
   try {
     const path = "/v1/dictionaries/{name}/search";
+    const asked = { query: query.value, leastScore: leastScore.value };
     const options = { params: { path: { name } }, body: searchBody(), signal: stopper.signal };
-    found.value = await dataOf<DictionarySearch>(api.POST(path, options));
+    found.value = { ...asked, ...(await dataOf<DictionarySearch>(api.POST(path, options))) };
     feature.value = null;
     made.value = null;
   } catch (failure) {

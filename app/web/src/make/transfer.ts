@@ -1,6 +1,7 @@
 import { computed, signal } from "@preact/signals";
 import { api, dataOf } from "../api/client";
 import type { Job, TransferRequest } from "../api/types";
+import { capabilities } from "../frame/server";
 import { linesOf } from "../maths/table";
 import { LEAST_PAIRS, rows } from "./store";
 import type { VectorFile } from "./vectorFile";
@@ -11,6 +12,9 @@ import { makeByJob, name, nameProblem } from "./work";
 export type Origin = "learned" | "file";
 
 export const OWN_PAIRS = "";
+
+/** Anchor texts that a map needs at least. */
+export const LEAST_ANCHORS = 20;
 
 export interface TransferFields {
   origin: Origin;
@@ -50,7 +54,10 @@ export function takeFile(found: VectorFile): void {
 export const transferProblem = computed<string | null>(() => {
   const wrong = nameProblem(name.value);
   if (wrong !== null) return wrong;
+  if (capabilities.value?.second_model === false) return "This server has no second model.";
   if (fields.value.origin === "file" && file.value === null) return "Open the file of the vector.";
+  const given = linesOf(fields.value.anchors).length;
+  if (given > 0 && given < LEAST_ANCHORS) return `Write at least ${LEAST_ANCHORS} anchor texts, or none.`;
   if (fields.value.concept === OWN_PAIRS && complete(rows.value).length < LEAST_PAIRS)
     return "Write at least two pairs.";
   return null;

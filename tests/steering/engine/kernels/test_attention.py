@@ -139,7 +139,7 @@ def test_a_prompt_gets_the_same_bits_whole_and_in_pieces(shape: Shape, window: i
 
 @of_any_shape
 @pytest.mark.parametrize("window", [None, 20, 250])
-@pytest.mark.parametrize("cut", [16, 47, 100, 192, 299])
+@pytest.mark.parametrize("cut", [16, 48, 96, 192, 288])
 def test_segments_of_a_pass_may_share_full_blocks(shape: Shape, window: int | None, cut: int) -> None:
     states, query = Sequences.of(1, shape), queries(300, shape)
     new, ways = states.arriving([(300, 0)]), (SCALING, window, None)

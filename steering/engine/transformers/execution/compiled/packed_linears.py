@@ -1,6 +1,7 @@
 """PackedLinears: runs a model's linear layers from packed weights, in eager passes and compiled graphs alike."""
 
 from functools import partial
+from math import prod
 
 import torch
 from torch import nn
@@ -24,9 +25,9 @@ class PackedLinears:
 
     def pack(self) -> list[Tensor]:
         """Packs every weight: as much memory again as the model's own, in one allocation, which can have huge pages."""
-        shapes = [one.shape for one in self.placeholders()]
-        buffer = torch.empty(sum(shape.numel() for shape in shapes), dtype=torch.bfloat16)
-        pieces = torch.split(buffer, [shape.numel() for shape in shapes])
+        shapes = self._shapes()
+        sizes = [prod(shape) for shape in shapes]
+        pieces = torch.split(torch.empty(sum(sizes), dtype=torch.bfloat16), sizes)
         packed = [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
         for view, layer in zip(packed, self._layers, strict=True):
             view.copy_(pack_weight(layer.weight.detach()))
@@ -34,10 +35,11 @@ class PackedLinears:
 
     def placeholders(self) -> list[Tensor]:
         """Returns tensors with the shapes of the packed weights, for tracing."""
-        return [
-            layer.weight.new_empty(-(-layer.out_features // PANEL), layer.in_features // 2, PANEL, 2)
-            for layer in self._layers
-        ]
+        return [layer.weight.new_empty(shape) for layer, shape in zip(self._layers, self._shapes(), strict=True)]
+
+    def _shapes(self) -> list[tuple[int, int, int, int]]:
+        """(panel, pair, column of the panel, 2) of each packed weight."""
+        return [(-(-layer.out_features // PANEL), layer.in_features // 2, PANEL, 2) for layer in self._layers]
 
     def attach(self, weights: list[Tensor]) -> None:
         """Makes the layers multiply by packed weights."""

@@ -2,9 +2,9 @@
 // cached positions of its own sequence up to itself. A decoding sequence is a segment of one token. Used in bfloat16 with
 // head widths that are a multiple of 32.
 //
-// Algorithm: the pass's keys and values are written to their blocks, those of decoding sequences by the tiles that read them,
-// and tiles of queries run online softmax (query_tile.h). Threads take tiles from a shared counter, those with the most positions first, so that no thread is left
-// with a long one at the end.
+// Algorithm: the pass's keys and values are written to their blocks, those of segments that fill no block by the tiles that
+// read them, and tiles of queries run online softmax (query_tile.h). Threads take tiles from a shared counter, those with the
+// most positions first, so that no thread is left with a long one at the end.
 #include "attention_amx.h"
 #include "attention_avx512.h"
 #include "cache_write.h"
@@ -60,7 +60,7 @@ std::vector<Tile> make_tiles(const std::vector<Segment>& segments, int64_t kv_he
       for (int64_t head = 0; head < kv_heads; ++head)
         tiles.push_back(
             {{segment.first + from, std::min(tile_tokens, segment.tokens - from), segment.position + from, segment.blocks},
-             head, segment.tokens <= tile_tokens && !segment.fills_block()});
+             head, segment.written_by_its_tile(tile_tokens)});
   const auto cost = [](const Tile& tile) { return (tile.part.position + tile.part.tokens) * tile.part.tokens; };
   std::stable_sort(tiles.begin(), tiles.end(), [&](const Tile& a, const Tile& b) { return cost(a) > cost(b); });
   return tiles;
@@ -82,7 +82,7 @@ void write_ahead(const States& states, const std::vector<Segment>& segments, int
   std::vector<Segment> ahead;
   int64_t tokens = 0;
   for (const Segment& segment : segments) {
-    if (segment.tokens <= tile_tokens && !segment.fills_block()) continue;
+    if (segment.written_by_its_tile(tile_tokens)) continue;
     ahead.push_back(segment);
     tokens += segment.tokens;
   }
@@ -98,14 +98,14 @@ void run_tile(
     const Tile& tile, const HeadRows& queries, int64_t heads, int64_t group, const States& states,
     const ScoreOptions& options, bf16* out) {
   if (tile.writes) write_states(states, tile.kv_head, tile.part);
-  const int64_t width = states.width, head = tile.kv_head * states.head_size;
+  const int64_t width = states.width, offset = tile.kv_head * states.head_size;
   thread_local QueryTile state;
   state.reset(tile.part.tokens, group, width, tile.part.position);
   for (int64_t row = 0; row < state.rows(); ++row)
     std::copy_n(
         queries(tile.part.first + row / group, tile.kv_head * group + row % group), width, state.queries.data() + row * width);
-  const BlockTable keys{states.cached_keys + head, tile.part.blocks, BLOCK * width},
-      values{states.cached_values + head, tile.part.blocks, BLOCK * width};
+  const BlockTable keys{states.cached_keys + offset, tile.part.blocks, BLOCK * width},
+      values{states.cached_values + offset, tile.part.blocks, BLOCK * width};
   attend(state, keys, values, options);
   for (int64_t row = 0; row < state.rows(); ++row)
     state.store_row(row, out + ((tile.part.first + row / group) * heads + tile.kv_head * group + row % group) * width);
