@@ -38,7 +38,7 @@ class Profile:
 FULL = Profile()
 SMALL = Profile(choosing=6, reporting=6, neutral=4, tokens=32, anchors=300)
 """Deployment reports of all concepts and methods within an hour on two cores."""
-RANGES = Profile(reporting=12, neutral=2, controls=3, tokens=32)
+RANGES = Profile(reporting=24, neutral=4, controls=4, tokens=32)
 """Both directions of every concept."""
 QUICK = Profile(choosing=2, reporting=3, neutral=1, tokens=8, controls=1, doses=(-0.1, 0.1), anchors=40)
 """Shows that everything runs; measures nothing."""
