@@ -19,6 +19,7 @@ from app.cli.output.tables import card_lines, comparison_table
 from app.cli.output.terminal import console, shown
 from steering.client import ApiError, Client
 from steering.client.retries import NO_RETRIES
+from steering.schemas.vectors import RecommendedAnswer
 
 PROMPTS = ("What was the train journey like?", "How is your new apartment?")
 READY_SECONDS = 600.0
@@ -48,21 +49,27 @@ def _run(client: Client) -> None:
     for line in card_lines(vector):
         console.print("  ", line, sep="")
     console.print("\n[bold]3[/] POST /v1/compare: one prompt, one batch, three strengths, greedy decoding")
-    start = vector.recommended.strength or vector.recommended.strengths_to_try
-    strength = 1.0 if start is None else round(sum(start) / 2, 1)
+    negative, positive = _strengths(vector.recommended)
     for prompt in PROMPTS:
         with console.status("generating"):
             answer = client.compare(
                 messages=[{"role": "user", "content": prompt}],
                 intervention={"vector": vector.id},
-                strengths=[-strength, 0.0, strength],
+                strengths=[negative, 0.0, positive],
                 readout=["sentiment"],
                 max_tokens=48,
                 temperature=0.0,
             )
         console.print()
         console.print(comparison_table(answer, prompt))
-    _profile(client, vector.id, strength)
+    _profile(client, vector.id, positive)
+
+
+def _strengths(recommended: RecommendedAnswer) -> tuple[float, float]:
+    """A strength below and one above zero: the middle of what was measured, or of what is to be tried."""
+    above = recommended.strength or recommended.strengths_to_try or (1.0, 1.0)
+    below = recommended.negative or (-above[0], -above[1])
+    return round(sum(below) / 2, 2), round(sum(above) / 2, 2)
 
 
 def _profile(client: Client, vector: str, strength: float) -> None:
