@@ -58,8 +58,10 @@ def test_the_words_next_to_the_slider_follow_the_ranges_of_the_card(wide: Visit)
     wide.demonstrate()
     slider = wide.page.get_by_label("Strength of sentiment")
     card = wide.page.locator("fieldset.control")
-    for strength, word in (("0.2", "barely"), ("-1", "clear"), ("2.6", "break")):
-        slider.fill(strength)
+    recommended = wide.vector("sentiment")["recommended"]
+    low, high = recommended["strength"] or recommended["strengths_to_try"]
+    for strength, word in ((low / 4, "barely"), (low + (high - low) / 4, "clear"), (1.2 * high, "break")):
+        slider.fill(f"{strength:.1f}")
         expect(card).to_contain_text(word)
 
 
