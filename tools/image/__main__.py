@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("target", nargs="?", default="cpu", help="a stage of the Dockerfile")
     parser.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--mirror", default="http://deb.debian.org/debian", help="where debootstrap finds Debian")
+    parser.add_argument("--mirror", help="where debootstrap finds Debian; absent, its own default")
     parser.add_argument("--cache", type=Path, help="a folder that keeps what RUN steps cache, for the next run")
     parser.add_argument(
         "--env", action="append", default=[], metavar="NAME=VALUE", help="replaces a variable of the image"

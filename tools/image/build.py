@@ -15,7 +15,7 @@ from tools.image.steps import Config, Stage, Step
 class Build:
     """A build in the folder `work`. given: build arguments. caches: folder of what RUN steps mount as caches."""
 
-    def __init__(self, work: Path, caches: Path, mirror: str, given: Mapping[str, str]) -> None:
+    def __init__(self, work: Path, caches: Path, mirror: str | None, given: Mapping[str, str]) -> None:
         self._work, self._caches, self._mirror, self._given = work, caches, mirror, given
         self._images: dict[str, Config] = {}
 

@@ -68,14 +68,23 @@ def check_machine() -> None:
         raise SystemExit("This needs the right to make namespaces (CAP_SYS_ADMIN), which most containers lack")
 
 
-def make_root(image: str, root: Path, mirror: str) -> None:
+def make_root(image: str, root: Path, mirror: str | None) -> None:
     """Makes the root that stands for an image of Docker Hub. Raises ValueError for an image that it does not know."""
     name, _, tag = image.partition(":")
     if name not in PACKAGES or SUITE not in tag:
         raise ValueError(f"{image} is not an image of {' or '.join(PACKAGES)} on Debian {SUITE}")
     included = [f"--include={','.join(PACKAGES[name])}"] if PACKAGES[name] else []
     run_logged(
-        [_found("unshare"), "--mount", _found("debootstrap"), "--variant=minbase", *included, SUITE, str(root), mirror]
+        [
+            _found("unshare"),
+            "--mount",
+            _found("debootstrap"),
+            "--variant=minbase",
+            *included,
+            SUITE,
+            str(root),
+            *([mirror] if mirror else []),
+        ]
     )
     if name == "node":
         _add_node(root / "usr" / "local")
