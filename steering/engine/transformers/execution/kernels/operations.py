@@ -61,7 +61,8 @@ rounded as if every operation were computed by itself."""
 paged_attention: Callable[..., Tensor] = torch.ops.steering.paged_attention
 """(query, key, value (1, head, token, width), keys, values (kv_head, slot, width) as PairedLayout, segments (segment, 3),
 block_tables (segment, block), scaling, window, softcap) -> (1, token, head, width). segments: first token, tokens, first
-position; their keys and values are written before they are read, and they may share full blocks. A token's result has the same bits however its sequence is cut and batched."""
+position; their keys and values are written before they are read, and they may share full blocks. A token's result has the same
+bits however its sequence is cut and batched."""
 steer: Callable[..., Tensor] = torch.ops.steering.steer
 """(parts, bank_rows (phase, layer, slot, d_model), row_indices (token,), inverse_norms (layer, at least token), opcodes (layer,),
 layer) -> the steered residual; see callbacks.Opcode. parts: the residual (token, d_model), or two summands of it. With ADD,
