@@ -53,8 +53,8 @@ def keep_freed_memory(environment: Mapping[str, str] = os.environ) -> bool:
 
     A pass over prompts allocates and frees tensors of many megabytes. glibc maps each of them anew and returns it, and the
     system clears every page again. Measured on two cores (AMD EPYC, SmolLM2-135M): eight prompts of 1,820 tokens take 11.9
-    instead of 13.2 seconds; `MALLOC_MMAP_MAX_=65536` in the environment switches it off. The process keeps up to 2 GB
-    of what its largest passes and jobs used. Other C libraries have no such setting: there nothing changes.
+    instead of 13.2 seconds; `MALLOC_MMAP_MAX_=65536` in the environment switches it off. The process stays about as
+    large as its largest passes and jobs made it. Other C libraries have no such setting: there nothing changes.
     """
     if OWN_SETTINGS & set(environment):
         return False

@@ -60,7 +60,7 @@ WORDS: Final[dict[str, str]] = {
 }
 
 ONLY_IN: Final[dict[str, str]] = {
-    "bent": "steering/engine",
+    "bent": "steering",
     "effort": "benchmarks",
     "fade": "steering/engine",
     "half": "steering/engine/transformers/execution",

@@ -35,7 +35,8 @@ MAX_SCORED = 64
 class Search:
     """vector: a direction that decoder rows are compared with; or texts, in which features are to be more active than in `against`.
 
-    against: empty for the neutral texts of `compared_texts`. min_output_score: features below it are left out; None: the output score is not measured. top: how many are returned.
+    against: empty for the neutral texts of `compared_texts`. min_output_score: features below it are left out; None: the output
+    score is not measured. top: how many are returned.
     """
 
     vector: Direction | None = None

@@ -170,14 +170,14 @@ async def neutral_divergence(
     values: list[list[float]] = [[] for _ in plans]
     for done, (prompt, answer) in enumerate(zip(prompts, await background(engine, requests), strict=True), start=1):
         ids, known = await run_in_thread(encode_with_plans, engine.tokenizer, prompt, plans)
-        bent = await _bent(engine, ids, answer.tokens, known)
-        for into, one in zip(values, bent, strict=True):
+        found = await _divergences(engine, ids, answer.tokens, known)
+        for into, one in zip(values, found, strict=True):
             into.extend(one)
         report(done, len(prompts), "reading neutral text")
     return tuple(fmean(one) if one else 0.0 for one in values)
 
 
-async def _bent(
+async def _divergences(
     engine: Engine, prompt: tuple[int, ...], tokens: tuple[int, ...], plans: Sequence[SteeringPlan]
 ) -> list[tuple[float, ...]]:
     """KL per token of each plan along one text."""
