@@ -67,9 +67,9 @@ async def test_kl_is_that_of_a_plain_hook(tiny, plain_model):
     with torch.no_grad():
         plain = plain_model(ids).logits[0].double().log_softmax(1)
         handle = plain_model.model.layers[1].register_forward_hook(lambda module, inputs, output: output + row)
-        steered = plain_model(ids).logits[0].double().log_softmax(1)
+        hooked = plain_model(ids).logits[0].double().log_softmax(1)
         handle.remove()
-    kl = (steered.exp() * (steered - plain)).sum(1)[len(prompt) - 1 : -1]
+    kl = (hooked.exp() * (hooked - plain)).sum(1)[len(prompt) - 1 : -1]
     assert float(kl.min()) > 0.0
     assert steered.against_baseline.kl_per_token[0] == pytest.approx(kl.tolist(), rel=1e-3, abs=1e-7)
 
