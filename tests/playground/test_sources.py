@@ -120,5 +120,5 @@ def test_a_vector_is_carried_over_from_another_model_and_its_loss_is_shown(
     expect(shown).to_contain_text(f"From layer 2 of {SECOND}")
     wide.page.keyboard.press("5")
     wide.page.locator(".card", has_text=made).click()
-    expect(wide.page.get_by_role("dialog")).to_contain_text("What was lost on the way")
+    expect(wide.page.get_by_role("dialog")).to_contain_text("Loss of the transfer")
     wide.inspect("library-transfer")

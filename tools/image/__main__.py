@@ -5,10 +5,7 @@ steps of every stage that the target needs run in a root from debootstrap. The i
 with a read-only root, no capabilities and a network of its own. Its health check must pass, `/` must serve the playground, a
 request must be steered, and after the stop signal the exit code must be 0. Roots and caches are deleted at the end.
 
-What differs from a real build: the roots stand for the base images, with Debian's Python (3.13 in trixie, whatever PYTHON_VERSION
-is) and Node from a wheel; no GPU is passed on, so the target cuda is started with `--env STEERING_DEVICE=cpu`; layers are copies,
-so there is no layer cache; steps run on the machine's network and kernel, in namespaces but without seccomp filters or limits
-of memory; ADD, SHELL, ONBUILD and here-documents are not supported.
+docs/deploying.md lists what differs from a real build.
 """
 
 import argparse

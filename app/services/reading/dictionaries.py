@@ -92,7 +92,8 @@ async def prepare(context: Context, name: str, body: DictionarySearchRequest) ->
     tokens = sum(map(len, ids))
     check_activations(engine, settings, tokens, 1, "activations (tokens x d_model)", "texts")
     context.charge_tokens(tokens)
-    activations = min(max(map(len, ids), default=0) * found.features, MAX_ACTIVATIONS)
+    # at a time: before the activation function, its condition, and after it
+    activations = 3 * min(max(map(len, ids), default=0) * found.features, MAX_ACTIVATIONS)
     context.admission.reserve((2 * found.features * found.d_model + activations) * ACTIVATION_BYTES)
     return PreparedSearch(
         context,

@@ -22,5 +22,6 @@ def _run(work: Callable[..., T], arguments: tuple[Any, ...], named: dict[str, An
     """Gives the server and its model precedence: one thread, and a lower priority where the system supports it."""
     if hasattr(os, "setpriority"):
         os.setpriority(os.PRIO_PROCESS, 0, max(os.getpriority(os.PRIO_PROCESS, 0), NICENESS))
+    os.environ["OMP_NUM_THREADS"] = "1"  # for libraries that are loaded later
     with threadpool_limits(limits=1):
         return work(*arguments, **named)

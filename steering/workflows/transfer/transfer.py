@@ -1,4 +1,4 @@
-"""Carries a direction from one model to another, and measures on held-out pairs what it lost on the way."""
+"""Carries a direction from one model to another, and measures the loss on held-out pairs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

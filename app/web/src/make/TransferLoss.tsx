@@ -13,7 +13,7 @@ const ROWS = [
   ["random", "random directions"],
 ] as const;
 
-/** What a direction lost on the way from another model: shown for a vector that was carried over, and for no other. */
+/** The loss of a transfer: shown for a vector from another model, and for no other. */
 export function TransferLoss({ vector }: { vector: Vector }) {
   const loss = lossOf(vector);
   if (loss === null) return null;
@@ -22,7 +22,7 @@ export function TransferLoss({ vector }: { vector: Vector }) {
   return (
     <section class="stack" aria-label="Loss of the transfer">
       <div class="row">
-        <h3>What was lost on the way</h3>
+        <h3>Loss of the transfer</h3>
         <Badge verdict={verdict} />
       </div>
       <p>{verdict.sentence}</p>

@@ -172,8 +172,8 @@ export function AboutTransfer() {
         direction over.
       </p>
       <p>
-        What is lost on the way is measured on pairs that neither the map nor the direction has seen: how well the
-        carried direction reads them, next to one that was found in this model and to random ones.
+        The loss is measured on pairs that neither the map nor the direction has seen: how well the carried direction
+        reads them, next to one that was found in this model and to random ones.
       </p>
       <p class="muted">The second model is loaded for the transfer, and closed afterwards.</p>
     </section>
