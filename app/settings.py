@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     openapi: bool = Field(True, description="serve /openapi.json")
     traces: bool = Field(
         False,
-        description="send a span for each request by OTLP, to where `OTEL_EXPORTER_OTLP_ENDPOINT` says; needs the extra `otel`",
+        description="send spans of each request and its answers by OTLP, to where `OTEL_EXPORTER_OTLP_ENDPOINT` says; needs the extra `otel`",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="`debug`, `info`, `warning` or `error`"

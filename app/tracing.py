@@ -1,18 +1,34 @@
-"""Traces: one OpenTelemetry span for each request, where the extra `otel` is installed and STEERING_TRACES is set."""
+"""Traces: an OpenTelemetry span for each request, with those of its answers, where the extra `otel` is installed and
+STEERING_TRACES is set."""
 
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.logs import current_request_id
 from app.metrics import route_template
 from steering import __version__
-from steering.errors import InvalidRequest
+from steering.engine.api import Finish, GenerationRequest, TokenEvent
+from steering.errors import InvalidRequest, SteeringError
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
     from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import Tracer
+
+Observer: TypeAlias = Callable[[GenerationRequest, AsyncIterator[TokenEvent]], AsyncIterator[TokenEvent]]
 
 _CONTEXT_HEADERS = (b"traceparent", b"tracestate")
+_observer: ContextVar[Observer | None] = ContextVar("observer", default=None)
+
+
+def current_observer() -> Observer | None:
+    """Returns what makes the spans of answers to the request that this coroutine serves; None without traces."""
+    return _observer.get()
 
 
 def open_traces() -> "TracerProvider":
@@ -40,17 +56,17 @@ class TraceMiddleware:
     """Opens a span around each request, a child of the caller's if it sent `traceparent`.
 
     Its name is the template of the route, never the path. Events say when the response and its body began: for a stream
-    the latter is the first token.
+    the latter is the first token. Each answer has spans of its own (AnswerSpans).
     """
 
     def __init__(self, app: ASGIApp, provider: "TracerProvider") -> None:
-        from opentelemetry.trace import SpanKind, StatusCode  # noqa: PLC0415 - optional
+        from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context  # noqa: PLC0415 - optional
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
 
         self._app = app
         self._tracer = provider.get_tracer("steering-server", __version__)
         self._extract = TraceContextTextMapPropagator().extract
-        self._server, self._error = SpanKind.SERVER, StatusCode.ERROR
+        self._server, self._error, self._context = SpanKind.SERVER, StatusCode.ERROR, set_span_in_context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one ASGI connection."""
@@ -74,12 +90,88 @@ class TraceMiddleware:
                     span.add_event("body started")
                 await send(message)
 
+            observing = _observer.set(AnswerSpans(self._tracer, self._context(span), current_request_id()))
             try:
                 await self._app(scope, receive, observed)
             finally:
+                _observer.reset(observing)
                 route = route_template(scope)
                 span.update_name(f"{method} {route}")
                 span.set_attributes(_attributes(scope, method, route))
+
+
+@dataclass(slots=True, eq=False)
+class _Observed:
+    """What was seen of one answer. Times are of the monotonic clock."""
+
+    asked: float = field(default_factory=time.monotonic)
+    scheduled: float | None = None
+    first: float | None = None
+    last: float = 0.0
+    tokens: int = 0
+    finish: Finish | None = None
+    error: str | None = None
+
+    def add(self, event: TokenEvent) -> None:
+        self.last = time.monotonic()
+        if self.first is None:
+            self.first, self.scheduled = self.last, event.scheduled
+        self.tokens += event.token_id >= 0
+        self.finish = event.finish
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AnswerSpans:
+    """Makes the spans `queue`, `prefill` and `decode` of an answer when it has ended, from the times at which its events came.
+
+    Every choice and arm of a request has its own, children of the request's span; an answer that had no event has none.
+    Attributes have the names of the semantic conventions `gen_ai.*` where these have one.
+    """
+
+    tracer: "Tracer"
+    parent: "Context"
+    request_id: str
+
+    async def __call__(
+        self, request: GenerationRequest, events: AsyncIterator[TokenEvent]
+    ) -> AsyncIterator[TokenEvent]:
+        """Yields the events of an answer."""
+        seen = _Observed()
+        try:
+            async for event in events:
+                seen.add(event)
+                yield event
+        except SteeringError as error:
+            seen.error = error.code
+            raise
+        finally:
+            if seen.first is not None:
+                self._write(request, seen, seen.first)
+
+    def _write(self, request: GenerationRequest, seen: _Observed, first: float) -> None:
+        scheduled = min(max(seen.scheduled or seen.asked, seen.asked), first)
+        prompt: dict[str, Any] = {}
+        answer: dict[str, Any] = {"gen_ai.usage.output_tokens": seen.tokens}
+        if seen.finish is not None:
+            prompt["gen_ai.usage.input_tokens"] = seen.finish.prompt_tokens
+            prompt["gen_ai.usage.cache_read.input_tokens"] = seen.finish.cached_tokens
+            answer["gen_ai.response.finish_reasons"] = (seen.finish.reason,)
+        if seen.error is not None:
+            answer["error.type"] = seen.error
+        shared = {
+            "steering.request_id": self.request_id,
+            "steering.fingerprint": request.plan.fingerprint,
+            "steering.seed": str(request.sampling.seed),  # up to 64 bits, and attributes have 63
+        }
+        to_unix = time.time_ns() - time.monotonic_ns()
+        for name, start, end, own in (
+            ("queue", seen.asked, scheduled, {}),
+            ("prefill", scheduled, first, prompt),
+            ("decode", first, seen.last, answer),
+        ):
+            begun = to_unix + round(1e9 * start)
+            span = self.tracer.start_span(name, self.parent, attributes=shared | own, start_time=begun)
+            span.end(to_unix + round(1e9 * end))
 
 
 def _attributes(scope: Scope, method: str, route: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from time import monotonic
 
 import torch
 
@@ -155,7 +156,7 @@ class ScriptedEngine:
         sampling, plan = request.sampling, request.plan
         _refuse_nonfinite(plan)
         count = min(self._length, sampling.max_tokens)
-        written = ""
+        written, scheduled = "", monotonic()
         stopped = self._length <= sampling.max_tokens
         index, monitored = 0, MonitoredAnswer(request.monitors, request.request_id)
         scores = [_readout(one.vector.partition("@")[0], plan) for one in request.monitors.ordered]
@@ -178,6 +179,7 @@ class ScriptedEngine:
                 top_logprobs=tuple((256 + i, -1.0 - i) for i in range(sampling.logprobs or 0)),
                 readout={reading.name: _readout(reading.name, plan) for reading in request.readings},
                 raised=raised,
+                scheduled=None if index else scheduled,
             )
             index += 1
             if stops(raised):
@@ -185,7 +187,8 @@ class ScriptedEngine:
             raised = ()
         reason = "monitor" if stops(raised) else "stop" if stopped else "length"
         finish = Finish(reason, len(ids), index, 0, _report(plan))  # type: ignore[arg-type]
-        yield TokenEvent(index=index, token_id=-1, text="", finish=finish, raised=() if index else raised)
+        first = {} if index else {"raised": raised, "scheduled": scheduled}
+        yield TokenEvent(index, -1, "", finish=finish, **first)
 
     def _read(self, ids: tuple[int, ...], plan: SteeringPlan, spec: CaptureSpec) -> Capture:
         tokens = len(ids) if spec.position == "all" else 1

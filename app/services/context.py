@@ -12,6 +12,7 @@ from app.services.lookup import VectorsByName
 from app.services.namespace_jobs import NamespaceJobs
 from app.settings import Settings
 from app.state import AppState
+from app.tracing import current_observer
 from steering.engine.api import Engine, GenerationRequest, Prompt, SamplingParams
 from steering.engine.readings import Reading
 from steering.errors import InvalidRequest, ProfileNotFound, SteeringError, VectorNotFound
@@ -183,6 +184,7 @@ class Context:
             cache_salt=self.cache_salt,
             monitors=self.state.policy.active.monitors,
             request_id=current_request_id(),
+            observe=current_observer(),
         )
 
     def charge_tokens(self, tokens: int) -> None:

@@ -44,7 +44,7 @@ class GenerationRequest:
 
     cache_salt: prompts are shared among requests of one salt only, so that no caller can probe another's prompts.
     monitors: what an operator watches. An engine that cannot read them has no `reads_monitors`. request_id: names the request
-    in their raises.
+    in their raises. observe: wraps the events of each answer where they are read, for traces; engines ignore it.
     """
 
     prompt: Prompt
@@ -55,6 +55,7 @@ class GenerationRequest:
     cache_salt: str = ""
     monitors: MonitorSet = NO_MONITORS
     request_id: str = ""
+    observe: "Callable[[GenerationRequest, AsyncIterator[TokenEvent]], AsyncIterator[TokenEvent]] | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ class TokenEvent:
     text: the whole characters that it completes; may be empty. top_logprobs: (token id, logprob) of the most probable
     tokens, best first. readout: name -> score in natural scales, centred on the poles. finish: on the last event, which has no token (token_id
     -1) but may have the last characters. raised: the monitors that flag or stop here; those of the prompt come with the first
-    event.
+    event. scheduled: on the first event, when the request left the queue, by time.monotonic(); None if the engine does not know.
     """
 
     index: int
@@ -108,6 +109,7 @@ class TokenEvent:
     readout: Mapping[str, float] = field(default_factory=dict)
     finish: Finish | None = None
     raised: tuple[RaisedMonitor, ...] = ()
+    scheduled: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -66,12 +66,14 @@ def assemble(events: Sequence[TokenEvent]) -> Answer:
 async def opened(engine: Engine, request: GenerationRequest) -> AsyncIterator[AsyncIterator[TokenEvent]]:
     """Opens the engine's stream for a request and closes it on the way out; closing cancels the request."""
     events = engine.generate(request)
+    seen = events if request.observe is None else request.observe(request, events)
     try:
-        yield events
+        yield seen
     finally:
-        close = getattr(events, "aclose", None)
-        if close is not None:
-            await close()
+        for one in (seen, events):
+            close = getattr(one, "aclose", None)
+            if close is not None:
+                await close()
 
 
 async def stream_events(engine: Engine, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:

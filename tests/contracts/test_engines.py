@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 
 import pytest
 import torch
@@ -105,6 +106,15 @@ async def test_events_are_numbered_and_the_last_says_how_it_ended(engine: Engine
     assert outcome.finish.completion_tokens == 6
     assert outcome.finish.prompt_tokens == len(PROMPTS[0])
     assert all(event.finish is None for event in outcome.events[:-1])
+
+
+async def test_the_first_event_says_when_the_request_left_the_queue(engine: Engine) -> None:
+    asked = monotonic()
+    outcome = await run(engine, GenerationRequest(PROMPTS[0], sampling(3)))
+    first, *others = outcome.events
+    assert first.scheduled is not None
+    assert asked <= first.scheduled <= monotonic()
+    assert [event.scheduled for event in others] == [None] * 3
 
 
 async def test_a_reader_that_leaves_frees_its_row(engine: Engine) -> None:

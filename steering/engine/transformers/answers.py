@@ -58,7 +58,16 @@ class AnswerWriter:
         self.tokens += 1
         text, stopped = advance(sequence, chosen.token_id)
         sequence.outbox.append(
-            TokenEvent(index, chosen.token_id, text, chosen.logprob, chosen.top_logprobs, read.readout, raised=raised)
+            TokenEvent(
+                index,
+                chosen.token_id,
+                text,
+                chosen.logprob,
+                chosen.top_logprobs,
+                read.readout,
+                raised=raised,
+                scheduled=None if index else sequence.scheduled,
+            )
         )
         if stops(raised):
             return Ending("monitor", "" if stopped else finish(sequence))
@@ -78,4 +87,5 @@ def finish_event(sequence: Sequence, ending: Ending) -> TokenEvent:
         cached_tokens=sequence.cached,
         steering=sequence.dose.report(),
     )
-    return TokenEvent(sequence.generated, -1, ending.text, finish=done, raised=ending.raised)
+    scheduled = None if sequence.generated else sequence.scheduled
+    return TokenEvent(sequence.generated, -1, ending.text, finish=done, raised=ending.raised, scheduled=scheduled)

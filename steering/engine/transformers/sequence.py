@@ -72,9 +72,9 @@ class Sequence:
 
     row: its row in the steering bank while it runs. block_table: its cache blocks, the first `shared` of them taken over
     from others. order: when it was admitted first. cached: positions that were not computed for it. overtaken: how many
-    requests were admitted before it since it did not fit. arrived: when it came, by the monotonic clock. history: where what
-    decides its steering is kept, for an engine that may compute positions again; replayed: that of a request whose positions
-    this sequence computes again.
+    requests were admitted before it since it did not fit. arrived: when it came; scheduled: when it first got a row,
+    both by the monotonic clock. history: where what decides its steering is kept, for an engine that may compute positions
+    again; replayed: that of a request whose positions this sequence computes again.
     """
 
     id: int
@@ -106,6 +106,7 @@ class Sequence:
     """Positions whose blocks may be shared: those in front of the first one that is read, or that predicts a token."""
     cache_epoch: int = 0
     arrived: float = field(default_factory=monotonic)
+    scheduled: float | None = None
     history: SteeringHistory | None = None
     replayed: SteeringHistory | None = None
     dose: DoseLedger = field(init=False)

@@ -41,7 +41,8 @@ class WaitingQueue:
         self._remove(sequence)
         if not sequence.preemptions:
             self.admitted += 1
-            self.wait_seconds += monotonic() - sequence.arrived
+            sequence.scheduled = monotonic()
+            self.wait_seconds += sequence.scheduled - sequence.arrived
         if sequence.cache_salt in self._clients:
             self._clients.move_to_end(sequence.cache_salt)
 

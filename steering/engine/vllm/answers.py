@@ -42,6 +42,10 @@ class Answer:
         )
         self.ending: Ending | None = None
 
+    def scheduled(self, at: float | None) -> None:
+        """Notes when vLLM's scheduler first took the request, by the monotonic clock, which its processes share."""
+        self._row.scheduled = at
+
     @property
     def tokens(self) -> int:
         """Returns the number of generated tokens."""

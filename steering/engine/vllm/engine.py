@@ -131,6 +131,7 @@ class VllmEngine:
                 if not begun:
                     begun, cached = True, output.num_cached_tokens or 0
                     self._counters.begin(request, cached, output.metrics)
+                    answer.scheduled(None if output.metrics is None else output.metrics.scheduled_ts)
                 async for event in self._added(answer, output.outputs[0], run.mailbox):
                     yield event
                 if answer.ending is not None:

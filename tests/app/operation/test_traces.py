@@ -1,14 +1,20 @@
-"""With traces, each request is a span: named by its route, with the caller's trace, the status and the key's name, no prompt."""
+"""With traces, each request is a span: named by its route, with the caller's trace, the status and the key's name, no prompt.
 
+Its answers are spans within it: their time in the queue, until the first token, and until the last."""
+
+import asyncio
 import sys
+import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx2
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import StatusCode
+from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
+from opentelemetry.trace import SpanKind, StatusCode
 
 from app.main import create_app
 from app.settings import Settings
@@ -16,6 +22,7 @@ from app.tracing import open_traces
 from steering.errors import InvalidRequest, OutOfMemory
 from tests.app.conftest import BASE_URL, memory_store, state
 from tests.fakes import ScriptedEngine
+from tests.polling import until
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01", "x-request-id": "req-of-the-test"}
@@ -31,10 +38,19 @@ class Traced:
         """The spans that have ended, oldest first."""
         return self._exporter.get_finished_spans()
 
+    def requests(self) -> list[ReadableSpan]:
+        """Those of requests."""
+        return [one for one in self.spans() if one.kind is SpanKind.SERVER]
+
+    def answers(self) -> list[list[ReadableSpan]]:
+        """Those of answers: `queue`, `prefill` and `decode` of each."""
+        found = [one for one in self.spans() if one.kind is SpanKind.INTERNAL]
+        return [found[at : at + 3] for at in range(0, len(found), 3)]
+
 
 @pytest.fixture
 async def traced() -> AsyncIterator[Traced]:
-    provider, exporter, engine = TracerProvider(), InMemorySpanExporter(), ScriptedEngine()
+    provider, exporter, engine = TracerProvider(), InMemorySpanExporter(), ScriptedEngine(max_running=1)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     app = create_app(Settings(), lambda _: engine, memory_store, provider)
     async with app.router.lifespan_context(app):
@@ -47,7 +63,7 @@ async def traced() -> AsyncIterator[Traced]:
 async def test_a_request_is_a_span_in_the_trace_of_its_caller(traced: Traced) -> None:
     answer = await traced.client.post("/v1/generate", json={"prompt": "secret", "max_tokens": 2}, headers=PARENT)
     assert answer.status_code == 200
-    (span,) = traced.spans()
+    (span,) = traced.requests()
     assert span.name == "POST /v1/generate"
     assert f"{span.context.trace_id:032x}" == TRACE
     assert dict(span.attributes or {}) == {
@@ -57,7 +73,7 @@ async def test_a_request_is_a_span_in_the_trace_of_its_caller(traced: Traced) ->
         "steering.request_id": "req-of-the-test",
         "steering.key": "anonymous",
     }
-    assert "secret" not in span.to_json()
+    assert all("secret" not in one.to_json() for one in traced.spans())
 
 
 def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +89,7 @@ def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -
 async def test_a_stream_says_when_its_first_token_came(traced: Traced) -> None:
     body = {"prompt": "a", "max_tokens": 4, "stream": True}
     assert (await traced.client.post("/v1/generate", json=body)).status_code == 200
-    (span,) = traced.spans()
+    (span,) = traced.requests()
     started, body_started = span.events
     assert (started.name, body_started.name) == ("response started", "body started")
     assert span.start_time <= started.timestamp <= body_started.timestamp <= span.end_time
@@ -87,3 +103,85 @@ async def test_errors_and_unknown_routes_have_spans_of_bounded_names(traced: Tra
     assert failed.status.status_code is StatusCode.ERROR
     assert (failed.attributes or {})["steering.error_code"] == "out_of_memory"
     assert (unknown.name, unknown.status.status_code) == ("GET unmatched", StatusCode.UNSET)
+
+
+CONVENTIONS = {one for one in vars(gen_ai_attributes).values() if isinstance(one, str)}
+BODY = {"prompt": "secret", "max_tokens": 4}
+CHAT = {"model": "scripted", "messages": [{"role": "user", "content": "secret"}], "max_tokens": 4}
+ARMS = {"prompt": "secret", "max_tokens": 4, "arms": [{"name": "a", "steering": []}, {"name": "b", "steering": []}]}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "answers"),
+    [
+        ("/v1/generate", BODY, 1),
+        ("/v1/generate", BODY | {"n": 2, "temperature": 1.0}, 2),
+        ("/v1/generate", BODY | {"stream": True}, 1),
+        ("/v1/compare", ARMS, 2),
+        ("/v1/compare", ARMS | {"stream": True}, 2),
+        ("/v1/chat/completions", CHAT, 1),
+        ("/v1/chat/completions", CHAT | {"stream": True}, 1),
+        ("/v1/completions", {"model": "scripted", **BODY}, 1),
+    ],
+)
+async def test_each_answer_has_spans_of_its_queue_prefill_and_decode(
+    traced: Traced, path: str, body: dict[str, Any], answers: int
+) -> None:
+    assert (await traced.client.post(path, json=body, headers=PARENT)).status_code == 200
+    (request,) = traced.requests()
+    assert len(traced.answers()) == answers
+    for queue, prefill, decode in traced.answers():
+        assert (queue.name, prefill.name, decode.name) == ("queue", "prefill", "decode")
+        for span in (queue, prefill, decode):
+            assert span.parent == request.context
+            attributes = dict(span.attributes or {})
+            assert attributes["steering.request_id"] == "req-of-the-test"
+            assert {name for name in attributes if name.startswith("gen_ai.")} <= CONVENTIONS
+            assert "secret" not in span.to_json()
+        assert request.start_time <= queue.start_time <= queue.end_time == prefill.start_time
+        assert prefill.start_time <= prefill.end_time == decode.start_time <= decode.end_time <= request.end_time
+        read = traced.engine.tokenizer.encode(traced.engine.requests[0].prompt)
+        assert (prefill.attributes or {})["gen_ai.usage.input_tokens"] == len(read)
+        assert (prefill.attributes or {})["gen_ai.usage.cache_read.input_tokens"] == 0
+        assert (decode.attributes or {})["gen_ai.usage.output_tokens"] == 4
+        assert (decode.attributes or {})["gen_ai.response.finish_reasons"] == ("length",)
+
+
+async def test_the_time_in_the_queue_is_that_until_a_row_was_free(traced: Traced) -> None:
+    """The second of two requests on one row waits for as long as the first decodes."""
+    traced.engine.gate = asyncio.Event()
+    posts = [asyncio.create_task(traced.client.post("/v1/generate", json=BODY)) for _ in range(2)]
+    await until(lambda: (traced.engine.stats().running, traced.engine.stats().waiting) == (1, 1))
+    opened = time.time_ns()
+    traced.engine.gate.set()
+    await asyncio.gather(*posts)
+    (first_queue, first_prefill, _), (second_queue, _, _) = traced.answers()
+    assert first_queue.end_time <= opened <= first_prefill.end_time
+    assert second_queue.start_time <= opened <= second_queue.end_time
+
+
+async def test_an_answer_that_fails_has_the_spans_of_what_was_done(traced: Traced) -> None:
+    traced.engine.failure, traced.engine.fail_at = OutOfMemory("planted"), 2
+    assert (await traced.client.post("/v1/generate", json=BODY)).status_code == 507
+    ((_, prefill, decode),) = traced.answers()
+    assert "gen_ai.usage.input_tokens" not in (prefill.attributes or {})
+    assert (decode.attributes or {})["gen_ai.usage.output_tokens"] == 2
+    assert (decode.attributes or {})["error.type"] == "out_of_memory"
+
+
+async def test_an_answer_that_fails_before_its_first_token_has_none(traced: Traced) -> None:
+    traced.engine.failure = OutOfMemory("planted")
+    assert (await traced.client.post("/v1/generate", json=BODY)).status_code == 507
+    assert len(traced.requests()) == 1
+    assert traced.answers() == []
+
+
+async def test_without_traces_the_events_of_the_engine_are_not_observed() -> None:
+    engine = ScriptedEngine()
+    app = create_app(Settings(), lambda _: engine, memory_store)
+    async with app.router.lifespan_context(app):
+        await state(app).loaded.wait()
+        transport = httpx2.ASGITransport(app=app)
+        async with httpx2.AsyncClient(transport=transport, base_url=BASE_URL) as client:
+            assert (await client.post("/v1/generate", json=BODY)).status_code == 200
+    assert [one.observe for one in engine.requests] == [None]
