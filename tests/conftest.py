@@ -1,5 +1,6 @@
 """Shared fixtures: a tiny random model, a byte tokenizer, and the embedded model for tests marked `embedded`."""
 
+import asyncio
 import os
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -70,8 +71,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast  # noqa: E402
 from steering.model.loading import LoadedModel, load, opened  # noqa: E402
 from steering.model.prompt import ModelTokenizer  # noqa: E402
 from tests.byte_tokenizer import build_byte_tokenizer  # noqa: E402
+from tests.contracts.engines import ContractEngines  # noqa: E402
 from tests.families import EOS, FAMILIES, VOCABULARY  # noqa: E402
 from tests.postgresql_server.server import PostgreSQL  # noqa: E402
+from tests.vllm.models import save_tiny  # noqa: E402
 
 torch.set_num_threads(1)
 settings.register_profile("no_deadline", deadline=None)  # tests do not fail on a busy machine
@@ -119,6 +122,17 @@ def tiny_folder(tiny_model: PreTrainedModel, hf_byte_tokenizer: PreTrainedTokeni
     tiny_model.save_pretrained(folder)
     hf_byte_tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def contract_engines(
+    tmp_path_factory: pytest.TempPathFactory, hf_byte_tokenizer: PreTrainedTokenizerFast
+) -> Iterator[ContractEngines]:
+    """Engines over a tiny model that each can run."""
+    engines = ContractEngines(save_tiny(tmp_path_factory.mktemp("model") / "tiny-llama", hf_byte_tokenizer))
+    yield engines
+    for engine in engines.shared:
+        asyncio.run(engine.close())
 
 
 @pytest.fixture(scope="session")

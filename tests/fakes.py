@@ -47,7 +47,7 @@ class ScriptedEngine:
     """
 
     name = "scripted"
-    reads_monitors = True
+    reads_monitors = steers_token_scopes = True
 
     def __init__(
         self,

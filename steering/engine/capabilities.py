@@ -41,6 +41,18 @@ class ReadsMonitors(Protocol):
     reads_monitors: bool
 
 
+@runtime_checkable
+class SteersTokenScopes(Protocol):
+    """An engine that steers tokens chosen by `scope.token_ids` and `scope.roles`."""
+
+    steers_token_scopes: bool
+
+
+def steers_token_scopes(engine: Engine) -> bool:
+    """Returns whether an engine steers tokens chosen by their ids or their messages' roles. One that does not refuses them."""
+    return isinstance(engine, SteersTokenScopes) and engine.steers_token_scopes
+
+
 def check_reads_monitors(engine: Engine) -> None:
     """Raises UnsupportedParameter for an engine that would ignore monitors."""
     if not (isinstance(engine, ReadsMonitors) and engine.reads_monitors):

@@ -42,7 +42,8 @@ class ModelAnswer(Answer):
 class CapabilitiesAnswer(Answer):
     """What this server offers. executor: how passes run now (`eager`, `compiled`, `compiled+kernels`). concept_steering:
     whether each starter concept steers the loaded model, which way and at what strength, where that was measured. judges:
-    whom an evaluation may name. second_model: whether the operator named one, which a transfer needs."""
+    whom an evaluation may name. second_model: whether the operator named one, which a transfer needs. token_scopes: whether
+    the engine supports `scope.token_ids` and `scope.roles`."""
 
     engine: str
     executor: str
@@ -57,6 +58,7 @@ class CapabilitiesAnswer(Answer):
     concept_steering: dict[str, str]
     judges: list[str]
     second_model: bool
+    token_scopes: bool
     limits: dict[str, int | float]
     scopes: list[str]
     playground: bool

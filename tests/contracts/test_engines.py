@@ -1,73 +1,35 @@
 """What every Engine of the table promises, and the scripted one of the tests with it, since it is an Engine as well."""
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from time import monotonic
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast
 
-from steering.engine import ENGINES, installed_engines, open_engine
+from steering.engine import ENGINES
 from steering.engine.api import CapturePrompt, CaptureSpec, Engine, GenerationRequest, SamplingParams
-from steering.engine.capabilities import SupportsFitting, SupportsUnembed, fitting_of, unembedding_of
+from steering.engine.capabilities import (
+    SupportsFitting,
+    SupportsUnembed,
+    fitting_of,
+    steers_token_scopes,
+    unembedding_of,
+)
 from steering.engine.fit_task import FitTask, TokenPair
-from steering.engine.options import EngineLimits, EngineOptions
 from steering.errors import ContextLengthExceeded, EngineDead, InvalidRequest, UnsupportedParameter
+from tests.contracts.engines import CONTRACT_ENGINES, SCRIPTED, ContractEngines
 from tests.engines import run, run_all, run_alone, sampling
-from tests.fakes import ScriptedEngine
-from tests.families import LLAMA_LIKE, build
 from tests.plans import plan_for, random_items, vectors_for
 from tests.polling import until
 
 PROMPTS = [tuple(b"Once upon a time"), tuple(b"Hm"), tuple(b"What would you say about that?")]
-SCRIPTED = "scripted"
 
 
-SHARED = "vllm"
-"""Starting it takes half a minute: tests share one, and open another only after a test has closed it."""
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory, hf_byte_tokenizer: PreTrainedTokenizerFast) -> Path:
-    """A tiny model that every engine can run: vLLM's smallest head is 32 wide."""
-    folder = tmp_path_factory.mktemp("model") / "tiny-llama"
-    build("LlamaForCausalLM", **{**LLAMA_LIKE, "head_dim": 32}).save_pretrained(folder)
-    hf_byte_tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[list[Engine]]:
-    """The engine that tests share, once one has opened it."""
-    engines: list[Engine] = []
-    yield engines
-    for engine in engines:
-        asyncio.run(engine.close())
-
-
-@pytest.fixture(params=[*installed_engines(), SCRIPTED])
-async def engine(request: pytest.FixtureRequest, model_folder: Path, shared: list[Engine]) -> AsyncIterator[Engine]:
-    if request.param == SHARED and shared and shared[-1].stats().alive:
-        yield shared[-1]
-        return
-    engine: Engine
-    if request.param == SCRIPTED:
-        engine = ScriptedEngine()
-    else:
-        limits = EngineLimits(max_running=16, max_background=8, cache_bytes=64 << 20)
-        options = EngineOptions(
-            str(model_folder), model_folder, device="cpu", dtype="float32", compiled=False, limits=limits
-        )
-        engine = open_engine(request.param, options)
-    if request.param == SHARED:
-        shared.append(engine)
+@pytest.fixture(params=CONTRACT_ENGINES)
+async def engine(request: pytest.FixtureRequest, contract_engines: ContractEngines) -> AsyncIterator[Engine]:
+    async with contract_engines.opened(request.param) as engine:
         yield engine
-        return
-    yield engine
-    await engine.close()
 
 
 def test_an_engine_is_complete_when_it_is_opened(engine: Engine) -> None:
@@ -97,6 +59,17 @@ async def test_a_plan_of_strength_zero_equals_no_plan(engine: Engine) -> None:
         engine, [GenerationRequest(PROMPTS[0], sampling(8)), GenerationRequest(PROMPTS[0], sampling(8), nothing)]
     )
     assert bare.tokens == zero.tokens
+
+
+async def test_tokens_chosen_by_id_are_steered_or_refused_as_the_engine_declares(engine: Engine) -> None:
+    chosen = {"vector": "alpha", "strength": 9.0, "layers": "all", "scope": {"token_ids": [PROMPTS[0][-1]]}}
+    plan = await plan_for([chosen], vectors_for(engine.info), engine.info)
+    request = GenerationRequest(PROMPTS[0], sampling(8), plan)
+    if not steers_token_scopes(engine):
+        with pytest.raises(UnsupportedParameter, match=engine.name):
+            await run(engine, request)
+        return
+    assert (await run(engine, request)).tokens != (await run(engine, GenerationRequest(PROMPTS[0], sampling(8)))).tokens
 
 
 async def test_events_are_numbered_and_the_last_says_how_it_ended(engine: Engine) -> None:

@@ -18,8 +18,9 @@ READY_SECONDS = 240.0
 class ServerProcess:
     """The embedded model behind HTTP. `folder` holds the database, so that a second process finds what the first kept."""
 
-    def __init__(self, folder: Path, model_cache: Path, **settings: str) -> None:
-        self.folder, self.log = folder, folder / "server.log"
+    def __init__(self, folder: Path, model_cache: Path, *, python: str = sys.executable, **settings: str) -> None:
+        """python: the interpreter that runs it, of another environment for instance."""
+        self.folder, self.log, self._python = folder, folder / "server.log", python
         self._environment: Mapping[str, str] = {
             **{name: value for name, value in os.environ.items() if not name.startswith("STEERING_")},
             "STEERING_CACHE_DIR": str(model_cache),
@@ -47,7 +48,7 @@ class ServerProcess:
 
     def start(self) -> None:
         """Starts it and returns when it can work. Fails with the end of its log."""
-        command = [sys.executable, "-m", "app.cli.main", "serve", "--port", "0"]
+        command = [self._python, "-m", "app.cli.main", "serve", "--port", "0"]
         with self.log.open("ab") as output:
             start = output.tell()  # before it is the output of an earlier process
             self.process = subprocess.Popen(command, stdout=output, stderr=output, env=dict(self._environment))

@@ -2,7 +2,9 @@
 
 import base64
 import json
+import os
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import product
@@ -30,6 +32,9 @@ SHORT = (
     base64.urlsafe_b64encode(json.dumps({"sampling": {"max_tokens": 16}, "controls": []}).encode()).decode().rstrip("=")
 )
 """The state of a view of Compare whose answers are short."""
+VLLM_PYTHON = os.environ.get("VLLM_PYTHON")
+"""The interpreter of an environment with vLLM. Where it is named, the servers of these tests run the engine `vllm`."""
+VLLM = {"engine": "vllm", "cache_megabytes": "768", "max_running": "16"}
 ARGUMENTS = [
     "--no-sandbox",  # the superuser of a container may not have one
     "--disable-gpu",
@@ -57,6 +62,12 @@ def browser(playwright: Playwright) -> Iterator[Browser]:
     started.close()
 
 
+def serving(folder: Path, model_cache: Path, **settings: str) -> ServerProcess:
+    """Returns a server with the embedded model that has not started yet, in the engine that these tests run over."""
+    chosen = settings if VLLM_PYTHON is None else {**settings, **VLLM}
+    return ServerProcess(folder, model_cache, python=VLLM_PYTHON or sys.executable, compiled="false", **chosen)
+
+
 @pytest.fixture(scope="session")
 def server(
     model_cache: Path, hf_byte_tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
@@ -66,7 +77,7 @@ def server(
     FAMILIES["llama"]().save_pretrained(folder / SECOND)
     hf_byte_tokenizer.save_pretrained(folder / SECOND)
     settings = {"dictionaries": f"{folder / DICTIONARY},{folder / 'absent'}", "scorer_model": str(folder / SECOND)}
-    with ServerProcess(folder, model_cache, compiled="false", **settings) as started:
+    with serving(folder, model_cache, **settings) as started:
         for name in STARTERS:
             post(started.url, "/v1/vectors/extract?wait=true", {"name": name, "concept": name})
         yield started
@@ -96,6 +107,11 @@ class Visit:
     def vector(self, name: str) -> dict[str, Any]:
         """Returns what the server says about a vector."""
         found: dict[str, Any] = httpx2.get(f"{self.url}/v1/vectors/{name}", timeout=SECONDS).json()
+        return found
+
+    def capabilities(self) -> dict[str, Any]:
+        """Returns what the server declares."""
+        found: dict[str, Any] = httpx2.get(f"{self.url}/v1/capabilities", timeout=SECONDS).json()
         return found
 
     def ended(self) -> None:

@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.embedded.server_process import ServerProcess
-from tests.playground.conftest import SECONDS, SHORT, Visit, post, visit
+from tests.playground.conftest import SECONDS, SHORT, Visit, post, serving, visit
 
 pytestmark = [pytest.mark.embedded, pytest.mark.browser]
 
@@ -109,6 +109,21 @@ def test_the_json_of_the_dialog_is_a_request_that_the_server_answers(wide: Visit
     assert [arm["name"] for arm in answer["arms"]] == ["normal", "steered", "prompt-only"]
 
 
+def test_tokens_are_chosen_by_role_where_the_engine_can(wide: Visit) -> None:
+    wide.demonstrate()
+    more = wide.page.locator("fieldset.control details.more")
+    more.locator("summary").click()
+    if not wide.capabilities()["token_scopes"]:
+        expect(more).to_contain_text("cannot choose tokens by role or by id")
+        expect(more.get_by_label("Only token ids")).to_have_count(0)
+        return
+    more.get_by_label("Of", exact=True).select_option("user")
+    wide.page.get_by_role("button", name="Run", exact=True).click()
+    wide.ended()
+    expect(wide.page.get_by_role("alert")).to_have_count(0)
+    expect(more.locator("summary")).to_contain_text("some tokens")
+
+
 def test_stop_ends_a_run_and_keeps_what_has_arrived(wide: Visit) -> None:
     wide.demonstrate()
     wide.page.get_by_role("button", name="Settings").click()
@@ -136,7 +151,7 @@ def test_markup_in_a_prompt_and_in_an_answer_stays_text(wide: Visit) -> None:
 def test_an_empty_library_makes_its_vectors_in_one_click_and_shows_a_demonstration(
     browser: Browser, model_cache: Path, tmp_path: Path
 ) -> None:
-    with ServerProcess(tmp_path, model_cache, compiled="false") as empty:
+    with serving(tmp_path, model_cache) as empty:
         first = visit(browser, empty.url)
         first.open("")
         first.page.get_by_role("button", name="Make the starter vectors").click()

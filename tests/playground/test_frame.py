@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, expect
 
 from app.http.playground import STATIC
 from tests.embedded.server_process import ServerProcess
-from tests.playground.conftest import NARROW, SECONDS, Visit, visit
+from tests.playground.conftest import NARROW, SECONDS, Visit, serving, visit
 
 pytestmark = [pytest.mark.embedded, pytest.mark.browser]
 
@@ -106,7 +106,7 @@ def test_a_server_with_keys_asks_for_one_and_says_what_a_key_may_not_do(
     browser: Browser, model_cache: Path, tmp_path: Path
 ) -> None:
     keys = "key-of-everything,key-that-reads:read+generate"
-    with ServerProcess(tmp_path, model_cache, compiled="false", api_keys=keys) as server:
+    with serving(tmp_path, model_cache, api_keys=keys) as server:
         opened = visit(browser, server.url, NARROW)
         page = opened.page
         page.goto(server.url)

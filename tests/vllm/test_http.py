@@ -1,14 +1,15 @@
-"""The HTTP API and the unmodified openai client over this engine."""
+"""The HTTP API and the unmodified openai client over this engine and the embedded model; tests/app/openai has the client's details."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import httpx2
 import pytest
-from openai import BadRequestError, NotFoundError, OpenAI
+from openai import OpenAI
 
 from steering.engine.vllm.engine import VllmEngine
 from tests.app.running import running
+from tests.contracts.engines import unclosed
 
 pytestmark = pytest.mark.embedded
 
@@ -18,21 +19,8 @@ PAIRS = [{"positive": f"I love {thing}", "negative": f"I hate {thing}"} for thin
 @pytest.fixture
 def address(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("STEERING_ENGINE", "vllm")
-    with running(Unclosed(engine)) as address:
+    with running(unclosed(engine)) as address:
         yield address
-
-
-class Unclosed:
-    """The engine of all tests, which the server of one must not close."""
-
-    def __init__(self, engine: VllmEngine) -> None:
-        self._engine = engine
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
-
-    async def close(self) -> None:
-        """Does nothing."""
 
 
 def posted(address: str, path: str, body: dict[str, Any], status: int = 200) -> Any:
@@ -104,24 +92,3 @@ def test_a_policy_flags_answers_and_the_metrics_are_those_of_the_scheduler(addre
     assert float(lines["steering_engine_steps_total"]) > 5
     assert float(lines["steering_queue_wait_seconds_count"]) > 0
     assert float(lines['steering_cache_blocks{state="total"}']) > 0
-
-
-def test_the_openai_client_completes_texts_reads_usage_and_sees_refusals(address: str) -> None:
-    client = OpenAI(base_url=f"{address}/v1", api_key="unused", max_retries=0)
-    model = next(iter(client.models.list())).id
-    asked: dict[str, Any] = {"model": model, "prompt": "Once upon a time", "max_tokens": 8, "temperature": 0}
-    whole = client.completions.create(**asked, n=2, logprobs=2)
-    assert [choice.text for choice in whole.choices] == [whole.choices[0].text] * 2
-    assert whole.usage is not None
-    assert whole.usage.completion_tokens == 16
-    chunks = list(client.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
-    assert "".join(chunk.choices[0].text for chunk in chunks if chunk.choices) == whole.choices[0].text
-    assert chunks[-1].usage is not None
-    stopped = client.completions.create(**asked, stop=[whole.choices[0].text[4:8]])
-    assert stopped.choices[0].finish_reason == "stop"
-    with pytest.raises(BadRequestError) as refused:
-        client.completions.create(**asked, extra_body={"steering": [{"vector": "none", "strengt": 1}]})
-    assert "strengt" in str(refused.value)
-    with pytest.raises(NotFoundError) as missing:
-        client.completions.create(**asked, extra_body={"steering": [{"vector": "nobody"}]})
-    assert missing.value.code == "vector_not_found"

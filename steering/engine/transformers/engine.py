@@ -51,7 +51,7 @@ class TransformersEngine:
     """An Engine in this process. One thread owns the model; callers reach it through queues."""
 
     name = "transformers"
-    reads_monitors = True
+    reads_monitors = steers_token_scopes = True
 
     def __init__(
         self,

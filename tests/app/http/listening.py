@@ -12,17 +12,15 @@ from app.http.protocol import BoundedProtocol
 from app.main import create_app
 from app.server import DrainingServer
 from app.settings import Settings
+from steering.engine.api import Engine
 from tests.app.conftest import memory_store, state
-from tests.fakes import ScriptedEngine
 from tests.polling import until
 
 
 class Listening:
     """A server in a thread of its own, on a free port."""
 
-    def __init__(
-        self, engine: ScriptedEngine, protocol: type[BoundedProtocol] = BoundedProtocol, **settings: Any
-    ) -> None:
+    def __init__(self, engine: Engine, protocol: type[BoundedProtocol] = BoundedProtocol, **settings: Any) -> None:
         self.engine = engine
         self.app = create_app(Settings(**settings), lambda _: engine, memory_store)
         self.state = state(self.app)

@@ -7,54 +7,52 @@ import openai
 import pytest
 import torch
 from openai import AsyncOpenAI
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from steering.engine.transformers.engine import TransformersEngine
-from steering.model.loading import LoadedModel, opened
+from steering.engine import installed_engines
 from tests.app.http.listening import Listening
-from tests.app.openai.conftest import D_MODEL
-from tests.byte_tokenizer import build_byte_tokenizer
-
-MODEL = "scripted"
+from tests.contracts.engines import ContractEngines
 
 
-async def test_completions_take_texts_and_token_ids(client: AsyncOpenAI) -> None:
-    one = await client.completions.create(model=MODEL, prompt="Once", max_tokens=3, seed=1)
-    ids = await client.completions.create(model=MODEL, prompt=list(b"Once"), max_tokens=3, seed=1)
+async def test_completions_take_texts_and_token_ids(client: AsyncOpenAI, model: str, listening: Listening) -> None:
+    once, twice = (list(listening.engine.tokenizer.encode(text)) for text in ("Once", "Twice"))
+    one = await client.completions.create(model=model, prompt="Once", max_tokens=3, seed=1)
+    ids = await client.completions.create(model=model, prompt=once, max_tokens=3, seed=1)
     assert one.choices[0].text == ids.choices[0].text
-    several = await client.completions.create(model=MODEL, prompt=["Once", "Twice"], n=2, max_tokens=3, seed=1)
+    several = await client.completions.create(model=model, prompt=["Once", "Twice"], n=2, max_tokens=3, seed=1)
     assert [choice.index for choice in several.choices] == [0, 1, 2, 3]
     assert several.choices[0].text == one.choices[0].text
     assert several.usage is not None
-    assert several.usage.prompt_tokens == len("OnceTwice")
-    default = await client.completions.create(model=MODEL, prompt="Once")
+    assert several.usage.prompt_tokens == len(once + twice)
+    default = await client.completions.create(model=model, prompt="Once")
     assert default.usage is not None
     assert default.usage.completion_tokens <= 16
     texts = {0: "", 1: ""}
     async for chunk in await client.completions.create(
-        model=MODEL, prompt=["Once", "Twice"], max_tokens=3, seed=1, stream=True, logprobs=1
+        model=model, prompt=["Once", "Twice"], max_tokens=3, seed=1, stream=True, logprobs=1
     ):
         for choice in chunk.choices:
             texts[choice.index] += choice.text
     assert texts[0] == one.choices[0].text
     for changes in ({"suffix": "x"}, {"best_of": 3}, {"prompt": ["a"] * 17}, {"max_tokens": 0}):
         with pytest.raises(openai.BadRequestError):
-            await client.completions.create(**{"model": MODEL, "prompt": "a", **changes})
+            await client.completions.create(**{"model": model, "prompt": "a", **changes})
 
 
-async def test_embeddings_in_both_encodings(client: AsyncOpenAI) -> None:
-    default = await client.embeddings.create(model=MODEL, input=["a good day", "a bad day"])
-    numbers = await client.embeddings.create(model=MODEL, input=["a good day", "a bad day"], encoding_format="float")
-    assert [len(one.embedding) for one in default.data] == [D_MODEL, D_MODEL]
+async def test_embeddings_in_both_encodings(client: AsyncOpenAI, model: str, listening: Listening) -> None:
+    width = listening.engine.info.d_model
+    default = await client.embeddings.create(model=model, input=["a good day", "a bad day"])
+    numbers = await client.embeddings.create(model=model, input=["a good day", "a bad day"], encoding_format="float")
+    assert [len(one.embedding) for one in default.data] == [width, width]
     assert default.data[0].embedding == pytest.approx(numbers.data[0].embedding, abs=1e-6)
     first = await client.embeddings.create(
-        model=MODEL, input="a good day", extra_body={"layer": 0, "position": "last"}, encoding_format="base64"
+        model=model, input="a good day", extra_body={"layer": 0, "position": "last"}, encoding_format="base64"
     )
     raw = base64.b64decode(str(first.data[0].embedding))
-    assert len(struct.unpack(f"<{D_MODEL}f", raw)) == D_MODEL
+    assert len(struct.unpack(f"<{width}f", raw)) == width
     for changes in ({"dimensions": 4}, {"extra_body": {"layer": 99}}, {"input": []}):
         with pytest.raises(openai.BadRequestError):
-            await client.embeddings.create(**{"model": MODEL, "input": "a", **changes})
+            await client.embeddings.create(**{"model": model, "input": "a", **changes})
 
 
 def computed(model: PreTrainedModel, ids: list[int]) -> list[float]:
@@ -64,30 +62,30 @@ def computed(model: PreTrainedModel, ids: list[int]) -> list[float]:
     return torch.log_softmax(logits.float(), -1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0].tolist()
 
 
-async def test_echo_gives_the_log_probabilities_that_transformers_computes(tiny_model: PreTrainedModel) -> None:
-    loaded: LoadedModel = opened(tiny_model, build_byte_tokenizer(), name="tiny")
-    engine = TransformersEngine(loaded)
+@pytest.mark.parametrize("listening", installed_engines(), indirect=True)
+async def test_echo_gives_the_log_probabilities_that_transformers_computes(
+    client: AsyncOpenAI, model: str, listening: Listening, contract_engines: ContractEngines
+) -> None:
     text = "The hill is warm"
-    ids = list(engine.tokenizer.encode(text))
-    expected = computed(tiny_model, ids)
+    ids = list(listening.engine.tokenizer.encode(text))
+    expected = computed(AutoModelForCausalLM.from_pretrained(contract_engines.folder, dtype=torch.float32), ids)
     special = len(ids) - len(text)
-    async with Listening(engine) as listening, AsyncOpenAI(base_url=f"{listening.url}/v1", api_key="x") as client:  # type: ignore[arg-type]
-        for max_tokens in (0, 1):
-            answer = await client.completions.create(
-                model="tiny", prompt=[text, text], echo=True, logprobs=1, max_tokens=max_tokens, temperature=0
-            )
-            assert len(answer.choices) == 2
-            for choice in answer.choices:
-                logprobs = choice.logprobs
-                assert logprobs is not None
-                assert logprobs.token_logprobs is not None
-                assert logprobs.top_logprobs is not None
-                assert logprobs.text_offset is not None
-                assert choice.text.startswith(text)
-                assert len(logprobs.token_logprobs) == len(ids) + max_tokens
-                assert logprobs.token_logprobs[0] is None
-                found = [value for value in logprobs.token_logprobs[1 : len(ids)] if value is not None]
-                assert found == pytest.approx(expected, abs=1e-4)
-                best = [max(top.values()) for top in logprobs.top_logprobs[1:] if top]
-                assert all(own <= one + 1e-6 for own, one in zip(found, best, strict=False))
-                assert logprobs.text_offset[special : len(ids)] == list(range(len(text)))
+    for max_tokens in (0, 1):
+        answer = await client.completions.create(
+            model=model, prompt=[text, text], echo=True, logprobs=1, max_tokens=max_tokens, temperature=0
+        )
+        assert len(answer.choices) == 2
+        for choice in answer.choices:
+            logprobs = choice.logprobs
+            assert logprobs is not None
+            assert logprobs.token_logprobs is not None
+            assert logprobs.top_logprobs is not None
+            assert logprobs.text_offset is not None
+            assert choice.text.startswith(text)
+            assert len(logprobs.token_logprobs) == len(ids) + max_tokens
+            assert logprobs.token_logprobs[0] is None
+            found = [value for value in logprobs.token_logprobs[1 : len(ids)] if value is not None]
+            assert found == pytest.approx(expected, abs=1e-4)
+            best = [max(top.values()) for top in logprobs.top_logprobs[1:] if top]
+            assert all(own <= one + 1e-6 for own, one in zip(found, best, strict=False))
+            assert logprobs.text_offset[special : len(ids)] == list(range(len(text)))

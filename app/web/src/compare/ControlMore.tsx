@@ -44,7 +44,7 @@ export function ControlMore({ control, vector, set }: Props) {
           options={TOKEN_WORDS}
           onChange={(tokens) => set({ tokens })}
         />
-        <TokenChoice control={control} set={set} />
+        {capabilities.value?.token_scopes === false ? <NoTokenChoice /> : <TokenChoice control={control} set={set} />}
         <OptionalNumber
           label="Let it go to zero over this many tokens (empty: constant)"
           value={control.endsAfter}
@@ -134,6 +134,10 @@ function LayerField({ control, set }: Omit<Props, "vector">) {
       )}
     </div>
   );
+}
+
+function NoTokenChoice() {
+  return <span class="small muted">The engine of this server cannot choose tokens by role or by id.</span>;
 }
 
 /** Among the tokens above: those of one role, and those with given ids. */
