@@ -110,6 +110,7 @@ class Hold(Spec):
 class InterventionSpec(Spec):
     """One intervention as written: what, how much, where, when. target: what `ablate` sets the component to; None is `zero`.
 
+    share_dose: the layers of `add` share the relative dose that `strength` has at the recommended layers, in equal parts.
     hold: a controller sets the strength of `add` at each generated token; `strength` is then the largest it may use.
     """
 
@@ -123,6 +124,7 @@ class InterventionSpec(Spec):
     to: VectorName | None = None
     target: Literal["zero", "middle"] | None = None
     layers: Layers = "recommended"
+    share_dose: Annotated[bool, Field(strict=True)] | None = None
     scope: TokenScope = TokenScope()
     when: ConditionSpec | None = None
     schedule: Schedule = Schedule()

@@ -12,7 +12,7 @@ import torch
 from steering.condition_spec import AllOf, AnyOf, ConditionSpec, Not, Threshold
 from steering.spec import InterventionSpec, LayerRange, SteeringSpec
 from steering.vectors import ConceptVector
-from tests.reference_steps import Controllers, choose, middle, named, weight
+from tests.reference_steps import Controllers, choose, dose_part, middle, named, weight
 
 
 @dataclass
@@ -20,8 +20,7 @@ class Reference:
     """Generates for one spec. `decided[threshold][position]` remembers every decision that was made.
 
     bound: of the dose guard, summed over the layers; `spent[position]` is what the layers so far have used of it.
-    roles: of the prompt's tokens.
-    """
+    roles: of the prompt's tokens. norms: typical |r| by layer, for `share_dose`."""
 
     model: torch.nn.Module
     blocks: Sequence[torch.nn.Module]
@@ -30,6 +29,7 @@ class Reference:
     bound: float = math.inf
     prompt_length: int = 0
     roles: Sequence[str | None] = ()
+    norms: Sequence[float] = ()
     ids: Sequence[int] = ()
     spent: dict[int, float] = field(default_factory=dict)
     decided: dict[Threshold, dict[int, bool]] = field(default_factory=dict)
@@ -221,6 +221,8 @@ class Reference:
         item = group[0]
         entry = self.vectors[item.vector].layers[layer]
         d, share = entry.direction, item.strength * weight
+        if item.share_dose:
+            share *= dose_part(item, self.vectors[item.vector], self.norms, layer, len(self._layers(item)))
         if item.hold is not None:
             share = self.controllers.strengths.get((item, layer), 0.0)
         unit = {"scale": entry.scale, "raw": 1.0, "relative": float(r.norm())}[item.unit]

@@ -1,13 +1,14 @@
 """The steps that the slow reference takes between tokens, in plain Python: the choice of the next one, and controllers."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from steering.spec import InterventionSpec, Schedule, TokenScope
-from steering.vectors import LayerDirection
+from steering.vectors import ConceptVector, LayerDirection
 
 
 def gumbel(seed: int, index: int, vocab: int) -> list[float]:
@@ -70,3 +71,13 @@ class Controllers:
         wanted = self.strengths.get(key, 0.0) + item.hold.proportional_gain * change + item.hold.integral_gain * error
         self.strengths[key], self.errors[key] = min(max(wanted, -item.strength), item.strength), error
         self.readouts.setdefault(key, []).append(readout)
+
+
+def dose_part(item: InterventionSpec, vector: ConceptVector, norms: Sequence[float], layer: int, count: int) -> float:
+    """The factor of the strength at one of `count` layers that share the dose of the recommended layers."""
+
+    def dose(at: int) -> float:
+        size = vector.layers[at].scale if item.unit == "scale" else 1.0
+        return 1.0 if item.unit == "relative" else size / norms[at]
+
+    return sum(dose(at) for at in vector.recommended_layers()) / count / dose(layer)

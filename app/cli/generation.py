@@ -44,6 +44,9 @@ Hold = Annotated[
     ),
 ]
 Layers = Annotated[str, typer.Option(help="recommended, all, 12,13 or 10:16 (half-open).")]
+ShareDose = Annotated[
+    bool, typer.Option("--share-dose", help="The layers share the relative dose of the recommended layers.")
+]
 Profile = Annotated[str | None, typer.Option(help="A profile stored on the server.")]
 Steering = Annotated[
     str | None, typer.Option(metavar="JSON", help="Interventions as the API takes them; @FILE reads them from a file.")
@@ -75,6 +78,7 @@ def generate(  # noqa: PLR0913, PLR0917 - one option a field
     steer: Steer = None,
     hold: Hold = None,
     layers: Layers = "recommended",
+    share_dose: ShareDose = False,
     profile: Profile = None,
     steering: Steering = None,
     raw: Raw = False,
@@ -89,7 +93,7 @@ def generate(  # noqa: PLR0913, PLR0917 - one option a field
 ) -> None:
     """Stream an answer, then show what the steering applied."""
     options = prompt_fields(prompt, raw, system) | _sampling(max_tokens, temperature, seed, None)
-    interventions = steering_of(steer or [], layers, profile, steering, hold or [])
+    interventions = steering_of(steer or [], layers, profile, steering, hold or [], share_dose=share_dose)
     if interventions is not None:
         options["steering"] = interventions
     with client_of(url, key, local) as client:
@@ -113,6 +117,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one option a field
     steer: Steer = None,
     hold: Hold = None,
     layers: Layers = "recommended",
+    share_dose: ShareDose = False,
     profile: Profile = None,
     steering: Steering = None,
     raw: Raw = False,
@@ -128,7 +133,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one option a field
     key: Key = None,
 ) -> None:
     """Show unsteered and steered answers side by side: one prompt, one seed, one batch."""
-    interventions = steering_of(steer or [], layers, profile, steering, hold or [])
+    interventions = steering_of(steer or [], layers, profile, steering, hold or [], share_dose=share_dose)
     if interventions is None:
         raise typer.BadParameter("expected one of --steer NAME=STRENGTH, --hold NAME=SCORE, --profile, --steering")
     measured = readout or [one.partition("=")[0] for one in [*(steer or []), *(hold or [])]]
@@ -144,6 +149,7 @@ def sweep(  # noqa: PLR0913, PLR0917 - one option a field
     prompt: Prompt,
     strengths: Annotated[str, typer.Option(help="Strengths, separated by commas.")] = "-1,-0.5,0,0.5,1",
     layers: Layers = "recommended",
+    share_dose: ShareDose = False,
     operation: Annotated[str, typer.Option(help="add, ablate, clamp, rotate or replace.")] = "add",
     degrees: Annotated[float | None, typer.Option(help="For rotate: the angle of strength 1.")] = None,
     raw: Raw = False,
@@ -162,6 +168,8 @@ def sweep(  # noqa: PLR0913, PLR0917 - one option a field
     one = {"vector": vector, "operation": operation, "layers": layers_of(layers)}
     if degrees is not None:
         one["degrees"] = degrees
+    if share_dose:
+        one["share_dose"] = True
     swept = numbers(strengths, "--strengths")
     with client_of(url, key, local) as client:
         if local:

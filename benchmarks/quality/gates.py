@@ -18,7 +18,8 @@ from steering.workflows.training.train import TrainingSettings
 
 DOSE = 0.15
 """Planned relative dose, summed over the layers: on half of the concepts text breaks at 0.2."""
-METHODS = (MEAN_DIFFERENCE, "probe", "trained", "three_layers")
+METHODS = (MEAN_DIFFERENCE, "probe", "trained", "three_layers", "shared_dose")
+SEVERAL = ("three_layers", "shared_dose")
 SHOWN = 2
 """Prompts whose texts are saved."""
 
@@ -33,13 +34,16 @@ async def gates(engine: Engine, concept: str, profile: Profile, methods: Sequenc
 
 
 async def _vector(engine: Engine, concept: str, method: str) -> tuple[ConceptVector, Sequence[int]]:
-    """The vector and the layers where it acts. three_layers: mean difference at its layer and those two before and after."""
+    """The vector and the layers where it acts.
+
+    three_layers: mean difference at its layer and those two before and after, at one strength; shared_dose: at one dose.
+    """
     if method == "trained":
         vector = await vector_of(engine, concept, training=TrainingSettings())
     else:
-        vector = await vector_of(engine, concept, method=MEAN_DIFFERENCE if method == "three_layers" else method)
+        vector = await vector_of(engine, concept, method=MEAN_DIFFERENCE if method in SEVERAL else method)
     layers = vector.recommended_layers()
-    if method == "three_layers":
+    if method in SEVERAL:
         (middle,) = layers
         layers = tuple(layer for layer in (middle - 2, middle, middle + 2) if layer in vector.layers)
     return vector, layers
@@ -49,9 +53,11 @@ async def _judged(
     engine: Engine, concept: str, vector: ConceptVector, layers: Sequence[int], profile: Profile, method: str
 ) -> dict[str, Any]:
     norms = engine.info.typical_norms
-    strength = round(DOSE / sum(vector.at(layer).scale / norms[layer] for layer in layers), 2)
+    share = method == "shared_dose" or None
+    dosed = vector.recommended_layers() if share else layers
+    strength = round(DOSE / sum(vector.at(layer).scale / norms[layer] for layer in dosed), 2)
     stored = replace(vector, version=1)  # a plan names vectors by their version
-    item = InterventionSpec(vector=stored.name, strength=strength, layers=tuple(layers))
+    item = InterventionSpec(vector=stored.name, strength=strength, layers=tuple(layers), share_dose=share)
     plan = await resolve(SteeringSpec(interventions=(item,)), GivenVectors((stored,)), engine.info, guard=UNGUARDED)
     request = ReportRequest(
         vector=stored,

@@ -16,7 +16,7 @@ class Add(Operation):
     parameters: ClassVar[tuple[str, ...]] = ("amount",)
     scaled: ClassVar[frozenset[str]] = frozenset({"amount"})
     weighted: ClassVar[str] = "amount"
-    fields: ClassVar[frozenset[str]] = frozenset({"hold"})
+    fields: ClassVar[frozenset[str]] = frozenset({"hold", "share_dose"})
     static: ClassVar[bool] = True
 
     @staticmethod

@@ -17,7 +17,7 @@ class Operation(Protocol):
     parameters: names of its `n` parameters, in order.
     scaled: the parameters in residual units; with unit `relative` they are multiplied by |r| at each token.
     weighted: the parameter that a schedule multiplies. The value 0 makes the operation the identity.
-    fields: fields of InterventionSpec it uses that not every operation has (`low`, `high`, `degrees`, `to`).
+    fields: fields of InterventionSpec it uses that not every operation has (`low`, `high`, `degrees`, `to`, ...).
     required: those of `fields` without which it is refused.
     static: r' - r does not depend on r, so unconditional uses may be summed once per request (static adds).
     """

@@ -55,6 +55,8 @@ def _check(item: InterventionSpec) -> None:
             f"'hold' sets the strength at each token and takes no schedule, got {item.schedule.kind!r}",
             param="schedule",
         )
+    if item.share_dose:
+        raise InvalidRequest("'hold' sets the strength of each layer and takes no 'share_dose'", param="share_dose")
     if not item.strength > 0.0:
         raise InvalidRequest(
             "with 'hold', strength is the largest that may be used in either direction and must be above 0, "

@@ -18,6 +18,7 @@ from steering.plan.holds import check_holds, resolve_hold
 from steering.plan.layers import check_model, resolve_layers
 from steering.plan.mandatory import Mandatory
 from steering.plan.order import layer_steering, may_be_static
+from steering.plan.shared_dose import shared_strengths
 from steering.plan.types import UNSTEERED, Intervention, SteeringPlan
 from steering.shapes import Float, Tensor
 from steering.spec import InterventionSpec, SteeringSpec, pinned, renamed, vector_names
@@ -164,7 +165,10 @@ class _Resolver:
         condition = None if item.when is None else self._conditions.tree(item.when)
         self._conditions.check_order(item, layers[0], condition)
         entries = {layer: (vector.at(layer), None if target is None else target.at(layer)) for layer in layers}
-        parameters = {layer: operation.resolve(item, *pair) for layer, pair in entries.items()}
+        strengths = shared_strengths(item, vector, layers, self._info.typical_norms) if item.share_dose else {}
+        parameters = {
+            layer: operation.resolve(_at(item, strengths.get(layer)), *pair) for layer, pair in entries.items()
+        }
         relative = item.unit == "relative" and bool(operation.scaled)
         planned = {layer: operation.planned_dose(parameters[layer], self._norm(layer, relative)) for layer in layers}
         return Intervention(
@@ -173,6 +177,7 @@ class _Resolver:
             sha256=vector.sha256,
             directions={layer: _directions(*pair) for layer, pair in entries.items()},
             parameters=parameters,
+            strengths=strengths,
             relative=relative,
             condition=condition,
             planned_dose={layer: dose for layer, dose in planned.items() if dose is not None},
@@ -206,6 +211,11 @@ def _check_digest(name: InlineVector, found: ConceptVector) -> None:
 
 def _directions(entry: LayerDirection, target: LayerDirection | None) -> Float[Tensor, "k d_model"]:
     return torch.stack([entry.direction] if target is None else [entry.direction, target.direction])
+
+
+def _at(item: InterventionSpec, strength: float | None) -> InterventionSpec:
+    """Returns the intervention with another strength, unless it is None."""
+    return item if strength is None else item.model_copy(update={"strength": strength})
 
 
 def _check_fields(item: InterventionSpec) -> None:

@@ -84,6 +84,7 @@ class Intervention:
     spec: as written, with every vector pinned to its version and every layer named.
     directions: layer -> (k, d_model), unit, float32. parameters: layer -> the operation's parameters in residual units;
     `relative` marks those in the operation's `scaled` as fractions of |r| at the token.
+    strengths: layer -> strength in the unit of the spec, where the layers share the dose; empty without.
     planned_dose: layer -> relative dose as far as it is known before anything runs.
     holds: layer -> the controller of the weighted parameter, which is then given for the largest strength; empty without.
     """
@@ -95,6 +96,7 @@ class Intervention:
     parameters: Mapping[int, tuple[float, ...]]
     relative: bool = False
     condition: ConditionTree | None = None
+    strengths: Mapping[int, float] = field(default_factory=dict)
     planned_dose: Mapping[int, float] = field(default_factory=dict)
     holds: Mapping[int, ResolvedHold] = field(default_factory=dict)
 

@@ -58,7 +58,7 @@ class AppliedIntervention(Answer):
     namespace: of the vector; absent for an inline direction. relative_dose: measured |r' - r| / |r| per layer, averaged over the tokens acted on. tokens: positions acted on, over all
     answers. fired: whether its condition held at any of them; fired_at: the first generated token at which it did, -1 for a
     prompt position. condition_score: the score that decided its condition last; absent for combined conditions. held: of `hold`,
-    by layer.
+    by layer. strengths: of `share_dose`, the strength at each layer in `unit`.
     """
 
     vector: str
@@ -73,10 +73,12 @@ class AppliedIntervention(Answer):
     degrees: float | None = None
     to: str | None = None
     target: str | None = None
+    share_dose: bool | None = None
     scope: TokenScope | None = None
     when: ConditionSpec | None = None
     schedule: Schedule | None = None
     hold: Hold | None = None
+    strengths: dict[str, Measured] | None = None
     planned_dose: dict[str, Measured]
     relative_dose: dict[str, Measured]
     tokens: int = 0

@@ -95,6 +95,9 @@ def applied_lines(steering: AppliedSteering) -> list[Text]:
         doses = ", ".join(f"{dose:.2f} at layer {layer}" for layer, dose in one.relative_dose.items())
         fired = "" if one.fired else "; its condition was never met"
         action = f"{one.operation} {one.vector} at {one.strength:+g} {one.unit}"
+        if one.strengths:
+            at = ", ".join(f"{strength:+.2f} at layer {layer}" for layer, strength in one.strengths.items())
+            action += f", shared out as {at}"
         if one.hold is not None:
             held = ", ".join(
                 f"mean {found.score:+.2f} by a strength of {found.strength:+.2f} at layer {layer}"

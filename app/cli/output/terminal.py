@@ -92,10 +92,20 @@ def layers_of(text: str) -> Any:
 
 
 def steering_of(
-    steer: Iterable[str], layers: str, profile: str | None, steering: str | None, hold: Iterable[str] = ()
+    steer: Iterable[str],
+    layers: str,
+    profile: str | None,
+    steering: str | None,
+    hold: Iterable[str] = (),
+    *,
+    share_dose: bool = False,
 ) -> Any:
-    """Converts --steer NAME=STRENGTH, --hold NAME=SCORE, --profile and --steering JSON to the API's form; None without any."""
-    interventions: list[Any] = [_intervention(one, layers) for one in steer]
+    """Converts --steer NAME=STRENGTH, --hold NAME=SCORE, --profile and --steering JSON to the API's form; None without any.
+
+    share_dose: of each --steer.
+    """
+    shared = {"share_dose": True} if share_dose else {}
+    interventions: list[Any] = [_intervention(one, layers) | shared for one in steer]
     interventions += [_held(one, layers) for one in hold]
     if steering is not None:
         try:

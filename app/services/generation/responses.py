@@ -69,6 +69,7 @@ def applied_steering(
             AppliedIntervention(
                 namespace=one.namespace or None,
                 sha256=one.sha256,
+                strengths=by_layer(one.strengths) if one.strengths else None,
                 planned_dose=by_layer(one.planned_dose),
                 relative_dose=by_layer(_mean_doses(doses)),
                 tokens=sum(report.tokens[index] for report in reports if index < len(report.tokens)),
@@ -101,7 +102,7 @@ def _asked(one: Intervention) -> dict[str, Any]:
         fields["strength"] = spec.strength
     if operation.scaled or "to" in operation.fields:
         fields["unit"] = spec.unit
-    for name in ("low", "high", "degrees", "to", "target", "when", "hold"):
+    for name in ("low", "high", "degrees", "to", "target", "share_dose", "when", "hold"):
         if getattr(spec, name) is not None:
             fields[name] = getattr(spec, name)
     if spec.scope != TokenScope():

@@ -1,7 +1,7 @@
 import { afterEach, describe, expect, it } from "vitest";
 import type { CompareAnswer, Vector } from "../src/api/types";
 import { codeFor, literal } from "../src/compare/code";
-import { type Control, intervention, parseLayers, restoredControl } from "../src/compare/controls";
+import { type Control, intervention, parseLayers, restoredControl, sliderFacts } from "../src/compare/controls";
 import { change, compactDraft, compareBody, draft, restoredDraft, sweepBody } from "../src/compare/draft";
 import { instructionFor } from "../src/compare/instruction";
 import { differences, meanReading, PaneCollector, shadeValue } from "../src/compare/panes";
@@ -20,6 +20,23 @@ const piece = (arm: string, index: number, text: string, readout = {}) => ({
 
 afterEach(() => {
   draft.value = restoredDraft(null);
+});
+
+describe("a shared dose", () => {
+  it("is asked for by an add at named layers only", () => {
+    expect(intervention(control({ layers: [3, 5], shareDose: true }), 1)).toMatchObject({ share_dose: true });
+    const without = [{ layers: "recommended" as const }, { layers: [3, 5], operation: "ablate" as const }];
+    for (const part of without)
+      expect(intervention(control({ ...part, shareDose: true }), 1).share_dose).toBeUndefined();
+  });
+
+  it("is shown as that of the recommended layers", () => {
+    const layers = { layers: [0, 1], recommended: { layers: [1] }, scale: { "0": 1, "1": 2 } };
+    const vector = { name: "sentiment", ...layers } as unknown as Vector;
+    const shown = (part: Partial<Control>) => sliderFacts(vector, control(part), [1, 10], 0.2).dose;
+    expect(shown({ layers: "all" })).toBeCloseTo(1);
+    expect(shown({ layers: "all", shareDose: true })).toBeCloseTo(0.2);
+  });
 });
 
 describe("interventions", () => {

@@ -105,6 +105,8 @@ def test_compare_and_sweep_show_every_arm_with_its_figures(steer: Steer) -> None
     output, messages = steer("compare", "hello", "--steer", "calm=2", "--n", "2", "--seed", "1", "--max-tokens", "5")
     assert all(word in output for word in ("base", "steered", "calm", "KL", "perplexity", "token 0"))
     assert "add calm@1 at +2 scale" in messages
+    _, messages = steer("compare", "hello", "--steer", "calm=2", "--layers", "0,2", "--share-dose", "--max-tokens", "3")
+    assert "shared out as" in messages
     output, _ = steer("sweep", "calm", "hello", "--strengths", "-1,0,0.5", "--seed", "1", "--max-tokens", "5")
     assert all(arm in output for arm in ("-1", "base", "+0.5"))
     output, _ = steer("sweep", "calm", "hi", "--operation", "rotate", "--degrees", "10", "--max-tokens", "2", "--json")

@@ -50,6 +50,21 @@ async def test_steering_is_reported_with_the_version_that_was_used(server: Serve
     assert (applied["strength"], applied["unit"], applied["operation"], applied["fired"]) == (0.5, "scale", "add", True)
 
 
+async def test_layers_that_share_a_dose_are_reported_with_their_strengths(server: Server) -> None:
+    await server.register()
+    shared = {"vector": "sentiment", "strength": 0.5, "layers": [1, 2], "share_dose": True}
+    asks = [{**ASK, "steering": [one]} for one in (shared, {"vector": "sentiment", "strength": 0.5})]
+    answers = [(await server.client.post("/v1/generate", json=ask)).json() for ask in asks]
+    (applied,), (alone,) = (answer["steering"]["applied"] for answer in answers)
+    assert (applied["share_dose"], applied["strength"], set(applied["strengths"])) == (True, 0.5, {"1", "2"})
+    assert sum(applied["planned_dose"].values()) == pytest.approx(sum(alone["planned_dose"].values()))
+    assert "strengths" not in alone
+    again = await server.client.post("/v1/replay", json=answers[0]["steering"]["record"])
+    assert again.json()["steering"]["applied"][0]["strengths"] == applied["strengths"]
+    refused = await server.client.post("/v1/generate", json={**ASK, "steering": [shared | {"operation": "ablate"}]})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "share_dose")
+
+
 @pytest.mark.parametrize("n", [1, 3])
 async def test_a_stream_joins_to_the_plain_answer(server: Server, n: int) -> None:
     await server.register()

@@ -38,6 +38,16 @@ export function ControlMore({ control, vector, set }: Props) {
         />
         <OperationFields control={control} set={set} />
         <LayerField control={control} set={set} />
+        {control.operation === "add" && control.layers !== "recommended" && (
+          <label class="row">
+            <input
+              type="checkbox"
+              checked={control.shareDose}
+              onChange={(event) => set({ shareDose: event.currentTarget.checked })}
+            />
+            Share the dose of the recommended layers
+          </label>
+        )}
         <ChoiceField
           label="Tokens"
           value={control.tokens}

@@ -22,6 +22,7 @@ export interface Control {
   strength: number;
   operation: Operation;
   layers: LayerChoice;
+  shareDose: boolean;
   tokens: Tokens;
   role: Role | null;
   tokenIds: number[] | null;
@@ -69,6 +70,7 @@ const BLANK: Omit<Control, "id" | "vector"> = {
   strength: 1,
   operation: "add",
   layers: "recommended",
+  shareDose: false,
   tokens: "all",
   role: null,
   tokenIds: null,
@@ -111,6 +113,7 @@ export function intervention(control: Control, overall: number): Intervention {
   }
   if (control.operation === "replace" && control.to) result.to = control.to;
   if (control.layers !== "recommended") result.layers = control.layers;
+  if (sharesDose(control)) result.share_dose = true;
   const scope = scopeOf(control);
   if (Object.keys(scope).length > 0) result.scope = scope;
   if (control.when) {
@@ -119,6 +122,11 @@ export function intervention(control: Control, overall: number): Intervention {
   }
   if (control.endsAfter !== null) result.schedule = { kind: "linear", to: 0, tokens: control.endsAfter };
   return result;
+}
+
+/** Whether the layers of a control share the dose of the recommended layers. */
+export function sharesDose({ operation, shareDose, layers }: Control): boolean {
+  return shareDose && operation === "add" && layers !== "recommended";
 }
 
 function scopeOf({ tokens, role, tokenIds }: Control): Record<string, unknown> {
@@ -147,6 +155,11 @@ export function layersOf(control: Control, vector: Vector): number[] {
   return vector.layers.filter((layer) => layer >= layers.from && layer < layers.to);
 }
 
+/** Returns the layers whose dose a strength is: of a shared dose, the recommended ones. */
+function dosedLayers(control: Control, vector: Vector): number[] {
+  return layersOf(sharesDose(control) ? { ...control, layers: "recommended" } : control, vector);
+}
+
 /** Everything a slider shows about a vector. */
 export function sliderFacts(vector: Vector, control: Control, norms: readonly number[], bound: number) {
   const negative = zonesOf(vector, -1, norms, bound);
@@ -157,7 +170,7 @@ export function sliderFacts(vector: Vector, control: Control, norms: readonly nu
     positive,
     end: sliderEnd(negative, positive),
     word: wordFor(control.strength, zones),
-    dose: doseOf(vector, control.strength, layersOf(control, vector), norms),
+    dose: doseOf(vector, control.strength, dosedLayers(control, vector), norms),
   };
 }
 
