@@ -103,8 +103,11 @@ def test_a_vector_is_carried_over_from_another_model_and_its_loss_is_shown(
     wide.page.get_by_label("Layer of the second model").fill("1")
     wide.page.get_by_label("Layer of this model").fill("18")
     wide.page.get_by_label("Texts that both models read").fill("\n".join(ANCHORS))
+    wide.page.get_by_label("Measure how far it steers, too").check()
+    wide.page.get_by_label("Compared with").select_option("sentiment")
     shown = carry_over(wide, made)
     expect(shown).to_contain_text(f"From layer 1 of {SECOND} to layer 18")
+    expect(shown).to_contain_text("Found in this model: sentiment@")
     carried = wide.vector(made)["provenance"]["loss"]["auroc"]["transferred"]
     expect(shown.get_by_role("listitem").nth(2)).to_contain_text(f"carried over{carried['mean']:.2f} [")
     wide.inspect("make-transfer")

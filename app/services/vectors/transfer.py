@@ -7,19 +7,23 @@ from typing import Any
 import torch
 
 from app.services.context import Context
-from app.services.inputs import check_activations, encode_prompts, pair_set, pair_text
-from app.services.limits import check_limit
+from app.services.inputs import check_activations, encode_prompts, pair_set, pair_text, tokenize
+from app.services.limits import check_limit, check_own_steering, check_vectors
 from app.services.resources import vector_answer
 from app.services.vectors.independent import check_second_model, opened_second_model
 from app.settings import Settings
-from steering.engine.api import Engine
+from steering.engine.api import Engine, SamplingParams
+from steering.errors import DoseExceeded
+from steering.plan.layers import check_model
 from steering.quality import Estimate
 from steering.schemas.comparison import EstimateAnswer
-from steering.schemas.transfer import TransferAnswer, TransferRequest
+from steering.schemas.transfer import EffectAnswer, TransferAnswer, TransferRequest
 from steering.threads import run_in_thread
+from steering.workflows.evaluation.setup import evaluation_prompts
 from steering.workflows.extraction.texts import capture_prompts
 from steering.workflows.progress import Progress
 from steering.workflows.transfer import request as workflow
+from steering.workflows.transfer.effect import TEMPERATURE, EffectRequest, effect, effect_answers
 from steering.workflows.transfer.transfer import PART, ROWS, transfer, tried_layers
 
 
@@ -29,6 +33,7 @@ class PreparedTransfer:
 
     context: Context
     request: workflow.TransferRequest
+    effect: EffectRequest | None
 
 
 async def prepare(context: Context, body: TransferRequest) -> PreparedTransfer:
@@ -40,7 +45,7 @@ async def prepare(context: Context, body: TransferRequest) -> PreparedTransfer:
     request = await run_in_thread(_request, body)
     workflow.check_transfer(request, context.engine)
     await _check_numbers(context.engine, settings, request, request.to_layer)
-    return PreparedTransfer(context, request)
+    return PreparedTransfer(context, request, await _effect_request(context, body))
 
 
 async def job(work: PreparedTransfer, progress: Progress) -> Mapping[str, Any]:
@@ -49,6 +54,7 @@ async def job(work: PreparedTransfer, progress: Progress) -> Mapping[str, Any]:
     async with opened_second_model(context.settings) as second:
         await _check_numbers(second, context.settings, work.request, work.request.from_layer)
         found = await transfer(context.engine, second, work.request, progress=progress)
+    steered = None if work.effect is None else await _measured(context, found, work.effect, progress)
     auroc = {name: _estimate(getattr(found, name)) for name in ("source", "native", "transferred", "random")}
     loss = {
         "explained": found.explained,
@@ -56,6 +62,8 @@ async def job(work: PreparedTransfer, progress: Progress) -> Mapping[str, Any]:
         "auroc": {name: None if one is None else one.model_dump(mode="json") for name, one in auroc.items()},
         "warnings": list(found.warnings),
     }
+    if steered is not None:
+        loss["effect"] = steered.model_dump(mode="json")
     provenance = {**found.vector.provenance, "loss": loss}
     stored = await context.store.vectors.put(replace(found.vector, provenance=provenance))
     return TransferAnswer(
@@ -67,8 +75,49 @@ async def job(work: PreparedTransfer, progress: Progress) -> Mapping[str, Any]:
         explained=found.explained,
         cosine=found.cosine,
         auroc=auroc,
+        effect=steered,
         warnings=list(found.warnings),
     ).model_dump(mode="json")
+
+
+async def _effect_request(context: Context, body: TransferRequest) -> EffectRequest | None:
+    """Resolves what is measured of the effect. Raises LimitExceeded, DoseExceeded, VectorNotFound, VectorModelMismatch,
+    ContextLengthExceeded, and InsufficientScope for a vector that the caller may not steer with."""
+    asked, engine, bound = body.effect, context.engine, context.limits.max_relative_dose
+    if asked is None:
+        return None
+    check_own_steering(context.limits, profile=False, listed=True)
+    check_vectors(context.limits, [body.name, *filter(None, [asked.native])])
+    check_limit(
+        effect_answers(asked.prompts), context.settings.max_evaluation_answers, "answers to generate", "effect.prompts"
+    )
+    if bound is not None and asked.relative_dose > bound:
+        raise DoseExceeded(
+            f"relative_dose {asked.relative_dose:g} is beyond the bound of {bound:g}", param="effect.relative_dose"
+        )
+    native = None if asked.native is None else await context.vector(asked.native, "effect.native")
+    if native is not None:
+        check_model(native, engine.info)
+    prompts = await run_in_thread(evaluation_prompts, engine, None, asked.prompts)
+    return EffectRequest(
+        prompts=[(await tokenize(engine, one, asked.max_tokens)).token_ids for one in prompts],
+        relative_dose=asked.relative_dose,
+        native=native,
+        sampling=SamplingParams(max_tokens=asked.max_tokens, temperature=TEMPERATURE, seed=body.seed),
+    )
+
+
+async def _measured(
+    context: Context, found: workflow.Transfer, request: EffectRequest, progress: Progress
+) -> EffectAnswer:
+    measured = await effect(context.engine, found, request, progress=progress)
+    return EffectAnswer(
+        relative_dose=request.relative_dose,
+        prompts=len(request.prompts),
+        max_tokens=request.sampling.max_tokens,
+        native=None if request.native is None else request.native.id,
+        shift={name: _estimate(getattr(measured, name)) for name in ("native", "transferred", "random")},
+    )
 
 
 async def _check_numbers(

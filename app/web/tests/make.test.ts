@@ -10,7 +10,7 @@ import {
   searchBody,
   texts,
 } from "../src/make/dictionary";
-import { lossOf, lossVerdict } from "../src/make/loss";
+import { effectSentence, lossOf, lossVerdict } from "../src/make/loss";
 import { rows } from "../src/make/store";
 import { fields, OWN_PAIRS, setFields, takeFile, transferBody, transferProblem } from "../src/make/transfer";
 import { parseVectorFile } from "../src/make/vectorFile";
@@ -78,6 +78,10 @@ describe("a transfer", () => {
     expect(transferProblem.value).toBeNull();
     expect(transferBody()).toMatchObject({ pairs: [pair, pair] });
     expect(fields.value.fromLayer).toBe(4);
+    setFields({ effect: true });
+    expect(transferBody().effect).toEqual({});
+    setFields({ native: "sentiment" });
+    expect(transferBody().effect).toEqual({ native: "sentiment" });
   });
 });
 
@@ -101,6 +105,17 @@ describe("the loss of a transfer", () => {
     expect(textOf(estimate(0.7, 0.6, 0.8))).toBe("shows nothing");
     expect(textOf(estimate(0.6, 0.45, 0.8))).toBe("shows nothing");
     expect(textOf(null)).toBe("loss not measured");
+  });
+
+  it("says whether the carried direction steers further than random ones, where that was measured", () => {
+    const figures = { relative_dose: 0.15, prompts: 12, max_tokens: 32, native: null };
+    const sentence = (transferred: ReturnType<typeof estimate> | null) =>
+      effectSentence({ ...figures, shift: { native, transferred, random: estimate(0.04, -0.18, 0.2) } });
+    expect(effectSentence(null)).toBeNull();
+    expect(sentence(estimate(0.36, 0.24, 0.48))).toContain("further than random");
+    expect(sentence(estimate(0.36, 0.1, 0.6))).toContain("not shown to move it less");
+    expect(sentence(estimate(0.36, -0.1, 0.8))).toContain("not shown to move what");
+    expect(sentence(null)).toContain("left their range");
   });
 });
 

@@ -19,7 +19,7 @@ from steering.client.calls.base import (
 from steering.client.results import Vector
 from steering.schemas.extraction import Pair, Training, TraitDescription
 from steering.schemas.jobs import JobAnswer
-from steering.schemas.transfer import TransferAnswer
+from steering.schemas.transfer import EffectRequest, TransferAnswer
 from steering.schemas.vectors import SimilarAnswer, Term, VectorExport, VectorPageAnswer, VectorVersionsAnswer
 
 Directions: TypeAlias = dict[str, list[float]]
@@ -53,6 +53,7 @@ class TransferOptions(VectorDescription, total=False):
     position: str | int
     holdout: float
     seed: int
+    effect: EffectRequest | JsonObject
 
 
 class VectorFilters(TypedDict, total=False):

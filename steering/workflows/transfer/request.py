@@ -10,7 +10,7 @@ from steering.layer_indices import layer_indices
 from steering.pairs import PairSet, Text, dataset_digest
 from steering.quality import Estimate
 from steering.shapes import Direction
-from steering.vectors import ConceptVector, check_name
+from steering.vectors import ConceptVector, LayerDirection, check_name
 from steering.workflows.extraction.extract import check_position
 
 MIN_ANCHORS, MAX_ANCHORS = 20, 2_000
@@ -39,11 +39,12 @@ class Transfer:
     """The vector in the target model, not yet stored, and what was measured.
 
     source, native, transferred, random: AUROC on held-out pairs: of the source's direction in the source, and in the target of one
-    fitted there, of the carried one, and of random ones. explained: share of the variance of held-out anchors that the map
+    fitted there, of the carried one, and of random ones. fitted: that native direction, from all pairs. explained: share of the variance of held-out anchors that the map
     explains. cosine: of the carried direction with the native one.
     """
 
     vector: ConceptVector
+    fitted: LayerDirection
     source_model: str
     from_layer: int
     to_layer: int

@@ -126,6 +126,7 @@ def _result(source: Side, target: Side, request: TransferRequest, carried: Affin
     native = target.pairs.fit()
     return Transfer(
         vector=_vector(source, target, request, entry, division, transferred),
+        fitted=native,
         source_model=source.info.name,
         from_layer=source.layer,
         to_layer=target.layer,

@@ -60,6 +60,52 @@ async def test_a_vector_is_carried_over_stored_and_steers(
     assert "pairs" not in json.dumps(started.json().get("request", {}))
 
 
+EFFECT = {"prompts": 3, "max_tokens": 4, "relative_dose": 0.1}
+
+
+async def test_the_steering_effect_is_measured_against_a_named_vector_and_kept_with_the_loss(
+    start: StartServer, hf_byte_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    engine, settings = settings_over(tmp_path, hf_byte_tokenizer)
+    engine.info = replace(engine.info, typical_norms=(4.0,) * engine.info.layer_count)
+    server = await start(engine, **settings)
+    mine = {"name": "mine", "pairs": ROWS, "layers": [1]}
+    assert (await server.client.post("/v1/vectors/extract?wait=true", json=mine)).status_code == 201
+    by_default, named = [
+        (await server.client.post("/v1/vectors/transfer?wait=true", json=BODY | {"effect": asked}, timeout=60)).json()
+        for asked in (EFFECT, EFFECT | {"native": "mine"})
+    ]
+    effect = named["effect"]
+    assert {key: effect[key] for key in EFFECT} == EFFECT
+    assert (effect["native"], by_default["effect"]["native"]) == ("mine@1", None)
+    assert set(effect["shift"]) == {"native", "transferred", "random"}
+    assert all(len(one["interval"]) == 2 for one in effect["shift"].values())
+    assert effect["shift"]["transferred"] == by_default["effect"]["shift"]["transferred"]
+    loss = (await server.client.get("/v1/vectors/mood")).json()["provenance"]["loss"]
+    assert loss["effect"] == effect
+
+
+@pytest.mark.parametrize(
+    ("effect", "status", "param"),
+    [
+        ({"native": "nowhere"}, 404, "vector"),
+        ({"relative_dose": 0.25}, 400, "effect.relative_dose"),
+        ({"prompts": 1}, 400, "effect.prompts"),
+        ({"prompts": 64}, 400, "effect.prompts"),
+        ({"max_tokens": 0}, 400, "effect.max_tokens"),
+        ({"temperature": 1.0}, 400, "effect.temperature"),
+    ],
+)
+async def test_an_effect_that_cannot_be_measured_is_refused_before_a_model_is_loaded(
+    start: StartServer, effect: dict[str, Any], status: int, param: str
+) -> None:
+    server = await start(scorer_model="no-such-folder", max_evaluation_answers=500)
+    policy = {"limits": {"max_relative_dose": 0.2}}
+    assert (await server.client.put("/v1/policy", json=policy)).status_code == 200
+    answer = await server.client.post("/v1/vectors/transfer", json=BODY | {"effect": effect})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (status, param), answer.text
+
+
 @pytest.mark.parametrize(
     ("change", "word"),
     [
@@ -118,14 +164,20 @@ def test_the_command_shows_the_loss(
     hf_byte_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     engine, settings = settings_over(tmp_path, hf_byte_tokenizer)
+    engine.info = replace(engine.info, typical_norms=(4.0,) * engine.info.layer_count)
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     (tmp_path / "anchors.txt").write_text("\n".join(ANCHORS))
     files = ("--pairs", str(tmp_path / "pairs.jsonl"), "--anchors", str(tmp_path / "anchors.txt"))
     with running(engine, **settings) as address:
         steer = Steer(address, capsys)
         shown = steer("transfer", "mood", *files, "--from-layer", "1", "--to-layer", "1")[0]
+        measured = ("--effect", "--native", "mood", "--prompts", "2", "--dose", "0.1")
+        effect = steer("transfer", "again", *files, "--from-layer", "1", "--to-layer", "1", *measured)[0]
         assert "--concept" in steer("transfer", "mood", code=2)[1]
     assert "transferred" in shown
     assert "second to turned" in shown
     assert "layer 1 to layer 1" in shown
     assert re.search(r"native .* \d\.\d\d \(\d\.\d\d to \d\.\d\d\)", shown) is not None
+    assert "shift" not in shown
+    assert "shift: 2 neutral prompts, 32 tokens, relative dose 0.1; native: mood@1" in effect
+    assert re.search(r"transferred .* [+-]\d\.\d\d \([+-]\d", effect) is not None

@@ -1,6 +1,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { concepts, loadConcepts } from "../compare/store";
 import { capabilities, layerCount } from "../frame/server";
+import { vectors } from "../frame/vectors";
 import { ChoiceField, OptionalNumber } from "../ui/fields";
 import { ErrorNote, Note } from "../ui/Note";
 import { NumberField } from "../ui/NumberField";
@@ -39,6 +40,7 @@ export function TransferSource() {
         onChange={(name) => setFields({ concept: name })}
       />
       {concept === OWN_PAIRS && <PairTable />}
+      <EffectFields />
       <Options />
     </div>
   );
@@ -92,6 +94,34 @@ function FileField() {
           value={String(fields.value.fromLayer ?? known.begin)}
           options={known.layers.map((layer) => [String(layer), `layer ${layer}`] as const)}
           onChange={(layer) => setFields({ fromLayer: Number(layer) })}
+        />
+      )}
+    </div>
+  );
+}
+
+/** Whether the steering effect is measured too, and against what. */
+function EffectFields() {
+  const { effect, native } = fields.value;
+  return (
+    <div class="stack">
+      <label class="row">
+        <input
+          type="checkbox"
+          checked={effect}
+          onChange={(event) => setFields({ effect: event.currentTarget.checked })}
+        />
+        Measure how far it steers, too
+      </label>
+      {effect && (
+        <ChoiceField
+          label="Compared with"
+          value={native}
+          options={[
+            ["", "the direction that the pairs give in this model"],
+            ...(vectors.value ?? []).map((one) => [one.name, one.name] as const),
+          ]}
+          onChange={(name) => setFields({ native: name })}
         />
       )}
     </div>

@@ -1,7 +1,7 @@
 import type { Estimate, Transfer, Vector } from "../api/types";
 import type { Verdict } from "../library/verdict";
 
-export type Loss = Pick<Transfer, "explained" | "cosine" | "auroc" | "warnings">;
+export type Loss = Pick<Transfer, "explained" | "cosine" | "auroc" | "effect" | "warnings">;
 
 const CHANCE = 0.5;
 
@@ -45,6 +45,17 @@ export function lossVerdict({ auroc }: Pick<Loss, "auroc">): Verdict & { sentenc
     text: "reads, no loss shown",
     sentence: "It reads the concept in the loaded model; no loss against a direction that was found there is shown.",
   };
+}
+
+/** Says in words whether the carried direction was shown to steer; null where that was not measured. */
+export function effectSentence(effect: Loss["effect"]): string | null {
+  if (!effect) return null;
+  const [carried, random] = [effect.shift.transferred, effect.shift.random].map(boundsOf);
+  if (!carried) return "With the carried direction the numbers left their range.";
+  if (carried.low <= 0) return "It is not shown to move what this model writes.";
+  if (random && carried.low <= random.high)
+    return "It moves what this model writes, but random directions are not shown to move it less.";
+  return "It moves what this model writes, and further than random directions.";
 }
 
 interface Bounds {

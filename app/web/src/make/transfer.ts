@@ -26,6 +26,10 @@ export interface TransferFields {
   anchors: string;
   holdout: number;
   seed: number;
+  /** Whether it is measured how far the vector steers. */
+  effect: boolean;
+  /** The vector that this is compared with; empty for the direction that the pairs give. */
+  native: string;
 }
 
 export const fields = signal<TransferFields>({
@@ -36,6 +40,8 @@ export const fields = signal<TransferFields>({
   anchors: "",
   holdout: 0.3,
   seed: 0,
+  effect: false,
+  native: "",
 });
 export const file = signal<VectorFile | null>(null);
 
@@ -65,7 +71,7 @@ export const transferProblem = computed<string | null>(() => {
 
 /** The request of a transfer. */
 export function transferBody(): TransferRequest {
-  const { origin, concept, fromLayer, toLayer, anchors, holdout, seed } = fields.value;
+  const { origin, concept, fromLayer, toLayer, anchors, holdout, seed, effect, native } = fields.value;
   const direction = origin === "file" && fromLayer !== null ? file.value?.directions.get(fromLayer) : undefined;
   const texts = linesOf(anchors);
   return {
@@ -77,6 +83,7 @@ export function transferBody(): TransferRequest {
     ...(texts.length === 0 ? {} : { anchors: texts }),
     holdout,
     seed,
+    ...(effect ? { effect: native === "" ? {} : { native } } : {}),
   };
 }
 

@@ -1,0 +1,87 @@
+"""Measures how far a carried direction moves what the target writes, next to a native vector and random directions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from steering.engine.api import Engine, Prompt, SamplingParams
+from steering.errors import InvalidRequest
+from steering.model.info import ModelInfo
+from steering.plan.types import SteeringPlan
+from steering.quality import Estimate
+from steering.vectors import ConceptVector
+from steering.workflows.comparison.text_metrics import estimate
+from steering.workflows.evaluation.setup import ReadBack, plan_at, random_like
+from steering.workflows.evaluation.statistics import shifts
+from steering.workflows.evaluation.trials import Trial, run_trials, trial_answers
+from steering.workflows.progress import Progress
+from steering.workflows.transfer.request import Transfer
+
+DOSE = 0.15
+"""Planned relative dose: at 0.2 text breaks for half of the starter concepts (docs/dose_response.md)."""
+RANDOM_DIRECTIONS = 3
+TEMPERATURE = 0.7
+"""Of the answers of a job."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EffectRequest:
+    """What is measured. prompts: answered once with each vector. relative_dose: planned, of each vector over its layers together.
+    native: a vector of the target, steered at its recommended layers; None: the direction fitted to the pairs."""
+
+    prompts: Sequence[Prompt]
+    sampling: SamplingParams
+    relative_dose: float = DOSE
+    native: ConceptVector | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """Mean shifts of the answers, with intervals over prompts, in natural scales of the direction fitted to the pairs.
+
+    random: the mean over RANDOM_DIRECTIONS for each prompt. None where a vector drove the numbers out of range.
+    """
+
+    native: Estimate | None
+    transferred: Estimate | None
+    random: Estimate | None
+
+
+def effect_answers(prompts: int) -> int:
+    """How many answers `effect` generates."""
+    return trial_answers(2 + RANDOM_DIRECTIONS, prompts)
+
+
+async def effect(
+    target: Engine, found: Transfer, request: EffectRequest, *, progress: Progress | None = None
+) -> Effect:
+    """Answers the prompts unsteered and with each vector at one relative dose. The unsteered model reads all answers at the layer of
+    the transfer, along the direction fitted to the pairs.
+
+    Raises InvalidRequest where the typical norms of the target are not known.
+    """
+    fitted = replace(found.vector, layers={found.to_layer: found.fitted}, recommended=None)
+    random = [random_like(fitted, request.sampling.seed + number + 1) for number in range(RANDOM_DIRECTIONS)]
+    vectors = [request.native or fitted, found.vector, *random]
+    plans = [await _plan(target.info, vector, request.relative_dose) for vector in vectors]
+    reading = ReadBack(found.to_layer, found.fitted)
+    unsteered, (native, transferred, *controls) = await run_trials(
+        target, request.prompts, plans, reading, request.sampling, progress=progress
+    )
+    return Effect(*(_moved(trials, unsteered) for trials in ([native], [transferred], controls)))
+
+
+async def _plan(info: ModelInfo, vector: ConceptVector, dose: float) -> SteeringPlan:
+    """An add at the vector's recommended layers, at one strength, that plans the dose over all of them."""
+    if not info.typical_norms:
+        raise InvalidRequest(
+            "a relative dose needs the typical norms of the model, which were not measured", param="effect"
+        )
+    layers = vector.recommended_layers()
+    planned = sum(vector.at(layer).scale / info.typical_norms[layer] for layer in layers)
+    return await plan_at(info, vector, dose / planned, layers)
+
+
+def _moved(trials: Sequence[Trial], unsteered: Trial) -> Estimate | None:
+    """The mean over prompts of the shift, averaged over the trials that ended."""
+    rows = [shifts(trial, unsteered) for trial in trials if trial.broken is None]
+    return estimate([sum(row) / len(row) for row in zip(*rows, strict=True)]) if rows else None
