@@ -66,6 +66,7 @@ class Settings(BaseSettings):
     output_days: Positive = Field(7, description="age at which results of batches are deleted")
     audit_days: Positive = Field(90, description="age at which entries of the audit log are deleted")
     job_days: Positive = Field(30, description="age at which jobs that have ended are deleted")
+    link_days: Positive = Field(365, description="age at which saved links are deleted")
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="comma-separated names accepted in Host, in addition to the loopback names on a loopback address",
@@ -156,6 +157,8 @@ class Settings(BaseSettings):
     max_scored_tokens: Positive = Field(
         200_000, description="tokens that one scoring request reads; the prompt counts for each continuation"
     )
+    max_links: Positive = Field(1_000, description="links that one key has saved")
+    max_link_bytes: Positive = Field(64_000, description="state of a saved link, as JSON in ASCII")
     max_batch_requests: Positive = Field(10_000, description="requests of one batch")
     max_evaluation_answers: Positive = Field(10_000, description="answers that one evaluation generates")
     max_page: Annotated[int, Field(ge=1, le=200)] = Field(200, description="entries of a page of a list")

@@ -8,7 +8,7 @@ SteeringError
 │   ├── VectorModelMismatch   another d_model, or another model's vector
 │   └── DoseExceeded          the planned relative dose is beyond the operator's bound
 ├── NotFound
-│   └── VectorNotFound  ProfileNotFound  ModelNotFound  JobNotFound  ConceptNotFound
+│   └── VectorNotFound  ProfileNotFound  ModelNotFound  JobNotFound  ConceptNotFound  LinkNotFound
 ├── VectorInUse               a profile still names the vector
 ├── UnsupportedFormat         a file is not in a format that is read
 ├── NonfiniteActivations      steering drove the numbers out of range
@@ -107,6 +107,12 @@ class ConceptNotFound(NotFound):
     """There is no such starter concept."""
 
     code = "concept_not_found"
+
+
+class LinkNotFound(NotFound):
+    """There is no such saved link."""
+
+    code = "link_not_found"
 
 
 class VectorInUse(SteeringError):

@@ -86,13 +86,16 @@ def prune(
     audit: Annotated[
         int | None, typer.Option(min=1, help="Age in days of audit entries; default: STEERING_AUDIT_DAYS.")
     ] = None,
+    links: Annotated[
+        int | None, typer.Option(min=1, help="Age in days of saved links; default: STEERING_LINK_DAYS.")
+    ] = None,
     keep_versions: Annotated[
         int | None, typer.Option(min=1, help="Versions of each vector to keep, the newest and those that are named.")
     ] = None,
     url: Url = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be deleted.")] = False,
 ) -> None:
-    """Delete old jobs and audit entries, and with --keep-versions old versions of vectors.
+    """Delete old jobs, audit entries and links, and with --keep-versions old versions of vectors.
 
     Versions that a profile, a default steering or the policy names as `name@version` are kept.
     """
@@ -105,6 +108,7 @@ def prune(
         address,
         jobs_before=_days_ago(jobs or settings.job_days),
         audit_before=_days_ago(audit or settings.audit_days),
+        links_before=_days_ago(links or settings.link_days),
         dry_run=dry_run,
     )
     verb = "would delete" if dry_run else "deleted"

@@ -21,7 +21,7 @@ def create_key(  # noqa: PLR0913, PLR0917 - one option a field
     concurrency: Annotated[int | None, typer.Option(help="Requests that it may run at once.")] = None,
     rows: Annotated[int | None, typer.Option(help="Rows of the batch that it may use at once.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Unfinished jobs that it may have.")] = None,
-    storage_bytes: Annotated[int | None, typer.Option(help="Bytes of the vectors that it may store.")] = None,
+    storage_bytes: Annotated[int | None, typer.Option(help="Bytes of the vectors and links that it may store.")] = None,
     namespace: Annotated[
         str | None, typer.Option(help="Namespace of what it makes; it sees that and shared. Default: shared.")
     ] = None,

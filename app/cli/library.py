@@ -1,4 +1,4 @@
-"""`steer concepts`, `profiles`, `default` and `jobs`: what a server stores besides vectors."""
+"""`steer concepts`, `profiles`, `default`, `jobs` and `links`: what a server stores besides vectors."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -17,8 +17,10 @@ concepts = typer.Typer(no_args_is_help=True, help="Starter concepts: list, show.
 profiles = typer.Typer(no_args_is_help=True, help="Named lists of interventions: list, show, set, delete.")
 default = typer.Typer(no_args_is_help=True, help="Steering of requests that name none: show, set, clear.")
 jobs = typer.Typer(no_args_is_help=True, help="Long work: list, show, follow, cancel.")
+links = typer.Typer(no_args_is_help=True, help="Saved links to views of the playground: list, show, delete.")
 
 Id = Annotated[str, typer.Argument(help="Id of the job.")]
+LinkId = Annotated[str, typer.Argument(help="Id of the link.")]
 ProfileName = Annotated[str, typer.Argument(help="Name of the profile.")]
 
 
@@ -181,3 +183,32 @@ def cancel_job(job: Id, url: Url = LOCAL, key: Key = None) -> None:
     """Cancel a job."""
     with client_of(url, key) as client:
         console.print(shown(client.cancel_job(job).status))
+
+
+@links.command("list")
+def list_links(
+    limit: Annotated[int, typer.Option(help="Number of links.")] = 20,
+    as_json: AsJson = False,
+    url: Url = LOCAL,
+    key: Key = None,
+) -> None:
+    """List the links of the key, newest first; for an admin those of every key of the namespace."""
+    with client_of(url, key) as client:
+        found = client.list_links(limit=limit).data
+    rows = [[one.id, one.view, str(one.bytes), one.created_at, one.url] for one in found]
+    _print(found, as_json, ("link", "view", "bytes", "created", "address"), rows)
+
+
+@links.command("show")
+def show_link(link: LinkId, url: Url = LOCAL, key: Key = None) -> None:
+    """Show a link with its state as JSON."""
+    with client_of(url, key) as client:
+        print_json(client.get_link(link).model_dump(mode="json"))
+
+
+@links.command("delete")
+def delete_link(link: LinkId, url: Url = LOCAL, key: Key = None) -> None:
+    """Delete a link."""
+    with client_of(url, key) as client:
+        client.delete_link(link)
+    console.print(shown(f"deleted {link}"))

@@ -10,7 +10,7 @@ from app.cli.demo import demo
 from app.cli.extract import extract
 from app.cli.generation import compare, generate, replay, sweep
 from app.cli.keys import audit, keys
-from app.cli.library import concepts, default, jobs, profiles
+from app.cli.library import concepts, default, jobs, links, profiles
 from app.cli.output.terminal import shown, stderr
 from app.cli.pictures import card, draw_map
 from app.cli.policy import monitors, policy
@@ -41,8 +41,8 @@ for command in (
 cli.command("map")(draw_map)
 cli.command("test")(separation)
 for name, group in {
-    "vectors": vectors, "concepts": concepts, "profiles": profiles, "default": default, "jobs": jobs, "db": database,
-    "keys": keys, "policy": policy, "dictionaries": dictionaries,
+    "vectors": vectors, "concepts": concepts, "profiles": profiles, "default": default, "jobs": jobs, "links": links,
+    "db": database, "keys": keys, "policy": policy, "dictionaries": dictionaries,
 }.items():  # fmt: skip
     cli.add_typer(group, name=name)
 

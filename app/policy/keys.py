@@ -32,7 +32,7 @@ BEARER = HTTPBearer(scheme_name="key", auto_error=False, description="An API key
 class KeyLimits:
     """What a key may use. None: no limit of its own.
 
-    rows: of the batch that its requests take at once. jobs: unfinished at once. storage_bytes: of the vectors it has stored.
+    rows: of the batch that its requests take at once. jobs: unfinished at once. storage_bytes: of its vectors and links.
     own_steering: whether its requests may list interventions, only name profiles, or neither. vectors: the only names
     that it may steer with.
     """

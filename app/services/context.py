@@ -47,7 +47,8 @@ class Context:
     @property
     def store(self) -> NamespaceStore:
         """The store as the request sees it. Raises NotReady."""
-        return self.state.store.in_namespace(self.namespace, Writer(self.key.name, self.key.limits.storage_bytes))
+        writer = Writer(self.key.name, self.key.limits.storage_bytes, self.settings.max_links)
+        return self.state.store.in_namespace(self.namespace, writer)
 
     @property
     def jobs(self) -> NamespaceJobs:

@@ -1,4 +1,4 @@
-"""Builds the response models of stored things: vectors, profiles, jobs, the model."""
+"""Builds the response models of stored things: vectors, profiles, jobs, links, the model."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -8,10 +8,12 @@ from steering.model.info import ModelInfo
 from steering.quality import Recommended
 from steering.schemas.base import by_layer
 from steering.schemas.jobs import JobAnswer, JobError, JobProgress
+from steering.schemas.links import LinkAnswer, LinkState, link_url
 from steering.schemas.profiles import ProfileAnswer
 from steering.schemas.system import ModelAnswer
 from steering.schemas.vectors import QualityAnswer, RecommendedAnswer, VectorAnswer, VectorExport
 from steering.store.base import JobRecord, Profile
+from steering.store.links import Link
 from steering.store.summary import VectorSummary, summary_of
 from steering.vectors import ConceptVector
 
@@ -89,6 +91,29 @@ def job_answer(job: JobRecord) -> JobAnswer:
         error=None if job.error is None else JobError.model_validate(dict(job.error)),
         created_at=job.created_at,
         updated_at=job.updated_at,
+    )
+
+
+def link_answer(link: Link) -> LinkAnswer:
+    """Describes a saved link without its state."""
+    return LinkAnswer(
+        namespace=link.namespace,
+        id=link.id,
+        view=link.view,
+        url=link_url(link.view, link.id),
+        bytes=link.size,
+        created_at=link.created_at,
+    )
+
+
+def link_state(link: Link) -> LinkState:
+    """Returns what a link restores. Who saved it, and in which namespace, is not for every reader."""
+    return LinkState(
+        id=link.id,
+        view=link.view,
+        url=link_url(link.view, link.id),
+        state=dict(link.state or {}),
+        created_at=link.created_at,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from steering.spec import SteeringSpec
 from steering.store.governance import AuditStore, DocumentStore, KeyStore
+from steering.store.links import LinkStore
 from steering.store.outputs import OutputStore
 from steering.store.servers import ServerStore
 from steering.store.summary import VectorSummary
@@ -35,10 +36,14 @@ class VectorPage:
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """Who stores vectors: the name of a key, and the bytes that its vectors may take in the namespace (None: no limit)."""
+    """Who stores vectors and links: the name of a key, and what it may have in the namespace (None: no limit).
+
+    max_bytes: of its vectors and links together. max_links: their number.
+    """
 
     key: str = ""
     max_bytes: int | None = None
+    max_links: int | None = None
 
 
 UNLIMITED = Writer()
@@ -91,7 +96,7 @@ class VectorStore(VectorSource, Protocol):
     async def put(self, vector: ConceptVector) -> ConceptVector:
         """Stores the vector as the next version of its name; returns it with version, sha256, created_at and namespace set.
 
-        Raises StorageFull when the writer's vectors would take more than its `max_bytes`.
+        Raises StorageFull when the writer's vectors and links would take more than its `max_bytes`.
         """
         ...
 
@@ -162,12 +167,13 @@ class JobStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class NamespaceStore:
-    """What a store shows in one namespace. The only access to vectors, profiles and jobs, so no query lacks a namespace."""
+    """What a store shows in one namespace. The only access to vectors, profiles, jobs and links, so no query lacks one."""
 
     namespace: str
     vectors: VectorStore
     profiles: ProfileStore
     jobs: JobStore
+    links: LinkStore
 
 
 class Store(Protocol):
@@ -190,6 +196,10 @@ class Store(Protocol):
 
     async def defaults(self) -> Mapping[str, SteeringSpec]:
         """Returns the default steering of every namespace that has one."""
+        ...
+
+    async def prune_links(self, before: str) -> int:
+        """Deletes the links of every namespace that were saved before a time; returns how many."""
         ...
 
     async def ping(self) -> None:

@@ -21,6 +21,7 @@ from steering.store.formats.serialization import (
 )
 from steering.store.governance import AuditStore, DocumentStore, KeyStore
 from steering.store.memory_governance import MemoryAudit, MemoryDocuments, MemoryKeys, MemoryOutputs
+from steering.store.memory_links import MemoryLinks
 from steering.store.memory_servers import MemoryServers
 from steering.store.memory_vectors import Content, MemoryVectors
 from steering.store.outputs import OutputStore
@@ -152,9 +153,8 @@ class MemoryStore:
         """See Store.in_namespace."""
         check_name(name, "namespace")
         content = self._content
-        return NamespaceStore(
-            name, MemoryVectors(content, name, writer), MemoryProfiles(content, name), MemoryJobs(content, name)
-        )
+        vectors, links = MemoryVectors(content, name, writer), MemoryLinks(content, name, writer)
+        return NamespaceStore(name, vectors, MemoryProfiles(content, name), MemoryJobs(content, name), links)
 
     @property
     def shared(self) -> NamespaceStore:
@@ -164,6 +164,13 @@ class MemoryStore:
     async def defaults(self) -> Mapping[str, SteeringSpec]:
         """See Store.defaults."""
         return {name: read_steering(text, "the default steering") for name, text in self._content.defaults.items()}
+
+    async def prune_links(self, before: str) -> int:
+        """See Store.prune_links."""
+        old = [position for position, link in self._content.links.items() if link.created_at < before]
+        for position in old:
+            del self._content.links[position]
+        return len(old)
 
     async def ping(self) -> None:
         """See Store.ping."""

@@ -20,6 +20,7 @@ from steering.store.formats.stored_vector import (
     summarize_valid,
     written,
 )
+from steering.store.links import Link
 from steering.store.memory_servers import Changes
 from steering.store.rules import (
     check_changes,
@@ -38,7 +39,7 @@ Named: TypeAlias = tuple[str, str]
 
 @dataclass(slots=True)
 class Content:
-    """What a MemoryStore holds. jobs: by id, with their position in the listing; insertion order is the order of creation."""
+    """What a MemoryStore holds. jobs: by id, with their position in the listing; links: by position; insertion order is the order of creation."""
 
     vectors: dict[Named, dict[int, StoredVector]] = field(default_factory=dict)
     last_versions: dict[Named, int] = field(default_factory=dict)
@@ -46,6 +47,8 @@ class Content:
     defaults: dict[str, str] = field(default_factory=dict)
     jobs: dict[str, tuple[int, JobRecord]] = field(default_factory=dict)
     last_job: int = 0
+    links: dict[int, Link] = field(default_factory=dict)
+    last_link: int = 0
     changes: Changes = field(default_factory=Changes)
     decoded: LRUCache[StoredVector, ConceptVector] = field(default_factory=lambda: LRUCache(DECODED_VECTORS))
 
@@ -55,6 +58,12 @@ class Content:
         if vector is None:
             vector = self.decoded[stored] = deserialize(stored)
         return vector
+
+    def stored_bytes(self, namespace: str, writer: Writer) -> int:
+        """Returns the bytes of the writer's vectors and links in a namespace."""
+        vectors = [one for (place, _), kept in self.vectors.items() if place == namespace for one in kept.values()]
+        links = [link.size for link in self.links.values() if (link.namespace, link.owner) == (namespace, writer.key)]
+        return sum(links) + sum(len(one.content) for one in vectors if one.created_by == writer.key)
 
 
 @final
@@ -67,7 +76,7 @@ class MemoryVectors:
     async def put(self, vector: ConceptVector) -> ConceptVector:
         """See VectorStore.put."""
         serialized = serialize(vector)
-        check_quota(self._writer, self._used(), len(serialized.content))
+        check_quota(self._writer, self._content.stored_bytes(self._namespace, self._writer), len(serialized.content))
         key = (self._namespace, serialized.name)
         version = self._content.last_versions.get(key, 0) + 1
         stored = written(serialized, version, self._writer, self._namespace)
@@ -140,16 +149,6 @@ class MemoryVectors:
     def _names(self) -> list[str]:
         visible = visible_from(self._namespace)
         return sorted({name for namespace, name in self._content.vectors if namespace in visible})
-
-    def _used(self) -> int:
-        """Returns the bytes of the writer's vectors in this namespace."""
-        return sum(
-            len(stored.content)
-            for (namespace, _), versions in self._content.vectors.items()
-            if namespace == self._namespace
-            for stored in versions.values()
-            if stored.created_by == self._writer.key
-        )
 
     def _refuse_if_used(self, name: str, version: int | None, *, only: bool) -> None:
         users: dict[str, SteeringSpec] = {}

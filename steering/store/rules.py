@@ -18,7 +18,7 @@ PAGE_LIMIT = 200
 _ALLOWED_CONTROLS = frozenset("\n\r\t")
 _CURSOR_LIMIT = 256
 
-Listing: TypeAlias = Literal["vector", "job", "audit"]
+Listing: TypeAlias = Literal["vector", "job", "link", "audit"]
 
 
 def now() -> str:

@@ -1,6 +1,7 @@
 """The frame in a browser: places by key and link, themes, keys of the API, accessibility and screenshots of every place."""
 
 import gzip
+import re
 from pathlib import Path
 
 import httpx2
@@ -115,6 +116,13 @@ def test_a_server_with_keys_asks_for_one_and_says_what_a_key_may_not_do(
         dialog.get_by_role("button", name="Use this key").click()
         page.get_by_role("button", name="Make the starter vectors").click()
         expect(page.get_by_role("alert")).to_contain_text("write")
+        page.get_by_role("button", name="Copy as code").click()
+        page.get_by_role("button", name="Save and copy a link").click()
+        expect(page.get_by_role("dialog")).to_contain_text(
+            "the server saved nothing: this route needs the scope 'write'"
+        )
+        expect(page.get_by_label("Address of the link")).to_have_value(re.compile(r"/#/compare\?s="))
+        page.keyboard.press("Escape")
         page.get_by_role("link", name="Library").click()
         for name in ("Policy", "Monitors", "API keys"):
             expect(page.get_by_role("region", name=name, exact=True)).to_contain_text("Not with this key")

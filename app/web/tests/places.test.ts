@@ -12,8 +12,9 @@ import { conceptTexts, parseTexts } from "../src/space/sets";
 
 describe("addresses of places", () => {
   it("name a place and its state, and open Compare for anything else", () => {
-    expect(parse(placeHref("space", "abc"))).toEqual({ place: "space", state: "abc" });
-    expect(parse("#/nowhere")).toEqual({ place: "compare", state: null });
+    expect(parse(placeHref("space", "abc"))).toEqual({ place: "space", state: "abc", link: null });
+    expect(parse("#/read?link=aaaa")).toEqual({ place: "read", state: null, link: "aaaa" });
+    expect(parse("#/nowhere")).toEqual({ place: "compare", state: null, link: null });
   });
 });
 

@@ -1,11 +1,13 @@
-"""Calls for profiles, default steering, jobs, concepts, capabilities and health."""
+"""Calls for profiles, default steering, jobs, links, concepts, capabilities and health."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pydantic import JsonValue, TypeAdapter
 
 from steering.client.calls.base import Call, Intervention, StreamCall, json_fields, no_body, parsed, path_of
 from steering.schemas.jobs import JobAnswer, JobPage
+from steering.schemas.links import LinkAnswer, LinkPage, LinkState, View
 from steering.schemas.profiles import ProfileAnswer, ProfileList
 from steering.schemas.steering import DefaultSteeringAnswer
 from steering.schemas.system import CapabilitiesAnswer, ConceptDetail, ConceptList, HealthAnswer, VersionAnswer
@@ -65,6 +67,26 @@ def cancel_job(job_id: str) -> Call[JobAnswer]:
 def job_events(job_id: str) -> StreamCall[JobAnswer]:
     """Streams the progress of a job; the finished job is last."""
     return StreamCall("GET", path_of("/v1/jobs/{}/events", job_id), {"progress": JobAnswer, "done": JobAnswer})
+
+
+def save_link(view: View, state: Mapping[str, Any]) -> Call[LinkAnswer]:
+    """Saves the state of a view of the playground; whoever has the `url` of the answer and a key opens it."""
+    return Call("POST", "/v1/links", parsed(LinkAnswer), json_fields(view=view, state=state))
+
+
+def list_links(*, limit: int = 50, cursor: str | None = None) -> Call[LinkPage]:
+    """Lists the links of the key, for an admin those of every key of the namespace, newest first."""
+    return Call("GET", "/v1/links", parsed(LinkPage), query=json_fields(limit=limit, cursor=cursor))
+
+
+def get_link(link_id: str) -> Call[LinkState]:
+    """Returns the state that a link was saved with."""
+    return Call("GET", path_of("/v1/links/{}", link_id), parsed(LinkState))
+
+
+def delete_link(link_id: str) -> Call[None]:
+    """Deletes a link."""
+    return Call("DELETE", path_of("/v1/links/{}", link_id), no_body)
 
 
 def list_concepts() -> Call[ConceptList]:

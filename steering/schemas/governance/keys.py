@@ -18,7 +18,7 @@ VectorNames = Annotated[tuple[Annotated[str, Field(max_length=64)], ...], Field(
 class KeyLimitsFields(Request):
     """Limits of one key. Absent: none of its own.
 
-    rows: of the batch at once. jobs: unfinished at once. storage_bytes: of the vectors that it has stored.
+    rows: of the batch at once. jobs: unfinished at once. storage_bytes: of the vectors and links that it has stored.
     own_steering: `any`, `profiles` (requests may only name profiles) or `none`. vectors: the only ones to steer with.
     max_relative_dose: larger doses are refused, or scaled down where they show only at run time.
     """

@@ -1,4 +1,4 @@
-"""Serializes profiles, the default steering and jobs as JSON text, checked when written and when read."""
+"""Serializes profiles, the default steering, jobs and links as JSON text, checked when written and when read."""
 
 import re
 from collections.abc import Mapping
@@ -6,9 +6,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from steering.errors import InvalidRequest, JobNotFound, ProfileNotFound, StoreCorrupt
+from steering.errors import InvalidRequest, JobNotFound, LinkNotFound, ProfileNotFound, StoreCorrupt
 from steering.spec import SteeringSpec
 from steering.store.base import JobRecord, Profile
+from steering.store.links import Link
 from steering.store.rules import DESCRIPTION_LIMIT, check_text
 from steering.strict_json import dump_json, load_json
 from steering.vectors import check_name
@@ -18,6 +19,7 @@ OWNER_LIMIT = 64
 UNFINISHED = ("queued", "running")
 INTERRUPTED = {"code": "interrupted", "message": "the server stopped before this job ended; start it again"}
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_LINK_ID = re.compile(r"[a-z2-7]{16}")
 
 
 def check_profile(profile: Profile) -> Profile:
@@ -43,6 +45,19 @@ def is_job_id(text: str) -> bool:
     return _JOB_ID.fullmatch(text) is not None
 
 
+def check_link(link: Link) -> str:
+    """Returns the state of a link as JSON. Raises InvalidRequest for an id, a view or a state that cannot be stored."""
+    if not is_link_id(link.id):
+        raise InvalidRequest(f"{link.id[:80]!r} is not a link id: 16 letters a-z and digits 2-7", param="id")
+    check_name(link.view, "view")
+    return dump_json(dict(link.state or {}), "state")
+
+
+def is_link_id(text: str) -> bool:
+    """Returns whether a link may have this id."""
+    return _LINK_ID.fullmatch(text) is not None
+
+
 def profile_not_found(name: str) -> ProfileNotFound:
     """Returns the error for a missing profile."""
     return ProfileNotFound(f"there is no profile {name!r}", param="profile")
@@ -51,6 +66,13 @@ def profile_not_found(name: str) -> ProfileNotFound:
 def job_not_found(job_id: str) -> JobNotFound:
     """Returns the error for a missing job."""
     return JobNotFound(f"there is no job {job_id[:80]!r}", param="job")
+
+
+def link_not_found(link_id: str) -> LinkNotFound:
+    """Returns the error for a missing link."""
+    return LinkNotFound(
+        f"there is no link {link_id[:80]!r}: it was deleted, or saved on another server", param="link_id"
+    )
 
 
 def write_steering(steering: SteeringSpec) -> str:

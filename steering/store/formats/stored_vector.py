@@ -158,11 +158,19 @@ def written(serialized: StoredVector, version: int, writer: Writer, namespace: s
     return replace(serialized, namespace=namespace, version=version, created_at=now(), created_by=writer.key)
 
 
+def check_link_count(writer: Writer, count: int) -> None:
+    """Raises StorageFull when a writer that has `count` links may not have one more."""
+    if writer.max_links is not None and count >= writer.max_links:
+        raise StorageFull(
+            f"this key has {count} links; it may have {writer.max_links}: delete some first", param="max_links"
+        )
+
+
 def check_quota(writer: Writer, used: int, size: int) -> None:
-    """Raises StorageFull when a writer's vectors, which take `used` bytes, would take too many with one of `size` more."""
+    """Raises StorageFull when a writer's vectors and links, which take `used` bytes, would take too many with `size` more."""
     if writer.max_bytes is not None and used + size > writer.max_bytes:
         raise StorageFull(
-            f"the vectors of this key take {used} bytes and this one takes {size}; the key may store {writer.max_bytes}: "
-            "delete vectors first",
+            f"the vectors and links of this key take {used} bytes and this one takes {size}; the key may store "
+            f"{writer.max_bytes}: delete some first",
             param="storage_bytes",
         )

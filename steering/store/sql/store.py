@@ -14,7 +14,7 @@ from steering.store.sql.database import Database
 from steering.store.sql.governance import SqlAudit, SqlDocuments, SqlKeys
 from steering.store.sql.jobs import SqlJobs, SqlOutputs
 from steering.store.sql.migrate import migrate
-from steering.store.sql.profiles import SqlProfiles, read_defaults
+from steering.store.sql.profiles import SqlLinks, SqlProfiles, prune_links, read_defaults
 from steering.store.sql.servers import SqlServers
 from steering.store.sql.vector_reads import VectorReads
 from steering.store.sql.vectors import SqlVectors
@@ -38,8 +38,9 @@ class SqlStore:
     def in_namespace(self, name: str, writer: Writer = UNLIMITED) -> NamespaceStore:
         """See Store.in_namespace."""
         check_name(name, "namespace")
-        vectors = SqlVectors(self.database, self._reads, name, writer)
-        return NamespaceStore(name, vectors, SqlProfiles(self.database, name), SqlJobs(self.database, name))
+        database = self.database
+        vectors, links = SqlVectors(database, self._reads, name, writer), SqlLinks(database, name, writer)
+        return NamespaceStore(name, vectors, SqlProfiles(database, name), SqlJobs(database, name), links)
 
     @property
     def shared(self) -> NamespaceStore:
@@ -49,6 +50,10 @@ class SqlStore:
     async def defaults(self) -> Mapping[str, SteeringSpec]:
         """See Store.defaults."""
         return await read_defaults(self.database)
+
+    async def prune_links(self, before: str) -> int:
+        """See Store.prune_links."""
+        return await prune_links(self.database, before)
 
     async def ping(self) -> None:
         """See Store.ping."""

@@ -76,6 +76,22 @@ class ProfileRow(Base):
     updated_at: Mapped[str] = mapped_column(String(32))
 
 
+class LinkRow(Base):
+    """A saved state of a view, as JSON; `position` grows with every new link and orders the listing. size: of `state`."""
+
+    __tablename__ = "links"
+    __table_args__ = (Index("ix_links_namespace", "namespace", "position"),)
+
+    position: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(String(16), unique=True)
+    namespace: Mapped[str] = mapped_column(Name)
+    view: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[str] = mapped_column(String(32), index=True)
+    created_by: Mapped[str] = mapped_column(String(128))
+    size: Mapped[int]
+    state: Mapped[str] = mapped_column(Text)
+
+
 class DefaultSteeringRow(Base):
     """The steering of requests that name none: one row or no row for each namespace."""
 

@@ -12,7 +12,6 @@ from steering.store.base import VectorFilter, VectorPage, Writer
 from steering.store.formats.serialization import read_steering
 from steering.store.formats.stored_vector import (
     StoredVector,
-    check_quota,
     deserialize,
     is_version,
     not_found,
@@ -30,6 +29,7 @@ from steering.store.rules import (
     refuse_if_used,
 )
 from steering.store.sql.database import Database
+from steering.store.sql.profiles import check_storage
 from steering.store.sql.tables import DefaultSteeringRow, ProfileRow, VectorNameRow, VectorRow
 from steering.store.sql.vector_reads import VectorReads
 from steering.store.sql.vector_rows import (
@@ -59,7 +59,7 @@ class SqlVectors:
         serialized = await run_in_thread(serialize, vector)
 
         async def add(connection: AsyncConnection) -> StoredVector:
-            await self._check_quota(connection, len(serialized.content))
+            await check_storage(connection, self._namespace, self._writer, len(serialized.content))
             version = await self._next_version(connection, serialized.name)
             stored = written(serialized, version, self._writer, self._namespace)
             await connection.execute(insert(VectorRow).values(to_row(stored)))
@@ -138,12 +138,6 @@ class SqlVectors:
 
     def _own(self, name: str) -> ColumnElement[bool]:
         return and_(VectorRow.namespace == self._namespace, VectorRow.name == name)
-
-    async def _check_quota(self, connection: AsyncConnection, size: int) -> None:
-        if self._writer.max_bytes is not None:
-            own = (VectorRow.namespace == self._namespace, VectorRow.created_by == self._writer.key)
-            used = await connection.scalar(select(func.sum(VectorRow.size)).where(*own))
-            check_quota(self._writer, int(used or 0), size)
 
     async def _next_version(self, connection: AsyncConnection, name: str) -> int:
         """Records and returns the next version number. Writers are serialized, so no other reads the same number."""

@@ -69,6 +69,17 @@ def test_jobs_are_listed_shown_followed_and_cancelled(steer: Steer, address: str
     assert steer("jobs", "cancel", job.id)[0] == "succeeded\n"
 
 
+def test_links_are_listed_shown_and_deleted(steer: Steer, address: str) -> None:
+    with Client(address) as client:
+        link = client.save_link("read", {"text": "Hello"})
+    assert f"/#/read?link={link.id}" in steer("links", "list")[0].replace("\n", "")
+    assert json.loads(steer("links", "list", "--json")[0])[0]["id"] == link.id
+    assert json.loads(steer("links", "show", link.id)[0])["state"] == {"text": "Hello"}
+    assert steer("links", "delete", link.id)[0] == f"deleted {link.id}\n"
+    assert steer("links", "list")[0] == "none\n"
+    assert "link_not_found" in steer("links", "show", link.id, code=1)[1]
+
+
 def test_vectors_are_combined_and_compared(steer: Steer) -> None:
     assert "both@1" in steer("vectors", "combine", "both", "calm=1", "warm=-0.5")[0]
     similar = json.loads(steer("vectors", "similar", "both", "--json")[0])

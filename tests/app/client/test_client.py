@@ -68,6 +68,9 @@ def test_every_route_of_the_server_has_a_call_except_metrics_and_plain_health() 
         "feature": 1,
         "job_id": "j",
         "key_id": "k",
+        "link_id": "l",
+        "view": "read",
+        "state": {},
         "scopes": ["read"],
         "directions": {},
         "interventions": [],
@@ -89,12 +92,8 @@ def test_every_route_of_the_server_has_a_call_except_metrics_and_plain_health() 
         }
         call: Call[object] | StreamCall[VectorAnswer] = build(**needed)
         reached.add((call.method, call.path.replace("/n", "/{name}").replace("/j/", "/{job_id}/")))
-    reached = {
-        (method, path.removesuffix("/k") + "/{key_id}" if path.endswith("/k") else path) for method, path in reached
-    }
-    reached = {
-        (method, path.removesuffix("/j") + "/{job_id}" if path.endswith("/j") else path) for method, path in reached
-    }
+    for id_, name in (("/k", "/{key_id}"), ("/j", "/{job_id}"), ("/l", "/{link_id}")):
+        reached = {(method, path.removesuffix(id_) + name * path.endswith(id_)) for method, path in reached}
     paths = create_app(Settings(database="memory://")).openapi()["paths"]
     offered = {(method.upper(), path) for path, methods in paths.items() for method in methods}
     openai = {
@@ -140,6 +139,20 @@ def test_extraction_waits_or_is_followed_as_a_job_to_the_same_vector(client: Cli
     assert (followed.id, followed.scale) == ("mood@2", waited.scale)
     assert client.get_job(job.id) == records[-1] == client.cancel_job(job.id)
     assert job.id in {one.id for one in client.list_jobs(limit=10).data}
+
+
+def test_links_keep_the_state_of_a_view_on_the_server(client: Client) -> None:
+    state = {"prompt": "Grüße", "controls": [{"vector": "calm", "strength": -0.5}]}
+    first, second = client.save_link("compare", state), client.save_link("read", {"text": "a"})
+    assert first.url == f"/#/compare?link={first.id}"
+    assert client.get_link(first.id).state == state
+    page = client.list_links(limit=1)
+    assert page.data == [second]
+    assert client.list_links(cursor=page.next_cursor).data == [first]
+    client.delete_link(first.id)
+    with pytest.raises(ApiError) as error:
+        client.get_link(first.id)
+    assert (error.value.status, error.value.code) == (404, "link_not_found")
 
 
 def test_profiles_and_the_default_steering_are_kept_on_the_server(client: Client) -> None:

@@ -17,6 +17,7 @@ from app.settings import Settings
 from app.synchronization import prune
 from steering.conditions import CONDITIONS
 from steering.operations import OPERATIONS
+from steering.store.links import Link
 from steering.workflows.extraction.make import METHOD_NAMES
 from tests.app.conftest import Server, StartServer, memory_store
 from tests.scripted_model import SCRIPTED_MODEL, WORDS
@@ -143,10 +144,13 @@ async def test_the_document_lists_every_route_in_our_words(server: Server) -> No
 async def test_results_of_old_batches_are_deleted_with_the_other_old_records() -> None:
     store = await memory_store(Settings())
     await store.outputs.append("out-1", 0, "line")
+    await store.shared.links.put(Link("a" * 16, "compare", {}))
     await prune(store, Settings())
     assert await store.outputs.read("out-1", 0) == "line"
-    await prune(store, Settings.model_construct(audit_days=1, job_days=1, output_days=-1))
+    assert len((await store.shared.links.find(None))[0]) == 1
+    await prune(store, Settings.model_construct(audit_days=1, job_days=1, output_days=-1, link_days=-1))
     assert await store.outputs.read("out-1", 0) is None
+    assert await store.shared.links.find(None) == ((), None)
 
 
 def test_every_route_of_ours_says_which_scope_it_needs() -> None:

@@ -1,5 +1,6 @@
 """What a caller sends to each route that takes or returns a name, with the name of something that belongs to another namespace."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ NUMBERS = {"1": [1.0] * 8}
 
 @dataclass(frozen=True)
 class Case:
-    """A request. `{vector}`, `{profile}` and `{job}` in its path, query or body are replaced; `status` is what it must get.
+    """A request. `{vector}`, `{profile}`, `{job}` and `{link}` in its path, query or body are replaced; `status` is what it must get.
 
     lines: whether the body is sent as one JSON line. file: whether a vector's file is sent.
     """
@@ -57,6 +58,7 @@ NAMED = (
     Case("GET /v1/jobs/{job_id}/events"),
     Case("GET /v1/jobs/{job_id}/output"),
     Case("DELETE /v1/jobs/{job_id}"),
+    Case("DELETE /v1/links/{link_id}"),
     Case("POST /v1/generate", {**SHORT, "steering": steered(BY_VECTOR)}),
     Case("POST /v1/generate", {**SHORT, "steering": steered(BY_CONDITION)}),
     Case("POST /v1/generate", {**SHORT, "steering": steered(BY_TARGET)}),
@@ -90,6 +92,7 @@ LISTED = (
     Case("GET /v1/vectors", query={"limit": 1}, status=200),
     Case("GET /v1/profiles", status=200),
     Case("GET /v1/jobs", status=200),
+    Case("GET /v1/links", status=200),
     Case("GET /v1/models", status=200),
     Case("GET /v1/steering", status=200),
     Case("POST /v1/explain", {"texts": ["a"], "threshold": 0.0}, status=200),
@@ -112,6 +115,7 @@ WRITTEN = (
     Case("PUT /v1/profiles/{name}", {"interventions": [{"vector": "common"}]}, status=200),
     Case("PUT /v1/steering", {"interventions": [{"vector": "common"}]}, status=200),
     Case("DELETE /v1/steering", status=204),
+    Case("POST /v1/links", {"view": "compare", "state": {"controls": [{"vector": "{vector}"}]}}, status=201),
 )
 """Requests that write under a name which the other namespace has: they make something of their own."""
 
@@ -132,9 +136,45 @@ NAMELESS |= {"GET /v1/concepts/{name}", "GET /v1/dictionaries"}
 """Routes that neither take nor return the name of anything that is stored."""
 
 ELSEWHERE = {
+    "GET /v1/links/{link_id}": "tests/app/policy/test_links.py (made to be shared: whoever has the id reads the state)",
     "POST /v1/replay": "tests/app/policy/test_namespaces.py::test_a_record_of_another_namespace_is_not_replayed",
     "POST /v1/dictionaries/{name}/search": "tests/app/dictionaries/test_dictionary_routes.py (names are looked up as elsewhere)",
     "POST /v1/dictionaries/{name}/vectors": "tests/app/dictionaries/test_dictionary_routes.py (it stores as a registration does)",
     "POST /v1/vectors/transfer": "tests/app/transfer/test_transfer_route.py (it stores as an extraction does)",
 }
 """Routes whose request is made in another way, and the test of each."""
+
+OWN = {
+    "vector": "alpha-secret",
+    "profile": "alpha-profile",
+    "job": "job-alpha",
+    "link": "alphaalphaalphaa",
+    "model": "scripted@alpha-profile",
+}
+"""Names of things of the other namespace, by placeholder."""
+
+NEAR = {
+    "vector": "alpha-secre",
+    "profile": "alpha-profil",
+    "job": "job-alph",
+    "link": "alphaalphaalpha2",
+    "model": "scripted@alpha-profil",
+}
+"""Names near those, which do not exist."""
+
+UNKNOWN = {
+    "vector": "qqqqq-qqqqqq",
+    "profile": "zzzzz-zzzzzzz",
+    "job": "job-xxxxx",
+    "link": "qqqqqqqqqqqqqqqq",
+    "model": "scripted@zzzzz-zzzzzzz",
+}
+"""Names near nothing."""
+
+
+def filled(value: Any, names: Mapping[str, str]) -> Any:
+    """Replaces the placeholders in a body."""
+    text = json.dumps(value)
+    for kind, name in names.items():
+        text = text.replace(f"{{{kind}}}", name)
+    return json.loads(text)

@@ -154,7 +154,7 @@ class TestSchema:
         await store.close()
         with opened_behind_its_back(file) as other:
             other.execute("UPDATE alembic_version SET version_num = '9999'")
-        with pytest.raises(StoreCorrupt, match=r"schema 9999, this version knows up to 0005.*newer version"):
+        with pytest.raises(StoreCorrupt, match=r"schema 9999, this version knows up to 0006.*newer version"):
             await open_sql_store(f"sqlite:///{file}")
         with opened_behind_its_back(file) as other:
             assert other.execute("SELECT version_num FROM alembic_version").fetchall() == [("9999",)]
@@ -179,7 +179,7 @@ class TestSchema:
 
     async def test_which_schema_a_file_has_can_be_asked_without_making_one(self, store: SqlStore, file: Path) -> None:
         await store.ping()
-        assert current(read_address(f"sqlite:///{file}")) == ("0005", "0005")
+        assert current(read_address(f"sqlite:///{file}")) == ("0006", "0006")
         missing = file.with_name("missing")
-        assert current(read_address(f"sqlite:///{missing}")) == (None, "0005")
+        assert current(read_address(f"sqlite:///{missing}")) == (None, "0006")
         assert [entry.name for entry in file.parent.iterdir() if "missing" in entry.name] == []

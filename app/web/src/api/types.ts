@@ -35,6 +35,9 @@ export type DictionarySearch = Schemas["DictionarySearchAnswer"];
 export type DictionaryFeature = Schemas["FeatureAnswer"];
 export type Transfer = Schemas["TransferAnswer"];
 export type TransferRequest = Schemas["TransferRequest"];
+export type SavedLink = Schemas["LinkAnswer"];
+export type LinkState = Schemas["LinkState"];
+export type View = Schemas["LinkRequest"]["view"];
 export type Estimate = Schemas["EstimateAnswer"];
 
 /** A score by vector name; null where it is not finite. */

@@ -1,20 +1,21 @@
 import { useState } from "preact/hooks";
+import { ShareLink } from "../frame/ShareLink";
 import { capabilities } from "../frame/server";
 import { Dialog } from "../ui/Dialog";
 import { Segments } from "../ui/Segments";
 import { CODE_WORDS, type CodeKind, codeFor } from "./code";
-import { compareBody, draft } from "./draft";
+import { compactDraft, compareBody, draft, wholeAddress } from "./draft";
 import { instruction } from "./store";
 
-/** Shows the comparison as code, to copy, and the address of this view. */
+/** Shows the comparison as code, to copy, and saves a link to this view. */
 export function CodeDialog({ onClose }: { onClose: () => void }) {
   const [kind, setKind] = useState<CodeKind>("curl");
-  const [copied, setCopied] = useState("");
+  const [copied, setCopied] = useState(false);
   const body = compareBody(draft.value, instruction.value);
   const text = codeFor(kind, body, location.origin, capabilities.value?.model.name ?? "");
-  const copy = async (what: string, value: string) => {
-    await navigator.clipboard.writeText(value);
-    setCopied(what);
+  const copy = async () => {
+    await navigator.clipboard.writeText(text);
+    setCopied(true);
   };
   return (
     <Dialog title="The same with code" wide onClose={onClose}>
@@ -27,14 +28,18 @@ export function CodeDialog({ onClose }: { onClose: () => void }) {
         {text}
       </pre>
       <div class="row">
-        <button type="button" class="primary" onClick={() => void copy("code", text)}>
+        <button type="button" class="primary" onClick={() => void copy()}>
           Copy the code
         </button>
-        <button type="button" onClick={() => void copy("link", location.href)}>
-          Copy a link to this view
-        </button>
-        <span role="status">{copied && `The ${copied} was copied.`}</span>
+        <span role="status">{copied && "The code was copied."}</span>
       </div>
+      <div class="row">
+        <ShareLink view="compare" state={() => compactDraft(draft.value)} fallback={wholeAddress} />
+      </div>
+      <p class="small muted">
+        A saved link is short. The server keeps the prompt and everything set in Compare; whoever has the link and a key
+        of this server sees it.
+      </p>
     </Dialog>
   );
 }

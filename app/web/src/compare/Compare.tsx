@@ -1,5 +1,6 @@
 import "../styles/compare.css";
 import { useEffect, useState } from "preact/hooks";
+import { LinkProblem } from "../frame/ShareLink";
 import { useActions } from "../frame/shortcuts";
 import { vectors } from "../frame/vectors";
 import { ErrorNote } from "../ui/Note";
@@ -20,6 +21,7 @@ export default function Compare() {
   useEffect(() => void loadConcepts().catch(() => undefined), []);
   return (
     <>
+      <LinkProblem />
       {vectors.value?.length === 0 ? <FirstStart /> : <Presets />}
       <PromptBox onCode={() => setCodeShown(true)} />
       <div class="compare">

@@ -1,6 +1,7 @@
 import { effect, signal } from "@preact/signals";
 import type { Message } from "../api/types";
-import { addressState, rememberState } from "../frame/places";
+import { followLink } from "../frame/links";
+import { addressLink, addressState, placeHref, rememberState } from "../frame/places";
 import { decodeState, encodeState } from "../maths/address";
 import { type Control, compactControl, interventions, restoredControl } from "./controls";
 
@@ -88,19 +89,32 @@ export function restoredDraft(state: unknown): Draft {
   };
 }
 
-/** Keeps the draft and the address in step. Returns the function that ends it. */
+/** Returns the address of this page that holds the whole draft. */
+export function wholeAddress(): string {
+  return new URL(placeHref("compare", encodeState(compactDraft(draft.value))), location.href).href;
+}
+
+/** Keeps the draft and the address in step. An address with a link stays until the draft changes. Returns what ends it. */
 export function followAddress(): () => void {
   let written: string | null = null;
+  let linked = addressLink.peek() === null ? null : encodeState(compactDraft(draft.peek()));
   let timer: ReturnType<typeof setTimeout> | undefined;
   const stopReading = effect(() => {
     const state = addressState.value;
     if (state === null || state === written) return;
     draft.value = restoredDraft(decodeState(state));
   });
+  const stopLink = followLink("compare", (state) => {
+    const restored = restoredDraft(state);
+    linked = encodeState(compactDraft(restored));
+    draft.value = restored;
+  });
   const stopWriting = effect(() => {
     const state = encodeState(compactDraft(draft.value));
     clearTimeout(timer);
     timer = setTimeout(() => {
+      if (state === linked) return;
+      linked = null;
       written = state;
       rememberState("compare", state);
     }, 300);
@@ -108,6 +122,7 @@ export function followAddress(): () => void {
   return () => {
     clearTimeout(timer);
     stopReading();
+    stopLink();
     stopWriting();
   };
 }

@@ -12,7 +12,7 @@ export const TITLES: Readonly<Record<PlaceName, string>> = {
   library: "Library",
 };
 
-/** The fragment of the address: `#/place?s=state`. */
+/** The fragment of the address: `#/place?s=state`, or `#/place?link=id` for a state saved on the server. */
 const fragment = signal(typeof location === "undefined" ? "" : location.hash);
 
 /** The place that is shown. */
@@ -21,10 +21,24 @@ export const place = computed<PlaceName>(() => parse(fragment.value).place);
 /** The state in the address when the page was opened or a link was followed. */
 export const addressState = computed(() => parse(fragment.value).state);
 
-/** Splits a fragment into the place and its state; an unknown place is Compare. */
-export function parse(hash: string): { place: PlaceName; state: string | null } {
+/** The id of the saved link in the address. */
+export const addressLink = computed(() => parse(fragment.value).link);
+
+interface Address {
+  place: PlaceName;
+  state: string | null;
+  link: string | null;
+}
+
+/** Splits a fragment into the place, its state and its link; an unknown place is Compare. */
+export function parse(hash: string): Address {
   const [path = "", query = ""] = hash.replace(/^#\/?/, "").split("?", 2);
-  return { place: PLACES.find((known) => known === path) ?? "compare", state: new URLSearchParams(query).get("s") };
+  const found = new URLSearchParams(query);
+  return {
+    place: PLACES.find((known) => known === path) ?? "compare",
+    state: found.get("s"),
+    link: found.get("link"),
+  };
 }
 
 export function placeHref(name: PlaceName, state?: string): string {
@@ -40,6 +54,7 @@ export function open(name: PlaceName, state?: string): void {
 export function rememberState(name: PlaceName, state: string): void {
   if (place.peek() !== name) return;
   history.replaceState(null, "", placeHref(name, state));
+  fragment.value = location.hash; // so that following the previous link again is a change
 }
 
 if (typeof addEventListener !== "undefined")

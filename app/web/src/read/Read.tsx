@@ -1,21 +1,25 @@
 import "../styles/read.css";
 import { useEffect } from "preact/hooks";
+import { followLink } from "../frame/links";
 import { open } from "../frame/places";
+import { LinkProblem, ShareLink } from "../frame/ShareLink";
 import { useActions } from "../frame/shortcuts";
 import { vectors } from "../frame/vectors";
 import { ErrorNote } from "../ui/Note";
 import { Segments } from "../ui/Segments";
 import { ReadingPanel } from "./ReadingPanel";
 import { Standouts } from "./Standouts";
-import { busy, error, kind, messages, read, reading, setMessage, text } from "./store";
+import { busy, error, kind, messages, read, reading, readState, restoreRead, setMessage, text } from "./store";
 
 /** Read: which concepts of the library stand out in a text, and where. */
 export default function Read() {
   useEffect(() => useActions({ run: () => void read() }), []);
+  useEffect(() => followLink("read", restoreRead), []);
   const empty = vectors.value?.length === 0;
   const unable = busy.value || vectors.value === null || empty;
   return (
     <>
+      <LinkProblem />
       <section class="panel stack" aria-label="What is read">
         <Segments
           label="Kind"
@@ -33,14 +37,8 @@ export default function Read() {
           <button type="button" class="primary" disabled={unable} onClick={() => void read()}>
             {busy.value ? "Reading" : "Read it"}
           </button>
-          {empty && (
-            <>
-              <span class="muted">The library is empty, so there is nothing to read for.</span>
-              <button type="button" onClick={() => open("make")}>
-                Make a vector
-              </button>
-            </>
-          )}
+          <ShareLink view="read" state={readState} />
+          {empty && <EmptyLibrary />}
         </div>
       </section>
       <ErrorNote error={error.value} />
@@ -55,6 +53,17 @@ export default function Read() {
           every word: what stands out against neutral texts is listed first.
         </p>
       )}
+    </>
+  );
+}
+
+function EmptyLibrary() {
+  return (
+    <>
+      <span class="muted">The library is empty, so there is nothing to read for.</span>
+      <button type="button" onClick={() => open("make")}>
+        Make a vector
+      </button>
     </>
   );
 }

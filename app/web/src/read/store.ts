@@ -95,6 +95,29 @@ export async function readAllLayers(name: string): Promise<void> {
   }
 }
 
+/** What a link to this view holds: what is read, not what was found. */
+export function readState(): object {
+  return kind.value === "text" ? { text: text.value } : { messages: messages.value };
+}
+
+/** Restores what `readState` gave; anything else leaves the view as it is. */
+export function restoreRead(state: unknown): void {
+  const given = state as { text?: unknown; messages?: unknown };
+  if (typeof given.text === "string") {
+    kind.value = "text";
+    text.value = given.text;
+  } else if (Array.isArray(given.messages) && given.messages.every(isMessage)) {
+    kind.value = "conversation";
+    messages.value = given.messages;
+  } else return;
+  reading.value = null;
+}
+
+function isMessage(one: unknown): one is Message {
+  const { role, content } = (one ?? {}) as Partial<Message>;
+  return typeof role === "string" && typeof content === "string";
+}
+
 export function choose(name: string): void {
   chosen.value = name;
   const layers = knownLayers.value;

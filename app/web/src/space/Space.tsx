@@ -1,6 +1,8 @@
 import "../styles/space.css";
 import { effect, untracked } from "@preact/signals";
 import { useEffect } from "preact/hooks";
+import { followLink } from "../frame/links";
+import { LinkProblem } from "../frame/ShareLink";
 import { useActions } from "../frame/shortcuts";
 import { vectorByName, vectors } from "../frame/vectors";
 import { ErrorNote, Note } from "../ui/Note";
@@ -11,7 +13,19 @@ import { Selection } from "./Selection";
 import { Separability } from "./Separability";
 import { SpaceControls } from "./SpaceControls";
 import { labelNames, palette } from "./scene";
-import { ALONG_VECTOR, busy, colourBy, draw, drawn, error, method, playing, setName, vector } from "./store";
+import {
+  ALONG_VECTOR,
+  busy,
+  colourBy,
+  draw,
+  drawn,
+  error,
+  method,
+  playing,
+  restoreSpace,
+  setName,
+  vector,
+} from "./store";
 import { VectorMap } from "./VectorMap";
 
 /** Draws the map the first time, along the vector of the chosen texts where the library has one. */
@@ -36,8 +50,10 @@ export default function Space() {
       playing.value = false;
     };
   }, []);
+  useEffect(() => followLink("space", restoreSpace), []);
   return (
     <>
+      <LinkProblem />
       <Explanation />
       <SpaceControls />
       <ErrorNote error={error.value} />

@@ -1,3 +1,4 @@
+import { ShareLink } from "../frame/ShareLink";
 import { capabilities } from "../frame/server";
 import { vectors } from "../frame/vectors";
 import { Segments } from "../ui/Segments";
@@ -13,6 +14,7 @@ import {
   ownText,
   position,
   setName,
+  spaceState,
   vector,
 } from "./store";
 
@@ -45,6 +47,9 @@ export function SpaceControls() {
         <VectorField />
         <ColourField />
         <PositionField />
+      </div>
+      <div class="row">
+        <ShareLink view="space" state={spaceState} />
       </div>
       {setName.value === "own" && <OwnTexts />}
     </section>

@@ -7,7 +7,8 @@ import { type AlignedLayer, aligned, alongVector } from "../maths/procrustes";
 import { meanOf } from "../maths/scales";
 import { type ConceptDetail, conceptTexts, parseTexts, type TextSet } from "./sets";
 
-export type ColourBy = "label" | "score" | "none";
+const COLOURS = ["label", "score", "none"] as const;
+export type ColourBy = (typeof COLOURS)[number];
 export type Position = "mean" | "last";
 
 /** "own" for the texts a person typed, else the name of a starter concept. */
@@ -102,6 +103,43 @@ export async function draw(): Promise<void> {
   } finally {
     if (abort === stopper) busy.value = false;
   }
+}
+
+/** What a link to this view holds: what is drawn and how. */
+export function spaceState(): object {
+  return {
+    set: setName.value,
+    ...(setName.value === "own" ? { texts: ownText.value } : {}),
+    method: method.value,
+    dims: dims.value,
+    position: position.value,
+    vector: vector.value,
+    colour: colourBy.value,
+    playhead: playhead.value,
+  };
+}
+
+/** Restores and draws what `spaceState` gave. */
+export function restoreSpace(state: unknown): void {
+  const given = state as Record<string, unknown>;
+  const word = (name: string, otherwise: string) => {
+    const value = given[name];
+    return typeof value === "string" ? value : otherwise;
+  };
+  batch(() => {
+    setName.value = word("set", setName.value);
+    ownText.value = word("texts", ownText.value);
+    method.value = word("method", method.value);
+    dims.value = given.dims === 3 ? 3 : 2;
+    position.value = given.position === "last" ? "last" : "mean";
+    vector.value = word("vector", "") || null;
+    colourBy.value = COLOURS.find((one) => one === given.colour) ?? "label";
+    if (vector.value === null && method.value === ALONG_VECTOR) method.value = "pca";
+  });
+  void draw().then(() => {
+    if (typeof given.playhead === "number")
+      playhead.value = Math.max(Math.min(given.playhead, maps.value.length - 1), 0);
+  });
 }
 
 /** Reads every text against the chosen vector at every layer. */

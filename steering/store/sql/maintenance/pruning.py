@@ -11,7 +11,16 @@ from steering.store.sql.address import DatabaseAddress
 from steering.store.sql.failures import translated
 from steering.store.sql.maintenance.copying import transaction
 from steering.store.sql.migrate import migrate
-from steering.store.sql.tables import AuditRow, Base, DefaultSteeringRow, DocumentRow, JobRow, ProfileRow, VectorRow
+from steering.store.sql.tables import (
+    AuditRow,
+    Base,
+    DefaultSteeringRow,
+    DocumentRow,
+    JobRow,
+    LinkRow,
+    ProfileRow,
+    VectorRow,
+)
 
 _PINNED = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}@[1-9][0-9]{0,9}")
 VERSIONS = tuple(Base.metadata.tables[VectorRow.__tablename__].primary_key.columns)
@@ -19,12 +28,13 @@ VERSIONS = tuple(Base.metadata.tables[VectorRow.__tablename__].primary_key.colum
 
 
 def prune_records(
-    address: DatabaseAddress, *, jobs_before: str, audit_before: str, dry_run: bool = False
+    address: DatabaseAddress, *, jobs_before: str, audit_before: str, links_before: str, dry_run: bool = False
 ) -> dict[str, int]:
-    """Deletes ended jobs that last changed before a time, and older audit entries; returns how many, by table."""
+    """Deletes ended jobs that last changed before a time, older audit entries and links; returns how many, by table."""
     old = {
         JobRow: and_(JobRow.status.not_in(UNFINISHED), JobRow.updated_at < jobs_before),
         AuditRow: AuditRow.at < audit_before,
+        LinkRow: LinkRow.created_at < links_before,
     }
     migrate(address)
     with translated(), transaction(address, writes=True) as connection:

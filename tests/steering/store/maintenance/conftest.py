@@ -9,6 +9,7 @@ from sqlalchemy import create_engine, select
 
 from steering.store.base import JobRecord, Profile, Store
 from steering.store.governance import AuditEntry, KeyRecord
+from steering.store.links import Link
 from steering.store.sql.address import read_address
 from steering.store.sql.maintenance.copying import copied_tables
 from steering.store.sql.store import open_sql_store
@@ -49,6 +50,7 @@ async def fill_store(store: Store) -> None:
         await store.audit.append(AuditEntry("key-a", "PUT", f"t{number}", "r", 200))
     await store.keys.put(KeyRecord("key_1", "a", "0" * 64, ("read",), {"concurrency": 3}))
     await store.outputs.append("output-1", 0, "line\n")
+    await store.shared.links.put(Link("a" * 16, "compare", {"prompt": "Wärme"}))
     await store.documents.put("policy", {"a": [1.5, None, True]})
 
 

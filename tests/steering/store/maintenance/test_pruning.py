@@ -26,14 +26,17 @@ async def test_old_versions_that_nothing_names_are_pruned(source: str) -> None:
     await store.close()
 
 
-async def test_old_jobs_and_audit_entries_are_pruned(source: str) -> None:
+async def test_old_jobs_audit_entries_and_links_are_pruned(source: str) -> None:
     address = read_address(source)
     store = await open_sql_store(source)
     await store.servers.renew("s", 1000, {})
     await store.shared.jobs.put(JobRecord("job-running", "extract", "running", owner="s"))
     future, past = "2999-01-01T00:00:00.000000Z", "2000-01-01T00:00:00.000000Z"
-    assert prune_records(address, jobs_before=past, audit_before=past) == {"jobs": 0, "audit": 0}
-    assert prune_records(address, jobs_before=future, audit_before=past, dry_run=True) == {"jobs": 3, "audit": 0}
-    assert prune_records(address, jobs_before=future, audit_before=future) == {"jobs": 3, "audit": 3}
+    none = prune_records(address, jobs_before=past, audit_before=past, links_before=past)
+    assert none == {"jobs": 0, "audit": 0, "links": 0}
+    dry = prune_records(address, jobs_before=future, audit_before=past, links_before=future, dry_run=True)
+    assert dry == {"jobs": 3, "audit": 0, "links": 1}
+    done = prune_records(address, jobs_before=future, audit_before=future, links_before=future)
+    assert done == {"jobs": 3, "audit": 3, "links": 1}
     assert [job.id for job in (await store.shared.jobs.find())[0]] == ["job-running"]
     await store.close()

@@ -1,0 +1,58 @@
+import { effect, signal } from "@preact/signals";
+import { api, dataOf } from "../api/client";
+import { ApiError, messageOf } from "../api/errors";
+import { apiKey } from "../api/key";
+import type { LinkState, SavedLink, View } from "../api/types";
+import { addressLink, place } from "./places";
+
+/** Why the link in the address could not be opened; null while nothing is wrong. */
+export const linkProblem = signal<string | null>(null);
+
+/** Saves the state of a view on the server and returns the address that opens it. */
+export async function saveLink(view: View, state: object): Promise<string> {
+  const body = { view, state: state as Record<string, unknown> };
+  return new URL((await dataOf<SavedLink>(api.POST("/v1/links", { body }))).url, location.origin).href;
+}
+
+/**
+ * Hands the state of the link in the address to its view, now and whenever a link is followed; a link that could not be read
+ * is read again with a new key. Returns the function that ends it.
+ */
+export function followLink(view: View, restore: (state: unknown) => void): () => void {
+  let newest = 0;
+  let restored: string | null = null;
+  const stop = effect(() => {
+    const id = addressLink.value;
+    void apiKey.value;
+    if (id !== null && id === restored) return;
+    const turn = ++newest;
+    restored = linkProblem.value = null;
+    if (id === null || place.peek() !== view) return;
+    void readLink(view, id)
+      .then((state) => {
+        if (turn !== newest) return;
+        restored = id;
+        restore(state);
+      })
+      .catch((failure) => {
+        if (turn === newest) linkProblem.value = problemOf(failure);
+      });
+  });
+  return () => {
+    newest = -1;
+    linkProblem.value = null;
+    stop();
+  };
+}
+
+async function readLink(view: View, id: string): Promise<unknown> {
+  const path = { link_id: id };
+  const link = await dataOf<LinkState>(api.GET("/v1/links/{link_id}", { params: { path } }));
+  if (link.view !== view) throw new Error(`it was saved in ${link.view}, whose address is ${link.url.slice(1)}`);
+  return link.state;
+}
+
+function problemOf(failure: unknown): string {
+  if (failure instanceof ApiError && failure.status === 401) return "Opening this link needs an API key.";
+  return `This link cannot be opened: ${messageOf(failure)}`;
+}
