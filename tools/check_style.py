@@ -138,10 +138,14 @@ def _banned(path: str, text: str) -> Iterator[tuple[int, str]]:
                 yield line, f"{word!r}: {WORDS[word]}"
 
 
+_QUOTED = re.compile("<!-- generated: pairs -->.*?<!-- end: pairs -->", re.DOTALL)
+"""Answers that a model wrote, on a page of docs."""
+
+
 def _fragments(path: str, text: str) -> Iterator[tuple[int, str, str]]:
     """Yields (line, "identifier" or "prose", text)."""
     if not path.endswith(".py"):
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(_QUOTED.sub(lambda found: "\n" * found[0].count("\n"), text).splitlines(), 1):
             yield number, "prose", " ".join(_PARTS.findall(line)) if Path(path).suffix in BRACED else line
         return
     docstrings = set(_docstring_lines(text))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contenders.open_engine import cache_dir, until_compiled
+from benchmarks.quality.blind.answers import blind
 from benchmarks.quality.cards import card
 from benchmarks.quality.choosing import choice
 from benchmarks.quality.concepts import CONCEPTS, FULL, QUICK, RANGES, SMALL, Profile
@@ -35,16 +36,19 @@ PARTS = {
     "gates": tuple(STARTERS),
     "transfer": tuple(STARTERS),
     "ranges": tuple(STARTERS),
+    "blind": tuple(STARTERS),
 }
-UNASKED = ("ranges", "gates", "transfer")
+UNASKED = ("ranges", "gates", "transfer", "blind")
 """Parts that run only by name."""
+SECOND = ("transfer", "blind")
+"""Parts that need a second model."""
 CACHE_BYTES = 512 << 20
 """Key-value cache of each model."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Setup:
-    """What a run measures with. second: the other model of transfers. methods: of the gates."""
+    """What a run measures with. second: the other model of transfers and blind pairs. methods: of the gates."""
 
     engine: Engine
     second: Engine | None
@@ -72,11 +76,11 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--methods", nargs="+", choices=METHODS, default=list(METHODS), help="of the gates", metavar="NAME"
     )
-    parser.add_argument("--second", help="second model of the transfers: a name, folder or .gguf file")
+    parser.add_argument("--second", help="second model of transfers and blind pairs: a name, folder or .gguf file")
     parser.add_argument("--output", type=Path, default=RESULTS, help="figures are added to this file as they come")
     chosen = parser.parse_args(arguments)
-    if "transfer" in chosen.only and not chosen.second:
-        parser.error("transfer needs --second")
+    if not chosen.second and (needing := [part for part in SECOND if part in chosen.only]):
+        parser.error(f"{' and '.join(needing)} needs --second")
     return chosen
 
 
@@ -88,7 +92,7 @@ async def run(chosen: argparse.Namespace) -> None:
     try:
         if not chosen.eager:
             await until_compiled(engine)
-        if "transfer" in chosen.only:
+        if chosen.second:
             second = _opened(chosen.second, compiled=False)
         setup = Setup(engine, second, profile, chosen.methods)
         for part in chosen.only:
@@ -129,8 +133,10 @@ async def one(setup: Setup, part: str, concept: str) -> Any:
         return await gates(engine, concept, profile, setup.methods)
     if part == "holding":
         return await held(engine, concept, profile)
-    if part == "transfer":
+    if part in SECOND:
         assert setup.second is not None, "checked when the command line is parsed"
+        if part == "blind":
+            return await blind(engine, setup.second, concept)
         pairs = ((engine, setup.second), (setup.second, engine))
         return [await transferred(target, source, concept, profile) for target, source in pairs]
     return await contest(engine, concept, profile)

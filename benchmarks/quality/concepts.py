@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from steering.concepts.loader import load_concept, load_evaluation_prompts, load_neutral
 from steering.engine.api import Engine, Position, Prompt, SamplingParams
 from steering.vectors import ConceptVector
+from steering.workflows.evaluation.evidence import with_shipped_evidence
 from steering.workflows.evaluation.setup import as_prompts
 from steering.workflows.extraction.extract import ExtractionRequest
 from steering.workflows.extraction.make import make_vector
@@ -38,7 +39,7 @@ class Profile:
 FULL = Profile()
 SMALL = Profile(choosing=6, reporting=6, neutral=4, tokens=32, anchors=300)
 """Deployment reports of all concepts and methods within an hour on two cores."""
-RANGES = Profile(reporting=24, neutral=4, controls=4, tokens=32)
+RANGES = Profile(choosing=10, reporting=24, neutral=4, controls=4, tokens=40)
 """Both directions of every concept."""
 QUICK = Profile(choosing=2, reporting=3, neutral=1, tokens=8, controls=1, doses=(-0.1, 0.1), anchors=40)
 """Shows that everything runs; measures nothing."""
@@ -76,10 +77,13 @@ async def vector_of(
     method: str = MEAN_DIFFERENCE,
     training: TrainingSettings | None = None,
 ) -> ConceptVector:
-    """Extracts a concept's vector with the server's defaults. training: settings of the method "trained"."""
+    """Extracts a concept's vector with the server's defaults, which include the layer and the range that ship with the concept.
+
+    training: settings of the method "trained".
+    """
     pairs = load_concept(concept)
     request = ExtractionRequest(concept, pairs, position=position or default_position(pairs))
     if layers is not None:
         request = replace(request, layers=tuple(layers))
     request = replace(request, method=method if training is None else TRAINED)
-    return await make_vector(engine, request, training=training)
+    return with_shipped_evidence(await make_vector(engine, request, training=training), concept)

@@ -1,4 +1,4 @@
-"""Runs the deployment report of every concept by several methods, each at the strength of one planned dose."""
+"""Runs the deployment report of every concept by several methods, each at its largest measured strength or at one planned dose."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -17,7 +17,7 @@ from steering.workflows.reporting.results import Report, ReportRequest
 from steering.workflows.training.train import TrainingSettings
 
 DOSE = 0.15
-"""Planned relative dose, summed over the layers: on half of the concepts text breaks at 0.2."""
+"""Planned relative dose, summed over the layers, where nothing is measured: on half of the concepts text breaks at 0.2."""
 METHODS = (MEAN_DIFFERENCE, "probe", "trained", "three_layers", "shared_dose")
 SEVERAL = ("three_layers", "shared_dose")
 SHOWN = 2
@@ -52,10 +52,8 @@ async def _vector(engine: Engine, concept: str, method: str) -> tuple[ConceptVec
 async def _judged(
     engine: Engine, concept: str, vector: ConceptVector, layers: Sequence[int], profile: Profile, method: str
 ) -> dict[str, Any]:
-    norms = engine.info.typical_norms
     share = method == "shared_dose" or None
-    dosed = vector.recommended_layers() if share else layers
-    strength = round(DOSE / sum(vector.at(layer).scale / norms[layer] for layer in dosed), 2)
+    strength = _strength(engine, vector, vector.recommended_layers() if share else layers)
     stored = replace(vector, version=1)  # a plan names vectors by their version
     item = InterventionSpec(vector=stored.name, strength=strength, layers=tuple(layers), share_dose=share)
     plan = await resolve(SteeringSpec(interventions=(item,)), GivenVectors((stored,)), engine.info, guard=UNGUARDED)
@@ -72,6 +70,18 @@ async def _judged(
     found = await report(engine, request, progress=progress_printer(f"{concept}, {method}"))
     counts = {"prompts": len(request.prompts), "varied": request.varied, "neutral": len(request.neutral)}
     return {"strength": strength, "layers": list(layers), **counts, "tokens": profile.tokens, **_numbers(found)}
+
+
+def _strength(engine: Engine, vector: ConceptVector, layers: Sequence[int]) -> float:
+    """Returns the largest measured strength where the concept claims to steer, otherwise the strength that plans DOSE."""
+    claimed = vector.recommended
+    if claimed is not None and tuple(layers) == claimed.layers:
+        if claimed.strength is not None:
+            return claimed.strength[1]
+        if claimed.negative is not None:
+            return min(claimed.negative)
+    norms = engine.info.typical_norms
+    return round(DOSE / sum(vector.at(layer).scale / norms[layer] for layer in layers), 2)
 
 
 def _numbers(found: Report) -> dict[str, Any]:

@@ -160,11 +160,12 @@ def _verdict(entry: Mapping[str, Any]) -> str:
 
 
 def _texts(texts: Sequence[Mapping[str, Any]]) -> str:
-    shown = "".join(f"| {one['strength']:g} | {_line(one['text'])} |\n" for one in texts)
-    return f"*{_line(texts[0]['prompt'])}*\n\n| strength | answer, the most likely tokens |\n|---|---|\n{shown}"
+    shown = "".join(f"| {one['strength']:g} | {one_line(one['text'])} |\n" for one in texts)
+    return f"*{one_line(texts[0]['prompt'])}*\n\n| strength | answer, the most likely tokens |\n|---|---|\n{shown}"
 
 
-def _line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Formats a text as a cell of a table."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*").replace("_", "\\_")
 
 

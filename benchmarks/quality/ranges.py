@@ -1,22 +1,26 @@
 """Measures at which strengths the shipped concepts steer the embedded model, in both directions, with intervals.
 
+The layer is chosen first, on other prompts: where a card reads best is not always where a vector steers best.
+
 Written to steering/concepts/data/measured.json, from where a vector extracted from a starter concept with default settings
 gets its evidence.
 """
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.concepts import Profile, neutral_prompts, reporting_prompts, strengths_of, vector_of
 from benchmarks.quality.progress import progress_printer
+from benchmarks.quality.steering_layer import steering_layer
 from steering.concepts.measured import MEASURED_FILE
 from steering.engine.api import Engine
+from steering.quality import Recommended
 from steering.workflows.evaluation.dose_response import DoseResponseRequest, dose_response
 
-DOSES = (-0.22, -0.15, -0.1, -0.06, 0.06, 0.1, 0.15, 0.22)
+DOSES = (-0.16, -0.13, -0.1, -0.06, 0.06, 0.1, 0.13, 0.16)
 """Planned relative doses: concepts differ in their natural scale, so strengths are chosen by the dose they make."""
 PATH = Path(__file__).parents[2] / "steering" / "concepts" / "data" / MEASURED_FILE
 
@@ -24,6 +28,8 @@ PATH = Path(__file__).parents[2] / "steering" / "concepts" / "data" / MEASURED_F
 async def ranges(engine: Engine, concept: str, profile: Profile) -> dict[str, Any]:
     """Measures the dose-response of a concept's vector with default settings, on its evaluation prompts."""
     vector = await vector_of(engine, concept)
+    layer = await steering_layer(engine, concept, vector, profile)
+    vector = replace(vector, recommended=Recommended((layer,), None, None, basis="measured"))
     request = DoseResponseRequest(
         vector,
         prompts=reporting_prompts(engine, concept, profile.reporting),

@@ -14,10 +14,29 @@ COHERENT = 1.5
 """Perplexity relative to unsteered text up to which a text counts as coherent, as in an evaluation."""
 
 
+DISTINGUISHED = 0.8
+"""Share of answer pairs that must be distinguished before a concept claims to steer: 8 of 10 happen by chance in 5 % of cases."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlindReading:
+    """How many of `pairs` answers steered up and down a second model and a blind reader distinguished."""
+
+    pairs: int
+    model: int
+    reader: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether both distinguished at least DISTINGUISHED of the pairs."""
+        return min(self.model, self.reader) >= DISTINGUISHED * self.pairs
+
+
 @dataclass(frozen=True, slots=True)
 class ConceptMeasurement:
     """The dose-response of a concept's vector with default settings on one model. strength, negative: the strengths that
-    hold with their intervals above and below 0; None where the concept does not steer that way."""
+    hold with their intervals above and below 0; None where the concept does not steer that way. blind: None where no pairs
+    were read."""
 
     dataset: str
     method: str
@@ -29,18 +48,27 @@ class ConceptMeasurement:
     negative: Interval | None
     anti_steered: float | None
     points: tuple[DosePoint, ...]
+    blind: BlindReading | None = None
+
+    @property
+    def claims(self) -> bool:
+        """Whether the concept claims to steer: a range holds, and the answers are distinguished where that was tried."""
+        return bool(self.strength or self.negative) and (self.blind is None or self.blind.passed)
 
     @property
     def summary(self) -> str:
         """One line: whether it steers the model, which way, and at what strength."""
         layers = f"layer {', '.join(map(str, self.layers))}, {self.prompts} prompts"
+        if (self.strength or self.negative) and self.blind and not self.claims:
+            found = f"{self.blind.model} (second model) and {self.blind.reader} (reader) of {self.blind.pairs} pairs distinguished"
+            return f"not shown to steer: its score moves, but only {found} ({layers})"
         if self.strength and self.negative:
             ways = f"steers both ways: strength {_range(self.strength)} and {_range(self.negative)}"
         elif self.strength or self.negative:
-            found = self.strength or self.negative
-            assert found is not None
+            strength = self.strength or self.negative
+            assert strength is not None
             side = "positive" if self.strength else "negative"
-            ways = f"steers one way only: strength {_range(found)} ({side} side)"
+            ways = f"steers one way only: strength {_range(strength)} ({side} side)"
         else:
             return f"{'not shown to steer' if self.moves_on_average else 'does not steer'} ({layers})"
         return f"{ways} ({layers})"
@@ -102,6 +130,7 @@ def _measurement(found: Mapping[str, Any]) -> ConceptMeasurement:
             )
             for point in found["points"]
         ),
+        blind=BlindReading(**found["blind"]) if "blind" in found else None,
     )
 
 

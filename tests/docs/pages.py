@@ -10,7 +10,7 @@ import typer
 from app.cli.main import cli
 from app.settings import Settings
 from benchmarks.quality import page
-from benchmarks.quality.pages import evidence, gates, holding
+from benchmarks.quality.pages import answers, evidence, gates, holding
 from benchmarks.quality.transfer import page as transfers
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
@@ -67,6 +67,7 @@ def _from_home(path: Path) -> str:
 
 
 PARTS = {
+    "answers.md": {"distinguished": answers.distinguished_table, "pairs": answers.pairs_shown},
     "cli.md": {"commands": command_reference},
     "deploying.md": {"settings": settings_table},
     "concepts.md": {"ranges": page.ranges_table, "cards": page.cards_table},

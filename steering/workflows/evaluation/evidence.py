@@ -36,9 +36,8 @@ def with_shipped_evidence(vector: ConceptVector, concept: str) -> ConceptVector:
     found = measurement_of(concept, vector.model_fingerprint)
     if found is None or vector.quality is None or not _same(vector, found):
         return vector
-    shown = found.strength is not None or found.negative is not None
-    warnings = () if shown else (found.summary,)
-    if not shown and found.moves_on_average:
+    warnings = () if found.claims else (found.summary,)
+    if not found.claims and found.moves_on_average:
         return replace(vector, quality=replace(vector.quality, warnings=(*vector.quality.warnings, *warnings)))
     card = replace(
         vector.quality,

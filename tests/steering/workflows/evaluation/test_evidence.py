@@ -6,7 +6,7 @@ import pytest
 
 from steering.concepts import CONCEPTS
 from steering.concepts.loader import load_concept
-from steering.concepts.measured import ConceptMeasurement, _content, measurement_of, summaries_of
+from steering.concepts.measured import BlindReading, ConceptMeasurement, _content, measurement_of, summaries_of
 from steering.pairs import dataset_digest
 from steering.quality import DosePoint, LayerQuality, QualityCard, Recommended
 from steering.vectors import ConceptVector
@@ -57,7 +57,8 @@ def test_it_is_the_evidence_of_the_same_vector_alone(concept: str) -> None:
     proved = with_shipped_evidence(vector_like(found), concept)
     assert proved.quality is not None
     assert proved.recommended is not None
-    assert (proved.recommended.strength, proved.recommended.negative) == (found.strength, found.negative)
+    claimed = (found.strength, found.negative) if found.claims else (None, None)
+    assert (proved.recommended.strength, proved.recommended.negative) == claimed
     if found.summary.startswith("not shown"):
         assert proved.recommended == vector_like(found).recommended
         assert proved.quality.warnings == (found.summary,)
@@ -89,4 +90,23 @@ def point(strength: float, score: float, ratio: float = 1.0) -> DosePoint:
 )
 def test_the_line_says_whether_which_way_and_at_what_strength(strength, negative, points, line) -> None:
     made = ConceptMeasurement("d", "mean_difference", "last", (14,), 14, 12, strength, negative, 0.0, points)
+    assert made.summary == line
+
+
+@pytest.mark.parametrize(
+    ("distinguished", "claims", "line"),
+    [
+        (BlindReading(10, 8, 10), True, "steers one way only: strength 1 (positive side) (layer 14, 12 prompts)"),
+        (
+            BlindReading(10, 10, 7),
+            False,
+            "not shown to steer: its score moves, but only 10 (second model) and 7 (reader) of 10 pairs distinguished "
+            "(layer 14, 12 prompts)",
+        ),
+    ],
+)
+def test_a_concept_whose_answers_are_not_distinguished_does_not_claim_to_steer(blind, claims, line) -> None:
+    points = (point(1.0, 0.3),)
+    made = ConceptMeasurement("d", "mean_difference", "last", (14,), 14, 12, (1.0, 1.0), None, 0.0, points, blind)
+    assert made.claims is claims
     assert made.summary == line

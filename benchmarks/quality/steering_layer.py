@@ -1,0 +1,57 @@
+"""Chooses the layer at which a concept's vector steers furthest, on prompts that no reported result uses."""
+
+from collections.abc import Sequence
+from math import copysign
+
+from benchmarks.quality.concepts import Profile, choosing_prompts, neutral_prompts
+from benchmarks.quality.progress import progress_printer
+from steering.engine.api import Engine
+from steering.vectors import ConceptVector
+from steering.workflows.evaluation.setup import plan_at, random_like, read_back
+from steering.workflows.evaluation.statistics import COHERENT, advantage, perplexity_ratio
+from steering.workflows.evaluation.trials import Trial, run_trials
+
+DEPTHS = (0.34, 0.41, 0.48, 0.55, 0.62, 0.69)
+"""Layers that are tried, as a share of the depth: layers 10 to 20 of the embedded model. Cards read equally well over most of
+this range, and vectors do not steer equally well over it."""
+DOSES = (0.08, 0.13)
+"""Planned relative doses, tried above and below zero."""
+SIGNS = (1.0, -1.0)
+BROKEN = -1.0
+"""What a point counts whose text breaks, in natural scales: less than one that moves nothing."""
+
+
+async def steering_layer(engine: Engine, concept: str, vector: ConceptVector, profile: Profile) -> int:
+    """Returns the layer with the highest sum, over both directions, of the lower end of the shift beyond chance.
+
+    Points whose perplexity exceeds COHERENT times that of unsteered text do not count. Chance is estimated from one random
+    vector at all layers, since a random direction of one relative dose moves the text alike wherever it is added.
+    """
+    count = engine.info.layer_count
+    layers = sorted({round(share * (count - 1)) for share in DEPTHS} & set(vector.layers))
+    prompts = choosing_prompts(engine, concept, profile.choosing) or neutral_prompts(engine, profile.choosing)
+    places = [(layer, sign * dose) for layer in layers for sign in SIGNS for dose in DOSES]
+    plans = [
+        await plan_at(engine.info, arm, dose * engine.info.typical_norms[layer] / arm.at(layer).scale, (layer,))
+        for arm in (vector, random_like(vector, 1))
+        for layer, dose in places
+    ]
+    reading = read_back(engine, vector, None, None, "projection")
+    unsteered, trials = await run_trials(
+        engine, prompts, plans, reading, profile.sampling, progress=progress_printer(f"{concept}, layer")
+    )
+    ours, random = dict(zip(places, trials, strict=False)), dict(zip(places, trials[len(places) :], strict=True))
+    reached = {(layer, sign): BROKEN for layer in layers for sign in SIGNS}
+    for (layer, dose), trial in ours.items():
+        controls = [one for (_, other), one in random.items() if other == dose and one.broken is None]
+        side = layer, copysign(1.0, dose)
+        reached[side] = max(reached[side], _lower_end(dose, trial, unsteered, controls))
+    return max(layers, key=lambda layer: sum(reached[layer, sign] for sign in SIGNS))
+
+
+def _lower_end(dose: float, trial: Trial, unsteered: Trial, controls: Sequence[Trial]) -> float:
+    """Returns the lower end of the interval of the shift beyond chance; BROKEN where text breaks."""
+    if trial.broken is not None or perplexity_ratio(trial, unsteered).mean > COHERENT:
+        return BROKEN
+    found = advantage(dose, trial, unsteered, controls)
+    return found.mean if found.interval is None else found.interval[0]
