@@ -94,7 +94,7 @@ def test_the_line_says_whether_which_way_and_at_what_strength(strength, negative
 
 
 @pytest.mark.parametrize(
-    ("distinguished", "claims", "line"),
+    ("blind", "claims", "line"),
     [
         (BlindReading(10, 8, 10), True, "steers one way only: strength 1 (positive side) (layer 14, 12 prompts)"),
         (
