@@ -120,7 +120,7 @@ test-vllm: setup-vllm
 
 # The browser's tests over the engine vllm: chromium and its driver in the usual environment, the servers in vLLM's.
 test-vllm-playground: setup setup-vllm web chromium
-	VLLM_PYTHON=$(VLLM_BIN)/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/playground
+	PYTHON_WITH_VLLM=$(VLLM_BIN)/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/playground
 
 # lm-evaluation-harness, unmodified, as a client of a server: in an environment of its own, without torch.
 LM_EVAL_VENV ?= .venv-lm-eval

@@ -16,7 +16,7 @@ from steering import __version__
 from steering.concepts import CONCEPTS
 from steering.concepts.measured import measurement_of
 from steering.conditions import CONDITIONS
-from steering.engine.capabilities import steers_token_scopes
+from steering.engine.capabilities import limits_of, steers_token_scopes
 from steering.engine.prompts import encode_prompt
 from steering.errors import InvalidRequest, NotFound
 from steering.operations import OPERATIONS
@@ -82,7 +82,7 @@ async def capabilities(state: StateDep) -> CapabilitiesAnswer:
         judges=judges(settings),
         second_model=settings.scorer_model is not None,
         token_scopes=steers_token_scopes(engine),
-        limits=settings.limits(),
+        limits=settings.limits() | limits_of(engine),
         scopes=list(SCOPES),
         playground=is_built(),
     )

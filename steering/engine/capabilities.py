@@ -53,6 +53,18 @@ def steers_token_scopes(engine: Engine) -> bool:
     return isinstance(engine, SteersTokenScopes) and engine.steers_token_scopes
 
 
+@runtime_checkable
+class LimitsTemperature(Protocol):
+    """An engine that samples up to a temperature only, and refuses a higher one."""
+
+    max_temperature: float
+
+
+def limits_of(engine: Engine) -> dict[str, int | float]:
+    """Returns an engine's own limits of a request, by name."""
+    return {"max_temperature": engine.max_temperature} if isinstance(engine, LimitsTemperature) else {}
+
+
 def check_reads_monitors(engine: Engine) -> None:
     """Raises UnsupportedParameter for an engine that would ignore monitors."""
     if not (isinstance(engine, ReadsMonitors) and engine.reads_monitors):

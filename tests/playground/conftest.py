@@ -32,7 +32,7 @@ SHORT = (
     base64.urlsafe_b64encode(json.dumps({"sampling": {"max_tokens": 16}, "controls": []}).encode()).decode().rstrip("=")
 )
 """The state of a view of Compare whose answers are short."""
-VLLM_PYTHON = os.environ.get("VLLM_PYTHON")
+PYTHON_WITH_VLLM = os.environ.get("PYTHON_WITH_VLLM")
 """The interpreter of an environment with vLLM. Where it is named, the servers of these tests run the engine `vllm`."""
 VLLM = {"engine": "vllm", "cache_megabytes": "768", "max_running": "16"}
 ARGUMENTS = [
@@ -64,8 +64,8 @@ def browser(playwright: Playwright) -> Iterator[Browser]:
 
 def serving(folder: Path, model_cache: Path, **settings: str) -> ServerProcess:
     """Returns a server with the embedded model that has not started yet, in the engine that these tests run over."""
-    chosen = settings if VLLM_PYTHON is None else {**settings, **VLLM}
-    return ServerProcess(folder, model_cache, python=VLLM_PYTHON or sys.executable, compiled="false", **chosen)
+    chosen = settings if PYTHON_WITH_VLLM is None else {**settings, **VLLM}
+    return ServerProcess(folder, model_cache, python=PYTHON_WITH_VLLM or sys.executable, compiled="false", **chosen)
 
 
 @pytest.fixture(scope="session")

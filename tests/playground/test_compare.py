@@ -1,6 +1,7 @@
 """Compare in a browser: streaming, shading, alternatives, samples, sweep, code, stop, and the first start."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -117,11 +118,25 @@ def test_tokens_are_chosen_by_role_where_the_engine_can(wide: Visit) -> None:
         expect(more).to_contain_text("cannot choose tokens by role or by id")
         expect(more.get_by_label("Only token ids")).to_have_count(0)
         return
-    more.get_by_label("Of", exact=True).select_option("user")
+    more.get_by_role("combobox", name=re.compile("^Of")).select_option("user")
     wide.page.get_by_role("button", name="Run", exact=True).click()
     wide.ended()
     expect(wide.page.get_by_role("alert")).to_have_count(0)
     expect(more.locator("summary")).to_contain_text("some tokens")
+
+
+def test_a_temperature_beyond_what_the_engine_samples_is_not_taken(wide: Visit) -> None:
+    wide.demonstrate()
+    wide.page.get_by_role("button", name="Settings").click()
+    highest = wide.capabilities()["limits"].get("max_temperature", 5)
+    for given in (highest, highest + 1):
+        wide.page.get_by_label("Temperature").fill(f"{given:g}")
+        wide.page.get_by_role("button", name="Run", exact=True).click()
+        wide.ended()
+        expect(wide.page.get_by_role("alert")).to_have_count(0)
+    wide.page.get_by_role("button", name="Copy as code").click()
+    wide.page.get_by_role("button", name="JSON").click()
+    expect(wide.page.get_by_role("dialog")).to_contain_text(f'"temperature": {highest:g}')
 
 
 def test_stop_ends_a_run_and_keeps_what_has_arrived(wide: Visit) -> None:

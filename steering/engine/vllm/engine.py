@@ -59,6 +59,7 @@ class VllmEngine:
 
     name = "vllm"
     reads_monitors = True
+    max_temperature = 2.0
 
     def __init__(
         self, described: DescribedModel, limits: EngineLimits, thread: LoopThread, client: VllmClient, executor: str

@@ -54,7 +54,11 @@ export function ControlMore({ control, vector, set }: Props) {
           options={TOKEN_WORDS}
           onChange={(tokens) => set({ tokens })}
         />
-        {capabilities.value?.token_scopes === false ? <NoTokenChoice /> : <TokenChoice control={control} set={set} />}
+        {capabilities.value?.token_scopes === false && !control.role && !control.tokenIds ? (
+          <NoTokenChoice />
+        ) : (
+          <TokenChoice control={control} set={set} />
+        )}
         <OptionalNumber
           label="Let it go to zero over this many tokens (empty: constant)"
           value={control.endsAfter}

@@ -117,7 +117,7 @@ function SamplingFields() {
         label="Temperature"
         value={sampling.temperature}
         min={0}
-        max={5}
+        max={limit("max_temperature", 5)}
         step={0.1}
         onChange={(temperature) => changeSampling({ temperature })}
       />
