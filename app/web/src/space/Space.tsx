@@ -20,7 +20,9 @@ import {
   draw,
   drawn,
   error,
+  maps,
   method,
+  playhead,
   playing,
   restoreSpace,
   setName,
@@ -71,11 +73,7 @@ export default function Space() {
               {busy.value || vectors.value === null ? "Reading the texts" : "Nothing drawn yet"}
             </p>
           )}
-          {method.value === ALONG_VECTOR && (
-            <p class="small muted">
-              Right: more {vector.value}. Up and down: what differs most among the texts otherwise.
-            </p>
-          )}
+          {method.value === ALONG_VECTOR && <Axes />}
           <Legend />
           <Playhead />
         </section>
@@ -111,5 +109,17 @@ function Legend() {
         </li>
       ))}
     </ul>
+  );
+}
+
+/** Says what the axes of a map along a vector mean. */
+function Axes() {
+  const embeddings = playhead.value < 1 && maps.value[0]?.layer == null;
+  return (
+    <p class="small muted">
+      {embeddings &&
+        `${vector.value} has no direction at the input embeddings, so all texts lie in the middle. Move the layer. `}
+      Right: more {vector.value}. Up and down: what differs most among the texts otherwise.
+    </p>
   );
 }
