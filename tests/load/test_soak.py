@@ -97,10 +97,11 @@ class Load:
     async def _hang_up(self, pieces: int) -> None:
         body = {"prompt": "a", "max_tokens": 200, "stream": True, "steering": [{"vector": "mood"}]}
         async with self.client.stream("POST", "/v1/generate", json=body) as answer:
-            before = time.monotonic()
+            before: float | None = None  # the first piece ends a wait in the queue, which is no gap
             async for _ in answer.aiter_text():
                 before, last = time.monotonic(), before
-                self.gaps.append(before - last)
+                if last is not None:
+                    self.gaps.append(before - last)
                 pieces -= 1
                 if pieces == 0:
                     break
