@@ -242,7 +242,8 @@ _LIMITS = (
     "max_running", "max_waiting", "max_connections", "memory_megabytes", "request_seconds", "max_body_bytes", "max_upload_bytes", "max_json_depth",
     "max_body_elements", "max_upload_elements",
     "max_messages", "max_n", "max_prompts", "max_stops", "max_stop_characters", "max_top_logprobs", "max_interventions",
-    "max_readouts", "max_arms", "max_pairs", "max_texts", "max_predictions", "max_activations", "max_scored_tokens", "max_batch_requests",
+    "max_readouts", "max_arms", "max_pairs", "max_texts", "max_predictions", "max_activations", "max_scored_tokens",
+    "max_links", "max_link_bytes", "max_batch_requests",
     "max_evaluation_answers", "max_page", "max_jobs", "max_queued_jobs",
     "dose_bound",
 )  # fmt: skip

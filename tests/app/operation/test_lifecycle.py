@@ -85,7 +85,7 @@ async def test_a_store_that_does_not_answer_is_not_ready_but_resolved_work_goes_
                 store.close,
             )
             self.defaults, self.servers, self.documents = store.defaults, store.servers, store.documents
-            self.shared, self.outputs = store.shared, store.outputs
+            self.shared, self.outputs, self.prune_links = store.shared, store.outputs, store.prune_links
 
         async def ping(self) -> None:
             raise StoreUnavailable("the database does not answer")
