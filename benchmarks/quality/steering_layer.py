@@ -25,7 +25,7 @@ async def steering_layer(engine: Engine, concept: str, vector: ConceptVector, pr
     """Returns the layer with the highest sum, over both directions, of the lower end of the shift beyond chance.
 
     Points whose perplexity exceeds COHERENT times that of unsteered text do not count. Chance is estimated from one random
-    vector at all layers, since a random direction of one relative dose moves the text alike wherever it is added.
+    vector at all layers together, at the same relative dose.
     """
     count = engine.info.layer_count
     layers = sorted({round(share * (count - 1)) for share in DEPTHS} & set(vector.layers))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.quality.blind.reading import distinguished
 from benchmarks.quality.page import one_line, results, table
 
 
@@ -16,12 +17,10 @@ def distinguished_table() -> str:
             continue
         up, down = entry["strengths"]
         layers = ", ".join(map(str, entry["layers"]))
-        by_model = sum(pair["scores"][0] > pair["scores"][1] for pair in pairs)
-        by_reader = [pair["read"] for pair in pairs]
-        read = "not read" if None in by_reader else f"{sum(by_reader)} of {len(pairs)}"
-        rows.append(
-            (concept, f"{up:g} and {down:g} (layer {layers})", f"{by_model} of {len(pairs)}", read, entry["scorer"])
-        )
+        counts = distinguished(pairs)
+        by_model, by_reader = (f"{counts[who]} of {counts['pairs']}" for who in ("model", "reader"))
+        read = "not read" if any(pair["read"] is None for pair in pairs) else by_reader
+        rows.append((concept, f"{up:g} and {down:g} (layer {layers})", by_model, read, entry["scorer"]))
     return table(
         ("concept", "strengths", "distinguished by the second model", "distinguished by the reader", "second model"),
         rows,
