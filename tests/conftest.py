@@ -35,6 +35,15 @@ SHAPED = (
 GPU_TESTS = REPOSITORY / "tests" / "gpu"
 collect_ignore = [] if find_spec("vllm") is not None else ["vllm"]  # `make test-vllm` has an environment of its own
 TRACED = ("model/hooks.py", "model/layout.py")
+LONGEST = (
+    "load/test_soak.py",
+    "steering/engine/execution/test_compiled.py",
+    "steering/engine/loop/test_loop_under_pressure.py",
+    "app/http/test_openapi_cases.py",
+    "load",
+    "embedded",
+)
+"""What is run first, so that `make test` does not end with one worker in a long file and another without work."""
 
 
 def modules_of(*packages: str) -> list[str]:
@@ -82,7 +91,9 @@ settings.load_profile("no_deadline")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselects tests of a CUDA device where there is none, unless `-m gpu` asks for them."""
+    """Begins with the longest tests. Deselects those of a CUDA device where there is none, unless `-m gpu` asks for them."""
+    tests = REPOSITORY / "tests"
+    items.sort(key=lambda item: [not item.path.is_relative_to(tests / one) for one in LONGEST])
     if torch.cuda.is_available() or "gpu" in (config.option.markexpr or ""):
         return
     gpu = [item for item in items if item.get_closest_marker("gpu") or item.path.is_relative_to(GPU_TESTS)]
