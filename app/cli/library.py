@@ -192,7 +192,7 @@ def list_links(
     url: Url = LOCAL,
     key: Key = None,
 ) -> None:
-    """List the links of the key, newest first; for an admin those of every key of the namespace."""
+    """List the links of the namespace, newest first; in `shared` those of the key, for an admin all."""
     with client_of(url, key) as client:
         found = client.list_links(limit=limit).data
     rows = [[one.id, one.view, str(one.bytes), one.created_at, one.url] for one in found]

@@ -23,7 +23,7 @@ async def save(body: LinkRequest, context: ContextDep) -> LinkAnswer:
 
 @router.get("/v1/links")
 async def find(query: Annotated[NamespacePageQuery, Query()], context: ContextDep) -> LinkPage:
-    """Lists the links of the key without their states, newest first; for an admin those of every key of the namespace."""
+    """Lists the links of the namespace without their states, newest first; in `shared` those of the key, for an admin all."""
     check_limit(query.limit, context.settings.max_page, "entries per page", "limit")
     found, next_cursor = await context.store.links.find(links.owner_of(context), query.limit, query.cursor)
     return LinkPage(data=[link_answer(link) for link in found], next_cursor=next_cursor)
@@ -37,5 +37,5 @@ async def read(link_id: str, context: ContextDep) -> LinkState:
 
 @router.delete("/v1/links/{link_id}", status_code=204)
 async def delete(link_id: str, context: ContextDep) -> None:
-    """Deletes a link of the key; for an admin of any key of the namespace."""
+    """Deletes a link of the namespace; in `shared` one of the key, for an admin any."""
     await context.store.links.delete(link_id, links.owner_of(context))

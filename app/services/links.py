@@ -5,6 +5,7 @@ import secrets
 
 from app.services.context import Context
 from app.services.limits import check_limit
+from steering.namespaces import SHARED
 from steering.schemas.links import LinkRequest
 from steering.store.links import Link
 from steering.strict_json import dump_json
@@ -23,5 +24,10 @@ async def save(context: Context, body: LinkRequest) -> Link:
 
 
 def owner_of(context: Context) -> str | None:
-    """Returns whose links the request lists and deletes: those of its key, for an admin (None) those of every key."""
-    return None if "admin" in context.key.scopes else context.key.name
+    """Returns whose links the request lists and deletes; None for those of every key of the namespace.
+
+    The keys of a namespace own its links together, so a key that replaces another has those of the former one. `shared` is
+    where keys are that have nothing to do with each other: each has its own links there, and an admin all of them.
+    """
+    everyone = "admin" in context.key.scopes or context.namespace != SHARED
+    return None if everyone else context.key.name

@@ -75,7 +75,7 @@ def save_link(view: View, state: Mapping[str, Any]) -> Call[LinkAnswer]:
 
 
 def list_links(*, limit: int = 50, cursor: str | None = None) -> Call[LinkPage]:
-    """Lists the links of the key, for an admin those of every key of the namespace, newest first."""
+    """Lists the links of the namespace, newest first; in `shared` those of the key, for an admin all."""
     return Call("GET", "/v1/links", parsed(LinkPage), query=json_fields(limit=limit, cursor=cursor))
 
 

@@ -1,4 +1,4 @@
-"""Saved links: whoever has the id reads the state, and only the key that saved it lists and deletes it."""
+"""Saved links: whoever has the id reads the state; the keys of its namespace list and delete it, in `shared` the key that saved it."""
 
 from typing import Any
 
@@ -9,14 +9,16 @@ from tests.app.conftest import Server, StartServer
 from tests.app.policy.test_namespaces import ADMIN, ALPHA, BETA, KEYS, bearer
 
 OTHER, READER = "sk-other-key-0123456789", "sk-reads-key-0123456789"
+FIRST, SECOND = "sk-first-key-0123456789", "sk-second-key-012345678"
 STATE = {"prompt": "How are you?", "controls": [{"vector": "alpha-secret", "strength": -0.5}]}
 COMPARE = {"view": "compare", "state": STATE}
 
 
 @pytest.fixture
 async def keyed(start: StartServer) -> Server:
-    """A server with two keys in the namespace `alpha`, one in `beta`, one that only reads, and an admin."""
-    return await start(api_keys=f"{KEYS},{OTHER}:read+write@alpha,{READER}:read", max_links=2, max_link_bytes=200)
+    """A server with two keys in the namespace `alpha`, one in `beta`, two and one that only reads in `shared`, and an admin."""
+    others = f"{OTHER}:read+write@alpha,{READER}:read,{FIRST}:read+write,{SECOND}:read+write"
+    return await start(api_keys=f"{KEYS},{others}", max_links=2, max_link_bytes=200)
 
 
 async def saved(server: Server, key: str, **fields: Any) -> dict[str, Any]:
@@ -52,15 +54,20 @@ async def test_a_saved_state_is_read_by_every_key_that_has_the_id(keyed: Server)
     assert (await saved(keyed, ALPHA))["id"] != link["id"]
 
 
-async def test_links_are_listed_and_deleted_by_the_key_that_saved_them_and_by_admins(keyed: Server) -> None:
-    mine, others = (await saved(keyed, ALPHA))["id"], (await saved(keyed, OTHER, view="read"))["id"]
-    assert (await ids(keyed, ALPHA), await ids(keyed, OTHER), await ids(keyed, BETA)) == ([mine], [others], [])
+async def test_links_are_listed_and_deleted_by_the_keys_of_their_namespace_and_by_admins(keyed: Server) -> None:
+    """As with a key that replaces another: OTHER has what ALPHA saved, and the other way round."""
+    others, mine = (await saved(keyed, OTHER, view="read"))["id"], (await saved(keyed, ALPHA))["id"]
+    assert (await ids(keyed, ALPHA), await ids(keyed, OTHER), await ids(keyed, BETA)) == (
+        [mine, others],
+        [mine, others],
+        [],
+    )
     assert await ids(keyed, ADMIN) == []
-    assert await ids(keyed, ADMIN, namespace="alpha") == [others, mine]
-    for key in (OTHER, BETA, ADMIN):
+    assert await ids(keyed, ADMIN, namespace="alpha") == [mine, others]
+    for key in (BETA, FIRST, ADMIN):
         refused = await keyed.client.delete(f"/v1/links/{mine}", headers=bearer(key))
         assert code(refused) == (404, "link_not_found")
-    assert (await keyed.client.delete(f"/v1/links/{mine}", headers=bearer(ALPHA))).status_code == 204
+    assert (await keyed.client.delete(f"/v1/links/{mine}", headers=bearer(OTHER))).status_code == 204
     gone = await keyed.client.get(f"/v1/links/{mine}", headers=bearer(ALPHA))
     assert code(gone) == (404, "link_not_found")
     assert "it was deleted, or saved on another server" in gone.json()["error"]["message"]
@@ -72,6 +79,17 @@ async def test_links_are_listed_and_deleted_by_the_key_that_saved_them_and_by_ad
         ("DELETE /v1/links/{link_id}", f"link_id={mine}"),
     ]
     assert entries[2]["action"] == "POST /v1/links"
+
+
+async def test_keys_in_shared_list_and_delete_only_their_own_links(keyed: Server) -> None:
+    mine, others = (await saved(keyed, FIRST))["id"], (await saved(keyed, SECOND))["id"]
+    assert (await ids(keyed, FIRST), await ids(keyed, SECOND), await ids(keyed, ALPHA)) == ([mine], [others], [])
+    assert await ids(keyed, ADMIN) == [others, mine]
+    for key in (SECOND, ALPHA):
+        refused = await keyed.client.delete(f"/v1/links/{mine}", headers=bearer(key))
+        assert code(refused) == (404, "link_not_found")
+    for key, link in ((FIRST, mine), (ADMIN, others)):
+        assert (await keyed.client.delete(f"/v1/links/{link}", headers=bearer(key))).status_code == 204
 
 
 async def test_a_key_that_may_not_write_saves_and_deletes_nothing(keyed: Server) -> None:
@@ -96,7 +114,7 @@ async def test_size_and_number_of_links_are_bounded(keyed: Server) -> None:
     assert len(await ids(keyed, ALPHA, limit=1)) == 1
     first = await keyed.client.get("/v1/links?limit=1", headers=bearer(ALPHA))
     rest = await ids(keyed, ALPHA, cursor=first.json()["next_cursor"])
-    assert len(rest) == 1
+    assert len(rest) == 2  # that of OTHER, which has a bound of its own, is in the listing of their namespace
     assert code(await keyed.client.get("/v1/links?limit=201", headers=bearer(ALPHA)))[0] == 400
 
 
