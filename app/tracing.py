@@ -124,8 +124,8 @@ class _Observed:
 class AnswerSpans:
     """Makes the spans `queue`, `prefill` and `decode` of an answer when it has ended, from the times at which its events came.
 
-    Every choice and arm of a request has its own, children of the request's span; an answer that had no event has none.
-    Attributes have the names of the semantic conventions `gen_ai.*` where these have one.
+    Every choice and arm of a request has its own, children of the request's span. An answer that fails before its first event has
+    one span `failed` in their place: whether it waited or computed is not known. Attributes have the names of the semantic conventions `gen_ai.*` where these have one.
     """
 
     tracer: "Tracer"
@@ -145,11 +145,9 @@ class AnswerSpans:
             seen.error = error.code
             raise
         finally:
-            if seen.first is not None:
-                self._write(request, seen, seen.first)
+            self._write(request, seen)
 
-    def _write(self, request: GenerationRequest, seen: _Observed, first: float) -> None:
-        scheduled = min(max(seen.scheduled or seen.asked, seen.asked), first)
+    def _write(self, request: GenerationRequest, seen: _Observed) -> None:
         prompt: dict[str, Any] = {}
         answer: dict[str, Any] = {"gen_ai.usage.output_tokens": seen.tokens}
         if seen.finish is not None:
@@ -163,12 +161,15 @@ class AnswerSpans:
             "steering.fingerprint": request.plan.fingerprint,
             "steering.seed": str(request.sampling.seed),  # up to 64 bits, and attributes have 63
         }
+        spans: list[tuple[str, float, float, dict[str, Any]]] = []
+        if (first := seen.first) is not None:
+            scheduled = min(max(seen.scheduled or seen.asked, seen.asked), first)
+            spans += [("queue", seen.asked, scheduled, {}), ("prefill", scheduled, first, prompt)]
+            spans += [("decode", first, seen.last, answer)]
+        elif seen.error is not None:
+            spans += [("failed", seen.asked, time.monotonic(), {"error.type": seen.error})]
         to_unix = time.time_ns() - time.monotonic_ns()
-        for name, start, end, own in (
-            ("queue", seen.asked, scheduled, {}),
-            ("prefill", scheduled, first, prompt),
-            ("decode", first, seen.last, answer),
-        ):
+        for name, start, end, own in spans:
             begun = to_unix + round(1e9 * start)
             span = self.tracer.start_span(name, self.parent, attributes=shared | own, start_time=begun)
             span.end(to_unix + round(1e9 * end))

@@ -99,7 +99,7 @@ async def test_errors_and_unknown_routes_have_spans_of_bounded_names(traced: Tra
     traced.engine.failure = OutOfMemory("planted")
     assert (await traced.client.post("/v1/generate", json={"prompt": "a"})).status_code == 507
     assert (await traced.client.get("/odd/path?with=query")).status_code == 404
-    failed, unknown = traced.spans()
+    failed, unknown = traced.requests()
     assert failed.status.status_code is StatusCode.ERROR
     assert (failed.attributes or {})["steering.error_code"] == "out_of_memory"
     assert (unknown.name, unknown.status.status_code) == ("GET unmatched", StatusCode.UNSET)
@@ -169,11 +169,14 @@ async def test_an_answer_that_fails_has_the_spans_of_what_was_done(traced: Trace
     assert (decode.attributes or {})["error.type"] == "out_of_memory"
 
 
-async def test_an_answer_that_fails_before_its_first_token_has_none(traced: Traced) -> None:
+async def test_an_answer_that_fails_before_its_first_token_has_one_span(traced: Traced) -> None:
     traced.engine.failure = OutOfMemory("planted")
-    assert (await traced.client.post("/v1/generate", json=BODY)).status_code == 507
-    assert len(traced.requests()) == 1
-    assert traced.answers() == []
+    assert (await traced.client.post("/v1/generate", json=BODY, headers=PARENT)).status_code == 507
+    (request,), ((failed,),) = traced.requests(), traced.answers()
+    assert (failed.name, failed.parent) == ("failed", request.context)
+    attributes = dict(failed.attributes or {})
+    assert (attributes["error.type"], attributes["steering.request_id"]) == ("out_of_memory", "req-of-the-test")
+    assert request.start_time <= failed.start_time <= failed.end_time <= request.end_time
 
 
 async def test_without_traces_the_events_of_the_engine_are_not_observed() -> None:
