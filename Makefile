@@ -160,9 +160,7 @@ $(SECOND)/gemma-3-270m-q4_k_m.gguf: | $(BIN)/python
 
 .PHONY: evidence
 evidence: setup $(SECOND_MODEL)
-	$(BIN)/python -m benchmarks.quality $(COUNTS) --only cards choice dose training holding
-	$(BIN)/python -m benchmarks.quality $(COUNTS) --only gates --methods mean_difference
-	$(BIN)/python -m benchmarks.quality $(COUNTS) --only transfer blind --second $(SECOND_MODEL)
+	$(BIN)/python -m benchmarks.quality $(COUNTS) --only cards choice dose training holding gates transfer blind --methods mean_difference --second $(SECOND_MODEL)
 	$(BIN)/python -m tests.docs.pages
 
 bench: setup

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,9 @@ from benchmarks.quality.dose import measured
 from benchmarks.quality.gates import METHODS, gates
 from benchmarks.quality.holding import held
 from benchmarks.quality.ranges import add_ranges, ranges
-from benchmarks.quality.recording import add_result, add_run
+from benchmarks.quality.recording import Stopwatch, add_result, add_run
 from benchmarks.quality.training import CONTESTED, contest
-from benchmarks.quality.transfer.measure import transferred
+from benchmarks.quality.transfer.measure import both_ways
 from steering.concepts import CONCEPTS as STARTERS
 from steering.engine import open_engine
 from steering.engine.api import Engine
@@ -111,13 +110,15 @@ def _opened(model: str, *, compiled: bool) -> Engine:
 
 
 async def _measure(chosen: argparse.Namespace, setup: Setup, part: str, concept: str) -> None:
-    began, profile = time.monotonic(), setup.profile
+    watch, profile = Stopwatch(), setup.profile
     if part == "ranges":
         profile = QUICK if chosen.quick else RANGES
         add_ranges(setup.engine, concept, await ranges(setup.engine, concept, profile))
     else:
         add_result(chosen.output, setup.engine, part, concept, await one(setup, part, concept))
-    add_run(chosen.output, setup.engine, part, concept, profile, time.monotonic() - began)
+    spent = watch.spent()
+    add_run(chosen.output, setup.engine, part, concept, profile, spent)
+    print(f"{concept}, {part}: {spent.seconds} s, {spent.processor_seconds} s of processor time", flush=True)
 
 
 async def one(setup: Setup, part: str, concept: str) -> Any:
@@ -137,8 +138,7 @@ async def one(setup: Setup, part: str, concept: str) -> Any:
         assert setup.second is not None, "checked when the command line is parsed"
         if part == "blind":
             return await blind(engine, setup.second, concept)
-        pairs = ((engine, setup.second), (setup.second, engine))
-        return [await transferred(target, source, concept, profile) for target, source in pairs]
+        return await both_ways(engine, setup.second, concept, profile)
     return await contest(engine, concept, profile)
 
 

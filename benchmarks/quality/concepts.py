@@ -1,6 +1,6 @@
 """Defines what is measured: concepts, prompts for choosing settings and for reporting, and strengths."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from steering.concepts.loader import load_concept, load_evaluation_prompts, load_neutral
@@ -21,10 +21,12 @@ MEAN_DIFFERENCE = "mean_difference"
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """States how much is measured. choosing, reporting: prompts; controls: random directions of equal dose. anchors: texts of a transfer."""
+    """States how much is measured. choosing, reporting: prompts; judged: prompts of a deployment report.
+    controls: random directions of equal dose. anchors: texts of a transfer."""
 
     choosing: int = 10
     reporting: int = 24
+    judged: int = 24
     neutral: int = 8
     tokens: int = 40
     controls: int = 2
@@ -37,11 +39,11 @@ class Profile:
 
 
 FULL = Profile()
-SMALL = Profile(choosing=6, reporting=6, neutral=4, tokens=32, anchors=300)
+SMALL = Profile(choosing=6, reporting=12, judged=12, neutral=4, tokens=32, anchors=300)
 """Deployment reports of all concepts and methods within an hour on two cores."""
 RANGES = Profile(choosing=10, reporting=24, neutral=4, controls=4, tokens=40)
 """Both directions of every concept."""
-QUICK = Profile(choosing=2, reporting=3, neutral=1, tokens=8, controls=1, doses=(-0.1, 0.1), anchors=40)
+QUICK = Profile(choosing=2, reporting=3, judged=2, neutral=1, tokens=8, controls=1, doses=(-0.1, 0.1), anchors=40)
 """Shows that everything runs; measures nothing."""
 
 
@@ -68,6 +70,9 @@ def strengths_of(engine: Engine, vector: ConceptVector, doses: Sequence[float]) 
     return tuple(round(dose * unit, 2) for dose in doses)
 
 
+_MADE: dict[tuple[Hashable, ...], ConceptVector] = {}
+
+
 async def vector_of(
     engine: Engine,
     concept: str,
@@ -79,11 +84,14 @@ async def vector_of(
 ) -> ConceptVector:
     """Extracts a concept's vector with the server's defaults, which include the layer and the range that ship with the concept.
 
-    training: settings of the method "trained".
+    training: settings of the method "trained". The parts of a run share the vectors: an extraction has no randomness but its seed.
     """
     pairs = load_concept(concept)
     request = ExtractionRequest(concept, pairs, position=position or default_position(pairs))
     if layers is not None:
         request = replace(request, layers=tuple(layers))
     request = replace(request, method=method if training is None else TRAINED)
-    return with_shipped_evidence(await make_vector(engine, request, training=training), concept)
+    key = engine.info.fingerprint, concept, request.position, request.layers, request.method, training
+    if key not in _MADE:
+        _MADE[key] = with_shipped_evidence(await make_vector(engine, request, training=training), concept)
+    return _MADE[key]

@@ -8,10 +8,13 @@ from benchmarks.quality.concepts import MEAN_DIFFERENCE, Profile, neutral_prompt
 from benchmarks.quality.progress import progress_printer
 from steering.concepts.loader import load_concept
 from steering.engine.api import Engine
+from steering.model.info import ModelInfo
 from steering.plan.resolve import resolve
+from steering.plan.types import UNSTEERED
 from steering.spec import InterventionSpec, SteeringSpec
 from steering.vectors import ConceptVector
 from steering.workflows.evaluation.setup import UNGUARDED, GivenVectors
+from steering.workflows.reporting.questions import accuracy, load_questions
 from steering.workflows.reporting.report import PLAIN, report
 from steering.workflows.reporting.results import Report, ReportRequest
 from steering.workflows.training.train import TrainingSettings
@@ -20,6 +23,8 @@ DOSE = 0.15
 """Planned relative dose, summed over the layers, where nothing is measured: on half of the concepts text breaks at 0.2."""
 METHODS = (MEAN_DIFFERENCE, "probe", "trained", "three_layers", "shared_dose")
 SEVERAL = ("three_layers", "shared_dose")
+VARIED = 6
+"""Prompts under each variation."""
 SHOWN = 2
 """Prompts whose texts are saved."""
 
@@ -49,11 +54,22 @@ async def _vector(engine: Engine, concept: str, method: str) -> tuple[ConceptVec
     return vector, layers
 
 
+_KNOWN: dict[str, float] = {}
+"""Share of the questions answered rightly without steering, by the model's fingerprint: all reports of a run share it."""
+
+
+async def _unsteered_accuracy(engine: Engine) -> float:
+    model = engine.info.fingerprint
+    if model not in _KNOWN:
+        _KNOWN[model] = await accuracy(engine, load_questions(), UNSTEERED)
+    return _KNOWN[model]
+
+
 async def _judged(
     engine: Engine, concept: str, vector: ConceptVector, layers: Sequence[int], profile: Profile, method: str
 ) -> dict[str, Any]:
     share = method == "shared_dose" or None
-    strength = _strength(engine, vector, vector.recommended_layers() if share else layers)
+    strength = operating_strength(engine.info, vector, vector.recommended_layers() if share else layers)
     stored = replace(vector, version=1)  # a plan names vectors by their version
     item = InterventionSpec(vector=stored.name, strength=strength, layers=tuple(layers), share_dose=share)
     plan = await resolve(SteeringSpec(interventions=(item,)), GivenVectors((stored,)), engine.info, guard=UNGUARDED)
@@ -61,27 +77,29 @@ async def _judged(
         vector=stored,
         plan=plan,
         vectors={stored.id: stored},
-        prompts=reporting_prompts(engine, concept, profile.choosing),
+        prompts=reporting_prompts(engine, concept, profile.judged),
         neutral=neutral_prompts(engine, profile.neutral),
+        direction=1 if strength > 0.0 else -1,
         sampling=profile.sampling,
-        varied=min(6, profile.choosing),
+        varied=min(VARIED, profile.judged),
         pairs=load_concept(concept),
+        known=await _unsteered_accuracy(engine),
     )
     found = await report(engine, request, progress=progress_printer(f"{concept}, {method}"))
     counts = {"prompts": len(request.prompts), "varied": request.varied, "neutral": len(request.neutral)}
     return {"strength": strength, "layers": list(layers), **counts, "tokens": profile.tokens, **_numbers(found)}
 
 
-def _strength(engine: Engine, vector: ConceptVector, layers: Sequence[int]) -> float:
-    """Returns the largest measured strength where the concept claims to steer, otherwise the strength that plans DOSE."""
+def operating_strength(info: ModelInfo, vector: ConceptVector, layers: Sequence[int]) -> float:
+    """Returns the largest measured strength where the concept claims to steer, below zero if it holds there only; otherwise the
+    strength that plans DOSE."""
     claimed = vector.recommended
     if claimed is not None and tuple(layers) == claimed.layers:
         if claimed.strength is not None:
             return claimed.strength[1]
         if claimed.negative is not None:
             return min(claimed.negative)
-    norms = engine.info.typical_norms
-    return round(DOSE / sum(vector.at(layer).scale / norms[layer] for layer in layers), 2)
+    return round(DOSE / sum(vector.at(layer).scale / info.typical_norms[layer] for layer in layers), 2)
 
 
 def _numbers(found: Report) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Adds results to a file as they come, with the counts, the time and the machine of each."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,30 +12,67 @@ from benchmarks.machine import describe
 from benchmarks.quality.concepts import Profile
 from steering.engine.api import Engine
 
-MERGED = ("gates",)
-"""Parts whose entries are mappings that a run adds to, by method."""
 KEPT = ("processor", "processors", "python", "torch", "transformers", "commit", "load")
 SEED = 0
 """Of sampling, folds and random directions wherever a part does not list its own seeds."""
 
 
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Time that a measurement took. seconds: wall time; processor_seconds: of all threads, which other programs on the machine
+    change little."""
+
+    seconds: int
+    processor_seconds: int
+
+
+class Stopwatch:
+    """Measures wall time and processor time from when it is made."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic(), time.process_time()
+
+    def spent(self) -> Spent:
+        """Returns the time since the stopwatch was made."""
+        wall, processor = self._began
+        return Spent(round(time.monotonic() - wall), round(time.process_time() - processor))
+
+
+def by_method(before: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Adds methods to those that are there."""
+    return {**before, **found}
+
+
+def with_verdicts(before: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Keeps the reader's verdict on every pair whose two texts came out the same again."""
+    read = {(pair["up"], pair["down"]): pair["read"] for pair in before.get("pairs", ())}
+    return {**found, "pairs": [{**pair, "read": read.get((pair["up"], pair["down"]))} for pair in found["pairs"]]}
+
+
+MERGED: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]] = {
+    "gates": by_method,
+    "blind": with_verdicts,
+}
+"""Parts of which a new entry keeps something of the one before."""
+
+
 def add_result(path: Path, engine: Engine, part: str, concept: str, found: Any) -> None:
-    """Adds one result to the file. Methods of the gates are added to those that are there."""
+    """Adds one result to the file, merged with what is there for the parts that are MERGED."""
     results = _read(path)
     about: Mapping[str, str] = {"model": engine.info.name, "dtype": engine.info.dtype, "device": engine.info.device}
     results.update(about, date=datetime.now(UTC).date().isoformat())
     if part in MERGED:
-        found = {**results.get(part, {}).get(concept, {}), **found}
+        found = MERGED[part](results.get(part, {}).get(concept, {}), found)
     results.setdefault(part, {})[concept] = found
     _write(path, results)
 
 
-def add_run(path: Path, engine: Engine, part: str, concept: str, profile: Profile, seconds: float) -> None:
-    """Records how a result came about: counts, seed, seconds, executor, versions and machine."""
+def add_run(path: Path, engine: Engine, part: str, concept: str, profile: Profile, spent: Spent) -> None:
+    """Records how a result came about: counts, seed, time, executor, versions and machine."""
     results, machine = _read(path), describe(engine.info.device)
     results.setdefault("runs", {}).setdefault(part, {})[concept] = {
         "date": datetime.now(UTC).date().isoformat(),
-        "seconds": round(seconds),
+        **asdict(spent),
         "seed": SEED,
         "executor": engine.stats().executor,
         "counts": {name: value for name, value in asdict(profile).items() if isinstance(value, int)},

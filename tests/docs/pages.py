@@ -79,8 +79,8 @@ PARTS = {
         "holding": holding.holding_table,
         "concepts": page.concept_tables,
     },
-    "evidence.md": {"runs": evidence.evidence_table},
-    "report.md": {"gates": gates.gates_table},
+    "evidence.md": {"duration": evidence.duration, "runs": evidence.evidence_table},
+    "report.md": {"gates": gates.gates_table, "failed": gates.failed_table, "texts": gates.texts_shown},
     "transfer.md": {"counts": transfers.transfer_counts, "transfer": transfers.transfer_table},
     "training.md": {"settings": page.settings_table, "comparison": page.training_table},
 }

@@ -1,11 +1,13 @@
 """The tables of docs/report.md: concept by method, with the three gates, and texts."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from benchmarks.quality.page import results, table
+from benchmarks.quality.page import one_line, results, table
+from steering.concepts import CONCEPTS
 
 GATES = ("control", "utility", "robustness")
+SIGNS = {"above": "needs the interval above", "at_most": "at most", "at_least": "at least"}
 
 
 def gates_table() -> str:
@@ -16,19 +18,54 @@ def gates_table() -> str:
             method,
             f"{entry['strength']:g} at {', '.join(map(str, entry['layers']))}",
             *(_passed(entry, gate) for gate in GATES),
-            _shift(entry),
+            ", ".join(_shift(one) for one in entry["seeds"]),
             "pass" if entry["passed"] else "fail",
-            "yes" if entry["seeds_agree"] else "no",
+            agreement(entry),
             f"{entry['prompts']}, {entry['varied']}, {entry['tokens']}",
         )
-        for concept, methods in results().get("gates", {}).items()
-        for method, entry in methods.items()
+        for concept, method, entry in _entries()
     ]
     columns = (
-        "concept", "method", "strength at layers", *GATES, "shift (chance)", "all", "seeds agree",
+        "concept", "method", "strength at layers", *GATES, "shift (chance) by seed", "all", "seeds agree",
         "prompts, varied, tokens",
     )  # fmt: skip
     return table(columns, rows)
+
+
+def failed_table() -> str:
+    """Shows the checks that fail, with their numbers, for each seed."""
+    rows = [
+        (concept, method, *(failed_checks(one) for one in entry["seeds"]))
+        for concept, method, entry in _entries()
+        if not entry["passed"]
+    ]
+    seeds = next((entry["seeds"] for _, _, entry in _entries()), [])
+    return table(("concept", "method", *(f"seed {one['seed']}" for one in seeds)), rows)
+
+
+def texts_shown() -> str:
+    """Shows answers of each concept by its first method, unsteered and steered, for each seed."""
+    seen, sections = set[str](), []
+    for concept, _, entry in _entries():
+        if concept in seen:
+            continue
+        seen.add(concept)
+        rows = [
+            (str(one["seed"]), one_line(text["prompt"]), one_line(text["unsteered"]), one_line(text["steered"]))
+            for one in entry["seeds"]
+            for text in one["texts"]
+        ]
+        shown = table(("seed", "prompt", "unsteered", f"strength {entry['strength']:g}"), rows)
+        sections.append(f"### {concept}\n\n{shown}")
+    return "\n".join(sections)
+
+
+def _entries() -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """The reports by concept and method, in the order of the concepts."""
+    found = results().get("gates", {})
+    for concept in CONCEPTS:
+        for method, entry in found.get(concept, {}).items():
+            yield concept, method, entry
 
 
 def _passed(entry: Mapping[str, Any], gate: str) -> str:
@@ -36,9 +73,30 @@ def _passed(entry: Mapping[str, Any], gate: str) -> str:
     return f"{sum(bool(gates) and gates[gate]['passed'] for gates in seeds)} of {len(seeds)}"
 
 
-def _shift(entry: Mapping[str, Any]) -> str:
-    one = entry["seeds"][0]
+def agreement(entry: Mapping[str, Any]) -> str:
+    """States whether the seeds pass and fail the same gates, and if not, whether they agree on the whole."""
+    if entry["seeds_agree"]:
+        return "yes"
+    verdicts = {bool(one["gates"]) and all(gate["passed"] for gate in one["gates"].values()) for one in entry["seeds"]}
+    return "on the whole" if len(verdicts) == 1 else "no"
+
+
+def _shift(one: Mapping[str, Any]) -> str:
     if not one["gates"]:
         return "broke"
     check = one["gates"]["control"]["checks"][0]
     return f"{check['value']:+.2f} ({check['threshold']:.2f})"
+
+
+def failed_checks(one: Mapping[str, Any]) -> str:
+    """Lists the checks that one seed fails, each with its number and what it needs."""
+    if not one["gates"]:
+        return "broke"
+    failed = [check for gate in one["gates"].values() for check in gate["checks"] if not check["passed"]]
+    return "; ".join(_check(check) for check in failed) or "none"
+
+
+def _check(check: Mapping[str, Any]) -> str:
+    low, high = check["interval"] or (None, None)
+    interval = "" if low is None else f" [{low:+.2f}, {high:+.2f}]"
+    return f"`{check['name']}` {check['value']:.2f}{interval}, {SIGNS[check['relation']]} {check['threshold']:.2f}"

@@ -13,13 +13,30 @@ from steering.workflows.transfer.request import TransferRequest, default_anchors
 from steering.workflows.transfer.transfer import transfer
 
 
-async def transferred(target: Engine, source: Engine, concept: str, profile: Profile) -> dict[str, Any]:
-    """Returns the AUROC of each direction on held-out pairs and the shift of the answers at one relative dose, with intervals."""
+async def both_ways(engine: Engine, second: Engine, concept: str, profile: Profile) -> list[dict[str, Any]]:
+    """Carries the concept from the second model and to it. The layers of the first direction, which read the pairs best, serve both."""
+    found = await transferred(engine, second, concept, profile)
+    from_layer, to_layer = found["layers"]
+    return [found, await transferred(second, engine, concept, profile, layers=(to_layer, from_layer))]
+
+
+async def transferred(
+    target: Engine,
+    source: Engine,
+    concept: str,
+    profile: Profile,
+    *,
+    layers: tuple[int | None, int | None] = (None, None),
+) -> dict[str, Any]:
+    """Returns the AUROC of each direction on held-out pairs and the shift of the answers at one relative dose, with intervals.
+
+    layers: where the direction is read and where it arrives; None: where the pairs are read best.
+    """
     pairs = load_concept(concept)
     label = f"{concept}, {source.info.name} to {target.info.name}"
     anchors = default_anchors(pairs)
     anchors = anchors[:: max(1, len(anchors) // profile.anchors)][: profile.anchors]
-    request = TransferRequest(concept, pairs, anchors)
+    request = TransferRequest(concept, pairs, anchors, from_layer=layers[0], to_layer=layers[1])
     found = await transfer(target, source, request, progress=progress_printer(label))
     measured = await effect(
         target,

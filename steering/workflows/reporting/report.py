@@ -68,7 +68,8 @@ async def report(engine: Engine, request: ReportRequest, *, progress: Progress |
     reading = read_back(engine, request.vector, request.reader, request.reading_layer, request.scorer)
     plan, vectors = request.plan, request.vectors
     questions = load_questions()
-    known = (await accuracy(engine, questions, UNSTEERED), await accuracy(engine, questions, plan))
+    before = await accuracy(engine, questions, UNSTEERED) if request.known is None else request.known
+    known = before, await accuracy(engine, questions, plan)
     step("making controls")
     controls = await random_plans(engine.info, plan, vectors, CONTROLS)
     fewer = None

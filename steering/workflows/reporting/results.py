@@ -30,7 +30,8 @@ class ReportRequest:
 
     plan: the operating point, any steering. vectors: those it names, by `name@version`. direction: 1 or -1, how the concept is
     meant to move. pairs: what the vector was extracted from, for the check with fewer of them; None: not checked. varied: prompts
-    under each variation, the first ones. readers: for the side effects. seeds: each is judged on its own.
+    under each variation, the first ones. readers: for the side effects. seeds: each is judged on its own. known: the share of the
+    questions that the unsteered model answers rightly, from an earlier report; None: they are asked.
     """
 
     vector: ConceptVector
@@ -49,6 +50,7 @@ class ReportRequest:
     readers: Mapping[str, ConceptVector] = field(default_factory=dict)
     independent: TextScorer | None = None
     thresholds: Thresholds = DEMANDED
+    known: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import pytest
 from steering.engine.api import SamplingParams
 from steering.plan.dose import DoseGuard
 from steering.plan.resolve import resolve
+from steering.plan.types import UNSTEERED
 from steering.spec import SteeringSpec
 from steering.vectors import ConceptVector
 from steering.workflows.evaluation.setup import GivenVectors, random_like
@@ -66,6 +67,16 @@ async def test_what_is_planted_to_work_passes_under_both_seeds(engine: LinearEng
     assert check_of(found, "robustness", "retained.fewer_pairs").value > 0.5
     assert done == sorted(done)
     assert done[-1][0] == done[-1][1]
+
+
+async def test_a_known_accuracy_is_not_measured_again(engine: LinearEngine) -> None:
+    measured = await report(engine, await request_of(engine, {"strength": 0.8}, known=1.0))
+    asked = await report(engine, await request_of(engine, {"strength": 0.8}))
+    before = await accuracy(engine, load_questions(), UNSTEERED)
+    difference = (
+        check_of(measured, "utility", "accuracy_loss").value - check_of(asked, "utility", "accuracy_loss").value
+    )
+    assert difference == pytest.approx(1.0 - before)
 
 
 async def test_its_texts_can_be_read(engine: LinearEngine) -> None:

@@ -1,0 +1,36 @@
+"""A report judges the operating point that a user gets: the largest measured strength, or one planned dose."""
+
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.quality.gates import DOSE, operating_strength
+from steering.quality import Recommended
+from tests.steering.workflows.linear import GAIN, LAYERS, LinearEngine
+from tests.steering.workflows.vectors import planted_vector
+
+NORMS = (2.0 * GAIN,) * LAYERS
+
+
+@pytest.mark.parametrize(
+    ("claimed", "strength"),
+    [
+        (Recommended((2,), (1.0, 3.5), (-2.0, -1.0)), 3.5),
+        (Recommended((2,), None, (-1.8, -1.1)), -1.8),
+        (Recommended((2,), None, None), 2.0 * DOSE),
+        (Recommended((1,), (1.0, 3.5), None), 2.0 * DOSE),
+    ],
+)
+def test_the_largest_measured_strength_is_judged_and_a_dose_where_none_holds(
+    claimed: Recommended, strength: float
+) -> None:
+    engine = LinearEngine()
+    vector = replace(planted_vector(engine), recommended=claimed)
+    found = operating_strength(replace(engine.info, typical_norms=NORMS), vector, (2,))
+    assert found == pytest.approx(strength)
+
+
+def test_several_layers_share_the_dose() -> None:
+    engine = LinearEngine()
+    info = replace(engine.info, typical_norms=NORMS)
+    assert operating_strength(info, planted_vector(engine), (1, 2)) == pytest.approx(DOSE)
