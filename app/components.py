@@ -23,6 +23,7 @@ def open_engine(settings: Settings) -> Engine:
         device_map=settings.device_map,
         limits=EngineLimits(
             max_running=settings.max_running,
+            contended_running=settings.contended_running,
             max_waiting=settings.max_waiting,
             prefill_tokens=settings.prefill_tokens,
             cache_bytes=None if settings.cache_megabytes == "auto" else settings.cache_megabytes << 20,

@@ -82,6 +82,7 @@ class Settings(BaseSettings):
 
     # Running requests
     max_running: Positive = Field(64, description="rows in the batch")
+    contended_running: Positive = Field(8, description="rows of a key while other keys have requests")
     max_waiting: Positive = Field(256, description="rows waiting for the batch; one more is answered 429")
     prefill_tokens: Positive = Field(
         256,
@@ -239,7 +240,7 @@ class Settings(BaseSettings):
 
 
 _LIMITS = (
-    "max_running", "max_waiting", "max_connections", "memory_megabytes", "request_seconds", "max_body_bytes", "max_upload_bytes", "max_json_depth",
+    "max_running", "contended_running", "max_waiting", "max_connections", "memory_megabytes", "request_seconds", "max_body_bytes", "max_upload_bytes", "max_json_depth",
     "max_body_elements", "max_upload_elements",
     "max_messages", "max_n", "max_prompts", "max_stops", "max_stop_characters", "max_top_logprobs", "max_interventions",
     "max_readouts", "max_arms", "max_pairs", "max_texts", "max_predictions", "max_activations", "max_scored_tokens",

@@ -50,5 +50,8 @@ TARGETS: Mapping[str, Target] = {
     "extraction with card": Target("the same, with our quality card from held-out pairs", None),
     "server": Target("32 streams: throughput lost between the bare engine and its clients over HTTP", 0.05, at_most=True, percent=True),
     "mixed load": Target("mixed load, distinct all-layer plans / vLLM, unsteered, the faster setting: tokens/s", None),
+    "busy 1": Target("another process keeps one processor busy: 1 request, all-layer plan / vLLM in the same situation: tokens/s", 1.0),
+    "busy 8": Target("the same, 8 requests, distinct all-layer plans", 1.0),
+    "busy 32": Target("the same, 32 requests", 1.0),
     "gap": Target("8 streams, a prompt of 2,000 arrives: gap between tokens, p99 / median", 4.0, at_most=True),
 }  # fmt: skip

@@ -3,7 +3,16 @@
 from collections.abc import Callable, Mapping
 
 from benchmarks.bench import Bench
-from benchmarks.suites import extraction, first_token, long_prompt, mixed_load, server, steering_cost, throughput
+from benchmarks.suites import (
+    busy_processor,
+    extraction,
+    first_token,
+    long_prompt,
+    mixed_load,
+    server,
+    steering_cost,
+    throughput,
+)
 
 SUITES: Mapping[str, Callable[[Bench], None]] = {
     "throughput": throughput.run,
@@ -13,4 +22,5 @@ SUITES: Mapping[str, Callable[[Bench], None]] = {
     "server": server.run,
     "long-prompt": long_prompt.run,
     "mixed-load": mixed_load.run,
+    "busy-processor": busy_processor.run,
 }

@@ -27,7 +27,7 @@ def run(bench: Bench) -> None:
 def _long(bench: Bench, rows: int, length: int, kinds: tuple[str, ...]) -> None:
     bench.log(f"{rows} requests, prompts of {length}")
     results = bench.run_rounds(
-        _ours(bench, rows, length, kinds) | _vllm(bench, rows, length), bench.profile.long_rounds
+        engine_tasks(bench, rows, length, kinds) | vllm_tasks(bench, rows, length), bench.profile.long_rounds
     )
     bench.record(results, rows=rows, prompt=length)
 
@@ -38,7 +38,7 @@ def _short(bench: Bench, rows: int) -> None:
     bench.log(f"{rows} requests, prompts of {length}")
     tasks: dict[tuple[str, str], Task] = {}
     if rows in profile.sizes:
-        tasks |= _ours(bench, rows, length, KINDS) | _vllm(bench, rows, length)
+        tasks |= engine_tasks(bench, rows, length, KINDS) | vllm_tasks(bench, rows, length)
         if linears := bench.contender(LINEARS):
             tasks[LINEARS, "one pass"] = partial(_passes, linears, rows, profile.linear_passes)
     if plain := bench.contender(PLAIN):
@@ -62,7 +62,8 @@ def _short(bench: Bench, rows: int) -> None:
         bench.compare("one at a time", ours, metric_of(results, PLAIN, "one configuration at a time"))
 
 
-def _ours(bench: Bench, rows: int, length: int, kinds: tuple[str, ...]) -> dict[tuple[str, str], Task]:
+def engine_tasks(bench: Bench, rows: int, length: int, kinds: tuple[str, ...]) -> dict[tuple[str, str], Task]:
+    """Returns the tasks of our engine with each kind of steering; none where it is absent."""
     engine = bench.contender(ENGINE)
     if engine is None:
         return {}
@@ -72,7 +73,8 @@ def _ours(bench: Bench, rows: int, length: int, kinds: tuple[str, ...]) -> dict[
     }
 
 
-def _vllm(bench: Bench, rows: int, length: int) -> dict[tuple[str, str], Task]:
+def vllm_tasks(bench: Bench, rows: int, length: int) -> dict[tuple[str, str], Task]:
+    """Returns the tasks of vLLM with each of its settings; none where it is absent."""
     found = {name: vllm for name in VLLM if (vllm := bench.contender(name))}
     return {
         (name, "unsteered"): partial(_static, vllm, rows, length, bench.profile.new_tokens)

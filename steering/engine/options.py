@@ -10,7 +10,8 @@ from typing import Literal
 class EngineLimits:
     """Bounds on sequences, positions and memory.
 
-    max_running: live sequences at once. max_waiting: live requests in the queue before `overloaded`.
+    max_running: live sequences at once. contended_running: those of one API key while other keys have requests too.
+    max_waiting: live requests in the queue before `overloaded`.
     max_background, max_background_waiting: the same for captures and other background requests.
     prefill_tokens: prompt positions of a pass while sequences decode, whose streams wait that long, for each prompt that
     waits. idle_prefill_tokens: the same while none decodes, and at most. cache_bytes: memory for keys and values; None: a share of what is free when the
@@ -18,6 +19,7 @@ class EngineLimits:
     """
 
     max_running: int = 64
+    contended_running: int = 8
     max_waiting: int = 256
     max_background: int = 32
     max_background_waiting: int = 4096

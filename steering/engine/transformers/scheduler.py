@@ -1,16 +1,16 @@
 """Scheduler: which sequences run, which blocks of the cache they hold, and what the next pass computes."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from itertools import count
-from typing import Protocol
+from time import monotonic
 
 from steering.engine.options import EngineLimits
 from steering.engine.transformers.memory.block_pool import BLOCK, BlockPool, blocks_for
 from steering.engine.transformers.memory.prefix_index import PrefixIndex
 from steering.engine.transformers.prefill_budget import PrefillBudget
-from steering.engine.transformers.sequence import Sequence
-from steering.engine.transformers.steering.timing import follows_single_tokens
-from steering.engine.transformers.waiting import WaitingQueue, by_client
+from steering.engine.transformers.sequence import RowState, Sequence
+from steering.engine.transformers.waiting import ClientShare, WaitingQueue, by_client
 
 Work = list[tuple[Sequence, int]]
 """Sequences, and how many of their next positions a pass computes."""
@@ -24,17 +24,6 @@ RESUME_BLOCKS = 8
 """Free blocks for every running sequence that a preempted one waits for, or it would soon be preempted again."""
 
 
-class RowState(Protocol):
-    """State that is kept for every running sequence outside the scheduler."""
-
-    @property
-    def same_pass(self) -> bool:
-        """Whether a sequence may read blocks that another computes in the same pass."""
-
-    def release(self, sequence: Sequence) -> None:
-        """Ends what is kept for a sequence. Does not raise."""
-
-
 class Scheduler:
     """Live requests and background work have queues and limits of their own, and share the blocks: live ones come first.
 
@@ -43,7 +32,13 @@ class Scheduler:
     """
 
     def __init__(
-        self, limits: EngineLimits, pool: BlockPool, index: PrefixIndex, rows: RowState, logit_positions: int = 1 << 30
+        self,
+        limits: EngineLimits,
+        pool: BlockPool,
+        index: PrefixIndex,
+        rows: RowState,
+        logit_positions: int = 1 << 30,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         """logit_positions: how many positions of a pass may have all their logits returned."""
         self._pool, self.index, self._rows = pool, index, rows
@@ -51,6 +46,7 @@ class Scheduler:
         self.live, self.background = WaitingQueue(), WaitingQueue()
         self.running: dict[int, Sequence] = {}
         self.budget = PrefillBudget(limits)
+        self._share = ClientShare(limits, clock)
         self.preemptions = self.cached_tokens = 0
         self._most = {False: limits.max_running, True: limits.max_background}
         self._orders, self._turn = count(1), 0
@@ -65,7 +61,12 @@ class Scheduler:
     def enqueue(self, sequence: Sequence) -> None:
         """Adds a request to its queue."""
         self._queue_of(sequence).put(sequence)
+        self._note(sequence)
+
+    def _note(self, sequence: Sequence) -> None:
         self._changed = True
+        if not sequence.background:
+            self._share.note(sequence.cache_salt)
 
     def _queue_of(self, sequence: Sequence) -> WaitingQueue:
         return self.background if sequence.background else self.live
@@ -100,7 +101,7 @@ class Scheduler:
         sequence.running = False
         blocks, sequence.block_table, sequence.shared = sequence.block_table, [], 0
         self._pool.release(blocks, dirty=dirty)
-        self._changed = True
+        self._note(sequence)
 
     def preempt(self, sequence: Sequence) -> None:
         """Takes the blocks from a sequence, which waits to be computed again."""
@@ -119,7 +120,12 @@ class Scheduler:
 
     def _admitted(self, queue: WaitingQueue) -> Iterator[Sequence]:
         passed: list[Sequence] = []
+        rows = Counter(one.cache_salt for one in self.running.values() if not one.background)
+        most = self._share.most(rows.keys() | queue.clients)
         for sequence in queue.in_turns():
+            if not sequence.background and rows[sequence.cache_salt] >= most:
+                self._changed = True  # the other clients may stop asking, which is no event
+                continue
             full = self.running_of(background=sequence.background) >= self._most[sequence.background]
             if full or len(passed) > LOOKAHEAD or any(one.overtaken >= MOST_OVERTAKEN for one in passed):
                 return
@@ -130,6 +136,7 @@ class Scheduler:
             sequence.running, sequence.order = True, sequence.order or next(self._orders)
             sequence.cache_epoch = self.index.epoch
             self.running[sequence.id] = sequence
+            rows[sequence.cache_salt] += 1
             for one in passed:
                 one.overtaken += 1
             yield sequence
@@ -178,7 +185,7 @@ class Scheduler:
         return decoding + self._prompts(len(decoding))
 
     def _decoding(self) -> Work:
-        """Sequences with one token to compute, each with a block for it. Preempts the youngest where blocks run out."""
+        """Sequences with one token to compute, each with a block for it; the youngest are preempted where blocks run out."""
         for sequence in sorted(self.running.values(), key=lambda one: one.order):
             while not sequence.prefilling and len(sequence.block_table) * BLOCK <= sequence.computed:
                 block = self._pool.allocate(1)
@@ -205,7 +212,7 @@ class Scheduler:
             keys = self.index.keys_of(sequence)
             if self._waits(sequence, computing, claimed):
                 continue
-            amount = min(sequence.remaining, budget, _indivisible(sequence))
+            amount = min(sequence.remaining, budget, sequence.most_positions)
             if sequence.capture is not None and sequence.capture.spec.logits:
                 if logit_positions <= 0:
                     continue
@@ -241,10 +248,3 @@ class Scheduler:
             self._changed = True
         keys = self.index.keys_of(sequence)
         return sequence.shared < len(keys) and keys[sequence.shared] in claimed
-
-
-def _indivisible(sequence: Sequence) -> int:
-    """The most positions of a pass. Where each generated token depends on what the one before it left, no pass has two."""
-    if not follows_single_tokens(sequence.plan):
-        return sequence.remaining
-    return max(sequence.prompt_length - sequence.computed, 1)

@@ -12,6 +12,7 @@ from steering.engine.readings import NO_MONITORS, MonitoredAnswer, MonitorSet, R
 from steering.engine.transformers.sampling.token_counts import TokenCounts
 from steering.engine.transformers.steering.dose import DoseLedger
 from steering.engine.transformers.steering.history import SteeringHistory
+from steering.engine.transformers.steering.timing import follows_single_tokens
 from steering.plan.types import SteeringPlan
 from steering.shapes import Tensor
 
@@ -136,6 +137,13 @@ class Sequence:
         return len(self.ids) - self.computed
 
     @property
+    def most_positions(self) -> int:
+        """How many of `remaining` one pass may compute. Where each generated token depends on what the one before it left: one."""
+        if not follows_single_tokens(self.plan):
+            return self.remaining
+        return max(self.prompt_length - self.computed, 1)
+
+    @property
     def prefilling(self) -> bool:
         """Whether it has more to compute than the token it chose last."""
         return self.remaining > 1 or self.generated == 0 or self.capture is not None
@@ -158,3 +166,14 @@ class Sequence:
         if self.capture is not None:
             self.capture.pieces.clear()
             self.capture.logits.clear()
+
+
+class RowState(Protocol):
+    """State that is kept for every running sequence outside the scheduler."""
+
+    @property
+    def same_pass(self) -> bool:
+        """Whether a sequence may read blocks that another computes in the same pass."""
+
+    def release(self, sequence: Sequence) -> None:
+        """Ends what is kept for a sequence. Does not raise."""

@@ -1,10 +1,14 @@
-"""WaitingQueue: requests that wait for a row, in turns between API keys."""
+"""Requests that wait for a row, in turns between API keys, and how many rows each key may run."""
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from time import monotonic
 
+from steering.engine.options import EngineLimits
 from steering.engine.transformers.sequence import Sequence
+
+WINDOW = 10.0
+"""Seconds for which a key counts after its last request came or ended: most people who read an answer ask again by then."""
 
 
 class WaitingQueue:
@@ -24,6 +28,11 @@ class WaitingQueue:
     def __len__(self) -> int:
         """How many wait. Other threads ask, so it is a number and not a walk through queues that change meanwhile."""
         return self._count
+
+    @property
+    def clients(self) -> set[str]:
+        """Whose sequences wait."""
+        return {*self._clients, *(one.cache_salt for one in self._preempted)}
 
     def put(self, sequence: Sequence) -> None:
         """Adds a sequence behind those of its client."""
@@ -74,6 +83,30 @@ class WaitingQueue:
 
     def _everyone(self) -> list[Sequence]:
         return [one for queue in self._clients.values() for one in queue]
+
+
+class ClientShare:
+    """Every row of a pass makes it longer for all others, so a key that fills the batch would slow the answers of every other key.
+
+    While requests of several keys are there, a key may run `contended_running` rows; its other requests wait. Rows that run
+    already are not stopped. docs/operating.md has what it gains: without it the answers of another key take 4.7 times as long.
+    Switched off by `contended_running` = `max_running`. Not safe for threads: only the engine's thread uses it.
+    """
+
+    def __init__(self, limits: EngineLimits, clock: Callable[[], float] = monotonic) -> None:
+        self._alone, self._contended = limits.max_running, min(limits.contended_running, limits.max_running)
+        self._clock = clock
+        self._seen: dict[str, float] = {}
+
+    def note(self, client: str) -> None:
+        """Notes that a request of a client has come or ended."""
+        self._seen[client] = self._clock()
+
+    def most(self, clients: Set[str]) -> int:
+        """Returns how many rows one client may run. clients: who has requests that run or wait."""
+        since = self._clock() - WINDOW
+        self._seen = {client: at for client, at in self._seen.items() if at > since}
+        return self._contended if len(clients | self._seen.keys()) > 1 else self._alone
 
 
 def by_client(sequences: list[Sequence], turn: int) -> list[Sequence]:

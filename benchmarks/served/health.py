@@ -1,4 +1,4 @@
-"""`python -m benchmarks.health`: measures the latency of /health while the server computes maps of 500 texts."""
+"""`python -m benchmarks.served.health`: measures the latency of /health while the server computes maps of 500 texts."""
 
 import asyncio
 import json

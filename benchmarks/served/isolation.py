@@ -1,4 +1,4 @@
-"""Measures how much a flood of one key slows the requests of another. Usage: python -m benchmarks.isolation [--seconds 20]."""
+"""Measures how much a flood of one key slows the requests of another. Usage: python -m benchmarks.served.isolation [--seconds 20]."""
 
 import argparse
 import asyncio
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,16 +23,18 @@ START_SECONDS, STOP_SECONDS = 600.0, 60.0
 T = TypeVar("T")
 FLOOD_CLIENTS = 32
 """Connections of the flood; each asks again as soon as it is answered."""
-LIMITS: dict[str, dict[str, Any]] = {"none": {}, "rows 8": {"rows": 8}, "rows 4": {"rows": 4}, "rows 2": {"rows": 2}}
-"""Limits of the flooding key."""
+LIMITS: dict[str, dict[str, Any]] = {"none": {}, "rows 4": {"rows": 4}, "rows 2": {"rows": 2}}
+"""Limits of the flooding key, on a server in its default configuration."""
+UNSHARED = ("--set", "contended_running=64")
+"""Settings of a server on which a key may fill the batch although another has requests."""
 CALM = {"prompt": "The road to the sea", "max_tokens": 16, "temperature": 0, "steering": []}
 FLOOD = {"prompt": "Tell me a long story about", "max_tokens": 64, "temperature": 1, "steering": []}
 
 
 @contextmanager
-def served(model: str | None) -> Iterator[str]:
-    """The address of a server process in its default configuration, with a key, on a free port."""
-    command = [sys.executable, "-m", "app.cli.main", "serve", "--port", "0", "--database", "memory://"]
+def served(model: str | None, settings: Sequence[str] = ()) -> Iterator[str]:
+    """The address of a server process in its default configuration but for `settings`, with a key, on a free port."""
+    command = [sys.executable, "-m", "app.cli.main", "serve", "--port", "0", "--database", "memory://", *settings]
     command += [] if model is None else ["--model", model]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "log")
@@ -112,14 +114,14 @@ async def flood(client: httpx2.AsyncClient, headers: dict[str, str], answered: l
             await asyncio.sleep(float(answer.headers["retry-after"]))  # as the openai client does
 
 
-async def measured(url: str, seconds: float) -> list[dict[str, Any]]:
-    """Returns one row for each limit, and one without a flood."""
+async def measured(url: str, seconds: float, cases: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns one row for each limit of the flooding key, and one without a flood."""
     limits = httpx2.Limits(max_connections=None)
     async with httpx2.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
         headers = await key(client, "calm", {})
         await calm(client, headers, seconds / 4)
         rows = [_row("no flood", await calm(client, headers, seconds), [])]
-        for name, limit in LIMITS.items():
+        for name, limit in cases.items():
             flooding, answered = await key(client, "flood", limit), list[int]()
             tasks = [asyncio.create_task(flood(client, flooding, answered)) for _ in range(FLOOD_CLIENTS)]
             await asyncio.sleep(2.0)
@@ -149,10 +151,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--model", default=None)
     options = parser.parse_args(arguments)
-    with served(options.model) as url:
-        rows = asyncio.run(measured(url, options.seconds))
-    for row in rows:
-        print(json.dumps({**row, "ratio": round(row["p50 ms"] / rows[0]["p50 ms"], 2)}))
+    for settings, cases in (((), LIMITS), (UNSHARED, {"none": {}})):
+        with served(options.model, settings) as url:
+            rows = asyncio.run(measured(url, options.seconds, cases))
+        for row in rows:
+            ratio = round(row["p50 ms"] / rows[0]["p50 ms"], 2)
+            print(json.dumps({"settings": " ".join(settings) or "default", **row, "ratio": ratio}), flush=True)
     return 0
 
 

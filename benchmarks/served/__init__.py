@@ -1,0 +1,1 @@
+"""Programs that measure a server process by themselves: latency during maps, two keys, a large cache."""
