@@ -12,7 +12,6 @@ from steering.schemas.steering import Steering
 
 Label = Annotated[str, Field(max_length=512)]
 ModelName = Annotated[str, Field(min_length=1, max_length=640)]
-Ignored = Annotated[Any, Field(default=None)]
 MAX_INPUTS = 2048
 
 

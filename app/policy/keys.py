@@ -112,11 +112,6 @@ class ApiKeys:
         self._used: dict[str, str] = {}
 
     @property
-    def any_admin(self) -> bool:
-        """Whether some key has the scope `admin`. False on a server without keys."""
-        return any("admin" in known.key.scopes for known in self._all())
-
-    @property
     def empty(self) -> bool:
         """Whether there is no key at all, so that everybody on this machine may do everything."""
         return not any(True for _ in self._all())

@@ -147,7 +147,7 @@ class MemoryStore:
         self.audit: AuditStore = MemoryAudit()
         self.outputs: OutputStore = MemoryOutputs()
         self.documents: DocumentStore = MemoryDocuments(changes)
-        self.servers: ServerStore = MemoryServers(self._content, changes)
+        self.servers: ServerStore = MemoryServers(self._content.jobs, changes)
 
     def in_namespace(self, name: str, writer: Writer = UNLIMITED) -> NamespaceStore:
         """See Store.in_namespace."""

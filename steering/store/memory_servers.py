@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Protocol, final
+from typing import Any, final
 
 from steering.store.base import JobRecord
 from steering.store.formats.serialization import INTERRUPTED, UNFINISHED, read_record, write_record
@@ -15,18 +15,12 @@ Changes = Counter[str]
 """How often each topic has changed."""
 
 
-class JobContent(Protocol):
-    """The jobs of every namespace by id, each with its position in the listing."""
-
-    jobs: dict[str, tuple[int, JobRecord]]
-
-
 @final
 class MemoryServers:
     """See `steering.store.servers.ServerStore`."""
 
-    def __init__(self, content: JobContent, changes: Changes) -> None:
-        self._jobs, self._changes = content.jobs, changes
+    def __init__(self, jobs: dict[str, tuple[int, JobRecord]], changes: Changes) -> None:
+        self._jobs, self._changes = jobs, changes
         self._leases: dict[str, float] = {}
         self._cancelled: set[str] = set()
 

@@ -1,23 +1,15 @@
 """Capture sequences: which positions of a text are read, and what becomes of the pieces."""
 
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Position
 from steering.engine.transformers.sequence import CaptureState, Sequence
 from steering.errors import InvalidRequest, NonfiniteActivations
+from steering.model.prompt import ModelTokenizer
 from steering.pairs import ChatMessage
 from steering.shapes import Float, Tensor
-
-
-class SpanFinder(Protocol):
-    """Where the answer lies in a rendered conversation."""
-
-    def response_span(self, messages: tuple[ChatMessage, ...]) -> tuple[int, int]:
-        """Returns the half-open token span of the last assistant message."""
-        ...
 
 
 def check_layers(spec: CaptureSpec, layer_count: int) -> None:
@@ -32,7 +24,7 @@ def check_layers(spec: CaptureSpec, layer_count: int) -> None:
 
 
 def begin(
-    index: int, prompt: CapturePrompt, ids: tuple[int, ...], spec: CaptureSpec, tokenizer: SpanFinder
+    index: int, prompt: CapturePrompt, ids: tuple[int, ...], spec: CaptureSpec, tokenizer: ModelTokenizer
 ) -> CaptureState:
     """The empty state of one text. Raises InvalidRequest where the position does not exist in it."""
     length = prompt.prompt_length
@@ -44,7 +36,7 @@ def begin(
     return CaptureState(index=index, spec=spec, window=window, reduce=spec.position != "all")
 
 
-def _window(position: Position, prompt: CapturePrompt, length: int, tokenizer: SpanFinder) -> tuple[int, int]:
+def _window(position: Position, prompt: CapturePrompt, length: int, tokenizer: ModelTokenizer) -> tuple[int, int]:
     if position == "all":
         return 0, length
     if position == "last":

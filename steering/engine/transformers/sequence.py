@@ -75,7 +75,8 @@ class Sequence:
     from others. order: when it was admitted first. cached: positions that were not computed for it. overtaken: how many
     requests were admitted before it since it did not fit. arrived: when it came; scheduled: when it first got a row,
     both by the monotonic clock. history: where what decides its steering is kept, for an engine that may compute positions
-    again; replayed: that of a request whose positions this sequence computes again.
+    again; replayed: that of a request whose positions this sequence computes again. held_text: characters that may belong to a stop
+    string.
     """
 
     id: int

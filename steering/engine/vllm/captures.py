@@ -6,13 +6,14 @@ import torch
 
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, SamplingParams
 from steering.engine.checks import refuse_token_scopes
-from steering.engine.transformers.captures import SpanFinder, begin
+from steering.engine.transformers.captures import begin
 from steering.engine.transformers.steering.timing import follows_single_tokens
 from steering.engine.vllm.client import Task, VllmClient
 from steering.engine.vllm.messages import CaptureWindow
 from steering.engine.vllm.requests import vllm_sampling
 from steering.errors import InvalidRequest, NonfiniteActivations, UnsupportedParameter
 from steering.model.info import ModelInfo
+from steering.model.prompt import ModelTokenizer
 from steering.shapes import Float, Residual, Tensor
 
 UNEMBED_ROWS = 64
@@ -30,7 +31,9 @@ class CaptureTask:
     reduce: bool
 
     @classmethod
-    def of(cls, prompt: CapturePrompt, spec: CaptureSpec, ids: tuple[int, ...], tokenizer: SpanFinder) -> "CaptureTask":
+    def of(
+        cls, prompt: CapturePrompt, spec: CaptureSpec, ids: tuple[int, ...], tokenizer: ModelTokenizer
+    ) -> "CaptureTask":
         """Finds the positions to read. Raises InvalidRequest where they do not exist or cannot be computed together."""
         if (prompt.prompt_length or len(ids)) < len(ids) and follows_single_tokens(prompt.plan):
             raise UnsupportedParameter(

@@ -1,34 +1,15 @@
 """Turns token ids into text that may be sent: whole characters, and nothing that may belong to a stop string."""
 
-from typing import Protocol
-
-from steering.engine.api import SamplingParams
-from steering.engine.transformers.sequence import DecodeStream
+from steering.engine.transformers.sequence import Sequence
 
 
-class TextState(Protocol):
-    """An answer whose text grows. held_text: characters that may belong to a stop string."""
-
-    held_text: str
-
-    @property
-    def decoder(self) -> DecodeStream | None:
-        """Converts its token ids."""
-        ...
-
-    @property
-    def sampling(self) -> SamplingParams:
-        """Has its stop strings."""
-        ...
-
-
-def advance(sequence: TextState, token_id: int) -> tuple[str, bool]:
+def advance(sequence: Sequence, token_id: int) -> tuple[str, bool]:
     """Adds one token. Returns (text that can be sent, whether a stop string was found)."""
     assert sequence.decoder is not None
     return _release(sequence, sequence.decoder.step(token_id))
 
 
-def finish(sequence: TextState) -> str:
+def finish(sequence: Sequence) -> str:
     """Returns the text that was held back, as nothing follows."""
     assert sequence.decoder is not None
     text, stopped = _release(sequence, sequence.decoder.flush())
@@ -38,7 +19,7 @@ def finish(sequence: TextState) -> str:
     return text + held
 
 
-def _release(sequence: TextState, piece: str) -> tuple[str, bool]:
+def _release(sequence: Sequence, piece: str) -> tuple[str, bool]:
     stops = sequence.sampling.stop
     if not stops:
         return piece, False

@@ -2,12 +2,12 @@
 
 import random
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import torch
 
 from steering.engine.fit_task import FitTask, FittedDirection
-from steering.engine.transformers.training.gradient_pass import Measured, Pieces, ScoredText
+from steering.engine.transformers.training.gradient_pass import GradientPass, Measured, Pieces, ScoredText
 from steering.engine.transformers.training.objective import Likelihoods, SphereAdam, preference_loss
 from steering.shapes import Direction, Float, Tensor
 
@@ -17,19 +17,7 @@ MAX_BATCH_TOKENS = 64
 Measure: TypeAlias = Callable[[Sequence[ScoredText], int, Direction], Pieces]
 
 
-class Passes(Protocol):
-    """The passes that a fit needs; see GradientPass."""
-
-    def score(self, texts: Sequence[ScoredText], layer: int, direction: Direction) -> Pieces:
-        """Computes log-likelihoods and their gradients."""
-        ...
-
-    def diverge(self, texts: Sequence[ScoredText], layer: int, direction: Direction) -> Pieces:
-        """Computes divergences and their gradients."""
-        ...
-
-
-def fit(task: FitTask, passes: Passes, d_model: int) -> Generator[int | None, None, FittedDirection]:
+def fit(task: FitTask, passes: GradientPass, d_model: int) -> Generator[int | None, None, FittedDirection]:
     """Runs the whole fit. Yields None after a piece, the number of finished steps after a step.
 
     The pieces depend on the task alone, so the same task gives the same direction whatever else is served meanwhile.
