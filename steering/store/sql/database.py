@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-from sqlalchemy import Executable, select
+from sqlalchemy import Executable, Select, UpdateBase, select
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.orm import InstrumentedAttribute
 
+from steering.store.rules import Listing, check_page, make_cursor, read_position
 from steering.store.sql.address import DatabaseAddress
 from steering.store.sql.connections import WRITES, prepare
 from steering.store.sql.failures import translated
@@ -51,6 +53,30 @@ class Database:
                 self._writer.release()
 
         return await self._to_completion(exclusive())
+
+    async def newest(
+        self,
+        query: Select[*tuple[Any, ...]],
+        position: InstrumentedAttribute[int],
+        listing: Listing,
+        limit: int,
+        cursor: str | None,
+    ) -> tuple[list[tuple[Any, ...]], str | None]:
+        """Returns a page of rows, newest first, and the cursor of the next page. position: counts the rows of the table."""
+        page = query.add_columns(position).order_by(position.desc()).limit(check_page(limit) + 1)
+        if cursor is not None:
+            page = page.where(position < read_position(listing, cursor))
+        rows = await self.rows(page)
+        following = make_cursor(listing, str(rows[limit - 1][-1])) if len(rows) > limit else None
+        return [row[:-1] for row in rows[:limit]], following
+
+    async def change(self, statement: UpdateBase) -> int:
+        """Runs one statement in a write transaction of its own; returns how many rows it inserted, changed or deleted."""
+
+        async def execute(connection: AsyncConnection) -> int:
+            return (await connection.execute(statement)).rowcount
+
+        return await self.write(execute)
 
     async def ping(self) -> None:
         """Raises StoreUnavailable, or StoreCorrupt when the database has other tables."""

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from steering.store.formats.serialization import read_record, write_record
 from steering.store.governance import AuditEntry, KeyRecord
-from steering.store.rules import check_page, make_cursor, now, read_position
+from steering.store.rules import now
 from steering.store.sql.database import Database
 from steering.store.sql.servers import note_change
 from steering.store.sql.tables import AuditRow, DocumentRow, KeyRow
@@ -105,29 +105,18 @@ class SqlAudit:
 
     async def append(self, entry: AuditEntry) -> None:
         """See AuditStore.append."""
-
-        async def add(connection: AsyncConnection) -> None:
-            values = {name: getattr(entry, name) for name in ("key", "action", "target", "request_id", "status")}
-            await connection.execute(insert(AuditRow).values({**values, "at": now()}))
-
-        await self._database.write(add)
+        values = {name: getattr(entry, name) for name in ("key", "action", "target", "request_id", "status")}
+        await self._database.change(insert(AuditRow).values({**values, "at": now()}))
 
     async def find(self, limit: int = 50, cursor: str | None = None) -> tuple[tuple[AuditEntry, ...], str | None]:
         """See AuditStore.find."""
-        query = select(*AUDIT_COLUMNS, AuditRow.position).order_by(AuditRow.position.desc())
-        if cursor is not None:
-            query = query.where(AuditRow.position < read_position("audit", cursor))
-        rows = await self._database.rows(query.limit(check_page(limit) + 1))
-        following = make_cursor("audit", str(rows[limit - 1][-1])) if len(rows) > limit else None
-        return tuple(AuditEntry(*row[:-1]) for row in rows[:limit]), following
+        query = select(*AUDIT_COLUMNS)
+        rows, following = await self._database.newest(query, AuditRow.position, "audit", limit, cursor)
+        return tuple(AuditEntry(*row) for row in rows), following
 
     async def prune(self, before: str) -> int:
         """See AuditStore.prune."""
-
-        async def remove(connection: AsyncConnection) -> int:
-            return (await connection.execute(delete(AuditRow).where(AuditRow.at < before))).rowcount
-
-        return await self._database.write(remove)
+        return await self._database.change(delete(AuditRow).where(AuditRow.at < before))
 
 
 @final

@@ -17,7 +17,7 @@ from steering.store.formats.serialization import (
     read_record,
     write_record,
 )
-from steering.store.rules import check_page, make_cursor, now, read_position
+from steering.store.rules import now
 from steering.store.sql.database import Database
 from steering.store.sql.tables import JobOutputRow, JobRow
 
@@ -74,13 +74,9 @@ class SqlJobs:
 
     async def find(self, limit: int = 50, cursor: str | None = None) -> tuple[tuple[JobRecord, ...], str | None]:
         """See JobStore.find."""
-        query = select(*COLUMNS, JobRow.position).where(self._visible())
-        query = query.order_by(JobRow.position.desc()).limit(check_page(limit) + 1)
-        if cursor is not None:
-            query = query.where(JobRow.position < read_position("job", cursor))
-        rows = await self._database.rows(query)
-        records = tuple(_from_row(row[:-1]) for row in rows[:limit])
-        return records, make_cursor("job", str(rows[limit - 1][-1])) if len(rows) > limit else None
+        query = select(*COLUMNS).where(self._visible())
+        rows, following = await self._database.newest(query, JobRow.position, "job", limit, cursor)
+        return tuple(map(_from_row, rows)), following
 
     def _visible(self) -> ColumnElement[bool]:
         return JobRow.namespace.in_(visible_from(self._namespace))
@@ -125,12 +121,8 @@ class SqlOutputs:
 
     async def append(self, output_id: str, part: int, content: str) -> None:
         """See OutputStore.append."""
-
-        async def add(connection: AsyncConnection) -> None:
-            values = {"output_id": output_id, "part": part, "created_at": now(), "content": content}
-            await connection.execute(insert(JobOutputRow).values(values))
-
-        await self._database.write(add)
+        values = {"output_id": output_id, "part": part, "created_at": now(), "content": content}
+        await self._database.change(insert(JobOutputRow).values(values))
 
     async def read(self, output_id: str, part: int) -> str | None:
         """See OutputStore.read."""
@@ -140,8 +132,4 @@ class SqlOutputs:
 
     async def prune(self, before: str) -> int:
         """See OutputStore.prune."""
-
-        async def remove(connection: AsyncConnection) -> int:
-            return (await connection.execute(delete(JobOutputRow).where(JobOutputRow.created_at < before))).rowcount
-
-        return await self._database.write(remove)
+        return await self._database.change(delete(JobOutputRow).where(JobOutputRow.created_at < before))

@@ -22,7 +22,7 @@ from steering.store.formats.serialization import (
 )
 from steering.store.formats.stored_vector import check_link_count, check_quota
 from steering.store.links import Link
-from steering.store.rules import check_page, make_cursor, now, read_position
+from steering.store.rules import now
 from steering.store.sql.database import Database
 from steering.store.sql.servers import note_change
 from steering.store.sql.tables import DefaultSteeringRow, LinkRow, ProfileRow, VectorRow
@@ -74,14 +74,8 @@ class SqlProfiles:
 
     async def delete(self, name: str) -> None:
         """See ProfileStore.delete."""
-        check_name(name)
-
-        async def remove(connection: AsyncConnection) -> None:
-            deleted = await connection.execute(delete(ProfileRow).where(self._own(name)))
-            if deleted.rowcount == 0:
-                raise profile_not_found(name)
-
-        await self._database.write(remove)
+        if not await self._database.change(delete(ProfileRow).where(self._own(check_name(name)))):
+            raise profile_not_found(name)
 
     async def default(self) -> SteeringSpec | None:
         """See ProfileStore.default."""
@@ -166,23 +160,15 @@ class SqlLinks:
         self, owner: str | None, limit: int = 50, cursor: str | None = None
     ) -> tuple[tuple[Link, ...], str | None]:
         """See LinkStore.find."""
-        query = select(*LINK_COLUMNS, LinkRow.position).where(*self._owned(owner))
-        query = query.order_by(LinkRow.position.desc()).limit(check_page(limit) + 1)
-        if cursor is not None:
-            query = query.where(LinkRow.position < read_position("link", cursor))
-        rows = await self._database.rows(query)
-        links = tuple(_link(row[:-1]) for row in rows[:limit])
-        return links, make_cursor("link", str(rows[limit - 1][-1])) if len(rows) > limit else None
+        query = select(*LINK_COLUMNS).where(*self._owned(owner))
+        rows, following = await self._database.newest(query, LinkRow.position, "link", limit, cursor)
+        return tuple(map(_link, rows)), following
 
     async def delete(self, link_id: str, owner: str | None) -> None:
         """See LinkStore.delete."""
-
-        async def remove(connection: AsyncConnection) -> None:
-            own = (LinkRow.id == link_id, *self._owned(owner))
-            if not is_link_id(link_id) or (await connection.execute(delete(LinkRow).where(*own))).rowcount == 0:
-                raise link_not_found(link_id)
-
-        await self._database.write(remove)
+        own = delete(LinkRow).where(LinkRow.id == link_id, *self._owned(owner))
+        if not is_link_id(link_id) or not await self._database.change(own):
+            raise link_not_found(link_id)
 
     def _owned(self, owner: str | None) -> list[ColumnElement[bool]]:
         in_namespace = LinkRow.namespace == self._namespace
@@ -196,11 +182,7 @@ def _link(row: Sequence[Any]) -> Link:
 
 async def prune_links(database: Database, before: str) -> int:
     """Deletes the links of every namespace that were saved before a time; returns how many."""
-
-    async def remove(connection: AsyncConnection) -> int:
-        return (await connection.execute(delete(LinkRow).where(LinkRow.created_at < before))).rowcount
-
-    return await database.write(remove)
+    return await database.change(delete(LinkRow).where(LinkRow.created_at < before))
 
 
 async def check_storage(connection: AsyncConnection, namespace: str, writer: Writer, size: int) -> None:

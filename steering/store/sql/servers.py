@@ -69,11 +69,7 @@ class SqlServers:
 
     async def release(self, server: str) -> None:
         """See ServerStore.release."""
-
-        async def remove(connection: AsyncConnection) -> None:
-            await connection.execute(delete(ServerRow).where(ServerRow.id == server))
-
-        await self._database.write(remove)
+        await self._database.change(delete(ServerRow).where(ServerRow.id == server))
 
     async def request_cancel(self, job_id: str) -> None:
         """See ServerStore.request_cancel."""
@@ -90,12 +86,8 @@ class SqlServers:
 
     async def prune_jobs(self, before: str) -> int:
         """See ServerStore.prune_jobs."""
-
-        async def remove(connection: AsyncConnection) -> int:
-            old = (JobRow.status.not_in(UNFINISHED), JobRow.updated_at < before)
-            return (await connection.execute(delete(JobRow).where(*old))).rowcount
-
-        return await self._database.write(remove)
+        old = (JobRow.status.not_in(UNFINISHED), JobRow.updated_at < before)
+        return await self._database.change(delete(JobRow).where(*old))
 
     async def changes(self) -> Mapping[str, int]:
         """See ServerStore.changes."""
