@@ -39,7 +39,7 @@ class Profile:
 
 
 FULL = Profile()
-SMALL = Profile(choosing=6, reporting=12, judged=12, neutral=4, tokens=32, anchors=300)
+SMALL = Profile(choosing=6, reporting=12, judged=24, neutral=4, tokens=32, anchors=300)
 """Deployment reports of all concepts and methods within an hour on two cores."""
 RANGES = Profile(choosing=10, reporting=24, neutral=4, controls=4, tokens=40)
 """Both directions of every concept."""

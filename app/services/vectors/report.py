@@ -29,7 +29,7 @@ from steering.workflows.extraction.texts import default_position
 from steering.workflows.progress import Progress
 from steering.workflows.reporting import results
 from steering.workflows.reporting.gates import Thresholds
-from steering.workflows.reporting.report import CONTROLS, report
+from steering.workflows.reporting.report import CONTROLS, VARIED_SAMPLES, report
 from steering.workflows.reporting.variations import VARIATIONS
 
 PROMPTS, NEUTRAL = 12, 8
@@ -83,7 +83,7 @@ async def prepare(context: Context, body: ReportRequest) -> PreparedReport:
 def answers_to_write(request: results.ReportRequest) -> int:
     """Counts the answers that a report generates."""
     arms = 1 + CONTROLS + (request.pairs is not None)
-    varied = len(VARIATIONS) * trial_answers(1, min(request.varied, len(request.prompts)))
+    varied = len(VARIATIONS) * trial_answers(1, min(request.varied, len(request.prompts)), VARIED_SAMPLES)
     return len(request.seeds) * (trial_answers(arms, len(request.prompts)) + len(request.neutral) + varied)
 
 

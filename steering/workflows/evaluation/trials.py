@@ -60,17 +60,18 @@ async def run_trials(
     read_back: ReadBack,
     sampling: SamplingParams = WRITING,
     *,
+    samples: int = UNSTEERED_SAMPLES,
     progress: Progress | None = None,
 ) -> tuple[Trial, tuple[Trial, ...]]:
     """(the unsteered trial, one trial a plan in order). Prompt i has seed s_i = mix(seed, i) under every plan, so plans
-    share their noise; unsteered it is answered UNSTEERED_SAMPLES times, with seeds mix(s_i, j), and averaged, since all
+    share their noise; unsteered it is answered `samples` times, with seeds mix(s_i, j), and averaged, since all
     shifts are taken from it.
 
     All answers are generated as one background batch, then read prompt by prompt; cancelling stops either at once.
     """
-    report, total = progress or ignore_progress, trial_steps(len(plans), len(prompts))
+    report, total = progress or ignore_progress, trial_steps(len(plans), len(prompts), samples)
     seeds = [mix(sampling.seed, i) for i in range(len(prompts))]
-    rows = [(UNSTEERED, j) for j in range(UNSTEERED_SAMPLES)] + [(plan, 0) for plan in plans]
+    rows = [(UNSTEERED, j) for j in range(samples)] + [(plan, 0) for plan in plans]
     requests = [
         GenerationRequest(prompt, replace(sampling, seed=mix(seed, j)), plan)
         for plan, j in rows
@@ -88,17 +89,17 @@ async def run_trials(
         for i, one in zip(sound, found, strict=True):
             trials[i] = replace(trials[i], measures=(*trials[i].measures, one))
         report(len(requests) + (index + 1) * len(rows), total, "reading answers")
-    return _mean_trial(trials[:UNSTEERED_SAMPLES]), tuple(trials[UNSTEERED_SAMPLES:])
+    return _mean_trial(trials[:samples]), tuple(trials[samples:])
 
 
-def trial_answers(plans: int, prompts: int) -> int:
+def trial_answers(plans: int, prompts: int, samples: int = UNSTEERED_SAMPLES) -> int:
     """How many answers `run_trials` writes, the unsteered ones included."""
-    return (plans + UNSTEERED_SAMPLES) * prompts
+    return (plans + samples) * prompts
 
 
-def trial_steps(plans: int, prompts: int) -> int:
+def trial_steps(plans: int, prompts: int, samples: int = UNSTEERED_SAMPLES) -> int:
     """How many steps of progress `run_trials` reports: every answer is written and read."""
-    return 2 * trial_answers(plans, prompts)
+    return 2 * trial_answers(plans, prompts, samples)
 
 
 def _mean_trial(trials: Sequence[Trial]) -> Trial:

@@ -35,6 +35,9 @@ from steering.workflows.reporting.results import Report, ReportRequest, ReportTe
 from steering.workflows.reporting.variations import VARIATIONS
 
 CONTROLS = 4
+VARIED_SAMPLES = 1
+"""Unsteered answers to each varied prompt. Only one plan is compared with them: twelve prompts with one each have a narrower
+interval than six prompts with four, with fewer answers."""
 FEWER = "fewer_pairs"
 PLAIN = "plain"
 STEPS = 4 + len(VARIATIONS)
@@ -115,7 +118,9 @@ async def _seed_report(work: _Work, seed: int, step: Step) -> SeedReport:
     for name in VARIATIONS:
         step(f"seed {seed}: {name}")
         prompts = _varied(work, name, seed)
-        plain, (steered,) = await run_trials(engine, prompts, [request.plan], work.reading, sampling)
+        plain, (steered,) = await run_trials(
+            engine, prompts, [request.plan], work.reading, sampling, samples=VARIED_SAMPLES
+        )
         if steered.broken is None:
             varied.append((name, estimate(along(steered, plain, request.direction))))
             texts += _texts(work, name, prompts, plain, steered)

@@ -45,7 +45,7 @@ class ReportRequest:
     scorer: str = "projection"
     sampling: SamplingParams = WRITING
     seeds: tuple[int, ...] = (0, 1)
-    varied: int = 6
+    varied: int = 12
     pairs: PairSet | None = None
     readers: Mapping[str, ConceptVector] = field(default_factory=dict)
     independent: TextScorer | None = None
