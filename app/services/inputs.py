@@ -14,7 +14,7 @@ from steering.pairs import ChatMessage, ContrastivePair, PairSet
 from steering.pairs import Text as PairText
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.schemas.extraction import Pair
-from steering.schemas.messages import Message, PromptFields, Text
+from steering.schemas.messages import Message, PromptFields, Text, TextsFields
 from steering.schemas.sampling import ChoiceFields, SamplingFields
 from steering.threads import run_in_thread
 
@@ -84,9 +84,16 @@ async def tokenize(
     return TokenizedPrompt(ids, requested, plan)
 
 
-async def encode_texts(engine: Engine, texts: Sequence[Text], param: str) -> list[tuple[int, ...]]:
+def check_texts(settings: Settings, fields: TextsFields) -> None:
+    """Raises LimitExceeded for more texts or messages than the operator allows."""
+    check_limit(len(fields.all_texts), settings.max_texts, "texts", "texts")
+    check_limit(len(fields.messages or ()), settings.max_messages, "messages", "messages")
+
+
+async def encode_texts(engine: Engine, fields: TextsFields) -> list[tuple[int, ...]]:
     """Tokenizes every text in a thread. Raises ContextLengthExceeded."""
-    return await encode_prompts(engine, [pair_text(text) for text in texts], param)
+    param = "texts" if fields.texts is not None else "messages"
+    return await encode_prompts(engine, list(map(pair_text, fields.all_texts)), param)
 
 
 async def encode_prompts(engine: Engine, prompts: Sequence[Prompt], param: str) -> list[tuple[int, ...]]:

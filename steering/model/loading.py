@@ -76,7 +76,7 @@ def load(
         config = AutoConfig.from_pretrained(found.folder, local_files_only=True, trust_remote_code=False)
         refuse_other_tasks(config)
         quantized = getattr(config, "quantization_config", None) is not None
-        report(f"Loading {found.name} on {chosen_device} in {dtype_name(chosen_dtype)}")
+        report(f"Loading {found.name} on {chosen_device} in {str(chosen_dtype).removeprefix('torch.')}")
         tokenizer = AutoTokenizer.from_pretrained(found.folder, local_files_only=True, trust_remote_code=False)
         model, fingerprint = _load_weights(found.folder, chosen_device, chosen_dtype, device_map, quantized)
     return _assembled(model, tokenizer, found, fingerprint)
@@ -162,28 +162,36 @@ def _assembled(
     # No batch of ours is padded. Where a padding token is set, GPT-2 reads it from the device in every pass, only to warn.
     model.config.pad_token_id = None
     layout = verify_layout(model, find_layout(model))
-    context_length = context_length_of(model)
-    freeze_rope(model, context_length)
-    info = ModelInfo(
+    info = info_of(model, tokenizer, layout, source, fingerprint, model.dtype, model.device)
+    freeze_rope(model, info.context_length)
+    return LoadedModel(model, opened_tokenizer(tokenizer, model.generation_config, layout, source), layout, info)
+
+
+def info_of(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    layout: Layout,
+    source: ModelSource,
+    fingerprint: str,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> ModelInfo:
+    """Returns the facts of a model, which may have no weights yet. dtype, device: of its weights."""
+    stated = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return ModelInfo(
         name=source.name,
         architecture=layout.architecture,
         fingerprint=fingerprint,
         d_model=layout.d_model,
         layer_count=layout.layer_count,
         vocab_size=layout.vocab_size,
-        context_length=context_length,
-        dtype=dtype_name(model.dtype),
-        device=str(model.device),
+        context_length=int(stated or UNLIMITED_CONTEXT),
+        dtype=str(dtype).removeprefix("torch."),
+        device=str(device),
         parameter_count=sum(parameter.numel() for parameter in model.parameters()),
         chat_template=bool(tokenizer.chat_template),
         revision=source.revision,
     )
-    return LoadedModel(model, opened_tokenizer(tokenizer, model.generation_config, layout, source), layout, info)
-
-
-def context_length_of(model: PreTrainedModel) -> int:
-    """Returns the positions that an architecture states, or UNLIMITED_CONTEXT."""
-    return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or UNLIMITED_CONTEXT)
 
 
 def opened_tokenizer(
@@ -200,11 +208,6 @@ def eos_ids_of(generation: Any, tokenizer: PreTrainedTokenizerFast) -> set[int]:
     stated = getattr(generation, "eos_token_id", None)
     ids = set(stated) if isinstance(stated, list | tuple) else {stated}
     return {token_id for token_id in ids | {tokenizer.eos_token_id} if token_id is not None}
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """Returns the name of a dtype, without `torch.`."""
-    return str(dtype).removeprefix("torch.")
 
 
 @contextmanager

@@ -42,3 +42,21 @@ class PromptFields(Request):
         if (self.prompt is None) == (self.messages is None):
             raise ValueError("give exactly one of 'prompt' and 'messages'")
         return self
+
+
+class TextsFields(Request):
+    """Exactly one of `texts` (each a plain text or a conversation) and `messages` (one conversation)."""
+
+    texts: Texts | None = None
+    messages: Messages | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "TextsFields":
+        if (self.texts is None) == (self.messages is None):
+            raise ValueError("give exactly one of 'texts' and 'messages'")
+        return self
+
+    @property
+    def all_texts(self) -> tuple[Text, ...]:
+        """Returns the texts; a conversation is one."""
+        return self.texts if self.texts is not None else (self.messages or (),)

@@ -4,15 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.services.context import Context
-from app.services.inputs import check_activations, encode_texts, pair_text
-from app.services.limits import check_limit
+from app.services.inputs import check_activations, check_texts, encode_texts, pair_text
 from app.services.reading.library import library_vectors
 from app.services.reading.responses import ACTIVATION_BYTES, SCORE_BYTES
 from steering.concepts.loader import load_neutral_texts
 from steering.engine.api import Engine, Prompt
 from steering.errors import InvalidRequest
 from steering.layer_indices import layer_indices
-from steering.schemas.messages import Text
 from steering.schemas.reading.explain import (
     CarryingTokenAnswer,
     ExplainAnswer,
@@ -38,15 +36,9 @@ class PreparedExplanation:
     warnings: list[str]
 
 
-def check(context: Context, body: ExplainRequest) -> None:
-    """Raises LimitExceeded for more texts than the operator allows."""
-    check_limit(len(_texts(body)), context.settings.max_texts, "texts", "texts")
-    check_limit(len(body.messages or ()), context.settings.max_messages, "messages", "messages")
-
-
 async def prepare(context: Context, body: ExplainRequest) -> PreparedExplanation:
     """Resolves the request. Everything that can be refused is refused here, before any device work."""
-    check(context, body)
+    check_texts(context.settings, body)
     engine = context.engine
     layers = None if body.layers is None else layer_indices(tuple(body.layers), engine.info.layer_count)
     vectors, warnings = await library_vectors(context)
@@ -56,7 +48,7 @@ async def prepare(context: Context, body: ExplainRequest) -> PreparedExplanation
             "no vector of the library has a direction there; extract one first (POST /v1/vectors/extract)",
             param="layers" if vectors else None,
         )
-    ids = await encode_texts(engine, _texts(body), "texts" if body.texts is not None else "messages")
+    ids = await encode_texts(engine, body)
     tokens = sum(map(len, ids))
     read = len({axis.layer for axis in axes})
     check_activations(engine, context.settings, tokens, read, "activations (tokens x layers x d_model)", "texts")
@@ -65,7 +57,7 @@ async def prepare(context: Context, body: ExplainRequest) -> PreparedExplanation
     held, longest = tokens + NEUTRAL_TOKENS, max(NEUTRAL_TOKENS, *map(len, ids))
     context.admission.reserve((held * read * engine.info.d_model + longest * len(axes)) * ACTIVATION_BYTES)
     context.admission.reserve(len(ids) * body.top * workflow.CARRYING_TOKENS * SCORE_BYTES)
-    return PreparedExplanation(context, body, tuple(map(pair_text, _texts(body))), axes, warnings)
+    return PreparedExplanation(context, body, tuple(map(pair_text, body.all_texts)), axes, warnings)
 
 
 async def run(work: PreparedExplanation) -> Sequence[workflow.ExplainedText]:
@@ -104,7 +96,3 @@ def _concept(engine: Engine, one: workflow.StandingConcept) -> StandingConceptAn
         for token in one.tokens
     ]
     return StandingConceptAnswer(vector=one.vector, layer=one.layer, score=one.score, z=one.z, tokens=tokens)
-
-
-def _texts(body: ExplainRequest) -> Sequence[Text]:
-    return body.texts if body.texts is not None else (body.messages or (),)

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.services.context import Context
-from app.services.inputs import check_activations, encode_texts
+from app.services.inputs import check_activations, check_texts, encode_texts
 from app.services.limits import check_limit
 from app.services.reading.responses import ACTIVATION_BYTES, SCORE_BYTES, read_tokens, read_vectors
 from steering.plan.layers import resolve_layers
 from steering.schemas.base import by_layer
-from steering.schemas.messages import Text
 from steering.schemas.reading.readout import LayerScores, ReadoutAnswer, ReadoutRequest, TextReadoutAnswer
 from steering.workflows.reading import readout as workflow
 
@@ -24,8 +23,7 @@ class PreparedReadout:
 
 def check(context: Context, body: ReadoutRequest) -> None:
     """Raises LimitExceeded for more texts or vectors than the operator allows."""
-    check_limit(len(_texts(body)), context.settings.max_texts, "texts", "texts")
-    check_limit(len(body.messages or ()), context.settings.max_messages, "messages", "messages")
+    check_texts(context.settings, body)
     check_limit(len(body.vectors), context.settings.max_readouts, "vectors", "vectors")
 
 
@@ -35,7 +33,7 @@ async def prepare(context: Context, body: ReadoutRequest) -> PreparedReadout:
     vectors = await context.model_vectors(body.vectors, "vectors")
     count = context.engine.info.layer_count
     layers = {layer for vector in vectors.values() for layer in resolve_layers(body.layers, vector, count)}
-    ids = await encode_texts(context.engine, _texts(body), "texts" if body.texts is not None else "messages")
+    ids = await encode_texts(context.engine, body)
     what = "activations (tokens x layers x d_model)"
     check_activations(context.engine, context.settings, sum(map(len, ids)), len(layers), what, "texts")
     context.charge_tokens(sum(map(len, ids)))
@@ -59,10 +57,6 @@ def answer(work: PreparedReadout, found: Sequence[workflow.TextReadout]) -> Read
             for one in found
         ],
     )
-
-
-def _texts(body: ReadoutRequest) -> Sequence[Text]:
-    return body.texts if body.texts is not None else (body.messages or (),)
 
 
 def _by_vector(found: Sequence[workflow.LayerReadout]) -> dict[str, dict[str, LayerScores]]:

@@ -14,9 +14,8 @@ from steering.model.info import ModelInfo
 from steering.model.layout import find_layout
 from steering.model.loading import (
     ModelSource,
-    context_length_of,
-    dtype_name,
     find_source,
+    info_of,
     load_errors,
     opened_tokenizer,
     refuse_other_tasks,
@@ -56,20 +55,8 @@ def describe(
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         layout = find_layout(model)
         tokenizer = AutoTokenizer.from_pretrained(found.folder, local_files_only=True, trust_remote_code=False)
-        info = ModelInfo(
-            name=found.name,
-            architecture=layout.architecture,
-            fingerprint=_fingerprint(model, found),
-            d_model=layout.d_model,
-            layer_count=layout.layer_count,
-            vocab_size=layout.vocab_size,
-            context_length=context_length_of(model),
-            dtype=dtype_name(chosen_dtype),
-            device=str(chosen_device),
-            parameter_count=sum(parameter.numel() for parameter in model.parameters()),
-            chat_template=bool(tokenizer.chat_template),
-            revision=found.revision,
-        )
+        fingerprint = _fingerprint(model, found)
+        info = info_of(model, tokenizer, layout, found, fingerprint, chosen_dtype, chosen_device)
     return DescribedModel(
         found.folder, opened_tokenizer(tokenizer, _generation_config(model, found.folder), layout, found), info
     )

@@ -2,29 +2,21 @@
 
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from steering.schemas.base import Answer, Measured, Number, Request, Whole
-from steering.schemas.messages import Messages, Texts
+from steering.schemas.base import Answer, Measured, Number, Whole
+from steering.schemas.messages import TextsFields
 from steering.schemas.reading.readout import ReadVector
 from steering.schemas.vectors import LayerList
 
 
-class ExplainRequest(Request):
+class ExplainRequest(TextsFields):
     """Exactly one of `texts` and `messages` (one conversation). layers: where every vector is read; absent, at the middle of its
     recommended layers. threshold: the least absolute z-score of a concept that is listed; top: how many are, at most."""
 
-    texts: Texts | None = None
-    messages: Messages | None = None
     layers: LayerList | None = None
     threshold: Annotated[Number, Field(ge=0, le=1000)] = 2.0
     top: Annotated[Whole, Field(ge=1, le=100)] = 10
-
-    @model_validator(mode="after")
-    def _one_source(self) -> "ExplainRequest":
-        if (self.texts is None) == (self.messages is None):
-            raise ValueError("give exactly one of 'texts' and 'messages'")
-        return self
 
 
 class CarryingTokenAnswer(Answer):

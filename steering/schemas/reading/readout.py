@@ -2,27 +2,19 @@
 
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from steering.schemas.base import Answer, Measured, Request
-from steering.schemas.messages import Messages, Texts
+from steering.schemas.base import Answer, Measured
+from steering.schemas.messages import TextsFields
 from steering.schemas.vectors import Name
 from steering.spec import Layers
 
 
-class ReadoutRequest(Request):
+class ReadoutRequest(TextsFields):
     """Exactly one of `texts` (each a plain text or a conversation) and `messages` (one conversation)."""
 
-    texts: Texts | None = None
-    messages: Messages | None = None
     vectors: Annotated[tuple[Name, ...], Field(min_length=1, max_length=64, fail_fast=True)]
     layers: Layers = "recommended"
-
-    @model_validator(mode="after")
-    def _one_source(self) -> "ReadoutRequest":
-        if (self.texts is None) == (self.messages is None):
-            raise ValueError("give exactly one of 'texts' and 'messages'")
-        return self
 
 
 class ReadVector(Answer):
