@@ -20,11 +20,12 @@ from steering.schemas.comparison import EstimateAnswer
 from steering.schemas.transfer import EffectAnswer, TransferAnswer, TransferRequest
 from steering.threads import run_in_thread
 from steering.workflows.evaluation.setup import evaluation_prompts
+from steering.workflows.extraction.extract import tried_layers
 from steering.workflows.extraction.texts import capture_prompts
 from steering.workflows.progress import Progress
 from steering.workflows.transfer import request as workflow
 from steering.workflows.transfer.effect import TEMPERATURE, EffectRequest, effect, effect_answers
-from steering.workflows.transfer.transfer import PART, ROWS, transfer, tried_layers
+from steering.workflows.transfer.transfer import PART, ROWS, transfer
 
 
 @dataclass(frozen=True, slots=True, eq=False)

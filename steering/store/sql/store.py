@@ -13,8 +13,9 @@ from steering.store.sql.address import check_driver, read_address
 from steering.store.sql.database import Database
 from steering.store.sql.governance import SqlAudit, SqlDocuments, SqlKeys
 from steering.store.sql.jobs import SqlJobs, SqlOutputs
+from steering.store.sql.links import SqlLinks, prune_links
 from steering.store.sql.migrate import migrate
-from steering.store.sql.profiles import SqlLinks, SqlProfiles, prune_links, read_defaults
+from steering.store.sql.profiles import SqlProfiles, read_defaults
 from steering.store.sql.servers import SqlServers
 from steering.store.sql.vector_reads import VectorReads
 from steering.store.sql.vectors import SqlVectors

@@ -29,7 +29,7 @@ from steering.store.rules import (
     refuse_if_used,
 )
 from steering.store.sql.database import Database
-from steering.store.sql.profiles import check_storage
+from steering.store.sql.links import check_storage
 from steering.store.sql.tables import DefaultSteeringRow, ProfileRow, VectorNameRow, VectorRow
 from steering.store.sql.vector_reads import VectorReads
 from steering.store.sql.vector_rows import (

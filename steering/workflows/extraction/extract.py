@@ -93,6 +93,12 @@ def _measured(fits: Mapping[int, LayerFit], division: Folding, layer_count: int)
     return Measured(layers, nested_auroc(fits, layer_count), division.holdout, division.folds)
 
 
+def tried_layers(layer_count: int) -> tuple[int, ...]:
+    """Returns the layers to extract at where one of them is to be chosen: every second one of the middle of the model."""
+    first = int(0.4 * layer_count)
+    return tuple(range(first, max(int(0.8 * layer_count), first + 1), 2))
+
+
 def check_position(position: Position) -> None:
     """Raises InvalidRequest for "all"."""
     if position == "all":

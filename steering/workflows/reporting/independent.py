@@ -9,12 +9,9 @@ from steering.engine.api import Engine
 from steering.pairs import PairSet
 from steering.vectors import ConceptVector
 from steering.workflows.evaluation.setup import as_prompts, reading_layer
-from steering.workflows.extraction.extract import ExtractionRequest, extract
+from steering.workflows.extraction.extract import ExtractionRequest, extract, tried_layers
 from steering.workflows.extraction.texts import default_position
 from steering.workflows.reporting.reading import scores
-
-FROM, TO, STEP = 0.4, 0.8, 2
-"""Which layers are tried as a share of the depth: every second one in between."""
 
 
 class OtherModelScorer:
@@ -40,7 +37,6 @@ class OtherModelScorer:
 
 async def other_model_scorer(engine: Engine, concept: str, pairs: PairSet) -> OtherModelScorer:
     """Extracts the concept in `engine`. Raises what `extract` raises."""
-    count = engine.info.layer_count
-    layers = tuple(range(int(FROM * count), max(int(TO * count), int(FROM * count) + 1), STEP))
+    layers = tried_layers(engine.info.layer_count)
     request = ExtractionRequest(concept, pairs, layers=layers, position=default_position(pairs))
     return OtherModelScorer(engine, await extract(engine, request))

@@ -17,7 +17,7 @@ from steering.pairs import Split, Text, dataset_digest
 from steering.shapes import Direction, Float, Tensor
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, LayerDirection
-from steering.workflows.extraction.extract import ExtractionRequest, extract, read_pairs
+from steering.workflows.extraction.extract import ExtractionRequest, extract, read_pairs, tried_layers
 from steering.workflows.extraction.texts import capture_prompts, reading_position
 from steering.workflows.progress import Progress, ignore_progress
 from steering.workflows.transfer.affine_map import AffineMap, fit_map
@@ -25,8 +25,6 @@ from steering.workflows.transfer.measures import ReadLayer, random_folds
 from steering.workflows.transfer.request import Transfer, TransferRequest, check_transfer
 
 METHOD = "transferred"
-FROM, TO, STEP = 0.4, 0.8, 2
-"""Which layers are tried where none is given, as a share of the depth: every second one in between."""
 ROWS = 2
 """Rows that every anchor gives to the map."""
 PART = 64
@@ -41,11 +39,6 @@ class Side:
     info: ModelInfo
     layer: int
     pairs: ReadLayer
-
-
-def tried_layers(layer_count: int) -> tuple[int, ...]:
-    """Returns the layers among which one is chosen where none is given."""
-    return tuple(range(int(FROM * layer_count), max(int(TO * layer_count), int(FROM * layer_count) + 1), STEP))
 
 
 async def transfer(

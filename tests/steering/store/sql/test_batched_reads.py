@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from steering.store.sql.batched_reads import BatchedReads
+from steering.store.sql.vector_reads import BatchedReads
 
 
 class Shelf:
