@@ -19,14 +19,12 @@ def layer_index(
     return resolved
 
 
-def layer_indices(
-    layers: Literal["all"] | Sequence[int], layer_count: int, *, param: str = "layers"
-) -> tuple[int, ...]:
+def layer_indices(layers: Literal["all"] | Sequence[int], layer_count: int) -> tuple[int, ...]:
     """Returns zero-based indices, ascending, each once. Raises InvalidRequest for no layer or one the model does not have."""
     if layers == "all":
         return tuple(range(layer_count))
     if not layers:
         raise InvalidRequest(
-            f"no layers given; name at least one of 0 to {layer_count - 1} (or -{layer_count} to -1)", param=param
+            f"no layers given; name at least one of 0 to {layer_count - 1} (or -{layer_count} to -1)", param="layers"
         )
-    return tuple(sorted({layer_index(layer, layer_count, param=param) for layer in layers}))
+    return tuple(sorted({layer_index(layer, layer_count) for layer in layers}))

@@ -18,9 +18,9 @@ _NOT_BUILT = """<!doctype html><html lang="en"><meta charset="utf-8"><title>stee
 """
 
 
-def is_built(folder: Path = STATIC) -> bool:
+def is_built() -> bool:
     """Whether there is a playground to serve."""
-    return (folder / "index.html").is_file()
+    return (STATIC / "index.html").is_file()
 
 
 class HashedFiles(StaticFiles):
@@ -35,16 +35,16 @@ class HashedFiles(StaticFiles):
         return response
 
 
-def mount_playground(app: Starlette, folder: Path = STATIC) -> None:
+def mount_playground(app: Starlette) -> None:
     """Adds `/` and, when built, `/assets`."""
     router = APIRouter()
 
     @router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def playground() -> Response:
-        if is_built(folder):
-            return FileResponse(folder / "index.html", headers={"Cache-Control": "no-cache"})
+        if is_built():
+            return FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})
         return HTMLResponse(_NOT_BUILT, status_code=404)
 
     app.router.routes.extend(router.routes)
-    if (folder / "assets").is_dir():
-        app.mount("/assets", HashedFiles(directory=folder / "assets"), name="assets")
+    if (STATIC / "assets").is_dir():
+        app.mount("/assets", HashedFiles(directory=STATIC / "assets"), name="assets")

@@ -18,9 +18,9 @@ ins, mark { background: rgba(37,99,235,.22); color: inherit; text-decoration: no
 """
 
 
-def shade(score: float, full: float = 3.0) -> str:
-    """Returns a CSS background: blue for positive scores, orange for negative ones, strongest at `full`."""
-    strength = min(abs(score) / full, 1.0)
+def shade(score: float) -> str:
+    """Returns a CSS background: blue for positive scores, orange for negative ones, strongest at 3."""
+    strength = min(abs(score) / 3.0, 1.0)
     return f"background: rgba({POSITIVE if score > 0 else NEGATIVE}, {0.6 * strength:.2f})"
 
 

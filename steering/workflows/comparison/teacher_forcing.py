@@ -29,7 +29,7 @@ def measurable(engine: Engine, length: int) -> bool:
 
 
 async def measure_tokens(
-    engine: Engine, prompt: tuple[int, ...], tokens: tuple[int, ...], plan: SteeringPlan, *, priority: int = 0
+    engine: Engine, prompt: tuple[int, ...], tokens: tuple[int, ...], plan: SteeringPlan
 ) -> TokenMeasures:
     """Teacher-forced along `tokens` after `prompt`, both models on that prompt. Logits as they are: temperature 1, no filter."""
     if not tokens:
@@ -38,7 +38,7 @@ async def measure_tokens(
     captures = await engine.capture(
         [CapturePrompt(prompt + tokens, one, len(prompt)) for one in plans],
         CaptureSpec(layers=(), logits=True),
-        priority=priority,
+        priority=0,
     )
     plain = predicting(captures[0], len(prompt), len(tokens))
     steered = predicting(captures[-1], len(prompt), len(tokens))

@@ -80,8 +80,8 @@ Scores: TypeAlias = Float[Tensor, "token axis"]
 class NeutralCache:
     """Statistics of neutral text by vector version and layer, separately for plain texts and for conversations."""
 
-    def __init__(self, most: int = 8192) -> None:
-        self._found: LRUCache[tuple[bool, tuple[str, str, int]], NeutralStatistics] = LRUCache(most)
+    def __init__(self) -> None:
+        self._found: LRUCache[tuple[bool, tuple[str, str, int]], NeutralStatistics] = LRUCache(8192)
         self._reading = asyncio.Lock()
 
     async def of(self, engine: Engine, axes: Sequence[Axis], conversation: bool) -> list[NeutralStatistics]:

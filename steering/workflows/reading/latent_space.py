@@ -94,9 +94,7 @@ class LatentSpace:
     embedding: LayerMap | None = None
 
 
-async def latent_space(
-    engine: Engine, request: LatentSpaceRequest, *, progress: Progress | None = None, priority: int = 1
-) -> LatentSpace:
+async def latent_space(engine: Engine, request: LatentSpaceRequest, *, progress: Progress | None = None) -> LatentSpace:
     """The projections run in a worker process, one layer at a time; cancelling kills the worker at once.
 
     Raises InvalidRequest for texts, labels, layers, a method or dims that cannot be, and the projection's own error
@@ -110,7 +108,6 @@ async def latent_space(
         [CapturePrompt(text) for text in request.texts],
         CaptureSpec(layers=layers, position=request.position, embeddings=request.embeddings),
         progress=lambda done, _: report(done, total, "reading texts"),
-        priority=priority,
     )
     read = torch.cat([capture.activations.float() for capture in captures], dim=1).numpy(force=True)
     maps: dict[int | None, LayerMap] = {}

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Literal, TypeAlias
 
 import torch
@@ -14,7 +13,6 @@ from steering.layer_indices import layer_indices
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.shapes import Float, Tensor
 from steering.threads import run_in_thread
-from steering.workflows.progress import Progress, ignore_progress
 
 LOGITS_AT_ONCE = 32 * 1024 * 1024
 """Logits held at a time, in numbers (128 MB)."""
@@ -62,14 +60,11 @@ class LogitLens:
     layers: tuple[LensLayer, ...]
 
 
-async def logit_lens(
-    engine: Engine, request: LogitLensRequest, *, progress: Progress | None = None, priority: int = 0
-) -> LogitLens:
+async def logit_lens(engine: Engine, request: LogitLensRequest) -> LogitLens:
     """softmax(unembed(final_norm(r))) of the residual r after each layer, at each token; log p of the `top_k` most likely tokens.
 
     Raises InvalidRequest for layers or a top_k that cannot be, and what the engine raises.
     """
-    report = progress or ignore_progress
     layers = layer_indices(request.layers, engine.info.layer_count)
     if not 1 <= request.top_k <= engine.info.vocab_size:
         raise InvalidRequest(f"top_k must be 1 to {engine.info.vocab_size}, got {request.top_k}", param="top_k")
@@ -77,14 +72,10 @@ async def logit_lens(
     captures = await engine.capture(
         [CapturePrompt(request.prompt, plan) for plan in plans],
         CaptureSpec(layers=layers, position="all"),
-        priority=priority,
+        priority=0,
     )
-    places = list(product(range(len(plans)), range(len(layers))))
-    found: list[tuple[Row, ...]] = []
-    for done, (arm, index) in enumerate(places):
-        report(done, len(places), f"reading layer {layers[index]}")
-        found.append(await _rows(engine, captures[arm].activations[index], request.top_k))
-    report(len(places), len(places), "done")
+    residuals = [one.activations[index] for one in captures for index in range(len(layers))]
+    found = [await _rows(engine, residual, request.top_k) for residual in residuals]
     return _assembled(engine, captures, layers, found)
 
 

@@ -11,7 +11,6 @@ from steering.shapes import Float, Residual, Scores, Tensor
 from steering.spec import Layers
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, LayerDirection
-from steering.workflows.progress import Progress, ignore_progress
 
 ACTIVATIONS_BOUND = 16_000_000
 """Activations held at a time, in numbers (64 MB); more texts than fit are read in turn."""
@@ -61,21 +60,17 @@ class TextReadout:
     readouts: tuple[LayerReadout, ...]
 
 
-async def readout(
-    engine: Engine, request: ReadoutRequest, *, progress: Progress | None = None, priority: int = 0
-) -> tuple[TextReadout, ...]:
+async def readout(engine: Engine, request: ReadoutRequest) -> tuple[TextReadout, ...]:
     """Reads the texts in order. Raises InvalidRequest for no texts, no vectors, or layers that do not exist, and
     VectorModelMismatch for another model's vector."""
-    report = progress or ignore_progress
     axes = _axes(engine, request)
     layers = tuple(sorted({axis.layer for axis in axes}))
     found: list[TextReadout] = []
     for part in await run_in_thread(parts, engine, request.texts, len(layers)):
         captures = await engine.capture(
-            [CapturePrompt(text) for text in part], CaptureSpec(layers=layers, position="all"), priority=priority
+            [CapturePrompt(text) for text in part], CaptureSpec(layers=layers, position="all"), priority=0
         )
         found += await run_in_thread(_texts, engine, captures, layers, axes)
-        report(len(found), len(request.texts), "reading texts")
     return tuple(found)
 
 

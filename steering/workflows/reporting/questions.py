@@ -13,7 +13,6 @@ from steering.plan.types import SteeringPlan
 from steering.threads import run_in_thread
 from steering.workflows.comparison.teacher_forcing import predicting, surprises
 from steering.workflows.evaluation.setup import as_prompts
-from steering.workflows.progress import Progress, ignore_progress
 
 CHANCE = 0.25
 
@@ -34,15 +33,12 @@ def load_questions() -> tuple[Question, ...]:
     return tuple(Question(one["question"], (one["answer"], *one["others"])) for one in found)
 
 
-async def accuracy(
-    engine: Engine, questions: Sequence[Question], plan: SteeringPlan, *, progress: Progress | None = None
-) -> float:
+async def accuracy(engine: Engine, questions: Sequence[Question], plan: SteeringPlan) -> float:
     """Returns the share of questions whose right option has the highest mean log-probability per token as the answer."""
-    report, right = progress or ignore_progress, list[float]()
-    for done, (question, prompt) in enumerate(zip(questions, _prompts(engine, questions), strict=True), start=1):
+    right = []
+    for question, prompt in zip(questions, _prompts(engine, questions), strict=True):
         values = await _surprises(engine, prompt, question.options, plan)
         right.append(float(values[0] < min(values[1:])))
-        report(done, len(questions), "asking questions")
     return fmean(right)
 
 

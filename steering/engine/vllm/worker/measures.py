@@ -17,9 +17,9 @@ MAX_NUMBERS = 1 << 22
 class BlockMeasures:
     """Doses and tokens by (prompt fingerprint, token ids up to the block's end), least recently used first."""
 
-    def __init__(self, limit: int = MAX_NUMBERS) -> None:
+    def __init__(self) -> None:
         self._blocks: OrderedDict[bytes, Float[Tensor, "source 2"]] = OrderedDict()
-        self._limit, self._numbers = limit, 0
+        self._numbers = 0
 
     def store(self, row: WorkerRow) -> None:
         """Keeps the measures of the blocks that a request has computed so far."""
@@ -49,7 +49,7 @@ class BlockMeasures:
         old = self._blocks.pop(key, None)
         self._numbers += measures.numel() - (0 if old is None else old.numel())
         self._blocks[key] = measures
-        while self._numbers > self._limit:
+        while self._numbers > MAX_NUMBERS:
             _, dropped = self._blocks.popitem(last=False)
             self._numbers -= dropped.numel()
 

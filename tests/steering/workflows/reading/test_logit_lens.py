@@ -45,14 +45,6 @@ async def test_rows_are_best_first_and_probabilities_sum_to_one(engine):
         assert float(torch.tensor(logprobs).exp().sum()) == pytest.approx(1.0, abs=1e-4)
 
 
-async def test_progress_counts_layers_of_both_readings(engine):
-    seen = []
-    plan = await plan_at(engine.info, planted_vector(engine), 1.0, (2,))
-    await logit_lens(engine, LogitLensRequest("the", plan), progress=lambda *step: seen.append(step))
-    assert [done for done, _, _ in seen] == list(range(9))
-    assert seen[-1] == (8, 8, "done")
-
-
 async def test_lenses_that_cannot_be(engine):
     with pytest.raises(InvalidRequest, match="layer 4 does not exist"):
         await logit_lens(engine, LogitLensRequest("a", layers=(4,)))

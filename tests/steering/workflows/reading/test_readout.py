@@ -56,13 +56,6 @@ async def test_many_texts_are_read_in_parts_and_stay_in_order(engine):
     assert all(bounds)
 
 
-async def test_progress(engine):
-    seen = []
-    request = ReadoutRequest(("the road", "a river"), {"mood": planted_vector(engine)})
-    await readout(engine, request, progress=lambda *one: seen.append(one))
-    assert seen == [(2, 2, "reading texts")]
-
-
 async def test_readouts_that_cannot_be(engine):
     vector = planted_vector(engine)
     with pytest.raises(InvalidRequest, match="at least one text"):
