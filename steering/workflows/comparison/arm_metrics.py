@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import exp
 from statistics import fmean
 
 from steering.engine.api import Engine, Prompt
@@ -15,14 +14,12 @@ from steering.workflows.comparison.text_metrics import (
     DiffSpan,
     distinct,
     estimate,
+    finite_exp,
     first_divergence,
     repetition,
     word_diff,
 )
 from steering.workflows.generate import Answer
-
-MAX_EXPONENT = 700.0
-"""Largest exponent whose exponential is a finite number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +85,7 @@ def _metrics(choices: Sequence[ReadAnswer], measured: Sequence[TokenMeasures | N
     surprise = [value for one in measured if one is not None for value in one.surprise]
     left_out = sum(one is None for one in measured)
     return ArmMetrics(
-        perplexity=exp(min(fmean(surprise), MAX_EXPONENT)) if surprise else None,
+        perplexity=finite_exp(fmean(surprise)) if surprise else None,
         distinct_2=fmean(distinct(one.answer.tokens, 2) for one in choices),
         repetition=fmean(repetition(one.answer.tokens) for one in choices),
         readout=_means([one.readout for one in choices]),

@@ -4,6 +4,7 @@ import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from math import exp
 from typing import Literal
 
 import numpy as np
@@ -59,3 +60,8 @@ def estimate(values: Sequence[float]) -> Estimate:
         return Estimate(mean, None)
     reach = float(t.ppf(0.975, len(numbers) - 1) * numbers.std(ddof=1) / np.sqrt(len(numbers)))
     return Estimate(mean, (mean - reach, mean + reach))
+
+
+def finite_exp(exponent: float) -> float:
+    """Returns exp of an exponent, of 700 for a larger one: beyond it the exponential is not a finite number."""
+    return exp(min(exponent, 700.0))

@@ -1,20 +1,18 @@
 """Computes the statistics of an evaluation: shifts and costs with intervals, the reach of chance, and the range that holds."""
 
 from collections.abc import Mapping, Sequence
-from math import exp, sqrt
+from math import sqrt
 from statistics import fmean
 
 import numpy as np
 from scipy.stats import t
 
 from steering.quality import DosePoint, Estimate, Interval
-from steering.workflows.comparison.text_metrics import estimate
+from steering.workflows.comparison.text_metrics import estimate, finite_exp
 from steering.workflows.evaluation.trials import Trial
 
 COHERENT = 1.5
 """Perplexity under the unsteered model, relative to its own text, up to which a text counts as coherent."""
-MAX_EXPONENT = 700.0
-"""Largest exponent whose exponential is a finite number."""
 
 
 def shifts(trial: Trial, unsteered: Trial) -> tuple[float, ...]:
@@ -34,8 +32,8 @@ def perplexity_ratio(trial: Trial, unsteered: Trial) -> Estimate:
         return Estimate(1.0, None)
     found = estimate(differences)
     low, high = found.interval or (found.mean, found.mean)
-    interval = None if found.interval is None else (exp(min(low, MAX_EXPONENT)), exp(min(high, MAX_EXPONENT)))
-    return Estimate(exp(min(found.mean, MAX_EXPONENT)), interval)
+    interval = None if found.interval is None else (finite_exp(low), finite_exp(high))
+    return Estimate(finite_exp(found.mean), interval)
 
 
 def chance(unsteered: Trial, controls: Sequence[Trial]) -> float | None:
