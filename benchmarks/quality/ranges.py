@@ -20,8 +20,9 @@ from steering.engine.api import Engine
 from steering.quality import Recommended
 from steering.workflows.evaluation.dose_response import DoseResponseRequest, dose_response
 
-DOSES = (-0.16, -0.13, -0.1, -0.06, 0.06, 0.1, 0.13, 0.16)
-"""Planned relative doses: concepts differ in their natural scale, so strengths are chosen by the dose they make."""
+DOSES = (-0.25, -0.2, -0.16, -0.1, -0.06, 0.06, 0.1, 0.16, 0.2, 0.25)
+"""Planned relative doses: concepts differ in their natural scale, so strengths are chosen by the dose they make. Of refusal,
+text breaks at 0.25 in both directions."""
 PATH = Path(__file__).parents[2] / "steering" / "concepts" / "data" / MEASURED_FILE
 
 

@@ -14,8 +14,9 @@ from steering.workflows.evaluation.trials import Trial, run_trials
 DEPTHS = (0.34, 0.41, 0.48, 0.55, 0.62, 0.69)
 """Layers that are tried, as a share of the depth: layers 10 to 20 of the embedded model. Cards read equally well over most of
 this range, and vectors do not steer equally well over it."""
-DOSES = (0.08, 0.13)
-"""Planned relative doses, tried above and below zero."""
+DOSES = (0.08, 0.13, 0.2)
+"""Planned relative doses, tried above and below zero. Of refusal, no shift at 0.08 exceeds chance with its interval at
+any layer, and at 0.2 text stays coherent in both directions at three of six."""
 SIGNS = (1.0, -1.0)
 BROKEN = -1.0
 """What a point counts whose text breaks, in natural scales: less than one that moves nothing."""
