@@ -1,5 +1,7 @@
 """Prometheus metrics. Labels are route templates, methods and statuses, never text chosen by a caller."""
 
+import ctypes
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -72,6 +74,7 @@ class Metrics:
         )
         self._registry.register(_EngineCollector(stats))
         self._registry.register(_JobCollector(jobs))
+        self._registry.register(_MemoryCollector())
 
     def register(self, collector: Collector) -> None:
         """Adds what is collected when Prometheus scrapes."""
@@ -112,6 +115,52 @@ class TokenClock:
         elif choice in self._last:
             self._metrics.token_gap_seconds.observe(now - self._last[choice])
         self._last[choice] = now
+
+
+class _Mallinfo(ctypes.Structure):
+    """The result of mallinfo2(3). Large blocks that are mapped by themselves are in `hblkhd`, all others in `uordblks`."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keepcost",
+        )
+    )
+
+
+def allocated_bytes() -> int | None:
+    """Returns what the process has allocated from the C library and not freed; None where the library does not count it."""
+    mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if mallinfo is None:
+        return None
+    mallinfo.restype = _Mallinfo
+    found = mallinfo()
+    return int(found.uordblks) + int(found.hblkhd)
+
+
+class _MemoryCollector(Collector):
+    """Collects what is in use. Freed memory is kept (app/process_settings.py), so the size of the process hides a slow leak."""
+
+    def collect(self) -> Iterator[Metric]:
+        allocated = allocated_bytes()
+        if allocated is not None:
+            yield GaugeMetricFamily(
+                "steering_allocated_bytes", "Memory in use, from the C library: tensors and large objects.", allocated
+            )
+        yield GaugeMetricFamily(
+            "steering_python_blocks",
+            "Blocks in use, from Python's allocator of small objects.",
+            sys.getallocatedblocks(),
+        )
 
 
 class _JobCollector(Collector):

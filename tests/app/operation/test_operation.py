@@ -193,5 +193,6 @@ async def test_metrics_show_gaps_doses_keys_errors_jobs_and_blocks(start: StartS
         'steering_jobs{status="running"} 0.0',
         'steering_cache_blocks{state="used"} 0.0',
         'steering_engine_executor{executor="eager"} 1.0',
+        "# TYPE steering_python_blocks gauge",
     ):
         assert line in text, line
