@@ -47,8 +47,8 @@ KINDS = ("invalid", "hung up", "plain", "steered", "long", "read", "captured", "
 MEGABYTE = 1 << 20
 ALLOCATED, PYTHON_BLOCKS = "steering_allocated_bytes", "steering_python_blocks"
 MOST_BYTES, MOST_BLOCKS = 512, 1.5
-"""Of memory in use, for each request, from the end of the first third to the end: a leak of 1 KB per request is twice the first, or
-in objects of up to 512 bytes more than the second. The size of the process alone would not show it: 100 MB are kept free."""
+"""Of memory in use, for each request, from the end of the first third to the end: a leak of 1 KB per request is twice the first, in
+objects of 100 bytes six times the second. The size of the process alone does not show it: 100 MB are kept free."""
 
 
 @dataclass
