@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from benchmarks.quality.pages.evidence import total_time
+from benchmarks.quality.pages.evidence import EXPECTED, total_time
 from benchmarks.quality.pages.gates import agreement, failed_checks
 
 
@@ -38,14 +38,17 @@ def test_seeds_that_fail_different_gates_agree_on_the_whole_only() -> None:
     assert agreement(entry(seed(control=True, utility=True), seed(control=True, utility=False))) == "no"
 
 
-def test_the_total_counts_timed_parts_and_names_the_others() -> None:
-    timed = {"seconds": 600, "processor_seconds": 240}
-    parts = ("cards", "choice", "dose", "holding", "training", "gates", "transfer", "blind")
-    runs = {part: {"sentiment": timed} for part in parts}
-    assert total_time(runs).startswith(
-        "All parts of `make evidence` together: 32 minutes of processor time, which is 16"
-    )
-    assert "Not complete" not in total_time(runs)
-    runs["gates"] = {"sentiment": timed, "refusal": {"seconds": 600}}
-    del runs["blind"]
-    assert "Not complete: gates, blind." in total_time(runs)
+def test_the_total_counts_every_concept_of_every_part() -> None:
+    runs = {part: {str(n): {"processor_seconds": 60} for n in range(count)} for part, count in EXPECTED.items()}
+    found = total_time(runs)
+    assert found.startswith(f"`make evidence` takes {sum(EXPECTED.values())} minutes of processor time")
+    assert "Extrapolated" not in found
+    assert "Not in the sum" not in found
+
+
+def test_the_mean_stands_for_concepts_without_a_time_and_parts_without_one_are_named() -> None:
+    runs = {"gates": {"sentiment": {"processor_seconds": 60}, "refusal": {"seconds": 600}}}
+    found = total_time(runs)
+    assert found.startswith(f"`make evidence` takes {EXPECTED['gates']} minutes of processor time")
+    assert f"Extrapolated from some concepts: gates (1 of {EXPECTED['gates']} concepts)." in found
+    assert "no time is recorded: cards, choice, dose, holding, training, transfer, blind." in found

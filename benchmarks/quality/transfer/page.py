@@ -18,13 +18,14 @@ def transfer_table() -> str:
             f"{one['cosine']:+.2f}",
             *(_estimate(one["auroc"][kind], "") for kind in KINDS),
             *(_estimate(one["shift"][kind], "+") for kind in KINDS),
+            str(one["prompts"]),
         )
         for concept, found in results().get("transfer", {}).items()
         for one in found
     ]
     columns = (
         "concept", "from, to (layer)", "explained", "cosine", *(f"AUROC, {kind}" for kind in KINDS),
-        *(f"shift, {kind}" for kind in KINDS),
+        *(f"shift, {kind}" for kind in KINDS), "prompts",
     )  # fmt: skip
     return table(columns, rows)
 

@@ -61,11 +61,13 @@ async def run_trials(
     sampling: SamplingParams = WRITING,
     *,
     samples: int = UNSTEERED_SAMPLES,
+    perplexity: bool = True,
     progress: Progress | None = None,
 ) -> tuple[Trial, tuple[Trial, ...]]:
     """(the unsteered trial, one trial a plan in order). Prompt i has seed s_i = mix(seed, i) under every plan, so plans
     share their noise; unsteered it is answered `samples` times, with seeds mix(s_i, j), and averaged, since all
-    shifts are taken from it.
+    shifts are taken from it. perplexity: whether answers have a surprise; the logits it needs are more than half of the work of
+    reading where the vocabulary is large.
 
     All answers are generated as one background batch, then read prompt by prompt; cancelling stops either at once.
     """
@@ -85,7 +87,9 @@ async def run_trials(
     for index, prompt in enumerate(prompts):
         sound = {i: row[index] for i, row in enumerate(answers) if trials[i].broken is None}
         ids = engine.tokenizer.encode(prompt)
-        found = await _measure(engine, ids, [one for one in sound.values() if isinstance(one, Answer)], read_back)
+        found = await _measure(
+            engine, ids, [one for one in sound.values() if isinstance(one, Answer)], read_back, perplexity=perplexity
+        )
         for i, one in zip(sound, found, strict=True):
             trials[i] = replace(trials[i], measures=(*trials[i].measures, one))
         report(len(requests) + (index + 1) * len(rows), total, "reading answers")
@@ -122,13 +126,13 @@ def _mean(samples: Sequence[AnswerMeasures]) -> AnswerMeasures:
 
 
 async def _measure(
-    engine: Engine, prompt: tuple[int, ...], answers: Sequence[Answer], read_back: ReadBack
+    engine: Engine, prompt: tuple[int, ...], answers: Sequence[Answer], read_back: ReadBack, *, perplexity: bool
 ) -> list[AnswerMeasures]:
     """One prompt's answers, a few at a time."""
     found: list[AnswerMeasures] = []
     longest = len(prompt) + max((len(one.tokens) for one in answers), default=0)
-    size = max(1, LOGITS_AT_ONCE // (longest * engine.info.vocab_size))
-    spec = CaptureSpec(layers=(read_back.layer,), position="all", logits=True)
+    size = max(1, LOGITS_AT_ONCE // (longest * (engine.info.vocab_size if perplexity else engine.info.d_model)))
+    spec = CaptureSpec(layers=(read_back.layer,), position="all", logits=perplexity)
     for start in range(0, len(answers), size):
         part = answers[start : start + size]
         captures = await engine.capture([CapturePrompt(prompt + one.tokens, UNSTEERED) for one in part], spec)
@@ -141,11 +145,12 @@ def _measures(capture: Capture, prompt_length: int, answer: Answer, read_back: R
     """An answer without a token is read at the position that would have predicted its first."""
     count = len(answer.tokens)
     start = prompt_length if count else prompt_length - 1
-    surprise = surprises(predicting(capture, prompt_length, count), answer.tokens)
+    known = count and capture.logits is not None
+    surprise = surprises(predicting(capture, prompt_length, count), answer.tokens) if known else ()
     doses = [dose for by_layer in answer.finish.steering.doses for dose in by_layer.values()]
     return AnswerMeasures(
         score=SCORERS[read_back.scorer].score(capture.activations[0, start:], read_back.entry),
-        surprise=fmean(surprise) if count else None,
+        surprise=fmean(surprise) if surprise else None,
         repetition=repetition(answer.tokens),
         dose=fmean(doses) if doses else 0.0,
         text=answer.text,

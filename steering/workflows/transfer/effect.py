@@ -65,7 +65,7 @@ async def effect(
     plans = [await _plan(target.info, vector, request.relative_dose) for vector in vectors]
     reading = ReadBack(found.to_layer, found.fitted)
     unsteered, (native, transferred, *controls) = await run_trials(
-        target, request.prompts, plans, reading, request.sampling, progress=progress
+        target, request.prompts, plans, reading, request.sampling, perplexity=False, progress=progress
     )
     return Effect(*(_moved(trials, unsteered) for trials in ([native], [transferred], controls)))
 

@@ -55,6 +55,12 @@ async def test_the_planted_direction_steers_as_far_as_the_native_one_whatever_it
     assert abs(found.random.mean) < found.native.mean / 3
 
 
+async def test_no_logits_are_read_for_a_shift(engine: LinearEngine) -> None:
+    await effect(engine, carried(engine, engine.concept), REQUEST)
+    assert engine.capture_calls
+    assert not any(spec.logits for _, spec in engine.capture_calls)
+
+
 async def test_a_direction_across_the_planted_one_shows_no_effect(engine: LinearEngine) -> None:
     found = await effect(engine, carried(engine, across(engine)), REQUEST)
     assert found.transferred is not None
