@@ -30,11 +30,11 @@ BLOCKS = 12
 REQUESTS = 240
 """Different requests that examples are made of: their solo answers are computed once each."""
 EXAMPLES = int(os.environ.get("LOOP_EXAMPLES", "200"))
-"""LOOP_EXAMPLES=10000 is for a long run by hand."""
+"""LOOP_EXAMPLES=10000 is for a long run by hand; with JAXTYPING_DISABLE=1, which leaves out the checks of shapes, it takes a third of the time."""
 PHASES = [Phase.explicit, Phase.generate]
 """Without shrinking, which takes longer than a test may: a failing example is printed as it was drawn."""
 pytestmark = pytest.mark.timeout(3600)
-LIMITS = EngineLimits(max_running=6, max_background=3, prefill_tokens=24, idle_prefill_tokens=40)
+LIMITS = EngineLimits(max_running=6, contended_running=4, max_background=3, prefill_tokens=24, idle_prefill_tokens=40)
 BEGINNINGS = [bytes(random.Random(n).randrange(256) for _ in range(90)) for n in range(3)]
 
 
