@@ -169,7 +169,7 @@ async def test_neutral_values_of_unsupported_fields_are_accepted(client: AsyncOp
         model=model, messages=[*ASK, {"role": "assistant", "content": "Hi", "refusal": None}, *ASK], max_tokens=1,
         tools=[], response_format={"type": "text"}, modalities=["text"], tool_choice="none",
     )  # fmt: skip
-    assert answer.choices[0].message.content
+    assert answer.choices[0].finish_reason in {"length", "stop"}
 
 
 async def test_failures_reach_the_client_by_class_and_code() -> None:
