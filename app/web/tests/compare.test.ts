@@ -1,7 +1,14 @@
 import { afterEach, describe, expect, it } from "vitest";
 import type { CompareAnswer, Vector } from "../src/api/types";
 import { codeFor, literal } from "../src/compare/code";
-import { type Control, intervention, parseLayers, restoredControl, sliderFacts } from "../src/compare/controls";
+import {
+  type Control,
+  defaultStrength,
+  intervention,
+  parseLayers,
+  restoredControl,
+  sliderFacts,
+} from "../src/compare/controls";
 import { change, compactDraft, compareBody, draft, restoredDraft, sweepBody } from "../src/compare/draft";
 import { instructionFor } from "../src/compare/instruction";
 import { differences, meanReading, PaneCollector, shadeValue } from "../src/compare/panes";
@@ -20,6 +27,17 @@ const piece = (arm: string, index: number, text: string, readout = {}) => ({
 
 afterEach(() => {
   draft.value = restoredDraft(null);
+});
+
+describe("the strength that a control begins with", () => {
+  const vector = (strength: number[], negative: number[]) =>
+    ({ recommended: { layers: [0], strength, negative, basis: "measured" } }) as unknown as Vector;
+
+  it("is within the measured range, however narrow that is", () => {
+    expect(defaultStrength(vector([1, 3.67], [-1.67, -1.67]), [], -1)).toBe(-1.67);
+    expect(defaultStrength(vector([1, 3.67], [-1.67, -1.67]), [], 1)).toBe(2.3);
+    expect(defaultStrength(vector([0.55, 0.55], [-0.55, -0.55]), [], 1)).toBe(0.55);
+  });
 });
 
 describe("a shared dose", () => {

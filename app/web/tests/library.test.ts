@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { barsOf, expiry, limitWords, mayNot, raisedWhen } from "../src/library/admin/words";
+import { steeringVerdict } from "../src/library/verdict";
 import { cosine, spread } from "../src/maths/cosine";
 
 describe("what a key may not do", () => {
@@ -61,5 +62,21 @@ describe("two versions", () => {
     expect(spread([1, 2, 3], 5)).toEqual([1, 2, 3]);
     expect(spread([0, 1, 2, 3, 4, 5, 6, 7, 8], 3)).toEqual([0, 4, 8]);
     expect(spread([4, 5], 1)).toEqual([4]);
+  });
+});
+
+describe("the verdict on steering", () => {
+  const vector = (strength: number[] | null, negative: number[] | null, basis = "measured") =>
+    ({
+      recommended: { layers: [1], strength, negative, basis },
+      quality: { warnings: [], dose_response: {} },
+    }) as unknown as Parameters<typeof steeringVerdict>[0];
+
+  it("names the only way in which a vector steers", () => {
+    expect(steeringVerdict(vector([1, 3], [-2, -1])).text).toBe("steers");
+    expect(steeringVerdict(vector(null, [-2, -1]))).toEqual({ text: "steers one way, away from it", kind: "good" });
+    expect(steeringVerdict(vector([1, 3], null)).text).toBe("steers one way, towards it");
+    expect(steeringVerdict(vector([1, 3], null, "defaults")).text).toBe("steers");
+    expect(steeringVerdict(vector(null, null)).text).toBe("does not steer");
   });
 });

@@ -94,12 +94,13 @@ export function compactControl(control: Control): Partial<Control> {
   return Object.fromEntries(entries);
 }
 
-/** The middle of the range that works, to one decimal. */
+/** The middle of the range that works, to one decimal where that is in the range. */
 export function defaultStrength(vector: Vector, norms: readonly number[], sign: number): number {
   const zones = zonesOf(vector, sign, norms);
   const middle = (zones.low + zones.high) / 2;
-  const digits = middle < 1 ? 2 : 1;
-  return sign * Number(middle.toFixed(digits));
+  const short = Number(middle.toFixed(1));
+  const inside = middle >= 1 && short >= zones.low && short <= zones.high;
+  return sign * (inside ? short : Number(middle.toFixed(2)));
 }
 
 /** Returns the intervention the server gets. `overall` multiplies strengths and angles. */

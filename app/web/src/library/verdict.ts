@@ -20,5 +20,8 @@ export function steeringVerdict(vector: Vector): Verdict {
   const refuted = vector.quality?.warnings?.some((warning) => /^(not shown to|does not) steer/.test(warning));
   if (refuted) return { text: "not shown to steer", kind: "bad" };
   if (!vector.quality?.dose_response) return { text: "steering not measured", kind: "unmeasured" };
-  return vector.recommended?.strength ? { text: "steers", kind: "good" } : { text: "does not steer", kind: "bad" };
+  const { strength, negative, basis } = vector.recommended ?? {};
+  if (strength && (negative || basis !== "measured")) return { text: "steers", kind: "good" };
+  if (strength) return { text: "steers one way, towards it", kind: "good" };
+  return negative ? { text: "steers one way, away from it", kind: "good" } : { text: "does not steer", kind: "bad" };
 }
