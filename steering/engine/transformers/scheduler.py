@@ -124,7 +124,7 @@ class Scheduler:
         most = self._share.most(rows.keys() | queue.clients)
         for sequence in queue.in_turns():
             if not sequence.background and rows[sequence.cache_salt] >= most:
-                self._changed = True  # other clients may stop asking, which is no event; 0.07 ms a turn with 256 waiting
+                self._changed = True  # the other clients may stop asking, which is no event
                 continue
             full = self.running_of(background=sequence.background) >= self._most[sequence.background]
             if full or len(passed) > LOOKAHEAD or any(one.overtaken >= MOST_OVERTAKEN for one in passed):
