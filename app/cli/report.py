@@ -30,6 +30,8 @@ def report(  # noqa: PLR0913, PLR0917 - one option a field
         Path | None, typer.Option(exists=True, dir_okay=False, help='Use these prompts, JSON lines: {"prompt": "..."}')
     ] = None,
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas; each is judged on its own.")] = "0,1",
+    samples: Annotated[int, typer.Option(help="Answers to each prompt under each steering.")] = 1,
+    varied: Annotated[int, typer.Option(help="How many prompts are varied for robustness.")] = 12,
     side_effects: Annotated[
         list[str] | None, typer.Option(help="A starter concept or vector to read the texts along; repeatable.")
     ] = None,
@@ -43,6 +45,7 @@ def report(  # noqa: PLR0913, PLR0917 - one option a field
         raise typer.BadParameter(f"expected a file ending in {', '.join(SUFFIXES)}, got {out.name}", param_hint="--out")
     options: dict[str, Any] = {"strength": strength, "direction": direction, "concept": concept}
     options |= {"steering": steering_of([], "recommended", profile, steering), "seeds": _seeds(seeds)}
+    options |= {"samples": samples, "varied": varied}
     if prompts is not None:
         with prompts.open(encoding="utf-8") as lines:
             options["prompts"] = [[{"role": "user", "content": text}] for text in read_prompts(lines, prompts.name)]

@@ -24,6 +24,7 @@ from steering.engine import open_engine
 from steering.engine.api import Engine
 from steering.engine.options import EngineLimits, EngineOptions
 from steering.model.embedded import EMBEDDED_MODEL
+from steering.threads import disable_intra_op_threads
 
 RESULTS = Path(__file__).parent.parent / "results" / "quality.json"
 PARTS = {
@@ -85,6 +86,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
 
 async def run(chosen: argparse.Namespace) -> None:
     """Measures the chosen parts of the chosen concepts. Writes the file after each, so that an interrupted run keeps its results."""
+    disable_intra_op_threads()  # tensor operations of this thread would slow the engine's down; see steering/threads.py
     profile = QUICK if chosen.quick else SMALL if chosen.small else FULL
     engine = _opened(EMBEDDED_MODEL, compiled=not chosen.eager)
     second = None

@@ -23,13 +23,13 @@ from steering.spec_base import is_inline
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector
 from steering.workflows.evaluation.setup import as_prompts, read_back
-from steering.workflows.evaluation.trials import trial_answers
+from steering.workflows.evaluation.trials import Samples, trial_answers
 from steering.workflows.extraction.extract import ExtractionRequest, extract
 from steering.workflows.extraction.texts import default_position
 from steering.workflows.progress import Progress
 from steering.workflows.reporting import results
 from steering.workflows.reporting.gates import Thresholds
-from steering.workflows.reporting.report import CONTROLS, VARIED_SAMPLES, report
+from steering.workflows.reporting.report import CONTROLS, plain_samples, report
 from steering.workflows.reporting.variations import VARIATIONS
 
 PROMPTS, NEUTRAL = 12, 8
@@ -72,6 +72,8 @@ async def prepare(context: Context, body: ReportRequest) -> PreparedReport:
         scorer=body.scorer,
         sampling=SamplingParams(max_tokens=body.max_tokens, temperature=body.temperature),
         seeds=body.seeds,
+        varied=body.varied,
+        samples=body.samples,
         pairs=await run_in_thread(_pairs_of, vector),
         readers=known,
         thresholds=Thresholds(**body.thresholds.model_dump()),
@@ -82,9 +84,10 @@ async def prepare(context: Context, body: ReportRequest) -> PreparedReport:
 
 def answers_to_write(request: results.ReportRequest) -> int:
     """Counts the answers that a report generates."""
-    arms = 1 + CONTROLS + (request.pairs is not None)
-    varied = len(VARIATIONS) * trial_answers(1, min(request.varied, len(request.prompts)), VARIED_SAMPLES)
-    return len(request.seeds) * (trial_answers(arms, len(request.prompts)) + len(request.neutral) + varied)
+    arms, count = 1 + CONTROLS + (request.pairs is not None), request.samples
+    plain = trial_answers(arms, len(request.prompts), plain_samples(count))
+    varied = trial_answers(1, min(request.varied, len(request.prompts)), Samples(count, count))
+    return len(request.seeds) * (plain + len(request.neutral) + len(VARIATIONS) * varied)
 
 
 async def run(work: PreparedReport, progress: Progress) -> ReportAnswer:

@@ -21,13 +21,13 @@ def gates_table() -> str:
             ", ".join(_shift(one) for one in entry["seeds"]),
             "pass" if entry["passed"] else "fail",
             agreement(entry),
-            f"{entry['prompts']}, {entry['varied']}, {entry['tokens']}",
+            f"{entry['prompts']}, {entry['samples']}, {entry['tokens']}",
         )
         for concept, method, entry in _entries()
     ]
     columns = (
         "concept", "method", "strength at layers", *GATES, "shift (chance) by seed", "all", "seeds agree",
-        "prompts, varied, tokens",
+        "prompts, samples, tokens",
     )  # fmt: skip
     return table(columns, rows)
 

@@ -27,10 +27,14 @@ def open_engine(options: EngineOptions) -> TransformersEngine:
             param="tensor_parallel_size",
         )
     # in threads that end, because the OpenMP pool of a caller that stays would slow every pass down
-    loaded = call_in_thread(lambda: _load(options))
-    engine = TransformersEngine(loaded, options.limits, _compile_request(options, loaded.info))
+    engine = call_in_thread(lambda: _opened(options))
     call_in_thread(lambda: asyncio.run(complete(engine)))
     return engine
+
+
+def _opened(options: EngineOptions) -> TransformersEngine:
+    loaded = _load(options)
+    return TransformersEngine(loaded, options.limits, _compile_request(options, loaded.info))
 
 
 def _load(options: EngineOptions) -> LoadedModel:

@@ -41,7 +41,8 @@ class ReportRequest(Request):
     vector at `strength`, or at its largest recommended one. direction: how the concept is meant to move; absent, taken from the
     first intervention with the vector. prompts, or `concept` for the evaluation prompts of a starter concept; absent, those of
     the concept that the vector was extracted from, or neutral ones. side_effects: starter concepts and vectors along which the
-    texts are also read; absent, the library and all starter concepts. seeds: each is judged on its own.
+    texts are also read; absent, the library and all starter concepts. seeds: each is judged on its own. samples: answers to each
+    prompt under each steering, averaged. varied: how many prompts are varied, the first ones.
     """
 
     kind: Literal["report"]
@@ -58,6 +59,8 @@ class ReportRequest(Request):
     max_tokens: Annotated[int, Field(strict=True, ge=1, le=512)] = 48
     temperature: Annotated[Number, Field(ge=0, le=100)] = 0.7
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=4, fail_fast=True)] = (0, 1)
+    samples: Annotated[int, Field(strict=True, ge=1, le=8)] = 1
+    varied: Annotated[int, Field(strict=True, ge=1, le=1000)] = 12
     side_effects: Annotated[tuple[Name, ...], Field(max_length=32, fail_fast=True)] | None = None
     thresholds: ThresholdsFields = ThresholdsFields()
 

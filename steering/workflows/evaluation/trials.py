@@ -36,6 +36,17 @@ class AnswerMeasures:
 
 
 @dataclass(frozen=True, slots=True)
+class Samples:
+    """Answers to each prompt: without steering, and under each plan. All shifts are taken from the unsteered ones."""
+
+    unsteered: int = UNSTEERED_SAMPLES
+    steered: int = 1
+
+
+FEW = Samples()
+
+
+@dataclass(frozen=True, slots=True)
 class Trial:
     """One plan over all prompts, in their order; broken where the plan drove an answer out of range."""
 
@@ -60,20 +71,20 @@ async def run_trials(
     read_back: ReadBack,
     sampling: SamplingParams = WRITING,
     *,
-    samples: int = UNSTEERED_SAMPLES,
+    samples: Samples = FEW,
     perplexity: bool = True,
     progress: Progress | None = None,
 ) -> tuple[Trial, tuple[Trial, ...]]:
     """(the unsteered trial, one trial a plan in order). Prompt i has seed s_i = mix(seed, i) under every plan, so plans
-    share their noise; unsteered it is answered `samples` times, with seeds mix(s_i, j), and averaged, since all
-    shifts are taken from it. perplexity: whether answers have a surprise; the logits it needs are more than half of the work of
+    share their noise; sample j has seed mix(s_i, j), and the samples of a prompt are averaged. perplexity: whether answers have a surprise; the logits it needs are more than half of the work of
     reading where the vocabulary is large.
 
     All answers are generated as one background batch, then read prompt by prompt; cancelling stops either at once.
     """
     report, total = progress or ignore_progress, trial_steps(len(plans), len(prompts), samples)
     seeds = [mix(sampling.seed, i) for i in range(len(prompts))]
-    rows = [(UNSTEERED, j) for j in range(samples)] + [(plan, 0) for plan in plans]
+    rows = [(UNSTEERED, j) for j in range(samples.unsteered)]
+    rows += [(plan, j) for plan in plans for j in range(samples.steered)]
     requests = [
         GenerationRequest(prompt, replace(sampling, seed=mix(seed, j)), plan)
         for plan, j in rows
@@ -93,24 +104,28 @@ async def run_trials(
         for i, one in zip(sound, found, strict=True):
             trials[i] = replace(trials[i], measures=(*trials[i].measures, one))
         report(len(requests) + (index + 1) * len(rows), total, "reading answers")
-    return _mean_trial(trials[:samples]), tuple(trials[samples:])
+    unsteered = _mean_trial(trials[: samples.unsteered])
+    if unsteered.broken is not None:
+        raise unsteered.broken
+    starts = range(samples.unsteered, len(trials), samples.steered)
+    return unsteered, tuple(_mean_trial(trials[start : start + samples.steered]) for start in starts)
 
 
-def trial_answers(plans: int, prompts: int, samples: int = UNSTEERED_SAMPLES) -> int:
+def trial_answers(plans: int, prompts: int, samples: Samples = FEW) -> int:
     """How many answers `run_trials` writes, the unsteered ones included."""
-    return (plans + samples) * prompts
+    return (plans * samples.steered + samples.unsteered) * prompts
 
 
-def trial_steps(plans: int, prompts: int, samples: int = UNSTEERED_SAMPLES) -> int:
+def trial_steps(plans: int, prompts: int, samples: Samples = FEW) -> int:
     """How many steps of progress `run_trials` reports: every answer is written and read."""
     return 2 * trial_answers(plans, prompts, samples)
 
 
 def _mean_trial(trials: Sequence[Trial]) -> Trial:
-    """Samples of one plan, averaged prompt by prompt. Raises what broke one of them."""
+    """Samples of one plan, averaged prompt by prompt; broken where one of them is."""
     for trial in trials:
         if trial.broken is not None:
-            raise trial.broken
+            return Trial(broken=trial.broken)
     return Trial(tuple(_mean(samples) for samples in zip(*(trial.measures for trial in trials), strict=True)))
 
 

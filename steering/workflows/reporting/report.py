@@ -14,7 +14,7 @@ from steering.workflows.comparison.text_metrics import estimate
 from steering.workflows.evaluation.judge import instruction_of
 from steering.workflows.evaluation.setup import ReadBack, read_back
 from steering.workflows.evaluation.statistics import chance
-from steering.workflows.evaluation.trials import Trial, neutral_divergence, run_trials
+from steering.workflows.evaluation.trials import UNSTEERED_SAMPLES, Samples, Trial, neutral_divergence, run_trials
 from steering.workflows.generate import mix
 from steering.workflows.progress import Progress, ignore_progress
 from steering.workflows.reporting.alternatives import fewer_pairs_plan, random_plans
@@ -35,9 +35,6 @@ from steering.workflows.reporting.results import Report, ReportRequest, ReportTe
 from steering.workflows.reporting.variations import VARIATIONS
 
 CONTROLS = 4
-VARIED_SAMPLES = 1
-"""Unsteered answers to each varied prompt. Only one plan is compared with them: twelve prompts with one each have a narrower
-interval than six prompts with four, with fewer answers."""
 FEWER = "fewer_pairs"
 PLAIN = "plain"
 STEPS = 4 + len(VARIATIONS)
@@ -84,6 +81,12 @@ async def report(engine: Engine, request: ReportRequest, *, progress: Progress |
     return Report(request.direction, reading.layer, found, request.thresholds, _warnings(work))
 
 
+def plain_samples(count: int) -> Samples:
+    """Answers to each prompt as it is, where `count` are asked for. Many plans are compared with the unsteered ones, so these are no
+    fewer than elsewhere."""
+    return Samples(max(UNSTEERED_SAMPLES, count), count)
+
+
 def _warnings(work: _Work) -> tuple[str, ...]:
     warnings = list(work.request.plan.warnings)
     if len(work.arms) == 1:
@@ -100,7 +103,8 @@ async def _seed_report(work: _Work, seed: int, step: Step) -> SeedReport:
     step(f"seed {seed}: control")
     plans = (*work.arms, *(() if work.fewer is None else (work.fewer,)))
     sampling = replace(request.sampling, seed=seed)
-    unsteered, trials = await run_trials(engine, request.prompts, plans, work.reading, sampling)
+    samples = plain_samples(request.samples)
+    unsteered, trials = await run_trials(engine, request.prompts, plans, work.reading, sampling, samples=samples)
     trial, others = trials[0], trials[1:]
     if trial.broken is not None:
         return SeedReport(seed, (), estimate((0.0,)), None, (), (), broken=True)
@@ -119,7 +123,13 @@ async def _seed_report(work: _Work, seed: int, step: Step) -> SeedReport:
         step(f"seed {seed}: {name}")
         prompts = _varied(work, name, seed)
         plain, (steered,) = await run_trials(
-            engine, prompts, [request.plan], work.reading, sampling, samples=VARIED_SAMPLES
+            engine,
+            prompts,
+            [request.plan],
+            work.reading,
+            sampling,
+            samples=Samples(request.samples, request.samples),
+            perplexity=False,
         )
         if steered.broken is None:
             varied.append((name, estimate(along(steered, plain, request.direction))))

@@ -30,7 +30,7 @@ class ReportRequest:
 
     plan: the operating point, any steering. vectors: those it names, by `name@version`. direction: 1 or -1, how the concept is
     meant to move. pairs: what the vector was extracted from, for the check with fewer of them; None: not checked. varied: prompts
-    under each variation, the first ones. readers: for the side effects. seeds: each is judged on its own. known: the share of the
+    under each variation, the first ones. samples: answers to each prompt under each steering, averaged. readers: for the side effects. seeds: each is judged on its own. known: the share of the
     questions that the unsteered model answers rightly, from an earlier report; None: they are asked.
     """
 
@@ -46,6 +46,7 @@ class ReportRequest:
     sampling: SamplingParams = WRITING
     seeds: tuple[int, ...] = (0, 1)
     varied: int = 12
+    samples: int = 1
     pairs: PairSet | None = None
     readers: Mapping[str, ConceptVector] = field(default_factory=dict)
     independent: TextScorer | None = None

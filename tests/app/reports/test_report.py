@@ -61,6 +61,16 @@ async def test_markup_in_texts_is_shown_and_not_interpreted(linear: Server) -> N
     assert "&lt;b>\\| the road" in report.markdown()
 
 
+async def test_as_many_prompts_are_varied_as_asked_and_samples_are_averaged(linear: Server) -> None:
+    found = await evaluated(linear, {**REPORT, "samples": 2, "varied": 3})
+    (seed,) = found["seeds"]
+    (once,) = (await evaluated(linear, {**REPORT, "varied": 3}))["seeds"]
+    for one in (seed, once):
+        assert sum(text["variation"] == "typos" for text in one["texts"]) == 3
+    assert [text["steered"] for text in seed["texts"]] == [text["steered"] for text in once["texts"]]
+    assert seed["moved"] != once["moved"]
+
+
 async def test_a_profile_is_judged_as_it_is_deployed(linear: Server) -> None:
     stored = {"interventions": [{"vector": "mood", "operation": "clamp", "high": -0.5, "layers": [2]}]}
     assert (await linear.client.put("/v1/profiles/grim", json=stored)).status_code in (200, 201)
@@ -81,6 +91,9 @@ async def test_a_profile_is_judged_as_it_is_deployed(linear: Server) -> None:
         ({"prompts": []}, "prompts", ""),
         ({"seeds": [1, 2, 3, 4, 5]}, "seeds", ""),
         ({"side_effects": ["nobody"]}, None, "nobody"),
+        ({"samples": 9}, "samples", ""),
+        ({"varied": 0}, "varied", ""),
+        ({"samples": 8, "seeds": [0, 1, 2, 3], "prompts": ["the road"] * 100}, "prompts", "answers to generate"),
         ({"thresholds": {"perplexity": 0.5}}, "thresholds.perplexity", ""),
         ({"reading_layer": 0}, "layers", "no direction at layer 0"),
         ({"steering": [{"vector": {"directions": {"2": [1.0] * 96}}}]}, "steering", "register the inline directions"),

@@ -25,6 +25,9 @@ from steering.shapes import Logits, Tensor
 from steering.threads import call_in_thread
 
 log = structlog.get_logger()
+GRAPH_COST, PACKED_GRAPH_COST = 0.5, 0.75
+"""Time of a layer in a graph relative to an eager pass; PACKED: where both use the packed linear layers. With those, texts of 70 tokens
+read at layer 18 of 30 take 0.8 s eagerly and 1.0 s by the graph, and as long at layer 22 (two cores of an AMD EPYC)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,8 +98,10 @@ class CompiledExecutor:
         return self._compiled(self._ready, replace(prepared, stop_after=None))  # a graph always runs to its end
 
     def _worthwhile(self, stop_after: int | None) -> bool:
-        """Whether a graph is faster than an eager pass that stops early: it computes all layers, each at about 50 % of the eager cost."""
-        return stop_after is None or 2 * (stop_after + 1) > self._parts.layout.layer_count
+        """Whether a graph is faster than an eager pass that stops early: it computes all layers, each at the share
+        GRAPH_COST of the eager cost."""
+        share = GRAPH_COST if self._linears is None else PACKED_GRAPH_COST
+        return stop_after is None or stop_after + 1 > share * self._parts.layout.layer_count
 
     def _compiled(self, ready: _Ready, prepared: PreparedPass) -> Logits:
         batch, attention, steering = prepared.batch, self._eager.attention, prepared.steering
