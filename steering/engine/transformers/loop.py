@@ -169,7 +169,7 @@ class EngineLoop:
             self._runner.zero(self._pool.unclean)
             self._pool.cleaned()
             result = self._runner.run(work)
-            chosen = sample(result.logits, result.sequences, self._runner.executor.argmax)
+            chosen = sample(result.logits, result.sequences, self._runner.executor.sampling_kernel)
         except Exception as error:
             failure = as_steering_error(error)
             for sequence in sequences:

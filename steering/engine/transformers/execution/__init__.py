@@ -4,7 +4,13 @@ from collections.abc import Sequence
 
 import torch
 
-from steering.engine.transformers.execution.base import CompileRequest, ModelParts, PassExecutor, PreparedPass
+from steering.engine.transformers.execution.base import (
+    CompileRequest,
+    ModelParts,
+    PassExecutor,
+    PreparedPass,
+    SamplingKernel,
+)
 from steering.engine.transformers.execution.compiled.executor import CompiledExecutor
 from steering.engine.transformers.execution.compiled.graphs import uses_attention_kernel
 from steering.engine.transformers.execution.eager import EagerExecutor
@@ -29,4 +35,12 @@ def block_layout(shapes: Sequence[LayerShape], request: CompileRequest | None) -
     return PairedLayout() if kernels else RowLayout()
 
 
-__all__ = ["CompileRequest", "ModelParts", "PassExecutor", "PreparedPass", "block_layout", "create_executor"]
+__all__ = [
+    "CompileRequest",
+    "ModelParts",
+    "PassExecutor",
+    "PreparedPass",
+    "SamplingKernel",
+    "block_layout",
+    "create_executor",
+]

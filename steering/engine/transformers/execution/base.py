@@ -17,6 +17,8 @@ from steering.shapes import Int, Logits, Residual, Tensor
 
 HookCallback: TypeAlias = Callable[[int, Residual], Residual | None]
 """(layer, residual (token, d_model)) -> the residual to go on with, or None to leave it as it is."""
+SamplingKernel: TypeAlias = Callable[[Logits, Tensor, Tensor], Tensor]
+"""(logits (row, vocab), temperatures (row,), states (row, 4)) -> (row, 2), see kernels/operations.py: sample."""
 Install: TypeAlias = Callable[[Callable[[], None]], None]
 """Runs a function on the engine's thread between two passes. May be called from any thread."""
 
@@ -101,9 +103,9 @@ class PassExecutor(Protocol):
         """Returns the logits of the kept tokens (token, vocab); None when the pass stopped early."""
         ...
 
-    def argmax(self, logits: Logits) -> list[tuple[int, bool]] | None:
-        """Returns for each row (row, vocab) the first index of its maximum, and whether all its logits are finite; None
-        when there is no kernel for these logits."""
+    @property
+    def sampling_kernel(self) -> SamplingKernel | None:
+        """Chooses the tokens of the next pass from bfloat16 logits; None where there is no such kernel."""
         ...
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ class EagerExecutor:
 
     name = "eager"
     batch_invariant = False
+    sampling_kernel = None
 
     def __init__(self, parts: ModelParts) -> None:
         self._model, self._hooks, self._cache = parts.model, parts.hooks, parts.cache
@@ -55,9 +56,6 @@ class EagerExecutor:
             self._cache.batch = None
         logits: Tensor = output.logits.flatten(0, 1)
         return logits if rows == 1 else logits[prepared.keep]
-
-    def argmax(self, logits: Logits) -> None:
-        """See PassExecutor.argmax."""
 
     def close(self) -> None:
         """See PassExecutor.close."""

@@ -3,7 +3,6 @@
 The number of times that the host waits for the device does not grow with the rows.
 """
 
-from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -11,8 +10,9 @@ from typing import TypeAlias
 import torch
 
 from steering.engine.api import SamplingParams
+from steering.engine.transformers.execution import SamplingKernel
 from steering.engine.transformers.sampling.filters import candidates, is_filtered
-from steering.engine.transformers.sampling.noise import gumbel, uniform
+from steering.engine.transformers.sampling.noise import gumbel, states, uniform
 from steering.engine.transformers.sampling.penalties import adjusted, is_adjusted
 from steering.engine.transformers.sequence import Sequence
 from steering.shapes import Float, Int, Logits, Tensor
@@ -32,17 +32,38 @@ class Sampled:
     top_logprobs: tuple[tuple[int, float], ...] = ()
 
 
-def sample(
-    logits: Logits,
-    rows: Rows[Sequence],
-    argmax: Callable[[Logits], list[tuple[int, bool]] | None] = lambda _: None,
-) -> list[Sampled]:
+def sample(logits: Logits, rows: Rows[Sequence], kernel: SamplingKernel | None = None) -> list[Sampled]:
     """Chooses a token for each row of logits (row, vocab), any float dtype. Each result depends on its own row alone.
 
-    argmax: see PassExecutor.argmax; used when every row is greedy.
+    kernel: see PassExecutor.sampling_kernel; used for the rows that need no more than a temperature.
     """
-    if all(_is_greedy(sequence.sampling) for sequence in rows) and (greedy := argmax(logits)) is not None:
-        return [Sampled(token, finite) for token, finite in greedy]
+    plain = [row for row, one in enumerate(rows) if _is_plain(one.sampling)]
+    if kernel is None or not plain or logits.dtype != torch.bfloat16:
+        return _sampled_by_torch(logits, rows)
+    if len(plain) == len(rows):
+        return _sampled_by_kernel(logits, rows, kernel)
+    others = [row for row in range(len(rows)) if row not in set(plain)]
+    found = dict(zip(plain, _sampled_by_kernel(logits[plain], [rows[row] for row in plain], kernel), strict=True))
+    found |= zip(others, _sampled_by_torch(logits[others], [rows[row] for row in others]), strict=True)
+    return [found[row] for row in range(len(rows))]
+
+
+def _is_plain(params: SamplingParams) -> bool:
+    return (
+        params.logprobs is None and not is_adjusted(params) and not (params.temperature > 0.0 and is_filtered(params))
+    )
+
+
+def _sampled_by_kernel(logits: Logits, rows: Rows[Sequence], kernel: SamplingKernel) -> list[Sampled]:
+    temperatures = torch.tensor([one.sampling.temperature for one in rows], dtype=torch.float32)
+    noisy = [row for row, one in enumerate(rows) if one.sampling.temperature > 0.0]
+    generators = torch.zeros(len(rows), 4, dtype=torch.int64)
+    if noisy:
+        generators[noisy] = states(*_seeds([rows[row] for row in noisy]))
+    return [Sampled(token, bool(finite)) for token, finite in kernel(logits, temperatures, generators).tolist()]
+
+
+def _sampled_by_torch(logits: Logits, rows: Rows[Sequence]) -> list[Sampled]:
     raw = logits.to(torch.float32)
     finite = torch.isfinite(_max(raw))  # a maximum is not finite if any logit is NaN or infinite; -infinity is a mask
     # the host waits for the device here in every pass, also without rows, so the loop measures the time of the device
@@ -52,10 +73,6 @@ def sample(
     logprobs = _logprobs(raw, chosen, rows)
     pairs = zip(chosen.tolist(), finite.tolist(), logprobs, strict=True)
     return [Sampled(token, good, *probabilities) for token, good, probabilities in pairs]
-
-
-def _is_greedy(params: SamplingParams) -> bool:
-    return params.temperature == 0.0 and params.logprobs is None and not is_adjusted(params)
 
 
 def _chosen(logits: Logits, rows: Rows[Sequence]) -> Int[Tensor, "row"]:
@@ -100,8 +117,11 @@ def _temperatures(logits: Logits, rows: Rows[Sequence]) -> Float[Tensor, "row 1"
 
 
 def _uniform(logits: Logits, rows: Rows[Sequence]) -> Float[Tensor, "row vocab"]:
-    seeds, indices = [one.sampling.seed for one in rows], [one.generated for one in rows]
-    return uniform(seeds, indices, logits.shape[1], logits.device)
+    return uniform(*_seeds(rows), logits.shape[1], logits.device)
+
+
+def _seeds(rows: Rows[Sequence]) -> tuple[list[int], list[int]]:
+    return [one.sampling.seed for one in rows], [one.generated for one in rows]
 
 
 def _argmax(logits: Logits) -> Int[Tensor, "row"]:

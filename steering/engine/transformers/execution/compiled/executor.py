@@ -8,7 +8,13 @@ import torch
 
 from steering.engine.transformers.attention.masked import Scores
 from steering.engine.transformers.batch import Batch
-from steering.engine.transformers.execution.base import CompileRequest, Install, ModelParts, PreparedPass
+from steering.engine.transformers.execution.base import (
+    CompileRequest,
+    Install,
+    ModelParts,
+    PreparedPass,
+    SamplingKernel,
+)
 from steering.engine.transformers.execution.compiled.callbacks import CallbackScope
 from steering.engine.transformers.execution.compiled.compilation import Compilation
 from steering.engine.transformers.execution.compiled.graphs import KINDS, opcodes
@@ -119,11 +125,10 @@ class CompiledExecutor:
             cache.batch = None
         return logits
 
-    def argmax(self, logits: Logits) -> list[tuple[int, bool]] | None:
-        """See PassExecutor.argmax."""
-        if self._ready is None or not self._kernels or logits.dtype != torch.bfloat16:
-            return None
-        return [(token, bool(finite)) for token, finite in operations.argmax(logits).tolist()]
+    @property
+    def sampling_kernel(self) -> SamplingKernel | None:
+        """See PassExecutor.sampling_kernel."""
+        return operations.sample if self._ready is not None and self._kernels else None
 
     def close(self) -> None:
         """See PassExecutor.close."""

@@ -36,8 +36,9 @@ at::Tensor steer(
     at::TensorList parts, const at::Tensor& bank_rows, const at::Tensor& row_indices, at::Tensor& inverse_norms,
     const at::Tensor& opcodes, int64_t layer);
 
-// logits (row, vocab) -> (row, 2): the first index of each row's maximum, and 1 if all logits of the row are finite.
-at::Tensor argmax(const at::Tensor& logits);
+// logits (row, vocab), temperatures (row,) float32, states (row, 4) of numpy's SFC64 -> (row, 2): each row's token, and 1 if its
+// logits are finite or masked by -infinity. Temperature 0: the first index of the maximum.
+at::Tensor sample(const at::Tensor& logits, const at::Tensor& temperatures, const at::Tensor& states);
 
 // Conversions for the C functions that AOTInductor graphs call by name (operations.py: AOTI_SHIMS), which stand at the end of
 // each operation's file. A call through torch's dispatcher costs several microseconds, and a decode pass makes six a layer.

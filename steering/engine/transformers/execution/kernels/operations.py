@@ -25,7 +25,7 @@ _library.define(
     "steer(Tensor[] parts, Tensor bank_rows, Tensor row_indices, Tensor(a!) inverse_norms, Tensor opcodes, int layer) "
     "-> Tensor"
 )
-_library.define("argmax(Tensor logits) -> Tensor")
+_library.define("sample(Tensor logits, Tensor temperatures, Tensor states) -> Tensor")
 
 
 def _linear_shape(
@@ -46,7 +46,7 @@ torch.library.register_fake(
     lib=_library,
 )
 torch.library.register_fake(
-    "steering::argmax", lambda logits: logits.new_empty(logits.shape[0], 2, dtype=torch.int64), lib=_library
+    "steering::sample", lambda logits, *_: logits.new_empty(logits.shape[0], 2, dtype=torch.int64), lib=_library
 )
 torch.library.register_fake("steering::steer", lambda parts, *_: torch.empty_like(parts[0]), lib=_library)
 torch.library.register_fake("steering::paged_attention", _attention_shape, lib=_library)
@@ -67,8 +67,10 @@ steer: Callable[..., Tensor] = torch.ops.steering.steer
 """(parts, bank_rows (phase, layer, slot, d_model), row_indices (token,), inverse_norms (layer, at least token), opcodes (layer,),
 layer) -> the steered residual; see callbacks.Opcode. parts: the residual (token, d_model), or two summands of it. With ADD,
 1 / |residual| is added to inverse_norms. Any floating dtype, any CPU."""
-argmax: Callable[..., Tensor] = torch.ops.steering.argmax
-"""(logits (row, vocab) in bfloat16) -> (row, 2): the first index of the maximum, and whether all logits are finite."""
+sample: Callable[..., Tensor] = torch.ops.steering.sample
+"""(logits (row, vocab) in bfloat16, temperatures (row,) in float32, states (row, 4) of noise.states) -> (row, 2): the token of each
+row, and whether its logits are finite or masked by -infinity. Temperature 0: the first index of the maximum. Otherwise the argmax
+of logits + temperature * noise, up to the rounding of the noise."""
 
 AOTI_SHIMS = {
     torch.ops.steering.packed_linear.default: [

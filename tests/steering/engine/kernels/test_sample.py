@@ -1,4 +1,4 @@
-"""Argmax returns the first of the highest logits, and reports rows that are not finite."""
+"""The sampling kernel returns the first of the highest logits, with noise what torch chooses, and reports rows that are not finite."""
 
 import math
 
@@ -8,11 +8,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steering.engine.transformers.execution.kernels.operations import argmax
+from steering.engine.api import SamplingParams
+from steering.engine.transformers.execution.kernels.operations import sample
+from steering.engine.transformers.sampling import sampler
+from steering.engine.transformers.sampling.noise import gumbel, states, uniform
+from steering.engine.transformers.sequence import Sequence
+from steering.plan.types import UNSTEERED
 from steering.shapes import Tensor
 
 pytestmark = pytest.mark.usefixtures("kernels")
 VOCABULARIES = [1, 7, 15, 16, 17, 264, 1003, 49152]
+
+
+def argmax(logits: Tensor) -> Tensor:
+    """The kernel at temperature 0."""
+    count = len(logits)
+    return sample(logits, torch.zeros(count), torch.zeros(count, 4, dtype=torch.int64))
 
 
 def noise(rows: int, vocabulary: int) -> Tensor:
@@ -69,7 +80,7 @@ def test_logits_may_all_be_negative(vocabulary: int) -> None:
 
 
 @pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("spoiled", [math.nan, -math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("spoiled", [math.nan, -math.nan, math.inf])
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
 def test_a_row_that_is_not_finite_is_reported_and_no_other(vocabulary: int, spoiled: float) -> None:
     for place in places(vocabulary):
@@ -99,7 +110,8 @@ def test_it_agrees_with_numpy_on_any_bits(seed: int, rows: int, vocabulary: int)
     logits = torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16)
     numbers = logits.float().numpy()
     tokens, finite = argmax(logits).numpy().T
-    whole = np.isfinite(numbers).all(axis=1)
+    highest = numbers.max(axis=1)  # NaN where there is one
+    whole = np.isfinite(highest)
     assert finite.tolist() == whole.tolist()
     assert tokens[whole].tolist() == numbers[whole].argmax(axis=1).tolist()
 
@@ -111,6 +123,66 @@ def test_it_agrees_with_numpy_where_many_are_equal(seed: int, rows: int, vocabul
     assert found.tolist() == [[token, 1] for token in numbers.argmax(axis=1).tolist()]
 
 
+@pytest.mark.parametrize("vocabulary", VOCABULARIES)
+def test_masks_are_never_chosen(vocabulary: int) -> None:
+    logits = torch.full((2, vocabulary), -math.inf, dtype=torch.bfloat16)
+    place = vocabulary // 3
+    logits[0, place] = -5.0
+    for temperature in (0.0, 0.7):
+        found = sample(logits, torch.full((2,), temperature), states([1, 2], [0, 0]))
+        assert found.tolist() == [[place, 1], [0, 0]]
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("temperature", [1e-40, 1e-3, 0.7, 1.0, 30.0])
+@pytest.mark.parametrize("spread", [0.01, 3.0, 300.0])
+@pytest.mark.parametrize("vocabulary", VOCABULARIES)
+def test_noise_chooses_what_torch_chooses(vocabulary: int, spread: float, temperature: float) -> None:
+    """The bound that spares the logarithms excludes no token that wins: not where all are likely, nor where one is."""
+    seeds, indices = list(range(40)), [row % 5 for row in range(40)]
+    logits = (noise(40, vocabulary).float() * spread).to(torch.bfloat16)
+    tokens, finite = sample(logits, torch.full((40,), temperature), states(seeds, indices)).T
+    assert finite.tolist() == [1] * 40
+    drawn = gumbel(uniform(seeds, indices, vocabulary, torch.device("cpu")))
+    sums = drawn.double() * max(temperature, 1e-30) + logits.double()
+    highest = sums.amax(dim=1)
+    behind = highest - sums.gather(1, tokens[:, None])[:, 0]
+    assert behind.amax() <= 1e-6 * (highest.abs() + 20 * temperature).amax()
+
+
+def test_each_row_has_its_own_temperature_and_generator() -> None:
+    logits, temperatures = noise(6, 1003), torch.tensor([0.0, 0.5, 1.0, 0.0, 2.0, 5.0])
+    generators = states([3, 1, 4, 1, 5, 9], [0, 1, 2, 3, 4, 5])
+    together = sample(logits, temperatures, generators)
+    for row in range(6):
+        part = slice(row, row + 1)
+        assert torch.equal(sample(logits[part], temperatures[part], generators[part]), together[part])
+    assert together[[0, 3], 0].tolist() == logits[[0, 3]].float().argmax(dim=1).tolist()
+
+
+def sequence(**params: object) -> Sequence:
+    sampling = SamplingParams(max_tokens=8, **params)  # type: ignore[arg-type]
+    return Sequence(id=1, ids=[1, 2], prompt_length=2, plan=UNSTEERED, sampling=sampling, stream=None)  # type: ignore[arg-type]
+
+
+def test_rows_that_need_more_than_a_temperature_are_left_to_torch() -> None:
+    """Whoever else is in the pass, a row is chosen by the same code."""
+    asked = [{"temperature": 0.0}, {"temperature": 0.9}, {"temperature": 0.9, "top_k": 3}, {"logprobs": 2},
+             {"temperature": 1.5}, {"temperature": 0.9, "presence_penalty": 1.0}, {"temperature": 0.0, "top_p": 0.5}]  # fmt: skip
+    rows = [sequence(**params, seed=number) for number, params in enumerate(asked)]
+    logits, seen = noise(len(rows), 264) * 5, list[int]()
+
+    def counted(*tensors: Tensor) -> Tensor:
+        seen.append(len(tensors[0]))
+        return sample(*tensors)
+
+    found = sampler.sample(logits, rows, counted)
+    assert seen == [4]
+    alone = [sampler.sample(logits[n : n + 1], [row], sample)[0] for n, row in enumerate(rows)]
+    assert found == alone
+    assert [one.token_id for one in sampler.sample(logits, rows)] == [one.token_id for one in found]
+
+
 @pytest.mark.parametrize(
     "logits",
     [torch.zeros(2, 32), torch.zeros(32, dtype=torch.bfloat16), torch.zeros(32, 2, dtype=torch.bfloat16).T],
@@ -119,3 +191,17 @@ def test_it_agrees_with_numpy_where_many_are_equal(seed: int, rows: int, vocabul
 def test_other_logits_are_refused(logits: Tensor) -> None:
     with pytest.raises(RuntimeError, match="in bfloat16 with contiguous rows"):
         argmax(logits)
+
+
+@pytest.mark.parametrize(
+    ("temperatures", "generators", "message"),
+    [
+        (torch.zeros(3), torch.zeros(2, 4, dtype=torch.int64), "temperatures must be"),
+        (torch.zeros(2, dtype=torch.float64), torch.zeros(2, 4, dtype=torch.int64), "temperatures must be"),
+        (torch.zeros(2), torch.zeros(2, 3, dtype=torch.int64), "states must be"),
+        (torch.zeros(2), torch.zeros(2, 4), "states must be"),
+    ],
+)
+def test_other_temperatures_and_states_are_refused(temperatures: Tensor, generators: Tensor, message: str) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        sample(noise(2, 40), temperatures, generators)
