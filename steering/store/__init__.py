@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
+from steering.errors import InvalidRequest
 from steering.registry import Registry
 from steering.store.base import Store
 
@@ -10,26 +11,28 @@ OpenStore: TypeAlias = Callable[[str], Awaitable[Store]]
 
 
 async def _open_sql(url: str) -> Store:
-    # SQLAlchemy and Alembic take most of a second to import; a memory store needs neither.
+    # SQLAlchemy and Alembic take most of a second to import, which commands without a store need not wait for.
     from steering.store.sql.store import open_sql_store  # noqa: PLC0415
 
     return await open_sql_store(url)
 
 
-async def _open_memory(url: str) -> Store:
-    # Imported here because `memory` imports this package's modules.
-    from steering.store.memory import open_memory_store  # noqa: PLC0415
+async def _open_temporary(url: str) -> Store:
+    from steering.store.sql.store import open_temporary_store  # noqa: PLC0415
 
-    return await open_memory_store(url)
+    if url not in ("memory:", "memory://"):
+        raise InvalidRequest("a memory store has no path: its URL is memory://", param="store")
+    return await open_temporary_store()
 
 
 STORES: Registry[OpenStore] = Registry(
-    "store", {"sqlite": _open_sql, "postgresql": _open_sql, "memory": _open_memory}, param="database"
+    "store", {"sqlite": _open_sql, "postgresql": _open_sql, "memory": _open_temporary}, param="database"
 )
 
 
 async def open_store(url: str) -> Store:
-    """Opens a migrated, connected store: `sqlite:///path/to/file`, `postgresql://...` or `memory://`.
+    """Opens a migrated, connected store: `sqlite:///path/to/file`, `postgresql://...`, or `memory://`, which is deleted when
+    it is closed.
 
     The folder of a SQLite file is created if absent; `?max_mb=` bounds the file. Raises InvalidRequest for a URL that
     cannot be right (without repeating it: it may contain a password), StoreUnavailable when the database cannot be

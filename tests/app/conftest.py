@@ -1,4 +1,4 @@
-"""Fixtures of the service's tests: an app over a ScriptedEngine and the memory store, and a client that speaks ASGI to it."""
+"""Fixtures of the service's tests: an app over a ScriptedEngine and the reference store, and a client that speaks ASGI to it."""
 
 import asyncio
 import json
@@ -14,18 +14,18 @@ from app.logs import configure_logging
 from app.main import create_app
 from app.settings import Settings
 from app.state import AppState
-from steering.store import open_store
 from steering.store.base import Store
 from tests.fakes import ScriptedEngine
+from tests.reference_store.store import ReferenceStore
 
 configure_logging("info")  # as the server logs; structlog's own default draws every local of a traceback
 D_MODEL = 8
 BASE_URL = "http://127.0.0.1:8000"
 
 
-async def memory_store(_: Settings) -> Store:
-    """A store that forgets."""
-    return await open_store("memory://")
+async def reference_store(_: Settings) -> Store:
+    """A store that opens at once; databases answer as it does, see tests/contracts/store."""
+    return ReferenceStore()
 
 
 def state(app: FastAPI) -> AppState:
@@ -60,7 +60,7 @@ async def start() -> AsyncIterator[StartServer]:
 
         async def started(engine: ScriptedEngine | None = None, **settings: Any) -> Server:
             chosen = engine or ScriptedEngine()
-            app = create_app(Settings(**settings), lambda _: chosen, memory_store)
+            app = create_app(Settings(**settings), lambda _: chosen, reference_store)
             await stack.enter_async_context(app.router.lifespan_context(app))
             await asyncio.wait_for(state(app).loaded.wait(), 30)
             transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)

@@ -1,4 +1,4 @@
-"""One empty store of each kind in the STORES table, for the tests that ask for `store`."""
+"""One empty store of each kind in the STORES table, and the reference, for the tests that ask for `store`."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,17 +8,22 @@ import pytest
 from steering.store import open_store
 from steering.store.base import Store
 from tests.contracts.stores import PLACES
+from tests.reference_store.store import ReferenceStore
 
 
 @pytest.fixture(params=sorted(PLACES))
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a store that nobody has opened yet."""
+    return _url(request, tmp_path)
+
+
+def _url(request: pytest.FixtureRequest, folder: Path) -> str:
     database = request.getfixturevalue("postgresql_url") if request.param == "postgresql" else ""
-    return PLACES[request.param].format(folder=tmp_path, postgresql=database)
+    return PLACES[request.param].format(folder=folder, postgresql=database)
 
 
-@pytest.fixture
-async def store(store_url: str) -> AsyncIterator[Store]:
-    opened = await open_store(store_url)
+@pytest.fixture(params=[*sorted(PLACES), "reference"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    opened = ReferenceStore() if request.param == "reference" else await open_store(_url(request, tmp_path))
     yield opened
     await opened.close()

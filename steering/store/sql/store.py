@@ -1,6 +1,7 @@
 """SqlStore: the Store on SQLite or PostgreSQL."""
 
 from collections.abc import Mapping
+from tempfile import TemporaryDirectory
 from typing import final
 
 from steering.namespaces import SHARED
@@ -27,8 +28,9 @@ from steering.vectors import check_name
 class SqlStore:
     """See `steering.store.base.Store`."""
 
-    def __init__(self, database: Database) -> None:
-        self.database = database
+    def __init__(self, database: Database, folder: TemporaryDirectory[str] | None = None) -> None:
+        """folder: deleted with the database when the store is closed or the process ends."""
+        self.database, self._folder = database, folder
         self._reads = VectorReads(database)
         self.keys: KeyStore = SqlKeys(database)
         self.audit: AuditStore = SqlAudit(database)
@@ -63,14 +65,22 @@ class SqlStore:
     async def close(self) -> None:
         """See Store.close."""
         await self.database.close()
+        if self._folder is not None:
+            await run_in_thread(self._folder.cleanup)
 
 
-async def open_sql_store(url: str) -> SqlStore:
-    """Migrates, connects and runs one query. Raises InvalidRequest, StoreUnavailable, StorageFull or StoreCorrupt."""
+async def open_temporary_store() -> SqlStore:
+    """Opens an empty SQLite database in a folder of its own. A killed process leaves the folder to the system's cleaning."""
+    folder = await run_in_thread(lambda: TemporaryDirectory(prefix="steering-store-"))
+    return await open_sql_store(f"sqlite:///{folder.name}/store.sqlite3", folder)
+
+
+async def open_sql_store(url: str, folder: TemporaryDirectory[str] | None = None) -> SqlStore:
+    """Migrates, connects and runs one query. folder: see SqlStore. Raises InvalidRequest, StoreUnavailable, StorageFull or StoreCorrupt."""
     address = read_address(url)
     check_driver(address.url.get_driver_name())
     await run_in_thread(migrate, address)
-    store = SqlStore(Database(address))
+    store = SqlStore(Database(address), folder)
     try:
         await store.ping()
     except BaseException:

@@ -14,7 +14,7 @@ from app.cli.pictures import read_texts
 from steering.client import Client
 from steering.errors import InvalidRequest
 from tests.app.cli.test_cli import Steer
-from tests.app.conftest import D_MODEL, memory_store
+from tests.app.conftest import D_MODEL, reference_store
 from tests.app.running import running
 from tests.fakes import ScriptedEngine
 
@@ -91,7 +91,7 @@ def test_a_sweep_is_drawn_as_bars_in_the_order_of_strength(address: str) -> None
 
 
 def test_a_local_model_answers_and_missing_starter_vectors_are_extracted() -> None:
-    with local_client(lambda _: ScriptedEngine(), memory_store) as client:
+    with local_client(lambda _: ScriptedEngine(), reference_store) as client:
         extract_missing(client, ["sentiment", "unknown", "sentiment"])
         assert [one.id for one in client.list_vectors().data] == ["sentiment@1"]
         extract_missing(client, ["sentiment"])

@@ -8,10 +8,10 @@ import pytest
 
 from app.main import create_app
 from app.settings import Settings
-from tests.app.conftest import Server, memory_store
+from tests.app.conftest import Server, reference_store
 from tests.fakes import ScriptedEngine
 
-DOCUMENT: dict[str, Any] = create_app(Settings(), lambda _: ScriptedEngine(), memory_store).openapi()
+DOCUMENT: dict[str, Any] = create_app(Settings(), lambda _: ScriptedEngine(), reference_store).openapi()
 NOT_A_NUMBER = ("NaN", "Infinity", "-Infinity", "1e400", '"nan"', '"1"', "true", "9" * 5000, "[1]", "{}", '"\\ud800"')
 MARK = 123454321
 

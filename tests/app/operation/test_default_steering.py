@@ -12,10 +12,10 @@ from structlog.testing import capture_logs
 from app.main import create_app
 from app.settings import Settings
 from steering.errors import StoreUnavailable
-from steering.store import open_store
 from steering.store.base import Store
 from tests.app.conftest import BASE_URL, Server, state
 from tests.fakes import ScriptedEngine
+from tests.reference_store.store import ReferenceStore
 from tests.scripted_model import SCRIPTED_MODEL
 
 ASK = {"prompt": "a", "max_tokens": 2}
@@ -49,7 +49,7 @@ async def test_plain_traffic_needs_no_store(server: Server) -> None:
     assert [one["vector"] for one in (await applied(server.client))["applied"]] == ["sentiment@1"]
     assert (await server.client.get("/v1/vectors")).status_code == 503
     await asyncio.sleep(0)
-    server.state._store = await open_store("memory://")
+    server.state._store = ReferenceStore()
 
 
 async def test_a_new_version_of_the_name_changes_nothing(server: Server) -> None:
@@ -69,7 +69,7 @@ async def test_a_vector_that_was_deleted_leaves_traffic_unsteered_until_the_next
 
 @pytest.mark.parametrize("broken", [False, True])
 async def test_a_default_that_does_not_fit_the_model_is_a_warning(broken: bool) -> None:
-    store: Store = await open_store("memory://")
+    store: Store = ReferenceStore()
 
     async def same_store(_: Settings) -> Store:
         return store

@@ -12,9 +12,9 @@ from app.services.namespace_jobs import NamespaceJobs
 from app.settings import Settings
 from steering.errors import StoreUnavailable
 from steering.namespaces import SHARED
-from steering.store import open_store
 from steering.store.base import JobRecord, JobStore, NamespaceStore, Store
 from tests.polling import until
+from tests.reference_store.store import ReferenceStore
 
 
 class Unreliable:
@@ -48,7 +48,7 @@ def jobs_of(jobs: Jobs) -> NamespaceJobs:
 
 
 async def test_what_a_job_found_while_the_database_was_away_is_stored_afterwards() -> None:
-    store = await open_store("memory://")
+    store = ReferenceStore()
     unreliable = Unreliable(store)
     jobs = Jobs(cast(Store, unreliable), "server", Settings())
     await jobs.renew()
@@ -71,7 +71,7 @@ async def test_what_a_job_found_while_the_database_was_away_is_stored_afterwards
 
 
 async def test_a_server_that_lost_its_lease_ends_the_jobs_that_were_reported() -> None:
-    store = await open_store("memory://")
+    store = ReferenceStore()
     slow = Jobs(store, "slow", Settings(lease_seconds=1))
     await slow.renew()
     ended = asyncio.Event()

@@ -13,7 +13,7 @@ from app.main import create_app
 from app.settings import Settings
 from steering.errors import ModelLoadFailed, StoreUnavailable
 from steering.store.base import Store
-from tests.app.conftest import BASE_URL, Server, StartServer, events_of, memory_store, state
+from tests.app.conftest import BASE_URL, Server, StartServer, events_of, reference_store, state
 from tests.fakes import ScriptedEngine
 from tests.polling import until
 
@@ -33,7 +33,7 @@ async def test_the_port_answers_while_the_model_loads(caplog: pytest.LogCaptureF
         assert go.wait(20)
         return ScriptedEngine()
 
-    app = create_app(Settings(), slow, memory_store)
+    app = create_app(Settings(), slow, reference_store)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(app.router.lifespan_context(app))
         client = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url=BASE_URL)
@@ -58,7 +58,7 @@ async def test_a_model_that_cannot_be_loaded_is_reported(start: StartServer) -> 
     def broken(_: Settings) -> ScriptedEngine:
         raise ModelLoadFailed("no such folder")
 
-    app = create_app(Settings(), broken, memory_store)
+    app = create_app(Settings(), broken, reference_store)
     async with app.router.lifespan_context(app):
         await asyncio.wait_for(state(app).loaded.wait(), 10)
         client = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url=BASE_URL)
@@ -91,7 +91,7 @@ async def test_a_store_that_does_not_answer_is_not_ready_but_resolved_work_goes_
             raise StoreUnavailable("the database does not answer")
 
     async def unreachable(settings: Settings) -> Any:
-        return Unreachable(await memory_store(settings))
+        return Unreachable(await reference_store(settings))
 
     app = create_app(Settings(), lambda _: ScriptedEngine(), unreachable)
     async with app.router.lifespan_context(app):

@@ -15,7 +15,7 @@ from app.main import create_app
 from app.settings import Settings
 from steering.engine.transformers.engine import TransformersEngine
 from steering.model.loading import opened
-from tests.app.conftest import BASE_URL, memory_store, state
+from tests.app.conftest import BASE_URL, reference_store, state
 from tests.families import D_MODEL, FAMILIES, LAYERS
 from tests.plans import NAMES, random_items
 
@@ -24,7 +24,7 @@ from tests.plans import NAMES, random_items
 async def client(hf_byte_tokenizer: PreTrainedTokenizerFast) -> AsyncIterator[httpx2.AsyncClient]:
     """A server over a tiny real model, with four registered vectors."""
     engine = TransformersEngine(opened(FAMILIES["llama"](), hf_byte_tokenizer, name="tiny"))
-    app = create_app(Settings(dose_action="off"), lambda _: engine, memory_store)
+    app = create_app(Settings(dose_action="off"), lambda _: engine, reference_store)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(app.router.lifespan_context(app))
         await asyncio.wait_for(state(app).loaded.wait(), 20)

@@ -5,9 +5,9 @@ from typing import Any, cast
 
 from app.services.vectors.similar import Cosines, similar_vectors
 from steering.errors import StoreCorrupt
-from steering.store import open_store
 from steering.store.base import VectorStore
 from steering.vectors import ConceptVector
+from tests.reference_store.store import ReferenceStore
 from tests.steering.store.planted import planted
 
 
@@ -30,7 +30,7 @@ class Counting:
 
 
 async def test_each_pair_is_read_once_and_other_models_never() -> None:
-    shared = (await open_store("memory://")).shared
+    shared = ReferenceStore().shared
     one = await shared.vectors.put(planted("one", 1))
     await shared.vectors.put(planted("near", 1))
     await shared.vectors.put(planted("far", 2))

@@ -1,4 +1,4 @@
-"""Whatever is done to them, the database and the plain dictionaries of the memory store give the same answers."""
+"""Whatever is done to them, the database and the plain dictionaries of the reference give the same answers."""
 
 import asyncio
 import tempfile
@@ -15,9 +15,9 @@ from steering.errors import SteeringError
 from steering.spec import SteeringSpec
 from steering.store import open_store
 from steering.store.base import JobRecord, Profile, Store, VectorFilter
-from steering.store.memory import MemoryStore
 from steering.store.summary import VectorSummary
 from steering.vectors import ConceptVector
+from tests.reference_store.store import ReferenceStore
 from tests.steering.store.planted import planted
 
 NAMES = st.sampled_from(["a", "a-b", "a.b", "a_b", "b", "Bad"])
@@ -53,7 +53,7 @@ class TwoStores(RuleBasedStateMachine):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         self.runner = asyncio.Runner()
-        self.memory: Store = MemoryStore()
+        self.reference: Store = ReferenceStore()
         self.sqlite = self.runner.run(open_store(f"sqlite:///{Path(self.folder.name) / 'store.sqlite3'}"))
 
     def teardown(self) -> None:
@@ -70,7 +70,7 @@ class TwoStores(RuleBasedStateMachine):
             except SteeringError as error:
                 return type(error), error.message
 
-        assert self.runner.run(outcome(self.sqlite)) == self.runner.run(outcome(self.memory))
+        assert self.runner.run(outcome(self.sqlite)) == self.runner.run(outcome(self.reference))
 
     @rule(name=NAMES.filter(str.islower), seed=st.integers(0, 3), method=METHODS, description=TEXTS, tags=TAGS)
     def put(self, name: str, seed: int, method: str, description: str, tags: tuple[str, ...]) -> None:

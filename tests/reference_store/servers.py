@@ -1,4 +1,4 @@
-"""MemoryServers: the ServerStore of the MemoryStore, over the jobs of the same process."""
+"""ReferenceServers: the ServerStore of the ReferenceStore, over the jobs of the same process."""
 
 import time
 from collections import Counter
@@ -16,7 +16,7 @@ Changes = Counter[str]
 
 
 @final
-class MemoryServers:
+class ReferenceServers:
     """See `steering.store.servers.ServerStore`."""
 
     def __init__(self, jobs: dict[str, tuple[int, JobRecord]], changes: Changes) -> None:

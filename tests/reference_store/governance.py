@@ -1,4 +1,4 @@
-"""Keys, audit log, documents and outputs of the MemoryStore."""
+"""Keys, audit log, documents and outputs of the ReferenceStore."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -6,12 +6,12 @@ from typing import Any, final
 
 from steering.store.formats.serialization import read_record, write_record
 from steering.store.governance import AuditEntry, KeyRecord
-from steering.store.memory_servers import Changes
 from steering.store.rules import check_page, make_cursor, now, read_position
+from tests.reference_store.servers import Changes
 
 
 @final
-class MemoryKeys:
+class ReferenceKeys:
     """See `steering.store.governance.KeyStore`."""
 
     def __init__(self, changes: Changes) -> None:
@@ -43,7 +43,7 @@ class MemoryKeys:
 
 
 @final
-class MemoryAudit:
+class ReferenceAudit:
     """See `steering.store.governance.AuditStore`."""
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class MemoryAudit:
 
 
 @final
-class MemoryDocuments:
+class ReferenceDocuments:
     """See `steering.store.governance.DocumentStore`."""
 
     def __init__(self, changes: Changes) -> None:
@@ -94,7 +94,7 @@ class MemoryDocuments:
 
 
 @final
-class MemoryOutputs:
+class ReferenceOutputs:
     """See `steering.store.outputs.OutputStore`."""
 
     def __init__(self) -> None:

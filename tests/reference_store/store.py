@@ -1,10 +1,9 @@
-"""MemoryStore: the in-process store for tests and examples. It stores the same bytes and texts as a database."""
+"""ReferenceStore: the Store over plain dictionaries, with which databases are compared. It stores the same bytes and texts."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, final
 
-from steering.errors import InvalidRequest
 from steering.namespaces import SHARED, visible_from
 from steering.spec import SteeringSpec
 from steering.store.base import UNLIMITED, JobRecord, NamespaceStore, Profile, Writer
@@ -20,18 +19,18 @@ from steering.store.formats.serialization import (
     write_steering,
 )
 from steering.store.governance import AuditStore, DocumentStore, KeyStore
-from steering.store.memory_governance import MemoryAudit, MemoryDocuments, MemoryKeys, MemoryOutputs
-from steering.store.memory_links import MemoryLinks
-from steering.store.memory_servers import MemoryServers
-from steering.store.memory_vectors import Content, MemoryVectors
 from steering.store.outputs import OutputStore
 from steering.store.rules import check_page, make_cursor, now, read_position
 from steering.store.servers import ServerStore
 from steering.vectors import check_name
+from tests.reference_store.governance import ReferenceAudit, ReferenceDocuments, ReferenceKeys, ReferenceOutputs
+from tests.reference_store.links import ReferenceLinks
+from tests.reference_store.servers import ReferenceServers
+from tests.reference_store.vectors import Content, ReferenceVectors
 
 
 @final
-class MemoryProfiles:
+class ReferenceProfiles:
     """See `steering.store.base.ProfileStore`."""
 
     def __init__(self, content: Content, namespace: str) -> None:
@@ -86,7 +85,7 @@ class MemoryProfiles:
 
 
 @final
-class MemoryJobs:
+class ReferenceJobs:
     """See `steering.store.base.JobStore`."""
 
     def __init__(self, content: Content, namespace: str) -> None:
@@ -137,24 +136,24 @@ def _copied(job: JobRecord) -> JobRecord:
 
 
 @final
-class MemoryStore:
-    """See `steering.store.base.Store`. Its content is lost when the process ends."""
+class ReferenceStore:
+    """See `steering.store.base.Store`."""
 
     def __init__(self) -> None:
         self._content = Content()
         changes = self._content.changes
-        self.keys: KeyStore = MemoryKeys(changes)
-        self.audit: AuditStore = MemoryAudit()
-        self.outputs: OutputStore = MemoryOutputs()
-        self.documents: DocumentStore = MemoryDocuments(changes)
-        self.servers: ServerStore = MemoryServers(self._content.jobs, changes)
+        self.keys: KeyStore = ReferenceKeys(changes)
+        self.audit: AuditStore = ReferenceAudit()
+        self.outputs: OutputStore = ReferenceOutputs()
+        self.documents: DocumentStore = ReferenceDocuments(changes)
+        self.servers: ServerStore = ReferenceServers(self._content.jobs, changes)
 
     def in_namespace(self, name: str, writer: Writer = UNLIMITED) -> NamespaceStore:
         """See Store.in_namespace."""
         check_name(name, "namespace")
         content = self._content
-        vectors, links = MemoryVectors(content, name, writer), MemoryLinks(content, name, writer)
-        return NamespaceStore(name, vectors, MemoryProfiles(content, name), MemoryJobs(content, name), links)
+        vectors, links = ReferenceVectors(content, name, writer), ReferenceLinks(content, name, writer)
+        return NamespaceStore(name, vectors, ReferenceProfiles(content, name), ReferenceJobs(content, name), links)
 
     @property
     def shared(self) -> NamespaceStore:
@@ -179,10 +178,3 @@ class MemoryStore:
     async def close(self) -> None:
         """See Store.close."""
         return
-
-
-async def open_memory_store(url: str) -> MemoryStore:
-    """Opens a new, empty store for `memory://`. Raises InvalidRequest for a URL with anything else in it."""
-    if url not in ("memory:", "memory://"):
-        raise InvalidRequest("a memory store has no path: its URL is memory://", param="store")
-    return MemoryStore()

@@ -1,4 +1,4 @@
-"""MemoryVectors: the VectorStore of the MemoryStore."""
+"""ReferenceVectors: the VectorStore of the ReferenceStore."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -21,7 +21,6 @@ from steering.store.formats.stored_vector import (
     written,
 )
 from steering.store.links import Link
-from steering.store.memory_servers import Changes
 from steering.store.rules import (
     check_changes,
     check_filter,
@@ -32,6 +31,7 @@ from steering.store.rules import (
 )
 from steering.store.summary import VectorSummary
 from steering.vectors import ConceptVector, check_name
+from tests.reference_store.servers import Changes
 
 Named: TypeAlias = tuple[str, str]
 """A namespace and a name."""
@@ -39,7 +39,7 @@ Named: TypeAlias = tuple[str, str]
 
 @dataclass(slots=True)
 class Content:
-    """What a MemoryStore holds. jobs: by id, with their position in the listing; links: by position; insertion order is the order of creation."""
+    """What a ReferenceStore holds. jobs: by id, with their position in the listing; links: by position; insertion order is the order of creation."""
 
     vectors: dict[Named, dict[int, StoredVector]] = field(default_factory=dict)
     last_versions: dict[Named, int] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class Content:
 
 
 @final
-class MemoryVectors:
+class ReferenceVectors:
     """See `steering.store.base.VectorStore`."""
 
     def __init__(self, content: Content, namespace: str, writer: Writer) -> None:

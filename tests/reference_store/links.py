@@ -1,4 +1,4 @@
-"""MemoryLinks: the LinkStore of the MemoryStore."""
+"""ReferenceLinks: the LinkStore of the ReferenceStore."""
 
 from dataclasses import replace
 from typing import final
@@ -8,12 +8,12 @@ from steering.store.base import Writer
 from steering.store.formats.serialization import check_link, link_not_found, read_record
 from steering.store.formats.stored_vector import check_link_count, check_quota
 from steering.store.links import Link
-from steering.store.memory_vectors import Content
 from steering.store.rules import check_page, make_cursor, now, read_position
+from tests.reference_store.vectors import Content
 
 
 @final
-class MemoryLinks:
+class ReferenceLinks:
     """See `steering.store.links.LinkStore`."""
 
     def __init__(self, content: Content, namespace: str, writer: Writer) -> None:
