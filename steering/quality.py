@@ -7,6 +7,8 @@ from typing import Any, Literal, TypeAlias
 
 Interval: TypeAlias = tuple[float, float]
 Basis: TypeAlias = Literal["measured", "card", "norms"]
+COHERENT = 1.5
+"""Perplexity under the unsteered model, relative to its own text, up to which a text counts as coherent."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,9 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from steering.quality import DosePoint, Interval
+from steering.quality import COHERENT, DosePoint, Interval
 
 MEASURED_FILE = "measured.json"
-COHERENT = 1.5
-"""Perplexity relative to unsteered text up to which a text counts as coherent, as in an evaluation."""
-
-
 DISTINGUISHED = 0.8
 """Share of answer pairs that must be distinguished before a concept claims to steer: 8 of 10 happen by chance in 5 % of cases."""
 

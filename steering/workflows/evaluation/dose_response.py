@@ -8,7 +8,7 @@ from steering.engine.api import Engine, Prompt, SamplingParams
 from steering.errors import InvalidRequest
 from steering.plan.dose import DoseGuard
 from steering.plan.layers import resolve_layers
-from steering.quality import DosePoint, Estimate, Interval, Recommended
+from steering.quality import COHERENT, DosePoint, Estimate, Interval, Recommended
 from steering.spec import Layers
 from steering.vectors import ConceptVector
 from steering.workflows.evaluation.judge import ASPECTS, Judgement, Judging, instruction_of, judge_answers
@@ -23,7 +23,6 @@ from steering.workflows.evaluation.setup import (
     steered_strengths,
 )
 from steering.workflows.evaluation.statistics import (
-    COHERENT,
     advantage,
     anti_steered,
     dose_point,

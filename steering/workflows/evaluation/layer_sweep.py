@@ -10,7 +10,7 @@ from steering.engine.api import Engine, Prompt, SamplingParams
 from steering.errors import InvalidRequest
 from steering.plan.dose import DoseGuard
 from steering.plan.layers import resolve_layers
-from steering.quality import Estimate, Interval, Recommended
+from steering.quality import COHERENT, Estimate, Interval, Recommended
 from steering.spec import Layers
 from steering.vectors import ConceptVector
 from steering.workflows.evaluation.setup import (
@@ -22,7 +22,7 @@ from steering.workflows.evaluation.setup import (
     read_back,
     steered_strengths,
 )
-from steering.workflows.evaluation.statistics import COHERENT, advantage, holds, perplexity_ratio, range_that_holds
+from steering.workflows.evaluation.statistics import advantage, holds, perplexity_ratio, range_that_holds
 from steering.workflows.evaluation.trials import WRITING, Trial, run_trials, trial_answers
 from steering.workflows.progress import Progress
 

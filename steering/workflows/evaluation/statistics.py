@@ -7,12 +7,9 @@ from statistics import fmean
 import numpy as np
 from scipy.stats import t
 
-from steering.quality import DosePoint, Estimate, Interval
+from steering.quality import COHERENT, DosePoint, Estimate, Interval
 from steering.workflows.comparison.text_metrics import estimate, finite_exp
 from steering.workflows.evaluation.trials import Trial
-
-COHERENT = 1.5
-"""Perplexity under the unsteered model, relative to its own text, up to which a text counts as coherent."""
 
 
 def shifts(trial: Trial, unsteered: Trial) -> tuple[float, ...]:

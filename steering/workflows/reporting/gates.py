@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
-from steering.quality import Estimate, Interval
+from steering.quality import COHERENT, Estimate, Interval
 from steering.workflows.comparison.text_metrics import estimate
-from steering.workflows.evaluation.statistics import COHERENT, perplexity_ratio, shifts
+from steering.workflows.evaluation.statistics import perplexity_ratio, shifts
 from steering.workflows.evaluation.trials import Trial
 
 GateName = Literal["control", "utility", "robustness"]
