@@ -18,7 +18,7 @@ from steering.shapes import Int, Logits, Residual, Tensor
 HookCallback: TypeAlias = Callable[[int, Residual], Residual | None]
 """(layer, residual (token, d_model)) -> the residual to go on with, or None to leave it as it is."""
 SamplingKernel: TypeAlias = Callable[[Logits, Tensor, Tensor], Tensor]
-"""(logits (row, vocab), temperatures (row,), states (row, 4)) -> (row, 2), see kernels/operations.py: sample."""
+"""(logits (row, vocab), settings (row, 4), states (row, 4)) -> (row, 2), see kernels/operations.py: sample."""
 Install: TypeAlias = Callable[[Callable[[], None]], None]
 """Runs a function on the engine's thread between two passes. May be called from any thread."""
 

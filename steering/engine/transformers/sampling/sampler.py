@@ -5,6 +5,7 @@ The number of times that the host waits for the device does not grow with the ro
 
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
+from math import inf, log
 from typing import TypeAlias
 
 import torch
@@ -35,9 +36,9 @@ class Sampled:
 def sample(logits: Logits, rows: Rows[Sequence], kernel: SamplingKernel | None = None) -> list[Sampled]:
     """Chooses a token for each row of logits (row, vocab), any float dtype. Each result depends on its own row alone.
 
-    kernel: see PassExecutor.sampling_kernel; used for the rows that need no more than a temperature.
+    kernel: see PassExecutor.sampling_kernel; used for the rows without penalties, bias and log-probabilities.
     """
-    plain = [row for row, one in enumerate(rows) if _is_plain(one.sampling)]
+    plain = [row for row, one in enumerate(rows) if one.sampling.logprobs is None and not is_adjusted(one.sampling)]
     if kernel is None or not plain or logits.dtype != torch.bfloat16:
         return _sampled_by_torch(logits, rows)
     if len(plain) == len(rows):
@@ -48,19 +49,18 @@ def sample(logits: Logits, rows: Rows[Sequence], kernel: SamplingKernel | None =
     return [found[row] for row in range(len(rows))]
 
 
-def _is_plain(params: SamplingParams) -> bool:
-    return (
-        params.logprobs is None and not is_adjusted(params) and not (params.temperature > 0.0 and is_filtered(params))
-    )
-
-
 def _sampled_by_kernel(logits: Logits, rows: Rows[Sequence], kernel: SamplingKernel) -> list[Sampled]:
-    temperatures = torch.tensor([one.sampling.temperature for one in rows], dtype=torch.float32)
+    settings = torch.tensor([_settings(one.sampling) for one in rows], dtype=torch.float32)
     noisy = [row for row, one in enumerate(rows) if one.sampling.temperature > 0.0]
     generators = torch.zeros(len(rows), 4, dtype=torch.int64)
     if noisy:
         generators[noisy] = states(*_seeds([rows[row] for row in noisy]))
-    return [Sampled(token, bool(finite)) for token, finite in kernel(logits, temperatures, generators).tolist()]
+    return [Sampled(token, bool(finite)) for token, finite in kernel(logits, settings, generators).tolist()]
+
+
+def _settings(params: SamplingParams) -> tuple[float, float, float, float]:
+    top_p = params.top_p if params.top_p < 1.0 else inf
+    return params.temperature, params.top_k, top_p, log(params.min_p) if params.min_p > 0.0 else -inf
 
 
 def _sampled_by_torch(logits: Logits, rows: Rows[Sequence]) -> list[Sampled]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
 from steering.engine.api import SamplingParams
@@ -23,7 +24,13 @@ VOCABULARIES = [1, 7, 15, 16, 17, 264, 1003, 49152]
 def argmax(logits: Tensor) -> Tensor:
     """The kernel at temperature 0."""
     count = len(logits)
-    return sample(logits, torch.zeros(count), torch.zeros(count, 4, dtype=torch.int64))
+    return sample(logits, settings(torch.zeros(count)), torch.zeros(count, 4, dtype=torch.int64))
+
+
+def settings(temperatures: Tensor) -> Tensor:
+    """Rows without filters."""
+    unfiltered = torch.tensor([0.0, math.inf, -math.inf]).expand(len(temperatures), 3)
+    return torch.cat([temperatures[:, None], unfiltered], dim=1)
 
 
 def noise(rows: int, vocabulary: int) -> Tensor:
@@ -129,7 +136,7 @@ def test_masks_are_never_chosen(vocabulary: int) -> None:
     place = vocabulary // 3
     logits[0, place] = -5.0
     for temperature in (0.0, 0.7):
-        found = sample(logits, torch.full((2,), temperature), states([1, 2], [0, 0]))
+        found = sample(logits, settings(torch.full((2,), temperature)), states([1, 2], [0, 0]))
         assert found.tolist() == [[place, 1], [0, 0]]
 
 
@@ -141,7 +148,7 @@ def test_noise_chooses_what_torch_chooses(vocabulary: int, spread: float, temper
     """The bound that spares the logarithms excludes no token that wins: not where all are likely, nor where one is."""
     seeds, indices = list(range(40)), [row % 5 for row in range(40)]
     logits = (noise(40, vocabulary).float() * spread).to(torch.bfloat16)
-    tokens, finite = sample(logits, torch.full((40,), temperature), states(seeds, indices)).T
+    tokens, finite = sample(logits, settings(torch.full((40,), temperature)), states(seeds, indices)).T
     assert finite.tolist() == [1] * 40
     drawn = gumbel(uniform(seeds, indices, vocabulary, torch.device("cpu")))
     sums = drawn.double() * max(temperature, 1e-30) + logits.double()
@@ -153,10 +160,11 @@ def test_noise_chooses_what_torch_chooses(vocabulary: int, spread: float, temper
 def test_each_row_has_its_own_temperature_and_generator() -> None:
     logits, temperatures = noise(6, 1003), torch.tensor([0.0, 0.5, 1.0, 0.0, 2.0, 5.0])
     generators = states([3, 1, 4, 1, 5, 9], [0, 1, 2, 3, 4, 5])
-    together = sample(logits, temperatures, generators)
+    rows = settings(temperatures)
+    together = sample(logits, rows, generators)
     for row in range(6):
         part = slice(row, row + 1)
-        assert torch.equal(sample(logits[part], temperatures[part], generators[part]), together[part])
+        assert torch.equal(sample(logits[part], rows[part], generators[part]), together[part])
     assert together[[0, 3], 0].tolist() == logits[[0, 3]].float().argmax(dim=1).tolist()
 
 
@@ -165,7 +173,7 @@ def sequence(**params: object) -> Sequence:
     return Sequence(id=1, ids=[1, 2], prompt_length=2, plan=UNSTEERED, sampling=sampling, stream=None)  # type: ignore[arg-type]
 
 
-def test_rows_that_need_more_than_a_temperature_are_left_to_torch() -> None:
+def test_rows_that_need_more_than_filters_are_left_to_torch() -> None:
     """Whoever else is in the pass, a row is chosen by the same code."""
     asked = [{"temperature": 0.0}, {"temperature": 0.9}, {"temperature": 0.9, "top_k": 3}, {"logprobs": 2},
              {"temperature": 1.5}, {"temperature": 0.9, "presence_penalty": 1.0}, {"temperature": 0.0, "top_p": 0.5}]  # fmt: skip
@@ -177,10 +185,45 @@ def test_rows_that_need_more_than_a_temperature_are_left_to_torch() -> None:
         return sample(*tensors)
 
     found = sampler.sample(logits, rows, counted)
-    assert seen == [4]
+    assert seen == [5]
     alone = [sampler.sample(logits[n : n + 1], [row], sample)[0] for n, row in enumerate(rows)]
     assert found == alone
     assert [one.token_id for one in sampler.sample(logits, rows)] == [one.token_id for one in found]
+
+
+FILTERS = st.fixed_dictionaries(
+    {
+        "top_k": st.sampled_from([0, 1, 5, 80, 100_000]),
+        "top_p": st.floats(0.01, 1.0),
+        "min_p": st.sampled_from([0.0, 1e-6, 0.01, 0.3, 1.0]),
+        "temperature": st.floats(0.05, 5.0),
+    }
+)
+
+
+def nearly_excluded(logits: Tensor, params: dict[str, float], token: int) -> bool:
+    """Whether sums in another order may exclude a token that is kept, or keep it."""
+    scaled = (logits.double() - logits.double().max()) / params["temperature"]
+    ranked = scaled.sort(descending=True, stable=True)
+    allowed = ranked.values[: int(params["top_k"]) or len(logits)]
+    shares = torch.softmax(allowed, dim=0)
+    close = (shares.cumsum(0) - shares - params["top_p"]).abs() < 1e-4
+    if params["min_p"]:
+        close |= (allowed - math.log(params["min_p"])).abs() < 1e-4
+    return token in ranked.indices[: len(allowed)][close].tolist()
+
+
+@pytest.mark.usefixtures("threads")
+@settings_of_hypothesis(max_examples=150)
+@given(seed=st.integers(0, 2**32), spread=st.floats(0.1, 30.0), asked=st.lists(FILTERS, min_size=1, max_size=6))
+def test_filters_leave_the_tokens_that_torch_leaves(seed: int, spread: float, asked: list[dict[str, float]]) -> None:
+    logits = (torch.randn(len(asked), 3001, generator=torch.Generator().manual_seed(seed)) * spread).to(torch.bfloat16)
+    rows = [sequence(**params, seed=seed + number) for number, params in enumerate(asked)]
+    found, expected = sampler.sample(logits, rows, sample), sampler.sample(logits, rows)
+    for number, (one, other) in enumerate(zip(found, expected, strict=True)):
+        if one.token_id != other.token_id:
+            each = (one.token_id, other.token_id)
+            assert any(nearly_excluded(logits[number], asked[number], token) for token in each), (asked[number], each)
 
 
 @pytest.mark.parametrize(
@@ -194,14 +237,14 @@ def test_other_logits_are_refused(logits: Tensor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("temperatures", "generators", "message"),
+    ("table", "generators", "message"),
     [
-        (torch.zeros(3), torch.zeros(2, 4, dtype=torch.int64), "temperatures must be"),
-        (torch.zeros(2, dtype=torch.float64), torch.zeros(2, 4, dtype=torch.int64), "temperatures must be"),
-        (torch.zeros(2), torch.zeros(2, 3, dtype=torch.int64), "states must be"),
-        (torch.zeros(2), torch.zeros(2, 4), "states must be"),
+        (torch.zeros(3, 4), torch.zeros(2, 4, dtype=torch.int64), "settings must be"),
+        (torch.zeros(2, 4, dtype=torch.float64), torch.zeros(2, 4, dtype=torch.int64), "settings must be"),
+        (torch.zeros(2, 4), torch.zeros(2, 3, dtype=torch.int64), "states must be"),
+        (torch.zeros(2, 4), torch.zeros(2, 4), "states must be"),
     ],
 )
-def test_other_temperatures_and_states_are_refused(temperatures: Tensor, generators: Tensor, message: str) -> None:
+def test_other_settings_and_states_are_refused(table: Tensor, generators: Tensor, message: str) -> None:
     with pytest.raises(RuntimeError, match=message):
-        sample(noise(2, 40), temperatures, generators)
+        sample(noise(2, 40), table, generators)

@@ -36,9 +36,10 @@ at::Tensor steer(
     at::TensorList parts, const at::Tensor& bank_rows, const at::Tensor& row_indices, at::Tensor& inverse_norms,
     const at::Tensor& opcodes, int64_t layer);
 
-// logits (row, vocab), temperatures (row,) float32, states (row, 4) of numpy's SFC64 -> (row, 2): each row's token, and 1 if its
-// logits are finite or masked by -infinity. Temperature 0: the first index of the maximum.
-at::Tensor sample(const at::Tensor& logits, const at::Tensor& temperatures, const at::Tensor& states);
+// logits (row, vocab), settings (row, 4) float32: temperature, top_k or 0, top_p or infinity, log(min_p); states (row, 4) of
+// numpy's SFC64 -> (row, 2): each row's token, and 1 if its logits are finite or masked by -infinity. Temperature 0: the first
+// index of the maximum.
+at::Tensor sample(const at::Tensor& logits, const at::Tensor& settings, const at::Tensor& states);
 
 // Conversions for the C functions that AOTInductor graphs call by name (operations.py: AOTI_SHIMS), which stand at the end of
 // each operation's file. A call through torch's dispatcher costs several microseconds, and a decode pass makes six a layer.

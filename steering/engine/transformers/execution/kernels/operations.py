@@ -25,7 +25,7 @@ _library.define(
     "steer(Tensor[] parts, Tensor bank_rows, Tensor row_indices, Tensor(a!) inverse_norms, Tensor opcodes, int layer) "
     "-> Tensor"
 )
-_library.define("sample(Tensor logits, Tensor temperatures, Tensor states) -> Tensor")
+_library.define("sample(Tensor logits, Tensor settings, Tensor states) -> Tensor")
 
 
 def _linear_shape(
@@ -68,9 +68,10 @@ steer: Callable[..., Tensor] = torch.ops.steering.steer
 layer) -> the steered residual; see callbacks.Opcode. parts: the residual (token, d_model), or two summands of it. With ADD,
 1 / |residual| is added to inverse_norms. Any floating dtype, any CPU."""
 sample: Callable[..., Tensor] = torch.ops.steering.sample
-"""(logits (row, vocab) in bfloat16, temperatures (row,) in float32, states (row, 4) of noise.states) -> (row, 2): the token of each
-row, and whether its logits are finite or masked by -infinity. Temperature 0: the first index of the maximum. Otherwise the argmax
-of logits + temperature * noise, up to the rounding of the noise."""
+"""(logits (row, vocab) in bfloat16, settings (row, 4) in float32, states (row, 4) of noise.states) -> (row, 2): the token of each row,
+and whether its logits are finite or masked by -infinity. settings: temperature, top_k or 0, top_p or infinity, log(min_p) or
+-infinity. Temperature 0: the first index of the maximum. Otherwise the argmax of logits / temperature + noise over the tokens that
+the filters leave, up to the rounding of noise and sums."""
 
 AOTI_SHIMS = {
     torch.ops.steering.packed_linear.default: [

@@ -1,26 +1,45 @@
-// Chooses a token from bfloat16 logits: the argmax of logits + temperature * Gumbel noise, at temperature 0 the argmax. The noise has
-// the numbers of sampling/noise.py. Its two logarithms are computed only for tokens that a bound of their noise does not exclude.
-// 32 rows of 49,152 logits take 1.0 ms on two cores of an AMD EPYC; the same by torch takes 8 ms, and 16 in a server, where the many
-// short operations wait for Python's global lock. `STEERING_KERNELS=false` switches it off with the other kernels.
+// Chooses tokens from bfloat16 logits: the argmax of logits / temperature + Gumbel noise over the tokens that top_k, top_p and min_p leave,
+// at temperature 0 the argmax. The noise has the numbers of sampling/noise.py.
+//
+// Without filters its two logarithms are computed only for tokens that a bound of their noise does not exclude; filters look at the tokens
+// near the best one first. MEASURED
+// `STEERING_KERNELS=false` switches it off with the other kernels.
 #include "gemm_tile.h"
 #include "operations.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/cpu/vec/vec.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <cmath>
+#include <vector>
 
 namespace {
 
 using namespace steering;
 
 constexpr int NOISE_BITS = 24;
-constexpr float LEAST_TEMPERATURE = 1e-30f;  // as in sampler.py
+constexpr float LEAST_TEMPERATURE = 1e-30f;            // as in sampler.py
 constexpr float LN2_ABOVE = 0.69315f, MARGIN = 1e-3f;  // more than float32 rounds
+constexpr float WIDTHS[] = {2, 4, 8, 16, INFINITY};    // nats below the best token, see filters.py
+constexpr float ENOUGH = 1.0f + 1e-5f;                 // of top_p of the mass, as sums in another order round differently
+
+// A row of the argument `settings`. Without a filter: top_k 0, top_p infinity, least -infinity.
+struct Settings {
+  float temperature, top_k, top_p, least;  // least: log of min_p
+
+  bool filters() const { return top_k > 0 || top_p < INFINITY || least > -INFINITY; }
+};
 
 struct Choice {
   int64_t token, finite;
+};
+
+struct Candidate {
+  float value;  // (logit - highest logit) / temperature
+  int64_t token;
 };
 
 // numpy's SFC64: its state after seeding, and the same words.
@@ -36,7 +55,14 @@ struct Generator {
   }
 };
 
-// Up to LANES logits from `logits`; the missing ones are -infinity.
+float to_float(bf16 value) {
+  const uint32_t bits = static_cast<uint32_t>(value) << 16;
+  float result;
+  std::memcpy(&result, &bits, sizeof result);
+  return result;
+}
+
+// Up to LANES logits; the missing ones are -infinity.
 __m512 load_some(const bf16* logits, int64_t count) {
   if (count >= LANES) return load_float(logits);
   bf16 padded[LANES];
@@ -73,11 +99,10 @@ __m512 noise_bound(__m512i words) {
   return _mm512_fmadd_ps(_mm512_cvtepi32_ps(halvings), _mm512_set1_ps(LN2_ABOVE), _mm512_set1_ps(MARGIN));
 }
 
-Choice sampled(const bf16* logits, int64_t count, float temperature, Generator generator) {
-  const Choice highest = argmax(logits, count);
-  if (!highest.finite) return highest;
+// The argmax of logits + temperature * noise. otherwise: the token where a huge temperature makes all sums infinite.
+int64_t sampled(const bf16* logits, int64_t count, float temperature, Generator generator, int64_t otherwise) {
   float best = -INFINITY;
-  int64_t token = highest.token;  // where a temperature near the largest number makes all sums infinite
+  int64_t token = otherwise;
   for (int64_t start = 0; start < count; start += LANES) {
     alignas(64) uint64_t drawn[LANES / 2];
     for (uint64_t& word : drawn) word = generator.next();
@@ -96,34 +121,124 @@ Choice sampled(const bf16* logits, int64_t count, float temperature, Generator g
       if (sum > best) best = sum, token = start + lane;
     }
   }
-  return {token, 1};
+  return token;
+}
+
+// One row, its logits scaled so that the best token has 0.
+struct ScaledRow {
+  const bf16* logits;
+  int64_t count;
+  float highest, temperature;
+
+  __m512 load(int64_t start) const {
+    const __m512 below = _mm512_sub_ps(load_some(logits + start, count - start), _mm512_set1_ps(highest));
+    return _mm512_div_ps(below, _mm512_set1_ps(temperature));
+  }
+
+  // Sum of exp over all tokens.
+  float mass() const {
+    __m512 sums = _mm512_setzero_ps();
+    for (int64_t start = 0; start < count; start += LANES)
+      sums = _mm512_add_ps(sums, at::vec::Vectorized<float>(load(start)).exp_u20());
+    return _mm512_reduce_add_ps(sums);
+  }
+
+  // The tokens within `width` of the best one, in ascending order.
+  void collect(float width, std::vector<Candidate>& into) const {
+    into.clear();
+    const __m512 floor = _mm512_set1_ps(-width);
+    for (int64_t start = 0; start < count; start += LANES) {
+      const __m512 values = load(start);
+      const auto last = std::min<int64_t>(count - start, LANES);
+      auto near = _mm512_cmp_ps_mask(values, floor, _CMP_GE_OQ) & ((1u << last) - 1);
+      if (!near) continue;
+      alignas(64) float value[LANES];
+      _mm512_store_ps(value, values);
+      for (; near; near &= near - 1) into.push_back({value[__builtin_ctz(near)], start + __builtin_ctz(near)});
+    }
+  }
+};
+
+float mass_of(const std::vector<Candidate>& tokens) {
+  float sum = 0;
+  for (const Candidate& one : tokens) sum += std::exp(one.value);
+  return sum;
+}
+
+// The tokens that the filters leave, best first: top_k, then top_p, then min_p, as `ranked` in filters.py.
+void filter(const ScaledRow& row, const Settings& settings, std::vector<Candidate>& kept) {
+  const auto top_k = static_cast<size_t>(settings.top_k);
+  float mass = !top_k && settings.top_p < INFINITY ? row.mass() : 1.0f;
+  for (const float width : WIDTHS) {
+    row.collect(width, kept);
+    if (top_k ? kept.size() >= top_k : settings.least >= -width) break;
+    if (!top_k && settings.top_p < INFINITY && mass_of(kept) >= settings.top_p * mass * ENOUGH) break;
+  }
+  const auto better = [](const Candidate& one, const Candidate& other) {
+    return one.value > other.value || (one.value == other.value && one.token < other.token);
+  };
+  if (top_k && top_k < kept.size()) {
+    std::nth_element(kept.begin(), kept.begin() + static_cast<std::ptrdiff_t>(top_k), kept.end(), better);
+    kept.resize(top_k);
+  }
+  std::sort(kept.begin(), kept.end(), better);
+  if (top_k) mass = mass_of(kept);
+  float before = 0;
+  for (size_t index = 0; index < kept.size(); ++index) {
+    if (before >= settings.top_p * mass || kept[index].value < settings.least) return kept.resize(index);
+    before += std::exp(kept[index].value);
+  }
+}
+
+int64_t sampled_of_filtered(const ScaledRow& row, const Settings& settings, Generator generator) {
+  thread_local std::vector<Candidate> kept;
+  filter(row, settings, kept);
+  std::sort(kept.begin(), kept.end(), [](const Candidate& one, const Candidate& other) { return one.token < other.token; });
+  float best = -INFINITY;
+  int64_t token = kept.front().token, drawn = 0;
+  uint64_t word = 0;
+  for (const Candidate& one : kept) {
+    for (; drawn <= one.token / 2; ++drawn) word = generator.next();
+    const auto half = static_cast<uint32_t>(one.token % 2 ? word >> 32 : word);
+    const float sum = one.value + gumbel(static_cast<int32_t>(half >> (32 - NOISE_BITS)));
+    if (sum > best) best = sum, token = one.token;
+  }
+  return token;
+}
+
+Choice choose(const bf16* logits, int64_t count, Settings settings, Generator generator) {
+  Choice choice = argmax(logits, count);
+  if (!choice.finite || settings.temperature <= 0) return choice;
+  const float temperature = std::fmax(settings.temperature, LEAST_TEMPERATURE);
+  if (settings.filters())
+    choice.token = sampled_of_filtered({logits, count, to_float(logits[choice.token]), temperature}, settings, generator);
+  else
+    choice.token = sampled(logits, count, temperature, generator, choice.token);
+  return choice;
 }
 
 }  // namespace
 
-at::Tensor steering::sample(const at::Tensor& logits, const at::Tensor& temperatures, const at::Tensor& states) {
+at::Tensor steering::sample(const at::Tensor& logits, const at::Tensor& settings, const at::Tensor& states) {
   TORCH_CHECK(
       logits.dim() == 2 && logits.stride(1) == 1 && logits.scalar_type() == at::kBFloat16,
       "sample: logits must be (row, vocab) in bfloat16 with contiguous rows");
   const int64_t count = logits.size(0);
-  TORCH_CHECK(
-      temperatures.sizes() == at::IntArrayRef{count} && temperatures.scalar_type() == at::kFloat && temperatures.is_contiguous(),
-      "sample: temperatures must be (row,) in float32");
-  TORCH_CHECK(
-      (states.sizes() == at::IntArrayRef{count, 4}) && states.scalar_type() == at::kLong && states.is_contiguous(),
-      "sample: states must be (row, 4) in int64");
+  const auto is_table = [count](const at::Tensor& table, at::ScalarType type) {
+    return table.sizes() == at::IntArrayRef{count, 4} && table.scalar_type() == type && table.is_contiguous();
+  };
+  TORCH_CHECK(is_table(settings, at::kFloat), "sample: settings must be (row, 4) in float32");
+  TORCH_CHECK(is_table(states, at::kLong), "sample: states must be (row, 4) in int64");
   auto out = at::empty({count, 2}, logits.options().dtype(at::kLong));
   const auto* rows = reinterpret_cast<const bf16*>(logits.const_data_ptr());
+  const auto* given = settings.const_data_ptr<float>();
   const auto* words = reinterpret_cast<const uint64_t*>(states.const_data_ptr());
-  const auto* heat = temperatures.const_data_ptr<float>();
   auto* result = out.mutable_data_ptr<int64_t>();
   at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      const auto* own = rows + row * logits.stride(0);
+      const Settings own{given[4 * row], given[4 * row + 1], given[4 * row + 2], given[4 * row + 3]};
       const Generator generator{words[4 * row], words[4 * row + 1], words[4 * row + 2], words[4 * row + 3]};
-      const Choice choice = heat[row] > 0.0f
-          ? sampled(own, logits.size(1), std::fmax(heat[row], LEAST_TEMPERATURE), generator)
-          : argmax(own, logits.size(1));
+      const Choice choice = choose(rows + row * logits.stride(0), logits.size(1), own, generator);
       result[2 * row] = choice.token;
       result[2 * row + 1] = choice.finite;
     }
