@@ -65,6 +65,8 @@ class ReportOptions(TypedDict, total=False):
     max_tokens: int
     temperature: float
     seeds: Sequence[int]
+    samples: int
+    varied: int
     side_effects: Sequence[str]
     thresholds: JsonObject
 

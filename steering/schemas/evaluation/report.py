@@ -101,7 +101,8 @@ class SideEffectAnswer(Answer):
 
 
 class ReportTextAnswer(Answer):
-    """One prompt with both answers. variation: `plain`, or how the prompt was changed. moved: along the direction."""
+    """One prompt with its first answer without and with steering. variation: `plain`, or how the prompt was changed. moved: along the
+    direction, mean over its answers."""
 
     variation: str
     prompt: str

@@ -78,7 +78,7 @@ def _read_sqlite(url: URL) -> DatabaseAddress:
     if not path or ":memory:" in path or path.startswith("file:"):
         raise InvalidRequest(
             "a SQLite store is a file: sqlite:///relative/file or sqlite:////absolute/file; "
-            "a store in memory is memory://",
+            "a store that is not kept is memory://",
             param="store",
         )
     unknown = set(url.query) - {"max_mb"}

@@ -10,8 +10,9 @@ from steering.store.base import UNLIMITED, NamespaceStore, Writer
 from steering.store.governance import AuditStore, DocumentStore, KeyStore
 from steering.store.outputs import OutputStore
 from steering.store.servers import ServerStore
-from steering.store.sql.address import check_driver, read_address
+from steering.store.sql.address import DatabaseAddress, check_driver, read_address
 from steering.store.sql.database import Database
+from steering.store.sql.failures import translated
 from steering.store.sql.governance import SqlAudit, SqlDocuments, SqlKeys
 from steering.store.sql.jobs import SqlJobs, SqlOutputs
 from steering.store.sql.links import SqlLinks, prune_links
@@ -29,7 +30,7 @@ class SqlStore:
     """See `steering.store.base.Store`."""
 
     def __init__(self, database: Database, folder: TemporaryDirectory[str] | None = None) -> None:
-        """folder: deleted with the database when the store is closed or the process ends."""
+        """folder: deleted with the database when the store is closed."""
         self.database, self._folder = database, folder
         self._reads = VectorReads(database)
         self.keys: KeyStore = SqlKeys(database)
@@ -64,22 +65,32 @@ class SqlStore:
 
     async def close(self) -> None:
         """See Store.close."""
-        await self.database.close()
-        if self._folder is not None:
-            await run_in_thread(self._folder.cleanup)
+        try:
+            await self.database.close()
+        finally:
+            if self._folder is not None:
+                await run_in_thread(self._folder.cleanup)
 
 
 async def open_temporary_store() -> SqlStore:
-    """Opens an empty SQLite database in a folder of its own. A killed process leaves the folder to the system's cleaning."""
-    folder = await run_in_thread(lambda: TemporaryDirectory(prefix="steering-store-"))
-    return await open_sql_store(f"sqlite:///{folder.name}/store.sqlite3", folder)
+    """Opens an empty SQLite database in a folder of its own. A killed process leaves the folder to the system's cleaning.
+
+    Raises StoreUnavailable where no folder can be made.
+    """
+    with translated():
+        folder = await run_in_thread(lambda: TemporaryDirectory(prefix="steering-store-"))
+    try:
+        return await open_sql_store(f"sqlite:///{folder.name}/store.sqlite3", folder)
+    except Exception:
+        await run_in_thread(folder.cleanup)
+        raise
 
 
 async def open_sql_store(url: str, folder: TemporaryDirectory[str] | None = None) -> SqlStore:
     """Migrates, connects and runs one query. folder: see SqlStore. Raises InvalidRequest, StoreUnavailable, StorageFull or StoreCorrupt."""
     address = read_address(url)
     check_driver(address.url.get_driver_name())
-    await run_in_thread(migrate, address)
+    await run_in_thread(_migrated, address, folder)
     store = SqlStore(Database(address), folder)
     try:
         await store.ping()
@@ -87,3 +98,8 @@ async def open_sql_store(url: str, folder: TemporaryDirectory[str] | None = None
         await store.close()
         raise
     return store
+
+
+def _migrated(address: DatabaseAddress, _folder: TemporaryDirectory[str] | None) -> None:
+    """Migrates, and keeps the folder until that is done, also where nobody waits for it any more."""
+    migrate(address)

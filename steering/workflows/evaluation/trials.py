@@ -48,20 +48,31 @@ FEW = Samples()
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One plan over all prompts, in their order; broken where the plan drove an answer out of range."""
+    """One plan over all prompts, in their order; broken where the plan drove an answer out of range.
+
+    measures: one a prompt, the mean of its answers. answers: each of them, with the index of its prompt.
+    """
 
     measures: tuple[AnswerMeasures, ...] = ()
+    answers: tuple[tuple[int, AnswerMeasures], ...] = ()
     broken: NonfiniteActivations | None = field(default=None, compare=False)
 
     @property
     def scores(self) -> tuple[float, ...]:
-        """Returns the score of every answer, in the order of the prompts."""
+        """Returns the mean score of each prompt's answers."""
         return tuple(one.score for one in self.measures)
 
     @property
     def texts(self) -> tuple[str, ...]:
         """One answer a prompt; of several samples the first."""
         return tuple(one.text for one in self.measures)
+
+    def by_prompt(self, values: Sequence[float]) -> list[float]:
+        """Returns the mean over each prompt's answers of one value for each of `answers`."""
+        found: list[list[float]] = [[] for _ in self.measures]
+        for (prompt, _), value in zip(self.answers, values, strict=True):
+            found[prompt].append(value)
+        return [fmean(one) for one in found]
 
 
 async def run_trials(
@@ -126,7 +137,8 @@ def _mean_trial(trials: Sequence[Trial]) -> Trial:
     for trial in trials:
         if trial.broken is not None:
             return Trial(broken=trial.broken)
-    return Trial(tuple(_mean(samples) for samples in zip(*(trial.measures for trial in trials), strict=True)))
+    means = tuple(_mean(samples) for samples in zip(*(trial.measures for trial in trials), strict=True))
+    return Trial(means, tuple(place for trial in trials for place in enumerate(trial.measures)))
 
 
 def _mean(samples: Sequence[AnswerMeasures]) -> AnswerMeasures:

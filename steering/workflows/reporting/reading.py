@@ -10,6 +10,7 @@ from steering.vectors import ConceptVector
 from steering.workflows.comparison.text_metrics import estimate
 from steering.workflows.evaluation.scorers import ProjectionScorer
 from steering.workflows.evaluation.setup import reading_layer
+from steering.workflows.evaluation.trials import Trial
 
 BLANK = "."
 """Stands for an empty answer, which has no token to read."""
@@ -28,17 +29,23 @@ async def side_effects(
     engine: Engine,
     readers: Mapping[str, ConceptVector],
     prompts: Sequence[Prompt],
-    unsteered: Sequence[str],
-    steered: Sequence[str],
+    unsteered: Trial,
+    steered: Trial,
 ) -> tuple[SideEffect, ...]:
-    """Reads both texts of every prompt by the unsteered model, each along every reader where its card reads best."""
-    before, after = [await scores(engine, readers, prompts, texts) for texts in (unsteered, steered)]
+    """Reads all answers by the unsteered model, each along every reader where its card reads best."""
+    before, after = [
+        await scores(engine, readers, [prompts[n] for n, _ in trial.answers], [one.text for _, one in trial.answers])
+        for trial in (unsteered, steered)
+    ]
+    moved = {
+        name: [
+            one - other
+            for one, other in zip(steered.by_prompt(after[name]), unsteered.by_prompt(before[name]), strict=True)
+        ]
+        for name in readers
+    }
     return tuple(
-        SideEffect(
-            name,
-            reading_layer(vector, engine.info.layer_count),
-            estimate([one - other for one, other in zip(after[name], before[name], strict=True)]),
-        )
+        SideEffect(name, reading_layer(vector, engine.info.layer_count), estimate(moved[name]))
         for name, vector in readers.items()
     )
 

@@ -135,8 +135,7 @@ async def _seed_report(work: _Work, seed: int, step: Step) -> SeedReport:
             varied.append((name, estimate(along(steered, plain, request.direction))))
             texts += _texts(work, name, prompts, plain, steered)
     step(f"seed {seed}: side effects")
-    before, after = unsteered.texts, trial.texts
-    effects = await side_effects(engine, request.readers, request.prompts, before, after)
+    effects = await side_effects(engine, request.readers, request.prompts, unsteered, trial)
     gate = Gate("control", (*gate.checks, *await _independent(work, unsteered, trial)))
     robust = robustness_gate(fmean(moved), varied, request.thresholds)
     step(f"seed {seed}: done")
@@ -159,14 +158,19 @@ def _texts(
 
 
 async def _independent(work: _Work, unsteered: Trial, steered: Trial) -> tuple[Check, ...]:
-    """The checks of another model that reads the texts: that they moved, and that its scores rank them as ours do."""
+    """The checks of another model that reads all answers: that they moved, and that its scores rank them as ours do."""
     scorer, limits = work.request.independent, work.request.thresholds
     if scorer is None:
         return ()
     asked = [instruction_of(prompt, work.engine.tokenizer) for prompt in work.request.prompts]
-    before, after = [await scorer.score(asked, trial.texts) for trial in (unsteered, steered)]
-    moved = [work.request.direction * (one - other) for one, other in zip(after, before, strict=True)]
-    ranks = float(spearmanr([*unsteered.scores, *steered.scores], [*before, *after]).statistic)
+    ours, theirs, means = list[float](), list[float](), list[list[float]]()
+    for trial in (unsteered, steered):
+        found = await scorer.score([asked[n] for n, _ in trial.answers], [one.text for _, one in trial.answers])
+        ours += [one.score for _, one in trial.answers]
+        theirs += found
+        means.append(trial.by_prompt(found))
+    moved = [work.request.direction * (after - before) for before, after in zip(*means, strict=True)]
+    ranks = float(spearmanr(ours, theirs).statistic)
     return (
         above(f"shift.{scorer.name}", estimate(moved), 0.0),
         at_least(f"agreement.{scorer.name}", 0.0 if isnan(ranks) else ranks, limits.agreement),

@@ -56,8 +56,8 @@ class ReportRequest:
 
 @dataclass(frozen=True, slots=True)
 class ReportText:
-    """One prompt with its unsteered and steered answer, and how far the score moved along the direction. variation: `plain`, or
-    how the prompt was changed."""
+    """One prompt with its first unsteered and steered answer, and how far the score moved along the direction, mean over its answers.
+    variation: `plain`, or how the prompt was changed."""
 
     variation: str
     prompt: str

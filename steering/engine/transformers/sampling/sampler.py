@@ -18,8 +18,10 @@ from steering.engine.transformers.sampling.penalties import adjusted, is_adjuste
 from steering.engine.transformers.sequence import Sequence
 from steering.shapes import Float, Int, Logits, Tensor
 
-LEAST_TEMPERATURE = 1e-30
-"""Smaller ones are 0 in float32; the argmax is the same from far above."""
+TEMPERATURES = 1e-30, 1e30
+"""Others are moved to the nearest of these: they are 0 or overflow in float32, and the argmax is the same."""
+MOST_CANDIDATES = 1 << 24
+"""A larger top_k is moved here, which float32 represents exactly; no vocabulary is larger."""
 LogProbs: TypeAlias = tuple[float | None, tuple[tuple[int, float], ...]]
 
 
@@ -59,8 +61,15 @@ def _sampled_by_kernel(logits: Logits, rows: Rows[Sequence], kernel: SamplingKer
 
 
 def _settings(params: SamplingParams) -> tuple[float, float, float, float]:
+    temperature = _temperature(params) if params.temperature > 0.0 else 0.0
     top_p = params.top_p if params.top_p < 1.0 else inf
-    return params.temperature, params.top_k, top_p, log(params.min_p) if params.min_p > 0.0 else -inf
+    least = log(params.min_p) if params.min_p > 0.0 else -inf
+    return temperature, min(params.top_k, MOST_CANDIDATES), top_p, least
+
+
+def _temperature(params: SamplingParams) -> float:
+    lowest, highest = TEMPERATURES
+    return min(max(params.temperature, lowest), highest)
 
 
 def _sampled_by_torch(logits: Logits, rows: Rows[Sequence]) -> list[Sampled]:
@@ -112,7 +121,7 @@ def _scaled(logits: Logits, rows: Rows[Sequence]) -> Logits:
 
 
 def _temperatures(logits: Logits, rows: Rows[Sequence]) -> Float[Tensor, "row 1"]:
-    temperatures = torch.tensor([max(sequence.sampling.temperature, LEAST_TEMPERATURE) for sequence in rows])
+    temperatures = torch.tensor([_temperature(sequence.sampling) for sequence in rows])
     return temperatures.to(logits.device, non_blocking=True)[:, None]
 
 

@@ -6,15 +6,10 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
-from steering.engine.api import SamplingParams
 from steering.engine.transformers.execution.kernels.operations import sample
-from steering.engine.transformers.sampling import sampler
 from steering.engine.transformers.sampling.noise import gumbel, states, uniform
-from steering.engine.transformers.sequence import Sequence
-from steering.plan.types import UNSTEERED
 from steering.shapes import Tensor
 
 pytestmark = pytest.mark.usefixtures("kernels")
@@ -141,7 +136,7 @@ def test_masks_are_never_chosen(vocabulary: int) -> None:
 
 
 @pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("temperature", [1e-40, 1e-3, 0.7, 1.0, 30.0])
+@pytest.mark.parametrize("temperature", [1e-30, 1e-3, 0.7, 1.0, 30.0, 1e30])
 @pytest.mark.parametrize("spread", [0.01, 3.0, 300.0])
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
 def test_noise_chooses_what_torch_chooses(vocabulary: int, spread: float, temperature: float) -> None:
@@ -151,7 +146,7 @@ def test_noise_chooses_what_torch_chooses(vocabulary: int, spread: float, temper
     tokens, finite = sample(logits, settings(torch.full((40,), temperature)), states(seeds, indices)).T
     assert finite.tolist() == [1] * 40
     drawn = gumbel(uniform(seeds, indices, vocabulary, torch.device("cpu")))
-    sums = drawn.double() * max(temperature, 1e-30) + logits.double()
+    sums = drawn.double() * temperature + logits.double()
     highest = sums.amax(dim=1)
     behind = highest - sums.gather(1, tokens[:, None])[:, 0]
     assert behind.amax() <= 1e-6 * (highest.abs() + 20 * temperature).amax()
@@ -166,64 +161,6 @@ def test_each_row_has_its_own_temperature_and_generator() -> None:
         part = slice(row, row + 1)
         assert torch.equal(sample(logits[part], rows[part], generators[part]), together[part])
     assert together[[0, 3], 0].tolist() == logits[[0, 3]].float().argmax(dim=1).tolist()
-
-
-def sequence(**params: object) -> Sequence:
-    sampling = SamplingParams(max_tokens=8, **params)  # type: ignore[arg-type]
-    return Sequence(id=1, ids=[1, 2], prompt_length=2, plan=UNSTEERED, sampling=sampling, stream=None)  # type: ignore[arg-type]
-
-
-def test_rows_that_need_more_than_filters_are_left_to_torch() -> None:
-    """Whoever else is in the pass, a row is chosen by the same code."""
-    asked = [{"temperature": 0.0}, {"temperature": 0.9}, {"temperature": 0.9, "top_k": 3}, {"logprobs": 2},
-             {"temperature": 1.5}, {"temperature": 0.9, "presence_penalty": 1.0}, {"temperature": 0.0, "top_p": 0.5}]  # fmt: skip
-    rows = [sequence(**params, seed=number) for number, params in enumerate(asked)]
-    logits, seen = noise(len(rows), 264) * 5, list[int]()
-
-    def counted(*tensors: Tensor) -> Tensor:
-        seen.append(len(tensors[0]))
-        return sample(*tensors)
-
-    found = sampler.sample(logits, rows, counted)
-    assert seen == [5]
-    alone = [sampler.sample(logits[n : n + 1], [row], sample)[0] for n, row in enumerate(rows)]
-    assert found == alone
-    assert [one.token_id for one in sampler.sample(logits, rows)] == [one.token_id for one in found]
-
-
-FILTERS = st.fixed_dictionaries(
-    {
-        "top_k": st.sampled_from([0, 1, 5, 80, 100_000]),
-        "top_p": st.floats(0.01, 1.0),
-        "min_p": st.sampled_from([0.0, 1e-6, 0.01, 0.3, 1.0]),
-        "temperature": st.floats(0.05, 5.0),
-    }
-)
-
-
-def nearly_excluded(logits: Tensor, params: dict[str, float], token: int) -> bool:
-    """Whether sums in another order may exclude a token that is kept, or keep it."""
-    scaled = (logits.double() - logits.double().max()) / params["temperature"]
-    ranked = scaled.sort(descending=True, stable=True)
-    allowed = ranked.values[: int(params["top_k"]) or len(logits)]
-    shares = torch.softmax(allowed, dim=0)
-    close = (shares.cumsum(0) - shares - params["top_p"]).abs() < 1e-4
-    if params["min_p"]:
-        close |= (allowed - math.log(params["min_p"])).abs() < 1e-4
-    return token in ranked.indices[: len(allowed)][close].tolist()
-
-
-@pytest.mark.usefixtures("threads")
-@settings_of_hypothesis(max_examples=150)
-@given(seed=st.integers(0, 2**32), spread=st.floats(0.1, 30.0), asked=st.lists(FILTERS, min_size=1, max_size=6))
-def test_filters_leave_the_tokens_that_torch_leaves(seed: int, spread: float, asked: list[dict[str, float]]) -> None:
-    logits = (torch.randn(len(asked), 3001, generator=torch.Generator().manual_seed(seed)) * spread).to(torch.bfloat16)
-    rows = [sequence(**params, seed=seed + number) for number, params in enumerate(asked)]
-    found, expected = sampler.sample(logits, rows, sample), sampler.sample(logits, rows)
-    for number, (one, other) in enumerate(zip(found, expected, strict=True)):
-        if one.token_id != other.token_id:
-            each = (one.token_id, other.token_id)
-            assert any(nearly_excluded(logits[number], asked[number], token) for token in each), (asked[number], each)
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,8 @@ async def test_a_trial_is_the_mean_of_its_samples_and_keeps_the_text_of_the_firs
         assert len(set(each)) > 1
         assert found[1].scores[number] == pytest.approx(each[0])
         assert score == pytest.approx(fmean(each))
+        assert [one.score for index, one in found[3].answers if index == number] == pytest.approx(each)
+    assert found[3].by_prompt([one.score for _, one in found[3].answers]) == pytest.approx(list(found[3].scores))
 
 
 async def test_a_plan_with_one_broken_sample_is_broken_and_the_others_are_not() -> None:

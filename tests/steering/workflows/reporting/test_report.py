@@ -139,7 +139,7 @@ class Counting:
     name = "counting"
 
     async def score(self, instructions: Sequence[str], texts: Sequence[str]) -> list[float]:
-        assert list(instructions) == [f"the {word}" for word in WORDS]
+        assert list(instructions) == [f"the {word}" for word in WORDS] * (len(texts) // len(WORDS))
         return [float(sum(word in POSITIVE for word in text.split())) for text in texts]
 
 
@@ -159,6 +159,25 @@ async def test_an_independent_scorer_has_a_say_in_the_gate_of_control(engine: Li
     contrary = await report(engine, await request_of(engine, {"strength": 0.8}, independent=Contrary()))
     assert not contrary.seeds[0].gates[0].passed
     assert check_of(contrary, "control", "agreement.contrary").value < 0.0
+
+
+async def test_the_independent_scorer_and_the_side_effects_read_every_answer(engine: LinearEngine) -> None:
+    """A scorer that gives every text the score it had agrees with it fully, however many answers a prompt has."""
+    given: dict[str, list[float]] = {}
+
+    class Recorded:
+        name = "recorded"
+
+        async def score(self, instructions: Sequence[str], texts: Sequence[str]) -> list[float]:
+            given[str(len(given))] = [float(len(texts))]
+            return [float(sum(word in POSITIVE for word in text.split())) for text in texts]
+
+    request = await request_of(engine, {"strength": 0.8}, independent=Recorded(), samples=3)
+    found = await report(engine, replace(request, readers={"same": request.vector}))
+    assert list(given.values()) == [[4.0 * len(PROMPTS)], [3.0 * len(PROMPTS)]]
+    assert check_of(found, "control", "agreement.recorded").value > 0.3
+    (effect,) = found.seeds[0].side_effects
+    assert effect.shift.mean > 0.0
 
 
 async def test_seeds_agree_where_they_pass_and_fail_the_same_gates(engine: LinearEngine) -> None:

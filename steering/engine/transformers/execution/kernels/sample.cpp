@@ -5,6 +5,7 @@
 // near the best one first. MEASURED
 // `STEERING_KERNELS=false` switches it off with the other kernels.
 #include "gemm_tile.h"
+#include "noise.h"
 #include "operations.h"
 
 #include <ATen/Parallel.h>
@@ -20,11 +21,8 @@ namespace {
 
 using namespace steering;
 
-constexpr int NOISE_BITS = 24;
-constexpr float LEAST_TEMPERATURE = 1e-30f;            // as in sampler.py
-constexpr float LN2_ABOVE = 0.69315f, MARGIN = 1e-3f;  // more than float32 rounds
-constexpr float WIDTHS[] = {2, 4, 8, 16, INFINITY};    // nats below the best token, see filters.py
-constexpr float ENOUGH = 1.0f + 1e-5f;                 // of top_p of the mass, as sums in another order round differently
+constexpr float WIDTHS[] = {2, 4, 8, 16, INFINITY};  // nats below the best token, see filters.py
+constexpr double ENOUGH = 1 + 1e-5;                  // of top_p of the mass, as sums in another order round differently
 
 // A row of the argument `settings`. Without a filter: top_k 0, top_p infinity, least -infinity.
 struct Settings {
@@ -40,19 +38,6 @@ struct Choice {
 struct Candidate {
   float value;  // (logit - highest logit) / temperature
   int64_t token;
-};
-
-// numpy's SFC64: its state after seeding, and the same words.
-struct Generator {
-  uint64_t a, b, c, count;
-
-  uint64_t next() {
-    const uint64_t result = a + b + count++;
-    a = b ^ (b >> 11);
-    b = c + (c << 3);
-    c = ((c << 24) | (c >> 40)) + result;
-    return result;
-  }
 };
 
 float to_float(bf16 value) {
@@ -88,18 +73,7 @@ Choice argmax(const bf16* logits, int64_t count) {
       return {start + __builtin_ctz(equal), 1};
 }
 
-// u = word / 2^24 in [0, 1) -> -log(-log(u)).
-float gumbel(int32_t word) { return -std::log(-std::log(static_cast<float>(word) * 0x1p-24f)); }
-
-// -log(-log(u)) <= -log(1 - u), as -log(u) >= 1 - u; and 1 - u >= 2^(e - 24), where e is the exponent of 2^24 - word.
-__m512 noise_bound(__m512i words) {
-  const __m512 rest = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_set1_epi32(1 << NOISE_BITS), words));
-  const __m512i exponent = _mm512_sub_epi32(_mm512_srli_epi32(_mm512_castps_si512(rest), 23), _mm512_set1_epi32(127));
-  const __m512i halvings = _mm512_sub_epi32(_mm512_set1_epi32(NOISE_BITS), exponent);
-  return _mm512_fmadd_ps(_mm512_cvtepi32_ps(halvings), _mm512_set1_ps(LN2_ABOVE), _mm512_set1_ps(MARGIN));
-}
-
-// The argmax of logits + temperature * noise. otherwise: the token where a huge temperature makes all sums infinite.
+// The argmax of logits + temperature * noise. otherwise: the token where all sums are -infinity.
 int64_t sampled(const bf16* logits, int64_t count, float temperature, Generator generator, int64_t otherwise) {
   float best = -INFINITY;
   int64_t token = otherwise;
@@ -136,11 +110,14 @@ struct ScaledRow {
   }
 
   // Sum of exp over all tokens.
-  float mass() const {
-    __m512 sums = _mm512_setzero_ps();
-    for (int64_t start = 0; start < count; start += LANES)
-      sums = _mm512_add_ps(sums, at::vec::Vectorized<float>(load(start)).exp_u20());
-    return _mm512_reduce_add_ps(sums);
+  double mass() const {
+    __m512d sums = _mm512_setzero_pd();
+    for (int64_t start = 0; start < count; start += LANES) {
+      const __m512 weights = at::vec::Vectorized<float>(load(start)).exp_u20();
+      sums = _mm512_add_pd(sums, _mm512_cvtps_pd(_mm512_castps512_ps256(weights)));
+      sums = _mm512_add_pd(sums, _mm512_cvtps_pd(_mm512_extractf32x8_ps(weights, 1)));
+    }
+    return _mm512_reduce_add_pd(sums);
   }
 
   // The tokens within `width` of the best one, in ascending order.
@@ -159,16 +136,16 @@ struct ScaledRow {
   }
 };
 
-float mass_of(const std::vector<Candidate>& tokens) {
-  float sum = 0;
+double mass_of(const std::vector<Candidate>& tokens) {
+  double sum = 0;
   for (const Candidate& one : tokens) sum += std::exp(one.value);
   return sum;
 }
 
-// The tokens that the filters leave, best first: top_k, then top_p, then min_p, as `ranked` in filters.py.
+// The tokens that the filters leave, best first and at least one: top_k, then top_p, then min_p, as `ranked` in filters.py.
 void filter(const ScaledRow& row, const Settings& settings, std::vector<Candidate>& kept) {
   const auto top_k = static_cast<size_t>(settings.top_k);
-  float mass = !top_k && settings.top_p < INFINITY ? row.mass() : 1.0f;
+  double mass = !top_k && settings.top_p < INFINITY ? row.mass() : 1;
   for (const float width : WIDTHS) {
     row.collect(width, kept);
     if (top_k ? kept.size() >= top_k : settings.least >= -width) break;
@@ -183,24 +160,24 @@ void filter(const ScaledRow& row, const Settings& settings, std::vector<Candidat
   }
   std::sort(kept.begin(), kept.end(), better);
   if (top_k) mass = mass_of(kept);
-  float before = 0;
-  for (size_t index = 0; index < kept.size(); ++index) {
+  double before = std::exp(kept.front().value);
+  for (size_t index = 1; index < kept.size(); ++index) {
     if (before >= settings.top_p * mass || kept[index].value < settings.least) return kept.resize(index);
     before += std::exp(kept[index].value);
   }
 }
 
-int64_t sampled_of_filtered(const ScaledRow& row, const Settings& settings, Generator generator) {
+int64_t sampled_of_filtered(const ScaledRow& row, const Settings& settings, Generator generator, int64_t otherwise) {
   thread_local std::vector<Candidate> kept;
   filter(row, settings, kept);
   std::sort(kept.begin(), kept.end(), [](const Candidate& one, const Candidate& other) { return one.token < other.token; });
   float best = -INFINITY;
-  int64_t token = kept.front().token, drawn = 0;
+  int64_t token = otherwise, drawn = 0;
   uint64_t word = 0;
   for (const Candidate& one : kept) {
     for (; drawn <= one.token / 2; ++drawn) word = generator.next();
-    const auto half = static_cast<uint32_t>(one.token % 2 ? word >> 32 : word);
-    const float sum = one.value + gumbel(static_cast<int32_t>(half >> (32 - NOISE_BITS)));
+    const auto bits = static_cast<uint32_t>(one.token % 2 ? word >> 32 : word);
+    const float sum = one.value + gumbel(static_cast<int32_t>(bits >> (32 - NOISE_BITS)));
     if (sum > best) best = sum, token = one.token;
   }
   return token;
@@ -209,11 +186,12 @@ int64_t sampled_of_filtered(const ScaledRow& row, const Settings& settings, Gene
 Choice choose(const bf16* logits, int64_t count, Settings settings, Generator generator) {
   Choice choice = argmax(logits, count);
   if (!choice.finite || settings.temperature <= 0) return choice;
-  const float temperature = std::fmax(settings.temperature, LEAST_TEMPERATURE);
-  if (settings.filters())
-    choice.token = sampled_of_filtered({logits, count, to_float(logits[choice.token]), temperature}, settings, generator);
-  else
-    choice.token = sampled(logits, count, temperature, generator, choice.token);
+  if (settings.filters()) {
+    const ScaledRow row{logits, count, to_float(logits[choice.token]), settings.temperature};
+    choice.token = sampled_of_filtered(row, settings, generator, choice.token);
+  } else {
+    choice.token = sampled(logits, count, settings.temperature, generator, choice.token);
+  }
   return choice;
 }
 
