@@ -1,5 +1,6 @@
 """Trials: many plans over the same prompts and noise, and what each did to the text as the unsteered model reads it."""
 
+from asyncio import Semaphore
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
@@ -13,12 +14,14 @@ from steering.workflows.comparison.teacher_forcing import divergences, predictin
 from steering.workflows.comparison.text_metrics import repetition
 from steering.workflows.evaluation.scorers import SCORERS
 from steering.workflows.evaluation.setup import ReadBack
-from steering.workflows.generate import Answer, attempts, background, mix
+from steering.workflows.generate import Answer, attempts, background, gathered, mix
 from steering.workflows.progress import Progress, ignore_progress
 
 UNSTEERED_SAMPLES = 4
-LOGITS_AT_ONCE = 32 * 1024 * 1024
-"""Logits held at a time, in numbers (128 MB); at least one answer's."""
+LOGITS_AT_ONCE = 16 * 1024 * 1024
+"""Logits held at a time for a prompt, in numbers (64 MB); at least one answer's."""
+PROMPTS_AT_ONCE = 2
+"""Prompts whose answers are read at a time, so that the engine reads those of one while the measures of the other are computed."""
 WRITING = SamplingParams(max_tokens=48, temperature=0.7)
 """Warm enough that prompts stand for more than one text each, cool enough to be the text people read."""
 
@@ -90,7 +93,7 @@ async def run_trials(
     share their noise; sample j has seed mix(s_i, j), and the samples of a prompt are averaged. perplexity: whether answers have a surprise; the logits it needs are more than half of the work of
     reading where the vocabulary is large.
 
-    All answers are generated as one background batch, then read prompt by prompt; cancelling stops either at once.
+    All answers are generated as one background batch, then read, PROMPTS_AT_ONCE; cancelling stops either at once.
     """
     report, total = progress or ignore_progress, trial_steps(len(plans), len(prompts), samples)
     seeds = [mix(sampling.seed, i) for i in range(len(prompts))]
@@ -106,15 +109,20 @@ async def run_trials(
     trials = [
         Trial(broken=next((one for one in row if isinstance(one, NonfiniteActivations)), None)) for row in answers
     ]
-    for index, prompt in enumerate(prompts):
-        sound = {i: row[index] for i, row in enumerate(answers) if trials[i].broken is None}
-        ids = engine.tokenizer.encode(prompt)
-        found = await _measure(
-            engine, ids, [one for one in sound.values() if isinstance(one, Answer)], read_back, perplexity=perplexity
-        )
-        for i, one in zip(sound, found, strict=True):
-            trials[i] = replace(trials[i], measures=(*trials[i].measures, one))
-        report(len(requests) + (index + 1) * len(rows), total, "reading answers")
+    sound, places, done = [i for i, trial in enumerate(trials) if trial.broken is None], Semaphore(PROMPTS_AT_ONCE), 0
+
+    async def read(index: int, prompt: Prompt) -> list[AnswerMeasures]:
+        nonlocal done
+        mine = [one for i in sound if isinstance(one := answers[i][index], Answer)]
+        async with places:
+            found = await _measure(engine, engine.tokenizer.encode(prompt), mine, read_back, perplexity=perplexity)
+        done += 1
+        report(len(requests) + done * len(rows), total, "reading answers")
+        return found
+
+    measures = await gathered([read(index, prompt) for index, prompt in enumerate(prompts)])
+    for place, i in enumerate(sound):
+        trials[i] = Trial(tuple(found[place] for found in measures))
     unsteered = _mean_trial(trials[: samples.unsteered])
     if unsteered.broken is not None:
         raise unsteered.broken
