@@ -39,16 +39,19 @@ def test_seeds_that_fail_different_gates_agree_on_the_whole_only() -> None:
 
 
 def test_the_total_counts_every_concept_of_every_part() -> None:
-    runs = {part: {str(n): {"processor_seconds": 60} for n in range(count)} for part, count in EXPECTED.items()}
-    found = total_time(runs)
-    assert found.startswith(f"`make evidence` takes {sum(EXPECTED.values())} minutes of processor time")
+    time = {"seconds": 60, "processor_seconds": 90}
+    runs = {part: {str(n): time for n in range(count)} for part, count in EXPECTED.items()}
+    found, count = total_time(runs), sum(EXPECTED.values())
+    assert found.startswith(
+        f"The parts of `make evidence` took {count} minutes on 2 processors, and {1.5 * count:.0f} minutes of"
+    )
     assert "Extrapolated" not in found
     assert "Not in the sum" not in found
 
 
 def test_the_mean_stands_for_concepts_without_a_time_and_parts_without_one_are_named() -> None:
-    runs = {"gates": {"sentiment": {"processor_seconds": 60}, "refusal": {"seconds": 600}}}
+    runs = {"gates": {"sentiment": {"seconds": 60, "processor_seconds": 60}, "refusal": {"seconds": 600}}}
     found = total_time(runs)
-    assert found.startswith(f"`make evidence` takes {EXPECTED['gates']} minutes of processor time")
+    assert found.startswith(f"The parts of `make evidence` took {EXPECTED['gates']} minutes on 2 processors")
     assert f"Extrapolated from some concepts: gates (1 of {EXPECTED['gates']} concepts)." in found
     assert "no time is recorded: cards, choice, dose, holding, training, transfer, blind." in found

@@ -68,24 +68,24 @@ def evidence_table() -> str:
 
 
 def duration() -> str:
-    """States how long `make evidence` takes in all."""
+    """States how long `make evidence` took in all."""
     return total_time(results().get("runs", {}))
 
 
 def total_time(runs: Mapping[str, Mapping[str, Any]]) -> str:
-    """States the processor time of all parts of `make evidence`: where only some concepts have one, their mean stands for the others."""
-    total, partly, lacking = 0.0, [], []
+    """States the time of all parts of `make evidence`: where only some concepts have one, their mean stands for the others."""
+    wall, processor, partly, lacking = 0.0, 0.0, [], []
     for part, expected in EXPECTED.items():
-        timed = [one["processor_seconds"] for one in runs.get(part, {}).values() if "processor_seconds" in one]
+        timed = [one for one in runs.get(part, {}).values() if "processor_seconds" in one]
         if not timed:
             lacking.append(part)
             continue
-        total += fmean(timed) * expected / 60.0
+        wall += fmean(one["seconds"] for one in timed) * expected / 60.0
+        processor += fmean(one["processor_seconds"] for one in timed) * expected / 60.0
         if len(timed) < expected:
             partly.append(f"{part} ({len(timed)} of {expected} concepts)")
     return (
-        f"`make evidence` takes {total:.0f} minutes of processor time, which is {total / PROCESSORS:.0f} minutes where {PROCESSORS} processors are "
-        "free and always busy."
+        f"The parts of `make evidence` took {wall:.0f} minutes on {PROCESSORS} processors, and {processor:.0f} minutes of processor time."
         + (f" Extrapolated from some concepts: {', '.join(partly)}." if partly else "")
         + (f" Not in the sum, since no time is recorded: {', '.join(lacking)}." if lacking else "")
         + "\n"
