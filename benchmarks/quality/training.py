@@ -20,10 +20,10 @@ DOSES = (0.05, 0.1, 0.15, 0.2, 0.3)
 TRAINED_AT = (0.05, 0.15)
 """Between which doses a direction is trained."""
 SETTINGS = {
-    "kl_coefficient 1": TrainingSettings(steps=30, batch=3),
-    "kl_coefficient 0": TrainingSettings(steps=30, batch=3, kl_coefficient=0.0),
+    "kl_coefficient 1": TrainingSettings(steps=50, batch=3),
+    "kl_coefficient 0": TrainingSettings(steps=50, batch=3, kl_coefficient=0.0),
 }
-"""Each takes about three minutes of processor time for one concept. A learning rate of 0.03 instead of the default 0.1 was no different within
+"""Each takes about four minutes of processor time for one concept. A learning rate of 0.03 instead of the default 0.1 was no different within
 the intervals."""
 
 
