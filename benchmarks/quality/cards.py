@@ -19,7 +19,9 @@ async def card(engine: Engine, concept: str) -> dict[str, Any]:
         "layer": layer,
         "scale": scale,
         "share": scale / engine.info.typical_norms[layer],
-        "strength": list(vector.recommended.strength or vector.recommended.strengths_to_try or ()),
+        "strength": vector.recommended.strength,
+        "negative": vector.recommended.negative,
+        "strengths_to_try": vector.recommended.strengths_to_try,
         "warnings": list(vector.quality.warnings),
         **asdict(vector.quality.layers[layer]),
     }

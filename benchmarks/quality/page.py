@@ -33,29 +33,6 @@ def measured_on() -> str:
     return f"{found['model']}, {found['dtype']} on {found['device']}, {found['date']}."
 
 
-def cards_table() -> str:
-    """Shows the card of every starter concept at its recommended layer."""
-    rows = [
-        (
-            concept,
-            f"`{entry['position']}`",
-            str(entry["layer"]),
-            f"{entry['auroc']:.2f} [{entry['auroc_interval'][0]:.2f}, {entry['auroc_interval'][1]:.2f}]",
-            f"{entry['separation']:.1f}",
-            f"{entry['pair_agreement']:.2f}",
-            f"{entry['random_auroc']:.2f}",
-            f"{entry['scale']:.1f} ({entry['share']:.2f})",
-            _range(entry["strength"]),
-        )
-        for concept, entry in results()["cards"].items()
-    ]
-    columns = (
-        "concept", "position", "layer", "held-out AUROC", "separation", "pair agreement", "random", "natural scale",
-        "strengths to try",
-    )  # fmt: skip
-    return table(columns, rows)
-
-
 def ranges_table() -> str:
     """Shows at which strengths each starter concept steers the embedded model with default settings."""
     rows = []
@@ -78,7 +55,7 @@ def overview() -> str:
                 entry["position"],
                 ", ".join(map(str, entry["layers"])),
                 f"{quality['auroc']:.2f} [{low:.2f}, {high:.2f}]",
-                _range(entry["recommended"]),
+                range_text(entry["recommended"]),
                 "" if best is None else f"{best['strength']:g}",
                 "" if best is None else _moved(best),
                 "" if best is None else f"{best['perplexity_ratio']:.2f}",
@@ -138,8 +115,11 @@ def _moved(point: Mapping[str, Any]) -> str:
     return f"{point['concept_score']:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
-def _range(found: Sequence[float] | None) -> str:
-    return "none" if found is None else f"{found[0]:g} to {found[1]:g}"
+def range_text(found: Sequence[float] | None) -> str:
+    """States a range of strengths, or that there is none."""
+    if found is None:
+        return "none"
+    return f"{found[0]:g}" if found[0] == found[1] else f"{found[0]:g} to {found[1]:g}"
 
 
 def _verdict(entry: Mapping[str, Any]) -> str:
@@ -150,13 +130,13 @@ def _verdict(entry: Mapping[str, Any]) -> str:
         held = f"**Falls short**: no positive strength moved the text beyond chance with perplexity within {COHERENT:g} times."
     else:
         held = (
-            f"Strengths {_range(entry['recommended'])} hold: at {best['strength']:g} the score rises by "
+            f"Strengths {range_text(entry['recommended'])} hold: at {best['strength']:g} the score rises by "
             f"{best['concept_score']:.2f} natural scales at {best['perplexity_ratio']:.2f} times the perplexity."
         )
     against = (
         "" if entry["anti_steered"] is None else f" {entry['anti_steered']:.0%} of the prompts moved against the sign."
     )
-    return f"{where} {held} Below zero: {_range(entry['negative'])}.{against}"
+    return f"{where} {held} Below zero: {range_text(entry['negative'])}.{against}"
 
 
 def _texts(texts: Sequence[Mapping[str, Any]]) -> str:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from benchmarks.quality.pages.cards import strengths_of_card
 from benchmarks.quality.pages.evidence import EXPECTED, total_time
 from benchmarks.quality.pages.gates import agreement, failed_checks
 
@@ -55,3 +56,13 @@ def test_the_mean_stands_for_concepts_without_a_time_and_parts_without_one_are_n
     assert found.startswith(f"The parts of `make evidence` took {EXPECTED['gates']} minutes on 2 processors")
     assert f"Extrapolated from some concepts: gates (1 of {EXPECTED['gates']} concepts)." in found
     assert "no time is recorded: cards, choice, dose, holding, training, transfer, blind." in found
+
+
+def test_a_card_shows_what_was_measured_both_ways_or_what_to_try() -> None:
+    measured = {"strength": [1.0, 3.67], "negative": [-1.67, -1.67], "strengths_to_try": None}
+    assert strengths_of_card(measured) == "1 to 3.67, -1.67"
+    assert strengths_of_card({**measured, "strength": None}) == "-1.67"
+    assert (
+        strengths_of_card({"strength": None, "negative": None, "strengths_to_try": [0.25, 0.59]})
+        == "to try: 0.25 to 0.59"
+    )

@@ -10,7 +10,7 @@ import typer
 from app.cli.main import cli
 from app.settings import Settings
 from benchmarks.quality import page
-from benchmarks.quality.pages import answers, evidence, gates, holding
+from benchmarks.quality.pages import answers, cards, evidence, gates, holding
 from benchmarks.quality.transfer import page as transfers
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
@@ -70,7 +70,7 @@ PARTS = {
     "answers.md": {"distinguished": answers.distinguished_table, "pairs": answers.pairs_shown},
     "cli.md": {"commands": command_reference},
     "deploying.md": {"settings": settings_table},
-    "concepts.md": {"ranges": page.ranges_table, "cards": page.cards_table},
+    "concepts.md": {"ranges": page.ranges_table, "cards": cards.cards_table},
     "dose_response.md": {
         "measured": page.measured_on,
         "choice": page.choice_table,
