@@ -23,7 +23,7 @@ NEAR = 0.15
 async def held(engine: Engine, concept: str, profile: Profile) -> list[dict[str, Any]]:
     """Returns a row for each set point: deviations of the mean readout of an answer, as means over the prompts."""
     vector = await vector_of(engine, concept)
-    prompts = reporting_prompts(engine, concept, min(PROMPTS, profile.reporting))
+    prompts = reporting_prompts(engine, concept, min(PROMPTS, profile.judged))
     sampling = SamplingParams(max_tokens=min(TOKENS, 2 * profile.tokens), temperature=0.7, seed=0, ignore_eos=True)
     report = progress_printer(f"{concept}, holding")
     rows = []
