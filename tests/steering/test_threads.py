@@ -95,3 +95,34 @@ def test_disabled_intra_op_threads_are_not_started_and_other_threads_keep_theirs
         command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "2"}
     )
     assert found.stdout.strip() == expected
+
+
+OPENED = """
+import os, sys, time, torch
+from pathlib import Path
+from steering.engine import open_engine
+from steering.engine.options import EngineLimits, EngineOptions
+from steering.threads import call_in_thread
+torch.set_num_threads(2)
+def native():
+    looks = []
+    while len(looks) < 5 or len(set(looks[-5:])) > 1:  # what was started while loading may still be ending
+        time.sleep(0.2)
+        looks.append(len(os.listdir("/proc/self/task")))
+    return looks[-1]
+options = EngineOptions(sys.argv[1], Path(sys.argv[1]), device="cpu", compiled=False, limits=EngineLimits(cache_bytes=1 << 24))
+engine = open_engine("transformers", options)
+before = native()
+torch.rand(2_000_000).exp().sum()  # starts the pool of this thread if it has none
+print(native() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+def test_opening_an_engine_leaves_no_intra_op_threads_to_the_caller(tiny_folder: Path) -> None:
+    """The pool of the opening thread starts with the caller's own first parallel operation, and not while the engine is opened."""
+    command = [sys.executable, "-c", OPENED, str(tiny_folder)]
+    found = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "2"}
+    )
+    assert found.stdout.strip().splitlines()[-1] == "1"

@@ -1,5 +1,6 @@
 """SqlStore: the Store on SQLite or PostgreSQL."""
 
+import asyncio
 from collections.abc import Mapping
 from tempfile import TemporaryDirectory
 from typing import final
@@ -10,7 +11,7 @@ from steering.store.base import UNLIMITED, NamespaceStore, Writer
 from steering.store.governance import AuditStore, DocumentStore, KeyStore
 from steering.store.outputs import OutputStore
 from steering.store.servers import ServerStore
-from steering.store.sql.address import DatabaseAddress, check_driver, read_address
+from steering.store.sql.address import check_driver, read_address
 from steering.store.sql.database import Database
 from steering.store.sql.failures import translated
 from steering.store.sql.governance import SqlAudit, SqlDocuments, SqlKeys
@@ -79,10 +80,12 @@ async def open_temporary_store() -> SqlStore:
     """
     with translated():
         folder = await run_in_thread(lambda: TemporaryDirectory(prefix="steering-store-"))
+    opening = asyncio.ensure_future(open_sql_store(f"sqlite:///{folder.name}/store.sqlite3", folder))
     try:
-        return await open_sql_store(f"sqlite:///{folder.name}/store.sqlite3", folder)
-    except Exception:
-        await run_in_thread(folder.cleanup)
+        return await asyncio.shield(opening)
+    except BaseException:  # a cancelled migration runs to its end, and writes to the folder until then
+        (found,) = await asyncio.gather(opening, return_exceptions=True)
+        await (found.close() if isinstance(found, SqlStore) else run_in_thread(folder.cleanup))
         raise
 
 
@@ -90,7 +93,7 @@ async def open_sql_store(url: str, folder: TemporaryDirectory[str] | None = None
     """Migrates, connects and runs one query. folder: see SqlStore. Raises InvalidRequest, StoreUnavailable, StorageFull or StoreCorrupt."""
     address = read_address(url)
     check_driver(address.url.get_driver_name())
-    await run_in_thread(_migrated, address, folder)
+    await run_in_thread(migrate, address)
     store = SqlStore(Database(address), folder)
     try:
         await store.ping()
@@ -98,8 +101,3 @@ async def open_sql_store(url: str, folder: TemporaryDirectory[str] | None = None
         await store.close()
         raise
     return store
-
-
-def _migrated(address: DatabaseAddress, _folder: TemporaryDirectory[str] | None) -> None:
-    """Migrates, and keeps the folder until that is done, also where nobody waits for it any more."""
-    migrate(address)

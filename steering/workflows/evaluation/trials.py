@@ -46,7 +46,7 @@ class Samples:
     steered: int = 1
 
 
-FEW = Samples()
+DEFAULT_SAMPLES = Samples()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +85,15 @@ async def run_trials(
     read_back: ReadBack,
     sampling: SamplingParams = WRITING,
     *,
-    samples: Samples = FEW,
+    samples: Samples = DEFAULT_SAMPLES,
     perplexity: bool = True,
     progress: Progress | None = None,
 ) -> tuple[Trial, tuple[Trial, ...]]:
     """(the unsteered trial, one trial a plan in order). Prompt i has seed s_i = mix(seed, i) under every plan, so plans
-    share their noise; sample j has seed mix(s_i, j), and the samples of a prompt are averaged. perplexity: whether answers have a surprise; the logits it needs are more than half of the work of
-    reading where the vocabulary is large.
+    share their noise; sample j has seed mix(s_i, j), and the samples of a prompt are averaged. perplexity:
+    whether answers have a surprise; the logits it needs are a third of the work of reading.
 
-    All answers are generated as one background batch, then read, PROMPTS_AT_ONCE; cancelling stops either at once.
+    All answers are generated as one background batch, then read, those of PROMPTS_AT_ONCE prompts at a time; cancelling stops either at once.
     """
     report, total = progress or ignore_progress, trial_steps(len(plans), len(prompts), samples)
     seeds = [mix(sampling.seed, i) for i in range(len(prompts))]
@@ -130,12 +130,12 @@ async def run_trials(
     return unsteered, tuple(_mean_trial(trials[start : start + samples.steered]) for start in starts)
 
 
-def trial_answers(plans: int, prompts: int, samples: Samples = FEW) -> int:
+def trial_answers(plans: int, prompts: int, samples: Samples = DEFAULT_SAMPLES) -> int:
     """How many answers `run_trials` writes, the unsteered ones included."""
     return (plans * samples.steered + samples.unsteered) * prompts
 
 
-def trial_steps(plans: int, prompts: int, samples: Samples = FEW) -> int:
+def trial_steps(plans: int, prompts: int, samples: Samples = DEFAULT_SAMPLES) -> int:
     """How many steps of progress `run_trials` reports: every answer is written and read."""
     return 2 * trial_answers(plans, prompts, samples)
 

@@ -45,7 +45,7 @@ def sample(logits: Logits, rows: Rows[Sequence], kernel: SamplingKernel | None =
         return _sampled_by_torch(logits, rows)
     if len(plain) == len(rows):
         return _sampled_by_kernel(logits, rows, kernel)
-    others = [row for row in range(len(rows)) if row not in set(plain)]
+    others = sorted(set(range(len(rows))) - set(plain))
     found = dict(zip(plain, _sampled_by_kernel(logits[plain], [rows[row] for row in plain], kernel), strict=True))
     found |= zip(others, _sampled_by_torch(logits[others], [rows[row] for row in others]), strict=True)
     return [found[row] for row in range(len(rows))]

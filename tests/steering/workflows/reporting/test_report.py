@@ -162,19 +162,19 @@ async def test_an_independent_scorer_has_a_say_in_the_gate_of_control(engine: Li
 
 
 async def test_the_independent_scorer_and_the_side_effects_read_every_answer(engine: LinearEngine) -> None:
-    """A scorer that gives every text the score it had agrees with it fully, however many answers a prompt has."""
-    given: dict[str, list[float]] = {}
+    """Four unsteered answers to each prompt and three steered ones, by a scorer that counts kind words."""
+    given: list[int] = []
 
     class Recorded:
         name = "recorded"
 
         async def score(self, instructions: Sequence[str], texts: Sequence[str]) -> list[float]:
-            given[str(len(given))] = [float(len(texts))]
+            given.append(len(texts))
             return [float(sum(word in POSITIVE for word in text.split())) for text in texts]
 
     request = await request_of(engine, {"strength": 0.8}, independent=Recorded(), samples=3)
     found = await report(engine, replace(request, readers={"same": request.vector}))
-    assert list(given.values()) == [[4.0 * len(PROMPTS)], [3.0 * len(PROMPTS)]]
+    assert given == [4 * len(PROMPTS), 3 * len(PROMPTS)]
     assert check_of(found, "control", "agreement.recorded").value > 0.3
     (effect,) = found.seeds[0].side_effects
     assert effect.shift.mean > 0.0
