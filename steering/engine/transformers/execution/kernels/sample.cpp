@@ -3,7 +3,8 @@
 //
 // Without filters its two logarithms are computed only for tokens that a bound of their noise does not exclude; filters look at the tokens
 // near the best one first. 32 rows of 49,152 normal logits (deviation 3) at temperature 0.7, two cores of an AMD EPYC, kernel and torch:
-// 1.4 and 8.5 ms, with top_p 0.95 6.3 and 21 ms, top_k 50 1.2 and 5.8 ms; one row 0.11 and 0.29 ms.
+// 1.4 and 8.5 ms, with top_p 0.95 6.3 and 21 ms, top_k 50 1.2 and 5.8 ms; one row 0.11 and 0.29 ms. The embedded
+// model decodes 1.08, 1.19 and 1.24 times as fast as with torch at 1, 8 and 32 requests at temperature 0.7 (three rounds in turns).
 // `STEERING_KERNELS=false` switches it off with the other kernels.
 #include "gemm_tile.h"
 #include "noise.h"
