@@ -26,6 +26,7 @@ from steering.engine.transformers.captures import check_layers
 from steering.errors import ContextLengthExceeded, EngineDead, InvalidRequest, NonfiniteActivations, Overloaded
 from steering.model.info import ModelInfo
 from steering.plan.types import SteeringPlan
+from tests.captures import first_cut
 from tests.scripted_model import (
     SCRIPTED_MODEL,
     VOCABULARY,
@@ -105,7 +106,7 @@ class ScriptedEngine:
                 await self._pause(done - 1)
             ids = self.tokenizer.encode(prompt.prompt)
             self.captured.append(prompt.prompt)
-            found.append(self._read(ids, prompt.plan, spec))
+            found.append(self._read(ids, prompt, spec))
             if progress is not None:
                 progress(done, len(prompts))
         return tuple(found)
@@ -190,16 +191,16 @@ class ScriptedEngine:
         first = {} if index else {"raised": raised, "scheduled": scheduled}
         yield TokenEvent(index, -1, "", finish=finish, **first)
 
-    def _read(self, ids: tuple[int, ...], plan: SteeringPlan, spec: CaptureSpec) -> Capture:
+    def _read(self, ids: tuple[int, ...], prompt: CapturePrompt, spec: CaptureSpec) -> Capture:
         tokens = len(ids) if spec.position == "all" else 1
         text = bytes(one for one in ids if one < 256)
         sign = float(b"good" in text) - float(b"bad" in text)
-        generator = torch.Generator().manual_seed(_digest(ids, plan.fingerprint))
+        generator = torch.Generator().manual_seed(_digest(ids, prompt.plan.fingerprint))
         shape = (len(spec.layers), tokens, self.info.d_model)
         activations = 0.1 * torch.randn(shape, generator=generator) + sign * planted_direction()
         logits = torch.randn((len(ids), VOCABULARY), generator=generator) if spec.logits else None
         embeddings = torch.randn(shape[1:], generator=generator) if spec.embeddings else None
-        return Capture(tuple(ids), activations, logits, embeddings)
+        return first_cut(Capture(tuple(ids), activations, logits, embeddings), prompt, spec)
 
     async def fit(self, task: FitTask, *, progress: Callable[[int, int], None] | None = None) -> FittedDirection:
         """See Engine.fit. It always comes out at the planted direction, with a loss of one over the number of the step."""

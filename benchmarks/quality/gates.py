@@ -23,7 +23,7 @@ DOSE = 0.15
 """Planned relative dose, summed over the layers, where nothing is measured: on half of the concepts text breaks at 0.2."""
 METHODS = (MEAN_DIFFERENCE, "probe", "trained", "three_layers", "shared_dose")
 SEVERAL = ("three_layers", "shared_dose")
-SAMPLES = 2
+SAMPLES = 4
 """Answers to each prompt under each steering. With one, and half of the prompts varied, the seeds disagreed on two of five concepts."""
 SHOWN = 2
 """Prompts whose texts are saved."""

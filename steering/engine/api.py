@@ -114,16 +114,22 @@ class TokenEvent:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CapturePrompt:
-    """A text to read. prompt_length: tokens of its prompt, for plans that depend on the position; None: all of them."""
+    """A text to read. prompt_length: tokens of its prompt, for plans that depend on the position; None: all of them.
+
+    first: the position from which logits and, of position "all", activations are returned. Texts of one call that begin alike
+    share what comes before it, so several answers to one prompt are read in less time than as whole texts.
+    """
 
     prompt: Prompt
     plan: SteeringPlan = UNSTEERED
     prompt_length: int | None = None
+    first: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class CaptureSpec:
-    """What to read: residuals after these blocks under the prompt's plan. logits: also logits, at every position.
+    """What to read: residuals after these blocks under the prompt's plan. logits: also logits, at every position from
+    `CapturePrompt.first`.
     embeddings: also the input embeddings of the positions read."""
 
     layers: tuple[int, ...]
@@ -137,7 +143,7 @@ class Capture:
     """The result of reading one text, in float32 on the host.
 
     activations (layer, token, d_model): in the order of CaptureSpec.layers; token is 1 unless position was "all". logits
-    (position, vocab): over every position of the text. embeddings (token, d_model): before positions are added.
+    (position, vocab): over the positions of the text from `CapturePrompt.first`. embeddings (token, d_model): before positions are added.
     """
 
     token_ids: tuple[int, ...]

@@ -115,6 +115,26 @@ async def test_captures_come_in_order_with_progress(engine: Engine) -> None:
     assert (again[0].activations - captures[3].activations).abs().max() < 1e-3
 
 
+async def test_a_capture_may_begin_behind_what_its_texts_have_in_common(engine: Engine) -> None:
+    before = PROMPTS[0] * 4
+    texts = [(*before, *f"answer {n}".encode()) for n in range(3)]
+    spec = CaptureSpec((0, 1), "all", logits=True)
+    whole = await engine.capture([CapturePrompt(text) for text in texts], spec)
+    first = len(before) - 1
+    for one, all_of_it in zip(
+        await engine.capture([CapturePrompt(text, first=first) for text in texts], spec), whole, strict=True
+    ):
+        assert one.token_ids == all_of_it.token_ids
+        assert one.activations.shape[1] == len(one.token_ids) - first
+        if engine.info.architecture != "fake":
+            torch.testing.assert_close(one.activations, all_of_it.activations[:, first:], rtol=1e-3, atol=1e-3)
+        assert one.logits is not None
+        assert all_of_it.logits is not None
+        torch.testing.assert_close(one.logits, all_of_it.logits[first:], rtol=1e-3, atol=1e-3)
+    with pytest.raises(InvalidRequest, match="first"):
+        await engine.capture([CapturePrompt(texts[0], first=len(texts[0]))], spec)
+
+
 async def test_a_fit_comes_out_the_same_twice_with_progress(engine: Engine) -> None:
     if not isinstance(engine, SupportsFitting):
         with pytest.raises(UnsupportedParameter, match=engine.name):

@@ -29,6 +29,16 @@ class Segment:
         """Returns the absolute position of the last token."""
         return self.first + self.length - 1
 
+    def tokens_from(self, position: int) -> range:
+        """Returns the rows of the pass that hold positions from this one on; empty for one behind the segment."""
+        return range(min(self.start + max(position - self.first, 0), self.end), self.end)
+
+    @property
+    def logit_tokens(self) -> range:
+        """Returns the rows of the pass whose logits a capture returns."""
+        capture = self.sequence.capture
+        return range(0) if capture is None or not capture.spec.logits else self.tokens_from(capture.first)
+
     @property
     def predicts(self) -> bool:
         """Whether the sequence's next token is chosen from its last position."""

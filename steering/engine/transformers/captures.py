@@ -26,19 +26,21 @@ def check_layers(spec: CaptureSpec, layer_count: int) -> None:
 def begin(
     index: int, prompt: CapturePrompt, ids: tuple[int, ...], spec: CaptureSpec, tokenizer: ModelTokenizer
 ) -> CaptureState:
-    """The empty state of one text. Raises InvalidRequest where the position does not exist in it."""
+    """The empty state of one text. Raises InvalidRequest where the position or `first` does not exist in it."""
     length = prompt.prompt_length
     if length is not None and not 1 <= length <= len(ids):
         raise InvalidRequest(
             f"prompt_length {length} lies outside the text of {len(ids)} tokens", param="prompt_length"
         )
+    if not 0 <= prompt.first < max(len(ids), 1):
+        raise InvalidRequest(f"first {prompt.first} lies outside the text of {len(ids)} tokens", param="first")
     window = _window(spec.position, prompt, len(ids), tokenizer)
-    return CaptureState(index=index, spec=spec, window=window, reduce=spec.position != "all")
+    return CaptureState(index=index, spec=spec, window=window, first=prompt.first, reduce=spec.position != "all")
 
 
 def _window(position: Position, prompt: CapturePrompt, length: int, tokenizer: ModelTokenizer) -> tuple[int, int]:
     if position == "all":
-        return 0, length
+        return prompt.first, length
     if position == "last":
         return length - 1, length
     if position == "mean":

@@ -177,7 +177,7 @@ class EngineLoop:
         else:
             self._prompt_tokens += prompt_tokens
             for sequence in sequences:
-                if not sequence.generated:
+                if sequence.capture is not None or not sequence.generated:
                     self._scheduler.index.register(sequence)
             scores = result.monitor_scores()
             for sequence, token in zip(result.sequences, chosen, strict=True):

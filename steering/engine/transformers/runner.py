@@ -130,7 +130,7 @@ class ModelRunner:
         whole = [segment for segment in batch.segments if _wants_logits(segment)]
         captures_only = all(sequence.capture is not None for sequence in batch.sequences)
         stop_after = max(readers.layers, default=0) if captures_only and not whole else None
-        kept = [s.end - 1 for s in ends] + [token for s in whole for token in range(s.start, s.end)]
+        kept = [s.end - 1 for s in ends] + [token for s in whole for token in s.logit_tokens]
         keep = torch.tensor(kept or [0], device=self._device)
         logits = self.executor.run(PreparedPass(batch, steering, readers, keep, stop_after))
         self.steering.finish(steering)
@@ -165,9 +165,10 @@ def _store_logits(segments: Rows[Segment], logits: Logits) -> None:
     start = 0
     for segment in segments:
         assert segment.sequence.capture is not None
-        piece: Tensor = logits[start : start + segment.length].to(torch.float32).cpu()
+        count = len(segment.logit_tokens)
+        piece: Tensor = logits[start : start + count].to(torch.float32).cpu()
         segment.sequence.capture.logits.append(piece)
-        start += segment.length
+        start += count
 
 
 def _uniform(work: Rows[tuple[Sequence, int]]) -> Iterator[list[tuple[Sequence, int]]]:

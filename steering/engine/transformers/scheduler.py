@@ -214,10 +214,11 @@ class Scheduler:
                 continue
             amount = min(sequence.remaining, budget, sequence.most_positions)
             if sequence.capture is not None and sequence.capture.spec.logits:
-                if logit_positions <= 0:
+                before = max(sequence.capture.first - sequence.computed, 0)  # positions without logits
+                amount = min(amount, before + logit_positions)
+                if amount == 0:
                     continue
-                amount = min(amount, logit_positions)
-                logit_positions -= amount
+                logit_positions -= max(amount - before, 0)
             work.append((sequence, amount))
             budget -= amount
             first, end = sequence.computed // BLOCK, (sequence.computed + amount) // BLOCK

@@ -57,11 +57,13 @@ class Stream:
 
 @dataclass(slots=True, eq=False)
 class CaptureState:
-    """What a capture sequence has gathered. index: its place in the call. window: half-open range of positions; reduce: one mean row, or every row."""
+    """What a capture sequence has gathered. index: its place in the call. window: half-open range of positions; first: the first position with logits;
+    reduce: one mean row, or every row."""
 
     index: int
     spec: CaptureSpec
     window: tuple[int, int]
+    first: int
     reduce: bool
     pieces: dict[int, list[Tensor]] = field(default_factory=dict)
     logits: list[Tensor] = field(default_factory=list)
@@ -118,9 +120,10 @@ class Sequence:
         self.dose = DoseLedger(self.plan, self.prompt_length)
         if self.capture is None:
             self.shareable = self.prompt_length - 1
-        elif not self.capture.spec.logits:
+        else:
             end = len(self.ids) if self.plan.empty else self.prompt_length
-            self.shareable = min(self.capture.window[0], end - 1)
+            first = self.capture.first if self.capture.spec.logits else end - 1
+            self.shareable = min(self.capture.window[0], first, end - 1)
 
     @property
     def generated(self) -> int:

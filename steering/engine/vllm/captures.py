@@ -47,7 +47,8 @@ class CaptureTask:
 
     def request(self, priority: int) -> Task:
         """Returns the request to vLLM. Its blocks are shared with nobody."""
-        window = CaptureWindow(self.spec.layers, *self.window, reduce=self.reduce, logits=self.spec.logits)
+        logits, first = self.spec.logits, self.prompt.first
+        window = CaptureWindow(self.spec.layers, *self.window, reduce=self.reduce, logits=logits, first=first)
         sampling = vllm_sampling(SamplingParams(max_tokens=1, ignore_eos=True), ())
         length = self.prompt.prompt_length or len(self.ids)
         return Task(self.ids, length, sampling, self.prompt.plan, (), window, priority, salt="capture")

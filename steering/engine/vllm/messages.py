@@ -22,13 +22,14 @@ EXTRA_ARGS = "steering"
 
 @dataclass(frozen=True, slots=True)
 class CaptureWindow:
-    """What a capture reads. Positions [start, end) at these layers; reduce: their mean. logits: at every position."""
+    """What a capture reads. Positions [start, end) at these layers; reduce: their mean. logits: at every position from `first`."""
 
     layers: tuple[int, ...]
     start: int
     end: int
     reduce: bool
     logits: bool
+    first: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class RequestSteering:
     def packed(self) -> dict[str, Any]:
         """Returns plain types. A tensor in extra_args would end vLLM's engine for everybody."""
         window = self.capture
-        capture = window and [list(window.layers), window.start, window.end, window.reduce, window.logits]
+        capture = window and [list(window.layers), window.start, window.end, window.reduce, window.logits, window.first]
         return {
             "key": self.key,
             "plan": self.plan,

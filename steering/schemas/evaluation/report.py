@@ -112,8 +112,8 @@ class ReportTextAnswer(Answer):
 
 
 class SeedReportAnswer(Answer):
-    """The verdict of one seed. chance: the shift that one random steering of the same dose in twenty reaches; null where it is not
-    known. broken: activations became non-finite, and nothing was judged."""
+    """The verdict of one seed. chance: the shift that one random steering of the same dose in twenty reaches, estimated from the random
+    directions of all seeds; null where it is not known. broken: activations became non-finite, and nothing was judged."""
 
     seed: int
     passed: bool

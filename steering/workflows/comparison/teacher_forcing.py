@@ -36,21 +36,20 @@ async def measure_tokens(
         return TokenMeasures((), ())
     plans = (UNSTEERED,) if plan.empty else (UNSTEERED, plan)
     captures = await engine.capture(
-        [CapturePrompt(prompt + tokens, one, len(prompt)) for one in plans],
+        [CapturePrompt(prompt + tokens, one, len(prompt), first=len(prompt) - 1) for one in plans],
         CaptureSpec(layers=(), logits=True),
         priority=0,
     )
-    plain = predicting(captures[0], len(prompt), len(tokens))
-    steered = predicting(captures[-1], len(prompt), len(tokens))
+    plain, steered = predicting(captures[0], len(tokens)), predicting(captures[-1], len(tokens))
     surprise = await run_in_thread(surprises, plain, tokens)
     divergence = (0.0,) * len(tokens) if plan.empty else await run_in_thread(divergences, steered, plain)
     return TokenMeasures(surprise, divergence)
 
 
-def predicting(capture: Capture, prompt_length: int, count: int) -> Float[Tensor, "token vocab"]:
-    """Logits at the positions that predict `count` tokens after a prompt: the first is predicted at its last position."""
+def predicting(capture: Capture, count: int) -> Float[Tensor, "token vocab"]:
+    """Logits at the positions that predict `count` tokens after a prompt, of a capture from the prompt's last position on."""
     assert capture.logits is not None, "asked for with CaptureSpec.logits"
-    return capture.logits[prompt_length - 1 : prompt_length - 1 + count]
+    return capture.logits[:count]
 
 
 def surprises(logits: Float[Tensor, "token vocab"], tokens: Sequence[int]) -> tuple[float, ...]:

@@ -33,22 +33,26 @@ def perplexity_ratio(trial: Trial, unsteered: Trial) -> Estimate:
     return Estimate(finite_exp(found.mean), interval)
 
 
-def chance(unsteered: Trial, controls: Sequence[Trial]) -> float | None:
-    """Returns the mean shift that one random direction in twenty exceeds, estimated from the K that were tried.
+def mean_shifts(unsteered: Trial, controls: Sequence[Trial]) -> tuple[float, ...]:
+    """Returns the mean over the prompts of the shift under each control that is not broken."""
+    return tuple(fmean(shifts(control, unsteered)) for control in controls if control.broken is None)
+
+
+def chance(reached: Sequence[float]) -> float | None:
+    """Returns the mean shift that one random direction in twenty exceeds, estimated from those of the K that were tried.
 
     A random direction is as likely as its opposite, so its mean shift has mean 0 over directions, and (mean shift of the
     next) / rms(mean shifts) follows Student's t with K degrees of freedom: the bound is t_0.95(K) * rms, which includes the
     uncertainty of few directions. None without controls.
     """
-    if not controls:
+    if not reached:
         return None
-    reached = [fmean(shifts(control, unsteered)) for control in controls]
     return float(t.ppf(0.95, len(reached))) * sqrt(fmean(shift**2 for shift in reached))
 
 
 def advantage(strength: float, trial: Trial, unsteered: Trial, controls: Sequence[Trial]) -> Estimate:
     """Estimates sign(s) * shift, less `chance` at the same dose, with its interval over prompts; without controls the shift."""
-    reach, sign = chance(unsteered, controls) or 0.0, 1.0 if strength > 0.0 else -1.0
+    reach, sign = chance(mean_shifts(unsteered, controls)) or 0.0, 1.0 if strength > 0.0 else -1.0
     return estimate([sign * shift - reach for shift in shifts(trial, unsteered)])
 
 
@@ -64,7 +68,7 @@ def dose_point(
 ) -> DosePoint:
     """Builds one row of the dose-response. concept_score and random_score are mean shifts; intervals are over prompts."""
     moved, perplexity = estimate(shifts(trial, unsteered)), perplexity_ratio(trial, unsteered)
-    random = [fmean(shifts(control, unsteered)) for control in controls]
+    random = mean_shifts(unsteered, controls)
     return DosePoint(
         strength=strength,
         concept_score=moved.mean,
@@ -75,7 +79,7 @@ def dose_point(
         relative_dose=fmean(one.dose for one in trial.measures),
         random_score=fmean(random) if random else None,
         perplexity_interval=perplexity.interval,
-        chance=chance(unsteered, controls),
+        chance=chance(random),
     )
 
 

@@ -163,25 +163,25 @@ def _mean(samples: Sequence[AnswerMeasures]) -> AnswerMeasures:
 async def _measure(
     engine: Engine, prompt: tuple[int, ...], answers: Sequence[Answer], read_back: ReadBack, *, perplexity: bool
 ) -> list[AnswerMeasures]:
-    """One prompt's answers, a few at a time."""
+    """One prompt's answers, a few at a time. They are read from the prompt's last position on, which predicts their first token."""
     found: list[AnswerMeasures] = []
-    longest = len(prompt) + max((len(one.tokens) for one in answers), default=0)
+    longest, first = 1 + max((len(one.tokens) for one in answers), default=0), len(prompt) - 1
     size = max(1, LOGITS_AT_ONCE // (longest * (engine.info.vocab_size if perplexity else engine.info.d_model)))
     spec = CaptureSpec(layers=(read_back.layer,), position="all", logits=perplexity)
     for start in range(0, len(answers), size):
         part = answers[start : start + size]
-        captures = await engine.capture([CapturePrompt(prompt + one.tokens, UNSTEERED) for one in part], spec)
+        captures = await engine.capture([CapturePrompt(prompt + one.tokens, first=first) for one in part], spec)
         for one, capture in zip(part, captures, strict=True):
-            found.append(await run_in_thread(_measures, capture, len(prompt), one, read_back))
+            found.append(await run_in_thread(_measures, capture, one, read_back))
     return found
 
 
-def _measures(capture: Capture, prompt_length: int, answer: Answer, read_back: ReadBack) -> AnswerMeasures:
+def _measures(capture: Capture, answer: Answer, read_back: ReadBack) -> AnswerMeasures:
     """An answer without a token is read at the position that would have predicted its first."""
     count = len(answer.tokens)
-    start = prompt_length if count else prompt_length - 1
+    start = 1 if count else 0
     known = count and capture.logits is not None
-    surprise = surprises(predicting(capture, prompt_length, count), answer.tokens) if known else ()
+    surprise = surprises(predicting(capture, count), answer.tokens) if known else ()
     doses = [dose for by_layer in answer.finish.steering.doses for dose in by_layer.values()]
     return AnswerMeasures(
         score=SCORERS[read_back.scorer].score(capture.activations[0, start:], read_back.entry),
@@ -222,13 +222,13 @@ async def _divergences(
     engine: Engine, prompt: tuple[int, ...], tokens: tuple[int, ...], plans: Sequence[SteeringPlan]
 ) -> list[tuple[float, ...]]:
     """KL per token of each plan along one text."""
-    spec = CaptureSpec(layers=(), logits=True)
-    (plain,) = await engine.capture([CapturePrompt(prompt + tokens)], spec)
-    reference, found = predicting(plain, len(prompt), len(tokens)), []
+    spec, first = CaptureSpec(layers=(), logits=True), len(prompt) - 1
+    (plain,) = await engine.capture([CapturePrompt(prompt + tokens, first=first)], spec)
+    reference, found = predicting(plain, len(tokens)), []
     for plan in plans:
         if plan.empty:
             found.append((0.0,) * len(tokens))
             continue
-        (steered,) = await engine.capture([CapturePrompt(prompt + tokens, plan, len(prompt))], spec)
-        found.append(await run_in_thread(divergences, predicting(steered, len(prompt), len(tokens)), reference))
+        (steered,) = await engine.capture([CapturePrompt(prompt + tokens, plan, len(prompt), first)], spec)
+        found.append(await run_in_thread(divergences, predicting(steered, len(tokens)), reference))
     return found

@@ -54,21 +54,25 @@ async def score(engine: Engine, request: ScoreRequest, *, priority: int = 0) -> 
     """Reads every row once under the plan and returns the scores in order. Raises what `Engine.capture` raises."""
     found: list[ScoredRow] = []
     length = request.prompt_length
-    for part in parts(request.rows, engine.info.vocab_size):
-        prompts = [CapturePrompt(ids, request.plan, length or None) for ids in part]
+    first = max(length, 1) - 1
+    for part in parts(request.rows, first, engine.info.vocab_size):
+        prompts = [CapturePrompt(ids, request.plan, length or None, first) for ids in part]
         captures = await engine.capture(prompts, CaptureSpec((), logits=True), priority=priority)
         found += await run_in_thread(lambda read: [_scored(one, length) for one in read], captures)
     return tuple(found)
 
 
-def parts(rows: Sequence[tuple[int, ...]], vocabulary: int) -> Iterator[list[tuple[int, ...]]]:
-    """Groups rows whose logits fit into LOGITS_BOUND; a longer row is alone."""
+def parts(rows: Sequence[tuple[int, ...]], first: int, vocabulary: int) -> Iterator[list[tuple[int, ...]]]:
+    """Groups rows whose logits, from position `first` on, fit into LOGITS_BOUND; a longer row is alone."""
     part: list[tuple[int, ...]] = []
+    held = 0
     for row in rows:
-        if part and (sum(map(len, part)) + len(row)) * vocabulary > LOGITS_BOUND:
+        count = (len(row) - first) * vocabulary
+        if part and held + count > LOGITS_BOUND:
             yield part
-            part = []
+            part, held = [], 0
         part.append(row)
+        held += count
     if part:
         yield part
 
@@ -77,7 +81,7 @@ def _scored(capture: Capture, prompt_length: int) -> ScoredRow:
     assert capture.logits is not None
     start = max(prompt_length, 1)
     ids = torch.tensor(capture.token_ids)
-    logits = capture.logits[start - 1 : -1].float()
+    logits = capture.logits[:-1].float()
     own = torch.log_softmax(logits, dim=-1).gather(1, ids[start:, None])[:, 0].tolist()
     greedy = (logits.argmax(dim=-1) == ids[start:]).tolist()
     unknown = (None,) * (start - prompt_length)

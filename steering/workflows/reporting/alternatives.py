@@ -1,6 +1,6 @@
 """The operating point with other vectors: random ones of the same dose, and one from half of the pairs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import inf
 
@@ -19,9 +19,10 @@ MEAN_DIFFERENCE = "mean_difference"
 
 
 async def random_plans(
-    info: ModelInfo, plan: SteeringPlan, vectors: Mapping[str, ConceptVector], count: int
+    info: ModelInfo, plan: SteeringPlan, vectors: Mapping[str, ConceptVector], numbers: Iterable[int]
 ) -> tuple[SteeringPlan, ...]:
-    """Plans with random directions in place of the vectors, of the same dose; none unless all interventions are plain adds.
+    """A plan for each number, with random directions in place of the vectors, of the same dose; none unless all interventions are
+    plain adds.
 
     What other operations, conditions and held readouts do depends on the residual along the direction, so with a random
     one they have another dose.
@@ -29,8 +30,8 @@ async def random_plans(
     if any(one.operation != "add" or one.condition is not None or one.holds for one in plan.interventions):
         return ()
     found = []
-    for number in range(count):
-        others = {name: random_like(vector, number + 1) for name, vector in vectors.items()}
+    for number in numbers:
+        others = {name: random_like(vector, number) for name, vector in vectors.items()}
         found.append(await _with(info, plan, others))
     return tuple(found)
 

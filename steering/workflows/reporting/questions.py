@@ -52,11 +52,12 @@ async def _surprises(engine: Engine, prompt: Prompt, options: Sequence[str], pla
     space = "" if engine.info.chat_template else " "
     answers = [_answer_ids(engine, f"{space}{option[:1].upper()}{option[1:]}") for option in options]
     captures = await engine.capture(
-        [CapturePrompt(before + ids, plan, len(before)) for ids in answers], CaptureSpec(layers=(), logits=True)
+        [CapturePrompt(before + ids, plan, len(before), first=len(before) - 1) for ids in answers],
+        CaptureSpec(layers=(), logits=True),
     )
     found = []
     for ids, capture in zip(answers, captures, strict=True):
-        found.append(fmean(await run_in_thread(surprises, predicting(capture, len(before), len(ids)), ids)))
+        found.append(fmean(await run_in_thread(surprises, predicting(capture, len(ids)), ids)))
     return found
 
 

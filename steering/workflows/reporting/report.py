@@ -10,10 +10,11 @@ from scipy.stats import spearmanr
 
 from steering.engine.api import Engine, Prompt
 from steering.plan.types import UNSTEERED, SteeringPlan
+from steering.quality import Estimate
 from steering.workflows.comparison.text_metrics import estimate
 from steering.workflows.evaluation.judge import instruction_of
 from steering.workflows.evaluation.setup import ReadBack, read_back
-from steering.workflows.evaluation.statistics import chance
+from steering.workflows.evaluation.statistics import chance, mean_shifts
 from steering.workflows.evaluation.trials import UNSTEERED_SAMPLES, Samples, Trial, neutral_divergence, run_trials
 from steering.workflows.generate import mix
 from steering.workflows.progress import Progress, ignore_progress
@@ -21,6 +22,7 @@ from steering.workflows.reporting.alternatives import fewer_pairs_plan, random_p
 from steering.workflows.reporting.gates import (
     Check,
     Gate,
+    Thresholds,
     Utility,
     above,
     along,
@@ -30,11 +32,12 @@ from steering.workflows.reporting.gates import (
     utility_gate,
 )
 from steering.workflows.reporting.questions import accuracy, load_questions
-from steering.workflows.reporting.reading import side_effects
+from steering.workflows.reporting.reading import SideEffect, side_effects
 from steering.workflows.reporting.results import Report, ReportRequest, ReportText, SeedReport
 from steering.workflows.reporting.variations import VARIATIONS
 
 CONTROLS = 4
+"""Random directions for each seed. Every seed has its own, so that one bound of chance is estimated from all of them."""
 FEWER = "fewer_pairs"
 PLAIN = "plain"
 STEPS = 4 + len(VARIATIONS)
@@ -45,14 +48,28 @@ Step: TypeAlias = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Work:
-    """A request with what all seeds share. arms: the plan, then random ones; fewer: the plan of a vector from half of the pairs."""
+    """A request with what all seeds share. fewer: the plan of a vector from half of the pairs."""
 
     engine: Engine
     request: ReportRequest
     reading: ReadBack
-    arms: tuple[SteeringPlan, ...]
     fewer: SteeringPlan | None
     accuracy: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Measured:
+    """What the answers of one seed showed. moved: shift of each prompt along the direction, none where activations became
+    non-finite. random: mean shift of each random steering. independent: checks of the second model."""
+
+    seed: int
+    random: tuple[float, ...]
+    moved: tuple[float, ...] = ()
+    independent: tuple[Check, ...] = ()
+    utility: Gate | None = None
+    varied: tuple[tuple[str, Estimate], ...] = ()
+    side_effects: tuple[SideEffect, ...] = ()
+    texts: tuple[ReportText, ...] = ()
 
 
 async def report(engine: Engine, request: ReportRequest, *, progress: Progress | None = None) -> Report:
@@ -66,19 +83,19 @@ async def report(engine: Engine, request: ReportRequest, *, progress: Progress |
 
     step("asking questions")
     reading = read_back(engine, request.vector, request.reader, request.reading_layer, request.scorer)
-    plan, vectors = request.plan, request.vectors
-    questions = load_questions()
+    plan, questions = request.plan, load_questions()
     before = await accuracy(engine, questions, UNSTEERED) if request.known is None else request.known
     known = before, await accuracy(engine, questions, plan)
-    step("making controls")
-    controls = await random_plans(engine.info, plan, vectors, CONTROLS)
+    step("making plans")
     fewer = None
     if request.pairs is not None:
-        fewer = await fewer_pairs_plan(engine, request.vector, request.pairs, plan, vectors)
-    work = _Work(engine, request, reading, (plan, *controls), fewer, known)
-    found = tuple([await _seed_report(work, seed, step) for seed in request.seeds])
+        fewer = await fewer_pairs_plan(engine, request.vector, request.pairs, plan, request.vectors)
+    work = _Work(engine, request, reading, fewer, known)
+    measured = [await _measured(work, number, seed, step) for number, seed in enumerate(request.seeds)]
+    reached = chance([shift for one in measured for shift in one.random])
+    found = tuple(_judged(one, reached, request.thresholds) for one in measured)
     tell(parts, parts, "done")
-    return Report(request.direction, reading.layer, found, request.thresholds, _warnings(work))
+    return Report(request.direction, reading.layer, found, request.thresholds, _warnings(work, reached))
 
 
 def plain_samples(count: int) -> Samples:
@@ -87,9 +104,9 @@ def plain_samples(count: int) -> Samples:
     return Samples(max(UNSTEERED_SAMPLES, count), count)
 
 
-def _warnings(work: _Work) -> tuple[str, ...]:
+def _warnings(work: _Work, reached: float | None) -> tuple[str, ...]:
     warnings = list(work.request.plan.warnings)
-    if len(work.arms) == 1:
+    if reached is None:
         warnings.append(
             "no random controls: they are made for unconditional adds only, so the shift is compared with 0"
         )
@@ -98,20 +115,31 @@ def _warnings(work: _Work) -> tuple[str, ...]:
     return tuple(warnings)
 
 
-async def _seed_report(work: _Work, seed: int, step: Step) -> SeedReport:
+def _judged(found: _Measured, reached: float | None, limits: Thresholds) -> SeedReport:
+    if found.utility is None:
+        return SeedReport(found.seed, (), estimate((0.0,)), None, (), (), broken=True)
+    control = control_gate(found.moved, reached, limits)
+    control = Gate("control", (*control.checks, *found.independent))
+    robust = robustness_gate(fmean(found.moved), found.varied, limits)
+    gates = control, found.utility, robust
+    return SeedReport(found.seed, gates, estimate(found.moved), reached, found.side_effects, found.texts)
+
+
+async def _measured(work: _Work, number: int, seed: int, step: Step) -> _Measured:
+    """number: of the seed, from 0."""
     request, engine = work.request, work.engine
     step(f"seed {seed}: control")
-    plans = (*work.arms, *(() if work.fewer is None else (work.fewer,)))
+    first = number * CONTROLS + 1
+    controls = await random_plans(engine.info, request.plan, request.vectors, range(first, first + CONTROLS))
+    plans = (request.plan, *controls, *(() if work.fewer is None else (work.fewer,)))
     sampling = replace(request.sampling, seed=seed)
     samples = plain_samples(request.samples)
-    unsteered, trials = await run_trials(engine, request.prompts, plans, work.reading, sampling, samples=samples)
-    trial, others = trials[0], trials[1:]
+    unsteered, (trial, *others) = await run_trials(
+        engine, request.prompts, plans, work.reading, sampling, samples=samples
+    )
+    random = mean_shifts(unsteered, others[: len(controls)])
     if trial.broken is not None:
-        return SeedReport(seed, (), estimate((0.0,)), None, (), (), broken=True)
-    moved = along(trial, unsteered, request.direction)
-    controls = [one for one in others[: len(work.arms) - 1] if one.broken is None]
-    reached = chance(unsteered, controls)
-    gate = control_gate(moved, reached, request.thresholds)
+        return _Measured(seed, random)
     step(f"seed {seed}: utility")
     (kl,) = await neutral_divergence(engine, request.neutral, [request.plan], sampling)
     utility = utility_gate(trial, unsteered, Utility(kl, work.accuracy), request.thresholds)
@@ -136,10 +164,10 @@ async def _seed_report(work: _Work, seed: int, step: Step) -> SeedReport:
             texts += _texts(work, name, prompts, plain, steered)
     step(f"seed {seed}: side effects")
     effects = await side_effects(engine, request.readers, request.prompts, unsteered, trial)
-    gate = Gate("control", (*gate.checks, *await _independent(work, unsteered, trial)))
-    robust = robustness_gate(fmean(moved), varied, request.thresholds)
+    independent = await _independent(work, unsteered, trial)
     step(f"seed {seed}: done")
-    return SeedReport(seed, (gate, utility, robust), estimate(moved), reached, effects, texts)
+    moved = along(trial, unsteered, request.direction)
+    return _Measured(seed, random, moved, independent, utility, tuple(varied), effects, texts)
 
 
 def _varied(work: _Work, name: str, seed: int) -> tuple[Prompt, ...]:

@@ -68,7 +68,8 @@ class ReportText:
 
 @dataclass(frozen=True, slots=True)
 class SeedReport:
-    """The verdict of one seed. chance: the shift that one random steering of the same dose in twenty reaches; None: not known.
+    """The verdict of one seed. chance: the shift that one random steering of the same dose in twenty reaches, estimated from the
+    random directions of all seeds; None: not known.
     broken: the activations became non-finite, and nothing was judged."""
 
     seed: int

@@ -126,8 +126,9 @@ def test_the_tokens_of_the_prompt_are_kept(prompt: str, text: str, expected: tup
 def test_rows_are_read_in_parts_whose_logits_fit() -> None:
     rows = [(1,) * length for length in (3, 4, 40, 2, 2, 9)]
     fitting = workflow.LOGITS_BOUND // 10
-    assert [list(map(len, part)) for part in workflow.parts(rows, fitting)] == [[3, 4], [40], [2, 2], [9]]
-    assert [row for part in workflow.parts(rows, fitting) for row in part] == rows
+    assert [list(map(len, part)) for part in workflow.parts(rows, 0, fitting)] == [[3, 4], [40], [2, 2], [9]]
+    assert [list(map(len, part)) for part in workflow.parts(rows, 2, fitting)] == [[3, 4], [40], [2, 2, 9]]
+    assert [row for part in workflow.parts(rows, 0, fitting) for row in part] == rows
 
 
 REFUSED: list[tuple[dict[str, Any], str, str | None]] = [

@@ -30,6 +30,7 @@ from steering.errors import SteeringError
 from steering.model.info import ModelInfo
 from steering.operations import OPERATIONS
 from steering.plan.types import Phase, SteeringPlan
+from tests.captures import first_cut
 from tests.steering.workflows.linear_tokenizer import (
     BABBLE,
     IDS,
@@ -179,12 +180,13 @@ class LinearEngine:
         after, _ = self.residuals(ids, prompt.plan, length)
         chosen = [_read(after[layer], spec.position, ids, prompt.prompt_length) for layer in spec.layers]
         shape = (0, len(ids) if spec.position == "all" else 1, D_MODEL)
-        return Capture(
+        whole = Capture(
             token_ids=ids,
             activations=torch.stack(chosen) if chosen else torch.zeros(shape),
             logits=self.logits(ids, after[-1]) if spec.logits else None,
             embeddings=_read(self.embedding[torch.tensor(ids)], spec.position, ids) if spec.embeddings else None,
         )
+        return first_cut(whole, prompt, spec)
 
     async def unembed(self, residual: torch.Tensor) -> torch.Tensor:
         """Only what a residual itself says: the words of its pole. (`logits` adds what follows the word read.)"""

@@ -117,7 +117,8 @@ class ReadoutCollector:
             capture = segment.sequence.capture
             assert capture is not None
             if layer in capture.spec.layers:
-                capture.pieces.setdefault(layer, []).append(residual[segment.start : segment.end].clone())
+                kept = segment.tokens_from(capture.window[0])
+                capture.pieces.setdefault(layer, []).append(residual[kept.start : kept.stop].clone())
 
     @staticmethod
     def _read_means(layer: int, means: _Means, residual: Residual) -> None:

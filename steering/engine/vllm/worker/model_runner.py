@@ -60,14 +60,14 @@ def _view(runner: Any, positions: Tensor) -> StepView:
 
 
 def _capture_logits(output: Any, compute_logits: Any, steering: WorkerSteering) -> None:
-    """Keeps the logits of captures that want them at every position, on the host. output: of the last stage, a tensor."""
+    """Keeps the logits of captures that want them, on the host. output: of the last stage, a tensor."""
     step = steering.step
     if step is None or not isinstance(output, Tensor):
         return
     for segment in step.logit_rows():
         capture = segment.sequence.capture
         assert capture is not None
-        for start in range(segment.start, segment.end, LOGIT_ROWS):
+        for start in range(segment.logit_tokens.start, segment.end, LOGIT_ROWS):
             rows = output[start : min(start + LOGIT_ROWS, segment.end)]
             logits = compute_logits(rows)
             if logits is not None:  # only one of the processes that share the head gets them

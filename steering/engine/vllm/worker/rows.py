@@ -134,4 +134,4 @@ def new_row(
 def _capture(window: CaptureWindow, layers: frozenset[int]) -> CaptureState:
     here = tuple(layer for layer in window.layers if layer in layers)
     spec = CaptureSpec(here, logits=window.logits)
-    return CaptureState(index=0, spec=spec, window=(window.start, window.end), reduce=window.reduce)
+    return CaptureState(index=0, spec=spec, window=(window.start, window.end), first=window.first, reduce=window.reduce)

@@ -103,7 +103,7 @@ class Step:
         self.finite = torch.isfinite(hidden.float().sum(dim=-1))
 
     def logit_rows(self) -> Sequence[Segment]:
-        """The segments of captures that want logits at each of their positions."""
+        """The segments of captures that want logits."""
         return [one for one in self._segments if one.sequence.capture is not None and one.sequence.capture.spec.logits]
 
     def finish(self) -> None:

@@ -40,7 +40,7 @@ def request(prompt: int, answer: int, *, salt: str = "", priority: int = 0) -> S
 def text(length: int, salt: str = "capture") -> Sequence:
     """A text to read, like no other."""
     one = request(length, 1, salt=salt)
-    state = CaptureState(0, CaptureSpec((1,)), (length - 1, length), reduce=True)
+    state = CaptureState(0, CaptureSpec((1,)), (length - 1, length), 0, reduce=True)
     return Sequence(one.id, one.ids, length, UNSTEERED, one.sampling, one.stream, capture=state, cache_salt=salt)
 
 

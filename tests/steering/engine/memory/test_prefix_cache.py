@@ -1,6 +1,7 @@
 """Prompt KV is shared where, and only where, a later prompt would compute the same (T1)."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -231,6 +232,34 @@ async def test_texts_of_one_capture_share_their_beginning(hf_byte_tokenizer: Pre
                 assert computed == whole - (5 * (len(SYSTEM) // BLOCK * BLOCK) if shares else 0)
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one.activations, other.activations, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2", "bloom"])
+async def test_answers_to_one_prompt_are_read_without_computing_it_again(
+    family: str, hf_byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Activations and logits from the prompt's last position on equal those of whole texts, steered too."""
+    async with family_engine(family, hf_byte_tokenizer, COLD) as cold:
+        vectors = vectors_for(cold.info)
+        plans = [
+            await plan_for(items, vectors, cold.info)
+            for items in (
+                [],
+                [{"vector": "alpha", "layers": [1]}],
+                [{"vector": "alpha", "layers": [0], "scope": {"tokens": "generated"}}],
+            )
+        ]
+        spec, first = CaptureSpec((2, 0), "all", logits=True), len(SYSTEM) - 1
+        texts = [CapturePrompt(prompt(f"Answer {n}"), plan, len(SYSTEM)) for plan in plans for n in range(4)]
+        expected = await cold.capture(texts, spec)
+    for limits in (EngineLimits(), EngineLimits(idle_prefill_tokens=7)):
+        async with family_engine(family, hf_byte_tokenizer, limits) as engine:
+            found = await engine.capture([replace(text, first=first) for text in texts], spec)
+            shared = len(SYSTEM) // BLOCK * BLOCK
+            assert engine.stats().prompt_tokens <= sum(len(text.prompt) for text in texts) - 3 * 3 * (shared - BLOCK)
+        for one, whole in zip(found, expected, strict=True):
+            torch.testing.assert_close(one.activations, whole.activations[:, first:], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(one.logits, whole.logits[first:], rtol=1e-4, atol=1e-4)
 
 
 async def test_nothing_is_shared_that_was_computed_before_something_faster_arrived(

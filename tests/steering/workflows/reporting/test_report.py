@@ -12,7 +12,10 @@ from steering.plan.resolve import resolve
 from steering.plan.types import UNSTEERED
 from steering.spec import SteeringSpec
 from steering.vectors import ConceptVector
-from steering.workflows.evaluation.setup import GivenVectors, random_like
+from steering.workflows.evaluation.setup import GivenVectors, random_like, read_back
+from steering.workflows.evaluation.statistics import chance, mean_shifts
+from steering.workflows.evaluation.trials import run_trials
+from steering.workflows.reporting.alternatives import random_plans
 from steering.workflows.reporting.gates import Check, Gate
 from steering.workflows.reporting.questions import Question, accuracy, load_questions
 from steering.workflows.reporting.report import PLAIN, report
@@ -67,6 +70,21 @@ async def test_what_is_planted_to_work_passes_under_both_seeds(engine: LinearEng
     assert check_of(found, "robustness", "retained.fewer_pairs").value > 0.5
     assert done == sorted(done)
     assert done[-1][0] == done[-1][1]
+
+
+async def test_one_bound_of_chance_is_estimated_from_the_directions_of_all_seeds(engine: LinearEngine) -> None:
+    request = await request_of(engine, {"strength": 0.8}, seeds=(7, 3))
+    found = await report(engine, request)
+    shifted = []
+    for number, seed in enumerate(request.seeds):
+        numbers = range(4 * number + 1, 4 * number + 5)
+        plans = await random_plans(engine.info, request.plan, request.vectors, numbers)
+        reading = read_back(engine, request.vector, None, request.reading_layer, "projection")
+        sampling = replace(request.sampling, seed=seed)
+        unsteered, trials = await run_trials(engine, request.prompts, plans, reading, sampling)
+        shifted += mean_shifts(unsteered, trials)
+    assert shifted[:4] != shifted[4:]
+    assert [one.chance for one in found.seeds] == pytest.approx([chance(shifted)] * 2)
 
 
 async def test_a_known_accuracy_is_not_measured_again(engine: LinearEngine) -> None:
