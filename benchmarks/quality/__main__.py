@@ -10,13 +10,13 @@ from typing import Any
 from benchmarks.contenders.open_engine import cache_dir, until_compiled
 from benchmarks.quality.blind.answers import blind
 from benchmarks.quality.cards import card
-from benchmarks.quality.choosing import choice
-from benchmarks.quality.concepts import CONCEPTS, FULL, QUICK, RANGES, SMALL, Profile
+from benchmarks.quality.choosing import TRIED_ON, choice
+from benchmarks.quality.concepts import EVIDENCE, MEAN_DIFFERENCE, QUICK, RANGES, Profile
 from benchmarks.quality.dose import measured
 from benchmarks.quality.gates import METHODS, gates
 from benchmarks.quality.holding import held
 from benchmarks.quality.ranges import add_ranges, ranges
-from benchmarks.quality.recording import Stopwatch, add_result, add_run
+from benchmarks.quality.recording import Stopwatch, add_result, add_run, add_whole_run
 from benchmarks.quality.training import CONTESTED, contest
 from benchmarks.quality.transfer.measure import both_ways
 from steering.concepts import CONCEPTS as STARTERS
@@ -29,17 +29,17 @@ from steering.threads import disable_intra_op_threads
 RESULTS = Path(__file__).parent.parent / "results" / "quality.json"
 PARTS = {
     "cards": tuple(STARTERS),
-    "choice": CONCEPTS,
-    "dose": CONCEPTS,
+    "choice": TRIED_ON,
+    "dose": tuple(STARTERS),
     "training": CONTESTED,
-    "holding": CONCEPTS,
+    "holding": tuple(STARTERS),
     "gates": tuple(STARTERS),
     "transfer": tuple(STARTERS),
     "ranges": tuple(STARTERS),
     "blind": tuple(STARTERS),
 }
-UNASKED = ("ranges", "gates", "transfer", "blind")
-"""Parts that run only by name."""
+EVIDENCE_PARTS = tuple(part for part in PARTS if part != "ranges")
+"""Parts of `make evidence`. Ranges run by name only: their result is part of the package."""
 SECOND = ("transfer", "blind")
 """Parts that need a second model."""
 CACHE_BYTES = 512 << 20
@@ -59,22 +59,14 @@ class Setup:
 def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
-    counts = parser.add_mutually_exclusive_group()
-    counts.add_argument("--quick", action="store_true", help="tiny counts: shows that everything runs")
-    counts.add_argument("--small", action="store_true", help="fewer prompts and shorter answers")
+    parser.add_argument("--quick", action="store_true", help="tiny counts: shows that everything runs")
     parser.add_argument(
         "--eager", action="store_true", help="without compiled decode steps, which take minutes to make"
     )
-    parser.add_argument(
-        "--only",
-        nargs="+",
-        choices=list(PARTS),
-        default=[part for part in PARTS if part not in UNASKED],
-        metavar="PART",
-    )
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(EVIDENCE_PARTS), metavar="PART")
     parser.add_argument("--concepts", nargs="+", choices=list(STARTERS), default=list(STARTERS), metavar="NAME")
     parser.add_argument(
-        "--methods", nargs="+", choices=METHODS, default=list(METHODS), help="of the gates", metavar="NAME"
+        "--methods", nargs="+", choices=METHODS, default=[MEAN_DIFFERENCE], help="of the gates", metavar="NAME"
     )
     parser.add_argument("--second", help="second model of transfers and blind pairs: a name, folder or .gguf file")
     parser.add_argument("--output", type=Path, default=RESULTS, help="figures are added to this file as they come")
@@ -87,7 +79,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
 async def run(chosen: argparse.Namespace) -> None:
     """Measures the chosen parts of the chosen concepts. Writes the file after each, so that an interrupted run keeps its results."""
     disable_intra_op_threads()  # tensor operations of this thread would slow the engine's down; see steering/threads.py
-    profile = QUICK if chosen.quick else SMALL if chosen.small else FULL
+    watch, profile = Stopwatch(), QUICK if chosen.quick else EVIDENCE
     engine = _opened(EMBEDDED_MODEL, compiled=not chosen.eager)
     second = None
     try:
@@ -100,6 +92,8 @@ async def run(chosen: argparse.Namespace) -> None:
             for concept in chosen.concepts:
                 if concept in PARTS[part]:
                     await _measure(chosen, setup, part, concept)
+        if set(EVIDENCE_PARTS) <= set(chosen.only) and len(chosen.concepts) == len(STARTERS):
+            add_whole_run(chosen.output, engine, watch.spent())
     finally:
         await engine.close()
         if second is not None:

@@ -12,6 +12,8 @@ from steering.workflows.evaluation.setup import plan_at, read_back
 from steering.workflows.evaluation.statistics import perplexity_ratio
 from steering.workflows.evaluation.trials import run_trials
 
+TRIED_ON = ("sentiment", "formality", "refusal")
+"""Concepts whose defaults are chosen."""
 POSITIONS: tuple[Position, ...] = ("last", "mean", "response_mean")
 PLACES: dict[tuple[int, ...], tuple[float, ...]] = {
     (14,): (1.5, 3.0),

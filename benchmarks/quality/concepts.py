@@ -13,8 +13,7 @@ from steering.workflows.extraction.make import make_vector
 from steering.workflows.extraction.texts import default_position
 from steering.workflows.training.train import TRAINED, TrainingSettings
 
-CONCEPTS = ("sentiment", "formality", "refusal", "toxicity", "specificity", "sycophancy")
-DOSES = (-0.2, -0.1, 0.05, 0.1, 0.15, 0.2, 0.3)
+DOSES = (-0.2, -0.15, -0.1, 0.05, 0.1, 0.15, 0.2, 0.3)
 """Planned relative doses, signed: concepts differ in their natural scale, so strengths are chosen by the dose they make."""
 MEAN_DIFFERENCE = "mean_difference"
 
@@ -28,19 +27,18 @@ class Profile:
     reporting: int = 24
     judged: int = 24
     neutral: int = 8
-    tokens: int = 40
-    controls: int = 2
+    tokens: int = 32
+    controls: int = 4
     doses: tuple[float, ...] = DOSES
-    anchors: int = 2_000
+    anchors: int = 300
 
     @property
     def sampling(self) -> SamplingParams:
         return SamplingParams(max_tokens=self.tokens, temperature=0.7, seed=0)
 
 
-FULL = Profile()
-SMALL = Profile(choosing=6, reporting=12, judged=24, neutral=4, tokens=32, anchors=300)
-"""Deployment reports of all concepts and methods within an hour on two cores."""
+EVIDENCE = Profile()
+"""All tables of docs within an hour on two cores."""
 RANGES = Profile(choosing=10, reporting=24, neutral=4, controls=4, tokens=40)
 """Both directions of every concept."""
 QUICK = Profile(choosing=2, reporting=3, judged=2, neutral=1, tokens=8, controls=1, doses=(-0.1, 0.1), anchors=40)

@@ -42,6 +42,18 @@ def ranges_table() -> str:
     return table(("concept", "model", "measured"), rows)
 
 
+def dose_counts() -> str:
+    """States how much was measured for the dose-response."""
+    runs = results().get("runs", {}).get("dose", {})
+    if not runs:
+        return "The counts are not recorded.\n"
+    counts = max(runs.values(), key=lambda one: str(one["date"]))["counts"]
+    return (
+        f"{counts['reporting']} evaluation prompts of each concept, {counts['tokens']} tokens an answer, {counts['controls']} random directions, "
+        f"{counts['neutral']} neutral prompts.\n"
+    )
+
+
 def overview() -> str:
     """Shows the result of the default settings for every concept."""
     rows = []
@@ -56,6 +68,7 @@ def overview() -> str:
                 ", ".join(map(str, entry["layers"])),
                 f"{quality['auroc']:.2f} [{low:.2f}, {high:.2f}]",
                 range_text(entry["recommended"]),
+                range_text(entry["negative"]),
                 "" if best is None else f"{best['strength']:g}",
                 "" if best is None else _moved(best),
                 "" if best is None else f"{best['perplexity_ratio']:.2f}",
@@ -64,20 +77,22 @@ def overview() -> str:
             )
         )
     columns = (
-        "concept", "read at", "layers", "held-out AUROC", "strengths that hold", "furthest", "shift there",
+        "concept", "read at", "layers", "held-out AUROC", "hold above zero", "below zero", "furthest", "shift there",
         "perplexity", "relative dose", "",
     )  # fmt: skip
     return table(columns, rows)
 
 
 def best_point(entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Returns the point of the recommended range with the largest shift; None without a range."""
-    if entry["recommended"] is None:
-        return None
-    low, high = entry["recommended"]
-    inside = [point for point in entry["points"] if low <= point["strength"] <= high]
-    best: Mapping[str, Any] = max(inside, key=lambda point: point["concept_score"])
-    return best
+    """Returns the point with the largest shift among the strengths that hold, of either sign; None where none does."""
+    ranges = [found for found in (entry["recommended"], entry["negative"]) if found is not None]
+    inside = [
+        point
+        for point in entry["points"]
+        for low, high in ranges
+        if min(low, high) <= point["strength"] <= max(low, high)
+    ]
+    return max(inside, key=lambda point: abs(point["concept_score"]), default=None)
 
 
 def concept_tables() -> str:
@@ -127,16 +142,17 @@ def _verdict(entry: Mapping[str, Any]) -> str:
     layers = ", ".join(map(str, entry["layers"]))
     where = f"Steered at layer {layers}, read back at layer {entry['reading_layer']}."
     if best is None:
-        held = f"**Falls short**: no positive strength moved the text beyond chance with perplexity within {COHERENT:g} times."
+        held = f"**Falls short**: no strength moved the text beyond chance with perplexity within {COHERENT:g} times."
     else:
         held = (
-            f"Strengths {range_text(entry['recommended'])} hold: at {best['strength']:g} the score rises by "
-            f"{best['concept_score']:.2f} natural scales at {best['perplexity_ratio']:.2f} times the perplexity."
+            f"Strengths that hold: {range_text(entry['recommended'])} above zero, {range_text(entry['negative'])} below. At "
+            f"{best['strength']:g} the score moves by {best['concept_score']:+.2f} natural scales at "
+            f"{best['perplexity_ratio']:.2f} times the perplexity."
         )
     against = (
         "" if entry["anti_steered"] is None else f" {entry['anti_steered']:.0%} of the prompts moved against the sign."
     )
-    return f"{where} {held} Below zero: {range_text(entry['negative'])}.{against}"
+    return f"{where} {held}{against}"
 
 
 def _texts(texts: Sequence[Mapping[str, Any]]) -> str:

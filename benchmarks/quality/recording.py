@@ -67,6 +67,17 @@ def add_result(path: Path, engine: Engine, part: str, concept: str, found: Any) 
     _write(path, results)
 
 
+def add_whole_run(path: Path, engine: Engine, spent: Spent) -> None:
+    """Records a run of all parts with all concepts, from the start of the process with the compilation of graphs."""
+    results, machine = _read(path), describe(engine.info.device)
+    results["whole"] = {
+        "date": datetime.now(UTC).date().isoformat(),
+        **asdict(spent),
+        **{name: machine[name] for name in KEPT},
+    }
+    _write(path, results)
+
+
 def add_run(path: Path, engine: Engine, part: str, concept: str, profile: Profile, spent: Spent) -> None:
     """Records how a result came about: counts, seed, time, executor, versions and machine."""
     results, machine = _read(path), describe(engine.info.device)

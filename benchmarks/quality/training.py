@@ -20,9 +20,8 @@ DOSES = (0.05, 0.1, 0.15, 0.2, 0.3)
 TRAINED_AT = (0.05, 0.15)
 """Between which doses a direction is trained."""
 SETTINGS = {
-    "kl_coefficient 1": TrainingSettings(steps=50, batch=3),
-    "kl_coefficient 0": TrainingSettings(steps=50, batch=3, kl_coefficient=0.0),
-    "kl_coefficient 1, small steps": TrainingSettings(steps=50, batch=3, learning_rate=0.03),
+    "kl_coefficient 0": TrainingSettings(steps=40, batch=3, kl_coefficient=0.0),
+    "kl_coefficient 1, small steps": TrainingSettings(steps=40, batch=3, learning_rate=0.03),
 }
 
 

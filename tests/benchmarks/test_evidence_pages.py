@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from benchmarks.quality.__main__ import PARTS, parsed
 from benchmarks.quality.pages.cards import strengths_of_card
-from benchmarks.quality.pages.evidence import EXPECTED, total_time
+from benchmarks.quality.pages.evidence import PAGES, whole_time
 from benchmarks.quality.pages.gates import agreement, failed_checks
+from steering.concepts import CONCEPTS
 
 
 def check(name: str, passed: bool, interval: list[float] | None = None) -> dict[str, Any]:
@@ -39,23 +41,18 @@ def test_seeds_that_fail_different_gates_agree_on_the_whole_only() -> None:
     assert agreement(entry(seed(control=True, utility=True), seed(control=True, utility=False))) == "no"
 
 
-def test_the_total_counts_every_concept_of_every_part() -> None:
-    time = {"seconds": 60, "processor_seconds": 90}
-    runs = {part: {str(n): time for n in range(count)} for part, count in EXPECTED.items()}
-    found, count = total_time(runs), sum(EXPECTED.values())
-    assert found.startswith(
-        f"The parts of `make evidence` took {count} minutes on 2 processors, and {1.5 * count:.0f} minutes of"
+def test_the_time_is_that_of_a_run_of_all_parts() -> None:
+    run = {"seconds": 3200, "processor_seconds": 6000, "processors": 2, "processor": "AMD EPYC", "date": "2026-11-27"}
+    assert whole_time(run) == (
+        "`make evidence` took 53 minutes on 2 processors (AMD EPYC), and 100 minutes of processor time, on 2026-11-27.\n"
     )
-    assert "Extrapolated" not in found
-    assert "Not in the sum" not in found
+    assert "not run as a whole" in whole_time(None)
 
 
-def test_the_mean_stands_for_concepts_without_a_time_and_parts_without_one_are_named() -> None:
-    runs = {"gates": {"sentiment": {"seconds": 60, "processor_seconds": 60}, "refusal": {"seconds": 600}}}
-    found = total_time(runs)
-    assert found.startswith(f"The parts of `make evidence` took {EXPECTED['gates']} minutes on 2 processors")
-    assert f"Extrapolated from some concepts: gates (1 of {EXPECTED['gates']} concepts)." in found
-    assert "no time is recorded: cards, choice, dose, holding, training, transfer, blind." in found
+def test_evidence_is_every_part_but_the_ranges_with_every_concept() -> None:
+    chosen = parsed(["--second", "other.gguf"])
+    assert {*PAGES, "ranges"} == {*chosen.only, "ranges"} == {*PARTS}
+    assert tuple(chosen.concepts) == tuple(CONCEPTS)
 
 
 def test_a_card_shows_what_was_measured_both_ways_or_what_to_try() -> None:

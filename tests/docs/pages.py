@@ -73,6 +73,7 @@ PARTS = {
     "concepts.md": {"ranges": page.ranges_table, "cards": cards.cards_table},
     "dose_response.md": {
         "measured": page.measured_on,
+        "counts": page.dose_counts,
         "choice": page.choice_table,
         "overview": page.overview,
         "bound": page.bound_table,

@@ -1,13 +1,9 @@
 """The table of docs/evidence.md: what was measured, with which counts, for how long, by which versions on which machine."""
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from typing import Any
 
-from benchmarks.quality.concepts import CONCEPTS
 from benchmarks.quality.page import results, table
-from benchmarks.quality.training import CONTESTED
-from steering.concepts import CONCEPTS as STARTERS
 
 PAGES = {
     "cards": "[concepts](concepts.md)",
@@ -20,18 +16,6 @@ PAGES = {
     "transfer": "[transfer](transfer.md)",
     "blind": "[answers](answers.md)",
 }
-EXPECTED = {
-    "cards": len(STARTERS),
-    "choice": len(CONCEPTS),
-    "dose": len(CONCEPTS),
-    "holding": len(CONCEPTS),
-    "training": len(CONTESTED),
-    "gates": len(STARTERS),
-    "transfer": len(STARTERS),
-    "blind": len(STARTERS),
-}
-"""Parts of `make evidence`, with the number of concepts that each measures. Ranges are not among them: they are part of the package."""
-PROCESSORS = 2
 
 
 def evidence_table() -> str:
@@ -69,26 +53,16 @@ def evidence_table() -> str:
 
 def duration() -> str:
     """States how long `make evidence` took in all."""
-    return total_time(results().get("runs", {}))
+    return whole_time(results().get("whole"))
 
 
-def total_time(runs: Mapping[str, Mapping[str, Any]]) -> str:
-    """States the time of all parts of `make evidence`: where only some concepts have one, their mean stands for the others."""
-    wall, processor, partly, lacking = 0.0, 0.0, [], []
-    for part, expected in EXPECTED.items():
-        timed = [one for one in runs.get(part, {}).values() if "processor_seconds" in one]
-        if not timed:
-            lacking.append(part)
-            continue
-        wall += fmean(one["seconds"] for one in timed) * expected / 60.0
-        processor += fmean(one["processor_seconds"] for one in timed) * expected / 60.0
-        if len(timed) < expected:
-            partly.append(f"{part} ({len(timed)} of {expected} concepts)")
+def whole_time(found: Mapping[str, Any] | None) -> str:
+    """States the time of the last run of all parts, compilation included."""
+    if found is None:
+        return "`make evidence` has not run as a whole yet.\n"
     return (
-        f"The parts of `make evidence` took {wall:.0f} minutes on {PROCESSORS} processors, and {processor:.0f} minutes of processor time."
-        + (f" Extrapolated from some concepts: {', '.join(partly)}." if partly else "")
-        + (f" Not in the sum, since no time is recorded: {', '.join(lacking)}." if lacking else "")
-        + "\n"
+        f"`make evidence` took {found['seconds'] / 60.0:.0f} minutes on {found['processors']} processors ({found['processor']}), and "
+        f"{found['processor_seconds'] / 60.0:.0f} minutes of processor time, on {found['date']}.\n"
     )
 
 
