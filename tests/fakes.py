@@ -26,12 +26,12 @@ from steering.engine.transformers.captures import check_layers
 from steering.errors import ContextLengthExceeded, EngineDead, InvalidRequest, NonfiniteActivations, Overloaded
 from steering.model.info import ModelInfo
 from steering.plan.types import SteeringPlan
-from tests.captures import first_cut
 from tests.scripted_model import (
     SCRIPTED_MODEL,
     VOCABULARY,
     WORDS,
     ScriptedTokenizer,
+    first_cut,
     planted_direction,
     scripted_head,
 )
@@ -65,8 +65,7 @@ class ScriptedEngine:
         self.info = info
         self.tokenizer = ScriptedTokenizer()
         self.failure, self.fail_at, self.gate = failure, fail_at, gate
-        self.captured: list[Prompt] = []
-        self.requests: list[GenerationRequest] = []
+        self.captured, self.requests = list[Prompt](), list[GenerationRequest]()
         self._length, self._token_seconds = length, token_seconds
         self._slots = asyncio.Semaphore(max_running)
         self._max_waiting = max_waiting
@@ -196,7 +195,7 @@ class ScriptedEngine:
         text = bytes(one for one in ids if one < 256)
         sign = float(b"good" in text) - float(b"bad" in text)
         generator = torch.Generator().manual_seed(_digest(ids, prompt.plan.fingerprint))
-        shape = (len(spec.layers), tokens, self.info.d_model)
+        shape = len(spec.layers), tokens, self.info.d_model
         activations = 0.1 * torch.randn(shape, generator=generator) + sign * planted_direction()
         logits = torch.randn((len(ids), VOCABULARY), generator=generator) if spec.logits else None
         embeddings = torch.randn(shape[1:], generator=generator) if spec.embeddings else None
@@ -240,7 +239,7 @@ def _refuse_nonfinite(plan: SteeringPlan) -> None:
 
 
 def _readout(name: str, plan: SteeringPlan) -> float:
-    """Half a scale, plus what was added of that very vector: enough to see steering in a readout."""
+    """0.5, plus what was added of that very vector: enough to see steering in a readout."""
     return 0.5 + sum(one.spec.strength for one in plan.interventions if one.vector.partition("@")[0] == name)
 
 

@@ -1,11 +1,12 @@
 """Describes the model of the ScriptedEngine: its tokenizer, its sizes, its planted direction and its head."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import torch
 
-from steering.engine.api import Prompt
+from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Prompt
 from steering.errors import InvalidRequest
 from steering.model.info import ModelInfo
 from steering.pairs import ChatMessage
@@ -78,3 +79,13 @@ def scripted_head() -> torch.Tensor:
     head = 0.01 * torch.randn(SCRIPTED_MODEL.d_model, VOCABULARY, generator=torch.Generator().manual_seed(5))
     head[:, PLANTED_WORD] = planted_direction()
     return head
+
+
+def first_cut(whole: Capture, prompt: CapturePrompt, spec: CaptureSpec) -> Capture:
+    """What `CapturePrompt.first` leaves of a reading of a whole text."""
+    if not 0 <= prompt.first < len(whole.token_ids):
+        raise InvalidRequest(f"first {prompt.first} lies outside the text", param="first")
+    start = prompt.first if spec.position == "all" else 0
+    logits = None if whole.logits is None else whole.logits[prompt.first :]
+    embeddings = None if whole.embeddings is None else whole.embeddings[start:]
+    return replace(whole, activations=whole.activations[:, start:], logits=logits, embeddings=embeddings)

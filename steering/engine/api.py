@@ -114,11 +114,9 @@ class TokenEvent:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CapturePrompt:
-    """A text to read. prompt_length: tokens of its prompt, for plans that depend on the position; None: all of them.
-
-    first: the position from which logits and, of position "all", activations are returned. Texts of one call that begin alike
-    share what comes before it, so several answers to one prompt are read in less time than as whole texts.
-    """
+    """A text to read. prompt_length: tokens of its prompt, for plans that depend on the position; None: all of them. first: from where
+    on logits and, of position "all", activations are returned. Texts of one call share what comes before it where they begin alike, so
+    several answers to one prompt are read in less time than whole texts."""
 
     prompt: Prompt
     plan: SteeringPlan = UNSTEERED

@@ -215,8 +215,7 @@ class Scheduler:
             amount = min(sequence.remaining, budget, sequence.most_positions)
             if sequence.capture is not None and sequence.capture.spec.logits:
                 before = max(sequence.capture.first - sequence.computed, 0)  # positions without logits
-                amount = min(amount, before + logit_positions)
-                if amount == 0:
+                if (amount := min(amount, before + logit_positions)) == 0:
                     continue
                 logit_positions -= max(amount - before, 0)
             work.append((sequence, amount))

@@ -30,7 +30,7 @@ from steering.errors import SteeringError
 from steering.model.info import ModelInfo
 from steering.operations import OPERATIONS
 from steering.plan.types import Phase, SteeringPlan
-from tests.captures import first_cut
+from tests.scripted_model import first_cut
 from tests.steering.workflows.linear_tokenizer import (
     BABBLE,
     IDS,
