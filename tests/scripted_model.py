@@ -7,6 +7,7 @@ from typing import cast
 import torch
 
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Prompt
+from steering.engine.checks import check_capture
 from steering.errors import InvalidRequest
 from steering.model.info import ModelInfo
 from steering.pairs import ChatMessage
@@ -83,8 +84,7 @@ def scripted_head() -> torch.Tensor:
 
 def first_cut(whole: Capture, prompt: CapturePrompt, spec: CaptureSpec) -> Capture:
     """What `CapturePrompt.first` leaves of a reading of a whole text."""
-    if not 0 <= prompt.first < len(whole.token_ids):
-        raise InvalidRequest(f"first {prompt.first} lies outside the text", param="first")
+    check_capture(prompt, len(whole.token_ids))
     start = prompt.first if spec.position == "all" else 0
     logits = None if whole.logits is None else whole.logits[prompt.first :]
     embeddings = None if whole.embeddings is None else whole.embeddings[start:]

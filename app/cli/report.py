@@ -29,7 +29,7 @@ def report(  # noqa: PLR0913, PLR0917 - one option a field
     prompts: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help='Use these prompts, JSON lines: {"prompt": "..."}')
     ] = None,
-    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas; each is judged on its own.")] = "0,1",
+    seeds: Annotated[str, typer.Option(help="Seeds of the answers, separated by commas; each is judged.")] = "0,1",
     samples: Annotated[int, typer.Option(help="Answers to each prompt under each steering.")] = 1,
     varied: Annotated[int, typer.Option(help="How many prompts are varied for robustness.")] = 12,
     side_effects: Annotated[

@@ -92,12 +92,20 @@ async def run(chosen: argparse.Namespace) -> None:
             for concept in chosen.concepts:
                 if concept in PARTS[part]:
                     await _measure(chosen, setup, part, concept)
-        if set(EVIDENCE_PARTS) <= set(chosen.only) and len(chosen.concepts) == len(STARTERS):
+        if _whole(chosen):
             add_whole_run(chosen.output, engine, watch.spent())
     finally:
         await engine.close()
         if second is not None:
             await second.close()
+
+
+def _whole(chosen: argparse.Namespace) -> bool:
+    """Whether a run measures what `make evidence` does."""
+    default = parsed(["--second", chosen.second or "none"])
+    return all(
+        getattr(chosen, name) == getattr(default, name) for name in ("quick", "eager", "only", "concepts", "methods")
+    )
 
 
 def _opened(model: str, *, compiled: bool) -> Engine:

@@ -47,11 +47,15 @@ def dose_counts() -> str:
     runs = results().get("runs", {}).get("dose", {})
     if not runs:
         return "The counts are not recorded.\n"
-    counts = max(runs.values(), key=lambda one: str(one["date"]))["counts"]
-    return (
-        f"{counts['reporting']} evaluation prompts of each concept, {counts['tokens']} tokens an answer, {counts['controls']} random directions, "
-        f"{counts['neutral']} neutral prompts.\n"
-    )
+    found: dict[str, list[str]] = {}
+    for concept, run in runs.items():
+        counts = run["counts"]
+        text = (
+            f"{counts['reporting']} evaluation prompts, {counts['tokens']} tokens an answer, {counts['controls']} random directions, "
+            f"{counts['neutral']} neutral prompts"
+        )
+        found.setdefault(text, []).append(concept)
+    return "".join(f"{', '.join(concepts)}: {text}.\n" for text, concepts in found.items())
 
 
 def overview() -> str:

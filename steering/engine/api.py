@@ -114,9 +114,9 @@ class TokenEvent:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CapturePrompt:
-    """A text to read. prompt_length: tokens of its prompt, for plans that depend on the position; None: all of them. first: from where
-    on logits and, of position "all", activations are returned. Texts of one call share what comes before it where they begin alike, so
-    several answers to one prompt are read in less time than whole texts."""
+    """A text to read. prompt_length: tokens of its prompt, for plans that depend on the position; None: all of them. first: the first
+    position of which logits and, if the position is "all", activations are returned; an engine may compute what comes before it once for
+    texts of one call that begin alike."""
 
     prompt: Prompt
     plan: SteeringPlan = UNSTEERED
@@ -237,7 +237,8 @@ class Engine(Protocol):
         progress: Callable[[int, int], None] | None = None,
         priority: int = 1,
     ) -> tuple[Capture, ...]:
-        """Returns one Capture per prompt, in order. `progress(done, total)` is called after each."""
+        """Returns one Capture per prompt, in order. `progress(done, total)` is called after each. Raises InvalidRequest for
+        layers and positions that do not exist, ContextLengthExceeded, OutOfMemory, NonfiniteActivations."""
         ...
 
     def stats(self) -> EngineStats:

@@ -1,8 +1,8 @@
-"""Checks of sampling parameters that every engine makes, whichever way a request came."""
+"""Checks that every engine makes, whichever way a request came."""
 
 from math import isfinite
 
-from steering.engine.api import SamplingParams
+from steering.engine.api import CapturePrompt, SamplingParams
 from steering.errors import InvalidRequest, UnsupportedParameter
 from steering.model.info import ModelInfo
 from steering.plan.types import SteeringPlan
@@ -31,6 +31,16 @@ def check_sampling(params: SamplingParams, info: ModelInfo) -> None:
         _check("logit_bias", bias, isfinite(bias), "finite")
     if any(not stop for stop in params.stop):
         raise InvalidRequest("stop: a stop string must not be empty", param="stop")
+
+
+def check_capture(prompt: CapturePrompt, length: int) -> None:
+    """Raises InvalidRequest for a prompt_length or a first position outside a text of that many tokens."""
+    if prompt.prompt_length is not None and not 1 <= prompt.prompt_length <= length:
+        raise InvalidRequest(
+            f"prompt_length {prompt.prompt_length} lies outside the text of {length} tokens", param="prompt_length"
+        )
+    if not 0 <= prompt.first < length:
+        raise InvalidRequest(f"first {prompt.first} lies outside the text of {length} tokens", param="first")
 
 
 def refuse_token_scopes(plan: SteeringPlan, engine: str) -> None:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import torch
 
 from steering.engine import api
+from steering.engine.checks import check_capture
 from steering.engine.options import EngineOptions
 from steering.engine.prompts import check_context
 from steering.model.info import ModelInfo
@@ -50,13 +51,14 @@ class SampleEngine:
         self, prompts: Sequence[api.CapturePrompt], spec: api.CaptureSpec, *,
         progress: Callable[[int, int], None] | None = None, priority: int = 1,
     ) -> tuple[api.Capture, ...]:  # fmt: skip
-        return tuple(self._read(self.tokenizer.encode(one.prompt), one.first, spec) for one in prompts)
+        return tuple(self._read(one, self.tokenizer.encode(one.prompt), spec) for one in prompts)
 
-    def _read(self, ids: tuple[int, ...], first: int, spec: api.CaptureSpec) -> api.Capture:
+    def _read(self, prompt: api.CapturePrompt, ids: tuple[int, ...], spec: api.CaptureSpec) -> api.Capture:
+        check_capture(prompt, len(ids))
         noise = torch.Generator().manual_seed(sum(ids))
         residuals = torch.randn(len(spec.layers), len(ids), SIZES["d_model"], generator=noise)
-        read = residuals[:, first:] if spec.position == "all" else residuals[:, -1:]
-        return api.Capture(ids, read, logits=torch.zeros(len(ids) - first, 256) if spec.logits else None)
+        read = residuals[:, prompt.first :] if spec.position == "all" else residuals[:, -1:]
+        return api.Capture(ids, read, logits=torch.zeros(len(ids) - prompt.first, 256) if spec.logits else None)
 
     def stats(self) -> api.EngineStats:
         return api.EngineStats(0, 0, 0, 0, 0, 0, alive=True)

@@ -45,8 +45,9 @@ async def prepare(context: Context, body: ScoreRequest) -> PreparedScore:
     what = "tokens (the prompt counts for each continuation)"
     check_limit(tokens, settings.max_scored_tokens, what, "texts" if body.texts is not None else "continuations")
     context.charge_tokens(tokens)
-    logits = max(workflow.LOGITS_BOUND, max(map(len, rows)) * engine.info.vocab_size)
-    held = min(logits, tokens * engine.info.vocab_size)
+    positions = [len(row) - max(prompt_length - 1, 0) for row in rows]  # of which logits are held
+    logits = max(workflow.LOGITS_BOUND, max(positions) * engine.info.vocab_size)
+    held = min(logits, sum(positions) * engine.info.vocab_size)
     context.admission.reserve(held * ACTIVATION_BYTES + tokens * SCORE_BYTES)
     return PreparedScore(context, workflow.ScoreRequest(tuple(rows), prompt_length, plan))
 

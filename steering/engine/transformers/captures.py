@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Position
+from steering.engine.checks import check_capture
 from steering.engine.transformers.sequence import CaptureState, Sequence
 from steering.errors import InvalidRequest, NonfiniteActivations
 from steering.model.prompt import ModelTokenizer
@@ -27,13 +28,7 @@ def begin(
     index: int, prompt: CapturePrompt, ids: tuple[int, ...], spec: CaptureSpec, tokenizer: ModelTokenizer
 ) -> CaptureState:
     """The empty state of one text. Raises InvalidRequest where the position or `first` does not exist in it."""
-    length = prompt.prompt_length
-    if length is not None and not 1 <= length <= len(ids):
-        raise InvalidRequest(
-            f"prompt_length {length} lies outside the text of {len(ids)} tokens", param="prompt_length"
-        )
-    if not 0 <= prompt.first < max(len(ids), 1):
-        raise InvalidRequest(f"first {prompt.first} lies outside the text of {len(ids)} tokens", param="first")
+    check_capture(prompt, len(ids))
     window = _window(spec.position, prompt, len(ids), tokenizer)
     return CaptureState(index=index, spec=spec, window=window, first=prompt.first, reduce=spec.position != "all")
 

@@ -41,8 +41,8 @@ class ReportRequest(Request):
     vector at `strength`, or at its largest recommended one. direction: how the concept is meant to move; absent, taken from the
     first intervention with the vector. prompts, or `concept` for the evaluation prompts of a starter concept; absent, those of
     the concept that the vector was extracted from, or neutral ones. side_effects: starter concepts and vectors along which the
-    texts are also read; absent, the library and all starter concepts. seeds: each is judged on its own. samples: answers to each
-    prompt under each steering, averaged. varied: how many prompts are varied, the first ones.
+    texts are also read; absent, the library and all starter concepts. seeds: each is judged on its own, against one bound of
+    chance. samples: answers to each prompt under each steering, averaged. varied: how many prompts are varied, the first ones.
     """
 
     kind: Literal["report"]

@@ -67,11 +67,11 @@ async def measure_arm(
     choices: Sequence[ReadAnswer],
     baseline: Sequence[ReadAnswer] | None,
 ) -> tuple[ArmMetrics, AgainstBaseline | None]:
-    """Measures one answer at a time, so that the logits of one sequence are held at a time. baseline None: the arm is it."""
+    """Measures one answer at a time, so that the logits of one answer are held at a time. baseline None: the arm is it."""
     ids, plan = await encode_steered(engine.tokenizer, prompt, plan)
     measured = [
         await measure_tokens(engine, ids, one.answer.tokens, plan)
-        if measurable(engine, len(ids) + len(one.answer.tokens))
+        if measurable(engine, len(one.answer.tokens))
         else None
         for one in choices
     ]

@@ -11,7 +11,7 @@ from steering.shapes import Float, Tensor
 from steering.threads import run_in_thread
 
 LOGITS_BOUND = 256 * 1024 * 1024
-"""Logits held for one sequence, in numbers: 1 GiB. A longer answer is not measured, and the result says so."""
+"""Logits held for one answer, in numbers: 1 GiB. A longer one is not measured, and the result says so."""
 ROWS = 32
 
 
@@ -24,8 +24,8 @@ class TokenMeasures:
 
 
 def measurable(engine: Engine, length: int) -> bool:
-    """Whether the logits of a sequence of that many tokens may be held."""
-    return length * engine.info.vocab_size <= LOGITS_BOUND
+    """Whether the logits of an answer of that many tokens may be held."""
+    return (length + 1) * engine.info.vocab_size <= LOGITS_BOUND
 
 
 async def measure_tokens(

@@ -37,7 +37,7 @@ from steering.workflows.reporting.results import Report, ReportRequest, ReportTe
 from steering.workflows.reporting.variations import VARIATIONS
 
 CONTROLS = 4
-"""Random directions for each seed. Every seed has its own, so that one bound of chance is estimated from all of them."""
+"""Random directions of each seed. A seed has its own, whichever others are judged, and one bound of chance is estimated from all."""
 FEWER = "fewer_pairs"
 PLAIN = "plain"
 STEPS = 4 + len(VARIATIONS)
@@ -91,11 +91,12 @@ async def report(engine: Engine, request: ReportRequest, *, progress: Progress |
     if request.pairs is not None:
         fewer = await fewer_pairs_plan(engine, request.vector, request.pairs, plan, request.vectors)
     work = _Work(engine, request, reading, fewer, known)
-    measured = [await _measured(work, number, seed, step) for number, seed in enumerate(request.seeds)]
-    reached = chance([shift for one in measured for shift in one.random])
-    found = tuple(_judged(one, reached, request.thresholds) for one in measured)
+    measured = [await _measured(work, seed, step) for seed in request.seeds]
+    random = {one.seed: one.random for one in measured}  # a seed that is named twice has the same directions
+    bound = chance([shift for shifts in random.values() for shift in shifts])
+    found = tuple(_judged(one, bound, request.thresholds) for one in measured)
     tell(parts, parts, "done")
-    return Report(request.direction, reading.layer, found, request.thresholds, _warnings(work, reached))
+    return Report(request.direction, reading.layer, found, request.thresholds, _warnings(work, bound))
 
 
 def plain_samples(count: int) -> Samples:
@@ -104,33 +105,33 @@ def plain_samples(count: int) -> Samples:
     return Samples(max(UNSTEERED_SAMPLES, count), count)
 
 
-def _warnings(work: _Work, reached: float | None) -> tuple[str, ...]:
+def _warnings(work: _Work, bound: float | None) -> tuple[str, ...]:
     warnings = list(work.request.plan.warnings)
-    if reached is None:
+    if bound is None:
         warnings.append(
-            "no random controls: they are made for unconditional adds only, so the shift is compared with 0"
+            "no random controls, so the shift is compared with 0: they are made for unconditional adds only, and those that "
+            "make activations non-finite do not count"
         )
     if work.fewer is None:
         warnings.append("not checked with fewer pairs: the pairs of the vector are not those of a starter concept")
     return tuple(warnings)
 
 
-def _judged(found: _Measured, reached: float | None, limits: Thresholds) -> SeedReport:
+def _judged(found: _Measured, bound: float | None, limits: Thresholds) -> SeedReport:
     if found.utility is None:
-        return SeedReport(found.seed, (), estimate((0.0,)), None, (), (), broken=True)
-    control = control_gate(found.moved, reached, limits)
+        return SeedReport(found.seed, (), estimate((0.0,)), bound, (), (), broken=True)
+    control = control_gate(found.moved, bound, limits)
     control = Gate("control", (*control.checks, *found.independent))
     robust = robustness_gate(fmean(found.moved), found.varied, limits)
     gates = control, found.utility, robust
-    return SeedReport(found.seed, gates, estimate(found.moved), reached, found.side_effects, found.texts)
+    return SeedReport(found.seed, gates, estimate(found.moved), bound, found.side_effects, found.texts)
 
 
-async def _measured(work: _Work, number: int, seed: int, step: Step) -> _Measured:
-    """number: of the seed, from 0."""
+async def _measured(work: _Work, seed: int, step: Step) -> _Measured:
     request, engine = work.request, work.engine
     step(f"seed {seed}: control")
-    first = number * CONTROLS + 1
-    controls = await random_plans(engine.info, request.plan, request.vectors, range(first, first + CONTROLS))
+    numbers = range(seed * CONTROLS + 1, (seed + 1) * CONTROLS + 1)
+    controls = await random_plans(engine.info, request.plan, request.vectors, numbers)
     plans = (request.plan, *controls, *(() if work.fewer is None else (work.fewer,)))
     sampling = replace(request.sampling, seed=seed)
     samples = plain_samples(request.samples)

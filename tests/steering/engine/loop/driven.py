@@ -66,17 +66,20 @@ def sequence_of(
     *,
     plan: SteeringPlan = UNSTEERED,
     capture: CaptureSpec | None = None,
+    prompt_length: int | None = None,
+    first: int = 0,
     salt: str = "",
     **settings: Any,
 ) -> Row:
-    """Returns a new request for exactly `max_tokens`, or a text to read."""
+    """Returns a new request for exactly `max_tokens`, or a text to read; prompt_length, first: of the text, see CapturePrompt."""
     state = None
     if capture is not None:
-        state = captures.begin(0, CapturePrompt(tokens), tokens, capture, loaded.tokenizer)
+        text = CapturePrompt(tokens, prompt_length=prompt_length, first=first)
+        state = captures.begin(0, text, tokens, capture, loaded.tokenizer)
     return Row(
         id=next(_ids),
         ids=list(tokens),
-        prompt_length=len(tokens),
+        prompt_length=prompt_length or len(tokens),
         plan=plan,
         sampling=SamplingParams(max_tokens=max_tokens, ignore_eos=True, **settings),
         stream=open_stream(),

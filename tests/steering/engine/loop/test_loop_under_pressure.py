@@ -50,12 +50,22 @@ class Asked:
     salt: str
     priority: int
     capture: CaptureSpec | None
+    prompt_length: int | None
+    first: int
 
     def sequence(self, loaded: LoadedModel) -> Sequence:
         """A new sequence of it."""
         settings = {"temperature": self.temperature, "seed": self.seed}
         row = sequence_of(
-            loaded, self.tokens, self.max_tokens, plan=self.plan, capture=self.capture, salt=self.salt, **settings
+            loaded,
+            self.tokens,
+            self.max_tokens,
+            plan=self.plan,
+            capture=self.capture,
+            prompt_length=self.prompt_length,
+            first=self.first,
+            salt=self.salt,
+            **settings,
         )
         row.priority = self.priority
         return row
@@ -122,9 +132,11 @@ def run_alone(runner: ModelRunner, loaded: LoadedModel, asked: Asked) -> object:
 def _asked(rng: random.Random, plans: list[SteeringPlan]) -> Asked:
     beginning = rng.choice(BEGINNINGS)[: rng.choice([0, 5, 16, 33, 48, 70])]
     tokens = tuple(beginning) + tuple(rng.randrange(256) for _ in range(rng.randint(1, 30)))
-    spec = None
-    if rng.random() < 0.25:
-        spec = CaptureSpec((0, 2), rng.choice(["last", "mean", "all"]), logits=rng.random() < 0.3)
+    spec, prompt_length, first = None, None, 0
+    if rng.random() < 0.3:
+        spec = CaptureSpec((0, 2), rng.choice(["last", "mean", "all"]), logits=rng.random() < 0.4)
+        prompt_length = rng.choice([None, rng.randint(1, len(tokens))])
+        first = rng.choice([0, (prompt_length or len(tokens)) - 1])
     return Asked(
         tokens=tokens,
         plan=rng.choice(plans),
@@ -134,6 +146,8 @@ def _asked(rng: random.Random, plans: list[SteeringPlan]) -> Asked:
         salt=rng.choice(["one key", "another key"]),
         priority=int(rng.random() < 0.2),
         capture=spec,
+        prompt_length=prompt_length,
+        first=first,
     )
 
 

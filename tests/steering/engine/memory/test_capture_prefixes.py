@@ -40,11 +40,17 @@ async def test_answers_to_one_prompt_are_read_without_computing_it_again(
     async with family_engine(family, hf_byte_tokenizer, COLD) as cold:
         vectors = vectors_for(cold.info)
         plans = [
-            await plan_for(items, vectors, cold.info)
-            for items in (
-                [],
-                [{"vector": "alpha", "layers": [1]}],
-                [{"vector": "alpha", "layers": [0], "scope": {"tokens": "generated"}}],
+            await plan_for([{"vector": "alpha", "layers": [0], **item}] if item else [], vectors, cold.info)
+            for item in (
+                {},
+                {"layers": [1]},
+                {"scope": {"tokens": "generated"}},
+                {"when": {"vector": "beta", "above": 0.0, "layer": 0, "at": "prompt"}},
+                {"layers": [1], "when": {"vector": "beta", "above": 0.0, "layer": 1, "at": "prompt_mean"}},
+                {"when": {"vector": "beta", "above": 0.0, "layer": 2, "at": "token"}, "scope": {"tokens": "generated"}},
+                {"layers": [1], "strength": 0.5, "hold": {"score": 0.2}},
+                {"scope": {"tokens": "prompt", "start": -8}},
+                {"scope": {"token_ids": list(b"aeiou")}},
             )
         ]
         spec, first = CaptureSpec((2, 0), "all", logits=True), len(SYSTEM) - 1

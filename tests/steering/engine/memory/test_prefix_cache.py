@@ -5,7 +5,7 @@ import random
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest, SteeringReport
+from steering.engine.api import GenerationRequest, SteeringReport
 from steering.engine.options import EngineLimits
 from steering.engine.transformers.memory.block_pool import BLOCK
 from tests.engines import family_engine, run, run_all, run_alone, sampling

@@ -76,8 +76,8 @@ async def test_one_bound_of_chance_is_estimated_from_the_directions_of_all_seeds
     request = await request_of(engine, {"strength": 0.8}, seeds=(7, 3))
     found = await report(engine, request)
     shifted = []
-    for number, seed in enumerate(request.seeds):
-        numbers = range(4 * number + 1, 4 * number + 5)
+    for seed in request.seeds:
+        numbers = range(4 * seed + 1, 4 * seed + 5)
         plans = await random_plans(engine.info, request.plan, request.vectors, numbers)
         reading = read_back(engine, request.vector, None, request.reading_layer, "projection")
         sampling = replace(request.sampling, seed=seed)
@@ -85,6 +85,8 @@ async def test_one_bound_of_chance_is_estimated_from_the_directions_of_all_seeds
         shifted += mean_shifts(unsteered, trials)
     assert shifted[:4] != shifted[4:]
     assert [one.chance for one in found.seeds] == pytest.approx([chance(shifted)] * 2)
+    again = await report(engine, replace(request, seeds=(7, 3, 7)))
+    assert again.seeds[0].chance == pytest.approx(chance(shifted)), "a seed named twice is no further evidence"
 
 
 async def test_a_known_accuracy_is_not_measured_again(engine: LinearEngine) -> None:
