@@ -1,8 +1,8 @@
 """Runs the deployment report of every concept by several methods, each at its largest measured strength or at one planned dose."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from benchmarks.quality.concepts import MEAN_DIFFERENCE, Profile, neutral_prompts, reporting_prompts, vector_of
 from benchmarks.quality.progress import progress_printer
@@ -23,8 +23,10 @@ DOSE = 0.15
 """Planned relative dose, summed over the layers, where nothing is measured: on half of the concepts text breaks at 0.2."""
 METHODS = (MEAN_DIFFERENCE, "probe", "trained", "three_layers", "shared_dose")
 SEVERAL = ("three_layers", "shared_dose")
-SAMPLES = 6
-"""Answers to each prompt under each steering. With two, the seeds disagreed on three of seven concepts, with four on one of four."""
+SAMPLES, MORE_SAMPLES = 4, 12
+"""Answers to each prompt under each steering; more where the seeds disagree, which says that a check lies within the noise of its threshold.
+With two, the seeds disagreed on three of seven concepts, with four on one."""
+Judging: TypeAlias = Awaitable[dict[str, Any]]
 SHOWN = 2
 """Prompts whose texts are saved."""
 
@@ -34,8 +36,18 @@ async def gates(engine: Engine, concept: str, profile: Profile, methods: Sequenc
     found = {}
     for method in methods:
         vector, layers = await _vector(engine, concept, method)
-        found[method] = await _judged(engine, concept, vector, layers, profile, method)
+
+        def judge(samples: int, v: ConceptVector = vector, at: Sequence[int] = layers, by: str = method) -> Judging:
+            return judged(engine, concept, v, at, profile, by, samples=samples)
+
+        found[method] = await until_agreed(judge)
     return found
+
+
+async def until_agreed(judge: Callable[[int], Judging]) -> dict[str, Any]:
+    """Judges with SAMPLES answers to each prompt, and again with MORE_SAMPLES where the seeds disagree: the second report counts."""
+    found = await judge(SAMPLES)
+    return found if found["seeds_agree"] else await judge(MORE_SAMPLES)
 
 
 async def _vector(engine: Engine, concept: str, method: str) -> tuple[ConceptVector, Sequence[int]]:
@@ -65,9 +77,17 @@ async def _unsteered_accuracy(engine: Engine) -> float:
     return _KNOWN[model]
 
 
-async def _judged(
-    engine: Engine, concept: str, vector: ConceptVector, layers: Sequence[int], profile: Profile, method: str
+async def judged(
+    engine: Engine,
+    concept: str,
+    vector: ConceptVector,
+    layers: Sequence[int],
+    profile: Profile,
+    method: str,
+    *,
+    samples: int = SAMPLES,
 ) -> dict[str, Any]:
+    """Runs one report and returns its numbers as JSON values."""
     share = method == "shared_dose" or None
     strength = operating_strength(engine.info, vector, vector.recommended_layers() if share else layers)
     stored = replace(vector, version=1)  # a plan names vectors by their version
@@ -82,7 +102,7 @@ async def _judged(
         direction=1 if strength > 0.0 else -1,
         sampling=profile.sampling,
         varied=profile.judged,
-        samples=SAMPLES,
+        samples=samples,
         pairs=load_concept(concept),
         known=await _unsteered_accuracy(engine),
     )

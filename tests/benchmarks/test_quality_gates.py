@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.quality.gates import DOSE, operating_strength
+from benchmarks.quality.gates import DOSE, MORE_SAMPLES, SAMPLES, operating_strength, until_agreed
 from steering.quality import Recommended
 from tests.steering.workflows.linear import GAIN, LAYERS, LinearEngine
 from tests.steering.workflows.vectors import planted_vector
@@ -34,3 +34,12 @@ def test_several_layers_share_the_dose() -> None:
     engine = LinearEngine()
     info = replace(engine.info, typical_norms=NORMS)
     assert operating_strength(info, planted_vector(engine), (1, 2)) == pytest.approx(DOSE)
+
+
+@pytest.mark.parametrize("agreeing", [{SAMPLES, MORE_SAMPLES}, {MORE_SAMPLES}, set[int]()])
+async def test_seeds_that_disagree_are_judged_once_more_with_more_answers(agreeing: set[int]) -> None:
+    async def judge(samples: int) -> dict[str, object]:
+        return {"samples": samples, "seeds_agree": samples in agreeing}
+
+    counted = await until_agreed(judge)
+    assert counted["samples"] == (SAMPLES if SAMPLES in agreeing else MORE_SAMPLES)
