@@ -93,8 +93,8 @@ async def run(chosen: argparse.Namespace) -> None:
 
 
 async def _measure_part(chosen: argparse.Namespace, engine: Engine, profile: Profile, part: str) -> None:
-    """Measures all chosen concepts. The second model is open only where it is needed: more OpenMP threads than processors wait
-    asleep and not spinning, so next to an idle second engine a deployment report took 356 s in place of 208."""
+    """Measures all chosen concepts. The second model is open only where it is needed: more OpenMP threads than processors sleep while
+    they wait, so next to an idle second engine a deployment report took 356 s in place of 208."""
     second = _opened(chosen.second, compiled=False) if part in SECOND else None
     try:
         setup = Setup(engine, second, profile, chosen.methods)
