@@ -33,12 +33,14 @@ def gates_table() -> str:
 
 
 def failed_table() -> str:
-    """Shows the checks that fail, with their numbers, for each seed."""
+    """Shows the checks that fail, with their numbers, for each seed, or says that none does."""
     rows = [
         (concept, method, *(failed_checks(one) for one in entry["seeds"]))
         for concept, method, entry in _entries()
         if not entry["passed"]
     ]
+    if not rows:
+        return "No check fails under any seed.\n"
     seeds = next((entry["seeds"] for _, _, entry in _entries()), [])
     return table(("concept", "method", *(f"seed {one['seed']}" for one in seeds)), rows)
 
