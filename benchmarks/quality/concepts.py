@@ -38,7 +38,7 @@ class Profile:
 
 
 EVIDENCE = Profile()
-"""All tables of docs within an hour on two cores."""
+"""The parts of `make evidence`, within an hour on two cores."""
 RANGES = Profile(choosing=10, reporting=24, neutral=4, controls=4, tokens=40)
 """Both directions of every concept."""
 QUICK = Profile(choosing=2, reporting=3, judged=2, neutral=1, tokens=8, controls=1, doses=(-0.1, 0.1), anchors=40)

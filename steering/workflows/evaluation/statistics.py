@@ -38,16 +38,16 @@ def mean_shifts(unsteered: Trial, controls: Sequence[Trial]) -> tuple[float, ...
     return tuple(fmean(shifts(control, unsteered)) for control in controls if control.broken is None)
 
 
-def chance(reached: Sequence[float]) -> float | None:
-    """Returns the mean shift that one random direction in twenty exceeds, estimated from those of the K that were tried.
+def chance(moved: Sequence[float]) -> float | None:
+    """Returns the mean shift that one random direction in twenty exceeds, estimated from `moved`, those of the K that were tried.
 
     A random direction is as likely as its opposite, so its mean shift has mean 0 over directions, and (mean shift of the
     next) / rms(mean shifts) follows Student's t with K degrees of freedom: the bound is t_0.95(K) * rms, which includes the
     uncertainty of few directions. None without controls.
     """
-    if not reached:
+    if not moved:
         return None
-    return float(t.ppf(0.95, len(reached))) * sqrt(fmean(shift**2 for shift in reached))
+    return float(t.ppf(0.95, len(moved))) * sqrt(fmean(shift**2 for shift in moved))
 
 
 def advantage(strength: float, trial: Trial, unsteered: Trial, controls: Sequence[Trial]) -> Estimate:
