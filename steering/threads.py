@@ -3,19 +3,25 @@
 OpenMP (libgomp, inside torch) keeps a pool of worker threads for every thread that ever ran a parallel operation. As soon
 as all pools together have more threads than there are processors, every pool sleeps at each barrier:
 a decode step of many small operations then takes four times as long (measured on two cores: 88 ms against 21). The pool
-of a thread that ends is freed; a thread that lives on, such as the event loop's, can do without one.
+of a thread that ends is freed; a thread that lives on, such as the event loop's, can do without one, and that of an idle
+engine frees its own.
 """
 
 import asyncio
 import contextvars
+import ctypes
 import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from functools import cache
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 
+OMP_PAUSE_SOFT = 1
+"""A value of `omp_pause_resource_t` in OpenMP 5."""
 T = TypeVar("T")
 P = ParamSpec("P")
 MAX_THREADS = 16
@@ -88,6 +94,23 @@ def disable_intra_op_threads() -> None:
     count = torch.get_num_threads()
     torch.set_num_threads(1)
     call_in_thread(lambda: torch.set_num_threads(count))
+
+
+def release_thread_pool() -> None:
+    """Frees the calling thread's OpenMP pool, which its next parallel operation makes again. Nothing where torch has no OpenMP library
+    of its own."""
+    if library := _openmp():
+        library.omp_pause_resource_all(OMP_PAUSE_SOFT)
+
+
+@cache
+def _openmp() -> ctypes.CDLL | None:
+    """The library that torch has loaded; None if it is older than OpenMP 5, or part of the system."""
+    for path in sorted((Path(torch.__file__).parent / "lib").glob("lib*omp*.*")):
+        library = ctypes.CDLL(str(path))
+        if hasattr(library, "omp_pause_resource_all"):
+            return library
+    return None
 
 
 def _start(run: Callable[[], None]) -> None:

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,13 @@ from benchmarks.contenders.open_engine import cache_dir, until_compiled
 from benchmarks.quality.blind.answers import blind
 from benchmarks.quality.cards import card
 from benchmarks.quality.choosing import TRIED_ON, choice
-from benchmarks.quality.concepts import EVIDENCE, MEAN_DIFFERENCE, QUICK, RANGES, Profile
+from benchmarks.quality.concepts import EVIDENCE, QUICK, RANGES, Profile
 from benchmarks.quality.dose import measured
-from benchmarks.quality.gates import METHODS, gates
 from benchmarks.quality.holding import held
 from benchmarks.quality.ranges import add_ranges, ranges
 from benchmarks.quality.recording import Stopwatch, add_result, add_run, add_whole_run
+from benchmarks.quality.reports.gates import gates
+from benchmarks.quality.reports.methods import compared
 from benchmarks.quality.training import CONTESTED, contest
 from benchmarks.quality.transfer.measure import both_ways
 from steering.concepts import CONCEPTS as STARTERS
@@ -34,6 +34,7 @@ PARTS = {
     "training": CONTESTED,
     "holding": tuple(STARTERS),
     "gates": tuple(STARTERS),
+    "methods": tuple(STARTERS),
     "transfer": tuple(STARTERS),
     "ranges": tuple(STARTERS),
     "blind": tuple(STARTERS),
@@ -48,12 +49,11 @@ CACHE_BYTES = 512 << 20
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Setup:
-    """What a run measures with. second: the other model of transfers and blind pairs. methods: of the gates."""
+    """What a run measures with. second: the other model of transfers and blind pairs."""
 
     engine: Engine
     second: Engine | None
     profile: Profile
-    methods: Sequence[str]
 
 
 def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -65,9 +65,6 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(EVIDENCE_PARTS), metavar="PART")
     parser.add_argument("--concepts", nargs="+", choices=list(STARTERS), default=list(STARTERS), metavar="NAME")
-    parser.add_argument(
-        "--methods", nargs="+", choices=METHODS, default=[MEAN_DIFFERENCE], help="of the gates", metavar="NAME"
-    )
     parser.add_argument("--second", help="second model of transfers and blind pairs: a name, folder or .gguf file")
     parser.add_argument("--output", type=Path, default=RESULTS, help="figures are added to this file as they come")
     chosen = parser.parse_args(arguments)
@@ -93,11 +90,10 @@ async def run(chosen: argparse.Namespace) -> None:
 
 
 async def _measure_part(chosen: argparse.Namespace, engine: Engine, profile: Profile, part: str) -> None:
-    """Measures all chosen concepts. The second model is open only where it is needed: more OpenMP threads than processors sleep while
-    they wait, so next to an idle second engine a deployment report took 356 s in place of 208."""
+    """Measures all chosen concepts. The second model is open only for the parts that need it."""
     second = _opened(chosen.second, compiled=False) if part in SECOND else None
     try:
-        setup = Setup(engine, second, profile, chosen.methods)
+        setup = Setup(engine, second, profile)
         for concept in chosen.concepts:
             if concept in PARTS[part]:
                 await _measure(chosen, setup, part, concept)
@@ -109,9 +105,7 @@ async def _measure_part(chosen: argparse.Namespace, engine: Engine, profile: Pro
 def _whole(chosen: argparse.Namespace) -> bool:
     """Whether a run measures what `make evidence` does."""
     default = parsed(["--second", chosen.second or "none"])
-    return all(
-        getattr(chosen, name) == getattr(default, name) for name in ("quick", "eager", "only", "concepts", "methods")
-    )
+    return all(getattr(chosen, name) == getattr(default, name) for name in ("quick", "eager", "only", "concepts"))
 
 
 def _opened(model: str, *, compiled: bool) -> Engine:
@@ -141,7 +135,9 @@ async def one(setup: Setup, part: str, concept: str) -> Any:
     if part == "dose":
         return await measured(engine, concept, profile)
     if part == "gates":
-        return await gates(engine, concept, profile, setup.methods)
+        return await gates(engine, concept, profile)
+    if part == "methods":
+        return await compared(engine, concept, profile)
     if part == "holding":
         return await held(engine, concept, profile)
     if part in SECOND:

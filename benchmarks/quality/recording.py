@@ -43,21 +43,13 @@ def _processor_time() -> float:
     return found.user + found.system + found.children_user + found.children_system
 
 
-def by_method(before: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
-    """Adds methods to those that are there."""
-    return {**before, **found}
-
-
 def with_verdicts(before: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
     """Keeps the reader's verdict on every pair whose two texts came out the same again."""
     read = {(pair["up"], pair["down"]): pair["read"] for pair in before.get("pairs", ())}
     return {**found, "pairs": [{**pair, "read": read.get((pair["up"], pair["down"]))} for pair in found["pairs"]]}
 
 
-MERGED: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]] = {
-    "gates": by_method,
-    "blind": with_verdicts,
-}
+MERGED: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]] = {"blind": with_verdicts}
 """Parts of which a new entry keeps something of the one before."""
 
 

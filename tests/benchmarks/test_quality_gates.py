@@ -1,11 +1,21 @@
 """A report judges the operating point that a user gets: the largest measured strength, or one planned dose."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from benchmarks.quality.gates import DOSE, MORE_SAMPLES, SAMPLES, operating_strength, until_agreed
+from benchmarks.quality.reports.gates import (
+    DOSE,
+    MORE_SAMPLES,
+    SAMPLES,
+    direction_of,
+    operating_strength,
+    planned,
+    until_agreed,
+)
 from steering.quality import Recommended
+from steering.spec import InterventionSpec
 from tests.steering.workflows.linear import GAIN, LAYERS, LinearEngine
 from tests.steering.workflows.vectors import planted_vector
 
@@ -34,6 +44,24 @@ def test_several_layers_share_the_dose() -> None:
     engine = LinearEngine()
     info = replace(engine.info, typical_norms=NORMS)
     assert operating_strength(info, planted_vector(engine), (1, 2)) == pytest.approx(DOSE)
+
+
+@pytest.mark.parametrize(
+    ("item", "direction"),
+    [
+        ({"strength": 1.5}, 1),
+        ({"strength": -1.5}, -1),
+        ({"operation": "clamp", "low": 0.7, "high": 0.7}, 1),
+        ({"operation": "clamp", "low": -0.7, "high": -0.7}, -1),
+    ],
+)
+async def test_a_report_expects_the_concept_to_move_by_the_sign_of_the_strength_or_level(
+    item: dict[str, Any], direction: int
+) -> None:
+    engine = LinearEngine()
+    vector = replace(planted_vector(engine), version=1)
+    spec = InterventionSpec.model_validate({"vector": vector.name, "layers": [2], **item})
+    assert direction_of(await planned(engine, vector, spec)) == direction
 
 
 @pytest.mark.parametrize("agreeing", [{SAMPLES, MORE_SAMPLES}, {MORE_SAMPLES}, set[int]()])

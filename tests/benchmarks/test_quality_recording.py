@@ -1,14 +1,10 @@
-"""Results are added to the file, and a new measurement keeps what people and other methods added to the one before."""
+"""Results are added to the file, and a new measurement keeps what people added to the one before."""
 
-from benchmarks.quality.recording import Stopwatch, by_method, with_verdicts
+from benchmarks.quality.recording import Stopwatch, with_verdicts
 
 
 def pair(up: str, down: str, read: bool | None) -> dict[str, object]:
     return {"up": up, "down": down, "read": read}
-
-
-def test_methods_are_added_to_those_that_are_there() -> None:
-    assert by_method({"probe": 1, "mean_difference": 2}, {"mean_difference": 3}) == {"probe": 1, "mean_difference": 3}
 
 
 def test_a_verdict_stays_with_a_pair_that_came_out_the_same() -> None:

@@ -10,7 +10,7 @@ import typer
 from app.cli.main import cli
 from app.settings import Settings
 from benchmarks.quality import page
-from benchmarks.quality.pages import answers, cards, evidence, gates, holding
+from benchmarks.quality.pages import answers, cards, evidence, gates, holding, methods
 from benchmarks.quality.transfer import page as transfers
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
@@ -81,7 +81,15 @@ PARTS = {
         "concepts": page.concept_tables,
     },
     "evidence.md": {"duration": evidence.duration, "runs": evidence.evidence_table},
-    "report.md": {"gates": gates.gates_table, "failed": gates.failed_table, "texts": gates.texts_shown},
+    "report.md": {
+        "gates": gates.gates_table,
+        "failed": gates.failed_table,
+        "side_effects": gates.side_effects_table,
+        "methods_counts": methods.methods_counts,
+        "methods_summary": methods.methods_summary,
+        "methods": methods.methods_table,
+        "texts": gates.texts_shown,
+    },
     "transfer.md": {"counts": transfers.transfer_counts, "transfer": transfers.transfer_table},
     "training.md": {"settings": page.settings_table, "comparison": page.training_table},
 }

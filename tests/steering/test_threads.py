@@ -69,7 +69,7 @@ async def test_with_an_event_loop_work_keeps_its_context_and_leaves_no_thread() 
 
 PARALLEL = """
 import os, sys, time, torch
-from steering.threads import disable_intra_op_threads, call_in_thread
+from steering.threads import disable_intra_op_threads, call_in_thread, release_thread_pool
 torch.set_num_threads(2)
 if sys.argv[1] == "disabled":
     disable_intra_op_threads()
@@ -82,13 +82,21 @@ def native():
 torch.ones(8)
 before = native()
 torch.rand(2_000_000).exp().sum()
+if sys.argv[1] == "released":
+    release_thread_pool()
+if sys.argv[1] == "released, used again":
+    release_thread_pool()
+    assert torch.ones(2_000_000).exp().sum() > 5_000_000
 print(native() - before, call_in_thread(torch.get_num_threads))
 """
 
 
+PARALLEL_CASES = [("plain", "1 2"), ("disabled", "0 2"), ("released", "0 2"), ("released, used again", "1 2")]
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
-@pytest.mark.parametrize(("mode", "expected"), [("plain", "1 2"), ("disabled", "0 2")])
-def test_disabled_intra_op_threads_are_not_started_and_other_threads_keep_theirs(mode: str, expected: str) -> None:
+@pytest.mark.parametrize(("mode", "expected"), PARALLEL_CASES)
+def test_intra_op_threads_are_not_started_or_freed_and_other_threads_keep_theirs(mode: str, expected: str) -> None:
     """In a process of its own, since intra-op threads stay. The case "plain" shows that the count is measured: one such thread starts."""
     command = [sys.executable, "-c", PARALLEL, mode]
     found = subprocess.run(
@@ -126,3 +134,49 @@ def test_opening_an_engine_leaves_no_intra_op_threads_to_the_caller(tiny_folder:
         command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "2"}
     )
     assert found.stdout.strip().splitlines()[-1] == "1"
+
+
+IDLE = """
+import os, sys, threading, time, torch
+from steering.engine.options import EngineLimits
+from steering.engine.transformers.inbox import Inbox
+torch.set_num_threads(2)
+inbox = Inbox(EngineLimits(), lambda background: 0)
+rounds, results = threading.Semaphore(0), []
+def serve():
+    busy = sys.argv[1] == "busy"
+    while inbox.collect(busy=busy) is not None:
+        for function in inbox.calls():
+            function()
+            rounds.release()
+        while busy and not inbox._calls and not inbox._closing:
+            time.sleep(0.01)
+def native():
+    looks = []
+    while len(looks) < 5 or len(set(looks[-5:])) > 1:
+        time.sleep(0.2)
+        looks.append(len(os.listdir("/proc/self/task")))
+    return looks[-1]
+thread = threading.Thread(target=serve)
+thread.start()
+before = native()
+found = []
+for _ in range(2):
+    inbox.call(lambda: results.append(torch.ones(2_000_000).exp().sum() > 5_000_000))
+    rounds.acquire()
+    found.append(native() - before)
+inbox.close()
+thread.join()
+print(*found, *map(bool, results))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+@pytest.mark.parametrize(("mode", "expected"), [("busy", "1 1 True True"), ("idle", "0 0 True True")])
+def test_an_engine_s_thread_that_waits_for_work_keeps_no_intra_op_threads(mode: str, expected: str) -> None:
+    """They would slow down another engine of the process. The case "busy" shows that the count is measured."""
+    command = [sys.executable, "-c", IDLE, mode]
+    found = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "2"}
+    )
+    assert found.stdout.strip() == expected

@@ -13,6 +13,7 @@ PAGES = {
     "holding": "[dose-response](dose_response.md)",
     "training": "[training](training.md)",
     "gates": "[deployment report](report.md)",
+    "methods": "[deployment report](report.md)",
     "transfer": "[transfer](transfer.md)",
     "blind": "[answers](answers.md)",
 }

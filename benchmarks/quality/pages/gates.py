@@ -1,6 +1,7 @@
-"""The tables of docs/report.md: concept by method, with the three gates, and texts."""
+"""The tables of docs/report.md about the shipped concepts: the three gates, what fails, side effects and texts."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from benchmarks.quality.page import one_line, results, table
@@ -11,22 +12,21 @@ SIGNS = {"above": "needs the interval above", "at_most": "at most", "at_least": 
 
 
 def gates_table() -> str:
-    """Shows for each concept and method how many seeds pass each gate."""
+    """Shows for each concept how many seeds pass each gate."""
     rows = [
         (
             concept,
-            method,
-            f"{entry['strength']:g} at {', '.join(map(str, entry['layers']))}",
+            operating_point(entry),
             *(_passed(entry, gate) for gate in GATES),
             ", ".join(_shift(one) for one in entry["seeds"]),
             "pass" if entry["passed"] else "fail",
             agreement(entry),
             f"{entry['prompts']}, {entry['samples']}, {entry['tokens']}",
         )
-        for concept, method, entry in _entries()
+        for concept, entry in _entries()
     ]
     columns = (
-        "concept", "method", "strength at layers", *GATES, "shift (chance) by seed", "all", "seeds agree",
+        "concept", "strength at layers", *GATES, "shift (chance) by seed", "all", "seeds agree",
         "prompts, samples, tokens",
     )  # fmt: skip
     return table(columns, rows)
@@ -35,23 +35,20 @@ def gates_table() -> str:
 def failed_table() -> str:
     """Shows the checks that fail, with their numbers, for each seed, or says that none does."""
     rows = [
-        (concept, method, *(failed_checks(one) for one in entry["seeds"]))
-        for concept, method, entry in _entries()
+        (concept, *(failed_checks(one) for one in entry["seeds"]))
+        for concept, entry in _entries()
         if not entry["passed"]
     ]
     if not rows:
         return "No check fails under any seed.\n"
-    seeds = next((entry["seeds"] for _, _, entry in _entries()), [])
-    return table(("concept", "method", *(f"seed {one['seed']}" for one in seeds)), rows)
+    seeds = next((entry["seeds"] for _, entry in _entries()), [])
+    return table(("concept", *(f"seed {one['seed']}" for one in seeds)), rows)
 
 
 def texts_shown() -> str:
-    """Shows answers of each concept by its first method, unsteered and steered, for each seed."""
-    seen, sections = set[str](), []
-    for concept, _, entry in _entries():
-        if concept in seen:
-            continue
-        seen.add(concept)
+    """Shows answers of each concept, unsteered and steered, for each seed."""
+    sections = []
+    for concept, entry in _entries():
         rows = [
             (str(one["seed"]), one_line(text["prompt"]), one_line(text["unsteered"]), one_line(text["steered"]))
             for one in entry["seeds"]
@@ -62,12 +59,36 @@ def texts_shown() -> str:
     return "\n".join(sections)
 
 
-def _entries() -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """The reports by concept and method, in the order of the concepts."""
+def side_effects_table() -> str:
+    """Shows how far the answers moved along every concept: the mean of the seeds, bold where no interval contains 0."""
+    rows = [(f"{concept} {entry['strength']:g}", *_effects(entry)) for concept, entry in _entries()]
+    return table(("steered", *CONCEPTS), rows)
+
+
+def _effects(entry: Mapping[str, Any]) -> Iterator[str]:
+    """The cells of one row."""
+    for name in CONCEPTS:
+        yield side_effect_cell([one["side_effects"][name] for one in entry["seeds"] if name in one["side_effects"]])
+
+
+def side_effect_cell(found: Sequence[Mapping[str, Any]]) -> str:
+    """Formats the shifts of all seeds: their mean, bold where every interval lies on the same side of 0."""
+    if not found:
+        return ""
+    shown = f"{fmean(one['mean'] for one in found):+.2f}"
+    lows, highs = zip(*(one["interval"] or (0.0, 0.0) for one in found), strict=True)
+    return f"**{shown}**" if min(lows) > 0.0 or max(highs) < 0.0 else shown
+
+
+def _entries() -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The reports in the order of the concepts."""
     found = results().get("gates", {})
-    for concept in CONCEPTS:
-        for method, entry in found.get(concept, {}).items():
-            yield concept, method, entry
+    return ((concept, found[concept]) for concept in CONCEPTS if concept in found)
+
+
+def operating_point(entry: Mapping[str, Any]) -> str:
+    """States the strength and the layers."""
+    return f"{entry['strength']:g} at {', '.join(map(str, entry['layers']))}"
 
 
 def _passed(entry: Mapping[str, Any], gate: str) -> str:

@@ -8,6 +8,11 @@ from steering.engine.options import EngineLimits
 from steering.engine.transformers.background import BackgroundTask
 from steering.engine.transformers.sequence import Sequence
 from steering.errors import EngineDead, Overloaded
+from steering.threads import release_thread_pool
+
+IDLE_SECONDS = 0.05
+"""After this time without work the thread frees its OpenMP pool, so that another engine of the process is not slowed down by it
+(see steering/threads.py). To make the pool again takes 0.1 ms."""
 
 
 class Inbox:
@@ -58,12 +63,16 @@ class Inbox:
     def collect(self, *, busy: bool) -> list[Sequence | BackgroundTask] | None:
         """Takes the work that came; waits for some unless `busy`. None once it was closed."""
         with self._wake:
-            while not (busy or self._work or self._calls or self._closing):
-                self._wake.wait()
+            if not busy and not self._wake.wait_for(self._anything, IDLE_SECONDS):
+                release_thread_pool()
+                self._wake.wait_for(self._anything)
             if self._closing:
                 return None  # what is still here is given back by `end`
             work, self._work = self._work, []
             return work
+
+    def _anything(self) -> bool:
+        return bool(self._work or self._calls or self._closing)
 
     def close(self) -> None:
         """Accepts nothing more, and has the thread end."""

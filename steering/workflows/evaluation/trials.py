@@ -39,17 +39,6 @@ class AnswerMeasures:
 
 
 @dataclass(frozen=True, slots=True)
-class Samples:
-    """Answers to each prompt: without steering, and under each plan. All shifts are taken from the unsteered ones."""
-
-    unsteered: int = UNSTEERED_SAMPLES
-    steered: int = 1
-
-
-DEFAULT_SAMPLES = Samples()
-
-
-@dataclass(frozen=True, slots=True)
 class Trial:
     """One plan over all prompts, in their order; broken where the plan drove an answer out of range.
 
@@ -78,6 +67,26 @@ class Trial:
         return [fmean(one) for one in found]
 
 
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Answers to each prompt: without steering, and under each plan. All shifts are taken from the unsteered ones.
+
+    earlier: the unsteered trial of a call with the same prompts, seed and reading, which then is not run again.
+    """
+
+    unsteered: int = UNSTEERED_SAMPLES
+    steered: int = 1
+    earlier: Trial | None = None
+
+    @property
+    def written(self) -> int:
+        """Unsteered answers to each prompt that are still to be written."""
+        return 0 if self.earlier else self.unsteered
+
+
+DEFAULT_SAMPLES = Samples()
+
+
 async def run_trials(
     engine: Engine,
     prompts: Sequence[Prompt],
@@ -97,7 +106,7 @@ async def run_trials(
     """
     report, total = progress or ignore_progress, trial_steps(len(plans), len(prompts), samples)
     seeds = [mix(sampling.seed, i) for i in range(len(prompts))]
-    rows = [(UNSTEERED, j) for j in range(samples.unsteered)]
+    rows = [(UNSTEERED, j) for j in range(samples.written)]
     rows += [(plan, j) for plan in plans for j in range(samples.steered)]
     requests = [
         GenerationRequest(prompt, replace(sampling, seed=mix(seed, j)), plan)
@@ -123,16 +132,16 @@ async def run_trials(
     measures = await gathered([read(index, prompt) for index, prompt in enumerate(prompts)])
     for place, i in enumerate(sound):
         trials[i] = Trial(tuple(found[place] for found in measures))
-    unsteered = _mean_trial(trials[: samples.unsteered])
+    unsteered = samples.earlier or _mean_trial(trials[: samples.written])
     if unsteered.broken is not None:
         raise unsteered.broken
-    starts = range(samples.unsteered, len(trials), samples.steered)
+    starts = range(samples.written, len(trials), samples.steered)
     return unsteered, tuple(_mean_trial(trials[start : start + samples.steered]) for start in starts)
 
 
 def trial_answers(plans: int, prompts: int, samples: Samples = DEFAULT_SAMPLES) -> int:
     """How many answers `run_trials` writes, the unsteered ones included."""
-    return (plans * samples.steered + samples.unsteered) * prompts
+    return (plans * samples.steered + samples.written) * prompts
 
 
 def trial_steps(plans: int, prompts: int, samples: Samples = DEFAULT_SAMPLES) -> int:

@@ -1,7 +1,9 @@
 """Reads finished texts along many vectors at once: what steering toward one concept does to the others."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 from steering.engine.api import CapturePrompt, CaptureSpec, Engine, Position, Prompt
 from steering.pairs import ChatMessage
@@ -12,6 +14,7 @@ from steering.workflows.evaluation.scorers import ProjectionScorer
 from steering.workflows.evaluation.setup import reading_layer
 from steering.workflows.evaluation.trials import Trial
 
+TEXTS_AT_ONCE = 16
 BLANK = "."
 """Stands for an empty answer, which has no token to read."""
 
@@ -59,13 +62,21 @@ async def scores(
     found: dict[str, list[float]] = {name: [] for name in readers}
     if not layers:
         return found
-    for prompt, text in zip(prompts, texts, strict=True):
-        whole, position = _with_answer(prompt, text)
-        (capture,) = await engine.capture([CapturePrompt(whole)], CaptureSpec(layers, position))
+    wholes = [_with_answer(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
+    for position, part in _parts(wholes):
+        captures = await engine.capture([CapturePrompt(whole) for whole in part], CaptureSpec(layers, position))
         for name, vector in readers.items():
-            row = capture.activations[layers.index(at[name])]
-            found[name].append(ProjectionScorer.score(row, vector.at(at[name])))
+            rows = [capture.activations[layers.index(at[name])] for capture in captures]
+            found[name] += [ProjectionScorer.score(row, vector.at(at[name])) for row in rows]
     return found
+
+
+def _parts(wholes: Sequence[tuple[Prompt, Position]]) -> Iterator[tuple[Position, list[Prompt]]]:
+    """Texts that follow each other and are read at the same position, a few at a time."""
+    for position, group in groupby(wholes, key=itemgetter(1)):
+        found = [whole for whole, _ in group]
+        for start in range(0, len(found), TEXTS_AT_ONCE):
+            yield position, found[start : start + TEXTS_AT_ONCE]
 
 
 def _with_answer(prompt: Prompt, text: str) -> tuple[Prompt, Position]:

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from scipy.stats import spearmanr
 
-from steering.engine.api import Engine, Prompt
+from steering.engine.api import Engine, Prompt, SamplingParams
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.quality import Estimate
 from steering.workflows.comparison.text_metrics import estimate
@@ -33,7 +33,7 @@ from steering.workflows.reporting.gates import (
 )
 from steering.workflows.reporting.questions import accuracy, load_questions
 from steering.workflows.reporting.reading import SideEffect, side_effects
-from steering.workflows.reporting.results import Report, ReportRequest, ReportText, SeedReport
+from steering.workflows.reporting.results import Report, ReportRequest, ReportText, SeedReport, Unsteered
 from steering.workflows.reporting.variations import VARIATIONS
 
 CONTROLS = 4
@@ -52,6 +52,7 @@ class _Work:
 
     engine: Engine
     request: ReportRequest
+    unsteered: Unsteered
     reading: ReadBack
     fewer: SteeringPlan | None
     accuracy: tuple[float, float]
@@ -72,8 +73,11 @@ class _Measured:
     texts: tuple[ReportText, ...] = ()
 
 
-async def report(engine: Engine, request: ReportRequest, *, progress: Progress | None = None) -> Report:
-    """Runs all gates for each seed. Cancelling stops it at once. Raises what `read_back` raises."""
+async def report(
+    engine: Engine, request: ReportRequest, *, unsteered: Unsteered | None = None, progress: Progress | None = None
+) -> Report:
+    """Runs all gates for each seed. unsteered: of earlier reports that share it. Cancelling stops it at once. Raises what
+    `read_back` raises."""
     tell, done, parts = progress or ignore_progress, 0, 2 + len(request.seeds) * STEPS
 
     def step(message: str) -> None:
@@ -83,14 +87,15 @@ async def report(engine: Engine, request: ReportRequest, *, progress: Progress |
 
     step("asking questions")
     reading = read_back(engine, request.vector, request.reader, request.reading_layer, request.scorer)
-    plan, questions = request.plan, load_questions()
-    before = await accuracy(engine, questions, UNSTEERED) if request.known is None else request.known
-    known = before, await accuracy(engine, questions, plan)
+    plan, questions, unsteered = request.plan, load_questions(), unsteered or Unsteered()
+    if unsteered.accuracy is None:
+        unsteered.accuracy = await accuracy(engine, questions, UNSTEERED)
+    known = unsteered.accuracy, await accuracy(engine, questions, plan)
     step("making plans")
     fewer = None
     if request.pairs is not None:
         fewer = await fewer_pairs_plan(engine, request.vector, request.pairs, plan, request.vectors)
-    work = _Work(engine, request, reading, fewer, known)
+    work = _Work(engine, request, unsteered, reading, fewer, known)
     measured = [await _measured(work, seed, step) for seed in request.seeds]
     random = {one.seed: one.random for one in measured}  # a seed that is named twice has the same directions
     bound = chance([shift for shifts in random.values() for shift in shifts])
@@ -134,9 +139,8 @@ async def _measured(work: _Work, seed: int, step: Step) -> _Measured:
     controls = await random_plans(engine.info, request.plan, request.vectors, numbers)
     plans = (request.plan, *controls, *(() if work.fewer is None else (work.fewer,)))
     sampling = replace(request.sampling, seed=seed)
-    samples = plain_samples(request.samples)
-    unsteered, (trial, *others) = await run_trials(
-        engine, request.prompts, plans, work.reading, sampling, samples=samples
+    unsteered, (trial, *others) = await _trials(
+        work, PLAIN, request.prompts, plans, sampling, plain_samples(request.samples)
     )
     random = mean_shifts(unsteered, others[: len(controls)])
     if trial.broken is not None:
@@ -151,15 +155,8 @@ async def _measured(work: _Work, seed: int, step: Step) -> _Measured:
     for name in VARIATIONS:
         step(f"seed {seed}: {name}")
         prompts = _varied(work, name, seed)
-        plain, (steered,) = await run_trials(
-            engine,
-            prompts,
-            [request.plan],
-            work.reading,
-            sampling,
-            samples=Samples(request.samples, request.samples),
-            perplexity=False,
-        )
+        samples = Samples(request.samples, request.samples)
+        plain, (steered,) = await _trials(work, name, prompts, (request.plan,), sampling, samples)
         if steered.broken is None:
             varied.append((name, estimate(along(steered, plain, request.direction))))
             texts += _texts(work, name, prompts, plain, steered)
@@ -169,6 +166,28 @@ async def _measured(work: _Work, seed: int, step: Step) -> _Measured:
     step(f"seed {seed}: done")
     moved = along(trial, unsteered, request.direction)
     return _Measured(seed, random, moved, independent, utility, tuple(varied), effects, texts)
+
+
+async def _trials(
+    work: _Work,
+    name: str,
+    prompts: Sequence[Prompt],
+    plans: Sequence[SteeringPlan],
+    sampling: SamplingParams,
+    samples: Samples,
+) -> tuple[Trial, tuple[Trial, ...]]:
+    """Runs the trials of one variation. The unsteered one is shared with other reports."""
+    shared, key = work.unsteered.trials, (sampling.seed, name)
+    shared[key], trials = await run_trials(
+        work.engine,
+        prompts,
+        plans,
+        work.reading,
+        sampling,
+        samples=replace(samples, earlier=shared.get(key)),
+        perplexity=name == PLAIN,
+    )
+    return shared[key], trials
 
 
 def _varied(work: _Work, name: str, seed: int) -> tuple[Prompt, ...]:

@@ -9,7 +9,7 @@ from steering.pairs import PairSet
 from steering.plan.types import SteeringPlan
 from steering.quality import Estimate
 from steering.vectors import ConceptVector
-from steering.workflows.evaluation.trials import WRITING
+from steering.workflows.evaluation.trials import WRITING, Trial
 from steering.workflows.reporting.gates import DEMANDED, Gate, Thresholds
 from steering.workflows.reporting.reading import SideEffect
 
@@ -24,14 +24,25 @@ class TextScorer(Protocol):
         ...
 
 
+@dataclass(slots=True, eq=False)
+class Unsteered:
+    """What the unsteered model does, for reports with the same prompts, seeds, sampling and reader: each adds what it measures.
+
+    accuracy: share of the questions answered rightly. trials: by seed and variation.
+    """
+
+    accuracy: float | None = None
+    trials: dict[tuple[int, str], Trial] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ReportRequest:
     """What is judged. vector: whose concept is to move, and which reads the answers unless `reader` is given.
 
     plan: the operating point, any steering. vectors: those it names, by `name@version`. direction: 1 or -1, how the concept is
     meant to move. pairs: what the vector was extracted from, for the check with fewer of them; None: not checked. varied: prompts
-    under each variation, the first ones. samples: answers to each prompt under each steering, averaged. readers: for the side effects. seeds: each is judged on its own. known: the share of the
-    questions that the unsteered model answers rightly, from an earlier report; None: they are asked.
+    under each variation, the first ones. samples: answers to each prompt under each steering, averaged. readers: for the side
+    effects. seeds: each is judged on its own.
     """
 
     vector: ConceptVector
@@ -51,7 +62,6 @@ class ReportRequest:
     readers: Mapping[str, ConceptVector] = field(default_factory=dict)
     independent: TextScorer | None = None
     thresholds: Thresholds = DEMANDED
-    known: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,12 @@ from steering.engine.transformers.training.gradient_pass import GradientPass, Me
 from steering.engine.transformers.training.objective import Likelihoods, SphereAdam, preference_loss
 from steering.shapes import Direction, Float, Tensor
 
-MAX_BATCH_TOKENS = 64
-"""Positions of a batch of texts, padding included; a longer text is a batch by itself."""
+MAX_BATCH_TOKENS = 256
+"""Positions of a batch of texts, padding included; a longer text is a batch by itself.
+
+With 64, a fit takes 1.4 to 1.7 times as long; a stream that runs meanwhile has gaps of 45 ms at p99, with 256 of 66 ms (two cores, AMD EPYC,
+SmolLM2-135M).
+"""
 
 Measure: TypeAlias = Callable[[Sequence[ScoredText], int, Direction], Pieces]
 

@@ -9,7 +9,6 @@ import pytest
 from steering.engine.api import SamplingParams
 from steering.plan.dose import DoseGuard
 from steering.plan.resolve import resolve
-from steering.plan.types import UNSTEERED
 from steering.spec import SteeringSpec
 from steering.vectors import ConceptVector
 from steering.workflows.evaluation.setup import GivenVectors, random_like, read_back
@@ -19,7 +18,7 @@ from steering.workflows.reporting.alternatives import random_plans
 from steering.workflows.reporting.gates import Check, Gate
 from steering.workflows.reporting.questions import Question, accuracy, load_questions
 from steering.workflows.reporting.report import PLAIN, report
-from steering.workflows.reporting.results import Report, ReportRequest
+from steering.workflows.reporting.results import Report, ReportRequest, Unsteered
 from steering.workflows.reporting.variations import VARIATIONS
 from tests.steering.workflows.linear import LinearEngine
 from tests.steering.workflows.linear_tokenizer import POSITIVE
@@ -89,14 +88,15 @@ async def test_one_bound_of_chance_is_estimated_from_the_directions_of_all_seeds
     assert again.seeds[0].chance == pytest.approx(chance(shifted)), "a seed named twice is no further evidence"
 
 
-async def test_a_known_accuracy_is_not_measured_again(engine: LinearEngine) -> None:
-    measured = await report(engine, await request_of(engine, {"strength": 0.8}, known=1.0))
-    asked = await report(engine, await request_of(engine, {"strength": 0.8}))
-    before = await accuracy(engine, load_questions(), UNSTEERED)
-    difference = (
-        check_of(measured, "utility", "accuracy_loss").value - check_of(asked, "utility", "accuracy_loss").value
-    )
-    assert difference == pytest.approx(1.0 - before)
+async def test_reports_that_share_the_unsteered_answers_equal_those_that_do_not(engine: LinearEngine) -> None:
+    """The second one asks no unsteered question and writes no unsteered answer: a wrong accuracy that is planted in it shows."""
+    first, second = [await request_of(engine, {"strength": one}, seeds=(0, 1)) for one in (0.8, 0.4)]
+    shared = Unsteered()
+    found = [await report(engine, one, unsteered=shared) for one in (first, second)]
+    assert found == [await report(engine, one) for one in (first, second)]
+    assert set(shared.trials) == {(seed, name) for seed in (0, 1) for name in (PLAIN, *VARIATIONS)}
+    planted = await report(engine, second, unsteered=replace(shared, accuracy=2.5))
+    assert check_of(planted, "utility", "accuracy_loss").value >= 1.5
 
 
 async def test_its_texts_can_be_read(engine: LinearEngine) -> None:
