@@ -85,8 +85,8 @@ class Settings(BaseSettings):
     contended_running: Positive = Field(8, description="rows of a key while other keys have requests")
     max_waiting: Positive = Field(256, description="rows waiting for the batch; one more is answered 429")
     prefill_tokens: Positive = Field(
-        256,
-        description="most prompt tokens computed between two tokens of running streams, for each prompt that waits",
+        2048,
+        description="most prompt tokens computed between two tokens of running streams, never more than take 0.5 s",
     )
     cache_megabytes: Positive | Literal["auto"] = Field(
         "auto",

@@ -13,9 +13,9 @@ class EngineLimits:
     max_running: live sequences at once. contended_running: those of one API key while other keys have requests too.
     max_waiting: live requests in the queue before `overloaded`.
     max_background, max_background_waiting: the same for captures and other background requests.
-    prefill_tokens: prompt positions of a pass while sequences decode, whose streams wait that long, for each prompt that
-    waits. idle_prefill_tokens: the same while none decodes, and at most. cache_bytes: memory for keys and values; None: a share of what is free when the
-    engine starts. share_prefixes: whether prompts that begin alike share their keys and values.
+    prefill_tokens: most prompt positions of a pass while sequences decode, whose streams wait that long. idle_prefill_tokens: the
+    same while none decodes. cache_bytes: memory for keys and values; None: a share of what is free when the engine starts.
+    share_prefixes: whether prompts that begin alike share their keys and values.
     """
 
     max_running: int = 64
@@ -23,7 +23,7 @@ class EngineLimits:
     max_waiting: int = 256
     max_background: int = 32
     max_background_waiting: int = 4096
-    prefill_tokens: int = 256
+    prefill_tokens: int = 2048
     idle_prefill_tokens: int = 2048
     cache_bytes: int | None = None
     share_prefixes: bool = True

@@ -36,8 +36,8 @@ def methods_summary() -> str:
 def methods_counts() -> str:
     """States how much was measured."""
     counts = {
-        f"{one['prompts']} prompts, {one['varied']} of them varied, {one['samples']} answers to each under each steering, {one['tokens']} "
-        f"tokens an answer, seed {', '.join(str(seed['seed']) for seed in one['seeds'])}"
+        f"{one['prompts']} prompts, {one['varied']} of them varied; answers to each under each steering: {one['samples']}; tokens of an answer: "
+        f"{one['tokens']}; seed: {', '.join(str(seed['seed']) for seed in one['seeds'])}"
         for entries in _found().values()
         for one in entries.values()
     }

@@ -45,6 +45,8 @@ from steering.threads import run_in_thread
 
 LOGIT_BYTES = 256 << 20
 """Logits of all positions that a pass may return, in float32."""
+UNEMBEDDED_AT_ONCE = 256
+"""Residuals whose logits are computed between two passes."""
 
 
 class TransformersEngine:
@@ -169,7 +171,7 @@ class TransformersEngine:
 
     async def unembed(self, residual: Residual) -> Float[Tensor, "token vocab"]:
         """See Engine.unembed. In pieces between the steps of live traffic, as a fit is."""
-        pieces = self._ends.unembedding(residual, self._limits.prefill_tokens)
+        pieces = self._ends.unembedding(residual, min(UNEMBEDDED_AT_ONCE, self._limits.prefill_tokens))
         return cast(Tensor, await self._in_background(pieces, Tensor, urgent=True))
 
     async def fit(self, task: FitTask, *, progress: Callable[[int, int], None] | None = None) -> FittedDirection:

@@ -200,26 +200,25 @@ class Scheduler:
         live = by_client(sorted((s for s in pending if not s.background), key=self._alone_finished), self._turn)
         background = [s for s in pending if s.background]
         turn = [*background, *live] if background and self._turn % BACKGROUND_TURN == 0 else [*live, *background]
-        # background work never weighs more than one live prompt, however many texts are to be read
-        budget = self.budget.positions(max(len(live), 1), streams) if pending else 0
+        left = {background: self.budget.positions(streams, background=background) for background in (False, True)}
         work: Work = []
         claimed: set[bytes] = set()
         computing: dict[bytes, int] = {}
         logit_positions = self._logit_positions
         for sequence in turn:
-            if budget <= 0:
-                break
+            if (allowed := left[sequence.background]) <= 0:
+                continue
             keys = self.index.keys_of(sequence)
             if self._waits(sequence, computing, claimed):
                 continue
-            amount = min(sequence.remaining, budget, sequence.most_positions)
+            amount = min(sequence.remaining, allowed, sequence.most_positions)
             if sequence.capture is not None and sequence.capture.spec.logits:
                 before = max(sequence.capture.first - sequence.computed, 0)  # positions without logits
                 if (amount := min(amount, before + logit_positions)) == 0:
                     continue
                 logit_positions -= max(amount - before, 0)
             work.append((sequence, amount))
-            budget -= amount
+            left = {kind: one - amount for kind, one in left.items()}
             first, end = sequence.computed // BLOCK, (sequence.computed + amount) // BLOCK
             if self._rows.same_pass and not sequence.plan.prompt_fingerprint:
                 computing.update(zip(keys[first:end], sequence.block_table[first:end], strict=False))

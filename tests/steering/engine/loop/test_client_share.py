@@ -5,7 +5,7 @@ from steering.engine.transformers.memory.prefix_index import PrefixIndex
 from steering.engine.transformers.scheduler import Scheduler
 from steering.engine.transformers.sequence import Sequence
 from steering.engine.transformers.waiting import WINDOW, ClientShare
-from tests.steering.engine.loop.test_scheduler import NoState, World, request, text
+from tests.steering.engine.loop.scheduled import NoState, World, request, text
 
 LIMITS = EngineLimits(max_running=16, contended_running=3)
 

@@ -1,6 +1,6 @@
 """Prompts are computed in the order in which each would be done if it had come alone."""
 
-from tests.steering.engine.loop.test_scheduler import World, request
+from tests.steering.engine.loop.scheduled import World, request
 
 
 def prompts_of_next_pass(world: World) -> list[int]:

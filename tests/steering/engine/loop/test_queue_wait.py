@@ -1,7 +1,7 @@
 """The time that requests wait for a row of the batch."""
 
 from steering.engine.options import EngineLimits
-from tests.steering.engine.loop.test_scheduler import World, request
+from tests.steering.engine.loop.scheduled import World, request
 
 
 def test_the_time_until_a_row_is_counted_once_for_each_live_request() -> None:

@@ -1,92 +1,16 @@
-"""Scheduler: who runs, with which blocks, and what a pass computes; passes are stood in for by their effect on sequences."""
-
-from collections.abc import Sequence as Rows
-from itertools import count
+"""Scheduler: who runs, with which blocks, and what a pass computes."""
 
 import pytest
 
-from steering.engine.api import CaptureSpec, SamplingParams
 from steering.engine.options import EngineLimits
-from steering.engine.transformers.memory.block_pool import BLOCK, BlockPool
-from steering.engine.transformers.memory.prefix_index import PrefixIndex
-from steering.engine.transformers.scheduler import MOST_OVERTAKEN, Scheduler, Work
-from steering.engine.transformers.sequence import CaptureState, Sequence
-from steering.plan.types import UNSTEERED
-from tests.steering.engine.loop.driven import open_stream
+from steering.engine.transformers.memory.block_pool import BLOCK
+from steering.engine.transformers.prefill_budget import BACKGROUND_SECONDS
+from steering.engine.transformers.scheduler import MOST_OVERTAKEN
+from tests.steering.engine.loop.scheduled import World, request, text
 
 EMBEDDED_POSITION = 2 * 30 * 3 * 64 * 2
 """Bytes of a position of SmolLM2-135M: keys and values, layers, heads, width, bfloat16."""
 EMBEDDED_BLOCKS = (4 << 30) // (EMBEDDED_POSITION * BLOCK)
-numbers = count()
-
-
-class NoState:
-    """Running sequences have no state besides their blocks."""
-
-    same_pass = True
-
-    def release(self, sequence: Sequence) -> None:
-        """There is nothing to release."""
-
-
-def request(prompt: int, answer: int, *, salt: str = "", priority: int = 0) -> Sequence:
-    """A request with a prompt like no other."""
-    number = next(numbers)
-    ids = [(number * 7919 + position) % 50_000 for position in range(prompt)]
-    params = SamplingParams(max_tokens=answer, ignore_eos=True)
-    return Sequence(number, ids, prompt, UNSTEERED, params, open_stream(), cache_salt=salt, priority=priority)
-
-
-def text(length: int, salt: str = "capture") -> Sequence:
-    """A text to read, like no other."""
-    one = request(length, 1, salt=salt)
-    state = CaptureState(0, CaptureSpec((1,)), (length - 1, length), 0, reduce=True)
-    return Sequence(one.id, one.ids, length, UNSTEERED, one.sampling, one.stream, capture=state, cache_salt=salt)
-
-
-class World:
-    """A scheduler over a pool, whose passes add a token to every sequence that has computed all it has."""
-
-    def __init__(self, blocks: int, limits: EngineLimits | None = None) -> None:
-        self.pool = BlockPool(blocks)
-        index = PrefixIndex(self.pool, enabled=True, exact=True)
-        self.scheduler = Scheduler(limits or EngineLimits(), self.pool, index, NoState())
-        self.ended: list[Sequence] = []
-        self.most_running = 0
-
-    def put(self, sequences: Rows[Sequence]) -> None:
-        for sequence in sequences:
-            self.scheduler.enqueue(sequence)
-
-    def turn(self) -> Work:
-        """Admits, schedules, and does what a pass does."""
-        self.scheduler.admit()
-        work = self.scheduler.schedule()
-        self.most_running = max(self.most_running, len(self.scheduler.running))
-        for sequence, amount in work:
-            assert amount >= 1
-            assert sequence.computed + amount <= len(sequence.block_table) * BLOCK
-            sequence.computed += amount
-        for sequence, _ in work:
-            self.scheduler.index.register(sequence)
-        for sequence, _ in work:
-            if sequence.remaining:
-                continue
-            if sequence.capture is None:
-                sequence.ids.append(1)
-            if sequence.capture is not None or sequence.generated == sequence.sampling.max_tokens:
-                self.scheduler.release(sequence)
-                self.ended.append(sequence)
-        return work
-
-    def finish(self, turns: int = 20_000) -> None:
-        """Runs turns until everyone has ended."""
-        for _ in range(turns):
-            if not self.scheduler.busy:
-                break
-            assert self.turn(), "somebody waits, and nothing is computed"
-        assert not self.scheduler.busy
-        assert self.pool.used == 0
 
 
 def test_one_long_answer_does_not_keep_short_ones_from_running_together() -> None:
@@ -218,8 +142,8 @@ def test_a_preempted_sequence_waits_until_it_can_run_for_a_while() -> None:
     assert sum(row.preemptions for row in rows) <= 6
 
 
-@pytest.mark.parametrize(("waiting", "budget"), [(1, 48), (2, 96), (3, 100)])
-def test_every_stream_has_a_token_in_every_pass_and_each_prompt_its_budget(waiting: int, budget: int) -> None:
+@pytest.mark.parametrize("waiting", [1, 3])
+def test_every_stream_has_a_token_in_every_pass_and_prompts_have_their_budget(waiting: int) -> None:
     limits = EngineLimits(prefill_tokens=48, idle_prefill_tokens=100)
     world = World(4000, limits)
     streams = [request(10, 200) for _ in range(5)]
@@ -229,7 +153,22 @@ def test_every_stream_has_a_token_in_every_pass_and_each_prompt_its_budget(waiti
     for _ in range(8):
         work = {sequence.id: amount for sequence, amount in world.turn()}
         assert all(work[stream.id] == 1 for stream in streams)
-        assert sum(work.values()) - len(streams) == budget
+        assert sum(work.values()) - len(streams) == limits.prefill_tokens
+
+
+def test_texts_to_be_read_take_no_more_of_a_pass_than_background_work_may() -> None:
+    """While a stream runs: alone, and as much as a live prompt leaves of it."""
+    world = World(4000)
+    world.put([request(10, 200)])
+    world.turn()
+    world.scheduler.budget.observe(0, 1, 0.02)
+    world.scheduler.budget.observe(1000, 0, 1.0)
+    world.put([text(1000)])
+    assert sum(amount for one, amount in world.turn() if one.capture) == int(1000 * BACKGROUND_SECONDS)
+    world.put([request(100, 2)])
+    work = {bool(one.capture): amount for one, amount in world.turn() if amount > 1}
+    assert work == {False: 100, True: int(1000 * BACKGROUND_SECONDS) - 100}
+    world.finish()
 
 
 @pytest.mark.parametrize("blocks", [30, 300])

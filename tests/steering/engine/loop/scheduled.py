@@ -1,0 +1,84 @@
+"""A scheduler whose passes are stood in for by their effect on sequences."""
+
+from collections.abc import Sequence as Rows
+from itertools import count
+
+from steering.engine.api import CaptureSpec, SamplingParams
+from steering.engine.options import EngineLimits
+from steering.engine.transformers.memory.block_pool import BLOCK, BlockPool
+from steering.engine.transformers.memory.prefix_index import PrefixIndex
+from steering.engine.transformers.scheduler import Scheduler, Work
+from steering.engine.transformers.sequence import CaptureState, Sequence
+from steering.plan.types import UNSTEERED
+from tests.steering.engine.loop.driven import open_stream
+
+numbers = count()
+
+
+class NoState:
+    """Running sequences have no state besides their blocks."""
+
+    same_pass = True
+
+    def release(self, sequence: Sequence) -> None:
+        """There is nothing to release."""
+
+
+def request(prompt: int, answer: int, *, salt: str = "", priority: int = 0) -> Sequence:
+    """A request with a prompt like no other."""
+    number = next(numbers)
+    ids = [(number * 7919 + position) % 50_000 for position in range(prompt)]
+    params = SamplingParams(max_tokens=answer, ignore_eos=True)
+    return Sequence(number, ids, prompt, UNSTEERED, params, open_stream(), cache_salt=salt, priority=priority)
+
+
+def text(length: int, salt: str = "capture") -> Sequence:
+    """A text to read, like no other."""
+    one = request(length, 1, salt=salt)
+    state = CaptureState(0, CaptureSpec((1,)), (length - 1, length), 0, reduce=True)
+    return Sequence(one.id, one.ids, length, UNSTEERED, one.sampling, one.stream, capture=state, cache_salt=salt)
+
+
+class World:
+    """A scheduler over a pool, whose passes add a token to every sequence that has computed all it has."""
+
+    def __init__(self, blocks: int, limits: EngineLimits | None = None) -> None:
+        self.pool = BlockPool(blocks)
+        index = PrefixIndex(self.pool, enabled=True, exact=True)
+        self.scheduler = Scheduler(limits or EngineLimits(), self.pool, index, NoState())
+        self.ended: list[Sequence] = []
+        self.most_running = 0
+
+    def put(self, sequences: Rows[Sequence]) -> None:
+        for sequence in sequences:
+            self.scheduler.enqueue(sequence)
+
+    def turn(self) -> Work:
+        """Admits, schedules, and does what a pass does."""
+        self.scheduler.admit()
+        work = self.scheduler.schedule()
+        self.most_running = max(self.most_running, len(self.scheduler.running))
+        for sequence, amount in work:
+            assert amount >= 1
+            assert sequence.computed + amount <= len(sequence.block_table) * BLOCK
+            sequence.computed += amount
+        for sequence, _ in work:
+            self.scheduler.index.register(sequence)
+        for sequence, _ in work:
+            if sequence.remaining:
+                continue
+            if sequence.capture is None:
+                sequence.ids.append(1)
+            if sequence.capture is not None or sequence.generated == sequence.sampling.max_tokens:
+                self.scheduler.release(sequence)
+                self.ended.append(sequence)
+        return work
+
+    def finish(self, turns: int = 20_000) -> None:
+        """Runs turns until everyone has ended."""
+        for _ in range(turns):
+            if not self.scheduler.busy:
+                break
+            assert self.turn(), "somebody waits, and nothing is computed"
+        assert not self.scheduler.busy
+        assert self.pool.used == 0
