@@ -2,7 +2,7 @@
 
 from steering.engine.options import EngineLimits
 
-LIVE_SECONDS, BACKGROUND_SECONDS = 0.5, 0.15
+LIVE_SECONDS, BACKGROUND_SECONDS = 0.4, 0.15
 """How long the prompt positions of a pass may take while streams run; background ones delay them less.
 
 Smaller passes have shorter gaps and later first tokens: with 0.15 for both, the p99 of gaps under the mixed load of benchmarks/ is 0.08 s
