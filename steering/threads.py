@@ -20,6 +20,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
+OPENMP_FILES = ("libgomp*.so*", "libomp*", "libiomp*")
+"""Of GNU, LLVM and Intel."""
 OMP_PAUSE_SOFT = 1
 """A value of `omp_pause_resource_t` in OpenMP 5."""
 T = TypeVar("T")
@@ -106,7 +108,8 @@ def release_thread_pool() -> None:
 @cache
 def _openmp() -> ctypes.CDLL | None:
     """The library that torch has loaded; None if it is older than OpenMP 5, or part of the system."""
-    for path in sorted((Path(torch.__file__).parent / "lib").glob("lib*omp*.*")):
+    folder = Path(torch.__file__).parent / "lib"
+    for path in (one for pattern in OPENMP_FILES for one in sorted(folder.glob(pattern))):
         library = ctypes.CDLL(str(path))
         if hasattr(library, "omp_pause_resource_all"):
             return library

@@ -1,9 +1,10 @@
 """Make, Space, Read and Library in a browser, each task as a person does it."""
 
+import re
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.playground.conftest import Visit
 
@@ -63,6 +64,30 @@ def test_the_map_follows_the_layer_and_a_text_can_be_followed(wide: Visit) -> No
     wide.page.get_by_role("list", name="All texts").get_by_role("button").first.click()
     expect(wide.page.get_by_text("Its way through the layers is drawn")).to_be_visible()
     expect(wide.page.get_by_role("region", name="Separability")).to_contain_text("at the input")
+
+
+def test_the_vector_of_the_texts_is_offered_when_the_library_arrives_after_the_map(wide: Visit) -> None:
+    held: list[Route] = []
+    arrived = False
+
+    def hold(route: Route) -> None:
+        if arrived:
+            route.continue_()
+        else:
+            held.append(route)
+
+    wide.page.route(re.compile(r"/v1/vectors(\?|$)"), hold)
+    wide.open("#/space")
+    wide.page.get_by_role("button", name="3-D").click()
+    expect(wide.page.locator(".scatter canvas")).to_be_visible()
+    along = wide.page.get_by_role("button", name="Along the vector", exact=True)
+    expect(along).to_have_count(0)
+    arrived = True
+    for route in held:
+        route.continue_()
+    along.click()
+    wide.ended()
+    expect(wide.page.get_by_role("alert")).to_have_count(0)
 
 
 @pytest.mark.parametrize(

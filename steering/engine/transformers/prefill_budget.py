@@ -5,8 +5,8 @@ from steering.engine.options import EngineLimits
 LIVE_SECONDS, BACKGROUND_SECONDS = 0.4, 0.15
 """How long the prompt positions of a pass may take while streams run; background ones delay them less.
 
-Smaller passes have shorter gaps and later first tokens: with 0.15 for both, the p99 of gaps under the mixed load of benchmarks/ is 0.08 s
-and that of first tokens 0.46; with 0.5, 0.15 and 0.41 (two cores, AMD EPYC, SmolLM2-135M).
+Smaller passes have shorter gaps and later first tokens: under the mixed load of benchmarks/, passes of about 0.15 s had gaps of 0.08 s and first
+tokens of 0.46 s at p99, these have 0.16 and 0.42 (two cores, AMD EPYC, SmolLM2-135M).
 """
 LEAST, FIRST = 32, 256
 """Positions of a pass: at least, since a smaller one costs what its weights cost to read; and before the rate is known."""

@@ -15,6 +15,7 @@ from steering.workflows.evaluation.setup import reading_layer
 from steering.workflows.evaluation.trials import Trial
 
 TEXTS_AT_ONCE = 16
+"""Texts of a call: those of one call share the blocks of what they have in common."""
 BLANK = "."
 """Stands for an empty answer, which has no token to read."""
 

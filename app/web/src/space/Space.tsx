@@ -30,10 +30,17 @@ import {
 } from "./store";
 import { VectorMap } from "./VectorMap";
 
-/** Draws the map the first time, along the vector of the chosen texts where the library has one. */
+/** Whether the vector of the chosen texts was offered. From then on the choice is the user's. */
+let offered = false;
+
+/** Draws the map the first time, along the vector of the chosen texts where the library has one. A map that was asked for before the
+ * library was read stays as it is, and the vector can be chosen. */
 function drawFirst(): void {
+  const known = vectorByName.value.has(setName.value);
+  if (known && !offered && vector.value === null) vector.value = setName.value;
+  offered = true;
   if (drawn.value !== null || busy.value) return;
-  if (vectorByName.value.has(setName.value)) {
+  if (known) {
     vector.value = setName.value;
     method.value = ALONG_VECTOR;
   }
