@@ -23,6 +23,8 @@ DOSE = 0.15
 SAMPLES, MORE_SAMPLES = 4, 12
 """Answers to each prompt under each steering; more where the seeds disagree, which says that a check lies within the noise of its threshold.
 With two, the seeds disagreed on three of seven concepts, with four on one."""
+BEGINS_WITH_MORE = ("formality",)
+"""Concepts whose seeds have disagreed with SAMPLES. To begin with MORE_SAMPLES saves the report that would not count, 2.4 minutes."""
 SHOWN = 2
 """Prompts whose texts are saved."""
 
@@ -43,7 +45,7 @@ async def gates(engine: Engine, concept: str, profile: Profile) -> dict[str, Any
         unsteered.accuracy = _KNOWN[engine.info.fingerprint] = shared.accuracy
         return {"strength": strength, "layers": list(layers), **numbers(request, found)}
 
-    return await until_agreed(judge)
+    return await judge(MORE_SAMPLES) if concept in BEGINS_WITH_MORE else await until_agreed(judge)
 
 
 _KNOWN: dict[str, float | None] = {}
