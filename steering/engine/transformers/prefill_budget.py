@@ -11,7 +11,7 @@ tokens of 0.46 s at p99, these have 0.16 and 0.42 (two cores, AMD EPYC, SmolLM2-
 LEAST, FIRST = 32, 256
 """Positions of a pass: at least, since a smaller one costs what its weights cost to read; and before the rate is known."""
 MEMORY = 2048
-"""After so many positions the rate of earlier ones is forgotten. A pass counts by its size, since positions of small ones take longer."""
+"""The rate is an exponential mean over about so many positions. A pass weighs by its size, since positions of small ones take longer."""
 SMOOTHING = 0.3
 
 
