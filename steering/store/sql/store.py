@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import final
 
@@ -73,13 +74,13 @@ class SqlStore:
                 await run_in_thread(self._folder.cleanup)
 
 
-async def open_temporary_store() -> SqlStore:
+async def open_temporary_store(parent: Path | None = None) -> SqlStore:
     """Opens an empty SQLite database in a folder of its own. A killed process leaves the folder to the system's cleaning.
 
-    Raises StoreUnavailable where no folder can be made.
+    parent: where the folder is made; None: where the system has its temporary files. Raises StoreUnavailable where no folder can be made.
     """
     with translated():
-        folder = await run_in_thread(lambda: TemporaryDirectory(prefix="steering-store-"))
+        folder = await run_in_thread(lambda: TemporaryDirectory(prefix="steering-store-", dir=parent))
     opening = asyncio.ensure_future(open_sql_store(f"sqlite:///{folder.name}/store.sqlite3", folder))
     try:
         return await asyncio.shield(opening)
