@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,17 +49,13 @@ def with_verdicts(before: Mapping[str, Any], found: Mapping[str, Any]) -> dict[s
     return {**found, "pairs": [{**pair, "read": read.get((pair["up"], pair["down"]))} for pair in found["pairs"]]}
 
 
-MERGED: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]] = {"blind": with_verdicts}
-"""Parts of which a new entry keeps something of the one before."""
-
-
 def add_result(path: Path, engine: Engine, part: str, concept: str, found: Any) -> None:
-    """Adds one result to the file, merged with what is there for the parts that are MERGED."""
+    """Adds one result to the file, with the verdicts on pairs that were there."""
     results = _read(path)
     about: Mapping[str, str] = {"model": engine.info.name, "dtype": engine.info.dtype, "device": engine.info.device}
     results.update(about, date=datetime.now(UTC).date().isoformat())
-    if part in MERGED:
-        found = MERGED[part](results.get(part, {}).get(concept, {}), found)
+    if part == "blind":
+        found = with_verdicts(results.get(part, {}).get(concept, {}), found)
     results.setdefault(part, {})[concept] = found
     _write(path, results)
 

@@ -5,15 +5,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.quality.reports.gates import (
-    DOSE,
-    MORE_SAMPLES,
-    SAMPLES,
-    direction_of,
-    operating_strength,
-    planned,
-    until_agreed,
-)
+from benchmarks.quality.reports.gates import DOSE, level_of, operating_strength, planned, until_agreed
 from steering.quality import Recommended
 from steering.spec import InterventionSpec
 from tests.steering.workflows.linear import GAIN, LAYERS, LinearEngine
@@ -47,27 +39,28 @@ def test_several_layers_share_the_dose() -> None:
 
 
 @pytest.mark.parametrize(
-    ("item", "direction"),
-    [
-        ({"strength": 1.5}, 1),
-        ({"strength": -1.5}, -1),
-        ({"operation": "clamp", "low": 0.7, "high": 0.7}, 1),
-        ({"operation": "clamp", "low": -0.7, "high": -0.7}, -1),
-    ],
+    ("item", "level"),
+    [({"strength": -1.5}, -1.5), ({"operation": "clamp", "low": -0.7, "high": -0.7}, -0.7)],
 )
-async def test_a_report_expects_the_concept_to_move_by_the_sign_of_the_strength_or_level(
-    item: dict[str, Any], direction: int
-) -> None:
+async def test_the_level_of_a_plan_is_its_strength_or_what_it_sets(item: dict[str, Any], level: float) -> None:
     engine = LinearEngine()
     vector = replace(planted_vector(engine), version=1)
     spec = InterventionSpec.model_validate({"vector": vector.name, "layers": [2], **item})
-    assert direction_of(await planned(engine, vector, spec)) == direction
+    assert level_of(await planned(engine, vector, spec)) == level
 
 
-@pytest.mark.parametrize("agreeing", [{SAMPLES, MORE_SAMPLES}, {MORE_SAMPLES}, set[int]()])
-async def test_seeds_that_disagree_are_judged_once_more_with_more_answers(agreeing: set[int]) -> None:
-    async def judge(samples: int) -> dict[str, object]:
-        return {"samples": samples, "seeds_agree": samples in agreeing}
+@pytest.mark.parametrize(
+    ("samples", "agreeing", "judged"),
+    [((4, 12), {4, 12}, [4]), ((4, 12), {12}, [4, 12]), ((4, 12), set[int](), [4, 12]), ((12,), set[int](), [12])],
+)
+async def test_seeds_that_disagree_are_judged_once_more_with_more_answers(
+    samples: tuple[int, ...], agreeing: set[int], judged: list[int]
+) -> None:
+    seen: list[int] = []
 
-    counted = await until_agreed(judge)
-    assert counted["samples"] == (SAMPLES if SAMPLES in agreeing else MORE_SAMPLES)
+    async def judge(count: int) -> dict[str, object]:
+        seen.append(count)
+        return {"samples": count, "seeds_agree": count in agreeing}
+
+    assert (await until_agreed(judge, samples))["samples"] == judged[-1]
+    assert seen == judged

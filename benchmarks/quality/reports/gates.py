@@ -11,20 +11,21 @@ from steering.concepts.loader import load_concept
 from steering.engine.api import Engine
 from steering.model.info import ModelInfo
 from steering.plan.resolve import resolve
-from steering.plan.types import SteeringPlan
+from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.spec import InterventionSpec, SteeringSpec
 from steering.vectors import ConceptVector
 from steering.workflows.evaluation.setup import UNGUARDED, GivenVectors
+from steering.workflows.reporting.questions import accuracy, load_questions
 from steering.workflows.reporting.report import PLAIN, report
 from steering.workflows.reporting.results import Report, ReportRequest, Unsteered
 
 DOSE = 0.15
 """Planned relative dose, summed over the layers, where nothing is measured: on half of the concepts text breaks at 0.2."""
-SAMPLES, MORE_SAMPLES = 4, 12
-"""Answers to each prompt under each steering; more where the seeds disagree, which says that a check lies within the noise of its threshold.
-With two, the seeds disagreed on three of seven concepts, with four on one."""
-BEGINS_WITH_MORE = ("formality",)
-"""Concepts whose seeds have disagreed with SAMPLES. To begin with MORE_SAMPLES saves the report that would not count, 2.4 minutes."""
+SAMPLES = (4, 12)
+"""Answers to each prompt under each steering; the second number where the seeds disagree with the first, which says that a check lies within
+the noise of its threshold. With two, the seeds disagreed on three of seven concepts, with four on one."""
+SAMPLES_OF = {"formality": SAMPLES[1:]}
+"""Of concepts whose seeds have disagreed: leaves out the report that would not count, 2.4 minutes."""
 SHOWN = 2
 """Prompts whose texts are saved."""
 
@@ -36,26 +37,35 @@ async def gates(engine: Engine, concept: str, profile: Profile) -> dict[str, Any
     strength = operating_strength(engine.info, vector, layers)
     plan = await planned(engine, vector, InterventionSpec(vector=concept, strength=strength, layers=tuple(layers)))
     readers = {name: await vector_of(engine, name) for name in CONCEPTS}
-    unsteered = Unsteered(accuracy=_KNOWN.get(engine.info.fingerprint))
 
     async def judge(samples: int) -> dict[str, Any]:
         request = replace(request_for(engine, concept, vector, plan, profile), readers=readers, samples=samples)
-        shared = replace(unsteered, trials={})  # those of another number of samples do not count
-        found = await report(engine, request, unsteered=shared, progress=progress_printer(f"{concept}, report"))
-        unsteered.accuracy = _KNOWN[engine.info.fingerprint] = shared.accuracy
+        progress = progress_printer(f"{concept}, report")
+        found = await report(engine, request, unsteered=await unsteered_of(engine), progress=progress)
         return {"strength": strength, "layers": list(layers), **numbers(request, found)}
 
-    return await judge(MORE_SAMPLES) if concept in BEGINS_WITH_MORE else await until_agreed(judge)
+    return await until_agreed(judge, SAMPLES_OF.get(concept, SAMPLES))
 
 
-_KNOWN: dict[str, float | None] = {}
-"""Share of the questions answered rightly without steering, by the model's fingerprint: all reports of a run share it."""
+_KNOWN: dict[str, float] = {}
+"""Share of the questions answered rightly without steering, by the model's fingerprint."""
 
 
-async def until_agreed(judge: Callable[[int], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
-    """Judges with SAMPLES answers to each prompt, and again with MORE_SAMPLES where the seeds disagree: the second report counts."""
-    found = await judge(SAMPLES)
-    return found if found["seeds_agree"] else await judge(MORE_SAMPLES)
+async def unsteered_of(engine: Engine) -> Unsteered:
+    """Returns what all reports of a run share: the questions are asked once."""
+    model = engine.info.fingerprint
+    if model not in _KNOWN:
+        _KNOWN[model] = await accuracy(engine, load_questions(), UNSTEERED)
+    return Unsteered(_KNOWN[model])
+
+
+async def until_agreed(judge: Callable[[int], Awaitable[dict[str, Any]]], samples: Sequence[int]) -> dict[str, Any]:
+    """Judges with each of these numbers of answers until the seeds agree: the last report counts."""
+    for count in samples[:-1]:
+        found = await judge(count)
+        if found["seeds_agree"]:
+            return found
+    return await judge(samples[-1])
 
 
 async def planned(engine: Engine, vector: ConceptVector, item: InterventionSpec) -> SteeringPlan:
@@ -73,17 +83,17 @@ def request_for(
         vectors={vector.id: vector},
         prompts=reporting_prompts(engine, concept, profile.judged),
         neutral=neutral_prompts(engine, profile.neutral),
-        direction=direction_of(plan),
+        direction=1 if level_of(plan) > 0.0 else -1,
         sampling=profile.sampling,
         varied=profile.judged,
         pairs=load_concept(concept),
     )
 
 
-def direction_of(plan: SteeringPlan) -> int:
-    """Returns how the plan's only intervention moves the concept: by the sign of its strength, or of the level that it sets."""
+def level_of(plan: SteeringPlan) -> float:
+    """Returns the strength of the plan's only intervention, or the level to which it sets the projection."""
     (item,) = plan.spec.interventions
-    return 1 if (item.strength if item.low is None else item.low) > 0.0 else -1
+    return item.strength if item.low is None else item.low
 
 
 def operating_strength(info: ModelInfo, vector: ConceptVector, layers: Sequence[int]) -> float:

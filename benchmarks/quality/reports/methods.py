@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.quality.concepts import MEAN_DIFFERENCE, Profile, strengths_of, vector_of
 from benchmarks.quality.progress import progress_printer
-from benchmarks.quality.reports.gates import numbers, operating_strength, planned, request_for
+from benchmarks.quality.reports.gates import level_of, numbers, operating_strength, planned, request_for, unsteered_of
 from benchmarks.quality.training import SETTINGS, TRAINED_AT
 from steering.engine.api import Engine
 from steering.plan.types import SteeringPlan
@@ -14,7 +14,6 @@ from steering.spec import InterventionSpec, TokenScope
 from steering.vectors import ConceptVector
 from steering.workflows.evaluation.setup import reading_layer
 from steering.workflows.reporting.report import report
-from steering.workflows.reporting.results import Unsteered
 from steering.workflows.training.train import TRAINED
 
 SHARED_DOSE, AFFINE = "shared_dose", "affine"
@@ -38,7 +37,7 @@ async def compared(engine: Engine, concept: str, profile: Profile) -> dict[str, 
     base = await vector_of(engine, concept)
     reader = await vector_of(engine, concept, method=READER)
     at = reading_layer(reader, engine.info.layer_count)
-    unsteered, found = Unsteered(), dict[str, Any]()
+    unsteered, found = await unsteered_of(engine), dict[str, Any]()
     for method in METHODS:
         vector, plan = await _steering(engine, concept, base, method)
         request = replace(
@@ -52,9 +51,8 @@ async def compared(engine: Engine, concept: str, profile: Profile) -> dict[str, 
         if method == TRAINED:  # fewer pairs would make a mean difference
             request = replace(request, pairs=None)
         made = await report(engine, request, unsteered=unsteered, progress=progress_printer(f"{concept}, {method}"))
-        (item,) = plan.spec.interventions
-        level = item.strength if item.low is None else item.low
-        found[method] = {"strength": level, "layers": list(item.layers or ()), **numbers(request, made)}
+        layers = sorted(plan.interventions[0].layers)
+        found[method] = {"strength": level_of(plan), "layers": layers, **numbers(request, made)}
     return found
 
 

@@ -63,15 +63,15 @@ class Inbox:
     def collect(self, *, busy: bool) -> list[Sequence | BackgroundTask] | None:
         """Takes the work that came; waits for some unless `busy`. None once it was closed."""
         with self._wake:
-            if not busy and not self._wake.wait_for(self._anything, IDLE_SECONDS):
+            if not busy and not self._wake.wait_for(self._has_work, IDLE_SECONDS):
                 release_thread_pool()
-                self._wake.wait_for(self._anything)
+                self._wake.wait_for(self._has_work)
             if self._closing:
                 return None  # what is still here is given back by `end`
             work, self._work = self._work, []
             return work
 
-    def _anything(self) -> bool:
+    def _has_work(self) -> bool:
         return bool(self._work or self._calls or self._closing)
 
     def close(self) -> None:
