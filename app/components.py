@@ -27,6 +27,7 @@ def open_engine(settings: Settings) -> Engine:
             max_waiting=settings.max_waiting,
             prefill_tokens=settings.prefill_tokens,
             cache_bytes=None if settings.cache_megabytes == "auto" else settings.cache_megabytes << 20,
+            pretouch_bytes=settings.pretouch_megabytes << 20,
             share_prefixes=settings.share_prefixes,
         ),
         compiled=settings.compiled,

@@ -92,6 +92,9 @@ class Settings(BaseSettings):
         "auto",
         description="memory for keys and values, allocated once; `auto`: a share of what is free when the model is loaded",
     )
+    pretouch_megabytes: Annotated[int, Field(ge=0)] = Field(
+        512, description="how much of that memory an idle server writes ahead of use on a CPU"
+    )
     share_prefixes: bool = Field(True, description="share keys and values of prompts of one key that begin alike")
     compiled: bool | Literal["auto"] = Field(
         "auto",

@@ -1,6 +1,7 @@
 """Our engine without a server: concurrent streams, a long prompt that arrives, a mixed load, and extraction."""
 
 import asyncio
+import gc
 import json
 import time
 from collections.abc import Coroutine
@@ -193,6 +194,7 @@ def begin(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     runner = asyncio.Runner()
     engine = open_endless(options["source"], options["device"])
     runner.run(until_compiled(engine))
+    gc.freeze()
     ours = EngineContender(engine, runner)
     handlers = {
         "generate": ours.generate,

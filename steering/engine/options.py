@@ -15,6 +15,7 @@ class EngineLimits:
     max_background, max_background_waiting: the same for captures and other background requests.
     prefill_tokens: most prompt positions of a pass while sequences decode, whose streams wait that long. idle_prefill_tokens: the
     same while none decodes. cache_bytes: memory for keys and values; None: a share of what is free when the engine starts.
+    pretouch_bytes: how much of it an idle engine writes ahead of use on a CPU; 0: nothing.
     share_prefixes: whether prompts that begin alike share their keys and values.
     """
 
@@ -26,6 +27,7 @@ class EngineLimits:
     prefill_tokens: int = 2048
     idle_prefill_tokens: int = 2048
     cache_bytes: int | None = None
+    pretouch_bytes: int = 512 << 20
     share_prefixes: bool = True
 
 

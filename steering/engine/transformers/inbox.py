@@ -18,9 +18,12 @@ IDLE_SECONDS = 0.05
 class Inbox:
     """A queue with one consumer. Everything but `collect` may be called by any thread."""
 
-    def __init__(self, limits: EngineLimits, waiting: Callable[[bool], int]) -> None:
-        """waiting: how many live (False) or background (True) requests wait in the scheduler."""
-        self._limits, self._waiting = limits, waiting
+    def __init__(
+        self, limits: EngineLimits, waiting: Callable[[bool], int], idle: Callable[[], bool] = lambda: False
+    ) -> None:
+        """waiting: how many live (False) or background (True) requests wait in the scheduler. idle: called by `collect` again and
+        again while there is no work, until it returns False; takes milliseconds."""
+        self._limits, self._waiting, self._idle = limits, waiting, idle
         self._work: list[Sequence | BackgroundTask] = []
         self._calls: list[Callable[[], None]] = []
         self._wake = threading.Condition()
@@ -62,14 +65,24 @@ class Inbox:
 
     def collect(self, *, busy: bool) -> list[Sequence | BackgroundTask] | None:
         """Takes the work that came; waits for some unless `busy`. None once it was closed."""
+        if not busy:
+            self._wait()
         with self._wake:
-            if not busy and not self._wake.wait_for(self._has_work, IDLE_SECONDS):
-                release_thread_pool()
-                self._wake.wait_for(self._has_work)
             if self._closing:
                 return None  # what is still here is given back by `end`
             work, self._work = self._work, []
             return work
+
+    def _wait(self) -> None:
+        with self._wake:
+            if self._wake.wait_for(self._has_work, IDLE_SECONDS):
+                return
+        while self._idle():
+            if self._has_work():
+                return
+        release_thread_pool()
+        with self._wake:
+            self._wake.wait_for(self._has_work)
 
     def _has_work(self) -> bool:
         return bool(self._work or self._calls or self._closing)

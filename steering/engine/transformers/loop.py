@@ -16,6 +16,7 @@ from steering.engine.transformers.background import BackgroundQueue, BackgroundT
 from steering.engine.transformers.delivery import Delivery, as_steering_error
 from steering.engine.transformers.inbox import Inbox
 from steering.engine.transformers.memory.block_pool import BlockPool
+from steering.engine.transformers.memory.pretouch import Pretouch
 from steering.engine.transformers.runner import ModelRunner
 from steering.engine.transformers.sampling.sampler import Sampled, sample
 from steering.engine.transformers.scheduler import Scheduler, Work
@@ -45,7 +46,7 @@ class EngineLoop:
     ) -> None:
         self._runner, self._scheduler, self._pool, self._unembedding = runner, scheduler, pool, unembedding
         self._background = BackgroundQueue()
-        self._inbox = Inbox(limits, self._waiting)
+        self._inbox = Inbox(limits, self._waiting, idle=Pretouch(runner.cache, pool, limits.pretouch_bytes).step)
         self._delivery = Delivery()
         self._answers = AnswerWriter(eos_ids)
         self._open: dict[int, Sequence] = {}

@@ -29,6 +29,8 @@ class BlockPool:
         self._block_of: dict[bytes, int] = {}
         self._cached: OrderedDict[int, None] = OrderedDict()
         self._dirty: set[int] = set()
+        self.first_unused = 1
+        """The lowest number that was never given out. Blocks are given out in order as long as there are such."""
         self.unclean: list[int] = []
         """Allocated blocks that have to be zeroed before the next pass."""
 
@@ -55,6 +57,7 @@ class BlockPool:
         for _ in range(count):
             block = self._free.pop() if self._free else self._evict()
             self._references[block] = 1
+            self.first_unused = max(self.first_unused, block + 1)
             blocks.append(block)
         self.unclean += self._dirty.intersection(blocks)
         self._dirty.difference_update(blocks)

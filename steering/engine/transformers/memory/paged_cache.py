@@ -106,6 +106,7 @@ class PagedCache(Cache):  # type: ignore[misc]  # transformers is untyped
     ) -> None:
         self.batch: Batch | None = None
         self.layout, self.own_attention, self.writes = layout, own_attention, True
+        self.block_bytes = BLOCK * sum(shape.position_bytes for shape in shapes)
         slots = (blocks + 1) * BLOCK
         super().__init__(layers=[PagedLayer(self, shape, slots) for shape in shapes])
 
@@ -124,6 +125,11 @@ class PagedCache(Cache):  # type: ignore[misc]  # transformers is untyped
         for states in (*self.keys, *self.values) if blocks else ():
             places = torch.tensor(blocks, device=states.device)
             states.view(states.shape[0], -1, BLOCK, states.shape[2])[:, places] = 0.0
+
+    def write_zeros(self, start: int, stop: int) -> None:
+        """Writes zeros to blocks from `start` to before `stop`, which are nobody's."""
+        for states in (*self.keys, *self.values):
+            states[:, start * BLOCK : stop * BLOCK] = 0.0
 
 
 class _ShapeProbe(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped

@@ -160,6 +160,28 @@ def test_an_answer_gets_the_same_bits_decoded_and_read(shape: Shape, window: int
         assert torch.equal(found, read[:, token : token + 1])
 
 
+def rotated(states: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """As `apply_rotary_pos_emb` of transformers, one operation after the other."""
+    low, high = states.chunk(2, dim=-1)
+    return states * cosines + torch.cat((-high, low), dim=-1) * sines
+
+
+@of_any_shape
+@pytest.mark.parametrize("piece", [(1, 20), (1, 15), (300, 0), (70, 33)], ids=str)
+def test_queries_and_keys_are_rotated_as_a_model_rotates_them(shape: Shape, piece: tuple[int, int]) -> None:
+    """To the bit, in the result and in the cache."""
+    tokens, at = piece
+    states, query = Sequences.of(1, shape), queries(piece[0], shape)
+    key, value = states.arriving([piece])
+    angles = torch.rand(1, 1, tokens, shape[2], generator=torch.Generator().manual_seed(5)) * 6
+    rotation = angles.cos().to(torch.bfloat16), angles.sin().to(torch.bfloat16)
+    ways = (torch.tensor([[0, tokens, at]]), states.blocks, SCALING, None, None)
+    expected_cache, cache = states.cached([at]), states.cached([at])
+    expected = paged_attention(rotated(query, *rotation), rotated(key, *rotation), value, *expected_cache, *ways)
+    assert torch.equal(paged_attention(query, key, value, *cache, *ways, *rotation), expected)
+    assert torch.equal(cache[0], expected_cache[0])
+
+
 def test_states_may_lie_in_any_way() -> None:
     shape, pieces = SHAPES[0], [(6, 20)]
     states = Sequences.of(1, shape)

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from time import sleep
 
 import pytest
 
@@ -44,6 +45,27 @@ def test_work_wakes_an_idle_engine() -> None:
         taken = pool.submit(box.collect, busy=False)
         box.put([one])
         assert taken.result(30) == [one]
+
+
+def test_an_idle_engine_has_small_things_to_do_until_there_is_work() -> None:
+    done, one = [], work(1)
+    box = Inbox(LIMITS, lambda _: 0, idle=lambda: done.append(1) is None and (len(done) < 3 or box.put([one]) is None))
+    assert box.collect(busy=False) == [one]
+    assert len(done) == 3
+    assert box.collect(busy=True) == []
+    assert len(done) == 3
+
+
+def test_what_an_idle_engine_does_ends() -> None:
+    done: list[int] = []
+    box, one = Inbox(LIMITS, lambda _: 0, idle=lambda: done.append(1) is not None), work(1)
+    with ThreadPoolExecutor(1) as pool:
+        taken = pool.submit(box.collect, busy=False)
+        while not done:
+            sleep(0.01)
+        box.put([one])
+        assert taken.result(30) == [one]
+    assert done == [1]
 
 
 def test_a_call_wakes_an_idle_engine_and_is_made_once() -> None:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 
+from steering.engine.transformers.execution.compiled.pattern_fusions import fuse_norms, fuse_rotations, is_sum
 from steering.engine.transformers.execution.kernels import operations
 
 LINEAR = cast(Any, operations.packed_linear).default
@@ -22,6 +23,10 @@ def rewrite(program: torch.export.ExportedProgram) -> torch.export.ExportedProgr
     """Rewrites the program in place and returns it: linear layers with the same input become one call; SiLU-gated pairs write
     only their product; the sum that ends a block is computed by `steer`; each linear call prefetches the next weights."""
     graph = program.graph_module.graph
+    _erase_assertions(graph)
+    fuse_norms(graph)
+    fuse_rotations(graph)
+    graph.eliminate_dead_code()
     _merge_linears(graph)
     _fuse_swiglu(graph)
     _fuse_sum_into_steer(graph)
@@ -33,6 +38,12 @@ def rewrite(program: torch.export.ExportedProgram) -> torch.export.ExportedProgr
 
 def _calls(graph: torch.fx.Graph, *targets: Any) -> list[torch.fx.Node]:
     return [node for node in graph.nodes if node.target in targets]
+
+
+def _erase_assertions(graph: torch.fx.Graph) -> None:
+    """Removes the exporter's checks of dtypes, which hold for every pass, since they use what patterns match."""
+    for node in _calls(graph, ATEN._assert_tensor_metadata.default):
+        graph.erase_node(node)
 
 
 def _merge_linears(graph: torch.fx.Graph) -> None:
@@ -93,18 +104,7 @@ def _fuse_sum_into_steer(graph: torch.fx.Graph) -> None:
     for call in _calls(graph, STEER):
         (shaped,) = cast(Any, call.args[0])
         total = shaped.args[0] if shaped.target is ATEN.reshape.default and len(shaped.users) == 1 else None
-        if (
-            total is None
-            or total.target is not ATEN.add.Tensor
-            or len(total.users) != 1
-            or total.kwargs.get("alpha", 1) != 1
-        ):
-            continue
-        values = [getattr(part, "meta", {}).get("val") for part in total.args]
-        if any(
-            value is None or value.shape != total.meta["val"].shape or value.dtype != total.meta["val"].dtype
-            for value in values
-        ):
+        if total is None or len(total.users) != 1 or not is_sum(total):
             continue
         with graph.inserting_before(call):
             parts = [graph.call_function(ATEN.reshape.default, (part, shaped.args[1])) for part in total.args]

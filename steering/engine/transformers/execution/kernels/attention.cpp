@@ -21,7 +21,9 @@ namespace {
 
 using namespace steering;
 
-constexpr int64_t TILE_ROWS = 192;  // rows of a query tile: tokens times query heads of one key-value head
+constexpr int64_t TILE_ROWS = 192;     // rows of a query tile: tokens times query heads of one key-value head
+constexpr int64_t SMALL_SHARE = 16;    // tiles that are at most this fraction of the whole need no order
+constexpr int64_t WRITE_TOKENS = 128;  // tokens whose keys and values are written as one piece of work, a multiple of BLOCK
 
 std::vector<Segment> parse_segments(
     const at::Tensor& table, const at::Tensor& block_tables, int64_t tokens, int64_t block_count) {
@@ -59,10 +61,12 @@ std::vector<Tile> make_tiles(const std::vector<Segment>& segments, int64_t kv_he
     for (int64_t from = 0; from < segment.tokens; from += tile_tokens)
       for (int64_t head = 0; head < kv_heads; ++head)
         tiles.push_back(
-            {{segment.first + from, std::min(tile_tokens, segment.tokens - from), segment.position + from, segment.blocks},
-             head, segment.written_by_its_tile(tile_tokens)});
+            {segment.part(from, std::min(tile_tokens, segment.tokens - from)), head, segment.written_by_its_tile(tile_tokens)});
   const auto cost = [](const Tile& tile) { return (tile.part.position + tile.part.tokens) * tile.part.tokens; };
-  std::stable_sort(tiles.begin(), tiles.end(), [&](const Tile& a, const Tile& b) { return cost(a) > cost(b); });
+  int64_t total = 0, largest = 0;
+  for (const Tile& tile : tiles) total += cost(tile), largest = std::max(largest, cost(tile));
+  if (SMALL_SHARE * largest <= total) return tiles;
+  std::sort(tiles.begin(), tiles.end(), [&](const Tile& a, const Tile& b) { return cost(a) > cost(b); });
   return tiles;
 }
 
@@ -79,17 +83,21 @@ void attend(QueryTile& tile, const BlockTable& keys, const BlockTable& values, c
 
 // Writes the keys and values that no tile writes.
 void write_ahead(const States& states, const std::vector<Segment>& segments, int64_t kv_heads, int64_t tile_tokens) {
-  std::vector<Segment> ahead;
+  std::vector<Segment> parts;
   int64_t tokens = 0;
   for (const Segment& segment : segments) {
     if (segment.written_by_its_tile(tile_tokens)) continue;
-    ahead.push_back(segment);
     tokens += segment.tokens;
+    for (int64_t from = 0; from < segment.tokens;) {  // parts end where blocks end: threads share no block
+      const int64_t count = std::min(segment.tokens - from, WRITE_TOKENS - (segment.position + from) % BLOCK);
+      parts.push_back(segment.part(from, count));
+      from += count;
+    }
   }
-  if (ahead.empty()) return;
-  at::parallel_for(0, kv_heads, tokens < 64 ? kv_heads : 1, [&](int64_t begin, int64_t end) {
-    for (int64_t head = begin; head < end; ++head)
-      for (const Segment& segment : ahead) write_states(states, head, segment);
+  if (parts.empty()) return;
+  const int64_t pieces = parts.size() * kv_heads;
+  at::parallel_for(0, pieces, tokens < 16 ? pieces : 1, [&](int64_t begin, int64_t end) {
+    for (int64_t piece = begin; piece < end; ++piece) write_states(states, piece % kv_heads, parts[piece / kv_heads]);
   });
 }
 
@@ -101,9 +109,13 @@ void run_tile(
   const int64_t width = states.width, offset = tile.kv_head * states.head_size;
   thread_local QueryTile state;
   state.reset(tile.part.tokens, group, width, tile.part.position);
-  for (int64_t row = 0; row < state.rows(); ++row)
-    std::copy_n(
-        queries(tile.part.first + row / group, tile.kv_head * group + row % group), width, state.queries.data() + row * width);
+  for (int64_t row = 0; row < state.rows(); ++row) {
+    const int64_t token = tile.part.first + row / group;
+    const bf16* query = queries(token, tile.kv_head * group + row % group);
+    bf16* to = state.queries + row * width;
+    if (states.rotation) states.rotation.apply(query, token, width, to);
+    else std::copy_n(query, width, to);
+  }
   const BlockTable keys{states.cached_keys + offset, tile.part.blocks, BLOCK * width},
       values{states.cached_values + offset, tile.part.blocks, BLOCK * width};
   attend(state, keys, values, options);
@@ -139,7 +151,7 @@ void check_arguments(
 at::Tensor steering::paged_attention(
     const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, at::Tensor& keys, at::Tensor& values,
     const at::Tensor& segments, const at::Tensor& block_tables, double scaling, std::optional<int64_t> window,
-    std::optional<double> softcap) {
+    std::optional<double> softcap, const std::optional<at::Tensor>& cosines, const std::optional<at::Tensor>& sines) {
   check_arguments(query, key, value, keys, values);
   const int64_t heads = query.size(1), width = query.size(3), kv_heads = keys.size(0), head_size = keys.size(1) * width;
   const auto new_query = contiguous_heads(query), new_key = contiguous_heads(key), new_value = contiguous_heads(value);
@@ -147,7 +159,7 @@ at::Tensor steering::paged_attention(
   const auto parts = parse_segments(table, blocks, query.size(2), keys.size(1) / BLOCK);
   const HeadRows query_rows = head_rows(new_query, 2, 1);
   const States states{
-      head_rows(new_key, 2, 1), head_rows(new_value, 2, 1), reinterpret_cast<bf16*>(keys.mutable_data_ptr()),
+      head_rows(new_key, 2, 1), head_rows(new_value, 2, 1), rotation(cosines, sines, query.size(2), width), reinterpret_cast<bf16*>(keys.mutable_data_ptr()),
       reinterpret_cast<bf16*>(values.mutable_data_ptr()), head_size, width};
   const int64_t group = heads / kv_heads, tile_tokens = std::max<int64_t>(1, TILE_ROWS / group);
   write_ahead(states, parts, kv_heads, tile_tokens);
@@ -172,11 +184,12 @@ TORCH_LIBRARY_IMPL(steering, CPU, library) { library.impl("paged_attention", &st
 extern "C" AOTITorchError aoti_torch_cpu_paged_attention(
     AtenTensorHandle query, AtenTensorHandle key, AtenTensorHandle value, AtenTensorHandle keys, AtenTensorHandle values,
     AtenTensorHandle segments, AtenTensorHandle block_tables, double scaling, const int64_t* window, const double* softcap,
-    AtenTensorHandle* result) {
+    const AtenTensorHandle* cosines, const AtenTensorHandle* sines, AtenTensorHandle* result) {
   AOTI_TORCH_CONVERT_EXCEPTION_TO_ERROR_CODE({
     *result = steering::handle(steering::paged_attention(
         steering::tensor(query), steering::tensor(key), steering::tensor(value), steering::tensor(keys),
         steering::tensor(values), steering::tensor(segments), steering::tensor(block_tables), scaling,
-        steering::optional(window), steering::optional(softcap)));
+        steering::optional(window), steering::optional(softcap), steering::optional_tensor(cosines),
+        steering::optional_tensor(sines)));
   });
 }

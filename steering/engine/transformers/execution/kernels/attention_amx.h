@@ -108,8 +108,8 @@ inline void prefetch_blocks(const BlockTable& keys, const BlockTable& values, in
 // hardware prefetcher: the next keys and the values of the same positions are prefetched.
 inline void compute_scores(QueryTile& tile, const BlockTable& keys, const BlockTable& values, int64_t first, int64_t count) {
   const int64_t width = tile.width, rows = tile.row_block(), blocks = tile.row_blocks();
-  const bf16* queries = tile.queries.data();
-  float* scores = tile.scores.data();
+  const bf16* queries = tile.queries;
+  float* scores = tile.scores;
   TileConfig(rows, BF16_LANES).load();
   for_each_block_pair(blocks, count, [&]<int ROWS, int COLUMNS>(int64_t row, int64_t column) {
     if (blocks == 1) prefetch_blocks<COLUMNS>(keys, values, width, first + column, first + count);
@@ -125,8 +125,8 @@ inline void compute_scores(QueryTile& tile, const BlockTable& keys, const BlockT
 // acc += weights * values, for blocks [first, first + count); a block of 16 positions is one step.
 inline void accumulate_values(QueryTile& tile, const BlockTable& values, int64_t first, int64_t count) {
   const int64_t width = tile.width, rows = tile.row_block();
-  const bf16* weights = tile.weights.data();
-  float* acc = tile.acc.data();
+  const bf16* weights = tile.weights;
+  float* acc = tile.acc;
   TileConfig(rows, BLOCK).load();
   for_each_block_pair(tile.row_blocks(), width / LANES, [&]<int ROWS, int COLUMNS>(int64_t row, int64_t column) {
     const Blocks left{

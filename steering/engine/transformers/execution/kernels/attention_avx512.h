@@ -21,7 +21,7 @@ inline void compute_scores(QueryTile& tile, const BlockTable& keys, const BlockT
     }
     dispatch_tiles<MAX_ROWS>(tile.rows(), [&]<int ROWS>(int64_t row) {
       gemm_panels<ROWS, KEY_VECTORS>(
-          tile.queries.data() + row * tile.width, tile.width, 1, tile.width / 2, BF16_LANES,
+          tile.queries + row * tile.width, tile.width, 1, tile.width / 2, BF16_LANES,
           [&](int64_t, int vector) { return keys[first + std::min(start + vector, count - 1)]; },
           [&](int64_t, int64_t pair) {
             if (!small) return;
@@ -32,7 +32,7 @@ inline void compute_scores(QueryTile& tile, const BlockTable& keys, const BlockT
           },
           [](int, int) { return _mm512_setzero_ps(); },
           [&](int offset, int vector, __m512 sums) {
-            _mm512_storeu_ps(tile.scores.data() + (row + offset) * POSITIONS + (start + vector) * BLOCK, sums);
+            _mm512_storeu_ps(tile.scores + (row + offset) * POSITIONS + (start + vector) * BLOCK, sums);
           });
     });
   }
@@ -43,9 +43,9 @@ template <int VECTORS, int MAX>
 inline void accumulate_columns(QueryTile& tile, const BlockTable& values, int64_t first, int64_t count) {
   for (int64_t column = 0; column < tile.width; column += VECTORS * LANES)
     dispatch_tiles<MAX>(tile.rows(), [&]<int ROWS>(int64_t row) {
-      float* sums = tile.acc.data() + row * tile.width + column;
+      float* sums = tile.acc + row * tile.width + column;
       gemm_panels<ROWS, VECTORS>(
-          tile.weights.data() + row * POSITIONS, POSITIONS, count, BLOCK / 2, 2 * tile.width,
+          tile.weights + row * POSITIONS, POSITIONS, count, BLOCK / 2, 2 * tile.width,
           [&](int64_t block, int vector) { return values[first + block] + 2 * column + vector * BF16_LANES; },
           [](int64_t, int64_t) {},
           [&](int offset, int vector) { return _mm512_loadu_ps(sums + offset * tile.width + vector * LANES); },

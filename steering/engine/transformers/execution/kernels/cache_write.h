@@ -2,6 +2,9 @@
 #pragma once
 #include "attention.h"
 #include "query_tile.h"
+#include "rotation.h"
+
+#include <vector>
 
 namespace steering {
 
@@ -9,6 +12,9 @@ namespace steering {
 struct Segment {
   int64_t first, tokens, position;
   const int64_t* blocks;
+
+  // `count` tokens of it, from the one at `offset`.
+  Segment part(int64_t offset, int64_t count) const { return {first + offset, count, position + offset, blocks}; }
 
   // Other segments of the pass may read blocks that are full, and none that are not.
   bool fills_block() const { return position / BLOCK != (position + tokens) / BLOCK; }
@@ -45,28 +51,41 @@ inline void transpose_pairs(const bf16* const (&rows)[16], bf16* out) {
   }
 }
 
-// The new keys and values of a pass, and the cache that they are written to, by head.
+// The new keys and values of a pass, and the cache that they are written to, by head. Keys are rotated when they are written.
 struct States {
   HeadRows keys, values;
+  Rotation rotation;
   bf16 *cached_keys, *cached_values;
   int64_t head_size, width;
 };
 
 // Writes the keys of a segment for one head: whole blocks by transposition, other positions pair by pair.
-inline void write_keys(const HeadRows& keys, int64_t head, const Segment& segment, bf16* states, int64_t width) {
+inline void write_keys(
+    const HeadRows& keys, const Rotation& rotation, int64_t head, const Segment& segment, bf16* states, int64_t width) {
+  thread_local std::vector<bf16> buffer;  // a block of rotated keys
+  buffer.resize(BLOCK * width);
+  bf16* rotated = buffer.data();
+  const auto key_of = [&](int64_t token) {
+    const bf16* key = keys(segment.first + token, head);
+    if (!rotation) return key;
+    bf16* out = rotated + token % BLOCK * width;
+    rotation.apply(key, segment.first + token, width, out);
+    return static_cast<const bf16*>(out);
+  };
   for (int64_t token = 0; token < segment.tokens;) {
     const int64_t position = segment.position + token, offset = position % BLOCK;
     bf16* block = states + segment.blocks[position / BLOCK] * BLOCK * width;
     if (offset == 0 && token + BLOCK <= segment.tokens) {
+      const bf16* rows[BLOCK];
+      for (int64_t i = 0; i < BLOCK; ++i) rows[i] = key_of(token + i);
       for (int64_t at = 0; at < width; at += BF16_LANES) {
-        const bf16* rows[16];
-        for (int64_t i = 0; i < BLOCK; ++i) rows[i] = keys(segment.first + token + i, head) + at;
         transpose_pairs(rows, block + at * BLOCK);
+        for (const bf16*& row : rows) row += BF16_LANES;
       }
       token += BLOCK;
       continue;
     }
-    const bf16* key = keys(segment.first + token, head);
+    const bf16* key = key_of(token);
     for (int64_t at = 0; at < width; at += 2) std::memcpy(block + at * BLOCK + 2 * offset, key + at, 2 * sizeof(bf16));
     ++token;
   }
@@ -88,7 +107,7 @@ inline void write_values(const HeadRows& values, int64_t head, const Segment& se
 }
 
 inline void write_states(const States& states, int64_t head, const Segment& segment) {
-  write_keys(states.keys, head, segment, states.cached_keys + head * states.head_size, states.width);
+  write_keys(states.keys, states.rotation, head, segment, states.cached_keys + head * states.head_size, states.width);
   write_values(states.values, head, segment, states.cached_values + head * states.head_size, states.width);
 }
 

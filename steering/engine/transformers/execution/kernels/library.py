@@ -18,7 +18,7 @@ from steering.shapes import Tensor
 HERE = Path(__file__).parent
 BASE = ("compiled_model", "steer")
 """Sources that every compiled pass needs, on any CPU."""
-KERNELS = ("attention", "linear", "sample")
+KERNELS = ("attention", "linear", "norm", "sample")
 CompiledGraph = Callable[[list[Tensor]], list[Tensor]]
 _loading = threading.Lock()
 _loaded: list[Path] = []

@@ -5,6 +5,7 @@
 #include <torch/csrc/inductor/aoti_torch/utils.h>
 
 #include <optional>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -21,13 +22,21 @@ at::Tensor packed_swiglu(
     const at::Tensor& rows, at::TensorList weights, at::TensorList biases, int64_t columns, at::TensorList prefetch);
 
 // query, key, value (1, head, token, width); keys, values (kv_head, slot, width), blocks of 16 slots arranged as query_tile.h
-// says, into which this pass's states are written. segments (segment, 3): first token, tokens, first position; they may share
+// says, into which this pass's states are written. cosines, sines (1, 1, token, width): queries and keys are rotated by them
+// (rotation.h). segments (segment, 3): first token, tokens, first position; they may share
 // full blocks.
 // block_tables (segment, block): the blocks of each segment's sequence, in order. -> (1, token, head, width)
 at::Tensor paged_attention(
     const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, at::Tensor& keys, at::Tensor& values,
     const at::Tensor& segments, const at::Tensor& block_tables, double scaling, std::optional<int64_t> window,
-    std::optional<double> softcap);
+    std::optional<double> softcap, const std::optional<at::Tensor>& cosines, const std::optional<at::Tensor>& sines);
+
+// rows (..., width) over their root mean square, times weight (width,). zero_centered: times 1 + weight.
+at::Tensor rms_norm(const at::Tensor& rows, const at::Tensor& weight, double epsilon, bool zero_centered);
+
+// (first + second, rms_norm of that sum).
+std::tuple<at::Tensor, at::Tensor> add_rms_norm(
+    const at::Tensor& first, const at::Tensor& second, const at::Tensor& weight, double epsilon, bool zero_centered);
 
 // parts: the residual (token, d_model) after a block, or two summands of it -> the steered residual. opcodes (layer,): see
 // callbacks.Opcode. With ADD: bank_rows (phase, layer, slot, d_model) float32; row_indices (token,): each token's row at
@@ -53,6 +62,10 @@ inline std::vector<at::Tensor> tensors(const AtenTensorHandle* handles, int64_t 
   result.reserve(count);
   for (int64_t index = 0; index < count; ++index) result.push_back(tensor(handles[index]));
   return result;
+}
+
+inline std::optional<at::Tensor> optional_tensor(const AtenTensorHandle* value) {
+  return value ? std::optional<at::Tensor>(tensor(*value)) : std::nullopt;
 }
 
 template <class T>

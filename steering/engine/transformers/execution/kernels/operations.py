@@ -19,7 +19,11 @@ _library.define(
 )
 _library.define(
     "paged_attention(Tensor query, Tensor key, Tensor value, Tensor(a!) keys, Tensor(b!) values, Tensor segments, "
-    "Tensor block_tables, float scaling, int? window, float? softcap) -> Tensor"
+    "Tensor block_tables, float scaling, int? window, float? softcap, Tensor? cosines=None, Tensor? sines=None) -> Tensor"
+)
+_library.define("rms_norm(Tensor rows, Tensor weight, float epsilon, bool zero_centered) -> Tensor")
+_library.define(
+    "add_rms_norm(Tensor first, Tensor second, Tensor weight, float epsilon, bool zero_centered) -> (Tensor, Tensor)"
 )
 _library.define(
     "steer(Tensor[] parts, Tensor bank_rows, Tensor row_indices, Tensor(a!) inverse_norms, Tensor opcodes, int layer) "
@@ -32,6 +36,10 @@ def _linear_shape(
     rows: Tensor, _weights: list[Tensor], _biases: list[Tensor], columns: list[int], _prefetch: list[Tensor]
 ) -> Tensor:
     return rows.new_empty(*rows.shape[:-1], sum(columns))
+
+
+def _like(rows: Tensor) -> Tensor:
+    return rows.new_empty(rows.shape)
 
 
 def _attention_shape(query: Tensor, *_: object) -> Tensor:
@@ -48,6 +56,8 @@ torch.library.register_fake(
 torch.library.register_fake(
     "steering::sample", lambda logits, *_: logits.new_empty(logits.shape[0], 2, dtype=torch.int64), lib=_library
 )
+torch.library.register_fake("steering::rms_norm", lambda rows, *_: _like(rows), lib=_library)
+torch.library.register_fake("steering::add_rms_norm", lambda first, *_: (_like(first), _like(first)), lib=_library)
 torch.library.register_fake("steering::steer", lambda parts, *_: torch.empty_like(parts[0]), lib=_library)
 torch.library.register_fake("steering::paged_attention", _attention_shape, lib=_library)
 
@@ -60,9 +70,14 @@ packed_swiglu: Callable[..., Tensor] = torch.ops.steering.packed_swiglu
 rounded as if every operation were computed by itself."""
 paged_attention: Callable[..., Tensor] = torch.ops.steering.paged_attention
 """(query, key, value (1, head, token, width), keys, values (kv_head, slot, width) as PairedLayout, segments (segment, 3),
-block_tables (segment, block), scaling, window, softcap) -> (1, token, head, width). segments: first token, tokens, first
-position; their keys and values are written before they are read, and they may share full blocks. A token's result has the same
+block_tables (segment, block), scaling, window, softcap, cosines, sines (1, 1, token, width)) -> (1, token, head, width).
+Queries and keys are rotated by the cosines and sines, if there are any. segments: first token, tokens, first position; their keys and values are written before they are read, and they may share full blocks. A token's result has the same
 bits however its sequence is cut and batched."""
+rms_norm: Callable[..., Tensor] = torch.ops.steering.rms_norm
+"""(rows (..., width), weight (width,), epsilon, zero_centered) -> rows / sqrt(mean of their squares + epsilon) * weight, or with
+zero_centered * (1 + weight): the norms of Llama and of Gemma, rounded as theirs. bfloat16; width is a multiple of 16."""
+add_rms_norm: Callable[..., tuple[Tensor, Tensor]] = torch.ops.steering.add_rms_norm
+"""(first, second, weight, epsilon, zero_centered) -> (first + second, rms_norm of the sum)."""
 steer: Callable[..., Tensor] = torch.ops.steering.steer
 """(parts, bank_rows (phase, layer, slot, d_model), row_indices (token,), inverse_norms (layer, at least token), opcodes (layer,),
 layer) -> the steered residual; see callbacks.Opcode. parts: the residual (token, d_model), or two summands of it. With ADD,
@@ -89,7 +104,14 @@ AOTI_SHIMS = {
     torch.ops.steering.paged_attention.default: [
         "AOTITorchError aoti_torch_cpu_paged_attention(AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, "
         "AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, double, const int64_t*, const double*, "
-        "AtenTensorHandle*)"
+        "const AtenTensorHandle*, const AtenTensorHandle*, AtenTensorHandle*)"
+    ],
+    torch.ops.steering.rms_norm.default: [
+        "AOTITorchError aoti_torch_cpu_rms_norm(AtenTensorHandle, AtenTensorHandle, double, int32_t, AtenTensorHandle*)"
+    ],
+    torch.ops.steering.add_rms_norm.default: [
+        "AOTITorchError aoti_torch_cpu_add_rms_norm(AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, double, int32_t, "
+        "AtenTensorHandle*, AtenTensorHandle*)"
     ],
 }
 """C functions that a compiled graph calls in place of the operations, see operations.h."""

@@ -14,6 +14,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <utility>
 #include <vector>
 
 namespace steering {
@@ -35,8 +37,8 @@ struct BlockTable {
 // Row r is query head r % group of token r / group. acc, row_max and row_sum are the state of the online softmax.
 struct QueryTile {
   int64_t tokens, group, width, first_position;
-  std::vector<bf16> queries, weights;
-  std::vector<float> scores, acc, row_max, row_sum;
+  bf16 *queries, *weights;
+  float *scores, *acc, *row_max, *row_sum;
 
   int64_t rows() const { return tokens * group; }
   int64_t row_block() const { return std::min(rows(), ROW_BLOCK); }
@@ -46,19 +48,25 @@ struct QueryTile {
 
   void reset(int64_t tokens_, int64_t group_, int64_t width_, int64_t first_position_) {
     tokens = tokens_, group = group_, width = width_, first_position = first_position_;
-    queries.resize(stored_rows() * width);
-    weights.resize(stored_rows() * POSITIONS);
-    scores.resize(stored_rows() * POSITIONS);
-    acc.assign(stored_rows() * width, 0.0f);
-    row_max.assign(rows(), -INFINITY);
-    row_sum.assign(rows(), 0.0f);
+    const int64_t stored = stored_rows();
+    std::byte* next = reserve(stored * (width * 6 + POSITIONS * 6) + 2 * padded(rows() * 4));
+    const auto take = [&](int64_t bytes) { return std::exchange(next, next + bytes); };
+    queries = reinterpret_cast<bf16*>(take(stored * width * 2));
+    weights = reinterpret_cast<bf16*>(take(stored * POSITIONS * 2));
+    scores = reinterpret_cast<float*>(take(stored * POSITIONS * 4));
+    acc = reinterpret_cast<float*>(take(stored * width * 4));
+    row_max = reinterpret_cast<float*>(take(padded(rows() * 4)));
+    row_sum = reinterpret_cast<float*>(take(padded(rows() * 4)));
+    std::fill_n(acc, stored * width, 0.0f);
+    std::fill_n(row_max, rows(), -INFINITY);
+    std::fill_n(row_sum, rows(), 0.0f);
   }
 
   // Turns the scores of one row into weights, and rescales its accumulator if there is a new maximum. `start`: position of
   // the first score; `count`: scores, a multiple of BLOCK.
   void softmax_row(int64_t row, int64_t start, int64_t count, const ScoreOptions& options) {
-    bf16* out = weights.data() + row * POSITIONS;
-    float* values = scores.data() + row * POSITIONS;
+    bf16* out = weights + row * POSITIONS;
+    float* values = scores + row * POSITIONS;
     const int64_t begin = std::clamp<int64_t>(options.first_visible(position(row)) - start, 0, count);
     const int64_t end = std::clamp<int64_t>(position(row) + 1 - start, 0, count);
     if (begin >= end) {
@@ -94,7 +102,7 @@ struct QueryTile {
 
   void rescale(int64_t row, float factor) {
     row_sum[row] *= factor;
-    float* sums = acc.data() + row * width;
+    float* sums = acc + row * width;
     for (int64_t at = 0; at < width; at += LANES)
       _mm512_storeu_ps(sums + at, _mm512_mul_ps(_mm512_loadu_ps(sums + at), _mm512_set1_ps(factor)));
   }
@@ -103,8 +111,24 @@ struct QueryTile {
   void store_row(int64_t row, bf16* to) const {
     const __m512 factor = _mm512_set1_ps(1.0f / row_sum[row]);
     for (int64_t at = 0; at < width; at += LANES)
-      store_bf16(to + at, _mm512_mul_ps(_mm512_loadu_ps(acc.data() + row * width + at), factor));
+      store_bf16(to + at, _mm512_mul_ps(_mm512_loadu_ps(acc + row * width + at), factor));
   }
+
+ private:
+  struct alignas(64) Line {
+    std::byte bytes[64];
+  };
+
+  static int64_t padded(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
+  // Memory of whole cache lines. All arrays of a tile lie next to each other: in allocations of their own they begin at the same
+  // place of a page, where stores delay loads. 32 sequences of 65 positions then take 57 microseconds a layer instead of 34.
+  std::byte* reserve(int64_t bytes) {
+    memory.resize((bytes + 63) / 64);
+    return memory.data()->bytes;
+  }
+
+  std::vector<Line> memory;
 };
 
 }  // namespace steering

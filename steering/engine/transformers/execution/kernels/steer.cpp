@@ -22,7 +22,7 @@ namespace {
 using Vector = at::vec::Vectorized<float>;
 
 constexpr int64_t ADD = 1, CALLBACK = 2;  // callbacks.Opcode
-constexpr int64_t GRAIN = 1 << 14;        // elements for which another thread is started
+constexpr int64_t GRAIN = 1 << 11;        // elements for which another thread is started
 constexpr float MIN_NORM = 1e-12f;
 
 Vector sum(Vector a, Vector b) { return a + b; }
@@ -40,31 +40,31 @@ struct BankLayer {
   }
 };
 
-// One token's residual in float32.
+// One token's residual in float32. memory: 2 * width numbers.
 template <typename scalar_t>
 class Residual {
  public:
-  explicit Residual(int64_t width) : width_(width), values_(width), summand_(width) {}
+  Residual(int64_t width, float* memory) : width_(width), values_(memory), summand_(memory + width) {}
 
-  void load(const scalar_t* from) { at::vec::convert(from, values_.data(), width_); }
+  void load(const scalar_t* from) { at::vec::convert(from, values_, width_); }
 
   void accumulate(const scalar_t* from) {
-    at::vec::convert(from, summand_.data(), width_);
-    at::vec::map2<float>(sum, values_.data(), values_.data(), summand_.data(), width_);
+    at::vec::convert(from, summand_, width_);
+    at::vec::map2<float>(sum, values_, values_, summand_, width_);
   }
 
   void add_bank_row(const float* row, float* inverse_norm) {
     const auto square = [](Vector x) { return x * x; };
-    const float squares = at::vec::map_reduce_all<float>(square, sum, values_.data(), width_);
+    const float squares = at::vec::map_reduce_all<float>(square, sum, values_, width_);
     *inverse_norm += 1.0f / std::max(std::sqrt(squares), MIN_NORM);
-    at::vec::map2<float>(sum, values_.data(), values_.data(), row, width_);
+    at::vec::map2<float>(sum, values_, values_, row, width_);
   }
 
-  void store(scalar_t* out) const { at::vec::convert(values_.data(), out, width_); }
+  void store(scalar_t* out) const { at::vec::convert(values_, out, width_); }
 
  private:
   int64_t width_;
-  std::vector<float> values_, summand_;
+  float *values_, *summand_;
 };
 
 // out = the sum of the parts, plus the bank's rows if there is a bank.
@@ -75,7 +75,9 @@ void combine(const std::vector<at::Tensor>& parts, const BankLayer* bank, at::Te
     const auto* second = parts.size() > 1 ? parts[1].const_data_ptr<scalar_t>() : nullptr;
     auto* result = out.mutable_data_ptr<scalar_t>();
     at::parallel_for(0, count, std::max<int64_t>(1, GRAIN / width), [&](int64_t begin, int64_t end) {
-      Residual<scalar_t> residual(width);
+      static thread_local std::vector<float> memory;  // kept: threads that allocate wait for each other
+      memory.resize(2 * width);
+      Residual<scalar_t> residual(width, memory.data());
       for (int64_t token = begin; token < end; ++token) {
         scalar_t* to = result + token * width;
         residual.load(first + token * width);

@@ -1,0 +1,52 @@
+// Rotary position embeddings (RoFormer, arXiv 2104.09864), applied to queries and keys where attention reads them.
+#pragma once
+#include "gemm_tile.h"
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+
+namespace steering {
+
+// Cosines and sines of each token's position, one value for each of the `width` inputs of a head. Without them, nothing turns.
+struct Rotation {
+  const bf16 *cosines = nullptr, *sines = nullptr;
+  int64_t stride = 0;
+
+  // Writes x * cosines + (upper inputs of x with opposite sign, lower inputs of x) * sines, rounded to bfloat16 after every
+  // operation, as a model that computes operation by operation rounds. width: a multiple of 32.
+  void apply(const bf16* x, int64_t token, int64_t width, bf16* out) const {
+    const bf16 *cosine = cosines + token * stride, *sine = sines + token * stride;
+    const int64_t middle = width / 2;
+    const auto turned = [](__m512 a, const bf16* cosine, __m512 b, const bf16* sine) {
+      const __m512 first = to_float(to_bf16(_mm512_mul_ps(a, load_float(cosine))));
+      const __m512 second = to_float(to_bf16(_mm512_mul_ps(b, load_float(sine))));
+      return _mm512_add_ps(first, second);
+    };
+    for (int64_t at = 0; at < middle; at += LANES) {
+      const __m512 low = load_float(x + at), high = load_float(x + middle + at);
+      store_bf16(out + at, turned(low, cosine + at, _mm512_sub_ps(_mm512_setzero_ps(), high), sine + at));
+      store_bf16(out + middle + at, turned(high, cosine + middle + at, low, sine + middle + at));
+    }
+  }
+
+  explicit operator bool() const { return cosines != nullptr; }
+};
+
+// From tensors (1, 1, token, width), or none.
+inline Rotation rotation(
+    const std::optional<at::Tensor>& cosines, const std::optional<at::Tensor>& sines, int64_t tokens, int64_t width) {
+  if (!cosines && !sines) return {};
+  TORCH_CHECK(cosines && sines, "paged_attention: expected cosines and sines, or neither");
+  for (const at::Tensor& tensor : {*cosines, *sines})
+    TORCH_CHECK(
+        tensor.dim() == 4 && tensor.size(0) == 1 && tensor.size(1) == 1 && tensor.size(2) == tokens &&
+            tensor.size(3) == width && tensor.stride(3) == 1 && tensor.stride(2) == cosines->stride(2) &&
+            tensor.scalar_type() == at::kBFloat16,
+        "paged_attention: expected cosines and sines (1, 1, token, width) in bfloat16");
+  return {
+      reinterpret_cast<const bf16*>(cosines->const_data_ptr()), reinterpret_cast<const bf16*>(sines->const_data_ptr()),
+      cosines->stride(2)};
+}
+
+}  // namespace steering
