@@ -16,10 +16,8 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 def is_loopback(host: str) -> bool:
     """Returns whether an address is reachable from this machine only."""
-    if host == "localhost":
-        return True
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
 
@@ -37,9 +35,7 @@ class Settings(BaseSettings):
     )
     model_revision: str | None = Field(None, description="pinned revision of a Hugging Face id")
     engine: str = Field("transformers", description="`transformers`, or `vllm` where vLLM is installed")
-    vllm_untested: bool = Field(
-        False, description="start the vllm engine with a version of vLLM that it was not tested with"
-    )
+    vllm_untested: bool = Field(False, description="start the vllm engine with a version of vLLM that was not tested")
     tensor_parallel_size: Positive = Field(1, description="processes that share each layer (vllm engine)")
     pipeline_parallel_size: Positive = Field(1, description="processes that share the layers (vllm engine)")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
@@ -77,7 +73,7 @@ class Settings(BaseSettings):
         description="send spans of each request and its answers by OTLP, to where `OTEL_EXPORTER_OTLP_ENDPOINT` says; needs the extra `otel`",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="`debug`, `info`, `warning` or `error`"
+        "info", description="the least severe level that is logged"
     )
 
     # Running requests

@@ -1,6 +1,7 @@
 """Rewrites of an exported graph that fuse calls of our kernels. A graph in which nothing matches stays as it is.
 
-Measured together on two cores of an AMD EPYC, SmolLM2-135M: +7 % tokens/s at 32 rows, +1 % at 8, 0 at 1.
+Measured on two cores of an AMD EPYC, SmolLM2-135M, tokens/s at 1 / 8 / 32 rows: linear layers, SwiGLU and sums 0 / +1 / +7 %; norms and
+rotations (pattern_fusions), with a memory for query tiles and pages of the cache written ahead, +10 / +13 / +17 %.
 """
 
 from itertools import chain
@@ -20,8 +21,9 @@ ATEN = torch.ops.aten
 
 
 def rewrite(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """Rewrites the program in place and returns it: linear layers with the same input become one call; SiLU-gated pairs write
-    only their product; the sum that ends a block is computed by `steer`; each linear call prefetches the next weights."""
+    """Rewrites the program in place and returns it: norms and rotations use our kernels; linear layers with the same input become
+    one call; SiLU-gated pairs write only their product; the sum that ends a block is computed by `steer`; each linear call
+    prefetches the next weights."""
     graph = program.graph_module.graph
     _erase_assertions(graph)
     fuse_norms(graph)
