@@ -66,20 +66,20 @@ def calls(program: torch.export.ExportedProgram, *targets: object) -> list[torch
 def test_two_layers_on_the_same_rows_are_one_call() -> None:
     program = exported(mixing("another activation"))
     assert len(calls(program, LINEAR)) == 3
-    first, second = calls(rewrite(program), LINEAR)
+    first, second = calls(rewrite(program, kernels=True), LINEAR)
     assert first.args[3] == [50, 50]
     assert second.args[3] == [32]
 
 
 def test_each_call_knows_what_the_next_reads() -> None:
-    first, second = calls(rewrite(exported(mixing("another activation"))), LINEAR)
+    first, second = calls(rewrite(exported(mixing("another activation")), kernels=True), LINEAR)
     assert first.args[PREFETCH] == second.args[1]
     assert second.args[PREFETCH] == first.args[1]
 
 
 @pytest.mark.parametrize("name", MATCHING)
 def test_a_gate_and_what_passes_it_are_one_call_which_is_followed_by_the_gate(name: str) -> None:
-    program = rewrite(exported(mixing(name)))
+    program = rewrite(exported(mixing(name)), kernels=True)
     [pair], [last] = calls(program, SWIGLU), calls(program, LINEAR)
     gate, _ = pair.args[1]  # type: ignore[misc]
     assert pair.args[PREFETCH] == last.args[1]
@@ -88,7 +88,7 @@ def test_a_gate_and_what_passes_it_are_one_call_which_is_followed_by_the_gate(na
 
 @pytest.mark.parametrize("name", [name for name in COMBINATIONS if name not in MATCHING])
 def test_what_is_not_such_a_pair_stays(name: str) -> None:
-    assert not calls(rewrite(exported(mixing(name))), SWIGLU)
+    assert not calls(rewrite(exported(mixing(name)), kernels=True), SWIGLU)
 
 
 @pytest.mark.parametrize("name", COMBINATIONS)
@@ -99,7 +99,7 @@ def test_it_computes_the_same(name: str, kernels: None) -> None:
     rows = torch.randn(4, 32, generator=torch.Generator().manual_seed(2)).to(torch.bfloat16)
     with torch.no_grad():
         expected = module(rows, weights)
-        found = rewrite(exported(module)).module()(rows, weights)
+        found = rewrite(exported(module), kernels=True).module()(rows, weights)
     if name in MATCHING:
         torch.testing.assert_close(found, expected, rtol=2**-6, atol=2**-8)
     else:
@@ -133,7 +133,7 @@ def summands(change_shape: tuple[int, ...] = (1, 3, 16)) -> tuple[Tensor, Tensor
 
 
 def steered(block: Block, parts: tuple[Tensor, Tensor]) -> torch.export.ExportedProgram:
-    return rewrite(torch.export.export(block, (*parts, bank()), strict=False))
+    return rewrite(torch.export.export(block, (*parts, bank()), strict=False), kernels=True)
 
 
 @pytest.mark.usefixtures("loaded_library")

@@ -54,7 +54,7 @@ def calls(program: torch.export.ExportedProgram, target: object) -> list[torch.f
 def test_a_norm_is_one_call_with_the_sum_before_it(kind: str, scale: float, target: object, kernels: None) -> None:
     arguments = normal(1, 1, TOKENS, WIDTH), normal(2, 1, TOKENS, WIDTH)
     block = Block(kind, scale=scale)
-    program = rewrite(exported(block, arguments))
+    program = rewrite(exported(block, arguments), kernels=True)
     assert len(calls(program, target)) == 1
     assert not calls(program, torch.ops.aten.rsqrt.default)
     found, expected = program.module()(*arguments), block(*arguments)
@@ -65,14 +65,38 @@ def test_a_norm_is_one_call_with_the_sum_before_it(kind: str, scale: float, targ
 @of_both_kinds
 @pytest.mark.parametrize("shape", [(1, 2, TOKENS, WIDTH), (TOKENS, WIDTH)], ids=str)
 def test_norms_of_other_shapes_stay(kind: str, shape: tuple[int, ...]) -> None:
-    program = rewrite(exported(Block(kind), (normal(1, *shape), normal(2, *shape))))
+    program = rewrite(exported(Block(kind), (normal(1, *shape), normal(2, *shape))), kernels=True)
     assert not calls(program, RMS_NORM)
     assert not calls(program, ADD_RMS_NORM)
 
 
+@of_both_kinds
+def test_norms_stay_without_kernels(kind: str) -> None:
+    program = rewrite(exported(Block(kind), (normal(1, 1, TOKENS, WIDTH), normal(2, 1, TOKENS, WIDTH))), kernels=False)
+    assert not calls(program, RMS_NORM)
+    assert not calls(program, ADD_RMS_NORM)
+
+
+class Gated(torch.nn.Module):
+    """The normed rows times others, which are no parameter."""
+
+    def forward(self, rows: Tensor, others: Tensor) -> Tensor:
+        """rows, others (1, token, WIDTH)."""
+        wide = rows.to(torch.float32)
+        scaled = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-5)
+        return others[0, 0] * scaled.to(torch.bfloat16)
+
+
+def test_norms_whose_weight_is_computed_stay() -> None:
+    program = rewrite(exported(Gated(), (normal(1, 1, TOKENS, WIDTH), normal(2, 1, TOKENS, WIDTH))), kernels=True)
+    assert not calls(program, RMS_NORM)
+
+
 def test_norms_in_float32_stay() -> None:
     shape = 1, TOKENS, WIDTH
-    program = rewrite(exported(Block("Llama").float(), (normal(1, *shape).float(), normal(2, *shape).float())))
+    program = rewrite(
+        exported(Block("Llama").float(), (normal(1, *shape).float(), normal(2, *shape).float())), kernels=True
+    )
     assert not calls(program, RMS_NORM)
     assert not calls(program, ADD_RMS_NORM)
 
@@ -106,7 +130,7 @@ def states() -> tuple[Tensor, ...]:
 def test_attention_rotates_what_is_rotated_in_full(partly: bool, kernels: None) -> None:
     """With the same bits."""
     module, arguments = Attention(partly=partly), states()
-    program = rewrite(exported(module, arguments))
+    program = rewrite(exported(module, arguments), kernels=True)
     [call] = calls(program, ATTENTION)
     assert (len(call.args) == 12) is not partly
     assert bool(calls(program, torch.ops.aten.neg.default)) is partly

@@ -54,7 +54,9 @@ def compile_graph(graph: Any, target: Path, scratch: Path) -> None:
     package = unfinished / "package.pt2"
     with torch.no_grad():
         program = torch.export.export(graph, graph.example(), dynamic_shapes=graph.dynamic_shapes(), strict=False)
-        aoti_compile_and_package(rewrite(program), package_path=str(package), inductor_configs=OPTIONS)
+        aoti_compile_and_package(
+            rewrite(program, kernels=graph.kernels), package_path=str(package), inductor_configs=OPTIONS
+        )
     with zipfile.ZipFile(package) as packed:
         packed.extractall(unfinished)
     package.unlink()

@@ -20,13 +20,14 @@ PREFETCH = 4
 ATEN = torch.ops.aten
 
 
-def rewrite(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+def rewrite(program: torch.export.ExportedProgram, *, kernels: bool) -> torch.export.ExportedProgram:
     """Rewrites the program in place and returns it: norms and rotations use our kernels; linear layers with the same input become
     one call; SiLU-gated pairs write only their product; the sum that ends a block is computed by `steer`; each linear call
-    prefetches the next weights."""
+    prefetches the next weights. kernels: whether the pass has our kernels; without them norms stay."""
     graph = program.graph_module.graph
     _erase_assertions(graph)
-    fuse_norms(graph)
+    if kernels:
+        fuse_norms(graph)
     fuse_rotations(graph)
     graph.eliminate_dead_code()
     _merge_linears(graph)

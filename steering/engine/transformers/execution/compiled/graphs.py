@@ -11,7 +11,7 @@ from steering.engine.transformers.execution.compiled.callbacks import Opcode
 from steering.engine.transformers.execution.compiled.graph_attention import GraphAttention
 from steering.engine.transformers.execution.compiled.packed_linears import PackedLinears
 from steering.engine.transformers.execution.kernels.operations import steer
-from steering.engine.transformers.execution.kernels.processor import supports_paged_attention
+from steering.engine.transformers.execution.kernels.processor import supports_kernels, supports_paged_attention
 from steering.engine.transformers.memory.block_pool import BLOCK
 from steering.engine.transformers.memory.paged_cache import LayerShape
 from steering.model.hooks import ResidualHooks
@@ -72,6 +72,7 @@ class PassGraph(torch.nn.Module):
         super().__init__()
         self.model = model
         self._layout, self._shapes, self._linears = layout, shapes, linears
+        self.kernels = kernels and supports_kernels(shapes[0].dtype, shapes[0].device)
         self._attention = GraphAttention(kernel=uses_attention_kernel(shapes, kernels=kernels))
         self._patch = AttentionPatch(model, self._attention)
         self._hooks = ResidualHooks(layout)

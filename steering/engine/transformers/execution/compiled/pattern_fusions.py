@@ -56,13 +56,20 @@ def fuse_norms(graph: torch.fx.Graph) -> None:
     for node in list(graph.nodes):
         for pattern, zero_centered in NORMS:
             match = pattern.match(node)
-            if isinstance(match, Match) and _supported(match.kwargs["rows"]):
+            if isinstance(match, Match) and _supported(**match.kwargs):
                 _replace_norm(graph, node, match, zero_centered=zero_centered)
 
 
-def _supported(rows: torch.fx.Node) -> bool:
-    value = rows.meta["val"]
-    return bool(value.dtype == torch.bfloat16 and value.dim() == 3 and value.shape[-1] % LANES == 0)
+def _supported(rows: torch.fx.Node, weight: torch.fx.Node, epsilon: object) -> bool:
+    value, factors = rows.meta["val"], weight.meta["val"]
+    return (
+        value.dtype == factors.dtype == torch.bfloat16
+        and value.dim() == 3
+        and value.shape[-1] % LANES == 0
+        and weight.op == "placeholder"  # a parameter, which is there before all rows
+        and factors.shape == value.shape[-1:]
+        and isinstance(epsilon, float)
+    )
 
 
 def _replace_norm(graph: torch.fx.Graph, node: torch.fx.Node, match: Match, *, zero_centered: bool) -> None:

@@ -159,8 +159,8 @@ at::Tensor steering::paged_attention(
   const auto parts = parse_segments(table, blocks, query.size(2), keys.size(1) / BLOCK);
   const HeadRows query_rows = head_rows(new_query, 2, 1);
   const States states{
-      head_rows(new_key, 2, 1), head_rows(new_value, 2, 1), rotation(cosines, sines, query.size(2), width), reinterpret_cast<bf16*>(keys.mutable_data_ptr()),
-      reinterpret_cast<bf16*>(values.mutable_data_ptr()), head_size, width};
+      head_rows(new_key, 2, 1), head_rows(new_value, 2, 1), rotation(cosines, sines, query.size(2), width),
+      reinterpret_cast<bf16*>(keys.mutable_data_ptr()), reinterpret_cast<bf16*>(values.mutable_data_ptr()), head_size, width};
   const int64_t group = heads / kv_heads, tile_tokens = std::max<int64_t>(1, TILE_ROWS / group);
   write_ahead(states, parts, kv_heads, tile_tokens);
   auto out = at::empty({1, query.size(2), heads, width}, query.options());

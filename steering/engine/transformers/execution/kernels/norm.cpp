@@ -9,8 +9,8 @@
 #include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <cmath>
-#include <optional>
 
 namespace {
 
@@ -58,8 +58,7 @@ void check(const at::Tensor& rows, const at::Tensor& weight) {
 const bf16* data(const at::Tensor& tensor) { return reinterpret_cast<const bf16*>(tensor.const_data_ptr()); }
 
 // normed = the norm of rows. With `second`, sum = rows + second comes first.
-void run(
-    const at::Tensor& rows, const at::Tensor* second, bf16* sum, bf16* normed, const Norm& norm) {
+void run(const at::Tensor& rows, const at::Tensor* second, bf16* sum, bf16* normed, const Norm& norm) {
   const int64_t width = norm.width;
   at::parallel_for(0, rows.numel() / width, std::max<int64_t>(1, GRAIN / width), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
@@ -86,7 +85,8 @@ std::tuple<at::Tensor, at::Tensor> steering::add_rms_norm(
     const at::Tensor& first, const at::Tensor& second, const at::Tensor& weight, double epsilon, bool zero_centered) {
   check(first, weight);
   TORCH_CHECK(
-      first.sizes() == second.sizes() && second.scalar_type() == at::kBFloat16, "add_rms_norm: expected two summands of one shape in bfloat16");
+      first.sizes() == second.sizes() && second.scalar_type() == at::kBFloat16,
+      "add_rms_norm: expected two summands of one shape in bfloat16");
   const auto left = first.contiguous(), right = second.contiguous();
   auto sum = at::empty_like(left), normed = at::empty_like(left);
   run(left, &right, output(sum), output(normed), {data(weight), first.size(-1), static_cast<float>(epsilon), zero_centered});

@@ -71,7 +71,8 @@ rounded as if every operation were computed by itself."""
 paged_attention: Callable[..., Tensor] = torch.ops.steering.paged_attention
 """(query, key, value (1, head, token, width), keys, values (kv_head, slot, width) as PairedLayout, segments (segment, 3),
 block_tables (segment, block), scaling, window, softcap, cosines, sines (1, 1, token, width)) -> (1, token, head, width).
-Queries and keys are rotated by the cosines and sines, if there are any. segments: first token, tokens, first position; their keys and values are written before they are read, and they may share full blocks. A token's result has the same
+Queries and keys are rotated by the cosines and sines, if there are any. segments: first token, tokens, first position; their
+keys and values are written before they are read, and they may share full blocks. A token's result has the same
 bits however its sequence is cut and batched."""
 rms_norm: Callable[..., Tensor] = torch.ops.steering.rms_norm
 """(rows (..., width), weight (width,), epsilon, zero_centered) -> rows / sqrt(mean of their squares + epsilon) * weight, or with
