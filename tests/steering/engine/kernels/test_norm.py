@@ -53,6 +53,11 @@ def test_a_row_has_the_same_bits_alone_and_among_others(zero_centered: bool) -> 
 
 
 def test_rows_may_lie_in_any_way() -> None:
+    heads, weight = normal(1, 1, 7, 3, 64).transpose(1, 2), normal(2, 64)
+    for turned in (heads, heads.transpose(2, 3).contiguous().transpose(2, 3)):
+        assert torch.equal(
+            rms_norm(turned, weight, EPSILON, False), rms_norm(heads.contiguous(), weight, EPSILON, False)
+        )
     states, weight = normal(1, 6, 64), normal(2, 64)
     turned = states.T.contiguous().T
     assert torch.equal(rms_norm(turned, weight, EPSILON, False), rms_norm(states, weight, EPSILON, False))

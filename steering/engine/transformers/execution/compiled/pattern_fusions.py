@@ -15,6 +15,8 @@ RMS_NORM = cast(Any, operations.rms_norm).default
 ADD_RMS_NORM = cast(Any, operations.add_rms_norm).default
 LANES = 16
 """Widths of rows that RMS_NORM supports are multiples of it."""
+ROW_DIMENSIONS = (3, 4)
+"""(1, token, width), and (1, head, token, width) of the norms of queries and keys."""
 ATEN = torch.ops.aten
 SCORED = 10
 """Arguments of ATTENTION before the cosines."""
@@ -52,7 +54,7 @@ ROTATION = _rotation()
 
 
 def fuse_norms(graph: torch.fx.Graph) -> None:
-    """Replaces x / sqrt(mean of x^2 + epsilon) * weight of rows (1, token, width) in bfloat16. Other norms stay."""
+    """Replaces x / sqrt(mean of x^2 + epsilon) * weight in bfloat16, of rows (1, token, width) or (1, head, token, width)."""
     for node in list(graph.nodes):
         for pattern, zero_centered in NORMS:
             match = pattern.match(node)
@@ -64,7 +66,7 @@ def _supported(rows: torch.fx.Node, weight: torch.fx.Node, epsilon: object) -> b
     value, factors = rows.meta["val"], weight.meta["val"]
     return (
         value.dtype == factors.dtype == torch.bfloat16
-        and value.dim() == 3
+        and value.dim() in ROW_DIMENSIONS
         and value.shape[-1] % LANES == 0
         and weight.op == "placeholder"  # a parameter, which is there before all rows
         and factors.shape == value.shape[-1:]

@@ -6,6 +6,7 @@
 #include "operations.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
@@ -47,6 +48,27 @@ void add(const bf16* first, const bf16* second, int64_t width, bf16* out) {
     store_bf16(out + at, _mm512_add_ps(load_float(first + at), load_float(second + at)));
 }
 
+// The rows of a tensor (1, head, token, width) or (..., width), in this order; those of a head may be any distance apart.
+struct Rows {
+  const bf16* first;
+  int64_t tokens, head_stride, token_stride;
+
+  const bf16* operator[](int64_t row) const { return first + row / tokens * head_stride + row % tokens * token_stride; }
+};
+
+const bf16* data(const at::Tensor& tensor) { return reinterpret_cast<const bf16*>(tensor.const_data_ptr()); }
+
+Rows rows_of(const at::Tensor& tensor) {
+  const int64_t width = tensor.size(-1);
+  if (tensor.dim() == 4) return {data(tensor), tensor.size(2), tensor.stride(1), tensor.stride(2)};
+  return {data(tensor), std::max<int64_t>(tensor.numel() / width, 1), 0, width};
+}
+
+at::Tensor with_rows(const at::Tensor& tensor) {
+  const bool heads = tensor.dim() == 4 && tensor.size(0) == 1 && tensor.stride(3) == 1;
+  return heads ? tensor : tensor.contiguous();
+}
+
 void check(const at::Tensor& rows, const at::Tensor& weight) {
   const int64_t width = rows.size(-1);
   TORCH_CHECK(
@@ -55,17 +77,12 @@ void check(const at::Tensor& rows, const at::Tensor& weight) {
       "rms_norm: expected rows and a weight in bfloat16, of one width that is a multiple of ", LANES);
 }
 
-const bf16* data(const at::Tensor& tensor) { return reinterpret_cast<const bf16*>(tensor.const_data_ptr()); }
-
-// normed = the norm of rows. With `second`, sum = rows + second comes first.
-void run(const at::Tensor& rows, const at::Tensor* second, bf16* sum, bf16* normed, const Norm& norm) {
-  const int64_t width = norm.width;
+// Calls call(row) for every row, in several threads where there is enough to do.
+template <class Call>
+void for_rows(const at::Tensor& rows, const Call& call) {
+  const int64_t width = rows.size(-1);
   at::parallel_for(0, rows.numel() / width, std::max<int64_t>(1, GRAIN / width), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const int64_t start = row * width;
-      if (second) add(data(rows) + start, data(*second) + start, width, sum + start);
-      norm.run((second ? sum : data(rows)) + start, normed + start);
-    }
+    for (int64_t row = begin; row < end; ++row) call(row);
   });
 }
 
@@ -75,9 +92,13 @@ bf16* output(at::Tensor& tensor) { return reinterpret_cast<bf16*>(tensor.mutable
 
 at::Tensor steering::rms_norm(const at::Tensor& rows, const at::Tensor& weight, double epsilon, bool zero_centered) {
   check(rows, weight);
-  const auto contiguous = rows.contiguous();
-  auto out = at::empty_like(contiguous);
-  run(contiguous, nullptr, nullptr, output(out), {data(weight), rows.size(-1), static_cast<float>(epsilon), zero_centered});
+  const int64_t width = rows.size(-1);
+  const auto given = with_rows(rows);
+  auto out = at::empty(given.sizes(), given.options());
+  const Norm norm{data(weight), width, static_cast<float>(epsilon), zero_centered};
+  const Rows from = rows_of(given);
+  bf16* normed = output(out);
+  for_rows(given, [&](int64_t row) { norm.run(from[row], normed + row * width); });
   return out;
 }
 
@@ -87,9 +108,16 @@ std::tuple<at::Tensor, at::Tensor> steering::add_rms_norm(
   TORCH_CHECK(
       first.sizes() == second.sizes() && second.scalar_type() == at::kBFloat16,
       "add_rms_norm: expected two summands of one shape in bfloat16");
+  const int64_t width = first.size(-1);
   const auto left = first.contiguous(), right = second.contiguous();
   auto sum = at::empty_like(left), normed = at::empty_like(left);
-  run(left, &right, output(sum), output(normed), {data(weight), first.size(-1), static_cast<float>(epsilon), zero_centered});
+  const Norm norm{data(weight), width, static_cast<float>(epsilon), zero_centered};
+  bf16 *total = output(sum), *out = output(normed);
+  for_rows(left, [&](int64_t row) {
+    const int64_t start = row * width;
+    add(data(left) + start, data(right) + start, width, total + start);
+    norm.run(total + start, out + start);
+  });
   return {sum, normed};
 }
 
