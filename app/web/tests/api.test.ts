@@ -91,6 +91,18 @@ describe("send", () => {
     expect([keyState.value, apiKey.value]).toEqual(["wanted", null]);
   });
 
+  it.each([
+    [401, "invalid_api_key"],
+    [403, "insufficient_scope"],
+  ])("says nothing of a key that was given while a request with another one was refused (%i)", async (status, code) => {
+    const change = async () => {
+      setKey("another-key");
+      return refusal(status, code);
+    };
+    await expect(send(REQUEST(), change)).rejects.toMatchObject({ code });
+    expect(keyState.value).toBe("set");
+  });
+
   it("stops waiting when the caller stops", async () => {
     const stop = new AbortController();
     const waiting = pause(60, stop.signal);

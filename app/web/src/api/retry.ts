@@ -1,4 +1,4 @@
-import { errorOf } from "./errors";
+import { type ApiError, errorOf } from "./errors";
 import { apiKey, keyRefusal, keyWanted } from "./key";
 
 const RETRIED = new Set([429, 503]);
@@ -30,18 +30,23 @@ export function pause(seconds: number, signal?: AbortSignal | null): Promise<voi
   });
 }
 
+function noteRefusal(error: ApiError): void {
+  if (error.status === 401) keyWanted.value = true;
+  if (error.status === 403 && error.code === "insufficient_scope") keyRefusal.value = error.message;
+}
+
 /** Sends a request with the key of this tab. Repeats it on 429 and 503; throws ApiError on any other failure. */
 export async function send(request: Request, transport: typeof fetch = fetch): Promise<Response> {
   for (let attempt = 0; ; attempt++) {
     const copy = new Request(request.clone());
-    if (apiKey.value !== null) copy.headers.set("Authorization", `Bearer ${apiKey.value}`);
+    const key = apiKey.value;
+    if (key !== null) copy.headers.set("Authorization", `Bearer ${key}`);
     const response = await transport(copy);
     if (response.ok) return response;
     const repeatable = RETRIED.has(response.status) && response.headers.get("x-should-retry") !== "false";
     if (!repeatable || attempt + 1 >= MAX_ATTEMPTS) {
       const error = await errorOf(response);
-      if (error.status === 401) keyWanted.value = true;
-      if (error.status === 403 && error.code === "insufficient_scope") keyRefusal.value = error.message;
+      if (key === apiKey.value) noteRefusal(error); // an answer to another key says nothing of this one
       throw error;
     }
     await pause(waitSeconds(response.headers.get("Retry-After"), attempt), request.signal);
