@@ -36,6 +36,7 @@ async def opened_second_model(settings: Settings) -> AsyncIterator[Engine]:
             "compiled": False,
             "max_running": 1,
             "cache_megabytes": CACHE_MEGABYTES,
+            "pretouch_megabytes": 0,
         }
     )
     engine = await run_in_thread(open_engine, second)

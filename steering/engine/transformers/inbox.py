@@ -11,8 +11,8 @@ from steering.errors import EngineDead, Overloaded
 from steering.threads import release_thread_pool
 
 IDLE_SECONDS = 0.05
-"""After this time without work the thread frees its OpenMP pool, so that another engine of the process is not slowed down by it
-(see steering/threads.py). To make the pool again takes 0.1 ms."""
+"""After this time without work the thread does what it does when idle, and then frees its OpenMP pool, so that another engine of the
+process is not slowed down by it (see steering/threads.py). To make the pool again takes 0.1 ms."""
 
 
 class Inbox:

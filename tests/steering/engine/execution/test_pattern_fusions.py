@@ -8,10 +8,14 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
 from steering.engine.transformers.execution.compiled.graph_rewrites import rewrite
+from steering.engine.transformers.execution.compiled.graphs import PassGraph
 from steering.engine.transformers.execution.compiled.pattern_fusions import ADD_RMS_NORM, ATTENTION, RMS_NORM
 from steering.engine.transformers.execution.kernels.operations import paged_attention
 from steering.engine.transformers.memory.block_pool import BLOCK
+from steering.engine.transformers.memory.paged_cache import probe_shapes
+from steering.model.layout import find_layout
 from steering.shapes import Tensor
+from tests.families import LLAMA_LIKE, build
 
 WIDTH, TOKENS = 32, 5
 KINDS: dict[str, Callable[[], torch.nn.Module]] = {
@@ -67,7 +71,9 @@ class Heads(torch.nn.Module):
 
     def __init__(self, kind: str) -> None:
         super().__init__()
-        self.norm = KINDS[kind]().to(torch.bfloat16).requires_grad_(False)
+        self.norm = KINDS[kind]()
+        self.norm.weight.data = normal(9, WIDTH).float()
+        self.to(torch.bfloat16).requires_grad_(False)
 
     def forward(self, rows: Tensor) -> Tensor:
         """rows (1, token, 3 * WIDTH)."""
@@ -156,3 +162,21 @@ def test_attention_rotates_what_is_rotated_in_full(partly: bool, kernels: None) 
     assert (len(call.args) == 12) is not partly
     assert bool(calls(program, torch.ops.aten.neg.default)) is partly
     assert torch.equal(program.module()(*arguments), module(*arguments))
+
+
+@pytest.mark.parametrize(
+    ("name", "norms", "sums"),
+    [("LlamaForCausalLM", 4, 3), ("Qwen3ForCausalLM", 10, 3), ("Gemma3ForCausalLM", 16, 3)],
+)
+def test_every_norm_and_rotation_of_a_model_is_found(name: str, norms: int, sums: int, kernels: None) -> None:
+    """Three layers and the last norm: `sums` follow a sum inside a layer, `norms` are the others. Each attention rotates."""
+    model = build(name, **{**LLAMA_LIKE, "head_dim": WIDTH}).to(torch.bfloat16)
+    layout = find_layout(model)
+    shapes = probe_shapes(model, layout.layer_count, layout.cache_argument, torch.device("cpu"))
+    graph = PassGraph(model, layout, shapes, None, kernels=True).eval()
+    with torch.no_grad():
+        program = torch.export.export(graph, graph.example(), dynamic_shapes=graph.dynamic_shapes(), strict=False)
+    graph.close()
+    rewrite(program, kernels=True)
+    assert (len(calls(program, RMS_NORM)), len(calls(program, ADD_RMS_NORM))) == (norms, sums)
+    assert [len(call.args) for call in calls(program, ATTENTION)] == [12] * layout.layer_count

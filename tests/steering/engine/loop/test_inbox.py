@@ -56,6 +56,11 @@ def test_an_idle_engine_has_small_things_to_do_until_there_is_work() -> None:
     assert len(done) == 3
 
 
+def test_closing_ends_an_idle_engine_that_has_things_to_do() -> None:
+    box: Inbox = Inbox(LIMITS, lambda _: 0, idle=lambda: box.close() is None)
+    assert box.collect(busy=False) is None
+
+
 def test_what_an_idle_engine_does_ends() -> None:
     done: list[int] = []
     box, one = Inbox(LIMITS, lambda _: 0, idle=lambda: done.append(1) is not None), work(1)

@@ -3,8 +3,8 @@
 // head widths that are a multiple of 32.
 //
 // Algorithm: the pass's keys and values are written to their blocks, those of segments that fill no block by the tiles that
-// read them, and tiles of queries run online softmax (query_tile.h). Threads take tiles from a shared counter, those with the
-// most positions first, so that no thread is left with a long one at the end.
+// read them, and tiles of queries run online softmax (query_tile.h). Threads take tiles from a shared counter, long ones
+// first where some are long, so that no thread is left with one at the end.
 #include "attention_amx.h"
 #include "attention_avx512.h"
 #include "cache_write.h"
@@ -22,7 +22,7 @@ namespace {
 using namespace steering;
 
 constexpr int64_t TILE_ROWS = 192;     // rows of a query tile: tokens times query heads of one key-value head
-constexpr int64_t SMALL_SHARE = 16;    // tiles that are at most this fraction of the whole need no order
+constexpr int64_t SMALL_TILES = 8;     // where every thread has work for that many of the largest tile, they need no order
 constexpr int64_t WRITE_TOKENS = 128;  // tokens whose keys and values are written as one piece of work, a multiple of BLOCK
 
 std::vector<Segment> parse_segments(
@@ -65,7 +65,7 @@ std::vector<Tile> make_tiles(const std::vector<Segment>& segments, int64_t kv_he
   const auto cost = [](const Tile& tile) { return (tile.part.position + tile.part.tokens) * tile.part.tokens; };
   int64_t total = 0, largest = 0;
   for (const Tile& tile : tiles) total += cost(tile), largest = std::max(largest, cost(tile));
-  if (SMALL_SHARE * largest <= total) return tiles;
+  if (SMALL_TILES * at::get_num_threads() * largest <= total) return tiles;
   std::sort(tiles.begin(), tiles.end(), [&](const Tile& a, const Tile& b) { return cost(a) > cost(b); });
   return tiles;
 }
@@ -158,8 +158,9 @@ at::Tensor steering::paged_attention(
   const auto table = segments.contiguous(), blocks = block_tables.contiguous();
   const auto parts = parse_segments(table, blocks, query.size(2), keys.size(1) / BLOCK);
   const HeadRows query_rows = head_rows(new_query, 2, 1);
+  const auto new_cosines = contiguous(cosines), new_sines = contiguous(sines);
   const States states{
-      head_rows(new_key, 2, 1), head_rows(new_value, 2, 1), rotation(cosines, sines, query.size(2), width),
+      head_rows(new_key, 2, 1), head_rows(new_value, 2, 1), rotation(new_cosines, new_sines, query.size(2), width),
       reinterpret_cast<bf16*>(keys.mutable_data_ptr()), reinterpret_cast<bf16*>(values.mutable_data_ptr()), head_size, width};
   const int64_t group = heads / kv_heads, tile_tokens = std::max<int64_t>(1, TILE_ROWS / group);
   write_ahead(states, parts, kv_heads, tile_tokens);

@@ -1,7 +1,7 @@
 // Root mean square normalization (arXiv 1910.07467) of rows in bfloat16, with or without a sum in front of it.
 //
-// A compiled graph would write the squares of all rows to memory and allocate a buffer in every thread, where threads wait for
-// the lock of the allocator: 20 microseconds for each of a pass's 60 norms.
+// The kernels of AOTInductor write the squares of all rows to memory and allocate a buffer in every thread, where threads wait for
+// the lock of the allocator: 20 to 30 microseconds for each of the 60 norms of SmolLM2-135M.
 #include "gemm_tile.h"
 #include "operations.h"
 

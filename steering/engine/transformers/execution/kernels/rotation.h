@@ -33,7 +33,11 @@ struct Rotation {
   explicit operator bool() const { return cosines != nullptr; }
 };
 
-// From tensors (1, 1, token, width), or none.
+inline std::optional<at::Tensor> contiguous(const std::optional<at::Tensor>& tensor) {
+  return tensor ? std::optional<at::Tensor>(tensor->contiguous()) : std::nullopt;
+}
+
+// From contiguous tensors (1, 1, token, width), or none.
 inline Rotation rotation(
     const std::optional<at::Tensor>& cosines, const std::optional<at::Tensor>& sines, int64_t tokens, int64_t width) {
   if (!cosines && !sines) return {};
@@ -41,12 +45,11 @@ inline Rotation rotation(
   for (const at::Tensor& tensor : {*cosines, *sines})
     TORCH_CHECK(
         tensor.dim() == 4 && tensor.size(0) == 1 && tensor.size(1) == 1 && tensor.size(2) == tokens &&
-            tensor.size(3) == width && tensor.stride(3) == 1 && tensor.stride(2) == cosines->stride(2) &&
-            tensor.scalar_type() == at::kBFloat16,
+            tensor.size(3) == width && tensor.scalar_type() == at::kBFloat16,
         "paged_attention: expected cosines and sines (1, 1, token, width) in bfloat16");
   return {
       reinterpret_cast<const bf16*>(cosines->const_data_ptr()), reinterpret_cast<const bf16*>(sines->const_data_ptr()),
-      cosines->stride(2)};
+      width};
 }
 
 }  // namespace steering
