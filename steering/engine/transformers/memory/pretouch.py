@@ -11,9 +11,9 @@ memory either."""
 class Pretouch:
     """Writes zeros to blocks that were never given out.
 
-    The system provides pages, cleared, when they are first written. In passes that begin blocks this took as long as the rest of
-    the pass: with it, 32 requests decode 8 % faster in the first 190,000 tokens of an engine, and 8 prompts of 1,820 tokens take
-    6.2 instead of 5.6 s (AMD EPYC, virtual machine). The name is that of the Java virtual machine's option.
+    The system provides pages, cleared, when they are first written. Measured on two cores of a virtual machine (AMD EPYC,
+    SmolLM2-135M): of 6.2 seconds for 8 prompts of 1,820 tokens, 0.7 were spent there, and 32 requests reach 0.99 in place of
+    0.90 of the tokens/s before the paged cache, six rounds in turns with all memory written. The name is that of the Java virtual machine's option.
     """
 
     def __init__(self, cache: PagedCache, pool: BlockPool, ahead_bytes: int) -> None:

@@ -49,7 +49,7 @@ struct QueryTile {
   void reset(int64_t tokens_, int64_t group_, int64_t width_, int64_t first_position_) {
     tokens = tokens_, group = group_, width = width_, first_position = first_position_;
     const int64_t stored = stored_rows();
-    std::byte* next = reserve(stored * (width * 6 + POSITIONS * 6) + 2 * padded(rows() * 4) + 4 * GAP);
+    std::byte* next = reserve(stored * (width * 6 + POSITIONS * 6) + 2 * padded(rows() * 4) + 5 * GAP);  // five between six arrays
     const auto take = [&](int64_t bytes) { return std::exchange(next, next + bytes + GAP); };
     queries = reinterpret_cast<bf16*>(take(stored * width * 2));
     weights = reinterpret_cast<bf16*>(take(stored * POSITIONS * 2));
