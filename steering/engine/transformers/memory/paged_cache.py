@@ -127,7 +127,7 @@ class PagedCache(Cache):  # type: ignore[misc]  # transformers is untyped
             states.view(states.shape[0], -1, BLOCK, states.shape[2])[:, places] = 0.0
 
     def write_zeros(self, start: int, stop: int) -> None:
-        """Writes zeros to blocks from `start` to before `stop`, which are nobody's."""
+        """Writes zeros to blocks from `start` to before `stop`, which belong to no sequence."""
         for states in (*self.keys, *self.values):
             states[:, start * BLOCK : stop * BLOCK] = 0.0
 

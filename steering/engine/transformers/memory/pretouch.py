@@ -4,8 +4,8 @@ from steering.engine.transformers.memory.block_pool import BlockPool
 from steering.engine.transformers.memory.paged_cache import PagedCache
 
 STEP_BYTES = 4 << 20
-"""Written at a time: work that arrives meanwhile waits for 1 ms, or for 10 on virtual machines whose host has not provided the
-memory either."""
+"""Written at a time. Work that arrives meanwhile waits for about 1 ms, or 10 on virtual machines whose host has not provided
+the memory either."""
 
 
 class Pretouch:

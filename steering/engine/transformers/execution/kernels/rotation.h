@@ -8,7 +8,7 @@
 
 namespace steering {
 
-// Cosines and sines of each token's position, one value for each of the `width` inputs of a head. Without them, nothing turns.
+// Cosines and sines of each token's position, one value for each of the `width` inputs of a head. Without them nothing is rotated.
 struct Rotation {
   const bf16 *cosines = nullptr, *sines = nullptr;
   int64_t stride = 0;
