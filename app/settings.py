@@ -82,7 +82,7 @@ class Settings(BaseSettings):
     max_waiting: Positive = Field(256, description="rows waiting for the batch; one more is answered 429")
     prefill_tokens: Positive = Field(
         2048,
-        description="most prompt tokens computed between two tokens of running streams, never more than take 0.4 s",
+        description="most prompt tokens computed between two tokens of running streams, never more than take 0.25 s",
     )
     cache_megabytes: Positive | Literal["auto"] = Field(
         "auto",

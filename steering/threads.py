@@ -105,6 +105,13 @@ def release_thread_pool() -> None:
         library.omp_pause_resource_all(OMP_PAUSE_SOFT)
 
 
+def openmp_thread_setter() -> Callable[[int], None] | None:
+    """Returns a function that sets how many OpenMP threads the calling thread uses, and no other, unlike `torch.set_num_threads`.
+    None where torch has no OpenMP library of its own."""
+    library = _openmp()
+    return library.omp_set_num_threads if library else None
+
+
 @cache
 def _openmp() -> ctypes.CDLL | None:
     """The library that torch has loaded; None if it is older than OpenMP 5, or part of the system."""

@@ -17,6 +17,7 @@ class EngineLimits:
     same while none decodes. cache_bytes: memory for keys and values; None: a share of what is free when the engine starts.
     pretouch_bytes: how much of it an idle engine writes ahead of use on a CPU; 0: nothing.
     share_prefixes: whether prompts that begin alike share their keys and values.
+    adaptive_threads: whether passes on a CPU use fewer threads where other processes occupy processors; see ThreadCount.
     """
 
     max_running: int = 64
@@ -29,6 +30,7 @@ class EngineLimits:
     cache_bytes: int | None = None
     pretouch_bytes: int = 512 << 20
     share_prefixes: bool = True
+    adaptive_threads: bool = True
 
 
 def _report_nothing(_step: str) -> None:

@@ -166,6 +166,7 @@ class EngineLoop:
         streams = sum(not sequence.prefilling for sequence in sequences)
         prompt_tokens = sum(count for sequence, count in work if sequence.prefilling)
         began = perf_counter()
+        self._runner.threads.begin(streams, prompt_tokens)
         try:
             self._runner.zero(self._pool.unclean)
             self._pool.cleaned()
@@ -188,6 +189,7 @@ class EngineLoop:
                 if sequence.capture is not None and not sequence.remaining:
                     self._for_one(sequence, lambda one=sequence: self._finish_capture(one))  # type: ignore[misc]
         seconds = perf_counter() - began
+        self._runner.threads.end(prompt_tokens)
         self._scheduler.budget.observe(prompt_tokens, streams, seconds)
         self._delivery.after(sequences, seconds)
 

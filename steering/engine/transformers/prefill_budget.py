@@ -2,11 +2,12 @@
 
 from steering.engine.options import EngineLimits
 
-LIVE_SECONDS, BACKGROUND_SECONDS = 0.4, 0.15
+LIVE_SECONDS, BACKGROUND_SECONDS = 0.25, 0.15
 """How long the prompt positions of a pass may take while streams run; background ones delay them less.
 
-Smaller passes have shorter gaps and later first tokens: under the mixed load of benchmarks/, passes of about 0.15 s had gaps of 0.08 s and first
-tokens of 0.46 s at p99, these have 0.16 and 0.42 (two cores, AMD EPYC, SmolLM2-135M).
+Larger passes read the weights less often and have longer gaps. Two cores (AMD EPYC, SmolLM2-135M), with 0.4 / 0.25 / 0.15 s, in turns: the mixed
+load of benchmarks/ takes as long with each; its first tokens come after 0.30 / 0.30 / 0.34 s at p99; when a prompt of 2,000 tokens
+arrives among 8 streams, their p99 gap is 0.33 / 0.23 / 0.19 s.
 """
 LEAST, FIRST = 32, 256
 """Positions of a pass: at least, since a smaller one costs what its weights cost to read; and before the rate is known."""

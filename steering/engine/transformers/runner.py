@@ -17,6 +17,7 @@ from steering.engine.transformers.execution import (
     block_layout,
     create_executor,
 )
+from steering.engine.transformers.execution.thread_count import ThreadCount
 from steering.engine.transformers.memory.block_pool import BLOCK, blocks_for
 from steering.engine.transformers.memory.budget import cache_bytes
 from steering.engine.transformers.memory.paged_cache import PagedCache, probe_shapes
@@ -28,6 +29,7 @@ from steering.engine.transformers.training.gradient_pass import GradientPass
 from steering.model.hooks import ResidualHooks
 from steering.model.layout import Layout
 from steering.shapes import Logits, Tensor
+from steering.threads import openmp_thread_setter
 
 log = structlog.get_logger()
 
@@ -79,6 +81,7 @@ class ModelRunner:
         parts = ModelParts(model, layout, self._hooks, self.cache, self.steering.bank)
         self.executor = create_executor(parts, device, compile_request)
         self._float32 = all(shape.dtype == torch.float32 for shape in shapes)
+        self.threads = _thread_count(device, adaptive=limits.adaptive_threads and not self._float32)
         log.info(
             "cache_allocated", blocks=self.blocks, block_positions=BLOCK, megabytes=self.blocks * block_bytes >> 20
         )
@@ -141,6 +144,14 @@ class ModelRunner:
             segment.sequence.computed += segment.length
         sequences = tuple(s.sequence for s in ends)
         return PassResult(sequences, logits[: len(ends)], readers.readouts(), (monitors,))
+
+
+def _thread_count(device: torch.device, *, adaptive: bool) -> ThreadCount:
+    """In float32 the number stays as it is: sums may be in another order with another one."""
+    apply = openmp_thread_setter()
+    if apply is None or not adaptive or device.type != "cpu":
+        return ThreadCount(1, lambda _count: None)
+    return ThreadCount(torch.get_num_threads(), apply)
 
 
 def _cache_limit(model: Any, device: torch.device, limits: EngineLimits) -> int:

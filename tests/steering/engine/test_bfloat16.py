@@ -2,13 +2,16 @@
 passes, it stays within a stated distance."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import PreTrainedTokenizerFast
 
 from steering.engine.transformers.engine import TransformersEngine
 from steering.engine.transformers.execution.kernels.processor import has_amx_bf16, has_avx512_bf16
+from steering.threads import openmp_thread_setter
 from tests.engines import Outcome, eager_and_compiled, logprob_differences, random_requests, run_all, run_alone
 from tests.families import FAMILIES, LLAMA_LIKE, build
 
@@ -52,16 +55,34 @@ def numbers(outcome: Outcome) -> list[tuple[int, float | None]]:
     return [(event.token_id, event.logprob) for event in outcome.events]
 
 
-@pytest.mark.skipif(
+own_linear_layers = pytest.mark.skipif(
     not has_avx512_bf16() or has_amx_bf16(),
     reason="linear layers run by our kernel with AVX512_BF16 and without AMX only",
 )
+
+
+@own_linear_layers
 @pytest.mark.parametrize("name", ["qwen2", "gemma2"], indirect=True)
 async def test_a_row_gets_the_same_bits_alone_and_among_others(engines: Engines) -> None:
     compiled = engines[1]
     requests = await random_requests(compiled.info, PROMPTS, TOKENS, 32)
     together, alone = await run_all(compiled, requests), await run_alone(compiled, requests)
     assert [numbers(one) for one in together] == [numbers(one) for one in alone]
+
+
+@own_linear_layers
+@pytest.mark.skipif(openmp_thread_setter() is None, reason="torch has no OpenMP library of its own")
+@pytest.mark.parametrize("name", ["qwen2", "gemma2"], indirect=True)
+async def test_the_number_of_threads_changes_no_bit(engines: Engines) -> None:
+    """So the engine may change it between two tokens of an answer."""
+    compiled, set_threads = engines[1], openmp_thread_setter()
+    assert set_threads is not None
+    requests = await random_requests(compiled.info, PROMPTS, TOKENS, 32)
+    found = []
+    for count in (1, 2, 3, torch.get_num_threads()):
+        compiled._loop.call(partial(set_threads, count))
+        found.append([numbers(one) for one in await run_all(compiled, requests)])
+    assert all(one == found[0] for one in found)
 
 
 async def test_a_row_stays_near_itself_alone_and_eager(engines: Engines) -> None:

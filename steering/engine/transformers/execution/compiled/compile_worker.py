@@ -30,6 +30,8 @@ OPTIONS = {
     "realize_cpu_opcount_threshold": 12,
     # fused or not, values are rounded where the model rounds them, so a row's bits do not depend on the graph
     "emulate_precision_casts": True,
+    # loops take the number of threads that is set when they run; see ThreadCount
+    "cpp.dynamic_threads": True,
     "aot_inductor.custom_ops_to_c_shims": AOTI_SHIMS,
 }
 
