@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from steering.engine.api import Engine, Finish, GenerationRequest, SamplingParams, TokenEvent
 from steering.engine.options import EngineLimits
 from steering.engine.transformers.engine import TransformersEngine
-from steering.engine.transformers.execution import CompileRequest
+from steering.engine.transformers.execution.base import CompileRequest
 from steering.engine.transformers.execution.compiled.compilation import artifact_folder
 from steering.engine.transformers.execution.compiled.executor import CompiledExecutor
 from steering.engine.transformers.execution.kernels.library import library_path
@@ -130,7 +130,7 @@ async def until_compiled(engine: TransformersEngine, cache: Path, eager: Engine 
     assert isinstance(executor, CompiledExecutor)
     deadline, compiling = time.monotonic() + COMPILE_SECONDS, True
     while compiling and time.monotonic() < deadline:
-        compiling = executor.compiling  # read first: the next answer already runs on what it installed
+        compiling = executor.compilation.running  # read first: the next answer already runs on what it installed
         tokens = (await run(engine, request)).tokens
         assert expected is None or tokens == expected
         if engine.stats().executor != "eager":

@@ -1,24 +1,18 @@
-"""AnswerWriter: turns sampled tokens into the events of an answer, and knows when it ends."""
+"""AnswerWriter: turns sampled tokens into the events of an answer, and knows when it ends.
+
+Text is sent as whole characters, and nothing that may belong to a stop string.
+"""
 
 from collections.abc import Collection, Mapping
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from steering.engine.api import Finish, TokenEvent
 from steering.engine.readings import RaisedMonitor, stops
-from steering.engine.transformers.sampling.detokenizer import advance, finish
 from steering.engine.transformers.sampling.sampler import Sampled
 from steering.engine.transformers.sequence import Sequence
 from steering.errors import NonfiniteActivations
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """What a pass read at the position that predicts a token: readouts by name, and scores of the monitors in their order."""
-
-    readout: Mapping[str, float] = field(default_factory=dict)
-    scores: Rows[float] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +31,12 @@ class AnswerWriter:
         self._eos_ids = eos_ids
         self.tokens = 0
 
-    def write(self, sequence: Sequence, chosen: Sampled, read: Read) -> Ending | None:
+    def write(
+        self, sequence: Sequence, chosen: Sampled, readout: Mapping[str, float], scores: Rows[float]
+    ) -> Ending | None:
         """Adds a token to an answer and its event to the outbox. Returns the ending if it is the last.
 
+        readout, scores: what the pass read at the position that predicts the token; scores of the monitors in their order.
         Raises NonfiniteActivations when the logits were not finite.
         """
         if not chosen.finite:
@@ -47,13 +44,13 @@ class AnswerWriter:
                 "steering drove the activations out of range: logits are not finite; lower the strength"
             )
         index, monitored = sequence.generated, sequence.monitored
-        raised = () if monitored is None or index else monitored.prompt(read.scores)
+        raised = () if monitored is None or index else monitored.prompt(scores)
         if stops(raised):
             return Ending("monitor", "", raised)
         if chosen.token_id in self._eos_ids and not sequence.sampling.ignore_eos:
             return Ending("stop", finish(sequence), raised)
         if monitored is not None:
-            raised += monitored.token(read.scores, index)
+            raised += monitored.token(scores, index)
         sequence.ids.append(chosen.token_id)
         self.tokens += 1
         text, stopped = advance(sequence, chosen.token_id)
@@ -64,7 +61,7 @@ class AnswerWriter:
                 text,
                 chosen.logprob,
                 chosen.top_logprobs,
-                read.readout,
+                readout,
                 raised=raised,
                 scheduled=None if index else sequence.scheduled,
             )
@@ -89,3 +86,39 @@ def finish_event(sequence: Sequence, ending: Ending) -> TokenEvent:
     )
     scheduled = None if sequence.generated else sequence.scheduled
     return TokenEvent(sequence.generated, -1, ending.text, finish=done, raised=ending.raised, scheduled=scheduled)
+
+
+def advance(sequence: Sequence, token_id: int) -> tuple[str, bool]:
+    """Adds one token. Returns (text that can be sent, whether a stop string was found)."""
+    assert sequence.decoder is not None
+    return _release(sequence, sequence.decoder.step(token_id))
+
+
+def finish(sequence: Sequence) -> str:
+    """Returns the text that was held back, as nothing follows."""
+    assert sequence.decoder is not None
+    text, stopped = _release(sequence, sequence.decoder.flush())
+    if stopped:
+        return text
+    held, sequence.held_text = sequence.held_text, ""
+    return text + held
+
+
+def _release(sequence: Sequence, piece: str) -> tuple[str, bool]:
+    stops = sequence.sampling.stop
+    if not stops:
+        return piece, False
+    text = sequence.held_text + piece
+    found = [start for stop in stops if (start := text.find(stop)) >= 0]
+    if found:
+        sequence.held_text = ""
+        return text[: min(found)], True
+    keep = max((_overlap(text, stop) for stop in stops), default=0)
+    sequence.held_text = text[len(text) - keep :]
+    return text[: len(text) - keep], False
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Returns the length of the longest end of the text that is a beginning of the stop string."""
+    longest = min(len(text), len(stop) - 1)
+    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

@@ -1,13 +1,10 @@
 """Background work of the engine's thread: tasks that run in small pieces between the passes of live requests."""
 
 from collections import deque
-from collections.abc import Generator
-from dataclasses import dataclass, field
 from time import perf_counter
-from typing import TypeAlias
 
 from steering.engine.transformers.delivery import as_steering_error
-from steering.engine.transformers.sequence import Stream
+from steering.engine.transformers.sequence import BackgroundTask
 from steering.errors import Overloaded
 
 MAX_WAITING = 64
@@ -17,55 +14,35 @@ SHARE = 0.25
 SLICE_SECONDS = 0.02
 """Pieces run one after the other until this much time is used; one piece may take longer."""
 
-Pieces: TypeAlias = Generator[object, None, object]
-"""Yields after each piece: None, or progress for the caller. Returns the result."""
-
-
-@dataclass(slots=True, eq=False)
-class BackgroundTask:
-    """One task, from the queue to its result. urgent: a caller waits for it, so it goes before those that are not."""
-
-    stream: Stream
-    pieces: Pieces
-    urgent: bool = False
-    outbox: list[object] = field(default_factory=list)
-
 
 class BackgroundQueue:
-    """Tasks of the engine's thread, first come first served; the first is advanced by `run`."""
+    """Tasks of the engine's thread, first come first served; the first is advanced by `run`. tasks: those that have not ended."""
 
     def __init__(self) -> None:
-        self._tasks: deque[BackgroundTask] = deque()
+        self.tasks: deque[BackgroundTask] = deque()
         self._next_at = 0.0
-
-    def __len__(self) -> int:
-        return len(self._tasks)
-
-    def everyone(self) -> list[BackgroundTask]:
-        """Returns the tasks that have not ended."""
-        return list(self._tasks)
 
     def enqueue(self, task: BackgroundTask) -> bool:
         """Adds a task. Returns False where the queue is full; the task's outbox then holds Overloaded."""
-        if len(self._tasks) >= MAX_WAITING:
+        if len(self.tasks) >= MAX_WAITING:
             task.pieces.close()
             task.outbox.append(Overloaded(f"{MAX_WAITING} background tasks are waiting already; try again shortly"))
             return False
         if task.urgent:
-            self._tasks.appendleft(task)
+            self.tasks.appendleft(task)
         else:
-            self._tasks.append(task)
+            self.tasks.append(task)
         return True
 
     def due(self, *, busy: bool) -> bool:
         """Returns whether a task may run now. busy: requests are running, which leaves it its share of the time."""
-        for task in [one for one in self._tasks if one.stream.closed]:
+        for task in [one for one in self.tasks if one.stream.closed]:
             self._end(task)
-        return bool(self._tasks) and not (busy and perf_counter() < self._next_at)
+        return bool(self.tasks) and not (busy and perf_counter() < self._next_at)
 
     def run(self) -> BackgroundTask:
         """Runs pieces of the first task for one slice of time and returns it. An error ends that task, and no other."""
-        task = self._tasks[0]
+        task = self.tasks[0]
         began = perf_counter()
         try:
             while perf_counter() - began < SLICE_SECONDS and not task.stream.closed:
@@ -83,4 +60,4 @@ class BackgroundQueue:
 
     def _end(self, task: BackgroundTask) -> None:
         task.pieces.close()
-        self._tasks.remove(task)
+        self.tasks.remove(task)

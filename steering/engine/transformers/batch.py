@@ -1,7 +1,9 @@
 """Batch: the tokens of one forward pass: segments of sequences, one after the other. A decode row is a segment of one token."""
 
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
+from math import inf
 
 import torch
 
@@ -29,15 +31,21 @@ class Segment:
         """Returns the absolute position of the last token."""
         return self.first + self.length - 1
 
-    def tokens_from(self, position: int) -> range:
-        """Returns the rows of the pass that hold positions from this one on; empty for one behind the segment."""
-        return range(min(self.start + max(position - self.first, 0), self.end), self.end)
+    def tokens_in(self, first: float, end: float = inf) -> range:
+        """Returns the rows of the pass that hold positions [first, end); empty where the segment has none of these."""
+        low, high = (int(min(max(at - self.first, 0), self.length)) for at in (first, end))
+        return range(self.start + low, self.start + max(low, high))
+
+    @property
+    def wants_logits(self) -> bool:
+        """Whether a capture returns logits of the sequence."""
+        return self.sequence.capture is not None and self.sequence.capture.spec.logits
 
     @property
     def logit_tokens(self) -> range:
         """Returns the rows of the pass whose logits a capture returns."""
         capture = self.sequence.capture
-        return range(0) if capture is None or not capture.spec.logits else self.tokens_from(capture.first)
+        return self.tokens_in(capture.first) if capture is not None and capture.spec.logits else range(0)
 
     @property
     def predicts(self) -> bool:
@@ -50,7 +58,7 @@ class Segment:
         return self.length == 1 and self.sequence.capture is None and self.first >= self.sequence.prompt_length
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class Batch:
     """What one pass computes.
 
@@ -62,29 +70,21 @@ class Batch:
     token_ids: Int[Tensor, "token"]
     positions: Int[Tensor, "token"]
     slots: Int[Tensor, "slot"]
-    _tables: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:
         """Returns the number of tokens of the pass."""
         return int(self.token_ids.shape[0])
 
-    @property
-    def sequences(self) -> tuple[Sequence, ...]:
-        """Returns the sequence of each segment, in order."""
-        return tuple(segment.sequence for segment in self.segments)
-
+    @cached_property
     def segment_table(self) -> Int[Tensor, "segment 3"]:
-        """Returns the first token, the number of tokens and the first position of every segment; made once."""
-        if "segments" not in self._tables:
-            self._tables["segments"] = torch.tensor([[s.start, s.length, s.first] for s in self.segments])
-        return self._tables["segments"]
+        """The first token, the number of tokens and the first position of every segment."""
+        return torch.tensor([[s.start, s.length, s.first] for s in self.segments])
 
+    @cached_property
     def block_table(self) -> Int[Tensor, "segment block"]:
-        """Returns every segment's blocks, padded with NULL_BLOCK; made once."""
-        if "blocks" not in self._tables:
-            self._tables["blocks"] = block_table(self.segments, self.positions.device)
-        return self._tables["blocks"]
+        """Every segment's blocks, padded with NULL_BLOCK."""
+        return block_table(self.segments, self.positions.device)
 
 
 def block_table(segments: Rows[Segment], device: torch.device) -> Int[Tensor, "segment block"]:

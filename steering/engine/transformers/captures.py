@@ -62,10 +62,8 @@ def result(
     """(index, Capture) of a finished capture sequence; embed: input embeddings of token ids. Raises NonfiniteActivations."""
     state = sequence.capture
     assert state is not None
-    layers = []
-    for layer in state.spec.layers:
-        pieces = state.pieces[layer]
-        layers.append(torch.stack(pieces).sum(0) if state.reduce else torch.cat(pieces))
+    pieces = [state.pieces[layer] for layer in state.spec.layers]
+    layers = [torch.stack(one).sum(0) if state.reduce else torch.cat(one) for one in pieces]
     read = torch.stack(layers).cpu() if layers else torch.empty(0, 1, 0)
     if not bool(torch.isfinite(read).all()):
         raise NonfiniteActivations("the activations read are not finite; lower the strength")

@@ -3,12 +3,11 @@
 import asyncio
 from collections.abc import Sequence as Rows
 from traceback import format_exception
-from typing import Protocol
 
 import structlog
 import torch
 
-from steering.engine.transformers.sequence import Sequence, Stream
+from steering.engine.transformers.sequence import BackgroundTask, Sequence, Stream
 from steering.errors import InternalError, OutOfMemory, SteeringError
 
 log = structlog.get_logger()
@@ -16,17 +15,6 @@ MANY = 16
 """Sequences in a pass from which on tokens are sent in pairs."""
 SHORT_SECONDS = 0.05
 """After a pass that takes longer every token is sent at once."""
-
-
-class Sender(Protocol):
-    """A request or background task: the items for its caller, and the stream that carries them."""
-
-    outbox: list[object]
-
-    @property
-    def stream(self) -> Stream:
-        """Returns the stream that events are delivered to."""
-        ...
 
 
 class Delivery:
@@ -54,7 +42,7 @@ class Delivery:
         self._held = []
 
     @staticmethod
-    def now(senders: Rows[Sender]) -> None:
+    def now(senders: Rows[Sequence | BackgroundTask]) -> None:
         """Sends outboxes, with one wake-up of each event loop, however many senders there are."""
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Stream, list[object]]]] = {}
         for sender in senders:
@@ -78,12 +66,8 @@ def as_steering_error(error: Exception) -> SteeringError:
     """Returns the error that a caller may see. The traceback is dropped, since it keeps tensors alive."""
     if isinstance(error, SteeringError):
         return error
-    text = str(error).lower()
-    if (
-        isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)
-        or "out of memory" in text
-        or "can't allocate" in text
-    ):
+    text, memory = str(error).lower(), isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)
+    if memory or "out of memory" in text or "can't allocate" in text:
         return OutOfMemory("the pass did not fit into memory")
     # as text: renderers that show local variables would print prompts
     log.error("pass_failed", traceback="".join(format_exception(error)))

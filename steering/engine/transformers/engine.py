@@ -24,21 +24,17 @@ from steering.engine.options import EngineLimits
 from steering.engine.prompts import MAX_INLINE_CHARACTERS, check_context, encode_steered, encode_with_plans, prompt_size
 from steering.engine.readings import MonitoredAnswer
 from steering.engine.transformers import captures
-from steering.engine.transformers.background import BackgroundTask, Pieces
-from steering.engine.transformers.execution import CompileRequest
+from steering.engine.transformers.execution.base import CompileRequest
 from steering.engine.transformers.loop import EngineLoop
 from steering.engine.transformers.memory.block_pool import BlockPool
 from steering.engine.transformers.memory.prefix_index import PrefixIndex
 from steering.engine.transformers.runner import ModelRunner
 from steering.engine.transformers.scheduler import Scheduler
-from steering.engine.transformers.sequence import Sequence, Stream
+from steering.engine.transformers.sequence import BackgroundTask, Pieces, Sequence, Stream
 from steering.engine.transformers.steering.bank import MAX_THRESHOLDS
 from steering.engine.transformers.training.fitting import fit
 from steering.engine.transformers.unembedding import Unembedding
-from steering.errors import (
-    LimitExceeded,
-    OutOfMemory,
-)
+from steering.errors import LimitExceeded, OutOfMemory
 from steering.model.loading import LoadedModel
 from steering.shapes import Float, Residual, Tensor
 from steering.threads import run_in_thread
@@ -56,10 +52,7 @@ class TransformersEngine:
     reads_monitors = steers_token_scopes = True
 
     def __init__(
-        self,
-        loaded: LoadedModel,
-        limits: EngineLimits | None = None,
-        compile_request: CompileRequest | None = None,
+        self, loaded: LoadedModel, limits: EngineLimits | None = None, compile_request: CompileRequest | None = None
     ) -> None:
         """compile_request: how to compile passes on a CPU; None: passes are eager."""
         self.info = loaded.info
@@ -71,9 +64,10 @@ class TransformersEngine:
         pool = BlockPool(self._runner.blocks)
         self._index = PrefixIndex(pool, enabled=self._limits.share_prefixes, exact=self._runner.exact)
         logit_positions = max(LOGIT_BYTES // (4 * loaded.layout.vocab_size), 1)
-        self._scheduler = Scheduler(self._limits, pool, self._index, self._runner, logit_positions)
+        release, same_pass = self._runner.release, self._runner.same_pass
+        self._scheduler = Scheduler(self._limits, pool, self._index, release, logit_positions, same_pass=same_pass)
         self._numbers = count()
-        self._loop = EngineLoop(self._runner, self._scheduler, pool, self._ends, loaded.tokenizer.eos_ids, self._limits)
+        self._loop = EngineLoop(self._runner, self._scheduler, self._ends, self.tokenizer.eos_ids, self._limits)
         self._loop.start()
         self._runner.executor.start(self._install)
 
@@ -178,20 +172,12 @@ class TransformersEngine:
         """See Engine.fit."""
         check_task(task, self.info)
         pieces = fit(task, self._runner.gradients, self.info.d_model)
-
-        def steps_done(steps: object) -> None:
-            if progress is not None:
-                progress(cast(int, steps), task.steps)
-
-        return cast(FittedDirection, await self._in_background(pieces, FittedDirection, progress=steps_done))
+        report = progress or (lambda *_: None)
+        found = self._in_background(pieces, FittedDirection, progress=lambda done: report(cast(int, done), task.steps))
+        return cast(FittedDirection, await found)
 
     async def _in_background(
-        self,
-        pieces: Pieces,
-        result: type,
-        *,
-        urgent: bool = False,
-        progress: Callable[[object], None] = lambda _: None,
+        self, pieces: Pieces, result: type, *, urgent: bool = False, progress: Callable[[object], None] = lambda _: None
     ) -> object:
         """Runs work in pieces on the engine's thread and returns its result. Cancelling stops it after a piece."""
         stream = Stream(asyncio.get_running_loop())

@@ -5,10 +5,9 @@ import asyncio
 from steering.engine.norms import complete
 from steering.engine.options import EngineOptions
 from steering.engine.transformers.engine import TransformersEngine
-from steering.engine.transformers.execution import CompileRequest
+from steering.engine.transformers.execution.base import CompileRequest
 from steering.errors import InvalidRequest
-from steering.model.info import ModelInfo
-from steering.model.loading import LoadedModel, load
+from steering.model.loading import load
 from steering.threads import call_in_thread
 
 MAX_COMPILED_PARAMETERS = 1_000_000_000
@@ -33,12 +32,7 @@ def open_engine(options: EngineOptions) -> TransformersEngine:
 
 
 def _opened(options: EngineOptions) -> TransformersEngine:
-    loaded = _load(options)
-    return TransformersEngine(loaded, options.limits, _compile_request(options, loaded.info))
-
-
-def _load(options: EngineOptions) -> LoadedModel:
-    return load(
+    loaded = load(
         options.model,
         cache_dir=options.cache_dir,
         device=options.device,
@@ -47,11 +41,7 @@ def _load(options: EngineOptions) -> LoadedModel:
         revision=options.revision,
         report=options.report,
     )
-
-
-def _compile_request(options: EngineOptions, info: ModelInfo) -> CompileRequest | None:
-    """None where passes stay eager."""
-    small = info.parameter_count <= MAX_COMPILED_PARAMETERS
-    if not (small if options.compiled == "auto" else options.compiled):
-        return None
-    return CompileRequest(info, options.model, options.revision, options.cache_dir, options.kernels)
+    small = loaded.info.parameter_count <= MAX_COMPILED_PARAMETERS
+    request = CompileRequest(loaded.info, options.model, options.revision, options.cache_dir, options.kernels)
+    compiled = small if options.compiled == "auto" else options.compiled
+    return TransformersEngine(loaded, options.limits, request if compiled else None)

@@ -5,8 +5,7 @@ from collections.abc import Callable
 from collections.abc import Sequence as Rows
 
 from steering.engine.options import EngineLimits
-from steering.engine.transformers.background import BackgroundTask
-from steering.engine.transformers.sequence import Sequence
+from steering.engine.transformers.sequence import BackgroundTask, Sequence
 from steering.errors import EngineDead, Overloaded
 from steering.threads import release_thread_pool
 

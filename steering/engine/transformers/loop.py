@@ -1,7 +1,7 @@
 """EngineLoop: the turns of the thread that owns a model. Work comes in through an inbox, results leave through streams."""
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from collections.abc import Sequence as Rows
 from time import monotonic, perf_counter
 from traceback import format_exc
@@ -11,12 +11,11 @@ import structlog
 from steering.engine.api import EngineStats
 from steering.engine.options import EngineLimits
 from steering.engine.transformers import captures
-from steering.engine.transformers.answers import AnswerWriter, Read, finish_event
-from steering.engine.transformers.background import BackgroundQueue, BackgroundTask
+from steering.engine.transformers.answers import AnswerWriter, finish_event
+from steering.engine.transformers.background import BackgroundQueue
 from steering.engine.transformers.delivery import Delivery, as_steering_error
 from steering.engine.transformers.inbox import Inbox
-from steering.engine.transformers.memory.block_pool import BlockPool
-from steering.engine.transformers.memory.pretouch import Pretouch
+from steering.engine.transformers.memory.paged_cache import Pretouch
 from steering.engine.transformers.runner import ModelRunner
 from steering.engine.transformers.sampling.sampler import Sampled, sample
 from steering.engine.transformers.scheduler import Scheduler, Work
@@ -32,21 +31,23 @@ class EngineLoop:
 
     Every sequence that was accepted gets exactly one terminal item (a finish, a capture or an error), also when the loop
     dies. An error in a pass ends the sequences of that pass; an error in what is done for one sequence ends that one.
-    eos_ids: the tokens that end an answer. `submit`, `call`, `stats` and `close` may be called by any thread.
+    eos_ids: the tokens that end an answer. `submit` and `call` are `put` and `call` of the inbox; they, `stats` and `close` may be
+    called by any thread.
     """
 
     def __init__(
         self,
         runner: ModelRunner,
         scheduler: Scheduler,
-        pool: BlockPool,
-        unembedding: Unembedding,
+        ends: Unembedding,
         eos_ids: Collection[int],
         limits: EngineLimits,
     ) -> None:
-        self._runner, self._scheduler, self._pool, self._unembedding = runner, scheduler, pool, unembedding
+        self._runner, self._scheduler, self._ends = runner, scheduler, ends
         self._background = BackgroundQueue()
-        self._inbox = Inbox(limits, self._waiting, idle=Pretouch(runner.cache, pool, limits.pretouch_bytes).step)
+        pretouch = Pretouch(runner.cache, scheduler.pool, limits.pretouch_bytes)
+        self._inbox = Inbox(limits, self._waiting, idle=pretouch.step)
+        self.submit, self.call = self._inbox.put, self._inbox.call
         self._delivery = Delivery()
         self._answers = AnswerWriter(eos_ids)
         self._open: dict[int, Sequence] = {}
@@ -61,7 +62,7 @@ class EngineLoop:
 
     def stats(self) -> EngineStats:
         """See Engine.stats."""
-        scheduler, pool, began = self._scheduler, self._pool, self._turn_began
+        scheduler, pool, began = self._scheduler, self._scheduler.pool, self._turn_began
         return EngineStats(
             running=scheduler.running_of(background=False),
             waiting=self._waiting(False) + self._inbox.count(background=False),
@@ -71,7 +72,7 @@ class EngineLoop:
             cached_tokens=scheduler.cached_tokens,
             alive=not self._inbox.ended and self._thread.is_alive(),
             executor=self._runner.executor.name,
-            background_running=scheduler.running_of(background=True) + len(self._background),
+            background_running=scheduler.running_of(background=True) + len(self._background.tasks),
             background_waiting=self._waiting(True) + self._inbox.count(background=True),
             blocks_total=pool.count,
             blocks_used=pool.used,
@@ -92,14 +93,6 @@ class EngineLoop:
         if self._thread.ident is not None:
             self._thread.join()
 
-    def submit(self, work: Rows[Sequence | BackgroundTask]) -> None:
-        """See `Inbox.put`."""
-        self._inbox.put(work)
-
-    def call(self, function: Callable[[], None]) -> None:
-        """Has the thread call a function between two passes."""
-        self._inbox.call(function)
-
     def _run(self) -> None:
         error: SteeringError = EngineDead("the engine was closed")
         try:
@@ -115,7 +108,7 @@ class EngineLoop:
 
     def end(self, error: SteeringError) -> None:
         """Gives every open request its terminal item. Nothing is accepted any more."""
-        left = [*self._inbox.end(), *self._open.values(), *self._background.everyone()]
+        left = [*self._inbox.end(), *self._open.values(), *self._background.tasks]
         self._open = {}
         for one in left:
             one.outbox.append(error)
@@ -124,7 +117,7 @@ class EngineLoop:
 
     def collect(self) -> bool:
         """Takes new work, waiting for some where there is nothing to do; False when the loop is to end."""
-        busy = self._scheduler.busy or len(self._background) > 0
+        busy = self._scheduler.busy or bool(self._background.tasks)
         if not busy:
             self._turn_began = None
         work = self._inbox.collect(busy=busy)
@@ -144,7 +137,7 @@ class EngineLoop:
         for sequence in self._scheduler.drop_closed():
             self._open.pop(sequence.id, None)
         for sequence in self._scheduler.admit():
-            self._for_one(sequence, lambda one=sequence: self._runner.place(one))  # type: ignore[misc]
+            self._for_one(sequence, self._runner.steering.admit)
         if work := self._scheduler.schedule():
             self._pass(work)
         if self._background.due(busy=self._scheduler.busy):
@@ -152,10 +145,10 @@ class EngineLoop:
             self._delivery.now([self._background.run()])
         self._turns += 1
 
-    def _for_one(self, sequence: Sequence, action: Callable[[], None]) -> None:
+    def _for_one(self, sequence: Sequence, action: Callable[..., None], *arguments: object) -> None:
         """Does something for one sequence; an error ends it, and no other."""
         try:
-            action()
+            action(sequence, *arguments)
         except Exception as error:
             self._fail(sequence, as_steering_error(error))
             self._delivery.now([sequence])
@@ -168,8 +161,8 @@ class EngineLoop:
         began = perf_counter()
         self._runner.threads.begin(streams, prompt_tokens)
         try:
-            self._runner.zero(self._pool.unclean)
-            self._pool.cleaned()
+            self._runner.cache.zero(self._scheduler.pool.unclean)
+            self._scheduler.pool.cleaned()
             result = self._runner.run(work)
             chosen = sample(result.logits, result.sequences, self._runner.executor.sampling_kernel)
         except Exception as error:
@@ -183,26 +176,26 @@ class EngineLoop:
                     self._scheduler.index.register(sequence)
             scores = result.monitor_scores()
             for sequence, token in zip(result.sequences, chosen, strict=True):
-                read = Read(result.readouts.get(sequence.id, {}), scores.get(sequence.id, ()))
-                self._for_one(sequence, lambda s=sequence, t=token, r=read: self._write(s, t, r))  # type: ignore[misc]
+                readout, monitored = result.readouts.get(sequence.id, {}), scores.get(sequence.id, ())
+                self._for_one(sequence, self._write, token, readout, monitored)
             for sequence in sequences:
                 if sequence.capture is not None and not sequence.remaining:
-                    self._for_one(sequence, lambda one=sequence: self._finish_capture(one))  # type: ignore[misc]
+                    self._for_one(sequence, self._finish_capture)
         seconds = perf_counter() - began
         self._runner.threads.end(prompt_tokens)
         self._scheduler.budget.observe(prompt_tokens, streams, seconds)
         self._delivery.after(sequences, seconds)
 
-    def _write(self, sequence: Sequence, token: Sampled, read: Read) -> None:
+    def _write(self, sequence: Sequence, token: Sampled, readout: Mapping[str, float], scores: Rows[float]) -> None:
         """Adds a token to an answer, and ends the answer where it is its last."""
-        ending = self._answers.write(sequence, token, read)
+        ending = self._answers.write(sequence, token, readout, scores)
         if ending is not None:
             self._scheduler.release(sequence)
             sequence.outbox.append(finish_event(sequence, ending))
             self._open.pop(sequence.id, None)
 
     def _finish_capture(self, sequence: Sequence) -> None:
-        found = captures.result(sequence, self._unembedding.embed)
+        found = captures.result(sequence, self._ends.embed)
         # what was read is finite; what steering did in layers that were not read, nobody has checked
         self._scheduler.release(sequence, dirty=not sequence.plan.empty)
         sequence.outbox.append(found)

@@ -1,6 +1,5 @@
 """ModelRunner: prepares passes, has an executor compute them, and returns next-token logits, readouts and captures."""
 
-from collections.abc import Iterator
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,16 +9,10 @@ import torch
 
 from steering.engine.options import EngineLimits
 from steering.engine.transformers.batch import Batch, Segment, batch_of
-from steering.engine.transformers.execution import (
-    CompileRequest,
-    ModelParts,
-    PreparedPass,
-    block_layout,
-    create_executor,
-)
+from steering.engine.transformers.execution import block_layout, create_executor
+from steering.engine.transformers.execution.base import CompileRequest, ModelParts, PreparedPass
 from steering.engine.transformers.execution.thread_count import ThreadCount
 from steering.engine.transformers.memory.block_pool import BLOCK, blocks_for
-from steering.engine.transformers.memory.budget import cache_bytes
 from steering.engine.transformers.memory.paged_cache import PagedCache, probe_shapes
 from steering.engine.transformers.sequence import Sequence
 from steering.engine.transformers.steering.monitor_scores import MonitorScores, MonitorTables
@@ -28,10 +21,15 @@ from steering.engine.transformers.steering.steering_batch import SteeringRunner
 from steering.engine.transformers.training.gradient_pass import GradientPass
 from steering.model.hooks import ResidualHooks
 from steering.model.layout import Layout
+from steering.model.memory import measure_memory
 from steering.shapes import Logits, Tensor
 from steering.threads import openmp_thread_setter
 
 log = structlog.get_logger()
+CPU_SHARE, CPU_MOST = 0.25, 4 << 30
+"""Of the memory that is free. It is taken page by page, as blocks are used for the first time."""
+CUDA_SHARE = 0.9
+"""Of the memory that is free on a device after a worst pass: allocators and graphs of libraries take some too."""
 
 
 @dataclass(slots=True, eq=False)
@@ -53,7 +51,8 @@ class ModelRunner:
     """Owns the model, its hooks, the cache and the steering state. One thread calls it.
 
     compile_request: how passes are compiled; None: they are eager. blocks: in the cache. exact: whether decoding and
-    reading a prompt give the same keys and values, so that those of an answer may serve a later prompt.
+    reading a prompt give the same keys and values, so that those of an answer may serve a later prompt. same_pass: whether
+    a sequence may read blocks that another computes in the same pass.
     """
 
     def __init__(
@@ -65,15 +64,16 @@ class ModelRunner:
         compile_request: CompileRequest | None = None,
     ) -> None:
         self._layout, self._device = layout, device
-        self._own = layout.attention == "own"
+        self.same_pass = layout.attention != "own"
         shapes = probe_shapes(model, layout.layer_count, layout.cache_argument, device)
         block_bytes = BLOCK * sum(shape.position_bytes for shape in shapes)
-        self.blocks = max(_cache_limit(model, device, limits) // block_bytes, 1)
+        self.blocks = max(_cache_bytes(model, device, limits) // block_bytes, 1)
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         if limits.cache_bytes is None and context:  # no more than all sequences need with a full context
             sequences = limits.max_running + limits.max_background
             self.blocks = min(self.blocks, sequences * blocks_for(context))
-        self.cache = PagedCache(shapes, self.blocks, block_layout(shapes, compile_request), own_attention=self._own)
+        arrangement = block_layout(shapes, compile_request)
+        self.cache = PagedCache(shapes, self.blocks, arrangement, own_attention=not self.same_pass)
         self._hooks = ResidualHooks(layout)
         self.gradients = GradientPass(model, layout, self._hooks, device)
         self.steering = SteeringRunner(layout.layer_count, layout.d_model, device)
@@ -91,19 +91,10 @@ class ModelRunner:
         """See the class."""
         return self._float32 or self.executor.batch_invariant
 
-    @property
-    def same_pass(self) -> bool:
-        """Whether a sequence may read blocks that another computes in the same pass; see RowState."""
-        return not self._own
-
     def close(self) -> None:
         """Leaves the model without hooks and with its own attention."""
         self.executor.close()
         self._hooks.remove()
-
-    def place(self, sequence: Sequence) -> None:
-        """Gives a sequence its steering state."""
-        self.steering.admit(sequence)
 
     def release(self, sequence: Sequence) -> None:
         """Completes a sequence's dose ledger and takes its steering state back. Does not raise: a report may be incomplete."""
@@ -113,16 +104,15 @@ class ModelRunner:
             log.warning("steering_report_incomplete", reason=type(error).__name__)
             self.steering.discard(sequence)
 
-    def zero(self, blocks: Rows[int]) -> None:
-        """Zeroes blocks before they are used."""
-        self.cache.zero(blocks)
-
     def run(self, work: Rows[tuple[Sequence, int]]) -> PassResult:
         """Computes the next `count` positions of each sequence; logits for those whose next token is chosen from them."""
-        if not self._own:
+        if self.same_pass:
             return self._run(batch_of(work, self._device))
-        # models with their own attention take rows of one shape: as many sequences as have one
-        return _joined([self._run(batch_of(uniform, self._device)) for uniform in _uniform(work)])
+        # models with their own attention take rows of one shape: sequences that compute as many positions from the same one on
+        groups: dict[tuple[int, int], list[tuple[Sequence, int]]] = {}
+        for sequence, count in work:
+            groups.setdefault((sequence.computed, count), []).append((sequence, count))
+        return _joined([self._run(batch_of(uniform, self._device)) for uniform in groups.values()])
 
     def _run(self, batch: Batch) -> PassResult:
         steering = self.steering.prepare(batch)
@@ -130,8 +120,8 @@ class ModelRunner:
         monitors = MonitorScores(batch, self._monitors)
         readers = ReadoutCollector(batch, self._device, monitors)
         ends = [segment for segment in batch.segments if segment.predicts]
-        whole = [segment for segment in batch.segments if _wants_logits(segment)]
-        captures_only = all(sequence.capture is not None for sequence in batch.sequences)
+        whole = [segment for segment in batch.segments if segment.wants_logits]
+        captures_only = all(segment.sequence.capture is not None for segment in batch.segments)
         stop_after = max(readers.layers, default=0) if captures_only and not whole else None
         kept = [s.end - 1 for s in ends] + [token for s in whole for token in s.logit_tokens]
         keep = torch.tensor(kept or [0], device=self._device)
@@ -154,21 +144,22 @@ def _thread_count(device: torch.device, *, adaptive: bool) -> ThreadCount:
     return ThreadCount(torch.get_num_threads(), apply)
 
 
-def _cache_limit(model: Any, device: torch.device, limits: EngineLimits) -> int:
+def _cache_bytes(model: Any, device: torch.device, limits: EngineLimits) -> int:
+    """Returns the bytes for keys and values: as the operator says, or measured once the weights are loaded.
+
+    On a CUDA device as many tokens as a pass may have are computed, and the memory of that is measured.
+    """
     if limits.cache_bytes is not None:
         return limits.cache_bytes
-
-    def worst_pass() -> None:
-        tokens = torch.zeros(1, limits.idle_prefill_tokens, dtype=torch.int64, device=device)
-        with torch.no_grad():
-            model(input_ids=tokens, use_cache=False, logits_to_keep=1)
-
-    return cache_bytes(model, device, worst_pass)
-
-
-def _wants_logits(segment: Segment) -> bool:
-    capture = segment.sequence.capture
-    return capture is not None and capture.spec.logits
+    if device.type != "cuda":
+        return int(min(measure_memory(model, device).free * CPU_SHARE, CPU_MOST))
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    tokens = torch.zeros(1, limits.idle_prefill_tokens, dtype=torch.int64, device=device)
+    with torch.no_grad():
+        model(input_ids=tokens, use_cache=False, logits_to_keep=1)
+    peak = torch.cuda.max_memory_allocated(device) - before
+    return max(int((measure_memory(model, device).free - peak) * CUDA_SHARE), 0)
 
 
 def _store_logits(segments: Rows[Segment], logits: Logits) -> None:
@@ -180,14 +171,6 @@ def _store_logits(segments: Rows[Segment], logits: Logits) -> None:
         piece: Tensor = logits[start : start + count].to(torch.float32).cpu()
         segment.sequence.capture.logits.append(piece)
         start += count
-
-
-def _uniform(work: Rows[tuple[Sequence, int]]) -> Iterator[list[tuple[Sequence, int]]]:
-    """Groups sequences that compute as many positions from the same one on."""
-    groups: dict[tuple[int, int], list[tuple[Sequence, int]]] = {}
-    for sequence, count in work:
-        groups.setdefault((sequence.computed, count), []).append((sequence, count))
-    yield from groups.values()
 
 
 def _joined(results: Rows[PassResult]) -> PassResult:

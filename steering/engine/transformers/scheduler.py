@@ -9,7 +9,7 @@ from steering.engine.options import EngineLimits
 from steering.engine.transformers.memory.block_pool import BLOCK, BlockPool, blocks_for
 from steering.engine.transformers.memory.prefix_index import PrefixIndex
 from steering.engine.transformers.prefill_budget import PrefillBudget
-from steering.engine.transformers.sequence import RowState, Sequence
+from steering.engine.transformers.sequence import Sequence
 from steering.engine.transformers.waiting import ClientShare, WaitingQueue, by_client
 
 Work = list[tuple[Sequence, int]]
@@ -36,13 +36,17 @@ class Scheduler:
         limits: EngineLimits,
         pool: BlockPool,
         index: PrefixIndex,
-        rows: RowState,
+        release: Callable[[Sequence], None],
         logit_positions: int = 1 << 30,
         clock: Callable[[], float] = monotonic,
+        *,
+        same_pass: bool = True,
     ) -> None:
-        """logit_positions: how many positions of a pass may have all their logits returned."""
-        self._pool, self.index, self._rows = pool, index, rows
-        self._logit_positions = logit_positions
+        """release: ends what is kept for a running sequence outside the scheduler, and does not raise. logit_positions: how many
+        positions of a pass may have all their logits returned. same_pass: whether a sequence may read blocks that another
+        computes in the same pass."""
+        self.pool, self.index, self._release = pool, index, release
+        self._logit_positions, self._same_pass = logit_positions, same_pass
         self.live, self.background = WaitingQueue(), WaitingQueue()
         self.running: dict[int, Sequence] = {}
         self.budget = PrefillBudget(limits)
@@ -56,7 +60,7 @@ class Scheduler:
     @property
     def busy(self) -> bool:
         """Whether a sequence runs or waits."""
-        return bool(self.running) or len(self.live) + len(self.background) > 0
+        return bool(self.running or self.live or self.background)
 
     def enqueue(self, sequence: Sequence) -> None:
         """Adds a request to its queue."""
@@ -73,16 +77,14 @@ class Scheduler:
 
     def fits_alone(self, length: int) -> bool:
         """Whether a sequence of that length fits an empty cache."""
-        return blocks_for(length) <= self._pool.count
+        return blocks_for(length) <= self.pool.count
 
     def drop_closed(self) -> list[Sequence]:
         """Ends sequences whose reader has left, and returns them."""
         gone = [sequence for sequence in self.running.values() if sequence.stream.closed]
         for sequence in gone:
             self.release(sequence, dirty=True)
-        for queue in (self.live, self.background):
-            gone += queue.drop(lambda one: one.stream.closed)
-        return gone
+        return [*gone, *self.live.drop_closed(), *self.background.drop_closed()]
 
     def running_of(self, *, background: bool) -> int:
         """How many sequences of a kind run. May be called by any thread."""
@@ -91,7 +93,7 @@ class Scheduler:
     def release(self, sequence: Sequence, *, dirty: bool = False) -> None:
         """Ends a sequence's run. dirty: what it computed may not be finite, or is not complete. Harmless when repeated."""
         if sequence.id in self.running:
-            self._rows.release(sequence)
+            self._release(sequence)
             if not dirty:
                 self.index.register_answer(sequence)
             self._take_back(sequence, dirty=dirty)
@@ -100,12 +102,12 @@ class Scheduler:
         del self.running[sequence.id]
         sequence.running = False
         blocks, sequence.block_table, sequence.shared = sequence.block_table, [], 0
-        self._pool.release(blocks, dirty=dirty)
+        self.pool.release(blocks, dirty=dirty)
         self._note(sequence)
 
     def preempt(self, sequence: Sequence) -> None:
         """Takes the blocks from a sequence, which waits to be computed again."""
-        self._rows.release(sequence)
+        self._release(sequence)
         self._take_back(sequence, dirty=sequence.prefilling)
         sequence.restart()
         self._queue_of(sequence).put_back(sequence)
@@ -144,17 +146,16 @@ class Scheduler:
     def _take_blocks(self, sequence: Sequence) -> bool:
         """Takes the blocks of a sequence's tokens and one more position, if there are enough."""
         found = self.index.find(sequence)
-        for block in found:
-            self._pool.acquire(block)
+        self.pool.acquire(found)
         needed = blocks_for(min(len(sequence.ids) + 1, sequence.max_length)) - len(found)
         spare = 0
         if self.running:
             spare = RESUME_BLOCKS * len(self.running) if sequence.preemptions else int(sequence.background)
         if not sequence.background:
             self._preempt_background(needed + spare)
-        own = self._pool.allocate(needed) if needed + spare <= self._pool.available else None
+        own = self.pool.allocate(needed) if needed + spare <= self.pool.available else None
         if own is None:
-            self._pool.release(found)
+            self.pool.release(found)
             return False
         sequence.block_table = found + own
         self._took_over(sequence, 0, len(found))
@@ -163,10 +164,10 @@ class Scheduler:
     def _preempt_background(self, needed: int) -> None:
         """Preempts background work, the youngest first, if a live sequence fits then."""
         background = sorted((s for s in self.running.values() if s.background), key=lambda one: -one.order)
-        if needed > self._pool.available + sum(len(one.block_table) for one in background):
+        if needed > self.pool.available + sum(len(one.block_table) for one in background):
             return
         for sequence in background:
-            if needed <= self._pool.available:
+            if needed <= self.pool.available:
                 return
             self.preempt(sequence)
 
@@ -188,7 +189,7 @@ class Scheduler:
         """Sequences with one token to compute, each with a block for it; the youngest are preempted where blocks run out."""
         for sequence in sorted(self.running.values(), key=lambda one: one.order):
             while not sequence.prefilling and len(sequence.block_table) * BLOCK <= sequence.computed:
-                block = self._pool.allocate(1)
+                block = self.pool.allocate(1)
                 if block is not None:
                     sequence.block_table += block
                 else:
@@ -220,7 +221,7 @@ class Scheduler:
             work.append((sequence, amount))
             left = {kind: one - amount for kind, one in left.items()}
             first, end = sequence.computed // BLOCK, (sequence.computed + amount) // BLOCK
-            if self._rows.same_pass and not sequence.plan.prompt_fingerprint:
+            if self._same_pass and not sequence.plan.prompt_fingerprint:
                 computing.update(zip(keys[first:end], sequence.block_table[first:end], strict=False))
             claimed.update(keys[first:])
         return work
@@ -239,9 +240,8 @@ class Scheduler:
         first = sequence.shared
         found = self.index.find(sequence, computing)
         if len(found) > first:
-            for block in found[first:]:
-                self._pool.acquire(block)
-            self._pool.release(sequence.block_table[first : len(found)])
+            self.pool.acquire(found[first:])
+            self.pool.release(sequence.block_table[first : len(found)])
             sequence.block_table[first : len(found)] = found[first:]
             self._took_over(sequence, first, len(found))
             self._changed = True

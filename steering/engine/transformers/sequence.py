@@ -1,32 +1,24 @@
 """Sequence: the state of one request, from the queue to its last token. The only mutable noun."""
 
 import asyncio
+from array import array
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Protocol
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from steering.engine.api import CaptureSpec, SamplingParams
 from steering.engine.readings import NO_MONITORS, MonitoredAnswer, MonitorSet, Reading
-from steering.engine.transformers.sampling.token_counts import TokenCounts
 from steering.engine.transformers.steering.dose import DoseLedger
 from steering.engine.transformers.steering.history import SteeringHistory
 from steering.engine.transformers.steering.timing import follows_single_tokens
+from steering.model.text_stream import TextStream
 from steering.plan.types import SteeringPlan
 from steering.shapes import Tensor
-
-
-class DecodeStream(Protocol):
-    """Token ids in, whole characters out."""
-
-    def step(self, token_id: int) -> str:
-        """Returns the whole characters that became certain with a token; may be empty."""
-        ...
-
-    def flush(self) -> str:
-        """Returns the characters that are still held back."""
-        ...
 
 
 class Stream:
@@ -69,6 +61,37 @@ class CaptureState:
     logits: list[Tensor] = field(default_factory=list)
 
 
+class TokenCounts:
+    """The different tokens of a prompt and its answer, and how often the answer contains each.
+
+    `update` adds new tokens only, so a step costs the same however long the sequence is.
+    """
+
+    def __init__(self) -> None:
+        self._tokens, self._counts = array("q"), array("f")
+        self._index: dict[int, int] = {}
+        self._length = 0
+
+    def update(self, ids: list[int], prompt_length: int) -> None:
+        """Counts the tokens of `ids` that were added since the last call."""
+        for place in range(self._length, len(ids)):
+            token = ids[place]
+            index = self._index.setdefault(token, len(self._tokens))
+            if index == len(self._tokens):
+                self._tokens.append(token)
+                self._counts.append(0.0)
+            self._counts[index] += place >= prompt_length
+        self._length = len(ids)
+
+    def tokens(self) -> NDArray[np.int64]:
+        """Returns the different tokens, in the order in which they first appear."""
+        return np.array(self._tokens)
+
+    def generated(self) -> NDArray[np.float32]:
+        """Returns how often the answer contains each of `tokens`."""
+        return np.array(self._counts)
+
+
 @dataclass(slots=True, eq=False)
 class Sequence:
     """The state of one request. `ids`: the prompt and what was generated; positions below `computed` are in the cache.
@@ -90,7 +113,7 @@ class Sequence:
     readings: tuple[Reading, ...] = ()
     priority: int = 0
     capture: CaptureState | None = None
-    decoder: DecodeStream | None = None
+    decoder: TextStream | None = None
     row: int = 0
     running: bool = False
     computed: int = 0
@@ -99,7 +122,7 @@ class Sequence:
     overtaken: int = 0
     preemptions: int = 0
     held_text: str = ""
-    token_counts: TokenCounts | None = None
+    token_counts: TokenCounts = field(default_factory=TokenCounts)
     cache_salt: str = ""
     monitors: MonitorSet = NO_MONITORS
     monitored: MonitoredAnswer | None = None
@@ -172,12 +195,15 @@ class Sequence:
             self.capture.logits.clear()
 
 
-class RowState(Protocol):
-    """State that is kept for every running sequence outside the scheduler."""
+Pieces: TypeAlias = Generator[object, None, object]
+"""Yields after each piece of work: None, or progress for the caller. Returns the result."""
 
-    @property
-    def same_pass(self) -> bool:
-        """Whether a sequence may read blocks that another computes in the same pass."""
 
-    def release(self, sequence: Sequence) -> None:
-        """Ends what is kept for a sequence. Does not raise."""
+@dataclass(slots=True, eq=False)
+class BackgroundTask:
+    """One task, from the queue to its result. urgent: a caller waits for it, so it goes before those that are not."""
+
+    stream: Stream
+    pieces: Pieces
+    urgent: bool = False
+    outbox: list[object] = field(default_factory=list)

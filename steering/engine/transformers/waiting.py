@@ -1,7 +1,9 @@
 """Requests that wait for a row, in turns between API keys, and how many rows each key may run."""
 
+from bisect import insort
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Set
+from operator import attrgetter
 from time import monotonic
 
 from steering.engine.options import EngineLimits
@@ -20,7 +22,7 @@ class WaitingQueue:
 
     def __init__(self) -> None:
         self._clients: OrderedDict[str, deque[Sequence]] = OrderedDict()
-        self._preempted: deque[Sequence] = deque()
+        self._preempted: list[Sequence] = []
         self._count = 0
         self.admitted = 0
         self.wait_seconds = 0.0
@@ -41,8 +43,7 @@ class WaitingQueue:
 
     def put_back(self, sequence: Sequence) -> None:
         """Adds a sequence that has run before, in the order of admission."""
-        self._preempted.append(sequence)
-        self._preempted = deque(sorted(self._preempted, key=lambda one: one.order))
+        insort(self._preempted, sequence, key=attrgetter("order"))
         self._count += 1
 
     def take(self, sequence: Sequence) -> None:
@@ -68,21 +69,14 @@ class WaitingQueue:
     def in_turns(self) -> Iterator[Sequence]:
         """Yields all in the order in which they are to be admitted, as the queue is now."""
         yield from list(self._preempted)
-        queues = [deque(queue) for queue in self._clients.values()]
-        while queues:
-            for queue in queues:
-                yield queue.popleft()
-            queues = [queue for queue in queues if queue]
+        yield from _in_turns(self._clients.values())
 
-    def drop(self, closed: Callable[[Sequence], bool]) -> list[Sequence]:
-        """Removes and returns those for which `closed` holds."""
-        gone = [one for one in (*self._preempted, *self._everyone()) if closed(one)]
+    def drop_closed(self) -> list[Sequence]:
+        """Removes and returns those whose reader has left."""
+        gone = [one for queue in (self._preempted, *self._clients.values()) for one in queue if one.stream.closed]
         for one in gone:
             self._remove(one)
         return gone
-
-    def _everyone(self) -> list[Sequence]:
-        return [one for queue in self._clients.values() for one in queue]
 
 
 class ClientShare:
@@ -112,14 +106,17 @@ class ClientShare:
 
 def by_client(sequences: list[Sequence], turn: int) -> list[Sequence]:
     """Orders running sequences in turns between clients, beginning with another client at every turn of the loop."""
-    clients: OrderedDict[str, deque[Sequence]] = OrderedDict()
+    clients: dict[str, list[Sequence]] = {}
     for sequence in sequences:
-        clients.setdefault(sequence.cache_salt, deque()).append(sequence)
+        clients.setdefault(sequence.cache_salt, []).append(sequence)
     queues = list(clients.values())
     begin = turn % len(queues) if queues else 0
-    queues = queues[begin:] + queues[:begin]
-    ordered: list[Sequence] = []
-    while queues:
-        ordered.extend(queue.popleft() for queue in queues)
-        queues = [queue for queue in queues if queue]
-    return ordered
+    return list(_in_turns(queues[begin:] + queues[:begin]))
+
+
+def _in_turns(queues: Iterable[Iterable[Sequence]]) -> Iterator[Sequence]:
+    """Yields the first of every queue, none of which is empty, then the second of every queue, and so on."""
+    left = [deque(queue) for queue in queues]
+    while left:
+        yield from [queue.popleft() for queue in left]
+        left = [queue for queue in left if queue]

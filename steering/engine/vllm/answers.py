@@ -5,12 +5,13 @@ from typing import Any
 
 from steering.engine.api import GenerationRequest, TokenEvent
 from steering.engine.readings import MonitoredAnswer
-from steering.engine.transformers.answers import AnswerWriter, Ending, Read, finish_event
+from steering.engine.transformers.answers import AnswerWriter, Ending, finish_event
 from steering.engine.transformers.sampling.sampler import Sampled
-from steering.engine.transformers.sequence import DecodeStream, Stream
 from steering.engine.transformers.sequence import Sequence as Row
+from steering.engine.transformers.sequence import Stream
 from steering.engine.transformers.steering.dose import NO_BLOCK, DoseLedger, Run
 from steering.engine.vllm.messages import ReportMessage, TokenReadings
+from steering.model.text_stream import TextStream
 from steering.plan.holds import HeldReadout
 from steering.plan.types import SteeringPlan
 
@@ -22,7 +23,7 @@ class Answer:
         self,
         ids: tuple[int, ...],
         request: GenerationRequest,
-        decoder: DecodeStream,
+        decoder: TextStream,
         eos_ids: Collection[int],
         stream: Stream,
     ) -> None:
@@ -57,7 +58,7 @@ class Answer:
         read = row.monitors.read_at(first=row.generated == 0)
         scores = [found.scores[place] for place in range(len(read))]
         chosen = Sampled(token_id, found.finite, *_logprobs(token_id, logprobs, self._request.sampling.logprobs))
-        self.ending = self._writer.write(row, chosen, Read(found.readout, scores))
+        self.ending = self._writer.write(row, chosen, found.readout, scores)
         events = [event for event in row.outbox if isinstance(event, TokenEvent)]
         row.outbox.clear()
         return events

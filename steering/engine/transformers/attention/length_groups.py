@@ -1,7 +1,7 @@
 """LengthGroups: the segments of a pass in groups of about equal length, each padded to one batched attention call."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 import torch
 
@@ -15,33 +15,28 @@ UNEVEN_DECODE = 3.0
 """The same for the pasts of single tokens: there a group costs more than its padding."""
 
 
-@dataclass(slots=True, eq=False)
 class Group:
     """Segments in one padded call, padded on the right with repetitions of their last token, whose results are dropped.
 
     fresh: all begin at position 0, so that they see tokens of this pass alone; otherwise their past is in the cache.
+    longest: tokens of the longest segment. filled: positions that the segment with the longest past sees.
     """
 
-    segments: tuple[Segment, ...]
-    device: torch.device
-    _tokens: Int[Tensor, "padded"] | None = None
-    _blocks: Int[Tensor, "segment block"] | None = None
-    _masks: dict[int | None, Tensor | None] = field(default_factory=dict)
+    def __init__(self, segments: Sequence[Segment], device: torch.device) -> None:
+        self.segments, self.device = segments, device
+        self.fresh = segments[0].first == 0
+        self.longest = max(segment.length for segment in segments)
+        self.filled = max(segment.last_position for segment in segments) + 1
+        self._masks: dict[int | None, Tensor] = {}
 
-    @property
-    def fresh(self) -> bool:
-        """Whether every segment starts at position 0, so that all it attends to is in this pass."""
-        return self.segments[0].first == 0
+    @cached_property
+    def _tokens(self) -> Int[Tensor, "padded"]:
+        flat = [min(s.start + n, s.end - 1) for s in self.segments for n in range(self.longest)]
+        return torch.tensor(flat, device=self.device)
 
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest segment."""
-        return max(segment.length for segment in self.segments)
-
-    @property
-    def filled(self) -> int:
-        """Positions that the segment with the longest past sees."""
-        return max(segment.last_position for segment in self.segments) + 1
+    @cached_property
+    def _blocks(self) -> Int[Tensor, "segment block"]:
+        return block_table(self.segments, self.device)
 
     def tokens_of(
         self, states: Float[Tensor, "1 head token head_dim"]
@@ -50,9 +45,6 @@ class Group:
         first = self.segments[0]
         if len(self.segments) == 1:
             return states[:, :, first.start : first.end]
-        if self._tokens is None:
-            flat = [min(s.start + n, s.end - 1) for s in self.segments for n in range(self.longest)]
-            self._tokens = torch.tensor(flat, device=self.device)
         rows = states[0].index_select(1, self._tokens)
         return rows.view(states.shape[1], len(self.segments), -1, states.shape[3]).transpose(0, 1)
 
@@ -60,50 +52,49 @@ class Group:
         self, layer: PagedLayer
     ) -> tuple[Float[Tensor, "segment kv_head filled head_dim"], Float[Tensor, "segment kv_head filled head_dim"]]:
         """Copies the keys and values that the cache holds for each segment, the tokens of this pass included."""
-        if self._blocks is None:
-            self._blocks = block_table(self.segments, self.device)
         return layer.past(self._blocks, self.filled)
 
     def mask(self, window: int | None, *, needed: bool = False) -> Bool[Tensor, "segment 1 longest filled"] | None:
         """Returns which positions each token sees; None where that is all before it and no mask is `needed`."""
         if self.fresh and not needed and (window is None or self.filled <= window):
             return None
-        if window not in self._masks or self._masks[window] is None:
+        if window not in self._masks:
             firsts = torch.tensor([segment.first for segment in self.segments], device=self.device)
-            at = (firsts[:, None] + torch.arange(self.longest, device=self.device))[:, :, None]
-            index = torch.arange(self.longest if self.fresh else self.filled, device=self.device)
-            seen = index <= at
-            if window is not None:
-                seen = seen & (index > at - window)
-            self._masks[window] = seen[:, None]
+            at = firsts[:, None] + torch.arange(self.longest, device=self.device)
+            self._masks[window] = visible(at, self.longest if self.fresh else self.filled, window)
         return self._masks[window]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+def visible(at: Int[Tensor, "row query"], positions: int, window: int | None) -> Bool[Tensor, "row 1 query position"]:
+    """Returns which of the first positions each query sees, from its own position."""
+    index = torch.arange(positions, device=at.device)
+    seen = index <= at[:, :, None]
+    if window is not None:
+        seen = seen & (index > at[:, :, None] - window)
+    return seen[:, None]
+
+
 class LengthGroups:
-    """All segments of a pass. back: the index of each flat token of the pass among the groups' tokens; None: the same."""
+    """All segments of a pass, sorted into groups, short ones first. back: the index of each flat token of the pass among the groups'
+    tokens; None: the same."""
 
-    groups: tuple[Group, ...]
-    back: Int[Tensor, "token"] | None
-
-    @classmethod
-    def of(cls, segments: Iterable[Segment], device: torch.device) -> "LengthGroups":
-        """Sorts segments into groups, short ones first."""
+    def __init__(self, segments: Iterable[Segment], device: torch.device) -> None:
         members: list[list[Segment]] = []
         for segment in sorted(segments, key=lambda s: (s.first > 0, s.length > 1, s.last_position, s.length)):
             if not members or not _alike(members[-1], segment):
                 members.append([])
             members[-1].append(segment)
-        groups = tuple(Group(tuple(found), device) for found in members)
-        if len(groups) == 1 and len(groups[0].segments) == 1:
-            return cls(groups, None)
-        flat = [0] * sum(segment.length for group in groups for segment in group.segments)
+        self.groups = [Group(found, device) for found in members]
+        self.back: Int[Tensor, token] | None = None
+        if len(members) == len(members[0]) == 1:
+            return
+        flat = [0] * sum(segment.length for found in members for segment in found)
         offset = 0
-        for group in groups:
+        for group in self.groups:
             for segment in group.segments:
                 flat[segment.start : segment.end] = range(offset, offset + segment.length)
                 offset += group.longest
-        return cls(groups, torch.tensor(flat, device=device))
+        self.back = torch.tensor(flat, device=device)
 
     def restored(
         self, parts: list[Float[Tensor, "segment head longest head_dim"]]

@@ -1,46 +1,28 @@
-"""Executors: how a prepared forward pass is computed. The rest of the engine knows the PassExecutor protocol only."""
+"""Executors: how a prepared forward pass is computed."""
 
 from collections.abc import Sequence
 
 import torch
 
-from steering.engine.transformers.execution.base import (
-    CompileRequest,
-    ModelParts,
-    PassExecutor,
-    PreparedPass,
-    SamplingKernel,
-)
+from steering.engine.transformers.execution.base import CompileRequest, ModelParts
 from steering.engine.transformers.execution.compiled.executor import CompiledExecutor
 from steering.engine.transformers.execution.compiled.graphs import uses_attention_kernel
 from steering.engine.transformers.execution.eager import EagerExecutor
-from steering.engine.transformers.memory.block_layouts import BlockLayout, PairedLayout, RowLayout
+from steering.engine.transformers.memory.block_layouts import PairedLayout, RowLayout
 from steering.engine.transformers.memory.paged_cache import LayerShape
 
 
-def create_executor(parts: ModelParts, device: torch.device, request: CompileRequest | None) -> PassExecutor:
+def create_executor(parts: ModelParts, device: torch.device, request: CompileRequest | None) -> EagerExecutor:
     """Creates the executor of an engine: the one place where it is chosen.
 
     Compiled execution needs a CPU and a model that attends through transformers' attention interface.
     """
-    eager = EagerExecutor(parts)
     if request is None or device.type != "cpu" or parts.layout.attention == "own":
-        return eager
-    return CompiledExecutor(parts, eager, request)
+        return EagerExecutor(parts)
+    return CompiledExecutor(parts, request)
 
 
-def block_layout(shapes: Sequence[LayerShape], request: CompileRequest | None) -> BlockLayout:
+def block_layout(shapes: Sequence[LayerShape], request: CompileRequest | None) -> RowLayout:
     """Chooses how blocks are arranged: as the attention kernel reads them, where passes will use it."""
     kernels = request is not None and uses_attention_kernel(shapes, kernels=request.kernels)
     return PairedLayout() if kernels else RowLayout()
-
-
-__all__ = [
-    "CompileRequest",
-    "ModelParts",
-    "PassExecutor",
-    "PreparedPass",
-    "SamplingKernel",
-    "block_layout",
-    "create_executor",
-]

@@ -1,9 +1,9 @@
-"""PassExecutor: computes one prepared forward pass and returns its logits."""
+"""What executors take: the model with its state, and prepared forward passes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from steering.engine.transformers.batch import Batch
 from steering.engine.transformers.memory.paged_cache import PagedCache
@@ -80,34 +80,3 @@ class PreparedPass:
         if layer == self.stop_after:
             raise StopForward
         return None if after is before else after
-
-
-class PassExecutor(Protocol):
-    """Runs passes of one engine, all on the engine's thread."""
-
-    @property
-    def name(self) -> str:
-        """`eager`, `compiled` or `compiled+kernels`: what runs the next pass. Results of two names may differ by rounding."""
-        ...
-
-    @property
-    def batch_invariant(self) -> bool:
-        """Whether a token's results have the same bits however passes are formed: alone, in a batch, decoded or read."""
-        ...
-
-    def start(self, install: Install) -> None:
-        """Begins whatever is prepared in the background; `install` hands it to the engine's thread."""
-        ...
-
-    def run(self, prepared: PreparedPass) -> Logits | None:
-        """Returns the logits of the kept tokens (token, vocab); None when the pass stopped early."""
-        ...
-
-    @property
-    def sampling_kernel(self) -> SamplingKernel | None:
-        """Chooses the tokens of the next pass from bfloat16 logits; None where there is no such kernel."""
-        ...
-
-    def close(self) -> None:
-        """Ends background work and leaves the model as it was before. Harmless when repeated."""
-        ...

@@ -4,34 +4,34 @@ from typing import Any
 
 import torch
 
-from steering.engine.transformers.attention.attachment import AttentionPatch
-from steering.engine.transformers.attention.masked import PagedAttention
-from steering.engine.transformers.execution.base import Install, ModelParts, PreparedPass
+from steering.engine.transformers.attention.masked import AttentionPatch, PagedAttention
+from steering.engine.transformers.execution.base import Install, ModelParts, PreparedPass, SamplingKernel
 from steering.model.hooks import StopForward
 from steering.shapes import Logits, Tensor
 
 
 class EagerExecutor:
-    """Implements PassExecutor on any device. It patches the model's attention until it is closed.
+    """Runs passes of one engine on any device, all on the engine's thread. It patches the model's attention until it is closed.
 
-    attention: None for a model that builds its own masks.
+    attention: None for a model that builds its own masks. name: `eager`, `compiled` or `compiled+kernels`: what runs the next pass;
+    results of two names may differ by rounding. batch_invariant: whether a token's results have the same bits however passes are
+    formed: alone, in a batch, decoded or read. sampling_kernel: chooses the tokens of the next pass from bfloat16 logits; None where
+    there is no such kernel.
     """
 
-    name = "eager"
-    batch_invariant = False
-    sampling_kernel = None
-
     def __init__(self, parts: ModelParts) -> None:
+        self.name, self.batch_invariant = "eager", False
+        self.sampling_kernel: SamplingKernel | None = None
         self._model, self._hooks, self._cache = parts.model, parts.hooks, parts.cache
         self._cache_argument = parts.layout.cache_argument
         self.attention = None if parts.layout.attention == "own" else PagedAttention(parts.cache)
-        self._patch = None if self.attention is None else AttentionPatch(parts.model, self.attention)
+        self._patch = None if self.attention is None else AttentionPatch(parts.model, self.attention.attended)
 
     def start(self, install: Install) -> None:
-        """See PassExecutor.start. Nothing is prepared in the background."""
+        """Begins whatever is prepared in the background; `install` hands it to the engine's thread."""
 
     def run(self, prepared: PreparedPass) -> Logits | None:
-        """See PassExecutor.run."""
+        """Returns the logits of the kept tokens (token, vocab); None when the pass stopped early."""
         batch = prepared.batch
         rows = 1 if self.attention is not None else len(batch.segments)
         arguments: dict[str, Any] = {
@@ -58,6 +58,6 @@ class EagerExecutor:
         return logits if rows == 1 else logits[prepared.keep]
 
     def close(self) -> None:
-        """See PassExecutor.close."""
+        """Ends background work and leaves the model as it was before. Harmless when repeated."""
         if self._patch is not None:
             self._patch.close()

@@ -1,7 +1,7 @@
 """BlockPool: fixed-size blocks of the key-value cache: reference counts, a hash index of full blocks, LRU eviction."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 BLOCK = 16
 """Positions in a block."""
@@ -65,23 +65,19 @@ class BlockPool:
 
     def _evict(self) -> int:
         block, _ = self._cached.popitem(last=False)
-        self._forget(block)
+        del self._block_of[self._hash_of.pop(block)]
         return block
-
-    def _forget(self, block: int) -> None:
-        found = self._hash_of.pop(block, None)
-        if found is not None:
-            del self._block_of[found]
 
     def lookup(self, key: bytes) -> int | None:
         """Returns the block registered under a hash, without taking a reference."""
         return self._block_of.get(key)
 
-    def acquire(self, block: int) -> None:
-        """Adds a reference to a block that is in use or cached."""
-        if self._references[block] == 0:
-            del self._cached[block]
-        self._references[block] += 1
+    def acquire(self, blocks: Sequence[int]) -> None:
+        """Adds a reference to each of some blocks that are in use or cached."""
+        for block in blocks:
+            if self._references[block] == 0:
+                del self._cached[block]
+            self._references[block] += 1
 
     def register(self, block: int, key: bytes) -> bool:
         """Makes a block in use findable by its hash; False when another block is, or this one has a hash already."""
@@ -104,17 +100,12 @@ class BlockPool:
             else:
                 self._free.append(block)
 
-    def forget(self, blocks: Iterable[int]) -> None:
-        """Removes blocks from the index. Blocks in use stay with their sequences."""
-        for block in blocks:
-            self._forget(block)
-            if block in self._cached:
-                del self._cached[block]
-                self._free.append(block)
-
     def forget_all(self) -> None:
-        """Empties the index."""
-        self.forget(list(self._hash_of))
+        """Empties the index. Blocks in use stay with their sequences."""
+        self._free += self._cached
+        self._cached.clear()
+        self._hash_of.clear()
+        self._block_of.clear()
 
     def cleaned(self) -> None:
         """Notes that all blocks in `unclean` have been zeroed."""

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Sequence as Rows
 from contextlib import suppress
-from dataclasses import dataclass
 
 import torch
 
@@ -23,14 +22,6 @@ def block_keys(ids: Rows[int], fingerprint: str, salt: str) -> list[bytes]:
     return keys
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Measured:
-    """What steering did in a registered block; see `DoseLedger.block_measures`."""
-
-    key: bytes
-    values: Float[Tensor, "source 2"]
-
-
 class PrefixIndex:
     """Shares blocks where another prompt would compute and measure the same.
 
@@ -41,7 +32,8 @@ class PrefixIndex:
 
     def __init__(self, pool: BlockPool, *, enabled: bool, exact: bool) -> None:
         self._pool, self._enabled, self.exact = pool, enabled, exact
-        self._measured: dict[int, _Measured | None] = {}
+        self._measured: dict[int, tuple[bytes, Float[Tensor, "source 2"] | None]] = {}
+        """The hash of each registered block, and what steering did in it; see `DoseLedger.block_measures`."""
         self.epoch = 0
         """Changes with the arithmetic of passes: blocks computed before a change are not shared after it."""
 
@@ -61,9 +53,7 @@ class PrefixIndex:
         """
         found: list[int] = []
         for key in self.keys_of(sequence):
-            block = self._pool.lookup(key)
-            if block is None and computing is not None:
-                block = computing.get(key)
+            block = self._pool.lookup(key) or (computing or {}).get(key)
             if block is None:
                 break
             found.append(block)
@@ -71,29 +61,22 @@ class PrefixIndex:
 
     def restore(self, sequence: Sequence, first: int, end: int) -> None:
         """Counts for a sequence what was measured in blocks [first, end) of its table, which others computed."""
+        keys = self.keys_of(sequence)
         for number in range(first, end):
-            sequence.dose.restore_block(number, self._values(sequence.block_table[number], sequence.block_keys, number))
-
-    def _values(self, block: int, keys: list[bytes] | None, number: int) -> Float[Tensor, "source 2"] | None:
-        measured = self._measured.get(block)
-        return None if measured is None or keys is None or measured.key != keys[number] else measured.values
+            key, measures = self._measured.get(sequence.block_table[number], (b"", None))
+            sequence.dose.restore_block(number, measures if key == keys[number] else None)
 
     def register(self, sequence: Sequence) -> None:
         """Makes the full blocks that a sequence has computed so far findable. Where memory is short they are not."""
-        with suppress(MemoryError, torch.OutOfMemoryError):
-            self._register(sequence)
-
-    def _register(self, sequence: Sequence) -> None:
         if sequence.cache_epoch != self.epoch:
             return
-        for number, key in enumerate(self.keys_of(sequence)[: sequence.computed // BLOCK]):
-            block = sequence.block_table[number]
-            if self._pool.lookup(key) is None:
-                measured = None
-                if sequence.plan.prompt_fingerprint:
-                    measured = _Measured(key, sequence.dose.block_measures(number))
-                if self._pool.register(block, key):
-                    self._measured[block] = measured
+        with suppress(MemoryError, torch.OutOfMemoryError):
+            for number, key in enumerate(self.keys_of(sequence)[: sequence.computed // BLOCK]):
+                if self._pool.lookup(key) is None:
+                    block = sequence.block_table[number]
+                    measures = sequence.dose.block_measures(number) if sequence.plan.prompt_fingerprint else None
+                    if self._pool.register(block, key):
+                        self._measured[block] = key, measures
 
     def register_answer(self, sequence: Sequence) -> None:
         """Makes the blocks of a finished, unsteered answer findable too."""

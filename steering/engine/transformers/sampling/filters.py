@@ -2,18 +2,22 @@
 
 from collections.abc import Sequence as Rows
 from math import inf, log
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from steering.engine.api import SamplingParams
-from steering.shapes import Float, Int, Tensor
+from steering.shapes import Float, Int, Logits, Tensor
 
 WIDTHS = (2.0, 4.0, 8.0, 16.0)
 """Distances below the best token, in nats, that are searched for enough candidates before all tokens are taken."""
 ENOUGH = 1.0 + 1e-5
 """Candidates hold a little more than top_p of the mass, because sums in another order round differently."""
+Values: TypeAlias = Float[Tensor, "row token"]
+Tokens: TypeAlias = Int[Tensor, "row token"]
+Mass: TypeAlias = Float[Tensor, "row 1"]
 
 
 def is_filtered(params: SamplingParams) -> bool:
@@ -21,9 +25,7 @@ def is_filtered(params: SamplingParams) -> bool:
     return params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0
 
 
-def candidates(
-    scaled: Float[Tensor, "row vocab"], rows: Rows[SamplingParams]
-) -> tuple[Float[Tensor, "row token"], Int[Tensor, "row token"]]:
+def candidates(scaled: Logits, rows: Rows[SamplingParams]) -> tuple[Values, Tokens]:
     """Returns values and ids of the tokens that may be chosen, best first; other values are -infinity.
 
     scaled: logits / temperature less their maximum, so that the best token of a row has 0.
@@ -33,12 +35,7 @@ def candidates(
     return ranked(*found, rows)
 
 
-def ranked(
-    values: Float[Tensor, "row token"],
-    tokens: Int[Tensor, "row token"],
-    mass: Float[Tensor, "row 1"],
-    rows: Rows[SamplingParams],
-) -> tuple[Float[Tensor, "row token"], Int[Tensor, "row token"]]:
+def ranked(values: Values, tokens: Tokens, mass: Mass, rows: Rows[SamplingParams]) -> tuple[Values, Tokens]:
     """Sorts candidates and applies the filters. mass: sum of exp over all tokens of the row.
 
     All arithmetic runs along a row, and running sums ignore what follows: no row depends on another one's length.
@@ -57,17 +54,13 @@ def ranked(
     return values.masked_fill(excluded, -inf), tokens
 
 
-def every_token(
-    scaled: Float[Tensor, "row vocab"],
-) -> tuple[Float[Tensor, "row vocab"], Int[Tensor, "row vocab"], Float[Tensor, "row 1"]]:
+def every_token(scaled: Logits) -> tuple[Values, Tokens, Mass]:
     """Returns all tokens as candidates, and the mass."""
     tokens = torch.arange(scaled.shape[1], device=scaled.device).expand_as(scaled)
     return scaled, tokens, scaled.exp().sum(dim=1, keepdim=True)
 
 
-def narrowed(
-    scaled: Float[Tensor, "row vocab"], rows: Rows[SamplingParams]
-) -> tuple[Float[Tensor, "row token"], Int[Tensor, "row token"], Float[Tensor, "row 1"]]:
+def narrowed(scaled: Logits, rows: Rows[SamplingParams]) -> tuple[Values, Tokens, Mass]:
     """Returns a superset of the tokens that may be chosen, in ascending order, padded with -infinity, and the mass.
 
     By numpy, row by row, where it is faster than torch and always adds in the same order.

@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 
 from steering.engine.api import SamplingParams
-from steering.engine.transformers.sampling.token_counts import TokenCounts
 from steering.engine.transformers.sequence import Sequence
 from steering.shapes import Logits, Tensor
 
@@ -41,15 +40,16 @@ def _is_penalized(params: SamplingParams) -> bool:
 
 def _penalize(logits: Logits, rows: Rows[tuple[int, Sequence]]) -> None:
     """Changes the logits of the tokens that each sequence contains; one copy to the device for all rows."""
-    counts = [_counts(sequence) for _, sequence in rows]
-    tokens = [one.tokens() for one in counts]
+    for _, one in rows:
+        one.token_counts.update(one.ids, one.prompt_length)
+    tokens = [one.token_counts.tokens() for _, one in rows]
     sizes = [len(one) for one in tokens]
     settings = [
         (one.sampling.repetition_penalty, one.sampling.presence_penalty, one.sampling.frequency_penalty)
         for _, one in rows
     ]
     each = np.repeat(np.array(settings, dtype=np.float32), sizes, axis=0)
-    table = np.column_stack([each, np.concatenate([one.generated() for one in counts])])
+    table = np.column_stack([each, np.concatenate([one.token_counts.generated() for _, one in rows])])
     repetition, presence, frequency, generated = _moved(table.T.copy(), logits)
     owners = np.repeat([row for row, _ in rows], sizes)
     places = _moved(np.stack([owners, np.concatenate(tokens)]), logits)
@@ -59,13 +59,6 @@ def _penalize(logits: Logits, rows: Rows[tuple[int, Sequence]]) -> None:
     values = values - frequency * generated - presence * (generated > 0)
     # a penalty near 0 makes logits infinite
     logits[places[0], places[1]] = values.clamp(max=torch.finfo(logits.dtype).max)
-
-
-def _counts(sequence: Sequence) -> TokenCounts:
-    if sequence.token_counts is None:
-        sequence.token_counts = TokenCounts()
-    sequence.token_counts.update(sequence.ids, sequence.prompt_length)
-    return sequence.token_counts
 
 
 def _moved(numbers: NDArray[Any], logits: Logits) -> Tensor:

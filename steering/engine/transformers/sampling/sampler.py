@@ -11,7 +11,7 @@ from typing import TypeAlias
 import torch
 
 from steering.engine.api import SamplingParams
-from steering.engine.transformers.execution import SamplingKernel
+from steering.engine.transformers.execution.base import SamplingKernel
 from steering.engine.transformers.sampling.filters import candidates, is_filtered
 from steering.engine.transformers.sampling.noise import gumbel, states, uniform
 from steering.engine.transformers.sampling.penalties import adjusted, is_adjusted
@@ -38,7 +38,7 @@ class Sampled:
 def sample(logits: Logits, rows: Rows[Sequence], kernel: SamplingKernel | None = None) -> list[Sampled]:
     """Chooses a token for each row of logits (row, vocab), any float dtype. Each result depends on its own row alone.
 
-    kernel: see PassExecutor.sampling_kernel; used for the rows without penalties, bias and log-probabilities.
+    kernel: see EagerExecutor.sampling_kernel; used for the rows without penalties, bias and log-probabilities.
     """
     plain = [row for row, one in enumerate(rows) if one.sampling.logprobs is None and not is_adjusted(one.sampling)]
     if kernel is None or not plain or logits.dtype != torch.bfloat16:
@@ -74,7 +74,9 @@ def _temperature(params: SamplingParams) -> float:
 
 def _sampled_by_torch(logits: Logits, rows: Rows[Sequence]) -> list[Sampled]:
     raw = logits.to(torch.float32)
-    finite = torch.isfinite(_max(raw))  # a maximum is not finite if any logit is NaN or infinite; -infinity is a mask
+    finite = torch.isfinite(
+        raw.amax(dim=1)
+    )  # a maximum is not finite if any logit is NaN or infinite; -infinity is a mask
     # the host waits for the device here in every pass, also without rows, so the loop measures the time of the device
     if not bool(finite.all()):
         raw = torch.where(finite[:, None], raw, 0.0)  # zeros cannot disturb the arithmetic of the other rows
@@ -117,7 +119,7 @@ def _sampled_of_filtered(logits: Logits, rows: Rows[Sequence]) -> Int[Tensor, "r
 
 def _scaled(logits: Logits, rows: Rows[Sequence]) -> Logits:
     """Returns (logits - max) / temperature: the best token has 0, however small the temperature is."""
-    return (logits - _max(logits)[:, None]).div_(_temperatures(logits, rows))
+    return (logits - logits.amax(dim=1, keepdim=True)).div_(_temperatures(logits, rows))
 
 
 def _temperatures(logits: Logits, rows: Rows[Sequence]) -> Float[Tensor, "row 1"]:
@@ -138,10 +140,6 @@ def _argmax(logits: Logits) -> Int[Tensor, "row"]:
     if logits.device.type == "cpu":
         return torch.from_numpy(logits.numpy().argmax(axis=1))
     return logits.argmax(dim=1)
-
-
-def _max(logits: Logits) -> Float[Tensor, "row"]:
-    return logits.amax(dim=1)
 
 
 def _logprobs(raw: Logits, chosen: Int[Tensor, "row"], rows: Rows[Sequence]) -> list[LogProbs]:

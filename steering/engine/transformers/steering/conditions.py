@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 
@@ -16,34 +17,33 @@ from steering.shapes import Bool, Float, Int, Residual, Tensor
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Test:
-    """A threshold of one request, and where it is tested: flat tokens of the pass, and rows of `verdicts`.
+    """A threshold of one request, the flat tokens of the pass at which it is tested, and those that it decides.
 
-    At `prompt_mean` the tokens are those whose scores are averaged, and the rows are those decided by it, none before the
-    prompt's end.
+    At `prompt_mean` the tokens are those whose scores are averaged. It and `prompt` decide nothing before the prompt's end.
     """
 
     segment: Segment
     column: int
     threshold: ResolvedThreshold
     tokens: range
-    rows: range
+    decided: range
 
 
 class ConditionEvaluator:
     """Evaluates the thresholds of some segments of a pass, layer by layer.
 
     verdicts (token, threshold): 1 where the threshold holds for the token, -1 where it does not, 0 where that is not
-    decided yet; rows are the tokens of the segments, in order. A segment of generated positions begins with what was
+    decided yet; rows are the flat tokens of the pass. A segment of generated positions begins with what was
     decided at the token before it, so a layer before the threshold's own still sees that decision; prompt positions
     begin undecided. After the pass the last token's verdicts become the request's state. The bank also keeps the last score
     of each threshold, for the report.
     """
 
-    def __init__(self, segments: Sequence[Segment], bank: SteeringBank, device: torch.device) -> None:
-        self._bank, self._device = bank, device
+    def __init__(self, segments: Sequence[Segment], bank: SteeringBank) -> None:
+        self._bank, self._device = bank, bank.device
         self._width = max((len(s.sequence.plan.thresholds) for s in segments), default=0)
         self._decode = all(s.decodes for s in segments)
-        self._tokens = sum(s.length for s in segments)
+        self._tokens = max((s.end for s in segments), default=0)
         self._tests: dict[tuple[int, str], list[_Test]] = {}
         self._means: dict[tuple[int, str], list[_Test]] = {}
         self._stacks: dict[tuple[int, str], _Stack] = {}
@@ -51,51 +51,37 @@ class ConditionEvaluator:
         self._recorded: list[tuple[SteeringHistory, slice, int]] = []
         ends: list[tuple[int, int]] = []
         continued: list[tuple[int, int]] = []
-        start = 0
         for segment in segments:
-            sequence, rows = segment.sequence, slice(start, start + segment.length)
+            sequence, rows = segment.sequence, slice(segment.start, segment.end)
             if sequence.plan.thresholds and sequence.replayed is not None:
                 self._replays.append(_Replay(segment, sequence.replayed, rows))
             elif sequence.plan.thresholds:
                 if sequence.history is not None:
                     self._recorded.append((sequence.history, rows, len(sequence.plan.thresholds)))
-                self._collect(segment, start)
-                ends.append((segment.sequence.row, start + segment.length - 1))
-                if segment.first >= segment.sequence.prompt_length:
-                    continued += [(segment.sequence.row, start + n) for n in range(segment.length)]
-            start += segment.length
-        self._ends = [torch.tensor(column, device=device) for column in zip(*ends, strict=True)]
-        self._continued = [torch.tensor(column, device=device) for column in zip(*continued, strict=True)]
+                self._collect(segment)
+                ends.append((sequence.row, segment.end - 1))
+                if segment.first >= sequence.prompt_length:
+                    continued += [(sequence.row, token) for token in range(segment.start, segment.end)]
+        self._ends = [torch.tensor(column, device=bank.device) for column in zip(*ends, strict=True)]
+        self._continued = [torch.tensor(column, device=bank.device) for column in zip(*continued, strict=True)]
         self.layers = frozenset(layer for layer, _ in (*self._tests, *self._means)).union(
             *(replay.layers for replay in self._replays)
         )
-        self.verdicts = torch.zeros(0, 0, dtype=torch.int8, device=device)
+        self.verdicts = torch.zeros(0, 0, dtype=torch.int8, device=bank.device)
 
-    def _collect(self, segment: Segment, start: int) -> None:
+    def _collect(self, segment: Segment) -> None:
+        end = segment.sequence.prompt_length - 1
         for column, threshold in enumerate(segment.sequence.plan.thresholds):
-            if threshold.at == "prompt_mean":
-                self._collect_mean(segment, start, column, threshold)
-                continue
-            offset, count = 0, segment.length
-            if threshold.at == "prompt":
-                offset = segment.sequence.prompt_length - 1 - segment.first
-                count = 1 if 0 <= offset < segment.length else 0
-            if count:
-                flat = segment.start + offset
-                rows = range(start + offset, start + offset + count)
-                test = _Test(segment, column, threshold, range(flat, flat + count), rows)
-                self._tests.setdefault((threshold.layer, threshold.score), []).append(test)
-
-    def _collect_mean(self, segment: Segment, start: int, column: int, threshold: ResolvedThreshold) -> None:
-        """Averages prompt positions but the first, where models keep a very large residual that belongs to no word."""
-        length = segment.sequence.prompt_length
-        first = max(segment.first, min(1, length - 1))
-        end = min(segment.first + segment.length, length)
-        if first < end:
-            flat, last = segment.start + first - segment.first, length - 1 - segment.first
-            rows = range(start + last, start + segment.length) if last < segment.length else range(0)
-            test = _Test(segment, column, threshold, range(flat, flat + end - first), rows)
-            self._means.setdefault((threshold.layer, threshold.score), []).append(test)
+            tests, tokens, decided = self._tests, range(segment.start, segment.end), segment.tokens_in(end)
+            if threshold.at == "token":
+                decided = tokens
+            elif threshold.at == "prompt":
+                tokens = segment.tokens_in(end, end + 1)
+            else:  # but the first position, where models keep a very large residual that belongs to no word
+                tests, tokens = self._means, segment.tokens_in(min(1, end), end + 1)
+            if tokens:
+                test = _Test(segment, column, threshold, tokens, decided)
+                tests.setdefault((threshold.layer, threshold.score), []).append(test)
 
     def begin(self) -> None:
         """Before each pass: nothing is decided but what was decided before."""
@@ -133,8 +119,7 @@ class ConditionEvaluator:
             self.verdicts[stack.rows, stack.columns] = values
             for row, test in zip(stack.starts, tests, strict=True):
                 if test.threshold.at == "prompt":  # holds for the rest of the segment
-                    end = test.rows.start + test.segment.end - test.tokens.start
-                    self.verdicts[test.rows.start : end, test.column] = values[row]
+                    self.verdicts[test.decided.start : test.decided.stop, test.column] = values[row]
 
     def _read_mean(self, stack: "_Stack", tests: list[_Test], residual: Residual) -> None:
         """Adds the scores of this pass to the request's sum; at the prompt's end their mean decides."""
@@ -143,10 +128,10 @@ class ConditionEvaluator:
             sequence, threshold = test.segment.sequence, test.threshold
             total = self._bank.prompt_scores[sequence.row, test.column]
             total += scores[start : start + len(test.tokens)].sum()
-            if test.rows:
+            if test.decided:
                 mean = total / max(sequence.prompt_length - 1, 1)
                 held = mean > threshold.bound if threshold.above else mean < threshold.bound
-                self.verdicts[test.rows.start : test.rows.stop, test.column] = (2 * held - 1).to(torch.int8)
+                self.verdicts[test.decided.start : test.decided.stop, test.column] = (2 * held - 1).to(torch.int8)
                 self._bank.scores[sequence.row, test.column] = mean
 
     def _latch(self, tests: list[_Test], on: Bool[Tensor, "test"], off: Bool[Tensor, "test"], held: Tensor) -> None:
@@ -201,11 +186,11 @@ class _Stack:
         spread = Spread([len(test.tokens) for test in tests], device)
         self._score = CONDITIONS[score]
         self._tokens = index_of([test.tokens for test in tests], device)
-        self.rows = torch.tensor([row for test in tests for row in test.rows], dtype=torch.int64, device=device)
+        self.rows = torch.tensor([token for test in tests for token in test.tokens], dtype=torch.int64, device=device)
         self.columns = spread.of(torch.tensor([test.column for test in tests], device=device))
-        self.starts = [sum(spread.counts[:n]) for n in range(len(tests))]
-        ends = [start + count - 1 for start, count in zip(self.starts, spread.counts, strict=True)]
-        self.ends = torch.tensor(ends, device=device)
+        ends = list(accumulate(spread.counts))
+        self.starts = [0, *ends[:-1]]
+        self.ends = torch.tensor([end - 1 for end in ends], device=device)
         self.table_rows = torch.tensor([test.segment.sequence.row for test in tests], device=device)
         self.table_columns = torch.tensor([test.column for test in tests], device=device)
         self._directions = DirectionTable([t.direction for t in thresholds], spread, device)
@@ -213,21 +198,17 @@ class _Stack:
         signs = [1.0 if t.above else -1.0 for t in thresholds]
         # `below` is `above` with all signs turned; without hysteresis `until` equals the bound
         limits = [
-            (sign * one.bound, sign * (one.bound if one.until is None else one.until))
+            (sign, sign * one.bound, sign * (one.bound if one.until is None else one.until))
             for sign, one in zip(signs, thresholds, strict=True)
         ]
-        self._signs = spread.of(torch.tensor(signs, device=device))
-        self._bounds, self._until = spread.of(torch.tensor(limits, device=device)).unbind(1)
+        self._signs, self._bounds, self._until = spread.of(torch.tensor(limits, device=device)).unbind(1)
         self.latches = self._until < self._bounds
 
     def scores(self, residual: Residual) -> Float[Tensor, "tested_token"]:
         """residual (token, d_model) of the pass -> the score of each token of each test."""
         arriving = take(residual, self._tokens)
-        return self._directions.map(
-            lambda tokens, directions: self._score.score(
-                take(arriving, tokens), directions, take(self._parameters, tokens)
-            )
-        )
+        score, parameters = self._score.score, self._parameters
+        return self._directions.map(lambda at, directions: score(take(arriving, at), directions, take(parameters, at)))
 
     def compare(self, scores: Float[Tensor, "test"]) -> tuple[Bool[Tensor, "test"], Bool[Tensor, "test"]]:
         """(score beyond the bound, score below `until`), both strictly."""

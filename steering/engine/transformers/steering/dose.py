@@ -134,14 +134,11 @@ class DoseLedger:
         """What may change the residual at a layer in a phase, in the order in which it acts."""
         plan, steering = self._plan, self._plan.layers[layer]
         found: list[Source] = []
-        if any(
-            phase in SCOPE_PHASES[plan.interventions[add.intervention].scope.tokens] for add in steering.static_adds
-        ):
+        if any(phase in self._phases(add.intervention) for add in steering.static_adds):
             found.append((layer, STATIC))
         for number, call in enumerate(steering.calls):
-            intervention = plan.intervention(call)
-            in_scope = phase in SCOPE_PHASES[intervention.scope.tokens]
-            if in_scope and (phase is not Phase.PROMPT or acts_on_prompt(intervention, plan.thresholds)):
+            in_scope = phase in self._phases(call.interventions[0])
+            if in_scope and (phase is not Phase.PROMPT or acts_on_prompt(plan.intervention(call), plan.thresholds)):
                 found.append((layer, number))
         return found
 
@@ -152,20 +149,18 @@ class DoseLedger:
         tokens = [0.0] * count
         first = [NEVER] * count
         for layer, steering in self._plan.layers.items():
-            for add in steering.static_adds:
-                phases = SCOPE_PHASES[self._plan.interventions[add.intervention].scope.tokens]
-                sums = self._total((layer, STATIC), phases)
-                tokens[add.intervention] = max(tokens[add.intervention], sums.tokens)
-                if sums.tokens:
-                    doses[add.intervention][layer] = add.length * sums.dose / sums.tokens
-                first[add.intervention] = min(first[add.intervention], sums.fired_at)
+            acted = [
+                (add.intervention, add.length, self._total((layer, STATIC), self._phases(add.intervention)))
+                for add in steering.static_adds
+            ]
             for number, call in enumerate(steering.calls):
                 sums = self._total((layer, number))
-                for index in call.interventions:
-                    tokens[index] = max(tokens[index], sums.tokens)
-                    if sums.tokens:
-                        doses[index][layer] = sums.dose / sums.tokens
-                    first[index] = min(first[index], sums.fired_at)
+                acted += [(index, 1.0, sums) for index in call.interventions]
+            for index, length, sums in acted:
+                tokens[index] = max(tokens[index], sums.tokens)
+                if sums.tokens:
+                    doses[index][layer] = length * sums.dose / sums.tokens
+                first[index] = min(first[index], sums.fired_at)
         return SteeringReport(
             doses=tuple(doses),
             fired=tuple(at != NEVER for at in first),
@@ -183,6 +178,9 @@ class DoseLedger:
             return None
         score = self.scores[condition.threshold]
         return None if isnan(score) else score
+
+    def _phases(self, intervention: int) -> frozenset[Phase]:
+        return SCOPE_PHASES[self._plan.interventions[intervention].scope.tokens]
 
     def _total(self, source: Source, phases: frozenset[Phase] = frozenset(Phase)) -> Sums:
         total = Sums()

@@ -1,6 +1,7 @@
 """Rows of many requests side by side: which tokens of a pass they are, and their directions without a copy per token."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from itertools import pairwise
 from typing import TypeAlias
 
@@ -48,15 +49,11 @@ class Spread:
         self.counts, self._device = counts, device
         self.tokens = sum(counts)
         self.one_each = all(count == 1 for count in counts)
-        self._members: Int[Tensor, token] | None = None
 
-    @property
+    @cached_property
     def members(self) -> Int[Tensor, "token"]:
         """The member of each token."""
-        if self._members is None:
-            counts = torch.tensor(self.counts, device=self._device)
-            self._members = torch.repeat_interleave(counts, output_size=self.tokens)
-        return self._members
+        return torch.repeat_interleave(torch.tensor(self.counts, device=self._device), output_size=self.tokens)
 
     def of(self, table: Tensor) -> Tensor:
         """table (member, ...) -> (token, ...)."""
@@ -90,15 +87,11 @@ class DirectionTable:
     def map(self, function: Callable[[slice, Tensor], Tensor]) -> Tensor:
         """Calls a function with tokens and their directions until all tokens had theirs, and returns its results in a row.
         The directions are views of the table where that is possible."""
-        if len(self._chunks) == 1:
-            tokens, values, gathers = self._chunks[0]
-            return function(tokens, self._table.index_select(0, values) if gathers else values)
-        return torch.cat(
-            [
-                function(tokens, self._table.index_select(0, values) if gathers else values)
-                for tokens, values, gathers in self._chunks
-            ]
-        )
+        results = [
+            function(tokens, self._table.index_select(0, values) if gathers else values)
+            for tokens, values, gathers in self._chunks
+        ]
+        return results[0] if len(results) == 1 else torch.cat(results)
 
 
 def _chunks(

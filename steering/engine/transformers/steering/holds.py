@@ -32,20 +32,15 @@ class HoldTable:
     """
 
     def __init__(self, rows: int, device: torch.device) -> None:
-        self._device = device
-        self._make(rows)
+        self.strengths = torch.zeros(rows, MAX_HOLDS, device=device)
+        self.errors = torch.full((rows, MAX_HOLDS), torch.nan, device=device)
+        self.sums = torch.zeros(rows, MAX_HOLDS, 3, device=device)
 
-    def _make(self, rows: int) -> None:
-        self.strengths = torch.zeros(rows, MAX_HOLDS, device=self._device)
-        self.errors = torch.full((rows, MAX_HOLDS), torch.nan, device=self._device)
-        self.sums = torch.zeros(rows, MAX_HOLDS, 3, device=self._device)
-
-    def grow(self, rows: int) -> None:
-        """Adds rows; those that exist are kept."""
-        before = self.strengths, self.errors, self.sums
-        self._make(rows)
-        for new, old in zip((self.strengths, self.errors, self.sums), before, strict=True):
-            new[: old.shape[0]] = old
+    def grow(self) -> None:
+        """Adds as many rows as there are."""
+        self.strengths = torch.cat([self.strengths, torch.zeros_like(self.strengths)])
+        self.errors = torch.cat([self.errors, torch.full_like(self.errors, torch.nan)])
+        self.sums = torch.cat([self.sums, torch.zeros_like(self.sums)])
 
     def reset(self, row: int) -> None:
         """Begins again, for a new request."""
@@ -55,10 +50,10 @@ class HoldTable:
 
     def report(self, row: int, plan: SteeringPlan) -> tuple[dict[int, HeldReadout], ...]:
         """What the controllers of each intervention of a request did, by layer."""
-        found: list[dict[int, HeldReadout]] = [{} for _ in plan.interventions]
         columns = hold_columns(plan)
         if not columns:
             return ()
+        found: list[dict[int, HeldReadout]] = [{} for _ in plan.interventions]
         sums, strengths = self.sums[row].tolist(), self.strengths[row].tolist()
         for (layer, number), column in columns.items():
             readout, strength, count = sums[column]

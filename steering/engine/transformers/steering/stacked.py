@@ -1,18 +1,18 @@
 """OperationStack: one operation at one layer for many requests at once, each with directions and parameters of its own."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import attrgetter
 
 import torch
 
 from steering.engine.transformers.batch import Segment
 from steering.engine.transformers.steering.bank import SteeringBank, norms_of
-from steering.engine.transformers.steering.condition_trees import TreeGroups
 from steering.engine.transformers.steering.dose import NEVER, DoseSums
 from steering.engine.transformers.steering.gather import DirectionTable, Spread, index_of, put, take
 from steering.engine.transformers.steering.holds import HoldControl, Place, ReplayedHolds
-from steering.engine.transformers.steering.timing import Timing
+from steering.engine.transformers.steering.timing import Timing, TreeGroups
 from steering.operations import OPERATIONS
 from steering.plan.holds import hold_columns
 from steering.plan.order import weight_index
@@ -24,7 +24,7 @@ from steering.shapes import Bool, Float, Int, Residual, Tensor
 class Member:
     """One call of a request's plan, and the tokens of the pass it may act on.
 
-    tokens: flat tokens of the pass, neighbours. row: of the first of them in the verdicts of the conditions.
+    tokens: flat tokens of the pass, neighbours.
     """
 
     segment: Segment
@@ -34,15 +34,12 @@ class Member:
     intervention: Intervention
     timing: Timing
     tokens: range
-    row: int
 
     @property
     def first(self) -> int:
         """Position of the first token in this pass; a decode member is used in many passes."""
-        sequence = self.segment.sequence
-        return (
-            sequence.computed if self.segment.decodes else self.segment.first + self.tokens.start - self.segment.start
-        )
+        segment = self.segment
+        return segment.sequence.computed if segment.decodes else segment.first + self.tokens.start - segment.start
 
     @property
     def stacks_with(self) -> tuple[bool, int, str, int, bool, bool]:
@@ -65,38 +62,29 @@ class Member:
 def members_of(segments: Sequence[Segment]) -> dict[int, list[list[Member]]]:
     """layer -> members that can be stacked, in the order in which they act."""
     found: dict[int, list[Member]] = {}
-    start = 0
     for segment in segments:
         sequence = segment.sequence
         plan, timings = sequence.plan, dict[int, Timing]()  # one for each intervention, whatever its layers
         for layer, steering in plan.layers.items():
             for number, call in enumerate(steering.calls):
                 intervention, index = plan.intervention(call), call.interventions[0]
-                timing = timings.get(index) or Timing.of(intervention, plan, sequence.ids, sequence.prompt_length)
-                timings[index] = timing
-                tokens = _tokens(segment, timing)
-                if tokens:
-                    row = start + tokens.start - segment.start
-                    member = Member(segment, layer, number, call, intervention, timing, tokens, row)
+                if index not in timings:
+                    timings[index] = Timing(intervention, plan, sequence.ids, sequence.prompt_length)
+                if tokens := _tokens(segment, timings[index]):
+                    member = Member(segment, layer, number, call, intervention, timings[index], tokens)
                     found.setdefault(layer, []).append(member)
-        start += segment.length
-    return {layer: list(_stackable(members)) for layer, members in found.items()}
-
-
-def _stackable(members: list[Member]) -> Iterator[list[Member]]:
-    members.sort(key=lambda member: member.stacks_with)  # stable: tokens stay in order
-    for _, group in groupby(members, key=lambda member: member.stacks_with):
-        yield list(group)
+    alike = attrgetter("stacks_with")  # sorting is stable: tokens stay in order
+    return {
+        layer: [list(group) for _, group in groupby(sorted(members, key=alike), alike)]
+        for layer, members in found.items()
+    }
 
 
 def _tokens(segment: Segment, timing: Timing) -> range:
     """Flat tokens of a segment that a call may act on. A decode stack serves many passes, so the token is kept while any position in scope is to come."""
     if segment.decodes:
         return range(segment.start, segment.end) if timing.end > segment.first else range(0)
-    low = int(max(timing.start, segment.first))
-    high = int(min(timing.end, segment.first + segment.length))
-    offset = segment.start - segment.first
-    return range(low + offset, high + offset) if low < high else range(0)
+    return segment.tokens_in(timing.start, timing.end)
 
 
 @dataclass(slots=True, eq=False)
@@ -111,8 +99,9 @@ class Applied:
 class OperationStack:
     """Applies one operation to the tokens of its members. exempt: from the dose guard. sums: the doses, apart for every request and run of positions."""
 
-    def __init__(self, members: Sequence[Member], bank: SteeringBank, device: torch.device) -> None:
-        self._members, self._device = members, device
+    def __init__(self, members: Sequence[Member], bank: SteeringBank) -> None:
+        device = self._device = bank.device
+        self._members = members
         self.exempt = members[0].segment.sequence.plan.is_exempt(members[0].call)
         self._decode = all(member.segment.decodes for member in members)
         name = members[0].intervention.operation
@@ -136,9 +125,7 @@ class OperationStack:
         if members[0].intervention.holds:
             places = [member.place for member in members]
             if places[0].replayed is None:
-                assert self._spread.one_each, (
-                    "the scheduler gives one generated position at a time to plans with `hold`"
-                )
+                assert self._spread.one_each, "the scheduler gives plans with `hold` one generated position at a time"
                 self._hold = HoldControl(bank.holds, places, device)
             else:
                 self._hold = ReplayedHolds(places, [(member.first, len(member.tokens)) for member in members])
@@ -150,8 +137,6 @@ class OperationStack:
         self._trees: TreeGroups | None = None
         if any(member.intervention.condition for member in members):
             self._trees = TreeGroups([m.intervention.condition for m in members], self._spread.counts, self._device)
-            rows = [range(member.row, member.row + len(member.tokens)) for member in members]
-            self._rows = index_of(rows, self._device)
             lasts = [member.segment.sequence.prompt_length - 1 for member in members]
             self._lasts = self._spread.of(torch.tensor(lasts, device=self._device))
 
@@ -168,13 +153,12 @@ class OperationStack:
             return
         firsts = [member.first for member in self._members]
         pairs = list(zip(self._members, firsts, strict=True))
-        constant = all(
+        self._weights = None
+        self._weight_is_final = all(
             member.timing.is_constant_from(first) if self._decode else not member.timing.varies
             for member, first in pairs
         )
-        self._weight_is_final = constant
-        self._weights = None
-        if not constant:
+        if not self._weight_is_final:
             weights = [m.timing.at(first + n) for m, first in pairs for n in range(len(m.tokens))]
             self._weights = torch.tensor(weights, device=self._device)
         for member, first in pairs:
@@ -227,7 +211,7 @@ class OperationStack:
     def _acting(self, verdicts: Int[Tensor, "row threshold"]) -> Bool[Tensor, "token"] | None:
         acting = None if self._weights is None else self._weights != 0.0
         if self._trees is not None:
-            hold = self._trees.hold(take(verdicts, self._rows))
+            hold = self._trees.hold(take(verdicts, self.tokens))
             acting = hold if acting is None else acting & hold
         return acting
 

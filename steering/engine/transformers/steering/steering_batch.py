@@ -7,16 +7,16 @@ Doses are summed per layer and token or per operation, and moved to the ledgers 
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import torch
 
 from steering.engine.transformers.batch import Batch, Segment
 from steering.engine.transformers.sequence import Sequence as Row
-from steering.engine.transformers.steering.bank import SteeringBank, norms_of
+from steering.engine.transformers.steering.bank import MAX_NUMBERS, StaticRows, SteeringBank, norms_of
 from steering.engine.transformers.steering.conditions import ConditionEvaluator
 from steering.engine.transformers.steering.dose import DoseSums
 from steering.engine.transformers.steering.stacked import OperationStack, members_of
-from steering.engine.transformers.steering.static_rows import StaticRows, fits
 from steering.engine.transformers.steering.token_sums import DoseLimit, TokenSums
 from steering.shapes import Float, Int, Residual, Tensor
 
@@ -24,23 +24,22 @@ from steering.shapes import Float, Int, Residual, Tensor
 class SegmentSteering:
     """The conditions and operations of some segments of a pass: of all decode tokens, or of all pieces of prompts."""
 
-    def __init__(self, segments: Sequence[Segment], bank: SteeringBank, device: torch.device) -> None:
-        self.conditions = ConditionEvaluator(segments, bank, device)
+    def __init__(self, segments: Sequence[Segment], bank: SteeringBank) -> None:
+        self.conditions = ConditionEvaluator(segments, bank)
         self._members = members_of(segments)
-        self._decode, self._bank, self._device = all(segment.decodes for segment in segments), bank, device
+        self._decode, self._bank = all(segment.decodes for segment in segments), bank
         self._stacks = {layer: self._build(layer) for layer in self._members} if self._decode else {}
-        self._sums: list[DoseSums] = [stack.sums for stacks in self._stacks.values() for stack in stacks]
+        self._sums: list[DoseSums] = [stack.sums for stack in chain.from_iterable(self._stacks.values())]
         self.layers = frozenset(self._members) | self.conditions.layers
 
     def _build(self, layer: int) -> list[OperationStack]:
-        return [OperationStack(members, self._bank, self._device) for members in self._members[layer]]
+        return [OperationStack(members, self._bank) for members in self._members[layer]]
 
     def begin(self) -> None:
         """Before each pass."""
         self.conditions.begin()
-        for stacks in self._stacks.values():
-            for stack in stacks:
-                stack.begin()
+        for stack in chain.from_iterable(self._stacks.values()):
+            stack.begin()
 
     def stacks(self, layer: int) -> Iterator[OperationStack]:
         """The operations of a layer. Those of prompts are built here and kept nowhere: the memory of one layer is free
@@ -63,48 +62,37 @@ class SteeringBatch:
     """Steers the tokens of one batch.
 
     static_layers: where static adds act; row_indices: each token's row of them. call_layers: where more than static adds
-    acts, so that `apply` must be called. layers: both. static_sums: (layer, token), to which a pass that adds the static
+    acts, so that `apply` must be called. layers: both. tokens: of the batch. static_sums: (layer, token), to which a pass that adds the static
     adds by itself (not through `apply`) adds the 1 / |r| it finds.
     """
 
-    def __init__(
-        self, batch: Batch, parts: Sequence[SegmentSteering], bank: SteeringBank, layer_count: int, device: torch.device
-    ) -> None:
+    def __init__(self, batch: Batch, parts: Sequence[SegmentSteering], bank: SteeringBank) -> None:
         self.parts, self._bank = parts, bank
         self.static_layers = bank.layers_of(tuple(segment.sequence.row for segment in batch.segments))
-        self._sums = TokenSums(batch.segments, batch.tokens, layer_count, device)
-        self._limit = DoseLimit.of(batch.segments, batch.tokens, device)
-        self.call_layers = frozenset().union(*(part.layers for part in parts))
-        if self._limit is not None:
-            self.call_layers |= self._limit.layers
+        self._sums = TokenSums(batch.segments, batch.tokens, bank.static_adds.shape[1], bank.device)
+        self.static_sums: Float[Tensor, "layer token"] = self._sums.static
+        self._limit = DoseLimit(batch.segments, batch.tokens, bank.device)
+        self.call_layers = self._limit.layers.union(*(part.layers for part in parts))
         self.layers = self.static_layers | self.call_layers
-        self._measured_layers = self.static_layers | self._sums.whole_layers
-        if self._limit is not None:
-            self._measured_layers |= self._limit.layers
-        self._segments, self._tokens = batch.segments, batch.tokens
+        self._measured_layers = self.static_layers | self._sums.whole_layers | self._limit.layers
+        self._segments, self.tokens = batch.segments, batch.tokens
         self._layout: int | None = None
         self._static_rows: StaticRows | None = None
-        self.row_indices: Int[Tensor, token] = torch.zeros(batch.tokens, dtype=torch.int64, device=device)
-
-    @property
-    def static_sums(self) -> Float[Tensor, "layer token"]:
-        """See the class."""
-        return self._sums.static
+        self.row_indices: Int[Tensor, token] = torch.zeros(batch.tokens, dtype=torch.int64, device=bank.device)
 
     def begin(self) -> None:
         """Before each pass, on the host."""
         if self.static_layers and self._layout != self._bank.layout:
             self._layout, self._static_rows = self._bank.layout, None
-            self.row_indices = self._bank.row_indices(self._segments, self._tokens)
+            self.row_indices = self._bank.row_indices(self._segments, self.tokens)
         self._sums.passes += 1
-        if self._limit is not None:
-            self._limit.begin()
+        self._limit.begin()
         for part in self.parts:
             part.begin()
 
     def gathers(self, layers: frozenset[int]) -> bool:
         """Whether the static adds of some layers are few enough to be gathered at once."""
-        return fits(self._tokens, len(layers), self._bank.static_adds.shape[-1])
+        return self.tokens * len(layers) * self._bank.static_adds.shape[-1] <= MAX_NUMBERS
 
     def static_rows(self, layers: frozenset[int], dtype: torch.dtype) -> StaticRows:
         """The static adds at some of `static_layers`, for an engine that adds them by itself. Kept for the passes that this
@@ -130,33 +118,18 @@ class SteeringBatch:
                 residual, done = stack.apply(residual, part.conditions.verdicts)
                 applied.append((stack, done))
         factor = None
-        if inverse is not None and self._limit is not None and layer in self._limit.layers:
+        if inverse is not None and layer in self._limit.layers:
             residual, factor = self._limit.apply(arriving, residual, inverse)
-            self._sums.add_clamped(layer, factor)
         for stack, part in stacks:
             if stack.exempt:
                 residual, done = stack.apply(residual, part.conditions.verdicts)
                 applied.append((stack, done))
         if inverse is not None:
-            self._measure(layer, arriving, residual, inverse, factor)
+            self._sums.add(layer, (arriving, residual), inverse, factor, static=layer in self.static_layers)
         for stack, done in applied:
             stack.note(done, None if stack.exempt else factor, batch.positions)
             stack.follow(residual, done)
         return residual
-
-    def _measure(
-        self,
-        layer: int,
-        arriving: Residual,
-        leaving: Residual,
-        inverse: Float[Tensor, "token"],
-        factor: Float[Tensor, "token"] | None,
-    ) -> None:
-        """Sums what static adds and all operations together have changed. factor: what the guard left of the static adds."""
-        if layer in self._sums.whole_layers:
-            self._sums.add_whole(layer, torch.linalg.vector_norm(leaving - arriving, dim=-1) * inverse)
-        if layer in self.static_layers:
-            self._sums.static[layer] += inverse if factor is None else inverse * factor
 
     def finish(self) -> None:
         """After each pass: stores the decisions with their requests."""
@@ -176,11 +149,9 @@ class SteeringRunner:
 
     def __init__(self, layer_count: int, d_model: int, device: torch.device) -> None:
         self.bank = SteeringBank(layer_count, d_model, device)
-        self._layer_count, self._device = layer_count, device
         self._key: tuple[tuple[int, int], ...] = ()
         self._decode: SegmentSteering | None = None
         self._kept: SteeringBatch | None = None
-        self._kept_tokens = 0
 
     def admit(self, sequence: Row) -> None:
         """Gives a request its row."""
@@ -189,13 +160,11 @@ class SteeringRunner:
     def release(self, sequence: Row) -> None:
         """Completes a request's ledger and takes its row back."""
         self.flush()
-        count = len(sequence.plan.thresholds)
-        if count and sequence.row:
-            sequence.dose.scores = tuple(self.bank.scores[sequence.row, :count].tolist())
         if sequence.row:
+            if count := len(sequence.plan.thresholds):
+                sequence.dose.scores = tuple(self.bank.scores[sequence.row, :count].tolist())
             sequence.dose.held = self.bank.holds.report(sequence.row, sequence.plan)
-        self.bank.release(sequence.row)
-        sequence.row = 0
+        self.discard(sequence)
 
     def discard(self, sequence: Row) -> None:
         """Takes a request's row back without its sums, and drops those of the others that were not collected."""
@@ -218,19 +187,16 @@ class SteeringRunner:
         key = tuple((segment.sequence.id, segment.start) for segment in decode)
         if decode and key != self._key:
             self.flush()
-            self._decode, self._key = SegmentSteering(decode, self.bank, self._device), key
+            self._decode, self._key = SegmentSteering(decode, self.bank), key
         parts = [self._decode] if decode and self._decode is not None else []
         if prompts:
-            parts.append(SegmentSteering(prompts, self.bank, self._device))
-            return self._batch(batch, parts)
-        if self._kept is None or self._kept_tokens != batch.tokens:
+            parts.append(SegmentSteering(prompts, self.bank))
+            return SteeringBatch(batch, parts, self.bank)
+        if self._kept is None or self._kept.tokens != batch.tokens:
             if self._kept is not None:
                 self._kept.collect()
-            self._kept, self._kept_tokens = self._batch(batch, parts), batch.tokens
+            self._kept = SteeringBatch(batch, parts, self.bank)
         return self._kept
-
-    def _batch(self, batch: Batch, parts: Sequence[SegmentSteering]) -> SteeringBatch:
-        return SteeringBatch(batch, parts, self.bank, self._layer_count, self._device)
 
     def finish(self, steering: SteeringBatch) -> None:
         """After a pass: keeps decisions, and moves the doses of prompts, which block sharing and answers need at once."""

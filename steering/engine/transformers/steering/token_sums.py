@@ -1,15 +1,16 @@
 """What is summed and bounded per token of a pass, whichever operations changed it: static adds, whole changes, the guard."""
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 
 from steering.engine.transformers.batch import Segment
 from steering.engine.transformers.steering.dose import CLAMPED, STATIC, WHOLE
 from steering.engine.transformers.steering.gather import Spread, index_of
-from steering.plan.types import SteeringPlan
 from steering.shapes import Float, Residual, Tensor
 
+PerToken: TypeAlias = Float[Tensor, "token"]
 _TINY = 1e-12
 """Keeps 0 / 0 at 1 where nothing changes and nothing is left of a bound."""
 
@@ -25,21 +26,29 @@ class TokenSums:
         self._steered = [segment for segment in segments if not segment.sequence.plan.empty]
         self._device = device
         plans = {id(segment.sequence.plan): segment.sequence.plan for segment in self._steered}.values()
-        self.whole_layers = frozenset(layer for plan in plans for layer in plan.layers if _sources(plan, layer) > 1)
+        self.whole_layers = frozenset(
+            layer for plan in plans for layer, one in plan.layers.items() if len(one.calls) + bool(one.static_adds) > 1
+        )
         self.passes = 0
         self.static = torch.zeros(layer_count, tokens, device=device)
         self._whole = torch.zeros(2, layer_count if self.whole_layers else 0, tokens, device=device)
         bounded = any(plan.dose_bound is not None for plan in plans)
         self._clamped = torch.zeros(layer_count if bounded else 0, tokens, device=device)
 
-    def add_whole(self, layer: int, dose: Float[Tensor, "token"]) -> None:
-        """Adds |r' - r| / |r| of each token, and counts those that changed."""
-        self._whole[0, layer] += dose
-        self._whole[1, layer] += dose > 0.0
-
-    def add_clamped(self, layer: int, factor: Float[Tensor, "token"]) -> None:
-        """Counts the tokens at which the guard left less than the whole change."""
-        self._clamped[layer] += factor < 1.0
+    def add(
+        self, layer: int, change: tuple[Residual, Residual], inverse: PerToken, factor: PerToken | None, *, static: bool
+    ) -> None:
+        """Adds |r' - r| / |r| of each token, and counts those that changed. change: residuals as they arrive and as they leave.
+        inverse: 1 / |r|. factor: what the guard left of each change, where there is one; it counts the tokens at which that is
+        less than the whole. static: whether static adds act."""
+        if factor is not None:
+            self._clamped[layer] += factor < 1.0
+        if layer in self.whole_layers:
+            dose = torch.linalg.vector_norm(change[1] - change[0], dim=-1) * inverse
+            self._whole[0, layer] += dose
+            self._whole[1, layer] += dose > 0.0
+        if static:
+            self.static[layer] += inverse if factor is None else inverse * factor
 
     def collect(self) -> None:
         """Moves the sums to the ledgers, and starts again from zero."""
@@ -70,11 +79,6 @@ class TokenSums:
         self.passes = 0
 
 
-def _sources(plan: SteeringPlan, layer: int) -> int:
-    steering = plan.layers[layer]
-    return len(steering.calls) + (1 if steering.static_adds else 0)
-
-
 class DoseLimit:
     """Bounds the relative dose of each token, summed over the layers, by scaling the change down where it would exceed.
 
@@ -82,30 +86,20 @@ class DoseLimit:
     left of the bound.
     """
 
-    def __init__(self, bounds: Float[Tensor, "token"], layers: frozenset[int]) -> None:
-        self._bounds, self.layers = bounds, layers
-        self._left = bounds
-
-    @classmethod
-    def of(cls, segments: Sequence[Segment], tokens: int, device: torch.device) -> "DoseLimit | None":
-        """The limit of a pass; None where no request's dose is bounded."""
-        bounded = [(s, s.sequence.plan.dose_bound) for s in segments if s.sequence.plan.dose_bound is not None]
-        if not bounded:
-            return None
+    def __init__(self, segments: Sequence[Segment], tokens: int, device: torch.device) -> None:
+        """layers: where it acts; none where no request's dose is bounded."""
         bounds = torch.full((tokens,), torch.inf)
+        bounded = [(s, s.sequence.plan.dose_bound) for s in segments if s.sequence.plan.dose_bound is not None]
         for segment, bound in bounded:
-            assert bound is not None
             bounds[segment.start : segment.end] = bound
-        layers = frozenset().union(*(segment.sequence.plan.layers for segment, _ in bounded))
-        return cls(bounds.to(device), layers)
+        self.layers = frozenset[int]().union(*(segment.sequence.plan.layers for segment, _ in bounded))
+        self._bounds = self._left = bounds.to(device) if bounded else bounds
 
     def begin(self) -> None:
         """Before each pass: no token has used any of its bound."""
         self._left = self._bounds
 
-    def apply(
-        self, arriving: Residual, leaving: Residual, inverse: Float[Tensor, "token"]
-    ) -> tuple[Residual, Float[Tensor, "token"]]:
+    def apply(self, arriving: Residual, leaving: Residual, inverse: PerToken) -> tuple[Residual, PerToken]:
         """inverse: 1 / |arriving|. Returns the residual within the bounds, and the share that was left of each token's change."""
         dose = torch.linalg.vector_norm(leaving - arriving, dim=-1) * inverse
         factor = ((self._left + _TINY) / (dose + _TINY)).clamp_max_(1.0)

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from steering.engine.transformers.batch import Batch, Segment
+from steering.engine.transformers.steering.bank import StaticRows
 from steering.engine.transformers.steering.history import SteeringHistory
 from steering.engine.transformers.steering.monitor_scores import MonitorScores, MonitorTables
 from steering.engine.transformers.steering.readout import ReadoutCollector
-from steering.engine.transformers.steering.static_rows import StaticRows
 from steering.engine.transformers.steering.steering_batch import SteeringBatch, SteeringRunner
 from steering.engine.vllm.worker.rows import WorkerRow
 from steering.shapes import Bool, Float, Int, Residual, Tensor

@@ -39,14 +39,14 @@ def segments(pieces: list[tuple[int, int]]) -> list[Segment]:
 def test_rows_come_back_in_their_places(pieces: list[tuple[int, int]]) -> None:
     packed = segments(pieces)
     states = torch.randn(1, HEADS, packed[-1].end, WIDTH)
-    groups = LengthGroups.of(packed, DEVICE)
+    groups = LengthGroups(packed, DEVICE)
     assert torch.equal(groups.restored([group.tokens_of(states) for group in groups.groups]), states)
     assert sum(len(group.segments) for group in groups.groups) == len(packed)
 
 
 @given(pieces)
 def test_a_group_is_even(pieces: list[tuple[int, int]]) -> None:
-    for group in LengthGroups.of(segments(pieces), DEVICE).groups:
+    for group in LengthGroups(segments(pieces), DEVICE).groups:
         lengths = [segment.length for segment in group.segments]
         assert max(lengths) <= UNEVEN * min(lengths)
         assert len({segment.first == 0 for segment in group.segments}) == 1
@@ -66,7 +66,7 @@ def test_each_sees_what_it_would_alone(pieces: list[tuple[int, int]], window: in
     ]
     new = [at for segment, found in zip(packed, slots, strict=True) for at in found[segment.first :]]
     flat_keys, flat_values = layer.keys[:, new][None], layer.values[:, new][None]
-    groups = LengthGroups.of(packed, DEVICE)
+    groups = LengthGroups(packed, DEVICE)
     parts = []
     for group in groups.groups:
         fresh = group.tokens_of(flat_keys), group.tokens_of(flat_values)
@@ -84,7 +84,7 @@ def test_each_sees_what_it_would_alone(pieces: list[tuple[int, int]], window: in
 
 @pytest.mark.parametrize("needed", [False, True])
 def test_plain_causality_needs_no_mask(needed: bool) -> None:
-    (group,) = LengthGroups.of(segments([(0, 5), (0, 6)]), DEVICE).groups
+    (group,) = LengthGroups(segments([(0, 5), (0, 6)]), DEVICE).groups
     assert (group.mask(None, needed=needed) is None) == (not needed)
     assert (group.mask(6, needed=needed) is None) == (not needed)
     assert group.mask(5) is not None

@@ -10,9 +10,9 @@ from transformers import PreTrainedTokenizerFast
 
 from steering.engine.api import GenerationRequest
 from steering.engine.transformers.engine import TransformersEngine
-from steering.engine.transformers.execution import CompileRequest
+from steering.engine.transformers.execution.base import CompileRequest
 from steering.engine.transformers.execution.compiled.artifacts import ABANDONED, SCRATCH, Scratch, remove_abandoned
-from steering.engine.transformers.execution.compiled.compilation import CompileProcess, artifact_folder, graph_paths
+from steering.engine.transformers.execution.compiled.compilation import CompileProcess, artifact_folder, graph_path
 from steering.engine.transformers.execution.compiled.executor import CompiledExecutor
 from steering.engine.transformers.execution.kernels.library import library_path
 from steering.model.loading import opened
@@ -31,7 +31,9 @@ async def events_of_serving(cache: Path, tokenizer: PreTrainedTokenizerFast) -> 
         assert len((await run(engine, GenerationRequest((65, 66), sampling(4)))).tokens) == 4
         executor = engine._runner.executor
         assert isinstance(executor, CompiledExecutor)
-        await until(lambda: not executor.compiling, 800)  # the worker builds the library before it loads a model
+        await until(
+            lambda: not executor.compilation.running, 800
+        )  # the worker builds the library before it loads a model
         assert engine.stats().executor == "eager"
         await engine.close()
     return [line["event"] for line in logs]
@@ -80,7 +82,7 @@ async def test_artifacts_that_others_could_have_written_are_refused(
         engine = TransformersEngine(loaded, compile_request=request)
         executor = engine._runner.executor
         assert isinstance(executor, CompiledExecutor)
-        await until(lambda: not executor.compiling)
+        await until(lambda: not executor.compilation.running)
         await engine.close()
     [line] = [line for line in logs if line["event"] == "compiled_artifacts_refused"]
     assert line["executor"] == "eager"
@@ -88,12 +90,10 @@ async def test_artifacts_that_others_could_have_written_are_refused(
 
 def plant(request: CompileRequest, planted: str) -> None:
     """Puts artefacts in place, one of them untrusted."""
-    library, graphs = library_path(artifact_folder(request), kernels=False), list(graph_paths(request).values())
+    library, target = library_path(artifact_folder(request), kernels=False), graph_path(request) / "graph.so"
     library.touch(0o600)
-    for folder in graphs:
-        folder.mkdir(mode=0o700)
-        (folder / "graph.so").touch(0o600)
-    target = graphs[0] / "graph.so"
+    target.parent.mkdir(mode=0o700)
+    target.touch(0o600)
     if planted == "writable file":
         target.chmod(0o622)
     elif planted == "writable folder":
@@ -111,7 +111,7 @@ def test_a_log_that_is_a_link_is_not_followed(tmp_path: Path, hf_byte_tokenizer:
     (tmp_path / "victim").write_text("kept")
     (tmp_path / "compile.log").symlink_to(tmp_path / "victim")
     with pytest.raises(OSError, match=r"compile\.log"):
-        CompileProcess(request, tmp_path / "library.so", {})
+        CompileProcess(request, tmp_path / "library.so", tmp_path / "graph")
     assert (tmp_path / "victim").read_text() == "kept"
     assert not list(tmp_path.glob(f"{SCRATCH}*"))
 
@@ -120,7 +120,7 @@ def test_closing_ends_the_worker_and_removes_its_scratch(
     tmp_path: Path, hf_byte_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     info = opened(FAMILIES["llama"](), hf_byte_tokenizer, name="tiny").info
-    process = CompileProcess(CompileRequest(info, None, None, tmp_path), tmp_path / "library.so", {})
+    process = CompileProcess(CompileRequest(info, None, None, tmp_path), tmp_path / "library.so", tmp_path / "graph")
     (scratch,) = tmp_path.glob(f"{SCRATCH}*")
     assert scratch.is_dir()
     process.close()

@@ -106,9 +106,9 @@ class DrivenLoop:
         self.runner = runner
         self.pool = BlockPool(runner.blocks)
         self.index = PrefixIndex(self.pool, enabled=limits.share_prefixes, exact=runner.exact)
-        self.scheduler = Scheduler(limits, self.pool, self.index, runner, 64)
+        self.scheduler = Scheduler(limits, self.pool, self.index, runner.release, 64, same_pass=runner.same_pass)
         unembedding = Unembedding(loaded.model, loaded.layout)
-        self.loop = EngineLoop(runner, self.scheduler, self.pool, unembedding, loaded.tokenizer.eos_ids, limits)
+        self.loop = EngineLoop(runner, self.scheduler, unembedding, loaded.tokenizer.eos_ids, limits)
 
     def turn(self, arriving: Sequence[Row] = (), allocator: FailingAllocator | None = None) -> None:
         """Hands over new work, and runs a turn if there is anything to do."""

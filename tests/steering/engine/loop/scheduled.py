@@ -15,13 +15,8 @@ from tests.steering.engine.loop.driven import open_stream
 numbers = count()
 
 
-class NoState:
-    """Running sequences have no state besides their blocks."""
-
-    same_pass = True
-
-    def release(self, sequence: Sequence) -> None:
-        """There is nothing to release."""
+def no_state(_: Sequence) -> None:
+    """Releases nothing: running sequences have no state besides their blocks."""
 
 
 def request(prompt: int, answer: int, *, salt: str = "", priority: int = 0) -> Sequence:
@@ -45,7 +40,7 @@ class World:
     def __init__(self, blocks: int, limits: EngineLimits | None = None) -> None:
         self.pool = BlockPool(blocks)
         index = PrefixIndex(self.pool, enabled=True, exact=True)
-        self.scheduler = Scheduler(limits or EngineLimits(), self.pool, index, NoState())
+        self.scheduler = Scheduler(limits or EngineLimits(), self.pool, index, no_state)
         self.ended: list[Sequence] = []
         self.most_running = 0
 

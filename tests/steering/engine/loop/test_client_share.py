@@ -5,7 +5,7 @@ from steering.engine.transformers.memory.prefix_index import PrefixIndex
 from steering.engine.transformers.scheduler import Scheduler
 from steering.engine.transformers.sequence import Sequence
 from steering.engine.transformers.waiting import WINDOW, ClientShare
-from tests.steering.engine.loop.scheduled import NoState, World, request, text
+from tests.steering.engine.loop.scheduled import World, no_state, request, text
 
 LIMITS = EngineLimits(max_running=16, contended_running=3)
 
@@ -24,7 +24,7 @@ def timed_world(clock: Clock) -> World:
     """A world whose scheduler reads that clock."""
     world = World(1000, LIMITS)
     index = PrefixIndex(world.pool, enabled=True, exact=True)
-    world.scheduler = Scheduler(LIMITS, world.pool, index, NoState(), clock=clock)
+    world.scheduler = Scheduler(LIMITS, world.pool, index, no_state, clock=clock)
     return world
 
 

@@ -37,7 +37,7 @@ class Pool(RuleBasedStateMachine):
             block = self.pool.lookup(key)
             if block is None:
                 break
-            self.pool.acquire(block)
+            self.pool.acquire([block])
             shared.append(block)
         before = self.pool.available
         own = self.pool.allocate(blocks - len(shared))
@@ -112,7 +112,7 @@ def test_the_prompt_used_last_stays_longest() -> None:
         pool.release(block)
     again = pool.lookup(first[0])
     assert again is not None
-    pool.acquire(again)
+    pool.acquire([again])
     pool.release([again])
     pool.allocate(1)
     assert pool.lookup(first[0]) == again

@@ -5,8 +5,7 @@ import torch
 
 from steering.engine.transformers.memory.block_layouts import RowLayout
 from steering.engine.transformers.memory.block_pool import BLOCK, BlockPool
-from steering.engine.transformers.memory.paged_cache import LayerShape, PagedCache
-from steering.engine.transformers.memory.pretouch import STEP_BYTES, Pretouch
+from steering.engine.transformers.memory.paged_cache import STEP_BYTES, LayerShape, PagedCache, Pretouch
 
 COUNT = 20
 SHAPE = LayerShape(2, 4096, 2, 4096, torch.float32, torch.device("cpu"))

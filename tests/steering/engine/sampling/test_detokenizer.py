@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from steering.engine.api import GenerationRequest, SamplingParams
-from steering.engine.transformers.sampling.detokenizer import advance, finish
+from steering.engine.transformers.answers import advance, finish
 from tests.engines import family_engine, run, run_all, sampling
 from tests.steering.engine.sampling.test_sampler import PROMPT, row
 

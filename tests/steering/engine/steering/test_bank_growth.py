@@ -32,7 +32,7 @@ async def logits_of(
     runner = ModelRunner(model, find_layout(model), torch.device("cpu"), EngineLimits())
     row = Sequence(0, list(PROMPT), len(PROMPT), plan, sampling(PASSES), Stream(asyncio.get_running_loop()))
     row.block_table = [1]
-    runner.place(row)
+    runner.steering.admit(row)
     found = [runner.run([(row, len(PROMPT))]).logits]
     layout = runner.steering.bank.layout
     for number in range(PASSES):

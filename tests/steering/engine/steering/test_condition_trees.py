@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steering.engine.transformers.steering.condition_trees import TreeGroups
+from steering.engine.transformers.steering.timing import TreeGroups
 from steering.plan.types import ConditionTree
 
 WIDTH = 3

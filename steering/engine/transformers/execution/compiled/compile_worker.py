@@ -19,7 +19,6 @@ from steering.engine.transformers.execution.compiled.graphs import PassGraph
 from steering.engine.transformers.execution.compiled.packed_linears import PackedLinears
 from steering.engine.transformers.execution.kernels.library import build
 from steering.engine.transformers.execution.kernels.operations import AOTI_SHIMS
-from steering.engine.transformers.execution.kernels.processor import supports_packed_linear
 from steering.engine.transformers.memory.paged_cache import probe_shapes
 from steering.model.loading import load
 
@@ -34,16 +33,6 @@ OPTIONS = {
     "cpp.dynamic_threads": True,
     "aot_inductor.custom_ops_to_c_shims": AOTI_SHIMS,
 }
-
-
-def trace_linears(model: Any, *, kernels: bool) -> PackedLinears | None:
-    """Attaches the model's linear layers for tracing if they use our kernel."""
-    weight = next(model.parameters())
-    if not kernels or not supports_packed_linear(weight.dtype, weight.device):
-        return None
-    linears = PackedLinears(model)
-    linears.attach(linears.placeholders())
-    return linears
 
 
 def compile_graph(graph: Any, target: Path, scratch: Path) -> None:
@@ -83,25 +72,18 @@ def main(request: str) -> None:
     # Runs only on idle processors. A higher nice value still takes slices of a few milliseconds, and every parallel
     # operation of the serving process waits for its slowest thread: measured, 40 times slower.
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    scratch, library, kernels = Path(work["scratch"]), Path(work["library"]), bool(work["kernels"])
+    scratch, library, path = Path(work["scratch"]), Path(work["library"]), Path(work["path"])
+    kernels = bool(work["kernels"])
     if not library.exists():
         build(library, scratch, kernels=kernels)
-    loaded = load(
-        work["source"],
-        cache_dir=Path(work["cache_dir"]),
-        device="cpu",
-        dtype=work["dtype"],
-        revision=work["revision"],
-    )
+    cache_dir, dtype, revision = Path(work["cache_dir"]), work["dtype"], work["revision"]
+    loaded = load(work["source"], cache_dir=cache_dir, device="cpu", dtype=dtype, revision=revision)
     shapes = probe_shapes(loaded.model, loaded.layout.layer_count, loaded.layout.cache_argument, torch.device("cpu"))
-    linears = trace_linears(loaded.model, kernels=kernels)
-    for path in work["paths"].values():
-        if not Path(path).exists():
-            graph = PassGraph(loaded.model, loaded.layout, shapes, linears, kernels=kernels).eval()
-            try:
-                compile_graph(graph, Path(path), scratch)
-            finally:
-                graph.close()
+    if not path.exists():
+        linears = PackedLinears.of(loaded.model, kernels=kernels)
+        if linears is not None:
+            linears.attach(linears.placeholders())
+        compile_graph(PassGraph(loaded.model, loaded.layout, shapes, linears, kernels=kernels).eval(), path, scratch)
 
 
 if __name__ == "__main__":

@@ -1,31 +1,21 @@
 """CompiledExecutor: runs passes through graphs compiled ahead of time, once they are ready, and eagerly before."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import structlog
 import torch
 
 from steering.engine.transformers.attention.masked import Scores
 from steering.engine.transformers.batch import Batch
-from steering.engine.transformers.execution.base import (
-    CompileRequest,
-    Install,
-    ModelParts,
-    PreparedPass,
-    SamplingKernel,
-)
+from steering.engine.transformers.execution.base import CompileRequest, Install, ModelParts, PreparedPass
 from steering.engine.transformers.execution.compiled.callbacks import CallbackScope
 from steering.engine.transformers.execution.compiled.compilation import Compilation
-from steering.engine.transformers.execution.compiled.graphs import KINDS, opcodes
+from steering.engine.transformers.execution.compiled.graphs import opcodes
 from steering.engine.transformers.execution.compiled.packed_linears import PackedLinears
 from steering.engine.transformers.execution.eager import EagerExecutor
 from steering.engine.transformers.execution.kernels import operations
 from steering.engine.transformers.execution.kernels.library import CompiledGraph
-from steering.engine.transformers.execution.kernels.processor import (
-    supports_kernels,
-    supports_packed_linear,
-)
+from steering.engine.transformers.execution.kernels.processor import supports_kernels
 from steering.engine.transformers.memory.block_layouts import PairedLayout
 from steering.shapes import Logits, Tensor
 from steering.threads import call_in_thread
@@ -36,72 +26,51 @@ GRAPH_COST, PACKED_GRAPH_COST = 0.5, 0.75
 70 tokens read at layer 18 of 30 take 0.8 s eagerly and 1.0 s by the graph; at layer 22 both take 1.1 s (two cores of an AMD EPYC)."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Ready:
-    """Everything that a compiled pass needs. weights: packed, inputs of the graph; empty where they are constants."""
+class CompiledExecutor(EagerExecutor):
+    """Runs passes on CPUs. The graph and the kernels are installed together between two passes, so that a pass is either eager
+    or compiled and `name` says which."""
 
-    run: CompiledGraph
-    weights: list[Tensor]
-
-
-class CompiledExecutor:
-    """Implements PassExecutor on CPUs. All graphs and kernels are installed together between two passes, so that a pass is
-    either eager or compiled and `name` says which."""
-
-    def __init__(self, parts: ModelParts, eager: EagerExecutor, request: CompileRequest) -> None:
-        self._parts, self._eager = parts, eager
+    def __init__(self, parts: ModelParts, request: CompileRequest) -> None:
+        super().__init__(parts)
+        self._parts = parts
         weight = next(parts.model.parameters())
         self._kernels = request.kernels and supports_kernels(weight.dtype, weight.device)
         self._attention_kernel = isinstance(parts.cache.layout, PairedLayout)
-        packs = self._kernels and supports_packed_linear(weight.dtype, weight.device)
-        self._linears = PackedLinears(parts.model) if packs else None
-        self._compilation = Compilation(request, self._prepare)
+        self._linears = PackedLinears.of(parts.model, kernels=request.kernels)
+        self.compilation = Compilation(request, self._prepare)
         self._install: Install | None = None
-        self._ready: _Ready | None = None
-
-    @property
-    def name(self) -> str:
-        """See PassExecutor.name."""
-        if self._ready is None:
-            return self._eager.name
-        return "compiled+kernels" if self._kernels else "compiled"
-
-    @property
-    def compiling(self) -> bool:
-        """Whether graphs may still become ready."""
-        return self._compilation.running
-
-    @property
-    def batch_invariant(self) -> bool:
-        """See PassExecutor.batch_invariant."""
-        return self._ready is not None and self._attention_kernel and self._linears is not None
+        self._graph: CompiledGraph | None = None
+        self._weights: list[Tensor] = []
+        """Packed, inputs of the graph; empty where they are constants."""
 
     def start(self, install: Install) -> None:
-        """See PassExecutor.start."""
+        """See EagerExecutor.start."""
         self._install = install
-        self._compilation.start()
+        self.compilation.start()
 
-    def _prepare(self, graphs: Mapping[str, CompiledGraph]) -> None:
+    def _prepare(self, graph: CompiledGraph) -> None:
         """Packs the weights on the compilation's thread, then hands everything to the engine's thread."""
         weights = [] if self._linears is None else call_in_thread(self._linears.pack)
-        ready = _Ready(graphs[KINDS[0]], weights)
         assert self._install is not None
-        self._install(lambda: self._use(ready))
+        self._install(lambda: self._use(graph, weights))
 
-    def _use(self, graphs: _Ready) -> None:
-        self._ready = graphs
-        if self._attention_kernel and self._eager.attention is not None:
-            self._eager.attention.kernel = _attention_kernel
-            self._parts.cache.writes = False
+    def _use(self, graph: CompiledGraph, weights: list[Tensor]) -> None:
+        self._graph, self._weights = graph, weights
+        self.name = "compiled+kernels" if self._kernels else "compiled"
+        self.batch_invariant = self._attention_kernel and self._linears is not None
+        self.sampling_kernel = operations.sample if self._kernels else None
+        if self._attention_kernel and self.attention is not None:
+            self.attention.kernel = _attention_kernel
+            self._cache.writes = False
         if self._linears is not None:
-            self._linears.attach(graphs.weights)
+            self._linears.attach(weights)
         log.info("executor_changed", executor=self.name)
 
     def run(self, prepared: PreparedPass) -> Logits | None:
-        """See PassExecutor.run."""
-        if self._ready is None or not self._worthwhile(prepared.stop_after):
-            return self._eager.run(prepared)
-        return self._compiled(self._ready, replace(prepared, stop_after=None))  # a graph always runs to its end
+        """See EagerExecutor.run."""
+        if self._graph is None or not self._worthwhile(prepared.stop_after):
+            return super().run(prepared)
+        return self._compiled(self._graph, replace(prepared, stop_after=None))  # a graph always runs to its end
 
     def _worthwhile(self, stop_after: int | None) -> bool:
         """Whether a graph is faster than an eager pass that stops early: it computes all layers, each at the share
@@ -109,38 +78,33 @@ class CompiledExecutor:
         share = GRAPH_COST if self._linears is None else PACKED_GRAPH_COST
         return stop_after is None or stop_after + 1 > share * self._parts.layout.layer_count
 
-    def _compiled(self, ready: _Ready, prepared: PreparedPass) -> Logits:
-        batch, attention, steering = prepared.batch, self._eager.attention, prepared.steering
+    def _compiled(self, run: CompiledGraph, prepared: PreparedPass) -> Logits:
+        batch, attention, steering = prepared.batch, self.attention, prepared.steering
         assert attention is not None
-        layers, cache = self._parts.layout.layer_count, self._parts.cache
+        layers, cache = self._parts.layout.layer_count, self._cache
         callbacks = steering.call_layers | prepared.readers.layers
         actions = opcodes(layers, callbacks, steering.static_layers - callbacks)
-        tokens = [batch.token_ids, batch.positions, prepared.keep, batch.segment_table(), batch.block_table()]
+        tokens = [batch.token_ids, batch.positions, prepared.keep, batch.segment_table, batch.block_table]
         bank = [self._parts.bank.static_adds, steering.row_indices, steering.static_sums, actions]
         cache.batch = batch
         try:
             with torch.no_grad(), CallbackScope(prepared.on_layer, attention.write_and_attend):
-                (logits,) = ready.run([*tokens, *bank, *cache.keys, *cache.values, *ready.weights])
+                (logits,) = run([*tokens, *bank, *cache.keys, *cache.values, *self._weights])
         finally:
             cache.batch = None
         return logits
 
-    @property
-    def sampling_kernel(self) -> SamplingKernel | None:
-        """See PassExecutor.sampling_kernel."""
-        return operations.sample if self._ready is not None and self._kernels else None
-
     def close(self) -> None:
-        """See PassExecutor.close."""
-        self._compilation.close()
+        """See EagerExecutor.close."""
+        self.compilation.close()
         if self._linears is not None:
             self._linears.close()
-        self._eager.close()
+        super().close()
 
 
 def _attention_kernel(
     query: Tensor, key: Tensor, value: Tensor, states: tuple[Tensor, Tensor], batch: Batch, scores: Scores
 ) -> Tensor:
     """Runs the attention of an eager pass by our kernel."""
-    tables = batch.segment_table(), batch.block_table()
+    tables = batch.segment_table, batch.block_table
     return operations.paged_attention(query, key, value, *states, *tables, *scores).transpose(1, 2)

@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 
-from steering.engine.transformers.attention.attachment import AttentionPatch
-from steering.engine.transformers.execution.compiled.callbacks import Opcode
-from steering.engine.transformers.execution.compiled.graph_attention import GraphAttention
+from steering.engine.transformers.attention.masked import AttentionPatch, Queries, Scores
+from steering.engine.transformers.execution.compiled.callbacks import Opcode, attention_callback
 from steering.engine.transformers.execution.compiled.packed_linears import PackedLinears
-from steering.engine.transformers.execution.kernels.operations import steer
+from steering.engine.transformers.execution.kernels.operations import paged_attention, steer
 from steering.engine.transformers.execution.kernels.processor import supports_kernels, supports_paged_attention
 from steering.engine.transformers.memory.block_pool import BLOCK
 from steering.engine.transformers.memory.paged_cache import LayerShape
@@ -19,16 +18,12 @@ from steering.model.layout import Layout
 from steering.plan.types import Phase
 from steering.shapes import Float, Int, Logits, Tensor
 
-KINDS: Final = ("pass",)
-"""One graph computes prompts and decodes. Measured on one core with AMX, SmolLM2-135M: compiled in 149 s, against 166 s and
-103 s for one graph each; tokens/s at 1, 8 and 32 requests differ by less than the noise of 30 %."""
+States = list[Float[Tensor, "kv_head slot head_dim"]]
+"""One tensor per layer."""
 FREE: Any = torch.export.Dim.AUTO
 """A size that differs between passes: one graph serves every batch."""
 GraphBank: TypeAlias = tuple[
-    Float[Tensor, "phase layer slot d_model"],
-    Int[Tensor, "token"],
-    Float[Tensor, "layer sum"],
-    Int[Tensor, "layer"],
+    Float[Tensor, "phase layer slot d_model"], Int[Tensor, "token"], Float[Tensor, "layer sum"], Int[Tensor, "layer"]
 ]
 """bank_rows, row_indices, inverse_norms and opcodes of `kernels.operations.steer`."""
 
@@ -53,6 +48,30 @@ def uses_attention_kernel(shapes: Sequence[LayerShape], *, kernels: bool) -> boo
     )
 
 
+class GraphAttention:
+    """Attention of a compiled pass, which takes the cached keys and values as inputs and writes them in place.
+
+    kernel: whether our kernel computes it; otherwise the graph calls back.
+    """
+
+    def __init__(self, *, kernel: bool) -> None:
+        self._kernel = kernel
+
+    def begin(
+        self, segments: Int[Tensor, "segment 3"], tables: Int[Tensor, "segment block"], keys: States, values: States
+    ) -> None:
+        """Sets the inputs of a pass, see `paged_attention`."""
+        self._segments, self._tables, self._keys, self._values = segments, tables, keys, values
+
+    def attended(self, layer: int, query: Queries, key: Tensor, value: Tensor, scores: Scores) -> Queries:
+        """See AttentionFunction."""
+        if not self._kernel:
+            return attention_callback(query, key, value, layer, *scores).transpose(1, 2)
+        states = self._keys[layer], self._values[layer]
+        found = paged_attention(query, key, value, *states, self._segments, self._tables, *scores)
+        return found.transpose(1, 2)
+
+
 class PassGraph(torch.nn.Module):
     """The model under its hooks, steered by `steer` after every block, over the tokens of many sequences in one row.
 
@@ -61,20 +80,14 @@ class PassGraph(torch.nn.Module):
     """
 
     def __init__(
-        self,
-        model: Any,
-        layout: Layout,
-        shapes: Sequence[LayerShape],
-        linears: PackedLinears | None,
-        *,
-        kernels: bool,
+        self, model: Any, layout: Layout, shapes: Sequence[LayerShape], linears: PackedLinears | None, *, kernels: bool
     ) -> None:
         super().__init__()
         self.model = model
         self._layout, self._shapes, self._linears = layout, shapes, linears
         self.kernels = kernels and supports_kernels(shapes[0].dtype, shapes[0].device)
         self._attention = GraphAttention(kernel=uses_attention_kernel(shapes, kernels=kernels))
-        self._patch = AttentionPatch(model, self._attention)
+        self._patch = AttentionPatch(model, self._attention.attended)
         self._hooks = ResidualHooks(layout)
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from steering.engine.transformers.execution.kernels.operations import PANEL, pack_weight, packed_linear, pad_bias
+from steering.engine.transformers.execution.kernels.processor import supports_packed_linear
 from steering.shapes import Tensor
 
 
@@ -22,6 +23,12 @@ class PackedLinears:
         zeros = pad_bias(torch.zeros(widest))
         self._biases = [zeros if layer.bias is None else pad_bias(layer.bias.detach()) for layer in self._layers]
         self.weights: list[Tensor] = []
+
+    @classmethod
+    def of(cls, model: nn.Module, *, kernels: bool) -> "PackedLinears | None":
+        """The linear layers of a model if they use our kernel. kernels: whether passes use our kernels at all."""
+        weight = next(model.parameters())
+        return cls(model) if kernels and supports_packed_linear(weight.dtype, weight.device) else None
 
     def pack(self) -> list[Tensor]:
         """Packs every weight: as much memory again as the model's own, in one allocation, which can have huge pages."""

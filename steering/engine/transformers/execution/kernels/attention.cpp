@@ -146,9 +146,7 @@ void check_arguments(
       key.size(2) == query.size(2) && value.size(2) == query.size(2), "paged_attention: expected a key and a value per token");
 }
 
-}  // namespace
-
-at::Tensor steering::paged_attention(
+at::Tensor paged_attention(
     const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, at::Tensor& keys, at::Tensor& values,
     const at::Tensor& segments, const at::Tensor& block_tables, double scaling, std::optional<int64_t> window,
     std::optional<double> softcap, const std::optional<at::Tensor>& cosines, const std::optional<at::Tensor>& sines) {
@@ -180,17 +178,17 @@ at::Tensor steering::paged_attention(
   return out;
 }
 
-TORCH_LIBRARY_IMPL(steering, CPU, library) { library.impl("paged_attention", &steering::paged_attention); }
+}  // namespace
+
+TORCH_LIBRARY_IMPL(steering, CPU, library) { library.impl("paged_attention", &paged_attention); }
 
 extern "C" AOTITorchError aoti_torch_cpu_paged_attention(
     AtenTensorHandle query, AtenTensorHandle key, AtenTensorHandle value, AtenTensorHandle keys, AtenTensorHandle values,
     AtenTensorHandle segments, AtenTensorHandle block_tables, double scaling, const int64_t* window, const double* softcap,
     const AtenTensorHandle* cosines, const AtenTensorHandle* sines, AtenTensorHandle* result) {
   AOTI_TORCH_CONVERT_EXCEPTION_TO_ERROR_CODE({
-    *result = steering::handle(steering::paged_attention(
-        steering::tensor(query), steering::tensor(key), steering::tensor(value), steering::tensor(keys),
-        steering::tensor(values), steering::tensor(segments), steering::tensor(block_tables), scaling,
-        steering::optional(window), steering::optional(softcap), steering::optional_tensor(cosines),
-        steering::optional_tensor(sines)));
+    *result = handle(paged_attention(
+        tensor(query), tensor(key), tensor(value), tensor(keys), tensor(values), tensor(segments), tensor(block_tables),
+        scaling, optional(window), optional(softcap), optional_tensor(cosines), optional_tensor(sines)));
   });
 }

@@ -138,21 +138,17 @@ const bf16* thread_begin(at::TensorList weights, int64_t thread, int64_t threads
   return nullptr;
 }
 
-// Multiplies a block of rows by the panels [begin, end) of one thread. after: what to prefetch during the last of them.
-void run_panels(const Call& call, int64_t begin, int64_t end, const bf16* after, int64_t first, int64_t rows) {
-  for (int64_t index = begin; index < end; ++index)
-    compute(call, index, index + 1 < end ? panel_at(call, index + 1).weights(call.width) : after, first, rows);
-}
-
 void run(const Call& call, at::TensorList prefetch) {
   const int64_t panels = call.panel_count(), blocks = (call.rows + ROW_BLOCK - 1) / ROW_BLOCK;
   const int64_t threads = std::min<int64_t>(at::get_num_threads(), panels);
   at::parallel_for(0, threads, 1, [&](int64_t first, int64_t last) {
     for (int64_t thread = first; thread < last; ++thread) {
       const int64_t begin = panels * thread / threads, end = panels * (thread + 1) / threads;
+      const bf16* after = thread_begin(prefetch, thread, threads);  // prefetched during the last panel
       for (int64_t block = 0; block < blocks; ++block) {
         const int64_t row = call.rows * block / blocks, stop = call.rows * (block + 1) / blocks;
-        run_panels(call, begin, end, thread_begin(prefetch, thread, threads), row, stop - row);
+        for (int64_t index = begin; index < end; ++index)
+          compute(call, index, index + 1 < end ? panel_at(call, index + 1).weights(call.width) : after, row, stop - row);
       }
     }
   });
@@ -188,9 +184,7 @@ at::Tensor empty_with_columns(const at::Tensor& rows, int64_t columns) {
   return at::empty(shape, rows.options());
 }
 
-}  // namespace
-
-at::Tensor steering::packed_linear(
+at::Tensor packed_linear(
     const at::Tensor& rows, at::TensorList weights, at::TensorList biases, at::IntArrayRef columns, at::TensorList prefetch) {
   const auto contiguous = rows.contiguous();
   auto out = empty_with_columns(contiguous, std::accumulate(columns.begin(), columns.end(), int64_t{0}));
@@ -198,7 +192,7 @@ at::Tensor steering::packed_linear(
   return out;
 }
 
-at::Tensor steering::packed_swiglu(
+at::Tensor packed_swiglu(
     const at::Tensor& rows, at::TensorList weights, at::TensorList biases, int64_t columns, at::TensorList prefetch) {
   TORCH_CHECK(weights.size() == 2, "packed_swiglu: expected the weights of a gate and an up projection");
   const auto contiguous = rows.contiguous();
@@ -209,9 +203,11 @@ at::Tensor steering::packed_swiglu(
   return out;
 }
 
+}  // namespace
+
 TORCH_LIBRARY_IMPL(steering, CPU, library) {
-  library.impl("packed_linear", &steering::packed_linear);
-  library.impl("packed_swiglu", &steering::packed_swiglu);
+  library.impl("packed_linear", &packed_linear);
+  library.impl("packed_swiglu", &packed_swiglu);
 }
 
 extern "C" {
@@ -221,9 +217,9 @@ AOTITorchError aoti_torch_cpu_packed_linear(
     int64_t bias_count, const int64_t* columns, int64_t column_count, const AtenTensorHandle* prefetch,
     int64_t prefetch_count, AtenTensorHandle* result) {
   AOTI_TORCH_CONVERT_EXCEPTION_TO_ERROR_CODE({
-    *result = steering::handle(steering::packed_linear(
-        steering::tensor(rows), steering::tensors(weights, weight_count), steering::tensors(biases, bias_count),
-        at::IntArrayRef(columns, column_count), steering::tensors(prefetch, prefetch_count)));
+    *result = handle(packed_linear(
+        tensor(rows), tensors(weights, weight_count), tensors(biases, bias_count), at::IntArrayRef(columns, column_count),
+        tensors(prefetch, prefetch_count)));
   });
 }
 
@@ -232,9 +228,9 @@ AOTITorchError aoti_torch_cpu_packed_swiglu(
     int64_t bias_count, int64_t columns, const AtenTensorHandle* prefetch, int64_t prefetch_count,
     AtenTensorHandle* result) {
   AOTI_TORCH_CONVERT_EXCEPTION_TO_ERROR_CODE({
-    *result = steering::handle(steering::packed_swiglu(
-        steering::tensor(rows), steering::tensors(weights, weight_count), steering::tensors(biases, bias_count), columns,
-        steering::tensors(prefetch, prefetch_count)));
+    *result = handle(packed_swiglu(
+        tensor(rows), tensors(weights, weight_count), tensors(biases, bias_count), columns,
+        tensors(prefetch, prefetch_count)));
   });
 }
 }

@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 
 namespace {
 
@@ -42,11 +43,6 @@ struct Norm {
     }
   }
 };
-
-void add(const bf16* first, const bf16* second, int64_t width, bf16* out) {
-  for (int64_t at = 0; at < width; at += LANES)
-    store_bf16(out + at, _mm512_add_ps(load_float(first + at), load_float(second + at)));
-}
 
 // The rows of a tensor (1, head, token, width) or (..., width), in this order; those of a head may be any distance apart.
 struct Rows {
@@ -88,9 +84,7 @@ void for_rows(const at::Tensor& rows, const Call& call) {
 
 bf16* output(at::Tensor& tensor) { return reinterpret_cast<bf16*>(tensor.mutable_data_ptr()); }
 
-}  // namespace
-
-at::Tensor steering::rms_norm(const at::Tensor& rows, const at::Tensor& weight, double epsilon, bool zero_centered) {
+at::Tensor rms_norm(const at::Tensor& rows, const at::Tensor& weight, double epsilon, bool zero_centered) {
   check(rows, weight);
   const int64_t width = rows.size(-1);
   const auto given = with_rows(rows);
@@ -102,7 +96,7 @@ at::Tensor steering::rms_norm(const at::Tensor& rows, const at::Tensor& weight, 
   return out;
 }
 
-std::tuple<at::Tensor, at::Tensor> steering::add_rms_norm(
+std::tuple<at::Tensor, at::Tensor> add_rms_norm(
     const at::Tensor& first, const at::Tensor& second, const at::Tensor& weight, double epsilon, bool zero_centered) {
   check(first, weight);
   TORCH_CHECK(
@@ -112,18 +106,22 @@ std::tuple<at::Tensor, at::Tensor> steering::add_rms_norm(
   const auto left = first.contiguous(), right = second.contiguous();
   auto sum = at::empty_like(left), normed = at::empty_like(left);
   const Norm norm{data(weight), width, static_cast<float>(epsilon), zero_centered};
+  const bf16 *one = data(left), *other = data(right);
   bf16 *total = output(sum), *out = output(normed);
   for_rows(left, [&](int64_t row) {
     const int64_t start = row * width;
-    add(data(left) + start, data(right) + start, width, total + start);
+    for (int64_t at = start; at < start + width; at += LANES)
+      store_bf16(total + at, _mm512_add_ps(load_float(one + at), load_float(other + at)));
     norm.run(total + start, out + start);
   });
   return {sum, normed};
 }
 
+}  // namespace
+
 TORCH_LIBRARY_IMPL(steering, CPU, library) {
-  library.impl("rms_norm", &steering::rms_norm);
-  library.impl("add_rms_norm", &steering::add_rms_norm);
+  library.impl("rms_norm", &rms_norm);
+  library.impl("add_rms_norm", &add_rms_norm);
 }
 
 extern "C" {
@@ -131,8 +129,7 @@ extern "C" {
 AOTITorchError aoti_torch_cpu_rms_norm(
     AtenTensorHandle rows, AtenTensorHandle weight, double epsilon, int32_t zero_centered, AtenTensorHandle* result) {
   AOTI_TORCH_CONVERT_EXCEPTION_TO_ERROR_CODE({
-    *result = steering::handle(
-        steering::rms_norm(steering::tensor(rows), steering::tensor(weight), epsilon, zero_centered != 0));
+    *result = handle(rms_norm(tensor(rows), tensor(weight), epsilon, zero_centered != 0));
   });
 }
 
@@ -140,10 +137,9 @@ AOTITorchError aoti_torch_cpu_add_rms_norm(
     AtenTensorHandle first, AtenTensorHandle second, AtenTensorHandle weight, double epsilon, int32_t zero_centered,
     AtenTensorHandle* sum, AtenTensorHandle* normed) {
   AOTI_TORCH_CONVERT_EXCEPTION_TO_ERROR_CODE({
-    auto [total, result] = steering::add_rms_norm(
-        steering::tensor(first), steering::tensor(second), steering::tensor(weight), epsilon, zero_centered != 0);
-    *sum = steering::handle(std::move(total));
-    *normed = steering::handle(std::move(result));
+    auto [total, result] = add_rms_norm(tensor(first), tensor(second), tensor(weight), epsilon, zero_centered != 0);
+    *sum = handle(std::move(total));
+    *normed = handle(std::move(result));
   });
 }
 }

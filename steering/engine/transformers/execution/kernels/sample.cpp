@@ -197,9 +197,7 @@ Choice choose(const bf16* logits, int64_t count, Settings settings, Generator ge
   return choice;
 }
 
-}  // namespace
-
-at::Tensor steering::sample(const at::Tensor& logits, const at::Tensor& settings, const at::Tensor& states) {
+at::Tensor sample(const at::Tensor& logits, const at::Tensor& settings, const at::Tensor& states) {
   TORCH_CHECK(
       logits.dim() == 2 && logits.stride(1) == 1 && logits.scalar_type() == at::kBFloat16,
       "sample: logits must be (row, vocab) in bfloat16 with contiguous rows");
@@ -226,4 +224,6 @@ at::Tensor steering::sample(const at::Tensor& logits, const at::Tensor& settings
   return out;
 }
 
-TORCH_LIBRARY_IMPL(steering, CPU, library) { library.impl("sample", &steering::sample); }
+}  // namespace
+
+TORCH_LIBRARY_IMPL(steering, CPU, library) { library.impl("sample", &sample); }

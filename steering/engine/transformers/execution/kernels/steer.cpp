@@ -19,6 +19,7 @@
 
 namespace {
 
+using namespace steering;
 using Vector = at::vec::Vectorized<float>;
 
 constexpr int64_t ADD = 1, CALLBACK = 2;  // callbacks.Opcode
@@ -40,34 +41,7 @@ struct BankLayer {
   }
 };
 
-// One token's residual in float32. memory: 2 * width numbers.
-template <typename scalar_t>
-class Residual {
- public:
-  Residual(int64_t width, float* memory) : width_(width), values_(memory), summand_(memory + width) {}
-
-  void load(const scalar_t* from) { at::vec::convert(from, values_, width_); }
-
-  void accumulate(const scalar_t* from) {
-    at::vec::convert(from, summand_, width_);
-    at::vec::map2<float>(sum, values_, values_, summand_, width_);
-  }
-
-  void add_bank_row(const float* row, float* inverse_norm) {
-    const auto square = [](Vector x) { return x * x; };
-    const float squares = at::vec::map_reduce_all<float>(square, sum, values_, width_);
-    *inverse_norm += 1.0f / std::max(std::sqrt(squares), MIN_NORM);
-    at::vec::map2<float>(sum, values_, values_, row, width_);
-  }
-
-  void store(scalar_t* out) const { at::vec::convert(values_, out, width_); }
-
- private:
-  int64_t width_;
-  float *values_, *summand_;
-};
-
-// out = the sum of the parts, plus the bank's rows if there is a bank.
+// out = the sum of the parts, plus the bank's rows if there is a bank; in float32.
 void combine(const std::vector<at::Tensor>& parts, const BankLayer* bank, at::Tensor& out) {
   const int64_t count = out.size(0), width = out.size(1);
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, out.scalar_type(), "steer", [&] {
@@ -77,19 +51,25 @@ void combine(const std::vector<at::Tensor>& parts, const BankLayer* bank, at::Te
     at::parallel_for(0, count, std::max<int64_t>(1, GRAIN / width), [&](int64_t begin, int64_t end) {
       static thread_local std::vector<float> memory;  // kept: threads that allocate wait for each other
       memory.resize(2 * width);
-      Residual<scalar_t> residual(width, memory.data());
+      float* values = memory.data();
+      float* summand = values + width;
       for (int64_t token = begin; token < end; ++token) {
         scalar_t* to = result + token * width;
-        residual.load(first + token * width);
-        if (second) residual.accumulate(second + token * width);
+        at::vec::convert(first + token * width, values, width);
+        if (second) {
+          at::vec::convert(second + token * width, summand, width);
+          at::vec::map2<float>(sum, values, values, summand, width);
+        }
         if (bank) {
           if (second) {  // round the sum where the model rounds it
-            residual.store(to);
-            residual.load(to);
+            at::vec::convert(values, to, width);
+            at::vec::convert(to, values, width);
           }
-          residual.add_bank_row(bank->row(token, width), bank->inverse_norms + token);
+          const float squares = at::vec::map_reduce_all<float>([](Vector x) { return x * x; }, sum, values, width);
+          bank->inverse_norms[token] += 1.0f / std::max(std::sqrt(squares), MIN_NORM);
+          at::vec::map2<float>(sum, values, values, bank->row(token, width), width);
         }
-        residual.store(to);
+        at::vec::convert(values, to, width);
       }
     });
   });
@@ -112,9 +92,7 @@ void hook_callback(at::Tensor& residual, int64_t layer) {
   operation.call(residual, layer);
 }
 
-}  // namespace
-
-at::Tensor steering::steer(
+at::Tensor steer(
     at::TensorList parts, const at::Tensor& bank_rows, const at::Tensor& row_indices, at::Tensor& inverse_norms,
     const at::Tensor& opcodes, int64_t layer) {
   TORCH_CHECK(parts.size() == 1 || parts.size() == 2, "steer: expected one or two parts, got ", parts.size());
@@ -137,14 +115,15 @@ at::Tensor steering::steer(
   return out;
 }
 
-TORCH_LIBRARY_IMPL(steering, CPU, library) { library.impl("steer", &steering::steer); }
+}  // namespace
+
+TORCH_LIBRARY_IMPL(steering, CPU, library) { library.impl("steer", &steer); }
 
 extern "C" AOTITorchError aoti_torch_cpu_steer(
     const AtenTensorHandle* parts, int64_t part_count, AtenTensorHandle bank_rows, AtenTensorHandle row_indices,
     AtenTensorHandle inverse_norms, AtenTensorHandle opcodes, int64_t layer, AtenTensorHandle* result) {
   AOTI_TORCH_CONVERT_EXCEPTION_TO_ERROR_CODE({
-    *result = steering::handle(steering::steer(
-        steering::tensors(parts, part_count), steering::tensor(bank_rows), steering::tensor(row_indices),
-        steering::tensor(inverse_norms), steering::tensor(opcodes), layer));
+    *result = handle(steer(
+        tensors(parts, part_count), tensor(bank_rows), tensor(row_indices), tensor(inverse_norms), tensor(opcodes), layer));
   });
 }
