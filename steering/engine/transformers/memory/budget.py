@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from steering.model.memory import measure_memory
+from steering.model.device import measure_memory
 
 CPU_SHARE, CPU_MOST = 0.25, 4 << 30
 """Of the memory that is free. It is taken page by page, as blocks are used for the first time."""
