@@ -78,9 +78,13 @@ def jackknife_interval(mean: float, without: Numbers, extra_variance: float = 0.
     return Estimate(mean, (min(float(low), mean), max(float(high), mean)))
 
 
-def leave_one_group_out(folds: Sequence[HeldOut]) -> tuple[float, Numbers]:
-    """Returns AUROC over the folds of one split, and AUROC without each group in turn (group,)."""
-    names = np.unique(np.concatenate([part for fold in folds for part in (fold.positive_groups, fold.negative_groups)]))
+def leave_one_group_out(folds: Sequence[HeldOut], names: Indices | None = None) -> tuple[float, Numbers]:
+    """Returns AUROC over the folds of one split, and AUROC without each group in turn (group,). names: the groups, in ascending
+    order; None: those of the folds. Leaving out a group that is in no fold changes nothing."""
+    if names is None:
+        names = np.unique(
+            np.concatenate([part for one in folds for part in (one.positive_groups, one.negative_groups)])
+        )
     wins = comparisons = 0.0
     group_wins, group_comparisons = np.zeros(len(names)), np.zeros(len(names))
     for fold in folds:
@@ -88,9 +92,8 @@ def leave_one_group_out(folds: Sequence[HeldOut]) -> tuple[float, Numbers]:
         order = (fold.positive[:, None] > fold.negative) + 0.5 * (fold.positive[:, None] == fold.negative)
         same = above[:, None] == below
         wins, comparisons = wins + float(order.sum()), comparisons + order.size
-        np.add.at(
-            group_wins, above, (order * ~same).sum(1)
-        )  # comparisons inside a group are counted once, with the negatives
+        # comparisons inside a group are counted once, with the negatives
+        np.add.at(group_wins, above, (order * ~same).sum(1))
         np.add.at(group_wins, below, order.sum(0))
         np.add.at(group_comparisons, above, (~same).sum(1))
         np.add.at(group_comparisons, below, len(above))

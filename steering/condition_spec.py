@@ -58,32 +58,15 @@ class Not(Spec):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
 
 
-def count_nodes(value: Any) -> int:
-    """Counts the nodes of a condition tree as written, up to one more than is allowed."""
-    count, level = 0, [value]
-    while level and count <= MAX_CONDITION_NODES:
-        count += len(level)
-        children: list[Any] = []
-        for node in level:
-            if isinstance(node, dict):
-                for key in ("all", "any"):
-                    inner = node.get(key)
-                    children.extend(inner if isinstance(inner, list | tuple) else ())
-                children.extend([node["not"]] if "not" in node else ())
-            elif isinstance(node, AllOf | AnyOf):
-                children.extend(node.all if isinstance(node, AllOf) else node.any)
-            elif isinstance(node, Not):
-                children.append(node.not_)
-        level = children
-    return count
+ConditionKind: TypeAlias = Literal["threshold", "all", "any", "not"]
+_COMBINATIONS: dict[type[Spec], ConditionKind] = {AllOf: "all", AnyOf: "any", Not: "not"}
 
 
-def _condition_kind(value: Any) -> str:
-    """Which form a condition has, so that an error speaks of that form alone."""
+def condition_kind(value: Any) -> ConditionKind:
+    """Returns which form a condition has, so that an error speaks of that form alone."""
     if isinstance(value, dict):
-        return next((key for key in ("all", "any", "not") if key in value), "threshold")
-    forms: dict[type, str] = {AllOf: "all", AnyOf: "any", Not: "not"}
-    return forms.get(type(value), "threshold")
+        return next((kind for kind in _COMBINATIONS.values() if kind in value), "threshold")
+    return _COMBINATIONS.get(type(value), "threshold")
 
 
 ConditionSpec: TypeAlias = Annotated[
@@ -91,27 +74,35 @@ ConditionSpec: TypeAlias = Annotated[
     | Annotated[AllOf, Tag("all")]
     | Annotated[AnyOf, Tag("any")]
     | Annotated[Not, Tag("not")],
-    Discriminator(_condition_kind),
+    Discriminator(condition_kind),
 ]
-
 
 MAX_CONDITION_NODES = 64
 """Nodes (tests, `all`, `any`, `not`) of all conditions of a request."""
 
 
+def children_of(condition: Any) -> list[Any]:
+    """Returns the conditions directly inside one, which may be as written."""
+    fields = condition if isinstance(condition, dict) else dict(condition) if isinstance(condition, Spec) else {}
+    several = [fields[key] for key in ("all", "any") if isinstance(fields.get(key), list | tuple)]
+    return [child for children in several for child in children] + [
+        fields[key] for key in ("not", "not_") if key in fields
+    ]
+
+
+def count_nodes(value: Any) -> int:
+    """Counts the nodes of a condition tree as written, up to one more than is allowed."""
+    count, level = 0, [value]
+    while level and count <= MAX_CONDITION_NODES:
+        count += len(level)
+        level = [child for node in level for child in children_of(node)]
+    return count
+
+
 def condition_nodes(condition: ConditionSpec) -> Iterator[ConditionSpec]:
     """Yields a condition and everything inside it."""
     yield condition
-    match condition:
-        case Threshold():
-            return
-        case AllOf():
-            children = condition.all
-        case AnyOf():
-            children = condition.any
-        case Not():
-            children = (condition.not_,)
-    for child in children:
+    for child in children_of(condition):
         yield from condition_nodes(child)
 
 
@@ -128,6 +119,5 @@ def renamed_condition(condition: ConditionSpec, names: Mapping[str, str]) -> Con
             return Not(not_=renamed_condition(condition.not_, names))
 
 
-AllOf.model_rebuild()
-AnyOf.model_rebuild()
-Not.model_rebuild()
+for _form in _COMBINATIONS:
+    _form.model_rebuild()

@@ -4,8 +4,9 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, TypeAlias
+from dataclasses import asdict, dataclass
+from itertools import chain
+from typing import Literal, TypeAlias
 
 from steering.errors import InvalidRequest
 
@@ -39,7 +40,7 @@ class PairSet:
 
     positive: tuple[Text, ...]
     negative: tuple[Text, ...]
-    topics: tuple[str, ...] = field(default=())
+    topics: tuple[str, ...] = ()
     paired: bool = True
 
     def __post_init__(self) -> None:
@@ -79,9 +80,12 @@ class Split:
     held_negative: tuple[int, ...]
 
 
-def _groups(pairs: PairSet) -> tuple[str, ...]:
-    """Returns the topic of each pair; a pair without topics is its own."""
-    return pairs.topics or tuple(f"#{i}" for i in range(len(pairs)))
+def _groups(pairs: PairSet) -> list[tuple[str, ...]]:
+    """Returns the topic of each pair, or of each positive and of each negative that are not paired; without topics its own."""
+    if pairs.paired and pairs.topics:
+        return [pairs.topics]
+    sides = (pairs.positive,) if pairs.paired else (pairs.positive, pairs.negative)
+    return [tuple(f"#{i}" for i in range(len(side))) for side in sides]
 
 
 def _partition(groups: Sequence[str], parts: int, rng: random.Random) -> list[tuple[int, ...]]:
@@ -109,23 +113,22 @@ def folds(pairs: PairSet, holdout: float, seed: int) -> tuple[Split, ...]:
     _check_holdout(holdout)
     if holdout == 0.0:
         return ()
-    count, rng = max(3, round(1.0 / holdout)), random.Random(seed)  # noqa: S311 - reproducible, not secret
-    if pairs.paired:
-        positive = negative = _partition(_groups(pairs), count, rng)
-    else:
-        count = min(count, len(pairs.positive), len(pairs.negative))
-        positive = _partition([f"#{i}" for i in range(len(pairs.positive))], count, rng)
-        negative = _partition([f"#{i}" for i in range(len(pairs.negative))], count, rng)
+    rng = random.Random(seed)  # noqa: S311 - reproducible, not secret
+    groups = _groups(pairs)
+    count = min(max(3, round(1.0 / holdout)), *map(len, groups))
+    parts = [_partition(one, count, rng) for one in groups]
+    positive, negative = parts[0], parts[-1]
     if len(positive) < 2:
         return ()
     return tuple(
-        Split(_except(len(pairs.positive), above), _except(len(pairs.negative), below), above, below)
+        Split(indices_without(len(pairs.positive), above), indices_without(len(pairs.negative), below), above, below)
         for above, below in zip(positive, negative, strict=True)
     )
 
 
-def _except(count: int, held: Sequence[int]) -> tuple[int, ...]:
-    left_out = set(held)
+def indices_without(count: int, *held: Sequence[int]) -> tuple[int, ...]:
+    """Returns the indices below `count` that none of `held` contains."""
+    left_out = set(chain(*held))
     return tuple(index for index in range(count) if index not in left_out)
 
 
@@ -133,11 +136,8 @@ def split(pairs: PairSet, holdout: float, seed: int) -> Split:
     """Holds out whole topics once, at least the share `holdout`; at least one topic is fitted."""
     _check_holdout(holdout)
     rng = random.Random(seed)  # noqa: S311 - reproducible, not secret
-    if pairs.paired:
-        fit, held = _divide(_groups(pairs), holdout, rng)
-        return Split(fit, fit, held, held)
-    fit_positive, held_positive = _divide([f"#{i}" for i in range(len(pairs.positive))], holdout, rng)
-    fit_negative, held_negative = _divide([f"#{i}" for i in range(len(pairs.negative))], holdout, rng)
+    parts = [_divide(one, holdout, rng) for one in _groups(pairs)]
+    (fit_positive, held_positive), (fit_negative, held_negative) = parts[0], parts[-1]
     return Split(fit_positive, fit_negative, held_positive, held_negative)
 
 
@@ -151,15 +151,11 @@ def _divide(groups: Sequence[str], share: float, rng: random.Random) -> tuple[tu
             break
         held.add(name)
         count += groups.count(name)
-    fit = tuple(i for i, group in enumerate(groups) if group not in held)
-    return fit, tuple(i for i, group in enumerate(groups) if group in held)
+    held_out = tuple(i for i, group in enumerate(groups) if group in held)
+    return indices_without(len(groups), held_out), held_out
 
 
 def dataset_digest(pairs: PairSet) -> str:
     """Returns the SHA-256 over texts and topics in their order, as canonical JSON."""
-
-    def plain(text: Text) -> Any:
-        return text if isinstance(text, str) else [asdict(message) for message in text]
-
-    content = [[plain(t) for t in pairs.positive], [plain(t) for t in pairs.negative], list(pairs.topics), pairs.paired]
-    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+    content = [pairs.positive, pairs.negative, pairs.topics, pairs.paired]
+    return hashlib.sha256(json.dumps(content, default=asdict, sort_keys=True).encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from pkgutil import resolve_name
 from typing import Generic, TypeVar
 
 from steering.errors import InvalidRequest
@@ -14,8 +15,9 @@ NAME_LIMIT = 64
 class Registry(Mapping[str, T], Generic[T]):
     """A table from names to entries.
 
-    entries: available at once. loaders: functions that import and return an entry when it is first used, for entries
-    whose libraries are slow to import. param: the field of a request or setting that holds such a name.
+    entries: available at once. loaders: for entries whose libraries are slow to import, where each is imported from when it
+    is first used ("package.module:name"), or a function that returns it. param: the field of a request or setting that
+    holds such a name.
     """
 
     def __init__(
@@ -23,32 +25,31 @@ class Registry(Mapping[str, T], Generic[T]):
         kind: str,
         entries: Mapping[str, T] | None = None,
         *,
-        loaders: Mapping[str, Callable[[], T]] | None = None,
+        loaders: Mapping[str, str | Callable[[], T]] | None = None,
         param: str | None = None,
     ) -> None:
         self.kind, self.param = kind, param or kind
         self._entries = dict(entries or {})
-        self._loaders = dict(loaders or {})
-        self._loaded: dict[str, T] = {}
+        # "" for what needs no loader, so that these are the names in their order
+        self._loaders: dict[str, str | Callable[[], T]] = {**dict.fromkeys(self._entries, ""), **(loaders or {})}
 
     def __getitem__(self, name: str) -> T:
         """Returns an entry, loading it on first use. Raises InvalidRequest with the names that exist."""
-        if name in self._entries:
-            return self._entries[name]
         if name not in self._loaders:
             raise self._unknown(name)
-        if name not in self._loaded:
-            self._loaded[name] = self._loaders[name]()
-        return self._loaded[name]
+        if name not in self._entries:
+            loader = self._loaders[name]
+            self._entries[name] = resolve_name(loader) if isinstance(loader, str) else loader()
+        return self._entries[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter([*self._entries, *self._loaders])
+        return iter(self._loaders)
 
     def __len__(self) -> int:
-        return len(self._entries) + len(self._loaders)
+        return len(self._loaders)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries or name in self._loaders
+        return name in self._loaders
 
     def register(self, name: str, loader: Callable[[], T]) -> None:
         """Adds an entry of another package. Raises InvalidRequest for a name that is taken."""
@@ -58,10 +59,10 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def unregister(self, name: str) -> None:
         """Removes what `register` added. Raises InvalidRequest for an unknown name."""
-        if name not in self._loaders:
+        if name not in self:
             raise self._unknown(name)
         del self._loaders[name]
-        self._loaded.pop(name, None)
+        self._entries.pop(name, None)
 
     def _unknown(self, name: str) -> InvalidRequest:
         return InvalidRequest(unknown_name(self.kind, name, list(self), self.param), param=self.param)

@@ -167,25 +167,14 @@ def vector_names(spec: SteeringSpec) -> Iterator[str]:
 
 def pinned(spec: SteeringSpec, names: Mapping[str, str]) -> SteeringSpec:
     """Returns the spec with other names for its vectors; everything else, absent fields included, is as written."""
-    return SteeringSpec(interventions=tuple(_pinned(item, names) for item in spec.interventions))
+    return SteeringSpec(interventions=tuple(renamed(item, names) for item in spec.interventions))
 
 
-def _pinned(item: InterventionSpec, names: Mapping[str, str]) -> InterventionSpec:
-    changes: dict[str, Any] = {"vector": names[item.vector]}
+def renamed(item: InterventionSpec, names: Mapping[str, str], **changes: Any) -> InterventionSpec:
+    """Returns the intervention with other names for its vectors, and with changes of other fields."""
+    changes["vector"] = names[item.vector]
     if item.to is not None:
         changes["to"] = names[item.to]
     if item.when is not None:
         changes["when"] = renamed_condition(item.when, names)
     return item.model_copy(update=changes)
-
-
-def renamed(item: InterventionSpec, names: Mapping[str, str], layers: tuple[int, ...]) -> InterventionSpec:
-    """The same intervention with other names for its vectors, and its layers named one by one."""
-    return item.model_copy(
-        update={
-            "vector": names[item.vector],
-            "to": None if item.to is None else names[item.to],
-            "when": None if item.when is None else renamed_condition(item.when, names),
-            "layers": layers,
-        }
-    )

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,12 +13,11 @@ from steering.shapes import Direction
 from steering.spec_base import INLINE_PREFIX
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
-_NAME = re.compile(NAME_PATTERN)
 
 
 def check_name(name: str, param: str = "name") -> str:
     """Returns the name. Raises InvalidRequest unless it matches NAME_PATTERN, since names are part of URLs."""
-    if not _NAME.fullmatch(name):
+    if not re.fullmatch(NAME_PATTERN, name):
         raise InvalidRequest(
             f"{name[:80]!r} is not a name: 1 to 64 of a-z, 0-9, '.', '_', '-', starting with a letter or digit",
             param=param,
@@ -127,8 +126,7 @@ class ConceptVector:
         """Returns the direction at a layer. Raises InvalidRequest naming the layers that exist."""
         if layer not in self.layers:
             raise InvalidRequest(
-                f"vector {self.name!r} has no direction at layer {layer}; it has {sorted(self.layers)}",
-                param="layers",
+                f"vector {self.name!r} has no direction at layer {layer}; it has {sorted(self.layers)}", param="layers"
             )
         return self.layers[layer]
 
@@ -151,8 +149,7 @@ def _check_direction(layer: int, entry: LayerDirection, d_model: int) -> None:
         )
     if not bool(torch.isfinite(entry.direction).all()) or not 0.0 < entry.scale < float("inf"):
         raise InvalidRequest(
-            f"layer {layer}: numbers must be finite and the scale positive, got scale {entry.scale}",
-            param="directions",
+            f"layer {layer}: numbers must be finite and the scale positive, got scale {entry.scale}", param="directions"
         )
 
 
@@ -196,18 +193,14 @@ def combine(
             raise InvalidRequest(f"the combination is zero at layer {layer}", param="terms")
         direction, norm = unit(total, layer)
         layers[layer] = LayerDirection(direction, norm)
-    return replace(
-        first,
+    return ConceptVector(
         name=name,
-        version=0,
-        sha256="",
-        created_at="",
-        namespace="",
-        description="",
+        model=first.model,
+        model_fingerprint=first.model_fingerprint,
+        d_model=first.d_model,
         method="combine",
         layers=layers,
-        recommended=None,
-        quality=None,
+        tags=first.tags,
         provenance={
             "terms": [{"vector": v.id, "sha256": v.sha256, "weight": w} for v, w in terms],
             "orthogonal_to": [v.id for v in orthogonal_to],

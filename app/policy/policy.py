@@ -18,8 +18,7 @@ from steering.errors import NotReady, SteeringError, StoreCorrupt, Unavailable, 
 from steering.model.info import ModelInfo
 from steering.plan.dose import DoseGuard
 from steering.plan.layers import resolve_layers
-from steering.plan.mandatory import Mandatory
-from steering.plan.resolve import RecentPlans
+from steering.plan.resolve import Mandatory, RecentPlans
 from steering.schemas.governance.policy import NO_POLICY, MonitorSpec, PolicySpec
 from steering.spec import Layers, SteeringSpec, vector_names
 from steering.store.base import Store

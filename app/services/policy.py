@@ -10,7 +10,7 @@ from app.state import AppState
 from steering.engine.readings import EDGES, Monitor, ScoreStatistics
 from steering.errors import SteeringError
 from steering.plan.dose import DoseGuard
-from steering.plan.mandatory import Mandatory
+from steering.plan.resolve import Mandatory
 from steering.schemas.governance.policy import (
     DistributionAnswer,
     HourAnswer,

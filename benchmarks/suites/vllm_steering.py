@@ -85,7 +85,7 @@ def opened(open_one: Callable[[], VllmEngine], runner: asyncio.Runner) -> Side:
 
 def open_plain(options: EngineOptions) -> VllmEngine:
     """Opens an engine with vLLM's own worker."""
-    described = describe(options.model, cache_dir=options.cache_dir, device=options.device, dtype=options.dtype)
+    described = describe(options)
     arguments = replace(engine_arguments(options, described), worker_cls="auto", additional_config={})
 
     async def connected() -> VllmClient:

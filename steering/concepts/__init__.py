@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ConceptEntry:
-    """positive, negative: what a strength above and below zero means. file: the pairs; the prompts are in `<name>.prompts.jsonl`."""
+    """positive, negative: what a strength above and below zero means. The pairs are in `data/<name>.jsonl`, the prompts in
+    `data/<name>.prompts.jsonl`."""
 
     positive: str
     negative: str
     description: str
-    file: str
 
 
 CONCEPTS: Mapping[str, ConceptEntry] = {
@@ -19,43 +19,36 @@ CONCEPTS: Mapping[str, ConceptEntry] = {
         positive="warm, pleased",
         negative="gloomy, displeased",
         description="The same event told twice, by someone pleased with it and by someone who is not.",
-        file="sentiment.jsonl",
     ),
     "truthfulness": ConceptEntry(
         positive="true statement",
         negative="false statement",
         description="Statements of equal length and form, one true and one false.",
-        file="truthfulness.jsonl",
     ),
     "toxicity": ConceptEntry(
         positive="rude, dismissive",
         negative="courteous",
         description="The same answer given rudely and politely; mild wording, without slurs or threats.",
-        file="toxicity.jsonl",
     ),
     "specificity": ConceptEntry(
         positive="specific, checkable claim",
         negative="vague, hedged claim",
         description="A definite statement that could be looked up, and a hedged one about the same thing.",
-        file="specificity.jsonl",
     ),
     "formality": ConceptEntry(
         positive="formal register",
         negative="casual register",
         description="The same content in formal and in casual words.",
-        file="formality.jsonl",
     ),
     "refusal": ConceptEntry(
         positive="declines",
         negative="helps",
         description="A harmless request, declined and taken up.",
-        file="refusal.jsonl",
     ),
     "sycophancy": ConceptEntry(
         positive="agrees to please",
         negative="answers on the merits",
         description="A user states an opinion; the answer flatters it or weighs it.",
-        file="sycophancy.jsonl",
     ),
 }
 

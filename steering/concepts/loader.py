@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypeAlias
 
-from steering.concepts import CONCEPTS, RENAMED, ConceptEntry
+from steering.concepts import CONCEPTS, RENAMED
 from steering.errors import ConceptNotFound, InternalError, InvalidRequest
 from steering.pairs import ChatMessage, ContrastivePair, PairSet, Text
 from steering.registry import unknown_name
@@ -14,19 +14,21 @@ from steering.strict_json import load_json
 PAIR_KEYS = {"positive": True, "negative": True, "id": False, "topic": False, "prompt": False}
 PROMPT_KEYS = {"prompt": True, "id": False, "topic": False}
 """The keys a line may have, and whether it must."""
+_Key: TypeAlias = tuple[str | None, ...]
+"""What kind of thing it is, then its parts; a line without it has None as the last."""
 
 
 @cache
 def load_concept(name: str) -> PairSet:
     """The pairs of a starter concept. Raises ConceptNotFound naming those that exist."""
-    entry = _known(name)
-    return read_pairs(_lines(entry.file), source=entry.file)
+    _check_known(name)
+    return read_pairs(_lines(f"{name}.jsonl"), source=f"{name}.jsonl")
 
 
 @cache
 def load_evaluation_prompts(name: str) -> tuple[str, ...]:
     """Prompts on which a vector of the concept is tried out; none of them is among its pairs. Raises ConceptNotFound."""
-    _known(name)
+    _check_known(name)
     return read_prompts(_lines(f"{name}.prompts.jsonl"), source=f"{name}.prompts.jsonl")
 
 
@@ -51,14 +53,13 @@ def read_pairs(lines: Iterable[str], source: str = "pairs") -> PairSet:
     empty text, two equal sides, an id or a pair seen before.
     """
     pairs: list[ContrastivePair] = []
-    seen: dict[tuple[str, ...], int] = {}
+    seen: dict[_Key, int] = {}
     for number, line in _records(lines, PAIR_KEYS, source):
         prompt = line.get("prompt")
         if line["positive"] == line["negative"]:
             raise InvalidRequest(f"{source}, line {number}: positive and negative are the same text", param="pairs")
         _refuse_repeat(("pair", prompt or "", line["positive"], line["negative"]), seen, number, source)
-        if line.get("id") is not None:
-            _refuse_repeat(("id", line["id"]), seen, number, source)
+        _refuse_repeat(("id", line.get("id")), seen, number, source)
         pairs.append(
             ContrastivePair(_text(prompt, line["positive"]), _text(prompt, line["negative"]), line.get("topic"))
         )
@@ -69,22 +70,20 @@ def read_pairs(lines: Iterable[str], source: str = "pairs") -> PairSet:
 
 def read_prompts(lines: Iterable[str], source: str = "prompts") -> tuple[str, ...]:
     """JSON lines `{"prompt", "topic"?, "id"?}` -> the prompts. Raises InvalidRequest with the number of the line."""
-    seen: dict[tuple[str, ...], int] = {}
+    seen: dict[_Key, int] = {}
     prompts = []
     for number, line in _records(lines, PROMPT_KEYS, source):
         _refuse_repeat(("prompt", line["prompt"]), seen, number, source)
-        if line.get("id") is not None:
-            _refuse_repeat(("id", line["id"]), seen, number, source)
+        _refuse_repeat(("id", line.get("id")), seen, number, source)
         prompts.append(line["prompt"])
     return tuple(prompts)
 
 
-def _known(name: str) -> ConceptEntry:
+def _check_known(name: str) -> None:
     if name in RENAMED:
         raise ConceptNotFound(f"concept {name!r} is now named {RENAMED[name]!r}", param="concept")
     if name not in CONCEPTS:
         raise ConceptNotFound(unknown_name("concept", name, list(CONCEPTS), "concept"), param="concept")
-    return CONCEPTS[name]
 
 
 def _lines(file: str) -> list[str]:
@@ -99,8 +98,9 @@ def _text(prompt: str | None, answer: str) -> Text:
     return answer if prompt is None else (ChatMessage("user", prompt), ChatMessage("assistant", answer))
 
 
-def _refuse_repeat(key: tuple[str, ...], seen: dict[tuple[str, ...], int], number: int, source: str) -> None:
-    """key: what kind of thing it is, then its parts."""
+def _refuse_repeat(key: _Key, seen: dict[_Key, int], number: int, source: str) -> None:
+    if key[-1] is None:
+        return
     if key in seen:
         raise InvalidRequest(
             f"{source}, line {number}: the same {key[0]} as on line {seen[key]} ({key[-1][:60]!r})", param="pairs"

@@ -1,11 +1,12 @@
 """Loads what was measured of the starter concepts: at which strengths they steer a model, in both directions."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter
 
 from steering.quality import COHERENT, DosePoint, Interval
 
@@ -36,7 +37,7 @@ class ConceptMeasurement:
 
     dataset: str
     method: str
-    position: str
+    position: Annotated[str, Field(coerce_numbers_to_str=True)]
     layers: tuple[int, ...]
     reading_layer: int
     prompts: int
@@ -55,19 +56,16 @@ class ConceptMeasurement:
     def summary(self) -> str:
         """One line: whether it steers the model, which way, and at what strength."""
         layers = f"layer {', '.join(map(str, self.layers))}, {self.prompts} prompts"
-        if (self.strength or self.negative) and self.blind and not self.claims:
+        ranges = [one for one in (self.strength, self.negative) if one]
+        if not ranges:
+            return f"{'not shown to steer' if self.moves_on_average else 'does not steer'} ({layers})"
+        if self.blind and not self.claims:
             found = f"{self.blind.model} (second model) and {self.blind.reader} (reader) of {self.blind.pairs} pairs distinguished"
             return f"not shown to steer: its score moves, but only {found} ({layers})"
-        if self.strength and self.negative:
-            ways = f"steers both ways: strength {_range(self.strength)} and {_range(self.negative)}"
-        elif self.strength or self.negative:
-            strength = self.strength or self.negative
-            assert strength is not None
-            side = "positive" if self.strength else "negative"
-            ways = f"steers one way only: strength {_range(strength)} ({side} side)"
-        else:
-            return f"{'not shown to steer' if self.moves_on_average else 'does not steer'} ({layers})"
-        return f"{ways} ({layers})"
+        if len(ranges) == 2:
+            return f"steers both ways: strength {_range(ranges[0])} and {_range(ranges[1])} ({layers})"
+        side = "positive" if self.strength else "negative"
+        return f"steers one way only: strength {_range(ranges[0])} ({side} side) ({layers})"
 
     @property
     def moves_on_average(self) -> bool:
@@ -84,51 +82,27 @@ def _range(ends: Interval) -> str:
     return f"{ends[0]:g} to {ends[1]:g}" if ends[0] != ends[1] else f"{ends[0]:g}"
 
 
+@dataclass(frozen=True, slots=True)
+class _MeasuredModel:
+    model: str
+    concepts: Mapping[str, ConceptMeasurement]
+
+
+_CONTENT = TypeAdapter(Mapping[str, _MeasuredModel])
+
+
 def measurement_of(concept: str, model_fingerprint: str) -> ConceptMeasurement | None:
     """Returns the measurement of a concept on a model; None where there is none."""
     model = _content().get(model_fingerprint)
-    found = None if model is None else model["concepts"].get(concept)
-    return None if found is None else _measurement(found)
+    return None if model is None else model.concepts.get(concept)
 
 
 def summaries_of(concept: str) -> dict[str, str]:
     """Returns, for each model the concept was measured on, one line: whether it steers, which way, at what strength."""
-    measured = {model["model"]: model["concepts"].get(concept) for model in _content().values()}
-    return {model: _measurement(found).summary for model, found in measured.items() if found is not None}
+    return {one.model: one.concepts[concept].summary for one in _content().values() if concept in one.concepts}
 
 
 @cache
-def _content() -> Mapping[str, Any]:
-    content: Mapping[str, Any] = json.loads(
-        (files("steering.concepts") / "data" / MEASURED_FILE).read_text(encoding="utf-8")
-    )
-    return content
-
-
-def _measurement(found: Mapping[str, Any]) -> ConceptMeasurement:
-    return ConceptMeasurement(
-        dataset=found["dataset"],
-        method=found["method"],
-        position=str(found["position"]),
-        layers=tuple(found["layers"]),
-        reading_layer=found["reading_layer"],
-        prompts=found["prompts"],
-        strength=_interval(found["strength"]),
-        negative=_interval(found["negative"]),
-        anti_steered=found["anti_steered"],
-        points=tuple(
-            DosePoint(
-                **{
-                    **point,
-                    "concept_interval": tuple(point["concept_interval"]),
-                    "perplexity_interval": _interval(point["perplexity_interval"]),
-                }
-            )
-            for point in found["points"]
-        ),
-        blind=BlindReading(**found["blind"]) if "blind" in found else None,
-    )
-
-
-def _interval(ends: Any) -> Interval | None:
-    return None if ends is None else (float(ends[0]), float(ends[1]))
+def _content() -> Mapping[str, _MeasuredModel]:
+    """The models by fingerprint."""
+    return _CONTENT.validate_json((files("steering.concepts") / "data" / MEASURED_FILE).read_bytes())

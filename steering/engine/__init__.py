@@ -12,26 +12,13 @@ from steering.registry import Registry
 OpenEngine: TypeAlias = Callable[[EngineOptions], Engine]
 """Loads a model and starts an engine; blocks meanwhile. The engine is complete: its typical norms are measured."""
 
-
-def _transformers() -> OpenEngine:
-    from steering.engine.transformers.factory import open_engine as opened  # noqa: PLC0415 - no other engine needs it
-
-    return opened
-
-
-def _vllm() -> OpenEngine:
-    """Raises InvalidRequest where vLLM is not installed: it needs an environment of its own."""
-    if find_spec("vllm") is None:
-        raise InvalidRequest(
-            "the engine 'vllm' needs vLLM, which is not installed here: see docs/vllm.md, or `make setup-vllm`",
-            param="engine",
-        )
-    from steering.engine.vllm.factory import open_engine as opened  # noqa: PLC0415 - no other engine needs it
-
-    return opened
-
-
-ENGINES: Registry[OpenEngine] = Registry("engine", loaders={"transformers": _transformers, "vllm": _vllm})
+ENGINES: Registry[OpenEngine] = Registry(
+    "engine",
+    loaders={
+        "transformers": "steering.engine.transformers.factory:open_engine",
+        "vllm": "steering.engine.vllm.factory:open_engine",
+    },
+)
 
 
 def installed_engines() -> tuple[str, ...]:
@@ -42,6 +29,12 @@ def installed_engines() -> tuple[str, ...]:
 def open_engine(name: str, options: EngineOptions) -> Engine:
     """Opens the engine of that name; blocks for as long as loading takes.
 
-    Raises InvalidRequest for an unknown name, device or dtype, ModelLoadFailed, UnsupportedModel, OutOfMemory.
+    Raises InvalidRequest for an unknown name, device or dtype and where vLLM, which needs an environment of its own, is not
+    installed, ModelLoadFailed, UnsupportedModel, OutOfMemory.
     """
+    if name == "vllm" and name not in installed_engines():
+        raise InvalidRequest(
+            "the engine 'vllm' needs vLLM, which is not installed here: see docs/vllm.md, or `make setup-vllm`",
+            param="engine",
+        )
     return ENGINES[name](options)

@@ -186,19 +186,15 @@ class Tokenizer(Protocol):
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """Returns token ids. Raises InvalidRequest for messages without a chat template, or ids out of the vocabulary."""
-        ...
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Returns the text of ids, without control tokens."""
-        ...
 
     def encode_with_roles(self, messages: tuple[ChatMessage, ...]) -> tuple[tuple[int, ...], tuple[str | None, ...]]:
         """Returns encode(messages) and the role of each token: of the message whose content it is part of, None in between."""
-        ...
 
     def token_text(self, token_id: int) -> str:
         """Returns one token's own text, for tables; such texts cannot be joined."""
-        ...
 
 
 class Engine(Protocol):
@@ -210,24 +206,20 @@ class Engine(Protocol):
     @property
     def name(self) -> str:
         """The engine's name in ENGINES."""
-        ...
 
     @property
     def info(self) -> ModelInfo:
         """The loaded model, its typical norms included."""
-        ...
 
     @property
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer."""
-        ...
 
     def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
         """Yields token events, the last with `finish`. Closing the iterator cancels the request within one step.
 
         Raises (on first iteration) ContextLengthExceeded, Overloaded, EngineDead; later NonfiniteActivations, OutOfMemory.
         """
-        ...
 
     async def capture(
         self,
@@ -239,12 +231,9 @@ class Engine(Protocol):
     ) -> tuple[Capture, ...]:
         """Returns one Capture per prompt, in order. `progress(done, total)` is called after each. Raises InvalidRequest for
         layers and positions that do not exist, ContextLengthExceeded, OutOfMemory, NonfiniteActivations."""
-        ...
 
     def stats(self) -> EngineStats:
         """Returns counters for metrics and readiness."""
-        ...
 
     async def close(self) -> None:
         """Stops the engine; running streams end with EngineDead. May be called again."""
-        ...

@@ -1,4 +1,5 @@
-"""What only some engines can do: protocols of their own, and one error for engines that lack them."""
+"""What only some engines can do, and one error for engines that lack it: protocols of their own, and the attributes
+`reads_monitors`, `steers_token_scopes` and `max_temperature`, which an engine may have."""
 
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
@@ -18,7 +19,6 @@ class SupportsUnembed(Protocol):
 
         Raises InvalidRequest for another width, EngineDead.
         """
-        ...
 
 
 @runtime_checkable
@@ -31,43 +31,21 @@ class SupportsFitting(Protocol):
         `progress(done, total)` counts optimisation steps. Raises InvalidRequest for a task that cannot be fitted,
         NonfiniteActivations, OutOfMemory, EngineDead.
         """
-        ...
-
-
-@runtime_checkable
-class ReadsMonitors(Protocol):
-    """An engine that reads the monitors of its requests."""
-
-    reads_monitors: bool
-
-
-@runtime_checkable
-class SteersTokenScopes(Protocol):
-    """An engine that steers tokens chosen by `scope.token_ids` and `scope.roles`."""
-
-    steers_token_scopes: bool
 
 
 def steers_token_scopes(engine: Engine) -> bool:
     """Returns whether an engine steers tokens chosen by their ids or their messages' roles. One that does not refuses them."""
-    return isinstance(engine, SteersTokenScopes) and engine.steers_token_scopes
-
-
-@runtime_checkable
-class LimitsTemperature(Protocol):
-    """An engine that samples up to a temperature only, and refuses a higher one."""
-
-    max_temperature: float
+    return getattr(engine, "steers_token_scopes", False)
 
 
 def limits_of(engine: Engine) -> dict[str, int | float]:
-    """Returns an engine's own limits of a request, by name."""
-    return {"max_temperature": engine.max_temperature} if isinstance(engine, LimitsTemperature) else {}
+    """Returns an engine's own limits of a request, by name: it refuses a temperature above its `max_temperature`."""
+    return {"max_temperature": engine.max_temperature} if hasattr(engine, "max_temperature") else {}
 
 
 def check_reads_monitors(engine: Engine) -> None:
     """Raises UnsupportedParameter for an engine that would ignore monitors."""
-    if not (isinstance(engine, ReadsMonitors) and engine.reads_monitors):
+    if not getattr(engine, "reads_monitors", False):
         raise _unsupported(engine, "read monitors", "monitors")
 
 

@@ -1,6 +1,6 @@
 """Checks that every engine makes, whichever way a request came."""
 
-from math import isfinite
+from math import inf, isfinite
 
 from steering.engine.api import CapturePrompt, SamplingParams
 from steering.errors import InvalidRequest, UnsupportedParameter
@@ -11,16 +11,11 @@ from steering.plan.types import SteeringPlan
 def check_sampling(params: SamplingParams, info: ModelInfo) -> None:
     """Raises InvalidRequest for a parameter out of its range; the message names the field and what is allowed."""
     _check("max_tokens", params.max_tokens, params.max_tokens >= 1, "at least 1")
-    _check("temperature", params.temperature, 0.0 <= params.temperature < float("inf"), "0 or more")
+    _check("temperature", params.temperature, 0.0 <= params.temperature < inf, "0 or more")
     _check("top_p", params.top_p, 0.0 < params.top_p <= 1.0, "above 0 and at most 1")
     _check("top_k", params.top_k, params.top_k >= 0, "0 (off) or more")
     _check("min_p", params.min_p, 0.0 <= params.min_p <= 1.0, "from 0 to 1")
-    _check(
-        "repetition_penalty",
-        params.repetition_penalty,
-        0.0 < params.repetition_penalty < float("inf"),
-        "above 0",
-    )
+    _check("repetition_penalty", params.repetition_penalty, 0.0 < params.repetition_penalty < inf, "above 0")
     for name in ("presence_penalty", "frequency_penalty"):
         value = getattr(params, name)
         _check(name, value, isfinite(value), "finite")

@@ -36,18 +36,15 @@ class OpenedEngine(Engine, Protocol):
     info: ModelInfo
 
 
-async def _checked() -> None:
-    """Checks nothing."""
-
-
-async def complete(engine: OpenedEngine, check: Callable[[], Awaitable[None]] = _checked) -> None:
+async def complete(engine: OpenedEngine, check: Callable[[], Awaitable[None]] | None = None) -> None:
     """Completes the info of an engine with the typical norms, which every plan is judged by, then checks the engine.
 
     Closes it where that fails.
     """
     try:
         engine.info = replace(engine.info, typical_norms=await measure_typical_norms(engine))
-        await check()
+        if check is not None:
+            await check()
     except BaseException:
         await engine.close()
         raise

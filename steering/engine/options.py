@@ -33,10 +33,6 @@ class EngineLimits:
     adaptive_threads: bool = True
 
 
-def _report_nothing(_step: str) -> None:
-    """Drops a line of progress."""
-
-
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
     """Everything an entry of ENGINES needs to open itself.
@@ -61,4 +57,4 @@ class EngineOptions:
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
     limits: EngineLimits = field(default_factory=EngineLimits)
-    report: Callable[[str], None] = _report_nothing
+    report: Callable[[str], None] = lambda _step: None

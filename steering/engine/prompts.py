@@ -7,7 +7,7 @@ from steering.engine.api import Prompt, Tokenizer
 from steering.errors import ContextLengthExceeded, InvalidRequest
 from steering.model.info import ModelInfo
 from steering.pairs import ChatMessage
-from steering.plan.types import SteeringPlan
+from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.threads import run_in_thread
 
 MAX_INLINE_CHARACTERS = 2_000
@@ -16,9 +16,7 @@ MAX_INLINE_CHARACTERS = 2_000
 
 async def encode_prompt(tokenizer: Tokenizer, prompt: Prompt) -> tuple[int, ...]:
     """Returns the token ids of a prompt, without blocking the event loop. Raises what `Tokenizer.encode` raises."""
-    if prompt_size(prompt) > MAX_INLINE_CHARACTERS:
-        return await run_in_thread(tokenizer.encode, prompt)
-    return tokenizer.encode(prompt)
+    return (await encode_steered(tokenizer, prompt, UNSTEERED))[0]
 
 
 def encode_with_plans(

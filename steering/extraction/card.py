@@ -1,6 +1,6 @@
 """Builds the quality card with its warnings, and recommends a layer and strengths from it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from steering.quality import Basis, Estimate, Interval, LayerQuality, QualityCard, Recommended
 
@@ -75,62 +75,52 @@ def build_card(
     an evaluation has generated text.
     """
     layer = best_layer(layers, layer_count)
-    warnings = _about_data(pairs, folds, topics) + _about_auroc(auroc, holdout) + _about_layer(layer, layers[layer])
+    about_data, about_auroc = _about_data(pairs, folds, topics), _about_auroc(auroc, holdout)
     return QualityCard(
         pairs=pairs,
         holdout=holdout,
         layers=dict(layers),
-        warnings=warnings,
+        warnings=(*about_data, *about_auroc, *_about_layer(layer, layers[layer])),
         auroc=None if auroc is None else auroc.mean,
         auroc_interval=None if auroc is None else auroc.interval,
         folds=folds,
     )
 
 
-def _about_data(pairs: int, folds: int, topics: int) -> tuple[str, ...]:
-    warnings = []
+def _about_data(pairs: int, folds: int, topics: int) -> Iterator[str]:
     if pairs < FEW_PAIRS:
-        warnings.append(f"too few pairs: {pairs}; below {FEW_PAIRS}, other examples give another direction")
+        yield f"too few pairs: {pairs}; below {FEW_PAIRS}, other examples give another direction"
     if folds == 0:
-        warnings.append("nothing was held out: how well the direction reads new text was not measured")
+        yield "nothing was held out: how well the direction reads new text was not measured"
     elif topics < FEW_TOPICS:
-        warnings.append(
+        yield (
             f"few topics: {topics}, so the figures are rough and may not hold on other topics (at least {FEW_TOPICS} are "
             "recommended)"
         )
-    return tuple(warnings)
 
 
-def _about_auroc(auroc: Estimate | None, holdout: int) -> tuple[str, ...]:
+def _about_auroc(auroc: Estimate | None, holdout: int) -> Iterator[str]:
     if auroc is None or auroc.interval is None:
-        return ()
+        return
     low, high = auroc.interval
-    warnings = []
     if high < 0.5:
-        warnings.append(f"reads the poles reversed on held-out text (AUROC {auroc.mean:.2f}, {holdout} held out)")
+        yield f"reads the poles reversed on held-out text (AUROC {auroc.mean:.2f}, {holdout} held out)"
     elif low <= 0.5:
-        warnings.append(
+        yield (
             f"not shown to be better than chance ({holdout} held out): AUROC {auroc.mean:.2f}, interval {low:.2f} to "
             f"{high:.2f}"
         )
-    return tuple(warnings)
 
 
-def _about_layer(layer: int, quality: LayerQuality) -> tuple[str, ...]:
-    warnings = []
-    if (
-        quality.auroc is not None
-        and quality.random_auroc is not None
-        and quality.auroc > 0.5
-        and quality.auroc - quality.random_auroc < CLOSE_TO_RANDOM
-    ):
-        warnings.append(
-            f"random directions read nearly as well at layer {layer} ({quality.random_auroc:.2f}, this direction "
-            f"{quality.auroc:.2f}): the texts differ in more than the concept"
+def _about_layer(layer: int, quality: LayerQuality) -> Iterator[str]:
+    auroc, random = quality.auroc, quality.random_auroc
+    if auroc is not None and random is not None and auroc > 0.5 and auroc - random < CLOSE_TO_RANDOM:
+        yield (
+            f"random directions read nearly as well at layer {layer} ({random:.2f}, this direction {auroc:.2f}): the texts "
+            "differ in more than the concept"
         )
     if quality.pair_agreement is not None and quality.pair_agreement < LOW_AGREEMENT:
-        warnings.append(
+        yield (
             f"pairs disagree at layer {layer}: the difference of a pair has cosine {quality.pair_agreement:.2f} with the "
             "mean of the others"
         )
-    return tuple(warnings)

@@ -1,22 +1,22 @@
 """Cross-validates an extraction over topics: a direction from all pairs, and how well the same procedure reads new topics.
 
 Nested: for each fold the layer is chosen from the training part alone, so that the best of many layers is not reported on
-the examples it was chosen on.
+the examples it was chosen on. Below stand the statistics of the quality card of one layer: separation, pair agreement, random
+controls and AUROC.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import TypeAlias
 
 import numpy as np
+import torch
 
-from steering.auroc import HeldOut, auroc, estimate_auroc
+from steering.auroc import HeldOut, Indices, Numbers, auroc, estimate_auroc
 from steering.errors import InvalidRequest
-from steering.extraction.base import Negatives, Positives
+from steering.extraction.base import Negatives, Positives, mean_shift
 from steering.extraction.card import best_layer
-from steering.extraction.statistics import held_out, layer_quality, pair_agreement, random_auroc, separation
-from steering.pairs import PairSet, Split, folds
+from steering.pairs import PairSet, Split, folds, indices_without
 from steering.quality import Estimate, LayerQuality
 from steering.shapes import Direction, Float, Tensor
 from steering.vectors import LayerDirection
@@ -25,6 +25,7 @@ Fit: TypeAlias = Callable[[Positives, Negatives, bool], LayerDirection]
 """`ExtractionMethod.fit`."""
 REPEATS = 3
 """Random splits into folds: the spread between them is part of the interval."""
+RANDOM_DIRECTIONS = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,8 +33,8 @@ class Folding:
     """The random splits of one extraction. positive_groups, negative_groups: the group of each text (topic, or itself)."""
 
     splits: tuple[tuple[Split, ...], ...]
-    positive_groups: np.ndarray[tuple[int], np.dtype[np.intp]]
-    negative_groups: np.ndarray[tuple[int], np.dtype[np.intp]]
+    positive_groups: Indices
+    negative_groups: Indices
 
     @property
     def folds(self) -> int:
@@ -43,11 +44,8 @@ class Folding:
     @property
     def holdout(self) -> int:
         """How many examples of the smaller class the largest fold holds out."""
-        return (
-            max((min(len(one.held_positive), len(one.held_negative)) for one in self.splits[0]), default=0)
-            if self.splits
-            else 0
-        )
+        first = self.splits[0] if self.splits else ()
+        return max((min(len(one.held_positive), len(one.held_negative)) for one in first), default=0)
 
 
 def folding(pairs: PairSet, holdout: float, seed: int) -> Folding:
@@ -75,57 +73,38 @@ class LayerFit:
 
 
 def fit_layer(
-    fit: Fit,
-    positive: Positives,
-    negative: Negatives,
-    paired: bool,
-    division: Folding,
-    seed: int,
+    fit: Fit, positive: Positives, negative: Negatives, paired: bool, division: Folding, seed: int
 ) -> LayerFit:
     """Fits one layer on all examples and cross-validates it. Raises InvalidRequest where the method finds no direction."""
-    direction = fit(positive, negative, paired)
-    fits = [_fit_folds(fit, positive, negative, paired, division, split) for split in division.splits]
-    controls = [
-        random_auroc(_shift(positive, negative, one), *_held_rows(positive, negative, one), seed)
-        for split in division.splits
-        for one in split
-        if one.held_positive and one.held_negative
-    ]
-    agreement = pair_agreement(positive - negative) if paired else None
-    splits = tuple(outer for outer, _ in fits)
-    known = [[fold for fold in outer if fold is not None] for outer in splits]
-    return LayerFit(direction, layer_quality(known, agreement, controls), splits, tuple(inner for _, inner in fits))
 
-
-def _fit_folds(
-    fit: Fit,
-    positive: Positives,
-    negative: Negatives,
-    paired: bool,
-    division: Folding,
-    split: Sequence[Split],
-) -> tuple[tuple[HeldOut | None, ...], tuple[LayerQuality, ...]]:
-    """Fits without each fold, and without each pair of folds for the choice of a layer inside the training part."""
-
-    def read(without: Sequence[Split], held: Split) -> HeldOut | None:
-        keep_positive = _others(len(positive), [one.held_positive for one in without])
-        keep_negative = _others(len(negative), [one.held_negative for one in without])
+    def read(held: Split, *others: Split) -> HeldOut | None:
+        """Reads a fold on the direction fitted without it and without the others."""
+        keep_positive = indices_without(len(positive), held.held_positive, *(one.held_positive for one in others))
+        keep_negative = indices_without(len(negative), held.held_negative, *(one.held_negative for one in others))
         try:
-            found = fit(positive[keep_positive], negative[keep_negative], paired)
+            found = fit(positive[list(keep_positive)], negative[list(keep_negative)], paired)
         except InvalidRequest:  # too few examples are left, or none of them differ
             return None
         groups = division.positive_groups[list(held.held_positive)], division.negative_groups[list(held.held_negative)]
         return held_out(found.direction, *_held_rows(positive, negative, held), *groups)
 
-    outer = tuple(read([one], one) for one in split)
-    inner: list[list[HeldOut]] = [[] for _ in split]
-    if len(split) > 2:
-        for one, other in combinations(range(len(split)), 2):
-            for left, right in ((one, other), (other, one)):
-                found = read([split[left], split[right]], split[right])
-                if found is not None:
-                    inner[left].append(found)
-    return outer, tuple(_mean_quality(part) for part in inner)
+    def read_inside(left: Split, split: Sequence[Split]) -> LayerQuality:
+        """Measures the training part of a fold, by its other folds, for the choice of a layer there."""
+        others = [one for one in split if one is not left] if len(split) > 2 else []
+        return _mean_quality([found for one in others if (found := read(one, left)) is not None])
+
+    direction = fit(positive, negative, paired)
+    outer = tuple(tuple(map(read, split)) for split in division.splits)
+    inner = tuple(tuple(read_inside(left, split) for left in split) for split in division.splits)
+    controls = [
+        random_auroc(_fitted_shift(positive, negative, one), *_held_rows(positive, negative, one), seed)
+        for split in division.splits
+        for one in split
+        if one.held_positive and one.held_negative
+    ]
+    agreement = pair_agreement(positive - negative) if paired else None
+    known = [[fold for fold in split if fold is not None] for split in outer]
+    return LayerFit(direction, layer_quality(known, agreement, controls), outer, inner)
 
 
 def _mean_quality(parts: Sequence[HeldOut]) -> LayerQuality:
@@ -133,16 +112,8 @@ def _mean_quality(parts: Sequence[HeldOut]) -> LayerQuality:
     usable = [part for part in parts if len(part.positive) and len(part.negative)]
     if not usable:
         return LayerQuality()
-    distances = [value for part in usable if (value := separation(part.positive, part.negative)) is not None]
-    return LayerQuality(
-        auroc=float(np.mean([auroc(part.positive, part.negative) for part in usable])),
-        separation=float(np.mean(distances)) if distances else None,
-    )
-
-
-def _others(count: int, held: Sequence[Sequence[int]]) -> list[int]:
-    left_out = {index for part in held for index in part}
-    return [index for index in range(count) if index not in left_out]
+    mean = float(np.mean([auroc(part.positive, part.negative) for part in usable]))
+    return LayerQuality(auroc=mean, separation=mean_separation(usable))
 
 
 def _held_rows(
@@ -151,10 +122,8 @@ def _held_rows(
     return positive[list(one.held_positive)], negative[list(one.held_negative)]
 
 
-def _shift(positive: Positives, negative: Negatives, one: Split) -> Direction:
-    """Returns the mean shift of the fitted examples."""
-    fitted = positive[list(one.fit_positive)].double().mean(0) - negative[list(one.fit_negative)].double().mean(0)
-    return fitted.float()
+def _fitted_shift(positive: Positives, negative: Negatives, one: Split) -> Direction:
+    return mean_shift(positive[list(one.fit_positive)], negative[list(one.fit_negative)]).float()
 
 
 def nested_auroc(fits: Mapping[int, LayerFit], layer_count: int) -> Estimate | None:
@@ -175,11 +144,81 @@ def nested_auroc(fits: Mapping[int, LayerFit], layer_count: int) -> Estimate | N
 
 def _chosen(fits: Mapping[int, LayerFit], layer_count: int) -> Iterator[list[HeldOut | None]]:
     """Yields, per split, the held-out examples of each fold at the layer its training part chooses."""
-    first = next(iter(fits.values()))
-    for repeat, split in enumerate(first.splits):
-        yield [
-            fits[best_layer({layer: one.inner[repeat][fold] for layer, one in fits.items()}, layer_count)].splits[
-                repeat
-            ][fold]
-            for fold in range(len(split))
-        ]
+    for repeat, split in enumerate(next(iter(fits.values())).splits):
+        quality = [{layer: one.inner[repeat][fold] for layer, one in fits.items()} for fold in range(len(split))]
+        yield [fits[best_layer(one, layer_count)].splits[repeat][fold] for fold, one in enumerate(quality)]
+
+
+def held_out(
+    direction: Direction, positive: Positives, negative: Negatives, positive_groups: Indices, negative_groups: Indices
+) -> HeldOut:
+    """Projects held-out examples on a direction (d_model,). Raises InvalidRequest unless every example has a group."""
+    if len(positive_groups) != len(positive) or len(negative_groups) != len(negative):
+        raise InvalidRequest(
+            f"every held-out example needs a group: got {len(positive_groups)} and {len(negative_groups)} groups for "
+            f"{len(positive)} positives and {len(negative)} negatives",
+            param="topics",
+        )
+    above, below = (_project(rows, direction[None])[0] for rows in (positive, negative))
+    return HeldOut(above, below, positive_groups, negative_groups)
+
+
+def separation(positive: Numbers, negative: Numbers) -> float | None:
+    """Returns (mean p+ - mean p-) / sqrt((var+ + var-) / 2); None without any spread or with one example of a class."""
+    if min(len(positive), len(negative)) < 2:
+        return None
+    spread = float(np.sqrt((positive.var(ddof=1) + negative.var(ddof=1)) / 2.0))
+    return float(positive.mean() - negative.mean()) / spread if spread > 0.0 else None
+
+
+def mean_separation(folds: Sequence[HeldOut]) -> float | None:
+    """Returns the mean separation of the folds that have one; None where none has."""
+    distances = [value for fold in folds if (value := separation(fold.positive, fold.negative)) is not None]
+    return float(np.mean(distances)) if distances else None
+
+
+def pair_agreement(differences: Float[Tensor, "pair d_model"]) -> float | None:
+    """Returns the mean cosine of each pair's difference with the mean of the others'; None for one pair or only zeros."""
+    if len(differences) < 2:
+        return None
+    rows = differences.double()
+    others = rows.sum(0) - rows
+    norms = rows.norm(dim=1) * others.norm(dim=1)
+    usable = norms > 0.0
+    if not bool(usable.any()):
+        return None
+    return float(((rows * others).sum(1)[usable] / norms[usable]).mean())
+
+
+def random_auroc(fit_shift: Direction, positive: Positives, negative: Negatives, seed: int) -> float:
+    """Returns the mean held-out AUROC of random directions, each signed by the mean shift of the *fitted* examples.
+
+    0.5 where the classes do not differ, above it where they differ so broadly that any direction separates them. Choosing
+    the sign on the held-out examples would report chance as more than 0.5.
+    """
+    noise = np.random.default_rng(seed).standard_normal((RANDOM_DIRECTIONS, len(fit_shift)))
+    directions = torch.from_numpy(noise)
+    directions = directions * torch.where(directions @ fit_shift.double() < 0.0, -1.0, 1.0).double()[:, None]
+    return float(auroc(_project(positive, directions), _project(negative, directions)).mean())
+
+
+def layer_quality(
+    splits: Sequence[Sequence[HeldOut]], agreement: float | None = None, controls: Sequence[float] = ()
+) -> LayerQuality:
+    """Summarizes the folds of one layer. controls: `random_auroc` of each fold."""
+    found = estimate_auroc(splits)
+    if found is None:
+        return LayerQuality(pair_agreement=agreement)
+    return LayerQuality(
+        auroc=found.mean,
+        auroc_interval=found.interval,
+        separation=mean_separation([fold for folds in splits for fold in folds]),
+        pair_agreement=agreement,
+        random_auroc=float(np.mean(controls)) if controls else None,
+    )
+
+
+def _project(rows: Float[Tensor, "example d_model"], directions: Float[Tensor, "k d_model"]) -> Numbers:
+    """Returns projections (k, example) in float64."""
+    projections: Numbers = (directions.double() @ rows.double().T).numpy(force=True)
+    return projections

@@ -79,7 +79,7 @@ def load(
         report(f"Loading {found.name} on {chosen_device} in {str(chosen_dtype).removeprefix('torch.')}")
         tokenizer = AutoTokenizer.from_pretrained(found.folder, local_files_only=True, trust_remote_code=False)
         model, fingerprint = _load_weights(found.folder, chosen_device, chosen_dtype, device_map, quantized)
-    return _assembled(model, tokenizer, found, fingerprint)
+    return opened(model, tokenizer, name=found.name, revision=found.revision, fingerprint=fingerprint)
 
 
 def opened(
@@ -90,19 +90,28 @@ def opened(
     revision: str | None = None,
     fingerprint: str | None = None,
 ) -> LoadedModel:
-    """Opens a model that is already in memory in the same way."""
-    return _assembled(model, tokenizer, ModelSource(Path(), name, revision), fingerprint or fingerprint_of(model))
+    """Opens a model that is in memory. fingerprint: where it is known already."""
+    # No batch of ours is padded. Where a padding token is set, GPT-2 reads it from the device in every pass, only to warn.
+    model.config.pad_token_id = None
+    source, fingerprint = ModelSource(Path(), name, revision), fingerprint or fingerprint_of(model)
+    layout = verify_layout(model, find_layout(model))
+    info = info_of(model, tokenizer, layout, source, fingerprint, model.dtype, model.device)
+    freeze_rope(model, info.context_length)
+    return LoadedModel(model, opened_tokenizer(tokenizer, model.generation_config, layout, source), layout, info)
 
 
 def find_source(
     source: str | None, dtype: torch.dtype, cache_dir: Path, revision: str | None, report: Callable[[str], None]
 ) -> ModelSource:
     """Finds a model's folder; converts a GGUF file and downloads from the hub where that is needed."""
+    kept = (
+        torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
+    )  # every other dtype is loaded from the exact values
     if source is None or source.lower() == EMBEDDED_MODEL:
-        return ModelSource(_converted_for(embedded_gguf(), dtype, cache_dir, report), EMBEDDED_MODEL)
+        return ModelSource(converted(embedded_gguf(), kept, cache_dir, report), EMBEDDED_MODEL)
     path = Path(source).expanduser()
     if path.suffix == ".gguf" and path.is_file():
-        return ModelSource(_converted_for(path, dtype, cache_dir, report), path.stem.lower())
+        return ModelSource(converted(path, kept, cache_dir, report), path.stem.lower())
     if path.is_dir():
         return ModelSource(path, path.resolve().name)
     if not HUB_ID.fullmatch(source) or path.suffix == ".gguf":
@@ -110,12 +119,6 @@ def find_source(
     report(f"Looking for {source} in the Hugging Face cache and hub")
     folder = snapshot_download(source, revision=revision, allow_patterns=HUB_FILES, ignore_patterns=["*/*"])
     return ModelSource(Path(folder), source, Path(folder).name)
-
-
-def _converted_for(gguf: Path, dtype: torch.dtype, cache_dir: Path, report: Callable[[str], None]) -> Path:
-    """Returns the folder for a dtype: bfloat16 loads read the smaller one, every other dtype the exact one."""
-    kept = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
-    return converted(gguf, kept, cache_dir, report)
 
 
 def refuse_other_tasks(config: Any) -> None:
@@ -156,17 +159,6 @@ def cast_parameters(model: PreTrainedModel, dtype: torch.dtype) -> None:
     model.config.dtype = dtype
 
 
-def _assembled(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, source: ModelSource, fingerprint: str
-) -> LoadedModel:
-    # No batch of ours is padded. Where a padding token is set, GPT-2 reads it from the device in every pass, only to warn.
-    model.config.pad_token_id = None
-    layout = verify_layout(model, find_layout(model))
-    info = info_of(model, tokenizer, layout, source, fingerprint, model.dtype, model.device)
-    freeze_rope(model, info.context_length)
-    return LoadedModel(model, opened_tokenizer(tokenizer, model.generation_config, layout, source), layout, info)
-
-
 def info_of(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
@@ -200,14 +192,10 @@ def opened_tokenizer(
     """Opens a tokenizer for a model's vocabulary. Raises ModelLoadFailed where it is not a fast one."""
     if not getattr(tokenizer, "is_fast", False):
         raise ModelLoadFailed(f"{source.name} has no fast tokenizer (tokenizer.json), which streaming needs")
-    return ModelTokenizer(tokenizer, vocab_size=layout.vocab_size, eos_ids=eos_ids_of(generation, tokenizer))
-
-
-def eos_ids_of(generation: Any, tokenizer: PreTrainedTokenizerFast) -> set[int]:
-    """Returns every token that ends an answer: those of the generation config (chat models have several) and the tokenizer's."""
+    # every token that ends an answer: those of the generation config (chat models have several) and the tokenizer's
     stated = getattr(generation, "eos_token_id", None)
-    ids = set(stated) if isinstance(stated, list | tuple) else {stated}
-    return {token_id for token_id in ids | {tokenizer.eos_token_id} if token_id is not None}
+    eos_ids = {*(stated if isinstance(stated, list | tuple) else (stated,)), tokenizer.eos_token_id} - {None}
+    return ModelTokenizer(tokenizer, vocab_size=layout.vocab_size, eos_ids=eos_ids)
 
 
 @contextmanager

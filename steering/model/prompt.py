@@ -43,11 +43,6 @@ class ModelTokenizer:
         self.vocab_size = vocab_size  # padded rows beyond the tokenizer can be generated; they have no text
         self.eos_ids = frozenset(int(token_id) for token_id in eos_ids)
 
-    @property
-    def has_chat_template(self) -> bool:
-        """Whether the tokenizer has a chat template."""
-        return bool(self._templates.chat_template)
-
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """Returns the ids of a text (with the tokens that the tokenizer adds), of messages by the chat template, or checked ids.
 
@@ -64,7 +59,7 @@ class ModelTokenizer:
 
     def render(self, messages: Sequence[ChatMessage]) -> str:
         """Renders a conversation by the chat template, with a generation prompt unless the last message is an answer."""
-        if not self.has_chat_template:
+        if not self._templates.chat_template:
             raise InvalidRequest("this model has no chat template: send `prompt` as text", param="messages")
         if not messages:
             raise InvalidRequest("a conversation needs at least one message", param="messages")
@@ -165,19 +160,20 @@ def _message_spans(text: str, contents: Sequence[str], marked: str, marker: str)
     marked: the same conversation, rendered with markers as contents. A template may trim a content. Raises InvalidRequest
     where it does not show every content as one text.
     """
+    refusal = InvalidRequest("the chat template does not show each message as one text", param="messages")
     pieces = marked.split(marker * MARK)
     if len(pieces) != len(contents) + 1 or not text.startswith(pieces[0]):
-        raise InvalidRequest("the chat template does not show each message as one text", param="messages")
+        raise refusal
     spans: list[Span] = []
     at = len(pieces[0])
     for content, following in zip(contents, pieces[1:], strict=True):
         shown = next((one for one in (content, content.strip()) if text.startswith(one + following, at)), None)
         if shown is None:
-            raise InvalidRequest("the chat template does not show each message as one text", param="messages")
+            raise refusal
         spans.append((at, at + len(shown)))
         at += len(shown) + len(following)
     if at != len(text):
-        raise InvalidRequest("the chat template does not show each message as one text", param="messages")
+        raise refusal
     return spans
 
 

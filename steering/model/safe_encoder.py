@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeAlias
@@ -58,7 +58,11 @@ class SafeEncoder:
     def literal(self, text: str) -> Encoded:
         """Encodes a caller's text. Raises InvalidRequest if that is impossible without a control token."""
         encoded = self._encode(self._plain, text)
-        cuts = [span[0] + 1 for token_id, span in _tokens(encoded) if token_id in self._control_ids]
+        cuts = [
+            span[0] + 1
+            for token_id, span in zip(encoded.ids, encoded.spans, strict=True)
+            if token_id in self._control_ids
+        ]
         if not cuts:
             return encoded
         # Some vocabularies merge plain characters into a control token: the text is cut between those characters.
@@ -111,10 +115,6 @@ def unused_characters(texts: Sequence[str], count: int) -> list[str]:
     if len(unused) < count:
         raise InvalidRequest("the messages use every character of the private use area of Unicode", param="messages")
     return unused
-
-
-def _tokens(encoded: Encoded) -> Iterator[tuple[int, Span]]:
-    return zip(encoded.ids, encoded.spans, strict=True)
 
 
 def _joined(pieces: Sequence[tuple[int, Encoded]]) -> Encoded:

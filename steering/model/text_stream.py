@@ -52,13 +52,12 @@ class TextStream:
         """Returns the characters that this token completes; empty while a character is incomplete."""
         self._ids.append(token_id)
         piece = self._pending()
+        held = len(self._ids) - self._returned
         if not piece:
-            if (
-                len(self._ids) - self._returned >= MAX_HELD
-            ):  # control tokens only: decoding them again each time is quadratic
+            if held >= MAX_HELD:  # control tokens only: decoding them again each time is quadratic
                 del self._ids[self._returned :]
             return ""
-        if piece.endswith(BROKEN) and len(self._ids) - self._returned < MAX_HELD:
+        if piece.endswith(BROKEN) and held < MAX_HELD:
             return ""
         self._ids = self._ids[self._returned :]
         self._mark_returned()

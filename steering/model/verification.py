@@ -1,8 +1,9 @@
 """Checks a layout by short forward passes, before anything is steered by it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,19 +28,13 @@ def verify_layout(model: PreTrainedModel, layout: Layout) -> Layout:
     token_ids = torch.tensor(PROBE, device=next(layout.embedding.parameters()).device)
     recorded: list[tuple[int, Tensor]] = []
 
-    def record(layer: int, output: BlockOutput) -> None:
+    def record(layer: int, _block: object, _arguments: object, output: BlockOutput) -> None:
         recorded.append((layer, residual_of(output)))
 
-    handles = [
-        block.register_forward_hook(lambda _block, _arguments, output, layer=layer: record(layer, output))
-        for layer, block in enumerate(layout.blocks)
-    ]
-    try:
-        with torch.no_grad():
-            model(token_ids, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, torch.no_grad():
+        for layer, block in enumerate(layout.blocks):
+            hooks.enter_context(block.register_forward_hook(partial(record, layer)))
+        model(token_ids, use_cache=False)
     reason = _reason_against(recorded, layout)
     if reason:
         raise UnsupportedModel(f"{layout.architecture} cannot be steered: {reason}")

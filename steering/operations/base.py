@@ -13,7 +13,6 @@ class Operation(Protocol):
 
     An operation subclasses it and states what differs from the defaults.
 
-    name: its name in the API.
     parameters: names of its `n` parameters, in order.
     scaled: the parameters in residual units; with unit `relative` they are multiplied by |r| at each token.
     weighted: the parameter that a schedule multiplies. The value 0 makes the operation the identity.
@@ -22,7 +21,6 @@ class Operation(Protocol):
     static: r' - r does not depend on r, so unconditional uses may be summed once per request (static adds).
     """
 
-    name: ClassVar[str]
     parameters: ClassVar[tuple[str, ...]]
     weighted: ClassVar[str]
     scaled: ClassVar[frozenset[str]] = frozenset()
@@ -36,7 +34,6 @@ class Operation(Protocol):
 
         Raises InvalidRequest for fields that are missing or out of range.
         """
-        ...
 
     @staticmethod
     def planned_dose(parameters: tuple[float, ...], norm: float | None) -> float | None:
@@ -62,7 +59,6 @@ class Operation(Protocol):
 
         Returns a new tensor.
         """
-        ...
 
 
 def unit_size(spec: InterventionSpec, entry: LayerDirection) -> float:

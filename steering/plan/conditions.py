@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from steering.condition_spec import AllOf, AnyOf, ConditionSpec, Not, Threshold
+from steering.condition_spec import ConditionSpec, Threshold, children_of, condition_kind
 from steering.conditions import CONDITIONS
 from steering.errors import InvalidRequest
 from steering.model.info import ModelInfo
@@ -22,15 +22,9 @@ class ConditionResolver:
 
     def tree(self, condition: ConditionSpec) -> ConditionTree:
         """The tree of a condition. Raises InvalidRequest for a layer or a measurement the vector does not have."""
-        match condition:
-            case Threshold():
-                return ConditionTree("threshold", self._threshold(condition))
-            case AllOf():
-                return ConditionTree("all", children=tuple(self.tree(child) for child in condition.all))
-            case AnyOf():
-                return ConditionTree("any", children=tuple(self.tree(child) for child in condition.any))
-            case Not():
-                return ConditionTree("not", children=(self.tree(condition.not_),))
+        if isinstance(condition, Threshold):
+            return ConditionTree("threshold", self._threshold(condition))
+        return ConditionTree(condition_kind(condition), children=tuple(map(self.tree, children_of(condition))))
 
     def _threshold(self, spec: Threshold) -> int:
         if spec in self._known:

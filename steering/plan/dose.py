@@ -1,4 +1,5 @@
-"""The dose guard: what is planned against the model's typical norms, and the bound that holds while tokens are computed."""
+"""The dose guard: what is planned against the model's typical norms, and the bound that holds while tokens are computed. Also
+divides the dose of one add over its layers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,12 +7,13 @@ from typing import Literal
 
 import torch
 
-from steering.errors import DoseExceeded
+from steering.errors import DoseExceeded, InvalidRequest
 from steering.model.info import ModelInfo
-from steering.operations import OPERATIONS
-from steering.plan.order import static_change
+from steering.operations.base import unit_size
+from steering.plan.order import is_constant, static_change
 from steering.plan.types import SCOPE_PHASES, Intervention, LayerSteering, Phase
-from steering.spec import Schedule
+from steering.spec import InterventionSpec
+from steering.vectors import ConceptVector
 
 BOUND = 0.2
 """Relative dose at which perplexity reaches 1.5 times on half of the starter concepts (docs/dose_response.md)."""
@@ -68,41 +70,42 @@ def _planned(interventions: Sequence[Intervention], layer: int, phase: Phase, in
     their conditions hold together.
     """
     acting = [one for one in interventions if layer in one.parameters and phase in SCOPE_PHASES[one.scope.tokens]]
-    constant = [one for one in acting if _is_constant(one)]
+    constant = [one for one in acting if is_constant(one.spec)]
     total = 0.0
     if constant and info.typical_norms:
         change = torch.stack([static_change(one, layer) for one in constant]).sum(dim=0)
         total += float(change.norm()) / info.typical_norms[layer]
-    conditional = 0.0
-    for one in acting:
-        if not _is_constant(one):
-            dose = one.planned_dose.get(layer, 0.0) * _largest_weight(one, phase)
-            if one.condition is None:
-                total += dose
-            else:
-                conditional = max(conditional, dose)
-    return total + conditional
-
-
-def _is_constant(one: Intervention) -> bool:
-    """Whether it changes every residual in its scope by the same vector, wherever in the order it stands."""
-    operation = OPERATIONS[one.operation]
-    return (
-        operation.static
-        and not one.relative
-        and one.condition is None
-        and not one.holds
-        and one.schedule.kind == "constant"
-    )
+    others = [one for one in acting if not is_constant(one.spec)]
+    doses = [(one.condition, one.planned_dose.get(layer, 0.0) * _largest_weight(one, phase)) for one in others]
+    always = sum(dose for condition, dose in doses if condition is None)
+    return total + always + max((dose for condition, dose in doses if condition is not None), default=0.0)
 
 
 def _largest_weight(one: Intervention, phase: Phase) -> float:
     """The largest magnitude of the schedule's weight in a phase; the scopes of prompts have no schedule."""
-    schedule: Schedule = one.schedule
-    if (
-        schedule.kind in ("constant", "warmup")
-        or phase is not Phase.GENERATED
-        or one.scope.tokens in ("prompt", "last")
-    ):
-        return 1.0
-    return max(1.0, abs(schedule.to))
+    fixed = one.schedule.kind in ("constant", "warmup") or one.scope.tokens in ("prompt", "last")
+    return 1.0 if fixed or phase is not Phase.GENERATED else max(1.0, abs(one.schedule.to))
+
+
+def shared_strengths(
+    item: InterventionSpec, vector: ConceptVector, layers: Sequence[int], norms: Sequence[float]
+) -> dict[int, float]:
+    """Returns the strength at each of the layers, in the unit of the item.
+
+    Each layer plans the same relative dose, and together they plan what `item.strength` plans at the recommended layers of
+    the vector. norms: the typical |r| of every layer of the model, empty where they were not measured. Raises InvalidRequest without
+    them, unless the unit is `relative`.
+    """
+    if item.unit != "relative" and not norms:
+        raise InvalidRequest(
+            f"'share_dose' in unit {item.unit!r} needs the typical norms of the model, which were not measured; use unit "
+            "'relative'",
+            param="share_dose",
+        )
+
+    def dose(layer: int) -> float:
+        """The planned relative dose of strength 1."""
+        return 1.0 if item.unit == "relative" else unit_size(item, vector.at(layer)) / norms[layer]
+
+    share = item.strength * sum(map(dose, vector.recommended_layers())) / len(layers)
+    return {layer: share / dose(layer) for layer in layers}

@@ -1,6 +1,6 @@
 """Closed-loop control in a plan: which interventions may hold a readout, and the numbers of each controller."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from steering.errors import InvalidRequest, LimitExceeded
@@ -32,7 +32,8 @@ def check_holds(sizes: Iterable[tuple[InterventionSpec, int]]) -> None:
     count = 0
     for item, layers in sizes:
         if item.hold is not None:
-            _check(item)
+            for field, message in _contradictions(item):
+                raise InvalidRequest(message, param=field)
             count += layers
     if count > MAX_HOLDS:
         raise LimitExceeded(
@@ -40,29 +41,23 @@ def check_holds(sizes: Iterable[tuple[InterventionSpec, int]]) -> None:
         )
 
 
-def _check(item: InterventionSpec) -> None:
+def _contradictions(item: InterventionSpec) -> Iterator[tuple[str, str]]:
+    """Yields what in an intervention contradicts `hold`, as (field, message)."""
     if item.scope.tokens != "generated":
-        raise InvalidRequest(
-            f"'hold' follows the tokens as they are generated and needs scope 'generated', got {item.scope.tokens!r}",
-            param="scope",
-        )
+        message = "'hold' follows the tokens as they are generated and needs scope 'generated', got"
+        yield "scope", f"{message} {item.scope.tokens!r}"
     if item.scope.selects:
-        raise InvalidRequest("'hold' follows every generated token and takes no token_ids or roles", param="scope")
+        yield "scope", "'hold' follows every generated token and takes no token_ids or roles"
     if item.unit != "scale":
-        raise InvalidRequest(f"'hold' is on the axis of unit 'scale', got unit {item.unit!r}", param="unit")
+        yield "unit", f"'hold' is on the axis of unit 'scale', got unit {item.unit!r}"
     if item.schedule.kind != "constant":
-        raise InvalidRequest(
-            f"'hold' sets the strength at each token and takes no schedule, got {item.schedule.kind!r}",
-            param="schedule",
-        )
+        message = "'hold' sets the strength at each token and takes no schedule, got"
+        yield "schedule", f"{message} {item.schedule.kind!r}"
     if item.share_dose:
-        raise InvalidRequest("'hold' sets the strength of each layer and takes no 'share_dose'", param="share_dose")
+        yield "share_dose", "'hold' sets the strength of each layer and takes no 'share_dose'"
     if not item.strength > 0.0:
-        raise InvalidRequest(
-            "with 'hold', strength is the largest that may be used in either direction and must be above 0, "
-            f"got {item.strength:g}",
-            param="strength",
-        )
+        message = "with 'hold', strength is the largest that may be used in either direction and must be above 0, got"
+        yield "strength", f"{message} {item.strength:g}"
 
 
 def resolve_hold(item: InterventionSpec, entry: LayerDirection) -> ResolvedHold:
@@ -80,10 +75,6 @@ def resolve_hold(item: InterventionSpec, entry: LayerDirection) -> ResolvedHold:
 
 def hold_columns(plan: SteeringPlan) -> dict[tuple[int, int], int]:
     """(layer, number of the call there) -> index of its controller among those of the plan."""
-    held = [
-        (layer, number)
-        for layer, steering in plan.layers.items()
-        for number, call in enumerate(steering.calls)
-        if plan.intervention(call).holds
-    ]
+    calls = ((layer, number, call) for layer, one in plan.layers.items() for number, call in enumerate(one.calls))
+    held = [(layer, number) for layer, number, call in calls if plan.intervention(call).holds]
     return {place: column for column, place in enumerate(held)}

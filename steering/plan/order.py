@@ -29,18 +29,17 @@ def weight_index(operation: str) -> int:
     return entry.parameters.index(entry.weighted)
 
 
+def is_constant(spec: InterventionSpec) -> bool:
+    """Whether it changes every residual in its scope by the same vector, wherever in the order it stands."""
+    varies = (
+        spec.unit == "relative" or spec.when is not None or spec.hold is not None or spec.schedule.kind != "constant"
+    )
+    return OPERATIONS[spec.operation].static and not varies
+
+
 def may_be_static(spec: InterventionSpec) -> bool:
     """Whether the change is one constant per phase, so that it can be summed when the plan is made."""
-    return (
-        OPERATIONS[spec.operation].static
-        and spec.unit != "relative"
-        and spec.when is None
-        and spec.hold is None
-        and spec.schedule.kind == "constant"
-        and spec.scope.start is None
-        and spec.scope.end is None
-        and not spec.scope.selects
-    )
+    return is_constant(spec) and spec.scope.start is None and spec.scope.end is None and not spec.scope.selects
 
 
 def static_change(intervention: Intervention, layer: int) -> Direction:

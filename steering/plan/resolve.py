@@ -11,14 +11,11 @@ from steering.errors import InvalidRequest, LimitExceeded
 from steering.model.info import ModelInfo
 from steering.operations import OPERATIONS
 from steering.plan.conditions import ConditionResolver
-from steering.plan.dose import DoseGuard, check_planned_dose
+from steering.plan.dose import DoseGuard, check_planned_dose, shared_strengths
 from steering.plan.fingerprint import Fingerprints
-from steering.plan.given import inline_vector
 from steering.plan.holds import check_holds, resolve_hold
-from steering.plan.layers import check_model, resolve_layers
-from steering.plan.mandatory import Mandatory
+from steering.plan.layers import check_model, inline_vector, resolve_layers
 from steering.plan.order import layer_steering, may_be_static
-from steering.plan.shared_dose import shared_strengths
 from steering.plan.types import UNSTEERED, Intervention, SteeringPlan
 from steering.shapes import Float, Tensor
 from steering.spec import InterventionSpec, SteeringSpec, pinned, renamed, vector_names
@@ -31,6 +28,24 @@ MAX_LAYER_ACTIONS = 2048
 """Interventions times the layers at which each acts: a plan holds a direction for each."""
 MAX_CALLS = 256
 """Those that are computed at every token. 256 calls take 5 to 23 ms of every decode pass of up to 32 rows (d_model 576)."""
+_PREFIX = "mandatory/"
+"""No name of a caller has a slash: `mood@1` of a request and of the operator may be vectors of two namespaces."""
+
+
+class Mandatory:
+    """Interventions that an operator adds to every request, after its own. vectors: at hand, by the names in `spec`.
+
+    marked, found: the same interventions under names that no request can write, and their vectors. key: equal for equal
+    content. count: how many they are.
+    """
+
+    def __init__(self, spec: SteeringSpec | None = None, vectors: Mapping[str, ConceptVector] | None = None) -> None:
+        self.spec, vectors = spec or SteeringSpec(), vectors or {}
+        self.marked = pinned(self.spec, {name: _PREFIX + name for name in vectors})
+        self.found = {_PREFIX + name: vector for name, vector in vectors.items()}
+        self.key = (self.spec.model_dump_json(), tuple((one.id, one.sha256) for one in vectors.values()))
+        self.count = len(self.spec.interventions)
+
 
 _NOTHING = Mandatory()
 
@@ -66,7 +81,9 @@ class RecentPlans:
         found: dict[str, ConceptVector] = {}
         for name in vector_names(spec):
             if isinstance(name, InlineVector):
-                _check_digest(name, found.setdefault(str(name), inline_vector(name, info)))
+                if found.setdefault(str(name), inline_vector(name, info)).sha256 != name.sha256:
+                    message = "two inline directions have the same first 12 digits of their digest"
+                    raise InvalidRequest(message, param="vector")
             elif name not in found:
                 key = VectorId.parse(name)
                 vector = await vectors.get(key.name, key.version)
@@ -107,7 +124,8 @@ class _Resolver:
         self._check_size()
         interventions = [self._intervention(item) for item in self._spec.interventions]
         for item, one in zip(self._spec.interventions, interventions, strict=True):
-            warnings += self._warnings(item, one)
+            vector = self._found[item.vector]
+            warnings += OPERATIONS[one.operation].warnings(one.spec, {layer: vector.at(layer) for layer in one.layers})
         bounded = None if self._guard.run_time_bound is None else len(interventions) - self._mandatory
         layers = layer_steering(interventions, bounded)
         check_planned_dose(interventions, layers, self._info, self._guard, warnings.append)
@@ -166,13 +184,14 @@ class _Resolver:
         self._conditions.check_order(item, layers[0], condition)
         entries = {layer: (vector.at(layer), None if target is None else target.at(layer)) for layer in layers}
         strengths = shared_strengths(item, vector, layers, self._info.typical_norms) if item.share_dose else {}
-        parameters = {
-            layer: operation.resolve(_at(item, strengths.get(layer)), *pair) for layer, pair in entries.items()
-        }
+        items = {layer: item.model_copy(update={"strength": strength}) for layer, strength in strengths.items()}
+        parameters = {layer: operation.resolve(items.get(layer, item), *pair) for layer, pair in entries.items()}
         relative = item.unit == "relative" and bool(operation.scaled)
-        planned = {layer: operation.planned_dose(parameters[layer], self._norm(layer, relative)) for layer in layers}
+        # the typical |r| in the units of the parameters; None where it was not measured
+        norms = dict.fromkeys(layers, 1.0) if relative else dict(enumerate(self._info.typical_norms))
+        planned = {layer: operation.planned_dose(parameters[layer], norms.get(layer)) for layer in layers}
         return Intervention(
-            spec=renamed(item, {name: found.id for name, found in self._found.items()}, layers),
+            spec=renamed(item, {name: found.id for name, found in self._found.items()}, layers=layers),
             namespace=vector.namespace,
             sha256=vector.sha256,
             directions={layer: _directions(*pair) for layer, pair in entries.items()},
@@ -184,16 +203,6 @@ class _Resolver:
             holds={} if item.hold is None else {layer: resolve_hold(item, vector.at(layer)) for layer in layers},
         )
 
-    def _warnings(self, item: InterventionSpec, one: Intervention) -> tuple[str, ...]:
-        vector = self._found[item.vector]
-        return OPERATIONS[one.operation].warnings(one.spec, {layer: vector.at(layer) for layer in one.layers})
-
-    def _norm(self, layer: int, relative: bool) -> float | None:
-        """The typical |r| in the units of the parameters; None where it was not measured."""
-        if relative:
-            return 1.0
-        return self._info.typical_norms[layer] if self._info.typical_norms else None
-
 
 def _by_name(spec: SteeringSpec) -> SteeringSpec:
     """Returns the spec with names in place of inline directions, whose digests are part of the key already."""
@@ -203,19 +212,8 @@ def _by_name(spec: SteeringSpec) -> SteeringSpec:
     return pinned(spec, {name: str(name) for name in names})
 
 
-def _check_digest(name: InlineVector, found: ConceptVector) -> None:
-    """Raises InvalidRequest where two directions of one request have names that agree and digests that differ."""
-    if found.sha256 != name.sha256:
-        raise InvalidRequest("two inline directions have the same first 12 digits of their digest", param="vector")
-
-
 def _directions(entry: LayerDirection, target: LayerDirection | None) -> Float[Tensor, "k d_model"]:
     return torch.stack([entry.direction] if target is None else [entry.direction, target.direction])
-
-
-def _at(item: InterventionSpec, strength: float | None) -> InterventionSpec:
-    """Returns the intervention with another strength, unless it is None."""
-    return item if strength is None else item.model_copy(update={"strength": strength})
 
 
 def _check_fields(item: InterventionSpec) -> None:

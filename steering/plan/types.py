@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal
 
+from steering.condition_spec import ConditionKind
 from steering.shapes import Float, Tensor
 from steering.spec import InterventionSpec, Schedule, SteeringSpec, TokenScope
 
@@ -51,7 +52,7 @@ class ResolvedThreshold:
 class ConditionTree:
     """A tree over the plan's thresholds, by index: a leaf has `threshold`, the others have `children`."""
 
-    kind: Literal["threshold", "all", "any", "not"]
+    kind: ConditionKind
     threshold: int = -1
     children: tuple["ConditionTree", ...] = ()
 

@@ -40,7 +40,6 @@ class Projection(Protocol):
     @staticmethod
     def fit(activations: NDArray[np.float32], dims: int, seed: int) -> Points:
         """activations (example, d_model) -> Points of (example, dims). Raises InvalidRequest when examples are too few."""
-        ...
 
 
 def check_activations(method: str, activations: NDArray[np.float32], dims: int, min_examples: int) -> None:

@@ -36,11 +36,7 @@ def separability(
     if groups is not None:
         members = np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
     found = _held_out_auroc(rows, codes, members, int(counts.min()), seed)
-    return Separability(
-        auroc=None if found is None else found.mean,
-        silhouette=silhouette,
-        auroc_interval=None if found is None else found.interval,
-    )
+    return Separability(None, silhouette) if found is None else Separability(found.mean, silhouette, found.interval)
 
 
 def _held_out_auroc(
@@ -69,18 +65,9 @@ def _held_out_auroc(
             if inside.any() and not inside.all():
                 own = scores[:, number]
                 folds.append(HeldOut(own[inside], own[~inside], groups[held][inside], groups[held][~inside]))
-    measured = [_values_by_group(folds, len(np.unique(groups))) for folds in parts if folds]
+    measured = [leave_one_group_out(folds, np.unique(groups)) for folds in parts if folds]
     if not measured:
         return None
     return jackknife_interval(
         float(np.mean([value for value, _ in measured])), np.mean([without for _, without in measured], axis=0)
     )
-
-
-def _values_by_group(folds: Sequence[HeldOut], groups: int) -> tuple[float, Numbers]:
-    """Returns AUROC, and AUROC without each of all groups; leaving out a group that is in no fold changes nothing."""
-    value, without = leave_one_group_out(folds)
-    present = np.unique(np.concatenate([part for one in folds for part in (one.positive_groups, one.negative_groups)]))
-    every = np.full(groups, value)
-    every[present] = without
-    return value, every

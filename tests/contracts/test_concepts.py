@@ -20,7 +20,7 @@ from steering.pairs import ChatMessage, Text, split
 DATA = files("steering.concepts") / "data"
 NAMES = {path.name for path in DATA.iterdir()}
 PAIR_FILES = sorted(
-    {entry.file for entry in CONCEPTS.values()}
+    {f"{concept}.jsonl" for concept in CONCEPTS}
     | {name for name in NAMES if name.endswith(".jsonl") and not name.endswith((".prompts.jsonl", "neutral.jsonl"))}
 )
 every_concept = pytest.mark.parametrize("concept", CONCEPTS)
@@ -100,7 +100,7 @@ def test_loading_gives_what_the_file_says(concept: str) -> None:
             return str(record[pole])
         return (ChatMessage("user", record["prompt"]), ChatMessage("assistant", record[pole]))
 
-    pairs, rows = load_concept(concept), records(CONCEPTS[concept].file)
+    pairs, rows = load_concept(concept), records(f"{concept}.jsonl")
     assert pairs.paired
     assert pairs.positive == tuple(side(record, "positive") for record in rows)
     assert pairs.negative == tuple(side(record, "negative") for record in rows)
@@ -110,7 +110,7 @@ def test_loading_gives_what_the_file_says(concept: str) -> None:
 @every_concept
 def test_evaluation_prompts_are_not_among_the_pairs(concept: str) -> None:
     prompts = load_evaluation_prompts(concept)
-    known = {record["prompt"] for record in records(CONCEPTS[concept].file)}
+    known = {record["prompt"] for record in records(f"{concept}.jsonl")}
     assert len(prompts) >= 20
     assert len(set(prompts)) == len(prompts)
     assert not known & set(prompts)

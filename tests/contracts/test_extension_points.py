@@ -29,7 +29,6 @@ PROMPT = tuple(b"The answer to that is")
 class Mirror(Operation):
     """r' = r - 2 t (r . d) d: the reflection across the plane that d is normal to."""
 
-    name: ClassVar[str] = "mirror"
     parameters: ClassVar[tuple[str, ...]] = ("share",)
     weighted: ClassVar[str] = "share"
 
@@ -46,7 +45,6 @@ class Mirror(Operation):
 class Shift(Operation):
     """r' = r + a (1, 1, ..., 1) / sqrt(d_model) + a d: a static operation that is no add."""
 
-    name: ClassVar[str] = "shift"
     parameters: ClassVar[tuple[str, ...]] = ("amount",)
     scaled: ClassVar[frozenset[str]] = frozenset({"amount"})
     weighted: ClassVar[str] = "amount"
@@ -69,7 +67,6 @@ class Shift(Operation):
 class Midpoint(Condition):
     """score = r . c - m, m the middle of the class means: positive on the side of the positive pole."""
 
-    name: ClassVar[str] = "midpoint"
     parameters: ClassVar[tuple[str, ...]] = ("positive_mean", "negative_mean")
 
     @staticmethod

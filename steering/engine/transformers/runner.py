@@ -19,9 +19,9 @@ from steering.engine.transformers.steering.monitor_scores import MonitorScores, 
 from steering.engine.transformers.steering.readout import ReadoutCollector
 from steering.engine.transformers.steering.steering_batch import SteeringRunner
 from steering.engine.transformers.training.gradient_pass import GradientPass
+from steering.model.device import measure_memory
 from steering.model.hooks import ResidualHooks
 from steering.model.layout import Layout
-from steering.model.memory import measure_memory
 from steering.shapes import Logits, Tensor
 from steering.threads import openmp_thread_setter
 

@@ -1,6 +1,6 @@
 """Makes the answer of a request from the token ids of vLLM and what the workers measured, by the writer of the transformers engine."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steering.engine.api import GenerationRequest, TokenEvent
@@ -11,7 +11,7 @@ from steering.engine.transformers.sequence import Sequence as Row
 from steering.engine.transformers.sequence import Stream
 from steering.engine.transformers.steering.dose import NO_BLOCK, DoseLedger, Run
 from steering.engine.vllm.messages import ReportMessage, TokenReadings
-from steering.model.text_stream import TextStream
+from steering.model.prompt import ModelTokenizer
 from steering.plan.holds import HeldReadout
 from steering.plan.types import SteeringPlan
 
@@ -20,16 +20,9 @@ class Answer:
     """The answer to one request as it grows. ending: how it ended, once that is known."""
 
     def __init__(
-        self,
-        ids: tuple[int, ...],
-        request: GenerationRequest,
-        decoder: TextStream,
-        eos_ids: Collection[int],
-        stream: Stream,
+        self, ids: tuple[int, ...], request: GenerationRequest, tokenizer: ModelTokenizer, stream: Stream
     ) -> None:
-        """eos_ids: tokens that end it without being part of it."""
-        self._request = request
-        self._writer = AnswerWriter(eos_ids)
+        self._writer = AnswerWriter(tokenizer.eos_ids)
         self._row = Row(
             id=0,
             ids=list(ids),
@@ -37,7 +30,7 @@ class Answer:
             plan=request.plan,
             sampling=request.sampling,
             stream=stream,
-            decoder=decoder,
+            decoder=tokenizer.decode_stream(ids),
             monitors=request.monitors,
             monitored=MonitoredAnswer(request.monitors, request.request_id) if len(request.monitors) else None,
         )
@@ -57,7 +50,7 @@ class Answer:
         row = self._row
         read = row.monitors.read_at(first=row.generated == 0)
         scores = [found.scores[place] for place in range(len(read))]
-        chosen = Sampled(token_id, found.finite, *_logprobs(token_id, logprobs, self._request.sampling.logprobs))
+        chosen = Sampled(token_id, found.finite, *_logprobs(token_id, logprobs, row.sampling.logprobs))
         self.ending = self._writer.write(row, chosen, found.readout, scores)
         events = [event for event in row.outbox if isinstance(event, TokenEvent)]
         row.outbox.clear()
@@ -86,15 +79,14 @@ def ledger_of(plan: SteeringPlan, prompt_length: int, reports: Sequence[ReportMe
     """Merges what the pipeline stages measured, each at its own layers."""
     ledger = DoseLedger(plan, prompt_length)
     scores = [float("nan")] * len(plan.thresholds)
+    held: list[dict[int, HeldReadout]] = [{} for _ in plan.interventions]
     for report in reports:
         for layer, source, phase, dose, tokens, fired_at in report.sums:
             ledger.note((layer, source), Run(NO_BLOCK, phase, 0), dose, tokens, fired_at)
         for number, score in enumerate(report.scores):
             scores[number] = scores[number] if score is None else score
-    ledger.scores = tuple(scores)
-    held: list[dict[int, HeldReadout]] = [{} for _ in plan.interventions]
-    for report in reports:
         for all_layers, here in zip(held, report.held, strict=bool(report.held)):
             all_layers.update(here)
+    ledger.scores = tuple(scores)
     ledger.held = tuple(held) if any(one.holds for one in plan.interventions) else ()
     return ledger

@@ -9,8 +9,7 @@ import structlog
 import zmq
 import zmq.asyncio
 
-from steering.engine.vllm.messages import FailureMessage, Message, ReportMessage, TokenMessage, TokenReadings
-from steering.engine.vllm.wire import decode
+from steering.engine.vllm.messages import FailureMessage, Message, ReportMessage, TokenMessage, TokenReadings, decode
 from steering.errors import EngineDead, InternalError, NonfiniteActivations
 
 log = structlog.get_logger()
@@ -108,14 +107,10 @@ class ReportChannel:
                 log.exception("worker_message_unreadable")
                 continue
             for message in messages:
-                self._deliver(message)
-
-    def _deliver(self, message: Message) -> None:
-        if isinstance(message, FailureMessage):
-            log.error("steering_failed_in_worker", key=message.key, traceback=message.reason)
-        box = self._boxes.get(message.key)
-        if box is not None:
-            box.receive(message)
+                if isinstance(message, FailureMessage):
+                    log.error("steering_failed_in_worker", key=message.key, traceback=message.reason)
+                if message.key in self._boxes:
+                    self._boxes[message.key].receive(message)
 
     def close(self) -> None:
         """Closes the socket."""

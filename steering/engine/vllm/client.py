@@ -17,48 +17,29 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.metrics.loggers import PrometheusStatLogger
 
 from steering.engine.api import GenerationRequest
-from steering.engine.readings import NO_MONITORS, MonitorSet, Reading
 from steering.engine.vllm.channel import Mailbox, ReportChannel
 from steering.engine.vllm.messages import EXTRA_ARGS, CaptureWindow, RequestSteering
 from steering.engine.vllm.plan_book import PlanBook
 from steering.engine.vllm.worker.rows import computes_whole
 from steering.errors import EngineDead, InternalError, InvalidRequest
-from steering.plan.types import UNSTEERED, SteeringPlan
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Task:
-    """One request to vLLM. prompt_length: positions of the prompt among the ids. salt: cached prompts are shared among
-    requests of one salt."""
+    """One request to vLLM. prompt_length: positions of the prompt among the ids. request: its steering, readouts, monitors and
+    priority; cached prompts are shared among requests of one salt. sampling: as vLLM has it."""
 
     ids: Sequence[int]
     prompt_length: int
+    request: GenerationRequest
     sampling: VllmSampling
-    plan: SteeringPlan = UNSTEERED
-    readings: tuple[Reading, ...] = ()
     capture: CaptureWindow | None = None
-    priority: int = 0
-    salt: str = ""
-    monitors: MonitorSet = NO_MONITORS
-
-    @classmethod
-    def of(cls, ids: Sequence[int], request: GenerationRequest, sampling: VllmSampling) -> "Task":
-        """Returns the task of a request that generates."""
-        return cls(
-            ids,
-            len(ids),
-            sampling,
-            plan=request.plan,
-            readings=request.readings,
-            priority=request.priority,
-            salt=request.cache_salt,
-            monitors=request.monitors,
-        )
 
     @property
     def reported(self) -> bool:
         """Whether the workers have anything to report about it."""
-        return not self.plan.empty or bool(self.readings or len(self.monitors)) or self.capture is not None
+        request = self.request
+        return not request.plan.empty or bool(request.readings or len(request.monitors)) or self.capture is not None
 
 
 @dataclass(slots=True, eq=False)
@@ -102,14 +83,10 @@ def stat_logger(stats: SchedulerStats) -> type[PrometheusStatLogger]:
         def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:
             stats.record(scheduler_stats, iteration_stats)
 
-        def log_engine_initialized(self) -> None:
+        def _ignore(self, *_: Any, **__: Any) -> None:
             """Does nothing."""
 
-        def record_sleep_state(self, *_: Any, **__: Any) -> None:
-            """Does nothing."""
-
-        def record_admission_rejection(self, *_: Any, **__: Any) -> None:
-            """Does nothing."""
+        log_engine_initialized = record_sleep_state = record_admission_rejection = _ignore
 
     return StatLogger
 
@@ -139,10 +116,9 @@ class VllmClient:
     async def connect(self) -> None:
         """Connects the workers to a channel of ours, and learns which layers they steer."""
         self._channel = ReportChannel()
-        stages = await self.call("steering_stage")
-        layers = await self.call("steering_connect", self._channel.address)
-        self.stages = {layer: stage for stage, found in zip(stages, layers, strict=True) for layer in found}
-        self._channel.stages = len(set(stages))
+        found = await self.call("steering_connect", self._channel.address)
+        self.stages = {layer: stage for stage, layers in found for layer in layers}
+        self._channel.stages = len({stage for stage, _ in found})
 
     @property
     def alive(self) -> bool:
@@ -157,25 +133,22 @@ class VllmClient:
     @asynccontextmanager
     async def running(self, task: Task) -> AsyncIterator[Run]:
         """Yields a request that runs; it is aborted where it has not ended by the end of the block."""
-        key = str(next(self._numbers))
+        key, request = str(next(self._numbers)), task.request
         self.active += 1
         self.progressed = monotonic()
         mailbox = self._channel.open(key) if task.reported else None
         try:
-            async with self._plans.held(task.plan, task.readings, task.monitors) as keys:
+            async with self._plans.held(request.plan, request.readings, request.monitors) as keys:
                 steering = RequestSteering(
                     key,
-                    keys.plan,
-                    keys.readings,
-                    task.prompt_length,
-                    task.plan.fingerprint,
-                    task.plan.prompt_fingerprint,
-                    task.capture,
-                    keys.monitors,
+                    prompt_length=task.prompt_length,
+                    fingerprint=request.plan.fingerprint,
+                    prompt_fingerprint=request.plan.prompt_fingerprint,
+                    capture=task.capture,
+                    **keys,
                 )
-                prompt = tokens_input(list(task.ids), cache_salt=self._salt(task, key))
-                sampling = self._sampling(task, steering)
-                outputs = self._llm.generate(prompt, sampling, key, priority=task.priority)
+                prompt = tokens_input(list(task.ids), cache_salt=self._salt(request, key))
+                outputs = self._llm.generate(prompt, _sampling(task, steering), key, priority=request.priority)
                 async with aclosing(outputs):
                     yield Run(self._outputs(outputs), outputs.aclose, mailbox)
         finally:
@@ -188,21 +161,13 @@ class VllmClient:
                 self.progressed = monotonic()
                 yield output
 
-    @staticmethod
-    def _sampling(task: Task, steering: RequestSteering) -> VllmSampling:
-        sampling = task.sampling
-        if task.reported:
-            sampling.extra_args = {EXTRA_ARGS: steering.packed()}
-        sampling.skip_reading_prefix_cache = task.capture is not None or computes_whole(task.plan)
-        return sampling
-
-    def _salt(self, task: Task, key: str) -> str | None:
+    def _salt(self, request: GenerationRequest, key: str) -> str | None:
         """Returns what separates cached blocks. Keys and values depend on what steered them. Where the hashes of blocks do
         not know that, a steered request has a salt of its own, which shares nothing with plain requests."""
-        parts = [task.salt]
-        if not task.plan.empty and not self.hashes_know_steering:
-            parts.append(task.plan.fingerprint)
-        if not task.plan.reusable:
+        parts = [request.cache_salt]
+        if not request.plan.empty and not self.hashes_know_steering:
+            parts.append(request.plan.fingerprint)
+        if not request.plan.reusable:
             parts.append(key)
         return "|".join(parts) or None
 
@@ -210,6 +175,14 @@ class VllmClient:
         """Ends vLLM's processes; requests that run end with EngineDead."""
         self._llm.shutdown(timeout=1)
         self._channel.close()
+
+
+def _sampling(task: Task, steering: RequestSteering) -> VllmSampling:
+    sampling = task.sampling
+    if task.reported:
+        sampling.extra_args = {EXTRA_ARGS: steering.packed()}
+    sampling.skip_reading_prefix_cache = task.capture is not None or computes_whole(task.request.plan)
+    return sampling
 
 
 @contextmanager

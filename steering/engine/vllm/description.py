@@ -1,25 +1,17 @@
 """Describes a model without loading it into this process's memory, for engines that load it elsewhere."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
+from steering.engine.options import EngineOptions
 from steering.model.device import choose_device, choose_dtype
-from steering.model.embedded import EMBEDDED_MODEL
 from steering.model.fingerprint import fingerprint_of, fingerprint_of_files
 from steering.model.info import ModelInfo
 from steering.model.layout import find_layout
-from steering.model.loading import (
-    ModelSource,
-    find_source,
-    info_of,
-    load_errors,
-    opened_tokenizer,
-    refuse_other_tasks,
-)
+from steering.model.loading import find_source, info_of, load_errors, opened_tokenizer, refuse_other_tasks
 from steering.model.prompt import ModelTokenizer
 
 
@@ -32,42 +24,30 @@ class DescribedModel:
     info: ModelInfo
 
 
-def describe(
-    source: str | None,
-    *,
-    cache_dir: Path,
-    device: str = "auto",
-    dtype: str = "auto",
-    revision: str | None = None,
-    report: Callable[[str], None] = lambda _line: None,
-) -> DescribedModel:
-    """Describes a model that `load` would load; the arguments are the same.
+def describe(options: EngineOptions) -> DescribedModel:
+    """Describes a model that `load` would load.
 
     Raises ModelLoadFailed, UnsupportedModel, OutOfMemory, and InvalidRequest for a device or dtype.
     """
-    chosen_device = choose_device(device)
-    chosen_dtype = choose_dtype(dtype, chosen_device)
-    with load_errors(source or EMBEDDED_MODEL):
-        found = find_source(source, chosen_dtype, cache_dir, revision, report)
+    device = choose_device(options.device)
+    dtype = choose_dtype(options.dtype, device)
+    with load_errors(options.model):
+        found = find_source(options.model, dtype, options.cache_dir, options.revision, options.report)
         config = AutoConfig.from_pretrained(found.folder, local_files_only=True, trust_remote_code=False)
         refuse_other_tasks(config)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         layout = find_layout(model)
         tokenizer = AutoTokenizer.from_pretrained(found.folder, local_files_only=True, trust_remote_code=False)
-        fingerprint = _fingerprint(model, found)
-        info = info_of(model, tokenizer, layout, found, fingerprint, chosen_dtype, chosen_device)
-    return DescribedModel(
-        found.folder, opened_tokenizer(tokenizer, _generation_config(model, found.folder), layout, found), info
-    )
+        fingerprint = fingerprint_of_files(model, found.folder) or _fingerprint_of_weights(found.folder)
+        info = info_of(model, tokenizer, layout, found, fingerprint, dtype, device)
+    generation = _generation_config(model, found.folder)
+    return DescribedModel(found.folder, opened_tokenizer(tokenizer, generation, layout, found), info)
 
 
-def _fingerprint(model: PreTrainedModel, found: ModelSource) -> str:
-    fingerprint = fingerprint_of_files(model, found.folder)
-    if fingerprint is not None:
-        return fingerprint
+def _fingerprint_of_weights(folder: Path) -> str:
     loaded = AutoModelForCausalLM.from_pretrained(
-        found.folder, dtype="auto", local_files_only=True, trust_remote_code=False, use_safetensors=True
+        folder, dtype="auto", local_files_only=True, trust_remote_code=False, use_safetensors=True
     )
     return fingerprint_of(loaded)
 

@@ -1,8 +1,8 @@
 """VllmEngine: the Engine protocol over vLLM."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, cast
@@ -10,26 +10,18 @@ from typing import Any, cast
 from vllm.outputs import CompletionOutput
 from vllm.v1.metrics.stats import RequestStateStats
 
-from steering.engine.api import (
-    Capture,
-    CapturePrompt,
-    CaptureSpec,
-    EngineStats,
-    GenerationRequest,
-    TokenEvent,
-)
+from steering.engine.api import Capture, CapturePrompt, CaptureSpec, EngineStats, GenerationRequest, TokenEvent
 from steering.engine.options import EngineLimits
 from steering.engine.prompts import check_context, encode_prompt
 from steering.engine.transformers.captures import check_layers
 from steering.engine.transformers.sequence import Stream
 from steering.engine.vllm.answers import Answer
-from steering.engine.vllm.captures import CaptureTask, captured, unembedded
 from steering.engine.vllm.channel import Mailbox
 from steering.engine.vllm.client import Task, VllmClient, translated_errors
 from steering.engine.vllm.description import DescribedModel
 from steering.engine.vllm.loop_thread import LoopThread, reported, send
 from steering.engine.vllm.messages import TokenReadings
-from steering.engine.vllm.requests import check_request, vllm_sampling
+from steering.engine.vllm.requests import CaptureTask, captured, check_request, unembedded, vllm_sampling
 from steering.errors import EngineDead, InternalError, Overloaded
 from steering.shapes import Float, Residual, Tensor
 from steering.threads import run_in_thread
@@ -44,6 +36,17 @@ class _Counters:
     background: int = 0
     admitted: int = 0
     queue_seconds: float = 0.0
+
+    @contextmanager
+    def counted(self, priority: int) -> Iterator[None]:
+        """Counts a request while it runs."""
+        self.live += priority == 0
+        self.background += priority != 0
+        try:
+            yield
+        finally:
+            self.live -= priority == 0
+            self.background -= priority != 0
 
     def begin(self, request: GenerationRequest, cached: int, times: RequestStateStats | None) -> None:
         """Counts a request whose first token has come. times: of vLLM's scheduler, on one clock."""
@@ -100,59 +103,41 @@ class VllmEngine:
 
     def _check(self, ids: tuple[int, ...], request: GenerationRequest) -> None:
         check_request(len(ids), request, self.info, self.client.stages)
-        limits, counters = self._limits, self._counters
-        if request.priority == 0 and counters.live >= limits.max_running + limits.max_waiting:
-            waiting = counters.live - limits.max_running
-            raise Overloaded(f"{waiting} requests are waiting, and at most {limits.max_waiting} may; try again shortly")
+        waiting, allowed = self._counters.live - self._limits.max_running, self._limits.max_waiting
+        if request.priority == 0 and waiting >= allowed:
+            raise Overloaded(f"{waiting} requests are waiting, and at most {allowed} may; try again shortly")
 
     async def _answer(self, ids: tuple[int, ...], request: GenerationRequest, stream: Stream) -> None:
         """Sends the events of an answer."""
-        live = request.priority == 0
-        counters = self._counters
-        counters.live += live
-        counters.background += not live
-        try:
-            async for event in self._events(ids, request, stream):
-                send(stream, event)
-        finally:
-            counters.live -= live
-            counters.background -= not live
-
-    async def _events(
-        self, ids: tuple[int, ...], request: GenerationRequest, stream: Stream
-    ) -> AsyncIterator[TokenEvent]:
-        eos_ids = self.tokenizer.eos_ids
-        answer = Answer(ids, request, self.tokenizer.decode_stream(ids), eos_ids, stream)
+        answer = Answer(ids, request, self.tokenizer, stream)
         with translated_errors():
-            sampling = vllm_sampling(request.sampling, eos_ids)
+            sampling = vllm_sampling(request.sampling, self.tokenizer.eos_ids)
         cached, begun = 0, False
         self._counters.prompt += len(ids)
-        async with self.client.running(Task.of(ids, request, sampling)) as run:
-            async for output in run.outputs:
-                if not begun:
-                    begun, cached = True, output.num_cached_tokens or 0
-                    self._counters.begin(request, cached, output.metrics)
-                    answer.scheduled(None if output.metrics is None else output.metrics.scheduled_ts)
-                async for event in self._added(answer, output.outputs[0], run.mailbox):
-                    yield event
-                if answer.ending is not None:
-                    break
-            if answer.ending is None:
-                raise InternalError("the engine ended the request without a reason")
-            await run.close()
-            reports = [] if run.mailbox is None else await run.mailbox.reports()
-            yield answer.finish_event(cached, reports)
+        with self._counters.counted(request.priority):
+            async with self.client.running(Task(ids, len(ids), request, sampling)) as run:
+                async for output in run.outputs:
+                    if not begun:
+                        begun, cached = True, output.num_cached_tokens or 0
+                        self._counters.begin(request, cached, output.metrics)
+                        answer.scheduled(None if output.metrics is None else output.metrics.scheduled_ts)
+                    await self._add(answer, output.outputs[0], run.mailbox, stream)
+                    if answer.ending is not None:
+                        break
+                if answer.ending is None:
+                    raise InternalError("the engine ended the request without a reason")
+                await run.close()
+                reports = [] if run.mailbox is None else await run.mailbox.reports()
+                send(stream, answer.finish_event(cached, reports))
 
-    async def _added(
-        self, answer: Answer, completion: CompletionOutput, mailbox: Mailbox | None
-    ) -> AsyncIterator[TokenEvent]:
-        """Yields the events of the tokens of one output, up to the one that ends the answer."""
+    async def _add(self, answer: Answer, completion: CompletionOutput, mailbox: Mailbox | None, stream: Stream) -> None:
+        """Sends the events of the tokens of one output, up to the one that ends the answer."""
         for number, token_id in enumerate(completion.token_ids):
             found = TokenReadings() if mailbox is None else await mailbox.token(answer.tokens)
             logprobs = None if completion.logprobs is None else completion.logprobs[number]
             for event in answer.add(token_id, logprobs, found):
                 self._counters.generated += 1
-                yield event
+                send(stream, event)
             if answer.ending is not None:
                 return
 
@@ -187,11 +172,8 @@ class VllmEngine:
 
     async def _capture_one(self, index: int, task: CaptureTask, priority: int, stream: Stream) -> None:
         async with self._background:
-            self._counters.background += 1
-            try:
+            with self._counters.counted(1):
                 send(stream, (index, await captured(self.client, task, priority)))
-            finally:
-                self._counters.background -= 1
 
     async def unembed(self, residual: Residual) -> Float[Tensor, "token vocab"]:
         """See SupportsUnembed. By vLLM's own norm and head, which may round otherwise than those of another engine."""

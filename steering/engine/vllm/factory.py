@@ -42,11 +42,11 @@ def open_engine(options: EngineOptions) -> VllmEngine:
     Raises ModelLoadFailed, UnsupportedModel, OutOfMemory, InvalidRequest.
     """
     check_version(vllm.__version__, untested=options.vllm_untested)
-    described = call_in_thread(lambda: _described(options))
+    described = call_in_thread(lambda: describe(options))
     options.report(f"Starting vLLM {vllm.__version__} with {described.info.name}")
     os.environ.update(ENVIRONMENT)
-    defaults = DEFAULTS | (SEVERAL_WORKERS if _processes(options) > 1 else {})
-    for name, value in defaults.items():
+    processes = options.tensor_parallel_size * options.pipeline_parallel_size
+    for name, value in (DEFAULTS | (SEVERAL_WORKERS if processes > 1 else {})).items():
         os.environ.setdefault(name, value)
     thread = LoopThread()
     try:
@@ -59,21 +59,6 @@ def open_engine(options: EngineOptions) -> VllmEngine:
     engine = VllmEngine(described, options.limits, thread, client, "eager" if options.compiled is False else "compiled")
     call_in_thread(lambda: asyncio.run(complete(engine, lambda: _tested(engine))))
     return engine
-
-
-def _processes(options: EngineOptions) -> int:
-    return options.tensor_parallel_size * options.pipeline_parallel_size
-
-
-def _described(options: EngineOptions) -> DescribedModel:
-    return describe(
-        options.model,
-        cache_dir=options.cache_dir,
-        device=options.device,
-        dtype=options.dtype,
-        revision=options.revision,
-        report=options.report,
-    )
 
 
 async def _connected(arguments: AsyncEngineArgs) -> VllmClient:
@@ -117,11 +102,10 @@ def engine_arguments(options: EngineOptions, described: DescribedModel) -> Async
 
 
 def _memory(options: EngineOptions, device: str) -> dict[str, Any]:
-    if options.limits.cache_bytes is not None:
-        return {"kv_cache_memory_bytes": options.limits.cache_bytes}
-    if device == "cpu":
-        return {"kv_cache_memory_bytes": psutil.virtual_memory().available // SHARE_OF_MEMORY}
-    return {}
+    size = options.limits.cache_bytes
+    if size is None and device == "cpu":
+        size = psutil.virtual_memory().available // SHARE_OF_MEMORY
+    return {} if size is None else {"kv_cache_memory_bytes": size}
 
 
 def _graphs(device: str) -> dict[str, Any]:

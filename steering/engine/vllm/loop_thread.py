@@ -60,17 +60,12 @@ async def reported(work: Coroutine[Any, Any, None], stream: Stream) -> None:
     """Sends what work raises to its stream."""
     try:
         await work
-    except ExceptionGroup as errors:
-        send(stream, _as_steering_error(errors.exceptions[0]))
     except Exception as error:
-        send(stream, _as_steering_error(error))
-
-
-def _as_steering_error(error: Exception) -> SteeringError:
-    if isinstance(error, SteeringError):
-        return error
-    log.error("request_failed", traceback="".join(format_exception(error)))
-    return InternalError("the engine failed on this request")
+        found = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
+        if not isinstance(found, SteeringError):
+            log.error("request_failed", traceback="".join(format_exception(found)))  # noqa: TRY400 - of the error in a group
+            found = InternalError("the engine failed on this request")
+        send(stream, found)
 
 
 def send(stream: Stream, item: object) -> None:

@@ -1,21 +1,30 @@
-"""What the server's process and vLLM's worker processes send each other about a request.
+"""What the server's process and vLLM's worker processes send each other about a request, and how it is encoded.
 
 A request names its plan by a key; the plan itself was sent before, once. The worker answers over a socket of its own,
 since vLLM's outputs have no field for it: a TokenMessage per generated token, and a ReportMessage when the request has
 left the worker. Every message names its request by the key that the server chose.
+
+Messages, plans and readings are encoded in MessagePack and decoded strictly as a declared type: nothing that is decoded runs
+code. Tensors travel as their shape and their float32 values, specs as what a caller writes.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from functools import cache
+from math import prod
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
+import torch
 
 from steering.engine.readings import Reading
 from steering.plan.holds import HeldReadout
 from steering.plan.types import Phase
 from steering.shapes import Tensor
+from steering.spec import InterventionSpec
 
+T = TypeVar("T")
+FLOAT32_BYTES = 4
 EXTRA_ARGS = "steering"
 """The key of a request's steering in `SamplingParams.extra_args` of vLLM."""
 
@@ -51,25 +60,13 @@ class RequestSteering:
 
     def packed(self) -> dict[str, Any]:
         """Returns plain types. A tensor in extra_args would end vLLM's engine for everybody."""
-        window = self.capture
-        capture = window and [list(window.layers), window.start, window.end, window.reduce, window.logits, window.first]
-        return {
-            "key": self.key,
-            "plan": self.plan,
-            "readings": self.readings,
-            "monitors": self.monitors,
-            "prompt_length": self.prompt_length,
-            "fingerprint": self.fingerprint,
-            "prompt_fingerprint": self.prompt_fingerprint,
-            "capture": capture,
-        }
+        packed: dict[str, Any] = msgspec.to_builtins(self)
+        return packed
 
     @classmethod
     def unpacked(cls, values: Mapping[str, Any]) -> "RequestSteering":
         """Reads what `packed` returned."""
-        capture = values["capture"]
-        window = None if capture is None else CaptureWindow(tuple(capture[0]), *capture[1:])
-        return cls(**{**values, "capture": window})
+        return msgspec.convert(values, cls)
 
 
 class MonitorReading(msgspec.Struct, frozen=True, eq=False):
@@ -135,3 +132,60 @@ class FailureMessage(msgspec.Struct, frozen=True, eq=False, tag="failure", forbi
 
 
 Message: TypeAlias = TokenMessage | ReportMessage | FailureMessage
+
+
+class TensorContent(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A float32 tensor. values: in row-major order, as this machine stores them."""
+
+    shape: tuple[int, ...]
+    values: bytes
+
+
+def encode(value: object) -> bytes:
+    """Encodes plain types, dataclasses and structs of them. Raises TypeError for other types, tensors not in float32 included."""
+    return _ENCODER.encode(value)
+
+
+def decode(content: bytes, kind: type[T]) -> T:
+    """Decodes what `encode` returned for a value of a type. Raises ValueError for anything else."""
+    declared: Any = kind
+    found: T = _decoder(declared).decode(content)
+    return found
+
+
+@cache
+def _decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
+    return msgspec.msgpack.Decoder(kind, dec_hook=_decoded)
+
+
+def _encoded(value: object) -> object:
+    if isinstance(value, Tensor):
+        if value.dtype != torch.float32:
+            raise TypeError(f"tensors are sent in float32, got {value.dtype}")
+        return TensorContent(tuple(value.shape), value.detach().cpu().contiguous().numpy().tobytes())
+    if isinstance(value, InterventionSpec):
+        return value.model_dump(mode="json")
+    raise TypeError(f"a {type(value).__name__} cannot be sent")
+
+
+def _decoded(kind: Any, value: Any) -> object:
+    """Decodes the types that msgspec does not know. kind: a tensor of a stated shape may be a class of jaxtyping."""
+    if kind is InterventionSpec:
+        return InterventionSpec.model_validate(value)
+    if kind is Tensor or getattr(kind, "array_type", None) is Tensor:
+        return _tensor(msgspec.convert(value, TensorContent))
+    raise ValueError(f"a {kind} cannot be received")
+
+
+def _tensor(content: TensorContent) -> Tensor:
+    if min(content.shape, default=0) < 0:
+        raise ValueError(f"a tensor has no shape {content.shape}")
+    count = prod(content.shape)
+    if count * FLOAT32_BYTES != len(content.values):
+        raise ValueError(f"{len(content.values)} bytes are no float32 tensor of shape {content.shape}")
+    if not count:
+        return torch.empty(content.shape)
+    return torch.frombuffer(bytearray(content.values), dtype=torch.float32).view(content.shape)
+
+
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=_encoded)

@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from steering.engine.readings import NO_MONITORS, MonitorSet, Reading
-from steering.engine.vllm.messages import MonitorReading
-from steering.engine.vllm.wire import encode
+from steering.engine.vllm.messages import MonitorReading, encode
 from steering.errors import InternalError
-from steering.plan.types import Intervention, SteeringPlan
+from steering.plan.types import SteeringPlan
 
 KEPT = 64
 """Plans, readouts and monitors that stay with the workers without a request that uses them; the same are often sent again."""
@@ -22,15 +21,6 @@ Call = Callable[..., Awaitable[list[object]]]
 
 _Wanted: TypeAlias = tuple[str, str, Callable[[], bytes]]
 """(kind, key, encodes the value)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Keys:
-    """Names what the workers hold for a request; empty where there is none."""
-
-    plan: str = ""
-    readings: str = ""
-    monitors: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -49,8 +39,8 @@ class PlanBook:
     @asynccontextmanager
     async def held(
         self, plan: SteeringPlan, readings: tuple[Reading, ...], monitors: MonitorSet = NO_MONITORS
-    ) -> AsyncIterator[Keys]:
-        """Yields the keys of a plan, of readouts and of monitors while a request uses them.
+    ) -> AsyncIterator[dict[str, str]]:
+        """Yields the keys of a plan, of readouts and of monitors while a request uses them, by kind; none for what is empty.
 
         Raises InternalError where a worker cannot apply them.
         """
@@ -66,7 +56,7 @@ class PlanBook:
         try:
             for entry in entries:
                 await asyncio.shield(entry.sent)
-            yield Keys(**{kind: key for kind, key, _ in wanted})
+            yield {kind: key for kind, key, _ in wanted}
         finally:
             for entry in entries:
                 entry.users -= 1
@@ -96,11 +86,8 @@ class PlanBook:
 
 def _without_copies(plan: SteeringPlan) -> SteeringPlan:
     """Drops the directions that the calls and the static sums of a plan hold as well."""
-
-    def bare(one: Intervention) -> Intervention:
-        return replace(one, directions={})
-
-    return replace(plan, interventions=tuple(map(bare, plan.interventions)), vectors={}, warnings=())
+    bare = tuple(replace(one, directions={}) for one in plan.interventions)
+    return replace(plan, interventions=bare, vectors={}, warnings=())
 
 
 def plan_key(plan: SteeringPlan) -> str:

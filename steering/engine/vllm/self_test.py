@@ -70,8 +70,7 @@ async def _check_hooks(engine: VllmEngine) -> None:
 
 
 def _plan(layer: int, change: torch.Tensor, fingerprint: str, *, reusable: bool = False) -> SteeringPlan:
-    rows = change.expand(len(Phase), -1).contiguous()
-    steering = LayerSteering(static_sum=rows)
+    steering = LayerSteering(static_sum=change.expand(len(Phase), -1).contiguous())
     return SteeringPlan(
         layers={layer: steering}, fingerprint=fingerprint, prompt_fingerprint=fingerprint, reusable=reusable
     )

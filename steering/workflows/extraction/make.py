@@ -9,7 +9,7 @@ from steering.errors import InvalidRequest
 from steering.extraction import METHODS
 from steering.extraction.card import recommend_from_norms
 from steering.model.info import ModelInfo
-from steering.plan.given import given_layers
+from steering.plan.layers import given_layers
 from steering.registry import unknown_name
 from steering.vectors import ConceptVector, combine
 from steering.workflows.extraction.extract import ExtractionRequest, extract

@@ -15,10 +15,17 @@ from steering.engine.capabilities import fitting_of
 from steering.engine.fit_task import FitTask, FittedDirection
 from steering.errors import InvalidRequest
 from steering.extraction import METHODS
+from steering.extraction.base import orient
 from steering.extraction.card import best_layer
-from steering.extraction.cross_validation import LayerFit, fit_layer, folding
-from steering.extraction.orientation import orient
-from steering.extraction.statistics import held_out, layer_quality, pair_agreement, random_auroc
+from steering.extraction.cross_validation import (
+    LayerFit,
+    fit_layer,
+    folding,
+    held_out,
+    layer_quality,
+    pair_agreement,
+    random_auroc,
+)
 from steering.layer_indices import layer_indices
 from steering.pairs import PairSet, Split, split
 from steering.quality import Estimate, LayerQuality, Recommended

@@ -7,9 +7,8 @@ from typing import TypeAlias
 import torch
 
 from steering.auroc import HeldOut
-from steering.extraction.cross_validation import Folding
-from steering.extraction.mean_difference import MeanDifference
-from steering.extraction.statistics import held_out
+from steering.extraction.cross_validation import Folding, held_out
+from steering.extraction.differences import MeanDifference
 from steering.pairs import Split
 from steering.shapes import Direction, Float, Tensor
 from steering.vectors import LayerDirection

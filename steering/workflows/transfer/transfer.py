@@ -7,10 +7,9 @@ import torch
 
 from steering.auroc import HeldOut, estimate_auroc
 from steering.engine.api import CaptureSpec, Engine
+from steering.extraction.base import orient
 from steering.extraction.card import build_card, recommend
-from steering.extraction.cross_validation import Folding, folding
-from steering.extraction.orientation import orient
-from steering.extraction.statistics import layer_quality
+from steering.extraction.cross_validation import Folding, folding, layer_quality
 from steering.layer_indices import layer_indices
 from steering.model.info import ModelInfo
 from steering.pairs import Split, Text, dataset_digest

@@ -10,7 +10,7 @@ import torch
 from steering.auroc import auroc
 from steering.extraction.card import best_layer
 from steering.extraction.cross_validation import LayerFit, fit_layer, folding, nested_auroc
-from steering.extraction.mean_difference import MeanDifference
+from steering.extraction.differences import MeanDifference
 from steering.pairs import PairSet
 from steering.quality import Estimate
 

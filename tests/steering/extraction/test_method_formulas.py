@@ -5,11 +5,9 @@ import pytest
 import torch
 
 from steering.errors import InvalidRequest
-from steering.extraction.mean_difference import MeanDifference
-from steering.extraction.orientation import NOISE_FLOOR, orient
-from steering.extraction.pca import Pca
-from steering.extraction.probe import PENALTY, Probe
-from steering.extraction.whitened import Whitened, _shrinkage
+from steering.extraction.base import NOISE_FLOOR, orient
+from steering.extraction.classifiers import PENALTY, Probe, Whitened, _shrinkage
+from steering.extraction.differences import MeanDifference, Pca
 
 
 def classes(examples: int, d_model: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from steering.auroc import HeldOut, auroc, estimate_auroc, leave_one_group_out
 from steering.errors import InvalidRequest
-from steering.extraction.statistics import (
+from steering.extraction.cross_validation import (
     held_out,
     layer_quality,
     pair_agreement,

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from steering.model.memory import container_limit, measure_memory, model_bytes
+from steering.model.device import container_limit, measure_memory, model_bytes
 
 
 def test_tied_weights_count_once(tiny_model: PreTrainedModel) -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steering.projection.pca import Pca
+from steering.projection.scikit_learn import Pca
 
 
 def plane(seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,10 +1,10 @@
 """BlockMeasures: the doses of prompt blocks, so that a report does not depend on who computed a prompt that is shared."""
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Iterator
 
 import torch
+from cachetools import LRUCache
 
 from steering.engine.transformers.memory.block_pool import BLOCK
 from steering.engine.vllm.worker.rows import WorkerRow
@@ -15,11 +15,10 @@ MAX_NUMBERS = 1 << 22
 
 
 class BlockMeasures:
-    """Doses and tokens by (prompt fingerprint, token ids up to the block's end), least recently used first."""
+    """Doses and tokens by (prompt fingerprint, token ids up to the block's end), the most recently used."""
 
     def __init__(self) -> None:
-        self._blocks: OrderedDict[bytes, Float[Tensor, "source 2"]] = OrderedDict()
-        self._numbers = 0
+        self._blocks: LRUCache[bytes, Float[Tensor, "source 2"]] = LRUCache(MAX_NUMBERS, getsizeof=Tensor.numel)
 
     def store(self, row: WorkerRow) -> None:
         """Keeps the measures of the blocks that a request has computed so far."""
@@ -31,7 +30,7 @@ class BlockMeasures:
             return
         for block, key in enumerate(_keys(row, end)):
             if block >= max(row.stored, row.cached // BLOCK):
-                self._put(key, sequence.dose.block_measures(block))
+                self._blocks[key] = sequence.dose.block_measures(block)
         row.stored = end
 
     def restore(self, row: WorkerRow) -> None:
@@ -42,16 +41,7 @@ class BlockMeasures:
         for block, key in enumerate(_keys(row, row.cached // BLOCK)):
             measures = self._blocks.get(key)
             if measures is not None:
-                self._blocks.move_to_end(key)
                 row.sequence.dose.restore_block(block, measures)
-
-    def _put(self, key: bytes, measures: Float[Tensor, "source 2"]) -> None:
-        old = self._blocks.pop(key, None)
-        self._numbers += measures.numel() - (0 if old is None else old.numel())
-        self._blocks[key] = measures
-        while self._numbers > MAX_NUMBERS:
-            _, dropped = self._blocks.popitem(last=False)
-            self._numbers -= dropped.numel()
 
 
 def _keys(row: WorkerRow, count: int) -> Iterator[bytes]:

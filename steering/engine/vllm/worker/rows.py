@@ -1,10 +1,13 @@
-"""WorkerRow: one request inside a worker, and the segments of it that a step computes."""
+"""WorkerRow: one request inside a worker, the segments of it that a step computes, and what is reported of it."""
 
 from collections.abc import Iterator
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
+from math import isnan, nan
 from typing import cast
+
+import torch
 
 from steering.engine.api import CaptureSpec, SamplingParams
 from steering.engine.readings import NO_MONITORS, MonitorSet, Reading
@@ -12,19 +15,15 @@ from steering.engine.transformers.batch import Segment
 from steering.engine.transformers.sequence import CaptureState, Sequence, Stream
 from steering.engine.transformers.steering.history import SteeringHistory
 from steering.engine.transformers.steering.timing import follows_single_tokens
-from steering.engine.vllm.messages import CaptureWindow, RequestSteering
+from steering.engine.vllm.messages import CaptureWindow, ReportMessage, RequestSteering
 from steering.errors import InternalError
 from steering.plan.types import SteeringPlan
+from steering.shapes import Tensor
 
 NO_STREAM = cast(Stream, None)
 """Events are delivered by the server's process; nothing in a worker reads the stream of a sequence."""
 UNKNOWN_TOKEN = 0
 """Stands for a generated token, whose id steering does not need."""
-
-
-def plan_at(plan: SteeringPlan, layers: frozenset[int]) -> SteeringPlan:
-    """Returns the part of a plan that acts at these layers, those of one pipeline stage."""
-    return replace(plan, layers={layer: one for layer, one in plan.layers.items() if layer in layers})
 
 
 def computes_whole(plan: SteeringPlan) -> bool:
@@ -65,6 +64,19 @@ class WorkerRow:
         """Returns those scores of its monitors that were read at these layers. first: at the last position of the prompt."""
         read = self.sequence.monitors.read_at(first=first)
         return {place: score for place, score in enumerate(scores) if read[place].reading.layer in layers}
+
+    def report(self, layers: frozenset[int]) -> ReportMessage:
+        """Returns what its steering did at these layers, those of one pipeline stage, once it has left the worker."""
+        plan, dose, capture = self.sequence.plan, self.sequence.dose, self.sequence.capture
+        scores = zip(plan.thresholds, dose.scores or [nan] * len(plan.thresholds), strict=True)
+        return ReportMessage(
+            self.key,
+            tuple((*place, one.dose, one.tokens, one.fired_at) for place, one in dose.sums.items()),
+            tuple(None if one.layer not in layers or isnan(score) else score for one, score in scores),
+            dose.held,
+            {} if capture is None else {layer: _joined(pieces, capture) for layer, pieces in capture.pieces.items()},
+            torch.cat(capture.logits).cpu() if capture is not None and capture.logits else None,
+        )
 
     def segments(self, first: int, start: int, end: int) -> Iterator[Segment]:
         """Yields the segments of flat tokens [start, end), whose positions begin at `first`; positions that were
@@ -129,6 +141,10 @@ def new_row(
         history=history if steering.capture is None else None,
     )
     return WorkerRow(steering.key, sequence)
+
+
+def _joined(pieces: list[Tensor], capture: CaptureState) -> Tensor:
+    return (torch.stack(pieces).sum(0) if capture.reduce else torch.cat(pieces)).cpu()
 
 
 def _capture(window: CaptureWindow, layers: frozenset[int]) -> CaptureState:

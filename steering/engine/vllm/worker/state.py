@@ -1,7 +1,7 @@
 """WorkerSteering: the steering of all requests of one worker, whichever model runner of vLLM calls it."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from traceback import format_exception
@@ -12,16 +12,9 @@ from steering.engine.readings import NO_MONITORS, Monitor, MonitorSet, Reading
 from steering.engine.transformers.steering.bank import MAX_THRESHOLDS
 from steering.engine.transformers.steering.monitor_scores import MonitorTables
 from steering.engine.transformers.steering.steering_batch import SteeringRunner
-from steering.engine.vllm.messages import (
-    FailureMessage,
-    Message,
-    MonitorReading,
-    RequestSteering,
-    TokenMessage,
-)
+from steering.engine.vllm.messages import FailureMessage, Message, MonitorReading, RequestSteering, TokenMessage
 from steering.engine.vllm.worker.measures import BlockMeasures
-from steering.engine.vllm.worker.reports import report_of
-from steering.engine.vllm.worker.rows import WorkerRow, new_row, plan_at
+from steering.engine.vllm.worker.rows import WorkerRow, new_row
 from steering.engine.vllm.worker.step import Step
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.shapes import Float, Int, Tensor
@@ -58,15 +51,15 @@ class WorkerSteering:
         self._runner = SteeringRunner(layer_count, d_model, device)
         self._measures = BlockMeasures()
         self._rows: dict[str, WorkerRow] = {}
-        self._plans: dict[str, SteeringPlan] = {}
-        self._readings: dict[str, tuple[Reading, ...]] = {}
-        self._monitors: dict[str, MonitorSet] = {}
+        self._plans: dict[str, SteeringPlan] = {"": UNSTEERED}
+        self._readings: dict[str, tuple[Reading, ...]] = {"": ()}
+        self._monitors: dict[str, MonitorSet] = {"": NO_MONITORS}
         self._tables = MonitorTables(device)
         self._numbers = count()
 
     def put_plan(self, key: str, plan: SteeringPlan) -> None:
         """Keeps a plan. Raises what applying it raises: it is tried on one token of each phase."""
-        here = plan_at(plan, self.layers)
+        here = replace(plan, layers={layer: one for layer, one in plan.layers.items() if layer in self.layers})
         if len(here.thresholds) > MAX_THRESHOLDS:
             raise ValueError(f"at most {MAX_THRESHOLDS} thresholds, got {len(here.thresholds)}")
         self._try(here)
@@ -106,17 +99,15 @@ class WorkerSteering:
     def admit(self, request_id: str, prompt: list[int], steering: RequestSteering, cached: int = 0) -> None:
         """Gives a new request its row; `cached` positions of it are in the prefix cache. A failure ends the request, not
         the worker."""
-
-        def admitted() -> None:
-            plan = self._plans[steering.plan] if steering.plan else UNSTEERED
-            readings = self._readings[steering.readings] if steering.readings else ()
-            monitors = self._monitors[steering.monitors] if steering.monitors else NO_MONITORS
+        try:
+            plan, readings = self._plans[steering.plan], self._readings[steering.readings]
+            monitors = self._monitors[steering.monitors]
             row = new_row(next(self._numbers), prompt, steering, plan, readings, self.layers, monitors)
             row.cached = cached
             self._runner.admit(row.sequence)
             self._rows[request_id] = row
-
-        self._guarded([WorkerRow(steering.key, _NOTHING)], admitted)
+        except Exception as error:
+            self._report_failure(steering.key, error)
 
     def release(self, request_ids: Sequence[str]) -> None:
         """Reports on requests that have left vLLM's scheduler, and frees their rows."""
@@ -127,10 +118,10 @@ class WorkerSteering:
             try:
                 self._runner.release(row.sequence)
                 self._measures.restore(row)
-                self.outbox.append(report_of(row, self.layers))
+                self.outbox.append(row.report(self.layers))
             except Exception as error:  # one request's report must not end the worker
                 self._runner.discard(row.sequence)
-                self._fail([row], error)
+                self._report_failure(row.key, error)
 
     def begin(self, view: StepView) -> None:
         """Prepares the steering of a pass. A request whose steering cannot be prepared ends alone."""
@@ -146,11 +137,16 @@ class WorkerSteering:
 
     def _collected(self, view: StepView) -> Step:
         step = Step(self._runner, self._tables, view.positions)
+        for number, row in self._running(view):
+            self._guarded([row], partial(self._add, step, row, number, view))
+        return step
+
+    def _running(self, view: StepView) -> Iterator[tuple[int, WorkerRow]]:
+        """Yields the requests of a pass that have not failed, with their numbers in it."""
         for number, request_id in enumerate(view.request_ids):
             row = self._rows.get(request_id)
             if row is not None and not row.failed:
-                self._guarded([row], partial(self._add, step, row, number, view))
-        return step
+                yield number, row
 
     def _add(self, step: Step, row: WorkerRow, number: int, view: StepView) -> None:
         start, end, first = int(view.starts[number]), int(view.starts[number + 1]), int(view.first[number])
@@ -163,13 +159,11 @@ class WorkerSteering:
     def _without_failing(self, view: StepView, failed: Step) -> Step:
         """Prepares every request by itself to find those that fail, and returns a step of the others."""
         failed.undo()
-        for number, request_id in enumerate(view.request_ids):
-            row = self._rows.get(request_id)
-            if row is not None and not row.failed:
-                alone = Step(self._runner, self._tables, view.positions)
-                self._add(alone, row, number, view)
-                self._guarded([row], alone.prepare)
-                alone.undo()
+        for number, row in self._running(view):
+            alone = Step(self._runner, self._tables, view.positions)
+            self._add(alone, row, number, view)
+            self._guarded([row], alone.prepare)
+            alone.undo()
         return self._collected(view)
 
     def _restart(self, row: WorkerRow) -> None:
@@ -196,8 +190,7 @@ class WorkerSteering:
         """After a pass: keeps decisions, and sends what was read at the tokens that were predicted."""
         step, self.step = self.step, None
         if step is not None:
-            rows = step.rows
-            self._guarded(rows, lambda: self._deliver(step))
+            self._guarded(step.rows, lambda: self._deliver(step))
 
     def _deliver(self, step: Step) -> None:
         step.finish()
@@ -215,19 +208,15 @@ class WorkerSteering:
         try:
             work()
         except Exception as error:
-            self._fail(rows, error)
+            for row in rows:
+                row.failed = True
+                self._report_failure(row.key, error)
             return False
         return True
 
-    def _fail(self, rows: Sequence[WorkerRow], error: Exception) -> None:
-        reason = "".join(format_exception(error))
-        for row in rows:
-            row.failed = True
-            self.outbox.append(FailureMessage(row.key, reason))
+    def _report_failure(self, key: str, error: Exception) -> None:
+        self.outbox.append(FailureMessage(key, "".join(format_exception(error))))
 
 
 def _monitor(one: MonitorReading) -> Monitor:
     return Monitor(one.reading.name, "", "", one.reading, above=True, bound=0.0, at=one.at)
-
-
-_NOTHING = new_row(-1, [0], RequestSteering(key="", prompt_length=1), UNSTEERED, (), frozenset()).sequence

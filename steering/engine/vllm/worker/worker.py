@@ -8,10 +8,8 @@ from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 from vllm.platforms import current_platform
 
 from steering.engine.readings import Reading
-from steering.engine.vllm.messages import EXTRA_ARGS, MonitorReading, RequestSteering
-from steering.engine.vllm.wire import decode, encode
-from steering.engine.vllm.worker.attachment import attach, decoder_layers
-from steering.engine.vllm.worker.model_runner import without_discarded_draws, wrap_runner
+from steering.engine.vllm.messages import EXTRA_ARGS, MonitorReading, RequestSteering, decode, encode
+from steering.engine.vllm.worker.attachment import attach, decoder_layers, without_discarded_draws, wrap_runner
 from steering.engine.vllm.worker.state import WorkerSteering
 from steering.plan.types import SteeringPlan
 from steering.shapes import Tensor
@@ -64,17 +62,13 @@ class SteeringWorker(Worker):  # type: ignore[misc]
         if messages and self._socket is not None:
             self._socket.send(encode(messages))
 
-    def steering_connect(self, address: str) -> list[int]:
-        """Connects to the server's process. Returns the layers of this worker that report."""
+    def steering_connect(self, address: str) -> tuple[int, list[int]]:
+        """Connects to the server's process. Returns the pipeline stage of this worker, and its layers, which report."""
         if get_tp_group().rank_in_group == 0:
             self._socket = zmq.Context.instance().socket(zmq.PUSH)
             self._socket.setsockopt(zmq.LINGER, 0)
             self._socket.connect(address)
-        return sorted(self._steering.layers)
-
-    def steering_stage(self) -> int:
-        """Returns the pipeline stage of this worker."""
-        return int(get_pp_group().rank_in_group)
+        return int(get_pp_group().rank_in_group), sorted(self._steering.layers)
 
     @torch.inference_mode()
     def steering_put(self, kind: str, key: str, content: bytes) -> str:

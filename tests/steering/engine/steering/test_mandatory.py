@@ -6,8 +6,7 @@ from transformers import PreTrainedTokenizerFast
 from steering.engine.api import GenerationRequest
 from steering.engine.readings import Reading
 from steering.plan.dose import DoseGuard
-from steering.plan.mandatory import Mandatory
-from steering.plan.resolve import RecentPlans
+from steering.plan.resolve import Mandatory, RecentPlans
 from steering.plan.types import SteeringPlan
 from steering.spec import SteeringSpec
 from steering.vectors import ConceptVector

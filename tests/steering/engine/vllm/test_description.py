@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from steering.engine.options import EngineOptions
 from steering.engine.vllm.description import describe
 from steering.errors import ModelLoadFailed
 from steering.model.loading import load
@@ -19,7 +20,7 @@ def test_a_description_equals_what_loading_finds(
     folder = tmp_path / family
     FAMILIES[family]().save_pretrained(folder)
     hf_byte_tokenizer.save_pretrained(folder)
-    described = describe(str(folder), cache_dir=tmp_path, device="cpu", dtype=dtype)
+    described = describe(EngineOptions(str(folder), tmp_path, device="cpu", dtype=dtype))
     loaded = load(str(folder), cache_dir=tmp_path, device="cpu", dtype=dtype)
     assert described.info == loaded.info
     assert described.tokenizer.eos_ids == loaded.tokenizer.eos_ids
@@ -28,4 +29,4 @@ def test_a_description_equals_what_loading_finds(
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadFailed):
-        describe(str(tmp_path), cache_dir=tmp_path)
+        describe(EngineOptions(str(tmp_path), tmp_path))

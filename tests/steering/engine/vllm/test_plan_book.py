@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from steering.engine.readings import Monitor, MonitorSet, Reading
-from steering.engine.vllm.messages import MonitorReading
-from steering.engine.vllm.plan_book import KEPT, Keys, PlanBook, plan_key
-from steering.engine.vllm.wire import decode
+from steering.engine.vllm.messages import MonitorReading, decode
+from steering.engine.vllm.plan_book import KEPT, PlanBook, plan_key
 from steering.errors import InternalError
 from steering.plan.types import UNSTEERED, LayerSteering, SteeringPlan
 from tests.fakes import ScriptedEngine
@@ -48,16 +47,16 @@ async def test_requests_at_once_send_a_plan_once() -> None:
     book = PlanBook(workers)
     reading = Reading("up", 1, torch.ones(4), 1.0)
 
-    async def use() -> Keys:
+    async def use() -> tuple[str, str]:
         async with book.held(plan(1), (reading,)) as keys:
             await asyncio.sleep(0.01)
-            return keys
+            return keys["plan"], keys["readings"]
 
     found = await asyncio.gather(*(use() for _ in range(5)), use())
     assert len(set(found)) == 1
     assert [call[:2] for call in workers.calls] == [("steering_put", "plan"), ("steering_put", "readings")]
     async with book.held(UNSTEERED, ()) as keys:
-        assert keys == Keys()
+        assert keys == {}
     assert len(workers.calls) == 2
 
 
@@ -112,8 +111,8 @@ async def test_monitors_are_sent_once_without_their_bounds_and_keep_their_order(
     book = PlanBook(workers)
     for _ in range(2):
         async with book.held(UNSTEERED, (), watched) as keys:
-            assert keys.monitors
+            assert keys["monitors"]
     ((name, kind, key),) = workers.calls
-    assert (name, kind, key) == ("steering_put", "monitors", keys.monitors)
+    assert (name, kind, key) == ("steering_put", "monitors", keys["monitors"])
     (sent,) = workers.contents
     assert [(one.reading.name, one.at) for one in sent] == [("second", "generated"), ("first", "prompt")]

@@ -7,8 +7,15 @@ import pytest
 import torch
 
 from steering.engine.readings import Reading
-from steering.engine.vllm.messages import FailureMessage, Message, MonitorReading, ReportMessage, TokenMessage
-from steering.engine.vllm.wire import decode, encode
+from steering.engine.vllm.messages import (
+    FailureMessage,
+    Message,
+    MonitorReading,
+    ReportMessage,
+    TokenMessage,
+    decode,
+    encode,
+)
 from steering.plan.holds import HeldReadout
 from steering.plan.types import Phase, SteeringPlan
 from tests.fakes import ScriptedEngine
