@@ -3,10 +3,10 @@
 import hashlib
 import hmac
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
 import structlog
 from fastapi.security import HTTPBearer
@@ -114,9 +114,9 @@ class ApiKeys:
     @property
     def empty(self) -> bool:
         """Whether there is no key at all, so that everybody on this machine may do everything."""
-        return not any(True for _ in self._all())
+        return not self._all()
 
-    def _all(self) -> Iterable[_Known]:
+    def _all(self) -> tuple[_Known, ...]:
         return (*self._configured, *self._from_file, *self._stored)
 
     async def refresh(self, store: Store) -> None:
@@ -161,16 +161,11 @@ def _from_entries(entries: Sequence[str]) -> tuple[_Known, ...]:
 
 
 def _from_record(record: KeyRecord) -> _Known:
-    key = Key(record.id, frozenset(record.scopes), limits_of(record.limits), record.id, record.namespace)
+    limits = dict(record.limits)
+    if limits.get("vectors") is not None:
+        limits["vectors"] = tuple(limits["vectors"])
+    key = Key(record.id, frozenset(record.scopes), KeyLimits(**limits), record.id, record.namespace)
     return _Known(bytes.fromhex(record.digest), key, record.expires_at)
-
-
-def limits_of(stored: Any) -> KeyLimits:
-    """Reads stored limits."""
-    fields = dict(stored)
-    if fields.get("vectors") is not None:
-        fields["vectors"] = tuple(fields["vectors"])
-    return KeyLimits(**fields)
 
 
 def utc_text(moment: datetime) -> str:

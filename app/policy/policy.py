@@ -1,19 +1,20 @@
 """Policy: what an operator enforces on all traffic, resolved for the loaded model and held in memory."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 from pydantic import ValidationError
 
 from app.errors import PolicyInvalid
 from app.policy.held_vectors import HeldVectors, by_id, find_vectors
-from app.policy.monitor_metrics import MonitorCollector
 from steering.engine.api import Engine
 from steering.engine.capabilities import check_reads_monitors
-from steering.engine.readings import NO_MONITORS, Monitor, MonitorSet, Reading, ScoreStatistics
+from steering.engine.readings import EDGES, NO_MONITORS, Monitor, MonitorSet, ScoreStatistics
 from steering.errors import NotReady, SteeringError, StoreCorrupt, Unavailable, VectorInUse
 from steering.model.info import ModelInfo
 from steering.plan.dose import DoseGuard
@@ -23,6 +24,7 @@ from steering.schemas.governance.policy import NO_POLICY, MonitorSpec, PolicySpe
 from steering.spec import Layers, SteeringSpec, vector_names
 from steering.store.base import Store
 from steering.vectors import ConceptVector, VectorId
+from steering.workflows.reading.readout import reading_at
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +41,40 @@ class ActivePolicy:
     vectors: Mapping[str, ConceptVector] = field(default_factory=dict)
     monitors: MonitorSet = NO_MONITORS
     mandatory: Mandatory = field(default_factory=Mandatory)
+
+
+class MonitorCollector(Collector):
+    """Collects what monitors measured when Prometheus scrapes. Their names are labels: an admin chooses them, and a policy has few."""
+
+    def __init__(self, monitors: Callable[[], Sequence[Monitor]]) -> None:
+        self._monitors = monitors
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields the metrics of every monitor."""
+        labels = ["monitor"]
+        # the format has no sum and count of a histogram with negative values
+        scores = HistogramMetricFamily("steering_monitor_score", "Scores of a monitor.", labels=labels)
+        counted = CounterMetricFamily("steering_monitor_scores", "Scores of a monitor, counted.", labels=labels)
+        raised = CounterMetricFamily(
+            "steering_monitor_raised", "Scores beyond the bound of a monitor.", labels=[*labels, "action"]
+        )
+        answers = CounterMetricFamily(
+            "steering_monitor_answers", "Answers in which a monitor was raised.", labels=[*labels, "action"]
+        )
+        for one in self._monitors():
+            statistics, total = one.statistics, 0
+            buckets: list[tuple[str, float]] = []
+            for edge, count in zip((*map(str, EDGES), "+Inf"), statistics.buckets, strict=True):
+                total += count
+                buckets.append((edge, total))
+            scores.add_metric([one.name], buckets=buckets, sum_value=None)
+            counted.add_metric([one.name], total)
+            raised.add_metric([one.name, one.action], statistics.raised)
+            answers.add_metric([one.name, one.action], statistics.answers)
+        yield scores
+        yield counted
+        yield raised
+        yield answers
 
 
 class Policy:
@@ -119,17 +155,15 @@ class Policy:
     def _monitor(self, spec: MonitorSpec, vector: ConceptVector, info: ModelInfo) -> Monitor:
         """Resolves a monitor. One whose scores mean the same as before keeps its statistics."""
         wanted: Layers = "recommended" if spec.layer is None else (spec.layer,)
-        layers = resolve_layers(wanted, vector, info.layer_count)
-        layer = layers[len(layers) // 2]
-        entry = vector.at(layer)
+        reading = reading_at(spec.name, vector, resolve_layers(wanted, vector, info.layer_count))
         bound = spec.above if spec.above is not None else spec.below
         assert bound is not None, "MonitorSpec has exactly one bound"
-        key = (spec.name, vector.id, vector.sha256, layer, spec.at)
+        key = (spec.name, vector.id, vector.sha256, reading.layer, spec.at)
         return Monitor(
             name=spec.name,
             vector=vector.id,
             sha256=vector.sha256,
-            reading=Reading(spec.name, layer, entry.direction, entry.scale, entry.middle),
+            reading=reading,
             above=spec.above is not None,
             bound=bound,
             at=spec.at,

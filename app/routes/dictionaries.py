@@ -26,7 +26,7 @@ async def find(context: ContextDep) -> DictionariesAnswer:
 @router.post("/v1/dictionaries/{name}/search", openapi_extra=needs("generate"))
 async def search(name: str, body: DictionarySearchRequest, context: AdmittedDep) -> DictionarySearchAnswer:
     """Finds features near a vector or active on texts, with the tokens that they promote and, if asked, whether they steer."""
-    return await service.run(await service.prepare(context, name, body))
+    return await service.search(context, name, body)
 
 
 @router.post("/v1/dictionaries/{name}/vectors", status_code=201)

@@ -5,7 +5,6 @@ from fastapi import APIRouter
 from app.http.dependencies import ContextDep
 from app.http.request_reading import ApiRoute
 from app.services import profiles
-from app.services.ownership import delete_profile
 from app.services.resources import profile_answer
 from steering.schemas.profiles import ProfileAnswer, ProfileList, ProfileRequest
 from steering.schemas.steering import DefaultSteering, DefaultSteeringAnswer
@@ -35,7 +34,7 @@ async def read(name: str, context: ContextDep) -> ProfileAnswer:
 @router.delete("/v1/profiles/{name}", status_code=204)
 async def delete(name: str, context: ContextDep) -> None:
     """Deletes a profile. The vectors it names are kept."""
-    await delete_profile(context, name)
+    await profiles.delete(context, name)
 
 
 @router.put("/v1/steering", response_model_exclude_unset=True)

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from app.http.dependencies import AdmittedDep
-from app.http.file_stream import FileStream, accepts_json, in_thread
+from app.http.file_stream import accepts_json
 from app.http.request_reading import ApiRoute, UploadRoute, needs
 from app.services.reading import activations as readings
 from app.services.reading import clusters as clustering
@@ -15,7 +15,6 @@ from app.services.reading import latent_space as maps
 from app.services.reading import logit_lens as lens
 from app.services.reading import readout as readouts
 from app.services.reading import score as scores
-from app.services.reading.responses import json_in_thread
 from steering.schemas.reading.activations import ActivationsAnswer, ActivationsRequest
 from steering.schemas.reading.clusters import ClustersAnswer, ClustersRequest
 from steering.schemas.reading.explain import ExplainAnswer, ExplainRequest
@@ -32,58 +31,40 @@ _FILE: dict[int | str, dict[str, Any]] = {200: {"content": {"application/octet-s
 @router.post("/v1/readout", openapi_extra=needs("generate"), response_model=ReadoutAnswer)
 async def readout(body: ReadoutRequest, context: AdmittedDep) -> Response:
     """Scores each token of each text against vectors, in natural scales."""
-    work = await readouts.prepare(context, body)
-    found = await readouts.run(work)
-    return await json_in_thread(lambda: readouts.answer(work, found))
+    return await readouts.readout(context, body)
 
 
 @uploads.post("/v1/latent-space", openapi_extra=needs("generate"), response_model=LatentSpaceAnswer)
 async def latent_space(body: LatentSpaceRequest, context: AdmittedDep) -> Response:
     """Projects texts to a point per text and layer, with the separability of labels and the directions of vectors."""
-    work = await maps.prepare(context, body)
-    found = await maps.run(work)
-    return await json_in_thread(lambda: maps.answer(work, found))
+    return await maps.latent_space(context, body)
 
 
 @router.post("/v1/logit-lens", openapi_extra=needs("generate"), response_model=LogitLensAnswer)
 async def logit_lens(body: LogitLensRequest, context: AdmittedDep) -> Response:
     """Lists the most probable next tokens at every layer and token of the prompt."""
-    work = await lens.prepare(context, body)
-    found = await lens.run(work)
-    return await json_in_thread(lambda: lens.answer(work, found))
+    return await lens.logit_lens(context, body)
 
 
 @uploads.post("/v1/activations", openapi_extra=needs("generate"), response_model=ActivationsAnswer, responses=_FILE)
 async def activations(body: ActivationsRequest, request: Request, context: AdmittedDep) -> Response:
     """Returns the residual stream of texts as a safetensors file; with `Accept: application/json` as JSON."""
-    as_json = accepts_json(request)
-    work = await readings.prepare(context, body, as_json=as_json)
-    found = await readings.run(work)
-    if as_json:
-        return await json_in_thread(lambda: readings.answer(work, found))
-    file = readings.file(work, found)
-    return FileStream(in_thread(file.pieces()), "activations.safetensors", context.state, length=file.length)
+    return await readings.activations(context, body, as_json=accepts_json(request))
 
 
 @router.post("/v1/score", openapi_extra=needs("generate"), response_model=ScoreAnswer)
 async def score(body: ScoreRequest, context: AdmittedDep) -> Response:
     """Returns the log-probability of given continuations or texts, and whether greedy decoding would choose them."""
-    work = await scores.prepare(context, body)
-    found = await scores.run(work)
-    return await json_in_thread(lambda: scores.answer(work, found))
+    return await scores.score(context, body)
 
 
 @router.post("/v1/explain", openapi_extra=needs("generate"), response_model=ExplainAnswer)
 async def explain(body: ExplainRequest, context: AdmittedDep) -> Response:
     """Lists the concepts of the library that stand out in texts against neutral text, and the tokens that carry them."""
-    work = await explanations.prepare(context, body)
-    found = await explanations.run(work)
-    return await json_in_thread(lambda: explanations.answer(work, found))
+    return await explanations.explain(context, body)
 
 
 @uploads.post("/v1/clusters", openapi_extra=needs("generate"), response_model=ClustersAnswer)
 async def clusters(body: ClustersRequest, context: AdmittedDep) -> Response:
     """Groups texts without labels by their activations at one layer, and names the vector nearest to each difference."""
-    work = await clustering.prepare(context, body)
-    found = await clustering.run(work)
-    return await json_in_thread(lambda: clustering.answer(work, found))
+    return await clustering.clusters(context, body)

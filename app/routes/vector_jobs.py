@@ -10,7 +10,7 @@ from starlette.responses import Response
 from app.http.dependencies import AdmittedDep
 from app.http.errors import json_response
 from app.http.request_reading import ApiRoute, UploadRoute
-from app.services.jobs import Work
+from app.services.jobs import Work, job_request
 from app.services.resources import job_answer
 from app.services.vectors import evaluate as evaluation
 from app.services.vectors import extract as extraction
@@ -55,8 +55,7 @@ async def _respond(context: AdmittedDep, job: _Job, *, wait: bool, status: int) 
 async def extract(body: ExtractRequest, query: Annotated[ExtractQuery, Query()], context: AdmittedDep) -> Response:
     """Reads every text once and fits a direction at every layer requested, measured on held-out topics."""
     work = await extraction.prepare(context, body)
-    request = extraction.job_request(body)
-    job = _Job("extract", request, lambda progress: extraction.job(work, progress), lambda result: result["vector"])
+    job = _Job("extract", job_request(body), work, lambda result: result["vector"])
     return await _respond(context, job, wait=query.wait, status=201)
 
 
@@ -69,7 +68,7 @@ async def extract(body: ExtractRequest, query: Annotated[ExtractQuery, Query()],
 async def transfer(body: TransferRequest, query: Annotated[ExtractQuery, Query()], context: AdmittedDep) -> Response:
     """Carries a direction of the second model to the loaded one by a map that is fitted on texts both read, and measures the loss."""
     work = await transferring.prepare(context, body)
-    job = _Job("transfer", transferring.job_request(body), lambda progress: transferring.job(work, progress))
+    job = _Job("transfer", job_request(body), work)
     return await _respond(context, job, wait=query.wait, status=201)
 
 
@@ -81,14 +80,8 @@ async def transfer(body: TransferRequest, query: Annotated[ExtractQuery, Query()
 )
 async def evaluate(body: EvaluationRequest, query: Annotated[EvaluateQuery, Query()], context: AdmittedDep) -> Response:
     """Steers many answers, reads them back unsteered, and reports effect, damage and chance level."""
-    job = _Job(body.kind, evaluation.job_request(body), await _evaluation(body, context))
-    return await _respond(context, job, wait=query.wait, status=200)
-
-
-async def _evaluation(body: EvaluationRequest, context: AdmittedDep) -> Work:
-    """Prepares an evaluation, and returns what runs it."""
     if isinstance(body, ReportRequest):
-        report = await reporting.prepare(context, body)
-        return lambda progress: reporting.job(report, progress)
-    work = await evaluation.prepare(context, body)
-    return lambda progress: evaluation.job(work, progress)
+        work = await reporting.prepare(context, body)
+    else:
+        work = await evaluation.prepare(context, body)
+    return await _respond(context, _Job(body.kind, job_request(body), work), wait=query.wait, status=200)

@@ -8,11 +8,10 @@ from starlette.responses import Response
 from app.http.dependencies import ContextDep
 from app.http.request_reading import ApiRoute, BinaryRoute, UploadRoute
 from app.services.limits import check_limit
-from app.services.ownership import delete_vector, describe_vector
 from app.services.resources import directions, vector_answer
 from app.services.vectors.files import export_file, file_bytes, import_file
 from app.services.vectors.similar import similar_vectors
-from app.services.vectors.versions import list_versions
+from app.services.vectors.versions import delete_vector, describe_vector, list_versions
 from steering.schemas.vectors import (
     CombineRequest,
     DeleteQuery,

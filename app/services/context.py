@@ -6,8 +6,14 @@ from dataclasses import dataclass, replace
 from app.http.admission import Admission
 from app.logs import current_request_id
 from app.policy.keys import Key
-from app.policy.limits import dose_guard, narrowed
-from app.services.limits import check_limit, check_own_steering, check_steering, check_vectors
+from app.services.limits import (
+    check_limit,
+    check_own_steering,
+    check_steering,
+    check_vectors,
+    dose_guard,
+    narrowed,
+)
 from app.services.lookup import VectorsByName
 from app.services.namespace_jobs import NamespaceJobs
 from app.settings import Settings
@@ -25,6 +31,7 @@ from steering.spec import InterventionSpec, SteeringSpec, vector_names
 from steering.spec_base import is_inline
 from steering.store.base import NamespaceStore, Profile, VectorFilter, VectorSource, Writer
 from steering.vectors import ConceptVector, VectorId
+from steering.workflows.reading.readout import reading_at
 
 SUGGESTED_FROM = 200
 """Names among which the nearest to an unknown one is looked for."""
@@ -103,13 +110,8 @@ class Context:
 
     async def readings(self, names: Sequence[str], param: str = "readout") -> tuple[Reading, ...]:
         """Returns live readouts of vectors, each at the middle of its recommended layers, in natural scales."""
-        readings = []
-        for name, vector in (await self.model_vectors(names, param)).items():
-            layers = vector.recommended_layers()
-            layer = layers[len(layers) // 2]
-            entry = vector.at(layer)
-            readings.append(Reading(name, layer, entry.direction, entry.scale, entry.middle))
-        return tuple(readings)
+        vectors = await self.model_vectors(names, param)
+        return tuple(reading_at(name, vector, vector.recommended_layers()) for name, vector in vectors.items())
 
     @property
     def limits(self) -> SteeringLimits:

@@ -114,17 +114,12 @@ def check_activations(engine: Engine, settings: Settings, texts: int, layers: in
 
 def sampling_params(fields: SamplingFields, max_tokens: int, logprobs: int | None = None) -> SamplingParams:
     """Converts the sampling fields of a request; chooses a seed where none was given."""
-    return SamplingParams(
-        max_tokens=max_tokens,
-        temperature=fields.temperature,
-        top_p=fields.top_p,
-        top_k=fields.top_k,
-        min_p=fields.min_p,
-        repetition_penalty=fields.repetition_penalty,
-        presence_penalty=fields.presence_penalty,
-        frequency_penalty=fields.frequency_penalty,
-        logit_bias={int(token): bias for token, bias in fields.logit_bias.items()},
-        seed=fields.seed if fields.seed is not None else secrets.randbelow(_SEED_LIMIT),
-        stop=fields.stops,
-        logprobs=fields.top_logprobs if isinstance(fields, ChoiceFields) else logprobs,
-    )
+    given = {name: getattr(fields, name) for name in SamplingFields.model_fields}
+    changed = {
+        "max_tokens": max_tokens,
+        "logit_bias": {int(token): bias for token, bias in fields.logit_bias.items()},
+        "seed": fields.seed if fields.seed is not None else secrets.randbelow(_SEED_LIMIT),
+        "stop": fields.stops,
+        "logprobs": fields.top_logprobs if isinstance(fields, ChoiceFields) else logprobs,
+    }
+    return SamplingParams(**given | changed)

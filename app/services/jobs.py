@@ -17,15 +17,24 @@ from app.policy.keys import Key
 from app.policy.rate_limits import share
 from app.settings import Settings
 from steering.errors import Interrupted, Overloaded, SteeringError
+from steering.schemas.base import Request
+from steering.schemas.transfer import TransferRequest
 from steering.store.base import JobRecord, Store
+from steering.workflows.progress import Progress
 
 log = structlog.get_logger(__name__)
 
-ReportProgress: TypeAlias = Callable[[int, int, str], None]
-Work: TypeAlias = Callable[[ReportProgress], Awaitable[Mapping[str, Any]]]
+Work: TypeAlias = Callable[[Progress], Awaitable[Mapping[str, Any]]]
 """work(progress) -> a result that JSON can represent. Cancelling the awaitable must stop the work."""
 
 FINAL = frozenset({"succeeded", "failed", "cancelled"})
+_TEXTS = frozenset({"pairs", "positive", "negative", "describe", "anchors", "prompts", "neutral"})
+
+
+def job_request(body: Request) -> dict[str, Any]:
+    """Returns what a job's record stores of a request: everything but the caller's texts and numbers."""
+    hidden = _TEXTS | {"direction"} if isinstance(body, TransferRequest) else _TEXTS
+    return body.model_dump(mode="json", exclude=set(hidden), exclude_unset=True)
 
 
 @dataclass(slots=True)

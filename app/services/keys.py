@@ -7,25 +7,17 @@ from app.errors import KeyNotFound
 from app.policy.keys import digest_of, new_key, utc_text
 from app.state import AppState
 from steering.errors import InvalidRequest
-from steering.schemas.governance.keys import (
-    ChangeKeyRequest,
-    CreateKeyRequest,
-    KeyAnswer,
-    KeyLimitsFields,
-    NewKeyAnswer,
-)
+from steering.schemas.governance.keys import ChangeKeyRequest, CreateKeyRequest, KeyAnswer, NewKeyAnswer
 from steering.store.governance import KeyRecord
 
 
-def check(state: AppState, body: CreateKeyRequest) -> None:
-    """Raises InvalidRequest where the first key has no scope `admin`: nobody could manage keys afterwards."""
+async def create(state: AppState, body: CreateKeyRequest) -> NewKeyAnswer:
+    """Creates a key and returns it; only its digest is stored.
+
+    Raises InvalidRequest where the first key has no scope `admin`: nobody could manage keys afterwards.
+    """
     if state.keys.empty and "admin" not in body.scopes:
         raise InvalidRequest("the first key needs the scope 'admin', or no one could manage keys", param="scopes")
-
-
-async def create(state: AppState, body: CreateKeyRequest) -> NewKeyAnswer:
-    """Creates a key and returns it; only its digest is stored."""
-    check(state, body)
     key_id, secret = new_key()
     record = KeyRecord(
         id=key_id,
@@ -36,34 +28,32 @@ async def create(state: AppState, body: CreateKeyRequest) -> NewKeyAnswer:
         expires_at=None if body.expires_at is None else utc_text(body.expires_at),
         namespace=body.namespace,
     )
-    stored = await state.store.keys.put(record)
-    await state.keys.refresh(state.store)
-    return NewKeyAnswer(**_fields(stored), key=secret)
+    return NewKeyAnswer(**dict(await _put(state, record)), key=secret)
 
 
 async def change(state: AppState, key_id: str, body: ChangeKeyRequest) -> KeyAnswer:
     """Changes a key. Raises KeyNotFound."""
     record = await _find(state, key_id)
-    changes: dict[str, Any] = {}
-    if body.name is not None:
-        changes["name"] = body.name
+    changes: dict[str, Any] = body.model_dump(include={"name", "namespace"}, exclude_none=True)
     if body.scopes is not None:
         changes["scopes"] = tuple(dict.fromkeys(body.scopes))
-    if body.namespace is not None:
-        changes["namespace"] = body.namespace
     if body.limits is not None:
         changes["limits"] = body.limits.model_dump(mode="json", exclude_none=True)
     if "expires_at" in body.model_fields_set:
         changes["expires_at"] = None if body.expires_at is None else utc_text(body.expires_at)
-    stored = await state.store.keys.put(replace(record, **changes))
+    return await _put(state, replace(record, **changes))
+
+
+async def _put(state: AppState, record: KeyRecord) -> KeyAnswer:
+    stored = await state.store.keys.put(record)
     await state.keys.refresh(state.store)
-    return KeyAnswer(**_fields(stored))
+    return KeyAnswer.model_validate(stored, from_attributes=True)
 
 
 async def find(state: AppState) -> list[KeyAnswer]:
     """Lists the keys of the database, with the latest use."""
     await state.keys.refresh(state.store)
-    return [KeyAnswer(**_fields(record)) for record in await state.store.keys.all()]
+    return [KeyAnswer.model_validate(record, from_attributes=True) for record in await state.store.keys.all()]
 
 
 async def delete(state: AppState, key_id: str) -> None:
@@ -78,16 +68,3 @@ async def _find(state: AppState, key_id: str) -> KeyRecord:
         if record.id == key_id:
             return record
     raise KeyNotFound(f"there is no key {key_id[:80]!r}", param="id")
-
-
-def _fields(record: KeyRecord) -> dict[str, Any]:
-    return {
-        "id": record.id,
-        "name": record.name,
-        "scopes": list(record.scopes),
-        "limits": KeyLimitsFields.model_validate(dict(record.limits)),
-        "created_at": record.created_at,
-        "expires_at": record.expires_at,
-        "last_used_at": record.last_used_at,
-        "namespace": record.namespace,
-    }

@@ -7,7 +7,7 @@ from app.errors import MonitorNotFound
 from app.policy.policy import ActivePolicy
 from app.services.limits import check_steering, check_stored
 from app.state import AppState
-from steering.engine.readings import EDGES, Monitor, ScoreStatistics
+from steering.engine.readings import EDGES, Monitor
 from steering.errors import SteeringError
 from steering.plan.dose import DoseGuard
 from steering.plan.resolve import Mandatory
@@ -84,7 +84,7 @@ def describe(state: AppState, name: str) -> MonitorDetail:
 
 
 def _fields(monitor: Monitor) -> dict[str, Any]:
-    statistics = monitor.statistics
+    statistics, count = monitor.statistics, monitor.statistics.count
     return {
         "name": monitor.name,
         "vector": monitor.vector,
@@ -93,18 +93,13 @@ def _fields(monitor: Monitor) -> dict[str, Any]:
         "below": None if monitor.above else monitor.bound,
         "at": monitor.at,
         "action": monitor.action,
-        "scores": statistics.count,
+        "scores": count,
         "raised": statistics.raised,
         "answers": statistics.answers,
-        **_summary(statistics),
+        "mean": statistics.total / count if count else None,
+        "lowest": statistics.lowest if count else None,
+        "highest": statistics.highest if count else None,
     }
-
-
-def _summary(statistics: ScoreStatistics) -> dict[str, float | None]:
-    count = statistics.count
-    if not count:
-        return {"mean": None, "lowest": None, "highest": None}
-    return {"mean": statistics.total / count, "lowest": statistics.lowest, "highest": statistics.highest}
 
 
 def _time(seconds: float) -> datetime:

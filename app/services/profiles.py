@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from app.default_steering import pin
 from app.errors import InsufficientScope
 from app.services.context import Context
-from app.services.limits import check_stored
+from app.services.limits import check_stored, foreign
+from steering.errors import ProfileNotFound
 from steering.namespaces import visible_from
 from steering.schemas.profiles import ProfileRequest
 from steering.schemas.steering import DefaultSteeringAnswer
@@ -14,28 +15,35 @@ from steering.store.base import Profile
 from steering.vectors import check_name
 
 
-def check(context: Context) -> None:
-    """Raises InsufficientScope for a key that may not list interventions: it could name what it stores here."""
+async def _checked(context: Context, interventions: Sequence[InterventionSpec]) -> SteeringSpec:
+    """Returns steering that may be stored. Raises InsufficientScope for a key that may not list interventions: it could name what
+    it stores here."""
     if context.key.limits.own_steering != "any":
         raise InsufficientScope("this key may not store interventions of its own", param="interventions")
+    check_stored(interventions)
+    await context.resolve(interventions)
+    return SteeringSpec(interventions=tuple(interventions))
 
 
 async def put(context: Context, name: str, body: ProfileRequest) -> Profile:
     """Stores a profile under a name."""
     check_name(name)
-    check(context)
-    check_stored(body.interventions)
-    await context.resolve(body.interventions)
-    spec = SteeringSpec(interventions=tuple(body.interventions))
+    spec = await _checked(context, body.interventions)
     return await context.store.profiles.put(Profile(name, spec, body.description))
+
+
+async def delete(context: Context, name: str) -> None:
+    """Deletes a profile. Raises ProfileNotFound, InsufficientScope for a shared profile."""
+    try:
+        await context.store.profiles.delete(check_name(name))
+    except ProfileNotFound:
+        owner = (await context.profile(name)).namespace
+        raise foreign("profile", name, owner, context.namespace) from None
 
 
 async def put_default(context: Context, interventions: Sequence[InterventionSpec]) -> SteeringSpec:
     """Sets the default steering, with its vectors pinned to their versions."""
-    check(context)
-    check_stored(interventions)
-    await context.resolve(interventions)
-    spec = await pin(SteeringSpec(interventions=tuple(interventions)), context.store)
+    spec = await pin(await _checked(context, interventions), context.store)
     await context.store.profiles.set_default(spec)
     await context.state.default_steering.use(spec, context.store, context.engine)
     return spec

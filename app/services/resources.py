@@ -7,7 +7,7 @@ from typing import Any
 from steering.model.info import ModelInfo
 from steering.quality import Recommended
 from steering.schemas.base import by_layer
-from steering.schemas.jobs import JobAnswer, JobError, JobProgress
+from steering.schemas.jobs import JobAnswer
 from steering.schemas.links import LinkAnswer, LinkState, link_url
 from steering.schemas.profiles import ProfileAnswer
 from steering.schemas.system import ModelAnswer
@@ -40,6 +40,7 @@ def _vector_fields(vector: VectorSummary) -> dict[str, Any]:
         for layer, entry in vector.layers.items()
         if entry.positive_mean is not None and entry.negative_mean is not None
     }
+    recommended = vector.recommended or Recommended(vector.recommended_layers())
     return {
         "namespace": vector.namespace,
         "name": vector.name,
@@ -56,15 +57,10 @@ def _vector_fields(vector: VectorSummary) -> dict[str, Any]:
         "centred": all(entry.centred for entry in vector.layers.values()),
         "sha256": vector.sha256,
         "created_at": vector.created_at,
-        "recommended": recommended_answer(vector.recommended or Recommended(vector.recommended_layers())),
+        "recommended": RecommendedAnswer.model_validate(recommended, from_attributes=True),
         "quality": None if vector.quality is None else QualityAnswer.model_validate(vector.quality.to_dict()),
         "provenance": dict(vector.provenance),
     }
-
-
-def recommended_answer(recommended: Recommended) -> RecommendedAnswer:
-    """Describes layers and strengths, and what they are based on."""
-    return RecommendedAnswer(**{**asdict(recommended), "layers": list(recommended.layers)})
 
 
 def profile_answer(profile: Profile) -> ProfileAnswer:
@@ -81,17 +77,7 @@ def profile_answer(profile: Profile) -> ProfileAnswer:
 
 def job_answer(job: JobRecord) -> JobAnswer:
     """Describes the current state of a job."""
-    return JobAnswer(
-        namespace=job.namespace,
-        id=job.id,
-        kind=job.kind,
-        status=job.status,
-        progress=JobProgress.model_validate(dict(job.progress)),
-        result=None if job.result is None else dict(job.result),
-        error=None if job.error is None else JobError.model_validate(dict(job.error)),
-        created_at=job.created_at,
-        updated_at=job.updated_at,
-    )
+    return JobAnswer.model_validate(job, from_attributes=True)
 
 
 def link_answer(link: Link) -> LinkAnswer:
@@ -119,18 +105,4 @@ def link_state(link: Link) -> LinkState:
 
 def model_answer(info: ModelInfo) -> ModelAnswer:
     """Describes the loaded model."""
-    return ModelAnswer(
-        name=info.name,
-        architecture=info.architecture,
-        fingerprint=info.fingerprint,
-        revision=info.revision,
-        d_model=info.d_model,
-        layers=info.layer_count,
-        vocab_size=info.vocab_size,
-        context_length=info.context_length,
-        dtype=info.dtype,
-        device=info.device,
-        parameters=info.parameter_count,
-        chat_template=info.chat_template,
-        typical_norms=list(info.typical_norms),
-    )
+    return ModelAnswer.model_validate({**asdict(info), "layers": info.layer_count, "parameters": info.parameter_count})

@@ -151,7 +151,7 @@ async def _follow(
 
 
 async def background(
-    engine: Engine, requests: Sequence[GenerationRequest], *, progress: Progress | None = None, pause: float = 0.5
+    engine: Engine, requests: Sequence[GenerationRequest], *, progress: Progress = ignore_progress, pause: float = 0.5
 ) -> tuple[Answer, ...]:
     """Returns many answers in order, BACKGROUND_CONCURRENCY at a time, at background priority.
 
@@ -166,17 +166,17 @@ async def background(
 
 
 async def attempts(
-    engine: Engine, requests: Sequence[GenerationRequest], *, progress: Progress | None = None, pause: float = 0.5
+    engine: Engine, requests: Sequence[GenerationRequest], *, progress: Progress = ignore_progress, pause: float = 0.5
 ) -> tuple[Answer | NonfiniteActivations, ...]:
     """Does the same for plans that may break the model: an answer that became non-finite is returned as its error."""
-    report, done, slots = progress or ignore_progress, 0, asyncio.Semaphore(BACKGROUND_CONCURRENCY)
+    done, slots = 0, asyncio.Semaphore(BACKGROUND_CONCURRENCY)
 
     async def one(request: GenerationRequest) -> Answer | NonfiniteActivations:
         nonlocal done
         async with slots:
             outcome = await _retried(engine, replace(request, priority=1), pause)
         done += 1
-        report(done, len(requests), "generating")
+        progress(done, len(requests), "generating")
         return outcome
 
     return await gathered([one(request) for request in requests])

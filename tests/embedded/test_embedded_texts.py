@@ -6,8 +6,8 @@ from transformers import PreTrainedModel
 
 from steering.client import Client
 from steering.engine.transformers.engine import TransformersEngine
-from steering.workflows.reading.activations import ActivationsRequest, activations
-from steering.workflows.reading.score import ScoreRequest, continuation_ids, score
+from steering.workflows.reading.activations import activations
+from steering.workflows.reading.score import continuation_ids, score
 from tests.embedded.server_process import ServerProcess
 
 pytestmark = pytest.mark.embedded
@@ -29,7 +29,7 @@ async def test_activations_equal_the_hidden_states_of_transformers(
     engine: TransformersEngine, plain_model: PreTrainedModel
 ) -> None:
     layers = (0, 12, 28)
-    found = await activations(engine, ActivationsRequest(TEXTS, layers, "all"))
+    found = await activations(engine, TEXTS, layers, "all")
     for index, capture in enumerate(found.captures):
         with torch.no_grad():
             states = plain_model(torch.tensor([capture.token_ids]), output_hidden_states=True).hidden_states
@@ -43,7 +43,7 @@ async def test_scores_equal_a_direct_computation(engine: TransformersEngine, pla
     prompt = engine.tokenizer.encode("The capital of France is")
     texts = [" Paris", " Berlin", " Paris, the largest city of the country."]
     rows = tuple((*prompt, *continuation_ids(engine.tokenizer, "The capital of France is", text)) for text in texts)
-    found = await score(engine, ScoreRequest(rows, len(prompt)))
+    found = await score(engine, rows, len(prompt))
     for row, text, one in zip(rows, texts, found, strict=True):
         assert engine.tokenizer.decode(one.token_ids) == text
         with torch.no_grad():
@@ -51,7 +51,7 @@ async def test_scores_equal_a_direct_computation(engine: TransformersEngine, pla
         following = torch.tensor(row[len(prompt) :])
         logprobs = torch.log_softmax(logits, -1).gather(1, following[:, None])[:, 0]
         assert one.logprobs == pytest.approx(logprobs.tolist(), abs=1e-3)
-        assert one.greedy == tuple((logits.argmax(-1) == following).tolist())
+        assert one.greedy == (logits.argmax(-1) == following).tolist()
     paris, berlin, _ = (sum(value for value in one.logprobs if value is not None) for one in found)
     assert paris > berlin
 

@@ -13,7 +13,6 @@ from app.errors import RateLimited
 from app.http.errors import body_of, invalid, public_error
 from app.services.context import Context
 from app.services.generation import generate as generation
-from app.services.jobs import ReportProgress
 from app.services.limits import check_limit
 from app.settings import Settings
 from steering.errors import InvalidRequest, NotFound, Overloaded, SteeringError, Unavailable
@@ -25,6 +24,7 @@ from steering.store.base import JobRecord
 from steering.strict_json import load_json
 from steering.threads import run_in_thread
 from steering.workflows.generate import BACKGROUND_CONCURRENCY, gathered
+from steering.workflows.progress import Progress
 
 KIND = "generate_batch"
 MAX_STEERINGS = 256
@@ -115,7 +115,7 @@ def _at_line(error: SteeringError, number: int) -> SteeringError:
     return type(error)(f"line {number}: {error.message}", param=param)
 
 
-async def job(work: PreparedBatch, progress: ReportProgress) -> dict[str, Any]:
+async def job(work: PreparedBatch, progress: Progress) -> dict[str, Any]:
     """Answers every request and stores the results in the order of the lines, part by part.
 
     A request that fails has its error in its line. What ends the engine ends the job; the parts stored so far remain.
@@ -167,7 +167,7 @@ async def _answered(context: Context, line: BatchLine, plan: SteeringPlan) -> Ge
 class _Writer:
     """Stores results in order. Those that are early wait in memory for those before them."""
 
-    def __init__(self, work: PreparedBatch, progress: ReportProgress) -> None:
+    def __init__(self, work: PreparedBatch, progress: Progress) -> None:
         self._work, self._progress = work, progress
         self._waiting: dict[int, str] = {}
         self._next = self._part = self._done = self.failed = 0

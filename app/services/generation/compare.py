@@ -22,13 +22,10 @@ from steering.schemas.comparison import (
     ArmFields,
     CompareAnswer,
     CompareRequest,
-    DiffSpanAnswer,
-    EstimateAnswer,
     MeanAnswer,
     MetricsAnswer,
 )
-from steering.schemas.replay import Record
-from steering.workflows.comparison.arm_metrics import AgainstBaseline, ArmMetrics
+from steering.workflows.comparison.arm_metrics import ArmMetrics
 from steering.workflows.comparison.compare import (
     Arm,
     ArmEvent,
@@ -53,33 +50,22 @@ class PreparedComparison:
     comparison: Comparison
     tokens: bool
 
-    def record(self, arm: Arm) -> Record:
-        """Returns the record that repeats an arm's answers."""
-        engine, comparison = self.context.engine, self.comparison
-        prompt = engine.tokenizer.encode(arm.prompt)
-        engine_name = self.context.settings.engine
-        return record_of(engine, engine_name, prompt, comparison.sampling, arm.plan, comparison.n)
-
     @property
     def rows(self) -> int:
         """Rows of the batch that it takes at once."""
         return len(self.comparison.arms) * self.comparison.n
 
 
-def check(context: Context, body: CompareRequest) -> None:
-    """Raises LimitExceeded for what is beyond the operator's limits. A sweep is counted before its arms are built."""
-    check_sampling(context.settings, body, body.n)
-    arms = 2 if body.steering is not None else len(body.arms or body.strengths or ())
-    check_limit(arms, context.settings.max_arms, "arms", "strengths" if body.strengths is not None else "arms")
-
-
 async def prepare(context: Context, body: CompareRequest) -> PreparedComparison:
     """Resolves the request. Everything that can be refused is refused here, before any device work."""
-    check(context, body)
+    settings = context.settings
+    check_sampling(settings, body, body.n)
+    if body.strengths is not None:  # a sweep is counted before its arms are built
+        check_limit(len(body.strengths), settings.max_arms, "arms", "strengths")
     arms = _arms(body)
-    check_limit(len(arms), context.settings.max_arms, "arms", "arms")
+    check_limit(len(arms), settings.max_arms, "arms", "arms")
     readings = await context.readings(body.readout)
-    prompt = prompt_of(body, context.settings)
+    prompt = prompt_of(body, settings)
     resolved: list[Arm] = []
     max_tokens = body.max_tokens
     for arm in arms:
@@ -109,8 +95,7 @@ def _arms(body: CompareRequest) -> Sequence[ArmFields]:
     if body.arms is not None:
         return body.arms
     if body.strengths is not None and body.intervention is not None:
-        swept = sweep_arms(body.intervention, body.strengths)
-        return [ArmFields(name=arm.name, steering=arm.steering.interventions) for arm in swept]
+        return sweep_arms(body.intervention, body.strengths)
     return [ArmFields(name="base", steering=()), ArmFields(name="steered", steering=body.steering)]
 
 
@@ -146,40 +131,30 @@ def answer(work: PreparedComparison, result: ComparisonResult) -> CompareAnswer:
 
 
 def _arm_answer(work: PreparedComparison, arm: Arm, result: ArmResult) -> ArmAnswer:
-    tokenizer = work.context.engine.tokenizer
+    comparison, tokenizer = work.comparison, work.context.engine.tokenizer
+    record = record_of(work.context, arm.prompt, comparison.sampling, arm.plan, comparison.n)
+    against = result.against_baseline
     return ArmAnswer(
         name=result.name,
         choices=[
             choice_answer(i, one, tokenizer, tokens=work.tokens, flags=NO_FLAGS.raised(one))
             for i, one in enumerate(result.answers)
         ],
-        steering=applied_steering(arm.plan, [one.finish.steering for one in result.answers], work.record(arm)),
+        steering=applied_steering(arm.plan, [one.finish.steering for one in result.answers], record),
         metrics=None if result.metrics is None else _metrics(result.metrics),
-        against_baseline=None if result.against_baseline is None else _against(result.against_baseline),
+        against_baseline=None
+        if against is None
+        else AgainstBaselineAnswer.model_validate(against, from_attributes=True),
         error=None if result.error is None else _error_detail(result.error),
     )
 
 
 def _metrics(metrics: ArmMetrics) -> MetricsAnswer:
-    return MetricsAnswer(
-        perplexity=metrics.perplexity,
-        distinct_2=metrics.distinct_2,
-        repetition=metrics.repetition,
-        readout={name: MeanAnswer(mean=mean) for name, mean in metrics.readout.items()},
-        steered_readout={name: MeanAnswer(mean=mean) for name, mean in metrics.steered_readout.items()},
-        warnings=list(metrics.warnings),
-    )
-
-
-def _against(against: AgainstBaseline) -> AgainstBaselineAnswer:
-    shifts = against.readout_shift.items()
-    return AgainstBaselineAnswer(
-        kl_mean=against.kl_mean,
-        kl_per_token=[list(one) for one in against.kl_per_token],
-        first_divergence=list(against.first_divergence),
-        readout_shift={name: EstimateAnswer(mean=one.mean, interval=one.interval) for name, one in shifts},
-        diff=[[DiffSpanAnswer(**asdict(span)) for span in spans] for spans in against.diff],
-    )
+    means = {
+        name: {vector: MeanAnswer(mean=mean) for vector, mean in getattr(metrics, name).items()}
+        for name in ("readout", "steered_readout")
+    }
+    return MetricsAnswer.model_validate({**asdict(metrics), **means})
 
 
 def _error_detail(error: SteeringError) -> ErrorDetail:

@@ -23,7 +23,7 @@ class Flags:
         """
         if not self.conditions:
             return None
-        found = [index for index, one in enumerate(self.conditions) if holds(one.above, one.below, _score(one, event))]
+        found = [index for index, one in enumerate(self.conditions) if _holds(one, event)]
         if self.metrics is not None:
             for index in found:
                 side = "below" if self.conditions[index].above is None else "above"
@@ -36,15 +36,10 @@ class Flags:
         monitors = _raised_monitors(answer)
         if not self.conditions:
             return monitors or None
-        tokens = [
-            [event.index for event in answer.events if holds(one.above, one.below, _score(one, event))]
-            for one in self.conditions
-        ]
-        flags = [
-            RaisedFlag(vector=one.vector, above=one.above, below=one.below, tokens=there)
-            for one, there in zip(self.conditions, tokens, strict=True)
-            if there
-        ]
+        flags = []
+        for one in self.conditions:
+            if tokens := [event.index for event in answer.events if _holds(one, event)]:
+                flags.append(RaisedFlag(vector=one.vector, above=one.above, below=one.below, tokens=tokens))
         return flags + monitors
 
 
@@ -74,14 +69,11 @@ def _raised_monitors(answer: Answer) -> list[RaisedFlag]:
     return flags
 
 
-def holds(above: float | None, below: float | None, score: float | None) -> bool:
-    """Returns whether a score lies beyond the one bound given."""
+def _holds(condition: FlagCondition, event: TokenEvent) -> bool:
+    """Whether the score of a token lies beyond the one bound given."""
+    score = event.readout.get(condition.vector)
     if score is None:
         return False
-    if above is not None:
-        return score > above
-    return below is not None and score < below
-
-
-def _score(condition: FlagCondition, event: TokenEvent) -> float | None:
-    return event.readout.get(condition.vector)
+    if condition.above is not None:
+        return score > condition.above
+    return condition.below is not None and score < condition.below

@@ -34,9 +34,8 @@ class Generation:
     @property
     def record(self) -> Record:
         """The record that repeats these answers."""
-        engine, request = self.context.engine, self.request
-        prompt = engine.tokenizer.encode(request.prompt)
-        return record_of(engine, self.context.settings.engine, prompt, request.sampling, request.plan, self.n)
+        request = self.request
+        return record_of(self.context, request.prompt, request.sampling, request.plan, self.n)
 
 
 def check(context: Context, body: GenerateRequest) -> None:

@@ -19,16 +19,12 @@ from steering.store.base import VectorSource
 from steering.vectors import ConceptVector, VectorId
 
 
-def check(context: Context, record: ReplayRequest) -> None:
-    """Raises LimitExceeded for a record beyond the operator's limits, and what `_check_model` raises."""
+async def prepare(context: Context, record: ReplayRequest) -> Generation:
+    """Returns the same generation again. Raises LimitExceeded for a record beyond the operator's limits, ModelNotFound,
+    VectorNotFound or InvalidRequest for what has changed."""
     check_sampling(context.settings, record.sampling, record.n)
     check_own_steering(context.limits, profile=False, listed=bool(record.interventions))
     _check_model(context, record.model)
-
-
-async def prepare(context: Context, record: ReplayRequest) -> Generation:
-    """Returns the same generation again. Raises ModelNotFound, VectorNotFound or InvalidRequest for what has changed."""
-    check(context, record)
     engine = context.engine
     plan = await context.resolve(_with_directions(record), await _recorded_vectors(context, record))
     if plan.fingerprint != record.fingerprint:

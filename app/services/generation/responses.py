@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, cast
 
-from steering.engine.api import Engine, SamplingParams, SteeringReport, TokenEvent, Tokenizer
+from app.services.context import Context
+from steering.engine.api import Prompt, SamplingParams, SteeringReport, TokenEvent, Tokenizer
 from steering.operations import OPERATIONS
 from steering.plan.holds import HeldReadout
 from steering.plan.types import Intervention, SteeringPlan
@@ -14,30 +15,19 @@ from steering.schemas.generation import Choice, RaisedFlag, Token, Usage
 from steering.schemas.replay import Record, RecordedModel, RecordedSampling
 from steering.schemas.steering import AppliedIntervention, AppliedSteering, HeldStrength
 from steering.spec import Role, Schedule, TokenScope
+from steering.workflows.comparison.text_metrics import means
 from steering.workflows.generate import Answer
 
 
-def record_of(
-    engine: Engine, engine_name: str, prompt: tuple[int, ...], sampling: SamplingParams, plan: SteeringPlan, n: int
-) -> Record:
+def record_of(context: Context, prompt: Prompt, sampling: SamplingParams, plan: SteeringPlan, n: int) -> Record:
     """Records everything the answers of a request depend on."""
-    info = engine.info
+    engine, info = context.engine, context.engine.info
+    fields = {name: getattr(sampling, name) for name in RecordedSampling.model_fields}
+    fields["logit_bias"] = {str(token): bias for token, bias in sampling.logit_bias.items()}
     return Record(
-        prompt=prompt,
+        prompt=engine.tokenizer.encode(prompt),
         prompt_roles=cast("tuple[Role | None, ...] | None", plan.prompt_roles),
-        sampling=RecordedSampling(
-            max_tokens=sampling.max_tokens,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            min_p=sampling.min_p,
-            repetition_penalty=sampling.repetition_penalty,
-            presence_penalty=sampling.presence_penalty,
-            frequency_penalty=sampling.frequency_penalty,
-            logit_bias={str(token): bias for token, bias in sampling.logit_bias.items()},
-            stop=sampling.stop,
-            seed=sampling.seed,
-        ),
+        sampling=RecordedSampling(**fields),
         n=n,
         interventions=plan.spec.interventions[: plan.own],
         mandatory=plan.spec.interventions[plan.own :],
@@ -47,7 +37,7 @@ def record_of(
             name=info.name,
             fingerprint=info.fingerprint,
             dtype=info.dtype,
-            engine=engine_name,
+            engine=context.settings.engine,
             executor=engine.stats().executor,
         ),
     )
@@ -71,7 +61,7 @@ def applied_steering(
                 sha256=one.sha256,
                 strengths=by_layer(one.strengths) if one.strengths else None,
                 planned_dose=by_layer(one.planned_dose),
-                relative_dose=by_layer(_mean_doses(doses)),
+                relative_dose=by_layer(means(doses)),
                 tokens=sum(report.tokens[index] for report in reports if index < len(report.tokens)),
                 fired=any(report.fired[index] for report in reports if index < len(report.fired)),
                 fired_at=min((token for token in fired_at if token is not None), default=None),
@@ -80,16 +70,15 @@ def applied_steering(
                 **_asked(one),
             )
         )
-    clamped = sum(report.clamped for report in reports)
-    notes = (
-        [f"the dose guard scaled the change down {clamped} times, counted over tokens and layers"] if clamped else []
-    )
+    notes = [*plan.warnings, *warnings]
+    if clamped := sum(report.clamped for report in reports):
+        notes.append(f"the dose guard scaled the change down {clamped} times, counted over tokens and layers")
     return AppliedSteering(
         fingerprint=plan.fingerprint,
         applied=applied[: plan.own],
         mandatory=applied[plan.own :] or None,
         relative_dose_total=fmean(report.total for report in reports) if reports else 0.0,
-        warnings=[*plan.warnings, *warnings, *notes],
+        warnings=notes,
         record=record,
     )
 
@@ -112,25 +101,14 @@ def _asked(one: Intervention) -> dict[str, Any]:
     return fields
 
 
-def _mean_doses(doses: Sequence[Mapping[int, float]]) -> dict[int, float]:
-    if len(doses) == 1:
-        return dict(doses[0])
-    layers = {layer for one in doses for layer in one}
-    return {layer: fmean(one[layer] for one in doses if layer in one) for layer in layers}
-
-
 def _held(found: Sequence[Mapping[int, HeldReadout]]) -> dict[str, HeldStrength] | None:
     """Averages what the controllers of one intervention did over all answers."""
-    layers = sorted({layer for one in found for layer in one})
-    by_layer_of = {str(layer): [one[layer] for one in found if layer in one] for layer in layers}
-    return {
-        layer: HeldStrength(
-            score=fmean(one.score for one in ones),
-            strength=fmean(one.strength for one in ones),
-            last_strength=fmean(one.last_strength for one in ones),
-        )
-        for layer, ones in by_layer_of.items()
-    } or None
+    averages = {
+        name: means([{layer: getattr(held, name) for layer, held in one.items()} for one in found])
+        for name in ("score", "strength", "last_strength")
+    }
+    layers = averages["score"]
+    return by_layer({at: HeldStrength(**{name: each[at] for name, each in averages.items()}) for at in layers}) or None
 
 
 def token_fields(event: TokenEvent, tokenizer: Tokenizer) -> dict[str, Any]:

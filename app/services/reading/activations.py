@@ -2,17 +2,20 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from starlette.responses import Response
+
+from app.http.file_stream import FileStream, in_thread
 from app.services.context import Context
 from app.services.inputs import check_activations, encode_prompts, pair_text
 from app.services.limits import check_limit
-from app.services.reading.responses import ACTIVATION_BYTES, SCORE_BYTES, applied_plan
+from app.services.reading.responses import ACTIVATION_BYTES, SCORE_BYTES, applied_plan, json_in_thread
 from steering.engine.api import Prompt
 from steering.errors import LimitExceeded
 from steering.layer_indices import layer_indices
 from steering.schemas.base import by_layer
 from steering.schemas.reading.activations import ActivationsAnswer, ActivationsRequest
+from steering.schemas.reading.logit_lens import LensSteering
 from steering.threads import run_in_thread
 from steering.workflows.reading import activations as workflow
 
@@ -20,32 +23,19 @@ MAX_JSON_NUMBERS = 250_000
 """Numbers of a JSON response: 5 MB of text. A file has no such bound."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PreparedActivations:
-    """A request whose names are resolved and whose texts are counted."""
-
-    context: Context
-    body: ActivationsRequest
-    request: workflow.ActivationsRequest
-
-
-def check(context: Context, body: ActivationsRequest) -> None:
-    """Raises LimitExceeded for more texts than the operator allows."""
-    check_limit(len(_prompts(body)), context.settings.max_texts, "texts", _source(body))
-    check_limit(len(body.messages or ()), context.settings.max_messages, "messages", "messages")
-
-
-async def prepare(context: Context, body: ActivationsRequest, *, as_json: bool) -> PreparedActivations:
-    """Resolves the request. Everything that can be refused is refused here, before any device work."""
-    check(context, body)
-    engine = context.engine
+async def activations(context: Context, body: ActivationsRequest, *, as_json: bool) -> Response:
+    """Reads every text. Everything that can be refused is refused before any device work, except a dtype that cannot hold what
+    was read."""
+    engine, settings = context.engine, context.settings
+    source, prompts = _source(body)
+    check_limit(len(prompts), settings.max_texts, "texts", source)
+    check_limit(len(body.messages or ()), settings.max_messages, "messages", "messages")
     layers = layer_indices(body.layers, engine.info.layer_count)
     plan = await context.plan(body.steering)
-    prompts = _prompts(body)
-    tokens = sum(map(len, await encode_prompts(engine, prompts, _source(body))))
+    tokens = sum(map(len, await encode_prompts(engine, prompts, source)))
     rows = tokens if body.position == "all" else len(prompts)
     what = f"activations ({'tokens' if body.position == 'all' else 'texts'} x layers x d_model)"
-    check_activations(engine, context.settings, rows, len(layers), what, "layers")
+    check_activations(engine, settings, rows, len(layers), what, "layers")
     numbers = rows * len(layers) * engine.info.d_model
     if as_json and numbers > MAX_JSON_NUMBERS:
         raise LimitExceeded(
@@ -54,47 +44,40 @@ async def prepare(context: Context, body: ActivationsRequest, *, as_json: bool) 
         )
     context.charge_tokens(tokens)
     context.admission.reserve(numbers * (ACTIVATION_BYTES + (SCORE_BYTES if as_json else 0)))
-    return PreparedActivations(context, body, workflow.ActivationsRequest(tuple(prompts), layers, body.position, plan))
-
-
-async def run(work: PreparedActivations) -> workflow.Activations:
-    """Reads every text. Raises InvalidRequest where the dtype cannot hold what was read."""
-    found = await workflow.activations(work.context.engine, work.request)
-    await run_in_thread(workflow.check_range, found, work.body.dtype)
-    return found
-
-
-def file(work: PreparedActivations, found: workflow.Activations) -> workflow.SafetensorsFile:
-    """Describes the file; its metadata has the model, the position and the steering."""
-    info, steering = work.context.engine.info, applied_plan(work.request.plan)
+    found = await workflow.activations(engine, prompts, layers, body.position, plan)
+    await run_in_thread(workflow.check_range, found, body.dtype)
+    steering = applied_plan(plan)
+    if as_json:
+        return await json_in_thread(lambda: _answer(engine.info.name, body, found, steering))
     metadata = {
-        "model": info.name,
-        "model_fingerprint": info.fingerprint,
-        "position": str(work.body.position),
+        "model": engine.info.name,
+        "model_fingerprint": engine.info.fingerprint,
+        "position": str(body.position),
         "steering": "null" if steering is None else json.dumps(steering.model_dump(mode="json")),
     }
-    return workflow.SafetensorsFile(found, work.body.dtype, metadata)
+    file = workflow.SafetensorsFile(found, body.dtype, metadata)
+    return FileStream(in_thread(file.pieces()), "activations.safetensors", context.state, length=file.length)
 
 
-def answer(work: PreparedActivations, found: workflow.Activations) -> ActivationsAnswer:
-    """Builds the JSON response."""
+def _answer(
+    model: str, body: ActivationsRequest, found: workflow.Activations, steering: LensSteering | None
+) -> ActivationsAnswer:
     every = found.every_token
     rows = {layer: [row for part in found.rows(layer) for row in part.tolist()] for layer in found.layers}
     return ActivationsAnswer(
-        model=work.context.engine.info.name,
-        position=work.body.position,
+        model=model,
+        position=body.position,
         layers=by_layer(rows),
         offsets=list(found.offsets) if every else None,
         token_ids=list(found.token_ids) if every else None,
-        steering=applied_plan(work.request.plan),
+        steering=steering,
     )
 
 
-def _prompts(body: ActivationsRequest) -> Sequence[Prompt]:
+def _source(body: ActivationsRequest) -> tuple[str, Sequence[Prompt]]:
+    """Returns the field that holds the texts, and the texts."""
     if body.token_ids is not None:
-        return body.token_ids
-    return [pair_text(one) for one in (body.texts if body.texts is not None else (body.messages or (),))]
-
-
-def _source(body: ActivationsRequest) -> str:
-    return next(name for name in ("texts", "messages", "token_ids") if getattr(body, name) is not None)
+        return "token_ids", body.token_ids
+    if body.texts is not None:
+        return "texts", list(map(pair_text, body.texts))
+    return "messages", [pair_text(body.messages or ())]

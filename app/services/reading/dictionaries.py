@@ -1,6 +1,6 @@
 """Searches the sparse autoencoders that the operator registered, and stores their features as vectors."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from app.services.context import Context
@@ -16,28 +16,16 @@ from steering.schemas.reading.dictionaries import (
     DictionaryAnswer,
     DictionarySearchAnswer,
     DictionarySearchRequest,
-    FeatureAnswer,
     FeatureVectorRequest,
-    PromotedToken,
 )
 from steering.shapes import Direction
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector
 from steering.workflows.dictionaries import search as workflow
-from steering.workflows.dictionaries.encoder import MAX_ACTIVATIONS
-from steering.workflows.dictionaries.folder import Dictionary, open_dictionary
+from steering.workflows.dictionaries.folder import MAX_ACTIVATIONS, Dictionary, open_dictionary
 from steering.workflows.extraction.make import registered
 
 METHOD = "dictionary"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PreparedSearch:
-    """A search whose names are resolved and whose texts are counted."""
-
-    context: Context
-    dictionary: Dictionary
-    search: workflow.Search
 
 
 def folders(settings: Settings) -> dict[str, Path]:
@@ -58,16 +46,8 @@ def _answer(name: str, folder: Path, info: ModelInfo) -> DictionaryAnswer:
         found = open_dictionary(folder)
     except SteeringError as error:
         return DictionaryAnswer(name=name, problem=error.message)
-    return DictionaryAnswer(
-        name=name,
-        layer=found.layer,
-        features=found.features,
-        d_model=found.d_model,
-        architecture=found.architecture,
-        hook=found.hook,
-        model=found.model,
-        problem=workflow.problem_of(found, info),
-    )
+    answer = DictionaryAnswer.model_validate(found, from_attributes=True)
+    return answer.model_copy(update={"problem": workflow.problem_of(found, info)})
 
 
 async def dictionary_of(context: Context, name: str) -> Dictionary:
@@ -80,8 +60,8 @@ async def dictionary_of(context: Context, name: str) -> Dictionary:
     return found
 
 
-async def prepare(context: Context, name: str, body: DictionarySearchRequest) -> PreparedSearch:
-    """Resolves the request. Everything that can be refused is refused here, before any device work."""
+async def search(context: Context, name: str, body: DictionarySearchRequest) -> DictionarySearchAnswer:
+    """Searches a dictionary. Everything that can be refused is refused before any device work."""
     settings, engine = context.settings, context.engine
     check_limit(len(body.texts or ()) + len(body.against or ()), settings.max_texts, "texts", "texts")
     found = await dictionary_of(context, name)
@@ -95,17 +75,16 @@ async def prepare(context: Context, name: str, body: DictionarySearchRequest) ->
     # at a time: before the activation function, its condition, and after it
     activations = 3 * min(max(map(len, ids), default=0) * found.features, MAX_ACTIVATIONS)
     context.admission.reserve((2 * found.features * found.d_model + activations) * ACTIVATION_BYTES)
-    return PreparedSearch(
-        context,
+    features = await workflow.search(
+        engine,
         found,
-        workflow.Search(
-            vector=direction,
-            texts=texts,
-            against=tuple(against),
-            top=body.top,
-            min_output_score=body.min_output_score,
-        ),
+        vector=direction,
+        texts=texts,
+        against=against,
+        top=body.top,
+        min_output_score=body.min_output_score,
     )
+    return DictionarySearchAnswer(dictionary=found.name, layer=found.layer, features=features)
 
 
 async def _direction(context: Context, dictionary: Dictionary, name: str) -> Direction:
@@ -116,24 +95,6 @@ async def _direction(context: Context, dictionary: Dictionary, name: str) -> Dir
             param="vector",
         )
     return vector.at(dictionary.layer).direction
-
-
-async def run(work: PreparedSearch) -> DictionarySearchAnswer:
-    """Searches, and builds the response."""
-    found = await workflow.search(work.context.engine, work.dictionary, work.search)
-    return DictionarySearchAnswer(
-        dictionary=work.dictionary.name,
-        layer=work.dictionary.layer,
-        features=[
-            FeatureAnswer(
-                feature=one.feature,
-                score=one.score,
-                promoted=[PromotedToken(id=token, text=text) for token, text in one.promoted],
-                output_score=one.output_score,
-            )
-            for one in found
-        ],
-    )
 
 
 async def feature_vector(context: Context, name: str, body: FeatureVectorRequest) -> ConceptVector:

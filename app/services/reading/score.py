@@ -1,39 +1,25 @@
 """Scores continuations of a prompt, or whole texts, under steering."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from starlette.responses import Response
 
 from app.services.context import Context
 from app.services.inputs import chat_messages, encode_prompts
 from app.services.limits import check_limit
-from app.services.reading.responses import ACTIVATION_BYTES, SCORE_BYTES, applied_plan
+from app.services.reading.responses import ACTIVATION_BYTES, SCORE_BYTES, applied_plan, json_in_thread
 from steering.engine.api import Engine, Prompt
 from steering.engine.prompts import check_context, encode_steered
 from steering.errors import InvalidRequest
-from steering.schemas.reading.score import ScoreAnswer, ScoredText, ScoreRequest
+from steering.schemas.reading.score import ScoreAnswer, ScoreRequest
 from steering.threads import run_in_thread
 from steering.workflows.reading import score as workflow
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PreparedScore:
-    """A request whose steering is resolved and whose texts are tokenized."""
-
-    context: Context
-    request: workflow.ScoreRequest
-
-
-def check(context: Context, body: ScoreRequest) -> None:
-    """Raises LimitExceeded for more texts than the operator allows."""
-    check_limit(len(body.texts or ()), context.settings.max_texts, "texts", "texts")
-    check_limit(len(body.continuations or ()), context.settings.max_texts, "continuations", "continuations")
-    check_limit(len(body.messages or ()), context.settings.max_messages, "messages", "messages")
-
-
-async def prepare(context: Context, body: ScoreRequest) -> PreparedScore:
-    """Resolves the request. Everything that can be refused is refused here, before any device work."""
-    check(context, body)
+async def score(context: Context, body: ScoreRequest) -> Response:
+    """Scores every text. Everything that can be refused is refused before any device work."""
     engine, settings = context.engine, context.settings
+    check_limit(len(body.texts or ()), settings.max_texts, "texts", "texts")
+    check_limit(len(body.continuations or ()), settings.max_texts, "continuations", "continuations")
+    check_limit(len(body.messages or ()), settings.max_messages, "messages", "messages")
     plan = await context.plan(body.steering)
     if body.texts is not None:
         rows, prompt_length = await encode_prompts(engine, body.texts, "texts"), 0
@@ -49,7 +35,12 @@ async def prepare(context: Context, body: ScoreRequest) -> PreparedScore:
     logits = max(workflow.LOGITS_BOUND, max(positions) * engine.info.vocab_size)
     held = min(logits, sum(positions) * engine.info.vocab_size)
     context.admission.reserve(held * ACTIVATION_BYTES + tokens * SCORE_BYTES)
-    return PreparedScore(context, workflow.ScoreRequest(tuple(rows), prompt_length, plan))
+    found = await workflow.score(engine, rows, prompt_length, plan)
+    return await json_in_thread(
+        lambda: ScoreAnswer(
+            model=engine.info.name, prompt_tokens=prompt_length, scores=found, steering=applied_plan(plan)
+        )
+    )
 
 
 async def _continued(
@@ -65,32 +56,3 @@ async def _continued(
             raise InvalidRequest("the continuation has no token", param=f"continuations.{index}")
         check_context(len(before) + len(ids), 0, engine.info, param="continuations")
     return [(*before, *ids) for ids in found]
-
-
-async def run(work: PreparedScore) -> Sequence[workflow.ScoredRow]:
-    """Reads every text."""
-    return await workflow.score(work.context.engine, work.request)
-
-
-def answer(work: PreparedScore, found: Sequence[workflow.ScoredRow]) -> ScoreAnswer:
-    """Builds the response."""
-    engine = work.context.engine
-    return ScoreAnswer(
-        model=engine.info.name,
-        prompt_tokens=work.request.prompt_length,
-        scores=[_scored(engine, one) for one in found],
-        steering=applied_plan(work.request.plan),
-    )
-
-
-def _scored(engine: Engine, row: workflow.ScoredRow) -> ScoredText:
-    tokenizer = engine.tokenizer
-    return ScoredText(
-        token_ids=list(row.token_ids),
-        tokens=[tokenizer.token_text(token) for token in row.token_ids],
-        text=tokenizer.decode(row.token_ids),
-        logprobs=list(row.logprobs),
-        sum=sum(one for one in row.logprobs if one is not None),
-        greedy=list(row.greedy),
-        all_greedy=all(one for one in row.greedy if one is not None),
-    )

@@ -1,13 +1,15 @@
 """Runs layer sweeps and dose-responses of a vector."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Any, TypeAlias
 
 from app.services.context import Context
 from app.services.inputs import pair_text, tokenize
+from app.services.jobs import Work
 from app.services.limits import check_limit, check_own_steering, check_vectors
-from app.services.resources import recommended_answer, vector_answer
+from app.services.resources import vector_answer
 from app.services.vectors.judge import check_judge, opened_judge
 from steering.concepts.loader import load_evaluation_prompts
 from steering.engine.api import Prompt, SamplingParams
@@ -18,14 +20,9 @@ from steering.schemas.evaluation import (
     DoseResponseAnswer,
     DoseResponseRequest,
     EvaluatedPoint,
-    EvaluationRequest,
-    JudgedPointAnswer,
     JudgementAnswer,
-    JudgeRequest,
-    LayerPointAnswer,
     LayerSweepAnswer,
     LayerSweepRequest,
-    StrengthsAnswer,
     StrengthsRequest,
 )
 from steering.schemas.messages import Text
@@ -42,39 +39,14 @@ from steering.workflows.progress import Progress
 WorkflowRequest: TypeAlias = doses.DoseResponseRequest | sweeps.LayerSweepRequest
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PreparedEvaluation:
-    """An evaluation whose names are resolved. save: whether its result is stored with the vector."""
-
-    context: Context
-    request: WorkflowRequest
-    save: bool
-    judge: JudgeRequest | None = None
-    instructions: tuple[str, ...] | None = None
-
-    @property
-    def concept(self) -> str:
-        """What the judge looks for."""
-        vector = self.request.vector
-        return (self.judge and self.judge.concept) or vector.description or vector.name
-
-
-async def check(context: Context, body: StrengthsRequest, vector: ConceptVector) -> None:
-    """Raises UnsupportedParameter for a judge that is not configured, InvalidRequest for a version that cannot be saved,
-    InsufficientScope for a vector that the caller may not steer with."""
+async def prepare(context: Context, body: StrengthsRequest) -> Work:
+    """Resolves the request and returns what runs it. Everything that can be refused at once is refused here, so that no job
+    fails of it later."""
+    vector = await context.vector(body.vector)
     check_own_steering(context.limits, profile=False, listed=True)
     check_vectors(context.limits, [vector.name])
     if isinstance(body, DoseResponseRequest):
-        if body.judge is not None:
-            check_judge(context.settings, body.judge.by)
-        if body.save:
-            await _check_newest(context, vector)
-
-
-async def prepare(context: Context, body: StrengthsRequest) -> PreparedEvaluation:
-    """Resolves the request. Everything that can be refused at once is refused here, so that no job fails of it later."""
-    vector = await context.vector(body.vector)
-    await check(context, body, vector)
+        await _check_dose_response(context, body, vector)
     fields: dict[str, Any] = {
         "vector": vector,
         "prompts": await _prompts(context, body),
@@ -85,7 +57,7 @@ async def prepare(context: Context, body: StrengthsRequest) -> PreparedEvaluatio
         "sampling": SamplingParams(max_tokens=body.max_tokens, temperature=body.temperature, seed=body.seed),
     }
     if body.strengths is not None:
-        fields["strengths"] = tuple(body.strengths)
+        fields["strengths"] = body.strengths
     bound = context.limits.max_relative_dose
     if bound is not None:
         fields["guard"] = DoseGuard(bound, "refuse")
@@ -93,48 +65,57 @@ async def prepare(context: Context, body: StrengthsRequest) -> PreparedEvaluatio
     check_limit(answers, context.settings.max_evaluation_answers, "answers to generate", "strengths")
     if bound is not None:
         await _check_dose(context, request)
-    save = isinstance(body, DoseResponseRequest) and body.save
-    judge = body.judge if isinstance(body, DoseResponseRequest) else None
-    return PreparedEvaluation(context, request, save, judge, _instructions(context, body))
-
-
-async def run(work: PreparedEvaluation, progress: Progress) -> StrengthsAnswer:
-    """Runs the evaluation. Cancelling stops it at once and stores nothing."""
-    engine, request = work.context.engine, work.request
     if isinstance(request, sweeps.LayerSweepRequest):
-        return _sweep_answer(await sweeps.layer_sweep(engine, request, progress=progress))
-    found = await _dose_response(work, request, progress)
-    saved, warnings = await _save(work, found) if work.save else (None, ())
-    judgement = judgement_answer(found, work.judge, work.concept) if work.judge else None
-    return _dose_answer(found, saved, warnings, judgement)
+        return partial(_layer_sweep, context, request)
+    assert isinstance(body, DoseResponseRequest)
+    return partial(_dose_response, context, body, request)
 
 
-async def job(work: PreparedEvaluation, progress: Progress) -> Mapping[str, Any]:
-    """Runs the evaluation and returns the result of a job."""
-    return (await run(work, progress)).model_dump(mode="json")
+async def _layer_sweep(context: Context, request: sweeps.LayerSweepRequest, progress: Progress) -> dict[str, Any]:
+    """Runs a sweep. Cancelling stops it at once."""
+    found = await sweeps.layer_sweep(context.engine, request, progress=progress)
+    return LayerSweepAnswer.model_validate(found, from_attributes=True).model_dump(mode="json")
 
 
 async def _dose_response(
-    work: PreparedEvaluation, request: doses.DoseResponseRequest, progress: Progress
-) -> doses.DoseResponse:
-    engine = work.context.engine
-    if work.judge is None:
-        return await doses.dose_response(engine, request, progress=progress)
-    async with opened_judge(work.context.settings, engine, work.judge.by) as judge:
-        judged = replace(request, judging=Judging(judge, work.concept, work.instructions))
-        return await doses.dose_response(engine, judged, progress=progress)
+    context: Context, body: DoseResponseRequest, request: doses.DoseResponseRequest, progress: Progress
+) -> dict[str, Any]:
+    """Runs a dose-response. Cancelling stops it at once and stores nothing."""
+    engine, vector, judgement = context.engine, request.vector, None
+    if body.judge is None:
+        found = await doses.dose_response(engine, request, progress=progress)
+    else:
+        concept = body.judge.concept or vector.description or vector.name
+        async with opened_judge(context.settings, engine, body.judge.by) as judge:
+            judging = Judging(judge, concept, _instructions(context, body))
+            found = await doses.dose_response(engine, replace(request, judging=judging), progress=progress)
+        assert found.judgement is not None, "the request has a judge"
+        fields = {"by": body.judge.by, "concept": concept, **asdict(found.judgement)}
+        judgement = JudgementAnswer.model_validate(fields)
+    saved, warnings = await _save(context, vector, found) if body.save else (None, ())
+    points = [{**asdict(point), "advantage": found.advantages.get(point.strength)} for point in found.points]
+    answer = DoseResponseAnswer.model_validate(replace(found, judgement=None), from_attributes=True)
+    changes = {
+        "points": [EvaluatedPoint.model_validate(point, from_attributes=True) for point in points],
+        "warnings": [*answer.warnings, *(found.judgement.warnings if found.judgement else ()), *warnings],
+        "judgement": judgement,
+        "saved": saved,
+    }
+    return answer.model_copy(update=changes).model_dump(mode="json")
 
 
-async def _save(work: PreparedEvaluation, found: doses.DoseResponse) -> tuple[VectorAnswer | None, Sequence[str]]:
+async def _save(
+    context: Context, vector: ConceptVector, found: doses.DoseResponse
+) -> tuple[VectorAnswer | None, Sequence[str]]:
     """Stores the evidence as the vector's next version, unless the vector has changed or was deleted meanwhile."""
-    vector = work.request.vector
+    vectors = context.store.vectors
     try:
-        newest = await work.context.store.vectors.get(vector.name)
+        newest = await vectors.get(vector.name)
     except VectorNotFound:
         return None, (f"not saved: {vector.name} was deleted while {vector.id} was being measured",)
     if newest.version != vector.version:
         return None, (f"not saved: {newest.id} was created while {vector.id} was being measured",)
-    return vector_answer(await work.context.store.vectors.put(with_evidence(vector, found))), ()
+    return vector_answer(await vectors.put(with_evidence(vector, found))), ()
 
 
 async def _with_size(context: Context, body: StrengthsRequest, fields: dict[str, Any]) -> tuple[WorkflowRequest, int]:
@@ -155,9 +136,11 @@ async def _check_dose(context: Context, request: WorkflowRequest) -> None:
         await plan_at(context.engine.info, request.vector, strength, place, request.guard)
 
 
-async def _check_newest(context: Context, vector: ConceptVector) -> None:
-    newest = await context.store.vectors.get(vector.name)
-    if newest.version != vector.version:
+async def _check_dose_response(context: Context, body: DoseResponseRequest, vector: ConceptVector) -> None:
+    """Raises UnsupportedParameter for a judge that is not configured, InvalidRequest for a version that cannot be saved."""
+    if body.judge is not None:
+        check_judge(context.settings, body.judge.by)
+    if body.save and (newest := await context.store.vectors.get(vector.name)).version != vector.version:
         raise InvalidRequest(
             f"'save' creates the next version from the newest, which is {newest.id}; got {vector.id}", param="save"
         )
@@ -182,60 +165,3 @@ def _instructions(context: Context, body: StrengthsRequest) -> tuple[str, ...] |
 async def _tokenize_all(context: Context, texts: Sequence[Text], max_tokens: int, param: str) -> tuple[Prompt, ...]:
     check_limit(len(texts), context.settings.max_texts, "prompts", param)
     return tuple([(await tokenize(context.engine, pair_text(text), max_tokens)).token_ids for text in texts])
-
-
-def job_request(body: EvaluationRequest) -> dict[str, Any]:
-    """Returns what a job's record stores of the request: everything but the caller's texts."""
-    return body.model_dump(mode="json", exclude={"prompts", "neutral"}, exclude_unset=True)
-
-
-def _sweep_answer(found: sweeps.LayerSweep) -> LayerSweepAnswer:
-    return LayerSweepAnswer(
-        vector=found.vector,
-        reading_layer=found.reading_layer,
-        points=[_layer_point(point) for point in found.points],
-        best=None if found.best is None else _layer_point(found.best),
-        recommended=None if found.recommended is None else recommended_answer(found.recommended),
-        warnings=list(found.warnings),
-    )
-
-
-def _layer_point(point: sweeps.LayerPoint) -> LayerPointAnswer:
-    return LayerPointAnswer.model_validate(asdict(point))
-
-
-def _dose_answer(
-    found: doses.DoseResponse, saved: VectorAnswer | None, warnings: Sequence[str], judgement: JudgementAnswer | None
-) -> DoseResponseAnswer:
-    points = []
-    for point in found.points:
-        advantage = found.advantages.get(point.strength)
-        points.append(
-            EvaluatedPoint.model_validate(
-                {**asdict(point), "advantage": None if advantage is None else asdict(advantage)}
-            )
-        )
-    return DoseResponseAnswer(
-        vector=found.vector,
-        layers=list(found.layers),
-        reading_layer=found.reading_layer,
-        unit=found.unit,
-        baseline_score=found.baseline_score,
-        points=points,
-        anti_steered=found.anti_steered,
-        recommended=recommended_answer(found.recommended),
-        warnings=[*found.warnings, *(() if found.judgement is None else found.judgement.warnings), *warnings],
-        judgement=judgement,
-        saved=saved,
-    )
-
-
-def judgement_answer(found: doses.DoseResponse, judge: JudgeRequest, concept: str) -> JudgementAnswer | None:
-    """Describes the ratings of the judge and the concept it rated."""
-    if found.judgement is None:
-        return None
-    points = [JudgedPointAnswer.model_validate(asdict(point)) for point in found.judgement.points]
-    failures = {str(reason): count for reason, count in found.judgement.failures.items()}
-    return JudgementAnswer(
-        by=judge.by, concept=concept, points=points, ratings=found.judgement.ratings, failures=failures
-    )

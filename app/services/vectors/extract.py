@@ -1,19 +1,18 @@
 """Extracts a vector from contrasting texts."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from app.services.context import Context
 from app.services.inputs import check_activations, pair_set, pair_text
+from app.services.jobs import Work
 from app.services.limits import check_limit
 from app.services.resources import vector_answer
 from steering.layer_indices import layer_indices
 from steering.pairs import PairSet
 from steering.schemas.extraction import ExtractRequest
-from steering.schemas.vectors import VectorAnswer
 from steering.threads import run_in_thread
-from steering.vectors import ConceptVector, check_name
+from steering.vectors import check_name
 from steering.workflows.evaluation.evidence import with_shipped_evidence
 from steering.workflows.extraction.describe import describe
 from steering.workflows.extraction.extract import ExtractionRequest
@@ -23,61 +22,36 @@ from steering.workflows.progress import Progress
 from steering.workflows.training.train import TrainingSettings
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PreparedExtraction:
-    """An extraction that has been checked. request: None while its texts are still to be generated (`describe`)."""
+async def prepare(context: Context, body: ExtractRequest) -> Work:
+    """Checks the request and returns what runs it. Everything that can be refused at once is refused here, so that no job fails
+    of it later.
 
-    context: Context
-    body: ExtractRequest
-    request: ExtractionRequest | None
-
-
-def check(context: Context, body: ExtractRequest) -> None:
-    """Raises LimitExceeded for too many texts, InvalidRequest for a name, method or layers that cannot be used."""
-    limit = context.settings.max_pairs
+    Raises LimitExceeded for too many texts, InvalidRequest for a name, method or layers that cannot be used.
+    """
     check_name(body.name)
     check_method(context.engine, body.method, _training(body), paired=body.positive is None)
     layer_indices(body.layers, context.engine.info.layer_count)
     for texts, param in ((body.pairs, "pairs"), (body.positive, "positive"), (body.negative, "negative")):
-        check_limit(len(texts or ()), limit, "texts", param)
-
-
-async def prepare(context: Context, body: ExtractRequest) -> PreparedExtraction:
-    """Resolves the request. Everything that can be refused at once is refused here, so that no job fails of it later."""
-    check(context, body)
+        check_limit(len(texts or ()), context.settings.max_pairs, "texts", param)
     if body.describe is not None:
-        return PreparedExtraction(context, body, None)
+        return partial(_run, context, body, None)
     pairs = await run_in_thread(_pairs, body)
-    return PreparedExtraction(context, body, _workflow_request(context, body, pairs))
+    return partial(_run, context, body, _workflow_request(context, body, pairs))
 
 
-async def run(work: PreparedExtraction, progress: Progress) -> ConceptVector:
-    """Returns the stored vector. Cancelling stops the work and stores nothing."""
-    engine, request = work.context.engine, work.request
+async def _run(
+    context: Context, body: ExtractRequest, request: ExtractionRequest | None, progress: Progress
+) -> dict[str, Any]:
+    """Stores the vector. Cancelling stops the work and stores nothing. request: None while its texts are still to be generated."""
+    engine = context.engine
     if request is None:
-        assert work.body.describe is not None
-        trait, opposite = work.body.describe.trait, work.body.describe.opposite
-        written = await describe(engine, trait, opposite, progress=progress)
-        request = _workflow_request(work.context, work.body, written.pairs)
-    vector = await make_vector(engine, request, training=_training(work.body), progress=progress)
-    if work.body.concept is not None:
-        vector = with_shipped_evidence(vector, work.body.concept)
-    return await work.context.store.vectors.put(vector)
-
-
-async def job(work: PreparedExtraction, progress: Progress) -> Mapping[str, Any]:
-    """Runs the extraction and returns the result of a job."""
-    return {"vector": answer(await run(work, progress)).model_dump(mode="json")}
-
-
-def answer(vector: ConceptVector) -> VectorAnswer:
-    """Builds the response."""
-    return vector_answer(vector)
-
-
-def job_request(body: ExtractRequest) -> dict[str, Any]:
-    """Returns what a job's record stores of the request: everything but the caller's texts."""
-    return body.model_dump(mode="json", exclude={"pairs", "positive", "negative", "describe"}, exclude_unset=True)
+        assert body.describe is not None
+        written = await describe(engine, body.describe.trait, body.describe.opposite, progress=progress)
+        request = _workflow_request(context, body, written.pairs)
+    vector = await make_vector(engine, request, training=_training(body), progress=progress)
+    if body.concept is not None:
+        vector = with_shipped_evidence(vector, body.concept)
+    return {"vector": vector_answer(await context.store.vectors.put(vector)).model_dump(mode="json")}
 
 
 def _training(body: ExtractRequest) -> TrainingSettings | None:
@@ -105,10 +79,10 @@ def _workflow_request(context: Context, body: ExtractRequest, pairs: PairSet) ->
         name=body.name,
         pairs=pairs,
         method=body.method,
-        layers=body.layers if body.layers == "all" else tuple(body.layers),
+        layers=body.layers,
         position=reading_position(pairs, body.position),
         holdout=body.holdout,
         seed=body.seed,
         description=body.description,
-        tags=tuple(body.tags),
+        tags=body.tags,
     )

@@ -14,8 +14,6 @@ from steering.store.formats.blob import decode, encode
 from steering.vectors import ConceptVector
 from steering.workflows.extraction.make import with_recommendation
 
-_PAGE = 100
-
 
 def file_bytes(vector: ConceptVector) -> int:
     """Returns the memory of writing a vector as text: a Python float and about 20 characters for each number."""

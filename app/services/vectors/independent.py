@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 from app.components import open_engine
 from app.process_settings import return_freed_memory
 from app.settings import Settings
+from steering.concepts.loader import load_concept
 from steering.engine.api import Engine
 from steering.errors import UnsupportedParameter
-from steering.pairs import PairSet
 from steering.threads import run_in_thread
 from steering.workflows.reporting.independent import OtherModelScorer, other_model_scorer
 
@@ -48,12 +48,10 @@ async def opened_second_model(settings: Settings) -> AsyncIterator[Engine]:
 
 
 @asynccontextmanager
-async def opened_scorer(
-    settings: Settings, concept: str, pairs: PairSet | None
-) -> AsyncIterator[OtherModelScorer | None]:
-    """Yields the scorer; None where no second model is configured, or nothing says what the concept is."""
-    if settings.scorer_model is None or pairs is None:
+async def opened_scorer(settings: Settings, concept: str | None) -> AsyncIterator[OtherModelScorer | None]:
+    """Yields the scorer of a starter concept; None where no second model is configured, or the concept is not known."""
+    if settings.scorer_model is None or concept is None:
         yield None
         return
     async with opened_second_model(settings) as engine:
-        yield await other_model_scorer(engine, concept, pairs)
+        yield await other_model_scorer(engine, concept, load_concept(concept))

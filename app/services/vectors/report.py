@@ -1,11 +1,13 @@
 """Runs deployment reports: a vector or profile at a fixed operating point, judged by three gates."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from app.services.context import Context
 from app.services.inputs import pair_text, tokenize
+from app.services.jobs import Work
 from app.services.limits import check_limit, check_own_steering
 from app.services.reading.library import library_vectors
 from app.services.vectors.independent import opened_scorer
@@ -14,10 +16,11 @@ from steering.concepts.loader import load_concept, load_evaluation_prompts, load
 from steering.concepts.measured import measurement_of
 from steering.engine.api import Prompt, SamplingParams
 from steering.errors import InvalidRequest
-from steering.pairs import PairSet, dataset_digest
+from steering.pairs import dataset_digest
 from steering.plan.layers import check_model
 from steering.plan.types import SteeringPlan
-from steering.schemas.evaluation.report import ReportAnswer, ReportRequest, ThresholdsFields
+from steering.schemas.evaluation.report import ReportAnswer, ReportRequest
+from steering.schemas.messages import Text
 from steering.spec import InterventionSpec
 from steering.spec_base import is_inline
 from steering.threads import run_in_thread
@@ -28,7 +31,6 @@ from steering.workflows.extraction.extract import ExtractionRequest, extract
 from steering.workflows.extraction.texts import default_position
 from steering.workflows.progress import Progress
 from steering.workflows.reporting import results
-from steering.workflows.reporting.gates import Thresholds
 from steering.workflows.reporting.report import CONTROLS, plain_samples, report
 from steering.workflows.reporting.variations import VARIATIONS
 
@@ -39,33 +41,26 @@ READING_DEPTH = 0.6
 """Share of the layers below the one at which a starter concept is read where it was not measured."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PreparedReport:
-    """A report whose names are resolved. others: starter concepts that are extracted when it runs, for the side effects.
-    concept: the starter concept from whose pairs a second model learns what to read; None: not known."""
-
-    context: Context
-    request: results.ReportRequest
-    others: tuple[str, ...]
-    concept: str | None
-
-
-async def prepare(context: Context, body: ReportRequest) -> PreparedReport:
-    """Resolves the request. Everything that can be refused at once is refused here, so that no job fails of it later."""
+async def prepare(context: Context, body: ReportRequest) -> Work:
+    """Resolves the request and returns what runs it. Everything that can be refused at once is refused here, so that no job
+    fails of it later."""
     engine = context.engine
     vector = await context.vector(body.vector)
     check_model(vector, engine.info)
     reader = None if body.reader is None else await context.vector(body.reader, "reader")
     await run_in_thread(read_back, engine, vector, reader, body.reading_layer, body.scorer)
     plan = await _plan(context, body, vector)
-    concept = body.concept or await run_in_thread(_concept_of, vector)
+    own = await run_in_thread(_concept_of, vector)
+    concept = body.concept or own
     known, others = await _readers(context, body)
     request = results.ReportRequest(
         vector=vector,
         plan=plan,
         vectors=await _vectors_of(context, plan),
         prompts=await _prompts(context, body, concept),
-        neutral=await _neutral(context, body),
+        neutral=await _checked(context, body.neutral, body.max_tokens, "neutral")
+        if body.neutral is not None
+        else as_prompts(engine, load_neutral()[-NEUTRAL:]),
         direction=_direction(body, plan, vector),
         reader=reader,
         reading_layer=body.reading_layer,
@@ -74,15 +69,15 @@ async def prepare(context: Context, body: ReportRequest) -> PreparedReport:
         seeds=body.seeds,
         varied=body.varied,
         samples=body.samples,
-        pairs=await run_in_thread(_pairs_of, vector),
+        pairs=None if own is None else load_concept(own),
         readers=known,
-        thresholds=Thresholds(**body.thresholds.model_dump()),
+        thresholds=body.thresholds,
     )
-    check_limit(answers_to_write(request), context.settings.max_evaluation_answers, "answers to generate", "prompts")
-    return PreparedReport(context, request, others, concept)
+    check_limit(_answers(request), context.settings.max_evaluation_answers, "answers to generate", "prompts")
+    return partial(_run, context, request, others, concept)
 
 
-def answers_to_write(request: results.ReportRequest) -> int:
+def _answers(request: results.ReportRequest) -> int:
     """Counts the answers that a report generates."""
     arms, count = 1 + CONTROLS + (request.pairs is not None), request.samples
     plain = trial_answers(arms, len(request.prompts), plain_samples(count))
@@ -90,23 +85,41 @@ def answers_to_write(request: results.ReportRequest) -> int:
     return len(request.seeds) * (plain + len(request.neutral) + len(VARIATIONS) * varied)
 
 
-async def run(work: PreparedReport, progress: Progress) -> ReportAnswer:
-    """Extracts what the side effects are read along, then runs the report. Cancelling stops it at once."""
-    engine, readers = work.context.engine, dict(work.request.readers)
-    for name in work.others:
+async def _run(
+    context: Context,
+    request: results.ReportRequest,
+    others: Sequence[str],
+    concept: str | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Runs the report. Cancelling stops it at once.
+
+    others: starter concepts that are extracted first, for the side effects. concept: the starter concept from whose pairs a
+    second model learns what to read; None: not known.
+    """
+    readers = dict(request.readers)
+    for name in others:
         progress(0, 1, f"reading the pairs of {name}")
-        readers[name] = await _extracted(work.context, name)
-    request, concept = replace(work.request, readers=readers), work.concept
-    pairs = None if concept is None else load_concept(concept)
-    async with opened_scorer(work.context.settings, concept or "", pairs) as scorer:
-        found = await report(engine, replace(request, independent=scorer), progress=progress)
+        readers[name] = await _extracted(context, name)
+    async with opened_scorer(context.settings, concept) as scorer:
+        work = replace(request, readers=readers, independent=scorer)
+        found = await report(context.engine, work, progress=progress)
         notes = () if scorer is None else (scorer.evidence,)
-    return _answer(work, replace(found, warnings=(*found.warnings, *notes)))
-
-
-async def job(work: PreparedReport, progress: Progress) -> Mapping[str, Any]:
-    """Runs the report and returns the result of a job."""
-    return (await run(work, progress)).model_dump(mode="json")
+    plan = request.plan
+    fields = {
+        "vector": request.vector.id,
+        "interventions": plan.spec.interventions,
+        "fingerprint": plan.fingerprint,
+        "model": context.engine.info.name,
+        "direction": "up" if found.direction > 0 else "down",
+        "reading_layer": found.reading_layer,
+        "passed": found.passed,
+        "seeds_agree": found.seeds_agree,
+        "seeds": found.seeds,
+        "thresholds": found.thresholds,
+        "warnings": [*found.warnings, *notes],
+    }
+    return ReportAnswer.model_validate(fields, from_attributes=True).model_dump(mode="json")
 
 
 async def _plan(context: Context, body: ReportRequest, vector: ConceptVector) -> SteeringPlan:
@@ -167,31 +180,19 @@ def _concept_of(vector: ConceptVector) -> str | None:
     return next((name for name in CONCEPTS if dataset and dataset_digest(load_concept(name)) == dataset), None)
 
 
-def _pairs_of(vector: ConceptVector) -> PairSet | None:
-    concept = _concept_of(vector)
-    return None if concept is None else load_concept(concept)
-
-
 async def _prompts(context: Context, body: ReportRequest, concept: str | None) -> tuple[Prompt, ...]:
     if body.prompts is not None:
-        check_limit(len(body.prompts), context.settings.max_texts, "prompts", "prompts")
-        found = tuple(pair_text(text) for text in body.prompts)
-        if not found:
-            raise InvalidRequest("a report needs at least one prompt", param="prompts")
-        for text in found:
-            await tokenize(context.engine, text, body.max_tokens)
-        return found
+        return await _checked(context, body.prompts, body.max_tokens, "prompts")
     texts = load_neutral() if concept is None else await run_in_thread(load_evaluation_prompts, concept)
     return as_prompts(context.engine, texts[:PROMPTS])
 
 
-async def _neutral(context: Context, body: ReportRequest) -> tuple[Prompt, ...]:
-    if body.neutral is None:
-        return as_prompts(context.engine, load_neutral()[-NEUTRAL:])
-    check_limit(len(body.neutral), context.settings.max_texts, "prompts", "neutral")
-    found = tuple(pair_text(text) for text in body.neutral)
+async def _checked(context: Context, texts: Sequence[Text], max_tokens: int, param: str) -> tuple[Prompt, ...]:
+    """Returns the caller's prompts. Raises LimitExceeded, ContextLengthExceeded."""
+    check_limit(len(texts), context.settings.max_texts, "prompts", param)
+    found = tuple(map(pair_text, texts))
     for text in found:
-        await tokenize(context.engine, text, body.max_tokens)
+        await tokenize(context.engine, text, max_tokens)
     return found
 
 
@@ -216,26 +217,3 @@ async def _extracted(context: Context, concept: str) -> ConceptVector:
     layer = round(READING_DEPTH * (info.layer_count - 1)) if measured is None else measured.reading_layer
     request = ExtractionRequest(concept, pairs, layers=(layer,), position=default_position(pairs), holdout=0.0)
     return await extract(context.engine, request)
-
-
-def _answer(work: PreparedReport, found: results.Report) -> ReportAnswer:
-    request = work.request
-    seeds = [
-        asdict(one) | {"passed": one.passed, "gates": [asdict(gate) | {"passed": gate.passed} for gate in one.gates]}
-        for one in found.seeds
-    ]
-    return ReportAnswer.model_validate(
-        {
-            "vector": request.vector.id,
-            "interventions": request.plan.spec.interventions,
-            "fingerprint": request.plan.fingerprint,
-            "model": work.context.engine.info.name,
-            "direction": "up" if found.direction > 0 else "down",
-            "reading_layer": found.reading_layer,
-            "passed": found.passed,
-            "seeds_agree": found.seeds_agree,
-            "seeds": seeds,
-            "thresholds": ThresholdsFields(**asdict(found.thresholds)),
-            "warnings": list(found.warnings),
-        }
-    )

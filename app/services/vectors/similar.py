@@ -1,6 +1,6 @@
 """Compares a vector with every other vector of its model."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from statistics import fmean
 
 import structlog
@@ -34,27 +34,35 @@ class Cosines:
         return found
 
 
+async def every_vector(store: NamespaceStore) -> AsyncIterator[VectorSummary]:
+    """Yields the newest version of each visible name, by name, reading a page at a time."""
+    cursor: str | None = None
+    while True:
+        page = await store.vectors.find(VectorFilter(), _PAGE, cursor)
+        for vector in page.vectors:
+            yield vector
+        cursor = page.next_cursor
+        if cursor is None:
+            return
+
+
 async def similar_vectors(store: NamespaceStore, vector: ConceptVector, cosines: Cosines) -> SimilarAnswer:
     """Compares with every other vector of the model: the most similar first, by absolute mean cosine over shared layers.
 
     Vectors of other models are not read. A damaged vector, or one that is deleted meanwhile, is left out.
     """
     found: list[SimilarVector] = []
-    cursor: str | None = None
-    while True:
-        page = await store.vectors.find(VectorFilter(), _PAGE, cursor)
-        for other in page.vectors:
-            if other.name != vector.name and other.model_fingerprint == vector.model_fingerprint:
-                try:
-                    layers = await cosines.of(vector, other, store)
-                except (VectorNotFound, StoreCorrupt) as error:
-                    log.warning("left_out_of_similar", code=error.code, vector=other.id)
-                    continue
-                if layers:
-                    found.append(_answer(other, layers))
-        cursor = page.next_cursor
-        if cursor is None:
-            return SimilarAnswer(data=sorted(found, key=lambda one: (-abs(one.mean), one.id)))
+    async for other in every_vector(store):
+        if other.name == vector.name or other.model_fingerprint != vector.model_fingerprint:
+            continue
+        try:
+            layers = await cosines.of(vector, other, store)
+        except (VectorNotFound, StoreCorrupt) as error:
+            log.warning("left_out_of_similar", code=error.code, vector=other.id)
+            continue
+        if layers:
+            found.append(_answer(other, layers))
+    return SimilarAnswer(data=sorted(found, key=lambda one: (-abs(one.mean), one.id)))
 
 
 def _answer(other: VectorSummary, layers: Mapping[int, float]) -> SimilarVector:

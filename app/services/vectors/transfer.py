@@ -1,13 +1,14 @@
 """Carries a direction of the second model to the loaded one."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from app.services.context import Context
 from app.services.inputs import check_activations, encode_prompts, pair_set, pair_text, tokenize
+from app.services.jobs import Work
 from app.services.limits import check_limit, check_own_steering, check_vectors
 from app.services.resources import vector_answer
 from app.services.vectors.independent import check_second_model, opened_second_model
@@ -28,17 +29,9 @@ from steering.workflows.transfer.effect import TEMPERATURE, EffectRequest, effec
 from steering.workflows.transfer.transfer import PART, ROWS, transfer
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PreparedTransfer:
-    """A transfer that has been checked as far as that is possible without the second model."""
-
-    context: Context
-    request: workflow.TransferRequest
-    effect: EffectRequest | None
-
-
-async def prepare(context: Context, body: TransferRequest) -> PreparedTransfer:
-    """Resolves the request. Everything that can be refused at once is refused here, so that no job fails of it later."""
+async def prepare(context: Context, body: TransferRequest) -> Work:
+    """Checks the request as far as that is possible without the second model, and returns what runs it, so that no job fails of
+    what can be refused at once."""
     settings = context.settings
     check_second_model(settings)
     check_limit(len(body.pairs or ()), settings.max_pairs, "texts", "pairs")
@@ -46,16 +39,17 @@ async def prepare(context: Context, body: TransferRequest) -> PreparedTransfer:
     request = await run_in_thread(_request, body)
     workflow.check_transfer(request, context.engine)
     await _check_numbers(context.engine, settings, request, request.to_layer)
-    return PreparedTransfer(context, request, await _effect_request(context, body))
+    return partial(_run, context, request, await _effect_request(context, body))
 
 
-async def job(work: PreparedTransfer, progress: Progress) -> Mapping[str, Any]:
-    """Carries the direction over, stores the vector, and returns the result of a job."""
-    context = work.context
+async def _run(
+    context: Context, request: workflow.TransferRequest, asked: EffectRequest | None, progress: Progress
+) -> dict[str, Any]:
+    """Carries the direction over and stores the vector with its loss."""
     async with opened_second_model(context.settings) as second:
-        await _check_numbers(second, context.settings, work.request, work.request.from_layer)
-        found = await transfer(context.engine, second, work.request, progress=progress)
-    steered = None if work.effect is None else await _measured(context, found, work.effect, progress)
+        await _check_numbers(second, context.settings, request, request.from_layer)
+        found = await transfer(context.engine, second, request, progress=progress)
+    steered = None if asked is None else await _measured(context, found, asked, progress)
     auroc = {name: _estimate(getattr(found, name)) for name in ("source", "native", "transferred", "random")}
     loss = {
         "explained": found.explained,
@@ -139,11 +133,6 @@ async def _check_numbers(
     check_activations(engine, settings, ROWS * len(lengths), 1, "activations of anchors (rows x d_model)", "anchors")
 
 
-def job_request(body: TransferRequest) -> dict[str, Any]:
-    """Returns what a job's record stores of the request: everything but the caller's texts and numbers."""
-    return body.model_dump(mode="json", exclude={"pairs", "anchors", "direction"}, exclude_unset=True)
-
-
 def _request(body: TransferRequest) -> workflow.TransferRequest:
     pairs = pair_set(body.concept, body.pairs)
     anchors = workflow.default_anchors(pairs) if body.anchors is None else tuple(map(pair_text, body.anchors))
@@ -158,7 +147,7 @@ def _request(body: TransferRequest) -> workflow.TransferRequest:
         holdout=body.holdout,
         seed=body.seed,
         description=body.description,
-        tags=tuple(body.tags),
+        tags=body.tags,
     )
 
 

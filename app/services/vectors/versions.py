@@ -1,12 +1,19 @@
-"""Lists the versions of a vector."""
+"""Lists, describes and deletes the versions of a vector. What the caller sees of `shared` it may not change."""
 
 from app.services.context import Context
-from app.services.limits import check_limit
+from app.services.limits import check_limit, foreign
 from app.services.resources import vector_answer
-from steering.errors import VectorNotFound
-from steering.schemas.vectors import VectorVersionAnswer, VectorVersionsAnswer, VersionsQuery
+from steering.errors import SteeringError, VectorNotFound
+from steering.namespaces import SHARED
+from steering.schemas.vectors import (
+    DeleteQuery,
+    DescribeRequest,
+    VectorVersionAnswer,
+    VectorVersionsAnswer,
+    VersionsQuery,
+)
 from steering.store.summary import VectorSummary
-from steering.vectors import check_name
+from steering.vectors import ConceptVector, check_name
 
 
 async def list_versions(context: Context, name: str, query: VersionsQuery) -> VectorVersionsAnswer:
@@ -24,14 +31,30 @@ def _version(vector: VectorSummary) -> VectorVersionAnswer:
     described = vector_answer(vector)
     layers = vector.recommended_layers()
     card = None if described.quality is None else described.quality.layers.get(str(layers[len(layers) // 2]))
-    return VectorVersionAnswer(
-        namespace=described.namespace,
-        id=described.id,
-        version=described.version,
-        created_at=described.created_at,
-        method=described.method,
-        layers=described.layers,
-        sha256=described.sha256,
-        recommended=described.recommended,
-        auroc=None if card is None else card.auroc,
-    )
+    return VectorVersionAnswer.model_validate({**dict(described), "auroc": None if card is None else card.auroc})
+
+
+async def describe_vector(context: Context, name: str, body: DescribeRequest) -> ConceptVector:
+    """Changes description and tags. Raises VectorNotFound, InsufficientScope for a shared vector."""
+    try:
+        return await context.store.vectors.describe(name, body.description, body.tags)
+    except VectorNotFound as error:
+        raise await _vector_refusal(context, name, error) from None
+
+
+async def delete_vector(context: Context, name: str, query: DeleteQuery) -> None:
+    """Deletes all versions, or one. Raises VectorNotFound, VectorInUse, InsufficientScope for a shared vector."""
+    if context.namespace == SHARED and not query.force:
+        context.state.policy.refuse_if_used(name, query.version)
+    try:
+        await context.store.vectors.delete(name, query.force, query.version)
+    except VectorNotFound as error:
+        raise await _vector_refusal(context, name, error) from None
+
+
+async def _vector_refusal(context: Context, name: str, error: VectorNotFound) -> SteeringError:
+    try:
+        owner = (await context.store.vectors.versions(name, 1))[0].namespace
+    except (VectorNotFound, IndexError):
+        return await context.with_suggestion(error, name)
+    return error if owner == context.namespace else foreign("vector", name, owner, context.namespace)

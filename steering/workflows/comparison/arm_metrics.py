@@ -16,6 +16,7 @@ from steering.workflows.comparison.text_metrics import (
     estimate,
     finite_exp,
     first_divergence,
+    means,
     repetition,
     word_diff,
 )
@@ -88,16 +89,10 @@ def _metrics(choices: Sequence[ReadAnswer], measured: Sequence[TokenMeasures | N
         perplexity=finite_exp(fmean(surprise)) if surprise else None,
         distinct_2=fmean(distinct(one.answer.tokens, 2) for one in choices),
         repetition=fmean(repetition(one.answer.tokens) for one in choices),
-        readout=_means([one.readout for one in choices]),
-        steered_readout=_means([event.readout for one in choices for event in one.answer.events]),
+        readout=means([one.readout for one in choices]),
+        steered_readout=means([event.readout for one in choices for event in one.answer.events]),
         warnings=(f"perplexity and KL leave out {left_out} answers that were too long to hold",) if left_out else (),
     )
-
-
-def _means(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Averages by name, over the items that have it."""
-    names = dict.fromkeys(name for one in scores for name in one)
-    return {name: fmean(one[name] for one in scores if name in one) for name in names}
 
 
 def _against(
@@ -106,19 +101,14 @@ def _against(
     pairs = list(zip(choices, baseline, strict=bool(baseline)))
     divergence = tuple(() if one is None else one.divergence for one in measured)
     values = [value for one in divergence for value in one]
+    shifts: dict[str, list[float]] = {}  # by vector, from the baseline's choice with the same noise
+    for one, other in pairs:
+        for name in one.readout.keys() & other.readout.keys():
+            shifts.setdefault(name, []).append(one.readout[name] - other.readout[name])
     return AgainstBaseline(
         kl_mean=fmean(values) if values else None,
         kl_per_token=divergence,
         first_divergence=tuple(first_divergence(one.answer.tokens, other.answer.tokens) for one, other in pairs),
-        readout_shift={name: estimate(shifts) for name, shifts in _shifts(pairs).items()},
+        readout_shift={name: estimate(each) for name, each in shifts.items()},
         diff=tuple(word_diff(other.answer.text, one.answer.text) for one, other in pairs),
     )
-
-
-def _shifts(pairs: Sequence[tuple[ReadAnswer, ReadAnswer]]) -> dict[str, list[float]]:
-    """Returns, by vector, the readout of each choice minus that of the baseline's choice with the same noise."""
-    shifts: dict[str, list[float]] = {}
-    for one, other in pairs:
-        for name in one.readout.keys() & other.readout.keys():
-            shifts.setdefault(name, []).append(one.readout[name] - other.readout[name])
-    return shifts

@@ -8,7 +8,8 @@ from steering.engine.api import Engine, GenerationRequest, Prompt, SamplingParam
 from steering.engine.readings import Reading
 from steering.errors import InternalError, InvalidRequest, SteeringError
 from steering.plan.types import UNSTEERED, SteeringPlan
-from steering.spec import InterventionSpec, SteeringSpec
+from steering.schemas.comparison import ArmFields
+from steering.spec import InterventionSpec
 from steering.workflows.comparison.arm_metrics import AgainstBaseline, ArmMetrics, ReadAnswer, measure_arm
 from steering.workflows.generate import Answer, assemble, choices, interleaved, stream_events
 from steering.workflows.reading.readout import read_texts
@@ -21,14 +22,6 @@ class Arm:
     name: str
     prompt: Prompt
     plan: SteeringPlan = UNSTEERED
-
-
-@dataclass(frozen=True, slots=True)
-class ArmSpec:
-    """An arm whose vectors are still names."""
-
-    name: str
-    steering: SteeringSpec
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,17 +75,18 @@ class ComparisonResult:
     arms: tuple[ArmResult, ...]
 
 
-def sweep_arms(intervention: InterventionSpec, strengths: Sequence[float]) -> tuple[ArmSpec, ...]:
+def sweep_arms(intervention: InterventionSpec, strengths: Sequence[float]) -> list[ArmFields]:
     """Returns one arm per strength, named by it ("-0.5", "+1"). The unsteered arm "base" (strength 0) always comes first."""
     if not strengths:
         raise InvalidRequest("a sweep needs at least one strength", param="strengths")
-    steered = (strength for strength in strengths if strength != 0.0)
-    arms = [ArmSpec("base", SteeringSpec())]
-    for strength in steered:
-        one = InterventionSpec.model_validate({**intervention.model_dump(exclude_unset=True), "strength": strength})
-        arms.append(ArmSpec(f"{strength:+g}", SteeringSpec(interventions=(one,))))
+    fields = intervention.model_dump(exclude_unset=True)
+    arms = [ArmFields(name="base", steering=())]
+    for strength in strengths:
+        if strength != 0.0:
+            one = InterventionSpec.model_validate({**fields, "strength": strength})
+            arms.append(ArmFields(name=f"{strength:+g}", steering=(one,)))
     _check_names([arm.name for arm in arms])
-    return tuple(arms)
+    return arms
 
 
 async def compare(engine: Engine, comparison: Comparison) -> ComparisonResult:
@@ -176,11 +170,10 @@ async def _result(
         if arm.name in failed:
             results.append(ArmResult(arm.name, error=failed[arm.name]))
             continue
-        written = done[arm.name]
         against = None if arm.name == comparison.baseline else baseline or ()
         try:
-            metrics, difference = await measure_arm(engine, arm.prompt, arm.plan, read[arm.name], against)
-            results.append(ArmResult(arm.name, written, metrics, difference))
+            measured = await measure_arm(engine, arm.prompt, arm.plan, read[arm.name], against)
+            results.append(ArmResult(arm.name, done[arm.name], *measured))
         except SteeringError as error:
-            results.append(ArmResult(arm.name, written, error=error))
+            results.append(ArmResult(arm.name, done[arm.name], error=error))
     return ComparisonResult(comparison.sampling.seed, comparison.baseline, tuple(results))

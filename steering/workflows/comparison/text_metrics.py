@@ -1,16 +1,19 @@
 """Measures texts and samples: variety, repetition, the first difference of two answers, and intervals of means."""
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from math import exp
-from typing import Literal
+from statistics import fmean
+from typing import Literal, TypeVar
 
 import numpy as np
 from scipy.stats import t
 
 from steering.quality import Estimate
+
+K = TypeVar("K")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,12 @@ def estimate(values: Sequence[float]) -> Estimate:
         return Estimate(mean, None)
     reach = float(t.ppf(0.975, len(numbers) - 1) * numbers.std(ddof=1) / np.sqrt(len(numbers)))
     return Estimate(mean, (mean - reach, mean + reach))
+
+
+def means(rows: Sequence[Mapping[K, float]]) -> dict[K, float]:
+    """Averages by key, over the rows that have it."""
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return {key: fmean(row[key] for row in rows if key in row) for key in keys}
 
 
 def finite_exp(exponent: float) -> float:

@@ -1,4 +1,5 @@
-"""Reads a sparse autoencoder from a folder in SAELens format: cfg.json and sae_weights.safetensors."""
+"""Reads a sparse autoencoder from a folder in SAELens format (cfg.json and sae_weights.safetensors), and computes how active
+its features are at residuals."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -12,16 +13,56 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from steering.errors import InvalidRequest
-from steering.shapes import Float, Tensor
+from steering.shapes import Float, Residual, Tensor
 from steering.strict_json import load_json
-from steering.workflows.dictionaries.encoder import Encoder
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 MAX_CONFIG_BYTES = 1 << 20
 MAX_NUMBERS = 1 << 28
 """Of each of W_enc and W_dec: 1 GiB in float32."""
+MAX_ACTIVATIONS = 1 << 24
+"""Activations of features that are computed at a time, 64 MB in float32. A longer text is read in pieces."""
 ARCHITECTURES = ("standard", "jumprelu", "topk")
 _HOOK = re.compile(r"blocks\.(\d{1,4})\.hook_resid_(pre|post)")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoder:
+    """The weights of an encoder, in float32, read once for many texts.
+
+    centre: what is subtracted from a residual first, None for nothing. threshold: of a jumprelu autoencoder. k: active features
+    of a topk autoencoder.
+    """
+
+    architecture: str
+    weight: Float[Tensor, "d_model feature"]
+    bias: Float[Tensor, "feature"]
+    centre: Float[Tensor, "d_model"] | None = None
+    threshold: Float[Tensor, "feature"] | None = None
+    k: int = 0
+
+    def encode(self, residual: Residual) -> Float[Tensor, "token feature"]:
+        """residual (token, d_model) -> the activation of every feature, 0 where it is not active."""
+        rows = residual.float() if self.centre is None else residual.float() - self.centre
+        before = rows @ self.weight + self.bias
+        if self.architecture == "topk":
+            kept = before.topk(min(self.k, before.shape[1]), dim=-1)
+            return torch.zeros_like(before).scatter_(-1, kept.indices, kept.values.relu())
+        if self.threshold is not None:
+            return before * (before > self.threshold)
+        return before.relu()
+
+    def pieces(self, residual: Residual, limit: int = MAX_ACTIVATIONS) -> Iterator[Float[Tensor, "piece feature"]]:
+        """Yields what `encode` returns in pieces of at most `limit` numbers, but of one token at least."""
+        for rows in torch.split(residual, max(limit // len(self.bias), 1)):
+            yield self.encode(rows)
+
+    def total(self, residual: Residual) -> Float[Tensor, "feature"]:
+        """residual (token, d_model) -> the sum of every feature's activations, one piece of them held at a time."""
+        total = torch.zeros(len(self.bias))
+        for piece in self.pieces(residual):
+            total += piece.sum(0)
+        return total
 
 
 @dataclass(frozen=True, slots=True, eq=False)

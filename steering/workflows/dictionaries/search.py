@@ -1,7 +1,6 @@
 """Searches a dictionary: features near a vector, or active on texts; what each promotes, and whether it steers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,12 +11,12 @@ from steering.engine.capabilities import unembedding_of
 from steering.errors import InvalidRequest, VectorModelMismatch
 from steering.model.info import ModelInfo
 from steering.plan.resolve import resolve
+from steering.schemas.reading.dictionaries import FeatureAnswer, PromotedToken
 from steering.shapes import Direction, Float, Tensor
 from steering.spec import InterventionSpec, SteeringSpec
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, LayerDirection
-from steering.workflows.dictionaries.encoder import Encoder
-from steering.workflows.dictionaries.folder import Dictionary
+from steering.workflows.dictionaries.folder import Dictionary, Encoder
 from steering.workflows.evaluation.setup import UNGUARDED, GivenVectors
 
 PROMOTED = 8
@@ -29,33 +28,6 @@ DOSE = 0.5
 PROBE_PROMPT = "In my experience,"
 MAX_SCORED = 64
 """Features whose output score one search measures: each takes a pass over the probe prompt."""
-
-
-@dataclass(frozen=True, slots=True)
-class Search:
-    """vector: a direction that decoder rows are compared with; or texts, in which features are to be more active than in `against`.
-
-    against: empty for the neutral texts of `compared_texts`. min_output_score: features below it are left out; None: the output
-    score is not measured. top: how many are returned.
-    """
-
-    vector: Direction | None = None
-    texts: tuple[Prompt, ...] = ()
-    against: tuple[Prompt, ...] = ()
-    top: int = 20
-    min_output_score: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class FoundFeature:
-    """A feature. score: its cosine with the vector, or how much more active it is in the texts, as a mean over tokens, than in what
-    they are compared with. promoted: the tokens that its direction makes likelier at the output. output_score: see
-    `output_scores`."""
-
-    feature: int
-    score: float
-    promoted: tuple[tuple[int, str], ...]
-    output_score: float | None = None
 
 
 def problem_of(dictionary: Dictionary, info: ModelInfo) -> str | None:
@@ -80,26 +52,46 @@ def compared_texts(given: Sequence[Prompt]) -> Sequence[Prompt]:
     return given or load_neutral_texts()[:NEUTRAL_TEXTS]
 
 
-async def search(engine: Engine, dictionary: Dictionary, wanted: Search) -> tuple[FoundFeature, ...]:
-    """Returns features, best first. Raises VectorModelMismatch, UnsupportedParameter for an engine that cannot unembed."""
+async def search(
+    engine: Engine,
+    dictionary: Dictionary,
+    *,
+    vector: Direction | None = None,
+    texts: Sequence[Prompt] = (),
+    against: Sequence[Prompt] = (),
+    top: int = 20,
+    min_output_score: float | None = None,
+) -> list[FeatureAnswer]:
+    """Returns features, best first, at most `top`.
+
+    vector: a direction that decoder rows are compared with (score: the cosine); or texts, in which features are to be more
+    active than in `against`, by default neutral ones (score: the difference, as a mean over tokens). min_output_score: features
+    below it are left out; None: the output score is not measured.
+
+    Raises VectorModelMismatch, UnsupportedParameter for an engine that cannot unembed.
+    """
     check_dictionary(dictionary, engine.info)
     unembedding = unembedding_of(engine)
-    scores = await _scores(engine, dictionary, wanted)
-    limit = wanted.top if wanted.min_output_score is None else MAX_SCORED
+    if vector is not None:
+        direction = vector[None]
+        scores = await run_in_thread(lambda: torch.nn.functional.cosine_similarity(dictionary.decoder(), direction))
+    else:
+        scores = await _contrast(engine, dictionary, texts, against)
+    limit = top if min_output_score is None else MAX_SCORED
     values, features = await run_in_thread(_largest, scores, limit)
     rows = await run_in_thread(dictionary.rows, features)
     _, promoted = await run_in_thread(_largest, await unembedding.unembed(rows), PROMOTED)
-    texts = await run_in_thread(lambda: [[(i, engine.tokenizer.token_text(i)) for i in ids] for ids in promoted])
+    text = engine.tokenizer.token_text
+    tokens = await run_in_thread(lambda: [[PromotedToken(id=i, text=text(i)) for i in ids] for ids in promoted])
+    outputs: Sequence[float | None] = [None] * len(features)
+    if min_output_score is not None:
+        outputs = await output_scores(engine, dictionary.layer, rows, promoted)
     found = [
-        FoundFeature(feature, score, tuple(tokens))
-        for feature, score, tokens in zip(features, values, texts, strict=True)
+        FeatureAnswer(feature=feature, score=score, promoted=listed, output_score=output)
+        for feature, score, listed, output in zip(features, values, tokens, outputs, strict=True)
+        if output is None or output >= (min_output_score or 0.0)
     ]
-    if wanted.min_output_score is None:
-        return tuple(found)
-    outputs = await output_scores(engine, dictionary.layer, rows, promoted)
-    scored = [FoundFeature(one.feature, one.score, one.promoted, out) for one, out in zip(found, outputs, strict=True)]
-    kept = [one for one in scored if one.output_score is not None and one.output_score >= wanted.min_output_score]
-    return tuple(kept[: wanted.top])
+    return found[:top]
 
 
 def _largest(values: Tensor, count: int) -> tuple[list[Any], list[Any]]:
@@ -108,15 +100,15 @@ def _largest(values: Tensor, count: int) -> tuple[list[Any], list[Any]]:
     return found.values.tolist(), found.indices.tolist()
 
 
-async def _scores(engine: Engine, dictionary: Dictionary, wanted: Search) -> Float[Tensor, "feature"]:
-    if wanted.vector is not None:
-        direction = wanted.vector
-        return await run_in_thread(lambda: torch.nn.functional.cosine_similarity(dictionary.decoder(), direction[None]))
-    if not wanted.texts:
+async def _contrast(
+    engine: Engine, dictionary: Dictionary, texts: Sequence[Prompt], against: Sequence[Prompt]
+) -> Float[Tensor, "feature"]:
+    """How much more active every feature is in the texts than in what they are compared with."""
+    if not texts:
         raise InvalidRequest("give 'vector' or 'texts' to search for", param="texts")
     encoder = await run_in_thread(dictionary.encoder)
-    active = await _activity(engine, dictionary.layer, encoder, wanted.texts)
-    return active - await _activity(engine, dictionary.layer, encoder, compared_texts(wanted.against))
+    active = await _activity(engine, dictionary.layer, encoder, texts)
+    return active - await _activity(engine, dictionary.layer, encoder, compared_texts(against))
 
 
 async def _activity(engine: Engine, layer: int, encoder: Encoder, texts: Sequence[Prompt]) -> Float[Tensor, "feature"]:

@@ -4,23 +4,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from steering.engine.api import Engine, Prompt, SamplingParams
+from steering.engine.api import Engine, Prompt
 from steering.errors import InvalidRequest
-from steering.plan.dose import DoseGuard
-from steering.plan.layers import resolve_layers
 from steering.quality import COHERENT, DosePoint, Estimate, Interval, Recommended
 from steering.spec import Layers
-from steering.vectors import ConceptVector
 from steering.workflows.evaluation.judge import ASPECTS, Judgement, Judging, instruction_of, judge_answers
 from steering.workflows.evaluation.scorers import SCORERS
 from steering.workflows.evaluation.setup import (
-    UNGUARDED,
-    ReadBack,
+    Setup,
+    StrengthsRequest,
     evaluation_prompts,
     plan_at,
-    random_like,
-    read_back,
-    steered_strengths,
+    resolved,
 )
 from steering.workflows.evaluation.statistics import (
     advantage,
@@ -30,14 +25,7 @@ from steering.workflows.evaluation.statistics import (
     range_that_holds,
     shifts,
 )
-from steering.workflows.evaluation.trials import (
-    WRITING,
-    Trial,
-    neutral_divergence,
-    run_trials,
-    trial_answers,
-    trial_steps,
-)
+from steering.workflows.evaluation.trials import Trial, neutral_divergence, run_trials, trial_answers, trial_steps
 from steering.workflows.progress import Progress, ignore_progress
 
 STRENGTHS = (-4.0, -2.0, -1.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
@@ -46,27 +34,18 @@ MAX_CONTROLS = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class DoseResponseRequest:
+class DoseResponseRequest(StrengthsRequest):
     """One vector over a range of strengths at its layers.
 
-    prompts: what the model answers; neutral: where side effects are measured; None takes the package's neutral prompts.
-    reader: the vector that scores the text (this one if None), at reading_layer (where it reads best if None).
-    random_directions: controls of equal dose at each strength, 0 to MAX_CONTROLS. judging: an additional judge.
-    guard: a dose that the caller may not exceed; it refuses strengths beyond it.
+    neutral: where side effects are measured; None takes the package's neutral prompts. random_directions: controls of equal
+    dose at each strength, 0 to MAX_CONTROLS. judging: an additional judge.
     """
 
-    vector: ConceptVector
-    prompts: tuple[Prompt, ...] | None = None
-    neutral: tuple[Prompt, ...] | None = None
     strengths: tuple[float, ...] = STRENGTHS
     layers: Layers = "recommended"
-    reader: ConceptVector | None = None
-    reading_layer: int | None = None
-    scorer: str = "projection"
+    neutral: tuple[Prompt, ...] | None = None
     random_directions: int = 8
-    sampling: SamplingParams = WRITING
     judging: Judging | None = None
-    guard: DoseGuard = UNGUARDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +71,14 @@ class DoseResponse:
 
 
 async def dose_response(
-    engine: Engine, request: DoseResponseRequest, *, progress: Progress | None = None
+    engine: Engine, request: DoseResponseRequest, *, progress: Progress = ignore_progress
 ) -> DoseResponse:
     """Runs the evaluation. A strength that makes activations non-finite is left out, and a warning says so.
 
     Raises InvalidRequest for invalid strengths, layers, prompts or scorer, VectorModelMismatch for another model's vector.
     """
-    report, setup = progress or ignore_progress, _setup(engine, request)
-    steered, prompts, neutral = setup.strengths, setup.prompts, setup.neutral
+    setup, neutral = _setup(engine, request)
+    steered, prompts = setup.strengths, setup.prompts
     table = [
         [await plan_at(engine.info, arm, strength, setup.layers, request.guard) for strength in steered]
         for arm in setup.arms
@@ -113,7 +92,7 @@ async def dose_response(
         plans,
         setup.reading,
         request.sampling,
-        progress=lambda done, _, message: report(done, total, message),
+        progress=lambda done, _, message: progress(done, total, message),
     )
     rows = [rest[i : i + len(steered)] for i in range(0, len(rest), len(steered))]
     kept = [i for i in range(len(steered)) if all(row[i].broken is None for row in rows)]
@@ -122,74 +101,45 @@ async def dose_response(
         neutral,
         [table[0][i] for i in kept],
         request.sampling,
-        progress=lambda done, _, message: report(work + done, total, message),
+        progress=lambda done, _, message: progress(work + done, total, message),
     )
     by_strength = {steered[i]: [row[i] for row in rows] for i in kept}
     kl = dict(zip(by_strength, damage, strict=True))
     broken = [strength for strength in steered if strength not in by_strength]
-    found = _dose_response(request, setup.layers, setup.reading, unsteered, by_strength, kl, broken)
+    found = _dose_response(request, setup, unsteered, by_strength, kl, broken)
     if request.judging is None:
         return found
     texts = {0.0: unsteered.texts, **{strength: row[0].texts for strength, row in by_strength.items()}}
-    return await _judged(
-        engine, request, prompts, found, texts, lambda done, of, message: report(total - of + done, total, message)
-    )
-
-
-async def _judged(
-    engine: Engine,
-    request: DoseResponseRequest,
-    prompts: Sequence[Prompt],
-    found: DoseResponse,
-    texts: Mapping[float, Sequence[str]],
-    progress: Progress,
-) -> DoseResponse:
-    """Adds a judge's ratings. texts: strength -> one answer per prompt."""
-    assert request.judging is not None
     instructions = request.judging.instructions or [instruction_of(prompt, engine.tokenizer) for prompt in prompts]
-    judgement = await judge_answers(request.judging, instructions, texts, progress=progress)
+    judgement = await judge_answers(
+        request.judging,
+        instructions,
+        texts,
+        progress=lambda done, of, message: progress(total - of + done, total, message),
+    )
     return replace(found, judgement=judgement)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Setup:
-    """A request with names and defaults resolved. arms: the vector, then its random controls."""
-
-    reading: ReadBack
-    layers: tuple[int, ...]
-    prompts: tuple[Prompt, ...]
-    neutral: tuple[Prompt, ...]
-    strengths: list[float]
-    arms: list[ConceptVector]
-
-
-def _setup(engine: Engine, request: DoseResponseRequest) -> _Setup:
-    vector, controls = request.vector, request.random_directions
-    reading = read_back(engine, vector, request.reader, request.reading_layer, request.scorer)
-    layers = resolve_layers(request.layers, vector, engine.info.layer_count)
-    prompts, neutral = (
-        evaluation_prompts(engine, request.prompts, PROMPTS),
-        evaluation_prompts(engine, request.neutral, NEUTRAL),
-    )
-    strengths = steered_strengths(request.strengths)
+def _setup(engine: Engine, request: DoseResponseRequest) -> tuple[Setup, tuple[Prompt, ...]]:
+    """Returns the resolved request, and its neutral prompts."""
+    controls = request.random_directions
     if not 0 <= controls <= MAX_CONTROLS:
         raise InvalidRequest(
             f"random_directions must be 0 to {MAX_CONTROLS}, got {controls}", param="random_directions"
         )
-    arms = [vector, *(random_like(vector, request.sampling.seed + 1 + i) for i in range(controls))]
-    return _Setup(reading, layers, prompts, neutral, strengths, arms)
+    setup = resolved(engine, request, PROMPTS, lambda _layers: controls)
+    return setup, evaluation_prompts(engine, request.neutral, NEUTRAL)
 
 
 def answers_to_write(engine: Engine, request: DoseResponseRequest) -> int:
     """Returns how many answers it generates. Raises what `dose_response` raises before generating the first."""
-    setup = _setup(engine, request)
-    return trial_answers(len(setup.arms) * len(setup.strengths), len(setup.prompts)) + len(setup.neutral)
+    setup, neutral = _setup(engine, request)
+    return trial_answers(len(setup.arms) * len(setup.strengths), len(setup.prompts)) + len(neutral)
 
 
 def _dose_response(
     request: DoseResponseRequest,
-    layers: tuple[int, ...],
-    reading: ReadBack,
+    setup: Setup,
     unsteered: Trial,
     by_strength: Mapping[float, Sequence[Trial]],
     kl: Mapping[float, float],
@@ -210,14 +160,14 @@ def _dose_response(
     against = anti_steered(coherent if len(coherent) > 1 else moved)
     return DoseResponse(
         vector=request.vector.id if request.vector.version else request.vector.name,
-        layers=layers,
-        reading_layer=reading.layer,
-        unit=SCORERS[reading.scorer].unit,
+        layers=setup.layers,
+        reading_layer=setup.reading.layer,
+        unit=SCORERS[setup.reading.scorer].unit,
         baseline_score=fmean(unsteered.scores),
         points=points,
         advantages=advantages,
         anti_steered=against,
-        recommended=Recommended(layers, positive, negative, basis="measured"),
+        recommended=Recommended(setup.layers, positive, negative, basis="measured"),
         warnings=_warnings(points, broken, against, positive, negative),
     )
 

@@ -11,19 +11,18 @@ from steering.workflows.evaluation.dose_response import DoseResponse
 def with_evidence(vector: ConceptVector, response: DoseResponse) -> ConceptVector:
     """Returns the vector with the dose-response on its card and its ranges as the recommendation, which may be none."""
     card = vector.quality or QualityCard(pairs=0, holdout=0, layers={})
-    card = replace(
-        card,
-        dose_response=response.points,
-        anti_steered=response.anti_steered,
-        warnings=tuple(dict.fromkeys((*card.warnings, *response.warnings))),
-    )
-    measured = {"vector": response.vector, "layers": list(response.layers), "reading_layer": response.reading_layer}
-    return replace(
-        vector,
-        quality=card,
-        recommended=response.recommended,
-        provenance={**vector.provenance, "dose_response": measured},
-    )
+    warnings = tuple(dict.fromkeys((*card.warnings, *response.warnings)))
+    card = replace(card, dose_response=response.points, anti_steered=response.anti_steered, warnings=warnings)
+    return _proved(vector, card, response.recommended, {"vector": response.vector}, response.reading_layer)
+
+
+def _proved(
+    vector: ConceptVector, card: QualityCard, recommended: Recommended, source: dict[str, str], reading_layer: int
+) -> ConceptVector:
+    """Returns the vector with a card and what was measured; its provenance says where that is from."""
+    measured = {**source, "layers": list(recommended.layers), "reading_layer": reading_layer}
+    provenance = {**vector.provenance, "dose_response": measured}
+    return replace(vector, quality=card, recommended=recommended, provenance=provenance)
 
 
 def with_shipped_evidence(vector: ConceptVector, concept: str) -> ConceptVector:
@@ -36,22 +35,13 @@ def with_shipped_evidence(vector: ConceptVector, concept: str) -> ConceptVector:
     found = measurement_of(concept, vector.model_fingerprint)
     if found is None or vector.quality is None or not _same(vector, found):
         return vector
-    warnings = () if found.claims else (found.summary,)
+    warnings = (*vector.quality.warnings, *(() if found.claims else (found.summary,)))
+    card = replace(vector.quality, warnings=warnings)
     if not found.claims and found.moves_on_average:
-        return replace(vector, quality=replace(vector.quality, warnings=(*vector.quality.warnings, *warnings)))
-    card = replace(
-        vector.quality,
-        dose_response=found.points,
-        anti_steered=found.anti_steered,
-        warnings=(*vector.quality.warnings, *warnings),
-    )
-    measured = {"shipped": concept, "layers": list(found.layers), "reading_layer": found.reading_layer}
-    return replace(
-        vector,
-        quality=card,
-        recommended=Recommended(found.layers, found.strength, found.negative, basis="measured"),
-        provenance={**vector.provenance, "dose_response": measured},
-    )
+        return replace(vector, quality=card)
+    card = replace(card, dose_response=found.points, anti_steered=found.anti_steered)
+    recommended = Recommended(found.layers, found.strength, found.negative, basis="measured")
+    return _proved(vector, card, recommended, {"shipped": concept}, found.reading_layer)
 
 
 def _same(vector: ConceptVector, found: ConceptMeasurement) -> bool:

@@ -184,10 +184,10 @@ async def judge_answers(
     instructions: Sequence[str],
     answers: Mapping[float, Sequence[str]],
     *,
-    progress: Progress | None = None,
+    progress: Progress = ignore_progress,
 ) -> Judgement:
     """answers: strength -> one text an instruction, in order. Cancelling stops every question."""
-    report, failures, slots = progress or ignore_progress, Counter[Failure](), asyncio.Semaphore(judging.judge.at_once)
+    failures, slots = Counter[Failure](), asyncio.Semaphore(judging.judge.at_once)
     asked = [
         questions_about(judging.concept, instruction, text)
         for texts in answers.values()
@@ -206,7 +206,7 @@ async def judge_answers(
             else:
                 failures["unreadable"] += found is None
         done += 1
-        report(done, total, "judging")
+        progress(done, total, "judging")
         return found
 
     flat = await gathered([one(question) for questions in asked for question in questions])

@@ -6,25 +6,14 @@ from itertools import cycle, product
 from math import ceil
 from statistics import fmean
 
-from steering.engine.api import Engine, Prompt, SamplingParams
+from steering.engine.api import Engine
 from steering.errors import InvalidRequest
-from steering.plan.dose import DoseGuard
-from steering.plan.layers import resolve_layers
 from steering.quality import COHERENT, Estimate, Interval, Recommended
-from steering.spec import Layers
 from steering.vectors import ConceptVector
-from steering.workflows.evaluation.setup import (
-    UNGUARDED,
-    ReadBack,
-    evaluation_prompts,
-    plan_at,
-    random_like,
-    read_back,
-    steered_strengths,
-)
+from steering.workflows.evaluation.setup import Setup, StrengthsRequest, plan_at, resolved
 from steering.workflows.evaluation.statistics import advantage, holds, perplexity_ratio, range_that_holds
-from steering.workflows.evaluation.trials import WRITING, Trial, run_trials, trial_answers
-from steering.workflows.progress import Progress
+from steering.workflows.evaluation.trials import Trial, run_trials, trial_answers
+from steering.workflows.progress import Progress, ignore_progress
 
 STRENGTHS = (1.0, 2.0, 4.0)
 PROMPTS = 8
@@ -33,23 +22,15 @@ CONTROLS = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LayerSweepRequest:
-    """One vector at one layer at a time. strengths: in natural scales of each layer, all of one sign. The rest is as in a
-    dose-response; the text is read at the same layer throughout, so that layers can be compared.
+class LayerSweepRequest(StrengthsRequest):
+    """One vector at one layer at a time. strengths: all of one sign. The text is read at the same layer throughout, so that layers
+    can be compared.
 
     A dose-response with the same prompts and seed gives the same answers at a shared layer and strength. Only chance
     differs: here it is estimated from random directions at all layers together, there from directions at that layer.
     """
 
-    vector: ConceptVector
-    prompts: tuple[Prompt, ...] | None = None
-    layers: Layers = "all"
     strengths: tuple[float, ...] = STRENGTHS
-    reader: ConceptVector | None = None
-    reading_layer: int | None = None
-    scorer: str = "projection"
-    sampling: SamplingParams = WRITING
-    guard: DoseGuard = UNGUARDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,19 +63,22 @@ class LayerSweep:
     warnings: tuple[str, ...] = ()
 
 
-async def layer_sweep(engine: Engine, request: LayerSweepRequest, *, progress: Progress | None = None) -> LayerSweep:
+async def layer_sweep(
+    engine: Engine, request: LayerSweepRequest, *, progress: Progress = ignore_progress
+) -> LayerSweep:
     """Runs the sweep. A point that makes activations non-finite is left out, and a warning says so.
 
     Raises InvalidRequest for invalid strengths, layers, prompts or scorer, VectorModelMismatch for another model's vector.
     """
-    vector, setup = request.vector, _setup(engine, request)
-    reading, places = setup.reading, setup.places
+    vector, (setup, places) = request.vector, _setup(engine, request)
     plans = [
         await plan_at(engine.info, arm, strength, (layer,), request.guard)
         for arm in setup.arms
         for layer, strength in places
     ]
-    unsteered, trials = await run_trials(engine, setup.prompts, plans, reading, request.sampling, progress=progress)
+    unsteered, trials = await run_trials(
+        engine, setup.prompts, plans, setup.reading, request.sampling, progress=progress
+    )
     rest, controls = trials[: len(places)], _controls(places, trials[len(places) :])
     points, broken = [], []
     for (layer, strength), trial in zip(places, rest, strict=True):
@@ -111,7 +95,7 @@ async def layer_sweep(engine: Engine, request: LayerSweepRequest, *, progress: P
         )
     return LayerSweep(
         vector=vector.id if vector.version else vector.name,
-        reading_layer=reading.layer,
+        reading_layer=setup.reading.layer,
         points=tuple(points),
         best=best,
         recommended=None if best is None else _recommended(points, best),
@@ -119,31 +103,20 @@ async def layer_sweep(engine: Engine, request: LayerSweepRequest, *, progress: P
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Setup:
-    """A request with names and defaults resolved. places: (layer, strength). arms: the vector, then its random controls."""
-
-    reading: ReadBack
-    places: list[tuple[int, float]]
-    prompts: tuple[Prompt, ...]
-    arms: list[ConceptVector]
-
-
-def _setup(engine: Engine, request: LayerSweepRequest) -> _Setup:
-    vector = request.vector
-    reading = read_back(engine, vector, request.reader, request.reading_layer, request.scorer)
-    strengths = _one_sided(steered_strengths(request.strengths))
-    layers = resolve_layers(request.layers, vector, engine.info.layer_count)
-    prompts = evaluation_prompts(engine, request.prompts, PROMPTS)
-    controls = range(ceil(CONTROLS / len(layers)))
-    arms = [vector, *(random_like(vector, request.sampling.seed + 1 + i) for i in controls)]
-    return _Setup(reading, list(product(layers, strengths)), prompts, arms)
+def _setup(engine: Engine, request: LayerSweepRequest) -> tuple[Setup, list[tuple[int, float]]]:
+    """Returns the resolved request, and each (layer, strength)."""
+    found = resolved(engine, request, PROMPTS, lambda layers: ceil(CONTROLS / layers))
+    if found.strengths[0] < 0.0 < found.strengths[-1]:
+        raise InvalidRequest(
+            "a layer sweep takes strengths of one sign, so that layers can be ranked", param="strengths"
+        )
+    return found, list(product(found.layers, found.strengths))
 
 
 def answers_to_write(engine: Engine, request: LayerSweepRequest) -> int:
     """Returns how many answers it generates. Raises what `layer_sweep` raises before generating the first."""
-    setup = _setup(engine, request)
-    return trial_answers(len(setup.arms) * len(setup.places), len(setup.prompts))
+    setup, places = _setup(engine, request)
+    return trial_answers(len(setup.arms) * len(places), len(setup.prompts))
 
 
 def _controls(places: list[tuple[int, float]], trials: Sequence[Trial]) -> dict[float, list[Trial]]:
@@ -153,14 +126,6 @@ def _controls(places: list[tuple[int, float]], trials: Sequence[Trial]) -> dict[
         if trial.broken is None:
             found[strength].append(trial)
     return found
-
-
-def _one_sided(strengths: list[float]) -> list[float]:
-    if strengths[0] < 0.0 < strengths[-1]:
-        raise InvalidRequest(
-            "a layer sweep takes strengths of one sign, so that layers can be ranked", param="strengths"
-        )
-    return strengths
 
 
 def _holds(point: LayerPoint) -> bool:

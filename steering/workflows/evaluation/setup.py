@@ -1,26 +1,48 @@
 """Prepares an evaluation: its prompts, its plans and random controls, and how the answers are read back."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from steering.concepts.loader import load_neutral
-from steering.engine.api import Engine, Prompt
+from steering.engine.api import Engine, Prompt, SamplingParams
 from steering.errors import DoseExceeded, InvalidRequest, VectorNotFound
 from steering.extraction.card import best_layer
 from steering.model.info import ModelInfo
 from steering.pairs import ChatMessage
 from steering.plan.dose import DoseGuard
-from steering.plan.layers import check_model
+from steering.plan.layers import check_model, resolve_layers
 from steering.plan.resolve import resolve
 from steering.plan.types import SteeringPlan
-from steering.spec import InterventionSpec, SteeringSpec
+from steering.spec import InterventionSpec, Layers, SteeringSpec
 from steering.vectors import ConceptVector, LayerDirection
 from steering.workflows.evaluation.scorers import SCORERS
 
 UNGUARDED = DoseGuard(action="off")
 """No dose guard: a sweep includes strengths that break the text on purpose."""
+WRITING = SamplingParams(max_tokens=48, temperature=0.7)
+"""Warm enough that prompts stand for more than one text each, cool enough to be the text people read."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StrengthsRequest:
+    """What evaluations of a vector over many strengths take.
+
+    prompts: what the model answers; None takes the package's neutral prompts. strengths: in natural scales of each layer.
+    reader: the vector that scores the text (this one if None), at reading_layer (where it reads best if None).
+    guard: a dose that the caller may not exceed; it refuses strengths beyond it.
+    """
+
+    vector: ConceptVector
+    prompts: tuple[Prompt, ...] | None = None
+    strengths: tuple[float, ...] = ()
+    layers: Layers = "all"
+    reader: ConceptVector | None = None
+    reading_layer: int | None = None
+    scorer: str = "projection"
+    sampling: SamplingParams = WRITING
+    guard: DoseGuard = UNGUARDED
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,6 +52,31 @@ class ReadBack:
     layer: int
     entry: LayerDirection
     scorer: str = "projection"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Setup:
+    """A request with names and defaults resolved. arms: the vector, then its random controls."""
+
+    reading: ReadBack
+    layers: tuple[int, ...]
+    prompts: tuple[Prompt, ...]
+    strengths: list[float]
+    arms: list[ConceptVector]
+
+
+def resolved(engine: Engine, request: StrengthsRequest, prompts: int, controls: Callable[[int], int]) -> Setup:
+    """Resolves a request. prompts: how many neutral ones where none are given. controls: layers -> how many controls.
+
+    Raises InvalidRequest for invalid strengths, layers, prompts or scorer, VectorModelMismatch for another model's vector.
+    """
+    vector, seed = request.vector, request.sampling.seed
+    reading = read_back(engine, vector, request.reader, request.reading_layer, request.scorer)
+    layers = resolve_layers(request.layers, vector, engine.info.layer_count)
+    asked = evaluation_prompts(engine, request.prompts, prompts)
+    strengths = steered_strengths(request.strengths)
+    arms = [vector, *(random_like(vector, seed + 1 + i) for i in range(controls(len(layers))))]
+    return Setup(reading, layers, asked, strengths, arms)
 
 
 def read_back(

@@ -13,7 +13,7 @@ from steering.threads import run_in_thread
 from steering.workflows.comparison.teacher_forcing import divergences, predicting, surprises
 from steering.workflows.comparison.text_metrics import repetition
 from steering.workflows.evaluation.scorers import SCORERS
-from steering.workflows.evaluation.setup import ReadBack
+from steering.workflows.evaluation.setup import WRITING, ReadBack
 from steering.workflows.generate import Answer, attempts, background, gathered, mix
 from steering.workflows.progress import Progress, ignore_progress
 
@@ -22,8 +22,6 @@ LOGITS_AT_ONCE = 16 * 1024 * 1024
 """Logits held at a time for a prompt, in numbers (64 MB); at least one answer's."""
 PROMPTS_AT_ONCE = 2
 """Prompts whose answers are read at a time, so that the engine reads those of one while the measures of the other are computed."""
-WRITING = SamplingParams(max_tokens=48, temperature=0.7)
-"""Warm enough that prompts stand for more than one text each, cool enough to be the text people read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +94,7 @@ async def run_trials(
     *,
     samples: Samples = DEFAULT_SAMPLES,
     perplexity: bool = True,
-    progress: Progress | None = None,
+    progress: Progress = ignore_progress,
 ) -> tuple[Trial, tuple[Trial, ...]]:
     """(the unsteered trial, one trial a plan in order). Prompt i has seed s_i = mix(seed, i) under every plan, so plans
     share their noise; sample j has seed mix(s_i, j), and the samples of a prompt are averaged. perplexity:
@@ -104,7 +102,7 @@ async def run_trials(
 
     All answers are generated as one background batch, then read, those of PROMPTS_AT_ONCE prompts at a time; cancelling stops either at once.
     """
-    report, total = progress or ignore_progress, trial_steps(len(plans), len(prompts), samples)
+    total = trial_steps(len(plans), len(prompts), samples)
     seeds = [mix(sampling.seed, i) for i in range(len(prompts))]
     rows = [(UNSTEERED, j) for j in range(samples.written)]
     rows += [(plan, j) for plan in plans for j in range(samples.steered)]
@@ -113,7 +111,7 @@ async def run_trials(
         for plan, j in rows
         for prompt, seed in zip(prompts, seeds, strict=True)
     ]
-    outcomes = await attempts(engine, requests, progress=lambda done, _, message: report(done, total, message))
+    outcomes = await attempts(engine, requests, progress=lambda done, _, message: progress(done, total, message))
     answers = [outcomes[i : i + len(prompts)] for i in range(0, len(outcomes), len(prompts))]
     trials = [
         Trial(broken=next((one for one in row if isinstance(one, NonfiniteActivations)), None)) for row in answers
@@ -126,7 +124,7 @@ async def run_trials(
         async with places:
             found = await _measure(engine, engine.tokenizer.encode(prompt), mine, read_back, perplexity=perplexity)
         done += 1
-        report(len(requests) + done * len(rows), total, "reading answers")
+        progress(len(requests) + done * len(rows), total, "reading answers")
         return found
 
     measures = await gathered([read(index, prompt) for index, prompt in enumerate(prompts)])
@@ -207,23 +205,21 @@ async def neutral_divergence(
     plans: Sequence[SteeringPlan],
     sampling: SamplingParams = WRITING,
     *,
-    progress: Progress | None = None,
+    progress: Progress = ignore_progress,
 ) -> tuple[float, ...]:
     """Mean KL(plan || unsteered) per token, along the unsteered model's own answers to neutral prompts: what a plan
     changes where nobody asked for the concept. The logits of one plan and of no plan are held at a time, for one prompt.
     """
-    report, seeds = (
-        progress or ignore_progress,
-        [replace(sampling, seed=mix(sampling.seed, i)) for i in range(len(prompts))],
-    )
-    requests = [GenerationRequest(prompt, one) for prompt, one in zip(prompts, seeds, strict=True)]
+    requests = [
+        GenerationRequest(prompt, replace(sampling, seed=mix(sampling.seed, i))) for i, prompt in enumerate(prompts)
+    ]
     values: list[list[float]] = [[] for _ in plans]
     for done, (prompt, answer) in enumerate(zip(prompts, await background(engine, requests), strict=True), start=1):
         ids, known = await run_in_thread(encode_with_plans, engine.tokenizer, prompt, plans)
         found = await _divergences(engine, ids, answer.tokens, known)
         for into, one in zip(values, found, strict=True):
             into.extend(one)
-        report(done, len(prompts), "reading neutral text")
+        progress(done, len(prompts), "reading neutral text")
     return tuple(fmean(one) if one else 0.0 for one in values)
 
 

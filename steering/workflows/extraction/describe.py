@@ -10,7 +10,7 @@ from steering.engine.api import Engine, GenerationRequest, SamplingParams
 from steering.errors import InvalidRequest
 from steering.pairs import ChatMessage, ContrastivePair, PairSet
 from steering.workflows.generate import background, mix
-from steering.workflows.progress import Progress
+from steering.workflows.progress import Progress, ignore_progress
 
 INSTRUCTION = (
     "In everything you write, be as follows: {pole}. Show it clearly in every sentence of your answer. "
@@ -42,7 +42,7 @@ async def describe(
     prompts: Sequence[str] | None = None,
     per_prompt: int = 1,
     sampling: SamplingParams = WRITING,
-    progress: Progress | None = None,
+    progress: Progress = ignore_progress,
 ) -> Described:
     """prompts: what the model is asked; None takes the package's neutral ones. per_prompt: answers a pole to each.
 

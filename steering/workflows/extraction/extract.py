@@ -1,6 +1,6 @@
 """Extracts a ConceptVector from contrasting texts: reads each text once, fits a direction per layer, cross-validates it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -10,8 +10,9 @@ from steering.engine.api import CaptureSpec, Engine, Position
 from steering.errors import InvalidRequest
 from steering.extraction import METHODS
 from steering.extraction.card import build_card, recommend
-from steering.extraction.cross_validation import Folding, LayerFit, fit_layer, folding, nested_auroc
+from steering.extraction.cross_validation import LayerFit, fit_layer, folding, nested_auroc
 from steering.layer_indices import layer_indices
+from steering.model.info import ModelInfo
 from steering.pairs import PairSet, Text, dataset_digest
 from steering.quality import Estimate, LayerQuality
 from steering.shapes import Float, Tensor
@@ -55,25 +56,24 @@ class Measured:
     folds: int
 
 
-async def extract(engine: Engine, request: ExtractionRequest, *, progress: Progress | None = None) -> ConceptVector:
+async def extract(engine: Engine, request: ExtractionRequest, *, progress: Progress = ignore_progress) -> ConceptVector:
     """Returns a vector with its card, not yet stored. Cancelling stops the reading at once, the fitting at the next layer.
 
     The directions are fitted on all pairs; the card is cross-validated. Layers where the method finds no direction are left
     out, and the card says so. Raises InvalidRequest for an invalid name, method, layer, position or holdout, and the
     method's own error when it finds nothing at any layer.
     """
-    report = progress or ignore_progress
     check_name(request.name)
     check_position(request.position)
     method = METHODS[request.method]
     layers = layer_indices(request.layers, engine.info.layer_count)
     division = folding(request.pairs, request.holdout, request.seed)
     total = len(request.pairs.positive) + len(request.pairs.negative) + len(layers)
-    read = await read_pairs(engine, request, layers, total, report)
+    read = await read_pairs(engine, request, layers, total, progress)
     fits: dict[int, LayerFit] = {}
     left_out: dict[int, InvalidRequest] = {}
     for index, layer in enumerate(layers):
-        report(total - len(layers) + index, total, f"fitting layer {layer}")
+        progress(total - len(layers) + index, total, f"fitting layer {layer}")
         at_layer = read.positive[index], read.negative[index]
         try:
             fits[layer] = await run_in_thread(
@@ -83,14 +83,13 @@ async def extract(engine: Engine, request: ExtractionRequest, *, progress: Progr
             left_out[layer] = error
     if not fits:
         raise left_out[layers[-1]]
-    measured = await run_in_thread(_measured, fits, division, engine.info.layer_count)
-    report(total, total, "done")
-    return assembled(engine, request, {layer: fit.direction for layer, fit in fits.items()}, measured, left_out)
-
-
-def _measured(fits: Mapping[int, LayerFit], division: Folding, layer_count: int) -> Measured:
-    layers = {layer: fit.quality for layer, fit in fits.items()}
-    return Measured(layers, nested_auroc(fits, layer_count), division.holdout, division.folds)
+    auroc = await run_in_thread(nested_auroc, fits, engine.info.layer_count)
+    quality = {layer: fit.quality for layer, fit in fits.items()}
+    measured = Measured(quality, auroc, division.holdout, division.folds)
+    directions = {layer: fit.direction for layer, fit in fits.items()}
+    progress(total, total, "done")
+    notes, provenance = notes_of(engine, request, left_out), provenance_of(engine, request)
+    return assembled(engine.info, request, directions, measured, notes, provenance)
 
 
 def tried_layers(layer_count: int) -> tuple[int, ...]:
@@ -110,7 +109,7 @@ def check_position(position: Position) -> None:
 
 
 async def read_pairs(
-    engine: Engine, request: ExtractionRequest, layers: tuple[int, ...], total: int, report: Progress
+    engine: Engine, request: ExtractionRequest, layers: tuple[int, ...], total: int, progress: Progress
 ) -> ReadPairs:
     """Reads all texts in one call, each different one once, all layers in one pass. For position "response_mean" plain texts
     are wrapped as replies."""
@@ -122,7 +121,7 @@ async def read_pairs(
     captures = await engine.capture(
         await run_in_thread(capture_prompts, engine, tuple(rows)),
         CaptureSpec(layers=layers, position=request.position),
-        progress=lambda done, _: report(done + repeated, total, "reading texts"),
+        progress=lambda done, _: progress(done + repeated, total, "reading texts"),
     )
     activations = torch.cat([capture.activations.float() for capture in captures], dim=1)
     return ReadPairs(
@@ -132,14 +131,15 @@ async def read_pairs(
 
 
 def assembled(
-    engine: Engine,
+    info: ModelInfo,
     request: ExtractionRequest,
     directions: Mapping[int, LayerDirection],
     measured: Measured,
-    left_out: Mapping[int, InvalidRequest],
+    notes: Sequence[str],
+    provenance: Mapping[str, Any],
 ) -> ConceptVector:
-    """Builds the vector, its card and its provenance from the directions and what was measured of them."""
-    info, pairs = engine.info, request.pairs
+    """Builds the vector and its card from the directions and what was measured of them. notes: further warnings of the card."""
+    pairs = request.pairs
     count = min(len(pairs.positive), len(pairs.negative))
     card = build_card(
         measured.layers,
@@ -150,7 +150,6 @@ def assembled(
         topics=len(set(pairs.topics)) or count,
         auroc=measured.auroc,
     )
-    notes = _notes(engine, request, left_out)
     card = replace(card, warnings=(*card.warnings, *notes))
     scales = {layer: direction.scale for layer, direction in directions.items()}
     return ConceptVector(
@@ -164,11 +163,12 @@ def assembled(
         tags=request.tags,
         recommended=recommend(card, info.layer_count, scales, info.typical_norms),
         quality=card,
-        provenance=_provenance(engine, request),
+        provenance=provenance,
     )
 
 
-def _notes(engine: Engine, request: ExtractionRequest, left_out: Mapping[int, InvalidRequest]) -> list[str]:
+def notes_of(engine: Engine, request: ExtractionRequest, left_out: Mapping[int, InvalidRequest]) -> list[str]:
+    """Returns what a card says of layers without a direction and of how the texts were read."""
     notes = []
     if left_out:
         first = next(iter(left_out.values()))
@@ -187,7 +187,7 @@ def _text_form(engine: Engine, request: ExtractionRequest) -> str:
     return "chat_template" if engine.info.chat_template else "transcript"
 
 
-def _provenance(engine: Engine, request: ExtractionRequest) -> dict[str, Any]:
+def provenance_of(engine: Engine, request: ExtractionRequest) -> dict[str, Any]:
     """Returns what it takes to make the same vector again."""
     pairs = request.pairs
     return {

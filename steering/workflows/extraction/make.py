@@ -13,7 +13,7 @@ from steering.plan.layers import given_layers
 from steering.registry import unknown_name
 from steering.vectors import ConceptVector, combine
 from steering.workflows.extraction.extract import ExtractionRequest, extract
-from steering.workflows.progress import Progress
+from steering.workflows.progress import Progress, ignore_progress
 from steering.workflows.training.train import TRAINED, TrainingSettings, check_pairs, train
 
 METHOD_NAMES = (*METHODS, TRAINED)
@@ -43,7 +43,7 @@ async def make_vector(
     request: ExtractionRequest,
     *,
     training: TrainingSettings | None = None,
-    progress: Progress | None = None,
+    progress: Progress = ignore_progress,
 ) -> ConceptVector:
     """Extracts or trains a vector, depending on the method; see `extract` and `train`."""
     check_method(engine, request.method, training)

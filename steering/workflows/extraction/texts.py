@@ -1,13 +1,13 @@
 """Turns pairs and prompts into the texts a model reads: plain texts as assistant replies, pairs as token ids to train on."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from steering.concepts.loader import load_neutral
 from steering.engine.api import CapturePrompt, Engine, GenerationRequest, Position, SamplingParams
 from steering.engine.fit_task import NeutralText, TokenPair
 from steering.errors import InvalidRequest
 from steering.pairs import ChatMessage, PairSet, Text
-from steering.threads import run_in_thread
 from steering.workflows.evaluation.setup import as_prompts, transcript
 from steering.workflows.generate import background, mix
 
@@ -68,7 +68,7 @@ async def neutral_texts(engine: Engine, seed: int) -> tuple[NeutralText, ...]:
     """Generates the unsteered model's answers to the package's neutral prompts; empty answers are left out."""
     prompts = as_prompts(engine, load_neutral()[:NEUTRAL])
     requests = [
-        GenerationRequest(prompt, SamplingParams(ANSWER.max_tokens, ANSWER.temperature, seed=mix(seed % 2**63, number)))
+        GenerationRequest(prompt, replace(ANSWER, seed=mix(seed % 2**63, number)))
         for number, prompt in enumerate(prompts)
     ]
     answers = await background(engine, requests)
@@ -80,15 +80,11 @@ async def neutral_texts(engine: Engine, seed: int) -> tuple[NeutralText, ...]:
     )
 
 
-async def token_pairs(engine: Engine, pairs: PairSet, chosen: Sequence[int]) -> tuple[TokenPair, ...]:
+def token_pairs(engine: Engine, pairs: PairSet, chosen: Sequence[int]) -> tuple[TokenPair, ...]:
     """Encodes the chosen pairs. The common prefix of both texts is context; the tokens after it are scored.
 
     Raises InvalidRequest where no pair is left whose texts differ and have two tokens.
     """
-    return await run_in_thread(_token_pairs, engine, pairs, chosen)
-
-
-def _token_pairs(engine: Engine, pairs: PairSet, chosen: Sequence[int]) -> tuple[TokenPair, ...]:
     sides = [capture_prompts(engine, as_answers(side)) for side in (pairs.positive, pairs.negative)]
     found = []
     for index in chosen:

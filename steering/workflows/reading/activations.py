@@ -26,17 +26,6 @@ ALIGNMENT = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ActivationsRequest:
-    """prompts: texts, conversations or token ids. All of a text is read as prompt; its last position is where the first
-    generated token would be predicted, so a plan for generated positions acts there and nowhere else."""
-
-    prompts: tuple[Prompt, ...]
-    layers: tuple[int, ...]
-    position: Position = "last"
-    plan: SteeringPlan = UNSTEERED
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Activations:
     """One capture per text. Their tensors are not joined, so that no second copy of all numbers is made."""
 
@@ -61,14 +50,21 @@ class Activations:
             yield capture.activations[index]
 
 
-async def activations(engine: Engine, request: ActivationsRequest, *, priority: int = 0) -> Activations:
-    """Reads every text once. Raises what `Engine.capture` raises."""
-    captures = await engine.capture(
-        [CapturePrompt(prompt, request.plan) for prompt in request.prompts],
-        CaptureSpec(layers=request.layers, position=request.position),
-        priority=priority,
-    )
-    return Activations(request.layers, request.position == "all", captures)
+async def activations(
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    layers: tuple[int, ...],
+    position: Position = "last",
+    plan: SteeringPlan = UNSTEERED,
+) -> Activations:
+    """Reads every text once. Raises what `Engine.capture` raises.
+
+    prompts: texts, conversations or token ids. All of a text is read as prompt; its last position is where the first generated
+    token would be predicted, so a plan for generated positions acts there and nowhere else.
+    """
+    spec = CaptureSpec(layers=layers, position=position)
+    captures = await engine.capture([CapturePrompt(prompt, plan) for prompt in prompts], spec, priority=0)
+    return Activations(layers, position == "all", captures)
 
 
 def check_range(found: Activations, dtype: Dtype) -> None:

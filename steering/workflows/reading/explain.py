@@ -9,12 +9,13 @@ import torch
 from cachetools import LRUCache
 
 from steering.concepts.loader import load_neutral, load_neutral_texts
-from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, Prompt
+from steering.engine.api import Capture, Engine, Prompt
 from steering.pairs import ChatMessage
+from steering.schemas.reading.explain import CarryingTokenAnswer, ExplainedTextAnswer, StandingConceptAnswer
 from steering.shapes import Float, Tensor
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector
-from steering.workflows.reading.readout import parts
+from steering.workflows.reading.readout import in_parts
 
 CARRYING_TOKENS = 5
 """Tokens listed for a concept."""
@@ -43,35 +44,6 @@ class NeutralStatistics:
     deviation: float
     token_mean: float
     token_deviation: float
-
-
-@dataclass(frozen=True, slots=True)
-class CarryingToken:
-    """A token that carries a concept. z: of its own score, against the tokens of neutral text."""
-
-    index: int
-    token_id: int
-    z: float
-
-
-@dataclass(frozen=True, slots=True)
-class StandingConcept:
-    """A concept in one text. score: mean over its tokens without the first, in natural scales. z: how many standard deviations of
-    neutral texts the score lies from their mean. tokens: most of it first, in the direction of z."""
-
-    vector: str
-    layer: int
-    score: float
-    z: float
-    tokens: tuple[CarryingToken, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ExplainedText:
-    """The concepts of one text, by the absolute value of z."""
-
-    token_ids: tuple[int, ...]
-    concepts: tuple[StandingConcept, ...]
 
 
 Scores: TypeAlias = Float[Tensor, "token axis"]
@@ -105,24 +77,23 @@ async def explain(
     *,
     threshold: float = 2.0,
     most: int = 10,
-) -> tuple[ExplainedText, ...]:
-    """Returns, per text, the concepts with |z| of at least `threshold`, at most `most` of them; of one vector only the layer with the
-    largest |z|. Raises what `Engine.capture` raises."""
+) -> list[ExplainedTextAnswer]:
+    """Returns, per text, the concepts with |z| of at least `threshold`, at most `most` of them, by |z|; of one vector only the
+    layer with the largest |z|. Raises what `Engine.capture` raises."""
     statistics: dict[bool, list[NeutralStatistics]] = {}
     for conversation in sorted({_is_conversation(text) for text in texts}):
         statistics[conversation] = await neutral.of(engine, axes, conversation)
-    layers = tuple(sorted({axis.layer for axis in axes}))
-    found: list[ExplainedText] = []
-    for part in await run_in_thread(parts, engine, texts, len(layers)):
-        spec = CaptureSpec(layers=layers, position="all")
-        captures = await engine.capture([CapturePrompt(text) for text in part], spec, priority=0)
+    layers = _layers(axes)
+    found: list[ExplainedTextAnswer] = []
+    async for part, captures in in_parts(engine, texts, layers):
         for text, capture in zip(part, captures, strict=True):
-            found.append(
-                await run_in_thread(
-                    _explained, capture, layers, axes, statistics[_is_conversation(text)], threshold, most
-                )
-            )
-    return tuple(found)
+            known = statistics[_is_conversation(text)]
+            found.append(await run_in_thread(_explained, engine, capture, axes, known, threshold, most))
+    return found
+
+
+def _layers(axes: Sequence[Axis]) -> tuple[int, ...]:
+    return tuple(sorted({axis.layer for axis in axes}))
 
 
 def _is_conversation(prompt: Prompt) -> bool:
@@ -130,16 +101,11 @@ def _is_conversation(prompt: Prompt) -> bool:
 
 
 async def _read_neutral(engine: Engine, axes: Sequence[Axis], conversation: bool) -> list[NeutralStatistics]:
-    layers = tuple(sorted({axis.layer for axis in axes}))
-    means, tokens = [], []
-    for part in await run_in_thread(parts, engine, _neutral(conversation), len(layers)):
-        spec = CaptureSpec(layers=layers, position="all")
-        captures = await engine.capture([CapturePrompt(text) for text in part], spec, priority=0)
-        for capture in captures:
-            scores = await run_in_thread(_scores, capture, layers, axes)
-            means.append(scores.mean(dim=0))
-            tokens.append(scores)
-    return await run_in_thread(_statistics, torch.stack(means), torch.cat(tokens))
+    tokens: list[Scores] = []
+    async for _, captures in in_parts(engine, _neutral(conversation), _layers(axes)):
+        tokens += [await run_in_thread(_scores, capture, axes) for capture in captures]
+    means = torch.stack([scores.mean(dim=0) for scores in tokens])
+    return await run_in_thread(_statistics, means, torch.cat(tokens))
 
 
 def _neutral(conversation: bool) -> tuple[Prompt, ...]:
@@ -160,32 +126,28 @@ def _statistics(means: Float[Tensor, "text axis"], tokens: Scores) -> list[Neutr
     ]
 
 
-def _scores(capture: Capture, layers: tuple[int, ...], axes: Sequence[Axis]) -> Scores:
+def _scores(capture: Capture, axes: Sequence[Axis]) -> Scores:
     """Returns the centred score of each axis at each token, without the first token where there are others."""
-    columns: dict[int, Tensor] = {}
     start = 1 if capture.activations.shape[1] > 1 else 0
-    at_layer: dict[int, list[int]] = {}
-    for index, axis in enumerate(axes):
-        at_layer.setdefault(axis.layer, []).append(index)
-    for layer, indices in at_layer.items():
+    found = torch.empty(capture.activations.shape[1] - start, len(axes))
+    for row, layer in enumerate(_layers(axes)):
+        indices = [index for index, axis in enumerate(axes) if axis.layer == layer]
         entries = [axes[index].vector.at(layer) for index in indices]
-        residual = capture.activations[layers.index(layer), start:]
-        projections = residual @ torch.stack([entry.direction for entry in entries]).T
+        projections = capture.activations[row, start:] @ torch.stack([entry.direction for entry in entries]).T
         middles = torch.tensor([entry.middle for entry in entries])
-        scores = (projections - middles) / torch.tensor([entry.scale for entry in entries])
-        columns.update(zip(indices, scores.T, strict=True))
-    return torch.stack([columns[index] for index in range(len(axes))], dim=1)
+        found[:, indices] = (projections - middles) / torch.tensor([entry.scale for entry in entries])
+    return found
 
 
 def _explained(
+    engine: Engine,
     capture: Capture,
-    layers: tuple[int, ...],
     axes: Sequence[Axis],
     statistics: Sequence[NeutralStatistics],
     threshold: float,
     most: int,
-) -> ExplainedText:
-    scores = _scores(capture, layers, axes)
+) -> ExplainedTextAnswer:
+    scores = _scores(capture, axes)
     means = scores.mean(dim=0).tolist()
     best: dict[str, tuple[int, float]] = {}
     for index, (axis, mean, neutral) in enumerate(zip(axes, means, statistics, strict=True)):
@@ -194,30 +156,33 @@ def _explained(
             best[axis.vector.id] = (index, z)
     standing = sorted((one for one in best.values() if abs(one[1]) >= threshold), key=lambda one: -abs(one[1]))
     concepts = [
-        StandingConcept(
+        StandingConceptAnswer(
             vector=axes[index].vector.id,
             layer=axes[index].layer,
             score=means[index],
             z=z,
-            tokens=_carrying(capture, scores[:, index], statistics[index], z),
+            tokens=_carrying(engine, capture, scores[:, index], statistics[index], z),
         )
         for index, z in standing[:most]
     ]
-    return ExplainedText(capture.token_ids, tuple(concepts))
+    return ExplainedTextAnswer(tokens=len(capture.token_ids), concepts=concepts)
 
 
 def _carrying(
-    capture: Capture, scores: Float[Tensor, "token"], neutral: NeutralStatistics, z: float
-) -> tuple[CarryingToken, ...]:
+    engine: Engine, capture: Capture, scores: Float[Tensor, "token"], neutral: NeutralStatistics, z: float
+) -> list[CarryingTokenAnswer]:
+    """Lists the tokens that carry a concept most, in the direction of its z."""
     own = (scores - neutral.token_mean) / neutral.token_deviation
-    signed = own if z > 0 else -own
-    values, places = signed.topk(min(CARRYING_TOKENS, len(own)))
+    values, places = (own if z > 0 else -own).topk(min(CARRYING_TOKENS, len(own)))
     skipped = len(capture.token_ids) - len(own)
-    return tuple(
-        CarryingToken(place + skipped, capture.token_ids[place + skipped], float(own[place]))
-        for value, place in zip(values.tolist(), places.tolist(), strict=True)
+    tokens = [(place + skipped, capture.token_ids[place + skipped]) for place in places.tolist()]
+    return [
+        CarryingTokenAnswer(
+            index=index, id=token, text=engine.tokenizer.token_text(token), z=float(own[index - skipped])
+        )
+        for value, (index, token) in zip(values.tolist(), tokens, strict=True)
         if value > 0
-    )
+    ]
 
 
 def axes_of(vectors: Sequence[ConceptVector], layers: Sequence[int] | None) -> list[Axis]:

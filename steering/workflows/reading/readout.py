@@ -1,92 +1,80 @@
 """Reads texts against vectors: the score of each concept, token by token and layer by layer."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import TypeVar
 
-from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, Prompt
+from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, Prompt, Tokenizer
 from steering.engine.readings import Reading
 from steering.errors import InvalidRequest
 from steering.plan.layers import check_model, resolve_layers
-from steering.shapes import Float, Residual, Scores, Tensor
+from steering.schemas.reading.readout import LayerScores, ReadToken, ReadVector, TextReadoutAnswer
+from steering.shapes import Float, Scores, Tensor
 from steering.spec import Layers
 from steering.threads import run_in_thread
-from steering.vectors import ConceptVector, LayerDirection
+from steering.vectors import ConceptVector
 
+T = TypeVar("T")
 ACTIVATIONS_BOUND = 16_000_000
 """Activations held at a time, in numbers (64 MB); more texts than fit are read in turn."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Axis:
-    """One vector at one layer."""
-
-    vector: str
-    layer: int
-    entry: LayerDirection
+def reading_at(name: str, vector: ConceptVector, layers: Sequence[int]) -> Reading:
+    """Returns the readout of a vector at the middle one of the layers, in natural scales."""
+    layer = layers[len(layers) // 2]
+    entry = vector.at(layer)
+    return Reading(name, layer, entry.direction, entry.scale, entry.middle)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ReadoutRequest:
-    """texts: strings, conversations or token ids. vectors: by the name used in the result."""
+async def readout(
+    engine: Engine, texts: Sequence[Prompt], vectors: Mapping[str, ConceptVector], layers: Layers = "recommended"
+) -> list[TextReadoutAnswer]:
+    """Reads texts (strings, conversations or token ids) in order. vectors: by the name used in the result.
 
-    texts: tuple[Prompt, ...]
-    vectors: Mapping[str, ConceptVector]
-    layers: Layers = "recommended"
+    Scores are (r . direction - m) / kappa per token: natural scales, centred on the poles, as in conditions. mean and max leave
+    out the first position, where models keep a very large residual that belongs to no word. Without class means m is 0.
 
-
-@dataclass(frozen=True, slots=True)
-class LayerReadout:
-    """One score per token, (r . direction - m) / kappa: natural scales, centred on the poles, as in conditions.
-
-    mean and max leave out the first position, where models keep a very large residual that belongs to no word. centred:
-    whether the vector has class means; else m is 0.
+    Raises InvalidRequest for no texts, no vectors, or layers that do not exist, VectorModelMismatch for another model's vector.
     """
-
-    vector: str
-    layer: int
-    scores: tuple[float, ...]
-    mean: float
-    max: float
-    last: float
-    centred: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class TextReadout:
-    """One text: its tokens as ids and as text, and a readout for each vector at each of its layers."""
-
-    token_ids: tuple[int, ...]
-    tokens: tuple[str, ...]
-    readouts: tuple[LayerReadout, ...]
-
-
-async def readout(engine: Engine, request: ReadoutRequest) -> tuple[TextReadout, ...]:
-    """Reads the texts in order. Raises InvalidRequest for no texts, no vectors, or layers that do not exist, and
-    VectorModelMismatch for another model's vector."""
-    axes = _axes(engine, request)
-    layers = tuple(sorted({axis.layer for axis in axes}))
-    found: list[TextReadout] = []
-    for part in await run_in_thread(parts, engine, request.texts, len(layers)):
-        captures = await engine.capture(
-            [CapturePrompt(text) for text in part], CaptureSpec(layers=layers, position="all"), priority=0
-        )
-        found += await run_in_thread(_texts, engine, captures, layers, axes)
-    return tuple(found)
-
-
-def _axes(engine: Engine, request: ReadoutRequest) -> tuple[_Axis, ...]:
-    """Resolves every vector at every layer that is to be read."""
-    if not request.texts:
+    if not texts:
         raise InvalidRequest("a readout needs at least one text", param="texts")
-    if not request.vectors:
+    if not vectors:
         raise InvalidRequest("a readout needs at least one vector", param="vectors")
-    for vector in request.vectors.values():
+    axes: list[tuple[Reading, bool]] = []
+    for name, vector in vectors.items():
         check_model(vector, engine.info)
-    return tuple(
-        _Axis(name, layer, vector.at(layer))
-        for name, vector in request.vectors.items()
-        for layer in resolve_layers(request.layers, vector, engine.info.layer_count)
-    )
+        chosen = sorted(resolve_layers(layers, vector, engine.info.layer_count))
+        axes += [(reading_at(name, vector, (layer,)), vector.at(layer).centred) for layer in chosen]
+    read = tuple(sorted({reading.layer for reading, _ in axes}))
+    found: list[TextReadoutAnswer] = []
+    async for _, captures in in_parts(engine, texts, read):
+        found += await run_in_thread(lambda part: [_scored(engine, one, read, axes) for one in part], captures)
+    return found
+
+
+def _scored(
+    engine: Engine, capture: Capture, layers: tuple[int, ...], axes: Sequence[tuple[Reading, bool]]
+) -> TextReadoutAnswer:
+    found: dict[str, dict[str, LayerScores]] = {}
+    for reading, centred in axes:
+        scores = reading.scores(capture.activations[layers.index(reading.layer)])
+        found.setdefault(reading.name, {})[str(reading.layer)] = LayerScores(
+            scores=scores.tolist(),
+            mean=_mean(scores),
+            max=float(_spoken(scores).max()),
+            last=float(scores[-1]),
+            centred=centred,
+        )
+    return TextReadoutAnswer(tokens=read_tokens(engine.tokenizer, capture.token_ids), readout=found)
+
+
+def used_vectors(vectors: Mapping[str, ConceptVector]) -> dict[str, ReadVector]:
+    """Reports the versions that were used, by the names given."""
+    return {name: ReadVector(id=vector.id, sha256=vector.sha256) for name, vector in vectors.items()}
+
+
+def read_tokens(tokenizer: Tokenizer, ids: Sequence[int]) -> list[ReadToken]:
+    """Lists the tokens of a text that was read."""
+    return [ReadToken(id=token, text=tokenizer.token_text(token)) for token in ids]
 
 
 async def read_texts(engine: Engine, texts: Sequence[str], readings: Sequence[Reading]) -> tuple[dict[str, float], ...]:
@@ -98,10 +86,7 @@ async def read_texts(engine: Engine, texts: Sequence[str], readings: Sequence[Re
         return tuple(scores)
     layers = tuple(sorted({reading.layer for reading in readings}))
     remaining = iter(written)
-    for part in await run_in_thread(parts, engine, [texts[index] for index in written], len(layers)):
-        captures = await engine.capture(
-            [CapturePrompt(text) for text in part], CaptureSpec(layers=layers, position="all"), priority=0
-        )
+    async for _, captures in in_parts(engine, [texts[index] for index in written], layers):
         for capture in captures:
             index = next(remaining)
             for reading in readings:
@@ -110,45 +95,32 @@ async def read_texts(engine: Engine, texts: Sequence[str], readings: Sequence[Re
     return tuple(scores)
 
 
-def parts(engine: Engine, texts: Sequence[Prompt], layers: int) -> list[tuple[Prompt, ...]]:
+async def in_parts(
+    engine: Engine, texts: Sequence[Prompt], layers: tuple[int, ...]
+) -> AsyncIterator[tuple[Sequence[Prompt], Sequence[Capture]]]:
+    """Reads texts at all their positions; yields (texts, captures) of as many at a time as may be held."""
+    for part in await run_in_thread(parts, engine, texts, len(layers)):
+        yield part, await engine.capture([CapturePrompt(text) for text in part], CaptureSpec(layers, "all"), priority=0)
+
+
+def parts(engine: Engine, texts: Sequence[Prompt], layers: int) -> list[list[Prompt]]:
     """Groups texts whose activations at that many layers fit into ACTIVATIONS_BOUND; a longer text is alone."""
-    runs: list[list[Prompt]] = []
+    width = layers * engine.info.d_model
+    return grouped(texts, lambda text: len(engine.tokenizer.encode(text)) * width, ACTIVATIONS_BOUND)
+
+
+def grouped(items: Sequence[T], size: Callable[[T], int], bound: int) -> list[list[T]]:
+    """Groups neighbours whose sizes together are at most `bound`; a larger item is alone."""
+    groups: list[list[T]] = []
     held = 0
-    for text in texts:
-        size = len(engine.tokenizer.encode(text)) * layers * engine.info.d_model
-        if not runs or held + size > ACTIVATIONS_BOUND:
-            runs.append([])
+    for item in items:
+        needed = size(item)
+        if not groups or held + needed > bound:
+            groups.append([])
             held = 0
-        runs[-1].append(text)
-        held += size
-    return [tuple(run) for run in runs]
-
-
-def _texts(
-    engine: Engine, captures: Sequence[Capture], layers: tuple[int, ...], axes: Sequence[_Axis]
-) -> list[TextReadout]:
-    return [
-        TextReadout(
-            token_ids=capture.token_ids,
-            tokens=tuple(engine.tokenizer.token_text(token) for token in capture.token_ids),
-            readouts=tuple(_summary(axis, capture.activations[layers.index(axis.layer)]) for axis in axes),
-        )
-        for capture in captures
-    ]
-
-
-def _summary(axis: _Axis, residual: Residual) -> LayerReadout:
-    entry = axis.entry
-    scores = Reading(axis.vector, axis.layer, entry.direction, entry.scale, entry.middle).scores(residual)
-    return LayerReadout(
-        axis.vector,
-        axis.layer,
-        tuple(scores.tolist()),
-        _mean(scores),
-        float(_spoken(scores).max()),
-        float(scores[-1]),
-        entry.centred,
-    )
+        groups[-1].append(item)
+        held += needed
+    return groups
 
 
 def _spoken(scores: Scores) -> Float[Tensor, "spoken"]:

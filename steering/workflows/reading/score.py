@@ -1,38 +1,20 @@
 """Scores given texts: the log-probability of each token, and whether greedy decoding would choose it."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import takewhile
 
 import torch
 
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, Prompt, Tokenizer
 from steering.plan.types import UNSTEERED, SteeringPlan
+from steering.schemas.reading.score import ScoredText
 from steering.threads import run_in_thread
+from steering.workflows.reading.readout import grouped
 
 LOGITS_BOUND = 32 * 1024 * 1024
 """Logits held at a time, in numbers (128 MB); more texts than fit are read in turn."""
 SEPARATOR = "\n"
 """A text that tokenizers keep apart from what follows it; continuations are tokenized after it."""
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredRow:
-    """One text without its prompt. logprobs, greedy: per token; None for a token that nothing comes before."""
-
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float | None, ...]
-    greedy: tuple[bool | None, ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ScoreRequest:
-    """rows: token ids, the prompt's first. prompt_length: of every row; 0: rows are whole texts, scored from their second token on, and all
-    of a text counts as prompt for the plan."""
-
-    rows: tuple[tuple[int, ...], ...]
-    prompt_length: int = 0
-    plan: SteeringPlan = UNSTEERED
 
 
 def continuation_ids(tokenizer: Tokenizer, prompt: Prompt, text: str) -> tuple[int, ...]:
@@ -50,39 +32,45 @@ def continuation_ids(tokenizer: Tokenizer, prompt: Prompt, text: str) -> tuple[i
     return whole[shared:]
 
 
-async def score(engine: Engine, request: ScoreRequest, *, priority: int = 0) -> tuple[ScoredRow, ...]:
-    """Reads every row once under the plan and returns the scores in order. Raises what `Engine.capture` raises."""
-    found: list[ScoredRow] = []
-    length = request.prompt_length
-    first = max(length, 1) - 1
-    for part in parts(request.rows, first, engine.info.vocab_size):
-        prompts = [CapturePrompt(ids, request.plan, length or None, first) for ids in part]
-        captures = await engine.capture(prompts, CaptureSpec((), logits=True), priority=priority)
-        found += await run_in_thread(lambda read: [_scored(one, length) for one in read], captures)
-    return tuple(found)
+async def score(
+    engine: Engine, rows: Sequence[tuple[int, ...]], prompt_length: int = 0, plan: SteeringPlan = UNSTEERED
+) -> list[ScoredText]:
+    """Reads every row once under the plan and returns the scores in order, without the prompt.
+
+    rows: token ids, the prompt's first. prompt_length: of every row; 0: rows are whole texts, scored from their second token
+    on, and all of a text counts as prompt for the plan. Raises what `Engine.capture` raises.
+    """
+    found: list[ScoredText] = []
+    first = max(prompt_length, 1) - 1
+    for part in parts(rows, first, engine.info.vocab_size):
+        prompts = [CapturePrompt(ids, plan, prompt_length or None, first) for ids in part]
+        captures = await engine.capture(prompts, CaptureSpec((), logits=True), priority=0)
+        found += await run_in_thread(
+            lambda read: [_scored(engine.tokenizer, one, prompt_length) for one in read], captures
+        )
+    return found
 
 
-def parts(rows: Sequence[tuple[int, ...]], first: int, vocabulary: int) -> Iterator[list[tuple[int, ...]]]:
+def parts(rows: Sequence[tuple[int, ...]], first: int, vocabulary: int) -> list[list[tuple[int, ...]]]:
     """Groups rows whose logits, from position `first` on, fit into LOGITS_BOUND; a longer row is alone."""
-    part: list[tuple[int, ...]] = []
-    held = 0
-    for row in rows:
-        count = (len(row) - first) * vocabulary
-        if part and held + count > LOGITS_BOUND:
-            yield part
-            part, held = [], 0
-        part.append(row)
-        held += count
-    if part:
-        yield part
+    return grouped(rows, lambda row: (len(row) - first) * vocabulary, LOGITS_BOUND)
 
 
-def _scored(capture: Capture, prompt_length: int) -> ScoredRow:
+def _scored(tokenizer: Tokenizer, capture: Capture, prompt_length: int) -> ScoredText:
     assert capture.logits is not None
     start = max(prompt_length, 1)
     ids = torch.tensor(capture.token_ids)
     logits = capture.logits[:-1].float()
     own = torch.log_softmax(logits, dim=-1).gather(1, ids[start:, None])[:, 0].tolist()
     greedy = (logits.argmax(dim=-1) == ids[start:]).tolist()
-    unknown = (None,) * (start - prompt_length)
-    return ScoredRow(capture.token_ids[prompt_length:], (*unknown, *own), (*unknown, *greedy))
+    unknown = [None] * (start - prompt_length)
+    scored = capture.token_ids[prompt_length:]
+    return ScoredText(
+        token_ids=list(scored),
+        tokens=[tokenizer.token_text(token) for token in scored],
+        text=tokenizer.decode(scored),
+        logprobs=[*unknown, *own],
+        sum=sum(own),
+        greedy=[*unknown, *greedy],
+        all_greedy=all(greedy),
+    )

@@ -5,34 +5,13 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
-from steering.quality import COHERENT, Estimate, Interval
+from steering.quality import Estimate, Interval
+from steering.schemas.evaluation.report import ThresholdsFields
 from steering.workflows.comparison.text_metrics import estimate
 from steering.workflows.evaluation.statistics import perplexity_ratio, shifts
 from steering.workflows.evaluation.trials import Trial
 
 GateName = Literal["control", "utility", "robustness"]
-
-
-@dataclass(frozen=True, slots=True)
-class Thresholds:
-    """What a report demands.
-
-    anti_steered: largest share of prompts that move against the direction. perplexity: largest ratio to unsteered text.
-    repetition: largest increase of the share of repeated runs of four tokens. kl_neutral: nats per token. accuracy_loss: of the
-    share of questions answered rightly. retained: smallest share of the effect that is left under each variation.
-    agreement: smallest rank correlation with the independent scorer.
-    """
-
-    anti_steered: float = 0.25
-    perplexity: float = COHERENT
-    repetition: float = 0.1
-    kl_neutral: float = 0.5
-    accuracy_loss: float = 0.1
-    retained: float = 0.5
-    agreement: float = 0.3
-
-
-DEMANDED = Thresholds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +60,7 @@ def along(trial: Trial, unsteered: Trial, direction: int) -> tuple[float, ...]:
     return tuple(direction * shift for shift in shifts(trial, unsteered))
 
 
-def control_gate(moved: Sequence[float], chance: float | None, limits: Thresholds) -> Gate:
+def control_gate(moved: Sequence[float], chance: float | None, limits: ThresholdsFields) -> Gate:
     """moved: shift of each prompt along the direction. chance: what one random steering in twenty reaches; None: not known."""
     against = fmean(shift < 0.0 for shift in moved)
     return Gate(
@@ -90,46 +69,31 @@ def control_gate(moved: Sequence[float], chance: float | None, limits: Threshold
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Utility:
-    """What a steering costs besides its answers: KL on neutral prompts, and the questions, unsteered and steered."""
-
-    kl_neutral: float
-    accuracy: tuple[float, float]
-
-
-def utility_gate(trial: Trial, unsteered: Trial, utility: Utility, limits: Thresholds) -> Gate:
-    """The checks of the answers themselves, of neutral prompts and of the questions."""
+def utility_gate(
+    trial: Trial, unsteered: Trial, kl_neutral: float, accuracy: tuple[float, float], limits: ThresholdsFields
+) -> Gate:
+    """The checks of the answers themselves, of neutral prompts and of the questions, which were answered unsteered and steered."""
     dearer = perplexity_ratio(trial, unsteered)
     repeated = fmean(one.repetition for one in trial.measures) - fmean(one.repetition for one in unsteered.measures)
-    before, after = utility.accuracy
-    return Gate(
-        "utility",
-        (
-            at_most("perplexity_ratio", dearer.mean, limits.perplexity, dearer.interval),
-            at_most("repetition_increase", repeated, limits.repetition),
-            at_most("kl_neutral", utility.kl_neutral, limits.kl_neutral),
-            at_most("accuracy_loss", before - after, limits.accuracy_loss),
-        ),
+    checks = (
+        at_most("perplexity_ratio", dearer.mean, limits.perplexity, dearer.interval),
+        at_most("repetition_increase", repeated, limits.repetition),
+        at_most("kl_neutral", kl_neutral, limits.kl_neutral),
+        at_most("accuracy_loss", accuracy[0] - accuracy[1], limits.accuracy_loss),
     )
+    return Gate("utility", checks)
 
 
-def robustness_gate(plain: float, varied: Sequence[tuple[str, Estimate]], limits: Thresholds) -> Gate:
+def robustness_gate(plain: float, varied: Sequence[tuple[str, Estimate]], limits: ThresholdsFields) -> Gate:
     """plain: mean shift along the direction on the prompts as they are; varied: the same under each variation.
 
     Where the plain prompts do not move at all, nothing can be retained and every check fails.
     """
-    return Gate(
-        "robustness",
-        tuple(
-            at_least(
-                f"retained.{name}",
-                found.mean / plain if plain > 0.0 else 0.0,
-                limits.retained,
-                None
-                if plain <= 0.0 or found.interval is None
-                else (found.interval[0] / plain, found.interval[1] / plain),
-            )
-            for name, found in varied
-        ),
-    )
+    checks = []
+    for name, found in varied:
+        share, interval = 0.0, None
+        if plain > 0.0:
+            share = found.mean / plain
+            interval = found.interval and (found.interval[0] / plain, found.interval[1] / plain)
+        checks.append(at_least(f"retained.{name}", share, limits.retained, interval))
+    return Gate("robustness", tuple(checks))

@@ -35,15 +35,12 @@ def load_questions() -> tuple[Question, ...]:
 
 async def accuracy(engine: Engine, questions: Sequence[Question], plan: SteeringPlan) -> float:
     """Returns the share of questions whose right option has the highest mean log-probability per token as the answer."""
+    prompts = as_prompts(engine, [f"{one.text} Answer in a few words." for one in questions])
     right = []
-    for question, prompt in zip(questions, _prompts(engine, questions), strict=True):
+    for question, prompt in zip(questions, prompts, strict=True):
         values = await _surprises(engine, prompt, question.options, plan)
         right.append(float(values[0] < min(values[1:])))
     return fmean(right)
-
-
-def _prompts(engine: Engine, questions: Sequence[Question]) -> tuple[Prompt, ...]:
-    return as_prompts(engine, [f"{one.text} Answer in a few words." for one in questions])
 
 
 async def _surprises(engine: Engine, prompt: Prompt, options: Sequence[str], plan: SteeringPlan) -> list[float]:
@@ -55,16 +52,15 @@ async def _surprises(engine: Engine, prompt: Prompt, options: Sequence[str], pla
         [CapturePrompt(before + ids, plan, len(before), first=len(before) - 1) for ids in answers],
         CaptureSpec(layers=(), logits=True),
     )
-    found = []
-    for ids, capture in zip(answers, captures, strict=True):
-        found.append(fmean(await run_in_thread(surprises, predicting(capture, len(ids)), ids)))
-    return found
+    return [
+        fmean(await run_in_thread(surprises, predicting(capture, len(ids)), ids))
+        for ids, capture in zip(answers, captures, strict=True)
+    ]
 
 
 def _answer_ids(engine: Engine, text: str) -> tuple[int, ...]:
     """The tokens of an answer without those that begin every text, which are what two different letters have in common."""
     one, other = engine.tokenizer.encode("a"), engine.tokenizer.encode("b")
-    begins = 0
-    while begins < min(len(one), len(other)) - 1 and one[begins] == other[begins]:
-        begins += 1
+    shorter = min(len(one), len(other)) - 1
+    begins = next((at for at in range(shorter) if one[at] != other[at]), max(shorter, 0))
     return engine.tokenizer.encode(text)[begins:]

@@ -41,17 +41,12 @@ async def side_effects(
         await scores(engine, readers, [prompts[n] for n, _ in trial.answers], [one.text for _, one in trial.answers])
         for trial in (unsteered, steered)
     ]
-    moved = {
-        name: [
-            one - other
-            for one, other in zip(steered.by_prompt(after[name]), unsteered.by_prompt(before[name]), strict=True)
-        ]
-        for name in readers
-    }
-    return tuple(
-        SideEffect(name, reading_layer(vector, engine.info.layer_count), estimate(moved[name]))
-        for name, vector in readers.items()
-    )
+    effects = []
+    for name, vector in readers.items():
+        means = zip(steered.by_prompt(after[name]), unsteered.by_prompt(before[name]), strict=True)
+        moved = estimate([one - other for one, other in means])
+        effects.append(SideEffect(name, reading_layer(vector, engine.info.layer_count), moved))
+    return tuple(effects)
 
 
 async def scores(

@@ -11,6 +11,7 @@ from scipy.stats import spearmanr
 from steering.engine.api import Engine, Prompt, SamplingParams
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.quality import Estimate
+from steering.schemas.evaluation.report import ThresholdsFields
 from steering.workflows.comparison.text_metrics import estimate
 from steering.workflows.evaluation.judge import instruction_of
 from steering.workflows.evaluation.setup import ReadBack, read_back
@@ -22,8 +23,6 @@ from steering.workflows.reporting.alternatives import fewer_pairs_plan, random_p
 from steering.workflows.reporting.gates import (
     Check,
     Gate,
-    Thresholds,
-    Utility,
     above,
     along,
     at_least,
@@ -74,15 +73,15 @@ class _Measured:
 
 
 async def report(
-    engine: Engine, request: ReportRequest, *, unsteered: Unsteered | None = None, progress: Progress | None = None
+    engine: Engine, request: ReportRequest, *, unsteered: Unsteered | None = None, progress: Progress = ignore_progress
 ) -> Report:
     """Runs all gates for each seed. unsteered: of earlier reports that share it. Cancelling stops it at once. Raises what
     `read_back` raises."""
-    tell, done, parts = progress or ignore_progress, 0, 2 + len(request.seeds) * STEPS
+    done, parts = 0, 2 + len(request.seeds) * STEPS
 
     def step(message: str) -> None:
         nonlocal done
-        tell(min(done, parts), parts, message)
+        progress(min(done, parts), parts, message)
         done += 1
 
     step("asking questions")
@@ -100,7 +99,7 @@ async def report(
     random = {one.seed: one.random for one in measured}  # a seed that is named twice has the same directions
     bound = chance([shift for shifts in random.values() for shift in shifts])
     found = tuple(_judged(one, bound, request.thresholds) for one in measured)
-    tell(parts, parts, "done")
+    progress(parts, parts, "done")
     return Report(request.direction, reading.layer, found, request.thresholds, _warnings(work, bound))
 
 
@@ -122,13 +121,15 @@ def _warnings(work: _Work, bound: float | None) -> tuple[str, ...]:
     return tuple(warnings)
 
 
-def _judged(found: _Measured, bound: float | None, limits: Thresholds) -> SeedReport:
+def _judged(found: _Measured, bound: float | None, limits: ThresholdsFields) -> SeedReport:
     if found.utility is None:
         return SeedReport(found.seed, (), estimate((0.0,)), bound, (), (), broken=True)
     control = control_gate(found.moved, bound, limits)
-    control = Gate("control", (*control.checks, *found.independent))
-    robust = robustness_gate(fmean(found.moved), found.varied, limits)
-    gates = control, found.utility, robust
+    gates = (
+        Gate("control", (*control.checks, *found.independent)),
+        found.utility,
+        robustness_gate(fmean(found.moved), found.varied, limits),
+    )
     return SeedReport(found.seed, gates, estimate(found.moved), bound, found.side_effects, found.texts)
 
 
@@ -147,14 +148,15 @@ async def _measured(work: _Work, seed: int, step: Step) -> _Measured:
         return _Measured(seed, random)
     step(f"seed {seed}: utility")
     (kl,) = await neutral_divergence(engine, request.neutral, [request.plan], sampling)
-    utility = utility_gate(trial, unsteered, Utility(kl, work.accuracy), request.thresholds)
+    utility = utility_gate(trial, unsteered, kl, work.accuracy, request.thresholds)
     texts = _texts(work, PLAIN, request.prompts, unsteered, trial)
     varied = []
     if work.fewer is not None and others[-1].broken is None:
         varied.append((FEWER, estimate(along(others[-1], unsteered, request.direction))))
     for name in VARIATIONS:
         step(f"seed {seed}: {name}")
-        prompts = _varied(work, name, seed)
+        changed = request.prompts[: request.varied]
+        prompts = tuple(VARIATIONS[name](prompt, mix(seed, n)) for n, prompt in enumerate(changed))
         samples = Samples(request.samples, request.samples)
         plain, (steered,) = await _trials(work, name, prompts, (request.plan,), sampling, samples)
         if steered.broken is None:
@@ -188,11 +190,6 @@ async def _trials(
         perplexity=name == PLAIN,
     )
     return shared[key], trials
-
-
-def _varied(work: _Work, name: str, seed: int) -> tuple[Prompt, ...]:
-    prompts = work.request.prompts[: work.request.varied]
-    return tuple(VARIATIONS[name](prompt, mix(seed, n)) for n, prompt in enumerate(prompts))
 
 
 def _texts(

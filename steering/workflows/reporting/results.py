@@ -8,9 +8,11 @@ from steering.engine.api import Prompt, SamplingParams
 from steering.pairs import PairSet
 from steering.plan.types import SteeringPlan
 from steering.quality import Estimate
+from steering.schemas.evaluation.report import ThresholdsFields
 from steering.vectors import ConceptVector
-from steering.workflows.evaluation.trials import WRITING, Trial
-from steering.workflows.reporting.gates import DEMANDED, Gate, Thresholds
+from steering.workflows.evaluation.setup import WRITING
+from steering.workflows.evaluation.trials import Trial
+from steering.workflows.reporting.gates import Gate
 from steering.workflows.reporting.reading import SideEffect
 
 
@@ -61,7 +63,7 @@ class ReportRequest:
     pairs: PairSet | None = None
     readers: Mapping[str, ConceptVector] = field(default_factory=dict)
     independent: TextScorer | None = None
-    thresholds: Thresholds = DEMANDED
+    thresholds: ThresholdsFields = field(default_factory=ThresholdsFields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ class Report:
     direction: int
     reading_layer: int
     seeds: tuple[SeedReport, ...]
-    thresholds: Thresholds
+    thresholds: ThresholdsFields
     warnings: tuple[str, ...] = ()
 
     @property

@@ -37,6 +37,8 @@ from steering.workflows.extraction.extract import (
     ReadPairs,
     assembled,
     check_position,
+    notes_of,
+    provenance_of,
     read_pairs,
 )
 from steering.workflows.extraction.texts import neutral_texts, token_pairs
@@ -73,7 +75,7 @@ async def train(
     request: ExtractionRequest,
     settings: TrainingSettings | None = None,
     *,
-    progress: Progress | None = None,
+    progress: Progress = ignore_progress,
 ) -> ConceptVector:
     """Returns a vector with its card, not yet stored. layers "all": the layer where the mean difference reads best; explicit
     layers are trained one after the other. `request.method` is ignored.
@@ -82,23 +84,26 @@ async def train(
     InvalidRequest for what `extract` refuses, for unpaired texts, and where training reverses the direction against its
     poles; also what `Engine.fit` raises.
     """
-    report, chosen = progress or ignore_progress, settings or TrainingSettings()
+    chosen = settings or TrainingSettings()
     request = replace(request, method=TRAINED)
-    layers = _check(engine, request)
+    check_name(request.name)
+    check_position(request.position)
+    check_pairs(request.pairs.paired)
+    layers = layer_indices(request.layers, engine.info.layer_count)
     division = split(request.pairs, request.holdout, request.seed)
     reading = 2 * len(request.pairs) + len(layers)
     total = reading + chosen.steps * (1 if request.layers == "all" else len(layers))
-    read = await read_pairs(engine, request, layers, total, report)
+    read = await read_pairs(engine, request, layers, total, progress)
     starts, left_out = await run_in_thread(_starts, request, layers, read, division)
-    pairs = await token_pairs(engine, request.pairs, division.fit_positive)
-    report(reading, total, "writing neutral answers")
+    pairs = await run_in_thread(token_pairs, engine, request.pairs, division.fit_positive)
+    progress(reading, total, "writing neutral answers")
     neutral = await neutral_texts(engine, request.seed) if chosen.kl_coefficient > 0.0 else ()
     trained: dict[int, _Layer] = {}
     to_train = tuple(starts) if request.layers != "all" else (_best_start(engine, starts),)
     for layer in to_train:
         start, done = starts[layer].direction, reading + chosen.steps * len(trained)
         message = f"training layer {layer}"
-        report(done, total, message)
+        progress(done, total, message)
         fitted = await fitting_of(engine).fit(
             FitTask(
                 pairs=pairs,
@@ -109,11 +114,11 @@ async def train(
                 seed=request.seed,
                 **asdict(chosen),
             ),
-            progress=lambda steps, _, done=done, message=message: report(done + steps, total, message),  # type: ignore[misc]
+            progress=lambda steps, _, done=done, message=message: progress(done + steps, total, message),  # type: ignore[misc]
         )
         trained[layer] = _Layer(starts[layer], fitted)
     vector = await run_in_thread(_vector, engine, request, chosen, layers, read, division, trained, left_out)
-    report(total, total, "done")
+    progress(total, total, "done")
     return vector
 
 
@@ -123,13 +128,6 @@ def check_pairs(paired: bool) -> None:
         raise InvalidRequest(
             f"method {TRAINED!r} needs pairs, got separate lists of positive and negative texts", param="method"
         )
-
-
-def _check(engine: Engine, request: ExtractionRequest) -> tuple[int, ...]:
-    check_name(request.name)
-    check_position(request.position)
-    check_pairs(request.pairs.paired)
-    return layer_indices(request.layers, engine.info.layer_count)
 
 
 def _starts(
@@ -180,16 +178,15 @@ def _vector(
     chosen = quality[layer]
     auroc = None if chosen.auroc is None else Estimate(chosen.auroc, chosen.auroc_interval)
     measured = Measured(quality, auroc, len(division.held_positive), folds=1 if division.held_positive else 0)
-    vector = assembled(engine, request, directions, measured, left_out)
+    notes, provenance = notes_of(engine, request, left_out), provenance_of(engine, request)
+    vector = assembled(
+        engine.info, request, directions, measured, notes, {**provenance, **_training(settings, trained)}
+    )
     assert vector.quality is not None, "assembled with a card"
     ratio = trained[layer].start.direction.scale / directions[layer].scale
     low, high = settings.strengths
     strengths = None if vector.quality.at_chance else (low * ratio, high * ratio)
-    return replace(
-        vector,
-        recommended=Recommended((layer,), strengths_to_try=strengths, basis="card"),
-        provenance={**vector.provenance, **_training(settings, trained)},
-    )
+    return replace(vector, recommended=Recommended((layer,), strengths_to_try=strengths, basis="card"))
 
 
 def _held_out_quality(

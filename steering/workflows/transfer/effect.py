@@ -13,7 +13,7 @@ from steering.workflows.comparison.text_metrics import estimate
 from steering.workflows.evaluation.setup import ReadBack, plan_at, random_like
 from steering.workflows.evaluation.statistics import shifts
 from steering.workflows.evaluation.trials import Trial, run_trials, trial_answers
-from steering.workflows.progress import Progress
+from steering.workflows.progress import Progress, ignore_progress
 from steering.workflows.transfer.request import Transfer
 
 DOSE = 0.15
@@ -52,7 +52,7 @@ def effect_answers(prompts: int) -> int:
 
 
 async def effect(
-    target: Engine, found: Transfer, request: EffectRequest, *, progress: Progress | None = None
+    target: Engine, found: Transfer, request: EffectRequest, *, progress: Progress = ignore_progress
 ) -> Effect:
     """Answers the prompts unsteered and with each vector at one relative dose. The unsteered model reads all answers at the layer of
     the transfer, along the direction fitted to the pairs.

@@ -1,26 +1,33 @@
 """Carries a direction from one model to another, and measures the loss on held-out pairs."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 
 from steering.auroc import HeldOut, estimate_auroc
 from steering.engine.api import CaptureSpec, Engine
 from steering.extraction.base import orient
-from steering.extraction.card import build_card, recommend
-from steering.extraction.cross_validation import Folding, folding, layer_quality
+from steering.extraction.cross_validation import Folding, folding, held_out, layer_quality
+from steering.extraction.differences import MeanDifference
 from steering.layer_indices import layer_indices
 from steering.model.info import ModelInfo
 from steering.pairs import Split, Text, dataset_digest
 from steering.shapes import Direction, Float, Tensor
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, LayerDirection
-from steering.workflows.extraction.extract import ExtractionRequest, extract, read_pairs, tried_layers
+from steering.workflows.extraction.extract import (
+    ExtractionRequest,
+    Measured,
+    assembled,
+    extract,
+    read_pairs,
+    tried_layers,
+)
 from steering.workflows.extraction.texts import capture_prompts, reading_position
 from steering.workflows.progress import Progress, ignore_progress
 from steering.workflows.transfer.affine_map import AffineMap, fit_map
-from steering.workflows.transfer.measures import ReadLayer, random_folds
 from steering.workflows.transfer.request import Transfer, TransferRequest, check_transfer
 
 METHOD = "transferred"
@@ -29,38 +36,75 @@ ROWS = 2
 PART = 64
 """Anchors that are held with all their positions at a time."""
 STEPS = 5
+RANDOM_DIRECTIONS = 8
+"""Random directions for each split into folds; each is signed by the pairs that are not held out."""
+
+FitFold: TypeAlias = Callable[[Split], Direction]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Side:
-    """One of the two models: the layer that is read, and the pairs as it reads them there."""
+    """The pairs as one of the two models reads them at one layer."""
 
     info: ModelInfo
     layer: int
-    pairs: ReadLayer
+    positive: Float[Tensor, "pos d_model"]
+    negative: Float[Tensor, "neg d_model"]
+    paired: bool
+
+    def fit(self, split: Split | None = None) -> LayerDirection:
+        """Fits the mean difference, without what a split holds out."""
+        rows = (self.positive, self.negative) if split is None else self._fitted(split)
+        return MeanDifference.fit(*rows, self.paired)
+
+    def _fitted(self, split: Split) -> tuple[Tensor, Tensor]:
+        return self.positive[list(split.fit_positive)], self.negative[list(split.fit_negative)]
+
+    def signed(self, direction: Direction, split: Split) -> Direction:
+        """Turns a direction so that it points from the negative to the positive texts that a split does not hold out."""
+        positive, negative = self._fitted(split)
+        return direction if float(direction @ (positive.mean(0) - negative.mean(0))) >= 0.0 else -direction
+
+    def measured(self, division: Folding, fit: FitFold, repeats: int = 1) -> list[list[HeldOut]]:
+        """Projects what each fold holds out on the direction that is fitted without it."""
+
+        def read(fold: Split) -> HeldOut:
+            positive, negative = list(fold.held_positive), list(fold.held_negative)
+            groups = division.positive_groups[positive], division.negative_groups[negative]
+            return held_out(fit(fold), self.positive[positive], self.negative[negative], *groups)
+
+        return [[read(fold) for fold in split] for split in division.splits * repeats]
+
+    def random(self, division: Folding, seed: int) -> list[list[HeldOut]]:
+        """Projects held-out pairs on random directions."""
+        generator = torch.Generator().manual_seed(seed % 2**63)
+
+        def fit(fold: Split) -> Direction:
+            return self.signed(torch.randn(self.positive.shape[1], generator=generator), fold)
+
+        return self.measured(division, fit, RANDOM_DIRECTIONS)
 
 
 async def transfer(
-    target: Engine, source: Engine, request: TransferRequest, *, progress: Progress | None = None
+    target: Engine, source: Engine, request: TransferRequest, *, progress: Progress = ignore_progress
 ) -> Transfer:
     """Fits the map on the anchors, carries the direction from `source` to `target`, and measures it there.
 
     Raises InvalidRequest for what `check_transfer` refuses, and where the pairs do not differ along the carried direction.
     """
-    report = progress or ignore_progress
     check_transfer(request, target, source)
-    report(0, STEPS, f"choosing a layer of {source.info.name}")
+    progress(0, STEPS, f"choosing a layer of {source.info.name}")
     from_layer = await _layer(source, request, request.from_layer)
-    report(1, STEPS, f"choosing a layer of {target.info.name}")
+    progress(1, STEPS, f"choosing a layer of {target.info.name}")
     to_layer = await _layer(target, request, request.to_layer)
-    report(2, STEPS, "reading pairs")
+    progress(2, STEPS, "reading pairs")
     sides = await _side(source, request, from_layer), await _side(target, request, to_layer)
-    report(3, STEPS, "reading anchors")
+    progress(3, STEPS, "reading anchors")
     anchors = [await _anchors(*one, request.anchors) for one in ((source, from_layer), (target, to_layer))]
-    report(4, STEPS, "fitting the map")
+    progress(4, STEPS, "fitting the map")
     carried = await run_in_thread(fit_map, anchors[0], anchors[1], ROWS)
     found = await run_in_thread(_result, *sides, request, carried)
-    report(STEPS, STEPS, "done")
+    progress(STEPS, STEPS, "done")
     return found
 
 
@@ -80,12 +124,14 @@ def _extraction(request: TransferRequest, layers: tuple[int, ...]) -> Extraction
         position=reading_position(request.pairs, request.position),
         holdout=request.holdout,
         seed=request.seed,
+        description=request.description,
+        tags=request.tags,
     )
 
 
 async def _side(engine: Engine, request: TransferRequest, layer: int) -> Side:
     read = await read_pairs(engine, _extraction(request, (layer,)), (layer,), 0, ignore_progress)
-    return Side(engine.info, layer, ReadLayer(read.positive[0], read.negative[0], request.pairs.paired))
+    return Side(engine.info, layer, read.positive[0], read.negative[0], request.pairs.paired)
 
 
 async def _anchors(engine: Engine, layer: int, texts: Sequence[Text]) -> Float[Tensor, "row d_model"]:
@@ -102,20 +148,19 @@ async def _anchors(engine: Engine, layer: int, texts: Sequence[Text]) -> Float[T
 def _result(source: Side, target: Side, request: TransferRequest, carried: AffineMap) -> Transfer:
     division = folding(request.pairs, request.holdout, request.seed)
 
-    def source_fold(fold: Split) -> Direction:
-        return source.pairs.fit(fold).direction if request.direction is None else request.direction
+    def source_fold(fold: Split | None = None) -> Direction:
+        return source.fit(fold).direction if request.direction is None else request.direction
 
     def carried_fold(fold: Split) -> Direction:
-        return target.pairs.signed(carried.carry(source_fold(fold)), fold)
+        return target.signed(carried.carry(source_fold(fold)), fold)
 
-    transferred = target.pairs.measured(division, carried_fold, division.splits)
-    direction = source.pairs.fit().direction if request.direction is None else request.direction
-    values = carried.carry(direction)
-    entry = orient(values, target.pairs.positive, target.pairs.negative)
+    transferred = target.measured(division, carried_fold)
+    values = carried.carry(source_fold())
+    entry = orient(values, target.positive, target.negative)
     warnings = []
     if float(entry.direction @ values) < 0.0:
         warnings.append("the carried direction had the opposite sign in the target model; it was turned by the pairs")
-    native = target.pairs.fit()
+    native = target.fit()
     return Transfer(
         vector=_vector(source, target, request, entry, division, transferred),
         fitted=native,
@@ -126,12 +171,10 @@ def _result(source: Side, target: Side, request: TransferRequest, carried: Affin
         explained=carried.explained,
         penalty=carried.penalty,
         cosine=float(torch.nn.functional.cosine_similarity(entry.direction, native.direction, dim=0)),
-        source=estimate_auroc(source.pairs.measured(division, source_fold, division.splits)),
-        native=estimate_auroc(
-            target.pairs.measured(division, lambda fold: target.pairs.fit(fold).direction, division.splits)
-        ),
+        source=estimate_auroc(source.measured(division, source_fold)),
+        native=estimate_auroc(target.measured(division, lambda fold: target.fit(fold).direction)),
         transferred=estimate_auroc(transferred),
-        random=estimate_auroc(random_folds(target.pairs, division, request.seed)),
+        random=estimate_auroc(target.random(division, request.seed)),
         warnings=tuple(warnings),
     )
 
@@ -144,36 +187,18 @@ def _vector(
     division: Folding,
     folds: list[list[HeldOut]],
 ) -> ConceptVector:
-    info, pairs, layer = target.info, request.pairs, target.layer
-    card = build_card(
-        {layer: layer_quality(folds)},
-        layer_count=info.layer_count,
-        pairs=min(len(pairs.positive), len(pairs.negative)),
-        holdout=division.holdout,
-        folds=division.folds,
-        topics=len(set(pairs.topics)) or len(pairs),
-        auroc=estimate_auroc(folds),
-    )
-    return ConceptVector(
-        name=request.name,
-        model=info.name,
-        model_fingerprint=info.fingerprint,
-        d_model=info.d_model,
-        method=METHOD,
-        layers={layer: entry},
-        description=request.description,
-        tags=request.tags,
-        recommended=recommend(card, info.layer_count, {layer: entry.scale}, info.typical_norms),
-        quality=card,
-        provenance={
-            "method": METHOD,
-            "position": reading_position(pairs, request.position),
-            "dataset": dataset_digest(pairs),
-            "seed": request.seed,
-            "model": info.name,
-            "from_model": source.info.name,
-            "from_fingerprint": source.info.fingerprint,
-            "from_layer": source.layer,
-            "anchors": len(request.anchors),
-        },
-    )
+    extraction = replace(_extraction(request, (target.layer,)), method=METHOD)
+    quality = {target.layer: layer_quality(folds)}
+    measured = Measured(quality, estimate_auroc(folds), division.holdout, division.folds)
+    provenance = {
+        "method": METHOD,
+        "position": extraction.position,
+        "dataset": dataset_digest(request.pairs),
+        "seed": request.seed,
+        "model": target.info.name,
+        "from_model": source.info.name,
+        "from_fingerprint": source.info.fingerprint,
+        "from_layer": source.layer,
+        "anchors": len(request.anchors),
+    }
+    return assembled(target.info, extraction, {target.layer: entry}, measured, (), provenance)

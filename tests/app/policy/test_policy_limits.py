@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from app.policy.keys import KeyLimits
-from app.policy.limits import narrowed
+from app.services.limits import narrowed
 from steering.schemas.governance.policy import SteeringLimits
 from tests.app.conftest import Server, StartServer
 from tests.app.policy.conftest import put_policy

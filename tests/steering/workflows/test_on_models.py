@@ -16,7 +16,7 @@ from steering.workflows.evaluation.setup import as_prompts, plan_at
 from steering.workflows.extraction.describe import describe
 from steering.workflows.extraction.extract import ExtractionRequest, extract
 from steering.workflows.reading.latent_space import LatentSpaceRequest, latent_space
-from steering.workflows.reading.readout import ReadoutRequest, readout
+from steering.workflows.reading.readout import readout
 from tests.families import FAMILIES
 
 
@@ -105,8 +105,8 @@ async def test_sentiment_is_found_read_and_mapped(embedded):
     assert vector.quality.layers[layer].auroc >= 0.9
     assert vector.quality.layers[layer].random_auroc < 0.75
     texts = ("The food was wonderful and we left delighted.", "The food was dreadful and we left annoyed.")
-    happy, cross = await readout(embedded, ReadoutRequest(texts, {"sentiment": vector}))
-    assert happy.readouts[0].mean > cross.readouts[0].mean + 0.3
+    happy, cross = await readout(embedded, texts, {"sentiment": vector})
+    assert happy.readout["sentiment"][str(layer)].mean > cross.readout["sentiment"][str(layer)].mean + 0.3
     shown = LatentSpaceRequest(
         pairs.positive[:20] + pairs.negative[:20],
         ("up",) * 20 + ("down",) * 20,

@@ -212,9 +212,9 @@ async def test_comparisons_that_cannot_be(engine, change, message):
 def test_a_sweep_is_arms_of_one_intervention():
     found = sweep_arms(InterventionSpec(vector="sentiment", strength=0.1, layers=(3,)), (-1.0, 0.0, 0.5))
     assert [arm.name for arm in found] == ["base", "-1", "+0.5"]
-    assert found[0].steering.interventions == ()
-    assert [arm.steering.interventions[0].strength for arm in found[1:]] == [-1.0, 0.5]
-    assert all(arm.steering.interventions[0].layers == (3,) for arm in found[1:])
+    assert found[0].steering == ()
+    assert [arm.steering[0].strength for arm in found[1:]] == [-1.0, 0.5]
+    assert all(arm.steering[0].layers == (3,) for arm in found[1:])
 
 
 @pytest.mark.parametrize(("strengths", "message"), [((), "at least one strength"), ((0.5, 0.5), "given twice")])

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from steering.engine.api import CapturePrompt, CaptureSpec
 from steering.errors import InvalidRequest, VectorModelMismatch
 from steering.workflows.dictionaries.folder import open_dictionary
-from steering.workflows.dictionaries.search import Search, output_scores, search
+from steering.workflows.dictionaries.search import output_scores, search
 from tests.engines import engine_over, family_engine
 from tests.families import D_MODEL, FAMILIES, LAYERS
 from tests.steering.workflows.dictionaries.planted import FEATURES, planted_folder
@@ -120,15 +120,15 @@ async def test_searches_find_planted_features(hf_byte_tokenizer: PreTrainedToken
         shift = read[0].activations[0, 0] - read[1].activations[0, 0]
         vector = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(9))
         found = open_dictionary(planted_folder(tmp_path / "sae", D_MODEL, {4: shift, 7: vector}))
-        near = await search(engine, found, Search(vector=vector, top=3))
-        active = await search(engine, found, Search(texts=("xxxxxxxx",), against=("other text",), top=3))
-        default = await search(engine, found, Search(texts=("xxxxxxxx",), top=1))
-        scored = await search(engine, found, Search(vector=vector, top=3, min_output_score=0.0))
-        strict = await search(engine, found, Search(vector=vector, min_output_score=1.0))
+        near = await search(engine, found, vector=vector, top=3)
+        active = await search(engine, found, texts=("xxxxxxxx",), against=("other text",), top=3)
+        default = await search(engine, found, texts=("xxxxxxxx",), top=1)
+        scored = await search(engine, found, vector=vector, top=3, min_output_score=0.0)
+        strict = await search(engine, found, vector=vector, min_output_score=1.0)
         with pytest.raises(VectorModelMismatch, match="d_model 8"):
-            await search(engine, open_dictionary(planted_folder(tmp_path / "other", 8, {})), Search(texts=("a",)))
+            await search(engine, open_dictionary(planted_folder(tmp_path / "other", 8, {})), texts=("a",))
         with pytest.raises(InvalidRequest, match="'vector' or 'texts'"):
-            await search(engine, found, Search())
+            await search(engine, found)
     assert near[0].feature == 7
     assert near[0].score == pytest.approx(1.0, abs=1e-4)
     assert active[0].feature == 4
@@ -137,7 +137,7 @@ async def test_searches_find_planted_features(hf_byte_tokenizer: PreTrainedToken
     assert near[0].output_score is None
     assert [one.feature for one in scored] == [one.feature for one in near]
     assert all(one.output_score is not None and 0.0 <= one.output_score <= 1.0 for one in scored)
-    assert strict == ()
+    assert strict == []
 
 
 async def test_the_output_score_finds_the_feature_that_writes_a_token(
@@ -153,14 +153,14 @@ async def test_the_output_score_finds_the_feature_that_writes_a_token(
     async with engine_over(model, hf_byte_tokenizer) as engine:
         found = open_dictionary(folder)
         vector = writes + ignored
-        both = await search(engine, found, Search(vector=vector, top=2))
-        scored = await search(engine, found, Search(vector=vector, top=2, min_output_score=0.0))
-        kept = await search(engine, found, Search(vector=vector, min_output_score=0.25))
+        both = await search(engine, found, vector=vector, top=2)
+        scored = await search(engine, found, vector=vector, top=2, min_output_score=0.0)
+        kept = await search(engine, found, vector=vector, min_output_score=0.25)
         direct = await output_scores(engine, LAYERS - 1, found.rows((3, 6)), [[65], [65]])
     assert {one.feature for one in both} == {one.feature for one in scored} == {3, 6}
     score = {one.feature: one.output_score or 0.0 for one in scored}
     assert score[3] > 0.25
     assert score[6] < 0.02
     assert [one.feature for one in kept] == [3]
-    assert kept[0].promoted[0] == (65, "A")
+    assert (kept[0].promoted[0].id, kept[0].promoted[0].text) == (65, "A")
     assert direct == [pytest.approx(score[3]), pytest.approx(0.0, abs=0.02)]

@@ -27,7 +27,7 @@ STRENGTHS = (-1.0, -0.5, 0.5, 1.0, 1.5)
 
 def asked_of(engine: LinearEngine, **changes: object) -> DoseResponseRequest:
     request = DoseResponseRequest(
-        planted_vector(engine), PROMPTS, PROMPTS[:2], strengths=STRENGTHS, layers=(2,), sampling=SAMPLING
+        planted_vector(engine), PROMPTS, neutral=PROMPTS[:2], strengths=STRENGTHS, layers=(2,), sampling=SAMPLING
     )
     return replace(request, **changes)
 

@@ -126,8 +126,8 @@ async def test_what_cannot_be_had_is_counted_and_is_no_zero() -> None:
 
 def asked_of(engine: LinearEngine, **changes: object) -> DoseResponseRequest:
     request = DoseResponseRequest(
-        planted_vector(engine), PROMPTS[:3], PROMPTS[:1], strengths=(-1.0, 1.0), layers=(2,), random_directions=1,
-        sampling=SAMPLING,
+        planted_vector(engine), PROMPTS[:3], neutral=PROMPTS[:1], strengths=(-1.0, 1.0), layers=(2,),
+        random_directions=1, sampling=SAMPLING,
     )  # fmt: skip
     return replace(request, **changes)
 

@@ -57,7 +57,7 @@ async def test_a_prompt_without_an_answer_is_left_out() -> None:
 
 async def test_a_text_that_stands_alone_is_trained_on_as_an_answer() -> None:
     engine = LinearEngine()
-    found = await token_pairs(engine, PAIRS, (2, 0))
+    found = token_pairs(engine, PAIRS, (2, 0))
     for index, pair in zip((2, 0), found, strict=True):
         question = (ChatMessage("user", load_neutral()[index]),)
         given = engine.tokenizer.encode(question)
@@ -68,7 +68,7 @@ async def test_a_text_that_stands_alone_is_trained_on_as_an_answer() -> None:
 
 async def test_without_a_chat_template_it_is_a_transcript() -> None:
     engine = LinearEngine(chat_template=False)
-    (pair,) = await token_pairs(engine, PAIRS, (0,))
+    (pair,) = token_pairs(engine, PAIRS, (0,))
     expected = f"User: {load_neutral()[0]}\n\nAssistant: {PAIRS.positive[0]}"
     assert pair.positive == engine.tokenizer.encode(expected)
     assert pair.positive[: pair.start] == pair.negative[: pair.start]
@@ -77,13 +77,13 @@ async def test_without_a_chat_template_it_is_a_transcript() -> None:
 async def test_a_conversation_stays_as_it_is() -> None:
     engine = LinearEngine()
     pairs = PairSet((conversation("the road", "warm day"),), (conversation("the road", "cold day"),))
-    (pair,) = await token_pairs(engine, pairs, (0,))
+    (pair,) = token_pairs(engine, pairs, (0,))
     assert pair.positive == engine.tokenizer.encode(pairs.positive[0])
     assert pair.start == 5
 
 
 async def test_pairs_that_tell_nothing_are_left_out_and_none_left_is_refused() -> None:
     same = PairSet(("the road", "a glad river"), ("the road", "a sad river"))
-    assert len(await token_pairs(LinearEngine(), same, (0, 1))) == 1
+    assert len(token_pairs(LinearEngine(), same, (0, 1))) == 1
     with pytest.raises(InvalidRequest, match="no pair is left"):
-        await token_pairs(LinearEngine(), same, (0,))
+        token_pairs(LinearEngine(), same, (0,))

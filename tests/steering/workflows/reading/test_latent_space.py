@@ -13,8 +13,7 @@ from steering.errors import InvalidRequest
 from steering.projection import Points
 from steering.vectors import LayerDirection
 from steering.workflows.reading.latent_space import LatentSpaceRequest, latent_space, segment
-from steering.workflows.reading.projection_process import draw
-from steering.workflows.reading.worker_process import NICENESS, run_in_worker
+from steering.workflows.reading.worker_process import NICENESS, draw, run_in_worker
 from tests.steering.workflows.linear import GAIN, LinearEngine
 from tests.steering.workflows.texts import planted_pairs
 from tests.steering.workflows.vectors import planted_vector
@@ -51,12 +50,12 @@ async def test_the_vector_lies_between_the_clouds_and_fills_the_page(engine, map
     assert drawn.visible > 0.95
     assert np.dot(end - start, good - bad) > 0.0
     assert np.linalg.norm(end - start) == pytest.approx(GAIN * drawn.visible, rel=1e-4)
-    assert (await latent_space(engine, mapped)).layers[0].segments == (), "the vector has no layer 0"
+    assert (await latent_space(engine, mapped)).layers[0].segments == [], "the vector has no layer 0"
 
 
 async def test_a_path_follows_one_text(engine, mapped):
     path = (await latent_space(engine, replace(mapped, layers="all"))).path
-    assert path.layers == (0, 1, 2, 3)
+    assert path.layers == [0, 1, 2, 3]
     assert len(path.text) == len(path.mean) == 4
     assert path.text[1] == pytest.approx(path.text[2], abs=1e-5), "block 2 changes nothing"
     assert np.linalg.norm(np.subtract(path.text[0], path.text[1])) > 0.1
@@ -67,7 +66,7 @@ async def test_same_seed_same_map_in_three_dimensions(engine, mapped):
     first, second = [await latent_space(engine, request) for _ in range(2)]
     assert first == second
     assert {len(point) for point in first.layers[0].points} == {3}
-    assert (first.layers[0].explained_variance, first.layers[0].segments) == (None, ())
+    assert (first.layers[0].explained_variance, first.layers[0].segments) == (None, [])
 
 
 async def test_labels_are_not_needed(engine, mapped):
@@ -91,7 +90,7 @@ async def test_input_embeddings_are_drawn_next_to_the_layers(engine, mapped):
     assert len(found.embedding.points) == 32
     assert found.embedding.points == found.layers[0].points, "block 0 writes the embedding, as it is"
     assert found.embedding.separability.silhouette < found.layers[1].separability.silhouette
-    assert found.embedding.segments == ()
+    assert found.embedding.segments == []
     assert found.path is not None
     assert [len(found.path.layers), (await latent_space(engine, mapped)).embedding] == [2, None]
 
@@ -167,11 +166,11 @@ def test_a_vector_across_the_page_is_hardly_visible():
     out = LayerDirection(entry.direction[:3] * 0 + entry.direction.new_tensor([0.0, 0.0, 1.0]), 2.0)
     assert segment("out", out, points).visible == 0.0
     along = LayerDirection(entry.direction.new_tensor([1.0, 0.0, 0.0]), 2.0)
-    assert segment("along", along, points).end == (1.0, 0.0)
+    assert segment("along", along, points).end == [1.0, 0.0]
 
 
 def test_a_worker_needs_no_torch():
-    message = "import sys, steering.workflows.reading.projection_process, steering.workflows.reading.worker_process; print([m for m in ('torch', 'sklearn') if m in sys.modules])"
+    message = "import sys, steering.workflows.reading.worker_process; print([m for m in ('torch', 'sklearn') if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", message], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
 

@@ -82,7 +82,7 @@ async def test_only_fitted_pairs_are_trained_on_from_where_their_texts_differ(en
     await train(engine, request_, SETTINGS)
     division = split(request_.pairs, request_.holdout, request_.seed)
     (task,) = engine.tasks
-    assert task.pairs == await token_pairs(engine, request_.pairs, division.fit_positive)
+    assert task.pairs == token_pairs(engine, request_.pairs, division.fit_positive)
     assert len(task.pairs) == len(division.fit_positive) < len(request_.pairs)
     assert (task.steps, task.batch, task.strengths, task.seed) == (5, 2, SETTINGS.strengths, request_.seed)
 
