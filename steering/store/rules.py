@@ -1,10 +1,12 @@
-"""Rules that every store applies in the same way: timestamps, cursors, limits of texts, and references to vectors."""
+"""Rules that every store applies in the same way: timestamps, fields of records, cursors, limits of texts, and references to vectors."""
 
 import base64
 import binascii
+import re
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from datetime import UTC, datetime
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from steering.errors import InvalidRequest, LimitExceeded, VectorInUse
 from steering.spec import SteeringSpec, vector_names
@@ -15,7 +17,7 @@ DESCRIPTION_LIMIT = 4096
 SEARCH_LIMIT = 256
 TAG_LIMIT = 32
 PAGE_LIMIT = 200
-_ALLOWED_CONTROLS = frozenset("\n\r\t")
+_REFUSED = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
 _CURSOR_LIMIT = 256
 
 Listing: TypeAlias = Literal["vector", "job", "link", "audit"]
@@ -24,6 +26,11 @@ Listing: TypeAlias = Literal["vector", "job", "link", "audit"]
 def now() -> str:
     """Returns the UTC time in ISO 8601 with microseconds. The length is fixed, so the texts sort by time."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def values_of(source: object, record: type[Any]) -> dict[str, Any]:
+    """Returns what a record or a row of the database has under the names of the fields of the dataclass `record`."""
+    return {field.name: getattr(source, field.name) for field in fields(record)}
 
 
 def make_cursor(listing: Listing, last: str) -> str:
@@ -57,12 +64,11 @@ def check_text(text: str, param: str, limit: int) -> str:
     """Returns the text. Raises LimitExceeded beyond `limit` characters, InvalidRequest for what no database stores."""
     if len(text) > limit:
         raise LimitExceeded(f"{param} has {len(text)} characters; at most {limit} are stored", param=param)
-    for character in text:
-        code = ord(character)
-        if 0xD800 <= code <= 0xDFFF:
+    if refused := _REFUSED.search(text):
+        code = ord(refused[0])
+        if code >= 0xD800:
             raise InvalidRequest(f"{param} contains a lone surrogate (U+{code:04X}), which is not text", param=param)
-        if code < 0x20 and character not in _ALLOWED_CONTROLS:
-            raise InvalidRequest(f"{param} contains the control character U+{code:04X}", param=param)
+        raise InvalidRequest(f"{param} contains the control character U+{code:04X}", param=param)
     return text
 
 
@@ -103,11 +109,6 @@ def check_page(limit: int) -> int:
     if limit > PAGE_LIMIT:
         raise LimitExceeded(f"limit is {limit}; a page has at most {PAGE_LIMIT} entries", param="limit")
     return limit
-
-
-def fold(text: str) -> str:
-    """Returns the form in which texts are searched: case-insensitive in every script and database."""
-    return text.casefold()
 
 
 def refuse_if_used(

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from steering.errors import InvalidRequest
 from steering.quality import QualityCard, Recommended
-from steering.store.rules import DESCRIPTION_LIMIT, check_tags, check_text
+from steering.spec_base import LayerKey
+from steering.store.rules import DESCRIPTION_LIMIT, check_tags, check_text, values_of
 from steering.store.summary import LayerNumbers
 from steering.strict_json import dump_json, load_json
 from steering.vectors import ConceptVector, check_name
@@ -16,12 +17,11 @@ from steering.vectors import ConceptVector, check_name
 FORMAT = 1
 METADATA_KEY = "steering_vector"
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-LayerKey: TypeAlias = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,3})$")]
 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What is fields about a vector and may change later. Travels with an exported file, never inside the digest."""
+    """What is known about a vector and may change later. Travels with an exported file, never inside the digest."""
 
     name: str
     description: str = ""
@@ -58,15 +58,7 @@ def write_metadata(vector: ConceptVector, labels: bool) -> str:
         "d_model": vector.d_model,
         "method": vector.method,
         "layers": {
-            str(layer): {
-                "scale": float(entry.scale),
-                **_present(
-                    positive_mean=entry.positive_mean,
-                    negative_mean=entry.negative_mean,
-                    weight=entry.weight,
-                    bias=entry.bias,
-                ),
-            }
+            str(layer): {name: float(one) for name, one in values_of(entry, LayerNumbers).items() if one is not None}
             for layer, entry in vector.layers.items()
         },
         "recommended": None if vector.recommended is None else asdict(vector.recommended),
@@ -78,15 +70,10 @@ def write_metadata(vector: ConceptVector, labels: bool) -> str:
     return dump_json(fields, "metadata")
 
 
-def _present(**numbers: float | None) -> dict[str, float]:
-    return {name: float(number) for name, number in numbers.items() if number is not None}
-
-
 def read_metadata(text: str) -> VectorMetadata:
     """Reads metadata. Raises InvalidRequest naming the field that does not fit."""
-    load_json(
-        text, "the metadata", param="metadata"
-    )  # what pydantic lets pass: duplicate keys, surrogates, depth, NaN inside provenance
+    # Refuses what pydantic lets pass: duplicate keys, surrogates, depth, NaN inside provenance.
+    load_json(text, "the metadata", param="metadata")
     try:
         fields = _ADAPTER.validate_json(text)
     except ValidationError as error:

@@ -2,9 +2,12 @@
 
 import sqlite3
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.pool import NullPool
 
 from steering.errors import StoreUnavailable
 from steering.store.sql.address import DatabaseAddress
@@ -40,6 +43,16 @@ def prepare(engine: Engine, address: DatabaseAddress) -> None:
             )
             if writes:
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK_KEY})")
+
+
+@contextmanager
+def transaction(address: DatabaseAddress, *, writes: bool = False) -> Iterator[Connection]:
+    """Runs one transaction on a connection of its own; a reader sees one snapshot."""
+    engine = create_engine(address.sync_url, poolclass=NullPool, **address.engine_options)
+    prepare(engine, address)
+    options = {} if writes or address.file is not None else {"isolation_level": "REPEATABLE READ"}
+    with engine.connect().execution_options(**options, **{WRITES: writes}) as connection, connection.begin():
+        yield connection
 
 
 def _set_up_sqlite(connection: Any, page_limit: int | None) -> None:
