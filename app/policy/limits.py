@@ -5,7 +5,7 @@ from typing import Literal
 from app.policy.keys import KeyLimits
 from app.settings import Settings
 from steering.plan.dose import DoseGuard
-from steering.schemas.governance.policy import SteeringLimits
+from steering.schemas.governance import SteeringLimits
 
 _NARROWER = ("any", "profiles", "none")
 

@@ -7,7 +7,7 @@ from app.http.request_reading import ApiRoute
 from app.services import profiles
 from app.services.ownership import delete_profile
 from app.services.resources import profile_answer
-from steering.schemas.profiles import ProfileAnswer, ProfileList, ProfileRequest
+from steering.schemas.resources import ProfileAnswer, ProfileList, ProfileRequest
 from steering.schemas.steering import DefaultSteering, DefaultSteeringAnswer
 from steering.vectors import check_name
 

@@ -18,9 +18,8 @@ from app.services.vectors import report as reporting
 from app.services.vectors import transfer as transferring
 from steering.schemas.evaluation import EvaluateQuery, EvaluationAnswer, EvaluationRequest
 from steering.schemas.evaluation.report import ReportRequest
-from steering.schemas.extraction import ExtractQuery, ExtractRequest
-from steering.schemas.jobs import JobAnswer
-from steering.schemas.transfer import TransferAnswer, TransferRequest
+from steering.schemas.extraction import ExtractQuery, ExtractRequest, TransferAnswer, TransferRequest
+from steering.schemas.resources import JobAnswer
 from steering.schemas.vectors import VectorAnswer
 
 uploads = APIRouter(route_class=UploadRoute, tags=["vectors"])

@@ -7,9 +7,7 @@ from typing import Any
 from steering.model.info import ModelInfo
 from steering.quality import Recommended
 from steering.schemas.base import by_layer
-from steering.schemas.jobs import JobAnswer, JobError, JobProgress
-from steering.schemas.links import LinkAnswer, LinkState, link_url
-from steering.schemas.profiles import ProfileAnswer
+from steering.schemas.resources import JobAnswer, JobError, JobProgress, LinkAnswer, LinkState, ProfileAnswer, link_url
 from steering.schemas.system import ModelAnswer
 from steering.schemas.vectors import QualityAnswer, RecommendedAnswer, VectorAnswer, VectorExport
 from steering.store.base import JobRecord, Link, Profile

@@ -27,7 +27,7 @@ from steering.schemas.comparison import (
     MeanAnswer,
     MetricsAnswer,
 )
-from steering.schemas.replay import Record
+from steering.schemas.steering import Record
 from steering.workflows.comparison.arm_metrics import AgainstBaseline, ArmMetrics
 from steering.workflows.comparison.compare import (
     Arm,

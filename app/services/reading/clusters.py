@@ -8,8 +8,7 @@ from app.services.limits import check_limit
 from app.services.reading.library import library_vectors
 from app.services.reading.responses import ACTIVATION_BYTES, SCORE_BYTES
 from steering.layer_indices import layer_index
-from steering.schemas.messages import Text
-from steering.schemas.reading.clusters import (
+from steering.schemas.latent_space import (
     ClusterAnswer,
     ClustersAnswer,
     ClustersRequest,
@@ -17,6 +16,7 @@ from steering.schemas.reading.clusters import (
     NearestVector,
     PairAnswer,
 )
+from steering.schemas.messages import Text
 from steering.workflows.reading import clusters as workflow
 
 EXAMPLE_CHARACTERS = 300

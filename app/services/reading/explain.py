@@ -11,14 +11,14 @@ from steering.concepts.loader import load_neutral_texts
 from steering.engine.api import Engine, Prompt
 from steering.errors import InvalidRequest
 from steering.layer_indices import layer_indices
-from steering.schemas.reading.explain import (
+from steering.schemas.reading import (
     CarryingTokenAnswer,
     ExplainAnswer,
     ExplainedTextAnswer,
     ExplainRequest,
+    ReadVector,
     StandingConceptAnswer,
 )
-from steering.schemas.reading.readout import ReadVector
 from steering.workflows.reading import explain as workflow
 
 NEUTRAL_TOKENS = 3_000

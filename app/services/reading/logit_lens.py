@@ -10,7 +10,7 @@ from app.services.reading.responses import ACTIVATION_BYTES, SCORE_BYTES, applie
 from steering.engine.capabilities import unembedding_of
 from steering.engine.prompts import check_context, encode_steered
 from steering.layer_indices import layer_indices
-from steering.schemas.reading.logit_lens import (
+from steering.schemas.reading import (
     LensLayerAnswer,
     LogitLensAnswer,
     LogitLensRequest,

@@ -9,7 +9,7 @@ from app.services.limits import check_limit
 from app.services.reading.responses import ACTIVATION_BYTES, SCORE_BYTES, read_tokens, read_vectors
 from steering.plan.layers import resolve_layers
 from steering.schemas.base import by_layer
-from steering.schemas.reading.readout import LayerScores, ReadoutAnswer, ReadoutRequest, TextReadoutAnswer
+from steering.schemas.reading import LayerScores, ReadoutAnswer, ReadoutRequest, TextReadoutAnswer
 from steering.workflows.reading import readout as workflow
 
 

@@ -6,8 +6,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from steering.plan.types import SteeringPlan
-from steering.schemas.reading.logit_lens import LensSteering
-from steering.schemas.reading.readout import ReadToken, ReadVector
+from steering.schemas.reading import LensSteering, ReadToken, ReadVector
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector
 

@@ -8,8 +8,7 @@ from pydantic import ValidationError
 
 from steering.errors import InvalidRequest, JobNotFound, LinkNotFound, ProfileNotFound, StoreCorrupt
 from steering.spec import SteeringSpec
-from steering.store.base import JobRecord, Profile
-from steering.store.base import Link
+from steering.store.base import JobRecord, Link, Profile
 from steering.store.rules import DESCRIPTION_LIMIT, check_text
 from steering.strict_json import dump_json, load_json
 from steering.vectors import check_name
