@@ -4,10 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from steering.schemas.base import Answer, Measured, NamespaceQuery, Number, Request
+from steering.schemas.base import Answer, Measured, Number, Request, exactly_one
 from steering.schemas.comparison import EstimateAnswer
-from steering.schemas.messages import MAX_TEXTS, Text, Texts
-from steering.schemas.sampling import MAX_SEED
+from steering.schemas.messages import MAX_TEXTS, Position, Text, Texts
+from steering.schemas.sampling import Seed
 from steering.schemas.vectors import Description, LayerList, Name, Tags, VectorAnswer
 from steering.spec_base import LayerIndex, Numbers
 
@@ -58,11 +58,9 @@ class ExtractRequest(Request):
     describe: TraitDescription | None = None
     method: Annotated[str, Field(max_length=64)] = "mean_difference"
     layers: Literal["all"] | LayerList = "all"
-    position: (
-        Literal["last", "mean", "response_mean"] | Annotated[int, Field(strict=True, ge=-100_000, le=-1)] | None
-    ) = None
+    position: Position | None = None
     holdout: Annotated[Number, Field(ge=0, lt=1)] = 0.3
-    seed: Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)] = 0
+    seed: Seed = 0
     training: Training | None = None
 
     @model_validator(mode="after")
@@ -73,12 +71,6 @@ class ExtractRequest(Request):
         if len(given) != 1:
             raise ValueError("give exactly one of 'pairs', 'concept', 'positive' with 'negative', and 'describe'")
         return self
-
-
-class ExtractQuery(NamespaceQuery):
-    """wait: hold the connection until the vector is made, instead of answering with a job."""
-
-    wait: bool = False
 
 
 class EffectRequest(Request):
@@ -113,18 +105,12 @@ class TransferRequest(Request):
     direction: Numbers | None = None
     from_layer: LayerIndex | None = None
     to_layer: LayerIndex | None = None
-    position: (
-        Literal["last", "mean", "response_mean"] | Annotated[int, Field(strict=True, ge=-100_000, le=-1)] | None
-    ) = None
+    position: Position | None = None
     holdout: Annotated[Number, Field(gt=0, lt=1)] = 0.3
-    seed: Annotated[int, Field(strict=True, ge=0, le=MAX_SEED)] = 0
+    seed: Seed = 0
     effect: EffectRequest | None = None
 
-    @model_validator(mode="after")
-    def _one_source(self) -> "TransferRequest":
-        if (self.concept is None) == (self.pairs is None):
-            raise ValueError("give exactly one of 'concept' and 'pairs'")
-        return self
+    _one_source = exactly_one("concept", "pairs")
 
 
 class EffectAnswer(Answer):

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from steering.schemas.base import Answer, ErrorDetail, Measured, Number, Request
+from steering.schemas.base import Answer, ErrorDetail, Measured, Number, Request, exactly_one
 from steering.schemas.messages import PromptFields
 from steering.schemas.sampling import ChoiceFields
 from steering.schemas.steering import AppliedSteering, Steering
@@ -17,11 +17,7 @@ class FlagCondition(Request):
     above: Number | None = None
     below: Number | None = None
 
-    @model_validator(mode="after")
-    def _one_bound(self) -> "FlagCondition":
-        if (self.above is None) == (self.below is None):
-            raise ValueError("give exactly one of 'above' and 'below'")
-        return self
+    _one_bound = exactly_one("above", "below")
 
 
 class RaisedFlag(Answer):

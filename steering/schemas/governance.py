@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import AwareDatetime, Field, model_validator
 
 from steering.namespaces import SHARED
-from steering.schemas.base import Answer, Measured, NamespaceName, Number, Page, Request
+from steering.schemas.base import Answer, Measured, NamespaceName, Number, Page, Request, exactly_one
 from steering.spec import MAX_MANDATORY, InterventionSpec, SteeringSpec, pinned, vector_names
 from steering.spec_base import LayerIndex
 
@@ -124,11 +124,7 @@ class MonitorSpec(Request):
     layer: LayerIndex | None = None
     action: Literal["count", "flag", "stop"] = "count"
 
-    @model_validator(mode="after")
-    def _one_bound(self) -> "MonitorSpec":
-        if (self.above is None) == (self.below is None):
-            raise ValueError("a monitor needs exactly one of 'above' and 'below'")
-        return self
+    _one_bound = exactly_one("above", "below", start="a monitor needs")
 
 
 class SteeringLimits(Request):

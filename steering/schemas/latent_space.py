@@ -4,12 +4,11 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from steering.schemas.base import Answer, Flag, Measured, Number, Request, Whole
-from steering.schemas.messages import MAX_TEXTS, Texts
-from steering.schemas.reading import ReadVector
+from steering.schemas.base import Answer, Flag, Measured, Number, Request, Whole, exactly_one
+from steering.schemas.messages import MAX_TEXTS, Position, Texts
+from steering.schemas.reading import ReadToken, ReadVector
 from steering.schemas.vectors import Description, LayerList, Name, Tags
 
-Position: TypeAlias = Literal["last", "mean", "response_mean"] | Annotated[int, Field(strict=True, ge=-100_000, le=-1)]
 Names: TypeAlias = Annotated[
     tuple[Annotated[str, Field(min_length=1, max_length=128)], ...], Field(max_length=MAX_TEXTS, fail_fast=True)
 ]
@@ -184,20 +183,17 @@ class DictionarySearchRequest(Request):
     top: Annotated[Whole, Field(ge=1, le=64)] = 20
     min_output_score: Annotated[Number, Field(ge=0, le=1)] | None = None
 
+    _one_query = exactly_one("vector", "texts")
+
     @model_validator(mode="after")
-    def _one_query(self) -> "DictionarySearchRequest":
-        if (self.vector is None) == (self.texts is None):
-            raise ValueError("give exactly one of 'vector' and 'texts'")
+    def _against_texts(self) -> "DictionarySearchRequest":
         if self.against is not None and self.texts is None:
             raise ValueError("'against' belongs to 'texts'")
         return self
 
 
-class PromotedToken(Answer):
+class PromotedToken(ReadToken):
     """A token that a feature's direction makes likelier at the output."""
-
-    id: int
-    text: str
 
 
 class FeatureAnswer(Answer):

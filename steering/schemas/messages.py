@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from steering.schemas.base import Request
+from steering.schemas.base import Request, exactly_one
 
 MAX_CHARACTERS = 16_000_000
 """Characters of one text: far more than any context holds, so that the length is refused in tokens, not here."""
@@ -28,6 +28,8 @@ Messages = Annotated[tuple[Message, ...], Field(min_length=1, max_length=MAX_MES
 PlainText = Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS)]
 Text: TypeAlias = PlainText | Messages
 """A plain text, or a conversation."""
+Position: TypeAlias = Literal["last", "mean", "response_mean"] | Annotated[int, Field(strict=True, ge=-100_000, le=-1)]
+"""Which activation of a text is read: that of one token, or a mean over its tokens."""
 Texts: TypeAlias = Annotated[tuple[Text, ...], Field(min_length=1, max_length=MAX_TEXTS, fail_fast=True)]
 
 
@@ -37,11 +39,7 @@ class PromptFields(Request):
     prompt: PlainText | TokenIds | None = None
     messages: Messages | None = None
 
-    @model_validator(mode="after")
-    def _one_prompt(self) -> "PromptFields":
-        if (self.prompt is None) == (self.messages is None):
-            raise ValueError("give exactly one of 'prompt' and 'messages'")
-        return self
+    _one_prompt = exactly_one("prompt", "messages")
 
 
 class TextsFields(Request):
@@ -50,11 +48,7 @@ class TextsFields(Request):
     texts: Texts | None = None
     messages: Messages | None = None
 
-    @model_validator(mode="after")
-    def _one_source(self) -> "TextsFields":
-        if (self.texts is None) == (self.messages is None):
-            raise ValueError("give exactly one of 'texts' and 'messages'")
-        return self
+    _one_source = exactly_one("texts", "messages")
 
     @property
     def all_texts(self) -> tuple[Text, ...]:

@@ -4,7 +4,8 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from steering.schemas.base import Answer, Measured, Number, Request, Whole
+from steering.schemas.base import Answer, Measured, Number, Request, Whole, exactly_one
+from steering.schemas.generation import TopLogprob
 from steering.schemas.messages import MAX_TEXTS, Messages, PlainText, PromptFields, Texts, TextsFields, TokenIds
 from steering.schemas.steering import Steering
 from steering.schemas.vectors import LayerList, Name
@@ -67,12 +68,8 @@ class LogitLensRequest(PromptFields):
     top_k: Annotated[int, Field(strict=True, ge=1, le=1000)] = 5
 
 
-class PredictionAnswer(Answer):
+class PredictionAnswer(TopLogprob):
     """One of the most probable next tokens."""
-
-    id: int
-    text: str
-    logprob: Measured
 
 
 class LensLayerAnswer(Answer):
@@ -165,11 +162,7 @@ class ActivationsRequest(Request):
     steering: Steering | None = None
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
 
-    @model_validator(mode="after")
-    def _one_source(self) -> "ActivationsRequest":
-        if sum(given is not None for given in (self.texts, self.messages, self.token_ids)) != 1:
-            raise ValueError("give exactly one of 'texts', 'messages' and 'token_ids'")
-        return self
+    _one_source = exactly_one("texts", "messages", "token_ids")
 
 
 class ActivationsAnswer(Answer):

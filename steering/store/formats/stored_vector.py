@@ -4,14 +4,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from steering.errors import (
-    InvalidRequest,
-    LimitExceeded,
-    StorageFull,
-    StoreCorrupt,
-    UnsupportedFormat,
-    VectorNotFound,
-)
+from steering.errors import InvalidRequest, LimitExceeded, StorageFull, StoreCorrupt, UnsupportedFormat, VectorNotFound
 from steering.store.base import Writer
 from steering.store.formats.blob import OWN, decode, digest, encode, metadata_text
 from steering.store.formats.metadata import read_metadata
