@@ -6,7 +6,7 @@ from app.errors import InsufficientScope
 from app.settings import Settings
 from steering.errors import InvalidRequest, LimitExceeded
 from steering.schemas.governance import SteeringLimits
-from steering.schemas.sampling import ChoiceFields, SamplingFields
+from steering.schemas.messages import ChoiceFields, SamplingFields
 from steering.spec import InterventionSpec, SteeringSpec, vector_names
 from steering.spec_base import is_inline
 

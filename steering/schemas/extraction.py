@@ -6,8 +6,7 @@ from pydantic import Field, model_validator
 
 from steering.schemas.base import Answer, Measured, Number, Request, exactly_one
 from steering.schemas.comparison import EstimateAnswer
-from steering.schemas.messages import MAX_TEXTS, Position, Text, Texts
-from steering.schemas.sampling import Seed
+from steering.schemas.messages import MAX_TEXTS, Position, Seed, Text, Texts
 from steering.schemas.vectors import Description, LayerList, Name, Tags, VectorAnswer
 from steering.spec_base import LayerIndex, Numbers
 

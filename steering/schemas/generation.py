@@ -5,8 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from steering.schemas.base import Answer, ErrorDetail, Measured, Number, Request, exactly_one
-from steering.schemas.messages import PromptFields
-from steering.schemas.sampling import ChoiceFields
+from steering.schemas.messages import ChoiceFields, PromptFields
 from steering.schemas.steering import AppliedSteering, Steering
 
 

@@ -3,7 +3,7 @@
 import base64
 import binascii
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
@@ -17,6 +17,8 @@ DESCRIPTION_LIMIT = 4096
 SEARCH_LIMIT = 256
 TAG_LIMIT = 32
 PAGE_LIMIT = 200
+OTHERS = "another namespace"
+"""How a message names steerings of other namespaces; it is always the last."""
 _REFUSED = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
 _CURSOR_LIMIT = 256
 
@@ -111,22 +113,14 @@ def check_page(limit: int) -> int:
     return limit
 
 
-def refuse_if_used(
-    name: str,
-    users: Mapping[str, SteeringSpec],
-    hidden: Iterable[SteeringSpec] = (),
-    version: int | None = None,
-    *,
-    only: bool = True,
-) -> None:
+def refuse_if_used(name: str, users: Iterable[tuple[str, SteeringSpec]], version: int | None, *, only: bool) -> None:
     """Raises VectorInUse, naming the users, while a profile or a default steering needs what is deleted.
 
-    users: by how the caller knows them. hidden: of other namespaces; they are never named. version: the one that is
-    deleted, None for all. only: whether no other version remains for the name alone.
+    users: steerings, each with what the caller knows it by, or OTHERS. version: the one that is deleted, None for all.
+    only: whether no other version remains for the name alone.
     """
-    found = [user for user, steering in users.items() if _needs(steering, name, version, only)]
-    if any(_needs(steering, name, version, only) for steering in hidden):
-        found.append("another namespace")
+    found = list(dict.fromkeys(user for user, steering in users if _needs(steering, name, version, only)))
+    found.sort(key=lambda user: user == OTHERS)
     if found:
         shown = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
         deleted = name if version is None else f"{name}@{version}"

@@ -20,6 +20,7 @@ from steering.store.formats.stored_vector import (
     summarize_valid,
 )
 from steering.store.rules import (
+    OTHERS,
     check_changes,
     check_filter,
     check_page,
@@ -166,14 +167,13 @@ class ReferenceVectors:
         return sorted({name for namespace, name in self._content.vectors if namespace in visible})
 
     def _refuse_if_used(self, name: str, version: int | None, *, only: bool) -> None:
-        users: dict[str, SteeringSpec] = {}
-        hidden: list[SteeringSpec] = []
+        users: list[tuple[str, SteeringSpec]] = []
         for namespace, user, steering in self._steerings():
             if namespace == self._namespace:
-                users[user] = steering
+                users.append((user, steering))
             elif self._namespace == SHARED and (namespace, name) not in self._content.vectors:
-                hidden.append(steering)
-        refuse_if_used(name, users, hidden, version, only=only)
+                users.append((OTHERS, steering))
+        refuse_if_used(name, users, version, only=only)
 
     def _steerings(self) -> Iterator[tuple[str, str, SteeringSpec]]:
         """Yields (namespace, user, steering): profiles by name, then default steerings."""

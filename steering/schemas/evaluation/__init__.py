@@ -7,8 +7,7 @@ from pydantic import Field
 from steering.schemas.base import Answer, Flag, Measured, Number, Request, Whole, at_most_one
 from steering.schemas.comparison import EstimateAnswer
 from steering.schemas.evaluation.report import ReportAnswer, ReportRequest
-from steering.schemas.messages import Texts
-from steering.schemas.sampling import Seed
+from steering.schemas.messages import Seed, Texts
 from steering.schemas.vectors import DosePointAnswer, Name, RecommendedAnswer, VectorAnswer
 from steering.spec import Layers
 
@@ -64,9 +63,7 @@ class DoseResponseRequest(EvaluationFields):
 StrengthsRequest: TypeAlias = LayerSweepRequest | DoseResponseRequest
 """Evaluations over many strengths."""
 
-EvaluationRequest: TypeAlias = Annotated[
-    LayerSweepRequest | DoseResponseRequest | ReportRequest, Field(discriminator="kind")
-]
+EvaluationRequest: TypeAlias = Annotated[StrengthsRequest | ReportRequest, Field(discriminator="kind")]
 
 
 class LayerPointAnswer(Answer):
@@ -151,6 +148,4 @@ class DoseResponseAnswer(Answer):
 
 StrengthsAnswer: TypeAlias = LayerSweepAnswer | DoseResponseAnswer
 
-EvaluationAnswer: TypeAlias = Annotated[
-    LayerSweepAnswer | DoseResponseAnswer | ReportAnswer, Field(discriminator="kind")
-]
+EvaluationAnswer: TypeAlias = Annotated[StrengthsAnswer | ReportAnswer, Field(discriminator="kind")]

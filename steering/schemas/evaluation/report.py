@@ -6,8 +6,7 @@ from pydantic import Field
 
 from steering.schemas.base import Answer, Measured, Number, Request, Whole, at_most_one
 from steering.schemas.comparison import EstimateAnswer
-from steering.schemas.messages import Texts
-from steering.schemas.sampling import Seed
+from steering.schemas.messages import Seed, Texts
 from steering.schemas.steering import Steering
 from steering.schemas.vectors import Name
 from steering.spec import InterventionSpec

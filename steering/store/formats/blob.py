@@ -211,14 +211,8 @@ def _vector(name: str | None, metadata: VectorMetadata, directions: dict[int, Di
     labels = metadata.labels or Labels("")
     return ConceptVector(
         name=labels.name if name is None else name,
-        model=metadata.model,
-        model_fingerprint=metadata.model_fingerprint,
-        d_model=metadata.d_model,
-        method=metadata.method,
         layers=layers,
         description=labels.description,
         tags=labels.tags,
-        recommended=metadata.recommended,
-        quality=metadata.quality,
-        provenance=metadata.provenance,
+        **metadata.shared_fields(),
     )

@@ -45,6 +45,11 @@ class VectorMetadata:
     provenance: dict[str, Any] = field(default_factory=dict)
     labels: Labels | None = None
 
+    def shared_fields(self) -> dict[str, Any]:
+        """Returns the fields that ConceptVector and VectorSummary have too, except the layers."""
+        values = values_of(self, VectorMetadata)
+        return {name: value for name, value in values.items() if name not in ("format", "layers", "labels")}
+
 
 _ADAPTER = TypeAdapter(VectorMetadata)
 

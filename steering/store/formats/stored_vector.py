@@ -87,17 +87,8 @@ def summarize(stored: StoredVector) -> VectorSummary:
         metadata = read_metadata(stored.metadata)
     except InvalidRequest as error:
         raise StoreCorrupt(f"the metadata of vector {stored.id} cannot be read: {error.message}") from error
-    return VectorSummary(
-        **values_of(stored, VectorVersion),
-        model=metadata.model,
-        model_fingerprint=metadata.model_fingerprint,
-        d_model=metadata.d_model,
-        method=metadata.method,
-        layers={int(layer): numbers for layer, numbers in metadata.layers.items()},
-        recommended=metadata.recommended,
-        quality=metadata.quality,
-        provenance=metadata.provenance,
-    )
+    layers = {int(layer): numbers for layer, numbers in metadata.layers.items()}
+    return VectorSummary(**values_of(stored, VectorVersion), **metadata.shared_fields(), layers=layers)
 
 
 def summarize_valid(stored: Iterable[StoredVector]) -> tuple[VectorSummary, ...]:

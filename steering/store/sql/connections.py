@@ -3,7 +3,7 @@
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -57,16 +57,13 @@ def transaction(address: DatabaseAddress, *, writes: bool = False) -> Iterator[C
 
 def _set_up_sqlite(connection: Any, page_limit: int | None) -> None:
     connection.isolation_level = None  # the driver must not begin transactions; the "begin" event does
-    cursor = connection.cursor()
-    try:
+    with closing(connection.cursor()) as cursor:
         cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
         _write_ahead(cursor)
         cursor.execute("PRAGMA synchronous = FULL")  # what was acknowledged survives a power cut
         cursor.execute("PRAGMA foreign_keys = ON")
         if page_limit is not None:
             cursor.execute(f"PRAGMA max_page_count = {page_limit}")
-    finally:
-        cursor.close()
 
 
 def _write_ahead(cursor: Any) -> None:

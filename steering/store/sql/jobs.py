@@ -14,9 +14,9 @@ from steering.namespaces import visible_from
 from steering.store.base import JobRecord, JobStore
 from steering.store.formats.serialization import (
     INTERRUPTED,
+    JOB_ID,
     UNFINISHED,
     check_job,
-    is_job_id,
     job_not_found,
     read_record,
     write_record,
@@ -54,7 +54,7 @@ class SqlJobs(NamespacePart, JobStore):
 
     async def get(self, job_id: str) -> JobRecord:
         query = select(*COLUMNS).where(self._visible(), JobRow.id == job_id)
-        rows = await self._database.rows(query) if is_job_id(job_id) else []
+        rows = await self._database.rows(query) if JOB_ID.fullmatch(job_id) else []
         if not rows:
             raise job_not_found(job_id)
         return _from_row(rows[0])
@@ -115,15 +115,19 @@ class SqlServers(StorePart, ServerStore):
         written = {job_id: write_record(one, "progress") for job_id, one in progress.items() if one}
 
         async def extend(connection: AsyncConnection) -> Renewal:
-            await _extend(connection, server, seconds)
+            lease = {"id": server, "lease_until": database_time() + seconds}
+            await connection.run_sync(upsert, ServerRow, ServerRow.id == server, lease, {"started_at": now()})
+            await connection.execute(delete(ServerRow).where(ServerRow.lease_until <= database_time()))
             for job_id, text in written.items():
                 own = (JobRow.id == job_id, JobRow.owner == server, JobRow.status.in_(UNFINISHED))
                 await connection.execute(update(JobRow).where(*own).values(progress=text))
-            interrupted = await _interrupt(connection)
+            orphaned = (JobRow.status.in_(UNFINISHED), JobRow.owner.not_in(select(ServerRow.id)))
+            failed = {"status": "failed", "error": dump_json(INTERRUPTED, "error"), "updated_at": now()}
+            interrupted = await connection.execute(update(JobRow).where(*orphaned).values(failed))
             must_end = JobRow.cancel_requested | JobRow.status.not_in(UNFINISHED)
             ended = await connection.scalars(select(JobRow.id).where(JobRow.id.in_(list(progress)), must_end))
             servers = await connection.scalar(select(func.count()).select_from(ServerRow))
-            return Renewal(frozenset(ended), interrupted, servers or 1)
+            return Renewal(frozenset(ended), interrupted.rowcount, servers or 1)
 
         return await self._database.write(extend)
 
@@ -131,7 +135,7 @@ class SqlServers(StorePart, ServerStore):
         await self._database.change(delete(ServerRow).where(ServerRow.id == server))
 
     async def request_cancel(self, job_id: str) -> None:
-        if not is_job_id(job_id):
+        if not JOB_ID.fullmatch(job_id):
             return
 
         async def mark(connection: AsyncConnection) -> None:
@@ -148,17 +152,3 @@ class SqlServers(StorePart, ServerStore):
 
     async def changes(self) -> Mapping[str, int]:
         return {row[0]: row[1] for row in await self._database.rows(select(ChangeRow.topic, ChangeRow.count))}
-
-
-async def _extend(connection: AsyncConnection, server: str, seconds: float) -> None:
-    """Sets the end of a lease, and removes the servers whose lease has ended."""
-    lease = {"id": server, "lease_until": database_time() + seconds}
-    await connection.run_sync(upsert, ServerRow, ServerRow.id == server, lease, {"started_at": now()})
-    await connection.execute(delete(ServerRow).where(ServerRow.lease_until <= database_time()))
-
-
-async def _interrupt(connection: AsyncConnection) -> int:
-    """Marks the unfinished jobs of servers without a lease."""
-    orphaned = (JobRow.status.in_(UNFINISHED), JobRow.owner.not_in(select(ServerRow.id)))
-    values = {"status": "failed", "error": dump_json(INTERRUPTED, "error"), "updated_at": now()}
-    return (await connection.execute(update(JobRow).where(*orphaned).values(values))).rowcount

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from steering.store.base import Link, LinkStore, Writer
-from steering.store.formats.serialization import check_link, is_link_id, link_not_found, read_record
+from steering.store.formats.serialization import LINK_ID, check_link, link_not_found, read_record
 from steering.store.formats.stored_vector import check_link_count, check_quota
 from steering.store.rules import now
 from steering.store.sql.database import AnyRow, NamespacePart
@@ -38,7 +38,7 @@ class SqlLinks(NamespacePart, LinkStore):
 
     async def get(self, link_id: str) -> Link:
         query = select(*COLUMNS, LinkRow.state).where(LinkRow.id == link_id)
-        rows = await self._database.rows(query) if is_link_id(link_id) else []
+        rows = await self._database.rows(query) if LINK_ID.fullmatch(link_id) else []
         if not rows:
             raise link_not_found(link_id)
         return _link(rows[0], read_record(rows[0].state, f"link {link_id}"))
@@ -52,7 +52,7 @@ class SqlLinks(NamespacePart, LinkStore):
 
     async def delete(self, link_id: str, owner: str | None) -> None:
         own = delete(LinkRow).where(LinkRow.id == link_id, *self._owned(owner))
-        if not is_link_id(link_id) or not await self._database.change(own):
+        if not LINK_ID.fullmatch(link_id) or not await self._database.change(own):
             raise link_not_found(link_id)
 
     def _owned(self, owner: str | None) -> list[ColumnElement[bool]]:

@@ -20,6 +20,7 @@ from steering.store.formats.stored_vector import (
     summarize_valid,
 )
 from steering.store.rules import (
+    OTHERS,
     check_changes,
     check_filter,
     check_page,
@@ -135,18 +136,14 @@ class SqlVectors(NamespacePart, VectorStore):
 
     async def _refuse_if_used(self, connection: AsyncConnection, name: str, version: int | None) -> None:
         count = await connection.scalar(select(func.count()).select_from(VectorRow).where(self._own(name)))
-        users: dict[str, SteeringSpec] = {}
-        hidden: list[SteeringSpec] = []
-        for row in (ProfileRow, DefaultSteeringRow):
-            label = ProfileRow.name if row is ProfileRow else DefaultSteeringRow.namespace
+        users: list[tuple[str, SteeringSpec]] = []
+        for row, label in ((ProfileRow, ProfileRow.name), (DefaultSteeringRow, DefaultSteeringRow.namespace)):
             query = select(row.namespace, label, row.steering).where(self._may_use(row, name)).order_by(label)
             for namespace, of, text in await connection.execute(query):
-                user = f"profile {of!r}" if row is ProfileRow else "the default steering"
-                if namespace == self._namespace:
-                    users[user] = read_steering(text, user)
-                else:
-                    hidden.append(read_steering(text, "another namespace"))
-        refuse_if_used(name, users, hidden, version, only=count == 1)
+                own = f"profile {of!r}" if row is ProfileRow else "the default steering"
+                user = own if namespace == self._namespace else OTHERS
+                users.append((user, read_steering(text, user)))
+        refuse_if_used(name, users, version, only=count == 1)
 
     def _may_use(self, row: type[ProfileRow] | type[DefaultSteeringRow], name: str) -> ColumnElement[bool]:
         """Selects steerings that see the name as a vector of this namespace: others see that of `shared` unless they have one."""
