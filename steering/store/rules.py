@@ -62,8 +62,8 @@ def read_position(listing: Listing, cursor: str) -> int:
     return int(last)
 
 
-def check_text(text: str, param: str, limit: int) -> str:
-    """Returns the text. Raises LimitExceeded beyond `limit` characters, InvalidRequest for what no database stores."""
+def check_text(text: str, param: str, limit: int) -> None:
+    """Raises LimitExceeded beyond `limit` characters, InvalidRequest for what no database stores."""
     if len(text) > limit:
         raise LimitExceeded(f"{param} has {len(text)} characters; at most {limit} are stored", param=param)
     if refused := _REFUSED.search(text):
@@ -71,22 +71,20 @@ def check_text(text: str, param: str, limit: int) -> str:
         if code >= 0xD800:
             raise InvalidRequest(f"{param} contains a lone surrogate (U+{code:04X}), which is not text", param=param)
         raise InvalidRequest(f"{param} contains the control character U+{code:04X}", param=param)
-    return text
 
 
-def check_tags(tags: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the tags, which follow the rule of names. Raises InvalidRequest for a bad or repeated one."""
+def check_tags(tags: tuple[str, ...]) -> None:
+    """Raises LimitExceeded for too many tags, InvalidRequest for one that breaks the rule of names or is repeated."""
     if len(tags) > TAG_LIMIT:
         raise LimitExceeded(f"{len(tags)} tags given; a vector has at most {TAG_LIMIT}", param="tags")
     for tag in tags:
         check_name(tag, "tags")
     if len(set(tags)) != len(tags):
         raise InvalidRequest("a tag is given twice", param="tags")
-    return tags
 
 
-def check_changes(description: str | None, tags: tuple[str, ...] | None) -> None:
-    """Checks what a vector is to be described by; None is left as it is. Raises InvalidRequest."""
+def check_labels(description: str | None, tags: tuple[str, ...] | None) -> None:
+    """Checks what a vector is to be described by; None is left as it is. Raises InvalidRequest or LimitExceeded."""
     if description is not None:
         check_text(description, "description", DESCRIPTION_LIMIT)
     if tags is not None:

@@ -21,8 +21,8 @@ from steering.store.formats.stored_vector import (
 )
 from steering.store.rules import (
     OTHERS,
-    check_changes,
     check_filter,
+    check_labels,
     check_page,
     make_cursor,
     now,
@@ -121,7 +121,7 @@ class ReferenceVectors:
     async def describe(self, name: str, description: str | None, tags: tuple[str, ...] | None) -> ConceptVector:
         """See VectorStore.describe."""
         check_name(name)
-        check_changes(description, tags)
+        check_labels(description, tags)
         own = self._content.vectors.get((self._namespace, name))
         if own is None:
             raise not_found(name, None)

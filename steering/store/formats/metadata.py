@@ -9,14 +9,13 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from steering.errors import InvalidRequest
 from steering.quality import QualityCard, Recommended
 from steering.spec_base import LayerKey
-from steering.store.rules import DESCRIPTION_LIMIT, check_tags, check_text, values_of
+from steering.store.rules import check_labels, check_text, values_of
 from steering.store.summary import LayerNumbers
 from steering.strict_json import dump_json, load_json
 from steering.vectors import ConceptVector, check_name
 
 FORMAT = 1
 METADATA_KEY = "steering_vector"
-_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +31,7 @@ class Labels:
 class VectorMetadata:
     """Everything of a ConceptVector except tensors, version and dates."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     format: Literal[1]
     model: str
@@ -91,8 +90,7 @@ def read_metadata(text: str) -> VectorMetadata:
     _check_recommended(fields.recommended, fields.layers)
     if fields.labels is not None:
         check_name(fields.labels.name)
-        check_text(fields.labels.description, "description", DESCRIPTION_LIMIT)
-        check_tags(fields.labels.tags)
+        check_labels(fields.labels.description, fields.labels.tags)
     return fields
 
 

@@ -8,7 +8,7 @@ from steering.errors import InvalidRequest, LimitExceeded, StorageFull, StoreCor
 from steering.store.base import Writer
 from steering.store.formats.blob import OWN, decode, digest, encode, metadata_text
 from steering.store.formats.metadata import read_metadata
-from steering.store.rules import DESCRIPTION_LIMIT, check_tags, check_text, values_of
+from steering.store.rules import check_labels, values_of
 from steering.store.summary import VectorSummary, VectorVersion
 from steering.vectors import ConceptVector, check_name
 
@@ -51,8 +51,7 @@ def serialize(vector: ConceptVector) -> StoredVector:
 
     The bytes are decoded once, so that nothing is stored that could not be read.
     """
-    check_text(vector.description, "description", DESCRIPTION_LIMIT)
-    check_tags(vector.tags)
+    check_labels(vector.description, vector.tags)
     content = encode(vector, labels=False)
     decode(content, name=vector.name, limits=OWN)
     return StoredVector(

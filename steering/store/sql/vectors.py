@@ -21,8 +21,8 @@ from steering.store.formats.stored_vector import (
 )
 from steering.store.rules import (
     OTHERS,
-    check_changes,
     check_filter,
+    check_labels,
     check_page,
     make_cursor,
     now,
@@ -81,7 +81,7 @@ class SqlVectors(NamespacePart, VectorStore):
 
     async def describe(self, name: str, description: str | None, tags: tuple[str, ...] | None) -> ConceptVector:
         check_name(name)
-        check_changes(description, tags)
+        check_labels(description, tags)
         changes: dict[str, Any] = {"method": VectorRow.method}  # no change, so that there is a statement in any case
         if description is not None:
             changes |= {"description": description, "searched": description.casefold()}
