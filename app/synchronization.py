@@ -36,7 +36,7 @@ class Synchronization:
     """Reads what other servers changed within POLL_SECONDS, and renews the lease that says that this server lives."""
 
     def __init__(self, store: Store, settings: Settings, renew: Refresh, **refreshes: Refresh) -> None:
-        """refreshes: what to do when a topic has changed (`steering.store.servers.Topic`)."""
+        """refreshes: what to do when a topic has changed (`steering.store.governance.Topic`)."""
         self._store, self._settings = store, settings
         self._refreshes, self._renew = refreshes, renew
         self._seen: Mapping[str, int] = {}

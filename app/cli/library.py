@@ -10,7 +10,7 @@ from app.cli.generation import Layers, Steer, Steering
 from app.cli.output.job_progress import follow
 from app.cli.output.tables import text_table
 from app.cli.output.terminal import LOCAL, AsJson, Key, Url, client_of, console, print_json, shown, steering_of
-from steering.schemas.jobs import JobAnswer
+from steering.schemas.resources import JobAnswer
 from steering.spec import InterventionSpec
 
 concepts = typer.Typer(no_args_is_help=True, help="Starter concepts: list, show.")

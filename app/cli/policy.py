@@ -7,7 +7,7 @@ import typer
 
 from app.cli.output.tables import text_table
 from app.cli.output.terminal import LOCAL, AsJson, Key, Url, client_of, console, print_json, shown
-from steering.schemas.governance.policy import MonitorAnswer, MonitorDetail
+from steering.schemas.governance import MonitorAnswer, MonitorDetail
 from steering.strict_json import load_json
 
 policy = typer.Typer(no_args_is_help=True, help="What holds for all traffic: show, set, clear. Needs the scope admin.")

@@ -11,7 +11,7 @@ from app.cli.output.job_progress import follow
 from app.cli.output.tables import estimate_text
 from app.cli.output.terminal import LOCAL, AsJson, Key, Url, client_of, console, print_json, shown
 from app.cli.texts.sources import read_texts
-from steering.schemas.transfer import EffectAnswer, TransferAnswer
+from steering.schemas.extraction import EffectAnswer, TransferAnswer
 
 
 def transfer(  # noqa: PLR0913, PLR0917 - one option a field

@@ -6,8 +6,19 @@ from pydantic import Field, field_validator, model_validator
 
 from app.openai.unsupported import CHAT_REFUSED, COMPLETION_REFUSED, EMBEDDING_REFUSED, refuse
 from steering.schemas.base import Flag, Number, Request, Whole
-from steering.schemas.messages import MAX_MESSAGES, Content, PlainText, TokenIds
-from steering.schemas.sampling import LogitBias, MaxTokens, Penalty, SamplingFields, Seed, Stop, Stops
+from steering.schemas.messages import (
+    MAX_MESSAGES,
+    Content,
+    LogitBias,
+    MaxTokens,
+    Penalty,
+    PlainText,
+    SamplingFields,
+    Seed,
+    Stop,
+    Stops,
+    TokenIds,
+)
 from steering.schemas.steering import Steering
 
 Label = Annotated[str, Field(max_length=512)]

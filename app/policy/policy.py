@@ -20,7 +20,7 @@ from steering.model.info import ModelInfo
 from steering.plan.dose import DoseGuard
 from steering.plan.layers import resolve_layers
 from steering.plan.resolve import Mandatory, RecentPlans
-from steering.schemas.governance.policy import NO_POLICY, MonitorSpec, PolicySpec
+from steering.schemas.governance import NO_POLICY, MonitorSpec, PolicySpec
 from steering.spec import Layers, SteeringSpec, vector_names
 from steering.store.base import Store
 from steering.vectors import ConceptVector, VectorId

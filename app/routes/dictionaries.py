@@ -6,7 +6,7 @@ from app.http.dependencies import AdmittedDep, ContextDep
 from app.http.request_reading import ApiRoute, needs
 from app.services.reading import dictionaries as service
 from app.services.resources import vector_answer
-from steering.schemas.reading.dictionaries import (
+from steering.schemas.latent_space import (
     DictionariesAnswer,
     DictionarySearchAnswer,
     DictionarySearchRequest,

@@ -13,11 +13,10 @@ from app.services.generation import compare as comparison
 from app.services.generation import generate as generation
 from app.services.generation import replay as repetition
 from app.services.resources import job_answer
-from steering.schemas.batch import JSON_LINES
 from steering.schemas.comparison import CompareAnswer, CompareRequest
-from steering.schemas.generation import GenerateAnswer, GenerateRequest
-from steering.schemas.jobs import JobAnswer
-from steering.schemas.replay import ReplayRequest
+from steering.schemas.generation import JSON_LINES, GenerateAnswer, GenerateRequest
+from steering.schemas.resources import JobAnswer
+from steering.schemas.steering import ReplayRequest
 
 router = APIRouter(route_class=ApiRoute, tags=["generation"])
 lines = APIRouter(route_class=JsonLinesRoute, tags=["generation"])

@@ -9,7 +9,7 @@ from app.http.request_reading import ApiRoute, needs
 from app.services import keys
 from app.services.limits import check_limit
 from steering.schemas.base import PageQuery
-from steering.schemas.governance.keys import (
+from steering.schemas.governance import (
     AuditEntryAnswer,
     AuditPage,
     ChangeKeyRequest,

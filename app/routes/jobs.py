@@ -13,8 +13,8 @@ from app.services.generation import batch
 from app.services.limits import check_limit
 from app.services.resources import job_answer
 from steering.schemas.base import NamespacePageQuery
-from steering.schemas.batch import JSON_LINES
-from steering.schemas.jobs import JobAnswer, JobPage
+from steering.schemas.generation import JSON_LINES
+from steering.schemas.resources import JobAnswer, JobPage
 
 router = APIRouter(route_class=ApiRoute, tags=["jobs"])
 

@@ -10,7 +10,7 @@ from app.services import links
 from app.services.limits import check_limit
 from app.services.resources import link_answer, link_state
 from steering.schemas.base import NamespacePageQuery
-from steering.schemas.links import LinkAnswer, LinkPage, LinkRequest, LinkState
+from steering.schemas.resources import LinkAnswer, LinkPage, LinkRequest, LinkState
 
 router = APIRouter(route_class=ApiRoute, tags=["links"])
 

@@ -5,7 +5,7 @@ from fastapi import APIRouter
 from app.http.dependencies import StateDep
 from app.http.request_reading import ApiRoute, needs
 from app.services import policy
-from steering.schemas.governance.policy import MonitorDetail, MonitorList, PolicyAnswer, PolicySpec
+from steering.schemas.governance import MonitorDetail, MonitorList, PolicyAnswer, PolicySpec
 
 router = APIRouter(route_class=ApiRoute, tags=["policy"])
 

@@ -6,7 +6,7 @@ from app.http.dependencies import ContextDep
 from app.http.request_reading import ApiRoute
 from app.services import profiles
 from app.services.resources import profile_answer
-from steering.schemas.profiles import ProfileAnswer, ProfileList, ProfileRequest
+from steering.schemas.resources import ProfileAnswer, ProfileList, ProfileRequest
 from steering.schemas.steering import DefaultSteering, DefaultSteeringAnswer
 from steering.vectors import check_name
 

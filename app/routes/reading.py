@@ -15,13 +15,19 @@ from app.services.reading import latent_space as maps
 from app.services.reading import logit_lens as lens
 from app.services.reading import readout as readouts
 from app.services.reading import score as scores
-from steering.schemas.reading.activations import ActivationsAnswer, ActivationsRequest
-from steering.schemas.reading.clusters import ClustersAnswer, ClustersRequest
-from steering.schemas.reading.explain import ExplainAnswer, ExplainRequest
-from steering.schemas.reading.latent_space import LatentSpaceAnswer, LatentSpaceRequest
-from steering.schemas.reading.logit_lens import LogitLensAnswer, LogitLensRequest
-from steering.schemas.reading.readout import ReadoutAnswer, ReadoutRequest
-from steering.schemas.reading.score import ScoreAnswer, ScoreRequest
+from steering.schemas.latent_space import ClustersAnswer, ClustersRequest, LatentSpaceAnswer, LatentSpaceRequest
+from steering.schemas.reading import (
+    ActivationsAnswer,
+    ActivationsRequest,
+    ExplainAnswer,
+    ExplainRequest,
+    LogitLensAnswer,
+    LogitLensRequest,
+    ReadoutAnswer,
+    ReadoutRequest,
+    ScoreAnswer,
+    ScoreRequest,
+)
 
 router = APIRouter(route_class=ApiRoute, tags=["reading"])
 uploads = APIRouter(route_class=UploadRoute, tags=["reading"])

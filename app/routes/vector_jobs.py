@@ -16,11 +16,11 @@ from app.services.vectors import evaluate as evaluation
 from app.services.vectors import extract as extraction
 from app.services.vectors import report as reporting
 from app.services.vectors import transfer as transferring
-from steering.schemas.evaluation import EvaluateQuery, EvaluationAnswer, EvaluationRequest
+from steering.schemas.base import WaitQuery
+from steering.schemas.evaluation import EvaluationAnswer, EvaluationRequest
 from steering.schemas.evaluation.report import ReportRequest
-from steering.schemas.extraction import ExtractQuery, ExtractRequest
-from steering.schemas.jobs import JobAnswer
-from steering.schemas.transfer import TransferAnswer, TransferRequest
+from steering.schemas.extraction import ExtractRequest, TransferAnswer, TransferRequest
+from steering.schemas.resources import JobAnswer
 from steering.schemas.vectors import VectorAnswer
 
 uploads = APIRouter(route_class=UploadRoute, tags=["vectors"])
@@ -52,7 +52,7 @@ async def _respond(context: AdmittedDep, job: _Job, *, wait: bool, status: int) 
     response_model=JobAnswer,
     responses={201: {"model": VectorAnswer, "description": "With wait=true: the vector"}},
 )
-async def extract(body: ExtractRequest, query: Annotated[ExtractQuery, Query()], context: AdmittedDep) -> Response:
+async def extract(body: ExtractRequest, query: Annotated[WaitQuery, Query()], context: AdmittedDep) -> Response:
     """Reads every text once and fits a direction at every layer requested, measured on held-out topics."""
     work = await extraction.prepare(context, body)
     job = _Job("extract", job_request(body), work, lambda result: result["vector"])
@@ -65,7 +65,7 @@ async def extract(body: ExtractRequest, query: Annotated[ExtractQuery, Query()],
     response_model=JobAnswer,
     responses={201: {"model": TransferAnswer, "description": "With wait=true: the vector and its loss"}},
 )
-async def transfer(body: TransferRequest, query: Annotated[ExtractQuery, Query()], context: AdmittedDep) -> Response:
+async def transfer(body: TransferRequest, query: Annotated[WaitQuery, Query()], context: AdmittedDep) -> Response:
     """Carries a direction of the second model to the loaded one by a map that is fitted on texts both read, and measures the loss."""
     work = await transferring.prepare(context, body)
     job = _Job("transfer", job_request(body), work)
@@ -78,7 +78,7 @@ async def transfer(body: TransferRequest, query: Annotated[ExtractQuery, Query()
     response_model=JobAnswer,
     responses={200: {"model": EvaluationAnswer, "description": "With wait=true: the result"}},
 )
-async def evaluate(body: EvaluationRequest, query: Annotated[EvaluateQuery, Query()], context: AdmittedDep) -> Response:
+async def evaluate(body: EvaluationRequest, query: Annotated[WaitQuery, Query()], context: AdmittedDep) -> Response:
     """Steers many answers, reads them back unsteered, and reports effect, damage and chance level."""
     if isinstance(body, ReportRequest):
         work = await reporting.prepare(context, body)

@@ -25,7 +25,7 @@ from steering.errors import InvalidRequest, ProfileNotFound, SteeringError, Vect
 from steering.plan.layers import check_model
 from steering.plan.types import SteeringPlan
 from steering.registry import suggestion
-from steering.schemas.governance.policy import SteeringLimits
+from steering.schemas.governance import SteeringLimits
 from steering.schemas.steering import ProfileSteering, Steering
 from steering.spec import InterventionSpec, SteeringSpec, vector_names
 from steering.spec_base import is_inline

@@ -14,8 +14,7 @@ from steering.pairs import ChatMessage, ContrastivePair, PairSet
 from steering.pairs import Text as PairText
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.schemas.extraction import Pair
-from steering.schemas.messages import Message, PromptFields, Text, TextsFields
-from steering.schemas.sampling import ChoiceFields, SamplingFields
+from steering.schemas.messages import ChoiceFields, Message, PromptFields, SamplingFields, Text, TextsFields
 from steering.threads import run_in_thread
 
 _SEED_LIMIT = 2**53

@@ -7,7 +7,12 @@ from app.errors import KeyNotFound
 from app.policy.keys import digest_of, new_key, utc_text
 from app.state import AppState
 from steering.errors import InvalidRequest
-from steering.schemas.governance.keys import ChangeKeyRequest, CreateKeyRequest, KeyAnswer, NewKeyAnswer
+from steering.schemas.governance import (
+    ChangeKeyRequest,
+    CreateKeyRequest,
+    KeyAnswer,
+    NewKeyAnswer,
+)
 from steering.store.governance import KeyRecord
 
 

@@ -9,8 +9,8 @@ from app.policy.keys import KeyLimits
 from app.settings import Settings
 from steering.errors import InvalidRequest, LimitExceeded
 from steering.plan.dose import DoseGuard
-from steering.schemas.governance.policy import SteeringLimits
-from steering.schemas.sampling import ChoiceFields, SamplingFields
+from steering.schemas.governance import SteeringLimits
+from steering.schemas.messages import ChoiceFields, SamplingFields
 from steering.spec import InterventionSpec, SteeringSpec, vector_names
 from steering.spec_base import is_inline
 

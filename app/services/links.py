@@ -6,8 +6,8 @@ import secrets
 from app.services.context import Context
 from app.services.limits import check_limit
 from steering.namespaces import SHARED
-from steering.schemas.links import LinkRequest
-from steering.store.links import Link
+from steering.schemas.resources import LinkRequest
+from steering.store.base import Link
 from steering.strict_json import dump_json
 from steering.threads import run_in_thread
 

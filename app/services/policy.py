@@ -11,7 +11,7 @@ from steering.engine.readings import EDGES, Monitor
 from steering.errors import SteeringError
 from steering.plan.dose import DoseGuard
 from steering.plan.resolve import Mandatory
-from steering.schemas.governance.policy import (
+from steering.schemas.governance import (
     DistributionAnswer,
     HourAnswer,
     MonitorAnswer,

@@ -8,7 +8,7 @@ from app.services.context import Context
 from app.services.limits import check_stored, foreign
 from steering.errors import ProfileNotFound
 from steering.namespaces import visible_from
-from steering.schemas.profiles import ProfileRequest
+from steering.schemas.resources import ProfileRequest
 from steering.schemas.steering import DefaultSteeringAnswer
 from steering.spec import InterventionSpec, SteeringSpec
 from steering.store.base import Profile

@@ -7,25 +7,22 @@ from typing import Any
 from steering.model.info import ModelInfo
 from steering.quality import Recommended
 from steering.schemas.base import by_layer
-from steering.schemas.jobs import JobAnswer
-from steering.schemas.links import LinkAnswer, LinkState, link_url
-from steering.schemas.profiles import ProfileAnswer
+from steering.schemas.resources import JobAnswer, LinkAnswer, LinkState, ProfileAnswer, link_url
 from steering.schemas.system import ModelAnswer
 from steering.schemas.vectors import QualityAnswer, RecommendedAnswer, VectorAnswer, VectorExport
-from steering.store.base import JobRecord, Profile
-from steering.store.links import Link
-from steering.store.summary import VectorSummary, summary_of
+from steering.store.base import JobRecord, Link, Profile
+from steering.store.summary import VectorSummary
 from steering.vectors import ConceptVector
 
 
 def vector_answer(vector: ConceptVector | VectorSummary) -> VectorAnswer:
     """Describes a vector without its directions."""
-    return VectorAnswer(**_vector_fields(vector if isinstance(vector, VectorSummary) else summary_of(vector)))
+    return VectorAnswer(**_vector_fields(vector))
 
 
 def vector_export(vector: ConceptVector) -> VectorExport:
     """Describes a vector with its directions."""
-    return VectorExport(**_vector_fields(summary_of(vector)), directions=directions(vector))
+    return VectorExport(**_vector_fields(vector), directions=directions(vector))
 
 
 def directions(vector: ConceptVector, layers: Sequence[int] | None = None) -> dict[str, list[float]]:
@@ -34,7 +31,7 @@ def directions(vector: ConceptVector, layers: Sequence[int] | None = None) -> di
     return {str(layer): vector.at(layer).direction.tolist() for layer in chosen}
 
 
-def _vector_fields(vector: VectorSummary) -> dict[str, Any]:
+def _vector_fields(vector: ConceptVector | VectorSummary) -> dict[str, Any]:
     means = {
         layer: (entry.positive_mean, entry.negative_mean)
         for layer, entry in vector.layers.items()

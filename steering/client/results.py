@@ -13,8 +13,8 @@ from steering.schemas.base import Answer
 from steering.schemas.comparison import CompareAnswer
 from steering.schemas.evaluation import DoseResponseAnswer, LayerSweepAnswer
 from steering.schemas.evaluation.report import ReportAnswer
-from steering.schemas.reading.latent_space import LatentSpaceAnswer
-from steering.schemas.reading.readout import ReadoutAnswer
+from steering.schemas.latent_space import LatentSpaceAnswer
+from steering.schemas.reading import ReadoutAnswer
 from steering.schemas.vectors import VectorAnswer
 
 if TYPE_CHECKING:

@@ -1,12 +1,14 @@
 """Base classes and number types of all request and response models: requests are strict, responses are finite."""
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, PlainSerializer, model_validator
 
 from steering.namespaces import NAMESPACE_PATTERN
 from steering.spec_base import Spec
+
+T = TypeVar("T")
 
 Number = Annotated[FiniteFloat, Field(strict=True)]
 """A finite JSON number; `true` and `"1"` are refused."""
@@ -38,10 +40,39 @@ class Request(Spec):
     """Base of request models."""
 
 
+def exactly_one(*names: str, start: str = "give") -> Any:
+    """Returns a validator of a request: exactly one of these fields is given. start: of the message."""
+    *others, last = (f"'{name}'" for name in names)
+
+    def check(request: T) -> T:
+        if sum(getattr(request, name) is not None for name in names) != 1:
+            raise ValueError(f"{start} exactly one of {', '.join(others)} and {last}")
+        return request
+
+    return model_validator(mode="after")(check)
+
+
+def at_most_one(one: str, other: str) -> Any:
+    """Returns a validator of a request: these fields are not both given."""
+
+    def check(request: T) -> T:
+        if getattr(request, one) is not None and getattr(request, other) is not None:
+            raise ValueError(f"give '{one}' or '{other}', not both")
+        return request
+
+    return model_validator(mode="after")(check)
+
+
 class NamespaceQuery(Request):
     """Base of the queries of routes that read or write in a namespace. namespace: for admins; absent, that of the key."""
 
     namespace: NamespaceName | None = None
+
+
+class WaitQuery(NamespaceQuery):
+    """wait: hold the connection until the work is done, instead of answering with a job."""
+
+    wait: bool = False
 
 
 class Answer(BaseModel):

@@ -6,8 +6,7 @@ from pydantic import Field, model_validator
 
 from steering.schemas.base import Answer, ErrorDetail, Measured, Number, Request
 from steering.schemas.generation import Choice
-from steering.schemas.messages import PlainText, PromptFields
-from steering.schemas.sampling import ChoiceFields
+from steering.schemas.messages import ChoiceFields, PlainText, PromptFields
 from steering.schemas.steering import AppliedSteering, Steering
 from steering.spec import InterventionSpec
 

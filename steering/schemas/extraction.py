@@ -1,12 +1,14 @@
-"""Request models of POST /v1/vectors/extract."""
+"""Request and response models of POST /v1/vectors/extract and /v1/vectors/transfer."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from steering.schemas.base import NamespaceQuery, Number, Request
-from steering.schemas.messages import MAX_TEXTS, Text, Texts
-from steering.schemas.vectors import Description, LayerList, Name, Tags
+from steering.schemas.base import Answer, Measured, Number, Request, exactly_one
+from steering.schemas.comparison import EstimateAnswer
+from steering.schemas.messages import MAX_TEXTS, Position, Seed, Text, Texts
+from steering.schemas.vectors import Description, LayerList, Name, Tags, VectorAnswer
+from steering.spec_base import LayerIndex, Numbers
 
 
 class Pair(Request):
@@ -55,11 +57,9 @@ class ExtractRequest(Request):
     describe: TraitDescription | None = None
     method: Annotated[str, Field(max_length=64)] = "mean_difference"
     layers: Literal["all"] | LayerList = "all"
-    position: (
-        Literal["last", "mean", "response_mean"] | Annotated[int, Field(strict=True, ge=-100_000, le=-1)] | None
-    ) = None
+    position: Position | None = None
     holdout: Annotated[Number, Field(ge=0, lt=1)] = 0.3
-    seed: Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)] = 0
+    seed: Seed = 0
     training: Training | None = None
 
     @model_validator(mode="after")
@@ -72,7 +72,74 @@ class ExtractRequest(Request):
         return self
 
 
-class ExtractQuery(NamespaceQuery):
-    """wait: hold the connection until the vector is made, instead of answering with a job."""
+class EffectRequest(Request):
+    """Measures how far the vector steers: what the loaded model writes with each vector at one relative dose, read by the unsteered
+    model.
 
-    wait: bool = False
+    prompts: how many of the neutral prompts of the package are answered. native: a vector of the loaded model to compare with; absent,
+    the direction that the pairs give there.
+    """
+
+    prompts: Annotated[int, Field(strict=True, ge=2, le=64)] = 12
+    max_tokens: Annotated[int, Field(strict=True, ge=1, le=256)] = 32
+    relative_dose: Annotated[Number, Field(gt=0, le=1)] = 0.15
+    native: Name | None = None
+
+
+class TransferRequest(Request):
+    """Carries a direction of the operator's second model to the loaded one.
+
+    concept, or pairs: they give the second model its direction, unless `direction` has its numbers at `from_layer`, and measure the
+    result on held-out topics. anchors: texts that both models read to fit the map, none of the pairs; absent, the texts of
+    the other starter concepts and neutral ones. from_layer, to_layer: absent, those that read the pairs best. effect: absent, how far the
+    vector steers is not measured.
+    """
+
+    name: Name
+    description: Description = ""
+    tags: Tags = ()
+    concept: Annotated[str, Field(max_length=64)] | None = None
+    pairs: Annotated[tuple[Pair, ...], Field(min_length=1, max_length=MAX_TEXTS, fail_fast=True)] | None = None
+    anchors: Texts | None = None
+    direction: Numbers | None = None
+    from_layer: LayerIndex | None = None
+    to_layer: LayerIndex | None = None
+    position: Position | None = None
+    holdout: Annotated[Number, Field(gt=0, lt=1)] = 0.3
+    seed: Seed = 0
+    effect: EffectRequest | None = None
+
+    _one_source = exactly_one("concept", "pairs")
+
+
+class EffectAnswer(Answer):
+    """How far answers move with each vector at one relative dose, as the unsteered model reads them, in natural scales of the
+    direction that the pairs give in the loaded model.
+
+    native: the vector that was compared; null, that direction. shift: of `native`, `transferred` and `random` directions, means over
+    the prompts; null where the numbers left their range.
+    """
+
+    relative_dose: Measured
+    prompts: int
+    max_tokens: int
+    native: str | None
+    shift: dict[str, EstimateAnswer | None]
+
+
+class TransferAnswer(Answer):
+    """The vector in the loaded model, and its loss. auroc: on held-out pairs, of the second model's direction there (`source`), and in
+    the loaded model of one fitted there (`native`), of the carried one (`transferred`) and of random ones (`random`); null where
+    too little was held out. explained: share of the variance of held-out anchors that the map explains. cosine: with the native
+    direction. effect: where it was asked for."""
+
+    vector: VectorAnswer
+    from_model: str
+    from_layer: int
+    to_layer: int
+    anchors: int
+    explained: Measured
+    cosine: Measured
+    auroc: dict[str, EstimateAnswer | None]
+    effect: EffectAnswer | None = None
+    warnings: list[str]

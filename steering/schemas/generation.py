@@ -1,12 +1,11 @@
-"""Request and response models of POST /v1/generate, and the events of its stream."""
+"""Request and response models of POST /v1/generate, the events of its stream, and of POST /v1/generate/batch."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from steering.schemas.base import Answer, Measured, Number, Request
-from steering.schemas.messages import PromptFields
-from steering.schemas.sampling import ChoiceFields
+from steering.schemas.base import Answer, ErrorDetail, Measured, Number, Request, exactly_one
+from steering.schemas.messages import ChoiceFields, PromptFields
 from steering.schemas.steering import AppliedSteering, Steering
 
 
@@ -17,11 +16,7 @@ class FlagCondition(Request):
     above: Number | None = None
     below: Number | None = None
 
-    @model_validator(mode="after")
-    def _one_bound(self) -> "FlagCondition":
-        if (self.above is None) == (self.below is None):
-            raise ValueError("give exactly one of 'above' and 'below'")
-        return self
+    _one_bound = exactly_one("above", "below")
 
 
 class RaisedFlag(Answer):
@@ -112,3 +107,36 @@ class TokenPiece(Answer):
     readout: dict[str, Measured] | None = None
     flags: list[int] | None = None
     monitors: list[str] | None = None
+
+
+class BatchLine(GenerateRequest):
+    """One line of a batch: a request of POST /v1/generate, and a name by which its result is found."""
+
+    id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+
+    @model_validator(mode="after")
+    def _plain(self) -> "BatchLine":
+        if self.stream:
+            raise ValueError("a request of a batch has no stream")
+        return self
+
+
+class BatchResult(Answer):
+    """One line of the output, in the order of the input. Either response or error is present."""
+
+    index: int
+    id: str | None = None
+    response: GenerateAnswer | None = None
+    error: ErrorDetail | None = None
+
+
+class BatchSummary(Answer):
+    """The result of a batch job. failed: requests whose line has an error."""
+
+    requests: int
+    succeeded: int
+    failed: int
+
+
+JSON_LINES: dict[str, Any] = {"application/jsonl": {"schema": {"type": "string"}}}
+"""OpenAPI's description of a body of JSON lines."""

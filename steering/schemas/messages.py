@@ -1,10 +1,11 @@
-"""Texts, conversations and prompts in requests."""
+"""Texts, conversations and prompts in requests, and sampling fields, which generation requests and replay records share."""
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from steering.schemas.base import Request
+from steering.schemas.base import Flag, Number, Request, Whole, exactly_one
+from steering.spec_base import at_most
 
 MAX_CHARACTERS = 16_000_000
 """Characters of one text: far more than any context holds, so that the length is refused in tokens, not here."""
@@ -28,6 +29,8 @@ Messages = Annotated[tuple[Message, ...], Field(min_length=1, max_length=MAX_MES
 PlainText = Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS)]
 Text: TypeAlias = PlainText | Messages
 """A plain text, or a conversation."""
+Position: TypeAlias = Literal["last", "mean", "response_mean"] | Annotated[int, Field(strict=True, ge=-100_000, le=-1)]
+"""Which activation of a text is read: that of one token, or a mean over its tokens."""
 Texts: TypeAlias = Annotated[tuple[Text, ...], Field(min_length=1, max_length=MAX_TEXTS, fail_fast=True)]
 
 
@@ -37,11 +40,7 @@ class PromptFields(Request):
     prompt: PlainText | TokenIds | None = None
     messages: Messages | None = None
 
-    @model_validator(mode="after")
-    def _one_prompt(self) -> "PromptFields":
-        if (self.prompt is None) == (self.messages is None):
-            raise ValueError("give exactly one of 'prompt' and 'messages'")
-        return self
+    _one_prompt = exactly_one("prompt", "messages")
 
 
 class TextsFields(Request):
@@ -50,13 +49,69 @@ class TextsFields(Request):
     texts: Texts | None = None
     messages: Messages | None = None
 
-    @model_validator(mode="after")
-    def _one_source(self) -> "TextsFields":
-        if (self.texts is None) == (self.messages is None):
-            raise ValueError("give exactly one of 'texts' and 'messages'")
-        return self
+    _one_source = exactly_one("texts", "messages")
 
     @property
     def all_texts(self) -> tuple[Text, ...]:
         """Returns the texts; a conversation is one."""
         return self.texts if self.texts is not None else (self.messages or (),)
+
+
+MAX_SEED = 2**63 - 1
+MAX_STOPS = 64
+Seed = Annotated[int, Field(strict=True, ge=0, le=MAX_SEED)]
+Stop = Annotated[str, Field(min_length=1, max_length=1024)]
+Stops = Annotated[tuple[Stop, ...], Field(max_length=MAX_STOPS, fail_fast=True)]
+MaxTokens = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
+Penalty = Annotated[Number, Field(ge=-2, le=2)]
+TokenKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,9})$")]
+LogitBias = Annotated[dict[TokenKey, Annotated[Number, Field(ge=-100, le=100)]], Field(max_length=1024), at_most(1024)]
+
+
+class SamplingFields(Request):
+    """How the next token is chosen. temperature 0 is greedy. Without max_tokens 128, or what still fits the context.
+
+    presence_penalty and frequency_penalty lower the logits of generated tokens; logit_bias adds to logits by token id.
+    """
+
+    max_tokens: MaxTokens | None = None
+    temperature: Annotated[Number, Field(ge=0, le=100)] = 0.7
+    top_p: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(strict=True, ge=0, le=1_000_000)] = 0
+    min_p: Annotated[Number, Field(ge=0, le=1)] = 0.0
+    repetition_penalty: Annotated[Number, Field(gt=0, le=100)] = 1.0
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    logit_bias: LogitBias = Field(default_factory=dict)
+    seed: Seed | None = None
+    stop: Stop | Stops = ()
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop strings."""
+        return (self.stop,) if isinstance(self.stop, str) else self.stop
+
+
+class ChoiceFields(SamplingFields):
+    """Sampling, how many answers, and what the response says of their tokens."""
+
+    n: Annotated[int, Field(strict=True, ge=1, le=1024)] = 1
+    logprobs: Flag | Annotated[Whole, Field(ge=0, le=1_000_000)] | None = Field(
+        None, description="true or 0: the logprob of each token; k: also the k most probable tokens"
+    )
+    readout: Annotated[tuple[Annotated[str, Field(max_length=128)], ...], Field(max_length=64, fail_fast=True)] = Field(
+        (), description="vectors to measure at every token"
+    )
+    stream: Flag = False
+
+    @property
+    def top_logprobs(self) -> int | None:
+        """How many alternatives to list with each logprob; None: no logprobs."""
+        if self.logprobs is None or self.logprobs is False:
+            return None
+        return 0 if self.logprobs is True else int(self.logprobs)
+
+    @property
+    def lists_tokens(self) -> bool:
+        """Whether the response lists the tokens of each answer."""
+        return bool(self.readout) or self.top_logprobs is not None

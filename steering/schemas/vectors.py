@@ -5,16 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from steering.namespaces import SHARED
-from steering.schemas.base import (
-    Answer,
-    Measured,
-    NamespacePageQuery,
-    NamespaceQuery,
-    Number,
-    Page,
-    Request,
-    Whole,
-)
+from steering.schemas.base import Answer, Measured, NamespacePageQuery, NamespaceQuery, Number, Page, Request, Whole
 from steering.spec_base import Directions, Scales
 
 Name = Annotated[str, Field(max_length=128)]

@@ -1,4 +1,4 @@
-"""Protocols of the store: vectors, profiles, the default steering, jobs. Vector versions are immutable.
+"""Protocols of the store: vectors, profiles, the default steering, jobs, links. Vector versions are immutable.
 
 Each of these is reached through a namespace: `store.in_namespace("team-a").vectors`. Names are looked up in that namespace,
 then in `shared`; a vector of the own namespace hides every version of the shared one. Writing goes to the own namespace.
@@ -8,11 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from steering.namespaces import SHARED
 from steering.spec import SteeringSpec
-from steering.store.governance import AuditStore, DocumentStore, KeyStore
-from steering.store.links import LinkStore
-from steering.store.outputs import OutputStore
-from steering.store.servers import ServerStore
+from steering.store.governance import AuditStore, DocumentStore, KeyStore, OutputStore, ServerStore
 from steering.store.summary import VectorSummary
 from steering.vectors import ConceptVector
 
@@ -82,12 +80,27 @@ class JobRecord:
     owner: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A saved state of a view of the playground. state: None in listings, which do not read it.
+
+    size: bytes of the state as JSON. owner: the name of the key that saved it. Both, date and namespace: set by the store.
+    """
+
+    id: str
+    view: str
+    state: Mapping[str, Any] | None
+    size: int = 0
+    owner: str = ""
+    created_at: str = ""
+    namespace: str = ""
+
+
 class VectorSource(Protocol):
     """Looks up vectors by name: all that resolving a spec needs."""
 
     async def get(self, name: str, version: int | None = None) -> ConceptVector:
         """Returns the newest or the given version, digest checked. Raises VectorNotFound, StoreCorrupt."""
-        ...
 
 
 class VectorStore(VectorSource, Protocol):
@@ -98,26 +111,21 @@ class VectorStore(VectorSource, Protocol):
 
         Raises StorageFull when the writer's vectors and links would take more than its `max_bytes`.
         """
-        ...
 
     async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> VectorPage:
         """Lists the newest version of each visible name. Raises InvalidRequest for a cursor of another listing."""
-        ...
 
     async def describe(self, name: str, description: str | None, tags: tuple[str, ...] | None) -> ConceptVector:
         """Changes description and tags of every version, never the directions. None leaves a field unchanged."""
-        ...
 
     async def versions(self, name: str, limit: int = 50, before: int | None = None) -> tuple[VectorSummary, ...]:
         """Returns the versions of a name, newest first. Raises VectorNotFound for an unknown name.
 
         before: only numbers below it, which may be none.
         """
-        ...
 
     async def delete(self, name: str, force: bool = False, version: int | None = None) -> None:
         """Deletes all versions, or one. Raises VectorNotFound, or VectorInUse while a profile or the default names it, unless forced."""
-        ...
 
 
 class ProfileStore(Protocol):
@@ -125,27 +133,21 @@ class ProfileStore(Protocol):
 
     async def put(self, profile: Profile) -> Profile:
         """Creates or replaces the profile of that name."""
-        ...
 
     async def get(self, name: str) -> Profile:
         """Returns one profile of the own namespace, else of `shared`. Raises ProfileNotFound."""
-        ...
 
     async def all(self) -> tuple[Profile, ...]:
         """Returns every visible profile, by name."""
-        ...
 
     async def delete(self, name: str) -> None:
         """Deletes a profile. Raises ProfileNotFound."""
-        ...
 
     async def default(self) -> SteeringSpec | None:
         """Returns the default steering of this namespace alone, None when none is set."""
-        ...
 
     async def set_default(self, steering: SteeringSpec | None) -> None:
         """Sets the default steering; None clears it."""
-        ...
 
 
 class JobStore(Protocol):
@@ -154,15 +156,30 @@ class JobStore(Protocol):
     async def put(self, job: JobRecord) -> JobRecord:
         """Creates or replaces the record of that id, and returns the stored record. A record that has ended stays as it is:
         a job that was reported as interrupted is not reported again by a server that lost its lease."""
-        ...
 
     async def get(self, job_id: str) -> JobRecord:
         """Returns one record. Raises JobNotFound."""
-        ...
 
     async def find(self, limit: int = 50, cursor: str | None = None) -> tuple[tuple[JobRecord, ...], str | None]:
         """Lists jobs, newest first."""
-        ...
+
+
+class LinkStore(Protocol):
+    """The links of one namespace. They are made to be shared, so reading needs the id and no namespace."""
+
+    async def put(self, link: Link) -> Link:
+        """Stores a link under an id that is not in use. Raises StorageFull when the writer has `max_links`, or would have more than `max_bytes`."""
+
+    async def get(self, link_id: str) -> Link:
+        """Returns the link of that id, of any namespace. Raises LinkNotFound."""
+
+    async def find(
+        self, owner: str | None, limit: int = 50, cursor: str | None = None
+    ) -> tuple[tuple[Link, ...], str | None]:
+        """Lists links of this namespace without their states, newest first. owner: None for those of every key."""
+
+    async def delete(self, link_id: str, owner: str | None) -> None:
+        """Deletes a link of this namespace. Raises LinkNotFound, also for a link of another owner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,25 +204,20 @@ class Store(Protocol):
 
     def in_namespace(self, name: str, writer: Writer = UNLIMITED) -> NamespaceStore:
         """Returns the store as it is seen in a namespace, which need not exist yet. Raises InvalidRequest for what is no name."""
-        ...
 
     @property
     def shared(self) -> NamespaceStore:
         """The store as it is seen in the namespace `shared`."""
-        ...
+        return self.in_namespace(SHARED)
 
     async def defaults(self) -> Mapping[str, SteeringSpec]:
         """Returns the default steering of every namespace that has one."""
-        ...
 
     async def prune_links(self, before: str) -> int:
         """Deletes the links of every namespace that were saved before a time; returns how many."""
-        ...
 
     async def ping(self) -> None:
         """Raises StoreUnavailable when the database cannot be reached."""
-        ...
 
     async def close(self) -> None:
         """Waits for running transactions and closes the connections."""
-        ...

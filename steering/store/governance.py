@@ -1,10 +1,13 @@
-"""Protocols of what an operator manages in the store: API keys, the audit log, and named documents such as the policy."""
+"""Protocols of what belongs to no namespace: API keys, the audit log, named documents such as the policy, outputs of jobs, servers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 from steering.namespaces import SHARED
+
+Topic: TypeAlias = Literal["keys", "default_steering", "documents", "jobs"]
+"""What servers hold in memory and read again when it changes. jobs: the cancellation of a job was requested."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +45,15 @@ class KeyStore(Protocol):
 
     async def put(self, key: KeyRecord) -> KeyRecord:
         """Creates or replaces the key of that id. created_at is set at the first put."""
-        ...
 
     async def all(self) -> tuple[KeyRecord, ...]:
         """Returns every key in the order of creation."""
-        ...
 
     async def delete(self, key_id: str) -> bool:
         """Deletes a key; returns whether it existed."""
-        ...
 
     async def touch(self, used: Mapping[str, str]) -> None:
         """Sets last_used_at by id. Unknown ids are ignored."""
-        ...
 
 
 class AuditStore(Protocol):
@@ -62,15 +61,12 @@ class AuditStore(Protocol):
 
     async def append(self, entry: AuditEntry) -> None:
         """Appends an entry with the current time."""
-        ...
 
     async def find(self, limit: int = 50, cursor: str | None = None) -> tuple[tuple[AuditEntry, ...], str | None]:
         """Lists entries, newest first."""
-        ...
 
     async def prune(self, before: str) -> int:
         """Deletes entries older than a time; returns how many."""
-        ...
 
 
 class DocumentStore(Protocol):
@@ -78,8 +74,53 @@ class DocumentStore(Protocol):
 
     async def get(self, name: str) -> Mapping[str, Any] | None:
         """Returns a document, None where there is none."""
-        ...
 
     async def put(self, name: str, content: Mapping[str, Any] | None) -> None:
         """Creates or replaces a document; None deletes it."""
-        ...
+
+
+class OutputStore(Protocol):
+    """Texts in numbered parts, written one after the other and deleted by age."""
+
+    async def append(self, output_id: str, part: int, content: str) -> None:
+        """Stores part `part` (0, 1, ...) of an output with the current time. A part is never changed."""
+
+    async def read(self, output_id: str, part: int) -> str | None:
+        """Returns one part, None where there is none."""
+
+    async def prune(self, before: str) -> int:
+        """Deletes parts older than a time; returns how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """What a renewal found. ended: jobs of this server that it must stop, because another server requested their
+    cancellation or reported them as interrupted. interrupted: unfinished jobs of other servers that were marked now.
+    servers: how many have a lease, this one included."""
+
+    ended: frozenset[str] = frozenset()
+    interrupted: int = 0
+    servers: int = 1
+
+
+class ServerStore(Protocol):
+    """The servers of one database. Lease times are compared with the clock of the database, never with a server's."""
+
+    async def renew(self, server: str, seconds: float, progress: Mapping[str, Mapping[str, Any]]) -> Renewal:
+        """Extends the lease of a server and stores the progress of its jobs, by id.
+
+        Unfinished jobs whose owner has no lease, because it died or cannot reach the database, become `failed` with the
+        code `interrupted`. Jobs in `progress` that may not go on are returned.
+        """
+
+    async def release(self, server: str) -> None:
+        """Ends the lease of a server that stops, so that others need not wait for it."""
+
+    async def request_cancel(self, job_id: str) -> None:
+        """Asks the owner of an unfinished job to cancel it. A job that has ended or does not exist is unchanged."""
+
+    async def prune_jobs(self, before: str) -> int:
+        """Deletes ended jobs that last changed before a time; returns how many."""
+
+    async def changes(self) -> Mapping[str, int]:
+        """Returns how often each topic has changed. One small read: servers compare it with the last one."""

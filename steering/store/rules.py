@@ -1,10 +1,12 @@
-"""Rules that every store applies in the same way: timestamps, cursors, limits of texts, and references to vectors."""
+"""Rules that every store applies in the same way: timestamps, fields of records, cursors, limits of texts, and references to vectors."""
 
 import base64
 import binascii
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable
+from dataclasses import fields
 from datetime import UTC, datetime
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from steering.errors import InvalidRequest, LimitExceeded, VectorInUse
 from steering.spec import SteeringSpec, vector_names
@@ -15,7 +17,9 @@ DESCRIPTION_LIMIT = 4096
 SEARCH_LIMIT = 256
 TAG_LIMIT = 32
 PAGE_LIMIT = 200
-_ALLOWED_CONTROLS = frozenset("\n\r\t")
+OTHERS = "another namespace"
+"""How a message names steerings of other namespaces; it is always the last."""
+_REFUSED = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
 _CURSOR_LIMIT = 256
 
 Listing: TypeAlias = Literal["vector", "job", "link", "audit"]
@@ -24,6 +28,11 @@ Listing: TypeAlias = Literal["vector", "job", "link", "audit"]
 def now() -> str:
     """Returns the UTC time in ISO 8601 with microseconds. The length is fixed, so the texts sort by time."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def values_of(source: object, record: type[Any]) -> dict[str, Any]:
+    """Returns what a record or a row of the database has under the names of the fields of the dataclass `record`."""
+    return {field.name: getattr(source, field.name) for field in fields(record)}
 
 
 def make_cursor(listing: Listing, last: str) -> str:
@@ -53,32 +62,29 @@ def read_position(listing: Listing, cursor: str) -> int:
     return int(last)
 
 
-def check_text(text: str, param: str, limit: int) -> str:
-    """Returns the text. Raises LimitExceeded beyond `limit` characters, InvalidRequest for what no database stores."""
+def check_text(text: str, param: str, limit: int) -> None:
+    """Raises LimitExceeded beyond `limit` characters, InvalidRequest for what no database stores."""
     if len(text) > limit:
         raise LimitExceeded(f"{param} has {len(text)} characters; at most {limit} are stored", param=param)
-    for character in text:
-        code = ord(character)
-        if 0xD800 <= code <= 0xDFFF:
+    if refused := _REFUSED.search(text):
+        code = ord(refused[0])
+        if code >= 0xD800:
             raise InvalidRequest(f"{param} contains a lone surrogate (U+{code:04X}), which is not text", param=param)
-        if code < 0x20 and character not in _ALLOWED_CONTROLS:
-            raise InvalidRequest(f"{param} contains the control character U+{code:04X}", param=param)
-    return text
+        raise InvalidRequest(f"{param} contains the control character U+{code:04X}", param=param)
 
 
-def check_tags(tags: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the tags, which follow the rule of names. Raises InvalidRequest for a bad or repeated one."""
+def check_tags(tags: tuple[str, ...]) -> None:
+    """Raises LimitExceeded for too many tags, InvalidRequest for one that breaks the rule of names or is repeated."""
     if len(tags) > TAG_LIMIT:
         raise LimitExceeded(f"{len(tags)} tags given; a vector has at most {TAG_LIMIT}", param="tags")
     for tag in tags:
         check_name(tag, "tags")
     if len(set(tags)) != len(tags):
         raise InvalidRequest("a tag is given twice", param="tags")
-    return tags
 
 
-def check_changes(description: str | None, tags: tuple[str, ...] | None) -> None:
-    """Checks what a vector is to be described by; None is left as it is. Raises InvalidRequest."""
+def check_labels(description: str | None, tags: tuple[str, ...] | None) -> None:
+    """Checks what a vector is to be described by; None is left as it is. Raises InvalidRequest or LimitExceeded."""
     if description is not None:
         check_text(description, "description", DESCRIPTION_LIMIT)
     if tags is not None:
@@ -105,27 +111,14 @@ def check_page(limit: int) -> int:
     return limit
 
 
-def fold(text: str) -> str:
-    """Returns the form in which texts are searched: case-insensitive in every script and database."""
-    return text.casefold()
-
-
-def refuse_if_used(
-    name: str,
-    users: Mapping[str, SteeringSpec],
-    hidden: Iterable[SteeringSpec] = (),
-    version: int | None = None,
-    *,
-    only: bool = True,
-) -> None:
+def refuse_if_used(name: str, users: Iterable[tuple[str, SteeringSpec]], version: int | None, *, only: bool) -> None:
     """Raises VectorInUse, naming the users, while a profile or a default steering needs what is deleted.
 
-    users: by how the caller knows them. hidden: of other namespaces; they are never named. version: the one that is
-    deleted, None for all. only: whether no other version remains for the name alone.
+    users: steerings, each with what the caller knows it by, or OTHERS. version: the one that is deleted, None for all.
+    only: whether no other version remains for the name alone.
     """
-    found = [user for user, steering in users.items() if _needs(steering, name, version, only)]
-    if any(_needs(steering, name, version, only) for steering in hidden):
-        found.append("another namespace")
+    found = list(dict.fromkeys(user for user, steering in users if _needs(steering, name, version, only)))
+    found.sort(key=lambda user: user == OTHERS)
     if found:
         shown = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
         deleted = name if version is None else f"{name}@{version}"

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from steering.quality import QualityCard, Recommended
-from steering.vectors import ClassMeans, ConceptVector, recommended_layers
+from steering.vectors import ClassMeans, recommended_layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,54 +22,36 @@ class LayerNumbers(ClassMeans):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class VectorSummary:
-    """Everything of a stored ConceptVector except its directions."""
+class VectorVersion:
+    """What names and describes one version of a vector."""
 
     namespace: str
     name: str
     version: int
-    model: str
-    model_fingerprint: str
-    d_model: int
-    method: str
-    layers: Mapping[int, LayerNumbers]
     description: str
     tags: tuple[str, ...]
-    sha256: str
     created_at: str
-    recommended: Recommended | None = None
-    quality: QualityCard | None = None
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    sha256: str
 
     @property
     def id(self) -> str:
         """Returns `name@version`."""
         return f"{self.name}@{self.version}"
 
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VectorSummary(VectorVersion):
+    """Everything of a stored ConceptVector except its directions."""
+
+    model: str
+    model_fingerprint: str
+    d_model: int
+    method: str
+    layers: Mapping[int, LayerNumbers]
+    recommended: Recommended | None = None
+    quality: QualityCard | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
     def recommended_layers(self) -> tuple[int, ...]:
         """Returns the recommended layers, else the middle layer the vector has."""
         return recommended_layers(self.recommended, self.layers)
-
-
-def summary_of(vector: ConceptVector) -> VectorSummary:
-    """Returns the summary of a vector that is at hand."""
-    return VectorSummary(
-        namespace=vector.namespace,
-        name=vector.name,
-        version=vector.version,
-        model=vector.model,
-        model_fingerprint=vector.model_fingerprint,
-        d_model=vector.d_model,
-        method=vector.method,
-        layers={
-            layer: LayerNumbers(entry.scale, entry.positive_mean, entry.negative_mean, entry.weight, entry.bias)
-            for layer, entry in vector.layers.items()
-        },
-        description=vector.description,
-        tags=vector.tags,
-        sha256=vector.sha256,
-        created_at=vector.created_at,
-        recommended=vector.recommended,
-        quality=vector.quality,
-        provenance=vector.provenance,
-    )

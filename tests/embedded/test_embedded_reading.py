@@ -6,7 +6,7 @@ import pytest
 
 from steering.client import Client
 from steering.concepts.loader import load_concept
-from steering.schemas.reading.logit_lens import PredictionAnswer
+from steering.schemas.reading import PredictionAnswer
 from tests.embedded.material import words
 from tests.embedded.server_process import ServerProcess
 

@@ -95,7 +95,7 @@ class ReferenceDocuments:
 
 @final
 class ReferenceOutputs:
-    """See `steering.store.outputs.OutputStore`."""
+    """See `steering.store.governance.OutputStore`."""
 
     def __init__(self) -> None:
         self._parts: dict[tuple[str, int], tuple[str, str]] = {}

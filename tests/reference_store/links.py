@@ -4,17 +4,16 @@ from dataclasses import replace
 from typing import final
 
 from steering.errors import InternalError
-from steering.store.base import Writer
+from steering.store.base import Link, Writer
 from steering.store.formats.serialization import check_link, link_not_found, read_record
 from steering.store.formats.stored_vector import check_link_count, check_quota
-from steering.store.links import Link
 from steering.store.rules import check_page, make_cursor, now, read_position
 from tests.reference_store.vectors import Content
 
 
 @final
 class ReferenceLinks:
-    """See `steering.store.links.LinkStore`."""
+    """See `steering.store.base.LinkStore`."""
 
     def __init__(self, content: Content, namespace: str, writer: Writer) -> None:
         self._content, self._namespace, self._writer = content, namespace, writer

@@ -8,8 +8,8 @@ from typing import Any, final
 
 from steering.store.base import JobRecord
 from steering.store.formats.serialization import INTERRUPTED, UNFINISHED, read_record, write_record
+from steering.store.governance import Renewal
 from steering.store.rules import now
-from steering.store.servers import Renewal
 
 Changes = Counter[str]
 """How often each topic has changed."""
@@ -17,7 +17,7 @@ Changes = Counter[str]
 
 @final
 class ReferenceServers:
-    """See `steering.store.servers.ServerStore`."""
+    """See `steering.store.governance.ServerStore`."""
 
     def __init__(self, jobs: dict[str, tuple[int, JobRecord]], changes: Changes) -> None:
         self._jobs, self._changes = jobs, changes

@@ -18,10 +18,8 @@ from steering.store.formats.serialization import (
     write_record,
     write_steering,
 )
-from steering.store.governance import AuditStore, DocumentStore, KeyStore
-from steering.store.outputs import OutputStore
+from steering.store.governance import AuditStore, DocumentStore, KeyStore, OutputStore, ServerStore
 from steering.store.rules import check_page, make_cursor, now, read_position
-from steering.store.servers import ServerStore
 from steering.vectors import check_name
 from tests.reference_store.governance import ReferenceAudit, ReferenceDocuments, ReferenceKeys, ReferenceOutputs
 from tests.reference_store.links import ReferenceLinks

@@ -8,7 +8,7 @@ from cachetools import LRUCache
 
 from steering.namespaces import SHARED, visible_from
 from steering.spec import SteeringSpec
-from steering.store.base import JobRecord, Profile, VectorFilter, VectorPage, Writer
+from steering.store.base import JobRecord, Link, Profile, VectorFilter, VectorPage, Writer
 from steering.store.formats.serialization import read_steering
 from steering.store.formats.stored_vector import (
     DECODED_VECTORS,
@@ -18,14 +18,14 @@ from steering.store.formats.stored_vector import (
     not_found,
     serialize,
     summarize_valid,
-    written,
 )
-from steering.store.links import Link
 from steering.store.rules import (
-    check_changes,
+    OTHERS,
     check_filter,
+    check_labels,
     check_page,
     make_cursor,
+    now,
     read_cursor,
     refuse_if_used,
 )
@@ -66,6 +66,16 @@ class Content:
         return sum(links) + sum(len(one.content) for one in vectors if one.created_by == writer.key)
 
 
+def matches(stored: StoredVector, where: VectorFilter) -> bool:
+    """Returns whether a vector passes a filter."""
+    sought = None if where.search is None else where.search.casefold()
+    return (
+        (where.tag is None or where.tag in stored.tags)
+        and (where.method is None or where.method == stored.method)
+        and (sought is None or sought in stored.name or sought in stored.description.casefold())
+    )
+
+
 @final
 class ReferenceVectors:
     """See `steering.store.base.VectorStore`."""
@@ -79,7 +89,13 @@ class ReferenceVectors:
         check_quota(self._writer, self._content.stored_bytes(self._namespace, self._writer), len(serialized.content))
         key = (self._namespace, serialized.name)
         version = self._content.last_versions.get(key, 0) + 1
-        stored = written(serialized, version, self._writer, self._namespace)
+        stored = replace(
+            serialized,
+            namespace=self._namespace,
+            version=version,
+            created_at=now(),
+            created_by=self._writer.key,
+        )
         self._content.last_versions[key] = version
         self._content.vectors.setdefault(key, {})[version] = stored
         return self._content.decode(stored)
@@ -98,14 +114,14 @@ class ReferenceVectors:
         check_page(limit)
         after = "" if cursor is None else read_cursor("vector", cursor)
         newest = [versions[max(versions)] for name in self._names() if name > after and (versions := self._seen(name))]
-        found = [stored for stored in newest if stored.matches(where)]
+        found = [stored for stored in newest if matches(stored, where)]
         following = make_cursor("vector", found[limit - 1].name) if len(found) > limit else None
         return VectorPage(summarize_valid(found[:limit]), following)
 
     async def describe(self, name: str, description: str | None, tags: tuple[str, ...] | None) -> ConceptVector:
         """See VectorStore.describe."""
         check_name(name)
-        check_changes(description, tags)
+        check_labels(description, tags)
         own = self._content.vectors.get((self._namespace, name))
         if own is None:
             raise not_found(name, None)
@@ -151,14 +167,13 @@ class ReferenceVectors:
         return sorted({name for namespace, name in self._content.vectors if namespace in visible})
 
     def _refuse_if_used(self, name: str, version: int | None, *, only: bool) -> None:
-        users: dict[str, SteeringSpec] = {}
-        hidden: list[SteeringSpec] = []
+        users: list[tuple[str, SteeringSpec]] = []
         for namespace, user, steering in self._steerings():
             if namespace == self._namespace:
-                users[user] = steering
+                users.append((user, steering))
             elif self._namespace == SHARED and (namespace, name) not in self._content.vectors:
-                hidden.append(steering)
-        refuse_if_used(name, users, hidden, version, only=only)
+                users.append((OTHERS, steering))
+        refuse_if_used(name, users, version, only=only)
 
     def _steerings(self) -> Iterator[tuple[str, str, SteeringSpec]]:
         """Yields (namespace, user, steering): profiles by name, then default steerings."""

@@ -6,7 +6,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from app.cli.output.terminal import stderr
 from steering.client import ApiError, Client
-from steering.schemas.jobs import JobAnswer
+from steering.schemas.resources import JobAnswer
 
 
 def follow(client: Client, started: JobAnswer) -> dict[str, Any]:

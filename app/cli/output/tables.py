@@ -8,8 +8,7 @@ from rich.text import Text
 
 from app.cli.output.terminal import shown
 from steering.schemas.comparison import ArmAnswer, CompareAnswer, EstimateAnswer
-from steering.schemas.reading.logit_lens import LogitLensAnswer, PredictionAnswer
-from steering.schemas.reading.readout import ReadoutAnswer
+from steering.schemas.reading import LogitLensAnswer, PredictionAnswer, ReadoutAnswer
 from steering.schemas.steering import AppliedSteering
 from steering.schemas.vectors import RecommendedAnswer, VectorAnswer
 

@@ -18,8 +18,7 @@ from app.settings import Settings
 from steering.errors import InvalidRequest, NotFound, Overloaded, SteeringError, Unavailable
 from steering.plan.types import SteeringPlan
 from steering.schemas.base import ErrorDetail
-from steering.schemas.batch import BatchLine, BatchResult, BatchSummary
-from steering.schemas.generation import GenerateAnswer
+from steering.schemas.generation import BatchLine, BatchResult, BatchSummary, GenerateAnswer
 from steering.store.base import JobRecord
 from steering.strict_json import load_json
 from steering.threads import run_in_thread

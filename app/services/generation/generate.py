@@ -16,7 +16,7 @@ from app.services.limits import check_limit, check_sampling
 from steering.engine.api import GenerationRequest, TokenEvent
 from steering.plan.types import SteeringPlan
 from steering.schemas.generation import GenerateAnswer, GenerateRequest
-from steering.schemas.replay import Record
+from steering.schemas.steering import Record
 from steering.workflows.generate import Answer, answers, assemble, choices, interleaved, stream_events
 
 

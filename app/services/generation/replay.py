@@ -12,7 +12,7 @@ from steering.engine.prompts import encode_prompt
 from steering.errors import InvalidRequest, ModelNotFound, VectorNotFound
 from steering.namespaces import SHARED
 from steering.plan.types import SteeringPlan
-from steering.schemas.replay import Record, RecordedModel, ReplayRequest
+from steering.schemas.steering import Record, RecordedModel, ReplayRequest
 from steering.spec import InterventionSpec, SteeringSpec, pinned, vector_names
 from steering.spec_base import InlineVector, is_inline
 from steering.store.base import VectorSource

@@ -12,8 +12,14 @@ from steering.plan.holds import HeldReadout
 from steering.plan.types import Intervention, SteeringPlan
 from steering.schemas.base import by_layer
 from steering.schemas.generation import Choice, RaisedFlag, Token, Usage
-from steering.schemas.replay import Record, RecordedModel, RecordedSampling
-from steering.schemas.steering import AppliedIntervention, AppliedSteering, HeldStrength
+from steering.schemas.steering import (
+    AppliedIntervention,
+    AppliedSteering,
+    HeldStrength,
+    Record,
+    RecordedModel,
+    RecordedSampling,
+)
 from steering.spec import Role, Schedule, TokenScope
 from steering.workflows.comparison.text_metrics import means
 from steering.workflows.generate import Answer

@@ -14,8 +14,7 @@ from steering.engine.api import Prompt
 from steering.errors import LimitExceeded
 from steering.layer_indices import layer_indices
 from steering.schemas.base import by_layer
-from steering.schemas.reading.activations import ActivationsAnswer, ActivationsRequest
-from steering.schemas.reading.logit_lens import LensSteering
+from steering.schemas.reading import ActivationsAnswer, ActivationsRequest, LensSteering
 from steering.threads import run_in_thread
 from steering.workflows.reading import activations as workflow
 

@@ -8,7 +8,9 @@ from app.services.limits import check_limit
 from app.services.reading.library import library_vectors
 from app.services.reading.responses import ACTIVATION_BYTES, SCORE_BYTES, json_in_thread
 from steering.layer_indices import layer_index
-from steering.schemas.reading.clusters import ClustersRequest
+from steering.schemas.latent_space import (
+    ClustersRequest,
+)
 from steering.workflows.reading import clusters as workflow
 
 COPIES = 4

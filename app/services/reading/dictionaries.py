@@ -11,7 +11,7 @@ from app.settings import Settings
 from steering.errors import InvalidRequest, NotFound, SteeringError
 from steering.model.info import ModelInfo
 from steering.registry import unknown_name
-from steering.schemas.reading.dictionaries import (
+from steering.schemas.latent_space import (
     DictionariesAnswer,
     DictionaryAnswer,
     DictionarySearchAnswer,

@@ -9,7 +9,10 @@ from app.services.reading.responses import ACTIVATION_BYTES, SCORE_BYTES, json_i
 from steering.concepts.loader import load_neutral_texts
 from steering.errors import InvalidRequest
 from steering.layer_indices import layer_indices
-from steering.schemas.reading.explain import ExplainAnswer, ExplainRequest
+from steering.schemas.reading import (
+    ExplainAnswer,
+    ExplainRequest,
+)
 from steering.workflows.reading import explain as workflow
 from steering.workflows.reading.readout import used_vectors
 

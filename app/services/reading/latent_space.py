@@ -7,7 +7,7 @@ from app.services.inputs import check_activations, pair_text
 from app.services.limits import check_limit
 from app.services.reading.responses import ACTIVATION_BYTES, SCORE_BYTES, json_in_thread
 from steering.layer_indices import layer_indices
-from steering.schemas.reading.latent_space import LatentSpaceRequest
+from steering.schemas.latent_space import LatentSpaceRequest
 from steering.workflows.reading import latent_space as workflow
 
 

@@ -9,7 +9,10 @@ from app.services.reading.responses import ACTIVATION_BYTES, SCORE_BYTES, applie
 from steering.engine.capabilities import unembedding_of
 from steering.engine.prompts import check_context, encode_steered
 from steering.layer_indices import layer_indices
-from steering.schemas.reading.logit_lens import LogitLensAnswer, LogitLensRequest
+from steering.schemas.reading import (
+    LogitLensAnswer,
+    LogitLensRequest,
+)
 from steering.workflows.reading import logit_lens as workflow
 from steering.workflows.reading.readout import read_tokens
 

@@ -7,7 +7,7 @@ from app.services.inputs import check_activations, check_texts, encode_texts
 from app.services.limits import check_limit
 from app.services.reading.responses import ACTIVATION_BYTES, SCORE_BYTES, json_in_thread
 from steering.plan.layers import resolve_layers
-from steering.schemas.reading.readout import ReadoutAnswer, ReadoutRequest
+from steering.schemas.reading import ReadoutAnswer, ReadoutRequest
 from steering.workflows.reading import readout as workflow
 
 

@@ -6,7 +6,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from steering.plan.types import SteeringPlan
-from steering.schemas.reading.logit_lens import LensSteering
+from steering.schemas.reading import LensSteering
 from steering.threads import run_in_thread
 
 ACTIVATION_BYTES = 8

@@ -9,7 +9,7 @@ from app.services.reading.responses import ACTIVATION_BYTES, SCORE_BYTES, applie
 from steering.engine.api import Engine, Prompt
 from steering.engine.prompts import check_context, encode_steered
 from steering.errors import InvalidRequest
-from steering.schemas.reading.score import ScoreAnswer, ScoreRequest
+from steering.schemas.reading import ScoreAnswer, ScoreRequest
 from steering.threads import run_in_thread
 from steering.workflows.reading import score as workflow
 

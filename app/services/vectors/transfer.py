@@ -18,7 +18,7 @@ from steering.errors import DoseExceeded
 from steering.plan.layers import check_model
 from steering.quality import Estimate
 from steering.schemas.comparison import EstimateAnswer
-from steering.schemas.transfer import EffectAnswer, TransferAnswer, TransferRequest
+from steering.schemas.extraction import EffectAnswer, TransferAnswer, TransferRequest
 from steering.threads import run_in_thread
 from steering.workflows.evaluation.setup import evaluation_prompts
 from steering.workflows.extraction.extract import tried_layers

@@ -5,8 +5,8 @@ from typing import Literal, TypeAlias, TypedDict, Unpack
 
 from steering.client.calls.base import Call, Chat, JsonObject, Steering, Text, json_fields, parsed
 from steering.client.results import DoseResponse, LatentMap, LayerSweep, Readout, Report
-from steering.schemas.jobs import JobAnswer
-from steering.schemas.reading.logit_lens import LogitLensAnswer
+from steering.schemas.reading import LogitLensAnswer
+from steering.schemas.resources import JobAnswer
 
 Layers: TypeAlias = str | Sequence[int] | JsonObject
 """`recommended`, `all`, a list, or {"from": 10, "to": 16}."""

@@ -5,7 +5,7 @@ from typing import Unpack
 
 from steering.client.calls.base import Call, Text, VectorDescription, json_fields, parsed, path_of
 from steering.client.results import Vector
-from steering.schemas.reading.dictionaries import DictionariesAnswer, DictionarySearchAnswer
+from steering.schemas.latent_space import DictionariesAnswer, DictionarySearchAnswer
 
 
 def list_dictionaries() -> Call[DictionariesAnswer]:

@@ -16,11 +16,10 @@ from steering.client.calls.base import (
     path_of,
 )
 from steering.client.results import Comparison
-from steering.schemas.batch import BatchResult
 from steering.schemas.comparison import ArmErrorAnswer, ArmFields
-from steering.schemas.generation import FlagCondition, GenerateAnswer, TokenPiece
-from steering.schemas.jobs import JobAnswer
-from steering.schemas.replay import Record
+from steering.schemas.generation import BatchResult, FlagCondition, GenerateAnswer, TokenPiece
+from steering.schemas.resources import JobAnswer
+from steering.schemas.steering import Record
 from steering.schemas.system import DetokenizeAnswer, TokenizeAnswer
 
 

@@ -3,8 +3,15 @@
 from collections.abc import Sequence
 
 from steering.client.calls.base import Call, Intervention, JsonObject, json_fields, no_body, parsed, path_of
-from steering.schemas.governance.keys import AuditPage, KeyAnswer, KeyList, NewKeyAnswer
-from steering.schemas.governance.policy import MonitorDetail, MonitorList, PolicyAnswer
+from steering.schemas.governance import (
+    AuditPage,
+    KeyAnswer,
+    KeyList,
+    MonitorDetail,
+    MonitorList,
+    NewKeyAnswer,
+    PolicyAnswer,
+)
 
 
 def create_key(

@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from typing import Literal, TypedDict, Unpack
 
 from steering.client.calls.base import Call, Chat, Steering, Text, json_fields, parsed, raw_body
-from steering.schemas.reading.activations import ActivationsAnswer
-from steering.schemas.reading.clusters import ClustersAnswer
-from steering.schemas.reading.explain import ExplainAnswer
-from steering.schemas.reading.score import ScoreAnswer
+from steering.schemas.latent_space import ClustersAnswer
+from steering.schemas.reading import ActivationsAnswer, ExplainAnswer, ScoreAnswer
 
 
 class ActivationOptions(TypedDict, total=False):

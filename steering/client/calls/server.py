@@ -6,9 +6,16 @@ from typing import Any
 from pydantic import JsonValue, TypeAdapter
 
 from steering.client.calls.base import Call, Intervention, StreamCall, json_fields, no_body, parsed, path_of
-from steering.schemas.jobs import JobAnswer, JobPage
-from steering.schemas.links import LinkAnswer, LinkPage, LinkState, View
-from steering.schemas.profiles import ProfileAnswer, ProfileList
+from steering.schemas.resources import (
+    JobAnswer,
+    JobPage,
+    LinkAnswer,
+    LinkPage,
+    LinkState,
+    ProfileAnswer,
+    ProfileList,
+    View,
+)
 from steering.schemas.steering import DefaultSteeringAnswer
 from steering.schemas.system import CapabilitiesAnswer, ConceptDetail, ConceptList, HealthAnswer, VersionAnswer
 

@@ -17,9 +17,8 @@ from steering.client.calls.base import (
     raw_body,
 )
 from steering.client.results import Vector
-from steering.schemas.extraction import Pair, Training, TraitDescription
-from steering.schemas.jobs import JobAnswer
-from steering.schemas.transfer import EffectRequest, TransferAnswer
+from steering.schemas.extraction import EffectRequest, Pair, Training, TraitDescription, TransferAnswer
+from steering.schemas.resources import JobAnswer
 from steering.schemas.vectors import SimilarAnswer, Term, VectorExport, VectorPageAnswer, VectorVersionsAnswer
 
 Directions: TypeAlias = dict[str, list[float]]

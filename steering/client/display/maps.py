@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import TypeAlias
 
 from steering.client.display.html import SERIES, page
-from steering.schemas.reading.latent_space import LatentSpaceAnswer, LayerMapAnswer
+from steering.schemas.latent_space import LatentSpaceAnswer, LayerMapAnswer
 
 Points: TypeAlias = list[tuple[float, float]]
 

@@ -4,7 +4,7 @@ from html import escape
 
 from steering.client.display.html import number, shade, table, warnings_list
 from steering.schemas.comparison import ArmAnswer, CompareAnswer, DiffSpanAnswer
-from steering.schemas.reading.readout import ReadoutAnswer
+from steering.schemas.reading import ReadoutAnswer
 
 
 def comparison_html(answer: CompareAnswer) -> str:

@@ -2,13 +2,12 @@
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from steering.schemas.base import Answer, Flag, Measured, NamespaceQuery, Number, Request, Whole
+from steering.schemas.base import Answer, Flag, Measured, Number, Request, Whole, at_most_one
 from steering.schemas.comparison import EstimateAnswer
 from steering.schemas.evaluation.report import ReportAnswer, ReportRequest
-from steering.schemas.messages import Texts
-from steering.schemas.sampling import MAX_SEED
+from steering.schemas.messages import Seed, Texts
 from steering.schemas.vectors import DosePointAnswer, Name, RecommendedAnswer, VectorAnswer
 from steering.spec import Layers
 
@@ -29,13 +28,9 @@ class EvaluationFields(Request):
     scorer: Annotated[str, Field(max_length=64)] = "projection"
     max_tokens: Annotated[int, Field(strict=True, ge=1, le=512)] = 48
     temperature: Annotated[Number, Field(ge=0, le=100)] = 0.7
-    seed: Annotated[int, Field(strict=True, ge=0, le=MAX_SEED)] = 0
+    seed: Seed = 0
 
-    @model_validator(mode="after")
-    def _one_source(self) -> "EvaluationFields":
-        if self.prompts is not None and self.concept is not None:
-            raise ValueError("give 'prompts' or 'concept', not both")
-        return self
+    _one_source = at_most_one("prompts", "concept")
 
 
 class LayerSweepRequest(EvaluationFields):
@@ -68,15 +63,7 @@ class DoseResponseRequest(EvaluationFields):
 StrengthsRequest: TypeAlias = LayerSweepRequest | DoseResponseRequest
 """Evaluations over many strengths."""
 
-EvaluationRequest: TypeAlias = Annotated[
-    LayerSweepRequest | DoseResponseRequest | ReportRequest, Field(discriminator="kind")
-]
-
-
-class EvaluateQuery(NamespaceQuery):
-    """wait: hold the connection until it is done, instead of answering with a job."""
-
-    wait: bool = False
+EvaluationRequest: TypeAlias = Annotated[StrengthsRequest | ReportRequest, Field(discriminator="kind")]
 
 
 class LayerPointAnswer(Answer):
@@ -161,6 +148,4 @@ class DoseResponseAnswer(Answer):
 
 StrengthsAnswer: TypeAlias = LayerSweepAnswer | DoseResponseAnswer
 
-EvaluationAnswer: TypeAlias = Annotated[
-    LayerSweepAnswer | DoseResponseAnswer | ReportAnswer, Field(discriminator="kind")
-]
+EvaluationAnswer: TypeAlias = Annotated[StrengthsAnswer | ReportAnswer, Field(discriminator="kind")]

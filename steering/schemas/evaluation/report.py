@@ -2,17 +2,15 @@
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from steering.schemas.base import Answer, Measured, Number, Request, Whole
+from steering.schemas.base import Answer, Measured, Number, Request, Whole, at_most_one
 from steering.schemas.comparison import EstimateAnswer
-from steering.schemas.messages import Texts
-from steering.schemas.sampling import MAX_SEED
+from steering.schemas.messages import Seed, Texts
 from steering.schemas.steering import Steering
 from steering.schemas.vectors import Name
 from steering.spec import InterventionSpec
 
-Seed: TypeAlias = Annotated[int, Field(strict=True, ge=0, le=MAX_SEED)]
 Share: TypeAlias = Annotated[Number, Field(ge=0, le=1)]
 
 
@@ -64,13 +62,8 @@ class ReportRequest(Request):
     side_effects: Annotated[tuple[Name, ...], Field(max_length=32, fail_fast=True)] | None = None
     thresholds: ThresholdsFields = ThresholdsFields()
 
-    @model_validator(mode="after")
-    def _one_source(self) -> "ReportRequest":
-        if self.prompts is not None and self.concept is not None:
-            raise ValueError("give 'prompts' or 'concept', not both")
-        if self.steering is not None and self.strength is not None:
-            raise ValueError("give 'steering' or 'strength', not both")
-        return self
+    _one_source = at_most_one("prompts", "concept")
+    _one_point = at_most_one("steering", "strength")
 
 
 class CheckAnswer(Answer):

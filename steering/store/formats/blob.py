@@ -17,8 +17,9 @@ from safetensors.torch import load, save
 
 from steering.errors import InvalidRequest, LimitExceeded, UnsupportedFormat, VectorModelMismatch
 from steering.shapes import Direction
-from steering.store.formats.metadata import METADATA_KEY, VectorMetadata, read_metadata, write_metadata
-from steering.store.rules import check_text
+from steering.store.formats.metadata import METADATA_KEY, Labels, VectorMetadata, read_metadata, write_metadata
+from steering.store.rules import check_text, values_of
+from steering.store.summary import LayerNumbers
 from steering.strict_json import load_json
 from steering.vectors import ConceptVector, LayerDirection, unit
 
@@ -139,9 +140,7 @@ def _read_header(content: bytes, limits: FileLimits) -> dict[str, Any]:
         text = content[8 : 8 + length].decode("utf-8")
     except UnicodeDecodeError as error:
         raise InvalidRequest("the header is not UTF-8", param="header") from error
-    header = load_json(text, "the header", param="header")
-    if not isinstance(header, dict):  # a first "{" and valid JSON make an object, so this cannot be
-        raise InvalidRequest("the header is not an object", param="header")
+    header: dict[str, Any] = load_json(text, "the header", param="header")  # an object, because it begins with "{"
     return header
 
 
@@ -206,23 +205,14 @@ def _vector(name: str | None, metadata: VectorMetadata, directions: dict[int, Di
             raise VectorModelMismatch(
                 f"layer {layer} has shape {tuple(values.shape)}, expected ({metadata.d_model},)", param="directions"
             )
-        numbers = metadata.layers[str(layer)]
         direction = values if values.dtype == torch.float32 else unit(values, layer)[0]
         _check_unit(layer, float(direction.norm()))
-        layers[layer] = LayerDirection(
-            direction, numbers.scale, numbers.positive_mean, numbers.negative_mean, numbers.weight, numbers.bias
-        )
-    labels = metadata.labels
+        layers[layer] = LayerDirection(direction, **values_of(metadata.layers[str(layer)], LayerNumbers))
+    labels = metadata.labels or Labels("")
     return ConceptVector(
-        name=name if name is not None else (labels.name if labels else ""),
-        model=metadata.model,
-        model_fingerprint=metadata.model_fingerprint,
-        d_model=metadata.d_model,
-        method=metadata.method,
+        name=labels.name if name is None else name,
         layers=layers,
-        description=labels.description if labels else "",
-        tags=labels.tags if labels else (),
-        recommended=metadata.recommended,
-        quality=metadata.quality,
-        provenance=metadata.provenance,
+        description=labels.description,
+        tags=labels.tags,
+        **metadata.shared_fields(),
     )

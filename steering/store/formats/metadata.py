@@ -2,26 +2,25 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from steering.errors import InvalidRequest
 from steering.quality import QualityCard, Recommended
-from steering.store.rules import DESCRIPTION_LIMIT, check_tags, check_text
+from steering.spec_base import LayerKey
+from steering.store.rules import check_labels, check_text, values_of
 from steering.store.summary import LayerNumbers
 from steering.strict_json import dump_json, load_json
 from steering.vectors import ConceptVector, check_name
 
 FORMAT = 1
 METADATA_KEY = "steering_vector"
-_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-LayerKey: TypeAlias = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,3})$")]
 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What is fields about a vector and may change later. Travels with an exported file, never inside the digest."""
+    """What is known about a vector and may change later. Travels with an exported file, never inside the digest."""
 
     name: str
     description: str = ""
@@ -32,7 +31,7 @@ class Labels:
 class VectorMetadata:
     """Everything of a ConceptVector except tensors, version and dates."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     format: Literal[1]
     model: str
@@ -44,6 +43,11 @@ class VectorMetadata:
     quality: QualityCard | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     labels: Labels | None = None
+
+    def shared_fields(self) -> dict[str, Any]:
+        """Returns the fields that ConceptVector and VectorSummary have too, except the layers."""
+        values = values_of(self, VectorMetadata)
+        return {name: value for name, value in values.items() if name not in ("format", "layers", "labels")}
 
 
 _ADAPTER = TypeAdapter(VectorMetadata)
@@ -58,15 +62,7 @@ def write_metadata(vector: ConceptVector, labels: bool) -> str:
         "d_model": vector.d_model,
         "method": vector.method,
         "layers": {
-            str(layer): {
-                "scale": float(entry.scale),
-                **_present(
-                    positive_mean=entry.positive_mean,
-                    negative_mean=entry.negative_mean,
-                    weight=entry.weight,
-                    bias=entry.bias,
-                ),
-            }
+            str(layer): {name: float(one) for name, one in values_of(entry, LayerNumbers).items() if one is not None}
             for layer, entry in vector.layers.items()
         },
         "recommended": None if vector.recommended is None else asdict(vector.recommended),
@@ -78,15 +74,10 @@ def write_metadata(vector: ConceptVector, labels: bool) -> str:
     return dump_json(fields, "metadata")
 
 
-def _present(**numbers: float | None) -> dict[str, float]:
-    return {name: float(number) for name, number in numbers.items() if number is not None}
-
-
 def read_metadata(text: str) -> VectorMetadata:
     """Reads metadata. Raises InvalidRequest naming the field that does not fit."""
-    load_json(
-        text, "the metadata", param="metadata"
-    )  # what pydantic lets pass: duplicate keys, surrogates, depth, NaN inside provenance
+    # Refuses what pydantic lets pass: duplicate keys, surrogates, depth, NaN inside provenance.
+    load_json(text, "the metadata", param="metadata")
     try:
         fields = _ADAPTER.validate_json(text)
     except ValidationError as error:
@@ -99,8 +90,7 @@ def read_metadata(text: str) -> VectorMetadata:
     _check_recommended(fields.recommended, fields.layers)
     if fields.labels is not None:
         check_name(fields.labels.name)
-        check_text(fields.labels.description, "description", DESCRIPTION_LIMIT)
-        check_tags(fields.labels.tags)
+        check_labels(fields.labels.description, fields.labels.tags)
     return fields
 
 

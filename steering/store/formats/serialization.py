@@ -8,8 +8,7 @@ from pydantic import ValidationError
 
 from steering.errors import InvalidRequest, JobNotFound, LinkNotFound, ProfileNotFound, StoreCorrupt
 from steering.spec import SteeringSpec
-from steering.store.base import JobRecord, Profile
-from steering.store.links import Link
+from steering.store.base import JobRecord, Link, Profile
 from steering.store.rules import DESCRIPTION_LIMIT, check_text
 from steering.strict_json import dump_json, load_json
 from steering.vectors import check_name
@@ -18,8 +17,9 @@ JOB_STATUSES = ("queued", "running", "succeeded", "failed", "cancelled")
 OWNER_LIMIT = 64
 UNFINISHED = ("queued", "running")
 INTERRUPTED = {"code": "interrupted", "message": "the server stopped before this job ended; start it again"}
-_JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_LINK_ID = re.compile(r"[a-z2-7]{16}")
+JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+LINK_ID = re.compile(r"[a-z2-7]{16}")
+"""What ids have to match in full."""
 
 
 def check_profile(profile: Profile) -> Profile:
@@ -31,7 +31,7 @@ def check_profile(profile: Profile) -> Profile:
 
 def check_job(job: JobRecord) -> JobRecord:
     """Returns the record. Raises InvalidRequest for an invalid id or status."""
-    if not is_job_id(job.id):
+    if not JOB_ID.fullmatch(job.id):
         raise InvalidRequest(f"{job.id[:80]!r} is not a job id: 1 to 64 letters, digits, '_', '-'", param="id")
     check_name(job.kind, "kind")
     check_text(job.owner, "owner", OWNER_LIMIT)
@@ -40,22 +40,12 @@ def check_job(job: JobRecord) -> JobRecord:
     return job
 
 
-def is_job_id(text: str) -> bool:
-    """Returns whether a job may have this id."""
-    return _JOB_ID.fullmatch(text) is not None
-
-
 def check_link(link: Link) -> str:
     """Returns the state of a link as JSON. Raises InvalidRequest for an id, a view or a state that cannot be stored."""
-    if not is_link_id(link.id):
+    if not LINK_ID.fullmatch(link.id):
         raise InvalidRequest(f"{link.id[:80]!r} is not a link id: 16 letters a-z and digits 2-7", param="id")
     check_name(link.view, "view")
     return dump_json(dict(link.state or {}), "state")
-
-
-def is_link_id(text: str) -> bool:
-    """Returns whether a link may have this id."""
-    return _LINK_ID.fullmatch(text) is not None
 
 
 def profile_not_found(name: str) -> ProfileNotFound:

@@ -4,65 +4,41 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from steering.errors import (
-    InvalidRequest,
-    LimitExceeded,
-    StorageFull,
-    StoreCorrupt,
-    UnsupportedFormat,
-    VectorNotFound,
-)
-from steering.store.base import VectorFilter, Writer
+from steering.errors import InvalidRequest, LimitExceeded, StorageFull, StoreCorrupt, UnsupportedFormat, VectorNotFound
+from steering.store.base import Writer
 from steering.store.formats.blob import OWN, decode, digest, encode, metadata_text
 from steering.store.formats.metadata import read_metadata
-from steering.store.rules import DESCRIPTION_LIMIT, check_tags, check_text, fold, now
-from steering.store.summary import VectorSummary
-from steering.vectors import ConceptVector
+from steering.store.rules import check_labels, values_of
+from steering.store.summary import VectorSummary, VectorVersion
+from steering.vectors import ConceptVector, check_name
 
 log = logging.getLogger(__name__)
 
+DECODED_VECTORS = 128
+"""Vectors that a store caches decoded: requests name the same few, and decoding one takes milliseconds."""
+VERSION_LIMIT = 999_999_999
+"""PostgreSQL raises for larger numbers."""
+
 
 @dataclass(frozen=True, slots=True)
-class StoredVector:
+class StoredVector(VectorVersion):
     """One version. `content` is the result of `encode(labels=False)`, `sha256` its digest.
 
     metadata: the metadata inside `content`, apart from it so that listings need not read it. created_by: a key.
     A store leaves `metadata` and `content` empty where it did not read them.
     """
 
-    namespace: str
-    name: str
-    version: int
     method: str
-    description: str
-    tags: tuple[str, ...]
-    created_at: str
     created_by: str
-    sha256: str
     metadata: str = ""
     content: bytes = b""
 
-    @property
-    def id(self) -> str:
-        """`name@version`."""
-        return f"{self.name}@{self.version}"
 
-    def matches(self, where: VectorFilter) -> bool:
-        """Returns whether the vector passes a filter; SqlVectors must agree with it."""
-        sought = None if where.search is None else fold(where.search)
-        return (
-            (where.tag is None or where.tag in self.tags)
-            and (where.method is None or where.method == self.method)
-            and (sought is None or sought in self.name or sought in fold(self.description))
-        )
-
-
-VERSION_LIMIT = 999_999_999
-
-
-def is_version(version: int) -> bool:
-    """Returns whether a version may have this number; PostgreSQL raises for larger ones."""
-    return 0 < version <= VERSION_LIMIT
+def check_version(name: str, version: int | None) -> None:
+    """Raises InvalidRequest for what is no name, VectorNotFound for a number that no version has."""
+    check_name(name)
+    if version is not None and not 0 < version <= VERSION_LIMIT:
+        raise not_found(name, version)
 
 
 def not_found(name: str, version: int | None) -> VectorNotFound:
@@ -75,8 +51,7 @@ def serialize(vector: ConceptVector) -> StoredVector:
 
     The bytes are decoded once, so that nothing is stored that could not be read.
     """
-    check_text(vector.description, "description", DESCRIPTION_LIMIT)
-    check_tags(vector.tags)
+    check_labels(vector.description, vector.tags)
     content = encode(vector, labels=False)
     decode(content, name=vector.name, limits=OWN)
     return StoredVector(
@@ -94,10 +69,6 @@ def serialize(vector: ConceptVector) -> StoredVector:
     )
 
 
-DECODED_VECTORS = 128
-"""Vectors that a store caches decoded: requests name the same few, and decoding one takes milliseconds."""
-
-
 def deserialize(stored: StoredVector) -> ConceptVector:
     """Returns the vector. Raises StoreCorrupt when the bytes are not those that were stored."""
     if digest(stored.content) != stored.sha256:
@@ -106,15 +77,7 @@ def deserialize(stored: StoredVector) -> ConceptVector:
         vector = decode(stored.content, name=stored.name, limits=OWN)
     except (InvalidRequest, LimitExceeded, UnsupportedFormat) as error:
         raise StoreCorrupt(f"the bytes of vector {stored.id} cannot be read: {error.message}") from error
-    return replace(
-        vector,
-        version=stored.version,
-        description=stored.description,
-        tags=stored.tags,
-        sha256=stored.sha256,
-        created_at=stored.created_at,
-        namespace=stored.namespace,
-    )
+    return replace(vector, **values_of(stored, VectorVersion))
 
 
 def summarize(stored: StoredVector) -> VectorSummary:
@@ -123,23 +86,8 @@ def summarize(stored: StoredVector) -> VectorSummary:
         metadata = read_metadata(stored.metadata)
     except InvalidRequest as error:
         raise StoreCorrupt(f"the metadata of vector {stored.id} cannot be read: {error.message}") from error
-    return VectorSummary(
-        namespace=stored.namespace,
-        name=stored.name,
-        version=stored.version,
-        model=metadata.model,
-        model_fingerprint=metadata.model_fingerprint,
-        d_model=metadata.d_model,
-        method=metadata.method,
-        layers={int(layer): numbers for layer, numbers in metadata.layers.items()},
-        description=stored.description,
-        tags=stored.tags,
-        sha256=stored.sha256,
-        created_at=stored.created_at,
-        recommended=metadata.recommended,
-        quality=metadata.quality,
-        provenance=metadata.provenance,
-    )
+    layers = {int(layer): numbers for layer, numbers in metadata.layers.items()}
+    return VectorSummary(**values_of(stored, VectorVersion), **metadata.shared_fields(), layers=layers)
 
 
 def summarize_valid(stored: Iterable[StoredVector]) -> tuple[VectorSummary, ...]:
@@ -151,11 +99,6 @@ def summarize_valid(stored: Iterable[StoredVector]) -> tuple[VectorSummary, ...]
         except StoreCorrupt as error:
             log.warning("left out of a listing: %s", error.message)
     return tuple(valid)
-
-
-def written(serialized: StoredVector, version: int, writer: Writer, namespace: str) -> StoredVector:
-    """Returns what a store writes: the next version of a name in a namespace, by whom, and when."""
-    return replace(serialized, namespace=namespace, version=version, created_at=now(), created_by=writer.key)
 
 
 def check_link_count(writer: Writer, count: int) -> None:

@@ -2,9 +2,12 @@
 
 import sqlite3
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.pool import NullPool
 
 from steering.errors import StoreUnavailable
 from steering.store.sql.address import DatabaseAddress
@@ -42,18 +45,25 @@ def prepare(engine: Engine, address: DatabaseAddress) -> None:
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK_KEY})")
 
 
+@contextmanager
+def transaction(address: DatabaseAddress, *, writes: bool = False) -> Iterator[Connection]:
+    """Runs one transaction on a connection of its own; a reader sees one snapshot."""
+    engine = create_engine(address.sync_url, poolclass=NullPool, **address.engine_options)
+    prepare(engine, address)
+    options = {} if writes or address.file is not None else {"isolation_level": "REPEATABLE READ"}
+    with engine.connect().execution_options(**options, **{WRITES: writes}) as connection, connection.begin():
+        yield connection
+
+
 def _set_up_sqlite(connection: Any, page_limit: int | None) -> None:
     connection.isolation_level = None  # the driver must not begin transactions; the "begin" event does
-    cursor = connection.cursor()
-    try:
+    with closing(connection.cursor()) as cursor:
         cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
         _write_ahead(cursor)
         cursor.execute("PRAGMA synchronous = FULL")  # what was acknowledged survives a power cut
         cursor.execute("PRAGMA foreign_keys = ON")
         if page_limit is not None:
             cursor.execute(f"PRAGMA max_page_count = {page_limit}")
-    finally:
-        cursor.close()
 
 
 def _write_ahead(cursor: Any) -> None:

@@ -1,20 +1,23 @@
 """Database: runs transactions on SQLite or PostgreSQL. Readers never wait; writers run one at a time."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar
 
-from sqlalchemy import Executable, Select, UpdateBase, select
+from sqlalchemy import ColumnElement, Connection, Executable, Row, Select, UpdateBase, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.orm import InstrumentedAttribute
 
+from steering.store.base import UNLIMITED, Writer
+from steering.store.governance import Topic
 from steering.store.rules import Listing, check_page, make_cursor, read_position
 from steering.store.sql.address import DatabaseAddress
 from steering.store.sql.connections import WRITES, prepare
 from steering.store.sql.failures import translated
-from steering.store.sql.tables import VectorNameRow
+from steering.store.sql.tables import Base, ChangeRow, VectorNameRow
 
 T = TypeVar("T")
+AnyRow: TypeAlias = Row[*tuple[Any, ...]]
 
 
 class Database:
@@ -30,11 +33,11 @@ class Database:
         self._writer = asyncio.Lock()
         self._running: set[asyncio.Task[Any]] = set()
 
-    async def rows(self, query: Executable) -> list[tuple[Any, ...]]:
+    async def rows(self, query: Executable) -> Sequence[AnyRow]:
         """Returns all rows of one query, which sees one snapshot and waits for no writer."""
 
-        async def read(connection: AsyncConnection) -> list[tuple[Any, ...]]:
-            return [tuple(row) for row in await connection.execute(query)]
+        async def read(connection: AsyncConnection) -> Sequence[AnyRow]:
+            return (await connection.execute(query)).all()
 
         return await self.read(read)
 
@@ -61,14 +64,13 @@ class Database:
         listing: Listing,
         limit: int,
         cursor: str | None,
-    ) -> tuple[list[tuple[Any, ...]], str | None]:
+    ) -> tuple[Sequence[AnyRow], str | None]:
         """Returns a page of rows, newest first, and the cursor of the next page. position: counts the rows of the table."""
         page = query.add_columns(position).order_by(position.desc()).limit(check_page(limit) + 1)
         if cursor is not None:
             page = page.where(position < read_position(listing, cursor))
         rows = await self.rows(page)
-        following = make_cursor(listing, str(rows[limit - 1][-1])) if len(rows) > limit else None
-        return [row[:-1] for row in rows[:limit]], following
+        return rows[:limit], make_cursor(listing, str(rows[limit - 1].position)) if len(rows) > limit else None
 
     async def change(self, statement: UpdateBase) -> int:
         """Runs one statement in a write transaction of its own; returns how many rows it inserted, changed or deleted."""
@@ -104,3 +106,39 @@ class Database:
         self._running.discard(task)
         if not task.cancelled():
             task.exception()  # marks it retrieved, because a cancelled caller never reads it
+
+
+class StorePart:
+    """A part of the store on a database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+
+class NamespacePart(StorePart):
+    """A part of the store as it is seen in a namespace. writer: who writes there."""
+
+    def __init__(self, database: Database, namespace: str, writer: Writer = UNLIMITED) -> None:
+        super().__init__(database)
+        self._namespace, self._writer = namespace, writer
+
+
+def upsert(
+    connection: Connection,
+    row: type[Base],
+    own: ColumnElement[bool],
+    values: Mapping[str, Any],
+    first: Mapping[str, Any] | None = None,
+) -> None:
+    """Changes the row that `own` selects, or inserts it. Writers are serialized, so no other inserts it meanwhile.
+
+    first: values of a row that is inserted, besides or in place of `values`.
+    """
+    if connection.execute(update(row).where(own).values(values)).rowcount == 0:
+        connection.execute(insert(row).values({**values, **(first or {})}))
+
+
+def note_change(connection: Connection, topic: Topic) -> None:
+    """Counts a change in the transaction that makes it. Writers are serialized, so no count is lost."""
+    counted = {"topic": topic, "count": ChangeRow.count + 1}
+    upsert(connection, ChangeRow, ChangeRow.topic == topic, counted, {"count": 1})

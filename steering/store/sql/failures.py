@@ -9,11 +9,6 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from steering.errors import InternalError, SteeringError, StorageFull, StoreCorrupt, StoreUnavailable
 
-_SQLITE_FULL = {sqlite3.SQLITE_FULL}
-_SQLITE_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
-_SQLITE_DEFECT = {sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_MISUSE, sqlite3.SQLITE_RANGE}
-_SQLITE_SCHEMA = {sqlite3.SQLITE_ERROR}
-
 
 @contextmanager
 def translated() -> Iterator[None]:
@@ -38,16 +33,15 @@ def meaning(error: Exception) -> SteeringError:
 
 
 def _sqlite_meaning(cause: sqlite3.Error) -> SteeringError:
-    code = getattr(cause, "sqlite_errorcode", None)
-    primary = None if code is None else code & 0xFF
-    if primary in _SQLITE_FULL:
-        return StorageFull("the database is full: its disk or its size limit is used up")
-    if primary in _SQLITE_DAMAGED:
-        return StoreCorrupt("the database file is damaged or is not a database")
-    if primary in _SQLITE_SCHEMA:
-        return StoreCorrupt("the database does not have the tables this version expects")
-    if primary in _SQLITE_DEFECT:
-        return InternalError("the store broke a rule of its own tables")
+    match getattr(cause, "sqlite_errorcode", 0) & 0xFF:  # the primary code; the other bits say more of the cause
+        case sqlite3.SQLITE_FULL:
+            return StorageFull("the database is full: its disk or its size limit is used up")
+        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_FORMAT:
+            return StoreCorrupt("the database file is damaged or is not a database")
+        case sqlite3.SQLITE_ERROR:
+            return StoreCorrupt("the database does not have the tables this version expects")
+        case sqlite3.SQLITE_CONSTRAINT | sqlite3.SQLITE_MISMATCH | sqlite3.SQLITE_MISUSE | sqlite3.SQLITE_RANGE:
+            return InternalError("the store broke a rule of its own tables")
     name = getattr(cause, "sqlite_errorname", None)
     return StoreUnavailable("the database file cannot be used now" + (f" ({name})" if name else ""))
 

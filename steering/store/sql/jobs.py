@@ -1,79 +1,65 @@
-"""SqlJobs and SqlOutputs: job records and their outputs on a database."""
+"""Job records, their outputs and the servers that run jobs, on a database."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, final
 
-from sqlalchemy import ColumnElement, and_, delete, insert, select, update
+from sqlalchemy import ColumnElement, Double, and_, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 from steering.namespaces import visible_from
-from steering.store.base import JobRecord
+from steering.store.base import JobRecord, JobStore
 from steering.store.formats.serialization import (
+    INTERRUPTED,
+    JOB_ID,
     UNFINISHED,
     check_job,
-    is_job_id,
     job_not_found,
     read_record,
     write_record,
 )
-from steering.store.rules import now
-from steering.store.sql.database import Database
-from steering.store.sql.tables import JobOutputRow, JobRow
+from steering.store.governance import OutputStore, Renewal, ServerStore
+from steering.store.rules import now, values_of
+from steering.store.sql.database import AnyRow, NamespacePart, StorePart, note_change, upsert
+from steering.store.sql.tables import ChangeRow, JobOutputRow, JobRow, ServerRow, columns_of
+from steering.strict_json import dump_json
 
-COLUMNS = (
-    JobRow.id,
-    JobRow.kind,
-    JobRow.status,
-    JobRow.request,
-    JobRow.progress,
-    JobRow.result,
-    JobRow.error,
-    JobRow.created_at,
-    JobRow.updated_at,
-    JobRow.namespace,
-    JobRow.owner,
-)
+COLUMNS = columns_of(JobRow, JobRecord)
+JSON_FIELDS = ("request", "progress", "result", "error")
 
 
 @final
-class SqlJobs:
-    """See `steering.store.base.JobStore`."""
-
-    def __init__(self, database: Database, namespace: str) -> None:
-        self._database, self._namespace = database, namespace
+class SqlJobs(NamespacePart, JobStore):
+    """The JobStore on a database."""
 
     async def put(self, job: JobRecord) -> JobRecord:
-        """See JobStore.put."""
-        values = _to_row(check_job(job))
+        values = values_of(check_job(job), JobRecord)
+        values |= {name: write_record(values[name], name) for name in JSON_FIELDS}
 
         async def save(connection: AsyncConnection) -> JobRecord:
             # The id of another namespace's job is refused by the unique constraint.
             own = and_(JobRow.namespace == self._namespace, JobRow.id == job.id)
-            found = (await connection.execute(select(*COLUMNS).where(own))).first()
-            before = None if found is None else _from_row(found)
+            before = (await connection.execute(select(*COLUMNS).where(own))).first()
             if before is not None and before.status not in UNFINISHED:
-                return before
-            made = before.created_at if before else now()
-            stored = replace(job, created_at=made, updated_at=now(), namespace=self._namespace)
-            labels = {name: getattr(stored, name) for name in ("namespace", "owner", "created_at", "updated_at")}
-            change = insert(JobRow) if before is None else update(JobRow).where(own)
-            await connection.execute(change.values({**values, **labels}))
-            return stored
+                return _from_row(before)
+            made = now() if before is None else before.created_at
+            labels: dict[str, Any] = {"created_at": made, "updated_at": now(), "namespace": self._namespace}
+            await connection.run_sync(upsert, JobRow, own, {**values, **labels})
+            return replace(job, **labels)
 
         return await self._database.write(save)
 
     async def get(self, job_id: str) -> JobRecord:
-        """See JobStore.get."""
-        if not is_job_id(job_id):
-            raise job_not_found(job_id)
-        rows = await self._database.rows(select(*COLUMNS).where(self._visible(), JobRow.id == job_id))
+        query = select(*COLUMNS).where(self._visible(), JobRow.id == job_id)
+        rows = await self._database.rows(query) if JOB_ID.fullmatch(job_id) else []
         if not rows:
             raise job_not_found(job_id)
         return _from_row(rows[0])
 
     async def find(self, limit: int = 50, cursor: str | None = None) -> tuple[tuple[JobRecord, ...], str | None]:
-        """See JobStore.find."""
         query = select(*COLUMNS).where(self._visible())
         rows, following = await self._database.newest(query, JobRow.position, "job", limit, cursor)
         return tuple(map(_from_row, rows)), following
@@ -82,54 +68,87 @@ class SqlJobs:
         return JobRow.namespace.in_(visible_from(self._namespace))
 
 
-def _to_row(job: JobRecord) -> dict[str, Any]:
-    return {
-        "id": job.id,
-        "kind": job.kind,
-        "status": job.status,
-        "request": write_record(job.request, "request"),
-        "progress": write_record(job.progress, "progress"),
-        "result": write_record(job.result, "result"),
-        "error": write_record(job.error, "error"),
-    }
-
-
-def _from_row(row: Sequence[Any]) -> JobRecord:
-    job_id, kind, status, request, progress, result, error, created_at, updated_at, namespace, owner = row
-    where = f"job {job_id}"
-    return JobRecord(
-        id=job_id,
-        kind=kind,
-        status=status,
-        request=read_record(request, where) or {},
-        progress=read_record(progress, where) or {},
-        result=read_record(result, where),
-        error=read_record(error, where),
-        created_at=created_at,
-        updated_at=updated_at,
-        namespace=namespace,
-        owner=owner,
-    )
+def _from_row(row: AnyRow) -> JobRecord:
+    values = values_of(row, JobRecord)
+    return JobRecord(**{**values, **{name: read_record(values[name], f"job {row.id}") for name in JSON_FIELDS}})
 
 
 @final
-class SqlOutputs:
-    """See `steering.store.outputs.OutputStore`."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class SqlOutputs(StorePart, OutputStore):
+    """The OutputStore on a database."""
 
     async def append(self, output_id: str, part: int, content: str) -> None:
-        """See OutputStore.append."""
         values = {"output_id": output_id, "part": part, "created_at": now(), "content": content}
         await self._database.change(insert(JobOutputRow).values(values))
 
     async def read(self, output_id: str, part: int) -> str | None:
-        """See OutputStore.read."""
         query = select(JobOutputRow.content).where(JobOutputRow.output_id == output_id, JobOutputRow.part == part)
         rows = await self._database.rows(query)
-        return rows[0][0] if rows else None
+        return rows[0].content if rows else None
 
     async def prune(self, before: str) -> int:
-        """See OutputStore.prune."""
         return await self._database.change(delete(JobOutputRow).where(JobOutputRow.created_at < before))
+
+
+class database_time(FunctionElement[float]):  # noqa: N801 - a SQL function
+    """The clock of the database in seconds since 1970. It goes on inside a transaction."""
+
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(database_time, "sqlite")
+def _sqlite_time(_: object, __: SQLCompiler, **___: object) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(database_time, "postgresql")
+def _postgresql_time(_: object, __: SQLCompiler, **___: object) -> str:
+    return "EXTRACT(EPOCH FROM clock_timestamp())::float8"
+
+
+@final
+class SqlServers(StorePart, ServerStore):
+    """The ServerStore on a database."""
+
+    async def renew(self, server: str, seconds: float, progress: Mapping[str, Mapping[str, Any]]) -> Renewal:
+        written = {job_id: write_record(one, "progress") for job_id, one in progress.items() if one}
+
+        async def extend(connection: AsyncConnection) -> Renewal:
+            lease = {"id": server, "lease_until": database_time() + seconds}
+            await connection.run_sync(upsert, ServerRow, ServerRow.id == server, lease, {"started_at": now()})
+            await connection.execute(delete(ServerRow).where(ServerRow.lease_until <= database_time()))
+            for job_id, text in written.items():
+                own = (JobRow.id == job_id, JobRow.owner == server, JobRow.status.in_(UNFINISHED))
+                await connection.execute(update(JobRow).where(*own).values(progress=text))
+            orphaned = (JobRow.status.in_(UNFINISHED), JobRow.owner.not_in(select(ServerRow.id)))
+            failed = {"status": "failed", "error": dump_json(INTERRUPTED, "error"), "updated_at": now()}
+            interrupted = await connection.execute(update(JobRow).where(*orphaned).values(failed))
+            must_end = JobRow.cancel_requested | JobRow.status.not_in(UNFINISHED)
+            ended = await connection.scalars(select(JobRow.id).where(JobRow.id.in_(list(progress)), must_end))
+            servers = await connection.scalar(select(func.count()).select_from(ServerRow))
+            return Renewal(frozenset(ended), interrupted.rowcount, servers or 1)
+
+        return await self._database.write(extend)
+
+    async def release(self, server: str) -> None:
+        await self._database.change(delete(ServerRow).where(ServerRow.id == server))
+
+    async def request_cancel(self, job_id: str) -> None:
+        if not JOB_ID.fullmatch(job_id):
+            return
+
+        async def mark(connection: AsyncConnection) -> None:
+            unfinished = (JobRow.id == job_id, JobRow.status.in_(UNFINISHED))
+            marked = await connection.execute(update(JobRow).where(*unfinished).values(cancel_requested=True))
+            if marked.rowcount:
+                await connection.run_sync(note_change, "jobs")
+
+        await self._database.write(mark)
+
+    async def prune_jobs(self, before: str) -> int:
+        old = (JobRow.status.not_in(UNFINISHED), JobRow.updated_at < before)
+        return await self._database.change(delete(JobRow).where(*old))
+
+    async def changes(self) -> Mapping[str, int]:
+        return {row[0]: row[1] for row in await self._database.rows(select(ChangeRow.topic, ChangeRow.count))}

@@ -9,7 +9,7 @@ from sqlalchemy.pool import NullPool
 
 from steering.errors import StoreCorrupt
 from steering.store.sql.address import DatabaseAddress
-from steering.store.sql.connections import WRITES, prepare
+from steering.store.sql.connections import transaction
 from steering.store.sql.failures import translated
 
 
@@ -21,9 +21,7 @@ def migrate(address: DatabaseAddress) -> None:
     with translated():
         if address.file is not None:
             address.file.parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(address.sync_url, poolclass=NullPool, **address.engine_options)
-        prepare(engine, address)
-        with engine.connect().execution_options(**{WRITES: True}) as connection, connection.begin():
+        with transaction(address, writes=True) as connection:
             _upgrade(connection)
 
 

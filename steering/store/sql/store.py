@@ -6,21 +6,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import final
 
-from steering.namespaces import SHARED
+from sqlalchemy import delete, select
+
 from steering.spec import SteeringSpec
-from steering.store.base import UNLIMITED, NamespaceStore, Writer
-from steering.store.governance import AuditStore, DocumentStore, KeyStore
-from steering.store.outputs import OutputStore
-from steering.store.servers import ServerStore
+from steering.store.base import UNLIMITED, NamespaceStore, Store, Writer
+from steering.store.formats.serialization import read_steering
 from steering.store.sql.address import check_driver, read_address
 from steering.store.sql.database import Database
 from steering.store.sql.failures import translated
 from steering.store.sql.governance import SqlAudit, SqlDocuments, SqlKeys
-from steering.store.sql.jobs import SqlJobs, SqlOutputs
-from steering.store.sql.links import SqlLinks, prune_links
+from steering.store.sql.jobs import SqlJobs, SqlOutputs, SqlServers
+from steering.store.sql.links import SqlLinks
 from steering.store.sql.migrate import migrate
-from steering.store.sql.profiles import SqlProfiles, read_defaults
-from steering.store.sql.servers import SqlServers
+from steering.store.sql.profiles import SqlProfiles
+from steering.store.sql.tables import DefaultSteeringRow, LinkRow
 from steering.store.sql.vector_reads import VectorReads
 from steering.store.sql.vectors import SqlVectors
 from steering.threads import run_in_thread
@@ -28,45 +27,33 @@ from steering.vectors import check_name
 
 
 @final
-class SqlStore:
-    """See `steering.store.base.Store`."""
+class SqlStore(Store):
+    """The Store on SQLite or PostgreSQL."""
 
     def __init__(self, database: Database, folder: TemporaryDirectory[str] | None = None) -> None:
         """folder: deleted with the database when the store is closed."""
         self.database, self._folder = database, folder
         self._reads = VectorReads(database)
-        self.keys: KeyStore = SqlKeys(database)
-        self.audit: AuditStore = SqlAudit(database)
-        self.documents: DocumentStore = SqlDocuments(database)
-        self.outputs: OutputStore = SqlOutputs(database)
-        self.servers: ServerStore = SqlServers(database)
+        self.keys, self.audit, self.documents = SqlKeys(database), SqlAudit(database), SqlDocuments(database)
+        self.outputs, self.servers = SqlOutputs(database), SqlServers(database)
 
     def in_namespace(self, name: str, writer: Writer = UNLIMITED) -> NamespaceStore:
-        """See Store.in_namespace."""
         check_name(name, "namespace")
-        database = self.database
-        vectors, links = SqlVectors(database, self._reads, name, writer), SqlLinks(database, name, writer)
-        return NamespaceStore(name, vectors, SqlProfiles(database, name), SqlJobs(database, name), links)
-
-    @property
-    def shared(self) -> NamespaceStore:
-        """See Store.shared."""
-        return self.in_namespace(SHARED)
+        vectors, links = SqlVectors(self._reads, name, writer), SqlLinks(self.database, name, writer)
+        profiles, jobs = SqlProfiles(self.database, name), SqlJobs(self.database, name)
+        return NamespaceStore(name, vectors, profiles, jobs, links)
 
     async def defaults(self) -> Mapping[str, SteeringSpec]:
-        """See Store.defaults."""
-        return await read_defaults(self.database)
+        rows = await self.database.rows(select(DefaultSteeringRow.namespace, DefaultSteeringRow.steering))
+        return {row.namespace: read_steering(row.steering, "the default steering") for row in rows}
 
     async def prune_links(self, before: str) -> int:
-        """See Store.prune_links."""
-        return await prune_links(self.database, before)
+        return await self.database.change(delete(LinkRow).where(LinkRow.created_at < before))
 
     async def ping(self) -> None:
-        """See Store.ping."""
         await self.database.ping()
 
     async def close(self) -> None:
-        """See Store.close."""
         try:
             await self.database.close()
         finally:

@@ -3,8 +3,11 @@
 A change here needs a migration (migrations/versions); a test compares the two.
 """
 
+from dataclasses import fields
+from typing import Any
+
 from sqlalchemy import Double, ForeignKeyConstraint, Index, LargeBinary, MetaData, String, Text, false
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Mapped, mapped_column
 
 from steering.namespaces import SHARED
 
@@ -25,6 +28,11 @@ class Base(DeclarativeBase):
     metadata = MetaData(naming_convention=NAMING)
 
 
+def columns_of(row: type[Base], record: type[Any]) -> tuple[InstrumentedAttribute[Any], ...]:
+    """Returns the columns that have the names of the fields of a dataclass, in their order."""
+    return tuple(getattr(row, field.name) for field in fields(record))
+
+
 class VectorNameRow(Base):
     """The highest version ever assigned to a name. The row outlives a delete, so no number is assigned twice."""
 
@@ -36,7 +44,8 @@ class VectorNameRow(Base):
 
 
 class VectorRow(Base):
-    """One version of a vector. `tags` is ` a b ` so that a tag is found between spaces; `searched` is folded description.
+    """One version of a vector. `tags` is ` a b ` so that a tag is found between spaces; `searched` is the description without
+    letter case, as `str.casefold` has it in every script.
 
     size: bytes of `content`. metadata_json: the metadata inside `content`, apart from it for listings. created_by: a key.
     """

@@ -1,20 +1,22 @@
-"""VectorReads: reads vectors by name for all namespaces: concurrent reads become one query (BatchedReads), and decoded vectors
-are cached."""
+"""Reads vectors by name for all namespaces: concurrent reads become one query (BatchedReads), and decoded vectors are cached."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
-from typing import Any, Generic, TypeAlias, TypeVar, final
+from typing import Generic, TypeAlias, TypeVar, final
 
 from cachetools import LRUCache
-from sqlalchemy import ColumnElement, select, tuple_
+from sqlalchemy import ColumnElement, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import aliased
 
 from steering.namespaces import visible_from
 from steering.store.formats.stored_vector import DECODED_VECTORS, StoredVector, deserialize
-from steering.store.sql.database import Database
-from steering.store.sql.tables import VectorRow
-from steering.store.sql.vector_rows import LABELS, NEWEST, from_row
+from steering.store.rules import values_of
+from steering.store.sql.database import AnyRow, Database
+from steering.store.sql.tables import VectorRow, columns_of
+from steering.store.summary import VectorVersion
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector
 
@@ -26,12 +28,24 @@ LOOP_CYCLES = 4
 """Cycles of the event loop from the arrival of a request to its read."""
 MAX_ROUNDS = 32
 """Rounds of LOOP_CYCLES after which a read begins although further keys keep arriving."""
+LABELS = (*columns_of(VectorRow, VectorVersion), VectorRow.method, VectorRow.created_by)
+"""Columns of a vector that are small and of bounded size."""
+OTHER = aliased(VectorRow)
+# The last number assigned may have been deleted, so the newest version is the highest one that is there.
+NEWEST = VectorRow.version == (
+    select(func.max(OTHER.version))
+    .where(OTHER.namespace == VectorRow.namespace, OTHER.name == VectorRow.name)
+    .correlate(VectorRow)
+    .scalar_subquery()
+)
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 Key: TypeAlias = tuple[str, str, int | None]
 """The namespace of the reader, a name and a version; None for the newest."""
 Identity: TypeAlias = tuple[str, str, int]
 """The namespace of a vector, its name and version."""
+Found: TypeAlias = ConceptVector | StoredVector | None
+"""A vector that is cached, else what is stored, None where there is none."""
 
 
 class BatchedReads(Generic[K, V]):
@@ -90,65 +104,69 @@ class VectorReads:
     """Reads what each caller sees of a name when its read begins."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self.database = database
         self._reads = BatchedReads(self._read, KEYS_PER_QUERY)
         self._decoded: LRUCache[StoredVector, ConceptVector] = LRUCache(DECODED_VECTORS)
 
     async def get(self, namespace: str, name: str, version: int | None) -> ConceptVector | None:
         """Returns the vector as it is seen from a namespace, None where there is none. Raises StoreCorrupt."""
         found = await self._reads.get((namespace, name, version))
-        if found is None or isinstance(found, ConceptVector):
+        if not isinstance(found, StoredVector):
             return found
-        content, labels = found
-        stored = from_row(labels, content=content)
-        vector = deserialize(stored) if len(content) <= SMALL else await run_in_thread(deserialize, stored)
-        self._decoded[from_row(labels)] = vector
+        vector = deserialize(found) if len(found.content) <= SMALL else await run_in_thread(deserialize, found)
+        self._decoded[replace(found, content=b"")] = vector
         return vector
 
-    async def _read(self, keys: tuple[Key, ...]) -> dict[Key, "ConceptVector | Unread | None"]:
-        """Returns the current value of each key: the vector where it is cached, else its bytes, None where it is missing."""
+    async def _read(self, keys: tuple[Key, ...]) -> dict[Key, Found]:
+        """Returns the current value of each key."""
 
-        async def read(connection: AsyncConnection) -> dict[Key, ConceptVector | Unread | None]:
+        async def read(connection: AsyncConnection) -> dict[Key, Found]:
             labels = await _labels(connection, keys)
-            found: dict[Key, ConceptVector | Unread | None] = dict.fromkeys(keys)
-            missing: dict[Identity, list[Key]] = {}
-            for key, row in labels.items():
-                vector = self._decoded.get(from_row(row))
-                found[key] = vector
-                if vector is None:
-                    missing.setdefault((row[0], row[1], row[2]), []).append(key)
-            for identity, content in (await _contents(connection, missing) if missing else {}).items():
-                for key in missing[identity]:
-                    found[key] = (content, labels[key])
-            return found
+            found = {key: self._decoded.get(stored, stored) for key, stored in labels.items()}
+            missing = {_identity(one) for one in found.values() if isinstance(one, StoredVector)}
+            contents = await _contents(connection, missing) if missing else {}
+            return {**dict.fromkeys(keys), **{key: _filled(one, contents) for key, one in found.items()}}
 
-        return await self._database.read(read)
+        return await self.database.read(read)
 
 
-Row: TypeAlias = Sequence[Any]
-Unread: TypeAlias = tuple[bytes, Row]
-"""The content of a vector and its LABELS."""
+def from_row(row: AnyRow, *, metadata: str = "") -> StoredVector:
+    """Reads a stored vector from LABELS, without its content."""
+    labels = {**values_of(row, VectorVersion), "tags": tuple(row.tags.split())}
+    return StoredVector(**labels, method=row.method, created_by=row.created_by, metadata=metadata)
 
 
-async def _labels(connection: AsyncConnection, keys: Sequence[Key]) -> dict[Key, Row]:
+def _identity(stored: StoredVector) -> Identity:
+    return stored.namespace, stored.name, stored.version
+
+
+def _filled(found: ConceptVector | StoredVector, contents: Mapping[Identity, bytes]) -> Found:
+    """Adds the content to what is not cached. None where it was deleted since its labels were read."""
+    if isinstance(found, ConceptVector):
+        return found
+    content = contents.get(_identity(found))
+    return None if content is None else replace(found, content=content)
+
+
+async def _labels(connection: AsyncConnection, keys: Sequence[Key]) -> dict[Key, StoredVector]:
     """Reads LABELS: one query for what each name is in its reader's namespace, one for pinned versions."""
     names = {(seen, name) for namespace, name, _ in keys for seen in visible_from(namespace)}
     newest = select(*LABELS).where(NEWEST, tuple_(VectorRow.namespace, VectorRow.name).in_(sorted(names)))
-    there = {(row[0], row[1]): row for row in await connection.execute(newest)}
-    found: dict[Key, Row] = {}
+    there = {(row.namespace, row.name): from_row(row) for row in await connection.execute(newest)}
+    found: dict[Key, StoredVector] = {}
     pinned: dict[Identity, list[Key]] = {}
     for key in keys:
         namespace, name, version = key
-        row = next((there[seen, name] for seen in visible_from(namespace) if (seen, name) in there), None)
-        if row is None:
+        stored = next((there[seen, name] for seen in visible_from(namespace) if (seen, name) in there), None)
+        if stored is None:
             continue
-        if version is None or version == row[2]:
-            found[key] = row
+        if version is None or version == stored.version:
+            found[key] = stored
         else:
-            pinned.setdefault((row[0], name, version), []).append(key)
+            pinned.setdefault((stored.namespace, name, version), []).append(key)
     if pinned:
         for row in await connection.execute(select(*LABELS).where(_identities(pinned))):
-            found.update(dict.fromkeys(pinned[row[0], row[1], row[2]], row))
+            found.update(dict.fromkeys(pinned[row.namespace, row.name, row.version], from_row(row)))
     return found
 
 

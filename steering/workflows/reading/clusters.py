@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from steering.engine.api import CapturePrompt, CaptureSpec, Engine
 from steering.pairs import Text
-from steering.schemas.reading.clusters import (
+from steering.schemas.latent_space import (
     ClusterAnswer,
     ClustersAnswer,
     ClustersRequest,

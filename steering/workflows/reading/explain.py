@@ -11,7 +11,7 @@ from cachetools import LRUCache
 from steering.concepts.loader import load_neutral, load_neutral_texts
 from steering.engine.api import Capture, Engine, Prompt
 from steering.pairs import ChatMessage
-from steering.schemas.reading.explain import CarryingTokenAnswer, ExplainedTextAnswer, StandingConceptAnswer
+from steering.schemas.reading import CarryingTokenAnswer, ExplainedTextAnswer, StandingConceptAnswer
 from steering.shapes import Float, Tensor
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector

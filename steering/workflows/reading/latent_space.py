@@ -14,7 +14,7 @@ from steering.layer_indices import layer_indices
 from steering.plan.layers import check_model
 from steering.projection import PROJECTIONS, Points
 from steering.registry import unknown_name
-from steering.schemas.reading.latent_space import (
+from steering.schemas.latent_space import (
     LatentSpaceAnswer,
     LayerMapAnswer,
     PathAnswer,

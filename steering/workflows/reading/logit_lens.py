@@ -10,7 +10,7 @@ from steering.engine.capabilities import unembedding_of
 from steering.errors import InvalidRequest
 from steering.layer_indices import layer_indices
 from steering.plan.types import UNSTEERED, SteeringPlan
-from steering.schemas.reading.logit_lens import LensLayerAnswer, PredictionAnswer
+from steering.schemas.reading import LensLayerAnswer, PredictionAnswer
 from steering.shapes import Float, Tensor
 from steering.threads import run_in_thread
 

@@ -7,7 +7,7 @@ from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, Pro
 from steering.engine.readings import Reading
 from steering.errors import InvalidRequest
 from steering.plan.layers import check_model, resolve_layers
-from steering.schemas.reading.readout import LayerScores, ReadToken, ReadVector, TextReadoutAnswer
+from steering.schemas.reading import LayerScores, ReadToken, ReadVector, TextReadoutAnswer
 from steering.shapes import Float, Scores, Tensor
 from steering.spec import Layers
 from steering.threads import run_in_thread

@@ -7,7 +7,7 @@ import torch
 
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, Prompt, Tokenizer
 from steering.plan.types import UNSTEERED, SteeringPlan
-from steering.schemas.reading.score import ScoredText
+from steering.schemas.reading import ScoredText
 from steering.threads import run_in_thread
 from steering.workflows.reading.readout import grouped
 

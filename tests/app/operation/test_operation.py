@@ -17,7 +17,7 @@ from app.settings import Settings
 from app.synchronization import prune
 from steering.conditions import CONDITIONS
 from steering.operations import OPERATIONS
-from steering.store.links import Link
+from steering.store.base import Link
 from steering.workflows.extraction.make import METHOD_NAMES
 from tests.app.conftest import Server, StartServer, reference_store
 from tests.scripted_model import SCRIPTED_MODEL, WORDS

@@ -11,8 +11,7 @@ import pytest
 from app.main import create_app
 from app.policy.keys import digest_of
 from app.settings import Settings
-from steering.store.base import JobRecord, Writer
-from steering.store.links import Link
+from steering.store.base import JobRecord, Link, Writer
 from tests.app.conftest import Server, StartServer
 from tests.app.policy.namespaced_routes import (
     ADMINS,

@@ -6,7 +6,7 @@ import pytest
 
 from app.policy.keys import KeyLimits
 from app.services.limits import narrowed
-from steering.schemas.governance.policy import SteeringLimits
+from steering.schemas.governance import SteeringLimits
 from tests.app.conftest import Server, StartServer
 from tests.app.policy.conftest import put_policy
 from tests.app.policy.test_keys import ADMIN, BEARER, ask, bearer, code, created

@@ -4,8 +4,7 @@ import asyncio
 
 from steering.spec import SteeringSpec
 from steering.store.base import JobRecord, Store
-from steering.store.governance import KeyRecord
-from steering.store.servers import Renewal
+from steering.store.governance import KeyRecord, Renewal
 
 LONG = 1000.0
 SHORT = 0.05

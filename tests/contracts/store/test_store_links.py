@@ -3,8 +3,7 @@
 import pytest
 
 from steering.errors import InternalError, InvalidRequest, LinkNotFound, StorageFull
-from steering.store.base import NamespaceStore, Store, Writer
-from steering.store.links import Link
+from steering.store.base import Link, NamespaceStore, Store, Writer
 from tests.contracts.stores import a_vector
 
 STATE = {"prompt": "Grüße 🙂", "controls": [{"v": "warmth", "s": -0.1}], "n": None}

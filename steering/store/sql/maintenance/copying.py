@@ -1,16 +1,15 @@
 """Copies every row of one database to another: SQLite to PostgreSQL, back, or a backup to either."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TypeAlias, get_args
 
-from sqlalchemy import Connection, LargeBinary, Table, create_engine, delete, func, insert, select, text, update
-from sqlalchemy.pool import NullPool
+from sqlalchemy import Connection, LargeBinary, Table, delete, func, insert, select, text
 
 from steering.errors import InvalidRequest
-from steering.store.servers import Topic
+from steering.store.governance import Topic
 from steering.store.sql.address import DatabaseAddress
-from steering.store.sql.connections import WRITES, prepare
+from steering.store.sql.connections import transaction
+from steering.store.sql.database import note_change
 from steering.store.sql.failures import translated
 from steering.store.sql.migrate import current, migrate
 from steering.store.sql.tables import Base, ChangeRow, ServerRow
@@ -45,22 +44,13 @@ def copy_database(
             _check_empty(writing)
         for table in copied_tables():
             report(table.name, _copy(table, reading, writing))
-        _note_changes(writing)
+        for topic in get_args(Topic):  # servers on the target read again what they hold in memory
+            note_change(writing, topic)
 
 
 def copied_tables() -> list[Table]:
     """Returns the tables of the store, those that others refer to first."""
     return [table for table in Base.metadata.sorted_tables if table.name not in OF_ONE_DATABASE]
-
-
-@contextmanager
-def transaction(address: DatabaseAddress, *, writes: bool = False) -> Iterator[Connection]:
-    """Runs one transaction on a connection of its own; a reader sees one snapshot."""
-    engine = create_engine(address.sync_url, poolclass=NullPool, **address.engine_options)
-    prepare(engine, address)
-    options = {} if writes or address.file is not None else {"isolation_level": "REPEATABLE READ"}
-    with engine.connect().execution_options(**options, **{WRITES: writes}) as connection, connection.begin():
-        yield connection
 
 
 def _check_source(source: DatabaseAddress) -> None:
@@ -104,11 +94,3 @@ def _continue_numbering(table: Table, target: Connection) -> None:
         highest = f"(SELECT max({column.name}) FROM {table.name})"  # noqa: S608 - names of our own tables
         sequence = f"pg_get_serial_sequence('{table.name}', '{column.name}')"
         target.execute(text(f"SELECT setval({sequence}, coalesce({highest}, 1), {highest} IS NOT NULL)"))
-
-
-def _note_changes(connection: Connection) -> None:
-    """Lets servers on the target read again what they hold in memory."""
-    for topic in get_args(Topic):
-        counted = update(ChangeRow).where(ChangeRow.topic == topic).values(count=ChangeRow.count + 1)
-        if connection.execute(counted).rowcount == 0:
-            connection.execute(insert(ChangeRow).values(topic=topic, count=1))

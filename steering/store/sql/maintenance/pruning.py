@@ -1,30 +1,19 @@
 """Deletes old records, and old versions of vectors that nothing stored refers to."""
 
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from sqlalchemy import Connection, and_, delete, func, select
+from sqlalchemy import Connection, and_, delete, func, select, tuple_
 
 from steering.store.formats.serialization import UNFINISHED
 from steering.store.sql.address import DatabaseAddress
+from steering.store.sql.connections import transaction
+from steering.store.sql.database import AnyRow
 from steering.store.sql.failures import translated
-from steering.store.sql.maintenance.copying import transaction
 from steering.store.sql.migrate import migrate
-from steering.store.sql.tables import (
-    AuditRow,
-    Base,
-    DefaultSteeringRow,
-    DocumentRow,
-    JobRow,
-    LinkRow,
-    ProfileRow,
-    VectorRow,
-)
+from steering.store.sql.tables import AuditRow, DefaultSteeringRow, DocumentRow, JobRow, LinkRow, ProfileRow, VectorRow
 
 _PINNED = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}@[1-9][0-9]{0,9}")
-VERSIONS = tuple(Base.metadata.tables[VectorRow.__tablename__].primary_key.columns)
-"""The columns that name one version. Those before `version` name the vector."""
 
 
 def prune_records(
@@ -55,29 +44,21 @@ def prune_versions(address: DatabaseAddress, keep: int, *, dry_run: bool = False
     migrate(address)
     with translated(), transaction(address, writes=True) as connection:
         pinned = frozenset(_pinned(connection))
-        deleted = []
-        for row in _beyond(connection, keep):
-            name = f"{row['name']}@{row['version']}"
-            if name in pinned:
-                continue
-            deleted.append(name)
-            if not dry_run:
-                same = and_(*(column == row[column.name] for column in VERSIONS))
-                connection.execute(delete(VectorRow).where(same))
-    return tuple(deleted)
+        deleted = [row for row in _beyond(connection, keep) if f"{row.name}@{row.version}" not in pinned]
+        if not dry_run:
+            identity = tuple_(VectorRow.namespace, VectorRow.name, VectorRow.version)
+            for row in deleted:
+                connection.execute(delete(VectorRow).where(identity == (row.namespace, row.name, row.version)))
+    return tuple(f"{row.name}@{row.version}" for row in deleted)
 
 
-def _beyond(connection: Connection, keep: int) -> list[dict[str, Any]]:
+def _beyond(connection: Connection, keep: int) -> Sequence[AnyRow]:
     """Returns the versions that are not among the newest `keep` of their vector, the oldest first."""
-    rows = connection.execute(select(*VERSIONS).order_by(*VERSIONS)).mappings().all()
-    counts: dict[tuple[Any, ...], int] = {}
-    found = []
-    for row in reversed(rows):
-        vector = tuple(value for name, value in row.items() if name != "version")
-        counts[vector] = counts.get(vector, 0) + 1
-        if counts[vector] > keep:
-            found.append(dict(row))
-    return found[::-1]
+    vector, version = (VectorRow.namespace, VectorRow.name), VectorRow.version
+    rank = func.row_number().over(partition_by=vector, order_by=version.desc()).label("rank")
+    ranked = select(*vector, version, rank).subquery()
+    beyond = select(ranked).where(ranked.c.rank > keep)
+    return connection.execute(beyond.order_by(ranked.c.namespace, ranked.c.name, ranked.c.version)).all()
 
 
 def _pinned(connection: Connection) -> Iterator[str]:

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, select
 
-from steering.store.base import JobRecord, Profile, Store
+from steering.store.base import JobRecord, Link, Profile, Store
 from steering.store.governance import AuditEntry, KeyRecord
-from steering.store.links import Link
 from steering.store.sql.address import read_address
 from steering.store.sql.maintenance.copying import copied_tables
 from steering.store.sql.store import open_sql_store

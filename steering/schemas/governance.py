@@ -1,14 +1,104 @@
-"""The policy as an operator writes it, and the response models of /v1/policy and /v1/monitors."""
+"""The policy as an operator writes it, and the models of /v1/keys, /v1/audit, /v1/policy and /v1/monitors."""
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import AwareDatetime, Field, model_validator
 
-from steering.schemas.base import Answer, Measured, Number, Request
+from steering.namespaces import SHARED
+from steering.schemas.base import Answer, Measured, NamespaceName, Number, Page, Request, exactly_one
 from steering.spec import MAX_MANDATORY, InterventionSpec, SteeringSpec, pinned, vector_names
 from steering.spec_base import LayerIndex
+
+Scope = Literal["generate", "read", "write", "admin"]
+Scopes = Annotated[tuple[Scope, ...], Field(min_length=1, max_length=4, fail_fast=True)]
+KeyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._@-]{0,63}$")]
+Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)]
+VectorNames = Annotated[tuple[Annotated[str, Field(max_length=64)], ...], Field(max_length=256, fail_fast=True)]
+
+
+class KeyLimitsFields(Request):
+    """Limits of one key. Absent: none of its own.
+
+    rows: of the batch at once. jobs: unfinished at once. storage_bytes: of the vectors and links that it has stored.
+    own_steering: `any`, `profiles` (requests may only name profiles) or `none`. vectors: the only ones to steer with.
+    max_relative_dose: larger doses are refused, or scaled down where they show only at run time.
+    """
+
+    requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = None
+    concurrency: Count | None = None
+    rows: Count | None = None
+    jobs: Count | None = None
+    storage_bytes: Annotated[int, Field(strict=True, ge=0, le=1 << 50)] | None = None
+    max_relative_dose: Annotated[Number, Field(gt=0, le=1000)] | None = None
+    own_steering: Literal["any", "profiles", "none"] = "any"
+    vectors: VectorNames | None = None
+
+
+class CreateKeyRequest(Request):
+    """A new key. expires_at: ISO 8601 with a time zone. namespace: of what it makes; it sees that and `shared`."""
+
+    name: KeyName
+    scopes: Scopes
+    limits: KeyLimitsFields = Field(default_factory=KeyLimitsFields)
+    expires_at: AwareDatetime | None = None
+    namespace: NamespaceName = SHARED
+
+
+class ChangeKeyRequest(Request):
+    """Changes a key. An absent field is unchanged; `limits` are replaced as a whole; expires_at null removes it."""
+
+    name: KeyName | None = None
+    scopes: Scopes | None = None
+    limits: KeyLimitsFields | None = None
+    expires_at: AwareDatetime | None = None
+    namespace: NamespaceName | None = None
+
+
+class KeyAnswer(Answer):
+    """A key without its secret."""
+
+    id: str
+    name: str
+    scopes: list[str]
+    limits: KeyLimitsFields
+    created_at: str
+    expires_at: str | None
+    last_used_at: str | None
+    namespace: str = SHARED
+
+
+class NewKeyAnswer(KeyAnswer):
+    """A new key. `key` is shown here only; the server keeps its SHA-256."""
+
+    key: str
+
+
+class KeyList(Answer):
+    """All keys in the order of creation; those of the environment and of the key file are not among them."""
+
+    data: list[KeyAnswer]
+    next_cursor: None = None
+
+
+class AuditEntryAnswer(Answer):
+    """One change: when, by which key, which route, on what."""
+
+    at: datetime
+    key: str
+    action: str
+    target: str
+    request_id: str
+    status: int
+
+
+class AuditPage(Page):
+    """Entries of the audit log, newest first."""
+
+    data: list[AuditEntryAnswer]
+
 
 MAX_MONITORS = 32
 MonitorName: TypeAlias = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -34,11 +124,7 @@ class MonitorSpec(Request):
     layer: LayerIndex | None = None
     action: Literal["count", "flag", "stop"] = "count"
 
-    @model_validator(mode="after")
-    def _one_bound(self) -> "MonitorSpec":
-        if (self.above is None) == (self.below is None):
-            raise ValueError("a monitor needs exactly one of 'above' and 'below'")
-        return self
+    _one_bound = exactly_one("above", "below", start="a monitor needs")
 
 
 class SteeringLimits(Request):

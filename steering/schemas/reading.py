@@ -1,0 +1,223 @@
+"""Request and response models of routes that read tokens: readout, logit lens, scores, activations, explanations."""
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field, model_validator
+
+from steering.schemas.base import Answer, Measured, Number, Request, Whole, exactly_one
+from steering.schemas.generation import TopLogprob
+from steering.schemas.messages import MAX_TEXTS, Messages, PlainText, PromptFields, Texts, TextsFields, TokenIds
+from steering.schemas.steering import Steering
+from steering.schemas.vectors import LayerList, Name
+from steering.spec import Layers
+
+
+class ReadoutRequest(TextsFields):
+    """Exactly one of `texts` (each a plain text or a conversation) and `messages` (one conversation)."""
+
+    vectors: Annotated[tuple[Name, ...], Field(min_length=1, max_length=64, fail_fast=True)]
+    layers: Layers = "recommended"
+
+
+class ReadVector(Answer):
+    """The version of a vector that was used."""
+
+    id: str
+    sha256: str
+
+
+class ReadToken(Answer):
+    """A token of a text that was read."""
+
+    id: int
+    text: str
+
+
+class LayerScores(Answer):
+    """One score per token, in natural scales, centred so that the poles lie at +0.5 and -0.5. mean and max leave out the first
+    token, whose residual belongs to no word. centred: false for a vector without class means, whose scores are p / kappa."""
+
+    scores: list[Measured]
+    mean: Measured
+    max: Measured
+    last: Measured
+    centred: bool = True
+
+
+class TextReadoutAnswer(Answer):
+    """One text. readout: vector (by the name given) -> layer -> scores."""
+
+    tokens: list[ReadToken]
+    readout: dict[str, dict[str, LayerScores]]
+
+
+class ReadoutAnswer(Answer):
+    """Texts in the order given."""
+
+    model: str
+    vectors: dict[str, ReadVector]
+    texts: list[TextReadoutAnswer]
+
+
+class LogitLensRequest(PromptFields):
+    """Predictions of the model from every layer, at every token of the prompt. steering: absent is the server's
+    default; with `[]` there is only the plain reading."""
+
+    steering: Steering | None = None
+    layers: Literal["all"] | LayerList = "all"
+    top_k: Annotated[int, Field(strict=True, ge=1, le=1000)] = 5
+
+
+class PredictionAnswer(TopLogprob):
+    """One of the most probable next tokens."""
+
+
+class LensLayerAnswer(Answer):
+    """One layer: at every token the most probable next tokens, best first. steered: null without steering."""
+
+    layer: int
+    plain: list[list[PredictionAnswer]]
+    steered: list[list[PredictionAnswer]] | None
+
+
+class LensSteering(Answer):
+    """The steering of the steered reading. vectors: `name@version` -> SHA-256."""
+
+    fingerprint: str
+    vectors: dict[str, str]
+    warnings: list[str]
+
+
+class LogitLensAnswer(Answer):
+    """Layers ascending; the last of all is the model itself."""
+
+    model: str
+    tokens: list[ReadToken]
+    layers: list[LensLayerAnswer]
+    steering: LensSteering | None
+
+
+PlainTexts = Annotated[tuple[PlainText, ...], Field(min_length=1, max_length=MAX_TEXTS, fail_fast=True)]
+
+
+class ScoreRequest(Request):
+    """`continuations` of one `prompt` (a text or token ids) or conversation (`messages`), or whole `texts`."""
+
+    prompt: PlainText | TokenIds | None = None
+    messages: Messages | None = None
+    continuations: PlainTexts | None = None
+    texts: PlainTexts | None = None
+    steering: Steering | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> "ScoreRequest":
+        prompts = sum(given is not None for given in (self.prompt, self.messages))
+        if self.texts is not None:
+            if prompts or self.continuations is not None:
+                raise ValueError("'texts' are scored by themselves: give no 'prompt', 'messages' or 'continuations'")
+        elif prompts != 1 or self.continuations is None:
+            raise ValueError("give 'texts', or 'continuations' with exactly one of 'prompt' and 'messages'")
+        return self
+
+
+class ScoredText(Answer):
+    """One continuation or text. logprobs and greedy: per token, its log-probability given the tokens before it and whether it is the
+    most probable one; null for the first token of a text, which nothing comes before. sum: of the logprobs. all_greedy: whether
+    greedy decoding gives exactly these tokens."""
+
+    token_ids: list[int]
+    tokens: list[str]
+    text: str
+    logprobs: list[Measured | None]
+    sum: Measured
+    greedy: list[bool | None]
+    all_greedy: bool
+
+
+class ScoreAnswer(Answer):
+    """Scores in the order given. prompt_tokens: of the prompt, 0 for texts. steering: null without any."""
+
+    model: str
+    prompt_tokens: int
+    scores: list[ScoredText]
+    steering: LensSteering | None
+
+
+ActivationPosition: TypeAlias = (
+    Literal["last", "mean", "response_mean", "all"] | Annotated[int, Field(strict=True, ge=-100_000, le=-1)]
+)
+TokenIdLists: TypeAlias = Annotated[tuple[TokenIds, ...], Field(min_length=1, max_length=MAX_TEXTS, fail_fast=True)]
+
+
+class ActivationsRequest(Request):
+    """Exactly one of `texts` (each a plain text or a conversation), `messages` (one conversation) and `token_ids` (a list of
+    token ids per text). position: one token of each text, a mean over its tokens, or `all` of them. dtype: of the numbers
+    in the file; they are computed in the model's dtype and read in float32."""
+
+    texts: Texts | None = None
+    messages: Messages | None = None
+    token_ids: TokenIdLists | None = None
+    layers: Literal["all"] | LayerList = "all"
+    position: ActivationPosition = "last"
+    steering: Steering | None = None
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+
+    _one_source = exactly_one("texts", "messages", "token_ids")
+
+
+class ActivationsAnswer(Answer):
+    """The JSON form. layers: layer -> a list of d_model numbers per text, or per token of all texts with position `all`;
+    then text i has rows offsets[i] to offsets[i + 1], and token_ids has one id per row. steering: null without any."""
+
+    model: str
+    position: str | int
+    layers: dict[str, list[list[Measured]]]
+    offsets: list[int] | None = None
+    token_ids: list[int] | None = None
+    steering: LensSteering | None = None
+
+
+class ExplainRequest(TextsFields):
+    """Exactly one of `texts` and `messages` (one conversation). layers: where every vector is read; absent, at the middle of its
+    recommended layers. threshold: the least absolute z-score of a concept that is listed; top: how many are, at most."""
+
+    layers: LayerList | None = None
+    threshold: Annotated[Number, Field(ge=0, le=1000)] = 2.0
+    top: Annotated[Whole, Field(ge=1, le=100)] = 10
+
+
+class CarryingTokenAnswer(Answer):
+    """A token that carries a concept. index: its position in the text. z: against the tokens of neutral text."""
+
+    index: int
+    id: int
+    text: str
+    z: Measured
+
+
+class StandingConceptAnswer(Answer):
+    """A concept that stands out. score: mean over the tokens without the first, in natural scales. z: its distance from the mean of
+    neutral texts, in their standard deviations; negative towards the negative pole. tokens: those that carry it most."""
+
+    vector: str
+    layer: int
+    score: Measured
+    z: Measured
+    tokens: list[CarryingTokenAnswer]
+
+
+class ExplainedTextAnswer(Answer):
+    """One text; empty where nothing stands out."""
+
+    tokens: int
+    concepts: list[StandingConceptAnswer]
+
+
+class ExplainAnswer(Answer):
+    """Texts in the order given. vectors: every vector that was read, by id. neutral: how many neutral texts there are."""
+
+    model: str
+    vectors: dict[str, ReadVector]
+    neutral: int
+    texts: list[ExplainedTextAnswer]
+    warnings: list[str]
