@@ -2,12 +2,15 @@
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.cli.output.terminal import console
 from app.cli.serve import settings_of
+
+if TYPE_CHECKING:
+    from steering.store.sql.address import DatabaseAddress
 
 database = typer.Typer(no_args_is_help=True, help="The database: current, upgrade, migrate-to, backup, restore, prune.")
 
@@ -21,9 +24,8 @@ Replace = Annotated[bool, typer.Option("--replace", help="Delete what the target
 def current(url: Url = None) -> None:
     """Show the schema of the database and the newest schema of this version."""
     from steering.store.sql import migrate  # noqa: PLC0415 - takes 1.4 s to import
-    from steering.store.sql.address import read_address  # noqa: PLC0415
 
-    found, newest = migrate.current(read_address(_url(url)))
+    found, newest = migrate.current(_address(url))
     console.print(f"database: {found or 'empty'}; this version: {newest}")
 
 
@@ -31,9 +33,8 @@ def current(url: Url = None) -> None:
 def upgrade(url: Url = None) -> None:
     """Upgrade the database to the schema of this version, in one transaction."""
     from steering.store.sql import migrate  # noqa: PLC0415 - takes 1.4 s to import
-    from steering.store.sql.address import read_address  # noqa: PLC0415
 
-    address = read_address(_url(url))
+    address = _address(url)
     migrate.migrate(address)
     found, _ = migrate.current(address)
     console.print(f"database: {found}")
@@ -49,19 +50,17 @@ def migrate_to(
 
     The source is not changed. Stop its servers first: what they write after the copy has begun is not copied.
     """
-    from steering.store.sql.address import read_address  # noqa: PLC0415 - takes 1.4 s to import
-    from steering.store.sql.maintenance.copying import copy_database  # noqa: PLC0415
+    from steering.store.sql.maintenance.copying import copy_database  # noqa: PLC0415 - takes 1.4 s to import
 
-    copy_database(read_address(_url(url)), read_address(target), replace=replace, report=_report)
+    copy_database(_address(url), _address(target), replace=replace, report=_report)
 
 
 @database.command()
 def backup(file: Annotated[Path, typer.Argument(help="A new file.")], url: Url = None) -> None:
     """Write a snapshot of the database to one file, a SQLite database. Servers may be running."""
-    from steering.store.sql.address import read_address  # noqa: PLC0415 - takes 1.4 s to import
-    from steering.store.sql.maintenance import backup as backups  # noqa: PLC0415
+    from steering.store.sql.maintenance import backup as backups  # noqa: PLC0415 - takes 1.4 s to import
 
-    backups.backup(read_address(_url(url)), file, report=_report)
+    backups.backup(_address(url), file, report=_report)
     console.print(f"wrote {file} ({file.stat().st_size:,} bytes)")
 
 
@@ -72,10 +71,9 @@ def restore(
     replace: Replace = False,
 ) -> None:
     """Copy a backup into an empty database, SQLite or PostgreSQL. With --replace the database may be in use."""
-    from steering.store.sql.address import read_address  # noqa: PLC0415 - takes 1.4 s to import
-    from steering.store.sql.maintenance import backup as backups  # noqa: PLC0415
+    from steering.store.sql.maintenance import backup as backups  # noqa: PLC0415 - takes 1.4 s to import
 
-    backups.restore(file, read_address(_url(url)), replace=replace, report=_report)
+    backups.restore(file, _address(url), replace=replace, report=_report)
 
 
 @database.command()
@@ -99,11 +97,10 @@ def prune(
 
     Versions that a profile, a default steering or the policy names as `name@version` are kept.
     """
-    from steering.store.sql.address import read_address  # noqa: PLC0415 - takes 1.4 s to import
-    from steering.store.sql.maintenance import pruning  # noqa: PLC0415
+    from steering.store.sql.maintenance import pruning  # noqa: PLC0415 - takes 1.4 s to import
 
     settings = settings_of({})
-    address = read_address(_url(url))
+    address = _address(url)
     counts = pruning.prune_records(
         address,
         jobs_before=_days_ago(jobs or settings.job_days),
@@ -127,5 +124,7 @@ def _days_ago(days: int) -> str:
     return (datetime.now(UTC) - timedelta(days=days)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def _url(given: str | None) -> str:
-    return settings_of({}).database if given is None else given
+def _address(given: str | None) -> "DatabaseAddress":
+    from steering.store.sql.address import read_address  # noqa: PLC0415 - takes 1.4 s to import
+
+    return read_address(settings_of({}).database if given is None else given)

@@ -6,7 +6,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.output.terminal import LOCAL, AsJson, Key, Local, Url, client_of, console, layers_of, print_json, shown
+from app.cli.options import ListedLayers, VectorName, file_argument, layers_of, position_of
+from app.cli.output.terminal import (
+    LOCAL,
+    AsJson,
+    Key,
+    Local,
+    Url,
+    client_of,
+    console,
+    print_json,
+    shown,
+    with_client,
+)
+from steering.client import Client
 from steering.client.display.cards import card_html
 from steering.client.display.html import page
 from steering.client.display.maps import aligned
@@ -20,13 +33,11 @@ PANELS = 6
 
 
 def draw_map(  # noqa: PLR0913, PLR0917 - one option a field
-    file: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="CSV with columns text and label?, or text lines.")
-    ],
+    file: Annotated[Path, file_argument("CSV with columns text and label?, or text lines.")],
     out: Annotated[Path, typer.Option(help="File to write: .html (slider over the layers) or .png.")] = Path(
         "map.html"
     ),
-    layers: Annotated[str, typer.Option(help="all, or 12,13.")] = "all",
+    layers: ListedLayers = "all",
     method: Annotated[str, typer.Option(help="pca, tsne or umap.")] = "pca",
     position: Annotated[str, typer.Option(help="last, mean, or an offset from the end.")] = "mean",
     as_json: AsJson = False,
@@ -36,14 +47,11 @@ def draw_map(  # noqa: PLR0913, PLR0917 - one option a field
 ) -> None:
     """Draw texts in the latent space, layer by layer."""
     texts, labels = read_texts(file)
-    options: dict[str, Any] = {"layers": layers_of(layers), "method": method, "embeddings": True}
-    options["position"] = int(position) if position.lstrip("-").isdigit() else position
-    if labels:
-        options["labels"] = labels
+    options: dict[str, Any] = {"layers": layers_of(layers), "position": position_of(position), "labels": labels or None}
     if out.suffix not in (".html", ".png"):
         raise typer.BadParameter(f"expected a file ending in .html or .png, got {out.name}", param_hint="--out")
     with client_of(url, key, local) as client:
-        found = client.latent_space(texts, **options)
+        found = client.latent_space(texts, method=method, embeddings=True, **options)
     if as_json:
         print_json(found.to_dict())
         return
@@ -100,14 +108,13 @@ def write_png(out: Path, found: "LatentMap", labels: list[str] | None) -> None:
     figure.savefig(out, dpi=150)
 
 
+@with_client
 def card(
-    name: Annotated[str, typer.Argument(help="The vector: name, or name@version.")],
+    client: Client,
+    name: VectorName,
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("card.html"),
-    url: Url = LOCAL,
-    key: Key = None,
 ) -> None:
     """Write the quality card of a vector as one HTML page."""
-    with client_of(url, key) as client:
-        vector = client.get_vector(name)
+    vector = client.get_vector(name)
     out.write_text(page(vector.id, card_html(vector)), encoding="utf-8")
     console.print(shown(f"wrote {out}"))

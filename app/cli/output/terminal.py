@@ -1,12 +1,13 @@
-"""The console of all commands, sanitized output of model text, and the options shared by the commands."""
+"""The console of all commands, sanitized output of model text, and the client that commands get from their options."""
 
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Annotated, Any
+from functools import update_wrapper
+from inspect import Signature, isgeneratorfunction, signature
+from typing import Annotated, Any, Concatenate, TypeAlias
 
 import typer
 from rich.console import Console
@@ -27,6 +28,10 @@ Key = Annotated[str | None, typer.Option("--key", envvar="STEERING_KEY", help="A
 AsJson = Annotated[bool, typer.Option("--json", help="Print the server's response as JSON.")]
 Local = Annotated[bool, typer.Option("--local", help="Run the model in this process instead of asking a server.")]
 LOCAL = DEFAULT_URL
+
+Output: TypeAlias = Iterator[Any]
+"""Of a command with --json: first the response, which --json prints; then what is printed without it."""
+ClientCommand: TypeAlias = Callable[Concatenate[Client, ...], Output | None]
 
 _BIDIRECTIONAL = [*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C]
 _SEPARATORS = [0x2028, 0x2029]
@@ -63,73 +68,41 @@ def client_of(url: str, key: str | None, local: bool = False) -> Iterator[Client
         yield client
 
 
-def print_json(value: Any) -> None:
-    """Prints JSON in ASCII, which contains no control codes."""
-    console.print(json.dumps(value, indent=2, ensure_ascii=True), markup=False, soft_wrap=True)
+def with_client(command: ClientCommand) -> Callable[..., None]:
+    """Gives a command a client in place of its first parameter, from the options --url and --key; --json if it yields its output."""
+
+    def run(*, as_json: AsJson = False, url: Url = LOCAL, key: Key = None, **arguments: Any) -> None:
+        with client_of(url, key) as client:
+            output = command(client, **arguments)
+            if output is not None:
+                response = next(output)
+                if as_json:
+                    print_json(response)
+                    return
+                for one in output:
+                    console.print(one)
+
+    own, shared = list(signature(command).parameters.values())[1:], signature(run).parameters
+    names = ("as_json", "url", "key") if isgeneratorfunction(command) else ("url", "key")
+    run.__signature__ = Signature([*own, *(shared[name] for name in names)])  # type: ignore[attr-defined] # read by typer
+    return update_wrapper(run, command)
 
 
-def numbers(text: str, option: str) -> tuple[float, ...]:
-    """Parses numbers such as "-1,0,0.5". Raises BadParameter naming the option."""
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise typer.BadParameter(f"expected numbers separated by commas, got {text!r}", param_hint=option) from None
+def client_command(group: typer.Typer, name: str | None = None) -> Callable[[ClientCommand], Callable[..., None]]:
+    """Adds a function to a group as a command with a client, see `with_client`."""
+    return lambda function: group.command(name)(with_client(function))
 
 
-def layers_of(text: str) -> Any:
-    """Converts "recommended", "all", "12,13" or "10:16" (half-open) to the API's form. Raises BadParameter."""
-    if text in ("recommended", "all"):
-        return text
-    try:
-        if ":" in text:
-            start, _, end = text.partition(":")
-            return {"from": int(start), "to": int(end)}
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise typer.BadParameter(
-            f"expected recommended, all, 12,13 or 10:16, got {text!r}", param_hint="--layers"
-        ) from None
+def print_json(value: Any, *, exclude_none: bool = False) -> None:
+    """Prints JSON in ASCII, which contains no control codes. value: JSON types and models."""
+
+    def dumped(model: Any) -> Any:
+        return model.model_dump(mode="json", exclude_none=exclude_none)
+
+    console.print(json.dumps(value, indent=2, ensure_ascii=True, default=dumped), markup=False, soft_wrap=True)
 
 
-def steering_of(
-    steer: Iterable[str],
-    layers: str,
-    profile: str | None,
-    steering: str | None,
-    hold: Iterable[str] = (),
-    *,
-    share_dose: bool = False,
-) -> Any:
-    """Converts --steer NAME=STRENGTH, --hold NAME=SCORE, --profile and --steering JSON to the API's form; None without any.
-
-    share_dose: of each --steer.
-    """
-    shared = {"share_dose": True} if share_dose else {}
-    interventions: list[Any] = [_intervention(one, layers) | shared for one in steer]
-    interventions += [_held(one, layers) for one in hold]
-    if steering is not None:
-        try:
-            text = Path(steering[1:]).read_text(encoding="utf-8") if steering.startswith("@") else steering
-            written = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise typer.BadParameter(f"not JSON: {error}", param_hint="--steering") from None
-        interventions += written if isinstance(written, list) else [written]
-    if profile is not None:
-        return {"profile": profile, "interventions": interventions}
-    return interventions or None
-
-
-def _intervention(text: str, layers: str) -> dict[str, Any]:
-    name, equals, strength = text.partition("=")
-    try:
-        return {"vector": name, "strength": float(strength) if equals else 1.0, "layers": layers_of(layers)}
-    except ValueError:
-        raise typer.BadParameter(f"expected NAME=STRENGTH, got {text!r}", param_hint="--steer") from None
-
-
-def _held(text: str, layers: str) -> dict[str, Any]:
-    name, _, score = text.partition("=")
-    try:
-        return {"vector": name, "layers": layers_of(layers), "hold": {"score": float(score)}}
-    except ValueError:
-        raise typer.BadParameter(f"expected NAME=SCORE, got {text!r}", param_hint="--hold") from None
+def print_warnings(warnings: Iterable[str]) -> None:
+    """Prints warnings of the server to stderr."""
+    for warning in warnings:
+        stderr.print(shown(warning, "yellow"))

@@ -4,9 +4,10 @@ from typing import Annotated
 
 import typer
 
-from app.cli.output.tables import text_table
-from app.cli.output.terminal import LOCAL, AsJson, Key, Url, client_of, console, print_json, shown
-from app.cli.texts.sources import TextFile, Texts, given_texts
+from app.cli.options import Description, NewName, TextFile, Texts, given_texts
+from app.cli.output.tables import optional, text_table
+from app.cli.output.terminal import Output, client_command, console, shown
+from steering.client import Client
 
 dictionaries = typer.Typer(
     no_args_is_help=True, help="Sparse autoencoders that the operator registered: list, search, vector."
@@ -14,23 +15,21 @@ dictionaries = typer.Typer(
 Dictionary = Annotated[str, typer.Argument(help="Name of the dictionary.")]
 
 
-@dictionaries.command("list")
-def list_all(as_json: AsJson = False, url: Url = LOCAL, key: Key = None) -> None:
+@client_command(dictionaries, "list")
+def list_all(client: Client) -> Output:
     """List the dictionaries of the server."""
-    with client_of(url, key) as client:
-        found = client.list_dictionaries()
-    if as_json:
-        print_json(found.model_dump(mode="json"))
-        return
+    found = client.list_dictionaries()
+    yield found
     rows = [
         [one.name, f"{one.layer}", f"{one.features}", one.architecture or "", one.problem or "usable"]
         for one in found.data
     ]
-    console.print(text_table(("name", "layer", "features", "architecture", ""), rows) if rows else "none")
+    yield text_table(("name", "layer", "features", "architecture", ""), rows, "none")
 
 
-@dictionaries.command()
-def search(  # noqa: PLR0913, PLR0917 - one option a field
+@client_command(dictionaries)
+def search(
+    client: Client,
     name: Dictionary,
     texts: Texts = None,
     file: TextFile = None,
@@ -42,41 +41,33 @@ def search(  # noqa: PLR0913, PLR0917 - one option a field
     min_output_score: Annotated[
         float | None, typer.Option(help="List only features that make the model say what they promote.")
     ] = None,
-    as_json: AsJson = False,
-    url: Url = LOCAL,
-    key: Key = None,
-) -> None:
+) -> Output:
     """Find features near a vector, or more active in texts than in others."""
     given = None if vector is not None else given_texts(texts, file)
-    with client_of(url, key) as client:
-        found = client.search_dictionary(
-            name, vector=vector, texts=given, against=against, top=top, min_output_score=min_output_score
-        )
-    if as_json:
-        print_json(found.model_dump(mode="json"))
-        return
+    found = client.search_dictionary(
+        name, vector=vector, texts=given, against=against, top=top, min_output_score=min_output_score
+    )
+    yield found
     rows = [
         [
             f"{one.feature}",
             f"{one.score:+.3f}",
-            "" if one.output_score is None else f"{one.output_score:.3f}",
+            optional(one.output_score, ".3f"),
             " ".join(token.text.strip() for token in one.promoted),
         ]
         for one in found.features
     ]
-    console.print(text_table(("feature", "score", "output score", "promotes"), rows) if rows else "none")
+    yield text_table(("feature", "score", "output score", "promotes"), rows, "none")
 
 
-@dictionaries.command()
+@client_command(dictionaries)
 def vector(
+    client: Client,
     dictionary: Dictionary,
     feature: Annotated[int, typer.Argument(help="Number of the feature.")],
-    name: Annotated[str, typer.Argument(help="Name of the new vector.")],
-    description: Annotated[str, typer.Option(help="Description of the vector.")] = "",
-    url: Url = LOCAL,
-    key: Key = None,
+    name: NewName,
+    description: Description = "",
 ) -> None:
     """Store a feature as a vector."""
-    with client_of(url, key) as client:
-        stored = client.feature_vector(dictionary, name, feature, description=description)
+    stored = client.feature_vector(dictionary, name, feature, description=description)
     console.print(shown(f"stored {stored.id} at layer {', '.join(map(str, stored.layers))}"))

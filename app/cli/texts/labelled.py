@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli.output.terminal import LOCAL, AsJson, Key, Url, client_of, console, print_json, shown, stderr
+from app.cli.options import VectorName, file_argument
+from app.cli.output.terminal import Output, shown, stderr, with_client
 from steering.client import Client
 from steering.client.results import Vector
 from steering.concepts.loader import load_neutral
@@ -30,14 +31,11 @@ class LabelledText:
     group: str
 
 
+@with_client
 def separation(
-    vector: Annotated[str, typer.Argument(help="The vector: name, or name@version.")],
-    labelled: Annotated[
-        Path,
-        typer.Argument(
-            exists=True, dir_okay=False, help="CSV with columns text and label, and prompt or group if wanted."
-        ),
-    ],
+    client: Client,
+    vector: VectorName,
+    labelled: Annotated[Path, file_argument("CSV with columns text and label, and prompt or group if wanted.")],
     positive: Annotated[
         str | None, typer.Option(help="The label of the positive pole; default: 1, true, yes or positive.")
     ] = None,
@@ -45,25 +43,32 @@ def separation(
     threshold: Annotated[
         float, typer.Option(help="Score from which a text counts as positive; 0 is the middle.")
     ] = 0.0,
-    as_json: AsJson = False,
-    url: Url = LOCAL,
-    key: Key = None,
-) -> None:
+) -> Output:
     """Test a vector on labelled texts: AUROC with its interval, and accuracy at a threshold."""
-    rows = read_labelled(labelled, positive)
-    with client_of(url, key) as client:
-        found = client.get_vector(vector)
-        chosen = found.recommended.layers[len(found.recommended.layers) // 2] if layer is None else layer
-        position = found.provenance.get("position", "last")
-        scores = _scores(client, found, chosen, position, rows)
-    result = {"vector": found.id, "layer": chosen, "position": position, **measured(rows, scores, threshold)}
-    if as_json:
-        print_json(result)
-        return
-    _show(result, found)
+    rows = _read_labelled(labelled, positive)
+    found = client.get_vector(vector)
+    chosen = found.recommended.layers[len(found.recommended.layers) // 2] if layer is None else layer
+    position = found.provenance.get("position", "last")
+    scores = _scores(client, found, chosen, position, rows)
+    result = measured(rows, scores, threshold)
+    yield {"vector": found.id, "layer": chosen, "position": position, **result}
+    at = f"{found.id} at layer {chosen}, position {position}"
+    yield shown(f"{at}: {result['positives']} positive and {result['negatives']} negative texts")
+    auroc = result["auroc"]
+    yield "AUROC " + ("too few texts" if auroc is None else f"{auroc:.3f}{_interval(result['auroc_interval'])}")
+    yield (
+        f"accuracy {result['accuracy']:.3f}{_interval(result['accuracy_interval'])} at {threshold:+g}: "
+        f"{result['true_positive_rate']:.0%} of the positive and {result['true_negative_rate']:.0%} of the negative texts"
+    )
+    if not found.centred:
+        stderr.print("the vector has no class means, so that 0 is not the middle of its poles", style="yellow")
 
 
-def read_labelled(file: Path, positive: str | None) -> list[LabelledText]:
+def _interval(bounds: Sequence[float] | None) -> str:
+    return "" if bounds is None else f" ({bounds[0]:.3f} to {bounds[1]:.3f})"
+
+
+def _read_labelled(file: Path, positive: str | None) -> list[LabelledText]:
     """Reads rows of a CSV file. Raises InvalidRequest for columns or labels that are not known, or with one class alone."""
     with file.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.DictReader(lines)
@@ -145,22 +150,3 @@ def measured(rows: Sequence[LabelledText], scores: Sequence[float], threshold: f
         "true_positive_rate": float(right[labels].mean()),
         "true_negative_rate": float(right[~labels].mean()),
     }
-
-
-def _show(result: dict[str, Any], vector: Vector) -> None:
-    at = f"{result['vector']} at layer {result['layer']}, position {result['position']}"
-    console.print(shown(f"{at}: {result['positives']} positive and {result['negatives']} negative texts"))
-    auroc = (
-        "too few texts" if result["auroc"] is None else f"{result['auroc']:.3f}{_interval(result['auroc_interval'])}"
-    )
-    console.print(f"AUROC {auroc}")
-    console.print(
-        f"accuracy {result['accuracy']:.3f}{_interval(result['accuracy_interval'])} at {result['threshold']:+g}: "
-        f"{result['true_positive_rate']:.0%} of the positive and {result['true_negative_rate']:.0%} of the negative texts"
-    )
-    if not vector.centred:
-        stderr.print("the vector has no class means, so that 0 is not the middle of its poles", style="yellow")
-
-
-def _interval(bounds: Sequence[float] | None) -> str:
-    return "" if bounds is None else f" ({bounds[0]:.3f} to {bounds[1]:.3f})"

@@ -1,0 +1,153 @@
+"""`steer evaluate` and `report`: the effect of a vector by strength or layer, and a judgement of steering before it is deployed."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import TypeAdapter
+from rich.table import Table
+
+from app.cli.options import file_option, layers_of, numbers, prompts_of, steering_of
+from app.cli.output.evaluation_tables import dose_table, judge_table, result_lines, sweep_table
+from app.cli.output.live import follow
+from app.cli.output.terminal import Output, shown, with_client
+from steering.client import Client
+from steering.client.display.reports import CHECKS, check_row, verdict
+from steering.client.results import Report
+from steering.schemas.evaluation import DoseResponseAnswer, LayerSweepAnswer, StrengthsAnswer
+
+EVALUATION: TypeAdapter[LayerSweepAnswer | DoseResponseAnswer] = TypeAdapter(StrengthsAnswer)
+SUFFIXES = (".html", ".md", ".json")
+
+Concept = Annotated[str | None, typer.Option(help="Use the evaluation prompts of this starter concept.")]
+Prompts = Annotated[Path | None, file_option('Use these prompts, JSON lines: {"prompt": "..."}')]
+
+
+class Kind(StrEnum):
+    """Kinds of evaluation."""
+
+    DOSE_RESPONSE = "dose_response"
+    LAYER_SWEEP = "layer_sweep"
+
+
+class By(StrEnum):
+    """Judges of an evaluation."""
+
+    SELF = "self"
+    ENDPOINT = "endpoint"
+
+
+@with_client
+def evaluate(  # noqa: PLR0913, PLR0917 - one option a field
+    client: Client,
+    vector: Annotated[str, typer.Argument(help="The vector to evaluate: name, or name@version.")],
+    kind: Annotated[Kind, typer.Option(help="dose_response: how strongly; layer_sweep: at which layer.")] = (
+        Kind.DOSE_RESPONSE
+    ),
+    concept: Concept = None,
+    prompts: Prompts = None,
+    strengths: Annotated[str | None, typer.Option(help="Strengths, separated by commas.")] = None,
+    layers: Annotated[str | None, typer.Option(help="recommended, all, 12,13 or 10:16 (half-open).")] = None,
+    random_directions: Annotated[
+        int | None, typer.Option(help="Random directions at the same dose (dose_response).")
+    ] = None,
+    judge: Annotated[
+        By | None, typer.Option(help="Also rates the answers: the loaded model, or the operator's endpoint.")
+    ] = None,
+    judge_concept: Annotated[
+        str | None, typer.Option(help="What the judge looks for; default: the description.")
+    ] = None,
+    save: Annotated[bool, typer.Option(help="Store it on the card, as the next version (dose_response).")] = False,
+) -> Output:
+    """Evaluate a vector: how text changes, what breaks, and what random directions do."""
+    if judge is None and judge_concept is not None:
+        raise typer.BadParameter("needs --judge", param_hint="--judge-concept")
+    options: dict[str, Any] = {
+        "concept": concept,
+        "random_directions": random_directions,
+        "prompts": prompts_of(prompts),
+        "strengths": None if strengths is None else numbers(strengths, "--strengths"),
+        "layers": None if layers is None else layers_of(layers),
+        "judge": None if judge is None else _judge(judge, judge_concept),
+        "save": save or None,
+    }
+    result = EVALUATION.validate_python(follow(client, client.start_evaluation(kind.value, vector, **options)))
+    yield result
+    yield dose_table(result) if isinstance(result, DoseResponseAnswer) else sweep_table(result)
+    if isinstance(result, DoseResponseAnswer) and result.judgement is not None:
+        yield judge_table(result.judgement)
+    yield from result_lines(result)
+
+
+def _judge(judge: By, concept: str | None) -> dict[str, str]:
+    return {"by": judge.value} | ({"concept": concept} if concept else {})
+
+
+@with_client
+def report(  # noqa: PLR0913, PLR0917 - one option a field
+    client: Client,
+    vector: Annotated[str, typer.Argument(help="The vector whose concept is to move: name, or name@version.")],
+    strength: Annotated[
+        float | None, typer.Option(help="Strength of an add; default: the largest recommended one.")
+    ] = None,
+    profile: Annotated[str | None, typer.Option(help="Judge this profile of the server.")] = None,
+    steering: Annotated[
+        str | None, typer.Option(metavar="JSON", help="Judge these interventions, as the API takes them.")
+    ] = None,
+    direction: Annotated[str | None, typer.Option(help="up or down: how the concept is meant to move.")] = None,
+    concept: Concept = None,
+    prompts: Prompts = None,
+    seeds: Annotated[str, typer.Option(help="Seeds of the answers, separated by commas; each is judged.")] = "0,1",
+    samples: Annotated[int, typer.Option(help="Answers to each prompt under each steering.")] = 1,
+    varied: Annotated[int, typer.Option(help="How many prompts are varied for robustness.")] = 12,
+    side_effects: Annotated[
+        list[str] | None, typer.Option(help="A starter concept or vector to read the texts along; repeatable.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write: .html, .md or .json.")] = None,
+) -> Output:
+    """Judge a vector or profile before it is deployed: control, utility, robustness and side effects."""
+    if out is not None and out.suffix not in SUFFIXES:
+        raise typer.BadParameter(f"expected a file ending in {', '.join(SUFFIXES)}, got {out.name}", param_hint="--out")
+    options: dict[str, Any] = {
+        "strength": strength,
+        "direction": direction,
+        "concept": concept,
+        "steering": steering_of([], "recommended", profile, steering),
+        "seeds": _seeds(seeds),
+        "samples": samples,
+        "varied": varied,
+        "prompts": prompts_of(prompts),
+        "side_effects": side_effects,
+    }
+    found = Report.model_validate(follow(client, client.start_report(vector, **options)))
+    if out is not None:
+        out.write_text(_document(found, out.suffix), encoding="utf-8")
+    yield found
+    for seed in found.seeds:
+        table = Table(*CHECKS, title=f"seed {seed.seed}: {verdict(seed.passed)}")
+        for gate in seed.gates:
+            for check in gate.checks:
+                table.add_row(gate.name, *check_row(check))
+        yield table
+    for warning in found.warnings:
+        yield shown(f"warning: {warning}", "yellow")
+    agree = "agree" if found.seeds_agree else "do not agree"
+    yield shown(f"{found.vector}: {verdict(found.passed)}; the seeds {agree}")
+    if out is not None:
+        yield shown(f"wrote {out}")
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(
+            f"expected whole numbers separated by commas, got {text!r}", param_hint="--seeds"
+        ) from None
+
+
+def _document(found: Report, suffix: str) -> str:
+    if suffix == ".html":
+        return found.page()
+    return found.markdown() if suffix == ".md" else found.model_dump_json(indent=1) + "\n"
