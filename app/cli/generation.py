@@ -1,8 +1,6 @@
 """`steer generate`, `compare`, `sweep`, `replay` and `batch`: steered generation and comparison."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,19 +23,16 @@ from app.cli.options import (
 from app.cli.output.live import follow, live_comparison, sweep_chart
 from app.cli.output.tables import applied_lines, comparison_table
 from app.cli.output.terminal import (
-    LOCAL,
     AsJson,
-    Key,
-    Local,
+    Connect,
     Output,
-    Url,
-    client_of,
     console,
     print_json,
     safe,
     shown,
     stderr,
     with_client,
+    with_connection,
 )
 from steering.client import Client
 from steering.client.results import Comparison
@@ -63,7 +58,9 @@ Samples = Annotated[int, typer.Option("--n", help="Samples per arm.")]
 Readout = Annotated[list[str] | None, typer.Option(help="A vector to measure at every token; repeatable.")]
 
 
+@with_connection
 def generate(  # noqa: PLR0913, PLR0917 - one option a field
+    connect: Connect,
     prompt: Prompt,
     steer: Steer = None,
     hold: Hold = None,
@@ -77,27 +74,26 @@ def generate(  # noqa: PLR0913, PLR0917 - one option a field
     temperature: Temperature = 0.7,
     seed: Seed = None,
     as_json: AsJson = False,
-    local: Local = False,
-    url: Url = LOCAL,
-    key: Key = None,
 ) -> None:
     """Stream an answer, then show what the steering applied."""
     interventions = steering_of(steer or [], layers, profile, steering, hold or [], share_dose=share_dose)
     options = prompt_fields(prompt, raw, system) | {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     options["steering"] = interventions
-    with _client(url, key, local, interventions) as client:
-        if as_json:
-            print_json(client.generate(**options), exclude_none=True)
-            return
-        for event in client.generate_stream(**options):
-            if isinstance(event, TokenPiece):
-                console.print(safe(event.text), end="", markup=False, soft_wrap=True)
-            elif isinstance(event, GenerateAnswer):
-                console.print()
-                _print_notes(f"seed {event.seed}, {event.usage.completion_tokens} tokens", event.steering)
+    client = connect(interventions)
+    if as_json:
+        print_json(client.generate(**options), exclude_none=True)
+        return
+    for event in client.generate_stream(**options):
+        if isinstance(event, TokenPiece):
+            console.print(safe(event.text), end="", markup=False, soft_wrap=True)
+        elif isinstance(event, GenerateAnswer):
+            console.print()
+            _print_notes(f"seed {event.seed}, {event.usage.completion_tokens} tokens", event.steering)
 
 
+@with_connection
 def compare(  # noqa: PLR0913, PLR0917 - one option a field
+    connect: Connect,
     prompt: Prompt,
     steer: Steer = None,
     hold: Hold = None,
@@ -113,9 +109,6 @@ def compare(  # noqa: PLR0913, PLR0917 - one option a field
     seed: Seed = None,
     readout: Readout = None,
     as_json: AsJson = False,
-    local: Local = False,
-    url: Url = LOCAL,
-    key: Key = None,
 ) -> None:
     """Show unsteered and steered answers side by side: one prompt, one seed, one batch."""
     interventions = steering_of(steer or [], layers, profile, steering, hold or [], share_dose=share_dose)
@@ -123,11 +116,13 @@ def compare(  # noqa: PLR0913, PLR0917 - one option a field
         raise typer.BadParameter("expected one of --steer NAME=STRENGTH, --hold NAME=SCORE, --profile, --steering")
     measured = readout or [one.partition("=")[0] for one in [*(steer or []), *(hold or [])]]
     options = prompt_fields(prompt, raw, system) | {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
-    with _client(url, key, local, interventions) as client:
-        _show(client, prompt, as_json, {**options, "n": n, "steering": interventions, "readout": measured})
+    options |= {"n": n, "steering": interventions, "readout": measured}
+    _show(connect(interventions), prompt, as_json, options)
 
 
+@with_connection
 def sweep(  # noqa: PLR0913, PLR0917 - one option a field
+    connect: Connect,
     vector: Annotated[str, typer.Argument(help="The vector whose strength is swept.")],
     prompt: Prompt,
     strengths: Annotated[str, typer.Option(help="Strengths, separated by commas.")] = "-1,-0.5,0,0.5,1",
@@ -142,9 +137,6 @@ def sweep(  # noqa: PLR0913, PLR0917 - one option a field
     temperature: Temperature = 0.7,
     seed: Seed = None,
     as_json: AsJson = False,
-    local: Local = False,
-    url: Url = LOCAL,
-    key: Key = None,
 ) -> None:
     """Answer one prompt at many strengths of one vector."""
     options = prompt_fields(prompt, raw, system) | {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
@@ -154,22 +146,10 @@ def sweep(  # noqa: PLR0913, PLR0917 - one option a field
         one["degrees"] = degrees
     if share_dose:
         one["share_dose"] = True
-    swept = numbers(strengths, "--strengths")
-    with _client(url, key, local, [one]) as client:
-        answer = _show(client, prompt, as_json, {**options, "intervention": one, "strengths": swept})
+    options |= {"intervention": one, "strengths": numbers(strengths, "--strengths")}
+    answer = _show(connect([one]), prompt, as_json, options)
     if not as_json and console.is_terminal:
         console.print(sweep_chart(answer, vector))
-
-
-@contextmanager
-def _client(url: str, key: str | None, local: bool, interventions: Any) -> Iterator[Client]:
-    """Yields a client; with --local of a model in this process, for which missing starter vectors are extracted."""
-    with client_of(url, key, local) as client:
-        if local and isinstance(interventions, list):
-            from app.cli.local import extract_missing  # noqa: PLC0415 - imports torch; only with --local
-
-            extract_missing(client, [one["vector"] for one in interventions if isinstance(one.get("vector"), str)])
-        yield client
 
 
 def _show(client: Client, prompt: str, as_json: bool, options: dict[str, Any]) -> Comparison:

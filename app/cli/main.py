@@ -11,14 +11,13 @@ from app.cli.evaluation import evaluate, report
 from app.cli.extract import extract, transfer
 from app.cli.generation import batch, compare, generate, replay, sweep
 from app.cli.governance import audit, keys, monitors, policy
+from app.cli.labelled import separation
 from app.cli.library import concepts, default, jobs, links, profiles
 from app.cli.output.terminal import shown, stderr
 from app.cli.pictures import card, draw_map
 from app.cli.reading import activations, clusters, explain, lens, readout, score
 from app.cli.serve import serve
-from app.cli.texts.dictionaries import dictionaries
-from app.cli.texts.labelled import separation
-from app.cli.vectors import vectors
+from app.cli.vectors import dictionaries, vectors
 from steering.client import ApiError
 from steering.errors import SteeringError
 

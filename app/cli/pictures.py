@@ -7,18 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli.options import ListedLayers, VectorName, file_argument, layers_of, position_of
-from app.cli.output.terminal import (
-    LOCAL,
-    AsJson,
-    Key,
-    Local,
-    Url,
-    client_of,
-    console,
-    print_json,
-    shown,
-    with_client,
-)
+from app.cli.output.terminal import Connect, Output, console, shown, with_client, with_connection
 from steering.client import Client
 from steering.client.display.cards import card_html
 from steering.client.display.html import page
@@ -32,7 +21,9 @@ PANELS = 6
 """Layers in a picture; a page shows all of them."""
 
 
-def draw_map(  # noqa: PLR0913, PLR0917 - one option a field
+@with_connection
+def draw_map(
+    connect: Connect,
     file: Annotated[Path, file_argument("CSV with columns text and label?, or text lines.")],
     out: Annotated[Path, typer.Option(help="File to write: .html (slider over the layers) or .png.")] = Path(
         "map.html"
@@ -40,28 +31,21 @@ def draw_map(  # noqa: PLR0913, PLR0917 - one option a field
     layers: ListedLayers = "all",
     method: Annotated[str, typer.Option(help="pca, tsne or umap.")] = "pca",
     position: Annotated[str, typer.Option(help="last, mean, or an offset from the end.")] = "mean",
-    as_json: AsJson = False,
-    local: Local = False,
-    url: Url = LOCAL,
-    key: Key = None,
-) -> None:
+) -> Output:
     """Draw texts in the latent space, layer by layer."""
     texts, labels = read_texts(file)
     options: dict[str, Any] = {"layers": layers_of(layers), "position": position_of(position), "labels": labels or None}
     if out.suffix not in (".html", ".png"):
         raise typer.BadParameter(f"expected a file ending in .html or .png, got {out.name}", param_hint="--out")
-    with client_of(url, key, local) as client:
-        found = client.latent_space(texts, method=method, embeddings=True, **options)
-    if as_json:
-        print_json(found.to_dict())
-        return
+    found = connect().latent_space(texts, method=method, embeddings=True, **options)
+    yield found
     if out.suffix == ".html":
         out.write_text(found.page(texts, labels), encoding="utf-8")
     else:
         write_png(out, found, labels)
     for warning in found.warnings:
-        console.print(shown(warning, "yellow"))
-    console.print(shown(f"wrote {out}"))
+        yield shown(warning, "yellow")
+    yield shown(f"wrote {out}")
 
 
 def read_texts(file: Path) -> tuple[list[str], list[str] | None]:

@@ -1,4 +1,4 @@
-"""`steer vectors`: lists, shows, compares, combines, exports, imports and deletes concept vectors."""
+"""`steer vectors` and `dictionaries`: concept vectors of a server, and sparse autoencoders to take vectors from."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -7,8 +7,18 @@ from typing import Annotated, Any
 import typer
 
 from app.cli.formats.vector_sources import GivenDirections, decoder_row, json_directions
-from app.cli.options import Description, NewName, VectorName, file_argument, layers_of, steering_of
-from app.cli.output.tables import card_lines, card_table, text_table, vectors_table
+from app.cli.options import (
+    Description,
+    NewName,
+    TextFile,
+    Texts,
+    VectorName,
+    file_argument,
+    given_texts,
+    layers_of,
+    steering_of,
+)
+from app.cli.output.tables import card_lines, card_table, optional, text_table, vectors_table
 from app.cli.output.terminal import Output, client_command, console, shown, stderr
 from app.gguf_format import read_control_vector
 from steering.client import Client
@@ -17,6 +27,10 @@ from steering.client.results import Vector
 vectors = typer.Typer(
     no_args_is_help=True, help="Concept vectors of a server: list, show, similar, combine, export, import, delete."
 )
+dictionaries = typer.Typer(
+    no_args_is_help=True, help="Sparse autoencoders that the operator registered: list, search, vector."
+)
+Dictionary = Annotated[str, typer.Argument(help="Name of the dictionary.")]
 
 
 class Format(StrEnum):
@@ -163,3 +177,61 @@ def delete(
     """Delete all versions of a vector."""
     client.delete_vector(name, force=force)
     console.print(shown(f"deleted {name}"))
+
+
+@client_command(dictionaries, "list")
+def list_dictionaries(client: Client) -> Output:
+    """List the dictionaries of the server."""
+    found = client.list_dictionaries()
+    yield found
+    rows = [
+        [one.name, f"{one.layer}", f"{one.features}", one.architecture or "", one.problem or "usable"]
+        for one in found.data
+    ]
+    yield text_table(("name", "layer", "features", "architecture", ""), rows, "none")
+
+
+@client_command(dictionaries, "search")
+def search_dictionary(
+    client: Client,
+    name: Dictionary,
+    texts: Texts = None,
+    file: TextFile = None,
+    vector: Annotated[str | None, typer.Option(help="Find features near this vector.")] = None,
+    against: Annotated[
+        list[str] | None, typer.Option(help="A text to compare with; repeatable. Default: neutral texts.")
+    ] = None,
+    top: Annotated[int, typer.Option(help="How many features to list.")] = 20,
+    min_output_score: Annotated[
+        float | None, typer.Option(help="List only features that make the model say what they promote.")
+    ] = None,
+) -> Output:
+    """Find features near a vector, or more active in texts than in others."""
+    given = None if vector is not None else given_texts(texts, file)
+    found = client.search_dictionary(
+        name, vector=vector, texts=given, against=against, top=top, min_output_score=min_output_score
+    )
+    yield found
+    rows = [
+        [
+            f"{one.feature}",
+            f"{one.score:+.3f}",
+            optional(one.output_score, ".3f"),
+            " ".join(token.text.strip() for token in one.promoted),
+        ]
+        for one in found.features
+    ]
+    yield text_table(("feature", "score", "output score", "promotes"), rows, "none")
+
+
+@client_command(dictionaries, "vector")
+def store_feature(
+    client: Client,
+    dictionary: Dictionary,
+    feature: Annotated[int, typer.Argument(help="Number of the feature.")],
+    name: NewName,
+    description: Description = "",
+) -> None:
+    """Store a feature as a vector."""
+    stored = client.feature_vector(dictionary, name, feature, description=description)
+    console.print(shown(f"stored {stored.id} at layer {', '.join(map(str, stored.layers))}"))

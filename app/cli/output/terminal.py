@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import update_wrapper
 from inspect import Signature, isgeneratorfunction, signature
 from typing import Annotated, Any, Concatenate, TypeAlias
@@ -31,6 +31,8 @@ LOCAL = DEFAULT_URL
 
 Output: TypeAlias = Iterator[Any]
 """Of a command with --json: first the response, which --json prints; then what is printed without it."""
+Connect: TypeAlias = Callable[..., Client]
+"""Opens a client that is closed when the command ends; see `client_of` for what --local takes."""
 ClientCommand: TypeAlias = Callable[Concatenate[Client, ...], Output | None]
 
 _BIDIRECTIONAL = [*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C]
@@ -52,38 +54,56 @@ def shown(text: str, style: str = "") -> Text:
 
 
 @contextmanager
-def client_of(url: str, key: str | None, local: bool = False) -> Iterator[Client]:
+def client_of(url: str, key: str | None, local: bool = False, interventions: Any = None) -> Iterator[Client]:
     """Yields a client for the options of a command, with --local of a model in this process.
 
-    STEERING_NAMESPACE names the namespace of every command of an admin.
+    STEERING_NAMESPACE names the namespace of every command of an admin. interventions: with --local, the starter vectors that
+    they name are extracted if they are missing.
     """
     if not local:
         with Client(url, api_key=key, namespace=os.environ.get("STEERING_NAMESPACE") or None) as client:
             yield client
         return
     prepare_for_torch()  # next to busy processes a comparison took 23 s instead of 102 s
-    from app.cli.local import local_client  # noqa: PLC0415 - imports torch and loads a model
+    from app.cli.local import extract_missing, local_client  # noqa: PLC0415 - imports torch and loads a model
 
     with local_client() as client:
+        if isinstance(interventions, list):
+            extract_missing(client, [one["vector"] for one in interventions if isinstance(one.get("vector"), str)])
         yield client
 
 
 def with_client(command: ClientCommand) -> Callable[..., None]:
     """Gives a command a client in place of its first parameter, from the options --url and --key; --json if it yields its output."""
+    return _with_options(command, "url", "key")
 
-    def run(*, as_json: AsJson = False, url: Url = LOCAL, key: Key = None, **arguments: Any) -> None:
-        with client_of(url, key) as client:
-            output = command(client, **arguments)
-            if output is not None:
-                response = next(output)
-                if as_json:
-                    print_json(response)
-                    return
-                for one in output:
-                    console.print(one)
+
+def with_connection(command: Callable[Concatenate[Connect, ...], Output | None]) -> Callable[..., None]:
+    """Like `with_client`, with the option --local. The command calls its first parameter once what it was given is checked."""
+    return _with_options(command, "local", "url", "key")
+
+
+def _with_options(command: Callable[..., Output | None], *options: str) -> Callable[..., None]:
+    def run(
+        *, as_json: AsJson = False, local: Local = False, url: Url = LOCAL, key: Key = None, **arguments: Any
+    ) -> None:
+        with ExitStack() as stack:
+
+            def connect(interventions: Any = None) -> Client:
+                return stack.enter_context(client_of(url, key, local, interventions))
+
+            output = command(connect if "local" in options else connect(), **arguments)
+            if output is None:
+                return
+            response = next(output)
+            if as_json:
+                print_json(response)
+                return
+            for one in output:
+                console.print(one)
 
     own, shared = list(signature(command).parameters.values())[1:], signature(run).parameters
-    names = ("as_json", "url", "key") if isgeneratorfunction(command) else ("url", "key")
+    names = ("as_json", *options) if isgeneratorfunction(command) else options
     run.__signature__ = Signature([*own, *(shared[name] for name in names)])  # type: ignore[attr-defined] # read by typer
     return update_wrapper(run, command)
 
