@@ -17,8 +17,7 @@ from rich.status import Status
 
 from app.cli.output.tables import card_lines, comparison_table
 from app.cli.output.terminal import console, shown
-from steering.client import ApiError, Client
-from steering.client.retries import NO_RETRIES
+from steering.client import NO_RETRIES, ApiError, Client
 from steering.schemas.vectors import RecommendedAnswer
 
 PROMPTS = ("What was the train journey like?", "How is your new apartment?")

@@ -13,8 +13,7 @@ from app.logs import configure_logging
 from app.main import create_app
 from app.settings import Settings
 from app.state import EngineFactory, StoreFactory
-from steering.client import ApiError, Client
-from steering.client.retries import NO_RETRIES
+from steering.client import NO_RETRIES, ApiError, Client
 from steering.threads import disable_intra_op_threads
 
 START_SECONDS = 600.0

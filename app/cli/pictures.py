@@ -9,7 +9,7 @@ import typer
 from app.cli.options import ListedLayers, VectorName, file_argument, layers_of, position_of
 from app.cli.output.terminal import Connect, Output, console, shown, with_client, with_connection
 from steering.client import Client
-from steering.client.display.cards import card_html
+from steering.client.display.fragments import card_html
 from steering.client.display.html import page
 from steering.client.display.maps import aligned
 from steering.errors import InvalidRequest

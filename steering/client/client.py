@@ -1,19 +1,18 @@
 """Client and AsyncClient: every route of the API as a method, over httpx2. Failures are raised as ApiError."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import httpx2
 from pydantic import BaseModel
 
 from steering.client.api import Api
 from steering.client.calls.base import Call, StreamCall
-from steering.client.calls.errors import ApiError, api_errors, response_error, truncated_stream
-from steering.client.retries import Retries
-from steering.client.transport import auth_headers, parse_event, parse_response, request_arguments
+from steering.client.calls.errors import ApiError, Retries, api_errors, event_error, response_error, truncated_stream
 
 __all__ = ["ApiError", "AsyncClient", "Client"]
 
@@ -24,9 +23,62 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_RETRIES = Retries()
 LARGEST_EVENT = 256 << 20
 """Bytes of one event. The last event of a stream holds the whole response."""
+WITHOUT_NAMESPACE = ("/v1/keys", "/v1/audit", "/v1/policy", "/v1/monitors")
 
 
-class Client(Api):
+class _Base(Api):
+    """What both clients send, and how they read it. Independent of how a connection waits."""
+
+    def __init__(self, base_url: str, api_key: str | None, retries: Retries, namespace: str | None) -> None:
+        self._retries, self._namespace, self._base = retries, namespace, base_url.rstrip("/")
+        self._headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+
+    def _arguments(self, call: Call[T] | StreamCall[E]) -> dict[str, Any]:
+        """Returns the arguments of `httpx2.Client.request` and `stream`."""
+        content, query, headers = None, {}, dict(self._headers)
+        if isinstance(call, Call):
+            content, query = call.content, dict(call.query)
+            if call.accept is not None:
+                headers["Accept"] = call.accept
+            if content is not None:
+                headers["Content-Type"] = call.content_type
+        if self._namespace is not None and not call.path.startswith(WITHOUT_NAMESPACE):
+            query["namespace"] = self._namespace
+        return {
+            "method": call.method,
+            "url": self._base + call.path,
+            "params": query,
+            "json": call.body,
+            "content": content,
+            "headers": headers,
+        }
+
+    def _wait_after(self, error: ApiError, attempt: int) -> float:
+        """Returns seconds to wait before the next attempt. Raises the error when it is final."""
+        wait = self._retries.wait_after(error, attempt)
+        if wait is None:
+            raise error
+        return wait
+
+
+def _parsed_response(call: Call[T], response: httpx2.Response) -> T:
+    if response.is_error:
+        raise response_error(response)
+    return call.read(response.content)
+
+
+def _parsed_event(call: StreamCall[E], event: httpx2.ServerSentEvent, response: httpx2.Response) -> E | None:
+    """Returns the parsed event, or None for an event that this version does not know.
+
+    Raises ApiError for an `error` event, except for one that ends a single arm of a comparison.
+    """
+    model = call.models.get(event.event)
+    if event.event == "error" and (model is None or "arm" not in json.loads(event.data)):
+        raise event_error(event.data, response)
+    return None if model is None else model.model_validate_json(event.data)
+
+
+class Client(_Base):
     """The synchronous client. `http`: an own httpx2 client (transport, proxies); base_url and api_key still apply.
 
     `retries`: which failures are repeated; by default those that pass, three attempts, honouring `Retry-After`.
@@ -43,8 +95,7 @@ class Client(Api):
         retries: Retries = DEFAULT_RETRIES,
         namespace: str | None = None,
     ) -> None:
-        self._retries, self._namespace = retries, namespace
-        self._base, self._headers = base_url.rstrip("/"), auth_headers(api_key)
+        super().__init__(base_url, api_key, retries, namespace)
         self._http = http or httpx2.Client(timeout=httpx2.Timeout(timeout, connect=10.0))
 
     def __enter__(self) -> Self:
@@ -59,15 +110,13 @@ class Client(Api):
 
     def send(self, call: Call[T]) -> T:
         """Sends a Call and returns its parsed response. Raises ApiError."""
-        attempt, arguments = 1, request_arguments(self._base, self._headers, self._namespace, call)
+        attempt, arguments = 1, self._arguments(call)
         while True:
             try:
                 with api_errors():
-                    return parse_response(call, self._http.request(**arguments))
+                    return _parsed_response(call, self._http.request(**arguments))
             except ApiError as error:
-                wait = self._retries.wait_after(error, attempt)
-                if wait is None:
-                    raise
+                wait = self._wait_after(error, attempt)
             time.sleep(wait)
             attempt += 1
 
@@ -78,24 +127,19 @@ class Client(Api):
             try:
                 yield from self._events(call)
             except ApiError as error:  # not retryable once an event has arrived
-                wait = self._retries.wait_after(error, attempt)
-                if wait is None:
-                    raise
+                wait = self._wait_after(error, attempt)
             else:
                 return
             time.sleep(wait)
             attempt += 1
 
     def _events(self, call: StreamCall[E]) -> Generator[E]:
-        with (
-            api_errors(),
-            self._http.stream(**request_arguments(self._base, self._headers, self._namespace, call)) as response,
-        ):
+        with api_errors(), self._http.stream(**self._arguments(call)) as response:
             if response.is_error:
                 response.read()
                 raise response_error(response)
             for event in httpx2.EventSource(response, max_event_size=LARGEST_EVENT):
-                model = parse_event(call, event, response)
+                model = _parsed_event(call, event, response)
                 if model is not None:
                     yield model
                 if event.event == "done":
@@ -103,7 +147,7 @@ class Client(Api):
             raise truncated_stream(response)
 
 
-class AsyncClient(Api):
+class AsyncClient(_Base):
     """The client for asyncio. It has the same methods and options; calls are awaited, streams are asynchronous generators."""
 
     def __init__(
@@ -116,8 +160,7 @@ class AsyncClient(Api):
         retries: Retries = DEFAULT_RETRIES,
         namespace: str | None = None,
     ) -> None:
-        self._retries, self._namespace = retries, namespace
-        self._base, self._headers = base_url.rstrip("/"), auth_headers(api_key)
+        super().__init__(base_url, api_key, retries, namespace)
         self._http = http or httpx2.AsyncClient(timeout=httpx2.Timeout(timeout, connect=10.0))
 
     async def __aenter__(self) -> Self:
@@ -132,15 +175,13 @@ class AsyncClient(Api):
 
     async def send(self, call: Call[T]) -> T:
         """Sends a Call and returns its parsed response. Raises ApiError."""
-        attempt, arguments = 1, request_arguments(self._base, self._headers, self._namespace, call)
+        attempt, arguments = 1, self._arguments(call)
         while True:
             try:
                 with api_errors():
-                    return parse_response(call, await self._http.request(**arguments))
+                    return _parsed_response(call, await self._http.request(**arguments))
             except ApiError as error:
-                wait = self._retries.wait_after(error, attempt)
-                if wait is None:
-                    raise
+                wait = self._wait_after(error, attempt)
             await asyncio.sleep(wait)
             attempt += 1
 
@@ -153,9 +194,7 @@ class AsyncClient(Api):
                     async for event in events:
                         yield event
             except ApiError as error:  # not retryable once an event has arrived
-                wait = self._retries.wait_after(error, attempt)
-                if wait is None:
-                    raise
+                wait = self._wait_after(error, attempt)
             else:
                 return
             await asyncio.sleep(wait)
@@ -163,14 +202,12 @@ class AsyncClient(Api):
 
     async def _events(self, call: StreamCall[E]) -> AsyncGenerator[E]:
         with api_errors():
-            async with self._http.stream(
-                **request_arguments(self._base, self._headers, self._namespace, call)
-            ) as response:
+            async with self._http.stream(**self._arguments(call)) as response:
                 if response.is_error:
                     await response.aread()
                     raise response_error(response)
                 async for event in httpx2.EventSource(response, max_event_size=LARGEST_EVENT):
-                    model = parse_event(call, event, response)
+                    model = _parsed_event(call, event, response)
                     if model is not None:
                         yield model
                     if event.event == "done":

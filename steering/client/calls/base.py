@@ -24,7 +24,7 @@ Text: TypeAlias = str | Chat
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
     """One request. `read` turns the body of its response into T. accept: the media type asked for, where there are several.
-    content_type: that of `content`. in_namespace: whether it takes the client's namespace.
+    content_type: that of `content`.
     """
 
     method: str
@@ -35,7 +35,6 @@ class Call(Generic[T]):
     query: JsonObject = field(default_factory=dict)
     accept: str | None = None
     content_type: str = "application/octet-stream"
-    in_namespace: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +79,14 @@ def parsed(kind: type[E]) -> Callable[[bytes], E]:
     return kind.model_validate_json
 
 
+def call(method: str, path: str, kind: type[E], /, wait: bool = False, **fields: Any) -> Call[E]:
+    """Returns a call that reads a `kind`. fields: its JSON body, or its query if it has no body. wait: for the result of a job."""
+    given = json_fields(**fields)
+    if method in ("GET", "DELETE"):
+        return Call(method, path, parsed(kind), query=given)
+    return Call(method, path, parsed(kind), given, query={"wait": True} if wait else {})
+
+
 def no_body(_: bytes) -> None:
     """Ignores the body."""
     return
-
-
-def raw_body(content: bytes) -> bytes:
-    """Returns the body unchanged."""
-    return content

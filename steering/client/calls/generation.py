@@ -1,8 +1,8 @@
 """Calls for generation, comparison, replay and tokenization."""
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict, Unpack
+from collections.abc import Sequence
+from typing import TypedDict, Unpack
 
 from steering.client.calls.base import (
     Call,
@@ -11,6 +11,7 @@ from steering.client.calls.base import (
     JsonObject,
     Steering,
     StreamCall,
+    call,
     json_fields,
     parsed,
     path_of,
@@ -56,22 +57,18 @@ class CompareOptions(SamplingOptions, total=False):
     baseline: str
 
 
-def _prompted(prompt: str | Sequence[int] | None, messages: Chat | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    return json_fields(prompt=prompt, messages=messages, **options)
-
-
 def generate(
     prompt: str | Sequence[int] | None = None, *, messages: Chat | None = None, **options: Unpack[GenerateOptions]
 ) -> Call[GenerateAnswer]:
     """Generates from one prompt: a text, token ids, or `messages`."""
-    return Call("POST", "/v1/generate", parsed(GenerateAnswer), _prompted(prompt, messages, options))
+    return call("POST", "/v1/generate", GenerateAnswer, prompt=prompt, messages=messages, **options)
 
 
 def generate_stream(
     prompt: str | Sequence[int] | None = None, *, messages: Chat | None = None, **options: Unpack[GenerateOptions]
 ) -> StreamCall[TokenPiece | GenerateAnswer]:
     """Streams a generation: a TokenPiece per token, then the complete response."""
-    body = {**_prompted(prompt, messages, options), "stream": True}
+    body = json_fields(prompt=prompt, messages=messages, stream=True, **options)
     return StreamCall("POST", "/v1/generate", {"token": TokenPiece, "done": GenerateAnswer}, body)
 
 
@@ -79,7 +76,7 @@ def compare(
     prompt: str | Sequence[int] | None = None, *, messages: Chat | None = None, **options: Unpack[CompareOptions]
 ) -> Call[Comparison]:
     """Generates from one prompt with several arms, one seed and one batch, and measures what steering changed."""
-    return Call("POST", "/v1/compare", parsed(Comparison), _prompted(prompt, messages, options))
+    return call("POST", "/v1/compare", Comparison, prompt=prompt, messages=messages, **options)
 
 
 def replay(record: Record | JsonObject, *, directions: Sequence[JsonObject] = ()) -> Call[GenerateAnswer]:
@@ -112,7 +109,7 @@ def compare_stream(
     prompt: str | Sequence[int] | None = None, *, messages: Chat | None = None, **options: Unpack[CompareOptions]
 ) -> StreamCall[TokenPiece | ArmErrorAnswer | Comparison]:
     """Streams a comparison. A TokenPiece names its arm, an ArmErrorAnswer ends one arm, the complete response is last."""
-    body = {**_prompted(prompt, messages, options), "stream": True}
+    body = json_fields(prompt=prompt, messages=messages, stream=True, **options)
     return StreamCall("POST", "/v1/compare", {"token": TokenPiece, "error": ArmErrorAnswer, "done": Comparison}, body)
 
 
@@ -120,10 +117,9 @@ def tokenize(
     prompt: str | Sequence[int] | None = None, *, messages: Chat | None = None, texts: bool = False
 ) -> Call[TokenizeAnswer]:
     """Returns the token ids of a prompt; `texts` adds the text of each token."""
-    body = {**_prompted(prompt, messages, {}), "texts": texts}
-    return Call("POST", "/tokenize", parsed(TokenizeAnswer), body)
+    return call("POST", "/tokenize", TokenizeAnswer, prompt=prompt, messages=messages, texts=texts)
 
 
 def detokenize(tokens: Sequence[int]) -> Call[DetokenizeAnswer]:
     """Returns the text of token ids."""
-    return Call("POST", "/detokenize", parsed(DetokenizeAnswer), json_fields(tokens=tokens))
+    return call("POST", "/detokenize", DetokenizeAnswer, tokens=tokens)

@@ -1,11 +1,13 @@
-"""Calls that read texts with the model: activations, scores, concepts that stand out, clusters."""
+"""Calls that read texts with the model: activations, scores, concepts that stand out, clusters, features of dictionaries."""
 
 from collections.abc import Sequence
 from typing import Literal, TypedDict, Unpack
 
-from steering.client.calls.base import Call, Chat, Steering, Text, json_fields, parsed, raw_body
+from steering.client.calls.base import Call, Chat, Steering, Text, VectorDescription, call, json_fields, parsed, path_of
+from steering.client.results import Vector
 from steering.schemas.reading.activations import ActivationsAnswer
 from steering.schemas.reading.clusters import ClustersAnswer
+from steering.schemas.reading.dictionaries import DictionariesAnswer, DictionarySearchAnswer
 from steering.schemas.reading.explain import ExplainAnswer
 from steering.schemas.reading.score import ScoreAnswer
 
@@ -37,7 +39,7 @@ def activations(
 ) -> Call[bytes]:
     """Returns the residual stream of texts as a safetensors file; read it with `safetensors.numpy.load`."""
     body = json_fields(texts=texts, dtype=dtype, **options)
-    return Call("POST", "/v1/activations", raw_body, body, accept="application/octet-stream")
+    return Call("POST", "/v1/activations", bytes, body, accept="application/octet-stream")
 
 
 def activations_json(
@@ -76,4 +78,29 @@ def explain(
 
 def clusters(texts: Sequence[Text], **options: Unpack[ClusterOptions]) -> Call[ClustersAnswer]:
     """Groups texts without labels by their activations at one layer."""
-    return Call("POST", "/v1/clusters", parsed(ClustersAnswer), json_fields(texts=texts, **options))
+    return call("POST", "/v1/clusters", ClustersAnswer, texts=texts, **options)
+
+
+def list_dictionaries() -> Call[DictionariesAnswer]:
+    """Lists the dictionaries of the server."""
+    return call("GET", "/v1/dictionaries", DictionariesAnswer)
+
+
+def search_dictionary(
+    name: str,
+    *,
+    vector: str | None = None,
+    texts: Sequence[Text] | None = None,
+    against: Sequence[Text] | None = None,
+    top: int = 20,
+    min_output_score: float | None = None,
+) -> Call[DictionarySearchAnswer]:
+    """Finds features near a vector, or more active in texts than in others."""
+    body = json_fields(vector=vector, texts=texts, against=against, top=top, min_output_score=min_output_score)
+    return Call("POST", path_of("/v1/dictionaries/{}/search", name), parsed(DictionarySearchAnswer), body)
+
+
+def feature_vector(dictionary: str, name: str, feature: int, **description: Unpack[VectorDescription]) -> Call[Vector]:
+    """Stores a feature of a dictionary as the next version of a vector."""
+    body = json_fields(name=name, feature=feature, **description)
+    return Call("POST", path_of("/v1/dictionaries/{}/vectors", dictionary), parsed(Vector), body)

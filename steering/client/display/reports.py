@@ -89,9 +89,6 @@ def report_html(report: ReportAnswer) -> str:
     ]
     for seed in report.seeds:
         body.append(f"<h2>Seed {seed.seed}: {verdict(seed.passed)}</h2>")
-        body += [_html_table(columns, rows) for columns, rows in _tables(seed)]
+        for columns, rows in _tables(seed):
+            body.append(table(columns, [[escape(cell) for cell in row] for row in rows], range(len(columns))))
     return page(f"Deployment report: {report.vector}", "\n".join(body))
-
-
-def _html_table(columns: Row, rows: Sequence[Row]) -> str:
-    return table(columns, [[escape(cell) for cell in row] for row in rows], range(len(columns)))
