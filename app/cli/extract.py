@@ -85,13 +85,13 @@ def _source(
         raise typer.BadParameter(
             "expected one source: --concept, --pairs, --positive with --negative, or --trait with --opposite"
         )
-    if concept is not None:
-        return {"concept": concept}
-    if pairs is not None:
-        return {"pairs": _pairs_of(pairs)}
-    if positive is not None and negative is not None:
-        return {"positive": read_texts(positive), "negative": read_texts(negative)}
-    return {"describe": {"trait": trait, "opposite": opposite}}
+    return {
+        "concept": concept,
+        "pairs": None if pairs is None else _pairs_of(pairs),
+        "positive": None if positive is None else read_texts(positive),
+        "negative": None if negative is None else read_texts(negative),
+        "describe": None if trait is None else {"trait": trait, "opposite": opposite},
+    }
 
 
 def _pairs_of(file: Path) -> list[dict[str, Any]]:

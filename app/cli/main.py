@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import typer
 
-from app.cli.database import database
 from app.cli.demo import demo
 from app.cli.evaluation import evaluate, report
 from app.cli.extract import extract, transfer
@@ -16,7 +15,7 @@ from app.cli.library import concepts, default, jobs, links, profiles
 from app.cli.output.terminal import shown, stderr
 from app.cli.pictures import card, draw_map
 from app.cli.reading import activations, clusters, explain, lens, readout, score
-from app.cli.serve import serve
+from app.cli.serve import database, serve
 from app.cli.vectors import dictionaries, vectors
 from steering.client import ApiError
 from steering.errors import SteeringError

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli.formats.vector_sources import GivenDirections, decoder_row, json_directions
 from app.cli.options import (
     Description,
     NewName,
@@ -20,6 +19,7 @@ from app.cli.options import (
 )
 from app.cli.output.tables import card_lines, card_table, optional, text_table, vectors_table
 from app.cli.output.terminal import Output, client_command, console, shown, stderr
+from app.cli.vector_sources import GivenDirections, decoder_row, json_directions
 from app.gguf_format import read_control_vector
 from steering.client import Client
 from steering.client.results import Vector

@@ -79,18 +79,11 @@ class Readout(Tabular, ReadoutAnswer):
     def rows(self) -> list[dict[str, Any]]:
         """Returns text, vector, layer, position, token and score."""
         return [
-            {
-                "text": number,
-                "vector": vector,
-                "layer": int(layer),
-                "position": index,
-                "token": token.text,
-                "score": score,
-            }
-            for number, text in enumerate(self.texts)
+            {"text": i, "vector": vector, "layer": int(layer), "position": j, "token": token.text, "score": score}
+            for i, text in enumerate(self.texts)
             for vector, layers in text.readout.items()
             for layer, scores in layers.items()
-            for index, (token, score) in enumerate(zip(text.tokens, scores.scores, strict=True))
+            for j, (token, score) in enumerate(zip(text.tokens, scores.scores, strict=True))
         ]
 
     def _repr_html_(self) -> str:

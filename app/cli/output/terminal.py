@@ -27,7 +27,6 @@ Url = Annotated[str, typer.Option("--url", envvar="STEERING_URL", help="Address 
 Key = Annotated[str | None, typer.Option("--key", envvar="STEERING_KEY", help="API key of the server.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the server's response as JSON.")]
 Local = Annotated[bool, typer.Option("--local", help="Run the model in this process instead of asking a server.")]
-LOCAL = DEFAULT_URL
 
 Output: TypeAlias = Iterator[Any]
 """Of a command with --json: first the response, which --json prints; then what is printed without it."""
@@ -85,7 +84,7 @@ def with_connection(command: Callable[Concatenate[Connect, ...], Output | None])
 
 def _with_options(command: Callable[..., Output | None], *options: str) -> Callable[..., None]:
     def run(
-        *, as_json: AsJson = False, local: Local = False, url: Url = LOCAL, key: Key = None, **arguments: Any
+        *, as_json: AsJson = False, local: Local = False, url: Url = DEFAULT_URL, key: Key = None, **arguments: Any
     ) -> None:
         with ExitStack() as stack:
 

@@ -4,7 +4,7 @@ import json
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 RETRIED_STATUSES = frozenset({408, 429, 502, 503, 504})
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class ApiError(Exception):
     """Raised when the server rejects a request, fails, or cannot be reached.
 
@@ -22,20 +23,13 @@ class ApiError(Exception):
     later; true for statuses that pass and for refused connections, unless the server sends `x-should-retry: false`.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        status: int = 0,
-        code: str,
-        param: str | None = None,
-        request_id: str | None = None,
-        retry_after: float | None = None,
-        retryable: bool = False,
-    ) -> None:
-        super().__init__(message)
-        self.message, self.status, self.code, self.param = message, status, code, param
-        self.request_id, self.retry_after, self.retryable = request_id, retry_after, retryable
+    message: str = field(kw_only=False)
+    status: int = 0
+    code: str
+    param: str | None = None
+    request_id: str | None = None
+    retry_after: float | None = None
+    retryable: bool = False
 
     def __str__(self) -> str:
         parts = [str(self.status) if self.status else "no response", self.code]
@@ -78,37 +72,26 @@ def response_error(response: httpx2.Response) -> ApiError:
         message, code, param = str(detail["message"]), str(detail["code"]), detail.get("param")
     except (ValueError, LookupError, TypeError, AttributeError):
         message, code, param = f"the server answered {response.status_code}", "unreadable_answer", None
-    return ApiError(
-        message,
-        status=response.status_code,
-        code=code,
-        param=param,
-        request_id=response.headers.get("x-request-id"),
-        retry_after=_seconds(response.headers.get("retry-after")),
-        retryable=response.status_code in RETRIED_STATUSES and response.headers.get("x-should-retry") != "false",
-    )
+    error = _error(response, message, code, param)
+    error.retry_after = _seconds(response.headers.get("retry-after"))
+    error.retryable = response.status_code in RETRIED_STATUSES and response.headers.get("x-should-retry") != "false"
+    return error
+
+
+def _error(response: httpx2.Response, message: str, code: str, param: str | None = None) -> ApiError:
+    request_id = response.headers.get("x-request-id")
+    return ApiError(message, status=response.status_code, code=code, param=param, request_id=request_id)
 
 
 def event_error(data: str, response: httpx2.Response) -> ApiError:
     """Returns the error in the data of an `error` event."""
     detail: Any = json.loads(data)["error"]
-    return ApiError(
-        detail["message"],
-        status=response.status_code,
-        code=detail["code"],
-        param=detail.get("param"),
-        request_id=response.headers.get("x-request-id"),
-    )
+    return _error(response, detail["message"], detail["code"], detail.get("param"))
 
 
 def truncated_stream(response: httpx2.Response) -> ApiError:
     """Returns the error of a stream that ended without its last event."""
-    return ApiError(
-        "the stream ended before the answer was complete",
-        status=response.status_code,
-        code="stream_cut",
-        request_id=response.headers.get("x-request-id"),
-    )
+    return _error(response, "the stream ended before the answer was complete", "stream_cut")
 
 
 @contextmanager

@@ -67,15 +67,16 @@ def line_chart(lines: Sequence[Line], x_label: str, y_label: str, marked: tuple[
     ys = [y for line in lines for y in line.y] + [y for line in lines for bounds in line.band or () for y in bounds]
     if not xs:
         return ""
-    scale = _Scale(min(xs), max(xs), min(ys), max(ys))
-    parts = [_axes(scale, x_label, y_label)]
+    x_axis = _Axis(min(xs), max(xs), LEFT, WIDTH - RIGHT)
+    y_axis = _Axis(min(ys), max(ys), HEIGHT - BOTTOM, TOP)
+    parts = [_axes(x_axis, y_axis, x_label, y_label)]
     if marked is not None:
-        left, right = (scale.x(min(max(value, scale.low_x), scale.high_x)) for value in marked)
+        left, right = (x_axis.at(min(max(value, x_axis.low), x_axis.high)) for value in marked)
         parts.append(
             f'<rect x="{left:.1f}" y="{TOP}" width="{right - left:.1f}" height="{HEIGHT - TOP - BOTTOM}" '
             'fill="currentColor" opacity="0.08"/>'
         )
-    parts += [_line(scale, line) for line in lines]
+    parts += [_line(x_axis, y_axis, line) for line in lines]
     legend = " ".join(f'<span style="color:{line.colour}">&#9632;</span> {escape(line.name)}' for line in lines)
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" style="max-width:100%;height:auto" role="img" '
@@ -84,17 +85,14 @@ def line_chart(lines: Sequence[Line], x_label: str, y_label: str, marked: tuple[
 
 
 @dataclass(frozen=True, slots=True)
-class _Scale:
-    low_x: float
-    high_x: float
-    low_y: float
-    high_y: float
+class _Axis:
+    low: float
+    high: float
+    start: float
+    end: float
 
-    def x(self, value: float) -> float:
-        return LEFT + (value - self.low_x) / ((self.high_x - self.low_x) or 1.0) * (WIDTH - LEFT - RIGHT)
-
-    def y(self, value: float) -> float:
-        return HEIGHT - BOTTOM - (value - self.low_y) / ((self.high_y - self.low_y) or 1.0) * (HEIGHT - TOP - BOTTOM)
+    def at(self, value: float) -> float:
+        return self.start + (value - self.low) / ((self.high - self.low) or 1.0) * (self.end - self.start)
 
 
 def _finite(line: Line) -> Line:
@@ -103,7 +101,7 @@ def _finite(line: Line) -> Line:
     return replace(line, x=[line.x[index] for index in chosen], y=[line.y[index] for index in chosen], band=band)
 
 
-def _axes(scale: _Scale, x_label: str, y_label: str) -> str:
+def _axes(x_axis: _Axis, y_axis: _Axis, x_label: str, y_label: str) -> str:
     style = 'font-size="11" fill="currentColor" opacity="0.75"'
     bottom = HEIGHT - BOTTOM
     parts = [
@@ -113,16 +111,16 @@ def _axes(scale: _Scale, x_label: str, y_label: str) -> str:
         f'transform="rotate(-90 12 {(TOP + bottom) / 2:.0f})">{escape(y_label)}</text>',
     ]
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        x = scale.low_x + share * (scale.high_x - scale.low_x)
-        y = scale.low_y + share * (scale.high_y - scale.low_y)
-        parts.append(f'<text x="{scale.x(x):.1f}" y="{bottom + 14}" text-anchor="middle" {style}>{x:.3g}</text>')
-        parts.append(f'<text x="{LEFT - 5}" y="{scale.y(y) + 4:.1f}" text-anchor="end" {style}>{y:.2g}</text>')
+        x = x_axis.low + share * (x_axis.high - x_axis.low)
+        y = y_axis.low + share * (y_axis.high - y_axis.low)
+        parts.append(f'<text x="{x_axis.at(x):.1f}" y="{bottom + 14}" text-anchor="middle" {style}>{x:.3g}</text>')
+        parts.append(f'<text x="{LEFT - 5}" y="{y_axis.at(y) + 4:.1f}" text-anchor="end" {style}>{y:.2g}</text>')
     return "".join(parts)
 
 
-def _line(scale: _Scale, line: Line) -> str:
+def _line(x_axis: _Axis, y_axis: _Axis, line: Line) -> str:
     def points(values: Iterable[float]) -> list[str]:
-        return [f"{scale.x(x):.1f},{scale.y(y):.1f}" for x, y in zip(line.x, values, strict=True)]
+        return [f"{x_axis.at(x):.1f},{y_axis.at(y):.1f}" for x, y in zip(line.x, values, strict=True)]
 
     dashes = ' stroke-dasharray="4 4"' if line.dashed else ""
     drawn = (
