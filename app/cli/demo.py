@@ -92,14 +92,10 @@ def _profile(client: Client, vector: str, strength: float) -> None:
 def _server(folder: Path, model: str | None, device: str | None) -> Iterator[Client]:
     """Runs a server on a free loopback port with a temporary database, and yields a client of it."""
     port, log = _free_port(), folder / "server.log"
-    options = {
-        "--model": model,
-        "--device": device,
-        "--port": str(port),
-        "--database": f"sqlite:///{folder}/demo.sqlite3",
-    }
     command = [sys.executable, "-P", "-m", "app.cli.main", "serve", "--host", "127.0.0.1", "--log-level", "info"]
-    command += [part for name, value in options.items() if value is not None for part in (name, value)]
+    command += ["--port", str(port), "--database", f"sqlite:///{folder}/demo.sqlite3"]
+    for name, value in (("--model", model), ("--device", device)):
+        command += [] if value is None else [name, value]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)  # noqa: S603 - this program
     try:

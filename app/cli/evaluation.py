@@ -70,7 +70,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one option a field
         "prompts": prompts_of(prompts),
         "strengths": None if strengths is None else numbers(strengths, "--strengths"),
         "layers": None if layers is None else layers_of(layers),
-        "judge": None if judge is None else _judge(judge, judge_concept),
+        "judge": None if judge is None else {"by": judge.value} | ({"concept": judge_concept} if judge_concept else {}),
         "save": save or None,
     }
     result = EVALUATION.validate_python(follow(client, client.start_evaluation(kind.value, vector, **options)))
@@ -79,10 +79,6 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one option a field
     if isinstance(result, DoseResponseAnswer) and result.judgement is not None:
         yield _judge_table(result.judgement)
     yield from _result_lines(result)
-
-
-def _judge(judge: By, concept: str | None) -> dict[str, str]:
-    return {"by": judge.value} | ({"concept": concept} if concept else {})
 
 
 def _dose_table(result: DoseResponseAnswer) -> Table:

@@ -52,7 +52,7 @@ def extract(  # noqa: PLR0913, PLR0917 - one option a field
 ) -> Output:
     """Extract a vector from contrasting texts and evaluate it on held-out texts."""
     options: dict[str, Any] = {
-        **_source(concept, pairs, (positive, negative), (trait, opposite)),
+        **_source(concept, pairs, positive, negative, trait, opposite),
         "method": method,
         "position": position_of(position) if position else position,
         "layers": layers_of(layers),
@@ -74,11 +74,12 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
 def _source(
     concept: str | None,
     pairs: Path | None,
-    lists: tuple[Path | None, Path | None],
-    described: tuple[str | None, str | None],
+    positive: Path | None,
+    negative: Path | None,
+    trait: str | None,
+    opposite: str | None,
 ) -> dict[str, Any]:
     """Returns the given source. Raises BadParameter for none, several or half of one."""
-    (positive, negative), (trait, opposite) = lists, described
     given = [source for source in (concept, pairs, positive, trait) if source is not None]
     incomplete = (trait is None) != (opposite is None) or (positive is None) != (negative is None)
     if len(given) != 1 or incomplete:

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -115,12 +116,9 @@ def _scores(client: Client, vector: Vector, layer: int, position: Any, rows: Seq
 
 def _texts(rows: Sequence[LabelledText], position: Any) -> list[Any]:
     """Returns texts as the vector's own were read: for `response_mean` as replies, to a neutral prompt where none is given."""
-    prompts = load_neutral()
     found: list[Any] = []
-    for index, row in enumerate(rows):
-        prompt = row.prompt
-        if prompt is None and position == "response_mean":
-            prompt = prompts[index % len(prompts)]
+    for row, neutral in zip(rows, cycle(load_neutral()), strict=False):
+        prompt = neutral if row.prompt is None and position == "response_mean" else row.prompt
         reply = {"role": "assistant", "content": row.text}
         found.append(row.text if prompt is None else [{"role": "user", "content": prompt}, reply])
     return found

@@ -126,8 +126,11 @@ def steering_of(
     share_dose: of each --steer.
     """
     shared = {"share_dose": True} if share_dose else {}
-    interventions: list[Any] = [_intervention(one, layers) | shared for one in steer]
-    interventions += [_held(one, layers) for one in hold]
+    interventions: list[Any] = []
+    for name, strength in (_named_number(one, "NAME=STRENGTH", "--steer", "1") for one in steer):
+        interventions.append({"vector": name, "strength": strength, "layers": layers_of(layers), **shared})
+    for name, score in (_named_number(one, "NAME=SCORE", "--hold") for one in hold):
+        interventions.append({"vector": name, "layers": layers_of(layers), "hold": {"score": score}})
     if steering is not None:
         try:
             text = Path(steering[1:]).read_text(encoding="utf-8") if steering.startswith("@") else steering
@@ -140,17 +143,9 @@ def steering_of(
     return interventions or None
 
 
-def _intervention(text: str, layers: str) -> dict[str, Any]:
-    name, equals, strength = text.partition("=")
+def _named_number(text: str, form: str, option: str, default: str = "") -> tuple[str, float]:
+    name, equals, number = text.partition("=")
     try:
-        return {"vector": name, "strength": float(strength) if equals else 1.0, "layers": layers_of(layers)}
+        return name, float(number if equals else default)
     except ValueError:
-        raise typer.BadParameter(f"expected NAME=STRENGTH, got {text!r}", param_hint="--steer") from None
-
-
-def _held(text: str, layers: str) -> dict[str, Any]:
-    name, _, score = text.partition("=")
-    try:
-        return {"vector": name, "layers": layers_of(layers), "hold": {"score": float(score)}}
-    except ValueError:
-        raise typer.BadParameter(f"expected NAME=SCORE, got {text!r}", param_hint="--hold") from None
+        raise typer.BadParameter(f"expected {form}, got {text!r}", param_hint=option) from None

@@ -85,8 +85,7 @@ def write_png(out: Path, found: "LatentMap", labels: list[str] | None) -> None:
         layer, separability = layers[index].layer, layers[index].separability
         auroc = "" if separability is None or separability.auroc is None else f", AUROC {separability.auroc:.2f}"
         axis.set_title(("input embeddings" if layer is None else f"layer {layer}") + auroc, fontsize=9)
-        axis.set_xticks([])
-        axis.set_yticks([])
+        axis.set(xticks=[], yticks=[])
     if labels:
         axes[0].legend(fontsize=8)
     figure.savefig(out, dpi=150)

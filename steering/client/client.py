@@ -4,7 +4,6 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, Generator
-from contextlib import aclosing
 from typing import Any, Self, TypeVar
 
 import httpx2
@@ -122,29 +121,24 @@ class Client(_Base):
 
     def events(self, call: StreamCall[E]) -> Generator[E]:
         """Yields the events of a StreamCall. Raises ApiError, also in the middle of the stream."""
-        attempt = 1
+        attempt, arguments = 1, self._arguments(call)
         while True:
             try:
-                yield from self._events(call)
+                with api_errors(), self._http.stream(**arguments) as response:
+                    if response.is_error:
+                        response.read()
+                        raise response_error(response)
+                    for event in httpx2.EventSource(response, max_event_size=LARGEST_EVENT):
+                        model = _parsed_event(call, event, response)
+                        if model is not None:
+                            yield model
+                        if event.event == "done":
+                            return
+                    raise truncated_stream(response)
             except ApiError as error:  # not retryable once an event has arrived
                 wait = self._wait_after(error, attempt)
-            else:
-                return
             time.sleep(wait)
             attempt += 1
-
-    def _events(self, call: StreamCall[E]) -> Generator[E]:
-        with api_errors(), self._http.stream(**self._arguments(call)) as response:
-            if response.is_error:
-                response.read()
-                raise response_error(response)
-            for event in httpx2.EventSource(response, max_event_size=LARGEST_EVENT):
-                model = _parsed_event(call, event, response)
-                if model is not None:
-                    yield model
-                if event.event == "done":
-                    return
-            raise truncated_stream(response)
 
 
 class AsyncClient(_Base):
@@ -187,29 +181,22 @@ class AsyncClient(_Base):
 
     async def events(self, call: StreamCall[E]) -> AsyncGenerator[E]:
         """Yields the events of a StreamCall. Raises ApiError, also in the middle of the stream."""
-        attempt = 1
+        attempt, arguments = 1, self._arguments(call)
         while True:
             try:
-                async with aclosing(self._events(call)) as events:
-                    async for event in events:
-                        yield event
+                with api_errors():
+                    async with self._http.stream(**arguments) as response:
+                        if response.is_error:
+                            await response.aread()
+                            raise response_error(response)
+                        async for event in httpx2.EventSource(response, max_event_size=LARGEST_EVENT):
+                            model = _parsed_event(call, event, response)
+                            if model is not None:
+                                yield model
+                            if event.event == "done":
+                                return
+                        raise truncated_stream(response)
             except ApiError as error:  # not retryable once an event has arrived
                 wait = self._wait_after(error, attempt)
-            else:
-                return
             await asyncio.sleep(wait)
             attempt += 1
-
-    async def _events(self, call: StreamCall[E]) -> AsyncGenerator[E]:
-        with api_errors():
-            async with self._http.stream(**self._arguments(call)) as response:
-                if response.is_error:
-                    await response.aread()
-                    raise response_error(response)
-                async for event in httpx2.EventSource(response, max_event_size=LARGEST_EVENT):
-                    model = _parsed_event(call, event, response)
-                    if model is not None:
-                        yield model
-                    if event.event == "done":
-                        return
-                raise truncated_stream(response)

@@ -98,11 +98,9 @@ def start_batch(content: bytes | Sequence[JsonObject]) -> Call[JobAnswer]:
 
 def job_output(job_id: str) -> Call[list[BatchResult]]:
     """Returns the results of a batch in the order of its lines, also while it runs."""
-    return Call("GET", path_of("/v1/jobs/{}/output", job_id), _results)
-
-
-def _results(content: bytes) -> list[BatchResult]:
-    return [BatchResult.model_validate_json(line) for line in content.splitlines() if line]
+    read = parsed(BatchResult)
+    path = path_of("/v1/jobs/{}/output", job_id)
+    return Call("GET", path, lambda content: [read(line) for line in content.splitlines() if line])
 
 
 def compare_stream(

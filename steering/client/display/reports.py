@@ -34,14 +34,18 @@ def report_markdown(report: ReportAnswer) -> str:
 
 def _lines(report: ReportAnswer) -> Iterator[str]:
     yield f"# Deployment report: {report.vector}\n"
-    agree = "agree" if report.seeds_agree else "do not agree"
-    yield f"**{verdict(report.passed)}**, {report.model}, concept meant to go {report.direction}; the seeds {agree}.\n"
+    yield f"**{verdict(report.passed)}**, {_circumstances(report)}\n"
     for item in report.interventions:
         yield f"- `{item.model_dump_json(exclude_defaults=True)}`"
     for warning in report.warnings:
         yield f"- warning: {_cell(warning)}"
     for seed in report.seeds:
         yield from _seed_lines(seed)
+
+
+def _circumstances(report: ReportAnswer) -> str:
+    agree = "agree" if report.seeds_agree else "do not agree"
+    return f"{report.model}, concept meant to go {report.direction}; the seeds {agree}."
 
 
 def _seed_lines(seed: SeedReportAnswer) -> Iterator[str]:
@@ -79,12 +83,10 @@ def _cell(text: str) -> str:
 
 def report_html(report: ReportAnswer) -> str:
     """Returns a page without scripts; texts are escaped."""
-    agree = "agree" if report.seeds_agree else "do not agree"
     notes = [item.model_dump_json(exclude_defaults=True) for item in report.interventions]
     body = [
         f"<h1>Deployment report: {escape(report.vector)}</h1>",
-        f"<p><strong>{verdict(report.passed)}</strong>, {escape(report.model)}, concept meant to go {report.direction}; "
-        f"the seeds {agree}.</p>",
+        f"<p><strong>{verdict(report.passed)}</strong>, {escape(_circumstances(report))}</p>",
         warnings_list([*notes, *(f"warning: {warning}" for warning in report.warnings)]),
     ]
     for seed in report.seeds:
