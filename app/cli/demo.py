@@ -12,8 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from rich.status import Status
+from typer import Option
 
 from app.cli.output.tables import card_lines, comparison_table
 from app.cli.output.terminal import console, shown
@@ -26,8 +26,8 @@ READY_SECONDS = 600.0
 
 
 def demo(
-    model: Annotated[str | None, typer.Option(help="Another model than the embedded one.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...")] = None,
+    model: Annotated[str | None, Option(help="Another model than the embedded one.")] = None,
+    device: Annotated[str | None, Option(help="auto, cpu, cuda, ...")] = None,
 ) -> None:
     """Start a server, extract the sentiment vector, steer in both directions, and show the answers."""
     folder = Path(tempfile.mkdtemp(prefix="steering-demo-"))

@@ -4,10 +4,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 from pydantic import TypeAdapter
 from rich.table import Table
 from rich.text import Text
+from typer import Argument, BadParameter, Option
 
 from app.cli.options import file_option, layers_of, numbers, prompts_of, steering_of
 from app.cli.output.live import follow
@@ -21,7 +21,7 @@ from steering.schemas.evaluation import DoseResponseAnswer, JudgementAnswer, Lay
 EVALUATION: TypeAdapter[LayerSweepAnswer | DoseResponseAnswer] = TypeAdapter(StrengthsAnswer)
 SUFFIXES = (".html", ".md", ".json")
 
-Concept = Annotated[str | None, typer.Option(help="Use the evaluation prompts of this starter concept.")]
+Concept = Annotated[str | None, Option(help="Use the evaluation prompts of this starter concept.")]
 Prompts = Annotated[Path | None, file_option('Use these prompts, JSON lines: {"prompt": "..."}')]
 
 
@@ -42,28 +42,24 @@ class By(StrEnum):
 @with_client
 def evaluate(  # noqa: PLR0913, PLR0917 - one option a field
     client: Client,
-    vector: Annotated[str, typer.Argument(help="The vector to evaluate: name, or name@version.")],
-    kind: Annotated[Kind, typer.Option(help="dose_response: how strongly; layer_sweep: at which layer.")] = (
+    vector: Annotated[str, Argument(help="The vector to evaluate: name, or name@version.")],
+    kind: Annotated[Kind, Option(help="dose_response: how strongly; layer_sweep: at which layer.")] = (
         Kind.DOSE_RESPONSE
     ),
     concept: Concept = None,
     prompts: Prompts = None,
-    strengths: Annotated[str | None, typer.Option(help="Strengths, separated by commas.")] = None,
-    layers: Annotated[str | None, typer.Option(help="recommended, all, 12,13 or 10:16 (half-open).")] = None,
-    random_directions: Annotated[
-        int | None, typer.Option(help="Random directions at the same dose (dose_response).")
-    ] = None,
+    strengths: Annotated[str | None, Option(help="Strengths, separated by commas.")] = None,
+    layers: Annotated[str | None, Option(help="recommended, all, 12,13 or 10:16 (half-open).")] = None,
+    random_directions: Annotated[int | None, Option(help="Random directions at the same dose (dose_response).")] = None,
     judge: Annotated[
-        By | None, typer.Option(help="Also rates the answers: the loaded model, or the operator's endpoint.")
+        By | None, Option(help="Also rates the answers: the loaded model, or the operator's endpoint.")
     ] = None,
-    judge_concept: Annotated[
-        str | None, typer.Option(help="What the judge looks for; default: the description.")
-    ] = None,
-    save: Annotated[bool, typer.Option(help="Store it on the card, as the next version (dose_response).")] = False,
+    judge_concept: Annotated[str | None, Option(help="What the judge looks for; default: the description.")] = None,
+    save: Annotated[bool, Option(help="Store it on the card, as the next version (dose_response).")] = False,
 ) -> Output:
     """Evaluate a vector: how text changes, what breaks, and what random directions do."""
     if judge is None and judge_concept is not None:
-        raise typer.BadParameter("needs --judge", param_hint="--judge-concept")
+        raise BadParameter("needs --judge", param_hint="--judge-concept")
     options: dict[str, Any] = {
         "concept": concept,
         "random_directions": random_directions,
@@ -149,28 +145,26 @@ def _result_lines(result: DoseResponseAnswer | LayerSweepAnswer) -> list[Text]:
 @with_client
 def report(  # noqa: PLR0913, PLR0917 - one option a field
     client: Client,
-    vector: Annotated[str, typer.Argument(help="The vector whose concept is to move: name, or name@version.")],
-    strength: Annotated[
-        float | None, typer.Option(help="Strength of an add; default: the largest recommended one.")
-    ] = None,
-    profile: Annotated[str | None, typer.Option(help="Judge this profile of the server.")] = None,
+    vector: Annotated[str, Argument(help="The vector whose concept is to move: name, or name@version.")],
+    strength: Annotated[float | None, Option(help="Strength of an add; default: the largest recommended one.")] = None,
+    profile: Annotated[str | None, Option(help="Judge this profile of the server.")] = None,
     steering: Annotated[
-        str | None, typer.Option(metavar="JSON", help="Judge these interventions, as the API takes them.")
+        str | None, Option(metavar="JSON", help="Judge these interventions, as the API takes them.")
     ] = None,
-    direction: Annotated[str | None, typer.Option(help="up or down: how the concept is meant to move.")] = None,
+    direction: Annotated[str | None, Option(help="up or down: how the concept is meant to move.")] = None,
     concept: Concept = None,
     prompts: Prompts = None,
-    seeds: Annotated[str, typer.Option(help="Seeds of the answers, separated by commas; each is judged.")] = "0,1",
-    samples: Annotated[int, typer.Option(help="Answers to each prompt under each steering.")] = 1,
-    varied: Annotated[int, typer.Option(help="How many prompts are varied for robustness.")] = 12,
+    seeds: Annotated[str, Option(help="Seeds of the answers, separated by commas; each is judged.")] = "0,1",
+    samples: Annotated[int, Option(help="Answers to each prompt under each steering.")] = 1,
+    varied: Annotated[int, Option(help="How many prompts are varied for robustness.")] = 12,
     side_effects: Annotated[
-        list[str] | None, typer.Option(help="A starter concept or vector to read the texts along; repeatable.")
+        list[str] | None, Option(help="A starter concept or vector to read the texts along; repeatable.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="File to write: .html, .md or .json.")] = None,
+    out: Annotated[Path | None, Option(help="File to write: .html, .md or .json.")] = None,
 ) -> Output:
     """Judge a vector or profile before it is deployed: control, utility, robustness and side effects."""
     if out is not None and out.suffix not in SUFFIXES:
-        raise typer.BadParameter(f"expected a file ending in {', '.join(SUFFIXES)}, got {out.name}", param_hint="--out")
+        raise BadParameter(f"expected a file ending in {', '.join(SUFFIXES)}, got {out.name}", param_hint="--out")
     options: dict[str, Any] = {
         "strength": strength,
         "direction": direction,
@@ -204,9 +198,7 @@ def _seeds(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise typer.BadParameter(
-            f"expected whole numbers separated by commas, got {text!r}", param_hint="--seeds"
-        ) from None
+        raise BadParameter(f"expected whole numbers separated by commas, got {text!r}", param_hint="--seeds") from None
 
 
 def _document(found: Report, suffix: str) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 from rich.table import Table
+from typer import Argument, BadParameter, Option
 
 from app.cli.options import Description, ListedLayers, NewName, file_option, layers_of, position_of, read_texts
 from app.cli.output.live import follow
@@ -20,8 +20,8 @@ from steering.pairs import Text as PairText
 from steering.schemas.transfer import EffectAnswer, TransferAnswer
 from steering.schemas.vectors import VectorAnswer
 
-Concept = Annotated[str | None, typer.Option(help="A starter concept, such as sentiment.")]
-Seed = Annotated[int, typer.Option(help="Which topics are held out.")]
+Concept = Annotated[str | None, Option(help="A starter concept, such as sentiment.")]
+Seed = Annotated[int, Option(help="Which topics are held out.")]
 
 
 @with_client
@@ -34,20 +34,20 @@ def extract(  # noqa: PLR0913, PLR0917 - one option a field
     ] = None,
     positive: Annotated[Path | None, file_option("Positive texts, one a line or .jsonl; unpaired.")] = None,
     negative: Annotated[Path | None, file_option("Negative texts, with --positive.")] = None,
-    trait: Annotated[str | None, typer.Option(help="Description of a trait; the model writes the examples.")] = None,
-    opposite: Annotated[str | None, typer.Option(help="The opposite of the trait.")] = None,
-    method: Annotated[str, typer.Option(help="mean_difference, pca, probe, whitened, trained.")] = "mean_difference",
+    trait: Annotated[str | None, Option(help="Description of a trait; the model writes the examples.")] = None,
+    opposite: Annotated[str | None, Option(help="The opposite of the trait.")] = None,
+    method: Annotated[str, Option(help="mean_difference, pca, probe, whitened, trained.")] = "mean_difference",
     position: Annotated[
         str | None,
-        typer.Option(help="last, mean, response_mean, or an offset from the end; default: depends on the texts."),
+        Option(help="last, mean, response_mean, or an offset from the end; default: depends on the texts."),
     ] = None,
     layers: ListedLayers = "all",
-    holdout: Annotated[float, typer.Option(help="Share of the topics held out for evaluation.")] = 0.3,
+    holdout: Annotated[float, Option(help="Share of the topics held out for evaluation.")] = 0.3,
     seed: Seed = 0,
     description: Description = "",
-    steps: Annotated[int | None, typer.Option(help="Method trained: number of optimization steps.")] = None,
+    steps: Annotated[int | None, Option(help="Method trained: number of optimization steps.")] = None,
     kl_coefficient: Annotated[
-        float | None, typer.Option(help="Method trained: how much neutral answers are spared; 0 for not at all.")
+        float | None, Option(help="Method trained: how much neutral answers are spared; 0 for not at all.")
     ] = None,
 ) -> Output:
     """Extract a vector from contrasting texts and evaluate it on held-out texts."""
@@ -83,7 +83,7 @@ def _source(
     given = [source for source in (concept, pairs, positive, trait) if source is not None]
     incomplete = (trait is None) != (opposite is None) or (positive is None) != (negative is None)
     if len(given) != 1 or incomplete:
-        raise typer.BadParameter(
+        raise BadParameter(
             "expected one source: --concept, --pairs, --positive with --negative, or --trait with --opposite"
         )
     return {
@@ -120,27 +120,27 @@ def _text(text: PairText) -> Any:
 @with_client
 def transfer(  # noqa: PLR0913, PLR0917 - one option a field
     client: Client,
-    name: Annotated[str, typer.Argument(help="Name of the new vector of the loaded model.")],
+    name: Annotated[str, Argument(help="Name of the new vector of the loaded model.")],
     concept: Concept = None,
     pairs: Annotated[Path | None, file_option("Pairs as for `steer extract`, JSON lines or CSV.")] = None,
     anchors: Annotated[
         Path | None, file_option("Texts that both models read, one a line or .jsonl; default: bundled.")
     ] = None,
-    from_layer: Annotated[int | None, typer.Option(help="Layer of the second model; default: the best.")] = None,
-    to_layer: Annotated[int | None, typer.Option(help="Layer of the loaded model; default: the best.")] = None,
+    from_layer: Annotated[int | None, Option(help="Layer of the second model; default: the best.")] = None,
+    to_layer: Annotated[int | None, Option(help="Layer of the loaded model; default: the best.")] = None,
     seed: Seed = 0,
     description: Description = "",
-    effect: Annotated[bool, typer.Option("--effect", help="Measure how far it steers, too.")] = False,
+    effect: Annotated[bool, Option("--effect", help="Measure how far it steers, too.")] = False,
     native: Annotated[
         str | None,
-        typer.Option(help="With --effect: a vector of the loaded model to compare with; default: that of the pairs."),
+        Option(help="With --effect: a vector of the loaded model to compare with; default: that of the pairs."),
     ] = None,
-    prompts: Annotated[int, typer.Option(help="With --effect: neutral prompts that are answered.")] = 12,
-    dose: Annotated[float, typer.Option(help="With --effect: relative dose of each vector.")] = 0.15,
+    prompts: Annotated[int, Option(help="With --effect: neutral prompts that are answered.")] = 12,
+    dose: Annotated[float, Option(help="With --effect: relative dose of each vector.")] = 0.15,
 ) -> Output:
     """Carry a direction of the server's second model to the loaded one, and measure what it lost."""
     if (concept is None) == (pairs is None):
-        raise typer.BadParameter("expected one of --concept and --pairs")
+        raise BadParameter("expected one of --concept and --pairs")
     options: dict[str, Any] = {
         "concept": concept,
         "pairs": None if pairs is None else _pairs_of(pairs),

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, BadParameter, Option
 
 from app.cli.options import (
     Layers,
@@ -41,21 +41,21 @@ from steering.schemas.steering import AppliedSteering
 
 Hold = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--hold",
         metavar="NAME=SCORE",
         help="Hold the mean readout of a vector at a score, by a strength of at most 1; repeatable.",
     ),
 ]
 ShareDose = Annotated[
-    bool, typer.Option("--share-dose", help="The layers share the relative dose of the recommended layers.")
+    bool, Option("--share-dose", help="The layers share the relative dose of the recommended layers.")
 ]
-Profile = Annotated[str | None, typer.Option(help="A profile stored on the server.")]
-MaxTokens = Annotated[int, typer.Option(help="Maximum number of generated tokens.")]
-Temperature = Annotated[float, typer.Option(help="0 is greedy decoding.")]
-Seed = Annotated[int | None, typer.Option(help="The same seed gives the same answer.")]
-Samples = Annotated[int, typer.Option("--n", help="Samples per arm.")]
-Readout = Annotated[list[str] | None, typer.Option(help="A vector to measure at every token; repeatable.")]
+Profile = Annotated[str | None, Option(help="A profile stored on the server.")]
+MaxTokens = Annotated[int, Option(help="Maximum number of generated tokens.")]
+Temperature = Annotated[float, Option(help="0 is greedy decoding.")]
+Seed = Annotated[int | None, Option(help="The same seed gives the same answer.")]
+Samples = Annotated[int, Option("--n", help="Samples per arm.")]
+Readout = Annotated[list[str] | None, Option(help="A vector to measure at every token; repeatable.")]
 
 
 @with_connection
@@ -113,7 +113,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one option a field
     """Show unsteered and steered answers side by side: one prompt, one seed, one batch."""
     interventions = steering_of(steer or [], layers, profile, steering, hold or [], share_dose=share_dose)
     if interventions is None:
-        raise typer.BadParameter("expected one of --steer NAME=STRENGTH, --hold NAME=SCORE, --profile, --steering")
+        raise BadParameter("expected one of --steer NAME=STRENGTH, --hold NAME=SCORE, --profile, --steering")
     measured = readout or [one.partition("=")[0] for one in [*(steer or []), *(hold or [])]]
     options = prompt_fields(prompt, raw, system) | {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     options |= {"n": n, "steering": interventions, "readout": measured}
@@ -123,13 +123,13 @@ def compare(  # noqa: PLR0913, PLR0917 - one option a field
 @with_connection
 def sweep(  # noqa: PLR0913, PLR0917 - one option a field
     connect: Connect,
-    vector: Annotated[str, typer.Argument(help="The vector whose strength is swept.")],
+    vector: Annotated[str, Argument(help="The vector whose strength is swept.")],
     prompt: Prompt,
-    strengths: Annotated[str, typer.Option(help="Strengths, separated by commas.")] = "-1,-0.5,0,0.5,1",
+    strengths: Annotated[str, Option(help="Strengths, separated by commas.")] = "-1,-0.5,0,0.5,1",
     layers: Layers = "recommended",
     share_dose: ShareDose = False,
-    operation: Annotated[str, typer.Option(help="add, ablate, clamp, rotate or replace.")] = "add",
-    degrees: Annotated[float | None, typer.Option(help="For rotate: the angle of strength 1.")] = None,
+    operation: Annotated[str, Option(help="add, ablate, clamp, rotate or replace.")] = "add",
+    degrees: Annotated[float | None, Option(help="For rotate: the angle of strength 1.")] = None,
     raw: Raw = False,
     system: System = None,
     n: Samples = 1,
@@ -193,7 +193,7 @@ def replay(
 def batch(
     client: Client,
     requests: Annotated[Path, file_argument("JSON lines: the fields of POST /v1/generate, and an id if wanted.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="File to write: a line per request, in the same order.")],
+    out: Annotated[Path, Option("--out", "-o", help="File to write: a line per request, in the same order.")],
 ) -> None:
     """Answer many prompts in the background. Ctrl-C cancels; what was finished is written all the same."""
     job = client.start_batch(requests.read_bytes())

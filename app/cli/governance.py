@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, BadParameter, Option, Typer
 
 from app.cli.output.tables import listing, text_table
 from app.cli.output.terminal import Output, client_command, console, print_json, shown, stderr, with_client
@@ -11,25 +11,25 @@ from steering.client import Client
 from steering.schemas.governance.policy import MonitorAnswer, MonitorDetail
 from steering.strict_json import load_json
 
-keys = typer.Typer(no_args_is_help=True, help="API keys: create, list, delete. Needs a key with the scope admin.")
-policy = typer.Typer(no_args_is_help=True, help="What holds for all traffic: show, set, clear. Needs the scope admin.")
+keys = Typer(no_args_is_help=True, help="API keys: create, list, delete. Needs a key with the scope admin.")
+policy = Typer(no_args_is_help=True, help="What holds for all traffic: show, set, clear. Needs the scope admin.")
 
 
 @client_command(keys, "create")
 def create_key(  # noqa: PLR0913, PLR0917 - one option a field
     client: Client,
-    name: Annotated[str, typer.Argument(help="What the key is for.")],
-    scope: Annotated[list[str], typer.Option(help="generate, read, write or admin; repeatable.")],
-    requests_per_minute: Annotated[int | None, typer.Option(help="Requests that it may send a minute.")] = None,
-    tokens_per_minute: Annotated[int | None, typer.Option(help="Tokens that it may use a minute.")] = None,
-    concurrency: Annotated[int | None, typer.Option(help="Requests that it may run at once.")] = None,
-    rows: Annotated[int | None, typer.Option(help="Rows of the batch that it may use at once.")] = None,
-    jobs: Annotated[int | None, typer.Option(help="Unfinished jobs that it may have.")] = None,
-    storage_bytes: Annotated[int | None, typer.Option(help="Bytes of the vectors and links that it may store.")] = None,
+    name: Annotated[str, Argument(help="What the key is for.")],
+    scope: Annotated[list[str], Option(help="generate, read, write or admin; repeatable.")],
+    requests_per_minute: Annotated[int | None, Option(help="Requests that it may send a minute.")] = None,
+    tokens_per_minute: Annotated[int | None, Option(help="Tokens that it may use a minute.")] = None,
+    concurrency: Annotated[int | None, Option(help="Requests that it may run at once.")] = None,
+    rows: Annotated[int | None, Option(help="Rows of the batch that it may use at once.")] = None,
+    jobs: Annotated[int | None, Option(help="Unfinished jobs that it may have.")] = None,
+    storage_bytes: Annotated[int | None, Option(help="Bytes of the vectors and links that it may store.")] = None,
     namespace: Annotated[
-        str | None, typer.Option(help="Namespace of what it makes; it sees that and shared. Default: shared.")
+        str | None, Option(help="Namespace of what it makes; it sees that and shared. Default: shared.")
     ] = None,
-    expires_at: Annotated[str | None, typer.Option(help="ISO 8601 time with a time zone.")] = None,
+    expires_at: Annotated[str | None, Option(help="ISO 8601 time with a time zone.")] = None,
 ) -> Output:
     """Create a key and print it. It is not shown again."""
     limits: dict[str, Any] = {
@@ -59,13 +59,13 @@ def list_keys(client: Client) -> Output:
 
 
 @client_command(keys, "delete")
-def delete_key(client: Client, key_id: Annotated[str, typer.Argument(help="Id of the key.")]) -> None:
+def delete_key(client: Client, key_id: Annotated[str, Argument(help="Id of the key.")]) -> None:
     """Delete a key; it is refused from the next request on."""
     client.delete_key(key_id)
 
 
 @with_client
-def audit(client: Client, limit: Annotated[int, typer.Option(help="Entries to show.")] = 50) -> Output:
+def audit(client: Client, limit: Annotated[int, Option(help="Entries to show.")] = 50) -> Output:
     """Show who changed what, newest first."""
     found = client.read_audit(limit=limit).data
     yield found
@@ -82,15 +82,15 @@ def show_policy(client: Client) -> None:
 @client_command(policy, "set")
 def set_policy(
     client: Client,
-    file: Annotated[Path, typer.Argument(help="A JSON file with mandatory, monitors and limits.", exists=True)],
+    file: Annotated[Path, Argument(help="A JSON file with mandatory, monitors and limits.", exists=True)],
 ) -> None:
     """Set the policy to the content of a file. It replaces the policy as a whole."""
     content: Any = load_json(file.read_bytes(), str(file), depth=64)
     if not isinstance(content, dict):
-        raise typer.BadParameter("expected an object with mandatory, monitors and limits", param_hint="FILE")
+        raise BadParameter("expected an object with mandatory, monitors and limits", param_hint="FILE")
     unknown = sorted(set(content) - {"mandatory", "monitors", "limits"})
     if unknown:
-        raise typer.BadParameter(f"unknown: {', '.join(unknown)}; known are mandatory, monitors, limits")
+        raise BadParameter(f"unknown: {', '.join(unknown)}; known are mandatory, monitors, limits")
     print_json(client.set_policy(**content).model_dump(mode="json", exclude_unset=True, by_alias=True))
 
 
@@ -102,7 +102,7 @@ def clear_policy(client: Client) -> None:
 
 @with_client
 def monitors(
-    client: Client, name: Annotated[str | None, typer.Argument(help="Name of a monitor; absent, all of them.")] = None
+    client: Client, name: Annotated[str | None, Argument(help="Name of a monitor; absent, all of them.")] = None
 ) -> Output:
     """Show what the monitors of the policy measured; for one monitor its distribution and latest raises."""
     found = client.list_monitors().data if name is None else [client.get_monitor(name)]

@@ -7,7 +7,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Option
 
 from app.cli.options import VectorName, file_argument
 from app.cli.output.terminal import Output, shown, stderr, with_client
@@ -38,12 +38,10 @@ def separation(
     vector: VectorName,
     labelled: Annotated[Path, file_argument("CSV with columns text and label, and prompt or group if wanted.")],
     positive: Annotated[
-        str | None, typer.Option(help="The label of the positive pole; default: 1, true, yes or positive.")
+        str | None, Option(help="The label of the positive pole; default: 1, true, yes or positive.")
     ] = None,
-    layer: Annotated[int | None, typer.Option(help="Layer to read; default: the middle recommended one.")] = None,
-    threshold: Annotated[
-        float, typer.Option(help="Score from which a text counts as positive; 0 is the middle.")
-    ] = 0.0,
+    layer: Annotated[int | None, Option(help="Layer to read; default: the middle recommended one.")] = None,
+    threshold: Annotated[float, Option(help="Score from which a text counts as positive; 0 is the middle.")] = 0.0,
 ) -> Output:
     """Test a vector on labelled texts: AUROC with its interval, and accuracy at a threshold."""
     rows = _read_labelled(labelled, positive)

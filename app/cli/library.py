@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, BadParameter, Option, Typer
 
 from app.cli.options import Layers, Steer, Steering, steering_of
 from app.cli.output.live import follow
@@ -13,15 +13,15 @@ from steering.client import Client
 from steering.schemas.jobs import JobAnswer
 from steering.spec import InterventionSpec
 
-concepts = typer.Typer(no_args_is_help=True, help="Starter concepts: list, show.")
-profiles = typer.Typer(no_args_is_help=True, help="Named lists of interventions: list, show, set, delete.")
-default = typer.Typer(no_args_is_help=True, help="Steering of requests that name none: show, set, clear.")
-jobs = typer.Typer(no_args_is_help=True, help="Long work: list, show, follow, cancel.")
-links = typer.Typer(no_args_is_help=True, help="Saved links to views of the playground: list, show, delete.")
+concepts = Typer(no_args_is_help=True, help="Starter concepts: list, show.")
+profiles = Typer(no_args_is_help=True, help="Named lists of interventions: list, show, set, delete.")
+default = Typer(no_args_is_help=True, help="Steering of requests that name none: show, set, clear.")
+jobs = Typer(no_args_is_help=True, help="Long work: list, show, follow, cancel.")
+links = Typer(no_args_is_help=True, help="Saved links to views of the playground: list, show, delete.")
 
-Id = Annotated[str, typer.Argument(help="Id of the job.")]
-LinkId = Annotated[str, typer.Argument(help="Id of the link.")]
-ProfileName = Annotated[str, typer.Argument(help="Name of the profile.")]
+Id = Annotated[str, Argument(help="Id of the job.")]
+LinkId = Annotated[str, Argument(help="Id of the link.")]
+ProfileName = Annotated[str, Argument(help="Name of the profile.")]
 
 
 def _summary(interventions: Sequence[InterventionSpec]) -> str:
@@ -40,7 +40,7 @@ def list_concepts(client: Client) -> Output:
 
 
 @client_command(concepts, "show")
-def show_concept(client: Client, name: Annotated[str, typer.Argument(help="Name of the concept.")]) -> Output:
+def show_concept(client: Client, name: Annotated[str, Argument(help="Name of the concept.")]) -> Output:
     """Show the pairs of a starter concept."""
     found = client.get_concept(name)
     yield found.model_dump(mode="json", exclude_none=True)
@@ -72,7 +72,7 @@ def set_profile(
     steer: Steer = None,
     layers: Layers = "recommended",
     steering: Steering = None,
-    description: Annotated[str, typer.Option(help="Description of the profile.")] = "",
+    description: Annotated[str, Option(help="Description of the profile.")] = "",
 ) -> None:
     """Create or replace a profile."""
     stored = client.put_profile(name, _interventions(steer, layers, steering), description=description)
@@ -82,7 +82,7 @@ def set_profile(
 def _interventions(steer: list[str] | None, layers: str, steering: str | None) -> list[Any]:
     found = steering_of(steer or [], layers, None, steering)
     if not found:
-        raise typer.BadParameter("expected --steer NAME=STRENGTH or --steering JSON")
+        raise BadParameter("expected --steer NAME=STRENGTH or --steering JSON")
     return list(found)
 
 
@@ -116,7 +116,7 @@ def clear_default(client: Client) -> None:
 
 
 @client_command(jobs, "list")
-def list_jobs(client: Client, limit: Annotated[int, typer.Option(help="Number of jobs.")] = 20) -> Output:
+def list_jobs(client: Client, limit: Annotated[int, Option(help="Number of jobs.")] = 20) -> Output:
     """List jobs, newest first."""
     found = client.list_jobs(limit=limit).data
     rows = [[one.id, one.kind, one.status, _progress(one), one.created_at] for one in found]
@@ -148,7 +148,7 @@ def cancel_job(client: Client, job: Id) -> None:
 
 
 @client_command(links, "list")
-def list_links(client: Client, limit: Annotated[int, typer.Option(help="Number of links.")] = 20) -> Output:
+def list_links(client: Client, limit: Annotated[int, Option(help="Number of links.")] = 20) -> Output:
     """List the links of the namespace, newest first; in `shared` those of the key, for an admin all."""
     found = client.list_links(limit=limit).data
     rows = [[one.id, one.view, str(one.bytes), one.created_at, one.url] for one in found]

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, BadParameter, Option
 
 from steering.concepts.loader import read_prompts
 from steering.errors import InvalidRequest
@@ -14,32 +14,30 @@ from steering.strict_json import load_json
 
 def file_option(help_text: str, *names: str) -> Any:
     """Returns the declaration of an option that takes the path of an existing file."""
-    return typer.Option(*names, exists=True, dir_okay=False, help=help_text)
+    return Option(*names, exists=True, dir_okay=False, help=help_text)
 
 
 def file_argument(help_text: str) -> Any:
     """Returns the declaration of an argument that takes the path of an existing file."""
-    return typer.Argument(exists=True, dir_okay=False, help=help_text)
+    return Argument(exists=True, dir_okay=False, help=help_text)
 
 
-VectorName = Annotated[str, typer.Argument(help="The vector: name, or name@version.")]
-NewName = Annotated[str, typer.Argument(help="Name of the new vector.")]
-Description = Annotated[str, typer.Option(help="Description of the vector.")]
-Prompt = Annotated[str, typer.Argument(help="The prompt.")]
+VectorName = Annotated[str, Argument(help="The vector: name, or name@version.")]
+NewName = Annotated[str, Argument(help="Name of the new vector.")]
+Description = Annotated[str, Option(help="Description of the vector.")]
+Prompt = Annotated[str, Argument(help="The prompt.")]
 Steer = Annotated[
     list[str] | None,
-    typer.Option(
-        "--steer", metavar="NAME=STRENGTH", help="Steer with a vector; repeatable. Strength in natural scales."
-    ),
+    Option("--steer", metavar="NAME=STRENGTH", help="Steer with a vector; repeatable. Strength in natural scales."),
 ]
-Layers = Annotated[str, typer.Option(help="recommended, all, 12,13 or 10:16 (half-open).")]
-ListedLayers = Annotated[str, typer.Option(help="all, or 12,13.")]
+Layers = Annotated[str, Option(help="recommended, all, 12,13 or 10:16 (half-open).")]
+ListedLayers = Annotated[str, Option(help="all, or 12,13.")]
 Steering = Annotated[
-    str | None, typer.Option(metavar="JSON", help="Interventions as the API takes them; @FILE reads them from a file.")
+    str | None, Option(metavar="JSON", help="Interventions as the API takes them; @FILE reads them from a file.")
 ]
-Raw = Annotated[bool, typer.Option("--raw", help="Continue the text without the chat template.")]
-System = Annotated[str | None, typer.Option(help="A system message before the prompt.")]
-Texts = Annotated[list[str] | None, typer.Argument(help="Texts to read.", show_default=False)]
+Raw = Annotated[bool, Option("--raw", help="Continue the text without the chat template.")]
+System = Annotated[str | None, Option(help="A system message before the prompt.")]
+Texts = Annotated[list[str] | None, Argument(help="Texts to read.", show_default=False)]
 TextFile = Annotated[
     Path | None, file_option("More texts: one a line, or .jsonl with a `text` or `messages` per line.", "--file")
 ]
@@ -65,7 +63,7 @@ def given_texts(texts: list[str] | None, file: Path | None) -> list[Any]:
     """Returns the texts of a command. Raises BadParameter for none, InvalidRequest naming a line that cannot be read."""
     found: list[Any] = [*(texts or ()), *(() if file is None else read_texts(file))]
     if not found:
-        raise typer.BadParameter("expected texts, or --file")
+        raise BadParameter("expected texts, or --file")
     return found
 
 
@@ -94,7 +92,7 @@ def numbers(text: str, option: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise typer.BadParameter(f"expected numbers separated by commas, got {text!r}", param_hint=option) from None
+        raise BadParameter(f"expected numbers separated by commas, got {text!r}", param_hint=option) from None
 
 
 def layers_of(text: str) -> Any:
@@ -107,9 +105,7 @@ def layers_of(text: str) -> Any:
             return {"from": int(start), "to": int(end)}
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise typer.BadParameter(
-            f"expected recommended, all, 12,13 or 10:16, got {text!r}", param_hint="--layers"
-        ) from None
+        raise BadParameter(f"expected recommended, all, 12,13 or 10:16, got {text!r}", param_hint="--layers") from None
 
 
 def steering_of(
@@ -136,7 +132,7 @@ def steering_of(
             text = Path(steering[1:]).read_text(encoding="utf-8") if steering.startswith("@") else steering
             written = json.loads(text)
         except json.JSONDecodeError as error:
-            raise typer.BadParameter(f"not JSON: {error}", param_hint="--steering") from None
+            raise BadParameter(f"not JSON: {error}", param_hint="--steering") from None
         interventions += written if isinstance(written, list) else [written]
     if profile is not None:
         return {"profile": profile, "interventions": interventions}
@@ -148,4 +144,4 @@ def _named_number(text: str, form: str, option: str, default: str = "") -> tuple
     try:
         return name, float(number if equals else default)
     except ValueError:
-        raise typer.BadParameter(f"expected {form}, got {text!r}", param_hint=option) from None
+        raise BadParameter(f"expected {form}, got {text!r}", param_hint=option) from None

@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import BadParameter, Option
 
 from app.cli.options import ListedLayers, VectorName, file_argument, layers_of, position_of
 from app.cli.output.terminal import Connect, Output, console, shown, with_client, with_connection
@@ -25,18 +25,16 @@ PANELS = 6
 def draw_map(
     connect: Connect,
     file: Annotated[Path, file_argument("CSV with columns text and label?, or text lines.")],
-    out: Annotated[Path, typer.Option(help="File to write: .html (slider over the layers) or .png.")] = Path(
-        "map.html"
-    ),
+    out: Annotated[Path, Option(help="File to write: .html (slider over the layers) or .png.")] = Path("map.html"),
     layers: ListedLayers = "all",
-    method: Annotated[str, typer.Option(help="pca, tsne or umap.")] = "pca",
-    position: Annotated[str, typer.Option(help="last, mean, or an offset from the end.")] = "mean",
+    method: Annotated[str, Option(help="pca, tsne or umap.")] = "pca",
+    position: Annotated[str, Option(help="last, mean, or an offset from the end.")] = "mean",
 ) -> Output:
     """Draw texts in the latent space, layer by layer."""
     texts, labels = read_texts(file)
     options: dict[str, Any] = {"layers": layers_of(layers), "position": position_of(position), "labels": labels or None}
     if out.suffix not in (".html", ".png"):
-        raise typer.BadParameter(f"expected a file ending in .html or .png, got {out.name}", param_hint="--out")
+        raise BadParameter(f"expected a file ending in .html or .png, got {out.name}", param_hint="--out")
     found = connect().latent_space(texts, method=method, embeddings=True, **options)
     yield found
     if out.suffix == ".html":
@@ -95,7 +93,7 @@ def write_png(out: Path, found: "LatentMap", labels: list[str] | None) -> None:
 def card(
     client: Client,
     name: VectorName,
-    out: Annotated[Path, typer.Option(help="File to write.")] = Path("card.html"),
+    out: Annotated[Path, Option(help="File to write.")] = Path("card.html"),
 ) -> None:
     """Write the quality card of a vector as one HTML page."""
     vector = client.get_vector(name)

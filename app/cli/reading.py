@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, BadParameter, Option
 
 from app.cli.options import (
     Layers,
@@ -31,8 +31,8 @@ SHOWN_CHARACTERS = 60
 @with_client
 def readout(
     client: Client,
-    vector: Annotated[str, typer.Argument(help="The vector to read against: name, or name@version.")],
-    text: Annotated[str, typer.Argument(help="The text to read.")],
+    vector: Annotated[str, Argument(help="The vector to read against: name, or name@version.")],
+    text: Annotated[str, Argument(help="The text to read.")],
     layers: Layers = "recommended",
 ) -> Output:
     """Measure a concept at each token of a text, in natural scales."""
@@ -46,13 +46,13 @@ def lens(  # noqa: PLR0913, PLR0917 - one option a field
     client: Client,
     prompt: Prompt,
     steer: Steer = None,
-    steer_layers: Annotated[str, typer.Option(help="Where --steer acts: recommended, all, 12,13 or 10:16.")] = (
+    steer_layers: Annotated[str, Option(help="Where --steer acts: recommended, all, 12,13 or 10:16.")] = (
         "recommended"
     ),
     steering: Steering = None,
-    layers: Annotated[str, typer.Option(help="Layers to show: all, or 12,13.")] = "all",
-    top_k: Annotated[int, typer.Option(help="Predictions per layer.")] = 5,
-    token: Annotated[int, typer.Option(help="Which token of the prompt; -1 is the last.")] = -1,
+    layers: Annotated[str, Option(help="Layers to show: all, or 12,13.")] = "all",
+    top_k: Annotated[int, Option(help="Predictions per layer.")] = 5,
+    token: Annotated[int, Option(help="Which token of the prompt; -1 is the last.")] = -1,
     raw: Raw = False,
     system: System = None,
 ) -> Output:
@@ -63,7 +63,7 @@ def lens(  # noqa: PLR0913, PLR0917 - one option a field
     )
     yield answer
     if not -len(answer.tokens) <= token < len(answer.tokens):
-        raise typer.BadParameter(f"the prompt has {len(answer.tokens)} tokens", param_hint="--token")
+        raise BadParameter(f"the prompt has {len(answer.tokens)} tokens", param_hint="--token")
     yield lens_table(answer, token)
     print_warnings(answer.steering.warnings if answer.steering else [])
 
@@ -71,9 +71,9 @@ def lens(  # noqa: PLR0913, PLR0917 - one option a field
 @with_client
 def score(
     client: Client,
-    prompt: Annotated[str, typer.Argument(help="The prompt; a whole text to score without --continuation.")],
+    prompt: Annotated[str, Argument(help="The prompt; a whole text to score without --continuation.")],
     continuation: Annotated[
-        list[str] | None, typer.Option(help="A text that may follow the prompt, with its leading space; repeatable.")
+        list[str] | None, Option(help="A text that may follow the prompt, with its leading space; repeatable.")
     ] = None,
     steer: Steer = None,
     steering: Steering = None,
@@ -100,13 +100,13 @@ def activations(
     client: Client,
     texts: Texts = None,
     file: TextFile = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path("activations.safetensors"),
+    output: Annotated[Path, Option("--output", "-o", help="File to write.")] = Path("activations.safetensors"),
     layers: ListedLayers = "all",
-    position: Annotated[str, typer.Option(help="last, mean, response_mean, all, or an offset from the end.")] = "last",
-    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
+    position: Annotated[str, Option(help="last, mean, response_mean, all, or an offset from the end.")] = "last",
+    dtype: Annotated[str, Option(help="float32, float16 or bfloat16.")] = "float32",
     steer: Annotated[
         list[str] | None,
-        typer.Option("--steer", metavar="NAME=STRENGTH", help="Steer with a vector; repeatable."),
+        Option("--steer", metavar="NAME=STRENGTH", help="Steer with a vector; repeatable."),
     ] = None,
 ) -> None:
     """Write the residual stream of texts, by layer, to a safetensors file."""
@@ -126,8 +126,8 @@ def explain(
     client: Client,
     texts: Texts = None,
     file: TextFile = None,
-    layers: Annotated[str, typer.Option(help="recommended, or 12,13.")] = "recommended",
-    threshold: Annotated[float, typer.Option(help="Smallest absolute z-score that is listed.")] = 2.0,
+    layers: Annotated[str, Option(help="recommended, or 12,13.")] = "recommended",
+    threshold: Annotated[float, Option(help="Smallest absolute z-score that is listed.")] = 2.0,
 ) -> Output:
     """List the concepts of the library that stand out in texts against neutral text."""
     given = given_texts(texts, file)
@@ -147,12 +147,12 @@ def clusters(  # noqa: PLR0913, PLR0917 - one option a field
     client: Client,
     texts: Texts = None,
     file: TextFile = None,
-    layer: Annotated[int | None, typer.Option(help="Layer to read; default: the middle one.")] = None,
-    method: Annotated[str, typer.Option(help="kmeans or hdbscan.")] = "kmeans",
-    count: Annotated[int | None, typer.Option("--clusters", help="kmeans: how many; default: by silhouette.")] = None,
-    min_size: Annotated[int | None, typer.Option(help="hdbscan: size of the smallest cluster.")] = None,
-    position: Annotated[str, typer.Option(help="last, mean, response_mean, or an offset from the end.")] = "mean",
-    seed: Annotated[int, typer.Option(help="The same seed gives the same clusters.")] = 0,
+    layer: Annotated[int | None, Option(help="Layer to read; default: the middle one.")] = None,
+    method: Annotated[str, Option(help="kmeans or hdbscan.")] = "kmeans",
+    count: Annotated[int | None, Option("--clusters", help="kmeans: how many; default: by silhouette.")] = None,
+    min_size: Annotated[int | None, Option(help="hdbscan: size of the smallest cluster.")] = None,
+    position: Annotated[str, Option(help="last, mean, response_mean, or an offset from the end.")] = "mean",
+    seed: Annotated[int, Option(help="The same seed gives the same clusters.")] = 0,
 ) -> Output:
     """Group texts by their activations, with the vector nearest to each difference of groups."""
     answer = client.clusters(

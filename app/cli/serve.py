@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from pydantic import ValidationError
+from typer import Argument, BadParameter, Exit, Option, Typer
 
 from app.cli.output.terminal import console, shown, stderr
 from app.process_settings import prepare_for_torch
@@ -15,41 +15,39 @@ from steering.model.embedded import EMBEDDED_MODEL, embedded_gguf
 if TYPE_CHECKING:
     from steering.store.sql.address import DatabaseAddress
 
-database = typer.Typer(no_args_is_help=True, help="The database: current, upgrade, migrate-to, backup, restore, prune.")
+database = Typer(no_args_is_help=True, help="The database: current, upgrade, migrate-to, backup, restore, prune.")
 
 DatabaseUrl = Annotated[
-    str | None, typer.Option("--database", help="sqlite:///file or postgresql://...; default: STEERING_DATABASE.")
+    str | None, Option("--database", help="sqlite:///file or postgresql://...; default: STEERING_DATABASE.")
 ]
-Replace = Annotated[bool, typer.Option("--replace", help="Delete what the target contains.")]
+Replace = Annotated[bool, Option("--replace", help="Delete what the target contains.")]
 
 
 def serve(  # noqa: PLR0913, PLR0917 - one option a setting
-    model: Annotated[
-        str | None, typer.Option(help="The embedded model, a Hugging Face id, a folder, a GGUF path.")
-    ] = None,
-    model_revision: Annotated[str | None, typer.Option(help="Pinned revision of a Hugging Face id.")] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on; other than loopback needs a key.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
-    engine: Annotated[str | None, typer.Option(help="transformers, or vllm where vLLM is installed.")] = None,
+    model: Annotated[str | None, Option(help="The embedded model, a Hugging Face id, a folder, a GGUF path.")] = None,
+    model_revision: Annotated[str | None, Option(help="Pinned revision of a Hugging Face id.")] = None,
+    host: Annotated[str | None, Option(help="Address to listen on; other than loopback needs a key.")] = None,
+    port: Annotated[int | None, Option(help="Port to listen on.")] = None,
+    engine: Annotated[str | None, Option(help="transformers, or vllm where vLLM is installed.")] = None,
     vllm_untested: Annotated[
         bool | None,
-        typer.Option("--vllm-untested", help="Start with a version of vLLM that the engine was not tested with."),
+        Option("--vllm-untested", help="Start with a version of vLLM that the engine was not tested with."),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = None,
-    device_map: Annotated[str | None, typer.Option(help="auto spreads a model over every device.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
-    database: Annotated[str | None, typer.Option(help="sqlite:///file, postgresql://... or memory://")] = None,
-    cache_dir: Annotated[Path | None, typer.Option(help="Folder of converted models.")] = None,
+    device: Annotated[str | None, Option(help="auto, cpu, cuda, cuda:1, ...")] = None,
+    device_map: Annotated[str | None, Option(help="auto spreads a model over every device.")] = None,
+    dtype: Annotated[str | None, Option(help="auto, float32, bfloat16 or float16.")] = None,
+    database: Annotated[str | None, Option(help="sqlite:///file, postgresql://... or memory://")] = None,
+    cache_dir: Annotated[Path | None, Option(help="Folder of converted models.")] = None,
     api_key: Annotated[
         list[str] | None,
-        typer.Option(help="A key that clients need; repeatable. STEERING_API_KEYS hides it from the process list."),
+        Option(help="A key that clients need; repeatable. STEERING_API_KEYS hides it from the process list."),
     ] = None,
-    allowed_host: Annotated[list[str] | None, typer.Option(help="A name accepted in Host; repeatable.")] = None,
-    max_running: Annotated[int | None, typer.Option(help="Sequences in one batch.")] = None,
-    max_waiting: Annotated[int | None, typer.Option(help="Requests that may wait for the batch.")] = None,
-    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    allowed_host: Annotated[list[str] | None, Option(help="A name accepted in Host; repeatable.")] = None,
+    max_running: Annotated[int | None, Option(help="Sequences in one batch.")] = None,
+    max_waiting: Annotated[int | None, Option(help="Requests that may wait for the batch.")] = None,
+    log_level: Annotated[str | None, Option(help="debug, info, warning or error.")] = None,
     other: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting; repeatable.")
+        list[str] | None, Option("--set", metavar="NAME=VALUE", help="Any other setting; repeatable.")
     ] = None,
 ) -> None:
     """Serve a model. Every setting is also an environment variable: --port 8001 is STEERING_PORT=8001."""
@@ -68,7 +66,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one option a setting
         embedded_gguf()  # raises with the command that installs it, before torch is loaded
     from app.server import serve as run_server  # noqa: PLC0415 - imports torch, after the settings above
 
-    raise typer.Exit(run_server(settings))
+    raise Exit(run_server(settings))
 
 
 def _assignments(texts: list[str]) -> dict[str, str]:
@@ -79,7 +77,7 @@ def _assignments(texts: list[str]) -> dict[str, str]:
         name = name.strip().lower().removeprefix("steering_").replace("-", "_")
         if not equals or name not in Settings.model_fields:
             known = ", ".join(sorted(Settings.model_fields))
-            raise typer.BadParameter(f"{text!r} is not NAME=VALUE of a setting; known: {known}", param_hint="--set")
+            raise BadParameter(f"{text!r} is not NAME=VALUE of a setting; known: {known}", param_hint="--set")
         found[name] = value
     return found
 
@@ -92,7 +90,7 @@ def settings_of(options: dict[str, Any]) -> Settings:
         for finding in error.errors():
             where = ".".join(map(str, finding["loc"])) or "settings"
             stderr.print(shown(f"{where}: {finding['msg'].removeprefix('Value error, ')}", "red"))
-        raise typer.Exit(2) from None
+        raise Exit(2) from None
 
 
 @database.command()
@@ -117,7 +115,7 @@ def upgrade(url: DatabaseUrl = None) -> None:
 
 @database.command("migrate-to")
 def migrate_to(
-    target: Annotated[str, typer.Argument(help="sqlite:///file or postgresql://...")],
+    target: Annotated[str, Argument(help="sqlite:///file or postgresql://...")],
     url: DatabaseUrl = None,
     replace: Replace = False,
 ) -> None:
@@ -131,7 +129,7 @@ def migrate_to(
 
 
 @database.command()
-def backup(file: Annotated[Path, typer.Argument(help="A new file.")], url: DatabaseUrl = None) -> None:
+def backup(file: Annotated[Path, Argument(help="A new file.")], url: DatabaseUrl = None) -> None:
     """Write a snapshot of the database to one file, a SQLite database. Servers may be running."""
     from steering.store.sql.maintenance import backup as backups  # noqa: PLC0415 - takes 1.4 s to import
 
@@ -141,7 +139,7 @@ def backup(file: Annotated[Path, typer.Argument(help="A new file.")], url: Datab
 
 @database.command()
 def restore(
-    file: Annotated[Path, typer.Argument(help="A file that `steer db backup` wrote.")],
+    file: Annotated[Path, Argument(help="A file that `steer db backup` wrote.")],
     url: DatabaseUrl = None,
     replace: Replace = False,
 ) -> None:
@@ -153,20 +151,16 @@ def restore(
 
 @database.command()
 def prune(
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Age in days of ended jobs; default: STEERING_JOB_DAYS.")
-    ] = None,
+    jobs: Annotated[int | None, Option(min=1, help="Age in days of ended jobs; default: STEERING_JOB_DAYS.")] = None,
     audit: Annotated[
-        int | None, typer.Option(min=1, help="Age in days of audit entries; default: STEERING_AUDIT_DAYS.")
+        int | None, Option(min=1, help="Age in days of audit entries; default: STEERING_AUDIT_DAYS.")
     ] = None,
-    links: Annotated[
-        int | None, typer.Option(min=1, help="Age in days of saved links; default: STEERING_LINK_DAYS.")
-    ] = None,
+    links: Annotated[int | None, Option(min=1, help="Age in days of saved links; default: STEERING_LINK_DAYS.")] = None,
     keep_versions: Annotated[
-        int | None, typer.Option(min=1, help="Versions of each vector to keep, the newest and those that are named.")
+        int | None, Option(min=1, help="Versions of each vector to keep, the newest and those that are named.")
     ] = None,
     url: DatabaseUrl = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be deleted.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Show what would be deleted.")] = False,
 ) -> None:
     """Delete old jobs, audit entries and links, and with --keep-versions old versions of vectors.
 

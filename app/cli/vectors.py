@@ -4,7 +4,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, BadParameter, Option, Typer
 
 from app.cli.options import (
     Description,
@@ -24,13 +24,13 @@ from app.gguf_format import read_control_vector
 from steering.client import Client
 from steering.client.results import Vector
 
-vectors = typer.Typer(
+vectors = Typer(
     no_args_is_help=True, help="Concept vectors of a server: list, show, similar, combine, export, import, delete."
 )
-dictionaries = typer.Typer(
+dictionaries = Typer(
     no_args_is_help=True, help="Sparse autoencoders that the operator registered: list, search, vector."
 )
-Dictionary = Annotated[str, typer.Argument(help="Name of the dictionary.")]
+Dictionary = Annotated[str, Argument(help="Name of the dictionary.")]
 
 
 class Format(StrEnum):
@@ -44,8 +44,8 @@ class Format(StrEnum):
 @client_command(vectors, "list")
 def find(
     client: Client,
-    search: Annotated[str | None, typer.Option(help="Part of a name or description.")] = None,
-    tag: Annotated[str | None, typer.Option(help="Only those with this tag.")] = None,
+    search: Annotated[str | None, Option(help="Part of a name or description.")] = None,
+    tag: Annotated[str | None, Option(help="Only those with this tag.")] = None,
 ) -> Output:
     """List the newest version of each name."""
     filters: dict[str, Any] = {"search": search, "tag": tag, "limit": 100}
@@ -71,16 +71,14 @@ def show(client: Client, name: VectorName) -> Output:
 def export(
     client: Client,
     name: VectorName,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File to write; default: name and format.")
-    ] = None,
-    form: Annotated[Format, typer.Option("--format", help="gguf is a llama.cpp control vector.")] = Format.SAFETENSORS,
-    layers: Annotated[str, typer.Option(help="gguf only: recommended, all or 12,13.")] = "recommended",
+    output: Annotated[Path | None, Option("--output", "-o", help="File to write; default: name and format.")] = None,
+    form: Annotated[Format, Option("--format", help="gguf is a llama.cpp control vector.")] = Format.SAFETENSORS,
+    layers: Annotated[str, Option(help="gguf only: recommended, all or 12,13.")] = "recommended",
 ) -> None:
     """Write a vector to a file. A control vector omits layer 0, which llama.cpp cannot steer."""
     path = output or Path(f"{name.replace('@', '-')}.{form.value}")
     if form is not Format.GGUF and layers != "recommended":
-        raise typer.BadParameter("only allowed with --format gguf", param_hint="--layers")
+        raise BadParameter("only allowed with --format gguf", param_hint="--layers")
     if form is Format.SAFETENSORS:
         path.write_bytes(client.export_vector(name))
     elif form is Format.JSON:
@@ -93,7 +91,7 @@ def export(
 def _control_vector(client: Client, name: str, layers: str) -> bytes:
     wanted = layers_of(layers)
     if isinstance(wanted, dict):
-        raise typer.BadParameter("expected recommended, all or 12,13", param_hint="--layers")
+        raise BadParameter("expected recommended, all or 12,13", param_hint="--layers")
     content = client.export_control_vector(name, wanted)
     vector = client.get_vector(name)
     if 0 in (vector.recommended.layers if wanted == "recommended" else vector.layers):
@@ -106,12 +104,12 @@ def _control_vector(client: Client, name: str, layers: str) -> bytes:
 def import_file(
     client: Client,
     file: Annotated[Path, file_argument("A .safetensors, .gguf or .json file.")],
-    name: Annotated[str | None, typer.Option(help="Name of the vector; default: the name in the file.")] = None,
-    feature: Annotated[int | None, typer.Option(help="Row of W_dec of a SAELens dictionary.")] = None,
+    name: Annotated[str | None, Option(help="Name of the vector; default: the name in the file.")] = None,
+    feature: Annotated[int | None, Option(help="Row of W_dec of a SAELens dictionary.")] = None,
     config: Annotated[
-        Path | None, typer.Option(help="SAELens configuration; default: cfg.json in the folder of the file.")
+        Path | None, Option(help="SAELens configuration; default: cfg.json in the folder of the file.")
     ] = None,
-    layer: Annotated[int | None, typer.Option(help="Zero-based block, if the file does not name it.")] = None,
+    layer: Annotated[int | None, Option(help="Zero-based block, if the file does not name it.")] = None,
 ) -> Output:
     """Import a vector. The server reads only its own safetensors files; other formats are read by this command."""
     given = _given(file, feature, config, layer)
@@ -123,7 +121,7 @@ def import_file(
 def _register(client: Client, given: GivenDirections, name: str | None) -> Vector:
     target = name or given.name
     if target is None:
-        raise typer.BadParameter("required: the file contains no name", param_hint="--name")
+        raise BadParameter("required: the file contains no name", param_hint="--name")
     return client.register_vector(
         target, given.directions, scale=given.scale, description=given.description, tags=given.tags
     )
@@ -134,11 +132,11 @@ def _given(file: Path, feature: int | None, config: Path | None, layer: int | No
     if feature is not None:
         return decoder_row(file, config or file.with_name("cfg.json"), feature, layer)
     if config is not None:
-        raise typer.BadParameter("needs --feature", param_hint="--config")
+        raise BadParameter("needs --feature", param_hint="--config")
     if file.suffix == ".json":
         return json_directions(file, layer)
     if layer is not None:
-        raise typer.BadParameter("not allowed: the file names its layers", param_hint="--layer")
+        raise BadParameter("not allowed: the file names its layers", param_hint="--layer")
     return GivenDirections(read_control_vector(file), tags=("gguf",)) if file.suffix == ".gguf" else None
 
 
@@ -155,9 +153,9 @@ def similar(client: Client, name: VectorName) -> Output:
 def combine(
     client: Client,
     name: NewName,
-    terms: Annotated[list[str], typer.Argument(metavar="NAME=WEIGHT...", help="Vectors and their weights.")],
+    terms: Annotated[list[str], Argument(metavar="NAME=WEIGHT...", help="Vectors and their weights.")],
     orthogonal_to: Annotated[
-        list[str] | None, typer.Option(help="Remove the component along this vector; repeatable.")
+        list[str] | None, Option(help="Remove the component along this vector; repeatable.")
     ] = None,
     description: Description = "",
 ) -> None:
@@ -171,8 +169,8 @@ def combine(
 @client_command(vectors)
 def delete(
     client: Client,
-    name: Annotated[str, typer.Argument(help="Name of the vector; all versions are deleted.")],
-    force: Annotated[bool, typer.Option(help="Delete it even if a profile uses it.")] = False,
+    name: Annotated[str, Argument(help="Name of the vector; all versions are deleted.")],
+    force: Annotated[bool, Option(help="Delete it even if a profile uses it.")] = False,
 ) -> None:
     """Delete all versions of a vector."""
     client.delete_vector(name, force=force)
@@ -197,13 +195,13 @@ def search_dictionary(
     name: Dictionary,
     texts: Texts = None,
     file: TextFile = None,
-    vector: Annotated[str | None, typer.Option(help="Find features near this vector.")] = None,
+    vector: Annotated[str | None, Option(help="Find features near this vector.")] = None,
     against: Annotated[
-        list[str] | None, typer.Option(help="A text to compare with; repeatable. Default: neutral texts.")
+        list[str] | None, Option(help="A text to compare with; repeatable. Default: neutral texts.")
     ] = None,
-    top: Annotated[int, typer.Option(help="How many features to list.")] = 20,
+    top: Annotated[int, Option(help="How many features to list.")] = 20,
     min_output_score: Annotated[
-        float | None, typer.Option(help="List only features that make the model say what they promote.")
+        float | None, Option(help="List only features that make the model say what they promote.")
     ] = None,
 ) -> Output:
     """Find features near a vector, or more active in texts than in others."""
@@ -228,7 +226,7 @@ def search_dictionary(
 def store_feature(
     client: Client,
     dictionary: Dictionary,
-    feature: Annotated[int, typer.Argument(help="Number of the feature.")],
+    feature: Annotated[int, Argument(help="Number of the feature.")],
     name: NewName,
     description: Description = "",
 ) -> None:

@@ -9,9 +9,9 @@ from functools import update_wrapper
 from inspect import Signature, isgeneratorfunction, signature
 from typing import Annotated, Any, Concatenate, TypeAlias
 
-import typer
 from rich.console import Console
 from rich.text import Text
+from typer import Option, Typer
 
 from app.process_settings import prepare_for_torch
 from steering.client import Client
@@ -23,10 +23,10 @@ WIDTH = 110
 console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
 stderr = Console(stderr=True, highlight=False)
 
-Url = Annotated[str, typer.Option("--url", envvar="STEERING_URL", help="Address of the server.")]
-Key = Annotated[str | None, typer.Option("--key", envvar="STEERING_KEY", help="API key of the server.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the server's response as JSON.")]
-Local = Annotated[bool, typer.Option("--local", help="Run the model in this process instead of asking a server.")]
+Url = Annotated[str, Option("--url", envvar="STEERING_URL", help="Address of the server.")]
+Key = Annotated[str | None, Option("--key", envvar="STEERING_KEY", help="API key of the server.")]
+AsJson = Annotated[bool, Option("--json", help="Print the server's response as JSON.")]
+Local = Annotated[bool, Option("--local", help="Run the model in this process instead of asking a server.")]
 
 Output: TypeAlias = Iterator[Any]
 """Of a command with --json: first the response, which --json prints; then what is printed without it."""
@@ -107,7 +107,7 @@ def _with_options(command: Callable[..., Output | None], *options: str) -> Calla
     return update_wrapper(run, command)
 
 
-def client_command(group: typer.Typer, name: str | None = None) -> Callable[[ClientCommand], Callable[..., None]]:
+def client_command(group: Typer, name: str | None = None) -> Callable[[ClientCommand], Callable[..., None]]:
     """Adds a function to a group as a command with a client, see `with_client`."""
     return lambda function: group.command(name)(with_client(function))
 
