@@ -64,7 +64,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one option a field
         "concept": concept,
         "random_directions": random_directions,
         "prompts": prompts_of(prompts),
-        "strengths": None if strengths is None else numbers(strengths, "--strengths"),
+        "strengths": None if strengths is None else numbers(strengths, "--strengths", float),
         "layers": None if layers is None else layers_of(layers),
         "judge": None if judge is None else {"by": judge.value} | ({"concept": judge_concept} if judge_concept else {}),
         "save": save or None,
@@ -170,7 +170,7 @@ def report(  # noqa: PLR0913, PLR0917 - one option a field
         "direction": direction,
         "concept": concept,
         "steering": steering_of([], "recommended", profile, steering),
-        "seeds": _seeds(seeds),
+        "seeds": numbers(seeds, "--seeds", int),
         "samples": samples,
         "varied": varied,
         "prompts": prompts_of(prompts),
@@ -192,13 +192,6 @@ def report(  # noqa: PLR0913, PLR0917 - one option a field
     yield shown(f"{found.vector}: {verdict(found.passed)}; the seeds {agree}")
     if out is not None:
         yield shown(f"wrote {out}")
-
-
-def _seeds(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise BadParameter(f"expected whole numbers separated by commas, got {text!r}", param_hint="--seeds") from None
 
 
 def _document(found: Report, suffix: str) -> str:

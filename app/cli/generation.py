@@ -146,7 +146,7 @@ def sweep(  # noqa: PLR0913, PLR0917 - one option a field
         one["degrees"] = degrees
     if share_dose:
         one["share_dose"] = True
-    options |= {"intervention": one, "strengths": numbers(strengths, "--strengths")}
+    options |= {"intervention": one, "strengths": numbers(strengths, "--strengths", float)}
     answer = _show(connect([one]), prompt, as_json, options)
     if not as_json and console.is_terminal:
         console.print(sweep_chart(answer, vector))

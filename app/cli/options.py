@@ -3,13 +3,15 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from typer import Argument, BadParameter, Option
 
 from steering.concepts.loader import read_prompts
 from steering.errors import InvalidRequest
 from steering.strict_json import load_json
+
+N = TypeVar("N", int, float)
 
 
 def file_option(help_text: str, *names: str) -> Any:
@@ -87,12 +89,13 @@ def position_of(text: str) -> str | int:
     return int(text) if text.lstrip("-").isdigit() else text
 
 
-def numbers(text: str, option: str) -> tuple[float, ...]:
-    """Parses numbers such as "-1,0,0.5". Raises BadParameter naming the option."""
+def numbers(text: str, option: str, kind: type[N]) -> list[N]:
+    """Parses numbers such as "-1,0,0.5". kind: int or float. Raises BadParameter naming the option."""
     try:
-        return tuple(float(part) for part in text.split(","))
+        return [kind(part) for part in text.split(",")]
     except ValueError:
-        raise BadParameter(f"expected numbers separated by commas, got {text!r}", param_hint=option) from None
+        what = "whole numbers" if kind is int else "numbers"
+        raise BadParameter(f"expected {what} separated by commas, got {text!r}", param_hint=option) from None
 
 
 def layers_of(text: str) -> Any:

@@ -73,12 +73,10 @@ def write_png(out: Path, found: "LatentMap", labels: list[str] | None) -> None:
     chosen = [round(index * (len(layers) - 1) / max(count - 1, 1)) for index in range(count)]
     figure = Figure(figsize=(3.0 * count, 3.3), layout="constrained")
     axes = figure.subplots(1, count, squeeze=False)[0]
-    names = sorted(set(labels or [""]))
+    given = labels or [""] * len(points[0])
     for axis, index in zip(axes, chosen, strict=True):
-        for name in names:
-            members = [
-                p for p, label in zip(points[index], labels or [""] * len(points[index]), strict=True) if label == name
-            ]
+        for name in sorted(set(given)):
+            members = [point for point, label in zip(points[index], given, strict=True) if label == name]
             axis.scatter([x for x, _ in members], [y for _, y in members], s=12, alpha=0.75, label=name)
         layer, separability = layers[index].layer, layers[index].separability
         auroc = "" if separability is None or separability.auroc is None else f", AUROC {separability.auroc:.2f}"

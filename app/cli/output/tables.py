@@ -88,8 +88,9 @@ def _figures(arm: ArmAnswer, names: list[str], index: int) -> list[str]:
     metrics, against = (arm.metrics, arm.against_baseline) if index == 0 else (None, None)
     readout = metrics.readout if metrics else {}
     readouts = [f"{readout[name].mean:+.2f}" if name in readout else "" for name in names]
-    kl, perplexity = against and against.kl_mean, metrics and metrics.perplexity
-    return [*readouts, optional(kl), _divergence(arm, index), optional(perplexity, ".1f")]
+    kl = optional(against.kl_mean) if against else ""
+    perplexity = optional(metrics.perplexity, ".1f") if metrics else ""
+    return [*readouts, kl, _divergence(arm, index), perplexity]
 
 
 def _divergence(arm: ArmAnswer, index: int) -> str:
