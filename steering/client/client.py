@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, Generator
-from typing import Any, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import httpx2
 from pydantic import BaseModel
@@ -17,6 +17,7 @@ __all__ = ["ApiError", "AsyncClient", "Client"]
 
 T = TypeVar("T")
 E = TypeVar("E", bound=BaseModel)
+H = TypeVar("H", httpx2.Client, httpx2.AsyncClient)
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_RETRIES = Retries()
@@ -25,12 +26,25 @@ LARGEST_EVENT = 256 << 20
 WITHOUT_NAMESPACE = ("/v1/keys", "/v1/audit", "/v1/policy", "/v1/monitors")
 
 
-class _Base(Api):
-    """What both clients send, and how they read it. Independent of how a connection waits."""
+class _Base(Api, Generic[H]):
+    """The options of both clients, and what they send. Independent of how a connection waits."""
 
-    def __init__(self, base_url: str, api_key: str | None, retries: Retries, namespace: str | None) -> None:
+    def __init__(
+        self,
+        base_url: str = DEFAULT_URL,
+        *,
+        api_key: str | None = None,
+        timeout: float = 600.0,
+        http: H | None = None,
+        retries: Retries = DEFAULT_RETRIES,
+        namespace: str | None = None,
+    ) -> None:
         self._retries, self._namespace, self._base = retries, namespace, base_url.rstrip("/")
         self._headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        self._http: H = http or self._connect(httpx2.Timeout(timeout, connect=10.0))
+
+    def _connect(self, timeout: httpx2.Timeout) -> H:
+        raise NotImplementedError
 
     def _arguments(self, call: Call[T] | StreamCall[E]) -> dict[str, Any]:
         """Returns the arguments of `httpx2.Client.request` and `stream`."""
@@ -77,25 +91,15 @@ def _parsed_event(call: StreamCall[E], event: httpx2.ServerSentEvent, response: 
     return None if model is None else model.model_validate_json(event.data)
 
 
-class Client(_Base):
+class Client(_Base[httpx2.Client]):
     """The synchronous client. `http`: an own httpx2 client (transport, proxies); base_url and api_key still apply.
 
     `retries`: which failures are repeated; by default those that pass, three attempts, honouring `Retry-After`.
     `namespace`: whose vectors, profiles and jobs, for a key with the scope admin; by default those of the key.
     """
 
-    def __init__(
-        self,
-        base_url: str = DEFAULT_URL,
-        *,
-        api_key: str | None = None,
-        timeout: float = 600.0,
-        http: httpx2.Client | None = None,
-        retries: Retries = DEFAULT_RETRIES,
-        namespace: str | None = None,
-    ) -> None:
-        super().__init__(base_url, api_key, retries, namespace)
-        self._http = http or httpx2.Client(timeout=httpx2.Timeout(timeout, connect=10.0))
+    def _connect(self, timeout: httpx2.Timeout) -> httpx2.Client:
+        return httpx2.Client(timeout=timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -141,21 +145,11 @@ class Client(_Base):
             attempt += 1
 
 
-class AsyncClient(_Base):
+class AsyncClient(_Base[httpx2.AsyncClient]):
     """The client for asyncio. It has the same methods and options; calls are awaited, streams are asynchronous generators."""
 
-    def __init__(
-        self,
-        base_url: str = DEFAULT_URL,
-        *,
-        api_key: str | None = None,
-        timeout: float = 600.0,
-        http: httpx2.AsyncClient | None = None,
-        retries: Retries = DEFAULT_RETRIES,
-        namespace: str | None = None,
-    ) -> None:
-        super().__init__(base_url, api_key, retries, namespace)
-        self._http = http or httpx2.AsyncClient(timeout=httpx2.Timeout(timeout, connect=10.0))
+    def _connect(self, timeout: httpx2.Timeout) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(timeout=timeout)
 
     async def __aenter__(self) -> Self:
         return self

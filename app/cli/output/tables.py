@@ -185,13 +185,9 @@ def vectors_table(vectors: list[VectorAnswer]) -> Table:
     for vector in vectors:
         layers = vector.recommended.layers
         card = vector.quality.layers.get(str(layers[0])) if vector.quality and layers else None
-        table.add_row(
-            shown(vector.id),
-            shown(vector.method),
-            f"layer {', '.join(map(str, layers))}",
-            optional(card.auroc if card else None),
-            shown(vector.description),
-        )
+        auroc = optional(card.auroc if card else None)
+        row = (vector.id, vector.method, f"layer {', '.join(map(str, layers))}", auroc, vector.description)
+        table.add_row(*map(shown, row))
     return table
 
 

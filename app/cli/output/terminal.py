@@ -83,9 +83,14 @@ def with_connection(command: Callable[Concatenate[Connect, ...], Output | None])
 
 
 def _with_options(command: Callable[..., Output | None], *options: str) -> Callable[..., None]:
+    own = list(signature(command).parameters.values())[1:]
+    names = ("as_json", *options) if isgeneratorfunction(command) else options
+
     def run(
         *, as_json: AsJson = False, local: Local = False, url: Url = DEFAULT_URL, key: Key = None, **arguments: Any
     ) -> None:
+        if "as_json" not in names and as_json:
+            arguments["as_json"] = True  # an option of the command itself
         with ExitStack() as stack:
 
             def connect(interventions: Any = None) -> Client:
@@ -101,8 +106,7 @@ def _with_options(command: Callable[..., Output | None], *options: str) -> Calla
             for one in output:
                 console.print(one)
 
-    own, shared = list(signature(command).parameters.values())[1:], signature(run).parameters
-    names = ("as_json", *options) if isgeneratorfunction(command) else options
+    shared = signature(run).parameters
     run.__signature__ = Signature([*own, *(shared[name] for name in names)])  # type: ignore[attr-defined] # read by typer
     return update_wrapper(run, command)
 

@@ -5,7 +5,6 @@ from html import escape
 from typing import TypeAlias
 
 from steering.client.display.html import page, table, warnings_list
-from steering.schemas.comparison import EstimateAnswer
 from steering.schemas.evaluation.report import CheckAnswer, ReportAnswer, SeedReportAnswer
 
 Row: TypeAlias = tuple[str, ...]
@@ -22,9 +21,8 @@ def verdict(passed: bool) -> str:
 
 def check_row(check: CheckAnswer) -> Row:
     """Returns name, value with interval, threshold and verdict of a check."""
-    between = f" [{check.interval[0]:+.2f}, {check.interval[1]:+.2f}]" if check.interval else ""
     relation = f"{_RELATIONS[check.relation]} {check.threshold:.2f}"
-    return check.name, f"{check.value:+.2f}{between}", relation, verdict(check.passed)
+    return check.name, _measured(check.value, check.interval), relation, verdict(check.passed)
 
 
 def report_markdown(report: ReportAnswer) -> str:
@@ -61,7 +59,10 @@ def _seed_lines(seed: SeedReportAnswer) -> Iterator[str]:
 def _tables(seed: SeedReportAnswer) -> Iterator[tuple[Row, list[Row]]]:
     """Columns and rows of the checks, of the side effects and of the texts."""
     yield CHECKS, [(gate.name, *check_row(check)) for gate in seed.gates for check in gate.checks]
-    yield EFFECTS, [(one.vector, str(one.layer), _estimate(one.shift)) for one in seed.side_effects]
+    yield (
+        EFFECTS,
+        [(one.vector, str(one.layer), _measured(one.shift.mean, one.shift.interval)) for one in seed.side_effects],
+    )
     yield TEXTS, [(one.variation, one.prompt, one.unsteered, one.steered, f"{one.moved:+.2f}") for one in seed.texts]
 
 
@@ -70,9 +71,9 @@ def _table(columns: Row, rows: Sequence[Row]) -> Iterator[str]:
         yield f"| {' | '.join(_cell(one) for one in row)} |"
 
 
-def _estimate(found: EstimateAnswer) -> str:
-    between = f" [{found.interval[0]:+.2f}, {found.interval[1]:+.2f}]" if found.interval else ""
-    return f"{found.mean:+.2f}{between}"
+def _measured(value: float, interval: Sequence[float] | None) -> str:
+    between = f" [{interval[0]:+.2f}, {interval[1]:+.2f}]" if interval else ""
+    return f"{value:+.2f}{between}"
 
 
 def _cell(text: str) -> str:
