@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 from typer import Argument, BadParameter, Option
 
-from app.cli.options import file_option, layers_of, numbers, prompts_of, steering_of
+from app.cli.options import file_option, given, layers_of, numbers, prompts_of, steering_of
 from app.cli.output.live import follow
 from app.cli.output.tables import estimate_text, numeric_table, optional, recommendation
 from app.cli.output.terminal import Output, shown, with_client
@@ -66,7 +66,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one option a field
         "prompts": prompts_of(prompts),
         "strengths": None if strengths is None else numbers(strengths, "--strengths", float),
         "layers": None if layers is None else layers_of(layers),
-        "judge": None if judge is None else {"by": judge.value} | ({"concept": judge_concept} if judge_concept else {}),
+        "judge": None if judge is None else given(by=judge.value, concept=judge_concept or None),
         "save": save or None,
     }
     result = EVALUATION.validate_python(follow(client, client.start_evaluation(kind.value, vector, **options)))

@@ -2,14 +2,13 @@
 
 import csv
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from rich.table import Table
 from typer import Argument, BadParameter, Option
 
-from app.cli.options import Description, ListedLayers, NewName, file_option, layers_of, position_of, read_texts
+from app.cli.options import Description, ListedLayers, NewName, file_option, given, layers_of, position_of, read_texts
 from app.cli.output.live import follow
 from app.cli.output.tables import card_lines, estimate_text
 from app.cli.output.terminal import Output, shown, with_client
@@ -59,16 +58,12 @@ def extract(  # noqa: PLR0913, PLR0917 - one option a field
         "holdout": holdout,
         "seed": seed,
         "description": description,
-        "training": _given({"steps": steps, "kl_coefficient": kl_coefficient}) or None,
+        "training": given(steps=steps, kl_coefficient=kl_coefficient) or None,
     }
     result = follow(client, client.start_extraction(name, **options))
     vector = VectorAnswer.model_validate(result["vector"])
     yield vector
     yield from card_lines(vector)
-
-
-def _given(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def _source(
@@ -80,9 +75,9 @@ def _source(
     opposite: str | None,
 ) -> dict[str, Any]:
     """Returns the given source. Raises BadParameter for none, several or half of one."""
-    given = [source for source in (concept, pairs, positive, trait) if source is not None]
+    sources = [source for source in (concept, pairs, positive, trait) if source is not None]
     incomplete = (trait is None) != (opposite is None) or (positive is None) != (negative is None)
-    if len(given) != 1 or incomplete:
+    if len(sources) != 1 or incomplete:
         raise BadParameter(
             "expected one source: --concept, --pairs, --positive with --negative, or --trait with --opposite"
         )
@@ -149,7 +144,7 @@ def transfer(  # noqa: PLR0913, PLR0917 - one option a field
         "to_layer": to_layer,
         "seed": seed,
         "description": description,
-        "effect": _given({"prompts": prompts, "relative_dose": dose, "native": native}) if effect else None,
+        "effect": given(prompts=prompts, relative_dose=dose, native=native) if effect else None,
     }
     found = TransferAnswer.model_validate(follow(client, client.start_transfer(name, **options)))
     yield found

@@ -15,6 +15,7 @@ from app.cli.options import (
     System,
     file_argument,
     file_option,
+    given,
     layers_of,
     numbers,
     prompt_fields,
@@ -141,11 +142,9 @@ def sweep(  # noqa: PLR0913, PLR0917 - one option a field
     """Answer one prompt at many strengths of one vector."""
     options = prompt_fields(prompt, raw, system) | {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     options |= {"n": n, "readout": [vector]}
-    one = {"vector": vector, "operation": operation, "layers": layers_of(layers)}
-    if degrees is not None:
-        one["degrees"] = degrees
-    if share_dose:
-        one["share_dose"] = True
+    one = given(
+        vector=vector, operation=operation, layers=layers_of(layers), degrees=degrees, share_dose=share_dose or None
+    )
     options |= {"intervention": one, "strengths": numbers(strengths, "--strengths", float)}
     answer = _show(connect([one]), prompt, as_json, options)
     if not as_json and console.is_terminal:
@@ -180,9 +179,9 @@ def replay(
 ) -> Output:
     """Generate the same tokens again from the record of an earlier response."""
     content = json.loads(record.read_text(encoding="utf-8"))
-    given = [] if directions is None else json.loads(directions.read_text(encoding="utf-8"))
+    inline = [] if directions is None else json.loads(directions.read_text(encoding="utf-8"))
     answer = client.replay(
-        content.get("steering", {}).get("record", content), directions=given if isinstance(given, list) else [given]
+        content.get("steering", {}).get("record", content), directions=inline if isinstance(inline, list) else [inline]
     )
     yield answer.model_dump(mode="json", exclude_none=True)
     for choice in answer.choices:

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from typer import Argument, BadParameter, Option, Typer
 
+from app.cli.options import given
 from app.cli.output.tables import listing, text_table
 from app.cli.output.terminal import Output, client_command, console, print_json, shown, stderr, with_client
 from steering.client import Client
@@ -32,16 +33,15 @@ def create_key(  # noqa: PLR0913, PLR0917 - one option a field
     expires_at: Annotated[str | None, Option(help="ISO 8601 time with a time zone.")] = None,
 ) -> Output:
     """Create a key and print it. It is not shown again."""
-    limits: dict[str, Any] = {
-        "requests_per_minute": requests_per_minute,
-        "tokens_per_minute": tokens_per_minute,
-        "concurrency": concurrency,
-        "rows": rows,
-        "jobs": jobs,
-        "storage_bytes": storage_bytes,
-    }
-    given = {field: value for field, value in limits.items() if value is not None}
-    created = client.create_key(name, scope, limits=given or None, expires_at=expires_at, namespace=namespace)
+    limits = given(
+        requests_per_minute=requests_per_minute,
+        tokens_per_minute=tokens_per_minute,
+        concurrency=concurrency,
+        rows=rows,
+        jobs=jobs,
+        storage_bytes=storage_bytes,
+    )
+    created = client.create_key(name, scope, limits=limits or None, expires_at=expires_at, namespace=namespace)
     yield created.model_dump(mode="json", exclude_none=True)
     stderr.print(f"{created.id}: the key is shown only here")
     console.print(created.key, soft_wrap=True)

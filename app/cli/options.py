@@ -45,6 +45,11 @@ TextFile = Annotated[
 ]
 
 
+def given(**fields: Any) -> dict[str, Any]:
+    """Returns the fields that are not None."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
 def prompt_fields(prompt: str, raw: bool, system: str | None) -> dict[str, Any]:
     """Returns a raw prompt, or messages with the prompt as the user's."""
     if raw:

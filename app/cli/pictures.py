@@ -89,9 +89,7 @@ def write_png(out: Path, found: "LatentMap", labels: list[str] | None) -> None:
 
 @with_client
 def card(
-    client: Client,
-    name: VectorName,
-    out: Annotated[Path, Option(help="File to write.")] = Path("card.html"),
+    client: Client, name: VectorName, out: Annotated[Path, Option(help="File to write.")] = Path("card.html")
 ) -> None:
     """Write the quality card of a vector as one HTML page."""
     vector = client.get_vector(name)

@@ -110,13 +110,9 @@ def activations(
     ] = None,
 ) -> None:
     """Write the residual stream of texts, by layer, to a safetensors file."""
-    content = client.activations(
-        given_texts(texts, file),
-        dtype=dtype,
-        layers=layers_of(layers),
-        position=position_of(position),
-        steering=steering_of(steer or [], "recommended", None, None) or [],
-    )
+    options: dict[str, Any] = {"layers": layers_of(layers), "position": position_of(position), "dtype": dtype}
+    interventions = steering_of(steer or [], "recommended", None, None) or []
+    content = client.activations(given_texts(texts, file), steering=interventions, **options)
     output.write_bytes(content)
     console.print(shown(f"wrote {output}: {len(content):,} bytes"))
 
@@ -155,15 +151,8 @@ def clusters(  # noqa: PLR0913, PLR0917 - one option a field
     seed: Annotated[int, Option(help="The same seed gives the same clusters.")] = 0,
 ) -> Output:
     """Group texts by their activations, with the vector nearest to each difference of groups."""
-    answer = client.clusters(
-        given_texts(texts, file),
-        method=method,
-        position=position_of(position),
-        layer=layer,
-        clusters=count,
-        min_size=min_size,
-        seed=seed,
-    )
+    options: dict[str, Any] = {"layer": layer, "clusters": count, "min_size": min_size, "seed": seed}
+    answer = client.clusters(given_texts(texts, file), method=method, position=position_of(position), **options)
     yield answer
     rows = [
         [f"{one.index}", f"{one.size}", "\n".join(_short(example.text) for example in one.examples)]

@@ -61,7 +61,7 @@ class Api:
     compare_stream = Method(generation.compare_stream)
     replay = Method(generation.replay)
     start_batch = Method(generation.start_batch)
-    job_output = Method(generation.job_output)
+    job_output = Method(server.job_output)
     tokenize = Method(generation.tokenize)
     detokenize = Method(generation.detokenize)
     register_vector = Method(vectors.register_vector)

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import update_wrapper
 from inspect import Signature, isgeneratorfunction, signature
+from operator import methodcaller
 from typing import Annotated, Any, Concatenate, TypeAlias
 
 from rich.console import Console
@@ -34,17 +36,14 @@ Connect: TypeAlias = Callable[..., Client]
 """Opens a client that is closed when the command ends; see `client_of` for what --local takes."""
 ClientCommand: TypeAlias = Callable[Concatenate[Client, ...], Output | None]
 
-_BIDIRECTIONAL = [*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C]
-_SEPARATORS = [0x2028, 0x2029]
-_CONTROLS = [*range(0x20), *range(0x7F, 0xA0)]
-_REMOVED = dict.fromkeys([*_CONTROLS, *_BIDIRECTIONAL, *_SEPARATORS, *range(0xD800, 0xE000)])
-_ALLOWED = {ord("\n"), ord("\t")}
-_TABLE = {code: None for code in _REMOVED if code not in _ALLOWED}
+_CONTROLS = r"\x00-\x08\x0b-\x1f\x7f-\x9f"
+_BIDIRECTIONAL = r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+_REMOVED = re.compile(rf"[{_CONTROLS}{_BIDIRECTIONAL}\u2028\u2029\ud800-\udfff]")  # and separators, surrogates
 
 
 def safe(text: str) -> str:
     """Removes control codes and direction overrides, so that model text cannot move the cursor or hide a line."""
-    return text.translate(_TABLE)
+    return _REMOVED.sub("", text)
 
 
 def shown(text: str, style: str = "") -> Text:
@@ -118,10 +117,7 @@ def client_command(group: Typer, name: str | None = None) -> Callable[[ClientCom
 
 def print_json(value: Any, *, exclude_none: bool = False) -> None:
     """Prints JSON in ASCII, which contains no control codes. value: JSON types and models."""
-
-    def dumped(model: Any) -> Any:
-        return model.model_dump(mode="json", exclude_none=exclude_none)
-
+    dumped = methodcaller("model_dump", mode="json", exclude_none=exclude_none)
     console.print(json.dumps(value, indent=2, ensure_ascii=True, default=dumped), markup=False, soft_wrap=True)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal, TypeAlias, TypedDict, Unpack
 
-from steering.client.calls.base import Call, Chat, JsonObject, Steering, Text, call, json_fields, parsed
+from steering.client.calls.base import WAIT, Call, Chat, JsonObject, Steering, Text, call
 from steering.client.results import DoseResponse, LatentMap, LayerSweep, Readout, Report
 from steering.schemas.jobs import JobAnswer
 from steering.schemas.reading.logit_lens import LogitLensAnswer
@@ -94,23 +94,23 @@ def logit_lens(
     top_k: int = 5,
 ) -> Call[LogitLensAnswer]:
     """Predicts the next token from every layer, at every token of a prompt, unsteered and steered."""
-    body = json_fields(prompt=prompt, messages=messages, steering=steering, layers=layers, top_k=top_k)
-    return Call("POST", "/v1/logit-lens", parsed(LogitLensAnswer), body)
+    body = {"prompt": prompt, "messages": messages, "steering": steering, "layers": layers, "top_k": top_k}
+    return call("POST", "/v1/logit-lens", LogitLensAnswer, **body)
 
 
 def layer_sweep(vector: str, **options: Unpack[SweepOptions]) -> Call[LayerSweep]:
     """Finds the layer at which a vector changes text most before it breaks. Waits for the result."""
-    return call("POST", "/v1/evaluations", LayerSweep, wait=True, kind="layer_sweep", vector=vector, **options)
+    return call("POST", "/v1/evaluations", LayerSweep, WAIT, kind="layer_sweep", vector=vector, **options)
 
 
 def dose_response(vector: str, **options: Unpack[DoseOptions]) -> Call[DoseResponse]:
     """Measures effect and damage by strength. Waits for the result; `save` stores it on the vector's card."""
-    return call("POST", "/v1/evaluations", DoseResponse, wait=True, kind="dose_response", vector=vector, **options)
+    return call("POST", "/v1/evaluations", DoseResponse, WAIT, kind="dose_response", vector=vector, **options)
 
 
 def report(vector: str, **options: Unpack[ReportOptions]) -> Call[Report]:
     """Judges steering at a fixed operating point by three gates. Waits for the result, which takes minutes."""
-    return call("POST", "/v1/evaluations", Report, wait=True, kind="report", vector=vector, **options)
+    return call("POST", "/v1/evaluations", Report, WAIT, kind="report", vector=vector, **options)
 
 
 def start_report(vector: str, **options: Unpack[ReportOptions]) -> Call[JobAnswer]:

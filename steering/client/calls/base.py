@@ -19,6 +19,8 @@ Steering: TypeAlias = Sequence[Intervention] | JsonObject
 """A list of interventions, or {"profile": name, "interventions": [...]}."""
 Chat: TypeAlias = Sequence[Message | JsonObject]
 Text: TypeAlias = str | Chat
+WAIT: JsonObject = {"wait": True}
+"""Query of a request that waits for the result of its job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +76,14 @@ def path_of(template: str, *names: str) -> str:
     return template.format(*(quote(name, safe="@") for name in names))
 
 
-def parsed(kind: type[E]) -> Callable[[bytes], E]:
-    """Returns a reader that validates a JSON body as `kind`."""
-    return kind.model_validate_json
-
-
-def call(method: str, path: str, kind: type[E], /, wait: bool = False, **fields: Any) -> Call[E]:
-    """Returns a call that reads a `kind`. fields: its JSON body, or its query if it has no body. wait: for the result of a job."""
-    given = json_fields(**fields)
+def call(method: str, path: str, kind: type[E], query: JsonObject | None = None, /, **fields: Any) -> Call[E]:
+    """Returns a call that reads a `kind`. fields: its JSON body, or its query if it has no body. query: next to a body."""
+    read, given = kind.model_validate_json, json_fields(**fields)
     if method in ("GET", "DELETE"):
-        return Call(method, path, parsed(kind), query=given)
-    return Call(method, path, parsed(kind), given, query={"wait": True} if wait else {})
+        return Call(method, path, read, query=given)
+    return Call(method, path, read, given, query=query or {})
 
 
-def no_body(_: bytes) -> None:
-    """Ignores the body."""
-    return
+def delete(path: str, **query: Any) -> Call[None]:
+    """Returns a call that deletes and reads no body. Fields of the query that are None are left out."""
+    return Call("DELETE", path, lambda _: None, query=json_fields(**query))

@@ -4,20 +4,8 @@ import json
 from collections.abc import Sequence
 from typing import TypedDict, Unpack
 
-from steering.client.calls.base import (
-    Call,
-    Chat,
-    Intervention,
-    JsonObject,
-    Steering,
-    StreamCall,
-    call,
-    json_fields,
-    parsed,
-    path_of,
-)
+from steering.client.calls.base import Call, Chat, Intervention, JsonObject, Steering, StreamCall, call, json_fields
 from steering.client.results import Comparison
-from steering.schemas.batch import BatchResult
 from steering.schemas.comparison import ArmErrorAnswer, ArmFields
 from steering.schemas.generation import FlagCondition, GenerateAnswer, TokenPiece
 from steering.schemas.jobs import JobAnswer
@@ -85,7 +73,7 @@ def replay(record: Record | JsonObject, *, directions: Sequence[JsonObject] = ()
     body = record.model_dump(mode="json") if isinstance(record, Record) else dict(record)
     if directions:
         body["directions"] = [dict(one) for one in directions]
-    return Call("POST", "/v1/replay", parsed(GenerateAnswer), body)
+    return Call("POST", "/v1/replay", GenerateAnswer.model_validate_json, body)
 
 
 def start_batch(content: bytes | Sequence[JsonObject]) -> Call[JobAnswer]:
@@ -93,14 +81,8 @@ def start_batch(content: bytes | Sequence[JsonObject]) -> Call[JobAnswer]:
     `job_events` and read the results with `job_output`."""
     if not isinstance(content, bytes):
         content = b"".join(json.dumps(json_fields(**one)).encode() + b"\n" for one in content)
-    return Call("POST", "/v1/generate/batch", parsed(JobAnswer), content=content, content_type="application/jsonl")
-
-
-def job_output(job_id: str) -> Call[list[BatchResult]]:
-    """Returns the results of a batch in the order of its lines, also while it runs."""
-    read = parsed(BatchResult)
-    path = path_of("/v1/jobs/{}/output", job_id)
-    return Call("GET", path, lambda content: [read(line) for line in content.splitlines() if line])
+    read = JobAnswer.model_validate_json
+    return Call("POST", "/v1/generate/batch", read, content=content, content_type="application/jsonl")
 
 
 def compare_stream(

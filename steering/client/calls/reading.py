@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal, TypedDict, Unpack
 
-from steering.client.calls.base import Call, Chat, Steering, Text, VectorDescription, call, json_fields, parsed, path_of
+from steering.client.calls.base import Call, Chat, Steering, Text, VectorDescription, call, json_fields, path_of
 from steering.client.results import Vector
 from steering.schemas.reading.activations import ActivationsAnswer
 from steering.schemas.reading.clusters import ClustersAnswer
@@ -47,7 +47,7 @@ def activations_json(
 ) -> Call[ActivationsAnswer]:
     """Returns the residual stream of a few texts as lists of numbers."""
     body = json_fields(texts=texts, **options)
-    return Call("POST", "/v1/activations", parsed(ActivationsAnswer), body, accept="application/json")
+    return Call("POST", "/v1/activations", ActivationsAnswer.model_validate_json, body, accept="application/json")
 
 
 def score(
@@ -59,8 +59,8 @@ def score(
     steering: Steering | None = None,
 ) -> Call[ScoreAnswer]:
     """Returns log-probabilities of continuations of a prompt or conversation, or of whole texts."""
-    body = json_fields(prompt=prompt, messages=messages, continuations=continuations, texts=texts, steering=steering)
-    return Call("POST", "/v1/score", parsed(ScoreAnswer), body)
+    body = {"prompt": prompt, "messages": messages, "continuations": continuations, "texts": texts}
+    return call("POST", "/v1/score", ScoreAnswer, **body, steering=steering)
 
 
 def explain(
@@ -72,8 +72,8 @@ def explain(
     top: int | None = None,
 ) -> Call[ExplainAnswer]:
     """Returns the concepts of the library that stand out in texts, or in one conversation, against neutral text."""
-    body = json_fields(texts=texts, messages=messages, layers=layers, threshold=threshold, top=top)
-    return Call("POST", "/v1/explain", parsed(ExplainAnswer), body)
+    body = {"texts": texts, "messages": messages, "layers": layers, "threshold": threshold, "top": top}
+    return call("POST", "/v1/explain", ExplainAnswer, **body)
 
 
 def clusters(texts: Sequence[Text], **options: Unpack[ClusterOptions]) -> Call[ClustersAnswer]:
@@ -96,11 +96,11 @@ def search_dictionary(
     min_output_score: float | None = None,
 ) -> Call[DictionarySearchAnswer]:
     """Finds features near a vector, or more active in texts than in others."""
-    body = json_fields(vector=vector, texts=texts, against=against, top=top, min_output_score=min_output_score)
-    return Call("POST", path_of("/v1/dictionaries/{}/search", name), parsed(DictionarySearchAnswer), body)
+    body = {"vector": vector, "texts": texts, "against": against, "top": top, "min_output_score": min_output_score}
+    return call("POST", path_of("/v1/dictionaries/{}/search", name), DictionarySearchAnswer, **body)
 
 
 def feature_vector(dictionary: str, name: str, feature: int, **description: Unpack[VectorDescription]) -> Call[Vector]:
     """Stores a feature of a dictionary as the next version of a vector."""
-    body = json_fields(name=name, feature=feature, **description)
-    return Call("POST", path_of("/v1/dictionaries/{}/vectors", dictionary), parsed(Vector), body)
+    body = {"name": name, "feature": feature, **description}
+    return call("POST", path_of("/v1/dictionaries/{}/vectors", dictionary), Vector, **body)

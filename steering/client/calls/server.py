@@ -5,17 +5,8 @@ from typing import Any
 
 from pydantic import JsonValue, TypeAdapter
 
-from steering.client.calls.base import (
-    Call,
-    Intervention,
-    JsonObject,
-    StreamCall,
-    call,
-    json_fields,
-    no_body,
-    parsed,
-    path_of,
-)
+from steering.client.calls.base import Call, Intervention, JsonObject, StreamCall, call, delete, path_of
+from steering.schemas.batch import BatchResult
 from steering.schemas.governance.keys import AuditPage, KeyAnswer, KeyList, NewKeyAnswer
 from steering.schemas.governance.policy import MonitorDetail, MonitorList, PolicyAnswer
 from steering.schemas.jobs import JobAnswer, JobPage
@@ -27,8 +18,8 @@ from steering.schemas.system import CapabilitiesAnswer, ConceptDetail, ConceptLi
 
 def put_profile(name: str, interventions: Sequence[Intervention], *, description: str = "") -> Call[ProfileAnswer]:
     """Stores a named list of interventions."""
-    body = json_fields(interventions=interventions, description=description)
-    return Call("PUT", path_of("/v1/profiles/{}", name), parsed(ProfileAnswer), body)
+    body = {"interventions": interventions, "description": description}
+    return call("PUT", path_of("/v1/profiles/{}", name), ProfileAnswer, **body)
 
 
 def list_profiles() -> Call[ProfileList]:
@@ -43,7 +34,7 @@ def get_profile(name: str) -> Call[ProfileAnswer]:
 
 def delete_profile(name: str) -> Call[None]:
     """Deletes a profile, not the vectors it names."""
-    return Call("DELETE", path_of("/v1/profiles/{}", name), no_body)
+    return delete(path_of("/v1/profiles/{}", name))
 
 
 def set_default_steering(interventions: Sequence[Intervention]) -> Call[DefaultSteeringAnswer]:
@@ -58,7 +49,7 @@ def get_default_steering() -> Call[DefaultSteeringAnswer]:
 
 def clear_default_steering() -> Call[None]:
     """Removes the default steering."""
-    return Call("DELETE", "/v1/steering", no_body)
+    return delete("/v1/steering")
 
 
 def list_jobs(*, limit: int = 50, cursor: str | None = None) -> Call[JobPage]:
@@ -81,6 +72,13 @@ def job_events(job_id: str) -> StreamCall[JobAnswer]:
     return StreamCall("GET", path_of("/v1/jobs/{}/events", job_id), {"progress": JobAnswer, "done": JobAnswer})
 
 
+def job_output(job_id: str) -> Call[list[BatchResult]]:
+    """Returns the results of a batch in the order of its lines, also while it runs."""
+    read = BatchResult.model_validate_json
+    path = path_of("/v1/jobs/{}/output", job_id)
+    return Call("GET", path, lambda content: [read(line) for line in content.splitlines() if line])
+
+
 def save_link(view: View, state: Mapping[str, Any]) -> Call[LinkAnswer]:
     """Saves the state of a view of the playground; whoever has the `url` of the answer and a key opens it."""
     return call("POST", "/v1/links", LinkAnswer, view=view, state=state)
@@ -98,7 +96,7 @@ def get_link(link_id: str) -> Call[LinkState]:
 
 def delete_link(link_id: str) -> Call[None]:
     """Deletes a link."""
-    return Call("DELETE", path_of("/v1/links/{}", link_id), no_body)
+    return delete(path_of("/v1/links/{}", link_id))
 
 
 def list_concepts() -> Call[ConceptList]:
@@ -141,8 +139,8 @@ def create_key(
     namespace: str | None = None,
 ) -> Call[NewKeyAnswer]:
     """Creates a key; the result is the only place where it is shown. namespace: of what it makes, by default `shared`."""
-    body = json_fields(name=name, scopes=list(scopes), limits=limits, expires_at=expires_at, namespace=namespace)
-    return Call("POST", "/v1/keys", parsed(NewKeyAnswer), body)
+    body = {"name": name, "scopes": list(scopes), "limits": limits, "expires_at": expires_at, "namespace": namespace}
+    return call("POST", "/v1/keys", NewKeyAnswer, **body)
 
 
 def list_keys() -> Call[KeyList]:
@@ -160,13 +158,13 @@ def change_key(
 ) -> Call[KeyAnswer]:
     """Changes a key; limits are replaced as a whole."""
     given = None if scopes is None else list(scopes)
-    body = json_fields(name=name, scopes=given, limits=limits, namespace=namespace)
-    return Call("PATCH", path_of("/v1/keys/{}", key_id), parsed(KeyAnswer), body)
+    body = {"name": name, "scopes": given, "limits": limits, "namespace": namespace}
+    return call("PATCH", path_of("/v1/keys/{}", key_id), KeyAnswer, **body)
 
 
 def delete_key(key_id: str) -> Call[None]:
     """Deletes a key."""
-    return Call("DELETE", path_of("/v1/keys/{}", key_id), no_body)
+    return delete(path_of("/v1/keys/{}", key_id))
 
 
 def read_audit(*, limit: int = 50, cursor: str | None = None) -> Call[AuditPage]:
@@ -191,7 +189,7 @@ def get_policy() -> Call[PolicyAnswer]:
 
 def clear_policy() -> Call[None]:
     """Removes the policy."""
-    return Call("DELETE", "/v1/policy", no_body)
+    return delete("/v1/policy")
 
 
 def list_monitors() -> Call[MonitorList]:

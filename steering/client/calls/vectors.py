@@ -5,17 +5,7 @@ from typing import Literal, TypeAlias, TypedDict, Unpack
 
 from pydantic import TypeAdapter
 
-from steering.client.calls.base import (
-    Call,
-    JsonObject,
-    Text,
-    VectorDescription,
-    call,
-    json_fields,
-    no_body,
-    parsed,
-    path_of,
-)
+from steering.client.calls.base import WAIT, Call, JsonObject, Text, VectorDescription, call, delete, path_of
 from steering.client.results import Vector
 from steering.schemas.extraction import Pair, Training, TraitDescription
 from steering.schemas.jobs import JobAnswer
@@ -79,7 +69,7 @@ def register_vector(
 
 def extract_vector(name: str, **options: Unpack[ExtractOptions]) -> Call[Vector]:
     """Extracts a vector from contrasting texts and waits for it."""
-    return call("POST", "/v1/vectors/extract", Vector, wait=True, name=name, **options)
+    return call("POST", "/v1/vectors/extract", Vector, WAIT, name=name, **options)
 
 
 def start_extraction(name: str, **options: Unpack[ExtractOptions]) -> Call[JobAnswer]:
@@ -89,7 +79,7 @@ def start_extraction(name: str, **options: Unpack[ExtractOptions]) -> Call[JobAn
 
 def transfer_vector(name: str, **options: Unpack[TransferOptions]) -> Call[TransferAnswer]:
     """Carries a direction of the server's second model to the loaded one, and waits for it."""
-    return call("POST", "/v1/vectors/transfer", TransferAnswer, wait=True, name=name, **options)
+    return call("POST", "/v1/vectors/transfer", TransferAnswer, WAIT, name=name, **options)
 
 
 def start_transfer(name: str, **options: Unpack[TransferOptions]) -> Call[JobAnswer]:
@@ -105,13 +95,15 @@ def combine_vectors(
     **description: Unpack[VectorDescription],
 ) -> Call[Vector]:
     """Stores a weighted sum of vectors, orthogonal to those named in `orthogonal_to`."""
-    body = json_fields(name=name, terms=terms, orthogonal_to=orthogonal_to, **description)
-    return Call("POST", "/v1/vectors/combine", parsed(Vector), body)
+    return call(
+        "POST", "/v1/vectors/combine", Vector, name=name, terms=terms, orthogonal_to=orthogonal_to, **description
+    )
 
 
 def import_vector(content: bytes, *, name: str | None = None) -> Call[Vector]:
     """Stores the vector of one safetensors file, under its own name or another."""
-    return Call("POST", "/v1/vectors/import", parsed(Vector), content=content, query=json_fields(name=name))
+    query = {} if name is None else {"name": name}
+    return Call("POST", "/v1/vectors/import", Vector.model_validate_json, content=content, query=query)
 
 
 def list_vectors(**filters: Unpack[VectorFilters]) -> Call[VectorPageAnswer]:
@@ -166,4 +158,4 @@ def list_versions(name: str, *, limit: int = 50, before: int | None = None) -> C
 
 def delete_vector(name: str, *, version: int | None = None, force: bool = False) -> Call[None]:
     """Deletes all versions, or one; `force` deletes a vector that a profile uses."""
-    return Call("DELETE", path_of("/v1/vectors/{}", name), no_body, query=json_fields(version=version, force=force))
+    return delete(path_of("/v1/vectors/{}", name), version=version, force=force)
