@@ -12,13 +12,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from rich.status import Status
+from typer import Option
 
 from app.cli.output.tables import card_lines, comparison_table
 from app.cli.output.terminal import console, shown
-from steering.client import ApiError, Client
-from steering.client.retries import NO_RETRIES
+from steering.client import NO_RETRIES, ApiError, Client
 from steering.schemas.vectors import RecommendedAnswer
 
 PROMPTS = ("What was the train journey like?", "How is your new apartment?")
@@ -27,8 +26,8 @@ READY_SECONDS = 600.0
 
 
 def demo(
-    model: Annotated[str | None, typer.Option(help="Another model than the embedded one.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...")] = None,
+    model: Annotated[str | None, Option(help="Another model than the embedded one.")] = None,
+    device: Annotated[str | None, Option(help="auto, cpu, cuda, ...")] = None,
 ) -> None:
     """Start a server, extract the sentiment vector, steer in both directions, and show the answers."""
     folder = Path(tempfile.mkdtemp(prefix="steering-demo-"))
@@ -93,14 +92,10 @@ def _profile(client: Client, vector: str, strength: float) -> None:
 def _server(folder: Path, model: str | None, device: str | None) -> Iterator[Client]:
     """Runs a server on a free loopback port with a temporary database, and yields a client of it."""
     port, log = _free_port(), folder / "server.log"
-    options = {
-        "--model": model,
-        "--device": device,
-        "--port": str(port),
-        "--database": f"sqlite:///{folder}/demo.sqlite3",
-    }
     command = [sys.executable, "-P", "-m", "app.cli.main", "serve", "--host", "127.0.0.1", "--log-level", "info"]
-    command += [part for name, value in options.items() if value is not None for part in (name, value)]
+    command += ["--port", str(port), "--database", f"sqlite:///{folder}/demo.sqlite3"]
+    for name, value in (("--model", model), ("--device", device)):
+        command += [] if value is None else [name, value]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)  # noqa: S603 - this program
     try:

@@ -13,8 +13,7 @@ from app.logs import configure_logging
 from app.main import create_app
 from app.settings import Settings
 from app.state import EngineFactory, StoreFactory
-from steering.client import ApiError, Client
-from steering.client.retries import NO_RETRIES
+from steering.client import NO_RETRIES, ApiError, Client
 from steering.threads import disable_intra_op_threads
 
 START_SECONDS = 600.0
@@ -40,36 +39,22 @@ def local_client(
 
     thread = threading.Thread(target=run, name="local-server", daemon=True)
     thread.start()
+    deadline = time.monotonic() + START_SECONDS
+    loaded = app.state.steering.loaded  # also set when the model cannot be loaded
     try:
-        with stderr.status("loading the model"), Client(_address(server, thread), retries=NO_RETRIES) as waiting:
-            _wait_until_ready(waiting)
-        with Client(_address(server, thread)) as client:
+        with stderr.status("loading the model"):
+            while not (server.started and loaded.is_set()) and thread.is_alive() and time.monotonic() < deadline:
+                time.sleep(0.02)
+        if not server.started:
+            raise ApiError("the application did not start", code="server_ended")
+        address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        with Client(address, retries=NO_RETRIES) as waiting:
+            waiting.health()  # raises the reason when the model cannot be loaded
+        with Client(address) as client:
             yield client
     finally:
         server.should_exit = True
         thread.join()
-
-
-def _address(server: uvicorn.Server, thread: threading.Thread) -> str:
-    deadline = time.monotonic() + START_SECONDS
-    while not server.started and thread.is_alive() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    if not server.started:
-        raise ApiError("the application did not start", code="server_ended")
-    return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-
-
-def _wait_until_ready(client: Client) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            client.health()
-        except ApiError as error:
-            if error.code != "not_ready" or time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
-        else:
-            return
 
 
 def extract_missing(client: Client, vectors: Iterable[str]) -> None:

@@ -5,26 +5,18 @@ from collections.abc import Sequence
 
 import typer
 
-from app.cli.database import database
 from app.cli.demo import demo
-from app.cli.extract import extract
-from app.cli.generation import compare, generate, replay, sweep
-from app.cli.keys import audit, keys
+from app.cli.evaluation import evaluate, report
+from app.cli.extract import extract, transfer
+from app.cli.generation import batch, compare, generate, replay, sweep
+from app.cli.governance import audit, keys, monitors, policy
+from app.cli.labelled import separation
 from app.cli.library import concepts, default, jobs, links, profiles
 from app.cli.output.terminal import shown, stderr
 from app.cli.pictures import card, draw_map
-from app.cli.policy import monitors, policy
-from app.cli.reading import evaluate, lens, readout
-from app.cli.report import report
-from app.cli.serve import serve
-from app.cli.texts.activations import activations
-from app.cli.texts.batch import batch
-from app.cli.texts.dictionaries import dictionaries
-from app.cli.texts.explain import clusters, explain
-from app.cli.texts.labelled import separation
-from app.cli.texts.score import score
-from app.cli.transfer import transfer
-from app.cli.vectors import vectors
+from app.cli.reading import activations, clusters, explain, lens, readout, score
+from app.cli.serve import database, serve
+from app.cli.vectors import dictionaries, vectors
 from steering.client import ApiError
 from steering.errors import SteeringError
 

@@ -4,10 +4,12 @@ import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import BadParameter, Option
 
-from app.cli.output.terminal import LOCAL, AsJson, Key, Local, Url, client_of, console, layers_of, print_json, shown
-from steering.client.display.cards import card_html
+from app.cli.options import ListedLayers, VectorName, file_argument, layers_of, position_of
+from app.cli.output.terminal import Connect, Output, console, shown, with_client, with_connection
+from steering.client import Client
+from steering.client.display.fragments import card_html
 from steering.client.display.html import page
 from steering.client.display.maps import aligned
 from steering.errors import InvalidRequest
@@ -19,41 +21,29 @@ PANELS = 6
 """Layers in a picture; a page shows all of them."""
 
 
-def draw_map(  # noqa: PLR0913, PLR0917 - one option a field
-    file: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="CSV with columns text and label?, or text lines.")
-    ],
-    out: Annotated[Path, typer.Option(help="File to write: .html (slider over the layers) or .png.")] = Path(
-        "map.html"
-    ),
-    layers: Annotated[str, typer.Option(help="all, or 12,13.")] = "all",
-    method: Annotated[str, typer.Option(help="pca, tsne or umap.")] = "pca",
-    position: Annotated[str, typer.Option(help="last, mean, or an offset from the end.")] = "mean",
-    as_json: AsJson = False,
-    local: Local = False,
-    url: Url = LOCAL,
-    key: Key = None,
-) -> None:
+@with_connection
+def draw_map(
+    connect: Connect,
+    file: Annotated[Path, file_argument("CSV with columns text and label?, or text lines.")],
+    out: Annotated[Path, Option(help="File to write: .html (slider over the layers) or .png.")] = Path("map.html"),
+    layers: ListedLayers = "all",
+    method: Annotated[str, Option(help="pca, tsne or umap.")] = "pca",
+    position: Annotated[str, Option(help="last, mean, or an offset from the end.")] = "mean",
+) -> Output:
     """Draw texts in the latent space, layer by layer."""
     texts, labels = read_texts(file)
-    options: dict[str, Any] = {"layers": layers_of(layers), "method": method, "embeddings": True}
-    options["position"] = int(position) if position.lstrip("-").isdigit() else position
-    if labels:
-        options["labels"] = labels
+    options: dict[str, Any] = {"layers": layers_of(layers), "position": position_of(position), "labels": labels or None}
     if out.suffix not in (".html", ".png"):
-        raise typer.BadParameter(f"expected a file ending in .html or .png, got {out.name}", param_hint="--out")
-    with client_of(url, key, local) as client:
-        found = client.latent_space(texts, **options)
-    if as_json:
-        print_json(found.to_dict())
-        return
+        raise BadParameter(f"expected a file ending in .html or .png, got {out.name}", param_hint="--out")
+    found = connect().latent_space(texts, method=method, embeddings=True, **options)
+    yield found
     if out.suffix == ".html":
         out.write_text(found.page(texts, labels), encoding="utf-8")
     else:
         write_png(out, found, labels)
     for warning in found.warnings:
-        console.print(shown(warning, "yellow"))
-    console.print(shown(f"wrote {out}"))
+        yield shown(warning, "yellow")
+    yield shown(f"wrote {out}")
 
 
 def read_texts(file: Path) -> tuple[list[str], list[str] | None]:
@@ -83,31 +73,25 @@ def write_png(out: Path, found: "LatentMap", labels: list[str] | None) -> None:
     chosen = [round(index * (len(layers) - 1) / max(count - 1, 1)) for index in range(count)]
     figure = Figure(figsize=(3.0 * count, 3.3), layout="constrained")
     axes = figure.subplots(1, count, squeeze=False)[0]
-    names = sorted(set(labels or [""]))
+    given = labels or [""] * len(points[0])
     for axis, index in zip(axes, chosen, strict=True):
-        for name in names:
-            members = [
-                p for p, label in zip(points[index], labels or [""] * len(points[index]), strict=True) if label == name
-            ]
+        for name in sorted(set(given)):
+            members = [point for point, label in zip(points[index], given, strict=True) if label == name]
             axis.scatter([x for x, _ in members], [y for _, y in members], s=12, alpha=0.75, label=name)
         layer, separability = layers[index].layer, layers[index].separability
         auroc = "" if separability is None or separability.auroc is None else f", AUROC {separability.auroc:.2f}"
         axis.set_title(("input embeddings" if layer is None else f"layer {layer}") + auroc, fontsize=9)
-        axis.set_xticks([])
-        axis.set_yticks([])
+        axis.set(xticks=[], yticks=[])
     if labels:
         axes[0].legend(fontsize=8)
     figure.savefig(out, dpi=150)
 
 
+@with_client
 def card(
-    name: Annotated[str, typer.Argument(help="The vector: name, or name@version.")],
-    out: Annotated[Path, typer.Option(help="File to write.")] = Path("card.html"),
-    url: Url = LOCAL,
-    key: Key = None,
+    client: Client, name: VectorName, out: Annotated[Path, Option(help="File to write.")] = Path("card.html")
 ) -> None:
     """Write the quality card of a vector as one HTML page."""
-    with client_of(url, key) as client:
-        vector = client.get_vector(name)
+    vector = client.get_vector(name)
     out.write_text(page(vector.id, card_html(vector)), encoding="utf-8")
     console.print(shown(f"wrote {out}"))

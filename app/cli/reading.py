@@ -1,146 +1,170 @@
-"""`steer readout`, `lens` and `evaluate`: reads texts with a vector, predictions by layer, and the effect of a vector."""
+"""`steer readout`, `lens`, `score`, `activations`, `explain` and `clusters`: what the model computes in given texts."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-from pydantic import TypeAdapter
+from typer import Argument, BadParameter, Option
 
-from app.cli.generation import Layers, Prompt, Raw, Steer, Steering, System, prompt_fields
-from app.cli.output.evaluation_tables import dose_table, judge_table, result_lines, sweep_table
-from app.cli.output.job_progress import follow
-from app.cli.output.tables import lens_table, readout_table
-from app.cli.output.terminal import (
-    LOCAL,
-    AsJson,
-    Key,
-    Url,
-    client_of,
-    console,
+from app.cli.options import (
+    Layers,
+    ListedLayers,
+    Prompt,
+    Raw,
+    Steer,
+    Steering,
+    System,
+    TextFile,
+    Texts,
+    given_texts,
     layers_of,
-    numbers,
-    print_json,
-    shown,
-    stderr,
+    position_of,
+    prompt_fields,
     steering_of,
 )
-from steering.concepts.loader import read_prompts
-from steering.schemas.evaluation import DoseResponseAnswer, LayerSweepAnswer, StrengthsAnswer
+from app.cli.output.tables import lens_table, readout_table, text_table
+from app.cli.output.terminal import Output, console, print_warnings, shown, with_client
+from steering.client import Client
 
-EVALUATION: TypeAdapter[LayerSweepAnswer | DoseResponseAnswer] = TypeAdapter(StrengthsAnswer)
-
-
-class Kind(StrEnum):
-    """Kinds of evaluation."""
-
-    DOSE_RESPONSE = "dose_response"
-    LAYER_SWEEP = "layer_sweep"
+SHOWN_CHARACTERS = 60
 
 
-class By(StrEnum):
-    """Judges of an evaluation."""
-
-    SELF = "self"
-    ENDPOINT = "endpoint"
-
-
+@with_client
 def readout(
-    vector: Annotated[str, typer.Argument(help="The vector to read against: name, or name@version.")],
-    text: Annotated[str, typer.Argument(help="The text to read.")],
+    client: Client,
+    vector: Annotated[str, Argument(help="The vector to read against: name, or name@version.")],
+    text: Annotated[str, Argument(help="The text to read.")],
     layers: Layers = "recommended",
-    as_json: AsJson = False,
-    url: Url = LOCAL,
-    key: Key = None,
-) -> None:
+) -> Output:
     """Measure a concept at each token of a text, in natural scales."""
-    with client_of(url, key) as client:
-        answer = client.readout([text], vectors=[vector], layers=layers_of(layers))
-    if as_json:
-        print_json(answer.model_dump(mode="json"))
-        return
-    console.print(readout_table(answer, vector))
+    answer = client.readout([text], vectors=[vector], layers=layers_of(layers))
+    yield answer
+    yield readout_table(answer, vector)
 
 
+@with_client
 def lens(  # noqa: PLR0913, PLR0917 - one option a field
+    client: Client,
     prompt: Prompt,
     steer: Steer = None,
-    steer_layers: Annotated[str, typer.Option(help="Where --steer acts: recommended, all, 12,13 or 10:16.")] = (
+    steer_layers: Annotated[str, Option(help="Where --steer acts: recommended, all, 12,13 or 10:16.")] = (
         "recommended"
     ),
     steering: Steering = None,
-    layers: Annotated[str, typer.Option(help="Layers to show: all, or 12,13.")] = "all",
-    top_k: Annotated[int, typer.Option(help="Predictions per layer.")] = 5,
-    token: Annotated[int, typer.Option(help="Which token of the prompt; -1 is the last.")] = -1,
+    layers: Annotated[str, Option(help="Layers to show: all, or 12,13.")] = "all",
+    top_k: Annotated[int, Option(help="Predictions per layer.")] = 5,
+    token: Annotated[int, Option(help="Which token of the prompt; -1 is the last.")] = -1,
     raw: Raw = False,
     system: System = None,
-    as_json: AsJson = False,
-    url: Url = LOCAL,
-    key: Key = None,
-) -> None:
+) -> Output:
     """Show the next token predicted from each layer, unsteered and steered."""
     interventions = steering_of(steer or [], steer_layers, None, steering)
-    with client_of(url, key) as client:
-        answer = client.logit_lens(
-            **prompt_fields(prompt, raw, system), steering=interventions or [], layers=layers_of(layers), top_k=top_k
-        )
-    if as_json:
-        print_json(answer.model_dump(mode="json"))
-        return
+    answer = client.logit_lens(
+        **prompt_fields(prompt, raw, system), steering=interventions or [], layers=layers_of(layers), top_k=top_k
+    )
+    yield answer
     if not -len(answer.tokens) <= token < len(answer.tokens):
-        raise typer.BadParameter(f"the prompt has {len(answer.tokens)} tokens", param_hint="--token")
-    console.print(lens_table(answer, token))
-    for warning in answer.steering.warnings if answer.steering else []:
-        stderr.print(shown(warning, "yellow"))
+        raise BadParameter(f"the prompt has {len(answer.tokens)} tokens", param_hint="--token")
+    yield lens_table(answer, token)
+    print_warnings(answer.steering.warnings if answer.steering else [])
 
 
-def evaluate(  # noqa: PLR0913, PLR0917 - one option a field
-    vector: Annotated[str, typer.Argument(help="The vector to evaluate: name, or name@version.")],
-    kind: Annotated[Kind, typer.Option(help="dose_response: how strongly; layer_sweep: at which layer.")] = (
-        Kind.DOSE_RESPONSE
-    ),
-    concept: Annotated[str | None, typer.Option(help="Use the evaluation prompts of this starter concept.")] = None,
-    prompts: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help='Use these prompts, JSON lines: {"prompt": "..."}')
+@with_client
+def score(
+    client: Client,
+    prompt: Annotated[str, Argument(help="The prompt; a whole text to score without --continuation.")],
+    continuation: Annotated[
+        list[str] | None, Option(help="A text that may follow the prompt, with its leading space; repeatable.")
     ] = None,
-    strengths: Annotated[str | None, typer.Option(help="Strengths, separated by commas.")] = None,
-    layers: Annotated[str | None, typer.Option(help="recommended, all, 12,13 or 10:16 (half-open).")] = None,
-    random_directions: Annotated[
-        int | None, typer.Option(help="Random directions at the same dose (dose_response).")
+    steer: Steer = None,
+    steering: Steering = None,
+    raw: Raw = False,
+    system: System = None,
+) -> Output:
+    """Show how probable given continuations of a prompt, or a whole text, are to the model."""
+    interventions = steering_of(steer or [], "recommended", None, steering) or []
+    if continuation:
+        fields = prompt_fields(prompt, raw, system)
+        answer = client.score(continuations=continuation, steering=interventions, **fields)
+    else:
+        answer = client.score(texts=[prompt], steering=interventions)
+    yield answer
+    rows = [
+        [one.text, f"{one.sum:.2f}", f"{len(one.token_ids)}", f"{one.sum / max(len(one.token_ids), 1):.2f}", "yes" if one.all_greedy else ""]
+        for one in answer.scores
+    ]  # fmt: skip
+    yield text_table(("text", "log p", "tokens", "per token", "greedy"), rows)
+
+
+@with_client
+def activations(
+    client: Client,
+    texts: Texts = None,
+    file: TextFile = None,
+    output: Annotated[Path, Option("--output", "-o", help="File to write.")] = Path("activations.safetensors"),
+    layers: ListedLayers = "all",
+    position: Annotated[str, Option(help="last, mean, response_mean, all, or an offset from the end.")] = "last",
+    dtype: Annotated[str, Option(help="float32, float16 or bfloat16.")] = "float32",
+    steer: Annotated[
+        list[str] | None,
+        Option("--steer", metavar="NAME=STRENGTH", help="Steer with a vector; repeatable."),
     ] = None,
-    judge: Annotated[
-        By | None, typer.Option(help="Also rates the answers: the loaded model, or the operator's endpoint.")
-    ] = None,
-    judge_concept: Annotated[
-        str | None, typer.Option(help="What the judge looks for; default: the description.")
-    ] = None,
-    save: Annotated[bool, typer.Option(help="Store it on the card, as the next version (dose_response).")] = False,
-    as_json: AsJson = False,
-    url: Url = LOCAL,
-    key: Key = None,
 ) -> None:
-    """Evaluate a vector: how text changes, what breaks, and what random directions do."""
-    options: dict[str, Any] = {"concept": concept, "random_directions": random_directions}
-    if prompts is not None:
-        with prompts.open(encoding="utf-8") as lines:
-            options["prompts"] = [[{"role": "user", "content": text}] for text in read_prompts(lines, prompts.name)]
-    if strengths is not None:
-        options["strengths"] = numbers(strengths, "--strengths")
-    if layers is not None:
-        options["layers"] = layers_of(layers)
-    if judge is None and judge_concept is not None:
-        raise typer.BadParameter("needs --judge", param_hint="--judge-concept")
-    if judge is not None:
-        options["judge"] = {"by": judge.value} | ({"concept": judge_concept} if judge_concept else {})
-    if save:
-        options["save"] = True
-    with client_of(url, key) as client:
-        result = EVALUATION.validate_python(follow(client, client.start_evaluation(kind.value, vector, **options)))
-    if as_json:
-        print_json(result.model_dump(mode="json"))
-        return
-    console.print(dose_table(result) if isinstance(result, DoseResponseAnswer) else sweep_table(result))
-    if isinstance(result, DoseResponseAnswer) and result.judgement is not None:
-        console.print(judge_table(result.judgement))
-    for line in result_lines(result):
-        console.print(line)
+    """Write the residual stream of texts, by layer, to a safetensors file."""
+    options: dict[str, Any] = {"layers": layers_of(layers), "position": position_of(position), "dtype": dtype}
+    interventions = steering_of(steer or [], "recommended", None, None) or []
+    content = client.activations(given_texts(texts, file), steering=interventions, **options)
+    output.write_bytes(content)
+    console.print(shown(f"wrote {output}: {len(content):,} bytes"))
+
+
+@with_client
+def explain(
+    client: Client,
+    texts: Texts = None,
+    file: TextFile = None,
+    layers: Annotated[str, Option(help="recommended, or 12,13.")] = "recommended",
+    threshold: Annotated[float, Option(help="Smallest absolute z-score that is listed.")] = 2.0,
+) -> Output:
+    """List the concepts of the library that stand out in texts against neutral text."""
+    given = given_texts(texts, file)
+    answer = client.explain(given, layers=None if layers == "recommended" else layers_of(layers), threshold=threshold)
+    yield answer
+    rows = [
+        [_short(text), one.vector, f"{one.layer}", f"{one.z:+.1f}", " ".join(t.text.strip() for t in one.tokens)]
+        for text, explained in zip(given, answer.texts, strict=True)
+        for one in explained.concepts
+    ]
+    yield text_table(("text", "vector", "layer", "z", "tokens"), rows, "nothing stands out")
+    print_warnings(answer.warnings)
+
+
+@with_client
+def clusters(  # noqa: PLR0913, PLR0917 - one option a field
+    client: Client,
+    texts: Texts = None,
+    file: TextFile = None,
+    layer: Annotated[int | None, Option(help="Layer to read; default: the middle one.")] = None,
+    method: Annotated[str, Option(help="kmeans or hdbscan.")] = "kmeans",
+    count: Annotated[int | None, Option("--clusters", help="kmeans: how many; default: by silhouette.")] = None,
+    min_size: Annotated[int | None, Option(help="hdbscan: size of the smallest cluster.")] = None,
+    position: Annotated[str, Option(help="last, mean, response_mean, or an offset from the end.")] = "mean",
+    seed: Annotated[int, Option(help="The same seed gives the same clusters.")] = 0,
+) -> Output:
+    """Group texts by their activations, with the vector nearest to each difference of groups."""
+    options: dict[str, Any] = {"layer": layer, "clusters": count, "min_size": min_size, "seed": seed}
+    answer = client.clusters(given_texts(texts, file), method=method, position=position_of(position), **options)
+    yield answer
+    rows = [
+        [f"{one.index}", f"{one.size}", "\n".join(_short(example.text) for example in one.examples)]
+        for one in answer.clusters
+    ]
+    yield text_table(("cluster", "texts", "examples"), rows)
+    for pair in answer.pairs:
+        near = "" if pair.nearest is None else f"  {pair.nearest.vector} {pair.nearest.cosine:+.2f}"
+        yield shown(f"{pair.clusters[0]} to {pair.clusters[1]}: distance {pair.distance:.1f}{near}")
+    print_warnings(answer.warnings)
+
+
+def _short(text: Any) -> str:
+    written = text if isinstance(text, str) else str(text[-1].get("content", ""))
+    return written if len(written) <= SHOWN_CHARACTERS else written[:SHOWN_CHARACTERS] + "..."

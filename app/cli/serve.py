@@ -1,44 +1,53 @@
-"""`steer serve`: runs the server. Options take precedence over the environment."""
+"""`steer serve` and `db`: runs the server; schema, copies, backups and pruning of its database, while servers may be running."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from pydantic import ValidationError
+from typer import Argument, BadParameter, Exit, Option, Typer
 
-from app.cli.output.terminal import shown, stderr
+from app.cli.output.terminal import console, shown, stderr
 from app.process_settings import prepare_for_torch
 from app.settings import Settings
 from steering.model.embedded import EMBEDDED_MODEL, embedded_gguf
 
+if TYPE_CHECKING:
+    from steering.store.sql.address import DatabaseAddress
+
+database = Typer(no_args_is_help=True, help="The database: current, upgrade, migrate-to, backup, restore, prune.")
+
+DatabaseUrl = Annotated[
+    str | None, Option("--database", help="sqlite:///file or postgresql://...; default: STEERING_DATABASE.")
+]
+Replace = Annotated[bool, Option("--replace", help="Delete what the target contains.")]
+
 
 def serve(  # noqa: PLR0913, PLR0917 - one option a setting
-    model: Annotated[
-        str | None, typer.Option(help="The embedded model, a Hugging Face id, a folder, a GGUF path.")
-    ] = None,
-    model_revision: Annotated[str | None, typer.Option(help="Pinned revision of a Hugging Face id.")] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on; other than loopback needs a key.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
-    engine: Annotated[str | None, typer.Option(help="transformers, or vllm where vLLM is installed.")] = None,
+    model: Annotated[str | None, Option(help="The embedded model, a Hugging Face id, a folder, a GGUF path.")] = None,
+    model_revision: Annotated[str | None, Option(help="Pinned revision of a Hugging Face id.")] = None,
+    host: Annotated[str | None, Option(help="Address to listen on; other than loopback needs a key.")] = None,
+    port: Annotated[int | None, Option(help="Port to listen on.")] = None,
+    engine: Annotated[str | None, Option(help="transformers, or vllm where vLLM is installed.")] = None,
     vllm_untested: Annotated[
         bool | None,
-        typer.Option("--vllm-untested", help="Start with a version of vLLM that the engine was not tested with."),
+        Option("--vllm-untested", help="Start with a version of vLLM that the engine was not tested with."),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = None,
-    device_map: Annotated[str | None, typer.Option(help="auto spreads a model over every device.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
-    database: Annotated[str | None, typer.Option(help="sqlite:///file, postgresql://... or memory://")] = None,
-    cache_dir: Annotated[Path | None, typer.Option(help="Folder of converted models.")] = None,
+    device: Annotated[str | None, Option(help="auto, cpu, cuda, cuda:1, ...")] = None,
+    device_map: Annotated[str | None, Option(help="auto spreads a model over every device.")] = None,
+    dtype: Annotated[str | None, Option(help="auto, float32, bfloat16 or float16.")] = None,
+    database: Annotated[str | None, Option(help="sqlite:///file, postgresql://... or memory://")] = None,
+    cache_dir: Annotated[Path | None, Option(help="Folder of converted models.")] = None,
     api_key: Annotated[
         list[str] | None,
-        typer.Option(help="A key that clients need; repeatable. STEERING_API_KEYS hides it from the process list."),
+        Option(help="A key that clients need; repeatable. STEERING_API_KEYS hides it from the process list."),
     ] = None,
-    allowed_host: Annotated[list[str] | None, typer.Option(help="A name accepted in Host; repeatable.")] = None,
-    max_running: Annotated[int | None, typer.Option(help="Sequences in one batch.")] = None,
-    max_waiting: Annotated[int | None, typer.Option(help="Requests that may wait for the batch.")] = None,
-    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    allowed_host: Annotated[list[str] | None, Option(help="A name accepted in Host; repeatable.")] = None,
+    max_running: Annotated[int | None, Option(help="Sequences in one batch.")] = None,
+    max_waiting: Annotated[int | None, Option(help="Requests that may wait for the batch.")] = None,
+    log_level: Annotated[str | None, Option(help="debug, info, warning or error.")] = None,
     other: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting; repeatable.")
+        list[str] | None, Option("--set", metavar="NAME=VALUE", help="Any other setting; repeatable.")
     ] = None,
 ) -> None:
     """Serve a model. Every setting is also an environment variable: --port 8001 is STEERING_PORT=8001."""
@@ -57,7 +66,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one option a setting
         embedded_gguf()  # raises with the command that installs it, before torch is loaded
     from app.server import serve as run_server  # noqa: PLC0415 - imports torch, after the settings above
 
-    raise typer.Exit(run_server(settings))
+    raise Exit(run_server(settings))
 
 
 def _assignments(texts: list[str]) -> dict[str, str]:
@@ -68,7 +77,7 @@ def _assignments(texts: list[str]) -> dict[str, str]:
         name = name.strip().lower().removeprefix("steering_").replace("-", "_")
         if not equals or name not in Settings.model_fields:
             known = ", ".join(sorted(Settings.model_fields))
-            raise typer.BadParameter(f"{text!r} is not NAME=VALUE of a setting; known: {known}", param_hint="--set")
+            raise BadParameter(f"{text!r} is not NAME=VALUE of a setting; known: {known}", param_hint="--set")
         found[name] = value
     return found
 
@@ -81,4 +90,110 @@ def settings_of(options: dict[str, Any]) -> Settings:
         for finding in error.errors():
             where = ".".join(map(str, finding["loc"])) or "settings"
             stderr.print(shown(f"{where}: {finding['msg'].removeprefix('Value error, ')}", "red"))
-        raise typer.Exit(2) from None
+        raise Exit(2) from None
+
+
+@database.command()
+def current(url: DatabaseUrl = None) -> None:
+    """Show the schema of the database and the newest schema of this version."""
+    from steering.store.sql import migrate  # noqa: PLC0415 - takes 1.4 s to import
+
+    found, newest = migrate.current(_address(url))
+    console.print(f"database: {found or 'empty'}; this version: {newest}")
+
+
+@database.command()
+def upgrade(url: DatabaseUrl = None) -> None:
+    """Upgrade the database to the schema of this version, in one transaction."""
+    from steering.store.sql import migrate  # noqa: PLC0415 - takes 1.4 s to import
+
+    address = _address(url)
+    migrate.migrate(address)
+    found, _ = migrate.current(address)
+    console.print(f"database: {found}")
+
+
+@database.command("migrate-to")
+def migrate_to(
+    target: Annotated[str, Argument(help="sqlite:///file or postgresql://...")],
+    url: DatabaseUrl = None,
+    replace: Replace = False,
+) -> None:
+    """Copy everything to another database, SQLite or PostgreSQL, in one transaction.
+
+    The source is not changed. Stop its servers first: what they write after the copy has begun is not copied.
+    """
+    from steering.store.sql.maintenance.copying import copy_database  # noqa: PLC0415 - takes 1.4 s to import
+
+    copy_database(_address(url), _address(target), replace=replace, report=_report)
+
+
+@database.command()
+def backup(file: Annotated[Path, Argument(help="A new file.")], url: DatabaseUrl = None) -> None:
+    """Write a snapshot of the database to one file, a SQLite database. Servers may be running."""
+    from steering.store.sql.maintenance import backup as backups  # noqa: PLC0415 - takes 1.4 s to import
+
+    backups.backup(_address(url), file, report=_report)
+    console.print(f"wrote {file} ({file.stat().st_size:,} bytes)")
+
+
+@database.command()
+def restore(
+    file: Annotated[Path, Argument(help="A file that `steer db backup` wrote.")],
+    url: DatabaseUrl = None,
+    replace: Replace = False,
+) -> None:
+    """Copy a backup into an empty database, SQLite or PostgreSQL. With --replace the database may be in use."""
+    from steering.store.sql.maintenance import backup as backups  # noqa: PLC0415 - takes 1.4 s to import
+
+    backups.restore(file, _address(url), replace=replace, report=_report)
+
+
+@database.command()
+def prune(
+    jobs: Annotated[int | None, Option(min=1, help="Age in days of ended jobs; default: STEERING_JOB_DAYS.")] = None,
+    audit: Annotated[
+        int | None, Option(min=1, help="Age in days of audit entries; default: STEERING_AUDIT_DAYS.")
+    ] = None,
+    links: Annotated[int | None, Option(min=1, help="Age in days of saved links; default: STEERING_LINK_DAYS.")] = None,
+    keep_versions: Annotated[
+        int | None, Option(min=1, help="Versions of each vector to keep, the newest and those that are named.")
+    ] = None,
+    url: DatabaseUrl = None,
+    dry_run: Annotated[bool, Option("--dry-run", help="Show what would be deleted.")] = False,
+) -> None:
+    """Delete old jobs, audit entries and links, and with --keep-versions old versions of vectors.
+
+    Versions that a profile, a default steering or the policy names as `name@version` are kept.
+    """
+    from steering.store.sql.maintenance import pruning  # noqa: PLC0415 - takes 1.4 s to import
+
+    settings = settings_of({})
+    address = _address(url)
+    counts = pruning.prune_records(
+        address,
+        jobs_before=_days_ago(jobs or settings.job_days),
+        audit_before=_days_ago(audit or settings.audit_days),
+        links_before=_days_ago(links or settings.link_days),
+        dry_run=dry_run,
+    )
+    verb = "would delete" if dry_run else "deleted"
+    for name, count in counts.items():
+        console.print(f"{verb} {count} rows of {name}")
+    if keep_versions is not None:
+        versions = pruning.prune_versions(address, keep_versions, dry_run=dry_run)
+        console.print(f"{verb} {len(versions)} versions of vectors" + "".join(f"\n  {one}" for one in versions))
+
+
+def _report(table: str, rows: int) -> None:
+    console.print(f"copied {rows} rows of {table}")
+
+
+def _days_ago(days: int) -> str:
+    return (datetime.now(UTC) - timedelta(days=days)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _address(given: str | None) -> "DatabaseAddress":
+    from steering.store.sql.address import read_address  # noqa: PLC0415 - takes 1.4 s to import
+
+    return read_address(settings_of({}).database if given is None else given)

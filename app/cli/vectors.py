@@ -1,35 +1,36 @@
-"""`steer vectors`: lists, shows, compares, combines, exports, imports and deletes concept vectors."""
+"""`steer vectors` and `dictionaries`: concept vectors of a server, and sparse autoencoders to take vectors from."""
 
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, BadParameter, Option, Typer
 
-from app.cli.formats.vector_sources import GivenDirections, decoder_row, json_directions
-from app.cli.output.tables import card_lines, card_table, text_table, vectors_table
-from app.cli.output.terminal import (
-    LOCAL,
-    AsJson,
-    Key,
-    Url,
-    client_of,
-    console,
+from app.cli.options import (
+    Description,
+    NewName,
+    TextFile,
+    Texts,
+    VectorName,
+    file_argument,
+    given_texts,
     layers_of,
-    print_json,
-    shown,
-    stderr,
     steering_of,
 )
+from app.cli.output.tables import card_lines, card_table, optional, text_table, vectors_table
+from app.cli.output.terminal import Output, client_command, console, shown, stderr
+from app.cli.vector_sources import GivenDirections, decoder_row, json_directions
 from app.gguf_format import read_control_vector
 from steering.client import Client
-from steering.schemas.vectors import VectorAnswer
+from steering.client.results import Vector
 
-vectors = typer.Typer(
+vectors = Typer(
     no_args_is_help=True, help="Concept vectors of a server: list, show, similar, combine, export, import, delete."
 )
-
-Name = Annotated[str, typer.Argument(help="The vector: name, or name@version.")]
+dictionaries = Typer(
+    no_args_is_help=True, help="Sparse autoencoders that the operator registered: list, search, vector."
+)
+Dictionary = Annotated[str, Argument(help="Name of the dictionary.")]
 
 
 class Format(StrEnum):
@@ -40,71 +41,57 @@ class Format(StrEnum):
     JSON = "json"
 
 
-@vectors.command("list")
+@client_command(vectors, "list")
 def find(
-    search: Annotated[str | None, typer.Option(help="Part of a name or description.")] = None,
-    tag: Annotated[str | None, typer.Option(help="Only those with this tag.")] = None,
-    as_json: AsJson = False,
-    url: Url = LOCAL,
-    key: Key = None,
-) -> None:
+    client: Client,
+    search: Annotated[str | None, Option(help="Part of a name or description.")] = None,
+    tag: Annotated[str | None, Option(help="Only those with this tag.")] = None,
+) -> Output:
     """List the newest version of each name."""
-    filters: dict[str, Any] = {name: value for name, value in (("search", search), ("tag", tag)) if value is not None}
-    found: list[VectorAnswer] = []
-    with client_of(url, key) as client:
-        page = client.list_vectors(limit=100, **filters)
+    filters: dict[str, Any] = {"search": search, "tag": tag, "limit": 100}
+    page = client.list_vectors(**filters)
+    found = page.data
+    while page.next_cursor is not None:
+        page = client.list_vectors(**filters, cursor=page.next_cursor)
         found += page.data
-        while page.next_cursor is not None:
-            page = client.list_vectors(limit=100, cursor=page.next_cursor, **filters)
-            found += page.data
-    if as_json:
-        print_json([vector.model_dump(mode="json") for vector in found])
-    else:
-        console.print(vectors_table(found) if found else "no vectors yet: steer extract sentiment --concept sentiment")
+    yield found
+    yield vectors_table(found) if found else "no vectors yet: steer extract sentiment --concept sentiment"
 
 
-@vectors.command()
-def show(name: Name, as_json: AsJson = False, url: Url = LOCAL, key: Key = None) -> None:
+@client_command(vectors)
+def show(client: Client, name: VectorName) -> Output:
     """Show the quality card of a vector by layer."""
-    with client_of(url, key) as client:
-        vector = client.get_vector(name)
-    if as_json:
-        print_json(vector.model_dump(mode="json"))
-        return
-    for line in card_lines(vector):
-        console.print(line)
-    console.print(card_table(vector))
+    vector = client.get_vector(name)
+    yield vector
+    yield from card_lines(vector)
+    yield card_table(vector)
 
 
-@vectors.command()
+@client_command(vectors)
 def export(
-    name: Name,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File to write; default: name and format.")
-    ] = None,
-    form: Annotated[Format, typer.Option("--format", help="gguf is a llama.cpp control vector.")] = Format.SAFETENSORS,
-    layers: Annotated[str, typer.Option(help="gguf only: recommended, all or 12,13.")] = "recommended",
-    url: Url = LOCAL,
-    key: Key = None,
+    client: Client,
+    name: VectorName,
+    output: Annotated[Path | None, Option("--output", "-o", help="File to write; default: name and format.")] = None,
+    form: Annotated[Format, Option("--format", help="gguf is a llama.cpp control vector.")] = Format.SAFETENSORS,
+    layers: Annotated[str, Option(help="gguf only: recommended, all or 12,13.")] = "recommended",
 ) -> None:
     """Write a vector to a file. A control vector omits layer 0, which llama.cpp cannot steer."""
     path = output or Path(f"{name.replace('@', '-')}.{form.value}")
     if form is not Format.GGUF and layers != "recommended":
-        raise typer.BadParameter("only allowed with --format gguf", param_hint="--layers")
-    with client_of(url, key) as client:
-        if form is Format.SAFETENSORS:
-            path.write_bytes(client.export_vector(name))
-        elif form is Format.JSON:
-            path.write_text(client.export_vector_json(name).model_dump_json(indent=2), encoding="utf-8")
-        else:
-            path.write_bytes(_control_vector(client, name, layers))
+        raise BadParameter("only allowed with --format gguf", param_hint="--layers")
+    if form is Format.SAFETENSORS:
+        path.write_bytes(client.export_vector(name))
+    elif form is Format.JSON:
+        path.write_text(client.export_vector_json(name).model_dump_json(indent=2), encoding="utf-8")
+    else:
+        path.write_bytes(_control_vector(client, name, layers))
     console.print(shown(f"wrote {path}"))
 
 
 def _control_vector(client: Client, name: str, layers: str) -> bytes:
     wanted = layers_of(layers)
     if isinstance(wanted, dict):
-        raise typer.BadParameter("expected recommended, all or 12,13", param_hint="--layers")
+        raise BadParameter("expected recommended, all or 12,13", param_hint="--layers")
     content = client.export_control_vector(name, wanted)
     vector = client.get_vector(name)
     if 0 in (vector.recommended.layers if wanted == "recommended" else vector.layers):
@@ -113,36 +100,31 @@ def _control_vector(client: Client, name: str, layers: str) -> bytes:
     return content
 
 
-@vectors.command("import")
+@client_command(vectors, "import")
 def import_file(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A .safetensors, .gguf or .json file.")],
-    name: Annotated[str | None, typer.Option(help="Name of the vector; default: the name in the file.")] = None,
-    feature: Annotated[int | None, typer.Option(help="Row of W_dec of a SAELens dictionary.")] = None,
+    client: Client,
+    file: Annotated[Path, file_argument("A .safetensors, .gguf or .json file.")],
+    name: Annotated[str | None, Option(help="Name of the vector; default: the name in the file.")] = None,
+    feature: Annotated[int | None, Option(help="Row of W_dec of a SAELens dictionary.")] = None,
     config: Annotated[
-        Path | None, typer.Option(help="SAELens configuration; default: cfg.json in the folder of the file.")
+        Path | None, Option(help="SAELens configuration; default: cfg.json in the folder of the file.")
     ] = None,
-    layer: Annotated[int | None, typer.Option(help="Zero-based block, if the file does not name it.")] = None,
-    as_json: AsJson = False,
-    url: Url = LOCAL,
-    key: Key = None,
-) -> None:
+    layer: Annotated[int | None, Option(help="Zero-based block, if the file does not name it.")] = None,
+) -> Output:
     """Import a vector. The server reads only its own safetensors files; other formats are read by this command."""
-    with client_of(url, key) as client:
-        given = _given(file, feature, config, layer)
-        if given is None:
-            vector = client.import_vector(file.read_bytes(), name=name)
-        else:
-            target = name or given.name
-            if target is None:
-                raise typer.BadParameter("required: the file contains no name", param_hint="--name")
-            vector = client.register_vector(
-                target, given.directions, scale=given.scale, description=given.description, tags=given.tags
-            )
-    if as_json:
-        print_json(vector.model_dump(mode="json"))
-        return
-    for line in card_lines(vector):
-        console.print(line)
+    given = _given(file, feature, config, layer)
+    vector = client.import_vector(file.read_bytes(), name=name) if given is None else _register(client, given, name)
+    yield vector
+    yield from card_lines(vector)
+
+
+def _register(client: Client, given: GivenDirections, name: str | None) -> Vector:
+    target = name or given.name
+    if target is None:
+        raise BadParameter("required: the file contains no name", param_hint="--name")
+    return client.register_vector(
+        target, given.directions, scale=given.scale, description=given.description, tags=given.tags
+    )
 
 
 def _given(file: Path, feature: int | None, config: Path | None, layer: int | None) -> GivenDirections | None:
@@ -150,55 +132,104 @@ def _given(file: Path, feature: int | None, config: Path | None, layer: int | No
     if feature is not None:
         return decoder_row(file, config or file.with_name("cfg.json"), feature, layer)
     if config is not None:
-        raise typer.BadParameter("needs --feature", param_hint="--config")
+        raise BadParameter("needs --feature", param_hint="--config")
     if file.suffix == ".json":
         return json_directions(file, layer)
     if layer is not None:
-        raise typer.BadParameter("not allowed: the file names its layers", param_hint="--layer")
+        raise BadParameter("not allowed: the file names its layers", param_hint="--layer")
     return GivenDirections(read_control_vector(file), tags=("gguf",)) if file.suffix == ".gguf" else None
 
 
-@vectors.command()
-def similar(name: Name, as_json: AsJson = False, url: Url = LOCAL, key: Key = None) -> None:
+@client_command(vectors)
+def similar(client: Client, name: VectorName) -> Output:
     """List the other vectors of the model by cosine."""
-    with client_of(url, key) as client:
-        found = client.similar_vectors(name).data
-    if as_json:
-        print_json([one.model_dump(mode="json") for one in found])
-        return
+    found = client.similar_vectors(name).data
+    yield found
     rows = [[one.id, f"{one.mean:+.3f}", f"{len(one.cosine)}"] for one in found]
-    console.print(text_table(("vector", "mean cosine", "layers"), rows) if rows else "no other vector")
+    yield text_table(("vector", "mean cosine", "layers"), rows, "no other vector")
 
 
-@vectors.command()
+@client_command(vectors)
 def combine(
-    name: Annotated[str, typer.Argument(help="Name of the new vector.")],
-    terms: Annotated[list[str], typer.Argument(metavar="NAME=WEIGHT...", help="Vectors and their weights.")],
+    client: Client,
+    name: NewName,
+    terms: Annotated[list[str], Argument(metavar="NAME=WEIGHT...", help="Vectors and their weights.")],
     orthogonal_to: Annotated[
-        list[str] | None, typer.Option(help="Remove the component along this vector; repeatable.")
+        list[str] | None, Option(help="Remove the component along this vector; repeatable.")
     ] = None,
-    description: Annotated[str, typer.Option(help="Description of the vector.")] = "",
-    url: Url = LOCAL,
-    key: Key = None,
+    description: Description = "",
 ) -> None:
     """Store a weighted sum of vectors."""
     weighted = [{"vector": one["vector"], "weight": one["strength"]} for one in steering_of(terms, "all", None, None)]
-    with client_of(url, key) as client:
-        vector = client.combine_vectors(
-            name, weighted, orthogonal_to=tuple(orthogonal_to or ()), description=description
-        )
+    vector = client.combine_vectors(name, weighted, orthogonal_to=tuple(orthogonal_to or ()), description=description)
     for line in card_lines(vector):
         console.print(line)
 
 
-@vectors.command()
+@client_command(vectors)
 def delete(
-    name: Annotated[str, typer.Argument(help="Name of the vector; all versions are deleted.")],
-    force: Annotated[bool, typer.Option(help="Delete it even if a profile uses it.")] = False,
-    url: Url = LOCAL,
-    key: Key = None,
+    client: Client,
+    name: Annotated[str, Argument(help="Name of the vector; all versions are deleted.")],
+    force: Annotated[bool, Option(help="Delete it even if a profile uses it.")] = False,
 ) -> None:
     """Delete all versions of a vector."""
-    with client_of(url, key) as client:
-        client.delete_vector(name, force=force)
+    client.delete_vector(name, force=force)
     console.print(shown(f"deleted {name}"))
+
+
+@client_command(dictionaries, "list")
+def list_dictionaries(client: Client) -> Output:
+    """List the dictionaries of the server."""
+    found = client.list_dictionaries()
+    yield found
+    rows = [
+        [one.name, f"{one.layer}", f"{one.features}", one.architecture or "", one.problem or "usable"]
+        for one in found.data
+    ]
+    yield text_table(("name", "layer", "features", "architecture", ""), rows, "none")
+
+
+@client_command(dictionaries, "search")
+def search_dictionary(
+    client: Client,
+    name: Dictionary,
+    texts: Texts = None,
+    file: TextFile = None,
+    vector: Annotated[str | None, Option(help="Find features near this vector.")] = None,
+    against: Annotated[
+        list[str] | None, Option(help="A text to compare with; repeatable. Default: neutral texts.")
+    ] = None,
+    top: Annotated[int, Option(help="How many features to list.")] = 20,
+    min_output_score: Annotated[
+        float | None, Option(help="List only features that make the model say what they promote.")
+    ] = None,
+) -> Output:
+    """Find features near a vector, or more active in texts than in others."""
+    given = None if vector is not None else given_texts(texts, file)
+    found = client.search_dictionary(
+        name, vector=vector, texts=given, against=against, top=top, min_output_score=min_output_score
+    )
+    yield found
+    rows = [
+        [
+            f"{one.feature}",
+            f"{one.score:+.3f}",
+            optional(one.output_score, ".3f"),
+            " ".join(token.text.strip() for token in one.promoted),
+        ]
+        for one in found.features
+    ]
+    yield text_table(("feature", "score", "output score", "promotes"), rows, "none")
+
+
+@client_command(dictionaries, "vector")
+def store_feature(
+    client: Client,
+    dictionary: Dictionary,
+    feature: Annotated[int, Argument(help="Number of the feature.")],
+    name: NewName,
+    description: Description = "",
+) -> None:
+    """Store a feature as a vector."""
+    stored = client.feature_vector(dictionary, name, feature, description=description)
+    console.print(shown(f"stored {stored.id} at layer {', '.join(map(str, stored.layers))}"))

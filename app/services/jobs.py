@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import structlog
-from steering.schemas.transfer import TransferRequest
 
 from app.errors import RateLimited
 from app.http.errors import public_error
@@ -19,6 +18,7 @@ from app.policy.rate_limits import share
 from app.settings import Settings
 from steering.errors import Interrupted, Overloaded, SteeringError
 from steering.schemas.base import Request
+from steering.schemas.extraction import TransferRequest
 from steering.store.base import JobRecord, Store
 from steering.workflows.progress import Progress
 

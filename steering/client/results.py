@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from steering.client.display.cards import card_html
+from steering.client.display.fragments import card_html, comparison_html, readout_html
 from steering.client.display.html import fragment
 from steering.client.display.maps import map_page
 from steering.client.display.reports import report_html, report_markdown
-from steering.client.display.texts import comparison_html, readout_html
 from steering.schemas.base import Answer
 from steering.schemas.comparison import CompareAnswer
 from steering.schemas.evaluation import DoseResponseAnswer, LayerSweepAnswer
@@ -80,18 +79,11 @@ class Readout(Tabular, ReadoutAnswer):
     def rows(self) -> list[dict[str, Any]]:
         """Returns text, vector, layer, position, token and score."""
         return [
-            {
-                "text": number,
-                "vector": vector,
-                "layer": int(layer),
-                "position": index,
-                "token": token.text,
-                "score": score,
-            }
-            for number, text in enumerate(self.texts)
+            {"text": i, "vector": vector, "layer": int(layer), "position": j, "token": token.text, "score": score}
+            for i, text in enumerate(self.texts)
             for vector, layers in text.readout.items()
             for layer, scores in layers.items()
-            for index, (token, score) in enumerate(zip(text.tokens, scores.scores, strict=True))
+            for j, (token, score) in enumerate(zip(text.tokens, scores.scores, strict=True))
         ]
 
     def _repr_html_(self) -> str:

@@ -1,4 +1,4 @@
-"""Live output of comparisons: arms that are written next to each other, and bars of a sweep."""
+"""Live output: the progress of a job, arms of a comparison that are written next to each other, and bars of a sweep."""
 
 from typing import Any
 
@@ -7,15 +7,38 @@ from rich.columns import Columns
 from rich.console import Console
 from rich.live import Live
 from rich.panel import Panel
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
 
-from app.cli.output.terminal import safe, shown
-from steering.client import Client
+from app.cli.output.tables import optional
+from app.cli.output.terminal import safe, shown, stderr
+from steering.client import ApiError, Client
 from steering.client.results import Comparison
 from steering.schemas.comparison import ArmErrorAnswer
 from steering.schemas.generation import TokenPiece
+from steering.schemas.resources import JobAnswer
 
 BAR_WIDTH = 48
+
+
+def follow(client: Client, started: JobAnswer) -> dict[str, Any]:
+    """Waits for a job with a progress bar and returns its result; Ctrl-C cancels it. Raises ApiError when it failed or was cancelled."""
+    job = started
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    try:
+        with Progress(*columns, console=stderr) as progress:
+            bar = progress.add_task("queued", total=None)
+            for job in client.job_events(started.id):
+                done = job.progress
+                description = done.message or job.status
+                progress.update(bar, description=description, completed=done.done, total=done.total or None)
+    except KeyboardInterrupt:
+        client.cancel_job(job.id)
+        raise
+    if job.status != "succeeded" or job.result is None:
+        message, code = (job.error.message, job.error.code) if job.error else (f"the job was {job.status}", job.status)
+        raise ApiError(message, code=code)
+    return job.result
 
 
 def live_comparison(client: Client, options: dict[str, Any], console: Console) -> Comparison:
@@ -46,10 +69,9 @@ def sweep_chart(answer: Comparison, vector: str) -> Table:
             strength = 0.0 if arm.name == "base" else float(arm.name)
             points.append((strength, arm.metrics.readout[vector].mean, arm.metrics.perplexity))
     low, high = min([0.0, *(mean for _, mean, _ in points)]), max([0.0, *(mean for _, mean, _ in points)])
-    table = Table(box=None)
-    for heading in ("strength", "readout", "", "perplexity"):
-        table.add_column(heading, justify="left" if heading == "" else "right")
+    figures = [Column(heading, justify="right") for heading in ("strength", "readout", "perplexity")]
+    table = Table(*figures[:2], "", figures[2], box=None)
     for strength, mean, perplexity in sorted(points):
         bar = Bar(high - low, min(mean, 0.0) - low, max(mean, 0.0) - low, width=BAR_WIDTH, color="cyan")
-        table.add_row(f"{strength:+g}", f"{mean:+.2f}", bar, "" if perplexity is None else f"{perplexity:.1f}")
+        table.add_row(f"{strength:+g}", f"{mean:+.2f}", bar, optional(perplexity, ".1f"))
     return table

@@ -3,43 +3,57 @@
 from collections.abc import Iterable, Sequence
 from math import exp
 
-from rich.table import Table
+from pydantic import BaseModel
+from rich.table import Column, Table
 from rich.text import Text
 
-from app.cli.output.terminal import shown
+from app.cli.output.terminal import Output, shown
 from steering.schemas.comparison import ArmAnswer, CompareAnswer, EstimateAnswer
 from steering.schemas.reading import LogitLensAnswer, PredictionAnswer, ReadoutAnswer
 from steering.schemas.steering import AppliedSteering
 from steering.schemas.vectors import RecommendedAnswer, VectorAnswer
 
 
-def text_table(headings: Iterable[str], rows: Iterable[Sequence[str]]) -> Table:
-    """Returns a table of texts, sanitized."""
-    table = Table()
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
+def listing(values: Sequence[BaseModel], headings: Iterable[str], rows: Sequence[Sequence[str]]) -> Output:
+    """Yields a list of the server as a command prints it: the values without absent fields, then a table."""
+    yield [value.model_dump(mode="json", exclude_none=True) for value in values]
+    yield text_table(headings, rows, "none")
+
+
+def text_table(headings: Iterable[str], rows: Sequence[Sequence[str]], empty: str | None = None) -> Table | str:
+    """Returns a table of texts, sanitized. empty: what is returned without rows, if not a table."""
+    if not rows and empty is not None:
+        return empty
+    table = Table(*(Column(heading, overflow="fold") for heading in headings))
     for row in rows:
         table.add_row(*map(shown, row))
     return table
 
 
-def numeric_table(title: str, headings: Iterable[str]) -> Table:
+def numeric_table(title: str, *headings: str) -> Table:
     """Returns a table of right-aligned columns."""
-    table = Table(title=shown(title), title_justify="left")
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    return table
+    columns = (Column(heading, justify="right") for heading in headings)
+    return Table(*columns, title=shown(title), title_justify="left")
+
+
+def optional(value: float | None, form: str = ".2f") -> str:
+    """Formats a number, empty where nothing was measured."""
+    return "" if value is None else f"{value:{form}}"
 
 
 def comparison_table(answer: CompareAnswer, title: str) -> Table:
     """Returns one row per arm and sample: text, readouts, and distance from the unsteered model."""
     names = list(dict.fromkeys(name for arm in answer.arms if arm.metrics for name in arm.metrics.readout))
-    table = Table(title=shown(title, "bold"), title_justify="left", show_lines=True, caption_justify="left")
-    table.caption = shown(_note(names))
-    table.add_column("arm", no_wrap=True)
-    table.add_column("answer", ratio=1, overflow="fold")
-    for heading in [*names, "KL", "differs at", "perplexity"]:
-        table.add_column(heading, justify="right")
+    table = Table(
+        Column("arm", no_wrap=True),
+        Column("answer", ratio=1, overflow="fold"),
+        *(Column(heading, justify="right") for heading in [*names, "KL", "differs at", "perplexity"]),
+        title=shown(title, "bold"),
+        title_justify="left",
+        show_lines=True,
+        caption=shown(_note(names)),
+        caption_justify="left",
+    )
     for arm in answer.arms:
         if arm.error is not None:
             table.add_row(shown(arm.name), shown(arm.error.message, "red"))
@@ -70,13 +84,11 @@ def _answer(arm: ArmAnswer, index: int, text: str) -> Text:
 
 def _figures(arm: ArmAnswer, names: list[str], index: int) -> list[str]:
     """Returns the numbers of sample `index`. Those over all samples are in the row of the first."""
-    metrics, against = arm.metrics, arm.against_baseline
-    readouts, kl, perplexity = [""] * len(names), "", ""
-    if index == 0 and metrics is not None:
-        readouts = [f"{metrics.readout[name].mean:+.2f}" if name in metrics.readout else "" for name in names]
-        perplexity = "" if metrics.perplexity is None else f"{metrics.perplexity:.1f}"
-    if index == 0 and against is not None and against.kl_mean is not None:
-        kl = f"{against.kl_mean:.2f}"
+    metrics, against = (arm.metrics, arm.against_baseline) if index == 0 else (None, None)
+    readout = metrics.readout if metrics else {}
+    readouts = [f"{readout[name].mean:+.2f}" if name in readout else "" for name in names]
+    kl = optional(against.kl_mean) if against else ""
+    perplexity = optional(metrics.perplexity, ".1f") if metrics else ""
     return [*readouts, kl, _divergence(arm, index), perplexity]
 
 
@@ -107,8 +119,12 @@ def applied_lines(steering: AppliedSteering) -> list[Text]:
     return lines + [shown(warning, "yellow") for warning in steering.warnings]
 
 
-def strengths_text(recommended: RecommendedAnswer) -> str:
-    """Describes the measured strengths, or the strengths to try before a measurement."""
+def recommendation(recommended: RecommendedAnswer) -> str:
+    """Describes the recommended layers with the measured strengths, or the strengths to try before a measurement."""
+    return f"recommended: layer {', '.join(map(str, recommended.layers))}, {_strengths(recommended)}"
+
+
+def _strengths(recommended: RecommendedAnswer) -> str:
     if recommended.basis == "measured":
         ranges = [f"{low:g} to {high:g}" for low, high in filter(None, (recommended.negative, recommended.strength))]
         return f"measured strength {' and '.join(ranges)}" if ranges else "measured: does not steer"
@@ -121,10 +137,9 @@ def strengths_text(recommended: RecommendedAnswer) -> str:
 def card_lines(vector: VectorAnswer) -> list[Text]:
     """Summarizes a vector: recommended layer and strength, held-out quality, and warnings."""
     recommended = vector.recommended
-    layers = ", ".join(map(str, recommended.layers))
     lines = [
         Text.assemble((vector.id, "bold"), f"  {vector.method}, {len(vector.layers)} layers of {vector.model}"),
-        Text(f"recommended: layer {layers}, {strengths_text(recommended)}"),
+        Text(recommendation(recommended)),
     ]
     card = vector.quality
     if card is None:
@@ -149,44 +164,30 @@ def estimate_text(found: EstimateAnswer, form: str = "+.2f") -> str:
 def card_table(vector: VectorAnswer) -> Table:
     """Returns the quality card, one row per layer."""
     headings = ("layer", "scale", "AUROC", "interval", "separation", "pairs agree", "random AUROC")
-    table = numeric_table("by layer", headings)
+    table = numeric_table("by layer", *headings)
     for layer, scale in vector.scale.items():
         quality = vector.quality.layers.get(layer) if vector.quality else None
-        interval = quality.auroc_interval if quality else None
+        figures = [""] * 5
+        if quality is not None:
+            interval = quality.auroc_interval
+            between = f"{interval[0]:.2f} to {interval[1]:.2f}" if interval else ""
+            others = (quality.separation, quality.pair_agreement, quality.random_auroc)
+            figures = [optional(quality.auroc), between, *map(optional, others)]
         style = "bold" if int(layer) in vector.recommended.layers else ""
-        table.add_row(
-            layer,
-            f"{scale:.2f}",
-            _figure(quality.auroc if quality else None),
-            f"{interval[0]:.2f} to {interval[1]:.2f}" if interval else "",
-            _figure(quality.separation if quality else None),
-            _figure(quality.pair_agreement if quality else None),
-            _figure(quality.random_auroc if quality else None),
-            style=style,
-        )
+        table.add_row(layer, f"{scale:.2f}", *figures, style=style)
     return table
 
 
 def vectors_table(vectors: list[VectorAnswer]) -> Table:
     """Returns one row per vector."""
-    table = Table()
-    for heading in ("vector", "method", "recommended", "AUROC", "description"):
-        table.add_column(heading)
+    table = Table("vector", "method", "recommended", "AUROC", "description")
     for vector in vectors:
         layers = vector.recommended.layers
         card = vector.quality.layers.get(str(layers[0])) if vector.quality and layers else None
-        table.add_row(
-            shown(vector.id),
-            shown(vector.method),
-            f"layer {', '.join(map(str, layers))}",
-            _figure(card.auroc if card else None),
-            shown(vector.description),
-        )
+        auroc = optional(card.auroc if card else None)
+        row = (vector.id, vector.method, f"layer {', '.join(map(str, layers))}", auroc, vector.description)
+        table.add_row(*map(shown, row))
     return table
-
-
-def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
 
 
 def readout_table(answer: ReadoutAnswer, vector: str) -> Table:
@@ -215,11 +216,9 @@ def _token(text: str) -> Text:
 
 def lens_table(answer: LogitLensAnswer, token: int) -> Table:
     """Returns one row per layer with the predictions after one token of the prompt."""
-    table = Table(title=Text.assemble("after ", _token(answer.tokens[token].text)), title_justify="left")
-    table.add_column("layer", justify="right")
-    table.add_column("plain")
-    steered = any(layer.steered is not None for layer in answer.layers)
-    if steered:
+    title = Text.assemble("after ", _token(answer.tokens[token].text))
+    table = Table(Column("layer", justify="right"), "plain", title=title, title_justify="left")
+    if any(layer.steered is not None for layer in answer.layers):
         table.add_column("steered")
     for layer in answer.layers:
         row: list[str | Text] = [str(layer.layer), _predictions(layer.plain[token])]
@@ -230,11 +229,4 @@ def lens_table(answer: LogitLensAnswer, token: int) -> Table:
 
 
 def _predictions(row: Sequence[PredictionAnswer]) -> Text:
-    parts: list[Text | str] = []
-    for one in row:
-        parts += ["  " if parts else "", _token(one.text), f" {_percent(one.logprob)}"]
-    return Text.assemble(*parts)
-
-
-def _percent(logprob: float) -> str:
-    return f"{100 * exp(logprob):.0f} %"
+    return Text("  ").join(Text.assemble(_token(one.text), f" {100 * exp(one.logprob):.0f} %") for one in row)

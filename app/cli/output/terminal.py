@@ -1,16 +1,19 @@
-"""The console of all commands, sanitized output of model text, and the options shared by the commands."""
+"""The console of all commands, sanitized output of model text, and the client that commands get from their options."""
 
 import json
 import os
+import re
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import update_wrapper
+from inspect import Signature, isgeneratorfunction, signature
+from operator import methodcaller
+from typing import Annotated, Any, Concatenate, TypeAlias
 
-import typer
 from rich.console import Console
 from rich.text import Text
+from typer import Option, Typer
 
 from app.process_settings import prepare_for_torch
 from steering.client import Client
@@ -22,23 +25,25 @@ WIDTH = 110
 console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
 stderr = Console(stderr=True, highlight=False)
 
-Url = Annotated[str, typer.Option("--url", envvar="STEERING_URL", help="Address of the server.")]
-Key = Annotated[str | None, typer.Option("--key", envvar="STEERING_KEY", help="API key of the server.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the server's response as JSON.")]
-Local = Annotated[bool, typer.Option("--local", help="Run the model in this process instead of asking a server.")]
-LOCAL = DEFAULT_URL
+Url = Annotated[str, Option("--url", envvar="STEERING_URL", help="Address of the server.")]
+Key = Annotated[str | None, Option("--key", envvar="STEERING_KEY", help="API key of the server.")]
+AsJson = Annotated[bool, Option("--json", help="Print the server's response as JSON.")]
+Local = Annotated[bool, Option("--local", help="Run the model in this process instead of asking a server.")]
 
-_BIDIRECTIONAL = [*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C]
-_SEPARATORS = [0x2028, 0x2029]
-_CONTROLS = [*range(0x20), *range(0x7F, 0xA0)]
-_REMOVED = dict.fromkeys([*_CONTROLS, *_BIDIRECTIONAL, *_SEPARATORS, *range(0xD800, 0xE000)])
-_ALLOWED = {ord("\n"), ord("\t")}
-_TABLE = {code: None for code in _REMOVED if code not in _ALLOWED}
+Output: TypeAlias = Iterator[Any]
+"""Of a command with --json: first the response, which --json prints; then what is printed without it."""
+Connect: TypeAlias = Callable[..., Client]
+"""Opens a client that is closed when the command ends; see `client_of` for what --local takes."""
+ClientCommand: TypeAlias = Callable[Concatenate[Client, ...], Output | None]
+
+_CONTROLS = r"\x00-\x08\x0b-\x1f\x7f-\x9f"
+_BIDIRECTIONAL = r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+_REMOVED = re.compile(rf"[{_CONTROLS}{_BIDIRECTIONAL}\u2028\u2029\ud800-\udfff]")  # and separators, surrogates
 
 
 def safe(text: str) -> str:
     """Removes control codes and direction overrides, so that model text cannot move the cursor or hide a line."""
-    return text.translate(_TABLE)
+    return _REMOVED.sub("", text)
 
 
 def shown(text: str, style: str = "") -> Text:
@@ -47,89 +52,76 @@ def shown(text: str, style: str = "") -> Text:
 
 
 @contextmanager
-def client_of(url: str, key: str | None, local: bool = False) -> Iterator[Client]:
+def client_of(url: str, key: str | None, local: bool = False, interventions: Any = None) -> Iterator[Client]:
     """Yields a client for the options of a command, with --local of a model in this process.
 
-    STEERING_NAMESPACE names the namespace of every command of an admin.
+    STEERING_NAMESPACE names the namespace of every command of an admin. interventions: with --local, the starter vectors that
+    they name are extracted if they are missing.
     """
     if not local:
         with Client(url, api_key=key, namespace=os.environ.get("STEERING_NAMESPACE") or None) as client:
             yield client
         return
     prepare_for_torch()  # next to busy processes a comparison took 23 s instead of 102 s
-    from app.cli.local import local_client  # noqa: PLC0415 - imports torch and loads a model
+    from app.cli.local import extract_missing, local_client  # noqa: PLC0415 - imports torch and loads a model
 
     with local_client() as client:
+        if isinstance(interventions, list):
+            extract_missing(client, [one["vector"] for one in interventions if isinstance(one.get("vector"), str)])
         yield client
 
 
-def print_json(value: Any) -> None:
-    """Prints JSON in ASCII, which contains no control codes."""
-    console.print(json.dumps(value, indent=2, ensure_ascii=True), markup=False, soft_wrap=True)
+def with_client(command: ClientCommand) -> Callable[..., None]:
+    """Gives a command a client in place of its first parameter, from the options --url and --key; --json if it yields its output."""
+    return _with_options(command, "url", "key")
 
 
-def numbers(text: str, option: str) -> tuple[float, ...]:
-    """Parses numbers such as "-1,0,0.5". Raises BadParameter naming the option."""
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise typer.BadParameter(f"expected numbers separated by commas, got {text!r}", param_hint=option) from None
+def with_connection(command: Callable[Concatenate[Connect, ...], Output | None]) -> Callable[..., None]:
+    """Like `with_client`, with the option --local. The command calls its first parameter once what it was given is checked."""
+    return _with_options(command, "local", "url", "key")
 
 
-def layers_of(text: str) -> Any:
-    """Converts "recommended", "all", "12,13" or "10:16" (half-open) to the API's form. Raises BadParameter."""
-    if text in ("recommended", "all"):
-        return text
-    try:
-        if ":" in text:
-            start, _, end = text.partition(":")
-            return {"from": int(start), "to": int(end)}
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise typer.BadParameter(
-            f"expected recommended, all, 12,13 or 10:16, got {text!r}", param_hint="--layers"
-        ) from None
+def _with_options(command: Callable[..., Output | None], *options: str) -> Callable[..., None]:
+    own = list(signature(command).parameters.values())[1:]
+    names = ("as_json", *options) if isgeneratorfunction(command) else options
+
+    def run(
+        *, as_json: AsJson = False, local: Local = False, url: Url = DEFAULT_URL, key: Key = None, **arguments: Any
+    ) -> None:
+        if "as_json" not in names and as_json:
+            arguments["as_json"] = True  # an option of the command itself
+        with ExitStack() as stack:
+
+            def connect(interventions: Any = None) -> Client:
+                return stack.enter_context(client_of(url, key, local, interventions))
+
+            output = command(connect if "local" in options else connect(), **arguments)
+            if output is None:
+                return
+            response = next(output)
+            if as_json:
+                print_json(response)
+                return
+            for one in output:
+                console.print(one)
+
+    shared = signature(run).parameters
+    run.__signature__ = Signature([*own, *(shared[name] for name in names)])  # type: ignore[attr-defined] # read by typer
+    return update_wrapper(run, command)
 
 
-def steering_of(
-    steer: Iterable[str],
-    layers: str,
-    profile: str | None,
-    steering: str | None,
-    hold: Iterable[str] = (),
-    *,
-    share_dose: bool = False,
-) -> Any:
-    """Converts --steer NAME=STRENGTH, --hold NAME=SCORE, --profile and --steering JSON to the API's form; None without any.
-
-    share_dose: of each --steer.
-    """
-    shared = {"share_dose": True} if share_dose else {}
-    interventions: list[Any] = [_intervention(one, layers) | shared for one in steer]
-    interventions += [_held(one, layers) for one in hold]
-    if steering is not None:
-        try:
-            text = Path(steering[1:]).read_text(encoding="utf-8") if steering.startswith("@") else steering
-            written = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise typer.BadParameter(f"not JSON: {error}", param_hint="--steering") from None
-        interventions += written if isinstance(written, list) else [written]
-    if profile is not None:
-        return {"profile": profile, "interventions": interventions}
-    return interventions or None
+def client_command(group: Typer, name: str | None = None) -> Callable[[ClientCommand], Callable[..., None]]:
+    """Adds a function to a group as a command with a client, see `with_client`."""
+    return lambda function: group.command(name)(with_client(function))
 
 
-def _intervention(text: str, layers: str) -> dict[str, Any]:
-    name, equals, strength = text.partition("=")
-    try:
-        return {"vector": name, "strength": float(strength) if equals else 1.0, "layers": layers_of(layers)}
-    except ValueError:
-        raise typer.BadParameter(f"expected NAME=STRENGTH, got {text!r}", param_hint="--steer") from None
+def print_json(value: Any, *, exclude_none: bool = False) -> None:
+    """Prints JSON in ASCII, which contains no control codes. value: JSON types and models."""
+    dumped = methodcaller("model_dump", mode="json", exclude_none=exclude_none)
+    console.print(json.dumps(value, indent=2, ensure_ascii=True, default=dumped), markup=False, soft_wrap=True)
 
 
-def _held(text: str, layers: str) -> dict[str, Any]:
-    name, _, score = text.partition("=")
-    try:
-        return {"vector": name, "layers": layers_of(layers), "hold": {"score": float(score)}}
-    except ValueError:
-        raise typer.BadParameter(f"expected NAME=SCORE, got {text!r}", param_hint="--hold") from None
+def print_warnings(warnings: Iterable[str]) -> None:
+    """Prints warnings of the server to stderr."""
+    for warning in warnings:
+        stderr.print(shown(warning, "yellow"))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal, TypeAlias, TypedDict, Unpack
 
-from steering.client.calls.base import Call, Chat, JsonObject, Steering, Text, json_fields, parsed
+from steering.client.calls.base import WAIT, Call, Chat, JsonObject, Steering, Text, call
 from steering.client.results import DoseResponse, LatentMap, LayerSweep, Readout, Report
 from steering.schemas.reading import LogitLensAnswer
 from steering.schemas.resources import JobAnswer
@@ -26,18 +26,23 @@ class MapOptions(TypedDict, total=False):
     seed: int
 
 
-class SweepOptions(TypedDict, total=False):
+class EvaluationOptions(TypedDict, total=False):
     """Options of every evaluation; see EvaluationFields in steering/schemas/evaluation."""
 
     prompts: Sequence[Text]
     concept: str
-    strengths: Sequence[float]
-    layers: Layers
     reader: str
     reading_layer: int
     scorer: str
     max_tokens: int
     temperature: float
+
+
+class SweepOptions(EvaluationOptions, total=False):
+    """Options of an evaluation by strength or layer."""
+
+    strengths: Sequence[float]
+    layers: Layers
     seed: int
 
 
@@ -50,20 +55,13 @@ class DoseOptions(SweepOptions, total=False):
     save: bool
 
 
-class ReportOptions(TypedDict, total=False):
+class ReportOptions(EvaluationOptions, total=False):
     """Options of a deployment report; see ReportRequest in steering/schemas/evaluation/report.py."""
 
     steering: Steering
     strength: float
     direction: Literal["up", "down"]
-    prompts: Sequence[Text]
-    concept: str
     neutral: Sequence[Text]
-    reader: str
-    reading_layer: int
-    scorer: str
-    max_tokens: int
-    temperature: float
     seeds: Sequence[int]
     samples: int
     varied: int
@@ -79,13 +77,12 @@ def readout(
     layers: Layers | None = None,
 ) -> Call[Readout]:
     """Measures each vector at every token of texts, or of one conversation (`messages`)."""
-    body = json_fields(texts=texts, messages=messages, vectors=vectors, layers=layers)
-    return Call("POST", "/v1/readout", parsed(Readout), body)
+    return call("POST", "/v1/readout", Readout, texts=texts, messages=messages, vectors=vectors, layers=layers)
 
 
 def latent_space(texts: Sequence[Text], **options: Unpack[MapOptions]) -> Call[LatentMap]:
     """Projects the activations of texts to two or three dimensions: one point per text and layer."""
-    return Call("POST", "/v1/latent-space", parsed(LatentMap), json_fields(texts=texts, **options))
+    return call("POST", "/v1/latent-space", LatentMap, texts=texts, **options)
 
 
 def logit_lens(
@@ -97,35 +94,32 @@ def logit_lens(
     top_k: int = 5,
 ) -> Call[LogitLensAnswer]:
     """Predicts the next token from every layer, at every token of a prompt, unsteered and steered."""
-    body = json_fields(prompt=prompt, messages=messages, steering=steering, layers=layers, top_k=top_k)
-    return Call("POST", "/v1/logit-lens", parsed(LogitLensAnswer), body)
+    body = {"prompt": prompt, "messages": messages, "steering": steering, "layers": layers, "top_k": top_k}
+    return call("POST", "/v1/logit-lens", LogitLensAnswer, **body)
 
 
 def layer_sweep(vector: str, **options: Unpack[SweepOptions]) -> Call[LayerSweep]:
     """Finds the layer at which a vector changes text most before it breaks. Waits for the result."""
-    body = json_fields(kind="layer_sweep", vector=vector, **options)
-    return Call("POST", "/v1/evaluations", parsed(LayerSweep), body, query={"wait": True})
+    return call("POST", "/v1/evaluations", LayerSweep, WAIT, kind="layer_sweep", vector=vector, **options)
 
 
 def dose_response(vector: str, **options: Unpack[DoseOptions]) -> Call[DoseResponse]:
     """Measures effect and damage by strength. Waits for the result; `save` stores it on the vector's card."""
-    body = json_fields(kind="dose_response", vector=vector, **options)
-    return Call("POST", "/v1/evaluations", parsed(DoseResponse), body, query={"wait": True})
+    return call("POST", "/v1/evaluations", DoseResponse, WAIT, kind="dose_response", vector=vector, **options)
 
 
 def report(vector: str, **options: Unpack[ReportOptions]) -> Call[Report]:
     """Judges steering at a fixed operating point by three gates. Waits for the result, which takes minutes."""
-    body = json_fields(kind="report", vector=vector, **options)
-    return Call("POST", "/v1/evaluations", parsed(Report), body, query={"wait": True})
+    return call("POST", "/v1/evaluations", Report, WAIT, kind="report", vector=vector, **options)
 
 
 def start_report(vector: str, **options: Unpack[ReportOptions]) -> Call[JobAnswer]:
     """Starts a deployment report as a job; follow it with `job_events`."""
-    return Call("POST", "/v1/evaluations", parsed(JobAnswer), json_fields(kind="report", vector=vector, **options))
+    return call("POST", "/v1/evaluations", JobAnswer, kind="report", vector=vector, **options)
 
 
 def start_evaluation(
     kind: Literal["layer_sweep", "dose_response"], vector: str, **options: Unpack[DoseOptions]
 ) -> Call[JobAnswer]:
     """Starts an evaluation as a job; follow it with `job_events`."""
-    return Call("POST", "/v1/evaluations", parsed(JobAnswer), json_fields(kind=kind, vector=vector, **options))
+    return call("POST", "/v1/evaluations", JobAnswer, kind=kind, vector=vector, **options)

@@ -19,12 +19,14 @@ Steering: TypeAlias = Sequence[Intervention] | JsonObject
 """A list of interventions, or {"profile": name, "interventions": [...]}."""
 Chat: TypeAlias = Sequence[Message | JsonObject]
 Text: TypeAlias = str | Chat
+WAIT: JsonObject = {"wait": True}
+"""Query of a request that waits for the result of its job."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
     """One request. `read` turns the body of its response into T. accept: the media type asked for, where there are several.
-    content_type: that of `content`. in_namespace: whether it takes the client's namespace.
+    content_type: that of `content`.
     """
 
     method: str
@@ -35,7 +37,6 @@ class Call(Generic[T]):
     query: JsonObject = field(default_factory=dict)
     accept: str | None = None
     content_type: str = "application/octet-stream"
-    in_namespace: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +76,14 @@ def path_of(template: str, *names: str) -> str:
     return template.format(*(quote(name, safe="@") for name in names))
 
 
-def parsed(kind: type[E]) -> Callable[[bytes], E]:
-    """Returns a reader that validates a JSON body as `kind`."""
-    return kind.model_validate_json
+def call(method: str, path: str, kind: type[E], query: JsonObject | None = None, /, **fields: Any) -> Call[E]:
+    """Returns a call that reads a `kind`. fields: its JSON body, or its query if it has no body. query: next to a body."""
+    read, given = kind.model_validate_json, json_fields(**fields)
+    if method in ("GET", "DELETE"):
+        return Call(method, path, read, query=given)
+    return Call(method, path, read, given, query=query or {})
 
 
-def no_body(_: bytes) -> None:
-    """Ignores the body."""
-    return
-
-
-def raw_body(content: bytes) -> bytes:
-    """Returns the body unchanged."""
-    return content
+def delete(path: str, **query: Any) -> Call[None]:
+    """Returns a call that deletes and reads no body. Fields of the query that are None are left out."""
+    return Call("DELETE", path, lambda _: None, query=json_fields(**query))

@@ -1,8 +1,10 @@
-"""ApiError, the only exception of the client, and the conversion of HTTP errors and broken connections into it."""
+"""ApiError, the only exception of the client, the conversion of HTTP errors and broken connections into it, and Retries."""
 
 import json
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
@@ -11,6 +13,7 @@ from pydantic import ValidationError
 RETRIED_STATUSES = frozenset({408, 429, 502, 503, 504})
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class ApiError(Exception):
     """Raised when the server rejects a request, fails, or cannot be reached.
 
@@ -20,20 +23,13 @@ class ApiError(Exception):
     later; true for statuses that pass and for refused connections, unless the server sends `x-should-retry: false`.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        status: int = 0,
-        code: str,
-        param: str | None = None,
-        request_id: str | None = None,
-        retry_after: float | None = None,
-        retryable: bool = False,
-    ) -> None:
-        super().__init__(message)
-        self.message, self.status, self.code, self.param = message, status, code, param
-        self.request_id, self.retry_after, self.retryable = request_id, retry_after, retryable
+    message: str = field(kw_only=False)
+    status: int = 0
+    code: str
+    param: str | None = None
+    request_id: str | None = None
+    retry_after: float | None = None
+    retryable: bool = False
 
     def __str__(self) -> str:
         parts = [str(self.status) if self.status else "no response", self.code]
@@ -44,6 +40,31 @@ class ApiError(Exception):
         return f"{self.message} ({', '.join(parts)})"
 
 
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """Repeats requests that the server rejected for a reason that passes, and connections that were refused.
+
+    attempts: how often a request is sent at most. longest_wait: a `Retry-After` beyond it, in seconds, is raised at once.
+    first_wait: wait after the first failure without `Retry-After`; it doubles each time, with up to 25 % jitter.
+    """
+
+    attempts: int = 3
+    longest_wait: float = 60.0
+    first_wait: float = 0.5
+
+    def wait_after(self, error: ApiError, attempt: int) -> float | None:
+        """Returns seconds to wait before the next attempt, or None when the error is final. attempt: from 1 on."""
+        if attempt >= self.attempts or not error.retryable:
+            return None
+        if error.retry_after is not None:
+            return error.retry_after if error.retry_after <= self.longest_wait else None
+        backoff = self.first_wait * 2.0 ** (attempt - 1)
+        return min(backoff * (1.0 + 0.25 * random.random()), self.longest_wait)  # noqa: S311 - jitter
+
+
+NO_RETRIES = Retries(attempts=1)
+
+
 def response_error(response: httpx2.Response) -> ApiError:
     """Returns the error of a response whose body was read. A body in another format (a proxy's) is reported by its status."""
     try:
@@ -51,37 +72,26 @@ def response_error(response: httpx2.Response) -> ApiError:
         message, code, param = str(detail["message"]), str(detail["code"]), detail.get("param")
     except (ValueError, LookupError, TypeError, AttributeError):
         message, code, param = f"the server answered {response.status_code}", "unreadable_answer", None
-    return ApiError(
-        message,
-        status=response.status_code,
-        code=code,
-        param=param,
-        request_id=response.headers.get("x-request-id"),
-        retry_after=_seconds(response.headers.get("retry-after")),
-        retryable=response.status_code in RETRIED_STATUSES and response.headers.get("x-should-retry") != "false",
-    )
+    error = _error(response, message, code, param)
+    error.retry_after = _seconds(response.headers.get("retry-after"))
+    error.retryable = response.status_code in RETRIED_STATUSES and response.headers.get("x-should-retry") != "false"
+    return error
+
+
+def _error(response: httpx2.Response, message: str, code: str, param: str | None = None) -> ApiError:
+    request_id = response.headers.get("x-request-id")
+    return ApiError(message, status=response.status_code, code=code, param=param, request_id=request_id)
 
 
 def event_error(data: str, response: httpx2.Response) -> ApiError:
     """Returns the error in the data of an `error` event."""
     detail: Any = json.loads(data)["error"]
-    return ApiError(
-        detail["message"],
-        status=response.status_code,
-        code=detail["code"],
-        param=detail.get("param"),
-        request_id=response.headers.get("x-request-id"),
-    )
+    return _error(response, detail["message"], detail["code"], detail.get("param"))
 
 
 def truncated_stream(response: httpx2.Response) -> ApiError:
     """Returns the error of a stream that ended without its last event."""
-    return ApiError(
-        "the stream ended before the answer was complete",
-        status=response.status_code,
-        code="stream_cut",
-        request_id=response.headers.get("x-request-id"),
-    )
+    return _error(response, "the stream ended before the answer was complete", "stream_cut")
 
 
 @contextmanager

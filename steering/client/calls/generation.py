@@ -1,23 +1,13 @@
 """Calls for generation, comparison, replay and tokenization."""
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict, Unpack
+from collections.abc import Sequence
+from typing import TypedDict, Unpack
 
-from steering.client.calls.base import (
-    Call,
-    Chat,
-    Intervention,
-    JsonObject,
-    Steering,
-    StreamCall,
-    json_fields,
-    parsed,
-    path_of,
-)
+from steering.client.calls.base import Call, Chat, Intervention, JsonObject, Steering, StreamCall, call, json_fields
 from steering.client.results import Comparison
 from steering.schemas.comparison import ArmErrorAnswer, ArmFields
-from steering.schemas.generation import BatchResult, FlagCondition, GenerateAnswer, TokenPiece
+from steering.schemas.generation import FlagCondition, GenerateAnswer, TokenPiece
 from steering.schemas.resources import JobAnswer
 from steering.schemas.steering import Record
 from steering.schemas.system import DetokenizeAnswer, TokenizeAnswer
@@ -55,22 +45,18 @@ class CompareOptions(SamplingOptions, total=False):
     baseline: str
 
 
-def _prompted(prompt: str | Sequence[int] | None, messages: Chat | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    return json_fields(prompt=prompt, messages=messages, **options)
-
-
 def generate(
     prompt: str | Sequence[int] | None = None, *, messages: Chat | None = None, **options: Unpack[GenerateOptions]
 ) -> Call[GenerateAnswer]:
     """Generates from one prompt: a text, token ids, or `messages`."""
-    return Call("POST", "/v1/generate", parsed(GenerateAnswer), _prompted(prompt, messages, options))
+    return call("POST", "/v1/generate", GenerateAnswer, prompt=prompt, messages=messages, **options)
 
 
 def generate_stream(
     prompt: str | Sequence[int] | None = None, *, messages: Chat | None = None, **options: Unpack[GenerateOptions]
 ) -> StreamCall[TokenPiece | GenerateAnswer]:
     """Streams a generation: a TokenPiece per token, then the complete response."""
-    body = {**_prompted(prompt, messages, options), "stream": True}
+    body = json_fields(prompt=prompt, messages=messages, stream=True, **options)
     return StreamCall("POST", "/v1/generate", {"token": TokenPiece, "done": GenerateAnswer}, body)
 
 
@@ -78,7 +64,7 @@ def compare(
     prompt: str | Sequence[int] | None = None, *, messages: Chat | None = None, **options: Unpack[CompareOptions]
 ) -> Call[Comparison]:
     """Generates from one prompt with several arms, one seed and one batch, and measures what steering changed."""
-    return Call("POST", "/v1/compare", parsed(Comparison), _prompted(prompt, messages, options))
+    return call("POST", "/v1/compare", Comparison, prompt=prompt, messages=messages, **options)
 
 
 def replay(record: Record | JsonObject, *, directions: Sequence[JsonObject] = ()) -> Call[GenerateAnswer]:
@@ -87,7 +73,7 @@ def replay(record: Record | JsonObject, *, directions: Sequence[JsonObject] = ()
     body = record.model_dump(mode="json") if isinstance(record, Record) else dict(record)
     if directions:
         body["directions"] = [dict(one) for one in directions]
-    return Call("POST", "/v1/replay", parsed(GenerateAnswer), body)
+    return Call("POST", "/v1/replay", GenerateAnswer.model_validate_json, body)
 
 
 def start_batch(content: bytes | Sequence[JsonObject]) -> Call[JobAnswer]:
@@ -95,23 +81,15 @@ def start_batch(content: bytes | Sequence[JsonObject]) -> Call[JobAnswer]:
     `job_events` and read the results with `job_output`."""
     if not isinstance(content, bytes):
         content = b"".join(json.dumps(json_fields(**one)).encode() + b"\n" for one in content)
-    return Call("POST", "/v1/generate/batch", parsed(JobAnswer), content=content, content_type="application/jsonl")
-
-
-def job_output(job_id: str) -> Call[list[BatchResult]]:
-    """Returns the results of a batch in the order of its lines, also while it runs."""
-    return Call("GET", path_of("/v1/jobs/{}/output", job_id), _results)
-
-
-def _results(content: bytes) -> list[BatchResult]:
-    return [BatchResult.model_validate_json(line) for line in content.splitlines() if line]
+    read = JobAnswer.model_validate_json
+    return Call("POST", "/v1/generate/batch", read, content=content, content_type="application/jsonl")
 
 
 def compare_stream(
     prompt: str | Sequence[int] | None = None, *, messages: Chat | None = None, **options: Unpack[CompareOptions]
 ) -> StreamCall[TokenPiece | ArmErrorAnswer | Comparison]:
     """Streams a comparison. A TokenPiece names its arm, an ArmErrorAnswer ends one arm, the complete response is last."""
-    body = {**_prompted(prompt, messages, options), "stream": True}
+    body = json_fields(prompt=prompt, messages=messages, stream=True, **options)
     return StreamCall("POST", "/v1/compare", {"token": TokenPiece, "error": ArmErrorAnswer, "done": Comparison}, body)
 
 
@@ -119,10 +97,9 @@ def tokenize(
     prompt: str | Sequence[int] | None = None, *, messages: Chat | None = None, texts: bool = False
 ) -> Call[TokenizeAnswer]:
     """Returns the token ids of a prompt; `texts` adds the text of each token."""
-    body = {**_prompted(prompt, messages, {}), "texts": texts}
-    return Call("POST", "/tokenize", parsed(TokenizeAnswer), body)
+    return call("POST", "/tokenize", TokenizeAnswer, prompt=prompt, messages=messages, texts=texts)
 
 
 def detokenize(tokens: Sequence[int]) -> Call[DetokenizeAnswer]:
     """Returns the text of token ids."""
-    return Call("POST", "/detokenize", parsed(DetokenizeAnswer), json_fields(tokens=tokens))
+    return call("POST", "/detokenize", DetokenizeAnswer, tokens=tokens)

@@ -1,10 +1,11 @@
-"""Calls that read texts with the model: activations, scores, concepts that stand out, clusters."""
+"""Calls that read texts with the model: activations, scores, concepts that stand out, clusters, features of dictionaries."""
 
 from collections.abc import Sequence
 from typing import Literal, TypedDict, Unpack
 
-from steering.client.calls.base import Call, Chat, Steering, Text, json_fields, parsed, raw_body
-from steering.schemas.latent_space import ClustersAnswer
+from steering.client.calls.base import Call, Chat, Steering, Text, VectorDescription, call, json_fields, path_of
+from steering.client.results import Vector
+from steering.schemas.latent_space import ClustersAnswer, DictionariesAnswer, DictionarySearchAnswer
 from steering.schemas.reading import ActivationsAnswer, ExplainAnswer, ScoreAnswer
 
 
@@ -35,7 +36,7 @@ def activations(
 ) -> Call[bytes]:
     """Returns the residual stream of texts as a safetensors file; read it with `safetensors.numpy.load`."""
     body = json_fields(texts=texts, dtype=dtype, **options)
-    return Call("POST", "/v1/activations", raw_body, body, accept="application/octet-stream")
+    return Call("POST", "/v1/activations", bytes, body, accept="application/octet-stream")
 
 
 def activations_json(
@@ -43,7 +44,7 @@ def activations_json(
 ) -> Call[ActivationsAnswer]:
     """Returns the residual stream of a few texts as lists of numbers."""
     body = json_fields(texts=texts, **options)
-    return Call("POST", "/v1/activations", parsed(ActivationsAnswer), body, accept="application/json")
+    return Call("POST", "/v1/activations", ActivationsAnswer.model_validate_json, body, accept="application/json")
 
 
 def score(
@@ -55,8 +56,8 @@ def score(
     steering: Steering | None = None,
 ) -> Call[ScoreAnswer]:
     """Returns log-probabilities of continuations of a prompt or conversation, or of whole texts."""
-    body = json_fields(prompt=prompt, messages=messages, continuations=continuations, texts=texts, steering=steering)
-    return Call("POST", "/v1/score", parsed(ScoreAnswer), body)
+    body = {"prompt": prompt, "messages": messages, "continuations": continuations, "texts": texts}
+    return call("POST", "/v1/score", ScoreAnswer, **body, steering=steering)
 
 
 def explain(
@@ -68,10 +69,35 @@ def explain(
     top: int | None = None,
 ) -> Call[ExplainAnswer]:
     """Returns the concepts of the library that stand out in texts, or in one conversation, against neutral text."""
-    body = json_fields(texts=texts, messages=messages, layers=layers, threshold=threshold, top=top)
-    return Call("POST", "/v1/explain", parsed(ExplainAnswer), body)
+    body = {"texts": texts, "messages": messages, "layers": layers, "threshold": threshold, "top": top}
+    return call("POST", "/v1/explain", ExplainAnswer, **body)
 
 
 def clusters(texts: Sequence[Text], **options: Unpack[ClusterOptions]) -> Call[ClustersAnswer]:
     """Groups texts without labels by their activations at one layer."""
-    return Call("POST", "/v1/clusters", parsed(ClustersAnswer), json_fields(texts=texts, **options))
+    return call("POST", "/v1/clusters", ClustersAnswer, texts=texts, **options)
+
+
+def list_dictionaries() -> Call[DictionariesAnswer]:
+    """Lists the dictionaries of the server."""
+    return call("GET", "/v1/dictionaries", DictionariesAnswer)
+
+
+def search_dictionary(
+    name: str,
+    *,
+    vector: str | None = None,
+    texts: Sequence[Text] | None = None,
+    against: Sequence[Text] | None = None,
+    top: int = 20,
+    min_output_score: float | None = None,
+) -> Call[DictionarySearchAnswer]:
+    """Finds features near a vector, or more active in texts than in others."""
+    body = {"vector": vector, "texts": texts, "against": against, "top": top, "min_output_score": min_output_score}
+    return call("POST", path_of("/v1/dictionaries/{}/search", name), DictionarySearchAnswer, **body)
+
+
+def feature_vector(dictionary: str, name: str, feature: int, **description: Unpack[VectorDescription]) -> Call[Vector]:
+    """Stores a feature of a dictionary as the next version of a vector."""
+    body = {"name": name, "feature": feature, **description}
+    return call("POST", path_of("/v1/dictionaries/{}/vectors", dictionary), Vector, **body)

@@ -1,11 +1,21 @@
-"""Calls for profiles, default steering, jobs, links, concepts, capabilities and health."""
+"""Calls for profiles, default steering, jobs, links, concepts, capabilities and health, and those of an admin: keys, audit, policy."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import JsonValue, TypeAdapter
 
-from steering.client.calls.base import Call, Intervention, StreamCall, json_fields, no_body, parsed, path_of
+from steering.client.calls.base import Call, Intervention, JsonObject, StreamCall, call, delete, path_of
+from steering.schemas.generation import BatchResult
+from steering.schemas.governance import (
+    AuditPage,
+    KeyAnswer,
+    KeyList,
+    MonitorDetail,
+    MonitorList,
+    NewKeyAnswer,
+    PolicyAnswer,
+)
 from steering.schemas.resources import (
     JobAnswer,
     JobPage,
@@ -22,53 +32,53 @@ from steering.schemas.system import CapabilitiesAnswer, ConceptDetail, ConceptLi
 
 def put_profile(name: str, interventions: Sequence[Intervention], *, description: str = "") -> Call[ProfileAnswer]:
     """Stores a named list of interventions."""
-    body = json_fields(interventions=interventions, description=description)
-    return Call("PUT", path_of("/v1/profiles/{}", name), parsed(ProfileAnswer), body)
+    body = {"interventions": interventions, "description": description}
+    return call("PUT", path_of("/v1/profiles/{}", name), ProfileAnswer, **body)
 
 
 def list_profiles() -> Call[ProfileList]:
     """Lists all profiles by name."""
-    return Call("GET", "/v1/profiles", parsed(ProfileList))
+    return call("GET", "/v1/profiles", ProfileList)
 
 
 def get_profile(name: str) -> Call[ProfileAnswer]:
     """Returns one profile."""
-    return Call("GET", path_of("/v1/profiles/{}", name), parsed(ProfileAnswer))
+    return call("GET", path_of("/v1/profiles/{}", name), ProfileAnswer)
 
 
 def delete_profile(name: str) -> Call[None]:
     """Deletes a profile, not the vectors it names."""
-    return Call("DELETE", path_of("/v1/profiles/{}", name), no_body)
+    return delete(path_of("/v1/profiles/{}", name))
 
 
 def set_default_steering(interventions: Sequence[Intervention]) -> Call[DefaultSteeringAnswer]:
     """Sets the steering of requests that name none."""
-    return Call("PUT", "/v1/steering", parsed(DefaultSteeringAnswer), json_fields(interventions=interventions))
+    return call("PUT", "/v1/steering", DefaultSteeringAnswer, interventions=interventions)
 
 
 def get_default_steering() -> Call[DefaultSteeringAnswer]:
     """Returns the default steering; `interventions` is None when none is set."""
-    return Call("GET", "/v1/steering", parsed(DefaultSteeringAnswer))
+    return call("GET", "/v1/steering", DefaultSteeringAnswer)
 
 
 def clear_default_steering() -> Call[None]:
     """Removes the default steering."""
-    return Call("DELETE", "/v1/steering", no_body)
+    return delete("/v1/steering")
 
 
 def list_jobs(*, limit: int = 50, cursor: str | None = None) -> Call[JobPage]:
     """Lists jobs, newest first."""
-    return Call("GET", "/v1/jobs", parsed(JobPage), query=json_fields(limit=limit, cursor=cursor))
+    return call("GET", "/v1/jobs", JobPage, limit=limit, cursor=cursor)
 
 
 def get_job(job_id: str) -> Call[JobAnswer]:
     """Returns one job."""
-    return Call("GET", path_of("/v1/jobs/{}", job_id), parsed(JobAnswer))
+    return call("GET", path_of("/v1/jobs/{}", job_id), JobAnswer)
 
 
 def cancel_job(job_id: str) -> Call[JobAnswer]:
     """Cancels a job. A finished job is unchanged."""
-    return Call("DELETE", path_of("/v1/jobs/{}", job_id), parsed(JobAnswer))
+    return call("DELETE", path_of("/v1/jobs/{}", job_id), JobAnswer)
 
 
 def job_events(job_id: str) -> StreamCall[JobAnswer]:
@@ -76,52 +86,131 @@ def job_events(job_id: str) -> StreamCall[JobAnswer]:
     return StreamCall("GET", path_of("/v1/jobs/{}/events", job_id), {"progress": JobAnswer, "done": JobAnswer})
 
 
+def job_output(job_id: str) -> Call[list[BatchResult]]:
+    """Returns the results of a batch in the order of its lines, also while it runs."""
+    read = BatchResult.model_validate_json
+    path = path_of("/v1/jobs/{}/output", job_id)
+    return Call("GET", path, lambda content: [read(line) for line in content.splitlines() if line])
+
+
 def save_link(view: View, state: Mapping[str, Any]) -> Call[LinkAnswer]:
     """Saves the state of a view of the playground; whoever has the `url` of the answer and a key opens it."""
-    return Call("POST", "/v1/links", parsed(LinkAnswer), json_fields(view=view, state=state))
+    return call("POST", "/v1/links", LinkAnswer, view=view, state=state)
 
 
 def list_links(*, limit: int = 50, cursor: str | None = None) -> Call[LinkPage]:
     """Lists the links of the namespace, newest first; in `shared` those of the key, for an admin all."""
-    return Call("GET", "/v1/links", parsed(LinkPage), query=json_fields(limit=limit, cursor=cursor))
+    return call("GET", "/v1/links", LinkPage, limit=limit, cursor=cursor)
 
 
 def get_link(link_id: str) -> Call[LinkState]:
     """Returns the state that a link was saved with."""
-    return Call("GET", path_of("/v1/links/{}", link_id), parsed(LinkState))
+    return call("GET", path_of("/v1/links/{}", link_id), LinkState)
 
 
 def delete_link(link_id: str) -> Call[None]:
     """Deletes a link."""
-    return Call("DELETE", path_of("/v1/links/{}", link_id), no_body)
+    return delete(path_of("/v1/links/{}", link_id))
 
 
 def list_concepts() -> Call[ConceptList]:
     """Lists the starter concepts."""
-    return Call("GET", "/v1/concepts", parsed(ConceptList))
+    return call("GET", "/v1/concepts", ConceptList)
 
 
 def get_concept(name: str) -> Call[ConceptDetail]:
     """Returns one starter concept with its pairs."""
-    return Call("GET", path_of("/v1/concepts/{}", name), parsed(ConceptDetail))
+    return call("GET", path_of("/v1/concepts/{}", name), ConceptDetail)
 
 
 def capabilities() -> Call[CapabilitiesAnswer]:
     """Returns the loaded model, the available operations and methods, and every limit."""
-    return Call("GET", "/v1/capabilities", parsed(CapabilitiesAnswer))
+    return call("GET", "/v1/capabilities", CapabilitiesAnswer)
 
 
 def health() -> Call[HealthAnswer]:
     """Returns when the server is ready. Raises ApiError with the reason when it is not."""
-    return Call("GET", "/health/ready", parsed(HealthAnswer))
+    return call("GET", "/health/ready", HealthAnswer)
 
 
 def version() -> Call[VersionAnswer]:
     """Returns the version of the server."""
-    return Call("GET", "/version", parsed(VersionAnswer))
+    return call("GET", "/version", VersionAnswer)
 
 
 def openapi() -> Call[JsonValue]:
     """Returns the OpenAPI document."""
     adapter: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
     return Call("GET", "/openapi.json", adapter.validate_json)
+
+
+def create_key(
+    name: str,
+    scopes: Sequence[str],
+    *,
+    limits: JsonObject | None = None,
+    expires_at: str | None = None,
+    namespace: str | None = None,
+) -> Call[NewKeyAnswer]:
+    """Creates a key; the result is the only place where it is shown. namespace: of what it makes, by default `shared`."""
+    body = {"name": name, "scopes": list(scopes), "limits": limits, "expires_at": expires_at, "namespace": namespace}
+    return call("POST", "/v1/keys", NewKeyAnswer, **body)
+
+
+def list_keys() -> Call[KeyList]:
+    """Lists the keys of the database."""
+    return call("GET", "/v1/keys", KeyList)
+
+
+def change_key(
+    key_id: str,
+    *,
+    name: str | None = None,
+    scopes: Sequence[str] | None = None,
+    limits: JsonObject | None = None,
+    namespace: str | None = None,
+) -> Call[KeyAnswer]:
+    """Changes a key; limits are replaced as a whole."""
+    given = None if scopes is None else list(scopes)
+    body = {"name": name, "scopes": given, "limits": limits, "namespace": namespace}
+    return call("PATCH", path_of("/v1/keys/{}", key_id), KeyAnswer, **body)
+
+
+def delete_key(key_id: str) -> Call[None]:
+    """Deletes a key."""
+    return delete(path_of("/v1/keys/{}", key_id))
+
+
+def read_audit(*, limit: int = 50, cursor: str | None = None) -> Call[AuditPage]:
+    """Lists changes, newest first."""
+    return call("GET", "/v1/audit", AuditPage, limit=limit, cursor=cursor)
+
+
+def set_policy(
+    *,
+    mandatory: Sequence[Intervention] | None = None,
+    monitors: Sequence[JsonObject] | None = None,
+    limits: JsonObject | None = None,
+) -> Call[PolicyAnswer]:
+    """Sets the policy of all traffic as a whole: what is absent is removed."""
+    return call("PUT", "/v1/policy", PolicyAnswer, mandatory=mandatory, monitors=monitors, limits=limits)
+
+
+def get_policy() -> Call[PolicyAnswer]:
+    """Returns the policy; without one everything in it is empty."""
+    return call("GET", "/v1/policy", PolicyAnswer)
+
+
+def clear_policy() -> Call[None]:
+    """Removes the policy."""
+    return delete("/v1/policy")
+
+
+def list_monitors() -> Call[MonitorList]:
+    """Lists the monitors of the policy with their counts."""
+    return call("GET", "/v1/monitors", MonitorList)
+
+
+def get_monitor(name: str) -> Call[MonitorDetail]:
+    """Returns one monitor with the distribution of its scores and its latest raises."""
+    return call("GET", path_of("/v1/monitors/{}", name), MonitorDetail)

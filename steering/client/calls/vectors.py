@@ -5,17 +5,7 @@ from typing import Literal, TypeAlias, TypedDict, Unpack
 
 from pydantic import TypeAdapter
 
-from steering.client.calls.base import (
-    Call,
-    JsonObject,
-    Text,
-    VectorDescription,
-    json_fields,
-    no_body,
-    parsed,
-    path_of,
-    raw_body,
-)
+from steering.client.calls.base import WAIT, Call, JsonObject, Text, VectorDescription, call, delete, path_of
 from steering.client.results import Vector
 from steering.schemas.extraction import EffectRequest, Pair, Training, TraitDescription, TransferAnswer
 from steering.schemas.resources import JobAnswer
@@ -73,30 +63,27 @@ def register_vector(
     **description: Unpack[VectorDescription],
 ) -> Call[Vector]:
     """Stores given directions, d_model numbers per layer, as the next version of a name."""
-    body = json_fields(name=name, directions=directions, scale=scale, **description)
-    return Call("POST", "/v1/vectors", parsed(Vector), body)
+    return call("POST", "/v1/vectors", Vector, name=name, directions=directions, scale=scale, **description)
 
 
 def extract_vector(name: str, **options: Unpack[ExtractOptions]) -> Call[Vector]:
     """Extracts a vector from contrasting texts and waits for it."""
-    body = json_fields(name=name, **options)
-    return Call("POST", "/v1/vectors/extract", parsed(Vector), body, query={"wait": True})
+    return call("POST", "/v1/vectors/extract", Vector, WAIT, name=name, **options)
 
 
 def start_extraction(name: str, **options: Unpack[ExtractOptions]) -> Call[JobAnswer]:
     """Starts an extraction as a job; follow it with `job_events`."""
-    return Call("POST", "/v1/vectors/extract", parsed(JobAnswer), json_fields(name=name, **options))
+    return call("POST", "/v1/vectors/extract", JobAnswer, name=name, **options)
 
 
 def transfer_vector(name: str, **options: Unpack[TransferOptions]) -> Call[TransferAnswer]:
     """Carries a direction of the server's second model to the loaded one, and waits for it."""
-    body = json_fields(name=name, **options)
-    return Call("POST", "/v1/vectors/transfer", parsed(TransferAnswer), body, query={"wait": True})
+    return call("POST", "/v1/vectors/transfer", TransferAnswer, WAIT, name=name, **options)
 
 
 def start_transfer(name: str, **options: Unpack[TransferOptions]) -> Call[JobAnswer]:
     """Starts a transfer as a job; follow it with `job_events`."""
-    return Call("POST", "/v1/vectors/transfer", parsed(JobAnswer), json_fields(name=name, **options))
+    return call("POST", "/v1/vectors/transfer", JobAnswer, name=name, **options)
 
 
 def combine_vectors(
@@ -107,23 +94,25 @@ def combine_vectors(
     **description: Unpack[VectorDescription],
 ) -> Call[Vector]:
     """Stores a weighted sum of vectors, orthogonal to those named in `orthogonal_to`."""
-    body = json_fields(name=name, terms=terms, orthogonal_to=orthogonal_to, **description)
-    return Call("POST", "/v1/vectors/combine", parsed(Vector), body)
+    return call(
+        "POST", "/v1/vectors/combine", Vector, name=name, terms=terms, orthogonal_to=orthogonal_to, **description
+    )
 
 
 def import_vector(content: bytes, *, name: str | None = None) -> Call[Vector]:
     """Stores the vector of one safetensors file, under its own name or another."""
-    return Call("POST", "/v1/vectors/import", parsed(Vector), content=content, query=json_fields(name=name))
+    query = {} if name is None else {"name": name}
+    return Call("POST", "/v1/vectors/import", Vector.model_validate_json, content=content, query=query)
 
 
 def list_vectors(**filters: Unpack[VectorFilters]) -> Call[VectorPageAnswer]:
     """Lists the newest version of each name; continue with `cursor=page.next_cursor`."""
-    return Call("GET", "/v1/vectors", parsed(VectorPageAnswer), query=json_fields(**filters))
+    return call("GET", "/v1/vectors", VectorPageAnswer, **filters)
 
 
 def get_vector(name: str) -> Call[Vector]:
     """Returns metadata and quality card of `name` or `name@version`."""
-    return Call("GET", path_of("/v1/vectors/{}", name), parsed(Vector))
+    return call("GET", path_of("/v1/vectors/{}", name), Vector)
 
 
 def get_directions(name: str, layers: Sequence[int] | None = None) -> Call[Directions]:
@@ -135,7 +124,7 @@ def get_directions(name: str, layers: Sequence[int] | None = None) -> Call[Direc
 
 def export_vector(name: str) -> Call[bytes]:
     """Exports a vector as one safetensors file."""
-    return Call("GET", path_of("/v1/vectors/{}/export", name), raw_body, query={"format": "safetensors"})
+    return Call("GET", path_of("/v1/vectors/{}/export", name), bytes, query={"format": "safetensors"})
 
 
 def export_control_vector(
@@ -143,30 +132,29 @@ def export_control_vector(
 ) -> Call[bytes]:
     """Exports a vector as a llama.cpp control vector (GGUF). llama.cpp adds every direction in the file at its scale."""
     chosen = layers if isinstance(layers, str) else ",".join(map(str, layers))
-    return Call("GET", path_of("/v1/vectors/{}/export", name), raw_body, query={"format": "gguf", "layers": chosen})
+    return Call("GET", path_of("/v1/vectors/{}/export", name), bytes, query={"format": "gguf", "layers": chosen})
 
 
 def export_vector_json(name: str) -> Call[VectorExport]:
     """Exports a vector as JSON, with its directions."""
-    return Call("GET", path_of("/v1/vectors/{}/export", name), parsed(VectorExport), query={"format": "json"})
+    return call("GET", path_of("/v1/vectors/{}/export", name), VectorExport, format="json")
 
 
 def similar_vectors(name: str) -> Call[SimilarAnswer]:
     """Returns the cosine with every other vector of the same model."""
-    return Call("GET", path_of("/v1/vectors/{}/similar", name), parsed(SimilarAnswer))
+    return call("GET", path_of("/v1/vectors/{}/similar", name), SimilarAnswer)
 
 
 def describe_vector(name: str, **description: Unpack[VectorDescription]) -> Call[Vector]:
     """Changes description and tags of a vector."""
-    return Call("PATCH", path_of("/v1/vectors/{}", name), parsed(Vector), json_fields(**description))
+    return call("PATCH", path_of("/v1/vectors/{}", name), Vector, **description)
 
 
 def list_versions(name: str, *, limit: int = 50, before: int | None = None) -> Call[VectorVersionsAnswer]:
     """Lists the versions of a vector, newest first, below `before` if given."""
-    query = json_fields(limit=limit, before=before)
-    return Call("GET", path_of("/v1/vectors/{}/versions", name), parsed(VectorVersionsAnswer), query=query)
+    return call("GET", path_of("/v1/vectors/{}/versions", name), VectorVersionsAnswer, limit=limit, before=before)
 
 
 def delete_vector(name: str, *, version: int | None = None, force: bool = False) -> Call[None]:
     """Deletes all versions, or one; `force` deletes a vector that a profile uses."""
-    return Call("DELETE", path_of("/v1/vectors/{}", name), no_body, query=json_fields(version=version, force=force))
+    return delete(path_of("/v1/vectors/{}", name), version=version, force=force)

@@ -1,10 +1,15 @@
-"""Building blocks of the rendered HTML: escaping, colours, tables and pages."""
+"""Building blocks of the rendered HTML: escaping, colours, tables, line charts as SVG, and pages."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from html import escape
+from math import isfinite
 
 POSITIVE, NEGATIVE = "37, 99, 235", "217, 119, 6"
 """Blue and orange, which most colour-blind readers can distinguish."""
+WIDTH, HEIGHT = 620, 220
+LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 34
+"""Of a line chart, and of its margins."""
 SERIES = ("#2563eb", "#d97706", "#059669", "#db2777", "#7c3aed", "#0891b2", "#65a30d", "#dc2626")
 
 STYLE = """
@@ -41,6 +46,90 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], text_columns: 
         for row in rows
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One series. band: lower and upper bounds of each point."""
+
+    name: str
+    colour: str
+    x: Sequence[float]
+    y: Sequence[float]
+    band: Sequence[tuple[float, float]] | None = None
+    dashed: bool = False
+
+
+def line_chart(lines: Sequence[Line], x_label: str, y_label: str, marked: tuple[float, float] | None = None) -> str:
+    """Returns an SVG chart of all lines with a legend. marked: a range of x to shade."""
+    lines = [_finite(line) for line in lines]
+    xs = [x for line in lines for x in line.x]
+    ys = [y for line in lines for y in line.y] + [y for line in lines for bounds in line.band or () for y in bounds]
+    if not xs:
+        return ""
+    x_axis = _Axis(min(xs), max(xs), LEFT, WIDTH - RIGHT)
+    y_axis = _Axis(min(ys), max(ys), HEIGHT - BOTTOM, TOP)
+    parts = [_axes(x_axis, y_axis, x_label, y_label)]
+    if marked is not None:
+        left, right = (x_axis.at(min(max(value, x_axis.low), x_axis.high)) for value in marked)
+        parts.append(
+            f'<rect x="{left:.1f}" y="{TOP}" width="{right - left:.1f}" height="{HEIGHT - TOP - BOTTOM}" '
+            'fill="currentColor" opacity="0.08"/>'
+        )
+    parts += [_line(x_axis, y_axis, line) for line in lines]
+    legend = " ".join(f'<span style="color:{line.colour}">&#9632;</span> {escape(line.name)}' for line in lines)
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" style="max-width:100%;height:auto" role="img" '
+        f'aria-label="{escape(y_label)} by {escape(x_label)}">{"".join(parts)}</svg><div class="muted">{legend}</div>'
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def at(self, value: float) -> float:
+        return self.start + (value - self.low) / ((self.high - self.low) or 1.0) * (self.end - self.start)
+
+
+def _finite(line: Line) -> Line:
+    chosen = [index for index, y in enumerate(line.y) if isfinite(y)]
+    band = None if line.band is None else [line.band[index] for index in chosen]
+    return replace(line, x=[line.x[index] for index in chosen], y=[line.y[index] for index in chosen], band=band)
+
+
+def _axes(x_axis: _Axis, y_axis: _Axis, x_label: str, y_label: str) -> str:
+    style = 'font-size="11" fill="currentColor" opacity="0.75"'
+    bottom = HEIGHT - BOTTOM
+    parts = [
+        f'<path d="M{LEFT} {TOP}V{bottom}H{WIDTH - RIGHT}" fill="none" stroke="currentColor" opacity="0.4"/>',
+        f'<text x="{(LEFT + WIDTH) / 2:.0f}" y="{HEIGHT - 4}" text-anchor="middle" {style}>{escape(x_label)}</text>',
+        f'<text x="12" y="{(TOP + bottom) / 2:.0f}" text-anchor="middle" {style} '
+        f'transform="rotate(-90 12 {(TOP + bottom) / 2:.0f})">{escape(y_label)}</text>',
+    ]
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        x = x_axis.low + share * (x_axis.high - x_axis.low)
+        y = y_axis.low + share * (y_axis.high - y_axis.low)
+        parts.append(f'<text x="{x_axis.at(x):.1f}" y="{bottom + 14}" text-anchor="middle" {style}>{x:.3g}</text>')
+        parts.append(f'<text x="{LEFT - 5}" y="{y_axis.at(y) + 4:.1f}" text-anchor="end" {style}>{y:.2g}</text>')
+    return "".join(parts)
+
+
+def _line(x_axis: _Axis, y_axis: _Axis, line: Line) -> str:
+    def points(values: Iterable[float]) -> list[str]:
+        return [f"{x_axis.at(x):.1f},{y_axis.at(y):.1f}" for x, y in zip(line.x, values, strict=True)]
+
+    dashes = ' stroke-dasharray="4 4"' if line.dashed else ""
+    drawn = (
+        f'<polyline points="{" ".join(points(line.y))}" fill="none" stroke="{line.colour}" stroke-width="2"{dashes}/>'
+    )
+    if line.band:
+        outline = points(high for _, high in line.band) + points(low for low, _ in line.band)[::-1]
+        drawn = f'<polygon points="{" ".join(outline)}" fill="{line.colour}" opacity="0.15"/>' + drawn
+    return drawn
 
 
 def warnings_list(warnings: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from steering.client.display.html import SERIES, page
 from steering.schemas.latent_space import LatentSpaceAnswer, LayerMapAnswer
@@ -41,33 +41,22 @@ def map_page(answer: LatentSpaceAnswer, texts: Sequence[str], labels: Sequence[s
 def aligned(layers: Sequence[LayerMapAnswer]) -> list[Points]:
     """Returns the points of each layer, centred, scaled to unit size, and rotated to match the layer before.
 
-    The rotation is the orthogonal Procrustes solution, which has a closed form in two dimensions.
+    The rotation, mirrored if that fits better, is the orthogonal Procrustes solution.
     """
-    result: list[Points] = []
+    import numpy as np  # noqa: PLC0415 - a client that draws no map starts faster without
+
+    result: list[Any] = []
     for layer in layers:
-        if any(len(point) != 2 for point in layer.points):
+        points = np.asarray(layer.points, dtype=np.float64)
+        if points.shape[1:] != (2,):
             raise ValueError("expected a map in two dimensions")
-        points = _normalized([(float(x), float(y)) for x, y in layer.points])
-        result.append(_rotated(points, result[-1]) if result else points)
-    return result
-
-
-def _normalized(points: Points) -> Points:
-    count = max(len(points), 1)
-    mean_x, mean_y = sum(x for x, _ in points) / count, sum(y for _, y in points) / count
-    size = math.sqrt(sum((x - mean_x) ** 2 + (y - mean_y) ** 2 for x, y in points) / count) or 1.0
-    return [((x - mean_x) / size, (y - mean_y) / size) for x, y in points]
-
-
-def _rotated(points: Points, target: Points) -> Points:
-    """Rotates, and mirrors if that fits better, to the least squared distance from the target."""
-    xx, xy, yx, yy = (
-        sum(p[i] * q[j] for p, q in zip(points, target, strict=True)) for i, j in ((0, 0), (0, 1), (1, 0), (1, 1))
-    )
-    mirror = -1.0 if math.hypot(xx - yy, xy + yx) > math.hypot(xx + yy, xy - yx) else 1.0
-    angle = math.atan2(xy - mirror * yx, xx + mirror * yy)
-    cos, sin = math.cos(angle), math.sin(angle)
-    return [(cos * x - sin * mirror * y, sin * x + cos * mirror * y) for x, y in points]
+        points -= points.mean(0)
+        points /= np.sqrt((points**2).sum() / len(points)) or 1.0
+        if result:
+            left, _, right = np.linalg.svd(points.T @ result[-1])
+            points = points @ (left @ right)
+        result.append(points)
+    return [[(x, y) for x, y in points.tolist()] for points in result]
 
 
 def _auroc(layer: LayerMapAnswer) -> float | None:

@@ -5,7 +5,6 @@ from html import escape
 from typing import TypeAlias
 
 from steering.client.display.html import page, table, warnings_list
-from steering.schemas.comparison import EstimateAnswer
 from steering.schemas.evaluation.report import CheckAnswer, ReportAnswer, SeedReportAnswer
 
 Row: TypeAlias = tuple[str, ...]
@@ -22,9 +21,8 @@ def verdict(passed: bool) -> str:
 
 def check_row(check: CheckAnswer) -> Row:
     """Returns name, value with interval, threshold and verdict of a check."""
-    between = f" [{check.interval[0]:+.2f}, {check.interval[1]:+.2f}]" if check.interval else ""
     relation = f"{_RELATIONS[check.relation]} {check.threshold:.2f}"
-    return check.name, f"{check.value:+.2f}{between}", relation, verdict(check.passed)
+    return check.name, _measured(check.value, check.interval), relation, verdict(check.passed)
 
 
 def report_markdown(report: ReportAnswer) -> str:
@@ -34,14 +32,18 @@ def report_markdown(report: ReportAnswer) -> str:
 
 def _lines(report: ReportAnswer) -> Iterator[str]:
     yield f"# Deployment report: {report.vector}\n"
-    agree = "agree" if report.seeds_agree else "do not agree"
-    yield f"**{verdict(report.passed)}**, {report.model}, concept meant to go {report.direction}; the seeds {agree}.\n"
+    yield f"**{verdict(report.passed)}**, {_circumstances(report)}\n"
     for item in report.interventions:
         yield f"- `{item.model_dump_json(exclude_defaults=True)}`"
     for warning in report.warnings:
         yield f"- warning: {_cell(warning)}"
     for seed in report.seeds:
         yield from _seed_lines(seed)
+
+
+def _circumstances(report: ReportAnswer) -> str:
+    agree = "agree" if report.seeds_agree else "do not agree"
+    return f"{report.model}, concept meant to go {report.direction}; the seeds {agree}."
 
 
 def _seed_lines(seed: SeedReportAnswer) -> Iterator[str]:
@@ -57,7 +59,10 @@ def _seed_lines(seed: SeedReportAnswer) -> Iterator[str]:
 def _tables(seed: SeedReportAnswer) -> Iterator[tuple[Row, list[Row]]]:
     """Columns and rows of the checks, of the side effects and of the texts."""
     yield CHECKS, [(gate.name, *check_row(check)) for gate in seed.gates for check in gate.checks]
-    yield EFFECTS, [(one.vector, str(one.layer), _estimate(one.shift)) for one in seed.side_effects]
+    yield (
+        EFFECTS,
+        [(one.vector, str(one.layer), _measured(one.shift.mean, one.shift.interval)) for one in seed.side_effects],
+    )
     yield TEXTS, [(one.variation, one.prompt, one.unsteered, one.steered, f"{one.moved:+.2f}") for one in seed.texts]
 
 
@@ -66,9 +71,9 @@ def _table(columns: Row, rows: Sequence[Row]) -> Iterator[str]:
         yield f"| {' | '.join(_cell(one) for one in row)} |"
 
 
-def _estimate(found: EstimateAnswer) -> str:
-    between = f" [{found.interval[0]:+.2f}, {found.interval[1]:+.2f}]" if found.interval else ""
-    return f"{found.mean:+.2f}{between}"
+def _measured(value: float, interval: Sequence[float] | None) -> str:
+    between = f" [{interval[0]:+.2f}, {interval[1]:+.2f}]" if interval else ""
+    return f"{value:+.2f}{between}"
 
 
 def _cell(text: str) -> str:
@@ -79,19 +84,14 @@ def _cell(text: str) -> str:
 
 def report_html(report: ReportAnswer) -> str:
     """Returns a page without scripts; texts are escaped."""
-    agree = "agree" if report.seeds_agree else "do not agree"
     notes = [item.model_dump_json(exclude_defaults=True) for item in report.interventions]
     body = [
         f"<h1>Deployment report: {escape(report.vector)}</h1>",
-        f"<p><strong>{verdict(report.passed)}</strong>, {escape(report.model)}, concept meant to go {report.direction}; "
-        f"the seeds {agree}.</p>",
+        f"<p><strong>{verdict(report.passed)}</strong>, {escape(_circumstances(report))}</p>",
         warnings_list([*notes, *(f"warning: {warning}" for warning in report.warnings)]),
     ]
     for seed in report.seeds:
         body.append(f"<h2>Seed {seed.seed}: {verdict(seed.passed)}</h2>")
-        body += [_html_table(columns, rows) for columns, rows in _tables(seed)]
+        for columns, rows in _tables(seed):
+            body.append(table(columns, [[escape(cell) for cell in row] for row in rows], range(len(columns))))
     return page(f"Deployment report: {report.vector}", "\n".join(body))
-
-
-def _html_table(columns: Row, rows: Sequence[Row]) -> str:
-    return table(columns, [[escape(cell) for cell in row] for row in rows], range(len(columns)))

@@ -11,7 +11,7 @@ from steering.engine.capabilities import unembedding_of
 from steering.errors import InvalidRequest, VectorModelMismatch
 from steering.model.info import ModelInfo
 from steering.plan.resolve import resolve
-from steering.schemas.reading import FeatureAnswer, PromotedToken
+from steering.schemas.latent_space import FeatureAnswer, PromotedToken
 from steering.shapes import Direction, Float, Tensor
 from steering.spec import InterventionSpec, SteeringSpec
 from steering.threads import run_in_thread

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from app.cli.texts.labelled import LabelledText, measured
+from app.cli.labelled import LabelledText, measured
 from steering.client import Client
 from tests.app.cli.test_cli import Steer
 from tests.app.running import running

@@ -12,7 +12,7 @@ import pytest
 from app.main import create_app
 from app.settings import Settings
 from steering.client import ApiError, AsyncClient, Client
-from steering.client.calls import analysis, dictionaries, generation, governance, reading, server, vectors
+from steering.client.calls import analysis, generation, reading, server, vectors
 from steering.client.calls.base import Call, StreamCall
 from steering.schemas.comparison import ArmErrorAnswer, CompareAnswer
 from steering.schemas.generation import GenerateAnswer, TokenPiece
@@ -45,7 +45,7 @@ def client(address: str) -> Iterator[Client]:
 
 def builders() -> dict[str, object]:
     """Every builder of a Call."""
-    modules = (generation, vectors, analysis, reading, server, governance, dictionaries)
+    modules = (generation, vectors, analysis, reading, server)
     return {
         name: value
         for module in modules

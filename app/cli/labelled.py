@@ -3,12 +3,14 @@
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Option
 
-from app.cli.output.terminal import LOCAL, AsJson, Key, Url, client_of, console, print_json, shown, stderr
+from app.cli.options import VectorName, file_argument
+from app.cli.output.terminal import Output, shown, stderr, with_client
 from steering.client import Client
 from steering.client.results import Vector
 from steering.concepts.loader import load_neutral
@@ -30,40 +32,42 @@ class LabelledText:
     group: str
 
 
+@with_client
 def separation(
-    vector: Annotated[str, typer.Argument(help="The vector: name, or name@version.")],
-    labelled: Annotated[
-        Path,
-        typer.Argument(
-            exists=True, dir_okay=False, help="CSV with columns text and label, and prompt or group if wanted."
-        ),
-    ],
+    client: Client,
+    vector: VectorName,
+    labelled: Annotated[Path, file_argument("CSV with columns text and label, and prompt or group if wanted.")],
     positive: Annotated[
-        str | None, typer.Option(help="The label of the positive pole; default: 1, true, yes or positive.")
+        str | None, Option(help="The label of the positive pole; default: 1, true, yes or positive.")
     ] = None,
-    layer: Annotated[int | None, typer.Option(help="Layer to read; default: the middle recommended one.")] = None,
-    threshold: Annotated[
-        float, typer.Option(help="Score from which a text counts as positive; 0 is the middle.")
-    ] = 0.0,
-    as_json: AsJson = False,
-    url: Url = LOCAL,
-    key: Key = None,
-) -> None:
+    layer: Annotated[int | None, Option(help="Layer to read; default: the middle recommended one.")] = None,
+    threshold: Annotated[float, Option(help="Score from which a text counts as positive; 0 is the middle.")] = 0.0,
+) -> Output:
     """Test a vector on labelled texts: AUROC with its interval, and accuracy at a threshold."""
-    rows = read_labelled(labelled, positive)
-    with client_of(url, key) as client:
-        found = client.get_vector(vector)
-        chosen = found.recommended.layers[len(found.recommended.layers) // 2] if layer is None else layer
-        position = found.provenance.get("position", "last")
-        scores = _scores(client, found, chosen, position, rows)
-    result = {"vector": found.id, "layer": chosen, "position": position, **measured(rows, scores, threshold)}
-    if as_json:
-        print_json(result)
-        return
-    _show(result, found)
+    rows = _read_labelled(labelled, positive)
+    found = client.get_vector(vector)
+    chosen = found.recommended.layers[len(found.recommended.layers) // 2] if layer is None else layer
+    position = found.provenance.get("position", "last")
+    scores = _scores(client, found, chosen, position, rows)
+    result = measured(rows, scores, threshold)
+    yield {"vector": found.id, "layer": chosen, "position": position, **result}
+    at = f"{found.id} at layer {chosen}, position {position}"
+    yield shown(f"{at}: {result['positives']} positive and {result['negatives']} negative texts")
+    auroc = result["auroc"]
+    yield "AUROC " + ("too few texts" if auroc is None else f"{auroc:.3f}{_interval(result['auroc_interval'])}")
+    yield (
+        f"accuracy {result['accuracy']:.3f}{_interval(result['accuracy_interval'])} at {threshold:+g}: "
+        f"{result['true_positive_rate']:.0%} of the positive and {result['true_negative_rate']:.0%} of the negative texts"
+    )
+    if not found.centred:
+        stderr.print("the vector has no class means, so that 0 is not the middle of its poles", style="yellow")
 
 
-def read_labelled(file: Path, positive: str | None) -> list[LabelledText]:
+def _interval(bounds: Sequence[float] | None) -> str:
+    return "" if bounds is None else f" ({bounds[0]:.3f} to {bounds[1]:.3f})"
+
+
+def _read_labelled(file: Path, positive: str | None) -> list[LabelledText]:
     """Reads rows of a CSV file. Raises InvalidRequest for columns or labels that are not known, or with one class alone."""
     with file.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.DictReader(lines)
@@ -110,12 +114,9 @@ def _scores(client: Client, vector: Vector, layer: int, position: Any, rows: Seq
 
 def _texts(rows: Sequence[LabelledText], position: Any) -> list[Any]:
     """Returns texts as the vector's own were read: for `response_mean` as replies, to a neutral prompt where none is given."""
-    prompts = load_neutral()
     found: list[Any] = []
-    for index, row in enumerate(rows):
-        prompt = row.prompt
-        if prompt is None and position == "response_mean":
-            prompt = prompts[index % len(prompts)]
+    for row, neutral in zip(rows, cycle(load_neutral()), strict=False):
+        prompt = neutral if row.prompt is None and position == "response_mean" else row.prompt
         reply = {"role": "assistant", "content": row.text}
         found.append(row.text if prompt is None else [{"role": "user", "content": prompt}, reply])
     return found
@@ -145,22 +146,3 @@ def measured(rows: Sequence[LabelledText], scores: Sequence[float], threshold: f
         "true_positive_rate": float(right[labels].mean()),
         "true_negative_rate": float(right[~labels].mean()),
     }
-
-
-def _show(result: dict[str, Any], vector: Vector) -> None:
-    at = f"{result['vector']} at layer {result['layer']}, position {result['position']}"
-    console.print(shown(f"{at}: {result['positives']} positive and {result['negatives']} negative texts"))
-    auroc = (
-        "too few texts" if result["auroc"] is None else f"{result['auroc']:.3f}{_interval(result['auroc_interval'])}"
-    )
-    console.print(f"AUROC {auroc}")
-    console.print(
-        f"accuracy {result['accuracy']:.3f}{_interval(result['accuracy_interval'])} at {result['threshold']:+g}: "
-        f"{result['true_positive_rate']:.0%} of the positive and {result['true_negative_rate']:.0%} of the negative texts"
-    )
-    if not vector.centred:
-        stderr.print("the vector has no class means, so that 0 is not the middle of its poles", style="yellow")
-
-
-def _interval(bounds: Sequence[float] | None) -> str:
-    return "" if bounds is None else f" ({bounds[0]:.3f} to {bounds[1]:.3f})"

@@ -1,1 +1,0 @@
-"""Readers of vector files of other tools."""
