@@ -42,9 +42,6 @@ class ResolvedDefault:
         return HeldVectors(self.vectors)
 
 
-_NO_DEFAULT = ResolvedDefault()
-
-
 class DefaultSteering:
     """Resolves the default steering when it is set, at start, and when another server has changed it.
 
@@ -59,10 +56,8 @@ class DefaultSteering:
 
     def resolved_in(self, namespace: str) -> ResolvedDefault:
         """Returns the default of requests without steering: that of their namespace, else that of `shared`."""
-        for one in visible_from(namespace):
-            if one in self._resolved:
-                return self._resolved[one]
-        return _NO_DEFAULT
+        found = (self._resolved[one] for one in visible_from(namespace) if one in self._resolved)
+        return next(found, ResolvedDefault())
 
     def all(self) -> tuple[ResolvedDefault, ...]:
         """Returns the defaults of all namespaces."""
@@ -75,8 +70,7 @@ class DefaultSteering:
         except SteeringError as error:
             log.warning("default_steering_not_read", code=error.code)
             return
-        for namespace in self._resolved.keys() - specs.keys():
-            del self._resolved[namespace]
+        self._resolved = {namespace: one for namespace, one in self._resolved.items() if namespace in specs}
         for namespace, spec in specs.items():
             if namespace not in self._resolved or spec != self._resolved[namespace].spec:
                 await self.use(spec, store.in_namespace(namespace), engine)
@@ -99,8 +93,5 @@ class DefaultSteering:
 
 async def pin(spec: SteeringSpec, store: NamespaceStore) -> SteeringSpec:
     """Returns the spec with every vector pinned to its version, so that a new version of a name changes nothing."""
-    names: dict[str, str] = {}
-    for name in vector_names(spec):
-        key = VectorId.parse(name)
-        names[name] = (await store.vectors.get(key.name, key.version)).id
-    return pinned(spec, names)
+    keys = {name: VectorId.parse(name) for name in vector_names(spec)}
+    return pinned(spec, {name: (await store.vectors.get(key.name, key.version)).id for name, key in keys.items()})

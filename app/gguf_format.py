@@ -7,7 +7,6 @@ the server never reads GGUF.
 """
 
 import json
-import math
 import re
 import resource
 import subprocess
@@ -16,7 +15,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
@@ -43,10 +41,8 @@ def write_control_vector(
     Raises InvalidRequest for layer 0 and for no layer at all.
     """
     if 0 in directions:
-        raise InvalidRequest(
-            "llama.cpp applies control vectors from its second block on, so layer 0 cannot be written; name other layers",
-            param="layers",
-        )
+        reason = "llama.cpp applies control vectors from its second block on, so layer 0 cannot be written"
+        raise InvalidRequest(f"{reason}; name other layers", param="layers")
     if not directions:
         raise InvalidRequest("a control vector needs at least one layer above 0", param="layers")
     with TemporaryDirectory() as folder:
@@ -54,9 +50,8 @@ def write_control_vector(
         writer = GGUFWriter(path, ARCHITECTURE)
         writer.add_string(f"{ARCHITECTURE}.model_hint", model_hint)
         writer.add_uint32(f"{ARCHITECTURE}.layer_count", len(directions))
-        for layer in sorted(directions):
-            values = np.asarray(directions[layer], dtype=np.float32) * np.float32(scales[layer])
-            writer.add_tensor(f"direction.{layer}", values)
+        for layer, direction in sorted(directions.items()):
+            writer.add_tensor(f"direction.{layer}", np.asarray(direction, np.float32) * np.float32(scales[layer]))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -80,12 +75,10 @@ def read_control_vector(path: Path, timeout: float = READ_SECONDS) -> dict[str, 
     except subprocess.TimeoutExpired:
         raise InvalidRequest(f"{path.name}: reading it took longer than {timeout:g} s", param="file") from None
     if child.returncode != 0:
-        reason = child.stderr.decode(errors="replace").strip().splitlines()[-1:] or [
-            "the reader ended without a reason"
-        ]
-        raise InvalidRequest(f"{path.name} is not a readable control vector: {reason[0][:300]}", param="file")
-    found: dict[str, Any] = json.loads(child.stdout)
-    return found
+        output = child.stderr.decode(errors="replace").strip() or "the reader ended without a reason"
+        reason = output.splitlines()[-1][:300]
+        raise InvalidRequest(f"{path.name} is not a readable control vector: {reason}", param="file")
+    return dict(json.loads(child.stdout))
 
 
 def directions_in(path: Path) -> dict[str, list[float]]:
@@ -100,10 +93,9 @@ def directions_in(path: Path) -> dict[str, list[float]]:
             raise ValueError(f"tensor {tensor.name[:60]!r} is not named direction.<layer>, layer from 1 on")
         if tensor.tensor_type != GGMLQuantizationType.F32 or tensor.data.ndim != 1 or tensor.data.size > MAX_WIDTH:
             raise ValueError(f"tensor {tensor.name} is not a float32 vector")
-        values = [float(value) for value in tensor.data]
-        if not all(map(math.isfinite, values)):
+        if not np.isfinite(tensor.data).all():
             raise ValueError(f"tensor {tensor.name} contains NaN or infinity")
-        found[name.group(1)] = values
+        found[name.group(1)] = tensor.data.tolist()
         if len(found) > MAX_LAYERS:
             raise ValueError(f"more than {MAX_LAYERS} directions")
     if not found:
@@ -121,8 +113,7 @@ def main() -> None:
     try:
         print(json.dumps(directions_in(Path(sys.argv[1])), allow_nan=False))
     except Exception as error:
-        print(f"{error or type(error).__name__}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Reads API keys as an operator writes them in the environment or in a key file."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,8 +26,8 @@ class KeyEntry:
         return cls(secret, tuple(scopes.split("+")) if colon else SCOPES, namespace if "@" in text else SHARED)
 
 
-def check_entries(entries: Sequence[str]) -> None:
-    """Raises ValueError for text that is not a KeyEntry. Keys are never repeated in messages."""
+def check_entries(entries: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the entries. Raises ValueError for text that is not a KeyEntry. Keys are never repeated in messages."""
     for position, text in enumerate(entries, 1):
         entry = KeyEntry.parse(text)
         if not _TOKEN.fullmatch(entry.secret):
@@ -38,6 +37,7 @@ def check_entries(entries: Sequence[str]) -> None:
             raise ValueError(f"key {position} has unknown scopes {sorted(unknown)}; known: {SCOPES}")
         if not re.fullmatch(NAMESPACE_PATTERN, entry.namespace):
             raise ValueError(f"key {position} has a namespace that is no name: {NAMESPACE_PATTERN}")
+    return entries
 
 
 def key_entries(path: Path) -> tuple[str, ...]:
@@ -46,5 +46,4 @@ def key_entries(path: Path) -> tuple[str, ...]:
     entries = tuple(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
     if not entries:
         raise ValueError("the file has no key")
-    check_entries(entries)
-    return entries
+    return check_entries(entries)

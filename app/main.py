@@ -1,7 +1,5 @@
 """create_app: builds one server with its routes, error handlers and middleware. Nothing runs at import."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -9,25 +7,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from app.components import open_database, open_engine
-from app.http.errors import on_http_error, on_invalid, on_steering_error
+from app.http.errors import on_error
 from app.http.middleware import HostMiddleware, RequestMiddleware
 from app.http.openapi_document import SteeringAPI
 from app.http.playground import mount_playground
-from app.routes import (
-    concepts,
-    dictionaries,
-    generation,
-    governance,
-    jobs,
-    links,
-    openai,
-    policy,
-    profiles,
-    reading,
-    system,
-    vector_jobs,
-    vectors,
-)
+from app.routes import concepts, generation, governance, jobs, links, openai, policy, profiles, reading, system, vectors
 from app.settings import Settings
 from app.state import AppState, EngineFactory, StoreFactory
 from app.tracing import TraceMiddleware
@@ -38,26 +22,10 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
 ROUTERS = (  # matched in this order, so the most frequent come first
-    generation.router,
-    generation.lines,
-    openai.router,
-    system.health,
-    system.router,
-    vectors.uploads,
-    vector_jobs.uploads,
-    vectors.files,
-    vectors.router,
-    profiles.router,
-    reading.router,
-    reading.uploads,
-    vector_jobs.router,
-    jobs.router,
-    links.router,
-    governance.router,
-    policy.router,
-    concepts.router,
-    dictionaries.router,
-)
+    generation.router, generation.lines, openai.router, system.health, system.router, vectors.uploads, vectors.files,
+    vectors.router, profiles.router, reading.router, reading.uploads, jobs.router, links.router, governance.router,
+    policy.router, concepts.router,
+)  # fmt: skip
 
 
 def create_app(
@@ -68,17 +36,12 @@ def create_app(
 ) -> FastAPI:
     """Builds a server with its own state; several can run in one process. traces: where spans of requests go."""
     state = AppState(settings or Settings(), engine_factory, store_factory)
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with state.running():
-            yield
-
     app = SteeringAPI(
         title="steering-server",
         version=__version__,
         description="Creates concept vectors and steers a language model with them while it generates.",
-        lifespan=lifespan,
+        lifespan=lambda _: state.running(),
+        exception_handlers=dict.fromkeys((SteeringError, RequestValidationError, HTTPException), on_error),
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
@@ -88,9 +51,6 @@ def create_app(
     for router in ROUTERS:
         app.include_router(router)
     mount_playground(app)
-    app.add_exception_handler(SteeringError, on_steering_error)
-    app.add_exception_handler(RequestValidationError, on_invalid)
-    app.add_exception_handler(HTTPException, on_http_error)
     app.add_middleware(HostMiddleware, settings=state.settings)
     if traces is not None:
         app.add_middleware(TraceMiddleware, provider=traces)

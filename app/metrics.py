@@ -4,6 +4,7 @@ import ctypes
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
@@ -27,58 +28,33 @@ def route_template(scope: Scope) -> str:
 class Metrics:
     """The metrics of one server, in a registry of its own so that several servers can run in one process."""
 
-    def __init__(self, stats: Callable[[], EngineStats | None], jobs: Callable[[], Mapping[str, int]]) -> None:
-        self._registry = CollectorRegistry()
-        self.requests = Counter(
-            "steering_http_requests", "Answered requests.", ("method", "route", "status"), registry=self._registry
-        )
-        self.seconds = Histogram(
-            "steering_http_request_seconds",
-            "From the first byte of the request to the last of the answer.",
-            ("route",),
-            buckets=_SECONDS,
-            registry=self._registry,
-        )
-        self.in_flight = Gauge("steering_http_requests_in_flight", "Requests being answered.", registry=self._registry)
-        self.first_token_seconds = Histogram(
-            "steering_first_token_seconds",
-            "From admission to the first token of a streamed answer.",
-            buckets=_SECONDS,
-            registry=self._registry,
-        )
-        self.flagged_tokens = Counter(
-            "steering_flagged_tokens",
-            "Generated tokens at which a flag of the request held, by the side of its bound.",
-            ("bound",),
-            registry=self._registry,
-        )
-        self.token_gap_seconds = Histogram(
-            "steering_token_gap_seconds",
-            "Between two tokens of one streamed answer.",
-            buckets=_GAPS,
-            registry=self._registry,
-        )
-        self.relative_dose = Histogram(
-            "steering_relative_dose",
-            "Measured relative dose of steered answers, summed over interventions and layers.",
-            buckets=_DOSES,
-            registry=self._registry,
-        )
-        self.errors = Counter("steering_errors", "Error responses, by code.", ("code",), registry=self._registry)
-        self.key_requests = Counter("steering_key_requests", "Requests, by key.", ("key",), registry=self._registry)
-        self.key_tokens = Counter(
-            "steering_key_tokens",
-            "Tokens of prompts and answers that were admitted, by key.",
-            ("key",),
-            registry=self._registry,
-        )
-        self._registry.register(_EngineCollector(stats))
-        self._registry.register(_JobCollector(jobs))
-        self._registry.register(_MemoryCollector())
-
-    def register(self, collector: Collector) -> None:
-        """Adds what is collected when Prometheus scrapes."""
-        self._registry.register(collector)
+    def __init__(
+        self,
+        stats: Callable[[], EngineStats | None],
+        jobs: Callable[[], Mapping[str, int]],
+        *collectors: Collector,
+    ) -> None:
+        """jobs: their numbers by status. collectors: of what else is collected when Prometheus scrapes."""
+        registry = self._registry = CollectorRegistry()
+        counter, histogram = partial(Counter, registry=registry), partial(Histogram, registry=registry)
+        self.requests = counter("steering_http_requests", "Answered requests.", ("method", "route", "status"))
+        about = "From the first byte of the request to the last of the answer."
+        self.seconds = histogram("steering_http_request_seconds", about, ("route",), buckets=_SECONDS)
+        self.in_flight = Gauge("steering_http_requests_in_flight", "Requests being answered.", registry=registry)
+        about = "From admission to the first token of a streamed answer."
+        self.first_token_seconds = histogram("steering_first_token_seconds", about, buckets=_SECONDS)
+        about = "Generated tokens at which a flag of the request held, by the side of its bound."
+        self.flagged_tokens = counter("steering_flagged_tokens", about, ("bound",))
+        about = "Between two tokens of one streamed answer."
+        self.token_gap_seconds = histogram("steering_token_gap_seconds", about, buckets=_GAPS)
+        about = "Measured relative dose of steered answers, summed over interventions and layers."
+        self.relative_dose = histogram("steering_relative_dose", about, buckets=_DOSES)
+        self.errors = counter("steering_errors", "Error responses, by code.", ("code",))
+        self.key_requests = counter("steering_key_requests", "Requests, by key.", ("key",))
+        about = "Tokens of prompts and answers that were admitted, by key."
+        self.key_tokens = counter("steering_key_tokens", about, ("key",))
+        for collector in (_ServerCollector(stats, jobs), *collectors):
+            registry.register(collector)
 
     def observe(self, scope: Scope, status: int, seconds: float) -> None:
         """Counts one answered request."""
@@ -120,21 +96,8 @@ class TokenClock:
 class _Mallinfo(ctypes.Structure):
     """The result of mallinfo2(3). Large blocks that are mapped by themselves are in `hblkhd`, all others in `uordblks`."""
 
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in (
-            "arena",
-            "ordblks",
-            "smblks",
-            "hblks",
-            "hblkhd",
-            "usmblks",
-            "fsmblks",
-            "uordblks",
-            "fordblks",
-            "keepcost",
-        )
-    )
+    _names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = tuple((name, ctypes.c_size_t) for name in _names.split())
 
 
 def allocated_bytes() -> int | None:
@@ -147,71 +110,51 @@ def allocated_bytes() -> int | None:
     return int(found.uordblks) + int(found.hblkhd)
 
 
-class _MemoryCollector(Collector):
-    """Collects what is in use. Freed memory is kept (app/process_settings.py), so the size of the process hides a slow leak."""
+class _ServerCollector(Collector):
+    """Collects the statistics of the engine, the jobs of this process and its memory when Prometheus scrapes."""
 
-    def collect(self) -> Iterator[Metric]:
-        allocated = allocated_bytes()
-        if allocated is not None:
-            yield GaugeMetricFamily(
-                "steering_allocated_bytes", "Memory in use, from the C library: tensors and large objects.", allocated
-            )
-        yield GaugeMetricFamily(
-            "steering_python_blocks",
-            "Blocks in use, from Python's allocator of small objects.",
-            sys.getallocatedblocks(),
-        )
-
-
-class _JobCollector(Collector):
-    """Collects the number of jobs of this process by status."""
-
-    def __init__(self, jobs: Callable[[], Mapping[str, int]]) -> None:
-        self._jobs = jobs
-
-    def collect(self) -> Iterator[Metric]:
-        found = GaugeMetricFamily("steering_jobs", "Jobs of this server, by status.", labels=["status"])
-        for status, count in self._jobs().items():
-            found.add_metric([status], count)
-        yield found
-
-
-class _EngineCollector(Collector):
-    """Collects the engine's statistics when Prometheus scrapes."""
-
-    def __init__(self, stats: Callable[[], EngineStats | None]) -> None:
-        self._stats = stats
+    def __init__(self, stats: Callable[[], EngineStats | None], jobs: Callable[[], Mapping[str, int]]) -> None:
+        self._stats, self._jobs = stats, jobs
 
     def collect(self) -> Iterator[Metric]:
         stats = self._stats()
-        if stats is None:
-            return
-        yield GaugeMetricFamily("steering_engine_alive", "1 while the engine's loop runs.", float(stats.alive))
-        executor = GaugeMetricFamily("steering_engine_executor", "1 for the active executor.", labels=["executor"])
-        executor.add_metric([stats.executor], 1.0)
-        yield executor
-        yield GaugeMetricFamily("steering_engine_running", "Rows in the batch.", stats.running)
-        yield GaugeMetricFamily("steering_engine_waiting", "Rows waiting for the batch.", stats.waiting)
-        yield SummaryMetricFamily(
-            "steering_queue_wait_seconds",
-            "Time that requests waited for a row of the batch.",
-            stats.admitted,
-            stats.queue_seconds,
-        )
-        yield CounterMetricFamily("steering_engine_steps", "Forward passes.", stats.steps)
-        yield CounterMetricFamily("steering_generated_tokens", "Tokens generated.", stats.generated_tokens)
-        yield CounterMetricFamily("steering_prompt_tokens", "Prompt tokens read.", stats.prompt_tokens)
-        yield CounterMetricFamily("steering_cached_tokens", "Prompt tokens taken from cache.", stats.cached_tokens)
-        yield GaugeMetricFamily(
-            "steering_background_running", "Background sequences in the batch.", stats.background_running
-        )
-        yield GaugeMetricFamily("steering_background_waiting", "Background work that waits.", stats.background_waiting)
-        blocks = GaugeMetricFamily("steering_cache_blocks", "Blocks of the key-value cache.", labels=["state"])
-        for state, count in (
-            ("used", stats.blocks_used),
-            ("cached", stats.blocks_cached),
-            ("total", stats.blocks_total),
-        ):
-            blocks.add_metric([state], count)
-        yield blocks
-        yield CounterMetricFamily("steering_preemptions", "Sequences that were preempted.", stats.preemptions)
+        if stats is not None:
+            yield from _engine_metrics(stats)
+        yield _labelled("steering_jobs", "Jobs of this server, by status.", "status", self._jobs())
+        yield from _memory_metrics()
+
+
+def _labelled(name: str, about: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = GaugeMetricFamily(name, about, labels=[label])
+    for labelled, value in values.items():
+        family.add_metric([labelled], value)
+    return family
+
+
+def _memory_metrics() -> Iterator[Metric]:
+    """Counts what is in use. Freed memory is kept (app/process_settings.py), so the size of the process hides a slow leak."""
+    allocated = allocated_bytes()
+    if allocated is not None:
+        about = "Memory in use, from the C library: tensors and large objects."
+        yield GaugeMetricFamily("steering_allocated_bytes", about, allocated)
+    about = "Blocks in use, from Python's allocator of small objects."
+    yield GaugeMetricFamily("steering_python_blocks", about, sys.getallocatedblocks())
+
+
+def _engine_metrics(stats: EngineStats) -> Iterator[Metric]:
+    gauge, counter = GaugeMetricFamily, CounterMetricFamily
+    yield gauge("steering_engine_alive", "1 while the engine's loop runs.", float(stats.alive))
+    yield _labelled("steering_engine_executor", "1 for the active executor.", "executor", {stats.executor: 1.0})
+    yield gauge("steering_engine_running", "Rows in the batch.", stats.running)
+    yield gauge("steering_engine_waiting", "Rows waiting for the batch.", stats.waiting)
+    about = "Time that requests waited for a row of the batch."
+    yield SummaryMetricFamily("steering_queue_wait_seconds", about, stats.admitted, stats.queue_seconds)
+    yield counter("steering_engine_steps", "Forward passes.", stats.steps)
+    yield counter("steering_generated_tokens", "Tokens generated.", stats.generated_tokens)
+    yield counter("steering_prompt_tokens", "Prompt tokens read.", stats.prompt_tokens)
+    yield counter("steering_cached_tokens", "Prompt tokens taken from cache.", stats.cached_tokens)
+    yield gauge("steering_background_running", "Background sequences in the batch.", stats.background_running)
+    yield gauge("steering_background_waiting", "Background work that waits.", stats.background_waiting)
+    blocks = {"used": stats.blocks_used, "cached": stats.blocks_cached, "total": stats.blocks_total}
+    yield _labelled("steering_cache_blocks", "Blocks of the key-value cache.", "state", blocks)
+    yield counter("steering_preemptions", "Sequences that were preempted.", stats.preemptions)

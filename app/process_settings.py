@@ -34,19 +34,15 @@ LARGEST = 2**31 - 1
 
 def prepare_for_torch() -> None:
     """Makes all settings that the environment does not make otherwise."""
-    set_openmp_spin_count()
-    use_huge_pages()
+    set_environment()
     keep_freed_memory()
 
 
-def set_openmp_spin_count(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Sets the spin count for a process that has not loaded torch yet, unless the environment already sets a wait policy."""
+def set_environment(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Sets the spin count and asks for huge pages in a process that has not loaded torch yet, unless the environment already
+    sets a wait policy, or huge pages otherwise (0: off)."""
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(environment):
         environment["GOMP_SPINCOUNT"] = SPIN_COUNT
-
-
-def use_huge_pages(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Asks for huge pages in a process that has not loaded torch yet, unless the environment sets it otherwise (0: off)."""
     environment.setdefault(HUGE_PAGES, "1")
 
 

@@ -8,6 +8,7 @@ import resource
 import socket
 import sys
 import threading
+from concurrent.futures import Future
 from types import FrameType
 from typing import cast
 
@@ -46,7 +47,7 @@ class DrainingServer(uvicorn.Server):
         self.exit_code = 0
         self._state = state
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._drain: asyncio.Task[None] | None = None
+        self._drain: Future[None] | None = None
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Runs until it is stopped."""
@@ -67,37 +68,30 @@ class DrainingServer(uvicorn.Server):
             return
         self._state.stopping = True
         self._state.draining = not self._state.settings.drain_delay_seconds
-        self._loop.call_soon_threadsafe(self._begin_drain)
-
-    def _begin_drain(self) -> None:
-        settings = self._state.settings
-        log.info("draining", seconds=settings.drain_seconds, delay=settings.drain_delay_seconds)
-        self._drain = asyncio.create_task(self._drain_and_exit())
+        self._drain = asyncio.run_coroutine_threadsafe(self._drain_and_exit(), self._loop)
 
     async def _drain_and_exit(self) -> None:
         """Lets a load balancer notice that the server is not ready, while it still accepts requests; then drains."""
-        await asyncio.sleep(self._state.settings.drain_delay_seconds)
+        settings = self._state.settings
+        log.info("draining", seconds=settings.drain_seconds, delay=settings.drain_delay_seconds)
+        await asyncio.sleep(settings.drain_delay_seconds)
         await self._state.drain()
         self.should_exit = True
 
     async def _stop_on_failure(self) -> None:
         """Ends the process with a non-zero code when the model cannot be loaded, or the engine dies or hangs."""
         await self._state.loaded.wait()
+        code = LOAD_FAILED
         if self._state.load_failure is None:
             await self._state.engine_failed.wait()
             self._state.draining = True
-            # A hung pass cannot be interrupted, so closing the engine may never return.
-            _end_by(CLOSING_SECONDS, ENGINE_FAILED)
-            self.exit_code = ENGINE_FAILED
-        else:
-            self.exit_code = LOAD_FAILED
-        self.should_exit = True
+            code = ENGINE_FAILED
+            _end_by(CLOSING_SECONDS, code)  # a hung pass cannot be interrupted, so closing the engine may never return
+        self.exit_code, self.should_exit = code, True
 
 
 def serve(
-    settings: Settings,
-    engine_factory: EngineFactory = open_engine,
-    store_factory: StoreFactory = open_database,
+    settings: Settings, engine_factory: EngineFactory = open_engine, store_factory: StoreFactory = open_database
 ) -> int:
     """Serves until SIGTERM or SIGINT and returns the exit code: 0, LOAD_FAILED or ENGINE_FAILED."""
     configure_logging(settings.log_level)

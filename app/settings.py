@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.key_entries import check_entries, key_entries
@@ -14,12 +14,11 @@ Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-def is_loopback(host: str) -> bool:
-    """Returns whether an address is reachable from this machine only."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
+def _split(value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 
 class Settings(BaseSettings):
@@ -51,7 +50,7 @@ class Settings(BaseSettings):
     # Network and access
     host: str = Field("127.0.0.1", description="address to listen on; other than loopback needs a key")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="port to listen on; 0 takes a free one")
-    api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
+    api_keys: Annotated[CommaSeparated, AfterValidator(check_entries)] = Field(
         (),
         repr=False,
         description="comma-separated; `key` has every scope, `key:read+generate` these two; `key:read@team-a` is of a namespace",
@@ -63,7 +62,7 @@ class Settings(BaseSettings):
     audit_days: Positive = Field(90, description="age at which entries of the audit log are deleted")
     job_days: Positive = Field(30, description="age at which jobs that have ended are deleted")
     link_days: Positive = Field(365, description="age at which saved links are deleted")
-    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+    allowed_hosts: CommaSeparated = Field(
         (),
         description="comma-separated names accepted in Host, in addition to the loopback names on a loopback address",
     )
@@ -120,7 +119,7 @@ class Settings(BaseSettings):
     max_jobs: Positive = Field(4, description="jobs running at once")
     max_queued_jobs: Positive = Field(64, description="jobs waiting; one more is answered 429")
 
-    dictionaries: Annotated[tuple[str, ...], NoDecode] = Field(
+    dictionaries: CommaSeparated = Field(
         (), description="comma-separated folders in SAELens format: sparse autoencoders of the model, to search"
     )
     scorer_model: str | None = Field(
@@ -170,19 +169,6 @@ class Settings(BaseSettings):
         description="beyond the bound: `warn`, `clamp` the change at each token, `refuse` what is planned beyond it (and clamp the rest), or `off`",
     )
 
-    @field_validator("api_keys", "allowed_hosts", "dictionaries", mode="before")
-    @classmethod
-    def _comma_separated(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
-        return value
-
-    @field_validator("api_keys")
-    @classmethod
-    def _keys_are_tokens(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        check_entries(value)
-        return value
-
     @field_validator("dictionaries")
     @classmethod
     def _dictionaries_have_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -214,14 +200,10 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _complete_judge(self) -> "Settings":
+    def _consistent(self) -> "Settings":
         if (self.judge_base_url is None) != (self.judge_model is None):
             raise ValueError("judge_base_url and judge_model are set together or not at all")
-        return self
-
-    @model_validator(mode="after")
-    def _requires_key(self) -> "Settings":
-        if not self.api_keys and self.api_keys_file is None and not is_loopback(self.host):
+        if not self.api_keys and self.api_keys_file is None and not self.loopback:
             raise ValueError(
                 f"host {self.host!r} is reachable from other machines and no key is set: "
                 "set STEERING_API_KEYS, or serve on 127.0.0.1"
@@ -230,8 +212,11 @@ class Settings(BaseSettings):
 
     @property
     def loopback(self) -> bool:
-        """Whether the server is bound to a loopback address."""
-        return is_loopback(self.host)
+        """Whether the server is bound to a loopback address, which is reachable from this machine only."""
+        try:
+            return self.host == "localhost" or ipaddress.ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return False
 
     def limits(self) -> dict[str, int | float]:
         """Returns the limits that callers can reach, by name, as /v1/capabilities shows them."""

@@ -7,14 +7,13 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TypeAlias, cast
 
 import structlog
-from anyio import CapacityLimiter
 from starlette.requests import Request
 
 from app.default_steering import DefaultSteering
 from app.errors import Draining
-from app.http.admission import Admission, MemoryBudget
+from app.http.admission import Admission, Budget
 from app.http.errors import public_error
-from app.http.sse import StreamTimeouts, ended
+from app.http.sse import ended
 from app.metrics import Metrics
 from app.policy.keys import ApiKeys
 from app.policy.policy import Policy
@@ -49,14 +48,15 @@ class AppState:
         self.settings = settings
         self.keys = ApiKeys(settings)
         self.rate_limits = RateLimits()
-        self.row_limiter = CapacityLimiter(settings.max_running + settings.max_waiting)
-        self.memory = MemoryBudget(settings.memory_megabytes << 20)
+        rows, memory = settings.max_running + settings.max_waiting, settings.memory_megabytes << 20
+        self.rows = Budget(rows, f"all {rows} rows are in use or waiting; try again shortly")
+        self.memory = Budget(memory, "the memory for running requests is in use; try again shortly")
+        self.job_memory = Budget(memory // 2, "the memory for jobs is in use; wait for one to end")
         self.plans = RecentPlans()
         self.neutral = NeutralCache()
         self.cosines = Cosines()
         self.policy = Policy(self.plans)
-        self.metrics = Metrics(self.stats, lambda: {} if self._jobs is None else self._jobs.counts())
-        self.metrics.register(self.policy.collector)
+        self.metrics = Metrics(self.stats, lambda: self._jobs.counts() if self._jobs else {}, self.policy.collector)
         self.default_steering = DefaultSteering(settings, self.plans)
         self.stopping = False
         self.draining = False
@@ -70,14 +70,13 @@ class AppState:
         self.interrupted: asyncio.Future[SteeringError]
         self._engine_factory, self._store_factory = engine_factory, store_factory
         self._engine: Engine | None = None
-        self._store: Store | None = None
         self._jobs: Jobs | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Opens the store, then the engine in the background, so that the port opens at once; closes in reverse."""
         self.interrupted = asyncio.get_running_loop().create_future()
-        store = self._store = await self._store_factory(self.settings)
+        store = await self._store_factory(self.settings)
         self._jobs = Jobs(store, new_server_id(), self.settings)
         synchronization = Synchronization(
             store, self.settings, self.renew,
@@ -163,9 +162,7 @@ class AppState:
     @property
     def store(self) -> Store:
         """The store. Raises NotReady outside the lifespan."""
-        if self._store is None:
-            raise NotReady("the store is not open yet")
-        return self._store
+        return self.jobs.store
 
     @property
     def jobs(self) -> Jobs:
@@ -174,17 +171,6 @@ class AppState:
             raise NotReady("the store is not open yet")
         return self._jobs
 
-    @property
-    def stream_timeouts(self) -> StreamTimeouts:
-        """How long a stream waits."""
-        settings = self.settings
-        return StreamTimeouts(settings.keepalive_seconds, settings.stall_seconds, settings.request_seconds)
-
-    @property
-    def rows_in_use(self) -> int:
-        """Rows that requests have taken."""
-        return int(self.row_limiter.total_tokens - self.row_limiter.available_tokens)
-
     def stats(self) -> EngineStats | None:
         """Returns the engine's statistics; None before it is loaded."""
         return None if self._engine is None else self._engine.stats()
@@ -192,7 +178,7 @@ class AppState:
     @contextmanager
     def count_request(self) -> Iterator[Admission]:
         """Counts a request while it is being answered, and returns its rows and memory afterwards."""
-        admission = Admission(self.row_limiter, self.memory)
+        admission = Admission(self.rows, self.memory, self.job_memory)
         self.in_flight += 1
         self.idle.clear()
         self.metrics.in_flight.inc()
@@ -212,10 +198,8 @@ class AppState:
 
     def check_alive(self) -> None:
         """Raises EngineDead once the engine has died or hangs: only a restart helps."""
-        stats = self.stats()
-        failure = None if stats is None else self._failure_of(stats)
-        if failure is not None:
-            raise failure
+        if self._engine is not None:
+            _ = self.engine
 
     async def check_ready(self) -> None:
         """Raises the reason why the server is not ready: draining, loading, a dead engine, an invalid policy, no store."""

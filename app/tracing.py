@@ -95,9 +95,16 @@ class TraceMiddleware:
                 await self._app(scope, receive, observed)
             finally:
                 _observer.reset(observing)
-                route = route_template(scope)
+                route, state = route_template(scope), scope["state"]
                 span.update_name(f"{method} {route}")
-                span.set_attributes(_attributes(scope, method, route))
+                attributes = {
+                    "http.request.method": method,
+                    "http.route": route,
+                    "steering.request_id": current_request_id(),
+                    "steering.key": getattr(state.get("key"), "name", None),
+                    "steering.error_code": state.get("error_code"),
+                }
+                span.set_attributes({name: value for name, value in attributes.items() if value is not None})
 
 
 @dataclass(slots=True, eq=False)
@@ -149,13 +156,12 @@ class AnswerSpans:
 
     def _write(self, request: GenerationRequest, seen: _Observed) -> None:
         prompt: dict[str, Any] = {}
-        answer: dict[str, Any] = {"gen_ai.usage.output_tokens": seen.tokens}
+        failure = {} if seen.error is None else {"error.type": seen.error}
+        answer: dict[str, Any] = {"gen_ai.usage.output_tokens": seen.tokens, **failure}
         if seen.finish is not None:
             prompt["gen_ai.usage.input_tokens"] = seen.finish.prompt_tokens
             prompt["gen_ai.usage.cache_read.input_tokens"] = seen.finish.cached_tokens
             answer["gen_ai.response.finish_reasons"] = (seen.finish.reason,)
-        if seen.error is not None:
-            answer["error.type"] = seen.error
         shared = {
             "steering.request_id": self.request_id,
             "steering.fingerprint": request.plan.fingerprint,
@@ -166,22 +172,10 @@ class AnswerSpans:
             scheduled = min(max(seen.scheduled or seen.asked, seen.asked), first)
             spans += [("queue", seen.asked, scheduled, {}), ("prefill", scheduled, first, prompt)]
             spans += [("decode", first, seen.last, answer)]
-        elif seen.error is not None:
-            spans += [("failed", seen.asked, time.monotonic(), {"error.type": seen.error})]
+        elif failure:
+            spans += [("failed", seen.asked, time.monotonic(), failure)]
         to_unix = time.time_ns() - time.monotonic_ns()
         for name, start, end, own in spans:
             begun = to_unix + round(1e9 * start)
             span = self.tracer.start_span(name, self.parent, attributes=shared | own, start_time=begun)
             span.end(to_unix + round(1e9 * end))
-
-
-def _attributes(scope: Scope, method: str, route: str) -> dict[str, Any]:
-    state = scope.get("state", {})
-    found = {
-        "http.request.method": method,
-        "http.route": route,
-        "steering.request_id": current_request_id(),
-        "steering.key": getattr(state.get("key"), "name", None),
-        "steering.error_code": state.get("error_code"),
-    }
-    return {name: value for name, value in found.items() if value is not None}

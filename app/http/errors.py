@@ -59,8 +59,6 @@ OUTCOMES: Mapping[type[SteeringError], Outcome] = {
     errors.SteeringError: Outcome(500, "server_error"),
 }
 
-_HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
-
 
 def outcome_of(error: SteeringError) -> Outcome:
     """Returns the row of the nearest class in the hierarchy."""
@@ -98,11 +96,9 @@ def public_error(error: BaseException) -> SteeringError:
 
     Errors of our own classes are returned as they are; others become an internal error without details.
     """
-    known = isinstance(error, SteeringError) and type(error) is not SteeringError
-    public = (
-        error if known else InternalError("an internal error occurred; the log has the details under this request id")
-    )
-    assert isinstance(public, SteeringError)
+    public: SteeringError = InternalError("an internal error occurred; the log has the details under this request id")
+    if isinstance(error, SteeringError) and type(error) is not SteeringError:
+        public = error
     if outcome_of(public).status >= 500:
         _log_failure(error, public)
     return public
@@ -114,16 +110,14 @@ def _log_failure(error: BaseException, public: SteeringError) -> None:
     if request_id in logged:  # a stream passes the same error through two handlers
         return
     logged.add(request_id)
-    cause = error.__cause__
     details: dict[str, Any] = {"code": public.code, "param": public.param, "error": str(error)[:500]}
-    if cause is not None:
+    if (cause := error.__cause__) is not None:
         details["cause"] = f"{type(cause).__name__}: {cause}"[:500]
-    if isinstance(public, errors.NotReady):  # asked for during every start, by probes above all: no failure
-        log.info("request_failed", **details)
-    elif isinstance(public, InternalError):
-        log.error("request_failed", exc_info=error, **details)
-    else:
-        log.error("request_failed", **details)
+    if isinstance(public, InternalError):
+        details["exc_info"] = error
+    # The model is asked for during every start, by probes above all: no failure.
+    write = log.info if isinstance(public, errors.NotReady) else log.error
+    write("request_failed", **details)
 
 
 def _quoted(text: str, limit: int = QUOTE_LIMIT) -> str:
@@ -132,24 +126,22 @@ def _quoted(text: str, limit: int = QUOTE_LIMIT) -> str:
 
 def _walk(finding: Mapping[str, Any], body: Any) -> tuple[str, ...]:
     """Returns the path of a finding in the body: its location without the names of union members."""
-    location = tuple(finding.get("loc", ()))
-    unknown = (finding["ctx"]["key"],) if finding.get("type") == "unknown_key" else ()
-    if location[:1] != ("body",):
-        return (*(str(part) for part in location[1:]), *unknown)
+    source, *location = finding.get("loc") or ("",)
     path: list[str] = []
-    for part in location[1:]:
-        if (isinstance(body, dict) and part in body) or (
-            isinstance(body, list) and isinstance(part, int) and part < len(body)
-        ):
+    for part in location:
+        if source == "body":
+            if part not in (body if isinstance(body, dict) else range(len(body) if isinstance(body, list) else 0)):
+                continue
             body = body[part]
-        else:
-            continue
         path.append(str(part))
-    if finding.get("type") == "missing":
-        path.append(str(location[-1]))
-    if finding.get("type") == "union_tag_invalid":
-        path.append(str(finding["ctx"]["discriminator"]).strip("'"))
-    return (*path, *unknown)
+    match finding.get("type"):
+        case "unknown_key":
+            path.append(finding["ctx"]["key"])
+        case "missing" if source == "body":
+            path.append(str(finding["loc"][-1]))
+        case "union_tag_invalid" if source == "body":
+            path.append(str(finding["ctx"]["discriminator"]).strip("'"))
+    return tuple(path)
 
 
 def invalid(error: RequestValidationError) -> InvalidRequest:
@@ -161,30 +153,20 @@ def invalid(error: RequestValidationError) -> InvalidRequest:
     return InvalidRequest(f"{where or 'the body'}: {_quoted(message, FINDING_LIMIT)}", param=where)
 
 
-def _recorded(request: Request, error: SteeringError) -> Response:
-    """Returns the response, and stores the code for the log line of the request."""
-    request.state.error_code = error.code
-    return response_of(error)
-
-
-async def on_steering_error(request: Request, error: Exception) -> Response:
-    """Answers errors of our own classes."""
-    return _recorded(request, public_error(error))
-
-
-async def on_invalid(request: Request, error: Exception) -> Response:
-    """Answers a body or query that its schema refuses with 400, without the input."""
-    assert isinstance(error, RequestValidationError)
-    return _recorded(request, invalid(error))
-
-
-async def on_http_error(request: Request, error: Exception) -> Response:
-    """Answers an unknown route, or an unknown method of a route."""
-    assert isinstance(error, HTTPException)
-    if error.status_code == 404:
-        return _recorded(
-            request, NotFound(f"there is no route {_quoted(request.method)} {_quoted(request.scope['path'])}")
-        )
-    code = _HTTP_CODES.get(error.status_code, "invalid_request")
-    body = error_body(_quoted(str(error.detail)), "invalid_request_error", code)
-    return json_response(body, error.status_code, dict(error.headers or {}))
+async def on_error(request: Request, error: Exception) -> Response:
+    """Answers errors of our own classes, a body or query that its schema refuses (without the input), an unknown route, and an
+    unknown method of a route."""
+    match error:
+        case HTTPException(status_code=404):
+            method, path = _quoted(request.method), _quoted(request.scope["path"])
+            known: SteeringError = NotFound(f"there is no route {method} {path}")
+        case HTTPException():
+            code = "method_not_allowed" if error.status_code == 405 else "invalid_request"
+            body = error_body(_quoted(str(error.detail)), "invalid_request_error", code)
+            return json_response(body, error.status_code, dict(error.headers or {}))
+        case RequestValidationError():
+            known = invalid(error)
+        case _:
+            known = public_error(error)
+    request.state.error_code = known.code  # for the log line of the request
+    return response_of(known)

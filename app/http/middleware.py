@@ -27,14 +27,9 @@ SECURITY_HEADERS = (
 )
 
 
-def request_id_of(headers: Headers) -> str:
-    """Returns the caller's id if it is well-formed (it is written to logs and headers), else a new one."""
-    given = headers.get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(8)}"
-
-
 class RequestMiddleware:
-    """Gives each request its id and headers, logs and counts it, and answers exceptions that no handler caught."""
+    """Gives each request an id (the caller's if it is well-formed) and headers, logs and counts it, and answers exceptions that no
+    handler caught."""
 
     def __init__(self, app: ASGIApp, state: AppState) -> None:
         self._app, self._state = app, state
@@ -44,7 +39,8 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = request_id_of(Headers(scope=scope))
+        given = Headers(scope=scope).get("x-request-id", "")  # is written to logs and headers
+        request_id = given if _REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(8)}"
         status = 0
 
         async def send_with_headers(message: Message) -> None:
@@ -67,32 +63,21 @@ class RequestMiddleware:
                 if status == 0:
                     await response_of(failure)(scope, receive, send_with_headers)
             finally:
-                seconds = time.perf_counter() - started
-                self._state.metrics.observe(scope, status, seconds)
-                self._count(scope)
-                _log_request(scope, status, seconds)
+                self._record(scope, status, time.perf_counter() - started)
 
-    def _count(self, scope: Scope) -> None:
-        """Counts the error and the key of a request. Codes and keys are few, and none is chosen by a caller."""
-        state = scope["state"]
-        if "error_code" in state:
-            self._state.metrics.errors.labels(state["error_code"]).inc()
-        if "key" in state:
-            self._state.metrics.key_requests.labels(state["key"].name).inc()
-
-
-def _log_request(scope: Scope, status: int, seconds: float) -> None:
-    """Writes one line per request: the template of its route, never its path, body or key."""
-    state = scope.get("state", {})
-    log.info(
-        "request",
-        method=scope["method"][:16],
-        route=route_template(scope),
-        status=status,
-        code=state.get("error_code"),
-        milliseconds=round(1000 * seconds, 1),
-        key=getattr(state.get("key"), "name", None),
-    )
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        """Counts and logs a request: the template of its route, never its path, body or key. Codes and keys are few, and none
+        is chosen by a caller."""
+        state, metrics = scope["state"], self._state.metrics
+        code, key = state.get("error_code"), state["key"].name if "key" in state else None
+        metrics.observe(scope, status, seconds)
+        if code is not None:
+            metrics.errors.labels(code).inc()
+        if key is not None:
+            metrics.key_requests.labels(key).inc()
+        method, milliseconds = scope["method"][:16], round(1000 * seconds, 1)
+        route = route_template(scope)
+        log.info("request", method=method, route=route, status=status, code=code, milliseconds=milliseconds, key=key)
 
 
 class HostMiddleware:
@@ -108,21 +93,19 @@ class HostMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one ASGI connection."""
-        if scope["type"] == "http" and self._allowed and not await self._accepted(scope, receive):
-            refusal = HostRefused("this server does not answer to that host name")
-            await response_of(refusal)(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
+        accepted = scope["type"] != "http" or not self._allowed
 
-    async def _accepted(self, scope: Scope, receive: Receive) -> bool:
-        accepted = False
-
-        async def accept(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        async def accept(scope: Scope, _receive: Receive, _send: Send) -> None:
             nonlocal accepted
-            accepted = True
+            accepted = len(Headers(scope=scope).getlist("host")) == 1
 
         async def discard(_message: Message) -> None:
             return
 
-        await TrustedHostMiddleware(accept, self._allowed, www_redirect=False)(scope, receive, discard)
-        return accepted and len(Headers(scope=scope).getlist("host")) == 1
+        if not accepted:
+            await TrustedHostMiddleware(accept, self._allowed, www_redirect=False)(scope, receive, discard)
+        if accepted:
+            await self._app(scope, receive, send)
+        else:
+            refusal = HostRefused("this server does not answer to that host name")
+            await response_of(refusal)(scope, receive, send)

@@ -9,15 +9,6 @@ from app.http.errors import OUTCOMES, outcome_of
 from steering import errors
 from steering.schemas.base import ErrorAnswer
 
-ALWAYS = (403, 500, 503)
-"""A Host that is refused, a defect, a server that is starting or stopping."""
-WITH_KEY = (400, 401, 429)
-WITH_BODY = (404, 413, 415, 422)
-"""A body names vectors, profiles and models, and may make activations non-finite."""
-STORING = (507,)
-DELETING = (409,)
-RETRIED = (429, 503)
-
 
 class SteeringAPI(FastAPI):
     """The application. The responses to errors are described once for each status, and referred to."""
@@ -30,49 +21,46 @@ class SteeringAPI(FastAPI):
             schemas = components.setdefault("schemas", {})
             for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own, which no response has
                 schemas.pop(name, None)
-            schemas |= _error_schemas()
-            components["responses"] = {f"Error{status}": _described(status) for status in sorted(_codes())}
+            schema = ErrorAnswer.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas |= {**schema.pop("$defs"), "ErrorAnswer": schema}
+            codes = sorted(_codes().items())
+            components["responses"] = {f"Error{status}": _described(status, found) for status, found in codes}
             for path in document["paths"].values():
                 for method, operation in path.items():
                     _describe_errors(method, operation)
         return super().openapi()
 
 
-def _error_schemas() -> dict[str, Any]:
-    schema = ErrorAnswer.model_json_schema(ref_template="#/components/schemas/{model}")
-    return {**schema.pop("$defs"), "ErrorAnswer": schema}
-
-
-def _codes() -> dict[int, list[str]]:
+def _codes() -> dict[int, set[str]]:
     """Returns the codes of errors by status."""
     codes: dict[int, set[str]] = {outcome.status: set() for outcome in OUTCOMES.values()}
     for kind in (*vars(errors).values(), *vars(http_errors).values()):
         if isinstance(kind, type) and issubclass(kind, errors.SteeringError):
             codes[outcome_of(kind("")).status].add(kind.code)
-    return {status: sorted(found) for status, found in codes.items()}
+    return codes
 
 
-def _described(status: int) -> dict[str, Any]:
+def _described(status: int, codes: set[str]) -> dict[str, Any]:
     content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
-    described = {"description": "Codes: " + ", ".join(_codes()[status]), "content": content}
-    if status in RETRIED:
+    described = {"description": "Codes: " + ", ".join(sorted(codes)), "content": content}
+    if status in (429, 503):
         described["headers"] = {"Retry-After": {"description": "Seconds", "schema": {"type": "number"}}}
     return described
 
 
 def _describe_errors(method: str, operation: dict[str, Any]) -> None:
     """Lists the statuses that an operation may answer with besides its own."""
-    statuses = set(ALWAYS)
+    statuses = {403, 500, 503}  # a Host that is refused, a defect, a server that is starting or stopping
     if "security" in operation:
-        statuses.update(WITH_KEY)
+        statuses |= {400, 401, 429}
     if any(one["in"] == "path" for one in operation.get("parameters", ())):
         statuses.add(404)
-    if "requestBody" in operation:
-        statuses.update(WITH_BODY)
+    if "requestBody" in operation:  # names vectors, profiles and models, and may make activations non-finite
+        statuses |= {404, 413, 415, 422}
     if method != "get":
-        statuses.update(STORING)
+        statuses.add(507)
     if method == "delete":
-        statuses.update(DELETING)
+        statuses.add(409)
     operation["responses"].pop("422", None)
     for status in sorted(statuses):
         operation["responses"][str(status)] = {"$ref": f"#/components/responses/Error{status}"}

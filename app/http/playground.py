@@ -4,8 +4,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter
-from starlette.applications import Starlette
+from fastapi import FastAPI
 from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 
@@ -29,22 +28,19 @@ class HashedFiles(StaticFiles):
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         """Adds the cache header to what StaticFiles answers."""
         response = super().file_response(*args, **kwargs)
-        path = str(args[0] if args else kwargs["full_path"])
-        forever = path.endswith((".js", ".css"))
+        forever = str(args[0] if args else kwargs["full_path"]).endswith((".js", ".css"))
         response.headers["Cache-Control"] = "public, max-age=31536000, immutable" if forever else "no-cache"
         return response
 
 
-def mount_playground(app: Starlette) -> None:
+def mount_playground(app: FastAPI) -> None:
     """Adds `/` and, when built, `/assets`."""
-    router = APIRouter()
 
-    @router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def playground() -> Response:
         if is_built():
             return FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})
         return HTMLResponse(_NOT_BUILT, status_code=404)
 
-    app.router.routes.extend(router.routes)
     if (STATIC / "assets").is_dir():
         app.mount("/assets", HashedFiles(directory=STATIC / "assets"), name="assets")

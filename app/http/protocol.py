@@ -13,12 +13,6 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_OVERHEAD_BYTES = 16 * 1024
 """Bytes of chunk sizes and trailers of a body, besides OVERHEAD_RATIO bytes for each byte of content."""
 OVERHEAD_RATIO = 8
-HEAD_SECONDS = 10.0
-"""Time in which a head must arrive; also how long a new connection may be idle."""
-LINGER_SECONDS = 2.0
-"""Time in which the rest of a request must arrive once its response is complete."""
-MAX_CONNECTIONS = 1000
-"""Open connections. When all are open, the one that has been idle for longest is closed for a new one."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -26,16 +20,18 @@ class BoundedProtocol(HttpToolsProtocol):
 
     The bytes of a body are bounded by its route. Everything else that a client can send without a key is bounded here:
     headers, chunk sizes, trailers, and the time that each may take.
+
+    head_seconds: in which a head must arrive; also how long a new connection may be idle. linger_seconds: in which the rest
+    of a request must arrive once its response is complete. max_connections: open at once; when all are open, the one that has
+    been idle for longest is closed for a new one.
     """
 
-    head_seconds: ClassVar[float] = HEAD_SECONDS
-    linger_seconds: ClassVar[float] = LINGER_SECONDS
-    max_connections: ClassVar[int] = MAX_CONNECTIONS
+    head_seconds: ClassVar[float] = 10.0
+    linger_seconds: ClassVar[float] = 2.0
+    max_connections: ClassVar[int] = 1000
 
-    _in_head = False
-    _in_body = False
-    _received = 0
-    _content = 0
+    _in_head = _in_body = False
+    _received = _content = 0
     _deadline: TimerHandle | None = None
     _idle_since: float | None = None
 
@@ -50,7 +46,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stops the timer."""
-        self._clear_deadline()
+        self._set_deadline(None)
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
@@ -68,7 +64,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Ends the head; the body has a time limit of its own (`read_body`)."""
         self._in_head, self._in_body, self._received = False, True, 0
-        self._clear_deadline()
+        self._set_deadline(None)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -79,7 +75,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Ends the request; its response may still be running."""
         self._in_body = False
-        self._clear_deadline()
+        self._set_deadline(None)
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -101,20 +97,13 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._in_head and self._received > MAX_HEAD_BYTES:
             self.send_400_response("The request head is too large.")
         elif self._in_body and self._received > MAX_HEAD_BYTES + MAX_OVERHEAD_BYTES + OVERHEAD_RATIO * self._content:
-            self._give_up()
+            self.transport.close()
 
-    def _set_deadline(self, seconds: float) -> None:
-        self._clear_deadline()
-        self._deadline = self.loop.call_later(seconds, self._give_up)
-
-    def _clear_deadline(self) -> None:
+    def _set_deadline(self, seconds: float | None) -> None:
+        """Closes the connection after so many seconds, unless called again; None: not at all."""
         if self._deadline is not None:
             self._deadline.cancel()
-            self._deadline = None
-
-    def _give_up(self) -> None:
-        if not self.transport.is_closing():
-            self.transport.close()
+        self._deadline = None if seconds is None else self.loop.call_later(seconds, self.transport.close)
 
     def _close_idle_connection(self) -> bool:
         """Closes the other connection that has been idle for longest. Returns False when none is idle."""
@@ -122,7 +111,7 @@ class BoundedProtocol(HttpToolsProtocol):
         idle = [one for one in others if one._idle_since is not None and not one.transport.is_closing()]
         if not idle:
             return False
-        min(idle, key=lambda one: one._idle_since or 0.0)._give_up()
+        min(idle, key=lambda one: one._idle_since or 0.0).transport.close()
         return True
 
     def _refuse(self) -> None:

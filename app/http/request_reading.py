@@ -6,27 +6,29 @@ handler runs only while its client is connected: a plain request is cancelled wh
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from fastapi import Security
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Receive
 
 from app.errors import BodyTooLarge, RequestTimedOut, UnsupportedMediaType
 from app.http.admission import Admission
 from app.http.sse import disconnected, ended
 from app.logs import current_request_id
 from app.policy import audit
-from app.policy.keys import BEARER, Key
+from app.policy.keys import BEARER
 from app.settings import Settings
 from app.state import AppState, state_of
-from steering.errors import InvalidRequest, SteeringError
+from steering.errors import InvalidRequest
 from steering.spec_base import Spec
 from steering.strict_json import load_json
 from steering.threads import run_in_thread
 
+T = TypeVar("T")
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 CLIENT_DISCONNECTED = 499
 """Status that is logged and never received: the client disconnected before the response."""
@@ -70,12 +72,17 @@ class ApiRoute(APIRoute):
             state.check_open()
             self._check_query(request)
             admission: Admission = request.state.admission
-            admission.on_close(state.rate_limits.admit(key))
-            admission.count_for(state.rate_limits.rows_of(key))
+            admission.closing.callback(state.rate_limits.admit(key))
+            admission.of_key = state.rate_limits.rows_of(key)
             parsed = await self._read(request, state.settings)
-            response = await run_while_connected(state, request, handler, parsed)
+            try:  # a streaming response is only started here; it watches for disconnects itself
+                response = await while_connected(state, request.receive, handler(parsed))
+            except ClientDisconnect:
+                response = Response(status_code=CLIENT_DISCONNECTED)
             if self.scope_needed in ("write", "admin") and request.method not in ("GET", "HEAD"):
-                await self._audit(state, request, parsed, key, response.status_code)
+                body = parsed.parsed if isinstance(parsed, ParsedRequest) else None
+                method, path, request_id = request.method, request.path_params, current_request_id()
+                await audit.record(state.store, key, method, self.path, path, body, request_id, response.status_code)
             return response
 
         return handle
@@ -89,22 +96,15 @@ class ApiRoute(APIRoute):
                 known = ", ".join(sorted(self._known_query)) or "none"
                 raise InvalidRequest(f"unknown query parameter {name[:40]!r}; known: {known}", param=name[:40])
 
-    async def _audit(self, state: AppState, request: Request, parsed: Request, key: Key, status: int) -> None:
-        body = parsed.parsed if isinstance(parsed, ParsedRequest) else None
-        request_id = current_request_id()
-        method, path = request.method, request.path_params
-        await audit.record(state.store, key, method, self.path, path, body, request_id, status)
-
     async def _read(self, request: Request, settings: Settings) -> Request:
         """Returns the request with its body read and parsed."""
-        if not self._takes_body():
+        if self.body_field is None and self.media_type == "application/json":
             return request
         limit = settings.max_upload_bytes if self.upload else settings.max_body_bytes
         body = await read_body(request, limit, settings.body_seconds)
-        if body:
-            given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-            if given != self.media_type:
-                raise UnsupportedMediaType(f"send the body as {self.media_type}")
+        given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if body and given != self.media_type:
+            raise UnsupportedMediaType(f"send the body as {self.media_type}")
         admission: Admission = request.state.admission
         admission.reserve(PARSED_RATIO * len(body))
         if self.media_type != "application/json" or not body:
@@ -116,9 +116,6 @@ class ApiRoute(APIRoute):
     def _parse(self, body: bytes, settings: Settings) -> Any:
         elements = settings.max_upload_elements if self.upload else settings.max_body_elements
         return load_json(body, "the body", depth=settings.max_json_depth, elements=elements)
-
-    def _takes_body(self) -> bool:
-        return self.body_field is not None or self.media_type != "application/json"
 
 
 def _query_parameters(dependant: Dependant) -> Iterator[tuple[str, Any]]:
@@ -184,31 +181,23 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
     return b"".join(chunks)
 
 
-async def run_while_connected(state: AppState, original: Request, handler: Handler, request: Request) -> Response:
-    """Runs the handler until it answers, its client disconnects, the server must stop, or the time limit passes.
+async def while_connected(state: AppState, receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """Awaits work until its client disconnects, the server must stop, or the time limit passes.
 
-    Uses the `receive` of the original request. A streaming response is only started here; it watches for disconnects
-    itself.
+    Raises ClientDisconnect, the reason of the stop, RequestTimedOut.
     """
-    work = asyncio.ensure_future(handler(request))
-    leaving = asyncio.ensure_future(disconnected(original.receive))
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(disconnected(receive))
     seconds = state.settings.request_seconds
     try:
-        awaited: set[asyncio.Future[Any]] = {work, leaving, state.interrupted}
+        awaited: set[asyncio.Future[Any]] = {working, leaving, state.interrupted}
         await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if work.done():
-            return work.result()
+        if working.done():
+            return working.result()
         if leaving.done():
-            return Response(status_code=CLIENT_DISCONNECTED)
-        raise _stop_reason(state, seconds)
-    except ClientDisconnect:
-        return Response(status_code=CLIENT_DISCONNECTED)
+            raise ClientDisconnect
+        if state.interrupted.done():
+            raise state.interrupted.result()
+        raise RequestTimedOut(f"the request took longer than {seconds:g} s")
     finally:
         await ended(leaving)
-        await ended(work)
-
-
-def _stop_reason(state: AppState, seconds: float) -> SteeringError:
-    if state.interrupted.done():
-        return state.interrupted.result()
-    return RequestTimedOut(f"the request took longer than {seconds:g} s")
+        await ended(working)

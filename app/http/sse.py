@@ -6,7 +6,6 @@ import re
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.errors import RequestTimedOut
 from app.http.errors import body_of, public_error
+from app.settings import Settings
 from steering.errors import SteeringError
 
 log = structlog.get_logger(__name__)
@@ -36,15 +36,6 @@ class Event(NamedTuple):
 
     data: Any
     name: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StreamTimeouts:
-    """How long a stream waits: before a comment, for a reader that takes nothing, and in all."""
-
-    keepalive_seconds: float
-    stall_seconds: float
-    life_seconds: float
 
 
 def frame(event: Event) -> bytes:
@@ -67,16 +58,16 @@ def _prefix(name: str | None) -> bytes:
     return f"event: {name}\ndata: ".encode()
 
 
-def error_event(error: SteeringError) -> Event:
-    """Returns the `error` event of native streams."""
-    return Event(body_of(error), "error")
+def error_events(error: SteeringError) -> tuple[Event, ...]:
+    """Returns how native streams report a failure: by an `error` event."""
+    return (Event(body_of(error), "error"),)
 
 
 class EventStream(Response):
     """Sends events as they arrive, a comment when none does, and closes the source however it ends.
 
     It ends early when the client disconnects (closing the source cancels the work), when the client reads nothing for
-    `stall_seconds`, when it is older than `life_seconds`, or when `interrupted` resolves to an error. The last two are
+    `stall_seconds`, when it is older than `request_seconds`, or when `interrupted` resolves to an error. The last two are
     reported in the stream, as is any failure of the source. `first` is the first event, if it was already requested.
     """
 
@@ -85,24 +76,26 @@ class EventStream(Response):
     def __init__(
         self,
         events: AsyncGenerator[Event, None],
-        timeouts: StreamTimeouts,
+        settings: Settings,
         interrupted: "asyncio.Future[SteeringError]",
         first: "asyncio.Future[Event | None] | None" = None,
-        on_failure: Callable[[SteeringError], tuple[Event, ...]] = lambda error: (error_event(error),),
+        on_failure: Callable[[SteeringError], tuple[Event, ...]] = error_events,
     ) -> None:
         super().__init__(None, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._events, self._timeouts, self._first = events, timeouts, first
+        self._events, self._settings, self._first = events, settings, first
         self._interrupted, self._on_failure = interrupted, on_failure
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
         """Sends the stream as the response."""
         connection = _Connection(send)
         leaving = asyncio.ensure_future(disconnected(receive))
-        pumping = asyncio.ensure_future(self._pump(connection))
+        pumping: asyncio.Future[None] | None = None
         failure: SteeringError | None = None
         try:
-            await connection.start(self.status_code, self.raw_headers)
+            headers = self.raw_headers
+            await connection.send({"type": "http.response.start", "status": self.status_code, "headers": headers})
+            pumping = asyncio.ensure_future(self._pump(connection))
             await self._watch(connection, pumping, leaving)
         except _ReaderLost:
             return
@@ -114,15 +107,14 @@ class EventStream(Response):
                     await ended(task)
             await self._events.aclose()
         with suppress(_ReaderLost):
-            await _within(self._timeouts.stall_seconds, self._end(connection, failure))
+            await _within(self._settings.stall_seconds, self._end(connection, failure))
 
     async def _end(self, connection: "_Connection", failure: SteeringError | None) -> None:
         for event in () if failure is None else self._on_failure(failure):
             await connection.write(frame(event))
-        await connection.finish()
+        await connection.send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _pump(self, connection: "_Connection") -> None:
-        await connection.started.wait()
         event = await (self._first or next_event(self._events))
         if event is not None:
             await connection.write(frame(event))
@@ -133,62 +125,43 @@ class EventStream(Response):
         self, connection: "_Connection", pumping: "asyncio.Future[None]", leaving: "asyncio.Future[None]"
     ) -> None:
         """Returns when all has been sent. Raises what ends the stream early."""
-        timeouts = self._timeouts
-        until = connection.now() + timeouts.life_seconds
+        keepalive, stall = self._settings.keepalive_seconds, self._settings.stall_seconds
+        until = time.monotonic() + self._settings.request_seconds
         awaited: set[asyncio.Future[Any]] = {pumping, leaving, self._interrupted}
         while True:
-            pause = min(WATCH_SECONDS, timeouts.keepalive_seconds, timeouts.stall_seconds, until - connection.now())
+            pause = min(WATCH_SECONDS, keepalive, stall, until - time.monotonic())
             await asyncio.wait(awaited, timeout=max(pause, 0.0), return_when=asyncio.FIRST_COMPLETED)
+            now = time.monotonic()
+            age = now - connection.since
             if pumping.done():
                 return pumping.result()
-            if leaving.done() or connection.stalled(timeouts.stall_seconds):
+            if leaving.done() or (connection.writing and age >= stall):
                 raise _ReaderLost
             if self._interrupted.done():
                 raise self._interrupted.result()
-            if connection.now() >= until:
-                raise RequestTimedOut(f"the request took longer than {timeouts.life_seconds:g} s")
-            if connection.silent(timeouts.keepalive_seconds):
-                await _within(timeouts.stall_seconds, connection.write(KEEPALIVE))
+            if now >= until:
+                raise RequestTimedOut(f"the request took longer than {self._settings.request_seconds:g} s")
+            if not connection.writing and age >= keepalive:
+                await _within(stall, connection.write(KEEPALIVE))
 
 
 class _Connection:
-    """Writes whole frames to the client, and measures how long a write has waited or nothing was written."""
+    """Sends to the client. since: when the last write began. writing: whether it still waits for the reader."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._writing_since: float | None = None
-        self._last = self.now()
-        self.started = asyncio.Event()
+        self.writing, self.since = False, time.monotonic()
 
-    @staticmethod
-    def now() -> float:
-        return time.monotonic()
-
-    def stalled(self, seconds: float) -> bool:
-        """Returns whether one write has waited for the reader so long."""
-        return self._writing_since is not None and self.now() - self._writing_since >= seconds
-
-    def silent(self, seconds: float) -> bool:
-        """Returns whether nothing is being written and nothing was for so long."""
-        return self._writing_since is None and self.now() - self._last >= seconds
-
-    async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        await self._pass_on({"type": "http.response.start", "status": status, "headers": headers})
-        self.started.set()
-
-    async def write(self, chunk: bytes) -> None:
-        self._writing_since = self._last = self.now()
-        await self._pass_on({"type": "http.response.body", "body": chunk, "more_body": True})
-        self._writing_since = None
-
-    async def finish(self) -> None:
-        await self._pass_on({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _pass_on(self, message: Message) -> None:
+    async def send(self, message: Message) -> None:
         try:
             await self._send(message)
         except OSError:
             raise _ReaderLost from None
+
+    async def write(self, chunk: bytes) -> None:
+        self.writing, self.since = True, time.monotonic()
+        await self.send({"type": "http.response.body", "body": chunk, "more_body": True})
+        self.writing = False
 
 
 class _ReaderLost(Exception):

@@ -1,37 +1,38 @@
-"""Starts the stream of events that answers a streaming request."""
+"""Starts the responses that are sent piece by piece: streams of events, and files that are never in memory as a whole."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from functools import partial
 
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from app.errors import Draining, RequestTimedOut
 from app.http.errors import body_of
-from app.http.sse import Event, EventStream, ended, next_event
+from app.http.request_reading import while_connected
+from app.http.sse import Event, EventStream, ended, error_events, next_event
 from app.services.jobs import FINAL
 from app.services.namespace_jobs import NamespaceJobs
 from app.services.resources import job_answer
 from app.state import AppState
-from steering.errors import SteeringError
+from steering.errors import EngineDead, SteeringError
+from steering.threads import run_in_thread
 
 FIRST_EVENT_SECONDS = 0.1
 """How long the status of a response waits for the first event."""
 
 
-async def event_stream(state: AppState, events: AsyncGenerator[Event, None]) -> EventStream:
-    """Returns the response of a native streaming request; failures are reported as an `error` event."""
-    return EventStream(events, state.stream_timeouts, state.interrupted, await _first_event(events))
+async def event_stream(
+    state: AppState,
+    events: AsyncGenerator[Event, None],
+    on_failure: Callable[[SteeringError], tuple[Event, ...]] = error_events,
+) -> EventStream:
+    """Returns the response of a streaming request; failures are reported as an `error` event, or as `on_failure` says.
 
-
-async def openai_stream(state: AppState, events: AsyncGenerator[Event, None]) -> EventStream:
-    """Returns the response of an OpenAI streaming request; failures are reported as an error object, then [DONE]."""
-    first = await _first_event(events)
-    return EventStream(events, state.stream_timeouts, state.interrupted, first, _openai_failure)
-
-
-def _openai_failure(error: SteeringError) -> tuple[Event, ...]:
-    return Event(body_of(error)), Event("[DONE]")
-
-
-async def _first_event(events: AsyncGenerator[Event, None]) -> "asyncio.Future[Event | None]":
-    """Requests the first event. A failure within FIRST_EVENT_SECONDS (a full queue, say) is raised with its own status."""
+    Requests the first event. A failure within FIRST_EVENT_SECONDS (a full queue, say) is raised with its own status.
+    """
     first = asyncio.ensure_future(next_event(events))
     try:
         await asyncio.wait({first}, timeout=FIRST_EVENT_SECONDS)
@@ -41,7 +42,11 @@ async def _first_event(events: AsyncGenerator[Event, None]) -> "asyncio.Future[E
         await ended(first)
         await events.aclose()
         raise
-    return first
+    return EventStream(events, state.settings, state.interrupted, first, on_failure)
+
+
+openai_stream = partial(event_stream, on_failure=lambda error: (Event(body_of(error)), Event("[DONE]")))
+"""Returns the response of an OpenAI streaming request; failures are reported as an error object, then [DONE]."""
 
 
 async def job_events(jobs: NamespaceJobs, job_id: str) -> AsyncGenerator[Event, None]:
@@ -49,3 +54,52 @@ async def job_events(jobs: NamespaceJobs, job_id: str) -> AsyncGenerator[Event, 
     async for record in jobs.watch(job_id):
         name = "done" if record.status in FINAL else "progress"
         yield Event(job_answer(record).model_dump(mode="json"), name)
+
+
+class FileStream(Response):
+    """Sends the pieces of a file. length: of the whole file in bytes, where it is known beforehand.
+
+    It ends early when the client disconnects, takes nothing for `stall_seconds`, when the response is older than
+    `request_seconds` or the server stops; the client then sees that the body is incomplete.
+    """
+
+    def __init__(
+        self,
+        pieces: AsyncIterator[bytes],
+        filename: str,
+        state: AppState,
+        *,
+        length: int | None = None,
+        media_type: str = "application/octet-stream",
+    ) -> None:
+        super().__init__(None, media_type=media_type)
+        self.headers["Content-Disposition"] = f'attachment; filename="{filename}"'
+        del self.headers["Content-Length"]
+        if length is not None:
+            self.headers["Content-Length"] = str(length)
+        self._pieces, self._state = pieces, state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
+        """Sends the file as the response."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        with suppress(ClientDisconnect, OSError, TimeoutError, RequestTimedOut, Draining, EngineDead):
+            await while_connected(self._state, receive, self._send(send))
+
+    async def _send(self, send: Send) -> None:
+        """Raises TimeoutError when the client takes nothing for too long."""
+        async for piece in self._pieces:
+            async with asyncio.timeout(self._state.settings.stall_seconds):
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def in_thread(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """Produces every piece in a thread."""
+    while (piece := await run_in_thread(next, pieces, None)) is not None:
+        yield piece
+
+
+def accepts_json(request: Request) -> bool:
+    """Returns whether the client asks for JSON and not for a file (`Accept: application/json`)."""
+    given = {part.partition(";")[0].strip().lower() for part in request.headers.get("accept", "").split(",")}
+    return "application/json" in given and "application/octet-stream" not in given

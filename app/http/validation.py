@@ -24,14 +24,11 @@ _EXPECTED = {
     "list_type": "a list",
     "dict_type": "an object",
 }
-_COMPARED = {
-    "greater_than_equal": ("at least", "ge"),
-    "greater_than": ("greater than", "gt"),
-    "less_than_equal": ("at most", "le"),
-    "less_than": ("less than", "lt"),
-}
-
-_LENGTHS = {
+_CONTENT = {
+    "greater_than_equal": "must be at least {ge}, got {given}",
+    "greater_than": "must be greater than {gt}, got {given}",
+    "less_than_equal": "must be at most {le}, got {given}",
+    "less_than": "must be less than {lt}, got {given}",
     "missing": "is required",
     "string_too_short": "must not be empty",
     "string_too_long": "takes at most {max_length} characters",
@@ -59,18 +56,16 @@ def describe(findings: Sequence[Mapping[str, Any]]) -> str:
 
 def given(value: Any) -> str:
     """Names a refused value: short texts and numbers as they are, everything else by its kind."""
-    named = {type(None): "null", dict: "an object"}.get(type(value))
-    if named is not None:
-        return named
+    if value is None or isinstance(value, dict):
+        return "null" if value is None else "an object"
     if isinstance(value, list | tuple):
         return f"a list of {len(value)}"
     if isinstance(value, str):
         return json.dumps(value) if len(value) <= GIVEN_LIMIT else f"a text of {len(value)} characters"
-    if isinstance(value, int) and abs(value) < 10**DIGITS_LIMIT:
-        return json.dumps(value)
-    if isinstance(value, float) and math.isfinite(value) and len(json.dumps(value)) <= DIGITS_LIMIT:
-        return json.dumps(value)
-    return "a number"
+    if isinstance(value, int):
+        return json.dumps(value) if abs(value) < 10**DIGITS_LIMIT else "a number"
+    short = isinstance(value, float) and math.isfinite(value) and len(json.dumps(value)) <= DIGITS_LIMIT
+    return json.dumps(value) if short else "a number"
 
 
 def _expected(finding: Mapping[str, Any]) -> str | None:
@@ -89,15 +84,12 @@ def _sentence(finding: Mapping[str, Any]) -> str:
     """Describes a finding about the content of a field."""
     kind, context = str(finding.get("type")), finding.get("ctx") or {}
     message = str(finding.get("msg", "not valid")).removeprefix("Value error, ")
-    if kind in _COMPARED:
-        words, name = _COMPARED[kind]
-        return f"must be {words} {context.get(name)}, got {given(finding.get('input'))}"
     if kind == "unknown_key":
         return message + suggestion(str(context.get("key")), str(context.get("known", "")).split(", "))
     if kind == "union_tag_invalid":
         tag, known = str(context.get("tag")), str(context.get("expected_tags")).replace("'", "").split(", ")
         return f"expected {_listed([repr(one) for one in known])}, got {given(tag)}{suggestion(tag, known)}"
-    return _LENGTHS[kind].format(**context) if kind in _LENGTHS else message
+    return _CONTENT[kind].format(**context, given=given(finding.get("input"))) if kind in _CONTENT else message
 
 
 def _choices(finding: Mapping[str, Any]) -> list[str]:

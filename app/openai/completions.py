@@ -1,91 +1,63 @@
 """POST /v1/completions: prepares, runs and answers text completions, with echo and log-probabilities of the prompt."""
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any
 
 from app.http.sse import Event
-from app.openai.chat import DONE
-from app.openai.generation import OpenAIWork, events, run
+from app.openai.generation import OpenAIWork, ending, envelope, response, run, stream
 from app.openai.generation import prepare as prepare_generation
-from app.openai.responses import envelope, finish_reason, flags_extension, response_id, steering_extension, usage_of
 from app.openai.schemas import CompletionRequest, inputs_of
 from app.services.context import Context
 from app.services.reading.responses import ACTIVATION_BYTES
 from steering.engine.api import Finish, SteeringReport, TokenEvent, Tokenizer
-from steering.workflows.generate import Answer, assemble
+from steering.workflows.generate import Answer
 from steering.workflows.reading.prompt_logprobs import ScoredToken, prompt_logprobs
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's default of this route."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class CompletionWork:
-    """A prepared completion. generates: False when only the prompt is scored (`max_tokens: 0`)."""
-
-    work: OpenAIWork
-    body: CompletionRequest
-    generates: bool
-
-
-async def prepare(context: Context, body: CompletionRequest) -> CompletionWork:
+async def prepare(context: Context, body: CompletionRequest) -> OpenAIWork:
     """Resolves the request. Everything that can be refused is refused here, before any device work."""
     limit = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    prompts = inputs_of(body.prompt)
-    work = await prepare_generation(context, body, prompts, limit, body.logprobs)
+    work = await prepare_generation(context, body, inputs_of(body.prompt), limit, body.logprobs)
     if body.echo and body.logprobs is not None:
         tokens = sum(len(one.request.prompt) for one in work.generations)
         context.admission.reserve(tokens * context.engine.info.vocab_size * ACTIVATION_BYTES)
-    return CompletionWork(work, body, generates=limit > 0)
+    return work
 
 
-async def answer(prepared: CompletionWork) -> dict[str, Any]:
-    """Runs the request and builds the response."""
-    work, body = prepared.work, prepared.body
-    scored: Sequence[Sequence[ScoredToken]] = [()] * len(work.generations)
+async def answer(work: OpenAIWork, body: CompletionRequest) -> dict[str, Any]:
+    """Runs the request and builds the response. With `max_tokens: 0` only the prompts are scored."""
+    prompts = [tuple(token for token in one.request.prompt if isinstance(token, int)) for one in work.generations]
+    scored: Sequence[Sequence[ScoredToken]] = [()] * len(prompts)
     if body.echo and body.logprobs is not None:
-        ids = [tuple(_ids(work, index)) for index in range(len(work.generations))]
-        scored = await prompt_logprobs(work.context.engine, ids, work.plan, body.logprobs)
-    answers = await run(work) if prepared.generates else tuple(_nothing(work, i) for i in range(len(work.generations)))
-    each = len(answers) // len(work.generations)
-    return {
-        **envelope(work, response_id("cmpl"), "text_completion"),
-        "choices": [
-            _choice(prepared, index, one, index // each, scored[index // each]) for index, one in enumerate(answers)
-        ],
-        "usage": usage_of(answers, len(work.generations)),
-        **steering_extension(work, answers, recorded=prepared.generates),
-    }
-
-
-def _ids(work: OpenAIWork, prompt: int) -> tuple[int, ...]:
-    ids = work.generations[prompt].request.prompt
-    assert not isinstance(ids, str)
-    return tuple(one for one in ids if isinstance(one, int))
-
-
-def _nothing(work: OpenAIWork, prompt: int) -> Answer:
-    """Returns the answer of a request that generates nothing."""
-    return Answer("", (), Finish("length", len(_ids(work, prompt)), 0, 0, SteeringReport()), ())
+        scored = await prompt_logprobs(work.context.engine, prompts, work.plan, body.logprobs)
+    if body.max_tokens == 0:
+        answers = [Answer("", (), Finish("length", len(one), 0, 0, SteeringReport()), ()) for one in prompts]
+    else:
+        answers = await run(work)
+    each = len(answers) // len(prompts)
+    choices = [_choice(work, body, i, one, i // each, scored[i // each]) for i, one in enumerate(answers)]
+    return response(work, envelope(work, "cmpl", "text_completion"), choices, answers)
 
 
 def _choice(
-    prepared: CompletionWork, index: int, one: Answer, prompt: int, scored: Sequence[ScoredToken]
+    work: OpenAIWork, body: CompletionRequest, index: int, one: Answer, prompt: int, scored: Sequence[ScoredToken]
 ) -> dict[str, Any]:
-    work, body = prepared.work, prepared.body
     tokenizer = work.context.engine.tokenizer
-    echoed = ""
+    text, logprobs = one.text, None
     if body.echo:
         given = inputs_of(body.prompt)[prompt]
-        echoed = given if isinstance(given, str) else tokenizer.decode(given)
-    logprobs = None
+        text = (given if isinstance(given, str) else tokenizer.decode(given)) + text
     if body.logprobs is not None:
-        generated = [ScoredToken(event.token_id, event.logprob, event.top_logprobs) for event in one.events]
-        logprobs = _logprobs([*scored, *generated], tokenizer, body.logprobs, echoed + one.text)
-    choice = {"index": index, "text": echoed + one.text, "logprobs": logprobs}
-    return {**choice, "finish_reason": finish_reason(one.finish), **flags_extension(one)}
+        logprobs = _logprobs([*scored, *map(_scored, one.events)], tokenizer, body.logprobs, text)
+    return {"index": index, "text": text, "logprobs": logprobs, **ending(one)}
+
+
+def _scored(event: TokenEvent) -> ScoredToken:
+    return ScoredToken(event.token_id, event.logprob, event.top_logprobs)
 
 
 def _logprobs(
@@ -120,38 +92,18 @@ def _top(token: ScoredToken, text: str, tokenizer: Tokenizer) -> dict[str, float
     return found
 
 
-async def chunks(prepared: CompletionWork, include_usage: bool) -> AsyncGenerator[Event, None]:
+def chunks(work: OpenAIWork, body: CompletionRequest) -> AsyncGenerator[Event, None]:
     """Yields text chunks and finish chunks of all choices, the usage if requested, and [DONE]."""
-    work = prepared.work
-    head = envelope(work, response_id("cmpl"), "text_completion")
-    usage: dict[str, Any] = {"usage": None} if include_usage else {}
-    count = len(work.generations) * work.n
-    observed: list[list[TokenEvent]] = [[] for _ in range(count)]
-    offsets = [0] * count
-    finished = 0
-    async with aclosing(events(work)) as arriving:
-        async for index, event in arriving:
-            observed[index].append(event)
-            finished += event.finish is not None
-            last = event.finish is not None and finished == count and not include_usage
-            extension = steering_extension(work, [assemble(one) for one in observed]) if last else {}
-            choice = _chunk(prepared, index, event, offsets)
-            if event.finish is not None:
-                choice |= flags_extension(assemble(observed[index]))
-            if event.text or event.finish is not None or choice["logprobs"] is not None:
-                yield Event({**head, "choices": [choice], **usage, **extension})
-    if include_usage:
-        answers = [assemble(one) for one in observed]
-        total = usage_of(answers, len(work.generations))
-        yield Event({**head, "choices": [], "usage": total, **steering_extension(work, answers)})
-    yield DONE
+    offsets: Counter[int] = Counter()
+    tokenizer = work.context.engine.tokenizer
 
+    def describe(index: int, event: TokenEvent) -> list[dict[str, Any]]:
+        logprobs = None
+        if body.logprobs is not None and event.token_id >= 0:
+            logprobs = _logprobs([_scored(event)], tokenizer, body.logprobs, event.text, offsets[index])
+        offsets[index] += len(event.text)
+        if not event.text and event.finish is None and logprobs is None:
+            return []
+        return [{"index": index, "text": event.text, "logprobs": logprobs, "finish_reason": None}]
 
-def _chunk(prepared: CompletionWork, index: int, event: TokenEvent, offsets: list[int]) -> dict[str, Any]:
-    logprobs, top = None, prepared.body.logprobs
-    if top is not None and event.token_id >= 0:
-        token = ScoredToken(event.token_id, event.logprob, event.top_logprobs)
-        logprobs = _logprobs([token], prepared.work.context.engine.tokenizer, top, event.text, offsets[index])
-    offsets[index] += len(event.text)
-    reason = None if event.finish is None else finish_reason(event.finish)
-    return {"index": index, "text": event.text, "logprobs": logprobs, "finish_reason": reason}
+    return stream(work, envelope(work, "cmpl", "text_completion"), describe, include_usage=body.include_usage)

@@ -1,6 +1,5 @@
 """Model names of the OpenAI routes: the loaded model, and `<model>@<profile>` for each profile."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from app.services.context import Context
@@ -9,53 +8,50 @@ from steering.schemas.steering import ProfileSteering, Steering
 from steering.store.base import Profile
 
 
-@dataclass(frozen=True, slots=True)
-class NamedModel:
-    """A model as a client names it. profile: None for the plain model."""
-
-    name: str
-    profile: str | None = None
-
-
-def named_model(context: Context, name: str) -> NamedModel:
-    """Reads a model name. Raises ModelNotFound for another model."""
+def profile_in(context: Context, model: str) -> str | None:
+    """Returns the profile that a model name names, None for the plain model. Raises ModelNotFound for another model."""
     loaded = context.engine.info.name
-    if name == loaded:
-        return NamedModel(name)
-    if name.startswith(f"{loaded}@") and len(name) > len(loaded) + 1:
-        return NamedModel(name, name[len(loaded) + 1 :])
-    raise ModelNotFound(f"model {name[:120]!r} is not served; served are {loaded!r} and its profiles", param="model")
+    if model == loaded:
+        return None
+    profile = model.removeprefix(f"{loaded}@")
+    if profile in ("", model):
+        raise ModelNotFound(
+            f"model {model[:120]!r} is not served; served are {loaded!r} and its profiles", param="model"
+        )
+    return profile
 
 
-async def steering_of(model: NamedModel, steering: Steering | None, context: Context) -> Steering | None:
+async def _profile(context: Context, model: str, name: str) -> Profile:
+    try:
+        return await context.profile(name)
+    except (ProfileNotFound, InvalidRequest) as error:
+        raise ModelNotFound(f"model {model[:120]!r} is not served: {error.message}", param="model") from None
+
+
+async def steering_of(context: Context, model: str, steering: Steering | None) -> Steering | None:
     """Returns the steering of a request: a profile model applies its profile before the request's interventions."""
-    if model.profile is None:
+    profile = profile_in(context, model)
+    if profile is None:
         return steering
     if isinstance(steering, ProfileSteering):
         raise InvalidRequest(
             "the model already names a profile; 'steering' may only list interventions", param="steering"
         )
-    try:
-        await context.profile(model.profile)
-    except (ProfileNotFound, InvalidRequest) as error:
-        raise ModelNotFound(f"model {model.name[:120]!r} is not served: {error.message}", param="model") from None
-    return ProfileSteering(profile=model.profile, interventions=tuple(steering or ()))
+    await _profile(context, model, profile)
+    return ProfileSteering(profile=profile, interventions=tuple(steering or ()))
 
 
 async def list_models(context: Context) -> list[dict[str, Any]]:
     """Lists the model and its profiles."""
     name = context.engine.info.name
-    profiles = [_item(f"{name}@{profile.name}", profile) for profile in await context.store.profiles.all()]
-    return [_item(name, None), *profiles]
+    profiles = await context.store.profiles.all()
+    return [_item(name, None), *(_item(f"{name}@{profile.name}", profile) for profile in profiles)]
 
 
 async def describe_model(context: Context, name: str) -> dict[str, Any]:
     """Describes one model. Raises ModelNotFound."""
-    model = named_model(context, name)
-    if model.profile is None:
-        return _item(name, None)
-    await steering_of(model, None, context)
-    return _item(name, await context.store.profiles.get(model.profile))
+    profile = profile_in(context, name)
+    return _item(name, None if profile is None else await _profile(context, name, profile))
 
 
 def _item(name: str, profile: Profile | None) -> dict[str, Any]:

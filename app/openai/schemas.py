@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
-from app.openai.unsupported import CHAT_REFUSED, COMPLETION_REFUSED, EMBEDDING_REFUSED, refuse
+from steering.errors import UnsupportedParameter
 from steering.schemas.base import Flag, Number, Request, Whole
 from steering.schemas.messages import (
     MAX_MESSAGES,
@@ -24,10 +24,15 @@ from steering.schemas.steering import Steering
 Label = Annotated[str, Field(max_length=512)]
 ModelName = Annotated[str, Field(min_length=1, max_length=640)]
 MAX_INPUTS = 2048
+_ANY = object()
+"""No value of a refused field is accepted."""
 
 
 class OpenAIRequest(Request):
-    """Fields of every request. Those that cannot change an answer are accepted and ignored."""
+    """Fields of every request. Those that cannot change an answer are accepted and ignored.
+
+    refused: the fields of OpenAI's API that are not offered, each with the value that has no effect and is therefore accepted.
+    """
 
     refused: ClassVar[dict[str, Any]] = {}
 
@@ -36,8 +41,15 @@ class OpenAIRequest(Request):
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_unsupported(cls, value: Any) -> Any:
-        return refuse(value, cls.refused)
+    def _refuse_unsupported(cls, body: Any) -> Any:
+        """Returns the body without fields that have no effect. Raises UnsupportedParameter for one that would have."""
+        if not isinstance(body, dict):
+            return body
+        for name, neutral in cls.refused.items():
+            value = body.get(name)
+            if value is not None and (neutral is _ANY or value not in (neutral, False)):
+                raise UnsupportedParameter(f"{name} is not supported by this server", param=name)
+        return {name: value for name, value in body.items() if name not in cls.refused}
 
 
 class TextPart(Request):
@@ -91,27 +103,36 @@ class GenerationRequest(OpenAIRequest):
     steering: Steering | None = None
 
     @property
-    def choices(self) -> int:
-        """How many answers to each prompt."""
-        return self.n or 1
+    def include_usage(self) -> bool:
+        """Whether a stream ends with the usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
 
     def sampling(self) -> SamplingFields:
-        """Returns the sampling fields, with OpenAI's defaults."""
-        return SamplingFields(
-            temperature=1.0 if self.temperature is None else self.temperature,
-            top_p=1.0 if self.top_p is None else self.top_p,
-            presence_penalty=self.presence_penalty or 0.0,
-            frequency_penalty=self.frequency_penalty or 0.0,
-            logit_bias=self.logit_bias or {},
-            seed=self.seed,
-            stop=() if self.stop is None else self.stop,
-        )
+        """Returns the sampling fields. OpenAI's defaults are ours, except for the temperature."""
+        given = self.model_dump(include=set(SamplingFields.model_fields) - {"max_tokens"}, exclude_none=True)
+        return SamplingFields.model_validate({"temperature": 1.0, **given})
 
 
 class ChatRequest(GenerationRequest):
     """POST /v1/chat/completions."""
 
-    refused: ClassVar[dict[str, Any]] = CHAT_REFUSED
+    refused: ClassVar[dict[str, Any]] = {
+        "tools": [],
+        "tool_choice": "none",
+        "functions": [],
+        "function_call": "none",
+        "response_format": {"type": "text"},
+        "audio": _ANY,
+        "modalities": ["text"],
+        "prediction": _ANY,
+        "reasoning_effort": _ANY,
+        "verbosity": _ANY,
+        "web_search_options": _ANY,
+        "moderation": _ANY,
+        "prompt_cache_retention": _ANY,
+        "prompt_cache_options": _ANY,
+        "parallel_tool_calls": True,
+    }
 
     messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     max_tokens: MaxTokens | None = None
@@ -151,7 +172,7 @@ def inputs_of(value: Inputs) -> list[str | tuple[int, ...]]:
 class CompletionRequest(GenerationRequest):
     """POST /v1/completions. max_tokens 0 is allowed with `echo`: the prompt is scored and nothing is generated."""
 
-    refused: ClassVar[dict[str, Any]] = COMPLETION_REFUSED
+    refused: ClassVar[dict[str, Any]] = {"suffix": "", "best_of": 1}
 
     prompt: Inputs
     max_tokens: Annotated[int, Field(strict=True, ge=0, le=1_000_000)] | None = None
@@ -170,7 +191,7 @@ class CompletionRequest(GenerationRequest):
 class EmbeddingRequest(OpenAIRequest):
     """POST /v1/embeddings. layer (ours): default the last; position (ours): `last`, `mean` or an offset from the end."""
 
-    refused: ClassVar[dict[str, Any]] = EMBEDDING_REFUSED
+    refused: ClassVar[dict[str, Any]] = {"dimensions": _ANY}
 
     input: Inputs
     encoding_format: Literal["float", "base64"] = "float"

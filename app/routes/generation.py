@@ -55,12 +55,7 @@ async def compare(body: CompareRequest, context: AdmittedDep) -> CompareAnswer |
     return comparison.answer(work, await comparison.run(work))
 
 
-@router.post(
-    "/v1/replay",
-    openapi_extra=needs("generate"),
-    response_model=GenerateAnswer,
-    response_model_exclude_none=True,
-)
+@router.post("/v1/replay", openapi_extra=needs("generate"), response_model_exclude_none=True)
 async def replay(body: ReplayRequest, context: AdmittedDep) -> GenerateAnswer:
     """Repeats an answer. The body is `steering.record` of that answer, and its inline `directions` if it had any."""
     work = await repetition.prepare(context, body)

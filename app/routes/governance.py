@@ -51,10 +51,5 @@ async def audit(query: Annotated[PageQuery, Query()], state: StateDep) -> AuditP
     """Lists changes, newest first: when, by which key, which route, on what."""
     check_limit(query.limit, state.settings.max_page, "entries per page", "limit")
     entries, next_cursor = await state.store.audit.find(query.limit, query.cursor)
-    data = [
-        AuditEntryAnswer(
-            at=one.at, key=one.key, action=one.action, target=one.target, request_id=one.request_id, status=one.status
-        )
-        for one in entries
-    ]
+    data = [AuditEntryAnswer.model_validate(one, from_attributes=True) for one in entries]
     return AuditPage(data=data, next_cursor=next_cursor)

@@ -6,9 +6,8 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from app.http.dependencies import ContextDep
-from app.http.file_stream import FileStream
 from app.http.request_reading import ApiRoute
-from app.http.streaming import event_stream, job_events
+from app.http.streaming import FileStream, event_stream, job_events
 from app.services.generation import batch
 from app.services.limits import check_limit
 from app.services.resources import job_answer

@@ -34,8 +34,7 @@ async def chat_completions(body: ChatRequest, context: AdmittedDep) -> Response:
     """Answers a conversation, as OpenAI's chat completions do; `steering` in and out."""
     work = await chat.prepare(context, body)
     if body.stream:
-        usage = body.stream_options is not None and body.stream_options.include_usage
-        return await openai_stream(context.state, chat.chunks(work, usage))
+        return await openai_stream(context.state, chat.chunks(work, body))
     return json_response(await chat.answer(work), 200)
 
 
@@ -44,12 +43,11 @@ async def text_completions(body: CompletionRequest, context: AdmittedDep) -> Res
     """Continues texts, as OpenAI's completions do; `echo` with `logprobs` scores the prompt."""
     work = await completions.prepare(context, body)
     if body.stream:
-        usage = body.stream_options is not None and body.stream_options.include_usage
-        return await openai_stream(context.state, completions.chunks(work, usage))
-    return json_response(await completions.answer(work), 200)
+        return await openai_stream(context.state, completions.chunks(work, body))
+    return json_response(await completions.answer(work, body), 200)
 
 
 @router.post("/v1/embeddings", openapi_extra=needs("generate"), response_class=Response, responses=_STREAM)
 async def create_embeddings(body: EmbeddingRequest, context: AdmittedDep) -> Response:
     """Returns one pooled activation of the chosen layer for each input."""
-    return json_response(await embeddings.answer(await embeddings.prepare(context, body)), 200)
+    return json_response(await embeddings.answer(context, body), 200)

@@ -1,21 +1,33 @@
-"""POST /v1/readout, /v1/activations, ...: what the model represents while it reads texts."""
+"""POST /v1/readout, /v1/activations, ...: what the model represents while it reads texts. /v1/dictionaries: sparse autoencoders that
+the operator registered, to search and to take vectors from."""
 
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from app.http.dependencies import AdmittedDep
-from app.http.file_stream import accepts_json
+from app.http.dependencies import AdmittedDep, ContextDep
 from app.http.request_reading import ApiRoute, UploadRoute, needs
+from app.http.streaming import accepts_json
 from app.services.reading import activations as readings
 from app.services.reading import clusters as clustering
+from app.services.reading import dictionaries
 from app.services.reading import explain as explanations
 from app.services.reading import latent_space as maps
 from app.services.reading import logit_lens as lens
 from app.services.reading import readout as readouts
 from app.services.reading import score as scores
-from steering.schemas.latent_space import ClustersAnswer, ClustersRequest, LatentSpaceAnswer, LatentSpaceRequest
+from app.services.resources import vector_answer
+from steering.schemas.latent_space import (
+    ClustersAnswer,
+    ClustersRequest,
+    DictionariesAnswer,
+    DictionarySearchAnswer,
+    DictionarySearchRequest,
+    FeatureVectorRequest,
+    LatentSpaceAnswer,
+    LatentSpaceRequest,
+)
 from steering.schemas.reading import (
     ActivationsAnswer,
     ActivationsRequest,
@@ -28,6 +40,7 @@ from steering.schemas.reading import (
     ScoreAnswer,
     ScoreRequest,
 )
+from steering.schemas.vectors import VectorAnswer
 
 router = APIRouter(route_class=ApiRoute, tags=["reading"])
 uploads = APIRouter(route_class=UploadRoute, tags=["reading"])
@@ -74,3 +87,21 @@ async def explain(body: ExplainRequest, context: AdmittedDep) -> Response:
 async def clusters(body: ClustersRequest, context: AdmittedDep) -> Response:
     """Groups texts without labels by their activations at one layer, and names the vector nearest to each difference."""
     return await clustering.clusters(context, body)
+
+
+@router.get("/v1/dictionaries")
+async def find(context: ContextDep) -> DictionariesAnswer:
+    """Lists the dictionaries of the server."""
+    return await dictionaries.listed(context)
+
+
+@router.post("/v1/dictionaries/{name}/search", openapi_extra=needs("generate"))
+async def search(name: str, body: DictionarySearchRequest, context: AdmittedDep) -> DictionarySearchAnswer:
+    """Finds features near a vector or active on texts, with the tokens that they promote and, if asked, whether they steer."""
+    return await dictionaries.search(context, name, body)
+
+
+@router.post("/v1/dictionaries/{name}/vectors", status_code=201)
+async def store(name: str, body: FeatureVectorRequest, context: ContextDep) -> VectorAnswer:
+    """Stores a feature's direction as the next version of a vector."""
+    return vector_answer(await dictionaries.feature_vector(context, name, body))

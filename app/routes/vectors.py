@@ -1,17 +1,31 @@
-"""/v1/vectors: register, combine, import, list, read, export, compare, describe, delete."""
+"""/v1/vectors: register, combine, extract, transfer, import, list, read, export, compare, describe, delete. /v1/evaluations. Long work
+is a job, for which the caller may wait."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from app.http.dependencies import ContextDep
+from app.http.dependencies import AdmittedDep, ContextDep
+from app.http.errors import json_response
 from app.http.request_reading import ApiRoute, BinaryRoute, UploadRoute
+from app.services.context import Context
+from app.services.jobs import Work, job_request
 from app.services.limits import check_limit
-from app.services.resources import directions, vector_answer
+from app.services.resources import directions, job_answer, vector_answer
+from app.services.vectors import evaluate as evaluation
+from app.services.vectors import extract as extraction
+from app.services.vectors import report as reporting
+from app.services.vectors import transfer as transferring
 from app.services.vectors.files import export_file, file_bytes, import_file
 from app.services.vectors.similar import similar_vectors
 from app.services.vectors.versions import delete_vector, describe_vector, list_versions
+from steering.schemas.base import WaitQuery
+from steering.schemas.evaluation import EvaluationAnswer, EvaluationRequest
+from steering.schemas.evaluation.report import ReportRequest
+from steering.schemas.extraction import ExtractRequest, TransferAnswer, TransferRequest
+from steering.schemas.resources import JobAnswer
 from steering.schemas.vectors import (
     CombineRequest,
     DeleteQuery,
@@ -42,9 +56,9 @@ _FILE = {"requestBody": {"required": True, "content": {"application/octet-stream
 @uploads.post("/v1/vectors", status_code=201)
 async def register(body: RegisterRequest, context: ContextDep) -> VectorAnswer:
     """Stores given directions as the next version of a name."""
-    info, directions, scale = context.engine.info, body.directions, body.scale
-    tags = tuple(body.tags)
-    vector = await run_in_thread(registered, info, body.name, directions, scale, body.description, tags)
+    vector = await run_in_thread(
+        registered, context.engine.info, body.name, body.directions, body.scale, body.description, tuple(body.tags)
+    )
     return vector_answer(await context.store.vectors.put(vector))
 
 
@@ -123,3 +137,63 @@ async def describe(name: str, body: DescribeRequest, context: ContextDep) -> Vec
 async def delete(name: str, query: Annotated[DeleteQuery, Query()], context: ContextDep) -> None:
     """Deletes all versions, or one; refused while a profile, the default or the policy needs it, unless forced."""
     await delete_vector(context, name, query)
+
+
+@uploads.post(
+    "/v1/vectors/extract",
+    status_code=202,
+    response_model=JobAnswer,
+    responses={201: {"model": VectorAnswer, "description": "With wait=true: the vector"}},
+)
+async def extract(body: ExtractRequest, query: Annotated[WaitQuery, Query()], context: AdmittedDep) -> Response:
+    """Reads every text once and fits a direction at every layer requested, measured on held-out topics."""
+    work = await extraction.prepare(context, body)
+    return await _respond(context, "extract", job_request(body), work, query.wait, 201, part="vector")
+
+
+@uploads.post(
+    "/v1/vectors/transfer",
+    status_code=202,
+    response_model=JobAnswer,
+    responses={201: {"model": TransferAnswer, "description": "With wait=true: the vector and its loss"}},
+)
+async def transfer(body: TransferRequest, query: Annotated[WaitQuery, Query()], context: AdmittedDep) -> Response:
+    """Carries a direction of the second model to the loaded one by a map that is fitted on texts both read, and measures the loss."""
+    work = await transferring.prepare(context, body)
+    return await _respond(context, "transfer", job_request(body), work, query.wait, 201)
+
+
+@router.post(
+    "/v1/evaluations",
+    status_code=202,
+    response_model=JobAnswer,
+    responses={200: {"model": EvaluationAnswer, "description": "With wait=true: the result"}},
+)
+async def evaluate(body: EvaluationRequest, query: Annotated[WaitQuery, Query()], context: AdmittedDep) -> Response:
+    """Steers many answers, reads them back unsteered, and reports effect, damage and chance level."""
+    if isinstance(body, ReportRequest):
+        work = await reporting.prepare(context, body)
+    else:
+        work = await evaluation.prepare(context, body)
+    return await _respond(context, body.kind, job_request(body), work, query.wait, 200)
+
+
+async def _respond(
+    context: Context,
+    kind: str,
+    request: Mapping[str, Any],
+    job: Work,
+    wait: bool,
+    status: int,
+    part: str | None = None,
+) -> Response:
+    """Returns the result, or a part of it, with `status` once the job has ended; without `wait` 202 and the queued job.
+
+    request: what the record of the job stores.
+    """
+    context.admission.release_rows()  # a job has limits of its own
+    if wait:
+        result = await context.jobs.complete(kind, request, job)
+        return json_response(dict(result) if part is None else result[part], status)
+    queued = await context.jobs.submit(kind, request, job)
+    return json_response(job_answer(queued).model_dump(mode="json"), 202)

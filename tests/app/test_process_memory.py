@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.metrics import allocated_bytes
-from app.process_settings import HUGE_PAGES, keep_freed_memory, use_huge_pages
+from app.process_settings import HUGE_PAGES, keep_freed_memory, set_environment
 
 MEASURE = """
 import ctypes, resource, sys
@@ -54,8 +54,8 @@ PLAIN = {name: value for name, value in os.environ.items() if not name.startswit
 
 TORCH_MEASURE = """
 import re, sys
-from app.process_settings import use_huge_pages
-use_huge_pages()
+from app.process_settings import set_environment
+set_environment()
 import torch
 tensor = torch.ones(64 << 20, dtype=torch.uint8)
 flags = [mapping for mapping in open("/proc/self/smaps").read().split("VmFlags:")]
@@ -85,8 +85,8 @@ def test_torch_asks_for_huge_pages() -> None:
 
 def test_a_setting_for_huge_pages_takes_precedence() -> None:
     environment = {HUGE_PAGES: "0"}
-    use_huge_pages(environment)
-    assert environment == {HUGE_PAGES: "0"}
+    set_environment(environment)
+    assert environment[HUGE_PAGES] == "0"
 
 
 def page_faults(mode: str) -> int:

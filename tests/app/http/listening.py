@@ -64,5 +64,5 @@ class Listening:
     def quiet(self) -> bool:
         """Returns whether nothing runs or waits and no row or byte is in use."""
         stats = self.engine.stats()
-        counts = (stats.running, stats.waiting, self.state.rows_in_use, self.state.memory.reserved)
+        counts = (stats.running, stats.waiting, self.state.rows.reserved, self.state.memory.reserved)
         return (*counts, self.state.in_flight) == (0, 0, 0, 0, 0)

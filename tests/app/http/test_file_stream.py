@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.errors import Draining
-from app.http.file_stream import FileStream
+from app.http.streaming import FileStream
 from tests.app.conftest import Server, StartServer
 from tests.polling import until
 

@@ -4,9 +4,8 @@ import asyncio
 from typing import Any
 
 import pytest
-from anyio import CapacityLimiter
 
-from app.http.admission import Admission, MemoryBudget
+from app.http.admission import Admission, Budget
 from app.settings import Settings
 from steering.errors import Overloaded
 from tests.app.conftest import Server, StartServer
@@ -87,7 +86,7 @@ async def test_a_full_server_answers_429_at_once_and_opens_again(start: StartSer
     server = await start(ScriptedEngine(gate=gate), max_running=1, max_waiting=1)
     ask = {"prompt": "a", "max_tokens": 1}
     running = [asyncio.create_task(server.client.post("/v1/generate", json=ask)) for _ in range(2)]
-    await until(lambda: server.state.rows_in_use == 2)
+    await until(lambda: server.state.rows.reserved == 2)
     for path, body in (("/v1/generate", ask), ("/v1/generate", {**ask, "stream": True}), ("/v1/compare", {})):
         refused = await server.client.post(path, json=body)
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "overloaded")
@@ -95,7 +94,7 @@ async def test_a_full_server_answers_429_at_once_and_opens_again(start: StartSer
     assert (await server.client.get("/health/ready")).status_code == 200
     gate.set()
     assert [answer.status_code for answer in await asyncio.gather(*running)] == [200, 200]
-    assert server.state.rows_in_use == 0
+    assert server.state.rows.reserved == 0
     assert (await server.client.post("/v1/generate", json=ask)).status_code == 200
 
 
@@ -114,18 +113,18 @@ async def test_an_engine_that_is_full_is_429_too(start: StartServer) -> None:
 
 
 async def test_admission_counts_rows_and_returns_them() -> None:
-    limiter = CapacityLimiter(3)
-    rows = Admission(limiter, MemoryBudget(1))
+    budget, memory = Budget(3, "full"), Budget(1, "full")
+    rows = Admission(budget, memory, memory)
     rows.take(1)
     rows.take(3)
     rows.take(2)
-    assert limiter.available_tokens == 0
-    other = Admission(limiter, MemoryBudget(1))
+    assert budget.reserved == 3
+    other = Admission(budget, memory, memory)
     with pytest.raises(Overloaded):
         other.take(1)
     rows.close()
     rows.close()
-    assert limiter.available_tokens == 3
+    assert budget.reserved == 0
     with pytest.raises(Overloaded):
         other.take(4)
-    assert limiter.available_tokens == 3
+    assert budget.reserved == 0

@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 
 from app.errors import Draining
-from app.http.sse import KEEPALIVE, Event, EventStream, StreamTimeouts, frame
+from app.http.sse import KEEPALIVE, Event, EventStream, frame
+from app.settings import Settings
 from steering.errors import Overloaded, SteeringError
 from steering.schemas.generation import TokenPiece
 
-FOREVER = StreamTimeouts(keepalive_seconds=60, stall_seconds=60, life_seconds=60)
+
+def timeouts(keepalive: float = 60, stall: float = 60, life: float = 60) -> Settings:
+    """Settings with these timeouts in seconds."""
+    return Settings(keepalive_seconds=keepalive, stall_seconds=stall, request_seconds=life)
 
 
 class Wire:
@@ -48,10 +52,10 @@ class Source:
             self.closed = True
 
 
-def stream(source: Source, timeouts: StreamTimeouts = FOREVER) -> tuple[EventStream, "asyncio.Future[SteeringError]"]:
+def stream(source: Source, settings: Settings | None = None) -> tuple[EventStream, "asyncio.Future[SteeringError]"]:
     """A stream over a source, and the future that interrupts it."""
     interrupted: asyncio.Future[SteeringError] = asyncio.get_running_loop().create_future()
-    return EventStream(source.run(), timeouts, interrupted), interrupted
+    return EventStream(source.run(), settings or timeouts(), interrupted), interrupted
 
 
 async def test_events_are_framed_and_the_source_is_closed() -> None:
@@ -86,7 +90,7 @@ def test_names_and_literal_data_are_ours_alone() -> None:
 
 async def test_silence_is_filled_with_comments() -> None:
     wire, source = Wire(), Source(wait=True)
-    running = asyncio.create_task(stream(source, StreamTimeouts(0.01, 60, 60))[0]({}, wire.receive, wire.send))
+    running = asyncio.create_task(stream(source, timeouts(0.01, 60, 60))[0]({}, wire.receive, wire.send))
     async with asyncio.timeout(10):
         while wire.sent.count(KEEPALIVE) < 3:  # noqa: ASYNC110 - counted in bytes
             await asyncio.sleep(0.01)
@@ -112,7 +116,7 @@ async def test_a_reader_that_takes_nothing_loses_its_stream() -> None:
         if message["type"] == "http.response.body":
             await asyncio.Event().wait()
 
-    await asyncio.wait_for(stream(source, StreamTimeouts(60, 0.05, 60))[0]({}, wire.receive, send), 10)
+    await asyncio.wait_for(stream(source, timeouts(60, 0.05, 60))[0]({}, wire.receive, send), 10)
     assert source.closed
 
 
@@ -123,7 +127,7 @@ async def test_a_reader_that_does_not_even_take_a_comment_loses_its_stream() -> 
         if message.get("body") == KEEPALIVE:
             await asyncio.Event().wait()
 
-    await asyncio.wait_for(stream(source, StreamTimeouts(0.02, 0.05, 60))[0]({}, wire.receive, send), 10)
+    await asyncio.wait_for(stream(source, timeouts(0.02, 0.05, 60))[0]({}, wire.receive, send), 10)
     assert source.closed
 
 
@@ -154,6 +158,6 @@ async def test_failures_are_reported_and_internal_ones_are_hidden() -> None:
 
 async def test_a_stream_has_a_longest_life() -> None:
     wire, source = Wire(), Source(wait=True)
-    await asyncio.wait_for(stream(source, StreamTimeouts(0.02, 60, 0.1))[0]({}, wire.receive, wire.send), 10)
+    await asyncio.wait_for(stream(source, timeouts(0.02, 60, 0.1))[0]({}, wire.receive, wire.send), 10)
     assert b"request_timed_out" in wire.sent
     assert source.closed

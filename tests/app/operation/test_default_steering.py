@@ -45,11 +45,11 @@ async def applied(client: httpx2.AsyncClient) -> dict[str, Any]:
 async def test_plain_traffic_needs_no_store(server: Server) -> None:
     await server.register()
     assert (await server.client.put("/v1/steering", json=DEFAULT)).status_code == 200
-    server.state._store = Broken()  # type: ignore[assignment]
+    server.state.jobs.store = Broken()  # type: ignore[assignment]
     assert [one["vector"] for one in (await applied(server.client))["applied"]] == ["sentiment@1"]
     assert (await server.client.get("/v1/vectors")).status_code == 503
     await asyncio.sleep(0)
-    server.state._store = ReferenceStore()
+    server.state.jobs.store = ReferenceStore()
 
 
 async def test_a_new_version_of_the_name_changes_nothing(server: Server) -> None:

@@ -44,9 +44,9 @@ async def test_a_failing_store_leaves_a_line_with_its_cause_and_the_id(
         def in_namespace(self, *_: object) -> Any:
             return SimpleNamespace(vectors=SimpleNamespace(find=fail))
 
-    working, server.state._store = server.state._store, Failing()  # type: ignore[assignment]
+    working, server.state.jobs.store = server.state.jobs.store, Failing()  # type: ignore[assignment]
     answer = await server.client.get("/v1/vectors", headers={"x-request-id": "my-id"})
-    server.state._store = working
+    server.state.jobs.store = working
     assert answer.status_code == 503
     (entry,) = failures(caplog)
     assert (entry["code"], entry["request_id"]) == ("store_unavailable", "my-id")

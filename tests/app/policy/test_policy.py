@@ -130,12 +130,12 @@ async def test_traffic_needs_no_database(tiny: Server) -> None:
     await tiny.client.put("/v1/steering", json={"interventions": [OWN]})
     await put_policy(tiny, mandatory=[PUSH], monitors=[{"name": "m", "vector": "mood", "above": 1}])
     store = tiny.state.store
-    tiny.state._store = Broken()  # type: ignore[assignment]
+    tiny.state.jobs.store = Broken()  # type: ignore[assignment]
     try:
         await tiny.state.policy.refresh(tiny.state.store, tiny.state.engine)
         found = await generated(tiny)
     finally:
-        tiny.state._store = store
+        tiny.state.jobs.store = store
     assert [one["vector"] for one in found["steering"]["mandatory"]] == ["mood@1"]
     assert [one["vector"] for one in found["steering"]["applied"]] == ["other@1"]
 

@@ -106,4 +106,4 @@ async def test_a_request_that_takes_too_long_is_ended_and_frees_its_place(start:
     answer = await server.client.post("/v1/clusters", json={"texts": TEXTS})
     assert answer.json()["error"]["code"] == "request_timed_out"
     await until(lambda: server.engine.stats().running == 0)
-    assert (server.state.rows_in_use, server.state.memory.reserved) == (0, 0)
+    assert (server.state.rows.reserved, server.state.memory.reserved) == (0, 0)

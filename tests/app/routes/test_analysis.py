@@ -92,7 +92,7 @@ async def test_a_reading_that_takes_too_long_is_ended_and_frees_its_place(start:
     answer = await server.client.post("/v1/latent-space", json={"texts": TEXTS})
     assert answer.json()["error"]["code"] == "request_timed_out"
     await until(lambda: server.engine.stats().running == 0)
-    assert server.state.rows_in_use == 0
+    assert server.state.rows.reserved == 0
 
 
 async def test_the_lens_says_what_a_residual_would_become(server: Server) -> None:

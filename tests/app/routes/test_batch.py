@@ -116,7 +116,7 @@ async def test_live_requests_are_answered_while_a_batch_runs(start: StartServer)
     answer = await server.client.post("/v1/generate", json={"prompt": "live", "max_tokens": 2})
     assert answer.status_code == 200
     assert (await server.client.get(f"/v1/jobs/{job['id']}")).json()["status"] == "running"
-    assert server.state.rows_in_use == 0
+    assert server.state.rows.reserved == 0
     await server.client.delete(f"/v1/jobs/{job['id']}")
 
 
@@ -167,7 +167,7 @@ async def test_the_lines_of_waiting_batches_take_from_the_memory_of_requests(sta
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "overloaded")
     assert server.state.memory.reserved == held
     await server.client.delete(f"/v1/jobs/{first['id']}")
-    await until(lambda: server.state.memory.reserved == server.state.memory.of_jobs == 0)
+    await until(lambda: server.state.memory.reserved == server.state.job_memory.reserved == 0)
     await started(server, line)
 
 

@@ -154,7 +154,7 @@ async def test_a_cancelled_evaluation_frees_its_rows_and_keeps_nothing(start: St
     await server.register("mood")
     job = (await server.client.post("/v1/evaluations", json={**DOSE, "save": True})).json()
     await until(lambda: server.engine.stats().running > 1)
-    assert server.state.rows_in_use == 0, "a job takes no place of live traffic"
+    assert server.state.rows.reserved == 0, "a job takes no place of live traffic"
     cancelled = (await server.client.delete(f"/v1/jobs/{job['id']}")).json()
     assert cancelled["status"] == "cancelled"
     assert server.engine.stats().running == 0

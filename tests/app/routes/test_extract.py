@@ -196,7 +196,7 @@ async def test_too_many_jobs_are_refused_at_once(start: StartServer) -> None:
     ids = [(await server.client.post("/v1/vectors/extract", json=BODY)).json()["id"] for _ in range(2)]
     refused = await server.client.post("/v1/vectors/extract", json=BODY)
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "overloaded")
-    assert server.state.rows_in_use == 0
+    assert server.state.rows.reserved == 0
     for job in reversed(ids):
         await server.client.delete(f"/v1/jobs/{job}")
     assert (await server.client.post("/v1/vectors/extract", json=BODY)).status_code == 202
