@@ -28,6 +28,7 @@ def open_engine(settings: Settings) -> Engine:
             prefill_tokens=settings.prefill_tokens,
             cache_bytes=None if settings.cache_megabytes == "auto" else settings.cache_megabytes << 20,
             pretouch_bytes=settings.pretouch_megabytes << 20,
+            adaptive_threads=settings.adaptive_threads,
             share_prefixes=settings.share_prefixes,
         ),
         compiled=settings.compiled,

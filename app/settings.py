@@ -90,6 +90,9 @@ class Settings(BaseSettings):
     pretouch_megabytes: Annotated[int, Field(ge=0)] = Field(
         512, description="how much of that memory an idle server writes ahead of use on a CPU"
     )
+    adaptive_threads: bool = Field(
+        True, description="use fewer threads on a CPU where other processes occupy processors; not in float32"
+    )
     share_prefixes: bool = Field(True, description="share keys and values of prompts of one key that begin alike")
     compiled: bool | Literal["auto"] = Field(
         "auto",

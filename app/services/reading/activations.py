@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from starlette.responses import Response
 
-from app.http.file_stream import FileStream, in_thread
+from app.http.streaming import FileStream, in_thread
 from app.services.context import Context
 from app.services.inputs import check_activations, encode_prompts, pair_text
 from app.services.limits import check_limit

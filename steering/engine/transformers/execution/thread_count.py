@@ -11,8 +11,8 @@ import structlog
 log = structlog.get_logger()
 
 LOW_UTILIZATION = 0.65
-"""Share of the time of a pass that its threads run, below which fewer are tried. On two idle cores it is 0.75 to 0.95, beside a
-busy process about 0.5."""
+"""Share of the time of a pass that its threads run, below which fewer are tried. On two idle cores it is 0.75 to 0.95,
+next to a busy process about 0.5."""
 SMOOTHING = 0.1
 TRIAL_PASSES = 6
 """Passes of a trial with each of both counts."""
