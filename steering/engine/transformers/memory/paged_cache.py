@@ -150,6 +150,8 @@ def probe_shapes(model: Any, layer_count: int, cache_argument: str, device: torc
     token = torch.zeros(1, 1, dtype=torch.int64, device=device)
     with torch.no_grad():
         model(input_ids=token, attention_mask=torch.ones_like(token), use_cache=True, **{cache_argument: Cache(layers)})
-    return [
-        LayerShape(*one.keys.shape[1::2], *one.values.shape[1::2], one.keys.dtype, one.keys.device) for one in layers
-    ]
+    return [_shape_of(one.keys, one.values) for one in layers]
+
+
+def _shape_of(keys: Float[Tensor, "1 head 1 width"], values: Float[Tensor, "1 head 1 width"]) -> LayerShape:
+    return LayerShape(keys.shape[1], keys.shape[3], values.shape[1], values.shape[3], keys.dtype, keys.device)
