@@ -150,8 +150,5 @@ def probe_shapes(model: Any, layer_count: int, cache_argument: str, device: torc
     token = torch.zeros(1, 1, dtype=torch.int64, device=device)
     with torch.no_grad():
         model(input_ids=token, attention_mask=torch.ones_like(token), use_cache=True, **{cache_argument: Cache(layers)})
-    return [_shape_of(one.keys, one.values) for one in layers]
-
-
-def _shape_of(keys: Float[Tensor, "1 head 1 width"], values: Float[Tensor, "1 head 1 width"]) -> LayerShape:
-    return LayerShape(keys.shape[1], keys.shape[3], values.shape[1], values.shape[3], keys.dtype, keys.device)
+    kept = [(layer.keys, layer.values) for layer in layers]
+    return [LayerShape(k.shape[1], k.shape[3], v.shape[1], v.shape[3], k.dtype, k.device) for k, v in kept]
