@@ -13,7 +13,6 @@ from sqlalchemy.orm import aliased
 
 from steering.namespaces import visible_from
 from steering.store.formats.stored_vector import DECODED_VECTORS, StoredVector, deserialize
-from steering.store.rules import values_of
 from steering.store.sql.database import AnyRow, Database
 from steering.store.sql.tables import VectorRow, columns_of
 from steering.store.summary import VectorVersion
@@ -29,7 +28,7 @@ LOOP_CYCLES = 4
 MAX_ROUNDS = 32
 """Rounds of LOOP_CYCLES after which a read begins although further keys keep arriving."""
 LABELS = (*columns_of(VectorRow, VectorVersion), VectorRow.method, VectorRow.created_by)
-"""Columns of a vector that are small and of bounded size."""
+"""Columns of a vector that are small and of bounded size, in the order of the fields of StoredVector."""
 OTHER = aliased(VectorRow)
 # The last number assigned may have been deleted, so the newest version is the highest one that is there.
 NEWEST = VectorRow.version == (
@@ -130,10 +129,10 @@ class VectorReads:
         return await self.database.read(read)
 
 
-def from_row(row: AnyRow, *, metadata: str = "") -> StoredVector:
-    """Reads a stored vector from LABELS, without its content."""
-    labels = {**values_of(row, VectorVersion), "tags": tuple(row.tags.split())}
-    return StoredVector(**labels, method=row.method, created_by=row.created_by, metadata=metadata)
+def from_row(row: AnyRow) -> StoredVector:
+    """Reads a stored vector from LABELS, and its metadata if that is the next column. Without its content."""
+    namespace, name, version, description, tags, *others = row
+    return StoredVector(namespace, name, version, description, tuple(tags.split()), *others)
 
 
 def _identity(stored: StoredVector) -> Identity:

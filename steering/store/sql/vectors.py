@@ -179,4 +179,4 @@ def _to_row(stored: StoredVector) -> dict[str, Any]:
 
 
 def _summaries(rows: Sequence[AnyRow]) -> tuple[VectorSummary, ...]:
-    return summarize_valid(from_row(row, metadata=row.metadata_json) for row in rows)
+    return summarize_valid(map(from_row, rows))
