@@ -2,7 +2,6 @@
 
 import json
 import math
-from itertools import chain
 from typing import Any, NoReturn
 
 from steering.errors import InvalidRequest, LimitExceeded
@@ -78,16 +77,29 @@ def _check_tree(value: Any, what: str, param: str | None, depth: int, elements: 
         count += len(level)
         if elements is not None and count > elements:
             raise LimitExceeded(f"{what} has more than {elements} elements", param=param)
-        keys = (key for item in level if isinstance(item, dict) for key in item)
-        try:
-            "".join(text for text in chain(level, keys) if isinstance(text, str)).encode()
-        except UnicodeEncodeError:
-            message = f"{what} is not valid JSON: it contains a lone surrogate, which is not text"
-            raise InvalidRequest(message, param=param) from None
-        lists = [
-            item.values() if isinstance(item, dict) else item for item in level if isinstance(item, list | tuple | dict)
-        ]
-        level = list(chain.from_iterable(lists))
-        if not level:
+        deeper: list[Any] = []
+        for item in level:
+            if isinstance(item, str):
+                _check_text(item, what, param)
+            elif isinstance(item, (list, tuple)):
+                deeper.extend(item)
+            elif isinstance(item, dict):
+                deeper.extend(item.values())
+                for key in item:
+                    if isinstance(key, str):
+                        _check_text(key, what, param)
+        if not deeper:
             return
+        level = deeper
     raise InvalidRequest(f"{what} is nested deeper than {depth} levels", param=param)
+
+
+def _check_text(text: str, what: str, param: str | None) -> None:
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest(
+            f"{what} is not valid JSON: it contains a lone surrogate, which is not text", param=param
+        ) from None

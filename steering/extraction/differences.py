@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 
 from steering.extraction.base import Negatives, Positives, check_activations_shape, mean_shift, orient
-from steering.shapes import Activations, Direction
+from steering.shapes import Direction
 from steering.vectors import LayerDirection
 
 
@@ -37,13 +37,7 @@ class Pca:
         """positive (pos, d_model), negative (neg, d_model) -> LayerDirection."""
         check_activations_shape(Pca.name, positive, negative, paired, Pca.min_examples)
         upper, lower = positive.double(), negative.double()
-        if paired:  # the mirrored half of Z has the same right singular vectors
-            return orient(_first_right_singular_vector((upper - lower) / 2), positive, negative)
         centred = torch.cat([upper, lower]) - (upper.mean(0) + lower.mean(0)) / 2
-        return orient(_first_right_singular_vector(centred), positive, negative)
-
-
-def _first_right_singular_vector(rows: Activations) -> Direction:
-    """rows (example, d_model) -> (d_model,)."""
-    direction: Direction = torch.linalg.svd(rows, full_matrices=False).Vh[0]
-    return direction
+        rows = (upper - lower) / 2 if paired else centred  # the mirrored half of Z has the same right singular vectors
+        direction: Direction = torch.linalg.svd(rows, full_matrices=False).Vh[0]
+        return orient(direction, positive, negative)

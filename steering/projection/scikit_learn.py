@@ -56,11 +56,7 @@ class Tsne:
         axes = min(AXES, *activations.shape)
         rows = PCA(n_components=axes, svd_solver="full").fit_transform(activations.astype(np.float64))
         model = TSNE(
-            n_components=dims,
-            perplexity=min(PERPLEXITY, (len(rows) - 1) / 3),
-            init="pca",
-            random_state=seed,
-            n_jobs=1,
+            n_components=dims, perplexity=min(PERPLEXITY, (len(rows) - 1) / 3), init="pca", random_state=seed, n_jobs=1
         )
         # Its OpenMP threads wait actively, which on a busy machine costs ten times what they gain.
         with threadpool_limits(limits=1):

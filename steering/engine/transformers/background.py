@@ -48,11 +48,8 @@ class BackgroundQueue:
             while perf_counter() - began < SLICE_SECONDS and not task.stream.closed:
                 if (progress := next(task.pieces)) is not None:
                     task.outbox.append(progress)
-        except StopIteration as ended:
-            task.outbox.append(ended.value)
-            self._end(task)
-        except Exception as error:
-            task.outbox.append(as_steering_error(error))
+        except Exception as end:
+            task.outbox.append(end.value if isinstance(end, StopIteration) else as_steering_error(end))
             self._end(task)
         now = perf_counter()
         self._next_at = now + (now - began) * (1 - SHARE) / SHARE

@@ -40,10 +40,9 @@ class PrefixIndex:
     def keys_of(self, sequence: Sequence) -> list[bytes]:
         """Returns the hashes of the blocks that a sequence may share, computed once."""
         if sequence.block_keys is None:
-            ids = sequence.ids[: sequence.shareable]
-            shares = self._enabled and sequence.plan.reusable
-            salt, fingerprint = sequence.cache_salt, sequence.plan.prompt_fingerprint
-            sequence.block_keys = block_keys(ids, fingerprint, salt) if shares else []
+            ids, plan = sequence.ids[: sequence.shareable], sequence.plan
+            shares = self._enabled and plan.reusable
+            sequence.block_keys = block_keys(ids, plan.prompt_fingerprint, sequence.cache_salt) if shares else []
         return sequence.block_keys
 
     def find(self, sequence: Sequence, computing: dict[bytes, int] | None = None) -> list[int]:

@@ -66,7 +66,8 @@ def narrowed(scaled: Logits, rows: Rows[SamplingParams]) -> tuple[Values, Tokens
     By numpy, row by row, where it is faster than torch and always adds in the same order.
     """
     matrix = scaled.numpy()
-    mass = [float(np.exp(row).sum()) if _needs_mass(params) else 1.0 for row, params in zip(matrix, rows, strict=True)]
+    needed = [params.top_k == 0 and params.top_p < 1.0 for params in rows]
+    mass = [float(np.exp(row).sum()) if need else 1.0 for row, need in zip(matrix, needed, strict=True)]
     found = [_enough(row, total, params) for row, total, params in zip(matrix, mass, rows, strict=True)]
     longest = max(map(len, found))
     tokens = np.zeros((len(rows), longest), dtype=np.int64)
@@ -75,10 +76,6 @@ def narrowed(scaled: Logits, rows: Rows[SamplingParams]) -> tuple[Values, Tokens
         tokens[row, : len(ids)] = ids
         values[row, : len(ids)] = matrix[row, ids]
     return torch.from_numpy(values), torch.from_numpy(tokens), torch.tensor(mass)[:, None]
-
-
-def _needs_mass(params: SamplingParams) -> bool:
-    return params.top_k == 0 and params.top_p < 1.0
 
 
 def _enough(row: NDArray[np.float32], mass: float, params: SamplingParams) -> NDArray[np.intp]:

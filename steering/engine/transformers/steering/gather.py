@@ -68,19 +68,16 @@ class DirectionTable:
     """The directions (..., d_model) of each member, each distinct tensor held once, and gathered a chunk at a time."""
 
     def __init__(self, directions: Sequence[Float[Tensor, "..."]], spread: Spread, device: torch.device) -> None:
-        distinct: dict[int, int] = {}
-        entries = [distinct.setdefault(id(one), len(distinct)) for one in directions]
-        by_id = {id(one): one for one in directions}
-        table = torch.stack([by_id[key] for key in distinct]).to(device)
-        self._table = table
+        distinct = {id(one): one for one in directions}
+        places = {key: place for place, key in enumerate(distinct)}
+        entries = [places[id(one)] for one in directions]
+        self._table = table = torch.stack(list(distinct.values())).to(device)
         limit = max(1, CHUNK_NUMBERS // table[0].numel())
-        self._chunks: list[tuple[slice, Tensor | Int[Tensor, token], bool]] = []
+        self._chunks: list[tuple[slice, Tensor, bool]] = []
         for tokens, entry in _chunks(entries, spread.counts, limit, device):
-            if isinstance(entry, int):
-                count = tokens.stop - tokens.start
-                self._chunks.append((tokens, table[entry].expand(count, *table.shape[1:]), False))
-            elif isinstance(entry, slice):
-                self._chunks.append((tokens, take(table, entry), False))
+            if isinstance(entry, slice):
+                rows = take(table, entry).expand(tokens.stop - tokens.start, *table.shape[1:])
+                self._chunks.append((tokens, rows, False))
             else:
                 self._chunks.append((tokens, entry, True))
 
@@ -96,8 +93,8 @@ class DirectionTable:
 
 def _chunks(
     entries: Sequence[int], counts: Sequence[int], limit: int, device: torch.device
-) -> Iterator[tuple[slice, Index | int]]:
-    """Cuts the tokens into pieces of at most `limit`; with each the table entries of its tokens, or the one of all."""
+) -> Iterator[tuple[slice, Index]]:
+    """Cuts the tokens into pieces of at most `limit`; with each the table entries of its tokens, or the one entry of all."""
     pending: list[int] = []
     start = 0
     for entry, count in zip(entries, counts, strict=True):
@@ -109,7 +106,6 @@ def _chunks(
         yield slice(start, start + len(pending)), _entry(pending, device)
 
 
-def _entry(entries: Sequence[int], device: torch.device) -> Index | int:
-    if len(set(entries)) == 1:
-        return entries[0]
-    return index_of([range(entry, entry + 1) for entry in entries], device)
+def _entry(entries: Sequence[int], device: torch.device) -> Index:
+    different = entries[:1] if len(set(entries)) == 1 else entries
+    return index_of([range(entry, entry + 1) for entry in different], device)
