@@ -113,7 +113,7 @@ def main() -> None:
     try:
         print(json.dumps(directions_in(Path(sys.argv[1])), allow_nan=False))
     except Exception as error:
-        sys.exit(str(error))
+        sys.exit(str(error) or type(error).__name__)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ async def prepare(context: Context, content: bytes) -> PreparedBatch:
     """Parses and checks every line, and resolves every steering. Raises InvalidRequest naming the line."""
     lines = await run_in_thread(parse_lines, content, context.settings)
     plans = Plans(context)
-    for number, line in enumerate(lines, start=1):
+    for number, line in lines.items():
         try:
             generation.check(context, line)
             await plans.of(line)
@@ -86,26 +86,26 @@ async def prepare(context: Context, content: bytes) -> PreparedBatch:
             raise _at_line(error, number) from None
         if number % PART_LINES == 0:
             await asyncio.sleep(0)  # other requests are served between lines
-    return PreparedBatch(context, lines, plans)
+    return PreparedBatch(context, tuple(lines.values()), plans)
 
 
-def parse_lines(content: bytes, settings: Settings) -> tuple[BatchLine, ...]:
-    """Parses JSON lines; blank lines are skipped. Raises InvalidRequest naming the line, LimitExceeded for too many."""
+def parse_lines(content: bytes, settings: Settings) -> dict[int, BatchLine]:
+    """Parses JSON lines by their numbers in the body; blank ones are skipped. Raises InvalidRequest naming the line, LimitExceeded for too many."""
     written = [(number, text) for number, text in enumerate(content.split(b"\n"), start=1) if text.strip()]
     check_limit(len(written), settings.max_batch_requests, "requests", "body")
     if not written:
         raise InvalidRequest("a batch needs at least one line", param="body")
-    lines: list[BatchLine] = []
+    lines: dict[int, BatchLine] = {}
     for number, text in written:
         where = f"line {number}"
         depth, elements = settings.max_json_depth, settings.max_body_elements
         value = load_json(text, where, param=where, depth=depth, elements=elements)
         try:
-            lines.append(BatchLine.model_validate(value))
+            lines[number] = BatchLine.model_validate(value)
         except ValidationError as error:
             findings = [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_url=False)]
             raise _at_line(invalid(RequestValidationError(findings, body=value)), number) from None
-    return tuple(lines)
+    return lines
 
 
 def _at_line(error: SteeringError, number: int) -> SteeringError:

@@ -197,6 +197,7 @@ REFUSED: list[tuple[bytes, str, str]] = [
     (written({"prompt": "a", "url": "x"}), "invalid_request", "line 1: url"),
     (written({"prompt": "a", "stream": True}), "invalid_request", "line 1"),
     (written({"prompt": "a", "n": 9}), "limit_exceeded", "line 1: n"),
+    (b'\n{"prompt": "a"}\n\n{"prompt": "a", "n": 9}\n', "limit_exceeded", "line 4: n"),
     (written({"prompt": "a", "steering": [{"vector": "nothing"}]}), "vector_not_found", "line 1: vector"),
     (written(*({"prompt": "a"} for _ in range(6))), "limit_exceeded", "body"),
 ]
