@@ -39,11 +39,11 @@ class EngineLoop:
         self,
         runner: ModelRunner,
         scheduler: Scheduler,
-        ends: Unembedding,
+        unembedding: Unembedding,
         eos_ids: Collection[int],
         limits: EngineLimits,
     ) -> None:
-        self._runner, self._scheduler, self._ends = runner, scheduler, ends
+        self._runner, self._scheduler, self._unembedding = runner, scheduler, unembedding
         self._background = BackgroundQueue()
         pretouch = Pretouch(runner.cache, scheduler.pool, limits.pretouch_bytes)
         self._inbox = Inbox(limits, self._waiting, idle=pretouch.step)
@@ -195,7 +195,7 @@ class EngineLoop:
             self._open.pop(sequence.id, None)
 
     def _finish_capture(self, sequence: Sequence) -> None:
-        found = captures.result(sequence, self._ends.embed)
+        found = captures.result(sequence, self._unembedding.embed)
         # what was read is finite; what steering did in layers that were not read, nobody has checked
         self._scheduler.release(sequence, dirty=not sequence.plan.empty)
         sequence.outbox.append(found)
