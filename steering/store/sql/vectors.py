@@ -51,6 +51,7 @@ class SqlVectors(NamespacePart, VectorStore):
         self._reads = reads
 
     async def put(self, vector: ConceptVector) -> ConceptVector:
+        """See VectorStore.put."""
         serialized = await run_in_thread(serialize, vector)
 
         async def add(connection: AsyncConnection) -> StoredVector:
@@ -64,6 +65,7 @@ class SqlVectors(NamespacePart, VectorStore):
         return await run_in_thread(deserialize, await self._database.write(add))
 
     async def get(self, name: str, version: int | None = None) -> ConceptVector:
+        """See VectorStore.get."""
         check_version(name, version)
         found = await self._reads.get(self._namespace, name, version)
         if found is None:
@@ -71,6 +73,7 @@ class SqlVectors(NamespacePart, VectorStore):
         return found
 
     async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> VectorPage:
+        """See VectorStore.find."""
         query = select(*SUMMARY).where(NEWEST, self._visible(), *_conditions_of(check_filter(where)))
         query = query.order_by(VectorRow.name).limit(check_page(limit) + 1)
         if cursor is not None:
@@ -80,6 +83,7 @@ class SqlVectors(NamespacePart, VectorStore):
         return VectorPage(vectors, make_cursor("vector", rows[limit - 1].name) if len(rows) > limit else None)
 
     async def describe(self, name: str, description: str | None, tags: tuple[str, ...] | None) -> ConceptVector:
+        """See VectorStore.describe."""
         check_name(name)
         check_labels(description, tags)
         changes: dict[str, Any] = {"method": VectorRow.method}  # no change, so that there is a statement in any case
@@ -92,6 +96,7 @@ class SqlVectors(NamespacePart, VectorStore):
         return await self.get(name)
 
     async def versions(self, name: str, limit: int = 50, before: int | None = None) -> tuple[VectorSummary, ...]:
+        """See VectorStore.versions."""
         query = select(*SUMMARY).where(self._visible(), VectorRow.name == check_name(name))
         query = query.order_by(VectorRow.version.desc()).limit(check_page(limit))
         if before is not None:
@@ -102,6 +107,7 @@ class SqlVectors(NamespacePart, VectorStore):
         return await run_in_thread(_summaries, rows)
 
     async def delete(self, name: str, force: bool = False, version: int | None = None) -> None:
+        """See VectorStore.delete."""
         check_version(name, version)
 
         async def remove(connection: AsyncConnection) -> None:
