@@ -75,7 +75,10 @@ class DrainingServer(uvicorn.Server):
         settings = self._state.settings
         log.info("draining", seconds=settings.drain_seconds, delay=settings.drain_delay_seconds)
         await asyncio.sleep(settings.drain_delay_seconds)
-        await self._state.drain()
+        try:
+            await self._state.drain()
+        except Exception as error:
+            log.exception("drain_failed", error=type(error).__name__)
         self.should_exit = True
 
     async def _stop_on_failure(self) -> None:

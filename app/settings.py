@@ -91,7 +91,8 @@ class Settings(BaseSettings):
         512, description="how much of that memory an idle server writes ahead of use on a CPU"
     )
     adaptive_threads: bool = Field(
-        True, description="use fewer threads on a CPU where other processes occupy processors; not in float32"
+        True,
+        description="use fewer threads where other processes occupy processors (CPU, where linear layers use our kernels)",
     )
     share_prefixes: bool = Field(True, description="share keys and values of prompts of one key that begin alike")
     compiled: bool | Literal["auto"] = Field(

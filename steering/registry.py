@@ -58,8 +58,8 @@ class Registry(Mapping[str, T], Generic[T]):
         self._loaders[name] = loader
 
     def unregister(self, name: str) -> None:
-        """Removes what `register` added. Raises InvalidRequest for an unknown name."""
-        if name not in self:
+        """Removes what `register` added. Raises InvalidRequest for any other name."""
+        if not self._loaders.get(name):
             raise self._unknown(name)
         del self._loaders[name]
         self._entries.pop(name, None)

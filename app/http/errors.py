@@ -130,7 +130,8 @@ def _walk(finding: Mapping[str, Any], body: Any) -> tuple[str, ...]:
     path: list[str] = []
     for part in location:
         if source == "body":
-            if part not in (body if isinstance(body, dict) else range(len(body) if isinstance(body, list) else 0)):
+            inside = isinstance(body, list) and isinstance(part, int) and part < len(body)
+            if not (inside or (isinstance(body, dict) and part in body)):
                 continue
             body = body[part]
         path.append(str(part))

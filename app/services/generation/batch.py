@@ -78,13 +78,13 @@ async def prepare(context: Context, content: bytes) -> PreparedBatch:
     """Parses and checks every line, and resolves every steering. Raises InvalidRequest naming the line."""
     lines = await run_in_thread(parse_lines, content, context.settings)
     plans = Plans(context)
-    for number, line in lines.items():
+    for checked, (number, line) in enumerate(lines.items(), start=1):
         try:
             generation.check(context, line)
             await plans.of(line)
         except SteeringError as error:
             raise _at_line(error, number) from None
-        if number % PART_LINES == 0:
+        if checked % PART_LINES == 0:
             await asyncio.sleep(0)  # other requests are served between lines
     return PreparedBatch(context, tuple(lines.values()), plans)
 

@@ -69,7 +69,7 @@ async def prepare(context: Context, body: ReportRequest) -> Work:
         seeds=body.seeds,
         varied=body.varied,
         samples=body.samples,
-        pairs=None if own is None else load_concept(own),
+        pairs=None if own is None else await run_in_thread(load_concept, own),
         readers=known,
         thresholds=body.thresholds,
     )

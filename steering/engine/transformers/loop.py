@@ -142,6 +142,7 @@ class EngineLoop:
             self._pass(work)
         if self._background.due(busy=self._scheduler.busy):
             self._delivery.flush()
+            self._runner.threads.settle()
             self._delivery.now([self._background.run()])
         self._turns += 1
 
@@ -159,7 +160,6 @@ class EngineLoop:
         streams = sum(not sequence.prefilling for sequence in sequences)
         prompt_tokens = sum(count for sequence, count in work if sequence.prefilling)
         began = perf_counter()
-        self._runner.threads.begin(streams, prompt_tokens)
         try:
             self._runner.cache.zero(self._scheduler.pool.unclean)
             self._scheduler.pool.cleaned()
@@ -182,7 +182,6 @@ class EngineLoop:
                 if sequence.capture is not None and not sequence.remaining:
                     self._for_one(sequence, self._finish_capture)
         seconds = perf_counter() - began
-        self._runner.threads.end(prompt_tokens)
         self._scheduler.budget.observe(prompt_tokens, streams, seconds)
         self._delivery.after(sequences, seconds)
 

@@ -81,7 +81,7 @@ class ModelRunner:
         parts = ModelParts(model, layout, self._hooks, self.cache, self.steering.bank)
         self.executor = create_executor(parts, device, compile_request)
         self._float32 = all(shape.dtype == torch.float32 for shape in shapes)
-        self.threads = _thread_count(device, adaptive=limits.adaptive_threads and not self._float32)
+        self.threads = _thread_count(device, adaptive=limits.adaptive_threads)
         log.info(
             "cache_allocated", blocks=self.blocks, block_positions=BLOCK, megabytes=self.blocks * block_bytes >> 20
         )
@@ -106,6 +106,12 @@ class ModelRunner:
 
     def run(self, work: Rows[tuple[Sequence, int]]) -> PassResult:
         """Computes the next `count` positions of each sequence; logits for those whose next token is chosen from them."""
+        if self.executor.batch_invariant:  # then the number of threads changes no bit either
+            rows = 0 if any(sequence.prefilling for sequence, _ in work) else len(work)
+            self.threads.begin(rows)
+            result = self._run(batch_of(work, self._device))
+            self.threads.end(rows)
+            return result
         if self.same_pass:
             return self._run(batch_of(work, self._device))
         # models with their own attention take rows of one shape: sequences that compute as many positions from the same one on
@@ -137,7 +143,6 @@ class ModelRunner:
 
 
 def _thread_count(device: torch.device, *, adaptive: bool) -> ThreadCount:
-    """In float32 the number stays as it is: sums may be in another order with another one."""
     apply = openmp_thread_setter()
     if apply is None or not adaptive or device.type != "cpu":
         return ThreadCount(1, lambda _count: None)

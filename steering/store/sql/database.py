@@ -140,5 +140,5 @@ def upsert(
 
 def note_change(connection: Connection, topic: Topic) -> None:
     """Counts a change in the transaction that makes it. Writers are serialized, so no count is lost."""
-    counted = {"topic": topic, "count": ChangeRow.count + 1}
-    upsert(connection, ChangeRow, ChangeRow.topic == topic, counted, {"count": 1})
+    counted = {"count": ChangeRow.count + 1}
+    upsert(connection, ChangeRow, ChangeRow.topic == topic, counted, {"topic": topic, "count": 1})

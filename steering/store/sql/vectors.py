@@ -136,8 +136,8 @@ class SqlVectors(NamespacePart, VectorStore):
         """Records and returns the next version number. Writers are serialized, so no other reads the same number."""
         own = and_(VectorNameRow.namespace == self._namespace, VectorNameRow.name == name)
         version = (await connection.scalar(select(VectorNameRow.last_version).where(own)) or 0) + 1
-        row = {"namespace": self._namespace, "name": name, "last_version": version}
-        await connection.run_sync(upsert, VectorNameRow, own, row)
+        key = {"namespace": self._namespace, "name": name}
+        await connection.run_sync(upsert, VectorNameRow, own, {"last_version": version}, key)
         return version
 
     async def _refuse_if_used(self, connection: AsyncConnection, name: str, version: int | None) -> None:

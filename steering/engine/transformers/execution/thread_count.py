@@ -1,8 +1,9 @@
 """ThreadCount: how many OpenMP threads compute a pass. Fewer where another process occupies processors."""
 
-import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import cycle
+from statistics import median
 from time import perf_counter, process_time
 from typing import NamedTuple
 
@@ -16,10 +17,16 @@ next to a busy process about 0.5."""
 SMOOTHING = 0.1
 TRIAL_PASSES = 6
 """Passes of a trial with each of both counts."""
-GAIN = 0.95
-"""A trial is won with at most this share of the other's time."""
+GAIN, LOSS = 0.95, 1.3
+"""A trial is won with at most this share of the other's median time, and lost early from this share on."""
 SHORTEST_WAIT, LONGEST_WAIT = 1.0, 10.0
-"""Seconds between two trials: doubled after one that changed nothing, so that a trial takes at most 2 % of the time."""
+"""Seconds between two trials: doubled after a trial that changed nothing."""
+COST = 0.02
+"""Longer waits follow a lost trial that took more time than this share."""
+EXPIRES = 5.0
+"""Seconds that a trial waits for the next pass of similar size."""
+FORGET = 60.0
+"""Seconds without a decode pass after which the number that was found is not known to be right any more."""
 SIMILAR_ROWS = 0.25
 
 
@@ -37,18 +44,33 @@ def read_clock() -> Clock:
 
 @dataclass(slots=True)
 class Trial:
-    """Compares two thread counts in decode passes of about as many rows, in the order a, b, b, a."""
+    """Compares two thread counts in decode passes of about as many rows, in turns."""
 
-    counts: tuple[int, int]
+    current: int
+    candidate: int
     rows: int
-    seconds: dict[int, float] = field(init=False)
-    order: "itertools.chain[int]" = field(init=False)
-    left: int = field(init=False, default=2 * TRIAL_PASSES)
+    expires: float
+    seconds: dict[int, list[float]] = field(init=False)
+    order: Iterator[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        current, candidate = self.counts
-        self.seconds = {current: 0.0, candidate: 0.0}
-        self.order = itertools.chain.from_iterable(itertools.repeat((candidate, current, current, candidate)))
+        self.seconds = {self.current: [], self.candidate: []}
+        self.order = cycle((self.current, self.candidate, self.candidate, self.current))
+
+    def takes(self, rows: int) -> bool:
+        """Whether a pass is similar enough to be compared."""
+        return abs(rows - self.rows) <= SIMILAR_ROWS * self.rows
+
+    def ratio(self) -> float:
+        """The candidate's median time as a share of the current count's; nan before both have two passes."""
+        current, candidate = self.seconds[self.current], self.seconds[self.candidate]
+        enough = min(len(current), len(candidate)) >= 2
+        return median(candidate) / median(current) if enough else float("nan")
+
+    @property
+    def complete(self) -> bool:
+        """Whether both counts had their passes, or the candidate is clearly slower."""
+        return min(map(len, self.seconds.values())) >= TRIAL_PASSES or self.ratio() >= LOSS
 
 
 class ThreadCount:
@@ -59,7 +81,8 @@ class ThreadCount:
     processor). Low utilization of the processors starts a trial with fewer threads; from time to time a trial with more
     finds out whether the processors are free again. Not safe for threads: only the engine's thread uses it.
 
-    maximum: of threads; 1: there is no choice. apply: sets the number for the calling thread. Switched off by `EngineLimits.adaptive_threads`.
+    maximum: of threads; 1: there is no choice. apply: sets the number for the calling thread. Switched off by
+    `EngineLimits.adaptive_threads`.
     """
 
     def __init__(self, maximum: int, apply: Callable[[int], None], clock: Callable[[], Clock] = read_clock) -> None:
@@ -67,59 +90,78 @@ class ThreadCount:
         self._apply, self._clock = apply, clock
         self._utilization = 1.0
         self._trial: Trial | None = None
-        self._next_trial, self._wait, self._step = 0.0, SHORTEST_WAIT, 1
-        self._began = Clock(0.0, 0.0)
+        self._next_trial, self._wait = 0.0, SHORTEST_WAIT
+        self._steps = {True: 1, False: 1}
+        """By how many the next trial goes down (True) or up; a smaller step may have freed too few processors to gain anything."""
+        self._lost_down = False
+        self._began, self._decoded = Clock(0.0, 0.0), 0.0
 
-    def begin(self, rows: int, prompt_tokens: int) -> None:
-        """Sets the threads of the next pass. rows: that decode; a pass with prompt tokens takes part in no trial."""
+    def begin(self, rows: int) -> None:
+        """Sets the threads of the next pass. rows: that decode; 0: it has prompt tokens, and takes part in no trial."""
         if self._maximum == 1:
             return
         self._began = self._clock()
-        if prompt_tokens:
-            self._use(self.current)
+        now = self._began.seconds
+        if now > self._decoded + FORGET:
+            self.current, self._utilization, self._trial, self._decoded = self._maximum, 1.0, None, now
+        if not rows:
+            self.settle()
             return
-        if self._trial is not None and abs(rows - self._trial.rows) > SIMILAR_ROWS * self._trial.rows:
-            self._trial = None
-        if self._trial is None and self._began.seconds >= self._next_trial:
-            self._start_trial(rows)
-        self._use(self.current if self._trial is None else next(self._trial.order))
+        self._decoded = now
+        if self._trial is not None and now > self._trial.expires:
+            self._trial, self._next_trial = None, now + self._wait
+        if self._trial is None and now >= self._next_trial:
+            self._trial = self._next(rows, now)
+        trial = self._trial
+        self._use(self.current if trial is None or not trial.takes(rows) else next(trial.order))
 
-    def end(self, prompt_tokens: int) -> None:
-        """Notes what the pass took."""
-        if prompt_tokens or self._maximum == 1:
+    def end(self, rows: int) -> None:
+        """Notes what the pass took. Is not called after a pass that failed."""
+        if not rows or self._maximum == 1:
             return
         now = self._clock()
-        seconds, processor_seconds = (
-            now.seconds - self._began.seconds,
-            now.processor_seconds - self._began.processor_seconds,
-        )
+        seconds = now.seconds - self._began.seconds
         if self._used == self.current:
-            utilization = processor_seconds / (seconds * self._used)
+            utilization = (now.processor_seconds - self._began.processor_seconds) / (seconds * self._used)
             self._utilization += SMOOTHING * (utilization - self._utilization)
-        if self._trial is not None:
-            self._trial.seconds[self._used] += seconds
-            self._trial.left -= 1
-            if not self._trial.left:
+        if self._trial is not None and self._trial.takes(rows):
+            self._trial.seconds[self._used].append(seconds)
+            self._trial.expires = now.seconds + EXPIRES
+            if self._trial.complete:
                 self._decide(self._trial, now.seconds)
+
+    def settle(self) -> None:
+        """Sets the threads for work between passes."""
+        self._use(self.current)
 
     def _use(self, count: int) -> None:
         if count != self._used:
             self._apply(count)
             self._used = count
 
-    def _start_trial(self, rows: int) -> None:
-        if self.current > 1 and self._utilization < LOW_UTILIZATION:
-            self._trial = Trial((self.current, max(self.current - self._step, 1)), rows)
-        elif self.current < self._maximum:
-            self._trial = Trial((self.current, min(self.current + self._step, self._maximum)), rows)
+    def _next(self, rows: int, now: float) -> Trial | None:
+        """The next trial: with fewer threads at low utilization, unless that was just lost and more can be tried."""
+        low = self._utilization < LOW_UTILIZATION and not (self._lost_down and self.current < self._maximum)
+        if low and self.current > 1:
+            return Trial(self.current, max(self.current - self._steps[True], 1), rows, now + EXPIRES)
+        if self.current < self._maximum:
+            return Trial(self.current, min(self.current + self._steps[False], self._maximum), rows, now + EXPIRES)
+        return None
 
     def _decide(self, trial: Trial, now: float) -> None:
-        current, candidate = trial.counts
-        won = trial.seconds[candidate] <= GAIN * trial.seconds[current]
+        won, down = trial.ratio() <= GAIN, trial.candidate < trial.current
+        tried = trial.seconds[trial.candidate]
+        lost_seconds = sum(tried) - len(tried) * median(trial.seconds[trial.current])
         self._wait = SHORTEST_WAIT if won else min(2 * self._wait, LONGEST_WAIT)
-        # a smaller step may have freed too few processors to gain anything
-        self._step = 1 if won or 2 * self._step >= self._maximum else 2 * self._step
-        self._next_trial, self._trial = now + self._wait, None
+        self._next_trial, self._trial = now + max(self._wait, 0.0 if won else lost_seconds / COST), None
+        step = 2 * self._steps[down]
+        self._steps = {True: 1, False: 1} if won else {**self._steps, down: step if step < self._maximum else 1}
+        self._lost_down = down and not won
         if won:
-            log.info("threads_changed", threads=candidate, before=current, utilization=round(self._utilization, 2))
-            self.current, self._utilization = candidate, 1.0
+            log.info(
+                "threads_changed",
+                threads=trial.candidate,
+                before=trial.current,
+                utilization=round(self._utilization, 2),
+            )
+            self.current, self._utilization = trial.candidate, 1.0

@@ -191,9 +191,12 @@ def _recorder(block: Any, recorded: _Recorded) -> Callable[..., None]:
     """Returns a hook that notes how a block was called. Blocks can be called again: gradient checkpointing does so."""
 
     def record(_block: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        others = dict(named)  # the first argument, or the one of this name, is the residual
-        hidden, *rest = arguments or (others.pop("hidden_states"),)
-        recorded.calls.append(lambda arriving: residual_of(block(arriving, *rest, **others)))
+        if arguments:
+            hidden, *rest = arguments
+            recorded.calls.append(lambda arriving: residual_of(block(arriving, *rest, **named)))
+        else:
+            hidden = named["hidden_states"]
+            recorded.calls.append(lambda arriving: residual_of(block(**{**named, "hidden_states": arriving})))
         if hidden.data_ptr() != recorded.storage:
             raise UnsupportedParameter(
                 "this architecture changes the residual stream between its blocks, so no direction can be trained",

@@ -29,8 +29,6 @@ OPTIONS = {
     "realize_cpu_opcount_threshold": 12,
     # fused or not, values are rounded where the model rounds them, so a row's bits do not depend on the graph
     "emulate_precision_casts": True,
-    # loops take the number of threads that is set when they run; see ThreadCount
-    "cpp.dynamic_threads": True,
     "aot_inductor.custom_ops_to_c_shims": AOTI_SHIMS,
 }
 
@@ -43,10 +41,12 @@ def compile_graph(graph: Any, target: Path, scratch: Path) -> None:
     unfinished = scratch / target.name
     unfinished.mkdir(mode=0o700)
     package = unfinished / "package.pt2"
+    # loops then take the number of threads that is set when they run, which ThreadCount may change
+    options = {**OPTIONS, "cpp.dynamic_threads": graph.packed}
     with torch.no_grad():
         program = torch.export.export(graph, graph.example(), dynamic_shapes=graph.dynamic_shapes(), strict=False)
         aoti_compile_and_package(
-            rewrite(program, kernels=graph.kernels), package_path=str(package), inductor_configs=OPTIONS
+            rewrite(program, kernels=graph.kernels), package_path=str(package), inductor_configs=options
         )
     with zipfile.ZipFile(package) as packed:
         packed.extractall(unfinished)

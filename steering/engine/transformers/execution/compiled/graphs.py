@@ -86,6 +86,7 @@ class PassGraph(torch.nn.Module):
         self.model = model
         self._layout, self._shapes, self._linears = layout, shapes, linears
         self.kernels = kernels and supports_kernels(shapes[0].dtype, shapes[0].device)
+        self.packed = linears is not None
         self._attention = GraphAttention(kernel=uses_attention_kernel(shapes, kernels=kernels))
         self._patch = AttentionPatch(model, self._attention.attended)
         self._hooks = ResidualHooks(layout)
