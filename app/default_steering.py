@@ -1,5 +1,6 @@
 """DefaultSteering: the resolved steering of requests that name none, by namespace, kept in memory for the loaded model."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -53,6 +54,7 @@ class DefaultSteering:
         self._guard = DoseGuard(settings.dose_bound, settings.dose_action)
         self._plans = plans
         self._resolved: dict[str, ResolvedDefault] = {}
+        self._updating = asyncio.Lock()  # what a refresh has read must not replace what was put meanwhile
 
     def resolved_in(self, namespace: str) -> ResolvedDefault:
         """Returns the default of requests without steering: that of their namespace, else that of `shared`."""
@@ -65,21 +67,27 @@ class DefaultSteering:
 
     async def refresh(self, store: Store, engine: Engine) -> None:
         """Reads the stored defaults and resolves those that have changed. A store that fails leaves the last ones in use."""
-        try:
-            specs = await store.defaults()
-        except SteeringError as error:
-            log.warning("default_steering_not_read", code=error.code)
-            return
-        self._resolved = {namespace: one for namespace, one in self._resolved.items() if namespace in specs}
-        for namespace, spec in specs.items():
-            if namespace not in self._resolved or spec != self._resolved[namespace].spec:
-                await self.use(spec, store.in_namespace(namespace), engine)
+        async with self._updating:
+            try:
+                specs = await store.defaults()
+            except SteeringError as error:
+                log.warning("default_steering_not_read", code=error.code)
+                return
+            self._resolved = {namespace: one for namespace, one in self._resolved.items() if namespace in specs}
+            for namespace, spec in specs.items():
+                if namespace not in self._resolved or spec != self._resolved[namespace].spec:
+                    await self._use(spec, store.in_namespace(namespace), engine)
 
-    async def use(self, spec: SteeringSpec | None, store: NamespaceStore, engine: Engine) -> None:
-        """Resolves the default of a namespace and uses it from now on."""
-        if spec is None:
-            self._resolved.pop(store.namespace, None)
-            return
+    async def put(self, spec: SteeringSpec | None, store: NamespaceStore, engine: Engine) -> None:
+        """Stores the default of a namespace, or removes it, and uses it from now on."""
+        async with self._updating:
+            await store.profiles.set_default(spec)
+            if spec is None:
+                self._resolved.pop(store.namespace, None)
+            else:
+                await self._use(spec, store, engine)
+
+    async def _use(self, spec: SteeringSpec, store: NamespaceStore, engine: Engine) -> None:
         held: Mapping[str, ConceptVector] = {}
         try:
             held = by_id(await find_vectors(vector_names(spec), store.vectors, engine.info))

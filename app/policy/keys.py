@@ -1,5 +1,6 @@
 """Keys: identifies callers by keys of the environment, of a file and of the database, and knows what each may do."""
 
+import asyncio
 import hashlib
 import hmac
 import secrets
@@ -110,6 +111,7 @@ class ApiKeys:
         self._from_file: tuple[_Known, ...] = () if self._file is None else _from_entries(key_entries(self._file))
         self._stored: tuple[_Known, ...] = ()
         self._used: dict[str, str] = {}
+        self._refreshing = asyncio.Lock()  # a key that was revoked must not come back with an earlier read
 
     @property
     def empty(self) -> bool:
@@ -121,14 +123,15 @@ class ApiKeys:
 
     async def refresh(self, store: Store) -> None:
         """Reads the keys again and stores when they were last used. What fails is logged; the keys stay as they are."""
-        try:
-            used, self._used = self._used, {}
-            await store.keys.touch(used)
-            self._stored = tuple(_from_record(record) for record in await store.keys.all())
-            if self._file is not None:
-                self._from_file = _from_entries(key_entries(self._file))
-        except (SteeringError, OSError, ValueError) as error:
-            log.warning("keys_not_refreshed", reason=str(error)[:200])
+        async with self._refreshing:
+            try:
+                used, self._used = self._used, {}
+                await store.keys.touch(used)
+                self._stored = tuple(_from_record(record) for record in await store.keys.all())
+                if self._file is not None:
+                    self._from_file = _from_entries(key_entries(self._file))
+            except (SteeringError, OSError, ValueError) as error:
+                log.warning("keys_not_refreshed", reason=str(error)[:200])
 
     async def identify(self, request: Request) -> Key:
         """Returns the caller. Raises InvalidApiKey unless exactly one `Authorization: Bearer <key>` has a known key."""

@@ -1,5 +1,6 @@
 """Policy: what an operator enforces on all traffic, resolved for the loaded model and held in memory."""
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -91,6 +92,7 @@ class Policy:
         self._active = ActivePolicy()
         self._failure: SteeringError | None = NotReady("the policy has not been read yet")
         self._content: Mapping[str, Any] | None = None
+        self._updating = asyncio.Lock()  # what a refresh has read must not replace what was put meanwhile
 
     @property
     def active(self) -> ActivePolicy:
@@ -106,15 +108,16 @@ class Policy:
 
     async def refresh(self, store: Store, engine: Engine) -> None:
         """Reads the stored policy and resolves it if it has changed."""
-        try:
-            content = await store.documents.get(DOCUMENT)
-            if self._failure is None and content == self._content:
-                return
-            self._use(await self._stored(content, store, engine), content)
-        except Unavailable as error:
-            log.warning("policy_not_read", code=error.code)
-        except SteeringError as error:
-            self._fail(PolicyInvalid(f"the stored policy cannot be applied: {error.message}; {_REPAIR}"))
+        async with self._updating:
+            try:
+                content = await store.documents.get(DOCUMENT)
+                if self._failure is None and content == self._content:
+                    return
+                self._use(await self._stored(content, store, engine), content)
+            except Unavailable as error:
+                log.warning("policy_not_read", code=error.code)
+            except SteeringError as error:
+                self._fail(PolicyInvalid(f"the stored policy cannot be applied: {error.message}; {_REPAIR}"))
 
     async def _stored(self, content: Mapping[str, Any] | None, store: Store, engine: Engine) -> ActivePolicy:
         try:
@@ -136,8 +139,9 @@ class Policy:
         """Stores a resolved policy and uses it from now on; one that says nothing is removed."""
         content = policy.spec.model_dump(mode="json", exclude_unset=True)
         stored = None if policy.spec == NO_POLICY else content
-        await store.documents.put(DOCUMENT, stored)
-        self._use(policy, stored)
+        async with self._updating:
+            await store.documents.put(DOCUMENT, stored)
+            self._use(policy, stored)
 
     async def resolve(self, spec: PolicySpec, store: Store, engine: Engine) -> ActivePolicy:
         """Resolves a policy for the loaded model, with the vectors of `shared`. Raises what resolving steering raises, and

@@ -44,8 +44,7 @@ async def delete(context: Context, name: str) -> None:
 async def put_default(context: Context, interventions: Sequence[InterventionSpec]) -> SteeringSpec:
     """Sets the default steering, with its vectors pinned to their versions."""
     spec = await pin(await _checked(context, interventions), context.store)
-    await context.store.profiles.set_default(spec)
-    await context.state.default_steering.use(spec, context.store, context.engine)
+    await context.state.default_steering.put(spec, context.store, context.engine)
     return spec
 
 
@@ -60,5 +59,4 @@ async def read_default(context: Context) -> DefaultSteeringAnswer:
 
 async def clear_default(context: Context) -> None:
     """Clears the default steering."""
-    await context.store.profiles.set_default(None)
-    await context.state.default_steering.use(None, context.store, context.engine)
+    await context.state.default_steering.put(None, context.store, context.engine)

@@ -42,6 +42,8 @@ def set_policy(wide: Visit) -> None:
     policy = wide.page.get_by_role("region", name="Policy")
     policy.get_by_role("button", name="Add what Compare uses").click()
     expect(policy).to_contain_text("sentiment@")
+    dose = policy.get_by_label("Largest relative dose")
+    dose.fill("0.75")
     form = wide.page.get_by_role("form", name="New monitor")
     form.get_by_label("Name").fill("gloom")
     form.get_by_label("Vector").select_option("sentiment")
@@ -50,6 +52,8 @@ def set_policy(wide: Visit) -> None:
     form.get_by_role("button", name="Add the monitor").click()
     row = wide.page.get_by_role("region", name="Table of monitors").get_by_role("row", name="gloom")
     expect(row).to_contain_text("below 5.00 in the answer")
+    expect(dose).to_have_value("0.75")  # what was typed in another form stays
+    dose.fill("")
     answer = post(wide.url, "/v1/generate", {"prompt": "Hello", "max_tokens": 4})
     assert [one["vector"].split("@")[0] for one in answer["steering"]["mandatory"]] == ["sentiment"]
     expect(row.get_by_role("cell").nth(2)).not_to_have_text("0")  # without a reload

@@ -50,9 +50,14 @@ export async function attempt(trouble: { value: unknown }, work: () => Promise<u
   }
 }
 
+/** Reads the policy. The one shown stays until the new one is there, so that what was typed beside it is not lost. */
 async function loadPolicy(): Promise<void> {
-  policy.value = null;
-  policy.value = await dataOf<Policy>(api.GET("/v1/policy"));
+  try {
+    policy.value = await dataOf<Policy>(api.GET("/v1/policy"));
+  } catch (error) {
+    policy.value = null;
+    throw error;
+  }
   await loadMonitors();
 }
 
