@@ -50,7 +50,7 @@ export async function attempt(trouble: { value: unknown }, work: () => Promise<u
   }
 }
 
-/** Reads the policy. The one shown stays until the new one is there, so that what was typed beside it is not lost. */
+/** Reads the policy. The one shown stays until the new one is there, so that what was typed in its forms is not lost. */
 async function loadPolicy(): Promise<void> {
   try {
     policy.value = await dataOf<Policy>(api.GET("/v1/policy"));
