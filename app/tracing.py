@@ -1,6 +1,7 @@
 """Traces: an OpenTelemetry span for each request, with those of its answers, where the extra `otel` is installed and
 STEERING_TRACES is set."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
@@ -131,8 +132,8 @@ class _Observed:
 class AnswerSpans:
     """Makes the spans `queue`, `prefill` and `decode` of an answer when it has ended, from the times at which its events came.
 
-    Every choice and arm of a request has its own, children of the request's span. An answer that fails before its first event has
-    one span `failed` in their place: whether it waited or computed is not known. Attributes have the names of the semantic conventions `gen_ai.*` where these have one.
+    Every choice and arm of a request has its own, children of the request's span. An answer that fails before its first event, or
+    whose client leaves before it, has one span `failed` in their place: whether it waited or computed is not known. Attributes have the names of the semantic conventions `gen_ai.*` where these have one.
     """
 
     tracer: "Tracer"
@@ -150,6 +151,10 @@ class AnswerSpans:
                 yield event
         except SteeringError as error:
             seen.error = error.code
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            if seen.finish is None:
+                seen.error = "cancelled"
             raise
         finally:
             self._write(request, seen)

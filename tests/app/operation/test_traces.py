@@ -179,6 +179,17 @@ async def test_an_answer_that_fails_before_its_first_token_has_one_span(traced: 
     assert request.start_time <= failed.start_time <= failed.end_time <= request.end_time
 
 
+async def test_an_answer_whose_client_leaves_before_its_first_token_has_one_span(traced: Traced) -> None:
+    traced.engine.gate = asyncio.Event()
+    ask = asyncio.create_task(traced.client.post("/v1/generate", json=BODY))
+    await until(lambda: traced.engine.stats().running == 1)
+    ask.cancel()
+    await asyncio.wait([ask])
+    await until(lambda: traced.engine.stats().running == 0)
+    ((failed,),) = traced.answers()
+    assert (failed.name, (failed.attributes or {})["error.type"]) == ("failed", "cancelled")
+
+
 async def test_without_traces_the_events_of_the_engine_are_not_observed() -> None:
     engine = ScriptedEngine()
     app = create_app(Settings(), lambda _: engine, reference_store)
