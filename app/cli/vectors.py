@@ -1,8 +1,7 @@
 """`steer vectors` and `dictionaries`: concept vectors of a server, and sparse autoencoders to take vectors from."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 from typer import Argument, BadParameter, Option, Typer
 
@@ -30,15 +29,8 @@ vectors = Typer(
 dictionaries = Typer(
     no_args_is_help=True, help="Sparse autoencoders that the operator registered: list, search, vector."
 )
+Format: TypeAlias = Literal["safetensors", "gguf", "json"]
 Dictionary = Annotated[str, Argument(help="Name of the dictionary.")]
-
-
-class Format(StrEnum):
-    """File formats of an export."""
-
-    SAFETENSORS = "safetensors"
-    GGUF = "gguf"
-    JSON = "json"
 
 
 @client_command(vectors, "list")
@@ -72,16 +64,16 @@ def export(
     client: Client,
     name: VectorName,
     output: Annotated[Path | None, Option("--output", "-o", help="File to write; default: name and format.")] = None,
-    form: Annotated[Format, Option("--format", help="gguf is a llama.cpp control vector.")] = Format.SAFETENSORS,
+    form: Annotated[Format, Option("--format", help="gguf is a llama.cpp control vector.")] = "safetensors",
     layers: Annotated[str, Option(help="gguf only: recommended, all or 12,13.")] = "recommended",
 ) -> None:
     """Write a vector to a file. A control vector omits layer 0, which llama.cpp cannot steer."""
-    path = output or Path(f"{name.replace('@', '-')}.{form.value}")
-    if form is not Format.GGUF and layers != "recommended":
+    path = output or Path(f"{name.replace('@', '-')}.{form}")
+    if form != "gguf" and layers != "recommended":
         raise BadParameter("only allowed with --format gguf", param_hint="--layers")
-    if form is Format.SAFETENSORS:
+    if form == "safetensors":
         path.write_bytes(client.export_vector(name))
-    elif form is Format.JSON:
+    elif form == "json":
         path.write_text(client.export_vector_json(name).model_dump_json(indent=2), encoding="utf-8")
     else:
         path.write_bytes(_control_vector(client, name, layers))
