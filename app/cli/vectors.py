@@ -18,7 +18,7 @@ from app.cli.options import (
 )
 from app.cli.output.tables import card_lines, card_table, optional, text_table, vectors_table
 from app.cli.output.terminal import Output, client_command, console, shown, stderr
-from app.cli.vector_sources import GivenDirections, decoder_row, json_directions
+from app.cli.vector_sources import Registration, decoder_row, json_directions
 from app.gguf_format import read_control_vector
 from steering.client import Client
 from steering.client.results import Vector
@@ -110,16 +110,14 @@ def import_file(
     yield from card_lines(vector)
 
 
-def _register(client: Client, given: GivenDirections, name: str | None) -> Vector:
-    target = name or given.name
-    if target is None:
+def _register(client: Client, given: Registration, name: str | None) -> Vector:
+    fields = given | {"name": name} if name else given
+    if "name" not in fields:
         raise BadParameter("required: the file contains no name", param_hint="--name")
-    return client.register_vector(
-        target, given.directions, scale=given.scale, description=given.description, tags=given.tags
-    )
+    return client.register_vector(**fields)
 
 
-def _given(file: Path, feature: int | None, config: Path | None, layer: int | None) -> GivenDirections | None:
+def _given(file: Path, feature: int | None, config: Path | None, layer: int | None) -> Registration | None:
     """Reads a file of another tool; None for a file that the server reads."""
     if feature is not None:
         return decoder_row(file, config or file.with_name("cfg.json"), feature, layer)
@@ -129,7 +127,7 @@ def _given(file: Path, feature: int | None, config: Path | None, layer: int | No
         return json_directions(file, layer)
     if layer is not None:
         raise BadParameter("not allowed: the file names its layers", param_hint="--layer")
-    return GivenDirections(read_control_vector(file), tags=("gguf",)) if file.suffix == ".gguf" else None
+    return {"directions": read_control_vector(file), "tags": ("gguf",)} if file.suffix == ".gguf" else None
 
 
 @client_command(vectors)
