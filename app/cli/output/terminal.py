@@ -31,7 +31,10 @@ AsJson = Annotated[bool, Option("--json", help="Print the server's response as J
 Local = Annotated[bool, Option("--local", help="Run the model in this process instead of asking a server.")]
 
 Output: TypeAlias = Iterator[Any]
-"""Of a command with --json: first the response, which --json prints; then what is printed without it."""
+"""Of a command with --json: first the response, which --json prints; then what is printed without it.
+
+In place of the response a function that asks for it, if the command asks otherwise without --json: for a stream.
+"""
 Connect: TypeAlias = Callable[..., Client]
 """Opens a client that is closed when the command ends; see `client_of` for what --local takes."""
 ClientCommand: TypeAlias = Callable[Concatenate[Client, ...], Output | None]
@@ -115,7 +118,7 @@ def _print_output(output: Output, as_json: bool) -> None:
     """Prints the response, or all that follows it."""
     response = next(output)
     if as_json:
-        print_json(response)
+        print_json(response() if callable(response) else response)
     else:
         for one in output:
             console.print(one)
