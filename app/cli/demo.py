@@ -4,7 +4,7 @@ from typing import Annotated
 
 from typer import Option
 
-from app.cli.options import given
+from app.cli.input.conversion import given
 from app.cli.output.tables import card_lines, comparison_table
 from app.cli.output.terminal import console, shown
 from app.process_settings import prepare_for_torch

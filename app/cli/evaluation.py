@@ -8,7 +8,8 @@ from rich.table import Table
 from rich.text import Text
 from typer import Argument, BadParameter, Option
 
-from app.cli.options import file_option, given, layers_of, numbers, prompts_of, steering_of
+from app.cli.input.conversion import given, layers_of, numbers, prompts_of, steering_of
+from app.cli.options import file_option
 from app.cli.output.live import follow
 from app.cli.output.tables import estimate_text, numeric_table, optional, recommendation
 from app.cli.output.terminal import Output, shown, with_client

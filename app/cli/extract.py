@@ -8,7 +8,8 @@ from typing import Annotated, Any
 from rich.table import Table
 from typer import Argument, BadParameter, Option
 
-from app.cli.options import Description, ListedLayers, NewName, file_option, given, layers_of, position_of, read_texts
+from app.cli.input.conversion import given, layers_of, position_of, read_texts
+from app.cli.options import Description, ListedLayers, NewName, file_option
 from app.cli.output.live import follow
 from app.cli.output.tables import card_lines, estimate_text
 from app.cli.output.terminal import Output, shown, with_client

@@ -7,21 +7,8 @@ from typing import Annotated, Any
 
 from typer import Argument, BadParameter, Option
 
-from app.cli.options import (
-    Layers,
-    Prompt,
-    Raw,
-    Steer,
-    Steering,
-    System,
-    file_argument,
-    file_option,
-    given,
-    layers_of,
-    numbers,
-    prompt_fields,
-    steering_of,
-)
+from app.cli.input.conversion import given, layers_of, numbers, prompt_fields, steering_of
+from app.cli.options import Layers, Prompt, Raw, Steer, Steering, System, file_argument, file_option
 from app.cli.output.live import follow, live_comparison, sweep_chart
 from app.cli.output.tables import applied_lines, comparison_table
 from app.cli.output.terminal import Connect, Output, console, safe, shown, stderr, with_client, with_connection

@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 from typer import Argument, BadParameter, Option, Typer
 
-from app.cli.options import Layers, Steer, Steering, steering_of
+from app.cli.input.conversion import steering_of
+from app.cli.options import Layers, Steer, Steering
 from app.cli.output.live import follow
 from app.cli.output.tables import listing, text_table
 from app.cli.output.terminal import Output, client_command, console, print_json, shown

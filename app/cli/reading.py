@@ -5,22 +5,8 @@ from typing import Annotated, Any
 
 from typer import Argument, BadParameter, Option
 
-from app.cli.options import (
-    Layers,
-    ListedLayers,
-    Prompt,
-    Raw,
-    Steer,
-    Steering,
-    System,
-    TextFile,
-    Texts,
-    given_texts,
-    layers_of,
-    position_of,
-    prompt_fields,
-    steering_of,
-)
+from app.cli.input.conversion import given_texts, layers_of, position_of, prompt_fields, steering_of
+from app.cli.options import Layers, ListedLayers, Prompt, Raw, Steer, Steering, System, TextFile, Texts
 from app.cli.output.tables import lens_table, readout_table, text_table
 from app.cli.output.terminal import Output, console, print_warnings, shown, with_client
 from steering.client import Client

@@ -5,20 +5,11 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from typer import Argument, BadParameter, Option, Typer
 
-from app.cli.options import (
-    Description,
-    NewName,
-    TextFile,
-    Texts,
-    VectorName,
-    file_argument,
-    given_texts,
-    layers_of,
-    steering_of,
-)
+from app.cli.input.conversion import given_texts, layers_of, steering_of
+from app.cli.input.vector_sources import Registration, decoder_row, json_directions
+from app.cli.options import Description, NewName, TextFile, Texts, VectorName, file_argument
 from app.cli.output.tables import card_lines, card_table, optional, text_table, vectors_table
 from app.cli.output.terminal import Output, client_command, console, shown, stderr
-from app.cli.vector_sources import Registration, decoder_row, json_directions
 from app.gguf_format import read_control_vector
 from steering.client import Client
 from steering.client.results import Vector
