@@ -155,7 +155,7 @@ def report(  # noqa: PLR0913, PLR0917 - one option a field
         "strength": strength,
         "direction": direction,
         "concept": concept,
-        "steering": steering_of([], "recommended", profile, steering),
+        "steering": steering_of(profile=profile, steering=steering),
         "seeds": numbers(seeds, "--seeds", int),
         "samples": samples,
         "varied": varied,

@@ -53,7 +53,7 @@ def generate(  # noqa: PLR0913, PLR0917 - one option a field
     seed: Seed = None,
 ) -> Output:
     """Stream an answer, then show what the steering applied."""
-    interventions = steering_of(steer or [], layers, profile, steering, hold or [], share_dose=share_dose)
+    interventions = steering_of(steer, layers, profile, steering, hold, share_dose=share_dose)
     options = prompt_fields(prompt, raw, system) | {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     options["steering"] = interventions
     client = connect(interventions)
@@ -85,7 +85,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one option a field
     readout: Readout = None,
 ) -> Output:
     """Show unsteered and steered answers side by side: one prompt, one seed, one batch."""
-    interventions = steering_of(steer or [], layers, profile, steering, hold or [], share_dose=share_dose)
+    interventions = steering_of(steer, layers, profile, steering, hold, share_dose=share_dose)
     if interventions is None:
         raise BadParameter("expected one of --steer NAME=STRENGTH, --hold NAME=SCORE, --profile, --steering")
     measured = readout or [one.partition("=")[0] for one in [*(steer or []), *(hold or [])]]

@@ -81,7 +81,7 @@ def set_profile(
 
 
 def _interventions(steer: list[str] | None, layers: str, steering: str | None) -> list[Any]:
-    found = steering_of(steer or [], layers, None, steering)
+    found = steering_of(steer, layers, steering=steering)
     if not found:
         raise BadParameter("expected --steer NAME=STRENGTH or --steering JSON")
     return list(found)

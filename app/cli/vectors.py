@@ -141,7 +141,7 @@ def combine(
     description: Description = "",
 ) -> None:
     """Store a weighted sum of vectors."""
-    weighted = [{"vector": one["vector"], "weight": one["strength"]} for one in steering_of(terms, "all", None, None)]
+    weighted = [{"vector": one["vector"], "weight": one["strength"]} for one in steering_of(terms, "all")]
     vector = client.combine_vectors(name, weighted, orthogonal_to=tuple(orthogonal_to or ()), description=description)
     for line in card_lines(vector):
         console.print(line)

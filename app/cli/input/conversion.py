@@ -86,11 +86,11 @@ def layers_of(text: str) -> Any:
 
 
 def steering_of(
-    steer: Iterable[str],
-    layers: str,
-    profile: str | None,
-    steering: str | None,
-    hold: Iterable[str] = (),
+    steer: Iterable[str] | None = None,
+    layers: str = "recommended",
+    profile: str | None = None,
+    steering: str | None = None,
+    hold: Iterable[str] | None = None,
     *,
     share_dose: bool = False,
 ) -> Any:
@@ -100,9 +100,9 @@ def steering_of(
     """
     shared = {"share_dose": True} if share_dose else {}
     interventions: list[Any] = []
-    for name, strength in (_named_number(one, "NAME=STRENGTH", "--steer", "1") for one in steer):
+    for name, strength in (_named_number(one, "NAME=STRENGTH", "--steer", "1") for one in steer or ()):
         interventions.append({"vector": name, "strength": strength, "layers": layers_of(layers), **shared})
-    for name, score in (_named_number(one, "NAME=SCORE", "--hold") for one in hold):
+    for name, score in (_named_number(one, "NAME=SCORE", "--hold") for one in hold or ()):
         interventions.append({"vector": name, "layers": layers_of(layers), "hold": {"score": score}})
     if steering is not None:
         try:
