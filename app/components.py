@@ -1,5 +1,7 @@
 """Opens the engine and the store that the settings name. Tests pass other factories to create_app."""
 
+from collections.abc import Callable
+
 import structlog
 
 from app.settings import Settings
@@ -12,8 +14,12 @@ from steering.store.base import Store
 log = structlog.get_logger(__name__)
 
 
-def open_engine(settings: Settings) -> Engine:
-    """Loads the model and starts the engine; blocks meanwhile."""
+def _log_step(step: str) -> None:
+    log.info("loading", step=step)
+
+
+def open_engine(settings: Settings, report: Callable[[str], None] = _log_step) -> Engine:
+    """Loads the model and starts the engine; blocks meanwhile. report: receives each step."""
     options = EngineOptions(
         model=settings.model,
         cache_dir=settings.cache_dir,
@@ -32,7 +38,7 @@ def open_engine(settings: Settings) -> Engine:
             share_prefixes=settings.share_prefixes,
         ),
         compiled=settings.compiled,
-        report=lambda step: log.info("loading", step=step),
+        report=report,
         kernels=settings.kernels,
         vllm_untested=settings.vllm_untested,
         tensor_parallel_size=settings.tensor_parallel_size,

@@ -3,40 +3,28 @@
 from steering.errors import NotFound, SteeringError, Unavailable
 
 
-class InvalidApiKey(SteeringError):
+class InvalidApiKey(SteeringError, code="invalid_api_key"):
     """The request has no key, several keys, or an unknown one."""
 
-    code = "invalid_api_key"
 
-
-class InsufficientScope(SteeringError):
+class InsufficientScope(SteeringError, code="insufficient_scope"):
     """The key is valid and lacks the scope of the route."""
 
-    code = "insufficient_scope"
 
-
-class HostRefused(SteeringError):
+class HostRefused(SteeringError, code="host_refused"):
     """The Host header does not name this server."""
 
-    code = "host_refused"
 
-
-class BodyTooLarge(SteeringError):
+class BodyTooLarge(SteeringError, code="body_too_large"):
     """The body is larger than the limit of the route."""
 
-    code = "body_too_large"
 
-
-class UnsupportedMediaType(SteeringError):
+class UnsupportedMediaType(SteeringError, code="unsupported_media_type"):
     """The body has another media type than the route accepts."""
 
-    code = "unsupported_media_type"
 
-
-class RateLimited(SteeringError):
+class RateLimited(SteeringError, code="rate_limited"):
     """A key has used up one of its limits. never: the request alone is beyond the limit, so that waiting does not help."""
-
-    code = "rate_limited"
 
     def __init__(
         self, message: str, *, param: str | None = None, retry_after: float = 10.0, never: bool = False
@@ -45,37 +33,25 @@ class RateLimited(SteeringError):
         self.retry_after, self.never = retry_after, never
 
 
-class RequestTimedOut(Unavailable):
+class RequestTimedOut(Unavailable, code="request_timed_out"):
     """The request ran longer than the server allows."""
 
-    code = "request_timed_out"
 
-
-class Draining(Unavailable):
+class Draining(Unavailable, code="draining"):
     """The server is stopping and refuses new work."""
 
-    code = "draining"
 
-
-class PolicyInvalid(Unavailable):
+class PolicyInvalid(Unavailable, code="policy_invalid"):
     """The stored policy cannot be applied, and nothing that it should govern is answered."""
 
-    code = "policy_invalid"
 
-
-class TooManyConnections(Unavailable):
+class TooManyConnections(Unavailable, code="too_many_connections"):
     """Every connection that the server allows is open and in use."""
 
-    code = "too_many_connections"
 
-
-class MonitorNotFound(NotFound):
+class MonitorNotFound(NotFound, code="monitor_not_found"):
     """The policy has no monitor of this name."""
 
-    code = "monitor_not_found"
 
-
-class KeyNotFound(NotFound):
+class KeyNotFound(NotFound, code="key_not_found"):
     """There is no key with this id."""
-
-    code = "key_not_found"

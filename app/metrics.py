@@ -25,7 +25,7 @@ def route_template(scope: Scope) -> str:
     return str(getattr(scope.get("route"), "path", UNMATCHED))
 
 
-class Metrics:
+class Metrics(Collector):
     """The metrics of one server, in a registry of its own so that several servers can run in one process."""
 
     def __init__(
@@ -35,6 +35,7 @@ class Metrics:
         *collectors: Collector,
     ) -> None:
         """jobs: their numbers by status. collectors: of what else is collected when Prometheus scrapes."""
+        self._stats, self._jobs = stats, jobs
         registry = self._registry = CollectorRegistry()
         counter, histogram = partial(Counter, registry=registry), partial(Histogram, registry=registry)
         self.requests = counter("steering_http_requests", "Answered requests.", ("method", "route", "status"))
@@ -53,7 +54,7 @@ class Metrics:
         self.key_requests = counter("steering_key_requests", "Requests, by key.", ("key",))
         about = "Tokens of prompts and answers that were admitted, by key."
         self.key_tokens = counter("steering_key_tokens", about, ("key",))
-        for collector in (_ServerCollector(stats, jobs), *collectors):
+        for collector in (self, *collectors):
             registry.register(collector)
 
     def observe(self, scope: Scope, status: int, seconds: float) -> None:
@@ -68,6 +69,14 @@ class Metrics:
         for report in reports:
             if report.doses:
                 self.relative_dose.observe(report.total)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields the statistics of the engine, the jobs of this process and its memory, when Prometheus scrapes."""
+        stats = self._stats()
+        if stats is not None:
+            yield from _engine_metrics(stats)
+        yield _labelled("steering_jobs", "Jobs of this server, by status.", "status", self._jobs())
+        yield from _memory_metrics()
 
     def render(self) -> bytes:
         """Returns the text format that Prometheus reads."""
@@ -108,20 +117,6 @@ def allocated_bytes() -> int | None:
     mallinfo.restype = _Mallinfo
     found = mallinfo()
     return int(found.uordblks) + int(found.hblkhd)
-
-
-class _ServerCollector(Collector):
-    """Collects the statistics of the engine, the jobs of this process and its memory when Prometheus scrapes."""
-
-    def __init__(self, stats: Callable[[], EngineStats | None], jobs: Callable[[], Mapping[str, int]]) -> None:
-        self._stats, self._jobs = stats, jobs
-
-    def collect(self) -> Iterator[Metric]:
-        stats = self._stats()
-        if stats is not None:
-            yield from _engine_metrics(stats)
-        yield _labelled("steering_jobs", "Jobs of this server, by status.", "status", self._jobs())
-        yield from _memory_metrics()
 
 
 def _labelled(name: str, about: str, label: str, values: Mapping[str, float]) -> Metric:

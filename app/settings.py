@@ -10,6 +10,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.key_entries import check_entries, key_entries
 
+_OTHER_LIMITS = ("contended_running", "memory_megabytes", "request_seconds", "dose_bound")
+
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -223,16 +225,5 @@ class Settings(BaseSettings):
             return False
 
     def limits(self) -> dict[str, int | float]:
-        """Returns the limits that callers can reach, by name, as /v1/capabilities shows them."""
-        return {name: getattr(self, name) for name in _LIMITS}
-
-
-_LIMITS = (
-    "max_running", "contended_running", "max_waiting", "max_connections", "memory_megabytes", "request_seconds", "max_body_bytes", "max_upload_bytes", "max_json_depth",
-    "max_body_elements", "max_upload_elements",
-    "max_messages", "max_n", "max_prompts", "max_stops", "max_stop_characters", "max_top_logprobs", "max_interventions",
-    "max_readouts", "max_arms", "max_pairs", "max_texts", "max_predictions", "max_activations", "max_scored_tokens",
-    "max_links", "max_link_bytes", "max_batch_requests",
-    "max_evaluation_answers", "max_page", "max_jobs", "max_queued_jobs",
-    "dose_bound",
-)  # fmt: skip
+        """Returns the limits that callers can reach, by name, as /v1/capabilities shows them: every `max_...`, and a few."""
+        return {name: value for name, value in self if name.startswith("max_") or name in _OTHER_LIMITS}

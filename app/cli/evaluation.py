@@ -1,15 +1,15 @@
 """`steer evaluate` and `report`: the effect of a vector by strength or layer, and a judgement of steering before it is deployed."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import TypeAdapter
 from rich.table import Table
 from rich.text import Text
 from typer import Argument, BadParameter, Option
 
-from app.cli.options import file_option, given, layers_of, numbers, prompts_of, steering_of
+from app.cli.input.conversion import given, layers_of, numbers, prompts_of, steering_of
+from app.cli.options import file_option
 from app.cli.output.live import follow
 from app.cli.output.tables import estimate_text, numeric_table, optional, recommendation
 from app.cli.output.terminal import Output, shown, with_client
@@ -21,38 +21,24 @@ from steering.schemas.evaluation import DoseResponseAnswer, JudgementAnswer, Lay
 EVALUATION: TypeAdapter[LayerSweepAnswer | DoseResponseAnswer] = TypeAdapter(StrengthsAnswer)
 SUFFIXES = (".html", ".md", ".json")
 
+Kind: TypeAlias = Literal["dose_response", "layer_sweep"]
+Judge: TypeAlias = Literal["self", "endpoint"]
 Concept = Annotated[str | None, Option(help="Use the evaluation prompts of this starter concept.")]
 Prompts = Annotated[Path | None, file_option('Use these prompts, JSON lines: {"prompt": "..."}')]
-
-
-class Kind(StrEnum):
-    """Kinds of evaluation."""
-
-    DOSE_RESPONSE = "dose_response"
-    LAYER_SWEEP = "layer_sweep"
-
-
-class By(StrEnum):
-    """Judges of an evaluation."""
-
-    SELF = "self"
-    ENDPOINT = "endpoint"
 
 
 @with_client
 def evaluate(  # noqa: PLR0913, PLR0917 - one option a field
     client: Client,
     vector: Annotated[str, Argument(help="The vector to evaluate: name, or name@version.")],
-    kind: Annotated[Kind, Option(help="dose_response: how strongly; layer_sweep: at which layer.")] = (
-        Kind.DOSE_RESPONSE
-    ),
+    kind: Annotated[Kind, Option(help="dose_response: how strongly; layer_sweep: at which layer.")] = "dose_response",
     concept: Concept = None,
     prompts: Prompts = None,
     strengths: Annotated[str | None, Option(help="Strengths, separated by commas.")] = None,
     layers: Annotated[str | None, Option(help="recommended, all, 12,13 or 10:16 (half-open).")] = None,
     random_directions: Annotated[int | None, Option(help="Random directions at the same dose (dose_response).")] = None,
     judge: Annotated[
-        By | None, Option(help="Also rates the answers: the loaded model, or the operator's endpoint.")
+        Judge | None, Option(help="Also rates the answers: the loaded model, or the operator's endpoint.")
     ] = None,
     judge_concept: Annotated[str | None, Option(help="What the judge looks for; default: the description.")] = None,
     save: Annotated[bool, Option(help="Store it on the card, as the next version (dose_response).")] = False,
@@ -66,10 +52,10 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one option a field
         "prompts": prompts_of(prompts),
         "strengths": None if strengths is None else numbers(strengths, "--strengths", float),
         "layers": None if layers is None else layers_of(layers),
-        "judge": None if judge is None else given(by=judge.value, concept=judge_concept or None),
+        "judge": None if judge is None else given(by=judge, concept=judge_concept or None),
         "save": save or None,
     }
-    result = EVALUATION.validate_python(follow(client, client.start_evaluation(kind.value, vector, **options)))
+    result = EVALUATION.validate_python(follow(client, client.start_evaluation(kind, vector, **options)))
     yield result
     yield _dose_table(result) if isinstance(result, DoseResponseAnswer) else _sweep_table(result)
     if isinstance(result, DoseResponseAnswer) and result.judgement is not None:
@@ -169,7 +155,7 @@ def report(  # noqa: PLR0913, PLR0917 - one option a field
         "strength": strength,
         "direction": direction,
         "concept": concept,
-        "steering": steering_of([], "recommended", profile, steering),
+        "steering": steering_of(profile=profile, steering=steering),
         "seeds": numbers(seeds, "--seeds", int),
         "samples": samples,
         "varied": varied,

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 from rich.table import Table
 from typer import Argument, BadParameter, Option
 
-from app.cli.options import Description, ListedLayers, NewName, file_option, given, layers_of, position_of, read_texts
+from app.cli.input.conversion import given, layers_of, position_of, read_texts
+from app.cli.options import Description, ListedLayers, NewName, file_option
 from app.cli.output.live import follow
 from app.cli.output.tables import card_lines, estimate_text
 from app.cli.output.terminal import Output, shown, with_client
@@ -18,6 +19,8 @@ from steering.pairs import PairSet
 from steering.pairs import Text as PairText
 from steering.schemas.extraction import EffectAnswer, TransferAnswer
 from steering.schemas.vectors import VectorAnswer
+
+ONE_SOURCE = "expected one source: --concept, --pairs, --positive with --negative, or --trait with --opposite"
 
 Concept = Annotated[str | None, Option(help="A starter concept, such as sentiment.")]
 Seed = Annotated[int, Option(help="Which topics are held out.")]
@@ -50,8 +53,15 @@ def extract(  # noqa: PLR0913, PLR0917 - one option a field
     ] = None,
 ) -> Output:
     """Extract a vector from contrasting texts and evaluate it on held-out texts."""
+    complete = (positive is None) == (negative is None) and (trait is None) == (opposite is None)
+    if not complete or [concept, pairs, positive, trait].count(None) != 3:
+        raise BadParameter(ONE_SOURCE)
     options: dict[str, Any] = {
-        **_source(concept, pairs, positive, negative, trait, opposite),
+        "concept": concept,
+        "pairs": None if pairs is None else _pairs_of(pairs),
+        "positive": None if positive is None else read_texts(positive),
+        "negative": None if negative is None else read_texts(negative),
+        "describe": given(trait=trait, opposite=opposite) or None,
         "method": method,
         "position": position_of(position) if position else position,
         "layers": layers_of(layers),
@@ -64,30 +74,6 @@ def extract(  # noqa: PLR0913, PLR0917 - one option a field
     vector = VectorAnswer.model_validate(result["vector"])
     yield vector
     yield from card_lines(vector)
-
-
-def _source(
-    concept: str | None,
-    pairs: Path | None,
-    positive: Path | None,
-    negative: Path | None,
-    trait: str | None,
-    opposite: str | None,
-) -> dict[str, Any]:
-    """Returns the given source. Raises BadParameter for none, several or half of one."""
-    sources = [source for source in (concept, pairs, positive, trait) if source is not None]
-    incomplete = (trait is None) != (opposite is None) or (positive is None) != (negative is None)
-    if len(sources) != 1 or incomplete:
-        raise BadParameter(
-            "expected one source: --concept, --pairs, --positive with --negative, or --trait with --opposite"
-        )
-    return {
-        "concept": concept,
-        "pairs": None if pairs is None else _pairs_of(pairs),
-        "positive": None if positive is None else read_texts(positive),
-        "negative": None if negative is None else read_texts(negative),
-        "describe": None if trait is None else {"trait": trait, "opposite": opposite},
-    }
 
 
 def _pairs_of(file: Path) -> list[dict[str, Any]]:

@@ -1,40 +1,17 @@
 """`steer generate`, `compare`, `sweep`, `replay` and `batch`: steered generation and comparison."""
 
 import json
+from collections.abc import Generator
 from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Argument, BadParameter, Option
 
-from app.cli.options import (
-    Layers,
-    Prompt,
-    Raw,
-    Steer,
-    Steering,
-    System,
-    file_argument,
-    file_option,
-    given,
-    layers_of,
-    numbers,
-    prompt_fields,
-    steering_of,
-)
+from app.cli.input.conversion import given, layers_of, numbers, prompt_fields, steering_of
+from app.cli.options import Layers, Prompt, Raw, Steer, Steering, System, file_argument, file_option
 from app.cli.output.live import follow, live_comparison, sweep_chart
 from app.cli.output.tables import applied_lines, comparison_table
-from app.cli.output.terminal import (
-    AsJson,
-    Connect,
-    Output,
-    console,
-    print_json,
-    safe,
-    shown,
-    stderr,
-    with_client,
-    with_connection,
-)
+from app.cli.output.terminal import Connect, Output, console, safe, shown, stderr, with_client, with_connection
 from steering.client import Client
 from steering.client.results import Comparison
 from steering.schemas.generation import GenerateAnswer, TokenPiece
@@ -74,16 +51,13 @@ def generate(  # noqa: PLR0913, PLR0917 - one option a field
     max_tokens: MaxTokens = 128,
     temperature: Temperature = 0.7,
     seed: Seed = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Output:
     """Stream an answer, then show what the steering applied."""
-    interventions = steering_of(steer or [], layers, profile, steering, hold or [], share_dose=share_dose)
+    interventions = steering_of(steer, layers, profile, steering, hold, share_dose=share_dose)
     options = prompt_fields(prompt, raw, system) | {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     options["steering"] = interventions
     client = connect(interventions)
-    if as_json:
-        print_json(client.generate(**options), exclude_none=True)
-        return
+    yield lambda: client.generate(**options).model_dump(mode="json", exclude_none=True)
     for event in client.generate_stream(**options):
         if isinstance(event, TokenPiece):
             console.print(safe(event.text), end="", markup=False, soft_wrap=True)
@@ -109,16 +83,15 @@ def compare(  # noqa: PLR0913, PLR0917 - one option a field
     temperature: Temperature = 0.7,
     seed: Seed = None,
     readout: Readout = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Output:
     """Show unsteered and steered answers side by side: one prompt, one seed, one batch."""
-    interventions = steering_of(steer or [], layers, profile, steering, hold or [], share_dose=share_dose)
+    interventions = steering_of(steer, layers, profile, steering, hold, share_dose=share_dose)
     if interventions is None:
         raise BadParameter("expected one of --steer NAME=STRENGTH, --hold NAME=SCORE, --profile, --steering")
     measured = readout or [one.partition("=")[0] for one in [*(steer or []), *(hold or [])]]
     options = prompt_fields(prompt, raw, system) | {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     options |= {"n": n, "steering": interventions, "readout": measured}
-    _show(connect(interventions), prompt, as_json, options)
+    yield from _compared(connect(interventions), prompt, options)
 
 
 @with_connection
@@ -137,8 +110,7 @@ def sweep(  # noqa: PLR0913, PLR0917 - one option a field
     max_tokens: MaxTokens = 64,
     temperature: Temperature = 0.7,
     seed: Seed = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Output:
     """Answer one prompt at many strengths of one vector."""
     options = prompt_fields(prompt, raw, system) | {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     options |= {"n": n, "readout": [vector]}
@@ -146,18 +118,15 @@ def sweep(  # noqa: PLR0913, PLR0917 - one option a field
         vector=vector, operation=operation, layers=layers_of(layers), degrees=degrees, share_dose=share_dose or None
     )
     options |= {"intervention": one, "strengths": numbers(strengths, "--strengths", float)}
-    answer = _show(connect([one]), prompt, as_json, options)
-    if not as_json and console.is_terminal:
-        console.print(sweep_chart(answer, vector))
+    answer = yield from _compared(connect([one]), prompt, options)
+    if console.is_terminal:
+        yield sweep_chart(answer, vector)
 
 
-def _show(client: Client, prompt: str, as_json: bool, options: dict[str, Any]) -> Comparison:
-    live = console.is_terminal and not as_json
-    answer = live_comparison(client, options, console) if live else client.compare(**options)
-    if as_json:
-        print_json(answer, exclude_none=True)
-        return answer
-    console.print(comparison_table(answer, prompt))
+def _compared(client: Client, prompt: str, options: dict[str, Any]) -> Generator[Any, None, Comparison]:
+    yield lambda: client.compare(**options).model_dump(mode="json", exclude_none=True)
+    answer = live_comparison(client, options, console) if console.is_terminal else client.compare(**options)
+    yield comparison_table(answer, prompt)
     _print_notes(f"seed {answer.seed}, model {answer.model}", *(arm.steering for arm in answer.arms))
     return answer
 

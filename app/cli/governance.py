@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from typer import Argument, BadParameter, Option, Typer
 
-from app.cli.options import given
+from app.cli.input.conversion import given
 from app.cli.output.tables import listing, text_table
 from app.cli.output.terminal import Output, client_command, console, print_json, shown, stderr, with_client
 from steering.client import Client

@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 from typer import Argument, BadParameter, Option, Typer
 
-from app.cli.options import Layers, Steer, Steering, steering_of
+from app.cli.input.conversion import steering_of
+from app.cli.options import Layers, Steer, Steering
 from app.cli.output.live import follow
 from app.cli.output.tables import listing, text_table
 from app.cli.output.terminal import Output, client_command, console, print_json, shown
@@ -80,7 +81,7 @@ def set_profile(
 
 
 def _interventions(steer: list[str] | None, layers: str, steering: str | None) -> list[Any]:
-    found = steering_of(steer or [], layers, None, steering)
+    found = steering_of(steer, layers, steering=steering)
     if not found:
         raise BadParameter("expected --steer NAME=STRENGTH or --steering JSON")
     return list(found)

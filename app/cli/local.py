@@ -1,17 +1,19 @@
-"""Runs a model in this process for commands with `--local`: the same application, on a free loopback port, in a thread."""
+"""Runs a model in this process for commands with `--local` and `steer demo`: the same application, on a free loopback port, in a thread."""
 
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any
 
 import uvicorn
 
-from app.cli.output.terminal import stderr
+from app.cli.output.terminal import shown, stderr
+from app.cli.serve import settings_of
 from app.components import open_database, open_engine
 from app.logs import configure_logging
 from app.main import create_app
-from app.settings import Settings
 from app.state import EngineFactory, StoreFactory
 from steering.client import NO_RETRIES, ApiError, Client
 from steering.threads import disable_intra_op_threads
@@ -21,15 +23,18 @@ START_SECONDS = 600.0
 
 @contextmanager
 def local_client(
-    engine_factory: EngineFactory = open_engine, store_factory: StoreFactory = open_database
+    engine_factory: EngineFactory | None = None, store_factory: StoreFactory = open_database, **given: Any
 ) -> Iterator[Client]:
     """Yields a client of an application that stops with the block. Raises ApiError when the model cannot be loaded.
 
-    Settings come from the environment, except that no key is needed and nothing is compiled: a command is too short for it.
+    given: settings; others come from the environment, except that no key is needed and nothing is compiled: a command is
+    too short for it.
     """
     configure_logging("error")
-    settings = Settings(host="127.0.0.1", api_keys=(), compiled=False)
-    app = create_app(settings, engine_factory, store_factory)
+    settings = settings_of({"host": "127.0.0.1", "api_keys": (), "compiled": False, **given})
+    status = stderr.status("loading the model")
+    showing_steps = partial(open_engine, report=lambda step: status.update(shown(step)))
+    app = create_app(settings, engine_factory or showing_steps, store_factory)
     config = uvicorn.Config(app, host="127.0.0.1", port=0, ws="none", lifespan="on", log_config=None, access_log=False)
     server = uvicorn.Server(config)
 
@@ -42,7 +47,7 @@ def local_client(
     deadline = time.monotonic() + START_SECONDS
     loaded = app.state.steering.loaded  # also set when the model cannot be loaded
     try:
-        with stderr.status("loading the model"):
+        with status:
             while not (server.started and loaded.is_set()) and thread.is_alive() and time.monotonic() < deadline:
                 time.sleep(0.02)
         if not server.started:

@@ -1,17 +1,9 @@
-"""Arguments and options that several commands share, and the conversion of what was given to the API's form."""
+"""Declares the arguments and options that several commands share."""
 
-import json
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-from typer import Argument, BadParameter, Option
-
-from steering.concepts.loader import read_prompts
-from steering.errors import InvalidRequest
-from steering.strict_json import load_json
-
-N = TypeVar("N", int, float)
+from typer import Argument, Option
 
 
 def file_option(help_text: str, *names: str) -> Any:
@@ -43,113 +35,3 @@ Texts = Annotated[list[str] | None, Argument(help="Texts to read.", show_default
 TextFile = Annotated[
     Path | None, file_option("More texts: one a line, or .jsonl with a `text` or `messages` per line.", "--file")
 ]
-
-
-def given(**fields: Any) -> dict[str, Any]:
-    """Returns the fields that are not None."""
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def prompt_fields(prompt: str, raw: bool, system: str | None) -> dict[str, Any]:
-    """Returns a raw prompt, or messages with the prompt as the user's."""
-    if raw:
-        return {"prompt": prompt}
-    before = [] if system is None else [{"role": "system", "content": system}]
-    return {"messages": [*before, {"role": "user", "content": prompt}]}
-
-
-def prompts_of(file: Path | None) -> list[Any] | None:
-    """Reads the prompts of an evaluation as conversations. Raises InvalidRequest with the number of a line."""
-    if file is None:
-        return None
-    with file.open(encoding="utf-8") as lines:
-        return [[{"role": "user", "content": text}] for text in read_prompts(lines, file.name)]
-
-
-def given_texts(texts: list[str] | None, file: Path | None) -> list[Any]:
-    """Returns the texts of a command. Raises BadParameter for none, InvalidRequest naming a line that cannot be read."""
-    found: list[Any] = [*(texts or ()), *(() if file is None else read_texts(file))]
-    if not found:
-        raise BadParameter("expected texts, or --file")
-    return found
-
-
-def read_texts(file: Path) -> list[Any]:
-    """Reads one text a line; in a .jsonl file each line is a string or an object with `text` or `messages`."""
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if file.suffix != ".jsonl":
-        return lines
-    return [_text(load_json(line, f"{file.name}, line {i}"), file, i) for i, line in enumerate(lines, start=1)]
-
-
-def _text(value: Any, file: Path, number: int) -> Any:
-    found = (value.get("text") or value.get("messages")) if isinstance(value, dict) else value
-    if not isinstance(found, str | list) or not found:
-        raise InvalidRequest(f"{file.name}, line {number}: expected a text, or an object with `text` or `messages`")
-    return found
-
-
-def position_of(text: str) -> str | int:
-    """Converts a position to the API's form."""
-    return int(text) if text.lstrip("-").isdigit() else text
-
-
-def numbers(text: str, option: str, kind: type[N]) -> list[N]:
-    """Parses numbers such as "-1,0,0.5". kind: int or float. Raises BadParameter naming the option."""
-    try:
-        return [kind(part) for part in text.split(",")]
-    except ValueError:
-        what = "whole numbers" if kind is int else "numbers"
-        raise BadParameter(f"expected {what} separated by commas, got {text!r}", param_hint=option) from None
-
-
-def layers_of(text: str) -> Any:
-    """Converts "recommended", "all", "12,13" or "10:16" (half-open) to the API's form. Raises BadParameter."""
-    if text in ("recommended", "all"):
-        return text
-    try:
-        if ":" in text:
-            start, _, end = text.partition(":")
-            return {"from": int(start), "to": int(end)}
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise BadParameter(f"expected recommended, all, 12,13 or 10:16, got {text!r}", param_hint="--layers") from None
-
-
-def steering_of(
-    steer: Iterable[str],
-    layers: str,
-    profile: str | None,
-    steering: str | None,
-    hold: Iterable[str] = (),
-    *,
-    share_dose: bool = False,
-) -> Any:
-    """Converts --steer NAME=STRENGTH, --hold NAME=SCORE, --profile and --steering JSON to the API's form; None without any.
-
-    share_dose: of each --steer.
-    """
-    shared = {"share_dose": True} if share_dose else {}
-    interventions: list[Any] = []
-    for name, strength in (_named_number(one, "NAME=STRENGTH", "--steer", "1") for one in steer):
-        interventions.append({"vector": name, "strength": strength, "layers": layers_of(layers), **shared})
-    for name, score in (_named_number(one, "NAME=SCORE", "--hold") for one in hold):
-        interventions.append({"vector": name, "layers": layers_of(layers), "hold": {"score": score}})
-    if steering is not None:
-        try:
-            text = Path(steering[1:]).read_text(encoding="utf-8") if steering.startswith("@") else steering
-            written = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise BadParameter(f"not JSON: {error}", param_hint="--steering") from None
-        interventions += written if isinstance(written, list) else [written]
-    if profile is not None:
-        return {"profile": profile, "interventions": interventions}
-    return interventions or None
-
-
-def _named_number(text: str, form: str, option: str, default: str = "") -> tuple[str, float]:
-    name, equals, number = text.partition("=")
-    try:
-        return name, float(number if equals else default)
-    except ValueError:
-        raise BadParameter(f"expected {form}, got {text!r}", param_hint=option) from None

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import BadParameter, Option
 
-from app.cli.options import ListedLayers, VectorName, file_argument, layers_of, position_of
+from app.cli.input.conversion import layers_of, position_of
+from app.cli.options import ListedLayers, VectorName, file_argument
 from app.cli.output.terminal import Connect, Output, console, shown, with_client, with_connection
 from steering.client import Client
 from steering.client.display.fragments import card_html

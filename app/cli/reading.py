@@ -5,22 +5,8 @@ from typing import Annotated, Any
 
 from typer import Argument, BadParameter, Option
 
-from app.cli.options import (
-    Layers,
-    ListedLayers,
-    Prompt,
-    Raw,
-    Steer,
-    Steering,
-    System,
-    TextFile,
-    Texts,
-    given_texts,
-    layers_of,
-    position_of,
-    prompt_fields,
-    steering_of,
-)
+from app.cli.input.conversion import given_texts, layers_of, position_of, prompt_fields, steering_of
+from app.cli.options import Layers, ListedLayers, Prompt, Raw, Steer, Steering, System, TextFile, Texts
 from app.cli.output.tables import lens_table, readout_table, text_table
 from app.cli.output.terminal import Output, console, print_warnings, shown, with_client
 from steering.client import Client
@@ -57,7 +43,7 @@ def lens(  # noqa: PLR0913, PLR0917 - one option a field
     system: System = None,
 ) -> Output:
     """Show the next token predicted from each layer, unsteered and steered."""
-    interventions = steering_of(steer or [], steer_layers, None, steering)
+    interventions = steering_of(steer, steer_layers, steering=steering)
     answer = client.logit_lens(
         **prompt_fields(prompt, raw, system), steering=interventions or [], layers=layers_of(layers), top_k=top_k
     )
@@ -81,7 +67,7 @@ def score(
     system: System = None,
 ) -> Output:
     """Show how probable given continuations of a prompt, or a whole text, are to the model."""
-    interventions = steering_of(steer or [], "recommended", None, steering) or []
+    interventions = steering_of(steer, steering=steering) or []
     if continuation:
         fields = prompt_fields(prompt, raw, system)
         answer = client.score(continuations=continuation, steering=interventions, **fields)
@@ -111,7 +97,7 @@ def activations(
 ) -> None:
     """Write the residual stream of texts, by layer, to a safetensors file."""
     options: dict[str, Any] = {"layers": layers_of(layers), "position": position_of(position), "dtype": dtype}
-    interventions = steering_of(steer or [], "recommended", None, None) or []
+    interventions = steering_of(steer) or []
     content = client.activations(given_texts(texts, file), steering=interventions, **options)
     output.write_bytes(content)
     console.print(shown(f"wrote {output}: {len(content):,} bytes"))

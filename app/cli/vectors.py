@@ -1,25 +1,15 @@
 """`steer vectors` and `dictionaries`: concept vectors of a server, and sparse autoencoders to take vectors from."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 from typer import Argument, BadParameter, Option, Typer
 
-from app.cli.options import (
-    Description,
-    NewName,
-    TextFile,
-    Texts,
-    VectorName,
-    file_argument,
-    given_texts,
-    layers_of,
-    steering_of,
-)
+from app.cli.input.conversion import given_texts, layers_of, steering_of
+from app.cli.input.vector_sources import Registration, decoder_row, json_directions
+from app.cli.options import Description, NewName, TextFile, Texts, VectorName, file_argument
 from app.cli.output.tables import card_lines, card_table, optional, text_table, vectors_table
 from app.cli.output.terminal import Output, client_command, console, shown, stderr
-from app.cli.vector_sources import GivenDirections, decoder_row, json_directions
 from app.gguf_format import read_control_vector
 from steering.client import Client
 from steering.client.results import Vector
@@ -30,15 +20,8 @@ vectors = Typer(
 dictionaries = Typer(
     no_args_is_help=True, help="Sparse autoencoders that the operator registered: list, search, vector."
 )
+Format: TypeAlias = Literal["safetensors", "gguf", "json"]
 Dictionary = Annotated[str, Argument(help="Name of the dictionary.")]
-
-
-class Format(StrEnum):
-    """File formats of an export."""
-
-    SAFETENSORS = "safetensors"
-    GGUF = "gguf"
-    JSON = "json"
 
 
 @client_command(vectors, "list")
@@ -72,16 +55,16 @@ def export(
     client: Client,
     name: VectorName,
     output: Annotated[Path | None, Option("--output", "-o", help="File to write; default: name and format.")] = None,
-    form: Annotated[Format, Option("--format", help="gguf is a llama.cpp control vector.")] = Format.SAFETENSORS,
+    form: Annotated[Format, Option("--format", help="gguf is a llama.cpp control vector.")] = "safetensors",
     layers: Annotated[str, Option(help="gguf only: recommended, all or 12,13.")] = "recommended",
 ) -> None:
     """Write a vector to a file. A control vector omits layer 0, which llama.cpp cannot steer."""
-    path = output or Path(f"{name.replace('@', '-')}.{form.value}")
-    if form is not Format.GGUF and layers != "recommended":
+    path = output or Path(f"{name.replace('@', '-')}.{form}")
+    if form != "gguf" and layers != "recommended":
         raise BadParameter("only allowed with --format gguf", param_hint="--layers")
-    if form is Format.SAFETENSORS:
+    if form == "safetensors":
         path.write_bytes(client.export_vector(name))
-    elif form is Format.JSON:
+    elif form == "json":
         path.write_text(client.export_vector_json(name).model_dump_json(indent=2), encoding="utf-8")
     else:
         path.write_bytes(_control_vector(client, name, layers))
@@ -118,16 +101,14 @@ def import_file(
     yield from card_lines(vector)
 
 
-def _register(client: Client, given: GivenDirections, name: str | None) -> Vector:
-    target = name or given.name
-    if target is None:
+def _register(client: Client, given: Registration, name: str | None) -> Vector:
+    fields = given | {"name": name} if name else given
+    if "name" not in fields:
         raise BadParameter("required: the file contains no name", param_hint="--name")
-    return client.register_vector(
-        target, given.directions, scale=given.scale, description=given.description, tags=given.tags
-    )
+    return client.register_vector(**fields)
 
 
-def _given(file: Path, feature: int | None, config: Path | None, layer: int | None) -> GivenDirections | None:
+def _given(file: Path, feature: int | None, config: Path | None, layer: int | None) -> Registration | None:
     """Reads a file of another tool; None for a file that the server reads."""
     if feature is not None:
         return decoder_row(file, config or file.with_name("cfg.json"), feature, layer)
@@ -137,7 +118,7 @@ def _given(file: Path, feature: int | None, config: Path | None, layer: int | No
         return json_directions(file, layer)
     if layer is not None:
         raise BadParameter("not allowed: the file names its layers", param_hint="--layer")
-    return GivenDirections(read_control_vector(file), tags=("gguf",)) if file.suffix == ".gguf" else None
+    return {"directions": read_control_vector(file), "tags": ("gguf",)} if file.suffix == ".gguf" else None
 
 
 @client_command(vectors)
@@ -160,7 +141,7 @@ def combine(
     description: Description = "",
 ) -> None:
     """Store a weighted sum of vectors."""
-    weighted = [{"vector": one["vector"], "weight": one["strength"]} for one in steering_of(terms, "all", None, None)]
+    weighted = [{"vector": one["vector"], "weight": one["strength"]} for one in steering_of(terms, "all")]
     vector = client.combine_vectors(name, weighted, orthogonal_to=tuple(orthogonal_to or ()), description=description)
     for line in card_lines(vector):
         console.print(line)

@@ -29,6 +29,8 @@ WITHOUT_NAMESPACE = ("/v1/keys", "/v1/audit", "/v1/policy", "/v1/monitors")
 class _Base(Api, Generic[H]):
     """The options of both clients, and what they send. Independent of how a connection waits."""
 
+    _http_client: type[H]
+
     def __init__(
         self,
         base_url: str = DEFAULT_URL,
@@ -41,10 +43,7 @@ class _Base(Api, Generic[H]):
     ) -> None:
         self._retries, self._namespace, self._base = retries, namespace, base_url.rstrip("/")
         self._headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
-        self._http: H = http or self._connect(httpx2.Timeout(timeout, connect=10.0))
-
-    def _connect(self, timeout: httpx2.Timeout) -> H:
-        raise NotImplementedError
+        self._http: H = http or self._http_client(timeout=httpx2.Timeout(timeout, connect=10.0))
 
     def _arguments(self, call: Call[T] | StreamCall[E]) -> dict[str, Any]:
         """Returns the arguments of `httpx2.Client.request` and `stream`."""
@@ -98,8 +97,7 @@ class Client(_Base[httpx2.Client]):
     `namespace`: whose vectors, profiles and jobs, for a key with the scope admin; by default those of the key.
     """
 
-    def _connect(self, timeout: httpx2.Timeout) -> httpx2.Client:
-        return httpx2.Client(timeout=timeout)
+    _http_client = httpx2.Client
 
     def __enter__(self) -> Self:
         return self
@@ -148,8 +146,7 @@ class Client(_Base[httpx2.Client]):
 class AsyncClient(_Base[httpx2.AsyncClient]):
     """The client for asyncio. It has the same methods and options; calls are awaited, streams are asynchronous generators."""
 
-    def _connect(self, timeout: httpx2.Timeout) -> httpx2.AsyncClient:
-        return httpx2.AsyncClient(timeout=timeout)
+    _http_client = httpx2.AsyncClient
 
     async def __aenter__(self) -> Self:
         return self

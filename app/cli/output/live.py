@@ -68,7 +68,8 @@ def sweep_chart(answer: Comparison, vector: str) -> Table:
         if arm.metrics is not None and vector in arm.metrics.readout:
             strength = 0.0 if arm.name == "base" else float(arm.name)
             points.append((strength, arm.metrics.readout[vector].mean, arm.metrics.perplexity))
-    low, high = min([0.0, *(mean for _, mean, _ in points)]), max([0.0, *(mean for _, mean, _ in points)])
+    ends = [0.0, *(mean for _, mean, _ in points)]
+    low, high = min(ends), max(ends)
     figures = [Column(heading, justify="right") for heading in ("strength", "readout", "perplexity")]
     table = Table(*figures[:2], "", figures[2], box=None)
     for strength, mean, perplexity in sorted(points):

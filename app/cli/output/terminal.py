@@ -31,7 +31,10 @@ AsJson = Annotated[bool, Option("--json", help="Print the server's response as J
 Local = Annotated[bool, Option("--local", help="Run the model in this process instead of asking a server.")]
 
 Output: TypeAlias = Iterator[Any]
-"""Of a command with --json: first the response, which --json prints; then what is printed without it."""
+"""Of a command with --json: first the response, which --json prints; then what is printed without it.
+
+In place of the response a function that asks for it, if the command asks otherwise without --json: for a stream.
+"""
 Connect: TypeAlias = Callable[..., Client]
 """Opens a client that is closed when the command ends; see `client_of` for what --local takes."""
 ClientCommand: TypeAlias = Callable[Concatenate[Client, ...], Output | None]
@@ -81,33 +84,44 @@ def with_connection(command: Callable[Concatenate[Connect, ...], Output | None])
     return _with_options(command, "local", "url", "key")
 
 
-def _with_options(command: Callable[..., Output | None], *options: str) -> Callable[..., None]:
-    own = list(signature(command).parameters.values())[1:]
-    names = ("as_json", *options) if isgeneratorfunction(command) else options
+def _shared_options(as_json: AsJson = False, local: Local = False, url: Url = DEFAULT_URL, key: Key = None) -> None:
+    """Declares the options that `_with_options` adds to a command."""
 
-    def run(
-        *, as_json: AsJson = False, local: Local = False, url: Url = DEFAULT_URL, key: Key = None, **arguments: Any
-    ) -> None:
-        if "as_json" not in names and as_json:
-            arguments["as_json"] = True  # an option of the command itself
-        with ExitStack() as stack:
+
+def _with_options(command: Callable[..., Output | None], *connection: str) -> Callable[..., None]:
+    """Returns what typer calls: options are those of the command, --json if it yields its output, and `connection`.
+
+    connection: names of the options that the client is opened with. With `local` the command opens it itself.
+    """
+    has_output = isgeneratorfunction(command)
+
+    def run(**arguments: Any) -> None:
+        connecting = {name: arguments.pop(name) for name in connection}
+        as_json = has_output and arguments.pop("as_json")
+        with ExitStack() as stack:  # closes the client when the output has been printed
 
             def connect(interventions: Any = None) -> Client:
-                return stack.enter_context(client_of(url, key, local, interventions))
+                return stack.enter_context(client_of(**connecting, interventions=interventions))
 
-            output = command(connect if "local" in options else connect(), **arguments)
-            if output is None:
-                return
-            response = next(output)
-            if as_json:
-                print_json(response)
-                return
-            for one in output:
-                console.print(one)
+            output = command(connect if "local" in connection else connect(), **arguments)
+            if output is not None:
+                _print_output(output, as_json)
 
-    shared = signature(run).parameters
-    run.__signature__ = Signature([*own, *(shared[name] for name in names)])  # type: ignore[attr-defined] # read by typer
+    own = list(signature(command).parameters.values())[1:]
+    shared = signature(_shared_options).parameters
+    added = [shared[name] for name in (("as_json", *connection) if has_output else connection)]
+    run.__signature__ = Signature([*own, *added])  # type: ignore[attr-defined] # read by typer
     return update_wrapper(run, command)
+
+
+def _print_output(output: Output, as_json: bool) -> None:
+    """Prints the response, or all that follows it."""
+    response = next(output)
+    if as_json:
+        print_json(response() if callable(response) else response)
+    else:
+        for one in output:
+            console.print(one)
 
 
 def client_command(group: Typer, name: str | None = None) -> Callable[[ClientCommand], Callable[..., None]]:

@@ -11,7 +11,7 @@ import torch
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 
-from app.cli.vector_sources import decoder_row, json_directions
+from app.cli.input.vector_sources import decoder_row, json_directions
 from steering.client import ApiError, Client
 from steering.errors import InvalidRequest
 from tests.app.cli.test_cli import Steer
@@ -50,13 +50,13 @@ NEW = {"d_in": D_MODEL, "metadata": {"hook_name": "blocks.2.hook_resid_pre", "mo
 def test_a_decoder_row_lies_at_the_layer_of_its_hook(tmp_path: Path, config: dict[str, Any], kind: Any) -> None:
     weights = dictionary(tmp_path, config, ROWS.astype(kind))
     found = decoder_row(weights, tmp_path / "cfg.json", 3, None)
-    assert found.directions == {"1": ROWS[3].tolist()}, "before block 2 is after block 1"
-    assert "feature 3" in found.description
+    assert found["directions"] == {"1": ROWS[3].tolist()}, "before block 2 is after block 1"
+    assert "feature 3" in found["description"]
 
 
 def test_a_layer_that_is_given_comes_before_the_configuration(tmp_path: Path) -> None:
     weights = dictionary(tmp_path, None)
-    assert list(decoder_row(weights, tmp_path / "cfg.json", 0, 2).directions) == ["2"]
+    assert list(decoder_row(weights, tmp_path / "cfg.json", 0, 2)["directions"]) == ["2"]
 
 
 @pytest.mark.parametrize(

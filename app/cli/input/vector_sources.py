@@ -1,10 +1,8 @@
 """Reads directions from files of other tools: a decoder row of a SAELens dictionary, and JSON. The server never reads them."""
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
@@ -22,19 +20,11 @@ _WIDE = {"F32": np.float32, "F16": np.float16, "F64": np.float64}
 _NUMBERS: TypeAdapter[list[float]] = TypeAdapter(Annotated[list[Number], Field(min_length=1)])
 _LAYERS: TypeAdapter[dict[str, list[float]]] = TypeAdapter(dict[LayerKey, list[Number]])
 
-
-@dataclass(frozen=True, slots=True)
-class GivenDirections:
-    """Input of a registration. directions: (d_model,) by layer; scale: None for the length of each direction."""
-
-    directions: Mapping[str, Sequence[float]]
-    scale: Mapping[str, float] | None = None
-    name: str | None = None
-    description: str = ""
-    tags: tuple[str, ...] = ()
+Registration: TypeAlias = dict[str, Any]
+"""Arguments of `Client.register_vector`. Without `scale` it is the length of each direction."""
 
 
-def decoder_row(weights: Path, config: Path, feature: int, layer: int | None) -> GivenDirections:
+def decoder_row(weights: Path, config: Path, feature: int, layer: int | None) -> Registration:
     """Reads row `feature` of `W_dec` (feature, d_model). The layer is `layer`, or that of the hook in SAELens's configuration.
 
     A hook before block L reads the output of block L - 1, so `hook_resid_pre` of L is our layer L - 1. Raises InvalidRequest
@@ -49,7 +39,7 @@ def decoder_row(weights: Path, config: Path, feature: int, layer: int | None) ->
     at = _layer_of(hook, config) if layer is None else layer
     source = ", ".join(part for part in (hook, str(metadata.get("model_name", ""))) if part)
     description = f"SAE feature {feature}" + (f" of {source}" if source else "")
-    return GivenDirections({str(at): row}, description=description[:4096], tags=("saelens",))
+    return {"directions": {str(at): row}, "description": description[:4096], "tags": ("saelens",)}
 
 
 def _layer_of(hook: str, config: Path) -> int:
@@ -88,7 +78,7 @@ def _row(weights: Path, feature: int) -> list[float]:
     return values
 
 
-def json_directions(file: Path, layer: int | None) -> GivenDirections:
+def json_directions(file: Path, layer: int | None) -> Registration:
     """Reads `[numbers]` with a given layer, `{"12": [numbers]}`, or an object with `directions` as the server exports it.
 
     Raises InvalidRequest naming the invalid field.
@@ -98,28 +88,26 @@ def json_directions(file: Path, layer: int | None) -> GivenDirections:
         if isinstance(value, list):
             if layer is None:
                 raise InvalidRequest(f"{file.name} is one list of numbers; give its layer with --layer", param="layer")
-            return GivenDirections({str(layer): _NUMBERS.validate_python(value)})
+            return {"directions": {str(layer): _NUMBERS.validate_python(value)}}
         if layer is not None:
             raise InvalidRequest(f"{file.name} names its layers; --layer is not allowed", param="layer")
         if isinstance(value, dict) and "directions" in value:
             return _exported(value)
-        return GivenDirections(_LAYERS.validate_python(value))
+        return {"directions": _LAYERS.validate_python(value)}
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"])) or "the file"
         raise InvalidRequest(f"{file.name}: {place[:80]}: {first['msg']}", param="file") from None
 
 
-def _exported(value: dict[str, Any]) -> GivenDirections:
+def _exported(value: dict[str, Any]) -> Registration:
     """Reads directions, scales and description. Only a safetensors file carries a card and provenance."""
     unknown = set(value) - set(VectorExport.model_fields)
     if unknown:
         raise InvalidRequest(f"unknown keys {sorted(unknown)[:5]} next to 'directions'", param="file")
     fields = {key: value[key] for key in RegisterRequest.model_fields if key in value}
-    read = RegisterRequest.model_validate({"name": "unnamed", **fields})
-    return GivenDirections(
-        read.directions, read.scale, read.name if "name" in value else None, read.description, read.tags
-    )
+    RegisterRequest.model_validate({"name": "unnamed", **fields})
+    return fields
 
 
 def _json(file: Path) -> Any:
