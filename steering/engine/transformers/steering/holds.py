@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 
-from steering.engine.transformers.steering.history import SteeringHistory
 from steering.plan.holds import MAX_HOLDS, HeldReadout, hold_columns
 from steering.plan.types import ResolvedHold, SteeringPlan
 from steering.rowwise import dot
@@ -14,14 +13,14 @@ from steering.shapes import Bool, Float, Residual, Tensor
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Place:
-    """Where one controller keeps its state, and what it reads and holds. replayed: what it did at positions that are computed
-    again."""
+    """Where one controller keeps its state, and what it reads and holds. replayed: the strengths that it used at the tokens of
+    this pass, where their positions are computed again."""
 
     row: int
     column: int
     direction: Float[Tensor, "d_model"]
     hold: ResolvedHold
-    replayed: SteeringHistory | None = None
+    replayed: Float[Tensor, "token"] | None = None
 
 
 class HoldTable:
@@ -64,7 +63,8 @@ class HoldTable:
 
 
 class HoldControl:
-    """The controllers of one operation stack: one for each of its members, which has one token in a pass.
+    """The controllers of one operation stack: one for each of its members, which has one token in a pass. Those of tokens that are
+    computed again, where a member may have several, act as they did and follow nothing.
 
     A step is that of a proportional-integral controller in velocity form, u' = u + k_p (e - e_before) + k_i e, bounded by
     the limit; since the bound acts on u itself, the integral does not grow beyond it. The readout is taken after all
@@ -72,7 +72,7 @@ class HoldControl:
     """
 
     def __init__(self, table: HoldTable, places: Sequence[Place], device: torch.device) -> None:
-        self._table, self._device = table, device
+        self._table = table
         self._rows = torch.tensor([place.row for place in places], device=device)
         self._columns = torch.tensor([place.column for place in places], device=device)
         self._directions = torch.stack([place.direction for place in places]).to(device)
@@ -80,13 +80,24 @@ class HoldControl:
         settings = [[h.score, h.integral_gain, h.proportional_gain, h.limit, h.middle, h.scale] for h in holds]
         values = torch.tensor(settings, device=device)
         self._score, self._integral, self._proportional, self._limit, self._middle, self._scale = values.unbind(1)
+        replayed = [place.replayed / place.hold.limit for place in places if place.replayed is not None]
+        self._replayed = torch.cat(replayed) if replayed else None
+
+    @property
+    def replays(self) -> bool:
+        """Whether its tokens are computed again."""
+        return self._replayed is not None
 
     def weights(self) -> Float[Tensor, "token"]:
         """The share of the largest strength that each token gets."""
+        if self._replayed is not None:
+            return self._replayed
         return self._table.strengths[self._rows, self._columns] / self._limit
 
     def step(self, residual: Residual, acting: Bool[Tensor, "token"] | None) -> None:
         """residual (token, d_model): the stack's tokens as they leave the layer. Controllers that did not act keep still."""
+        if self._replayed is not None:
+            return
         table, at = self._table, (self._rows, self._columns)
         readout = (dot(residual, self._directions) - self._middle) / self._scale
         error, used, before = self._score - readout, table.strengths[at], table.errors[at]
@@ -99,22 +110,3 @@ class HoldControl:
             sums = torch.where(acting[:, None], sums, 0.0)
         table.strengths[at], table.errors[at] = strength, error
         table.sums[at] += sums
-
-
-class ReplayedHolds:
-    """The controllers of a stack whose tokens are computed again: they act as they did, and follow nothing."""
-
-    def __init__(self, places: Sequence[Place], tokens: Sequence[tuple[int, int]]) -> None:
-        """tokens: the first position of each place, and how many."""
-        self._weights = torch.cat([
-            place.replayed.strengths_at(place.column, first, count) / place.hold.limit
-            for place, (first, count) in zip(places, tokens, strict=True)
-            if place.replayed is not None
-        ])  # fmt: skip
-
-    def weights(self) -> Float[Tensor, "token"]:
-        """See HoldControl.weights."""
-        return self._weights
-
-    def step(self, residual: Residual, acting: Bool[Tensor, "token"] | None) -> None:
-        """Does nothing."""

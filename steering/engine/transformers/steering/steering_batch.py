@@ -111,24 +111,20 @@ class SteeringBatch:
             inverse = norms_of(residual).reciprocal()
         if layer in self.static_layers:
             residual = residual + self._bank.rows_at(layer, self.row_indices)
-        stacks = [(stack, part) for part in self.parts for stack in part.stacks(layer)]
-        applied = []
-        for stack, part in stacks:
+        stacks = [(stack, part.conditions.verdicts) for part in self.parts for stack in part.stacks(layer)]
+        for stack, verdicts in stacks:
             if not stack.exempt:
-                residual, done = stack.apply(residual, part.conditions.verdicts)
-                applied.append((stack, done))
+                residual = stack.apply(residual, verdicts)
         factor = None
         if inverse is not None and layer in self._limit.layers:
             residual, factor = self._limit.apply(arriving, residual, inverse)
-        for stack, part in stacks:
+        for stack, verdicts in stacks:
             if stack.exempt:
-                residual, done = stack.apply(residual, part.conditions.verdicts)
-                applied.append((stack, done))
+                residual = stack.apply(residual, verdicts)
         if inverse is not None:
             self._sums.add(layer, (arriving, residual), inverse, factor, static=layer in self.static_layers)
-        for stack, done in applied:
-            stack.note(done, None if stack.exempt else factor, batch.positions)
-            stack.follow(residual, done)
+        for stack, _ in stacks:
+            stack.finish(residual, None if stack.exempt else factor, batch.positions)
         return residual
 
     def finish(self) -> None:
