@@ -165,6 +165,7 @@ class EngineLoop:
             self._scheduler.pool.cleaned()
             result = self._runner.run(work)
             chosen = sample(result.logits, result.sequences, self._runner.executor.sampling_kernel)
+            readouts, scores = result.readouts(), result.monitor_scores()
         except Exception as error:
             failure = as_steering_error(error)
             for sequence in sequences:
@@ -174,9 +175,8 @@ class EngineLoop:
             for sequence in sequences:
                 if sequence.capture is not None or not sequence.generated:
                     self._scheduler.index.register(sequence)
-            scores = result.monitor_scores()
             for sequence, token in zip(result.sequences, chosen, strict=True):
-                readout, monitored = result.readouts.get(sequence.id, {}), scores.get(sequence.id, ())
+                readout, monitored = readouts.get(sequence.id, {}), scores.get(sequence.id, ())
                 self._for_one(sequence, self._write, token, readout, monitored)
             for sequence in sequences:
                 if sequence.capture is not None and not sequence.remaining:

@@ -20,7 +20,7 @@ def index_of(ranges: Sequence[range], device: torch.device) -> Index:
     """Returns the index of the rows of several ranges, in the order given."""
     if all(one.stop == other.start for one, other in pairwise(ranges)):
         return slice(ranges[0].start, ranges[-1].stop) if ranges else slice(0, 0)
-    return torch.tensor([row for one in ranges for row in one], device=device)
+    return torch.tensor([row for one in ranges for row in one], dtype=torch.int64, device=device)
 
 
 def take(values: Tensor, index: Index) -> Tensor:

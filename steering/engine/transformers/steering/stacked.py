@@ -117,9 +117,10 @@ class OperationStack:
         self.sums = DoseSums(entries, device)
         self._hold: HoldControl | None = None
         if members[0].intervention.holds:
-            self._hold = HoldControl(bank.holds, [member.place for member in members], device)
-            one_each = self._spread.one_each or self._hold.replays
-            assert one_each, "the scheduler gives plans with `hold` one generated position at a time"
+            self._hold = HoldControl(bank, [member.place for member in members])
+            assert self._spread.one_each or self._hold.replayed is not None, (
+                "plans with `hold` compute one position at a time"
+            )
         self._weights: Float[Tensor, token] | None = None
         self._weight_is_final = False
 

@@ -16,6 +16,7 @@ from steering.engine.transformers.sequence import Sequence as Row
 from steering.engine.transformers.steering.bank import MAX_NUMBERS, StaticRows, SteeringBank, norms_of
 from steering.engine.transformers.steering.conditions import ConditionEvaluator
 from steering.engine.transformers.steering.dose import DoseSums
+from steering.engine.transformers.steering.holds import held_readouts
 from steering.engine.transformers.steering.stacked import OperationStack, members_of
 from steering.engine.transformers.steering.token_sums import DoseLimit, TokenSums
 from steering.shapes import Float, Int, Residual, Tensor
@@ -159,7 +160,7 @@ class SteeringRunner:
         if sequence.row:
             if count := len(sequence.plan.thresholds):
                 sequence.dose.scores = tuple(self.bank.scores[sequence.row, :count].tolist())
-            sequence.dose.held = self.bank.holds.report(sequence.row, sequence.plan)
+            sequence.dose.held = held_readouts(self.bank, sequence.row, sequence.plan)
         self.discard(sequence)
 
     def discard(self, sequence: Row) -> None:
