@@ -44,13 +44,13 @@ class AnswerWriter:
                 "steering drove the activations out of range: logits are not finite; lower the strength"
             )
         index, monitored = sequence.generated, sequence.monitored
-        raised = () if monitored is None or index else monitored.prompt(scores)
+        raised = () if monitored is None or index else monitored.read(scores, None)
         if stops(raised):
             return Ending("monitor", "", raised)
         if chosen.token_id in self._eos_ids and not sequence.sampling.ignore_eos:
             return Ending("stop", finish(sequence), raised)
         if monitored is not None:
-            raised += monitored.token(scores, index)
+            raised += monitored.read(scores, index)
         sequence.ids.append(chosen.token_id)
         self.tokens += 1
         text, stopped = advance(sequence, chosen.token_id)

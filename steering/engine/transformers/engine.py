@@ -18,8 +18,8 @@ from steering.engine.api import (
     SamplingParams,
     TokenEvent,
 )
-from steering.engine.checks import check_sampling
-from steering.engine.fit_task import FitTask, FittedDirection, check_task
+from steering.engine.checks import check_layers, check_sampling, check_task
+from steering.engine.fit_task import FitTask, FittedDirection
 from steering.engine.options import EngineLimits
 from steering.engine.prompts import MAX_INLINE_CHARACTERS, check_context, encode_steered, encode_with_plans, prompt_size
 from steering.engine.readings import MonitoredAnswer
@@ -119,7 +119,7 @@ class TransformersEngine:
         priority: int = 1,
     ) -> tuple[Capture, ...]:
         """See Engine.capture."""
-        captures.check_layers(spec, self.info.layer_count)
+        check_layers(spec, self.info.layer_count)
         stream = Stream(asyncio.get_running_loop())
         size = sum(prompt_size(prompt.prompt) for prompt in prompts)
         begin = partial(self._begin_captures, prompts, spec, stream, priority)

@@ -17,49 +17,43 @@ Past = Float[Tensor, "row kv_head position head_dim"]
 class RowLayout:
     """Writes tokens into blocks and reads blocks back in order: position after position, each a row of head_dim numbers."""
 
-    def write_keys(self, keys: States, slots: Slots, tokens: Tokens) -> None:
+    def write_keys(self, states: States, slots: Slots, tokens: Tokens) -> None:
         """Writes the key of each token at its slot."""
-        keys.index_copy_(1, slots, tokens)
+        states.index_copy_(1, slots, tokens)
 
-    def write_values(self, values: States, slots: Slots, tokens: Tokens) -> None:
-        """Writes the value of each token at its slot."""
-        values.index_copy_(1, slots, tokens)
-
-    def read_keys(self, keys: States, blocks: Blocks) -> Past:
+    def read_keys(self, states: States, blocks: Blocks) -> Past:
         """Copies the keys of whole blocks, in order. Not contiguous for more than one row."""
-        return _rows(_selected(keys, blocks), blocks)
+        return _rows(_selected(states, blocks), blocks)
 
-    def read_values(self, values: States, blocks: Blocks) -> Past:
-        """Copies the values of whole blocks, in order. Not contiguous for more than one row."""
-        return _rows(_selected(values, blocks), blocks)
+    write_values, read_values = write_keys, read_keys
 
 
 class PairedLayout(RowLayout):
     """The operand layout of VDPBF16PS, see query_tile.h: keys [pair of inputs][position][2], values [pair of
     positions][input][2]. Reading it without the kernel costs a transposition."""
 
-    def write_keys(self, keys: States, slots: Slots, tokens: Tokens) -> None:
+    def write_keys(self, states: States, slots: Slots, tokens: Tokens) -> None:
         """See RowLayout."""
-        heads, _, width = keys.shape
+        heads, _, width = states.shape
         pairs = tokens.transpose(0, 1).reshape(-1, heads, width // 2, 2)
-        keys.view(heads, -1, width // 2, BLOCK, 2)[:, slots // BLOCK, :, slots % BLOCK] = pairs
+        states.view(heads, -1, width // 2, BLOCK, 2)[:, slots // BLOCK, :, slots % BLOCK] = pairs
 
-    def write_values(self, values: States, slots: Slots, tokens: Tokens) -> None:
+    def write_values(self, states: States, slots: Slots, tokens: Tokens) -> None:
         """See RowLayout."""
-        heads, _, width = values.shape
-        paired = values.view(heads, -1, BLOCK // 2, width, 2)
+        heads, _, width = states.shape
+        paired = states.view(heads, -1, BLOCK // 2, width, 2)
         paired[:, slots // BLOCK, slots % BLOCK // 2, :, slots % 2] = tokens.transpose(0, 1)
 
-    def read_keys(self, keys: States, blocks: Blocks) -> Past:
+    def read_keys(self, states: States, blocks: Blocks) -> Past:
         """See RowLayout."""
-        found = _selected(keys, blocks)
-        pairs = found.view(*found.shape[:2], keys.shape[2] // 2, BLOCK, 2)
+        found = _selected(states, blocks)
+        pairs = found.view(*found.shape[:2], states.shape[2] // 2, BLOCK, 2)
         return _rows(pairs.transpose(2, 3).reshape(found.shape), blocks)
 
-    def read_values(self, values: States, blocks: Blocks) -> Past:
+    def read_values(self, states: States, blocks: Blocks) -> Past:
         """See RowLayout."""
-        found = _selected(values, blocks)
-        pairs = found.view(*found.shape[:2], BLOCK // 2, values.shape[2], 2)
+        found = _selected(states, blocks)
+        pairs = found.view(*found.shape[:2], BLOCK // 2, states.shape[2], 2)
         return _rows(pairs.transpose(3, 4).reshape(found.shape), blocks)
 
 
