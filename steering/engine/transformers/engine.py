@@ -33,7 +33,6 @@ from steering.engine.transformers.scheduler import Scheduler
 from steering.engine.transformers.sequence import BackgroundTask, Pieces, Sequence, Stream
 from steering.engine.transformers.steering.bank import MAX_THRESHOLDS
 from steering.engine.transformers.training.fitting import fit
-from steering.engine.transformers.unembedding import Unembedding
 from steering.errors import LimitExceeded, OutOfMemory
 from steering.model.loading import LoadedModel
 from steering.shapes import Float, Residual, Tensor
@@ -60,14 +59,13 @@ class TransformersEngine:
         self._limits = limits or EngineLimits()
         device = torch.device(loaded.info.device)
         self._runner = ModelRunner(loaded.model, loaded.layout, device, self._limits, compile_request)
-        self._unembedding = Unembedding(loaded.model, loaded.layout)
         pool = BlockPool(self._runner.blocks)
         self._index = PrefixIndex(pool, enabled=self._limits.share_prefixes, exact=self._runner.exact)
         logit_positions = max(LOGIT_BYTES // (4 * loaded.layout.vocab_size), 1)
         release, same_pass = self._runner.release, self._runner.same_pass
         self._scheduler = Scheduler(self._limits, pool, self._index, release, logit_positions, same_pass=same_pass)
         self._numbers = count()
-        self._loop = EngineLoop(self._runner, self._scheduler, self._unembedding, self.tokenizer.eos_ids, self._limits)
+        self._loop = EngineLoop(self._runner, self._scheduler, self.tokenizer.eos_ids, self._limits)
         self._loop.start()
         self._runner.executor.start(self._install)
 
@@ -165,7 +163,7 @@ class TransformersEngine:
 
     async def unembed(self, residual: Residual) -> Float[Tensor, "token vocab"]:
         """See Engine.unembed. In pieces between the steps of live traffic, as a fit is."""
-        pieces = self._unembedding.unembedding(residual, min(UNEMBEDDED_AT_ONCE, self._limits.prefill_tokens))
+        pieces = self._runner.unembedding.unembedding(residual, min(UNEMBEDDED_AT_ONCE, self._limits.prefill_tokens))
         return cast(Tensor, await self._in_background(pieces, Tensor, urgent=True))
 
     async def fit(self, task: FitTask, *, progress: Callable[[int, int], None] | None = None) -> FittedDirection:

@@ -20,7 +20,6 @@ from steering.engine.transformers.runner import ModelRunner
 from steering.engine.transformers.sampling.sampler import Sampled, sample
 from steering.engine.transformers.scheduler import Scheduler, Work
 from steering.engine.transformers.sequence import Sequence
-from steering.engine.transformers.unembedding import Unembedding
 from steering.errors import EngineDead, SteeringError
 
 log = structlog.get_logger()
@@ -36,14 +35,9 @@ class EngineLoop:
     """
 
     def __init__(
-        self,
-        runner: ModelRunner,
-        scheduler: Scheduler,
-        unembedding: Unembedding,
-        eos_ids: Collection[int],
-        limits: EngineLimits,
+        self, runner: ModelRunner, scheduler: Scheduler, eos_ids: Collection[int], limits: EngineLimits
     ) -> None:
-        self._runner, self._scheduler, self._unembedding = runner, scheduler, unembedding
+        self._runner, self._scheduler = runner, scheduler
         self._background = BackgroundQueue()
         pretouch = Pretouch(runner.cache, scheduler.pool, limits.pretouch_bytes)
         self._inbox = Inbox(limits, self._waiting, idle=pretouch.step)
@@ -194,7 +188,7 @@ class EngineLoop:
             self._open.pop(sequence.id, None)
 
     def _finish_capture(self, sequence: Sequence) -> None:
-        found = captures.result(sequence, self._unembedding.embed)
+        found = captures.result(sequence, self._runner.unembedding.embed)
         # what was read is finite; what steering did in layers that were not read, nobody has checked
         self._scheduler.release(sequence, dirty=not sequence.plan.empty)
         sequence.outbox.append(found)

@@ -18,6 +18,7 @@ from steering.engine.transformers.sequence import Sequence
 from steering.engine.transformers.steering.readout import MonitorTables, ReadoutCollector
 from steering.engine.transformers.steering.steering_batch import SteeringRunner
 from steering.engine.transformers.training.gradient_pass import GradientPass
+from steering.engine.transformers.unembedding import Unembedding
 from steering.model.device import measure_memory
 from steering.model.hooks import ResidualHooks
 from steering.model.layout import Layout
@@ -77,7 +78,8 @@ class ModelRunner:
         arrangement = block_layout(shapes, compile_request)
         self.cache = PagedCache(shapes, self.blocks, arrangement, own_attention=not self.same_pass)
         self._hooks = ResidualHooks(layout)
-        self.gradients = GradientPass(model, layout, self._hooks, device)
+        self.unembedding = Unembedding(model, layout)
+        self.gradients = GradientPass(self.unembedding, self._hooks, device)
         self.steering = SteeringRunner(layout.layer_count, layout.d_model, device)
         self._monitors = MonitorTables(device)
         parts = ModelParts(model, layout, self._hooks, self.cache, self.steering.bank)

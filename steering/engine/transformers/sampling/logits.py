@@ -104,7 +104,7 @@ def ranked(values: Values, tokens: Tokens, mass: Mass, rows: Rows[SamplingParams
     values, order = values.sort(dim=1, descending=True, stable=True)
     tokens = tokens.gather(1, order)
     bounds = torch.tensor([bounds_of(params) for params in rows], dtype=torch.float32)
-    top_k, top_p, min_p = bounds.to(values.device, non_blocking=True).split(1, dim=1)
+    top_k, top_p, min_p = torch.split(bounds.to(values.device, non_blocking=True), 1, dim=1)
     values = values.masked_fill(torch.arange(values.shape[1], device=values.device) >= top_k, -inf)
     weights = values.exp()
     running = weights.cumsum(dim=1)

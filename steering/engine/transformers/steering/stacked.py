@@ -143,8 +143,7 @@ class OperationStack:
         """Before each pass, on the host: sets the weights of its tokens."""
         if self._weight_is_final:
             return
-        firsts = [member.first for member in self._members]
-        pairs = list(zip(self._members, firsts, strict=True))
+        pairs = [(member, member.first) for member in self._members]
         self._weights = None
         self._weight_is_final = all(
             member.timing.is_constant_from(first) if self._decode else not member.timing.varies

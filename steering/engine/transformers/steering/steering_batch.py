@@ -171,10 +171,9 @@ class SteeringRunner:
 
     def flush(self) -> None:
         """Moves all sums to the ledgers and drops the stacks of decode tokens."""
-        if self._kept is not None:
-            self._kept.collect()
-        if self._decode is not None:
-            self._decode.collect()
+        for sums in (self._kept, self._decode):
+            if sums is not None:
+                sums.collect()
         self._decode, self._kept, self._key = None, None, ()
 
     def prepare(self, batch: Batch) -> SteeringBatch:
