@@ -53,9 +53,7 @@ class _Rows:
 
     def summed(self, values: Float[Tensor, "scored"]) -> Float[Tensor, "text"]:
         """Adds up the values of each text's tokens."""
-        return torch.zeros(len(self.token_ids), device=values.device, dtype=values.dtype).index_add(
-            0, self.owner, values
-        )
+        return values.new_zeros(len(self.token_ids)).index_add(0, self.owner, values)
 
 
 @dataclass(slots=True, eq=False)
