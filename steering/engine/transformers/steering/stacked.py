@@ -118,9 +118,8 @@ class OperationStack:
         self._hold: HoldControl | None = None
         if members[0].intervention.holds:
             self._hold = HoldControl(bank, [member.place for member in members])
-            assert self._spread.one_each or self._hold.replayed is not None, (
-                "plans with `hold` compute one position at a time"
-            )
+            single = self._spread.one_each or self._hold.replayed is not None
+            assert single, "the scheduler gives plans with `hold` one generated position at a time"
         self._weights: Float[Tensor, token] | None = None
         self._weight_is_final = False
 
