@@ -20,9 +20,9 @@ from steering.engine.api import (
     SteeringReport,
     TokenEvent,
 )
-from steering.engine.fit_task import FitTask, FittedDirection, check_task
+from steering.engine.checks import check_layers, check_task
+from steering.engine.fit_task import FitTask, FittedDirection
 from steering.engine.readings import MonitoredAnswer, stops
-from steering.engine.transformers.captures import check_layers
 from steering.errors import ContextLengthExceeded, EngineDead, InvalidRequest, NonfiniteActivations, Overloaded
 from steering.model.info import ModelInfo
 from steering.plan.types import SteeringPlan
@@ -160,10 +160,10 @@ class ScriptedEngine:
         stopped = self._length <= sampling.max_tokens
         index, monitored = 0, MonitoredAnswer(request.monitors, request.request_id)
         scores = [_readout(one.vector.partition("@")[0], plan) for one in request.monitors.ordered]
-        raised = monitored.prompt(scores)
+        raised = monitored.read(scores, None)
         while index < count and not stops(raised):
             await self._pause(index)
-            raised += monitored.token(scores, index)
+            raised += monitored.read(scores, index)
             token = 256 + _draw(ids, plan.fingerprint, sampling, index) % len(WORDS)
             text = self.tokenizer.token_text(token)
             cut = _cut_at_stop(written + text, sampling.stop)

@@ -2,10 +2,14 @@
 
 from math import inf, isfinite
 
-from steering.engine.api import CapturePrompt, SamplingParams
-from steering.errors import InvalidRequest, UnsupportedParameter
+from steering.engine.api import CapturePrompt, CaptureSpec, SamplingParams
+from steering.engine.fit_task import FitTask
+from steering.errors import InvalidRequest, LimitExceeded, UnsupportedParameter
 from steering.model.info import ModelInfo
 from steering.plan.types import SteeringPlan
+
+MAX_TEXT_TOKENS = 512
+"""Tokens of the longest text to fit on: its forward pass is one piece of work, which running requests wait for."""
 
 
 def check_sampling(params: SamplingParams, info: ModelInfo) -> None:
@@ -38,6 +42,17 @@ def check_capture(prompt: CapturePrompt, length: int) -> None:
         raise InvalidRequest(f"first {prompt.first} lies outside the text of {length} tokens", param="first")
 
 
+def check_layers(spec: CaptureSpec, layer_count: int) -> None:
+    """Raises InvalidRequest for layers the model does not have, or for nothing to read."""
+    wrong = [layer for layer in spec.layers if not 0 <= layer < layer_count]
+    if wrong:
+        raise InvalidRequest(
+            f"layers {wrong} do not exist; the model has layers 0 to {layer_count - 1}", param="layers"
+        )
+    if not spec.layers and not spec.logits:
+        raise InvalidRequest("a capture needs a layer to read, or logits", param="layers")
+
+
 def refuse_token_scopes(plan: SteeringPlan, engine: str) -> None:
     """Raises UnsupportedParameter for a scope that names tokens, for an engine whose steering does not know the ids of generated
     tokens when it acts on them."""
@@ -45,6 +60,40 @@ def refuse_token_scopes(plan: SteeringPlan, engine: str) -> None:
         for name in ("token_ids", "roles"):
             if getattr(one.scope, name) is not None:
                 raise UnsupportedParameter(f"the engine {engine!r} does not support scope.{name}", param="scope")
+
+
+def check_task(task: FitTask, info: ModelInfo) -> None:
+    """Raises InvalidRequest for what cannot be fitted, LimitExceeded for texts of more than MAX_TEXT_TOKENS."""
+    if not 0 <= task.layer < info.layer_count:
+        raise InvalidRequest(
+            f"layer {task.layer} does not exist; the model has layers 0 to {info.layer_count - 1}", param="layers"
+        )
+    _check_texts(task, min(MAX_TEXT_TOKENS, info.context_length))
+    low, high = task.strengths
+    if not 0.0 < low <= high < inf:
+        raise InvalidRequest(f"strengths must lie above 0, low to high, got {low} to {high}", param="strengths")
+    _check("kl_coefficient", task.kl_coefficient, 0.0 <= task.kl_coefficient < inf, "finite and not negative")
+    for name in ("amount", "learning_rate", "steps", "batch"):
+        value = getattr(task, name)
+        _check(name, value, isfinite(value) and value > 0, "above 0")
+    if task.initial is not None:
+        shape, length = tuple(task.initial.shape), float(task.initial.norm())
+        if shape != (info.d_model,) or not 0.0 < length < inf:
+            raise InvalidRequest(
+                f"the initial direction must be {info.d_model} finite numbers, not all 0, got shape {shape}",
+                param="initial",
+            )
+
+
+def _check_texts(task: FitTask, limit: int) -> None:
+    if not task.pairs:
+        raise InvalidRequest("a direction is fitted on at least one pair", param="pairs")
+    spans = [(pair.start, ids) for pair in task.pairs for ids in (pair.positive, pair.negative)]
+    for start, ids in [*spans, *((text.start, text.ids) for text in task.neutral)]:
+        if not 1 <= start < len(ids):
+            raise InvalidRequest(f"start {start} leaves no token to score in a text of {len(ids)}", param="pairs")
+        if len(ids) > limit:
+            raise LimitExceeded(f"a text has {len(ids)} tokens; at most {limit} can be fitted on", param="pairs")
 
 
 def _check(name: str, value: float, allowed: bool, range_: str) -> None:

@@ -156,21 +156,13 @@ class MonitoredAnswer:
         self._monitors, self._request_id = monitors, request_id
         self._raised: set[str] = set()
 
-    def prompt(self, scores: Sequence[float]) -> tuple[RaisedMonitor, ...]:
-        """Reads the scores of the last prompt position."""
-        start = self._monitors.generated
-        return self._read(self._monitors.ordered[start:], scores[start:], None)
-
-    def token(self, scores: Sequence[float], index: int) -> tuple[RaisedMonitor, ...]:
-        """Reads the scores of the position that predicted a token, which was chosen and does not end the text."""
+    def read(self, scores: Sequence[float], token: int | None) -> tuple[RaisedMonitor, ...]:
+        """Reads the scores of the last prompt position (token None), or of the position that predicted a token, which was chosen
+        and does not end the text."""
         count = self._monitors.generated
-        return self._read(self._monitors.ordered[:count], scores[:count], index)
-
-    def _read(
-        self, monitors: Sequence[Monitor], scores: Sequence[float], token: int | None
-    ) -> tuple[RaisedMonitor, ...]:
+        here = slice(count, None) if token is None else slice(count)
         found: list[RaisedMonitor] = []
-        for monitor, score in zip(monitors, scores, strict=True):
+        for monitor, score in zip(self._monitors.ordered[here], scores[here], strict=True):
             holds = monitor.holds(score)
             monitor.statistics.add(score, holds)
             if not holds:

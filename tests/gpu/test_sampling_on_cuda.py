@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from steering.engine.api import SamplingParams
-from steering.engine.transformers.sampling.filters import candidates
+from steering.engine.transformers.sampling.logits import adjusted, candidates
 from steering.engine.transformers.sampling.noise import uniform
-from steering.engine.transformers.sampling.penalties import adjusted
 from steering.engine.transformers.sampling.sampler import sample
 from tests.steering.engine.sampling.test_sampler import row
 

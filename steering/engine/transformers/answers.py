@@ -43,29 +43,22 @@ class AnswerWriter:
             raise NonfiniteActivations(
                 "steering drove the activations out of range: logits are not finite; lower the strength"
             )
-        index, monitored = sequence.generated, sequence.monitored
-        raised = () if monitored is None or index else monitored.prompt(scores)
+        index, token, monitored = sequence.generated, chosen.token_id, sequence.monitored
+        raised = () if monitored is None or index else monitored.read(scores, None)
         if stops(raised):
             return Ending("monitor", "", raised)
-        if chosen.token_id in self._eos_ids and not sequence.sampling.ignore_eos:
+        if token in self._eos_ids and not sequence.sampling.ignore_eos:
             return Ending("stop", finish(sequence), raised)
         if monitored is not None:
-            raised += monitored.token(scores, index)
-        sequence.ids.append(chosen.token_id)
+            raised += monitored.read(scores, index)
+        sequence.ids.append(token)
         self.tokens += 1
-        text, stopped = advance(sequence, chosen.token_id)
-        sequence.outbox.append(
-            TokenEvent(
-                index,
-                chosen.token_id,
-                text,
-                chosen.logprob,
-                chosen.top_logprobs,
-                readout,
-                raised=raised,
-                scheduled=None if index else sequence.scheduled,
-            )
+        text, stopped = advance(sequence, token)
+        scheduled = None if index else sequence.scheduled
+        event = TokenEvent(
+            index, token, text, chosen.logprob, chosen.top_logprobs, readout, raised=raised, scheduled=scheduled
         )
+        sequence.outbox.append(event)
         if stops(raised):
             return Ending("monitor", "" if stopped else finish(sequence))
         if stopped:

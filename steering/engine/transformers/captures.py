@@ -13,17 +13,6 @@ from steering.pairs import ChatMessage
 from steering.shapes import Float, Tensor
 
 
-def check_layers(spec: CaptureSpec, layer_count: int) -> None:
-    """Raises InvalidRequest for layers the model does not have, or for nothing to read."""
-    wrong = [layer for layer in spec.layers if not 0 <= layer < layer_count]
-    if wrong:
-        raise InvalidRequest(
-            f"layers {wrong} do not exist; the model has layers 0 to {layer_count - 1}", param="layers"
-        )
-    if not spec.layers and not spec.logits:
-        raise InvalidRequest("a capture needs a layer to read, or logits", param="layers")
-
-
 def begin(
     index: int, prompt: CapturePrompt, ids: tuple[int, ...], spec: CaptureSpec, tokenizer: ModelTokenizer
 ) -> CaptureState:

@@ -31,9 +31,8 @@ class Delivery:
     def after(self, sequences: Rows[Sequence], seconds: float) -> None:
         """Sends what a pass of that many seconds yielded, or holds it until after the next."""
         hold = not self._held and len(sequences) >= MANY and seconds <= SHORT_SECONDS
-        held = [one for one in sequences if one.going_on] if hold else []
-        held_ids = {one.id for one in held}
-        self.now([one for one in (*self._held, *sequences) if one.id not in held_ids])
+        held = [one for one in sequences if hold and one.going_on]
+        self.now([*self._held, *(one for one in sequences if not (hold and one.going_on))])
         self._held = held
 
     def flush(self) -> None:

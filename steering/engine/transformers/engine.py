@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from collections.abc import Sequence as Rows
+from contextlib import closing
 from functools import partial
 from itertools import count
+from operator import itemgetter
 from typing import cast
 
 import torch
@@ -18,8 +20,8 @@ from steering.engine.api import (
     SamplingParams,
     TokenEvent,
 )
-from steering.engine.checks import check_sampling
-from steering.engine.fit_task import FitTask, FittedDirection, check_task
+from steering.engine.checks import check_layers, check_sampling, check_task
+from steering.engine.fit_task import FitTask, FittedDirection
 from steering.engine.options import EngineLimits
 from steering.engine.prompts import MAX_INLINE_CHARACTERS, check_context, encode_steered, encode_with_plans, prompt_size
 from steering.engine.readings import MonitoredAnswer
@@ -33,7 +35,6 @@ from steering.engine.transformers.scheduler import Scheduler
 from steering.engine.transformers.sequence import BackgroundTask, Pieces, Sequence, Stream
 from steering.engine.transformers.steering.bank import MAX_THRESHOLDS
 from steering.engine.transformers.training.fitting import fit
-from steering.engine.transformers.unembedding import Unembedding
 from steering.errors import LimitExceeded, OutOfMemory
 from steering.model.loading import LoadedModel
 from steering.shapes import Float, Residual, Tensor
@@ -60,14 +61,13 @@ class TransformersEngine:
         self._limits = limits or EngineLimits()
         device = torch.device(loaded.info.device)
         self._runner = ModelRunner(loaded.model, loaded.layout, device, self._limits, compile_request)
-        self._unembedding = Unembedding(loaded.model, loaded.layout)
         pool = BlockPool(self._runner.blocks)
         self._index = PrefixIndex(pool, enabled=self._limits.share_prefixes, exact=self._runner.exact)
         logit_positions = max(LOGIT_BYTES // (4 * loaded.layout.vocab_size), 1)
         release, same_pass = self._runner.release, self._runner.same_pass
         self._scheduler = Scheduler(self._limits, pool, self._index, release, logit_positions, same_pass=same_pass)
         self._numbers = count()
-        self._loop = EngineLoop(self._runner, self._scheduler, self._unembedding, self.tokenizer.eos_ids, self._limits)
+        self._loop = EngineLoop(self._runner, self._scheduler, self.tokenizer.eos_ids, self._limits)
         self._loop.start()
         self._runner.executor.start(self._install)
 
@@ -85,30 +85,27 @@ class TransformersEngine:
         """See Engine.generate."""
         ids, plan = await encode_steered(self.tokenizer, request.prompt, request.plan)
         self._check(ids, request)
-        stream = Stream(asyncio.get_running_loop())
-        sequence = Sequence(
-            id=next(self._numbers),
-            ids=list(ids),
-            prompt_length=len(ids),
-            plan=plan,
-            sampling=request.sampling,
-            stream=stream,
-            readings=request.readings,
-            priority=request.priority,
-            cache_salt=request.cache_salt,
-            monitors=request.monitors,
-            monitored=MonitoredAnswer(request.monitors, request.request_id) if len(request.monitors) else None,
-            decoder=self.tokenizer.decode_stream(ids),
-        )
-        try:
+        with closing(Stream(asyncio.get_running_loop())) as stream:
+            sequence = Sequence(
+                id=next(self._numbers),
+                ids=list(ids),
+                prompt_length=len(ids),
+                plan=plan,
+                sampling=request.sampling,
+                stream=stream,
+                readings=request.readings,
+                priority=request.priority,
+                cache_salt=request.cache_salt,
+                monitors=request.monitors,
+                monitored=MonitoredAnswer(request.monitors, request.request_id) if len(request.monitors) else None,
+                decoder=self.tokenizer.decode_stream(ids),
+            )
             self._loop.submit([sequence])
             while True:
                 event = cast(TokenEvent, await stream.get())
                 yield event
                 if event.finish is not None:
                     return
-        finally:
-            stream.closed = True
 
     async def capture(
         self,
@@ -119,53 +116,50 @@ class TransformersEngine:
         priority: int = 1,
     ) -> tuple[Capture, ...]:
         """See Engine.capture."""
-        captures.check_layers(spec, self.info.layer_count)
-        stream = Stream(asyncio.get_running_loop())
+        check_layers(spec, self.info.layer_count)
         size = sum(prompt_size(prompt.prompt) for prompt in prompts)
-        begin = partial(self._begin_captures, prompts, spec, stream, priority)
         inline = size <= MAX_INLINE_CHARACTERS and not any(prompt.plan.needs_roles for prompt in prompts)
-        sequences = begin() if inline else await run_in_thread(begin)
         found: dict[int, Capture] = {}
-        try:
+        with closing(Stream(asyncio.get_running_loop())) as stream:
+            begin = partial(self._begin_captures, prompts, spec, stream, priority)
+            sequences = begin() if inline else await run_in_thread(begin)
             self._loop.submit(sequences)
             while len(found) < len(sequences):
                 index, result = cast(tuple[int, Capture], await stream.get())
                 found[index] = result
                 if progress is not None:
                     progress(len(found), len(sequences))
-        finally:
-            stream.closed = True
         return tuple(found[index] for index in range(len(sequences)))
 
     def _begin_captures(
         self, prompts: Rows[CapturePrompt], spec: CaptureSpec, stream: Stream, priority: int
     ) -> list[Sequence]:
         """Tokenises and checks texts; in a thread where that takes long. Sorted, so that texts which begin alike meet in a pass."""
-        found = [encode_with_plans(self.tokenizer, prompt.prompt, (prompt.plan,)) for prompt in prompts]
-        encoded = [ids for ids, _ in found]
-        longest = max(map(len, encoded), default=0)
+        encoded = [encode_with_plans(self.tokenizer, prompt.prompt, (prompt.plan,)) for prompt in prompts]
+        longest = max((len(ids) for ids, _ in encoded), default=0)
         check_context(longest, 0, self.info)
         if not self._scheduler.fits_alone(longest):
             raise OutOfMemory(f"a text of {longest} tokens does not fit the key-value cache of this server")
         salt = f"capture {next(self._numbers)}"  # blocks are shared among the texts of this call
+        texts = [(ids, index, prompts[index], plan) for index, (ids, (plan,)) in enumerate(encoded)]
         return [
             Sequence(
                 id=next(self._numbers),
-                ids=list(encoded[index]),
-                prompt_length=prompts[index].prompt_length or len(encoded[index]),
-                plan=found[index][1][0],
+                ids=list(ids),
+                prompt_length=prompt.prompt_length or len(ids),
+                plan=plan,
                 sampling=SamplingParams(),
                 stream=stream,
                 priority=priority,
-                capture=captures.begin(index, prompts[index], encoded[index], spec, self.tokenizer),
+                capture=captures.begin(index, prompt, ids, spec, self.tokenizer),
                 cache_salt=salt,
             )
-            for index in sorted(range(len(prompts)), key=encoded.__getitem__)
+            for ids, index, prompt, plan in sorted(texts, key=itemgetter(0))
         ]
 
     async def unembed(self, residual: Residual) -> Float[Tensor, "token vocab"]:
         """See Engine.unembed. In pieces between the steps of live traffic, as a fit is."""
-        pieces = self._unembedding.unembedding(residual, min(UNEMBEDDED_AT_ONCE, self._limits.prefill_tokens))
+        pieces = self._runner.unembedding.unembedding(residual, min(UNEMBEDDED_AT_ONCE, self._limits.prefill_tokens))
         return cast(Tensor, await self._in_background(pieces, Tensor, urgent=True))
 
     async def fit(self, task: FitTask, *, progress: Callable[[int, int], None] | None = None) -> FittedDirection:
@@ -180,14 +174,11 @@ class TransformersEngine:
         self, pieces: Pieces, result: type, *, urgent: bool = False, progress: Callable[[object], None] = lambda _: None
     ) -> object:
         """Runs work in pieces on the engine's thread and returns its result. Cancelling stops it after a piece."""
-        stream = Stream(asyncio.get_running_loop())
-        try:
+        with closing(Stream(asyncio.get_running_loop())) as stream:
             self._loop.submit([BackgroundTask(stream, pieces, urgent)])
             while not isinstance(item := await stream.get(), result):
                 progress(item)
             return item
-        finally:
-            stream.closed = True
 
     def stats(self) -> EngineStats:
         """See Engine.stats."""

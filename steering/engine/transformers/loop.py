@@ -20,7 +20,6 @@ from steering.engine.transformers.runner import ModelRunner
 from steering.engine.transformers.sampling.sampler import Sampled, sample
 from steering.engine.transformers.scheduler import Scheduler, Work
 from steering.engine.transformers.sequence import Sequence
-from steering.engine.transformers.unembedding import Unembedding
 from steering.errors import EngineDead, SteeringError
 
 log = structlog.get_logger()
@@ -36,14 +35,9 @@ class EngineLoop:
     """
 
     def __init__(
-        self,
-        runner: ModelRunner,
-        scheduler: Scheduler,
-        unembedding: Unembedding,
-        eos_ids: Collection[int],
-        limits: EngineLimits,
+        self, runner: ModelRunner, scheduler: Scheduler, eos_ids: Collection[int], limits: EngineLimits
     ) -> None:
-        self._runner, self._scheduler, self._unembedding = runner, scheduler, unembedding
+        self._runner, self._scheduler = runner, scheduler
         self._background = BackgroundQueue()
         pretouch = Pretouch(runner.cache, scheduler.pool, limits.pretouch_bytes)
         self._inbox = Inbox(limits, self._waiting, idle=pretouch.step)
@@ -165,6 +159,7 @@ class EngineLoop:
             self._scheduler.pool.cleaned()
             result = self._runner.run(work)
             chosen = sample(result.logits, result.sequences, self._runner.executor.sampling_kernel)
+            readouts, scores = result.readouts(), result.monitor_scores()
         except Exception as error:
             failure = as_steering_error(error)
             for sequence in sequences:
@@ -174,9 +169,8 @@ class EngineLoop:
             for sequence in sequences:
                 if sequence.capture is not None or not sequence.generated:
                     self._scheduler.index.register(sequence)
-            scores = result.monitor_scores()
             for sequence, token in zip(result.sequences, chosen, strict=True):
-                readout, monitored = result.readouts.get(sequence.id, {}), scores.get(sequence.id, ())
+                readout, monitored = readouts.get(sequence.id, {}), scores.get(sequence.id, ())
                 self._for_one(sequence, self._write, token, readout, monitored)
             for sequence in sequences:
                 if sequence.capture is not None and not sequence.remaining:
@@ -194,7 +188,7 @@ class EngineLoop:
             self._open.pop(sequence.id, None)
 
     def _finish_capture(self, sequence: Sequence) -> None:
-        found = captures.result(sequence, self._unembedding.embed)
+        found = captures.result(sequence, self._runner.unembedding.embed)
         # what was read is finite; what steering did in layers that were not read, nobody has checked
         self._scheduler.release(sequence, dirty=not sequence.plan.empty)
         sequence.outbox.append(found)

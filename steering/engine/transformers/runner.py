@@ -1,7 +1,7 @@
 """ModelRunner: prepares passes, has an executor compute them, and returns next-token logits, readouts and captures."""
 
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -15,10 +15,10 @@ from steering.engine.transformers.execution.thread_count import ThreadCount
 from steering.engine.transformers.memory.block_pool import BLOCK, blocks_for
 from steering.engine.transformers.memory.paged_cache import PagedCache, probe_shapes
 from steering.engine.transformers.sequence import Sequence
-from steering.engine.transformers.steering.monitor_scores import MonitorScores, MonitorTables
-from steering.engine.transformers.steering.readout import ReadoutCollector
+from steering.engine.transformers.steering.readout import MonitorTables, ReadoutCollector
 from steering.engine.transformers.steering.steering_batch import SteeringRunner
 from steering.engine.transformers.training.gradient_pass import GradientPass
+from steering.engine.transformers.unembedding import Unembedding
 from steering.model.device import measure_memory
 from steering.model.hooks import ResidualHooks
 from steering.model.layout import Layout
@@ -34,17 +34,20 @@ CUDA_SHARE = 0.9
 
 @dataclass(slots=True, eq=False)
 class PassResult:
-    """logits (row, vocab) for `sequences`, in order; readouts: sequence id -> name -> score. monitors: scores of each
-    forward pass, which are fetched from the device after sampling."""
+    """logits (row, vocab) for `sequences`, in order. readers: what each forward pass read, which is fetched from the device after
+    sampling."""
 
     sequences: tuple[Sequence, ...]
     logits: Logits
-    readouts: dict[int, dict[str, float]] = field(default_factory=dict)
-    monitors: tuple[MonitorScores, ...] = ()
+    readers: tuple[ReadoutCollector, ...]
+
+    def readouts(self) -> dict[int, dict[str, float]]:
+        """Returns sequence id -> name -> score."""
+        return {key: scores for one in self.readers for key, scores in one.readouts().items()}
 
     def monitor_scores(self) -> dict[int, list[float]]:
         """Returns the scores of all monitors by sequence id."""
-        return {key: scores for one in self.monitors for key, scores in one.by_sequence().items()}
+        return {key: scores for one in self.readers for key, scores in one.monitors.by_sequence().items()}
 
 
 class ModelRunner:
@@ -75,7 +78,8 @@ class ModelRunner:
         arrangement = block_layout(shapes, compile_request)
         self.cache = PagedCache(shapes, self.blocks, arrangement, own_attention=not self.same_pass)
         self._hooks = ResidualHooks(layout)
-        self.gradients = GradientPass(model, layout, self._hooks, device)
+        self.unembedding = Unembedding(model, layout)
+        self.gradients = GradientPass(self.unembedding, self._hooks, device)
         self.steering = SteeringRunner(layout.layer_count, layout.d_model, device)
         self._monitors = MonitorTables(device)
         parts = ModelParts(model, layout, self._hooks, self.cache, self.steering.bank)
@@ -123,8 +127,7 @@ class ModelRunner:
     def _run(self, batch: Batch) -> PassResult:
         steering = self.steering.prepare(batch)
         steering.begin()
-        monitors = MonitorScores(batch, self._monitors)
-        readers = ReadoutCollector(batch, self._device, monitors)
+        readers = ReadoutCollector(batch, self._monitors)
         ends = [segment for segment in batch.segments if segment.predicts]
         whole = [segment for segment in batch.segments if segment.wants_logits]
         captures_only = all(segment.sequence.capture is not None for segment in batch.segments)
@@ -138,8 +141,7 @@ class ModelRunner:
         _store_logits(whole, logits[len(ends) :])
         for segment in batch.segments:
             segment.sequence.computed += segment.length
-        sequences = tuple(s.sequence for s in ends)
-        return PassResult(sequences, logits[: len(ends)], readers.readouts(), (monitors,))
+        return PassResult(tuple(s.sequence for s in ends), logits[: len(ends)], (readers,))
 
 
 def _thread_count(device: torch.device, *, adaptive: bool) -> ThreadCount:
@@ -182,6 +184,5 @@ def _joined(results: Rows[PassResult]) -> PassResult:
     return PassResult(
         tuple(sequence for result in results for sequence in result.sequences),
         torch.cat([result.logits for result in results]),
-        {key: value for result in results for key, value in result.readouts.items()},
-        tuple(one for result in results for one in result.monitors),
+        tuple(one for result in results for one in result.readers),
     )

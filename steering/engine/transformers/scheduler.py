@@ -203,8 +203,8 @@ class Scheduler:
         turn = [*background, *live] if background and self._turn % BACKGROUND_TURN == 0 else [*live, *background]
         left = {background: self.budget.positions(streams, background=background) for background in (False, True)}
         work: Work = []
-        claimed: set[bytes] = set()
-        computing: dict[bytes, int] = {}
+        claimed: set[bytes] = set()  # hashes of the blocks that sequences of this pass compute, in it or later
+        computing: dict[bytes, int] = {}  # of those, what this pass completes and others may read in it: hash -> block
         logit_positions = self._logit_positions
         for sequence in turn:
             if (allowed := left[sequence.background]) <= 0:

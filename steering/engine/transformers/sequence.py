@@ -30,6 +30,10 @@ class Stream:
         self._items: deque[object] = deque()
         self._waiter: asyncio.Future[None] | None = None
 
+    def close(self) -> None:
+        """Has the engine drop the work that the stream belongs to."""
+        self.closed = True
+
     def receive(self, items: Iterable[object]) -> None:
         """On the event loop: hand over items and wake the reader."""
         self._items.extend(items)

@@ -14,11 +14,11 @@ class Unembedding:
     """The two ends of the residual stream, for the thread that owns the model."""
 
     def __init__(self, model: Any, layout: Layout) -> None:
-        self._model, self._layout = model, layout
+        self.model, self.layout = model, layout
 
     def embed(self, ids: tuple[int, ...]) -> Float[Tensor, "token d_model"]:
         """Returns input embeddings, before positions are added; float32, on the host."""
-        table = self._layout.embedding
+        table = self.layout.embedding
         with torch.no_grad():
             rows: Tensor = table(torch.tensor(ids, device=next(table.parameters()).device))
         return rows.to(torch.float32).cpu()
@@ -28,11 +28,11 @@ class Unembedding:
 
         Raises InvalidRequest for residuals of another width.
         """
-        if residual.ndim != 2 or residual.shape[1] != self._layout.d_model:
+        if residual.ndim != 2 or residual.shape[1] != self.layout.d_model:
             raise InvalidRequest(
-                f"residuals must be (token, {self._layout.d_model}), got {tuple(residual.shape)}", param="residual"
+                f"residuals must be (token, {self.layout.d_model}), got {tuple(residual.shape)}", param="residual"
             )
-        logits = [torch.empty(0, self._layout.vocab_size)]
+        logits = [torch.empty(0, self.layout.vocab_size)]
         for number, rows in enumerate(torch.split(residual, piece)):
             if number:
                 yield
@@ -50,10 +50,10 @@ class Unembedding:
         def replace(_block: Any, _arguments: Any, output: BlockOutput) -> BlockOutput:
             return with_residual(output, residual.to(residual_of(output))[None])
 
-        device = next(self._layout.embedding.parameters()).device
-        handle = self._layout.blocks[-1].register_forward_hook(replace)
+        device = next(self.layout.embedding.parameters()).device
+        handle = self.layout.blocks[-1].register_forward_hook(replace)
         try:
-            output = self._model(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=device), use_cache=False)
+            output = self.model(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=device), use_cache=False)
         finally:
             handle.remove()
         logits: Tensor = output.logits  # some architectures return the tokens as rows of a batch

@@ -11,9 +11,9 @@ from vllm.outputs import CompletionOutput
 from vllm.v1.metrics.stats import RequestStateStats
 
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, EngineStats, GenerationRequest, TokenEvent
+from steering.engine.checks import check_layers
 from steering.engine.options import EngineLimits
 from steering.engine.prompts import check_context, encode_prompt
-from steering.engine.transformers.captures import check_layers
 from steering.engine.transformers.sequence import Stream
 from steering.engine.vllm.answers import Answer
 from steering.engine.vllm.channel import Mailbox

@@ -8,8 +8,7 @@ from steering.engine.transformers.execution.base import CompileRequest, ModelPar
 from steering.engine.transformers.execution.compiled.executor import CompiledExecutor
 from steering.engine.transformers.execution.compiled.graphs import uses_attention_kernel
 from steering.engine.transformers.execution.eager import EagerExecutor
-from steering.engine.transformers.memory.block_layouts import PairedLayout, RowLayout
-from steering.engine.transformers.memory.paged_cache import LayerShape
+from steering.engine.transformers.memory.paged_cache import LayerShape, PairedLayout, RowLayout
 
 
 def create_executor(parts: ModelParts, device: torch.device, request: CompileRequest | None) -> PassExecutor:

@@ -1,4 +1,8 @@
-"""PagedCache: keys and values of all sequences in blocks of one pool, as a transformers Cache."""
+"""PagedCache: keys and values of all sequences in blocks of one pool, as a transformers Cache.
+
+Keys and values are (kv_head, slot, head_dim) with slot = block * BLOCK + offset; a block of one head is contiguous. A layout
+decides the order inside it: in rows, or as our attention kernel reads them.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +14,69 @@ import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 from steering.engine.transformers.batch import Batch
-from steering.engine.transformers.memory.block_layouts import RowLayout
 from steering.engine.transformers.memory.block_pool import BLOCK, BlockPool, blocks_for
 from steering.shapes import Float, Int, Tensor
 
+States = Float[Tensor, "kv_head slot head_dim"]
+Tokens = Float[Tensor, "kv_head token head_dim"]
+Slots = Int[Tensor, "token"]
+Blocks = Int[Tensor, "row block"]
+Past = Float[Tensor, "row kv_head position head_dim"]
 STEP_BYTES = 4 << 20
 """Written at a time. Work that arrives meanwhile waits for about 1 ms, or 10 on virtual machines whose host has not provided
 the memory either."""
+
+
+class RowLayout:
+    """Writes tokens into blocks and reads blocks back in order: position after position, each a row of head_dim numbers."""
+
+    def write_keys(self, states: States, slots: Slots, tokens: Tokens) -> None:
+        """Writes the key of each token at its slot."""
+        states.index_copy_(1, slots, tokens)
+
+    def read_keys(self, states: States, blocks: Blocks) -> Past:
+        """Copies the keys of whole blocks, in order. Not contiguous for more than one row."""
+        return _rows(_selected(states, blocks), blocks)
+
+    write_values, read_values = write_keys, read_keys
+
+
+class PairedLayout(RowLayout):
+    """The operand layout of VDPBF16PS, see query_tile.h: keys [pair of inputs][position][2], values [pair of
+    positions][input][2]. Reading it without the kernel costs a transposition."""
+
+    def write_keys(self, states: States, slots: Slots, tokens: Tokens) -> None:
+        """See RowLayout."""
+        heads, _, width = states.shape
+        pairs = tokens.transpose(0, 1).reshape(-1, heads, width // 2, 2)
+        states.view(heads, -1, width // 2, BLOCK, 2)[:, slots // BLOCK, :, slots % BLOCK] = pairs
+
+    def write_values(self, states: States, slots: Slots, tokens: Tokens) -> None:
+        """See RowLayout."""
+        heads, _, width = states.shape
+        paired = states.view(heads, -1, BLOCK // 2, width, 2)
+        paired[:, slots // BLOCK, slots % BLOCK // 2, :, slots % 2] = tokens.transpose(0, 1)
+
+    def read_keys(self, states: States, blocks: Blocks) -> Past:
+        """See RowLayout."""
+        found = _selected(states, blocks)
+        pairs = found.view(*found.shape[:2], states.shape[2] // 2, BLOCK, 2)
+        return _rows(pairs.transpose(2, 3).reshape(found.shape), blocks)
+
+    def read_values(self, states: States, blocks: Blocks) -> Past:
+        """See RowLayout."""
+        found = _selected(states, blocks)
+        pairs = found.view(*found.shape[:2], BLOCK // 2, states.shape[2], 2)
+        return _rows(pairs.transpose(3, 4).reshape(found.shape), blocks)
+
+
+def _selected(states: States, blocks: Blocks) -> Float[Tensor, "kv_head selected block_numbers"]:
+    return states.view(states.shape[0], -1, BLOCK * states.shape[2]).index_select(1, blocks.reshape(-1))
+
+
+def _rows(found: Float[Tensor, "kv_head selected block_numbers"], blocks: Blocks) -> Past:
+    heads, _, numbers = found.shape
+    return found.view(heads, blocks.shape[0], -1, numbers // BLOCK).transpose(0, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +121,7 @@ class PagedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped
             return key_states, value_states
         return self.past(batch.block_table, batch.segments[0].last_position + 1)
 
-    def past(
-        self, blocks: Int[Tensor, "row block"], filled: int
-    ) -> tuple[Float[Tensor, "row kv_head filled head_dim"], Float[Tensor, "row kv_head filled head_dim"]]:
+    def past(self, blocks: Blocks, filled: int) -> tuple[Past, Past]:
         """Copies keys and values of the first `filled` positions of block tables."""
         layout, blocks = self._cache.layout, blocks[:, : blocks_for(filled)]
         keys, values = layout.read_keys(self.keys, blocks), layout.read_values(self.values, blocks)
@@ -101,8 +159,8 @@ class PagedCache(Cache):  # type: ignore[misc]  # transformers is untyped
         self.block_bytes = BLOCK * sum(shape.position_bytes for shape in shapes)
         slots = (blocks + 1) * BLOCK
         super().__init__(layers=[PagedLayer(self, shape, slots) for shape in shapes])
-        self.keys: list[Float[Tensor, "kv_head slot head_dim"]] = [layer.keys for layer in self.layers]
-        self.values: list[Float[Tensor, "kv_head slot head_dim"]] = [layer.values for layer in self.layers]
+        self.keys: list[States] = [layer.keys for layer in self.layers]
+        self.values: list[States] = [layer.values for layer in self.layers]
 
     def zero(self, blocks: Sequence[int]) -> None:
         """Zeroes blocks before they are used again: a masked value is multiplied by zero, and zero times NaN is NaN."""

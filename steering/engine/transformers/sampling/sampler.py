@@ -5,16 +5,14 @@ The number of times that the host waits for the device does not grow with the ro
 
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
-from math import inf, log
 from typing import TypeAlias
 
 import torch
 
 from steering.engine.api import SamplingParams
 from steering.engine.transformers.execution.base import SamplingKernel
-from steering.engine.transformers.sampling.filters import candidates, is_filtered
+from steering.engine.transformers.sampling.logits import adjusted, bounds_of, candidates, is_adjusted, is_filtered
 from steering.engine.transformers.sampling.noise import gumbel, states, uniform
-from steering.engine.transformers.sampling.penalties import adjusted, is_adjusted
 from steering.engine.transformers.sequence import Sequence
 from steering.shapes import Float, Int, Logits, Tensor
 
@@ -62,8 +60,7 @@ def _sampled_by_kernel(logits: Logits, rows: Rows[Sequence], kernel: SamplingKer
 
 def _settings(params: SamplingParams) -> tuple[float, float, float, float]:
     temperature = _temperature(params) if params.temperature > 0.0 else 0.0
-    top_p = params.top_p if params.top_p < 1.0 else inf
-    least = log(params.min_p) if params.min_p > 0.0 else -inf
+    _, top_p, least = bounds_of(params)
     return temperature, min(params.top_k, MOST_CANDIDATES), top_p, least
 
 
@@ -74,9 +71,8 @@ def _temperature(params: SamplingParams) -> float:
 
 def _sampled_by_torch(logits: Logits, rows: Rows[Sequence]) -> list[Sampled]:
     raw = logits.to(torch.float32)
-    finite = torch.isfinite(
-        raw.amax(dim=1)
-    )  # a maximum is not finite if any logit is NaN or infinite; -infinity is a mask
+    # a maximum is not finite if any logit is NaN or infinite; -infinity is a mask
+    finite = torch.isfinite(raw.amax(dim=1))
     # the host waits for the device here in every pass, also without rows, so the loop measures the time of the device
     if not bool(finite.all()):
         raw = torch.where(finite[:, None], raw, 0.0)  # zeros cannot disturb the arithmetic of the other rows
@@ -112,14 +108,11 @@ def _sampled(logits: Logits, rows: Rows[Sequence]) -> Int[Tensor, "row"]:
 
 
 def _sampled_of_filtered(logits: Logits, rows: Rows[Sequence]) -> Int[Tensor, "row"]:
-    values, tokens = candidates(_scaled(logits, rows), [sequence.sampling for sequence in rows])
+    # the best token has 0, however small the temperature is
+    scaled = (logits - logits.amax(dim=1, keepdim=True)).div_(_temperatures(logits, rows))
+    values, tokens = candidates(scaled, [sequence.sampling for sequence in rows])
     noise = gumbel(_uniform(logits, rows).gather(1, tokens))
     return tokens.gather(1, _argmax(values + noise)[:, None])[:, 0]
-
-
-def _scaled(logits: Logits, rows: Rows[Sequence]) -> Logits:
-    """Returns (logits - max) / temperature: the best token has 0, however small the temperature is."""
-    return (logits - logits.amax(dim=1, keepdim=True)).div_(_temperatures(logits, rows))
 
 
 def _temperatures(logits: Logits, rows: Rows[Sequence]) -> Float[Tensor, "row 1"]:

@@ -1,11 +1,12 @@
 """SteeringBank: the state that steering keeps on the device for each running request, in one row of a table."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from math import nan
 
 import torch
 
 from steering.engine.transformers.batch import Segment
-from steering.engine.transformers.steering.holds import HoldTable
+from steering.plan.holds import MAX_HOLDS
 from steering.plan.types import Phase, SteeringPlan
 from steering.shapes import Float, Int, Residual, Tensor
 
@@ -16,13 +17,25 @@ UNSTEERED_ROW = 0
 _FIRST_ROWS = 8
 MAX_NUMBERS = 1 << 24
 """float32 numbers of the rows that StaticRows gathers, 64 MB. A pass with more of them, which reads prompts, gathers layer by layer."""
+NEW_ROW: Mapping[str, float] = {
+    "decisions": 0,
+    "prompt_scores": 0.0,
+    "scores": nan,
+    "strengths": 0.0,
+    "errors": nan,
+    "readout_sums": 0.0,
+}
+"""The tables with one row for each request, and what the row of a new request holds."""
 
 
 class SteeringBank:
-    """Static adds and condition decisions by row. A request has one row from admission to release.
+    """Static adds, condition decisions and controllers by row. A request has one row from admission to release.
 
     static_adds: (phase, layer, row, d_model), the sums of `LayerSteering.static_sum`; adding a row costs the same however
-    many vectors it sums. decisions, prompt_scores, scores: (row, threshold), see ConditionEvaluator. holds: controllers.
+    many vectors it sums. decisions, prompt_scores, scores: (row, threshold), see ConditionEvaluator.
+    Of the controllers, by `hold_columns`: strengths (row, column): for the next token, 0 before the first. errors (row, column): set
+    point minus readout of the last token, NaN before the first. readout_sums (row, column, 3): of the readouts, of the strengths
+    that were used, and of the tokens.
     layout: changes when the tables are given other memory, so that indices into them must be computed again.
     """
 
@@ -31,8 +44,10 @@ class SteeringBank:
         self.static_adds = torch.zeros(len(Phase), layer_count, _FIRST_ROWS, d_model, device=device)
         self.decisions = torch.zeros(_FIRST_ROWS, MAX_THRESHOLDS, dtype=torch.int8, device=device)
         self.prompt_scores = torch.zeros(_FIRST_ROWS, MAX_THRESHOLDS, device=device)
-        self.scores = torch.full((_FIRST_ROWS, MAX_THRESHOLDS), torch.nan, device=device)
-        self.holds = HoldTable(_FIRST_ROWS, device)
+        self.scores = torch.zeros(_FIRST_ROWS, MAX_THRESHOLDS, device=device)
+        self.strengths = torch.zeros(_FIRST_ROWS, MAX_HOLDS, device=device)
+        self.errors = torch.zeros(_FIRST_ROWS, MAX_HOLDS, device=device)
+        self.readout_sums = torch.zeros(_FIRST_ROWS, MAX_HOLDS, 3, device=device)
         self.layout = 0
         self._free = list(range(_FIRST_ROWS - 1, UNSTEERED_ROW, -1))
         self._layers: dict[int, frozenset[int]] = {}
@@ -49,10 +64,8 @@ class SteeringBank:
         self._layers[row] = frozenset(sums)
         for layer, values in sums.items():
             self.static_adds[:, layer, row].copy_(values)
-        self.decisions[row].zero_()
-        self.prompt_scores[row].zero_()
-        self.scores[row].fill_(torch.nan)
-        self.holds.reset(row)
+        for name, value in NEW_ROW.items():
+            getattr(self, name)[row].fill_(value)
         return row
 
     def release(self, row: int) -> None:
@@ -64,11 +77,11 @@ class SteeringBank:
 
     def _grow(self) -> None:
         rows = self.static_adds.shape[2]
+        # all before the first is replaced, since memory may be short; `allocate` sets the new rows
+        grown = {name: torch.cat([getattr(self, name)] * 2) for name in NEW_ROW}
         self.static_adds = torch.cat([self.static_adds, torch.zeros_like(self.static_adds)], dim=2)
-        self.decisions = torch.cat([self.decisions, torch.zeros_like(self.decisions)])
-        self.prompt_scores = torch.cat([self.prompt_scores, torch.zeros_like(self.prompt_scores)])
-        self.scores = torch.cat([self.scores, torch.full_like(self.scores, torch.nan)])
-        self.holds.grow()
+        for name, table in grown.items():
+            setattr(self, name, table)
         self._free = list(range(2 * rows - 1, rows - 1, -1))
         self.layout += 1
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 
@@ -10,9 +11,16 @@ from steering.conditions import CONDITIONS
 from steering.engine.transformers.batch import Segment
 from steering.engine.transformers.steering.bank import SteeringBank
 from steering.engine.transformers.steering.gather import DirectionTable, Spread, index_of, take
-from steering.engine.transformers.steering.history import SteeringHistory
 from steering.plan.types import ResolvedThreshold
-from steering.shapes import Bool, Float, Int, Residual, Tensor
+from steering.shapes import Bool, Float, Residual, Tensor
+
+
+class _Key(NamedTuple):
+    """Tests with one key are made together. mean: those of the mean score of a prompt."""
+
+    layer: int
+    score: str
+    mean: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,52 +44,47 @@ class ConditionEvaluator:
     decided yet; rows are the flat tokens of the pass. A segment of generated positions begins with what was
     decided at the token before it, so a layer before the threshold's own still sees that decision; prompt positions
     begin undecided. After the pass the last token's verdicts become the request's state. The bank also keeps the last score
-    of each threshold, for the report.
+    of each threshold, for the report. Segments that are computed again are not tested: their verdicts come from their history.
     """
 
     def __init__(self, segments: Sequence[Segment], bank: SteeringBank) -> None:
         self._bank, self._device = bank, bank.device
+        self._tokens = max((s.end for s in segments), default=0)
+        segments = [segment for segment in segments if segment.sequence.plan.thresholds]
         self._width = max((len(s.sequence.plan.thresholds) for s in segments), default=0)
         self._decode = all(s.decodes for s in segments)
-        self._tokens = max((s.end for s in segments), default=0)
-        self._tests: dict[tuple[int, str], list[_Test]] = {}
-        self._means: dict[tuple[int, str], list[_Test]] = {}
-        self._stacks: dict[tuple[int, str], _Stack] = {}
-        self._replays: list[_Replay] = []
-        self._recorded: list[tuple[SteeringHistory, slice, int]] = []
-        ends: list[tuple[int, int]] = []
+        self._tests: dict[_Key, list[_Test]] = {}
+        self._replayed = [(one, one.sequence.replayed) for one in segments if one.sequence.replayed is not None]
+        self._tested = [one for one in segments if one.sequence.replayed is None]
         continued: list[tuple[int, int]] = []
-        for segment in segments:
-            sequence, rows = segment.sequence, slice(segment.start, segment.end)
-            if sequence.plan.thresholds and sequence.replayed is not None:
-                self._replays.append(_Replay(segment, sequence.replayed, rows))
-            elif sequence.plan.thresholds:
-                if sequence.history is not None:
-                    self._recorded.append((sequence.history, rows, len(sequence.plan.thresholds)))
-                self._collect(segment)
-                ends.append((sequence.row, segment.end - 1))
-                if segment.first >= sequence.prompt_length:
-                    continued += [(sequence.row, token) for token in range(segment.start, segment.end)]
+        for segment in self._tested:
+            self._collect(segment)
+            if segment.first >= segment.sequence.prompt_length:
+                continued += [(segment.sequence.row, token) for token in range(segment.start, segment.end)]
+        # the tests of a prompt are made once, layer by layer, so that the memory of one is free for the next
+        kept = self._tests if self._decode else {}
+        self._stacks = {key: _Stack(key.score, tests, self._device) for key, tests in kept.items()}
+        ends = [(segment.sequence.row, segment.end - 1) for segment in self._tested]
         self._ends = [torch.tensor(column, device=bank.device) for column in zip(*ends, strict=True)]
         self._continued = [torch.tensor(column, device=bank.device) for column in zip(*continued, strict=True)]
-        self.layers = frozenset(layer for layer, _ in (*self._tests, *self._means)).union(
-            *(replay.layers for replay in self._replays)
+        self.layers = frozenset(key.layer for key in self._tests).union(
+            one.layer for segment, _ in self._replayed for one in segment.sequence.plan.thresholds
         )
         self.verdicts = torch.zeros(0, 0, dtype=torch.int8, device=bank.device)
 
     def _collect(self, segment: Segment) -> None:
         end = segment.sequence.prompt_length - 1
         for column, threshold in enumerate(segment.sequence.plan.thresholds):
-            tests, tokens, decided = self._tests, range(segment.start, segment.end), segment.tokens_in(end)
+            tokens, decided = range(segment.start, segment.end), segment.tokens_in(end)
             if threshold.at == "token":
                 decided = tokens
             elif threshold.at == "prompt":
                 tokens = segment.tokens_in(end, end + 1)
             else:  # but the first position, where models keep a very large residual that belongs to no word
-                tests, tokens = self._means, segment.tokens_in(min(1, end), end + 1)
+                tokens = segment.tokens_in(min(1, end), end + 1)
             if tokens:
-                test = _Test(segment, column, threshold, tokens, decided)
-                tests.setdefault((threshold.layer, threshold.score), []).append(test)
+                key = _Key(threshold.layer, threshold.score, mean=threshold.at == "prompt_mean")
+                self._tests.setdefault(key, []).append(_Test(segment, column, threshold, tokens, decided))
 
     def begin(self) -> None:
         """Before each pass: nothing is decided but what was decided before."""
@@ -91,35 +94,36 @@ class ConditionEvaluator:
         if self._continued:
             rows, tokens = self._continued
             self.verdicts[tokens] = self._bank.decisions[rows, : self._width]
-        for replay in self._replays:
-            replay.begin(self.verdicts)
+        for segment, history in self._replayed:
+            known = history.verdicts_before(segment.first, segment.length)
+            self.verdicts[segment.start : segment.end, : known.shape[1]] = known
 
     def read(self, layer: int, residual: Residual) -> None:
         """residual (token, d_model) float32, as it arrives at the layer: decides the thresholds that are tested there."""
-        for replay in self._replays:
-            replay.read(layer, self.verdicts)
-        for (at, score), tests in self._means.items():
-            if at == layer:
-                self._read_mean(_Stack(score, tests, self._device), tests, residual)
+        for segment, history in self._replayed:
+            columns = [n for n, one in enumerate(segment.sequence.plan.thresholds) if one.layer == layer]
+            if columns:
+                known = history.verdicts_at(segment.first, segment.length)
+                self.verdicts[segment.start : segment.end, columns] = known[:, columns]
         for key, tests in self._tests.items():
-            if key[0] != layer:
-                continue
-            if key not in self._stacks:
-                self._stacks[key] = _Stack(key[1], tests, self._device)
-            stack = self._stacks[key]
-            scores = stack.scores(residual)
-            on, off = stack.compare(scores)
-            self._bank.scores[stack.table_rows, stack.table_columns] = scores[stack.ends]
-            before = self.verdicts[stack.rows, stack.columns] > 0
-            held = on | (~off & stack.latches & before)
-            if not self._decode:
-                self._latch(tests, on, off, held)
-                del self._stacks[key]  # a prompt's tests are made once; their memory is free for the next layer's
-            values = (2 * held - 1).to(torch.int8)
-            self.verdicts[stack.rows, stack.columns] = values
-            for row, test in zip(stack.starts, tests, strict=True):
-                if test.threshold.at == "prompt":  # holds for the rest of the segment
-                    self.verdicts[test.decided.start : test.decided.stop, test.column] = values[row]
+            if key.layer == layer:
+                read = self._read_mean if key.mean else self._decide
+                read(self._stacks.get(key) or _Stack(key.score, tests, self._device), tests, residual)
+
+    def _decide(self, stack: "_Stack", tests: list[_Test], residual: Residual) -> None:
+        """Decides at each token of the tests; where a threshold is read at one position, for all after it in the segment."""
+        scores = stack.scores(residual)
+        on, off = stack.compare(scores)
+        self._bank.scores[stack.table_rows, stack.table_columns] = scores[stack.ends]
+        before = self.verdicts[stack.rows, stack.columns] > 0
+        held = on | (~off & stack.latches & before)
+        if not self._decode:
+            self._latch(tests, on, off, held)
+        values = (2 * held - 1).to(torch.int8)
+        self.verdicts[stack.rows, stack.columns] = values
+        for row, test in zip(stack.starts, tests, strict=True):
+            if test.threshold.at == "prompt":  # holds for the rest of the segment
+                self.verdicts[test.decided.start : test.decided.stop, test.column] = values[row]
 
     def _read_mean(self, stack: "_Stack", tests: list[_Test], residual: Residual) -> None:
         """Adds the scores of this pass to the request's sum; at the prompt's end their mean decides."""
@@ -149,33 +153,10 @@ class ConditionEvaluator:
         if self._ends:
             rows, tokens = self._ends
             self._bank.decisions[rows, : self._width] = self.verdicts[tokens]
-        for history, here, count in self._recorded:
-            history.add_verdicts(self.verdicts[here, :count])
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Replay:
-    """A segment whose verdicts are known from the first time that it was computed. rows: of `verdicts`."""
-
-    segment: Segment
-    history: SteeringHistory
-    rows: slice
-
-    @property
-    def layers(self) -> frozenset[int]:
-        """Where its thresholds are tested."""
-        return frozenset(one.layer for one in self.segment.sequence.plan.thresholds)
-
-    def begin(self, verdicts: Int[Tensor, "token threshold"]) -> None:
-        """Sets what was decided before each position."""
-        known = self.history.verdicts_before(self.segment.first, self.segment.length)
-        verdicts[self.rows, : known.shape[1]] = known
-
-    def read(self, layer: int, verdicts: Int[Tensor, "token threshold"]) -> None:
-        """Sets what the thresholds of a layer decided."""
-        columns = [n for n, one in enumerate(self.segment.sequence.plan.thresholds) if one.layer == layer]
-        if columns:
-            verdicts[self.rows, columns] = self.history.verdicts_at(self.segment.first, self.segment.length)[:, columns]
+        for segment in self._tested:
+            if (history := segment.sequence.history) is not None:
+                count = len(segment.sequence.plan.thresholds)
+                history.add_verdicts(self.verdicts[segment.start : segment.end, :count])
 
 
 class _Stack:

@@ -66,7 +66,7 @@ class Sums:
 
 class DoseLedger:
     """The sums of one request, by (layer, source, phase). Set when it ends: the last score of each threshold in `scores`, and in `held` what
-    HoldTable.report says of its controllers."""
+    `held_readouts` says of its controllers."""
 
     def __init__(self, plan: SteeringPlan, prompt_length: int) -> None:
         self._plan, self._prompt_length = plan, prompt_length

@@ -1,6 +1,6 @@
 """Rows of many requests side by side: which tokens of a pass they are, and their directions without a copy per token."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import pairwise
 from typing import TypeAlias
@@ -20,7 +20,7 @@ def index_of(ranges: Sequence[range], device: torch.device) -> Index:
     """Returns the index of the rows of several ranges, in the order given."""
     if all(one.stop == other.start for one, other in pairwise(ranges)):
         return slice(ranges[0].start, ranges[-1].stop) if ranges else slice(0, 0)
-    return torch.tensor([row for one in ranges for row in one], device=device)
+    return torch.tensor([row for one in ranges for row in one], dtype=torch.int64, device=device)
 
 
 def take(values: Tensor, index: Index) -> Tensor:
@@ -70,42 +70,26 @@ class DirectionTable:
     def __init__(self, directions: Sequence[Float[Tensor, "..."]], spread: Spread, device: torch.device) -> None:
         distinct = {id(one): one for one in directions}
         places = {key: place for place, key in enumerate(distinct)}
-        entries = [places[id(one)] for one in directions]
-        self._table = table = torch.stack(list(distinct.values())).to(device)
-        limit = max(1, CHUNK_NUMBERS // table[0].numel())
-        self._chunks: list[tuple[slice, Tensor, bool]] = []
-        for tokens, entry in _chunks(entries, spread.counts, limit, device):
-            if isinstance(entry, slice):
-                rows = take(table, entry).expand(tokens.stop - tokens.start, *table.shape[1:])
-                self._chunks.append((tokens, rows, False))
-            else:
-                self._chunks.append((tokens, entry, True))
+        entries = [places[id(one)] for one, count in zip(directions, spread.counts, strict=True) for _ in range(count)]
+        self._table = torch.stack(list(distinct.values())).to(device)
+        size = max(1, CHUNK_NUMBERS // self._table[0].numel())
+        starts = range(0, len(entries), size)
+        self._chunks = [self._chunk(start, entries[start : start + size], device) for start in starts]
+
+    def _chunk(self, start: int, entries: list[int], device: torch.device) -> tuple[slice, Tensor, bool]:
+        """Returns neighbouring tokens, and their directions where these are a view of the table; otherwise their entries, and
+        True."""
+        tokens, shape = slice(start, start + len(entries)), self._table.shape[1:]
+        different = entries[:1] if len(set(entries)) == 1 else entries
+        index = index_of([range(entry, entry + 1) for entry in different], device)
+        if isinstance(index, slice):
+            return tokens, take(self._table, index).expand(len(entries), *shape), False
+        return tokens, index, True
 
     def map(self, function: Callable[[slice, Tensor], Tensor]) -> Tensor:
-        """Calls a function with tokens and their directions until all tokens had theirs, and returns its results in a row.
-        The directions are views of the table where that is possible."""
+        """Calls a function with tokens and their directions until all tokens had theirs, and returns its results in a row."""
         results = [
             function(tokens, self._table.index_select(0, values) if gathers else values)
             for tokens, values, gathers in self._chunks
         ]
         return results[0] if len(results) == 1 else torch.cat(results)
-
-
-def _chunks(
-    entries: Sequence[int], counts: Sequence[int], limit: int, device: torch.device
-) -> Iterator[tuple[slice, Index]]:
-    """Cuts the tokens into pieces of at most `limit`; with each the table entries of its tokens, or the one entry of all."""
-    pending: list[int] = []
-    start = 0
-    for entry, count in zip(entries, counts, strict=True):
-        pending += [entry] * count
-        while len(pending) >= limit:
-            yield slice(start, start + limit), _entry(pending[:limit], device)
-            start, pending = start + limit, pending[limit:]
-    if pending:
-        yield slice(start, start + len(pending)), _entry(pending, device)
-
-
-def _entry(entries: Sequence[int], device: torch.device) -> Index:
-    different = entries[:1] if len(set(entries)) == 1 else entries
-    return index_of([range(entry, entry + 1) for entry in different], device)

@@ -1,14 +1,104 @@
-"""ReadoutCollector: what a pass reads of the residual stream: readouts, monitors, captures. Reads after steering, changes nothing."""
+"""What a pass reads of the residual stream: readouts, monitors, captures. Reads after steering, changes nothing."""
 
+from collections.abc import Mapping
+from collections.abc import Sequence as Rows
 from dataclasses import dataclass
+from typing import TypeAlias
+from weakref import WeakKeyDictionary
 
 import torch
 
-from steering.engine.readings import Reading
+from steering.engine.readings import MonitorSet, Reading
 from steering.engine.transformers.batch import Batch, Segment
 from steering.engine.transformers.sequence import CaptureState, Sequence
-from steering.engine.transformers.steering.monitor_scores import MonitorScores, ReadingStack
+from steering.engine.transformers.steering.gather import Index, Spread, index_of, take
+from steering.rowwise import dot
 from steering.shapes import Float, Int, Residual, Tensor
+
+
+class ReadingStack:
+    """Readings of one layer on the device, one a row."""
+
+    def __init__(self, readings: Rows[Reading], device: torch.device) -> None:
+        self._directions = torch.stack([one.direction for one in readings]).to(device)
+        self._middles = torch.tensor([one.middle for one in readings], device=device)
+        self._scales = torch.tensor([one.scale for one in readings], device=device)
+
+    def scores(self, rows: Float[Tensor, "*token reading d_model"]) -> Float[Tensor, "*token reading"]:
+        """Returns the score of each reading at its row."""
+        return (dot(rows, self._directions.expand_as(rows)) - self._middles) / self._scales
+
+
+Table: TypeAlias = tuple[Int[Tensor, "monitor"], ReadingStack]
+"""The monitors of one set that read one layer: their places in the set's order, and what they read."""
+
+
+class MonitorTables:
+    """The directions of monitor sets on the device. They serve every pass while the set is in use."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._built: WeakKeyDictionary[MonitorSet, dict[bool, dict[int, Table]]] = WeakKeyDictionary()
+
+    def of(self, monitors: MonitorSet, *, first: bool) -> Mapping[int, Table]:
+        """Returns the tables by layer. first: of the last prompt position, where prompts are scored too."""
+        built = self._built.setdefault(monitors, {})
+        if first not in built:
+            by_layer: dict[int, list[int]] = {}
+            read = [monitor.reading for monitor in monitors.read_at(first=first)]
+            for column, reading in enumerate(read):
+                by_layer.setdefault(reading.layer, []).append(column)
+            built[first] = {
+                layer: (
+                    torch.tensor(columns, device=self.device),
+                    ReadingStack([read[column] for column in columns], self.device),
+                )
+                for layer, columns in by_layer.items()
+            }
+        return built[first]
+
+
+class _Group:
+    """Sequences with one set of monitors, all at their first token or all at a later one. scores (row, monitor)."""
+
+    def __init__(
+        self, monitors: MonitorSet, first: bool, rows: list[tuple[int, Sequence]], tables: MonitorTables
+    ) -> None:
+        """rows: the token of the pass at which each sequence is read."""
+        self.sequences = [sequence for _, sequence in rows]
+        self.tokens = index_of([range(token, token + 1) for token, _ in rows], tables.device)
+        self.tables = tables.of(monitors, first=first)
+        self.scores = torch.empty(len(rows), len(monitors.read_at(first=first)), device=tables.device)
+
+
+class MonitorScores:
+    """Prepared on the host for one pass; `read` is called at the layers in `layers`."""
+
+    def __init__(self, batch: Batch, tables: MonitorTables) -> None:
+        members: dict[tuple[MonitorSet, bool], list[tuple[int, Sequence]]] = {}
+        for segment in batch.segments:
+            sequence = segment.sequence
+            if len(sequence.monitors) and segment.predicts:
+                key = (sequence.monitors, not sequence.generated)
+                members.setdefault(key, []).append((segment.end - 1, sequence))
+        self._groups = [_Group(*key, rows, tables) for key, rows in members.items()]
+        self.layers = frozenset(layer for group in self._groups for layer in group.tables)
+
+    def read(self, layer: int, residual: Residual) -> None:
+        """residual (token, d_model) float32, as it leaves the layer."""
+        for group in self._groups:
+            if layer in group.tables:
+                columns, stack = group.tables[layer]
+                rows = take(residual, group.tokens)[:, None].expand(-1, len(columns), -1)
+                group.scores[:, columns] = stack.scores(rows)
+
+    def by_sequence(self) -> dict[int, list[float]]:
+        """sequence id -> scores in the order of `MonitorSet.read_at`. Waits for the device."""
+        return {
+            sequence.id: scores
+            for group in self._groups
+            for sequence, scores in zip(group.sequences, group.scores.tolist(), strict=True)
+        }
 
 
 @dataclass(slots=True, eq=False)
@@ -24,23 +114,23 @@ class _Readings:
 class _Means:
     """All captures of one layer that keep one row: a mean over a window, gathered over the passes of the prompt."""
 
-    tokens: Int[Tensor, "token"]
+    tokens: Index
     owners_of_tokens: Int[Tensor, "token"]
     shares: Float[Tensor, "token 1"]
     owners: tuple[CaptureState, ...]
 
 
 class ReadoutCollector:
-    """Prepared on the host for one pass; `read` is called at the layers in `layers`."""
+    """What a pass reads, monitors included. Prepared on the host for one pass; `read` is called at the layers in `layers`."""
 
-    def __init__(self, batch: Batch, device: torch.device, monitors: MonitorScores) -> None:
-        self._device, self._monitors = device, monitors
+    def __init__(self, batch: Batch, tables: MonitorTables) -> None:
+        self._device, self.monitors = tables.device, MonitorScores(batch, tables)
         self._readings = self._collect_readings(batch)
         captured = [(one, one.sequence.capture) for one in batch.segments if one.sequence.capture is not None]
         self._means = self._collect_means([(segment, capture) for segment, capture in captured if capture.reduce])
         self._whole = [(segment, capture) for segment, capture in captured if not capture.reduce]
         whole_layers = {layer for _, capture in self._whole for layer in capture.spec.layers}
-        self.layers = monitors.layers.union(self._readings, self._means, whole_layers)
+        self.layers = self.monitors.layers.union(self._readings, self._means, whole_layers)
         self._values: list[tuple[_Readings, Tensor]] = []
 
     def _collect_readings(self, batch: Batch) -> dict[int, _Readings]:
@@ -72,29 +162,21 @@ class ReadoutCollector:
         return means
 
     def _mean_of(self, captured: list[tuple[Segment, CaptureState]]) -> _Means:
-        tokens: list[int] = []
-        owners: list[int] = []
-        shares: list[float] = []
-        for number, (segment, capture) in enumerate(captured):
-            start, end = capture.window
-            here = segment.tokens_in(start, end)
-            tokens += here
-            owners += [number] * len(here)
-            shares += [1.0 / (end - start)] * len(here)
-        return _Means(
-            tokens=torch.tensor(tokens, dtype=torch.int64, device=self._device),
-            owners_of_tokens=torch.tensor(owners, dtype=torch.int64, device=self._device),
-            shares=torch.tensor(shares, device=self._device)[:, None],
-            owners=tuple(capture for _, capture in captured),
+        windows = [segment.tokens_in(*capture.window) for segment, capture in captured]
+        owners = tuple(capture for _, capture in captured)
+        shares = torch.tensor(
+            [1.0 / (end - start) for start, end in (one.window for one in owners)], device=self._device
         )
+        spread = Spread([len(window) for window in windows], self._device)
+        return _Means(index_of(windows, self._device), spread.members, spread.of(shares)[:, None], owners)
 
     def read(self, layer: int, residual: Residual) -> None:
         """residual (token, d_model) float32, as it leaves the layer."""
         if layer in self._readings:
             readings = self._readings[layer]
             self._values.append((readings, readings.stack.scores(residual.index_select(0, readings.tokens))))
-        if layer in self._monitors.layers:
-            self._monitors.read(layer, residual)
+        if layer in self.monitors.layers:
+            self.monitors.read(layer, residual)
         if layer in self._means:
             self._read_means(layer, self._means[layer], residual)
         for segment, capture in self._whole:
@@ -105,7 +187,7 @@ class ReadoutCollector:
     @staticmethod
     def _read_means(layer: int, means: _Means, residual: Residual) -> None:
         sums = residual.new_zeros(len(means.owners), residual.shape[1])
-        sums.index_add_(0, means.owners_of_tokens, residual.index_select(0, means.tokens) * means.shares)
+        sums.index_add_(0, means.owners_of_tokens, take(residual, means.tokens) * means.shares)
         for number, capture in enumerate(means.owners):
             capture.pieces.setdefault(layer, []).append(sums[number : number + 1])
 

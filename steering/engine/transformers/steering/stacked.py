@@ -11,7 +11,7 @@ from steering.engine.transformers.batch import Segment
 from steering.engine.transformers.steering.bank import SteeringBank, norms_of
 from steering.engine.transformers.steering.dose import NEVER, DoseSums
 from steering.engine.transformers.steering.gather import DirectionTable, Spread, index_of, put, take
-from steering.engine.transformers.steering.holds import HoldControl, Place, ReplayedHolds
+from steering.engine.transformers.steering.holds import HoldControl, Place
 from steering.engine.transformers.steering.timing import Timing, TreeGroups
 from steering.operations import OPERATIONS
 from steering.plan.holds import hold_columns
@@ -55,8 +55,10 @@ class Member:
         """Its controller, for a member that holds a readout."""
         sequence = self.segment.sequence
         column = hold_columns(sequence.plan)[self.layer, self.number]
-        hold = self.intervention.holds[self.layer]
-        return Place(sequence.row, column, self.call.directions[0], hold, sequence.replayed)
+        hold, replayed = self.intervention.holds[self.layer], None
+        if sequence.replayed is not None:
+            replayed = sequence.replayed.strengths_at(column, self.first, len(self.tokens))
+        return Place(sequence.row, column, self.call.directions[0], hold, replayed)
 
 
 def members_of(segments: Sequence[Segment]) -> dict[int, list[list[Member]]]:
@@ -87,17 +89,9 @@ def _tokens(segment: Segment, timing: Timing) -> range:
     return segment.tokens_in(timing.start, timing.end)
 
 
-@dataclass(slots=True, eq=False)
-class Applied:
-    """What a stack did to its tokens: |r' - r| and |r| of each, and which it acted on (None: all)."""
-
-    changes: Float[Tensor, "token"]
-    norms: Float[Tensor, "token"]
-    acting: Bool[Tensor, "token"] | None
-
-
 class OperationStack:
-    """Applies one operation to the tokens of its members. exempt: from the dose guard. sums: the doses, apart for every request and run of positions."""
+    """Applies one operation to the tokens of its members: `begin` before a pass, `apply` at the layer, and `finish` with what
+    leaves the layer. exempt: from the dose guard. sums: the doses, apart for every request and run of positions."""
 
     def __init__(self, members: Sequence[Member], bank: SteeringBank) -> None:
         device = self._device = bank.device
@@ -121,14 +115,11 @@ class OperationStack:
             for run in member.segment.sequence.dose.runs(member.first, len(member.tokens))
         ]
         self.sums = DoseSums(entries, device)
-        self._hold: HoldControl | ReplayedHolds | None = None
+        self._hold: HoldControl | None = None
         if members[0].intervention.holds:
-            places = [member.place for member in members]
-            if places[0].replayed is None:
-                assert self._spread.one_each, "the scheduler gives plans with `hold` one generated position at a time"
-                self._hold = HoldControl(bank.holds, places, device)
-            else:
-                self._hold = ReplayedHolds(places, [(member.first, len(member.tokens)) for member in members])
+            self._hold = HoldControl(bank, [member.place for member in members])
+            single = self._spread.one_each or self._hold.replayed is not None
+            assert single, "the scheduler gives plans with `hold` one generated position at a time"
         self._weights: Float[Tensor, token] | None = None
         self._weight_is_final = False
 
@@ -151,8 +142,7 @@ class OperationStack:
         """Before each pass, on the host: sets the weights of its tokens."""
         if self._weight_is_final:
             return
-        firsts = [member.first for member in self._members]
-        pairs = list(zip(self._members, firsts, strict=True))
+        pairs = [(member, member.first) for member in self._members]
         self._weights = None
         self._weight_is_final = all(
             member.timing.is_constant_from(first) if self._decode else not member.timing.varies
@@ -176,22 +166,21 @@ class OperationStack:
             at = max(position - (sequence.prompt_length - 1), -1)
             sequence.dose.note((member.layer, member.number), run, 0.0, 0.0, at)
 
-    def apply(self, residual: Residual, verdicts: Int[Tensor, "row threshold"]) -> tuple[Residual, Applied]:
-        """residual (token, d_model) float32 of the pass -> the same with this stack's tokens changed, and the doses."""
+    def apply(self, residual: Residual, verdicts: Int[Tensor, "row threshold"]) -> Residual:
+        """residual (token, d_model) float32 of the pass -> the same with this stack's tokens changed."""
         before = take(residual, self.tokens)
-        norms = norms_of(before)
-        parameters = self._parameters
+        self._norms, parameters = norms_of(before), self._parameters
         if self._relative is not None:
-            parameters = torch.where(self._relative, parameters * norms[:, None], parameters)
-        acting = self._acting(verdicts)
-        weights = self._token_weights(acting)
+            parameters = torch.where(self._relative, parameters * self._norms[:, None], parameters)
+        self._acted = self._acting(verdicts)
+        weights = self._token_weights(self._acted)
         if weights is not None:  # a weight of 0 is exactly the identity in every operation
             parameters = parameters * torch.addcmul(self._unweighted, self._weighted, weights[:, None])
         after = self._directions.map(
             lambda tokens, directions: self._operation.apply(take(before, tokens), directions, take(parameters, tokens))
         )
-        changes = torch.linalg.vector_norm(after - before, dim=-1)  # exactly 0 where it did not act
-        return put(residual, self.tokens, after), Applied(changes, norms, acting)
+        self._changes = torch.linalg.vector_norm(after - before, dim=-1)  # exactly 0 where it did not act
+        return put(residual, self.tokens, after)
 
     def _token_weights(self, acting: Bool[Tensor, "token"] | None) -> Float[Tensor, "token"] | None:
         """The factor of each token's weighted parameter: of schedule, scope and condition, and of the controller."""
@@ -203,11 +192,6 @@ class OperationStack:
         held = self._hold.weights()
         return held if weights is None else weights * held
 
-    def follow(self, residual: Residual, applied: Applied) -> None:
-        """residual (token, d_model) of the pass as it leaves the layer: the controllers set the strength of the next token."""
-        if self._hold is not None:
-            self._hold.step(take(residual, self.tokens), applied.acting)
-
     def _acting(self, verdicts: Int[Tensor, "row threshold"]) -> Bool[Tensor, "token"] | None:
         acting = None if self._weights is None else self._weights != 0.0
         if self._trees is not None:
@@ -215,10 +199,17 @@ class OperationStack:
             acting = hold if acting is None else acting & hold
         return acting
 
-    def note(self, applied: Applied, factor: Float[Tensor, "token"] | None, positions: Int[Tensor, "token"]) -> None:
-        """Adds to the sums. factor: what the dose guard left of each token's change; both for all tokens of the pass."""
-        acting, changes = applied.acting, applied.changes
-        self.sums.add(changes if factor is None else changes * take(factor, self.tokens), applied.norms, acting)
+    def finish(
+        self, residual: Residual, factor: Float[Tensor, "token"] | None, positions: Int[Tensor, "token"]
+    ) -> None:
+        """After `apply`: adds to the sums, and the controllers set the strength of the next token. All for all tokens of the pass.
+
+        residual (token, d_model): as it leaves the layer. factor: what the dose guard left of each token's change.
+        """
+        acting, changes = self._acted, self._changes
+        self.sums.add(changes if factor is None else changes * take(factor, self.tokens), self._norms, acting)
         if self._trees is not None and acting is not None:
             first = (take(positions, self.tokens) - self._lasts).clamp_min_(-1)
             self.sums.add_first(torch.where(acting, first, NEVER))
+        if self._hold is not None:
+            self._hold.step(take(residual, self.tokens), acting)

@@ -16,6 +16,7 @@ from steering.engine.transformers.sequence import Sequence as Row
 from steering.engine.transformers.steering.bank import MAX_NUMBERS, StaticRows, SteeringBank, norms_of
 from steering.engine.transformers.steering.conditions import ConditionEvaluator
 from steering.engine.transformers.steering.dose import DoseSums
+from steering.engine.transformers.steering.holds import held_readouts
 from steering.engine.transformers.steering.stacked import OperationStack, members_of
 from steering.engine.transformers.steering.token_sums import DoseLimit, TokenSums
 from steering.shapes import Float, Int, Residual, Tensor
@@ -111,24 +112,20 @@ class SteeringBatch:
             inverse = norms_of(residual).reciprocal()
         if layer in self.static_layers:
             residual = residual + self._bank.rows_at(layer, self.row_indices)
-        stacks = [(stack, part) for part in self.parts for stack in part.stacks(layer)]
-        applied = []
-        for stack, part in stacks:
+        stacks = [(stack, part.conditions.verdicts) for part in self.parts for stack in part.stacks(layer)]
+        for stack, verdicts in stacks:
             if not stack.exempt:
-                residual, done = stack.apply(residual, part.conditions.verdicts)
-                applied.append((stack, done))
+                residual = stack.apply(residual, verdicts)
         factor = None
         if inverse is not None and layer in self._limit.layers:
             residual, factor = self._limit.apply(arriving, residual, inverse)
-        for stack, part in stacks:
+        for stack, verdicts in stacks:
             if stack.exempt:
-                residual, done = stack.apply(residual, part.conditions.verdicts)
-                applied.append((stack, done))
+                residual = stack.apply(residual, verdicts)
         if inverse is not None:
             self._sums.add(layer, (arriving, residual), inverse, factor, static=layer in self.static_layers)
-        for stack, done in applied:
-            stack.note(done, None if stack.exempt else factor, batch.positions)
-            stack.follow(residual, done)
+        for stack, _ in stacks:
+            stack.finish(residual, None if stack.exempt else factor, batch.positions)
         return residual
 
     def finish(self) -> None:
@@ -163,7 +160,7 @@ class SteeringRunner:
         if sequence.row:
             if count := len(sequence.plan.thresholds):
                 sequence.dose.scores = tuple(self.bank.scores[sequence.row, :count].tolist())
-            sequence.dose.held = self.bank.holds.report(sequence.row, sequence.plan)
+            sequence.dose.held = held_readouts(self.bank, sequence.row, sequence.plan)
         self.discard(sequence)
 
     def discard(self, sequence: Row) -> None:
@@ -174,10 +171,9 @@ class SteeringRunner:
 
     def flush(self) -> None:
         """Moves all sums to the ledgers and drops the stacks of decode tokens."""
-        if self._kept is not None:
-            self._kept.collect()
-        if self._decode is not None:
-            self._decode.collect()
+        for sums in (self._kept, self._decode):
+            if sums is not None:
+                sums.collect()
         self._decode, self._kept, self._key = None, None, ()
 
     def prepare(self, batch: Batch) -> SteeringBatch:

@@ -9,7 +9,7 @@ import torch
 from steering.engine.transformers.unembedding import Unembedding
 from steering.errors import NonfiniteActivations, UnsupportedParameter
 from steering.model.hooks import ResidualHooks, StopForward
-from steering.model.layout import Layout, residual_of
+from steering.model.layout import residual_of
 from steering.shapes import Bool, Direction, Float, Residual, Tensor
 
 
@@ -53,9 +53,7 @@ class _Rows:
 
     def summed(self, values: Float[Tensor, "scored"]) -> Float[Tensor, "text"]:
         """Adds up the values of each text's tokens."""
-        return torch.zeros(len(self.token_ids), device=values.device, dtype=values.dtype).index_add(
-            0, self.owner, values
-        )
+        return values.new_zeros(len(self.token_ids)).index_add(0, self.owner, values)
 
 
 @dataclass(slots=True, eq=False)
@@ -78,9 +76,9 @@ class GradientPass:
     activations, and every forward pass, steered or not, runs the same kernels. The weights are constants.
     """
 
-    def __init__(self, model: Any, layout: Layout, hooks: ResidualHooks, device: torch.device) -> None:
-        self._model, self._layout, self._hooks, self._device = model, layout, hooks, device
-        self._head = Unembedding(model, layout)
+    def __init__(self, unembedding: Unembedding, hooks: ResidualHooks, device: torch.device) -> None:
+        self._model, self._layout, self._head = unembedding.model, unembedding.layout, unembedding
+        self._hooks, self._device = hooks, device
 
     def score(self, texts: Sequence[ScoredText], layer: int, direction: Direction) -> Pieces:
         """Computes the sum of log p over each text's scored tokens, and its gradient.

@@ -10,7 +10,7 @@ import torch
 
 from steering.engine.readings import NO_MONITORS, Monitor, MonitorSet, Reading
 from steering.engine.transformers.steering.bank import MAX_THRESHOLDS
-from steering.engine.transformers.steering.monitor_scores import MonitorTables
+from steering.engine.transformers.steering.readout import MonitorTables
 from steering.engine.transformers.steering.steering_batch import SteeringRunner
 from steering.engine.vllm.messages import FailureMessage, Message, MonitorReading, RequestSteering, TokenMessage
 from steering.engine.vllm.worker.measures import BlockMeasures
@@ -196,7 +196,7 @@ class WorkerSteering:
         step.finish()
         for row in step.rows:
             self._measures.store(row)
-        readouts, scores = step.readers.readouts(), step.monitors.by_sequence()
+        readouts, scores = step.readers.readouts(), step.readers.monitors.by_sequence()
         finite = None if step.finite is None else step.finite.tolist()
         for row, number, index in step.predictions:
             readout = readouts.get(row.sequence.id, {})

@@ -7,8 +7,7 @@ import torch
 from steering.engine.transformers.batch import Batch, Segment
 from steering.engine.transformers.steering.bank import StaticRows
 from steering.engine.transformers.steering.history import SteeringHistory
-from steering.engine.transformers.steering.monitor_scores import MonitorScores, MonitorTables
-from steering.engine.transformers.steering.readout import ReadoutCollector
+from steering.engine.transformers.steering.readout import MonitorTables, ReadoutCollector
 from steering.engine.transformers.steering.steering_batch import SteeringBatch, SteeringRunner
 from steering.engine.vllm.worker.rows import WorkerRow
 from steering.shapes import Bool, Float, Int, Residual, Tensor
@@ -36,7 +35,6 @@ class Step:
         self._added: frozenset[int] = frozenset()
         self._held: list[tuple[SteeringHistory, Tensor]] = []
         self.readers: ReadoutCollector
-        self.monitors: MonitorScores
 
     def add(self, row: WorkerRow, number: int, first: int, start: int, end: int) -> None:
         """Adds a request's flat tokens [start, end), whose positions begin at `first`."""
@@ -60,8 +58,7 @@ class Step:
         self._batch = Batch(tuple(self._segments), token_ids=self._positions, positions=self._positions, slots=none)
         self._steering = self._runner.prepare(self._batch)
         self._steering.begin()
-        self.monitors = MonitorScores(self._batch, self._tables)
-        self.readers = ReadoutCollector(self._batch, self._positions.device, self.monitors)
+        self.readers = ReadoutCollector(self._batch, self._tables)
         self.layers = self._steering.layers | self.readers.layers
         self._held = list(self._strengths())
         added = self._steering.static_layers - self._steering.call_layers - self.readers.layers
@@ -73,7 +70,7 @@ class Step:
         held = [one.sequence for one in segments if any(of.holds for of in one.sequence.plan.interventions)]
         if held:
             rows = torch.tensor([one.row for one in held], device=self._positions.device)
-            strengths = self._runner.bank.holds.strengths[rows]
+            strengths = self._runner.bank.strengths[rows]
             for sequence, row in zip(held, strengths, strict=True):
                 assert sequence.history is not None
                 yield sequence.history, row

@@ -9,9 +9,8 @@ from steering.engine.api import SamplingParams
 from steering.engine.transformers.attention.length_groups import UNEVEN, LengthGroups
 from steering.engine.transformers.attention.masked import Scores, masked
 from steering.engine.transformers.batch import Segment
-from steering.engine.transformers.memory.block_layouts import RowLayout
 from steering.engine.transformers.memory.block_pool import BLOCK, blocks_for
-from steering.engine.transformers.memory.paged_cache import LayerShape, PagedCache
+from steering.engine.transformers.memory.paged_cache import LayerShape, PagedCache, RowLayout
 from steering.engine.transformers.sequence import Sequence, Stream
 from steering.plan.types import UNSTEERED
 

@@ -20,7 +20,6 @@ from steering.engine.transformers.runner import ModelRunner
 from steering.engine.transformers.scheduler import Scheduler, Work
 from steering.engine.transformers.sequence import Sequence as Row
 from steering.engine.transformers.sequence import Stream
-from steering.engine.transformers.unembedding import Unembedding
 from steering.errors import SteeringError
 from steering.model.loading import LoadedModel
 from steering.plan.types import UNSTEERED, SteeringPlan
@@ -107,8 +106,7 @@ class DrivenLoop:
         self.pool = BlockPool(runner.blocks)
         self.index = PrefixIndex(self.pool, enabled=limits.share_prefixes, exact=runner.exact)
         self.scheduler = Scheduler(limits, self.pool, self.index, runner.release, 64, same_pass=runner.same_pass)
-        unembedding = Unembedding(loaded.model, loaded.layout)
-        self.loop = EngineLoop(runner, self.scheduler, unembedding, loaded.tokenizer.eos_ids, limits)
+        self.loop = EngineLoop(runner, self.scheduler, loaded.tokenizer.eos_ids, limits)
 
     def turn(self, arriving: Sequence[Row] = (), allocator: FailingAllocator | None = None) -> None:
         """Hands over new work, and runs a turn if there is anything to do."""

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from steering.engine.api import GenerationRequest, SamplingParams
-from steering.engine.transformers.sampling.filters import candidates, every_token, is_filtered, ranked
+from steering.engine.transformers.sampling.logits import adjusted, candidates, every_token, is_filtered, ranked
 from steering.engine.transformers.sampling.noise import gumbel, uniform
-from steering.engine.transformers.sampling.penalties import adjusted
 from steering.engine.transformers.sampling.sampler import sample
 from steering.engine.transformers.sequence import Sequence
 from steering.plan.types import UNSTEERED

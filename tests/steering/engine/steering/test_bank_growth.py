@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from contextlib import suppress
 
 import pytest
 import torch
@@ -10,11 +11,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from steering.engine.options import EngineLimits
 from steering.engine.transformers.runner import ModelRunner
 from steering.engine.transformers.sequence import Sequence, Stream
+from steering.engine.transformers.steering.bank import SteeringBank
 from steering.model.layout import find_layout
 from steering.model.loading import opened
 from steering.shapes import Logits
 from tests.engines import sampling
 from tests.plans import plan_for, vectors_for
+from tests.steering.engine.loop.driven import FailingAllocator
 
 PROMPT = list(b"Hm")
 PASSES, GROWS_AFTER, NEW_STACK_AFTER = 9, 2, 5
@@ -54,3 +57,19 @@ async def test_decisions_outlive_the_growth_of_their_tables(
     before, during = [await logits_of(tiny_model, hf_byte_tokenizer, seed, at) for at in (0, GROWS_AFTER)]
     for one, other in zip(before, during, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("failing", range(1, 10))
+async def test_memory_that_ends_while_tables_grow_leaves_them_usable(
+    failing: int, tiny_model: PreTrainedModel, hf_byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    info = opened(tiny_model, hf_byte_tokenizer, name="tiny").info
+    plan = await plan_for([{"vector": "alpha", "strength": 2.0, "layers": [2]}], vectors_for(info), info)
+    bank = SteeringBank(info.layer_count, info.d_model, torch.device("cpu"))
+    rows = {bank.allocate(plan) for _ in range(7)}
+    with suppress(torch.OutOfMemoryError), FailingAllocator([failing]):
+        rows.add(bank.allocate(plan))
+    rows |= {bank.allocate(plan) for _ in range(17)}
+    assert len(rows) in {24, 25}
+    for row in rows:
+        bank.release(row)

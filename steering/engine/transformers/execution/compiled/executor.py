@@ -16,7 +16,7 @@ from steering.engine.transformers.execution.eager import EagerExecutor
 from steering.engine.transformers.execution.kernels import operations
 from steering.engine.transformers.execution.kernels.library import CompiledGraph
 from steering.engine.transformers.execution.kernels.processor import supports_kernels
-from steering.engine.transformers.memory.block_layouts import PairedLayout
+from steering.engine.transformers.memory.paged_cache import PairedLayout
 from steering.shapes import Logits, Tensor
 from steering.threads import call_in_thread
 

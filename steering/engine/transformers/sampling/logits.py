@@ -1,14 +1,15 @@
-"""top_k, then top_p, then min_p: which tokens of each row may be chosen."""
+"""Changes the logits of each row before its token is chosen: penalties and bias, then top_k, top_p and min_p, in this order."""
 
 from collections.abc import Sequence as Rows
 from math import inf, log
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from steering.engine.api import SamplingParams
+from steering.engine.transformers.sequence import Sequence
 from steering.shapes import Float, Int, Logits, Tensor
 
 WIDTHS = (2.0, 4.0, 8.0, 16.0)
@@ -20,9 +21,69 @@ Tokens: TypeAlias = Int[Tensor, "row token"]
 Mass: TypeAlias = Float[Tensor, "row 1"]
 
 
+def is_adjusted(params: SamplingParams) -> bool:
+    """Returns whether any penalty or bias is used."""
+    return _is_penalized(params) or bool(params.logit_bias)
+
+
+def adjusted(logits: Logits, rows: Rows[Sequence]) -> Logits:
+    """Returns logits after penalties and bias; the same tensor where no row uses any."""
+    if not any(is_adjusted(sequence.sampling) for sequence in rows):
+        return logits
+    result = logits.clone()
+    penalized = [(row, sequence) for row, sequence in enumerate(rows) if _is_penalized(sequence.sampling)]
+    if penalized:
+        _penalize(result, penalized)
+    biased = [(row, *one) for row, sequence in enumerate(rows) for one in sequence.sampling.logit_bias.items()]
+    if biased:
+        owners, tokens, values = zip(*biased, strict=True)
+        places = _moved(np.array([owners, tokens]), logits)
+        bias = _moved(np.array(values, dtype=np.float32), logits)
+        result.index_put_((places[0], places[1]), bias, accumulate=True)
+    return result
+
+
+def _is_penalized(params: SamplingParams) -> bool:
+    return params.repetition_penalty != 1.0 or params.presence_penalty != 0.0 or params.frequency_penalty != 0.0
+
+
+def _penalize(logits: Logits, rows: Rows[tuple[int, Sequence]]) -> None:
+    """Changes the logits of the tokens that each sequence contains; one copy to the device for all rows."""
+    for _, one in rows:
+        one.token_counts.update(one.ids, one.prompt_length)
+    tokens = [one.token_counts.tokens() for _, one in rows]
+    sizes = [len(one) for one in tokens]
+    settings = [
+        (one.sampling.repetition_penalty, one.sampling.presence_penalty, one.sampling.frequency_penalty)
+        for _, one in rows
+    ]
+    each = np.repeat(np.array(settings, dtype=np.float32), sizes, axis=0)
+    table = np.column_stack([each, np.concatenate([one.token_counts.generated() for _, one in rows])])
+    repetition, presence, frequency, generated = _moved(table.T.copy(), logits)
+    owners = np.repeat([row for row, _ in rows], sizes)
+    places = _moved(np.stack([owners, np.concatenate(tokens)]), logits)
+    values = logits[places[0], places[1]]
+    # Keskar et al., arXiv 1909.05858; dividing a negative logit would make it more likely, so those are multiplied
+    values = torch.where(values > 0, values / repetition, values * repetition)
+    values = values - frequency * generated - presence * (generated > 0)
+    # a penalty near 0 makes logits infinite
+    logits[places[0], places[1]] = values.clamp(max=torch.finfo(logits.dtype).max)
+
+
+def _moved(numbers: NDArray[Any], logits: Logits) -> Tensor:
+    """Copies numbers to the device of the logits without waiting for it."""
+    return torch.from_numpy(numbers).to(logits.device, non_blocking=True)
+
+
 def is_filtered(params: SamplingParams) -> bool:
     """Returns whether any of the three filters is used."""
     return params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0
+
+
+def bounds_of(params: SamplingParams) -> tuple[float, float, float]:
+    """Returns top_k, top_p and log(min_p), each infinite where the filter is not used."""
+    top_p = params.top_p if params.top_p < 1.0 else inf
+    return params.top_k or inf, top_p, log(params.min_p) if params.min_p > 0.0 else -inf
 
 
 def candidates(scaled: Logits, rows: Rows[SamplingParams]) -> tuple[Values, Tokens]:
@@ -42,14 +103,13 @@ def ranked(values: Values, tokens: Tokens, mass: Mass, rows: Rows[SamplingParams
     """
     values, order = values.sort(dim=1, descending=True, stable=True)
     tokens = tokens.gather(1, order)
-    top_k = _column([params.top_k or inf for params in rows], values.device)
+    bounds = torch.tensor([bounds_of(params) for params in rows], dtype=torch.float32)
+    top_k, top_p, min_p = torch.split(bounds.to(values.device, non_blocking=True), 1, dim=1)
     values = values.masked_fill(torch.arange(values.shape[1], device=values.device) >= top_k, -inf)
     weights = values.exp()
     running = weights.cumsum(dim=1)
     mass = torch.where(torch.isfinite(top_k), running[:, -1:], mass)
     # the smallest set of most probable tokens whose mass reaches top_p (Holtzman et al., arXiv 1904.09751)
-    top_p = _column([params.top_p if params.top_p < 1.0 else inf for params in rows], values.device)
-    min_p = _column([log(params.min_p) if params.min_p > 0.0 else -inf for params in rows], values.device)
     excluded = (running - weights >= top_p * mass) | (values < min_p)
     return values.masked_fill(excluded, -inf), tokens
 
@@ -89,7 +149,3 @@ def _enough(row: NDArray[np.float32], mass: float, params: SamplingParams) -> ND
         if params.top_k == 0 and float(np.exp(row[found]).sum()) >= params.top_p * mass * ENOUGH:
             return found
     return np.arange(len(row))
-
-
-def _column(numbers: list[float], device: torch.device) -> Float[Tensor, "row 1"]:
-    return torch.tensor(numbers, dtype=torch.float32).to(device, non_blocking=True)[:, None]
