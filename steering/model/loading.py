@@ -104,9 +104,8 @@ def find_source(
     source: str | None, dtype: torch.dtype, cache_dir: Path, revision: str | None, report: Callable[[str], None]
 ) -> ModelSource:
     """Finds a model's folder; converts a GGUF file and downloads from the hub where that is needed."""
-    kept = (
-        torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
-    )  # every other dtype is loaded from the exact values
+    # every dtype but bfloat16 is loaded from the exact values
+    kept = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
     if source is None or source.lower() == EMBEDDED_MODEL:
         return ModelSource(converted(embedded_gguf(), kept, cache_dir, report), EMBEDDED_MODEL)
     path = Path(source).expanduser()
