@@ -2,7 +2,6 @@
 #pragma once
 #include "gemm_tile.h"
 
-#include <ATen/core/Tensor.h>
 #include <ATen/cpu/vec/vec.h>
 
 #include <algorithm>
@@ -63,18 +62,16 @@ inline void for_visible(int64_t begin, int64_t end, const Call& call) {
   call(last, to_end);
 }
 
-// Access to the vectors of a tensor by row and head; the last dimension is contiguous.
+// Access to the vectors of a tensor (1, head, token, width) by token and head; its last dimension is contiguous.
 struct HeadRows {
   const bf16* data;
   int64_t row_stride, head_stride;
 
+  explicit HeadRows(const at::Tensor& states)
+      : data(bf16_data(states)), row_stride(states.stride(2)), head_stride(states.stride(1)) {}
+
   const bf16* operator()(int64_t row, int64_t head) const { return data + row * row_stride + head * head_stride; }
 };
-
-inline HeadRows head_rows(const at::Tensor& tensor, int64_t row_dimension, int64_t head_dimension) {
-  return {
-      reinterpret_cast<const bf16*>(tensor.const_data_ptr()), tensor.stride(row_dimension), tensor.stride(head_dimension)};
-}
 
 inline at::Tensor contiguous_heads(const at::Tensor& states) { return states.stride(3) == 1 ? states : states.contiguous(); }
 
