@@ -97,7 +97,7 @@ def opened(
     layout = verify_layout(model, find_layout(model))
     info = info_of(model, tokenizer, layout, source, fingerprint, model.dtype, model.device)
     freeze_rope(model, info.context_length)
-    return LoadedModel(model, opened_tokenizer(tokenizer, model.generation_config, layout, source), layout, info)
+    return LoadedModel(model, opened_tokenizer(tokenizer, model.generation_config, info), layout, info)
 
 
 def find_source(
@@ -185,16 +185,14 @@ def info_of(
     )
 
 
-def opened_tokenizer(
-    tokenizer: PreTrainedTokenizerFast, generation: Any, layout: Layout, source: ModelSource
-) -> ModelTokenizer:
+def opened_tokenizer(tokenizer: PreTrainedTokenizerFast, generation: Any, info: ModelInfo) -> ModelTokenizer:
     """Opens a tokenizer for a model's vocabulary. Raises ModelLoadFailed where it is not a fast one."""
     if not getattr(tokenizer, "is_fast", False):
-        raise ModelLoadFailed(f"{source.name} has no fast tokenizer (tokenizer.json), which streaming needs")
+        raise ModelLoadFailed(f"{info.name} has no fast tokenizer (tokenizer.json), which streaming needs")
     # every token that ends an answer: those of the generation config (chat models have several) and the tokenizer's
     stated = getattr(generation, "eos_token_id", None)
     eos_ids = {*(stated if isinstance(stated, list | tuple) else (stated,)), tokenizer.eos_token_id} - {None}
-    return ModelTokenizer(tokenizer, vocab_size=layout.vocab_size, eos_ids=eos_ids)
+    return ModelTokenizer(tokenizer, vocab_size=info.vocab_size, eos_ids=eos_ids)
 
 
 @contextmanager

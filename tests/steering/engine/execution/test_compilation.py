@@ -37,7 +37,7 @@ async def events_of_serving(cache: Path, tokenizer: PreTrainedTokenizerFast) -> 
         executor = engine._runner.executor
         assert isinstance(executor, CompiledExecutor)
         await until(
-            lambda: not executor.compilation.running, 800
+            lambda: not executor.compilation.is_alive(), 800
         )  # the worker builds the library before it loads a model
         assert engine.stats().executor == "eager"
         await engine.close()
@@ -87,7 +87,7 @@ async def test_artifacts_that_others_could_have_written_are_refused(
         engine = TransformersEngine(loaded, compile_request=request)
         executor = engine._runner.executor
         assert isinstance(executor, CompiledExecutor)
-        await until(lambda: not executor.compilation.running)
+        await until(lambda: not executor.compilation.is_alive())
         await engine.close()
     [line] = [line for line in logs if line["event"] == "compiled_artifacts_refused"]
     assert line["executor"] == "eager"

@@ -64,34 +64,26 @@ def graph_path(request: CompileRequest) -> Path:
     return artifact_folder(request) / f"{key}-pass"
 
 
-class Compilation:
-    """One attempt in the background. `ready` is called from its thread, once, with the graph.
+class Compilation(threading.Thread):
+    """One attempt in the background. `ready` is called from this thread, once, with the graph.
 
     A failure is logged and leaves the engine eager: correct, and slower.
     """
 
     def __init__(self, request: CompileRequest, ready: Callable[[CompiledGraph], None]) -> None:
+        super().__init__(name="compilation", daemon=True)
         self._request, self._ready = request, ready
         self._library = library_path(artifact_folder(request), kernels=request.kernels)
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="compilation", daemon=True)
-
-    @property
-    def running(self) -> bool:
-        """Whether graphs may still become ready."""
-        return self._thread.is_alive()
-
-    def start(self) -> None:
-        """Starts the thread."""
-        self._thread.start()
 
     def close(self) -> None:
         """Ends the worker if it still runs. Harmless when repeated."""
         self._closed.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        if self.is_alive():
+            self.join()
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Makes the attempt."""
         try:
             self._attempt()
         except UntrustedArtifact as error:

@@ -11,7 +11,7 @@ from steering.engine.transformers.attention.masked import AttentionPatch, Querie
 from steering.engine.transformers.execution.compiled.callbacks import Opcode, attention_callback
 from steering.engine.transformers.execution.compiled.packed_linears import PackedLinears
 from steering.engine.transformers.execution.kernels.operations import paged_attention, steer
-from steering.engine.transformers.execution.kernels.processor import supports_kernels, supports_paged_attention
+from steering.engine.transformers.execution.kernels.processor import supports_kernels
 from steering.engine.transformers.memory.block_pool import BLOCK
 from steering.engine.transformers.memory.paged_cache import LayerShape
 from steering.model.hooks import ResidualHooks
@@ -19,6 +19,8 @@ from steering.model.layout import Layout
 from steering.plan.types import Phase
 from steering.shapes import Float, Int, Logits, Tensor
 
+HEAD_WIDTH_STEP = 32
+"""Kernels read heads a register at a time, so their width is a multiple of this many bfloat16 values."""
 FREE: Any = torch.export.Dim.AUTO
 """A size that differs between passes: one graph serves every batch."""
 GraphBank: TypeAlias = tuple[
@@ -39,10 +41,16 @@ def opcodes(layer_count: int, callbacks: frozenset[int], adds: frozenset[int]) -
 
 
 def uses_attention_kernel(shapes: Sequence[LayerShape], *, kernels: bool) -> bool:
-    """Whether passes use `paged_attention`, whose cache has a layout of its own: when it supports every layer."""
+    """Whether passes use `paged_attention`, whose cache has a layout of its own: in bfloat16, where every layer has as many
+    values as keys, of one supported width.
+
+    Its products use AMX tiles where the CPU has them. Measured on two cores of an Intel Xeon, one layer of SmolLM2-135M, with
+    AVX512_BF16 and with AMX: a prompt of 1,820 tokens 52 and 13 ms, a token of 8 sequences of 1,820 0.54 and 0.48 ms.
+    """
     return kernels and all(
-        shape.key_heads == shape.value_heads
-        and supports_paged_attention(shape.dtype, shape.device, shape.key_width, shape.value_width)
+        supports_kernels(shape.dtype, shape.device)
+        and (shape.key_heads, shape.key_width) == (shape.value_heads, shape.value_width)
+        and shape.key_width % HEAD_WIDTH_STEP == 0
         for shape in shapes
     )
 
