@@ -130,7 +130,7 @@ async def until_compiled(engine: TransformersEngine, cache: Path, eager: Engine 
     assert isinstance(executor, CompiledExecutor)
     deadline, compiling = time.monotonic() + COMPILE_SECONDS, True
     while compiling and time.monotonic() < deadline:
-        compiling = executor.compilation.running  # read first: the next answer already runs on what it installed
+        compiling = executor.compilation.is_alive()  # read first: the next answer already runs on what it installed
         tokens = (await run(engine, request)).tokens
         assert expected is None or tokens == expected
         if engine.stats().executor != "eager":

@@ -1,13 +1,10 @@
-"""Chooses the device and dtype of a model, where the operator says "auto" as well, and measures the memory of the device, from which
-an engine derives the size of its key-value cache."""
+"""Chooses the device and dtype of a model, where the operator says "auto" as well, and measures the free memory of the device, from
+which an engine derives the size of its key-value cache."""
 
-from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import psutil
 import torch
-from torch import nn
 
 from steering.errors import InvalidRequest
 
@@ -71,43 +68,19 @@ def _has_native_bfloat16(device: torch.device) -> bool:
     return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceMemory:
-    """Bytes of a device. total: what a process may use of it. free: what can still be allocated. model: the weights
-    and buffers that are loaded already."""
-
-    total: int
-    free: int
-    model: int
-
-
-def measure_memory(model: nn.Module, device: torch.device) -> DeviceMemory:
-    """Returns the memory of the device as it is now, with the model loaded."""
-    size = model_bytes(model)
+def free_memory(device: torch.device) -> int:
+    """Returns the bytes that this process can still allocate on a device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.empty_cache()
-        free, total = torch.cuda.mem_get_info(device)
-        return DeviceMemory(total, free, size)
-    memory = psutil.virtual_memory()
-    total, free = memory.total, memory.available
-    limit = container_limit(CGROUP)
-    if limit is not None:  # a container may be allowed less than the machine has
-        total, free = min(total, limit[0]), min(free, limit[1])
-    return DeviceMemory(total, free, size)
+        return torch.cuda.mem_get_info(device)[0]
+    available: int = psutil.virtual_memory().available
+    container = container_memory(CGROUP)  # may be less than the machine has
+    return available if container is None else min(available, container)
 
 
-def model_bytes(model: nn.Module) -> int:
-    """Returns the bytes of all parameters and buffers; tensors that share storage count once."""
-    storages = {
-        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
-        for tensor in chain(model.parameters(), model.buffers())
-    }
-    return sum(storages.values())
-
-
-def container_limit(folder: Path) -> tuple[int, int] | None:
-    """Returns (limit, free) of the control group of this process (version 2); None where there is no limit.
+def container_memory(folder: Path) -> int | None:
+    """Returns the free bytes of the control group of this process (version 2); None where there is no limit.
 
     Pages of files that the kernel can drop count as free.
     """
@@ -120,4 +93,4 @@ def container_limit(folder: Path) -> tuple[int, int] | None:
         reclaimable = int(statistics.get("inactive_file", 0))
     except (OSError, ValueError):
         return None
-    return int(limit), max(0, int(limit) - used + reclaimable)
+    return max(0, int(limit) - used + reclaimable)

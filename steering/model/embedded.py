@@ -17,8 +17,8 @@ def embedded_gguf() -> Path:
         listed = files(DISTRIBUTION) or []
     except PackageNotFoundError:
         raise ModelLoadFailed(f"the embedded model {EMBEDDED_MODEL} is not installed: {command}") from None
-    found = [Path(str(entry.locate())) for entry in listed if entry.suffix == ".gguf"]
-    present = [path for path in found if path.is_file()]
-    if not present:
+    paths = (Path(str(entry.locate())) for entry in listed if entry.suffix == ".gguf")
+    found = next(filter(Path.is_file, paths), None)
+    if found is None:
         raise ModelLoadFailed(f"the package {DISTRIBUTION} holds no GGUF file; install it again: {command}")
-    return present[0]
+    return found

@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeAlias
-
-from torch import nn
+from functools import partial
+from typing import TypeAlias
 
 from steering.errors import InternalError
 from steering.model.layout import BlockOutput, Layout, residual_of, with_residual
@@ -27,7 +26,9 @@ class ResidualHooks:
     def __init__(self, layout: Layout) -> None:
         self._active: list[ResidualFunction | None] = [None] * layout.layer_count
         self._in_step = False
-        self._handles = [block.register_forward_hook(self._hook_of(layer)) for layer, block in enumerate(layout.blocks)]
+        self._handles = [
+            block.register_forward_hook(partial(self._hook, layer)) for layer, block in enumerate(layout.blocks)
+        ]
 
     @contextmanager
     def step(self, apply: ResidualFunction, layers: Collection[int] | None = None) -> Iterator[None]:
@@ -57,22 +58,17 @@ class ResidualHooks:
             handle.remove()
         self._handles.clear()
 
-    def _hook_of(self, layer: int) -> Callable[[nn.Module, Any, BlockOutput], BlockOutput | None]:
-        active = self._active
-
-        def hook(_block: nn.Module, _arguments: Any, output: BlockOutput) -> BlockOutput | None:
-            apply = active[layer]
-            if apply is None:
-                return None
-            residual = residual_of(output)
-            flat = residual.reshape(-1, residual.shape[-1])
-            changed = apply(layer, flat)
-            if changed is None:
-                return None
-            if changed.shape != flat.shape:  # broadcasting would be silent
-                raise InternalError(
-                    f"layer {layer}: expected a residual of shape {tuple(flat.shape)}, got {tuple(changed.shape)}"
-                )
-            return with_residual(output, changed.to(residual.dtype).reshape(residual.shape))
-
-        return hook
+    def _hook(self, layer: int, _block: object, _arguments: object, output: BlockOutput) -> BlockOutput | None:
+        apply = self._active[layer]
+        if apply is None:
+            return None
+        residual = residual_of(output)
+        flat = residual.reshape(-1, residual.shape[-1])
+        changed = apply(layer, flat)
+        if changed is None:
+            return None
+        if changed.shape != flat.shape:  # broadcasting would be silent
+            raise InternalError(
+                f"layer {layer}: expected a residual of shape {tuple(flat.shape)}, got {tuple(changed.shape)}"
+            )
+        return with_residual(output, changed.to(residual.dtype).reshape(residual.shape))

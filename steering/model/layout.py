@@ -1,7 +1,6 @@
 """Layout: finds the decoder blocks of an architecture by its structure, and reads what a block returns."""
 
 import inspect
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -79,35 +78,30 @@ def _unsupported(model: PreTrainedModel, reason: str) -> UnsupportedModel:
 
 
 def _refuse_other_kinds(model: PreTrainedModel) -> None:
-    config = model.config.get_text_config()
-    if model.config.is_encoder_decoder:
-        raise _unsupported(model, "it is an encoder-decoder model")
-    if getattr(model, "_is_stateful", False):
-        raise _unsupported(
-            model, "it keeps a recurrent state (state-space or hybrid) instead of keys and values per token"
-        )
-    others = sorted(set(getattr(config, "layer_types", None) or ()) - ATTENTION_KINDS)
-    if others:
-        raise _unsupported(
-            model, f"some of its layers are {', '.join(others)}, which keep no keys and values per token"
-        )
-    if "input_ids" not in inspect.signature(model.forward).parameters:
-        raise _unsupported(model, "it does not take token ids")
-
-
-def _block_lists(model: PreTrainedModel, count: int) -> Iterator[nn.ModuleList]:
-    """Yields lists of `count` modules of the class that must not be split over devices, which is the decoder block."""
-    block_names = set(getattr(model, "_no_split_modules", None) or ())
-    for parent in model.modules():
-        for child in parent.children():
-            if isinstance(child, nn.ModuleList) and len(child) == count:
-                names = {type(block).__name__ for block in child}
-                if names <= block_names or (not block_names and len(names) == 1):
-                    yield child
+    layer_types = getattr(model.config.get_text_config(), "layer_types", None)
+    others = sorted(set(layer_types or ()) - ATTENTION_KINDS)
+    reasons = {
+        "it is an encoder-decoder model": model.config.is_encoder_decoder,
+        "it keeps a recurrent state (state-space or hybrid) instead of keys and values per token": (
+            getattr(model, "_is_stateful", False)
+        ),
+        f"some of its layers are {', '.join(others)}, which keep no keys and values per token": others,
+        "it does not take token ids": "input_ids" not in inspect.signature(model.forward).parameters,
+    }
+    for reason, applies in reasons.items():
+        if applies:
+            raise _unsupported(model, reason)
 
 
 def _find_blocks(model: PreTrainedModel, count: int) -> nn.ModuleList:
-    found = list(_block_lists(model, count))
+    """Finds the list of `count` modules of the class that must not be split over devices, which is the decoder block."""
+    block_names = set(getattr(model, "_no_split_modules", None) or ())
+    found = []
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            names = {type(block).__name__ for block in module}
+            if names <= block_names or (not block_names and len(names) == 1):
+                found.append(module)
     if not found:
         raise _unsupported(model, f"no list of {count} decoder blocks was found in it")
     if len(found) > 1:

@@ -97,16 +97,15 @@ def opened(
     layout = verify_layout(model, find_layout(model))
     info = info_of(model, tokenizer, layout, source, fingerprint, model.dtype, model.device)
     freeze_rope(model, info.context_length)
-    return LoadedModel(model, opened_tokenizer(tokenizer, model.generation_config, layout, source), layout, info)
+    return LoadedModel(model, opened_tokenizer(tokenizer, model.generation_config, info), layout, info)
 
 
 def find_source(
     source: str | None, dtype: torch.dtype, cache_dir: Path, revision: str | None, report: Callable[[str], None]
 ) -> ModelSource:
     """Finds a model's folder; converts a GGUF file and downloads from the hub where that is needed."""
-    kept = (
-        torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
-    )  # every other dtype is loaded from the exact values
+    # every dtype but bfloat16 is loaded from the exact values
+    kept = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
     if source is None or source.lower() == EMBEDDED_MODEL:
         return ModelSource(converted(embedded_gguf(), kept, cache_dir, report), EMBEDDED_MODEL)
     path = Path(source).expanduser()
@@ -186,16 +185,14 @@ def info_of(
     )
 
 
-def opened_tokenizer(
-    tokenizer: PreTrainedTokenizerFast, generation: Any, layout: Layout, source: ModelSource
-) -> ModelTokenizer:
+def opened_tokenizer(tokenizer: PreTrainedTokenizerFast, generation: Any, info: ModelInfo) -> ModelTokenizer:
     """Opens a tokenizer for a model's vocabulary. Raises ModelLoadFailed where it is not a fast one."""
     if not getattr(tokenizer, "is_fast", False):
-        raise ModelLoadFailed(f"{source.name} has no fast tokenizer (tokenizer.json), which streaming needs")
+        raise ModelLoadFailed(f"{info.name} has no fast tokenizer (tokenizer.json), which streaming needs")
     # every token that ends an answer: those of the generation config (chat models have several) and the tokenizer's
     stated = getattr(generation, "eos_token_id", None)
     eos_ids = {*(stated if isinstance(stated, list | tuple) else (stated,)), tokenizer.eos_token_id} - {None}
-    return ModelTokenizer(tokenizer, vocab_size=layout.vocab_size, eos_ids=eos_ids)
+    return ModelTokenizer(tokenizer, vocab_size=info.vocab_size, eos_ids=eos_ids)
 
 
 @contextmanager

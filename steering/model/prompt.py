@@ -1,5 +1,6 @@
 """ModelTokenizer: converts text, messages or ids to the token ids of a model, and back."""
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TypeAlias, cast
@@ -179,11 +180,10 @@ def _message_spans(text: str, contents: Sequence[str], marked: str, marker: str)
 
 def _roles_of_tokens(tokens: Sequence[Span], messages: Sequence[Span], roles: Sequence[str]) -> tuple[str | None, ...]:
     """Returns for each token the role of the message that it has a character of, or None. All ranges are of characters, in order."""
+    ends = [end for _, end in messages]
     found: list[str | None] = []
-    number = 0
     for start, end in tokens:
-        while number < len(messages) and messages[number][1] <= start:
-            number += 1
+        number = bisect_right(ends, start)  # of the first message that ends after the token starts
         inside = number < len(messages) and end > messages[number][0] and end > start
         found.append(roles[number] if inside else None)
     return tuple(found)

@@ -1,6 +1,7 @@
 """TextStream: converts token ids to text one at a time, in whole characters."""
 
 from collections.abc import Sequence
+from functools import cache
 
 from tokenizers import Tokenizer
 
@@ -17,7 +18,7 @@ class TextDecoder:
 
     def __init__(self, backend: Tokenizer) -> None:
         self._backend = backend
-        self._lengths: dict[int, int] = {}
+        self._length_of_one = cache(lambda token_id: len(self.text([token_id])))
 
     def text(self, token_ids: Sequence[int]) -> str:
         """Returns the text of these ids together."""
@@ -25,12 +26,7 @@ class TextDecoder:
 
     def length(self, token_ids: Sequence[int]) -> int:
         """Returns the number of characters of their text."""
-        if len(token_ids) != 1:
-            return len(self.text(token_ids))
-        known = self._lengths.get(token_ids[0])
-        if known is None:
-            known = self._lengths[token_ids[0]] = len(self.text(token_ids))
-        return known
+        return self._length_of_one(token_ids[0]) if len(token_ids) == 1 else len(self.text(token_ids))
 
 
 class TextStream:

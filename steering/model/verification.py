@@ -1,7 +1,6 @@
 """Checks a layout by short forward passes, before anything is steered by it."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -57,63 +56,37 @@ def _reason_against(recorded: list[tuple[int, Tensor]], layout: Layout) -> str |
     return None
 
 
-class _AttentionProbe:
-    """An attention function that records how it is called and returns zeros."""
-
-    def __init__(self) -> None:
-        self.plain: list[bool] = []
-        self.layers: list[int | None] = []
-
-    def __call__(
-        self,
-        module: torch.nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: Tensor | None,
-        *_: Any,
-        **options: Any,
-    ) -> tuple[Tensor, None]:
-        """query (row, head, seq, head_dim) -> zeros (row, seq, head, head_dim)."""
-        own = [name for name, option in options.items() if torch.is_tensor(option) and name not in IGNORED]
-        same_width = query.shape[-1] == key.shape[-1] == value.shape[-1]
-        same_length = query.shape[-2] == key.shape[-2] == value.shape[-2]
-        self.plain.append(attention_mask is None and not own and same_width and same_length)
-        self.layers.append(getattr(module, "layer_idx", None))
-        return torch.zeros_like(query).transpose(1, 2), None
-
-
-_probe = _AttentionProbe()
-AttentionInterface.register(PROBE_NAME, _probe)
-
-
 def uses_attention_interface(model: PreTrainedModel, token_ids: Int[Tensor, "row seq"], layer_count: int) -> bool:
     """Returns whether each block makes one call of transformers' attention interface, in order, with queries, keys and
     values of one width and no further tensors.
 
     Masks of windows and of padding are made by transformers and do not count.
     """
-    _probe.plain, _probe.layers = [], []
+    layers: list[int | None] = []
+    plain: list[bool] = []
+
+    def probe(
+        module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *_: Any, **options: Any
+    ) -> tuple[Tensor, None]:
+        """query (row, head, seq, head_dim) -> zeros (row, seq, head, head_dim)."""
+        own = any(torch.is_tensor(option) and name not in IGNORED for name, option in options.items())
+        same_size = query.shape[-2:] == key.shape[-2:] == value.shape[-2:]
+        plain.append(attention_mask is None and not own and same_size)
+        layers.append(getattr(module, "layer_idx", None))
+        return torch.zeros_like(query).transpose(1, 2), None
+
+    AttentionInterface.register(PROBE_NAME, probe)
+    configs = {id(config): config for part in model.modules() if (config := getattr(part, "config", None))}
+    selected = [config for config in configs.values() if hasattr(config, "_attn_implementation")]
+    previous = [config._attn_implementation for config in selected]
     try:
-        with _probed(model), torch.no_grad():
+        for config in selected:
+            config._attn_implementation = PROBE_NAME
+        with torch.no_grad():
             model(token_ids, use_cache=False)
     except (KeyError, ValueError, TypeError, RuntimeError, AttributeError):
         return False  # the model selects its attention by name elsewhere, and does not know this one
-    return _probe.layers == list(range(layer_count)) and all(_probe.plain)
-
-
-@contextmanager
-def _probed(model: PreTrainedModel) -> Iterator[None]:
-    """Makes the probe the attention of every part of the model, for one pass."""
-    parts: list[Any] = [getattr(part, "config", None) for part in model.modules()]
-    configs = {id(config): config for config in parts}
-    previous = [
-        (config, config._attn_implementation) for config in configs.values() if hasattr(config, "_attn_implementation")
-    ]
-    try:
-        for config, _ in previous:
-            config._attn_implementation = PROBE_NAME
-        yield
     finally:
-        for config, name in previous:
+        for config, name in zip(selected, previous, strict=True):
             config._attn_implementation = name
+    return layers == list(range(layer_count)) and all(plain)

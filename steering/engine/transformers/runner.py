@@ -19,7 +19,7 @@ from steering.engine.transformers.steering.readout import MonitorTables, Readout
 from steering.engine.transformers.steering.steering_batch import SteeringRunner
 from steering.engine.transformers.training.gradient_pass import GradientPass
 from steering.engine.transformers.unembedding import Unembedding
-from steering.model.device import measure_memory
+from steering.model.device import free_memory
 from steering.model.hooks import ResidualHooks
 from steering.model.layout import Layout
 from steering.shapes import Logits, Tensor
@@ -159,14 +159,14 @@ def _cache_bytes(model: Any, device: torch.device, limits: EngineLimits) -> int:
     if limits.cache_bytes is not None:
         return limits.cache_bytes
     if device.type != "cuda":
-        return int(min(measure_memory(model, device).free * CPU_SHARE, CPU_MOST))
+        return int(min(free_memory(device) * CPU_SHARE, CPU_MOST))
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     tokens = torch.zeros(1, limits.idle_prefill_tokens, dtype=torch.int64, device=device)
     with torch.no_grad():
         model(input_ids=tokens, use_cache=False, logits_to_keep=1)
     peak = torch.cuda.max_memory_allocated(device) - before
-    return max(int((measure_memory(model, device).free - peak) * CUDA_SHARE), 0)
+    return max(int((free_memory(device) - peak) * CUDA_SHARE), 0)
 
 
 def _store_logits(segments: Rows[Segment], logits: Logits) -> None:

@@ -42,7 +42,7 @@ def describe(options: EngineOptions) -> DescribedModel:
         fingerprint = fingerprint_of_files(model, found.folder) or _fingerprint_of_weights(found.folder)
         info = info_of(model, tokenizer, layout, found, fingerprint, dtype, device)
     generation = _generation_config(model, found.folder)
-    return DescribedModel(found.folder, opened_tokenizer(tokenizer, generation, layout, found), info)
+    return DescribedModel(found.folder, opened_tokenizer(tokenizer, generation, info), info)
 
 
 def _fingerprint_of_weights(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""EagerExecutor: calls the model under its hooks. Always available, and the reference for compiled passes."""
+"""EagerExecutor: runs passes by calling the model under its hooks. Always available, and the reference for compiled passes."""
 
 from typing import Any
 
@@ -11,30 +11,32 @@ from steering.shapes import Logits, Tensor
 
 
 class EagerExecutor:
-    """Implements PassExecutor on any device. It patches the model's attention until it is closed.
+    """Runs passes of one engine, all on the engine's thread, on any device. It patches the model's attention until it is closed.
 
+    name: `eager`, `compiled` or `compiled+kernels`: what runs the next pass; results of two names may differ by rounding.
+    batch_invariant: whether a token's results have the same bits however passes are formed: alone, in a batch, decoded or read.
+    sampling_kernel: chooses the tokens of the next pass from bfloat16 logits; None where there is no such kernel.
     attention: None for a model that builds its own masks.
     """
 
     def __init__(self, parts: ModelParts) -> None:
         self.name, self.batch_invariant = "eager", False
         self.sampling_kernel: SamplingKernel | None = None
-        self._model, self._hooks, self._cache = parts.model, parts.hooks, parts.cache
-        self._cache_argument = parts.layout.cache_argument
+        self._parts = parts
         self.attention = None if parts.layout.attention == "own" else PagedAttention(parts.cache)
         self._patch = None if self.attention is None else AttentionPatch(parts.model, self.attention.attended)
 
     def start(self, install: Install) -> None:
-        """See PassExecutor.start. Nothing is prepared in the background."""
+        """Begins whatever is prepared in the background, here nothing; `install` hands it to the engine's thread."""
 
     def run(self, prepared: PreparedPass) -> Logits | None:
-        """See PassExecutor.run."""
-        batch = prepared.batch
+        """Returns the logits of the kept tokens (token, vocab); None when the pass stopped early."""
+        batch, parts = prepared.batch, self._parts
         rows = 1 if self.attention is not None else len(batch.segments)
         arguments: dict[str, Any] = {
             "input_ids": batch.token_ids.view(rows, -1),
             "use_cache": True,
-            self._cache_argument: self._cache,
+            parts.layout.cache_argument: parts.cache,
         }
         if self.attention is None:
             filled = batch.segments[0].last_position + 1
@@ -43,18 +45,18 @@ class EagerExecutor:
             arguments["position_ids"] = batch.positions.view(rows, -1)
         # a keep index counts the tokens of a row; for several rows it is applied to the logits of all tokens
         arguments["logits_to_keep"] = prepared.keep if rows == 1 else 0
-        self._cache.batch = batch
+        parts.cache.batch = batch
         try:
-            with torch.no_grad(), self._hooks.step(prepared.on_layer, sorted(prepared.layers)):
-                output = self._model(**arguments)
+            with torch.no_grad(), parts.hooks.step(prepared.on_layer, sorted(prepared.layers)):
+                output = parts.model(**arguments)
         except StopForward:
             return None
         finally:
-            self._cache.batch = None
+            parts.cache.batch = None
         logits: Tensor = output.logits.flatten(0, 1)
         return logits if rows == 1 else logits[prepared.keep]
 
     def close(self) -> None:
-        """See PassExecutor.close."""
+        """Ends background work and leaves the model as it was before. Harmless when repeated."""
         if self._patch is not None:
             self._patch.close()

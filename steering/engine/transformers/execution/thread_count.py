@@ -1,7 +1,6 @@
 """ThreadCount: how many OpenMP threads compute a pass. Fewer where another process occupies processors."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from itertools import cycle
 from statistics import median
 from time import perf_counter, process_time
@@ -42,20 +41,13 @@ def read_clock() -> Clock:
     return Clock(perf_counter(), process_time())
 
 
-@dataclass(slots=True)
 class Trial:
     """Compares two thread counts in decode passes of about as many rows, in turns."""
 
-    current: int
-    candidate: int
-    rows: int
-    expires: float
-    seconds: dict[int, list[float]] = field(init=False)
-    order: Iterator[int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.seconds = {self.current: [], self.candidate: []}
-        self.order = cycle((self.current, self.candidate, self.candidate, self.current))
+    def __init__(self, current: int, candidate: int, rows: int, expires: float) -> None:
+        self.current, self.candidate, self.rows, self.expires = current, candidate, rows, expires
+        self.seconds: dict[int, list[float]] = {current: [], candidate: []}
+        self.order = cycle((current, candidate, candidate, current))
 
     def takes(self, rows: int) -> bool:
         """Whether a pass is similar enough to be compared."""

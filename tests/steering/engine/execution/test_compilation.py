@@ -11,8 +11,13 @@ from transformers import PreTrainedTokenizerFast
 from steering.engine.api import GenerationRequest
 from steering.engine.transformers.engine import TransformersEngine
 from steering.engine.transformers.execution.base import CompileRequest
-from steering.engine.transformers.execution.compiled.artifacts import ABANDONED, SCRATCH, Scratch, remove_abandoned
-from steering.engine.transformers.execution.compiled.compilation import CompileProcess, artifact_folder, graph_path
+from steering.engine.transformers.execution.compiled.artifacts import (
+    ABANDONED,
+    SCRATCH,
+    remove_abandoned,
+    scratch_folder,
+)
+from steering.engine.transformers.execution.compiled.compilation import artifact_folder, compile_process, graph_path
 from steering.engine.transformers.execution.compiled.executor import CompiledExecutor
 from steering.engine.transformers.execution.kernels.library import library_path
 from steering.model.loading import opened
@@ -32,7 +37,7 @@ async def events_of_serving(cache: Path, tokenizer: PreTrainedTokenizerFast) -> 
         executor = engine._runner.executor
         assert isinstance(executor, CompiledExecutor)
         await until(
-            lambda: not executor.compilation.running, 800
+            lambda: not executor.compilation.is_alive(), 800
         )  # the worker builds the library before it loads a model
         assert engine.stats().executor == "eager"
         await engine.close()
@@ -82,7 +87,7 @@ async def test_artifacts_that_others_could_have_written_are_refused(
         engine = TransformersEngine(loaded, compile_request=request)
         executor = engine._runner.executor
         assert isinstance(executor, CompiledExecutor)
-        await until(lambda: not executor.compilation.running)
+        await until(lambda: not executor.compilation.is_alive())
         await engine.close()
     [line] = [line for line in logs if line["event"] == "compiled_artifacts_refused"]
     assert line["executor"] == "eager"
@@ -110,8 +115,9 @@ def test_a_log_that_is_a_link_is_not_followed(tmp_path: Path, hf_byte_tokenizer:
     request = CompileRequest(info, None, None, tmp_path)
     (tmp_path / "victim").write_text("kept")
     (tmp_path / "compile.log").symlink_to(tmp_path / "victim")
-    with pytest.raises(OSError, match=r"compile\.log"):
-        CompileProcess(request, tmp_path / "library.so", tmp_path / "graph")
+    process = compile_process(request, tmp_path / "library.so", tmp_path / "graph")
+    with pytest.raises(OSError, match=r"compile\.log"), process:
+        pass
     assert (tmp_path / "victim").read_text() == "kept"
     assert not list(tmp_path.glob(f"{SCRATCH}*"))
 
@@ -120,30 +126,29 @@ def test_closing_ends_the_worker_and_removes_its_scratch(
     tmp_path: Path, hf_byte_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     info = opened(FAMILIES["llama"](), hf_byte_tokenizer, name="tiny").info
-    process = CompileProcess(CompileRequest(info, None, None, tmp_path), tmp_path / "library.so", tmp_path / "graph")
-    (scratch,) = tmp_path.glob(f"{SCRATCH}*")
-    assert scratch.is_dir()
-    process.close()
-    assert process.status is not None
+    request = CompileRequest(info, None, None, tmp_path)
+    with compile_process(request, tmp_path / "library.so", tmp_path / "graph") as process:
+        (scratch,) = tmp_path.glob(f"{SCRATCH}*")
+        assert scratch.is_dir()
+    assert process.returncode is not None
     assert not scratch.exists()
 
 
 def test_scratch_of_ended_processes_is_removed_and_nothing_else(tmp_path: Path) -> None:
-    used = Scratch(tmp_path)
-    names = {
-        tmp_path / f"{SCRATCH}abandoned": False,
-        used.path: True,
-        tmp_path / "compiled" / "0a1b2c3d-prefill": True,
-        tmp_path / "converted-model": True,
-    }
-    for path in names:
-        path.mkdir(parents=True, exist_ok=True)
-        (path / "file").write_text("")
-        os.utime(path, (time.time() - 2 * ABANDONED,) * 2)
-    young = tmp_path / f"{SCRATCH}young"
-    young.mkdir()
-    remove_abandoned(tmp_path)
-    assert {path: path.exists() for path in names} == names
-    assert young.exists()
-    used.close()
-    assert not used.path.exists()
+    with scratch_folder(tmp_path) as used:
+        names = {
+            tmp_path / f"{SCRATCH}abandoned": False,
+            used: True,
+            tmp_path / "compiled" / "0a1b2c3d-prefill": True,
+            tmp_path / "converted-model": True,
+        }
+        for path in names:
+            path.mkdir(parents=True, exist_ok=True)
+            (path / "file").write_text("")
+            os.utime(path, (time.time() - 2 * ABANDONED,) * 2)
+        young = tmp_path / f"{SCRATCH}young"
+        young.mkdir()
+        remove_abandoned(tmp_path)
+        assert {path: path.exists() for path in names} == names
+        assert young.exists()
+    assert not used.exists()

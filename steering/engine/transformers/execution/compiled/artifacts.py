@@ -6,7 +6,8 @@ import shutil
 import stat
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -51,21 +52,20 @@ def open_log(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb")
 
 
-class Scratch:
-    """A scratch folder of this process in the cache folder, locked while it is used.
+@contextmanager
+def scratch_folder(cache_dir: Path) -> Iterator[Path]:
+    """Yields a scratch folder of this process in the cache folder, locked while it is used, and removes it.
 
     It lies there since /tmp may be small, in memory, or mounted noexec, and so that results can be renamed into place.
     """
-
-    def __init__(self, cache_dir: Path) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=cache_dir))
-        self._lock = os.open(self.path, os.O_RDONLY)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-
-    def close(self) -> None:
-        """Removes the folder."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self._lock)
+    path = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=cache_dir))
+    lock = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(lock)
 
 
 def remove_abandoned(cache_dir: Path) -> None:

@@ -6,11 +6,10 @@ A graph is compiled once for all batches. What differs between passes and is not
 import threading
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-import torch
-
-from steering.engine.transformers.execution.base import HookCallback
+from steering.engine.transformers.execution.kernels.operations import define
+from steering.model.hooks import ResidualFunction
 from steering.shapes import Tensor
 
 AttentionCallback: TypeAlias = Callable[[int, Tensor, Tensor, Tensor, float, int | None, float | None], Tensor]
@@ -31,7 +30,7 @@ class Opcode(IntEnum):
 class CallbackScope:
     """Sets the callbacks of the compiled pass that runs on this thread inside the `with` statement."""
 
-    def __init__(self, on_layer: HookCallback, attend: AttentionCallback | None = None) -> None:
+    def __init__(self, on_layer: ResidualFunction, attend: AttentionCallback | None = None) -> None:
         self._on_layer, self._attend = on_layer, attend
 
     def __enter__(self) -> None:
@@ -61,15 +60,10 @@ def _attention_shape(query: Tensor, _key: Tensor, value: Tensor, *_: object) -> 
     return query.new_empty(row, token, head, value.shape[-1])
 
 
-_library: Any = torch.library.Library("steering", "DEF")  # type: ignore[no-untyped-call]
-_library.define("hook_callback(Tensor(a!) residual, int layer) -> ()")
-_library.define(
+define("hook_callback(Tensor(a!) residual, int layer) -> ()", lambda *_: None, _hook_callback)
+attention_callback: Callable[..., Tensor] = define(
     "attention_callback(Tensor query, Tensor key, Tensor value, int layer, float scaling, int? window, float? softcap) "
-    "-> Tensor"
+    "-> Tensor",
+    _attention_shape,
+    _attention_callback,
 )
-# registered by hand: a call of `torch.library.custom_op` costs ten times as much, and a pass makes one per layer
-_library.impl("hook_callback", _hook_callback, "CompositeExplicitAutograd")
-_library.impl("attention_callback", _attention_callback, "CompositeExplicitAutograd")
-torch.library.register_fake("steering::hook_callback", lambda *_: None, lib=_library)
-torch.library.register_fake("steering::attention_callback", _attention_shape, lib=_library)
-attention_callback: Callable[..., Tensor] = torch.ops.steering.attention_callback

@@ -8,9 +8,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import structlog
 import torch
@@ -18,12 +18,12 @@ import transformers
 
 from steering.engine.transformers.execution.base import CompileRequest
 from steering.engine.transformers.execution.compiled.artifacts import (
-    Scratch,
     UntrustedArtifact,
     check_trusted,
     open_log,
     private_folder,
     remove_abandoned,
+    scratch_folder,
 )
 from steering.engine.transformers.execution.kernels.library import CompiledGraph, library_path, load, load_graph
 from steering.engine.transformers.execution.kernels.processor import cpu_features
@@ -64,34 +64,26 @@ def graph_path(request: CompileRequest) -> Path:
     return artifact_folder(request) / f"{key}-pass"
 
 
-class Compilation:
-    """One attempt in the background. `ready` is called from its thread, once, with the graph.
+class Compilation(threading.Thread):
+    """One attempt in the background. `ready` is called from this thread, once, with the graph.
 
     A failure is logged and leaves the engine eager: correct, and slower.
     """
 
     def __init__(self, request: CompileRequest, ready: Callable[[CompiledGraph], None]) -> None:
+        super().__init__(name="compilation", daemon=True)
         self._request, self._ready = request, ready
         self._library = library_path(artifact_folder(request), kernels=request.kernels)
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="compilation", daemon=True)
-
-    @property
-    def running(self) -> bool:
-        """Whether graphs may still become ready."""
-        return self._thread.is_alive()
-
-    def start(self) -> None:
-        """Starts the thread."""
-        self._thread.start()
 
     def close(self) -> None:
         """Ends the worker if it still runs. Harmless when repeated."""
         self._closed.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        if self.is_alive():
+            self.join()
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Makes the attempt."""
         try:
             self._attempt()
         except UntrustedArtifact as error:
@@ -120,15 +112,12 @@ class Compilation:
     def _compile(self, path: Path) -> None:
         """Runs the worker to its end. Raises RuntimeError when it fails."""
         log.info("compiling", model=self._request.info.name)
-        process = CompileProcess(self._request, self._library, path)
-        try:
-            while process.status is None and not self._closed.wait(POLL):
+        with compile_process(self._request, self._library, path) as process:
+            while process.poll() is None and not self._closed.wait(POLL):
                 pass
-        finally:
-            process.close()
         if not self._closed.is_set() and not self._complete(path):
             raise RuntimeError(
-                f"the compile worker ended with status {process.status}; see compile.log in the cache folder"
+                f"the compile worker ended with status {process.returncode}; see compile.log in the cache folder"
             )
 
     def _load(self, path: Path) -> CompiledGraph:
@@ -147,44 +136,34 @@ class Compilation:
             raise
 
 
-class CompileProcess:
-    """The worker process, its scratch folder and its log. Raises OSError where the cache folder cannot be written."""
+@contextmanager
+def compile_process(request: CompileRequest, library: Path, path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Starts the worker with a scratch folder and a log; at the end kills it and everything that it started.
 
-    def __init__(self, request: CompileRequest, library: Path, path: Path) -> None:
-        self._scratch = Scratch(request.cache_dir)
-        scratch = str(self._scratch.path)
-        work: dict[str, Any] = {
+    Raises OSError where the cache folder cannot be written.
+    """
+    with scratch_folder(request.cache_dir) as scratch:
+        work = {
             "source": request.source,
             "revision": request.revision,
             "dtype": request.info.dtype,
             "kernels": request.kernels,
             "cache_dir": str(request.cache_dir),
-            "scratch": scratch,
+            "scratch": str(scratch),
             "library": str(library),
             "path": str(path),
         }
-        module = f"{__package__}.compile_worker"
+        with open_log(request.cache_dir / "compile.log") as output:
+            process = subprocess.Popen(  # noqa: S603 - our module
+                [sys.executable, "-P", "-m", f"{__package__}.compile_worker", json.dumps(work)],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "TMPDIR": str(scratch), "TORCHINDUCTOR_CACHE_DIR": str(scratch)},
+                start_new_session=True,  # its compilers are ended with it
+            )
         try:
-            with open_log(request.cache_dir / "compile.log") as output:
-                self._process = subprocess.Popen(  # noqa: S603 - our module
-                    [sys.executable, "-P", "-m", module, json.dumps(work)],
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    env={**os.environ, "TMPDIR": scratch, "TORCHINDUCTOR_CACHE_DIR": scratch},
-                    start_new_session=True,  # its compilers are ended with it
-                )
-        except BaseException:
-            self._scratch.close()
-            raise
-
-    @property
-    def status(self) -> int | None:
-        """The exit status; None while it runs."""
-        return self._process.poll()
-
-    def close(self) -> None:
-        """Ends the worker and everything that it started."""
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        self._scratch.close()
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

@@ -1,4 +1,4 @@
-"""Compiles a model's graphs ahead of time. A process of its own, started by `compilation.CompileProcess`."""
+"""Compiles a model's graphs ahead of time. A process of its own, started by `compilation.compile_process`."""
 
 import json
 import os
@@ -65,19 +65,18 @@ def end_with(parent: int) -> None:
 
 
 def main(request: str) -> None:
-    """Builds what is missing. request: JSON, see `compilation.CompileProcess`."""
+    """Builds what is missing. request: JSON, see `compilation.compile_process`."""
     work = json.loads(request)
     os.umask(0o077)
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     # Runs only on idle processors. A higher nice value still takes slices of a few milliseconds, and every parallel
     # operation of the serving process waits for its slowest thread: measured, 40 times slower.
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    scratch, library, path = Path(work["scratch"]), Path(work["library"]), Path(work["path"])
-    kernels = bool(work["kernels"])
+    cache_dir, scratch, library, path = (Path(work[name]) for name in ("cache_dir", "scratch", "library", "path"))
+    kernels: bool = work["kernels"]
     if not library.exists():
         build(library, scratch, kernels=kernels)
-    cache_dir, dtype, revision = Path(work["cache_dir"]), work["dtype"], work["revision"]
-    loaded = load(work["source"], cache_dir=cache_dir, device="cpu", dtype=dtype, revision=revision)
+    loaded = load(work["source"], cache_dir=cache_dir, device="cpu", dtype=work["dtype"], revision=work["revision"])
     shapes = probe_shapes(loaded.model, loaded.layout.layer_count, loaded.layout.cache_argument, torch.device("cpu"))
     if not path.exists():
         linears = PackedLinears.of(loaded.model, kernels=kernels)

@@ -27,12 +27,11 @@ GRAPH_COST, PACKED_GRAPH_COST = 0.5, 0.75
 
 
 class CompiledExecutor(EagerExecutor):
-    """Implements PassExecutor on CPUs, by eager passes until it is compiled. The graph and the kernels are installed together
-    between two passes, so that a pass is either eager or compiled and `name` says which."""
+    """Runs passes on CPUs, eagerly until the graph is compiled. The graph and the kernels are installed together between two
+    passes, so that a pass is either eager or compiled and `name` says which."""
 
     def __init__(self, parts: ModelParts, request: CompileRequest) -> None:
         super().__init__(parts)
-        self._parts = parts
         weight = next(parts.model.parameters())
         self._kernels = request.kernels and supports_kernels(weight.dtype, weight.device)
         self._attention_kernel = isinstance(parts.cache.layout, PairedLayout)
@@ -44,7 +43,7 @@ class CompiledExecutor(EagerExecutor):
         """Packed, inputs of the graph; empty where they are constants."""
 
     def start(self, install: Install) -> None:
-        """See PassExecutor.start."""
+        """See EagerExecutor.start."""
         self._install = install
         self.compilation.start()
 
@@ -61,13 +60,13 @@ class CompiledExecutor(EagerExecutor):
         self.sampling_kernel = operations.sample if self._kernels else None
         if self._attention_kernel and self.attention is not None:
             self.attention.kernel = _attention_kernel
-            self._cache.writes = False
+            self._parts.cache.writes = False
         if self._linears is not None:
             self._linears.attach(weights)
         log.info("executor_changed", executor=self.name)
 
     def run(self, prepared: PreparedPass) -> Logits | None:
-        """See PassExecutor.run."""
+        """See EagerExecutor.run."""
         if self._graph is None or not self._worthwhile(prepared.stop_after):
             return super().run(prepared)
         return self._compiled(self._graph, replace(prepared, stop_after=None))  # a graph always runs to its end
@@ -81,7 +80,7 @@ class CompiledExecutor(EagerExecutor):
     def _compiled(self, run: CompiledGraph, prepared: PreparedPass) -> Logits:
         batch, attention, steering = prepared.batch, self.attention, prepared.steering
         assert attention is not None
-        layers, cache = self._parts.layout.layer_count, self._cache
+        layers, cache = self._parts.layout.layer_count, self._parts.cache
         callbacks = steering.call_layers | prepared.readers.layers
         actions = opcodes(layers, callbacks, steering.static_layers - callbacks)
         tokens = [batch.token_ids, batch.positions, prepared.keep, batch.segment_table, batch.block_table]
@@ -95,7 +94,7 @@ class CompiledExecutor(EagerExecutor):
         return logits
 
     def close(self) -> None:
-        """See PassExecutor.close."""
+        """See EagerExecutor.close."""
         self.compilation.close()
         if self._linears is not None:
             self._linears.close()

@@ -155,22 +155,22 @@ at::Tensor paged_attention(
   const auto new_query = contiguous_heads(query), new_key = contiguous_heads(key), new_value = contiguous_heads(value);
   const auto table = segments.contiguous(), blocks = block_tables.contiguous();
   const auto parts = parse_segments(table, blocks, query.size(2), keys.size(1) / BLOCK);
-  const HeadRows query_rows = head_rows(new_query, 2, 1);
   const auto new_cosines = contiguous(cosines), new_sines = contiguous(sines);
   const States states{
-      head_rows(new_key, 2, 1), head_rows(new_value, 2, 1), rotation(new_cosines, new_sines, query.size(2), width),
-      reinterpret_cast<bf16*>(keys.mutable_data_ptr()), reinterpret_cast<bf16*>(values.mutable_data_ptr()), head_size, width};
+      HeadRows(new_key), HeadRows(new_value), rotation(new_cosines, new_sines, query.size(2), width),
+      mutable_bf16_data(keys), mutable_bf16_data(values), head_size, width};
   const int64_t group = heads / kv_heads, tile_tokens = std::max<int64_t>(1, TILE_ROWS / group);
   write_ahead(states, parts, kv_heads, tile_tokens);
   auto out = at::empty({1, query.size(2), heads, width}, query.options());
-  auto* result = reinterpret_cast<bf16*>(out.mutable_data_ptr());
+  bf16* result = mutable_bf16_data(out);
+  const HeadRows queries(new_query);
   const ScoreOptions options{static_cast<float>(scaling), window, softcap};
   const auto tiles = make_tiles(parts, kv_heads, tile_tokens);
   const int64_t count = tiles.size(), threads = std::min<int64_t>(at::get_num_threads(), count);
   std::atomic<int64_t> counter{0};
   at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
     for (int64_t index = counter++; index < count; index = counter++)
-      run_tile(tiles[index], query_rows, heads, group, states, options, result);
+      run_tile(tiles[index], queries, heads, group, states, options, result);
 #ifdef __AMX_BF16__
     _tile_release();
 #endif

@@ -1,6 +1,5 @@
 // Writes the keys and values of a pass to the blocks of the cache; see query_tile.h for the layout of a block.
 #pragma once
-#include "attention.h"
 #include "query_tile.h"
 #include "rotation.h"
 
@@ -24,6 +23,19 @@ struct Segment {
   // requests, 95 / 91 / 93 % when all positions were written before all tiles (AMD EPYC, two cores).
   bool written_by_its_tile(int64_t tile_tokens) const { return tokens <= tile_tokens && !fills_block(); }
 };
+
+// Access to the vectors of a tensor (1, head, token, width) by token and head; its last dimension is contiguous.
+struct HeadRows {
+  const bf16* data;
+  int64_t row_stride, head_stride;
+
+  explicit HeadRows(const at::Tensor& states)
+      : data(bf16_data(states)), row_stride(states.stride(2)), head_stride(states.stride(1)) {}
+
+  const bf16* operator()(int64_t row, int64_t head) const { return data + row * row_stride + head * head_stride; }
+};
+
+inline at::Tensor contiguous_heads(const at::Tensor& states) { return states.stride(3) == 1 ? states : states.contiguous(); }
 
 // Transposes sixteen rows of sixteen pairs: pair p of row r becomes element r of row p.
 inline void transpose_pairs(const bf16* const (&rows)[16], bf16* out) {

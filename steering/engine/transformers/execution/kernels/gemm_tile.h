@@ -7,6 +7,7 @@
 // Invariant: a column's sum runs over the inputs in one order for any number of rows, so a row's result has the same bits
 // alone as in a batch.
 #pragma once
+#include <ATen/core/Tensor.h>
 #include <immintrin.h>
 
 #include <cstdint>
@@ -19,6 +20,10 @@ using bf16 = uint16_t;  // the bit pattern of a bfloat16
 constexpr int64_t LANES = 16;            // float32 values in a register
 constexpr int64_t BF16_LANES = 2 * LANES;  // bfloat16 values in a register
 constexpr int MAX_ROWS = 8;              // rows of a tile: with three vectors a row they fill the 32 registers
+
+inline const bf16* bf16_data(const at::Tensor& tensor) { return reinterpret_cast<const bf16*>(tensor.const_data_ptr()); }
+
+inline bf16* mutable_bf16_data(const at::Tensor& tensor) { return reinterpret_cast<bf16*>(tensor.mutable_data_ptr()); }
 
 inline __m512bh load_pairs(const bf16* from) { return (__m512bh)_mm512_loadu_si512(from); }
 

@@ -132,7 +132,7 @@ const bf16* thread_begin(at::TensorList weights, int64_t thread, int64_t threads
   for (const at::Tensor& weight : weights) panels += weight.size(0);
   int64_t index = panels * thread / threads;
   for (const at::Tensor& weight : weights) {
-    if (index < weight.size(0)) return reinterpret_cast<const bf16*>(weight.const_data_ptr()) + index * weight.stride(0);
+    if (index < weight.size(0)) return bf16_data(weight) + index * weight.stride(0);
     index -= weight.size(0);
   }
   return nullptr;
@@ -161,11 +161,10 @@ Call make_call(
       biases.size() == weights.size() && columns.size() == weights.size(),
       "packed_linear: expected one bias and one number of columns per weight");
   const int64_t width = rows.size(-1);
-  auto* to = reinterpret_cast<bf16*>(out.mutable_data_ptr());
-  Call call{{}, reinterpret_cast<const bf16*>(rows.const_data_ptr()), rows.numel() / width, width, out.size(-1)};
+  bf16* to = mutable_bf16_data(out);
+  Call call{{}, bf16_data(rows), rows.numel() / width, width, out.size(-1)};
   for (size_t index = 0; index < weights.size(); ++index) {
-    const auto* panels = reinterpret_cast<const bf16*>(weights[index].const_data_ptr());
-    const Layer layer{panels, biases[index].const_data_ptr<float>(), to, columns[index]};
+    const Layer layer{bf16_data(weights[index]), biases[index].const_data_ptr<float>(), to, columns[index]};
     const std::vector<int64_t> expected{layer.panel_count(), width / 2, PANEL, 2};
     TORCH_CHECK(
         rows.scalar_type() == at::kBFloat16 && weights[index].scalar_type() == at::kBFloat16 && width % 2 == 0 &&
@@ -210,9 +209,7 @@ TORCH_LIBRARY_IMPL(steering, CPU, library) {
   library.impl("packed_swiglu", &packed_swiglu);
 }
 
-extern "C" {
-
-AOTITorchError aoti_torch_cpu_packed_linear(
+extern "C" AOTITorchError aoti_torch_cpu_packed_linear(
     AtenTensorHandle rows, const AtenTensorHandle* weights, int64_t weight_count, const AtenTensorHandle* biases,
     int64_t bias_count, const int64_t* columns, int64_t column_count, const AtenTensorHandle* prefetch,
     int64_t prefetch_count, AtenTensorHandle* result) {
@@ -223,7 +220,7 @@ AOTITorchError aoti_torch_cpu_packed_linear(
   });
 }
 
-AOTITorchError aoti_torch_cpu_packed_swiglu(
+extern "C" AOTITorchError aoti_torch_cpu_packed_swiglu(
     AtenTensorHandle rows, const AtenTensorHandle* weights, int64_t weight_count, const AtenTensorHandle* biases,
     int64_t bias_count, int64_t columns, const AtenTensorHandle* prefetch, int64_t prefetch_count,
     AtenTensorHandle* result) {
@@ -232,5 +229,4 @@ AOTITorchError aoti_torch_cpu_packed_swiglu(
         tensor(rows), tensors(weights, weight_count), tensors(biases, bias_count), columns,
         tensors(prefetch, prefetch_count)));
   });
-}
 }

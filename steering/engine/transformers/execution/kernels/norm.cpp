@@ -52,12 +52,10 @@ struct Rows {
   const bf16* operator[](int64_t row) const { return first + row / tokens * head_stride + row % tokens * token_stride; }
 };
 
-const bf16* data(const at::Tensor& tensor) { return reinterpret_cast<const bf16*>(tensor.const_data_ptr()); }
-
 Rows rows_of(const at::Tensor& tensor) {
   const int64_t width = tensor.size(-1);
-  if (tensor.dim() == 4) return {data(tensor), tensor.size(2), tensor.stride(1), tensor.stride(2)};
-  return {data(tensor), std::max<int64_t>(tensor.numel() / width, 1), 0, width};
+  if (tensor.dim() == 4) return {bf16_data(tensor), tensor.size(2), tensor.stride(1), tensor.stride(2)};
+  return {bf16_data(tensor), std::max<int64_t>(tensor.numel() / width, 1), 0, width};
 }
 
 at::Tensor with_rows(const at::Tensor& tensor) {
@@ -65,12 +63,13 @@ at::Tensor with_rows(const at::Tensor& tensor) {
   return heads ? tensor : tensor.contiguous();
 }
 
-void check(const at::Tensor& rows, const at::Tensor& weight) {
+Norm norm_of(const at::Tensor& rows, const at::Tensor& weight, double epsilon, bool zero_centered) {
   const int64_t width = rows.size(-1);
   TORCH_CHECK(
       rows.scalar_type() == at::kBFloat16 && weight.scalar_type() == at::kBFloat16 && weight.is_contiguous() &&
           weight.numel() == width && width % LANES == 0,
       "rms_norm: expected rows and a weight in bfloat16, of one width that is a multiple of ", LANES);
+  return {bf16_data(weight), width, static_cast<float>(epsilon), zero_centered};
 }
 
 // Calls call(row) for every row, in several threads where there is enough to do.
@@ -82,32 +81,27 @@ void for_rows(const at::Tensor& rows, const Call& call) {
   });
 }
 
-bf16* output(at::Tensor& tensor) { return reinterpret_cast<bf16*>(tensor.mutable_data_ptr()); }
-
 at::Tensor rms_norm(const at::Tensor& rows, const at::Tensor& weight, double epsilon, bool zero_centered) {
-  check(rows, weight);
-  const int64_t width = rows.size(-1);
+  const Norm norm = norm_of(rows, weight, epsilon, zero_centered);
   const auto given = with_rows(rows);
   auto out = at::empty(given.sizes(), given.options());
-  const Norm norm{data(weight), width, static_cast<float>(epsilon), zero_centered};
   const Rows from = rows_of(given);
-  bf16* normed = output(out);
-  for_rows(given, [&](int64_t row) { norm.run(from[row], normed + row * width); });
+  bf16* normed = mutable_bf16_data(out);
+  for_rows(given, [&](int64_t row) { norm.run(from[row], normed + row * norm.width); });
   return out;
 }
 
 std::tuple<at::Tensor, at::Tensor> add_rms_norm(
     const at::Tensor& first, const at::Tensor& second, const at::Tensor& weight, double epsilon, bool zero_centered) {
-  check(first, weight);
+  const Norm norm = norm_of(first, weight, epsilon, zero_centered);
   TORCH_CHECK(
       first.sizes() == second.sizes() && second.scalar_type() == at::kBFloat16,
       "add_rms_norm: expected two summands of one shape in bfloat16");
-  const int64_t width = first.size(-1);
+  const int64_t width = norm.width;
   const auto left = first.contiguous(), right = second.contiguous();
   auto sum = at::empty_like(left), normed = at::empty_like(left);
-  const Norm norm{data(weight), width, static_cast<float>(epsilon), zero_centered};
-  const bf16 *one = data(left), *other = data(right);
-  bf16 *total = output(sum), *out = output(normed);
+  const bf16 *one = bf16_data(left), *other = bf16_data(right);
+  bf16 *total = mutable_bf16_data(sum), *out = mutable_bf16_data(normed);
   for_rows(left, [&](int64_t row) {
     const int64_t start = row * width;
     for (int64_t at = start; at < start + width; at += LANES)
@@ -124,16 +118,14 @@ TORCH_LIBRARY_IMPL(steering, CPU, library) {
   library.impl("add_rms_norm", &add_rms_norm);
 }
 
-extern "C" {
-
-AOTITorchError aoti_torch_cpu_rms_norm(
+extern "C" AOTITorchError aoti_torch_cpu_rms_norm(
     AtenTensorHandle rows, AtenTensorHandle weight, double epsilon, int32_t zero_centered, AtenTensorHandle* result) {
   AOTI_TORCH_CONVERT_EXCEPTION_TO_ERROR_CODE({
     *result = handle(rms_norm(tensor(rows), tensor(weight), epsilon, zero_centered != 0));
   });
 }
 
-AOTITorchError aoti_torch_cpu_add_rms_norm(
+extern "C" AOTITorchError aoti_torch_cpu_add_rms_norm(
     AtenTensorHandle first, AtenTensorHandle second, AtenTensorHandle weight, double epsilon, int32_t zero_centered,
     AtenTensorHandle* sum, AtenTensorHandle* normed) {
   AOTI_TORCH_CONVERT_EXCEPTION_TO_ERROR_CODE({
@@ -141,5 +133,4 @@ AOTITorchError aoti_torch_cpu_add_rms_norm(
     *sum = handle(std::move(total));
     *normed = handle(std::move(result));
   });
-}
 }

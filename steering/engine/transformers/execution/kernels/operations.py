@@ -16,29 +16,34 @@ PANEL = 48
 _library: Any = torch.library.Library("steering", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
-def _defined(schema: str, shape: Callable[..., Any]) -> Callable[..., Any]:
-    """Defines an operation and the shape of its result, and returns it."""
+def define(
+    schema: str, shape: Callable[..., Any], implementation: Callable[..., Any] | None = None
+) -> Callable[..., Any]:
+    """Defines an operation and the shape of its result, and returns it. implementation: None where it is in C++."""
     _library.define(schema)
     name = schema.partition("(")[0]
     torch.library.register_fake(f"steering::{name}", shape, lib=_library)
+    if implementation is not None:
+        # by hand: a call of `torch.library.custom_op` costs ten times as much, and a pass makes one per layer
+        _library.impl(name, implementation, "CompositeExplicitAutograd")
     operation: Callable[..., Any] = getattr(torch.ops.steering, name)
     return operation
 
 
-packed_linear: Callable[..., Tensor] = _defined(
+packed_linear: Callable[..., Tensor] = define(
     "packed_linear(Tensor rows, Tensor[] weights, Tensor[] biases, int[] columns, Tensor[] prefetch) -> Tensor",
     lambda rows, _weights, _biases, columns, _: rows.new_empty(*rows.shape[:-1], sum(columns)),
 )
 """(rows (..., width), packed weights, their biases (float32, at least as wide as the panels), their columns, the packed
 weights that the next call reads, which are prefetched) -> (..., all columns), the layers' outputs concatenated. bfloat16 with
 float32 sums; a row's result has the same bits alone and in a batch."""
-packed_swiglu: Callable[..., Tensor] = _defined(
+packed_swiglu: Callable[..., Tensor] = define(
     "packed_swiglu(Tensor rows, Tensor[] weights, Tensor[] biases, int columns, Tensor[] prefetch) -> Tensor",
     lambda rows, _weights, _biases, columns, _: rows.new_empty(*rows.shape[:-1], columns),
 )
 """(rows, packed weights of gate and up projection, their biases, columns of each, prefetch) -> (..., columns): SiLU(gate) * up,
 rounded as if every operation were computed by itself."""
-paged_attention: Callable[..., Tensor] = _defined(
+paged_attention: Callable[..., Tensor] = define(
     "paged_attention(Tensor query, Tensor key, Tensor value, Tensor(a!) keys, Tensor(b!) values, Tensor segments, "
     "Tensor block_tables, float scaling, int? window, float? softcap, Tensor? cosines=None, Tensor? sines=None) -> Tensor",
     lambda query, *_: torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format),
@@ -48,18 +53,18 @@ block_tables (segment, block), scaling, window, softcap, cosines, sines (1, 1, t
 Queries and keys are rotated by the cosines and sines, if there are any. segments: first token, tokens, first position;
 block_tables: the blocks of each segment's sequence, in order. Their keys and values are written before they are read, and they
 may share full blocks. A token's result has the same bits however its sequence is cut and batched."""
-rms_norm: Callable[..., Tensor] = _defined(
+rms_norm: Callable[..., Tensor] = define(
     "rms_norm(Tensor rows, Tensor weight, float epsilon, bool zero_centered) -> Tensor",
     lambda rows, *_: rows.new_empty(rows.shape),
 )
 """(rows (..., width), weight (width,), epsilon, zero_centered) -> rows / sqrt(mean of their squares + epsilon) * weight, or with
 zero_centered * (1 + weight): the norms of Llama and of Gemma, rounded as theirs. bfloat16; width is a multiple of 16."""
-add_rms_norm: Callable[..., tuple[Tensor, Tensor]] = _defined(
+add_rms_norm: Callable[..., tuple[Tensor, Tensor]] = define(
     "add_rms_norm(Tensor first, Tensor second, Tensor weight, float epsilon, bool zero_centered) -> (Tensor, Tensor)",
     lambda first, *_: (first.new_empty(first.shape), first.new_empty(first.shape)),
 )
 """(first, second, weight, epsilon, zero_centered) -> (first + second, rms_norm of the sum)."""
-steer: Callable[..., Tensor] = _defined(
+steer: Callable[..., Tensor] = define(
     "steer(Tensor[] parts, Tensor bank_rows, Tensor row_indices, Tensor(a!) inverse_norms, Tensor opcodes, int layer) "
     "-> Tensor",
     lambda parts, *_: torch.empty_like(parts[0]),
@@ -68,7 +73,7 @@ steer: Callable[..., Tensor] = _defined(
 layer) -> the steered residual; see callbacks.Opcode. parts: the residual (token, d_model), or two summands of it. With ADD,
 the bank's rows (float32) are added, and 1 / |residual| to inverse_norms (float32). row_indices: each token's row at layer 0,
 flattened over (phase, layer, slot). Any floating dtype, any CPU."""
-sample: Callable[..., Tensor] = _defined(
+sample: Callable[..., Tensor] = define(
     "sample(Tensor logits, Tensor settings, Tensor states) -> Tensor",
     lambda logits, *_: logits.new_empty(logits.shape[0], 2, dtype=torch.int64),
 )

@@ -6,9 +6,6 @@ from pathlib import Path
 
 import torch
 
-HEAD_WIDTH_STEP = 32
-"""Kernels read heads a register at a time, so their width is a multiple of this many bfloat16 values."""
-
 
 @cache
 def has_avx512_bf16() -> bool:
@@ -56,12 +53,3 @@ def supports_packed_linear(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether linear layers use `packed_linear`: in bfloat16, without AMX. Measured on two cores of an AMD EPYC, all linear
     layers of SmolLM2-135M: 4.2 / 4.6 / 9.9 ms for 1 / 8 / 32 rows; oneDNN with packed weights 8.5 / 9.7 / 16.3."""
     return supports_kernels(dtype, device) and not has_amx_bf16()
-
-
-def supports_paged_attention(dtype: torch.dtype, device: torch.device, *widths: int) -> bool:
-    """Whether attention uses `paged_attention`: bfloat16, keys and values of one supported width.
-
-    Its products use AMX tiles where the CPU has them. Measured on two cores of an Intel Xeon, one layer of SmolLM2-135M, with
-    AVX512_BF16 and with AMX: a prompt of 1,820 tokens 52 and 13 ms, a token of 8 sequences of 1,820 0.54 and 0.48 ms.
-    """
-    return supports_kernels(dtype, device) and len(set(widths)) == 1 and widths[0] % HEAD_WIDTH_STEP == 0

@@ -4,17 +4,20 @@
 // [pair of positions][column][2]. Both are the operand layout of VDPBF16PS, so nothing is packed when it is read.
 //
 // Algorithm: 192 positions at a time (12 blocks, beginning at multiples of 192): scores, softmax with a running maximum,
-// weighted sum of the values. Scores and sums are float32, weights are
-// rounded to bfloat16. The products are in attention_amx.h and attention_avx512.h.
+// weighted sum of the values. Scores and sums are float32, weights are rounded to bfloat16. The products are in
+// attention_amx.h and attention_avx512.h.
 //
 // Invariant: a token's result depends on its own query and past alone, in one order of operations, so it has the same bits
 // whether it is decoded or read as part of a prompt, and however prompts are cut and batched.
 #pragma once
-#include "attention.h"
+#include "gemm_tile.h"
+
+#include <ATen/cpu/vec/vec.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -24,6 +27,58 @@ constexpr int64_t BLOCK = 16;                 // positions in a block: one regis
 constexpr int64_t STEP_BLOCKS = 12;
 constexpr int64_t POSITIONS = STEP_BLOCKS * BLOCK;
 constexpr int64_t ROW_BLOCK = 16;             // rows of a tile register
+
+// How a score is made from a product of query and key. window: how many positions a token sees (none: all before it).
+struct ScoreOptions {
+  float scaling;
+  std::optional<int64_t> window;
+  std::optional<double> softcap;
+
+  int64_t first_visible(int64_t position) const { return window ? std::max<int64_t>(0, position - *window + 1) : 0; }
+
+  // Scales and caps products of query and key.
+  __m512 capped(__m512 products) const {
+    const __m512 scores = _mm512_mul_ps(products, _mm512_set1_ps(scaling));
+    const at::vec::Vectorized<float> cap(static_cast<float>(*softcap));
+    return (at::vec::Vectorized<float>(scores) / cap).tanh() * cap;
+  }
+
+  // exp(score) is 2^(factor * x), where x is a capped score or, without softcap, a product of query and key.
+  float exponent_factor() const {
+    constexpr float LOG2_E = 1.44269504f;
+    return softcap ? LOG2_E : LOG2_E * scaling;
+  }
+};
+
+// 2^x by a polynomial of degree 4 in the fraction of x, fitted on [-0.5, 0.5]: a relative error of 2.6e-6, far below that
+// of rounding to bfloat16. Inputs far below -126 become 0.
+inline __m512 power_of_two(__m512 x) {
+  const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m512 fraction = _mm512_sub_ps(x, whole);
+  __m512 sum = _mm512_set1_ps(0.0095700873f);
+  sum = _mm512_fmadd_ps(sum, fraction, _mm512_set1_ps(0.055917859f));
+  sum = _mm512_fmadd_ps(sum, fraction, _mm512_set1_ps(0.24024746f));
+  sum = _mm512_fmadd_ps(sum, fraction, _mm512_set1_ps(0.69312179f));
+  sum = _mm512_fmadd_ps(sum, fraction, _mm512_set1_ps(0.99999928f));
+  return _mm512_scalef_ps(sum, whole);
+}
+
+// A mask of the first `count` lanes.
+inline __mmask16 first_lanes(int64_t count) {
+  return count >= LANES ? 0xffff : static_cast<__mmask16>((1u << std::max<int64_t>(count, 0)) - 1);
+}
+
+// Calls call(at, mask) for each group of 16 lanes with one in [begin, end); only the first and the last need a mask.
+template <class Call>
+inline void for_visible(int64_t begin, int64_t end, const Call& call) {
+  const int64_t first = begin / LANES * LANES, last = (end - 1) / LANES * LANES;
+  const auto from_begin = static_cast<__mmask16>(~first_lanes(begin - first));
+  const __mmask16 to_end = first_lanes(end - last);
+  if (first == last) return call(first, static_cast<__mmask16>(from_begin & to_end));
+  call(first, from_begin);
+  for (int64_t at = first + LANES; at < last; at += LANES) call(at, __mmask16{0xffff});
+  call(last, to_end);
+}
 
 // The blocks of one sequence in the cache of one head.
 struct BlockTable {
@@ -49,7 +104,9 @@ struct QueryTile {
   void reset(int64_t tokens_, int64_t group_, int64_t width_, int64_t first_position_) {
     tokens = tokens_, group = group_, width = width_, first_position = first_position_;
     const int64_t stored = stored_rows();
-    std::byte* next = reserve(stored * (width * 6 + POSITIONS * 6) + 2 * padded(rows() * 4) + 5 * GAP);  // five between six arrays
+    const int64_t needed = stored * (width * 6 + POSITIONS * 6) + 2 * padded(rows() * 4) + 5 * GAP;  // five between six arrays
+    memory.resize((needed + 63) / 64);
+    std::byte* next = memory.data()->bytes;
     const auto take = [&](int64_t bytes) { return std::exchange(next, next + bytes + GAP); };
     queries = reinterpret_cast<bf16*>(take(stored * width * 2));
     weights = reinterpret_cast<bf16*>(take(stored * POSITIONS * 2));
@@ -125,13 +182,7 @@ struct QueryTile {
   // delay loads from another: 32 sequences of 65 positions take 57 microseconds a layer instead of 34 (AMD EPYC).
   static constexpr int64_t GAP = 3 * 64;
 
-  // Memory of whole cache lines for all arrays of a tile.
-  std::byte* reserve(int64_t bytes) {
-    memory.resize((bytes + 63) / 64);
-    return memory.data()->bytes;
-  }
-
-  std::vector<Line> memory;
+  std::vector<Line> memory;  // of all arrays
 };
 
 }  // namespace steering

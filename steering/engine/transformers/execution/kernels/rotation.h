@@ -2,8 +2,6 @@
 #pragma once
 #include "gemm_tile.h"
 
-#include <ATen/core/Tensor.h>
-
 #include <optional>
 
 namespace steering {
@@ -47,9 +45,7 @@ inline Rotation rotation(
         tensor.dim() == 4 && tensor.size(0) == 1 && tensor.size(1) == 1 && tensor.size(2) == tokens &&
             tensor.size(3) == width && tensor.scalar_type() == at::kBFloat16,
         "paged_attention: expected cosines and sines (1, 1, token, width) in bfloat16");
-  return {
-      reinterpret_cast<const bf16*>(cosines->const_data_ptr()), reinterpret_cast<const bf16*>(sines->const_data_ptr()),
-      width};
+  return {bf16_data(*cosines), bf16_data(*sines), width};
 }
 
 }  // namespace steering

@@ -208,7 +208,7 @@ at::Tensor sample(const at::Tensor& logits, const at::Tensor& settings, const at
   TORCH_CHECK(is_table(settings, at::kFloat), "sample: settings must be (row, 4) in float32");
   TORCH_CHECK(is_table(states, at::kLong), "sample: states must be (row, 4) in int64");
   auto out = at::empty({count, 2}, logits.options().dtype(at::kLong));
-  const auto* rows = reinterpret_cast<const bf16*>(logits.const_data_ptr());
+  const bf16* rows = bf16_data(logits);
   const auto* given = settings.const_data_ptr<float>();
   const auto* words = reinterpret_cast<const uint64_t*>(states.const_data_ptr());
   auto* result = out.mutable_data_ptr<int64_t>();
