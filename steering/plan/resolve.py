@@ -17,12 +17,11 @@ from steering.plan.holds import check_holds, resolve_hold
 from steering.plan.layers import check_model, inline_vector, resolve_layers
 from steering.plan.order import layer_steering, may_be_static
 from steering.plan.types import UNSTEERED, Intervention, SteeringPlan
-from steering.shapes import Float, Tensor
 from steering.spec import InterventionSpec, SteeringSpec, pinned, renamed, vector_names
 from steering.spec_base import InlineVector
 from steering.store.base import VectorSource
 from steering.threads import run_in_thread
-from steering.vectors import ConceptVector, LayerDirection, VectorId
+from steering.vectors import ConceptVector, VectorId
 
 MAX_LAYER_ACTIONS = 2048
 """Interventions times the layers at which each acts: a plan holds a direction for each."""
@@ -125,26 +124,22 @@ class _Resolver:
         interventions = [self._intervention(item) for item in self._spec.interventions]
         for item, one in zip(self._spec.interventions, interventions, strict=True):
             vector = self._found[item.vector]
-            warnings += OPERATIONS[one.operation].warnings(one.spec, {layer: vector.at(layer) for layer in one.layers})
-        bounded = None if self._guard.run_time_bound is None else len(interventions) - self._mandatory
-        layers = layer_steering(interventions, bounded)
+            warnings += OPERATIONS[item.operation].warnings(one.spec, {layer: vector.at(layer) for layer in one.layers})
+        bound = self._guard.run_time_bound
+        layers = layer_steering(interventions, len(interventions) - (0 if bound is None else self._mandatory))
         check_planned_dose(interventions, layers, self._info, self._guard, warnings.append)
-        dose_bound = self._guard.run_time_bound if layers else None
-        thresholds = tuple(self._conditions.thresholds)
-        digests = Fingerprints(interventions, layers, thresholds, self._info.fingerprint, (dose_bound, bounded))
-        prompt_fingerprint, reusable = digests.prompt()
-        return SteeringPlan(
+        plan = SteeringPlan(
             interventions=tuple(interventions),
             layers=layers,
-            thresholds=thresholds,
-            fingerprint=digests.whole(),
-            prompt_fingerprint=prompt_fingerprint,
-            reusable=reusable,
-            dose_bound=dose_bound,
+            thresholds=tuple(self._conditions.thresholds),
+            dose_bound=bound if layers else None,
             warnings=tuple(warnings),
             vectors={vector.id: vector.sha256 for vector in self._own.values()},
             mandatory=self._mandatory,
         )
+        digests = Fingerprints(plan, self._info.fingerprint)
+        prompt_fingerprint, reusable = digests.prompt()
+        return replace(plan, fingerprint=digests.whole(), prompt_fingerprint=prompt_fingerprint, reusable=reusable)
 
     def _check_size(self) -> None:
         """Bounds what a plan may cost before any of it is built. Raises LimitExceeded."""
@@ -194,7 +189,10 @@ class _Resolver:
             spec=renamed(item, {name: found.id for name, found in self._found.items()}, layers=layers),
             namespace=vector.namespace,
             sha256=vector.sha256,
-            directions={layer: _directions(*pair) for layer, pair in entries.items()},
+            directions={
+                layer: torch.stack([entry.direction for entry in pair if entry is not None])
+                for layer, pair in entries.items()
+            },
             parameters=parameters,
             strengths=strengths,
             relative=relative,
@@ -210,10 +208,6 @@ def _by_name(spec: SteeringSpec) -> SteeringSpec:
     if not any(isinstance(name, InlineVector) for name in names):
         return spec
     return pinned(spec, {name: str(name) for name in names})
-
-
-def _directions(entry: LayerDirection, target: LayerDirection | None) -> Float[Tensor, "k d_model"]:
-    return torch.stack([entry.direction] if target is None else [entry.direction, target.direction])
 
 
 def _check_fields(item: InterventionSpec) -> None:

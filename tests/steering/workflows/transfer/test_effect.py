@@ -96,7 +96,7 @@ async def test_it_writes_as_many_answers_as_it_says(engine: LinearEngine) -> Non
 
 async def test_a_vector_that_drives_the_numbers_out_of_range_has_no_shift(engine: LinearEngine) -> None:
     def fails(request: GenerationRequest, _: int) -> NonfiniteActivations | None:
-        others = [one.vector for one in request.plan.interventions if not one.vector.startswith("sentiment")]
+        others = [one.spec.vector for one in request.plan.interventions if not one.spec.vector.startswith("sentiment")]
         return NonfiniteActivations("out of range") if others else None
 
     broken = LinearEngine(fails=fails)
