@@ -105,18 +105,13 @@ def _merge(
 
 def _alike(one: Intervention, other: Intervention, layer: int) -> bool:
     """Whether two neighbours may be merged: they differ in nothing but their directions."""
-    mine, theirs = (
-        (
-            each.spec.operation,
-            each.relative,
-            each.spec.scope,
-            each.spec.schedule,
-            each.condition,
-            each.parameters[layer],
-        )
-        for each in (one, other)
+    mine, theirs = one.spec, other.spec
+    return (
+        OPERATIONS[mine.operation].merges(one.parameters[layer])
+        and (mine.operation, mine.scope, mine.schedule) == (theirs.operation, theirs.scope, theirs.schedule)
+        and (one.relative, one.condition) == (other.relative, other.condition)
+        and one.parameters[layer] == other.parameters[layer]
     )
-    return mine == theirs and OPERATIONS[one.spec.operation].merges(one.parameters[layer])
 
 
 def joint_basis(directions: Float[Tensor, "k d_model"]) -> Float[Tensor, "rank d_model"]:

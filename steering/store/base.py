@@ -11,8 +11,7 @@ from typing import Any, Protocol
 from steering.namespaces import SHARED
 from steering.spec import SteeringSpec
 from steering.store.governance import AuditStore, DocumentStore, KeyStore, OutputStore, ServerStore
-from steering.store.summary import VectorSummary
-from steering.vectors import ConceptVector
+from steering.vectors import ConceptVector, VectorSummary
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
 
 from steering.namespaces import visible_from
-from steering.store.formats.stored_vector import DECODED_VECTORS, StoredVector, deserialize
+from steering.store.formats.stored_vector import DECODED_VECTORS, StoredVector, VectorVersion, deserialize
 from steering.store.sql.database import AnyRow, Database
 from steering.store.sql.tables import VectorRow, columns_of
-from steering.store.summary import VectorVersion
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector
 

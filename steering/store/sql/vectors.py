@@ -34,9 +34,8 @@ from steering.store.sql.database import AnyRow, NamespacePart, upsert
 from steering.store.sql.links import check_storage
 from steering.store.sql.tables import DefaultSteeringRow, ProfileRow, VectorNameRow, VectorRow
 from steering.store.sql.vector_reads import LABELS, NEWEST, OTHER, VectorReads, from_row
-from steering.store.summary import VectorSummary
 from steering.threads import run_in_thread
-from steering.vectors import ConceptVector, check_name
+from steering.vectors import ConceptVector, VectorSummary, check_name
 
 SUMMARY = (*LABELS, VectorRow.metadata_json)
 """Columns of a listing: everything but the directions."""
