@@ -216,7 +216,7 @@ class Store(Protocol):
         """Deletes the links of every namespace that were saved before a time; returns how many."""
 
     async def ping(self) -> None:
-        """Raises StoreUnavailable when the database cannot be reached."""
+        """Raises StoreUnavailable when the database cannot be reached, StoreCorrupt when it has other tables."""
 
     async def close(self) -> None:
         """Waits for running transactions and closes the connections."""

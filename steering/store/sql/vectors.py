@@ -50,7 +50,6 @@ class SqlVectors(NamespacePart, VectorStore):
         self._reads = reads
 
     async def put(self, vector: ConceptVector) -> ConceptVector:
-        """See VectorStore.put."""
         serialized = await run_in_thread(serialize, vector)
 
         async def add(connection: AsyncConnection) -> StoredVector:
@@ -64,7 +63,6 @@ class SqlVectors(NamespacePart, VectorStore):
         return await run_in_thread(deserialize, await self._database.write(add))
 
     async def get(self, name: str, version: int | None = None) -> ConceptVector:
-        """See VectorStore.get."""
         check_version(name, version)
         found = await self._reads.get(self._namespace, name, version)
         if found is None:
@@ -72,7 +70,6 @@ class SqlVectors(NamespacePart, VectorStore):
         return found
 
     async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> VectorPage:
-        """See VectorStore.find."""
         query = select(*SUMMARY).where(NEWEST, self._visible(), *_conditions_of(check_filter(where)))
         query = query.order_by(VectorRow.name).limit(check_page(limit) + 1)
         if cursor is not None:
@@ -82,20 +79,18 @@ class SqlVectors(NamespacePart, VectorStore):
         return VectorPage(vectors, make_cursor("vector", rows[limit - 1].name) if len(rows) > limit else None)
 
     async def describe(self, name: str, description: str | None, tags: tuple[str, ...] | None) -> ConceptVector:
-        """See VectorStore.describe."""
         check_name(name)
         check_labels(description, tags)
-        changes: dict[str, Any] = {"method": VectorRow.method}  # no change, so that there is a statement in any case
-        if description is not None:
-            changes |= {"description": description, "searched": description.casefold()}
-        if tags is not None:
-            changes["tags"] = _join_tags(tags)
+        changes = {  # what is not given is set to itself
+            "description": VectorRow.description if description is None else description,
+            "searched": VectorRow.searched if description is None else description.casefold(),
+            "tags": VectorRow.tags if tags is None else _join_tags(tags),
+        }
         if not await self._database.change(update(VectorRow).where(self._own(name)).values(changes)):
             raise not_found(name, None)
         return await self.get(name)
 
     async def versions(self, name: str, limit: int = 50, before: int | None = None) -> tuple[VectorSummary, ...]:
-        """See VectorStore.versions."""
         query = select(*SUMMARY).where(self._visible(), VectorRow.name == check_name(name))
         query = query.order_by(VectorRow.version.desc()).limit(check_page(limit))
         if before is not None:
@@ -106,7 +101,6 @@ class SqlVectors(NamespacePart, VectorStore):
         return await run_in_thread(_summaries, rows)
 
     async def delete(self, name: str, force: bool = False, version: int | None = None) -> None:
-        """See VectorStore.delete."""
         check_version(name, version)
 
         async def remove(connection: AsyncConnection) -> None:
@@ -133,10 +127,9 @@ class SqlVectors(NamespacePart, VectorStore):
 
     async def _next_version(self, connection: AsyncConnection, name: str) -> int:
         """Records and returns the next version number. Writers are serialized, so no other reads the same number."""
-        own = and_(VectorNameRow.namespace == self._namespace, VectorNameRow.name == name)
-        version = (await connection.scalar(select(VectorNameRow.last_version).where(own)) or 0) + 1
         key = {"namespace": self._namespace, "name": name}
-        await connection.run_sync(upsert, VectorNameRow, own, {"last_version": version}, key)
+        version = (await connection.scalar(select(VectorNameRow.last_version).filter_by(**key)) or 0) + 1
+        await connection.run_sync(upsert, VectorNameRow, key, {"last_version": version})
         return version
 
     async def _refuse_if_used(self, connection: AsyncConnection, name: str, version: int | None) -> None:
