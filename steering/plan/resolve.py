@@ -116,24 +116,21 @@ class _Resolver:
         only_mandatory = not spec.interventions and guard.action != "off"
         self._guard = replace(guard, action="warn") if only_mandatory else guard
         self._conditions = ConditionResolver(self._found, info)
+        self._warnings: list[str] = []
 
     def plan(self) -> SteeringPlan:
         """The whole plan. Raises InvalidRequest, DoseExceeded."""
-        warnings: list[str] = []
         self._check_size()
         interventions = [self._intervention(item) for item in self._spec.interventions]
-        for item, one in zip(self._spec.interventions, interventions, strict=True):
-            vector = self._found[item.vector]
-            warnings += OPERATIONS[item.operation].warnings(one.spec, {layer: vector.at(layer) for layer in one.layers})
         bound = self._guard.run_time_bound
         layers = layer_steering(interventions, len(interventions) - (0 if bound is None else self._mandatory))
-        check_planned_dose(interventions, layers, self._info, self._guard, warnings.append)
+        check_planned_dose(interventions, layers, self._info, self._guard, self._warnings.append)
         plan = SteeringPlan(
             interventions=tuple(interventions),
             layers=layers,
             thresholds=tuple(self._conditions.thresholds),
             dose_bound=bound if layers else None,
-            warnings=tuple(warnings),
+            warnings=tuple(self._warnings),
             vectors={vector.id: vector.sha256 for vector in self._own.values()},
             mandatory=self._mandatory,
         )
@@ -185,8 +182,10 @@ class _Resolver:
         # the typical |r| in the units of the parameters; None where it was not measured
         norms = dict.fromkeys(layers, 1.0) if relative else dict(enumerate(self._info.typical_norms))
         planned = {layer: operation.planned_dose(parameters[layer], norms.get(layer)) for layer in layers}
+        spec = renamed(item, {name: found.id for name, found in self._found.items()}, layers=layers)
+        self._warnings += operation.warnings(spec, {layer: vector.at(layer) for layer in layers})
         return Intervention(
-            spec=renamed(item, {name: found.id for name, found in self._found.items()}, layers=layers),
+            spec=spec,
             namespace=vector.namespace,
             sha256=vector.sha256,
             directions={

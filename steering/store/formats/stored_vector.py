@@ -97,24 +97,20 @@ def deserialize(stored: StoredVector) -> ConceptVector:
     return replace(vector, **values_of(stored, VectorVersion))
 
 
-def summarize(stored: StoredVector) -> VectorSummary:
-    """Returns the vector without its directions, from its metadata alone. Raises StoreCorrupt when that cannot be read."""
-    try:
-        metadata = read_metadata(stored.metadata)
-    except InvalidRequest as error:
-        raise StoreCorrupt(f"the metadata of vector {stored.id} cannot be read: {error.message}") from error
-    layers = {int(layer): numbers for layer, numbers in metadata.layers.items()}
-    return VectorSummary(**values_of(stored, VectorVersion), **metadata.shared_fields(), layers=layers)
-
-
 def summarize_valid(stored: Iterable[StoredVector]) -> tuple[VectorSummary, ...]:
-    """Leaves out what is damaged: one vector must not hide the others. Reading it by name raises the error."""
+    """Returns vectors without their directions, from their metadata alone.
+
+    Leaves out those whose metadata is damaged: one vector must not hide the others. Reading it by name raises the error.
+    """
     valid = []
     for one in stored:
         try:
-            valid.append(summarize(one))
-        except StoreCorrupt as error:
-            log.warning("left out of a listing: %s", error.message)
+            metadata = read_metadata(one.metadata)
+        except InvalidRequest as error:
+            log.warning("left out of a listing: the metadata of vector %s cannot be read: %s", one.id, error.message)
+            continue
+        layers = {int(layer): numbers for layer, numbers in metadata.layers.items()}
+        valid.append(VectorSummary(**values_of(one, VectorVersion), **metadata.shared_fields(), layers=layers))
     return tuple(valid)
 
 

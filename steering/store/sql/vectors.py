@@ -1,6 +1,5 @@
 """SqlVectors: the VectorStore on a database. A put and its blob are one transaction; listings never read a blob."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, final
 
@@ -30,7 +29,7 @@ from steering.store.rules import (
     refuse_if_used,
     values_of,
 )
-from steering.store.sql.database import AnyRow, NamespacePart, upsert
+from steering.store.sql.database import NamespacePart, upsert
 from steering.store.sql.links import check_storage
 from steering.store.sql.tables import DefaultSteeringRow, ProfileRow, VectorNameRow, VectorRow
 from steering.store.sql.vector_reads import LABELS, NEWEST, OTHER, VectorReads, from_row
@@ -75,7 +74,7 @@ class SqlVectors(NamespacePart, VectorStore):
         if cursor is not None:
             query = query.where(VectorRow.name > read_cursor("vector", cursor))
         rows = await self._database.rows(query)
-        vectors = await run_in_thread(_summaries, rows[:limit])
+        vectors = await run_in_thread(summarize_valid, map(from_row, rows[:limit]))
         return VectorPage(vectors, make_cursor("vector", rows[limit - 1].name) if len(rows) > limit else None)
 
     async def describe(self, name: str, description: str | None, tags: tuple[str, ...] | None) -> ConceptVector:
@@ -98,7 +97,7 @@ class SqlVectors(NamespacePart, VectorStore):
         rows = await self._database.rows(query)
         if not rows and before is None:
             raise not_found(name, None)
-        return await run_in_thread(_summaries, rows)
+        return await run_in_thread(summarize_valid, map(from_row, rows))
 
     async def delete(self, name: str, force: bool = False, version: int | None = None) -> None:
         check_version(name, version)
@@ -174,7 +173,3 @@ def _to_row(stored: StoredVector) -> dict[str, Any]:
     values["metadata_json"] = values.pop("metadata")
     texts = {"tags": _join_tags(stored.tags), "searched": stored.description.casefold()}
     return {**values, **texts, "size": len(stored.content)}
-
-
-def _summaries(rows: Sequence[AnyRow]) -> tuple[VectorSummary, ...]:
-    return summarize_valid(map(from_row, rows))
