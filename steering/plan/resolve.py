@@ -34,19 +34,17 @@ _PREFIX = "mandatory/"
 class Mandatory:
     """Interventions that an operator adds to every request, after its own. vectors: at hand, by the names in `spec`.
 
-    marked, found: the same interventions under names that no request can write, and their vectors. key: equal for equal
-    content. count: how many they are.
+    interventions, found: the same under names that no request can write, and their vectors. key: equal for equal content.
     """
 
     def __init__(self, spec: SteeringSpec | None = None, vectors: Mapping[str, ConceptVector] | None = None) -> None:
-        self.spec, vectors = spec or SteeringSpec(), vectors or {}
-        self.marked = pinned(self.spec, {name: _PREFIX + name for name in vectors})
+        spec, vectors = spec or SteeringSpec(), vectors or {}
+        self.interventions = pinned(spec, {name: _PREFIX + name for name in vectors}).interventions
         self.found = {_PREFIX + name: vector for name, vector in vectors.items()}
-        self.key = (self.spec.model_dump_json(), tuple((one.id, one.sha256) for one in vectors.values()))
-        self.count = len(self.spec.interventions)
+        self.key = (spec.model_dump_json(), tuple((one.id, one.sha256) for one in vectors.values()))
 
 
-_NOTHING = Mandatory()
+_NONE = Mandatory()
 
 
 async def resolve(
@@ -66,16 +64,10 @@ class RecentPlans:
         self._plans: LRUCache[tuple[object, ...], SteeringPlan] = LRUCache(most)
 
     async def resolve(
-        self,
-        spec: SteeringSpec,
-        vectors: VectorSource,
-        info: ModelInfo,
-        guard: DoseGuard,
-        mandatory: Mandatory | None = None,
+        self, spec: SteeringSpec, vectors: VectorSource, info: ModelInfo, guard: DoseGuard, mandatory: Mandatory = _NONE
     ) -> SteeringPlan:
         """See `resolve`. mandatory: what acts after it."""
-        mandatory = mandatory or _NOTHING
-        if not (spec.interventions or mandatory.spec.interventions):
+        if not (spec.interventions or mandatory.interventions):
             return UNSTEERED
         found: dict[str, ConceptVector] = {}
         for name in vector_names(spec):
@@ -109,9 +101,9 @@ class _Resolver:
         guard: DoseGuard,
         mandatory: Mandatory,
     ) -> None:
-        self._spec = SteeringSpec(interventions=(*spec.interventions, *mandatory.marked.interventions))
+        self._spec = SteeringSpec(interventions=(*spec.interventions, *mandatory.interventions))
         self._own, self._found = own, {**own, **mandatory.found}
-        self._info, self._mandatory = info, mandatory.count
+        self._info, self._mandatory = info, len(mandatory.interventions)
         # the bound is of what the request adds: what an operator has set is neither refused nor scaled down
         only_mandatory = not spec.interventions and guard.action != "off"
         self._guard = replace(guard, action="warn") if only_mandatory else guard
