@@ -1,9 +1,10 @@
 """Defines conditions as a caller writes them: a Threshold, or `all`, `any` and `not` over others. No torch; JSON-ready."""
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from steering.spec_base import Label, LayerIndex, Number, Spec, VectorName
 
@@ -55,8 +56,6 @@ class Not(Spec):
 
     not_: "ConditionSpec" = Field(alias="not")
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
-
 
 ConditionKind: TypeAlias = Literal["threshold", "all", "any", "not"]
 _COMBINATIONS: dict[type[Spec], ConditionKind] = {AllOf: "all", AnyOf: "any", Not: "not"}
@@ -83,27 +82,25 @@ MAX_CONDITION_NODES = 64
 
 def children_of(condition: Any) -> list[Any]:
     """Returns the conditions directly inside one, which may be as written."""
-    fields = condition if isinstance(condition, dict) else dict(condition) if isinstance(condition, Spec) else {}
-    several = [fields[key] for key in ("all", "any") if isinstance(fields.get(key), list | tuple)]
-    return [child for children in several for child in children] + [
-        fields[key] for key in ("not", "not_") if key in fields
-    ]
+    match condition:
+        case AllOf(all=children) | AnyOf(any=children) | {"all": [*children]} | {"any": [*children]}:
+            return list(children)
+        case Not(not_=child) | {"not": child} | {"not_": child}:
+            return [child]
+        case _:
+            return []
 
 
-def count_nodes(value: Any) -> int:
-    """Counts the nodes of a condition tree as written, up to one more than is allowed."""
-    count, level = 0, [value]
-    while level and count <= MAX_CONDITION_NODES:
-        count += len(level)
-        level = [child for node in level for child in children_of(node)]
-    return count
-
-
-def condition_nodes(condition: ConditionSpec) -> Iterator[ConditionSpec]:
-    """Yields a condition and everything inside it."""
+def condition_nodes(condition: Any) -> Iterator[Any]:
+    """Yields a condition, which may be as written, and everything inside it."""
     yield condition
     for child in children_of(condition):
         yield from condition_nodes(child)
+
+
+def count_nodes(condition: Any) -> int:
+    """Counts the nodes of a condition, which may be as written, up to one more than is allowed."""
+    return sum(1 for _ in islice(condition_nodes(condition), MAX_CONDITION_NODES + 1))
 
 
 def renamed_condition(condition: ConditionSpec, names: Mapping[str, str]) -> ConditionSpec:

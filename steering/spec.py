@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import ConfigDict, Field, FiniteFloat, field_validator, model_validator
+from pydantic import Field, FiniteFloat, field_validator, model_validator
 
 from steering.condition_spec import (
     MAX_CONDITION_NODES,
@@ -30,8 +30,6 @@ class LayerRange(Spec):
 
     from_: LayerIndex = Field(alias="from")
     to: LayerIndex
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
 
 
 Layers: TypeAlias = (

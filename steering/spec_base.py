@@ -44,9 +44,9 @@ def _keys_of(model: type[BaseModel]) -> tuple[str, ...]:
 
 
 class Spec(BaseModel):
-    """Base of everything a caller writes: unknown keys refused, values never changed."""
+    """Base of everything a caller writes: unknown keys refused, values never changed. Aliases are for names that Python reserves."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -56,7 +56,7 @@ class Spec(BaseModel):
         if not isinstance(value, dict | cls):
             raise PydanticCustomError("object_type", "expected an object with {known}", {"known": ", ".join(known)})
         for key in value if isinstance(value, dict) else ():
-            if key not in known and not (cls.model_config.get("populate_by_name") and key in cls.model_fields):
+            if key not in known and key not in cls.model_fields:
                 context = {"key": str(key), "known": ", ".join(known)}
                 raise PydanticCustomError("unknown_key", "this key is not known; known here: {known}", context)
         return value

@@ -2,7 +2,7 @@
 
 import json
 import math
-from typing import Any, NoReturn
+from typing import Any
 
 from steering.errors import InvalidRequest, LimitExceeded
 
@@ -30,7 +30,7 @@ def load_json(
     try:
         decoded = text.decode() if isinstance(text, bytes) else text
         value = json.loads(
-            decoded, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant, parse_float=_finite_float
+            decoded, object_pairs_hook=_unique_keys, parse_constant=_finite_float, parse_float=_finite_float
         )
     except RecursionError:
         raise InvalidRequest(f"{what} is nested deeper than {depth} levels", param=param) from None
@@ -56,10 +56,6 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(entries) != len(pairs):
         raise _Refused("a key is given twice")
     return entries
-
-
-def _refuse_constant(_: str) -> NoReturn:
-    raise _Refused("a number is not finite")
 
 
 def _finite_float(text: str) -> float:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from functools import cache
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import torch
 
@@ -46,7 +46,9 @@ class ThreadPerTaskExecutor(Executor):
         def run() -> None:
             try:
                 if future.set_running_or_notify_cancel():
-                    _settle(future, lambda: fn(*args, **kwargs))
+                    future.set_result(fn(*args, **kwargs))
+            except BaseException as error:
+                future.set_exception(error)
             finally:
                 self._start_next()
 
@@ -73,9 +75,7 @@ _executor = ThreadPerTaskExecutor()
 
 def call_in_thread(work: Callable[[], T]) -> T:
     """Runs work in a new thread and waits for its result."""
-    future: Future[T] = Future()
-    _start(lambda: _settle(future, work))
-    return future.result()
+    return ThreadPerTaskExecutor().submit(work).result()
 
 
 async def run_in_thread(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -125,13 +125,3 @@ def _openmp() -> ctypes.CDLL | None:
 
 def _start(run: Callable[[], None]) -> None:
     threading.Thread(target=run, name="task", daemon=True).start()
-
-
-def _settle(future: "Future[Any]", work: Callable[[], Any]) -> None:
-    """Gives the future the result of the work, or its error."""
-    try:
-        result = work()
-    except BaseException as error:
-        future.set_exception(error)
-    else:
-        future.set_result(result)

@@ -1,11 +1,12 @@
 """Defines ConceptVector: one unit direction per layer with natural scale and class means, quality card and provenance."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 
 from steering.errors import InvalidRequest, VectorModelMismatch
 from steering.quality import QualityCard, Recommended
@@ -47,12 +48,20 @@ class VectorId:
         return self.name if self.version is None else f"{self.name}@{self.version}"
 
 
-class ClassMeans:
-    """What follows from the class means projected on a direction, None where they are not known."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerNumbers:
+    """The numbers of one layer besides its direction.
 
-    __slots__ = ()
-    positive_mean: float | None
-    negative_mean: float | None
+    scale: the natural scale kappa, distance between the class means along the direction. positive_mean, negative_mean: the
+    class means projected on it, None for given directions. weight, bias: a calibrated probe in residual coordinates,
+    sigmoid(weight * (direction . r) + bias), where the method fitted one.
+    """
+
+    scale: Annotated[float, Field(gt=0)]
+    positive_mean: float | None = None
+    negative_mean: float | None = None
+    weight: float | None = None
+    bias: float | None = None
 
     @property
     def centred(self) -> bool:
@@ -68,33 +77,25 @@ class ClassMeans:
 
 
 @dataclass(frozen=True, slots=True)
-class LayerDirection(ClassMeans):
-    """The vector at one layer.
-
-    direction: (d_model,), float32, unit length. scale: the natural scale kappa, distance between the class means along it.
-    positive_mean, negative_mean: the class means projected on it, None for given directions. weight, bias: a calibrated
-    probe in residual coordinates, sigmoid(weight * (direction . r) + bias), where the method fitted one.
-    """
+class LayerDirection(LayerNumbers):
+    """The vector at one layer. direction: (d_model,), float32, unit length."""
 
     direction: Direction
-    scale: float
-    positive_mean: float | None = None
-    negative_mean: float | None = None
-    weight: float | None = None
-    bias: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ConceptVector:
-    """A concept vector. version 0; namespace, sha256 and created_at "" until a store has saved it. inline: given in a request for
-    that request alone; it is never stored, and its id is made of its digest."""
+class VectorSummary:
+    """Everything of a concept vector except its directions: listings return summaries, so that they read no blob.
+
+    version 0; namespace, sha256 and created_at "" until a store has saved it.
+    """
 
     name: str
     model: str
     model_fingerprint: str
     d_model: int
     method: str
-    layers: Mapping[int, LayerDirection]
+    layers: Mapping[int, LayerNumbers]
     version: int = 0
     description: str = ""
     tags: tuple[str, ...] = ()
@@ -104,6 +105,25 @@ class ConceptVector:
     recommended: Recommended | None = None
     quality: QualityCard | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """Returns `name@version`."""
+        return f"{self.name}@{self.version}"
+
+    def recommended_layers(self) -> tuple[int, ...]:
+        """Returns the recommended layers, else the middle layer the vector has."""
+        if self.recommended is not None:
+            return self.recommended.layers
+        ordered = sorted(self.layers)
+        return (ordered[len(ordered) // 2],)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ConceptVector(VectorSummary):
+    """A concept vector. inline: given in a request for that request alone; it is never stored, and its id is made of its digest."""
+
+    layers: Mapping[int, LayerDirection]
     inline: bool = False
 
     def __post_init__(self) -> None:
@@ -118,10 +138,6 @@ class ConceptVector:
         """Returns `name@version`, or `inline:<first 12 of sha256>`."""
         return f"{INLINE_PREFIX}{self.sha256[:12]}" if self.inline else f"{self.name}@{self.version}"
 
-    def recommended_layers(self) -> tuple[int, ...]:
-        """Returns the recommended layers, else the middle layer the vector has."""
-        return recommended_layers(self.recommended, self.layers)
-
     def at(self, layer: int) -> LayerDirection:
         """Returns the direction at a layer. Raises InvalidRequest naming the layers that exist."""
         if layer not in self.layers:
@@ -129,14 +145,6 @@ class ConceptVector:
                 f"vector {self.name!r} has no direction at layer {layer}; it has {sorted(self.layers)}", param="layers"
             )
         return self.layers[layer]
-
-
-def recommended_layers(recommended: Recommended | None, layers: Collection[int]) -> tuple[int, ...]:
-    """Returns the recommended layers, else the middle one of those that exist."""
-    if recommended is not None:
-        return recommended.layers
-    ordered = sorted(layers)
-    return (ordered[len(ordered) // 2],)
 
 
 def _check_direction(layer: int, entry: LayerDirection, d_model: int) -> None:
@@ -192,7 +200,7 @@ def combine(
         if float(total.norm()) <= 1e-5 * max(before, 1e-30):
             raise InvalidRequest(f"the combination is zero at layer {layer}", param="terms")
         direction, norm = unit(total, layer)
-        layers[layer] = LayerDirection(direction, norm)
+        layers[layer] = LayerDirection(direction, scale=norm)
     return ConceptVector(
         name=name,
         model=first.model,

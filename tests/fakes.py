@@ -240,7 +240,7 @@ def _refuse_nonfinite(plan: SteeringPlan) -> None:
 
 def _readout(name: str, plan: SteeringPlan) -> float:
     """0.5, plus what was added of that very vector: enough to see steering in a readout."""
-    return 0.5 + sum(one.spec.strength for one in plan.interventions if one.vector.partition("@")[0] == name)
+    return 0.5 + sum(one.spec.strength for one in plan.interventions if one.spec.vector.partition("@")[0] == name)
 
 
 def _report(plan: SteeringPlan) -> SteeringReport:

@@ -55,7 +55,7 @@ def vectors_for(info: ModelInfo, seed: int = 0, scale: float = 3.0, *, means: bo
             middle, half = 0.3 * number - 0.4, (scale + number) / 2
             layers[layer] = LayerDirection(
                 direction / direction.norm(),
-                scale + number,
+                scale=scale + number,
                 positive_mean=middle + half if means else None,
                 negative_mean=middle - half if means else None,
                 weight=0.8,

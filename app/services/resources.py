@@ -11,11 +11,10 @@ from steering.schemas.resources import JobAnswer, LinkAnswer, LinkState, Profile
 from steering.schemas.system import ModelAnswer
 from steering.schemas.vectors import QualityAnswer, RecommendedAnswer, VectorAnswer, VectorExport
 from steering.store.base import JobRecord, Link, Profile
-from steering.store.summary import VectorSummary
-from steering.vectors import ConceptVector
+from steering.vectors import ConceptVector, VectorSummary
 
 
-def vector_answer(vector: ConceptVector | VectorSummary) -> VectorAnswer:
+def vector_answer(vector: VectorSummary) -> VectorAnswer:
     """Describes a vector without its directions."""
     return VectorAnswer(**_vector_fields(vector))
 
@@ -31,7 +30,7 @@ def directions(vector: ConceptVector, layers: Sequence[int] | None = None) -> di
     return {str(layer): vector.at(layer).direction.tolist() for layer in chosen}
 
 
-def _vector_fields(vector: ConceptVector | VectorSummary) -> dict[str, Any]:
+def _vector_fields(vector: VectorSummary) -> dict[str, Any]:
     means = {
         layer: (entry.positive_mean, entry.negative_mean)
         for layer, entry in vector.layers.items()

@@ -54,5 +54,3 @@ CONCEPTS: Mapping[str, ConceptEntry] = {
 
 RENAMED: Mapping[str, str] = {"factuality": "specificity"}
 """Earlier names of concepts, for the message of an error. The pairs are about definite claims, true or not."""
-
-__all__ = ["CONCEPTS", "RENAMED", "ConceptEntry"]

@@ -111,26 +111,23 @@ def _refuse_repeat(key: _Key, seen: dict[_Key, int], number: int, source: str) -
 def _records(lines: Iterable[str], keys: Mapping[str, bool], source: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Each line that is not blank, as (number from 1, object with string values under known keys)."""
     for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        record = load_json(line, f"{source}, line {number}: the line", param="pairs")
-        try:
-            yield number, _checked(record, keys)
-        except ValueError as error:
-            raise InvalidRequest(f"{source}, line {number}: {error}", param="pairs") from None
+        if line.strip():
+            record = load_json(line, f"{source}, line {number}: the line", param="pairs")
+            if fault := _fault(record, keys):
+                raise InvalidRequest(f"{source}, line {number}: {fault}", param="pairs")
+            yield number, record
 
 
-def _checked(record: Any, keys: Mapping[str, bool]) -> dict[str, Any]:
-    """The record itself. Raises ValueError saying what is wrong with it."""
+def _fault(record: Any, keys: Mapping[str, bool]) -> str | None:
+    """What is wrong with a record; None where all is right."""
     if not isinstance(record, dict):
-        raise ValueError(f"expected an object with {', '.join(keys)}")  # noqa: TRY004 - one kind of error per line
-    unknown = [key for key in record if key not in keys]
-    if unknown:
-        raise ValueError(f"unknown key {unknown[0][:40]!r}; known: {', '.join(keys)}")
+        return f"expected an object with {', '.join(keys)}"
+    for key in record:
+        if key not in keys:
+            return f"unknown key {key[:40]!r}; known: {', '.join(keys)}"
     for key, required in keys.items():
         value = record.get(key)
-        if value is None and not required:
-            continue
-        if not isinstance(value, str) or not value.strip():
-            raise ValueError(f"{key!r} must be a text that is not empty")
-    return record
+        left_out = value is None and not required
+        if not left_out and not (isinstance(value, str) and value.strip()):
+            return f"{key!r} must be a text that is not empty"
+    return None

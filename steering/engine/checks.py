@@ -58,7 +58,7 @@ def refuse_token_scopes(plan: SteeringPlan, engine: str) -> None:
     tokens when it acts on them."""
     for one in plan.interventions:
         for name in ("token_ids", "roles"):
-            if getattr(one.scope, name) is not None:
+            if getattr(one.spec.scope, name) is not None:
                 raise UnsupportedParameter(f"the engine {engine!r} does not support scope.{name}", param="scope")
 
 

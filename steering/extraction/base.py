@@ -84,4 +84,6 @@ def orient(
     if scale < 0:
         direction, positive_mean, negative_mean = -direction, -positive_mean, -negative_mean
         weight = None if weight is None else -weight
-    return LayerDirection(direction, abs(scale), positive_mean, negative_mean, weight, bias)
+    return LayerDirection(
+        direction, scale=abs(scale), positive_mean=positive_mean, negative_mean=negative_mean, weight=weight, bias=bias
+    )

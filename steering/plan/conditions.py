@@ -23,12 +23,13 @@ class ConditionResolver:
     def tree(self, condition: ConditionSpec) -> ConditionTree:
         """The tree of a condition. Raises InvalidRequest for a layer or a measurement the vector does not have."""
         if isinstance(condition, Threshold):
-            return ConditionTree("threshold", self._threshold(condition))
+            if condition not in self._known:
+                self._known[condition] = len(self.thresholds)
+                self.thresholds.append(self._threshold(condition))
+            return ConditionTree("threshold", self._known[condition])
         return ConditionTree(condition_kind(condition), children=tuple(map(self.tree, children_of(condition))))
 
-    def _threshold(self, spec: Threshold) -> int:
-        if spec in self._known:
-            return self._known[spec]
+    def _threshold(self, spec: Threshold) -> ResolvedThreshold:
         vector = self._found[spec.vector]
         wanted: Layers = "recommended" if spec.layer is None else (spec.layer,)
         layer = resolve_layers(wanted, vector, self._info.layer_count)[0]
@@ -43,21 +44,17 @@ class ConditionResolver:
             )
         bound = spec.above if spec.above is not None else spec.below
         assert bound is not None, "Threshold has exactly one bound"
-        self.thresholds.append(
-            ResolvedThreshold(
-                vector=vector.id,
-                score=spec.score,
-                layer=layer,
-                direction=entry.direction,
-                parameters=tuple(float(value) for value in values.values()),
-                above=spec.above is not None,
-                bound=float(bound),
-                until=spec.until,
-                at=spec.at,
-            )
+        return ResolvedThreshold(
+            vector=vector.id,
+            score=spec.score,
+            layer=layer,
+            direction=entry.direction,
+            parameters=tuple(float(value) for value in values.values()),
+            above=spec.above is not None,
+            bound=float(bound),
+            until=spec.until,
+            at=spec.at,
         )
-        self._known[spec] = len(self.thresholds) - 1
-        return self._known[spec]
 
     def check_order(self, item: InterventionSpec, first_layer: int, condition: ConditionTree | None) -> None:
         """Refuses a condition that is read too late for the scope.

@@ -69,7 +69,7 @@ def _planned(interventions: Sequence[Intervention], layer: int, phase: Phase, in
     Constant changes are summed as vectors. Of conditional ones only the largest counts, since it is not known which of
     their conditions hold together.
     """
-    acting = [one for one in interventions if layer in one.parameters and phase in SCOPE_PHASES[one.scope.tokens]]
+    acting = [one for one in interventions if layer in one.parameters and phase in SCOPE_PHASES[one.spec.scope.tokens]]
     constant = [one for one in acting if is_constant(one.spec)]
     total = 0.0
     if constant and info.typical_norms:
@@ -83,8 +83,9 @@ def _planned(interventions: Sequence[Intervention], layer: int, phase: Phase, in
 
 def _largest_weight(one: Intervention, phase: Phase) -> float:
     """The largest magnitude of the schedule's weight in a phase; the scopes of prompts have no schedule."""
-    fixed = one.schedule.kind in ("constant", "warmup") or one.scope.tokens in ("prompt", "last")
-    return 1.0 if fixed or phase is not Phase.GENERATED else max(1.0, abs(one.schedule.to))
+    schedule = one.spec.schedule
+    fixed = schedule.kind in ("constant", "warmup") or one.spec.scope.tokens in ("prompt", "last")
+    return 1.0 if fixed or phase is not Phase.GENERATED else max(1.0, abs(schedule.to))
 
 
 def shared_strengths(

@@ -2,45 +2,38 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
 
 import torch
 
 from steering.plan.order import acts_on_prompt, adds_to_prompt
-from steering.plan.types import ConditionTree, Intervention, LayerSteering, OperationCall, Phase, ResolvedThreshold
+from steering.plan.types import ConditionTree, OperationCall, Phase, ResolvedThreshold, SteeringPlan
 from steering.shapes import Tensor
 
 
 class Fingerprints:
     """Digests one plan. Thresholds and directions are hashed once, however many interventions refer to them."""
 
-    def __init__(
-        self,
-        interventions: Sequence[Intervention],
-        layers: Mapping[int, LayerSteering],
-        thresholds: Sequence[ResolvedThreshold],
-        model: str,
-        guard: tuple[float | None, int | None],
-    ) -> None:
-        """guard: the bound of the dose, and how many of the interventions it bounds."""
-        self._interventions, self._layers, self._thresholds = interventions, layers, thresholds
-        bound, bounded = guard
-        self._context = [model, bound] if bounded in (None, len(interventions)) else [model, bound, bounded]
-        self._tests = [_sha256(_threshold(threshold)) for threshold in thresholds]
+    def __init__(self, plan: SteeringPlan, model: str) -> None:
+        self._plan = plan
+        # how many of the interventions the dose guard bounds, where it does not bound all of them
+        bounded = [plan.own] if plan.mandatory and plan.dose_bound is not None else []
+        self._context = [model, plan.dose_bound, *bounded]
+        self._tests = [_sha256(_threshold(threshold)) for threshold in plan.thresholds]
         self._calls = {
-            layer: [(call, self._call(layer, call)) for call in steering.calls] for layer, steering in layers.items()
+            layer: [(call, self._call(layer, call)) for call in steering.calls]
+            for layer, steering in plan.layers.items()
         }
 
     def whole(self) -> str:
         """Digest of all that the plan does; empty for a plan that does nothing."""
-        if not self._layers:
+        if self._plan.empty:
             return ""
         content = {
             str(layer): [
                 None if steering.static_sum is None else _digest(steering.static_sum),
                 [description for _, description in self._calls[layer]],
             ]
-            for layer, steering in self._layers.items()
+            for layer, steering in self._plan.layers.items()
         }
         return _sha256([*self._context, content])
 
@@ -51,32 +44,33 @@ class Fingerprints:
         prompt's end, roles, which token ids alone do not tell, and conditions that carry state from position to position
         are not shareable.
         """
+        plan = self._plan
         content: dict[str, list[object]] = {}
         # A mean over the prompt needs the residuals of all its positions, which shared KV does not hold.
-        reusable = not any(one.until is not None or one.at == "prompt_mean" for one in self._thresholds)
-        for layer, steering in self._layers.items():
-            static = steering.static_sum if adds_to_prompt(self._interventions, steering) else None
-            acting = [pair for pair in self._calls[layer] if acts_on_prompt(self._first(pair[0]), self._thresholds)]
+        reusable = not any(one.until is not None or one.at == "prompt_mean" for one in plan.thresholds)
+        for layer, steering in plan.layers.items():
+            static = steering.static_sum if adds_to_prompt(plan.interventions, steering) else None
+            acting = [
+                pair for pair in self._calls[layer] if acts_on_prompt(plan.intervention(pair[0]), plan.thresholds)
+            ]
             if acting or static is not None:
                 row = None if static is None else _digest(static[Phase.PROMPT])
                 content[str(layer)] = [row, [description for _, description in acting]]
             for call, _ in acting:
-                scope = self._first(call).scope
+                scope = plan.intervention(call).spec.scope
                 reusable = reusable and min(scope.start or 0, scope.end or 0) >= 0 and scope.roles is None
         return (_sha256([*self._context, content]) if content else ""), reusable
 
-    def _first(self, call: OperationCall) -> Intervention:
-        return self._interventions[call.interventions[0]]
-
     def _call(self, layer: int, call: OperationCall) -> list[object]:
-        one = self._first(call)
+        one = self._plan.intervention(call)
+        scope = one.spec.scope
         return [
-            one.operation,
+            one.spec.operation,
             _digest(call.directions),
             [repr(value) for value in one.parameters[layer]],
             one.relative,
-            one.scope.model_dump(exclude=None if one.scope.selects else {"token_ids", "roles"}),
-            one.schedule.model_dump(),
+            scope.model_dump(exclude=None if scope.selects else {"token_ids", "roles"}),
+            one.spec.schedule.model_dump(),
             self._tree(one.condition),
             *([repr(one.holds[layer])] if one.holds else []),
         ]

@@ -68,7 +68,7 @@ def given_layers(
                 f"layer {layer} has {len(values)} numbers; the model's d_model is {info.d_model}", param="directions"
             )
         direction, norm = unit(torch.tensor(values, dtype=torch.float32), layer)
-        layers[layer] = LayerDirection(direction, norm if scale is None else scale.get(key, norm))
+        layers[layer] = LayerDirection(direction, scale=norm if scale is None else scale.get(key, norm))
     return dict(sorted(layers.items()))
 
 

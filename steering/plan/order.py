@@ -47,20 +47,18 @@ def static_change(intervention: Intervention, layer: int) -> Direction:
     directions = intervention.directions[layer]
     origin = torch.zeros(1, directions.shape[1])
     parameters = torch.tensor([intervention.parameters[layer]])
-    return OPERATIONS[intervention.operation].apply(origin, directions[None], parameters)[0]
+    return OPERATIONS[intervention.spec.operation].apply(origin, directions[None], parameters)[0]
 
 
-def layer_steering(interventions: Sequence[Intervention], bounded: int | None = None) -> dict[int, LayerSteering]:
+def layer_steering(interventions: Sequence[Intervention], limit: int) -> dict[int, LayerSteering]:
     """Returns the order at every layer where anything acts. A weighted parameter of 0 costs nothing and is left out.
 
-    bounded: how many of the interventions, the first ones, the dose guard bounds (None: all or none). The others become calls of
-    their own, because they act after the guard.
+    limit: the interventions from this index on become calls of their own, because they act after the dose guard.
     """
-    limit = len(interventions) if bounded is None else bounded
     at_layer: dict[int, list[int]] = {}
     for index, one in enumerate(interventions):
         for layer, parameters in one.parameters.items():
-            if parameters[weight_index(one.operation)] != 0.0:
+            if parameters[weight_index(one.spec.operation)] != 0.0:
                 at_layer.setdefault(layer, []).append(index)
     return {layer: _order(interventions, layer, indices, limit) for layer, indices in sorted(at_layer.items())}
 
@@ -82,7 +80,7 @@ def _sum_by_phase(
 ) -> Float[Tensor, "phase d_model"]:
     rows = torch.zeros(len(Phase), changes[0][1].shape[0])
     for index, change in changes:
-        for phase in SCOPE_PHASES[interventions[index].scope.tokens]:
+        for phase in SCOPE_PHASES[interventions[index].spec.scope.tokens]:
             rows[phase] += change
     return rows
 
@@ -107,10 +105,11 @@ def _merge(
 
 def _alike(one: Intervention, other: Intervention, layer: int) -> bool:
     """Whether two neighbours may be merged: they differ in nothing but their directions."""
+    mine, theirs = one.spec, other.spec
     return (
-        OPERATIONS[one.operation].merges(one.parameters[layer])
-        and (one.operation, one.relative, one.scope, one.schedule, one.condition)
-        == (other.operation, other.relative, other.scope, other.schedule, other.condition)
+        OPERATIONS[mine.operation].merges(one.parameters[layer])
+        and (mine.operation, mine.scope, mine.schedule) == (theirs.operation, theirs.scope, theirs.schedule)
+        and (one.relative, one.condition) == (other.relative, other.condition)
         and one.parameters[layer] == other.parameters[layer]
     )
 
@@ -130,12 +129,12 @@ def waits_for_prompt(condition: ConditionTree | None, thresholds: Sequence[Resol
 
 def acts_on_prompt(intervention: Intervention, thresholds: Sequence[ResolvedThreshold]) -> bool:
     """Whether an intervention may act on prompt positions before the last."""
-    in_scope = Phase.PROMPT in SCOPE_PHASES[intervention.scope.tokens]
+    in_scope = Phase.PROMPT in SCOPE_PHASES[intervention.spec.scope.tokens]
     return in_scope and not waits_for_prompt(intervention.condition, thresholds)
 
 
 def adds_to_prompt(interventions: Sequence[Intervention], steering: LayerSteering) -> bool:
     """Whether static adds act on prompt positions before the last, even if several cancel each other there."""
     return any(
-        Phase.PROMPT in SCOPE_PHASES[interventions[add.intervention].scope.tokens] for add in steering.static_adds
+        Phase.PROMPT in SCOPE_PHASES[interventions[add.intervention].spec.scope.tokens] for add in steering.static_adds
     )

@@ -17,12 +17,11 @@ from steering.plan.holds import check_holds, resolve_hold
 from steering.plan.layers import check_model, inline_vector, resolve_layers
 from steering.plan.order import layer_steering, may_be_static
 from steering.plan.types import UNSTEERED, Intervention, SteeringPlan
-from steering.shapes import Float, Tensor
 from steering.spec import InterventionSpec, SteeringSpec, pinned, renamed, vector_names
 from steering.spec_base import InlineVector
 from steering.store.base import VectorSource
 from steering.threads import run_in_thread
-from steering.vectors import ConceptVector, LayerDirection, VectorId
+from steering.vectors import ConceptVector, VectorId
 
 MAX_LAYER_ACTIONS = 2048
 """Interventions times the layers at which each acts: a plan holds a direction for each."""
@@ -35,19 +34,17 @@ _PREFIX = "mandatory/"
 class Mandatory:
     """Interventions that an operator adds to every request, after its own. vectors: at hand, by the names in `spec`.
 
-    marked, found: the same interventions under names that no request can write, and their vectors. key: equal for equal
-    content. count: how many they are.
+    interventions, found: the same under names that no request can write, and their vectors. key: equal for equal content.
     """
 
     def __init__(self, spec: SteeringSpec | None = None, vectors: Mapping[str, ConceptVector] | None = None) -> None:
-        self.spec, vectors = spec or SteeringSpec(), vectors or {}
-        self.marked = pinned(self.spec, {name: _PREFIX + name for name in vectors})
+        spec, vectors = spec or SteeringSpec(), vectors or {}
+        self.interventions = pinned(spec, {name: _PREFIX + name for name in vectors}).interventions
         self.found = {_PREFIX + name: vector for name, vector in vectors.items()}
-        self.key = (self.spec.model_dump_json(), tuple((one.id, one.sha256) for one in vectors.values()))
-        self.count = len(self.spec.interventions)
+        self.key = (spec.model_dump_json(), tuple((one.id, one.sha256) for one in vectors.values()))
 
 
-_NOTHING = Mandatory()
+_NONE = Mandatory()
 
 
 async def resolve(
@@ -67,16 +64,10 @@ class RecentPlans:
         self._plans: LRUCache[tuple[object, ...], SteeringPlan] = LRUCache(most)
 
     async def resolve(
-        self,
-        spec: SteeringSpec,
-        vectors: VectorSource,
-        info: ModelInfo,
-        guard: DoseGuard,
-        mandatory: Mandatory | None = None,
+        self, spec: SteeringSpec, vectors: VectorSource, info: ModelInfo, guard: DoseGuard, mandatory: Mandatory = _NONE
     ) -> SteeringPlan:
         """See `resolve`. mandatory: what acts after it."""
-        mandatory = mandatory or _NOTHING
-        if not (spec.interventions or mandatory.spec.interventions):
+        if not (spec.interventions or mandatory.interventions):
             return UNSTEERED
         found: dict[str, ConceptVector] = {}
         for name in vector_names(spec):
@@ -110,41 +101,34 @@ class _Resolver:
         guard: DoseGuard,
         mandatory: Mandatory,
     ) -> None:
-        self._spec = SteeringSpec(interventions=(*spec.interventions, *mandatory.marked.interventions))
+        self._spec = SteeringSpec(interventions=(*spec.interventions, *mandatory.interventions))
         self._own, self._found = own, {**own, **mandatory.found}
-        self._info, self._mandatory = info, mandatory.count
+        self._info, self._mandatory = info, len(mandatory.interventions)
         # the bound is of what the request adds: what an operator has set is neither refused nor scaled down
         only_mandatory = not spec.interventions and guard.action != "off"
         self._guard = replace(guard, action="warn") if only_mandatory else guard
         self._conditions = ConditionResolver(self._found, info)
+        self._warnings: list[str] = []
 
     def plan(self) -> SteeringPlan:
         """The whole plan. Raises InvalidRequest, DoseExceeded."""
-        warnings: list[str] = []
         self._check_size()
         interventions = [self._intervention(item) for item in self._spec.interventions]
-        for item, one in zip(self._spec.interventions, interventions, strict=True):
-            vector = self._found[item.vector]
-            warnings += OPERATIONS[one.operation].warnings(one.spec, {layer: vector.at(layer) for layer in one.layers})
-        bounded = None if self._guard.run_time_bound is None else len(interventions) - self._mandatory
-        layers = layer_steering(interventions, bounded)
-        check_planned_dose(interventions, layers, self._info, self._guard, warnings.append)
-        dose_bound = self._guard.run_time_bound if layers else None
-        thresholds = tuple(self._conditions.thresholds)
-        digests = Fingerprints(interventions, layers, thresholds, self._info.fingerprint, (dose_bound, bounded))
-        prompt_fingerprint, reusable = digests.prompt()
-        return SteeringPlan(
+        bound = self._guard.run_time_bound
+        layers = layer_steering(interventions, len(interventions) - (0 if bound is None else self._mandatory))
+        check_planned_dose(interventions, layers, self._info, self._guard, self._warnings.append)
+        plan = SteeringPlan(
             interventions=tuple(interventions),
             layers=layers,
-            thresholds=thresholds,
-            fingerprint=digests.whole(),
-            prompt_fingerprint=prompt_fingerprint,
-            reusable=reusable,
-            dose_bound=dose_bound,
-            warnings=tuple(warnings),
+            thresholds=tuple(self._conditions.thresholds),
+            dose_bound=bound if layers else None,
+            warnings=tuple(self._warnings),
             vectors={vector.id: vector.sha256 for vector in self._own.values()},
             mandatory=self._mandatory,
         )
+        digests = Fingerprints(plan, self._info.fingerprint)
+        prompt_fingerprint, reusable = digests.prompt()
+        return replace(plan, fingerprint=digests.whole(), prompt_fingerprint=prompt_fingerprint, reusable=reusable)
 
     def _check_size(self) -> None:
         """Bounds what a plan may cost before any of it is built. Raises LimitExceeded."""
@@ -190,11 +174,16 @@ class _Resolver:
         # the typical |r| in the units of the parameters; None where it was not measured
         norms = dict.fromkeys(layers, 1.0) if relative else dict(enumerate(self._info.typical_norms))
         planned = {layer: operation.planned_dose(parameters[layer], norms.get(layer)) for layer in layers}
+        spec = renamed(item, {name: found.id for name, found in self._found.items()}, layers=layers)
+        self._warnings += operation.warnings(spec, {layer: vector.at(layer) for layer in layers})
         return Intervention(
-            spec=renamed(item, {name: found.id for name, found in self._found.items()}, layers=layers),
+            spec=spec,
             namespace=vector.namespace,
             sha256=vector.sha256,
-            directions={layer: _directions(*pair) for layer, pair in entries.items()},
+            directions={
+                layer: torch.stack([entry.direction for entry in pair if entry is not None])
+                for layer, pair in entries.items()
+            },
             parameters=parameters,
             strengths=strengths,
             relative=relative,
@@ -210,10 +199,6 @@ def _by_name(spec: SteeringSpec) -> SteeringSpec:
     if not any(isinstance(name, InlineVector) for name in names):
         return spec
     return pinned(spec, {name: str(name) for name in names})
-
-
-def _directions(entry: LayerDirection, target: LayerDirection | None) -> Float[Tensor, "k d_model"]:
-    return torch.stack([entry.direction] if target is None else [entry.direction, target.direction])
 
 
 def _check_fields(item: InterventionSpec) -> None:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from steering.condition_spec import ConditionKind
 from steering.shapes import Float, Tensor
-from steering.spec import InterventionSpec, Schedule, SteeringSpec, TokenScope
+from steering.spec import InterventionSpec, SteeringSpec
 
 
 class Phase(IntEnum):
@@ -102,26 +102,6 @@ class Intervention:
     holds: Mapping[int, ResolvedHold] = field(default_factory=dict)
 
     @property
-    def vector(self) -> str:
-        """`name@version`."""
-        return self.spec.vector
-
-    @property
-    def operation(self) -> str:
-        """Name in OPERATIONS."""
-        return self.spec.operation
-
-    @property
-    def scope(self) -> TokenScope:
-        """At which positions it acts."""
-        return self.spec.scope
-
-    @property
-    def schedule(self) -> Schedule:
-        """How its weighted parameter changes over the generated tokens."""
-        return self.spec.schedule
-
-    @property
     def layers(self) -> tuple[int, ...]:
         """Zero-based block indices, ascending."""
         return tuple(self.parameters)
@@ -194,7 +174,7 @@ class SteeringPlan:
     @property
     def needs_roles(self) -> bool:
         """Whether a scope asks for the roles of the tokens."""
-        return any(one.scope.roles is not None for one in self.interventions)
+        return any(one.spec.scope.roles is not None for one in self.interventions)
 
     @property
     def empty(self) -> bool:

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from steering.namespaces import SHARED
-from steering.schemas.base import Answer, Measured, NamespacePageQuery, NamespaceQuery, Number, Page, Request, Whole
-from steering.spec_base import Directions, Scales
+from steering.schemas.base import Answer, Measured, NamespacePageQuery, NamespaceQuery, Number, Page, Request
+from steering.spec_base import Directions, LayerIndex, Scales
 
 Name = Annotated[str, Field(max_length=128)]
 Description = Annotated[str, Field(max_length=4096)]
@@ -227,6 +227,4 @@ class SimilarAnswer(Answer):
     data: list[SimilarVector]
 
 
-LayerList = Annotated[
-    tuple[Annotated[Whole, Field(ge=-1000, le=1000)], ...], Field(min_length=1, max_length=256, fail_fast=True)
-]
+LayerList = Annotated[tuple[LayerIndex, ...], Field(min_length=1, max_length=256, fail_fast=True)]

@@ -3,30 +3,16 @@
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
-from steering.errors import InvalidRequest
 from steering.registry import Registry
 from steering.store.base import Store
 
 OpenStore: TypeAlias = Callable[[str], Awaitable[Store]]
 
-
-async def _open_sql(url: str) -> Store:
-    # SQLAlchemy and Alembic take most of a second to import, which commands without a store need not wait for.
-    from steering.store.sql.store import open_sql_store  # noqa: PLC0415
-
-    return await open_sql_store(url)
-
-
-async def _open_temporary(url: str) -> Store:
-    from steering.store.sql.store import open_temporary_store  # noqa: PLC0415
-
-    if url not in ("memory:", "memory://"):
-        raise InvalidRequest("a memory store has no path: its URL is memory://", param="store")
-    return await open_temporary_store()
-
-
+# SQLAlchemy and Alembic take most of a second to import, which commands without a store need not wait for.
+_SQL = "steering.store.sql.store:open_sql_store"
+_MEMORY = "steering.store.sql.store:open_memory_store"
 STORES: Registry[OpenStore] = Registry(
-    "store", {"sqlite": _open_sql, "postgresql": _open_sql, "memory": _open_temporary}, param="database"
+    "store", loaders={"sqlite": _SQL, "postgresql": _SQL, "memory": _MEMORY}, param="database"
 )
 
 

@@ -11,8 +11,7 @@ from typing import Any, Protocol
 from steering.namespaces import SHARED
 from steering.spec import SteeringSpec
 from steering.store.governance import AuditStore, DocumentStore, KeyStore, OutputStore, ServerStore
-from steering.store.summary import VectorSummary
-from steering.vectors import ConceptVector
+from steering.vectors import ConceptVector, VectorSummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +216,7 @@ class Store(Protocol):
         """Deletes the links of every namespace that were saved before a time; returns how many."""
 
     async def ping(self) -> None:
-        """Raises StoreUnavailable when the database cannot be reached."""
+        """Raises StoreUnavailable when the database cannot be reached, StoreCorrupt when it has other tables."""
 
     async def close(self) -> None:
         """Waits for running transactions and closes the connections."""

@@ -73,22 +73,22 @@ def check_text(text: str, param: str, limit: int) -> None:
         raise InvalidRequest(f"{param} contains the control character U+{code:04X}", param=param)
 
 
-def check_tags(tags: tuple[str, ...]) -> None:
-    """Raises LimitExceeded for too many tags, InvalidRequest for one that breaks the rule of names or is repeated."""
+def check_labels(description: str | None, tags: tuple[str, ...] | None) -> None:
+    """Checks what a vector is to be described by; None is left as it is.
+
+    Raises LimitExceeded for too long a description or too many tags, InvalidRequest for what no database stores, and for a
+    tag that breaks the rule of names or is repeated.
+    """
+    if description is not None:
+        check_text(description, "description", DESCRIPTION_LIMIT)
+    if tags is None:
+        return
     if len(tags) > TAG_LIMIT:
         raise LimitExceeded(f"{len(tags)} tags given; a vector has at most {TAG_LIMIT}", param="tags")
     for tag in tags:
         check_name(tag, "tags")
     if len(set(tags)) != len(tags):
         raise InvalidRequest("a tag is given twice", param="tags")
-
-
-def check_labels(description: str | None, tags: tuple[str, ...] | None) -> None:
-    """Checks what a vector is to be described by; None is left as it is. Raises InvalidRequest or LimitExceeded."""
-    if description is not None:
-        check_text(description, "description", DESCRIPTION_LIMIT)
-    if tags is not None:
-        check_tags(tags)
 
 
 def check_filter(where: VectorFilter) -> VectorFilter:

@@ -153,7 +153,7 @@ async def test_the_resolver_and_the_guard_know_what_they_state(hf_byte_tokenizer
     measured = replace(info, typical_norms=(10.0,) * info.layer_count)
     with pytest.raises(DoseExceeded):
         await plan_for([strong], vectors, measured, DoseGuard(0.2, "refuse"))
-    assert (await plan_for([strong], vectors, info)).interventions[0].operation == "shift"
+    assert (await plan_for([strong], vectors, info)).interventions[0].spec.operation == "shift"
 
 
 def test_what_was_not_registered_is_not_removed() -> None:

@@ -25,7 +25,7 @@ def inputs(operation: str, tokens: int, seed: int = 0) -> tuple[torch.Tensor, to
     count = 2 if "to" in OPERATIONS[operation].required else 1
     directions = torch.nn.functional.normalize(torch.randn(tokens, count, D_MODEL, generator=generator), dim=-1)
     rng = random.Random(seed)
-    entries = [LayerDirection(directions[0, n], 3.0 + n) for n in range(count)]
+    entries = [LayerDirection(directions[0, n], scale=3.0 + n) for n in range(count)]
     spec = InterventionSpec.model_validate({"vector": "alpha", **WORK[operation]})
     parameters = [
         OPERATIONS[operation].resolve(
@@ -39,7 +39,7 @@ def inputs(operation: str, tokens: int, seed: int = 0) -> tuple[torch.Tensor, to
 def parameters_of(operation: str, **fields: float) -> tuple[float, ...]:
     """Of a vector whose natural scale is 2."""
     spec = InterventionSpec.model_validate({"vector": "alpha", "operation": operation, **fields})
-    return OPERATIONS[operation].resolve(spec, LayerDirection(torch.eye(D_MODEL)[0], 2.0), None)
+    return OPERATIONS[operation].resolve(spec, LayerDirection(torch.eye(D_MODEL)[0], scale=2.0), None)
 
 
 def test_every_operation_is_in_the_test_plans() -> None:
@@ -137,7 +137,7 @@ def test_ablate_removes_a_joint_span_and_is_idempotent() -> None:
 
 def test_ablate_to_the_middle_sets_the_component_between_the_poles() -> None:
     direction = torch.eye(D_MODEL)[0]
-    entry = LayerDirection(direction, 4.0, positive_mean=7.0, negative_mean=3.0)
+    entry = LayerDirection(direction, scale=4.0, positive_mean=7.0, negative_mean=3.0)
     parameters = OPERATIONS["ablate"].resolve(
         InterventionSpec(vector="alpha", operation="ablate", target="middle"), entry, None
     )
@@ -149,7 +149,9 @@ def test_ablate_to_the_middle_sets_the_component_between_the_poles() -> None:
     torch.testing.assert_close(after[:, 1:], residual[:, 1:])
     with pytest.raises(InvalidRequest, match="needs class means"):
         OPERATIONS["ablate"].resolve(
-            InterventionSpec(vector="alpha", operation="ablate", target="middle"), LayerDirection(direction, 4.0), None
+            InterventionSpec(vector="alpha", operation="ablate", target="middle"),
+            LayerDirection(direction, scale=4.0),
+            None,
         )
 
 
@@ -170,7 +172,7 @@ def test_conditions_score_each_row_alone_and_always_the_same(name: str, seed: in
     generator = torch.Generator().manual_seed(seed)
     residual = torch.randn(5, D_MODEL, generator=generator) * 4
     direction = torch.nn.functional.normalize(torch.randn(5, D_MODEL, generator=generator), dim=-1)
-    entry = LayerDirection(direction[0], 2.0, weight=0.7, bias=0.1)
+    entry = LayerDirection(direction[0], scale=2.0, weight=0.7, bias=0.1)
     values = [getattr(entry, parameter) for parameter in CONDITIONS[name].parameters]
     parameters = torch.tensor([values] * 5).reshape(5, len(values))
     scores = CONDITIONS[name].score(residual, direction, parameters)
@@ -188,7 +190,7 @@ def test_conditions_grow_with_the_component(name: str) -> None:
     direction = torch.eye(D_MODEL)[:1].expand(9, D_MODEL)
     residual = torch.ones(9, D_MODEL)
     residual[:, 0] = torch.linspace(-4, 4, 9)
-    entry = LayerDirection(direction[0], 2.0, weight=0.7, bias=0.1)
+    entry = LayerDirection(direction[0], scale=2.0, weight=0.7, bias=0.1)
     values = [getattr(entry, parameter) for parameter in CONDITIONS[name].parameters]
     scores = CONDITIONS[name].score(residual, direction, torch.tensor([values] * 9).reshape(9, len(values)))
     assert bool((scores.diff() > 0).all())

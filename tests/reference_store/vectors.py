@@ -29,8 +29,7 @@ from steering.store.rules import (
     read_cursor,
     refuse_if_used,
 )
-from steering.store.summary import VectorSummary
-from steering.vectors import ConceptVector, check_name
+from steering.vectors import ConceptVector, VectorSummary, check_name
 from tests.reference_store.servers import Changes
 
 Named: TypeAlias = tuple[str, str]

@@ -21,7 +21,7 @@ def vector(seed: int, layers: tuple[int, ...] = (1, 2), name: str = "v", model: 
     made = {}
     for layer in layers:
         direction, length = unit(torch.randn(D_MODEL, generator=generator), layer)
-        made[layer] = LayerDirection(direction, length)
+        made[layer] = LayerDirection(direction, scale=length)
     return ConceptVector(name, model, model, D_MODEL, "mean_difference", made, version=1, sha256="f" * 64)
 
 
@@ -142,9 +142,9 @@ def test_a_vector_refuses_directions_that_are_none() -> None:
     cases = {
         "for at least one layer": {},
         "is negative": {-1: good},
-        "expected": {1: LayerDirection(torch.ones(D_MODEL + 1), 1.0)},
-        "finite": {1: LayerDirection(torch.full((D_MODEL,), float("nan")), 1.0)},
-        "scale positive": {1: LayerDirection(good.direction, 0.0)},
+        "expected": {1: LayerDirection(torch.ones(D_MODEL + 1), scale=1.0)},
+        "finite": {1: LayerDirection(torch.full((D_MODEL,), float("nan")), scale=1.0)},
+        "scale positive": {1: LayerDirection(good.direction, scale=0.0)},
     }
     for words, layers in cases.items():
         with pytest.raises(InvalidRequest, match=words):

@@ -91,8 +91,8 @@ def applied_steering(
 
 def _asked(one: Intervention) -> dict[str, Any]:
     """Returns what was requested of an intervention; fields its operation does not use and defaults are left out."""
-    spec, operation = one.spec, OPERATIONS[one.operation]
-    fields: dict[str, Any] = {"vector": one.vector, "operation": one.operation, "layers": list(one.layers)}
+    spec, operation = one.spec, OPERATIONS[one.spec.operation]
+    fields: dict[str, Any] = {"vector": spec.vector, "operation": spec.operation, "layers": list(one.layers)}
     if "degrees" not in operation.fields:  # a rotation is by its degrees
         fields["strength"] = spec.strength
     if operation.scaled or "to" in operation.fields:

@@ -2,8 +2,7 @@
 
 from app.services.context import Context
 from app.services.vectors.similar import every_vector
-from steering.store.summary import VectorSummary
-from steering.vectors import ConceptVector
+from steering.vectors import ConceptVector, VectorSummary
 
 MAX_VECTORS = 256
 """Vectors of the library that one request reads; each is a row of a matrix that every token is multiplied by."""

@@ -147,7 +147,7 @@ def _direction(body: ReportRequest, plan: SteeringPlan, vector: ConceptVector) -
     """1 or -1: as given, or as the first intervention with the vector moves it."""
     if body.direction is not None:
         return 1 if body.direction == "up" else -1
-    item = next((one.spec for one in plan.interventions if one.vector == vector.id), None)
+    item = next((one.spec for one in plan.interventions if one.spec.vector == vector.id), None)
     if item is None:
         raise InvalidRequest(f"the steering does not use {vector.id}; give 'direction'", param="direction")
     if item.hold is not None:

@@ -10,8 +10,7 @@ from steering.errors import StoreCorrupt, VectorNotFound
 from steering.schemas.base import by_layer
 from steering.schemas.vectors import SimilarAnswer, SimilarVector
 from steering.store.base import NamespaceStore, VectorFilter
-from steering.store.summary import VectorSummary
-from steering.vectors import ConceptVector, cosine
+from steering.vectors import ConceptVector, VectorSummary, cosine
 
 log = structlog.get_logger(__name__)
 _PAGE = 100

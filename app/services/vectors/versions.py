@@ -12,8 +12,7 @@ from steering.schemas.vectors import (
     VectorVersionsAnswer,
     VersionsQuery,
 )
-from steering.store.summary import VectorSummary
-from steering.vectors import ConceptVector, check_name
+from steering.vectors import ConceptVector, VectorSummary, check_name
 
 
 async def list_versions(context: Context, name: str, query: VersionsQuery) -> VectorVersionsAnswer:

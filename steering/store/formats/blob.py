@@ -19,9 +19,8 @@ from steering.errors import InvalidRequest, LimitExceeded, UnsupportedFormat, Ve
 from steering.shapes import Direction
 from steering.store.formats.metadata import METADATA_KEY, Labels, VectorMetadata, read_metadata, write_metadata
 from steering.store.rules import check_text, values_of
-from steering.store.summary import LayerNumbers
 from steering.strict_json import load_json
-from steering.vectors import ConceptVector, LayerDirection, unit
+from steering.vectors import ConceptVector, LayerDirection, LayerNumbers, unit
 
 LAYER_LIMIT = 512
 UNIT_TOLERANCE = 1e-3
@@ -73,14 +72,6 @@ def encode(vector: ConceptVector, *, labels: bool = True) -> bytes:
 def digest(content: bytes) -> str:
     """Returns the SHA-256 in lower-case hexadecimal."""
     return hashlib.sha256(content).hexdigest()
-
-
-def metadata_text(content: bytes) -> str:
-    """Returns the metadata inside stored bytes, as `write_metadata` wrote it. Raises InvalidRequest for other bytes."""
-    text = _read_metadata_entry(_read_header(content, OWN), OWN)
-    if text is None:
-        raise InvalidRequest(f"the file has no {METADATA_KEY!r} metadata", param="metadata")
-    return text
 
 
 def decode(
@@ -189,7 +180,10 @@ def _read_tensors(content: bytes, header: Mapping[str, Any]) -> dict[int, Direct
 
 def _bare_vector(name: str, model: str, model_fingerprint: str, directions: dict[int, Direction]) -> ConceptVector:
     check_text(model, "model", 512)
-    layers = {layer: LayerDirection(*unit(values, layer)) for layer, values in sorted(directions.items())}
+    layers = {}
+    for layer, values in sorted(directions.items()):
+        direction, scale = unit(values, layer)
+        layers[layer] = LayerDirection(direction, scale=scale)
     d_model = next(iter(layers.values())).direction.shape[0]
     return ConceptVector(name, model, model_fingerprint, d_model, "import", layers)
 

@@ -10,9 +10,8 @@ from steering.errors import InvalidRequest
 from steering.quality import QualityCard, Recommended
 from steering.spec_base import LayerKey
 from steering.store.rules import check_labels, check_text, values_of
-from steering.store.summary import LayerNumbers
 from steering.strict_json import dump_json, load_json
-from steering.vectors import ConceptVector, check_name
+from steering.vectors import ConceptVector, LayerNumbers, check_name
 
 FORMAT = 1
 METADATA_KEY = "steering_vector"

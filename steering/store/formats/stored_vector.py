@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 
 from steering.errors import InvalidRequest, LimitExceeded, StorageFull, StoreCorrupt, UnsupportedFormat, VectorNotFound
 from steering.store.base import Writer
-from steering.store.formats.blob import OWN, decode, digest, encode, metadata_text
-from steering.store.formats.metadata import read_metadata
+from steering.store.formats.blob import OWN, decode, digest, encode
+from steering.store.formats.metadata import read_metadata, write_metadata
 from steering.store.rules import check_labels, values_of
-from steering.store.summary import VectorSummary, VectorVersion
-from steering.vectors import ConceptVector, check_name
+from steering.vectors import ConceptVector, VectorSummary, check_name
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +17,24 @@ DECODED_VECTORS = 128
 """Vectors that a store caches decoded: requests name the same few, and decoding one takes milliseconds."""
 VERSION_LIMIT = 999_999_999
 """PostgreSQL raises for larger numbers."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VectorVersion:
+    """What names and describes one version of a vector."""
+
+    namespace: str
+    name: str
+    version: int
+    description: str
+    tags: tuple[str, ...]
+    created_at: str
+    sha256: str
+
+    @property
+    def id(self) -> str:
+        """Returns `name@version`."""
+        return f"{self.name}@{self.version}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +81,7 @@ def serialize(vector: ConceptVector) -> StoredVector:
         created_at="",
         created_by="",
         sha256=digest(content),
-        metadata=metadata_text(content),
+        metadata=write_metadata(vector, labels=False),
         content=content,
     )
 
@@ -80,24 +97,20 @@ def deserialize(stored: StoredVector) -> ConceptVector:
     return replace(vector, **values_of(stored, VectorVersion))
 
 
-def summarize(stored: StoredVector) -> VectorSummary:
-    """Returns the vector without its directions, from its metadata alone. Raises StoreCorrupt when that cannot be read."""
-    try:
-        metadata = read_metadata(stored.metadata)
-    except InvalidRequest as error:
-        raise StoreCorrupt(f"the metadata of vector {stored.id} cannot be read: {error.message}") from error
-    layers = {int(layer): numbers for layer, numbers in metadata.layers.items()}
-    return VectorSummary(**values_of(stored, VectorVersion), **metadata.shared_fields(), layers=layers)
-
-
 def summarize_valid(stored: Iterable[StoredVector]) -> tuple[VectorSummary, ...]:
-    """Leaves out what is damaged: one vector must not hide the others. Reading it by name raises the error."""
+    """Returns vectors without their directions, from their metadata alone.
+
+    Leaves out those whose metadata is damaged: one vector must not hide the others. Reading it by name raises the error.
+    """
     valid = []
     for one in stored:
         try:
-            valid.append(summarize(one))
-        except StoreCorrupt as error:
-            log.warning("left out of a listing: %s", error.message)
+            metadata = read_metadata(one.metadata)
+        except InvalidRequest as error:
+            log.warning("left out of a listing: the metadata of vector %s cannot be read: %s", one.id, error.message)
+            continue
+        layers = {int(layer): numbers for layer, numbers in metadata.layers.items()}
+        valid.append(VectorSummary(**values_of(one, VectorVersion), **metadata.shared_fields(), layers=layers))
     return tuple(valid)
 
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Executable, Row, Select, UpdateBase, insert, select, update
+from sqlalchemy import Connection, Executable, Row, Select, UpdateBase, delete, insert, update
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.orm import InstrumentedAttribute
 
@@ -14,7 +14,7 @@ from steering.store.rules import Listing, check_page, make_cursor, read_position
 from steering.store.sql.address import DatabaseAddress
 from steering.store.sql.connections import WRITES, prepare
 from steering.store.sql.failures import translated
-from steering.store.sql.tables import Base, ChangeRow, VectorNameRow
+from steering.store.sql.tables import Base, ChangeRow
 
 T = TypeVar("T")
 AnyRow: TypeAlias = Row[*tuple[Any, ...]]
@@ -80,9 +80,18 @@ class Database:
 
         return await self.write(execute)
 
-    async def ping(self) -> None:
-        """Raises StoreUnavailable, or StoreCorrupt when the database has other tables."""
-        await self.rows(select(VectorNameRow.name).limit(1))
+    async def exchange(
+        self, topic: Topic, row: type[Base], key: Mapping[str, Any], values: Mapping[str, Any] | None
+    ) -> None:
+        """Replaces the row of a key, or deletes it where `values` is None, and counts a change of the topic."""
+
+        async def work(connection: AsyncConnection) -> None:
+            await connection.run_sync(note_change, topic)
+            await connection.execute(delete(row).filter_by(**key))
+            if values is not None:
+                await connection.execute(insert(row).values({**key, **values}))
+
+        await self.write(work)
 
     async def close(self) -> None:
         """Waits for the transactions that still run."""
@@ -109,7 +118,7 @@ class Database:
 
 
 class StorePart:
-    """A part of the store on a database."""
+    """A part of the store on a database. Its methods are documented at the protocol that it implements."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -124,21 +133,16 @@ class NamespacePart(StorePart):
 
 
 def upsert(
-    connection: Connection,
-    row: type[Base],
-    own: ColumnElement[bool],
-    values: Mapping[str, Any],
-    first: Mapping[str, Any] | None = None,
+    connection: Connection, /, row: type[Base], key: Mapping[str, Any], values: Mapping[str, Any], **first: Any
 ) -> None:
-    """Changes the row that `own` selects, or inserts it. Writers are serialized, so no other inserts it meanwhile.
+    """Changes the row of a key, or inserts it. Writers are serialized, so no other inserts it meanwhile.
 
     first: values of a row that is inserted, besides or in place of `values`.
     """
-    if connection.execute(update(row).where(own).values(values)).rowcount == 0:
-        connection.execute(insert(row).values({**values, **(first or {})}))
+    if connection.execute(update(row).filter_by(**key).values(values)).rowcount == 0:
+        connection.execute(insert(row).values({**key, **values, **first}))
 
 
 def note_change(connection: Connection, topic: Topic) -> None:
     """Counts a change in the transaction that makes it. Writers are serialized, so no count is lost."""
-    counted = {"count": ChangeRow.count + 1}
-    upsert(connection, ChangeRow, ChangeRow.topic == topic, counted, {"topic": topic, "count": 1})
+    upsert(connection, ChangeRow, {"topic": topic}, {"count": ChangeRow.count + 1}, count=1)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, final
 
-from sqlalchemy import ColumnElement, Double, and_, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Double, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -36,25 +36,23 @@ class SqlJobs(NamespacePart, JobStore):
     """The JobStore on a database."""
 
     async def put(self, job: JobRecord) -> JobRecord:
-        """See JobStore.put."""
         values = values_of(check_job(job), JobRecord)
         values |= {name: write_record(values[name], name) for name in JSON_FIELDS}
 
         async def save(connection: AsyncConnection) -> JobRecord:
             # The id of another namespace's job is refused by the unique constraint.
-            own = and_(JobRow.namespace == self._namespace, JobRow.id == job.id)
-            before = (await connection.execute(select(*COLUMNS).where(own))).first()
+            key = {"namespace": self._namespace, "id": job.id}
+            before = (await connection.execute(select(*COLUMNS).filter_by(**key))).first()
             if before is not None and before.status not in UNFINISHED:
                 return _from_row(before)
             made = now() if before is None else before.created_at
             labels: dict[str, Any] = {"created_at": made, "updated_at": now(), "namespace": self._namespace}
-            await connection.run_sync(upsert, JobRow, own, {**values, **labels})
+            await connection.run_sync(upsert, JobRow, key, {**values, **labels})
             return replace(job, **labels)
 
         return await self._database.write(save)
 
     async def get(self, job_id: str) -> JobRecord:
-        """See JobStore.get."""
         query = select(*COLUMNS).where(self._visible(), JobRow.id == job_id)
         rows = await self._database.rows(query) if JOB_ID.fullmatch(job_id) else []
         if not rows:
@@ -62,7 +60,6 @@ class SqlJobs(NamespacePart, JobStore):
         return _from_row(rows[0])
 
     async def find(self, limit: int = 50, cursor: str | None = None) -> tuple[tuple[JobRecord, ...], str | None]:
-        """See JobStore.find."""
         query = select(*COLUMNS).where(self._visible())
         rows, following = await self._database.newest(query, JobRow.position, "job", limit, cursor)
         return tuple(map(_from_row, rows)), following
@@ -81,18 +78,15 @@ class SqlOutputs(StorePart, OutputStore):
     """The OutputStore on a database."""
 
     async def append(self, output_id: str, part: int, content: str) -> None:
-        """See OutputStore.append."""
         values = {"output_id": output_id, "part": part, "created_at": now(), "content": content}
         await self._database.change(insert(JobOutputRow).values(values))
 
     async def read(self, output_id: str, part: int) -> str | None:
-        """See OutputStore.read."""
         query = select(JobOutputRow.content).where(JobOutputRow.output_id == output_id, JobOutputRow.part == part)
         rows = await self._database.rows(query)
         return rows[0].content if rows else None
 
     async def prune(self, before: str) -> int:
-        """See OutputStore.prune."""
         return await self._database.change(delete(JobOutputRow).where(JobOutputRow.created_at < before))
 
 
@@ -118,12 +112,11 @@ class SqlServers(StorePart, ServerStore):
     """The ServerStore on a database."""
 
     async def renew(self, server: str, seconds: float, progress: Mapping[str, Mapping[str, Any]]) -> Renewal:
-        """See ServerStore.renew."""
         written = {job_id: write_record(one, "progress") for job_id, one in progress.items() if one}
 
         async def extend(connection: AsyncConnection) -> Renewal:
-            lease = {"id": server, "lease_until": database_time() + seconds}
-            await connection.run_sync(upsert, ServerRow, ServerRow.id == server, lease, {"started_at": now()})
+            lease = {"lease_until": database_time() + seconds}
+            await connection.run_sync(upsert, ServerRow, {"id": server}, lease, started_at=now())
             await connection.execute(delete(ServerRow).where(ServerRow.lease_until <= database_time()))
             for job_id, text in written.items():
                 own = (JobRow.id == job_id, JobRow.owner == server, JobRow.status.in_(UNFINISHED))
@@ -139,11 +132,9 @@ class SqlServers(StorePart, ServerStore):
         return await self._database.write(extend)
 
     async def release(self, server: str) -> None:
-        """See ServerStore.release."""
         await self._database.change(delete(ServerRow).where(ServerRow.id == server))
 
     async def request_cancel(self, job_id: str) -> None:
-        """See ServerStore.request_cancel."""
         if not JOB_ID.fullmatch(job_id):
             return
 
@@ -156,10 +147,8 @@ class SqlServers(StorePart, ServerStore):
         await self._database.write(mark)
 
     async def prune_jobs(self, before: str) -> int:
-        """See ServerStore.prune_jobs."""
         old = (JobRow.status.not_in(UNFINISHED), JobRow.updated_at < before)
         return await self._database.change(delete(JobRow).where(*old))
 
     async def changes(self) -> Mapping[str, int]:
-        """See ServerStore.changes."""
         return {row[0]: row[1] for row in await self._database.rows(select(ChangeRow.topic, ChangeRow.count))}

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any, final
 
-from sqlalchemy import ColumnElement, and_, delete, insert, select
+from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from steering.namespaces import visible_from
@@ -11,7 +11,7 @@ from steering.spec import SteeringSpec
 from steering.store.base import Profile, ProfileStore
 from steering.store.formats.serialization import check_profile, profile_not_found, read_steering, write_steering
 from steering.store.rules import now, values_of
-from steering.store.sql.database import AnyRow, NamespacePart, note_change, upsert
+from steering.store.sql.database import AnyRow, NamespacePart, upsert
 from steering.store.sql.tables import DefaultSteeringRow, ProfileRow, columns_of
 from steering.vectors import check_name
 
@@ -21,55 +21,41 @@ class SqlProfiles(NamespacePart, ProfileStore):
     """The ProfileStore on a database."""
 
     async def put(self, profile: Profile) -> Profile:
-        """See ProfileStore.put."""
         values = {**values_of(check_profile(profile), Profile), "steering": write_steering(profile.steering)}
-        own = self._own(profile.name)
+        key = self._key(profile.name)
 
         async def save(connection: AsyncConnection) -> Profile:
-            made = await connection.scalar(select(ProfileRow.created_at).where(own)) or now()
+            made = await connection.scalar(select(ProfileRow.created_at).filter_by(**key)) or now()
             labels: dict[str, Any] = {"created_at": made, "updated_at": now(), "namespace": self._namespace}
-            await connection.run_sync(upsert, ProfileRow, own, {**values, **labels})
+            await connection.run_sync(upsert, ProfileRow, key, {**values, **labels})
             return replace(profile, **labels)
 
         return await self._database.write(save)
 
     async def get(self, name: str) -> Profile:
-        """See ProfileStore.get."""
         found = await self._visible(ProfileRow.name == check_name(name))
         if not found:
             raise profile_not_found(name)
         return found[0]
 
     async def all(self) -> tuple[Profile, ...]:
-        """See ProfileStore.all."""
         return await self._visible()
 
     async def delete(self, name: str) -> None:
-        """See ProfileStore.delete."""
-        if not await self._database.change(delete(ProfileRow).where(self._own(check_name(name)))):
+        if not await self._database.change(delete(ProfileRow).filter_by(**self._key(check_name(name)))):
             raise profile_not_found(name)
 
     async def default(self) -> SteeringSpec | None:
-        """See ProfileStore.default."""
         own = DefaultSteeringRow.namespace == self._namespace
         rows = await self._database.rows(select(DefaultSteeringRow.steering).where(own))
         return read_steering(rows[0].steering, "the default steering") if rows else None
 
     async def set_default(self, steering: SteeringSpec | None) -> None:
-        """See ProfileStore.set_default."""
+        values = None if steering is None else {"steering": write_steering(steering), "updated_at": now()}
+        await self._database.exchange("default_steering", DefaultSteeringRow, {"namespace": self._namespace}, values)
 
-        async def exchange(connection: AsyncConnection) -> None:
-            await connection.run_sync(note_change, "default_steering")
-            own = DefaultSteeringRow.namespace == self._namespace
-            await connection.execute(delete(DefaultSteeringRow).where(own))
-            if steering is not None:
-                row = {"namespace": self._namespace, "steering": write_steering(steering), "updated_at": now()}
-                await connection.execute(insert(DefaultSteeringRow).values(row))
-
-        await self._database.write(exchange)
-
-    def _own(self, name: str) -> ColumnElement[bool]:
-        return and_(ProfileRow.namespace == self._namespace, ProfileRow.name == name)
+    def _key(self, name: str) -> dict[str, str]:
+        return {"namespace": self._namespace, "name": name}
 
     async def _visible(self, *conditions: ColumnElement[bool]) -> tuple[Profile, ...]:
         """Returns profiles by name, those of the own namespace in place of the shared ones of the same name."""

@@ -8,6 +8,7 @@ from typing import final
 
 from sqlalchemy import delete, select
 
+from steering.errors import InvalidRequest
 from steering.spec import SteeringSpec
 from steering.store.base import UNLIMITED, NamespaceStore, Store, Writer
 from steering.store.formats.serialization import read_steering
@@ -19,7 +20,7 @@ from steering.store.sql.jobs import SqlJobs, SqlOutputs, SqlServers
 from steering.store.sql.links import SqlLinks
 from steering.store.sql.migrate import migrate
 from steering.store.sql.profiles import SqlProfiles
-from steering.store.sql.tables import DefaultSteeringRow, LinkRow
+from steering.store.sql.tables import DefaultSteeringRow, LinkRow, VectorNameRow
 from steering.store.sql.vector_reads import VectorReads
 from steering.store.sql.vectors import SqlVectors
 from steering.threads import run_in_thread
@@ -38,32 +39,34 @@ class SqlStore(Store):
         self.outputs, self.servers = SqlOutputs(database), SqlServers(database)
 
     def in_namespace(self, name: str, writer: Writer = UNLIMITED) -> NamespaceStore:
-        """See Store.in_namespace."""
         check_name(name, "namespace")
         vectors, links = SqlVectors(self._reads, name, writer), SqlLinks(self.database, name, writer)
         profiles, jobs = SqlProfiles(self.database, name), SqlJobs(self.database, name)
         return NamespaceStore(name, vectors, profiles, jobs, links)
 
     async def defaults(self) -> Mapping[str, SteeringSpec]:
-        """See Store.defaults."""
         rows = await self.database.rows(select(DefaultSteeringRow.namespace, DefaultSteeringRow.steering))
         return {row.namespace: read_steering(row.steering, "the default steering") for row in rows}
 
     async def prune_links(self, before: str) -> int:
-        """See Store.prune_links."""
         return await self.database.change(delete(LinkRow).where(LinkRow.created_at < before))
 
     async def ping(self) -> None:
-        """See Store.ping."""
-        await self.database.ping()
+        await self.database.rows(select(VectorNameRow.name).limit(1))
 
     async def close(self) -> None:
-        """See Store.close."""
         try:
             await self.database.close()
         finally:
             if self._folder is not None:
                 await run_in_thread(self._folder.cleanup)
+
+
+async def open_memory_store(url: str) -> SqlStore:
+    """Opens the store of the URL `memory://`, which is deleted when it is closed. Raises what `open_temporary_store` raises."""
+    if url not in ("memory:", "memory://"):
+        raise InvalidRequest("a memory store has no path: its URL is memory://", param="store")
+    return await open_temporary_store()
 
 
 async def open_temporary_store(parent: Path | None = None) -> SqlStore:

@@ -12,10 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
 
 from steering.namespaces import visible_from
-from steering.store.formats.stored_vector import DECODED_VECTORS, StoredVector, deserialize
+from steering.store.formats.stored_vector import DECODED_VECTORS, StoredVector, VectorVersion, deserialize
 from steering.store.sql.database import AnyRow, Database
 from steering.store.sql.tables import VectorRow, columns_of
-from steering.store.summary import VectorVersion
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector
 
@@ -121,10 +120,14 @@ class VectorReads:
 
         async def read(connection: AsyncConnection) -> dict[Key, Found]:
             labels = await _labels(connection, keys)
-            found = {key: self._decoded.get(stored, stored) for key, stored in labels.items()}
-            missing = {_identity(one) for one in found.values() if isinstance(one, StoredVector)}
-            contents = await _contents(connection, missing) if missing else {}
-            return {**dict.fromkeys(keys), **{key: _filled(one, contents) for key, one in found.items()}}
+            found: dict[Key, Found] = {key: self._decoded.get(stored) for key, stored in labels.items()}
+            missing = {key: stored for key, stored in labels.items() if found[key] is None}
+            contents = await _contents(connection, set(map(_identity, missing.values()))) if missing else {}
+            for key, stored in missing.items():
+                content = contents.get(_identity(stored))
+                # None where it was deleted since its labels were read
+                found[key] = None if content is None else replace(stored, content=content)
+            return {**dict.fromkeys(keys), **found}
 
         return await self.database.read(read)
 
@@ -137,14 +140,6 @@ def from_row(row: AnyRow) -> StoredVector:
 
 def _identity(stored: StoredVector) -> Identity:
     return stored.namespace, stored.name, stored.version
-
-
-def _filled(found: ConceptVector | StoredVector, contents: Mapping[Identity, bytes]) -> Found:
-    """Adds the content to what is not cached. None where it was deleted since its labels were read."""
-    if isinstance(found, ConceptVector):
-        return found
-    content = contents.get(_identity(found))
-    return None if content is None else replace(found, content=content)
 
 
 async def _labels(connection: AsyncConnection, keys: Sequence[Key]) -> dict[Key, StoredVector]:

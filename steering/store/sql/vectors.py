@@ -1,6 +1,5 @@
 """SqlVectors: the VectorStore on a database. A put and its blob are one transaction; listings never read a blob."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, final
 
@@ -30,13 +29,12 @@ from steering.store.rules import (
     refuse_if_used,
     values_of,
 )
-from steering.store.sql.database import AnyRow, NamespacePart, upsert
+from steering.store.sql.database import NamespacePart, upsert
 from steering.store.sql.links import check_storage
 from steering.store.sql.tables import DefaultSteeringRow, ProfileRow, VectorNameRow, VectorRow
 from steering.store.sql.vector_reads import LABELS, NEWEST, OTHER, VectorReads, from_row
-from steering.store.summary import VectorSummary
 from steering.threads import run_in_thread
-from steering.vectors import ConceptVector, check_name
+from steering.vectors import ConceptVector, VectorSummary, check_name
 
 SUMMARY = (*LABELS, VectorRow.metadata_json)
 """Columns of a listing: everything but the directions."""
@@ -51,7 +49,6 @@ class SqlVectors(NamespacePart, VectorStore):
         self._reads = reads
 
     async def put(self, vector: ConceptVector) -> ConceptVector:
-        """See VectorStore.put."""
         serialized = await run_in_thread(serialize, vector)
 
         async def add(connection: AsyncConnection) -> StoredVector:
@@ -65,7 +62,6 @@ class SqlVectors(NamespacePart, VectorStore):
         return await run_in_thread(deserialize, await self._database.write(add))
 
     async def get(self, name: str, version: int | None = None) -> ConceptVector:
-        """See VectorStore.get."""
         check_version(name, version)
         found = await self._reads.get(self._namespace, name, version)
         if found is None:
@@ -73,30 +69,27 @@ class SqlVectors(NamespacePart, VectorStore):
         return found
 
     async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> VectorPage:
-        """See VectorStore.find."""
         query = select(*SUMMARY).where(NEWEST, self._visible(), *_conditions_of(check_filter(where)))
         query = query.order_by(VectorRow.name).limit(check_page(limit) + 1)
         if cursor is not None:
             query = query.where(VectorRow.name > read_cursor("vector", cursor))
         rows = await self._database.rows(query)
-        vectors = await run_in_thread(_summaries, rows[:limit])
+        vectors = await run_in_thread(summarize_valid, map(from_row, rows[:limit]))
         return VectorPage(vectors, make_cursor("vector", rows[limit - 1].name) if len(rows) > limit else None)
 
     async def describe(self, name: str, description: str | None, tags: tuple[str, ...] | None) -> ConceptVector:
-        """See VectorStore.describe."""
         check_name(name)
         check_labels(description, tags)
-        changes: dict[str, Any] = {"method": VectorRow.method}  # no change, so that there is a statement in any case
-        if description is not None:
-            changes |= {"description": description, "searched": description.casefold()}
-        if tags is not None:
-            changes["tags"] = _join_tags(tags)
+        changes = {  # what is not given is set to itself
+            "description": VectorRow.description if description is None else description,
+            "searched": VectorRow.searched if description is None else description.casefold(),
+            "tags": VectorRow.tags if tags is None else _join_tags(tags),
+        }
         if not await self._database.change(update(VectorRow).where(self._own(name)).values(changes)):
             raise not_found(name, None)
         return await self.get(name)
 
     async def versions(self, name: str, limit: int = 50, before: int | None = None) -> tuple[VectorSummary, ...]:
-        """See VectorStore.versions."""
         query = select(*SUMMARY).where(self._visible(), VectorRow.name == check_name(name))
         query = query.order_by(VectorRow.version.desc()).limit(check_page(limit))
         if before is not None:
@@ -104,10 +97,9 @@ class SqlVectors(NamespacePart, VectorStore):
         rows = await self._database.rows(query)
         if not rows and before is None:
             raise not_found(name, None)
-        return await run_in_thread(_summaries, rows)
+        return await run_in_thread(summarize_valid, map(from_row, rows))
 
     async def delete(self, name: str, force: bool = False, version: int | None = None) -> None:
-        """See VectorStore.delete."""
         check_version(name, version)
 
         async def remove(connection: AsyncConnection) -> None:
@@ -134,10 +126,9 @@ class SqlVectors(NamespacePart, VectorStore):
 
     async def _next_version(self, connection: AsyncConnection, name: str) -> int:
         """Records and returns the next version number. Writers are serialized, so no other reads the same number."""
-        own = and_(VectorNameRow.namespace == self._namespace, VectorNameRow.name == name)
-        version = (await connection.scalar(select(VectorNameRow.last_version).where(own)) or 0) + 1
         key = {"namespace": self._namespace, "name": name}
-        await connection.run_sync(upsert, VectorNameRow, own, {"last_version": version}, key)
+        version = (await connection.scalar(select(VectorNameRow.last_version).filter_by(**key)) or 0) + 1
+        await connection.run_sync(upsert, VectorNameRow, key, {"last_version": version})
         return version
 
     async def _refuse_if_used(self, connection: AsyncConnection, name: str, version: int | None) -> None:
@@ -182,7 +173,3 @@ def _to_row(stored: StoredVector) -> dict[str, Any]:
     values["metadata_json"] = values.pop("metadata")
     texts = {"tags": _join_tags(stored.tags), "searched": stored.description.casefold()}
     return {**values, **texts, "size": len(stored.content)}
-
-
-def _summaries(rows: Sequence[AnyRow]) -> tuple[VectorSummary, ...]:
-    return summarize_valid(map(from_row, rows))

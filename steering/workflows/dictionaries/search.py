@@ -137,7 +137,7 @@ async def output_scores(
     for row, tokens in zip(rows, promoted, strict=True):
         vector = ConceptVector(
             "feature", info.name, info.fingerprint, info.d_model, "given",
-            {layer: LayerDirection(torch.nn.functional.normalize(row, dim=0), 1.0)}, version=1,
+            {layer: LayerDirection(torch.nn.functional.normalize(row, dim=0), scale=1.0)}, version=1,
         )  # fmt: skip
         item = InterventionSpec(vector="feature", strength=DOSE, unit="relative", layers=(layer,))
         plan = await resolve(SteeringSpec(interventions=(item,)), GivenVectors((vector,)), info, guard=UNGUARDED)

@@ -176,7 +176,7 @@ def random_like(vector: ConceptVector, seed: int) -> ConceptVector:
     return replace(
         vector,
         layers={
-            layer: LayerDirection(rotated[:, i] / rotated[:, i].norm(), vector.layers[layer].scale)
+            layer: LayerDirection(rotated[:, i] / rotated[:, i].norm(), scale=vector.layers[layer].scale)
             for i, layer in enumerate(layers)
         },
         method="random",

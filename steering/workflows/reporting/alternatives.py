@@ -27,7 +27,7 @@ async def random_plans(
     What other operations, conditions and held readouts do depends on the residual along the direction, so with a random
     one they have another dose.
     """
-    if any(one.operation != "add" or one.condition is not None or one.holds for one in plan.interventions):
+    if any(one.spec.operation != "add" or one.condition is not None or one.holds for one in plan.interventions):
         return ()
     found = []
     for number in numbers:
@@ -47,7 +47,7 @@ async def fewer_pairs_plan(
         tuple(pairs.negative[index] for index in kept),
         tuple(pairs.topics[index] for index in kept),
     )
-    layers = sorted({layer for one in plan.interventions if one.vector == vector.id for layer in one.layers})
+    layers = sorted({layer for one in plan.interventions if one.spec.vector == vector.id for layer in one.layers})
     made = await extract(
         engine,
         ExtractionRequest(

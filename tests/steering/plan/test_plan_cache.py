@@ -42,7 +42,7 @@ async def test_what_differs_is_resolved_anew() -> None:
         await plans.resolve(spec(), vectors, replace(INFO, typical_norms=(1.0, 1.0, 1.0, 1.0)), GUARD),
     ]
     assert all(other is not first for other in others)
-    assert others[1].interventions[0].vector == "alpha@2"
+    assert others[1].interventions[0].spec.vector == "alpha@2"
 
 
 async def test_a_vector_that_is_gone_is_not_found_however_lately_it_was_used() -> None:

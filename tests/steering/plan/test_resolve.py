@@ -40,7 +40,7 @@ async def test_order_is_kept_after_the_static_adds() -> None:
     )
     steering = plan.layers[2]
     assert [add.intervention for add in steering.static_adds] == [0]
-    assert [plan.intervention(call).operation for call in steering.calls] == ["clamp", "add", "ablate"]
+    assert [plan.intervention(call).spec.operation for call in steering.calls] == ["clamp", "add", "ablate"]
     assert steering.calls[2].interventions == (3, 4)
     basis = steering.calls[2].directions
     torch.testing.assert_close(basis @ basis.T, torch.eye(2), rtol=0, atol=1e-5)

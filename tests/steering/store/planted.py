@@ -16,7 +16,7 @@ def planted(name: str, seed: int, layers: int = 2, d_model: int = 8) -> ConceptV
         model_fingerprint="sha:1",
         d_model=d_model,
         method="mean_difference",
-        layers={layer: LayerDirection(values[layer], seed + layer + 0.5) for layer in range(layers)},
+        layers={layer: LayerDirection(values[layer], scale=seed + layer + 0.5) for layer in range(layers)},
     )
 
 

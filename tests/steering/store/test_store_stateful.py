@@ -15,8 +15,7 @@ from steering.errors import SteeringError
 from steering.spec import SteeringSpec
 from steering.store import open_store
 from steering.store.base import JobRecord, Profile, Store, VectorFilter
-from steering.store.summary import VectorSummary
-from steering.vectors import ConceptVector
+from steering.vectors import VectorSummary
 from tests.reference_store.store import ReferenceStore
 from tests.steering.store.planted import planted
 
@@ -39,7 +38,7 @@ def steering_of(names: list[str]) -> SteeringSpec:
 
 def plainly(answer: Any) -> Any:
     """An answer without its dates, in a form that can be compared."""
-    if isinstance(answer, ConceptVector | VectorSummary):
+    if isinstance(answer, VectorSummary):
         return answer.namespace, answer.id, answer.sha256, answer.description, answer.tags, answer.method
     if isinstance(answer, Profile | JobRecord):
         return replace(answer, created_at="", updated_at="")

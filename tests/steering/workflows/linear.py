@@ -218,7 +218,7 @@ def _steer(residual: torch.Tensor, plan: SteeringPlan, layer: int, phases: torch
         count, intervention = len(residual), plan.intervention(call)
         parameters = torch.tensor(intervention.parameters[layer]).repeat(count, 1)
         directions = call.directions.repeat(count, 1, 1)
-        residual = OPERATIONS[intervention.operation].apply(residual, directions, parameters)
+        residual = OPERATIONS[intervention.spec.operation].apply(residual, directions, parameters)
     return residual
 
 

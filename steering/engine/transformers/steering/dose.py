@@ -180,7 +180,7 @@ class DoseLedger:
         return None if isnan(score) else score
 
     def _phases(self, intervention: int) -> frozenset[Phase]:
-        return SCOPE_PHASES[self._plan.interventions[intervention].scope.tokens]
+        return SCOPE_PHASES[self._plan.interventions[intervention].spec.scope.tokens]
 
     def _total(self, source: Source, phases: frozenset[Phase] = frozenset(Phase)) -> Sums:
         total = Sums()

@@ -48,7 +48,7 @@ class Member:
         exempt = self.segment.sequence.plan.is_exempt(self.call)
         rows, holds = self.call.directions.shape[0], bool(self.intervention.holds)
         replays = holds and self.segment.sequence.replayed is not None
-        return exempt, self.number, self.intervention.operation, rows, holds, replays
+        return exempt, self.number, self.intervention.spec.operation, rows, holds, replays
 
     @property
     def place(self) -> Place:
@@ -98,7 +98,7 @@ class OperationStack:
         self._members = members
         self.exempt = members[0].segment.sequence.plan.is_exempt(members[0].call)
         self._decode = all(member.segment.decodes for member in members)
-        name = members[0].intervention.operation
+        name = members[0].intervention.spec.operation
         self._operation = OPERATIONS[name]
         self._spread = Spread([len(member.tokens) for member in members], device)
         self.tokens = index_of([member.tokens for member in members], device)

@@ -55,7 +55,7 @@ class Timing:
     def __init__(self, intervention: Intervention, plan: SteeringPlan, ids: Sequence[int], prompt_length: int) -> None:
         """ids: those of the sequence, which grows. A condition that is decided at the prompt's end cannot act before it. A prompt
         scope has no generated index."""
-        scope, schedule, self._last = intervention.scope, intervention.schedule, prompt_length - 1
+        scope, schedule, self._last = intervention.spec.scope, intervention.spec.schedule, prompt_length - 1
         self.start, self.end = positions_of(scope, prompt_length)
         if waits_for_prompt(intervention.condition, plan.thresholds):
             self.start = max(self.start, self._last)

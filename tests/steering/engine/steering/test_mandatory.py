@@ -76,6 +76,6 @@ async def test_a_name_of_a_request_and_of_the_operator_may_be_two_vectors(
         mandatory = Mandatory(spec(LIFT), {"alpha": ours["alpha"]})
         plan = await RecentPlans().resolve(spec(PUSH), Vectors(theirs), engine.info, DoseGuard(), mandatory)
     own, added = plan.interventions
-    assert own.vector == added.vector == "alpha@1"
+    assert own.spec.vector == added.spec.vector == "alpha@1"
     assert own.directions[1].equal(theirs["alpha"].at(1).direction[None])
     assert added.directions[1].equal(ours["alpha"].at(1).direction[None])

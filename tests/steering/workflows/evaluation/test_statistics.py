@@ -98,7 +98,7 @@ def test_a_strength_holds_with_the_whole_of_both_intervals(advantage, perplexity
 
 
 def test_projection_score_is_in_natural_scales_and_centred_on_the_poles():
-    centred = LayerDirection(torch.tensor([0.0, 1.0]), 4.0, positive_mean=6.0, negative_mean=2.0)
+    centred = LayerDirection(torch.tensor([0.0, 1.0]), scale=4.0, positive_mean=6.0, negative_mean=2.0)
     assert SCORERS["projection"].score(torch.tensor([[9.0, 6.0]]), centred) == pytest.approx(0.5)
     entry = LayerDirection(torch.tensor([0.0, 1.0]), scale=4.0)
     assert SCORERS["projection"].score(torch.tensor([[9.0, 2.0], [9.0, 6.0]]), entry) == pytest.approx(1.0)

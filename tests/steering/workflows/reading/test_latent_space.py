@@ -163,9 +163,9 @@ async def test_maps_that_cannot_be(engine, mapped, change, message):
 def test_a_vector_across_the_page_is_hardly_visible():
     points = Points(np.zeros((4, 2), np.float32), (0.6, 0.4), np.eye(2, 3, dtype=np.float32), np.zeros(3, np.float32))
     entry = planted_vector(LinearEngine()).at(1)
-    out = LayerDirection(entry.direction[:3] * 0 + entry.direction.new_tensor([0.0, 0.0, 1.0]), 2.0)
+    out = LayerDirection(entry.direction[:3] * 0 + entry.direction.new_tensor([0.0, 0.0, 1.0]), scale=2.0)
     assert segment("out", out, points).visible == 0.0
-    along = LayerDirection(entry.direction.new_tensor([1.0, 0.0, 0.0]), 2.0)
+    along = LayerDirection(entry.direction.new_tensor([1.0, 0.0, 0.0]), scale=2.0)
     assert segment("along", along, points).end == [1.0, 0.0]
 
 

@@ -76,7 +76,7 @@ def any_vector(engine):
     """A random direction of the tiny model as a vector."""
     direction = torch.nn.functional.normalize(torch.randn(32, generator=torch.Generator().manual_seed(2)), dim=0)
     info = engine.info
-    return ConceptVector("any", info.name, info.fingerprint, 32, "given", {1: LayerDirection(direction, 3.0)})
+    return ConceptVector("any", info.name, info.fingerprint, 32, "given", {1: LayerDirection(direction, scale=3.0)})
 
 
 async def test_the_steered_last_layer_predicts_the_steered_answer(tiny):

@@ -33,7 +33,7 @@ def engine() -> LinearEngine:
 def carried(engine: LinearEngine, direction: torch.Tensor, scale: float = GAIN) -> Transfer:
     """A transfer to LAYER whose pairs give the planted direction there."""
     planted = planted_vector(engine)
-    vector = replace(planted, name="mood", method="transferred", layers={LAYER: LayerDirection(direction, scale)})
+    vector = replace(planted, name="mood", method="transferred", layers={LAYER: LayerDirection(direction, scale=scale)})
     return Transfer(vector, planted.at(LAYER), "second", 1, LAYER, 300, 0.8, 0.1, 0.6, None, None, None, None)
 
 
@@ -85,7 +85,9 @@ async def test_a_named_native_vector_shares_the_dose_over_its_recommended_layers
 
 
 def _opposite(vector: ConceptVector) -> ConceptVector:
-    return replace(vector, layers={at: LayerDirection(-one.direction, one.scale) for at, one in vector.layers.items()})
+    return replace(
+        vector, layers={at: LayerDirection(-one.direction, scale=one.scale) for at, one in vector.layers.items()}
+    )
 
 
 async def test_it_writes_as_many_answers_as_it_says(engine: LinearEngine) -> None:
@@ -96,7 +98,7 @@ async def test_it_writes_as_many_answers_as_it_says(engine: LinearEngine) -> Non
 
 async def test_a_vector_that_drives_the_numbers_out_of_range_has_no_shift(engine: LinearEngine) -> None:
     def fails(request: GenerationRequest, _: int) -> NonfiniteActivations | None:
-        others = [one.vector for one in request.plan.interventions if not one.vector.startswith("sentiment")]
+        others = [one.spec.vector for one in request.plan.interventions if not one.spec.vector.startswith("sentiment")]
         return NonfiniteActivations("out of range") if others else None
 
     broken = LinearEngine(fails=fails)
