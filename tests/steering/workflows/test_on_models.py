@@ -10,12 +10,13 @@ from steering.concepts.loader import load_concept, load_evaluation_prompts
 from steering.engine.api import CapturePrompt, CaptureSpec, SamplingParams
 from steering.engine.transformers.engine import TransformersEngine
 from steering.pairs import ChatMessage, PairSet
+from steering.schemas.latent_space import LatentSpaceRequest
 from steering.workflows.comparison.compare import Arm, Comparison, compare
 from steering.workflows.evaluation.dose_response import DoseResponseRequest, dose_response
 from steering.workflows.evaluation.setup import as_prompts, plan_at
 from steering.workflows.extraction.describe import describe
 from steering.workflows.extraction.extract import ExtractionRequest, extract
-from steering.workflows.reading.latent_space import LatentSpaceRequest, latent_space
+from steering.workflows.reading.latent_space import latent_space
 from steering.workflows.reading.readout import readout
 from tests.families import FAMILIES
 
@@ -107,14 +108,9 @@ async def test_sentiment_is_found_read_and_mapped(embedded):
     texts = ("The food was wonderful and we left delighted.", "The food was dreadful and we left annoyed.")
     happy, cross = await readout(embedded, texts, {"sentiment": vector})
     assert happy.readout["sentiment"][str(layer)].mean > cross.readout["sentiment"][str(layer)].mean + 0.3
-    shown = LatentSpaceRequest(
-        pairs.positive[:20] + pairs.negative[:20],
-        ("up",) * 20 + ("down",) * 20,
-        layers=(layer,),
-        position="mean",
-        vectors={"sentiment": vector},
-    )
-    (mapped,) = (await latent_space(embedded, shown)).layers
+    shown, labels = pairs.positive[:20] + pairs.negative[:20], ("up",) * 20 + ("down",) * 20
+    request = LatentSpaceRequest(texts=shown, labels=labels, layers=(layer,), position="mean", vectors=("sentiment",))
+    (mapped,) = (await latent_space(embedded, request, shown, {"sentiment": vector})).layers
     assert mapped.separability.auroc > 0.7
     assert 0.0 < mapped.segments[0].visible <= 1.0
 
