@@ -4,7 +4,6 @@ import secrets
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
-from functools import partial
 
 from app.http.errors import body_of, public_error
 from app.http.sse import Event
@@ -29,10 +28,8 @@ from steering.workflows.comparison.arm_metrics import ArmMetrics
 from steering.workflows.comparison.compare import (
     Arm,
     ArmEvent,
-    ArmFailure,
     ArmResult,
     Comparison,
-    ComparisonResult,
     compare,
     stream,
     sweep_arms,
@@ -78,8 +75,7 @@ async def prepare(context: Context, body: CompareRequest) -> PreparedComparison:
     sampling = sampling_params(body, max_tokens)
     context.admission.reserve(_logit_bytes(context, resolved, body.n, max_tokens))
     baseline = body.baseline if body.baseline is not None else arms[0].name
-    build = partial(context.request, readings=readings)
-    comparison = Comparison(tuple(resolved), baseline, sampling, body.n, readings, build)
+    comparison = Comparison(tuple(resolved), baseline, sampling, body.n, readings, context.request)
     return PreparedComparison(context, comparison, body.lists_tokens)
 
 
@@ -99,8 +95,8 @@ def _arms(body: CompareRequest) -> Sequence[ArmFields]:
     return [ArmFields(name="base", steering=()), ArmFields(name="steered", steering=body.steering)]
 
 
-async def run(work: PreparedComparison) -> ComparisonResult:
-    """Returns the comparison when all arms have ended."""
+async def run(work: PreparedComparison) -> tuple[ArmResult, ...]:
+    """Returns the results of all arms when all have ended."""
     return await compare(work.context.engine, work.comparison)
 
 
@@ -112,21 +108,23 @@ async def events(work: PreparedComparison) -> AsyncGenerator[Event, None]:
             if isinstance(one, ArmEvent):
                 if one.event.token_id >= 0 or one.event.text:
                     yield Event(token_piece(one.event, one.choice, tokenizer, one.arm), "token")
-            elif isinstance(one, ArmFailure):
-                failure = ArmErrorAnswer(arm=one.arm, error=_error_detail(one.error))
+            elif isinstance(one, ArmResult):
+                assert one.error is not None, "only an arm that failed comes before the others"
+                failure = ArmErrorAnswer(arm=one.name, error=_error_detail(one.error))
                 yield Event(failure.model_dump(mode="json"), "error")
             else:
                 yield Event(answer(work, one), "done")
 
 
-def answer(work: PreparedComparison, result: ComparisonResult) -> CompareAnswer:
+def answer(work: PreparedComparison, results: Sequence[ArmResult]) -> CompareAnswer:
     """Builds the response, which is also the data of the `done` event."""
+    comparison = work.comparison
     return CompareAnswer(
         id=f"cmp-{secrets.token_hex(12)}",
         model=work.context.engine.info.name,
-        seed=result.seed,
-        baseline=result.baseline,
-        arms=[_arm_answer(work, arm, one) for arm, one in zip(work.comparison.arms, result.arms, strict=True)],
+        seed=comparison.sampling.seed,
+        baseline=comparison.baseline,
+        arms=[_arm_answer(work, arm, one) for arm, one in zip(comparison.arms, results, strict=True)],
     )
 
 

@@ -9,7 +9,7 @@ from steering.engine.prompts import encode_steered
 from steering.plan.types import SteeringPlan
 from steering.quality import Estimate
 from steering.threads import run_in_thread
-from steering.workflows.comparison.teacher_forcing import TokenMeasures, measurable, measure_tokens
+from steering.workflows.comparison.teacher_forcing import TokenMeasures, measure_tokens
 from steering.workflows.comparison.text_metrics import (
     DiffSpan,
     distinct,
@@ -70,12 +70,7 @@ async def measure_arm(
 ) -> tuple[ArmMetrics, AgainstBaseline | None]:
     """Measures one answer at a time, so that the logits of one answer are held at a time. baseline None: the arm is it."""
     ids, plan = await encode_steered(engine.tokenizer, prompt, plan)
-    measured = [
-        await measure_tokens(engine, ids, one.answer.tokens, plan)
-        if measurable(engine, len(one.answer.tokens))
-        else None
-        for one in choices
-    ]
+    measured = [await measure_tokens(engine, ids, one.answer.tokens, plan) for one in choices]
     metrics = _metrics(choices, measured)
     if baseline is None:
         return metrics, None

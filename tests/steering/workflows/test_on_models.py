@@ -46,7 +46,7 @@ PAIRS = PairSet(("I love it", "What joy", "So good"), ("I hate it", "What woe", 
 
 async def test_perplexity_is_that_of_a_plain_forward_pass(tiny, plain_model):
     sampling = SamplingParams(max_tokens=12, temperature=1.0, seed=4, ignore_eos=True)
-    arm = (await compare(tiny, Comparison((Arm("base", "Hello"),), "base", sampling))).arms[0]
+    arm = (await compare(tiny, Comparison((Arm("base", "Hello"),), "base", sampling)))[0]
     prompt = tiny.tokenizer.encode("Hello")
     ids = prompt + arm.answers[0].tokens
     with torch.no_grad():
@@ -61,7 +61,7 @@ async def test_kl_is_that_of_a_plain_hook(tiny, plain_model):
     plan = await plan_at(tiny.info, vector, 3.0, (1,))
     arms = (Arm("base", "Hello"), Arm("joy", "Hello", plan))
     sampling = SamplingParams(max_tokens=8, temperature=1.0, seed=4, ignore_eos=True)
-    steered = (await compare(tiny, Comparison(arms, "base", sampling))).arms[1]
+    steered = (await compare(tiny, Comparison(arms, "base", sampling)))[1]
     prompt = tiny.tokenizer.encode("Hello")
     ids = torch.tensor([prompt + steered.answers[0].tokens])
     row = 3.0 * vector.at(1).scale * vector.at(1).direction
@@ -81,7 +81,7 @@ async def test_a_greedy_answer_is_the_best_of_its_own_teacher_forced_logits(tiny
     plan = await plan_at(tiny.info, vector, 2.0, (0, 2))
     arm = Arm("joy", "Hello there", plan)
     sampling = SamplingParams(max_tokens=16, ignore_eos=True)
-    tokens = (await compare(tiny, Comparison((arm,), "joy", sampling))).arms[0].answers[0].tokens
+    tokens = (await compare(tiny, Comparison((arm,), "joy", sampling)))[0].answers[0].tokens
     prompt = tiny.tokenizer.encode("Hello there")
     (again,) = await tiny.capture([CapturePrompt(prompt + tokens, plan, len(prompt))], CaptureSpec((), logits=True))
     assert tuple(again.logits[len(prompt) - 1 : -1].argmax(1).tolist()) == tokens
@@ -92,7 +92,7 @@ async def test_identical_arms_of_a_real_engine_are_identical(tiny):
     plan = await plan_at(tiny.info, vector, 2.0, (1,))
     arms = (Arm("base", "Hello"), Arm("one", "Hello", plan), Arm("two", "Hello", plan))
     sampling = SamplingParams(max_tokens=12, temperature=1.0, seed=9, ignore_eos=True)
-    base, one, two = (await compare(tiny, Comparison(arms, "base", sampling, 4))).arms
+    base, one, two = await compare(tiny, Comparison(arms, "base", sampling, 4))
     assert [answer.tokens for answer in one.answers] == [answer.tokens for answer in two.answers]
     assert [answer.tokens for answer in one.answers] != [answer.tokens for answer in base.answers]
     assert tiny.stats().running == 0
