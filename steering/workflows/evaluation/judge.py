@@ -4,11 +4,11 @@ Three ratings of 0, 1 or 2 for each answer and their harmonic mean, in the manne
 an answer that fails in one respect has failed. The wording of the questions is our own.
 """
 
-import asyncio
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import harmonic_mean
 from typing import Literal, Protocol
 
 from steering.engine.api import Engine, GenerationRequest, Prompt, SamplingParams, Tokenizer
@@ -16,7 +16,7 @@ from steering.errors import ContextLengthExceeded, NonfiniteActivations
 from steering.pairs import ChatMessage
 from steering.quality import Estimate
 from steering.workflows.comparison.text_metrics import estimate
-from steering.workflows.generate import background, gathered
+from steering.workflows.generate import background, mapped
 from steering.workflows.progress import Progress, ignore_progress
 
 HIGHEST = 2
@@ -158,11 +158,6 @@ def rating(reply: str) -> int | None:
     return int(found[-1]) if found else None
 
 
-def harmonic(ratings: Sequence[int]) -> float:
-    """n / sum(1 / r), 0 where one is 0."""
-    return len(ratings) / sum(1 / one for one in ratings) if all(ratings) else 0.0
-
-
 def instruction_of(prompt: Prompt, tokenizer: Tokenizer) -> str:
     """What was asked, in words: the text, the last message of the user, or the decoded ids."""
     if isinstance(prompt, str):
@@ -187,29 +182,25 @@ async def judge_answers(
     progress: Progress = ignore_progress,
 ) -> Judgement:
     """answers: strength -> one text an instruction, in order. Cancelling stops every question."""
-    failures, slots = Counter[Failure](), asyncio.Semaphore(judging.judge.at_once)
-    asked = [
-        questions_about(judging.concept, instruction, text)
+    failures = Counter[Failure]()
+    questions = [
+        question
         for texts in answers.values()
         for instruction, text in zip(instructions, texts, strict=True)
+        for question in questions_about(judging.concept, instruction, text)
     ]
-    total, done = sum(map(len, asked)), 0
+    total = len(questions)
 
-    async def one(question: str) -> int | None:
-        nonlocal done
-        async with slots:
-            try:
-                found = rating(await judging.judge.ask(question))
-            except Unanswered:
-                failures["unreachable"] += 1
-                found = None
-            else:
-                failures["unreadable"] += found is None
-        done += 1
-        progress(done, total, "judging")
+    async def ask(question: str) -> int | None:
+        try:
+            found = rating(await judging.judge.ask(question))
+        except Unanswered:
+            failures["unreachable"] += 1
+            return None
+        failures["unreadable"] += found is None
         return found
 
-    flat = await gathered([one(question) for questions in asked for question in questions])
+    flat = await mapped(ask, questions, judging.judge.at_once, lambda done: progress(done, total, "judging"))
     size, width = len(ASPECTS), len(ASPECTS) * len(instructions)
     points = []
     for index, strength in enumerate(answers):
@@ -230,6 +221,6 @@ def _point(strength: float, ratings: Sequence[Sequence[int | None]]) -> JudgedPo
     whole = [[one for one in row if one is not None] for row in ratings if None not in row]
     columns = [[float(row[i]) for row in whole] for i in range(len(ASPECTS))]
     concept, instruction, fluency, overall = (
-        estimate(column) if column else None for column in [*columns, [harmonic(row) for row in whole]]
+        estimate(column) if column else None for column in [*columns, [harmonic_mean(row) for row in whole]]
     )
     return JudgedPoint(strength, concept, instruction, fluency, overall, len(whole), len(ratings) - len(whole))

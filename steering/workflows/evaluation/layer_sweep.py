@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import cycle, product
+from itertools import product
 from math import ceil
 from statistics import fmean
 
@@ -11,7 +11,7 @@ from steering.errors import InvalidRequest
 from steering.quality import COHERENT, Estimate, Interval, Recommended
 from steering.vectors import ConceptVector
 from steering.workflows.evaluation.setup import Setup, StrengthsRequest, plan_at, resolved
-from steering.workflows.evaluation.statistics import advantage, holds, perplexity_ratio, range_that_holds
+from steering.workflows.evaluation.statistics import advantage, holds, measured_ranges, perplexity_ratio
 from steering.workflows.evaluation.trials import Trial, run_trials, trial_answers
 from steering.workflows.progress import Progress, ignore_progress
 
@@ -79,26 +79,31 @@ async def layer_sweep(
     unsteered, trials = await run_trials(
         engine, setup.prompts, plans, setup.reading, request.sampling, progress=progress
     )
-    rest, controls = trials[: len(places)], _controls(places, trials[len(places) :])
+    ours, random = trials[: len(places)], trials[len(places) :]
+    # the places are in the order of the layers, and at each layer of the strengths
+    controls = {one: random[i :: len(setup.strengths)] for i, one in enumerate(setup.strengths)}
     points, broken = [], []
-    for (layer, strength), trial in zip(places, rest, strict=True):
+    for (layer, strength), trial in zip(places, ours, strict=True):
         if trial.broken is None:
             points.append(_point(vector, layer, strength, trial, unsteered, controls[strength]))
         else:
             broken.append(f"layer {layer} at {strength:g}")
-    best = best_point(points)
     warnings = [f"left out, because activations became non-finite: {', '.join(broken)}"] if broken else []
+    best, recommended = best_point(points), None
     if best is None:
         warnings.append(
             "does not steer at any layer: no strength moved the concept beyond chance while perplexity stayed within "
             f"{COHERENT:g} times that of unsteered text, each with its 95 % interval"
         )
+    else:
+        at_best = {point.strength: _holds(point) for point in points if point.layer == best.layer}
+        recommended = measured_ranges((best.layer,), at_best)
     return LayerSweep(
         vector=vector.id if vector.version else vector.name,
         reading_layer=setup.reading.layer,
         points=tuple(points),
         best=best,
-        recommended=None if best is None else _recommended(points, best),
+        recommended=recommended,
         warnings=tuple(warnings),
     )
 
@@ -119,30 +124,14 @@ def answers_to_write(engine: Engine, request: LayerSweepRequest) -> int:
     return trial_answers(len(setup.arms) * len(places), len(setup.prompts))
 
 
-def _controls(places: list[tuple[int, float]], trials: Sequence[Trial]) -> dict[float, list[Trial]]:
-    """Groups the controls of all layers by strength. trials: those of one random vector after the other."""
-    found: dict[float, list[Trial]] = {strength: [] for _, strength in places}
-    for (_, strength), trial in zip(cycle(places), trials, strict=False):
-        if trial.broken is None:
-            found[strength].append(trial)
-    return found
-
-
 def _holds(point: LayerPoint) -> bool:
-    return holds(point.advantage, Estimate(point.perplexity_ratio, point.perplexity_interval))
+    return holds(point.advantage, point.perplexity_interval)
 
 
 def best_point(points: Sequence[LayerPoint]) -> LayerPoint | None:
     """Returns, among the points that hold, the one whose advantage has the highest lower end; None if none holds."""
     sound = [(point.advantage.interval[0], point) for point in points if point.advantage.interval and _holds(point)]
     return max(sound, key=lambda found: found[0])[1] if sound else None
-
-
-def _recommended(points: Sequence[LayerPoint], best: LayerPoint) -> Recommended:
-    """Recommends the best layer and the strengths that hold there."""
-    sound = {point.strength: _holds(point) for point in points if point.layer == best.layer}
-    positive, negative = (range_that_holds(sound, sign) for sign in (1, -1))
-    return Recommended((best.layer,), positive, negative, basis="measured")
 
 
 def _point(

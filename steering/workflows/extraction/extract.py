@@ -20,7 +20,7 @@ from steering.shapes import Float, Tensor
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, check_name
 from steering.workflows.extraction.texts import as_answers, capture_prompts
-from steering.workflows.progress import Progress, ignore_progress
+from steering.workflows.progress import Progress, ignore_progress, progress_of_part
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +67,8 @@ async def extract(engine: Engine, request: ExtractionRequest, *, progress: Progr
     division = folding(request.pairs, request.holdout, request.seed)
     total = len(request.pairs.positive) + len(request.pairs.negative) + len(layers)
     read = await read_pairs(engine, request, layers, total, progress)
-    fits, left_out = await fit_layers(
-        method.fit,
-        read,
-        request,
-        division,
-        progress=lambda done, _, message: progress(total - len(layers) + done, total, message),
-    )
+    fitting = progress_of_part(progress, total - len(layers), total)
+    fits, left_out = await fit_layers(method.fit, read, request, division, progress=fitting)
     auroc = await run_in_thread(nested_auroc, fits, engine.info.layer_count)
     progress(total, total, "done")
     notes, provenance = notes_of(engine, request, left_out), provenance_of(engine, request)
