@@ -38,10 +38,14 @@ def repetition(tokens: Sequence[int]) -> float:
 
 def first_divergence(one: Sequence[int], other: Sequence[int]) -> int | None:
     """Returns the index of the first differing token, the shorter length if one is a prefix of the other, None if equal."""
-    for index, (left, right) in enumerate(zip(one, other, strict=False)):
-        if left != right:
-            return index
-    return None if len(one) == len(other) else min(len(one), len(other))
+    shared = shared_prefix(one, other)
+    return None if shared == len(one) == len(other) else shared
+
+
+def shared_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+    """Returns how many tokens two sequences have in common at their beginning."""
+    differing = (index for index, (left, right) in enumerate(zip(one, other, strict=False)) if left != right)
+    return next(differing, min(len(one), len(other)))
 
 
 def word_diff(baseline: str, other: str) -> tuple[DiffSpan, ...]:

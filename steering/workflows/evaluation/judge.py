@@ -8,8 +8,12 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from statistics import harmonic_mean
 from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from steering.engine.api import Engine, GenerationRequest, Prompt, SamplingParams, Tokenizer
 from steering.errors import ContextLengthExceeded, NonfiniteActivations
@@ -197,30 +201,26 @@ async def judge_answers(
         except Unanswered:
             failures["unreachable"] += 1
             return None
-        failures["unreadable"] += found is None
+        if found is None:
+            failures["unreadable"] += 1
         return found
 
     flat = await mapped(ask, questions, judging.judge.at_once, lambda done: progress(done, total, "judging"))
-    size, width = len(ASPECTS), len(ASPECTS) * len(instructions)
-    points = []
-    for index, strength in enumerate(answers):
-        row = flat[index * width : (index + 1) * width]
-        points.append(_point(strength, [row[i : i + size] for i in range(0, width, size)]))
-    lost = {reason: count for reason, count in failures.items() if count}
-    alike = tuple(aspect for i, aspect in enumerate(ASPECTS) if _alike(flat[i::size]))
-    return Judgement(tuple(sorted(points, key=lambda point: point.strength)), total, lost, alike)
+    # (strength, answer, aspect); NaN where a rating could not be had
+    ratings = np.array(flat, dtype=np.float64).reshape(len(answers), len(instructions), len(ASPECTS))
+    points = tuple(_point(strength, ratings[i]) for i, strength in sorted(enumerate(answers), key=itemgetter(1)))
+    alike = tuple(aspect for i, aspect in enumerate(ASPECTS) if _alike(ratings[:, :, i]))
+    return Judgement(points, total, dict(failures), alike)
 
 
-def _alike(ratings: Sequence[int | None]) -> bool:
-    had = [one for one in ratings if one is not None]
-    return len(had) >= SEVERAL and len(set(had)) == 1
+def _alike(ratings: NDArray[np.float64]) -> bool:
+    had = ratings[~np.isnan(ratings)]
+    return len(had) >= SEVERAL and len(np.unique(had)) == 1
 
 
-def _point(strength: float, ratings: Sequence[Sequence[int | None]]) -> JudgedPoint:
-    """ratings: three an answer."""
-    whole = [[one for one in row if one is not None] for row in ratings if None not in row]
-    columns = [[float(row[i]) for row in whole] for i in range(len(ASPECTS))]
-    concept, instruction, fluency, overall = (
-        estimate(column) if column else None for column in [*columns, [harmonic_mean(row) for row in whole]]
-    )
+def _point(strength: float, ratings: NDArray[np.float64]) -> JudgedPoint:
+    """ratings (answer, aspect)."""
+    whole = ratings[~np.isnan(ratings).any(axis=1)]
+    columns = [*whole.T, [harmonic_mean(row) for row in whole.tolist()]]
+    concept, instruction, fluency, overall = (estimate(column) if len(column) else None for column in columns)
     return JudgedPoint(strength, concept, instruction, fluency, overall, len(whole), len(ratings) - len(whole))

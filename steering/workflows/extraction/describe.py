@@ -9,6 +9,7 @@ from steering.concepts.loader import load_neutral
 from steering.engine.api import Engine, GenerationRequest, SamplingParams
 from steering.errors import InvalidRequest
 from steering.pairs import ChatMessage, ContrastivePair, PairSet
+from steering.workflows.extraction.texts import conversation
 from steering.workflows.generate import background, mix
 from steering.workflows.progress import Progress, ignore_progress
 
@@ -104,7 +105,7 @@ def _pairs(written: Sequence[tuple[str, str, str]]) -> Described:
     for prompt, positive, negative in written:
         reason = unusable(positive, negative)
         if reason is None:
-            kept.append(ContrastivePair(_conversation(prompt, positive), _conversation(prompt, negative), topic=prompt))
+            kept.append(ContrastivePair(conversation(prompt, positive), conversation(prompt, negative), topic=prompt))
         else:
             dropped[reason] += 1
     if len(kept) < LEAST_PAIRS:
@@ -115,7 +116,3 @@ def _pairs(written: Sequence[tuple[str, str, str]]) -> Described:
             param="describe",
         )
     return Described(PairSet.of(kept), dict(dropped))
-
-
-def _conversation(prompt: str, text: str) -> tuple[ChatMessage, ...]:
-    return (ChatMessage("user", prompt), ChatMessage("assistant", text))

@@ -18,7 +18,7 @@ from steering.shapes import Direction, Float, Tensor
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, LayerDirection
 from steering.workflows.extraction.extract import ExtractionRequest, assembled, extract, read_pairs, tried_layers
-from steering.workflows.extraction.texts import capture_prompts, reading_position
+from steering.workflows.extraction.texts import capture_prompts, default_position
 from steering.workflows.progress import Progress, ignore_progress
 from steering.workflows.transfer.affine_map import AffineMap, fit_map
 from steering.workflows.transfer.request import Transfer, TransferRequest, check_transfer
@@ -114,7 +114,7 @@ def _extraction(request: TransferRequest, layers: tuple[int, ...]) -> Extraction
         request.name,
         request.pairs,
         layers=layers,
-        position=reading_position(request.pairs, request.position),
+        position=default_position(request.pairs) if request.position is None else request.position,
         holdout=request.holdout,
         seed=request.seed,
         description=request.description,
