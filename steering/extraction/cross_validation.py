@@ -138,8 +138,6 @@ def nested_auroc(fits: Mapping[int, LayerFit], layer_count: int) -> Estimate | N
     estimate at the chosen layer, which saw the choice, is an upper one. The interval reaches from the lower end of the
     first to the higher of the two upper ends.
     """
-    if not fits:
-        return None
     found = estimate_auroc([[fold for fold in split if fold is not None] for split in _chosen(fits, layer_count)])
     chosen = fits[best_layer({layer: one.quality for layer, one in fits.items()}, layer_count)].quality
     if found is None or found.interval is None or chosen.auroc_interval is None:

@@ -6,7 +6,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from steering.engine.api import Engine, Finish, GenerationRequest, TokenEvent
+from steering.engine.api import Engine, Finish, GenerationRequest, Prompt, SamplingParams, TokenEvent
 from steering.engine.readings import RaisedMonitor
 from steering.errors import InternalError, InvalidRequest, NonfiniteActivations, Overloaded
 from steering.workflows.progress import Progress, ignore_progress
@@ -88,6 +88,13 @@ async def answer(engine: Engine, request: GenerationRequest) -> Answer:
     """Returns the whole answer to one request. Raises what `Engine.generate` raises; cancelling frees the row."""
     async with opened(engine, request) as stream:
         return assemble([event async for event in stream])
+
+
+def seeded(prompts: Sequence[Prompt], sampling: SamplingParams) -> list[GenerationRequest]:
+    """Returns an unsteered request for each prompt, that of prompt i with seed mix(seed, i)."""
+    return [
+        GenerationRequest(prompt, replace(sampling, seed=mix(sampling.seed, i))) for i, prompt in enumerate(prompts)
+    ]
 
 
 def choices(request: GenerationRequest, n: int) -> tuple[GenerationRequest, ...]:

@@ -13,7 +13,7 @@ from steering.workflows.comparison.teacher_forcing import divergences, predictin
 from steering.workflows.comparison.text_metrics import repetition
 from steering.workflows.evaluation.scorers import SCORERS
 from steering.workflows.evaluation.setup import WRITING, ReadBack
-from steering.workflows.generate import Answer, attempts, background, mapped, mix
+from steering.workflows.generate import Answer, attempts, background, mapped, mix, seeded
 from steering.workflows.progress import Progress, ignore_progress, progress_of_part
 
 UNSTEERED_SAMPLES = 4
@@ -203,11 +203,9 @@ async def neutral_divergence(
     """Mean KL(plan || unsteered) per token, along the unsteered model's own answers to neutral prompts: what a plan
     changes where nobody asked for the concept. The logits of one plan and of no plan are held at a time, for one prompt.
     """
-    requests = [
-        GenerationRequest(prompt, replace(sampling, seed=mix(sampling.seed, i))) for i, prompt in enumerate(prompts)
-    ]
+    answers = await background(engine, seeded(prompts, sampling))
     values: list[list[float]] = [[] for _ in plans]
-    for done, (prompt, answer) in enumerate(zip(prompts, await background(engine, requests), strict=True), start=1):
+    for done, (prompt, answer) in enumerate(zip(prompts, answers, strict=True), start=1):
         ids, known = await run_in_thread(encode_with_plans, engine.tokenizer, prompt, plans)
         found = await _divergences(engine, ids, answer.tokens, known)
         for into, one in zip(values, found, strict=True):

@@ -5,13 +5,13 @@ from dataclasses import replace
 from itertools import cycle
 
 from steering.concepts.loader import load_neutral
-from steering.engine.api import CapturePrompt, Engine, GenerationRequest, Position, SamplingParams
+from steering.engine.api import CapturePrompt, Engine, Position, SamplingParams
 from steering.engine.fit_task import NeutralText, TokenPair
 from steering.errors import InvalidRequest
 from steering.pairs import ChatMessage, PairSet, Text
 from steering.workflows.comparison.text_metrics import shared_prefix
 from steering.workflows.evaluation.setup import as_prompts, transcript
-from steering.workflows.generate import background, mix
+from steering.workflows.generate import background, seeded
 
 NEUTRAL = 24
 """Neutral prompts the model answers before training; the trained direction should leave those answers unchanged."""
@@ -66,11 +66,7 @@ def default_position(pairs: PairSet) -> Position:
 async def neutral_texts(engine: Engine, seed: int) -> tuple[NeutralText, ...]:
     """Generates the unsteered model's answers to the package's neutral prompts; empty answers are left out."""
     prompts = as_prompts(engine, load_neutral()[:NEUTRAL])
-    requests = [
-        GenerationRequest(prompt, replace(ANSWER, seed=mix(seed % 2**63, number)))
-        for number, prompt in enumerate(prompts)
-    ]
-    answers = await background(engine, requests)
+    answers = await background(engine, seeded(prompts, replace(ANSWER, seed=seed % 2**63)))
     encoded = [engine.tokenizer.encode(prompt) for prompt in prompts]
     return tuple(
         NeutralText(ids + answer.tokens, len(ids))
