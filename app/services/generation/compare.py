@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from app.http.errors import body_of, public_error
 from app.http.sse import Event
@@ -15,16 +15,12 @@ from app.services.limits import check_limit, check_sampling
 from steering.errors import SteeringError
 from steering.schemas.base import ErrorDetail
 from steering.schemas.comparison import (
-    AgainstBaselineAnswer,
     ArmAnswer,
     ArmErrorAnswer,
     ArmFields,
     CompareAnswer,
     CompareRequest,
-    MeanAnswer,
-    MetricsAnswer,
 )
-from steering.workflows.comparison.arm_metrics import ArmMetrics
 from steering.workflows.comparison.compare import (
     Arm,
     ArmEvent,
@@ -131,7 +127,6 @@ def answer(work: PreparedComparison, results: Sequence[ArmResult]) -> CompareAns
 def _arm_answer(work: PreparedComparison, arm: Arm, result: ArmResult) -> ArmAnswer:
     comparison, tokenizer = work.comparison, work.context.engine.tokenizer
     record = record_of(work.context, arm.prompt, comparison.sampling, arm.plan, comparison.n)
-    against = result.against_baseline
     return ArmAnswer(
         name=result.name,
         choices=[
@@ -139,20 +134,10 @@ def _arm_answer(work: PreparedComparison, arm: Arm, result: ArmResult) -> ArmAns
             for i, one in enumerate(result.answers)
         ],
         steering=applied_steering(arm.plan, [one.finish.steering for one in result.answers], record),
-        metrics=None if result.metrics is None else _metrics(result.metrics),
-        against_baseline=None
-        if against is None
-        else AgainstBaselineAnswer.model_validate(against, from_attributes=True),
+        metrics=result.metrics,
+        against_baseline=result.against_baseline,
         error=None if result.error is None else _error_detail(result.error),
     )
-
-
-def _metrics(metrics: ArmMetrics) -> MetricsAnswer:
-    means = {
-        name: {vector: MeanAnswer(mean=mean) for vector, mean in getattr(metrics, name).items()}
-        for name in ("readout", "steered_readout")
-    }
-    return MetricsAnswer.model_validate({**asdict(metrics), **means})
 
 
 def _error_detail(error: SteeringError) -> ErrorDetail:

@@ -8,9 +8,9 @@ from steering.engine.api import Engine, GenerationRequest, Prompt, SamplingParam
 from steering.engine.readings import Reading
 from steering.errors import InternalError, InvalidRequest, SteeringError
 from steering.plan.types import UNSTEERED, SteeringPlan
-from steering.schemas.comparison import ArmFields
+from steering.schemas.comparison import AgainstBaselineAnswer, ArmFields, MetricsAnswer
 from steering.spec import InterventionSpec
-from steering.workflows.comparison.arm_metrics import AgainstBaseline, ArmMetrics, ReadAnswer, measure_arm
+from steering.workflows.comparison.arm_metrics import ReadAnswer, measure_arm
 from steering.workflows.generate import Answer, assemble, choices, interleaved, stream_events
 from steering.workflows.reading.readout import read_texts
 
@@ -54,8 +54,8 @@ class ArmResult:
 
     name: str
     answers: tuple[Answer, ...] = ()
-    metrics: ArmMetrics | None = None
-    against_baseline: AgainstBaseline | None = None
+    metrics: MetricsAnswer | None = None
+    against_baseline: AgainstBaselineAnswer | None = None
     error: SteeringError | None = None
 
 

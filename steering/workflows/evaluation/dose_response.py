@@ -124,7 +124,7 @@ def _dose_response(
     advantages = {s: advantage(s, ours, unsteered, rest) for s, (ours, *rest) in by_strength.items()}
     moved = {0.0: shifts(unsteered, unsteered)} | {s: shifts(row[0], unsteered) for s, row in by_strength.items()}
     coherent = {s: moved[s] for s in moved if found[s].perplexity_ratio <= COHERENT}
-    sound = {s: holds(one, found[s].perplexity_interval) for s, one in advantages.items()}
+    sound = {s: holds(one.interval, found[s].perplexity_interval) for s, one in advantages.items()}
     recommended = measured_ranges(setup.layers, sound)
     against = anti_steered(coherent if len(coherent) > 1 else moved)
     return DoseResponse(

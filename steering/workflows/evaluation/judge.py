@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from steering.engine.api import Engine, GenerationRequest, Prompt, SamplingParams, Tokenizer
 from steering.errors import ContextLengthExceeded, NonfiniteActivations
 from steering.pairs import ChatMessage
-from steering.quality import Estimate
+from steering.schemas.evaluation import JudgedPointAnswer
 from steering.workflows.comparison.text_metrics import estimate
 from steering.workflows.generate import background, mapped
 from steering.workflows.progress import Progress, ignore_progress
@@ -117,25 +117,11 @@ class Judging:
 
 
 @dataclass(frozen=True, slots=True)
-class JudgedPoint:
-    """One strength. Means over the answers of which every rating could be had, 0 to 2, with intervals over them; None where
-    there is no such answer. overall: harmonic mean of an answer's three. judged, failed: answers with and without."""
-
-    strength: float
-    concept: Estimate | None
-    instruction: Estimate | None
-    fluency: Estimate | None
-    overall: Estimate | None
-    judged: int
-    failed: int
-
-
-@dataclass(frozen=True, slots=True)
 class Judgement:
     """points: by strength. failures: ratings that could not be had, by reason. alike: aspects in which every answer was rated
     the same, of several."""
 
-    points: tuple[JudgedPoint, ...]
+    points: tuple[JudgedPointAnswer, ...]
     ratings: int
     failures: Mapping[Failure, int]
     alike: tuple[str, ...] = ()
@@ -218,9 +204,10 @@ def _alike(ratings: NDArray[np.float64]) -> bool:
     return len(had) >= SEVERAL and len(np.unique(had)) == 1
 
 
-def _point(strength: float, ratings: NDArray[np.float64]) -> JudgedPoint:
+def _point(strength: float, ratings: NDArray[np.float64]) -> JudgedPointAnswer:
     """ratings (answer, aspect)."""
     whole = ratings[~np.isnan(ratings).any(axis=1)]
-    columns = [*whole.T, [harmonic_mean(row) for row in whole.tolist()]]
-    concept, instruction, fluency, overall = (estimate(column) if len(column) else None for column in columns)
-    return JudgedPoint(strength, concept, instruction, fluency, overall, len(whole), len(ratings) - len(whole))
+    columns = dict(zip(ASPECTS, whole.T.tolist(), strict=True)) | {"overall": list(map(harmonic_mean, whole.tolist()))}
+    means = {name: estimate(column) if column else None for name, column in columns.items()}
+    counts = {"judged": len(whole), "failed": len(ratings) - len(whole)}
+    return JudgedPointAnswer.model_validate({"strength": strength, **means, **counts}, from_attributes=True)

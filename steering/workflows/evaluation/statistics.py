@@ -55,11 +55,9 @@ def advantage(strength: float, trial: Trial, unsteered: Trial, controls: Sequenc
     return estimate([sign * shift - reach for shift in shifts(trial, unsteered)])
 
 
-def holds(advantage: Estimate, perplexity: Interval | None) -> bool:
+def holds(advantage: Interval | None, perplexity: Interval | None) -> bool:
     """Whether the concept moves beyond chance and the text stays coherent, each with the whole of its 95 % interval."""
-    if advantage.interval is None or perplexity is None:
-        return False
-    return advantage.interval[0] > 0.0 and perplexity[1] <= COHERENT
+    return advantage is not None and perplexity is not None and advantage[0] > 0.0 and perplexity[1] <= COHERENT
 
 
 def dose_point(
