@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from statistics import harmonic_mean
 from typing import Literal, Protocol
 
@@ -194,7 +193,8 @@ async def judge_answers(
     flat = await mapped(ask, questions, judging.judge.at_once, lambda done: progress(done, total, "judging"))
     # (strength, answer, aspect); NaN where a rating could not be had
     ratings = np.array(flat, dtype=np.float64).reshape(len(answers), len(instructions), len(ASPECTS))
-    points = tuple(_point(strength, ratings[i]) for i, strength in sorted(enumerate(answers), key=itemgetter(1)))
+    by_strength = dict(zip(answers, ratings, strict=True))
+    points = tuple(_point(strength, by_strength[strength]) for strength in sorted(by_strength))
     alike = tuple(aspect for i, aspect in enumerate(ASPECTS) if _alike(ratings[:, :, i]))
     return Judgement(points, total, dict(failures), alike)
 

@@ -31,7 +31,7 @@ from steering.workflows.extraction.extract import (
     read_pairs,
 )
 from steering.workflows.extraction.texts import neutral_texts, token_pairs
-from steering.workflows.progress import Progress, ignore_progress
+from steering.workflows.progress import Progress, ignore_progress, progress_of_part
 
 TRAINED = "trained"
 """The name of the method, in addition to those of METHODS."""
@@ -81,26 +81,30 @@ async def train(
     progress(reading, total, "writing neutral answers")
     neutral = await neutral_texts(engine, request.seed) if chosen.kl_coefficient > 0.0 else ()
     fitted: dict[int, FittedDirection] = {}
-    for layer in starts if request.layers != "all" else (_best_start(engine, starts),):
-        start, done = starts[layer].direction, reading + chosen.steps * len(fitted)
-        message = f"training layer {layer}"
-        progress(done, total, message)
-        fitted[layer] = await fitting_of(engine).fit(
-            FitTask(
-                pairs=pairs,
-                layer=layer,
-                amount=start.scale,
-                neutral=neutral,
-                initial=start.direction,
-                seed=request.seed,
-                **asdict(chosen),
-            ),
-            progress=lambda steps, _, done=done, message=message: progress(done + steps, total, message),  # type: ignore[misc]
+    to_train = tuple(starts) if request.layers != "all" else (_best_start(engine, starts),)
+    for layer in to_train:
+        start = starts[layer].direction
+        task = FitTask(
+            pairs=pairs,
+            layer=layer,
+            amount=start.scale,
+            neutral=neutral,
+            initial=start.direction,
+            seed=request.seed,
+            **asdict(chosen),
         )
+        done = reading + chosen.steps * len(fitted)
+        fitted[layer] = await _fit(engine, task, progress_of_part(progress, done, total))
     notes = notes_of(engine, request, left_out)
     vector = await run_in_thread(_vector, engine, request, chosen, read, division, starts, fitted, notes)
     progress(total, total, "done")
     return vector
+
+
+async def _fit(engine: Engine, task: FitTask, progress: Progress) -> FittedDirection:
+    message = f"training layer {task.layer}"
+    progress(0, task.steps, message)
+    return await fitting_of(engine).fit(task, progress=lambda done, steps: progress(done, steps, message))
 
 
 def check_pairs(paired: bool) -> None:
