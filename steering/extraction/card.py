@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from steering.quality import Basis, Estimate, Interval, LayerQuality, QualityCard, Recommended
+from steering.quality import Estimate, Interval, LayerQuality, QualityCard, Recommended
 
 WINDOW = (0.4, 0.7)
 """Share of the model's depth in which concepts steer best (common to the published layer searches)."""
@@ -34,23 +34,17 @@ def best_layer(layers: Mapping[int, LayerQuality], layer_count: int) -> int:
 def recommend(
     card: QualityCard, layer_count: int, scales: Mapping[int, float], norms: Sequence[float] = ()
 ) -> Recommended:
-    """Recommends the layer that reads best, and strengths to try there; no strengths for a vector at chance.
-
-    scales: natural scale by layer; norms: typical residual norm of every layer, both in residual units.
-    """
+    """Recommends the layer that reads best, and strengths to try there; no strengths for a vector at chance."""
     layer = best_layer(card.layers, layer_count)
-    basis: Basis = "norms" if card.auroc is None else "card"
     strengths = None if card.at_chance else strengths_to_try((layer,), scales, norms)
-    return Recommended(layers=(layer,), strengths_to_try=strengths, basis=basis)
-
-
-def recommend_from_norms(layers: tuple[int, ...], scales: Mapping[int, float], norms: Sequence[float]) -> Recommended:
-    """Recommends strengths at the given layers from the vector's own scale, for a vector without a card."""
-    return Recommended(layers=layers, strengths_to_try=strengths_to_try(layers, scales, norms), basis="norms")
+    return Recommended((layer,), strengths_to_try=strengths, basis="norms" if card.auroc is None else "card")
 
 
 def strengths_to_try(layers: Sequence[int], scales: Mapping[int, float], norms: Sequence[float]) -> Interval | None:
-    """Returns the strengths that make TYPICAL_DOSES over the layers together; None where norms are not known."""
+    """Returns the strengths that make TYPICAL_DOSES over the layers together; None where norms are not known.
+
+    scales: natural scale by layer; norms: typical residual norm of every layer, both in residual units.
+    """
     if not norms:
         return None
     dose_of_one = sum(scales[layer] / norms[layer] for layer in layers)

@@ -30,7 +30,7 @@ RANDOM_DIRECTIONS = 32
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Folding:
-    """The random splits of one extraction. positive_groups, negative_groups: the group of each text (topic, or itself)."""
+    """The splits that measure one extraction. positive_groups, negative_groups: the group of each text (topic, or itself)."""
 
     splits: tuple[tuple[Split, ...], ...]
     positive_groups: Indices
@@ -51,11 +51,16 @@ class Folding:
 def folding(pairs: PairSet, holdout: float, seed: int) -> Folding:
     """Draws REPEATS splits into folds of about the share `holdout`. Raises InvalidRequest for a share outside [0, 1)."""
     splits = tuple(folds(pairs, holdout, seed + repeat) for repeat in range(REPEATS))
+    return folding_of(pairs, splits if splits[0] else ())
+
+
+def folding_of(pairs: PairSet, splits: tuple[tuple[Split, ...], ...]) -> Folding:
+    """Adds the groups of the texts to splits into folds."""
     positive, negative = np.arange(len(pairs.positive)), len(pairs.positive) + np.arange(len(pairs.negative))
     if pairs.paired:
         topics = pairs.topics or tuple(str(index) for index in range(len(pairs)))
         positive = negative = np.unique(np.asarray(topics, dtype=str), return_inverse=True)[1]
-    return Folding(splits if splits[0] else (), positive, negative)
+    return Folding(splits, positive, negative)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,8 +73,8 @@ class LayerFit:
 
     direction: LayerDirection
     quality: LayerQuality
-    splits: tuple[tuple[HeldOut | None, ...], ...]
-    inner: tuple[tuple[LayerQuality, ...], ...]
+    splits: tuple[tuple[HeldOut | None, ...], ...] = ()
+    inner: tuple[tuple[LayerQuality, ...], ...] = ()
 
 
 def fit_layer(
@@ -133,8 +138,6 @@ def nested_auroc(fits: Mapping[int, LayerFit], layer_count: int) -> Estimate | N
     estimate at the chosen layer, which saw the choice, is an upper one. The interval reaches from the lower end of the
     first to the higher of the two upper ends.
     """
-    if not fits:
-        return None
     found = estimate_auroc([[fold for fold in split if fold is not None] for split in _chosen(fits, layer_count)])
     chosen = fits[best_layer({layer: one.quality for layer, one in fits.items()}, layer_count)].quality
     if found is None or found.interval is None or chosen.auroc_interval is None:

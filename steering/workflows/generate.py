@@ -1,17 +1,18 @@
 """Runs generation requests to complete answers: one, several samples of one request, or a background batch."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from steering.engine.api import Engine, Finish, GenerationRequest, TokenEvent
+from steering.engine.api import Engine, Finish, GenerationRequest, Prompt, SamplingParams, TokenEvent
 from steering.engine.readings import RaisedMonitor
 from steering.errors import InternalError, InvalidRequest, NonfiniteActivations, Overloaded
 from steering.workflows.progress import Progress, ignore_progress
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 BACKGROUND_CONCURRENCY = 16
 """Background requests in the engine at a time: enough to fill a batch, few enough to leave a queue."""
 STREAM_BUFFER = 256
@@ -89,6 +90,13 @@ async def answer(engine: Engine, request: GenerationRequest) -> Answer:
         return assemble([event async for event in stream])
 
 
+def seeded(prompts: Sequence[Prompt], sampling: SamplingParams) -> list[GenerationRequest]:
+    """Returns an unsteered request for each prompt, that of prompt i with seed mix(seed, i)."""
+    return [
+        GenerationRequest(prompt, replace(sampling, seed=mix(sampling.seed, i))) for i, prompt in enumerate(prompts)
+    ]
+
+
 def choices(request: GenerationRequest, n: int) -> tuple[GenerationRequest, ...]:
     """Returns the same request n times, choice j with seed mix(seed, j)."""
     if n < 1:
@@ -111,6 +119,23 @@ async def gathered(work: Sequence[Awaitable[T]]) -> tuple[T, ...]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def mapped(
+    work: Callable[[Item], Awaitable[T]], items: Sequence[Item], at_once: int, report: Callable[[int], None]
+) -> tuple[T, ...]:
+    """Returns the results for all items in order, `at_once` of them in work at a time. report: called with how many are done."""
+    done, slots = 0, asyncio.Semaphore(at_once)
+
+    async def one(item: Item) -> T:
+        nonlocal done
+        async with slots:
+            result = await work(item)
+        done += 1
+        report(done)
+        return result
+
+    return await gathered([one(item) for item in items])
 
 
 async def interleaved(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tuple[int, T], None]:
@@ -169,24 +194,16 @@ async def attempts(
     engine: Engine, requests: Sequence[GenerationRequest], *, progress: Progress = ignore_progress, pause: float = 0.5
 ) -> tuple[Answer | NonfiniteActivations, ...]:
     """Does the same for plans that may break the model: an answer that became non-finite is returned as its error."""
-    done, slots = 0, asyncio.Semaphore(BACKGROUND_CONCURRENCY)
 
-    async def one(request: GenerationRequest) -> Answer | NonfiniteActivations:
-        nonlocal done
-        async with slots:
-            outcome = await _retried(engine, replace(request, priority=1), pause)
-        done += 1
-        progress(done, len(requests), "generating")
-        return outcome
+    async def attempt(request: GenerationRequest) -> Answer | NonfiniteActivations:
+        while True:
+            try:
+                return await answer(engine, replace(request, priority=1))
+            except Overloaded:
+                await asyncio.sleep(pause)
+            except NonfiniteActivations as error:
+                return error
 
-    return await gathered([one(request) for request in requests])
-
-
-async def _retried(engine: Engine, request: GenerationRequest, pause: float) -> Answer | NonfiniteActivations:
-    while True:
-        try:
-            return await answer(engine, request)
-        except Overloaded:
-            await asyncio.sleep(pause)
-        except NonfiniteActivations as error:
-            return error
+    return await mapped(
+        attempt, requests, BACKGROUND_CONCURRENCY, lambda done: progress(done, len(requests), "generating")
+    )

@@ -3,8 +3,7 @@
 import secrets
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 
 from app.http.errors import body_of, public_error
 from app.http.sse import Event
@@ -16,23 +15,17 @@ from app.services.limits import check_limit, check_sampling
 from steering.errors import SteeringError
 from steering.schemas.base import ErrorDetail
 from steering.schemas.comparison import (
-    AgainstBaselineAnswer,
     ArmAnswer,
     ArmErrorAnswer,
     ArmFields,
     CompareAnswer,
     CompareRequest,
-    MeanAnswer,
-    MetricsAnswer,
 )
-from steering.workflows.comparison.arm_metrics import ArmMetrics
 from steering.workflows.comparison.compare import (
     Arm,
     ArmEvent,
-    ArmFailure,
     ArmResult,
     Comparison,
-    ComparisonResult,
     compare,
     stream,
     sweep_arms,
@@ -78,8 +71,7 @@ async def prepare(context: Context, body: CompareRequest) -> PreparedComparison:
     sampling = sampling_params(body, max_tokens)
     context.admission.reserve(_logit_bytes(context, resolved, body.n, max_tokens))
     baseline = body.baseline if body.baseline is not None else arms[0].name
-    build = partial(context.request, readings=readings)
-    comparison = Comparison(tuple(resolved), baseline, sampling, body.n, readings, build)
+    comparison = Comparison(tuple(resolved), baseline, sampling, body.n, readings, context.request)
     return PreparedComparison(context, comparison, body.lists_tokens)
 
 
@@ -99,8 +91,8 @@ def _arms(body: CompareRequest) -> Sequence[ArmFields]:
     return [ArmFields(name="base", steering=()), ArmFields(name="steered", steering=body.steering)]
 
 
-async def run(work: PreparedComparison) -> ComparisonResult:
-    """Returns the comparison when all arms have ended."""
+async def run(work: PreparedComparison) -> tuple[ArmResult, ...]:
+    """Returns the results of all arms when all have ended."""
     return await compare(work.context.engine, work.comparison)
 
 
@@ -112,28 +104,29 @@ async def events(work: PreparedComparison) -> AsyncGenerator[Event, None]:
             if isinstance(one, ArmEvent):
                 if one.event.token_id >= 0 or one.event.text:
                     yield Event(token_piece(one.event, one.choice, tokenizer, one.arm), "token")
-            elif isinstance(one, ArmFailure):
-                failure = ArmErrorAnswer(arm=one.arm, error=_error_detail(one.error))
+            elif isinstance(one, ArmResult):
+                assert one.error is not None, "only an arm that failed comes before the others"
+                failure = ArmErrorAnswer(arm=one.name, error=_error_detail(one.error))
                 yield Event(failure.model_dump(mode="json"), "error")
             else:
                 yield Event(answer(work, one), "done")
 
 
-def answer(work: PreparedComparison, result: ComparisonResult) -> CompareAnswer:
+def answer(work: PreparedComparison, results: Sequence[ArmResult]) -> CompareAnswer:
     """Builds the response, which is also the data of the `done` event."""
+    comparison = work.comparison
     return CompareAnswer(
         id=f"cmp-{secrets.token_hex(12)}",
         model=work.context.engine.info.name,
-        seed=result.seed,
-        baseline=result.baseline,
-        arms=[_arm_answer(work, arm, one) for arm, one in zip(work.comparison.arms, result.arms, strict=True)],
+        seed=comparison.sampling.seed,
+        baseline=comparison.baseline,
+        arms=[_arm_answer(work, arm, one) for arm, one in zip(comparison.arms, results, strict=True)],
     )
 
 
 def _arm_answer(work: PreparedComparison, arm: Arm, result: ArmResult) -> ArmAnswer:
     comparison, tokenizer = work.comparison, work.context.engine.tokenizer
     record = record_of(work.context, arm.prompt, comparison.sampling, arm.plan, comparison.n)
-    against = result.against_baseline
     return ArmAnswer(
         name=result.name,
         choices=[
@@ -141,20 +134,10 @@ def _arm_answer(work: PreparedComparison, arm: Arm, result: ArmResult) -> ArmAns
             for i, one in enumerate(result.answers)
         ],
         steering=applied_steering(arm.plan, [one.finish.steering for one in result.answers], record),
-        metrics=None if result.metrics is None else _metrics(result.metrics),
-        against_baseline=None
-        if against is None
-        else AgainstBaselineAnswer.model_validate(against, from_attributes=True),
+        metrics=result.metrics,
+        against_baseline=result.against_baseline,
         error=None if result.error is None else _error_detail(result.error),
     )
-
-
-def _metrics(metrics: ArmMetrics) -> MetricsAnswer:
-    means = {
-        name: {vector: MeanAnswer(mean=mean) for vector, mean in getattr(metrics, name).items()}
-        for name in ("readout", "steered_readout")
-    }
-    return MetricsAnswer.model_validate({**asdict(metrics), **means})
 
 
 def _error_detail(error: SteeringError) -> ErrorDetail:

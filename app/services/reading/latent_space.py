@@ -16,24 +16,11 @@ async def latent_space(context: Context, body: LatentSpaceRequest) -> Response:
     engine, settings = context.engine, context.settings
     check_limit(len(body.texts), settings.max_texts, "texts", "texts")
     check_limit(len(body.vectors), settings.max_readouts, "vectors", "vectors")
-    layers = layer_indices(body.layers, engine.info.layer_count)
-    what = "activations (texts x layers x d_model)"
-    check_activations(engine, settings, len(body.texts), len(layers), what, "layers")
-    request = workflow.LatentSpaceRequest(
-        texts=tuple(map(pair_text, body.texts)),
-        labels=body.labels,
-        groups=body.groups,
-        layers=layers,
-        method=body.method,
-        dims=body.dims,
-        position=body.position,
-        vectors=await context.model_vectors(body.vectors, "vectors"),
-        path=body.path,
-        seed=body.seed,
-        embeddings=body.embeddings,
-    )
-    workflow.check_request(engine, request)
-    numbers = len(request.texts) * (len(layers) + 1)
+    layers = len(layer_indices(body.layers, engine.info.layer_count))
+    check_activations(engine, settings, len(body.texts), layers, "activations (texts x layers x d_model)", "layers")
+    vectors = await context.model_vectors(body.vectors, "vectors")
+    workflow.check_request(body)
+    numbers = len(body.texts) * (layers + 1)
     context.admission.reserve(numbers * (engine.info.d_model * ACTIVATION_BYTES + SCORE_BYTES))
-    found = await workflow.latent_space(engine, request)
+    found = await workflow.latent_space(engine, body, tuple(map(pair_text, body.texts)), vectors)
     return await json_in_thread(lambda: found)

@@ -21,7 +21,6 @@ from steering.schemas.evaluation import (
     DoseResponseRequest,
     EvaluatedPoint,
     JudgementAnswer,
-    LayerSweepAnswer,
     LayerSweepRequest,
     StrengthsRequest,
 )
@@ -74,7 +73,7 @@ async def prepare(context: Context, body: StrengthsRequest) -> Work:
 async def _layer_sweep(context: Context, request: sweeps.LayerSweepRequest, progress: Progress) -> dict[str, Any]:
     """Runs a sweep. Cancelling stops it at once."""
     found = await sweeps.layer_sweep(context.engine, request, progress=progress)
-    return LayerSweepAnswer.model_validate(found, from_attributes=True).model_dump(mode="json")
+    return found.model_dump(mode="json")
 
 
 async def _dose_response(

@@ -17,7 +17,7 @@ from steering.workflows.evaluation.evidence import with_shipped_evidence
 from steering.workflows.extraction.describe import describe
 from steering.workflows.extraction.extract import ExtractionRequest
 from steering.workflows.extraction.make import check_method, make_vector
-from steering.workflows.extraction.texts import reading_position
+from steering.workflows.extraction.texts import default_position
 from steering.workflows.progress import Progress
 from steering.workflows.training.train import TrainingSettings
 
@@ -80,7 +80,7 @@ def _workflow_request(context: Context, body: ExtractRequest, pairs: PairSet) ->
         pairs=pairs,
         method=body.method,
         layers=body.layers,
-        position=reading_position(pairs, body.position),
+        position=default_position(pairs) if body.position is None else body.position,
         holdout=body.holdout,
         seed=body.seed,
         description=body.description,

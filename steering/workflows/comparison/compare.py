@@ -8,9 +8,9 @@ from steering.engine.api import Engine, GenerationRequest, Prompt, SamplingParam
 from steering.engine.readings import Reading
 from steering.errors import InternalError, InvalidRequest, SteeringError
 from steering.plan.types import UNSTEERED, SteeringPlan
-from steering.schemas.comparison import ArmFields
+from steering.schemas.comparison import AgainstBaselineAnswer, ArmFields, MetricsAnswer
 from steering.spec import InterventionSpec
-from steering.workflows.comparison.arm_metrics import AgainstBaseline, ArmMetrics, ReadAnswer, measure_arm
+from steering.workflows.comparison.arm_metrics import ReadAnswer, measure_arm
 from steering.workflows.generate import Answer, assemble, choices, interleaved, stream_events
 from steering.workflows.reading.readout import read_texts
 
@@ -27,15 +27,16 @@ class Arm:
 @dataclass(frozen=True, slots=True, eq=False)
 class Comparison:
     """Arms of different names, n samples each; choice j of every arm has the same seed. baseline: an arm's name. request:
-    builds the request of an arm where more than its readings belongs to it.
-    """
+    builds the request of an arm, where more belongs to it than what is named here."""
 
     arms: tuple[Arm, ...]
     baseline: str
     sampling: SamplingParams = field(default_factory=SamplingParams)
     n: int = 1
     readings: tuple[Reading, ...] = ()
-    request: Callable[[Prompt, SamplingParams, SteeringPlan], GenerationRequest] | None = None
+    request: Callable[[Prompt, SamplingParams, SteeringPlan, tuple[Reading, ...]], GenerationRequest] = (
+        GenerationRequest
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,31 +49,14 @@ class ArmEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class ArmFailure:
-    """An arm that ended early; the others go on."""
-
-    arm: str
-    error: SteeringError
-
-
-@dataclass(frozen=True, slots=True)
 class ArmResult:
-    """The answers and measurements of one arm; `error` instead where it failed."""
+    """The answers and measurements of one arm; `error` instead where it failed, which ends no other arm."""
 
     name: str
     answers: tuple[Answer, ...] = ()
-    metrics: ArmMetrics | None = None
-    against_baseline: AgainstBaseline | None = None
+    metrics: MetricsAnswer | None = None
+    against_baseline: AgainstBaselineAnswer | None = None
     error: SteeringError | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ComparisonResult:
-    """Arms in the order asked."""
-
-    seed: int
-    baseline: str
-    arms: tuple[ArmResult, ...]
 
 
 def sweep_arms(intervention: InterventionSpec, strengths: Sequence[float]) -> list[ArmFields]:
@@ -89,35 +73,38 @@ def sweep_arms(intervention: InterventionSpec, strengths: Sequence[float]) -> li
     return arms
 
 
-async def compare(engine: Engine, comparison: Comparison) -> ComparisonResult:
-    """Runs the whole comparison. Raises InvalidRequest for invalid arms, and the first arm's error when all failed."""
+async def compare(engine: Engine, comparison: Comparison) -> tuple[ArmResult, ...]:
+    """Returns the results of all arms, in order. Raises InvalidRequest for invalid arms, and the first arm's error when all
+    failed."""
     async with aclosing(stream(engine, comparison)) as events:
         async for event in events:
-            if isinstance(event, ComparisonResult):
+            if isinstance(event, tuple):
                 return event
     raise InternalError("the comparison ended without a result")
 
 
 async def stream(
     engine: Engine, comparison: Comparison
-) -> AsyncGenerator[ArmEvent | ArmFailure | ComparisonResult, None]:
-    """Yields the tokens of all arms as they come, failures of single arms, and the result last. Closing it frees every row."""
+) -> AsyncGenerator[ArmEvent | ArmResult | tuple[ArmResult, ...], None]:
+    """Yields the tokens of all arms as they come, the result of an arm that fails, and last the results of all arms, in order.
+    Closing it frees every row."""
     _check(comparison)
     received: dict[str, list[list[TokenEvent]]] = {
         arm.name: [[] for _ in range(comparison.n)] for arm in comparison.arms
     }
-    failed: dict[str, SteeringError] = {}
+    failed: dict[str, ArmResult] = {}
     async with aclosing(interleaved([_arm_events(engine, comparison, arm) for arm in comparison.arms])) as events:
         async for _, event in events:
-            if isinstance(event, ArmFailure):
-                failed[event.arm] = event.error
-            else:
+            if isinstance(event, ArmEvent):
                 received[event.arm][event.choice].append(event.event)
+            else:
+                failed[event.name] = event
             yield event
-    if len(failed) == len(comparison.arms):
-        raise failed[comparison.arms[0].name]
+    if len(failed) == len(comparison.arms) and (error := failed[comparison.arms[0].name].error):
+        raise error
     done = {name: tuple(map(assemble, each)) for name, each in received.items() if name not in failed}
-    yield await _result(engine, comparison, done, failed)
+    measured = await _measured(engine, comparison, done)
+    yield tuple((measured | failed)[arm.name] for arm in comparison.arms)
 
 
 def _check(comparison: Comparison) -> None:
@@ -139,41 +126,33 @@ def _check_names(names: Sequence[str]) -> None:
         raise InvalidRequest(f"arm names must be unique; given twice: {', '.join(twice)}", param="arms")
 
 
-async def _arm_events(engine: Engine, comparison: Comparison, arm: Arm) -> AsyncGenerator[ArmEvent | ArmFailure, None]:
+async def _arm_events(engine: Engine, comparison: Comparison, arm: Arm) -> AsyncGenerator[ArmEvent | ArmResult, None]:
     """Yields the tokens of all choices of one arm. A failed choice ends its arm; any other exception ends everything."""
-    if comparison.request is None:
-        request = GenerationRequest(arm.prompt, comparison.sampling, arm.plan, comparison.readings)
-    else:
-        request = comparison.request(arm.prompt, comparison.sampling, arm.plan)
+    request = comparison.request(arm.prompt, comparison.sampling, arm.plan, comparison.readings)
     each = [stream_events(engine, one) for one in choices(request, comparison.n)]
     try:
         async with aclosing(interleaved(each)) as events:
             async for choice, event in events:
                 yield ArmEvent(arm.name, choice, event)
     except SteeringError as error:
-        yield ArmFailure(arm.name, error)
+        yield ArmResult(arm.name, error=error)
 
 
-async def _result(
-    engine: Engine,
-    comparison: Comparison,
-    done: Mapping[str, tuple[Answer, ...]],
-    failed: Mapping[str, SteeringError],
-) -> ComparisonResult:
-    """Measures every arm that finished."""
+async def _measured(
+    engine: Engine, comparison: Comparison, done: Mapping[str, tuple[Answer, ...]]
+) -> dict[str, ArmResult]:
+    """Measures every arm that finished. done: its answers, by arm."""
     texts = [answer.text for answers in done.values() for answer in answers]
     scores = iter(await read_texts(engine, texts, comparison.readings))
     read = {name: [ReadAnswer(answer, next(scores)) for answer in answers] for name, answers in done.items()}
-    baseline = read.get(comparison.baseline)
-    results: list[ArmResult] = []
+    results: dict[str, ArmResult] = {}
     for arm in comparison.arms:
-        if arm.name in failed:
-            results.append(ArmResult(arm.name, error=failed[arm.name]))
+        if arm.name not in done:
             continue
-        against = None if arm.name == comparison.baseline else baseline or ()
+        baseline = None if arm.name == comparison.baseline else read.get(comparison.baseline, ())
         try:
-            measured = await measure_arm(engine, arm.prompt, arm.plan, read[arm.name], against)
-            results.append(ArmResult(arm.name, done[arm.name], *measured))
+            measured = await measure_arm(engine, arm.prompt, arm.plan, read[arm.name], baseline)
+            results[arm.name] = ArmResult(arm.name, done[arm.name], *measured)
         except SteeringError as error:
-            results.append(ArmResult(arm.name, done[arm.name], error=error))
-    return ComparisonResult(comparison.sampling.seed, comparison.baseline, tuple(results))
+            results[arm.name] = ArmResult(arm.name, done[arm.name], error=error)
+    return results

@@ -23,15 +23,14 @@ class TokenMeasures:
     divergence: tuple[float, ...]
 
 
-def measurable(engine: Engine, length: int) -> bool:
-    """Whether the logits of an answer of that many tokens may be held."""
-    return (length + 1) * engine.info.vocab_size <= LOGITS_BOUND
-
-
 async def measure_tokens(
     engine: Engine, prompt: tuple[int, ...], tokens: tuple[int, ...], plan: SteeringPlan
-) -> TokenMeasures:
-    """Teacher-forced along `tokens` after `prompt`, both models on that prompt. Logits as they are: temperature 1, no filter."""
+) -> TokenMeasures | None:
+    """Teacher-forced along `tokens` after `prompt`, both models on that prompt. Logits as they are: temperature 1, no filter.
+
+    None where there are too many tokens to hold their logits."""
+    if (len(tokens) + 1) * engine.info.vocab_size > LOGITS_BOUND:
+        return None
     if not tokens:
         return TokenMeasures((), ())
     plans = (UNSTEERED,) if plan.empty else (UNSTEERED, plan)

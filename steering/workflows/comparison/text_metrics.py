@@ -2,27 +2,18 @@
 
 import re
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from difflib import SequenceMatcher
 from math import exp
 from statistics import fmean
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from scipy.stats import t
 
 from steering.quality import Estimate
+from steering.schemas.comparison import DiffSpanAnswer
 
 K = TypeVar("K")
-
-
-@dataclass(frozen=True, slots=True)
-class DiffSpan:
-    """A run of words: equal in both texts, or the baseline's words and the words that replace them."""
-
-    kind: Literal["equal", "replace", "delete", "insert"]
-    baseline: str
-    other: str
 
 
 def distinct(items: Sequence[Hashable], size: int) -> float:
@@ -38,18 +29,26 @@ def repetition(tokens: Sequence[int]) -> float:
 
 def first_divergence(one: Sequence[int], other: Sequence[int]) -> int | None:
     """Returns the index of the first differing token, the shorter length if one is a prefix of the other, None if equal."""
-    for index, (left, right) in enumerate(zip(one, other, strict=False)):
-        if left != right:
-            return index
-    return None if len(one) == len(other) else min(len(one), len(other))
+    shared = shared_prefix(one, other)
+    return None if shared == len(one) == len(other) else shared
 
 
-def word_diff(baseline: str, other: str) -> tuple[DiffSpan, ...]:
-    """Splits two texts into runs of words, in order. Spaces before a word belong to it and do not count as a difference."""
+def shared_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+    """Returns how many tokens two sequences have in common at their beginning."""
+    differing = (index for index, (left, right) in enumerate(zip(one, other, strict=False)) if left != right)
+    return next(differing, min(len(one), len(other)))
+
+
+def word_diff(baseline: str, other: str) -> list[DiffSpanAnswer]:
+    """Splits two texts into runs of words, in order: equal in both, or the baseline's words and those that replace them. Spaces
+    before a word belong to it and do not count as a difference."""
     left, right = re.findall(r"\s*\S+", baseline), re.findall(r"\s*\S+", other)
     # SequenceMatcher ignores very frequent words in long texts, which bounds its cost for a text of one repeated word.
     matcher = SequenceMatcher(None, [word.strip() for word in left], [word.strip() for word in right])
-    return tuple(DiffSpan(kind, "".join(left[a:b]), "".join(right[c:d])) for kind, a, b, c, d in matcher.get_opcodes())
+    return [
+        DiffSpanAnswer(kind=kind, baseline="".join(left[a:b]), other="".join(right[c:d]))
+        for kind, a, b, c, d in matcher.get_opcodes()
+    ]
 
 
 def estimate(values: Sequence[float]) -> Estimate:

@@ -6,27 +6,14 @@ from statistics import fmean
 
 from steering.engine.api import Engine, Prompt
 from steering.errors import InvalidRequest
-from steering.quality import COHERENT, DosePoint, Estimate, Interval, Recommended
+from steering.quality import COHERENT, DosePoint, Estimate, Recommended
 from steering.spec import Layers
 from steering.workflows.evaluation.judge import ASPECTS, Judgement, Judging, instruction_of, judge_answers
 from steering.workflows.evaluation.scorers import SCORERS
-from steering.workflows.evaluation.setup import (
-    Setup,
-    StrengthsRequest,
-    evaluation_prompts,
-    plan_at,
-    resolved,
-)
-from steering.workflows.evaluation.statistics import (
-    advantage,
-    anti_steered,
-    dose_point,
-    holds,
-    range_that_holds,
-    shifts,
-)
-from steering.workflows.evaluation.trials import Trial, neutral_divergence, run_trials, trial_answers, trial_steps
-from steering.workflows.progress import Progress, ignore_progress
+from steering.workflows.evaluation.setup import Setup, StrengthsRequest, evaluation_prompts, plan_at, resolved
+from steering.workflows.evaluation.statistics import advantage, anti_steered, dose_point, holds, measured_ranges, shifts
+from steering.workflows.evaluation.trials import Trial, neutral_divergence, run_trials, trial_answers
+from steering.workflows.progress import Progress, ignore_progress, progress_of_part
 
 STRENGTHS = (-4.0, -2.0, -1.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 PROMPTS, NEUTRAL = 16, 8
@@ -78,32 +65,21 @@ async def dose_response(
     Raises InvalidRequest for invalid strengths, layers, prompts or scorer, VectorModelMismatch for another model's vector.
     """
     setup, neutral = _setup(engine, request)
-    steered, prompts = setup.strengths, setup.prompts
-    table = [
-        [await plan_at(engine.info, arm, strength, setup.layers, request.guard) for strength in steered]
+    steered, prompts, sampling = setup.strengths, setup.prompts, request.sampling
+    plans = [
+        await plan_at(engine.info, arm, strength, setup.layers, request.guard)
         for arm in setup.arms
+        for strength in steered
     ]
-    plans = [plan for row in table for plan in row]
-    work = trial_steps(len(plans), len(prompts))
+    work = 2 * trial_answers(len(plans), len(prompts))
     total = work + len(neutral) + (len(ASPECTS) * len(prompts) * (len(steered) + 1) if request.judging else 0)
-    unsteered, rest = await run_trials(
-        engine,
-        prompts,
-        plans,
-        setup.reading,
-        request.sampling,
-        progress=lambda done, _, message: progress(done, total, message),
-    )
-    rows = [rest[i : i + len(steered)] for i in range(0, len(rest), len(steered))]
-    kept = [i for i in range(len(steered)) if all(row[i].broken is None for row in rows)]
-    damage = await neutral_divergence(
-        engine,
-        neutral,
-        [table[0][i] for i in kept],
-        request.sampling,
-        progress=lambda done, _, message: progress(work + done, total, message),
-    )
-    by_strength = {steered[i]: [row[i] for row in rows] for i in kept}
+    running = progress_of_part(progress, 0, total)
+    unsteered, trials = await run_trials(engine, prompts, plans, setup.reading, sampling, progress=running)
+    # trials are in the order of the plans: those of the vector by strength, then those of each control by strength
+    rows = {strength: trials[i :: len(steered)] for i, strength in enumerate(steered)}
+    by_strength = {strength: row for strength, row in rows.items() if all(trial.broken is None for trial in row)}
+    kept = [plans[i] for i, strength in enumerate(steered) if strength in by_strength]
+    damage = await neutral_divergence(engine, neutral, kept, sampling, progress=progress_of_part(progress, work, total))
     kl = dict(zip(by_strength, damage, strict=True))
     broken = [strength for strength in steered if strength not in by_strength]
     found = _dose_response(request, setup, unsteered, by_strength, kl, broken)
@@ -111,12 +87,8 @@ async def dose_response(
         return found
     texts = {0.0: unsteered.texts, **{strength: row[0].texts for strength, row in by_strength.items()}}
     instructions = request.judging.instructions or [instruction_of(prompt, engine.tokenizer) for prompt in prompts]
-    judgement = await judge_answers(
-        request.judging,
-        instructions,
-        texts,
-        progress=lambda done, of, message: progress(total - of + done, total, message),
-    )
+    rating = progress_of_part(progress, total - len(ASPECTS) * len(prompts) * len(texts), total)
+    judgement = await judge_answers(request.judging, instructions, texts, progress=rating)
     return replace(found, judgement=judgement)
 
 
@@ -152,11 +124,8 @@ def _dose_response(
     advantages = {s: advantage(s, ours, unsteered, rest) for s, (ours, *rest) in by_strength.items()}
     moved = {0.0: shifts(unsteered, unsteered)} | {s: shifts(row[0], unsteered) for s, row in by_strength.items()}
     coherent = {s: moved[s] for s in moved if found[s].perplexity_ratio <= COHERENT}
-    sound = {
-        s: holds(one, Estimate(found[s].perplexity_ratio, found[s].perplexity_interval))
-        for s, one in advantages.items()
-    }
-    positive, negative = (range_that_holds(sound, sign) for sign in (1, -1))
+    sound = {s: holds(one.interval, found[s].perplexity_interval) for s, one in advantages.items()}
+    recommended = measured_ranges(setup.layers, sound)
     against = anti_steered(coherent if len(coherent) > 1 else moved)
     return DoseResponse(
         vector=request.vector.id if request.vector.version else request.vector.name,
@@ -167,23 +136,19 @@ def _dose_response(
         points=points,
         advantages=advantages,
         anti_steered=against,
-        recommended=Recommended(setup.layers, positive, negative, basis="measured"),
-        warnings=_warnings(points, broken, against, positive, negative),
+        recommended=recommended,
+        warnings=_warnings(points, broken, against, recommended),
     )
 
 
 def _warnings(
-    points: Sequence[DosePoint],
-    broken: Sequence[float],
-    against: float | None,
-    positive: Interval | None,
-    negative: Interval | None,
+    points: Sequence[DosePoint], broken: Sequence[float], against: float | None, recommended: Recommended
 ) -> tuple[str, ...]:
     warnings = []
     if broken:
         listed = ", ".join(f"{strength:g}" for strength in broken)
         warnings.append(f"left out, because activations became non-finite: strength {listed}")
-    for sign, name, found in ((1.0, "positive", positive), (-1.0, "negative", negative)):
+    for sign, name, found in ((1.0, "positive", recommended.strength), (-1.0, "negative", recommended.negative)):
         if found is None and any(point.strength * sign > 0.0 for point in points):
             warnings.append(
                 f"does not steer at {name} strengths: none moved the concept beyond chance while perplexity stayed within "

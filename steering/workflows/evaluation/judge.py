@@ -4,19 +4,22 @@ Three ratings of 0, 1 or 2 for each answer and their harmonic mean, in the manne
 an answer that fails in one respect has failed. The wording of the questions is our own.
 """
 
-import asyncio
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import harmonic_mean
 from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from steering.engine.api import Engine, GenerationRequest, Prompt, SamplingParams, Tokenizer
 from steering.errors import ContextLengthExceeded, NonfiniteActivations
 from steering.pairs import ChatMessage
-from steering.quality import Estimate
+from steering.schemas.evaluation import JudgedPointAnswer
 from steering.workflows.comparison.text_metrics import estimate
-from steering.workflows.generate import background, gathered
+from steering.workflows.generate import background, mapped
 from steering.workflows.progress import Progress, ignore_progress
 
 HIGHEST = 2
@@ -113,25 +116,11 @@ class Judging:
 
 
 @dataclass(frozen=True, slots=True)
-class JudgedPoint:
-    """One strength. Means over the answers of which every rating could be had, 0 to 2, with intervals over them; None where
-    there is no such answer. overall: harmonic mean of an answer's three. judged, failed: answers with and without."""
-
-    strength: float
-    concept: Estimate | None
-    instruction: Estimate | None
-    fluency: Estimate | None
-    overall: Estimate | None
-    judged: int
-    failed: int
-
-
-@dataclass(frozen=True, slots=True)
 class Judgement:
     """points: by strength. failures: ratings that could not be had, by reason. alike: aspects in which every answer was rated
     the same, of several."""
 
-    points: tuple[JudgedPoint, ...]
+    points: tuple[JudgedPointAnswer, ...]
     ratings: int
     failures: Mapping[Failure, int]
     alike: tuple[str, ...] = ()
@@ -158,11 +147,6 @@ def rating(reply: str) -> int | None:
     return int(found[-1]) if found else None
 
 
-def harmonic(ratings: Sequence[int]) -> float:
-    """n / sum(1 / r), 0 where one is 0."""
-    return len(ratings) / sum(1 / one for one in ratings) if all(ratings) else 0.0
-
-
 def instruction_of(prompt: Prompt, tokenizer: Tokenizer) -> str:
     """What was asked, in words: the text, the last message of the user, or the decoded ids."""
     if isinstance(prompt, str):
@@ -187,49 +171,43 @@ async def judge_answers(
     progress: Progress = ignore_progress,
 ) -> Judgement:
     """answers: strength -> one text an instruction, in order. Cancelling stops every question."""
-    failures, slots = Counter[Failure](), asyncio.Semaphore(judging.judge.at_once)
-    asked = [
-        questions_about(judging.concept, instruction, text)
+    failures = Counter[Failure]()
+    questions = [
+        question
         for texts in answers.values()
         for instruction, text in zip(instructions, texts, strict=True)
+        for question in questions_about(judging.concept, instruction, text)
     ]
-    total, done = sum(map(len, asked)), 0
+    total = len(questions)
 
-    async def one(question: str) -> int | None:
-        nonlocal done
-        async with slots:
-            try:
-                found = rating(await judging.judge.ask(question))
-            except Unanswered:
-                failures["unreachable"] += 1
-                found = None
-            else:
-                failures["unreadable"] += found is None
-        done += 1
-        progress(done, total, "judging")
+    async def ask(question: str) -> int | None:
+        try:
+            found = rating(await judging.judge.ask(question))
+        except Unanswered:
+            failures["unreachable"] += 1
+            return None
+        if found is None:
+            failures["unreadable"] += 1
         return found
 
-    flat = await gathered([one(question) for questions in asked for question in questions])
-    size, width = len(ASPECTS), len(ASPECTS) * len(instructions)
-    points = []
-    for index, strength in enumerate(answers):
-        row = flat[index * width : (index + 1) * width]
-        points.append(_point(strength, [row[i : i + size] for i in range(0, width, size)]))
-    lost = {reason: count for reason, count in failures.items() if count}
-    alike = tuple(aspect for i, aspect in enumerate(ASPECTS) if _alike(flat[i::size]))
-    return Judgement(tuple(sorted(points, key=lambda point: point.strength)), total, lost, alike)
+    flat = await mapped(ask, questions, judging.judge.at_once, lambda done: progress(done, total, "judging"))
+    # (strength, answer, aspect); NaN where a rating could not be had
+    ratings = np.array(flat, dtype=np.float64).reshape(len(answers), len(instructions), len(ASPECTS))
+    by_strength = dict(zip(answers, ratings, strict=True))
+    points = tuple(_point(strength, by_strength[strength]) for strength in sorted(by_strength))
+    alike = tuple(aspect for i, aspect in enumerate(ASPECTS) if _alike(ratings[:, :, i]))
+    return Judgement(points, total, dict(failures), alike)
 
 
-def _alike(ratings: Sequence[int | None]) -> bool:
-    had = [one for one in ratings if one is not None]
-    return len(had) >= SEVERAL and len(set(had)) == 1
+def _alike(ratings: NDArray[np.float64]) -> bool:
+    had = ratings[~np.isnan(ratings)]
+    return len(had) >= SEVERAL and len(np.unique(had)) == 1
 
 
-def _point(strength: float, ratings: Sequence[Sequence[int | None]]) -> JudgedPoint:
-    """ratings: three an answer."""
-    whole = [[one for one in row if one is not None] for row in ratings if None not in row]
-    columns = [[float(row[i]) for row in whole] for i in range(len(ASPECTS))]
-    concept, instruction, fluency, overall = (
-        estimate(column) if column else None for column in [*columns, [harmonic(row) for row in whole]]
-    )
-    return JudgedPoint(strength, concept, instruction, fluency, overall, len(whole), len(ratings) - len(whole))
+def _point(strength: float, ratings: NDArray[np.float64]) -> JudgedPointAnswer:
+    """ratings (answer, aspect)."""
+    whole = ratings[~np.isnan(ratings).any(axis=1)]
+    columns = dict(zip(ASPECTS, whole.T.tolist(), strict=True)) | {"overall": list(map(harmonic_mean, whole.tolist()))}
+    means = {name: estimate(column) if column else None for name, column in columns.items()}
+    counts = {"judged": len(whole), "failed": len(ratings) - len(whole)}
+    return JudgedPointAnswer.model_validate({"strength": strength, **means, **counts}, from_attributes=True)

@@ -2,16 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import cycle, product
+from itertools import product
 from math import ceil
 from statistics import fmean
 
 from steering.engine.api import Engine
 from steering.errors import InvalidRequest
-from steering.quality import COHERENT, Estimate, Interval, Recommended
+from steering.quality import COHERENT, Estimate
+from steering.schemas.comparison import EstimateAnswer
+from steering.schemas.evaluation import LayerPointAnswer, LayerSweepAnswer
+from steering.schemas.vectors import RecommendedAnswer
 from steering.vectors import ConceptVector
 from steering.workflows.evaluation.setup import Setup, StrengthsRequest, plan_at, resolved
-from steering.workflows.evaluation.statistics import advantage, holds, perplexity_ratio, range_that_holds
+from steering.workflows.evaluation.statistics import advantage, holds, measured_ranges, perplexity_ratio
 from steering.workflows.evaluation.trials import Trial, run_trials, trial_answers
 from steering.workflows.progress import Progress, ignore_progress
 
@@ -33,40 +36,11 @@ class LayerSweepRequest(StrengthsRequest):
     strengths: tuple[float, ...] = STRENGTHS
 
 
-@dataclass(frozen=True, slots=True)
-class LayerPoint:
-    """One layer at one strength. moved: shift of the score along the sign of the strength, over prompts. advantage: the same
-    less what one random direction in twenty reaches at that strength, over all layers. auroc: the cross-validated one of
-    the vector's card, for comparison, since the layer that reads best need not steer best."""
-
-    layer: int
-    strength: float
-    moved: Estimate
-    advantage: Estimate
-    perplexity_ratio: float
-    repetition: float
-    relative_dose: float
-    auroc: float | None
-    perplexity_interval: Interval | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LayerSweep:
-    """points: by layer, then strength. best: of those that hold, the one with the highest lower end of the advantage. recommended: its
-    layer, with the strengths that hold there."""
-
-    vector: str
-    reading_layer: int
-    points: tuple[LayerPoint, ...]
-    best: LayerPoint | None
-    recommended: Recommended | None
-    warnings: tuple[str, ...] = ()
-
-
 async def layer_sweep(
     engine: Engine, request: LayerSweepRequest, *, progress: Progress = ignore_progress
-) -> LayerSweep:
-    """Runs the sweep. A point that makes activations non-finite is left out, and a warning says so.
+) -> LayerSweepAnswer:
+    """Runs the sweep. A point that makes activations non-finite is left out, and a warning says so. The layer of the best point
+    is recommended, with the strengths that hold there.
 
     Raises InvalidRequest for invalid strengths, layers, prompts or scorer, VectorModelMismatch for another model's vector.
     """
@@ -79,27 +53,33 @@ async def layer_sweep(
     unsteered, trials = await run_trials(
         engine, setup.prompts, plans, setup.reading, request.sampling, progress=progress
     )
-    rest, controls = trials[: len(places)], _controls(places, trials[len(places) :])
+    ours, random = trials[: len(places)], trials[len(places) :]
+    # the places are in the order of the layers, and at each layer of the strengths
+    controls = {one: random[i :: len(setup.strengths)] for i, one in enumerate(setup.strengths)}
     points, broken = [], []
-    for (layer, strength), trial in zip(places, rest, strict=True):
+    for (layer, strength), trial in zip(places, ours, strict=True):
         if trial.broken is None:
             points.append(_point(vector, layer, strength, trial, unsteered, controls[strength]))
         else:
             broken.append(f"layer {layer} at {strength:g}")
-    best = best_point(points)
     warnings = [f"left out, because activations became non-finite: {', '.join(broken)}"] if broken else []
+    best, recommended = best_point(points), None
     if best is None:
         warnings.append(
             "does not steer at any layer: no strength moved the concept beyond chance while perplexity stayed within "
             f"{COHERENT:g} times that of unsteered text, each with its 95 % interval"
         )
-    return LayerSweep(
+    else:
+        at_best = {point.strength: _holds(point) for point in points if point.layer == best.layer}
+        found = measured_ranges((best.layer,), at_best)
+        recommended = RecommendedAnswer.model_validate(found, from_attributes=True)
+    return LayerSweepAnswer(
         vector=vector.id if vector.version else vector.name,
         reading_layer=setup.reading.layer,
-        points=tuple(points),
+        points=points,
         best=best,
-        recommended=None if best is None else _recommended(points, best),
-        warnings=tuple(warnings),
+        recommended=recommended,
+        warnings=warnings,
     )
 
 
@@ -119,30 +99,14 @@ def answers_to_write(engine: Engine, request: LayerSweepRequest) -> int:
     return trial_answers(len(setup.arms) * len(places), len(setup.prompts))
 
 
-def _controls(places: list[tuple[int, float]], trials: Sequence[Trial]) -> dict[float, list[Trial]]:
-    """Groups the controls of all layers by strength. trials: those of one random vector after the other."""
-    found: dict[float, list[Trial]] = {strength: [] for _, strength in places}
-    for (_, strength), trial in zip(cycle(places), trials, strict=False):
-        if trial.broken is None:
-            found[strength].append(trial)
-    return found
+def _holds(point: LayerPointAnswer) -> bool:
+    return holds(point.advantage.interval, point.perplexity_interval)
 
 
-def _holds(point: LayerPoint) -> bool:
-    return holds(point.advantage, Estimate(point.perplexity_ratio, point.perplexity_interval))
-
-
-def best_point(points: Sequence[LayerPoint]) -> LayerPoint | None:
+def best_point(points: Sequence[LayerPointAnswer]) -> LayerPointAnswer | None:
     """Returns, among the points that hold, the one whose advantage has the highest lower end; None if none holds."""
     sound = [(point.advantage.interval[0], point) for point in points if point.advantage.interval and _holds(point)]
     return max(sound, key=lambda found: found[0])[1] if sound else None
-
-
-def _recommended(points: Sequence[LayerPoint], best: LayerPoint) -> Recommended:
-    """Recommends the best layer and the strengths that hold there."""
-    sound = {point.strength: _holds(point) for point in points if point.layer == best.layer}
-    positive, negative = (range_that_holds(sound, sign) for sign in (1, -1))
-    return Recommended((best.layer,), positive, negative, basis="measured")
 
 
 def _point(
@@ -152,17 +116,22 @@ def _point(
     trial: Trial,
     unsteered: Trial,
     controls: Sequence[Trial],
-) -> LayerPoint:
+) -> LayerPointAnswer:
+    """controls: of the same strength, at all layers. auroc is there because the layer that reads best need not steer best."""
     perplexity = perplexity_ratio(trial, unsteered)
     quality = vector.quality.layers.get(layer) if vector.quality else None
-    return LayerPoint(
+    return LayerPointAnswer(
         layer=layer,
         strength=strength,
-        moved=advantage(strength, trial, unsteered, []),
-        advantage=advantage(strength, trial, unsteered, controls),
+        moved=_answer(advantage(strength, trial, unsteered, [])),
+        advantage=_answer(advantage(strength, trial, unsteered, controls)),
         perplexity_ratio=perplexity.mean,
         repetition=fmean(one.repetition for one in trial.measures),
         relative_dose=fmean(one.dose for one in trial.measures),
         auroc=None if quality is None else quality.auroc,
         perplexity_interval=perplexity.interval,
     )
+
+
+def _answer(found: Estimate) -> EstimateAnswer:
+    return EstimateAnswer(mean=found.mean, interval=found.interval)

@@ -66,7 +66,8 @@ class Setup:
 
 
 def resolved(engine: Engine, request: StrengthsRequest, prompts: int, controls: Callable[[int], int]) -> Setup:
-    """Resolves a request. prompts: how many neutral ones where none are given. controls: layers -> how many controls.
+    """Resolves a request. prompts: how many neutral ones where none are given. controls: layers -> how many controls. The
+    strengths are ascending, each once, without 0, which every evaluation includes.
 
     Raises InvalidRequest for invalid strengths, layers, prompts or scorer, VectorModelMismatch for another model's vector.
     """
@@ -74,7 +75,9 @@ def resolved(engine: Engine, request: StrengthsRequest, prompts: int, controls: 
     reading = read_back(engine, vector, request.reader, request.reading_layer, request.scorer)
     layers = resolve_layers(request.layers, vector, engine.info.layer_count)
     asked = evaluation_prompts(engine, request.prompts, prompts)
-    strengths = steered_strengths(request.strengths)
+    strengths = sorted({float(strength) for strength in request.strengths} - {0.0})
+    if not strengths:
+        raise InvalidRequest("a sweep needs at least one strength other than 0", param="strengths")
     arms = [vector, *(random_like(vector, seed + 1 + i) for i in range(controls(len(layers))))]
     return Setup(reading, layers, asked, strengths, arms)
 
@@ -123,14 +126,6 @@ def transcript(messages: Sequence[ChatMessage]) -> str:
     """Writes a conversation as plain text, for models without a chat template. It ends where a reply begins, or with it."""
     lines = [f"{message.role.capitalize()}: {message.content}" for message in messages]
     return "\n\n".join(lines if messages[-1].role == "assistant" else [*lines, "Assistant:"])
-
-
-def steered_strengths(given: Sequence[float]) -> list[float]:
-    """Returns the strengths ascending, each once, without 0, which every evaluation includes. Raises InvalidRequest for none."""
-    strengths = sorted({float(strength) for strength in given} - {0.0})
-    if not strengths:
-        raise InvalidRequest("a sweep needs at least one strength other than 0", param="strengths")
-    return strengths
 
 
 @dataclass(frozen=True, slots=True, eq=False)

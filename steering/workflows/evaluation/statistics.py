@@ -7,7 +7,7 @@ from statistics import fmean
 import numpy as np
 from scipy.stats import t
 
-from steering.quality import COHERENT, DosePoint, Estimate, Interval
+from steering.quality import COHERENT, DosePoint, Estimate, Interval, Recommended
 from steering.workflows.comparison.text_metrics import estimate, finite_exp
 from steering.workflows.evaluation.trials import Trial
 
@@ -28,8 +28,7 @@ def perplexity_ratio(trial: Trial, unsteered: Trial) -> Estimate:
     if not differences:
         return Estimate(1.0, None)
     found = estimate(differences)
-    low, high = found.interval or (found.mean, found.mean)
-    interval = None if found.interval is None else (finite_exp(low), finite_exp(high))
+    interval = found.interval and (finite_exp(found.interval[0]), finite_exp(found.interval[1]))
     return Estimate(finite_exp(found.mean), interval)
 
 
@@ -56,11 +55,9 @@ def advantage(strength: float, trial: Trial, unsteered: Trial, controls: Sequenc
     return estimate([sign * shift - reach for shift in shifts(trial, unsteered)])
 
 
-def holds(advantage: Estimate, perplexity: Estimate) -> bool:
+def holds(advantage: Interval | None, perplexity: Interval | None) -> bool:
     """Whether the concept moves beyond chance and the text stays coherent, each with the whole of its 95 % interval."""
-    if advantage.interval is None or perplexity.interval is None:
-        return False
-    return advantage.interval[0] > 0.0 and perplexity.interval[1] <= COHERENT
+    return advantage is not None and perplexity is not None and advantage[0] > 0.0 and perplexity[1] <= COHERENT
 
 
 def dose_point(
@@ -96,6 +93,11 @@ def anti_steered(moved: Mapping[float, Sequence[float]]) -> float | None:
     centred = strengths - strengths.mean()
     slopes = centred @ table / (centred @ centred)
     return float((slopes < -1e-12).mean())
+
+
+def measured_ranges(layers: tuple[int, ...], sound: Mapping[float, bool]) -> Recommended:
+    """Recommends the strengths of either sign that hold at the layers. sound: see `range_that_holds`."""
+    return Recommended(layers, range_that_holds(sound, 1), range_that_holds(sound, -1), basis="measured")
 
 
 def range_that_holds(sound: Mapping[float, bool], sign: int) -> Interval | None:

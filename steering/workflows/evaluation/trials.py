@@ -1,6 +1,5 @@
 """Trials: many plans over the same prompts and noise, and what each did to the text as the unsteered model reads it."""
 
-from asyncio import Semaphore
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
@@ -14,8 +13,8 @@ from steering.workflows.comparison.teacher_forcing import divergences, predictin
 from steering.workflows.comparison.text_metrics import repetition
 from steering.workflows.evaluation.scorers import SCORERS
 from steering.workflows.evaluation.setup import WRITING, ReadBack
-from steering.workflows.generate import Answer, attempts, background, gathered, mix
-from steering.workflows.progress import Progress, ignore_progress
+from steering.workflows.generate import Answer, attempts, background, mapped, mix, seeded
+from steering.workflows.progress import Progress, ignore_progress, progress_of_part
 
 UNSTEERED_SAMPLES = 4
 LOGITS_AT_ONCE = 16 * 1024 * 1024
@@ -100,9 +99,9 @@ async def run_trials(
     share their noise; sample j has seed mix(s_i, j), and the samples of a prompt are averaged. perplexity:
     whether answers have a surprise; the logits it needs are a third of the work of reading.
 
-    All answers are generated as one background batch, then read, those of PROMPTS_AT_ONCE prompts at a time; cancelling stops either at once.
+    All answers are generated as one background batch, then read, those of PROMPTS_AT_ONCE prompts at a time; cancelling stops
+    either at once. progress: twice `trial_answers` steps, since every answer is written and read.
     """
-    total = trial_steps(len(plans), len(prompts), samples)
     seeds = [mix(sampling.seed, i) for i in range(len(prompts))]
     rows = [(UNSTEERED, j) for j in range(samples.written)]
     rows += [(plan, j) for plan in plans for j in range(samples.steered)]
@@ -111,23 +110,22 @@ async def run_trials(
         for plan, j in rows
         for prompt, seed in zip(prompts, seeds, strict=True)
     ]
-    outcomes = await attempts(engine, requests, progress=lambda done, _, message: progress(done, total, message))
+    total = 2 * len(requests)
+    outcomes = await attempts(engine, requests, progress=progress_of_part(progress, 0, total))
     answers = [outcomes[i : i + len(prompts)] for i in range(0, len(outcomes), len(prompts))]
     trials = [
         Trial(broken=next((one for one in row if isinstance(one, NonfiniteActivations)), None)) for row in answers
     ]
-    sound, places, done = [i for i, trial in enumerate(trials) if trial.broken is None], Semaphore(PROMPTS_AT_ONCE), 0
+    sound = [i for i, trial in enumerate(trials) if trial.broken is None]
 
-    async def read(index: int, prompt: Prompt) -> list[AnswerMeasures]:
-        nonlocal done
+    async def read(index: int) -> list[AnswerMeasures]:
         mine = [one for i in sound if isinstance(one := answers[i][index], Answer)]
-        async with places:
-            found = await _measure(engine, engine.tokenizer.encode(prompt), mine, read_back, perplexity=perplexity)
-        done += 1
-        progress(len(requests) + done * len(rows), total, "reading answers")
-        return found
+        return await _measure(engine, engine.tokenizer.encode(prompts[index]), mine, read_back, perplexity=perplexity)
 
-    measures = await gathered([read(index, prompt) for index, prompt in enumerate(prompts)])
+    def report(done: int) -> None:
+        progress(len(requests) + done * len(rows), total, "reading answers")
+
+    measures = await mapped(read, range(len(prompts)), PROMPTS_AT_ONCE, report)
     for place, i in enumerate(sound):
         trials[i] = Trial(tuple(found[place] for found in measures))
     unsteered = samples.earlier or _mean_trial(trials[: samples.written])
@@ -140,11 +138,6 @@ async def run_trials(
 def trial_answers(plans: int, prompts: int, samples: Samples = DEFAULT_SAMPLES) -> int:
     """How many answers `run_trials` writes, the unsteered ones included."""
     return (plans * samples.steered + samples.written) * prompts
-
-
-def trial_steps(plans: int, prompts: int, samples: Samples = DEFAULT_SAMPLES) -> int:
-    """How many steps of progress `run_trials` reports: every answer is written and read."""
-    return 2 * trial_answers(plans, prompts, samples)
 
 
 def _mean_trial(trials: Sequence[Trial]) -> Trial:
@@ -210,11 +203,9 @@ async def neutral_divergence(
     """Mean KL(plan || unsteered) per token, along the unsteered model's own answers to neutral prompts: what a plan
     changes where nobody asked for the concept. The logits of one plan and of no plan are held at a time, for one prompt.
     """
-    requests = [
-        GenerationRequest(prompt, replace(sampling, seed=mix(sampling.seed, i))) for i, prompt in enumerate(prompts)
-    ]
+    answers = await background(engine, seeded(prompts, sampling))
     values: list[list[float]] = [[] for _ in plans]
-    for done, (prompt, answer) in enumerate(zip(prompts, await background(engine, requests), strict=True), start=1):
+    for done, (prompt, answer) in enumerate(zip(prompts, answers, strict=True), start=1):
         ids, known = await run_in_thread(encode_with_plans, engine.tokenizer, prompt, plans)
         found = await _divergences(engine, ids, answer.tokens, known)
         for into, one in zip(values, found, strict=True):

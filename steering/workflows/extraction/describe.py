@@ -3,13 +3,14 @@ becomes contrasting pairs (persona vectors, arXiv 2507.21509)."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from steering.concepts.loader import load_neutral
-from steering.engine.api import Engine, GenerationRequest, SamplingParams
+from steering.engine.api import Engine, SamplingParams
 from steering.errors import InvalidRequest
 from steering.pairs import ChatMessage, ContrastivePair, PairSet
-from steering.workflows.generate import background, mix
+from steering.workflows.extraction.texts import conversation
+from steering.workflows.generate import background, seeded
 from steering.workflows.progress import Progress, ignore_progress
 
 INSTRUCTION = (
@@ -51,13 +52,15 @@ async def describe(
     """
     asked = tuple(load_neutral() if prompts is None else prompts)
     _check(engine, trait, opposite, asked, per_prompt)
-    pairs = [(prompt, replace(sampling, seed=mix(sampling.seed, i))) for i, prompt in enumerate(asked * per_prompt)]
+    questions = asked * per_prompt
     requests = [
-        GenerationRequest(instructed(engine, pole, prompt), one) for pole in (trait, opposite) for prompt, one in pairs
+        request
+        for pole in (trait, opposite)
+        for request in seeded([instructed(engine, pole, question) for question in questions], sampling)
     ]
     answers = [found.text.strip() for found in await background(engine, requests, progress=progress)]
-    written = zip(pairs, answers[: len(pairs)], answers[len(pairs) :], strict=True)
-    return _pairs([(prompt, positive, negative) for (prompt, _), positive, negative in written])
+    positives, negatives = answers[: len(questions)], answers[len(questions) :]
+    return _pairs(list(zip(questions, positives, negatives, strict=True)))
 
 
 def _check(engine: Engine, trait: str, opposite: str, prompts: Sequence[str], per_prompt: int) -> None:
@@ -104,7 +107,7 @@ def _pairs(written: Sequence[tuple[str, str, str]]) -> Described:
     for prompt, positive, negative in written:
         reason = unusable(positive, negative)
         if reason is None:
-            kept.append(ContrastivePair(_conversation(prompt, positive), _conversation(prompt, negative), topic=prompt))
+            kept.append(ContrastivePair(conversation(prompt, positive), conversation(prompt, negative), topic=prompt))
         else:
             dropped[reason] += 1
     if len(kept) < LEAST_PAIRS:
@@ -115,7 +118,3 @@ def _pairs(written: Sequence[tuple[str, str, str]]) -> Described:
             param="describe",
         )
     return Described(PairSet.of(kept), dict(dropped))
-
-
-def _conversation(prompt: str, text: str) -> tuple[ChatMessage, ...]:
-    return (ChatMessage("user", prompt), ChatMessage("assistant", text))

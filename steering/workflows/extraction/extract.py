@@ -9,17 +9,18 @@ import torch
 from steering.engine.api import CaptureSpec, Engine, Position
 from steering.errors import InvalidRequest
 from steering.extraction import METHODS
+from steering.extraction.base import Negatives, Positives
 from steering.extraction.card import build_card, recommend
-from steering.extraction.cross_validation import LayerFit, fit_layer, folding, nested_auroc
+from steering.extraction.cross_validation import Fit, Folding, LayerFit, fit_layer, folding, nested_auroc
 from steering.layer_indices import layer_indices
 from steering.model.info import ModelInfo
 from steering.pairs import PairSet, Text, dataset_digest
-from steering.quality import Estimate, LayerQuality
+from steering.quality import Estimate
 from steering.shapes import Float, Tensor
 from steering.threads import run_in_thread
-from steering.vectors import ConceptVector, LayerDirection, check_name
+from steering.vectors import ConceptVector, check_name
 from steering.workflows.extraction.texts import as_answers, capture_prompts
-from steering.workflows.progress import Progress, ignore_progress
+from steering.workflows.progress import Progress, ignore_progress, progress_of_part
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +43,14 @@ class ExtractionRequest:
 class ReadPairs:
     """Activations of both poles at the layers read, each (layer, example, d_model) float32."""
 
+    layers: tuple[int, ...]
     positive: Float[Tensor, "layer pos d_model"]
     negative: Float[Tensor, "layer neg d_model"]
 
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What a card is built from: the quality of each layer, of the whole procedure, and how much was held out."""
-
-    layers: Mapping[int, LayerQuality]
-    auroc: Estimate | None
-    holdout: int
-    folds: int
+    def at(self, layer: int) -> tuple[Positives, Negatives]:
+        """Returns the activations of both poles at one layer, each (example, d_model)."""
+        index = self.layers.index(layer)
+        return self.positive[index], self.negative[index]
 
 
 async def extract(engine: Engine, request: ExtractionRequest, *, progress: Progress = ignore_progress) -> ConceptVector:
@@ -70,26 +67,45 @@ async def extract(engine: Engine, request: ExtractionRequest, *, progress: Progr
     division = folding(request.pairs, request.holdout, request.seed)
     total = len(request.pairs.positive) + len(request.pairs.negative) + len(layers)
     read = await read_pairs(engine, request, layers, total, progress)
+    fitting = progress_of_part(progress, total - len(layers), total)
+    fits, left_out = await fit_layers(method.fit, read, request, division, progress=fitting)
+    auroc = await run_in_thread(nested_auroc, fits, engine.info.layer_count)
+    progress(total, total, "done")
+    notes, provenance = notes_of(engine, request, left_out), provenance_of(engine, request)
+    return assembled(engine.info, request, fits, auroc, division, notes, provenance)
+
+
+async def fit_layers(
+    fit: Fit,
+    read: ReadPairs,
+    request: ExtractionRequest,
+    division: Folding,
+    *,
+    part: Sequence[int] | None = None,
+    progress: Progress = ignore_progress,
+) -> tuple[dict[int, LayerFit], dict[int, InvalidRequest]]:
+    """Fits and cross-validates each layer. part: indices of the pairs that are used and that `division` divides; None: all.
+
+    Returns the fits, and for the other layers why the method found no direction. Raises the last of these errors where
+    it found none at any layer.
+    """
+    rows = slice(None) if part is None else list(part)
+
+    def fit_at(layer: int) -> LayerFit:
+        positive, negative = read.at(layer)
+        return fit_layer(fit, positive[rows], negative[rows], request.pairs.paired, division, request.seed)
+
     fits: dict[int, LayerFit] = {}
     left_out: dict[int, InvalidRequest] = {}
-    for index, layer in enumerate(layers):
-        progress(total - len(layers) + index, total, f"fitting layer {layer}")
-        at_layer = read.positive[index], read.negative[index]
+    for done, layer in enumerate(read.layers):
+        progress(done, len(read.layers), f"fitting layer {layer}")
         try:
-            fits[layer] = await run_in_thread(
-                fit_layer, method.fit, *at_layer, request.pairs.paired, division, request.seed
-            )
+            fits[layer] = await run_in_thread(fit_at, layer)
         except InvalidRequest as error:
             left_out[layer] = error
     if not fits:
-        raise left_out[layers[-1]]
-    auroc = await run_in_thread(nested_auroc, fits, engine.info.layer_count)
-    quality = {layer: fit.quality for layer, fit in fits.items()}
-    measured = Measured(quality, auroc, division.holdout, division.folds)
-    directions = {layer: fit.direction for layer, fit in fits.items()}
-    progress(total, total, "done")
-    notes, provenance = notes_of(engine, request, left_out), provenance_of(engine, request)
-    return assembled(engine.info, request, directions, measured, notes, provenance)
+        raise left_out[read.layers[-1]]
+    return fits, left_out
 
 
 def tried_layers(layer_count: int) -> tuple[int, ...]:
@@ -125,6 +141,7 @@ async def read_pairs(
     )
     activations = torch.cat([capture.activations.float() for capture in captures], dim=1)
     return ReadPairs(
+        layers,
         positive=activations[:, [rows[text] for text in positive]],
         negative=activations[:, [rows[text] for text in negative]],
     )
@@ -133,24 +150,27 @@ async def read_pairs(
 def assembled(
     info: ModelInfo,
     request: ExtractionRequest,
-    directions: Mapping[int, LayerDirection],
-    measured: Measured,
+    fits: Mapping[int, LayerFit],
+    auroc: Estimate | None,
+    division: Folding,
     notes: Sequence[str],
     provenance: Mapping[str, Any],
 ) -> ConceptVector:
-    """Builds the vector and its card from the directions and what was measured of them. notes: further warnings of the card."""
+    """Builds the vector and its card. auroc: of the whole procedure. division: what was held out. notes: further warnings of
+    the card."""
     pairs = request.pairs
     count = min(len(pairs.positive), len(pairs.negative))
     card = build_card(
-        measured.layers,
+        {layer: fit.quality for layer, fit in fits.items()},
         layer_count=info.layer_count,
         pairs=count,
-        holdout=measured.holdout,
-        folds=measured.folds,
+        holdout=division.holdout,
+        folds=division.folds,
         topics=len(set(pairs.topics)) or count,
-        auroc=measured.auroc,
+        auroc=auroc,
     )
     card = replace(card, warnings=(*card.warnings, *notes))
+    directions = {layer: fit.direction for layer, fit in fits.items()}
     scales = {layer: direction.scale for layer, direction in directions.items()}
     return ConceptVector(
         name=request.name,
@@ -158,7 +178,7 @@ def assembled(
         model_fingerprint=info.fingerprint,
         d_model=info.d_model,
         method=request.method,
-        layers=dict(directions),
+        layers=directions,
         description=request.description,
         tags=request.tags,
         recommended=recommend(card, info.layer_count, scales, info.typical_norms),

@@ -7,9 +7,10 @@ from steering.engine.api import Engine
 from steering.engine.capabilities import SupportsFitting, fitting_of
 from steering.errors import InvalidRequest
 from steering.extraction import METHODS
-from steering.extraction.card import recommend_from_norms
+from steering.extraction.card import strengths_to_try
 from steering.model.info import ModelInfo
 from steering.plan.layers import given_layers
+from steering.quality import Recommended
 from steering.registry import unknown_name
 from steering.vectors import ConceptVector, combine
 from steering.workflows.extraction.extract import ExtractionRequest, extract
@@ -32,10 +33,9 @@ def check_method(engine: Engine, method: str, training: TrainingSettings | None 
         raise InvalidRequest(unknown_name("method", method, METHOD_NAMES, "method"), param="method")
     if method == TRAINED:
         fitting_of(engine)
-    if training is not None and method != TRAINED:
-        raise InvalidRequest(f"'training' belongs to method {TRAINED!r}, not to {method!r}", param="training")
-    if method == TRAINED:
         check_pairs(paired)
+    elif training is not None:
+        raise InvalidRequest(f"'training' belongs to method {TRAINED!r}, not to {method!r}", param="training")
 
 
 async def make_vector(
@@ -94,6 +94,6 @@ def with_recommendation(vector: ConceptVector, info: ModelInfo) -> ConceptVector
     """Adds strengths to try from the vector's own scale and the model's typical norms, where it has no recommendation."""
     if vector.recommended is not None:
         return vector
-    scales = {layer: entry.scale for layer, entry in vector.layers.items()}
-    found = recommend_from_norms(vector.recommended_layers(), scales, info.typical_norms)
-    return replace(vector, recommended=found)
+    scales, layers = {layer: entry.scale for layer, entry in vector.layers.items()}, vector.recommended_layers()
+    strengths = strengths_to_try(layers, scales, info.typical_norms)
+    return replace(vector, recommended=Recommended(layers, strengths_to_try=strengths, basis="norms"))

@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import cycle
 
 from steering.concepts.loader import load_neutral
-from steering.engine.api import CapturePrompt, Engine, GenerationRequest, Position, SamplingParams
+from steering.engine.api import CapturePrompt, Engine, Position, SamplingParams
 from steering.engine.fit_task import NeutralText, TokenPair
 from steering.errors import InvalidRequest
 from steering.pairs import ChatMessage, PairSet, Text
+from steering.workflows.comparison.text_metrics import shared_prefix
 from steering.workflows.evaluation.setup import as_prompts, transcript
-from steering.workflows.generate import background, mix
+from steering.workflows.generate import background, seeded
 
 NEUTRAL = 24
 """Neutral prompts the model answers before training; the trained direction should leave those answers unchanged."""
@@ -22,13 +24,16 @@ def as_answers(texts: Sequence[Text]) -> tuple[Text, ...]:
     Steering changes replies, so directions are extracted from replies. The two texts of a pair have the same index, hence
     the same prompt.
     """
-    prompts = load_neutral()
+    prompts = cycle(load_neutral())
     return tuple(
-        (ChatMessage("user", prompts[index % len(prompts)]), ChatMessage("assistant", text))
-        if isinstance(text, str)
-        else text
-        for index, text in enumerate(texts)
+        conversation(prompt, text) if isinstance(text, str) else text
+        for prompt, text in zip(prompts, texts, strict=False)
     )
+
+
+def conversation(prompt: str, reply: str) -> tuple[ChatMessage, ...]:
+    """Returns a prompt of the user and the assistant's reply."""
+    return ChatMessage("user", prompt), ChatMessage("assistant", reply)
 
 
 def capture_prompts(engine: Engine, texts: Sequence[Text]) -> list[CapturePrompt]:
@@ -44,8 +49,7 @@ def _transcript(engine: Engine, messages: Sequence[ChatMessage]) -> CapturePromp
     if messages[-1].role != "assistant":
         return CapturePrompt(whole)
     before = engine.tokenizer.encode(transcript(messages[:-1]))
-    shared = next((at for at, (one, other) in enumerate(zip(whole, before, strict=False)) if one != other), len(before))
-    return CapturePrompt(whole, prompt_length=max(1, min(shared, len(whole) - 1)))
+    return CapturePrompt(whole, prompt_length=max(1, min(shared_prefix(whole, before), len(whole) - 1)))
 
 
 def default_position(pairs: PairSet) -> Position:
@@ -59,19 +63,10 @@ def default_position(pairs: PairSet) -> Position:
     return "mean" if True in plain else "response_mean"
 
 
-def reading_position(pairs: PairSet, given: Position | None) -> Position:
-    """Returns the position that a caller gave, or the default one."""
-    return default_position(pairs) if given is None else given
-
-
 async def neutral_texts(engine: Engine, seed: int) -> tuple[NeutralText, ...]:
     """Generates the unsteered model's answers to the package's neutral prompts; empty answers are left out."""
     prompts = as_prompts(engine, load_neutral()[:NEUTRAL])
-    requests = [
-        GenerationRequest(prompt, replace(ANSWER, seed=mix(seed % 2**63, number)))
-        for number, prompt in enumerate(prompts)
-    ]
-    answers = await background(engine, requests)
+    answers = await background(engine, seeded(prompts, replace(ANSWER, seed=seed % 2**63)))
     encoded = [engine.tokenizer.encode(prompt) for prompt in prompts]
     return tuple(
         NeutralText(ids + answer.tokens, len(ids))
@@ -92,8 +87,8 @@ def token_pairs(engine: Engine, pairs: PairSet, chosen: Sequence[int]) -> tuple[
         shorter = min(len(positive), len(negative))
         if positive == negative or shorter < 2:
             continue
-        differs = next((at for at in range(shorter) if positive[at] != negative[at]), shorter)
-        found.append(TokenPair(positive, negative, min(max(differs, 1), shorter - 1)))
+        start = min(max(shared_prefix(positive, negative), 1), shorter - 1)
+        found.append(TokenPair(positive, negative, start))
     if not found:
         raise InvalidRequest(
             "no pair is left to train on: the texts of each are equal or one token long", param="pairs"

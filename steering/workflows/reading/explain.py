@@ -8,13 +8,14 @@ from typing import TypeAlias
 import torch
 from cachetools import LRUCache
 
-from steering.concepts.loader import load_neutral, load_neutral_texts
+from steering.concepts.loader import load_neutral_texts
 from steering.engine.api import Capture, Engine, Prompt
 from steering.pairs import ChatMessage
 from steering.schemas.reading import CarryingTokenAnswer, ExplainedTextAnswer, StandingConceptAnswer
 from steering.shapes import Float, Tensor
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector
+from steering.workflows.extraction.texts import as_answers
 from steering.workflows.reading.readout import in_parts
 
 CARRYING_TOKENS = 5
@@ -102,20 +103,11 @@ def _is_conversation(prompt: Prompt) -> bool:
 
 async def _read_neutral(engine: Engine, axes: Sequence[Axis], conversation: bool) -> list[NeutralStatistics]:
     tokens: list[Scores] = []
-    async for _, captures in in_parts(engine, _neutral(conversation), _layers(axes)):
+    texts = load_neutral_texts()
+    async for _, captures in in_parts(engine, as_answers(texts) if conversation else texts, _layers(axes)):
         tokens += [await run_in_thread(_scores, capture, axes) for capture in captures]
     means = torch.stack([scores.mean(dim=0) for scores in tokens])
     return await run_in_thread(_statistics, means, torch.cat(tokens))
-
-
-def _neutral(conversation: bool) -> tuple[Prompt, ...]:
-    texts = load_neutral_texts()
-    if not conversation:
-        return texts
-    return tuple(
-        (ChatMessage("user", asked), ChatMessage("assistant", text))
-        for asked, text in zip(load_neutral(), texts, strict=False)
-    )
 
 
 def _statistics(means: Float[Tensor, "text axis"], tokens: Scores) -> list[NeutralStatistics]:

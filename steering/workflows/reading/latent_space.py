@@ -1,21 +1,22 @@
 """Maps texts in the model's residual stream to points, layer by layer."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Literal, TypeAlias
+from dataclasses import asdict
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, Position, Prompt
+from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine
 from steering.errors import InvalidRequest
 from steering.layer_indices import layer_indices
-from steering.plan.layers import check_model
+from steering.pairs import Text
 from steering.projection import PROJECTIONS, Points
 from steering.registry import unknown_name
 from steering.schemas.latent_space import (
     LatentSpaceAnswer,
+    LatentSpaceRequest,
     LayerMapAnswer,
     PathAnswer,
     SegmentAnswer,
@@ -33,50 +34,36 @@ PATH_TEXTS = 64
 """Texts that span the picture in which a path through the layers is drawn."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LatentSpaceRequest:
-    """texts, with a label each if wanted. groups: texts that belong together, such as the two texts of a pair; they stay in one
-    fold where separability is measured. vectors: drawn where the projection is linear, by the name given. path: the
-    index of a text to follow through the layers. position: which activation stands for a text. embeddings: also draw the
-    input embeddings of the same positions, so that what the layers added can be seen."""
-
-    texts: tuple[Prompt, ...]
-    labels: tuple[str, ...] | None = None
-    groups: tuple[str, ...] | None = None
-    layers: Literal["all"] | tuple[int, ...] = "all"
-    method: str = "pca"
-    dims: int = 2
-    position: Position = "last"
-    vectors: Mapping[str, ConceptVector] | None = None
-    path: int | None = None
-    seed: int = 0
-    embeddings: bool = False
-
-
 async def latent_space(
-    engine: Engine, request: LatentSpaceRequest, *, progress: Progress = ignore_progress
+    engine: Engine,
+    request: LatentSpaceRequest,
+    texts: Sequence[Text],
+    vectors: Mapping[str, ConceptVector],
+    *,
+    progress: Progress = ignore_progress,
 ) -> LatentSpaceAnswer:
-    """Returns maps by layer, in ascending order. A layer that cannot be drawn is named in the warnings instead, and so are input
-    embeddings: texts that end in one word have one embedding there.
+    """Reads the texts of a request and returns maps by layer, in ascending order. A layer that cannot be drawn is named in the
+    warnings instead, and so are input embeddings: texts that end in one word have one embedding there.
 
-    The projections run in a worker process, one layer at a time; cancelling kills the worker at once. Raises InvalidRequest
-    for texts, labels, layers, a method or dims that cannot be, and the projection's own error where no layer could be drawn.
+    vectors: of this model, drawn where the projection is linear, by the name given. The projections run in a worker process,
+    one layer at a time; cancelling kills the worker at once. Raises InvalidRequest for what `check_request` refuses and for
+    layers that do not exist, and the projection's own error where no layer could be drawn.
     """
-    check_request(engine, request)
+    check_request(request)
     layers = layer_indices(request.layers, engine.info.layer_count)
-    total = len(request.texts) + len(layers) + request.embeddings
+    total = len(texts) + len(layers) + request.embeddings
     captures = await engine.capture(
-        [CapturePrompt(text) for text in request.texts],
+        [CapturePrompt(text) for text in texts],
         CaptureSpec(layers=layers, position=request.position, embeddings=request.embeddings),
         progress=lambda done, _: progress(done, total, "reading texts"),
     )
     read = torch.cat([capture.activations.float() for capture in captures], dim=1).numpy(force=True)
     maps: dict[int | None, LayerMapAnswer] = {}
     left_out: dict[int | None, InvalidRequest] = {}
-    for done, (layer, activations) in enumerate(_spaces(captures, layers, read), start=len(request.texts)):
+    for done, (layer, activations) in enumerate(_spaces(captures, layers, read), start=len(texts)):
         progress(done, total, f"drawing {_named(layer)}")
         try:
-            maps[layer] = await _map(request, layer, activations)
+            maps[layer] = await _map(request, vectors, layer, activations)
         except InvalidRequest as error:
             left_out[layer] = error
     if not set(maps) - {None}:
@@ -89,7 +76,7 @@ async def latent_space(
     return LatentSpaceAnswer(
         model=engine.info.name,
         method=request.method,
-        vectors=used_vectors(request.vectors or {}),
+        vectors=used_vectors(vectors),
         layers=list(maps.values()),
         embedding=embedding,
         path=path,
@@ -125,42 +112,36 @@ def _named(layer: int | None) -> str:
     return "the input embedding" if layer is None else f"layer {layer}"
 
 
-def check_request(engine: Engine, request: LatentSpaceRequest) -> None:
-    """Raises InvalidRequest and VectorModelMismatch for everything that can be checked before a text is read."""
+def check_request(request: LatentSpaceRequest) -> None:
+    """Raises InvalidRequest for an unknown method, labels or groups that are not one per text, and a path along no text."""
     if request.method not in PROJECTIONS:
         raise InvalidRequest(unknown_name("method", request.method, list(PROJECTIONS), "method"), param="method")
-    if request.dims not in (2, 3):
-        raise InvalidRequest(f"dims must be 2 or 3, got {request.dims}", param="dims")
-    if not request.texts:
-        raise InvalidRequest("a map needs texts", param="texts")
     for name, given in (("label", request.labels), ("group", request.groups)):
         if given is not None and len(given) != len(request.texts):
             raise InvalidRequest(
                 f"one {name} per text is needed: got {len(given)} for {len(request.texts)}", param=f"{name}s"
             )
-    if request.position == "all":
-        raise InvalidRequest(
-            "position 'all' gives many activations a text; a map has one point a text", param="position"
-        )
-    if request.path is not None and not 0 <= request.path < len(request.texts):
+    if request.path is not None and request.path >= len(request.texts):
         raise InvalidRequest(f"path must be the index of a text, 0 to {len(request.texts) - 1}", param="path")
-    for vector in (request.vectors or {}).values():
-        check_model(vector, engine.info)
 
 
-async def _map(request: LatentSpaceRequest, layer: int | None, activations: Read) -> LayerMapAnswer:
+async def _map(
+    request: LatentSpaceRequest, vectors: Mapping[str, ConceptVector], layer: int | None, activations: Read
+) -> LayerMapAnswer:
     """Draws one layer, one point per text. layer None: the input embeddings, before the first block."""
     points, separability = await run_in_worker(
         draw, activations, request.method, request.dims, request.seed, request.labels, request.groups
     )
-    here = {name: vector.layers.get(-1 if layer is None else layer) for name, vector in (request.vectors or {}).items()}
-    drawn = {} if points.basis is None else here
+    segments = []
+    if layer is not None and points.basis is not None:
+        here = {name: vector.at(layer) for name, vector in vectors.items() if layer in vector.layers}
+        segments = [segment(name, entry, points) for name, entry in here.items()]
     return LayerMapAnswer(
         layer=layer,
         points=points.points.tolist(),
         explained_variance=None if points.explained_variance is None else list(points.explained_variance),
         separability=None if separability is None else SeparabilityAnswer(**asdict(separability)),
-        segments=[segment(name, entry, points) for name, entry in drawn.items() if entry is not None],
+        segments=segments,
     )
 
 

@@ -80,19 +80,15 @@ def read_tokens(tokenizer: Tokenizer, ids: Sequence[int]) -> list[ReadToken]:
 async def read_texts(engine: Engine, texts: Sequence[str], readings: Sequence[Reading]) -> tuple[dict[str, float], ...]:
     """Returns, per text, the mean score of each reading as the unsteered model reads the text alone; the same numbers as
     `readout`. Empty for an empty text, or without readings."""
-    scores: list[dict[str, float]] = [{} for _ in texts]
-    written = [index for index, text in enumerate(texts) if text]
-    if not readings or not written:
-        return tuple(scores)
     layers = tuple(sorted({reading.layer for reading in readings}))
-    remaining = iter(written)
-    async for _, captures in in_parts(engine, [texts[index] for index in written], layers):
+    written = [text for text in texts if text and readings]
+    scores: list[dict[str, float]] = []
+    async for _, captures in in_parts(engine, written, layers):
         for capture in captures:
-            index = next(remaining)
-            for reading in readings:
-                residual = capture.activations[layers.index(reading.layer)]
-                scores[index][reading.name] = _mean(reading.scores(residual))
-    return tuple(scores)
+            residuals = dict(zip(layers, capture.activations, strict=True))
+            scores.append({one.name: _mean(one.scores(residuals[one.layer])) for one in readings})
+    remaining = iter(scores)
+    return tuple(next(remaining) if text and readings else {} for text in texts)
 
 
 async def in_parts(

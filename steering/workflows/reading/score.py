@@ -1,7 +1,6 @@
 """Scores given texts: the log-probability of each token, and whether greedy decoding would choose it."""
 
 from collections.abc import Sequence
-from itertools import takewhile
 
 import torch
 
@@ -9,6 +8,7 @@ from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, Pro
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.schemas.reading import ScoredText
 from steering.threads import run_in_thread
+from steering.workflows.comparison.text_metrics import shared_prefix
 from steering.workflows.reading.readout import grouped
 
 LOGITS_BOUND = 32 * 1024 * 1024
@@ -28,8 +28,7 @@ def continuation_ids(tokenizer: Tokenizer, prompt: Prompt, text: str) -> tuple[i
         if whole[: len(before)] == before and len(whole) > len(before):
             return whole[len(before) :]
     before, whole = tokenizer.encode(SEPARATOR), tokenizer.encode(SEPARATOR + text)
-    shared = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(before, whole, strict=False))))
-    return whole[shared:]
+    return whole[shared_prefix(before, whole) :]
 
 
 async def score(

@@ -12,6 +12,7 @@ from steering.engine.prompts import encode_steered
 from steering.plan.types import SteeringPlan
 from steering.threads import run_in_thread
 from steering.workflows.comparison.teacher_forcing import predicting, surprises
+from steering.workflows.comparison.text_metrics import shared_prefix
 from steering.workflows.evaluation.setup import as_prompts
 
 CHANCE = 0.25
@@ -61,6 +62,5 @@ async def _surprises(engine: Engine, prompt: Prompt, options: Sequence[str], pla
 def _answer_ids(engine: Engine, text: str) -> tuple[int, ...]:
     """The tokens of an answer without those that begin every text, which are what two different letters have in common."""
     one, other = engine.tokenizer.encode("a"), engine.tokenizer.encode("b")
-    shorter = min(len(one), len(other)) - 1
-    begins = next((at for at in range(shorter) if one[at] != other[at]), max(shorter, 0))
+    begins = max(min(shared_prefix(one, other), len(one) - 1, len(other) - 1), 0)
     return engine.tokenizer.encode(text)[begins:]

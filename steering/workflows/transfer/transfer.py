@@ -9,7 +9,7 @@ import torch
 from steering.auroc import HeldOut, estimate_auroc
 from steering.engine.api import CaptureSpec, Engine
 from steering.extraction.base import orient
-from steering.extraction.cross_validation import Folding, folding, held_out, layer_quality
+from steering.extraction.cross_validation import Folding, LayerFit, folding, held_out, layer_quality
 from steering.extraction.differences import MeanDifference
 from steering.layer_indices import layer_indices
 from steering.model.info import ModelInfo
@@ -17,15 +17,8 @@ from steering.pairs import Split, Text, dataset_digest
 from steering.shapes import Direction, Float, Tensor
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, LayerDirection
-from steering.workflows.extraction.extract import (
-    ExtractionRequest,
-    Measured,
-    assembled,
-    extract,
-    read_pairs,
-    tried_layers,
-)
-from steering.workflows.extraction.texts import capture_prompts, reading_position
+from steering.workflows.extraction.extract import ExtractionRequest, assembled, extract, read_pairs, tried_layers
+from steering.workflows.extraction.texts import capture_prompts, default_position
 from steering.workflows.progress import Progress, ignore_progress
 from steering.workflows.transfer.affine_map import AffineMap, fit_map
 from steering.workflows.transfer.request import Transfer, TransferRequest, check_transfer
@@ -121,7 +114,7 @@ def _extraction(request: TransferRequest, layers: tuple[int, ...]) -> Extraction
         request.name,
         request.pairs,
         layers=layers,
-        position=reading_position(request.pairs, request.position),
+        position=default_position(request.pairs) if request.position is None else request.position,
         holdout=request.holdout,
         seed=request.seed,
         description=request.description,
@@ -131,7 +124,7 @@ def _extraction(request: TransferRequest, layers: tuple[int, ...]) -> Extraction
 
 async def _side(engine: Engine, request: TransferRequest, layer: int) -> Side:
     read = await read_pairs(engine, _extraction(request, (layer,)), (layer,), 0, ignore_progress)
-    return Side(engine.info, layer, read.positive[0], read.negative[0], request.pairs.paired)
+    return Side(engine.info, layer, *read.at(layer), request.pairs.paired)
 
 
 async def _anchors(engine: Engine, layer: int, texts: Sequence[Text]) -> Float[Tensor, "row d_model"]:
@@ -188,8 +181,7 @@ def _vector(
     folds: list[list[HeldOut]],
 ) -> ConceptVector:
     extraction = replace(_extraction(request, (target.layer,)), method=METHOD)
-    quality = {target.layer: layer_quality(folds)}
-    measured = Measured(quality, estimate_auroc(folds), division.holdout, division.folds)
+    fits = {target.layer: LayerFit(entry, layer_quality(folds))}
     provenance = {
         "method": METHOD,
         "position": extraction.position,
@@ -201,4 +193,4 @@ def _vector(
         "from_layer": source.layer,
         "anchors": len(request.anchors),
     }
-    return assembled(target.info, extraction, {target.layer: entry}, measured, (), provenance)
+    return assembled(target.info, extraction, fits, estimate_auroc(folds), division, (), provenance)

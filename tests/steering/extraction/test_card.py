@@ -3,9 +3,13 @@
 import dataclasses
 
 import pytest
+import torch
 
-from steering.extraction.card import TYPICAL_DOSES, best_layer, build_card, recommend, recommend_from_norms
+from steering.extraction.card import TYPICAL_DOSES, best_layer, build_card, recommend
 from steering.quality import Estimate, LayerQuality, QualityCard
+from steering.vectors import ConceptVector, LayerDirection
+from steering.workflows.extraction.make import with_recommendation
+from tests.steering.workflows.linear import LinearEngine
 
 GOOD = LayerQuality(auroc=0.95, auroc_interval=(0.9, 0.99), separation=2.5, pair_agreement=0.6, random_auroc=0.6)
 CLEAR = Estimate(0.94, (0.85, 0.98))
@@ -79,7 +83,11 @@ def test_a_vector_at_chance_gets_no_strengths() -> None:
 @pytest.mark.parametrize("factor", [0.1, 2.0])
 def test_without_a_card_the_dose_is_that_of_the_vectors_own_scale(factor: float) -> None:
     """Twice the scale, half the strength: the same dose."""
-    found = recommend_from_norms((14,), {14: factor * 10.0}, NORMS)
+    info = dataclasses.replace(LinearEngine().info, layer_count=30, typical_norms=tuple(NORMS))
+    layers = {14: LayerDirection(torch.eye(info.d_model)[0], factor * 10.0)}
+    vector = ConceptVector("given", info.name, info.fingerprint, info.d_model, "given", layers)
+    found = with_recommendation(vector, info).recommended
+    assert found is not None
     assert (found.layers, found.basis, found.strength) == ((14,), "norms", None)
     low, high = found.strengths_to_try or (0.0, 0.0)
     assert (low * factor * 10.0 / 200.0, high * factor * 10.0 / 200.0) == pytest.approx(TYPICAL_DOSES, rel=0.05)

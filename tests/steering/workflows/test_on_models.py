@@ -10,12 +10,13 @@ from steering.concepts.loader import load_concept, load_evaluation_prompts
 from steering.engine.api import CapturePrompt, CaptureSpec, SamplingParams
 from steering.engine.transformers.engine import TransformersEngine
 from steering.pairs import ChatMessage, PairSet
+from steering.schemas.latent_space import LatentSpaceRequest
 from steering.workflows.comparison.compare import Arm, Comparison, compare
 from steering.workflows.evaluation.dose_response import DoseResponseRequest, dose_response
 from steering.workflows.evaluation.setup import as_prompts, plan_at
 from steering.workflows.extraction.describe import describe
 from steering.workflows.extraction.extract import ExtractionRequest, extract
-from steering.workflows.reading.latent_space import LatentSpaceRequest, latent_space
+from steering.workflows.reading.latent_space import latent_space
 from steering.workflows.reading.readout import readout
 from tests.families import FAMILIES
 
@@ -45,7 +46,7 @@ PAIRS = PairSet(("I love it", "What joy", "So good"), ("I hate it", "What woe", 
 
 async def test_perplexity_is_that_of_a_plain_forward_pass(tiny, plain_model):
     sampling = SamplingParams(max_tokens=12, temperature=1.0, seed=4, ignore_eos=True)
-    arm = (await compare(tiny, Comparison((Arm("base", "Hello"),), "base", sampling))).arms[0]
+    arm = (await compare(tiny, Comparison((Arm("base", "Hello"),), "base", sampling)))[0]
     prompt = tiny.tokenizer.encode("Hello")
     ids = prompt + arm.answers[0].tokens
     with torch.no_grad():
@@ -60,7 +61,7 @@ async def test_kl_is_that_of_a_plain_hook(tiny, plain_model):
     plan = await plan_at(tiny.info, vector, 3.0, (1,))
     arms = (Arm("base", "Hello"), Arm("joy", "Hello", plan))
     sampling = SamplingParams(max_tokens=8, temperature=1.0, seed=4, ignore_eos=True)
-    steered = (await compare(tiny, Comparison(arms, "base", sampling))).arms[1]
+    steered = (await compare(tiny, Comparison(arms, "base", sampling)))[1]
     prompt = tiny.tokenizer.encode("Hello")
     ids = torch.tensor([prompt + steered.answers[0].tokens])
     row = 3.0 * vector.at(1).scale * vector.at(1).direction
@@ -80,7 +81,7 @@ async def test_a_greedy_answer_is_the_best_of_its_own_teacher_forced_logits(tiny
     plan = await plan_at(tiny.info, vector, 2.0, (0, 2))
     arm = Arm("joy", "Hello there", plan)
     sampling = SamplingParams(max_tokens=16, ignore_eos=True)
-    tokens = (await compare(tiny, Comparison((arm,), "joy", sampling))).arms[0].answers[0].tokens
+    tokens = (await compare(tiny, Comparison((arm,), "joy", sampling)))[0].answers[0].tokens
     prompt = tiny.tokenizer.encode("Hello there")
     (again,) = await tiny.capture([CapturePrompt(prompt + tokens, plan, len(prompt))], CaptureSpec((), logits=True))
     assert tuple(again.logits[len(prompt) - 1 : -1].argmax(1).tolist()) == tokens
@@ -91,7 +92,7 @@ async def test_identical_arms_of_a_real_engine_are_identical(tiny):
     plan = await plan_at(tiny.info, vector, 2.0, (1,))
     arms = (Arm("base", "Hello"), Arm("one", "Hello", plan), Arm("two", "Hello", plan))
     sampling = SamplingParams(max_tokens=12, temperature=1.0, seed=9, ignore_eos=True)
-    base, one, two = (await compare(tiny, Comparison(arms, "base", sampling, 4))).arms
+    base, one, two = await compare(tiny, Comparison(arms, "base", sampling, 4))
     assert [answer.tokens for answer in one.answers] == [answer.tokens for answer in two.answers]
     assert [answer.tokens for answer in one.answers] != [answer.tokens for answer in base.answers]
     assert tiny.stats().running == 0
@@ -107,14 +108,9 @@ async def test_sentiment_is_found_read_and_mapped(embedded):
     texts = ("The food was wonderful and we left delighted.", "The food was dreadful and we left annoyed.")
     happy, cross = await readout(embedded, texts, {"sentiment": vector})
     assert happy.readout["sentiment"][str(layer)].mean > cross.readout["sentiment"][str(layer)].mean + 0.3
-    shown = LatentSpaceRequest(
-        pairs.positive[:20] + pairs.negative[:20],
-        ("up",) * 20 + ("down",) * 20,
-        layers=(layer,),
-        position="mean",
-        vectors={"sentiment": vector},
-    )
-    (mapped,) = (await latent_space(embedded, shown)).layers
+    shown, labels = pairs.positive[:20] + pairs.negative[:20], ("up",) * 20 + ("down",) * 20
+    request = LatentSpaceRequest(texts=shown, labels=labels, layers=(layer,), position="mean", vectors=("sentiment",))
+    (mapped,) = (await latent_space(embedded, request, shown, {"sentiment": vector})).layers
     assert mapped.separability.auroc > 0.7
     assert 0.0 < mapped.segments[0].visible <= 1.0
 

@@ -14,9 +14,8 @@ from steering.spec import InterventionSpec
 from steering.workflows.comparison.compare import (
     Arm,
     ArmEvent,
-    ArmFailure,
+    ArmResult,
     Comparison,
-    ComparisonResult,
     compare,
     stream,
     sweep_arms,
@@ -43,8 +42,9 @@ def sentiment(engine: LinearEngine) -> Reading:
 
 async def test_steering_moves_the_readout_both_ways(engine):
     asked = Comparison(await arms(engine, up=0.5, down=-0.5), "base", SAMPLING, 6, (sentiment(engine),))
-    base, up, down = (await compare(engine, asked)).arms
-    assert up.metrics.readout["sentiment"] > base.metrics.readout["sentiment"] > down.metrics.readout["sentiment"]
+    base, up, down = await compare(engine, asked)
+    low, middle, high = (arm.metrics.readout["sentiment"].mean for arm in (down, base, up))
+    assert low < middle < high
     shift = up.against_baseline.readout_shift["sentiment"]
     assert shift.interval[0] <= shift.mean <= shift.interval[1]
     assert shift.interval[0] > 0.3
@@ -60,15 +60,15 @@ async def test_all_arms_and_samples_share_one_batch(engine):
 async def test_identical_arms_are_identical(engine):
     up, twin = (await arms(engine, up=0.5, twin=0.5))[1:]
     result = await compare(engine, Comparison((up, twin), "up", SAMPLING, 5, (sentiment(engine),)))
-    first, second = result.arms
+    first, second = result
     assert [one.text for one in first.answers] == [one.text for one in second.answers]
-    assert second.against_baseline.first_divergence == (None,) * 5
+    assert second.against_baseline.first_divergence == [None] * 5
     assert second.against_baseline.readout_shift["sentiment"].mean == 0.0
     assert all(span.kind == "equal" for spans in second.against_baseline.diff for span in spans)
 
 
 async def test_arms_share_their_text_up_to_the_first_divergence(engine):
-    base, up = (await compare(engine, Comparison(await arms(engine, up=0.3), "base", SAMPLING, 8))).arms
+    base, up = await compare(engine, Comparison(await arms(engine, up=0.3), "base", SAMPLING, 8))
     parted = up.against_baseline.first_divergence
     assert any(index for index in parted)
     for one, other, index in zip(up.answers, base.answers, parted, strict=True):
@@ -78,7 +78,7 @@ async def test_arms_share_their_text_up_to_the_first_divergence(engine):
 
 async def test_kl_and_perplexity_follow_their_definitions(engine):
     """The planted model's logits are known in closed form: a steered row adds strength * GAIN * polarity to them."""
-    up = (await compare(engine, Comparison(await arms(engine, up=0.5), "base", SAMPLING))).arms[1]
+    up = (await compare(engine, Comparison(await arms(engine, up=0.5), "base", SAMPLING)))[1]
     prompt, tokens = engine.tokenizer.encode(PROMPT), up.answers[0].tokens
     after, _ = engine.residuals(prompt + tokens, (await arms(engine))[0].plan, len(prompt))
     plain = engine.logits(prompt + tokens, after[-1])[len(prompt) - 1 : -1].double()
@@ -96,7 +96,7 @@ async def test_an_arm_that_differs_by_its_prompt_alone_has_no_divergence(engine)
     result = await compare(
         engine, Comparison((Arm("base", PROMPT), prompted), "base", SAMPLING, 4, (sentiment(engine),))
     )
-    against = result.arms[1].against_baseline
+    against = result[1].against_baseline
     assert against.kl_mean == 0.0
     assert against.readout_shift["sentiment"].mean > 0.0
 
@@ -110,9 +110,9 @@ async def test_logits_of_one_answer_are_held_at_a_time(engine):
 async def test_an_answer_too_long_to_hold_is_reported_not_measured(engine):
     engine.info = replace(engine.info, vocab_size=10**9)
     result = await compare(engine, Comparison(await arms(engine, up=0.5), "base", SAMPLING))
-    assert result.arms[1].metrics.perplexity is None
-    assert result.arms[1].against_baseline.kl_mean is None
-    assert "too long to hold" in result.arms[1].metrics.warnings[0]
+    assert result[1].metrics.perplexity is None
+    assert result[1].against_baseline.kl_mean is None
+    assert "too long to hold" in result[1].metrics.warnings[0]
     assert engine.captured == 0
 
 
@@ -120,8 +120,8 @@ async def test_no_tokens_no_perplexity():
     engine = LinearEngine(replies={"silence": ""})
     prompt = (type(PROMPT[0])("system", "silence"), *PROMPT)
     result = await compare(engine, Comparison((Arm("quiet", prompt),), "quiet", SAMPLING))
-    assert result.arms[0].answers[0].finish.reason == "stop"
-    assert result.arms[0].metrics.perplexity is None
+    assert result[0].answers[0].finish.reason == "stop"
+    assert result[0].metrics.perplexity is None
 
 
 async def test_one_arm_fails_alone():
@@ -130,9 +130,9 @@ async def test_one_arm_fails_alone():
 
     engine = LinearEngine(fails=fails)
     events = [one async for one in stream(engine, Comparison(await arms(engine, up=0.5), "base", SAMPLING, 3))]
-    failures = [one for one in events if isinstance(one, ArmFailure)]
-    assert [(one.arm, one.error.code) for one in failures] == [("up", "nonfinite_activations")]
-    base, up = events[-1].arms
+    failures = [one for one in events if isinstance(one, ArmResult)]
+    assert [(one.name, one.error.code) for one in failures] == [("up", "nonfinite_activations")]
+    base, up = events[-1]
     assert len(base.answers) == 3
     assert base.metrics.perplexity > 1.0
     assert up.error.code == "nonfinite_activations"
@@ -143,9 +143,9 @@ async def test_one_arm_fails_alone():
 async def test_without_its_baseline_an_arm_keeps_its_own_numbers():
     engine = LinearEngine(fails=lambda request, index: None if request.plan.layers else NonfiniteActivations("no"))
     result = await compare(engine, Comparison(await arms(engine, up=0.5), "base", SAMPLING, 2))
-    against = result.arms[1].against_baseline
+    against = result[1].against_baseline
     assert against.kl_mean > 0.0
-    assert (against.first_divergence, against.readout_shift, against.diff) == ((), {}, ())
+    assert (against.first_divergence, against.readout_shift, against.diff) == ([], {}, [])
 
 
 async def test_when_every_arm_fails_the_error_is_raised():
@@ -166,8 +166,8 @@ async def test_a_defect_is_raised_and_nothing_waits():
 
 async def test_streamed_tokens_are_the_answers(engine):
     events = [one async for one in stream(engine, Comparison(await arms(engine, up=0.5), "base", SAMPLING, 2))]
-    assert isinstance(events[-1], ComparisonResult)
-    for arm in events[-1].arms:
+    assert isinstance(events[-1], tuple)
+    for arm in events[-1]:
         for choice, answer in enumerate(arm.answers):
             pieces = [one.event.text for one in events[:-1] if (one.arm, one.choice) == (arm.name, choice)]
             assert "".join(pieces) == answer.text

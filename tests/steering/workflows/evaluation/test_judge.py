@@ -16,7 +16,6 @@ from steering.workflows.evaluation.judge import (
     EngineJudge,
     Judging,
     Unanswered,
-    harmonic,
     instruction_of,
     judge_answers,
     questions_about,
@@ -68,10 +67,12 @@ def test_a_rating_is_read_or_there_is_none(reply: str, expected: int | None) -> 
     assert rating(reply) == expected
 
 
-def test_one_failing_respect_fails_the_answer() -> None:
-    assert harmonic([2, 2, 2]) == pytest.approx(2.0)
-    assert harmonic([2, 0, 2]) == 0.0
-    assert harmonic([1, 2, 2]) == pytest.approx(3 / (1 + 0.5 + 0.5))
+@pytest.mark.parametrize(("ratings", "overall"), [((2, 2, 2), 2.0), ((2, 0, 2), 0.0), ((1, 2, 2), 3 / (1 + 0.5 + 0.5))])
+async def test_one_failing_respect_fails_the_answer(ratings: tuple[int, ...], overall: float) -> None:
+    replies = iter(ratings)
+    judge = Reading(lambda question: f"Rating: {next(replies)}")
+    (point,) = (await judge_answers(Judging(judge, "joy"), ["a"], {1.0: ["joy"]})).points
+    assert point.overall.mean == pytest.approx(overall)
 
 
 def test_each_question_shows_what_it_is_about_and_nothing_else() -> None:

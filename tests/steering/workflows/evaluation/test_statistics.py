@@ -94,7 +94,7 @@ def test_the_widest_run_that_holds_is_taken():
     ],
 )
 def test_a_strength_holds_with_the_whole_of_both_intervals(advantage, perplexity, expected):
-    assert holds(advantage, perplexity) is expected
+    assert holds(advantage.interval, perplexity.interval) is expected
 
 
 def test_projection_score_is_in_natural_scales_and_centred_on_the_poles():

@@ -4,15 +4,17 @@ import asyncio
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from steering.errors import InvalidRequest
 from steering.projection import Points
+from steering.schemas.latent_space import LatentSpaceAnswer, LatentSpaceRequest
 from steering.vectors import LayerDirection
-from steering.workflows.reading.latent_space import LatentSpaceRequest, latent_space, segment
+from steering.workflows.reading.latent_space import latent_space, segment
 from steering.workflows.reading.worker_process import NICENESS, draw, run_in_worker
 from tests.steering.workflows.linear import GAIN, LinearEngine
 from tests.steering.workflows.texts import planted_pairs
@@ -24,14 +26,21 @@ LABELS = ("good",) * 16 + ("bad",) * 16
 
 
 @pytest.fixture
-def mapped(engine) -> LatentSpaceRequest:
-    return LatentSpaceRequest(
-        TEXTS, LABELS, layers=(0, 1), position="mean", vectors={"mood": planted_vector(engine)}, path=3
-    )
+def mapped() -> LatentSpaceRequest:
+    return LatentSpaceRequest(texts=TEXTS, labels=LABELS, layers=(0, 1), position="mean", vectors=("mood",), path=3)
+
+
+def changed(request: LatentSpaceRequest, **changes: Any) -> LatentSpaceRequest:
+    return LatentSpaceRequest.model_validate({**request.model_dump(exclude_unset=True), **changes})
+
+
+async def drawn(engine: LinearEngine, request: LatentSpaceRequest, **options: Any) -> LatentSpaceAnswer:
+    vectors = {name: planted_vector(engine) for name in request.vectors}
+    return await latent_space(engine, request, request.texts, vectors, **options)
 
 
 async def test_what_was_planted_apart_is_drawn_apart(engine, mapped):
-    found = await latent_space(engine, mapped)
+    found = await drawn(engine, mapped)
     surface, meaning = found.layers
     assert (surface.layer, meaning.layer) == (0, 1)
     assert len(meaning.points) == 32
@@ -43,18 +52,18 @@ async def test_what_was_planted_apart_is_drawn_apart(engine, mapped):
 
 
 async def test_the_vector_lies_between_the_clouds_and_fills_the_page(engine, mapped):
-    meaning = (await latent_space(engine, mapped)).layers[1]
-    (drawn,) = meaning.segments
-    start, end = np.array(drawn.start), np.array(drawn.end)
+    meaning = (await drawn(engine, mapped)).layers[1]
+    (line,) = meaning.segments
+    start, end = np.array(line.start), np.array(line.end)
     good, bad = (np.array(part).mean(axis=0) for part in (meaning.points[:16], meaning.points[16:]))
-    assert drawn.visible > 0.95
+    assert line.visible > 0.95
     assert np.dot(end - start, good - bad) > 0.0
-    assert np.linalg.norm(end - start) == pytest.approx(GAIN * drawn.visible, rel=1e-4)
-    assert (await latent_space(engine, mapped)).layers[0].segments == [], "the vector has no layer 0"
+    assert np.linalg.norm(end - start) == pytest.approx(GAIN * line.visible, rel=1e-4)
+    assert (await drawn(engine, mapped)).layers[0].segments == [], "the vector has no layer 0"
 
 
 async def test_a_path_follows_one_text(engine, mapped):
-    path = (await latent_space(engine, replace(mapped, layers="all"))).path
+    path = (await drawn(engine, changed(mapped, layers="all"))).path
     assert path.layers == [0, 1, 2, 3]
     assert len(path.text) == len(path.mean) == 4
     assert path.text[1] == pytest.approx(path.text[2], abs=1e-5), "block 2 changes nothing"
@@ -62,29 +71,29 @@ async def test_a_path_follows_one_text(engine, mapped):
 
 
 async def test_same_seed_same_map_in_three_dimensions(engine, mapped):
-    request = replace(mapped, method="tsne", dims=3, layers=(1,), path=None)
-    first, second = [await latent_space(engine, request) for _ in range(2)]
+    request = changed(mapped, method="tsne", dims=3, layers=(1,), path=None)
+    first, second = [await drawn(engine, request) for _ in range(2)]
     assert first == second
     assert {len(point) for point in first.layers[0].points} == {3}
     assert (first.layers[0].explained_variance, first.layers[0].segments) == (None, [])
 
 
 async def test_labels_are_not_needed(engine, mapped):
-    assert (await latent_space(engine, replace(mapped, labels=None, path=None))).layers[0].separability is None
-    assert (await latent_space(engine, replace(mapped, labels=("x",) * 32, path=None))).layers[0].separability is None
+    assert (await drawn(engine, changed(mapped, labels=None, path=None))).layers[0].separability is None
+    assert (await drawn(engine, changed(mapped, labels=("x",) * 32, path=None))).layers[0].separability is None
 
 
 async def test_a_layer_that_cannot_be_drawn_is_named(engine):
     """All texts end in one word, so block 0 has them all in one place."""
     texts = tuple(f"{text} day" for text in TEXTS)
-    found = await latent_space(engine, LatentSpaceRequest(texts, layers=(0, 1)))
+    found = await drawn(engine, LatentSpaceRequest(texts=texts, layers=(0, 1)))
     assert [one.layer for one in found.layers] == [1]
     assert "layer 0 is left out" in found.warnings[0]
 
 
 async def test_input_embeddings_are_drawn_next_to_the_layers(engine, mapped):
     """A word's own embedding knows no polarity: only block 1 pulls the labels apart."""
-    found = await latent_space(engine, replace(mapped, layers=(0, 1), embeddings=True))
+    found = await drawn(engine, changed(mapped, layers=(0, 1), embeddings=True))
     assert [one.layer for one in found.layers] == [0, 1]
     assert found.embedding.layer is None
     assert len(found.embedding.points) == 32
@@ -92,26 +101,26 @@ async def test_input_embeddings_are_drawn_next_to_the_layers(engine, mapped):
     assert found.embedding.separability.silhouette < found.layers[1].separability.silhouette
     assert found.embedding.segments == []
     assert found.path is not None
-    assert [len(found.path.layers), (await latent_space(engine, mapped)).embedding] == [2, None]
+    assert [len(found.path.layers), (await drawn(engine, mapped)).embedding] == [2, None]
 
 
 async def test_embeddings_that_are_all_alike_are_named(engine):
     """All texts end in one word: one embedding for all of them, and for block 0 as well."""
     texts = tuple(f"{text} day" for text in TEXTS)
-    found = await latent_space(engine, LatentSpaceRequest(texts, layers=(1,), embeddings=True))
+    found = await drawn(engine, LatentSpaceRequest(texts=texts, layers=(1,), embeddings=True))
     assert found.embedding is None
     assert "the input embedding is left out" in found.warnings[0]
     with pytest.raises(InvalidRequest, match="all alike"):
-        await latent_space(engine, LatentSpaceRequest(texts, layers=(0,), embeddings=True))
+        await drawn(engine, LatentSpaceRequest(texts=texts, layers=(0,), embeddings=True))
 
 
 async def test_too_few_texts_for_any_layer_are_refused(engine):
     with pytest.raises(InvalidRequest, match="at least 4 texts"):
-        await latent_space(engine, LatentSpaceRequest(TEXTS[:3]))
+        await drawn(engine, LatentSpaceRequest(texts=TEXTS[:3]))
 
 
 async def test_the_loop_goes_on_while_a_worker_draws(engine, mapped):
-    task = asyncio.ensure_future(latent_space(engine, mapped))
+    task = asyncio.ensure_future(drawn(engine, mapped))
     turns = 0
     while not task.done():
         await asyncio.sleep(0.001)
@@ -122,21 +131,21 @@ async def test_the_loop_goes_on_while_a_worker_draws(engine, mapped):
 
 async def test_a_caller_who_leaves_kills_the_worker(engine, mapped):
     drawing = asyncio.Event()
-    request = replace(mapped, method="tsne", texts=TEXTS * 30, labels=None, path=None)
-    work = latent_space(engine, request, progress=lambda done, total, message: "drawing" in message and drawing.set())
+    request = changed(mapped, method="tsne", texts=TEXTS * 30, labels=None, path=None)
+    work = drawn(engine, request, progress=lambda done, total, message: "drawing" in message and drawing.set())
     task = asyncio.ensure_future(work)
     await drawing.wait()
     await asyncio.sleep(0.05)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    found = await latent_space(engine, replace(mapped, path=None))
+    found = await drawn(engine, changed(mapped, path=None))
     assert len(found.layers) == 2, "the next caller gets a fresh worker"
 
 
 async def test_progress_runs_to_its_total(engine, mapped):
     seen = []
-    await latent_space(engine, mapped, progress=lambda *message: seen.append(message))
+    await drawn(engine, mapped, progress=lambda *message: seen.append(message))
     done = [one[0] for one in seen]
     assert done == sorted(done)
     assert seen[-1] == (34, 34, "done")
@@ -146,18 +155,21 @@ async def test_progress_runs_to_its_total(engine, mapped):
     ("change", "message"),
     [
         ({"method": "star chart"}, "unknown method 'star chart'; known: pca"),
-        ({"dims": 4}, "dims must be 2 or 3"),
-        ({"texts": ()}, "needs texts"),
         ({"labels": ("a",)}, "one label per text"),
-        ({"position": "all"}, "one point a text"),
         ({"path": 32}, "index of a text"),
         ({"layers": (9,)}, "layer 9 does not exist"),
     ],
 )
 async def test_maps_that_cannot_be(engine, mapped, change, message):
     with pytest.raises(InvalidRequest, match=message):
-        await latent_space(engine, replace(mapped, **change))
+        await drawn(engine, changed(mapped, **change))
     assert engine.captured == 0
+
+
+@pytest.mark.parametrize("change", [{"dims": 4}, {"texts": ()}, {"position": "all"}, {"path": -1}])
+def test_requests_for_maps_that_cannot_be(mapped, change):
+    with pytest.raises(ValidationError, match=next(iter(change))):
+        changed(mapped, **change)
 
 
 def test_a_vector_across_the_page_is_hardly_visible():
