@@ -6,15 +6,13 @@ from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from functools import partial
 
-from app.http.errors import body_of, public_error
+from app.http.errors import error_detail
 from app.http.sse import Event
 from app.services.context import Context
 from app.services.generation.flags import NO_FLAGS
 from app.services.generation.responses import applied_steering, choice_answer, record_of, token_piece
 from app.services.inputs import prompt_of, sampling_params, tokenize, with_system
 from app.services.limits import check_limit, check_sampling
-from steering.errors import SteeringError
-from steering.schemas.base import ErrorDetail
 from steering.schemas.comparison import (
     AgainstBaselineAnswer,
     ArmAnswer,
@@ -99,9 +97,9 @@ def _arms(body: CompareRequest) -> Sequence[ArmFields]:
     return [ArmFields(name="base", steering=()), ArmFields(name="steered", steering=body.steering)]
 
 
-async def run(work: PreparedComparison) -> ComparisonResult:
-    """Returns the comparison when all arms have ended."""
-    return await compare(work.context.engine, work.comparison)
+async def answer(work: PreparedComparison) -> CompareAnswer:
+    """Returns the response when all arms have ended."""
+    return _response(work, await compare(work.context.engine, work.comparison))
 
 
 async def events(work: PreparedComparison) -> AsyncGenerator[Event, None]:
@@ -113,13 +111,13 @@ async def events(work: PreparedComparison) -> AsyncGenerator[Event, None]:
                 if one.event.token_id >= 0 or one.event.text:
                     yield Event(token_piece(one.event, one.choice, tokenizer, one.arm), "token")
             elif isinstance(one, ArmFailure):
-                failure = ArmErrorAnswer(arm=one.arm, error=_error_detail(one.error))
+                failure = ArmErrorAnswer(arm=one.arm, error=error_detail(one.error))
                 yield Event(failure.model_dump(mode="json"), "error")
             else:
-                yield Event(answer(work, one), "done")
+                yield Event(_response(work, one), "done")
 
 
-def answer(work: PreparedComparison, result: ComparisonResult) -> CompareAnswer:
+def _response(work: PreparedComparison, result: ComparisonResult) -> CompareAnswer:
     """Builds the response, which is also the data of the `done` event."""
     return CompareAnswer(
         id=f"cmp-{secrets.token_hex(12)}",
@@ -145,7 +143,7 @@ def _arm_answer(work: PreparedComparison, arm: Arm, result: ArmResult) -> ArmAns
         against_baseline=None
         if against is None
         else AgainstBaselineAnswer.model_validate(against, from_attributes=True),
-        error=None if result.error is None else _error_detail(result.error),
+        error=None if result.error is None else error_detail(result.error),
     )
 
 
@@ -155,7 +153,3 @@ def _metrics(metrics: ArmMetrics) -> MetricsAnswer:
         for name in ("readout", "steered_readout")
     }
     return MetricsAnswer.model_validate({**asdict(metrics), **means})
-
-
-def _error_detail(error: SteeringError) -> ErrorDetail:
-    return ErrorDetail.model_validate(body_of(public_error(error))["error"])

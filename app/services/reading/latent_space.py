@@ -19,19 +19,12 @@ async def latent_space(context: Context, body: LatentSpaceRequest) -> Response:
     layers = layer_indices(body.layers, engine.info.layer_count)
     what = "activations (texts x layers x d_model)"
     check_activations(engine, settings, len(body.texts), len(layers), what, "layers")
-    request = workflow.LatentSpaceRequest(
-        texts=tuple(map(pair_text, body.texts)),
-        labels=body.labels,
-        groups=body.groups,
-        layers=layers,
-        method=body.method,
-        dims=body.dims,
-        position=body.position,
-        vectors=await context.model_vectors(body.vectors, "vectors"),
-        path=body.path,
-        seed=body.seed,
-        embeddings=body.embeddings,
-    )
+    resolved = {
+        "texts": tuple(map(pair_text, body.texts)),
+        "layers": layers,
+        "vectors": await context.model_vectors(body.vectors, "vectors"),
+    }
+    request = workflow.LatentSpaceRequest(**{**dict(body), **resolved})
     workflow.check_request(engine, request)
     numbers = len(request.texts) * (len(layers) + 1)
     context.admission.reserve(numbers * (engine.info.d_model * ACTIVATION_BYTES + SCORE_BYTES))

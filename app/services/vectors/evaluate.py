@@ -48,12 +48,10 @@ async def prepare(context: Context, body: StrengthsRequest) -> Work:
     if isinstance(body, DoseResponseRequest):
         await _check_dose_response(context, body, vector)
     fields: dict[str, Any] = {
+        **body.model_dump(include={"layers", "reading_layer", "scorer"}),
         "vector": vector,
         "prompts": await _prompts(context, body),
-        "layers": body.layers,
         "reader": None if body.reader is None else await context.vector(body.reader, "reader"),
-        "reading_layer": body.reading_layer,
-        "scorer": body.scorer,
         "sampling": SamplingParams(max_tokens=body.max_tokens, temperature=body.temperature, seed=body.seed),
     }
     if body.strengths is not None:

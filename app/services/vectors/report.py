@@ -86,11 +86,7 @@ def _answers(request: results.ReportRequest) -> int:
 
 
 async def _run(
-    context: Context,
-    request: results.ReportRequest,
-    others: Sequence[str],
-    concept: str | None,
-    progress: Progress,
+    context: Context, request: results.ReportRequest, others: Sequence[str], concept: str | None, progress: Progress
 ) -> dict[str, Any]:
     """Runs the report. Cancelling stops it at once.
 
