@@ -1,7 +1,7 @@
 """/v1/vectors: register, combine, extract, transfer, import, list, read, export, compare, describe, delete. /v1/evaluations. Long work
 is a job, for which the caller may wait."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
@@ -49,6 +49,12 @@ from steering.workflows.extraction.make import combined, registered
 router = APIRouter(route_class=ApiRoute, tags=["vectors"])
 uploads = APIRouter(route_class=UploadRoute, tags=["vectors"])
 files = APIRouter(route_class=BinaryRoute, tags=["vectors"])
+
+
+def _job(status: int, model: Any, found: str) -> dict[str, Any]:
+    """Returns the options of a route that answers with a job; with `wait=true` with what the job found, a `model`."""
+    waited = {"model": model, "description": f"With wait=true: {found}"}
+    return {"status_code": 202, "response_model": JobAnswer, "responses": {status: waited}}
 
 
 @uploads.post("/v1/vectors", status_code=201)
@@ -137,36 +143,21 @@ async def delete(name: str, query: Annotated[DeleteQuery, Query()], context: Con
     await delete_vector(context, name, query)
 
 
-@uploads.post(
-    "/v1/vectors/extract",
-    status_code=202,
-    response_model=JobAnswer,
-    responses={201: {"model": VectorAnswer, "description": "With wait=true: the vector"}},
-)
+@uploads.post("/v1/vectors/extract", **_job(201, VectorAnswer, "the vector"))
 async def extract(body: ExtractRequest, query: Annotated[WaitQuery, Query()], context: AdmittedDep) -> Response:
     """Reads every text once and fits a direction at every layer requested, measured on held-out topics."""
     work = await extraction.prepare(context, body)
     return await _respond(context, "extract", body, work, query.wait, 201, part="vector")
 
 
-@uploads.post(
-    "/v1/vectors/transfer",
-    status_code=202,
-    response_model=JobAnswer,
-    responses={201: {"model": TransferAnswer, "description": "With wait=true: the vector and its loss"}},
-)
+@uploads.post("/v1/vectors/transfer", **_job(201, TransferAnswer, "the vector and its loss"))
 async def transfer(body: TransferRequest, query: Annotated[WaitQuery, Query()], context: AdmittedDep) -> Response:
     """Carries a direction of the second model to the loaded one by a map that is fitted on texts both read, and measures the loss."""
     work = await transferring.prepare(context, body)
     return await _respond(context, "transfer", body, work, query.wait, 201)
 
 
-@router.post(
-    "/v1/evaluations",
-    status_code=202,
-    response_model=JobAnswer,
-    responses={200: {"model": EvaluationAnswer, "description": "With wait=true: the result"}},
-)
+@router.post("/v1/evaluations", **_job(200, EvaluationAnswer, "the result"))
 async def evaluate(body: EvaluationRequest, query: Annotated[WaitQuery, Query()], context: AdmittedDep) -> Response:
     """Steers many answers, reads them back unsteered, and reports effect, damage and chance level."""
     if isinstance(body, ReportRequest):
