@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
-from app.policy.held_vectors import HeldVectors, by_id, find_vectors
+from app.policy.vector_sources import HeldVectors, by_id, find_vectors
 from app.settings import Settings
 from steering.engine.api import Engine
 from steering.errors import SteeringError

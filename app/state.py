@@ -56,7 +56,7 @@ class AppState:
         self.neutral = NeutralCache()
         self.cosines = Cosines()
         self.policy = Policy(self.plans)
-        self.metrics = Metrics(self.stats, lambda: self._jobs.counts() if self._jobs else {}, self.policy.collector)
+        self.metrics = Metrics(self.stats, lambda: self._jobs.counts() if self._jobs else {}, self.policy)
         self.default_steering = DefaultSteering(settings, self.plans)
         self.stopping = False
         self.draining = False
@@ -154,9 +154,7 @@ class AppState:
         """The engine. Raises NotReady while it loads, the reason when loading failed, EngineDead when it died or hangs."""
         if self._engine is None:
             raise self.load_failure or NotReady("the model is still loading")
-        failure = self._failure_of(self._engine.stats())
-        if failure is not None:
-            raise failure
+        self.check_alive()
         return self._engine
 
     @property
@@ -198,15 +196,18 @@ class AppState:
 
     def check_alive(self) -> None:
         """Raises EngineDead once the engine has died or hangs: only a restart helps."""
-        if self._engine is not None:
-            _ = self.engine
+        stats = self.stats()
+        failure = None if stats is None else self._failure_of(stats)
+        if failure is not None:
+            raise failure
 
     async def check_ready(self) -> None:
         """Raises the reason why the server is not ready: draining, loading, a dead engine, an invalid policy, no store."""
         if self.stopping:
             raise Draining("the server is stopping; use another")
         self.check_open()
-        _ = self.engine, self.policy.active
+        _ = self.engine  # raises while it loads, and once it has died
+        _ = self.policy.active  # raises while it cannot be applied
         await self.store.ping()
 
     async def drain(self) -> None:

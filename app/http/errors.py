@@ -15,6 +15,7 @@ from app import errors as http_errors
 from app.http.validation import describe
 from steering import errors
 from steering.errors import InternalError, InvalidRequest, NotFound, SteeringError
+from steering.schemas.base import ErrorDetail
 
 log = structlog.get_logger(__name__)
 
@@ -102,6 +103,11 @@ def public_error(error: BaseException) -> SteeringError:
     if outcome_of(public).status >= 500:
         _log_failure(error, public)
     return public
+
+
+def error_detail(error: SteeringError) -> ErrorDetail:
+    """Returns an error as a part of a response that has others too; see `public_error`."""
+    return ErrorDetail.model_validate(body_of(public_error(error))["error"])
 
 
 def _log_failure(error: BaseException, public: SteeringError) -> None:

@@ -33,6 +33,8 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 CLIENT_DISCONNECTED = 499
 """Status that is logged and never received: the client disconnected before the response."""
 
+BINARY: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+"""OpenAPI's description of a body that is one file."""
 PARSED_RATIO = 3
 """Memory of a parsed body, in bytes for each byte of its text: a number of 10 characters takes 32 bytes."""
 _INLINE_BYTES = 64_000
@@ -107,11 +109,11 @@ class ApiRoute(APIRoute):
             raise UnsupportedMediaType(f"send the body as {self.media_type}")
         admission: Admission = request.state.admission
         admission.reserve(PARSED_RATIO * len(body))
-        if self.media_type != "application/json" or not body:
-            return ParsedRequest(request, body, None)
-        if len(body) > _INLINE_BYTES:
-            return ParsedRequest(request, body, await run_in_thread(self._parse, body, settings))
-        return ParsedRequest(request, body, self._parse(body, settings))
+        parsed = None
+        if body and self.media_type == "application/json":
+            inline = len(body) <= _INLINE_BYTES
+            parsed = self._parse(body, settings) if inline else await run_in_thread(self._parse, body, settings)
+        return ParsedRequest(request, body, parsed)
 
     def _parse(self, body: bytes, settings: Settings) -> Any:
         elements = settings.max_upload_elements if self.upload else settings.max_body_elements

@@ -22,6 +22,9 @@ from steering.threads import run_in_thread
 
 FIRST_EVENT_SECONDS = 0.1
 """How long the status of a response waits for the first event."""
+_ENDED_EARLY = (ClientDisconnect, OSError, TimeoutError, RequestTimedOut, Draining, EngineDead)
+"""What ends a file whose status has been sent: its client has disconnected (also OSError) or takes nothing (TimeoutError), it took
+longer than `request_seconds`, or the server stops, by itself or with its engine (the errors of `AppState.interrupted`)."""
 
 
 async def event_stream(
@@ -82,7 +85,7 @@ class FileStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
         """Sends the file as the response."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        with suppress(ClientDisconnect, OSError, TimeoutError, RequestTimedOut, Draining, EngineDead):
+        with suppress(*_ENDED_EARLY):
             await while_connected(self._state, receive, self._send(send))
 
     async def _send(self, send: Send) -> None:

@@ -15,7 +15,7 @@ from app.openai.schemas import GenerationRequest as OpenAIGeneration
 from app.services.context import Context
 from app.services.generation.flags import NO_FLAGS
 from app.services.generation.generate import Generation
-from app.services.generation.responses import applied_steering
+from app.services.generation.responses import applied_steering, usage_of
 from app.services.inputs import sampling_params, tokenize
 from app.services.limits import check_limit, check_sampling
 from steering.engine.api import Prompt, TokenEvent
@@ -39,11 +39,7 @@ class OpenAIWork:
 
 
 async def prepare(
-    context: Context,
-    body: OpenAIGeneration,
-    prompts: Sequence[Prompt],
-    max_tokens: int | None,
-    logprobs: int | None,
+    context: Context, body: OpenAIGeneration, prompts: Sequence[Prompt], max_tokens: int | None, logprobs: int | None
 ) -> OpenAIWork:
     """Resolves the request and takes its rows. Everything that can be refused is refused here."""
     settings, fields, n = context.settings, body.sampling(), body.n or 1
@@ -145,16 +141,10 @@ def ending(answer: Answer) -> dict[str, Any]:
 
 
 def _usage_of(work: OpenAIWork, answers: Sequence[Answer]) -> dict[str, Any]:
-    """Counts tokens; each prompt is counted once, however many choices it has."""
-    first = [answer.finish for answer in answers[:: len(answers) // len(work.generations)]]
-    prompt = sum(finish.prompt_tokens for finish in first)
-    completion = sum(answer.finish.completion_tokens for answer in answers)
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": sum(finish.cached_tokens for finish in first)},
-    }
+    """Counts tokens, in OpenAI's form. There is one answer to each prompt where only the prompts were scored."""
+    usage = usage_of(answers, len(answers) // len(work.generations)).model_dump()
+    cached = usage.pop("cached_tokens")
+    return {**usage, "prompt_tokens_details": {"cached_tokens": cached}}
 
 
 def _steering_extension(work: OpenAIWork, answers: Sequence[Answer]) -> dict[str, Any]:

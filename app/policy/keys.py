@@ -7,7 +7,6 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal
 
 import structlog
 from fastapi.security import HTTPBearer
@@ -18,6 +17,7 @@ from app.key_entries import SCOPES, KeyEntry, key_entries
 from app.settings import Settings
 from steering.errors import SteeringError
 from steering.namespaces import SHARED
+from steering.schemas.governance import KeyLimitsFields
 from steering.store.base import Store
 from steering.store.governance import KeyRecord
 from steering.store.rules import now
@@ -30,26 +30,6 @@ BEARER = HTTPBearer(scheme_name="key", auto_error=False, description="An API key
 
 
 @dataclass(frozen=True, slots=True)
-class KeyLimits:
-    """What a key may use. None: no limit of its own.
-
-    rows: of the batch that its requests take at once. jobs: unfinished at once. storage_bytes: of its vectors and links.
-    own_steering: whether its requests may list interventions, only name profiles, or neither. vectors: the only names
-    that it may steer with.
-    """
-
-    requests_per_minute: int | None = None
-    tokens_per_minute: int | None = None
-    concurrency: int | None = None
-    rows: int | None = None
-    jobs: int | None = None
-    storage_bytes: int | None = None
-    max_relative_dose: float | None = None
-    own_steering: Literal["any", "profiles", "none"] = "any"
-    vectors: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Key:
     """A caller: a name that is safe to log (never the key), its scopes and limits. `admin` includes every other scope.
 
@@ -58,7 +38,7 @@ class Key:
 
     name: str
     scopes: frozenset[str]
-    limits: KeyLimits = field(default_factory=KeyLimits)
+    limits: KeyLimitsFields = field(default_factory=KeyLimitsFields)
     id: str = ""
     namespace: str = SHARED
 
@@ -154,20 +134,18 @@ class ApiKeys:
 
 
 def _from_entries(entries: Sequence[str]) -> tuple[_Known, ...]:
-    found = []
-    for text in entries:
-        entry = KeyEntry.parse(text)
-        digest = hashlib.sha256(entry.secret.encode()).digest()
-        key = Key(f"key-{digest.hex()[:8]}", frozenset(entry.scopes), namespace=entry.namespace)
-        found.append(_Known(digest, key))
-    return tuple(found)
+    return tuple(_from_entry(KeyEntry.parse(text)) for text in entries)
+
+
+def _from_entry(entry: KeyEntry) -> _Known:
+    digest = digest_of(entry.secret)
+    key = Key(f"key-{digest[:8]}", frozenset(entry.scopes), namespace=entry.namespace)
+    return _Known(bytes.fromhex(digest), key)
 
 
 def _from_record(record: KeyRecord) -> _Known:
-    limits = dict(record.limits)
-    if limits.get("vectors") is not None:
-        limits["vectors"] = tuple(limits["vectors"])
-    key = Key(record.id, frozenset(record.scopes), KeyLimits(**limits), record.id, record.namespace)
+    limits = KeyLimitsFields.model_validate(dict(record.limits))
+    key = Key(record.id, frozenset(record.scopes), limits, record.id, record.namespace)
     return _Known(bytes.fromhex(record.digest), key, record.expires_at)
 
 

@@ -2,8 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import structlog
@@ -12,7 +13,7 @@ from prometheus_client.registry import Collector
 from pydantic import ValidationError
 
 from app.errors import PolicyInvalid
-from app.policy.held_vectors import HeldVectors, by_id, find_vectors
+from app.policy.vector_sources import HeldVectors, by_id, find_vectors
 from steering.engine.api import Engine
 from steering.engine.capabilities import check_reads_monitors
 from steering.engine.readings import EDGES, NO_MONITORS, Monitor, MonitorSet, ScoreStatistics
@@ -44,41 +45,7 @@ class ActivePolicy:
     mandatory: Mandatory = field(default_factory=Mandatory)
 
 
-class MonitorCollector(Collector):
-    """Collects what monitors measured when Prometheus scrapes. Their names are labels: an admin chooses them, and a policy has few."""
-
-    def __init__(self, monitors: Callable[[], Sequence[Monitor]]) -> None:
-        self._monitors = monitors
-
-    def collect(self) -> Iterator[Metric]:
-        """Yields the metrics of every monitor."""
-        labels = ["monitor"]
-        # the format has no sum and count of a histogram with negative values
-        scores = HistogramMetricFamily("steering_monitor_score", "Scores of a monitor.", labels=labels)
-        counted = CounterMetricFamily("steering_monitor_scores", "Scores of a monitor, counted.", labels=labels)
-        raised = CounterMetricFamily(
-            "steering_monitor_raised", "Scores beyond the bound of a monitor.", labels=[*labels, "action"]
-        )
-        answers = CounterMetricFamily(
-            "steering_monitor_answers", "Answers in which a monitor was raised.", labels=[*labels, "action"]
-        )
-        for one in self._monitors():
-            statistics, total = one.statistics, 0
-            buckets: list[tuple[str, float]] = []
-            for edge, count in zip((*map(str, EDGES), "+Inf"), statistics.buckets, strict=True):
-                total += count
-                buckets.append((edge, total))
-            scores.add_metric([one.name], buckets=buckets, sum_value=None)
-            counted.add_metric([one.name], total)
-            raised.add_metric([one.name, one.action], statistics.raised)
-            answers.add_metric([one.name, one.action], statistics.answers)
-        yield scores
-        yield counted
-        yield raised
-        yield answers
-
-
-class Policy:
+class Policy(Collector):
     """Resolves the policy when it is set, at start, and when another server has changed it.
 
     Requests never read it from the database, and a database that fails leaves the last one in use. A stored policy that
@@ -88,7 +55,6 @@ class Policy:
 
     def __init__(self, plans: RecentPlans) -> None:
         self._plans = plans
-        self.collector = MonitorCollector(lambda: self.monitors)
         self._active = ActivePolicy()
         self._failure: SteeringError | None = NotReady("the policy has not been read yet")
         self._content: Mapping[str, Any] | None = None
@@ -100,11 +66,6 @@ class Policy:
         if self._failure is not None:
             raise self._failure
         return self._active
-
-    @property
-    def monitors(self) -> tuple[Monitor, ...]:
-        """The monitors in use, for metrics."""
-        return self._active.monitors.ordered
 
     async def refresh(self, store: Store, engine: Engine) -> None:
         """Reads the stored policy and resolves it if it has changed."""
@@ -176,7 +137,26 @@ class Policy:
         )
 
     def _statistics(self) -> dict[tuple[str, str, str, int, str], ScoreStatistics]:
-        return {(one.name, one.vector, one.sha256, one.reading.layer, one.at): one.statistics for one in self.monitors}
+        monitors = self._active.monitors.ordered
+        return {(one.name, one.vector, one.sha256, one.reading.layer, one.at): one.statistics for one in monitors}
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields what the monitors measured, for Prometheus. Their names are labels: an admin chooses them, and a policy has few."""
+        # the format has no sum and count of a histogram with negative values
+        scores = HistogramMetricFamily("steering_monitor_score", "Scores of a monitor.", labels=["monitor"])
+        counted = CounterMetricFamily("steering_monitor_scores", "Scores of a monitor, counted.", labels=["monitor"])
+        labels, about = ["monitor", "action"], "Scores beyond the bound of a monitor."
+        raised = CounterMetricFamily("steering_monitor_raised", about, labels=labels)
+        about = "Answers in which a monitor was raised."
+        answers = CounterMetricFamily("steering_monitor_answers", about, labels=labels)
+        for one in self._active.monitors.ordered:
+            counts = list(accumulate(one.statistics.buckets))
+            buckets = list(zip((*map(str, EDGES), "+Inf"), counts, strict=True))
+            scores.add_metric([one.name], buckets=buckets, sum_value=None)
+            counted.add_metric([one.name], counts[-1])
+            raised.add_metric([one.name, one.action], one.statistics.raised)
+            answers.add_metric([one.name, one.action], one.statistics.answers)
+        yield from (scores, counted, raised, answers)
 
     def refuse_if_used(self, name: str, version: int | None) -> None:
         """Raises VectorInUse while the policy needs a vector, or one version of it."""

@@ -36,25 +36,19 @@ class RateLimits:
 
     def admit(self, key: Key) -> Callable[[], None]:
         """Counts one request; returns what ends it. Raises RateLimited."""
-        limits = key.limits
-        if limits.concurrency is not None and self._running[key.name] >= (
-            most := share(limits.concurrency, self.servers)
-        ):
-            raise RateLimited(f"this key may run {most} requests at once{self._where()}", retry_after=1.0)
-        if limits.requests_per_minute is not None:
-            self._hit(limits.requests_per_minute, key, "requests", 1)
+        if key.limits.concurrency is not None:
+            most = share(key.limits.concurrency, self.servers)
+            if self._running[key.name] >= most:
+                raise RateLimited(f"this key may run {most} requests at once{self._where()}", retry_after=1.0)
+        if key.limits.requests_per_minute is not None:
+            self._hit(key.limits.requests_per_minute, key, "requests", 1)
         self._running[key.name] += 1
-        return lambda: self._end(key)
+        return lambda: _give_back(self._running, key, 1)
 
     def charge_tokens(self, key: Key, tokens: int) -> None:
         """Counts the tokens that a request may take: its prompt and what it may generate. Raises RateLimited."""
         if key.limits.tokens_per_minute is not None:
             self._hit(key.limits.tokens_per_minute, key, "tokens", tokens)
-
-    def _end(self, key: Key) -> None:
-        self._running[key.name] -= 1
-        if not self._running[key.name]:
-            del self._running[key.name]
 
     def _hit(self, limit: int, key: Key, what: str, cost: int) -> None:
         allowed = share(limit, self.servers)
@@ -92,6 +86,11 @@ class KeyRows:
 
     def release(self, rows: int) -> None:
         """Returns rows."""
-        self._counts[self._key.name] -= rows
-        if not self._counts[self._key.name]:
-            del self._counts[self._key.name]
+        _give_back(self._counts, self._key, rows)
+
+
+def _give_back(counts: Counter[str], key: Key, count: int) -> None:
+    """Lowers the count of a key, and forgets a key that uses nothing: keys come and go."""
+    counts[key.name] -= count
+    if not counts[key.name]:
+        del counts[key.name]

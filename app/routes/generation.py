@@ -20,47 +20,36 @@ from steering.schemas.steering import ReplayRequest
 
 router = APIRouter(route_class=ApiRoute, tags=["generation"])
 lines = APIRouter(route_class=JsonLinesRoute, tags=["generation"])
-_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
+_TEXT: dict[str, Any] = {"openapi_extra": needs("generate"), "response_model_exclude_none": True}
+_STREAM: dict[str, Any] = {"responses": {200: {"content": {"text/event-stream": {}}}}}
 
 
-@router.post(
-    "/v1/generate",
-    openapi_extra=needs("generate"),
-    response_model=GenerateAnswer,
-    response_model_exclude_none=True,
-    responses=_STREAM,
-)
+@router.post("/v1/generate", response_model=GenerateAnswer, **_TEXT, **_STREAM)
 async def generate(body: GenerateRequest, context: AdmittedDep) -> GenerateAnswer | Response:
     """Answers a prompt: the text, the seed that repeats it, and the applied steering."""
     work = await generation.prepare(context, body)
     context.admission.take(work.n)
     if body.stream:
         return await event_stream(context.state, generation.events(work))
-    return generation.answer(work, await generation.run(work))
+    return await generation.answer(work)
 
 
-@router.post(
-    "/v1/compare",
-    openapi_extra=needs("generate"),
-    response_model=CompareAnswer,
-    response_model_exclude_none=True,
-    responses=_STREAM,
-)
+@router.post("/v1/compare", response_model=CompareAnswer, **_TEXT, **_STREAM)
 async def compare(body: CompareRequest, context: AdmittedDep) -> CompareAnswer | Response:
     """Answers a prompt with several arms: the text and metrics of each, and the differences from the baseline."""
     work = await comparison.prepare(context, body)
     context.admission.take(work.rows)
     if body.stream:
         return await event_stream(context.state, comparison.events(work))
-    return comparison.answer(work, await comparison.run(work))
+    return await comparison.answer(work)
 
 
-@router.post("/v1/replay", openapi_extra=needs("generate"), response_model_exclude_none=True)
+@router.post("/v1/replay", **_TEXT)
 async def replay(body: ReplayRequest, context: AdmittedDep) -> GenerateAnswer:
     """Repeats an answer. The body is `steering.record` of that answer, and its inline `directions` if it had any."""
     work = await repetition.prepare(context, body)
     context.admission.take(work.n)
-    return generation.answer(work, await generation.run(work))
+    return await generation.answer(work)
 
 
 @lines.post(

@@ -7,16 +7,10 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from app.http.dependencies import AdmittedDep, ContextDep
-from app.http.request_reading import ApiRoute, UploadRoute, needs
+from app.http.request_reading import BINARY, ApiRoute, UploadRoute, needs
 from app.http.streaming import accepts_json
-from app.services.reading import activations as readings
-from app.services.reading import clusters as clustering
-from app.services.reading import dictionaries
-from app.services.reading import explain as explanations
+from app.services.reading import dictionaries, library, tokens
 from app.services.reading import latent_space as maps
-from app.services.reading import logit_lens as lens
-from app.services.reading import readout as readouts
-from app.services.reading import score as scores
 from app.services.resources import vector_answer
 from steering.schemas.latent_space import (
     ClustersAnswer,
@@ -44,13 +38,13 @@ from steering.schemas.vectors import VectorAnswer
 
 router = APIRouter(route_class=ApiRoute, tags=["reading"])
 uploads = APIRouter(route_class=UploadRoute, tags=["reading"])
-_FILE: dict[int | str, dict[str, Any]] = {200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}}  # fmt: skip
+_FILE: dict[int | str, dict[str, Any]] = {200: {"content": BINARY}}
 
 
 @router.post("/v1/readout", openapi_extra=needs("generate"), response_model=ReadoutAnswer)
 async def readout(body: ReadoutRequest, context: AdmittedDep) -> Response:
     """Scores each token of each text against vectors, in natural scales."""
-    return await readouts.readout(context, body)
+    return await tokens.readout(context, body)
 
 
 @uploads.post("/v1/latent-space", openapi_extra=needs("generate"), response_model=LatentSpaceAnswer)
@@ -62,31 +56,31 @@ async def latent_space(body: LatentSpaceRequest, context: AdmittedDep) -> Respon
 @router.post("/v1/logit-lens", openapi_extra=needs("generate"), response_model=LogitLensAnswer)
 async def logit_lens(body: LogitLensRequest, context: AdmittedDep) -> Response:
     """Lists the most probable next tokens at every layer and token of the prompt."""
-    return await lens.logit_lens(context, body)
+    return await tokens.logit_lens(context, body)
 
 
 @uploads.post("/v1/activations", openapi_extra=needs("generate"), response_model=ActivationsAnswer, responses=_FILE)
 async def activations(body: ActivationsRequest, request: Request, context: AdmittedDep) -> Response:
     """Returns the residual stream of texts as a safetensors file; with `Accept: application/json` as JSON."""
-    return await readings.activations(context, body, as_json=accepts_json(request))
+    return await tokens.activations(context, body, as_json=accepts_json(request))
 
 
 @router.post("/v1/score", openapi_extra=needs("generate"), response_model=ScoreAnswer)
 async def score(body: ScoreRequest, context: AdmittedDep) -> Response:
     """Returns the log-probability of given continuations or texts, and whether greedy decoding would choose them."""
-    return await scores.score(context, body)
+    return await tokens.score(context, body)
 
 
 @router.post("/v1/explain", openapi_extra=needs("generate"), response_model=ExplainAnswer)
 async def explain(body: ExplainRequest, context: AdmittedDep) -> Response:
     """Lists the concepts of the library that stand out in texts against neutral text, and the tokens that carry them."""
-    return await explanations.explain(context, body)
+    return await library.explain(context, body)
 
 
 @uploads.post("/v1/clusters", openapi_extra=needs("generate"), response_model=ClustersAnswer)
 async def clusters(body: ClustersRequest, context: AdmittedDep) -> Response:
     """Groups texts without labels by their activations at one layer, and names the vector nearest to each difference."""
-    return await clustering.clusters(context, body)
+    return await library.clusters(context, body)
 
 
 @router.get("/v1/dictionaries")

@@ -1,15 +1,15 @@
 """/v1/vectors: register, combine, extract, transfer, import, list, read, export, compare, describe, delete. /v1/evaluations. Long work
 is a job, for which the caller may wait."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel
 from starlette.responses import Response
 
 from app.http.dependencies import AdmittedDep, ContextDep
 from app.http.errors import json_response
-from app.http.request_reading import ApiRoute, BinaryRoute, UploadRoute
+from app.http.request_reading import BINARY, ApiRoute, BinaryRoute, UploadRoute
 from app.services.context import Context
 from app.services.jobs import Work, job_request
 from app.services.limits import check_limit
@@ -50,7 +50,11 @@ router = APIRouter(route_class=ApiRoute, tags=["vectors"])
 uploads = APIRouter(route_class=UploadRoute, tags=["vectors"])
 files = APIRouter(route_class=BinaryRoute, tags=["vectors"])
 
-_FILE = {"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}}  # fmt: skip
+
+def _job(status: int, model: Any, found: str) -> dict[str, Any]:
+    """Returns the options of a route that answers with a job; with `wait=true` with what the job found, a `model`."""
+    waited = {"model": model, "description": f"With wait=true: {found}"}
+    return {"status_code": 202, "response_model": JobAnswer, "responses": {status: waited}}
 
 
 @uploads.post("/v1/vectors", status_code=201)
@@ -73,7 +77,7 @@ async def combine(body: CombineRequest, context: ContextDep) -> VectorAnswer:
     return vector_answer(await context.store.vectors.put(vector))
 
 
-@files.post("/v1/vectors/import", status_code=201, openapi_extra=_FILE)
+@files.post("/v1/vectors/import", status_code=201, openapi_extra={"requestBody": {"required": True, "content": BINARY}})
 async def import_vector(request: Request, query: Annotated[ImportQuery, Query()], context: ContextDep) -> VectorAnswer:
     """Stores the vector in one safetensors file."""
     vector = await run_in_thread(import_file, await request.body(), query.name, context.engine.info)
@@ -92,7 +96,7 @@ async def find(query: Annotated[VectorQuery, Query()], context: ContextDep) -> V
 @router.get("/v1/vectors/{name}")
 async def read(name: str, query: Annotated[VersionQuery, Query()], context: ContextDep) -> VectorAnswer:
     """Returns metadata and quality card of `name` or `name@version`."""
-    return vector_answer(await context.vector_version(name, query.version))
+    return vector_answer(await context.vector(name, "name", query.version))
 
 
 @router.get("/v1/vectors/{name}/directions")
@@ -100,7 +104,7 @@ async def read_directions(
     name: str, query: Annotated[DirectionsQuery, Query()], context: ContextDep
 ) -> dict[str, list[float]]:
     """Returns the unit directions by layer."""
-    vector = await context.vector_version(name, query.version)
+    vector = await context.vector(name, "name", query.version)
     context.admission.reserve(file_bytes(vector))
     layers = None if query.layers is None else [int(layer) for layer in query.layers.split(",")]
     return await run_in_thread(directions, vector, layers)
@@ -109,7 +113,7 @@ async def read_directions(
 @router.get("/v1/vectors/{name}/export", response_class=Response)
 async def export(name: str, query: Annotated[ExportQuery, Query()], context: ContextDep) -> Response:
     """Returns the vector as a file."""
-    vector = await context.vector_version(name, query.version)
+    vector = await context.vector(name, "name", query.version)
     context.admission.reserve(file_bytes(vector))
     return await run_in_thread(export_file, vector, query.format, query.layers)
 
@@ -117,7 +121,7 @@ async def export(name: str, query: Annotated[ExportQuery, Query()], context: Con
 @router.get("/v1/vectors/{name}/similar")
 async def similar(name: str, query: Annotated[VersionQuery, Query()], context: ContextDep) -> SimilarAnswer:
     """Returns the cosine to every other vector of the same model."""
-    vector = await context.vector_version(name, query.version)
+    vector = await context.vector(name, "name", query.version)
     return await similar_vectors(context.store, vector, context.state.cosines)
 
 
@@ -139,59 +143,36 @@ async def delete(name: str, query: Annotated[DeleteQuery, Query()], context: Con
     await delete_vector(context, name, query)
 
 
-@uploads.post(
-    "/v1/vectors/extract",
-    status_code=202,
-    response_model=JobAnswer,
-    responses={201: {"model": VectorAnswer, "description": "With wait=true: the vector"}},
-)
+@uploads.post("/v1/vectors/extract", **_job(201, VectorAnswer, "the vector"))
 async def extract(body: ExtractRequest, query: Annotated[WaitQuery, Query()], context: AdmittedDep) -> Response:
     """Reads every text once and fits a direction at every layer requested, measured on held-out topics."""
     work = await extraction.prepare(context, body)
-    return await _respond(context, "extract", job_request(body), work, query.wait, 201, part="vector")
+    return await _respond(context, "extract", body, work, query.wait, 201, part="vector")
 
 
-@uploads.post(
-    "/v1/vectors/transfer",
-    status_code=202,
-    response_model=JobAnswer,
-    responses={201: {"model": TransferAnswer, "description": "With wait=true: the vector and its loss"}},
-)
+@uploads.post("/v1/vectors/transfer", **_job(201, TransferAnswer, "the vector and its loss"))
 async def transfer(body: TransferRequest, query: Annotated[WaitQuery, Query()], context: AdmittedDep) -> Response:
     """Carries a direction of the second model to the loaded one by a map that is fitted on texts both read, and measures the loss."""
     work = await transferring.prepare(context, body)
-    return await _respond(context, "transfer", job_request(body), work, query.wait, 201)
+    return await _respond(context, "transfer", body, work, query.wait, 201)
 
 
-@router.post(
-    "/v1/evaluations",
-    status_code=202,
-    response_model=JobAnswer,
-    responses={200: {"model": EvaluationAnswer, "description": "With wait=true: the result"}},
-)
+@router.post("/v1/evaluations", **_job(200, EvaluationAnswer, "the result"))
 async def evaluate(body: EvaluationRequest, query: Annotated[WaitQuery, Query()], context: AdmittedDep) -> Response:
     """Steers many answers, reads them back unsteered, and reports effect, damage and chance level."""
     if isinstance(body, ReportRequest):
         work = await reporting.prepare(context, body)
     else:
         work = await evaluation.prepare(context, body)
-    return await _respond(context, body.kind, job_request(body), work, query.wait, 200)
+    return await _respond(context, body.kind, body, work, query.wait, 200)
 
 
 async def _respond(
-    context: Context,
-    kind: str,
-    request: Mapping[str, Any],
-    job: Work,
-    wait: bool,
-    status: int,
-    part: str | None = None,
+    context: Context, kind: str, body: BaseModel, job: Work, wait: bool, status: int, part: str | None = None
 ) -> Response:
-    """Returns the result, or a part of it, with `status` once the job has ended; without `wait` 202 and the queued job.
-
-    request: what the record of the job stores.
-    """
+    """Returns the result, or a part of it, with `status` once the job has ended; without `wait` 202 and the queued job."""
     context.admission.release_rows()  # a job has limits of its own
+    request = job_request(body)
     if wait:
         result = await context.jobs.complete(kind, request, job)
         return json_response(dict(result) if part is None else result[part], status)

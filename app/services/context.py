@@ -6,15 +6,8 @@ from dataclasses import dataclass, replace
 from app.http.admission import Admission
 from app.logs import current_request_id
 from app.policy.keys import Key
-from app.services.limits import (
-    check_limit,
-    check_own_steering,
-    check_steering,
-    check_vectors,
-    dose_guard,
-    narrowed,
-)
-from app.services.lookup import VectorsByName
+from app.policy.vector_sources import VectorsByName
+from app.services.limits import check_limit, check_own_steering, check_steering, check_vectors, dose_guard, narrowed
 from app.services.namespace_jobs import NamespaceJobs
 from app.settings import Settings
 from app.state import AppState
@@ -60,31 +53,25 @@ class Context:
     @property
     def jobs(self) -> NamespaceJobs:
         """The jobs that the request sees. Raises NotReady."""
-        jobs = self.state.jobs
-        return NamespaceJobs(
-            jobs, jobs.store.in_namespace(self.namespace).jobs, self.namespace, self.key, self.admission
-        )
+        return NamespaceJobs(self.state.jobs, self.namespace, self.key, self.admission)
 
     @property
     def settings(self) -> Settings:
         """The operator's settings."""
         return self.state.settings
 
-    @property
-    def cache_salt(self) -> str:
-        """Separates the prefix cache by key: `cached_tokens` would otherwise reveal how the prompts of others begin."""
-        return self.key.name
+    async def vector(self, text: str, param: str = "vector", version: int | None = None) -> ConceptVector:
+        """Returns the vector `name@3`, or `name` with `?version=3`; without a version the newest.
 
-    async def vector(self, text: str, param: str = "vector") -> ConceptVector:
-        """Returns the vector `name` or `name@3`. Raises VectorNotFound, or InvalidRequest for what is not a name."""
+        Raises VectorNotFound, or InvalidRequest for what is not a name and where the version is given twice.
+        """
         key = VectorId.parse(text, param)
-        return await self._stored(key.name, key.version)
-
-    async def _stored(self, name: str, version: int | None) -> ConceptVector:
+        if key.version is not None and version is not None:
+            raise InvalidRequest("give the version once: in the name or as ?version=", param="version")
         try:
-            return await self.store.vectors.get(name, version)
+            return await self.store.vectors.get(key.name, version if key.version is None else key.version)
         except VectorNotFound as error:
-            raise await self.with_suggestion(error, name) from None
+            raise await self.with_suggestion(error, key.name) from None
 
     async def with_suggestion(self, error: VectorNotFound, name: str) -> VectorNotFound:
         """Adds the nearest name among those this request may use."""
@@ -92,13 +79,6 @@ class Context:
         allowed = self.limits.vectors
         known = [one.name for one in page.vectors if one.name != name and (allowed is None or one.name in allowed)]
         return VectorNotFound(error.message + suggestion(name, known), param=error.param)
-
-    async def vector_version(self, text: str, version: int | None) -> ConceptVector:
-        """Returns the vector `name@3`, or `name` with `?version=3`. Raises InvalidRequest when both are given."""
-        key = VectorId.parse(text, "name")
-        if key.version is not None and version is not None:
-            raise InvalidRequest("give the version once: in the name or as ?version=", param="version")
-        return await self._stored(key.name, version if key.version is None else key.version)
 
     async def model_vectors(self, names: Sequence[str], param: str) -> dict[str, ConceptVector]:
         """Returns vectors of the loaded model by the names given. Raises LimitExceeded, VectorModelMismatch."""
@@ -184,7 +164,7 @@ class Context:
             sampling,
             plan,
             readings,
-            cache_salt=self.cache_salt,
+            cache_salt=self.key.name,  # else `cached_tokens` would reveal how the prompts of others begin
             monitors=self.state.policy.active.monitors,
             request_id=current_request_id(),
             observe=current_observer(),

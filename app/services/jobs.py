@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import structlog
+from pydantic import BaseModel
 
 from app.errors import RateLimited
 from app.http.errors import public_error
@@ -17,7 +18,6 @@ from app.policy.keys import Key
 from app.policy.rate_limits import share
 from app.settings import Settings
 from steering.errors import Interrupted, Overloaded, SteeringError
-from steering.schemas.base import Request
 from steering.schemas.extraction import TransferRequest
 from steering.store.base import JobRecord, Store
 from steering.workflows.progress import Progress
@@ -29,12 +29,15 @@ Work: TypeAlias = Callable[[Progress], Awaitable[Mapping[str, Any]]]
 
 FINAL = frozenset({"succeeded", "failed", "cancelled"})
 _TEXTS = frozenset({"pairs", "positive", "negative", "describe", "anchors", "prompts", "neutral"})
+"""Fields of requests that are texts of the caller, and left out of the record."""
 
 
-def job_request(body: Request) -> dict[str, Any]:
-    """Returns what a job's record stores of a request: everything but the caller's texts and numbers."""
-    hidden = _TEXTS | {"direction"} if isinstance(body, TransferRequest) else _TEXTS
-    return body.model_dump(mode="json", exclude=set(hidden), exclude_unset=True)
+def job_request(body: BaseModel) -> dict[str, Any]:
+    """Returns what a job's record stores of a request: the fields given, without the caller's texts and numbers."""
+    hidden = set(_TEXTS)
+    if isinstance(body, TransferRequest):
+        hidden.add("direction")  # a list of numbers; the `direction` of a report is a word
+    return body.model_dump(mode="json", exclude=hidden, exclude_unset=True)
 
 
 @dataclass(slots=True)
@@ -98,14 +101,11 @@ class Jobs:
         """Returns a job of this process that has not ended."""
         return self._live.get(job_id)
 
-    async def submit(
-        self, record: JobRecord, key: Key, work: Work, release: Callable[[], None] | None = None
-    ) -> LiveJob:
+    async def submit(self, record: JobRecord, key: Key, work: Work, release: Callable[[], None]) -> LiveJob:
         """Queues a job; `release` is called once, when it has ended or was refused.
 
         Raises Overloaded when too many are waiting, RateLimited when the key has too many.
         """
-        release = release or (lambda: None)
         try:
             live = await self._queued(record, key)
         except BaseException:
@@ -160,10 +160,10 @@ class Jobs:
                 live.update(await self._put(replace(live.record, status="running")))
                 result = await work(lambda done, total, message: self._progress(live, done, total, message))
                 ending = {"status": "succeeded", "result": result}
-        except asyncio.CancelledError:
+        except asyncio.CancelledError:  # `close` stops the job with the server; else somebody has cancelled it
             live.failure = Interrupted("the server was stopped before the job ended")
             ending = _failure(live.failure) if self._closing else {"status": "cancelled"}
-        except Exception as error:
+        except Exception as error:  # the job failed; the log names it
             with structlog.contextvars.bound_contextvars(job=live.record.id, kind=live.record.kind):
                 live.failure = public_error(error)
             ending = _failure(live.failure)

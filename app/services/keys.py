@@ -7,12 +7,7 @@ from app.errors import KeyNotFound
 from app.policy.keys import digest_of, new_key, utc_text
 from app.state import AppState
 from steering.errors import InvalidRequest
-from steering.schemas.governance import (
-    ChangeKeyRequest,
-    CreateKeyRequest,
-    KeyAnswer,
-    NewKeyAnswer,
-)
+from steering.schemas.governance import ChangeKeyRequest, CreateKeyRequest, KeyAnswer, NewKeyAnswer
 from steering.store.governance import KeyRecord
 
 
@@ -24,29 +19,25 @@ async def create(state: AppState, body: CreateKeyRequest) -> NewKeyAnswer:
     if state.keys.empty and "admin" not in body.scopes:
         raise InvalidRequest("the first key needs the scope 'admin', or no one could manage keys", param="scopes")
     key_id, secret = new_key()
-    record = KeyRecord(
-        id=key_id,
-        name=body.name,
-        digest=digest_of(secret),
-        scopes=tuple(dict.fromkeys(body.scopes)),
-        limits=body.limits.model_dump(mode="json", exclude_none=True),
-        expires_at=None if body.expires_at is None else utc_text(body.expires_at),
-        namespace=body.namespace,
-    )
+    record = KeyRecord(id=key_id, digest=digest_of(secret), **_stored(body))
     return NewKeyAnswer(**dict(await _put(state, record)), key=secret)
 
 
 async def change(state: AppState, key_id: str, body: ChangeKeyRequest) -> KeyAnswer:
     """Changes a key. Raises KeyNotFound."""
-    record = await _find(state, key_id)
-    changes: dict[str, Any] = body.model_dump(include={"name", "namespace"}, exclude_none=True)
+    return await _put(state, replace(await _find(state, key_id), **_stored(body)))
+
+
+def _stored(body: CreateKeyRequest | ChangeKeyRequest) -> dict[str, Any]:
+    """Returns the given fields as a KeyRecord has them."""
+    fields = body.model_dump(include={"name", "namespace"}, exclude_none=True)
     if body.scopes is not None:
-        changes["scopes"] = tuple(dict.fromkeys(body.scopes))
+        fields["scopes"] = tuple(dict.fromkeys(body.scopes))
     if body.limits is not None:
-        changes["limits"] = body.limits.model_dump(mode="json", exclude_none=True)
+        fields["limits"] = body.limits.model_dump(mode="json", exclude_none=True)
     if "expires_at" in body.model_fields_set:
-        changes["expires_at"] = None if body.expires_at is None else utc_text(body.expires_at)
-    return await _put(state, replace(record, **changes))
+        fields["expires_at"] = None if body.expires_at is None else utc_text(body.expires_at)
+    return fields
 
 
 async def _put(state: AppState, record: KeyRecord) -> KeyAnswer:

@@ -5,11 +5,10 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from app.errors import InsufficientScope
-from app.policy.keys import KeyLimits
 from app.settings import Settings
 from steering.errors import InvalidRequest, LimitExceeded
 from steering.plan.dose import DoseGuard
-from steering.schemas.governance import SteeringLimits
+from steering.schemas.governance import KeyLimitsFields, SteeringLimits
 from steering.schemas.messages import ChoiceFields, SamplingFields
 from steering.spec import InterventionSpec, SteeringSpec, vector_names
 from steering.spec_base import is_inline
@@ -75,7 +74,7 @@ def check_stored(interventions: Sequence[InterventionSpec]) -> None:
         )
 
 
-def narrowed(policy: SteeringLimits, key: KeyLimits) -> SteeringLimits:
+def narrowed(policy: SteeringLimits, key: KeyLimitsFields) -> SteeringLimits:
     """Returns the narrower limit of each kind. A key never widens what the policy allows."""
     doses = [dose for dose in (policy.max_relative_dose, key.max_relative_dose) if dose is not None]
     vectors = policy.vectors

@@ -28,10 +28,13 @@ class NamespaceJobs:
     """
 
     jobs: Jobs
-    store: JobStore
     namespace: str
     key: Key
-    admission: Admission | None = None
+    admission: Admission
+
+    @property
+    def _store(self) -> JobStore:
+        return self.jobs.store.in_namespace(self.namespace).jobs
 
     async def submit(self, kind: str, request: Mapping[str, Any], work: Work) -> JobRecord:
         """Queues a job and returns its record. Raises Overloaded, RateLimited."""
@@ -56,11 +59,11 @@ class NamespaceJobs:
     async def get(self, job_id: str) -> JobRecord:
         """Returns the newest record. Raises JobNotFound."""
         live = self._live(job_id)
-        return live.record if live is not None else await self.store.get(job_id)
+        return live.record if live is not None else await self._store.get(job_id)
 
     async def find(self, limit: int, cursor: str | None) -> tuple[tuple[JobRecord, ...], str | None]:
         """Lists jobs, newest first, running ones with their progress."""
-        records, following = await self.store.find(limit, cursor)
+        records, following = await self._store.find(limit, cursor)
         live = [self._live(record.id) for record in records]
         return tuple(r if one is None else one.record for r, one in zip(records, live, strict=True)), following
 
@@ -68,7 +71,7 @@ class NamespaceJobs:
         """Yields the record now and after each change until it is final. A slow watcher may miss steps, never the end."""
         live = self._live(job_id)
         while live is None:
-            record = await self.store.get(job_id)
+            record = await self._store.get(job_id)
             yield record
             if record.status in FINAL:
                 return
@@ -109,8 +112,7 @@ class NamespaceJobs:
     async def _submit(self, kind: str, request: Mapping[str, Any], work: Work) -> LiveJob:
         job_id = f"job-{secrets.token_hex(8)}"
         record = JobRecord(id=job_id, kind=kind, status="queued", request=request, namespace=self.namespace)
-        release = self.admission.keep_for_job() if self.admission is not None else None
-        return await self.jobs.submit(record, self.key, work, release)
+        return await self.jobs.submit(record, self.key, work, self.admission.keep_for_job())
 
     def _live(self, job_id: str) -> LiveJob | None:
         live = self.jobs.live(job_id)

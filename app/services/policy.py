@@ -1,6 +1,5 @@
 """Reads, sets and clears the policy, and describes its monitors."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 from app.errors import MonitorNotFound
@@ -72,12 +71,10 @@ def describe(state: AppState, name: str) -> MonitorDetail:
     return MonitorDetail(
         **_fields(found),
         distribution=DistributionAnswer(edges=list(EDGES), counts=list(statistics.buckets)),
-        latest=[
-            RaiseAnswer(request_id=one.request_id, score=one.score, token=one.token, at=_time(one.at))
-            for one in reversed(list(statistics.latest))
-        ],
+        # pydantic reads Unix times as datetimes in UTC
+        latest=[RaiseAnswer.model_validate(one, from_attributes=True) for one in reversed(list(statistics.latest))],
         hours=[
-            HourAnswer(start=_time(one.start), scores=one.count, raised=one.raised, mean=one.total / max(one.count, 1))
+            HourAnswer(start=one.start, scores=one.count, raised=one.raised, mean=one.total / max(one.count, 1))
             for one in list(statistics.hours)
         ],
     )
@@ -100,7 +97,3 @@ def _fields(monitor: Monitor) -> dict[str, Any]:
         "lowest": statistics.lowest if count else None,
         "highest": statistics.highest if count else None,
     }
-
-
-def _time(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)

@@ -13,6 +13,9 @@ from steering.schemas.vectors import QualityAnswer, RecommendedAnswer, VectorAns
 from steering.store.base import JobRecord, Link, Profile
 from steering.vectors import ConceptVector, VectorSummary
 
+_COPIED = ("namespace", "name", "version", "id", "description", "model", "d_model", "method", "sha256", "created_at")
+"""Fields of a vector that its description has too, unchanged."""
+
 
 def vector_answer(vector: VectorSummary) -> VectorAnswer:
     """Describes a vector without its directions."""
@@ -38,21 +41,12 @@ def _vector_fields(vector: VectorSummary) -> dict[str, Any]:
     }
     recommended = vector.recommended or Recommended(vector.recommended_layers())
     return {
-        "namespace": vector.namespace,
-        "name": vector.name,
-        "version": vector.version,
-        "id": vector.id,
-        "description": vector.description,
+        **{name: getattr(vector, name) for name in _COPIED},
         "tags": list(vector.tags),
-        "model": vector.model,
-        "d_model": vector.d_model,
         "layers": sorted(vector.layers),
-        "method": vector.method,
         "scale": by_layer({layer: entry.scale for layer, entry in vector.layers.items()}),
         "means": by_layer(means),
         "centred": all(entry.centred for entry in vector.layers.values()),
-        "sha256": vector.sha256,
-        "created_at": vector.created_at,
         "recommended": RecommendedAnswer.model_validate(recommended, from_attributes=True),
         "quality": None if vector.quality is None else QualityAnswer.model_validate(vector.quality.to_dict()),
         "provenance": dict(vector.provenance),
@@ -78,25 +72,16 @@ def job_answer(job: JobRecord) -> JobAnswer:
 
 def link_answer(link: Link) -> LinkAnswer:
     """Describes a saved link without its state."""
-    return LinkAnswer(
-        namespace=link.namespace,
-        id=link.id,
-        view=link.view,
-        url=link_url(link.view, link.id),
-        bytes=link.size,
-        created_at=link.created_at,
-    )
+    return LinkAnswer(**_link_fields(link), namespace=link.namespace, bytes=link.size)
 
 
 def link_state(link: Link) -> LinkState:
     """Returns what a link restores. Who saved it, and in which namespace, is not for every reader."""
-    return LinkState(
-        id=link.id,
-        view=link.view,
-        url=link_url(link.view, link.id),
-        state=dict(link.state or {}),
-        created_at=link.created_at,
-    )
+    return LinkState(**_link_fields(link), state=dict(link.state or {}))
+
+
+def _link_fields(link: Link) -> dict[str, str]:
+    return {"id": link.id, "view": link.view, "url": link_url(link.view, link.id), "created_at": link.created_at}
 
 
 def model_answer(info: ModelInfo) -> ModelAnswer:

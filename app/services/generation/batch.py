@@ -10,14 +10,13 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from app.errors import RateLimited
-from app.http.errors import body_of, invalid, public_error
+from app.http.errors import error_detail, invalid
 from app.services.context import Context
 from app.services.generation import generate as generation
 from app.services.limits import check_limit
 from app.settings import Settings
 from steering.errors import InvalidRequest, NotFound, Overloaded, SteeringError, Unavailable
 from steering.plan.types import SteeringPlan
-from steering.schemas.base import ErrorDetail
 from steering.schemas.generation import BatchLine, BatchResult, BatchSummary, GenerateAnswer
 from steering.store.base import JobRecord
 from steering.strict_json import load_json
@@ -138,11 +137,10 @@ async def _result(work: PreparedBatch, index: int) -> BatchResult:
     try:
         plan = await work.plans.of(line)
         return BatchResult(index=index, id=line.id, response=await _answered(work.context, line, plan))
-    except Unavailable:
+    except Unavailable:  # the engine or the store: ends the job
         raise
-    except SteeringError as error:
-        detail = body_of(public_error(error))["error"]
-        return BatchResult(index=index, id=line.id, error=ErrorDetail.model_validate(detail))
+    except SteeringError as error:  # this request only
+        return BatchResult(index=index, id=line.id, error=error_detail(error))
 
 
 async def _answered(context: Context, line: BatchLine, plan: SteeringPlan) -> GenerateAnswer:
@@ -158,7 +156,7 @@ async def _answered(context: Context, line: BatchLine, plan: SteeringPlan) -> Ge
     work = replace(work, request=replace(work.request, priority=1))
     while True:
         try:
-            return generation.answer(work, await generation.run(work))
+            return await generation.answer(work)
         except Overloaded:
             await asyncio.sleep(RETRY_SECONDS)
 

@@ -5,15 +5,13 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from app.http.errors import body_of, public_error
+from app.http.errors import error_detail
 from app.http.sse import Event
 from app.services.context import Context
 from app.services.generation.flags import NO_FLAGS
 from app.services.generation.responses import applied_steering, choice_answer, record_of, token_piece
 from app.services.inputs import prompt_of, sampling_params, tokenize, with_system
 from app.services.limits import check_limit, check_sampling
-from steering.errors import SteeringError
-from steering.schemas.base import ErrorDetail
 from steering.schemas.comparison import (
     ArmAnswer,
     ArmErrorAnswer,
@@ -91,9 +89,9 @@ def _arms(body: CompareRequest) -> Sequence[ArmFields]:
     return [ArmFields(name="base", steering=()), ArmFields(name="steered", steering=body.steering)]
 
 
-async def run(work: PreparedComparison) -> tuple[ArmResult, ...]:
-    """Returns the results of all arms when all have ended."""
-    return await compare(work.context.engine, work.comparison)
+async def answer(work: PreparedComparison) -> CompareAnswer:
+    """Returns the response when all arms have ended."""
+    return _response(work, await compare(work.context.engine, work.comparison))
 
 
 async def events(work: PreparedComparison) -> AsyncGenerator[Event, None]:
@@ -106,13 +104,13 @@ async def events(work: PreparedComparison) -> AsyncGenerator[Event, None]:
                     yield Event(token_piece(one.event, one.choice, tokenizer, one.arm), "token")
             elif isinstance(one, ArmResult):
                 assert one.error is not None, "only an arm that failed comes before the others"
-                failure = ArmErrorAnswer(arm=one.name, error=_error_detail(one.error))
+                failure = ArmErrorAnswer(arm=one.name, error=error_detail(one.error))
                 yield Event(failure.model_dump(mode="json"), "error")
             else:
-                yield Event(answer(work, one), "done")
+                yield Event(_response(work, one), "done")
 
 
-def answer(work: PreparedComparison, results: Sequence[ArmResult]) -> CompareAnswer:
+def _response(work: PreparedComparison, results: Sequence[ArmResult]) -> CompareAnswer:
     """Builds the response, which is also the data of the `done` event."""
     comparison = work.comparison
     return CompareAnswer(
@@ -136,9 +134,5 @@ def _arm_answer(work: PreparedComparison, arm: Arm, result: ArmResult) -> ArmAns
         steering=applied_steering(arm.plan, [one.finish.steering for one in result.answers], record),
         metrics=result.metrics,
         against_baseline=result.against_baseline,
-        error=None if result.error is None else _error_detail(result.error),
+        error=None if result.error is None else error_detail(result.error),
     )
-
-
-def _error_detail(error: SteeringError) -> ErrorDetail:
-    return ErrorDetail.model_validate(body_of(public_error(error))["error"])

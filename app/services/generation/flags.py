@@ -36,10 +36,11 @@ class Flags:
         monitors = _raised_monitors(answer)
         if not self.conditions:
             return monitors or None
-        flags = []
-        for one in self.conditions:
-            if tokens := [event.index for event in answer.events if _holds(one, event)]:
-                flags.append(RaisedFlag(vector=one.vector, above=one.above, below=one.below, tokens=tokens))
+        flags = [
+            RaisedFlag(vector=one.vector, above=one.above, below=one.below, tokens=tokens)
+            for one in self.conditions
+            if (tokens := [event.index for event in answer.events if _holds(one, event)])
+        ]
         return flags + monitors
 
 

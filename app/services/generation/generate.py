@@ -63,16 +63,16 @@ async def prepare(context: Context, body: GenerateRequest, plan: SteeringPlan | 
     return Generation(context, request, body.n, body.lists_tokens, flags)
 
 
-async def run(work: Generation) -> tuple[Answer, ...]:
-    """Returns all answers when the last one has ended."""
+async def answer(work: Generation) -> GenerateAnswer:
+    """Returns the response when the last answer has ended."""
     found = await answers(work.context.engine, work.request, work.n)
     for one in found:
         for event in one.events:
             work.flags.count(event)
-    return found
+    return _response(work, found)
 
 
-def answer(work: Generation, found: tuple[Answer, ...]) -> GenerateAnswer:
+def _response(work: Generation, found: tuple[Answer, ...]) -> GenerateAnswer:
     """Builds the response, which is also the data of the `done` event."""
     engine, request = work.context.engine, work.request
     reports = [one.finish.steering for one in found]
@@ -85,7 +85,7 @@ def answer(work: Generation, found: tuple[Answer, ...]) -> GenerateAnswer:
             choice_answer(i, one, engine.tokenizer, tokens=work.tokens, flags=work.flags.raised(one))
             for i, one in enumerate(found)
         ],
-        usage=usage_of(found),
+        usage=usage_of(found, work.n),
         steering=applied_steering(request.plan, reports, work.record, work.warnings),
     )
 
@@ -103,4 +103,4 @@ async def events(work: Generation) -> AsyncGenerator[Event, None]:
             if event.token_id >= 0 or event.text:
                 yield Event(token_piece(event, choice, tokenizer, flags=work.flags.count(event)), "token")
     await asyncio.sleep(0)  # the last tokens of all streams are sent before any response is built
-    yield Event(answer(work, tuple(assemble(one) for one in observed)), "done")
+    yield Event(_response(work, tuple(assemble(one) for one in observed)), "done")

@@ -3,11 +3,11 @@
 from contextlib import suppress
 from dataclasses import replace
 
+from app.policy.vector_sources import VectorsByName
 from app.services.context import Context
 from app.services.generation.generate import Generation
 from app.services.inputs import sampling_params
 from app.services.limits import check_own_steering, check_sampling
-from app.services.lookup import VectorsByName
 from steering.engine.prompts import encode_prompt
 from steering.errors import InvalidRequest, ModelNotFound, VectorNotFound
 from steering.namespaces import SHARED

@@ -50,10 +50,7 @@ def record_of(context: Context, prompt: Prompt, sampling: SamplingParams, plan: 
 
 
 def applied_steering(
-    plan: SteeringPlan,
-    reports: Sequence[SteeringReport],
-    record: Record | None = None,
-    warnings: Sequence[str] = (),
+    plan: SteeringPlan, reports: Sequence[SteeringReport], record: Record | None = None, warnings: Sequence[str] = ()
 ) -> AppliedSteering:
     """Reports the plan and what the engine measured: doses averaged over all answers, fired if it fired in any."""
     applied = []
@@ -162,13 +159,14 @@ def choice_answer(
     return Choice(index=index, text=answer.text, finish_reason=answer.finish.reason, tokens=listed, flags=flags)
 
 
-def usage_of(answers: Sequence[Answer]) -> Usage:
-    """Counts the tokens of all answers; the prompt is counted once."""
-    prompt = answers[0].finish.prompt_tokens
+def usage_of(answers: Sequence[Answer], n: int) -> Usage:
+    """Counts the tokens of all answers, n to each prompt; a prompt is counted once."""
+    prompts = [answer.finish for answer in answers[::n]]
+    prompt = sum(finish.prompt_tokens for finish in prompts)
     completion = sum(answer.finish.completion_tokens for answer in answers)
     return Usage(
         prompt_tokens=prompt,
         completion_tokens=completion,
         total_tokens=prompt + completion,
-        cached_tokens=answers[0].finish.cached_tokens,
+        cached_tokens=sum(finish.cached_tokens for finish in prompts),
     )

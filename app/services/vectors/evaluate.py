@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 from app.services.context import Context
 from app.services.inputs import pair_text, tokenize
@@ -21,7 +21,6 @@ from steering.schemas.evaluation import (
     DoseResponseRequest,
     EvaluatedPoint,
     JudgementAnswer,
-    LayerSweepRequest,
     StrengthsRequest,
 )
 from steering.schemas.messages import Text
@@ -35,8 +34,6 @@ from steering.workflows.evaluation.judge import Judging, instruction_of
 from steering.workflows.evaluation.setup import as_prompts, plan_at
 from steering.workflows.progress import Progress
 
-WorkflowRequest: TypeAlias = doses.DoseResponseRequest | sweeps.LayerSweepRequest
-
 
 async def prepare(context: Context, body: StrengthsRequest) -> Work:
     """Resolves the request and returns what runs it. Everything that can be refused at once is refused here, so that no job
@@ -47,27 +44,30 @@ async def prepare(context: Context, body: StrengthsRequest) -> Work:
     if isinstance(body, DoseResponseRequest):
         await _check_dose_response(context, body, vector)
     fields: dict[str, Any] = {
+        **body.model_dump(include={"layers", "reading_layer", "scorer", "strengths"}, exclude_none=True),
         "vector": vector,
         "prompts": await _prompts(context, body),
-        "layers": body.layers,
         "reader": None if body.reader is None else await context.vector(body.reader, "reader"),
-        "reading_layer": body.reading_layer,
-        "scorer": body.scorer,
         "sampling": SamplingParams(max_tokens=body.max_tokens, temperature=body.temperature, seed=body.seed),
     }
-    if body.strengths is not None:
-        fields["strengths"] = body.strengths
-    bound = context.limits.max_relative_dose
+    engine, bound = context.engine, context.limits.max_relative_dose
     if bound is not None:
         fields["guard"] = DoseGuard(bound, "refuse")
-    request, answers = await _with_size(context, body, fields)
+    request: doses.DoseResponseRequest | sweeps.LayerSweepRequest
+    work: Work
+    if isinstance(body, DoseResponseRequest):
+        neutral = None if body.neutral is None else await _tokenized(context, body.neutral, body.max_tokens, "neutral")
+        request = doses.DoseResponseRequest(**fields, neutral=neutral, random_directions=body.random_directions)
+        answers = await run_in_thread(doses.answers_to_write, engine, request)  # draws the random directions
+        work = partial(_dose_response, context, body, request)
+    else:
+        request = sweeps.LayerSweepRequest(**fields)
+        answers = await run_in_thread(sweeps.answers_to_write, engine, request)
+        work = partial(_layer_sweep, context, request)
     check_limit(answers, context.settings.max_evaluation_answers, "answers to generate", "strengths")
     if bound is not None:
         await _check_dose(context, request)
-    if isinstance(request, sweeps.LayerSweepRequest):
-        return partial(_layer_sweep, context, request)
-    assert isinstance(body, DoseResponseRequest)
-    return partial(_dose_response, context, body, request)
+    return work
 
 
 async def _layer_sweep(context: Context, request: sweeps.LayerSweepRequest, progress: Progress) -> dict[str, Any]:
@@ -117,21 +117,12 @@ async def _save(
     return vector_answer(await vectors.put(with_evidence(vector, found))), ()
 
 
-async def _with_size(context: Context, body: StrengthsRequest, fields: dict[str, Any]) -> tuple[WorkflowRequest, int]:
-    """Returns the workflow's request and how many answers it generates. Drawing random directions takes a thread."""
-    if isinstance(body, LayerSweepRequest):
-        sweep = sweeps.LayerSweepRequest(**fields)
-        return sweep, await run_in_thread(sweeps.answers_to_write, context.engine, sweep)
-    neutral = None if body.neutral is None else await _tokenize_all(context, body.neutral, body.max_tokens, "neutral")
-    dose = doses.DoseResponseRequest(**fields, neutral=neutral, random_directions=body.random_directions)
-    return dose, await run_in_thread(doses.answers_to_write, context.engine, dose)
-
-
-async def _check_dose(context: Context, request: WorkflowRequest) -> None:
+async def _check_dose(context: Context, request: doses.DoseResponseRequest | sweeps.LayerSweepRequest) -> None:
     """Raises DoseExceeded where the largest strength is beyond the dose that the policy and the key allow."""
     layers = resolve_layers(request.layers, request.vector, context.engine.info.layer_count)
     strength = max(request.strengths, key=abs)
-    for place in [(layer,) for layer in layers] if isinstance(request, sweeps.LayerSweepRequest) else [layers]:
+    one_at_a_time = isinstance(request, sweeps.LayerSweepRequest)
+    for place in [(layer,) for layer in layers] if one_at_a_time else [layers]:
         await plan_at(context.engine.info, request.vector, strength, place, request.guard)
 
 
@@ -151,7 +142,7 @@ async def _prompts(context: Context, body: StrengthsRequest) -> tuple[Prompt, ..
         return as_prompts(context.engine, await run_in_thread(load_evaluation_prompts, body.concept))
     if body.prompts is None:
         return None
-    return await _tokenize_all(context, body.prompts, body.max_tokens, "prompts")
+    return await _tokenized(context, body.prompts, body.max_tokens, "prompts")
 
 
 def _instructions(context: Context, body: StrengthsRequest) -> tuple[str, ...] | None:
@@ -161,6 +152,6 @@ def _instructions(context: Context, body: StrengthsRequest) -> tuple[str, ...] |
     return tuple(instruction_of(pair_text(text), context.engine.tokenizer) for text in body.prompts)
 
 
-async def _tokenize_all(context: Context, texts: Sequence[Text], max_tokens: int, param: str) -> tuple[Prompt, ...]:
+async def _tokenized(context: Context, texts: Sequence[Text], max_tokens: int, param: str) -> tuple[Prompt, ...]:
     check_limit(len(texts), context.settings.max_texts, "prompts", param)
     return tuple([(await tokenize(context.engine, pair_text(text), max_tokens)).token_ids for text in texts])

@@ -75,14 +75,5 @@ def _workflow_request(context: Context, body: ExtractRequest, pairs: PairSet) ->
     texts = len(pairs.positive) + len(pairs.negative)
     what = "activations (texts x layers x d_model)"
     check_activations(context.engine, context.settings, texts, layers, what, "layers")
-    return ExtractionRequest(
-        name=body.name,
-        pairs=pairs,
-        method=body.method,
-        layers=body.layers,
-        position=default_position(pairs) if body.position is None else body.position,
-        holdout=body.holdout,
-        seed=body.seed,
-        description=body.description,
-        tags=body.tags,
-    )
+    given = body.model_dump(include={"name", "method", "layers", "holdout", "seed", "description", "tags"})
+    return ExtractionRequest(pairs=pairs, position=body.position or default_position(pairs), **given)

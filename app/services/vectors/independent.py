@@ -26,8 +26,7 @@ def check_second_model(settings: Settings) -> None:
 
 @asynccontextmanager
 async def opened_second_model(settings: Settings) -> AsyncIterator[Engine]:
-    """Yields the second model. Raises UnsupportedParameter where none is configured, and what loading raises."""
-    check_second_model(settings)
+    """Yields the second model, which `check_second_model` has found configured. Raises what loading raises."""
     second = settings.model_copy(
         update={
             "model": settings.scorer_model,

@@ -29,12 +29,8 @@ class EndpointJudge:
 
     async def ask(self, question: str) -> str:
         """See Judge.ask. Tries once; failures are counted in the result."""
-        body = {
-            "model": self._model,
-            "messages": [{"role": "user", "content": question}],
-            "temperature": 0,
-            "max_tokens": REPLY,
-        }
+        messages = [{"role": "user", "content": question}]
+        body = {"model": self._model, "messages": messages, "temperature": 0, "max_tokens": REPLY}
         try:
             # the client's timeouts are per read, so a reply of single bytes would never end
             async with (
@@ -72,8 +68,7 @@ def check_judge(settings: Settings, by: Literal["self", "endpoint"]) -> None:
 
 @asynccontextmanager
 async def opened_judge(settings: Settings, engine: Engine, by: Literal["self", "endpoint"]) -> AsyncIterator[Judge]:
-    """Opens the judge for one evaluation."""
-    check_judge(settings, by)
+    """Opens the judge for one evaluation, one that `check_judge` allows."""
     if by == "self" or settings.judge_base_url is None or settings.judge_model is None:
         yield EngineJudge(engine)
         return

@@ -86,11 +86,7 @@ def _answers(request: results.ReportRequest) -> int:
 
 
 async def _run(
-    context: Context,
-    request: results.ReportRequest,
-    others: Sequence[str],
-    concept: str | None,
-    progress: Progress,
+    context: Context, request: results.ReportRequest, others: Sequence[str], concept: str | None, progress: Progress
 ) -> dict[str, Any]:
     """Runs the report. Cancelling stops it at once.
 
@@ -132,12 +128,12 @@ async def _plan(context: Context, body: ReportRequest, vector: ConceptVector) ->
     strength = body.strength
     if strength is None:
         known = vector.recommended
-        ranges = (known and known.strength) or (known and known.negative)
-        if not ranges:
+        measured = None if known is None else known.strength or known.negative
+        if measured is None:
             raise InvalidRequest(
                 f"vector {vector.id} has no measured strength; give 'strength' or 'steering'", param="strength"
             )
-        strength = max(ranges, key=abs)
+        strength = max(measured, key=abs)
     if strength == 0.0:
         raise InvalidRequest("the strength of a report must not be 0", param="strength")
     return await context.resolve([InterventionSpec(vector=vector.id, strength=strength)])

@@ -60,9 +60,6 @@ async def similar_vectors(store: NamespaceStore, vector: ConceptVector, cosines:
             log.warning("left_out_of_similar", code=error.code, vector=other.id)
             continue
         if layers:
-            found.append(_answer(other, layers))
+            mean = fmean(layers.values())
+            found.append(SimilarVector(namespace=other.namespace, id=other.id, cosine=by_layer(layers), mean=mean))
     return SimilarAnswer(data=sorted(found, key=lambda one: (-abs(one.mean), one.id)))
-
-
-def _answer(other: VectorSummary, layers: Mapping[int, float]) -> SimilarVector:
-    return SimilarVector(namespace=other.namespace, id=other.id, cosine=by_layer(layers), mean=fmean(layers.values()))

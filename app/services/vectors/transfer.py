@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from pydantic_core import to_jsonable_python
 
 from app.services.context import Context
 from app.services.inputs import check_activations, encode_prompts, pair_set, pair_text, tokenize
@@ -50,16 +51,15 @@ async def _run(
         await _check_numbers(second, context.settings, request, request.from_layer)
         found = await transfer(context.engine, second, request, progress=progress)
     steered = None if asked is None else await _measured(context, found, asked, progress)
-    auroc = {name: _estimate(getattr(found, name)) for name in ("source", "native", "transferred", "random")}
-    loss = {
+    loss: dict[str, Any] = {
         "explained": found.explained,
         "cosine": found.cosine,
-        "auroc": {name: None if one is None else one.model_dump(mode="json") for name, one in auroc.items()},
+        "auroc": {name: _estimate(getattr(found, name)) for name in ("source", "native", "transferred", "random")},
         "warnings": list(found.warnings),
     }
     if steered is not None:
-        loss["effect"] = steered.model_dump(mode="json")
-    provenance = {**found.vector.provenance, "loss": loss}
+        loss["effect"] = steered
+    provenance = {**found.vector.provenance, "loss": to_jsonable_python(loss)}
     stored = await context.store.vectors.put(replace(found.vector, provenance=provenance))
     return TransferAnswer(
         vector=vector_answer(stored),
@@ -67,11 +67,7 @@ async def _run(
         from_layer=found.from_layer,
         to_layer=found.to_layer,
         anchors=found.anchors,
-        explained=found.explained,
-        cosine=found.cosine,
-        auroc=auroc,
-        effect=steered,
-        warnings=list(found.warnings),
+        **loss,
     ).model_dump(mode="json")
 
 
@@ -136,19 +132,9 @@ async def _check_numbers(
 def _request(body: TransferRequest) -> workflow.TransferRequest:
     pairs = pair_set(body.concept, body.pairs)
     anchors = workflow.default_anchors(pairs) if body.anchors is None else tuple(map(pair_text, body.anchors))
-    return workflow.TransferRequest(
-        name=body.name,
-        pairs=pairs,
-        anchors=anchors,
-        direction=None if body.direction is None else torch.tensor(body.direction),
-        from_layer=body.from_layer,
-        to_layer=body.to_layer,
-        position=body.position,
-        holdout=body.holdout,
-        seed=body.seed,
-        description=body.description,
-        tags=body.tags,
-    )
+    direction = None if body.direction is None else torch.tensor(body.direction)
+    given = {"name", "from_layer", "to_layer", "position", "holdout", "seed", "description", "tags"}
+    return workflow.TransferRequest(pairs=pairs, anchors=anchors, direction=direction, **body.model_dump(include=given))
 
 
 def _estimate(found: Estimate | None) -> EstimateAnswer | None:

@@ -6,6 +6,7 @@ from typing import cast
 
 import pytest
 
+from app.http.admission import Admission, Budget
 from app.policy.keys import ANONYMOUS
 from app.services.jobs import Jobs
 from app.services.namespace_jobs import NamespaceJobs
@@ -44,7 +45,7 @@ class UnreliableJobs:
 
 def jobs_of(jobs: Jobs) -> NamespaceJobs:
     """The jobs of the namespace `shared`."""
-    return NamespaceJobs(jobs, jobs.store.in_namespace(SHARED).jobs, SHARED, ANONYMOUS)
+    return NamespaceJobs(jobs, SHARED, ANONYMOUS, Admission(*(Budget(1, "") for _ in range(3))))
 
 
 async def test_what_a_job_found_while_the_database_was_away_is_stored_afterwards() -> None:

@@ -1,6 +1,7 @@
-"""HeldVectors: vectors in memory, so that what an operator set does not depend on the database afterwards."""
+"""Where names of vectors are looked up besides the store of one namespace: in memory, or each in a source of its own."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from steering.errors import VectorNotFound
 from steering.model.info import ModelInfo
@@ -10,7 +11,10 @@ from steering.vectors import ConceptVector, VectorId
 
 
 class HeldVectors:
-    """A VectorSource of vectors by id (`name@version`). Others are looked up in `store`, if there is one."""
+    """A VectorSource of vectors by id (`name@version`). Others are looked up in `store`, if there is one.
+
+    The vectors are in memory, so that what an operator set does not depend on the database afterwards.
+    """
 
     def __init__(self, held: Mapping[str, ConceptVector], store: VectorSource | None = None) -> None:
         self._held, self._store = held, store
@@ -23,6 +27,19 @@ class HeldVectors:
         if self._store is None:
             raise VectorNotFound(f"there is no vector {name!r}", param="vector")
         return await self._store.get(name, version)
+
+
+@dataclass(frozen=True, slots=True)
+class VectorsByName:
+    """A VectorSource. sources: where a name, as it is written (`mood` or `mood@3`), is looked up; all others in `rest`."""
+
+    sources: Mapping[str, VectorSource]
+    rest: VectorSource
+
+    async def get(self, name: str, version: int | None = None) -> ConceptVector:
+        """See VectorSource.get."""
+        source = self.sources.get(str(VectorId(name, version)), self.rest)
+        return await source.get(name, version)
 
 
 async def find_vectors(names: Iterable[str], store: VectorSource, info: ModelInfo) -> dict[str, ConceptVector]:
