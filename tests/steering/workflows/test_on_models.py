@@ -110,8 +110,8 @@ async def test_sentiment_is_found_read_and_mapped(embedded):
     happy, cross = await readout(embedded, texts, {"sentiment": vector})
     assert happy.readout["sentiment"][str(layer)].mean > cross.readout["sentiment"][str(layer)].mean + 0.3
     shown, labels = pairs.positive[:20] + pairs.negative[:20], ("up",) * 20 + ("down",) * 20
-    fields = {"texts": [[asdict(message) for message in text] for text in shown], "labels": labels}
-    request = LatentSpaceRequest(**fields, layers=(layer,), position="mean", vectors=("sentiment",))
+    texts = [text if isinstance(text, str) else [asdict(message) for message in text] for text in shown]
+    request = LatentSpaceRequest(texts=texts, labels=labels, layers=(layer,), position="mean", vectors=("sentiment",))
     (mapped,) = (await latent_space(embedded, request, shown, {"sentiment": vector})).layers
     assert mapped.separability.auroc > 0.7
     assert 0.0 < mapped.segments[0].visible <= 1.0
