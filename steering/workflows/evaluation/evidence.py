@@ -47,8 +47,5 @@ def with_shipped_evidence(vector: ConceptVector, concept: str) -> ConceptVector:
 def _same(vector: ConceptVector, found: ConceptMeasurement) -> bool:
     """Whether the measurement is of this vector."""
     made = vector.provenance
-    return (made.get("dataset"), made.get("method"), str(made.get("position"))) == (
-        found.dataset,
-        found.method,
-        found.position,
-    ) and set(found.layers) <= set(vector.layers)
+    origin = made.get("dataset"), made.get("method"), str(made.get("position"))
+    return origin == (found.dataset, found.method, found.position) and set(found.layers) <= set(vector.layers)

@@ -44,7 +44,8 @@ async def layer_sweep(
 
     Raises InvalidRequest for invalid strengths, layers, prompts or scorer, VectorModelMismatch for another model's vector.
     """
-    vector, (setup, places) = request.vector, _setup(engine, request)
+    vector, setup = request.vector, _setup(engine, request)
+    places = list(product(setup.layers, setup.strengths))
     plans = [
         await plan_at(engine.info, arm, strength, (layer,), request.guard)
         for arm in setup.arms
@@ -54,7 +55,7 @@ async def layer_sweep(
         engine, setup.prompts, plans, setup.reading, request.sampling, progress=progress
     )
     ours, random = trials[: len(places)], trials[len(places) :]
-    # the places are in the order of the layers, and at each layer of the strengths
+    # at every layer the trials are in the order of the strengths
     controls = {one: random[i :: len(setup.strengths)] for i, one in enumerate(setup.strengths)}
     points, broken = [], []
     for (layer, strength), trial in zip(places, ours, strict=True):
@@ -83,20 +84,19 @@ async def layer_sweep(
     )
 
 
-def _setup(engine: Engine, request: LayerSweepRequest) -> tuple[Setup, list[tuple[int, float]]]:
-    """Returns the resolved request, and each (layer, strength)."""
+def _setup(engine: Engine, request: LayerSweepRequest) -> Setup:
     found = resolved(engine, request, PROMPTS, lambda layers: ceil(CONTROLS / layers))
     if found.strengths[0] < 0.0 < found.strengths[-1]:
         raise InvalidRequest(
             "a layer sweep takes strengths of one sign, so that layers can be ranked", param="strengths"
         )
-    return found, list(product(found.layers, found.strengths))
+    return found
 
 
 def answers_to_write(engine: Engine, request: LayerSweepRequest) -> int:
     """Returns how many answers it generates. Raises what `layer_sweep` raises before generating the first."""
-    setup, places = _setup(engine, request)
-    return trial_answers(len(setup.arms) * len(places), len(setup.prompts))
+    setup = _setup(engine, request)
+    return trial_answers(len(setup.arms) * len(setup.layers) * len(setup.strengths), len(setup.prompts))
 
 
 def _holds(point: LayerPointAnswer) -> bool:

@@ -1,6 +1,7 @@
 """The workflows on the transformers engine: numbers that a plain forward pass confirms, and a real concept found and moved."""
 
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -109,7 +110,8 @@ async def test_sentiment_is_found_read_and_mapped(embedded):
     happy, cross = await readout(embedded, texts, {"sentiment": vector})
     assert happy.readout["sentiment"][str(layer)].mean > cross.readout["sentiment"][str(layer)].mean + 0.3
     shown, labels = pairs.positive[:20] + pairs.negative[:20], ("up",) * 20 + ("down",) * 20
-    request = LatentSpaceRequest(texts=shown, labels=labels, layers=(layer,), position="mean", vectors=("sentiment",))
+    texts = [text if isinstance(text, str) else [asdict(message) for message in text] for text in shown]
+    request = LatentSpaceRequest(texts=texts, labels=labels, layers=(layer,), position="mean", vectors=("sentiment",))
     (mapped,) = (await latent_space(embedded, request, shown, {"sentiment": vector})).layers
     assert mapped.separability.auroc > 0.7
     assert 0.0 < mapped.segments[0].visible <= 1.0

@@ -188,7 +188,7 @@ async def test_layer_sweep_finds_where_the_concept_is(engine):
         (a, s) for a in (2, 3) for s in (0.5, 1.0, 1.5)
     ]
     assert found.best.layer == 2
-    assert found.recommended.layers == (2,)
+    assert found.recommended.layers == [2]
     assert found.recommended.strength == (0.5, 1.0)
     there = {point.layer: point.moved.mean for point in found.points if point.strength == 1.0}
     assert there[2] > 0.4
