@@ -118,7 +118,7 @@ class Database:
 
 
 class StorePart:
-    """A part of the store on a database. Its methods are documented at the protocol that it implements."""
+    """A part of the store on a database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

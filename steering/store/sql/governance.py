@@ -19,6 +19,7 @@ class SqlKeys(StorePart, KeyStore):
     """The KeyStore on a database."""
 
     async def put(self, key: KeyRecord) -> KeyRecord:
+        """See KeyStore.put."""
         written = {"scopes": " ".join(key.scopes), "limits": write_record(key.limits, "limits")}
         values = {**values_of(key, KeyRecord), **written}
 
@@ -31,10 +32,13 @@ class SqlKeys(StorePart, KeyStore):
         return await self._database.write(save)
 
     async def all(self) -> tuple[KeyRecord, ...]:
+        """See KeyStore.all."""
         query = select(*columns_of(KeyRow, KeyRecord)).order_by(KeyRow.created_at, KeyRow.id)
         return tuple(map(_key, await self._database.rows(query)))
 
     async def delete(self, key_id: str) -> bool:
+        """See KeyStore.delete."""
+
         async def remove(connection: AsyncConnection) -> bool:
             await connection.run_sync(note_change, "keys")
             return (await connection.execute(delete(KeyRow).where(KeyRow.id == key_id))).rowcount > 0
@@ -42,6 +46,8 @@ class SqlKeys(StorePart, KeyStore):
         return await self._database.write(remove)
 
     async def touch(self, used: Mapping[str, str]) -> None:
+        """See KeyStore.touch."""
+
         async def mark(connection: AsyncConnection) -> None:
             for key_id, at in used.items():
                 await connection.execute(update(KeyRow).where(KeyRow.id == key_id).values(last_used_at=at))
@@ -60,14 +66,17 @@ class SqlAudit(StorePart, AuditStore):
     """The AuditStore on a database."""
 
     async def append(self, entry: AuditEntry) -> None:
+        """See AuditStore.append."""
         await self._database.change(insert(AuditRow).values({**values_of(entry, AuditEntry), "at": now()}))
 
     async def find(self, limit: int = 50, cursor: str | None = None) -> tuple[tuple[AuditEntry, ...], str | None]:
+        """See AuditStore.find."""
         query = select(*columns_of(AuditRow, AuditEntry))
         rows, following = await self._database.newest(query, AuditRow.position, "audit", limit, cursor)
         return tuple(AuditEntry(**values_of(row, AuditEntry)) for row in rows), following
 
     async def prune(self, before: str) -> int:
+        """See AuditStore.prune."""
         return await self._database.change(delete(AuditRow).where(AuditRow.at < before))
 
 
@@ -76,9 +85,11 @@ class SqlDocuments(StorePart, DocumentStore):
     """The DocumentStore on a database."""
 
     async def get(self, name: str) -> Mapping[str, Any] | None:
+        """See DocumentStore.get."""
         rows = await self._database.rows(select(DocumentRow.content).where(DocumentRow.name == name))
         return read_record(rows[0].content, f"document {name!r}") if rows else None
 
     async def put(self, name: str, content: Mapping[str, Any] | None) -> None:
+        """See DocumentStore.put."""
         values = None if content is None else {"content": write_record(content, name), "updated_at": now()}
         await self._database.exchange("documents", DocumentRow, {"name": name}, values)

@@ -36,6 +36,7 @@ class SqlJobs(NamespacePart, JobStore):
     """The JobStore on a database."""
 
     async def put(self, job: JobRecord) -> JobRecord:
+        """See JobStore.put."""
         values = values_of(check_job(job), JobRecord)
         values |= {name: write_record(values[name], name) for name in JSON_FIELDS}
 
@@ -53,6 +54,7 @@ class SqlJobs(NamespacePart, JobStore):
         return await self._database.write(save)
 
     async def get(self, job_id: str) -> JobRecord:
+        """See JobStore.get."""
         query = select(*COLUMNS).where(self._visible(), JobRow.id == job_id)
         rows = await self._database.rows(query) if JOB_ID.fullmatch(job_id) else []
         if not rows:
@@ -60,6 +62,7 @@ class SqlJobs(NamespacePart, JobStore):
         return _from_row(rows[0])
 
     async def find(self, limit: int = 50, cursor: str | None = None) -> tuple[tuple[JobRecord, ...], str | None]:
+        """See JobStore.find."""
         query = select(*COLUMNS).where(self._visible())
         rows, following = await self._database.newest(query, JobRow.position, "job", limit, cursor)
         return tuple(map(_from_row, rows)), following
@@ -78,15 +81,18 @@ class SqlOutputs(StorePart, OutputStore):
     """The OutputStore on a database."""
 
     async def append(self, output_id: str, part: int, content: str) -> None:
+        """See OutputStore.append."""
         values = {"output_id": output_id, "part": part, "created_at": now(), "content": content}
         await self._database.change(insert(JobOutputRow).values(values))
 
     async def read(self, output_id: str, part: int) -> str | None:
+        """See OutputStore.read."""
         query = select(JobOutputRow.content).where(JobOutputRow.output_id == output_id, JobOutputRow.part == part)
         rows = await self._database.rows(query)
         return rows[0].content if rows else None
 
     async def prune(self, before: str) -> int:
+        """See OutputStore.prune."""
         return await self._database.change(delete(JobOutputRow).where(JobOutputRow.created_at < before))
 
 
@@ -112,6 +118,7 @@ class SqlServers(StorePart, ServerStore):
     """The ServerStore on a database."""
 
     async def renew(self, server: str, seconds: float, progress: Mapping[str, Mapping[str, Any]]) -> Renewal:
+        """See ServerStore.renew."""
         written = {job_id: write_record(one, "progress") for job_id, one in progress.items() if one}
 
         async def extend(connection: AsyncConnection) -> Renewal:
@@ -132,9 +139,11 @@ class SqlServers(StorePart, ServerStore):
         return await self._database.write(extend)
 
     async def release(self, server: str) -> None:
+        """See ServerStore.release."""
         await self._database.change(delete(ServerRow).where(ServerRow.id == server))
 
     async def request_cancel(self, job_id: str) -> None:
+        """See ServerStore.request_cancel."""
         if not JOB_ID.fullmatch(job_id):
             return
 
@@ -147,8 +156,10 @@ class SqlServers(StorePart, ServerStore):
         await self._database.write(mark)
 
     async def prune_jobs(self, before: str) -> int:
+        """See ServerStore.prune_jobs."""
         old = (JobRow.status.not_in(UNFINISHED), JobRow.updated_at < before)
         return await self._database.change(delete(JobRow).where(*old))
 
     async def changes(self) -> Mapping[str, int]:
+        """See ServerStore.changes."""
         return {row[0]: row[1] for row in await self._database.rows(select(ChangeRow.topic, ChangeRow.count))}

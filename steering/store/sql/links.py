@@ -22,6 +22,7 @@ class SqlLinks(NamespacePart, LinkStore):
     """The LinkStore on a database."""
 
     async def put(self, link: Link) -> Link:
+        """See LinkStore.put."""
         state = check_link(link)
         owner, namespace = self._writer.key, self._namespace
 
@@ -37,6 +38,7 @@ class SqlLinks(NamespacePart, LinkStore):
         return await self._database.write(add)
 
     async def get(self, link_id: str) -> Link:
+        """See LinkStore.get."""
         query = select(*COLUMNS, LinkRow.state).where(LinkRow.id == link_id)
         rows = await self._database.rows(query) if LINK_ID.fullmatch(link_id) else []
         if not rows:
@@ -46,11 +48,13 @@ class SqlLinks(NamespacePart, LinkStore):
     async def find(
         self, owner: str | None, limit: int = 50, cursor: str | None = None
     ) -> tuple[tuple[Link, ...], str | None]:
+        """See LinkStore.find."""
         query = select(*COLUMNS).where(*self._owned(owner))
         rows, following = await self._database.newest(query, LinkRow.position, "link", limit, cursor)
         return tuple(map(_link, rows)), following
 
     async def delete(self, link_id: str, owner: str | None) -> None:
+        """See LinkStore.delete."""
         own = delete(LinkRow).where(LinkRow.id == link_id, *self._owned(owner))
         if not LINK_ID.fullmatch(link_id) or not await self._database.change(own):
             raise link_not_found(link_id)

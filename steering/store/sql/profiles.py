@@ -21,6 +21,7 @@ class SqlProfiles(NamespacePart, ProfileStore):
     """The ProfileStore on a database."""
 
     async def put(self, profile: Profile) -> Profile:
+        """See ProfileStore.put."""
         values = {**values_of(check_profile(profile), Profile), "steering": write_steering(profile.steering)}
         key = self._key(profile.name)
 
@@ -33,24 +34,29 @@ class SqlProfiles(NamespacePart, ProfileStore):
         return await self._database.write(save)
 
     async def get(self, name: str) -> Profile:
+        """See ProfileStore.get."""
         found = await self._visible(ProfileRow.name == check_name(name))
         if not found:
             raise profile_not_found(name)
         return found[0]
 
     async def all(self) -> tuple[Profile, ...]:
+        """See ProfileStore.all."""
         return await self._visible()
 
     async def delete(self, name: str) -> None:
+        """See ProfileStore.delete."""
         if not await self._database.change(delete(ProfileRow).filter_by(**self._key(check_name(name)))):
             raise profile_not_found(name)
 
     async def default(self) -> SteeringSpec | None:
+        """See ProfileStore.default."""
         own = DefaultSteeringRow.namespace == self._namespace
         rows = await self._database.rows(select(DefaultSteeringRow.steering).where(own))
         return read_steering(rows[0].steering, "the default steering") if rows else None
 
     async def set_default(self, steering: SteeringSpec | None) -> None:
+        """See ProfileStore.set_default."""
         values = None if steering is None else {"steering": write_steering(steering), "updated_at": now()}
         await self._database.exchange("default_steering", DefaultSteeringRow, {"namespace": self._namespace}, values)
 

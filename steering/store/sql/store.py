@@ -39,22 +39,27 @@ class SqlStore(Store):
         self.outputs, self.servers = SqlOutputs(database), SqlServers(database)
 
     def in_namespace(self, name: str, writer: Writer = UNLIMITED) -> NamespaceStore:
+        """See Store.in_namespace."""
         check_name(name, "namespace")
         vectors, links = SqlVectors(self._reads, name, writer), SqlLinks(self.database, name, writer)
         profiles, jobs = SqlProfiles(self.database, name), SqlJobs(self.database, name)
         return NamespaceStore(name, vectors, profiles, jobs, links)
 
     async def defaults(self) -> Mapping[str, SteeringSpec]:
+        """See Store.defaults."""
         rows = await self.database.rows(select(DefaultSteeringRow.namespace, DefaultSteeringRow.steering))
         return {row.namespace: read_steering(row.steering, "the default steering") for row in rows}
 
     async def prune_links(self, before: str) -> int:
+        """See Store.prune_links."""
         return await self.database.change(delete(LinkRow).where(LinkRow.created_at < before))
 
     async def ping(self) -> None:
+        """See Store.ping."""
         await self.database.rows(select(VectorNameRow.name).limit(1))
 
     async def close(self) -> None:
+        """See Store.close."""
         try:
             await self.database.close()
         finally:

@@ -49,6 +49,7 @@ class SqlVectors(NamespacePart, VectorStore):
         self._reads = reads
 
     async def put(self, vector: ConceptVector) -> ConceptVector:
+        """See VectorStore.put."""
         serialized = await run_in_thread(serialize, vector)
 
         async def add(connection: AsyncConnection) -> StoredVector:
@@ -62,6 +63,7 @@ class SqlVectors(NamespacePart, VectorStore):
         return await run_in_thread(deserialize, await self._database.write(add))
 
     async def get(self, name: str, version: int | None = None) -> ConceptVector:
+        """See VectorStore.get."""
         check_version(name, version)
         found = await self._reads.get(self._namespace, name, version)
         if found is None:
@@ -69,6 +71,7 @@ class SqlVectors(NamespacePart, VectorStore):
         return found
 
     async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> VectorPage:
+        """See VectorStore.find."""
         query = select(*SUMMARY).where(NEWEST, self._visible(), *_conditions_of(check_filter(where)))
         query = query.order_by(VectorRow.name).limit(check_page(limit) + 1)
         if cursor is not None:
@@ -78,6 +81,7 @@ class SqlVectors(NamespacePart, VectorStore):
         return VectorPage(vectors, make_cursor("vector", rows[limit - 1].name) if len(rows) > limit else None)
 
     async def describe(self, name: str, description: str | None, tags: tuple[str, ...] | None) -> ConceptVector:
+        """See VectorStore.describe."""
         check_name(name)
         check_labels(description, tags)
         changes = {  # what is not given is set to itself
@@ -90,6 +94,7 @@ class SqlVectors(NamespacePart, VectorStore):
         return await self.get(name)
 
     async def versions(self, name: str, limit: int = 50, before: int | None = None) -> tuple[VectorSummary, ...]:
+        """See VectorStore.versions."""
         query = select(*SUMMARY).where(self._visible(), VectorRow.name == check_name(name))
         query = query.order_by(VectorRow.version.desc()).limit(check_page(limit))
         if before is not None:
@@ -100,6 +105,7 @@ class SqlVectors(NamespacePart, VectorStore):
         return await run_in_thread(summarize_valid, map(from_row, rows))
 
     async def delete(self, name: str, force: bool = False, version: int | None = None) -> None:
+        """See VectorStore.delete."""
         check_version(name, version)
 
         async def remove(connection: AsyncConnection) -> None:
