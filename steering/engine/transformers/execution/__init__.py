@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 import torch
 
-from steering.engine.transformers.execution.base import CompileRequest, ModelParts
+from steering.engine.transformers.execution.base import CompileRequest, ModelParts, PassExecutor
 from steering.engine.transformers.execution.compiled.executor import CompiledExecutor
 from steering.engine.transformers.execution.compiled.graphs import uses_attention_kernel
 from steering.engine.transformers.execution.eager import EagerExecutor
 from steering.engine.transformers.memory.paged_cache import LayerShape, PairedLayout, RowLayout
 
 
-def create_executor(parts: ModelParts, device: torch.device, request: CompileRequest | None) -> EagerExecutor:
+def create_executor(parts: ModelParts, device: torch.device, request: CompileRequest | None) -> PassExecutor:
     """Creates the executor of an engine: the one place where it is chosen.
 
     Compiled execution needs a CPU and a model that attends through transformers' attention interface.

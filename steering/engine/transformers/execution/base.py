@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from steering.engine.transformers.batch import Batch
 from steering.engine.transformers.memory.paged_cache import PagedCache
@@ -78,3 +78,25 @@ class PreparedPass:
         if layer == self.stop_after:
             raise StopForward
         return None if after is before else after
+
+
+class PassExecutor(Protocol):
+    """Runs passes of one engine, all on the engine's thread.
+
+    name: `eager`, `compiled` or `compiled+kernels`: what runs the next pass; results of two names may differ by rounding.
+    batch_invariant: whether a token's results have the same bits however passes are formed: alone, in a batch, decoded or read.
+    sampling_kernel: chooses the tokens of the next pass from bfloat16 logits; None where there is no such kernel.
+    """
+
+    name: str
+    batch_invariant: bool
+    sampling_kernel: SamplingKernel | None
+
+    def start(self, install: Install) -> None:
+        """Begins whatever is prepared in the background; `install` hands it to the engine's thread."""
+
+    def run(self, prepared: PreparedPass) -> Logits | None:
+        """Returns the logits of the kept tokens (token, vocab); None when the pass stopped early."""
+
+    def close(self) -> None:
+        """Ends background work and leaves the model as it was before. Harmless when repeated."""

@@ -1,4 +1,4 @@
-"""EagerExecutor: runs passes by calling the model under its hooks. Always available, and the reference for compiled passes."""
+"""EagerExecutor: calls the model under its hooks. Always available, and the reference for compiled passes."""
 
 from typing import Any
 
@@ -11,11 +11,8 @@ from steering.shapes import Logits, Tensor
 
 
 class EagerExecutor:
-    """Runs passes of one engine, all on the engine's thread, on any device. It patches the model's attention until it is closed.
+    """Implements PassExecutor on any device. It patches the model's attention until it is closed.
 
-    name: `eager`, `compiled` or `compiled+kernels`: what runs the next pass; results of two names may differ by rounding.
-    batch_invariant: whether a token's results have the same bits however passes are formed: alone, in a batch, decoded or read.
-    sampling_kernel: chooses the tokens of the next pass from bfloat16 logits; None where there is no such kernel.
     attention: None for a model that builds its own masks.
     """
 
@@ -27,10 +24,10 @@ class EagerExecutor:
         self._patch = None if self.attention is None else AttentionPatch(parts.model, self.attention.attended)
 
     def start(self, install: Install) -> None:
-        """Begins whatever is prepared in the background, here nothing; `install` hands it to the engine's thread."""
+        """See PassExecutor.start. Nothing is prepared in the background."""
 
     def run(self, prepared: PreparedPass) -> Logits | None:
-        """Returns the logits of the kept tokens (token, vocab); None when the pass stopped early."""
+        """See PassExecutor.run."""
         batch, parts = prepared.batch, self._parts
         rows = 1 if self.attention is not None else len(batch.segments)
         arguments: dict[str, Any] = {
@@ -57,6 +54,6 @@ class EagerExecutor:
         return logits if rows == 1 else logits[prepared.keep]
 
     def close(self) -> None:
-        """Ends background work and leaves the model as it was before. Harmless when repeated."""
+        """See PassExecutor.close."""
         if self._patch is not None:
             self._patch.close()

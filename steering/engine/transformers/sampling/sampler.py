@@ -36,7 +36,7 @@ class Sampled:
 def sample(logits: Logits, rows: Rows[Sequence], kernel: SamplingKernel | None = None) -> list[Sampled]:
     """Chooses a token for each row of logits (row, vocab), any float dtype. Each result depends on its own row alone.
 
-    kernel: see EagerExecutor.sampling_kernel; used for the rows without penalties, bias and log-probabilities.
+    kernel: see PassExecutor.sampling_kernel; used for the rows without penalties, bias and log-probabilities.
     """
     plain = [row for row, one in enumerate(rows) if one.sampling.logprobs is None and not is_adjusted(one.sampling)]
     if kernel is None or not plain or logits.dtype != torch.bfloat16:

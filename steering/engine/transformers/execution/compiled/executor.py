@@ -27,8 +27,8 @@ GRAPH_COST, PACKED_GRAPH_COST = 0.5, 0.75
 
 
 class CompiledExecutor(EagerExecutor):
-    """Runs passes on CPUs, eagerly until the graph is compiled. The graph and the kernels are installed together between two
-    passes, so that a pass is either eager or compiled and `name` says which."""
+    """Implements PassExecutor on CPUs, by eager passes until it is compiled. The graph and the kernels are installed together
+    between two passes, so that a pass is either eager or compiled and `name` says which."""
 
     def __init__(self, parts: ModelParts, request: CompileRequest) -> None:
         super().__init__(parts)
@@ -43,7 +43,7 @@ class CompiledExecutor(EagerExecutor):
         """Packed, inputs of the graph; empty where they are constants."""
 
     def start(self, install: Install) -> None:
-        """See EagerExecutor.start."""
+        """See PassExecutor.start."""
         self._install = install
         self.compilation.start()
 
@@ -66,7 +66,7 @@ class CompiledExecutor(EagerExecutor):
         log.info("executor_changed", executor=self.name)
 
     def run(self, prepared: PreparedPass) -> Logits | None:
-        """See EagerExecutor.run."""
+        """See PassExecutor.run."""
         if self._graph is None or not self._worthwhile(prepared.stop_after):
             return super().run(prepared)
         return self._compiled(self._graph, replace(prepared, stop_after=None))  # a graph always runs to its end
@@ -94,7 +94,7 @@ class CompiledExecutor(EagerExecutor):
         return logits
 
     def close(self) -> None:
-        """See EagerExecutor.close."""
+        """See PassExecutor.close."""
         self.compilation.close()
         if self._linears is not None:
             self._linears.close()
