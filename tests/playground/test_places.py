@@ -166,7 +166,22 @@ def test_a_conversation_is_read_by_turns_and_continued_steered(wide: Visit) -> N
     wide.page.get_by_label("Message 1", exact=True).fill("How was the trip?")
     wide.page.get_by_label("Message 2", exact=True).fill("It was a disaster from the first day to the last.")
     wide.page.get_by_role("button", name="Read it").click()
-    expect(wide.page.get_by_role("region", name="Curves")).to_contain_text("over the turns")
+    curves = wide.page.get_by_role("region", name="Curves")
+    expect(curves).to_contain_text("over the turns")
+    wide.page.get_by_role("button", name="Add a message").click()
+    wide.page.get_by_label("Message 3", exact=True).fill("What a pity.")
+    wide.page.get_by_role("button", name="Read it").click()
+    turns = curves.get_by_role("img", name=re.compile("turn 3, user"))
+    plot = turns.locator(".u-over")
+    box = plot.bounding_box()
+    assert box is not None
+    plot.hover(position={"x": box["width"] - 2, "y": box["height"] / 2})
+    expect(curves.locator(".hover").last).to_contain_text("turn 3")
+    # Without scrolling, so that the pointer stays where the last turn was.
+    wide.page.get_by_role("button", name="Remove message 3").dispatch_event("click")
+    wide.page.get_by_role("button", name="Read it").dispatch_event("click")
+    expect(turns).to_have_count(0)
+    expect(curves).to_contain_text("over the turns")
     wide.page.get_by_role("button", name="Steer against this").click()
     expect(wide.page.get_by_role("textbox", name="Prompt", exact=True)).to_have_value("How was the trip?")
 
