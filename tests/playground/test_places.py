@@ -175,10 +175,12 @@ def test_a_conversation_is_read_by_turns_and_continued_steered(wide: Visit) -> N
     plot = turns.locator(".u-over")
     box = plot.bounding_box()
     assert box is not None
-    plot.hover(position={"x": box["width"] - 2, "y": box["height"] / 2})
-    expect(curves.locator(".hover").last).to_contain_text("turn 3")
-    # Without scrolling, so that the pointer stays where the last turn was.
+    plot.hover(position={"x": box["width"] - 2, "y": 4})
+    # Without scrolling, and the page becomes shorter: the pointer must stay over the last turn.
     wide.page.get_by_role("button", name="Remove message 3").dispatch_event("click")
+    expect(wide.page.get_by_label("Message 3", exact=True)).to_have_count(0)
+    wide.page.wait_for_timeout(100)
+    expect(curves.locator(".hover").last).to_contain_text("turn 3")
     wide.page.get_by_role("button", name="Read it").dispatch_event("click")
     expect(turns).to_have_count(0)
     expect(curves).to_contain_text("over the turns")

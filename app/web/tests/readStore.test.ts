@@ -1,5 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import type { Vector } from "../src/api/types";
+import { onKey, useActions } from "../src/frame/shortcuts";
 import { vectors } from "../src/frame/vectors";
 import * as store from "../src/read/store";
 import { FakeServer, held, refusal } from "./fakeServer";
@@ -92,5 +93,17 @@ describe("a reading that is not wanted any more", () => {
     expect(shownText()).toBe("old");
     store.restoreRead({ text: "another text" });
     expect(store.reading.value).toBeNull();
+  });
+});
+
+describe("Ctrl + Enter", () => {
+  it("asks once while it is held", () => {
+    const run = vi.fn();
+    const leave = useActions({ run });
+    const press = (repeat: boolean) =>
+      onKey({ key: "Enter", ctrlKey: true, repeat, preventDefault: () => {} } as KeyboardEvent);
+    for (const repeat of [false, true, true]) press(repeat);
+    leave();
+    expect(run).toHaveBeenCalledTimes(1);
   });
 });
