@@ -116,8 +116,10 @@ describe("a vector of a selection in Space", () => {
   it("shows its card to a user who waits in Space", async () => {
     serverWithJob();
     open("space");
+    making.name.value = "grief";
     await making.makeVector("grief", ["a"], ["b"]);
     expect([making.stored.value, made.value, place.value]).toEqual([null, "grief", "make"]);
+    expect(making.name.value).toBe("");
   });
 
   it("keeps its error, and can be stopped", async () => {

@@ -42,6 +42,7 @@ export async function makeVector(vector: string, positive: string[], negative: s
       },
       stopper.signal,
     );
+    if (name.value === vector) name.value = "";
     await loadVectors();
     if (place.value === "space") openCard(vector);
     else stored.value = vector;
