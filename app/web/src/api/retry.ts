@@ -35,8 +35,15 @@ function noteRefusal(error: ApiError): void {
   if (error.status === 403 && error.code === "insufficient_scope") keyRefusal.value = error.message;
 }
 
-/** Sends a request with the key of this tab. Repeats it on 429 and 503; throws ApiError on any other failure. */
-export async function send(request: Request, transport: typeof fetch = fetch): Promise<Response> {
+/**
+ * Sends a request with the key of this tab. Repeats it on 429 and 503; throws ApiError on any other failure. `stop` ends the waiting
+ * between two attempts only: a request that is on its way is not given up, so that its answer is known.
+ */
+export async function send(
+  request: Request,
+  transport: typeof fetch = fetch,
+  stop = request.signal,
+): Promise<Response> {
   for (let attempt = 0; ; attempt++) {
     const copy = new Request(request.clone());
     const key = apiKey.value;
@@ -49,6 +56,6 @@ export async function send(request: Request, transport: typeof fetch = fetch): P
       if (key === apiKey.value) noteRefusal(error); // an answer to another key says nothing of this one
       throw error;
     }
-    await pause(waitSeconds(response.headers.get("Retry-After"), attempt), request.signal);
+    await pause(waitSeconds(response.headers.get("Retry-After"), attempt), stop);
   }
 }

@@ -3,6 +3,7 @@ import type { Vector } from "../api/types";
 import { capabilities } from "../frame/server";
 import { vectors } from "../frame/vectors";
 import { ChoiceField, OptionalNumber } from "../ui/fields";
+import { NumberField } from "../ui/NumberField";
 import { ConditionFields } from "./ConditionFields";
 import {
   type Control,
@@ -63,7 +64,8 @@ export function ControlMore({ control, vector, set }: Props) {
           label="Let it go to zero over this many tokens (empty: constant)"
           value={control.endsAfter}
           step={1}
-          onChange={(tokens) => set({ endsAfter: tokens === null ? null : Math.max(1, Math.round(tokens)) })}
+          min={1}
+          onChange={(endsAfter) => set({ endsAfter })}
         />
         <ConditionFields control={control} set={set} />
       </div>
@@ -94,11 +96,13 @@ function OperationFields({ control, set }: Omit<Props, "vector">) {
     );
   if (control.operation === "rotate")
     return (
-      <OptionalNumber
+      <NumberField
         label="Degrees toward the vector"
         value={control.degrees}
         step={5}
-        onChange={(degrees) => set({ degrees: degrees ?? 0 })}
+        min={-180}
+        max={180}
+        onChange={(degrees) => set({ degrees })}
       />
     );
   if (control.operation === "replace")

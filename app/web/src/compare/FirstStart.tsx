@@ -1,22 +1,9 @@
-import { typicalNorms } from "../frame/server";
 import { vectorByName } from "../frame/vectors";
 import { ErrorNote } from "../ui/Note";
 import { Progress } from "../ui/Progress";
-import { change } from "./draft";
-import { type Preset, possiblePresets, presetDraft } from "./presets";
+import { firstDemonstration, show } from "./demonstration";
+import { possiblePresets } from "./presets";
 import { makeStarters, starterError, starterProgress, stopStarters } from "./starters";
-import { run } from "./store";
-
-/** Sets a demonstration and runs it. */
-function show(preset: Preset): void {
-  change(presetDraft(preset, vectorByName.value, typicalNorms.value));
-  run();
-}
-
-function showFirst(): void {
-  const [first] = possiblePresets(vectorByName.value);
-  if (first) show(first);
-}
 
 /** What an empty library shows: one click makes the starter vectors and runs a demonstration. */
 export function FirstStart() {
@@ -32,7 +19,7 @@ export function FirstStart() {
       </p>
       <ErrorNote error={starterError.value} />
       <div class="row">
-        <button type="button" class="primary" onClick={() => void makeStarters(showFirst)}>
+        <button type="button" class="primary" onClick={() => void makeStarters(firstDemonstration())}>
           Make the starter vectors
         </button>
       </div>

@@ -4,7 +4,7 @@ import { isAbort } from "../api/errors";
 import type { Job } from "../api/types";
 import { capabilities } from "../frame/server";
 import { loadVectors, vectorByName } from "../frame/vectors";
-import { watchJob } from "../jobs/watch";
+import { runToEnd } from "../jobs/watch";
 import { concepts } from "./store";
 
 export interface StarterProgress {
@@ -35,8 +35,11 @@ export async function makeStarters(onFirst: () => void): Promise<void> {
       show("");
       const description = concepts.value.find((one) => one.name === concept)?.description ?? "";
       const body = { name: concept, concept, description, tags: ["starter"] };
-      const job = await dataOf<Job>(api.POST("/v1/vectors/extract", { body }));
-      await watchJob(job, (now) => show(now.progress.message ?? ""), stop.signal);
+      await runToEnd(
+        (options) => dataOf<Job>(api.POST("/v1/vectors/extract", { body, ...options })),
+        (job) => show(job.progress.message ?? ""),
+        stop.signal,
+      );
       await loadVectors();
       if (made === 0) onFirst();
     }
@@ -48,5 +51,6 @@ export async function makeStarters(onFirst: () => void): Promise<void> {
 }
 
 export function stopStarters(): void {
+  if (starterProgress.value !== null) starterProgress.value = { ...starterProgress.value, message: "stopping" };
   abort?.abort();
 }

@@ -5,7 +5,7 @@ import { limit, typicalNorms } from "../frame/server";
 import { vectorByName, vectorNamed } from "../frame/vectors";
 import { fullScale } from "../maths/scales";
 import { controlFor, layersOf } from "./controls";
-import { change, compareBody, draft, newSeed, readersOf, sweepBody } from "./draft";
+import { type CompareBody, change, compareBody, type Draft, draft, newSeed, readersOf, sweepBody } from "./draft";
 import { instructionFor } from "./instruction";
 import { readingOf, type Shade } from "./panes";
 import { ComparisonRun } from "./run";
@@ -60,10 +60,18 @@ export const draftProblem = computed<string | null>(() => {
   return null;
 });
 
+/** The draft of each request: a request does not distinguish the system prompt from earlier turns. */
+const drafts = new WeakMap<CompareBody, Draft>();
+
+/** The draft with which the shown panes were asked; null before the first run. */
+export const askedDraft = computed(() => (comparison.asked.value && drafts.get(comparison.asked.value)) ?? null);
+
 export function run(): void {
   if (draftProblem.value !== null) return;
   sampleIndex.value = 0;
-  void comparison.start(compareBody(draft.value, instruction.value));
+  const body = compareBody(draft.value, instruction.value);
+  drafts.set(body, draft.value);
+  void comparison.start(body);
 }
 
 export function reroll(): void {

@@ -3,7 +3,7 @@ import { api, dataOf } from "../api/client";
 import { ApiError, messageOf } from "../api/errors";
 import { apiKey } from "../api/key";
 import type { LinkState, SavedLink, View } from "../api/types";
-import { addressLink, place } from "./places";
+import { addressLink, place, rememberState } from "./places";
 
 /** Why the link in the address could not be opened; null while nothing is wrong. */
 export const linkProblem = signal<string | null>(null);
@@ -16,11 +16,13 @@ export async function saveLink(view: View, state: object): Promise<string> {
 
 /**
  * Hands the state of the link in the address to its view, now and whenever a link is followed; a link that could not be read
- * is read again with a new key. Returns the function that ends it.
+ * is read again with a new key. `settings` gives what a user changes in the view: after a change the link leaves the address, so that
+ * the way back to this address does not restore what was changed. Returns the function that ends it.
  */
-export function followLink(view: View, restore: (state: unknown) => void): () => void {
+export function followLink(view: View, restore: (state: unknown) => void, settings?: () => object): () => void {
   let newest = 0;
   let restored: string | null = null;
+  let stopComparing = () => {};
   const stop = effect(() => {
     const id = addressLink.value;
     void apiKey.value;
@@ -33,6 +35,8 @@ export function followLink(view: View, restore: (state: unknown) => void): () =>
         if (turn !== newest) return;
         restored = id;
         restore(state);
+        stopComparing();
+        if (settings) stopComparing = leaveAfterChange(view, id, settings);
       })
       .catch((failure) => {
         if (turn === newest) linkProblem.value = problemOf(failure);
@@ -42,7 +46,16 @@ export function followLink(view: View, restore: (state: unknown) => void): () =>
     newest = -1;
     linkProblem.value = null;
     stop();
+    stopComparing();
   };
+}
+
+/** Takes a link out of the address as soon as the view differs from now. Returns what ends it. */
+function leaveAfterChange(view: View, id: string, settings: () => object): () => void {
+  const before = JSON.stringify(settings());
+  return effect(() => {
+    if (JSON.stringify(settings()) !== before && addressLink.peek() === id) rememberState(view, "");
+  });
 }
 
 async function readLink(view: View, id: string): Promise<unknown> {

@@ -33,7 +33,7 @@ export function useActions(given: PlaceActions): () => void {
 export function onKey(event: KeyboardEvent): void {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
-    actions.run?.();
+    if (!event.repeat) actions.run?.(); // a key that is held asks once
     return;
   }
   if (document.querySelector("dialog[open]")) return;

@@ -1,30 +1,53 @@
 import { api, dataOf, follow } from "../api/client";
+import { send } from "../api/retry";
 import type { Job } from "../api/types";
 
 /** A job that ended without its result. */
 export class JobFailed extends Error {}
 
-/** Follows a job until it ends and returns it. Throws JobFailed unless it succeeded; stopping cancels the job. */
-export async function watchJob(job: Job, onProgress: (job: Job) => void, signal?: AbortSignal): Promise<Job> {
-  const cancel = () => void api.DELETE("/v1/jobs/{job_id}", { params: { path: { job_id: job.id } } });
-  signal?.addEventListener("abort", cancel, { once: true });
+/** The request that starts a job, sent with these options. */
+export type StartJob = (options: { fetch: (request: Request) => Promise<Response> }) => Promise<Job>;
+
+/**
+ * Starts a job, follows it until it ends and returns it. Throws JobFailed unless it succeeded.
+ *
+ * Stopping works at any time: before the request is sent, while it waits to be repeated, while the server accepts it (the job is
+ * cancelled as soon as its id is known) and while it runs. It throws AbortError, the server's error where the job could not be
+ * cancelled, or returns the job where that had succeeded before.
+ */
+export async function runToEnd(start: StartJob, onProgress: (job: Job) => void, stop: AbortSignal): Promise<Job> {
+  stop.throwIfAborted();
+  const job = await start({ fetch: (request) => send(request, undefined, stop) });
   let last = job;
-  onProgress(last);
   try {
-    await follow(
-      `/v1/jobs/${encodeURIComponent(job.id)}/events`,
-      (name, data) => {
-        if (name !== "progress" && name !== "done") return;
-        last = data as Job;
-        onProgress(last);
-      },
-      signal,
-    );
-    if (last.status === "queued" || last.status === "running")
-      last = await dataOf<Job>(api.GET("/v1/jobs/{job_id}", { params: { path: { job_id: job.id } } }));
-  } finally {
-    signal?.removeEventListener("abort", cancel);
+    stop.throwIfAborted();
+    onProgress(job);
+    last = await followed(job, onProgress, stop);
+  } catch (failure) {
+    if (!stop.aborted) throw failure;
+    last = await cancelled(job);
+    if (last.status !== "succeeded") stop.throwIfAborted();
   }
   if (last.status !== "succeeded") throw new JobFailed(last.error?.message ?? `The job was ${last.status}.`);
   return last;
+}
+
+async function followed(job: Job, onProgress: (job: Job) => void, stop: AbortSignal): Promise<Job> {
+  let last = job;
+  await follow(
+    `/v1/jobs/${encodeURIComponent(job.id)}/events`,
+    (name, data) => {
+      if (name !== "progress" && name !== "done") return;
+      last = data as Job;
+      if (!stop.aborted) onProgress(last);
+    },
+    stop,
+  );
+  if (last.status !== "queued" && last.status !== "running") return last;
+  const path = { job_id: job.id };
+  return dataOf<Job>(api.GET("/v1/jobs/{job_id}", { params: { path }, signal: stop }));
+}
+
+function cancelled(job: Job): Promise<Job> {
+  return dataOf<Job>(api.DELETE("/v1/jobs/{job_id}", { params: { path: { job_id: job.id } } }));
 }

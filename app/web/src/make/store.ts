@@ -56,5 +56,7 @@ function extractBody(): object {
 export async function extract(): Promise<void> {
   if (problem.value !== null) return;
   const body = { name: name.value, method: method.value, ...extractBody() };
-  await makeByJob("extract", body.name, () => dataOf<Job>(api.POST("/v1/vectors/extract", { body })));
+  await makeByJob("extract", body.name, (options) =>
+    dataOf<Job>(api.POST("/v1/vectors/extract", { body, ...options })),
+  );
 }

@@ -91,5 +91,7 @@ export function transferBody(): TransferRequest {
 export async function carryOver(): Promise<void> {
   if (transferProblem.value !== null) return;
   const body = transferBody();
-  await makeByJob("transfer", body.name, () => dataOf<Job>(api.POST("/v1/vectors/transfer", { body })));
+  await makeByJob("transfer", body.name, (options) =>
+    dataOf<Job>(api.POST("/v1/vectors/transfer", { body, ...options })),
+  );
 }

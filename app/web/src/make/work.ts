@@ -3,7 +3,7 @@ import { api, dataOf } from "../api/client";
 import { isAbort } from "../api/errors";
 import type { Job } from "../api/types";
 import { loadVectors, vectorNamed } from "../frame/vectors";
-import { watchJob } from "../jobs/watch";
+import { runToEnd, type StartJob } from "../jobs/watch";
 
 export interface Running {
   kind: "extract" | "transfer" | "measure";
@@ -31,14 +31,14 @@ export function nameProblem(given: string): string | null {
 let abort: AbortController | null = null;
 
 /** Runs a job and shows its progress. Returns null where it was stopped or failed; a failure is shown. */
-export async function runJob(kind: Running["kind"], start: () => Promise<Job>): Promise<Job | null> {
+export async function runJob(kind: Running["kind"], start: StartJob): Promise<Job | null> {
   const stopper = new AbortController();
   abort = stopper;
   error.value = null;
   running.value = { kind, message: "Waiting to begin", done: 0, total: 0 };
   try {
-    return await watchJob(
-      await start(),
+    return await runToEnd(
+      start,
       ({ progress }) => {
         const { message = "", done = 0, total = 0 } = progress;
         running.value = { kind, message, done, total };
@@ -54,7 +54,7 @@ export async function runJob(kind: Running["kind"], start: () => Promise<Job>): 
 }
 
 /** Runs a job that stores a vector, and opens its card. */
-export async function makeByJob(kind: Running["kind"], vector: string, start: () => Promise<Job>): Promise<void> {
+export async function makeByJob(kind: Running["kind"], vector: string, start: StartJob): Promise<void> {
   const job = await runJob(kind, start);
   if (job !== null) await show(vector);
 }
@@ -68,10 +68,12 @@ export async function show(vector: string): Promise<void> {
 /** Measures at which strengths a vector steers, and stores the result on its card. */
 export async function measure(vector: string): Promise<void> {
   const body = { kind: "dose_response" as const, vector, save: true };
-  const job = await runJob("measure", () => dataOf<Job>(api.POST("/v1/evaluations", { body })));
+  const job = await runJob("measure", (options) => dataOf<Job>(api.POST("/v1/evaluations", { body, ...options })));
   if (job !== null) await loadVectors();
 }
 
+/** Stops the job. The server may need a moment to cancel it. */
 export function stop(): void {
+  if (running.value !== null) running.value = { ...running.value, message: "Stopping" };
   abort?.abort();
 }

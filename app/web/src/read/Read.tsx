@@ -9,14 +9,14 @@ import { ErrorNote } from "../ui/Note";
 import { Segments } from "../ui/Segments";
 import { ReadingPanel } from "./ReadingPanel";
 import { Standouts } from "./Standouts";
-import { busy, error, kind, messages, read, reading, readState, restoreRead, setMessage, text } from "./store";
+import { busy, error, kind, messages, read, reading, readState, restoreRead, setMessage, stop, text } from "./store";
 
 /** Read: which concepts of the library stand out in a text, and where. */
 export default function Read() {
-  useEffect(() => useActions({ run: () => void read() }), []);
-  useEffect(() => followLink("read", restoreRead), []);
+  useEffect(() => useActions({ run: () => void read(), stop }), []);
+  useEffect(() => followLink("read", restoreRead, readState), []);
   const empty = vectors.value?.length === 0;
-  const unable = busy.value || vectors.value === null || empty;
+  const unable = vectors.value === null || empty;
   return (
     <>
       <LinkProblem />
@@ -34,9 +34,14 @@ export default function Read() {
         />
         {kind.value === "text" ? <TextField /> : <ConversationFields />}
         <div class="row">
-          <button type="button" class="primary" disabled={unable} onClick={() => void read()}>
+          <button type="button" class="primary" disabled={unable || busy.value} onClick={() => void read()}>
             {busy.value ? "Reading" : "Read it"}
           </button>
+          {busy.value && (
+            <button type="button" onClick={stop}>
+              Stop
+            </button>
+          )}
           <ShareLink view="read" state={readState} />
           {empty && <EmptyLibrary />}
         </div>

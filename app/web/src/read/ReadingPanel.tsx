@@ -4,7 +4,7 @@ import { open } from "../frame/places";
 import { vectorNamed } from "../frame/vectors";
 import { bulkOf, fullScale, magnitude, meanOf, medianOf, plain, signed } from "../maths/scales";
 import { Chart } from "../ui/Chart";
-import { busy, chosen, kind, knownLayers, layer, messages, readAllLayers, reading, shownScores } from "./store";
+import { busy, chosen, knownLayers, layer, readAllLayers, reading, shownScores } from "./store";
 import type { Turn } from "./turns";
 
 /** The text coloured by one vector at one layer, the curve over it, and the way to steering against it. */
@@ -163,10 +163,11 @@ function steerAgainst(name: string): void {
   const z = reading.value?.standouts.find((one) => one.vector === name)?.z ?? 0;
   change({ controls: [], instruction: null, reader: null });
   addVector(vector, z > 0 ? -1 : 1);
-  if (kind.value === "conversation") {
-    const last = messages.value.findLastIndex((message) => message.role === "user");
-    const question = messages.value[last];
-    if (question) change({ prompt: question.content, history: messages.value.slice(0, last), raw: false });
+  const source = reading.value?.source;
+  if (source && "messages" in source) {
+    const last = source.messages.findLastIndex((message) => message.role === "user");
+    const question = source.messages[last];
+    if (question) change({ prompt: question.content, history: source.messages.slice(0, last), raw: false });
   }
   open("compare");
 }

@@ -1,4 +1,4 @@
-import { computed, signal } from "@preact/signals";
+import { batch, computed, signal } from "@preact/signals";
 import { api, dataOf } from "../api/client";
 import type { Explanation, Message, Readout } from "../api/types";
 import { vectors } from "../frame/vectors";
@@ -22,7 +22,12 @@ export const messages = signal<readonly Message[]>([
 export const busy = signal(false);
 export const error = signal<unknown>(null);
 
+/** What is sent to be read. */
+export type Source = { texts: string[] } | { messages: Message[] };
+
 interface Reading {
+  /** What the scores belong to; the fields may have changed since. */
+  source: Source;
   standouts: Standout[];
   turns: Turn[];
   /** vector -> layer -> a score per token of the whole text. */
@@ -45,54 +50,84 @@ export const knownLayers = computed<number[]>(() =>
   chosen.value === null ? [] : [...(reading.value?.scores.get(chosen.value)?.keys() ?? [])].sort((a, b) => a - b),
 );
 
-function source(): { texts: string[] } | { messages: Message[] } {
+function source(): Source {
   return kind.value === "text" ? { texts: [text.value] } : { messages: [...messages.value] };
+}
+
+function contentsOf(given: Source): { role: string; content: string }[] {
+  return "messages" in given ? given.messages : given.texts.map((content) => ({ role: "text", content }));
+}
+
+let abort: AbortController | null = null;
+
+/** Does one reading. The one before is given up, so that only the newest is shown; `use` is not called after a stop. */
+async function newest<T>(ask: (signal: AbortSignal) => Promise<T>, use: (answer: T) => void): Promise<void> {
+  abort?.abort();
+  const stopper = new AbortController();
+  abort = stopper;
+  busy.value = true;
+  error.value = null;
+  try {
+    const answer = await ask(stopper.signal);
+    if (!stopper.signal.aborted) batch(() => use(answer));
+  } catch (failure) {
+    if (!stopper.signal.aborted) error.value = failure;
+  } finally {
+    if (abort === stopper) busy.value = false;
+  }
+}
+
+/** Gives up the reading that runs. */
+export function stop(): void {
+  abort?.abort();
 }
 
 /** Finds the concepts that stand out against neutral texts, then reads the text token by token against each of them. */
 export async function read(): Promise<void> {
   if ((vectors.value ?? []).length === 0) return;
-  busy.value = true;
-  error.value = null;
-  try {
-    const body = { ...source(), threshold: 0, top: MAX_CONCEPTS };
-    const explained = await dataOf<Explanation>(api.POST("/v1/explain", { body }));
-    const names = (explained.texts[0]?.concepts ?? []).map((one) => nameOf(one.vector));
-    const answer = await dataOf<Readout>(api.POST("/v1/readout", { body: { ...source(), vectors: names } }));
-    const found = answer.texts[0];
-    if (!found) return;
-    const contents = kind.value === "text" ? [{ role: "text", content: text.value }] : messages.value;
-    const scores = new Map(names.map((name) => [name, byLayer(found.readout[name] ?? {})]));
-    const standouts = standoutsOf(explained, found.tokens);
-    reading.value = { turns: turnsOf(found.tokens, contents), scores, standouts };
-    if (chosen.value === null || !names.includes(chosen.value)) chosen.value = names[0] ?? null;
-    layer.value = knownLayers.value[0] ?? null;
-  } catch (failure) {
-    error.value = failure;
-  } finally {
-    busy.value = false;
-  }
+  const given = source();
+  await newest((signal) => ask(given, signal), show);
+}
+
+async function ask(given: Source, signal: AbortSignal): Promise<Reading | null> {
+  const body = { ...given, threshold: 0, top: MAX_CONCEPTS };
+  const explained = await dataOf<Explanation>(api.POST("/v1/explain", { body, signal }));
+  const names = (explained.texts[0]?.concepts ?? []).map((one) => nameOf(one.vector));
+  const answer = await dataOf<Readout>(api.POST("/v1/readout", { body: { ...given, vectors: names }, signal }));
+  const found = answer.texts[0];
+  if (!found) return null;
+  return {
+    source: given,
+    turns: turnsOf(found.tokens, contentsOf(given)),
+    scores: new Map(names.map((name) => [name, byLayer(found.readout[name] ?? {})])),
+    standouts: standoutsOf(explained, found.tokens),
+  };
+}
+
+function show(found: Reading | null): void {
+  if (found === null) return;
+  const names = [...found.scores.keys()];
+  reading.value = found;
+  if (chosen.value === null || !names.includes(chosen.value)) chosen.value = names[0] ?? null;
+  layer.value = knownLayers.value[0] ?? null;
 }
 
 function byLayer(readout: Record<string, { scores: (number | null)[] }>): Map<number, readonly (number | null)[]> {
   return new Map(Object.entries(readout).map(([key, one]) => [Number(key), one.scores]));
 }
 
-/** Reads the text against one vector at every layer, for the layer picker. */
+/** Reads what was read last against one vector at every layer, for the layer picker. */
 export async function readAllLayers(name: string): Promise<void> {
   const before = reading.value;
   if (!before) return;
-  busy.value = true;
-  try {
-    const body = { ...source(), vectors: [name], layers: "all" as const };
-    const answer = await dataOf<Readout>(api.POST("/v1/readout", { body }));
-    const scores = new Map(before.scores).set(name, byLayer(answer.texts[0]?.readout[name] ?? {}));
-    reading.value = { ...before, scores };
-  } catch (failure) {
-    error.value = failure;
-  } finally {
-    busy.value = false;
-  }
+  const body = { ...before.source, vectors: [name], layers: "all" as const };
+  await newest(
+    (signal) => dataOf<Readout>(api.POST("/v1/readout", { body, signal })),
+    (answer) => {
+      const scores = new Map(before.scores).set(name, byLayer(answer.texts[0]?.readout[name] ?? {}));
+      reading.value = { ...before, scores };
+    },
+  );
 }
 
 /** What a link to this view holds: what is read, not what was found. */
@@ -103,6 +138,7 @@ export function readState(): object {
 /** Restores what `readState` gave; anything else leaves the view as it is. */
 export function restoreRead(state: unknown): void {
   const given = state as { text?: unknown; messages?: unknown };
+  const before = JSON.stringify(readState());
   if (typeof given.text === "string") {
     kind.value = "text";
     text.value = given.text;
@@ -110,6 +146,8 @@ export function restoreRead(state: unknown): void {
     kind.value = "conversation";
     messages.value = given.messages;
   } else return;
+  if (JSON.stringify(readState()) === before) return;
+  stop();
   reading.value = null;
 }
 

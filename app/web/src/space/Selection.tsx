@@ -1,11 +1,6 @@
-import { useState } from "preact/hooks";
-import { api, dataOf } from "../api/client";
-import type { Job } from "../api/types";
-import { open } from "../frame/places";
-import { loadVectors } from "../frame/vectors";
-import { watchJob } from "../jobs/watch";
-import { made } from "../make/work";
 import { ErrorNote } from "../ui/Note";
+import { Progress } from "../ui/Progress";
+import { error, makeVector, making, name, openCard, stopMaking, stored } from "./making";
 import { drawn, lassoed, picked } from "./store";
 
 const SHOWN = 200;
@@ -30,6 +25,7 @@ export function Selection() {
           Click a point or a text to follow it through the layers. Draw around points to select them.
         </p>
       )}
+      <VectorState />
       <ul class="texts" aria-label={selected.length > 0 ? "Selected texts" : "All texts"}>
         {shown.slice(0, SHOWN).map((index) => (
           <li key={index}>
@@ -49,49 +45,55 @@ export function Selection() {
 }
 
 function SelectionVector({ positive }: { positive: readonly number[] }) {
-  const [name, setName] = useState("");
-  const [busy, setBusy] = useState(false);
-  const [error, setError] = useState<unknown>(null);
   const texts = drawn.value?.set.texts ?? [];
-  const make = async (event: Event) => {
+  const make = (event: Event) => {
     event.preventDefault();
-    setBusy(true);
-    setError(null);
-    try {
-      const chosen = new Set(positive);
-      const body = {
-        name,
-        positive: texts.filter((_, index) => chosen.has(index)),
-        negative: texts.filter((_, index) => !chosen.has(index)),
-      };
-      await watchJob(await dataOf<Job>(api.POST("/v1/vectors/extract", { body })), () => undefined);
-      await loadVectors();
-      made.value = name;
-      open("make");
-    } catch (failure) {
-      setError(failure);
-      setBusy(false);
-    }
+    const chosen = new Set(positive);
+    const selected = texts.filter((_, index) => chosen.has(index));
+    const others = texts.filter((_, index) => !chosen.has(index));
+    void makeVector(name.value, selected, others);
   };
+  const unable = making.value !== null || name.value === "" || positive.length === texts.length;
   return (
-    <form class="stack" onSubmit={(event) => void make(event)}>
+    <form class="stack" onSubmit={make}>
       <p>{positive.length} texts are selected. A vector can be made that points from the others to them.</p>
       <div class="row">
         <input
           type="text"
           aria-label="Name of the vector"
           placeholder="my-concept"
-          value={name}
-          onInput={(event) => setName(event.currentTarget.value.trim().toLowerCase())}
+          value={name.value}
+          onInput={(event) => {
+            name.value = event.currentTarget.value.trim().toLowerCase();
+          }}
         />
-        <button type="submit" class="primary" disabled={busy || name === "" || positive.length === texts.length}>
-          {busy ? "Making it" : "Make a vector"}
+        <button type="submit" class="primary" disabled={unable}>
+          {making.value ? "Making it" : "Make a vector"}
         </button>
         <button type="button" onClick={() => (lassoed.value = [])}>
           Clear the selection
         </button>
       </div>
-      <ErrorNote error={error} />
     </form>
+  );
+}
+
+/** How far the vector of a selection is, and what became of it. It is shown whatever is selected now. */
+function VectorState() {
+  const now = making.value;
+  const vector = stored.value;
+  return (
+    <>
+      {now && <Progress message={now.message} done={now.done} total={now.total} onStop={stopMaking} />}
+      <ErrorNote error={error.value} />
+      {vector !== null && (
+        <div class="row" role="status">
+          <span>{vector} is in the library.</span>
+          <button type="button" onClick={() => openCard(vector)}>
+            Show its card
+          </button>
+        </div>
+      )}
+    </>
   );
 }

@@ -7,6 +7,7 @@ import { useActions } from "../frame/shortcuts";
 import { vectorByName, vectors } from "../frame/vectors";
 import { ErrorNote, Note } from "../ui/Note";
 import { LensPanel } from "./LensPanel";
+import { stopMaking } from "./making";
 import { Playhead } from "./Playhead";
 import { Scatter } from "./Scatter";
 import { Selection } from "./Selection";
@@ -26,6 +27,7 @@ import {
   playing,
   restoreSpace,
   setName,
+  settings,
   vector,
 } from "./store";
 import { VectorMap } from "./VectorMap";
@@ -47,9 +49,20 @@ function drawFirst(): void {
   void draw();
 }
 
+function stopAll(): void {
+  playing.value = false;
+  stopMaking();
+}
+
+/** Restores a link, which also states the vector. */
+function restoreLink(state: unknown): void {
+  offered = true;
+  restoreSpace(state);
+}
+
 /** Space: where texts lie in the model's activations, layer by layer. */
 export default function Space() {
-  useEffect(() => useActions({ run: () => void draw(), stop: () => (playing.value = false) }), []);
+  useEffect(() => useActions({ run: () => void draw(), stop: stopAll }), []);
   useEffect(() => {
     const stop = effect(() => {
       if (vectors.value !== null) untracked(drawFirst);
@@ -59,7 +72,7 @@ export default function Space() {
       playing.value = false;
     };
   }, []);
-  useEffect(() => followLink("space", restoreSpace), []);
+  useEffect(() => followLink("space", restoreLink, settings), []);
   return (
     <>
       <LinkProblem />

@@ -105,8 +105,13 @@ export async function draw(): Promise<void> {
   }
 }
 
-/** What a link to this view holds: what is drawn and how. */
+/** What a link to this view holds: what is drawn and how, and where the playhead is. */
 export function spaceState(): object {
+  return { ...settings(), playhead: playhead.value };
+}
+
+/** What is drawn and how. */
+export function settings(): object {
   return {
     set: setName.value,
     ...(setName.value === "own" ? { texts: ownText.value } : {}),
@@ -115,7 +120,6 @@ export function spaceState(): object {
     position: position.value,
     vector: vector.value,
     colour: colourBy.value,
-    playhead: playhead.value,
   };
 }
 

@@ -50,7 +50,7 @@ export function Chart(props: Props) {
       plot.destroy();
     };
   }, [data, colours, height]);
-  const shown = hovered ?? x.length - 1;
+  const shown = hovered !== null && hovered < x.length ? hovered : null; // the pointer may lie where points were before
   return (
     <figure class="chart">
       <figcaption class="small">{title}</figcaption>
@@ -61,7 +61,7 @@ export function Chart(props: Props) {
         style={{ minHeight: `${height}px` }}
       />
       <p class="hover" aria-hidden="true">
-        {x.length > 0 && (hovered === null ? "" : describe(shown))}
+        {shown !== null && describe(shown)}
       </p>
     </figure>
   );

@@ -1,4 +1,5 @@
-import { useState } from "preact/hooks";
+import { NumberInput } from "./NumberInput";
+import type { Bounds } from "./typedNumber";
 
 interface TextProps {
   label: string;
@@ -25,40 +26,17 @@ export function TextField({ label, value, onInput, ...rest }: TextProps) {
   );
 }
 
-interface NumberProps {
+interface NumberProps extends Bounds {
   label: string;
   value: number | null;
-  step: number;
-  min?: number;
-  max?: number;
   /** Shown while it is empty: what holds then. */
   placeholder?: string;
   onChange: (value: number | null) => void;
 }
 
-/** A labelled number that may be left empty. What is typed stays as it was typed, so that "0.0" can become "0.05". */
-export function OptionalNumber({ label, value, onChange, ...rest }: NumberProps) {
-  const [text, setText] = useState("");
-  return (
-    <label class="field">
-      <span>{label}</span>
-      <input
-        type="number"
-        value={numberOf(text) === value ? text : String(value ?? "")}
-        onInput={(event) => {
-          setText(event.currentTarget.value);
-          onChange(numberOf(event.currentTarget.value));
-        }}
-        {...rest}
-      />
-    </label>
-  );
-}
-
-/** The number that a text is; null where it is none. */
-function numberOf(text: string): number | null {
-  const number = text.trim() === "" ? Number.NaN : Number(text);
-  return Number.isFinite(number) ? number : null;
+/** A labelled number that may be left empty. */
+export function OptionalNumber(props: NumberProps) {
+  return <NumberInput {...props} optional />;
 }
 
 type Options<T extends string> = Readonly<Record<T, string>> | readonly (readonly [T, string])[];

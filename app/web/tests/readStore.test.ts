@@ -1,0 +1,109 @@
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import type { Vector } from "../src/api/types";
+import { onKey, useActions } from "../src/frame/shortcuts";
+import { vectors } from "../src/frame/vectors";
+import * as store from "../src/read/store";
+import { FakeServer, held, refusal } from "./fakeServer";
+
+const EXPLAIN = "POST /v1/explain";
+const READ_OUT = "POST /v1/readout";
+const explained = { texts: [{ concepts: [{ vector: "joy@1", layer: 3, score: 1, z: 2, tokens: [] }] }] };
+
+/** Scores every text with its number of characters, so that one can see whose scores are shown. */
+function readOut(body: unknown): object {
+  const { texts, layers } = body as { texts: string[]; layers?: "all" };
+  const text = texts[0] ?? "";
+  const scores = { scores: [text.length] };
+  return {
+    texts: [{ tokens: [{ text }], readout: { joy: layers === "all" ? { 3: scores, 4: scores } : { 3: scores } } }],
+  };
+}
+
+let server: FakeServer;
+
+beforeEach(() => {
+  server = new FakeServer().on(EXPLAIN, () => explained).on(READ_OUT, readOut);
+  vectors.value = [{ name: "joy" } as Vector];
+  store.kind.value = "text";
+  store.reading.value = null;
+  store.error.value = null;
+});
+
+afterEach(() => vi.unstubAllGlobals());
+
+const shownText = () => store.reading.value?.turns[0]?.tokens[0]?.text;
+const scoreAt = (layer: number) => store.reading.value?.scores.get("joy")?.get(layer);
+
+describe("a reading", () => {
+  it("is of the text that was asked for, whatever is typed meanwhile", async () => {
+    const late = held();
+    server.on(EXPLAIN, () => late.promise);
+    store.text.value = "old";
+    const run = store.read();
+    store.text.value = "another text";
+    store.kind.value = "conversation";
+    late.give(explained);
+    await run;
+    expect(server.bodies.map((body) => (body as { texts?: string[] }).texts)).toEqual([["old"], ["old"]]);
+    expect([shownText(), scoreAt(3)]).toEqual(["old", [3]]);
+  });
+
+  it("at every layer is of the same text, and clears an earlier error", async () => {
+    store.text.value = "old";
+    await store.read();
+    store.text.value = "another text";
+    server.on(READ_OUT, () => refusal(422, "invalid_request"));
+    await store.readAllLayers("joy");
+    expect(store.error.value).toMatchObject({ code: "invalid_request" });
+    server.on(READ_OUT, readOut);
+    await store.readAllLayers("joy");
+    expect([scoreAt(3), scoreAt(4), store.error.value]).toEqual([[3], [3], null]);
+  });
+});
+
+describe("a reading that is not wanted any more", () => {
+  it("gives way to a newer one, and its late answer changes nothing", async () => {
+    const late = held();
+    server.on(EXPLAIN, () => late.promise);
+    store.text.value = "old";
+    const first = store.read();
+    await vi.waitFor(() => expect(server.seen).toEqual([EXPLAIN]));
+    server.on(EXPLAIN, () => explained);
+    store.text.value = "newer";
+    await store.read();
+    late.give(explained);
+    await first;
+    expect([shownText(), store.busy.value, store.error.value]).toEqual(["newer", false, null]);
+    expect(server.seen).toEqual([EXPLAIN, EXPLAIN, READ_OUT]);
+  });
+
+  it("can be stopped", async () => {
+    server.on(EXPLAIN, () => held().promise);
+    const run = store.read();
+    expect(store.busy.value).toBe(true);
+    store.stop();
+    await run;
+    expect([store.busy.value, store.error.value, store.reading.value]).toEqual([false, null, null]);
+  });
+
+  it("stays when the link of the same text is opened again, and ends with the link of another", async () => {
+    store.text.value = "old";
+    await store.read();
+    store.restoreRead({ text: "old" });
+    expect(shownText()).toBe("old");
+    store.restoreRead({ text: "another text" });
+    expect(store.reading.value).toBeNull();
+  });
+});
+
+describe("Ctrl + Enter", () => {
+  it("asks once while it is held", () => {
+    const run = vi.fn();
+    const leave = useActions({ run });
+    const press = (repeat: boolean) =>
+      onKey({ key: "Enter", ctrlKey: true, repeat, preventDefault: () => {} } as KeyboardEvent);
+    for (const repeat of [false, true, true]) press(repeat);
+    leave();
+    expect(run).toHaveBeenCalledTimes(1);
+  });
+});
