@@ -54,6 +54,20 @@ it("connects with a key that may not see the vectors, and tries no more", async 
   expect(asked.filter((one) => one.startsWith("GET /v1/vectors"))).toHaveLength(1);
 });
 
+it("shows no vectors of the former key to one that is not known", async () => {
+  const routes = {
+    ...OPEN,
+    "GET /v1/vectors": json(() => ({ data: [{ name: "sentiment" }] })),
+    "GET /metrics": () => new Response(""),
+  };
+  const page = await started("reader", routes);
+  expect(page.vectors.value).toHaveLength(1);
+  serve({ "GET /v1/capabilities": refuse(401, "invalid_api_key") });
+  page.setKey("mistyped");
+  await vi.advanceTimersByTimeAsync(100);
+  expect([page.vectors.value, page.keyWanted.value, page.serverTrouble.value]).toEqual([null, true, null]);
+});
+
 it.each([403, 401])("says no more that the server cannot be reached once it refuses with %i", async (status) => {
   const open = { ...OPEN, "GET /v1/vectors": json(() => ({ data: [] })) };
   const page = await started("reader", { ...open, "GET /metrics": unreachable });

@@ -67,7 +67,11 @@ async function connect(): Promise<void> {
     serverTrouble.value = null;
     await Promise.all([loadRoutes(), loadVisibleVectors(), poll()]);
   } catch (error) {
-    if (turn !== newest || (error instanceof ApiError && error.status === 401)) return;
+    if (turn !== newest) return;
+    if (error instanceof ApiError && error.status === 401) {
+      vectors.value = null; // those that a former key was shown
+      return;
+    }
     serverTrouble.value = messageOf(error);
     retry = setTimeout(() => void connect(), RELOAD_SECONDS * 1000);
   }
