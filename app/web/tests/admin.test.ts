@@ -131,6 +131,8 @@ describe("monitors", () => {
     openMonitor("m0");
     await settle();
     expect(detail.value).toEqual(scores);
+    openMonitor("m1");
+    expect(detail.value).toBeNull(); // before anything is read
   });
 });
 
