@@ -82,9 +82,13 @@ def manage_keys(opened: Visit) -> None:
     """Makes a key, replaces it and revokes the first one, as an admin does."""
     keys = opened.page.get_by_role("region", name="API keys")
     keys.get_by_label("Name of its owner").fill("reader")
-    keys.get_by_role("button", name="Make the key").click()
+    keys.get_by_role("button", name="Make the key").dblclick()
     expect(keys.get_by_role("listitem")).to_contain_text("may not make or change vectors")
     first = keys.get_by_role("note").locator("code").inner_text()
+    opened.page.evaluate("void (navigator.clipboard.writeText = () => Promise.reject())")  # as without https
+    keys.get_by_role("button", name="Copy the key").click()
+    expect(keys.get_by_role("button", name="Copy it by hand")).to_be_visible()
+    assert opened.page.evaluate("String(getSelection())") == first
     keys.get_by_role("button", name="Rotate reader").click()
     expect(keys.get_by_role("note").locator("code")).not_to_have_text(first)
     second = keys.get_by_role("note").locator("code").inner_text()
@@ -96,6 +100,13 @@ def manage_keys(opened: Visit) -> None:
     keys.get_by_role("button", name="Revoke reader").click()
     keys.get_by_role("button", name="Revoke reader").click()
     expect(keys).to_contain_text("None in the database")
+
+
+def use_key(opened: Visit, key: str) -> None:
+    """Gives the page a key in the window that asks for it."""
+    dialog = opened.page.get_by_role("dialog", name="API key")
+    dialog.get_by_label("Key", exact=True).fill(key)
+    dialog.get_by_role("button", name="Use this key").click()
 
 
 def status(url: str, key: str) -> int:
@@ -112,8 +123,8 @@ def test_a_server_with_keys_asks_for_one_and_says_what_a_key_may_not_do(
         page = opened.page
         page.goto(server.url)
         dialog = page.get_by_role("dialog", name="API key")
-        dialog.get_by_label("Key", exact=True).fill("key-that-reads")
-        dialog.get_by_role("button", name="Use this key").click()
+        with page.expect_response(lambda one: one.url.endswith("/v1/concepts") and one.ok):
+            use_key(opened, "key-that-reads")
         page.get_by_role("button", name="Make the starter vectors").click()
         expect(page.get_by_role("alert")).to_contain_text("write")
         page.get_by_role("button", name="Copy as code").click()
@@ -128,9 +139,17 @@ def test_a_server_with_keys_asks_for_one_and_says_what_a_key_may_not_do(
             expect(page.get_by_role("region", name=name, exact=True)).to_contain_text("Not with this key")
         opened.inspect("library-refused")
         page.get_by_role("button", name="API key").click()
-        dialog.get_by_label("Key", exact=True).fill("key-of-everything")
-        dialog.get_by_role("button", name="Use this key").click()
+        profiles = page.get_by_role("region", name="Profiles", exact=True)
+        expect(profiles).to_contain_text("None yet")
+        dialog.get_by_role("button", name="Remove the key").click()
+        expect(profiles).not_to_contain_text("None yet")  # it is not known to a tab without a key
+        use_key(opened, "key-of-everything")
+        expect(profiles).to_contain_text("None yet")
         manage_keys(opened)
+        page.get_by_role("button", name="API key").click()
+        use_key(opened, "key-that-reads")
+        expect(page.get_by_role("region", name="Policy", exact=True)).to_contain_text("Not with this key")
+        expect(page.get_by_role("form", name="Limits of steering")).to_have_count(0)  # what the former key was shown
         page.context.close()
         # The browser itself logs every refused request; anything else is a problem.
         assert [one for one in opened.problems if "401" not in one and "403" not in one] == []

@@ -63,6 +63,61 @@ def set_policy(wide: Visit) -> None:
     wide.inspect("library-policy")
 
 
+def test_a_refusal_is_shown_where_it_was_asked_for_and_a_second_click_removes_nothing(wide: Visit) -> None:
+    policy = {
+        "mandatory": [{"vector": name, "strength": 0.5} for name in ("sentiment", "formality")],
+        "monitors": [{"name": "gloom", "vector": "sentiment", "above": 5}],
+    }
+    httpx2.put(f"{wide.url}/v1/policy", json=policy, timeout=SECONDS).raise_for_status()
+    try:
+        wide.open("#/library")
+        form = wide.page.get_by_role("form", name="New monitor")
+        form.get_by_label("Name").fill("gloom")
+        form.get_by_role("button", name="Add the monitor").click()
+        expect(form.get_by_role("alert")).to_contain_text("unique")
+        expect(form.get_by_role("alert")).to_be_in_viewport()
+        with wide.page.expect_response("**/v1/monitors"):
+            pass
+        expect(form.get_by_role("alert")).to_contain_text("unique")  # a poll does not take it away
+        remove_twice(wide)
+        delete_a_used_vector(wide)
+    finally:
+        httpx2.delete(f"{wide.url}/v1/policy", timeout=SECONDS)
+    logged = ("400", "409")  # the browser itself logs what was refused
+    wide.problems = [one for one in wide.problems if not any(status in one for status in logged)]
+
+
+def remove_twice(wide: Visit) -> None:
+    """Clicks twice where the first mandatory vector is removed: the second one moves to that place."""
+    panel = wide.page.get_by_role("region", name="Mandatory steering")
+    button = panel.get_by_role("button", name="Remove sentiment")
+    button.scroll_into_view_if_needed()
+    box = button.bounding_box()
+    assert box is not None
+    middle = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    wide.page.mouse.click(*middle)
+    wide.page.wait_for_timeout(250)
+    wide.page.mouse.click(*middle)
+    expect(panel.get_by_role("listitem")).to_have_count(1)
+    expect(panel.get_by_role("button", name="Remove formality")).to_be_enabled()
+    held = httpx2.get(f"{wide.url}/v1/policy", timeout=SECONDS).json()
+    assert [one["vector"].split("@")[0] for one in held["mandatory"]] == ["formality"]
+
+
+def delete_a_used_vector(wide: Visit) -> None:
+    """Asks to delete a vector that the policy needs; its window says why not, and offers to force it."""
+    wide.page.locator(".card", has_text="formality").click()
+    dialog = wide.page.get_by_role("dialog")
+    dialog.get_by_role("button", name="Delete", exact=True).click()
+    expect(dialog).to_contain_text("It is used by the policy")
+    dialog.get_by_role("button", name="Delete formality").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("is used by the policy")
+    expect(dialog.get_by_role("button", name="Delete formality although it is used")).to_be_enabled()
+    assert wide.violations() == []
+    dialog.get_by_role("button", name="Keep it").click()
+    expect(dialog.get_by_role("alert")).to_have_count(0)
+
+
 def test_two_versions_of_a_vector_are_compared(wide: Visit) -> None:
     terms = [{"vector": "sentiment", "weight": 1}, {"vector": "formality", "weight": 0.3}]
     for count in (1, 2):

@@ -1,5 +1,6 @@
 import "../styles/compare.css";
 import { useEffect, useState } from "preact/hooks";
+import { apiKey } from "../api/key";
 import { LinkProblem } from "../frame/ShareLink";
 import { useActions } from "../frame/shortcuts";
 import { vectors } from "../frame/vectors";
@@ -18,7 +19,7 @@ export default function Compare() {
   const [codeShown, setCodeShown] = useState(false);
   useEffect(followAddress, []);
   useEffect(() => useActions({ run, stop: stopAll, reroll }), []);
-  useEffect(() => void loadConcepts().catch(() => undefined), []);
+  useEffect(() => void loadConcepts().catch(() => undefined), [apiKey.value]); // refused to a tab without its key
   return (
     <>
       <LinkProblem />

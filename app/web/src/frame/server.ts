@@ -4,7 +4,7 @@ import { ApiError, messageOf } from "../api/errors";
 import { apiKey, keyWanted } from "../api/key";
 import { send } from "../api/retry";
 import type { Capabilities } from "../api/types";
-import { loadVectors } from "./vectors";
+import { loadVectors, vectors } from "./vectors";
 
 const POLL_SECONDS = 2;
 const RELOAD_SECONDS = 3;
@@ -47,18 +47,44 @@ export async function loadServer(): Promise<void> {
     void apiKey.value;
     untracked(() => void connect());
   });
+  effect(() => {
+    if (keyWanted.value) serverTrouble.value = null; // it has answered, and is not asked again before it gets a key
+  });
   setInterval(() => void poll(), POLL_SECONDS * 1000);
 }
 
+let newest = 0;
+let retry: ReturnType<typeof setTimeout> | undefined;
+
+/** Loads it all with the key of this tab. What an earlier attempt finds, with another key perhaps, counts no more. */
 async function connect(): Promise<void> {
+  const turn = ++newest;
+  clearTimeout(retry);
   try {
-    capabilities.value = await dataOf<Capabilities>(api.GET("/v1/capabilities"));
+    const found = await dataOf<Capabilities>(api.GET("/v1/capabilities"));
+    if (turn !== newest) return;
+    capabilities.value = found;
     serverTrouble.value = null;
-    await Promise.all([loadRoutes(), loadVectors(), poll()]);
+    await Promise.all([loadRoutes(), loadVisibleVectors(), poll()]);
   } catch (error) {
-    if (error instanceof ApiError && error.status === 401) return;
+    if (turn !== newest) return;
+    if (error instanceof ApiError && error.status === 401) {
+      vectors.value = null; // those that a former key was shown
+      return;
+    }
     serverTrouble.value = messageOf(error);
-    setTimeout(() => void connect(), RELOAD_SECONDS * 1000);
+    retry = setTimeout(() => void connect(), RELOAD_SECONDS * 1000);
+  }
+}
+
+/** Loads the vectors. A key that may not see them works without: it is no reason to try again. */
+async function loadVisibleVectors(): Promise<void> {
+  const key = apiKey.value;
+  try {
+    await loadVectors();
+  } catch (error) {
+    if (!(error instanceof ApiError) || error.status !== 403) throw error;
+    if (key === apiKey.value) vectors.value = null; // those that another key was shown
   }
 }
 
@@ -81,15 +107,14 @@ let refused: string | null | undefined;
 
 /** Reads the engine's gauges. A key without the right to see them is asked once only. */
 async function poll(): Promise<void> {
-  if (document.hidden || capabilities.value === null || keyWanted.value || refused === apiKey.value) return;
+  const key = apiKey.value;
+  if (document.hidden || capabilities.value === null || keyWanted.value || refused === key) return;
   try {
-    const response = await fetch(
-      "/metrics",
-      apiKey.value ? { headers: { Authorization: `Bearer ${apiKey.value}` } } : {},
-    );
-    if (response.status === 401 || response.status === 403 || response.status === 404) refused = apiKey.value;
+    const response = await fetch("/metrics", key ? { headers: { Authorization: `Bearer ${key}` } } : {});
+    if (key !== apiKey.value) return;
+    if (response.status === 401 || response.status === 403 || response.status === 404) refused = key;
+    if (response.status < 500) serverTrouble.value = null; // a refusal shows, too, that it can be reached
     load.value = response.ok ? loadOf(gauges(await response.text())) : null;
-    if (response.ok) serverTrouble.value = null;
   } catch (error) {
     load.value = null;
     serverTrouble.value = messageOf(error);

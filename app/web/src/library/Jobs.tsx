@@ -1,23 +1,24 @@
 import { useEffect } from "preact/hooks";
 import type { Job } from "../api/types";
-import { attempt, cancelJob, jobs, loadLibrary } from "./store";
+import { ErrorNote } from "../ui/Note";
+import { LoadNote } from "./LoadNote";
+import { repeat } from "./loaded";
+import { cancelJob, jobActions, jobs } from "./store";
 
 const REFRESH_SECONDS = 2;
 
 /** The latest long pieces of work, with their progress. */
 export function Jobs() {
-  const active = jobs.value.some((job) => job.status === "queued" || job.status === "running");
-  useEffect(() => {
-    if (!active) return;
-    const timer = setInterval(() => void attempt(loadLibrary), REFRESH_SECONDS * 1000);
-    return () => clearInterval(timer);
-  }, [active]);
+  const list = jobs.data.value;
+  const active = list?.some((job) => job.status === "queued" || job.status === "running") ?? false;
+  useEffect(() => (active ? repeat(REFRESH_SECONDS, () => jobs.load()) : undefined), [active]);
   return (
     <section class="panel stack" aria-label="Jobs">
       <h2>Jobs</h2>
-      {jobs.value.length === 0 && <p class="muted">None yet. Making and measuring vectors appears here.</p>}
+      <LoadNote loaded={jobs} />
+      {list?.length === 0 && <p class="muted">None yet. Making and measuring vectors appears here.</p>}
       <ul class="stack jobs">
-        {jobs.value.slice(0, 8).map((job) => (
+        {list?.slice(0, 8).map((job) => (
           <JobRow key={job.id} job={job} />
         ))}
       </ul>
@@ -41,11 +42,12 @@ function JobRow({ job }: { job: Job }) {
           {job.status}
         </span>
         {open && (
-          <button type="button" onClick={() => void attempt(() => cancelJob(job.id))}>
+          <button type="button" disabled={jobActions.busy.value} onClick={() => void cancelJob(job.id)}>
             Cancel
           </button>
         )}
       </span>
+      <ErrorNote error={jobActions.errorAt(`job ${job.id}`)} />
     </li>
   );
 }

@@ -2,6 +2,7 @@ import "../styles/library.css";
 import { useEffect } from "preact/hooks";
 import { apiKey } from "../api/key";
 import { open } from "../frame/places";
+import { serverTrouble } from "../frame/server";
 import { vectors } from "../frame/vectors";
 import { ErrorNote } from "../ui/Note";
 import { Keys } from "./admin/Keys";
@@ -9,42 +10,28 @@ import { Monitors } from "./admin/Monitors";
 import { PolicyPanel } from "./admin/Policy";
 import { loadAdmin } from "./admin/store";
 import { Jobs } from "./Jobs";
+import { LoadNote } from "./LoadNote";
+import { isRefusal } from "./loaded";
 import { DefaultSteering, Profiles } from "./Profiles";
 import { ServerState } from "./ServerState";
 import { Similarity } from "./Similarity";
-import { attempt, found, loadLibrary, search, selected, trouble } from "./store";
+import { found, loadLibrary, profiles, reloadVectors, search, selected, vectorsTrouble } from "./store";
 import { VectorCard } from "./VectorCard";
 import { VectorDetails } from "./VectorDetails";
 
 /** Library: the vectors, what uses them, and what the server does. */
 export default function Library() {
-  useEffect(() => void attempt(loadLibrary), []);
-  useEffect(() => void attempt(loadAdmin), [apiKey.value]);
-  const all = vectors.value;
+  const reachable = serverTrouble.value === null;
+  useEffect(() => {
+    if (!reachable) return; // it is read as soon as the server answers again
+    void loadLibrary();
+    void loadAdmin();
+  }, [apiKey.value, reachable]);
+  const refused = profiles.error.value;
   return (
     <>
-      <ErrorNote error={trouble.value} />
-      <section class="stack" aria-label="Vectors">
-        <div class="row between">
-          <h2>Vectors</h2>
-          <input
-            type="search"
-            aria-label="Search vectors"
-            placeholder="Search by name, description or tag"
-            value={search.value}
-            onInput={(event) => {
-              search.value = event.currentTarget.value;
-            }}
-          />
-        </div>
-        {all?.length === 0 && <EmptyLibrary />}
-        {all && all.length > 0 && found.value.length === 0 && <p class="muted">No vector matches "{search.value}".</p>}
-        <div class="cards">
-          {found.value.map((vector) => (
-            <VectorCard key={vector.name} vector={vector} />
-          ))}
-        </div>
-      </section>
+      {isRefusal(refused) && <ErrorNote error={refused} />}
+      <Vectors />
       <Similarity />
       <div class="columns">
         <Profiles />
@@ -61,6 +48,34 @@ export default function Library() {
       </div>
       {selected.value && <VectorDetails key={selected.value} name={selected.value} />}
     </>
+  );
+}
+
+function Vectors() {
+  const all = vectors.value;
+  return (
+    <section class="stack" aria-label="Vectors">
+      <div class="row between">
+        <h2>Vectors</h2>
+        <input
+          type="search"
+          aria-label="Search vectors"
+          placeholder="Search by name, description or tag"
+          value={search.value}
+          onInput={(event) => {
+            search.value = event.currentTarget.value;
+          }}
+        />
+      </div>
+      <LoadNote loaded={{ error: vectorsTrouble, load: reloadVectors }} />
+      {all?.length === 0 && <EmptyLibrary />}
+      {all && all.length > 0 && found.value.length === 0 && <p class="muted">No vector matches "{search.value}".</p>}
+      <div class="cards">
+        {found.value.map((vector) => (
+          <VectorCard key={vector.name} vector={vector} />
+        ))}
+      </div>
+    </section>
   );
 }
 

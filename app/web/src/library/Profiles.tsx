@@ -1,43 +1,41 @@
 import { useState } from "preact/hooks";
+import type { Profile } from "../api/types";
 import { type Intervention, interventions } from "../compare/controls";
 import { draft } from "../compare/draft";
-import { attempt, defaultSteering, deleteProfile, profiles, saveProfile, setDefault } from "./store";
+import { ErrorNote } from "../ui/Note";
+import { LoadNote } from "./LoadNote";
+import {
+  clearDefault,
+  defaultActions,
+  defaultSteering,
+  deleteProfile,
+  profileActions,
+  profiles,
+  saveProfile,
+  setDefault,
+} from "./store";
 
 /** Named sets of strengths; each is also a model name for OpenAI clients. */
 export function Profiles() {
   const [name, setName] = useState("");
   const current = interventions(draft.value.controls, draft.value.overall);
-  const save = (event: Event) => {
+  const save = async (event: Event) => {
     event.preventDefault();
-    void attempt(() => saveProfile(name, current)).then(() => setName(""));
+    if (await saveProfile(name, current)) setName((now) => (now === name ? "" : now)); // the next one may be typed already
   };
   return (
     <section class="panel stack" aria-label="Profiles">
       <h2>Profiles</h2>
-      {profiles.value.length === 0 && (
+      <LoadNote loaded={profiles} />
+      {profiles.data.value?.length === 0 && (
         <p class="muted">None yet. A profile is a set of vectors and strengths with a name.</p>
       )}
       <ul class="stack">
-        {profiles.value.map((profile) => {
-          const list = profile.interventions as unknown as Intervention[];
-          return (
-            <li key={profile.name} class="row between">
-              <span>
-                <strong>{profile.name}</strong> <span class="small muted">{list.map(shortly).join(", ")}</span>
-              </span>
-              <span class="row">
-                <button type="button" onClick={() => void attempt(() => setDefault(list))}>
-                  Make default
-                </button>
-                <button type="button" class="quiet" onClick={() => void attempt(() => deleteProfile(profile.name))}>
-                  Delete<span class="visually-hidden"> {profile.name}</span>
-                </button>
-              </span>
-            </li>
-          );
-        })}
+        {profiles.data.value?.map((profile) => (
+          <ProfileRow key={profile.name} profile={profile} />
+        ))}
       </ul>
-      <form class="row" onSubmit={save}>
+      <form class="row" onSubmit={(event) => void save(event)}>
         <input
           type="text"
           aria-label="Name of the profile"
@@ -45,34 +43,57 @@ export function Profiles() {
           value={name}
           onInput={(event) => setName(event.currentTarget.value)}
         />
-        <button type="submit" disabled={name === "" || current.length === 0}>
+        <button type="submit" disabled={profileActions.busy.value || name === "" || current.length === 0}>
           Save what Compare uses
         </button>
       </form>
+      <ErrorNote error={profileActions.errorAt("form")} />
       {current.length === 0 && <p class="small muted">Compare uses no vector at the moment.</p>}
     </section>
   );
 }
 
+function ProfileRow({ profile }: { profile: Profile }) {
+  const list = profile.interventions as unknown as Intervention[];
+  const busy = profileActions.busy.value;
+  return (
+    <li class="row between">
+      <span>
+        <strong>{profile.name}</strong> <span class="small muted">{list.map(shortly).join(", ")}</span>
+      </span>
+      <span class="row">
+        <button type="button" disabled={busy} onClick={() => void setDefault(profile)}>
+          Make default
+        </button>
+        <button type="button" class="quiet" disabled={busy} onClick={() => void deleteProfile(profile.name)}>
+          Delete<span class="visually-hidden"> {profile.name}</span>
+        </button>
+      </span>
+      <ErrorNote error={profileActions.errorAt(`profile ${profile.name}`)} />
+    </li>
+  );
+}
+
 /** The steering of requests that name none. */
 export function DefaultSteering() {
-  const list = defaultSteering.value;
+  const list = defaultSteering.data.value;
   return (
     <section class="panel stack" aria-label="Default steering">
       <h2>Default steering</h2>
       <p class="small muted">Applies to every request that names no steering of its own.</p>
-      {list === null || list.length === 0 ? (
-        <p>None: such requests are unsteered.</p>
-      ) : (
+      <LoadNote loaded={defaultSteering} />
+      {list?.length === 0 && <p>None: such requests are unsteered.</p>}
+      {list && list.length > 0 && (
         <>
           <p>{list.map(shortly).join(", ")}</p>
           <div class="row">
-            <button type="button" onClick={() => void attempt(() => setDefault(null))}>
+            <button type="button" disabled={defaultActions.busy.value} onClick={() => void clearDefault()}>
               Clear
             </button>
           </div>
         </>
       )}
+      <ErrorNote error={defaultActions.errorAt("default")} />
     </section>
   );
 }

@@ -1,24 +1,29 @@
 import { useState } from "preact/hooks";
 import { vectors } from "../frame/vectors";
 import { signed } from "../maths/scales";
-import { attempt, type Similarities, similarities } from "./store";
+import { ErrorNote } from "../ui/Note";
+import { Actions } from "./actions";
+import { type Similarities, similarities } from "./store";
 
 /** The cosine of every pair of vectors, as a table of colours and numbers. */
 export function Similarity() {
   const [found, setFound] = useState<Similarities | null>(null);
+  const [actions] = useState(() => new Actions<"table">());
   const list = vectors.value ?? [];
   if (list.length < 2) return null;
+  const compare = () => actions.run("table", async () => setFound(await similarities(list)));
   return (
     <section class="panel stack" aria-label="Similarity">
       <div class="row between">
         <h2>Similarity</h2>
-        <button type="button" onClick={() => void attempt(async () => setFound(await similarities(list)))}>
+        <button type="button" disabled={actions.busy.value} onClick={() => void compare()}>
           {found ? "Compare again" : "Compare all vectors"}
         </button>
       </div>
       <p class="small muted">
         Cosine of the directions, averaged over the layers: +1 is the same direction, 0 unrelated, −1 the opposite.
       </p>
+      <ErrorNote error={actions.errorAt("table")} />
       {found && <Matrix {...found} />}
     </section>
   );

@@ -6,7 +6,7 @@ import { readingVerdict, steeringVerdict, type Verdict } from "./verdict";
 
 /** A vector in a few words, with the curve of its AUROC over the layers. */
 export function VectorCard({ vector }: { vector: Vector }) {
-  const users = usersOf(vector.name);
+  const users = usersOf(vector);
   const auroc = vector.layers.map((layer) => vector.quality?.layers[String(layer)]?.auroc ?? null);
   const best = vector.recommended?.layers?.[0];
   return (

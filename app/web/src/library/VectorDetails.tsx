@@ -1,5 +1,6 @@
 import { useEffect, useState } from "preact/hooks";
 import { download } from "../api/client";
+import { ApiError } from "../api/errors";
 import type { Vector } from "../api/types";
 import { addVector } from "../compare/store";
 import { open } from "../frame/places";
@@ -9,7 +10,7 @@ import { TransferLoss } from "../make/TransferLoss";
 import { plain } from "../maths/scales";
 import { Dialog } from "../ui/Dialog";
 import { ErrorNote } from "../ui/Note";
-import { attempt, deleteVector, selected, usersOf, type Version, versionsOf } from "./store";
+import { deleteVector, deletion, selected, usersOf, type Version, versionsOf } from "./store";
 import { VersionComparison } from "./VersionComparison";
 
 /** Everything about one vector, and what can be done with it. */
@@ -44,8 +45,10 @@ export function VectorDetails({ name }: { name: string }) {
 
 function Exports({ vector }: { vector: Vector }) {
   const [error, setError] = useState<unknown>(null);
-  const save = (format: string, extension: string) =>
+  const save = (format: string, extension: string) => {
+    setError(null);
     void download(`/v1/vectors/${vector.name}/export?format=${format}`, `${vector.name}.${extension}`).catch(setError);
+  };
   return (
     <>
       <button type="button" onClick={() => save("safetensors", "safetensors")}>
@@ -64,10 +67,22 @@ function Exports({ vector }: { vector: Vector }) {
 
 function Versions({ vector }: { vector: Vector }) {
   const [versions, setVersions] = useState<Version[] | null>(null);
-  useEffect(() => void attempt(async () => setVersions(await versionsOf(vector))), [vector]);
+  const [error, setError] = useState<unknown>(null);
+  useEffect(() => {
+    let shown = true;
+    setError(null);
+    versionsOf(vector).then(
+      (found) => shown && setVersions(found),
+      (failure) => shown && setError(failure),
+    );
+    return () => {
+      shown = false;
+    };
+  }, [vector]);
   return (
     <section class="stack" aria-label="Versions">
       <h3>Versions</h3>
+      <ErrorNote error={error} />
       {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a box that scrolls must be reachable by keyboard */}
       <div class="scroll" tabIndex={0} role="region" aria-label="Table of versions">
         <table class="list">
@@ -122,8 +137,9 @@ function Provenance({ vector }: { vector: Vector }) {
 
 function Deletion({ vector }: { vector: Vector }) {
   const [asked, setAsked] = useState(false);
-  const users = usersOf(vector.name);
-  if (!asked)
+  const users = usersOf(vector);
+  const error = deletion.errorAt(`vector ${vector.name}`);
+  if (!asked && error === null)
     return (
       <div class="row">
         <button type="button" class="danger" onClick={() => setAsked(true)}>
@@ -131,22 +147,34 @@ function Deletion({ vector }: { vector: Vector }) {
         </button>
       </div>
     );
+  // The server knows users that this page does not, so only its refusal, which names them, offers to force it.
+  const refused = error instanceof ApiError && error.code === "vector_in_use";
   return (
-    <div class="note notice">
-      <span>
-        Delete all versions of {vector.name}?{users.length > 0 && ` It is used by ${users.join(", ")}.`} This cannot be
-        undone.
-      </span>
-      <button
-        type="button"
-        class="danger"
-        onClick={() => void attempt(() => deleteVector(vector.name, users.length > 0))}
-      >
-        Delete {vector.name}
-      </button>
-      <button type="button" onClick={() => setAsked(false)}>
-        Keep it
-      </button>
-    </div>
+    <>
+      <ErrorNote error={error} />
+      <div class="note notice">
+        <span>
+          Delete all versions of {vector.name}?{users.length > 0 && ` It is used by ${users.join(", ")}.`} This cannot
+          be undone.
+        </span>
+        <button
+          type="button"
+          class="danger"
+          disabled={deletion.busy.value}
+          onClick={() => void deleteVector(vector.name, refused)}
+        >
+          {refused ? `Delete ${vector.name} although it is used` : `Delete ${vector.name}`}
+        </button>
+        <button
+          type="button"
+          onClick={() => {
+            setAsked(false);
+            deletion.dismiss();
+          }}
+        >
+          Keep it
+        </button>
+      </div>
+    </>
   );
 }

@@ -4,13 +4,36 @@ import type { Job, Profile, Vector } from "../api/types";
 import type { Intervention } from "../compare/controls";
 import { hasRoute } from "../frame/server";
 import { loadVectors, vectors } from "../frame/vectors";
+import { Actions } from "./actions";
+import { policy } from "./admin/store";
+import { Loaded } from "./loaded";
+
+const LATEST_JOBS = 20;
 
 export const search = signal("");
 export const selected = signal<string | null>(null);
-export const profiles = signal<readonly Profile[]>([]);
-export const defaultSteering = signal<readonly Intervention[] | null>(null);
-export const jobs = signal<readonly Job[]>([]);
-export const trouble = signal<unknown>(null);
+
+export const profiles = new Loaded(async () => (await dataOf<{ data: Profile[] }>(api.GET("/v1/profiles"))).data);
+
+/** The steering of requests that name none; empty where they are unsteered. */
+export const defaultSteering = new Loaded(async () => {
+  const { interventions } = await dataOf<{ interventions: Intervention[] | null }>(api.GET("/v1/steering"));
+  return interventions ?? [];
+});
+
+/** The latest jobs. */
+export const jobs = new Loaded(async () => {
+  const query = { limit: LATEST_JOBS };
+  return (await dataOf<{ data: Job[] }>(api.GET("/v1/jobs", { params: { query } }))).data;
+});
+
+/** Why the vectors could not be read again after one was deleted. */
+export const vectorsTrouble = signal<unknown>(null);
+
+export const profileActions = new Actions<"form" | `profile ${string}`>();
+export const defaultActions = new Actions<"default">();
+export const jobActions = new Actions<`job ${string}`>();
+export const deletion = new Actions<`vector ${string}`>();
 
 /** The vectors whose name, description or tags contain the search. */
 export const found = computed<readonly Vector[]>(() => {
@@ -22,66 +45,77 @@ export const found = computed<readonly Vector[]>(() => {
   );
 });
 
-/** Runs something that may fail and shows the failure at the top of the place. */
-export async function attempt(work: () => Promise<unknown>): Promise<void> {
-  trouble.value = null;
+/** Loads profiles, the default steering and the latest jobs. */
+export async function loadLibrary(): Promise<void> {
+  await Promise.all([profiles.load(), defaultSteering.load(), jobs.load()]);
+}
+
+/** What uses a vector, as far as it was read: profiles, the default steering, and the policy, which takes shared vectors. */
+export function usersOf({ name, namespace }: Pick<Vector, "name" | "namespace">): string[] {
+  const uses = (list: readonly { vector: string }[]) => list.some((one) => one.vector.split("@")[0] === name);
+  const found = (profiles.data.value ?? [])
+    .filter((profile) => uses(profile.interventions as unknown as Intervention[]))
+    .map((profile) => `profile ${profile.name}`);
+  if (uses(defaultSteering.data.value ?? [])) found.push("the default steering");
+  const { mandatory = [], monitors = [] } = policy.data.value ?? {};
+  const governing = [...(mandatory as unknown as Intervention[]), ...monitors];
+  if (namespace === "shared" && uses(governing)) found.push("the policy");
+  return found;
+}
+
+/** Deletes all versions of a vector. Without `force` the server refuses it while something uses the vector. */
+export async function deleteVector(name: string, force: boolean): Promise<boolean> {
+  return deletion.run(`vector ${name}`, async () => {
+    await api.DELETE("/v1/vectors/{name}", { params: { path: { name }, query: { force } } });
+    if (selected.value === name) selected.value = null;
+    await Promise.all([reloadVectors(), loadLibrary()]);
+  });
+}
+
+export async function reloadVectors(): Promise<void> {
   try {
-    await work();
+    await loadVectors();
+    vectorsTrouble.value = null;
   } catch (error) {
-    trouble.value = error;
+    vectorsTrouble.value = error;
   }
 }
 
-/** Loads profiles, the default steering and the latest jobs. */
-export async function loadLibrary(): Promise<void> {
-  const [profileList, steering, jobList] = await Promise.all([
-    dataOf<{ data: Profile[] }>(api.GET("/v1/profiles")),
-    dataOf<{ interventions: Intervention[] | null }>(api.GET("/v1/steering")),
-    dataOf<{ data: Job[] }>(api.GET("/v1/jobs", { params: { query: { limit: 20 } } })),
-  ]);
-  profiles.value = profileList.data;
-  defaultSteering.value = steering.interventions;
-  jobs.value = jobList.data;
-}
-
-/** The profiles and the default steering that use a vector. */
-export function usersOf(name: string): string[] {
-  const uses = (list: readonly Intervention[]) => list.some((one) => one.vector.split("@")[0] === name);
-  const named = profiles.value
-    .filter((profile) => uses(profile.interventions as unknown as Intervention[]))
-    .map((profile) => `profile ${profile.name}`);
-  return uses(defaultSteering.value ?? []) ? [...named, "the default steering"] : named;
-}
-
-export async function deleteVector(name: string, force: boolean): Promise<void> {
-  await api.DELETE("/v1/vectors/{name}", { params: { path: { name }, query: { force } } });
-  selected.value = null;
-  await Promise.all([loadVectors(), loadLibrary()]);
-}
-
-export async function deleteProfile(name: string): Promise<void> {
-  await api.DELETE("/v1/profiles/{name}", { params: { path: { name } } });
-  await loadLibrary();
-}
-
-export async function saveProfile(name: string, interventions: readonly Intervention[]): Promise<void> {
-  await api.PUT("/v1/profiles/{name}", {
-    params: { path: { name } },
-    body: { interventions: interventions as never },
+export async function deleteProfile(name: string): Promise<boolean> {
+  return profileActions.run(`profile ${name}`, async () => {
+    await api.DELETE("/v1/profiles/{name}", { params: { path: { name } } });
+    await profiles.load();
   });
-  await loadLibrary();
 }
 
-/** Sets the steering of requests that name none; null clears it. */
-export async function setDefault(interventions: readonly Intervention[] | null): Promise<void> {
-  if (interventions === null) await api.DELETE("/v1/steering");
-  else await api.PUT("/v1/steering", { body: { interventions: interventions as never } });
-  await loadLibrary();
+export async function saveProfile(name: string, interventions: readonly Intervention[]): Promise<boolean> {
+  return profileActions.run("form", async () => {
+    const body = { interventions: interventions as never };
+    await api.PUT("/v1/profiles/{name}", { params: { path: { name } }, body });
+    await profiles.load();
+  });
 }
 
-export async function cancelJob(id: string): Promise<void> {
-  await api.DELETE("/v1/jobs/{job_id}", { params: { path: { job_id: id } } });
-  await loadLibrary();
+/** Makes a profile the steering of requests that name none. */
+export async function setDefault(profile: Profile): Promise<boolean> {
+  return profileActions.run(`profile ${profile.name}`, async () => {
+    await api.PUT("/v1/steering", { body: { interventions: profile.interventions as never } });
+    await defaultSteering.load();
+  });
+}
+
+export async function clearDefault(): Promise<boolean> {
+  return defaultActions.run("default", async () => {
+    await api.DELETE("/v1/steering");
+    await defaultSteering.load();
+  });
+}
+
+export async function cancelJob(id: string): Promise<boolean> {
+  return jobActions.run(`job ${id}`, async () => {
+    await api.DELETE("/v1/jobs/{job_id}", { params: { path: { job_id: id } } });
+    await jobs.load();
+  });
 }
 
 export interface Version {

@@ -2,7 +2,8 @@ import { useState } from "preact/hooks";
 import { apiKey } from "../../api/key";
 import type { KeyRequest } from "../../api/types";
 import { ChoiceField, OptionalNumber, TextField } from "../../ui/fields";
-import { createKey, keys } from "./store";
+import { ErrorNote } from "../../ui/Note";
+import { createKey, keyActions } from "./store";
 import { expiry, OWN_STEERING, type OwnSteering, SCOPE_WORDS, SCOPES, type Scope } from "./words";
 
 /** Days until a key ends; the server refuses it from then on. */
@@ -42,14 +43,15 @@ function requestOf(fields: Fields): KeyRequest {
   };
 }
 
-/** Makes a key. What was typed stays when the server refuses it. */
-export function KeyForm() {
-  const first = keys.value.length === 0 && apiKey.value === null;
+/** Makes a key. What was typed stays when the server refuses it. `known`: how many keys there are. */
+export function KeyForm({ known }: { known: number }) {
+  const first = known === 0 && apiKey.value === null;
   const [fields, setFields] = useState<Fields>({ ...EMPTY, scopes: first ? ["admin"] : EMPTY.scopes });
   const set = (part: Partial<Fields>) => setFields((before) => ({ ...before, ...part }));
   const save = async (event: Event) => {
     event.preventDefault();
-    if (await createKey(requestOf(fields))) setFields(EMPTY);
+    const made = await createKey(requestOf(fields));
+    if (made) setFields((now) => (now === fields ? EMPTY : now)); // the next one may be typed already
   };
   return (
     <form class="stack" aria-label="New key" onSubmit={(event) => void save(event)}>
@@ -65,10 +67,14 @@ export function KeyForm() {
         <Limits fields={fields} set={set} />
       </details>
       <div class="row">
-        <button type="submit" disabled={fields.name.trim() === "" || fields.scopes.length === 0}>
+        <button
+          type="submit"
+          disabled={keyActions.busy.value || fields.name.trim() === "" || fields.scopes.length === 0}
+        >
           Make the key
         </button>
       </div>
+      <ErrorNote error={keyActions.errorAt("form")} />
     </form>
   );
 }

@@ -1,14 +1,17 @@
-import { useState } from "preact/hooks";
+import { useRef, useState } from "preact/hooks";
 import { apiKey } from "../../api/key";
 import type { Key } from "../../api/types";
+import { copy } from "../../frame/ShareLink";
 import { ErrorNote, Note } from "../../ui/Note";
+import { LoadNote } from "../LoadNote";
 import { KeyForm } from "./KeyForm";
 import { NoPermission } from "./Policy";
-import { fresh, keys, keyTrouble, refusal, revokeKey, rotateKey } from "./store";
+import { dismissKey, type FreshKey, fresh, keyActions, keys, refusal, revokeKey, rotateKey } from "./store";
 import { mayNot } from "./words";
 
 /** The keys of the server: who has one, what each may not do, and how to make, replace and revoke them. */
 export function Keys() {
+  const list = keys.data.value;
   return (
     <section class="panel stack" aria-label="API keys">
       <h2>API keys</h2>
@@ -16,21 +19,23 @@ export function Keys() {
         <NoPermission />
       ) : (
         <>
-          {keys.value.length === 0 && (
+          <LoadNote loaded={keys} />
+          {list?.length === 0 && (
             <p class="muted">
               {apiKey.value === null
                 ? "None: everybody who reaches this server may do everything. The first key needs the scope admin; from then on every request needs a key."
                 : "None in the database. Keys from the environment and from the key file are not listed."}
             </p>
           )}
-          <ErrorNote error={keyTrouble.value} />
-          {fresh.value && <FreshKey />}
+          {fresh.value.map((one) => (
+            <NewKeyNote key={one.key.id} made={one} />
+          ))}
           <ul class="stack">
-            {keys.value.map((key) => (
+            {list?.map((key) => (
               <KeyRow key={key.id} item={key} />
             ))}
           </ul>
-          <KeyForm />
+          {list && <KeyForm known={list.length} />}
         </>
       )}
     </section>
@@ -39,6 +44,8 @@ export function Keys() {
 
 function KeyRow({ item }: { item: Key }) {
   const [asked, setAsked] = useState(false);
+  const place = `key ${item.id}` as const;
+  const busy = keyActions.busy.value;
   const limits = mayNot(item);
   const used = item.last_used_at ? `last used ${shortTime(item.last_used_at)}` : "never used";
   const ends = item.expires_at ? `, expires ${shortTime(item.expires_at)}` : "";
@@ -60,7 +67,7 @@ function KeyRow({ item }: { item: Key }) {
       <span class="row">
         {asked ? (
           <>
-            <button type="button" class="danger" onClick={() => void revokeKey(item.id)}>
+            <button type="button" class="danger" disabled={busy} onClick={() => void revokeKey(item.id, place)}>
               Revoke {item.name}
             </button>
             <button type="button" onClick={() => setAsked(false)}>
@@ -69,15 +76,16 @@ function KeyRow({ item }: { item: Key }) {
           </>
         ) : (
           <>
-            <button type="button" onClick={() => void rotateKey(item)}>
+            <button type="button" disabled={busy} onClick={() => void rotateKey(item)}>
               Rotate<span class="visually-hidden"> {item.name}</span>
             </button>
-            <button type="button" class="quiet" onClick={() => setAsked(true)}>
+            <button type="button" class="quiet" disabled={busy} onClick={() => setAsked(true)}>
               Revoke<span class="visually-hidden"> {item.name}</span>
             </button>
           </>
         )}
       </span>
+      <ErrorNote error={keyActions.errorAt(place)} />
     </li>
   );
 }
@@ -86,36 +94,53 @@ function shortTime(text: string): string {
   return new Date(text).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
 }
 
-function FreshKey() {
-  const [copied, setCopied] = useState(false);
-  if (!fresh.value) return null;
-  const { key, replaces } = fresh.value;
-  const copy = async () => {
-    await navigator.clipboard.writeText(key.key);
-    setCopied(true);
+const COPY_WORDS = { true: "Copied", false: "Copy it by hand", null: "Copy the key" } as const;
+
+function NewKeyNote({ made: { key, replaces } }: { made: FreshKey }) {
+  const [copied, setCopied] = useState<boolean | null>(null);
+  const text = useRef<HTMLElement>(null);
+  const place = `fresh ${key.id}` as const;
+  const take = async () => {
+    const done = await copy(key.key);
+    setCopied(done);
+    if (!done && text.current) getSelection()?.selectAllChildren(text.current); // so that it can be copied by hand
   };
   return (
     <Note kind="notice">
       <span>
-        The key of {key.name}, shown this once: <code class="number">{key.key}</code>
+        The key of {key.name}, shown this once:{" "}
+        <code class="number" ref={text}>
+          {key.key}
+        </code>
       </span>
       {key.key === apiKey.value && <span>This tab uses it from now on.</span>}
       <span class="row">
-        <button type="button" onClick={() => void copy()}>
-          {copied ? "Copied" : "Copy the key"}
+        <button type="button" onClick={() => void take()}>
+          {COPY_WORDS[`${copied}`]}
         </button>
         {replaces && (
-          <button type="button" class="danger" onClick={() => void revokeKey(replaces.id)}>
+          <button
+            type="button"
+            class="danger"
+            disabled={keyActions.busy.value}
+            onClick={() => void revokeKey(replaces.id, place)}
+          >
             Revoke the old one
           </button>
         )}
-        <button type="button" class="quiet" onClick={() => (fresh.value = null)}>
+        <button type="button" class="quiet" onClick={() => dismissKey(key.id)}>
           Done
         </button>
       </span>
+      {copied === false && (
+        <span class="small" role="status">
+          The browser does not let this page copy. The key is selected instead.
+        </span>
+      )}
       {replaces && (
         <span class="small">The old key works until it is revoked: give the new one to its users first.</span>
       )}
+      <ErrorNote error={keyActions.errorAt(place)} />
     </Note>
   );
 }

@@ -2,8 +2,9 @@ import { useState } from "preact/hooks";
 import type { MonitorSpec } from "../../api/types";
 import { vectors } from "../../frame/vectors";
 import { ChoiceField, TextField } from "../../ui/fields";
+import { ErrorNote } from "../../ui/Note";
 import { NumberField } from "../../ui/NumberField";
-import { editPolicy } from "./store";
+import { editPolicy, policyActions } from "./store";
 
 const SIDES = { above: "above", below: "below" } as const;
 const PLACES = { generated: "the answer", prompt: "the prompt" } as const;
@@ -34,7 +35,8 @@ export function MonitorForm() {
     event.preventDefault();
     const { name, side, bound, at, action } = fields;
     const spec = { name, vector, [side]: bound, at, action } as MonitorSpec;
-    if (await editPolicy((now) => ({ ...now, monitors: [...now.monitors, spec] }))) setFields(EMPTY);
+    const added = await editPolicy("monitor form", (now) => ({ ...now, monitors: [...now.monitors, spec] }));
+    if (added) setFields((now) => (now === fields ? EMPTY : now)); // the next one may be typed already
   };
   if (names.length === 0) return <p class="small muted">A monitor needs a vector, and the library is empty.</p>;
   return (
@@ -55,22 +57,20 @@ export function MonitorForm() {
           onChange={(next) => set({ vector: next })}
         />
         <ChoiceField label="Raised" value={fields.side} options={SIDES} onChange={(side) => set({ side })} />
-        <NumberField
-          label="Bound"
-          value={fields.bound}
-          min={-100}
-          max={100}
-          step={0.1}
-          onChange={(bound) => set({ bound })}
-        />
+        <Bound value={fields.bound} onChange={(bound) => set({ bound })} />
         <ChoiceField label="In" value={fields.at} options={PLACES} onChange={(at) => set({ at })} />
         <ChoiceField label="Then" value={fields.action} options={ACTIONS} onChange={(action) => set({ action })} />
       </div>
       <div class="row">
-        <button type="submit" disabled={fields.name === ""}>
+        <button type="submit" disabled={policyActions.busy.value || fields.name === ""}>
           Add the monitor
         </button>
       </div>
+      <ErrorNote error={policyActions.errorAt("monitor form")} />
     </form>
   );
+}
+
+function Bound({ value, onChange }: { value: number; onChange: (value: number) => void }) {
+  return <NumberField label="Bound" value={value} min={-100} max={100} step={0.1} onChange={onChange} />;
 }

@@ -1,18 +1,21 @@
 import { useEffect } from "preact/hooks";
 import type { Monitor, MonitorDetail } from "../../api/types";
 import { plain, signed } from "../../maths/scales";
+import { ErrorNote } from "../../ui/Note";
+import { LoadNote } from "../LoadNote";
+import { repeat } from "../loaded";
 import { MonitorForm } from "./MonitorForm";
 import { NoPermission } from "./Policy";
 import {
-  attempt,
+  counts,
   detail,
   editPolicy,
-  loadMonitors,
+  isBroken,
   monitors,
   opened,
   openMonitor,
   policy,
-  policyTrouble,
+  policyActions,
   refusal,
 } from "./store";
 import { barsOf, raisedWhen } from "./words";
@@ -22,13 +25,8 @@ const REFRESH_SECONDS = 2;
 /** Standing tests on all traffic, with what they counted until now. */
 export function Monitors() {
   const any = monitors.value.length > 0;
-  useEffect(() => {
-    if (!any) return;
-    const timer = setInterval(() => {
-      if (!document.hidden) void attempt(policyTrouble, loadMonitors);
-    }, REFRESH_SECONDS * 1000);
-    return () => clearInterval(timer);
-  }, [any]);
+  const broken = isBroken(counts.error.value); // the panel of the policy says so
+  useEffect(() => (any ? repeat(REFRESH_SECONDS, () => counts.load()) : undefined), [any]);
   return (
     <section class="panel stack" aria-label="Monitors">
       <h2>Monitors</h2>
@@ -37,10 +35,12 @@ export function Monitors() {
         policy was set.
       </p>
       {refusal.value && <NoPermission />}
-      {policy.value && !any && <p class="muted">None yet.</p>}
+      {!broken && <LoadNote loaded={counts} />}
+      {counts.data.value && !any && <p class="muted">None yet.</p>}
       {any && <MonitorTable />}
+      <ErrorNote error={policyActions.errorAt("monitor table")} />
       {detail.value && <Scores monitor={detail.value} />}
-      {policy.value && <MonitorForm />}
+      {policy.data.value && <MonitorForm />}
     </section>
   );
 }
@@ -75,7 +75,10 @@ function MonitorTable() {
 function MonitorRow({ monitor }: { monitor: Monitor }) {
   const shown = opened.value === monitor.name;
   const remove = () =>
-    void editPolicy((now) => ({ ...now, monitors: now.monitors.filter((one) => one.name !== monitor.name) }));
+    void editPolicy("monitor table", (now) => ({
+      ...now,
+      monitors: now.monitors.filter((one) => one.name !== monitor.name),
+    }));
   return (
     <tr>
       <th scope="row">
@@ -95,7 +98,7 @@ function MonitorRow({ monitor }: { monitor: Monitor }) {
       <td class="number">{monitor.answers}</td>
       <td class="number">{signed(monitor.mean)}</td>
       <td>
-        <button type="button" class="quiet" onClick={remove}>
+        <button type="button" class="quiet" disabled={policyActions.busy.value} onClick={remove}>
           Remove<span class="visually-hidden"> {monitor.name}</span>
         </button>
       </td>

@@ -4,12 +4,14 @@ import { type Intervention, interventions } from "../../compare/controls";
 import { draft } from "../../compare/draft";
 import { ChoiceField, OptionalNumber, TextField } from "../../ui/fields";
 import { ErrorNote } from "../../ui/Note";
+import { LoadNote } from "../LoadNote";
 import { shortly } from "../Profiles";
-import { editPolicy, policy, policyTrouble, refusal, removePolicy } from "./store";
+import { editPolicy, isBroken, loadAdmin, policy, policyActions, refusal, removePolicy, without } from "./store";
 import { limitWords, OWN_STEERING, type OwnSteering } from "./words";
 
 /** What holds for all traffic: steering that no request can switch off, and limits of what requests may steer with. */
 export function PolicyPanel() {
+  const now = policy.data.value;
   return (
     <section class="panel stack" aria-label="Policy">
       <h2>Policy</h2>
@@ -17,20 +19,21 @@ export function PolicyPanel() {
         Holds for all traffic, whatever a request says. Only a key with the scope admin sets it.
       </p>
       {refusal.value && <NoPermission />}
-      <ErrorNote error={policyTrouble.value} />
-      {policy.value && (
+      <LoadNote loaded={{ error: policy.error, load: loadAdmin }} />
+      {now && (
         <>
-          <Mandatory now={policy.value} />
-          <Limits key={JSON.stringify(policy.value.limits)} limits={policy.value.limits} />
+          <Mandatory now={now} />
+          <Limits key={JSON.stringify(now.limits)} limits={now.limits} />
         </>
       )}
-      {policyTrouble.value !== null && policy.value === null && (
+      {isBroken(policy.error.value) && (
         <div class="row">
-          <button type="button" class="danger" onClick={() => void removePolicy()}>
+          <button type="button" class="danger" disabled={policyActions.busy.value} onClick={() => void removePolicy()}>
             Remove the policy
           </button>
         </div>
       )}
+      <ErrorNote error={policyActions.errorAt("removal")} />
     </section>
   );
 }
@@ -49,7 +52,7 @@ function Mandatory({ now }: { now: Policy }) {
   const current = interventions(draft.value.controls, draft.value.overall);
   const list = now.mandatory as unknown as Intervention[];
   const setMandatory = (change: (list: readonly Intervention[]) => readonly Intervention[]) =>
-    void editPolicy((policy) => ({
+    void editPolicy("mandatory", (policy) => ({
       ...policy,
       mandatory: change(policy.mandatory as unknown as Intervention[]) as never,
     }));
@@ -66,7 +69,8 @@ function Mandatory({ now }: { now: Policy }) {
             <button
               type="button"
               class="quiet"
-              onClick={() => setMandatory((all) => all.filter((_, at) => at !== index))}
+              disabled={policyActions.busy.value}
+              onClick={() => setMandatory((all) => without(all, one))}
             >
               Remove<span class="visually-hidden"> {one.vector}</span>
             </button>
@@ -76,13 +80,14 @@ function Mandatory({ now }: { now: Policy }) {
       <div class="row">
         <button
           type="button"
-          disabled={current.length === 0}
+          disabled={policyActions.busy.value || current.length === 0}
           onClick={() => setMandatory((all) => [...all, ...current])}
         >
           Add what Compare uses
         </button>
         {current.length === 0 && <span class="small muted">Compare uses no vector at the moment.</span>}
       </div>
+      <ErrorNote error={policyActions.errorAt("mandatory")} />
     </section>
   );
 }
@@ -99,7 +104,7 @@ function Limits({ limits }: { limits: Policy["limits"] }) {
       ...(dose === null ? {} : { max_relative_dose: dose }),
       ...(vectors.length === 0 ? {} : { vectors }),
     };
-    void editPolicy((policy) => ({ ...policy, limits: next }));
+    void editPolicy("limits", (policy) => ({ ...policy, limits: next }));
   };
   return (
     <form class="stack" aria-label="Limits of steering" onSubmit={save}>
@@ -118,8 +123,11 @@ function Limits({ limits }: { limits: Policy["limits"] }) {
         <TextField label="Only these vectors" value={names} placeholder="any" onInput={setNames} />
       </div>
       <div class="row">
-        <button type="submit">Set the limits</button>
+        <button type="submit" disabled={policyActions.busy.value}>
+          Set the limits
+        </button>
       </div>
+      <ErrorNote error={policyActions.errorAt("limits")} />
     </form>
   );
 }

@@ -1,120 +1,159 @@
-import { signal } from "@preact/signals";
+import { computed, signal } from "@preact/signals";
 import { api, dataOf } from "../../api/client";
 import { ApiError } from "../../api/errors";
 import { apiKey, setKey } from "../../api/key";
 import type { Key, KeyRequest, Monitor, MonitorDetail, NewKey, Policy } from "../../api/types";
+import { Actions } from "../actions";
+import { isRefusal, Loaded } from "../loaded";
 
-export const policy = signal<Policy | null>(null);
-export const monitors = signal<readonly Monitor[]>([]);
+/** Whether an error says that there is a policy which the server cannot apply. */
+export function isBroken(error: unknown): boolean {
+  return error instanceof ApiError && error.code === "policy_invalid";
+}
+
+const goneOrRefused = (error: unknown) => isRefusal(error) || isBroken(error);
+
+export const policy = new Loaded(() => dataOf<Policy>(api.GET("/v1/policy")), goneOrRefused);
 
 /** The monitor whose scores are shown. */
 export const opened = signal<string | null>(null);
-export const detail = signal<MonitorDetail | null>(null);
 
-export const keys = signal<readonly Key[]>([]);
-
-/** A key that was just made: the only time that it is shown. `replaces`: the key that it takes the place of. */
-export const fresh = signal<{ key: NewKey; replaces: Key | null } | null>(null);
-
-/** What the server says to a key that may not manage it; null while the key may. */
-export const refusal = signal<string | null>(null);
-export const policyTrouble = signal<unknown>(null);
-export const keyTrouble = signal<unknown>(null);
-
-let refusedKey: string | null | undefined;
-
-/** Loads policy, monitors and keys. A key that was refused once is not tried again. */
-export async function loadAdmin(): Promise<void> {
-  if (refusedKey === apiKey.value) return;
-  refusal.value = null;
-  try {
-    keys.value = (await dataOf<{ data: Key[] }>(api.GET("/v1/keys"))).data;
-  } catch (error) {
-    if (!(error instanceof ApiError) || error.status !== 403) throw error;
-    refusedKey = apiKey.value;
-    refusal.value = error.message;
-    return;
-  }
-  await attempt(policyTrouble, loadPolicy);
+interface Counts {
+  monitors: readonly Monitor[];
+  /** The scores of the one that was opened when they were read. */
+  detail: MonitorDetail | null;
 }
 
-/** Runs something that may fail, and shows the failure where it was asked for. Returns whether it succeeded. */
-export async function attempt(trouble: { value: unknown }, work: () => Promise<unknown>): Promise<boolean> {
-  trouble.value = null;
-  try {
-    await work();
-    return true;
-  } catch (error) {
-    trouble.value = error;
-    return false;
-  }
-}
+/** The counts of all monitors, and the scores of the opened one. */
+export const counts = new Loaded<Counts>(async () => {
+  const monitors = (await dataOf<{ data: Monitor[] }>(api.GET("/v1/monitors"))).data;
+  const name = monitors.find((one) => one.name === opened.value)?.name;
+  if (!name) return { monitors, detail: null };
+  return {
+    monitors,
+    detail: await dataOf<MonitorDetail>(api.GET("/v1/monitors/{name}", { params: { path: { name } } })),
+  };
+}, goneOrRefused);
 
-/** Reads the policy. The one shown stays until the new one is there, so that what was typed in its forms is not lost. */
-async function loadPolicy(): Promise<void> {
+export const monitors = computed(() => counts.data.value?.monitors ?? []);
+
+/** The scores of the opened monitor, never those of another one. */
+export const detail = computed(() => {
+  const found = counts.data.value?.detail ?? null;
+  return found?.name === opened.value ? found : null;
+});
+
+/** The refusal of a key that may not manage the server: such a key is not tried again. */
+let refused: { key: string | null; error: ApiError } | null = null;
+
+export const keys = new Loaded<readonly Key[]>(async () => {
+  const key = apiKey.value;
+  if (refused !== null && refused.key === key) throw refused.error;
   try {
-    policy.value = await dataOf<Policy>(api.GET("/v1/policy"));
+    return (await dataOf<{ data: Key[] }>(api.GET("/v1/keys"))).data;
   } catch (error) {
-    policy.value = null;
+    if (error instanceof ApiError && error.status === 403 && key === apiKey.value) refused = { key, error };
     throw error;
   }
-  await loadMonitors();
+});
+
+/** What the server says to a key that may not manage it; null while the key may. */
+export const refusal = computed(() => {
+  const error = keys.error.value;
+  return error instanceof ApiError && error.status === 403 ? error.message : null;
+});
+
+/** A key that was just made. `replaces`: the key that it takes the place of. */
+export interface FreshKey {
+  key: NewKey;
+  replaces: Key | null;
 }
 
-/** Reads the counts of all monitors, and the scores of the opened one. */
-export async function loadMonitors(): Promise<void> {
-  monitors.value = (await dataOf<{ data: Monitor[] }>(api.GET("/v1/monitors"))).data;
-  const name = monitors.value.find((one) => one.name === opened.value)?.name;
-  detail.value = name
-    ? await dataOf<MonitorDetail>(api.GET("/v1/monitors/{name}", { params: { path: { name } } }))
-    : null;
+/** The keys that were made here, newest first. Each is shown this once, so it stays until a person has noted it down. */
+export const fresh = signal<readonly FreshKey[]>([]);
+
+/** All changes of the policy, from both panels: each begins with what the one before has left. */
+export const policyActions = new Actions<PolicyPlace>();
+export type PolicyPlace = "mandatory" | "limits" | "removal" | "monitor table" | "monitor form";
+
+export const keyActions = new Actions<KeyPlace>();
+export type KeyPlace = "form" | `key ${string}` | `fresh ${string}`;
+
+/** Loads keys, policy and monitors. Nothing that a former key was shown stays once the key of this tab is refused. */
+export async function loadAdmin(): Promise<void> {
+  const key = apiKey.value;
+  await keys.load();
+  if (key !== apiKey.value) return; // the load for the new key goes on
+  if (!isRefusal(keys.error.value)) {
+    await Promise.all([policy.load(), counts.load()]);
+    return;
+  }
+  policy.forget();
+  counts.forget();
+  if (refusal.value !== null) fresh.value = []; // another person's key; one that was mistyped is no reason to lose them
 }
 
+/** Shows the scores of a monitor, or of none. */
 export function openMonitor(name: string | null): void {
   opened.value = name;
-  detail.value = null;
-  void attempt(policyTrouble, loadMonitors);
+  void counts.load();
 }
 
 /** Changes the policy from what the server has now, so that the change of another person is not undone. */
-export async function editPolicy(change: (now: Policy) => Policy): Promise<boolean> {
-  return attempt(policyTrouble, async () => {
+export async function editPolicy(place: PolicyPlace, change: (now: Policy) => Policy): Promise<boolean> {
+  return policyActions.run(place, async () => {
     const body = change(await dataOf<Policy>(api.GET("/v1/policy")));
-    await api.PUT("/v1/policy", { body: body as never });
-    await loadPolicy();
+    policy.put(await dataOf<Policy>(api.PUT("/v1/policy", { body: body as never })));
+    await counts.load();
   });
 }
 
+/** Removes one entry of a list by its value: what another person has put before it does not matter. */
+export function without<T>(list: readonly T[], entry: T): T[] {
+  const text = JSON.stringify(entry);
+  const at = list.findIndex((one) => JSON.stringify(one) === text);
+  return list.filter((_, index) => index !== at);
+}
+
 /** Removes the policy, also one that the server cannot apply. */
-export async function removePolicy(): Promise<void> {
-  await attempt(policyTrouble, async () => {
+export async function removePolicy(): Promise<boolean> {
+  return policyActions.run("removal", async () => {
     await api.DELETE("/v1/policy");
-    await loadPolicy();
+    await Promise.all([policy.load(), counts.load()]);
   });
 }
 
 /** Makes a key. The first key of a server closes it to everybody without one, so this tab uses it from then on. */
-export async function createKey(body: KeyRequest, replaces: Key | null = null): Promise<boolean> {
-  return attempt(keyTrouble, async () => {
-    const first = apiKey.value === null;
-    const key = await dataOf<NewKey>(api.POST("/v1/keys", { body }));
-    fresh.value = { key, replaces };
-    if (first) setKey(key.key);
-    await loadAdmin();
-  });
+export async function createKey(body: KeyRequest): Promise<boolean> {
+  return keyActions.run("form", () => makeKey(body, null));
 }
 
 /** Makes a key with the name, the scopes and the limits of another, which still works until it is revoked. */
 export async function rotateKey(key: Key): Promise<boolean> {
   const { name, scopes, limits, namespace, expires_at } = key;
-  return createKey({ name, scopes, limits, namespace, expires_at } as KeyRequest, key);
+  const body = { name, scopes, limits, namespace, expires_at } as KeyRequest;
+  return keyActions.run(`key ${key.id}`, () => makeKey(body, key));
 }
 
-export async function revokeKey(id: string): Promise<void> {
-  await attempt(keyTrouble, async () => {
+async function makeKey(body: KeyRequest, replaces: Key | null): Promise<void> {
+  const first = apiKey.value === null;
+  const key = await dataOf<NewKey>(api.POST("/v1/keys", { body }));
+  fresh.value = [{ key, replaces }, ...fresh.value.filter((one) => one.key.id !== replaces?.id)];
+  if (first && apiKey.value === null) setKey(key.key);
+  await keys.load();
+}
+
+export async function revokeKey(id: string, place: KeyPlace): Promise<boolean> {
+  return keyActions.run(place, async () => {
     await api.DELETE("/v1/keys/{key_id}", { params: { path: { key_id: id } } });
-    if (fresh.value?.replaces?.id === id) fresh.value = { ...fresh.value, replaces: null };
-    if (fresh.value?.key.id === id) fresh.value = null;
-    await loadAdmin();
+    fresh.value = fresh.value
+      .filter((one) => one.key.id !== id)
+      .map((one) => (one.replaces?.id === id ? { ...one, replaces: null } : one));
+    await keys.load();
   });
+}
+
+/** Takes a key away from the view, once it was noted down. */
+export function dismissKey(id: string): void {
+  fresh.value = fresh.value.filter((one) => one.key.id !== id);
 }

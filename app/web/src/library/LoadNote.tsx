@@ -1,0 +1,22 @@
+import { ErrorNote } from "../ui/Note";
+import { isRefusal, type Loaded } from "./loaded";
+
+interface Props {
+  loaded: Pick<Loaded<unknown>, "error" | "load">;
+}
+
+/** Says why something could not be read, with a button that reads it again. A refused key is stated once for the place. */
+export function LoadNote({ loaded }: Props) {
+  const error = loaded.error.value;
+  if (error === null || isRefusal(error)) return null;
+  return (
+    <div class="stack">
+      <ErrorNote error={error} />
+      <div class="row">
+        <button type="button" onClick={() => void loaded.load()}>
+          Read it again
+        </button>
+      </div>
+    </div>
+  );
+}

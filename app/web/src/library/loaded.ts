@@ -1,0 +1,66 @@
+import { signal } from "@preact/signals";
+import { ApiError } from "../api/errors";
+
+/** Whether the server does not let the key of this tab see something. */
+export function isRefusal(error: unknown): boolean {
+  return error instanceof ApiError && (error.status === 401 || error.status === 403);
+}
+
+/**
+ * What is read from the server, again and again.
+ *
+ * Only the answer to the newest read counts, so that an older one cannot undo a change. `data` is null until a read
+ * succeeds. A failure leaves it as it is, because forms are built on it, unless `voids` says that it no longer holds: by
+ * default what one key was shown goes as soon as another key is refused. `error` stays until a read succeeds.
+ */
+export class Loaded<T> {
+  readonly data = signal<T | null>(null);
+  readonly error = signal<unknown>(null);
+  private newest = 0;
+
+  constructor(
+    private readonly read: () => Promise<T>,
+    private readonly voids: (error: unknown) => boolean = isRefusal,
+  ) {}
+
+  /** Reads it again. It never throws: a failure is in `error`. */
+  async load(): Promise<void> {
+    const turn = ++this.newest;
+    try {
+      const found = await this.read();
+      if (turn === this.newest) this.put(found);
+    } catch (error) {
+      if (turn !== this.newest) return;
+      if (this.voids(error)) this.data.value = null;
+      this.error.value = error;
+    }
+  }
+
+  /** Takes what the server has just answered to a change; reads that are under way are dropped. */
+  put(data: T): void {
+    this.newest++;
+    this.data.value = data;
+    this.error.value = null;
+  }
+
+  /** Forgets everything, also reads that are under way. */
+  forget(): void {
+    this.newest++;
+    this.data.value = this.error.value = null;
+  }
+}
+
+/** Repeats some work in the visible page, each time some seconds after it has ended. Returns what stops it. */
+export function repeat(seconds: number, work: () => Promise<void>): () => void {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  let stopped = false;
+  const wait = () => {
+    if (!stopped)
+      timer = setTimeout(() => void (document.hidden ? Promise.resolve() : work()).finally(wait), seconds * 1000);
+  };
+  wait();
+  return () => {
+    stopped = true;
+    clearTimeout(timer);
+  };
+}

@@ -1,0 +1,107 @@
+import { afterEach, beforeEach, expect, it, vi } from "vitest";
+import { Held, json, type Route, refuse, serve, unreachable } from "./fakeRoutes";
+
+const POLL_MS = 2000;
+
+/** The routes that every key may use. */
+const OPEN: Record<string, Route> = {
+  "GET /v1/capabilities": json(() => ({ limits: {}, model: {} })),
+  "GET /openapi.json": json(() => ({ paths: {} })),
+};
+
+beforeEach(() => {
+  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "setInterval", "clearInterval"] });
+  vi.stubGlobal("document", { hidden: false });
+  vi.stubGlobal("location", { origin: "http://127.0.0.1" });
+});
+
+afterEach(() => {
+  vi.useRealTimers();
+  vi.unstubAllGlobals();
+  vi.resetModules();
+});
+
+/** Starts the page with a key. A fresh copy of the modules, because they keep what they know of the server. */
+async function started(key: string, routes: Record<string, Route>) {
+  const { keyWanted, setKey } = await import("../src/api/key");
+  const server = await import("../src/frame/server");
+  const { vectors } = await import("../src/frame/vectors");
+  setKey(key);
+  const asked = serve(routes);
+  await server.loadServer();
+  await vi.advanceTimersByTimeAsync(100);
+  return { ...server, asked, keyWanted, setKey, vectors };
+}
+
+it("connects with a key that may not see the vectors, and tries no more", async () => {
+  const routes = {
+    ...OPEN,
+    "GET /v1/vectors": json(() => ({ data: [{ name: "sentiment" }] })),
+    "GET /metrics": () => new Response(""),
+  };
+  const page = await started("reader", routes);
+  expect(page.vectors.value).toHaveLength(1);
+  const asked = serve({
+    ...OPEN,
+    "GET /v1/vectors": refuse(403, "insufficient_scope"),
+    "GET /metrics": refuse(403, "insufficient_scope"),
+  });
+  page.setKey("generator");
+  await vi.advanceTimersByTimeAsync(10 * POLL_MS);
+  expect(page.serverTrouble.value).toBeNull();
+  expect(page.capabilities.value).not.toBeNull();
+  expect(page.vectors.value).toBeNull(); // the list of the former key
+  expect(asked.filter((one) => one.startsWith("GET /v1/vectors"))).toHaveLength(1);
+});
+
+it("shows no vectors of the former key to one that is not known", async () => {
+  const routes = {
+    ...OPEN,
+    "GET /v1/vectors": json(() => ({ data: [{ name: "sentiment" }] })),
+    "GET /metrics": () => new Response(""),
+  };
+  const page = await started("reader", routes);
+  expect(page.vectors.value).toHaveLength(1);
+  serve({ "GET /v1/capabilities": refuse(401, "invalid_api_key") });
+  page.setKey("mistyped");
+  await vi.advanceTimersByTimeAsync(100);
+  expect([page.vectors.value, page.keyWanted.value, page.serverTrouble.value]).toEqual([null, true, null]);
+});
+
+it.each([403, 401])("says no more that the server cannot be reached once it refuses with %i", async (status) => {
+  const open = { ...OPEN, "GET /v1/vectors": json(() => ({ data: [] })) };
+  const page = await started("reader", { ...open, "GET /metrics": unreachable });
+  expect(page.serverTrouble.value).toContain("cannot be reached");
+  serve({ ...open, "GET /metrics": refuse(status, "insufficient_scope") });
+  await vi.advanceTimersByTimeAsync(POLL_MS);
+  expect(page.serverTrouble.value).toBeNull();
+});
+
+it("says no more that the server cannot be reached once another answer asks for a key", async () => {
+  const open = { ...OPEN, "GET /v1/vectors": json(() => ({ data: [] })) };
+  const page = await started("reader", { ...open, "GET /metrics": unreachable });
+  page.keyWanted.value = true;
+  expect(page.serverTrouble.value).toBeNull();
+});
+
+it("tries again in one row only, also when the key was changed meanwhile", async () => {
+  const page = await started("one", { "GET /v1/capabilities": unreachable });
+  page.setKey("two");
+  await vi.advanceTimersByTimeAsync(100);
+  expect(page.serverTrouble.value).toContain("cannot be reached");
+  const before = page.asked.length;
+  await vi.advanceTimersByTimeAsync(3000);
+  expect(page.asked.length - before).toBe(1);
+});
+
+it("takes no answer for another key as one for the key of now", async () => {
+  const held = new Held();
+  const open = { ...OPEN, "GET /v1/vectors": json(() => ({ data: [] })) };
+  const page = await started("limited", { ...open, "GET /metrics": held.route });
+  serve({ ...open, "GET /metrics": () => new Response("steering_engine_running 2") });
+  page.setKey("admin");
+  await vi.advanceTimersByTimeAsync(POLL_MS);
+  held.answer({}, 403);
+  await vi.advanceTimersByTimeAsync(POLL_MS);
+  expect(page.load.value?.running).toBe(2);
+});
