@@ -67,6 +67,18 @@ def outcome_of(error: SteeringError) -> Outcome:
     return next(OUTCOMES[kind] for kind in type(error).__mro__ if kind in OUTCOMES)
 
 
+def status_of(error: Exception) -> int:
+    """Returns the status of the response to an exception of a handler."""
+    match error:
+        case SteeringError():
+            return outcome_of(error).status
+        case HTTPException():
+            return error.status_code
+        case RequestValidationError():
+            return 400
+    return 500
+
+
 def error_body(message: str, kind: str, code: str, param: str | None = None) -> dict[str, Any]:
     """Returns the body that every error has."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
