@@ -79,7 +79,8 @@ class LiveJob:
 
     async def stoppable(self, work: Awaitable[T]) -> T:
         """Awaits what `stop` may cancel. Raises the reason of the stop."""
-        awaited = self._awaited = asyncio.ensure_future(work)
+        awaited: asyncio.Future[T] = asyncio.ensure_future(work)
+        self._awaited = awaited
         if self._reason is not None:
             awaited.cancel()
         try:
