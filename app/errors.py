@@ -33,6 +33,10 @@ class RateLimited(SteeringError, code="rate_limited"):
         self.retry_after, self.never = retry_after, never
 
 
+class JobCancelled(SteeringError, code="job_cancelled"):
+    """Another caller cancelled the job that the request waited for."""
+
+
 class RequestTimedOut(Unavailable, code="request_timed_out"):
     """The request ran longer than the server allows."""
 

@@ -41,6 +41,7 @@ OUTCOMES: Mapping[type[SteeringError], Outcome] = {
     errors.InvalidRequest: Outcome(400),
     errors.NotFound: Outcome(404, "not_found_error"),
     errors.VectorInUse: Outcome(409, "conflict_error", headers=_NO_RETRY),
+    http_errors.JobCancelled: Outcome(409, "conflict_error", headers=_NO_RETRY),
     http_errors.InvalidApiKey: Outcome(401, "authentication_error", headers=(("WWW-Authenticate", "Bearer"),)),
     http_errors.InsufficientScope: Outcome(403, "permission_error"),
     http_errors.HostRefused: Outcome(403, "permission_error"),
@@ -64,6 +65,18 @@ OUTCOMES: Mapping[type[SteeringError], Outcome] = {
 def outcome_of(error: SteeringError) -> Outcome:
     """Returns the row of the nearest class in the hierarchy."""
     return next(OUTCOMES[kind] for kind in type(error).__mro__ if kind in OUTCOMES)
+
+
+def status_of(error: Exception) -> int:
+    """Returns the status of the response to an exception of a handler."""
+    match error:
+        case SteeringError():
+            return outcome_of(error).status
+        case HTTPException():
+            return error.status_code
+        case RequestValidationError():
+            return 400
+    return 500
 
 
 def error_body(message: str, kind: str, code: str, param: str | None = None) -> dict[str, Any]:

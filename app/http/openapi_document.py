@@ -59,7 +59,7 @@ def _describe_errors(method: str, operation: dict[str, Any]) -> None:
         statuses |= {404, 413, 415, 422}
     if method != "get":
         statuses.add(507)
-    if method == "delete":
+    if method == "delete" or any(one["name"] == "wait" for one in operation.get("parameters", ())):
         statuses.add(409)
     operation["responses"].pop("422", None)
     for status in sorted(statuses):

@@ -17,10 +17,11 @@ from starlette.types import Receive
 
 from app.errors import BodyTooLarge, RequestTimedOut, UnsupportedMediaType
 from app.http.admission import Admission
+from app.http.errors import status_of
 from app.http.sse import disconnected, ended
 from app.logs import current_request_id
 from app.policy import audit
-from app.policy.keys import BEARER
+from app.policy.keys import BEARER, Key
 from app.settings import Settings
 from app.state import AppState, state_of
 from steering.errors import InvalidRequest
@@ -77,17 +78,30 @@ class ApiRoute(APIRoute):
             admission.closing.callback(state.rate_limits.admit(key))
             admission.of_key = state.rate_limits.rows_of(key)
             parsed = await self._read(request, state.settings)
+            status = CLIENT_DISCONNECTED
             try:  # a streaming response is only started here; it watches for disconnects itself
                 response = await while_connected(state, request.receive, handler(parsed))
+                status = response.status_code
             except ClientDisconnect:
                 response = Response(status_code=CLIENT_DISCONNECTED)
-            if self.scope_needed in ("write", "admin") and request.method not in ("GET", "HEAD"):
-                body = parsed.parsed if isinstance(parsed, ParsedRequest) else None
-                method, path, request_id = request.method, request.path_params, current_request_id()
-                await audit.record(state.store, key, method, self.path, path, body, request_id, response.status_code)
+            except Exception as error:
+                status = status_of(error)
+                raise
+            finally:
+                await self._audit(state, key, parsed, status)
             return response
 
         return handle
+
+    async def _audit(self, state: AppState, key: Key, request: Request, status: int) -> None:
+        """Records a request that changed something, or may have: a write that has begun is committed whatever ends its
+        handler. What was refused changed nothing."""
+        refused = 400 <= status < CLIENT_DISCONNECTED
+        if refused or self.scope_needed not in ("write", "admin") or request.method in ("GET", "HEAD"):
+            return
+        body = request.parsed if isinstance(request, ParsedRequest) else None
+        path, request_id = request.path_params, current_request_id()
+        await audit.record(state.store, key, request.method, self.path, path, body, request_id, status)
 
     def _check_query(self, request: Request) -> None:
         """Raises InvalidRequest for an unknown query parameter. A model of the whole query refuses it itself."""

@@ -1,4 +1,4 @@
-"""Writes the audit log: one entry for each request that changed something."""
+"""Writes the audit log: one entry for each request that changed something, or may have."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ _TARGET_LIMIT = 256
 async def record(
     store: Store, key: Key, method: str, route: str, path: Mapping[str, Any], body: Any, request_id: str, status: int
 ) -> None:
-    """Appends an entry. What fails is logged: the change itself has already been made."""
+    """Appends an entry. What fails is logged: a change that was made is not undone for it."""
     entry = AuditEntry(key.name, f"{method} {route}"[:128], _target(path, body), request_id, status)
     try:
         await store.audit.append(entry)

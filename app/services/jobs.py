@@ -2,17 +2,19 @@
 
 A job runs on the server that accepted it, its owner. Servers on one database see each other's jobs through their records:
 the owner stores progress with each renewal of its lease, and learns then which of its jobs others have cancelled.
+
+The task of a job stores all its records, the first included, and is never cancelled: ending a job early cancels its work.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import structlog
 from pydantic import BaseModel
 
-from app.errors import RateLimited
+from app.errors import JobCancelled, RateLimited
 from app.http.errors import public_error
 from app.policy.keys import Key
 from app.policy.rate_limits import share
@@ -24,6 +26,7 @@ from steering.workflows.progress import Progress
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
 Work: TypeAlias = Callable[[Progress], Awaitable[Mapping[str, Any]]]
 """work(progress) -> a result that JSON can represent. Cancelling the awaitable must stop the work."""
 
@@ -40,22 +43,62 @@ def job_request(body: BaseModel) -> dict[str, Any]:
     return body.model_dump(mode="json", exclude=hidden, exclude_unset=True)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class LiveJob:
-    """A job of this process: its key, newest record and task, and an event that is set when the record changes."""
+    """A job of this process: its key, newest record and task.
+
+    stored: done once the first record is stored, or with the error that prevented it. failure: what the work raised.
+    changed: is set when the record changes.
+    """
 
     key: str
     record: JobRecord
-    task: "asyncio.Task[None] | None" = None
+    task: "asyncio.Task[None]" = field(init=False)
+    stored: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     failure: SteeringError | None = None
-    ended: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _reason: SteeringError | None = None
+    _awaited: "asyncio.Future[Any] | None" = None
 
     def update(self, record: JobRecord) -> None:
         """Sets the record, and wakes everybody who waits for a change."""
         self.record = record
         self.changed.set()
         self.changed = asyncio.Event()
+
+    def cancel(self) -> None:
+        """Ends the job for a caller who no longer wants it; one that has ended or was stopped before is unchanged."""
+        self.stop(JobCancelled("the job was cancelled before it ended"))
+
+    def stop(self, reason: SteeringError) -> None:
+        """Ends the work, also work that has not begun, but no write of a record. The first reason counts."""
+        if self._reason is None:
+            self._reason = reason
+            if self._awaited is not None:
+                self._awaited.cancel()
+
+    async def stoppable(self, work: Awaitable[T]) -> T:
+        """Awaits what `stop` may cancel. Raises the reason of the stop."""
+        awaited: asyncio.Future[T] = asyncio.ensure_future(work)
+        self._awaited = awaited
+        if self._reason is not None:
+            awaited.cancel()
+        try:
+            return await awaited
+        except asyncio.CancelledError:
+            raise self._reason or JobCancelled("the work was cancelled") from None
+
+    def result(self) -> Mapping[str, Any]:
+        """Returns the result of a job that has ended, as its record says. Raises the error that ended it."""
+        match self.record.status:
+            case "succeeded":
+                return self.record.result or {}
+            case "cancelled":
+                raise JobCancelled("the job was cancelled before it ended")
+        error = self.record.error or {}
+        if self.failure is not None and self.failure.code == error.get("code"):
+            raise self.failure
+        raise Interrupted(str(error.get("message")))  # what other servers report of a server without a lease
 
 
 class Jobs:
@@ -78,16 +121,14 @@ class Jobs:
         """
         if self._closing:
             return
-        live = {name: one for name, one in self._live.items() if not one.ended}
+        live = dict(self._live)
         progress = {name: one.record.progress for name, one in live.items()}
         renewal = await self.store.servers.renew(self._server, self._lease_seconds, progress)
         self.servers = renewal.servers
         if renewal.interrupted:
             log.warning("jobs_interrupted", count=renewal.interrupted)
         for name in renewal.ended:
-            task = live[name].task
-            if task is not None and not live[name].ended:
-                task.cancel()
+            live[name].cancel()
         await self._save_rest()
 
     async def _save_rest(self) -> None:
@@ -107,28 +148,26 @@ class Jobs:
         Raises Overloaded when too many are waiting, RateLimited when the key has too many.
         """
         try:
-            live = await self._queued(record, key)
-        except BaseException:
+            self._check_limits(key)
+        except SteeringError:
             release()
             raise
+        live = self._live[record.id] = LiveJob(key.name, replace(record, owner=self._server))
         live.task = asyncio.create_task(self._run(live, work))
         live.task.add_done_callback(lambda _: release())
+        try:
+            await asyncio.shield(live.stored)
+        except asyncio.CancelledError:  # nobody learns the id of this job
+            live.cancel()
+            raise
         return live
 
-    async def _queued(self, record: JobRecord, key: Key) -> LiveJob:
+    def _check_limits(self, key: Key) -> None:
         if self._closing or len(self._live) >= self._limit:
             raise Overloaded(f"{len(self._live)} jobs are running or waiting; wait for one to end")
         limit = None if key.limits.jobs is None else share(key.limits.jobs, self.servers)
         if limit is not None and sum(live.key == key.name for live in self._live.values()) >= limit:
             raise RateLimited(f"this key may have {limit} unfinished jobs here; wait for one to end, or cancel it")
-        live = LiveJob(key.name, replace(record, owner=self._server))
-        self._live[record.id] = live
-        try:
-            live.update(await self._put(live.record))
-        except BaseException:
-            del self._live[live.record.id]
-            raise
-        return live
 
     def counts(self) -> dict[str, int]:
         """Returns how many jobs are queued and running."""
@@ -138,10 +177,9 @@ class Jobs:
     async def close(self) -> None:
         """Interrupts every job; they become `failed` with code `interrupted`. Ends the lease. May be called more than once."""
         self._closing = True
-        tasks = [live.task for live in self._live.values() if live.task is not None]
-        for task in tasks:
-            task.cancel()
-        if tasks:
+        for live in self._live.values():
+            live.stop(Interrupted("the server was stopped before the job ended"))
+        if tasks := [live.task for live in self._live.values()]:
             await asyncio.wait(tasks)
         try:
             await self._save_rest()
@@ -153,37 +191,46 @@ class Jobs:
         return await self.store.in_namespace(record.namespace).jobs.put(record)
 
     async def _run(self, live: LiveJob, work: Work) -> None:
-        """Runs one job. Every exit writes a final record to memory and to the store."""
-        ending: dict[str, Any]
+        """Stores the first record of a job, runs it, and writes its final record to memory and to the store."""
         try:
-            async with self._slots:
-                live.update(await self._put(replace(live.record, status="running")))
-                result = await work(lambda done, total, message: self._progress(live, done, total, message))
-                ending = {"status": "succeeded", "result": result}
-        except asyncio.CancelledError:  # `close` stops the job with the server; else somebody has cancelled it
-            live.failure = Interrupted("the server was stopped before the job ended")
-            ending = _failure(live.failure) if self._closing else {"status": "cancelled"}
-        except Exception as error:  # the job failed; the log names it
-            with structlog.contextvars.bound_contextvars(job=live.record.id, kind=live.record.kind):
-                live.failure = public_error(error)
-            ending = _failure(live.failure)
-        live.ended = True
-        record = replace(live.record, **ending)
+            live.update(await self._put(live.record))
+        except Exception as error:
+            del self._live[live.record.id]
+            live.stored.set_exception(error)
+            return
+        live.stored.set_result(None)
+        record = await self._final_record(live, work)
         try:
-            # Shielded: a second cancel must not leave a record with status `running`.
-            record = await asyncio.shield(asyncio.ensure_future(self._put(record)))
+            live.update(await self._put(record))
+            del self._live[record.id]
         except Exception:
             log.exception("job_record_not_stored", job=record.id)
             self._unsaved[record.id] = record
-        finally:
             live.update(record)
-            if record.id not in self._unsaved:
-                self._live.pop(record.id, None)
+
+    async def _final_record(self, live: LiveJob, work: Work) -> JobRecord:
+        """Runs a job and returns its final record, whatever ends it."""
+        try:
+            await live.stoppable(self._slots.acquire())
+            try:
+                live.update(await self._put(replace(live.record, status="running")))
+                if live.record.status in FINAL:  # another server has taken this one for dead
+                    return live.record
+                result = await live.stoppable(work(lambda *made: self._progress(live, *made)))
+            finally:
+                self._slots.release()
+        except JobCancelled:
+            return replace(live.record, status="cancelled")
+        except Interrupted as error:
+            live.failure = error
+        except Exception as error:  # the job failed; the log names it
+            with structlog.contextvars.bound_contextvars(job=live.record.id, kind=live.record.kind):
+                live.failure = public_error(error)
+        else:
+            return replace(live.record, status="succeeded", result=result)
+        failure = {"code": live.failure.code, "message": live.failure.message}
+        return replace(live.record, status="failed", error=failure)
 
     @staticmethod
     def _progress(live: LiveJob, done: int, total: int, message: str) -> None:
         live.update(replace(live.record, progress={"done": done, "total": total, "message": message}))
-
-
-def _failure(error: SteeringError) -> dict[str, Any]:
-    return {"status": "failed", "error": {"code": error.code, "message": error.message}}

@@ -43,18 +43,15 @@ class NamespaceJobs:
     async def complete(self, kind: str, request: Mapping[str, Any], work: Work) -> Mapping[str, Any]:
         """Runs a job within the same limits and returns its result. A cancelled caller cancels the job.
 
-        Raises Overloaded, RateLimited, and the error that ended the job.
+        Raises Overloaded, RateLimited, and the error that ended the job: JobCancelled where another caller cancelled it.
         """
         live = await self._submit(kind, request, work)
-        assert live.task is not None
         try:
             await asyncio.shield(live.task)
         except asyncio.CancelledError:
-            await self.cancel(live.record.id)
+            live.cancel()
             raise
-        if live.failure is not None:
-            raise live.failure
-        return live.record.result or {}
+        return live.result()
 
     async def get(self, job_id: str) -> JobRecord:
         """Returns the newest record. Raises JobNotFound."""
@@ -93,9 +90,9 @@ class NamespaceJobs:
         if record.namespace != self.namespace:
             raise foreign("job", job_id, record.namespace, self.namespace)
         live = self._live(job_id)
-        if live is None or live.task is None:
+        if live is None:
             return await self._cancel_elsewhere(record)
-        live.task.cancel()
+        live.cancel()
         await asyncio.wait({live.task})
         return live.record
 

@@ -135,28 +135,29 @@ async def job(work: PreparedBatch, progress: Progress) -> dict[str, Any]:
 async def _result(work: PreparedBatch, index: int) -> BatchResult:
     line = work.lines[index]
     try:
-        plan = await work.plans.of(line)
-        return BatchResult(index=index, id=line.id, response=await _answered(work.context, line, plan))
+        return BatchResult(index=index, id=line.id, response=await _answered(work, line))
     except Unavailable:  # the engine or the store: ends the job
         raise
     except SteeringError as error:  # this request only
         return BatchResult(index=index, id=line.id, error=error_detail(error))
 
 
-async def _answered(context: Context, line: BatchLine, plan: SteeringPlan) -> GenerateAnswer:
-    """Waits while the key is over its limit or the queue is full. A request that takes more than its key may use fails."""
+async def _answered(work: PreparedBatch, line: BatchLine) -> GenerateAnswer:
+    """Waits while the key is over its limit or the queue is full. A request that takes more than its key may use fails.
+
+    Every try begins with the plan: while the line waited, the policy may have changed.
+    """
+    charge = True
     while True:
         try:
-            work = await generation.prepare(context, line, plan)
-            break
+            plan = await work.plans.of(line)
+            prepared = await generation.prepare(work.context, line, plan, charge=charge)
+            charge = False
+            return await generation.answer(replace(prepared, request=replace(prepared.request, priority=1)))
         except RateLimited as error:
             if error.never:
                 raise
             await asyncio.sleep(error.retry_after)
-    work = replace(work, request=replace(work.request, priority=1))
-    while True:
-        try:
-            return await generation.answer(work)
         except Overloaded:
             await asyncio.sleep(RETRY_SECONDS)
 

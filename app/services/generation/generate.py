@@ -44,10 +44,12 @@ def check(context: Context, body: GenerateRequest) -> None:
     check_limit(len(body.flag), context.settings.max_readouts, "flags", "flag")
 
 
-async def prepare(context: Context, body: GenerateRequest, plan: SteeringPlan | None = None) -> Generation:
+async def prepare(
+    context: Context, body: GenerateRequest, plan: SteeringPlan | None = None, *, charge: bool = True
+) -> Generation:
     """Resolves the request. Everything that can be refused is refused here, before any device work.
 
-    plan: of its steering, where that was resolved before.
+    plan: of its steering, where that was resolved before. charge: whether its tokens count, which they do once.
     """
     check(context, body)
     if plan is None:
@@ -56,7 +58,8 @@ async def prepare(context: Context, body: GenerateRequest, plan: SteeringPlan | 
     readings += await context.readings([one.vector for one in body.flag if one.vector not in body.readout], "flag")
     given = prompt_of(body, context.settings)
     prompt = await tokenize(context.engine, given, body.max_tokens, plan)
-    context.charge_tokens(len(prompt.token_ids) + body.n * prompt.max_tokens)
+    if charge:
+        context.charge_tokens(len(prompt.token_ids) + body.n * prompt.max_tokens)
     sampling = sampling_params(body, prompt.max_tokens)
     request = context.request(prompt.token_ids, sampling, prompt.plan, readings)
     flags = Flags(tuple(body.flag), context.state.metrics)

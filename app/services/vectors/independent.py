@@ -1,6 +1,7 @@
 """Opens the operator's second model while a job runs: it is loaded when it is needed, and closed afterwards."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from app.components import open_engine
@@ -25,8 +26,14 @@ def check_second_model(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def opened_second_model(settings: Settings) -> AsyncIterator[Engine]:
-    """Yields the second model, which `check_second_model` has found configured. Raises what loading raises."""
+async def opened_second_model(
+    settings: Settings, load: Callable[[Settings], Engine] = open_engine
+) -> AsyncIterator[Engine]:
+    """Yields the second model, which `check_second_model` has found configured. Raises what `load` raises.
+
+    A cancelled caller waits for the end of the load, which cannot be stopped, so that what it returns is closed, and
+    cancelled jobs do not load several at once.
+    """
     second = settings.model_copy(
         update={
             "model": settings.scorer_model,
@@ -38,12 +45,14 @@ async def opened_second_model(settings: Settings) -> AsyncIterator[Engine]:
             "pretouch_megabytes": 0,
         }
     )
-    engine = await run_in_thread(open_engine, second)
+    loading = asyncio.ensure_future(run_in_thread(load, second))
     try:
-        yield engine
+        yield await asyncio.shield(loading)
     finally:
-        await engine.close()
-        await run_in_thread(return_freed_memory)
+        await asyncio.wait({loading})
+        if loading.exception() is None:
+            await loading.result().close()
+            await run_in_thread(return_freed_memory)
 
 
 @asynccontextmanager

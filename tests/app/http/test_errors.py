@@ -40,7 +40,7 @@ def test_statuses_are_those_of_the_contract() -> None:
         errors.InvalidRequest: 400, errors.VectorModelMismatch: 400, errors.ContextLengthExceeded: 400,
         errors.LimitExceeded: 400, errors.UnsupportedParameter: 400, http_errors.InvalidApiKey: 401,
         http_errors.InsufficientScope: 403, errors.VectorNotFound: 404, errors.JobNotFound: 404, errors.LinkNotFound: 404,
-        errors.VectorInUse: 409,
+        errors.VectorInUse: 409, http_errors.JobCancelled: 409,
         http_errors.BodyTooLarge: 413, http_errors.UnsupportedMediaType: 415, errors.NonfiniteActivations: 422,
         errors.Overloaded: 429, http_errors.RateLimited: 429, errors.InternalError: 500, errors.NotReady: 503,
         http_errors.Draining: 503, errors.EngineDead: 503, errors.StoreUnavailable: 503, errors.OutOfMemory: 507,

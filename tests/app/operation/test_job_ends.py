@@ -1,0 +1,201 @@
+"""Every job ends with a final record, and its waiter with what that record says, whatever is cancelled or lost on the way."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+
+from app.errors import JobCancelled
+from app.services.jobs import Jobs
+from app.settings import Settings
+from steering.errors import Interrupted, StoreUnavailable
+from steering.store.base import JobRecord, JobStore, NamespaceStore, Store
+from tests.app.conftest import StartServer
+from tests.app.operation.test_job_leases import jobs_of
+from tests.fakes import ScriptedEngine
+from tests.polling import until
+from tests.reference_store.store import ReferenceStore
+
+PAIRS = [{"positive": f"good day {i}", "negative": f"bad day {i}"} for i in range(12)]
+
+
+class SlowStore:
+    """A store that writes job records of one status only once `opened`, or not at all if it `fails`.
+
+    As in a database, a write that has begun runs to its end when its caller is cancelled.
+    """
+
+    def __init__(self, status: str, fails: bool = False) -> None:
+        self.inner = ReferenceStore()
+        self.servers = self.inner.servers
+        self.status, self.fails = status, fails
+        self.reached, self.opened = asyncio.Event(), asyncio.Event()
+
+    def in_namespace(self, name: str) -> NamespaceStore:
+        found = self.inner.in_namespace(name)
+        return replace(found, jobs=SlowJobs(found.jobs, self))
+
+    async def records(self) -> list[JobRecord]:
+        return list((await self.inner.shared.jobs.find())[0])
+
+
+class SlowJobs:
+    """The jobs of a SlowStore."""
+
+    def __init__(self, jobs: JobStore, store: SlowStore) -> None:
+        self._jobs, self._slow = jobs, store
+        self.get, self.find = jobs.get, jobs.find
+
+    async def put(self, job: JobRecord) -> JobRecord:
+        return await asyncio.shield(asyncio.ensure_future(self._put(job)))
+
+    async def _put(self, job: JobRecord) -> JobRecord:
+        if job.status == self._slow.status:
+            self._slow.reached.set()
+            await self._slow.opened.wait()
+            if self._slow.fails:
+                raise StoreUnavailable("the database does not answer")
+        return await self._jobs.put(job)
+
+
+class Counted:
+    """Work that ends at once and counts how often it ran."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    async def __call__(self, _: object) -> dict[str, str]:
+        self.runs += 1
+        return {"vector": "mood@1"}
+
+
+async def started(store: SlowStore) -> Jobs:
+    """The jobs of a server with a lease."""
+    jobs = Jobs(cast(Store, store), "server", Settings())
+    await jobs.renew()
+    return jobs
+
+
+async def ended(jobs: Jobs) -> None:
+    await until(lambda: jobs.counts() == {"queued": 0, "running": 0})
+
+
+@pytest.mark.parametrize("ask", ["submit", "complete"])
+async def test_a_caller_that_leaves_while_its_job_is_being_stored_leaves_a_cancelled_job(ask: str) -> None:
+    store, work = SlowStore("queued"), Counted()
+    jobs = await started(store)
+    leaving = asyncio.create_task(getattr(jobs_of(jobs), ask)("extract", {}, work))
+    await store.reached.wait()
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    store.opened.set()
+    await ended(jobs)
+    assert [one.status for one in await store.records()] == ["cancelled"]
+    assert work.runs == 0
+
+
+async def test_a_job_that_cannot_be_stored_is_refused_and_forgotten() -> None:
+    store, work = SlowStore("queued", fails=True), Counted()
+    store.opened.set()
+    jobs = await started(store)
+    with pytest.raises(StoreUnavailable):
+        await jobs_of(jobs).submit("extract", {}, work)
+    assert jobs.counts() == {"queued": 0, "running": 0}
+    assert (await store.records(), work.runs) == ([], 0)
+
+
+@pytest.mark.parametrize("status", ["running", "succeeded"])
+async def test_the_waiter_of_a_job_that_was_reported_as_interrupted_gets_that_error(status: str) -> None:
+    store, work = SlowStore(status), Counted()
+    jobs = await started(store)
+    waiting = asyncio.create_task(jobs_of(jobs).complete("extract", {}, work))
+    await store.reached.wait()
+    await store.servers.release("server")  # as if its time had passed
+    await Jobs(store.inner, "other", Settings()).renew()
+    store.opened.set()
+    with pytest.raises(Interrupted):
+        await waiting
+    await ended(jobs)
+    assert work.runs == (status == "succeeded"), "a job that has been reported does not begin"
+
+
+async def test_cancelling_during_the_last_write_changes_nothing() -> None:
+    store = SlowStore("succeeded")
+    jobs = await started(store)
+    waiting = asyncio.create_task(jobs_of(jobs).complete("extract", {}, Counted()))
+    await store.reached.wait()
+    cancelling = asyncio.create_task(jobs_of(jobs).cancel((await store.records())[0].id))
+    await asyncio.sleep(0)
+    store.opened.set()
+    assert (await cancelling).status == "succeeded"
+    assert await waiting == {"vector": "mood@1"}
+
+
+async def test_a_last_write_that_fails_while_the_job_is_cancelled_is_repeated() -> None:
+    store = SlowStore("succeeded", fails=True)
+    jobs = await started(store)
+    waiting = asyncio.create_task(jobs_of(jobs).complete("extract", {}, Counted()))
+    await store.reached.wait()
+    cancelling = asyncio.create_task(jobs_of(jobs).cancel((await store.records())[0].id))
+    await asyncio.sleep(0)
+    store.opened.set()
+    assert (await cancelling).status == "succeeded"
+    assert await waiting == {"vector": "mood@1"}
+    store.fails = False
+    await jobs.renew()
+    assert [one.status for one in await store.records()] == ["succeeded"]
+
+
+@pytest.mark.parametrize("reached", [True, False])
+async def test_a_job_that_has_not_begun_when_the_server_stops_is_interrupted(reached: bool) -> None:
+    store, work = SlowStore("queued"), Counted()
+    jobs = await started(store)
+    waiting = asyncio.create_task(jobs_of(jobs).complete("extract", {}, work))
+    await (store.reached.wait() if reached else asyncio.sleep(0))
+    closing = asyncio.create_task(jobs.close())
+    await asyncio.sleep(0)
+    store.opened.set()
+    await closing
+    with pytest.raises(Interrupted):
+        await waiting
+    (record,) = await store.records()
+    assert (record.status, dict(record.error or {})["code"]) == ("failed", "interrupted")
+    assert work.runs == 0
+
+
+async def test_a_queued_job_is_cancelled_without_a_slot() -> None:
+    store, begun = SlowStore("none"), asyncio.Event()
+    jobs = Jobs(cast(Store, store), "server", Settings(max_jobs=1))
+
+    async def endless(_: object) -> Mapping[str, Any]:
+        begun.set()
+        await asyncio.Event().wait()
+        return {}
+
+    work: Callable[[object], Awaitable[Mapping[str, Any]]] = Counted()
+    first = await jobs_of(jobs).submit("extract", {}, endless)
+    await begun.wait()
+    waiting = asyncio.create_task(jobs_of(jobs).complete("extract", {}, work))
+    await until(lambda: jobs.counts() == {"queued": 1, "running": 1})
+    (second,) = [one.id for one in await store.records() if one.id != first.id]
+    assert (await jobs_of(jobs).cancel(second)).status == "cancelled"
+    with pytest.raises(JobCancelled):
+        await waiting
+    assert (await jobs_of(jobs).cancel(first.id)).status == "cancelled"
+    assert await jobs_of(jobs).complete("extract", {}, work) == {"vector": "mood@1"}
+
+
+async def test_a_waiter_whose_job_somebody_else_cancels_gets_an_error_of_its_own(start: StartServer) -> None:
+    server = await start(ScriptedEngine(gate=asyncio.Event()))
+    body = {"name": "mood", "pairs": PAIRS}
+    waiting = asyncio.create_task(server.client.post("/v1/vectors/extract?wait=true", json=body))
+    await until(lambda: server.engine.stats().running == 1)
+    (job,) = (await server.client.get("/v1/jobs")).json()["data"]
+    assert (await server.client.delete(f"/v1/jobs/{job['id']}")).json()["status"] == "cancelled"
+    answer = await waiting
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "job_cancelled")
+    assert answer.headers["x-should-retry"] == "false"
+    assert "retry-after" not in answer.headers
