@@ -68,6 +68,7 @@ def sequence_of(
     prompt_length: int | None = None,
     first: int = 0,
     salt: str = "",
+    priority: int = 0,
     **settings: Any,
 ) -> Row:
     """Returns a new request for exactly `max_tokens`, or a text to read; prompt_length, first: of the text, see CapturePrompt."""
@@ -85,6 +86,7 @@ def sequence_of(
         capture=state,
         decoder=loaded.tokenizer.decode_stream(tokens),
         cache_salt=salt,
+        priority=priority,
     )
 
 
