@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerFast
 from steering.engine.options import EngineLimits
 from steering.engine.transformers.prefill_budget import PrefillBudget
 from steering.engine.transformers.scheduler import BACKGROUND_TURN
-from steering.errors import OutOfMemory
+from steering.engine.transformers.sequence import Sequence
+from steering.errors import EngineDead, OutOfMemory
 from steering.model.loading import LoadedModel, opened
 from tests.families import FAMILIES
 from tests.steering.engine.loop.driven import DrivenLoop, answer_of, runner_of, sequence_of
@@ -56,3 +57,25 @@ def test_who_waited_for_a_pass_that_failed_computes_the_prompt_itself(driven: tu
     expected, _ = answer_of(alone)  # type: ignore[misc]
     assert [answer_of(one)[0] for one in (live, later)] == [expected] * 2  # type: ignore[index]
     loop.assert_idle()
+
+
+def test_everybody_hears_once_of_a_loop_that_dies_while_it_ends_those_of_a_failed_pass(
+    driven: tuple[DrivenLoop, LoadedModel],
+) -> None:
+    """A device that is lost: the pass fails, and then giving back the second row."""
+    runner, loaded = driven[0].runner, driven[1]
+    released: list[Sequence] = []
+
+    def release(sequence: Sequence) -> None:
+        if released:
+            raise RuntimeError("device lost")
+        released.append(sequence)
+        runner.release(sequence)
+
+    loop = DrivenLoop(runner, loaded, EngineLimits(), release)
+    rows = [sequence_of(loaded, (1, 2, 3, n), 4, salt=str(n)) for n in range(3)]
+    loaded.model.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="device lost"):
+        loop.turn(rows)
+    loop.loop.end(EngineDead("the engine has stopped after a defect"))
+    assert [type(answer_of(row)) for row in rows] == [OutOfMemory if row in released else EngineDead for row in rows]
