@@ -23,16 +23,14 @@ from app.services.vectors.similar import Cosines
 from app.settings import Settings
 from app.synchronization import Synchronization, new_server_id
 from steering.engine.api import Engine, EngineStats
-from steering.errors import EngineDead, NotReady, SteeringError
+from steering.engine.watchdog import Watchdog
+from steering.errors import NotReady, SteeringError
 from steering.plan.resolve import RecentPlans
 from steering.store.base import Store
 from steering.threads import run_in_thread
 from steering.workflows.reading.explain import NeutralCache
 
 log = structlog.get_logger(__name__)
-
-WATCH_SECONDS = 1.0
-"""Pause between two checks of the engine."""
 
 EngineFactory: TypeAlias = Callable[[Settings], Engine]
 """Builds the engine; runs in a daemon thread, because loading a model takes seconds to minutes."""
@@ -70,6 +68,7 @@ class AppState:
         self.interrupted: asyncio.Future[SteeringError]
         self._engine_factory, self._store_factory = engine_factory, store_factory
         self._engine: Engine | None = None
+        self._watchdog = Watchdog(settings.watchdog_seconds)
         self._jobs: Jobs | None = None
 
     @asynccontextmanager
@@ -130,9 +129,10 @@ class AppState:
     async def _watch(self, engine: Engine) -> None:
         executor = engine.stats().executor
         while True:
-            await asyncio.sleep(min(WATCH_SECONDS, self.settings.watchdog_seconds / 4))
+            await asyncio.sleep(self._watchdog.pause)
             stats = engine.stats()
-            failure = self._failure_of(stats)
+            self._watchdog.check(stats)
+            failure = self._watchdog.failure(stats)
             if failure is not None:
                 log.error("engine_failed", reason=failure.message, last_turn_age=round(stats.last_turn_age, 1))
                 self._interrupt(failure)
@@ -141,13 +141,6 @@ class AppState:
             if stats.executor != executor:
                 executor = stats.executor
                 log.info("executor_changed", executor=executor)
-
-    def _failure_of(self, stats: EngineStats) -> EngineDead | None:
-        if not stats.alive:
-            return EngineDead("the engine has stopped; the server restarts")
-        if stats.busy and stats.last_turn_age > self.settings.watchdog_seconds:
-            return EngineDead(f"a forward pass has not returned for {self.settings.watchdog_seconds:g} s")
-        return None
 
     @property
     def engine(self) -> Engine:
@@ -197,7 +190,7 @@ class AppState:
     def check_alive(self) -> None:
         """Raises EngineDead once the engine has died or hangs: only a restart helps."""
         stats = self.stats()
-        failure = None if stats is None else self._failure_of(stats)
+        failure = None if stats is None else self._watchdog.failure(stats)
         if failure is not None:
             raise failure
 

@@ -31,7 +31,11 @@ MAX_THREADS = 16
 
 
 class ThreadPerTaskExecutor(Executor):
-    """Runs each task in a new thread, at most `max_threads` at a time."""
+    """Runs each task in a new thread, at most `max_threads` at a time.
+
+    A place belongs to a thread that has started, so none is lost where the system starts no more threads (`pids.max` of a container):
+    `submit` raises then, and the threads that run do the work that waits.
+    """
 
     def __init__(self, max_threads: int = MAX_THREADS) -> None:
         self._max_threads = max_threads
@@ -40,7 +44,7 @@ class ThreadPerTaskExecutor(Executor):
         self._lock = threading.Lock()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
-        """Starts a thread for the task, or queues it while all threads are in use."""
+        """Starts a thread for the task, or queues it while all threads are in use. Raises RuntimeError where none can be started."""
         future: Future[T] = Future()
 
         def run() -> None:
@@ -49,25 +53,35 @@ class ThreadPerTaskExecutor(Executor):
                     future.set_result(fn(*args, **kwargs))
             except BaseException as error:
                 future.set_exception(error)
-            finally:
-                self._start_next()
 
         with self._lock:
             if self._running >= self._max_threads:
                 self._waiting.append(run)
-                return future
-            self._running += 1
-        _start(run)
+            else:
+                self._start(run)
+                self._running += 1
         return future
 
-    def _start_next(self) -> None:
-        """Passes the place of a thread that ends to the task that waits longest."""
+    def _start(self, run: Callable[[], None]) -> None:
+        threading.Thread(target=self._work, args=(run,), name="task", daemon=True).start()
+
+    def _work(self, run: Callable[[], None] | None) -> None:
+        while run is not None:
+            run()
+            run = self._start_next()
+
+    def _start_next(self) -> Callable[[], None] | None:
+        """Passes the place of a thread that ends to the task that waits longest. Returns the task if no thread can be started for it."""
         with self._lock:
             if not self._waiting:
                 self._running -= 1
-                return
+                return None
             run = self._waiting.popleft()
-        _start(run)
+        try:
+            self._start(run)
+        except (RuntimeError, MemoryError):
+            return run
+        return None
 
 
 _executor = ThreadPerTaskExecutor()
@@ -121,7 +135,3 @@ def _openmp() -> ctypes.CDLL | None:
         if hasattr(library, "omp_pause_resource_all"):
             return library
     return None
-
-
-def _start(run: Callable[[], None]) -> None:
-    threading.Thread(target=run, name="task", daemon=True).start()

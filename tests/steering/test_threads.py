@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,42 @@ async def test_no_more_threads_run_than_may_and_waiting_work_follows() -> None:
     release.set()
     assert [future.result(60) for future in futures[:9]] == list(range(9))
     assert 1 <= counts[1] <= 3
+
+
+@contextmanager
+def no_thread_can_start() -> Iterator[None]:
+    """A new thread asks for a larger stack than there are addresses, so that the system refuses it."""
+    before = threading.stack_size(1 << 48)
+    try:
+        yield
+    finally:
+        threading.stack_size(before)
+
+
+def test_threads_that_could_not_start_take_no_place() -> None:
+    executor = ThreadPerTaskExecutor(max_threads=2)
+    with no_thread_can_start():
+        for _ in range(3):
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                executor.submit(int)
+    assert executor.submit(lambda: 41 + 1).result(60) == 42
+
+
+def test_work_that_waits_is_done_where_no_further_thread_can_start() -> None:
+    executor, release, began = ThreadPerTaskExecutor(max_threads=1), threading.Event(), threading.Event()
+
+    def work() -> bool:
+        began.set()
+        return release.wait(60)
+
+    first = executor.submit(work)
+    assert began.wait(60)
+    waiting = [executor.submit(lambda number=number: number) for number in range(3)]
+    with no_thread_can_start():
+        release.set()
+        assert first.result(60)
+        assert [one.result(60) for one in waiting] == [0, 1, 2]
+    assert executor.submit(lambda: 41 + 1).result(60) == 42
 
 
 async def test_with_an_event_loop_work_keeps_its_context_and_leaves_no_thread() -> None:

@@ -46,6 +46,8 @@ class EngineLoop:
         self._answers = AnswerWriter(eos_ids)
         self._open: dict[int, Sequence] = {}
         """Sequences without a terminal item so far."""
+        self._ended: list[Sequence] = []
+        """Sequences that got theirs in this turn; not all may have been sent."""
         self._turns = self._prompt_tokens = 0
         self._turn_began: float | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -107,7 +109,7 @@ class EngineLoop:
         for one in left:
             one.outbox.append(error)
         self._delivery.flush()
-        self._delivery.now(left)
+        self._delivery.now([*self._ended, *left])
 
     def collect(self) -> bool:
         """Takes new work, waiting for some where there is nothing to do; False when the loop is to end."""
@@ -138,6 +140,7 @@ class EngineLoop:
             self._delivery.flush()
             self._runner.threads.settle()
             self._delivery.now([self._background.run()])
+        self._ended.clear()
         self._turns += 1
 
     def _for_one(self, sequence: Sequence, action: Callable[..., None], *arguments: object) -> None:
@@ -184,18 +187,22 @@ class EngineLoop:
         ending = self._answers.write(sequence, token, readout, scores)
         if ending is not None:
             self._scheduler.release(sequence)
-            sequence.outbox.append(finish_event(sequence, ending))
-            self._open.pop(sequence.id, None)
+            self._end_one(sequence, finish_event(sequence, ending))
 
     def _finish_capture(self, sequence: Sequence) -> None:
         found = captures.result(sequence, self._runner.unembedding.embed)
         # what was read is finite; what steering did in layers that were not read, nobody has checked
         self._scheduler.release(sequence, dirty=not sequence.plan.empty)
-        sequence.outbox.append(found)
-        self._open.pop(sequence.id, None)
+        self._end_one(sequence, found)
 
     def _fail(self, sequence: Sequence, error: SteeringError) -> None:
         """Ends a sequence with an error."""
         self._scheduler.release(sequence, dirty=True)
-        if self._open.pop(sequence.id, None) is not None:
-            sequence.outbox.append(error)
+        self._end_one(sequence, error)
+
+    def _end_one(self, sequence: Sequence, item: object) -> None:
+        """Writes a sequence's terminal item, unless it has one. If the loop dies before it is sent, `end` sends it."""
+        if sequence.id in self._open:
+            self._ended.append(sequence)
+            sequence.outbox.append(item)
+            del self._open[sequence.id]

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import count
+from itertools import count, takewhile
 from time import monotonic
 
 from steering.engine.options import EngineLimits
@@ -209,15 +209,22 @@ class Scheduler:
         for sequence in turn:
             if (allowed := left[sequence.background]) <= 0:
                 continue
-            keys = self.index.keys_of(sequence)
-            if self._waits(sequence, computing, claimed):
-                continue
-            amount = min(sequence.remaining, allowed, sequence.most_positions)
+            keys, coming = self.index.keys_of(sequence), list[int]()
+            if sequence.computed <= sequence.shared * BLOCK:  # it has computed nothing itself
+                self._take_over(sequence, self.index.find(sequence)[sequence.shared :])
+                coming = [computing[key] for key in takewhile(computing.__contains__, keys[sequence.shared :])]
+                following = sequence.shared + len(coming)
+                if following < len(keys) and keys[following] in claimed:
+                    continue  # another sequence will compute its next block
+            skipped = len(coming) * BLOCK
+            amount = min(sequence.most_positions - skipped, allowed)
             if sequence.capture is not None and sequence.capture.spec.logits:
-                before = max(sequence.capture.first - sequence.computed, 0)  # positions without logits
+                before = max(sequence.capture.first - sequence.computed - skipped, 0)  # positions without logits
                 if (amount := min(amount, before + logit_positions)) == 0:
                     continue
                 logit_positions -= max(amount - before, 0)
+            # not before it is certain to be in the pass: if the pass fails, these blocks are never written, and it must fail too
+            self._take_over(sequence, coming)
             work.append((sequence, amount))
             left = {kind: one - amount for kind, one in left.items()}
             first, end = sequence.computed // BLOCK, (sequence.computed + amount) // BLOCK
@@ -230,20 +237,13 @@ class Scheduler:
         """When a prompt would be computed if it had come alone: short ones overtake long ones, but none waits for ever."""
         return sequence.arrived + self.budget.alone(sequence.remaining), sequence.order
 
-    def _waits(self, sequence: Sequence, computing: dict[bytes, int], claimed: set[bytes]) -> bool:
-        """Takes over what others have computed, or compute in this pass, of a sequence that has computed nothing itself.
-
-        True when it is to wait, since another sequence will compute its next block.
-        """
-        if sequence.computed > sequence.shared * BLOCK:
-            return False
-        first = sequence.shared
-        found = self.index.find(sequence, computing)
-        if len(found) > first:
-            self.pool.acquire(found[first:])
-            self.pool.release(sequence.block_table[first : len(found)])
-            sequence.block_table[first : len(found)] = found[first:]
-            self._took_over(sequence, first, len(found))
-            self._changed = True
-        keys = self.index.keys_of(sequence)
-        return sequence.shared < len(keys) and keys[sequence.shared] in claimed
+    def _take_over(self, sequence: Sequence, blocks: list[int]) -> None:
+        """Puts blocks of others in the place of those of a sequence, behind what it shares already."""
+        if not blocks:
+            return
+        first, end = sequence.shared, sequence.shared + len(blocks)
+        self.pool.acquire(blocks)
+        self.pool.release(sequence.block_table[first:end])
+        sequence.block_table[first:end] = blocks
+        self._took_over(sequence, first, end)
+        self._changed = True

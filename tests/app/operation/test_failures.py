@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from steering.engine.api import EngineStats
 from steering.errors import OutOfMemory, StoreUnavailable
 from tests.app.addresses import announced
 from tests.app.conftest import Server, StartServer
@@ -79,6 +81,22 @@ async def test_what_a_caller_did_wrong_is_no_failure(server: Server, caplog: pyt
     await server.client.post("/v1/generate", json={"prompt": 3})
     await server.client.get("/v1/vectors/nobody")
     assert failures(caplog) == []
+
+
+class StoppedEngine(ScriptedEngine):
+    """As an engine looks after its process was stopped during a turn: that began long ago, although there was no time to end it."""
+
+    def stats(self) -> EngineStats:
+        """See Engine.stats."""
+        return replace(super().stats(), busy=True, last_turn_age=1000.0)
+
+
+async def test_a_process_that_was_stopped_goes_on_serving(start: StartServer) -> None:
+    server = await start(StoppedEngine(), watchdog_seconds=120.0)
+    for path in ("/health/live", "/health/ready"):
+        assert (await server.client.get(path)).status_code == 200
+    assert (await server.client.post("/v1/generate", json=ASK)).status_code == 200
+    assert not server.state.engine_failed.is_set()
 
 
 @contextlib.contextmanager

@@ -45,15 +45,11 @@ class PrefixIndex:
             sequence.block_keys = block_keys(ids, plan.prompt_fingerprint, sequence.cache_salt) if shares else []
         return sequence.block_keys
 
-    def find(self, sequence: Sequence, computing: dict[bytes, int] | None = None) -> list[int]:
-        """Returns the blocks that hold the beginning of a sequence, without taking references.
-
-        computing: blocks that the pass being prepared computes.
-        """
+    def find(self, sequence: Sequence) -> list[int]:
+        """Returns the blocks that hold the beginning of a sequence, without taking references."""
         found: list[int] = []
         for key in self.keys_of(sequence):
-            block = self._pool.lookup(key) or (computing or {}).get(key)
-            if block is None:
+            if (block := self._pool.lookup(key)) is None:
                 break
             found.append(block)
         return found

@@ -68,6 +68,7 @@ def sequence_of(
     prompt_length: int | None = None,
     first: int = 0,
     salt: str = "",
+    priority: int = 0,
     **settings: Any,
 ) -> Row:
     """Returns a new request for exactly `max_tokens`, or a text to read; prompt_length, first: of the text, see CapturePrompt."""
@@ -85,6 +86,7 @@ def sequence_of(
         capture=state,
         decoder=loaded.tokenizer.decode_stream(tokens),
         cache_salt=salt,
+        priority=priority,
     )
 
 
@@ -99,13 +101,21 @@ def runner_of(loaded: LoadedModel, blocks: int) -> ModelRunner:
 
 
 class DrivenLoop:
-    """One loop over a runner that outlives it."""
+    """One loop over a runner that outlives it. release: in the place of the runner's."""
 
-    def __init__(self, runner: ModelRunner, loaded: LoadedModel, limits: EngineLimits) -> None:
+    def __init__(
+        self,
+        runner: ModelRunner,
+        loaded: LoadedModel,
+        limits: EngineLimits,
+        release: Callable[[Row], None] | None = None,
+    ) -> None:
         self.runner = runner
         self.pool = BlockPool(runner.blocks)
         self.index = PrefixIndex(self.pool, enabled=limits.share_prefixes, exact=runner.exact)
-        self.scheduler = Scheduler(limits, self.pool, self.index, runner.release, 64, same_pass=runner.same_pass)
+        self.scheduler = Scheduler(
+            limits, self.pool, self.index, release or runner.release, 64, same_pass=runner.same_pass
+        )
         self.loop = EngineLoop(runner, self.scheduler, loaded.tokenizer.eos_ids, limits)
 
     def turn(self, arriving: Sequence[Row] = (), allocator: FailingAllocator | None = None) -> None:

@@ -5,7 +5,7 @@ from itertools import count
 
 from steering.engine.api import CaptureSpec, SamplingParams
 from steering.engine.options import EngineLimits
-from steering.engine.transformers.memory.block_pool import BLOCK, BlockPool
+from steering.engine.transformers.memory.block_pool import BLOCK, BlockPool, blocks_for
 from steering.engine.transformers.memory.prefix_index import PrefixIndex
 from steering.engine.transformers.scheduler import Scheduler, Work
 from steering.engine.transformers.sequence import CaptureState, Sequence
@@ -27,20 +27,21 @@ def request(prompt: int, answer: int, *, salt: str = "", priority: int = 0) -> S
     return Sequence(number, ids, prompt, UNSTEERED, params, open_stream(), cache_salt=salt, priority=priority)
 
 
-def text(length: int, salt: str = "capture") -> Sequence:
-    """A text to read, like no other."""
+def text(length: int, salt: str = "capture", *, logits_from: int | None = None) -> Sequence:
+    """A text to read, like no other. logits_from: the first position whose logits are read too."""
     one = request(length, 1, salt=salt)
-    state = CaptureState(0, CaptureSpec((1,)), (length - 1, length), 0, reduce=True)
+    spec = CaptureSpec((1,), logits=logits_from is not None)
+    state = CaptureState(0, spec, (length - 1, length), logits_from or 0, reduce=True)
     return Sequence(one.id, one.ids, length, UNSTEERED, one.sampling, one.stream, capture=state, cache_salt=salt)
 
 
 class World:
     """A scheduler over a pool, whose passes add a token to every sequence that has computed all it has."""
 
-    def __init__(self, blocks: int, limits: EngineLimits | None = None) -> None:
+    def __init__(self, blocks: int, limits: EngineLimits | None = None, logit_positions: int = 1 << 30) -> None:
         self.pool = BlockPool(blocks)
         index = PrefixIndex(self.pool, enabled=True, exact=True)
-        self.scheduler = Scheduler(limits or EngineLimits(), self.pool, index, no_state)
+        self.scheduler = Scheduler(limits or EngineLimits(), self.pool, index, no_state, logit_positions)
         self.ended: list[Sequence] = []
         self.most_running = 0
 
@@ -53,6 +54,7 @@ class World:
         self.scheduler.admit()
         work = self.scheduler.schedule()
         self.most_running = max(self.most_running, len(self.scheduler.running))
+        self._check_others(work)
         for sequence, amount in work:
             assert amount >= 1
             assert sequence.computed + amount <= len(sequence.block_table) * BLOCK
@@ -68,6 +70,17 @@ class World:
                 self.scheduler.release(sequence)
                 self.ended.append(sequence)
         return work
+
+    def _check_others(self, work: Work) -> None:
+        """Who is not in a pass holds no block that it writes: if the pass fails, they would take it for computed."""
+        written = {
+            block
+            for one, amount in work
+            for block in one.block_table[one.computed // BLOCK : blocks_for(one.computed + amount)]
+        }
+        taking_part = {one.id for one, _ in work}
+        for one in self.scheduler.running.values():
+            assert one.id in taking_part or written.isdisjoint(one.block_table), one.id
 
     def finish(self, turns: int = 20_000) -> None:
         """Runs turns until everyone has ended."""

@@ -182,3 +182,30 @@ def test_what_was_closed_leaves_nothing_behind(blocks: int) -> None:
     assert set(world.scheduler.drop_closed()) == set(rows)
     assert not world.scheduler.busy
     assert world.pool.used == 0
+
+
+def test_who_waits_for_blocks_takes_none_that_the_pass_is_still_to_write() -> None:
+    """In every fourth pass background work comes first, with a smaller budget than a live request of the same prompt."""
+    world = World(4000)
+    world.put([request(10, 200)])
+    for _ in range(3):
+        world.turn()
+    world.scheduler.budget.observe(1000, 0, 1.0)
+    background, live = request(400, 2, priority=1), request(400, 2)
+    live.ids = list(background.ids)
+    world.put([background, live])
+    assert [one.id for one, _ in world.turn()][1:] == [background.id]
+    assert live.cached == 0
+    assert [one.id for one, _ in world.turn()][1:] == [live.id]
+    assert live.cached == int(1000 * BACKGROUND_SECONDS) // BLOCK * BLOCK
+    world.finish()
+
+
+def test_a_text_whose_logits_do_not_fit_takes_no_blocks_that_the_pass_is_still_to_write() -> None:
+    world = World(400, logit_positions=8)
+    one, other = (text(2 * BLOCK + 8, logits_from=2 * BLOCK) for _ in range(2))
+    other.ids[: 2 * BLOCK] = one.ids[: 2 * BLOCK]
+    world.put([one, other])
+    assert [sequence.id for sequence, _ in world.turn()] == [one.id]
+    assert other.cached == 0
+    assert world.turn() == [(other, 8)]
