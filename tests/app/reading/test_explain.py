@@ -10,7 +10,7 @@ from safetensors.torch import load
 
 from steering.concepts.loader import load_neutral_texts
 from steering.errors import StoreCorrupt
-from steering.store.base import NamespaceStore, VectorFilter, VectorPage, VectorStore, Writer
+from steering.store.base import UNLIMITED, NamespaceStore, VectorFilter, VectorPage, VectorStore, Writer
 from steering.vectors import ConceptVector
 from tests.app.conftest import D_MODEL, Server, StartServer
 from tests.reference_store.store import ReferenceStore
@@ -154,7 +154,7 @@ class VanishingStore:
     def __init__(self, store: ReferenceStore) -> None:
         self._store = store
 
-    def in_namespace(self, name: str, writer: Writer) -> NamespaceStore:
+    def in_namespace(self, name: str, writer: Writer = UNLIMITED) -> NamespaceStore:
         """See Store.in_namespace."""
         found = self._store.in_namespace(name, writer)
         return replace(found, vectors=cast(VectorStore, Vanishing(found.vectors)))
