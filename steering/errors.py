@@ -43,6 +43,10 @@ class DoseExceeded(InvalidRequest, code="dose_exceeded"):
     """The planned relative dose is beyond the operator's bound."""
 
 
+class NotNewest(InvalidRequest):
+    """A version is no longer the newest one of its vector."""
+
+
 class NotFound(SteeringError, code="not_found"):
     """Something named in the request does not exist."""
 
@@ -72,7 +76,7 @@ class LinkNotFound(NotFound, code="link_not_found"):
 
 
 class VectorInUse(SteeringError, code="vector_in_use"):
-    """A profile or the default steering still names the vector."""
+    """A profile, the default steering or the policy still names the vector."""
 
 
 class UnsupportedFormat(SteeringError, code="unsupported_media_type"):

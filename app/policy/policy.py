@@ -17,7 +17,7 @@ from app.policy.vector_sources import HeldVectors, by_id, find_vectors
 from steering.engine.api import Engine
 from steering.engine.capabilities import check_reads_monitors
 from steering.engine.readings import EDGES, NO_MONITORS, Monitor, MonitorSet, ScoreStatistics
-from steering.errors import NotReady, SteeringError, StoreCorrupt, Unavailable, VectorInUse
+from steering.errors import NotReady, SteeringError, StoreCorrupt, Unavailable
 from steering.model.info import ModelInfo
 from steering.plan.dose import DoseGuard
 from steering.plan.layers import resolve_layers
@@ -25,7 +25,7 @@ from steering.plan.resolve import Mandatory, RecentPlans
 from steering.schemas.governance import NO_POLICY, MonitorSpec, PolicySpec
 from steering.spec import Layers, SteeringSpec, vector_names
 from steering.store.base import Store
-from steering.vectors import ConceptVector, VectorId
+from steering.vectors import ConceptVector
 from steering.workflows.reading.readout import reading_at
 
 log = structlog.get_logger(__name__)
@@ -97,7 +97,7 @@ class Policy(Collector):
         self._active, self._content, self._failure = policy, content, None
 
     async def put(self, policy: ActivePolicy, store: Store) -> None:
-        """Stores a resolved policy and uses it from now on; one that says nothing is removed."""
+        """Stores a resolved policy and uses it from now on; one that says nothing is removed. Raises VectorNotFound."""
         content = policy.spec.model_dump(mode="json", exclude_unset=True)
         stored = None if policy.spec == NO_POLICY else content
         async with self._updating:
@@ -157,10 +157,3 @@ class Policy(Collector):
             raised.add_metric([one.name, one.action], one.statistics.raised)
             answers.add_metric([one.name, one.action], one.statistics.answers)
         yield from (scores, counted, raised, answers)
-
-    def refuse_if_used(self, name: str, version: int | None) -> None:
-        """Raises VectorInUse while the policy needs a vector, or one version of it."""
-        for used in self._active.vectors:
-            key = VectorId.parse(used)
-            if key.name == name and version in (None, key.version):
-                raise VectorInUse(f"vector {used!r} is used by the policy; change that first, or force the delete")

@@ -18,6 +18,14 @@ def share(limit: int, servers: int) -> int:
     return -(-limit // servers)
 
 
+class _Minute(RateLimitItemPerMinute):
+    """A limit per minute whose count goes on when the limit changes, as it does with the number of servers."""
+
+    def key_for(self, *identifiers: bytes | str | int | float) -> str:
+        """Returns the key of the count; the library would make the limit a part of it."""
+        return "/".join(map(str, identifiers))
+
+
 class RateLimits:
     """Counts what each key uses. A sliding window of two counters, so that memory does not grow with what is counted.
 
@@ -52,7 +60,7 @@ class RateLimits:
 
     def _hit(self, limit: int, key: Key, what: str, cost: int) -> None:
         allowed = share(limit, self.servers)
-        window = RateLimitItemPerMinute(allowed)
+        window = _Minute(allowed)
         use = f"this key may use {allowed} {what} a minute{self._where()}"
         if cost > allowed:
             raise RateLimited(f"this request takes {cost} {what}; {use}", retry_after=60.0, never=True)

@@ -105,10 +105,11 @@ class VectorSource(Protocol):
 class VectorStore(VectorSource, Protocol):
     """Immutable versions of named vectors. A version number is never assigned twice, even after a delete."""
 
-    async def put(self, vector: ConceptVector) -> ConceptVector:
+    async def put(self, vector: ConceptVector, after: VectorSummary | None = None) -> ConceptVector:
         """Stores the vector as the next version of its name; returns it with version, sha256, created_at and namespace set.
 
-        Raises StorageFull when the writer's vectors and links would take more than its `max_bytes`.
+        after: stores it only while this is the newest version of that name that the namespace sees, else raises VectorNotFound
+        where there is none, NotNewest where it is another. Raises StorageFull when the writer's vectors and links would take more than its `max_bytes`.
         """
 
     async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> VectorPage:
@@ -124,14 +125,17 @@ class VectorStore(VectorSource, Protocol):
         """
 
     async def delete(self, name: str, force: bool = False, version: int | None = None) -> None:
-        """Deletes all versions, or one. Raises VectorNotFound, or VectorInUse while a profile or the default names it, unless forced."""
+        """Deletes all versions, or one. Raises VectorNotFound, or VectorInUse while a profile, a default or a document names it, unless forced."""
 
 
 class ProfileStore(Protocol):
-    """Profiles, and the default steering of requests that name none."""
+    """Profiles, and the default steering of requests that name none.
+
+    Both name vectors that their namespace sees, checked in the transaction that stores them, as a delete checks who names it.
+    """
 
     async def put(self, profile: Profile) -> Profile:
-        """Creates or replaces the profile of that name."""
+        """Creates or replaces the profile of that name. Raises VectorNotFound, InvalidRequest."""
 
     async def get(self, name: str) -> Profile:
         """Returns one profile of the own namespace, else of `shared`. Raises ProfileNotFound."""
@@ -146,7 +150,7 @@ class ProfileStore(Protocol):
         """Returns the default steering of this namespace alone, None when none is set."""
 
     async def set_default(self, steering: SteeringSpec | None) -> None:
-        """Sets the default steering; None clears it."""
+        """Sets the default steering; None clears it. Raises VectorNotFound, InvalidRequest."""
 
 
 class JobStore(Protocol):

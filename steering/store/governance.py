@@ -70,13 +70,13 @@ class AuditStore(Protocol):
 
 
 class DocumentStore(Protocol):
-    """Named JSON documents."""
+    """Named JSON documents. A text `name@version` in one is a vector of `shared`, which is not deleted while it stands there."""
 
     async def get(self, name: str) -> Mapping[str, Any] | None:
         """Returns a document, None where there is none."""
 
     async def put(self, name: str, content: Mapping[str, Any] | None) -> None:
-        """Creates or replaces a document; None deletes it."""
+        """Creates or replaces a document; None deletes it. Raises VectorNotFound for a vector that it names."""
 
 
 class OutputStore(Protocol):

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
 
 from steering.errors import InvalidRequest, LimitExceeded, VectorInUse
-from steering.spec import SteeringSpec, vector_names
 from steering.store.base import VectorFilter
 from steering.vectors import check_name
 
@@ -21,6 +20,7 @@ OTHERS = "another namespace"
 """How a message names steerings of other namespaces; it is always the last."""
 _REFUSED = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
 _CURSOR_LIMIT = 256
+_PINNED = re.compile(r'"([a-z0-9][a-z0-9._-]{0,63}@[1-9][0-9]{0,8})"')  # names are ASCII, so JSON escapes none
 
 Listing: TypeAlias = Literal["vector", "job", "link", "audit"]
 
@@ -111,13 +111,19 @@ def check_page(limit: int) -> int:
     return limit
 
 
-def refuse_if_used(name: str, users: Iterable[tuple[str, SteeringSpec]], version: int | None, *, only: bool) -> None:
-    """Raises VectorInUse, naming the users, while a profile or a default steering needs what is deleted.
+def pinned_vectors(document: str) -> tuple[str, ...]:
+    """Returns every `name@version` that is a text of its own in a JSON document such as the policy: vectors of `shared`."""
+    return tuple(dict.fromkeys(_PINNED.findall(document)))
 
-    users: steerings, each with what the caller knows it by, or OTHERS. version: the one that is deleted, None for all.
+
+def refuse_if_used(name: str, users: Iterable[tuple[str, Iterable[str]]], version: int | None, *, only: bool) -> None:
+    """Raises VectorInUse, naming the users, while a profile, a default steering or a document needs what is deleted.
+
+    users: what the caller knows each by, or OTHERS, with the vectors it names, as written. version: the one that is deleted,
+    None for all.
     only: whether no other version remains for the name alone.
     """
-    found = list(dict.fromkeys(user for user, steering in users if _needs(steering, name, version, only)))
+    found = list(dict.fromkeys(user for user, names in users if _needs(names, name, version, only)))
     found.sort(key=lambda user: user == OTHERS)
     if found:
         shown = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
@@ -125,9 +131,9 @@ def refuse_if_used(name: str, users: Iterable[tuple[str, SteeringSpec]], version
         raise VectorInUse(f"vector {deleted!r} is used by {shown}; change those first, or force the delete")
 
 
-def _needs(steering: SteeringSpec, name: str, version: int | None, only: bool) -> bool:
-    """Returns whether a steering names the vector in `vector`, `to` or a condition inside `when`."""
-    for written in vector_names(steering):
+def _needs(names: Iterable[str], name: str, version: int | None, only: bool) -> bool:
+    """Returns whether one of the names, as written, is that of the vector that is deleted."""
+    for written in names:
         base, at, pinned = written.partition("@")
         if base == name and (version is None or (pinned == str(version) if at else only)):
             return True

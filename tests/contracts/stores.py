@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from steering.spec import SteeringSpec
-from steering.store.base import Store, VectorFilter
+from steering.store.base import NamespaceStore, Store, VectorFilter
 from steering.vectors import ConceptVector, LayerDirection
 
 PLACES = {"memory": "memory://", "sqlite": "sqlite:///{folder}/store.sqlite3", "postgresql": "{postgresql}"}
@@ -26,6 +26,12 @@ def a_vector(name: str = "warmth", seed: int = 0, **fields: object) -> ConceptVe
 
 def steering(*interventions: dict[str, object]) -> SteeringSpec:
     return SteeringSpec.model_validate({"interventions": list(interventions)})
+
+
+async def put_vectors(place: NamespaceStore, *of: str) -> None:
+    """Stores a version of each name, so that steerings may name it."""
+    for name in of:
+        await place.vectors.put(a_vector(name))
 
 
 async def names(store: Store, where: VectorFilter = EVERYTHING) -> list[str]:

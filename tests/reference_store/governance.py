@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, final
 
+from steering.namespaces import SHARED
 from steering.store.formats.serialization import read_record, write_record
 from steering.store.governance import AuditEntry, KeyRecord
-from steering.store.rules import check_page, make_cursor, now, read_position
+from steering.store.rules import check_page, make_cursor, now, pinned_vectors, read_position
 from tests.reference_store.servers import Changes
+from tests.reference_store.vectors import Content
 
 
 @final
@@ -75,22 +77,23 @@ class ReferenceAudit:
 class ReferenceDocuments:
     """See `steering.store.governance.DocumentStore`."""
 
-    def __init__(self, changes: Changes) -> None:
-        self._changes = changes
-        self._documents: dict[str, str] = {}
+    def __init__(self, content: Content) -> None:
+        self._content = content
 
     async def get(self, name: str) -> Mapping[str, Any] | None:
         """See DocumentStore.get."""
-        return read_record(self._documents.get(name), f"document {name!r}")
+        return read_record(self._content.documents.get(name), f"document {name!r}")
 
     async def put(self, name: str, content: Mapping[str, Any] | None) -> None:
         """See DocumentStore.put."""
         text = write_record(content, name)
-        self._changes["documents"] += 1
+        if text is not None:
+            self._content.require(SHARED, pinned_vectors(text))
+        self._content.changes["documents"] += 1
         if text is None:
-            self._documents.pop(name, None)
+            self._content.documents.pop(name, None)
         else:
-            self._documents[name] = text
+            self._content.documents[name] = text
 
 
 @final

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, final
 
 from steering.namespaces import SHARED, visible_from
-from steering.spec import SteeringSpec
+from steering.spec import SteeringSpec, vector_names
 from steering.store.base import UNLIMITED, JobRecord, NamespaceStore, Profile, Writer
 from steering.store.formats.serialization import (
     UNFINISHED,
@@ -37,6 +37,7 @@ class ReferenceProfiles:
     async def put(self, profile: Profile) -> Profile:
         """See ProfileStore.put."""
         check_profile(profile)
+        self._content.require(self._namespace, vector_names(profile.steering))
         key = (self._namespace, profile.name)
         before = self._content.profiles.get(key)
         stored = replace(
@@ -75,6 +76,8 @@ class ReferenceProfiles:
 
     async def set_default(self, steering: SteeringSpec | None) -> None:
         """See ProfileStore.set_default."""
+        if steering is not None:
+            self._content.require(self._namespace, vector_names(steering))
         self._content.changes["default_steering"] += 1
         if steering is None:
             self._content.defaults.pop(self._namespace, None)
@@ -143,7 +146,7 @@ class ReferenceStore:
         self.keys: KeyStore = ReferenceKeys(changes)
         self.audit: AuditStore = ReferenceAudit()
         self.outputs: OutputStore = ReferenceOutputs()
-        self.documents: DocumentStore = ReferenceDocuments(changes)
+        self.documents: DocumentStore = ReferenceDocuments(self._content)
         self.servers: ServerStore = ReferenceServers(self._content.jobs, changes)
 
     def in_namespace(self, name: str, writer: Writer = UNLIMITED) -> NamespaceStore:

@@ -1,18 +1,19 @@
 """ReferenceVectors: the VectorStore of the ReferenceStore."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias, final
 
 from cachetools import LRUCache
 
 from steering.namespaces import SHARED, visible_from
-from steering.spec import SteeringSpec
+from steering.spec import SteeringSpec, vector_names
 from steering.store.base import JobRecord, Link, Profile, VectorFilter, VectorPage, Writer
 from steering.store.formats.serialization import read_steering
 from steering.store.formats.stored_vector import (
     DECODED_VECTORS,
     StoredVector,
+    check_newest,
     check_quota,
     deserialize,
     not_found,
@@ -26,10 +27,11 @@ from steering.store.rules import (
     check_page,
     make_cursor,
     now,
+    pinned_vectors,
     read_cursor,
     refuse_if_used,
 )
-from steering.vectors import ConceptVector, VectorSummary, check_name
+from steering.vectors import ConceptVector, VectorId, VectorSummary, check_name
 from tests.reference_store.servers import Changes
 
 Named: TypeAlias = tuple[str, str]
@@ -44,6 +46,7 @@ class Content:
     last_versions: dict[Named, int] = field(default_factory=dict)
     profiles: dict[Named, Profile] = field(default_factory=dict)
     defaults: dict[str, str] = field(default_factory=dict)
+    documents: dict[str, str] = field(default_factory=dict)
     jobs: dict[str, tuple[int, JobRecord]] = field(default_factory=dict)
     last_job: int = 0
     links: dict[int, Link] = field(default_factory=dict)
@@ -57,6 +60,20 @@ class Content:
         if vector is None:
             vector = self.decoded[stored] = deserialize(stored)
         return vector
+
+    def seen(self, namespace: str, name: str) -> dict[int, StoredVector]:
+        """Returns the versions of a name as a namespace sees them: its own, else those of `shared`."""
+        for place in visible_from(namespace):
+            if versions := self.vectors.get((place, name)):
+                return versions
+        return {}
+
+    def require(self, namespace: str, names: Iterable[str]) -> None:
+        """Raises VectorNotFound for a name that no vector has which the namespace sees."""
+        for key in [VectorId.parse(name) for name in names]:
+            versions = self.seen(namespace, key.name)
+            if not versions or key.version not in (None, *versions):
+                raise not_found(key.name, key.version)
 
     def stored_bytes(self, namespace: str, writer: Writer) -> int:
         """Returns the bytes of the writer's vectors and links in a namespace."""
@@ -82,9 +99,12 @@ class ReferenceVectors:
     def __init__(self, content: Content, namespace: str, writer: Writer) -> None:
         self._content, self._namespace, self._writer = content, namespace, writer
 
-    async def put(self, vector: ConceptVector) -> ConceptVector:
+    async def put(self, vector: ConceptVector, after: VectorSummary | None = None) -> ConceptVector:
         """See VectorStore.put."""
         serialized = serialize(vector)
+        if after is not None:
+            versions = self._content.seen(self._namespace, after.name)
+            check_newest(versions[max(versions)] if versions else None, after)
         check_quota(self._writer, self._content.stored_bytes(self._namespace, self._writer), len(serialized.content))
         key = (self._namespace, serialized.name)
         version = self._content.last_versions.get(key, 0) + 1
@@ -101,7 +121,7 @@ class ReferenceVectors:
 
     async def get(self, name: str, version: int | None = None) -> ConceptVector:
         """See VectorStore.get."""
-        versions = self._seen(check_name(name))
+        versions = self._content.seen(self._namespace, check_name(name))
         stored = versions.get(max(versions, default=0) if version is None else version)
         if stored is None:
             raise not_found(name, version)
@@ -112,7 +132,11 @@ class ReferenceVectors:
         check_filter(where)
         check_page(limit)
         after = "" if cursor is None else read_cursor("vector", cursor)
-        newest = [versions[max(versions)] for name in self._names() if name > after and (versions := self._seen(name))]
+        newest = [
+            versions[max(versions)]
+            for name in self._names()
+            if name > after and (versions := self._content.seen(self._namespace, name))
+        ]
         found = [stored for stored in newest if matches(stored, where)]
         following = make_cursor("vector", found[limit - 1].name) if len(found) > limit else None
         return VectorPage(summarize_valid(found[:limit]), following)
@@ -134,7 +158,7 @@ class ReferenceVectors:
 
     async def versions(self, name: str, limit: int = 50, before: int | None = None) -> tuple[VectorSummary, ...]:
         """See VectorStore.versions."""
-        found = self._seen(check_name(name))
+        found = self._content.seen(self._namespace, check_name(name))
         check_page(limit)
         if not found and before is None:
             raise not_found(name, None)
@@ -154,24 +178,19 @@ class ReferenceVectors:
         else:
             del found[version]
 
-    def _seen(self, name: str) -> dict[int, StoredVector]:
-        """Returns the versions of a name: those of the own namespace, else those of `shared`."""
-        for namespace in visible_from(self._namespace):
-            if versions := self._content.vectors.get((namespace, name)):
-                return versions
-        return {}
-
     def _names(self) -> list[str]:
         visible = visible_from(self._namespace)
         return sorted({name for namespace, name in self._content.vectors if namespace in visible})
 
     def _refuse_if_used(self, name: str, version: int | None, *, only: bool) -> None:
-        users: list[tuple[str, SteeringSpec]] = []
+        users: list[tuple[str, Iterable[str]]] = []
         for namespace, user, steering in self._steerings():
             if namespace == self._namespace:
-                users.append((user, steering))
+                users.append((user, vector_names(steering)))
             elif self._namespace == SHARED and (namespace, name) not in self._content.vectors:
-                users.append((OTHERS, steering))
+                users.append((OTHERS, vector_names(steering)))
+        if self._namespace == SHARED:
+            users += [(f"the {of}", pinned_vectors(text)) for of, text in sorted(self._content.documents.items())]
         refuse_if_used(name, users, version, only=only)
 
     def _steerings(self) -> Iterator[tuple[str, str, SteeringSpec]]:

@@ -1,5 +1,6 @@
 """Reads texts against all vectors of the library that belong to the loaded model: explanations, clusters."""
 
+import structlog
 from starlette.responses import Response
 
 from app.services.context import Context
@@ -8,7 +9,7 @@ from app.services.limits import check_limit
 from app.services.reading.responses import ACTIVATION_BYTES, SCORE_BYTES, json_in_thread
 from app.services.vectors.similar import every_vector
 from steering.concepts.loader import load_neutral_texts
-from steering.errors import InvalidRequest
+from steering.errors import InvalidRequest, StoreCorrupt, VectorNotFound
 from steering.layer_indices import layer_index, layer_indices
 from steering.schemas.latent_space import ClustersRequest
 from steering.schemas.reading import ExplainAnswer, ExplainRequest
@@ -17,6 +18,7 @@ from steering.workflows.reading import clusters as clustering
 from steering.workflows.reading import explain as explaining
 from steering.workflows.reading.readout import used_vectors
 
+log = structlog.get_logger(__name__)
 MAX_VECTORS = 256
 """Vectors of the library that one request reads; each is a row of a matrix that every token is multiplied by."""
 DIRECTION_BYTES = 4
@@ -27,7 +29,10 @@ COPIES = 4
 
 
 async def library_vectors(context: Context) -> tuple[list[ConceptVector], list[str]]:
-    """Returns (the newest version of each name by name, at most MAX_VECTORS; a warning where there are more)."""
+    """Returns (the newest version of each name by name, at most MAX_VECTORS; a warning where there are more).
+
+    A damaged vector, or one that is deleted meanwhile, is left out: the caller named none.
+    """
     info, warnings = context.engine.info, []
     found: list[VectorSummary] = []
     async for one in every_vector(context.store):
@@ -38,7 +43,13 @@ async def library_vectors(context: Context) -> tuple[list[ConceptVector], list[s
             break
         found.append(one)
     context.admission.reserve(sum(len(one.layers) * one.d_model for one in found) * DIRECTION_BYTES)
-    return [await context.store.vectors.get(one.name, one.version) for one in found], warnings
+    vectors: list[ConceptVector] = []
+    for one in found:
+        try:
+            vectors.append(await context.store.vectors.get(one.name, one.version))
+        except (VectorNotFound, StoreCorrupt) as error:
+            log.warning("left_out_of_library", code=error.code, vector=one.id)
+    return vectors, warnings
 
 
 async def explain(context: Context, body: ExplainRequest) -> Response:

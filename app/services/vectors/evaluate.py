@@ -13,7 +13,7 @@ from app.services.resources import vector_answer
 from app.services.vectors.judge import check_judge, opened_judge
 from steering.concepts.loader import load_evaluation_prompts
 from steering.engine.api import Prompt, SamplingParams
-from steering.errors import InvalidRequest, VectorNotFound
+from steering.errors import InvalidRequest, NotNewest, VectorNotFound
 from steering.plan.dose import DoseGuard
 from steering.plan.layers import resolve_layers
 from steering.schemas.evaluation import (
@@ -107,14 +107,13 @@ async def _save(
     context: Context, vector: ConceptVector, found: doses.DoseResponse
 ) -> tuple[VectorAnswer | None, Sequence[str]]:
     """Stores the evidence as the vector's next version, unless the vector has changed or was deleted meanwhile."""
-    vectors = context.store.vectors
     try:
-        newest = await vectors.get(vector.name)
+        saved = await context.store.vectors.put(with_evidence(vector, found), after=vector)
     except VectorNotFound:
         return None, (f"not saved: {vector.name} was deleted while {vector.id} was being measured",)
-    if newest.version != vector.version:
-        return None, (f"not saved: {newest.id} was created while {vector.id} was being measured",)
-    return vector_answer(await vectors.put(with_evidence(vector, found))), ()
+    except NotNewest as error:
+        return None, (f"not saved: {error.message}, which was measured",)
+    return vector_answer(saved), ()
 
 
 async def _check_dose(context: Context, request: doses.DoseResponseRequest | sweeps.LayerSweepRequest) -> None:

@@ -4,7 +4,6 @@ from app.services.context import Context
 from app.services.limits import check_limit, foreign
 from app.services.resources import vector_answer
 from steering.errors import SteeringError, VectorNotFound
-from steering.namespaces import SHARED
 from steering.schemas.vectors import (
     DeleteQuery,
     DescribeRequest,
@@ -43,8 +42,6 @@ async def describe_vector(context: Context, name: str, body: DescribeRequest) ->
 
 async def delete_vector(context: Context, name: str, query: DeleteQuery) -> None:
     """Deletes all versions, or one. Raises VectorNotFound, VectorInUse, InsufficientScope for a shared vector."""
-    if context.namespace == SHARED and not query.force:
-        context.state.policy.refuse_if_used(name, query.version)
     try:
         await context.store.vectors.delete(name, query.force, query.version)
     except VectorNotFound as error:

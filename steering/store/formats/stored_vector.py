@@ -4,7 +4,15 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from steering.errors import InvalidRequest, LimitExceeded, StorageFull, StoreCorrupt, UnsupportedFormat, VectorNotFound
+from steering.errors import (
+    InvalidRequest,
+    LimitExceeded,
+    NotNewest,
+    StorageFull,
+    StoreCorrupt,
+    UnsupportedFormat,
+    VectorNotFound,
+)
 from steering.store.base import Writer
 from steering.store.formats.blob import OWN, decode, digest, encode
 from steering.store.formats.metadata import read_metadata, write_metadata
@@ -61,6 +69,14 @@ def check_version(name: str, version: int | None) -> None:
 def not_found(name: str, version: int | None) -> VectorNotFound:
     """Returns the error for a missing vector. It names nothing else, so that callers cannot learn other names."""
     return VectorNotFound(f"there is no vector {name if version is None else f'{name}@{version}'!r}", param="vector")
+
+
+def check_newest(newest: VectorVersion | None, after: VectorSummary) -> None:
+    """Raises VectorNotFound or NotNewest unless `after` is the newest version that is seen of its name."""
+    if newest is None:
+        raise not_found(after.name, None)
+    if (newest.namespace, newest.version) != (after.namespace, after.version):
+        raise NotNewest(f"the newest version is {newest.id}, not {after.id}", param="version")
 
 
 def serialize(vector: ConceptVector) -> StoredVector:

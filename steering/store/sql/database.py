@@ -80,19 +80,6 @@ class Database:
 
         return await self.write(execute)
 
-    async def exchange(
-        self, topic: Topic, row: type[Base], key: Mapping[str, Any], values: Mapping[str, Any] | None
-    ) -> None:
-        """Replaces the row of a key, or deletes it where `values` is None, and counts a change of the topic."""
-
-        async def work(connection: AsyncConnection) -> None:
-            await connection.run_sync(note_change, topic)
-            await connection.execute(delete(row).filter_by(**key))
-            if values is not None:
-                await connection.execute(insert(row).values({**key, **values}))
-
-        await self.write(work)
-
     async def close(self) -> None:
         """Waits for the transactions that still run."""
         await asyncio.gather(*self._running, return_exceptions=True)
@@ -141,6 +128,16 @@ def upsert(
     """
     if connection.execute(update(row).filter_by(**key).values(values)).rowcount == 0:
         connection.execute(insert(row).values({**key, **values, **first}))
+
+
+def exchange(
+    connection: Connection, topic: Topic, row: type[Base], key: Mapping[str, Any], values: Mapping[str, Any] | None
+) -> None:
+    """Replaces the row of a key, or deletes it where `values` is None, and counts a change of the topic."""
+    note_change(connection, topic)
+    connection.execute(delete(row).filter_by(**key))
+    if values is not None:
+        connection.execute(insert(row).values({**key, **values}))
 
 
 def note_change(connection: Connection, topic: Topic) -> None:

@@ -7,11 +7,13 @@ from typing import Any, final
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from steering.namespaces import SHARED
 from steering.store.formats.serialization import read_record, write_record
 from steering.store.governance import AuditEntry, AuditStore, DocumentStore, KeyRecord, KeyStore
-from steering.store.rules import now, values_of
-from steering.store.sql.database import AnyRow, StorePart, note_change, upsert
+from steering.store.rules import now, pinned_vectors, values_of
+from steering.store.sql.database import AnyRow, StorePart, exchange, note_change, upsert
 from steering.store.sql.tables import AuditRow, DocumentRow, KeyRow, columns_of
+from steering.store.sql.vector_reads import require_vectors
 
 
 @final
@@ -91,5 +93,11 @@ class SqlDocuments(StorePart, DocumentStore):
 
     async def put(self, name: str, content: Mapping[str, Any] | None) -> None:
         """See DocumentStore.put."""
-        values = None if content is None else {"content": write_record(content, name), "updated_at": now()}
-        await self._database.exchange("documents", DocumentRow, {"name": name}, values)
+        text = write_record(content, name)
+        values = None if text is None else {"content": text, "updated_at": now()}
+
+        async def save(connection: AsyncConnection) -> None:
+            await require_vectors(connection, SHARED, pinned_vectors(text or ""))
+            await connection.run_sync(exchange, "documents", DocumentRow, {"name": name}, values)
+
+        await self._database.write(save)

@@ -7,12 +7,13 @@ from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from steering.namespaces import visible_from
-from steering.spec import SteeringSpec
+from steering.spec import SteeringSpec, vector_names
 from steering.store.base import Profile, ProfileStore
 from steering.store.formats.serialization import check_profile, profile_not_found, read_steering, write_steering
 from steering.store.rules import now, values_of
-from steering.store.sql.database import AnyRow, NamespacePart, upsert
+from steering.store.sql.database import AnyRow, NamespacePart, exchange, upsert
 from steering.store.sql.tables import DefaultSteeringRow, ProfileRow, columns_of
+from steering.store.sql.vector_reads import require_vectors
 from steering.vectors import check_name
 
 
@@ -26,6 +27,7 @@ class SqlProfiles(NamespacePart, ProfileStore):
         key = self._key(profile.name)
 
         async def save(connection: AsyncConnection) -> Profile:
+            await require_vectors(connection, self._namespace, vector_names(profile.steering))
             made = await connection.scalar(select(ProfileRow.created_at).filter_by(**key)) or now()
             labels: dict[str, Any] = {"created_at": made, "updated_at": now(), "namespace": self._namespace}
             await connection.run_sync(upsert, ProfileRow, key, {**values, **labels})
@@ -58,7 +60,14 @@ class SqlProfiles(NamespacePart, ProfileStore):
     async def set_default(self, steering: SteeringSpec | None) -> None:
         """See ProfileStore.set_default."""
         values = None if steering is None else {"steering": write_steering(steering), "updated_at": now()}
-        await self._database.exchange("default_steering", DefaultSteeringRow, {"namespace": self._namespace}, values)
+        names = () if steering is None else tuple(vector_names(steering))
+
+        async def save(connection: AsyncConnection) -> None:
+            await require_vectors(connection, self._namespace, names)
+            key = {"namespace": self._namespace}
+            await connection.run_sync(exchange, "default_steering", DefaultSteeringRow, key, values)
+
+        await self._database.write(save)
 
     def _key(self, name: str) -> dict[str, str]:
         return {"namespace": self._namespace, "name": name}

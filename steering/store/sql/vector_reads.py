@@ -12,11 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
 
 from steering.namespaces import visible_from
-from steering.store.formats.stored_vector import DECODED_VECTORS, StoredVector, VectorVersion, deserialize
+from steering.store.formats.stored_vector import DECODED_VECTORS, StoredVector, VectorVersion, deserialize, not_found
 from steering.store.sql.database import AnyRow, Database
 from steering.store.sql.tables import VectorRow, columns_of
 from steering.threads import run_in_thread
-from steering.vectors import ConceptVector
+from steering.vectors import ConceptVector, VectorId
 
 SMALL = 256 * 1024
 """Bytes below which a vector is decoded on the event loop: starting a thread takes longer."""
@@ -119,7 +119,7 @@ class VectorReads:
         """Returns the current value of each key."""
 
         async def read(connection: AsyncConnection) -> dict[Key, Found]:
-            labels = await _labels(connection, keys)
+            labels = await read_labels(connection, keys)
             found: dict[Key, Found] = {key: self._decoded.get(stored) for key, stored in labels.items()}
             missing = {key: stored for key, stored in labels.items() if found[key] is None}
             contents = await _contents(connection, set(map(_identity, missing.values()))) if missing else {}
@@ -142,8 +142,8 @@ def _identity(stored: StoredVector) -> Identity:
     return stored.namespace, stored.name, stored.version
 
 
-async def _labels(connection: AsyncConnection, keys: Sequence[Key]) -> dict[Key, StoredVector]:
-    """Reads LABELS: one query for what each name is in its reader's namespace, one for pinned versions."""
+async def read_labels(connection: AsyncConnection, keys: Sequence[Key]) -> dict[Key, StoredVector]:
+    """Returns the LABELS of the keys that are there: one query for what each name is in its reader's namespace, one for pinned versions."""
     names = {(seen, name) for namespace, name, _ in keys for seen in visible_from(namespace)}
     newest = select(*LABELS).where(NEWEST, tuple_(VectorRow.namespace, VectorRow.name).in_(sorted(names)))
     there = {(row.namespace, row.name): from_row(row) for row in await connection.execute(newest)}
@@ -162,6 +162,18 @@ async def _labels(connection: AsyncConnection, keys: Sequence[Key]) -> dict[Key,
         for row in await connection.execute(select(*LABELS).where(_identities(pinned))):
             found.update(dict.fromkeys(pinned[row.namespace, row.name, row.version], from_row(row)))
     return found
+
+
+async def require_vectors(connection: AsyncConnection, namespace: str, names: Iterable[str]) -> None:
+    """Raises VectorNotFound for a name, as written, that no vector has which the namespace sees.
+
+    What is stored in the same transaction names no deleted vector: writers take turns, and a delete looks for what names it.
+    """
+    keys = [(namespace, key.name, key.version) for key in map(VectorId.parse, names)]
+    found = await read_labels(connection, keys) if keys else {}
+    for key in keys:
+        if key not in found:
+            raise not_found(*key[1:])
 
 
 async def _contents(connection: AsyncConnection, identities: Iterable[Identity]) -> dict[Identity, bytes]:

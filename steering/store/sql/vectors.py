@@ -1,5 +1,6 @@
 """SqlVectors: the VectorStore on a database. A put and its blob are one transaction; listings never read a blob."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, final
 
@@ -7,11 +8,12 @@ from sqlalchemy import ColumnElement, and_, delete, exists, func, insert, not_, 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from steering.namespaces import SHARED
-from steering.spec import SteeringSpec
+from steering.spec import vector_names
 from steering.store.base import VectorFilter, VectorPage, VectorStore, Writer
 from steering.store.formats.serialization import read_steering
 from steering.store.formats.stored_vector import (
     StoredVector,
+    check_newest,
     check_version,
     deserialize,
     not_found,
@@ -25,14 +27,15 @@ from steering.store.rules import (
     check_page,
     make_cursor,
     now,
+    pinned_vectors,
     read_cursor,
     refuse_if_used,
     values_of,
 )
 from steering.store.sql.database import NamespacePart, upsert
 from steering.store.sql.links import check_storage
-from steering.store.sql.tables import DefaultSteeringRow, ProfileRow, VectorNameRow, VectorRow
-from steering.store.sql.vector_reads import LABELS, NEWEST, OTHER, VectorReads, from_row
+from steering.store.sql.tables import DefaultSteeringRow, DocumentRow, ProfileRow, VectorNameRow, VectorRow
+from steering.store.sql.vector_reads import LABELS, NEWEST, OTHER, VectorReads, from_row, read_labels
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, VectorSummary, check_name
 
@@ -48,11 +51,14 @@ class SqlVectors(NamespacePart, VectorStore):
         super().__init__(reads.database, namespace, writer)
         self._reads = reads
 
-    async def put(self, vector: ConceptVector) -> ConceptVector:
+    async def put(self, vector: ConceptVector, after: VectorSummary | None = None) -> ConceptVector:
         """See VectorStore.put."""
         serialized = await run_in_thread(serialize, vector)
 
         async def add(connection: AsyncConnection) -> StoredVector:
+            if after is not None:
+                key = (self._namespace, after.name, None)
+                check_newest((await read_labels(connection, [key])).get(key), after)
             await check_storage(connection, self._namespace, self._writer, len(serialized.content))
             version = await self._next_version(connection, serialized.name)
             who: dict[str, Any] = {"namespace": self._namespace, "created_by": self._writer.key}
@@ -139,13 +145,16 @@ class SqlVectors(NamespacePart, VectorStore):
 
     async def _refuse_if_used(self, connection: AsyncConnection, name: str, version: int | None) -> None:
         count = await connection.scalar(select(func.count()).select_from(VectorRow).where(self._own(name)))
-        users: list[tuple[str, SteeringSpec]] = []
+        users: list[tuple[str, Iterable[str]]] = []
         for row, label in ((ProfileRow, ProfileRow.name), (DefaultSteeringRow, DefaultSteeringRow.namespace)):
             query = select(row.namespace, label, row.steering).where(self._may_use(row, name)).order_by(label)
             for namespace, of, text in await connection.execute(query):
                 own = f"profile {of!r}" if row is ProfileRow else "the default steering"
                 user = own if namespace == self._namespace else OTHERS
-                users.append((user, read_steering(text, user)))
+                users.append((user, vector_names(read_steering(text, user))))
+        if self._namespace == SHARED:
+            documents = select(DocumentRow.name, DocumentRow.content).order_by(DocumentRow.name)
+            users += [(f"the {of}", pinned_vectors(text)) for of, text in await connection.execute(documents)]
         refuse_if_used(name, users, version, only=count == 1)
 
     def _may_use(self, row: type[ProfileRow] | type[DefaultSteeringRow], name: str) -> ColumnElement[bool]:

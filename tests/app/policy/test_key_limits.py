@@ -5,6 +5,10 @@ from typing import Any
 
 import pytest
 
+from app.errors import RateLimited
+from app.policy.keys import Key
+from app.policy.rate_limits import RateLimits
+from steering.schemas.governance import KeyLimitsFields
 from tests.app.conftest import Server, StartServer
 from tests.app.policy.test_keys import ADMIN, BEARER, ask, bearer, code, created
 from tests.app.routes.test_extract import PAIRS
@@ -74,3 +78,15 @@ async def test_bytes_of_a_key_are_limited(start: StartServer) -> None:
     assert (await server.client.post("/v1/vectors", json=body, headers=key)).status_code == 201
     none = bearer((await created(server, **fields, limits={"storage_bytes": 0}))["key"])
     assert code(await server.client.post("/v1/vectors", json=body, headers=none)) == (507, "storage_full")
+
+
+def test_what_a_key_has_used_still_counts_when_the_number_of_servers_changes() -> None:
+    limits, key = RateLimits(), Key("key-a", frozenset({"generate"}), KeyLimitsFields(requests_per_minute=60))
+    for _ in range(30):
+        limits.admit(key)
+    for servers in (2, 3, 6):
+        limits.servers = servers
+        with pytest.raises(RateLimited):
+            limits.admit(key)
+    limits.servers = 1
+    limits.admit(key)

@@ -17,6 +17,7 @@ from steering.store.base import Store
 from tests.app.conftest import BASE_URL, Server, StartServer, state
 from tests.app.operation.test_default_steering import Broken
 from tests.app.policy.conftest import generated, put_policy, tiny_engine
+from tests.contracts.stores import a_vector
 from tests.fakes import ScriptedEngine
 
 PUSH = {"vector": "mood", "strength": 3.0, "layers": [1]}
@@ -166,19 +167,30 @@ async def test_another_server_on_the_database_follows(tmp_path: Path) -> None:
             assert ("mandatory" in answer["steering"]) is bool(expected.get("mandatory"))
 
 
+async def test_a_vector_of_a_policy_of_another_server_is_not_deleted(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        one, other = [await _served(stack, ScriptedEngine(), tmp_path / "store") for _ in range(2)]
+        await one.post("/v1/vectors", json={"name": "mood", "directions": {"1": [1.0] * 8}})
+        assert (await one.put("/v1/policy", json={"mandatory": [{"vector": "mood"}]})).status_code == 200
+        refused = await other.delete("/v1/vectors/mood")  # which has not read the policy yet
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "vector_in_use")
+
+
 @pytest.mark.parametrize(
     "content",
     [
         {"mandatory": [{"vector": "gone@1"}]},
         {"mandatory": [{"vector": "mood", "operation": "kill"}]},
-        {"monitors": [{"name": "m", "vector": "gone@2", "above": 1}]},
+        {"monitors": [{"name": "m", "vector": "gone@1", "above": 1}]},
         {"surprise": 1},
     ],
 )
 async def test_a_stored_policy_that_cannot_be_applied_refuses_traffic(tmp_path: Path, content: dict[str, Any]) -> None:
     file = tmp_path / "store"
     store = await open_store(f"sqlite:///{file}")
+    await store.shared.vectors.put(a_vector("gone"))
     await store.documents.put("policy", content)
+    await store.shared.vectors.delete("gone", force=True)
     await store.close()
     async with AsyncExitStack() as stack:
         client = await _served(stack, ScriptedEngine(), file)

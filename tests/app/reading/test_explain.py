@@ -1,14 +1,19 @@
 """What stands out is what was planted; z-scores equal a computation from the activations themselves."""
 
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from safetensors.torch import load
 
 from steering.concepts.loader import load_neutral_texts
+from steering.errors import StoreCorrupt
+from steering.store.base import UNLIMITED, NamespaceStore, VectorFilter, VectorPage, VectorStore, Writer
+from steering.vectors import ConceptVector
 from tests.app.conftest import D_MODEL, Server, StartServer
+from tests.reference_store.store import ReferenceStore
 from tests.scripted_model import planted_direction
 
 TEXTS = ["a good day", "a bad day", "a day"]
@@ -122,3 +127,44 @@ async def test_the_bound_counts_tokens_layers_and_width(start: StartServer) -> N
 async def test_an_empty_library_has_nothing_to_read(server: Server) -> None:
     answer = await server.client.post("/v1/explain", json={"texts": ["a"]})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
+
+
+class Vanishing:
+    """Vectors of a store, of which `first` is deleted after each listing and `damaged` cannot be read."""
+
+    def __init__(self, vectors: VectorStore) -> None:
+        self._vectors = vectors
+
+    async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> VectorPage:
+        """See VectorStore.find."""
+        page = await self._vectors.find(where, limit, cursor)
+        await self._vectors.delete("first")
+        return page
+
+    async def get(self, name: str, version: int | None = None) -> ConceptVector:
+        """See VectorStore.get."""
+        if name == "damaged":
+            raise StoreCorrupt("the bytes of vector damaged@1 do not match their SHA-256")
+        return await self._vectors.get(name, version)
+
+
+class VanishingStore:
+    """A store with Vanishing vectors."""
+
+    def __init__(self, store: ReferenceStore) -> None:
+        self._store = store
+
+    def in_namespace(self, name: str, writer: Writer = UNLIMITED) -> NamespaceStore:
+        """See Store.in_namespace."""
+        found = self._store.in_namespace(name, writer)
+        return replace(found, vectors=cast(VectorStore, Vanishing(found.vectors)))
+
+
+async def test_vectors_that_nobody_named_are_left_out_when_they_cannot_be_read(server: Server) -> None:
+    await library(server)
+    await server.register("damaged")
+    kept = server.state.jobs.store
+    server.state.jobs.store = VanishingStore(cast(ReferenceStore, kept))  # type: ignore[assignment]
+    found = await explained(server, texts=TEXTS)
+    server.state.jobs.store = kept
+    assert list(found["vectors"]) == ["mood@1", "other@1"]

@@ -1,13 +1,17 @@
 """POST /v1/evaluations: the planted concept moves text, the result may be kept on the card, and a job can be left."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from steering.engine.transformers.engine import TransformersEngine
 from steering.model.loading import LoadedModel
+from steering.store.base import UNLIMITED, NamespaceStore, Writer
+from steering.vectors import ConceptVector
 from tests.app.conftest import Server, StartServer, events_of
+from tests.app.policy.test_refresh import Delegate
 from tests.app.routes.evaluation_bodies import DOSE, SWEEP, WRITING
 from tests.fakes import ScriptedEngine
 from tests.polling import until
@@ -102,7 +106,28 @@ async def test_a_version_that_came_meanwhile_is_not_saved_over(start: StartServe
     gate.set()
     found = await work
     assert found["saved"] is None
-    assert "not saved: mood@2 was created while mood@1" in found["warnings"][-1]
+    assert "not saved: the newest version is mood@2, not mood@1" in found["warnings"][-1]
+
+
+async def test_a_version_that_comes_just_before_the_write_is_not_hidden(linear: Server) -> None:
+    store = linear.state.jobs.store
+
+    def overtaken(name: str, writer: Writer = UNLIMITED) -> NamespaceStore:
+        found = store.in_namespace(name, writer)
+
+        async def put(vector: ConceptVector, **how: Any) -> ConceptVector:
+            await found.vectors.put(vector)
+            return await found.vectors.put(vector, **how)
+
+        vectors: Any = Delegate(found.vectors, put=put)
+        return replace(found, vectors=vectors)
+
+    overtaking: Any = Delegate(store, in_namespace=overtaken)
+    linear.state.jobs.store = overtaking
+    found = await evaluated(linear, {**DOSE, "save": True})
+    assert found["saved"] is None
+    assert "not saved: the newest version is mood@2, not mood@1" in found["warnings"][-1]
+    assert (await linear.client.get("/v1/vectors/mood")).json()["id"] == "mood@2"
 
 
 class HeldEngine(LinearEngine):

@@ -8,7 +8,7 @@ from steering.errors import InvalidRequest, JobNotFound, ProfileNotFound, Storag
 from steering.store.base import JobRecord, NamespaceStore, Profile, Store, Writer
 from steering.store.formats.blob import encode
 from steering.vectors import ConceptVector
-from tests.contracts.stores import EVERYTHING, a_vector, steering
+from tests.contracts.stores import EVERYTHING, a_vector, put_vectors, steering
 
 
 def len_of(vector: ConceptVector) -> int:
@@ -72,6 +72,7 @@ async def test_shared_vectors_and_profiles_are_not_changed_from_elsewhere(store:
 
 async def test_profiles_and_defaults_of_a_namespace(store: Store) -> None:
     one, other = store.in_namespace("one"), store.in_namespace("other")
+    await put_vectors(store.shared, "a", "b")
     await store.shared.profiles.put(Profile("cheerful", steering({"vector": "a"})))
     await store.shared.profiles.put(Profile("calm", steering({"vector": "a"})))
     put = await one.profiles.put(Profile("cheerful", steering({"vector": "b"})))

@@ -11,11 +11,12 @@ from steering.errors import (
 )
 from steering.spec import InterventionSpec, SteeringSpec
 from steering.store.base import JobRecord, Profile, Store
-from tests.contracts.stores import steering
+from tests.contracts.stores import put_vectors, steering
 
 
 class TestProfiles:
     async def test_keeps_the_steering_as_it_was_written(self, store: Store) -> None:
+        await put_vectors(store.shared, "warmth", "warmth", "a", "b", "built")
         given = steering(
             {"vector": "warmth", "strength": 0.1, "schedule": {"kind": "linear", "to": 0.3, "tokens": 9}},
             {"vector": "warmth@2", "operation": "clamp", "low": -1e-17, "layers": {"from": -3, "to": -1}},
@@ -30,6 +31,7 @@ class TestProfiles:
         assert back.steering.model_dump_json() == given.model_dump_json()
 
     async def test_a_second_put_replaces_and_remembers_the_first_day(self, store: Store) -> None:
+        await put_vectors(store.shared, "a")
         first = await store.shared.profiles.put(Profile("cheerful", steering({"vector": "a"})))
         second = await store.shared.profiles.put(Profile("cheerful", SteeringSpec()))
         assert second.created_at == first.created_at != ""
@@ -51,6 +53,7 @@ class TestProfiles:
 
     async def test_the_default_steering_is_one_or_none(self, store: Store) -> None:
         assert await store.shared.profiles.default() is None
+        await put_vectors(store.shared, "a", "b")
         await store.shared.profiles.set_default(steering({"vector": "a"}))
         await store.shared.profiles.set_default(steering({"vector": "b"}))
         assert await store.shared.profiles.default() == steering({"vector": "b"})

@@ -31,7 +31,7 @@ def steering_of(names: list[str]) -> SteeringSpec:
     """The first acts, the others decide when."""
     if not names:
         return SteeringSpec()
-    conditions = [{"vector": f"{name}@3", "above": 0.0} for name in names[1:]]
+    conditions = [{"vector": f"{name}@1", "above": 0.0} for name in names[1:]]
     when = {"any": conditions} if conditions else None
     return SteeringSpec.model_validate({"interventions": [{"vector": names[0], "when": when}]})
 

@@ -1,19 +1,17 @@
 """Deletes old records, and old versions of vectors that nothing stored refers to."""
 
-import re
 from collections.abc import Iterator, Sequence
 
 from sqlalchemy import Connection, and_, delete, func, select, tuple_
 
 from steering.store.formats.serialization import UNFINISHED
+from steering.store.rules import pinned_vectors
 from steering.store.sql.address import DatabaseAddress
 from steering.store.sql.connections import transaction
 from steering.store.sql.database import AnyRow
 from steering.store.sql.failures import translated
 from steering.store.sql.migrate import migrate
 from steering.store.sql.tables import AuditRow, DefaultSteeringRow, DocumentRow, JobRow, LinkRow, ProfileRow, VectorRow
-
-_PINNED = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}@[1-9][0-9]{0,9}")
 
 
 def prune_records(
@@ -62,7 +60,7 @@ def _beyond(connection: Connection, keep: int) -> Sequence[AnyRow]:
 
 
 def _pinned(connection: Connection) -> Iterator[str]:
-    """Yields every `name@version` in a stored JSON text, in any namespace. Names are ASCII, so JSON escapes none."""
+    """Yields every `name@version` in a stored JSON text, in any namespace."""
     for column in (ProfileRow.steering, DefaultSteeringRow.steering, DocumentRow.content):
         for (content,) in connection.execute(select(column)):
-            yield from _PINNED.findall(content)
+            yield from pinned_vectors(content)

@@ -84,6 +84,7 @@ async def everything(store: NamespaceStore) -> None:
     await store.vectors.describe("warmth", "d", ("a",))
     await store.vectors.describe("warmth", None, None)
     await store.vectors.versions("warmth")
+    await store.vectors.put(planted("other", 3))
     await store.profiles.put(Profile("calm", steering({"vector": "other"})))
     await store.profiles.put(Profile("calm", steering({"vector": "other"})))
     await store.profiles.get("calm")
