@@ -9,7 +9,7 @@ import structlog
 from app.policy.vector_sources import HeldVectors, by_id, find_vectors
 from app.settings import Settings
 from steering.engine.api import Engine
-from steering.errors import SteeringError
+from steering.errors import NotReady, SteeringError, Unavailable
 from steering.namespaces import visible_from
 from steering.plan.dose import DoseGuard
 from steering.plan.resolve import RecentPlans
@@ -46,57 +46,76 @@ class ResolvedDefault:
 class DefaultSteering:
     """Resolves the default steering when it is set, at start, and when another server has changed it.
 
-    Requests never read it from the database. When it cannot be resolved (another model was loaded, its vector was deleted)
-    requests run unsteered with a warning, because one stored row must not stop all plain traffic.
+    Requests never read it from the database, and a database that fails leaves the last one in use; before the first read they are
+    refused. When it cannot be resolved (another model was loaded, its vector was deleted, its row is damaged) requests run
+    unsteered with a warning, because one stored row must not stop all plain traffic.
     """
 
     def __init__(self, settings: Settings, plans: RecentPlans) -> None:
         self._guard = DoseGuard(settings.dose_bound, settings.dose_action)
         self._plans = plans
-        self._resolved: dict[str, ResolvedDefault] = {}
+        self._defaults: Mapping[str, ResolvedDefault] | None = None
+        self._otherwise = ResolvedDefault()  # where neither the namespace nor `shared` has one
         self._updating = asyncio.Lock()  # what a refresh has read must not replace what was put meanwhile
 
     def resolved_in(self, namespace: str) -> ResolvedDefault:
         """Returns the default of requests without steering: that of their namespace, else that of `shared`."""
-        found = (self._resolved[one] for one in visible_from(namespace) if one in self._resolved)
-        return next(found, ResolvedDefault())
+        defaults = self.by_namespace
+        return next((defaults[one] for one in visible_from(namespace) if one in defaults), self._otherwise)
 
-    def all(self) -> tuple[ResolvedDefault, ...]:
-        """Returns the defaults of all namespaces."""
-        return tuple(self._resolved.values())
+    @property
+    def by_namespace(self) -> Mapping[str, ResolvedDefault]:
+        """The default of each namespace that has one. Raises NotReady before they were read."""
+        if self._defaults is None:
+            raise NotReady("the default steering has not been read yet")
+        return self._defaults
 
     async def refresh(self, store: Store, engine: Engine) -> None:
-        """Reads the stored defaults and resolves those that have changed. A store that fails leaves the last ones in use."""
+        """Reads the stored defaults and resolves those that have changed. Raises StoreUnavailable, StoreCorrupt; the last ones stay
+        in use."""
         async with self._updating:
-            try:
-                specs = await store.defaults()
-            except SteeringError as error:
-                log.warning("default_steering_not_read", code=error.code)
-                return
-            self._resolved = {namespace: one for namespace, one in self._resolved.items() if namespace in specs}
-            for namespace, spec in specs.items():
-                if namespace not in self._resolved or spec != self._resolved[namespace].spec:
-                    await self._use(spec, store.in_namespace(namespace), engine)
+            last, found = self._defaults or {}, {}
+            for namespace, spec in (await self._stored(store)).items():
+                known = last.get(namespace)
+                if known is None or known.spec != spec:
+                    known = await self._resolve(spec, store.in_namespace(namespace), engine)
+                found[namespace] = known
+            self._defaults, self._otherwise = found, ResolvedDefault()
+
+    async def _stored(self, store: Store) -> Mapping[str, SteeringSpec]:
+        try:
+            return await store.defaults()
+        except Unavailable:
+            raise
+        except SteeringError as error:
+            if self._defaults is None:  # damaged, which waiting does not mend
+                self._defaults, self._otherwise = {}, _not_applied(UNSTEERED.spec, error)
+            raise
 
     async def put(self, spec: SteeringSpec | None, store: NamespaceStore, engine: Engine) -> None:
-        """Stores the default of a namespace, or removes it, and uses it from now on."""
+        """Stores the default of a namespace, or removes it, and uses it from now on. Raises Unavailable; then nothing is stored."""
         async with self._updating:
+            others = {name: one for name, one in self.by_namespace.items() if name != store.namespace}
+            resolved = None if spec is None else await self._resolve(spec, store, engine)
             await store.profiles.set_default(spec)
-            if spec is None:
-                self._resolved.pop(store.namespace, None)
-            else:
-                await self._use(spec, store, engine)
+            self._defaults = others if resolved is None else {**others, store.namespace: resolved}
 
-    async def _use(self, spec: SteeringSpec, store: NamespaceStore, engine: Engine) -> None:
-        held: Mapping[str, ConceptVector] = {}
+    async def _resolve(self, spec: SteeringSpec, store: NamespaceStore, engine: Engine) -> ResolvedDefault:
+        """Resolves a default. Raises Unavailable: a read that failed says nothing about the default, and is tried again."""
         try:
             held = by_id(await find_vectors(vector_names(spec), store.vectors, engine.info))
             plan = await self._plans.resolve(spec, HeldVectors(held, store.vectors), engine.info, self._guard)
+        except Unavailable:
+            raise
         except SteeringError as error:
             log.warning("default_steering_invalid", namespace=store.namespace, code=error.code, reason=error.message)
-            warning = f"the default steering is not applied: {error.message}"
-            plan = replace(UNSTEERED, warnings=(warning,))
-        self._resolved[store.namespace] = ResolvedDefault(spec, plan, held)
+            return _not_applied(spec, error)
+        return ResolvedDefault(spec, plan, held)
+
+
+def _not_applied(spec: SteeringSpec, reason: SteeringError) -> ResolvedDefault:
+    warning = f"the default steering is not applied: {reason.message}"
+    return ResolvedDefault(spec, replace(UNSTEERED, warnings=(warning,)))
 
 
 async def pin(spec: SteeringSpec, store: NamespaceStore) -> SteeringSpec:

@@ -55,7 +55,3 @@ class TooManyConnections(Unavailable, code="too_many_connections"):
 
 class MonitorNotFound(NotFound, code="monitor_not_found"):
     """The policy has no monitor of this name."""
-
-
-class KeyNotFound(NotFound, code="key_not_found"):
-    """There is no key with this id."""

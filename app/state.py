@@ -21,7 +21,7 @@ from app.policy.rate_limits import RateLimits
 from app.services.jobs import Jobs
 from app.services.vectors.similar import Cosines
 from app.settings import Settings
-from app.synchronization import Synchronization, new_server_id
+from app.synchronization import Synchronization, new_server_id, prune
 from steering.engine.api import Engine, EngineStats
 from steering.engine.watchdog import Watchdog
 from steering.errors import NotReady, SteeringError
@@ -78,7 +78,7 @@ class AppState:
         store = await self._store_factory(self.settings)
         self._jobs = Jobs(store, new_server_id(), self.settings)
         synchronization = Synchronization(
-            store, self.settings, self.renew,
+            store, self.settings, self.renew, lambda: self.keys.store_use(store),
             keys=lambda: self.keys.refresh(store),
             default_steering=lambda: self._refresh_loaded(self.default_steering.refresh),
             documents=lambda: self._refresh_loaded(self.policy.refresh),
@@ -87,8 +87,8 @@ class AppState:
         tasks: list[asyncio.Task[None]] = []
         try:
             await self.renew()
-            await synchronization.start()
-            await self.keys.refresh(store)
+            await prune(store, self.settings)
+            await _read_first(self.keys.refresh(store))
             tasks.append(asyncio.create_task(self._load_and_watch(store)))
             tasks.append(asyncio.create_task(synchronization.run()))
             yield
@@ -107,6 +107,7 @@ class AppState:
         self.rate_limits.servers = self.jobs.servers
 
     async def _refresh_loaded(self, refresh: Callable[[Store, Engine], Awaitable[None]]) -> None:
+        await self.loaded.wait()
         if self._engine is not None:
             await refresh(self.store, self._engine)
 
@@ -114,8 +115,8 @@ class AppState:
         """Loads the model, then checks the engine until the server stops."""
         try:
             engine = self._engine = await run_in_thread(self._engine_factory, self.settings)
-            await self.policy.refresh(store, engine)
-            await self.default_steering.refresh(store, engine)
+            await _read_first(self.policy.refresh(store, engine))
+            await _read_first(self.default_steering.refresh(store, engine))
             gc.freeze()  # loaded objects live until the end; to traverse them would stop the loop for 0.25 s
             log.info("ready", model=engine.info.name, device=engine.info.device, executor=engine.stats().executor)
         except Exception as error:
@@ -195,12 +196,14 @@ class AppState:
             raise failure
 
     async def check_ready(self) -> None:
-        """Raises the reason why the server is not ready: draining, loading, a dead engine, an invalid policy, no store."""
+        """Raises the reason why the server is not ready: draining, loading, a dead engine, keys, policy or default steering that
+        have not been read, an invalid policy, no store."""
         if self.stopping:
             raise Draining("the server is stopping; use another")
         self.check_open()
         _ = self.engine  # raises while it loads, and once it has died
-        _ = self.policy.active  # raises while it cannot be applied
+        _ = self.policy.active  # raises until it was read, and while it cannot be applied
+        _ = self.default_steering.by_namespace, self.keys.empty  # raise until they were read
         await self.store.ping()
 
     async def drain(self) -> None:
@@ -221,6 +224,14 @@ class AppState:
     def _interrupt(self, reason: SteeringError) -> None:
         if not self.interrupted.done():
             self.interrupted.set_result(reason)
+
+
+async def _read_first(reading: Awaitable[None]) -> None:
+    """Reads something for the first time. What fails is read again by Synchronization; requests that need it are refused until then."""
+    try:
+        await reading
+    except SteeringError as error:
+        log.warning("not_read_at_start", code=error.code, reason=error.message)
 
 
 def state_of(request: Request) -> AppState:

@@ -1,10 +1,12 @@
 """Synchronization: keeps a server in step with the other servers on its database, and the database free of old records."""
 
 import asyncio
+import contextlib
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TypeAlias
 
 import structlog
@@ -24,7 +26,7 @@ PRUNE_SECONDS = 86_400.0
 RENEWALS_PER_LEASE = 3
 
 Refresh: TypeAlias = Callable[[], Awaitable[None]]
-"""Reads something again. It logs a failure of the store and keeps what it had."""
+"""Reads something again. When the store fails it raises and keeps what it had."""
 
 
 def new_server_id() -> str:
@@ -33,40 +35,55 @@ def new_server_id() -> str:
 
 
 class Synchronization:
-    """Reads what other servers changed within POLL_SECONDS, and renews the lease that says that this server lives."""
+    """Reads what other servers changed within POLL_SECONDS, and renews the lease that says that this server lives.
 
-    def __init__(self, store: Store, settings: Settings, renew: Refresh, **refreshes: Refresh) -> None:
-        """refreshes: what to do when a topic has changed (`steering.store.governance.Topic`)."""
-        self._store, self._settings = store, settings
-        self._refreshes, self._renew = refreshes, renew
-        self._seen: Mapping[str, int] = {}
+    Each topic, and everything that writes, runs in a loop of its own, so that one that waits for the database holds up no other.
+    """
 
-    async def start(self) -> None:
-        """Remembers the counters before anything is read, so that no later change is missed; prunes. Raises StoreUnavailable."""
-        self._seen = await self._store.servers.changes()
-        await prune(self._store, self._settings)
+    def __init__(
+        self, store: Store, settings: Settings, renew: Refresh, store_use: Refresh, **refreshes: Refresh
+    ) -> None:
+        """store_use: stores when keys were used. refreshes: what reads a topic again (`steering.store.governance.Topic`)."""
+        self._store, self._refreshes = store, refreshes
+        self._writes = {
+            "renew": (renew, settings.lease_seconds / RENEWALS_PER_LEASE),
+            "store_use": (store_use, REFRESH_SECONDS),
+            "prune": (lambda: prune(store, settings), PRUNE_SECONDS),
+        }
+        self._counts: Mapping[str, int] = {}
+        self._read: dict[str, int] = {}
+        """The count of each topic before it was last read; at first none, so that no change since the start is missed."""
+        self._changed = {topic: asyncio.Event() for topic in refreshes}
 
     async def run(self) -> None:
         """Runs until it is cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_repeat(self._poll, POLL_SECONDS))
-            tasks.create_task(_repeat(self._refresh_all, REFRESH_SECONDS))
-            tasks.create_task(_repeat(self._renew, self._settings.lease_seconds / RENEWALS_PER_LEASE))
-            tasks.create_task(_repeat(lambda: prune(self._store, self._settings), PRUNE_SECONDS))
+            tasks.create_task(_repeat("poll", self._poll, POLL_SECONDS))
+            for name, (write, seconds) in self._writes.items():
+                tasks.create_task(_repeat(name, write, seconds))
+            for topic, refresh in self._refreshes.items():
+                tasks.create_task(_repeat(topic, partial(self._follow, topic, refresh), 0.0))
 
     async def _poll(self) -> None:
-        changes = await self._store.servers.changes()
-        seen, self._seen = self._seen, changes
-        for topic, refresh in self._refreshes.items():
-            if changes.get(topic) != seen.get(topic):
-                await refresh()
+        """Wakes the topics that have changed since they were read, and those whose last read failed."""
+        self._counts = await self._store.servers.changes()
+        for topic, changed in self._changed.items():
+            if self._counts.get(topic, 0) != self._read.get(topic):
+                changed.set()
 
-    async def _refresh_all(self) -> None:
-        for refresh in self._refreshes.values():
-            await refresh()
+    async def _follow(self, topic: str, refresh: Refresh) -> None:
+        """Waits for a change of a topic, at most REFRESH_SECONDS, and reads it again."""
+        changed = self._changed[topic]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REFRESH_SECONDS):
+                await changed.wait()
+        changed.clear()
+        count = self._counts.get(topic, 0)
+        await refresh()
+        self._read[topic] = count
 
 
-async def _repeat(work: Refresh, seconds: float) -> None:
+async def _repeat(name: str, work: Refresh, seconds: float) -> None:
     """Runs something again and again, whatever it raises. A store that fails is logged when it begins and when it ends."""
     failing = False
     while True:
@@ -75,13 +92,13 @@ async def _repeat(work: Refresh, seconds: float) -> None:
             await work()
         except SteeringError as error:
             if not failing:
-                log.warning("database_not_reached", code=error.code, reason=error.message)
+                log.warning("database_not_reached", work=name, code=error.code, reason=error.message)
             failing = True
         except Exception:
-            log.exception("synchronization_failed")
+            log.exception("synchronization_failed", work=name)
         else:
             if failing:
-                log.info("database_reached_again")
+                log.info("database_reached_again", work=name)
             failing = False
 
 

@@ -75,6 +75,10 @@ class LinkNotFound(NotFound, code="link_not_found"):
     """There is no such saved link."""
 
 
+class KeyNotFound(NotFound, code="key_not_found"):
+    """There is no key with this id."""
+
+
 class VectorInUse(SteeringError, code="vector_in_use"):
     """A profile, the default steering or the policy still names the vector."""
 

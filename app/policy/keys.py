@@ -4,18 +4,20 @@ import asyncio
 import hashlib
 import hmac
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import structlog
 from fastapi.security import HTTPBearer
+from pydantic import ValidationError
 from starlette.requests import Request
 
 from app.errors import InsufficientScope, InvalidApiKey
 from app.key_entries import SCOPES, KeyEntry, key_entries
 from app.settings import Settings
-from steering.errors import SteeringError
+from steering.errors import NotReady
 from steering.namespaces import SHARED
 from steering.schemas.governance import KeyLimitsFields
 from steering.store.base import Store
@@ -89,32 +91,67 @@ class ApiKeys:
         self._configured = _from_entries(settings.api_keys)
         self._file = settings.api_keys_file
         self._from_file: tuple[_Known, ...] = () if self._file is None else _from_entries(key_entries(self._file))
-        self._stored: tuple[_Known, ...] = ()
+        self._stored: dict[str, _Known] | None = None
         self._used: dict[str, str] = {}
-        self._refreshing = asyncio.Lock()  # a key that was revoked must not come back with an earlier read
+        self._updating = asyncio.Lock()  # what a refresh has read must not replace what was changed meanwhile
 
     @property
     def empty(self) -> bool:
-        """Whether there is no key at all, so that everybody on this machine may do everything."""
+        """Whether there is no key at all, so that everybody on this machine may do everything. Raises NotReady."""
         return not self._all()
 
     def _all(self) -> tuple[_Known, ...]:
-        return (*self._configured, *self._from_file, *self._stored)
+        return (*self._configured, *self._from_file, *self._read().values())
+
+    def _read(self) -> dict[str, _Known]:
+        """Returns the keys of the database. Raises NotReady before they were read: a server without keys is open to everybody."""
+        if self._stored is None:
+            raise NotReady("the API keys have not been read yet")
+        return self._stored
 
     async def refresh(self, store: Store) -> None:
-        """Reads the keys again and stores when they were last used. What fails is logged; the keys stay as they are."""
-        async with self._refreshing:
+        """Reads the keys again. A file that cannot be read is logged. Raises StoreUnavailable, StoreCorrupt; the keys stay as they are."""
+        if self._file is not None:
             try:
-                used, self._used = self._used, {}
-                await store.keys.touch(used)
-                self._stored = tuple(_from_record(record) for record in await store.keys.all())
-                if self._file is not None:
-                    self._from_file = _from_entries(key_entries(self._file))
-            except (SteeringError, OSError, ValueError) as error:
-                log.warning("keys_not_refreshed", reason=str(error)[:200])
+                self._from_file = _from_entries(key_entries(self._file))
+            except (OSError, ValueError) as error:
+                log.warning("key_file_not_read", reason=str(error)[:200])
+        async with self._updating:
+            self._stored = {record.id: _from_record(record) for record in await store.keys.all()}
+
+    async def create(self, record: KeyRecord, store: Store) -> KeyRecord:
+        """Stores a new key, which is known from now on."""
+        async with self._updating:
+            known, stored = self._read(), await store.keys.create(record)
+            known[stored.id] = _from_record(stored)
+        return stored
+
+    async def change(self, key_id: str, fields: Mapping[str, Any], store: Store) -> KeyRecord:
+        """Stores some fields of a key, which hold from now on. Raises KeyNotFound."""
+        async with self._updating:
+            known, stored = self._read(), await store.keys.change(key_id, fields)
+            known[stored.id] = _from_record(stored)
+        return stored
+
+    async def delete(self, key_id: str, store: Store) -> None:
+        """Deletes a key, which is unknown from now on. Raises KeyNotFound."""
+        async with self._updating:
+            known = self._read()
+            await store.keys.delete(key_id)
+            known.pop(key_id, None)
+
+    def last_used_at(self, record: KeyRecord) -> str | None:
+        """Returns when a key was last used, here or as it is stored."""
+        return self._used.get(record.id, record.last_used_at)
+
+    async def store_use(self, store: Store) -> None:
+        """Stores when the keys were last used. Raises StoreUnavailable; the next call stores it then."""
+        used = dict(self._used)
+        await store.keys.touch(used)
+        self._used = {key_id: at for key_id, at in self._used.items() if used.get(key_id) != at}
 
     async def identify(self, request: Request) -> Key:
-        """Returns the caller. Raises InvalidApiKey unless exactly one `Authorization: Bearer <key>` has a known key."""
+        """Returns the caller. Raises InvalidApiKey unless exactly one `Authorization: Bearer <key>` has a known key, NotReady."""
         if self.empty:
             return ANONYMOUS
         given = await BEARER(request)
@@ -144,8 +181,13 @@ def _from_entry(entry: KeyEntry) -> _Known:
 
 
 def _from_record(record: KeyRecord) -> _Known:
-    limits = KeyLimitsFields.model_validate(dict(record.limits))
-    key = Key(record.id, frozenset(record.scopes), limits, record.id, record.namespace)
+    limits, scopes = KeyLimitsFields(), frozenset(record.scopes)
+    try:
+        limits = KeyLimitsFields.model_validate(dict(record.limits))
+    except ValidationError:  # it stays a key, because a server without keys is open to everybody
+        log.warning("key_may_do_nothing", key=record.id, reason="its limits cannot be read")
+        scopes = frozenset()
+    key = Key(record.id, scopes, limits, record.id, record.namespace)
     return _Known(bytes.fromhex(record.digest), key, record.expires_at)
 
 

@@ -68,15 +68,15 @@ class Policy(Collector):
         return self._active
 
     async def refresh(self, store: Store, engine: Engine) -> None:
-        """Reads the stored policy and resolves it if it has changed."""
+        """Reads the stored policy and resolves it if it has changed. Raises Unavailable; the last one stays in use."""
         async with self._updating:
             try:
                 content = await store.documents.get(DOCUMENT)
                 if self._failure is None and content == self._content:
                     return
                 self._use(await self._stored(content, store, engine), content)
-            except Unavailable as error:
-                log.warning("policy_not_read", code=error.code)
+            except Unavailable:
+                raise
             except SteeringError as error:
                 self._fail(PolicyInvalid(f"the stored policy cannot be applied: {error.message}; {_REPAIR}"))
 

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from typing import Any
 
-from app.errors import KeyNotFound
 from app.policy.keys import digest_of, new_key, utc_text
 from app.state import AppState
 from steering.errors import InvalidRequest
@@ -19,16 +18,17 @@ async def create(state: AppState, body: CreateKeyRequest) -> NewKeyAnswer:
     if state.keys.empty and "admin" not in body.scopes:
         raise InvalidRequest("the first key needs the scope 'admin', or no one could manage keys", param="scopes")
     key_id, secret = new_key()
-    record = KeyRecord(id=key_id, digest=digest_of(secret), **_stored(body))
-    return NewKeyAnswer(**dict(await _put(state, record)), key=secret)
+    record = KeyRecord(id=key_id, digest=digest_of(secret), **_fields(body))
+    stored = await state.keys.create(record, state.store)
+    return NewKeyAnswer(**dict(_answer(state, stored)), key=secret)
 
 
 async def change(state: AppState, key_id: str, body: ChangeKeyRequest) -> KeyAnswer:
     """Changes a key. Raises KeyNotFound."""
-    return await _put(state, replace(await _find(state, key_id), **_stored(body)))
+    return _answer(state, await state.keys.change(key_id, _fields(body), state.store))
 
 
-def _stored(body: CreateKeyRequest | ChangeKeyRequest) -> dict[str, Any]:
+def _fields(body: CreateKeyRequest | ChangeKeyRequest) -> dict[str, Any]:
     """Returns the given fields as a KeyRecord has them."""
     fields = body.model_dump(include={"name", "namespace"}, exclude_none=True)
     if body.scopes is not None:
@@ -40,27 +40,15 @@ def _stored(body: CreateKeyRequest | ChangeKeyRequest) -> dict[str, Any]:
     return fields
 
 
-async def _put(state: AppState, record: KeyRecord) -> KeyAnswer:
-    stored = await state.store.keys.put(record)
-    await state.keys.refresh(state.store)
-    return KeyAnswer.model_validate(stored, from_attributes=True)
+def _answer(state: AppState, record: KeyRecord) -> KeyAnswer:
+    return KeyAnswer.model_validate(replace(record, last_used_at=state.keys.last_used_at(record)), from_attributes=True)
 
 
 async def find(state: AppState) -> list[KeyAnswer]:
     """Lists the keys of the database, with the latest use."""
-    await state.keys.refresh(state.store)
-    return [KeyAnswer.model_validate(record, from_attributes=True) for record in await state.store.keys.all()]
+    return [_answer(state, record) for record in await state.store.keys.all()]
 
 
 async def delete(state: AppState, key_id: str) -> None:
     """Deletes a key; requests with it are refused from now on. Raises KeyNotFound."""
-    await _find(state, key_id)
-    await state.store.keys.delete(key_id)
-    await state.keys.refresh(state.store)
-
-
-async def _find(state: AppState, key_id: str) -> KeyRecord:
-    for record in await state.store.keys.all():
-        if record.id == key_id:
-            return record
-    raise KeyNotFound(f"there is no key {key_id[:80]!r}", param="id")
+    await state.keys.delete(key_id, state.store)

@@ -37,7 +37,7 @@ async def put(state: AppState, spec: PolicySpec) -> PolicyAnswer:
 async def _check_with_defaults(state: AppState, mandatory: Mandatory) -> None:
     """Raises the reason why requests without steering could not run under the policy and a default together."""
     plans, info = state.plans, state.engine.info
-    for default in state.default_steering.all():
+    for default in state.default_steering.by_namespace.values():
         try:
             await plans.resolve(default.pinned, default.source, info, DoseGuard(action="off"), mandatory)
         except SteeringError as error:

@@ -41,16 +41,19 @@ class AuditEntry:
 
 
 class KeyStore(Protocol):
-    """API keys."""
+    """API keys. No call stores a whole record that was read before, so what happened to the key meanwhile is kept."""
 
-    async def put(self, key: KeyRecord) -> KeyRecord:
-        """Creates or replaces the key of that id. created_at is set at the first put."""
+    async def create(self, key: KeyRecord) -> KeyRecord:
+        """Stores a new key and returns it with created_at."""
+
+    async def change(self, key_id: str, fields: Mapping[str, Any]) -> KeyRecord:
+        """Sets some fields of a key, by their names in KeyRecord, and returns it as it is now. Raises KeyNotFound."""
 
     async def all(self) -> tuple[KeyRecord, ...]:
         """Returns every key in the order of creation."""
 
-    async def delete(self, key_id: str) -> bool:
-        """Deletes a key; returns whether it existed."""
+    async def delete(self, key_id: str) -> None:
+        """Deletes a key. Raises KeyNotFound."""
 
     async def touch(self, used: Mapping[str, str]) -> None:
         """Sets last_used_at by id. Unknown ids are ignored."""

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, final
 
+from steering.errors import InternalError
 from steering.namespaces import SHARED
-from steering.store.formats.serialization import read_record, write_record
+from steering.store.formats.serialization import key_not_found, read_record, write_record
 from steering.store.governance import AuditEntry, KeyRecord
 from steering.store.rules import check_page, make_cursor, now, pinned_vectors, read_position
 from tests.reference_store.servers import Changes
@@ -20,22 +21,33 @@ class ReferenceKeys:
         self._changes = changes
         self._keys: dict[str, KeyRecord] = {}
 
-    async def put(self, key: KeyRecord) -> KeyRecord:
-        """See KeyStore.put."""
+    async def create(self, key: KeyRecord) -> KeyRecord:
+        """See KeyStore.create."""
+        if key.id in self._keys:
+            raise InternalError("the store broke a rule of its own tables")
+        self._keys[key.id] = replace(key, created_at=now())
+        return await self.change(key.id, {"limits": key.limits})
+
+    async def change(self, key_id: str, fields: Mapping[str, Any]) -> KeyRecord:
+        """See KeyStore.change."""
+        values = dict(fields)
+        if "limits" in values:
+            values["limits"] = read_record(write_record(values["limits"], "limits"), "a key") or {}
+        if key_id not in self._keys:
+            raise key_not_found(key_id)
         self._changes["keys"] += 1
-        before = self._keys.get(key.id)
-        limits = read_record(write_record(key.limits, "limits"), "a key") or {}
-        self._keys[key.id] = replace(key, limits=limits, created_at=before.created_at if before else now())
-        return self._keys[key.id]
+        self._keys[key_id] = replace(self._keys[key_id], **values)
+        return self._keys[key_id]
 
     async def all(self) -> tuple[KeyRecord, ...]:
         """See KeyStore.all."""
         return tuple(self._keys.values())
 
-    async def delete(self, key_id: str) -> bool:
+    async def delete(self, key_id: str) -> None:
         """See KeyStore.delete."""
+        if self._keys.pop(key_id, None) is None:
+            raise key_not_found(key_id)
         self._changes["keys"] += 1
-        return self._keys.pop(key_id, None) is not None
 
     async def touch(self, used: Mapping[str, str]) -> None:
         """See KeyStore.touch."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from steering.errors import InvalidRequest, JobNotFound, LinkNotFound, ProfileNotFound, StoreCorrupt
+from steering.errors import InvalidRequest, JobNotFound, KeyNotFound, LinkNotFound, ProfileNotFound, StoreCorrupt
 from steering.spec import SteeringSpec
 from steering.store.base import JobRecord, Link, Profile
 from steering.store.rules import DESCRIPTION_LIMIT, check_text
@@ -18,6 +18,7 @@ OWNER_LIMIT = 64
 UNFINISHED = ("queued", "running")
 INTERRUPTED = {"code": "interrupted", "message": "the server stopped before this job ended; start it again"}
 JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+KEY_ID = JOB_ID
 LINK_ID = re.compile(r"[a-z2-7]{16}")
 """What ids have to match in full."""
 
@@ -56,6 +57,11 @@ def profile_not_found(name: str) -> ProfileNotFound:
 def job_not_found(job_id: str) -> JobNotFound:
     """Returns the error for a missing job."""
     return JobNotFound(f"there is no job {job_id[:80]!r}", param="job")
+
+
+def key_not_found(key_id: str) -> KeyNotFound:
+    """Returns the error for a missing API key."""
+    return KeyNotFound(f"there is no key {key_id[:80]!r}", param="id")
 
 
 def link_not_found(link_id: str) -> LinkNotFound:

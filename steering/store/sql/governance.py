@@ -8,44 +8,61 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from steering.namespaces import SHARED
-from steering.store.formats.serialization import read_record, write_record
+from steering.store.formats.serialization import KEY_ID, key_not_found, read_record, write_record
 from steering.store.governance import AuditEntry, AuditStore, DocumentStore, KeyRecord, KeyStore
 from steering.store.rules import now, pinned_vectors, values_of
-from steering.store.sql.database import AnyRow, StorePart, exchange, note_change, upsert
+from steering.store.sql.database import AnyRow, StorePart, exchange, note_change
 from steering.store.sql.tables import AuditRow, DocumentRow, KeyRow, columns_of
 from steering.store.sql.vector_reads import require_vectors
+
+KEY_COLUMNS = columns_of(KeyRow, KeyRecord)
 
 
 @final
 class SqlKeys(StorePart, KeyStore):
     """The KeyStore on a database."""
 
-    async def put(self, key: KeyRecord) -> KeyRecord:
-        """See KeyStore.put."""
-        written = {"scopes": " ".join(key.scopes), "limits": write_record(key.limits, "limits")}
-        values = {**values_of(key, KeyRecord), **written}
+    async def create(self, key: KeyRecord) -> KeyRecord:
+        """See KeyStore.create."""
+        key = replace(key, created_at=now())
 
         async def save(connection: AsyncConnection) -> KeyRecord:
-            created = await connection.scalar(select(KeyRow.created_at).where(KeyRow.id == key.id)) or now()
-            await connection.run_sync(upsert, KeyRow, {"id": key.id}, {**values, "created_at": created})
+            await connection.execute(insert(KeyRow).values(_columns(values_of(key, KeyRecord))))
             await connection.run_sync(note_change, "keys")
-            return replace(key, created_at=created)
+            return key
+
+        return await self._database.write(save)
+
+    async def change(self, key_id: str, fields: Mapping[str, Any]) -> KeyRecord:
+        """See KeyStore.change."""
+        _check_id(key_id)
+        values = {"id": key_id, **_columns(fields)}  # with the id, because an UPDATE needs at least one column
+
+        async def save(connection: AsyncConnection) -> KeyRecord:
+            await connection.execute(update(KeyRow).where(KeyRow.id == key_id).values(values))
+            row = (await connection.execute(select(*KEY_COLUMNS).where(KeyRow.id == key_id))).first()
+            if row is None:
+                raise key_not_found(key_id)
+            await connection.run_sync(note_change, "keys")
+            return _key(row)
 
         return await self._database.write(save)
 
     async def all(self) -> tuple[KeyRecord, ...]:
         """See KeyStore.all."""
-        query = select(*columns_of(KeyRow, KeyRecord)).order_by(KeyRow.created_at, KeyRow.id)
+        query = select(*KEY_COLUMNS).order_by(KeyRow.created_at, KeyRow.id)
         return tuple(map(_key, await self._database.rows(query)))
 
-    async def delete(self, key_id: str) -> bool:
+    async def delete(self, key_id: str) -> None:
         """See KeyStore.delete."""
+        _check_id(key_id)
 
-        async def remove(connection: AsyncConnection) -> bool:
+        async def remove(connection: AsyncConnection) -> None:
+            if (await connection.execute(delete(KeyRow).where(KeyRow.id == key_id))).rowcount == 0:
+                raise key_not_found(key_id)
             await connection.run_sync(note_change, "keys")
-            return (await connection.execute(delete(KeyRow).where(KeyRow.id == key_id))).rowcount > 0
 
-        return await self._database.write(remove)
+        await self._database.write(remove)
 
     async def touch(self, used: Mapping[str, str]) -> None:
         """See KeyStore.touch."""
@@ -56,6 +73,22 @@ class SqlKeys(StorePart, KeyStore):
 
         if used:
             await self._database.write(mark)
+
+
+def _check_id(key_id: str) -> None:
+    """Raises KeyNotFound for what no key has as its id, which some databases refuse as text."""
+    if not KEY_ID.fullmatch(key_id):
+        raise key_not_found(key_id)
+
+
+def _columns(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns fields of a KeyRecord as the table has them."""
+    values = dict(fields)
+    if "scopes" in values:
+        values["scopes"] = " ".join(values["scopes"])
+    if "limits" in values:
+        values["limits"] = write_record(values["limits"], "limits")
+    return values
 
 
 def _key(row: AnyRow) -> KeyRecord:

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from app.main import create_app
 from app.settings import Settings
+from steering.errors import StoreUnavailable
 from steering.store import open_store
 from steering.store.base import Store
 from tests.app.conftest import BASE_URL, Server, StartServer, state
@@ -133,7 +134,8 @@ async def test_traffic_needs_no_database(tiny: Server) -> None:
     store = tiny.state.store
     tiny.state.jobs.store = Broken()  # type: ignore[assignment]
     try:
-        await tiny.state.policy.refresh(tiny.state.store, tiny.state.engine)
+        with pytest.raises(StoreUnavailable):
+            await tiny.state.policy.refresh(tiny.state.store, tiny.state.engine)
         found = await generated(tiny)
     finally:
         tiny.state.jobs.store = store

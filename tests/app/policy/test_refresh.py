@@ -1,14 +1,21 @@
-"""A refresh that has read the database before a change does not undo that change."""
+"""A change that this server made is in force here, whatever a refresh read before it and whatever fails after it."""
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine
 from typing import Any
 
-from tests.app.conftest import Server
+import pytest
+
+from steering.errors import StoreUnavailable
+from steering.spec import SteeringSpec
+from steering.store.governance import KeyRecord
+from tests.app.conftest import Server, StartServer
 from tests.app.policy.conftest import put_policy
-from tests.app.policy.test_keys import ask, bearer, created
+from tests.app.policy.test_keys import ADMIN, ask, bearer, code, created
 
 PUSH = {"vector": "mood", "strength": 3.0, "layers": [1]}
+OTHER = {**PUSH, "vector": "other@1"}
 
 
 class Delegate:
@@ -66,7 +73,7 @@ async def test_default_steering_stays_as_it_was_put(tiny: Server) -> None:
     late_store: Any = Delegate(state.store, defaults=late)
     put = tiny.client.put("/v1/steering", json={"interventions": [PUSH]})
     await changed_after_the_read(state.default_steering.refresh(late_store, state.engine), late, put)
-    assert [one.pinned.interventions[0].vector for one in state.default_steering.all()] == ["mood@1"]
+    assert [one.pinned.interventions[0].vector for one in state.default_steering.by_namespace.values()] == ["mood@1"]
 
 
 async def test_a_revoked_key_stays_revoked(tiny: Server) -> None:
@@ -77,3 +84,105 @@ async def test_a_revoked_key_stays_revoked(tiny: Server) -> None:
     revoke = tiny.client.delete(f"/v1/keys/{key['id']}", headers=admin)
     assert (await changed_after_the_read(state.keys.refresh(late_store), late, revoke)).status_code == 204
     assert (await ask(tiny, key)).status_code == 401
+
+
+async def fails(*_: Any) -> Any:
+    """Fails as a database that does not answer."""
+    raise StoreUnavailable("the database does not answer")
+
+
+async def waits(*_: Any) -> Any:
+    """Waits as for a database that another server writes to."""
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("touch", [fails, waits])
+async def test_changes_of_keys_are_in_force_although_reads_fail_and_other_writes_wait(
+    start: StartServer, touch: Any
+) -> None:
+    server = await start(api_keys=ADMIN)
+    server.client.headers.update(bearer(ADMIN))
+    key, other = await created(server), await created(server)
+    server.state.store.keys = Delegate(server.state.store.keys, all=fails, touch=touch)
+    assert (await ask(server, key)).status_code == 200
+    assert (await server.client.delete(f"/v1/keys/{key['id']}")).status_code == 204
+    assert code(await ask(server, key)) == (401, "invalid_api_key")
+    await server.client.patch(f"/v1/keys/{other['id']}", json={"scopes": ["read"]})
+    assert code(await ask(server, other)) == (403, "insufficient_scope")
+    assert (await ask(server, await created(server))).status_code == 200
+
+
+async def test_a_refresh_of_keys_writes_nothing(start: StartServer) -> None:
+    server = await start(api_keys=ADMIN)
+    server.client.headers.update(bearer(ADMIN))
+    key, keys = await created(server), server.state.store.keys
+    assert (await ask(server, key)).status_code == 200
+    await keys.delete(key["id"])  # as another server does
+    store: Any = Delegate(server.state.store, keys=Delegate(keys, touch=waits))
+    await server.state.keys.refresh(store)
+    assert code(await ask(server, key)) == (401, "invalid_api_key")
+
+
+async def test_when_a_key_was_used_is_stored_later_if_it_fails(start: StartServer) -> None:
+    server = await start(api_keys=ADMIN)
+    server.client.headers.update(bearer(ADMIN))
+    key, keys, state = await created(server), server.state.store.keys, server.state
+    assert (await ask(server, key)).status_code == 200
+    store: Any = Delegate(state.store, keys=Delegate(keys, touch=fails))
+    with pytest.raises(StoreUnavailable):
+        await state.keys.store_use(store)
+    (listed,) = (await server.client.get("/v1/keys")).json()["data"]
+    assert (await keys.all())[0].last_used_at is None
+    await state.keys.store_use(state.store)
+    assert (await keys.all())[0].last_used_at is not None
+    assert (await server.client.get("/v1/keys")).json()["data"] == [listed]
+
+
+async def test_a_change_of_a_key_by_one_server_does_not_bring_back_what_another_revoked(start: StartServer) -> None:
+    one, other = await start(api_keys=ADMIN), await start(api_keys=ADMIN)
+    shared = other.state.jobs.store = one.state.store
+    for server in (one, other):
+        server.client.headers.update(bearer(ADMIN))
+    key, reached, opened = await created(one), asyncio.Event(), asyncio.Event()
+
+    async def late(*args: Any) -> KeyRecord:
+        reached.set()
+        await opened.wait()
+        return await shared.keys.change(*args)
+
+    one.state.jobs.store = Delegate(shared, keys=Delegate(shared.keys, change=late))  # type: ignore[assignment]
+    changing = asyncio.create_task(one.client.patch(f"/v1/keys/{key['id']}", json={"name": "x"}))
+    await reached.wait()
+    assert (await other.client.delete(f"/v1/keys/{key['id']}")).status_code == 204
+    opened.set()
+    assert code(await changing) == (404, "key_not_found")
+    assert await shared.keys.all() == ()
+    await one.state.keys.refresh(shared)
+    assert code(await ask(one, key)) == (401, "invalid_api_key")
+
+
+async def test_a_key_whose_limits_cannot_be_read_may_do_nothing(start: StartServer) -> None:
+    server = await start()
+    key = await created(server, scopes=["admin"])
+    await server.state.store.keys.change(key["id"], {"limits": {"of a later version": 1}})
+    await server.state.keys.refresh(server.state.store)
+    assert code(await ask(server, key)) == (403, "insufficient_scope")
+    assert (await server.client.get("/v1/keys")).status_code == 401, "the server is not open to everybody"
+
+
+async def test_a_default_whose_vector_could_not_be_read_leaves_the_last_one_in_use(tiny: Server) -> None:
+    state = tiny.state
+    assert (await tiny.client.put("/v1/steering", json={"interventions": [PUSH]})).status_code == 200
+    await state.store.shared.profiles.set_default(SteeringSpec.model_validate({"interventions": [OTHER]}))
+    real = state.store.shared
+    unread = Delegate(real, vectors=Delegate(real.vectors, get=fails))
+    store: Any = Delegate(state.store, in_namespace=lambda _: unread)
+    names = []
+    for source in (store, state.store):
+        with contextlib.suppress(StoreUnavailable):
+            await state.default_steering.refresh(source, state.engine)
+        names.append(state.default_steering.by_namespace["shared"].pinned.interventions[0].vector)
+    assert names == ["mood@1", "other@1"]
+    with pytest.raises(StoreUnavailable):
+        await state.default_steering.put(SteeringSpec.model_validate({"interventions": [PUSH]}), unread, state.engine)
+    assert (await real.profiles.default()) == SteeringSpec.model_validate({"interventions": [OTHER]})

@@ -106,7 +106,8 @@ async def test_old_jobs_that_have_ended_are_pruned(store: Store) -> None:
 async def test_what_servers_hold_in_memory_is_counted_when_it_changes(store: Store) -> None:
     changes = {
         "keys": (
-            lambda: store.keys.put(KeyRecord("key_1", "a", "0" * 64, ("read",))),
+            lambda: store.keys.create(KeyRecord("key_1", "a", "0" * 64, ("read",))),
+            lambda: store.keys.change("key_1", {"name": "b"}),
             lambda: store.keys.delete("key_1"),
         ),
         "default_steering": (

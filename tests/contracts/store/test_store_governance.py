@@ -1,30 +1,61 @@
 """Keys, audit log, documents and outputs are the same in every store."""
 
+import asyncio
+from dataclasses import replace
+
 import pytest
 
-from steering.errors import InvalidRequest
+from steering.errors import InternalError, InvalidRequest, KeyNotFound
 from steering.store.base import Store
 from steering.store.governance import AuditEntry, KeyRecord
 
 KEY = KeyRecord("key_1", "team a", "0" * 64, ("read", "generate"), {"concurrency": 3, "vectors": ["mood"]})
+USED = "2026-01-01T00:00:00.000000Z"
 
 
 async def test_a_key_comes_back_as_it_was_stored(store: Store) -> None:
-    stored = await store.keys.put(KEY)
+    stored = await store.keys.create(KEY)
+    assert stored == replace(KEY, created_at=stored.created_at)
     assert stored.created_at
     assert await store.keys.all() == (stored,)
-    changed = await store.keys.put(
-        KeyRecord("key_1", "other", "0" * 64, ("admin",), {}, expires_at="2030-01-01T00:00:00Z")
-    )
-    assert changed.created_at == stored.created_at
-    await store.keys.put(KeyRecord("key_2", "second", "1" * 64, ("read",)))
-    await store.keys.touch({"key_1": "2026-01-01T00:00:00.000000Z", "nobody": "2026-01-01T00:00:00.000000Z"})
+    await store.keys.create(KeyRecord("key_2", "second", "1" * 64, ("read",)))
+    await store.keys.touch({"key_1": USED, "nobody": USED})
     first, second = await store.keys.all()
-    assert (first.name, first.scopes, first.last_used_at) == ("other", ("admin",), "2026-01-01T00:00:00.000000Z")
+    assert first == replace(stored, last_used_at=USED)
     assert second.last_used_at is None
-    assert await store.keys.delete("key_1")
-    assert not await store.keys.delete("key_1")
+    with pytest.raises(InternalError):
+        await store.keys.create(replace(KEY, name="again"))
+    await store.keys.delete("key_1")
     assert [key.id for key in await store.keys.all()] == ["key_2"]
+
+
+async def test_a_change_of_a_key_sets_the_given_fields_only(store: Store) -> None:
+    stored = await store.keys.create(KEY)
+    await store.keys.touch({"key_1": USED})
+    await asyncio.gather(
+        store.keys.change("key_1", {"name": "other"}),
+        store.keys.change("key_1", {"scopes": ("admin",), "limits": {"rows": 2}, "namespace": "mine"}),
+    )
+    changed = await store.keys.change("key_1", {"expires_at": "2030-01-01T00:00:00Z"})
+    expected = {"scopes": ("admin",), "limits": {"rows": 2}, "namespace": "mine", "expires_at": "2030-01-01T00:00:00Z"}
+    assert changed == replace(stored, name="other", last_used_at=USED, **expected)
+    assert (await store.keys.change("key_1", {"expires_at": None})).expires_at is None
+    assert await store.keys.change("key_1", {}) == replace(changed, expires_at=None)
+    assert await store.keys.all() == (replace(changed, expires_at=None),)
+
+
+async def test_a_key_that_was_deleted_does_not_come_back(store: Store) -> None:
+    await store.keys.create(KEY)
+    await store.keys.delete("key_1")
+    counted = await store.servers.changes()
+    for missing in ("key_1", "nobody", "", "\x00", "\ud800", "k" * 100):
+        with pytest.raises(KeyNotFound):
+            await store.keys.change(missing, {"name": "x"})
+        with pytest.raises(KeyNotFound):
+            await store.keys.delete(missing)
+    await store.keys.touch({"key_1": USED})
+    assert await store.keys.all() == ()
+    assert await store.servers.changes() == counted
 
 
 async def test_the_audit_log_is_read_newest_first_page_by_page(store: Store) -> None:

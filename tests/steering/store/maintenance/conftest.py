@@ -47,7 +47,7 @@ async def fill_store(store: Store) -> None:
     for number in range(3):
         await store.shared.jobs.put(JobRecord(f"job-{number}", "extract", "succeeded", request={"x": 1 / 3}, owner="s"))
         await store.audit.append(AuditEntry("key-a", "PUT", f"t{number}", "r", 200))
-    await store.keys.put(KeyRecord("key_1", "a", "0" * 64, ("read",), {"concurrency": 3}))
+    await store.keys.create(KeyRecord("key_1", "a", "0" * 64, ("read",), {"concurrency": 3}))
     await store.outputs.append("output-1", 0, "line\n")
     await store.shared.links.put(Link("a" * 16, "compare", {"prompt": "Wärme"}))
     await store.documents.put("policy", {"a": [1.5, None, True]})

@@ -1,0 +1,171 @@
+"""Until keys, policy and default steering were read once, a server refuses what depends on them; a read that failed is repeated."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2
+import pytest
+
+from app.main import create_app
+from app.settings import Settings
+from steering.errors import StoreCorrupt, StoreUnavailable
+from steering.store.base import Store
+from steering.store.governance import KeyRecord
+from tests.app.conftest import BASE_URL, state
+from tests.app.policy.test_keys import code
+from tests.app.policy.test_refresh import Delegate
+from tests.fakes import ScriptedEngine
+from tests.reference_store.store import ReferenceStore
+
+ASK = {"prompt": "a", "max_tokens": 2}
+DEFAULT = {"interventions": [{"vector": "sentiment", "strength": 0.5}]}
+
+
+class Gate:
+    """A call that fails, or that waits, until the gate is opened."""
+
+    def __init__(self, call: Callable[..., Any], error: Exception | None = None) -> None:
+        self._call, self._error = call, error
+        self.reached, self.opened = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, *args: Any) -> Any:
+        """Calls."""
+        self.reached.set()
+        if self._error is not None and not self.opened.is_set():
+            raise self._error
+        await self.opened.wait()
+        return await self._call(*args)
+
+
+@asynccontextmanager
+async def serving(store: Store) -> AsyncIterator[httpx2.AsyncClient]:
+    """Starts a server on a store. Yields at once; the model loads meanwhile."""
+
+    async def opened(_: Settings) -> Store:
+        return store
+
+    app = create_app(Settings(), lambda _: ScriptedEngine(), opened)
+    transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
+    async with app.router.lifespan_context(app), httpx2.AsyncClient(transport=transport, base_url=BASE_URL) as client:
+        client.loaded = state(app).loaded  # type: ignore[attr-defined]
+        yield client
+
+
+@pytest.fixture
+async def steered() -> ReferenceStore:
+    """A store with a default steering."""
+    store = ReferenceStore()
+    async with serving(store) as client:
+        await loaded(client)
+        body = {"name": "sentiment", "directions": {"1": [1.0] * 8}}
+        assert (await client.post("/v1/vectors", json=body)).status_code == 201
+        assert (await client.put("/v1/steering", json=DEFAULT)).status_code == 200
+    return store
+
+
+async def loaded(client: Any) -> None:
+    """Waits until the model is loaded."""
+    await asyncio.wait_for(client.loaded.wait(), 30)
+
+
+async def ready(client: httpx2.AsyncClient) -> None:
+    """Waits until the server is ready."""
+    async with asyncio.timeout(30):
+        while (await client.get("/health/ready")).status_code != 200:  # noqa: ASYNC110 - asked as a load balancer does
+            await asyncio.sleep(0.01)
+
+
+async def is_refused(client: httpx2.AsyncClient) -> None:
+    """Asserts that the server is not ready and answers nothing that needs the default steering."""
+    assert code(await client.get("/health/ready")) == (503, "not_ready")
+    for path, body in (("/v1/generate", ASK), ("/v1/completions", {"model": "scripted", **ASK})):
+        assert code(await client.post(path, json=body)) == (503, "not_ready"), path
+
+
+async def is_steered(client: httpx2.AsyncClient) -> None:
+    """Asserts that requests without steering get the default."""
+    answer = (await client.post("/v1/generate", json=ASK)).json()["steering"]
+    assert [one["vector"] for one in answer["applied"]] == ["sentiment@1"]
+
+
+async def test_nothing_runs_without_the_default_steering_while_it_is_read(steered: ReferenceStore) -> None:
+    gate = Gate(steered.defaults)
+    store: Any = Delegate(steered, defaults=gate)
+    async with serving(store) as client:
+        await asyncio.wait_for(gate.reached.wait(), 30)
+        await is_refused(client)
+        gate.opened.set()
+        await loaded(client)
+        assert (await client.get("/health/ready")).status_code == 200
+        await is_steered(client)
+
+
+async def test_the_first_read_of_the_default_steering_is_repeated_until_it_succeeds(steered: ReferenceStore) -> None:
+    gate = Gate(steered.defaults, StoreUnavailable("the database does not answer"))
+    store: Any = Delegate(steered, defaults=gate)
+    async with serving(store) as client:
+        await loaded(client)
+        await is_refused(client)
+        refused = await client.put("/v1/steering", json=DEFAULT)
+        assert code(refused) == (503, "not_ready")
+        gate.opened.set()
+        await ready(client)
+        await is_steered(client)
+
+
+async def test_a_vector_that_could_not_be_read_does_not_switch_the_default_off(steered: ReferenceStore) -> None:
+    gate = Gate(steered.shared.vectors.get, StoreUnavailable("the database does not answer"))
+
+    def in_namespace(name: str, *_: Any) -> Any:
+        real = steered.in_namespace(name)
+        return Delegate(real, vectors=Delegate(real.vectors, get=gate))
+
+    store: Any = Delegate(steered, in_namespace=in_namespace)
+    async with serving(store) as client:
+        await loaded(client)
+        await is_refused(client)
+        gate.opened.set()
+        await ready(client)
+        await is_steered(client)
+
+
+async def test_a_damaged_default_steering_is_a_warning_and_can_be_replaced(steered: ReferenceStore) -> None:
+    gate = Gate(steered.defaults, StoreCorrupt("the default steering is damaged"))
+    store: Any = Delegate(steered, defaults=gate)
+    async with serving(store) as client:
+        await loaded(client)
+        assert (await client.get("/health/ready")).status_code == 200
+        answer = (await client.post("/v1/generate", json=ASK)).json()["steering"]
+        assert answer["applied"] == []
+        assert answer["warnings"] == ["the default steering is not applied: the default steering is damaged"]
+        assert (await client.put("/v1/steering", json=DEFAULT)).status_code == 200
+        await is_steered(client)
+
+
+async def test_a_server_whose_keys_were_never_read_is_open_to_nobody() -> None:
+    real = ReferenceStore()
+    await real.keys.create(KeyRecord("key_1", "team", "0" * 64, ("admin",)))
+    gate = Gate(real.keys.all, StoreUnavailable("the database does not answer"))
+    store: Any = Delegate(real, keys=Delegate(real.keys, all=gate))
+    async with serving(store) as client:
+        await loaded(client)
+        for method, path in (("GET", "/v1/policy"), ("DELETE", "/v1/policy"), ("GET", "/v1/keys")):
+            assert code(await client.request(method, path)) == (503, "not_ready"), path
+        assert code(await client.get("/health/ready")) == (503, "not_ready")
+        gate.opened.set()
+        await ready(client)
+        assert code(await client.get("/v1/policy")) == (401, "invalid_api_key")
+
+
+async def test_the_first_read_of_the_policy_is_repeated_soon() -> None:
+    real = ReferenceStore()
+    gate = Gate(real.documents.get, StoreUnavailable("the database does not answer"))
+    store: Any = Delegate(real, documents=Delegate(real.documents, get=gate))
+    async with serving(store) as client:
+        await loaded(client)
+        assert code(await client.post("/v1/generate", json=ASK)) == (503, "not_ready")
+        gate.opened.set()
+        await ready(client)
+        assert (await client.post("/v1/generate", json=ASK)).status_code == 200

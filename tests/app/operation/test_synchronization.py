@@ -1,0 +1,86 @@
+"""What servers read again: each topic by itself, at once after a change, and again after a read that failed."""
+
+import asyncio
+
+from app.settings import Settings
+from app.synchronization import Refresh, Synchronization
+from steering.errors import StoreUnavailable
+from steering.store.base import Store
+from tests.reference_store.store import ReferenceStore
+
+
+async def nothing() -> None:
+    """Does nothing."""
+
+
+async def forever() -> None:
+    """Waits as for a database that does not answer."""
+    await asyncio.Event().wait()
+
+
+async def reaches(store: Store, reached: asyncio.Event, **refreshes: Refresh) -> None:
+    """Runs a synchronization until an event is set."""
+    running = asyncio.create_task(Synchronization(store, Settings(), forever, forever, **refreshes).run())
+    try:
+        async with asyncio.timeout(30):
+            await reached.wait()
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+
+
+async def test_a_topic_that_waits_holds_up_no_other() -> None:
+    reached = asyncio.Event()
+
+    async def read() -> None:
+        reached.set()
+
+    await reaches(ReferenceStore(), reached, keys=forever, documents=read)
+
+
+async def test_a_read_that_failed_is_tried_again_soon() -> None:
+    reached, reads = asyncio.Event(), list[None]()
+
+    async def fails_once() -> None:
+        reads.append(None)
+        if len(reads) == 1:
+            raise StoreUnavailable("the database does not answer")
+        reached.set()
+
+    await reaches(ReferenceStore(), reached, keys=fails_once)
+
+
+async def test_a_change_made_while_a_topic_is_read_is_read_too() -> None:
+    store, reached, reads = ReferenceStore(), asyncio.Event(), list[object]()
+
+    async def read() -> None:
+        reads.append(await store.documents.get("policy"))
+        if len(reads) == 1:
+            await store.documents.put("policy", {"x": 1})
+        if reads[-1] == {"x": 1}:
+            reached.set()
+
+    await reaches(store, reached, documents=read)
+
+
+async def test_what_has_not_changed_is_not_read_at_every_poll() -> None:
+    reached, polls, reads = asyncio.Event(), list[None](), list[None]()
+
+    class Polled(ReferenceStore):
+        def __init__(self) -> None:
+            super().__init__()
+            changes = self.servers.changes
+
+            async def counted() -> dict[str, int]:
+                polls.append(None)
+                if len(polls) == 3:
+                    reached.set()
+                return dict(await changes())
+
+            self.servers.changes = counted  # type: ignore[method-assign]
+
+    async def read() -> None:
+        reads.append(None)
+
+    await reaches(Polled(), reached, keys=read)
+    assert len(reads) == 1
