@@ -34,7 +34,7 @@ export function Result({ name }: { name: string }) {
           </button>
         </div>
       </section>
-      <TryIt vector={vector} />
+      <TryIt key={vector.id} vector={vector} />
     </>
   );
 }
