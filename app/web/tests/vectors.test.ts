@@ -1,6 +1,9 @@
+import { isValidElement, toChildArray } from "preact";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { setKey } from "../src/api/key";
 import { loadVectors, vectors } from "../src/frame/vectors";
+import { Result } from "../src/make/Result";
+import { TryIt } from "../src/make/TryIt";
 import { error, made, madeVector, makeByJob, measure, running, show } from "../src/make/work";
 import { events, FakeServer, held, refusal } from "./fakeServer";
 
@@ -76,5 +79,20 @@ describe("a list that cannot be read after a job", () => {
   it("is an error of the measurement too", async () => {
     await measure("joy");
     expect(error.value).toBeInstanceOf(Error);
+  });
+});
+
+describe("what stands below the card of a vector", () => {
+  it("is new for another vector and for another version", () => {
+    const keys = ["joy@1", "joy@2", "refusal@1"].map((id) => {
+      const name = id.split("@")[0] ?? "";
+      vectors.value = [{ id, name }] as never;
+      made.value = name;
+      const trial = toChildArray(Result({ name })?.props.children).find(
+        (one) => isValidElement(one) && one.type === TryIt,
+      );
+      return isValidElement(trial) ? trial.key : null;
+    });
+    expect(new Set(keys).size).toBe(3);
   });
 });
