@@ -114,6 +114,13 @@ def test_the_json_of_the_dialog_is_a_request_that_the_server_answers(wide: Visit
     wide.page.get_by_role("button", name="JSON").click()
     wide.page.get_by_role("button", name="Copy the code").click()
     copied = json.loads(wide.page.evaluate("navigator.clipboard.readText()"))
+    dialog = wide.page.get_by_role("dialog")
+    expect(dialog).to_contain_text("The code was copied.")
+    dialog.get_by_role("button", name="curl").click()
+    expect(dialog).not_to_contain_text("The code was copied.")
+    wide.page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")  # as with plain http
+    dialog.get_by_role("button", name="Copy the code").click()
+    expect(dialog).to_contain_text("Select the code and copy it.")
     answer = post(server.url, "/v1/compare", {**copied, "max_tokens": 4})
     assert [arm["name"] for arm in answer["arms"]] == ["normal", "steered", "prompt-only"]
 

@@ -71,7 +71,7 @@ async function shared(view: View, given: object, fallback?: () => string): Promi
 }
 
 /** Whether the browser let the page write to the clipboard; on an insecure origin it does not. */
-async function copy(text: string): Promise<boolean> {
+export async function copy(text: string): Promise<boolean> {
   try {
     await navigator.clipboard.writeText(text);
     return true;
