@@ -42,7 +42,15 @@ def test_a_token_shows_its_alternatives_and_the_answer_branches_from_one(wide: V
     alternatives = steered.get_by_role("list", name="Alternatives").get_by_role("button")
     assert alternatives.count() >= 3
     alternatives.nth(1).click()
-    expect(steered.locator(".branch")).not_to_be_empty()
+    branch = steered.locator(".branch")
+    expect(branch).not_to_be_empty()
+    steered.locator(".token").nth(5).click()
+    expect(branch).to_have_count(0)
+    steered.get_by_role("list", name="Alternatives").get_by_role("button").nth(1).click()
+    expect(branch).not_to_be_empty()
+    wide.page.get_by_role("button", name="Run", exact=True).click()
+    wide.ended()
+    expect(steered.locator(".token-details")).to_have_count(0)
 
 
 def test_the_address_restores_the_view(wide: Visit, browser: Browser) -> None:
@@ -106,6 +114,13 @@ def test_the_json_of_the_dialog_is_a_request_that_the_server_answers(wide: Visit
     wide.page.get_by_role("button", name="JSON").click()
     wide.page.get_by_role("button", name="Copy the code").click()
     copied = json.loads(wide.page.evaluate("navigator.clipboard.readText()"))
+    dialog = wide.page.get_by_role("dialog")
+    expect(dialog).to_contain_text("The code was copied.")
+    dialog.get_by_role("button", name="curl").click()
+    expect(dialog).not_to_contain_text("The code was copied.")
+    wide.page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")  # as with plain http
+    dialog.get_by_role("button", name="Copy the code").click()
+    expect(dialog).to_contain_text("Select the code and copy it.")
     answer = post(server.url, "/v1/compare", {**copied, "max_tokens": 4})
     assert [arm["name"] for arm in answer["arms"]] == ["normal", "steered", "prompt-only"]
 

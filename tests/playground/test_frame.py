@@ -60,6 +60,22 @@ def test_digits_open_places_and_a_question_mark_lists_the_keys(wide: Visit) -> N
     expect(wide.page.get_by_role("dialog")).to_have_count(0)
 
 
+def test_a_place_that_cannot_be_fetched_says_so_until_it_can(browser: Browser, server: ServerProcess) -> None:
+    page = visit(browser, server.url)
+    page.page.route("**/assets/Read-*.js", lambda route: route.abort())
+    page.open("#/read")
+    note = page.page.get_by_role("alert")
+    expect(note).to_contain_text("Read could not be loaded. Load the page again")
+    page.page.get_by_role("link", name="Library").click()
+    expect(page.page.get_by_role("heading", level=1)).to_have_text("Library")
+    expect(note).to_have_count(0)
+    page.page.unroute("**/assets/Read-*.js")
+    page.open("?again#/read")
+    expect(page.page.get_by_role("button", name="Read it")).to_be_visible()
+    page.page.context.close()
+    assert not any(problem.startswith("exception") for problem in page.problems)
+
+
 def test_digits_typed_into_a_field_stay_there(wide: Visit) -> None:
     wide.open("")
     field = wide.page.get_by_role("textbox", name="Prompt", exact=True)

@@ -1,5 +1,5 @@
 import { useState } from "preact/hooks";
-import { ShareLink } from "../frame/ShareLink";
+import { copy, ShareLink } from "../frame/ShareLink";
 import { capabilities } from "../frame/server";
 import { Dialog } from "../ui/Dialog";
 import { Segments } from "../ui/Segments";
@@ -10,13 +10,9 @@ import { instruction } from "./store";
 /** Shows the comparison as code, to copy, and saves a link to this view. */
 export function CodeDialog({ onClose }: { onClose: () => void }) {
   const [kind, setKind] = useState<CodeKind>("curl");
-  const [copied, setCopied] = useState(false);
+  const [tried, setTried] = useState<{ text: string; copied: boolean } | null>(null);
   const body = compareBody(draft.value, instruction.value);
   const text = codeFor(kind, body, location.origin, capabilities.value?.model.name ?? "");
-  const copy = async () => {
-    await navigator.clipboard.writeText(text);
-    setCopied(true);
-  };
   return (
     <Dialog title="The same with code" wide onClose={onClose}>
       <Segments label="Kind of code" options={CODE_WORDS} value={kind} onChange={setKind} />
@@ -28,10 +24,12 @@ export function CodeDialog({ onClose }: { onClose: () => void }) {
         {text}
       </pre>
       <div class="row">
-        <button type="button" class="primary" onClick={() => void copy()}>
+        <button type="button" class="primary" onClick={async () => setTried({ text, copied: await copy(text) })}>
           Copy the code
         </button>
-        <span role="status">{copied && "The code was copied."}</span>
+        <span role="status">
+          {tried?.text === text && (tried.copied ? "The code was copied." : "Select the code and copy it.")}
+        </span>
       </div>
       <div class="row">
         <ShareLink view="compare" state={() => compactDraft(draft.value)} fallback={wholeAddress} />

@@ -3,7 +3,7 @@ import { ErrorNote } from "../ui/Note";
 import { Progress } from "../ui/Progress";
 import { firstDemonstration, show } from "./demonstration";
 import { possiblePresets } from "./presets";
-import { makeStarters, starterError, starterProgress, stopStarters } from "./starters";
+import { leaveStarters, makeStarters, starterError, starterProgress, startersLeft, stopStarters } from "./starters";
 
 /** What an empty library shows: one click makes the starter vectors and runs a demonstration. */
 export function FirstStart() {
@@ -38,13 +38,32 @@ function StarterProgressBar() {
   );
 }
 
+/** Why not all starter vectors were made, and the way to go on with the others. */
+function LeftStarters() {
+  if (!startersLeft.value || starterProgress.value) return null;
+  return (
+    <section class="panel stack" aria-label="Starter vectors">
+      <ErrorNote error={starterError.value} />
+      <div class="row">
+        <span>Not all starter vectors were made.</span>
+        <button type="button" onClick={() => void makeStarters(() => undefined)}>
+          Make the others
+        </button>
+        <button type="button" class="quiet" onClick={leaveStarters}>
+          Close
+        </button>
+      </div>
+    </section>
+  );
+}
+
 /** The demonstrations that the library can run. */
 export function Presets() {
   const presets = possiblePresets(vectorByName.value);
   return (
     <>
       <StarterProgressBar />
-      <ErrorNote error={starterError.value} />
+      <LeftStarters />
       {presets.length > 0 && (
         <div class="row presets">
           <span class="muted small">Try</span>

@@ -1,7 +1,7 @@
 import { useState } from "preact/hooks";
 import { meanOf, plain, signed } from "../maths/scales";
 import { continueFrom } from "./conversation";
-import { ARMS } from "./draft";
+import { ARMS, type CompareBody } from "./draft";
 import type { Pane } from "./panes";
 import { meanReading } from "./panes";
 import { comparison, reader, sampleIndex } from "./store";
@@ -14,9 +14,18 @@ interface Props {
   title: string;
 }
 
+interface Selection {
+  /** The run whose token is selected. */
+  asked: CompareBody | null;
+  index: number;
+}
+
 /** One arm: its answer, and below it what the text says and what steering did. */
 export function PaneView({ pane, base, title }: Props) {
-  const [selected, setSelected] = useState<number | null>(null);
+  const [selection, setSelection] = useState<Selection | null>(null);
+  const asked = comparison.asked.value;
+  const selected = selection?.asked === asked ? selection.index : null; // another run has other words
+  const select = (index: number) => setSelection(index === selected ? null : { asked, index });
   const choice = pane.choices[sampleIndex.value] ?? pane.choices[0];
   const token = selected === null ? undefined : choice?.tokens[selected];
   return (
@@ -32,7 +41,7 @@ export function PaneView({ pane, base, title }: Props) {
             base={base}
             choice={Math.min(sampleIndex.value, pane.choices.length - 1)}
             selected={selected}
-            onSelect={(index) => setSelected(index === selected ? null : index)}
+            onSelect={select}
           />
         ) : (
           !pane.error && <p class="muted">{comparison.running.value ? "Waiting for the first word" : "Nothing yet"}</p>
@@ -40,7 +49,14 @@ export function PaneView({ pane, base, title }: Props) {
         {pane.error && <p class="note error">{pane.error}</p>}
       </div>
       {token && selected !== null && (
-        <TokenDetails pane={pane} choice={sampleIndex.value} index={selected} onClose={() => setSelected(null)} />
+        // The key: an alternative that was taken belongs to its own token, also when its answer comes late.
+        <TokenDetails
+          key={`${sampleIndex.value} ${selected}`}
+          pane={pane}
+          choice={sampleIndex.value}
+          index={selected}
+          onClose={() => setSelection(null)}
+        />
       )}
       <PaneFacts pane={pane} />
       {choice?.finish && !comparison.running.value && (

@@ -12,7 +12,7 @@ export function Sweep() {
     <section class="panel stack" aria-label="Sweep" aria-busy={sweep.running.value}>
       <div class="row between">
         <h2>Sweep</h2>
-        <button type="button" class="quiet" onClick={() => (sweep.panes.value = [])}>
+        <button type="button" class="quiet" onClick={() => sweep.close()}>
           Close
         </button>
       </div>

@@ -1,4 +1,4 @@
-import { useState } from "preact/hooks";
+import { useRef, useState } from "preact/hooks";
 import { api, dataOf } from "../api/client";
 import type { GenerateAnswer, Token } from "../api/types";
 import { plain, signed } from "../maths/scales";
@@ -13,6 +13,8 @@ interface Props {
   onClose: () => void;
 }
 
+type Alternative = { id: number; text: string };
+
 interface Branch {
   start: string;
   text: string;
@@ -22,16 +24,20 @@ interface Branch {
 export function TokenDetails({ pane, choice, index, onClose }: Props) {
   const [branch, setBranch] = useState<Branch | null>(null);
   const [error, setError] = useState<unknown>(null);
+  const newest = useRef(0);
   const tokens = pane.choices[choice]?.tokens ?? [];
   const token = tokens[index];
   if (!token) return null;
   const kl = pane.against?.kl_per_token[choice]?.[index];
-  const take = async (alternative: { id: number; text: string }) => {
+  const take = async (alternative: Alternative) => {
+    const turn = ++newest.current;
+    setBranch(null);
     setError(null);
     try {
-      setBranch(await branchFrom(pane, tokens.slice(0, index), alternative));
+      const found = await branchFrom(pane, tokens.slice(0, index), alternative);
+      if (turn === newest.current) setBranch(found);
     } catch (failure) {
-      setError(failure);
+      if (turn === newest.current) setError(failure);
     }
   };
   return (
@@ -46,19 +52,7 @@ export function TokenDetails({ pane, choice, index, onClose }: Props) {
         </button>
       </div>
       <Readings token={token} />
-      {token.top_logprobs && (
-        <ul class="alternatives" aria-label="Alternatives: continue with another word">
-          {token.top_logprobs.map((one) => (
-            <li key={one.id}>
-              <button type="button" onClick={() => void take(one)} title="Continue with this word from here">
-                <code>{visible(one.text)}</code>
-                <meter min={0} max={1} value={Math.exp(one.logprob ?? -99)} aria-label="Probability" />
-                <span class="number small">{percent(one.logprob ?? -99)}</span>
-              </button>
-            </li>
-          ))}
-        </ul>
-      )}
+      <Alternatives token={token} onTake={(one) => void take(one)} />
       <ErrorNote error={error} />
       {branch && (
         <p class="branch">
@@ -67,6 +61,23 @@ export function TokenDetails({ pane, choice, index, onClose }: Props) {
         </p>
       )}
     </div>
+  );
+}
+
+function Alternatives({ token, onTake }: { token: Token; onTake: (alternative: Alternative) => void }) {
+  if (!token.top_logprobs) return null;
+  return (
+    <ul class="alternatives" aria-label="Alternatives: continue with another word">
+      {token.top_logprobs.map((one) => (
+        <li key={one.id}>
+          <button type="button" onClick={() => onTake(one)} title="Continue with this word from here">
+            <code>{visible(one.text)}</code>
+            <meter min={0} max={1} value={Math.exp(one.logprob ?? -99)} aria-label="Probability" />
+            <span class="number small">{percent(one.logprob ?? -99)}</span>
+          </button>
+        </li>
+      ))}
+    </ul>
   );
 }
 
@@ -100,7 +111,7 @@ function visible(text: string): string {
 }
 
 /** Generates on from the prompt, the tokens before, and another token, with the steering of the same arm. */
-async function branchFrom(pane: Pane, before: readonly Token[], next: { id: number; text: string }): Promise<Branch> {
+async function branchFrom(pane: Pane, before: readonly Token[], next: Alternative): Promise<Branch> {
   const asked = comparison.asked.value;
   const record = pane.steering?.record;
   const arm = asked?.arms.find((one) => one.name === pane.name);

@@ -1,4 +1,4 @@
-import { signal } from "@preact/signals";
+import { batch, signal } from "@preact/signals";
 import { stream } from "../api/client";
 import { isAbort, type ServerError } from "../api/errors";
 import type { CompareAnswer, TokenPiece } from "../api/types";
@@ -11,7 +11,7 @@ export class ComparisonRun {
   readonly running = signal(false);
   readonly error = signal<unknown>(null);
   readonly tokensPerSecond = signal<number | null>(null);
-  /** What the panes show was asked with. */
+  /** What the panes show was asked with; each run has an object of its own. */
   readonly asked = signal<CompareBody | null>(null);
   private abort: AbortController | null = null;
   private scheduled = false;
@@ -32,17 +32,19 @@ export class ComparisonRun {
     const show = () => {
       this.scheduled = false;
       if (this.abort !== abort || collector.isEmpty) return;
-      this.panes.value = collector.current();
+      batch(() => {
+        this.panes.value = collector.current();
+        this.asked.value = body;
+      });
       this.tokensPerSecond.value = collector.tokens / ((performance.now() - started) / 1000);
     };
     try {
       await stream("/v1/compare", body, (name, data) => this.receive(collector, name, data, show), abort.signal);
     } catch (error) {
-      if (!isAbort(error)) this.error.value = error;
+      if (this.abort === abort && !isAbort(error)) this.error.value = error;
     } finally {
       if (this.abort === abort) {
         show();
-        if (this.error.value === null) this.asked.value = body;
         this.running.value = false;
       }
     }
@@ -61,5 +63,16 @@ export class ComparisonRun {
   stop(): void {
     this.abort?.abort();
     this.running.value = false;
+  }
+
+  /** Stops the run and clears what is shown. What still arrives of it is not shown. */
+  close(): void {
+    this.stop();
+    this.abort = null;
+    batch(() => {
+      this.panes.value = [];
+      this.asked.value = null;
+      this.error.value = null;
+    });
   }
 }

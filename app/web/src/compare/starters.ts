@@ -18,17 +18,23 @@ export interface StarterProgress {
 export const starterProgress = signal<StarterProgress | null>(null);
 export const starterError = signal<unknown>(null);
 
+/** Whether the last making ended before all vectors were made: by an error, or because it was stopped. */
+export const startersLeft = signal(false);
+
 let abort: AbortController | null = null;
 
 /** Makes a vector of every starter concept that the library lacks. `onFirst` runs as soon as there is one to try. */
 export async function makeStarters(onFirst: () => void): Promise<void> {
-  const missing = (capabilities.value?.concepts ?? []).filter((name) => !vectorByName.value.has(name));
+  if (abort !== null) return;
   const stop = new AbortController();
   abort = stop;
   starterError.value = null;
   try {
+    if (startersLeft.value) await loadVectors(); // it may have failed after the last vector
+    startersLeft.value = true;
+    const missing = (capabilities.value?.concepts ?? []).filter((name) => !vectorByName.value.has(name));
     for (const [made, concept] of missing.entries()) {
-      if (stop.signal.aborted) break;
+      stop.signal.throwIfAborted();
       const show = (message: string) => {
         starterProgress.value = { concept, made, total: missing.length, message };
       };
@@ -43,11 +49,19 @@ export async function makeStarters(onFirst: () => void): Promise<void> {
       await loadVectors();
       if (made === 0) onFirst();
     }
+    startersLeft.value = false;
   } catch (error) {
     if (!isAbort(error)) starterError.value = error;
   } finally {
     starterProgress.value = null;
+    abort = null;
   }
+}
+
+/** Forgets that vectors are left to make. */
+export function leaveStarters(): void {
+  starterError.value = null;
+  startersLeft.value = false;
 }
 
 export function stopStarters(): void {

@@ -20,7 +20,7 @@ const MODULES: Readonly<Record<PlaceName, () => Promise<{ default: ComponentType
 /** Shows the rail, the top bar, and the place that the address names. */
 export function Frame() {
   const name = place.value;
-  const Place = usePlace(name);
+  const { Place, failed } = usePlace(name);
   useEffect(() => {
     document.title = `${TITLES[name]} · steering-server`;
   }, [name]);
@@ -41,6 +41,7 @@ export function Frame() {
       <TopBar />
       <main class="place" id="main">
         {serverTrouble.value && <Note kind="error">{serverTrouble.value} Trying again every few seconds.</Note>}
+        {failed && <NotLoaded name={name} />}
         {Place && <Place key={name} />}
       </main>
       {helpShown.value && <HelpDialog />}
@@ -48,10 +49,24 @@ export function Frame() {
   );
 }
 
-function usePlace(name: PlaceName): ComponentType | null {
+/** What a place shows whose module cannot be fetched. After an upgrade of the server it has another address, which a new page knows. */
+function NotLoaded({ name }: { name: PlaceName }) {
+  return (
+    <Note kind="error">
+      {TITLES[name]} could not be loaded. Load the page again: the server may have been upgraded, or cannot be reached.
+    </Note>
+  );
+}
+
+function usePlace(name: PlaceName): { Place: ComponentType | undefined; failed: boolean } {
   const [loaded, setLoaded] = useState<Partial<Record<PlaceName, ComponentType>>>({});
+  const [failed, setFailed] = useState<PlaceName | null>(null);
   useEffect(() => {
-    void MODULES[name]().then((module) => setLoaded((before) => ({ ...before, [name]: module.default })));
+    setFailed(null);
+    MODULES[name]().then(
+      (module) => setLoaded((before) => ({ ...before, [name]: module.default })),
+      () => setFailed((before) => (place.value === name ? name : before)),
+    );
   }, [name]);
-  return loaded[name] ?? null;
+  return { Place: loaded[name], failed: failed === name };
 }

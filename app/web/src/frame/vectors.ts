@@ -1,5 +1,6 @@
 import { computed, signal } from "@preact/signals";
 import { api, dataOf } from "../api/client";
+import { apiKey } from "../api/key";
 import type { Vector, VectorPage } from "../api/types";
 
 const PAGE = 200;
@@ -14,8 +15,29 @@ export function vectorNamed(name: string): Vector | undefined {
   return vectorByName.value.get(name.split("@")[0] ?? name);
 }
 
-/** Loads the library again. */
-export async function loadVectors(): Promise<void> {
+let newest = Promise.resolve();
+
+/**
+ * Loads the library again. The newest load alone counts, and an earlier one waits for it: its own answer may lack what was stored or
+ * have what was deleted since. A list that a former key was shown is dropped.
+ */
+export function loadVectors(): Promise<void> {
+  const key = apiKey.value;
+  const load: Promise<void> = readVectors().then(
+    (found) => {
+      if (newest !== load) return newest;
+      if (key === apiKey.value) vectors.value = found;
+    },
+    (failure) => {
+      if (newest !== load) return newest;
+      throw failure;
+    },
+  );
+  newest = load;
+  return load;
+}
+
+async function readVectors(): Promise<Vector[]> {
   const found: Vector[] = [];
   let cursor: string | null = null;
   do {
@@ -24,5 +46,5 @@ export async function loadVectors(): Promise<void> {
     found.push(...page.data);
     cursor = page.next_cursor ?? null;
   } while (cursor !== null);
-  vectors.value = found;
+  return found;
 }

@@ -1,26 +1,11 @@
 import { useEffect } from "preact/hooks";
-import { api, dataOf } from "../api/client";
 import { concepts, loadConcepts } from "../compare/store";
-import type { PairRow } from "../maths/table";
-import { concept, rows, source, trait } from "./store";
-import { error, name } from "./work";
-
-interface ConceptDetail {
-  data: { positive: unknown; negative: unknown }[];
-}
+import { addConceptPairs, adding, chooseConcept, concept, trait } from "./store";
+import { error } from "./work";
 
 /** The concepts that come with the server; their pairs can be edited. */
 export function ConceptSource() {
   useEffect(() => void loadConcepts().catch((failure) => (error.value = failure)), []);
-  const edit = async () => {
-    const detail = await dataOf<ConceptDetail>(
-      api.GET("/v1/concepts/{name}", { params: { path: { name: concept.value } } }),
-    );
-    rows.value = detail.data.map(
-      (pair): PairRow => ({ positive: textOf(pair.positive), negative: textOf(pair.negative) }),
-    );
-    source.value = "pairs";
-  };
   return (
     <div class="stack">
       <ul class="stack choices">
@@ -31,10 +16,7 @@ export function ConceptSource() {
                 type="radio"
                 name="concept"
                 checked={concept.value === one.name}
-                onChange={() => {
-                  concept.value = one.name;
-                  name.value = one.name;
-                }}
+                onChange={() => chooseConcept(one.name)}
               />
               <span>
                 <strong>{one.name}</strong> <span class="small muted">{one.pairs} pairs</span>
@@ -46,22 +28,12 @@ export function ConceptSource() {
         ))}
       </ul>
       <div class="row">
-        <button
-          type="button"
-          disabled={concept.value === ""}
-          onClick={() => void edit().catch((failure) => (error.value = failure))}
-        >
+        <button type="button" disabled={concept.value === "" || adding.value} onClick={() => void addConceptPairs()}>
           Edit its pairs
         </button>
       </div>
     </div>
   );
-}
-
-function textOf(text: unknown): string {
-  if (typeof text === "string") return text;
-  const messages = text as { role: string; content: string }[];
-  return messages.map((message) => message.content).join("\n");
 }
 
 /** A trait in words; the loaded model writes the contrasting answers itself. */

@@ -4,12 +4,12 @@ import { hasRoute } from "../frame/server";
 import { QualityCard } from "./QualityCard";
 import { TransferLoss } from "./TransferLoss";
 import { TryIt } from "./TryIt";
-import { made, madeVector, measure, running } from "./work";
+import { made, madeVector, measure, running, show } from "./work";
 
 /** The vector that was found: its card, a trial at three strengths, and the measurement of its strengths. */
 export function Result({ name }: { name: string }) {
   const vector = madeVector.value;
-  if (!vector) return null;
+  if (!vector) return <NotListed name={name} />;
   const use = () => {
     addVector(vector);
     open("compare");
@@ -34,7 +34,25 @@ export function Result({ name }: { name: string }) {
           </button>
         </div>
       </section>
-      <TryIt vector={vector} />
+      <TryIt key={vector.id} vector={vector} />
     </>
+  );
+}
+
+/** Stands for the card while the library that was read does not have the vector. */
+function NotListed({ name }: { name: string }) {
+  return (
+    <section class="panel stack" aria-label="Quality">
+      <h2>{name}</h2>
+      <p class="muted">The library was not read since this vector was stored, or it was deleted.</p>
+      <div class="row">
+        <button type="button" class="primary" onClick={() => void show(name)}>
+          Read the library again
+        </button>
+        <button type="button" class="quiet" onClick={() => (made.value = null)}>
+          Make another
+        </button>
+      </div>
+    </section>
   );
 }

@@ -1,9 +1,10 @@
 import { computed, signal } from "@preact/signals";
 import { api, dataOf } from "../api/client";
 import type { Job } from "../api/types";
+import { concepts } from "../compare/store";
 import { type PairRow, parsePairs } from "../maths/table";
 import { complete, warningsFor } from "./warnings";
-import { makeByJob, name, nameProblem } from "./work";
+import { error, makeByJob, name, nameProblem } from "./work";
 
 export type Source = "pairs" | "concept" | "describe" | "dictionary" | "transfer";
 
@@ -13,6 +14,8 @@ const NO_ROW: PairRow = { positive: "", negative: "" };
 export const source = signal<Source>("pairs");
 export const rows = signal<readonly PairRow[]>([NO_ROW, NO_ROW, NO_ROW]);
 export const concept = signal("");
+/** Whether the pairs of the concept are being read, to be edited. */
+export const adding = signal(false);
 export const trait = signal({ trait: "", opposite: "" });
 export const method = signal("mean_difference");
 
@@ -43,7 +46,52 @@ export function removeRow(index: number): void {
 /** Adds pairs from a spreadsheet or a file below what is there. Throws an error that names the line. */
 export function addText(text: string): void {
   const added = parsePairs(text);
-  rows.value = [...complete(rows.value), ...added, NO_ROW];
+  rows.value = [...written(), ...added, NO_ROW];
+}
+
+/** The rows with a text on either side. A pair may be half written. */
+function written(): PairRow[] {
+  return rows.value.filter((row) => row.positive !== "" || row.negative !== "");
+}
+
+/** Chooses a concept. Its vector has the name that was typed, else that of the concept. */
+export function chooseConcept(chosen: string): void {
+  const suggested = concepts.value.some((one) => one.name === name.value);
+  if (name.value === "" || suggested) name.value = chosen;
+  concept.value = chosen;
+}
+
+interface ConceptDetail {
+  data: { positive: unknown; negative: unknown }[];
+}
+
+/** Adds the pairs of the chosen concept below what is there, to be edited. Pairs that are there already are not added again. */
+export async function addConceptPairs(): Promise<void> {
+  const chosen = concept.value;
+  const isLate = () => concept.value !== chosen || source.value !== "concept";
+  adding.value = true;
+  error.value = null;
+  try {
+    const params = { path: { name: chosen } };
+    const { data } = await dataOf<ConceptDetail>(api.GET("/v1/concepts/{name}", { params }));
+    if (isLate()) return;
+    const before = written();
+    const known = new Set(before.map((row) => JSON.stringify([row.positive, row.negative])));
+    const pairs = data.map((pair) => ({ positive: textOf(pair.positive), negative: textOf(pair.negative) }));
+    const added = pairs.filter((row) => !known.has(JSON.stringify([row.positive, row.negative])));
+    rows.value = [...before, ...added, NO_ROW];
+    source.value = "pairs";
+  } catch (failure) {
+    if (!isLate()) error.value = failure;
+  } finally {
+    adding.value = false;
+  }
+}
+
+function textOf(text: unknown): string {
+  if (typeof text === "string") return text;
+  const messages = text as { role: string; content: string }[];
+  return messages.map((message) => message.content).join("\n");
 }
 
 function extractBody(): object {

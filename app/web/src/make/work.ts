@@ -1,6 +1,6 @@
 import { computed, signal } from "@preact/signals";
 import { api, dataOf } from "../api/client";
-import { isAbort } from "../api/errors";
+import { isAbort, messageOf } from "../api/errors";
 import type { Job } from "../api/types";
 import { loadVectors, vectorNamed } from "../frame/vectors";
 import { runToEnd, type StartJob } from "../jobs/watch";
@@ -59,17 +59,26 @@ export async function makeByJob(kind: Running["kind"], vector: string, start: St
   if (job !== null) await show(vector);
 }
 
-/** Opens the card of a vector that was just stored. */
+/** Opens the card of a vector that was stored. Where the library cannot be read again, that is shown, and it can be tried again. */
 export async function show(vector: string): Promise<void> {
-  await loadVectors();
+  error.value = null;
+  await reload(vector);
   made.value = vector;
+}
+
+async function reload(vector: string): Promise<void> {
+  try {
+    await loadVectors();
+  } catch (failure) {
+    error.value = new Error(`${vector} was stored, but the library could not be read again. ${messageOf(failure)}`);
+  }
 }
 
 /** Measures at which strengths a vector steers, and stores the result on its card. */
 export async function measure(vector: string): Promise<void> {
   const body = { kind: "dose_response" as const, vector, save: true };
   const job = await runJob("measure", (options) => dataOf<Job>(api.POST("/v1/evaluations", { body, ...options })));
-  if (job !== null) await loadVectors();
+  if (job !== null) await reload(vector);
 }
 
 /** Stops the job. The server may need a moment to cancel it. */

@@ -1,31 +1,29 @@
-import { useState } from "preact/hooks";
-import { vectors } from "../frame/vectors";
-import { type Similarities, similarities } from "../library/store";
+import { vectorByName, vectors } from "../frame/vectors";
+import type { Similarities } from "../library/store";
 import { scaledMap } from "../maths/mds";
 import { domainOf, linear } from "../maths/scales";
 import { ErrorNote } from "../ui/Note";
+import { busy, drawVectors, error, found } from "./vectorMap";
 
 const WIDTH = 640;
 const HEIGHT = 300;
 
 /** All vectors of the library on one map: near means that their directions are alike or opposite. */
 export function VectorMap() {
-  const [found, setFound] = useState<Similarities | null>(null);
-  const [error, setError] = useState<unknown>(null);
   const list = vectors.value ?? [];
   if (list.length < 3) return null;
-  const show = () => void similarities(list).then(setFound, setError);
+  const shown = found.value?.names.every((name) => vectorByName.value.has(name)) ? found.value : null;
   return (
     <section class="panel stack" aria-label="Map of vectors">
       <div class="row between">
         <h2>Vectors by similarity</h2>
-        <button type="button" onClick={show}>
-          {found ? "Draw again" : "Draw the map of all vectors"}
+        <button type="button" disabled={busy.value} onClick={() => void drawVectors(list)}>
+          {shown ? "Draw again" : "Draw the map of all vectors"}
         </button>
       </div>
       <p class="small muted">Vectors that lie near each other share a direction, or point in opposite ones.</p>
-      <ErrorNote error={error} />
-      {found && <Places {...found} />}
+      <ErrorNote error={error.value} />
+      {shown && <Places {...shown} />}
     </section>
   );
 }

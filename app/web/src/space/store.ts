@@ -99,7 +99,7 @@ export async function draw(): Promise<void> {
     });
     if (colourBy.value === "score" || method.value === ALONG_VECTOR) await loadScores();
   } catch (failure) {
-    if (!isAbort(failure)) error.value = failure;
+    if (!isAbort(failure) && abort === stopper) error.value = failure;
   } finally {
     if (abort === stopper) busy.value = false;
   }
@@ -146,13 +146,21 @@ export function restoreSpace(state: unknown): void {
   });
 }
 
-/** Reads every text against the chosen vector at every layer. */
+/** Reads every text against the chosen vector at every layer. An answer for what is not shown or chosen any more counts no more. */
 export async function loadScores(): Promise<void> {
   const shown = drawn.value;
   const name = vector.value;
   if (!shown || name === null) return;
+  const isLate = () => drawn.value !== shown || vector.value !== name;
   const body = { texts: shown.set.texts, vectors: [name], layers: "all" as const };
-  const answer = await dataOf<Readout>(api.POST("/v1/readout", { body }));
+  let answer: Readout;
+  try {
+    answer = await dataOf<Readout>(api.POST("/v1/readout", { body }));
+  } catch (failure) {
+    if (isLate()) return;
+    throw failure;
+  }
+  if (isLate()) return;
   const found = new Map<number, (number | null)[]>();
   answer.texts.forEach((text, index) => {
     for (const [layer, one] of Object.entries(text.readout[name] ?? {})) {

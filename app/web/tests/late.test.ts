@@ -1,0 +1,145 @@
+import "./fakeAddress";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { ComparisonRun } from "../src/compare/run";
+import * as space from "../src/space/store";
+import { events, FakeServer, held, refusal } from "./fakeServer";
+
+const COMPARE = "POST /v1/compare";
+const READOUT = "POST /v1/readout";
+let server: FakeServer;
+
+beforeEach(() => {
+  server = new FakeServer();
+  vi.stubGlobal("requestAnimationFrame", (show: () => void) => setTimeout(show));
+});
+
+afterEach(() => vi.unstubAllGlobals());
+
+const bodyOf = (prompt: string) => ({ prompt, n: 1, arms: [{ name: "normal" }] }) as never;
+const token = (text: string): [string, unknown] => ["token", { arm: "normal", choice: 0, id: 1, text }];
+const bytes = ([name, data]: [string, unknown]) =>
+  new TextEncoder().encode(`event: ${name}\ndata: ${JSON.stringify(data)}\n\n`);
+const textOf = (run: ComparisonRun) => run.panes.value[0]?.choices[0]?.text;
+
+/** Starts a run whose first token is shown and whose answer goes on. */
+async function begun(run: ComparisonRun, body: never) {
+  const answer = new TransformStream<Uint8Array, Uint8Array>();
+  server.on(COMPARE, () => new Response(answer.readable));
+  const promise = run.start(body);
+  const writer = answer.writable.getWriter();
+  void writer.write(bytes(token("begun")));
+  await vi.waitFor(() => expect(textOf(run)).toBe("begun"));
+  return { promise, writer };
+}
+
+describe("what a comparison was asked with", () => {
+  it("stays when a run is stopped before its first token", async () => {
+    const [first, second] = [bodyOf("first"), bodyOf("second")];
+    const run = new ComparisonRun();
+    server.on(COMPARE, () => events(token("yes")));
+    await run.start(first);
+    server.on(COMPARE, () => held().promise);
+    const stopped = run.start(second);
+    await vi.waitFor(() => expect(server.seen).toHaveLength(2));
+    run.stop();
+    await stopped;
+    expect([textOf(run), run.asked.value]).toEqual(["yes", first]);
+    expect(run.asked.value).toBe(first);
+  });
+
+  it("is that of the panes, also when they fail later", async () => {
+    const body = bodyOf("first");
+    const run = new ComparisonRun();
+    const { promise: failed, writer } = await begun(run, body);
+    expect(run.asked.value).toBe(body);
+    void writer.abort(new Error("broken")).catch(() => {});
+    await failed;
+    expect(run.asked.value).toBe(body);
+    expect(run.error.value).toBeInstanceOf(Error);
+  });
+});
+
+describe("a run of a comparison", () => {
+  it("that is closed stays closed while its answer ends, and so does one that failed", async () => {
+    const run = new ComparisonRun();
+    const { promise: closed, writer } = await begun(run, bodyOf("first"));
+    run.close();
+    await writer.write(bytes(token(" no")));
+    await writer.close();
+    await closed;
+    await new Promise((done) => setTimeout(done, 5));
+    expect([run.panes.value, run.running.value, run.error.value]).toEqual([[], false, null]);
+    server.on(COMPARE, () => refusal(422, "invalid_request"));
+    await run.start(bodyOf("second"));
+    expect(run.error.value).not.toBeNull();
+    run.close();
+    expect(run.error.value).toBeNull();
+  });
+
+  it("that another one replaced leaves the error to it", async () => {
+    const run = new ComparisonRun();
+    const { promise: replaced, writer } = await begun(run, bodyOf("first"));
+    server.on(COMPARE, () => events(token("yes")));
+    const newer = run.start(bodyOf("second"));
+    void writer.abort(new Error("broken")).catch(() => {});
+    await Promise.all([replaced, newer]);
+    expect([textOf(run), run.error.value]).toEqual(["yes", null]);
+  });
+});
+
+describe("scores of a vector in Space", () => {
+  const readout = (name: string, mean: number) => ({ texts: [{ readout: { [name]: { 1: { mean } } } }] });
+  const shown = { set: { texts: ["a"], labels: null }, answer: { layers: [] }, vector: "refusal" } as never;
+
+  beforeEach(() => {
+    space.vector.value = "refusal";
+    space.drawn.value = shown;
+    space.scores.value = null;
+    space.error.value = null;
+  });
+
+  it("are shown under this vector", async () => {
+    server.on(READOUT, () => readout("refusal", 2));
+    await space.loadScores();
+    expect([...(space.scores.value ?? [])]).toEqual([[1, [2]]]);
+  });
+
+  it.each([
+    ["vector", () => (space.vector.value = "sentiment")],
+    ["text set", () => (space.drawn.value = { ...(shown as object) } as never)],
+  ])("that arrive under another %s are not shown, nor is their failure", async (_, changeIt) => {
+    for (const answer of [readout("refusal", 2), refusal(500, "internal_error")]) {
+      const late = held();
+      server.on(READOUT, () => late.promise);
+      const load = space.loadScores();
+      changeIt();
+      late.give(answer);
+      await load;
+      expect(space.scores.value).toBeNull();
+      space.vector.value = "refusal";
+      space.drawn.value = shown;
+    }
+  });
+
+  it("that fail are reported", async () => {
+    server.on(READOUT, () => refusal(422, "invalid_request"));
+    await expect(space.loadScores()).rejects.toMatchObject({ code: "invalid_request" });
+  });
+});
+
+describe("a picture of the space", () => {
+  it("that another one replaced leaves the error to it", async () => {
+    const late = held();
+    server.on("GET /v1/concepts/sentiment", () => late.promise);
+    space.setName.value = "sentiment";
+    const replaced = space.draw();
+    space.setName.value = "own";
+    space.ownText.value = "only one text";
+    await space.draw();
+    const error = space.error.value;
+    expect(error).toBeInstanceOf(Error);
+    late.give(refusal(500, "internal_error"));
+    await replaced;
+    expect(space.error.value).toBe(error);
+  });
+});

@@ -1,0 +1,81 @@
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { concepts } from "../src/compare/store";
+import * as store from "../src/make/store";
+import { error, name } from "../src/make/work";
+import { FakeServer, held, refusal } from "./fakeServer";
+
+const DETAIL = "GET /v1/concepts/joy";
+const empty = { positive: "", negative: "" };
+const own = { positive: "I won.", negative: "I lost." };
+const half = { positive: "", negative: "It rains." };
+const joy = { positive: "Hurray!\nWell done.", negative: "Alas." };
+const turns = [{ content: "Hurray!" }, { content: "Well done." }];
+let server: FakeServer;
+
+beforeEach(() => {
+  server = new FakeServer().on(DETAIL, () => ({ data: [{ positive: turns, negative: "Alas." }] }));
+  concepts.value = [{ name: "joy" }, { name: "formality" }] as never;
+  store.concept.value = "";
+  store.source.value = "concept";
+  store.rows.value = [own, empty, half, empty];
+  name.value = "";
+  error.value = null;
+});
+
+afterEach(() => vi.unstubAllGlobals());
+
+describe("pairs", () => {
+  it("that are pasted come below those that are written or half written", () => {
+    store.addText("positive\tnegative\ngood\tbad\n");
+    expect(store.rows.value).toEqual([own, half, { positive: "good", negative: "bad" }, empty]);
+  });
+
+  it("of a concept come below one's own, once", async () => {
+    store.chooseConcept("joy");
+    for (const _ of [1, 2]) {
+      store.source.value = "concept";
+      await store.addConceptPairs();
+      expect(store.rows.value).toEqual([own, half, joy, empty]);
+    }
+    expect(store.source.value).toBe("pairs");
+  });
+
+  it.each([
+    ["concept", () => store.chooseConcept("formality")],
+    ["source", () => (store.source.value = "describe")],
+  ])("of a concept are not added after another %s was chosen, nor is a failure shown", async (_, choose) => {
+    for (const answer of [{ data: [] }, refusal(422, "invalid_request")]) {
+      const late = held();
+      server.on(DETAIL, () => late.promise);
+      store.source.value = "concept";
+      store.chooseConcept("joy");
+      const add = store.addConceptPairs();
+      expect(store.adding.value).toBe(true);
+      choose();
+      const chosen = store.source.value;
+      late.give(answer);
+      await add;
+      expect([store.rows.value, store.source.value]).toEqual([[own, empty, half, empty], chosen]);
+      expect([store.adding.value, error.value]).toEqual([false, null]);
+    }
+  });
+
+  it("of a concept that cannot be read are an error", async () => {
+    server.on(DETAIL, () => refusal(422, "invalid_request"));
+    store.chooseConcept("joy");
+    await store.addConceptPairs();
+    expect(error.value).toMatchObject({ code: "invalid_request" });
+    expect(store.rows.value).toEqual([own, empty, half, empty]);
+  });
+});
+
+describe("the name of a vector of a concept", () => {
+  it("is that of the concept until one is typed", () => {
+    store.chooseConcept("joy");
+    store.chooseConcept("formality");
+    expect(name.value).toBe("formality");
+    name.value = "my-joy";
+    store.chooseConcept("joy");
+    expect([name.value, store.concept.value]).toEqual(["my-joy", "joy"]);
+  });
+});
