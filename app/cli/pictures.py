@@ -49,7 +49,7 @@ def draw_map(
 
 def read_texts(file: Path) -> tuple[list[str], list[str] | None]:
     """Reads texts and labels: a CSV with a column `text` and perhaps `label`, or one text per line. Raises InvalidRequest."""
-    content = file.read_text(encoding="utf-8")
+    content = file.read_text(encoding="utf-8-sig")  # a spreadsheet writes a byte order mark
     if file.suffix != ".csv":
         texts = [line for line in content.splitlines() if line.strip()]
         return texts, None

@@ -35,7 +35,7 @@ def steer(address: str, capsys: pytest.CaptureFixture[str]) -> Steer:
 
 
 def test_a_map_is_written_as_a_page_and_as_a_picture(steer: Steer, tmp_path: Path) -> None:
-    (tmp_path / "texts.csv").write_text(TEXTS)
+    (tmp_path / "texts.csv").write_text(TEXTS, encoding="utf-8-sig")  # as a spreadsheet writes it
     for name, start in (("map.html", b"<!doctype html>"), ("map.png", b"\x89PNG")):
         output, _ = steer("map", str(tmp_path / "texts.csv"), "--out", str(tmp_path / name))
         assert f"wrote {tmp_path / name}" in output.replace("\n", "")
