@@ -54,18 +54,27 @@ class DefaultSteering:
     def __init__(self, settings: Settings, plans: RecentPlans) -> None:
         self._guard = DoseGuard(settings.dose_bound, settings.dose_action)
         self._plans = plans
-        self._defaults: Mapping[str, ResolvedDefault] | None = None
+        self._defaults: Mapping[str, ResolvedDefault | None] | None = (
+            None  # None within: its vectors have not been read
+        )
         self._otherwise = ResolvedDefault()  # where neither the namespace nor `shared` has one
         self._updating = asyncio.Lock()  # what a refresh has read must not replace what was put meanwhile
 
     def resolved_in(self, namespace: str) -> ResolvedDefault:
-        """Returns the default of requests without steering: that of their namespace, else that of `shared`."""
-        defaults = self.by_namespace
-        return next((defaults[one] for one in visible_from(namespace) if one in defaults), self._otherwise)
+        """Returns the default of requests without steering: that of their namespace, else that of `shared`. Raises NotReady before it
+        was read."""
+        defaults = self._read()
+        found = next((defaults[one] for one in visible_from(namespace) if one in defaults), self._otherwise)
+        if found is None:
+            raise NotReady("the vectors of the default steering have not been read yet")
+        return found
 
     @property
     def by_namespace(self) -> Mapping[str, ResolvedDefault]:
-        """The default of each namespace that has one. Raises NotReady before they were read."""
+        """The defaults that are resolved. Raises NotReady before they were read."""
+        return {namespace: one for namespace, one in self._read().items() if one is not None}
+
+    def _read(self) -> Mapping[str, ResolvedDefault | None]:
         if self._defaults is None:
             raise NotReady("the default steering has not been read yet")
         return self._defaults
@@ -74,13 +83,18 @@ class DefaultSteering:
         """Reads the stored defaults and resolves those that have changed. Raises StoreUnavailable, StoreCorrupt; the last ones stay
         in use."""
         async with self._updating:
-            last, found = self._defaults or {}, {}
+            last, found = self._defaults or {}, dict[str, ResolvedDefault | None]()
+            failure: Unavailable | None = None
             for namespace, spec in (await self._stored(store)).items():
-                known = last.get(namespace)
+                known = found[namespace] = last.get(namespace)
                 if known is None or known.spec != spec:
-                    known = await self._resolve(spec, store.in_namespace(namespace), engine)
-                found[namespace] = known
+                    try:
+                        found[namespace] = await self._resolve(spec, store.in_namespace(namespace), engine)
+                    except Unavailable as error:
+                        failure = error  # the default of one namespace, which must not hold up the others
             self._defaults, self._otherwise = found, ResolvedDefault()
+            if failure is not None:
+                raise failure
 
     async def _stored(self, store: Store) -> Mapping[str, SteeringSpec]:
         try:
@@ -95,7 +109,7 @@ class DefaultSteering:
     async def put(self, spec: SteeringSpec | None, store: NamespaceStore, engine: Engine) -> None:
         """Stores the default of a namespace, or removes it, and uses it from now on. Raises Unavailable; then nothing is stored."""
         async with self._updating:
-            others = {name: one for name, one in self.by_namespace.items() if name != store.namespace}
+            others = {name: one for name, one in self._read().items() if name != store.namespace}
             resolved = None if spec is None else await self._resolve(spec, store, engine)
             await store.profiles.set_default(spec)
             self._defaults = others if resolved is None else {**others, store.namespace: resolved}

@@ -25,6 +25,7 @@ from app.synchronization import Synchronization, new_server_id, prune
 from steering.engine.api import Engine, EngineStats
 from steering.engine.watchdog import Watchdog
 from steering.errors import NotReady, SteeringError
+from steering.namespaces import SHARED
 from steering.plan.resolve import RecentPlans
 from steering.store.base import Store
 from steering.threads import run_in_thread
@@ -203,7 +204,7 @@ class AppState:
         self.check_open()
         _ = self.engine  # raises while it loads, and once it has died
         _ = self.policy.active  # raises until it was read, and while it cannot be applied
-        _ = self.default_steering.by_namespace, self.keys.empty  # raise until they were read
+        _ = self.default_steering.resolved_in(SHARED), self.keys.empty  # raise until they were read
         await self.store.ping()
 
     async def drain(self) -> None:

@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 POLL_SECONDS = 0.5
 """Pause between two reads of the counters of changes."""
 REFRESH_SECONDS = 5.0
-"""Pause between two reads of everything: what the counters do not cover (the key file), and reads that failed."""
+"""Pause between two reads of everything: what the counters do not cover (the key file)."""
 PRUNE_SECONDS = 86_400.0
 RENEWALS_PER_LEASE = 3
 

@@ -5,7 +5,7 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -93,7 +93,8 @@ class ApiKeys:
         self._from_file: tuple[_Known, ...] = () if self._file is None else _from_entries(key_entries(self._file))
         self._stored: dict[str, _Known] | None = None
         self._used: dict[str, str] = {}
-        self._updating = asyncio.Lock()  # what a refresh has read must not replace what was changed meanwhile
+        self._changing = asyncio.Lock()  # changes are made here in the order in which they were stored
+        self._changes = 0
 
     @property
     def empty(self) -> bool:
@@ -116,29 +117,36 @@ class ApiKeys:
                 self._from_file = _from_entries(key_entries(self._file))
             except (OSError, ValueError) as error:
                 log.warning("key_file_not_read", reason=str(error)[:200])
-        async with self._updating:
-            self._stored = {record.id: _from_record(record) for record in await store.keys.all()}
+        while True:  # what was read must not replace what was changed meanwhile; a write that waits delays no read
+            changes, records = self._changes, await store.keys.all()
+            if changes == self._changes:
+                self._stored = {record.id: _from_record(record) for record in records}
+                return
 
     async def create(self, record: KeyRecord, store: Store) -> KeyRecord:
         """Stores a new key, which is known from now on."""
-        async with self._updating:
-            known, stored = self._read(), await store.keys.create(record)
-            known[stored.id] = _from_record(stored)
-        return stored
+        async with self._changing:
+            self._read()
+            return self._changed(await store.keys.create(record))
 
     async def change(self, key_id: str, fields: Mapping[str, Any], store: Store) -> KeyRecord:
         """Stores some fields of a key, which hold from now on. Raises KeyNotFound."""
-        async with self._updating:
-            known, stored = self._read(), await store.keys.change(key_id, fields)
-            known[stored.id] = _from_record(stored)
-        return stored
+        async with self._changing:
+            self._read()
+            return self._changed(await store.keys.change(key_id, fields))
 
     async def delete(self, key_id: str, store: Store) -> None:
         """Deletes a key, which is unknown from now on. Raises KeyNotFound."""
-        async with self._updating:
-            known = self._read()
+        async with self._changing:
+            self._read()
             await store.keys.delete(key_id)
-            known.pop(key_id, None)
+            self._changes += 1
+            self._read().pop(key_id, None)
+
+    def _changed(self, record: KeyRecord) -> KeyRecord:
+        self._changes += 1
+        self._read()[record.id] = _from_record(record)
+        return record
 
     def last_used_at(self, record: KeyRecord) -> str | None:
         """Returns when a key was last used, here or as it is stored."""
@@ -180,15 +188,26 @@ def _from_entry(entry: KeyEntry) -> _Known:
     return _Known(bytes.fromhex(digest), key)
 
 
-def _from_record(record: KeyRecord) -> _Known:
-    limits, scopes = KeyLimitsFields(), frozenset(record.scopes)
+def readable(record: KeyRecord) -> KeyRecord:
+    """Returns a key as it holds: one whose limits this version cannot read has no scopes."""
     try:
-        limits = KeyLimitsFields.model_validate(dict(record.limits))
+        KeyLimitsFields.model_validate(dict(record.limits))
     except ValidationError:  # it stays a key, because a server without keys is open to everybody
+        return replace(record, scopes=(), limits={})
+    return record
+
+
+def _from_record(record: KeyRecord) -> _Known:
+    held = readable(record)
+    if not held.scopes:
         log.warning("key_may_do_nothing", key=record.id, reason="its limits cannot be read")
-        scopes = frozenset()
-    key = Key(record.id, scopes, limits, record.id, record.namespace)
-    return _Known(bytes.fromhex(record.digest), key, record.expires_at)
+    limits = KeyLimitsFields.model_validate(dict(held.limits))
+    key = Key(record.id, frozenset(held.scopes), limits, record.id, record.namespace)
+    try:
+        digest = bytes.fromhex(record.digest)
+    except ValueError:
+        digest = b""  # no secret has it
+    return _Known(digest, key, record.expires_at)
 
 
 def utc_text(moment: datetime) -> str:

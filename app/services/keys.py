@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from app.policy.keys import digest_of, new_key, utc_text
+from app.policy.keys import digest_of, new_key, readable, utc_text
 from app.state import AppState
 from steering.errors import InvalidRequest
 from steering.schemas.governance import ChangeKeyRequest, CreateKeyRequest, KeyAnswer, NewKeyAnswer
@@ -41,7 +41,8 @@ def _fields(body: CreateKeyRequest | ChangeKeyRequest) -> dict[str, Any]:
 
 
 def _answer(state: AppState, record: KeyRecord) -> KeyAnswer:
-    return KeyAnswer.model_validate(replace(record, last_used_at=state.keys.last_used_at(record)), from_attributes=True)
+    shown = replace(readable(record), last_used_at=state.keys.last_used_at(record))
+    return KeyAnswer.model_validate(shown, from_attributes=True)
 
 
 async def find(state: AppState) -> list[KeyAnswer]:

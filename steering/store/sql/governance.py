@@ -7,6 +7,7 @@ from typing import Any, final
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from steering.errors import StoreCorrupt
 from steering.namespaces import SHARED
 from steering.store.formats.serialization import KEY_ID, key_not_found, read_record, write_record
 from steering.store.governance import AuditEntry, AuditStore, DocumentStore, KeyRecord, KeyStore
@@ -92,8 +93,12 @@ def _columns(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _key(row: AnyRow) -> KeyRecord:
-    read = {"scopes": tuple(row.scopes.split()), "limits": read_record(row.limits, f"key {row.id}")}
-    return KeyRecord(**{**values_of(row, KeyRecord), **read})
+    scopes = tuple(row.scopes.split())
+    try:
+        limits = read_record(row.limits, f"key {row.id}")
+    except StoreCorrupt:  # one damaged row must not stop all other keys, nor be left out: without keys a server is open
+        scopes, limits = (), {}
+    return KeyRecord(**{**values_of(row, KeyRecord), "scopes": scopes, "limits": limits})
 
 
 @final

@@ -165,7 +165,7 @@ async def read_labels(connection: AsyncConnection, keys: Sequence[Key]) -> dict[
 
 
 async def require_vectors(connection: AsyncConnection, namespace: str, names: Iterable[str]) -> None:
-    """Raises VectorNotFound for a name, as written, that no vector has which the namespace sees.
+    """Raises VectorNotFound for a name that the namespace sees no vector for.
 
     What is stored in the same transaction names no deleted vector: writers take turns, and a delete looks for what names it.
     """

@@ -23,6 +23,12 @@ ASK = {"prompt": "a", "max_tokens": 2}
 DEFAULT = {"interventions": [{"vector": "sentiment", "strength": 0.5}]}
 
 
+@pytest.fixture(autouse=True)
+def without_the_regular_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only changes and failures lead to another read."""
+    monkeypatch.setattr("app.synchronization.REFRESH_SECONDS", 3600.0)
+
+
 class Gate:
     """A call that fails, or that waits, until the gate is opened."""
 

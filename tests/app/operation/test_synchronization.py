@@ -2,11 +2,19 @@
 
 import asyncio
 
+import pytest
+
 from app.settings import Settings
 from app.synchronization import Refresh, Synchronization
 from steering.errors import StoreUnavailable
 from steering.store.base import Store
 from tests.reference_store.store import ReferenceStore
+
+
+@pytest.fixture(autouse=True)
+def without_the_regular_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only changes and failures lead to another read."""
+    monkeypatch.setattr("app.synchronization.REFRESH_SECONDS", 3600.0)
 
 
 async def nothing() -> None:

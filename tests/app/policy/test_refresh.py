@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from steering.errors import StoreUnavailable
+from steering.errors import NotReady, StoreUnavailable
 from steering.spec import SteeringSpec
 from steering.store.governance import KeyRecord
 from tests.app.conftest import Server, StartServer
@@ -163,11 +163,15 @@ async def test_a_change_of_a_key_by_one_server_does_not_bring_back_what_another_
 
 async def test_a_key_whose_limits_cannot_be_read_may_do_nothing(start: StartServer) -> None:
     server = await start()
-    key = await created(server, scopes=["admin"])
+    admin = bearer((await created(server, name="admin", scopes=["admin"]))["key"])
+    key = (await server.client.post("/v1/keys", json={"name": "team", "scopes": ["admin"]}, headers=admin)).json()
     await server.state.store.keys.change(key["id"], {"limits": {"of a later version": 1}})
     await server.state.keys.refresh(server.state.store)
     assert code(await ask(server, key)) == (403, "insufficient_scope")
     assert (await server.client.get("/v1/keys")).status_code == 401, "the server is not open to everybody"
+    listed = (await server.client.get("/v1/keys", headers=admin)).json()["data"]
+    assert {one["name"]: one["scopes"] for one in listed} == {"admin": ["admin"], "team": []}
+    assert (await server.client.delete(f"/v1/keys/{key['id']}", headers=admin)).status_code == 204
 
 
 async def test_a_default_whose_vector_could_not_be_read_leaves_the_last_one_in_use(tiny: Server) -> None:
@@ -186,3 +190,20 @@ async def test_a_default_whose_vector_could_not_be_read_leaves_the_last_one_in_u
     with pytest.raises(StoreUnavailable):
         await state.default_steering.put(SteeringSpec.model_validate({"interventions": [PUSH]}), unread, state.engine)
     assert (await real.profiles.default()) == SteeringSpec.model_validate({"interventions": [OTHER]})
+
+
+async def test_a_default_whose_vector_could_not_be_read_holds_up_no_other_namespace(tiny: Server) -> None:
+    state = tiny.state
+    for namespace in ("shared", "team-b"):
+        default = SteeringSpec.model_validate({"interventions": [OTHER]})
+        await state.store.in_namespace(namespace).profiles.set_default(default)
+    unread = Delegate(state.store.in_namespace("team-b"), vectors=Delegate(state.store.shared.vectors, get=fails))
+    real = state.store.in_namespace
+    store: Any = Delegate(state.store, in_namespace=lambda name: unread if name == "team-b" else real(name))
+    with pytest.raises(StoreUnavailable):
+        await state.default_steering.refresh(store, state.engine)
+    assert list(state.default_steering.by_namespace) == ["shared"]
+    with pytest.raises(NotReady):
+        state.default_steering.resolved_in("team-b")
+    await state.default_steering.refresh(state.store, state.engine)
+    assert state.default_steering.resolved_in("team-b").pinned.interventions[0].vector == "other@1"

@@ -8,6 +8,7 @@ import pytest
 from steering.errors import StorageFull, StoreCorrupt, StoreUnavailable, VectorNotFound
 from steering.spec import SteeringSpec
 from steering.store.base import Profile, VectorFilter
+from steering.store.governance import KeyRecord
 from steering.store.sql.store import SqlStore, open_sql_store
 from steering.vectors import ConceptVector
 from tests.steering.store.concurrent_writer import opened_behind_its_back
@@ -60,6 +61,16 @@ class TestDamage:
             other.execute("UPDATE profiles SET steering = '{'")
         with pytest.raises(StoreCorrupt, match="cheerful"):
             await store.shared.profiles.get("cheerful")
+
+    async def test_a_key_whose_limits_are_damaged_stays_a_key_that_may_do_nothing(
+        self, store: SqlStore, file: Path
+    ) -> None:
+        for name in ("a", "b"):
+            await store.keys.create(KeyRecord(f"key_{name}", "team", name * 64, ("admin",)))
+        with opened_behind_its_back(file) as other:
+            other.execute("UPDATE api_keys SET limits = '{' WHERE id = 'key_b'")
+        found = {key.id: (key.scopes, key.limits) for key in await store.keys.all()}
+        assert found == {"key_a": (("admin",), {}), "key_b": ((), {})}
 
     async def test_a_file_that_is_no_database_is_refused_and_left_alone(self, file: Path) -> None:
         file.parent.mkdir(parents=True)
