@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive
 
-from app.errors import BodyTooLarge, RequestTimedOut, UnsupportedMediaType
+from app.errors import BodyTooLarge, JobCancelled, RequestTimedOut, UnsupportedMediaType
 from app.http.admission import Admission
 from app.http.errors import status_of
 from app.http.sse import disconnected, ended
@@ -78,7 +78,7 @@ class ApiRoute(APIRoute):
             admission.closing.callback(state.rate_limits.admit(key))
             admission.of_key = state.rate_limits.rows_of(key)
             parsed = await self._read(request, state.settings)
-            status = CLIENT_DISCONNECTED
+            status, refused = CLIENT_DISCONNECTED, False
             try:  # a streaming response is only started here; it watches for disconnects itself
                 response = await while_connected(state, request.receive, handler(parsed))
                 status = response.status_code
@@ -86,9 +86,12 @@ class ApiRoute(APIRoute):
                 response = Response(status_code=CLIENT_DISCONNECTED)
             except Exception as error:
                 status = status_of(error)
+                # the work of a job that was cancelled may have stored something
+                refused = 400 <= status < CLIENT_DISCONNECTED and not isinstance(error, JobCancelled)
                 raise
             finally:
-                await self._audit(state, key, parsed, status)
+                if not refused:
+                    await self._audit(state, key, parsed, status)
             return response
 
         return handle
@@ -96,8 +99,7 @@ class ApiRoute(APIRoute):
     async def _audit(self, state: AppState, key: Key, request: Request, status: int) -> None:
         """Records a request that changed something, or may have: a write that has begun is committed whatever ends its
         handler. What was refused changed nothing."""
-        refused = 400 <= status < CLIENT_DISCONNECTED
-        if refused or self.scope_needed not in ("write", "admin") or request.method in ("GET", "HEAD"):
+        if self.scope_needed not in ("write", "admin") or request.method in ("GET", "HEAD"):
             return
         body = request.parsed if isinstance(request, ParsedRequest) else None
         path, request_id = request.path_params, current_request_id()

@@ -1,5 +1,6 @@
 """Writes the audit log: one entry for each request that changed something, or may have."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,10 +20,14 @@ async def record(
 ) -> None:
     """Appends an entry. What fails is logged: a change that was made is not undone for it."""
     entry = AuditEntry(key.name, f"{method} {route}"[:128], _target(path, body), request_id, status)
+    lost = {"action": entry.action, "target": entry.target, "key": entry.key}
     try:
         await store.audit.append(entry)
+    except asyncio.CancelledError:
+        log.error("audit_entry_lost", code="cancelled", **lost)  # noqa: TRY400
+        raise
     except SteeringError as error:
-        log.error("audit_entry_lost", code=error.code, action=entry.action, target=entry.target, key=entry.key)  # noqa: TRY400
+        log.error("audit_entry_lost", code=error.code, **lost)  # noqa: TRY400
 
 
 def _target(path: Mapping[str, Any], body: Any) -> str:

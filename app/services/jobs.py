@@ -30,6 +30,8 @@ T = TypeVar("T")
 Work: TypeAlias = Callable[[Progress], Awaitable[Mapping[str, Any]]]
 """work(progress) -> a result that JSON can represent. Cancelling the awaitable must stop the work."""
 
+CLOSE_SECONDS = 2.0
+"""How long a server that stops waits for its jobs. What takes longer, such as the load of a model, is reported as interrupted."""
 FINAL = frozenset({"succeeded", "failed", "cancelled"})
 _TEXTS = frozenset({"pairs", "positive", "negative", "describe", "anchors", "prompts", "neutral"})
 """Fields of requests that are texts of the caller, and left out of the record."""
@@ -177,10 +179,13 @@ class Jobs:
     async def close(self) -> None:
         """Interrupts every job; they become `failed` with code `interrupted`. Ends the lease. May be called more than once."""
         self._closing = True
+        reason = Interrupted("the server was stopped before the job ended")
         for live in self._live.values():
-            live.stop(Interrupted("the server was stopped before the job ended"))
+            live.stop(reason)
         if tasks := [live.task for live in self._live.values()]:
-            await asyncio.wait(tasks)
+            await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
+        for name, live in self._live.items():
+            self._unsaved.setdefault(name, _failed(live.record, reason))
         try:
             await self._save_rest()
             await self.store.servers.release(self._server)
@@ -197,12 +202,13 @@ class Jobs:
         except Exception as error:
             del self._live[live.record.id]
             live.stored.set_exception(error)
+            live.stored.exception()  # marks it retrieved, because a cancelled caller never reads it
             return
         live.stored.set_result(None)
         record = await self._final_record(live, work)
         try:
             live.update(await self._put(record))
-            del self._live[record.id]
+            self._live.pop(record.id, None)
         except Exception:
             log.exception("job_record_not_stored", job=record.id)
             self._unsaved[record.id] = record
@@ -228,9 +234,12 @@ class Jobs:
                 live.failure = public_error(error)
         else:
             return replace(live.record, status="succeeded", result=result)
-        failure = {"code": live.failure.code, "message": live.failure.message}
-        return replace(live.record, status="failed", error=failure)
+        return _failed(live.record, live.failure)
 
     @staticmethod
     def _progress(live: LiveJob, done: int, total: int, message: str) -> None:
         live.update(replace(live.record, progress={"done": done, "total": total, "message": message}))
+
+
+def _failed(record: JobRecord, reason: SteeringError) -> JobRecord:
+    return replace(record, status="failed", error={"code": reason.code, "message": reason.message})

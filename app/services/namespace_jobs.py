@@ -81,8 +81,8 @@ class NamespaceJobs:
             await changed.wait()
 
     async def cancel(self, job_id: str) -> JobRecord:
-        """Stops a job and returns its final record; a job that has ended is unchanged. The record of another server's job
-        is not final yet when that server takes longer than CANCEL_SECONDS.
+        """Stops a job and returns its final record; a job that has ended is unchanged. The record is not final yet when the work
+        takes longer than CANCEL_SECONDS to end, such as the load of a model.
 
         Raises JobNotFound, and InsufficientScope for a job of `shared` where that is not the caller's namespace.
         """
@@ -93,7 +93,7 @@ class NamespaceJobs:
         if live is None:
             return await self._cancel_elsewhere(record)
         live.cancel()
-        await asyncio.wait({live.task})
+        await asyncio.wait({live.task}, timeout=CANCEL_SECONDS)
         return live.record
 
     async def _cancel_elsewhere(self, record: JobRecord) -> JobRecord:

@@ -199,3 +199,29 @@ async def test_a_waiter_whose_job_somebody_else_cancels_gets_an_error_of_its_own
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "job_cancelled")
     assert answer.headers["x-should-retry"] == "false"
     assert "retry-after" not in answer.headers
+
+
+async def test_a_server_that_stops_does_not_wait_for_work_that_cannot_be_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("app.services.jobs.CLOSE_SECONDS", 0.05)
+    store, begun, loaded = SlowStore("none"), asyncio.Event(), asyncio.Event()
+    jobs = await started(store)
+
+    async def loads(_: object) -> dict[str, str]:
+        begun.set()
+        loading = asyncio.ensure_future(loaded.wait())
+        try:
+            await asyncio.shield(loading)
+        finally:
+            await asyncio.wait({loading})  # as a model is loaded to its end
+        return {}
+
+    live = jobs.live((await jobs_of(jobs).submit("report", {}, loads)).id)
+    assert live is not None
+    await begun.wait()
+    await jobs.close()
+    assert [(one.status, (one.error or {})["code"]) for one in await store.records()] == [("failed", "interrupted")]
+    loaded.set()
+    await live.task
+    assert live.record.status == "failed"

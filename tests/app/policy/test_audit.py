@@ -9,6 +9,8 @@ import pytest
 from steering.errors import StoreUnavailable
 from steering.store.governance import DocumentStore
 from tests.app.conftest import Server, StartServer
+from tests.fakes import ScriptedEngine
+from tests.polling import until
 
 POLICY = {"limits": {"own_steering": "none"}}
 
@@ -85,3 +87,18 @@ async def test_what_is_refused_changes_nothing_and_has_no_entry(server: Server) 
     assert (await server.client.put("/v1/policy", json={"limits": 1})).status_code == 400
     assert (await server.client.delete("/v1/vectors/nobody")).status_code == 404
     assert await entries(server) == []
+
+
+async def test_a_cancelled_job_may_have_changed_something(server: Server) -> None:
+    engine = server.state.engine
+    assert isinstance(engine, ScriptedEngine)
+    engine.gate = asyncio.Event()
+    pairs = [{"positive": f"good day {i}", "negative": f"bad day {i}"} for i in range(12)]
+    body = {"name": "mood", "pairs": pairs}
+    waiting = asyncio.create_task(server.client.post("/v1/vectors/extract?wait=true", json=body))
+    await until(lambda: server.state.jobs.counts()["running"] == 1)
+    (job,) = (await server.client.get("/v1/jobs")).json()["data"]
+    await server.client.delete(f"/v1/jobs/{job['id']}")
+    answer = await waiting
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "job_cancelled")
+    assert ("POST /v1/vectors/extract", 409) in await entries(server)
