@@ -23,17 +23,17 @@ afterEach(() => {
 
 /** Starts the page with a key. A fresh copy of the modules, because they keep what they know of the server. */
 async function started(key: string, routes: Record<string, Route>) {
-  const { keyWanted, setKey } = await import("../src/api/key");
+  const { keyState, keyWanted, setKey } = await import("../src/api/key");
   const server = await import("../src/frame/server");
-  const { vectors } = await import("../src/frame/vectors");
+  const { vectors, vectorsAwaited } = await import("../src/frame/vectors");
   setKey(key);
   const asked = serve(routes);
   await server.loadServer();
   await vi.advanceTimersByTimeAsync(100);
-  return { ...server, asked, keyWanted, setKey, vectors };
+  return { ...server, asked, keyState, keyWanted, setKey, vectors, vectorsAwaited };
 }
 
-it("connects with a key that may not see the vectors, and tries no more", async () => {
+it("shows no vectors of the former key to one that may see nothing, and tries no more", async () => {
   const routes = {
     ...OPEN,
     "GET /v1/vectors": json(() => ({ data: [{ name: "sentiment" }] })),
@@ -41,17 +41,22 @@ it("connects with a key that may not see the vectors, and tries no more", async 
   };
   const page = await started("reader", routes);
   expect(page.vectors.value).toHaveLength(1);
-  const asked = serve({
-    ...OPEN,
-    "GET /v1/vectors": refuse(403, "insufficient_scope"),
-    "GET /metrics": refuse(403, "insufficient_scope"),
-  });
+  const refused = refuse(403, "insufficient_scope");
+  const asked = serve({ "GET /v1/capabilities": refused, "GET /v1/vectors": refused, "GET /metrics": refused });
   page.setKey("generator");
   await vi.advanceTimersByTimeAsync(10 * POLL_MS);
   expect(page.serverTrouble.value).toBeNull();
   expect(page.capabilities.value).not.toBeNull();
-  expect(page.vectors.value).toBeNull(); // the list of the former key
-  expect(asked.filter((one) => one.startsWith("GET /v1/vectors"))).toHaveLength(1);
+  expect([page.vectors.value, page.vectorsAwaited.value]).toEqual([null, false]); // not the list of the former key
+  expect(asked.filter((one) => one.startsWith("GET /v1/"))).toEqual(["GET /v1/capabilities"]);
+});
+
+it.each([
+  [403, "limited"],
+  [401, "wanted"],
+] as const)("waits for no vectors once the first key is refused with %i", async (status, state) => {
+  const page = await started("generator", { "GET /v1/capabilities": refuse(status, "insufficient_scope") });
+  expect([page.keyState.value, page.vectorsAwaited.value, page.serverTrouble.value]).toEqual([state, false, null]);
 });
 
 it("shows no vectors of the former key to one that is not known", async () => {

@@ -1,12 +1,17 @@
 import { computed, signal } from "@preact/signals";
 import { api, dataOf } from "../api/client";
-import { apiKey } from "../api/key";
+import { apiKey, keyState } from "../api/key";
 import type { Vector, VectorPage } from "../api/types";
 
 const PAGE = 200;
 
 /** The newest version of every vector, by name; null until they have been loaded. */
 export const vectors = signal<readonly Vector[] | null>(null);
+
+/** Whether the vectors are still to come: none come for a key that may not see them. */
+export const vectorsAwaited = computed(
+  () => vectors.value === null && keyState.value !== "limited" && keyState.value !== "wanted",
+);
 
 export const vectorByName = computed(() => new Map((vectors.value ?? []).map((vector) => [vector.name, vector])));
 

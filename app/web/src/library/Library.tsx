@@ -1,5 +1,6 @@
 import "../styles/library.css";
 import { useEffect } from "preact/hooks";
+import { isRefusal } from "../api/errors";
 import { apiKey } from "../api/key";
 import { open } from "../frame/places";
 import { serverTrouble } from "../frame/server";
@@ -11,7 +12,6 @@ import { PolicyPanel } from "./admin/Policy";
 import { loadAdmin } from "./admin/store";
 import { Jobs } from "./Jobs";
 import { LoadNote } from "./LoadNote";
-import { isRefusal } from "./loaded";
 import { DefaultSteering, Profiles } from "./Profiles";
 import { ServerState } from "./ServerState";
 import { Similarity } from "./Similarity";

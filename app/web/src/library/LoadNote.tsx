@@ -1,5 +1,6 @@
+import { isRefusal } from "../api/errors";
 import { ErrorNote } from "../ui/Note";
-import { isRefusal, type Loaded } from "./loaded";
+import type { Loaded } from "./loaded";
 
 interface Props {
   loaded: Pick<Loaded<unknown>, "error" | "load">;
