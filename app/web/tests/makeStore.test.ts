@@ -40,6 +40,21 @@ describe("pairs", () => {
     expect(store.source.value).toBe("pairs");
   });
 
+  it("of a concept give way to those of another, except those that were edited", async () => {
+    const formality = { positive: "Good evening.", negative: "Yo." };
+    const alas = { positive: "Great.", negative: "Alas, alas." };
+    server
+      .on(DETAIL, () => ({ data: [joy, { positive: "Great.", negative: "Alas." }] }))
+      .on("GET /v1/concepts/formality", () => ({ data: [formality] }));
+    store.chooseConcept("joy");
+    await store.addConceptPairs();
+    store.setRow(3, { negative: "Alas, alas." });
+    store.source.value = "concept";
+    store.chooseConcept("formality");
+    await store.addConceptPairs();
+    expect(store.rows.value).toEqual([own, half, alas, formality, empty]);
+  });
+
   it.each([
     ["concept", () => store.chooseConcept("formality")],
     ["source", () => (store.source.value = "describe")],
