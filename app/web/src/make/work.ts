@@ -67,7 +67,8 @@ export async function show(vector: string): Promise<void> {
   made.value = vector;
 }
 
-async function reload(vector: string): Promise<void> {
+/** Reads the library again after a vector was stored or measured. A failure is shown. */
+export async function reload(vector: string): Promise<void> {
   try {
     await loadVectors();
   } catch (failure) {
