@@ -139,13 +139,22 @@ function Deletion({ vector }: { vector: Vector }) {
   const [asked, setAsked] = useState(false);
   const users = usersOf(vector);
   const error = deletion.errorAt(`vector ${vector.name}`);
-  if (!asked && error === null)
+  useEffect(() => () => deletion.dismiss(), []);
+  const ask = () => {
+    deletion.dismiss();
+    setAsked(true);
+  };
+  // A refusal that came after this window was closed is shown, but does not make the first button force the deletion.
+  if (!asked)
     return (
-      <div class="row">
-        <button type="button" class="danger" onClick={() => setAsked(true)}>
-          Delete
-        </button>
-      </div>
+      <>
+        <ErrorNote error={error} />
+        <div class="row">
+          <button type="button" class="danger" onClick={ask}>
+            Delete
+          </button>
+        </div>
+      </>
     );
   // The server knows users that this page does not, so only its refusal, which names them, offers to force it.
   const refused = error instanceof ApiError && error.code === "vector_in_use";
