@@ -2,6 +2,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { ApiError } from "../src/api/errors";
 import { setKey } from "../src/api/key";
 import type { Profile, Vector } from "../src/api/types";
+import { loadVectors, vectorsTrouble } from "../src/frame/vectors";
 import { Actions, REST_MS } from "../src/library/actions";
 import { counts, policy, policyActions } from "../src/library/admin/store";
 import { Loaded, repeat } from "../src/library/loaded";
@@ -185,6 +186,15 @@ describe("deletion of a vector", () => {
     expect(await deleteVector("formality", true)).toBe(true);
     expect(asked[0]).toBe("DELETE /v1/vectors/formality?force=true");
     expect([selected.value, deletion.errorAt("vector formality")]).toEqual([null, null]);
+  });
+
+  it("says that the list could not be read again only until it is read", async () => {
+    serve({ "DELETE /v1/vectors/formality": done, "GET /v1/vectors": refuse(422, "invalid_request") });
+    expect(await deleteVector("formality", false)).toBe(true);
+    expect(vectorsTrouble.value).toMatchObject({ code: "invalid_request" });
+    serve({ "GET /v1/vectors": json(() => ({ data: [] })) });
+    await loadVectors();
+    expect(vectorsTrouble.value).toBeNull();
   });
 
   it("names the policy, which takes shared vectors only", () => {

@@ -4,7 +4,7 @@ import { isRefusal, messageOf } from "../api/errors";
 import { apiKey, keyWanted } from "../api/key";
 import { send } from "../api/retry";
 import type { Capabilities } from "../api/types";
-import { loadVectors, vectors } from "./vectors";
+import { forgetVectors, loadVectors } from "./vectors";
 
 const POLL_SECONDS = 2;
 const RELOAD_SECONDS = 3;
@@ -69,7 +69,7 @@ async function connect(): Promise<void> {
   } catch (error) {
     if (turn !== newest) return;
     if (isRefusal(error)) {
-      vectors.value = null; // those that a former key was shown
+      forgetVectors();
       serverTrouble.value = null; // it has answered, and would refuse this key again
       return;
     }

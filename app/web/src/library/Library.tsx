@@ -4,7 +4,7 @@ import { isRefusal } from "../api/errors";
 import { apiKey } from "../api/key";
 import { open } from "../frame/places";
 import { serverTrouble } from "../frame/server";
-import { vectors } from "../frame/vectors";
+import { vectors, vectorsTrouble } from "../frame/vectors";
 import { ErrorNote } from "../ui/Note";
 import { Keys } from "./admin/Keys";
 import { Monitors } from "./admin/Monitors";
@@ -15,7 +15,7 @@ import { LoadNote } from "./LoadNote";
 import { DefaultSteering, Profiles } from "./Profiles";
 import { ServerState } from "./ServerState";
 import { Similarity } from "./Similarity";
-import { found, loadLibrary, profiles, reloadVectors, search, selected, vectorsTrouble } from "./store";
+import { found, loadLibrary, profiles, reloadVectors, search, selected } from "./store";
 import { VectorCard } from "./VectorCard";
 import { VectorDetails } from "./VectorDetails";
 
