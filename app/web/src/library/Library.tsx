@@ -67,7 +67,7 @@ function Vectors() {
           }}
         />
       </div>
-      <LoadNote loaded={{ error: vectorsTrouble, load: reloadVectors }} />
+      <LoadNote what="vectors" loaded={{ error: vectorsTrouble, load: reloadVectors }} />
       {all?.length === 0 && <EmptyLibrary />}
       {all && all.length > 0 && found.value.length === 0 && <p class="muted">No vector matches "{search.value}".</p>}
       <div class="cards">

@@ -19,7 +19,7 @@ export function Keys() {
         <NoPermission />
       ) : (
         <>
-          <LoadNote loaded={keys} />
+          <LoadNote what="API keys" loaded={keys} />
           {list?.length === 0 && (
             <p class="muted">
               {apiKey.value === null
