@@ -144,7 +144,9 @@ describe("a vector of a selection in Space", () => {
     making.openCard("joy");
     expect(error.value).toBeNull();
   });
+});
 
+describe("a vector of a selection that cannot be made", () => {
   it("keeps its error, and can be stopped", async () => {
     const server = serverWithJob().on(EXTRACT, () => refusal(422, "invalid_request"));
     await making.makeVector("joy", ["a"], ["b"]);
