@@ -103,7 +103,7 @@ def manage_keys(opened: Visit) -> None:
     first = keys.get_by_role("note").locator("code").inner_text()
     opened.page.evaluate("void (navigator.clipboard.writeText = () => Promise.reject())")  # as without https
     keys.get_by_role("button", name="Copy the key").click()
-    expect(keys.get_by_role("button", name="Copy it by hand")).to_be_visible()
+    expect(keys.get_by_role("button", name="Select the key")).to_be_visible()
     assert opened.page.evaluate("String(getSelection())") == first
     keys.get_by_role("button", name="Rotate reader").click()
     expect(keys.get_by_role("note").locator("code")).not_to_have_text(first)

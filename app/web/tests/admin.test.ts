@@ -23,31 +23,31 @@ import {
   rotateKey,
   without,
 } from "../src/library/admin/store";
-import { Held, json, type Route, refuse, serve, settle, unreachable } from "./fakeRoutes";
+import { type Answer, held, refusal as refuse, serve, settle, unreachable } from "./fakeServer";
 
 const done = () => new Response(null, { status: 204 });
 
 /** A policy as the server holds it, and its routes. */
 function policyServer(names: string[]) {
-  const held = {
+  const state = {
     policy: { mandatory: [], monitors: names.map((name) => ({ name })), limits: {} } as unknown as Policy,
   };
-  const routes: Record<string, Route> = {
-    "GET /v1/policy": json(() => held.policy),
-    "PUT /v1/policy": async (request) => {
-      held.policy = (await request.json()) as Policy;
-      return Response.json(held.policy);
+  const routes: Record<string, Answer> = {
+    "GET /v1/policy": () => state.policy,
+    "PUT /v1/policy": (body) => {
+      state.policy = body as Policy;
+      return state.policy;
     },
-    "GET /v1/monitors": json(() => ({ data: held.policy.monitors })),
+    "GET /v1/monitors": () => ({ data: state.policy.monitors }),
   };
-  return { held, routes };
+  return { state, routes };
 }
 
 const remove = (name: string) =>
   editPolicy("monitor table", (now) => ({ ...now, monitors: now.monitors.filter((one) => one.name !== name) }));
 
 let made = 0;
-const makeKey = () => Response.json({ id: `key-${++made}`, key: `secret-${made}`, name: "reader" });
+const makeKey = () => ({ id: `key-${++made}`, key: `secret-${made}`, name: "reader" });
 
 beforeEach(() => void vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] }));
 
@@ -82,7 +82,7 @@ describe("the policy", () => {
     await policy.load();
     expect(policy.data.value?.monitors).toHaveLength(1);
     expect(isBroken(policy.error.value)).toBe(false);
-    serve({ "GET /v1/policy": refuse(503, "policy_invalid") });
+    serve({ "GET /v1/policy": () => refuse(503, "policy_invalid", { "x-should-retry": "false" }) });
     await policy.load();
     expect([policy.data.value, isBroken(policy.error.value)]).toEqual([null, true]);
     serve({ ...policyServer([]).routes, "DELETE /v1/policy": done });
@@ -91,7 +91,7 @@ describe("the policy", () => {
   });
 
   it("keeps the reason of a refused change while its counts are read", async () => {
-    serve({ ...policyServer(["m0"]).routes, "PUT /v1/policy": refuse(400, "invalid_request") });
+    serve({ ...policyServer(["m0"]).routes, "PUT /v1/policy": () => refuse(400, "invalid_request") });
     expect(await editPolicy("monitor form", (now) => now)).toBe(false);
     await counts.load();
     expect(policyActions.errorAt("monitor form")).toMatchObject({ code: "invalid_request" });
@@ -99,12 +99,12 @@ describe("the policy", () => {
   });
 
   it("is changed by one person one step at a time", async () => {
-    const { held, routes } = policyServer(["m0", "m1", "m2"]);
+    const { state, routes } = policyServer(["m0", "m1", "m2"]);
     serve(routes);
     expect(await Promise.all([remove("m1"), remove("m0")])).toEqual([true, false]);
     await rest();
     await remove("m0");
-    expect(held.policy.monitors.map((one) => one.name)).toEqual(["m2"]);
+    expect(state.policy.monitors.map((one) => one.name)).toEqual(["m2"]);
   });
 
   it("loses the entry that was meant, wherever another person has moved it, and none where it is gone", () => {
@@ -117,17 +117,17 @@ describe("the policy", () => {
 
 describe("monitors", () => {
   it("show no scores of one that was closed meanwhile", async () => {
-    const held = new Held();
+    const late = held();
     const scores = { name: "m0", scores: 3 };
-    serve({ ...policyServer(["m0", "m1"]).routes, "GET /v1/monitors/m0": held.route });
+    serve({ ...policyServer(["m0", "m1"]).routes, "GET /v1/monitors/m0": () => late.promise });
     openMonitor("m0");
     await settle();
     openMonitor(null);
     await settle();
-    held.answer(scores);
+    late.give(scores);
     await settle();
     expect([detail.value, monitors.value.length]).toEqual([null, 2]);
-    serve({ ...policyServer(["m0"]).routes, "GET /v1/monitors/m0": json(() => scores) });
+    serve({ ...policyServer(["m0"]).routes, "GET /v1/monitors/m0": () => scores });
     openMonitor("m0");
     await settle();
     expect(detail.value).toEqual(scores);
@@ -138,7 +138,7 @@ describe("monitors", () => {
 
 describe("keys", () => {
   it("are made once by a double click, and each is shown until it was noted down", async () => {
-    const asked = serve({ "POST /v1/keys": makeKey, "GET /v1/keys": json(() => ({ data: [] })) });
+    const asked = serve({ "POST /v1/keys": makeKey, "GET /v1/keys": () => ({ data: [] }) });
     setKey("admin");
     const body = { name: "reader" } as never;
     expect(await Promise.all([createKey(body), createKey(body)])).toEqual([true, false]);
@@ -152,14 +152,14 @@ describe("keys", () => {
 
   it("that are refused a revocation say so where it was asked for", async () => {
     setKey("admin");
-    serve({ "DELETE /v1/keys/k": refuse(409, "last_admin_key") });
+    serve({ "DELETE /v1/keys/k": () => refuse(409, "last_admin_key") });
     await revokeKey("k", "fresh new");
     expect(keyActions.errorAt("fresh new")).toMatchObject({ code: "last_admin_key" });
     expect(keyActions.errorAt("key k")).toBeNull();
   });
 
   it("make the first one the key of this tab", async () => {
-    serve({ "POST /v1/keys": makeKey, "GET /v1/keys": json(() => ({ data: [] })) });
+    serve({ "POST /v1/keys": makeKey, "GET /v1/keys": () => ({ data: [] }) });
     await createKey({ name: "admin" } as never);
     expect(apiKey.value).toBe(fresh.value[0]?.key.key);
   });
@@ -167,10 +167,10 @@ describe("keys", () => {
 
 describe("a key that is refused", () => {
   it("leaves nothing of what another key was shown, each time", async () => {
-    const allowed: Route = (request) =>
+    const allowed: Answer = (_, request) =>
       request.headers.get("Authorization") === "Bearer admin"
-        ? Response.json({ data: [{ id: "1" }] })
-        : refuse(403, "insufficient_scope")(request);
+        ? { data: [{ id: "1" }] }
+        : refuse(403, "insufficient_scope");
     const asked = serve({ ...policyServer(["m0"]).routes, "GET /v1/keys": allowed });
     const shown = () => [keys.data.value?.length, policy.data.value?.monitors.length, monitors.value.length];
     for (let time = 0; time < 2; time++) {
@@ -187,7 +187,7 @@ describe("a key that is refused", () => {
     }
     expect(asked.filter((one) => one === "GET /v1/keys")).toHaveLength(3); // the refused key is asked for once
     setKey("mistyped");
-    serve({ "GET /v1/keys": refuse(401, "invalid_api_key") });
+    serve({ "GET /v1/keys": () => refuse(401, "invalid_api_key") });
     await loadAdmin();
     expect(shown()).toEqual([undefined, undefined, 0]);
     expect(fresh.value).toHaveLength(1);

@@ -122,6 +122,31 @@ describe("a vector of a selection in Space", () => {
     expect(making.name.value).toBe("");
   });
 
+  it("is stored although the library cannot be read again: its card says so, or Space to a user who left", async () => {
+    serverWithJob().on("GET /v1/vectors", () => refusal(422, "invalid_request"));
+    const unread = "grief was stored, but the library could not be read again.";
+    open("space");
+    await making.makeVector("grief", ["a"], ["b"]);
+    expect([making.error.value, made.value, place.value]).toEqual([null, "grief", "make"]);
+    expect(String(error.value)).toContain(unread);
+    await making.makeVector("grief", ["a"], ["b"]);
+    expect([making.stored.value, place.value]).toEqual(["grief", "make"]);
+    expect(String(making.error.value)).toContain(unread);
+  });
+
+  it("has a card without an earlier error of Make", async () => {
+    serverWithJob();
+    open("space");
+    error.value = new Error("earlier");
+    await making.makeVector("joy", ["a"], ["b"]);
+    expect([error.value, place.value]).toEqual([null, "make"]);
+    error.value = new Error("earlier");
+    making.openCard("joy");
+    expect(error.value).toBeNull();
+  });
+});
+
+describe("a vector of a selection that cannot be made", () => {
   it("keeps its error, and can be stopped", async () => {
     const server = serverWithJob().on(EXTRACT, () => refusal(422, "invalid_request"));
     await making.makeVector("joy", ["a"], ["b"]);

@@ -2,6 +2,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { ApiError } from "../src/api/errors";
 import { setKey } from "../src/api/key";
 import type { Profile, Vector } from "../src/api/types";
+import { loadVectors, vectorsTrouble } from "../src/frame/vectors";
 import { Actions, REST_MS } from "../src/library/actions";
 import { counts, policy, policyActions } from "../src/library/admin/store";
 import { Loaded, repeat } from "../src/library/loaded";
@@ -16,7 +17,7 @@ import {
   selected,
   usersOf,
 } from "../src/library/store";
-import { Held, json, refuse, serve, settle, unreachable } from "./fakeRoutes";
+import { held, refusal, serve, settle, unreachable } from "./fakeServer";
 
 const done = () => new Response(null, { status: 204 });
 const list = (...names: string[]) => ({ data: names.map((name) => ({ name, interventions: [] })) });
@@ -39,16 +40,17 @@ const rest = async () => void (await vi.advanceTimersByTimeAsync(REST_MS));
 
 describe("what is loaded", () => {
   it("does not go back to an older answer", async () => {
-    const held = new Held();
-    serve({ "GET /v1/profiles": held.route, "DELETE /v1/profiles/gone": done });
+    const [older, newer] = [held(), held()];
+    const answers = [older, newer];
+    serve({ "GET /v1/profiles": () => answers.shift()?.promise, "DELETE /v1/profiles/gone": done });
     const poll = profiles.load();
     const deleted = deleteProfile("gone");
     await settle();
     const wanted = list("kept");
-    held.answer(list("kept", "gone"));
+    older.give(list("kept", "gone"));
     await poll;
     expect(profiles.data.value).toBeNull();
-    held.answer(wanted);
+    newer.give(wanted);
     await deleted;
     expect(profiles.data.value).toEqual(wanted.data);
   });
@@ -74,14 +76,14 @@ describe("a read that fails", () => {
   });
 
   it("leaves it unknown, not empty, before a key is given", async () => {
-    const refused = refuse(401, "invalid_api_key");
+    const refused = () => refusal(401, "invalid_api_key");
     serve({ "GET /v1/profiles": refused, "GET /v1/steering": refused, "GET /v1/jobs": refused });
     await loadLibrary();
     expect(profiles.data.value).toBeNull();
     serve({
-      "GET /v1/profiles": json(() => list()),
-      "GET /v1/steering": json(() => ({ interventions: null })),
-      "GET /v1/jobs": json(() => list()),
+      "GET /v1/profiles": () => list(),
+      "GET /v1/steering": () => ({ interventions: null }),
+      "GET /v1/jobs": () => list(),
     });
     await loadLibrary();
     expect([profiles.data.value, profiles.error.value]).toEqual([[], null]);
@@ -152,10 +154,10 @@ describe("what a person asks for", () => {
 describe("saving a profile", () => {
   it("says that it was refused, and a poll does not take the reason away", async () => {
     serve({
-      "GET /v1/profiles": json(() => list()),
-      "PUT /v1/profiles/A": refuse(400, "invalid_request"),
-      "GET /v1/steering": json(() => ({ interventions: null })),
-      "GET /v1/jobs": json(() => list()),
+      "GET /v1/profiles": () => list(),
+      "PUT /v1/profiles/A": () => refusal(400, "invalid_request"),
+      "GET /v1/steering": () => ({ interventions: null }),
+      "GET /v1/jobs": () => list(),
     });
     expect(await saveProfile("A", [])).toBe(false);
     await loadLibrary();
@@ -163,9 +165,9 @@ describe("saving a profile", () => {
   });
 
   it("succeeds although the list cannot be read again, and the list says so", async () => {
-    serve({ "GET /v1/profiles": json(() => list("old")) });
+    serve({ "GET /v1/profiles": () => list("old") });
     await profiles.load();
-    serve({ "GET /v1/profiles": unreachable, "PUT /v1/profiles/new": json(() => ({})) });
+    serve({ "GET /v1/profiles": unreachable, "PUT /v1/profiles/new": () => ({}) });
     expect(await saveProfile("new", [])).toBe(true);
     expect(profileActions.errorAt("form")).toBeNull();
     expect(profiles.data.value).toEqual(list("old").data);
@@ -176,15 +178,24 @@ describe("saving a profile", () => {
 describe("deletion of a vector", () => {
   it("is refused in its dialog while the policy uses it, and can be forced then", async () => {
     selected.value = "formality";
-    serve({ "DELETE /v1/vectors/formality": refuse(409, "vector_in_use") });
+    serve({ "DELETE /v1/vectors/formality": () => refusal(409, "vector_in_use") });
     expect(await deleteVector("formality", false)).toBe(false);
     expect(deletion.errorAt("vector formality")).toMatchObject({ code: "vector_in_use" });
     expect(selected.value).toBe("formality");
     await rest();
-    const asked = serve({ "DELETE /v1/vectors/formality": done, "GET /v1/vectors": json(() => ({ data: [] })) });
+    const asked = serve({ "DELETE /v1/vectors/formality": done, "GET /v1/vectors": () => ({ data: [] }) });
     expect(await deleteVector("formality", true)).toBe(true);
     expect(asked[0]).toBe("DELETE /v1/vectors/formality?force=true");
     expect([selected.value, deletion.errorAt("vector formality")]).toEqual([null, null]);
+  });
+
+  it("says that the list could not be read again only until it is read", async () => {
+    serve({ "DELETE /v1/vectors/formality": done, "GET /v1/vectors": () => refusal(422, "invalid_request") });
+    expect(await deleteVector("formality", false)).toBe(true);
+    expect(vectorsTrouble.value).toMatchObject({ code: "invalid_request" });
+    serve({ "GET /v1/vectors": () => ({ data: [] }) });
+    await loadVectors();
+    expect(vectorsTrouble.value).toBeNull();
   });
 
   it("names the policy, which takes shared vectors only", () => {

@@ -65,6 +65,17 @@ describe("a link to Read", () => {
     await openLink();
     expect(text.value).toBe("of the link");
   });
+
+  it("stays in the address when it is opened a second time in the same view", async () => {
+    kind.value = "conversation";
+    text.value = "rewritten";
+    expect(location.hash).toBe("#/read");
+    location.hash = "#/read?link=aaaa";
+    await vi.waitFor(() => expect([kind.value, text.value]).toEqual(["text", "of the link"]));
+    expect(location.hash).toBe("#/read?link=aaaa");
+    text.value = "rewritten";
+    expect(location.hash).toBe("#/read");
+  });
 });
 
 describe("a link to Space", () => {

@@ -40,10 +40,27 @@ describe("pairs", () => {
     expect(store.source.value).toBe("pairs");
   });
 
+  it("of a concept give way to those of another, except those that were edited", async () => {
+    const formality = { positive: "Good evening.", negative: "Yo." };
+    const alas = { positive: "Great.", negative: "Alas, alas." };
+    server
+      .on(DETAIL, () => ({ data: [joy, { positive: "Great.", negative: "Alas." }] }))
+      .on("GET /v1/concepts/formality", () => ({ data: [formality] }));
+    store.chooseConcept("joy");
+    await store.addConceptPairs();
+    store.setRow(3, { negative: "Alas, alas." });
+    store.source.value = "concept";
+    store.chooseConcept("formality");
+    await store.addConceptPairs();
+    expect(store.rows.value).toEqual([own, half, alas, formality, empty]);
+  });
+});
+
+describe("pairs that are not added", () => {
   it.each([
     ["concept", () => store.chooseConcept("formality")],
     ["source", () => (store.source.value = "describe")],
-  ])("of a concept are not added after another %s was chosen, nor is a failure shown", async (_, choose) => {
+  ])("are those of a concept after another %s was chosen, nor is a failure shown", async (_, choose) => {
     for (const answer of [{ data: [] }, refusal(422, "invalid_request")]) {
       const late = held();
       server.on(DETAIL, () => late.promise);
@@ -60,7 +77,7 @@ describe("pairs", () => {
     }
   });
 
-  it("of a concept that cannot be read are an error", async () => {
+  it("are those of a concept that cannot be read, which is an error", async () => {
     server.on(DETAIL, () => refusal(422, "invalid_request"));
     store.chooseConcept("joy");
     await store.addConceptPairs();

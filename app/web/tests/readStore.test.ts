@@ -96,6 +96,18 @@ describe("a reading that is not wanted any more", () => {
   });
 });
 
+describe("an error", () => {
+  it("goes with the text it belongs to when the link of another is opened", async () => {
+    server.on(EXPLAIN, () => refusal(422, "invalid_request"));
+    store.text.value = "old";
+    await store.read();
+    store.restoreRead({ text: "old" });
+    expect(store.error.value).toMatchObject({ code: "invalid_request" });
+    store.restoreRead({ text: "another text" });
+    expect(store.error.value).toBeNull();
+  });
+});
+
 describe("Ctrl + Enter", () => {
   it("asks once while it is held", () => {
     const run = vi.fn();

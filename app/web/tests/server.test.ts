@@ -1,12 +1,12 @@
 import { afterEach, beforeEach, expect, it, vi } from "vitest";
-import { Held, json, type Route, refuse, serve, unreachable } from "./fakeRoutes";
+import { type Answer, held, refusal, serve, unreachable } from "./fakeServer";
 
 const POLL_MS = 2000;
 
 /** The routes that every key may use. */
-const OPEN: Record<string, Route> = {
-  "GET /v1/capabilities": json(() => ({ limits: {}, model: {} })),
-  "GET /openapi.json": json(() => ({ paths: {} })),
+const OPEN: Record<string, Answer> = {
+  "GET /v1/capabilities": () => ({ limits: {}, model: {} }),
+  "GET /openapi.json": () => ({ paths: {} }),
 };
 
 beforeEach(() => {
@@ -22,63 +22,68 @@ afterEach(() => {
 });
 
 /** Starts the page with a key. A fresh copy of the modules, because they keep what they know of the server. */
-async function started(key: string, routes: Record<string, Route>) {
-  const { keyWanted, setKey } = await import("../src/api/key");
+async function started(key: string, routes: Record<string, Answer>) {
+  const { keyState, keyWanted, setKey } = await import("../src/api/key");
   const server = await import("../src/frame/server");
-  const { vectors } = await import("../src/frame/vectors");
+  const { vectors, vectorsAwaited } = await import("../src/frame/vectors");
   setKey(key);
   const asked = serve(routes);
   await server.loadServer();
   await vi.advanceTimersByTimeAsync(100);
-  return { ...server, asked, keyWanted, setKey, vectors };
+  return { ...server, asked, keyState, keyWanted, setKey, vectors, vectorsAwaited };
 }
 
-it("connects with a key that may not see the vectors, and tries no more", async () => {
+it("shows no vectors of the former key to one that may see nothing, and tries no more", async () => {
   const routes = {
     ...OPEN,
-    "GET /v1/vectors": json(() => ({ data: [{ name: "sentiment" }] })),
+    "GET /v1/vectors": () => ({ data: [{ name: "sentiment" }] }),
     "GET /metrics": () => new Response(""),
   };
   const page = await started("reader", routes);
   expect(page.vectors.value).toHaveLength(1);
-  const asked = serve({
-    ...OPEN,
-    "GET /v1/vectors": refuse(403, "insufficient_scope"),
-    "GET /metrics": refuse(403, "insufficient_scope"),
-  });
+  const refused = () => refusal(403, "insufficient_scope");
+  const asked = serve({ "GET /v1/capabilities": refused, "GET /v1/vectors": refused, "GET /metrics": refused });
   page.setKey("generator");
   await vi.advanceTimersByTimeAsync(10 * POLL_MS);
   expect(page.serverTrouble.value).toBeNull();
   expect(page.capabilities.value).not.toBeNull();
-  expect(page.vectors.value).toBeNull(); // the list of the former key
-  expect(asked.filter((one) => one.startsWith("GET /v1/vectors"))).toHaveLength(1);
+  expect([page.vectors.value, page.vectorsAwaited.value]).toEqual([null, false]); // not the list of the former key
+  expect(asked.filter((one) => one.startsWith("GET /v1/"))).toEqual(["GET /v1/capabilities"]);
+});
+
+it.each([
+  [403, "limited"],
+  [401, "wanted"],
+] as const)("waits for no vectors once the first key is refused with %i", async (status, state) => {
+  const page = await started("generator", { "GET /v1/capabilities": () => refusal(status, "insufficient_scope") });
+  expect([page.keyState.value, page.vectorsAwaited.value, page.serverTrouble.value]).toEqual([state, false, null]);
 });
 
 it("shows no vectors of the former key to one that is not known", async () => {
   const routes = {
     ...OPEN,
-    "GET /v1/vectors": json(() => ({ data: [{ name: "sentiment" }] })),
+    "GET /v1/vectors": () => ({ data: [{ name: "sentiment" }] }),
     "GET /metrics": () => new Response(""),
   };
   const page = await started("reader", routes);
   expect(page.vectors.value).toHaveLength(1);
-  serve({ "GET /v1/capabilities": refuse(401, "invalid_api_key") });
+  serve({ "GET /v1/capabilities": () => refusal(401, "invalid_api_key") });
   page.setKey("mistyped");
   await vi.advanceTimersByTimeAsync(100);
   expect([page.vectors.value, page.keyWanted.value, page.serverTrouble.value]).toEqual([null, true, null]);
 });
 
 it.each([403, 401])("says no more that the server cannot be reached once it refuses with %i", async (status) => {
-  const open = { ...OPEN, "GET /v1/vectors": json(() => ({ data: [] })) };
+  const open = { ...OPEN, "GET /v1/vectors": () => ({ data: [] }) };
   const page = await started("reader", { ...open, "GET /metrics": unreachable });
   expect(page.serverTrouble.value).toContain("cannot be reached");
-  serve({ ...open, "GET /metrics": refuse(status, "insufficient_scope") });
+  serve({ ...open, "GET /metrics": () => refusal(status, "insufficient_scope") });
   await vi.advanceTimersByTimeAsync(POLL_MS);
   expect(page.serverTrouble.value).toBeNull();
 });
 
 it("says no more that the server cannot be reached once another answer asks for a key", async () => {
-  const open = { ...OPEN, "GET /v1/vectors": json(() => ({ data: [] })) };
+  const open = { ...OPEN, "GET /v1/vectors": () => ({ data: [] }) };
   const page = await started("reader", { ...open, "GET /metrics": unreachable });
   page.keyWanted.value = true;
   expect(page.serverTrouble.value).toBeNull();
@@ -95,13 +100,13 @@ it("tries again in one row only, also when the key was changed meanwhile", async
 });
 
 it("takes no answer for another key as one for the key of now", async () => {
-  const held = new Held();
-  const open = { ...OPEN, "GET /v1/vectors": json(() => ({ data: [] })) };
-  const page = await started("limited", { ...open, "GET /metrics": held.route });
+  const late = held();
+  const open = { ...OPEN, "GET /v1/vectors": () => ({ data: [] }) };
+  const page = await started("limited", { ...open, "GET /metrics": () => late.promise });
   serve({ ...open, "GET /metrics": () => new Response("steering_engine_running 2") });
   page.setKey("admin");
   await vi.advanceTimersByTimeAsync(POLL_MS);
-  held.answer({}, 403);
+  late.give(refusal(403, "insufficient_scope"));
   await vi.advanceTimersByTimeAsync(POLL_MS);
   expect(page.load.value?.running).toBe(2);
 });

@@ -1,10 +1,11 @@
 import { isValidElement, toChildArray } from "preact";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { ApiError } from "../src/api/errors";
 import { setKey } from "../src/api/key";
 import { loadVectors, vectors } from "../src/frame/vectors";
 import { Result } from "../src/make/Result";
 import { TryIt } from "../src/make/TryIt";
-import { error, made, madeVector, makeByJob, measure, running, show } from "../src/make/work";
+import { error, loadChoices, made, madeVector, makeByJob, measure, running, show } from "../src/make/work";
 import { events, FakeServer, held, refusal } from "./fakeServer";
 
 const VECTORS = "GET /v1/vectors";
@@ -79,6 +80,31 @@ describe("a list that cannot be read after a job", () => {
   it("is an error of the measurement too", async () => {
     await measure("joy");
     expect(error.value).toBeInstanceOf(Error);
+  });
+});
+
+describe("a list to choose from", () => {
+  beforeEach(() => {
+    error.value = null;
+  });
+
+  it("clears the refusal of a former key once it is loaded, and no other error", async () => {
+    await loadChoices(() => Promise.reject(new ApiError(401, "invalid_api_key", "no")));
+    expect(error.value).toMatchObject({ status: 401 });
+    setKey("another");
+    await loadChoices(async () => {});
+    expect(error.value).toBeNull();
+    error.value = new ApiError(422, "invalid_request", "no");
+    await loadChoices(async () => {});
+    expect(error.value).toMatchObject({ status: 422 });
+  });
+
+  it("shows no late refusal of a former key", async () => {
+    await loadChoices(async () => {
+      setKey("another");
+      throw new ApiError(401, "invalid_api_key", "no");
+    });
+    expect(error.value).toBeNull();
   });
 });
 

@@ -39,6 +39,11 @@ export function errorFromBody(body: ErrorBody, status: number, requestId: string
   );
 }
 
+/** Whether the server does not let the key of this tab see or do something. */
+export function isRefusal(error: unknown): boolean {
+  return error instanceof ApiError && (error.status === 401 || error.status === 403);
+}
+
 /** Whether an error only says that the caller stopped the request. */
 export function isAbort(error: unknown): boolean {
   return error instanceof DOMException && error.name === "AbortError";

@@ -28,6 +28,7 @@ export function followLink(view: View, restore: (state: unknown) => void, settin
     void apiKey.value;
     if (id !== null && id === restored) return;
     const turn = ++newest;
+    stopComparing(); // so that restoring what was changed does not take the link out of the address again
     restored = linkProblem.value = null;
     if (id === null || place.peek() !== view) return;
     void readLink(view, id)
@@ -35,7 +36,6 @@ export function followLink(view: View, restore: (state: unknown) => void, settin
         if (turn !== newest) return;
         restored = id;
         restore(state);
-        stopComparing();
         if (settings) stopComparing = leaveAfterChange(view, id, settings);
       })
       .catch((failure) => {

@@ -1,10 +1,10 @@
 import { computed, effect, signal, untracked } from "@preact/signals";
 import { api, dataOf } from "../api/client";
-import { ApiError, messageOf } from "../api/errors";
+import { isRefusal, messageOf } from "../api/errors";
 import { apiKey, keyWanted } from "../api/key";
 import { send } from "../api/retry";
 import type { Capabilities } from "../api/types";
-import { loadVectors, vectors } from "./vectors";
+import { forgetVectors, loadVectors } from "./vectors";
 
 const POLL_SECONDS = 2;
 const RELOAD_SECONDS = 3;
@@ -56,7 +56,7 @@ export async function loadServer(): Promise<void> {
 let newest = 0;
 let retry: ReturnType<typeof setTimeout> | undefined;
 
-/** Loads it all with the key of this tab. What an earlier attempt finds, with another key perhaps, counts no more. */
+/** Loads it all with the key of this tab. What an earlier attempt finds, with another key perhaps, is ignored. */
 async function connect(): Promise<void> {
   const turn = ++newest;
   clearTimeout(retry);
@@ -65,26 +65,16 @@ async function connect(): Promise<void> {
     if (turn !== newest) return;
     capabilities.value = found;
     serverTrouble.value = null;
-    await Promise.all([loadRoutes(), loadVisibleVectors(), poll()]);
+    await Promise.all([loadRoutes(), loadVectors(), poll()]);
   } catch (error) {
     if (turn !== newest) return;
-    if (error instanceof ApiError && error.status === 401) {
-      vectors.value = null; // those that a former key was shown
+    if (isRefusal(error)) {
+      forgetVectors();
+      serverTrouble.value = null; // it has answered, and would refuse this key again
       return;
     }
     serverTrouble.value = messageOf(error);
     retry = setTimeout(() => void connect(), RELOAD_SECONDS * 1000);
-  }
-}
-
-/** Loads the vectors. A key that may not see them works without: it is no reason to try again. */
-async function loadVisibleVectors(): Promise<void> {
-  const key = apiKey.value;
-  try {
-    await loadVectors();
-  } catch (error) {
-    if (!(error instanceof ApiError) || error.status !== 403) throw error;
-    if (key === apiKey.value) vectors.value = null; // those that another key was shown
   }
 }
 

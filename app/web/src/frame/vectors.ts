@@ -1,12 +1,20 @@
 import { computed, signal } from "@preact/signals";
 import { api, dataOf } from "../api/client";
-import { apiKey } from "../api/key";
+import { apiKey, keyState } from "../api/key";
 import type { Vector, VectorPage } from "../api/types";
 
 const PAGE = 200;
 
 /** The newest version of every vector, by name; null until they have been loaded. */
 export const vectors = signal<readonly Vector[] | null>(null);
+
+/** Why the vectors could not be read again after one was deleted; null as soon as they are read, or are not to be seen any more. */
+export const vectorsTrouble = signal<unknown>(null);
+
+/** Whether the vectors are still to come: none come for a key that may not see them. */
+export const vectorsAwaited = computed(
+  () => vectors.value === null && keyState.value !== "limited" && keyState.value !== "wanted",
+);
 
 export const vectorByName = computed(() => new Map((vectors.value ?? []).map((vector) => [vector.name, vector])));
 
@@ -26,7 +34,7 @@ export function loadVectors(): Promise<void> {
   const load: Promise<void> = readVectors().then(
     (found) => {
       if (newest !== load) return newest;
-      if (key === apiKey.value) vectors.value = found;
+      if (key === apiKey.value) putVectors(found);
     },
     (failure) => {
       if (newest !== load) return newest;
@@ -35,6 +43,16 @@ export function loadVectors(): Promise<void> {
   );
   newest = load;
   return load;
+}
+
+function putVectors(found: readonly Vector[] | null): void {
+  vectors.value = found;
+  vectorsTrouble.value = null;
+}
+
+/** Drops the list that a former key was shown. */
+export function forgetVectors(): void {
+  putVectors(null);
 }
 
 async function readVectors(): Promise<Vector[]> {

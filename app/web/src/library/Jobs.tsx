@@ -15,7 +15,7 @@ export function Jobs() {
   return (
     <section class="panel stack" aria-label="Jobs">
       <h2>Jobs</h2>
-      <LoadNote loaded={jobs} />
+      <LoadNote what="jobs" loaded={jobs} />
       {list?.length === 0 && <p class="muted">None yet. Making and measuring vectors appears here.</p>}
       <ul class="stack jobs">
         {list?.slice(0, 8).map((job) => (

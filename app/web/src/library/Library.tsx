@@ -1,9 +1,10 @@
 import "../styles/library.css";
 import { useEffect } from "preact/hooks";
+import { isRefusal } from "../api/errors";
 import { apiKey } from "../api/key";
 import { open } from "../frame/places";
 import { serverTrouble } from "../frame/server";
-import { vectors } from "../frame/vectors";
+import { vectors, vectorsTrouble } from "../frame/vectors";
 import { ErrorNote } from "../ui/Note";
 import { Keys } from "./admin/Keys";
 import { Monitors } from "./admin/Monitors";
@@ -11,11 +12,10 @@ import { PolicyPanel } from "./admin/Policy";
 import { loadAdmin } from "./admin/store";
 import { Jobs } from "./Jobs";
 import { LoadNote } from "./LoadNote";
-import { isRefusal } from "./loaded";
 import { DefaultSteering, Profiles } from "./Profiles";
 import { ServerState } from "./ServerState";
 import { Similarity } from "./Similarity";
-import { found, loadLibrary, profiles, reloadVectors, search, selected, vectorsTrouble } from "./store";
+import { found, loadLibrary, profiles, reloadVectors, search, selected } from "./store";
 import { VectorCard } from "./VectorCard";
 import { VectorDetails } from "./VectorDetails";
 
@@ -67,7 +67,7 @@ function Vectors() {
           }}
         />
       </div>
-      <LoadNote loaded={{ error: vectorsTrouble, load: reloadVectors }} />
+      <LoadNote what="vectors" loaded={{ error: vectorsTrouble, load: reloadVectors }} />
       {all?.length === 0 && <EmptyLibrary />}
       {all && all.length > 0 && found.value.length === 0 && <p class="muted">No vector matches "{search.value}".</p>}
       <div class="cards">

@@ -26,7 +26,7 @@ export function Profiles() {
   return (
     <section class="panel stack" aria-label="Profiles">
       <h2>Profiles</h2>
-      <LoadNote loaded={profiles} />
+      <LoadNote what="profiles" loaded={profiles} />
       {profiles.data.value?.length === 0 && (
         <p class="muted">None yet. A profile is a set of vectors and strengths with a name.</p>
       )}
@@ -81,7 +81,7 @@ export function DefaultSteering() {
     <section class="panel stack" aria-label="Default steering">
       <h2>Default steering</h2>
       <p class="small muted">Applies to every request that names no steering of its own.</p>
-      <LoadNote loaded={defaultSteering} />
+      <LoadNote what="default steering" loaded={defaultSteering} />
       {list?.length === 0 && <p>None: such requests are unsteered.</p>}
       {list && list.length > 0 && (
         <>

@@ -135,18 +135,30 @@ function Provenance({ vector }: { vector: Vector }) {
   );
 }
 
+/** The first step of a deletion. A refusal that came after this window was closed is shown, but does not let this button force it. */
+function AskDeletion({ error, onAsk }: { error: unknown; onAsk: () => void }) {
+  const ask = () => {
+    deletion.dismiss();
+    onAsk();
+  };
+  return (
+    <>
+      <ErrorNote error={error} />
+      <div class="row">
+        <button type="button" class="danger" onClick={ask}>
+          Delete
+        </button>
+      </div>
+    </>
+  );
+}
+
 function Deletion({ vector }: { vector: Vector }) {
   const [asked, setAsked] = useState(false);
   const users = usersOf(vector);
   const error = deletion.errorAt(`vector ${vector.name}`);
-  if (!asked && error === null)
-    return (
-      <div class="row">
-        <button type="button" class="danger" onClick={() => setAsked(true)}>
-          Delete
-        </button>
-      </div>
-    );
+  useEffect(() => () => deletion.dismiss(), []);
+  if (!asked) return <AskDeletion error={error} onAsk={() => setAsked(true)} />;
   // The server knows users that this page does not, so only its refusal, which names them, offers to force it.
   const refused = error instanceof ApiError && error.code === "vector_in_use";
   return (

@@ -1,10 +1,5 @@
 import { signal } from "@preact/signals";
-import { ApiError } from "../api/errors";
-
-/** Whether the server does not let the key of this tab see something. */
-export function isRefusal(error: unknown): boolean {
-  return error instanceof ApiError && (error.status === 401 || error.status === 403);
-}
+import { isRefusal } from "../api/errors";
 
 /**
  * What is read from the server, again and again.

@@ -3,7 +3,7 @@ import { api, dataOf } from "../api/client";
 import type { Job, Profile, Vector } from "../api/types";
 import type { Intervention } from "../compare/controls";
 import { hasRoute } from "../frame/server";
-import { loadVectors, vectors } from "../frame/vectors";
+import { loadVectors, vectors, vectorsTrouble } from "../frame/vectors";
 import { Actions } from "./actions";
 import { policy } from "./admin/store";
 import { Loaded } from "./loaded";
@@ -26,9 +26,6 @@ export const jobs = new Loaded(async () => {
   const query = { limit: LATEST_JOBS };
   return (await dataOf<{ data: Job[] }>(api.GET("/v1/jobs", { params: { query } }))).data;
 });
-
-/** Why the vectors could not be read again after one was deleted. */
-export const vectorsTrouble = signal<unknown>(null);
 
 export const profileActions = new Actions<"form" | `profile ${string}`>();
 export const defaultActions = new Actions<"default">();
@@ -75,7 +72,6 @@ export async function deleteVector(name: string, force: boolean): Promise<boolea
 export async function reloadVectors(): Promise<void> {
   try {
     await loadVectors();
-    vectorsTrouble.value = null;
   } catch (error) {
     vectorsTrouble.value = error;
   }

@@ -1,4 +1,5 @@
 import { useEffect } from "preact/hooks";
+import { apiKey } from "../api/key";
 import type { Dictionary } from "../api/types";
 import { ChoiceField, OptionalNumber } from "../ui/fields";
 import { NumberField } from "../ui/NumberField";
@@ -20,11 +21,11 @@ import {
   texts,
   top,
 } from "./dictionary";
-import { error } from "./work";
+import { error, loadChoices } from "./work";
 
 /** The dictionaries of the server, and what to search in one of them. */
 export function DictionarySource() {
-  useEffect(() => void loadDictionaries().catch((failure) => (error.value = failure)), []);
+  useEffect(() => void loadChoices(loadDictionaries), [apiKey.value]);
   const known = dictionaries.value;
   if (known === null) return <p class="muted">{error.value ? "The dictionaries are not known." : "Loading"}</p>;
   if (known.length === 0) return <NoDictionary />;

@@ -1,11 +1,12 @@
 import { useEffect } from "preact/hooks";
+import { apiKey } from "../api/key";
 import { concepts, loadConcepts } from "../compare/store";
 import { addConceptPairs, adding, chooseConcept, concept, trait } from "./store";
-import { error } from "./work";
+import { loadChoices } from "./work";
 
 /** The concepts that come with the server; their pairs can be edited. */
 export function ConceptSource() {
-  useEffect(() => void loadConcepts().catch((failure) => (error.value = failure)), []);
+  useEffect(() => void loadChoices(loadConcepts), [apiKey.value]);
   return (
     <div class="stack">
       <ul class="stack choices">

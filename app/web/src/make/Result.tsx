@@ -44,7 +44,7 @@ function NotListed({ name }: { name: string }) {
   return (
     <section class="panel stack" aria-label="Quality">
       <h2>{name}</h2>
-      <p class="muted">The library was not read since this vector was stored, or it was deleted.</p>
+      <p class="muted">The library could not be read after this vector was stored, or the vector was deleted.</p>
       <div class="row">
         <button type="button" class="primary" onClick={() => void show(name)}>
           Read the library again

@@ -1,4 +1,5 @@
 import { useEffect, useState } from "preact/hooks";
+import { apiKey } from "../api/key";
 import { concepts, loadConcepts } from "../compare/store";
 import { capabilities, layerCount } from "../frame/server";
 import { vectors } from "../frame/vectors";
@@ -9,11 +10,11 @@ import { Segments } from "../ui/Segments";
 import { PairTable } from "./PairTable";
 import { fields, file, type Origin, OWN_PAIRS, setFields, takeFile } from "./transfer";
 import { parseVectorFile } from "./vectorFile";
-import { error } from "./work";
+import { loadChoices } from "./work";
 
 /** A vector of the operator's second model, carried over to the loaded one. */
 export function TransferSource() {
-  useEffect(() => void loadConcepts().catch((failure) => (error.value = failure)), []);
+  useEffect(() => void loadChoices(loadConcepts), [apiKey.value]);
   const { origin, concept } = fields.value;
   return (
     <div class="stack">

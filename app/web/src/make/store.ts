@@ -61,11 +61,17 @@ export function chooseConcept(chosen: string): void {
   concept.value = chosen;
 }
 
+/** The rows that came from a concept. A row that was edited since is another object, and the user's own. */
+let ofConcept: ReadonlySet<PairRow> = new Set();
+
 interface ConceptDetail {
   data: { positive: unknown; negative: unknown }[];
 }
 
-/** Adds the pairs of the chosen concept below what is there, to be edited. Pairs that are there already are not added again. */
+/**
+ * Adds the pairs of the chosen concept below one's own, to be edited. They take the place of those of a concept that was added before, so
+ * that two concepts are not mixed. Pairs that are there already are not added again.
+ */
 export async function addConceptPairs(): Promise<void> {
   const chosen = concept.value;
   const isLate = () => concept.value !== chosen || source.value !== "concept";
@@ -75,10 +81,11 @@ export async function addConceptPairs(): Promise<void> {
     const params = { path: { name: chosen } };
     const { data } = await dataOf<ConceptDetail>(api.GET("/v1/concepts/{name}", { params }));
     if (isLate()) return;
-    const before = written();
+    const before = written().filter((row) => !ofConcept.has(row));
     const known = new Set(before.map((row) => JSON.stringify([row.positive, row.negative])));
     const pairs = data.map((pair) => ({ positive: textOf(pair.positive), negative: textOf(pair.negative) }));
     const added = pairs.filter((row) => !known.has(JSON.stringify([row.positive, row.negative])));
+    ofConcept = new Set(added);
     rows.value = [...before, ...added, NO_ROW];
     source.value = "pairs";
   } catch (failure) {

@@ -1,6 +1,7 @@
 import { computed, signal } from "@preact/signals";
 import { api, dataOf } from "../api/client";
-import { isAbort, messageOf } from "../api/errors";
+import { isAbort, isRefusal, messageOf } from "../api/errors";
+import { apiKey } from "../api/key";
 import type { Job } from "../api/types";
 import { loadVectors, vectorNamed } from "../frame/vectors";
 import { runToEnd, type StartJob } from "../jobs/watch";
@@ -66,11 +67,23 @@ export async function show(vector: string): Promise<void> {
   made.value = vector;
 }
 
-async function reload(vector: string): Promise<void> {
+/** Reads the library again after a vector was stored or measured. A failure is shown. */
+export async function reload(vector: string): Promise<void> {
   try {
     await loadVectors();
   } catch (failure) {
     error.value = new Error(`${vector} was stored, but the library could not be read again. ${messageOf(failure)}`);
+  }
+}
+
+/** Loads a list to choose from. Once it is loaded, a refusal that is shown is that of a former key. */
+export async function loadChoices(load: () => Promise<void>): Promise<void> {
+  const key = apiKey.value;
+  try {
+    await load();
+    if (key === apiKey.value && isRefusal(error.value)) error.value = null;
+  } catch (failure) {
+    if (key === apiKey.value) error.value = failure;
   }
 }
 

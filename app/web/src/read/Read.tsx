@@ -4,7 +4,7 @@ import { followLink } from "../frame/links";
 import { open } from "../frame/places";
 import { LinkProblem, ShareLink } from "../frame/ShareLink";
 import { useActions } from "../frame/shortcuts";
-import { vectors } from "../frame/vectors";
+import { vectors, vectorsAwaited } from "../frame/vectors";
 import { ErrorNote } from "../ui/Note";
 import { Segments } from "../ui/Segments";
 import { ReadingPanel } from "./ReadingPanel";
@@ -15,8 +15,7 @@ import { busy, error, kind, messages, read, reading, readState, restoreRead, set
 export default function Read() {
   useEffect(() => useActions({ run: () => void read(), stop }), []);
   useEffect(() => followLink("read", restoreRead, readState), []);
-  const empty = vectors.value?.length === 0;
-  const unable = vectors.value === null || empty;
+  const unable = (vectors.value ?? []).length === 0;
   return (
     <>
       <LinkProblem />
@@ -43,7 +42,7 @@ export default function Read() {
             </button>
           )}
           <ShareLink view="read" state={readState} />
-          {empty && <EmptyLibrary />}
+          {unable && <NothingToReadFor />}
         </div>
       </section>
       <ErrorNote error={error.value} />
@@ -62,7 +61,11 @@ export default function Read() {
   );
 }
 
-function EmptyLibrary() {
+/** Says why nothing can be read, once that is known. */
+function NothingToReadFor() {
+  if (vectorsAwaited.value) return null;
+  if (vectors.value === null)
+    return <span class="muted">The vectors of the library are needed. Give a key that may see them.</span>;
   return (
     <>
       <span class="muted">The library is empty, so there is nothing to read for.</span>

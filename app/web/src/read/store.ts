@@ -149,6 +149,7 @@ export function restoreRead(state: unknown): void {
   if (JSON.stringify(readState()) === before) return;
   stop();
   reading.value = null;
+  error.value = null; // it was of the former text
 }
 
 function isMessage(one: unknown): one is Message {

@@ -1,3 +1,4 @@
+import { vectorByName } from "../frame/vectors";
 import { ErrorNote } from "../ui/Note";
 import { Progress } from "../ui/Progress";
 import { error, makeVector, making, name, openCard, stopMaking, stored } from "./making";
@@ -86,7 +87,7 @@ function VectorState() {
     <>
       {now && <Progress message={now.message} done={now.done} total={now.total} onStop={stopMaking} />}
       <ErrorNote error={error.value} />
-      {vector !== null && (
+      {vector !== null && vectorByName.value.has(vector) && (
         <div class="row" role="status">
           <span>{vector} is in the library.</span>
           <button type="button" onClick={() => openCard(vector)}>

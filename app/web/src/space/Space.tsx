@@ -4,7 +4,7 @@ import { useEffect } from "preact/hooks";
 import { followLink } from "../frame/links";
 import { LinkProblem } from "../frame/ShareLink";
 import { useActions } from "../frame/shortcuts";
-import { vectorByName, vectors } from "../frame/vectors";
+import { vectorByName, vectors, vectorsAwaited } from "../frame/vectors";
 import { ErrorNote, Note } from "../ui/Note";
 import { LensPanel } from "./LensPanel";
 import { stopMaking } from "./making";
@@ -84,13 +84,13 @@ export default function Space() {
           {warning}
         </Note>
       ))}
-      <div class="space" aria-busy={busy.value || vectors.value === null}>
+      <div class="space" aria-busy={busy.value || vectorsAwaited.value}>
         <section class="panel stack" aria-label="Map">
           {drawn.value ? (
             <Scatter />
           ) : (
             <p class="muted scatter empty">
-              {busy.value || vectors.value === null ? "Reading the texts" : "Nothing drawn yet"}
+              {busy.value || vectorsAwaited.value ? "Reading the texts" : "Nothing drawn yet"}
             </p>
           )}
           {method.value === ALONG_VECTOR && <Axes />}

@@ -3,9 +3,8 @@ import { api, dataOf } from "../api/client";
 import { isAbort } from "../api/errors";
 import type { Job } from "../api/types";
 import { open, place } from "../frame/places";
-import { loadVectors } from "../frame/vectors";
 import { runToEnd } from "../jobs/watch";
-import { made } from "../make/work";
+import { made, reload, error as workError } from "../make/work";
 
 export interface Making {
   message: string;
@@ -43,9 +42,13 @@ export async function makeVector(vector: string, positive: string[], negative: s
       stopper.signal,
     );
     if (name.value === vector) name.value = "";
-    await loadVectors();
-    if (place.value === "space") openCard(vector);
-    else stored.value = vector;
+    workError.value = null;
+    await reload(vector);
+    if (place.value === "space") goToCard(vector);
+    else {
+      stored.value = vector;
+      error.value = workError.value; // Space shows a vector only once it is listed, so it says why it is not
+    }
   } catch (failure) {
     if (!isAbort(failure)) error.value = failure;
   } finally {
@@ -53,8 +56,13 @@ export async function makeVector(vector: string, positive: string[], negative: s
   }
 }
 
-/** Opens the card of a vector in Make. */
+/** Opens the card of a vector that is listed. What went wrong in Make before is no error of this vector. */
 export function openCard(vector: string): void {
+  workError.value = null;
+  goToCard(vector);
+}
+
+function goToCard(vector: string): void {
   stored.value = null;
   made.value = vector;
   open("make");

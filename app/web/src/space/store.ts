@@ -146,7 +146,7 @@ export function restoreSpace(state: unknown): void {
   });
 }
 
-/** Reads every text against the chosen vector at every layer. An answer for what is not shown or chosen any more counts no more. */
+/** Reads every text against the chosen vector at every layer. An answer for what is not shown or chosen any more is ignored. */
 export async function loadScores(): Promise<void> {
   const shown = drawn.value;
   const name = vector.value;

@@ -19,7 +19,7 @@ export function Keys() {
         <NoPermission />
       ) : (
         <>
-          <LoadNote loaded={keys} />
+          <LoadNote what="API keys" loaded={keys} />
           {list?.length === 0 && (
             <p class="muted">
               {apiKey.value === null
@@ -94,7 +94,7 @@ function shortTime(text: string): string {
   return new Date(text).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
 }
 
-const COPY_WORDS = { true: "Copied", false: "Copy it by hand", null: "Copy the key" } as const;
+const COPY_WORDS = { true: "Copied", false: "Select the key", null: "Copy the key" } as const;
 
 function NewKeyNote({ made: { key, replaces } }: { made: FreshKey }) {
   const [copied, setCopied] = useState<boolean | null>(null);

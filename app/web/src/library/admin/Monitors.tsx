@@ -35,7 +35,7 @@ export function Monitors() {
         policy was set.
       </p>
       {refusal.value && <NoPermission />}
-      {!broken && <LoadNote loaded={counts} />}
+      {!broken && <LoadNote what="what the monitors counted" loaded={counts} />}
       {counts.data.value && !any && <p class="muted">None yet.</p>}
       {any && <MonitorTable />}
       <ErrorNote error={policyActions.errorAt("monitor table")} />

@@ -19,7 +19,7 @@ export function PolicyPanel() {
         Holds for all traffic, whatever a request says. Only a key with the scope admin sets it.
       </p>
       {refusal.value && <NoPermission />}
-      <LoadNote loaded={{ error: policy.error, load: loadAdmin }} />
+      <LoadNote what="policy" loaded={{ error: policy.error, load: loadAdmin }} />
       {now && (
         <>
           <Mandatory now={now} />

@@ -1,10 +1,10 @@
 import { computed, signal } from "@preact/signals";
 import { api, dataOf } from "../../api/client";
-import { ApiError } from "../../api/errors";
+import { ApiError, isRefusal } from "../../api/errors";
 import { apiKey, setKey } from "../../api/key";
 import type { Key, KeyRequest, Monitor, MonitorDetail, NewKey, Policy } from "../../api/types";
 import { Actions } from "../actions";
-import { isRefusal, Loaded } from "../loaded";
+import { Loaded } from "../loaded";
 
 /** Whether an error says that there is a policy which the server cannot apply. */
 export function isBroken(error: unknown): boolean {
