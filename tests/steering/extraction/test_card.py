@@ -84,7 +84,7 @@ def test_a_vector_at_chance_gets_no_strengths() -> None:
 def test_without_a_card_the_dose_is_that_of_the_vectors_own_scale(factor: float) -> None:
     """Twice the scale, half the strength: the same dose."""
     info = dataclasses.replace(LinearEngine().info, layer_count=30, typical_norms=tuple(NORMS))
-    layers = {14: LayerDirection(torch.eye(info.d_model)[0], factor * 10.0)}
+    layers = {14: LayerDirection(torch.eye(info.d_model)[0], scale=factor * 10.0)}
     vector = ConceptVector("given", info.name, info.fingerprint, info.d_model, "given", layers)
     found = with_recommendation(vector, info).recommended
     assert found is not None
