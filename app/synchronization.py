@@ -41,10 +41,16 @@ class Synchronization:
     """
 
     def __init__(
-        self, store: Store, settings: Settings, renew: Refresh, store_use: Refresh, **refreshes: Refresh
+        self,
+        store: Store,
+        settings: Settings,
+        renew: Refresh,
+        store_use: Refresh,
+        refresh_seconds: float = REFRESH_SECONDS,
+        **refreshes: Refresh,
     ) -> None:
         """store_use: stores when keys were used. refreshes: what reads a topic again (`steering.store.governance.Topic`)."""
-        self._store, self._refreshes = store, refreshes
+        self._store, self._refreshes, self._refresh_seconds = store, refreshes, refresh_seconds
         self._writes = {
             "renew": (renew, settings.lease_seconds / RENEWALS_PER_LEASE),
             "store_use": (store_use, REFRESH_SECONDS),
@@ -72,10 +78,10 @@ class Synchronization:
                 changed.set()
 
     async def _follow(self, topic: str, refresh: Refresh) -> None:
-        """Waits for a change of a topic, at most REFRESH_SECONDS, and reads it again."""
+        """Waits for a change of a topic, at most `refresh_seconds`, and reads it again."""
         changed = self._changed[topic]
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(REFRESH_SECONDS):
+            async with asyncio.timeout(self._refresh_seconds):
                 await changed.wait()
         changed.clear()
         count = self._counts.get(topic, 0)

@@ -106,9 +106,9 @@ class LiveJob:
 class Jobs:
     """The jobs of one server. Requests use them through `NamespaceJobs`."""
 
-    def __init__(self, store: Store, server: str, settings: Settings) -> None:
+    def __init__(self, store: Store, server: str, settings: Settings, close_seconds: float = CLOSE_SECONDS) -> None:
         self.store, self._server = store, server
-        self._lease_seconds = settings.lease_seconds
+        self._lease_seconds, self._close_seconds = settings.lease_seconds, close_seconds
         self._slots = asyncio.Semaphore(settings.max_jobs)
         self._limit = settings.max_jobs + settings.max_queued_jobs
         self._live: dict[str, LiveJob] = {}
@@ -183,7 +183,7 @@ class Jobs:
         for live in self._live.values():
             live.stop(reason)
         if tasks := [live.task for live in self._live.values()]:
-            await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
+            await asyncio.wait(tasks, timeout=self._close_seconds)
         for name, live in self._live.items():
             self._unsaved.setdefault(name, _failed(live.record, reason))
         try:

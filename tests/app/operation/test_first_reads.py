@@ -23,12 +23,6 @@ ASK = {"prompt": "a", "max_tokens": 2}
 DEFAULT = {"interventions": [{"vector": "sentiment", "strength": 0.5}]}
 
 
-@pytest.fixture(autouse=True)
-def without_the_regular_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only changes and failures lead to another read."""
-    monkeypatch.setattr("app.synchronization.REFRESH_SECONDS", 3600.0)
-
-
 class Gate:
     """A call that fails, or that waits, until the gate is opened."""
 
@@ -165,7 +159,7 @@ async def test_a_server_whose_keys_were_never_read_is_open_to_nobody() -> None:
         assert code(await client.get("/v1/policy")) == (401, "invalid_api_key")
 
 
-async def test_the_first_read_of_the_policy_is_repeated_soon() -> None:
+async def test_the_first_read_of_the_policy_is_repeated() -> None:
     real = ReferenceStore()
     gate = Gate(real.documents.get, StoreUnavailable("the database does not answer"))
     store: Any = Delegate(real, documents=Delegate(real.documents, get=gate))

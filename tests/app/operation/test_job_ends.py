@@ -201,12 +201,10 @@ async def test_a_waiter_whose_job_somebody_else_cancels_gets_an_error_of_its_own
     assert "retry-after" not in answer.headers
 
 
-async def test_a_server_that_stops_does_not_wait_for_work_that_cannot_be_stopped(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("app.services.jobs.CLOSE_SECONDS", 0.05)
+async def test_a_server_that_stops_does_not_wait_for_work_that_cannot_be_stopped() -> None:
     store, begun, loaded = SlowStore("none"), asyncio.Event(), asyncio.Event()
-    jobs = await started(store)
+    jobs = Jobs(cast(Store, store), "server", Settings(), close_seconds=0.05)
+    await jobs.renew()
 
     async def loads(_: object) -> dict[str, str]:
         begun.set()

@@ -2,23 +2,11 @@
 
 import asyncio
 
-import pytest
-
 from app.settings import Settings
 from app.synchronization import Refresh, Synchronization
 from steering.errors import StoreUnavailable
 from steering.store.base import Store
 from tests.reference_store.store import ReferenceStore
-
-
-@pytest.fixture(autouse=True)
-def without_the_regular_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only changes and failures lead to another read."""
-    monkeypatch.setattr("app.synchronization.REFRESH_SECONDS", 3600.0)
-
-
-async def nothing() -> None:
-    """Does nothing."""
 
 
 async def forever() -> None:
@@ -27,8 +15,8 @@ async def forever() -> None:
 
 
 async def reaches(store: Store, reached: asyncio.Event, **refreshes: Refresh) -> None:
-    """Runs a synchronization until an event is set."""
-    running = asyncio.create_task(Synchronization(store, Settings(), forever, forever, **refreshes).run())
+    """Runs a synchronization, which reads again only after changes and failures, until an event is set."""
+    running = asyncio.create_task(Synchronization(store, Settings(), forever, forever, 3600.0, **refreshes).run())
     try:
         async with asyncio.timeout(30):
             await reached.wait()
