@@ -1,6 +1,6 @@
 """Defines Bench, one run: it starts contenders when they are needed, runs them in turns and records their results."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any, TypeAlias
@@ -137,6 +137,11 @@ def metric_of(results: Results, contender: str, work: str, metric: str = "tokens
     return values if found and len(values) == len(found) else None
 
 
-def fastest(speeds: list[list[float] | None]) -> list[float] | None:
+def fastest(speeds: Sequence[list[float] | None]) -> list[float] | None:
     """Returns the series with the greatest median; None when all are None."""
     return max((series for series in speeds if series), key=median, default=None)
+
+
+def shortest(times: Sequence[list[float] | None]) -> list[float] | None:
+    """Returns the series with the smallest median; None when all are None."""
+    return min((series for series in times if series), key=median, default=None)

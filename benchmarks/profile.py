@@ -30,8 +30,8 @@ class Profile:
     arriving_prompt: int = 2000
     arrives_after: int = 20
     mixed_requests: int = 48
-    mixed_rate: float = 6.0
-    """Requests per second of the mixed load."""
+    mixed_rates: tuple[float, float] = (6.0, 12.0)
+    """Requests per second of the mixed load: one that a server may keep up with, and one that saturates it."""
     mixed_words: tuple[int, int] = (8, 900)
     mixed_answers: tuple[int, int] = (8, 250)
     very_long_words: int = 1400
@@ -58,9 +58,9 @@ QUICK = Profile(
     arriving_prompt=300,
     arrives_after=4,
     mixed_requests=4,
-    mixed_rate=20.0,
+    mixed_rates=(20.0, 40.0),
     mixed_words=(8, 40),
     mixed_answers=(2, 6),
     very_long_words=60,
-    very_long_sizes=(1, 2),
+    very_long_sizes=(1, 8),
 )

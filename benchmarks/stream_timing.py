@@ -32,15 +32,21 @@ def stream_metrics(start: float, arrivals: Sequence[Sequence[float]]) -> dict[st
 
 
 def load_metrics(starts: Sequence[float], arrivals: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """Returns metrics of streams that started at different times: first token and gaps between tokens, in seconds."""
+    """Returns metrics of streams that started at different times: first token and gaps between tokens, in seconds.
+
+    offered_per_second: all tokens over the time in which the streams started, the tokens per second of a server that answers at
+    once. None where all started together.
+    """
     first = [times[0] - start for start, times in zip(starts, arrivals, strict=True)]
     gaps = [after - before for times in arrivals for before, after in pairwise(times)]
     tokens = sum(len(times) for times in arrivals)
     seconds = max(times[-1] for times in arrivals) - min(starts)
+    span = max(starts) - min(starts)
     return {
         "seconds": seconds,
         "tokens": tokens,
         "tokens_per_second": tokens / seconds,
+        "offered_per_second": tokens / span if span else None,
         "first_token": median(first),
         "first_token_p99": percentile(first, 0.99),
         "gap_median": median(gaps) if gaps else None,

@@ -30,10 +30,6 @@ class MixedLoad(Protocol):
         """Number of requests."""
 
     @property
-    def mixed_rate(self) -> float:
-        """Requests per second."""
-
-    @property
     def mixed_words(self) -> tuple[int, int]:
         """Shortest and longest prompt in words."""
 
@@ -48,12 +44,15 @@ def prompts(rows: int, length: int, seed: int | str) -> list[list[int]]:
     return [_ids(rng, length) for _ in range(rows)]
 
 
-def mixed_requests(load: MixedLoad, seed: int) -> list[dict[str, Any]]:
-    """Returns requests {"at": seconds, "prompt": ids, "new_tokens"}: Poisson arrivals, lognormal lengths."""
+def mixed_requests(load: MixedLoad, rate: float, seed: int) -> list[dict[str, Any]]:
+    """Returns requests {"at": seconds, "prompt": ids, "new_tokens"}: Poisson arrivals, lognormal lengths.
+
+    rate: requests per second. The lengths of a seed are the same at every rate.
+    """
     rng = random.Random(f"mixed {seed}")
     at, requests = 0.0, []
     for _ in range(load.mixed_requests):
-        at += rng.expovariate(load.mixed_rate)
+        at += rng.expovariate(rate)
         words = _lognormal(rng, load.mixed_words)
         prompt = _ids(rng, max(1, round(words * TOKENS_PER_WORD)))
         requests.append({"at": at, "prompt": prompt, "new_tokens": _lognormal(rng, load.mixed_answers)})

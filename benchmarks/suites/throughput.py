@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from benchmarks.bench import Bench, Result, Task, fastest, metric_of
+from benchmarks.bench import Bench, Result, Results, Task, fastest, metric_of
 from benchmarks.contenders.process import Contender
 from benchmarks.contenders.registry import ENGINE, LINEARS, PLAIN, VLLM
 from benchmarks.workload import KINDS, TOKENS_PER_WORD, prompts, steering
@@ -19,17 +19,19 @@ def run(bench: Bench) -> None:
     for rows in sorted({*profile.sizes, *profile.static_sizes}):
         _short(bench, rows)
     for rows in profile.long_sizes:
-        _long(bench, rows, profile.long_prompt, LONG_KINDS)
+        _long(bench, rows, profile.long_prompt, LONG_KINDS, profile.long_rounds)
     for rows in profile.very_long_sizes:
-        _long(bench, rows, int(profile.very_long_words * TOKENS_PER_WORD), VERY_LONG_KINDS)
+        length = int(profile.very_long_words * TOKENS_PER_WORD)
+        results = _long(bench, rows, length, VERY_LONG_KINDS, profile.rounds)
+        vllm = fastest([metric_of(results, name, "unsteered") for name in VLLM])
+        bench.compare(f"vllm long {rows}", metric_of(results, ENGINE, "distinct plans"), vllm)
 
 
-def _long(bench: Bench, rows: int, length: int, kinds: tuple[str, ...]) -> None:
+def _long(bench: Bench, rows: int, length: int, kinds: tuple[str, ...], rounds: int) -> Results:
     bench.log(f"{rows} requests, prompts of {length}")
-    results = bench.run_rounds(
-        engine_tasks(bench, rows, length, kinds) | vllm_tasks(bench, rows, length), bench.profile.long_rounds
-    )
+    results = bench.run_rounds(engine_tasks(bench, rows, length, kinds) | vllm_tasks(bench, rows, length), rounds)
     bench.record(results, rows=rows, prompt=length)
+    return results
 
 
 def _short(bench: Bench, rows: int) -> None:
