@@ -170,7 +170,8 @@ async def test_closing_ends_streams_and_refuses_new_ones(hf_byte_tokenizer: PreT
 
 
 async def test_captures_share_the_engine_and_can_be_cancelled(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
-    async with family_engine("llama", hf_byte_tokenizer) as engine:
+    """Four texts a pass, so that the capture is far from its end when it is cancelled."""
+    async with family_engine("llama", hf_byte_tokenizer, EngineLimits(max_background=4)) as engine:
         expected = await run(engine, GenerationRequest(PROMPT, sampling(30)))
         prompts = [CapturePrompt(f"text number {n}") for n in range(2000)]
         begun = asyncio.Event()
