@@ -114,11 +114,15 @@ async def test_a_backup_during_writes_is_one_moment_of_the_database(source: str,
             await store.shared.profiles.put(Profile(name, SteeringSpec()))
             written.append(name)
 
+    async def one_more() -> None:
+        """Returns after another write, however slow the disk is, or when writing failed."""
+        before = len(written)
+        await until(lambda: writing.done() or len(written) > before)
+
     writing = asyncio.create_task(write())
     counts = []
     for number in range(4):
-        before = len(written)
-        await until(lambda before=before: writing.done() or len(written) > before)
+        await one_more()
         file = tmp_path / f"backup-{number}"
         await asyncio.to_thread(backup, read_address(source), file)
         with closing(sqlite3.connect(file)) as copy:
