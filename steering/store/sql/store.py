@@ -79,14 +79,23 @@ async def open_temporary_store(parent: Path | None = None) -> SqlStore:
 
     parent: where the folder is made; None: where the system has its temporary files. Raises StoreUnavailable where no folder can be made.
     """
-    with translated():
-        folder = await run_in_thread(lambda: TemporaryDirectory(prefix="steering-store-", dir=parent))
-    opening = asyncio.ensure_future(open_sql_store(f"sqlite:///{folder.name}/store.sqlite3", folder))
+    opening = asyncio.ensure_future(_open_in_new_folder(parent))
     try:
         return await asyncio.shield(opening)
-    except BaseException:  # a cancelled migration runs to its end, and writes to the folder until then
+    except BaseException:  # who is cancelled waits: its threads make the folder, and write to it, to their end
         (found,) = await asyncio.gather(opening, return_exceptions=True)
-        await (found.close() if isinstance(found, SqlStore) else run_in_thread(folder.cleanup))
+        if isinstance(found, SqlStore):
+            await found.close()
+        raise
+
+
+async def _open_in_new_folder(parent: Path | None) -> SqlStore:
+    with translated():
+        folder = await run_in_thread(lambda: TemporaryDirectory(prefix="steering-store-", dir=parent))
+    try:
+        return await open_sql_store(f"sqlite:///{folder.name}/store.sqlite3", folder)
+    except BaseException:
+        await run_in_thread(folder.cleanup)
         raise
 
 

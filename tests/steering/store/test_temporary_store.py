@@ -1,7 +1,8 @@
 """The store `memory://` is a database in a folder of its own, which does not outlive it."""
 
 import asyncio
-from pathlib import Path
+import threading
+from pathlib import Path, PosixPath
 
 import pytest
 
@@ -46,6 +47,31 @@ async def test_an_opening_that_is_cancelled_leaves_no_folder(tmp_path: Path) -> 
     opening = asyncio.create_task(open_temporary_store(tmp_path))
     await until(lambda: not empty(tmp_path))
     opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert empty(tmp_path)
+
+
+class SlowFolder(PosixPath):
+    """A place where nothing is made before the test lets it."""
+
+    asked, go_on = threading.Event(), threading.Event()
+
+    def __fspath__(self) -> str:
+        self.asked.set()
+        self.go_on.wait(60)
+        return super().__fspath__()
+
+
+async def test_an_opening_that_is_cancelled_while_its_folder_is_made_leaves_none(tmp_path: Path) -> None:
+    place = SlowFolder(tmp_path)
+    opening = asyncio.create_task(open_temporary_store(place))
+    await until(place.asked.is_set)
+    opening.cancel()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not opening.done(), "the thread that makes the folder would outlive it"
+    place.go_on.set()
     with pytest.raises(asyncio.CancelledError):
         await opening
     assert empty(tmp_path)

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Iterator
+from itertools import count
 
 import pytest
 import structlog
@@ -99,7 +100,8 @@ async def test_models_with_their_own_attention_are_read_and_measured_at_every_to
 
 
 async def test_a_readout_of_1500_texts_refuses_no_live_request(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
-    async with family_engine("llama", hf_byte_tokenizer) as engine:
+    """Four texts a pass, so that the readout takes many times the passes that the live requests need."""
+    async with family_engine("llama", hf_byte_tokenizer, EngineLimits(max_background=4)) as engine:
         texts = [CapturePrompt(text(100, n)) for n in range(1500)]
         reading = asyncio.create_task(engine.capture(texts, CaptureSpec((1,), "last"), priority=0))
         await until(lambda: engine.stats().background_running > 0)
@@ -194,17 +196,25 @@ def test_steering_that_finds_no_memory_ends_the_newcomer_alone(driven: tuple[Dri
 
 async def test_a_defect_of_the_loop_ends_everybody_once(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
     """Those who run, who wait, who are read; and there is no second engine in the same object."""
+    model, passes, go_on = FAMILIES["llama"](), count(1), threading.Event()
+
+    def hold(*_: object) -> None:
+        """Has the eighth pass wait for the defect: whatever holds up this loop, nobody has ended before it."""
+        if next(passes) >= 8:
+            go_on.wait(60)
 
     def defect() -> None:
         raise ZeroDivisionError
 
-    async with family_engine("llama", hf_byte_tokenizer, EngineLimits(max_running=2)) as engine:
+    async with engine_over(model, hf_byte_tokenizer, EngineLimits(max_running=2)) as engine:
+        model.register_forward_pre_hook(hold)
         requests = [asyncio.create_task(run(engine, GenerationRequest(text(20, n), sampling(200)))) for n in range(6)]
         texts = [CapturePrompt(text(200, n)) for n in range(200)]
         reading = asyncio.create_task(engine.capture(texts, CaptureSpec((1,), "last")))
         await until(lambda: engine.stats().generated_tokens > 4)
         with structlog.testing.capture_logs() as logs:
             engine._loop.call(defect)
+            go_on.set()
             outcomes = await asyncio.gather(*requests, reading, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [EngineDead] * 7
         assert [line["event"] for line in logs] == ["engine_died"]

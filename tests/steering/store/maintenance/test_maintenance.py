@@ -16,6 +16,7 @@ from steering.store.sql.address import read_address
 from steering.store.sql.maintenance.backup import backup, restore
 from steering.store.sql.maintenance.copying import copy_database
 from steering.store.sql.store import open_sql_store
+from tests.polling import until
 from tests.steering.store.maintenance.conftest import MakeUrl, content
 from tests.steering.store.planted import planted, same_numbers
 from tests.steering.store.sql.old_schema import database_at, fill
@@ -104,18 +105,24 @@ async def test_a_backup_is_one_private_file_that_is_restored_into_either_databas
 async def test_a_backup_during_writes_is_one_moment_of_the_database(source: str, tmp_path: Path) -> None:
     """Each write adds a vector and then a profile of its name: a snapshot has as many vectors, or one more."""
     store = await open_sql_store(source)
-    stop = asyncio.Event()
+    stop, written = asyncio.Event(), list[str]()
 
     async def write() -> None:
-        number = 0
         while not stop.is_set():
-            await store.shared.vectors.put(planted(f"v{number}", number))
-            await store.shared.profiles.put(Profile(f"v{number}", SteeringSpec()))
-            number += 1
+            name = f"v{len(written)}"
+            await store.shared.vectors.put(planted(name, len(written)))
+            await store.shared.profiles.put(Profile(name, SteeringSpec()))
+            written.append(name)
+
+    async def one_more() -> None:
+        """Returns after another write, however slow the disk is, or when writing failed."""
+        before = len(written)
+        await until(lambda: writing.done() or len(written) > before)
 
     writing = asyncio.create_task(write())
     counts = []
     for number in range(4):
+        await one_more()
         file = tmp_path / f"backup-{number}"
         await asyncio.to_thread(backup, read_address(source), file)
         with closing(sqlite3.connect(file)) as copy:

@@ -188,5 +188,5 @@ async def test_no_thread_lives_on_that_could_compete_with_the_engine(engine, req
     before = set(threading.enumerate())
     await extract(engine, request_)
     for thread in set(threading.enumerate()) - before:
-        thread.join(5)
+        thread.join(60)
         assert not thread.is_alive(), thread.name
