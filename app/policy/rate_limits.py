@@ -33,7 +33,7 @@ class RateLimits:
     """
 
     def __init__(self, counts: MemoryStorage | None = None) -> None:
-        """counts: what is counted in each minute; by default of the clock."""
+        """counts: where hits are counted by minute; by default by the minutes of the clock."""
         self._windows = SlidingWindowCounterRateLimiter(counts or MemoryStorage())
         self._running: Counter[str] = Counter()
         self._rows: Counter[str] = Counter()

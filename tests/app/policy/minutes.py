@@ -6,7 +6,7 @@ from limits.storage import MemoryStorage
 class OneMinute(MemoryStorage):
     """Counts every hit in the same minute.
 
-    Of two hits around the turn of a minute the first counts a little less, so that a limit of few lets one more pass.
+    After the turn of a minute, hits from before it count a little less than one, so that one more than the limit may pass.
     """
 
     @classmethod
