@@ -32,8 +32,9 @@ class RateLimits:
     servers: how many run on the database. Each allows an equal share, so a limit holds without any exchange of counts.
     """
 
-    def __init__(self) -> None:
-        self._windows = SlidingWindowCounterRateLimiter(MemoryStorage())
+    def __init__(self, counts: MemoryStorage | None = None) -> None:
+        """counts: where hits are counted by minute; by default by the minutes of the clock."""
+        self._windows = SlidingWindowCounterRateLimiter(counts or MemoryStorage())
         self._running: Counter[str] = Counter()
         self._rows: Counter[str] = Counter()
         self.servers = 1

@@ -30,7 +30,7 @@ def running(engine: Engine | None = None, **settings: Any) -> Iterator[str]:
     thread = threading.Thread(target=server.run, name="server of a test")
     thread.start()
     try:
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while not (server.started and app.state.steering.loaded.is_set()):
             assert thread.is_alive(), "the server ended by itself"
             assert time.monotonic() < until, "the server did not start"

@@ -10,6 +10,7 @@ import pytest
 
 from tests.app.conftest import Server, StartServer
 from tests.fakes import ScriptedEngine
+from tests.polling import until
 
 FREE_TEXT = {"cursor", "format"}
 
@@ -172,8 +173,7 @@ async def test_memory_of_running_requests_is_bounded_and_returned(start: StartSe
         )
         for _ in range(2)
     ]
-    while server.state.memory.reserved == 0:  # noqa: ASYNC110 - set by the server
-        await asyncio.sleep(0.01)
+    await until(lambda: server.engine.stats().running == 2)  # both have taken all that they take
     server.state.memory.reserve(server.state.memory.limit - server.state.memory.reserved)
     refused = await server.client.post("/v1/generate", json={"prompt": "a"})
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "overloaded")

@@ -12,7 +12,8 @@ from tests.app.http.listening import Listening
 from tests.fakes import ScriptedEngine
 from tests.polling import until
 
-PAIRS = [{"positive": f"good day {i}", "negative": f"bad day {i}"} for i in range(200)]
+PAIRS = [{"positive": f"good day {i}", "negative": f"bad day {i}"} for i in range(2000)]
+"""So many that their extraction does not end before its client leaves."""
 
 
 @pytest.fixture
@@ -113,5 +114,5 @@ async def test_odd_requests_are_answered_or_hung_up_on(listening: Listening, req
     answer = await asyncio.wait_for(reader.read(), 10)
     assert not answer.startswith(b"HTTP/1.1 5")
     writer.close()
-    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{listening.port}") as client:
+    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{listening.port}", timeout=30) as client:
         assert (await client.get("/health/live")).status_code == 200

@@ -44,18 +44,18 @@ def address(tiny_folder: Path, tmp_path: Path) -> Iterator[str]:
 
 
 def _ready(address: str) -> bool:
-    return httpx2.get(f"{address}/health/ready").status_code == 200
+    return httpx2.get(f"{address}/health/ready", timeout=60).status_code == 200
 
 
 def test_no_generated_request_meets_an_error_of_the_server_or_an_undeclared_answer(
     address: str, tmp_path: Path
 ) -> None:
     body = {"name": "mood", "directions": {"1": [1.0] * 32}}
-    assert httpx2.post(f"{address}/v1/vectors", json=body, headers=HEADERS).status_code == 201
+    assert httpx2.post(f"{address}/v1/vectors", json=body, headers=HEADERS, timeout=60).status_code == 201
     profile = {"interventions": [{"vector": "mood", "strength": 0.1}]}
-    assert httpx2.put(f"{address}/v1/profiles/mood", json=profile, headers=HEADERS).status_code == 200
+    assert httpx2.put(f"{address}/v1/profiles/mood", json=profile, headers=HEADERS, timeout=60).status_code == 200
     document = tmp_path / "openapi.json"
-    document.write_bytes(httpx2.get(f"{address}/openapi.json", headers=HEADERS).content)
+    document.write_bytes(httpx2.get(f"{address}/openapi.json", headers=HEADERS, timeout=60).content)
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(HERE / "schemathesis.toml")]
     command += ["run", str(document), "--url", address, "--header", f"Authorization: Bearer {KEY}", "--checks", "all"]
     command += ["--phases", "examples,fuzzing,stateful", "--max-examples", str(CASES), "--continue-on-failure"]

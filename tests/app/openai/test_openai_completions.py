@@ -44,7 +44,8 @@ async def test_embeddings_in_both_encodings(client: AsyncOpenAI, model: str, lis
     default = await client.embeddings.create(model=model, input=["a good day", "a bad day"])
     numbers = await client.embeddings.create(model=model, input=["a good day", "a bad day"], encoding_format="float")
     assert [len(one.embedding) for one in default.data] == [width, width]
-    assert default.data[0].embedding == pytest.approx(numbers.data[0].embedding, abs=1e-6)
+    # the texts may be read in one pass or in two, which differ in the last bits
+    assert default.data[0].embedding == pytest.approx(numbers.data[0].embedding, abs=1e-5)
     first = await client.embeddings.create(
         model=model, input="a good day", extra_body={"layer": 0, "position": "last"}, encoding_format="base64"
     )

@@ -136,7 +136,7 @@ async def test_at_the_deadline_what_still_runs_ends_with_an_error(start: StartSe
 
 
 async def test_a_request_has_a_longest_life(start: StartServer) -> None:
-    server = await start(ScriptedEngine(gate=asyncio.Event()), request_seconds=0.3)
+    server = await start(ScriptedEngine(gate=asyncio.Event()), request_seconds=1.0)
     assert code(await server.client.post("/v1/generate", json=ASK)) == (503, "request_timed_out")
     streamed = await server.client.post("/v1/generate", json={**ASK, "stream": True})
     assert events_of(streamed.text)[-1][1]["error"]["code"] == "request_timed_out"

@@ -10,15 +10,26 @@ import httpx2
 import pytest
 
 from app.main import create_app
+from app.policy.rate_limits import RateLimits
 from app.settings import Settings
 from steering.store import open_store
 from tests.app.conftest import BASE_URL, Server, events_of, state
+from tests.app.policy.minutes import OneMinute
 from tests.fakes import ScriptedEngine
 from tests.polling import until
 
 PAIRS = [{"positive": f"good day {i}", "negative": f"bad day {i}"} for i in range(12)]
-LONG_JOB = {"name": "mood", "pairs": PAIRS, "method": "trained", "training": {"steps": 2000}}
+JOB = {"name": "mood", "pairs": PAIRS}
 StartOnDatabase: TypeAlias = Callable[..., Awaitable[Server]]
+
+
+class EndlessEngine(ScriptedEngine):
+    """A ScriptedEngine that reads the first texts of a job and never the rest: the job makes progress, and does not end by itself."""
+
+    async def _pause(self, index: int) -> None:
+        await super()._pause(index)
+        if index == 3:
+            await asyncio.Event().wait()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -58,8 +69,8 @@ async def job_of(server: Server, job_id: str) -> dict[str, Any]:
 
 
 async def test_a_job_runs_on_while_another_server_starts_and_stops(start: StartOnDatabase, database: str) -> None:
-    first = await start(ScriptedEngine(token_seconds=0.002))
-    job = (await first.client.post("/v1/vectors/extract", json=LONG_JOB)).json()
+    first = await start(EndlessEngine())
+    job = (await first.client.post("/v1/vectors/extract", json=JOB)).json()
     await until(lambda: first.state.jobs.counts()["running"] == 1)
     second = create_app(Settings(), lambda _: ScriptedEngine(), lambda _: open_store(database))
     async with second.router.lifespan_context(second):
@@ -69,8 +80,8 @@ async def test_a_job_runs_on_while_another_server_starts_and_stops(start: StartO
 
 
 async def test_a_job_is_listed_watched_and_cancelled_from_another_server(start: StartOnDatabase) -> None:
-    owner, other = await start(ScriptedEngine(token_seconds=0.002), lease_seconds=3), await start()
-    job = (await owner.client.post("/v1/vectors/extract", json=LONG_JOB)).json()
+    owner, other = await start(EndlessEngine(), lease_seconds=6), await start()
+    job = (await owner.client.post("/v1/vectors/extract", json=JOB)).json()
 
     async def in_progress() -> bool:
         return bool((await job_of(other, job["id"]))["progress"])
@@ -93,11 +104,11 @@ async def test_a_job_is_listed_watched_and_cancelled_from_another_server(start: 
 
 async def test_a_stopped_server_leaves_its_jobs_interrupted_for_everyone(start: StartOnDatabase, database: str) -> None:
     other = await start()
-    stopping = create_app(Settings(), lambda _: ScriptedEngine(token_seconds=0.05), lambda _: open_store(database))
+    stopping = create_app(Settings(), lambda _: EndlessEngine(), lambda _: open_store(database))
     async with stopping.router.lifespan_context(stopping):
         await asyncio.wait_for(state(stopping).loaded.wait(), 30)
         client = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=stopping), base_url=BASE_URL)
-        job = (await client.post("/v1/vectors/extract", json=LONG_JOB)).json()
+        job = (await client.post("/v1/vectors/extract", json=JOB)).json()
         await client.aclose()
         await other.state.jobs.renew()
         assert other.state.jobs.servers == 2
@@ -138,6 +149,7 @@ async def test_a_limit_of_a_key_is_divided_among_the_servers(start: StartOnDatab
     admin = {"api_keys": "sk-admin-key-of-tests-0123456789"}
     one, other = await start(**admin), await start(**admin)
     for server in (one, other):
+        server.state.rate_limits = RateLimits(OneMinute())
         server.client.headers["authorization"] = "Bearer sk-admin-key-of-tests-0123456789"
     limits = {"requests_per_minute": 6, "tokens_per_minute": 100}
     body = {"name": "x", "scopes": ["generate"], "limits": limits}

@@ -92,7 +92,7 @@ async def test_one_server_is_killed_and_the_database_restarted_under_load(tiny_f
         servers, running = [], []
         for name in ("killed", "living"):
             (tmp_path / name).mkdir()
-            servers.append(ServerProcess(tmp_path / name, tmp_path, database=url, lease_seconds="2", **options))
+            servers.append(ServerProcess(tmp_path / name, tmp_path, database=url, lease_seconds="6", **options))
         killed, living = servers
         try:
             for server in servers:

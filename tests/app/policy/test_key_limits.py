@@ -10,6 +10,7 @@ from app.policy.keys import Key
 from app.policy.rate_limits import RateLimits
 from steering.schemas.governance import KeyLimitsFields
 from tests.app.conftest import Server, StartServer
+from tests.app.policy.minutes import OneMinute
 from tests.app.policy.test_keys import ADMIN, BEARER, ask, bearer, code, created
 from tests.app.routes.test_extract import PAIRS
 from tests.fakes import ScriptedEngine
@@ -81,7 +82,10 @@ async def test_bytes_of_a_key_are_limited(start: StartServer) -> None:
 
 
 def test_what_a_key_has_used_still_counts_when_the_number_of_servers_changes() -> None:
-    limits, key = RateLimits(), Key("key-a", frozenset({"generate"}), KeyLimitsFields(requests_per_minute=60))
+    limits, key = (
+        RateLimits(OneMinute()),
+        Key("key-a", frozenset({"generate"}), KeyLimitsFields(requests_per_minute=60)),
+    )
     for _ in range(30):
         limits.admit(key)
     for servers in (2, 3, 6):

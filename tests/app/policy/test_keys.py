@@ -7,8 +7,10 @@ from typing import Any
 import httpx2
 import pytest
 
+from app.policy.rate_limits import RateLimits
 from app.settings import Settings
 from tests.app.conftest import Server, StartServer
+from tests.app.policy.minutes import OneMinute
 from tests.fakes import ScriptedEngine
 
 ADMIN = "sk-admin-key-of-tests-0123456789"
@@ -94,6 +96,7 @@ async def test_the_first_key_of_a_server_without_keys_is_an_admins(start: StartS
 
 
 async def test_requests_tokens_and_concurrency_of_a_key_are_limited(server: Server) -> None:
+    server.state.rate_limits = RateLimits(OneMinute())
     few = await created(server, limits={"requests_per_minute": 2})
     assert [(await ask(server, few)).status_code for _ in range(3)] == [200, 200, 429]
     refused = await ask(server, few)

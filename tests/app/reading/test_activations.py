@@ -147,7 +147,7 @@ async def test_the_metadata_names_model_position_and_steering(server: Server) ->
 async def test_a_large_file_is_sent_in_pieces() -> None:
     """Over a real socket, since the transport of the other tests joins what is sent."""
     with running() as address:
-        async with httpx2.AsyncClient(base_url=address) as client:
+        async with httpx2.AsyncClient(base_url=address, timeout=60) as client:
             body = {"texts": ["good day " * 50] * 100, "position": "all"}
             answer = await client.post("/v1/activations", json=body)
     found = load(answer.content)

@@ -110,8 +110,9 @@ async def test_cancelling_frees_every_row_and_keeps_finished_parts(start: StartS
 
 
 async def test_live_requests_are_answered_while_a_batch_runs(start: StartServer) -> None:
-    server = await start(ScriptedEngine(token_seconds=0.001, max_running=64))
-    job = await started(server, *({"prompt": "a", "max_tokens": 8} for _ in range(300)))
+    """The lines of the batch are so long that it runs on, however late the live request is answered."""
+    server = await start(ScriptedEngine(token_seconds=0.001, length=3000, max_running=64))
+    job = await started(server, *({"prompt": "a", "max_tokens": 3000} for _ in range(300)))
     await until(lambda: server.engine.stats().running > 0)
     answer = await server.client.post("/v1/generate", json={"prompt": "live", "max_tokens": 2})
     assert answer.status_code == 200

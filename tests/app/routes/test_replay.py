@@ -58,6 +58,7 @@ async def generated(client: httpx2.AsyncClient, seed: int) -> dict[str, Any]:
         "temperature": rng.choice([0.0, 0.7, 1.3]),
         "top_p": rng.choice([0.8, 1.0]),
         "n": rng.choice([1, 1, 2]),
+        "seed": seed,
         "logprobs": True,
     }
     answer = await client.post("/v1/generate", json=body)
@@ -105,7 +106,8 @@ async def test_scopes_with_roles_come_again_and_need_messages(client: httpx2.Asy
     steering = [
         {"vector": "alpha", "layers": [1], "strength": 9.0, "scope": {"roles": ["user"], "token_ids": [97, 101]}}
     ]
-    body = {"messages": [{"role": "user", "content": "an apple a day"}], "steering": steering, "max_tokens": 6}
+    messages = [{"role": "user", "content": "an apple a day"}]
+    body = {"messages": messages, "steering": steering, "max_tokens": 6, "seed": 5}  # one in 240 answers has no token
     answer = (await client.post("/v1/generate", json=body | {"logprobs": True})).json()
     applied, record = answer["steering"]["applied"][0], answer["steering"]["record"]
     assert applied["tokens"] == "an apple a day".count("a") + "an apple a day".count("e")
