@@ -1,11 +1,11 @@
 """DefaultSteering: the resolved steering of requests that name none, by namespace, kept in memory for the loaded model."""
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import structlog
 
+from app.policy.changes import Changes
 from app.policy.vector_sources import HeldVectors, by_id, find_vectors
 from app.settings import Settings
 from steering.engine.api import Engine
@@ -58,7 +58,7 @@ class DefaultSteering:
             None  # None within: its vectors have not been read
         )
         self._otherwise = ResolvedDefault()  # where neither the namespace nor `shared` has one
-        self._updating = asyncio.Lock()  # what a refresh has read must not replace what was put meanwhile
+        self._changes = Changes()
 
     def resolved_in(self, namespace: str) -> ResolvedDefault:
         """Returns the default of requests without steering: that of their namespace, else that of `shared`. Raises NotReady before it
@@ -82,19 +82,25 @@ class DefaultSteering:
     async def refresh(self, store: Store, engine: Engine) -> None:
         """Reads the stored defaults and resolves those that have changed. Raises StoreUnavailable, StoreCorrupt; the last ones stay
         in use."""
-        async with self._updating:
-            last, found = self._defaults or {}, dict[str, ResolvedDefault | None]()
-            failure: Unavailable | None = None
-            for namespace, spec in (await self._stored(store)).items():
-                known = found[namespace] = last.get(namespace)
-                if known is None or known.spec != spec:
-                    try:
-                        found[namespace] = await self._resolve(spec, store.in_namespace(namespace), engine)
-                    except Unavailable as error:
-                        failure = error  # the default of one namespace, which must not hold up the others
-            self._defaults, self._otherwise = found, ResolvedDefault()
-            if failure is not None:
-                raise failure
+        found, failure = await self._changes.read(lambda: self._resolve_stored(store, engine))
+        self._defaults, self._otherwise = found, ResolvedDefault()
+        if failure is not None:
+            raise failure
+
+    async def _resolve_stored(
+        self, store: Store, engine: Engine
+    ) -> tuple[Mapping[str, ResolvedDefault | None], Unavailable | None]:
+        """Returns the stored defaults, and why the vectors of one could not be read."""
+        last, found = self._defaults or {}, dict[str, ResolvedDefault | None]()
+        failure: Unavailable | None = None
+        for namespace, spec in (await self._stored(store)).items():
+            known = found[namespace] = last.get(namespace)
+            if known is None or known.spec != spec:
+                try:
+                    found[namespace] = await self._resolve(spec, store.in_namespace(namespace), engine)
+                except Unavailable as error:
+                    failure = error  # the default of one namespace, which must not hold up the others
+        return found, failure
 
     async def _stored(self, store: Store) -> Mapping[str, SteeringSpec]:
         try:
@@ -108,10 +114,11 @@ class DefaultSteering:
 
     async def put(self, spec: SteeringSpec | None, store: NamespaceStore, engine: Engine) -> None:
         """Stores the default of a namespace, or removes it, and uses it from now on. Raises Unavailable; then nothing is stored."""
-        async with self._updating:
-            others = {name: one for name, one in self._read().items() if name != store.namespace}
+        async with self._changes.change():
+            self._read()
             resolved = None if spec is None else await self._resolve(spec, store, engine)
             await store.profiles.set_default(spec)
+            others = {name: one for name, one in self._read().items() if name != store.namespace}
             self._defaults = others if resolved is None else {**others, store.namespace: resolved}
 
     async def _resolve(self, spec: SteeringSpec, store: NamespaceStore, engine: Engine) -> ResolvedDefault:

@@ -18,6 +18,7 @@ from app.metrics import Metrics
 from app.policy.keys import ApiKeys
 from app.policy.policy import Policy
 from app.policy.rate_limits import RateLimits
+from app.readiness import announce_ready
 from app.services.jobs import Jobs
 from app.services.vectors.similar import Cosines
 from app.settings import Settings
@@ -92,6 +93,7 @@ class AppState:
             await _read_first(self.keys.refresh(store))
             tasks.append(asyncio.create_task(self._load_and_watch(store)))
             tasks.append(asyncio.create_task(synchronization.run()))
+            tasks.append(asyncio.create_task(self._announce()))
             yield
         finally:
             for task in tasks:
@@ -112,6 +114,12 @@ class AppState:
         if self._engine is not None:
             await refresh(self.store, self._engine)
 
+    async def _announce(self) -> None:
+        await self.loaded.wait()
+        if (engine := self._engine) is not None:
+            info, executor = engine.info, engine.stats().executor
+            await announce_ready(self.check_ready, model=info.name, device=info.device, executor=executor)
+
     async def _load_and_watch(self, store: Store) -> None:
         """Loads the model, then checks the engine until the server stops."""
         try:
@@ -119,7 +127,6 @@ class AppState:
             await _read_first(self.policy.refresh(store, engine))
             await _read_first(self.default_steering.refresh(store, engine))
             gc.freeze()  # loaded objects live until the end; to traverse them would stop the loop for 0.25 s
-            log.info("ready", model=engine.info.name, device=engine.info.device, executor=engine.stats().executor)
         except Exception as error:
             log.exception("model_load_failed")
             self.load_failure = public_error(error)

@@ -54,6 +54,7 @@ OUTCOMES: Mapping[type[SteeringError], Outcome] = {
     errors.Unavailable: Outcome(503, "unavailable_error", retry_after=5),
     errors.OutOfMemory: Outcome(507, "server_error", headers=_NO_RETRY),
     errors.StorageFull: Outcome(507, "server_error", headers=_NO_RETRY),
+    http_errors.PolicyInvalid: Outcome(503, "unavailable_error", headers=_NO_RETRY),  # until an admin sets another
     errors.Interrupted: Outcome(503, "unavailable_error", retry_after=5),
     errors.UnsupportedModel: Outcome(503, "unavailable_error", retry_after=60),
     errors.ModelLoadFailed: Outcome(503, "unavailable_error", retry_after=60),

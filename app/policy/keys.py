@@ -1,6 +1,5 @@
 """Keys: identifies callers by keys of the environment, of a file and of the database, and knows what each may do."""
 
-import asyncio
 import hashlib
 import hmac
 import secrets
@@ -16,6 +15,7 @@ from starlette.requests import Request
 
 from app.errors import InsufficientScope, InvalidApiKey
 from app.key_entries import SCOPES, KeyEntry, key_entries
+from app.policy.changes import Changes
 from app.settings import Settings
 from steering.errors import NotReady
 from steering.namespaces import SHARED
@@ -93,8 +93,7 @@ class ApiKeys:
         self._from_file: tuple[_Known, ...] = () if self._file is None else _from_entries(key_entries(self._file))
         self._stored: dict[str, _Known] | None = None
         self._used: dict[str, str] = {}
-        self._changing = asyncio.Lock()  # changes are made here in the order in which they were stored
-        self._changes = 0
+        self._changes = Changes()
 
     @property
     def empty(self) -> bool:
@@ -117,34 +116,29 @@ class ApiKeys:
                 self._from_file = _from_entries(key_entries(self._file))
             except (OSError, ValueError) as error:
                 log.warning("key_file_not_read", reason=str(error)[:200])
-        while True:  # what was read must not replace what was changed meanwhile; a write that waits delays no read
-            changes, records = self._changes, await store.keys.all()
-            if changes == self._changes:
-                self._stored = {record.id: _from_record(record) for record in records}
-                return
+        records = await self._changes.read(store.keys.all)
+        self._stored = {record.id: _from_record(record) for record in records}
 
     async def create(self, record: KeyRecord, store: Store) -> KeyRecord:
         """Stores a new key, which is known from now on."""
-        async with self._changing:
+        async with self._changes.change():
             self._read()
             return self._changed(await store.keys.create(record))
 
     async def change(self, key_id: str, fields: Mapping[str, Any], store: Store) -> KeyRecord:
         """Stores some fields of a key, which hold from now on. Raises KeyNotFound."""
-        async with self._changing:
+        async with self._changes.change():
             self._read()
             return self._changed(await store.keys.change(key_id, fields))
 
     async def delete(self, key_id: str, store: Store) -> None:
         """Deletes a key, which is unknown from now on. Raises KeyNotFound."""
-        async with self._changing:
+        async with self._changes.change():
             self._read()
             await store.keys.delete(key_id)
-            self._changes += 1
             self._read().pop(key_id, None)
 
     def _changed(self, record: KeyRecord) -> KeyRecord:
-        self._changes += 1
         self._read()[record.id] = _from_record(record)
         return record
 

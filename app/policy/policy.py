@@ -1,6 +1,5 @@
 """Policy: what an operator enforces on all traffic, resolved for the loaded model and held in memory."""
 
-import asyncio
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from prometheus_client.registry import Collector
 from pydantic import ValidationError
 
 from app.errors import PolicyInvalid
+from app.policy.changes import Changes
 from app.policy.vector_sources import HeldVectors, by_id, find_vectors
 from steering.engine.api import Engine
 from steering.engine.capabilities import check_reads_monitors
@@ -58,7 +58,7 @@ class Policy(Collector):
         self._active = ActivePolicy()
         self._failure: SteeringError | None = NotReady("the policy has not been read yet")
         self._content: Mapping[str, Any] | None = None
-        self._updating = asyncio.Lock()  # what a refresh has read must not replace what was put meanwhile
+        self._changes = Changes()
 
     @property
     def active(self) -> ActivePolicy:
@@ -69,16 +69,27 @@ class Policy(Collector):
 
     async def refresh(self, store: Store, engine: Engine) -> None:
         """Reads the stored policy and resolves it if it has changed. Raises Unavailable; the last one stays in use."""
-        async with self._updating:
-            try:
-                content = await store.documents.get(DOCUMENT)
-                if self._failure is None and content == self._content:
-                    return
-                self._use(await self._stored(content, store, engine), content)
-            except Unavailable:
-                raise
-            except SteeringError as error:
-                self._fail(PolicyInvalid(f"the stored policy cannot be applied: {error.message}; {_REPAIR}"))
+        content, found = await self._changes.read(lambda: self._read(store, engine))
+        if isinstance(found, PolicyInvalid):
+            self._fail(found)
+        else:
+            self._use(found, content)
+
+    async def _read(
+        self, store: Store, engine: Engine
+    ) -> tuple[Mapping[str, Any] | None, ActivePolicy | PolicyInvalid]:
+        """Returns what is stored, and the policy or why it cannot be applied. Raises Unavailable."""
+        content: Mapping[str, Any] | None = None
+        try:
+            content = await store.documents.get(DOCUMENT)
+            if self._failure is None and content == self._content:
+                return content, self._active
+            return content, await self._stored(content, store, engine)
+        except Unavailable:
+            raise
+        except SteeringError as error:
+            reason = f"the stored policy cannot be applied: {error.message}; {_REPAIR}"
+            return content, PolicyInvalid(reason)
 
     async def _stored(self, content: Mapping[str, Any] | None, store: Store, engine: Engine) -> ActivePolicy:
         try:
@@ -100,7 +111,7 @@ class Policy(Collector):
         """Stores a resolved policy and uses it from now on; one that says nothing is removed. Raises VectorNotFound."""
         content = policy.spec.model_dump(mode="json", exclude_unset=True)
         stored = None if policy.spec == NO_POLICY else content
-        async with self._updating:
+        async with self._changes.change():
             await store.documents.put(DOCUMENT, stored)
             self._use(policy, stored)
 

@@ -25,10 +25,14 @@ class VectorFilter:
 
 @dataclass(frozen=True, slots=True)
 class VectorPage:
-    """The newest version of each name, ordered by name. `next_cursor` is opaque, None on the last page."""
+    """The newest version of each name, ordered by name. `next_cursor` is opaque, None on the last page.
+
+    damaged: ids of vectors of this page that are left out, because what the store has of them cannot be read.
+    """
 
     vectors: tuple[VectorSummary, ...]
     next_cursor: str | None
+    damaged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,7 +139,8 @@ class ReferenceVectors:
         ]
         found = [stored for stored in newest if matches(stored, where)]
         following = make_cursor("vector", found[limit - 1].name) if len(found) > limit else None
-        return VectorPage(summarize_valid(found[:limit]), following)
+        vectors, damaged = summarize_valid(found[:limit])
+        return VectorPage(vectors, following, damaged)
 
     async def describe(self, name: str, description: str | None, tags: tuple[str, ...] | None) -> ConceptVector:
         """See VectorStore.describe."""
@@ -163,7 +164,8 @@ class ReferenceVectors:
         if not found and before is None:
             raise not_found(name, None)
         numbers = sorted((one for one in found if before is None or one < before), reverse=True)[:limit]
-        return summarize_valid(found[number] for number in numbers)
+        vectors, _ = summarize_valid(found[number] for number in numbers)
+        return vectors
 
     async def delete(self, name: str, force: bool = False, version: int | None = None) -> None:
         """See VectorStore.delete."""

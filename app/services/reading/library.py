@@ -7,7 +7,7 @@ from app.services.context import Context
 from app.services.inputs import check_activations, check_texts, encode_texts, pair_text
 from app.services.limits import check_limit
 from app.services.reading.responses import ACTIVATION_BYTES, SCORE_BYTES, json_in_thread
-from app.services.vectors.similar import every_vector
+from app.services.vectors.similar import vector_pages
 from steering.concepts.loader import load_neutral_texts
 from steering.errors import InvalidRequest, StoreCorrupt, VectorNotFound
 from steering.layer_indices import layer_index, layer_indices
@@ -21,6 +21,8 @@ from steering.workflows.reading.readout import used_vectors
 log = structlog.get_logger(__name__)
 MAX_VECTORS = 256
 """Vectors of the library that one request reads; each is a row of a matrix that every token is multiplied by."""
+SHOWN_DAMAGED = 10
+"""Damaged vectors that a warning names."""
 DIRECTION_BYTES = 4
 NEUTRAL_TOKENS = 3_000
 """Upper bound of the tokens of neutral text: 64 conversations of two short messages."""
@@ -29,27 +31,41 @@ COPIES = 4
 
 
 async def library_vectors(context: Context) -> tuple[list[ConceptVector], list[str]]:
-    """Returns (the newest version of each name by name, at most MAX_VECTORS; a warning where there are more).
+    """Returns (the newest version of each name by name, at most MAX_VECTORS; warnings where there are more, and of damaged ones).
 
     A damaged vector, or one that is deleted meanwhile, is left out: the caller named none.
     """
-    info, warnings = context.engine.info, []
-    found: list[VectorSummary] = []
-    async for one in every_vector(context.store):
-        if one.model_fingerprint != info.fingerprint or one.d_model != info.d_model:
-            continue
-        if len(found) == MAX_VECTORS:
-            warnings = [f"the library has more than {MAX_VECTORS} vectors; only the first by name are read"]
-            break
-        found.append(one)
+    found, damaged, warnings = await _listed(context)
     context.admission.reserve(sum(len(one.layers) * one.d_model for one in found) * DIRECTION_BYTES)
     vectors: list[ConceptVector] = []
     for one in found:
         try:
             vectors.append(await context.store.vectors.get(one.name, one.version))
-        except (VectorNotFound, StoreCorrupt) as error:
+        except VectorNotFound:
+            continue
+        except StoreCorrupt as error:
             log.warning("left_out_of_library", code=error.code, vector=one.id)
+            damaged.append(one.id)
+    if damaged:
+        shown = ", ".join(damaged[:SHOWN_DAMAGED])
+        more = f" and {len(damaged) - SHOWN_DAMAGED} more" if len(damaged) > SHOWN_DAMAGED else ""
+        warnings.append(f"left out, because their stored bytes are damaged: {shown}{more}; restore or delete them")
     return vectors, warnings
+
+
+async def _listed(context: Context) -> tuple[list[VectorSummary], list[str], list[str]]:
+    """Returns the first MAX_VECTORS of the loaded model, the ids of those that no listing can read, and a warning where there are more."""
+    info = context.engine.info
+    found, damaged = list[VectorSummary](), list[str]()
+    async for page in vector_pages(context.store):
+        damaged += page.damaged
+        found += [
+            one for one in page.vectors if one.model_fingerprint == info.fingerprint and one.d_model == info.d_model
+        ]
+        if len(found) > MAX_VECTORS:
+            warning = f"the library has more than {MAX_VECTORS} vectors; only the first by name are read"
+            return found[:MAX_VECTORS], damaged, [warning]
+    return found, damaged, []
 
 
 async def explain(context: Context, body: ExplainRequest) -> Response:
@@ -63,10 +79,8 @@ async def explain(context: Context, body: ExplainRequest) -> Response:
     vectors, warnings = await library_vectors(context)
     axes = explaining.axes_of(vectors, layers)
     if not axes:
-        raise InvalidRequest(
-            "no vector of the library has a direction there; extract one first (POST /v1/vectors/extract)",
-            param="layers" if vectors else None,
-        )
+        reason = "no vector of the library has a direction there; extract one first (POST /v1/vectors/extract)"
+        raise InvalidRequest("; ".join([reason, *warnings]), param="layers" if vectors else None)
     ids = await encode_texts(engine, body)
     tokens = sum(map(len, ids))
     read = len({axis.layer for axis in axes})

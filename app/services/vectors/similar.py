@@ -9,7 +9,7 @@ from cachetools import LRUCache
 from steering.errors import StoreCorrupt, VectorNotFound
 from steering.schemas.base import by_layer
 from steering.schemas.vectors import SimilarAnswer, SimilarVector
-from steering.store.base import NamespaceStore, VectorFilter
+from steering.store.base import NamespaceStore, VectorFilter, VectorPage
 from steering.vectors import ConceptVector, VectorSummary, cosine
 
 log = structlog.get_logger(__name__)
@@ -33,16 +33,21 @@ class Cosines:
         return found
 
 
-async def every_vector(store: NamespaceStore) -> AsyncIterator[VectorSummary]:
-    """Yields the newest version of each visible name, by name, reading a page at a time."""
+async def vector_pages(store: NamespaceStore) -> AsyncIterator[VectorPage]:
+    """Yields the newest version of each visible name, by name, a page at a time."""
     cursor: str | None = None
     while True:
         page = await store.vectors.find(VectorFilter(), _PAGE, cursor)
-        for vector in page.vectors:
-            yield vector
+        yield page
         cursor = page.next_cursor
         if cursor is None:
             return
+
+
+async def _every_vector(store: NamespaceStore) -> AsyncIterator[VectorSummary]:
+    async for page in vector_pages(store):
+        for vector in page.vectors:
+            yield vector
 
 
 async def similar_vectors(store: NamespaceStore, vector: ConceptVector, cosines: Cosines) -> SimilarAnswer:
@@ -51,7 +56,7 @@ async def similar_vectors(store: NamespaceStore, vector: ConceptVector, cosines:
     Vectors of other models are not read. A damaged vector, or one that is deleted meanwhile, is left out.
     """
     found: list[SimilarVector] = []
-    async for other in every_vector(store):
+    async for other in _every_vector(store):
         if other.name == vector.name or other.model_fingerprint != vector.model_fingerprint:
             continue
         try:

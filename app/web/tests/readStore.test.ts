@@ -7,7 +7,11 @@ import { FakeServer, held, refusal } from "./fakeServer";
 
 const EXPLAIN = "POST /v1/explain";
 const READ_OUT = "POST /v1/readout";
-const explained = { texts: [{ concepts: [{ vector: "joy@1", layer: 3, score: 1, z: 2, tokens: [] }] }] };
+const WARNING = "left out, because their stored bytes are damaged: calm@1; restore or delete them";
+const explained = {
+  texts: [{ concepts: [{ vector: "joy@1", layer: 3, score: 1, z: 2, tokens: [] }] }],
+  warnings: [WARNING],
+};
 
 /** Scores every text with its number of characters, so that one can see whose scores are shown. */
 function readOut(body: unknown): object {
@@ -58,6 +62,15 @@ describe("a reading", () => {
     server.on(READ_OUT, readOut);
     await store.readAllLayers("joy");
     expect([scoreAt(3), scoreAt(4), store.error.value]).toEqual([[3], [3], null]);
+  });
+});
+
+describe("what of the library was not read", () => {
+  it("is reported with a reading, also once another layer is read", async () => {
+    await store.read();
+    expect(store.reading.value?.warnings).toEqual([WARNING]);
+    await store.readAllLayers("joy");
+    expect(store.reading.value?.warnings).toEqual([WARNING]);
   });
 });
 

@@ -26,7 +26,7 @@ class BackgroundQueue:
         """Adds a task. Returns False where the queue is full; the task's outbox then holds Overloaded."""
         if len(self.tasks) >= MAX_WAITING:
             task.pieces.close()
-            task.outbox.append(Overloaded(f"{MAX_WAITING} background tasks are waiting already; try again shortly"))
+            task.end(Overloaded(f"{MAX_WAITING} background tasks are waiting already; try again shortly"))
             return False
         if task.urgent:
             self.tasks.appendleft(task)
@@ -49,7 +49,7 @@ class BackgroundQueue:
                 if (progress := next(task.pieces)) is not None:
                     task.outbox.append(progress)
         except Exception as end:
-            task.outbox.append(end.value if isinstance(end, StopIteration) else as_steering_error(end))
+            task.end(end.value if isinstance(end, StopIteration) else as_steering_error(end))
             self._end(task)
         now = perf_counter()
         self._next_at = now + (now - began) * (1 - SHARE) / SHARE

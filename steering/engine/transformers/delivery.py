@@ -42,18 +42,22 @@ class Delivery:
 
     @staticmethod
     def now(senders: Rows[Sequence | BackgroundTask]) -> None:
-        """Sends outboxes, with one wake-up of each event loop, however many senders there are."""
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Stream, list[object]]]] = {}
+        """Sends outboxes, with one wake-up of each event loop, however many senders there are.
+
+        Whatever is raised, an item is sent or still in its outbox.
+        """
+        by_loop: dict[asyncio.AbstractEventLoop, dict[Sequence | BackgroundTask, list[object]]] = {}
         for sender in senders:
             if sender.outbox:
-                items, sender.outbox = sender.outbox, []
-                by_loop.setdefault(sender.stream.loop, []).append((sender.stream, items))
-        for loop, parcels in by_loop.items():
+                by_loop.setdefault(sender.stream.loop, {})[sender] = []  # its next outbox
+        for loop, empty in by_loop.items():
             try:
-                loop.call_soon_threadsafe(_receive, parcels)
+                loop.call_soon_threadsafe(_receive, [(sender.stream, sender.outbox) for sender in empty])
             except RuntimeError:  # the loop is gone, and with it everyone who waited
-                for stream, _ in parcels:
-                    stream.closed = True
+                for sender in empty:
+                    sender.stream.closed = True
+            for sender, outbox in empty.items():
+                sender.outbox = outbox
 
 
 def _receive(parcels: list[tuple[Stream, list[object]]]) -> None:

@@ -19,7 +19,7 @@ from steering.engine.transformers.memory.paged_cache import Pretouch
 from steering.engine.transformers.runner import ModelRunner
 from steering.engine.transformers.sampling.sampler import Sampled, sample
 from steering.engine.transformers.scheduler import Scheduler, Work
-from steering.engine.transformers.sequence import Sequence
+from steering.engine.transformers.sequence import BackgroundTask, Sequence
 from steering.errors import EngineDead, SteeringError
 
 log = structlog.get_logger()
@@ -28,8 +28,9 @@ log = structlog.get_logger()
 class EngineLoop:
     """One turn after another: admit, choose the tokens of a pass, run it, sample, deliver.
 
-    Every sequence that was accepted gets exactly one terminal item (a finish, a capture or an error), also when the loop
-    dies. An error in a pass ends the sequences of that pass; an error in what is done for one sequence ends that one.
+    Every request that was accepted gets exactly one terminal item (a finish, a capture, a result or an error), also when the loop
+    dies, wherever it does: at every moment it is in the inbox, in `_arrived`, in `_open`, among the background tasks or in `_ended`,
+    all of which `end` goes through. An error in a pass ends the sequences of that pass; an error in what is done for one sequence ends that one.
     eos_ids: the tokens that end an answer. `submit` and `call` are `put` and `call` of the inbox; they, `stats` and `close` may be
     called by any thread.
     """
@@ -44,10 +45,12 @@ class EngineLoop:
         self.submit, self.call = self._inbox.put, self._inbox.call
         self._delivery = Delivery()
         self._answers = AnswerWriter(eos_ids)
+        self._arrived: list[Sequence | BackgroundTask] = []
+        """Taken from the inbox; not all may be in a queue."""
         self._open: dict[int, Sequence] = {}
         """Sequences without a terminal item so far."""
-        self._ended: list[Sequence] = []
-        """Sequences that got theirs in this turn; not all may have been sent."""
+        self._ended: list[Sequence | BackgroundTask] = []
+        """Those that may have got theirs in this turn; not all may have been sent."""
         self._turns = self._prompt_tokens = 0
         self._turn_began: float | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -104,11 +107,9 @@ class EngineLoop:
 
     def end(self, error: SteeringError) -> None:
         """Gives every open request its terminal item. Nothing is accepted any more."""
-        left = [*self._inbox.end(), *self._open.values(), *self._background.tasks]
-        self._open = {}
+        left = [*self._inbox.end(), *self._arrived, *self._open.values(), *self._background.tasks]
         for one in left:
-            one.outbox.append(error)
-        self._delivery.flush()
+            one.end(error)
         self._delivery.now([*self._ended, *left])
 
     def collect(self) -> bool:
@@ -117,12 +118,14 @@ class EngineLoop:
         if not busy:
             self._turn_began = None
         work = self._inbox.collect(busy=busy)
-        for one in work or ():
+        self._arrived = work or []
+        for one in self._arrived:
             if isinstance(one, Sequence):
                 self._open[one.id] = one
                 self._scheduler.enqueue(one)
             elif not self._background.enqueue(one):
                 self._delivery.now([one])
+        self._arrived = []
         return work is not None
 
     def turn(self) -> None:
@@ -139,6 +142,7 @@ class EngineLoop:
         if self._background.due(busy=self._scheduler.busy):
             self._delivery.flush()
             self._runner.threads.settle()
+            self._ended.append(self._background.tasks[0])
             self._delivery.now([self._background.run()])
         self._ended.clear()
         self._turns += 1
@@ -204,5 +208,5 @@ class EngineLoop:
         """Writes a sequence's terminal item, unless it has one. If the loop dies before it is sent, `end` sends it."""
         if sequence.id in self._open:
             self._ended.append(sequence)
-            sequence.outbox.append(item)
+            sequence.end(item)
             del self._open[sequence.id]

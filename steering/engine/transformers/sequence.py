@@ -52,6 +52,20 @@ class Stream:
 
 
 @dataclass(slots=True, eq=False)
+class Request:
+    """What is answered through a stream. outbox: items that have not been sent. ended: the last of all items is there, or was sent."""
+
+    outbox: list[object] = field(default_factory=list, init=False)
+    ended: bool = field(default=False, init=False)
+
+    def end(self, item: object) -> None:
+        """Writes the last item, unless there is one."""
+        if not self.ended:
+            self.outbox.append(item)
+            self.ended = True
+
+
+@dataclass(slots=True, eq=False)
 class CaptureState:
     """What a capture sequence has gathered. index: its place in the call. window: half-open range of positions; first: the first position with logits;
     reduce: one mean row, or every row."""
@@ -97,7 +111,7 @@ class TokenCounts:
 
 
 @dataclass(slots=True, eq=False)
-class Sequence:
+class Sequence(Request):
     """The state of one request. `ids`: the prompt and what was generated; positions below `computed` are in the cache.
 
     row: its row in the steering bank while it runs. block_table: its cache blocks, the first `shared` of them taken over
@@ -141,7 +155,6 @@ class Sequence:
     history: SteeringHistory | None = None
     replayed: SteeringHistory | None = None
     dose: DoseLedger = field(init=False)
-    outbox: list[object] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.dose = DoseLedger(self.plan, self.prompt_length)
@@ -204,10 +217,9 @@ Pieces: TypeAlias = Generator[object, None, object]
 
 
 @dataclass(slots=True, eq=False)
-class BackgroundTask:
+class BackgroundTask(Request):
     """One task, from the queue to its result. urgent: a caller waits for it, so it goes before those that are not."""
 
     stream: Stream
     pieces: Pieces
     urgent: bool = False
-    outbox: list[object] = field(default_factory=list)

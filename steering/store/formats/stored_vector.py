@@ -76,7 +76,8 @@ def check_newest(newest: VectorVersion | None, after: VectorSummary) -> None:
     if newest is None:
         raise not_found(after.name, None)
     if (newest.namespace, newest.version) != (after.namespace, after.version):
-        raise NotNewest(f"the newest version is {newest.id}, not {after.id}", param="version")
+        given, where = f"{after.id} of namespace {after.namespace!r}", f"{newest.id} of namespace {newest.namespace!r}"
+        raise NotNewest(f"the newest version is {where}, not {given}", param="version")
 
 
 def serialize(vector: ConceptVector) -> StoredVector:
@@ -113,21 +114,22 @@ def deserialize(stored: StoredVector) -> ConceptVector:
     return replace(vector, **values_of(stored, VectorVersion))
 
 
-def summarize_valid(stored: Iterable[StoredVector]) -> tuple[VectorSummary, ...]:
-    """Returns vectors without their directions, from their metadata alone.
+def summarize_valid(stored: Iterable[StoredVector]) -> tuple[tuple[VectorSummary, ...], tuple[str, ...]]:
+    """Returns vectors without their directions, from their metadata alone, and the ids of those whose metadata is damaged.
 
-    Leaves out those whose metadata is damaged: one vector must not hide the others. Reading it by name raises the error.
+    These are left out: one vector must not hide the others. Reading it by name raises the error.
     """
-    valid = []
+    valid, damaged = [], []
     for one in stored:
         try:
             metadata = read_metadata(one.metadata)
         except InvalidRequest as error:
             log.warning("left out of a listing: the metadata of vector %s cannot be read: %s", one.id, error.message)
+            damaged.append(one.id)
             continue
         layers = {int(layer): numbers for layer, numbers in metadata.layers.items()}
         valid.append(VectorSummary(**values_of(one, VectorVersion), **metadata.shared_fields(), layers=layers))
-    return tuple(valid)
+    return tuple(valid), tuple(damaged)
 
 
 def check_link_count(writer: Writer, count: int) -> None:

@@ -83,8 +83,9 @@ class SqlVectors(NamespacePart, VectorStore):
         if cursor is not None:
             query = query.where(VectorRow.name > read_cursor("vector", cursor))
         rows = await self._database.rows(query)
-        vectors = await run_in_thread(summarize_valid, map(from_row, rows[:limit]))
-        return VectorPage(vectors, make_cursor("vector", rows[limit - 1].name) if len(rows) > limit else None)
+        vectors, damaged = await run_in_thread(summarize_valid, map(from_row, rows[:limit]))
+        following = make_cursor("vector", rows[limit - 1].name) if len(rows) > limit else None
+        return VectorPage(vectors, following, damaged)
 
     async def describe(self, name: str, description: str | None, tags: tuple[str, ...] | None) -> ConceptVector:
         """See VectorStore.describe."""
@@ -108,7 +109,8 @@ class SqlVectors(NamespacePart, VectorStore):
         rows = await self._database.rows(query)
         if not rows and before is None:
             raise not_found(name, None)
-        return await run_in_thread(summarize_valid, map(from_row, rows))
+        vectors, _ = await run_in_thread(summarize_valid, map(from_row, rows))
+        return vectors
 
     async def delete(self, name: str, force: bool = False, version: int | None = None) -> None:
         """See VectorStore.delete."""

@@ -1,6 +1,8 @@
 """`steer readout`, `lens` and `evaluate` as a person runs them, against a model whose answers are known by heart."""
 
+import contextlib
 import json
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,6 +68,20 @@ def test_lens_shows_what_each_layer_would_say_and_what_steering_changes(steer: S
     assert (answer["steering"], {len(row) for row in answer["layers"][0]["plain"]}) == (None, {2})
     _, error = steer("lens", "the lovely", "--raw", "--token", "7", code=2)
     assert "3 tokens" in error
+
+
+def test_explain_names_damaged_vectors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    engine, file = LinearEngine(), tmp_path / "store"
+    with running(engine, database=f"sqlite:///{file}") as address, Client(address) as client:
+        for name in ("mood", "broken"):
+            client.register_vector(name, {"2": engine.concept.tolist()}, scale={"2": GAIN})
+        with contextlib.closing(sqlite3.connect(file)) as other, other:
+            other.execute("UPDATE vectors SET content = x'00' WHERE name = 'broken'")
+        (warning,) = client.explain(["lovely warm"]).warnings
+        out, error = Steer(address, capsys)("explain", "lovely warm")
+    assert "broken@1" in warning
+    assert warning in " ".join(error.split())
+    assert "mood@1" in out
 
 
 def test_evaluate_shows_what_moves_and_keeps_it_where_asked(steer: Steer, address: str, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Until keys, policy and default steering were read once, a server refuses what depends on them; a read that failed is repeated."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from tests.app.conftest import BASE_URL, state
 from tests.app.policy.test_keys import code
 from tests.app.policy.test_refresh import Delegate
 from tests.fakes import ScriptedEngine
+from tests.polling import until
 from tests.reference_store.store import ReferenceStore
 
 ASK = {"prompt": "a", "max_tokens": 2}
@@ -113,6 +115,29 @@ async def test_the_first_read_of_the_default_steering_is_repeated_until_it_succe
         gate.opened.set()
         await ready(client)
         await is_steered(client)
+
+
+async def test_the_log_says_what_is_missing_until_the_server_is_ready(
+    steered: ReferenceStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "app.readiness")
+    caplog.clear()
+
+    def logged() -> list[Any]:
+        return [line.msg for line in caplog.records if line.name == "app.readiness"]
+
+    gate = Gate(steered.defaults, StoreUnavailable("the database does not answer"))
+    store: Any = Delegate(steered, defaults=gate)
+    async with serving(store) as client:
+        await until(lambda: bool(logged()), 30)
+        assert [(line["event"], line["reason"]) for line in logged()] == [
+            ("not_ready", "the default steering has not been read yet")
+        ]
+        gate.opened.set()
+        await ready(client)
+        await until(lambda: len(logged()) > 1, 30)
+        assert [line["event"] for line in logged()] == ["not_ready", "ready"]
+        assert logged()[1]["model"] == "scripted"
 
 
 async def test_a_vector_that_could_not_be_read_does_not_switch_the_default_off(steered: ReferenceStore) -> None:

@@ -204,6 +204,8 @@ async def test_a_stored_policy_that_cannot_be_applied_refuses_traffic(tmp_path: 
         ):
             error = refused.json()["error"]
             assert (refused.status_code, error["code"]) == (503, "policy_invalid")
+            assert refused.headers["x-should-retry"] == "false", "waiting mends nothing"
+            assert "Retry-After" not in refused.headers
             assert "DELETE /v1/policy" in error["message"]
         assert (await client.get("/health/live")).status_code == 200
         assert (await client.delete("/v1/policy")).status_code == 204

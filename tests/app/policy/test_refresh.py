@@ -76,6 +76,17 @@ async def test_default_steering_stays_as_it_was_put(tiny: Server) -> None:
     assert [one.pinned.interventions[0].vector for one in state.default_steering.by_namespace.values()] == ["mood@1"]
 
 
+async def test_a_policy_that_mends_a_damaged_one_stays_although_that_one_was_read_before(tiny: Server) -> None:
+    state, real = tiny.state, tiny.state.store.documents
+    await real.put("policy", {"of a later version": 1})
+    late = Late(lambda: real.get("policy"))
+    late_store: Any = Delegate(state.store, documents=Delegate(real, get=lambda _: late()))
+    await changed_after_the_read(
+        state.policy.refresh(late_store, state.engine), late, put_policy(tiny, mandatory=[PUSH])
+    )
+    assert [one["vector"] for one in (await tiny.client.get("/v1/policy")).json()["mandatory"]] == ["mood@1"]
+
+
 async def test_a_revoked_key_stays_revoked(tiny: Server) -> None:
     state, late = tiny.state, Late(tiny.state.store.keys.all)
     admin = bearer((await created(tiny, name="admin", scopes=["admin"]))["key"])

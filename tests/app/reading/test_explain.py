@@ -168,3 +168,28 @@ async def test_vectors_that_nobody_named_are_left_out_when_they_cannot_be_read(s
     found = await explained(server, texts=TEXTS)
     server.state.jobs.store = kept
     assert list(found["vectors"]) == ["mood@1", "other@1"]
+    warning = "left out, because their stored bytes are damaged: damaged@1; restore or delete them"
+    assert found["warnings"] == [warning], "what was deleted is no damage"
+
+
+async def test_vectors_that_no_listing_can_read_are_named(server: Server) -> None:
+    await library(server)
+    kept = cast(ReferenceStore, server.state.store)
+    await server.register("unlisted")
+    versions = kept._content.vectors["shared", "unlisted"]
+    versions[1] = replace(versions[1], metadata="{")
+    found = await explained(server, texts=TEXTS)
+    assert list(found["vectors"]) == ["first@1", "mood@1", "other@1"]
+    (warning,) = found["warnings"]
+    assert "unlisted@1" in warning
+
+
+async def test_where_every_vector_is_damaged_the_refusal_says_so(server: Server) -> None:
+    for name in ("damaged", "first"):
+        await server.register(name)
+    kept = server.state.jobs.store
+    server.state.jobs.store = VanishingStore(cast(ReferenceStore, kept))  # type: ignore[assignment]
+    answer = await server.client.post("/v1/explain", json={"texts": ["a"]})
+    server.state.jobs.store = kept
+    assert answer.status_code == 400
+    assert "damaged@1" in answer.json()["error"]["message"]

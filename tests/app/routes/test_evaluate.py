@@ -106,7 +106,9 @@ async def test_a_version_that_came_meanwhile_is_not_saved_over(start: StartServe
     gate.set()
     found = await work
     assert found["saved"] is None
-    assert "not saved: the newest version is mood@2, not mood@1" in found["warnings"][-1]
+    assert (
+        "the newest version is mood@2 of namespace 'shared', not mood@1 of namespace 'shared'" in found["warnings"][-1]
+    )
 
 
 async def test_a_version_that_comes_just_before_the_write_is_not_hidden(linear: Server) -> None:
@@ -126,7 +128,9 @@ async def test_a_version_that_comes_just_before_the_write_is_not_hidden(linear: 
     linear.state.jobs.store = overtaking
     found = await evaluated(linear, {**DOSE, "save": True})
     assert found["saved"] is None
-    assert "not saved: the newest version is mood@2, not mood@1" in found["warnings"][-1]
+    assert (
+        "the newest version is mood@2 of namespace 'shared', not mood@1 of namespace 'shared'" in found["warnings"][-1]
+    )
     assert (await linear.client.get("/v1/vectors/mood")).json()["id"] == "mood@2"
 
 

@@ -93,11 +93,11 @@ async def test_a_vector_is_stored_only_after_the_one_it_was_made_from(store: Sto
     )
     assert [type(one) for one in outcomes].count(NotNewest) in (2, 3), "at most one of them came first"
     newest = await store.shared.vectors.get("warmth")
-    with pytest.raises(NotNewest, match=f"{newest.id}, not {first.id}"):
+    with pytest.raises(NotNewest, match=f"{newest.id} of namespace 'shared', not {first.id} of namespace 'shared'"):
         await store.shared.vectors.put(first, after=first)
     one = store.in_namespace("one")
     assert (await one.vectors.put(newest, after=newest)).namespace == "one"
-    with pytest.raises(NotNewest):
+    with pytest.raises(NotNewest, match=f"warmth@1 of namespace 'one', not {newest.id} of namespace 'shared'"):
         await one.vectors.put(newest, after=newest)  # the namespace sees its own now
     await store.shared.vectors.delete("warmth")
     with pytest.raises(VectorNotFound):

@@ -39,7 +39,7 @@ class TestDamage:
         with opened_behind_its_back(file) as other:
             other.execute("UPDATE vectors SET metadata_json = substr(metadata_json, 2) WHERE name = 'b'")
         page = await store.shared.vectors.find(VectorFilter(), 2)
-        assert [vector.name for vector in page.vectors] == ["a"]
+        assert ([vector.name for vector in page.vectors], page.damaged) == (["a"], ("b@1",))
         page = await store.shared.vectors.find(VectorFilter(), 2, page.next_cursor)
         assert [vector.name for vector in page.vectors] == ["c"]
         assert await store.shared.vectors.versions("b") == ()

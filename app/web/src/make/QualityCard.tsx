@@ -3,7 +3,7 @@ import { Badge } from "../library/VectorCard";
 import { readingVerdict, steeringVerdict } from "../library/verdict";
 import { plain, signed } from "../maths/scales";
 import { Chart } from "../ui/Chart";
-import { Note } from "../ui/Note";
+import { Warnings } from "../ui/Note";
 
 /** The measured evidence a vector carries, as pictures with a sentence each. */
 export function QualityCard({ vector }: { vector: Vector }) {
@@ -19,11 +19,7 @@ export function QualityCard({ vector }: { vector: Vector }) {
         </span>
       </div>
       <p>{sentence(vector)}</p>
-      {(quality.warnings ?? []).map((warning) => (
-        <Note key={warning} kind="notice">
-          {warning}
-        </Note>
-      ))}
+      <Warnings of={quality.warnings} />
       <div class="charts">
         <AurocChart vector={vector} />
         {quality.dose_response && <DoseCharts points={quality.dose_response} vector={vector} />}

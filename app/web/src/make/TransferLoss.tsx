@@ -3,7 +3,7 @@ import type { Estimate, Vector } from "../api/types";
 import { Badge } from "../library/VectorCard";
 import { steeringVerdict } from "../library/verdict";
 import { linear, plain, signed } from "../maths/scales";
-import { Note } from "../ui/Note";
+import { Warnings } from "../ui/Note";
 import { boundsOf, effectSentence, type Loss, lossOf, lossVerdict } from "./loss";
 
 const ROWS = [
@@ -26,11 +26,7 @@ export function TransferLoss({ vector }: { vector: Vector }) {
         <Badge verdict={verdict} />
       </div>
       <p>{verdict.sentence}</p>
-      {loss.warnings.map((warning) => (
-        <Note key={warning} kind="notice">
-          {warning}
-        </Note>
-      ))}
+      <Warnings of={loss.warnings} />
       <p class="small">AUROC on held-out pairs, with its 95 % interval, from 0 to 1; the dashed line is chance.</p>
       <Estimates label="AUROC on held-out pairs" rows={ROWS} found={loss.auroc} domain={[0, 1]} chance={0.5} />
       <Effect effect={loss.effect} />

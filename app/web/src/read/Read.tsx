@@ -5,7 +5,7 @@ import { open } from "../frame/places";
 import { LinkProblem, ShareLink } from "../frame/ShareLink";
 import { useActions } from "../frame/shortcuts";
 import { vectors, vectorsAwaited } from "../frame/vectors";
-import { ErrorNote } from "../ui/Note";
+import { ErrorNote, Warnings } from "../ui/Note";
 import { Segments } from "../ui/Segments";
 import { ReadingPanel } from "./ReadingPanel";
 import { Standouts } from "./Standouts";
@@ -46,6 +46,7 @@ export default function Read() {
         </div>
       </section>
       <ErrorNote error={error.value} />
+      <Warnings of={reading.value?.warnings} />
       {reading.value ? (
         <div class="read" aria-busy={busy.value}>
           <Standouts />

@@ -32,6 +32,8 @@ interface Reading {
   turns: Turn[];
   /** vector -> layer -> a score per token of the whole text. */
   scores: Map<string, Map<number, readonly (number | null)[]>>;
+  /** What of the library was not read. */
+  warnings: readonly string[];
 }
 
 export const reading = signal<Reading | null>(null);
@@ -101,6 +103,7 @@ async function ask(given: Source, signal: AbortSignal): Promise<Reading | null> 
     turns: turnsOf(found.tokens, contentsOf(given)),
     scores: new Map(names.map((name) => [name, byLayer(found.readout[name] ?? {})])),
     standouts: standoutsOf(explained, found.tokens),
+    warnings: explained.warnings,
   };
 }
 

@@ -5,7 +5,7 @@ import { followLink } from "../frame/links";
 import { LinkProblem } from "../frame/ShareLink";
 import { useActions } from "../frame/shortcuts";
 import { vectorByName, vectors, vectorsAwaited } from "../frame/vectors";
-import { ErrorNote, Note } from "../ui/Note";
+import { ErrorNote, Warnings } from "../ui/Note";
 import { LensPanel } from "./LensPanel";
 import { stopMaking } from "./making";
 import { Playhead } from "./Playhead";
@@ -79,11 +79,7 @@ export default function Space() {
       <Explanation />
       <SpaceControls />
       <ErrorNote error={error.value} />
-      {(drawn.value?.answer.warnings ?? []).map((warning) => (
-        <Note key={warning} kind="notice">
-          {warning}
-        </Note>
-      ))}
+      <Warnings of={drawn.value?.answer.warnings} />
       <div class="space" aria-busy={busy.value || vectorsAwaited.value}>
         <section class="panel stack" aria-label="Map">
           {drawn.value ? (

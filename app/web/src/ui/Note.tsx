@@ -15,6 +15,19 @@ export function Note({ kind, children }: Props) {
   );
 }
 
+/** Shows the warnings of an answer. */
+export function Warnings({ of }: { of: readonly string[] | undefined }) {
+  return (
+    <>
+      {of?.map((warning) => (
+        <Note key={warning} kind="notice">
+          {warning}
+        </Note>
+      ))}
+    </>
+  );
+}
+
 /** Shows what was thrown, unless the caller stopped it. */
 export function ErrorNote({ error }: { error: unknown }) {
   if (error === null || error === undefined || isAbort(error)) return null;

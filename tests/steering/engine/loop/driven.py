@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from itertools import count
+from time import monotonic
 from typing import Any, cast
 
 import torch
@@ -101,7 +102,7 @@ def runner_of(loaded: LoadedModel, blocks: int) -> ModelRunner:
 
 
 class DrivenLoop:
-    """One loop over a runner that outlives it. release: in the place of the runner's."""
+    """One loop over a runner that outlives it. release: in the place of the runner's. clock: of the scheduler."""
 
     def __init__(
         self,
@@ -109,13 +110,13 @@ class DrivenLoop:
         loaded: LoadedModel,
         limits: EngineLimits,
         release: Callable[[Row], None] | None = None,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self.runner = runner
         self.pool = BlockPool(runner.blocks)
         self.index = PrefixIndex(self.pool, enabled=limits.share_prefixes, exact=runner.exact)
-        self.scheduler = Scheduler(
-            limits, self.pool, self.index, release or runner.release, 64, same_pass=runner.same_pass
-        )
+        release, same_pass = release or runner.release, runner.same_pass
+        self.scheduler = Scheduler(limits, self.pool, self.index, release, 64, clock, same_pass=same_pass)
         self.loop = EngineLoop(runner, self.scheduler, loaded.tokenizer.eos_ids, limits)
 
     def turn(self, arriving: Sequence[Row] = (), allocator: FailingAllocator | None = None) -> None:

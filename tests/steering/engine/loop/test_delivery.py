@@ -1,6 +1,9 @@
 """Delivery: when tokens are sent. Nothing is lost, nothing changes places, and nothing waits for more than one pass."""
 
 import asyncio
+from typing import Any
+
+import pytest
 
 from steering.engine.api import SamplingParams, TokenEvent
 from steering.engine.transformers.delivery import MANY, SHORT_SECONDS, Delivery
@@ -8,6 +11,14 @@ from steering.engine.transformers.sequence import Sequence, Stream
 from steering.plan.types import UNSTEERED
 
 SHORT, LONG = SHORT_SECONDS / 2, SHORT_SECONDS * 2
+
+
+class WithoutMemory:
+    """Stands for an event loop that cannot be called, because there is no memory."""
+
+    def call_soon_threadsafe(self, *_: object) -> None:
+        """Fails."""
+        raise MemoryError
 
 
 class Rows:
@@ -87,6 +98,17 @@ async def test_what_was_held_is_sent_before_something_longer_and_when_a_row_stay
     assert set(await rows.counts()) == {2}
     rows.delivery.after(rows.write(0, 1), SHORT)  # the others are in no pass, and receive what was held
     assert await rows.counts() == [4, 4] + [3] * (MANY - 2)
+
+
+async def test_what_could_not_be_sent_is_sent_once_with_the_next() -> None:
+    rows = Rows(2)
+    full: Any = WithoutMemory()
+    here, rows.sequences[1].stream.loop = rows.sequences[1].stream.loop, full
+    with pytest.raises(MemoryError):
+        rows.delivery.now(rows.write())
+    rows.sequences[1].stream.loop = here
+    rows.delivery.now([*rows.sequences, *rows.sequences])
+    assert await rows.counts() == [1, 1]
 
 
 async def test_a_loop_that_is_gone_closes_its_streams() -> None:
