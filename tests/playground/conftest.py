@@ -25,6 +25,8 @@ WIDE, NARROW = (1280, 900), (390, 844)
 ARTIFACTS = REPOSITORY / ".cache" / "screenshots"
 SECONDS = 60
 expect.set_options(timeout=SECONDS * 1000)  # a busy machine answers slowly
+JOB = 4 * SECONDS * 1000
+"""The milliseconds that a job may take: one that generates hundreds of tokens needs more than a minute on a busy machine."""
 STARTERS = ("sentiment", "formality")
 DICTIONARY, SECOND = "planted", "second"
 """Names of the shared server's dictionary, whose folder test_sources.py writes, and of its second model."""
@@ -91,6 +93,12 @@ def post(url: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def state_of(address: str) -> str:
+    """Returns the state in an address as JSON; empty where there is none."""
+    coded = address.partition("?s=")[2]
+    return base64.urlsafe_b64decode(coded + "=" * (-len(coded) % 4)).decode()
+
+
 @dataclass(slots=True)
 class Visit:
     """A page of the playground. `problems` collects console errors, exceptions and requests to other hosts."""
@@ -113,6 +121,10 @@ class Visit:
         """Returns what the server declares."""
         found: dict[str, Any] = httpx2.get(f"{self.url}/v1/capabilities", timeout=SECONDS).json()
         return found
+
+    def remembered(self, part: str) -> None:
+        """Waits until the state in the address has this text. The address follows the view with a delay."""
+        self.page.wait_for_url(lambda address: part in state_of(address))
 
     def ended(self) -> None:
         """Waits until nothing runs any more."""
