@@ -30,10 +30,15 @@ JOB = 4 * SECONDS * 1000
 STARTERS = ("sentiment", "formality")
 DICTIONARY, SECOND = "planted", "second"
 """Names of the shared server's dictionary, whose folder test_sources.py writes, and of its second model."""
-SHORT = (
-    base64.urlsafe_b64encode(json.dumps({"sampling": {"max_tokens": 16}, "controls": []}).encode()).decode().rstrip("=")
-)
-"""The state of a view of Compare whose answers are short."""
+
+
+def short(samples: int) -> str:
+    """Returns the state of a view of Compare whose answers are short."""
+    state = {"sampling": {"max_tokens": 16, "n": samples}, "controls": []}
+    return base64.urlsafe_b64encode(json.dumps(state).encode()).decode().rstrip("=")
+
+
+SHORT = short(1)
 PYTHON_WITH_VLLM = os.environ.get("PYTHON_WITH_VLLM")
 """The interpreter of an environment with vLLM. Where it is named, the servers of these tests run the engine `vllm`."""
 VLLM = {"engine": "vllm", "cache_megabytes": "768", "max_running": "16"}
@@ -160,9 +165,9 @@ class Visit:
         found: int = self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         return found
 
-    def demonstrate(self) -> None:
+    def demonstrate(self, samples: int = 1) -> None:
         """Runs a demonstration whose answers are short."""
-        self.open(f"#/compare?s={SHORT}")
+        self.open(f"#/compare?s={short(samples)}")
         self.page.get_by_role("button", name="A gloomy new apartment").click()
         self.ended()
 
