@@ -25,13 +25,20 @@ WIDE, NARROW = (1280, 900), (390, 844)
 ARTIFACTS = REPOSITORY / ".cache" / "screenshots"
 SECONDS = 60
 expect.set_options(timeout=SECONDS * 1000)  # a busy machine answers slowly
+JOB = 4 * SECONDS * 1000
+"""The milliseconds that a job may take: one that generates hundreds of tokens needs more than a minute on a busy machine."""
 STARTERS = ("sentiment", "formality")
 DICTIONARY, SECOND = "planted", "second"
 """Names of the shared server's dictionary, whose folder test_sources.py writes, and of its second model."""
-SHORT = (
-    base64.urlsafe_b64encode(json.dumps({"sampling": {"max_tokens": 16}, "controls": []}).encode()).decode().rstrip("=")
-)
-"""The state of a view of Compare whose answers are short."""
+
+
+def short(samples: int) -> str:
+    """Returns the state of a view of Compare whose answers are short."""
+    state = {"sampling": {"max_tokens": 16, "n": samples}, "controls": []}
+    return base64.urlsafe_b64encode(json.dumps(state).encode()).decode().rstrip("=")
+
+
+SHORT = short(1)
 PYTHON_WITH_VLLM = os.environ.get("PYTHON_WITH_VLLM")
 """The interpreter of an environment with vLLM. Where it is named, the servers of these tests run the engine `vllm`."""
 VLLM = {"engine": "vllm", "cache_megabytes": "768", "max_running": "16"}
@@ -91,6 +98,12 @@ def post(url: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def state_of(address: str) -> str:
+    """Returns the state in an address as JSON; empty where there is none."""
+    coded = address.partition("?s=")[2]
+    return base64.urlsafe_b64decode(coded + "=" * (-len(coded) % 4)).decode()
+
+
 @dataclass(slots=True)
 class Visit:
     """A page of the playground. `problems` collects console errors, exceptions and requests to other hosts."""
@@ -113,6 +126,10 @@ class Visit:
         """Returns what the server declares."""
         found: dict[str, Any] = httpx2.get(f"{self.url}/v1/capabilities", timeout=SECONDS).json()
         return found
+
+    def remembered(self, part: str) -> None:
+        """Waits until the state in the address has this text. The address follows the view with a delay."""
+        self.page.wait_for_url(lambda address: part in state_of(address))
 
     def ended(self) -> None:
         """Waits until nothing runs any more."""
@@ -148,9 +165,9 @@ class Visit:
         found: int = self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         return found
 
-    def demonstrate(self) -> None:
+    def demonstrate(self, samples: int = 1) -> None:
         """Runs a demonstration whose answers are short."""
-        self.open(f"#/compare?s={SHORT}")
+        self.open(f"#/compare?s={short(samples)}")
         self.page.get_by_role("button", name="A gloomy new apartment").click()
         self.ended()
 

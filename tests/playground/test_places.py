@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Route, expect
 
-from tests.playground.conftest import Visit
+from tests.playground.conftest import JOB, Visit
 
 pytestmark = [pytest.mark.embedded, pytest.mark.browser]
 
@@ -28,7 +28,7 @@ def test_a_vector_is_made_from_a_file_and_its_card_shows_the_layers(wide: Visit,
     wide.page.get_by_label("Name", exact=True).fill("joy")
     wide.page.get_by_role("button", name="Find the vector").click()
     quality = wide.page.get_by_role("region", name="Quality")
-    expect(quality).to_contain_text("joy@")
+    expect(quality).to_contain_text("joy@", timeout=JOB)
     expect(quality.locator("canvas")).to_have_count(1)
     expect(quality).to_contain_text("ranks a positive text above a negative one")
     assert wide.violations() == []

@@ -12,7 +12,7 @@ from playwright.sync_api import Locator, expect
 
 from tests.embedded.server_process import ServerProcess
 from tests.families import D_MODEL
-from tests.playground.conftest import DICTIONARY, SECOND, SECONDS, Visit
+from tests.playground.conftest import DICTIONARY, JOB, SECOND, SECONDS, Visit
 from tests.playground.test_places import PAIRS
 from tests.steering.workflows.dictionaries.planted import planted_folder
 
@@ -106,7 +106,7 @@ def test_a_vector_is_carried_over_from_another_model_and_its_loss_is_shown(
     wide.page.get_by_label("Measure how far it steers, too").check()
     wide.page.get_by_label("Compared with").select_option("sentiment")
     shown = carry_over(wide, made)
-    expect(shown).to_contain_text(f"From layer 1 of {SECOND} to layer 18")
+    expect(shown).to_contain_text(f"From layer 1 of {SECOND} to layer 18", timeout=JOB)
     expect(shown).to_contain_text("Found in this model: sentiment@")
     carried = wide.vector(made)["provenance"]["loss"]["auroc"]["transferred"]
     expect(shown.get_by_role("listitem").nth(2)).to_contain_text(f"carried over{carried['mean']:.2f} [")
@@ -120,7 +120,7 @@ def test_a_vector_is_carried_over_from_another_model_and_its_loss_is_shown(
     expect(wide.page.get_by_text(f"axis of {SECOND}")).to_be_visible()
     wide.page.get_by_label("Its layer").select_option("2")
     shown = carry_over(wide, made)
-    expect(shown).to_contain_text(f"From layer 2 of {SECOND}")
+    expect(shown).to_contain_text(f"From layer 2 of {SECOND}", timeout=JOB)
     wide.page.keyboard.press("5")
     wide.page.locator(".card", has_text=made).click()
     expect(wide.page.get_by_role("dialog")).to_contain_text("Loss of the transfer")

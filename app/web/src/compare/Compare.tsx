@@ -1,5 +1,5 @@
 import "../styles/compare.css";
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useState } from "preact/hooks";
 import { apiKey } from "../api/key";
 import { LinkProblem } from "../frame/ShareLink";
 import { useActions } from "../frame/shortcuts";
@@ -17,8 +17,9 @@ import { comparison, loadConcepts, reroll, run, runSweep, stopAll } from "./stor
 /** Compare: one prompt, plain and steered next to each other. */
 export default function Compare() {
   const [codeShown, setCodeShown] = useState(false);
-  useEffect(followAddress, []);
-  useEffect(() => useActions({ run, stop: stopAll, reroll }), []);
+  // Before the place is painted, so that the address does not undo what a person does as soon as it is seen.
+  useLayoutEffect(followAddress, []);
+  useLayoutEffect(() => useActions({ run, stop: stopAll, reroll }), []);
   useEffect(() => void loadConcepts().catch(() => undefined), [apiKey.value]); // refused to a tab without its key
   return (
     <>

@@ -1,5 +1,5 @@
 import type { ComponentType } from "preact";
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useState } from "preact/hooks";
 import { Note } from "../ui/Note";
 import { HelpDialog } from "./dialogs";
 import { Icon } from "./icons";
@@ -24,7 +24,8 @@ export function Frame() {
   useEffect(() => {
     document.title = `${TITLES[name]} · steering-server`;
   }, [name]);
-  useEffect(() => {
+  // Before the page is painted, so that no key is lost that is pressed as soon as it is seen.
+  useLayoutEffect(() => {
     addEventListener("keydown", onKey);
     return () => removeEventListener("keydown", onKey);
   }, []);
