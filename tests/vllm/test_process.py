@@ -12,7 +12,7 @@ import pytest
 
 from tests.app.addresses import announced
 
-START_SECONDS = 240.0
+START_SECONDS = 480.0
 
 
 @pytest.fixture
@@ -23,11 +23,13 @@ def served(tiny_vllm_folder: Path, tmp_path: Path) -> Iterator[tuple[subprocess.
     log = tmp_path / "log"
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file)
-    yield process, ready_address(process, log)
-    for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
-        child.kill()
-    process.kill()
-    process.wait()
+    try:
+        yield process, ready_address(process, log)
+    finally:  # also where it was not ready in time: it would slow down every later test
+        for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
+            child.kill()
+        process.kill()
+        process.wait()
 
 
 def ready_address(process: subprocess.Popen[bytes], log: Path) -> str:
