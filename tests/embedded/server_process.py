@@ -52,7 +52,15 @@ class ServerProcess:
         with self.log.open("ab") as output:
             start = output.tell()  # before it is the output of an earlier process
             self.process = subprocess.Popen(command, stdout=output, stderr=output, env=dict(self._environment))
-        until = time.monotonic() + READY_SECONDS
+        try:
+            self._connect(start, time.monotonic() + READY_SECONDS)
+        except BaseException:  # nobody would end it: an `__enter__` that fails has no `__exit__`
+            self.process.kill()
+            self.process.wait()
+            raise
+
+    def _connect(self, start: int, until: float) -> None:
+        """Waits for the address in what it wrote to its log from `start` on, and until it is ready."""
         while (url := announced(self._output_since(start))) is None:
             self._wait(until)
         self.url, self.client = url, Client(url, timeout=240.0)

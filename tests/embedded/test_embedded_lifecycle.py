@@ -12,7 +12,7 @@ from threading import Barrier
 import httpx2
 import pytest
 
-from steering.client import ApiError, AsyncClient, Client
+from steering.client import NO_RETRIES, ApiError, AsyncClient, Client
 from steering.schemas.generation import GenerateAnswer
 from tests.embedded.material import asked, pair_words
 from tests.embedded.server_process import ServerProcess
@@ -136,7 +136,7 @@ def test_a_stop_lets_streams_end_and_cuts_what_is_too_long(server: ServerProcess
         streams = [threads.submit(follow, count) for count in (8, 9, 10, 11, 12, 8000)]
         under_way.wait(60)
         server.terminate()
-        refusal = refused(server.client)
+        refusal = refused(server.url)
         endings = [stream.result() for stream in streams]
     assert endings[:5] == [f"{count} tokens" for count in (8, 9, 10, 11, 12)]
     assert endings[5] == "draining"
@@ -145,10 +145,11 @@ def test_a_stop_lets_streams_end_and_cuts_what_is_too_long(server: ServerProcess
     assert server.process.wait(timeout=60) == 0
 
 
-def refused(client: Client) -> ApiError:
-    """Returns the error of a new request after the stop."""
-    while True:
-        try:
-            written(client)
-        except ApiError as error:
-            return error
+def refused(url: str) -> ApiError:
+    """Returns the error of a new request after the stop: of the first that is refused, since the server is gone soon."""
+    with Client(url, retries=NO_RETRIES) as client:
+        while True:
+            try:
+                client.generate("Hello", max_tokens=1)
+            except ApiError as error:
+                return error

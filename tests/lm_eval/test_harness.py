@@ -35,19 +35,24 @@ def address(tiny_folder: Path, tmp_path: Path) -> Iterator[str]:
         process = subprocess.Popen(command, stderr=output)
     try:
         until = time.monotonic() + 120
-        while (found := announced(log.read_text())) is None or not httpx2.get(f"{found}/health/ready").is_success:
+        while (found := announced(log.read_text())) is None or not _ready(found):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < until, log.read_text()
             time.sleep(0.1)
         directions = {"1": torch.randn(32, generator=torch.Generator().manual_seed(0)).tolist()}
         vector = {"name": "mood", "directions": directions, "scale": {"1": 1.0}}
-        assert httpx2.post(f"{found}/v1/vectors", json=vector).status_code == 201
+        assert httpx2.post(f"{found}/v1/vectors", json=vector, timeout=60).status_code == 201
         profile = {"interventions": [{"vector": "mood", "strength": 4.0}]}
-        assert httpx2.put(f"{found}/v1/profiles/mood", json=profile).status_code == 200
+        assert httpx2.put(f"{found}/v1/profiles/mood", json=profile, timeout=60).status_code == 200
         yield found
     finally:
         process.kill()
         process.wait()
+
+
+def _ready(address: str) -> bool:
+    """Waits long for the answer of a server that is busy loading."""
+    return httpx2.get(f"{address}/health/ready", timeout=60).is_success
 
 
 def measured(address: str, model: str, tokenizer: Path, output: Path) -> list[list[float]]:

@@ -23,6 +23,10 @@ def address(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[str
         yield address
 
 
+def got(address: str, path: str) -> httpx2.Response:
+    return httpx2.get(address + path, timeout=120)
+
+
 def posted(address: str, path: str, body: dict[str, Any], status: int = 200) -> Any:
     answer = httpx2.post(address + path, json=body, timeout=120)
     assert answer.status_code == status, answer.text
@@ -30,7 +34,7 @@ def posted(address: str, path: str, body: dict[str, Any], status: int = 200) -> 
 
 
 def test_a_vector_is_extracted_and_steers_generation_comparison_and_readout(address: str) -> None:
-    shown = httpx2.get(f"{address}/v1/capabilities").json()
+    shown = got(address, "/v1/capabilities").json()
     assert (shown["engine"], shown["executor"]) == ("vllm", "eager")
     assert "trained" not in shown["methods"]
     posted(address, "/v1/vectors/extract?wait=true", {"name": "love", "pairs": PAIRS}, 201)
@@ -79,16 +83,16 @@ def test_a_refusal_names_what_was_given(address: str) -> None:
 def test_a_policy_flags_answers_and_the_metrics_are_those_of_the_scheduler(address: str) -> None:
     posted(address, "/v1/vectors/extract?wait=true", {"name": "love", "pairs": PAIRS}, 201)
     watch = {"name": "watch", "vector": "love", "above": -100.0, "action": "flag"}
-    assert httpx2.put(f"{address}/v1/policy", json={"monitors": [watch]}).status_code == 200
+    assert httpx2.put(f"{address}/v1/policy", json={"monitors": [watch]}, timeout=120).status_code == 200
     try:
         answer = posted(address, "/v1/generate", {"prompt": "I", "max_tokens": 6, "temperature": 0})
         (flag,) = answer["choices"][0]["flags"]
         assert (flag["monitor"], flag["action"]) == ("watch", "flag")
-        shown = httpx2.get(f"{address}/v1/monitors/watch").json()
+        shown = got(address, "/v1/monitors/watch").json()
         assert shown["scores"] == answer["usage"]["completion_tokens"]
     finally:
-        assert httpx2.delete(f"{address}/v1/policy").status_code == 204
-    lines = dict(line.rsplit(" ", 1) for line in httpx2.get(f"{address}/metrics").text.splitlines() if line[0] != "#")
+        assert httpx2.delete(f"{address}/v1/policy", timeout=120).status_code == 204
+    lines = dict(line.rsplit(" ", 1) for line in got(address, "/metrics").text.splitlines() if line[0] != "#")
     assert float(lines["steering_engine_steps_total"]) > 5
     assert float(lines["steering_queue_wait_seconds_count"]) > 0
     assert float(lines['steering_cache_blocks{state="total"}']) > 0

@@ -9,16 +9,18 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from steering.engine.api import GenerationRequest, SamplingParams
 from steering.engine.options import EngineLimits
 from steering.engine.vllm.engine import VllmEngine
 from steering.errors import EngineDead, InternalError, InvalidRequest, NonfiniteActivations, Overloaded
 from steering.plan.types import LayerSteering, Phase, SteeringPlan
-from tests.engines import random_requests, run, run_all, run_alone
+from tests.engines import random_requests, run, run_all, run_alone, sampling
 from tests.plans import plan_for, vectors_for
 from tests.polling import until
 from tests.vllm.conftest import LIMITS, opened
+from tests.vllm.models import save_tiny
 
 PROMPTS = [tuple(range(10 + number, 110 + number)) for number in range(4)]
 
@@ -54,8 +56,8 @@ async def test_pieces_of_prompts_and_preemption_change_nothing(cramped: VllmEngi
 
 async def test_numbers_of_the_scheduler_reach_the_metrics(cramped: VllmEngine) -> None:
     before = cramped.stats()
-    request = GenerationRequest(PROMPTS[0], SamplingParams(max_tokens=30, ignore_eos=True))
-    stream = cramped.generate(request)
+    long = GenerationRequest(PROMPTS[0], sampling(150))
+    stream = cramped.generate(long)  # far from its end after ten tokens, also where this process was kept waiting
     for _ in range(10):
         await anext(stream)
     running = cramped.stats()
@@ -67,9 +69,10 @@ async def test_numbers_of_the_scheduler_reach_the_metrics(cramped: VllmEngine) -
     assert after.steps >= before.steps + 2 + 9  # two pieces of the prompt
     assert (after.blocks_used, after.admitted) == (0, before.admitted + 1)
     assert after.queue_seconds > before.queue_seconds  # vLLM's times of the request are known, and it was queued first
-    together = [replace(request, prompt=prompt) for prompt in PROMPTS]
-    await run_all(cramped, together)
-    assert cramped.stats().steps < after.steps + 4 * 32  # a step computes several requests
+    await run(cramped, replace(long, sampling=sampling(1)))  # by its end the closed one takes no step any more
+    settled = cramped.stats().steps
+    await run_all(cramped, [GenerationRequest(prompt, sampling(30)) for prompt in PROMPTS])
+    assert cramped.stats().steps < settled + 4 * 32  # a step computes several requests
 
 
 @pytest.mark.embedded
@@ -132,7 +135,7 @@ async def test_stop_strings_and_eos_end_an_answer(engine: VllmEngine) -> None:
 
 @pytest.mark.embedded
 async def test_a_queue_that_is_full_refuses(engine: VllmEngine) -> None:
-    request = GenerationRequest(PROMPTS[0], SamplingParams(max_tokens=100, ignore_eos=True))
+    request = GenerationRequest(PROMPTS[0], sampling(1000))
     streams = [engine.generate(request) for _ in range(3)]
     before = engine._limits
     engine._limits = EngineLimits(max_running=1, max_waiting=2)
@@ -147,12 +150,14 @@ async def test_a_queue_that_is_full_refuses(engine: VllmEngine) -> None:
             await stream.aclose()
 
 
-async def test_a_dead_worker_ends_every_request_and_is_seen(tiny_vllm_folder: Path) -> None:
-    engine = opened(str(tiny_vllm_folder), tiny_vllm_folder)
+async def test_a_dead_worker_ends_every_request_and_is_seen(
+    tmp_path: Path, hf_byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    folder = save_tiny(tmp_path / "long", hf_byte_tokenizer, max_position_embeddings=8192)
+    engine = opened(str(folder), tmp_path)
     children = psutil.Process().children(recursive=True)
-    task = asyncio.create_task(
-        run(engine, GenerationRequest(PROMPTS[0], SamplingParams(max_tokens=140, ignore_eos=True)))
-    )
+    # so long that it has not ended when the worker is killed, however late that is
+    task = asyncio.create_task(run(engine, GenerationRequest(PROMPTS[0], sampling(8000))))
     await until(lambda: engine.stats().generated_tokens > 5)
     worker = next(child for child in children if "Worker" in " ".join([child.name(), *child.cmdline()]))
     os.kill(worker.pid, signal.SIGKILL)
