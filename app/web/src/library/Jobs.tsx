@@ -1,5 +1,6 @@
 import { useEffect } from "preact/hooks";
 import type { Job } from "../api/types";
+import { Button } from "../ui/Button";
 import { ErrorNote } from "../ui/Note";
 import { LoadNote } from "./LoadNote";
 import { repeat } from "./loaded";
@@ -42,9 +43,9 @@ function JobRow({ job }: { job: Job }) {
           {job.status}
         </span>
         {open && (
-          <button type="button" disabled={jobActions.busy.value} onClick={() => void cancelJob(job.id)}>
+          <Button unable={jobActions.busy.value} onClick={() => void cancelJob(job.id)}>
             Cancel
-          </button>
+          </Button>
         )}
       </span>
       <ErrorNote error={jobActions.errorAt(`job ${job.id}`)} />

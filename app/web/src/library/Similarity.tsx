@@ -1,6 +1,7 @@
 import { useState } from "preact/hooks";
 import { vectors } from "../frame/vectors";
 import { signed } from "../maths/scales";
+import { Button } from "../ui/Button";
 import { ErrorNote } from "../ui/Note";
 import { Actions } from "./actions";
 import { type Similarities, similarities } from "./store";
@@ -16,9 +17,9 @@ export function Similarity() {
     <section class="panel stack" aria-label="Similarity">
       <div class="row between">
         <h2>Similarity</h2>
-        <button type="button" disabled={actions.busy.value} onClick={() => void compare()}>
+        <Button unable={actions.busy.value} onClick={() => void compare()}>
           {found ? "Compare again" : "Compare all vectors"}
-        </button>
+        </Button>
       </div>
       <p class="small muted">
         Cosine of the directions, averaged over the layers: +1 is the same direction, 0 unrelated, −1 the opposite.

@@ -4,6 +4,7 @@ import type { CompareAnswer, Vector } from "../api/types";
 import { doseBound, typicalNorms } from "../frame/server";
 import { signed } from "../maths/scales";
 import { zonesOf } from "../maths/strength";
+import { Button } from "../ui/Button";
 import { ErrorNote } from "../ui/Note";
 
 const PROMPTS = ["How was your day?", "Tell me about the sea.", "What should I cook tonight?"] as const;
@@ -39,9 +40,9 @@ export function TryIt({ vector }: { vector: Vector }) {
     <section class="panel stack" aria-label="Try it" aria-busy={busy}>
       <div class="row between">
         <h2>Try it</h2>
-        <button type="button" disabled={busy} onClick={() => void start()}>
+        <Button unable={busy} onClick={() => void start()}>
           {busy ? "Writing" : `Answer three prompts at ${strengths.map((one) => signed(one, 1)).join(", ")}`}
-        </button>
+        </Button>
       </div>
       <ErrorNote error={error} />
       {trials.map((trial) => (
