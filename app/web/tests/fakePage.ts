@@ -77,8 +77,18 @@ export class FakeElement extends Node {
     if (!this.given.has("disabled")) page.focused = this;
   }
 
-  /** What a window does; this page has no inert rest. */
-  showModal(): void {}
+  private before: FakeElement | null = null;
+
+  /** Opens a window: the focus goes into it, and back when it is closed, but not when the window is only taken away. */
+  showModal(): void {
+    this.before = page.focused;
+    page.focused = this;
+  }
+
+  close(): void {
+    if (this.parentNode) this.before?.focus();
+    this.before = null;
+  }
 
   private blur(): void {
     if (page.focused === this) page.focused = null;

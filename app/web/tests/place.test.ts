@@ -1,6 +1,9 @@
 import { type ComponentType, h, render } from "preact";
 import { afterEach, beforeEach, expect, it, vi } from "vitest";
-import { draft } from "../src/compare/draft";
+import { setKey } from "../src/api/key";
+import { change, draft } from "../src/compare/draft";
+import { SteeringPanel } from "../src/compare/SteeringPanel";
+import { TopBar } from "../src/frame/TopBar";
 import { vectors } from "../src/frame/vectors";
 import { REST_MS } from "../src/library/actions";
 import { Keys } from "../src/library/admin/Keys";
@@ -42,10 +45,10 @@ it("is kept by a button that rests after its work, and pressing it again does no
   root.find("button", "Make default").press();
   await settle();
   const button = root.find("button", "Make default");
-  expect([focused(), button.given.get("aria-disabled")]).toEqual(["Make default", "true"]);
+  expect([focused(), button.given.get("aria-disabled")]).toEqual(["Make default: gloom", "true"]);
   button.press();
   await vi.advanceTimersByTimeAsync(REST_MS);
-  expect([focused(), button.given.has("aria-disabled")]).toEqual(["Make default", false]);
+  expect([focused(), button.given.has("aria-disabled")]).toEqual(["Make default: gloom", false]);
   expect(server.seen).toEqual(["PUT /v1/steering", "GET /v1/steering"]);
 });
 
@@ -83,10 +86,8 @@ it("goes on to the button that keeps a vector, and back", async () => {
   vectors.value = [{ id: "joy@1", name: "joy", version: 1, layers: [], tags: [], provenance: {} } as never];
   server.on("GET /v1/vectors/joy", () => refused);
   show(VectorDetails, { name: "joy" });
-  const first = root.find("button", "Close");
-  first.focus();
   await vi.advanceTimersByTimeAsync(100);
-  expect(focused()).toBe("Close"); // an open window takes it nowhere
+  expect(page.activeIn(root)?.localName).toBe("dialog");
   root.find("button", "Delete").press();
   await settle();
   expect(focused()).toBe("Keep it");
@@ -107,6 +108,32 @@ it("is on the button that keeps a key, when its revocation was asked for", async
 });
 
 const refused = Response.json({ error: {} }, { status: 404 });
+
+it("goes back to the button that opened a window, also where what it asks for ends it", async () => {
+  vi.stubGlobal("localStorage", { getItem: () => null });
+  show(TopBar, {});
+  root.find("button", "API key").press();
+  await vi.advanceTimersByTimeAsync(100);
+  root.find("input").fire("input", { currentTarget: { value: "secret" } });
+  await settle();
+  root.find("form").fire("submit");
+  await settle();
+  expect(root.all().some((one) => one.localName === "dialog")).toBe(false);
+  expect(focused()).toContain("API key");
+  setKey(null);
+});
+
+it("is kept by the list of vectors when the last one is added", async () => {
+  vectors.value = [{ name: "joy", layers: [], scale: {}, recommended: { layers: [] } } as never];
+  change({ controls: [] });
+  show(SteeringPanel, { onSweep: () => {} });
+  const list = root.find("select");
+  list.focus();
+  list.fire("change", { currentTarget: { value: "joy" } });
+  await settle();
+  expect(draft.value.controls).toHaveLength(1);
+  expect(page.activeIn(root)).toBe(list);
+});
 
 it("does not repeat what a key that is held asks for", () => {
   show(Button, { unable: false, children: "Rotate" });

@@ -29,22 +29,23 @@ export function Jobs() {
 
 function JobRow({ job }: { job: Job }) {
   const { done = 0, total = 0, message = "" } = job.progress;
+  const name = job.kind.replaceAll("_", " ");
   const open = job.status === "queued" || job.status === "running";
   return (
     <li class="row between">
       <span>
-        {job.kind.replaceAll("_", " ")} <span class="small muted">{new Date(job.created_at).toLocaleTimeString()}</span>
+        {name} <span class="small muted">{new Date(job.created_at).toLocaleTimeString()}</span>
         {open && message && <span class="small muted"> {message}</span>}
         {job.error && <span class="small"> {job.error.message}</span>}
       </span>
       <span class="row">
-        {open && total > 0 && <progress value={done} max={total} aria-label="Progress" />}
+        {open && total > 0 && <progress value={done} max={total} aria-label={`Progress of ${name}`} />}
         <span class={`badge ${job.status === "succeeded" ? "good" : job.status === "failed" ? "bad" : ""}`}>
           {job.status}
         </span>
         {open && (
           <Button unable={jobActions.busy.value} onClick={() => void cancelJob(job.id)}>
-            Cancel
+            Cancel<span class="visually-hidden"> {name}</span>
           </Button>
         )}
       </span>

@@ -64,7 +64,7 @@ function ProfileRow({ profile }: { profile: Profile }) {
       </span>
       <span class="row">
         <Button unable={busy} onClick={() => void setDefault(profile)}>
-          Make default
+          Make default<span class="visually-hidden">: {profile.name}</span>
         </Button>
         <Button kind="quiet" unable={busy} onClick={() => void deleteProfile(profile.name)}>
           Delete<span class="visually-hidden"> {profile.name}</span>

@@ -1,4 +1,5 @@
 import { useState } from "preact/hooks";
+import { FileButton } from "../ui/FileButton";
 import { ErrorNote } from "../ui/Note";
 import { addText, removeRow, rows, setRow } from "./store";
 
@@ -50,24 +51,16 @@ export function PairTable() {
         <p class="small muted">and {rows.value.length - MAX_ROWS} more pairs that are used too</p>
       )}
       <ErrorNote error={error} />
-      <FileButton onText={add} />
-    </div>
-  );
-}
-
-function FileButton({ onText }: { onText: (text: string) => void }) {
-  return (
-    <div class="row">
-      <label class="button">
-        Add a CSV or JSONL file
-        <input
-          type="file"
-          class="visually-hidden"
+      <div class="row">
+        <FileButton
           accept=".csv,.tsv,.jsonl,.ndjson,text/csv"
-          onChange={(event) => void event.currentTarget.files?.[0]?.text().then(onText)}
-        />
-      </label>
-      <span class="small muted">or paste two columns of a spreadsheet into the table</span>
+          take={async (file) => addText(await file.text())}
+          onProblem={setError}
+        >
+          Add a CSV or JSONL file
+        </FileButton>
+        <span class="small muted">or paste two columns of a spreadsheet into the table</span>
+      </div>
     </div>
   );
 }

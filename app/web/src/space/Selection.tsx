@@ -42,6 +42,7 @@ export function Selection() {
           </li>
         ))}
       </ul>
+      {shown.length > SHOWN && <p class="small muted">and {shown.length - SHOWN} more texts that are drawn too</p>}
     </section>
   );
 }

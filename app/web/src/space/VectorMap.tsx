@@ -25,6 +25,11 @@ export function VectorMap() {
       <p class="small muted">Vectors that lie near each other share a direction, or point in opposite ones.</p>
       <ErrorNote error={error.value} />
       {shown && <Places {...shown} />}
+      {shown && shown.names.length < list.length && (
+        <p class="small muted">
+          The map has {shown.names.length} of {list.length} vectors.
+        </p>
+      )}
     </section>
   );
 }
