@@ -4,16 +4,21 @@ import { change, restoredDraft } from "../src/compare/draft";
 import { Panes } from "../src/compare/Panes";
 import { PaneView } from "../src/compare/PaneView";
 import { emptyPane, type Pane } from "../src/compare/panes";
-import { comparison } from "../src/compare/store";
+import { Sweep } from "../src/compare/Sweep";
+import { comparison, sweep } from "../src/compare/store";
 import { TokenText } from "../src/compare/TokenText";
 import { capabilities } from "../src/frame/server";
 import { vectors } from "../src/frame/vectors";
+import { Jobs } from "../src/library/Jobs";
 import { Similarity } from "../src/library/Similarity";
+import { jobs } from "../src/library/store";
 import { TryIt } from "../src/make/TryIt";
 import { Playhead } from "../src/space/Playhead";
 import { Selection } from "../src/space/Selection";
 import { SpaceControls } from "../src/space/SpaceControls";
 import * as space from "../src/space/store";
+import { VectorMap } from "../src/space/VectorMap";
+import * as map from "../src/space/vectorMap";
 import { FileButton } from "../src/ui/FileButton";
 import { FakeElement } from "./fakePage";
 import { FakeServer, held, refusal, settle } from "./fakeServer";
@@ -80,6 +85,14 @@ describe("an arm that fails", () => {
     expect(alerts()).toEqual(["It broke."]);
   });
 
+  it("says so in a sweep", () => {
+    sweep.panes.value = [{ ...emptyPane("0", 1), error: "It broke." }];
+    sweep.running.value = true; // without the curves
+    show(Sweep, {});
+    expect(alerts()).toEqual(["It broke."]);
+    sweep.close();
+  });
+
   it("says so among the answers of a trial", async () => {
     const good = { choices: [{ text: "Fine." }] };
     const arms = ["-2", "0", "1", "2"].map((name) => ({ name, ...good }));
@@ -130,15 +143,17 @@ describe("a file", () => {
   });
 });
 
-describe("Space", () => {
-  const point = { layer: 0, points: [[0, 0]] };
+/** Puts a map of 203 texts over three layers on the screen. */
+function mapTexts(): void {
+  const layers = [0, 1, 2].map((layer) => ({ layer, points: [[0, 0]] }));
+  capabilities.value = { concepts: ["sentiment"], limits: {} } as never;
+  space.error.value = null;
+  const set = { texts: Array(203).fill("a"), labels: null };
+  space.drawn.value = { set, answer: { embedding: null, layers }, vector: "joy" } as never;
+}
 
-  beforeEach(() => {
-    capabilities.value = { concepts: ["sentiment"], limits: {} } as never;
-    space.error.value = null;
-    const answer = { embedding: null, layers: [point, { ...point, layer: 1 }, { ...point, layer: 2 }] };
-    space.drawn.value = { set: { texts: Array(203).fill("a"), labels: null }, answer, vector: "joy" } as never;
-  });
+describe("a map of texts", () => {
+  beforeEach(mapTexts);
 
   it("lets the arrow keys take the layer from a map that plays", async () => {
     space.playhead.value = 0;
@@ -152,8 +167,12 @@ describe("Space", () => {
     show(Selection, {});
     expect(root.textContent).toContain("and 3 more texts");
   });
+});
 
-  it("shows that it draws, and can be stopped before and after the texts are known", async () => {
+describe("what is drawn", () => {
+  beforeEach(mapTexts);
+
+  it("is reported while it is on its way, and can be stopped while the texts are read", async () => {
     const late = held();
     server.on("GET /v1/concepts/sentiment", () => late.promise);
     space.setName.value = "sentiment";
@@ -180,6 +199,28 @@ describe("Space", () => {
     colour();
     await settle();
     expect(space.error.value).toBeNull();
+  });
+});
+
+describe("a job", () => {
+  it("is named by the button that cancels it and by its progress", () => {
+    const progress = { done: 1, total: 2, message: "" };
+    jobs.data.value = [{ id: "j", kind: "dose_response", status: "running", created_at: "", progress } as never];
+    show(Jobs, {});
+    expect(root.find("button").textContent).toBe("Cancel dose response");
+    expect(root.find("progress").given.get("aria-label")).toBe("Progress of dose response");
+    jobs.forget();
+  });
+});
+
+describe("the map of vectors", () => {
+  it("says how many vectors it has", () => {
+    const names = ["joy", "grief", "awe"];
+    vectors.value = [...names, "new"].map((name) => ({ name })) as never;
+    map.found.value = { names, cosine: names.map((one) => names.map((other) => Number(one === other))) };
+    show(VectorMap, {});
+    expect(root.textContent).toContain("The map has 3 of 4 vectors.");
+    map.found.value = null;
   });
 });
 

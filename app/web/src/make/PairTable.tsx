@@ -51,16 +51,22 @@ export function PairTable() {
         <p class="small muted">and {rows.value.length - MAX_ROWS} more pairs that are used too</p>
       )}
       <ErrorNote error={error} />
-      <div class="row">
-        <FileButton
-          accept=".csv,.tsv,.jsonl,.ndjson,text/csv"
-          take={async (file) => addText(await file.text())}
-          onProblem={setError}
-        >
-          Add a CSV or JSONL file
-        </FileButton>
-        <span class="small muted">or paste two columns of a spreadsheet into the table</span>
-      </div>
+      <PairFile onProblem={setError} />
+    </div>
+  );
+}
+
+function PairFile({ onProblem }: { onProblem: (problem: unknown) => void }) {
+  return (
+    <div class="row">
+      <FileButton
+        accept=".csv,.tsv,.jsonl,.ndjson,text/csv"
+        take={async (file) => addText(await file.text())}
+        onProblem={onProblem}
+      >
+        Add a CSV or JSONL file
+      </FileButton>
+      <span class="small muted">or paste two columns of a spreadsheet into the table</span>
     </div>
   );
 }
