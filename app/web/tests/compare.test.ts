@@ -121,6 +121,25 @@ describe("the draft", () => {
     expect(back.controls[0]).toMatchObject({ vector: "sentiment", strength: -2, layers: [4, 5], tokens: "all" });
     expect(restoredDraft("text")).toEqual(restoredDraft(null));
   });
+
+  it("takes from an address only what is of the right kind", () => {
+    const message = { role: "user", content: "Hello" };
+    const wrong = {
+      prompt: 1,
+      history: 5,
+      seed: "x",
+      reader: {},
+      sampling: { n: "2" },
+      controls: [null, { on: true }],
+    };
+    expect(restoredDraft(wrong)).toEqual(restoredDraft(null));
+    const partly = { ...wrong, history: [message, 7], instruction: "Be kind.", sampling: { n: 2, top_p: null } };
+    expect(restoredDraft(partly)).toMatchObject({
+      history: [message],
+      instruction: "Be kind.",
+      sampling: { n: 2, top_p: 1 },
+    });
+  });
 });
 
 describe("PaneCollector", () => {

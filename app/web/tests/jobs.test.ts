@@ -1,5 +1,5 @@
 import "./fakeAddress";
-import { afterEach, describe, expect, it, vi } from "vitest";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { api, dataOf } from "../src/api/client";
 import { ApiError } from "../src/api/errors";
 import type { Job } from "../src/api/types";
@@ -32,6 +32,25 @@ describe("a job", () => {
     const seen: string[] = [];
     const ended = await runToEnd(start, (now) => seen.push(now.status), new AbortController().signal);
     expect([ended.status, seen]).toEqual(["succeeded", ["queued", "running", "succeeded"]]);
+  });
+});
+
+describe("a job that takes longer than the server keeps a stream open", () => {
+  beforeEach(() => void vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] }));
+  afterEach(() => void vi.useRealTimers());
+
+  it("is followed again, until it ends", async () => {
+    const streams = [
+      events(["progress", job("running")], ["error", { error: { code: "request_timed_out", message: "too long" } }]),
+      events(["done", job("succeeded")]),
+    ];
+    const server = serverWithJob()
+      .on(FOLLOW, () => streams.shift())
+      .on("GET /v1/jobs/job-1", () => job("running"));
+    const run = runToEnd(start, () => {}, new AbortController().signal);
+    await vi.advanceTimersByTimeAsync(2000);
+    expect((await run).status).toBe("succeeded");
+    expect(server.seen).toEqual([EXTRACT, FOLLOW, "GET /v1/jobs/job-1", FOLLOW]);
   });
 });
 

@@ -48,11 +48,23 @@ describe("what is loaded", () => {
     await settle();
     const wanted = list("kept");
     older.give(list("kept", "gone"));
-    await poll;
+    await settle();
     expect(profiles.data.value).toBeNull();
     newer.give(wanted);
-    await deleted;
+    await Promise.all([poll, deleted]);
     expect(profiles.data.value).toEqual(wanted.data);
+  });
+
+  it("is no answer to a former key, nor its failure", async () => {
+    for (const answer of [list("secret"), refusal(422, "invalid_request")]) {
+      const late = held();
+      serve({ "GET /v1/profiles": () => late.promise });
+      const load = profiles.load();
+      setKey(`another ${String(answer)}`);
+      late.give(answer);
+      await load;
+      expect([profiles.data.value, profiles.error.value]).toEqual([null, null]);
+    }
   });
 });
 

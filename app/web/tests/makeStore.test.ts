@@ -1,7 +1,8 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { concepts } from "../src/compare/store";
+import * as dictionary from "../src/make/dictionary";
 import * as store from "../src/make/store";
-import { error, name } from "../src/make/work";
+import { error, made, name } from "../src/make/work";
 import { FakeServer, held, refusal } from "./fakeServer";
 
 const DETAIL = "GET /v1/concepts/joy";
@@ -94,5 +95,49 @@ describe("the name of a vector of a concept", () => {
     name.value = "my-joy";
     store.chooseConcept("joy");
     expect([name.value, store.concept.value]).toEqual(["my-joy", "joy"]);
+  });
+});
+
+describe("a dictionary", () => {
+  const SEARCH = "POST /v1/dictionaries/d/search";
+  const found = { dictionary: "d", layer: 1, features: [] };
+
+  beforeEach(() => {
+    dictionary.dictionaries.value = [{ name: "d" }] as never;
+    dictionary.choose("d");
+    dictionary.texts.value = "Hurray!";
+    made.value = "before";
+    server.on("GET /v1/vectors", () => ({ data: [], next_cursor: null }));
+  });
+
+  it("closes the card that was shown when the search began, and no later one", async () => {
+    server.on(SEARCH, () => found);
+    await dictionary.search();
+    expect(made.value).toBeNull();
+    const late = held();
+    server.on(SEARCH, () => late.promise);
+    const search = dictionary.search();
+    made.value = "meanwhile";
+    late.give(found);
+    await search;
+    expect([dictionary.found.value?.dictionary, made.value]).toEqual(["d", "meanwhile"]);
+  });
+
+  it("leaves the feature that is chosen while the one before is stored", async () => {
+    const late = held();
+    server.on(SEARCH, () => found).on("POST /v1/dictionaries/d/vectors", () => late.promise);
+    await dictionary.search();
+    const chosen = () => [dictionary.feature.value, dictionary.featureName.value];
+    for (const [next, left] of [
+      [8, [8, "feature-8"]],
+      [null, [null, ""]],
+    ] as const) {
+      dictionary.chooseFeature(7);
+      const store = dictionary.storeFeature();
+      if (next !== null) dictionary.chooseFeature(next);
+      late.give({});
+      await store;
+      expect(chosen()).toEqual(left);
+    }
   });
 });

@@ -121,14 +121,24 @@ describe("an error", () => {
   });
 });
 
-describe("Ctrl + Enter", () => {
-  it("asks once while it is held", () => {
-    const run = vi.fn();
-    const leave = useActions({ run });
-    const press = (repeat: boolean) =>
-      onKey({ key: "Enter", ctrlKey: true, repeat, preventDefault: () => {} } as KeyboardEvent);
-    for (const repeat of [false, true, true]) press(repeat);
+describe("a key of the whole page", () => {
+  const [run, reroll] = [vi.fn(), vi.fn()];
+  const press = (key: string, ctrlKey = false) => {
+    for (const repeat of [false, true, true])
+      onKey({ key, ctrlKey, repeat, target: null, preventDefault: () => {} } as unknown as KeyboardEvent);
+  };
+
+  it.each([
+    ["asks once while it is held", null, [1, 1]],
+    ["does nothing behind a window", {}, [0, 0]],
+  ])("%s", (_, window, calls) => {
+    vi.stubGlobal("document", { querySelector: () => window });
+    vi.stubGlobal("HTMLElement", class {});
+    for (const one of [run, reroll]) one.mockClear();
+    const leave = useActions({ run, reroll });
+    press("Enter", true);
+    press("r");
     leave();
-    expect(run).toHaveBeenCalledTimes(1);
+    expect([run.mock.calls.length, reroll.mock.calls.length]).toEqual(calls);
   });
 });

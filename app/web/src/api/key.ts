@@ -1,9 +1,10 @@
 import { computed, signal } from "@preact/signals";
+import { keep, kept } from "./storage";
 
 const STORAGE = "steering-server.key";
 
 /** The API key of this tab. It is kept in session storage, so that it ends with the tab. */
-export const apiKey = signal<string | null>(stored());
+export const apiKey = signal<string | null>(kept("sessionStorage", STORAGE));
 
 /** Whether the server has refused a request for want of a (valid) key. */
 export const keyWanted = signal(false);
@@ -17,16 +18,10 @@ export const keyState = computed<"wanted" | "limited" | "set" | "none">(() => {
   return keyRefusal.value === null ? "set" : "limited";
 });
 
-function stored(): string | null {
-  return typeof sessionStorage === "undefined" ? null : sessionStorage.getItem(STORAGE);
-}
-
 /** Sets or forgets the key. */
 export function setKey(key: string | null): void {
   apiKey.value = key;
   keyWanted.value = false;
   keyRefusal.value = null;
-  if (typeof sessionStorage === "undefined") return;
-  if (key === null) sessionStorage.removeItem(STORAGE);
-  else sessionStorage.setItem(STORAGE, key);
+  keep("sessionStorage", STORAGE, key);
 }

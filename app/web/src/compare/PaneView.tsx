@@ -1,5 +1,6 @@
 import { useState } from "preact/hooks";
 import { meanOf, plain, signed } from "../maths/scales";
+import { Note } from "../ui/Note";
 import { continueFrom } from "./conversation";
 import { ARMS, type CompareBody } from "./draft";
 import type { Pane } from "./panes";
@@ -46,7 +47,7 @@ export function PaneView({ pane, base, title }: Props) {
         ) : (
           !pane.error && <p class="muted">{comparison.running.value ? "Waiting for the first word" : "Nothing yet"}</p>
         )}
-        {pane.error && <p class="note error">{pane.error}</p>}
+        {pane.error && <Note kind="error">{pane.error}</Note>}
       </div>
       {token && selected !== null && (
         // The key: an alternative that was taken belongs to its own token, also when its answer comes late.

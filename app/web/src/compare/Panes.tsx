@@ -23,24 +23,26 @@ export function Panes() {
   const base = panes.find((pane) => pane.name === ARMS.normal);
   const steered = panes.find((pane) => pane.name === ARMS.steered);
   const samples = panes[0]?.choices.length ?? 1;
+  const tabs = [
+    ...(steered ? ([["difference", "Difference"]] as const) : []),
+    ...panes.map((pane) => [pane.name, TITLES[pane.name] ?? pane.name] as const),
+  ];
+  const shown = tabs.some(([name]) => name === tab.value) ? tab.value : ARMS.normal;
   return (
     <section class="stack" aria-label="Answers" aria-busy={comparison.running.value}>
       <ShadeBar />
       <div class="tabs">
         <Segments
           label="Pane"
-          value={tab.value}
-          options={[
-            ...(steered ? ([["difference", "Difference"]] as const) : []),
-            ...panes.map((pane) => [pane.name, TITLES[pane.name] ?? pane.name] as const),
-          ]}
+          value={shown}
+          options={tabs}
           onChange={(name) => {
             tab.value = name;
           }}
         />
       </div>
       {samples > 1 && <Samples panes={panes} titles={TITLES} />}
-      <div class="panes" data-tab={steered ? tab.value : ARMS.normal} style={{ "--panes": panes.length }}>
+      <div class="panes" data-tab={shown} style={{ "--panes": panes.length }}>
         {base && steered && <DiffView base={base} steered={steered} choice={sampleIndex.value} />}
         {panes.map((pane) => (
           <PaneView key={pane.name} pane={pane} base={base} title={TITLES[pane.name] ?? pane.name} />

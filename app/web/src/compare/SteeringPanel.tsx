@@ -108,14 +108,13 @@ function AddVector() {
       <select
         aria-label="Add a vector"
         value=""
-        disabled={free.length === 0}
         onChange={(event) => {
           const vector = vectorNamed(event.currentTarget.value);
           if (vector) addVector(vector);
           event.currentTarget.value = "";
         }}
       >
-        <option value="">Add a vector</option>
+        <option value="">{free.length === 0 && used.size > 0 ? "Every vector is added" : "Add a vector"}</option>
         {free.map((vector) => (
           <option key={vector.name} value={vector.name}>
             {vector.name}

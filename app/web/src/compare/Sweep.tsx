@@ -1,6 +1,6 @@
 import { plain, signed } from "../maths/scales";
 import { Chart } from "../ui/Chart";
-import { ErrorNote } from "../ui/Note";
+import { ErrorNote, Note } from "../ui/Note";
 import type { Pane } from "./panes";
 import { reader, sweep } from "./store";
 
@@ -22,7 +22,7 @@ export function Sweep() {
           <article key={pane.name} class="multiple" aria-label={`Strength times ${pane.name}`}>
             <h3 class="number">{pane.name === "0" ? "unsteered" : `× ${signed(Number(pane.name), 1)}`}</h3>
             <p>{pane.choices[0]?.text}</p>
-            {pane.error && <p class="note error">{pane.error}</p>}
+            {pane.error && <Note kind="error">{pane.error}</Note>}
           </article>
         ))}
       </div>

@@ -1,5 +1,6 @@
-import { useRef, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 import { api, dataOf } from "../api/client";
+import { Newest } from "../api/newest";
 import type { GenerateAnswer, Token } from "../api/types";
 import { plain, signed } from "../maths/scales";
 import { ErrorNote } from "../ui/Note";
@@ -24,21 +25,15 @@ interface Branch {
 export function TokenDetails({ pane, choice, index, onClose }: Props) {
   const [branch, setBranch] = useState<Branch | null>(null);
   const [error, setError] = useState<unknown>(null);
-  const newest = useRef(0);
+  const [newest] = useState(() => new Newest());
   const tokens = pane.choices[choice]?.tokens ?? [];
   const token = tokens[index];
   if (!token) return null;
   const kl = pane.against?.kl_per_token[choice]?.[index];
-  const take = async (alternative: Alternative) => {
-    const turn = ++newest.current;
+  const take = (alternative: Alternative) => {
     setBranch(null);
     setError(null);
-    try {
-      const found = await branchFrom(pane, tokens.slice(0, index), alternative);
-      if (turn === newest.current) setBranch(found);
-    } catch (failure) {
-      if (turn === newest.current) setError(failure);
-    }
+    newest.ask(() => branchFrom(pane, tokens.slice(0, index), alternative), setBranch).catch(setError);
   };
   return (
     <div class="stack token-details">
@@ -52,7 +47,7 @@ export function TokenDetails({ pane, choice, index, onClose }: Props) {
         </button>
       </div>
       <Readings token={token} />
-      <Alternatives token={token} onTake={(one) => void take(one)} />
+      <Alternatives token={token} onTake={take} />
       <ErrorNote error={error} />
       {branch && (
         <p class="branch">

@@ -19,6 +19,7 @@ export function TokenText({ pane, base, choice, selected, onSelect }: Props) {
   const kind = shade.value;
   const marks =
     kind === "difference" && base && base !== pane && !comparison.running.value ? differences(pane, base, choice) : [];
+  const reached = selected !== null && selected < tokens.length ? selected : 0; // another sample may be shorter
   const pick = (event: Event) => {
     const index = (event.target as HTMLElement).dataset.index;
     if (index !== undefined) onSelect(Number(index));
@@ -32,7 +33,8 @@ export function TokenText({ pane, base, choice, selected, onSelect }: Props) {
             key={index}
             data-index={index}
             role="button"
-            tabIndex={index === (selected ?? 0) ? 0 : -1}
+            tabIndex={index === reached ? 0 : -1}
+            {...(token.text.trim() === "" ? { "aria-label": blankName(token.text) } : {})}
             aria-pressed={index === selected}
             class={look.name}
             {...(look.amount > 0 ? { style: { "--m": look.amount } } : {})}
@@ -43,6 +45,12 @@ export function TokenText({ pane, base, choice, selected, onSelect }: Props) {
       })}
     </p>
   );
+}
+
+/** What a screen reader says for a token without words, which is a button too. */
+function blankName(text: string): string {
+  if (text === "") return "part of a character";
+  return text.includes("\n") ? "line break" : "space";
 }
 
 function lookOf(value: number | null, kind: Shade, changed: boolean): { name: string; amount: number } {

@@ -1,4 +1,5 @@
 import { effect, signal } from "@preact/signals";
+import { isMessage } from "../api/messages";
 import type { Message } from "../api/types";
 import { followLink } from "../frame/links";
 import { addressLink, addressState, placeHref, rememberState } from "../frame/places";
@@ -79,14 +80,22 @@ export function compactDraft(value: Draft): object {
 /** Completes a draft from an address; anything that is no draft gives the usual one. */
 export function restoredDraft(state: unknown): Draft {
   if (typeof state !== "object" || state === null) return USUAL;
-  const { controls, sampling, ...rest } = state as Partial<Draft>;
-  const known = Object.fromEntries(Object.entries(rest).filter(([key]) => key in USUAL));
+  const { controls, sampling, history, ...rest } = state as Partial<Draft>;
   return {
     ...USUAL,
-    ...known,
-    sampling: { ...USUAL.sampling, ...sampling },
-    controls: Array.isArray(controls) ? controls.map(restoredControl) : [],
+    ...sameKinds(rest, { ...USUAL, instruction: "", reader: "" }),
+    history: Array.isArray(history) ? history.filter(isMessage) : [],
+    sampling: { ...USUAL.sampling, ...sameKinds(sampling ?? {}, USUAL.sampling) },
+    controls: Array.isArray(controls)
+      ? controls.filter((one) => typeof one?.vector === "string").map(restoredControl)
+      : [],
   };
+}
+
+/** Returns the entries that are of the kind of an example. An address may have been written by hand, or by another version. */
+function sameKinds(given: object, examples: object): object {
+  const kinds = new Map(Object.entries(examples).map(([key, example]) => [key, typeof example]));
+  return Object.fromEntries(Object.entries(given).filter(([key, one]) => kinds.get(key) === typeof one));
 }
 
 /** Returns the address of this page that holds the whole draft. */

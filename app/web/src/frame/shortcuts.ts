@@ -31,18 +31,18 @@ export function useActions(given: PlaceActions): () => void {
 
 /** Handles a key press anywhere on the page. Letters and digits count only outside text fields. */
 export function onKey(event: KeyboardEvent): void {
+  if (document.querySelector("dialog[open]")) return; // nothing happens behind a window
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
     if (!event.repeat) actions.run?.(); // a key that is held asks once
     return;
   }
-  if (document.querySelector("dialog[open]")) return;
   if (event.key === "Escape") actions.stop?.();
   if (event.ctrlKey || event.metaKey || event.altKey || writes(event.target)) return;
   const index = Number(event.key) - 1;
   const target = PLACES[index];
   if (target && target !== place.value) open(target);
-  else if (event.key.toLowerCase() === "r") actions.reroll?.();
+  else if (event.key.toLowerCase() === "r" && !event.repeat) actions.reroll?.();
   else if (event.key === "?") helpShown.value = true;
 }
 

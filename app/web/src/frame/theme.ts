@@ -1,4 +1,5 @@
 import { effect, signal } from "@preact/signals";
+import { keep, kept } from "../api/storage";
 
 export type Theme = "system" | "light" | "dark";
 
@@ -11,7 +12,7 @@ export const theme = signal<Theme>(stored());
 export const coloursChanged = signal(0);
 
 function stored(): Theme {
-  const value = typeof localStorage === "undefined" ? null : localStorage.getItem(STORAGE);
+  const value = kept("localStorage", STORAGE);
   return ORDER.find((known) => known === value) ?? "system";
 }
 
@@ -20,7 +21,7 @@ export function applyTheme(): void {
   effect(() => {
     if (theme.value === "system") delete document.documentElement.dataset.theme;
     else document.documentElement.dataset.theme = theme.value;
-    localStorage.setItem(STORAGE, theme.value);
+    keep("localStorage", STORAGE, theme.value);
     forgetColours();
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {

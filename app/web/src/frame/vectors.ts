@@ -1,6 +1,7 @@
 import { computed, signal } from "@preact/signals";
 import { api, dataOf } from "../api/client";
-import { apiKey, keyState } from "../api/key";
+import { keyState } from "../api/key";
+import { Newest } from "../api/newest";
 import type { Vector, VectorPage } from "../api/types";
 
 const PAGE = 200;
@@ -23,26 +24,11 @@ export function vectorNamed(name: string): Vector | undefined {
   return vectorByName.value.get(name.split("@")[0] ?? name);
 }
 
-let newest = Promise.resolve();
+const newest = new Newest();
 
-/**
- * Loads the library again. The newest load alone counts, and an earlier one waits for it: its own answer may lack what was stored or
- * have what was deleted since. A list that a former key was shown is dropped.
- */
+/** Loads the library again. The newest load counts, and an earlier one waits for it. Rejects where the library cannot be read. */
 export function loadVectors(): Promise<void> {
-  const key = apiKey.value;
-  const load: Promise<void> = readVectors().then(
-    (found) => {
-      if (newest !== load) return newest;
-      if (key === apiKey.value) putVectors(found);
-    },
-    (failure) => {
-      if (newest !== load) return newest;
-      throw failure;
-    },
-  );
-  newest = load;
-  return load;
+  return newest.ask(readVectors, putVectors);
 }
 
 function putVectors(found: readonly Vector[] | null): void {

@@ -1,6 +1,8 @@
 import { api, dataOf, follow } from "../api/client";
-import { send } from "../api/retry";
+import { pause, send } from "../api/retry";
 import type { Job } from "../api/types";
+
+const AGAIN_SECONDS = 1;
 
 /** A job that ended without its result. */
 export class JobFailed extends Error {}
@@ -32,20 +34,26 @@ export async function runToEnd(start: StartJob, onProgress: (job: Job) => void, 
   return last;
 }
 
+/** Follows a job to its end. The server ends a stream that has grown old, while the job goes on: it is followed again then. */
 async function followed(job: Job, onProgress: (job: Job) => void, stop: AbortSignal): Promise<Job> {
-  let last = job;
-  await follow(
-    `/v1/jobs/${encodeURIComponent(job.id)}/events`,
-    (name, data) => {
-      if (name !== "progress" && name !== "done") return;
-      last = data as Job;
-      if (!stop.aborted) onProgress(last);
-    },
-    stop,
-  );
-  if (last.status !== "queued" && last.status !== "running") return last;
   const path = { job_id: job.id };
-  return dataOf<Job>(api.GET("/v1/jobs/{job_id}", { params: { path }, signal: stop }));
+  for (let last = job; ; await pause(AGAIN_SECONDS, stop)) {
+    await follow(
+      `/v1/jobs/${encodeURIComponent(job.id)}/events`,
+      (name, data) => {
+        if (name !== "progress" && name !== "done") return;
+        last = data as Job;
+        if (!stop.aborted) onProgress(last);
+      },
+      stop,
+    );
+    if (isOpen(last)) last = await dataOf<Job>(api.GET("/v1/jobs/{job_id}", { params: { path }, signal: stop }));
+    if (!isOpen(last)) return last;
+  }
+}
+
+function isOpen({ status }: Job): boolean {
+  return status === "queued" || status === "running";
 }
 
 function cancelled(job: Job): Promise<Job> {

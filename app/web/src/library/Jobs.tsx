@@ -1,5 +1,6 @@
 import { useEffect } from "preact/hooks";
 import type { Job } from "../api/types";
+import { Button } from "../ui/Button";
 import { ErrorNote } from "../ui/Note";
 import { LoadNote } from "./LoadNote";
 import { repeat } from "./loaded";
@@ -28,23 +29,24 @@ export function Jobs() {
 
 function JobRow({ job }: { job: Job }) {
   const { done = 0, total = 0, message = "" } = job.progress;
+  const name = job.kind.replaceAll("_", " ");
   const open = job.status === "queued" || job.status === "running";
   return (
     <li class="row between">
       <span>
-        {job.kind.replaceAll("_", " ")} <span class="small muted">{new Date(job.created_at).toLocaleTimeString()}</span>
+        {name} <span class="small muted">{new Date(job.created_at).toLocaleTimeString()}</span>
         {open && message && <span class="small muted"> {message}</span>}
         {job.error && <span class="small"> {job.error.message}</span>}
       </span>
       <span class="row">
-        {open && total > 0 && <progress value={done} max={total} aria-label="Progress" />}
+        {open && total > 0 && <progress value={done} max={total} aria-label={`Progress of ${name}`} />}
         <span class={`badge ${job.status === "succeeded" ? "good" : job.status === "failed" ? "bad" : ""}`}>
           {job.status}
         </span>
         {open && (
-          <button type="button" disabled={jobActions.busy.value} onClick={() => void cancelJob(job.id)}>
-            Cancel
-          </button>
+          <Button unable={jobActions.busy.value} onClick={() => void cancelJob(job.id)}>
+            Cancel<span class="visually-hidden"> {name}</span>
+          </Button>
         )}
       </span>
       <ErrorNote error={jobActions.errorAt(`job ${job.id}`)} />

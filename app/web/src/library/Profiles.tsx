@@ -2,6 +2,7 @@ import { useState } from "preact/hooks";
 import type { Profile } from "../api/types";
 import { type Intervention, interventions } from "../compare/controls";
 import { draft } from "../compare/draft";
+import { Button } from "../ui/Button";
 import { ErrorNote } from "../ui/Note";
 import { LoadNote } from "./LoadNote";
 import {
@@ -43,9 +44,9 @@ export function Profiles() {
           value={name}
           onInput={(event) => setName(event.currentTarget.value)}
         />
-        <button type="submit" disabled={profileActions.busy.value || name === "" || current.length === 0}>
+        <Button submit unable={profileActions.busy.value || name === "" || current.length === 0}>
           Save what Compare uses
-        </button>
+        </Button>
       </form>
       <ErrorNote error={profileActions.errorAt("form")} />
       {current.length === 0 && <p class="small muted">Compare uses no vector at the moment.</p>}
@@ -62,12 +63,12 @@ function ProfileRow({ profile }: { profile: Profile }) {
         <strong>{profile.name}</strong> <span class="small muted">{list.map(shortly).join(", ")}</span>
       </span>
       <span class="row">
-        <button type="button" disabled={busy} onClick={() => void setDefault(profile)}>
-          Make default
-        </button>
-        <button type="button" class="quiet" disabled={busy} onClick={() => void deleteProfile(profile.name)}>
+        <Button unable={busy} onClick={() => void setDefault(profile)}>
+          Make default<span class="visually-hidden">: {profile.name}</span>
+        </Button>
+        <Button kind="quiet" unable={busy} onClick={() => void deleteProfile(profile.name)}>
           Delete<span class="visually-hidden"> {profile.name}</span>
-        </button>
+        </Button>
       </span>
       <ErrorNote error={profileActions.errorAt(`profile ${profile.name}`)} />
     </li>
@@ -87,9 +88,9 @@ export function DefaultSteering() {
         <>
           <p>{list.map(shortly).join(", ")}</p>
           <div class="row">
-            <button type="button" disabled={defaultActions.busy.value} onClick={() => void clearDefault()}>
+            <Button unable={defaultActions.busy.value} onClick={() => void clearDefault()}>
               Clear
-            </button>
+            </Button>
           </div>
         </>
       )}

@@ -1,6 +1,7 @@
 import { useState } from "preact/hooks";
-import { vectors } from "../frame/vectors";
+import { vectorByName, vectors } from "../frame/vectors";
 import { signed } from "../maths/scales";
+import { Button } from "../ui/Button";
 import { ErrorNote } from "../ui/Note";
 import { Actions } from "./actions";
 import { type Similarities, similarities } from "./store";
@@ -11,20 +12,26 @@ export function Similarity() {
   const [actions] = useState(() => new Actions<"table">());
   const list = vectors.value ?? [];
   if (list.length < 2) return null;
+  const shown = found?.names.every((name) => vectorByName.value.has(name)) ? found : null; // not those of a former key
   const compare = () => actions.run("table", async () => setFound(await similarities(list)));
   return (
     <section class="panel stack" aria-label="Similarity">
       <div class="row between">
         <h2>Similarity</h2>
-        <button type="button" disabled={actions.busy.value} onClick={() => void compare()}>
-          {found ? "Compare again" : "Compare all vectors"}
-        </button>
+        <Button unable={actions.busy.value} onClick={() => void compare()}>
+          {shown ? "Compare again" : "Compare all vectors"}
+        </Button>
       </div>
       <p class="small muted">
         Cosine of the directions, averaged over the layers: +1 is the same direction, 0 unrelated, −1 the opposite.
       </p>
       <ErrorNote error={actions.errorAt("table")} />
-      {found && <Matrix {...found} />}
+      {shown && <Matrix {...shown} />}
+      {shown && shown.names.length < list.length && (
+        <p class="small muted">
+          The table has {shown.names.length} of {list.length} vectors.
+        </p>
+      )}
     </section>
   );
 }

@@ -8,7 +8,9 @@ import { vectorNamed } from "../frame/vectors";
 import { QualityCard } from "../make/QualityCard";
 import { TransferLoss } from "../make/TransferLoss";
 import { plain } from "../maths/scales";
+import { Button } from "../ui/Button";
 import { Dialog } from "../ui/Dialog";
+import { takeFocus } from "../ui/focus";
 import { ErrorNote } from "../ui/Note";
 import { deleteVector, deletion, selected, usersOf, type Version, versionsOf } from "./store";
 import { VersionComparison } from "./VersionComparison";
@@ -136,7 +138,7 @@ function Provenance({ vector }: { vector: Vector }) {
 }
 
 /** The first step of a deletion. A refusal that came after this window was closed is shown, but does not let this button force it. */
-function AskDeletion({ error, onAsk }: { error: unknown; onAsk: () => void }) {
+function AskDeletion({ error, kept, onAsk }: { error: unknown; kept: boolean; onAsk: () => void }) {
   const ask = () => {
     deletion.dismiss();
     onAsk();
@@ -145,7 +147,7 @@ function AskDeletion({ error, onAsk }: { error: unknown; onAsk: () => void }) {
     <>
       <ErrorNote error={error} />
       <div class="row">
-        <button type="button" class="danger" onClick={ask}>
+        <button type="button" class="danger" onClick={ask} {...(kept ? { ref: takeFocus } : {})}>
           Delete
         </button>
       </div>
@@ -154,11 +156,11 @@ function AskDeletion({ error, onAsk }: { error: unknown; onAsk: () => void }) {
 }
 
 function Deletion({ vector }: { vector: Vector }) {
-  const [asked, setAsked] = useState(false);
+  const [asked, setAsked] = useState<boolean | null>(null); // null: never yet
   const users = usersOf(vector);
   const error = deletion.errorAt(`vector ${vector.name}`);
   useEffect(() => () => deletion.dismiss(), []);
-  if (!asked) return <AskDeletion error={error} onAsk={() => setAsked(true)} />;
+  if (!asked) return <AskDeletion error={error} kept={asked === false} onAsk={() => setAsked(true)} />;
   // The server knows users that this page does not, so only its refusal, which names them, offers to force it.
   const refused = error instanceof ApiError && error.code === "vector_in_use";
   return (
@@ -169,16 +171,12 @@ function Deletion({ vector }: { vector: Vector }) {
           Delete all versions of {vector.name}?{users.length > 0 && ` It is used by ${users.join(", ")}.`} This cannot
           be undone.
         </span>
-        <button
-          type="button"
-          class="danger"
-          disabled={deletion.busy.value}
-          onClick={() => void deleteVector(vector.name, refused)}
-        >
+        <Button kind="danger" unable={deletion.busy.value} onClick={() => void deleteVector(vector.name, refused)}>
           {refused ? `Delete ${vector.name} although it is used` : `Delete ${vector.name}`}
-        </button>
+        </Button>
         <button
           type="button"
+          ref={takeFocus}
           onClick={() => {
             setAsked(false);
             deletion.dismiss();

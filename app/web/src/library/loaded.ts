@@ -1,17 +1,17 @@
 import { signal } from "@preact/signals";
 import { isRefusal } from "../api/errors";
+import { Newest } from "../api/newest";
 
 /**
- * What is read from the server, again and again.
+ * What is read from the server, again and again; the newest read counts.
  *
- * Only the answer to the newest read counts, so that an older one cannot undo a change. `data` is null until a read
- * succeeds. A failure leaves it as it is, because forms are built on it, unless `voids` says that it no longer holds: by
- * default what one key was shown goes as soon as another key is refused. `error` stays until a read succeeds.
+ * `data` is null until a read succeeds. A failure leaves it as it is, because forms are built on it, unless `voids` says that it
+ * no longer holds: by default what one key was shown goes as soon as another key is refused. `error` stays until a read succeeds.
  */
 export class Loaded<T> {
   readonly data = signal<T | null>(null);
   readonly error = signal<unknown>(null);
-  private newest = 0;
+  private readonly newest = new Newest();
 
   constructor(
     private readonly read: () => Promise<T>,
@@ -20,12 +20,9 @@ export class Loaded<T> {
 
   /** Reads it again. It never throws: a failure is in `error`. */
   async load(): Promise<void> {
-    const turn = ++this.newest;
     try {
-      const found = await this.read();
-      if (turn === this.newest) this.put(found);
+      await this.newest.ask(this.read, (found) => this.put(found));
     } catch (error) {
-      if (turn !== this.newest) return;
       if (this.voids(error)) this.data.value = null;
       this.error.value = error;
     }
@@ -33,14 +30,14 @@ export class Loaded<T> {
 
   /** Takes what the server has just answered to a change; reads that are under way are dropped. */
   put(data: T): void {
-    this.newest++;
+    this.newest.drop();
     this.data.value = data;
     this.error.value = null;
   }
 
   /** Forgets everything, also reads that are under way. */
   forget(): void {
-    this.newest++;
+    this.newest.drop();
     this.data.value = this.error.value = null;
   }
 }

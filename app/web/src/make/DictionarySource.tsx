@@ -1,6 +1,7 @@
 import { useEffect } from "preact/hooks";
 import { apiKey } from "../api/key";
 import type { Dictionary } from "../api/types";
+import { Button } from "../ui/Button";
 import { ChoiceField, OptionalNumber } from "../ui/fields";
 import { NumberField } from "../ui/NumberField";
 import { Segments } from "../ui/Segments";
@@ -38,14 +39,9 @@ export function DictionarySource() {
       </ul>
       <Query />
       <div class="row">
-        <button
-          type="button"
-          class="primary"
-          disabled={searching.value || searchProblem.value !== null}
-          onClick={() => void search()}
-        >
+        <Button kind="primary" unable={searching.value || searchProblem.value !== null} onClick={() => void search()}>
           {searching.value ? "Searching" : "Search features"}
-        </button>
+        </Button>
         {searching.value && (
           <button type="button" onClick={stopSearch}>
             Stop

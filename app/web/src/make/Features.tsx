@@ -1,5 +1,6 @@
 import type { DictionaryFeature } from "../api/types";
 import { plain, signed } from "../maths/scales";
+import { Button } from "../ui/Button";
 import { TextField } from "../ui/fields";
 import { chooseFeature, feature, featureName, found, storeFeature, storing } from "./dictionary";
 import { nameProblem } from "./work";
@@ -81,9 +82,9 @@ function Keep() {
           featureName.value = name.trim().toLowerCase();
         }}
       />
-      <button type="submit" class="primary" disabled={storing.value || wrong !== null}>
+      <Button submit kind="primary" unable={storing.value || wrong !== null}>
         {storing.value ? "Storing" : "Make a vector of it"}
-      </button>
+      </Button>
       {wrong && <span class="small muted">{wrong}</span>}
     </form>
   );

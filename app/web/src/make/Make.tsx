@@ -2,6 +2,7 @@ import "../styles/make.css";
 import { useEffect } from "preact/hooks";
 import { capabilities } from "../frame/server";
 import { useActions } from "../frame/shortcuts";
+import { Button } from "../ui/Button";
 import { ChoiceField } from "../ui/fields";
 import { ErrorNote, Note } from "../ui/Note";
 import { Progress } from "../ui/Progress";
@@ -115,9 +116,9 @@ function NameAndStart() {
         {!carried && <MethodField />}
       </div>
       <div class="row">
-        <button type="button" class="primary" disabled={missing !== null || running.value !== null} onClick={run}>
+        <Button kind="primary" unable={missing !== null || running.value !== null} onClick={run}>
           {carried ? "Carry it over" : "Find the vector"}
-        </button>
+        </Button>
         {missing && <span class="small muted">{missing}</span>}
       </div>
     </>

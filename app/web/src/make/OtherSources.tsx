@@ -1,6 +1,7 @@
 import { useEffect } from "preact/hooks";
 import { apiKey } from "../api/key";
 import { concepts, loadConcepts } from "../compare/store";
+import { Button } from "../ui/Button";
 import { addConceptPairs, adding, chooseConcept, concept, trait } from "./store";
 import { loadChoices } from "./work";
 
@@ -29,9 +30,9 @@ export function ConceptSource() {
         ))}
       </ul>
       <div class="row">
-        <button type="button" disabled={concept.value === "" || adding.value} onClick={() => void addConceptPairs()}>
+        <Button unable={concept.value === "" || adding.value} onClick={() => void addConceptPairs()}>
           Edit its pairs
-        </button>
+        </Button>
       </div>
     </div>
   );

@@ -1,4 +1,5 @@
 import { useState } from "preact/hooks";
+import { FileButton } from "../ui/FileButton";
 import { ErrorNote } from "../ui/Note";
 import { addText, removeRow, rows, setRow } from "./store";
 
@@ -50,23 +51,21 @@ export function PairTable() {
         <p class="small muted">and {rows.value.length - MAX_ROWS} more pairs that are used too</p>
       )}
       <ErrorNote error={error} />
-      <FileButton onText={add} />
+      <PairFile onProblem={setError} />
     </div>
   );
 }
 
-function FileButton({ onText }: { onText: (text: string) => void }) {
+function PairFile({ onProblem }: { onProblem: (problem: unknown) => void }) {
   return (
     <div class="row">
-      <label class="button">
+      <FileButton
+        accept=".csv,.tsv,.jsonl,.ndjson,text/csv"
+        take={async (file) => addText(await file.text())}
+        onProblem={onProblem}
+      >
         Add a CSV or JSONL file
-        <input
-          type="file"
-          class="visually-hidden"
-          accept=".csv,.tsv,.jsonl,.ndjson,text/csv"
-          onChange={(event) => void event.currentTarget.files?.[0]?.text().then(onText)}
-        />
-      </label>
+      </FileButton>
       <span class="small muted">or paste two columns of a spreadsheet into the table</span>
     </div>
   );

@@ -1,6 +1,7 @@
 import { addVector } from "../compare/store";
 import { open } from "../frame/places";
 import { hasRoute } from "../frame/server";
+import { Button } from "../ui/Button";
 import { QualityCard } from "./QualityCard";
 import { TransferLoss } from "./TransferLoss";
 import { TryIt } from "./TryIt";
@@ -25,9 +26,9 @@ export function Result({ name }: { name: string }) {
             Steer with it
           </button>
           {!vector.quality?.dose_response && hasRoute("POST", "/v1/evaluations") && (
-            <button type="button" disabled={running.value !== null} onClick={() => void measure(name)}>
+            <Button unable={running.value !== null} onClick={() => void measure(name)}>
               Measure its strengths
-            </button>
+            </Button>
           )}
           <button type="button" class="quiet" onClick={() => (made.value = null)}>
             Make another

@@ -3,6 +3,7 @@ import { apiKey } from "../api/key";
 import { concepts, loadConcepts } from "../compare/store";
 import { capabilities, layerCount } from "../frame/server";
 import { vectors } from "../frame/vectors";
+import { FileButton } from "../ui/FileButton";
 import { ChoiceField, OptionalNumber } from "../ui/fields";
 import { ErrorNote, Note } from "../ui/Note";
 import { NumberField } from "../ui/NumberField";
@@ -60,28 +61,17 @@ function NoSecondModel() {
 
 function FileField() {
   const [trouble, setTrouble] = useState<unknown>(null);
-  const read = async (chosen: File | undefined) => {
-    if (!chosen) return;
-    setTrouble(null);
-    try {
-      takeFile(parseVectorFile(await chosen.arrayBuffer()));
-    } catch (failure) {
-      setTrouble(failure);
-    }
-  };
   const known = file.value;
   return (
     <div class="stack">
       <div class="row">
-        <label class="button">
+        <FileButton
+          accept=".json,.safetensors"
+          take={async (chosen) => takeFile(parseVectorFile(await chosen.arrayBuffer()))}
+          onProblem={setTrouble}
+        >
           Open a vector file
-          <input
-            type="file"
-            class="visually-hidden"
-            accept=".json,.safetensors"
-            onChange={(event) => void read(event.currentTarget.files?.[0])}
-          />
-        </label>
+        </FileButton>
         <span class="small muted">
           {known
             ? `${known.name || "a vector"} of ${known.model || "an unnamed model"}`

@@ -4,13 +4,14 @@ import type { CompareAnswer, Vector } from "../api/types";
 import { doseBound, typicalNorms } from "../frame/server";
 import { signed } from "../maths/scales";
 import { zonesOf } from "../maths/strength";
-import { ErrorNote } from "../ui/Note";
+import { Button } from "../ui/Button";
+import { ErrorNote, Note } from "../ui/Note";
 
 const PROMPTS = ["How was your day?", "Tell me about the sea.", "What should I cook tonight?"] as const;
 
 interface Trial {
   prompt: string;
-  answers: { strength: number; text: string }[];
+  answers: { strength: number; text: string; problem: string | null }[];
 }
 
 /** Three prompts at three strengths next to the unsteered answers, to read. */
@@ -39,9 +40,9 @@ export function TryIt({ vector }: { vector: Vector }) {
     <section class="panel stack" aria-label="Try it" aria-busy={busy}>
       <div class="row between">
         <h2>Try it</h2>
-        <button type="button" disabled={busy} onClick={() => void start()}>
+        <Button unable={busy} onClick={() => void start()}>
           {busy ? "Writing" : `Answer three prompts at ${strengths.map((one) => signed(one, 1)).join(", ")}`}
-        </button>
+        </Button>
       </div>
       <ErrorNote error={error} />
       {trials.map((trial) => (
@@ -52,6 +53,7 @@ export function TryIt({ vector }: { vector: Vector }) {
               <article key={answer.strength} class="multiple" aria-label={`Strength ${answer.strength}`}>
                 <h4 class="number small">{answer.strength === 0 ? "unsteered" : signed(answer.strength)}</h4>
                 <p>{answer.text}</p>
+                {answer.problem && <Note kind="error">{answer.problem}</Note>}
               </article>
             ))}
           </div>
@@ -68,6 +70,10 @@ async function tryOne(vector: string, prompt: string, strengths: readonly number
   }));
   const body = { messages: [{ role: "user" as const, content: prompt }], arms, baseline: "0", seed: 7, max_tokens: 40 };
   const answer = await dataOf<CompareAnswer>(api.POST("/v1/compare", { body }));
-  const answers = answer.arms.map((arm) => ({ strength: Number(arm.name), text: arm.choices[0]?.text ?? "" }));
+  const answers = answer.arms.map(({ name, choices, error }) => ({
+    strength: Number(name),
+    text: choices[0]?.text ?? "",
+    problem: error?.message ?? null,
+  }));
   return { prompt, answers };
 }

@@ -69,6 +69,7 @@ export async function search(): Promise<void> {
   if (name === null || searchProblem.value !== null) return;
   abort?.abort();
   const stopper = new AbortController();
+  const card = made.value;
   abort = stopper;
   searching.value = true;
   error.value = null;
@@ -78,7 +79,7 @@ export async function search(): Promise<void> {
     const options = { params: { path: { name } }, body: searchBody(), signal: stopper.signal };
     found.value = { ...asked, ...(await dataOf<DictionarySearch>(api.POST(path, options))) };
     feature.value = null;
-    made.value = null;
+    if (made.value === card) made.value = null; // not the card of a vector that was made meanwhile
   } catch (failure) {
     if (!isAbort(failure)) error.value = failure;
   } finally {
@@ -121,8 +122,8 @@ export async function storeFeature(): Promise<void> {
     const body = { name: vector, feature: number };
     await api.POST("/v1/dictionaries/{name}/vectors", { params: { path: { name } }, body });
     await show(vector);
-    featureName.value = "";
-    feature.value = null;
+    if (featureName.value === vector) featureName.value = ""; // the next one may be chosen already
+    if (feature.value === number) feature.value = null;
   } catch (failure) {
     error.value = failure;
   } finally {

@@ -5,6 +5,7 @@ import { open } from "../frame/places";
 import { LinkProblem, ShareLink } from "../frame/ShareLink";
 import { useActions } from "../frame/shortcuts";
 import { vectors, vectorsAwaited } from "../frame/vectors";
+import { Button } from "../ui/Button";
 import { ErrorNote, Warnings } from "../ui/Note";
 import { Segments } from "../ui/Segments";
 import { ReadingPanel } from "./ReadingPanel";
@@ -33,9 +34,9 @@ export default function Read() {
         />
         {kind.value === "text" ? <TextField /> : <ConversationFields />}
         <div class="row">
-          <button type="button" class="primary" disabled={unable || busy.value} onClick={() => void read()}>
+          <Button kind="primary" unable={unable || busy.value} onClick={() => void read()}>
             {busy.value ? "Reading" : "Read it"}
-          </button>
+          </Button>
           {busy.value && (
             <button type="button" onClick={stop}>
               Stop

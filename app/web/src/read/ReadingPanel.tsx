@@ -3,6 +3,7 @@ import { addVector } from "../compare/store";
 import { open } from "../frame/places";
 import { vectorNamed } from "../frame/vectors";
 import { bulkOf, fullScale, magnitude, meanOf, medianOf, plain, signed } from "../maths/scales";
+import { Button } from "../ui/Button";
 import { Chart } from "../ui/Chart";
 import { busy, chosen, knownLayers, layer, readAllLayers, reading, shownScores } from "./store";
 import type { Turn } from "./turns";
@@ -93,9 +94,9 @@ function LayerPicker({ name }: { name: string }) {
     return (
       <div class="row">
         <span>layer {layer.value}</span>
-        <button type="button" class="quiet" disabled={busy.value} onClick={() => void readAllLayers(name)}>
+        <Button kind="quiet" unable={busy.value} onClick={() => void readAllLayers(name)}>
           Read at every layer
-        </button>
+        </Button>
       </div>
     );
   return (

@@ -1,5 +1,6 @@
 import { batch, computed, signal } from "@preact/signals";
 import { api, dataOf } from "../api/client";
+import { isMessage } from "../api/messages";
 import type { Explanation, Message, Readout } from "../api/types";
 import { vectors } from "../frame/vectors";
 import { nameOf, type Standout, standoutsOf } from "./standing";
@@ -153,11 +154,6 @@ export function restoreRead(state: unknown): void {
   stop();
   reading.value = null;
   error.value = null; // it was of the former text
-}
-
-function isMessage(one: unknown): one is Message {
-  const { role, content } = (one ?? {}) as Partial<Message>;
-  return typeof role === "string" && typeof content === "string";
 }
 
 export function choose(name: string): void {

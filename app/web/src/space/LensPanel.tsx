@@ -1,5 +1,6 @@
 import type { LogitLens } from "../api/types";
 import { draft } from "../compare/draft";
+import { Button } from "../ui/Button";
 import { ErrorNote } from "../ui/Note";
 import { Segments } from "../ui/Segments";
 import { cellOf, type LensMode, lens, lensBusy, lensError, mode, prompt, readLens } from "./lens";
@@ -32,9 +33,9 @@ export function LensPanel() {
             prompt.value = event.currentTarget.value;
           }}
         />
-        <button type="submit" disabled={prompt.value === "" || lensBusy.value}>
+        <Button submit unable={prompt.value === "" || lensBusy.value}>
           {lensBusy.value ? "Reading" : "Read"}
-        </button>
+        </Button>
       </form>
       <ErrorNote error={lensError.value} />
       {answer && steered && (

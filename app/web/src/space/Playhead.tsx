@@ -34,6 +34,7 @@ export function Playhead() {
           const step = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[event.key];
           if (step === undefined) return;
           event.preventDefault();
+          playing.value = false;
           playhead.value = Math.min(Math.max(Math.round(playhead.value) + step, 0), last);
         }}
       />

@@ -1,4 +1,5 @@
 import { vectorByName } from "../frame/vectors";
+import { Button } from "../ui/Button";
 import { ErrorNote } from "../ui/Note";
 import { Progress } from "../ui/Progress";
 import { error, makeVector, making, name, openCard, stopMaking, stored } from "./making";
@@ -41,6 +42,7 @@ export function Selection() {
           </li>
         ))}
       </ul>
+      {shown.length > SHOWN && <p class="small muted">and {shown.length - SHOWN} more texts that are drawn too</p>}
     </section>
   );
 }
@@ -68,9 +70,9 @@ function SelectionVector({ positive }: { positive: readonly number[] }) {
             name.value = event.currentTarget.value.trim().toLowerCase();
           }}
         />
-        <button type="submit" class="primary" disabled={unable}>
+        <Button submit kind="primary" unable={unable}>
           {making.value ? "Making it" : "Make a vector"}
-        </button>
+        </Button>
         <button type="button" onClick={() => (lassoed.value = [])}>
           Clear the selection
         </button>

@@ -28,6 +28,7 @@ import {
   restoreSpace,
   setName,
   settings,
+  stopDrawing,
   vector,
 } from "./store";
 import { VectorMap } from "./VectorMap";
@@ -52,6 +53,7 @@ function drawFirst(): void {
 function stopAll(): void {
   playing.value = false;
   stopMaking();
+  stopDrawing();
 }
 
 /** Restores a link, which also states the vector. */

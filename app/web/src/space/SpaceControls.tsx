@@ -1,9 +1,11 @@
 import { ShareLink } from "../frame/ShareLink";
 import { capabilities } from "../frame/server";
 import { vectors } from "../frame/vectors";
+import { FileButton } from "../ui/FileButton";
 import { Segments } from "../ui/Segments";
 import {
   ALONG_VECTOR,
+  busy,
   type ColourBy,
   colourBy,
   dims,
@@ -15,6 +17,7 @@ import {
   position,
   setName,
   spaceState,
+  stopDrawing,
   vector,
 } from "./store";
 
@@ -50,6 +53,14 @@ export function SpaceControls() {
       </div>
       <div class="row">
         <ShareLink view="space" state={spaceState} />
+        <span role="status" class="small">
+          {busy.value && "Drawing"}
+        </span>
+        {busy.value && (
+          <button type="button" onClick={stopDrawing}>
+            Stop
+          </button>
+        )}
       </div>
       {setName.value === "own" && <OwnTexts />}
     </section>
@@ -102,6 +113,7 @@ function VectorField() {
 function ColourField() {
   const choose = (by: ColourBy) => {
     colourBy.value = by;
+    error.value = null; // the scores may not have been read before
     if (by === "score") void loadScores().catch((failure) => (error.value = failure));
   };
   return (
@@ -133,6 +145,10 @@ function PositionField() {
   );
 }
 
+async function takeTexts(file: File): Promise<void> {
+  ownText.value = await file.text();
+}
+
 function OwnTexts() {
   return (
     <div class="stack">
@@ -151,15 +167,9 @@ function OwnTexts() {
         <button type="button" class="primary" disabled={ownText.value.trim() === ""} onClick={() => void draw()}>
           Draw
         </button>
-        <label class="button">
+        <FileButton accept=".csv,.tsv,.txt" take={takeTexts} onProblem={(problem) => (error.value = problem)}>
           Open a CSV file
-          <input
-            type="file"
-            class="visually-hidden"
-            accept=".csv,.tsv,.txt"
-            onChange={(event) => void event.currentTarget.files?.[0]?.text().then((text) => (ownText.value = text))}
-          />
-        </label>
+        </FileButton>
       </div>
     </div>
   );

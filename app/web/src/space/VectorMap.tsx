@@ -2,6 +2,7 @@ import { vectorByName, vectors } from "../frame/vectors";
 import type { Similarities } from "../library/store";
 import { scaledMap } from "../maths/mds";
 import { domainOf, linear } from "../maths/scales";
+import { Button } from "../ui/Button";
 import { ErrorNote } from "../ui/Note";
 import { busy, drawVectors, error, found } from "./vectorMap";
 
@@ -17,13 +18,18 @@ export function VectorMap() {
     <section class="panel stack" aria-label="Map of vectors">
       <div class="row between">
         <h2>Vectors by similarity</h2>
-        <button type="button" disabled={busy.value} onClick={() => void drawVectors(list)}>
+        <Button unable={busy.value} onClick={() => void drawVectors(list)}>
           {shown ? "Draw again" : "Draw the map of all vectors"}
-        </button>
+        </Button>
       </div>
       <p class="small muted">Vectors that lie near each other share a direction, or point in opposite ones.</p>
       <ErrorNote error={error.value} />
       {shown && <Places {...shown} />}
+      {shown && shown.names.length < list.length && (
+        <p class="small muted">
+          The map has {shown.names.length} of {list.length} vectors.
+        </p>
+      )}
     </section>
   );
 }

@@ -61,10 +61,10 @@ export function layerName(index: number): string {
 
 let abort: AbortController | null = null;
 
-async function chosenTexts(): Promise<TextSet> {
+async function chosenTexts(signal: AbortSignal): Promise<TextSet> {
   if (setName.value === "own") return parseTexts(ownText.value);
   const path = { name: setName.value };
-  return conceptTexts(await dataOf<ConceptDetail>(api.GET("/v1/concepts/{name}", { params: { path } })));
+  return conceptTexts(await dataOf<ConceptDetail>(api.GET("/v1/concepts/{name}", { params: { path }, signal })));
 }
 
 /** Asks for the map of the chosen texts and shows it. */
@@ -75,7 +75,7 @@ export async function draw(): Promise<void> {
   busy.value = true;
   error.value = null;
   try {
-    const set = await chosenTexts();
+    const set = await chosenTexts(stopper.signal);
     const most = limit("max_texts", 2000);
     if (set.texts.length < 3) throw new Error("Write at least three texts, one a line.");
     if (set.texts.length > most) throw new Error(`These are ${set.texts.length} texts; this server takes ${most}.`);
@@ -103,6 +103,11 @@ export async function draw(): Promise<void> {
   } finally {
     if (abort === stopper) busy.value = false;
   }
+}
+
+/** Gives up the drawing that runs. */
+export function stopDrawing(): void {
+  abort?.abort();
 }
 
 /** What a link to this view holds: what is drawn and how, and where the playhead is. */

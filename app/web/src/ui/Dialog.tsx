@@ -1,5 +1,5 @@
 import type { ComponentChildren } from "preact";
-import { useEffect, useId, useRef } from "preact/hooks";
+import { useId, useLayoutEffect, useRef } from "preact/hooks";
 
 interface Props {
   title: string;
@@ -8,11 +8,15 @@ interface Props {
   children: ComponentChildren;
 }
 
-/** Shows a modal window with a title; Esc and the button close it. */
+/** Shows a modal window with a title; Esc and the button close it. However it ends, the focus goes back to what had it before. */
 export function Dialog({ title, onClose, wide = false, children }: Props) {
   const ref = useRef<HTMLDialogElement>(null);
   const id = useId();
-  useEffect(() => ref.current?.showModal(), []);
+  useLayoutEffect(() => {
+    const dialog = ref.current;
+    dialog?.showModal();
+    return () => dialog?.close(); // while it is on the page: one that is only taken away gives the focus to nothing
+  }, []);
   return (
     <dialog ref={ref} class={wide ? "wide" : ""} aria-labelledby={id} onClose={onClose}>
       <div class="stack">

@@ -1,6 +1,7 @@
 import { useState } from "preact/hooks";
 import { apiKey } from "../../api/key";
 import type { KeyRequest } from "../../api/types";
+import { Button } from "../../ui/Button";
 import { ChoiceField, OptionalNumber, TextField } from "../../ui/fields";
 import { ErrorNote } from "../../ui/Note";
 import { createKey, keyActions } from "./store";
@@ -67,12 +68,9 @@ export function KeyForm({ known }: { known: number }) {
         <Limits fields={fields} set={set} />
       </details>
       <div class="row">
-        <button
-          type="submit"
-          disabled={keyActions.busy.value || fields.name.trim() === "" || fields.scopes.length === 0}
-        >
+        <Button submit unable={keyActions.busy.value || fields.name.trim() === "" || fields.scopes.length === 0}>
           Make the key
-        </button>
+        </Button>
       </div>
       <ErrorNote error={keyActions.errorAt("form")} />
     </form>

@@ -2,6 +2,7 @@ import { useRef, useState } from "preact/hooks";
 import { apiKey } from "../../api/key";
 import type { Key } from "../../api/types";
 import { copy } from "../../frame/ShareLink";
+import { Button } from "../../ui/Button";
 import { ErrorNote, Note } from "../../ui/Note";
 import { LoadNote } from "../LoadNote";
 import { KeyForm } from "./KeyForm";
@@ -67,21 +68,22 @@ function KeyRow({ item }: { item: Key }) {
       <span class="row">
         {asked ? (
           <>
-            <button type="button" class="danger" disabled={busy} onClick={() => void revokeKey(item.id, place)}>
+            <Button kind="danger" unable={busy} onClick={() => void revokeKey(item.id, place)}>
               Revoke {item.name}
-            </button>
-            <button type="button" onClick={() => setAsked(false)}>
+            </Button>
+            {/* In the place of the button that asks, which has the focus. */}
+            <Button unable={false} onClick={() => setAsked(false)}>
               Keep it
-            </button>
+            </Button>
           </>
         ) : (
           <>
-            <button type="button" disabled={busy} onClick={() => void rotateKey(item)}>
+            <Button unable={busy} onClick={() => void rotateKey(item)}>
               Rotate<span class="visually-hidden"> {item.name}</span>
-            </button>
-            <button type="button" class="quiet" disabled={busy} onClick={() => setAsked(true)}>
+            </Button>
+            <Button kind="quiet" unable={busy} onClick={() => setAsked(true)}>
               Revoke<span class="visually-hidden"> {item.name}</span>
-            </button>
+            </Button>
           </>
         )}
       </span>
@@ -119,14 +121,9 @@ function NewKeyNote({ made: { key, replaces } }: { made: FreshKey }) {
           {COPY_WORDS[`${copied}`]}
         </button>
         {replaces && (
-          <button
-            type="button"
-            class="danger"
-            disabled={keyActions.busy.value}
-            onClick={() => void revokeKey(replaces.id, place)}
-          >
+          <Button kind="danger" unable={keyActions.busy.value} onClick={() => void revokeKey(replaces.id, place)}>
             Revoke the old one
-          </button>
+          </Button>
         )}
         <button type="button" class="quiet" onClick={() => dismissKey(key.id)}>
           Done

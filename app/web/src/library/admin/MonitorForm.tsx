@@ -1,6 +1,7 @@
 import { useState } from "preact/hooks";
 import type { MonitorSpec } from "../../api/types";
 import { vectors } from "../../frame/vectors";
+import { Button } from "../../ui/Button";
 import { ChoiceField, TextField } from "../../ui/fields";
 import { ErrorNote } from "../../ui/Note";
 import { NumberField } from "../../ui/NumberField";
@@ -62,9 +63,9 @@ export function MonitorForm() {
         <ChoiceField label="Then" value={fields.action} options={ACTIONS} onChange={(action) => set({ action })} />
       </div>
       <div class="row">
-        <button type="submit" disabled={policyActions.busy.value || fields.name === ""}>
+        <Button submit unable={policyActions.busy.value || fields.name === ""}>
           Add the monitor
-        </button>
+        </Button>
       </div>
       <ErrorNote error={policyActions.errorAt("monitor form")} />
     </form>

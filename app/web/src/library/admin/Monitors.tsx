@@ -1,6 +1,7 @@
 import { useEffect } from "preact/hooks";
 import type { Monitor, MonitorDetail } from "../../api/types";
 import { plain, signed } from "../../maths/scales";
+import { Button } from "../../ui/Button";
 import { ErrorNote } from "../../ui/Note";
 import { LoadNote } from "../LoadNote";
 import { repeat } from "../loaded";
@@ -98,9 +99,9 @@ function MonitorRow({ monitor }: { monitor: Monitor }) {
       <td class="number">{monitor.answers}</td>
       <td class="number">{signed(monitor.mean)}</td>
       <td>
-        <button type="button" class="quiet" disabled={policyActions.busy.value} onClick={remove}>
+        <Button kind="quiet" unable={policyActions.busy.value} onClick={remove}>
           Remove<span class="visually-hidden"> {monitor.name}</span>
-        </button>
+        </Button>
       </td>
     </tr>
   );

@@ -2,6 +2,7 @@ import { useState } from "preact/hooks";
 import type { Policy } from "../../api/types";
 import { type Intervention, interventions } from "../../compare/controls";
 import { draft } from "../../compare/draft";
+import { Button } from "../../ui/Button";
 import { ChoiceField, OptionalNumber, TextField } from "../../ui/fields";
 import { ErrorNote } from "../../ui/Note";
 import { LoadNote } from "../LoadNote";
@@ -23,14 +24,14 @@ export function PolicyPanel() {
       {now && (
         <>
           <Mandatory now={now} />
-          <Limits key={JSON.stringify(now.limits)} limits={now.limits} />
+          <Limits limits={now.limits} />
         </>
       )}
       {isBroken(policy.error.value) && (
         <div class="row">
-          <button type="button" class="danger" disabled={policyActions.busy.value} onClick={() => void removePolicy()}>
+          <Button kind="danger" unable={policyActions.busy.value} onClick={() => void removePolicy()}>
             Remove the policy
-          </button>
+          </Button>
         </div>
       )}
       <ErrorNote error={policyActions.errorAt("removal")} />
@@ -66,25 +67,23 @@ function Mandatory({ now }: { now: Policy }) {
         {list.map((one, index) => (
           <li key={`${index} ${one.vector}`} class="row between">
             <span>{shortly(one)}</span>
-            <button
-              type="button"
-              class="quiet"
-              disabled={policyActions.busy.value}
+            <Button
+              kind="quiet"
+              unable={policyActions.busy.value}
               onClick={() => setMandatory((all) => without(all, one))}
             >
               Remove<span class="visually-hidden"> {one.vector}</span>
-            </button>
+            </Button>
           </li>
         ))}
       </ul>
       <div class="row">
-        <button
-          type="button"
-          disabled={policyActions.busy.value || current.length === 0}
+        <Button
+          unable={policyActions.busy.value || current.length === 0}
           onClick={() => setMandatory((all) => [...all, ...current])}
         >
           Add what Compare uses
-        </button>
+        </Button>
         {current.length === 0 && <span class="small muted">Compare uses no vector at the moment.</span>}
       </div>
       <ErrorNote error={policyActions.errorAt("mandatory")} />
@@ -92,42 +91,68 @@ function Mandatory({ now }: { now: Policy }) {
   );
 }
 
+interface LimitFields {
+  own: OwnSteering;
+  dose: number | null;
+  names: string;
+}
+
+/** The limits to be set. What is typed counts until others hold; the form itself stays, and with it the place of the keyboard. */
 function Limits({ limits }: { limits: Policy["limits"] }) {
-  const [own, setOwn] = useState<OwnSteering>(limits.own_steering ?? "any");
-  const [dose, setDose] = useState(limits.max_relative_dose ?? null);
-  const [names, setNames] = useState(limits.vectors?.join(", ") ?? "");
+  const now = JSON.stringify(limits);
+  const [typed, setTyped] = useState<{ over: string; fields: LimitFields } | null>(null);
+  const fields = typed?.over === now ? typed.fields : fieldsOf(limits);
+  const set = (part: Partial<LimitFields>) => setTyped({ over: now, fields: { ...fields, ...part } });
   const save = (event: Event) => {
     event.preventDefault();
-    const vectors = names.split(/[\s,]+/).filter(Boolean);
-    const next = {
-      own_steering: own,
-      ...(dose === null ? {} : { max_relative_dose: dose }),
-      ...(vectors.length === 0 ? {} : { vectors }),
-    };
-    void editPolicy("limits", (policy) => ({ ...policy, limits: next }));
+    void editPolicy("limits", (policy) => ({ ...policy, limits: limitsOf(fields) }));
   };
   return (
     <form class="stack" aria-label="Limits of steering" onSubmit={save}>
       <h3>Limits of what requests ask for</h3>
       <p class="muted">Now: {limitWords(limits)}.</p>
       <div class="fields">
-        <ChoiceField label="Requests may steer" value={own} options={OWN_STEERING} onChange={setOwn} />
+        <ChoiceField
+          label="Requests may steer"
+          value={fields.own}
+          options={OWN_STEERING}
+          onChange={(own) => set({ own })}
+        />
         <OptionalNumber
           label="Largest relative dose"
-          value={dose}
+          value={fields.dose}
           step={0.01}
           min={0.01}
           placeholder="no limit"
-          onChange={setDose}
+          onChange={(dose) => set({ dose })}
         />
-        <TextField label="Only these vectors" value={names} placeholder="any" onInput={setNames} />
+        <TextField
+          label="Only these vectors"
+          value={fields.names}
+          placeholder="any"
+          onInput={(names) => set({ names })}
+        />
       </div>
       <div class="row">
-        <button type="submit" disabled={policyActions.busy.value}>
+        <Button submit unable={policyActions.busy.value}>
           Set the limits
-        </button>
+        </Button>
       </div>
       <ErrorNote error={policyActions.errorAt("limits")} />
     </form>
   );
+}
+
+function fieldsOf(limits: Policy["limits"]): LimitFields {
+  const { own_steering: own = "any", max_relative_dose: dose, vectors } = limits;
+  return { own, dose: dose ?? null, names: vectors?.join(", ") ?? "" };
+}
+
+function limitsOf({ own, dose, names }: LimitFields): Policy["limits"] {
+  const vectors = names.split(/[\s,]+/).filter(Boolean);
+  return {
+    own_steering: own,
+    ...(dose === null ? {} : { max_relative_dose: dose }),
+    ...(vectors.length === 0 ? {} : { vectors }),
+  };
 }

@@ -1,0 +1,142 @@
+import { type ComponentType, h, render } from "preact";
+import { afterEach, beforeEach, expect, it, vi } from "vitest";
+import { setKey } from "../src/api/key";
+import { change, draft } from "../src/compare/draft";
+import { SteeringPanel } from "../src/compare/SteeringPanel";
+import { TopBar } from "../src/frame/TopBar";
+import { vectors } from "../src/frame/vectors";
+import { REST_MS } from "../src/library/actions";
+import { Keys } from "../src/library/admin/Keys";
+import { PolicyPanel } from "../src/library/admin/Policy";
+import { keys, policy } from "../src/library/admin/store";
+import { Profiles } from "../src/library/Profiles";
+import { profiles } from "../src/library/store";
+import { VectorDetails } from "../src/library/VectorDetails";
+import { Button } from "../src/ui/Button";
+import { FakeElement, page } from "./fakePage";
+import { FakeServer, settle } from "./fakeServer";
+
+let server: FakeServer;
+let root: FakeElement;
+
+beforeEach(() => {
+  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+  server = new FakeServer();
+  root = new FakeElement("main");
+});
+
+afterEach(async () => {
+  await vi.advanceTimersByTimeAsync(REST_MS);
+  render(null, root as never);
+  vi.useRealTimers();
+  vi.unstubAllGlobals();
+});
+
+function show<P extends object>(component: ComponentType<P>, props: P): void {
+  render(h(component as ComponentType, props), root as never);
+}
+
+const focused = () => page.activeIn(root)?.textContent;
+
+it("is kept by a button that rests after its work, and pressing it again does nothing", async () => {
+  profiles.data.value = [{ name: "gloom", interventions: [] } as never];
+  server.on("PUT /v1/steering", () => ({})).on("GET /v1/steering", () => ({ interventions: [] }));
+  show(Profiles, {});
+  root.find("button", "Make default").press();
+  await settle();
+  const button = root.find("button", "Make default");
+  expect([focused(), button.given.get("aria-disabled")]).toEqual(["Make default: gloom", "true"]);
+  button.press();
+  await vi.advanceTimersByTimeAsync(REST_MS);
+  expect([focused(), button.given.has("aria-disabled")]).toEqual(["Make default: gloom", false]);
+  expect(server.seen).toEqual(["PUT /v1/steering", "GET /v1/steering"]);
+});
+
+it("is kept by the button of a form that is empty again once its work is done", async () => {
+  profiles.data.value = [];
+  draft.value = { ...draft.value, controls: [{ vector: "joy", on: true, operation: "ablate" } as never] };
+  server.on("PUT /v1/profiles/gloom", () => ({})).on("GET /v1/profiles", () => ({ data: [] }));
+  show(Profiles, {});
+  root.find("input").fire("input", { currentTarget: { value: "gloom" } });
+  await settle();
+  const button = root.find("button", "Save what Compare uses");
+  expect(button.press()).toBe(true);
+  root.find("form").fire("submit");
+  await vi.advanceTimersByTimeAsync(REST_MS);
+  expect([focused(), button.given.get("aria-disabled")]).toEqual(["Save what Compare uses", "true"]);
+  expect(button.press()).toBe(false); // nor does Enter in the field send the form
+});
+
+it("is kept when the limits of the policy were set", async () => {
+  const limits = { own_steering: "any", max_relative_dose: 0.5 };
+  policy.data.value = { mandatory: [], monitors: [], limits: {} } as never;
+  server
+    .on("GET /v1/policy", () => policy.data.value)
+    .on("PUT /v1/policy", () => ({ mandatory: [], monitors: [], limits }))
+    .on("GET /v1/monitors", () => ({ data: [] }));
+  show(PolicyPanel, {});
+  root.find("button", "Set the limits").focus();
+  root.find("form").fire("submit");
+  await settle();
+  expect(root.textContent).toContain("Now: requests may steer with any vector; dose at most 0.5.");
+  expect(focused()).toBe("Set the limits");
+});
+
+it("goes on to the button that keeps a vector, and back", async () => {
+  vectors.value = [{ id: "joy@1", name: "joy", version: 1, layers: [], tags: [], provenance: {} } as never];
+  server.on("GET /v1/vectors/joy", () => refused);
+  show(VectorDetails, { name: "joy" });
+  await vi.advanceTimersByTimeAsync(100);
+  expect(page.activeIn(root)?.localName).toBe("dialog");
+  root.find("button", "Delete").press();
+  await settle();
+  expect(focused()).toBe("Keep it");
+  root.find("button", "Keep it").press();
+  await settle();
+  expect(focused()).toBe("Delete");
+});
+
+it("is on the button that keeps a key, when its revocation was asked for", async () => {
+  keys.data.value = [{ id: "k", name: "reader", scopes: [], limits: {} } as never];
+  show(Keys, {});
+  root.find("button", "Revoke reader").press();
+  await settle();
+  expect(focused()).toBe("Keep it");
+  root.find("button", "Keep it").press();
+  await settle();
+  expect(focused()).toBe("Revoke reader");
+});
+
+const refused = Response.json({ error: {} }, { status: 404 });
+
+it("goes back to the button that opened a window, also where what it asks for ends it", async () => {
+  vi.stubGlobal("localStorage", { getItem: () => null });
+  show(TopBar, {});
+  root.find("button", "API key").press();
+  await vi.advanceTimersByTimeAsync(100);
+  root.find("input").fire("input", { currentTarget: { value: "secret" } });
+  await settle();
+  root.find("form").fire("submit");
+  await settle();
+  expect(root.all().some((one) => one.localName === "dialog")).toBe(false);
+  expect(focused()).toContain("API key");
+  setKey(null);
+});
+
+it("is kept by the list of vectors when the last one is added", async () => {
+  vectors.value = [{ name: "joy", layers: [], scale: {}, recommended: { layers: [] } } as never];
+  change({ controls: [] });
+  show(SteeringPanel, { onSweep: () => {} });
+  const list = root.find("select");
+  list.focus();
+  list.fire("change", { currentTarget: { value: "joy" } });
+  await settle();
+  expect(draft.value.controls).toHaveLength(1);
+  expect(page.activeIn(root)).toBe(list);
+});
+
+it("does not repeat what a key that is held asks for", () => {
+  show(Button, { unable: false, children: "Rotate" });
+  const held = (key: string, repeat: boolean) => root.find("button").fire("keydown", { key, repeat });
+  expect([held("Enter", false), held("Enter", true), held("Tab", true)]).toEqual([false, true, false]);
+});

@@ -1,0 +1,240 @@
+import { type ComponentType, h, render } from "preact";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { change, restoredDraft } from "../src/compare/draft";
+import { Panes } from "../src/compare/Panes";
+import { PaneView } from "../src/compare/PaneView";
+import { emptyPane, type Pane } from "../src/compare/panes";
+import { Sweep } from "../src/compare/Sweep";
+import { comparison, sweep } from "../src/compare/store";
+import { TokenText } from "../src/compare/TokenText";
+import { capabilities } from "../src/frame/server";
+import { vectors } from "../src/frame/vectors";
+import { Jobs } from "../src/library/Jobs";
+import { Similarity } from "../src/library/Similarity";
+import { jobs } from "../src/library/store";
+import { TryIt } from "../src/make/TryIt";
+import { Playhead } from "../src/space/Playhead";
+import { Selection } from "../src/space/Selection";
+import { SpaceControls } from "../src/space/SpaceControls";
+import * as space from "../src/space/store";
+import { VectorMap } from "../src/space/VectorMap";
+import * as map from "../src/space/vectorMap";
+import { FileButton } from "../src/ui/FileButton";
+import { FakeElement } from "./fakePage";
+import { FakeServer, held, refusal, settle } from "./fakeServer";
+
+let server: FakeServer;
+let root: FakeElement;
+
+beforeEach(() => {
+  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+  vi.stubGlobal("matchMedia", () => ({ matches: true }));
+  server = new FakeServer();
+  root = new FakeElement("main");
+});
+
+afterEach(async () => {
+  render(null, root as never);
+  await vi.advanceTimersByTimeAsync(1000);
+  comparison.close();
+  vi.useRealTimers();
+  vi.unstubAllGlobals();
+});
+
+function show<P extends object>(component: ComponentType<P>, props: P): void {
+  render(h(component as ComponentType, props), root as never);
+}
+
+/** A pane whose only answer has these tokens. */
+function paneOf(name: string, ...texts: string[]): Pane {
+  const tokens = texts.map((text, id) => ({ id, text }));
+  return { ...emptyPane(name, 1), choices: [{ text: texts.join(""), tokens, finish: "stop" }] };
+}
+
+describe("the words of an answer", () => {
+  const words = () => root.all().filter((one) => one.given.get("role") === "button");
+
+  it("can be reached by the keyboard, also when the sample before had more of them", () => {
+    const pane = paneOf("steered", "yes", " no");
+    for (const [selected, reached] of [
+      [null, 0],
+      [1, 1],
+      [7, 0],
+    ] as const) {
+      // biome-ignore format: a table
+      show(TokenText, { pane, base: undefined, choice: 0, selected, onSelect: () => {} });
+      expect(words().map((one) => one.given.get("tabIndex"))).toEqual(
+        [0, 1].map((at) => (at === reached ? "0" : "-1")),
+      );
+    }
+  });
+
+  it("have a name each, also where there is nothing to see", () => {
+    show(TokenText, { pane: paneOf("steered", "yes", "\n\n", " ", ""), base: undefined, choice: 0, selected: null, onSelect: () => {} }); // biome-ignore format: one line
+    const names = words().map((one) => one.given.get("aria-label") ?? one.textContent);
+    expect(names).toEqual(["yes", "line break", "space", "part of a character"]);
+  });
+});
+
+describe("an arm that fails", () => {
+  const alerts = () => root.all().filter((one) => one.given.get("role") === "alert").map((one) => one.textContent); // biome-ignore format: one line
+
+  it("says so to a screen reader", () => {
+    const pane = { ...emptyPane("steered", 1), error: "It broke." };
+    show(PaneView, { pane, base: undefined, title: "Steered" });
+    expect(alerts()).toEqual(["It broke."]);
+  });
+
+  it("says so in a sweep", () => {
+    sweep.panes.value = [{ ...emptyPane("0", 1), error: "It broke." }];
+    sweep.running.value = true; // without the curves
+    show(Sweep, {});
+    expect(alerts()).toEqual(["It broke."]);
+    sweep.close();
+  });
+
+  it("says so among the answers of a trial", async () => {
+    const good = { choices: [{ text: "Fine." }] };
+    const arms = ["-2", "0", "1", "2"].map((name) => ({ name, ...good }));
+    const failed = { name: "2", choices: [], error: { message: "It broke." } };
+    server.on("POST /v1/compare", () => ({ arms: [...arms.slice(0, 3), failed] }));
+    show(TryIt, { vector: { id: "joy@1", name: "joy", layers: [], scale: {} } as never });
+    root.find("button").press();
+    await settle();
+    expect(alerts()).toEqual(["It broke.", "It broke.", "It broke."]);
+  });
+});
+
+describe("the pane of a narrow screen", () => {
+  it("is the chosen one, also when nothing is steered", async () => {
+    change(restoredDraft({ instruction: "Be gloomy." }));
+    show(Panes, {});
+    const panes = () =>
+      root
+        .all()
+        .find((one) => one.given.has("data-tab"))
+        ?.given.get("data-tab");
+    expect(panes()).toBe("normal");
+    root.find("button", "Prompt only").press();
+    await settle();
+    expect(panes()).toBe("prompt-only");
+  });
+});
+
+describe("a file", () => {
+  it("can be chosen again, and one that cannot be read is a problem", async () => {
+    const problems: unknown[] = [];
+    const taken: File[] = [];
+    const take = async (file: File) => void taken.push(file);
+    const unreadable = () => Promise.reject(new Error("gone"));
+    const input = { value: "pairs.csv", files: [new File([], "pairs.csv")] };
+    for (const one of [take, unreadable]) {
+      show(FileButton, {
+        children: "Open",
+        accept: "",
+        take: one,
+        onProblem: (problem) => void problems.push(problem),
+      });
+      root.find("input").fire("change", { currentTarget: input });
+      await settle();
+    }
+    expect([taken.length, input.value]).toEqual([1, ""]);
+    expect(problems).toEqual([null, null, new Error("gone")]);
+  });
+});
+
+/** Puts a map of 203 texts over three layers on the screen. */
+function mapTexts(): void {
+  const layers = [0, 1, 2].map((layer) => ({ layer, points: [[0, 0]] }));
+  capabilities.value = { concepts: ["sentiment"], limits: {} } as never;
+  space.error.value = null;
+  const set = { texts: Array(203).fill("a"), labels: null };
+  space.drawn.value = { set, answer: { embedding: null, layers }, vector: "joy" } as never;
+}
+
+describe("a map of texts", () => {
+  beforeEach(mapTexts);
+
+  it("lets the arrow keys take the layer from a map that plays", async () => {
+    space.playhead.value = 0;
+    show(Playhead, {});
+    space.playing.value = true;
+    root.find("input").fire("keydown", { key: "ArrowRight" });
+    expect([space.playhead.value, space.playing.value]).toEqual([1, false]);
+  });
+
+  it("says that it has more texts than it lists", () => {
+    show(Selection, {});
+    expect(root.textContent).toContain("and 3 more texts");
+  });
+});
+
+describe("what is drawn", () => {
+  beforeEach(mapTexts);
+
+  it("is reported while it is on its way, and can be stopped while the texts are read", async () => {
+    const late = held();
+    server.on("GET /v1/concepts/sentiment", () => late.promise);
+    space.setName.value = "sentiment";
+    show(SpaceControls, {});
+    const drawing = space.draw();
+    await settle();
+    expect(root.textContent).toContain("Drawing");
+    root.find("button", "Stop").press();
+    await drawing;
+    await settle();
+    expect([space.busy.value, space.error.value, server.seen.length]).toEqual([false, null, 1]);
+    expect(root.textContent).not.toContain("Drawing");
+  });
+
+  it("forgets that scores could not be read once they are", async () => {
+    space.vector.value = "joy";
+    server.on("POST /v1/readout", () => refusal(422, "invalid_request"));
+    show(SpaceControls, {});
+    const colour = () => root.all().filter((one) => one.localName === "select")[2]?.fire("change", { currentTarget: { value: "score" } }); // biome-ignore format: one line
+    colour();
+    await settle();
+    expect(space.error.value).toMatchObject({ code: "invalid_request" });
+    server.on("POST /v1/readout", () => ({ texts: [] }));
+    colour();
+    await settle();
+    expect(space.error.value).toBeNull();
+  });
+});
+
+describe("a job", () => {
+  it("is named by the button that cancels it and by its progress", () => {
+    const progress = { done: 1, total: 2, message: "" };
+    jobs.data.value = [{ id: "j", kind: "dose_response", status: "running", created_at: "", progress } as never];
+    show(Jobs, {});
+    expect(root.find("button").textContent).toBe("Cancel dose response");
+    expect(root.find("progress").given.get("aria-label")).toBe("Progress of dose response");
+    jobs.forget();
+  });
+});
+
+describe("the map of vectors", () => {
+  it("says how many vectors it has", () => {
+    const names = ["joy", "grief", "awe"];
+    vectors.value = [...names, "new"].map((name) => ({ name })) as never;
+    map.found.value = { names, cosine: names.map((one) => names.map((other) => Number(one === other))) };
+    show(VectorMap, {});
+    expect(root.textContent).toContain("The map has 3 of 4 vectors.");
+    map.found.value = null;
+  });
+});
+
+describe("the table of similarities", () => {
+  it("says how many vectors it has, and shows none that are not in the library any more", async () => {
+    const names = Array.from({ length: 25 }, (_, index) => `v${index}`);
+    for (const name of names) server.on(`GET /v1/vectors/${name}/similar`, () => ({ data: [] }));
+    vectors.value = names.map((name) => ({ name })) as never;
+    show(Similarity, {});
+    root.find("button").press();
+    await settle();
+    expect(root.textContent).toContain("The table has 24 of 25 vectors.");
+    vectors.value = [{ name: "joy" }, { name: "v1" }] as never; // those that another key may see
+    await settle();
+    expect(root.textContent).not.toContain("v0");
+  });
+});

@@ -1,0 +1,40 @@
+import { afterEach, expect, it, vi } from "vitest";
+
+afterEach(() => {
+  vi.unstubAllGlobals();
+  vi.resetModules();
+});
+
+it("that the browser blocks leaves a page that works, with the key and the theme of this page alone", async () => {
+  const blocked = () => {
+    throw new DOMException("Access is denied for this document.", "SecurityError");
+  };
+  for (const area of ["localStorage", "sessionStorage"]) {
+    vi.stubGlobal(area, undefined);
+    Object.defineProperty(globalThis, area, { get: blocked, configurable: true });
+  }
+  vi.stubGlobal("document", { documentElement: { dataset: {} } });
+  vi.stubGlobal("matchMedia", () => ({ addEventListener: () => {} }));
+  const { apiKey, setKey } = await import("../src/api/key");
+  const { applyTheme, nextTheme, theme } = await import("../src/frame/theme");
+  applyTheme();
+  nextTheme();
+  setKey("secret");
+  expect([apiKey.value, theme.value]).toEqual(["secret", "light"]);
+});
+
+it("keeps the key for this tab, until it is removed", async () => {
+  const session = new Map<string, string>();
+  vi.stubGlobal("sessionStorage", {
+    getItem: (name: string) => session.get(name) ?? null,
+    setItem: (name: string, text: string) => session.set(name, text),
+    removeItem: (name: string) => session.delete(name),
+  });
+  const before = await import("../src/api/key");
+  before.setKey("secret");
+  vi.resetModules();
+  const after = await import("../src/api/key");
+  expect(after.apiKey.value).toBe("secret");
+  after.setKey(null);
+  expect(session.size).toBe(0);
+});
