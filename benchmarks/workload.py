@@ -47,14 +47,14 @@ def prompts(rows: int, length: int, seed: int | str) -> list[list[int]]:
 def mixed_requests(load: MixedLoad, rate: float, seed: int) -> list[dict[str, Any]]:
     """Returns requests {"at": seconds, "prompt": ids, "new_tokens"}: Poisson arrivals, lognormal lengths.
 
-    rate: requests per second. The lengths of a seed are the same at every rate.
+    rate: requests per second. The lengths of a seed are the same at every rate; the prompts are not, or prefix caches would have them.
     """
-    rng = random.Random(f"mixed {seed}")
+    rng, words_rng = random.Random(f"mixed {seed}"), random.Random(f"mixed {rate} {seed}")
     at, requests = 0.0, []
     for _ in range(load.mixed_requests):
         at += rng.expovariate(rate)
         words = _lognormal(rng, load.mixed_words)
-        prompt = _ids(rng, max(1, round(words * TOKENS_PER_WORD)))
+        prompt = _ids(words_rng, max(1, round(words * TOKENS_PER_WORD)))
         requests.append({"at": at, "prompt": prompt, "new_tokens": _lognormal(rng, load.mixed_answers)})
     return requests
 

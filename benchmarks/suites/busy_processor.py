@@ -23,7 +23,7 @@ def run(bench: Bench) -> None:
     with busy(processor):
         for rows in SIZES:
             bench.log(f"{rows} requests, prompts of {length}, processor {processor} kept busy")
-            tasks = engine_tasks(bench, rows, length, (KIND,)) | vllm_tasks(bench, rows, length)
+            tasks = engine_tasks(bench, rows, length, (KIND,), "busy processor") | vllm_tasks(bench, rows, length)
             results = bench.run_rounds(tasks, bench.profile.rounds)
             named = {(name, f"{work}, a processor kept busy"): found for (name, work), found in results.items()}
             bench.record(named, rows=rows, prompt=length)

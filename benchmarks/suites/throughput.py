@@ -64,14 +64,15 @@ def _short(bench: Bench, rows: int) -> None:
         bench.compare("one at a time", ours, metric_of(results, PLAIN, "one configuration at a time"))
 
 
-def engine_tasks(bench: Bench, rows: int, length: int, kinds: tuple[str, ...]) -> dict[tuple[str, str], Task]:
-    """Returns the tasks of our engine with each kind of steering; none where it is absent."""
+def engine_tasks(
+    bench: Bench, rows: int, length: int, kinds: tuple[str, ...], part: str = "throughput"
+) -> dict[tuple[str, str], Task]:
+    """Returns the tasks of our engine with each kind of steering; none where it is absent. part: whose prompts no other part has."""
     engine = bench.contender(ENGINE)
     if engine is None:
         return {}
     return {
-        (ENGINE, kind): partial(steered, engine, "throughput", kind, rows, length, bench.profile.new_tokens)
-        for kind in kinds
+        (ENGINE, kind): partial(steered, engine, part, kind, rows, length, bench.profile.new_tokens) for kind in kinds
     }
 
 
