@@ -54,9 +54,8 @@ class DefaultSteering:
     def __init__(self, settings: Settings, plans: RecentPlans) -> None:
         self._guard = DoseGuard(settings.dose_bound, settings.dose_action)
         self._plans = plans
-        self._defaults: Mapping[str, ResolvedDefault | None] | None = (
-            None  # None within: its vectors have not been read
-        )
+        self._defaults: Mapping[str, ResolvedDefault | None] | None = None
+        """By namespace; None before they were read. The value is None where the vectors of a default could not be read yet."""
         self._otherwise = ResolvedDefault()  # where neither the namespace nor `shared` has one
         self._changes = Changes()
 

@@ -200,6 +200,7 @@ def _from_record(record: KeyRecord) -> _Known:
     try:
         digest = bytes.fromhex(record.digest)
     except ValueError:
+        log.warning("key_may_do_nothing", key=record.id, reason="its digest cannot be read")
         digest = b""  # no secret has it
     return _Known(digest, key, record.expires_at)
 

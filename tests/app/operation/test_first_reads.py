@@ -8,8 +8,12 @@ from typing import Any
 
 import httpx2
 import pytest
+from starlette.requests import Request
+from structlog.testing import capture_logs
 
+from app.errors import InvalidApiKey
 from app.main import create_app
+from app.policy.keys import ApiKeys, digest_of
 from app.settings import Settings
 from steering.errors import StoreCorrupt, StoreUnavailable
 from steering.store.base import Store
@@ -182,6 +186,25 @@ async def test_a_server_whose_keys_were_never_read_is_open_to_nobody() -> None:
         gate.opened.set()
         await ready(client)
         assert code(await client.get("/v1/policy")) == (401, "invalid_api_key")
+
+
+async def test_a_key_whose_digest_is_damaged_is_named_in_the_log_and_stops_no_other_key() -> None:
+    store, keys = ReferenceStore(), ApiKeys(Settings())
+    await store.keys.create(KeyRecord("key_1", "damaged", "no digest", ("admin",)))
+    await store.keys.create(KeyRecord("key_2", "team", digest_of("secret"), ("admin",)))
+    with capture_logs() as logs:
+        await keys.refresh(store)
+    assert [(one["event"], one["key"], one["reason"]) for one in logs] == [
+        ("key_may_do_nothing", "key_1", "its digest cannot be read")
+    ]
+    assert not keys.empty, "a server without keys is open"
+    assert (await keys.identify(_bearer("secret"))).id == "key_2"
+    with pytest.raises(InvalidApiKey):
+        await keys.identify(_bearer("no digest"))
+
+
+def _bearer(secret: str) -> Request:
+    return Request({"type": "http", "headers": [(b"authorization", f"Bearer {secret}".encode())]})
 
 
 async def test_the_first_read_of_the_policy_is_repeated() -> None:
