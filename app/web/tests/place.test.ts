@@ -136,7 +136,7 @@ it("is kept by the list of vectors when the last one is added", async () => {
 });
 
 it("does not repeat what a key that is held asks for", () => {
-  show(Button, { unable: false, children: "Rotate" });
+  show(Button, { disabled: false, children: "Rotate" });
   const held = (key: string, repeat: boolean) => root.find("button").fire("keydown", { key, repeat });
   expect([held("Enter", false), held("Enter", true), held("Tab", true)]).toEqual([false, true, false]);
 });

@@ -44,7 +44,7 @@ function JobRow({ job }: { job: Job }) {
           {job.status}
         </span>
         {open && (
-          <Button unable={jobActions.busy.value} onClick={() => void cancelJob(job.id)}>
+          <Button disabled={jobActions.busy.value} onClick={() => void cancelJob(job.id)}>
             Cancel<span class="visually-hidden"> {name}</span>
           </Button>
         )}

@@ -44,7 +44,7 @@ export function Profiles() {
           value={name}
           onInput={(event) => setName(event.currentTarget.value)}
         />
-        <Button submit unable={profileActions.busy.value || name === "" || current.length === 0}>
+        <Button submit disabled={profileActions.busy.value || name === "" || current.length === 0}>
           Save what Compare uses
         </Button>
       </form>
@@ -63,10 +63,10 @@ function ProfileRow({ profile }: { profile: Profile }) {
         <strong>{profile.name}</strong> <span class="small muted">{list.map(shortly).join(", ")}</span>
       </span>
       <span class="row">
-        <Button unable={busy} onClick={() => void setDefault(profile)}>
+        <Button disabled={busy} onClick={() => void setDefault(profile)}>
           Make default<span class="visually-hidden">: {profile.name}</span>
         </Button>
-        <Button kind="quiet" unable={busy} onClick={() => void deleteProfile(profile.name)}>
+        <Button kind="quiet" disabled={busy} onClick={() => void deleteProfile(profile.name)}>
           Delete<span class="visually-hidden"> {profile.name}</span>
         </Button>
       </span>
@@ -88,7 +88,7 @@ export function DefaultSteering() {
         <>
           <p>{list.map(shortly).join(", ")}</p>
           <div class="row">
-            <Button unable={defaultActions.busy.value} onClick={() => void clearDefault()}>
+            <Button disabled={defaultActions.busy.value} onClick={() => void clearDefault()}>
               Clear
             </Button>
           </div>

@@ -18,7 +18,7 @@ export function Similarity() {
     <section class="panel stack" aria-label="Similarity">
       <div class="row between">
         <h2>Similarity</h2>
-        <Button unable={actions.busy.value} onClick={() => void compare()}>
+        <Button disabled={actions.busy.value} onClick={() => void compare()}>
           {shown ? "Compare again" : "Compare all vectors"}
         </Button>
       </div>

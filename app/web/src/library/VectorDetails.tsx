@@ -171,7 +171,7 @@ function Deletion({ vector }: { vector: Vector }) {
           Delete all versions of {vector.name}?{users.length > 0 && ` It is used by ${users.join(", ")}.`} This cannot
           be undone.
         </span>
-        <Button kind="danger" unable={deletion.busy.value} onClick={() => void deleteVector(vector.name, refused)}>
+        <Button kind="danger" disabled={deletion.busy.value} onClick={() => void deleteVector(vector.name, refused)}>
           {refused ? `Delete ${vector.name} although it is used` : `Delete ${vector.name}`}
         </Button>
         <button

@@ -39,7 +39,7 @@ export function DictionarySource() {
       </ul>
       <Query />
       <div class="row">
-        <Button kind="primary" unable={searching.value || searchProblem.value !== null} onClick={() => void search()}>
+        <Button kind="primary" disabled={searching.value || searchProblem.value !== null} onClick={() => void search()}>
           {searching.value ? "Searching" : "Search features"}
         </Button>
         {searching.value && (

@@ -82,7 +82,7 @@ function Keep() {
           featureName.value = name.trim().toLowerCase();
         }}
       />
-      <Button submit kind="primary" unable={storing.value || wrong !== null}>
+      <Button submit kind="primary" disabled={storing.value || wrong !== null}>
         {storing.value ? "Storing" : "Make a vector of it"}
       </Button>
       {wrong && <span class="small muted">{wrong}</span>}

@@ -116,7 +116,7 @@ function NameAndStart() {
         {!carried && <MethodField />}
       </div>
       <div class="row">
-        <Button kind="primary" unable={missing !== null || running.value !== null} onClick={run}>
+        <Button kind="primary" disabled={missing !== null || running.value !== null} onClick={run}>
           {carried ? "Carry it over" : "Find the vector"}
         </Button>
         {missing && <span class="small muted">{missing}</span>}

@@ -30,7 +30,7 @@ export function ConceptSource() {
         ))}
       </ul>
       <div class="row">
-        <Button unable={concept.value === "" || adding.value} onClick={() => void addConceptPairs()}>
+        <Button disabled={concept.value === "" || adding.value} onClick={() => void addConceptPairs()}>
           Edit its pairs
         </Button>
       </div>

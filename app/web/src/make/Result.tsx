@@ -26,7 +26,7 @@ export function Result({ name }: { name: string }) {
             Steer with it
           </button>
           {!vector.quality?.dose_response && hasRoute("POST", "/v1/evaluations") && (
-            <Button unable={running.value !== null} onClick={() => void measure(name)}>
+            <Button disabled={running.value !== null} onClick={() => void measure(name)}>
               Measure its strengths
             </Button>
           )}

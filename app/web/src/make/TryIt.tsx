@@ -40,7 +40,7 @@ export function TryIt({ vector }: { vector: Vector }) {
     <section class="panel stack" aria-label="Try it" aria-busy={busy}>
       <div class="row between">
         <h2>Try it</h2>
-        <Button unable={busy} onClick={() => void start()}>
+        <Button disabled={busy} onClick={() => void start()}>
           {busy ? "Writing" : `Answer three prompts at ${strengths.map((one) => signed(one, 1)).join(", ")}`}
         </Button>
       </div>

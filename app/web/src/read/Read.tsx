@@ -16,7 +16,7 @@ import { busy, error, kind, messages, read, reading, readState, restoreRead, set
 export default function Read() {
   useEffect(() => useActions({ run: () => void read(), stop }), []);
   useEffect(() => followLink("read", restoreRead, readState), []);
-  const unable = (vectors.value ?? []).length === 0;
+  const disabled = (vectors.value ?? []).length === 0;
   return (
     <>
       <LinkProblem />
@@ -34,7 +34,7 @@ export default function Read() {
         />
         {kind.value === "text" ? <TextField /> : <ConversationFields />}
         <div class="row">
-          <Button kind="primary" unable={unable || busy.value} onClick={() => void read()}>
+          <Button kind="primary" disabled={disabled || busy.value} onClick={() => void read()}>
             {busy.value ? "Reading" : "Read it"}
           </Button>
           {busy.value && (
@@ -43,7 +43,7 @@ export default function Read() {
             </button>
           )}
           <ShareLink view="read" state={readState} />
-          {unable && <NothingToReadFor />}
+          {disabled && <NothingToReadFor />}
         </div>
       </section>
       <ErrorNote error={error.value} />

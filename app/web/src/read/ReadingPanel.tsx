@@ -94,7 +94,7 @@ function LayerPicker({ name }: { name: string }) {
     return (
       <div class="row">
         <span>layer {layer.value}</span>
-        <Button kind="quiet" unable={busy.value} onClick={() => void readAllLayers(name)}>
+        <Button kind="quiet" disabled={busy.value} onClick={() => void readAllLayers(name)}>
           Read at every layer
         </Button>
       </div>

@@ -33,7 +33,7 @@ export function LensPanel() {
             prompt.value = event.currentTarget.value;
           }}
         />
-        <Button submit unable={prompt.value === "" || lensBusy.value}>
+        <Button submit disabled={prompt.value === "" || lensBusy.value}>
           {lensBusy.value ? "Reading" : "Read"}
         </Button>
       </form>

@@ -56,7 +56,7 @@ function SelectionVector({ positive }: { positive: readonly number[] }) {
     const others = texts.filter((_, index) => !chosen.has(index));
     void makeVector(name.value, selected, others);
   };
-  const unable = making.value !== null || name.value === "" || positive.length === texts.length;
+  const disabled = making.value !== null || name.value === "" || positive.length === texts.length;
   return (
     <form class="stack" onSubmit={make}>
       <p>{positive.length} texts are selected. A vector can be made that points from the others to them.</p>
@@ -70,7 +70,7 @@ function SelectionVector({ positive }: { positive: readonly number[] }) {
             name.value = event.currentTarget.value.trim().toLowerCase();
           }}
         />
-        <Button submit kind="primary" unable={unable}>
+        <Button submit kind="primary" disabled={disabled}>
           {making.value ? "Making it" : "Make a vector"}
         </Button>
         <button type="button" onClick={() => (lassoed.value = [])}>

@@ -18,7 +18,7 @@ export function VectorMap() {
     <section class="panel stack" aria-label="Map of vectors">
       <div class="row between">
         <h2>Vectors by similarity</h2>
-        <Button unable={busy.value} onClick={() => void drawVectors(list)}>
+        <Button disabled={busy.value} onClick={() => void drawVectors(list)}>
           {shown ? "Draw again" : "Draw the map of all vectors"}
         </Button>
       </div>

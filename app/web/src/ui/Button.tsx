@@ -1,8 +1,8 @@
 import type { ComponentChildren } from "preact";
 
 interface Props {
-  /** Whether it does nothing now. */
-  unable: boolean;
+  /** Whether it ignores clicks now. */
+  disabled: boolean;
   kind?: "primary" | "danger" | "quiet";
   /** Whether it sends the form that it is in. */
   submit?: boolean;
@@ -11,17 +11,17 @@ interface Props {
 }
 
 /**
- * A button that cannot always be pressed, while its own work goes on for instance. It keeps the focus then: a button that is `disabled`
- * loses it, and who uses the keyboard or listens loses the place. A key that is held presses it once, not again after every rest.
+ * A button that keeps the focus while it is disabled: it has `aria-disabled` and ignores clicks, since an element with the attribute
+ * `disabled` loses the focus, and with it the place of keyboards and screen readers. A key that is held down clicks it once.
  */
-export function Button({ unable, kind, submit = false, onClick, children }: Props) {
+export function Button({ disabled, kind, submit = false, onClick, children }: Props) {
   return (
     <button
       type={submit ? "submit" : "button"}
       {...(kind ? { class: kind } : {})}
-      {...(unable ? { "aria-disabled": true } : {})}
+      {...(disabled ? { "aria-disabled": true } : {})}
       onClick={(event) => {
-        if (unable)
+        if (disabled)
           event.preventDefault(); // Enter in a field of its form sends nothing either
         else onClick?.();
       }}

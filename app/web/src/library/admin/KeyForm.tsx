@@ -68,7 +68,7 @@ export function KeyForm({ known }: { known: number }) {
         <Limits fields={fields} set={set} />
       </details>
       <div class="row">
-        <Button submit unable={keyActions.busy.value || fields.name.trim() === "" || fields.scopes.length === 0}>
+        <Button submit disabled={keyActions.busy.value || fields.name.trim() === "" || fields.scopes.length === 0}>
           Make the key
         </Button>
       </div>

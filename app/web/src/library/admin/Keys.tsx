@@ -68,20 +68,20 @@ function KeyRow({ item }: { item: Key }) {
       <span class="row">
         {asked ? (
           <>
-            <Button kind="danger" unable={busy} onClick={() => void revokeKey(item.id, place)}>
+            <Button kind="danger" disabled={busy} onClick={() => void revokeKey(item.id, place)}>
               Revoke {item.name}
             </Button>
             {/* In the place of the button that asks, which has the focus. */}
-            <Button unable={false} onClick={() => setAsked(false)}>
+            <Button disabled={false} onClick={() => setAsked(false)}>
               Keep it
             </Button>
           </>
         ) : (
           <>
-            <Button unable={busy} onClick={() => void rotateKey(item)}>
+            <Button disabled={busy} onClick={() => void rotateKey(item)}>
               Rotate<span class="visually-hidden"> {item.name}</span>
             </Button>
-            <Button kind="quiet" unable={busy} onClick={() => setAsked(true)}>
+            <Button kind="quiet" disabled={busy} onClick={() => setAsked(true)}>
               Revoke<span class="visually-hidden"> {item.name}</span>
             </Button>
           </>
@@ -121,7 +121,7 @@ function NewKeyNote({ made: { key, replaces } }: { made: FreshKey }) {
           {COPY_WORDS[`${copied}`]}
         </button>
         {replaces && (
-          <Button kind="danger" unable={keyActions.busy.value} onClick={() => void revokeKey(replaces.id, place)}>
+          <Button kind="danger" disabled={keyActions.busy.value} onClick={() => void revokeKey(replaces.id, place)}>
             Revoke the old one
           </Button>
         )}

@@ -63,7 +63,7 @@ export function MonitorForm() {
         <ChoiceField label="Then" value={fields.action} options={ACTIONS} onChange={(action) => set({ action })} />
       </div>
       <div class="row">
-        <Button submit unable={policyActions.busy.value || fields.name === ""}>
+        <Button submit disabled={policyActions.busy.value || fields.name === ""}>
           Add the monitor
         </Button>
       </div>

@@ -99,7 +99,7 @@ function MonitorRow({ monitor }: { monitor: Monitor }) {
       <td class="number">{monitor.answers}</td>
       <td class="number">{signed(monitor.mean)}</td>
       <td>
-        <Button kind="quiet" unable={policyActions.busy.value} onClick={remove}>
+        <Button kind="quiet" disabled={policyActions.busy.value} onClick={remove}>
           Remove<span class="visually-hidden"> {monitor.name}</span>
         </Button>
       </td>

@@ -29,7 +29,7 @@ export function PolicyPanel() {
       )}
       {isBroken(policy.error.value) && (
         <div class="row">
-          <Button kind="danger" unable={policyActions.busy.value} onClick={() => void removePolicy()}>
+          <Button kind="danger" disabled={policyActions.busy.value} onClick={() => void removePolicy()}>
             Remove the policy
           </Button>
         </div>
@@ -69,7 +69,7 @@ function Mandatory({ now }: { now: Policy }) {
             <span>{shortly(one)}</span>
             <Button
               kind="quiet"
-              unable={policyActions.busy.value}
+              disabled={policyActions.busy.value}
               onClick={() => setMandatory((all) => without(all, one))}
             >
               Remove<span class="visually-hidden"> {one.vector}</span>
@@ -79,7 +79,7 @@ function Mandatory({ now }: { now: Policy }) {
       </ul>
       <div class="row">
         <Button
-          unable={policyActions.busy.value || current.length === 0}
+          disabled={policyActions.busy.value || current.length === 0}
           onClick={() => setMandatory((all) => [...all, ...current])}
         >
           Add what Compare uses
@@ -134,7 +134,7 @@ function Limits({ limits }: { limits: Policy["limits"] }) {
         />
       </div>
       <div class="row">
-        <Button submit unable={policyActions.busy.value}>
+        <Button submit disabled={policyActions.busy.value}>
           Set the limits
         </Button>
       </div>
