@@ -198,12 +198,9 @@ class DoseLedger:
         for phase in Phase:
             acting = self._acting(layer, phase)
             for source in [(layer, WHOLE)] if self._together(acting) else acting:
-                sums = self._total(source, frozenset({phase}))
-                if source[1] == STATIC:
-                    row = self._plan.layers[layer].static_sum
-                    assert row is not None
-                    sums.dose *= float(row[phase].norm())
-                whole.add(sums.dose, sums.tokens, NEVER)
+                if (sums := self.sums.get((*source, phase))) is not None:
+                    length = self._plan.layers[layer].static_lengths[phase] if source[1] == STATIC else 1.0
+                    whole.add(length * sums.dose, sums.tokens, NEVER)
         return whole.dose / whole.tokens if whole.tokens else 0.0
 
 
