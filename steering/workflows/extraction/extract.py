@@ -14,7 +14,7 @@ from steering.extraction.card import build_card, recommend
 from steering.extraction.cross_validation import Fit, Folding, LayerFit, fit_layer, folding, nested_auroc
 from steering.layer_indices import layer_indices
 from steering.model.info import ModelInfo
-from steering.pairs import PairSet, Text, dataset_digest
+from steering.pairs import PairSet, Text, dataset_digest, groups_of
 from steering.quality import Estimate
 from steering.shapes import Float, Tensor
 from steering.threads import run_in_thread
@@ -166,7 +166,7 @@ def assembled(
         pairs=count,
         holdout=division.holdout,
         folds=division.folds,
-        topics=len(set(pairs.topics)) or count,
+        topics=min(len(set(one)) for one in groups_of(pairs)),
         auroc=auroc,
     )
     card = replace(card, warnings=(*card.warnings, *notes))

@@ -5,7 +5,7 @@ tokens computed so far:
 
 - source n >= 0: call n of the layer (`LayerSteering.calls`): dose and tokens it acted on.
 - source STATIC: the static adds: 1 / |r| instead of a dose, which times the length of each add is its dose.
-- source WHOLE: |r' - r| / |r| of all of them together, at layers where more than one of them acts.
+- source WHOLE: |r' - r| / |r| of all of them together, and the tokens that changed, where several act or one may spare tokens.
 - source CLAMPED: tokens at which the dose guard scaled the change down.
 
 `runs` cuts a range of positions into pieces whose sums are kept apart: by phase, and for prompts that may be shared by
@@ -26,7 +26,7 @@ from steering.engine.api import SteeringReport
 from steering.engine.transformers.memory.block_pool import BLOCK
 from steering.engine.transformers.steering.gather import Spread
 from steering.plan.holds import HeldReadout
-from steering.plan.order import acts_on_prompt
+from steering.plan.order import acts_on_prompt, may_spare
 from steering.plan.types import SCOPE_PHASES, ConditionTree, Phase, SteeringPlan
 from steering.shapes import Bool, Float, Int, Tensor
 
@@ -108,9 +108,8 @@ class DoseLedger:
         """Adds the measures of a block as if this request had computed it. None: nothing steers that block."""
         if measures is None:
             return
-        run = Run(block, Phase.PROMPT, BLOCK)
         for source, (dose, tokens) in zip(self._prompt_sources(), measures.tolist(), strict=True):
-            self.note(source, run, dose, tokens, -1 if tokens else NEVER)
+            self.note(source, Run(block, Phase.PROMPT, BLOCK), dose, tokens, -1 if tokens else NEVER)
 
     def reset(self) -> None:
         """Forgets all sums."""
@@ -124,7 +123,7 @@ class DoseLedger:
         for layer in sorted(plan.layers):
             acting = self._acting(layer, Phase.PROMPT)
             found += acting
-            if len(acting) > 1:
+            if self._together(acting):
                 found.append((layer, WHOLE))
             if acting and plan.dose_bound is not None:
                 found.append((layer, CLAMPED))
@@ -146,8 +145,7 @@ class DoseLedger:
         """What was done so far: measured relative doses, and whether and when each intervention acted."""
         count = len(self._plan.interventions)
         doses: list[dict[int, float]] = [{} for _ in range(count)]
-        tokens = [0.0] * count
-        first = [NEVER] * count
+        tokens, first = [0.0] * count, [NEVER] * count
         for layer, steering in self._plan.layers.items():
             acted = [
                 (add.intervention, add.length, self._total((layer, STATIC), self._phases(add.intervention)))
@@ -185,17 +183,21 @@ class DoseLedger:
     def _total(self, source: Source, phases: frozenset[Phase] = frozenset(Phase)) -> Sums:
         total = Sums()
         for phase in phases:
-            one = self.sums.get((*source, phase))
-            if one is not None:
+            if (one := self.sums.get((*source, phase))) is not None:
                 total.add(one.dose, one.tokens, one.fired_at)
         return total
 
+    def _together(self, acting: Sequence[Source]) -> bool:
+        """Whether only WHOLE knows how many tokens these changed: several of them, or one that may leave a token as it is."""
+        calls = (self._plan.layers[layer].calls[number] for layer, number in acting if number >= 0)
+        return len(acting) > 1 or any(map(may_spare, map(self._plan.intervention, calls)))
+
     def _whole(self, layer: int) -> float:
-        """The mean dose of all that acted at a layer, over the tokens at which anything did."""
+        """The mean dose of all that acted at a layer, over the tokens that changed."""
         whole = Sums()
         for phase in Phase:
             acting = self._acting(layer, phase)
-            for source in acting if len(acting) == 1 else [(layer, WHOLE)]:
+            for source in [(layer, WHOLE)] if self._together(acting) else acting:
                 if (sums := self.sums.get((*source, phase))) is not None:
                     length = self._plan.layers[layer].static_lengths[phase] if source[1] == STATIC else 1.0
                     whole.add(length * sums.dose, sums.tokens, NEVER)
