@@ -1,6 +1,8 @@
 import { type ComponentType, h, render } from "preact";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { loadVectors, vectors, vectorWarnings } from "../src/frame/vectors";
+import { Keys } from "../src/library/admin/Keys";
+import { keys } from "../src/library/admin/store";
 import Library from "../src/library/Library";
 import { Similarity } from "../src/library/Similarity";
 import { similarities, versionsOf } from "../src/library/store";
@@ -81,6 +83,16 @@ describe("a table of similarities", () => {
     await expect(similarities(named("calm"))).rejects.toMatchObject({ code: "store_corrupt" });
     server.on("GET /v1/vectors/fear/similar", () => refusal(404, "vector_not_found"));
     await expect(similarities(named("joy", "fear"))).rejects.toMatchObject({ code: "vector_not_found" });
+  });
+});
+
+describe("a damaged key", () => {
+  it("is named above the list", () => {
+    const words = "key k may do nothing: its limits cannot be read; restore or delete it";
+    keys.data.value = { data: [{ id: "k", name: "reader", scopes: [], limits: {} } as never], warnings: [words] };
+    show(Keys, {});
+    expect(root.find("section").textContent).toContain(words);
+    keys.forget();
   });
 });
 

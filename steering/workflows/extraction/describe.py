@@ -36,7 +36,7 @@ class Described:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is to be said of the pairs that were set aside; nothing where there are none."""
+        """How many pairs were set aside, and why; nothing where there are none."""
         count = sum(self.dropped.values())
         written = f"{count} of {len(self.pairs) + count} that the model wrote"
         return (f"left out, because they make no pair: {written} ({_counted(self.dropped)})",) if count else ()

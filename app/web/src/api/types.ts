@@ -28,6 +28,7 @@ export type MonitorSpec = Schemas["MonitorSpec"];
 export type Monitor = Schemas["MonitorAnswer"];
 export type MonitorDetail = Schemas["MonitorDetail"];
 export type Key = Schemas["KeyAnswer"];
+export type KeyList = Schemas["KeyList"];
 export type NewKey = Schemas["NewKeyAnswer"];
 export type KeyRequest = Schemas["CreateKeyRequest"];
 export type LatentSpace = Schemas["LatentSpaceAnswer"];
