@@ -4,8 +4,9 @@ import { loadVectors, vectors, vectorWarnings } from "../src/frame/vectors";
 import { Keys } from "../src/library/admin/Keys";
 import { keys } from "../src/library/admin/store";
 import Library from "../src/library/Library";
+import { DefaultSteering } from "../src/library/Profiles";
 import { Similarity } from "../src/library/Similarity";
-import { similarities, versionsOf } from "../src/library/store";
+import { defaultSteering, similarities, versionsOf } from "../src/library/store";
 import { VectorDetails } from "../src/library/VectorDetails";
 import { FakeElement } from "./fakePage";
 import { FakeServer, refusal, settle } from "./fakeServer";
@@ -93,6 +94,17 @@ describe("a damaged key", () => {
     show(Keys, {});
     expect(root.find("section").textContent).toContain(words);
     keys.forget();
+  });
+});
+
+describe("a default steering that is not applied", () => {
+  it("says so", async () => {
+    const words = "the default steering is not applied: the bytes of vector joy@1 do not match their SHA-256";
+    server.on("GET /v1/steering", () => ({ interventions: [{ vector: "joy@1" }], warnings: [words] }));
+    await defaultSteering.load();
+    show(DefaultSteering, {});
+    expect(root.find("section").textContent).toContain(words);
+    defaultSteering.forget();
   });
 });
 

@@ -125,6 +125,26 @@ def test_a_damaged_vector_of_shared_is_not_unknown_to_a_key_that_may_not_delete_
     assert refusal.value.code == "insufficient_scope"
 
 
+def test_a_default_steering_that_is_not_applied_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "store.sqlite3"
+    database = f"sqlite:///{file}"
+    with running(database=database) as address, Client(address) as client:
+        client.register_vector("a", {"1": [1.0] * D_MODEL})
+        (warning,) = client.set_default_steering([{"vector": "a"}]).warnings
+        assert "beyond the bound" in warning, "what requests under it are warned of"
+        assert client.set_default_steering([{"vector": "a", "strength": 0.1}]).warnings == ()
+        assert client.get_default_steering().warnings == ()
+        Running(address, file, client).damage(NUMBERS, "a")
+    with running(database=database) as address, Client(address) as client:
+        found = client.get_default_steering()
+        (warning,) = found.warnings
+        assert "not applied: the bytes of vector a@1 do not match their SHA-256" in warning
+        assert client.generate(prompt="a", max_tokens=2).steering.warnings == [warning]
+        shown, error = Steer(address, capsys)("default", "show")
+        assert "a@1" in shown
+        assert one_line(error) == warning
+
+
 def test_the_commands_show_what_is_left_out_on_standard_error(server: Running, steer: Steer) -> None:
     server.damage(METADATA, "b")
     (warning,) = left_out("b@1")

@@ -15,10 +15,10 @@ export const selected = signal<string | null>(null);
 
 export const profiles = new Loaded(async () => (await dataOf<{ data: Profile[] }>(api.GET("/v1/profiles"))).data);
 
-/** The steering of requests that name none; empty where they are unsteered. */
+/** The steering of requests that name none, empty where they are unsteered; and what they are warned of. */
 export const defaultSteering = new Loaded(async () => {
-  const { interventions } = await dataOf<{ interventions: Intervention[] | null }>(api.GET("/v1/steering"));
-  return interventions ?? [];
+  const found = await dataOf<{ interventions: Intervention[] | null; warnings?: string[] }>(api.GET("/v1/steering"));
+  return { interventions: found.interventions ?? [], warnings: found.warnings ?? [] };
 });
 
 /** The latest jobs. */
@@ -53,7 +53,7 @@ export function usersOf({ name, namespace }: Pick<Vector, "name" | "namespace">)
   const found = (profiles.data.value ?? [])
     .filter((profile) => uses(profile.interventions as unknown as Intervention[]))
     .map((profile) => `profile ${profile.name}`);
-  if (uses(defaultSteering.data.value ?? [])) found.push("the default steering");
+  if (uses(defaultSteering.data.value?.interventions ?? [])) found.push("the default steering");
   const { mandatory = [], monitors = [] } = policy.data.value ?? {};
   const governing = [...(mandatory as unknown as Intervention[]), ...monitors];
   if (namespace === "shared" && uses(governing)) found.push("the policy");
