@@ -10,9 +10,8 @@ tokens computed so far:
 
 `runs` cuts a range of positions into pieces whose sums are kept apart: by phase, and for prompts that may be shared by
 KV block, since the block's sums must be known when another request takes the block over. `note` adds the sums of one
-run. `block_measures` and `restore_block` move a block's sums from the request that computed it to one that reuses its
-keys and values. `reset` forgets everything, for a request that is computed again from its first position. The ledger
-knows positions only: not how passes are formed, nor where keys and values lie.
+run. `block_measures` and `restore_block` move a block's sums from the request that computed it to one that reuses its keys and values.
+`reset` forgets everything, for a request that is computed again. The ledger knows positions only: not passes, nor where keys and values lie.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -66,7 +65,7 @@ class Sums:
 
 class DoseLedger:
     """The sums of one request, by (layer, source, phase). Set when it ends: the last score of each threshold in `scores`, and in `held` what
-    `held_readouts` says of its controllers."""
+    `held_readouts` says of its controllers. incomplete: set where sums were lost."""
 
     def __init__(self, plan: SteeringPlan, prompt_length: int) -> None:
         self._plan, self._prompt_length = plan, prompt_length
@@ -75,6 +74,7 @@ class DoseLedger:
         self._blocks: dict[tuple[int, int, int], Sums] = {}
         self.scores: tuple[float, ...] = ()
         self.held: tuple[Mapping[int, HeldReadout], ...] = ()
+        self.incomplete = False
 
     def runs(self, first: int, count: int) -> Iterator[Run]:
         """Cuts positions [first, first + count) where their sums are kept apart, in order."""
@@ -115,6 +115,7 @@ class DoseLedger:
         """Forgets all sums."""
         self.sums.clear()
         self._blocks.clear()
+        self.incomplete = False
 
     def _prompt_sources(self) -> tuple[Source, ...]:
         """Everything that is measured at prompt positions before the last. Plans of one prompt fingerprint have as many,
@@ -168,6 +169,7 @@ class DoseLedger:
             held=self.held,
             total=sum(self._whole(layer) for layer in self._plan.layers),
             clamped=int(sum(one.tokens for (_, number, _), one in self.sums.items() if number == CLAMPED)),
+            incomplete=self.incomplete,
         )
 
     def _condition_score(self, condition: ConditionTree | None) -> float | None:
