@@ -65,9 +65,7 @@ def write_png(out: Path, found: "LatentMap", labels: list[str] | None) -> None:
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415 - optional
     except ImportError:
-        raise InvalidRequest(
-            "--out FILE.png needs matplotlib: pip install 'steering-server[plots]'", param="out"
-        ) from None
+        raise InvalidRequest("--out FILE.png needs matplotlib: pip install matplotlib", param="out") from None
     layers = ([found.embedding] if found.embedding else []) + list(found.layers)
     points = aligned(layers)
     count = min(PANELS, len(layers))
