@@ -25,7 +25,7 @@ PANELS = 6
 @with_connection
 def draw_map(
     connect: Connect,
-    file: Annotated[Path, file_argument("CSV with columns text and label?, or text lines.")],
+    file: Annotated[Path, file_argument("CSV with the column text, and label if wanted; or one text a line.")],
     out: Annotated[Path, Option(help="File to write: .html (slider over the layers) or .png.")] = Path("map.html"),
     layers: ListedLayers = "all",
     method: Annotated[str, Option(help="pca, tsne or umap.")] = "pca",
