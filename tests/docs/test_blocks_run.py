@@ -9,6 +9,7 @@ import httpx2
 import pytest
 
 from tests.app.running import running
+from tests.docs.execution import executed
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 PAGES = ["README.md", "docs/quickstart.md", "docs/extraction.md"]
@@ -33,7 +34,7 @@ def test_every_request_and_program_of_a_page_works(page: str, address: str, caps
     for language, block in blocks:
         if language == "python":
             program = block.replace("http://127.0.0.1:8000", address).replace("Client()", f"Client({address!r})")
-            exec(compile(program, page, "exec"), {})
+            executed(program, page)
             continue
         assert block.count("curl ") == len(_CURL.findall(block)), f"a request that this test does not read:\n{block}"
         for request in _CURL.finditer(block):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.app.running import running
+from tests.docs.execution import executed
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PROGRAMS = [("api.md", "from openai"), ("operating.md", "set_policy")]
@@ -17,5 +18,5 @@ def test_the_program_runs(page: str, words: str, capsys: pytest.CaptureFixture[s
     blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
     (program,) = [block for block in blocks if words in block]
     with running() as address:
-        exec(compile(program.replace("http://127.0.0.1:8000", address), page, "exec"), {})
+        executed(program.replace("http://127.0.0.1:8000", address), page)
     assert capsys.readouterr().out.strip()
