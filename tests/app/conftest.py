@@ -2,9 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from typing import Any, TypeAlias
+from typing import Any, Protocol
 
 import httpx2
 import pytest
@@ -14,6 +14,7 @@ from app.logs import configure_logging
 from app.main import create_app
 from app.settings import Settings
 from app.state import AppState
+from steering.engine.api import Engine
 from steering.store.base import Store
 from tests.fakes import ScriptedEngine
 from tests.reference_store.store import ReferenceStore
@@ -37,9 +38,15 @@ def state(app: FastAPI) -> AppState:
 class Server:
     """A running app, its engine, and a client. `Server.client` speaks to the app without a socket."""
 
-    def __init__(self, app: FastAPI, engine: ScriptedEngine, client: httpx2.AsyncClient) -> None:
+    def __init__(self, app: FastAPI, engine: Engine, client: httpx2.AsyncClient) -> None:
         self.app, self.engine, self.client = app, engine, client
         self.state = state(app)
+
+    @property
+    def scripted(self) -> ScriptedEngine:
+        """The engine of a server over a ScriptedEngine."""
+        assert isinstance(self.engine, ScriptedEngine)
+        return self.engine
 
     async def register(self, name: str = "sentiment", layers: tuple[int, ...] = (1, 2), **more: Any) -> dict[str, Any]:
         """Registers a vector of ones at some layers and returns what the server says of it."""
@@ -50,7 +57,11 @@ class Server:
         return found
 
 
-StartServer: TypeAlias = Callable[..., Awaitable[Server]]
+class StartServer(Protocol):
+    """Starts a server: with a ScriptedEngine if no engine is given, and with settings."""
+
+    async def __call__(self, engine: Engine | None = None, **settings: Any) -> Server:
+        """Returns the server once its model is loaded."""
 
 
 @pytest.fixture
@@ -58,7 +69,7 @@ async def start() -> AsyncIterator[StartServer]:
     """Starts a server: start(engine=..., **settings). Everything is closed after the test."""
     async with AsyncExitStack() as stack:
 
-        async def started(engine: ScriptedEngine | None = None, **settings: Any) -> Server:
+        async def started(engine: Engine | None = None, **settings: Any) -> Server:
             chosen = engine or ScriptedEngine()
             app = create_app(Settings(**settings), lambda _: chosen, reference_store)
             await stack.enter_async_context(app.router.lifespan_context(app))

@@ -1,7 +1,7 @@
 """The generated parts of docs/: commands and settings. `python -m tests.docs.pages` writes them, a test checks them fresh."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def _from_home(path: Path) -> str:
     return f"~/{path.relative_to(Path.home())}" if path.is_relative_to(Path.home()) else str(path)
 
 
-PARTS = {
+PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "answers.md": {"distinguished": answers.distinguished_table, "pairs": answers.pairs_shown},
     "cli.md": {"commands": command_reference},
     "deploying.md": {"settings": settings_table},
@@ -111,8 +111,13 @@ def refreshed(page: str) -> str:
         begin, end = BEGIN.format(name), END.format(name)
         pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
         assert pattern.search(text), f"docs/{page} lacks {begin} ... {end}"
-        text = pattern.sub(lambda _, b=begin, e=end, w=write: f"{b}\n\n{w()}\n{e}", text)
+        text = _replaced(pattern, f"{begin}\n\n{write()}\n{end}", text)
     return text
+
+
+def _replaced(pattern: re.Pattern[str], written: str, text: str) -> str:
+    """A text with what a pattern finds replaced as it stands: a backslash in it is no escape."""
+    return pattern.sub(lambda _: written, text)
 
 
 if __name__ == "__main__":

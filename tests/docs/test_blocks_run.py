@@ -8,9 +8,9 @@ from typing import Any
 
 import httpx2
 import pytest
-from openai import OpenAI
 
 from tests.app.running import running
+from tests.docs.execution import executed
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 PAGES = ["README.md", "docs/quickstart.md", "docs/extraction.md"]
@@ -35,10 +35,7 @@ def test_every_request_and_program_of_a_page_works(page: str, address: str, caps
     for language, block in blocks:
         if language == "python":
             program = block.replace("http://127.0.0.1:8000", address).replace("Client()", f"Client({address!r})")
-            names: dict[str, Any] = {}
-            exec(compile(program, page, "exec"), names)
-            for left in (one for one in names.values() if isinstance(one, OpenAI)):
-                left.close()  # its socket would be found open at some later time
+            executed(program, page)
             continue
         assert block.count("curl ") == len(_CURL.findall(block)), f"a request that this test does not read:\n{block}"
         for request in _CURL.finditer(block):

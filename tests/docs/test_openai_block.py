@@ -3,15 +3,14 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from openai import OpenAI
 from transformers import PreTrainedTokenizerFast
 
 from steering.engine.transformers.engine import TransformersEngine
 from steering.model.loading import opened
 from tests.app.running import running
+from tests.docs.execution import executed
 from tests.families import FAMILIES
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -30,8 +29,5 @@ def test_the_program_runs(page: str, words: str, address: str, capsys: pytest.Ca
     text = (DOCS / page).read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
     (program,) = [block for block in blocks if words in block]
-    names: dict[str, Any] = {}
-    exec(compile(program.replace("http://127.0.0.1:8000", address), page, "exec"), names)
-    for left in (one for one in names.values() if isinstance(one, OpenAI)):
-        left.close()  # its socket would be found open at some later time
+    executed(program.replace("http://127.0.0.1:8000", address), page)
     assert capsys.readouterr().out.strip()

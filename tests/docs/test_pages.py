@@ -174,7 +174,9 @@ def test_files_named_on_a_page_exist(page: Path) -> None:
 
 def test_the_steering_shown_in_the_api_page_is_steering() -> None:
     shown = API[API.index("## Steering") :]
-    example = json.loads(re.search(r"```json\n(.*?)```", shown, re.DOTALL).group(1))  # type: ignore[union-attr]
+    block = re.search(r"```json\n(.*?)```", shown, re.DOTALL)
+    assert block is not None
+    example = json.loads(block.group(1))
     assert len(SteeringSpec(interventions=example).interventions) == 1
 
 

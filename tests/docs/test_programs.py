@@ -4,7 +4,6 @@ import asyncio
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ import torch
 from steering.client import Client
 from steering.store import open_store
 from tests.app.running import running
+from tests.docs.execution import executed
 from tests.docs.pages import DOCS
 from tests.docs.test_bodies import LAYERS
 from tests.fakes import ScriptedEngine
@@ -22,16 +22,9 @@ from tests.steering.workflows.vectors import planted_vector
 
 def program(page: str, words: str) -> str:
     text = (DOCS / page).read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    blocks: list[str] = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
     (found,) = [block for block in blocks if words in block]
     return found
-
-
-def run(source: str, page: str) -> dict[str, Any]:
-    """Executes a block and returns what it defined."""
-    names: dict[str, Any] = {}
-    exec(compile(source, page, "exec"), names)
-    return names
 
 
 @pytest.mark.parametrize(("words", "printed"), [("safetensors", r"\(1, 8\)\n"), ("TokenPiece", r"( [a-z]+){12}")])
@@ -45,7 +38,7 @@ def test_the_programs_of_the_api_page(words: str, printed: str, capsys: pytest.C
             .replace('"http://127.0.0.1:8000", api_key=None', "")
             .replace("Client()", f"Client({address!r})")
         )
-        run(source, "api.md")
+        executed(source, "api.md")
     assert re.fullmatch(printed, capsys.readouterr().out)
 
 
@@ -57,12 +50,12 @@ def test_the_program_of_the_storage_page(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.chdir(tmp_path)
     asyncio.run(fill())
-    asyncio.run(run(program("storage.md", "async def look"), "storage.md")["look"]())
+    asyncio.run(executed(program("storage.md", "async def look"), "storage.md")["look"]())
     assert (tmp_path / "steering.sqlite3").exists()
 
 
 def test_the_operation_of_the_extending_page_reflects() -> None:
-    mirror = run(program("extending.md", "class Mirror"), "extending.md")["Mirror"]
+    mirror = executed(program("extending.md", "class Mirror"), "extending.md")["Mirror"]
     residual, direction = torch.randn(5, 8), torch.nn.functional.normalize(torch.randn(8), dim=0)
     directions, share = direction.expand(5, 1, 8), torch.ones(5, 1)
     found = mirror.apply(residual, directions, share)
@@ -72,7 +65,7 @@ def test_the_operation_of_the_extending_page_reflects() -> None:
 
 
 def test_the_condition_of_the_extending_page_is_positive_on_the_positive_side() -> None:
-    midpoint = run(program("extending.md", "class Midpoint"), "extending.md")["Midpoint"]
+    midpoint = executed(program("extending.md", "class Midpoint"), "extending.md")["Midpoint"]
     direction = torch.eye(4)[0]
     residual = torch.tensor([[3.0, 1.0, 0.0, 0.0], [1.0, 5.0, 0.0, 0.0]])
     scores = midpoint.score(residual, direction, torch.tensor([[3.0, 1.0], [3.0, 1.0]]))

@@ -171,8 +171,9 @@ async def _driven(load: Load, process: psutil.Process, seconds: float) -> list[t
     """Lets clients ask, and vectors be written, for some seconds; returns the memory of the process meanwhile."""
     load.until = until = time.monotonic() + seconds
     clients = (load.ask(FIRST_SEED + number) for number in range(CLIENTS))
-    *_, samples = await asyncio.gather(*clients, load.write(), _measured(process, until))
-    return samples
+    measuring = asyncio.create_task(_measured(process, until))
+    await asyncio.gather(*clients, load.write(), measuring)
+    return measuring.result()
 
 
 async def _soaked(url: str, process: psutil.Process) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import httpx2
 import pytest
@@ -22,6 +22,8 @@ from tests.embedded.server_process import ServerProcess
 from tests.families import FAMILIES
 
 WIDE, NARROW = (1280, 900), (390, 844)
+Theme: TypeAlias = Literal["light", "dark"]
+THEMES: tuple[Theme, ...] = ("light", "dark")
 ARTIFACTS = REPOSITORY / ".cache" / "screenshots"
 SECONDS = 60
 expect.set_options(timeout=SECONDS * 1000)  # a busy machine answers slowly
@@ -151,7 +153,7 @@ class Visit:
 
     def inspect(self, name: str) -> None:
         """Checks the page as it stands in both themes and widths, and writes a picture of each to the artifacts."""
-        for theme, (width, height) in product(("light", "dark"), (NARROW, WIDE)):
+        for theme, (width, height) in product(THEMES, (NARROW, WIDE)):
             self.page.emulate_media(color_scheme=theme, reduced_motion="reduce")
             self.page.set_viewport_size({"width": width, "height": height})
             self.screenshot(f"{name}-{width}-{theme}")
@@ -172,11 +174,11 @@ class Visit:
         self.ended()
 
 
-def visit(browser: Browser, url: str, size: tuple[int, int] = WIDE, theme: str = "light") -> Visit:
+def visit(browser: Browser, url: str, size: tuple[int, int] = WIDE, theme: Theme = "light") -> Visit:
     """Opens an empty page whose problems are collected."""
     context = browser.new_context(
         viewport={"width": size[0], "height": size[1]},
-        color_scheme="dark" if theme == "dark" else "light",
+        color_scheme=theme,
         reduced_motion="reduce",
         permissions=["clipboard-read", "clipboard-write"],
     )
@@ -199,7 +201,7 @@ def visit(browser: Browser, url: str, size: tuple[int, int] = WIDE, theme: str =
 
 
 @pytest.fixture(params=[(WIDE, "light"), (WIDE, "dark"), (NARROW, "light"), (NARROW, "dark")], ids=str)
-def look(request: pytest.FixtureRequest) -> tuple[tuple[int, int], str]:
+def look(request: pytest.FixtureRequest) -> tuple[tuple[int, int], Theme]:
     """A size of the window and a theme."""
     size, theme = request.param
     return size, theme

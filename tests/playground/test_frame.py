@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, expect
 
 from app.http.playground import STATIC
 from tests.embedded.server_process import ServerProcess
-from tests.playground.conftest import NARROW, SECONDS, Visit, serving, visit
+from tests.playground.conftest import NARROW, SECONDS, Theme, Visit, serving, visit
 
 pytestmark = [pytest.mark.embedded, pytest.mark.browser]
 
@@ -35,7 +35,7 @@ def test_the_scripts_are_small_and_no_file_names_another_host() -> None:
 
 @pytest.mark.parametrize("place", PLACES)
 def test_every_place_is_accessible_in_both_themes_and_widths(
-    browser: Browser, server: ServerProcess, look: tuple[tuple[int, int], str], place: str
+    browser: Browser, server: ServerProcess, look: tuple[tuple[int, int], Theme], place: str
 ) -> None:
     size, theme = look
     page = visit(browser, server.url, size, theme)

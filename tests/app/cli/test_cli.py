@@ -83,8 +83,8 @@ def test_options_of_serve_come_before_the_environment_and_are_checked(steer: Ste
 def test_generate_prints_the_answer_and_says_apart_what_was_done(steer: Steer, address: str) -> None:
     output, messages = steer("generate", "hello", "--steer", "calm=0.5", "--seed", "4", "--max-tokens", "6")
     with Client(address) as client:
-        asked = {"steering": [{"vector": "calm", "strength": 0.5}], "seed": 4, "max_tokens": 6}
-        answer = client.generate(messages=[{"role": "user", "content": "hello"}], **asked)  # type: ignore[arg-type]
+        asked = [{"role": "user", "content": "hello"}]
+        answer = client.generate(messages=asked, steering=[{"vector": "calm", "strength": 0.5}], seed=4, max_tokens=6)
     assert output == answer.choices[0].text + "\n"
     assert "seed 4" in messages
     assert "add calm@1 at +0.5 scale" in messages

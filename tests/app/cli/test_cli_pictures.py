@@ -75,7 +75,9 @@ def test_arms_are_shown_while_they_are_generated_and_differences_are_coloured(ad
     assert "steered" in output.getvalue(), "a panel of the live view"
     output.seek(output.truncate(0))
     console.print(comparison_table(answer, "x"))
-    changed = next(span.other for span in answer.arms[1].against_baseline.diff[0] if span.kind != "equal")  # type: ignore[union-attr]
+    against = answer.arms[1].against_baseline
+    assert against is not None
+    changed = next(span.other for span in against.diff[0] if span.kind != "equal")
     assert f"\x1b[1;36m{changed}" in output.getvalue()
 
 

@@ -1,7 +1,6 @@
 """What a command prints and reads: text of a model made safe, layers and steering as a person writes them."""
 
 import unicodedata
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -73,7 +72,7 @@ def test_what_a_model_wrote_is_shown_as_text_and_never_as_codes_or_markup() -> N
         ("10:16", {"from": 10, "to": 16}),
     ],
 )
-def test_layers_as_a_person_writes_them(text: str, layers: Any) -> None:
+def test_layers_as_a_person_writes_them(text: str, layers: object) -> None:
     assert layers_of(text) == layers
 
 

@@ -182,12 +182,12 @@ def test_a_stream_is_pieces_in_order_and_then_the_plain_answer(client: Client) -
 
 def test_a_comparison_reads_back_whole_and_streams_with_the_names_of_its_arms(client: Client) -> None:
     client.register_vector("calm", DIRECTIONS)
-    asked = {"seed": 3, "max_tokens": 4, "readout": ["calm"]}
-    answer = client.compare(messages=CHAT, steering=[{"vector": "calm", "strength": 2.0}], **asked)  # type: ignore[arg-type]
+    steering = [{"vector": "calm", "strength": 2.0}]
+    answer = client.compare(messages=CHAT, steering=steering, seed=3, max_tokens=4, readout=["calm"])
     assert [arm.name for arm in answer.arms] == ["base", "steered"]
     assert answer.arms[1].against_baseline is not None
     assert answer.arms[1].against_baseline.readout_shift["calm"].interval is None
-    *events, whole = client.compare_stream(messages=CHAT, steering=[{"vector": "calm", "strength": 2.0}], **asked)  # type: ignore[arg-type]
+    *events, whole = client.compare_stream(messages=CHAT, steering=steering, seed=3, max_tokens=4, readout=["calm"])
     assert isinstance(whole, CompareAnswer)
     assert {one.arm for one in events if isinstance(one, TokenPiece)} == {"base", "steered"}
     assert [arm.choices for arm in whole.arms] == [arm.choices for arm in answer.arms]

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx2
 import pytest
@@ -107,6 +107,6 @@ def events(*named: tuple[str, object]) -> httpx2.Response:
     return httpx2.Response(200, text=text, headers={"Content-Type": "text/event-stream"})
 
 
-def transported(answer: object) -> Client:
+def transported(answer: Callable[[httpx2.Request], httpx2.Response]) -> Client:
     """A client whose server is a function."""
-    return Client("http://server", http=httpx2.Client(transport=httpx2.MockTransport(answer)))  # type: ignore[arg-type]
+    return Client("http://server", http=httpx2.Client(transport=httpx2.MockTransport(answer)))

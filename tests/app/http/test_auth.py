@@ -20,7 +20,7 @@ KEYS = f"{KEY},{READER}:read,{GENERATOR}:generate"
 BEARER = {"authorization": f"Bearer {KEY}"}
 OPEN = {"/health", "/health/live", "/health/ready"}
 ROUTES = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
-GUARDED = [(sorted(route.methods)[0], route.path) for route in ROUTES if route.path not in OPEN]
+GUARDED = [(sorted(route.methods or ())[0], route.path) for route in ROUTES if route.path not in OPEN]
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ async def test_each_key_shares_prompts_with_itself_alone(locked: Server) -> None
     """Or one caller could learn from `cached_tokens` how another's prompts begin."""
 
     async def salts(key: str) -> set[str]:
-        headers, before = {"authorization": f"Bearer {key}"}, len(locked.engine.requests)
+        headers, before = {"authorization": f"Bearer {key}"}, len(locked.scripted.requests)
         answer = await locked.client.post("/v1/generate", json={"prompt": "a", "max_tokens": 2}, headers=headers)
         record = answer.json()["steering"]["record"]
         for path, body in (
@@ -112,7 +112,7 @@ async def test_each_key_shares_prompts_with_itself_alone(locked: Server) -> None
         ):
             again = await locked.client.post(f"/v1/{path}", json=body, headers=headers)
             assert again.status_code == 200, again.text
-        found = locked.engine.requests[before:]
+        found = locked.scripted.requests[before:]
         assert len(found) == 4
         return {request.cache_salt for request in found}
 

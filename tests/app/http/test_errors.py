@@ -1,6 +1,7 @@
 """One error shape everywhere: for bodies that are no JSON, numbers that are none, addresses that do not exist, and our own faults."""
 
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx2
@@ -154,7 +155,7 @@ async def test_a_body_over_the_limit_is_413_before_it_is_parsed(start: StartServ
     server = await start(max_body_bytes=1000)
     taken = 0
 
-    async def pieces():  # type: ignore[no-untyped-def]
+    async def pieces() -> AsyncIterator[bytes]:
         nonlocal taken
         for _ in range(100):
             taken += 1

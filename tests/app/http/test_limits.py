@@ -12,7 +12,7 @@ from tests.app.conftest import Server, StartServer
 from tests.fakes import ScriptedEngine
 from tests.polling import until
 
-ARM = {"steering": []}
+ARM: dict[str, list[object]] = {"steering": []}
 LIMITS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "max_n": ("/v1/generate", {"prompt": "a", "n": 2}, {"prompt": "a", "n": 3}),
     "max_stops": ("/v1/generate", {"prompt": "a", "stop": ["x"] * 2}, {"prompt": "a", "stop": ["x"] * 3}),
@@ -58,7 +58,8 @@ LIMITS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("limit", LIMITS)
 async def test_each_limit_plus_one_is_refused(start: StartServer, limit: str) -> None:
-    server = await start(**{limit: 2})
+    settings: dict[str, Any] = {limit: 2}
+    server = await start(**settings)
     await server.register("v")
     path, within, beyond = LIMITS[limit]
     fine = await server.client.post(path, json=within)

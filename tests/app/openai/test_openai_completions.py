@@ -2,6 +2,7 @@
 
 import base64
 import struct
+from typing import Any
 
 import openai
 import pytest
@@ -34,7 +35,8 @@ async def test_completions_take_texts_and_token_ids(client: AsyncOpenAI, model: 
         for choice in chunk.choices:
             texts[choice.index] += choice.text
     assert texts[0] == one.choices[0].text
-    for changes in ({"suffix": "x"}, {"best_of": 3}, {"prompt": ["a"] * 17}, {"max_tokens": 0}):
+    refused: list[dict[str, Any]] = [{"suffix": "x"}, {"best_of": 3}, {"prompt": ["a"] * 17}, {"max_tokens": 0}]
+    for changes in refused:
         with pytest.raises(openai.BadRequestError):
             await client.completions.create(**{"model": model, "prompt": "a", **changes})
 
@@ -51,7 +53,8 @@ async def test_embeddings_in_both_encodings(client: AsyncOpenAI, model: str, lis
     )
     raw = base64.b64decode(str(first.data[0].embedding))
     assert len(struct.unpack(f"<{width}f", raw)) == width
-    for changes in ({"dimensions": 4}, {"extra_body": {"layer": 99}}, {"input": []}):
+    refused: list[dict[str, Any]] = [{"dimensions": 4}, {"extra_body": {"layer": 99}}, {"input": []}]
+    for changes in refused:
         with pytest.raises(openai.BadRequestError):
             await client.embeddings.create(**{"model": model, "input": "a", **changes})
 

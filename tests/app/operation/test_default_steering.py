@@ -2,7 +2,7 @@
 
 import asyncio
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import httpx2
@@ -11,8 +11,8 @@ from structlog.testing import capture_logs
 
 from app.main import create_app
 from app.settings import Settings
-from steering.errors import StoreUnavailable
-from steering.store.base import Store
+from steering.store.base import NamespaceStore, Store
+from tests.app.changed_store import fails
 from tests.app.conftest import BASE_URL, Server, state
 from tests.fakes import ScriptedEngine
 from tests.reference_store.store import ReferenceStore
@@ -20,18 +20,17 @@ from tests.scripted_model import SCRIPTED_MODEL
 
 ASK = {"prompt": "a", "max_tokens": 2}
 DEFAULT = {"interventions": [{"vector": "sentiment", "strength": 0.5}]}
+PARTS = {*Store.__annotations__, "shared", *(one.name for one in fields(NamespaceStore))} - {"namespace"}
+"""What a store and its namespaces are made of."""
 
 
 class Broken:
     """A store of which every method raises."""
 
     def __getattr__(self, name: str) -> Any:
-        async def fail(*_: object, **__: object) -> None:
-            raise StoreUnavailable("the database does not answer")
-
         if name == "in_namespace":
             return lambda *_: Broken()
-        return Broken() if name in ("shared", "vectors", "profiles", "jobs", "documents") else fail
+        return Broken() if name in PARTS else fails
 
 
 async def applied(client: httpx2.AsyncClient) -> dict[str, Any]:
@@ -45,7 +44,7 @@ async def applied(client: httpx2.AsyncClient) -> dict[str, Any]:
 async def test_plain_traffic_needs_no_store(server: Server) -> None:
     await server.register()
     assert (await server.client.put("/v1/steering", json=DEFAULT)).status_code == 200
-    server.state.jobs.store = Broken()  # type: ignore[assignment]
+    server.state.jobs.store = Broken()
     assert [one["vector"] for one in (await applied(server.client))["applied"]] == ["sentiment@1"]
     assert (await server.client.get("/v1/vectors")).status_code == 503
     await asyncio.sleep(0)

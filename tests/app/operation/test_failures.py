@@ -13,15 +13,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, Never
 
 import httpx2
 import pytest
 
 from steering.engine.api import EngineStats
 from steering.errors import OutOfMemory, StoreUnavailable
+from steering.store.base import NamespaceStore
 from tests.app.addresses import announced
+from tests.app.changed_store import ChangedStore, ChangedVectors
 from tests.app.conftest import Server, StartServer
 from tests.fakes import ScriptedEngine
 
@@ -39,15 +40,17 @@ async def test_a_failing_store_leaves_a_line_with_its_cause_and_the_id(
 ) -> None:
     caplog.set_level(logging.INFO)
 
-    async def fail(*_: object, **__: object) -> None:
+    async def fail(*_: object, **__: object) -> Never:
         cause = sqlite3.OperationalError("disk I/O error")
         raise StoreUnavailable("the database file cannot be used now (SQLITE_IOERR)") from cause
 
-    class Failing:
-        def in_namespace(self, *_: object) -> Any:
-            return SimpleNamespace(vectors=SimpleNamespace(find=fail))
+    def failing(found: NamespaceStore) -> NamespaceStore:
+        vectors = ChangedVectors(found.vectors)
+        vectors.find = fail
+        return replace(found, vectors=vectors)
 
-    working, server.state.jobs.store = server.state.jobs.store, Failing()  # type: ignore[assignment]
+    working = server.state.jobs.store
+    server.state.jobs.store = ChangedStore(working, failing)
     answer = await server.client.get("/v1/vectors", headers={"x-request-id": "my-id"})
     server.state.jobs.store = working
     assert answer.status_code == 503
@@ -132,7 +135,7 @@ def until_ready(client: httpx2.Client) -> None:
 
 @pytest.mark.parametrize(("failure", "reason"), [("hung", "has not returned"), ("dead", "has stopped")])
 def test_an_engine_that_hangs_or_dies_ends_the_process_with_code_3(tmp_path: Path, failure: str, reason: str) -> None:
-    options = {"settings": {"watchdog_seconds": 1.0}, "engine_failure": failure}
+    options: dict[str, Any] = {"settings": {"watchdog_seconds": 1.0}, "engine_failure": failure}
     with serving(tmp_path, **options) as (process, address, log):
         with contextlib.suppress(httpx2.TransportError), httpx2.Client(base_url=address, timeout=20) as client:
             until_ready(client)

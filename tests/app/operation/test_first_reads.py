@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from dataclasses import replace
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import httpx2
 import pytest
@@ -16,11 +17,11 @@ from app.main import create_app
 from app.policy.keys import ApiKeys, digest_of
 from app.settings import Settings
 from steering.errors import StoreCorrupt, StoreUnavailable
-from steering.store.base import Store
+from steering.store.base import NamespaceStore, Store
 from steering.store.governance import KeyRecord
+from tests.app.changed_store import ChangedDocuments, ChangedKeys, ChangedStore, ChangedVectors
 from tests.app.conftest import BASE_URL, state
 from tests.app.policy.test_keys import code
-from tests.app.policy.test_refresh import Delegate
 from tests.fakes import ScriptedEngine
 from tests.polling import until
 from tests.reference_store.store import ReferenceStore
@@ -29,24 +30,34 @@ ASK = {"prompt": "a", "max_tokens": 2}
 DEFAULT = {"interventions": [{"vector": "sentiment", "strength": 0.5}]}
 
 
-class Gate:
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Gate(Generic[P, T]):
     """A call that fails, or that waits, until the gate is opened."""
 
-    def __init__(self, call: Callable[..., Any], error: Exception | None = None) -> None:
+    def __init__(self, call: Callable[P, Coroutine[Any, Any, T]], error: Exception | None = None) -> None:
         self._call, self._error = call, error
         self.reached, self.opened = asyncio.Event(), asyncio.Event()
 
-    async def __call__(self, *args: Any) -> Any:
+    async def __call__(self, *args: P.args, **named: P.kwargs) -> T:
         """Calls."""
         self.reached.set()
         if self._error is not None and not self.opened.is_set():
             raise self._error
         await self.opened.wait()
-        return await self._call(*args)
+        return await self._call(*args, **named)
+
+
+class Client(httpx2.AsyncClient):
+    """A client, and the event of its server that is set once the model is loaded."""
+
+    loaded: asyncio.Event
 
 
 @asynccontextmanager
-async def serving(store: Store) -> AsyncIterator[httpx2.AsyncClient]:
+async def serving(store: Store) -> AsyncIterator[Client]:
     """Starts a server on a store. Yields at once; the model loads meanwhile."""
 
     async def opened(_: Settings) -> Store:
@@ -54,8 +65,11 @@ async def serving(store: Store) -> AsyncIterator[httpx2.AsyncClient]:
 
     app = create_app(Settings(), lambda _: ScriptedEngine(), opened)
     transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
-    async with app.router.lifespan_context(app), httpx2.AsyncClient(transport=transport, base_url=BASE_URL) as client:
-        client.loaded = state(app).loaded  # type: ignore[attr-defined]
+    async with (
+        app.router.lifespan_context(app),
+        Client(transport=transport, base_url=BASE_URL) as client,
+    ):
+        client.loaded = state(app).loaded
         yield client
 
 
@@ -71,7 +85,7 @@ async def steered() -> ReferenceStore:
     return store
 
 
-async def loaded(client: Any) -> None:
+async def loaded(client: Client) -> None:
     """Waits until the model is loaded."""
     await asyncio.wait_for(client.loaded.wait(), 30)
 
@@ -98,7 +112,8 @@ async def is_steered(client: httpx2.AsyncClient) -> None:
 
 async def test_nothing_runs_without_the_default_steering_while_it_is_read(steered: ReferenceStore) -> None:
     gate = Gate(steered.defaults)
-    store: Any = Delegate(steered, defaults=gate)
+    store = ChangedStore(steered)
+    store.defaults = gate
     async with serving(store) as client:
         await asyncio.wait_for(gate.reached.wait(), 30)
         await is_refused(client)
@@ -110,7 +125,8 @@ async def test_nothing_runs_without_the_default_steering_while_it_is_read(steere
 
 async def test_the_first_read_of_the_default_steering_is_repeated_until_it_succeeds(steered: ReferenceStore) -> None:
     gate = Gate(steered.defaults, StoreUnavailable("the database does not answer"))
-    store: Any = Delegate(steered, defaults=gate)
+    store = ChangedStore(steered)
+    store.defaults = gate
     async with serving(store) as client:
         await loaded(client)
         await is_refused(client)
@@ -131,7 +147,8 @@ async def test_the_log_says_what_is_missing_until_the_server_is_ready(
         return [line.msg for line in caplog.records if line.name == "app.readiness"]
 
     gate = Gate(steered.defaults, StoreUnavailable("the database does not answer"))
-    store: Any = Delegate(steered, defaults=gate)
+    store = ChangedStore(steered)
+    store.defaults = gate
     async with serving(store) as client:
         await until(lambda: bool(logged()), 30)
         assert [(line["event"], line["reason"]) for line in logged()] == [
@@ -147,12 +164,12 @@ async def test_the_log_says_what_is_missing_until_the_server_is_ready(
 async def test_a_vector_that_could_not_be_read_does_not_switch_the_default_off(steered: ReferenceStore) -> None:
     gate = Gate(steered.shared.vectors.get, StoreUnavailable("the database does not answer"))
 
-    def in_namespace(name: str, *_: Any) -> Any:
-        real = steered.in_namespace(name)
-        return Delegate(real, vectors=Delegate(real.vectors, get=gate))
+    def gated(found: NamespaceStore) -> NamespaceStore:
+        vectors = ChangedVectors(found.vectors)
+        vectors.get = gate
+        return replace(found, vectors=vectors)
 
-    store: Any = Delegate(steered, in_namespace=in_namespace)
-    async with serving(store) as client:
+    async with serving(ChangedStore(steered, gated)) as client:
         await loaded(client)
         await is_refused(client)
         gate.opened.set()
@@ -162,7 +179,8 @@ async def test_a_vector_that_could_not_be_read_does_not_switch_the_default_off(s
 
 async def test_a_damaged_default_steering_is_a_warning_and_can_be_replaced(steered: ReferenceStore) -> None:
     gate = Gate(steered.defaults, StoreCorrupt("the default steering is damaged"))
-    store: Any = Delegate(steered, defaults=gate)
+    store = ChangedStore(steered)
+    store.defaults = gate
     async with serving(store) as client:
         await loaded(client)
         assert (await client.get("/health/ready")).status_code == 200
@@ -177,7 +195,8 @@ async def test_a_server_whose_keys_were_never_read_is_open_to_nobody() -> None:
     real = ReferenceStore()
     await real.keys.create(KeyRecord("key_1", "team", "0" * 64, ("admin",)))
     gate = Gate(real.keys.all, StoreUnavailable("the database does not answer"))
-    store: Any = Delegate(real, keys=Delegate(real.keys, all=gate))
+    store, keys = ChangedStore(real), ChangedKeys(real.keys)
+    store.keys, keys.all = keys, gate
     async with serving(store) as client:
         await loaded(client)
         for method, path in (("GET", "/v1/policy"), ("DELETE", "/v1/policy"), ("GET", "/v1/keys")):
@@ -210,7 +229,8 @@ def _bearer(secret: str) -> Request:
 async def test_the_first_read_of_the_policy_is_repeated() -> None:
     real = ReferenceStore()
     gate = Gate(real.documents.get, StoreUnavailable("the database does not answer"))
-    store: Any = Delegate(real, documents=Delegate(real.documents, get=gate))
+    store, documents = ChangedStore(real), ChangedDocuments(real.documents)
+    store.documents, documents.get = documents, gate
     async with serving(store) as client:
         await loaded(client)
         assert code(await client.post("/v1/generate", json=ASK)) == (503, "not_ready")

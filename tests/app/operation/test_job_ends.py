@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -11,7 +11,8 @@ from app.errors import JobCancelled
 from app.services.jobs import Jobs
 from app.settings import Settings
 from steering.errors import Interrupted, StoreUnavailable
-from steering.store.base import JobRecord, JobStore, NamespaceStore, Store
+from steering.store.base import JobRecord, JobStore
+from tests.app.changed_store import ChangedStore
 from tests.app.conftest import StartServer
 from tests.app.operation.test_job_leases import jobs_of
 from tests.fakes import ScriptedEngine
@@ -21,7 +22,7 @@ from tests.reference_store.store import ReferenceStore
 PAIRS = [{"positive": f"good day {i}", "negative": f"bad day {i}"} for i in range(12)]
 
 
-class SlowStore:
+class SlowStore(ChangedStore):
     """A store that writes job records of one status only once `opened`, or not at all if it `fails`.
 
     As in a database, a write that has begun runs to its end when its caller is cancelled.
@@ -29,13 +30,9 @@ class SlowStore:
 
     def __init__(self, status: str, fails: bool = False) -> None:
         self.inner = ReferenceStore()
-        self.servers = self.inner.servers
+        super().__init__(self.inner, lambda found: replace(found, jobs=SlowJobs(found.jobs, self)))
         self.status, self.fails = status, fails
         self.reached, self.opened = asyncio.Event(), asyncio.Event()
-
-    def in_namespace(self, name: str) -> NamespaceStore:
-        found = self.inner.in_namespace(name)
-        return replace(found, jobs=SlowJobs(found.jobs, self))
 
     async def records(self) -> list[JobRecord]:
         return list((await self.inner.shared.jobs.find())[0])
@@ -73,7 +70,7 @@ class Counted:
 
 async def started(store: SlowStore) -> Jobs:
     """The jobs of a server with a lease."""
-    jobs = Jobs(cast(Store, store), "server", Settings())
+    jobs = Jobs(store, "server", Settings())
     await jobs.renew()
     return jobs
 
@@ -168,7 +165,7 @@ async def test_a_job_that_has_not_begun_when_the_server_stops_is_interrupted(rea
 
 async def test_a_queued_job_is_cancelled_without_a_slot() -> None:
     store, begun = SlowStore("none"), asyncio.Event()
-    jobs = Jobs(cast(Store, store), "server", Settings(max_jobs=1))
+    jobs = Jobs(store, "server", Settings(max_jobs=1))
 
     async def endless(_: object) -> Mapping[str, Any]:
         begun.set()
@@ -203,7 +200,7 @@ async def test_a_waiter_whose_job_somebody_else_cancels_gets_an_error_of_its_own
 
 async def test_a_server_that_stops_does_not_wait_for_work_that_cannot_be_stopped() -> None:
     store, begun, loaded = SlowStore("none"), asyncio.Event(), asyncio.Event()
-    jobs = Jobs(cast(Store, store), "server", Settings(), close_seconds=0.05)
+    jobs = Jobs(store, "server", Settings(), close_seconds=0.05)
     await jobs.renew()
 
     async def loads(_: object) -> dict[str, str]:

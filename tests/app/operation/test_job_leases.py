@@ -2,7 +2,6 @@
 
 import asyncio
 from dataclasses import replace
-from typing import cast
 
 import pytest
 
@@ -13,21 +12,18 @@ from app.services.namespace_jobs import NamespaceJobs
 from app.settings import Settings
 from steering.errors import StoreUnavailable
 from steering.namespaces import SHARED
-from steering.store.base import JobRecord, JobStore, NamespaceStore, Store
+from steering.store.base import JobRecord, JobStore, Store
+from tests.app.changed_store import ChangedStore
 from tests.polling import until
 from tests.reference_store.store import ReferenceStore
 
 
-class Unreliable:
+class Unreliable(ChangedStore):
     """A store whose job records cannot be written while it is off."""
 
     def __init__(self, store: Store) -> None:
-        self._store, self.off = store, False
-        self.servers = store.servers
-
-    def in_namespace(self, name: str) -> NamespaceStore:
-        found = self._store.in_namespace(name)
-        return replace(found, jobs=UnreliableJobs(found.jobs, self))
+        super().__init__(store, lambda found: replace(found, jobs=UnreliableJobs(found.jobs, self)))
+        self.off = False
 
 
 class UnreliableJobs:
@@ -51,7 +47,7 @@ def jobs_of(jobs: Jobs) -> NamespaceJobs:
 async def test_what_a_job_found_while_the_database_was_away_is_stored_afterwards() -> None:
     store = ReferenceStore()
     unreliable = Unreliable(store)
-    jobs = Jobs(cast(Store, unreliable), "server", Settings())
+    jobs = Jobs(unreliable, "server", Settings())
     await jobs.renew()
 
     async def work(_: object) -> dict[str, str]:

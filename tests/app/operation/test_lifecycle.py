@@ -3,16 +3,17 @@
 import asyncio
 import logging
 import threading
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from typing import Any
 
 import httpx2
 import pytest
 
 from app.main import create_app
 from app.settings import Settings
-from steering.errors import ModelLoadFailed, StoreUnavailable
+from steering.errors import ModelLoadFailed
 from steering.store.base import Store
+from tests.app.changed_store import ChangedStore, fails
 from tests.app.conftest import BASE_URL, Server, StartServer, events_of, reference_store, state
 from tests.fakes import ScriptedEngine
 from tests.polling import until
@@ -76,22 +77,10 @@ async def test_a_dead_engine_is_not_healthy(server: Server) -> None:
 
 
 async def test_a_store_that_does_not_answer_is_not_ready_but_resolved_work_goes_on() -> None:
-    class Unreachable:
-        def __init__(self, store: Store) -> None:
-            self.in_namespace, self.keys, self.audit, self.close = (
-                store.in_namespace,
-                store.keys,
-                store.audit,
-                store.close,
-            )
-            self.defaults, self.servers, self.documents = store.defaults, store.servers, store.documents
-            self.shared, self.outputs, self.prune_links = store.shared, store.outputs, store.prune_links
-
-        async def ping(self) -> None:
-            raise StoreUnavailable("the database does not answer")
-
-    async def unreachable(settings: Settings) -> Any:
-        return Unreachable(await reference_store(settings))
+    async def unreachable(settings: Settings) -> Store:
+        store = ChangedStore(await reference_store(settings))
+        store.ping = fails
+        return store
 
     app = create_app(Settings(), lambda _: ScriptedEngine(), unreachable)
     async with app.router.lifespan_context(app):
@@ -146,7 +135,7 @@ async def test_a_request_has_a_longest_life(start: StartServer) -> None:
 async def test_a_body_that_dribbles_is_given_up(start: StartServer) -> None:
     server = await start(body_seconds=0.2)
 
-    async def dribble():  # type: ignore[no-untyped-def]
+    async def dribble() -> AsyncIterator[bytes]:
         yield b'{"prompt": '
         await asyncio.sleep(30)
         yield b'"a"}'

@@ -63,7 +63,7 @@ def test_demo_shows_sentiment_moving_both_ways_and_leaves_nothing_behind(model_c
     assert done.returncode == 0, done.stderr
     assert "sentiment@1" in done.stdout
     assert "cheerful" in done.stdout
-    readouts = {}
+    readouts: dict[str, list[float]] = {}
     for line in done.stdout.splitlines():
         cells = [cell.strip() for cell in line.split("│")[1:-1]]
         if len(cells) > 2 and re.fullmatch(r"base|[+-][\d.]+", cells[0]):

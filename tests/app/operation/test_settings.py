@@ -1,6 +1,7 @@
 """Settings: what an operator may choose, and what the server refuses to start with."""
 
 import os
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -51,8 +52,9 @@ def test_a_refused_key_is_not_repeated() -> None:
 @pytest.mark.parametrize("field", ["port", "max_n", "drain_seconds", "max_body_bytes"])
 def test_limits_are_sensible(field: str) -> None:
     for value in (-1, "x", float("nan"), float("inf")):
+        given: dict[str, Any] = {field: value}
         with pytest.raises(ValidationError):
-            Settings(**{field: value})
+            Settings(**given)
 
 
 def test_scopes_are_those_of_the_contract() -> None:

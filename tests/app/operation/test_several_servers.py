@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import httpx2
 import pytest
@@ -12,15 +12,15 @@ import pytest
 from app.main import create_app
 from app.policy.rate_limits import RateLimits
 from app.settings import Settings
+from steering.engine.api import Engine
 from steering.store import open_store
-from tests.app.conftest import BASE_URL, Server, events_of, state
+from tests.app.conftest import BASE_URL, Server, StartServer, events_of, state
 from tests.app.policy.minutes import OneMinute
 from tests.fakes import ScriptedEngine
 from tests.polling import until
 
 PAIRS = [{"positive": f"good day {i}", "negative": f"bad day {i}"} for i in range(12)]
 JOB = {"name": "mood", "pairs": PAIRS}
-StartOnDatabase: TypeAlias = Callable[..., Awaitable[Server]]
 
 
 class EndlessEngine(ScriptedEngine):
@@ -40,11 +40,11 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-async def start(database: str) -> AsyncIterator[StartOnDatabase]:
+async def start(database: str) -> AsyncIterator[StartServer]:
     """Starts servers on the database of the test."""
     async with AsyncExitStack() as stack:
 
-        async def started(engine: ScriptedEngine | None = None, **settings: Any) -> Server:
+        async def started(engine: Engine | None = None, **settings: Any) -> Server:
             chosen = engine or ScriptedEngine()
             app = create_app(Settings(**settings), lambda _: chosen, lambda _: open_store(database))
             await stack.enter_async_context(app.router.lifespan_context(app))
@@ -68,7 +68,7 @@ async def job_of(server: Server, job_id: str) -> dict[str, Any]:
     return found
 
 
-async def test_a_job_runs_on_while_another_server_starts_and_stops(start: StartOnDatabase, database: str) -> None:
+async def test_a_job_runs_on_while_another_server_starts_and_stops(start: StartServer, database: str) -> None:
     first = await start(EndlessEngine())
     job = (await first.client.post("/v1/vectors/extract", json=JOB)).json()
     await until(lambda: first.state.jobs.counts()["running"] == 1)
@@ -79,7 +79,7 @@ async def test_a_job_runs_on_while_another_server_starts_and_stops(start: StartO
     assert (await first.state.store.shared.jobs.get(job["id"])).status == "running"
 
 
-async def test_a_job_is_listed_watched_and_cancelled_from_another_server(start: StartOnDatabase) -> None:
+async def test_a_job_is_listed_watched_and_cancelled_from_another_server(start: StartServer) -> None:
     owner, other = await start(EndlessEngine(), lease_seconds=6), await start()
     job = (await owner.client.post("/v1/vectors/extract", json=JOB)).json()
 
@@ -102,7 +102,7 @@ async def test_a_job_is_listed_watched_and_cancelled_from_another_server(start: 
     assert (await other.client.delete("/v1/jobs/job-missing")).status_code == 404
 
 
-async def test_a_stopped_server_leaves_its_jobs_interrupted_for_everyone(start: StartOnDatabase, database: str) -> None:
+async def test_a_stopped_server_leaves_its_jobs_interrupted_for_everyone(start: StartServer, database: str) -> None:
     other = await start()
     stopping = create_app(Settings(), lambda _: EndlessEngine(), lambda _: open_store(database))
     async with stopping.router.lifespan_context(stopping):
@@ -118,7 +118,7 @@ async def test_a_stopped_server_leaves_its_jobs_interrupted_for_everyone(start: 
     assert other.state.jobs.servers == 1
 
 
-async def test_keys_take_effect_on_every_server(start: StartOnDatabase) -> None:
+async def test_keys_take_effect_on_every_server(start: StartServer) -> None:
     one, other = await start(), await start()
     made = (await one.client.post("/v1/keys", json={"name": "ops", "scopes": ["admin"]})).json()
     admin = {"authorization": f"Bearer {made['key']}"}
@@ -145,12 +145,12 @@ async def test_keys_take_effect_on_every_server(start: StartOnDatabase) -> None:
     await holds(is_unknown)
 
 
-async def test_a_limit_of_a_key_is_divided_among_the_servers(start: StartOnDatabase) -> None:
-    admin = {"api_keys": "sk-admin-key-of-tests-0123456789"}
-    one, other = await start(**admin), await start(**admin)
+async def test_a_limit_of_a_key_is_divided_among_the_servers(start: StartServer) -> None:
+    admin = "sk-admin-key-of-tests-0123456789"
+    one, other = await start(api_keys=admin), await start(api_keys=admin)
     for server in (one, other):
         server.state.rate_limits = RateLimits(OneMinute())
-        server.client.headers["authorization"] = "Bearer sk-admin-key-of-tests-0123456789"
+        server.client.headers["authorization"] = f"Bearer {admin}"
     limits = {"requests_per_minute": 6, "tokens_per_minute": 100}
     body = {"name": "x", "scopes": ["generate"], "limits": limits}
     key = (await one.client.post("/v1/keys", json=body)).json()["key"]
@@ -170,7 +170,7 @@ async def test_a_limit_of_a_key_is_divided_among_the_servers(start: StartOnDatab
     assert (await one.client.post("/v1/generate", json=small, headers=headers)).status_code == 200
 
 
-async def test_vectors_profiles_and_the_default_steering_take_effect_on_every_server(start: StartOnDatabase) -> None:
+async def test_vectors_profiles_and_the_default_steering_take_effect_on_every_server(start: StartServer) -> None:
     one, other = await start(), await start()
     await one.register()
     steering = {"interventions": [{"vector": "sentiment", "strength": 0.5}]}

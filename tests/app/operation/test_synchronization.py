@@ -1,11 +1,13 @@
 """What servers read again: each topic by itself, at once after a change, and again after a read that failed."""
 
 import asyncio
+from collections.abc import Mapping
 
 from app.settings import Settings
 from app.synchronization import Refresh, Synchronization
 from steering.errors import StoreUnavailable
 from steering.store.base import Store
+from tests.app.changed_store import ChangedServers, ChangedStore
 from tests.reference_store.store import ReferenceStore
 
 
@@ -62,21 +64,19 @@ async def test_a_change_made_while_a_topic_is_read_is_read_too() -> None:
 async def test_what_has_not_changed_is_not_read_at_every_poll() -> None:
     reached, polls, reads = asyncio.Event(), list[None](), list[None]()
 
-    class Polled(ReferenceStore):
-        def __init__(self) -> None:
-            super().__init__()
-            changes = self.servers.changes
+    real = ReferenceStore()
+    polled, servers = ChangedStore(real), ChangedServers(real.servers)
 
-            async def counted() -> dict[str, int]:
-                polls.append(None)
-                if len(polls) == 3:
-                    reached.set()
-                return dict(await changes())
+    async def counted() -> Mapping[str, int]:
+        polls.append(None)
+        if len(polls) == 3:
+            reached.set()
+        return await real.servers.changes()
 
-            self.servers.changes = counted  # type: ignore[method-assign]
+    polled.servers, servers.changes = servers, counted
 
     async def read() -> None:
         reads.append(None)
 
-    await reaches(Polled(), reached, keys=read)
+    await reaches(polled, reached, keys=read)
     assert len(reads) == 1

@@ -52,6 +52,13 @@ class Traced:
         return [found[at : at + 3] for at in range(0, len(found), 3)]
 
 
+def times(span: ReadableSpan) -> tuple[int, int]:
+    """Start and end of a span that has ended."""
+    assert span.start_time is not None
+    assert span.end_time is not None
+    return span.start_time, span.end_time
+
+
 @pytest.fixture
 async def traced() -> AsyncIterator[Traced]:
     provider, exporter, engine = TracerProvider(), InMemorySpanExporter(), ScriptedEngine(max_running=1)
@@ -97,7 +104,8 @@ async def test_a_stream_says_when_its_first_token_came(traced: Traced) -> None:
     (span,) = traced.requests()
     started, body_started = span.events
     assert (started.name, body_started.name) == ("response started", "body started")
-    assert span.start_time <= started.timestamp <= body_started.timestamp <= span.end_time
+    start, end = times(span)
+    assert start <= started.timestamp <= body_started.timestamp <= end
 
 
 async def test_errors_and_unknown_routes_have_spans_of_bounded_names(traced: Traced) -> None:
@@ -143,10 +151,11 @@ async def test_each_answer_has_spans_of_its_queue_prefill_and_decode(
             assert attributes["steering.request_id"] == "req-of-the-test"
             assert {name for name in attributes if name.startswith("gen_ai.")} <= CONVENTIONS
             assert "secret" not in span.to_json()
-        assert request.start_time <= queue.start_time <= queue.end_time == prefill.start_time
-        assert prefill.start_time <= prefill.end_time == decode.start_time <= decode.end_time <= request.end_time
-        read = traced.engine.tokenizer.encode(traced.engine.requests[0].prompt)
-        assert (prefill.attributes or {})["gen_ai.usage.input_tokens"] == len(read)
+        (asked, answered), (queued, begun) = times(request), times(queue)
+        (first, read), (second, last) = times(prefill), times(decode)
+        assert asked <= queued <= begun == first <= read == second <= last <= answered
+        ids = traced.engine.tokenizer.encode(traced.engine.requests[0].prompt)
+        assert (prefill.attributes or {})["gen_ai.usage.input_tokens"] == len(ids)
         assert (prefill.attributes or {})["gen_ai.usage.cache_read.input_tokens"] == 0
         assert (decode.attributes or {})["gen_ai.usage.output_tokens"] == 4
         assert (decode.attributes or {})["gen_ai.response.finish_reasons"] == ("length",)
@@ -161,8 +170,8 @@ async def test_the_time_in_the_queue_is_that_until_a_row_was_free(traced: Traced
     traced.engine.gate.set()
     await asyncio.gather(*posts)
     (first_queue, first_prefill, _), (second_queue, _, _) = traced.answers()
-    assert first_queue.end_time <= opened <= first_prefill.end_time
-    assert second_queue.start_time <= opened <= second_queue.end_time
+    assert times(first_queue)[1] <= opened <= times(first_prefill)[1]
+    assert times(second_queue)[0] <= opened <= times(second_queue)[1]
 
 
 async def test_an_answer_that_fails_has_the_spans_of_what_was_done(traced: Traced) -> None:
@@ -181,7 +190,8 @@ async def test_an_answer_that_fails_before_its_first_token_has_one_span(traced: 
     assert (failed.name, failed.parent) == ("failed", request.context)
     attributes = dict(failed.attributes or {})
     assert (attributes["error.type"], attributes["steering.request_id"]) == ("out_of_memory", "req-of-the-test")
-    assert request.start_time <= failed.start_time <= failed.end_time <= request.end_time
+    (asked, answered), (begun, ended) = times(request), times(failed)
+    assert asked <= begun <= ended <= answered
 
 
 async def test_an_answer_whose_client_leaves_before_its_first_token_has_one_span(traced: Traced) -> None:

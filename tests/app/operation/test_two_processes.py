@@ -127,7 +127,7 @@ async def _through_failures(
         lost = (await other.post("/v1/vectors/extract", json=body)).json()
 
     async def is_running() -> bool:
-        return (await client.get(f"/v1/jobs/{lost['id']}")).json()["status"] == "running"
+        return bool((await client.get(f"/v1/jobs/{lost['id']}")).json()["status"] == "running")
 
     await holds(is_running)
     killed.process.kill()
@@ -135,7 +135,7 @@ async def _through_failures(
 
     async def is_reported() -> bool:
         record = (await client.get(f"/v1/jobs/{lost['id']}")).json()
-        return record["status"] == "failed" and record["error"]["code"] == "interrupted"
+        return bool(record["status"] == "failed" and record["error"]["code"] == "interrupted")
 
     await holds(is_reported)
     assert (await client.get(f"/v1/jobs/{own['id']}")).json()["status"] in ("queued", "running", "succeeded")

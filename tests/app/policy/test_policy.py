@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from app.main import create_app
 from app.settings import Settings
+from steering.engine.api import Engine
 from steering.errors import StoreUnavailable
 from steering.store import open_store
 from steering.store.base import Store
@@ -132,7 +133,7 @@ async def test_traffic_needs_no_database(tiny: Server) -> None:
     await tiny.client.put("/v1/steering", json={"interventions": [OWN]})
     await put_policy(tiny, mandatory=[PUSH], monitors=[{"name": "m", "vector": "mood", "above": 1}])
     store = tiny.state.store
-    tiny.state.jobs.store = Broken()  # type: ignore[assignment]
+    tiny.state.jobs.store = Broken()
     try:
         with pytest.raises(StoreUnavailable):
             await tiny.state.policy.refresh(tiny.state.store, tiny.state.engine)
@@ -143,7 +144,7 @@ async def test_traffic_needs_no_database(tiny: Server) -> None:
     assert [one["vector"] for one in found["steering"]["applied"]] == ["other@1"]
 
 
-async def _served(stack: AsyncExitStack, engine: Any, file: Path) -> httpx2.AsyncClient:
+async def _served(stack: AsyncExitStack, engine: Engine, file: Path) -> httpx2.AsyncClient:
     async def store(_: Settings) -> Store:
         return await open_store(f"sqlite:///{file}")
 

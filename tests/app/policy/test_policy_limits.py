@@ -114,7 +114,7 @@ async def test_the_default_steering_is_bounded_too(governed: Server) -> None:
     free = await applied()
     await put_policy(governed, limits={"max_relative_dose": 0.01})
     bounded = await applied()
-    assert governed.engine.requests[-1].plan.dose_bound == 0.01
+    assert governed.scripted.requests[-1].plan.dose_bound == 0.01
     assert [one["vector"] for one in bounded["applied"]] == ["mood@1"]
     assert bounded["fingerprint"] != free["fingerprint"]
     await put_policy(governed, limits={"vectors": ["other"]})

@@ -2,51 +2,45 @@
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
+from typing import Any, Generic, Never, ParamSpec, TypeVar
 
 import pytest
 
 from steering.errors import NotReady, StoreUnavailable
 from steering.spec import SteeringSpec
+from steering.store.base import NamespaceStore, Store
 from steering.store.governance import KeyRecord
+from tests.app.changed_store import ChangedDocuments, ChangedKeys, ChangedStore, ChangedVectors, fails
 from tests.app.conftest import Server, StartServer
 from tests.app.policy.conftest import put_policy
 from tests.app.policy.test_keys import ADMIN, ask, bearer, code, created
 
 PUSH = {"vector": "mood", "strength": 3.0, "layers": [1]}
 OTHER = {**PUSH, "vector": "other@1"}
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
-class Delegate:
-    """An object with some attributes replaced."""
-
-    def __init__(self, to: Any, **replaced: Any) -> None:
-        self._to = to
-        self.__dict__.update(replaced)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._to, name)
-
-
-class Late:
+class Late(Generic[P, T]):
     """A read of the database whose caller gets what was read only when `opened` is set."""
 
-    def __init__(self, read: Any) -> None:
+    def __init__(self, read: Callable[P, Coroutine[Any, Any, T]]) -> None:
         self._read = read
         self.has_read, self.opened = asyncio.Event(), asyncio.Event()
 
-    async def __call__(self) -> Any:
+    async def __call__(self, *args: P.args, **named: P.kwargs) -> T:
         """Reads, and waits."""
-        found = await self._read()
+        found = await self._read(*args, **named)
         self.has_read.set()
         await self.opened.wait()
         return found
 
 
 async def changed_after_the_read(
-    refresh: Coroutine[Any, Any, None], late: Late, change: Coroutine[Any, Any, Any]
-) -> Any:
+    refresh: Coroutine[Any, Any, None], late: Late[..., Any], change: Coroutine[Any, Any, T]
+) -> T:
     """Makes a change between the read of a refresh and its end, as far as the server lets it. Returns its result."""
     refreshing = asyncio.create_task(refresh)
     await late.has_read.wait()
@@ -58,19 +52,26 @@ async def changed_after_the_read(
 
 
 async def test_a_policy_stays_as_it_was_put(tiny: Server) -> None:
-    state, late = tiny.state, Late(lambda: tiny.state.store.documents.get("policy"))
+    state, late = tiny.state, Late(tiny.state.store.documents.get)
     await put_policy(tiny, limits={"own_steering": "none"})
     state.policy._content = None  # this server has not read it yet, as when another server has set it
-    late_store: Any = Delegate(state.store, documents=Delegate(state.store.documents, get=lambda _: late()))
     await changed_after_the_read(
-        state.policy.refresh(late_store, state.engine), late, put_policy(tiny, mandatory=[PUSH])
+        state.policy.refresh(_reading(state.store, late), state.engine), late, put_policy(tiny, mandatory=[PUSH])
     )
     assert [one["vector"] for one in (await tiny.client.get("/v1/policy")).json()["mandatory"]] == ["mood@1"]
 
 
+def _reading(store: Store, late: Late[..., Mapping[str, Any] | None]) -> ChangedStore:
+    """A store whose documents are read late."""
+    late_store, documents = ChangedStore(store), ChangedDocuments(store.documents)
+    late_store.documents, documents.get = documents, late
+    return late_store
+
+
 async def test_default_steering_stays_as_it_was_put(tiny: Server) -> None:
     state, late = tiny.state, Late(tiny.state.store.defaults)
-    late_store: Any = Delegate(state.store, defaults=late)
+    late_store = ChangedStore(state.store)
+    late_store.defaults = late
     put = tiny.client.put("/v1/steering", json={"interventions": [PUSH]})
     await changed_after_the_read(state.default_steering.refresh(late_store, state.engine), late, put)
     assert [one.pinned.interventions[0].vector for one in state.default_steering.by_namespace.values()] == ["mood@1"]
@@ -79,10 +80,9 @@ async def test_default_steering_stays_as_it_was_put(tiny: Server) -> None:
 async def test_a_policy_that_mends_a_damaged_one_stays_although_that_one_was_read_before(tiny: Server) -> None:
     state, real = tiny.state, tiny.state.store.documents
     await real.put("policy", {"of a later version": 1})
-    late = Late(lambda: real.get("policy"))
-    late_store: Any = Delegate(state.store, documents=Delegate(real, get=lambda _: late()))
+    late = Late(real.get)
     await changed_after_the_read(
-        state.policy.refresh(late_store, state.engine), late, put_policy(tiny, mandatory=[PUSH])
+        state.policy.refresh(_reading(state.store, late), state.engine), late, put_policy(tiny, mandatory=[PUSH])
     )
     assert [one["vector"] for one in (await tiny.client.get("/v1/policy")).json()["mandatory"]] == ["mood@1"]
 
@@ -91,30 +91,28 @@ async def test_a_revoked_key_stays_revoked(tiny: Server) -> None:
     state, late = tiny.state, Late(tiny.state.store.keys.all)
     admin = bearer((await created(tiny, name="admin", scopes=["admin"]))["key"])
     key = (await tiny.client.post("/v1/keys", json={"name": "leaving", "scopes": ["generate"]}, headers=admin)).json()
-    late_store: Any = Delegate(state.store, keys=Delegate(state.store.keys, all=late))
+    late_store, keys = ChangedStore(state.store), ChangedKeys(state.store.keys)
+    late_store.keys, keys.all = keys, late
     revoke = tiny.client.delete(f"/v1/keys/{key['id']}", headers=admin)
     assert (await changed_after_the_read(state.keys.refresh(late_store), late, revoke)).status_code == 204
     assert (await ask(tiny, key)).status_code == 401
 
 
-async def fails(*_: Any) -> Any:
-    """Fails as a database that does not answer."""
-    raise StoreUnavailable("the database does not answer")
-
-
-async def waits(*_: Any) -> Any:
+async def waits(*_: object, **__: object) -> Never:
     """Waits as for a database that another server writes to."""
-    await asyncio.Event().wait()
+    while True:
+        await asyncio.Event().wait()
 
 
 @pytest.mark.parametrize("touch", [fails, waits])
 async def test_changes_of_keys_are_in_force_although_reads_fail_and_other_writes_wait(
-    start: StartServer, touch: Any
+    start: StartServer, touch: Callable[..., Coroutine[Any, Any, Never]]
 ) -> None:
     server = await start(api_keys=ADMIN)
     server.client.headers.update(bearer(ADMIN))
     key, other = await created(server), await created(server)
-    server.state.store.keys = Delegate(server.state.store.keys, all=fails, touch=touch)
+    server.state.store.keys = keys = ChangedKeys(server.state.store.keys)
+    keys.all, keys.touch = fails, touch
     assert (await ask(server, key)).status_code == 200
     assert (await server.client.delete(f"/v1/keys/{key['id']}")).status_code == 204
     assert code(await ask(server, key)) == (401, "invalid_api_key")
@@ -129,9 +127,14 @@ async def test_a_refresh_of_keys_writes_nothing(start: StartServer) -> None:
     key, keys = await created(server), server.state.store.keys
     assert (await ask(server, key)).status_code == 200
     await keys.delete(key["id"])  # as another server does
-    store: Any = Delegate(server.state.store, keys=Delegate(keys, touch=waits))
-    await server.state.keys.refresh(store)
+    await server.state.keys.refresh(_touched_by(server.state.store, waits))
     assert code(await ask(server, key)) == (401, "invalid_api_key")
+
+
+def _touched_by(store: Store, touch: Callable[..., Coroutine[Any, Any, Never]]) -> ChangedStore:
+    changed, keys = ChangedStore(store), ChangedKeys(store.keys)
+    changed.keys, keys.touch = keys, touch
+    return changed
 
 
 async def test_when_a_key_was_used_is_stored_later_if_it_fails(start: StartServer) -> None:
@@ -139,9 +142,8 @@ async def test_when_a_key_was_used_is_stored_later_if_it_fails(start: StartServe
     server.client.headers.update(bearer(ADMIN))
     key, keys, state = await created(server), server.state.store.keys, server.state
     assert (await ask(server, key)).status_code == 200
-    store: Any = Delegate(state.store, keys=Delegate(keys, touch=fails))
     with pytest.raises(StoreUnavailable):
-        await state.keys.store_use(store)
+        await state.keys.store_use(_touched_by(state.store, fails))
     (listed,) = (await server.client.get("/v1/keys")).json()["data"]
     assert (await keys.all())[0].last_used_at is None
     await state.keys.store_use(state.store)
@@ -156,12 +158,14 @@ async def test_a_change_of_a_key_by_one_server_does_not_bring_back_what_another_
         server.client.headers.update(bearer(ADMIN))
     key, reached, opened = await created(one), asyncio.Event(), asyncio.Event()
 
-    async def late(*args: Any) -> KeyRecord:
+    async def late(key_id: str, fields: Mapping[str, Any]) -> KeyRecord:
         reached.set()
         await opened.wait()
-        return await shared.keys.change(*args)
+        return await shared.keys.change(key_id, fields)
 
-    one.state.jobs.store = Delegate(shared, keys=Delegate(shared.keys, change=late))  # type: ignore[assignment]
+    one.state.jobs.store = late_store = ChangedStore(shared)
+    late_store.keys = keys = ChangedKeys(shared.keys)
+    keys.change = late
     changing = asyncio.create_task(one.client.patch(f"/v1/keys/{key['id']}", json={"name": "x"}))
     await reached.wait()
     assert (await other.client.delete(f"/v1/keys/{key['id']}")).status_code == 204
@@ -185,13 +189,19 @@ async def test_a_key_whose_limits_cannot_be_read_may_do_nothing(start: StartServ
     assert (await server.client.delete(f"/v1/keys/{key['id']}", headers=admin)).status_code == 204
 
 
+def _unread(found: NamespaceStore) -> NamespaceStore:
+    """The same without a vector that can be read."""
+    vectors = ChangedVectors(found.vectors)
+    vectors.get = fails
+    return replace(found, vectors=vectors)
+
+
 async def test_a_default_whose_vector_could_not_be_read_leaves_the_last_one_in_use(tiny: Server) -> None:
     state = tiny.state
     assert (await tiny.client.put("/v1/steering", json={"interventions": [PUSH]})).status_code == 200
     await state.store.shared.profiles.set_default(SteeringSpec.model_validate({"interventions": [OTHER]}))
     real = state.store.shared
-    unread = Delegate(real, vectors=Delegate(real.vectors, get=fails))
-    store: Any = Delegate(state.store, in_namespace=lambda _: unread)
+    store = ChangedStore(state.store, _unread)
     names = []
     for source in (store, state.store):
         with contextlib.suppress(StoreUnavailable):
@@ -199,7 +209,9 @@ async def test_a_default_whose_vector_could_not_be_read_leaves_the_last_one_in_u
         names.append(state.default_steering.by_namespace["shared"].pinned.interventions[0].vector)
     assert names == ["mood@1", "other@1"]
     with pytest.raises(StoreUnavailable):
-        await state.default_steering.put(SteeringSpec.model_validate({"interventions": [PUSH]}), unread, state.engine)
+        await state.default_steering.put(
+            SteeringSpec.model_validate({"interventions": [PUSH]}), _unread(real), state.engine
+        )
     assert (await real.profiles.default()) == SteeringSpec.model_validate({"interventions": [OTHER]})
 
 
@@ -208,9 +220,7 @@ async def test_a_default_whose_vector_could_not_be_read_holds_up_no_other_namesp
     for namespace in ("shared", "team-b"):
         default = SteeringSpec.model_validate({"interventions": [OTHER]})
         await state.store.in_namespace(namespace).profiles.set_default(default)
-    unread = Delegate(state.store.in_namespace("team-b"), vectors=Delegate(state.store.shared.vectors, get=fails))
-    real = state.store.in_namespace
-    store: Any = Delegate(state.store, in_namespace=lambda name: unread if name == "team-b" else real(name))
+    store = ChangedStore(state.store, lambda found: _unread(found) if found.namespace == "team-b" else found)
     with pytest.raises(StoreUnavailable):
         await state.default_steering.refresh(store, state.engine)
     assert list(state.default_steering.by_namespace) == ["shared"]

@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any
 
 from steering.spec import SteeringSpec
+from steering.store.base import NamespaceStore
+from tests.app.changed_store import ChangedDocuments, ChangedProfiles, ChangedStore
 from tests.app.conftest import Server
 from tests.app.policy.conftest import put_policy
-from tests.app.policy.test_refresh import OTHER, PUSH, Delegate
+from tests.app.policy.test_refresh import OTHER, PUSH
 
 
 class Hanging:
@@ -16,7 +19,7 @@ class Hanging:
     def __init__(self) -> None:
         self.reached = asyncio.Event()
 
-    async def __call__(self, *_: Any) -> None:
+    async def __call__(self, *_: object, **__: object) -> None:
         """Waits."""
         self.reached.set()
         await asyncio.Event().wait()
@@ -40,7 +43,9 @@ async def changed_elsewhere_during(
 
 async def test_a_policy_that_waits_to_be_written_holds_up_no_read_of_it(tiny: Server) -> None:
     state, real, hanging = tiny.state, tiny.state.store, Hanging()
-    state.jobs.store = Delegate(real, documents=Delegate(real.documents, put=hanging))  # type: ignore[assignment]
+    state.jobs.store = store = ChangedStore(real)
+    store.documents = documents = ChangedDocuments(real.documents)
+    documents.put = hanging
     elsewhere = real.documents.put("policy", {"mandatory": [OTHER]})
     refresh = state.policy.refresh(real, state.engine)
     await changed_elsewhere_during(put_policy(tiny, mandatory=[PUSH]), hanging, elsewhere, refresh)
@@ -49,8 +54,13 @@ async def test_a_policy_that_waits_to_be_written_holds_up_no_read_of_it(tiny: Se
 
 async def test_a_default_that_waits_to_be_written_holds_up_no_read_of_it(tiny: Server) -> None:
     state, real, hanging = tiny.state, tiny.state.store, Hanging()
-    unwritten = Delegate(real.shared, profiles=Delegate(real.shared.profiles, set_default=hanging))
-    state.jobs.store = Delegate(real, in_namespace=lambda *_: unwritten)  # type: ignore[assignment]
+
+    def unwritten(found: NamespaceStore) -> NamespaceStore:
+        profiles = ChangedProfiles(found.profiles)
+        profiles.set_default = hanging
+        return replace(found, profiles=profiles)
+
+    state.jobs.store = ChangedStore(real, unwritten)
     put = tiny.client.put("/v1/steering", json={"interventions": [PUSH]})
     elsewhere = real.shared.profiles.set_default(SteeringSpec.model_validate({"interventions": [OTHER]}))
     await changed_elsewhere_during(put, hanging, elsewhere, state.default_steering.refresh(real, state.engine))

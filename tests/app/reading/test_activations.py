@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import httpx2
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import load
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from steering.engine.api import Capture
+from steering.engine.api import Capture, CapturePrompt, CaptureSpec
 from steering.engine.transformers.engine import TransformersEngine
 from steering.model.layout import find_layout, residual_of
 from steering.model.loading import opened
@@ -189,7 +190,7 @@ async def test_what_cannot_be_read_is_refused(
     assert answer.status_code in (400, 404), answer.text
     error = answer.json()["error"]
     assert (error["code"], error["param"]) == (code, param)
-    assert server.engine.captured == []
+    assert server.scripted.captured == []
 
 
 @pytest.mark.parametrize(
@@ -204,7 +205,7 @@ async def test_the_bound_counts_rows_layers_and_width(start: StartServer, body: 
     refused = await start(max_activations=numbers - 1)
     answer = await refused.client.post("/v1/activations", json=body)
     assert answer.json()["error"]["code"] == "limit_exceeded"
-    assert refused.engine.captured == []
+    assert refused.scripted.captured == []
 
 
 async def test_json_is_for_few_numbers(start: StartServer) -> None:
@@ -218,7 +219,15 @@ async def test_json_is_for_few_numbers(start: StartServer) -> None:
 class LargeEngine(ScriptedEngine):
     """A ScriptedEngine whose residuals are beyond float16."""
 
-    async def capture(self, prompts, spec, *, progress=None, priority=1):  # type: ignore[no-untyped-def]
+    async def capture(
+        self,
+        prompts: Sequence[CapturePrompt],
+        spec: CaptureSpec,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        priority: int = 1,
+    ) -> tuple[Capture, ...]:
+        """See Engine.capture."""
         found = await super().capture(prompts, spec, progress=progress, priority=priority)
         for one in found:
             one.activations.mul_(1e6)

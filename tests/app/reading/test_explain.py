@@ -3,7 +3,7 @@
 from dataclasses import replace
 from itertools import pairwise
 from statistics import fmean
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +11,9 @@ from safetensors.torch import load
 
 from steering.concepts.loader import load_neutral_texts
 from steering.errors import StoreCorrupt
-from steering.store.base import UNLIMITED, NamespaceStore, VectorFilter, VectorPage, VectorStore, Writer
+from steering.store.base import Store, VectorFilter, VectorPage, VectorStore
 from steering.vectors import ConceptVector
+from tests.app.changed_store import ChangedStore
 from tests.app.conftest import D_MODEL, Server, StartServer
 from tests.reference_store.store import ReferenceStore
 from tests.scripted_model import planted_direction
@@ -80,11 +81,11 @@ async def test_neutral_text_is_read_once_for_each_version(server: Server) -> Non
     counts = []
     for _ in range(2):
         await explained(server, texts=["a good day"])
-        counts.append(len(server.engine.captured))
+        counts.append(len(server.scripted.captured))
     assert counts == [len(load_neutral_texts()) + 1, len(load_neutral_texts()) + 2]
     await server.register("mood", layers=(1,))
     await explained(server, texts=["a good day"])
-    assert len(server.engine.captured) == counts[1] + len(load_neutral_texts()) + 1
+    assert len(server.scripted.captured) == counts[1] + len(load_neutral_texts()) + 1
 
 
 async def test_a_conversation_is_compared_with_conversations(server: Server) -> None:
@@ -93,7 +94,7 @@ async def test_a_conversation_is_compared_with_conversations(server: Server) -> 
     one = await explained(server, messages=chat, threshold=10)
     assert one == await explained(server, texts=[chat], threshold=10)
     assert {found["vector"] for found in one["texts"][0]["concepts"]} == {"first@1", "mood@1"}
-    asked = [prompt for prompt in server.engine.captured if not isinstance(prompt, str)]
+    asked = [prompt for prompt in server.scripted.captured if not isinstance(prompt, str)]
     assert len(asked) == len(load_neutral_texts()) + 2
 
 
@@ -119,7 +120,7 @@ async def test_what_cannot_be_explained_is_refused(server: Server, body: dict[st
     await library(server)
     answer = await server.client.post("/v1/explain", json=body)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
-    assert server.engine.captured == []
+    assert server.scripted.captured == []
 
 
 async def test_the_bound_counts_tokens_layers_and_width(start: StartServer) -> None:
@@ -139,6 +140,8 @@ class Vanishing:
 
     def __init__(self, vectors: VectorStore) -> None:
         self._vectors = vectors
+        self.put, self.describe = vectors.put, vectors.describe
+        self.versions, self.delete = vectors.versions, vectors.delete
 
     async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> VectorPage:
         """See VectorStore.find."""
@@ -153,23 +156,16 @@ class Vanishing:
         return await self._vectors.get(name, version)
 
 
-class VanishingStore:
+def vanishing(store: Store) -> ChangedStore:
     """A store with Vanishing vectors."""
-
-    def __init__(self, store: ReferenceStore) -> None:
-        self._store = store
-
-    def in_namespace(self, name: str, writer: Writer = UNLIMITED) -> NamespaceStore:
-        """See Store.in_namespace."""
-        found = self._store.in_namespace(name, writer)
-        return replace(found, vectors=cast(VectorStore, Vanishing(found.vectors)))
+    return ChangedStore(store, lambda found: replace(found, vectors=Vanishing(found.vectors)))
 
 
 async def test_vectors_that_nobody_named_are_left_out_when_they_cannot_be_read(server: Server) -> None:
     await library(server)
     await server.register("damaged")
     kept = server.state.jobs.store
-    server.state.jobs.store = VanishingStore(cast(ReferenceStore, kept))  # type: ignore[assignment]
+    server.state.jobs.store = vanishing(kept)
     found = await explained(server, texts=TEXTS)
     server.state.jobs.store = kept
     assert list(found["vectors"]) == ["mood@1", "other@1"]
@@ -179,7 +175,8 @@ async def test_vectors_that_nobody_named_are_left_out_when_they_cannot_be_read(s
 
 async def test_vectors_that_no_listing_can_read_are_named(server: Server) -> None:
     await library(server)
-    kept = cast(ReferenceStore, server.state.store)
+    kept = server.state.store
+    assert isinstance(kept, ReferenceStore)
     await server.register("unlisted")
     versions = kept._content.vectors["shared", "unlisted"]
     versions[1] = replace(versions[1], metadata="{")
@@ -193,7 +190,7 @@ async def test_where_every_vector_is_damaged_the_refusal_says_so(server: Server)
     for name in ("damaged", "first"):
         await server.register(name)
     kept = server.state.jobs.store
-    server.state.jobs.store = VanishingStore(cast(ReferenceStore, kept))  # type: ignore[assignment]
+    server.state.jobs.store = vanishing(kept)
     answer = await server.client.post("/v1/explain", json={"texts": ["a"]})
     server.state.jobs.store = kept
     assert answer.status_code == 400

@@ -154,4 +154,4 @@ async def test_what_cannot_be_scored_is_refused(
     answer = await server.client.post("/v1/score", json=body)
     error = answer.json()["error"]
     assert (answer.status_code in (400, 404), error["code"], error["param"]) == (True, code, param)
-    assert server.engine.captured == []
+    assert server.scripted.captured == []

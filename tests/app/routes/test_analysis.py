@@ -153,7 +153,7 @@ async def test_what_cannot_be_read_is_refused(
     assert answer.status_code in (400, 404), answer.text
     error = answer.json()["error"]
     assert (error["code"], (error["param"] or "").partition(".")[0] or None) == (code, param)
-    assert server.engine.captured == [] or path == "latent-space"
+    assert server.scripted.captured == [] or path == "latent-space"
 
 
 async def test_another_models_vector_is_refused(start: StartServer, server: Server) -> None:

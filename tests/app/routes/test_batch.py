@@ -55,7 +55,7 @@ async def test_every_line_is_answered_as_a_request_of_its_own(server: Server) ->
     assert record["progress"]["done"] == 230
     found = await output(server, job)
     assert [(one["index"], one["id"]) for one in found] == [(i, f"line {i}") for i in range(230)]
-    assert {request.priority for request in server.engine.requests} == {1}
+    assert {request.priority for request in server.scripted.requests} == {1}
     for body, one in list(zip(bodies, found, strict=True))[::23]:
         alone = (await server.client.post("/v1/generate", json=body)).json()
         response = one["response"]

@@ -7,7 +7,7 @@ import pytest
 from tests.app.conftest import Server, events_of
 
 STEERED = [{"vector": "sentiment", "strength": 0.7}]
-ARMS = [{"name": "base", "steering": []}, {"name": "joyful", "steering": STEERED}]
+ARMS: list[dict[str, Any]] = [{"name": "base", "steering": []}, {"name": "joyful", "steering": STEERED}]
 ASK: dict[str, Any] = {
     "messages": [{"role": "user", "content": "How was the trip?"}],
     "seed": 7,

@@ -1,17 +1,19 @@
 """POST /v1/evaluations: the planted concept moves text, the result may be kept on the card, and a job can be left."""
 
 import asyncio
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from steering.engine.api import GenerationRequest, TokenEvent
 from steering.engine.transformers.engine import TransformersEngine
 from steering.model.loading import LoadedModel
-from steering.store.base import UNLIMITED, NamespaceStore, Writer
-from steering.vectors import ConceptVector
+from steering.store.base import NamespaceStore
+from steering.vectors import ConceptVector, VectorSummary
+from tests.app.changed_store import ChangedStore, ChangedVectors
 from tests.app.conftest import Server, StartServer, events_of
-from tests.app.policy.test_refresh import Delegate
 from tests.app.routes.evaluation_bodies import DOSE, SWEEP, WRITING
 from tests.fakes import ScriptedEngine
 from tests.polling import until
@@ -112,20 +114,16 @@ async def test_a_version_that_came_meanwhile_is_not_saved_over(start: StartServe
 
 
 async def test_a_version_that_comes_just_before_the_write_is_not_hidden(linear: Server) -> None:
-    store = linear.state.jobs.store
-
-    def overtaken(name: str, writer: Writer = UNLIMITED) -> NamespaceStore:
-        found = store.in_namespace(name, writer)
-
-        async def put(vector: ConceptVector, **how: Any) -> ConceptVector:
+    def overtaken(found: NamespaceStore) -> NamespaceStore:
+        async def put(vector: ConceptVector, after: VectorSummary | None = None) -> ConceptVector:
             await found.vectors.put(vector)
-            return await found.vectors.put(vector, **how)
+            return await found.vectors.put(vector, after)
 
-        vectors: Any = Delegate(found.vectors, put=put)
+        vectors = ChangedVectors(found.vectors)
+        vectors.put = put
         return replace(found, vectors=vectors)
 
-    overtaking: Any = Delegate(store, in_namespace=overtaken)
-    linear.state.jobs.store = overtaking
+    linear.state.jobs.store = ChangedStore(linear.state.jobs.store, overtaken)
     found = await evaluated(linear, {**DOSE, "save": True})
     assert found["saved"] is None
     assert (
@@ -141,7 +139,8 @@ class HeldEngine(LinearEngine):
         super().__init__()
         self.gate, self.held = gate, False
 
-    async def generate(self, request: Any) -> Any:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
+        """See Engine.generate."""
         self.running += 1
         try:
             if self.held:

@@ -139,7 +139,7 @@ async def test_a_failure_in_mid_stream_is_an_error_event_and_the_server_goes_on(
     assert [name for name, _ in events] == ["token", "token", "token", "error"]
     assert events[-1][1]["error"]["code"] == "internal_error"
     assert "secret" not in streamed.text
-    server.engine.failure = None
+    server.scripted.failure = None
     assert (await server.client.post("/v1/generate", json=ASK)).status_code == 200
 
 

@@ -214,8 +214,8 @@ async def test_delete_refuses_while_a_profile_uses_it_and_numbers_are_not_given_
 
 async def test_unknown_and_unlawful_addresses_answer_in_the_same_shape(server: Server) -> None:
     for method, path in (("GET", "nobody"), ("PATCH", "nobody"), ("DELETE", "nobody"), ("GET", "nobody/similar")):
-        body = {"json": {"tags": []}} if method == "PATCH" else {}
-        answer = await server.client.request(method, f"/v1/vectors/{path}", **body)  # type: ignore[arg-type]
+        body: dict[str, list[str]] | None = {"tags": []} if method == "PATCH" else None
+        answer = await server.client.request(method, f"/v1/vectors/{path}", json=body)
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "vector_not_found")
     for path in ("%2e%2e", "a%00b", "A", "x" * 300, "a%0d%0ab", "a@0", "a@-1", "a@x", "a@" + "9" * 5000):
         answer = await server.client.get(f"/v1/vectors/{path}")
