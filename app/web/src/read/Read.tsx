@@ -10,13 +10,27 @@ import { ErrorNote, Warnings } from "../ui/Note";
 import { Segments } from "../ui/Segments";
 import { ReadingPanel } from "./ReadingPanel";
 import { Standouts } from "./Standouts";
-import { busy, error, kind, messages, read, reading, readState, restoreRead, setMessage, stop, text } from "./store";
+import {
+  busy,
+  error,
+  kind,
+  messages,
+  missing,
+  read,
+  reading,
+  readState,
+  restoreRead,
+  setMessage,
+  stop,
+  text,
+} from "./store";
 
 /** Read: which concepts of the library stand out in a text, and where. */
 export default function Read() {
   useEffect(() => useActions({ run: () => void read(), stop }), []);
   useEffect(() => followLink("read", restoreRead, readState), []);
-  const disabled = (vectors.value ?? []).length === 0;
+  const noVectors = (vectors.value ?? []).length === 0;
+  const disabled = noVectors || missing.value !== null;
   return (
     <>
       <LinkProblem />
@@ -43,7 +57,8 @@ export default function Read() {
             </button>
           )}
           <ShareLink view="read" state={readState} />
-          {disabled && <NothingToReadFor />}
+          {noVectors && <NothingToReadFor />}
+          {!noVectors && missing.value && <span class="small muted">{missing.value}</span>}
         </div>
       </section>
       <ErrorNote error={error.value} />
