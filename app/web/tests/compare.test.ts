@@ -11,7 +11,7 @@ import {
 } from "../src/compare/controls";
 import { change, compactDraft, compareBody, draft, restoredDraft, sweepBody } from "../src/compare/draft";
 import { instructionFor } from "../src/compare/instruction";
-import { differences, meanReading, PaneCollector, shadeValue } from "../src/compare/panes";
+import { differences, PaneCollector } from "../src/compare/panes";
 import { nothingMoved, reasonsFor } from "../src/compare/reasons";
 import { decodeState, encodeState } from "../src/maths/address";
 
@@ -167,16 +167,6 @@ describe("PaneCollector", () => {
     expect(collector.current().map((pane) => pane.error)).toEqual([null, "too strong"]);
     collector.finish(answer);
     expect(collector.current()[0]?.choices[0]).toMatchObject({ text: "I am glad", finish: "stop" });
-  });
-
-  it("reads the finished text before the steered stream, and tolerates the absence of both", () => {
-    const collector = new PaneCollector(["a"], 1);
-    collector.add({ ...piece("a", 0, "x"), readout: null, steered_readout: { s: 2 } });
-    collector.add({ ...piece("a", 1, "y"), readout: { s: -1 }, steered_readout: { s: 2 } });
-    collector.add({ ...piece("a", 2, "z"), readout: null });
-    const [pane] = collector.current();
-    expect([0, 1, 2].map((index) => shadeValue(pane!, 0, index, "reading", "s"))).toEqual([2, -1, null]);
-    expect(meanReading(pane!.choices[0]!, "s")).toBe(0.5);
   });
 
   it("marks the tokens that the baseline does not have", () => {

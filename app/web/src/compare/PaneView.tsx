@@ -4,7 +4,7 @@ import { Note } from "../ui/Note";
 import { continueFrom } from "./conversation";
 import { ARMS, type CompareBody } from "./draft";
 import type { Pane } from "./panes";
-import { meanReading } from "./panes";
+import { answerReading } from "./readback";
 import { comparison, reader, sampleIndex } from "./store";
 import { TokenDetails } from "./TokenDetails";
 import { TokenText } from "./TokenText";
@@ -74,7 +74,8 @@ function PaneFacts({ pane }: { pane: Pane }) {
   const says =
     name === null
       ? null
-      : (pane.metrics?.readout[name]?.mean ?? meanOf(pane.choices.map((one) => meanReading(one, name))));
+      : (pane.metrics?.readout[name]?.mean ??
+        meanOf(pane.choices.map((_, choice) => answerReading(comparison.asked.value, name, pane.name, choice)?.mean)));
   const shift = name === null ? undefined : pane.against?.readout_shift[name];
   const applied = pane.steering?.applied ?? [];
   const dose = Math.max(0, ...applied.flatMap((one) => Object.values(one.relative_dose).map((value) => value ?? 0)));

@@ -1,7 +1,8 @@
 import { domainOf, linear, meanOf, signed } from "../maths/scales";
 import { Segments } from "../ui/Segments";
-import { meanReading, type Pane } from "./panes";
-import { reader, sampleIndex } from "./store";
+import type { Pane } from "./panes";
+import { answerReading } from "./readback";
+import { comparison, reader, sampleIndex } from "./store";
 
 interface Props {
   panes: readonly Pane[];
@@ -31,9 +32,10 @@ export function Samples({ panes, titles }: Props) {
 }
 
 function DotPlot({ panes, titles, name }: Props & { name: string }) {
+  const asked = comparison.asked.value;
   const rows = panes.map((pane) => ({
     title: titles[pane.name] ?? pane.name,
-    values: pane.choices.map((choice) => meanReading(choice, name)),
+    values: pane.choices.map((_, choice) => answerReading(asked, name, pane.name, choice)?.mean ?? null),
   }));
   const all = rows.flatMap((row) => row.values).filter((value): value is number => value !== null);
   if (all.length === 0) return null;

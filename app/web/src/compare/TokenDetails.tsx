@@ -5,7 +5,8 @@ import type { GenerateAnswer, Token } from "../api/types";
 import { plain, signed } from "../maths/scales";
 import { ErrorNote } from "../ui/Note";
 import type { Pane } from "./panes";
-import { comparison } from "./store";
+import { answerReading } from "./readback";
+import { comparison, reader } from "./store";
 
 interface Props {
   pane: Pane;
@@ -46,7 +47,7 @@ export function TokenDetails({ pane, choice, index, onClose }: Props) {
           Close
         </button>
       </div>
-      <Readings token={token} />
+      <Readings pane={pane} choice={choice} index={index} />
       <Alternatives token={token} onTake={take} />
       <ErrorNote error={error} />
       {branch && (
@@ -76,20 +77,22 @@ function Alternatives({ token, onTake }: { token: Token; onTake: (alternative: A
   );
 }
 
-function Readings({ token }: { token: Token }) {
-  const entries = Object.entries(token.readout ?? {});
-  const streamed = Object.entries(token.steered_readout ?? {});
-  if (entries.length + streamed.length === 0) return null;
+/** What the text says at a token, and what the stream carried in which it was written. The two are never mixed. */
+function Readings({ pane, choice, index }: Pick<Props, "pane" | "choice" | "index">) {
+  const name = reader.value;
+  const said = answerReading(comparison.asked.value, name, pane.name, choice)?.scores[index] ?? null;
+  const carried = Object.entries(pane.choices[choice]?.tokens[index]?.readout ?? {});
+  if (said === null && carried.length === 0) return null;
   return (
     <p class="small">
-      {entries.map(([name, value]) => (
-        <span key={name} class="reading">
-          {name} <span class="number">{signed(value)}</span>{" "}
+      {said !== null && (
+        <span class="reading">
+          text says about {name} <span class="number">{signed(said)}</span>{" "}
         </span>
-      ))}
-      {streamed.map(([name, value]) => (
-        <span key={name} class="reading muted">
-          {name} in the steered stream <span class="number">{signed(value)}</span>{" "}
+      )}
+      {carried.map(([vector, value]) => (
+        <span key={vector} class="reading muted">
+          {vector} while it was written, with what steering added <span class="number">{signed(value)}</span>{" "}
         </span>
       ))}
     </p>

@@ -7,7 +7,8 @@ import { fullScale } from "../maths/scales";
 import { controlFor, layersOf } from "./controls";
 import { type CompareBody, change, compareBody, type Draft, draft, newSeed, readersOf, sweepBody } from "./draft";
 import { instructionFor } from "./instruction";
-import { readingOf, type Shade } from "./panes";
+import type { Shade } from "./panes";
+import { allScores } from "./readback";
 import { ComparisonRun } from "./run";
 
 export const comparison = new ComparisonRun();
@@ -34,15 +35,7 @@ export const instruction = computed(
 );
 
 /** The score at which a token has its full colour, over all panes, so that they can be compared. */
-export const fullReading = computed(() => {
-  const name = reader.value;
-  if (name === null) return 1;
-  const tokens = comparison.panes.value.flatMap((pane) => pane.choices.flatMap((choice) => choice.tokens));
-  return fullScale(
-    tokens.map((token) => readingOf(token, name)).filter((value): value is number => value !== null),
-    0.5,
-  );
-});
+export const fullReading = computed(() => fullScale(allScores.value, 0.5));
 
 /** Whether every control is something the server can run. */
 export const draftProblem = computed<string | null>(() => {

@@ -15,12 +15,7 @@ export function turnsOf(
   tokens: readonly { text: string }[],
   contents: readonly { role: string; content: string }[],
 ): Turn[] {
-  const starts: number[] = [];
-  let whole = "";
-  for (const token of tokens) {
-    starts.push(whole.length);
-    whole += token.text;
-  }
+  const { whole, starts } = joined(tokens);
   let from = 0;
   return contents.map(({ role, content }) => {
     const place = placeOf(content.trim(), whole, from);
@@ -33,6 +28,40 @@ export function turnsOf(
     });
     return { role, tokens: own };
   });
+}
+
+/** Returns the scores of the parts of a text, in whatever tokens it was scored. A part has the score of what ends it. */
+export function scoresOfParts(
+  parts: readonly string[],
+  tokens: readonly { text: string }[],
+  scores: readonly (number | null)[],
+): (number | null)[] {
+  const { whole, starts } = joined(tokens);
+  const place = placeOf(parts.join(""), whole, 0);
+  if (place === null) return parts.map(() => null);
+  const byEnd: (number | null)[] = []; // by the position of a character, counted from the begin of the text
+  tokens.forEach(({ text }, index) => {
+    const start = starts[index] ?? 0;
+    if (start >= place.end || start + text.length <= place.begin) return;
+    const length = spelled(text, start, place).length - Math.max(0, place.begin - start);
+    const score = index === 0 ? null : (scores[index] ?? null); // the first token of a model belongs to no word
+    for (let at = 0; at < length; at++) byEnd.push(score);
+  });
+  let end = 0;
+  return parts.map((part) => {
+    end += part.length;
+    return part === "" ? null : (byEnd[end - 1] ?? null);
+  });
+}
+
+function joined(tokens: readonly { text: string }[]): { whole: string; starts: number[] } {
+  const starts: number[] = [];
+  let whole = "";
+  for (const token of tokens) {
+    starts.push(whole.length);
+    whole += token.text;
+  }
+  return { whole, starts };
 }
 
 function all(tokens: readonly { text: string }[]): TurnToken[] {
