@@ -57,6 +57,16 @@ describe("a shared dose", () => {
   });
 });
 
+describe("the word at a slider", () => {
+  it("and the dose are of the strength that acts, which the overall strength multiplies", () => {
+    const recommended = { layers: [0], strength: [1, 3], negative: [-3, -1], basis: "measured" };
+    const vector = { name: "sentiment", layers: [0], recommended, scale: { "0": 1 } } as unknown as Vector;
+    const shown = (overall: number) => sliderFacts(vector, control({ strength: -2 }), [10], 0.2, overall);
+    expect([0, 0.25, 1, 2].map((overall) => shown(overall).word)).toEqual(["off", "barely", "clear", "breaks text"]);
+    expect(shown(2).dose).toBeCloseTo(0.4);
+  });
+});
+
 describe("interventions", () => {
   it("send only what an operation takes, multiplied by the overall strength", () => {
     expect(intervention(control({ strength: -1.5 }), 2)).toEqual({

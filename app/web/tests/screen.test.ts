@@ -1,11 +1,11 @@
 import { type ComponentType, h, render } from "preact";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { change, restoredDraft } from "../src/compare/draft";
+import { change, draft, restoredDraft } from "../src/compare/draft";
 import { Panes } from "../src/compare/Panes";
 import { PaneView } from "../src/compare/PaneView";
 import { emptyPane, type Pane } from "../src/compare/panes";
 import { Sweep } from "../src/compare/Sweep";
-import { comparison, sweep } from "../src/compare/store";
+import { addVector, comparison, sweep } from "../src/compare/store";
 import { TokenText } from "../src/compare/TokenText";
 import { capabilities } from "../src/frame/server";
 import { vectors } from "../src/frame/vectors";
@@ -102,6 +102,34 @@ describe("an arm that fails", () => {
     root.find("button").press();
     await settle();
     expect(alerts()).toEqual(["It broke.", "It broke.", "It broke."]);
+  });
+});
+
+describe("the facts of a pane", () => {
+  const facts = () => root.find("dl").textContent;
+
+  it("say that the policy steers an answer too, also the one that is called normal", () => {
+    const mandatory = [{ vector: "joy@1", operation: "add", strength: 2 }];
+    const steering = { applied: [], mandatory, relative_dose_total: 0.14, warnings: [] } as never;
+    show(PaneView, { pane: { ...paneOf("normal", "yes"), steering }, base: undefined, title: "Normal" });
+    expect(facts()).toContain("dose0.14");
+    expect(facts()).toContain("policysteers this answer too: joy@1 +2.00");
+  });
+
+  it("have no divergence of an answer that nothing steers", () => {
+    show(PaneView, { pane: paneOf("prompt-only", "yes"), base: undefined, title: "Prompt only" });
+    expect(facts()).not.toContain("KL");
+    show(PaneView, { pane: paneOf("steered", "yes"), base: undefined, title: "Steered" });
+    expect(facts()).toContain("KL");
+  });
+});
+
+describe("the vectors of Compare", () => {
+  it("have each vector once, however often it is added", () => {
+    change(restoredDraft({ controls: [{ vector: "joy", strength: 3, on: false }] }));
+    addVector({ name: "joy", layers: [], scale: {} } as never);
+    expect(draft.value.controls).toMatchObject([{ vector: "joy", strength: 3, on: true }]);
+    change(restoredDraft({}));
   });
 });
 

@@ -1,4 +1,5 @@
 import { useState } from "preact/hooks";
+import type { AppliedIntervention } from "../api/types";
 import { meanOf, plain, signed } from "../maths/scales";
 import { Note } from "../ui/Note";
 import { continueFrom } from "./conversation";
@@ -78,7 +79,8 @@ function PaneFacts({ pane }: { pane: Pane }) {
         meanOf(pane.choices.map((_, choice) => answerReading(comparison.asked.value, name, pane.name, choice)?.mean)));
   const shift = name === null ? undefined : pane.against?.readout_shift[name];
   const applied = pane.steering?.applied ?? [];
-  const dose = Math.max(0, ...applied.flatMap((one) => Object.values(one.relative_dose).map((value) => value ?? 0)));
+  const policy = pane.steering?.mandatory ?? [];
+  const steered = pane.name === ARMS.steered || (policy.length > 0 && pane.against !== null);
   const warnings = [...(pane.steering?.warnings ?? []), ...(pane.metrics?.warnings ?? [])];
   return (
     <dl class="facts small">
@@ -95,16 +97,22 @@ function PaneFacts({ pane }: { pane: Pane }) {
         <dt>perplexity</dt>
         <dd class="number">{plain(pane.metrics?.perplexity, 1)}</dd>
       </div>
-      {pane.name !== ARMS.normal && (
+      {steered && (
         <div title="How far the next-word predictions are from the unsteered model's, in nats per token">
           <dt>KL</dt>
           <dd class="number">{plain(pane.against?.kl_mean, 2)}</dd>
         </div>
       )}
-      {applied.length > 0 && (
-        <div title="The size of the change over the size of the residual stream">
+      {applied.length + policy.length > 0 && (
+        <div title="The size of the change over the size of the residual stream, of everything that was added">
           <dt>dose</dt>
-          <dd class="number">{plain(dose, 2)}</dd>
+          <dd class="number">{plain(pane.steering?.relative_dose_total, 2)}</dd>
+        </div>
+      )}
+      {policy.length > 0 && (
+        <div title="What the policy of the server adds to every answer, whatever a request says">
+          <dt>policy</dt>
+          <dd>steers this answer too: {policy.map(policyWords).join(", ")}</dd>
         </div>
       )}
       {warnings.length > 0 && (
@@ -117,6 +125,10 @@ function PaneFacts({ pane }: { pane: Pane }) {
       )}
     </dl>
   );
+}
+
+function policyWords({ vector, operation, strength }: AppliedIntervention): string {
+  return typeof strength === "number" ? `${vector} ${signed(strength)}` : `${operation} ${vector}`;
 }
 
 function interval(value: readonly (number | null)[] | null | undefined): string {

@@ -15,7 +15,7 @@ export function SteeringPanel({ onSweep }: { onSweep: () => void }) {
   return (
     <section class="panel stack steering" aria-label="Steering">
       <h2>Steering</h2>
-      {controls.length === 0 && <p class="muted">No vector yet: both panes would show the same text.</p>}
+      {controls.length === 0 && <p class="muted">No vector yet. Add one to see what it changes.</p>}
       {controls.map((control) => (
         <ControlCard key={control.id} control={control} />
       ))}
@@ -48,7 +48,8 @@ export function SteeringPanel({ onSweep }: { onSweep: () => void }) {
 
 function ControlCard({ control }: { control: Control }) {
   const vector = vectorNamed(control.vector);
-  const facts = vector && sliderFacts(vector, control, typicalNorms.value, doseBound.value);
+  const { overall } = draft.value;
+  const facts = vector && sliderFacts(vector, control, typicalNorms.value, doseBound.value, overall);
   const set = (part: Partial<Control>) => changeControl(control.id, part);
   return (
     <fieldset class={`control ${control.on ? "" : "is-off"}`}>
@@ -76,6 +77,11 @@ function ControlCard({ control }: { control: Control }) {
           <div class="row between">
             <span>
               <strong class="number">{signed(control.strength)}</strong>{" "}
+              {overall !== 1 && (
+                <span class="small muted number">
+                  × {plain(overall, 2)} = {signed(control.strength * overall)}{" "}
+                </span>
+              )}
               <span class={wordClass(facts.word)}>{facts.word}</span>
             </span>
             <span
@@ -103,6 +109,7 @@ function wordClass(word: string): string {
 function AddVector() {
   const used = new Set(draft.value.controls.map((control) => control.vector));
   const free = (vectors.value ?? []).filter((vector) => !used.has(vector.name));
+  const none = vectors.value?.length === 0 ? "No vector yet" : used.size > 0 ? "Every vector is added" : "Add a vector";
   return (
     <div class="row">
       <select
@@ -114,7 +121,7 @@ function AddVector() {
           event.currentTarget.value = "";
         }}
       >
-        <option value="">{free.length === 0 && used.size > 0 ? "Every vector is added" : "Add a vector"}</option>
+        <option value="">{free.length === 0 ? none : "Add a vector"}</option>
         {free.map((vector) => (
           <option key={vector.name} value={vector.name}>
             {vector.name}

@@ -26,6 +26,7 @@ interface Branch {
 export function TokenDetails({ pane, choice, index, onClose }: Props) {
   const [branch, setBranch] = useState<Branch | null>(null);
   const [error, setError] = useState<unknown>(null);
+  const [busy, setBusy] = useState(false);
   const [newest] = useState(() => new Newest());
   const tokens = pane.choices[choice]?.tokens ?? [];
   const token = tokens[index];
@@ -34,7 +35,11 @@ export function TokenDetails({ pane, choice, index, onClose }: Props) {
   const take = (alternative: Alternative) => {
     setBranch(null);
     setError(null);
-    newest.ask(() => branchFrom(pane, tokens.slice(0, index), alternative), setBranch).catch(setError);
+    setBusy(true);
+    newest
+      .ask(() => branchFrom(pane, tokens.slice(0, index), alternative), setBranch)
+      .catch(setError)
+      .finally(() => setBusy(false));
   };
   return (
     <div class="stack token-details">
@@ -50,6 +55,9 @@ export function TokenDetails({ pane, choice, index, onClose }: Props) {
       <Readings pane={pane} choice={choice} index={index} />
       <Alternatives token={token} onTake={take} />
       <ErrorNote error={error} />
+      <p class="small muted" role="status">
+        {busy && "Writing on from here"}
+      </p>
       {branch && (
         <p class="branch">
           <span class="muted">…{branch.start}</span>

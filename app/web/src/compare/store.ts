@@ -5,7 +5,17 @@ import { limit, typicalNorms } from "../frame/server";
 import { vectorByName, vectorNamed } from "../frame/vectors";
 import { fullScale } from "../maths/scales";
 import { controlFor, layersOf } from "./controls";
-import { type CompareBody, change, compareBody, type Draft, draft, newSeed, readersOf, sweepBody } from "./draft";
+import {
+  type CompareBody,
+  change,
+  changeControl,
+  compareBody,
+  type Draft,
+  draft,
+  newSeed,
+  readersOf,
+  sweepBody,
+} from "./draft";
 import { instructionFor } from "./instruction";
 import type { Shade } from "./panes";
 import { allScores } from "./readback";
@@ -77,7 +87,13 @@ export function stopAll(): void {
   sweep.stop();
 }
 
+/** Adds a vector to what is steered by. One that is there already stays as it was set, and is switched on. */
 export function addVector(vector: Vector, sign = 1): void {
+  const known = draft.value.controls.find((control) => control.vector === vector.name);
+  if (known) {
+    changeControl(known.id, { on: true });
+    return;
+  }
   change({ controls: [...draft.value.controls, controlFor(vector, typicalNorms.value, sign)] });
 }
 

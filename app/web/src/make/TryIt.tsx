@@ -41,7 +41,9 @@ export function TryIt({ vector }: { vector: Vector }) {
       <div class="row between">
         <h2>Try it</h2>
         <Button disabled={busy} onClick={() => void start()}>
-          {busy ? "Writing" : `Answer three prompts at ${strengths.map((one) => signed(one, 1)).join(", ")}`}
+          {busy
+            ? "Writing"
+            : `Answer three prompts at ${strengths.map((one) => (one === 0 ? "0" : signed(one))).join(", ")}`}
         </Button>
       </div>
       <ErrorNote error={error} />
