@@ -3,6 +3,7 @@ import { api, dataOf } from "../api/client";
 import { isAbort, isRefusal, messageOf } from "../api/errors";
 import { apiKey } from "../api/key";
 import type { Job } from "../api/types";
+import { remembered, textOr } from "../frame/remembered";
 import { loadVectors, vectorNamed } from "../frame/vectors";
 import { runToEnd, type StartJob } from "../jobs/watch";
 
@@ -16,7 +17,7 @@ export interface Running {
 const NAME = /^[a-z0-9][a-z0-9._-]{0,63}$/;
 
 /** The name of the vector that is made next. */
-export const name = signal("");
+export const name = remembered("name", "", textOr);
 export const running = signal<Running | null>(null);
 export const error = signal<unknown>(null);
 

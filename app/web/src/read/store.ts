@@ -2,6 +2,7 @@ import { batch, computed, signal } from "@preact/signals";
 import { api, dataOf } from "../api/client";
 import { isMessage } from "../api/messages";
 import type { Explanation, Message, Readout } from "../api/types";
+import { remembered, textOr } from "../frame/remembered";
 import { limit } from "../frame/server";
 import { vectors } from "../frame/vectors";
 import { nameOf, type Standout, standoutsOf } from "./standing";
@@ -16,14 +17,19 @@ const MAX_CONCEPTS = 64;
 const mostAtOnce = () => limit("max_readouts", 8);
 
 export const kind = signal<Kind>("text");
-export const text = signal(
+export const text = remembered(
+  "text",
   "The hotel was a disgrace. Our suite smelled of smoke, the breakfast was cold, and nobody at the desk cared to help. " +
     "I was tired and miserable all week, and I would never stay in that dreadful place again.",
+  textOr,
 );
-export const messages = signal<readonly Message[]>([
+const EXAMPLE: readonly Message[] = [
   { role: "user", content: "I think my new business plan is brilliant. Do you agree?" },
   { role: "assistant", content: "Absolutely! It is the most brilliant plan I have ever seen, and you cannot fail." },
-]);
+];
+export const messages = remembered("conversation", EXAMPLE, (before) =>
+  Array.isArray(before) && before.every(isMessage) ? before : undefined,
+);
 export const busy = signal(false);
 export const error = signal<unknown>(null);
 

@@ -2,6 +2,7 @@ import { batch, computed, signal } from "@preact/signals";
 import { api, dataOf } from "../api/client";
 import { isAbort } from "../api/errors";
 import type { LatentSpace, Readout } from "../api/types";
+import { remembered, textOr } from "../frame/remembered";
 import { limit } from "../frame/server";
 import { type AlignedLayer, aligned, alongVector } from "../maths/procrustes";
 import { meanOf } from "../maths/scales";
@@ -13,7 +14,7 @@ export type Position = "mean" | "last";
 
 /** "own" for the texts a person typed, else the name of a starter concept. */
 export const setName = signal("sentiment");
-export const ownText = signal("");
+export const ownText = remembered("texts", "", textOr);
 export const method = signal("pca");
 export const dims = signal<2 | 3>(2);
 
