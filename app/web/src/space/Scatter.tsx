@@ -2,7 +2,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { coloursChanged } from "../frame/theme";
 import { inside, nearest, paint, project, type Scene, type View } from "./draw";
 import { scene } from "./scene";
-import { drawn, lassoed, layerName, picked, playhead } from "./store";
+import { drawn, lasso, layerName, picked, playhead } from "./store";
 
 interface Drag {
   x: number;
@@ -35,7 +35,7 @@ export function Scatter() {
   const onUp = (event: PointerEvent) => {
     const line = drag.current?.line ?? [];
     drag.current = null;
-    if (line.length > 8 && flat) lassoed.value = indicesInside(line, view.current);
+    if (line.length > 8 && flat) lasso(indicesInside(line, view.current));
     else if (line.length <= 2) pick(nearest(scene.peek()?.points ?? [], view.current, event.offsetX, event.offsetY));
     repaint();
   };
@@ -51,6 +51,10 @@ export function Scatter() {
         }}
         onPointerMove={onMove}
         onPointerUp={onUp}
+        onPointerCancel={() => {
+          drag.current = null; // the browser has taken the pointer, so it will not be lifted here
+          repaint();
+        }}
         onPointerLeave={() => setHovered(null)}
       />
       {hovered !== null && <Tip index={hovered} view={view.current} />}
@@ -64,7 +68,7 @@ function complete(base: Scene, hovered: number | null, drag: Drag | null): Scene
 
 function pick(index: number | null): void {
   picked.value = index === picked.value ? null : index;
-  lassoed.value = [];
+  lasso([]);
 }
 
 function turn(view: View, drag: Drag, x: number, y: number): void {
