@@ -1,5 +1,6 @@
 import { useEffect, useState } from "preact/hooks";
 import { keyState, keyWanted } from "../api/key";
+import { retrying } from "../api/retry";
 import { KeyDialog } from "./dialogs";
 import { Icon } from "./icons";
 import { place, TITLES } from "./places";
@@ -37,16 +38,25 @@ export function TopBar() {
   );
 }
 
+/** What stands for the model's name while it is not known. */
+const UNKNOWN_WORDS = {
+  wanted: "Waiting for a key",
+  limited: "Not shown to this key",
+  set: "Connecting",
+  none: "Connecting",
+} as const;
+
 function ServerFacts() {
   const model = capabilities.value?.model;
   const now = load.value;
-  const state = serverTrouble.value ? "off" : model ? "" : "waiting";
+  const state = serverTrouble.value ? "off" : model || keyState.value === "limited" ? "" : "waiting";
   return (
     <p class="facts" role="status" aria-live="off">
       <span class="row">
         <span class={`dot ${state}`} aria-hidden="true" />
-        <strong>{model?.name ?? (serverTrouble.value ? "Server not ready" : "Connecting")}</strong>
+        <strong>{model?.name ?? (serverTrouble.value ? "Server not ready" : UNKNOWN_WORDS[keyState.value])}</strong>
       </span>
+      {retrying.value > 0 && <span>busy, trying again</span>}
       {model && <span class="wide-only">{model.device}</span>}
       {now && (
         <span class="wide-only number">
