@@ -24,7 +24,7 @@ export function DiffView({ base, steered, choice }: Props) {
 function Marked({ base, text, kind }: { base: string; text: string; kind: "del" | "ins" }) {
   if (text === "") return <p class="muted tokens">Nothing yet</p>;
   return (
-    <p class="tokens">
+    <p class="tokens" dir="auto">
       {changedSpans(base, text).map((span, index) =>
         span.kind === "equal" ? (
           <span key={index}>{span.text}</span>

@@ -54,7 +54,7 @@ function ControlCard({ control }: { control: Control }) {
   return (
     <fieldset class={`control ${control.on ? "" : "is-off"}`}>
       <legend class="visually-hidden">{control.vector}</legend>
-      <div class="row between">
+      <div class="row between head">
         <label class="row name">
           <input type="checkbox" checked={control.on} onChange={(event) => set({ on: event.currentTarget.checked })} />
           <strong>{control.vector}</strong>

@@ -59,7 +59,7 @@ export function TokenDetails({ pane, choice, index, onClose }: Props) {
         {busy && "Writing on from here"}
       </p>
       {branch && (
-        <p class="branch">
+        <p class="branch" dir="auto">
           <span class="muted">…{branch.start}</span>
           {branch.text}
         </p>

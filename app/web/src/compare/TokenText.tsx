@@ -27,7 +27,7 @@ export function TokenText({ pane, base, choice, selected, onSelect }: Props) {
     if (index !== undefined) onSelect(Number(index));
   };
   return (
-    <p class="tokens" onClick={pick} onKeyDown={(event) => moved(event, onSelect)}>
+    <p class="tokens" dir="auto" onClick={pick} onKeyDown={(event) => moved(event, onSelect)}>
       {tokens.map((token, index) => {
         const look = lookOf(shadeValue(pane, choice, index, kind, scores), kind, marks[index] ?? false);
         return (

@@ -54,7 +54,7 @@ export function TryIt({ vector }: { vector: Vector }) {
             {trial.answers.map((answer) => (
               <article key={answer.strength} class="multiple" aria-label={`Strength ${answer.strength}`}>
                 <h4 class="number small">{answer.strength === 0 ? "unsteered" : signed(answer.strength)}</h4>
-                <p>{answer.text}</p>
+                <p dir="auto">{answer.text}</p>
                 {answer.problem && <Note kind="error">{answer.problem}</Note>}
               </article>
             ))}

@@ -98,6 +98,7 @@ function TextField() {
     <textarea
       aria-label="Text to read"
       rows={4}
+      dir="auto"
       value={text.value}
       onInput={(event) => {
         text.value = event.currentTarget.value;
@@ -123,6 +124,7 @@ function ConversationFields() {
           <textarea
             aria-label={`Message ${index + 1}`}
             rows={2}
+            dir="auto"
             value={message.content}
             onInput={(event) => setMessage(index, { content: event.currentTarget.value })}
           />

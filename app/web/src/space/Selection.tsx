@@ -60,6 +60,7 @@ function TextList({ texts }: { texts: readonly string[] }) {
             <button
               type="button"
               class="quiet small"
+              dir="auto"
               aria-pressed={picked.value === index}
               onClick={() => (picked.value = picked.value === index ? null : index)}
             >
