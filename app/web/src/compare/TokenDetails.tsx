@@ -90,6 +90,7 @@ function Readings({ pane, choice, index }: Pick<Props, "pane" | "choice" | "inde
   const name = reader.value;
   const said = answerReading(comparison.asked.value, name, pane.name, choice)?.scores[index] ?? null;
   const carried = Object.entries(pane.choices[choice]?.tokens[index]?.readout ?? {});
+  const added = [...(pane.steering?.applied ?? []), ...(pane.steering?.mandatory ?? [])].length > 0;
   if (said === null && carried.length === 0) return null;
   return (
     <p class="small">
@@ -100,7 +101,8 @@ function Readings({ pane, choice, index }: Pick<Props, "pane" | "choice" | "inde
       )}
       {carried.map(([vector, value]) => (
         <span key={vector} class="reading muted">
-          {vector} while it was written, with what steering added <span class="number">{signed(value)}</span>{" "}
+          {vector} while it was written{added && ", with what steering added"}{" "}
+          <span class="number">{signed(value)}</span>{" "}
         </span>
       ))}
     </p>
