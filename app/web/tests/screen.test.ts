@@ -105,6 +105,15 @@ describe("an arm that fails", () => {
   });
 });
 
+describe("an answer without words", () => {
+  it("is called empty once it has ended", () => {
+    show(PaneView, { pane: paneOf("normal"), base: undefined, title: "Normal" });
+    expect(root.textContent).toContain("The answer is empty");
+    show(PaneView, { pane: emptyPane("normal", 1), base: undefined, title: "Normal" });
+    expect(root.textContent).toContain("Nothing yet");
+  });
+});
+
 describe("the facts of a pane", () => {
   const facts = () => root.find("dl").textContent;
 

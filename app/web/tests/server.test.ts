@@ -89,6 +89,11 @@ it("reads model and library again once a server that was lost answers", async ()
   serve({ "GET /metrics": unreachable });
   await vi.advanceTimersByTimeAsync(POLL_MS);
   expect(page.serverTrouble.value).toContain("cannot be reached");
+  const loading = () => refusal(503, "not_ready", { "Retry-After": "1" });
+  const asked = serve({ ...routes, "GET /v1/capabilities": loading });
+  await vi.advanceTimersByTimeAsync(2 * POLL_MS);
+  expect(page.serverTrouble.value).not.toBeNull(); // its model is being loaded
+  expect(asked.filter((one) => one === "GET /v1/capabilities").length).toBeLessThan(5);
   serve({ ...routes, ...named("new"), "GET /v1/vectors": () => ({ data: [{ name: "joy" }] }) });
   await vi.advanceTimersByTimeAsync(POLL_MS);
   expect(page.capabilities.value).toMatchObject({ model: { name: "new" } });

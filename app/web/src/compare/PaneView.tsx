@@ -4,7 +4,7 @@ import { meanOf, plain, signed } from "../maths/scales";
 import { Note } from "../ui/Note";
 import { continueFrom } from "./conversation";
 import { ARMS, type CompareBody } from "./draft";
-import type { Pane } from "./panes";
+import type { Pane, PaneChoice } from "./panes";
 import { answerReading } from "./readback";
 import { comparison, reader, sampleIndex } from "./store";
 import { TokenDetails } from "./TokenDetails";
@@ -46,7 +46,7 @@ export function PaneView({ pane, base, title }: Props) {
             onSelect={select}
           />
         ) : (
-          !pane.error && <p class="muted">{comparison.running.value ? "Waiting for the first word" : "Nothing yet"}</p>
+          !pane.error && <p class="muted">{emptyWords(choice)}</p>
         )}
         {pane.error && <Note kind="error">{pane.error}</Note>}
       </div>
@@ -125,6 +125,12 @@ function PaneFacts({ pane }: { pane: Pane }) {
       )}
     </dl>
   );
+}
+
+/** What stands for the words of an answer that has none. */
+export function emptyWords(choice: PaneChoice | undefined): string {
+  if (choice?.finish) return "The answer is empty: the model ended it at once.";
+  return comparison.running.value ? "Waiting for the first word" : "Nothing yet";
 }
 
 function policyWords({ vector, operation, strength }: AppliedIntervention): string {

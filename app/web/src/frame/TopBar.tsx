@@ -49,14 +49,15 @@ const UNKNOWN_WORDS = {
 function ServerFacts() {
   const model = capabilities.value?.model;
   const now = load.value;
-  const state = serverTrouble.value ? "off" : model || keyState.value === "limited" ? "" : "waiting";
+  const busy = retrying.value > 0;
+  const state = serverTrouble.value ? "off" : !busy && (model || keyState.value === "limited") ? "" : "waiting";
+  const known = model?.name ?? (serverTrouble.value ? "Server not ready" : UNKNOWN_WORDS[keyState.value]);
   return (
     <p class="facts" role="status" aria-live="off">
       <span class="row">
         <span class={`dot ${state}`} aria-hidden="true" />
-        <strong>{model?.name ?? (serverTrouble.value ? "Server not ready" : UNKNOWN_WORDS[keyState.value])}</strong>
+        <strong>{busy ? "Busy, trying again" : known}</strong>
       </span>
-      {retrying.value > 0 && <span>busy, trying again</span>}
       {model && <span class="wide-only">{model.device}</span>}
       {now && (
         <span class="wide-only number">

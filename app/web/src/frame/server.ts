@@ -108,8 +108,7 @@ async function poll(): Promise<void> {
     const response = await fetch("/metrics", key ? { headers: { Authorization: `Bearer ${key}` } } : {});
     if (key !== apiKey.value) return;
     if (response.status === 401 || response.status === 403 || response.status === 404) refused = key;
-    if (response.status < 500) serverTrouble.value = null; // a refusal shows, too, that it can be reached
-    if (response.status < 500 && lost) void connect(); // it may have been started again, with another model or library
+    if (response.status < 500) found(lost); // a refusal shows, too, that it can be reached
     load.value = response.ok ? loadOf(gauges(await response.text())) : null;
   } catch (error) {
     load.value = null;
@@ -117,6 +116,18 @@ async function poll(): Promise<void> {
   } finally {
     if (asking === key) asking = undefined;
   }
+}
+
+let finding = false;
+
+/** Takes note of an answer. A server that was lost may load its model still, and may have another one and other vectors now. */
+function found(lost: boolean): void {
+  if (!lost) serverTrouble.value = null;
+  if (!lost || finding) return;
+  finding = true;
+  void connect().finally(() => {
+    finding = false;
+  });
 }
 
 function loadOf(values: ReadonlyMap<string, number>): Load {
