@@ -144,6 +144,11 @@ def test_texts_are_selected_with_the_keyboard_alone_and_three_dimensions_are_nev
     wide.page.get_by_role("button", name="3-D").click()
     wide.ended()
     expect(wide.page.get_by_role("button", name="PCA", exact=True)).to_have_attribute("aria-pressed", "true")
+    picture = wide.page.locator(".scatter canvas")
+    picture.focus()
+    before = picture.screenshot()
+    picture.press("ArrowRight")
+    assert picture.screenshot() != before, "an arrow key does not turn three dimensions"
 
 
 def test_the_logit_lens_shows_every_layer_plain_and_steered(wide: Visit) -> None:

@@ -78,6 +78,7 @@ export function run(): void {
 }
 
 export function reroll(): void {
+  if (draftProblem.value !== null) return; // the seed stays that of the shown answers
   change({ seed: newSeed() });
   run();
 }

@@ -29,7 +29,7 @@ export function Scatter() {
     const { offsetX: x, offsetY: y } = event;
     if (!drag.current) setHovered(nearest(scene.peek()?.points ?? [], view.current, x, y));
     else if (flat) drag.current.line.push([x, y]);
-    else turn(view.current, drag.current, x, y);
+    else pull(view.current, drag.current, x, y);
     if (drag.current) repaint();
   };
   const onUp = (event: PointerEvent) => {
@@ -39,12 +39,22 @@ export function Scatter() {
     else if (line.length <= 2) pick(nearest(scene.peek()?.points ?? [], view.current, event.offsetX, event.offsetY));
     repaint();
   };
+  const onKey = (event: KeyboardEvent) => {
+    const by = TURNS[event.key];
+    if (flat || by === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault(); // the page does not scroll
+    turn(view.current, ...by);
+    repaint();
+  };
+  const about = `${drawn.value?.set.texts.length ?? 0} texts at ${layerName(Math.round(playhead.value))}; the list below has them as text`;
   return (
     <div class="scatter">
       <canvas
         ref={canvas}
         role="img"
-        aria-label={`${drawn.value?.set.texts.length ?? 0} texts at ${layerName(Math.round(playhead.value))}; the list below has them as text`}
+        aria-label={flat ? about : `${about}; the arrow keys turn it`}
+        {...(flat ? {} : { tabIndex: 0 })}
+        onKeyDown={onKey}
         onPointerDown={(event) => {
           event.currentTarget.setPointerCapture(event.pointerId);
           drag.current = { x: event.offsetX, y: event.offsetY, line: [] };
@@ -71,9 +81,21 @@ function pick(index: number | null): void {
   lasso([]);
 }
 
-function turn(view: View, drag: Drag, x: number, y: number): void {
-  view.yaw += (x - drag.x) / 120;
-  view.pitch = Math.min(Math.max(view.pitch + (y - drag.y) / 120, -1.4), 1.4);
+/** By how many pixels of the pointer an arrow key turns three dimensions. */
+const TURNS: Readonly<Record<string, readonly [number, number]>> = {
+  ArrowRight: [18, 0],
+  ArrowLeft: [-18, 0],
+  ArrowDown: [0, 18],
+  ArrowUp: [0, -18],
+};
+
+function turn(view: View, right: number, down: number): void {
+  view.yaw += right / 120;
+  view.pitch = Math.min(Math.max(view.pitch + down / 120, -1.4), 1.4);
+}
+
+function pull(view: View, drag: Drag, x: number, y: number): void {
+  turn(view, x - drag.x, y - drag.y);
   drag.x = x;
   drag.y = y;
   drag.line.push([x, y]);
