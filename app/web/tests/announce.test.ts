@@ -19,15 +19,15 @@ it("tells the begin, and a new phase or quarter some seconds later, of a work th
     done,
     total: 200,
   }));
-  const told = steps.map((step, index) => milestones.next(step, index * 100)).filter((one) => one !== null);
-  expect(told).toEqual(["reading, 0 of 200", "reading, 50 of 200", "testing, 100 of 200", "testing, 150 of 200"]);
+  const spoken = steps.map((step, index) => milestones.next(step, index * 100)).filter((one) => one !== null);
+  expect(spoken).toEqual(["reading, 0 of 200", "reading, 50 of 200", "testing, 100 of 200", "testing, 150 of 200"]);
   expect(new Milestones().next({ message: "", done: 0, total: 0 }, 0)).toBe("Working");
 });
 
 it("tells less of a quick work, and nothing where nothing has changed", () => {
   const milestones = new Milestones();
-  const told = [0, 1, 2, 3, 4].map((done) => milestones.next({ message: "reading", done, total: 4 }, done * 2000));
-  expect(told).toEqual(["reading, 0 of 4", null, null, "reading, 3 of 4", null]);
+  const spoken = [0, 1, 2, 3, 4].map((done) => milestones.next({ message: "reading", done, total: 4 }, done * 2000));
+  expect(spoken).toEqual(["reading, 0 of 4", null, null, "reading, 3 of 4", null]);
   expect(milestones.next({ message: "reading", done: 3, total: 4 }, 60_000)).toBeNull();
 });
 

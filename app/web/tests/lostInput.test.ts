@@ -57,15 +57,16 @@ describe("a prompt that is typed just before another place is opened", () => {
   });
 });
 
-describe("what was typed", () => {
-  const session = new Map<string, string>();
+const session = new Map<string, string>();
+const storage = {
+  getItem: (name: string) => session.get(name) ?? null,
+  setItem: (name: string, text: string) => session.set(name, text),
+  removeItem: (name: string) => session.delete(name),
+};
 
+describe("what was typed", () => {
   beforeEach(() => {
-    vi.stubGlobal("sessionStorage", {
-      getItem: (name: string) => session.get(name) ?? null,
-      setItem: (name: string, text: string) => session.set(name, text),
-      removeItem: (name: string) => session.delete(name),
-    });
+    vi.stubGlobal("sessionStorage", storage);
     vi.resetModules();
   });
 

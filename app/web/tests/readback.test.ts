@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import type { CompareBody } from "../src/compare/draft";
 import { emptyPane, type Pane, shadeValue } from "../src/compare/panes";
-import { allScores, answerReading, readAnswers, readBack, readBackError } from "../src/compare/readback";
+import { allScores, answerReading, readAnswers, readBack, readBackError, wasRead } from "../src/compare/readback";
 import { scoresOfParts } from "../src/read/turns";
 import { FakeServer, refusal } from "./fakeServer";
 
@@ -21,7 +21,7 @@ function paneOf(name: string, ...samples: string[][]): Pane {
 let server: FakeServer;
 
 beforeEach(() => {
-  readBack.value = null;
+  readBack.value = readBackError.value = null;
   server = new FakeServer().on(READ_OUT, (body) => ({
     texts: (body as { texts: string[] }).texts.map((text) => ({
       tokens: [...text].map((one) => ({ text: one })),
@@ -51,6 +51,12 @@ describe("what the answers say", () => {
     expect(server.seen).toHaveLength(1);
     expect(answerReading({} as CompareBody, "joy", "steered", 0)).toBeUndefined();
     expect(answerReading(asked, "calm", "steered", 0)).toBeUndefined();
+  });
+
+  it("is known of answers that all are empty without asking", async () => {
+    expect(wasRead(asked, "joy")).toBe(false);
+    await readAnswers(asked, [paneOf("normal", [])], "joy");
+    expect([wasRead(asked, "joy"), wasRead(asked, "calm"), server.seen]).toEqual([true, false, []]);
   });
 
   it("is not known where it cannot be read, and the reason is shown", async () => {

@@ -1,11 +1,11 @@
 import { type ComponentType, h, render } from "preact";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { change, draft, restoredDraft } from "../src/compare/draft";
+import { change, restoredDraft } from "../src/compare/draft";
 import { Panes } from "../src/compare/Panes";
 import { PaneView } from "../src/compare/PaneView";
 import { emptyPane, type Pane } from "../src/compare/panes";
 import { Sweep } from "../src/compare/Sweep";
-import { addVector, comparison, sweep } from "../src/compare/store";
+import { comparison, sweep } from "../src/compare/store";
 import { TokenText } from "../src/compare/TokenText";
 import { capabilities } from "../src/frame/server";
 import { vectors } from "../src/frame/vectors";
@@ -105,43 +105,6 @@ describe("an arm that fails", () => {
   });
 });
 
-describe("an answer without words", () => {
-  it("is called empty once it has ended", () => {
-    show(PaneView, { pane: paneOf("normal"), base: undefined, title: "Normal" });
-    expect(root.textContent).toContain("The answer is empty");
-    show(PaneView, { pane: emptyPane("normal", 1), base: undefined, title: "Normal" });
-    expect(root.textContent).toContain("Nothing yet");
-  });
-});
-
-describe("the facts of a pane", () => {
-  const facts = () => root.find("dl").textContent;
-
-  it("say that the policy steers an answer too, also the one that is called normal", () => {
-    const mandatory = [{ vector: "joy@1", operation: "add", strength: 2 }];
-    const steering = { applied: [], mandatory, relative_dose_total: 0.14, warnings: [] } as never;
-    show(PaneView, { pane: { ...paneOf("normal", "yes"), steering }, base: undefined, title: "Normal" });
-    expect(facts()).toContain("dose0.14");
-    expect(facts()).toContain("policysteers this answer too: joy@1 +2.00");
-  });
-
-  it("have no divergence of an answer that nothing steers", () => {
-    show(PaneView, { pane: paneOf("prompt-only", "yes"), base: undefined, title: "Prompt only" });
-    expect(facts()).not.toContain("KL");
-    show(PaneView, { pane: paneOf("steered", "yes"), base: undefined, title: "Steered" });
-    expect(facts()).toContain("KL");
-  });
-});
-
-describe("the vectors of Compare", () => {
-  it("have each vector once, however often it is added", () => {
-    change(restoredDraft({ controls: [{ vector: "joy", strength: 3, on: false }] }));
-    addVector({ name: "joy", layers: [], scale: {} } as never);
-    expect(draft.value.controls).toMatchObject([{ vector: "joy", strength: 3, on: true }]);
-    change(restoredDraft({}));
-  });
-});
-
 describe("the pane of a narrow screen", () => {
   it("is the chosen one, also when nothing is steered", async () => {
     change(restoredDraft({ instruction: "Be gloomy." }));
@@ -236,67 +199,6 @@ describe("what is drawn", () => {
     colour();
     await settle();
     expect(space.error.value).toBeNull();
-  });
-});
-
-describe("the texts of a map", () => {
-  const boxes = () => root.all().filter((one) => one.given.get("type") === "checkbox");
-  const named = (part: string) => boxes().map((one) => one.given.get("aria-label")).filter((one) => one?.includes(part)); // biome-ignore format: one line
-
-  beforeEach(() => {
-    const texts = Array.from({ length: 201 }, (_, index) => `text ${index}`);
-    space.drawn.value = { set: { texts, labels: null }, answer: { layers: [] }, vector: null } as never;
-    space.lasso([]);
-    show(Selection, {});
-  });
-
-  afterEach(() => {
-    space.lasso([]);
-    space.drawn.value = null;
-  });
-
-  it("can be selected without a pointer, and stay listed", async () => {
-    for (const index of [2, 0]) boxes()[index]?.fire("change", { currentTarget: { checked: true } });
-    await settle();
-    expect([space.lassoed.value, boxes().length]).toEqual([[0, 2], 200]);
-    expect(root.textContent).toContain("2 texts are selected");
-    boxes()[2]?.fire("change", { currentTarget: { checked: false } });
-    await settle();
-    expect(root.textContent).toContain("1 text is selected");
-  });
-
-  it("are listed alone after a lasso, also one that is taken out of it", async () => {
-    space.lasso([4, 7]);
-    await settle();
-    expect(named("text")).toEqual(["Select: text 4", "Select: text 7"]);
-    boxes()[1]?.fire("change", { currentTarget: { checked: false } });
-    await settle();
-    expect([space.lassoed.value, boxes().length]).toEqual([[4], 2]);
-    root.find("button", "List all texts").press();
-    await settle();
-    expect([space.lassoed.value, boxes().length]).toEqual([[4], 200]);
-  });
-
-  it("are all within reach", async () => {
-    root.find("button", "List 1 more").press();
-    await settle();
-    expect(named("text 200")).toHaveLength(1);
-  });
-});
-
-describe("the dimensions of a map along a vector", () => {
-  it("are two, and three are those of another method", async () => {
-    server.on("GET /v1/concepts/sentiment", () => held().promise);
-    space.method.value = space.ALONG_VECTOR;
-    space.dims.value = 3;
-    show(SpaceControls, {});
-    const pressed = () => root.all().filter((one) => one.given.get("aria-pressed") === "true").map((one) => one.textContent); // biome-ignore format: one line
-    expect(pressed()).toContain("2-D");
-    root.find("button", "3-D").press();
-    await settle();
-    expect([space.method.value, space.dims.value, pressed().includes("3-D")]).toEqual(["pca", 3, true]);
-    space.stopDrawing();
-    space.dims.value = 2;
   });
 });
 

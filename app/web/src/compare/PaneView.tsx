@@ -78,9 +78,6 @@ function PaneFacts({ pane }: { pane: Pane }) {
       : (pane.metrics?.readout[name]?.mean ??
         meanOf(pane.choices.map((_, choice) => answerReading(comparison.asked.value, name, pane.name, choice)?.mean)));
   const shift = name === null ? undefined : pane.against?.readout_shift[name];
-  const applied = pane.steering?.applied ?? [];
-  const policy = pane.steering?.mandatory ?? [];
-  const steered = pane.name === ARMS.steered || (policy.length > 0 && pane.against !== null);
   const warnings = [...(pane.steering?.warnings ?? []), ...(pane.metrics?.warnings ?? [])];
   return (
     <dl class="facts small">
@@ -97,6 +94,26 @@ function PaneFacts({ pane }: { pane: Pane }) {
         <dt>perplexity</dt>
         <dd class="number">{plain(pane.metrics?.perplexity, 1)}</dd>
       </div>
+      <SteeringFacts pane={pane} />
+      {warnings.length > 0 && (
+        <div class="warnings">
+          <dt>warnings</dt>
+          {warnings.map((warning) => (
+            <dd key={warning}>{warning}</dd>
+          ))}
+        </div>
+      )}
+    </dl>
+  );
+}
+
+/** How far an answer was moved, and by whom. An answer that nothing steers has neither a divergence nor a dose. */
+function SteeringFacts({ pane }: { pane: Pane }) {
+  const applied = pane.steering?.applied ?? [];
+  const policy = pane.steering?.mandatory ?? [];
+  const steered = pane.name === ARMS.steered || (policy.length > 0 && pane.against !== null);
+  return (
+    <>
       {steered && (
         <div title="How far the next-word predictions are from the unsteered model's, in nats per token">
           <dt>KL</dt>
@@ -115,15 +132,7 @@ function PaneFacts({ pane }: { pane: Pane }) {
           <dd>steers this answer too: {policy.map(policyWords).join(", ")}</dd>
         </div>
       )}
-      {warnings.length > 0 && (
-        <div class="warnings">
-          <dt>warnings</dt>
-          {warnings.map((warning) => (
-            <dd key={warning}>{warning}</dd>
-          ))}
-        </div>
-      )}
-    </dl>
+    </>
   );
 }
 

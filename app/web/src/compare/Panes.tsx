@@ -6,7 +6,7 @@ import { DiffView } from "./DiffView";
 import { ARMS, compareBody, draft } from "./draft";
 import { PaneView } from "./PaneView";
 import { emptyPane, type Pane, type Shade } from "./panes";
-import { readAnswers, readBackError } from "./readback";
+import { readAnswers, readBackError, wasRead } from "./readback";
 import { Samples } from "./Samples";
 import { comparison, instruction, reader, sampleIndex, shade } from "./store";
 import { WhyNothing } from "./WhyNothing";
@@ -22,7 +22,7 @@ const tab = signal<string>("difference");
 
 /** The answers next to each other, with the way of shading and the choice of the sample. */
 export function Panes() {
-  useReadBack();
+  const reading = useReadBack();
   const panes = shownPanes();
   const base = panes.find((pane) => pane.name === ARMS.normal);
   const steered = panes.find((pane) => pane.name === ARMS.steered);
@@ -33,7 +33,7 @@ export function Panes() {
   ];
   const shown = tabs.some(([name]) => name === tab.value) ? tab.value : ARMS.normal;
   return (
-    <section class="stack" aria-label="Answers" aria-busy={comparison.running.value}>
+    <section class="stack" aria-label="Answers" aria-busy={comparison.running.value || reading === "running"}>
       <ShadeBar />
       <div class="tabs">
         <Segments
@@ -45,7 +45,8 @@ export function Panes() {
           }}
         />
       </div>
-      <ErrorNote error={readBackError.value} />
+      {reading !== "unwanted" && <ErrorNote error={readBackError.value} />}
+      {reading === "running" && <p class="small muted">Reading the answers again, without steering</p>}
       {samples > 1 && <Samples panes={panes} titles={TITLES} />}
       <div class="panes" data-tab={shown} style={{ "--panes": panes.length }}>
         {base && steered && <DiffView base={base} steered={steered} choice={sampleIndex.value} />}
@@ -59,13 +60,15 @@ export function Panes() {
 }
 
 /** Reads the answers of a run that has ended, where what they say is shown by token or by sample. */
-function useReadBack(): void {
+function useReadBack(): "unwanted" | "running" | "done" {
   const asked = comparison.running.value ? null : comparison.asked.value;
   const name = reader.value;
   const wanted = shade.value === "reading" || (comparison.panes.value[0]?.choices.length ?? 1) > 1;
   useEffect(() => {
     if (asked !== null && name !== null && wanted) void readAnswers(asked, comparison.panes.peek(), name);
   }, [asked, name, wanted]);
+  if (asked === null || name === null || !wanted) return "unwanted";
+  return wasRead(asked, name) ? "done" : "running";
 }
 
 /** The panes of the last run, or empty ones of the draft, so that nothing moves when tokens arrive. */

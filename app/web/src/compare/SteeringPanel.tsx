@@ -76,12 +76,7 @@ function ControlCard({ control }: { control: Control }) {
           />
           <div class="row between">
             <span>
-              <strong class="number">{signed(control.strength)}</strong>{" "}
-              {overall !== 1 && (
-                <span class="small muted number">
-                  × {plain(overall, 2)} = {signed(control.strength * overall)}{" "}
-                </span>
-              )}
+              <Strength strength={control.strength} overall={overall} />{" "}
               <span class={wordClass(facts.word)}>{facts.word}</span>
             </span>
             <span
@@ -99,6 +94,21 @@ function ControlCard({ control }: { control: Control }) {
       )}
       <ControlMore control={control} vector={vector} set={set} />
     </fieldset>
+  );
+}
+
+/** A strength, and what acts of it. */
+function Strength({ strength, overall }: { strength: number; overall: number }) {
+  return (
+    <>
+      <strong class="number">{signed(strength)}</strong>
+      {overall !== 1 && (
+        <span class="small muted number">
+          {" "}
+          × {plain(overall, 2)} = {signed(strength * overall)}
+        </span>
+      )}
+    </>
   );
 }
 

@@ -88,15 +88,15 @@ function Alternatives({ token, onTake }: { token: Token; onTake: (alternative: A
 /** What the text says at a token, and what the stream carried in which it was written. The two are never mixed. */
 function Readings({ pane, choice, index }: Pick<Props, "pane" | "choice" | "index">) {
   const name = reader.value;
-  const said = answerReading(comparison.asked.value, name, pane.name, choice)?.scores[index] ?? null;
+  const reading = answerReading(comparison.asked.value, name, pane.name, choice)?.scores[index] ?? null;
   const carried = Object.entries(pane.choices[choice]?.tokens[index]?.readout ?? {});
   const added = [...(pane.steering?.applied ?? []), ...(pane.steering?.mandatory ?? [])].length > 0;
-  if (said === null && carried.length === 0) return null;
+  if (reading === null && carried.length === 0) return null;
   return (
     <p class="small">
-      {said !== null && (
+      {reading !== null && (
         <span class="reading">
-          text says about {name} <span class="number">{signed(said)}</span>{" "}
+          text says about {name} <span class="number">{signed(reading)}</span>{" "}
         </span>
       )}
       {carried.map(([vector, value]) => (

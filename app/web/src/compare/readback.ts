@@ -35,6 +35,12 @@ export const allScores = computed<number[]>(() =>
 
 const newest = new Newest();
 
+/** Whether the answers of a run were read against a vector, or could not be. */
+export function wasRead(asked: CompareBody, vector: string): boolean {
+  const found = readBack.value;
+  return readBackError.value !== null || (found?.asked === asked && found.vector === vector);
+}
+
 /** Reads the answers of a run against a vector, unless that was done. */
 export async function readAnswers(asked: CompareBody, panes: readonly Pane[], vector: string): Promise<void> {
   const before = readBack.peek();
@@ -45,7 +51,10 @@ export async function readAnswers(asked: CompareBody, panes: readonly Pane[], ve
     pane.choices.map(({ text, tokens }, choice) => ({ key: keyOf(pane.name, choice), text, tokens })),
   );
   const written = answers.filter(({ text }) => text !== "");
-  if (written.length === 0) return;
+  if (written.length === 0) {
+    readBack.value = { asked, vector, answers: new Map() };
+    return;
+  }
   const body = { texts: written.map(({ text }) => text), vectors: [vector] };
   const show = ({ texts }: Readout) => {
     const found = written.map(({ key, tokens }, index) => [key, readingOf(texts[index], tokens, vector)] as const);

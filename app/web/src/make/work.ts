@@ -15,7 +15,7 @@ export interface Running {
   total: number;
 }
 
-/** What screen readers are told once a job has succeeded. A failure is an alert. */
+/** What screen readers read out once a job has succeeded. A failure is an alert. */
 const ENDED: Readonly<Record<Running["kind"], string>> = {
   extract: "The vector was found.",
   transfer: "The vector was carried over.",

@@ -29,38 +29,10 @@ import {
 export default function Read() {
   useEffect(() => useActions({ run: () => void read(), stop }), []);
   useEffect(() => followLink("read", restoreRead, readState), []);
-  const noVectors = (vectors.value ?? []).length === 0;
-  const disabled = noVectors || missing.value !== null;
   return (
     <>
       <LinkProblem />
-      <section class="panel stack" aria-label="What is read">
-        <Segments
-          label="Kind"
-          value={kind.value}
-          options={[
-            ["text", "Text"],
-            ["conversation", "Conversation"],
-          ]}
-          onChange={(next) => {
-            kind.value = next;
-          }}
-        />
-        {kind.value === "text" ? <TextField /> : <ConversationFields />}
-        <div class="row">
-          <Button kind="primary" disabled={disabled || busy.value} onClick={() => void read()}>
-            {busy.value ? "Reading" : "Read it"}
-          </Button>
-          {busy.value && (
-            <button type="button" onClick={stop}>
-              Stop
-            </button>
-          )}
-          <ShareLink view="read" state={readState} />
-          {noVectors && <NothingToReadFor />}
-          {!noVectors && missing.value && <span class="small muted">{missing.value}</span>}
-        </div>
-      </section>
+      <WhatIsRead />
       <ErrorNote error={error.value} />
       <Warnings of={reading.value?.warnings} />
       {reading.value ? (
@@ -75,6 +47,40 @@ export default function Read() {
         </p>
       )}
     </>
+  );
+}
+
+function WhatIsRead() {
+  const noVectors = (vectors.value ?? []).length === 0;
+  const disabled = noVectors || missing.value !== null;
+  return (
+    <section class="panel stack" aria-label="What is read">
+      <Segments
+        label="Kind"
+        value={kind.value}
+        options={[
+          ["text", "Text"],
+          ["conversation", "Conversation"],
+        ]}
+        onChange={(next) => {
+          kind.value = next;
+        }}
+      />
+      {kind.value === "text" ? <TextField /> : <ConversationFields />}
+      <div class="row">
+        <Button kind="primary" disabled={disabled || busy.value} onClick={() => void read()}>
+          {busy.value ? "Reading" : "Read it"}
+        </Button>
+        {busy.value && (
+          <button type="button" onClick={stop}>
+            Stop
+          </button>
+        )}
+        <ShareLink view="read" state={readState} />
+        {noVectors && <NothingToReadFor />}
+        {!noVectors && missing.value && <span class="small muted">{missing.value}</span>}
+      </div>
+    </section>
   );
 }
 

@@ -39,20 +39,13 @@ export function Scatter() {
     else if (line.length <= 2) pick(nearest(scene.peek()?.points ?? [], view.current, event.offsetX, event.offsetY));
     repaint();
   };
-  const onKey = (event: KeyboardEvent) => {
-    const by = TURNS[event.key];
-    if (flat || by === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
-    event.preventDefault(); // the page does not scroll
-    turn(view.current, ...by);
-    repaint();
-  };
-  const about = `${drawn.value?.set.texts.length ?? 0} texts at ${layerName(Math.round(playhead.value))}; the list below has them as text`;
+  const onKey = (event: KeyboardEvent) => !flat && turnedBy(event, view.current) && repaint();
   return (
     <div class="scatter">
       <canvas
         ref={canvas}
         role="img"
-        aria-label={flat ? about : `${about}; the arrow keys turn it`}
+        aria-label={aboutMap(flat)}
         {...(flat ? {} : { tabIndex: 0 })}
         onKeyDown={onKey}
         onPointerDown={(event) => {
@@ -61,10 +54,7 @@ export function Scatter() {
         }}
         onPointerMove={onMove}
         onPointerUp={onUp}
-        onPointerCancel={() => {
-          drag.current = null; // the browser has taken the pointer, so it will not be lifted here
-          repaint();
-        }}
+        onPointerCancel={() => (drag.current = null)} // the browser has taken it, and it will not be lifted here
         onPointerLeave={() => setHovered(null)}
       />
       {hovered !== null && <Tip index={hovered} view={view.current} />}
@@ -88,6 +78,20 @@ const TURNS: Readonly<Record<string, readonly [number, number]>> = {
   ArrowDown: [0, 18],
   ArrowUp: [0, -18],
 };
+
+/** Whether a key turns three dimensions, and does so. */
+function turnedBy(event: KeyboardEvent, view: View): boolean {
+  const by = TURNS[event.key];
+  if (by === undefined || event.ctrlKey || event.metaKey || event.altKey) return false;
+  event.preventDefault(); // the page does not scroll
+  turn(view, ...by);
+  return true;
+}
+
+function aboutMap(flat: boolean): string {
+  const place = `${drawn.value?.set.texts.length ?? 0} texts at ${layerName(Math.round(playhead.value))}`;
+  return `${place}; the list below has them as text${flat ? "" : "; the arrow keys turn it"}`;
+}
 
 function turn(view: View, right: number, down: number): void {
   view.yaw += right / 120;

@@ -5,12 +5,12 @@ interface Props extends Step {
   onStop?: () => void;
 }
 
-/** Shows how far a long piece of work has come, with a way to stop it. Screen readers are told of milestones only. */
+/** Shows how far a long piece of work has come, with a way to stop it. Screen readers read out milestones only. */
 export function Progress({ message, done, total, onStop }: Props) {
   const [milestones] = useState(() => new Milestones());
   useEffect(() => {
-    const told = milestones.next({ message, done, total }, performance.now());
-    if (told !== null) announce(told);
+    const spoken = milestones.next({ message, done, total }, performance.now());
+    if (spoken !== null) announce(spoken);
   }, [message, done, total]);
   return (
     <div class="progress">
