@@ -168,10 +168,15 @@ def test_memory_that_ends_where_a_client_leaves_ends_nobody(driven: tuple[Driven
             loop.loop._open.pop(gone.id)
     assert dropping.failed
     assert {"steering_report_incomplete"} == {line["event"] for line in logs}
+    joining = sequence_of(loaded, text(40, 2), 20, plan=plan)
+    loop.turn([joining])
     loop.finish()
     loop.assert_idle()
-    tokens, _ = answer_of(staying)  # type: ignore[misc]
+    tokens, finish = answer_of(staying)  # type: ignore[misc]
     assert len(tokens) == 20
+    assert finish.steering.incomplete, "what was measured of it had not been collected"
+    _, finish = answer_of(joining)  # type: ignore[misc]
+    assert not finish.steering.incomplete
 
 
 def test_steering_that_finds_no_memory_ends_the_newcomer_alone(driven: tuple[DrivenLoop, LoadedModel]) -> None:
