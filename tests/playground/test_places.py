@@ -124,6 +124,33 @@ def test_own_texts_with_labels_are_drawn_and_a_lasso_selects_points(wide: Visit)
     expect(wide.page.get_by_text("10 texts are selected")).to_be_visible()
 
 
+def test_texts_are_selected_with_the_keyboard_alone_and_three_dimensions_are_never_along_a_vector(wide: Visit) -> None:
+    wide.open("#/space")
+    wide.ended()
+    boxes = wide.page.get_by_role("list", name="All texts").get_by_role("checkbox")
+    first = boxes.first
+    wide.page.get_by_role("slider", name="Layer").focus()
+    while not first.evaluate("box => box === document.activeElement"):
+        wide.page.keyboard.press("Tab")
+    assert first.evaluate("box => getComputedStyle(box).outlineStyle") == "solid"
+    wide.page.keyboard.press("Space")
+    wide.page.keyboard.press("Tab")
+    wide.page.keyboard.press("Tab")
+    wide.page.keyboard.press("Space")
+    expect(wide.page.get_by_text("2 texts are selected")).to_be_visible()
+    wide.inspect("space-ticked")
+    wide.page.get_by_role("button", name="Along the vector", exact=True).click()
+    wide.ended()
+    wide.page.get_by_role("button", name="3-D").click()
+    wide.ended()
+    expect(wide.page.get_by_role("button", name="PCA", exact=True)).to_have_attribute("aria-pressed", "true")
+    picture = wide.page.locator(".scatter canvas")
+    picture.focus()
+    before = picture.screenshot()
+    picture.press("ArrowRight")
+    assert picture.screenshot() != before, "an arrow key does not turn three dimensions"
+
+
 def test_the_logit_lens_shows_every_layer_plain_and_steered(wide: Visit) -> None:
     wide.open("")
     wide.page.get_by_role("button", name="A gloomy new apartment").click()

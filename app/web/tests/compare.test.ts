@@ -11,7 +11,7 @@ import {
 } from "../src/compare/controls";
 import { change, compactDraft, compareBody, draft, restoredDraft, sweepBody } from "../src/compare/draft";
 import { instructionFor } from "../src/compare/instruction";
-import { differences, meanReading, PaneCollector, shadeValue } from "../src/compare/panes";
+import { differences, PaneCollector } from "../src/compare/panes";
 import { nothingMoved, reasonsFor } from "../src/compare/reasons";
 import { decodeState, encodeState } from "../src/maths/address";
 
@@ -54,6 +54,16 @@ describe("a shared dose", () => {
     const shown = (part: Partial<Control>) => sliderFacts(vector, control(part), [1, 10], 0.2).dose;
     expect(shown({ layers: "all" })).toBeCloseTo(1);
     expect(shown({ layers: "all", shareDose: true })).toBeCloseTo(0.2);
+  });
+});
+
+describe("the word at a slider", () => {
+  it("and the dose are of the strength that acts, which the overall strength multiplies", () => {
+    const recommended = { layers: [0], strength: [1, 3], negative: [-3, -1], basis: "measured" };
+    const vector = { name: "sentiment", layers: [0], recommended, scale: { "0": 1 } } as unknown as Vector;
+    const shown = (overall: number) => sliderFacts(vector, control({ strength: -2 }), [10], 0.2, overall);
+    expect([0, 0.25, 1, 2].map((overall) => shown(overall).word)).toEqual(["off", "barely", "clear", "breaks text"]);
+    expect(shown(2).dose).toBeCloseTo(0.4);
   });
 });
 
@@ -167,16 +177,6 @@ describe("PaneCollector", () => {
     expect(collector.current().map((pane) => pane.error)).toEqual([null, "too strong"]);
     collector.finish(answer);
     expect(collector.current()[0]?.choices[0]).toMatchObject({ text: "I am glad", finish: "stop" });
-  });
-
-  it("reads the finished text before the steered stream, and tolerates the absence of both", () => {
-    const collector = new PaneCollector(["a"], 1);
-    collector.add({ ...piece("a", 0, "x"), readout: null, steered_readout: { s: 2 } });
-    collector.add({ ...piece("a", 1, "y"), readout: { s: -1 }, steered_readout: { s: 2 } });
-    collector.add({ ...piece("a", 2, "z"), readout: null });
-    const [pane] = collector.current();
-    expect([0, 1, 2].map((index) => shadeValue(pane!, 0, index, "reading", "s"))).toEqual([2, -1, null]);
-    expect(meanReading(pane!.choices[0]!, "s")).toBe(0.5);
   });
 
   it("marks the tokens that the baseline does not have", () => {

@@ -4,7 +4,7 @@ import type { Vector } from "../src/api/types";
 import { continueFrom } from "../src/compare/conversation";
 import { firstDemonstration } from "../src/compare/demonstration";
 import { change, draft, restoredDraft } from "../src/compare/draft";
-import { comparison, run } from "../src/compare/store";
+import { comparison, reroll, run } from "../src/compare/store";
 import { open } from "../src/frame/places";
 import { vectors } from "../src/frame/vectors";
 import { events, FakeServer, held } from "./fakeServer";
@@ -110,4 +110,10 @@ describe("the first demonstration", () => {
     show();
     expect(comparison.running.value).toBe(true);
   });
+});
+
+it("is not asked again with a new seed where it could not be asked", () => {
+  change({ prompt: "", seed: 7 });
+  reroll();
+  expect([draft.value.seed, server.seen]).toEqual([7, []]);
 });

@@ -17,6 +17,7 @@ afterEach(() => vi.unstubAllGlobals());
 
 const bodyOf = (prompt: string) => ({ prompt, n: 1, arms: [{ name: "normal" }] }) as never;
 const token = (text: string): [string, unknown] => ["token", { arm: "normal", choice: 0, id: 1, text }];
+const complete = (text: string): [string, unknown] => ["done", { arms: [{ name: "normal", choices: [{ text }] }] }];
 const bytes = ([name, data]: [string, unknown]) =>
   new TextEncoder().encode(`event: ${name}\ndata: ${JSON.stringify(data)}\n\n`);
 const textOf = (run: ComparisonRun) => run.panes.value[0]?.choices[0]?.text;
@@ -76,10 +77,18 @@ describe("a run of a comparison", () => {
     expect(run.error.value).toBeNull();
   });
 
+  it("whose answer ends before it is complete says so, and keeps what was written", async () => {
+    const run = new ComparisonRun();
+    const { promise, writer } = await begun(run, bodyOf("first"));
+    await writer.close();
+    await promise;
+    expect([textOf(run), run.error.value]).toMatchObject(["begun", { message: expect.stringContaining("complete") }]);
+  });
+
   it("that another one replaced leaves the error to it", async () => {
     const run = new ComparisonRun();
     const { promise: replaced, writer } = await begun(run, bodyOf("first"));
-    server.on(COMPARE, () => events(token("yes")));
+    server.on(COMPARE, () => events(token("yes"), complete("yes")));
     const newer = run.start(bodyOf("second"));
     void writer.abort(new Error("broken")).catch(() => {});
     await Promise.all([replaced, newer]);

@@ -108,6 +108,35 @@ describe("turns", () => {
     expect(turns.map((turn) => turn.tokens.map((token) => token.index))).toEqual([[2, 3], [7, 8]]); // biome-ignore format: one line
   });
 
+  it("show the characters of which the tokens hold parts only, in the last of these tokens", () => {
+    const tokens = [
+      "<|user|>",
+      "So",
+      " �",
+      "�",
+      "�",
+      " 👍",
+      " good",
+      "<|end|>",
+      "<|assistant|>",
+      " sí",
+      " �",
+      "�",
+      "!",
+    ];
+    const turns = turnsOf(
+      tokens.map((text) => ({ text })),
+      [
+        { role: "user", content: "So 👩‍👧 👍 good" },
+        { role: "assistant", content: "sí 🌦️!" },
+      ],
+    );
+    expect(turns.map((turn) => turn.tokens.map((token) => token.text))).toEqual([
+      ["So", " ", "", "👩‍👧", " 👍", " good"],
+      [" sí", " ", "🌦️", "!"],
+    ]);
+  });
+
   it("show every token of a text that its tokens do not spell exactly", () => {
     expect(turnsOf([{ text: "�" }], [{ role: "text", content: "é" }])[0]?.tokens).toHaveLength(1);
   });

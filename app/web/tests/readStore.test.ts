@@ -65,6 +65,49 @@ describe("a reading", () => {
   });
 });
 
+describe("nothing to read", () => {
+  it("is not sent, and is called so", async () => {
+    store.text.value = " ";
+    await store.read();
+    expect([server.seen, store.missing.value]).toEqual([[], "Write a text first."]);
+    store.kind.value = "conversation";
+    expect(store.missing.value).toBeNull();
+    store.text.value = "old";
+  });
+});
+
+describe("a library with more vectors than one request reads", () => {
+  const names = Array.from({ length: 11 }, (_, index) => `v${index}`);
+  const concepts = names.map((name) => ({ vector: `${name}@1`, layer: 3, score: 1, z: 2, tokens: [] }));
+  const asked = () => server.bodies.map((body) => (body as { vectors?: string[] }).vectors).filter(Boolean);
+
+  beforeEach(() => {
+    store.chosen.value = null;
+    server.on(EXPLAIN, () => ({ texts: [{ concepts }], warnings: [] }));
+    server.on(READ_OUT, (body) => {
+      const { vectors: given } = body as { vectors: string[] };
+      const readout = Object.fromEntries(given.map((name) => [name, { 3: { scores: [given.length] } }]));
+      return { texts: [{ tokens: [{ text: "x" }], readout }] };
+    });
+  });
+
+  it("has all of them listed, and those beyond are read when they are chosen", async () => {
+    await store.read();
+    expect(store.reading.value?.standouts).toHaveLength(11);
+    expect([store.error.value, asked()]).toEqual([null, [names.slice(0, 8)]]);
+    store.choose("v9");
+    await vi.waitFor(() => expect(store.shownScores.value).toEqual([1]));
+    store.choose("v1");
+    expect(asked()).toEqual([names.slice(0, 8), ["v9"]]);
+  });
+
+  it("has the one that is looked at read with the next text", async () => {
+    store.chosen.value = "v10";
+    await store.read();
+    expect([asked(), store.chosen.value]).toEqual([[["v10", ...names.slice(0, 7)]], "v10"]);
+  });
+});
+
 describe("what of the library was not read", () => {
   it("is reported with a reading, also once another layer is read", async () => {
     await store.read();

@@ -82,6 +82,31 @@ it.each([403, 401])("says no more that the server cannot be reached once it refu
   expect(page.serverTrouble.value).toBeNull();
 });
 
+it("reads model and library again once a server that was lost answers", async () => {
+  const named = (name: string) => ({ "GET /v1/capabilities": () => ({ limits: {}, model: { name } }) });
+  const routes = { ...OPEN, "GET /v1/vectors": () => ({ data: [] }), "GET /metrics": () => new Response("") };
+  const page = await started("admin", { ...routes, ...named("old") });
+  serve({ "GET /metrics": unreachable });
+  await vi.advanceTimersByTimeAsync(POLL_MS);
+  expect(page.serverTrouble.value).toContain("cannot be reached");
+  const loading = () => refusal(503, "not_ready", { "Retry-After": "1" });
+  const asked = serve({ ...routes, "GET /v1/capabilities": loading });
+  await vi.advanceTimersByTimeAsync(2 * POLL_MS);
+  expect(page.serverTrouble.value).not.toBeNull(); // its model is being loaded
+  expect(asked.filter((one) => one === "GET /v1/capabilities").length).toBeLessThan(5);
+  serve({ ...routes, ...named("new"), "GET /v1/vectors": () => ({ data: [{ name: "joy" }] }) });
+  await vi.advanceTimersByTimeAsync(POLL_MS);
+  expect(page.capabilities.value).toMatchObject({ model: { name: "new" } });
+  expect([page.vectors.value?.length, page.serverTrouble.value]).toEqual([1, null]);
+});
+
+it("does not ask a slow server for its gauges again before it has answered", async () => {
+  const routes = { ...OPEN, "GET /v1/vectors": () => ({ data: [] }), "GET /metrics": () => held().promise };
+  const page = await started("admin", routes);
+  await vi.advanceTimersByTimeAsync(5 * POLL_MS);
+  expect(page.asked.filter((one) => one === "GET /metrics")).toHaveLength(1);
+});
+
 it("says no more that the server cannot be reached once another answer asks for a key", async () => {
   const open = { ...OPEN, "GET /v1/vectors": () => ({ data: [] }) };
   const page = await started("reader", { ...open, "GET /metrics": unreachable });

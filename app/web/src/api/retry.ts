@@ -1,9 +1,13 @@
+import { signal } from "@preact/signals";
 import { type ApiError, errorOf } from "./errors";
 import { apiKey, keyRefusal, keyWanted } from "./key";
 
 const RETRIED = new Set([429, 503]);
 const MAX_ATTEMPTS = 4;
 const MAX_WAIT_SECONDS = 30;
+
+/** How many requests wait to be sent again, because the server was busy or is starting. */
+export const retrying = signal(0);
 
 /** Seconds to wait before the next attempt: what Retry-After says, else 1, 2, 4, ... */
 export function waitSeconds(retryAfter: string | null, attempt: number, now = Date.now()): number {
@@ -56,6 +60,7 @@ export async function send(
       if (key === apiKey.value) noteRefusal(error); // an answer to another key says nothing of this one
       throw error;
     }
-    await pause(waitSeconds(response.headers.get("Retry-After"), attempt), stop);
+    retrying.value++;
+    await pause(waitSeconds(response.headers.get("Retry-After"), attempt), stop).finally(() => retrying.value--);
   }
 }

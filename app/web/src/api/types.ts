@@ -47,14 +47,13 @@ export type Estimate = Schemas["EstimateAnswer"];
 /** A score by vector name; null where it is not finite. */
 export type Scores = Record<string, number | null>;
 
-/** One generated token. `readout` is what the finished text says, `steered_readout` what the steered stream carried. */
+/** One generated token. `readout` is of the stream in which it was written, and contains what steering added. */
 export interface Token {
   id: number | null;
   text: string;
   logprob?: number | null;
   top_logprobs?: { id: number; text: string; logprob: number | null }[] | null;
   readout?: Scores | null;
-  steered_readout?: Scores | null;
 }
 
 /** The data of a `token` event. */

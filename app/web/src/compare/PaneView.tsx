@@ -1,10 +1,11 @@
 import { useState } from "preact/hooks";
+import type { AppliedIntervention } from "../api/types";
 import { meanOf, plain, signed } from "../maths/scales";
 import { Note } from "../ui/Note";
 import { continueFrom } from "./conversation";
 import { ARMS, type CompareBody } from "./draft";
-import type { Pane } from "./panes";
-import { meanReading } from "./panes";
+import type { Pane, PaneChoice } from "./panes";
+import { answerReading } from "./readback";
 import { comparison, reader, sampleIndex } from "./store";
 import { TokenDetails } from "./TokenDetails";
 import { TokenText } from "./TokenText";
@@ -45,7 +46,7 @@ export function PaneView({ pane, base, title }: Props) {
             onSelect={select}
           />
         ) : (
-          !pane.error && <p class="muted">{comparison.running.value ? "Waiting for the first word" : "Nothing yet"}</p>
+          !pane.error && <p class="muted">{emptyWords(choice)}</p>
         )}
         {pane.error && <Note kind="error">{pane.error}</Note>}
       </div>
@@ -74,10 +75,9 @@ function PaneFacts({ pane }: { pane: Pane }) {
   const says =
     name === null
       ? null
-      : (pane.metrics?.readout[name]?.mean ?? meanOf(pane.choices.map((one) => meanReading(one, name))));
+      : (pane.metrics?.readout[name]?.mean ??
+        meanOf(pane.choices.map((_, choice) => answerReading(comparison.asked.value, name, pane.name, choice)?.mean)));
   const shift = name === null ? undefined : pane.against?.readout_shift[name];
-  const applied = pane.steering?.applied ?? [];
-  const dose = Math.max(0, ...applied.flatMap((one) => Object.values(one.relative_dose).map((value) => value ?? 0)));
   const warnings = [...(pane.steering?.warnings ?? []), ...(pane.metrics?.warnings ?? [])];
   return (
     <dl class="facts small">
@@ -94,18 +94,7 @@ function PaneFacts({ pane }: { pane: Pane }) {
         <dt>perplexity</dt>
         <dd class="number">{plain(pane.metrics?.perplexity, 1)}</dd>
       </div>
-      {pane.name !== ARMS.normal && (
-        <div title="How far the next-word predictions are from the unsteered model's, in nats per token">
-          <dt>KL</dt>
-          <dd class="number">{plain(pane.against?.kl_mean, 2)}</dd>
-        </div>
-      )}
-      {applied.length > 0 && (
-        <div title="The size of the change over the size of the residual stream">
-          <dt>dose</dt>
-          <dd class="number">{plain(dose, 2)}</dd>
-        </div>
-      )}
+      <SteeringFacts pane={pane} />
       {warnings.length > 0 && (
         <div class="warnings">
           <dt>warnings</dt>
@@ -116,6 +105,45 @@ function PaneFacts({ pane }: { pane: Pane }) {
       )}
     </dl>
   );
+}
+
+/** How far an answer was moved, and by whom. An answer that nothing steers has neither a divergence nor a dose. */
+function SteeringFacts({ pane }: { pane: Pane }) {
+  const applied = pane.steering?.applied ?? [];
+  const policy = pane.steering?.mandatory ?? [];
+  const steered = pane.name === ARMS.steered || (policy.length > 0 && pane.against !== null);
+  return (
+    <>
+      {steered && (
+        <div title="How far the next-word predictions are from the unsteered model's, in nats per token">
+          <dt>KL</dt>
+          <dd class="number">{plain(pane.against?.kl_mean, 2)}</dd>
+        </div>
+      )}
+      {applied.length + policy.length > 0 && (
+        <div title="The size of the change over the size of the residual stream, of everything that was added">
+          <dt>dose</dt>
+          <dd class="number">{plain(pane.steering?.relative_dose_total, 2)}</dd>
+        </div>
+      )}
+      {policy.length > 0 && (
+        <div title="What the policy of the server adds to every answer, whatever a request says">
+          <dt>policy</dt>
+          <dd>steers this answer too: {policy.map(policyWords).join(", ")}</dd>
+        </div>
+      )}
+    </>
+  );
+}
+
+/** What stands for the words of an answer that has none. */
+export function emptyWords(choice: PaneChoice | undefined): string {
+  if (choice?.finish) return "The answer is empty: the model ended it at once.";
+  return comparison.running.value ? "Waiting for the first word" : "Nothing yet";
+}
+
+function policyWords({ vector, operation, strength }: AppliedIntervention): string {
+  return typeof strength === "number" ? `${vector} ${signed(strength)}` : `${operation} ${vector}`;
 }
 
 function interval(value: readonly (number | null)[] | null | undefined): string {

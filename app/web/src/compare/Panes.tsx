@@ -1,9 +1,12 @@
 import { signal } from "@preact/signals";
+import { useEffect } from "preact/hooks";
+import { ErrorNote } from "../ui/Note";
 import { Segments } from "../ui/Segments";
 import { DiffView } from "./DiffView";
 import { ARMS, compareBody, draft } from "./draft";
 import { PaneView } from "./PaneView";
 import { emptyPane, type Pane, type Shade } from "./panes";
+import { readAnswers, readBackError, wasRead } from "./readback";
 import { Samples } from "./Samples";
 import { comparison, instruction, reader, sampleIndex, shade } from "./store";
 import { WhyNothing } from "./WhyNothing";
@@ -19,6 +22,7 @@ const tab = signal<string>("difference");
 
 /** The answers next to each other, with the way of shading and the choice of the sample. */
 export function Panes() {
+  const reading = useReadBack();
   const panes = shownPanes();
   const base = panes.find((pane) => pane.name === ARMS.normal);
   const steered = panes.find((pane) => pane.name === ARMS.steered);
@@ -29,7 +33,7 @@ export function Panes() {
   ];
   const shown = tabs.some(([name]) => name === tab.value) ? tab.value : ARMS.normal;
   return (
-    <section class="stack" aria-label="Answers" aria-busy={comparison.running.value}>
+    <section class="stack" aria-label="Answers" aria-busy={comparison.running.value || reading === "running"}>
       <ShadeBar />
       <div class="tabs">
         <Segments
@@ -41,6 +45,8 @@ export function Panes() {
           }}
         />
       </div>
+      {reading !== "unwanted" && <ErrorNote error={readBackError.value} />}
+      {reading === "running" && <p class="small muted">Reading the answers again, without steering</p>}
       {samples > 1 && <Samples panes={panes} titles={TITLES} />}
       <div class="panes" data-tab={shown} style={{ "--panes": panes.length }}>
         {base && steered && <DiffView base={base} steered={steered} choice={sampleIndex.value} />}
@@ -51,6 +57,18 @@ export function Panes() {
       {steered && !comparison.running.value && <WhyNothing steered={steered} />}
     </section>
   );
+}
+
+/** Reads the answers of a run that has ended, where what they say is shown by token or by sample. */
+function useReadBack(): "unwanted" | "running" | "done" {
+  const asked = comparison.running.value ? null : comparison.asked.value;
+  const name = reader.value;
+  const wanted = shade.value === "reading" || (comparison.panes.value[0]?.choices.length ?? 1) > 1;
+  useEffect(() => {
+    if (asked !== null && name !== null && wanted) void readAnswers(asked, comparison.panes.peek(), name);
+  }, [asked, name, wanted]);
+  if (asked === null || name === null || !wanted) return "unwanted";
+  return wasRead(asked, name) ? "done" : "running";
 }
 
 /** The panes of the last run, or empty ones of the draft, so that nothing moves when tokens arrive. */

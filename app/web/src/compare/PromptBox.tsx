@@ -17,6 +17,7 @@ export function PromptBox({ onCode }: { onCode: () => void }) {
       <textarea
         aria-label="Prompt"
         rows={2}
+        dir="auto"
         value={prompt}
         placeholder={raw ? "Text to continue" : "Ask something"}
         onInput={(event) => change({ prompt: event.currentTarget.value })}
@@ -56,7 +57,7 @@ function History() {
   return (
     <div class="stack history">
       {history.map((message, index) => (
-        <p key={index}>
+        <p key={index} dir="auto">
           <strong class="small">{message.role}</strong> {message.content}
         </p>
       ))}
@@ -84,12 +85,18 @@ function Settings() {
         <>
           <label class="field">
             <span>System prompt, for all panes</span>
-            <textarea rows={1} value={system} onInput={(event) => change({ system: event.currentTarget.value })} />
+            <textarea
+              rows={1}
+              dir="auto"
+              value={system}
+              onInput={(event) => change({ system: event.currentTarget.value })}
+            />
           </label>
           <label class="field">
             <span>Instruction of the prompt-only pane (empty: no such pane)</span>
             <textarea
               rows={1}
+              dir="auto"
               value={instruction.value}
               onInput={(event) => change({ instruction: event.currentTarget.value })}
             />

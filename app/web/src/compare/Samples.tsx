@@ -1,7 +1,8 @@
 import { domainOf, linear, meanOf, signed } from "../maths/scales";
 import { Segments } from "../ui/Segments";
-import { meanReading, type Pane } from "./panes";
-import { reader, sampleIndex } from "./store";
+import type { Pane } from "./panes";
+import { answerReading } from "./readback";
+import { comparison, reader, sampleIndex } from "./store";
 
 interface Props {
   panes: readonly Pane[];
@@ -30,11 +31,8 @@ export function Samples({ panes, titles }: Props) {
   );
 }
 
-function DotPlot({ panes, titles, name }: Props & { name: string }) {
-  const rows = panes.map((pane) => ({
-    title: titles[pane.name] ?? pane.name,
-    values: pane.choices.map((choice) => meanReading(choice, name)),
-  }));
+function DotPlot({ name, ...shown }: Props & { name: string }) {
+  const rows = rowsOf(shown, name);
   const all = rows.flatMap((row) => row.values).filter((value): value is number => value !== null);
   if (all.length === 0) return null;
   const [low, high] = domainOf(all, 0.1);
@@ -81,6 +79,19 @@ function DotPlot({ panes, titles, name }: Props & { name: string }) {
   );
 }
 
-function summary(rows: readonly { title: string; values: readonly (number | null)[] }[], name: string): string {
+interface Row {
+  title: string;
+  values: readonly (number | null)[];
+}
+
+function rowsOf({ panes, titles }: Props, name: string): Row[] {
+  const asked = comparison.asked.value;
+  return panes.map((pane) => ({
+    title: titles[pane.name] ?? pane.name,
+    values: pane.choices.map((_, choice) => answerReading(asked, name, pane.name, choice)?.mean ?? null),
+  }));
+}
+
+function summary(rows: readonly Row[], name: string): string {
   return rows.map((row) => `${row.title}: ${name} ${signed(meanOf(row.values))}`).join(", ");
 }

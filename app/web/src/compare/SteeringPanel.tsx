@@ -15,7 +15,7 @@ export function SteeringPanel({ onSweep }: { onSweep: () => void }) {
   return (
     <section class="panel stack steering" aria-label="Steering">
       <h2>Steering</h2>
-      {controls.length === 0 && <p class="muted">No vector yet: both panes would show the same text.</p>}
+      {controls.length === 0 && <p class="muted">No vector yet. Add one to see what it changes.</p>}
       {controls.map((control) => (
         <ControlCard key={control.id} control={control} />
       ))}
@@ -48,12 +48,13 @@ export function SteeringPanel({ onSweep }: { onSweep: () => void }) {
 
 function ControlCard({ control }: { control: Control }) {
   const vector = vectorNamed(control.vector);
-  const facts = vector && sliderFacts(vector, control, typicalNorms.value, doseBound.value);
+  const { overall } = draft.value;
+  const facts = vector && sliderFacts(vector, control, typicalNorms.value, doseBound.value, overall);
   const set = (part: Partial<Control>) => changeControl(control.id, part);
   return (
     <fieldset class={`control ${control.on ? "" : "is-off"}`}>
       <legend class="visually-hidden">{control.vector}</legend>
-      <div class="row between">
+      <div class="row between head">
         <label class="row name">
           <input type="checkbox" checked={control.on} onChange={(event) => set({ on: event.currentTarget.checked })} />
           <strong>{control.vector}</strong>
@@ -75,7 +76,7 @@ function ControlCard({ control }: { control: Control }) {
           />
           <div class="row between">
             <span>
-              <strong class="number">{signed(control.strength)}</strong>{" "}
+              <Strength strength={control.strength} overall={overall} />{" "}
               <span class={wordClass(facts.word)}>{facts.word}</span>
             </span>
             <span
@@ -96,6 +97,21 @@ function ControlCard({ control }: { control: Control }) {
   );
 }
 
+/** A strength, and what acts of it. */
+function Strength({ strength, overall }: { strength: number; overall: number }) {
+  return (
+    <>
+      <strong class="number">{signed(strength)}</strong>
+      {overall !== 1 && (
+        <span class="small muted number">
+          {" "}
+          × {plain(overall, 2)} = {signed(strength * overall)}
+        </span>
+      )}
+    </>
+  );
+}
+
 function wordClass(word: string): string {
   return word.endsWith("text") ? "word breaks" : "word";
 }
@@ -103,6 +119,7 @@ function wordClass(word: string): string {
 function AddVector() {
   const used = new Set(draft.value.controls.map((control) => control.vector));
   const free = (vectors.value ?? []).filter((vector) => !used.has(vector.name));
+  const none = vectors.value?.length === 0 ? "No vector yet" : used.size > 0 ? "Every vector is added" : "Add a vector";
   return (
     <div class="row">
       <select
@@ -114,7 +131,7 @@ function AddVector() {
           event.currentTarget.value = "";
         }}
       >
-        <option value="">{free.length === 0 && used.size > 0 ? "Every vector is added" : "Add a vector"}</option>
+        <option value="">{free.length === 0 ? none : "Add a vector"}</option>
         {free.map((vector) => (
           <option key={vector.name} value={vector.name}>
             {vector.name}

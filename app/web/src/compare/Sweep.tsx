@@ -21,7 +21,7 @@ export function Sweep() {
         {panes.map((pane) => (
           <article key={pane.name} class="multiple" aria-label={`Strength times ${pane.name}`}>
             <h3 class="number">{pane.name === "0" ? "unsteered" : `× ${signed(Number(pane.name), 1)}`}</h3>
-            <p>{pane.choices[0]?.text}</p>
+            <p dir="auto">{pane.choices[0]?.text}</p>
             {pane.error && <Note kind="error">{pane.error}</Note>}
           </article>
         ))}

@@ -5,7 +5,8 @@ import type { GenerateAnswer, Token } from "../api/types";
 import { plain, signed } from "../maths/scales";
 import { ErrorNote } from "../ui/Note";
 import type { Pane } from "./panes";
-import { comparison } from "./store";
+import { answerReading } from "./readback";
+import { comparison, reader } from "./store";
 
 interface Props {
   pane: Pane;
@@ -25,6 +26,7 @@ interface Branch {
 export function TokenDetails({ pane, choice, index, onClose }: Props) {
   const [branch, setBranch] = useState<Branch | null>(null);
   const [error, setError] = useState<unknown>(null);
+  const [busy, setBusy] = useState(false);
   const [newest] = useState(() => new Newest());
   const tokens = pane.choices[choice]?.tokens ?? [];
   const token = tokens[index];
@@ -33,7 +35,11 @@ export function TokenDetails({ pane, choice, index, onClose }: Props) {
   const take = (alternative: Alternative) => {
     setBranch(null);
     setError(null);
-    newest.ask(() => branchFrom(pane, tokens.slice(0, index), alternative), setBranch).catch(setError);
+    setBusy(true);
+    newest
+      .ask(() => branchFrom(pane, tokens.slice(0, index), alternative), setBranch)
+      .catch(setError)
+      .finally(() => setBusy(false));
   };
   return (
     <div class="stack token-details">
@@ -46,11 +52,14 @@ export function TokenDetails({ pane, choice, index, onClose }: Props) {
           Close
         </button>
       </div>
-      <Readings token={token} />
+      <Readings pane={pane} choice={choice} index={index} />
       <Alternatives token={token} onTake={take} />
       <ErrorNote error={error} />
+      <p class="small muted" role="status">
+        {busy && "Writing on from here"}
+      </p>
       {branch && (
-        <p class="branch">
+        <p class="branch" dir="auto">
           <span class="muted">…{branch.start}</span>
           {branch.text}
         </p>
@@ -76,20 +85,24 @@ function Alternatives({ token, onTake }: { token: Token; onTake: (alternative: A
   );
 }
 
-function Readings({ token }: { token: Token }) {
-  const entries = Object.entries(token.readout ?? {});
-  const streamed = Object.entries(token.steered_readout ?? {});
-  if (entries.length + streamed.length === 0) return null;
+/** What the text says at a token, and what the stream carried in which it was written. The two are never mixed. */
+function Readings({ pane, choice, index }: Pick<Props, "pane" | "choice" | "index">) {
+  const name = reader.value;
+  const reading = answerReading(comparison.asked.value, name, pane.name, choice)?.scores[index] ?? null;
+  const carried = Object.entries(pane.choices[choice]?.tokens[index]?.readout ?? {});
+  const added = [...(pane.steering?.applied ?? []), ...(pane.steering?.mandatory ?? [])].length > 0;
+  if (reading === null && carried.length === 0) return null;
   return (
     <p class="small">
-      {entries.map(([name, value]) => (
-        <span key={name} class="reading">
-          {name} <span class="number">{signed(value)}</span>{" "}
+      {reading !== null && (
+        <span class="reading">
+          text says about {name} <span class="number">{signed(reading)}</span>{" "}
         </span>
-      ))}
-      {streamed.map(([name, value]) => (
-        <span key={name} class="reading muted">
-          {name} in the steered stream <span class="number">{signed(value)}</span>{" "}
+      )}
+      {carried.map(([vector, value]) => (
+        <span key={vector} class="reading muted">
+          {vector} while it was written{added && ", with what steering added"}{" "}
+          <span class="number">{signed(value)}</span>{" "}
         </span>
       ))}
     </p>

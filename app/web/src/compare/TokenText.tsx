@@ -1,5 +1,6 @@
 import { magnitude } from "../maths/scales";
 import { differences, type Pane, type Shade, shadeValue } from "./panes";
+import { answerReading } from "./readback";
 import { comparison, fullReading, reader, shade } from "./store";
 
 interface Props {
@@ -19,15 +20,16 @@ export function TokenText({ pane, base, choice, selected, onSelect }: Props) {
   const kind = shade.value;
   const marks =
     kind === "difference" && base && base !== pane && !comparison.running.value ? differences(pane, base, choice) : [];
+  const scores = answerReading(comparison.asked.value, reader.value, pane.name, choice)?.scores ?? [];
   const reached = selected !== null && selected < tokens.length ? selected : 0; // another sample may be shorter
   const pick = (event: Event) => {
     const index = (event.target as HTMLElement).dataset.index;
     if (index !== undefined) onSelect(Number(index));
   };
   return (
-    <p class="tokens" onClick={pick} onKeyDown={(event) => moved(event, onSelect)}>
+    <p class="tokens" dir="auto" onClick={pick} onKeyDown={(event) => moved(event, onSelect)}>
       {tokens.map((token, index) => {
-        const look = lookOf(shadeValue(pane, choice, index, kind, reader.value), kind, marks[index] ?? false);
+        const look = lookOf(shadeValue(pane, choice, index, kind, scores), kind, marks[index] ?? false);
         return (
           <span
             key={index}

@@ -161,17 +161,18 @@ function dosedLayers(control: Control, vector: Vector): number[] {
   return layersOf(sharesDose(control) ? { ...control, layers: "recommended" } : control, vector);
 }
 
-/** Everything a slider shows about a vector. */
-export function sliderFacts(vector: Vector, control: Control, norms: readonly number[], bound: number) {
+/** Everything a slider shows about a vector. The word and the dose are of what acts, which `overall` multiplies. */
+export function sliderFacts(vector: Vector, control: Control, norms: readonly number[], bound: number, overall = 1) {
   const negative = zonesOf(vector, -1, norms, bound);
   const positive = zonesOf(vector, 1, norms, bound);
-  const zones = control.strength < 0 ? negative : positive;
+  const strength = control.strength * overall;
+  const zones = strength < 0 ? negative : positive;
   return {
     negative,
     positive,
     end: sliderEnd(negative, positive),
-    word: wordFor(control.strength, zones),
-    dose: doseOf(vector, control.strength, dosedLayers(control, vector), norms),
+    word: wordFor(strength, zones),
+    dose: doseOf(vector, strength, dosedLayers(control, vector), norms),
   };
 }
 

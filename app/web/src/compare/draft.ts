@@ -1,8 +1,9 @@
-import { effect, signal } from "@preact/signals";
+import { effect } from "@preact/signals";
 import { isMessage } from "../api/messages";
 import type { Message } from "../api/types";
 import { followLink } from "../frame/links";
-import { addressLink, addressState, placeHref, rememberState } from "../frame/places";
+import { addressLink, addressState, place, placeHref, rememberState } from "../frame/places";
+import { remembered } from "../frame/remembered";
 import { decodeState, encodeState } from "../maths/address";
 import { type Control, compactControl, interventions, restoredControl } from "./controls";
 
@@ -47,7 +48,8 @@ const USUAL: Draft = {
   reader: null,
 };
 
-export const draft = signal<Draft>(USUAL);
+/** What is set now. The address has it while Compare is open; it outlives a reload of another place, too. */
+export const draft = remembered<Draft>("draft", USUAL, restoredDraft);
 
 export function change(part: Partial<Draft>): void {
   draft.value = { ...draft.value, ...part };
@@ -103,14 +105,23 @@ export function wholeAddress(): string {
   return new URL(placeHref("compare", encodeState(compactDraft(draft.value))), location.href).href;
 }
 
+/** The state in an address that was left before the latest change was written there: coming back does not undo that change. */
+let outdated: string | null = null;
+
 /** Keeps the draft and the address in step. An address with a link stays until the draft changes. Returns what ends it. */
 export function followAddress(): () => void {
   let written: string | null = null;
   let linked = addressLink.peek() === null ? null : encodeState(compactDraft(draft.peek()));
   let timer: ReturnType<typeof setTimeout> | undefined;
+  let pending = false;
+  let shown: string | null = null;
+  let first = true;
   const stopReading = effect(() => {
     const state = addressState.value;
-    if (state === null || state === written) return;
+    if (place.peek() === "compare") shown = state;
+    const cameBack = first && state === outdated;
+    first = false;
+    if (state === null || state === written || cameBack) return;
     draft.value = restoredDraft(decodeState(state));
   });
   const stopLink = followLink("compare", (state) => {
@@ -121,7 +132,9 @@ export function followAddress(): () => void {
   const stopWriting = effect(() => {
     const state = encodeState(compactDraft(draft.value));
     clearTimeout(timer);
+    pending = state !== shown && state !== linked;
     timer = setTimeout(() => {
+      pending = false;
       if (state === linked) return;
       linked = null;
       written = state;
@@ -130,6 +143,7 @@ export function followAddress(): () => void {
   });
   return () => {
     clearTimeout(timer);
+    outdated = pending ? shown : outdated;
     stopReading();
     stopLink();
     stopWriting();

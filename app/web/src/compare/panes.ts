@@ -1,7 +1,6 @@
 import type { ServerError } from "../api/errors";
 import type { AgainstBaseline, Applied, ArmAnswer, CompareAnswer, Metrics, Token, TokenPiece } from "../api/types";
 import { changedSpans, changedTokens } from "../maths/diff";
-import { meanOf } from "../maths/scales";
 
 export interface PaneChoice {
   text: string;
@@ -102,24 +101,19 @@ export function finishedPane(arm: ArmAnswer): Pane {
 
 export type Shade = "reading" | "surprise" | "kl" | "difference";
 
-/** Returns the value of a token in a way of shading; null where it was not measured. */
-export function shadeValue(pane: Pane, choice: number, index: number, shade: Shade, reader: string | null) {
+/** Returns the value of a token in a way of shading; null where it was not measured. `scores`: what the answer says, by token. */
+export function shadeValue(
+  pane: Pane,
+  choice: number,
+  index: number,
+  shade: Shade,
+  scores: readonly (number | null)[],
+): number | null {
   const token = pane.choices[choice]?.tokens[index];
   if (!token) return null;
   if (shade === "surprise") return token.logprob == null ? null : -token.logprob;
   if (shade === "kl") return pane.against?.kl_per_token[choice]?.[index] ?? null;
-  if (shade === "reading" && reader !== null) return readingOf(token, reader);
-  return null;
-}
-
-/** Returns what a token reads: what the finished text says where that is known, else what the stream carried. */
-export function readingOf(token: Token, reader: string): number | null {
-  return token.readout?.[reader] ?? token.steered_readout?.[reader] ?? null;
-}
-
-/** Returns the mean reading of one answer; the first token belongs to no word. */
-export function meanReading(choice: PaneChoice, reader: string): number | null {
-  return meanOf(choice.tokens.map((token) => readingOf(token, reader)));
+  return shade === "reading" ? (scores[index] ?? null) : null;
 }
 
 /** For every token of an answer, whether the baseline has other words there. */

@@ -2,6 +2,7 @@ import { batch, signal } from "@preact/signals";
 import { stream } from "../api/client";
 import { isAbort, type ServerError } from "../api/errors";
 import type { CompareAnswer, TokenPiece } from "../api/types";
+import { announce } from "../ui/announce";
 import type { CompareBody } from "./draft";
 import { type Pane, PaneCollector } from "./panes";
 
@@ -26,6 +27,7 @@ export class ComparisonRun {
       body.n,
     );
     this.running.value = true;
+    announce("Writing the answers.");
     this.error.value = null;
     this.tokensPerSecond.value = null;
     const started = performance.now();
@@ -38,14 +40,26 @@ export class ComparisonRun {
       });
       this.tokensPerSecond.value = collector.tokens / ((performance.now() - started) / 1000);
     };
+    let ended = false;
     try {
-      await stream("/v1/compare", body, (name, data) => this.receive(collector, name, data, show), abort.signal);
+      await stream(
+        "/v1/compare",
+        body,
+        (name, data) => {
+          ended ||= name === "done";
+          this.receive(collector, name, data, show);
+        },
+        abort.signal,
+      );
+      if (!ended) throw new Error("The answers ended before they were complete. Was the server stopped?");
     } catch (error) {
       if (this.abort === abort && !isAbort(error)) this.error.value = error;
     } finally {
       if (this.abort === abort) {
         show();
         this.running.value = false;
+        if (abort.signal.aborted) announce("Stopped.");
+        else if (this.error.value === null) announce("The answers are complete.");
       }
     }
   }

@@ -5,6 +5,7 @@ import type { Job } from "../api/types";
 import { capabilities } from "../frame/server";
 import { loadVectors, vectorByName } from "../frame/vectors";
 import { runToEnd } from "../jobs/watch";
+import { announce } from "../ui/announce";
 import { concepts } from "./store";
 
 export interface StarterProgress {
@@ -50,8 +51,10 @@ export async function makeStarters(onFirst: () => void): Promise<void> {
       if (made === 0) onFirst();
     }
     startersLeft.value = false;
+    announce("The starter vectors were made.");
   } catch (error) {
-    if (!isAbort(error)) starterError.value = error;
+    if (isAbort(error)) announce("Stopped.");
+    else starterError.value = error;
   } finally {
     starterProgress.value = null;
     abort = null;

@@ -5,9 +5,20 @@ import { limit, typicalNorms } from "../frame/server";
 import { vectorByName, vectorNamed } from "../frame/vectors";
 import { fullScale } from "../maths/scales";
 import { controlFor, layersOf } from "./controls";
-import { type CompareBody, change, compareBody, type Draft, draft, newSeed, readersOf, sweepBody } from "./draft";
+import {
+  type CompareBody,
+  change,
+  changeControl,
+  compareBody,
+  type Draft,
+  draft,
+  newSeed,
+  readersOf,
+  sweepBody,
+} from "./draft";
 import { instructionFor } from "./instruction";
-import { readingOf, type Shade } from "./panes";
+import type { Shade } from "./panes";
+import { allScores } from "./readback";
 import { ComparisonRun } from "./run";
 
 export const comparison = new ComparisonRun();
@@ -34,15 +45,7 @@ export const instruction = computed(
 );
 
 /** The score at which a token has its full colour, over all panes, so that they can be compared. */
-export const fullReading = computed(() => {
-  const name = reader.value;
-  if (name === null) return 1;
-  const tokens = comparison.panes.value.flatMap((pane) => pane.choices.flatMap((choice) => choice.tokens));
-  return fullScale(
-    tokens.map((token) => readingOf(token, name)).filter((value): value is number => value !== null),
-    0.5,
-  );
-});
+export const fullReading = computed(() => fullScale(allScores.value, 0.5));
 
 /** Whether every control is something the server can run. */
 export const draftProblem = computed<string | null>(() => {
@@ -75,6 +78,7 @@ export function run(): void {
 }
 
 export function reroll(): void {
+  if (draftProblem.value !== null) return; // the seed stays that of the shown answers
   change({ seed: newSeed() });
   run();
 }
@@ -84,7 +88,13 @@ export function stopAll(): void {
   sweep.stop();
 }
 
+/** Adds a vector to what is steered by. One that is there already stays as it was set, and is switched on. */
 export function addVector(vector: Vector, sign = 1): void {
+  const known = draft.value.controls.find((control) => control.vector === vector.name);
+  if (known) {
+    changeControl(known.id, { on: true });
+    return;
+  }
   change({ controls: [...draft.value.controls, controlFor(vector, typicalNorms.value, sign)] });
 }
 

@@ -1,5 +1,6 @@
 import type { ComponentType } from "preact";
 import { useEffect, useLayoutEffect, useState } from "preact/hooks";
+import { announcement } from "../ui/announce";
 import { Note } from "../ui/Note";
 import { HelpDialog } from "./dialogs";
 import { Icon } from "./icons";
@@ -45,6 +46,9 @@ export function Frame() {
         {failed && <NotLoaded name={name} />}
         {Place && <Place key={name} />}
       </main>
+      <div role="status" class="visually-hidden">
+        {announcement.value}
+      </div>
       {helpShown.value && <HelpDialog />}
     </div>
   );

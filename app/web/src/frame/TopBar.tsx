@@ -1,5 +1,6 @@
 import { useEffect, useState } from "preact/hooks";
 import { keyState, keyWanted } from "../api/key";
+import { retrying } from "../api/retry";
 import { KeyDialog } from "./dialogs";
 import { Icon } from "./icons";
 import { place, TITLES } from "./places";
@@ -37,15 +38,25 @@ export function TopBar() {
   );
 }
 
+/** What stands for the model's name while it is not known. */
+const UNKNOWN_WORDS = {
+  wanted: "Waiting for a key",
+  limited: "Not shown to this key",
+  set: "Connecting",
+  none: "Connecting",
+} as const;
+
 function ServerFacts() {
   const model = capabilities.value?.model;
   const now = load.value;
-  const state = serverTrouble.value ? "off" : model ? "" : "waiting";
+  const busy = retrying.value > 0;
+  const state = serverTrouble.value ? "off" : !busy && (model || keyState.value === "limited") ? "" : "waiting";
+  const known = model?.name ?? (serverTrouble.value ? "Server not ready" : UNKNOWN_WORDS[keyState.value]);
   return (
     <p class="facts" role="status" aria-live="off">
       <span class="row">
         <span class={`dot ${state}`} aria-hidden="true" />
-        <strong>{model?.name ?? (serverTrouble.value ? "Server not ready" : "Connecting")}</strong>
+        <strong>{busy ? "Busy, trying again" : known}</strong>
       </span>
       {model && <span class="wide-only">{model.device}</span>}
       {now && (

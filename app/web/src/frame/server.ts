@@ -95,20 +95,39 @@ async function loadRoutes(): Promise<void> {
 let lastCount: { tokens: number; at: number } | null = null;
 let refused: string | null | undefined;
 
+/** The key with which the gauges are being read: a slow server is not asked again before it has answered. */
+let asking: string | null | undefined;
+
 /** Reads the engine's gauges. A key without the right to see them is asked once only. */
 async function poll(): Promise<void> {
   const key = apiKey.value;
-  if (document.hidden || capabilities.value === null || keyWanted.value || refused === key) return;
+  if (document.hidden || capabilities.value === null || keyWanted.value || refused === key || asking === key) return;
+  const lost = serverTrouble.value !== null;
+  asking = key;
   try {
     const response = await fetch("/metrics", key ? { headers: { Authorization: `Bearer ${key}` } } : {});
     if (key !== apiKey.value) return;
     if (response.status === 401 || response.status === 403 || response.status === 404) refused = key;
-    if (response.status < 500) serverTrouble.value = null; // a refusal shows, too, that it can be reached
+    if (response.status < 500) found(lost); // a refusal shows, too, that it can be reached
     load.value = response.ok ? loadOf(gauges(await response.text())) : null;
   } catch (error) {
     load.value = null;
     serverTrouble.value = messageOf(error);
+  } finally {
+    if (asking === key) asking = undefined;
   }
+}
+
+let finding = false;
+
+/** Takes note of an answer. A server that was lost may load its model still, and may have another one and other vectors now. */
+function found(lost: boolean): void {
+  if (!lost) serverTrouble.value = null;
+  if (!lost || finding) return;
+  finding = true;
+  void connect().finally(() => {
+    finding = false;
+  });
 }
 
 function loadOf(values: ReadonlyMap<string, number>): Load {

@@ -2,6 +2,7 @@ import { useEffect } from "preact/hooks";
 import type { Job } from "../api/types";
 import { Button } from "../ui/Button";
 import { ErrorNote } from "../ui/Note";
+import { shortTime } from "../ui/time";
 import { LoadNote } from "./LoadNote";
 import { repeat } from "./loaded";
 import { cancelJob, jobActions, jobs } from "./store";
@@ -27,6 +28,13 @@ export function Jobs() {
   );
 }
 
+/** The vector that a job has made or measured, where its result names it. */
+function vectorOf({ result }: Job): string | null {
+  const vector = (result as { vector?: string | { id?: unknown } | null } | null | undefined)?.vector;
+  const id = typeof vector === "string" ? vector : vector?.id;
+  return typeof id === "string" ? id : null;
+}
+
 function JobRow({ job }: { job: Job }) {
   const { done = 0, total = 0, message = "" } = job.progress;
   const name = job.kind.replaceAll("_", " ");
@@ -34,7 +42,8 @@ function JobRow({ job }: { job: Job }) {
   return (
     <li class="row between">
       <span>
-        {name} <span class="small muted">{new Date(job.created_at).toLocaleTimeString()}</span>
+        {name} {vectorOf(job) && <strong>{vectorOf(job)}</strong>}{" "}
+        <span class="small muted">{shortTime(job.created_at)}</span>
         {open && message && <span class="small muted"> {message}</span>}
         {job.error && <span class="small"> {job.error.message}</span>}
       </span>

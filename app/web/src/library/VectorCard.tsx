@@ -15,7 +15,9 @@ export function VectorCard({ vector }: { vector: Vector }) {
         <strong class="name">{vector.name}</strong>
         <span class="small muted number">v{vector.version}</span>
       </span>
-      <span class="description small muted">{vector.description || vector.method.replaceAll("_", " ")}</span>
+      <span class="description small muted" dir="auto">
+        {vector.description || vector.method.replaceAll("_", " ")}
+      </span>
       {auroc.some((value) => value !== null) ? (
         <Sparkline
           label={`AUROC by layer; ${plain(bestAuroc(vector))} at layer ${best ?? "?"}`}

@@ -29,7 +29,7 @@ export function VectorDetails({ name }: { name: string }) {
   };
   return (
     <Dialog title={vector.id} wide onClose={close}>
-      <p>{vector.description || "No description."}</p>
+      <p dir="auto">{vector.description || "No description."}</p>
       <div class="row">
         <button type="button" class="primary" onClick={use}>
           Steer with it

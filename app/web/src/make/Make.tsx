@@ -153,7 +153,7 @@ function Explanation() {
         Some pairs are set aside and the vector is tested on them, against random directions. The card shows at which
         layers it tells the two sides apart, and which layer to steer at.
       </p>
-      <p class="muted">Sixteen pairs are a good start. More topics are better than more pairs on one topic.</p>
+      <p class="muted">Twenty pairs are a good start. More topics are better than more pairs on one topic.</p>
     </section>
   );
 }

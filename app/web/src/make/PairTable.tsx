@@ -76,6 +76,7 @@ function Cell({ index, side, value }: { index: number; side: "positive" | "negat
     <td>
       <textarea
         rows={Math.min(4, Math.max(1, Math.ceil(value.length / 32)))}
+        dir="auto"
         aria-label={`${side} ${index + 1}`}
         value={value}
         onInput={(event) => setRow(index, { [side]: event.currentTarget.value })}

@@ -41,7 +41,9 @@ export function TryIt({ vector }: { vector: Vector }) {
       <div class="row between">
         <h2>Try it</h2>
         <Button disabled={busy} onClick={() => void start()}>
-          {busy ? "Writing" : `Answer three prompts at ${strengths.map((one) => signed(one, 1)).join(", ")}`}
+          {busy
+            ? "Writing"
+            : `Answer three prompts at ${strengths.map((one) => (one === 0 ? "0" : signed(one))).join(", ")}`}
         </Button>
       </div>
       <ErrorNote error={error} />
@@ -52,7 +54,7 @@ export function TryIt({ vector }: { vector: Vector }) {
             {trial.answers.map((answer) => (
               <article key={answer.strength} class="multiple" aria-label={`Strength ${answer.strength}`}>
                 <h4 class="number small">{answer.strength === 0 ? "unsteered" : signed(answer.strength)}</h4>
-                <p>{answer.text}</p>
+                <p dir="auto">{answer.text}</p>
                 {answer.problem && <Note kind="error">{answer.problem}</Note>}
               </article>
             ))}

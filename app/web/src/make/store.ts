@@ -2,6 +2,7 @@ import { computed, signal } from "@preact/signals";
 import { api, dataOf } from "../api/client";
 import type { Job } from "../api/types";
 import { concepts } from "../compare/store";
+import { remembered } from "../frame/remembered";
 import { type PairRow, parsePairs } from "../maths/table";
 import { complete, warningsFor } from "./warnings";
 import { error, makeByJob, name, nameProblem } from "./work";
@@ -11,12 +12,17 @@ export type Source = "pairs" | "concept" | "describe" | "dictionary" | "transfer
 export const LEAST_PAIRS = 2;
 const NO_ROW: PairRow = { positive: "", negative: "" };
 
+const NO_ROWS: readonly PairRow[] = [NO_ROW, NO_ROW, NO_ROW];
+
 export const source = signal<Source>("pairs");
-export const rows = signal<readonly PairRow[]>([NO_ROW, NO_ROW, NO_ROW]);
+export const rows = remembered("pairs", NO_ROWS, (before) => (Array.isArray(before) && before.every(isRow) ? before : undefined)); // biome-ignore format: one line
 export const concept = signal("");
 /** Whether the pairs of the concept are being read, to be edited. */
 export const adding = signal(false);
-export const trait = signal({ trait: "", opposite: "" });
+export const trait = remembered("trait", { trait: "", opposite: "" }, (before) => {
+  const { trait, opposite } = before as { trait: unknown; opposite: unknown };
+  return typeof trait === "string" && typeof opposite === "string" ? { trait, opposite } : undefined;
+});
 export const method = signal("mean_difference");
 
 export const warnings = computed(() => (source.value === "pairs" ? warningsFor(rows.value) : []));
@@ -31,6 +37,11 @@ export const problem = computed<string | null>(() => {
     return "Describe the trait and its opposite.";
   return null;
 });
+
+function isRow(one: unknown): one is PairRow {
+  const { positive, negative } = (one ?? {}) as Partial<PairRow>;
+  return typeof positive === "string" && typeof negative === "string";
+}
 
 export function setRow(index: number, part: Partial<PairRow>): void {
   const next = rows.value.map((row, at) => (at === index ? { ...row, ...part } : row));

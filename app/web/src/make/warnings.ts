@@ -1,7 +1,8 @@
 import { words } from "../maths/diff";
 import type { PairRow } from "../maths/table";
 
-const ENOUGH = 16;
+/** As the server judges it. */
+const ENOUGH = 20;
 const LENGTH_RATIO = 1.5;
 const SHARED_WORDS = 0.08;
 

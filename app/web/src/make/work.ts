@@ -3,8 +3,10 @@ import { api, dataOf } from "../api/client";
 import { isAbort, isRefusal, messageOf } from "../api/errors";
 import { apiKey } from "../api/key";
 import type { Job } from "../api/types";
+import { remembered, textOr } from "../frame/remembered";
 import { loadVectors, vectorNamed } from "../frame/vectors";
 import { runToEnd, type StartJob } from "../jobs/watch";
+import { announce } from "../ui/announce";
 
 export interface Running {
   kind: "extract" | "transfer" | "measure";
@@ -13,10 +15,17 @@ export interface Running {
   total: number;
 }
 
+/** What screen readers read out once a job has succeeded. A failure is an alert. */
+const ENDED: Readonly<Record<Running["kind"], string>> = {
+  extract: "The vector was found.",
+  transfer: "The vector was carried over.",
+  measure: "The strengths were measured.",
+};
+
 const NAME = /^[a-z0-9][a-z0-9._-]{0,63}$/;
 
 /** The name of the vector that is made next. */
-export const name = signal("");
+export const name = remembered("name", "", textOr);
 export const running = signal<Running | null>(null);
 export const error = signal<unknown>(null);
 
@@ -38,7 +47,7 @@ export async function runJob(kind: Running["kind"], start: StartJob): Promise<Jo
   error.value = null;
   running.value = { kind, message: "Waiting to begin", done: 0, total: 0 };
   try {
-    return await runToEnd(
+    const job = await runToEnd(
       start,
       ({ progress }) => {
         const { message = "", done = 0, total = 0 } = progress;
@@ -46,8 +55,11 @@ export async function runJob(kind: Running["kind"], start: StartJob): Promise<Jo
       },
       stopper.signal,
     );
+    announce(ENDED[kind]);
+    return job;
   } catch (failure) {
-    if (!isAbort(failure)) error.value = failure;
+    if (isAbort(failure)) announce("Stopped.");
+    else error.value = failure;
     return null;
   } finally {
     running.value = null;

@@ -10,42 +10,29 @@ import { ErrorNote, Warnings } from "../ui/Note";
 import { Segments } from "../ui/Segments";
 import { ReadingPanel } from "./ReadingPanel";
 import { Standouts } from "./Standouts";
-import { busy, error, kind, messages, read, reading, readState, restoreRead, setMessage, stop, text } from "./store";
+import {
+  busy,
+  error,
+  kind,
+  messages,
+  missing,
+  read,
+  reading,
+  readState,
+  restoreRead,
+  setMessage,
+  stop,
+  text,
+} from "./store";
 
 /** Read: which concepts of the library stand out in a text, and where. */
 export default function Read() {
   useEffect(() => useActions({ run: () => void read(), stop }), []);
   useEffect(() => followLink("read", restoreRead, readState), []);
-  const disabled = (vectors.value ?? []).length === 0;
   return (
     <>
       <LinkProblem />
-      <section class="panel stack" aria-label="What is read">
-        <Segments
-          label="Kind"
-          value={kind.value}
-          options={[
-            ["text", "Text"],
-            ["conversation", "Conversation"],
-          ]}
-          onChange={(next) => {
-            kind.value = next;
-          }}
-        />
-        {kind.value === "text" ? <TextField /> : <ConversationFields />}
-        <div class="row">
-          <Button kind="primary" disabled={disabled || busy.value} onClick={() => void read()}>
-            {busy.value ? "Reading" : "Read it"}
-          </Button>
-          {busy.value && (
-            <button type="button" onClick={stop}>
-              Stop
-            </button>
-          )}
-          <ShareLink view="read" state={readState} />
-          {disabled && <NothingToReadFor />}
-        </div>
-      </section>
+      <WhatIsRead />
       <ErrorNote error={error.value} />
       <Warnings of={reading.value?.warnings} />
       {reading.value ? (
@@ -60,6 +47,40 @@ export default function Read() {
         </p>
       )}
     </>
+  );
+}
+
+function WhatIsRead() {
+  const noVectors = (vectors.value ?? []).length === 0;
+  const disabled = noVectors || missing.value !== null;
+  return (
+    <section class="panel stack" aria-label="What is read">
+      <Segments
+        label="Kind"
+        value={kind.value}
+        options={[
+          ["text", "Text"],
+          ["conversation", "Conversation"],
+        ]}
+        onChange={(next) => {
+          kind.value = next;
+        }}
+      />
+      {kind.value === "text" ? <TextField /> : <ConversationFields />}
+      <div class="row">
+        <Button kind="primary" disabled={disabled || busy.value} onClick={() => void read()}>
+          {busy.value ? "Reading" : "Read it"}
+        </Button>
+        {busy.value && (
+          <button type="button" onClick={stop}>
+            Stop
+          </button>
+        )}
+        <ShareLink view="read" state={readState} />
+        {noVectors && <NothingToReadFor />}
+        {!noVectors && missing.value && <span class="small muted">{missing.value}</span>}
+      </div>
+    </section>
   );
 }
 
@@ -83,6 +104,7 @@ function TextField() {
     <textarea
       aria-label="Text to read"
       rows={4}
+      dir="auto"
       value={text.value}
       onInput={(event) => {
         text.value = event.currentTarget.value;
@@ -108,6 +130,7 @@ function ConversationFields() {
           <textarea
             aria-label={`Message ${index + 1}`}
             rows={2}
+            dir="auto"
             value={message.content}
             onInput={(event) => setMessage(index, { content: event.currentTarget.value })}
           />

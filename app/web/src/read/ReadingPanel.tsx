@@ -52,7 +52,7 @@ function ColouredTurns() {
       {(reading.value?.turns ?? []).map((turn, index) => (
         <div key={index}>
           {turn.role !== "text" && <h3 class="small muted">{turn.role}</h3>}
-          <p class="tokens">
+          <p class="tokens" dir="auto">
             {turn.tokens.map((token) => {
               const score = scores[token.index];
               const value = typeof score === "number" && token.index > 0 ? score - middle : 0;

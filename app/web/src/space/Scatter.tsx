@@ -2,7 +2,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { coloursChanged } from "../frame/theme";
 import { inside, nearest, paint, project, type Scene, type View } from "./draw";
 import { scene } from "./scene";
-import { drawn, lassoed, layerName, picked, playhead } from "./store";
+import { drawn, lasso, layerName, picked, playhead } from "./store";
 
 interface Drag {
   x: number;
@@ -29,28 +29,32 @@ export function Scatter() {
     const { offsetX: x, offsetY: y } = event;
     if (!drag.current) setHovered(nearest(scene.peek()?.points ?? [], view.current, x, y));
     else if (flat) drag.current.line.push([x, y]);
-    else turn(view.current, drag.current, x, y);
+    else pull(view.current, drag.current, x, y);
     if (drag.current) repaint();
   };
   const onUp = (event: PointerEvent) => {
     const line = drag.current?.line ?? [];
     drag.current = null;
-    if (line.length > 8 && flat) lassoed.value = indicesInside(line, view.current);
+    if (line.length > 8 && flat) lasso(indicesInside(line, view.current));
     else if (line.length <= 2) pick(nearest(scene.peek()?.points ?? [], view.current, event.offsetX, event.offsetY));
     repaint();
   };
+  const onKey = (event: KeyboardEvent) => !flat && turnedBy(event, view.current) && repaint();
   return (
     <div class="scatter">
       <canvas
         ref={canvas}
         role="img"
-        aria-label={`${drawn.value?.set.texts.length ?? 0} texts at ${layerName(Math.round(playhead.value))}; the list below has them as text`}
+        aria-label={aboutMap(flat)}
+        {...(flat ? {} : { tabIndex: 0 })}
+        onKeyDown={onKey}
         onPointerDown={(event) => {
           event.currentTarget.setPointerCapture(event.pointerId);
           drag.current = { x: event.offsetX, y: event.offsetY, line: [] };
         }}
         onPointerMove={onMove}
         onPointerUp={onUp}
+        onPointerCancel={() => (drag.current = null)} // the browser has taken it, and it will not be lifted here
         onPointerLeave={() => setHovered(null)}
       />
       {hovered !== null && <Tip index={hovered} view={view.current} />}
@@ -64,12 +68,38 @@ function complete(base: Scene, hovered: number | null, drag: Drag | null): Scene
 
 function pick(index: number | null): void {
   picked.value = index === picked.value ? null : index;
-  lassoed.value = [];
+  lasso([]);
 }
 
-function turn(view: View, drag: Drag, x: number, y: number): void {
-  view.yaw += (x - drag.x) / 120;
-  view.pitch = Math.min(Math.max(view.pitch + (y - drag.y) / 120, -1.4), 1.4);
+/** By how many pixels of the pointer an arrow key turns three dimensions. */
+const TURNS: Readonly<Record<string, readonly [number, number]>> = {
+  ArrowRight: [18, 0],
+  ArrowLeft: [-18, 0],
+  ArrowDown: [0, 18],
+  ArrowUp: [0, -18],
+};
+
+/** Whether a key turns three dimensions, and does so. */
+function turnedBy(event: KeyboardEvent, view: View): boolean {
+  const by = TURNS[event.key];
+  if (by === undefined || event.ctrlKey || event.metaKey || event.altKey) return false;
+  event.preventDefault(); // the page does not scroll
+  turn(view, ...by);
+  return true;
+}
+
+function aboutMap(flat: boolean): string {
+  const place = `${drawn.value?.set.texts.length ?? 0} texts at ${layerName(Math.round(playhead.value))}`;
+  return `${place}; the list below has them as text${flat ? "" : "; the arrow keys turn it"}`;
+}
+
+function turn(view: View, right: number, down: number): void {
+  view.yaw += right / 120;
+  view.pitch = Math.min(Math.max(view.pitch + down / 120, -1.4), 1.4);
+}
+
+function pull(view: View, drag: Drag, x: number, y: number): void {
+  turn(view, x - drag.x, y - drag.y);
   drag.x = x;
   drag.y = y;
   drag.line.push([x, y]);

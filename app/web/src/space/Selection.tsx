@@ -1,18 +1,18 @@
+import { useState } from "preact/hooks";
 import { vectorByName } from "../frame/vectors";
 import { Button } from "../ui/Button";
 import { ErrorNote } from "../ui/Note";
 import { Progress } from "../ui/Progress";
 import { error, makeVector, making, name, openCard, stopMaking, stored } from "./making";
-import { drawn, lassoed, picked } from "./store";
+import { drawn, lasso, lassoed, listed, picked, select } from "./store";
 
-const SHOWN = 200;
+const SHOWN_AT_ONCE = 200;
 
 /** The texts as a list, the picked one, and a vector made from the selected ones. */
 export function Selection() {
   const set = drawn.value?.set;
   if (!set) return null;
   const selected = lassoed.value;
-  const shown = selected.length > 0 ? selected : set.texts.map((_, index) => index);
   return (
     <section class="panel stack" aria-label="Texts">
       {picked.value !== null && (
@@ -24,26 +24,60 @@ export function Selection() {
         <SelectionVector positive={selected} />
       ) : (
         <p class="small muted">
-          Click a point or a text to follow it through the layers. Draw around points to select them.
+          Click a point or a text to follow it through the layers. Draw around points, or tick texts, to select them.
         </p>
       )}
       <VectorState />
-      <ul class="texts" aria-label={selected.length > 0 ? "Selected texts" : "All texts"}>
-        {shown.slice(0, SHOWN).map((index) => (
+      <TextList texts={set.texts} />
+    </section>
+  );
+}
+
+/** The texts with a box each that selects them: what a lasso does with the pointer, the keyboard does here. */
+function TextList({ texts }: { texts: readonly string[] }) {
+  const [most, setMost] = useState(SHOWN_AT_ONCE);
+  const selected = new Set(lassoed.value);
+  const shown = listed.value ?? texts.map((_, index) => index);
+  const left = shown.length - most;
+  return (
+    <>
+      {listed.value !== null && (
+        <div class="row">
+          <button type="button" onClick={() => (listed.value = null)}>
+            List all texts
+          </button>
+        </div>
+      )}
+      <ul class="texts" aria-label={listed.value === null ? "All texts" : "Selected texts"}>
+        {shown.slice(0, most).map((index) => (
           <li key={index}>
+            <input
+              type="checkbox"
+              aria-label={`Select: ${texts[index]}`}
+              checked={selected.has(index)}
+              onChange={(event) => select(index, event.currentTarget.checked)}
+            />
             <button
               type="button"
               class="quiet small"
+              dir="auto"
               aria-pressed={picked.value === index}
               onClick={() => (picked.value = picked.value === index ? null : index)}
             >
-              {set.texts[index]}
+              {texts[index]}
             </button>
           </li>
         ))}
       </ul>
-      {shown.length > SHOWN && <p class="small muted">and {shown.length - SHOWN} more texts that are drawn too</p>}
-    </section>
+      {left > 0 && (
+        <p class="row small muted">
+          and {left} more texts that are drawn too{" "}
+          <button type="button" class="small" onClick={() => setMost(most + SHOWN_AT_ONCE)}>
+            List {Math.min(left, SHOWN_AT_ONCE)} more
+          </button>
+        </p>
+      )}
+    </>
   );
 }
 
@@ -59,7 +93,10 @@ function SelectionVector({ positive }: { positive: readonly number[] }) {
   const disabled = making.value !== null || name.value === "" || positive.length === texts.length;
   return (
     <form class="stack" onSubmit={make}>
-      <p>{positive.length} texts are selected. A vector can be made that points from the others to them.</p>
+      <p>
+        {positive.length === 1 ? "1 text is" : `${positive.length} texts are`} selected. A vector can be made that
+        points from the others to them.
+      </p>
       <div class="row">
         <input
           type="text"
@@ -73,7 +110,7 @@ function SelectionVector({ positive }: { positive: readonly number[] }) {
         <Button submit kind="primary" disabled={disabled}>
           {making.value ? "Making it" : "Make a vector"}
         </Button>
-        <button type="button" onClick={() => (lassoed.value = [])}>
+        <button type="button" onClick={() => lasso([])}>
           Clear the selection
         </button>
       </div>

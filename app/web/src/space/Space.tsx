@@ -26,6 +26,7 @@ import {
   playhead,
   playing,
   restoreSpace,
+  scoresBusy,
   setName,
   settings,
   stopDrawing,
@@ -82,13 +83,13 @@ export default function Space() {
       <SpaceControls />
       <ErrorNote error={error.value} />
       <Warnings of={drawn.value?.answer.warnings} />
-      <div class="space" aria-busy={busy.value || vectorsAwaited.value}>
+      <div class="space" aria-busy={busy.value || scoresBusy.value > 0 || vectorsAwaited.value}>
         <section class="panel stack" aria-label="Map">
           {drawn.value ? (
             <Scatter />
           ) : (
             <p class="muted scatter empty">
-              {busy.value || vectorsAwaited.value ? "Reading the texts" : "Nothing drawn yet"}
+              {busy.value || vectorsAwaited.value ? "Reading the texts" : <NothingDrawn />}
             </p>
           )}
           {method.value === ALONG_VECTOR && <Axes />}
@@ -116,7 +117,13 @@ function Explanation() {
   );
 }
 
+function NothingDrawn() {
+  if (vectors.value !== null) return <span>Nothing drawn yet</span>;
+  return <span>Nothing drawn yet: the ready sets need a key that may see the library. Your own texts do not.</span>;
+}
+
 function Legend() {
+  if (colourBy.value === "score" && vector.value !== null) return <ScoreLegend name={vector.value} />;
   if (colourBy.value !== "label" || labelNames.value.length === 0) return null;
   return (
     <ul class="row legend small" aria-label="Labels">
@@ -124,6 +131,25 @@ function Legend() {
         <li key={name} class="row">
           <span class="swatch" style={{ background: palette.value[index] ?? "" }} aria-hidden="true" />
           {name}
+        </li>
+      ))}
+    </ul>
+  );
+}
+
+/** The colours of the scores, which are distances from the middle of the drawn texts. */
+function ScoreLegend({ name }: { name: string }) {
+  const ends = [
+    [palette.value[(palette.value.length - 1) / 2], `less ${name}`],
+    [palette.value[0], "the middle of these texts, or not read"],
+    [palette.value.at(-1), `more ${name}`],
+  ] as const;
+  return (
+    <ul class="row legend small" aria-label="Scores">
+      {ends.map(([colour, words]) => (
+        <li key={words} class="row">
+          <span class="swatch" style={{ background: colour ?? "" }} aria-hidden="true" />
+          {words}
         </li>
       ))}
     </ul>

@@ -15,6 +15,7 @@ import {
   method,
   ownText,
   position,
+  scoresBusy,
   setName,
   spaceState,
   stopDrawing,
@@ -40,12 +41,12 @@ export function SpaceControls() {
         />
         <Segments
           label="Dimensions"
-          value={dims.value}
+          value={method.value === ALONG_VECTOR ? 2 : dims.value}
           options={[
             [2, "2-D"],
             [3, "3-D"],
           ]}
-          onChange={(count) => redraw(() => (dims.value = count))}
+          onChange={(count) => redraw(() => chooseDimensions(count))}
         />
         <VectorField />
         <ColourField />
@@ -54,7 +55,7 @@ export function SpaceControls() {
       <div class="row">
         <ShareLink view="space" state={spaceState} />
         <span role="status" class="small">
-          {busy.value && "Drawing"}
+          {busy.value ? "Drawing" : scoresBusy.value > 0 && "Reading the scores"}
         </span>
         {busy.value && (
           <button type="button" onClick={stopDrawing}>
@@ -77,12 +78,20 @@ function chooseVector(name: string | null): void {
   if (name === null && method.value === ALONG_VECTOR) method.value = "pca";
 }
 
+/** A map along a vector has two dimensions, so three of them are those of another method. */
+function chooseDimensions(count: 2 | 3): void {
+  dims.value = count;
+  if (count === 3 && method.value === ALONG_VECTOR) method.value = "pca";
+}
+
 function SetField() {
+  const sets = capabilities.value?.concepts ?? [];
+  const known = setName.value === "own" || sets.includes(setName.value);
   return (
     <label class="field">
       <span>Texts</span>
       <select value={setName.value} onChange={(event) => redraw(() => (setName.value = event.currentTarget.value))}>
-        {(capabilities.value?.concepts ?? []).map((name) => (
+        {(known ? sets : [setName.value, ...sets]).map((name) => (
           <option key={name} value={name}>
             {name} (ready set)
           </option>

@@ -35,6 +35,12 @@ export function VectorMap() {
   );
 }
 
+const LONGEST = 20;
+
+function shortened(name: string): string {
+  return name.length > LONGEST ? `${name.slice(0, LONGEST - 1)}…` : name;
+}
+
 function Places({ names, cosine }: Pick<Similarities, "names" | "cosine">) {
   const points = scaledMap(cosine.map((row) => row.map((value) => 1 - Math.abs(value ?? 0))));
   const x = linear(domainOf(points.map(([value]) => value), 0.15), [60, WIDTH - 60]); // biome-ignore format: one line
@@ -45,7 +51,8 @@ function Places({ names, cosine }: Pick<Similarities, "names" | "cosine">) {
         <g key={names[index]}>
           <circle cx={x(px)} cy={y(py)} r={5} />
           <text x={x(px)} y={y(py) - 10} text-anchor="middle">
-            {names[index]}
+            {shortened(names[index] ?? "")}
+            <title>{names[index]}</title>
           </text>
         </g>
       ))}

@@ -5,6 +5,7 @@ import type { Job } from "../api/types";
 import { open, place } from "../frame/places";
 import { runToEnd } from "../jobs/watch";
 import { made, reload, error as workError } from "../make/work";
+import { announce } from "../ui/announce";
 
 export interface Making {
   message: string;
@@ -41,6 +42,7 @@ export async function makeVector(vector: string, positive: string[], negative: s
       },
       stopper.signal,
     );
+    announce("The vector was found.");
     if (name.value === vector) name.value = "";
     workError.value = null;
     await reload(vector);
@@ -50,7 +52,8 @@ export async function makeVector(vector: string, positive: string[], negative: s
       error.value = workError.value; // Space shows a vector only once it is listed, so it says why it is not
     }
   } catch (failure) {
-    if (!isAbort(failure)) error.value = failure;
+    if (isAbort(failure)) announce("Stopped.");
+    else error.value = failure;
   } finally {
     making.value = null;
   }

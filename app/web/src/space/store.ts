@@ -2,6 +2,7 @@ import { batch, computed, signal } from "@preact/signals";
 import { api, dataOf } from "../api/client";
 import { isAbort } from "../api/errors";
 import type { LatentSpace, Readout } from "../api/types";
+import { remembered, textOr } from "../frame/remembered";
 import { limit } from "../frame/server";
 import { type AlignedLayer, aligned, alongVector } from "../maths/procrustes";
 import { meanOf } from "../maths/scales";
@@ -13,7 +14,7 @@ export type Position = "mean" | "last";
 
 /** "own" for the texts a person typed, else the name of a starter concept. */
 export const setName = signal("sentiment");
-export const ownText = signal("");
+export const ownText = remembered("texts", "", textOr);
 export const method = signal("pca");
 export const dims = signal<2 | 3>(2);
 
@@ -32,7 +33,26 @@ export const error = signal<unknown>(null);
 export const playhead = signal(0);
 export const playing = signal(false);
 export const picked = signal<number | null>(null);
+
+/** The selected texts. */
 export const lassoed = signal<readonly number[]>([]);
+
+/** The texts that the list shows: those of the latest lasso, also once one of them is not selected any more; null: all. */
+export const listed = signal<readonly number[] | null>(null);
+
+/** Selects the texts inside a lasso, and lists them alone. */
+export function lasso(indices: readonly number[]): void {
+  batch(() => {
+    lassoed.value = indices;
+    listed.value = indices.length > 0 ? indices : null;
+  });
+}
+
+/** Selects one text more, or not any more. The list stays as it is. */
+export function select(index: number, on: boolean): void {
+  const others = lassoed.value.filter((one) => one !== index);
+  lassoed.value = on ? [...others, index].sort((a, b) => a - b) : others;
+}
 
 /** Scores of every text by layer, for colouring; null until they were asked for. */
 export const scores = signal<ReadonlyMap<number, readonly (number | null)[]> | null>(null);
@@ -58,6 +78,9 @@ export function layerName(index: number): string {
   const layer = maps.value[index]?.layer;
   return layer === null || layer === undefined ? "input embeddings" : `layer ${layer}`;
 }
+
+/** How many readings of scores are under way. */
+export const scoresBusy = signal(0);
 
 let abort: AbortController | null = null;
 
@@ -94,7 +117,7 @@ export async function draw(): Promise<void> {
       drawn.value = { set, answer, vector: name };
       scores.value = null;
       picked.value = null;
-      lassoed.value = [];
+      lasso([]);
       playhead.value = Math.min(playhead.value, answer.layers.length);
     });
     if (colourBy.value === "score" || method.value === ALONG_VECTOR) await loadScores();
@@ -153,6 +176,15 @@ export function restoreSpace(state: unknown): void {
 
 /** Reads every text against the chosen vector at every layer. An answer for what is not shown or chosen any more is ignored. */
 export async function loadScores(): Promise<void> {
+  scoresBusy.value++;
+  try {
+    await readScores();
+  } finally {
+    scoresBusy.value--;
+  }
+}
+
+async function readScores(): Promise<void> {
   const shown = drawn.value;
   const name = vector.value;
   if (!shown || name === null) return;

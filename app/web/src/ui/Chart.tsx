@@ -130,13 +130,17 @@ function withAlpha(rgb: string, alpha: number): string {
   return rgb.replace(/^rgb\((.*)\)$/, `rgba($1, ${alpha})`);
 }
 
+/** Pixels of a shaded range at least: one that is a single strength is seen, too. */
+const LEAST_RANGE = 4;
+
 function drawRanges(plot: uPlot, ranges: readonly (readonly [number, number])[], fill: string): void {
   const { ctx, bbox } = plot;
   ctx.save();
   ctx.fillStyle = fill;
   for (const [from, to] of ranges) {
-    const left = plot.valToPos(from, "x", true);
-    ctx.fillRect(left, bbox.top, plot.valToPos(to, "x", true) - left, bbox.height);
+    const [left, right] = [plot.valToPos(from, "x", true), plot.valToPos(to, "x", true)];
+    const width = Math.max(Math.abs(right - left), LEAST_RANGE * devicePixelRatio);
+    ctx.fillRect((left + right - width) / 2, bbox.top, width, bbox.height);
   }
   ctx.restore();
 }

@@ -1,14 +1,19 @@
-interface Props {
-  message: string;
-  done: number;
-  total: number;
+import { useEffect, useState } from "preact/hooks";
+import { announce, Milestones, type Step } from "./announce";
+
+interface Props extends Step {
   onStop?: () => void;
 }
 
-/** Shows how far a long piece of work has come, with a way to stop it. */
+/** Shows how far a long piece of work has come, with a way to stop it. Screen readers read out milestones only. */
 export function Progress({ message, done, total, onStop }: Props) {
+  const [milestones] = useState(() => new Milestones());
+  useEffect(() => {
+    const spoken = milestones.next({ message, done, total }, performance.now());
+    if (spoken !== null) announce(spoken);
+  }, [message, done, total]);
   return (
-    <div class="progress" role="status">
+    <div class="progress">
       <div class="row between">
         <span>{message || "Working"}</span>
         <span class="row">

@@ -4,6 +4,7 @@ import type { Key } from "../../api/types";
 import { copy } from "../../frame/ShareLink";
 import { Button } from "../../ui/Button";
 import { ErrorNote, Note, Warnings } from "../../ui/Note";
+import { shortTime } from "../../ui/time";
 import { LoadNote } from "../LoadNote";
 import { KeyForm } from "./KeyForm";
 import { NoPermission } from "./Policy";
@@ -91,10 +92,6 @@ function KeyRow({ item }: { item: Key }) {
       <ErrorNote error={keyActions.errorAt(place)} />
     </li>
   );
-}
-
-function shortTime(text: string): string {
-  return new Date(text).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
 }
 
 const COPY_WORDS = { true: "Copied", false: "Select the key", null: "Copy the key" } as const;

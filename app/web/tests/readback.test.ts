@@ -1,0 +1,87 @@
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import type { CompareBody } from "../src/compare/draft";
+import { emptyPane, type Pane, shadeValue } from "../src/compare/panes";
+import { allScores, answerReading, readAnswers, readBack, readBackError, wasRead } from "../src/compare/readback";
+import { scoresOfParts } from "../src/read/turns";
+import { FakeServer, refusal } from "./fakeServer";
+
+const READ_OUT = "POST /v1/readout";
+const asked = {} as CompareBody;
+
+/** A pane whose tokens carry what the steered stream had: 9 each. */
+function paneOf(name: string, ...samples: string[][]): Pane {
+  const choices = samples.map((texts) => ({
+    text: texts.join(""),
+    tokens: texts.map((text, id) => ({ id, text, readout: { joy: 9 } })),
+    finish: "stop",
+  }));
+  return { ...emptyPane(name, samples.length), choices };
+}
+
+let server: FakeServer;
+
+beforeEach(() => {
+  readBack.value = readBackError.value = null;
+  server = new FakeServer().on(READ_OUT, (body) => ({
+    texts: (body as { texts: string[] }).texts.map((text) => ({
+      tokens: [...text].map((one) => ({ text: one })),
+      readout: { joy: { 3: { mean: text.length, scores: [...text].map((_, index) => index) } } },
+    })),
+  }));
+});
+
+afterEach(() => vi.unstubAllGlobals());
+
+describe("what the answers say", () => {
+  const panes = [paneOf("normal", ["so", " it"], []), paneOf("steered", ["so", "!"], ["a", "b"])];
+
+  it("is read again from the finished texts, and is never what the steered stream carried", async () => {
+    await readAnswers(asked, panes, "joy");
+    expect(server.bodies).toEqual([{ texts: ["so it", "so!", "ab"], vectors: ["joy"] }]);
+    const steered = answerReading(asked, "joy", "steered", 0);
+    expect(steered).toEqual({ mean: 3, scores: [1, 2] });
+    expect([0, 1].map((index) => shadeValue(panes[1]!, 0, index, "reading", steered?.scores ?? []))).toEqual([1, 2]);
+    expect(answerReading(asked, "joy", "normal", 1)).toBeUndefined(); // an answer without tokens
+    expect(allScores.value).toEqual([1, 4, 1, 2, 1]);
+  });
+
+  it("is asked once for a run and a vector, and is not shown of another run or vector", async () => {
+    await readAnswers(asked, panes, "joy");
+    await readAnswers(asked, panes, "joy");
+    expect(server.seen).toHaveLength(1);
+    expect(answerReading({} as CompareBody, "joy", "steered", 0)).toBeUndefined();
+    expect(answerReading(asked, "calm", "steered", 0)).toBeUndefined();
+  });
+
+  it("is known of answers that all are empty without asking", async () => {
+    expect(wasRead(asked, "joy")).toBe(false);
+    await readAnswers(asked, [paneOf("normal", [])], "joy");
+    expect([wasRead(asked, "joy"), wasRead(asked, "calm"), server.seen]).toEqual([true, false, []]);
+  });
+
+  it("is not known where it cannot be read, and the reason is shown", async () => {
+    server.on(READ_OUT, () => refusal(422, "invalid_request"));
+    await readAnswers(asked, panes, "joy");
+    expect([readBack.value, readBackError.value]).toMatchObject([null, { code: "invalid_request" }]);
+  });
+});
+
+describe("scores of the tokens of an answer", () => {
+  const of = (parts: string[], tokens: string[]) =>
+    scoresOfParts(
+      parts,
+      tokens.map((text) => ({ text })),
+      tokens.map((_, index) => index),
+    );
+
+  it("are found in other tokens of the same text, with a first token that is not in it", () => {
+    expect(of(["Hel", "lo", " you"], ["<s>", "Hello", " y", "ou"])).toEqual([1, 1, 3]);
+    expect(of(["Hel", "lo"], ["He", "llo"])).toEqual([1, 1]);
+    expect(of(["He", "llo"], ["Hello"])).toEqual([null, null]);
+  });
+
+  it("are found where characters are split into tokens, and are missing where the texts differ", () => {
+    expect(of(["So", " ", "", "👍", "!"], ["So", " �", "�", "!"])).toEqual([null, 1, null, 2, 3]);
+    expect(of(["So"], ["Oh"])).toEqual([null]);
+  });
+});
