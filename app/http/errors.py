@@ -103,6 +103,8 @@ def response_of(error: SteeringError) -> Response:
     retry_after = getattr(error, "retry_after", outcome.retry_after)
     if retry_after is not None:
         headers["Retry-After"] = f"{max(retry_after, 0.1):.3g}"
+    if getattr(error, "never", False):  # the request alone is beyond the limit
+        headers |= _NO_RETRY
     return json_response(body_of(error), outcome.status, headers)
 
 

@@ -151,7 +151,9 @@ async def _answered(work: PreparedBatch, line: BatchLine) -> GenerateAnswer:
     while True:
         try:
             plan = await work.plans.of(line)
-            prepared = await generation.prepare(work.context, line, plan, charge=charge)
+            prepared = await generation.prepare(work.context, line, plan)
+            if charge:
+                work.context.charge_tokens(prepared.cost)
             charge = False
             return await generation.answer(replace(prepared, request=replace(prepared.request, priority=1)))
         except RateLimited as error:
