@@ -1,13 +1,13 @@
 """The policy as an operator writes it, and the models of /v1/keys, /v1/audit, /v1/policy and /v1/monitors."""
 
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import AfterValidator, AwareDatetime, Field, model_validator
+from pydantic import Field, model_validator
 
 from steering.namespaces import SHARED
-from steering.schemas.base import Answer, Measured, NamespaceName, Number, Page, Request, exactly_one
+from steering.schemas.base import Answer, Measured, Moment, NamespaceName, Number, Page, Request, exactly_one
 from steering.spec import MAX_MANDATORY, InterventionSpec, SteeringSpec, pinned, vector_names
 from steering.spec_base import LayerIndex
 
@@ -16,17 +16,6 @@ Scopes = Annotated[tuple[Scope, ...], Field(min_length=1, max_length=4, fail_fas
 KeyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._@-]{0,63}$")]
 Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)]
 VectorNames = Annotated[tuple[Annotated[str, Field(max_length=64)], ...], Field(max_length=256, fail_fast=True)]
-
-
-def _in_utc(moment: datetime) -> datetime:
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("a time must lie in the years 1 to 9999 of UTC") from None
-
-
-Moment: TypeAlias = Annotated[AwareDatetime, AfterValidator(_in_utc)]
-"""A time with a time zone, which UTC can tell too."""
 
 
 class KeyLimitsFields(Request):
