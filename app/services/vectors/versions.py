@@ -50,7 +50,7 @@ async def delete_vector(context: Context, name: str, query: DeleteQuery) -> None
     admin = "admin" in context.key.scopes
     try:
         await context.store.vectors.delete(name, query.force, query.version, documents_too=admin)
-    except VectorInUse as error:
+    except VectorInUse:
         if query.force:
             reason = f"the policy uses vector {name!r}; only a key with the scope 'admin' may force this delete"
             raise InsufficientScope(reason, param="force") from None

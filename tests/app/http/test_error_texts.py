@@ -1,10 +1,12 @@
 """Typical mistakes: each message names the field, what was given, what is allowed, and the nearest name that exists."""
 
+import gzip
 from typing import Any
 
 import pytest
 
 from tests.app.conftest import Server
+from tests.app.http.test_errors import JSON, check_shape
 
 EXTRACT = {"name": "mood", "pairs": [{"positive": "good", "negative": "bad"}]}
 DOSE = {"kind": "dose_response", "vector": "sentiment"}
@@ -113,3 +115,37 @@ async def test_a_name_in_an_address_has_its_nearest(ready: Server) -> None:
         answer = await ready.client.request(method, f"/v1/{path}")
         assert answer.status_code == 404, path
         assert f"did you mean '{near}'" in answer.json()["error"]["message"], f"{path}: {answer.text}"
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [("/v1/vectors", "GET, POST"), ("/v1/vectors/x", "DELETE, GET, PATCH"), ("/v1/policy", "DELETE, GET, PUT")],
+)
+async def test_the_answer_to_an_unknown_method_lists_every_method_of_the_path(
+    server: Server, path: str, methods: str
+) -> None:
+    answer = await server.client.options(path)
+    assert answer.headers["allow"] == methods
+    assert check_shape(answer)["message"] == f"{path} takes {methods}, got OPTIONS"
+
+
+@pytest.mark.parametrize("query", ["limit=1&limit=2", "namespace=a&namespace=b", "search=a&limit=1&search=a"])
+async def test_a_query_parameter_is_given_once(server: Server, query: str) -> None:
+    answer = await server.client.get(f"/v1/vectors?{query}")
+    assert (answer.status_code, check_shape(answer)["param"]) == (400, query.partition("=")[0])
+    assert "twice" in check_shape(answer)["message"]
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "gzip, identity"])
+async def test_an_encoded_body_is_refused_by_its_encoding(server: Server, encoding: str) -> None:
+    headers = {**JSON, "content-encoding": encoding}
+    answer = await server.client.post("/v1/generate", content=gzip.compress(b'{"prompt": "a"}'), headers=headers)
+    assert (answer.status_code, check_shape(answer)["code"]) == (415, "unsupported_media_type")
+    assert encoding in check_shape(answer)["message"]
+    plain = {**JSON, "content-encoding": "identity"}
+    assert (await server.client.post("/v1/generate", content=b'{"prompt": "a"}', headers=plain)).status_code == 200
+
+
+async def test_a_text_of_another_form_names_the_form(server: Server) -> None:
+    answer = await server.client.get("/v1/vectors?namespace=Team")
+    assert check_shape(answer)["message"] == 'namespace: must match ^[a-z0-9][a-z0-9._-]{0,63}$, got "Team"'
