@@ -9,6 +9,7 @@ from tests.app.conftest import Server
 from tests.app.http.test_errors import JSON, check_shape
 
 EXTRACT = {"name": "mood", "pairs": [{"positive": "good", "negative": "bad"}]}
+COMPLETION = {"model": "scripted"}
 DOSE = {"kind": "dose_response", "vector": "sentiment"}
 
 
@@ -67,6 +68,12 @@ MISTAKES: list[tuple[str, dict[str, Any], str, list[str]]] = [
     ("evaluations", {**DOSE, "scorer": "projecton"}, "scorer", ["did you mean 'projection'"]),
     ("latent-space", {"texts": ["a"] * 6, "method": "umapp"}, "method", ["did you mean 'umap'"]),
     ("latent-space", {"texts": ["a", "b"], "labels": ["x"]}, "labels", ["one label per text", "1 for 2"]),
+    ("completions", {**COMPLETION, "prompt": [[1], "a"]}, "prompt.1", ["expected a list", 'got "a"']),
+    ("completions", {**COMPLETION, "prompt": [[1], []]}, "prompt.1", ["at least 1", "got 0"]),
+    ("completions", {**COMPLETION, "prompt": [1.5]}, "prompt.0", ["a whole number", "got 1.5"]),
+    ("completions", {**COMPLETION, "prompt": 1}, "prompt", ["a list of texts", "token ids"]),
+    ("completions", {**COMPLETION, "prompt": "a", "echo": True, "max_tokens": 0, "n": 2}, "", ["'max_tokens': 0", "'n'"]),
+    ("embeddings", {"model": "scripted", "input": [["a"]]}, "input.0.0", ["a whole number", 'got "a"']),
 ]  # fmt: skip
 
 
