@@ -1,6 +1,7 @@
 """Configures logging: one JSON object per line on standard error. JSON escapes control characters, so no text can forge a line."""
 
 import logging
+import secrets
 import sys
 
 import structlog
@@ -11,6 +12,11 @@ from structlog.typing import Processor
 def current_request_id() -> str:
     """Returns the id of the request that this coroutine answers; empty outside of one."""
     return str(structlog.contextvars.get_contextvars().get("request_id", ""))
+
+
+def new_request_id() -> str:
+    """Returns an id for a request that brings none of its own."""
+    return f"req-{secrets.token_hex(8)}"
 
 
 def configure_logging(level: str) -> None:

@@ -1,9 +1,12 @@
 """create_app: builds one server with its routes, error handlers and middleware. Nothing runs at import."""
 
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from app.components import open_database, open_engine
@@ -48,6 +51,7 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.steering = state
+    app.state.methods = _methods_of(ROUTERS)
     for router in ROUTERS:
         app.include_router(router)
     mount_playground(app)
@@ -56,3 +60,12 @@ def create_app(
         app.add_middleware(TraceMiddleware, provider=traces)
     app.add_middleware(RequestMiddleware, state=state)
     return app
+
+
+def _methods_of(routers: Iterable[APIRouter]) -> Mapping[str, Sequence[str]]:
+    """Returns the methods of every path, for the answer to another one."""
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for route in (one for router in routers for one in router.routes):
+        if isinstance(route, APIRoute):
+            found[route.path] |= route.methods or set()
+    return {path: sorted(methods) for path, methods in found.items()}

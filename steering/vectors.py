@@ -13,6 +13,8 @@ from steering.quality import QualityCard, Recommended
 from steering.shapes import Direction
 from steering.spec_base import INLINE_PREFIX
 
+SCALES = torch.finfo(torch.float32)
+"""Natural scales are divided by and multiplied with in float32; one below its normal numbers is as good as 0."""
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 
@@ -155,9 +157,12 @@ def _check_direction(layer: int, entry: LayerDirection, d_model: int) -> None:
             f"the direction at layer {layer} has shape {tuple(entry.direction.shape)}, expected ({d_model},)",
             param="directions",
         )
-    if not bool(torch.isfinite(entry.direction).all()) or not 0.0 < entry.scale < float("inf"):
+    if not bool(torch.isfinite(entry.direction).all()):
+        raise InvalidRequest(f"layer {layer}: numbers must be finite", param="directions")
+    if not SCALES.tiny <= entry.scale <= SCALES.max:
         raise InvalidRequest(
-            f"layer {layer}: numbers must be finite and the scale positive, got scale {entry.scale}", param="directions"
+            f"layer {layer}: the scale must lie between {SCALES.tiny:.2g} and {SCALES.max:.2g}, got {entry.scale:g}",
+            param="scale",
         )
 
 

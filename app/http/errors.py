@@ -1,7 +1,7 @@
 """Maps errors to HTTP statuses and error bodies, in one table. Every error response is built and logged here."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +103,8 @@ def response_of(error: SteeringError) -> Response:
     retry_after = getattr(error, "retry_after", outcome.retry_after)
     if retry_after is not None:
         headers["Retry-After"] = f"{max(retry_after, 0.1):.3g}"
+    if getattr(error, "never", False):  # the request alone is beyond the limit
+        headers |= _NO_RETRY
     return json_response(body_of(error), outcome.status, headers)
 
 
@@ -174,6 +176,16 @@ def invalid(error: RequestValidationError) -> InvalidRequest:
     return InvalidRequest(f"{where or 'the body'}: {_quoted(message, FINDING_LIMIT)}", param=where)
 
 
+def _wrong_method(request: Request, error: HTTPException) -> Response:
+    """Lists every method of the path. Each has a route of its own, and the router knows only that of the first."""
+    methods: Mapping[str, Sequence[str]] = request.app.state.methods
+    given = (error.headers or {}).get("Allow", "")
+    allowed = ", ".join(methods.get(getattr(request.scope.get("route"), "path", ""), ())) or given
+    message = f"{_quoted(request.scope['path'])} takes {allowed}, got {_quoted(request.method)}"
+    code = request.state.error_code = "method_not_allowed"
+    return json_response(error_body(message, "invalid_request_error", code), 405, {"Allow": allowed})
+
+
 async def on_error(request: Request, error: Exception) -> Response:
     """Answers errors of our own classes, a body or query that its schema refuses (without the input), an unknown route, and an
     unknown method of a route."""
@@ -181,9 +193,10 @@ async def on_error(request: Request, error: Exception) -> Response:
         case HTTPException(status_code=404):
             method, path = _quoted(request.method), _quoted(request.scope["path"])
             known: SteeringError = NotFound(f"there is no route {method} {path}")
+        case HTTPException(status_code=405):
+            return _wrong_method(request, error)
         case HTTPException():
-            code = "method_not_allowed" if error.status_code == 405 else "invalid_request"
-            body = error_body(_quoted(str(error.detail)), "invalid_request_error", code)
+            body = error_body(_quoted(str(error.detail)), "invalid_request_error", "invalid_request")
             return json_response(body, error.status_code, dict(error.headers or {}))
         case RequestValidationError():
             known = invalid(error)

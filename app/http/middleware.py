@@ -1,7 +1,6 @@
 """Pure ASGI middleware around every request: id, log line, metrics, host list, security headers, unexpected errors."""
 
 import re
-import secrets
 import time
 
 import structlog
@@ -11,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import HostRefused
 from app.http.errors import public_error, response_of
+from app.logs import new_request_id
 from app.metrics import route_template
 from app.settings import Settings
 from app.state import AppState
@@ -40,7 +40,7 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).get("x-request-id", "")  # is written to logs and headers
-        request_id = given if _REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(8)}"
+        request_id = given if _REQUEST_ID.fullmatch(given) else new_request_id()
         status = 0
 
         async def send_with_headers(message: Message) -> None:

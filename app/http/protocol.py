@@ -1,12 +1,16 @@
 """HTTP/1.1 with bounds that uvicorn's parser lacks: head and trailer bytes, time for a head, idle and open connections."""
 
 from asyncio import TimerHandle
+from http import HTTPStatus
 from typing import ClassVar, cast
 
+from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.errors import TooManyConnections
 from app.http.errors import body_of, json_response, outcome_of
+from app.logs import new_request_id
+from steering.errors import InvalidRequest
 
 MAX_HEAD_BYTES = 64 * 1024
 """Bytes of a request line and its headers."""
@@ -116,7 +120,16 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _refuse(self) -> None:
         error = TooManyConnections(f"the server has {self.max_connections} open connections; try again shortly")
-        response = json_response(body_of(error), outcome_of(error).status, {"Connection": "close", "Retry-After": "1"})
-        head = [b"HTTP/1.1 503 Service Unavailable", *(b"%b: %b" % header for header in response.raw_headers), b"", b""]
+        self._end(json_response(body_of(error), outcome_of(error).status, {"Retry-After": "1"}))
+
+    def send_400_response(self, msg: str) -> None:
+        """Answers what is no HTTP request with the body of every error; uvicorn answers with plain text."""
+        self._end(json_response(body_of(InvalidRequest(msg)), 400))
+
+    def _end(self, response: Response) -> None:
+        """Sends a response without a request that an application could answer, and closes the connection."""
+        response.headers.update({"Connection": "close", "X-Request-Id": new_request_id()})
+        status = f"HTTP/1.1 {response.status_code} {HTTPStatus(response.status_code).phrase}".encode()
+        head = [status, *(b"%b: %b" % header for header in response.raw_headers), b"", b""]
         self.transport.write(b"\r\n".join(head) + bytes(response.body))
         self.transport.close()

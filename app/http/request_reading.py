@@ -5,6 +5,7 @@ handler runs only while its client is connected: a plain request is cancelled wh
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, ClassVar, TypeVar
 
@@ -106,7 +107,11 @@ class ApiRoute(APIRoute):
         await audit.record(state.store, key, request.method, self.path, path, body, request_id, status)
 
     def _check_query(self, request: Request) -> None:
-        """Raises InvalidRequest for an unknown query parameter. A model of the whole query refuses it itself."""
+        """Raises InvalidRequest for a query parameter that is unknown, where no model of the whole query refuses it, or given twice."""
+        names = [name for name, _ in request.query_params.multi_items()]
+        if len(names) > len(set(names)):
+            twice = next(name for name, count in Counter(names).items() if count > 1)[:40]
+            raise InvalidRequest(f"the query parameter {twice!r} is given twice", param=twice)
         if self._known_query is None:
             return
         for name in request.query_params:
@@ -118,6 +123,9 @@ class ApiRoute(APIRoute):
         """Returns the request with its body read and parsed."""
         if self.body_field is None and self.media_type == "application/json":
             return request
+        encoding = request.headers.get("content-encoding", "").strip().lower()
+        if encoding not in ("", "identity"):
+            raise UnsupportedMediaType(f"send the body without a Content-Encoding, got {encoding[:40]!r}")
         limit = settings.max_upload_bytes if self.upload else settings.max_body_bytes
         body = await read_body(request, limit, settings.body_seconds)
         given = request.headers.get("content-type", "").partition(";")[0].strip().lower()

@@ -30,6 +30,7 @@ _CONTENT = {
     "less_than_equal": "must be at most {le}, got {given}",
     "less_than": "must be less than {lt}, got {given}",
     "missing": "is required",
+    "string_pattern_mismatch": "must match {pattern}, got {given}",
     "string_too_short": "must not be empty",
     "string_too_long": "takes at most {max_length} characters",
     "too_short": "needs at least {min_length} items, got {actual_length}",

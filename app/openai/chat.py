@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from app.http.sse import Event
-from app.openai.generation import OpenAIWork, ending, envelope, response, run, stream
+from app.openai.generation import OpenAIWork, admit, ending, envelope, response, run, stream
 from app.openai.generation import prepare as prepare_generation
 from app.openai.schemas import ChatRequest
 from app.services.context import Context
@@ -14,12 +14,12 @@ from steering.pairs import ChatMessage
 
 
 async def prepare(context: Context, body: ChatRequest) -> OpenAIWork:
-    """Resolves the request. Without a limit an answer may fill the context, as OpenAI's own models do."""
+    """Resolves the request and admits it. Without a limit an answer has the default number of tokens, as in /v1/generate."""
     check_limit(len(body.messages), context.settings.max_messages, "messages", "messages")
     messages = tuple(ChatMessage("system" if one.role == "developer" else one.role, one.text) for one in body.messages)
     limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    return await prepare_generation(context, body, [messages], limit, logprobs)
+    return admit(await prepare_generation(context, body, [messages], limit, logprobs))
 
 
 async def answer(work: OpenAIWork) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from app.http.sse import Event
-from app.openai.generation import OpenAIWork, ending, envelope, response, run, stream
+from app.openai.generation import OpenAIWork, admit, ending, envelope, response, run, stream
 from app.openai.generation import prepare as prepare_generation
 from app.openai.schemas import CompletionRequest, inputs_of
 from app.services.context import Context
@@ -19,13 +19,13 @@ DEFAULT_MAX_TOKENS = 16
 
 
 async def prepare(context: Context, body: CompletionRequest) -> OpenAIWork:
-    """Resolves the request. Everything that can be refused is refused here, before any device work."""
+    """Resolves the request and admits it. Everything that can be refused is refused here, before any device work."""
     limit = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     work = await prepare_generation(context, body, inputs_of(body.prompt), limit, body.logprobs)
     if body.echo and body.logprobs is not None:
         tokens = sum(len(one.request.prompt) for one in work.generations)
         context.admission.reserve(tokens * context.engine.info.vocab_size * ACTIVATION_BYTES)
-    return work
+    return admit(work)
 
 
 async def answer(work: OpenAIWork, body: CompletionRequest) -> dict[str, Any]:

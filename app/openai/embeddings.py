@@ -28,8 +28,8 @@ async def answer(context: Context, body: EmbeddingRequest) -> dict[str, Any]:
         check_context(len(ids[-1]), 0, engine.info, param="input")
     tokens = sum(map(len, ids))
     check_activations(engine, context.settings, len(texts), 1, "activations (inputs x d_model)", "input")
-    context.charge_tokens(tokens)
     context.admission.reserve(len(texts) * engine.info.d_model * SCORE_BYTES)
+    context.charge_tokens(tokens)
     found = await embed(engine, ids, layer, body.position)
     return {
         "object": "list",

@@ -41,7 +41,7 @@ class OpenAIWork:
 async def prepare(
     context: Context, body: OpenAIGeneration, prompts: Sequence[Prompt], max_tokens: int | None, logprobs: int | None
 ) -> OpenAIWork:
-    """Resolves the request and takes its rows. Everything that can be refused is refused here."""
+    """Resolves the request. Everything that can be refused is refused here, and by `admit`."""
     settings, fields, n = context.settings, body.sampling(), body.n or 1
     check_sampling(settings, fields, n)
     check_limit(logprobs or 0, settings.max_top_logprobs, "alternatives", "logprobs")
@@ -50,12 +50,16 @@ async def prepare(
     generations = []
     for prompt in prompts:
         tokenized = await tokenize(context.engine, prompt, max_tokens, plan)
-        context.charge_tokens(len(tokenized.token_ids) + n * tokenized.max_tokens)
         sampling = sampling_params(fields, tokenized.max_tokens, logprobs)
         request = context.request(tokenized.token_ids, sampling, tokenized.plan)
         generations.append(Generation(context, request, n, tokens=logprobs is not None))
-    context.admission.take(len(prompts) * n)
     return OpenAIWork(context, body.model, plan, tuple(generations), n)
+
+
+def admit(work: OpenAIWork) -> OpenAIWork:
+    """Takes the rows of all choices and counts the tokens of all prompts at once. Raises what `Context.admit` raises."""
+    work.context.admit(len(work.generations) * work.n, sum(one.cost for one in work.generations))
+    return work
 
 
 async def events(work: OpenAIWork) -> AsyncGenerator[tuple[int, TokenEvent], None]:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from steering.errors import UnsupportedParameter
 from steering.schemas.base import Flag, Number, Request, Whole
@@ -156,7 +156,29 @@ class ChatRequest(GenerationRequest):
 
 Texts: TypeAlias = Annotated[tuple[PlainText, ...], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)]
 TokenLists: TypeAlias = Annotated[tuple[TokenIds, ...], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)]
-Inputs: TypeAlias = PlainText | Texts | TokenIds | TokenLists
+
+
+def _form(value: Any) -> str | None:
+    """Which form an input has: its first entry says what a list is of, so that an error speaks of that form alone."""
+    if isinstance(value, str):
+        return "<text>"
+    if not isinstance(value, list | tuple):
+        return None
+    forms: dict[type, str] = {int: "<ids>", float: "<ids>", bool: "<ids>", list: "<lists>", tuple: "<lists>"}
+    return forms.get(type(value[0]), "<texts>") if value else "<texts>"
+
+
+Inputs: TypeAlias = Annotated[
+    Annotated[PlainText, Tag("<text>")]
+    | Annotated[Texts, Tag("<texts>")]
+    | Annotated[TokenIds, Tag("<ids>")]
+    | Annotated[TokenLists, Tag("<lists>")],
+    Discriminator(
+        _form,
+        custom_error_type="input_form",
+        custom_error_message="expected a text, a list of texts, a list of token ids, or a list of such lists",
+    ),
+]
 """A text, several, token ids, or several lists of them."""
 
 
@@ -170,7 +192,8 @@ def inputs_of(value: Inputs) -> list[str | tuple[int, ...]]:
 
 
 class CompletionRequest(GenerationRequest):
-    """POST /v1/completions. max_tokens 0 is allowed with `echo`: the prompt is scored and nothing is generated."""
+    """POST /v1/completions. max_tokens 0 is allowed with `echo`: the prompt is scored, once, and nothing is
+    generated."""
 
     refused: ClassVar[dict[str, Any]] = {"suffix": "", "best_of": 1}
 
@@ -183,6 +206,8 @@ class CompletionRequest(GenerationRequest):
     def _consistent(self) -> "CompletionRequest":
         if self.max_tokens == 0 and not self.echo:
             raise ValueError("'max_tokens': 0 needs 'echo': true")
+        if self.max_tokens == 0 and (self.n or 1) > 1:
+            raise ValueError("'max_tokens': 0 scores each prompt once; 'n' must be 1")
         if self.echo and self.stream:
             raise ValueError("'echo' cannot be streamed")
         return self

@@ -28,7 +28,7 @@ _STREAM: dict[str, Any] = {"responses": {200: {"content": {"text/event-stream": 
 async def generate(body: GenerateRequest, context: AdmittedDep) -> GenerateAnswer | Response:
     """Answers a prompt: the text, the seed that repeats it, and the applied steering."""
     work = await generation.prepare(context, body)
-    context.admission.take(work.n)
+    context.admit(work.n, work.cost)
     if body.stream:
         return await event_stream(context.state, generation.events(work))
     return await generation.answer(work)
@@ -38,7 +38,7 @@ async def generate(body: GenerateRequest, context: AdmittedDep) -> GenerateAnswe
 async def compare(body: CompareRequest, context: AdmittedDep) -> CompareAnswer | Response:
     """Answers a prompt with several arms: the text and metrics of each, and the differences from the baseline."""
     work = await comparison.prepare(context, body)
-    context.admission.take(work.rows)
+    context.admit(work.rows, work.cost)
     if body.stream:
         return await event_stream(context.state, comparison.events(work))
     return await comparison.answer(work)
@@ -48,7 +48,7 @@ async def compare(body: CompareRequest, context: AdmittedDep) -> CompareAnswer |
 async def replay(body: ReplayRequest, context: AdmittedDep) -> GenerateAnswer:
     """Repeats an answer. The body is `steering.record` of that answer, and its inline `directions` if it had any."""
     work = await repetition.prepare(context, body)
-    context.admission.take(work.n)
+    context.admit(work.n, work.cost)
     return await generation.answer(work)
 
 

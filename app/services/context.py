@@ -170,6 +170,12 @@ class Context:
             observe=current_observer(),
         )
 
+    def admit(self, rows: int, tokens: int) -> None:
+        """Takes the rows of a request and counts all its tokens. The last check before it runs: what is refused for another
+        reason, a full batch above all, has used nothing. Raises Overloaded, LimitExceeded, RateLimited."""
+        self.admission.take(rows)
+        self.charge_tokens(tokens)
+
     def charge_tokens(self, tokens: int) -> None:
         """Counts tokens against the limit of the key. Raises RateLimited."""
         self.state.rate_limits.charge_tokens(self.key, tokens)

@@ -8,6 +8,7 @@ from app.state import AppState
 from steering.errors import InvalidRequest
 from steering.schemas.governance import ChangeKeyRequest, CreateKeyRequest, KeyAnswer, KeyList, NewKeyAnswer
 from steering.store.governance import KeyRecord
+from steering.vectors import check_name
 
 
 async def create(state: AppState, body: CreateKeyRequest) -> NewKeyAnswer:
@@ -34,6 +35,8 @@ def _fields(body: CreateKeyRequest | ChangeKeyRequest) -> dict[str, Any]:
     if body.scopes is not None:
         fields["scopes"] = tuple(dict.fromkeys(body.scopes))
     if body.limits is not None:
+        for name in body.limits.vectors or ():  # no vector has another name, so that nothing could be steered with
+            check_name(name, "limits.vectors")
         fields["limits"] = body.limits.model_dump(mode="json", exclude_none=True)
     if "expires_at" in body.model_fields_set:
         fields["expires_at"] = None if body.expires_at is None else utc_text(body.expires_at)

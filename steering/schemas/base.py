@@ -1,9 +1,20 @@
 """Base classes and number types of all request and response models: requests are strict, responses are finite."""
 
 import math
+from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, PlainSerializer, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    PlainSerializer,
+    model_validator,
+)
 
 from steering.namespaces import NAMESPACE_PATTERN
 from steering.spec_base import Spec
@@ -17,6 +28,17 @@ Whole = Annotated[int, Field(strict=True)]
 """A whole JSON number."""
 
 Flag = Annotated[bool, Field(strict=True)]
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("a time must lie in the years 1 to 9999 of UTC") from None
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+"""A time with a time zone, in UTC."""
 
 
 def _finite(value: float) -> float | None:

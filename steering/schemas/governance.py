@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import AwareDatetime, Field, model_validator
+from pydantic import Field, model_validator
 
 from steering.namespaces import SHARED
-from steering.schemas.base import Answer, Measured, NamespaceName, Number, Page, Request, exactly_one
+from steering.schemas.base import Answer, Measured, Moment, NamespaceName, Number, Page, Request, exactly_one
 from steering.spec import MAX_MANDATORY, InterventionSpec, SteeringSpec, pinned, vector_names
 from steering.spec_base import LayerIndex
 
@@ -43,7 +43,7 @@ class CreateKeyRequest(Request):
     name: KeyName
     scopes: Scopes
     limits: KeyLimitsFields = Field(default_factory=KeyLimitsFields)
-    expires_at: AwareDatetime | None = None
+    expires_at: Moment | None = None
     namespace: NamespaceName = SHARED
 
 
@@ -53,7 +53,7 @@ class ChangeKeyRequest(Request):
     name: KeyName | None = None
     scopes: Scopes | None = None
     limits: KeyLimitsFields | None = None
-    expires_at: AwareDatetime | None = None
+    expires_at: Moment | None = None
     namespace: NamespaceName | None = None
 
 

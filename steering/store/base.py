@@ -141,8 +141,13 @@ class VectorStore(VectorSource, Protocol):
         before: only numbers below it, which may be none.
         """
 
-    async def delete(self, name: str, force: bool = False, version: int | None = None) -> None:
-        """Deletes all versions, or one. Raises VectorNotFound, or VectorInUse while a profile, a default or a document names it, unless forced."""
+    async def delete(
+        self, name: str, force: bool = False, version: int | None = None, *, documents_too: bool = True
+    ) -> None:
+        """Deletes all versions, or one. Raises VectorNotFound, or VectorInUse while a profile, a default or a document names it, unless forced.
+
+        documents_too: whether `force` also applies where a document, such as the policy, names it.
+        """
 
 
 class ProfileStore(Protocol):

@@ -167,12 +167,14 @@ class ReferenceVectors:
         numbers = sorted((one for one in found if before is None or one < before), reverse=True)[:limit]
         return version_page([found[number] for number in numbers], limit)
 
-    async def delete(self, name: str, force: bool = False, version: int | None = None) -> None:
+    async def delete(
+        self, name: str, force: bool = False, version: int | None = None, *, documents_too: bool = True
+    ) -> None:
         """See VectorStore.delete."""
         key = (self._namespace, check_name(name))
         found = self._content.vectors.get(key, {})
-        if not force:
-            self._refuse_if_used(name, version, only=len(found) == 1)
+        if not (force and documents_too):
+            self._refuse_if_used(name, version, only=len(found) == 1, only_documents=force)
         if not found or (version is not None and version not in found):
             raise not_found(name, version)
         if version is None or len(found) == 1:
@@ -184,9 +186,9 @@ class ReferenceVectors:
         visible = visible_from(self._namespace)
         return sorted({name for namespace, name in self._content.vectors if namespace in visible})
 
-    def _refuse_if_used(self, name: str, version: int | None, *, only: bool) -> None:
+    def _refuse_if_used(self, name: str, version: int | None, *, only: bool, only_documents: bool) -> None:
         users: list[tuple[str, Iterable[str]]] = []
-        for namespace, user, steering in self._steerings():
+        for namespace, user, steering in () if only_documents else self._steerings():
             if namespace == self._namespace:
                 users.append((user, vector_names(steering)))
             elif self._namespace == SHARED and (namespace, name) not in self._content.vectors:

@@ -144,7 +144,7 @@ def test_a_vector_refuses_directions_that_are_none() -> None:
         "is negative": {-1: good},
         "expected": {1: LayerDirection(torch.ones(D_MODEL + 1), scale=1.0)},
         "finite": {1: LayerDirection(torch.full((D_MODEL,), float("nan")), scale=1.0)},
-        "scale positive": {1: LayerDirection(good.direction, scale=0.0)},
+        "scale must": {1: LayerDirection(good.direction, scale=1e-40)},
     }
     for words, layers in cases.items():
         with pytest.raises(InvalidRequest, match=words):

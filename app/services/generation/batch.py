@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -104,7 +104,17 @@ def parse_lines(content: bytes, settings: Settings) -> dict[int, BatchLine]:
         except ValidationError as error:
             findings = [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_url=False)]
             raise _at_line(invalid(RequestValidationError(findings, body=value)), number) from None
+    _check_ids(lines)
     return lines
+
+
+def _check_ids(lines: Mapping[int, BatchLine]) -> None:
+    """Raises InvalidRequest for an id that two lines have: it would not say which result is whose."""
+    known: dict[str, int] = {}
+    for number, line in lines.items():
+        if line.id is not None and known.setdefault(line.id, number) != number:
+            reason = f"id: {line.id[:40]!r} is also that of line {known[line.id]}"
+            raise _at_line(InvalidRequest(reason, param="id"), number)
 
 
 def _at_line(error: SteeringError, number: int) -> SteeringError:
@@ -151,7 +161,9 @@ async def _answered(work: PreparedBatch, line: BatchLine) -> GenerateAnswer:
     while True:
         try:
             plan = await work.plans.of(line)
-            prepared = await generation.prepare(work.context, line, plan, charge=charge)
+            prepared = await generation.prepare(work.context, line, plan)
+            if charge:
+                work.context.charge_tokens(prepared.cost)
             charge = False
             return await generation.answer(replace(prepared, request=replace(prepared.request, priority=1)))
         except RateLimited as error:

@@ -46,6 +46,12 @@ class PreparedComparison:
         """Rows of the batch that it takes at once."""
         return len(self.comparison.arms) * self.comparison.n
 
+    @property
+    def cost(self) -> int:
+        """The tokens that count against the limit of the key: the prompts, and all that may be generated."""
+        generated = self.rows * self.comparison.sampling.max_tokens
+        return sum(len(arm.prompt) for arm in self.comparison.arms) + generated
+
 
 async def prepare(context: Context, body: CompareRequest) -> PreparedComparison:
     """Resolves the request. Everything that can be refused is refused here, before any device work."""
@@ -65,7 +71,6 @@ async def prepare(context: Context, body: CompareRequest) -> PreparedComparison:
         max_tokens = one.max_tokens if max_tokens is None else min(max_tokens, one.max_tokens)
         resolved.append(Arm(arm.name, one.token_ids, one.plan))
     assert max_tokens is not None
-    context.charge_tokens(sum(len(arm.prompt) + body.n * max_tokens for arm in resolved))
     sampling = sampling_params(body, max_tokens)
     context.admission.reserve(_logit_bytes(context, resolved, body.n, max_tokens))
     baseline = body.baseline if body.baseline is not None else arms[0].name

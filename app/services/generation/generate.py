@@ -32,6 +32,11 @@ class Generation:
     warnings: tuple[str, ...] = ()
 
     @property
+    def cost(self) -> int:
+        """The tokens that count against the limit of the key: the prompt, and all that may be generated."""
+        return len(self.request.prompt) + self.n * self.request.sampling.max_tokens
+
+    @property
     def record(self) -> Record:
         """The record that repeats these answers."""
         request = self.request
@@ -44,12 +49,10 @@ def check(context: Context, body: GenerateRequest) -> None:
     check_limit(len(body.flag), context.settings.max_readouts, "flags", "flag")
 
 
-async def prepare(
-    context: Context, body: GenerateRequest, plan: SteeringPlan | None = None, *, charge: bool = True
-) -> Generation:
+async def prepare(context: Context, body: GenerateRequest, plan: SteeringPlan | None = None) -> Generation:
     """Resolves the request. Everything that can be refused is refused here, before any device work.
 
-    plan: of its steering, where that was resolved before. charge: whether its tokens count, which they do once.
+    plan: of its steering, where that was resolved before.
     """
     check(context, body)
     if plan is None:
@@ -58,8 +61,6 @@ async def prepare(
     readings += await context.readings([one.vector for one in body.flag if one.vector not in body.readout], "flag")
     given = prompt_of(body, context.settings)
     prompt = await tokenize(context.engine, given, body.max_tokens, plan)
-    if charge:
-        context.charge_tokens(len(prompt.token_ids) + body.n * prompt.max_tokens)
     sampling = sampling_params(body, prompt.max_tokens)
     request = context.request(prompt.token_ids, sampling, prompt.plan, readings)
     flags = Flags(tuple(body.flag), context.state.metrics)

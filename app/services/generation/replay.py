@@ -34,7 +34,6 @@ async def prepare(context: Context, record: ReplayRequest) -> Generation:
             param="fingerprint",
         )
     prompt = await encode_prompt(engine.tokenizer, tuple(record.prompt))
-    context.charge_tokens(len(prompt) + record.n * record.sampling.max_tokens)
     sampling = sampling_params(record.sampling, record.sampling.max_tokens)
     request = context.request(prompt, sampling, _with_recorded_roles(plan, record))
     executor = engine.stats().executor

@@ -71,10 +71,10 @@ async def search(context: Context, name: str, body: DictionarySearchRequest) -> 
     ids = await encode_prompts(engine, (*texts, *against), "texts")
     tokens = sum(map(len, ids))
     check_activations(engine, settings, tokens, 1, "activations (tokens x d_model)", "texts")
-    context.charge_tokens(tokens)
     # at a time: before the activation function, its condition, and after it
     activations = 3 * min(max(map(len, ids), default=0) * found.features, MAX_ACTIVATIONS)
     context.admission.reserve((2 * found.features * found.d_model + activations) * ACTIVATION_BYTES)
+    context.charge_tokens(tokens)
     features = await workflow.search(
         engine,
         found,

@@ -3,7 +3,7 @@
 from starlette.responses import Response
 
 from app.services.context import Context
-from app.services.inputs import check_activations, pair_text
+from app.services.inputs import check_activations, encode_prompts, pair_text
 from app.services.limits import check_limit
 from app.services.reading.responses import ACTIVATION_BYTES, SCORE_BYTES, json_in_thread
 from steering.layer_indices import layer_indices
@@ -20,7 +20,10 @@ async def latent_space(context: Context, body: LatentSpaceRequest) -> Response:
     check_activations(engine, settings, len(body.texts), layers, "activations (texts x layers x d_model)", "layers")
     vectors = await context.model_vectors(body.vectors, "vectors")
     workflow.check_request(body)
-    numbers = len(body.texts) * (layers + 1)
+    texts = tuple(map(pair_text, body.texts))
+    tokens = sum(map(len, await encode_prompts(engine, texts, "texts")))
+    numbers = len(texts) * (layers + 1)
     context.admission.reserve(numbers * (engine.info.d_model * ACTIVATION_BYTES + SCORE_BYTES))
-    found = await workflow.latent_space(engine, body, tuple(map(pair_text, body.texts)), vectors)
+    context.charge_tokens(tokens)
+    found = await workflow.latent_space(engine, body, texts, vectors)
     return await json_in_thread(lambda: found)

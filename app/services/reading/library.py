@@ -4,7 +4,7 @@ import structlog
 from starlette.responses import Response
 
 from app.services.context import Context
-from app.services.inputs import check_activations, check_texts, encode_texts, pair_text
+from app.services.inputs import check_activations, check_texts, encode_prompts, encode_texts, pair_text
 from app.services.limits import check_limit
 from app.services.reading.responses import ACTIVATION_BYTES, SCORE_BYTES, json_in_thread
 from app.services.resources import damage_warnings
@@ -80,11 +80,11 @@ async def explain(context: Context, body: ExplainRequest) -> Response:
     tokens = sum(map(len, ids))
     read = len({axis.layer for axis in axes})
     check_activations(engine, context.settings, tokens, read, "activations (tokens x layers x d_model)", "texts")
-    context.charge_tokens(tokens)
     # Neutral text is read by the first request for a vector; it is counted for every one.
     held, longest = tokens + NEUTRAL_TOKENS, max(NEUTRAL_TOKENS, *map(len, ids))
     context.admission.reserve((held * read * engine.info.d_model + longest * len(axes)) * ACTIVATION_BYTES)
     context.admission.reserve(len(ids) * body.top * explaining.CARRYING_TOKENS * SCORE_BYTES)
+    context.charge_tokens(tokens)
     texts, neutral = tuple(map(pair_text, body.all_texts)), context.state.neutral
     found = await explaining.explain(engine, texts, axes, neutral, threshold=body.threshold, most=body.top)
     used = used_vectors({axis.vector.id: axis.vector for axis in axes})
@@ -103,6 +103,9 @@ async def clusters(context: Context, body: ClustersRequest) -> Response:
     count = engine.info.layer_count
     layer = count // 2 if body.layer is None else layer_index(body.layer, count, param="layer")
     vectors, warnings = await library_vectors(context)
-    context.admission.reserve(len(body.texts) * (engine.info.d_model * ACTIVATION_BYTES * COPIES + SCORE_BYTES))
-    found = await clustering.clusters(engine, body, tuple(map(pair_text, body.texts)), layer, vectors)
+    texts = tuple(map(pair_text, body.texts))
+    tokens = sum(map(len, await encode_prompts(engine, texts, "texts")))
+    context.admission.reserve(len(texts) * (engine.info.d_model * ACTIVATION_BYTES * COPIES + SCORE_BYTES))
+    context.charge_tokens(tokens)
+    found = await clustering.clusters(engine, body, texts, layer, vectors)
     return await json_in_thread(lambda: found.model_copy(update={"warnings": [*warnings, *found.warnings]}))

@@ -58,9 +58,9 @@ async def readout(context: Context, body: ReadoutRequest) -> Response:
     ids = await encode_texts(engine, body)
     tokens = sum(map(len, ids))
     check_activations(engine, settings, tokens, len(layers), "activations (tokens x layers x d_model)", "texts")
-    context.charge_tokens(tokens)
     numbers = tokens * len(layers)
     context.admission.reserve(numbers * (engine.info.d_model * ACTIVATION_BYTES + len(vectors) * SCORE_BYTES))
+    context.charge_tokens(tokens)
     found = await measuring.readout(engine, ids, vectors, body.layers)
     used = measuring.used_vectors(vectors)
     return await json_in_thread(lambda: ReadoutAnswer(model=engine.info.name, vectors=used, texts=found))
@@ -82,6 +82,7 @@ async def logit_lens(context: Context, body: LogitLensRequest) -> Response:
     logits = tokens * engine.info.vocab_size
     activations = tokens * len(layers) * engine.info.d_model
     context.admission.reserve((logits + activations) * ACTIVATION_BYTES + predictions * SCORE_BYTES)
+    context.charge_tokens(tokens)
     found = await lens.logit_lens(engine, ids, plan, layers, body.top_k)
     steering = applied_plan(plan)
 
@@ -108,11 +109,11 @@ async def score(context: Context, body: ScoreRequest) -> Response:
     tokens = sum(map(len, rows))
     what = "tokens (the prompt counts for each continuation)"
     check_limit(tokens, settings.max_scored_tokens, what, "texts" if body.texts is not None else "continuations")
-    context.charge_tokens(tokens)
     positions = [len(row) - max(prompt_length - 1, 0) for row in rows]  # of which logits are held
     logits = max(scoring.LOGITS_BOUND, max(positions) * engine.info.vocab_size)
     held = min(logits, sum(positions) * engine.info.vocab_size)
     context.admission.reserve(held * ACTIVATION_BYTES + tokens * SCORE_BYTES)
+    context.charge_tokens(tokens)
     found = await scoring.score(engine, rows, prompt_length, plan)
     model, steering = engine.info.name, applied_plan(plan)
     return await json_in_thread(
@@ -153,8 +154,8 @@ async def activations(context: Context, body: ActivationsRequest, *, as_json: bo
             f"{numbers} numbers in JSON; at most {MAX_JSON_NUMBERS}. Ask for a file: Accept: application/octet-stream",
             param="layers",
         )
-    context.charge_tokens(tokens)
     context.admission.reserve(numbers * (ACTIVATION_BYTES + (SCORE_BYTES if as_json else 0)))
+    context.charge_tokens(tokens)
     found = await capturing.activations(engine, prompts, layers, body.position, plan)
     await run_in_thread(capturing.check_range, found, body.dtype)
     steering = applied_plan(plan)

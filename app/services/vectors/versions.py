@@ -1,9 +1,10 @@
 """Lists, describes and deletes the versions of a vector. What the caller sees of `shared` it may not change."""
 
+from app.errors import InsufficientScope
 from app.services.context import Context
 from app.services.limits import check_limit, foreign
 from app.services.resources import damage_warnings, vector_answer
-from steering.errors import SteeringError, VectorNotFound
+from steering.errors import SteeringError, VectorInUse, VectorNotFound
 from steering.schemas.vectors import (
     DeleteQuery,
     DescribeRequest,
@@ -41,9 +42,19 @@ async def describe_vector(context: Context, name: str, body: DescribeRequest) ->
 
 
 async def delete_vector(context: Context, name: str, query: DeleteQuery) -> None:
-    """Deletes all versions, or one. Raises VectorNotFound, VectorInUse, InsufficientScope for a shared vector."""
+    """Deletes all versions, or one. Raises VectorNotFound, VectorInUse, InsufficientScope for a shared vector.
+
+    Without the scope `admin` a delete is not forced where the policy needs the vector: without it the policy could not be
+    applied any more, and nothing would be answered.
+    """
+    admin = "admin" in context.key.scopes
     try:
-        await context.store.vectors.delete(name, query.force, query.version)
+        await context.store.vectors.delete(name, query.force, query.version, documents_too=admin)
+    except VectorInUse:
+        if query.force:
+            reason = f"the policy uses vector {name!r}; only a key with the scope 'admin' may force this delete"
+            raise InsufficientScope(reason, param="force") from None
+        raise
     except VectorNotFound as error:
         raise await _vector_refusal(context, name, error) from None
 

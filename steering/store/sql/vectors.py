@@ -112,13 +112,15 @@ class SqlVectors(NamespacePart, VectorStore):
             raise not_found(name, None)
         return await run_in_thread(version_page, list(map(from_row, rows)), limit)
 
-    async def delete(self, name: str, force: bool = False, version: int | None = None) -> None:
+    async def delete(
+        self, name: str, force: bool = False, version: int | None = None, *, documents_too: bool = True
+    ) -> None:
         """See VectorStore.delete."""
         check_version(name, version)
 
         async def remove(connection: AsyncConnection) -> None:
-            if not force:
-                await self._refuse_if_used(connection, name, version)
+            if not (force and documents_too):
+                await self._refuse_if_used(connection, name, version, only_documents=force)
             chosen = self._own(name) if version is None else and_(self._own(name), VectorRow.version == version)
             deleted = await connection.execute(delete(VectorRow).where(chosen))
             if deleted.rowcount == 0:
@@ -145,10 +147,13 @@ class SqlVectors(NamespacePart, VectorStore):
         await connection.run_sync(upsert, VectorNameRow, key, {"last_version": version})
         return version
 
-    async def _refuse_if_used(self, connection: AsyncConnection, name: str, version: int | None) -> None:
+    async def _refuse_if_used(
+        self, connection: AsyncConnection, name: str, version: int | None, *, only_documents: bool
+    ) -> None:
         count = await connection.scalar(select(func.count()).select_from(VectorRow).where(self._own(name)))
         users: list[tuple[str, Iterable[str]]] = []
-        for row, label in ((ProfileRow, ProfileRow.name), (DefaultSteeringRow, DefaultSteeringRow.namespace)):
+        steerings = ((ProfileRow, ProfileRow.name), (DefaultSteeringRow, DefaultSteeringRow.namespace))
+        for row, label in () if only_documents else steerings:
             query = select(row.namespace, label, row.steering).where(self._may_use(row, name)).order_by(label)
             for namespace, of, text in await connection.execute(query):
                 own = f"profile {of!r}" if row is ProfileRow else "the default steering"

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 
 import httpx2
@@ -139,3 +140,14 @@ async def test_busy_connections_do_not_make_way() -> None:
         assert b"too_many_connections" in answer
         for one in (writer, *(opened for _, opened in busy)):
             await finish(one)
+
+
+@pytest.mark.parametrize("sent", [b"FOO / HTTP/1.1\r\n\r\n", b"GET /" + b"a" * 80_000, b"\x16\x03\x01\x02\x00\x01\x00"])
+async def test_what_is_no_request_is_answered_like_every_error(listening: Listening, sent: bytes) -> None:
+    reader, writer = await listening.connect()
+    writer.write(sent)
+    head, _, body = (await closed(reader)).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b"\r\nx-request-id: req-" in head
+    assert json.loads(body)["error"]["code"] == "invalid_request"
+    await finish(writer)

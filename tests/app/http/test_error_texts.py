@@ -1,12 +1,15 @@
 """Typical mistakes: each message names the field, what was given, what is allowed, and the nearest name that exists."""
 
+import gzip
 from typing import Any
 
 import pytest
 
 from tests.app.conftest import Server
+from tests.app.http.test_errors import JSON, check_shape
 
 EXTRACT = {"name": "mood", "pairs": [{"positive": "good", "negative": "bad"}]}
+COMPLETION = {"model": "scripted"}
 DOSE = {"kind": "dose_response", "vector": "sentiment"}
 
 
@@ -65,6 +68,12 @@ MISTAKES: list[tuple[str, dict[str, Any], str, list[str]]] = [
     ("evaluations", {**DOSE, "scorer": "projecton"}, "scorer", ["did you mean 'projection'"]),
     ("latent-space", {"texts": ["a"] * 6, "method": "umapp"}, "method", ["did you mean 'umap'"]),
     ("latent-space", {"texts": ["a", "b"], "labels": ["x"]}, "labels", ["one label per text", "1 for 2"]),
+    ("completions", {**COMPLETION, "prompt": [[1], "a"]}, "prompt.1", ["expected a list", 'got "a"']),
+    ("completions", {**COMPLETION, "prompt": [[1], []]}, "prompt.1", ["at least 1", "got 0"]),
+    ("completions", {**COMPLETION, "prompt": [1.5]}, "prompt.0", ["a whole number", "got 1.5"]),
+    ("completions", {**COMPLETION, "prompt": 1}, "prompt", ["a list of texts", "token ids"]),
+    ("completions", {**COMPLETION, "prompt": "a", "echo": True, "max_tokens": 0, "n": 2}, "", ["'max_tokens': 0", "'n'"]),
+    ("embeddings", {"model": "scripted", "input": [["a"]]}, "input.0.0", ["a whole number", 'got "a"']),
 ]  # fmt: skip
 
 
@@ -113,3 +122,37 @@ async def test_a_name_in_an_address_has_its_nearest(ready: Server) -> None:
         answer = await ready.client.request(method, f"/v1/{path}")
         assert answer.status_code == 404, path
         assert f"did you mean '{near}'" in answer.json()["error"]["message"], f"{path}: {answer.text}"
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [("/v1/vectors", "GET, POST"), ("/v1/vectors/x", "DELETE, GET, PATCH"), ("/v1/policy", "DELETE, GET, PUT")],
+)
+async def test_the_answer_to_an_unknown_method_lists_every_method_of_the_path(
+    server: Server, path: str, methods: str
+) -> None:
+    answer = await server.client.options(path)
+    assert answer.headers["allow"] == methods
+    assert check_shape(answer)["message"] == f"{path} takes {methods}, got OPTIONS"
+
+
+@pytest.mark.parametrize("query", ["limit=1&limit=2", "namespace=a&namespace=b", "search=a&limit=1&search=a"])
+async def test_a_query_parameter_is_given_once(server: Server, query: str) -> None:
+    answer = await server.client.get(f"/v1/vectors?{query}")
+    assert (answer.status_code, check_shape(answer)["param"]) == (400, query.partition("=")[0])
+    assert "twice" in check_shape(answer)["message"]
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "gzip, identity"])
+async def test_an_encoded_body_is_refused_by_its_encoding(server: Server, encoding: str) -> None:
+    headers = {**JSON, "content-encoding": encoding}
+    answer = await server.client.post("/v1/generate", content=gzip.compress(b'{"prompt": "a"}'), headers=headers)
+    assert (answer.status_code, check_shape(answer)["code"]) == (415, "unsupported_media_type")
+    assert encoding in check_shape(answer)["message"]
+    plain = {**JSON, "content-encoding": "identity"}
+    assert (await server.client.post("/v1/generate", content=b'{"prompt": "a"}', headers=plain)).status_code == 200
+
+
+async def test_a_text_of_another_form_names_the_form(server: Server) -> None:
+    answer = await server.client.get("/v1/vectors?namespace=Team")
+    assert check_shape(answer)["message"] == 'namespace: must match ^[a-z0-9][a-z0-9._-]{0,63}$, got "Team"'

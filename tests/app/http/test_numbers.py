@@ -120,3 +120,16 @@ async def test_numbers_in_addresses(server: Server, value: str) -> None:
         answer = await server.client.get(path + quote(value, safe="", errors="surrogatepass"))
         assert answer.status_code == 400, path
         assert "99999" not in answer.text
+
+
+@pytest.mark.parametrize("scale", [5e-324, 1e-40, 3.5e38, 1.7e308])
+async def test_a_scale_that_float32_cannot_hold_is_refused_everywhere(server: Server, scale: float) -> None:
+    given = {"directions": {"1": [1.0] * 8}, "scale": {"1": scale}}
+    steering = [{"vector": given, "strength": 0.5, "share_dose": True, "layers": [1]}]
+    for path, body in (
+        ("/v1/vectors", {"name": "x", **given}),
+        ("/v1/generate", {"prompt": "a", "max_tokens": 1, "steering": steering}),
+    ):
+        refused = await server.client.post(path, json=body)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "scale"), refused.text
+        assert "1.2e-38" in refused.json()["error"]["message"]

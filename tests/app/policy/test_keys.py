@@ -86,6 +86,29 @@ async def test_an_expired_key_is_unknown(server: Server) -> None:
     ).status_code == 400
 
 
+@pytest.mark.parametrize("moment", ["9999-12-31T23:59:59-10:00", "0001-01-01T00:00:00+10:00"])
+async def test_a_time_that_utc_cannot_tell_is_refused(server: Server, moment: str) -> None:
+    key = await created(server)
+    body = {"name": "x", "scopes": ["read"], "expires_at": moment}
+    for refused in (
+        await server.client.post("/v1/keys", json=body),
+        await server.client.patch(f"/v1/keys/{key['id']}", json={"expires_at": moment}),
+    ):
+        assert code(refused) == (400, "invalid_request")
+        assert refused.json()["error"]["param"] == "expires_at"
+
+
+@pytest.mark.parametrize("name", ["mood@1", "Mood", "", "mood/1"])
+async def test_a_limit_names_vectors_that_can_exist(server: Server, name: str) -> None:
+    key, limits = await created(server), {"vectors": ["mood", name]}
+    for refused in (
+        await server.client.post("/v1/keys", json={"name": "x", "scopes": ["read"], "limits": limits}),
+        await server.client.patch(f"/v1/keys/{key['id']}", json={"limits": limits}),
+    ):
+        assert code(refused) == (400, "invalid_request")
+        assert refused.json()["error"]["param"] == "limits.vectors"
+
+
 async def test_the_first_key_of_a_server_without_keys_is_an_admins(start: StartServer) -> None:
     server = await start()
     refused = await server.client.post("/v1/keys", json={"name": "x", "scopes": ["read"]})

@@ -173,3 +173,17 @@ async def test_only_admins_see_the_policy(governed: Server) -> None:
     ):
         answer = await governed.client.request(method, path, json={}, headers=bearer(key["key"]))
         assert code(answer) == (403, "insufficient_scope"), path
+
+
+async def test_only_an_admin_forces_the_delete_of_a_vector_that_the_policy_uses(governed: Server) -> None:
+    monitor = {"name": "m", "vector": "mood", "above": 1.0}
+    await put_policy(governed, monitors=[monitor])
+    writer = bearer((await created(governed, scopes=["write"]))["key"])
+    for query in ("force=true", "force=true&version=1"):
+        refused = await governed.client.delete(f"/v1/vectors/mood?{query}", headers=writer)
+        assert code(refused) == (403, "insufficient_scope")
+        assert "policy" in refused.json()["error"]["message"]
+    assert code(await governed.client.delete("/v1/vectors/mood", headers=writer)) == (409, "vector_in_use")
+    await governed.client.put("/v1/profiles/another", json={"interventions": [{"vector": "other"}]})
+    assert (await governed.client.delete("/v1/vectors/other?force=true", headers=writer)).status_code == 204
+    assert (await governed.client.delete("/v1/vectors/mood?force=true")).status_code == 204, "an admin may"

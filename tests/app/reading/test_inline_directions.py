@@ -144,7 +144,6 @@ async def test_a_key_with_vectors_of_its_own_may_not_bring_directions(start: Sta
     server = await start(api_keys=KEY)
     admin = {"authorization": f"Bearer {KEY}"}
     direction = {"directions": {"1": [1.0] * 8}}
-    name = str(InterventionSpec.model_validate({"vector": direction}).vector)
     await server.client.post("/v1/vectors", json={"name": "mood", **direction}, headers=admin)
 
     async def status(limits: Mapping[str, Any], steering: Any) -> int:
@@ -159,7 +158,7 @@ async def test_a_key_with_vectors_of_its_own_may_not_bring_directions(start: Sta
     assert await status({}, inline) == 200
     assert await status({"vectors": ["mood"]}, by_name) == 200
     for steering in (inline, hidden, [{"vector": "mood", "operation": "replace", "to": direction}]):
-        assert await status({"vectors": ["mood", name, "inline"]}, steering) == 403
+        assert await status({"vectors": ["mood", "inline"]}, steering) == 403
         assert await status({"own_steering": "profiles"}, steering) == 403
 
 

@@ -193,6 +193,7 @@ REFUSED: list[tuple[bytes, str, str]] = [
     (b"", "invalid_request", "body"),
     (b"\n \n", "invalid_request", "body"),
     (b'{"prompt": "a"}\n{"prompt"\n', "invalid_request", "line 2"),
+    (written({"prompt": "a", "id": "x"}, {"prompt": "a"}, {"prompt": "b", "id": "x"}), "invalid_request", "line 3: id"),
     (written({"prompt": "a"}, {"prompt": "a", "temperature": -1}), "invalid_request", "line 2: temperature"),
     (written({"prompt": "a"}, [1]), "invalid_request", "line 2"),
     (written({"prompt": "a", "url": "x"}), "invalid_request", "line 1: url"),

@@ -66,6 +66,19 @@ async def test_a_vector_of_a_document_is_not_deleted(store: Store) -> None:
     assert await names(store) == []
 
 
+async def test_a_forced_delete_may_keep_what_a_document_names(store: Store) -> None:
+    await put_vectors(store.shared, "warmth", "warmth", "cold")
+    await store.documents.put("policy", {"vector": "warmth@1"})
+    await store.shared.profiles.put(Profile("p", steering({"vector": "warmth@2"}, {"vector": "cold"})))
+    for version in (None, 1):
+        with pytest.raises(VectorInUse, match="the policy"):
+            await store.shared.vectors.delete("warmth", force=True, version=version, documents_too=False)
+    await store.shared.vectors.delete("warmth", force=True, version=2, documents_too=False)
+    await store.shared.vectors.delete("cold", force=True, documents_too=False)
+    assert await names(store) == ["warmth"]
+    await store.shared.vectors.delete("warmth", force=True)
+
+
 async def test_a_namespace_names_what_it_sees(store: Store) -> None:
     one = store.in_namespace("one")
     await put_vectors(store.shared, "warmth", "warmth", "cold")

@@ -1,0 +1,75 @@
+"""Tokens per minute: what a request takes is counted once, as a whole, and only where it is not refused for another reason."""
+
+from typing import Any
+
+import pytest
+
+from tests.app.conftest import StartServer
+from tests.app.policy.test_keys import ADMIN, BEARER, ask, bearer, code, created
+
+TEN: dict[str, Any] = {"prompt": "a", "max_tokens": 9}
+"""A request that takes ten tokens."""
+TEXTS = ["one text", "another text", "a third", "a fourth one"]
+READINGS: dict[str, dict[str, Any]] = {
+    "/v1/logit-lens": {"prompt": "some text", "layers": [1]},
+    "/v1/latent-space": {"texts": TEXTS, "layers": [1]},
+    "/v1/clusters": {"texts": TEXTS, "layer": 1, "clusters": 2},
+    "/v1/readout": {"texts": TEXTS, "vectors": ["mood"]},
+    "/v1/explain": {"texts": TEXTS},
+    "/v1/score": {"texts": TEXTS},
+    "/v1/activations": {"texts": TEXTS, "layers": [1]},
+    "/v1/embeddings": {"model": "scripted", "input": TEXTS},
+}
+
+
+@pytest.mark.parametrize("path", ["/v1/generate", "/v1/compare"])
+async def test_a_request_with_more_answers_than_fit_uses_no_tokens(start: StartServer, path: str) -> None:
+    server = await start(api_keys=ADMIN, max_running=1, max_waiting=1)
+    server.client.headers.update(BEARER)
+    key = await created(server, limits={"tokens_per_minute": 20})
+    beyond = {"prompt": "a", "max_tokens": 2, "n": 4} | ({"steering": []} if path == "/v1/compare" else {})
+    for _ in range(3):
+        assert code(await server.client.post(path, json=beyond, headers=bearer(key["key"]))) == (429, "overloaded")
+    assert (await ask(server, key, prompt="a", max_tokens=19)).status_code == 200
+
+
+async def test_the_prompts_of_a_completion_are_counted_together(start: StartServer) -> None:
+    server = await start(api_keys=ADMIN)
+    server.client.headers.update(BEARER)
+    key = await created(server, limits={"tokens_per_minute": 10})
+    body = {"model": "scripted", "prompt": ["a", "b", "c"], "max_tokens": 3}
+    refused = await server.client.post("/v1/completions", json=body, headers=bearer(key["key"]))
+    assert code(refused) == (429, "rate_limited")
+    assert "takes 12 tokens" in refused.json()["error"]["message"]
+    assert refused.headers["x-should-retry"] == "false", "no wait would help"
+    assert (await ask(server, key, **TEN)).status_code == 200, "the prompts that would have fitted were not counted"
+
+
+async def test_a_completion_with_an_invalid_prompt_uses_no_tokens(start: StartServer) -> None:
+    server = await start(api_keys=ADMIN)
+    server.client.headers.update(BEARER)
+    key = await created(server, limits={"tokens_per_minute": 10})
+    length = server.engine.info.context_length
+    body = {"model": "scripted", "prompt": ["a", "b" * length], "max_tokens": 3}
+    refused = await server.client.post("/v1/completions", json=body, headers=bearer(key["key"]))
+    assert code(refused) == (400, "context_length_exceeded")
+    assert (await ask(server, key, **TEN)).status_code == 200
+
+
+async def test_a_wait_that_helps_may_be_retried(start: StartServer) -> None:
+    server = await start(api_keys=ADMIN)
+    server.client.headers.update(BEARER)
+    key = await created(server, limits={"requests_per_minute": 1})
+    answers = [await ask(server, key) for _ in range(3)]  # the minute may end between two of them
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert "x-should-retry" not in refused.headers
+
+
+@pytest.mark.parametrize("path", READINGS)
+async def test_every_route_that_reads_texts_counts_their_tokens(start: StartServer, path: str) -> None:
+    server = await start(api_keys=ADMIN)
+    server.client.headers.update(BEARER)
+    await server.register("mood")
+    key = await created(server, limits={"tokens_per_minute": 1})
+    refused = await server.client.post(path, json=READINGS[path], headers=bearer(key["key"]))
+    assert code(refused) == (429, "rate_limited")
