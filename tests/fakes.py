@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import monotonic
 
@@ -72,7 +72,7 @@ class ScriptedEngine:
         self._running = self._waiting = self._generated = self._prompt_tokens = 0
         self._dead = False
 
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
         """See Engine.generate."""
         self.requests.append(request)
         ids = self.tokenizer.encode(request.prompt)
@@ -152,7 +152,7 @@ class ScriptedEngine:
         if self._dead:
             raise EngineDead("the engine was closed")
 
-    async def _events(self, ids: Sequence[int], request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+    async def _events(self, ids: Sequence[int], request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
         sampling, plan = request.sampling, request.plan
         _refuse_nonfinite(plan)
         count = min(self._length, sampling.max_tokens)

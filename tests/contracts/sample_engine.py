@@ -1,6 +1,6 @@
 """A sample engine: all that a new entry of ENGINES needs. It has no weights: it repeats the bytes of its prompt."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 import torch
 
@@ -36,7 +36,7 @@ class SampleEngine:
         names = {"name": options.model, "architecture": "Sample", "fingerprint": "sample", "dtype": "float32"}
         self.info = ModelInfo(**names, **SIZES, device="cpu", chat_template=True, typical_norms=(1.0, 1.0))  # type: ignore[arg-type]
 
-    async def generate(self, request: api.GenerationRequest) -> AsyncIterator[api.TokenEvent]:
+    async def generate(self, request: api.GenerationRequest) -> AsyncGenerator[api.TokenEvent, None]:
         ids, count = self.tokenizer.encode(request.prompt), request.sampling.max_tokens
         check_context(len(ids), count, self.info)
         for index in range(count):

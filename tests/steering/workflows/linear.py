@@ -8,7 +8,7 @@ either way, the model can only babble.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -119,7 +119,7 @@ class LinearEngine:
 
     # -- the Protocol ---------------------------------------------------------------------------------------------
 
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
         prompt = self.tokenizer.encode(request.prompt)
         self.running += 1
         self.peak = max(self.peak, self.running)

@@ -1,7 +1,7 @@
 """Ratings of a judge become means; missing ratings are counted and reported, and never become zeros."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 
 import pytest
@@ -172,7 +172,7 @@ class SayingEngine(ScriptedEngine):
         super().__init__()
         self.says, self.requests = says, list[GenerationRequest]()
 
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
         self.requests.append(request)
         if isinstance(self.says, Exception):
             raise self.says
