@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from time import monotonic
 
 import torch
@@ -155,8 +156,7 @@ class ScriptedEngine:
     async def _events(self, ids: Sequence[int], request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
         sampling, plan = request.sampling, request.plan
         _refuse_nonfinite(plan)
-        count = min(self._length, sampling.max_tokens)
-        written, scheduled = "", monotonic()
+        count, written, scheduled = min(self._length, sampling.max_tokens), "", monotonic()
         stopped = self._length <= sampling.max_tokens
         index, monitored = 0, MonitoredAnswer(request.monitors, request.request_id)
         scores = [_readout(one.vector.partition("@")[0], plan) for one in request.monitors.ordered]
@@ -185,10 +185,10 @@ class ScriptedEngine:
             if stops(raised):
                 break
             raised = ()
-        reason = "monitor" if stops(raised) else "stop" if stopped else "length"
-        finish = Finish(reason, len(ids), index, 0, _report(plan))  # type: ignore[arg-type]
-        first = {} if index else {"raised": raised, "scheduled": scheduled}
-        yield TokenEvent(index, -1, "", finish=finish, **first)
+        finish = Finish("stop" if stopped else "length", len(ids), index, 0, _report(plan))
+        finish = replace(finish, reason="monitor") if stops(raised) else finish
+        last = TokenEvent(index, -1, "", finish=finish)
+        yield last if index else replace(last, raised=raised, scheduled=scheduled)
 
     def _read(self, ids: tuple[int, ...], prompt: CapturePrompt, spec: CaptureSpec) -> Capture:
         tokens = len(ids) if spec.position == "all" else 1
