@@ -98,7 +98,7 @@ async def test_what_cannot_be_carried_is_refused(engines: tuple[TransformersEngi
         ({"name": "No"}, "is not a name"),
     ):
         with pytest.raises(InvalidRequest, match=message):
-            check_transfer(replace(REQUEST, **change), target, source)  # type: ignore[arg-type]
+            check_transfer(replace(REQUEST, **change), target, source)
 
 
 def test_the_map_is_affine_and_its_fit_is_measured_on_other_texts() -> None:
