@@ -73,6 +73,11 @@ class DefaultSteering:
         """The defaults that are resolved. Raises NotReady before they were read."""
         return {namespace: one for namespace, one in self._read().items() if one is not None}
 
+    def warnings_of(self, namespace: str, spec: SteeringSpec) -> tuple[str, ...]:
+        """Returns the warnings that requests under a stored default get; none where it is not in use yet."""
+        found = (self._defaults or {}).get(namespace)
+        return found.plan.warnings if found is not None and found.spec == spec else ()
+
     def _read(self) -> Mapping[str, ResolvedDefault | None]:
         if self._defaults is None:
             raise NotReady("the default steering has not been read yet")

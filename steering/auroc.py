@@ -48,15 +48,23 @@ def estimate_auroc(splits: Sequence[Sequence[HeldOut]]) -> Estimate | None:
     always includes the estimate itself. Coverage: tests/steering/extraction/test_coverage.py. None as interval below
     MIN_GROUPS groups.
     """
-    found = [leave_one_group_out(folds) for folds in splits if _measurable(folds)]
-    if not found:
+    usable = [folds for folds in splits if _measurable(folds)]
+    if not usable:
         return None
+    # a fold that could not be fitted is missing, so the groups of two splits may differ
+    names = _groups_of([fold for folds in usable for fold in folds])
+    found = [leave_one_group_out(folds, names) for folds in usable]
     values = np.array([value for value, _ in found])
     return jackknife_interval(
         float(values.mean()),
         np.mean([without for _, without in found], axis=0),
         float(values.var(ddof=1)) if len(values) > 1 else 0.0,
     )
+
+
+def _groups_of(folds: Sequence[HeldOut]) -> Indices:
+    """Returns the groups of all folds in ascending order."""
+    return np.unique(np.concatenate([part for one in folds for part in (one.positive_groups, one.negative_groups)]))
 
 
 def _measurable(folds: Sequence[HeldOut]) -> bool:
@@ -82,9 +90,7 @@ def leave_one_group_out(folds: Sequence[HeldOut], names: Indices | None = None) 
     """Returns AUROC over the folds of one split, and AUROC without each group in turn (group,). names: the groups, in ascending
     order; None: those of the folds. Leaving out a group that is in no fold changes nothing."""
     if names is None:
-        names = np.unique(
-            np.concatenate([part for one in folds for part in (one.positive_groups, one.negative_groups)])
-        )
+        names = _groups_of(folds)
     wins = comparisons = 0.0
     group_wins, group_comparisons = np.zeros(len(names)), np.zeros(len(names))
     for fold in folds:

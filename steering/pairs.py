@@ -3,7 +3,7 @@
 import hashlib
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Literal, TypeAlias
@@ -80,12 +80,47 @@ class Split:
     held_negative: tuple[int, ...]
 
 
-def _groups(pairs: PairSet) -> list[tuple[str, ...]]:
-    """Returns the topic of each pair, or of each positive and of each negative that are not paired; without topics its own."""
-    if pairs.paired and pairs.topics:
-        return [pairs.topics]
-    sides = (pairs.positive,) if pairs.paired else (pairs.positive, pairs.negative)
-    return [tuple(f"#{i}" for i in range(len(side))) for side in sides]
+def groups_of(pairs: PairSet) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names the group of each positive and of each negative, which is held out as a whole.
+
+    A pair belongs to its topic, and pairs that share a text to one group: the text would be both fitted and held out. Of
+    texts that are not paired, equal ones of a list are a group.
+    """
+    if not pairs.paired:
+        positive, negative = (
+            _joined(_numbers(side), [(text,) for text in side]) for side in (pairs.positive, pairs.negative)
+        )
+        return positive, negative
+    topics = pairs.topics or _numbers(pairs.positive)
+    keys = [(("topic", topic), *pair) for topic, pair in zip(topics, pairs, strict=True)]
+    found = _joined(topics, keys)
+    return found, found
+
+
+def _numbers(texts: Sequence[Text]) -> tuple[str, ...]:
+    return tuple(f"#{i}" for i in range(len(texts)))
+
+
+def _joined(names: Sequence[str], keys: Sequence[Sequence[Hashable]]) -> tuple[str, ...]:
+    """Returns for each row the name of the first row that is connected with it by equal keys."""
+    before, first = list(range(len(names))), dict[Hashable, int]()
+
+    def root(row: int) -> int:
+        while before[row] != row:
+            before[row] = row = before[before[row]]
+        return row
+
+    for row, own in enumerate(keys):
+        for key in own:
+            low, high = sorted((root(row), root(first.setdefault(key, row))))
+            before[high] = low
+    return tuple(names[root(row)] for row in range(len(names)))
+
+
+def _groups(pairs: PairSet) -> tuple[tuple[str, ...], ...]:
+    """Returns the groups of the pairs, or of the positives and of the negatives that are not paired."""
+    found = groups_of(pairs)
+    return found[:1] if pairs.paired else found
 
 
 def _partition(groups: Sequence[str], parts: int, rng: random.Random) -> list[tuple[int, ...]]:
@@ -105,7 +140,7 @@ def _check_holdout(holdout: float) -> None:
 
 
 def folds(pairs: PairSet, holdout: float, seed: int) -> tuple[Split, ...]:
-    """Partitions the topics into folds of about the share `holdout`; each Split holds one fold out.
+    """Partitions the groups (topics, see `groups_of`) into folds of about the share `holdout`; each Split holds one fold out.
 
     At least three folds, so that a layer can be chosen inside a training part, or two where there are only two topics.
     None for holdout 0 or a single topic.
@@ -115,7 +150,7 @@ def folds(pairs: PairSet, holdout: float, seed: int) -> tuple[Split, ...]:
         return ()
     rng = random.Random(seed)  # noqa: S311 - reproducible, not secret
     groups = _groups(pairs)
-    count = min(max(3, round(1.0 / holdout)), *map(len, groups))
+    count = min(max(3, round(1.0 / holdout)), *(len(set(one)) for one in groups))
     parts = [_partition(one, count, rng) for one in groups]
     positive, negative = parts[0], parts[-1]
     if len(positive) < 2:

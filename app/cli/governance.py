@@ -7,7 +7,16 @@ from typer import Argument, BadParameter, Option, Typer
 
 from app.cli.input.conversion import given
 from app.cli.output.tables import listing, text_table
-from app.cli.output.terminal import Output, client_command, console, print_json, shown, stderr, with_client
+from app.cli.output.terminal import (
+    Output,
+    client_command,
+    console,
+    print_json,
+    print_warnings,
+    shown,
+    stderr,
+    with_client,
+)
 from steering.client import Client
 from steering.schemas.governance import MonitorAnswer, MonitorDetail
 from steering.strict_json import load_json
@@ -50,12 +59,13 @@ def create_key(  # noqa: PLR0913, PLR0917 - one option a field
 @client_command(keys, "list")
 def list_keys(client: Client) -> Output:
     """List the keys of the database."""
-    found = client.list_keys().data
+    found = client.list_keys()
+    print_warnings(found.warnings)  # --json prints the keys alone
     rows = [
         [one.id, one.name, one.namespace, "+".join(one.scopes), one.expires_at or "", one.last_used_at or "never"]
-        for one in found
+        for one in found.data
     ]
-    yield from listing(found, ("id", "name", "namespace", "scopes", "expires", "last used"), rows)
+    yield from listing(found.data, ("id", "name", "namespace", "scopes", "expires", "last used"), rows)
 
 
 @client_command(keys, "delete")

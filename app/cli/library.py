@@ -9,7 +9,7 @@ from app.cli.input.conversion import steering_of
 from app.cli.options import Layers, Steer, Steering
 from app.cli.output.live import follow
 from app.cli.output.tables import listing, text_table
-from app.cli.output.terminal import Output, client_command, console, print_json, shown
+from app.cli.output.terminal import Output, client_command, console, print_json, print_warnings, shown
 from steering.client import Client
 from steering.schemas.resources import JobAnswer
 from steering.spec import InterventionSpec
@@ -98,6 +98,7 @@ def delete_profile(client: Client, name: ProfileName) -> None:
 def show_default(client: Client) -> Output:
     """Show the default steering."""
     found = client.get_default_steering()
+    print_warnings(found.warnings)
     yield found.model_dump(mode="json", exclude_none=True)
     yield shown("none" if found.interventions is None else _summary(found.interventions))
 
@@ -106,6 +107,7 @@ def show_default(client: Client) -> Output:
 def set_default(client: Client, steer: Steer = None, layers: Layers = "recommended", steering: Steering = None) -> None:
     """Set the default steering."""
     stored = client.set_default_steering(_interventions(steer, layers, steering))
+    print_warnings(stored.warnings)
     console.print(shown(_summary(stored.interventions or ())))
 
 

@@ -9,7 +9,7 @@ from app.cli.input.conversion import given_texts, layers_of, steering_of
 from app.cli.input.vector_sources import Registration, decoder_row, json_directions
 from app.cli.options import Description, NewName, TextFile, Texts, VectorName, file_argument
 from app.cli.output.tables import card_lines, card_table, optional, text_table, vectors_table
-from app.cli.output.terminal import Output, client_command, console, shown, stderr
+from app.cli.output.terminal import Output, client_command, console, print_warnings, shown, stderr
 from app.gguf_format import read_control_vector
 from steering.client import Client
 from steering.client.results import Vector
@@ -33,10 +33,12 @@ def find(
     """List the newest version of each name."""
     filters: dict[str, Any] = {"search": search, "tag": tag, "limit": 100}
     page = client.list_vectors(**filters)
-    found = page.data
+    found, warnings = page.data, [*page.warnings]
     while page.next_cursor is not None:
         page = client.list_vectors(**filters, cursor=page.next_cursor)
         found += page.data
+        warnings += page.warnings
+    print_warnings(warnings)  # --json prints the vectors alone
     yield found
     yield vectors_table(found) if found else "no vectors yet: steer extract sentiment --concept sentiment"
 
@@ -124,9 +126,10 @@ def _given(file: Path, feature: int | None, config: Path | None, layer: int | No
 @client_command(vectors)
 def similar(client: Client, name: VectorName) -> Output:
     """List the other vectors of the model by cosine."""
-    found = client.similar_vectors(name).data
-    yield found
-    rows = [[one.id, f"{one.mean:+.3f}", f"{len(one.cosine)}"] for one in found]
+    found = client.similar_vectors(name)
+    print_warnings(found.warnings)  # --json prints the vectors alone
+    yield found.data
+    rows = [[one.id, f"{one.mean:+.3f}", f"{len(one.cosine)}"] for one in found.data]
     yield text_table(("vector", "mean cosine", "layers"), rows, "no other vector")
 
 

@@ -191,18 +191,29 @@ def readable(record: KeyRecord) -> KeyRecord:
     return record
 
 
-def _from_record(record: KeyRecord) -> _Known:
-    held = readable(record)
-    if not held.scopes:
-        log.warning("key_may_do_nothing", key=record.id, reason="its limits cannot be read")
-    limits = KeyLimitsFields.model_validate(dict(held.limits))
-    key = Key(record.id, frozenset(held.scopes), limits, record.id, record.namespace)
+def damage_of(record: KeyRecord) -> str | None:
+    """Returns what of a stored key cannot be read, so that it may do nothing; None for a whole key."""
+    if not readable(record).scopes:
+        return "its limits cannot be read"
+    return None if _stored_digest(record) else "its digest cannot be read"
+
+
+def _stored_digest(record: KeyRecord) -> bytes:
+    """Returns the digest of a key; where it is damaged one that no secret has."""
     try:
         digest = bytes.fromhex(record.digest)
     except ValueError:
-        log.warning("key_may_do_nothing", key=record.id, reason="its digest cannot be read")
-        digest = b""  # no secret has it
-    return _Known(digest, key, record.expires_at)
+        return b""
+    return digest if len(digest) == hashlib.sha256().digest_size else b""
+
+
+def _from_record(record: KeyRecord) -> _Known:
+    held = readable(record)
+    if damage := damage_of(record):
+        log.warning("key_may_do_nothing", key=record.id, reason=damage)
+    limits = KeyLimitsFields.model_validate(dict(held.limits))
+    key = Key(record.id, frozenset(held.scopes), limits, record.id, record.namespace)
+    return _Known(_stored_digest(record), key, record.expires_at)
 
 
 def utc_text(moment: datetime) -> str:

@@ -31,7 +31,7 @@ async def create(body: CreateKeyRequest, state: StateDep) -> NewKeyAnswer:
 @router.get("/v1/keys", openapi_extra=needs("admin"))
 async def find(state: StateDep) -> KeyList:
     """Lists the keys, with when each was last used."""
-    return KeyList(data=await keys.find(state))
+    return await keys.find(state)
 
 
 @router.patch("/v1/keys/{key_id}", openapi_extra=needs("admin"))

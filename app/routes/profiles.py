@@ -40,8 +40,7 @@ async def delete(name: str, context: ContextDep) -> None:
 @router.put("/v1/steering", response_model_exclude_unset=True)
 async def put_default(body: DefaultSteering, context: ContextDep) -> DefaultSteeringAnswer:
     """Sets the steering of requests that name none. It must be valid for the loaded model."""
-    spec = await profiles.put_default(context, body.interventions)
-    return DefaultSteeringAnswer(namespace=context.namespace, interventions=spec.interventions)
+    return await profiles.put_default(context, body.interventions)
 
 
 @router.get("/v1/steering", response_model_exclude_unset=True)

@@ -13,7 +13,7 @@ from app.http.request_reading import BINARY, ApiRoute, BinaryRoute, UploadRoute
 from app.services.context import Context
 from app.services.jobs import Work, job_request
 from app.services.limits import check_limit
-from app.services.resources import directions, job_answer, vector_answer
+from app.services.resources import damage_warnings, directions, job_answer, vector_answer
 from app.services.vectors import evaluate as evaluation
 from app.services.vectors import extract as extraction
 from app.services.vectors import report as reporting
@@ -90,7 +90,8 @@ async def find(query: Annotated[VectorQuery, Query()], context: ContextDep) -> V
     check_limit(query.limit, context.settings.max_page, "entries per page", "limit")
     where = VectorFilter(query.tag, query.method, query.search)
     page = await context.store.vectors.find(where, query.limit, query.cursor)
-    return VectorPageAnswer(data=[vector_answer(vector) for vector in page.vectors], next_cursor=page.next_cursor)
+    found, warnings = [vector_answer(vector) for vector in page.vectors], damage_warnings(page.damaged)
+    return VectorPageAnswer(data=found, next_cursor=page.next_cursor, warnings=warnings)
 
 
 @router.get("/v1/vectors/{name}")

@@ -3,10 +3,10 @@
 from dataclasses import replace
 from typing import Any
 
-from app.policy.keys import digest_of, new_key, readable, utc_text
+from app.policy.keys import damage_of, digest_of, new_key, readable, utc_text
 from app.state import AppState
 from steering.errors import InvalidRequest
-from steering.schemas.governance import ChangeKeyRequest, CreateKeyRequest, KeyAnswer, NewKeyAnswer
+from steering.schemas.governance import ChangeKeyRequest, CreateKeyRequest, KeyAnswer, KeyList, NewKeyAnswer
 from steering.store.governance import KeyRecord
 
 
@@ -45,9 +45,12 @@ def _answer(state: AppState, record: KeyRecord) -> KeyAnswer:
     return KeyAnswer.model_validate(shown, from_attributes=True)
 
 
-async def find(state: AppState) -> list[KeyAnswer]:
-    """Lists the keys of the database, with the latest use."""
-    return [_answer(state, record) for record in await state.store.keys.all()]
+async def find(state: AppState) -> KeyList:
+    """Lists the keys of the database, with the latest use, and says which are damaged."""
+    records = await state.store.keys.all()
+    damaged = [(record.id, damage) for record in records if (damage := damage_of(record)) is not None]
+    warnings = tuple(f"key {key_id} may do nothing: {damage}; restore or delete it" for key_id, damage in damaged)
+    return KeyList(data=[_answer(state, record) for record in records], warnings=warnings)
 
 
 async def delete(state: AppState, key_id: str) -> None:

@@ -41,11 +41,11 @@ async def delete(context: Context, name: str) -> None:
         raise foreign("profile", name, owner, context.namespace) from None
 
 
-async def put_default(context: Context, interventions: Sequence[InterventionSpec]) -> SteeringSpec:
+async def put_default(context: Context, interventions: Sequence[InterventionSpec]) -> DefaultSteeringAnswer:
     """Sets the default steering, with its vectors pinned to their versions."""
     spec = await pin(await _checked(context, interventions), context.store)
     await context.state.default_steering.put(spec, context.store, context.engine)
-    return spec
+    return _default_answer(context, context.namespace, spec)
 
 
 async def read_default(context: Context) -> DefaultSteeringAnswer:
@@ -53,8 +53,13 @@ async def read_default(context: Context) -> DefaultSteeringAnswer:
     for namespace in visible_from(context.namespace):
         spec = await context.state.store.in_namespace(namespace).profiles.default()
         if spec is not None:
-            return DefaultSteeringAnswer(namespace=namespace, interventions=spec.interventions)
+            return _default_answer(context, namespace, spec)
     return DefaultSteeringAnswer(namespace=context.namespace, interventions=None)
+
+
+def _default_answer(context: Context, namespace: str, spec: SteeringSpec) -> DefaultSteeringAnswer:
+    warnings = context.state.default_steering.warnings_of(namespace, spec)
+    return DefaultSteeringAnswer(namespace=namespace, interventions=spec.interventions, warnings=warnings)
 
 
 async def clear_default(context: Context) -> None:

@@ -15,11 +15,22 @@ from steering.vectors import ConceptVector, VectorSummary
 
 _COPIED = ("namespace", "name", "version", "id", "description", "model", "d_model", "method", "sha256", "created_at")
 """Fields of a vector that its description has too, unchanged."""
+SHOWN_DAMAGED = 10
+"""Damaged vectors that a warning names."""
 
 
 def vector_answer(vector: VectorSummary) -> VectorAnswer:
     """Describes a vector without its directions."""
     return VectorAnswer(**_vector_fields(vector))
+
+
+def damage_warnings(damaged: Sequence[str]) -> tuple[str, ...]:
+    """Returns a warning that names damaged vectors, which the answer leaves out; none without any. damaged: their ids."""
+    if not damaged:
+        return ()
+    more = f" and {len(damaged) - SHOWN_DAMAGED} more" if len(damaged) > SHOWN_DAMAGED else ""
+    shown = ", ".join(damaged[:SHOWN_DAMAGED])
+    return (f"left out, because their stored bytes are damaged: {shown}{more}; restore or delete them",)
 
 
 def vector_export(vector: ConceptVector) -> VectorExport:

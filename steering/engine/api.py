@@ -68,6 +68,7 @@ class SteeringReport:
     tokens: positions acted on, at the layer with the most. condition_scores: the score that decided its condition last; None
     without a condition, for a combination, and where none was decided. held: by layer, for `hold`. total: the dose of all
     together, summed over the layers. clamped: how often the dose guard scaled the change down, over tokens and layers.
+    incomplete: some measurements were lost, because memory was short.
     """
 
     doses: tuple[Mapping[int, float], ...] = ()
@@ -78,6 +79,7 @@ class SteeringReport:
     held: tuple[Mapping[int, HeldReadout], ...] = ()
     total: float = 0.0
     clamped: int = 0
+    incomplete: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from steering.auroc import HeldOut, Indices, Numbers, auroc, estimate_auroc
 from steering.errors import InvalidRequest
 from steering.extraction.base import Negatives, Positives, mean_shift
 from steering.extraction.card import best_layer
-from steering.pairs import PairSet, Split, folds, indices_without
+from steering.pairs import PairSet, Split, folds, groups_of, indices_without
 from steering.quality import Estimate, LayerQuality
 from steering.shapes import Direction, Float, Tensor
 from steering.vectors import LayerDirection
@@ -30,7 +30,7 @@ RANDOM_DIRECTIONS = 32
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Folding:
-    """The splits that measure one extraction. positive_groups, negative_groups: the group of each text (topic, or itself)."""
+    """The splits that measure one extraction. positive_groups, negative_groups: the group of each text, see `groups_of`."""
 
     splits: tuple[tuple[Split, ...], ...]
     positive_groups: Indices
@@ -56,11 +56,8 @@ def folding(pairs: PairSet, holdout: float, seed: int) -> Folding:
 
 def folding_of(pairs: PairSet, splits: tuple[tuple[Split, ...], ...]) -> Folding:
     """Adds the groups of the texts to splits into folds."""
-    positive, negative = np.arange(len(pairs.positive)), len(pairs.positive) + np.arange(len(pairs.negative))
-    if pairs.paired:
-        topics = pairs.topics or tuple(str(index) for index in range(len(pairs)))
-        positive = negative = np.unique(np.asarray(topics, dtype=str), return_inverse=True)[1]
-    return Folding(splits, positive, negative)
+    positive, negative = (np.unique(np.asarray(one, dtype=str), return_inverse=True)[1] for one in groups_of(pairs))
+    return Folding(splits, positive, negative if pairs.paired else negative + positive.max() + 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

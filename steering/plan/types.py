@@ -132,11 +132,18 @@ class LayerSteering:
     """The order of a plan at one layer: the static adds, already summed, then `calls` in the order written.
 
     static_sum: (phase, d_model) float32, the sum of the interventions in `static_adds`; None where there are none.
+    static_lengths: |static_sum| by phase, computed here, once for all requests of a plan: every report needs them, and reports
+    are made between passes.
     """
 
     static_sum: Float[Tensor, "phase d_model"] | None = None
     static_adds: tuple[StaticAdd, ...] = ()
     calls: tuple[OperationCall, ...] = ()
+    static_lengths: tuple[float, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        lengths = () if self.static_sum is None else tuple(self.static_sum.norm(dim=-1).tolist())
+        object.__setattr__(self, "static_lengths", lengths)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

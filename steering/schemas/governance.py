@@ -77,10 +77,12 @@ class NewKeyAnswer(KeyAnswer):
 
 
 class KeyList(Answer):
-    """All keys in the order of creation; those of the environment and of the key file are not among them."""
+    """All keys in the order of creation; those of the environment and of the key file are not among them. The warnings name damaged
+    keys, which may do nothing."""
 
     data: list[KeyAnswer]
     next_cursor: None = None
+    warnings: tuple[str, ...] = ()
 
 
 class AuditEntryAnswer(Answer):

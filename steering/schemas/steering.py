@@ -155,7 +155,9 @@ class DefaultSteering(Request):
 
 
 class DefaultSteeringAnswer(Answer):
-    """null: no default is set. namespace: whose default it is; requests of a namespace without one use that of `shared`."""
+    """null: no default is set. namespace: whose default it is; requests of a namespace without one use that of `shared`. warnings: those of
+    requests under it, as where it is not applied because a vector of it is damaged."""
 
     namespace: str = SHARED
     interventions: tuple[InterventionSpec, ...] | None
+    warnings: tuple[str, ...] = ()

@@ -180,9 +180,11 @@ class VectorAnswer(Answer):
 
 
 class VectorPageAnswer(Page):
-    """The newest version of each name, by name."""
+    """The newest version of each name, by name. The warnings name what is left out of this page, because what is stored of it is
+    damaged."""
 
     data: list[VectorAnswer]
+    warnings: tuple[str, ...] = ()
 
 
 class VectorVersionAnswer(Answer):
@@ -200,10 +202,12 @@ class VectorVersionAnswer(Answer):
 
 
 class VectorVersionsAnswer(Answer):
-    """Versions of a vector, newest first. next_before: the `before` of the next page, null on the last."""
+    """Versions of a vector, newest first. next_before: the `before` of the next page, null on the last. The warnings name versions
+    that are left out, because what is stored of them is damaged."""
 
     data: list[VectorVersionAnswer]
     next_before: int | None
+    warnings: tuple[str, ...] = ()
 
 
 class VectorExport(VectorAnswer):
@@ -222,9 +226,11 @@ class SimilarVector(Answer):
 
 
 class SimilarAnswer(Answer):
-    """Every other vector of the same model, the most similar first by absolute mean cosine."""
+    """Every other vector of the same model, the most similar first by absolute mean cosine. The warnings name damaged vectors,
+    which are left out."""
 
     data: list[SimilarVector]
+    warnings: tuple[str, ...] = ()
 
 
 LayerList = Annotated[tuple[LayerIndex, ...], Field(min_length=1, max_length=256, fail_fast=True)]

@@ -36,6 +36,19 @@ class VectorPage:
 
 
 @dataclass(frozen=True, slots=True)
+class VersionPage:
+    """Versions of one name, newest first. next_before: the `before` of the next page, None on the last.
+
+    namespace: of all versions of the name that are seen; empty on a page that has none. damaged: as in VectorPage.
+    """
+
+    namespace: str
+    versions: tuple[VectorSummary, ...]
+    next_before: int | None
+    damaged: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Writer:
     """Who stores vectors and links: the name of a key, and what it may have in the namespace (None: no limit).
 
@@ -122,8 +135,8 @@ class VectorStore(VectorSource, Protocol):
     async def describe(self, name: str, description: str | None, tags: tuple[str, ...] | None) -> ConceptVector:
         """Changes description and tags of every version, never the directions. None leaves a field unchanged."""
 
-    async def versions(self, name: str, limit: int = 50, before: int | None = None) -> tuple[VectorSummary, ...]:
-        """Returns the versions of a name, newest first. Raises VectorNotFound for an unknown name.
+    async def versions(self, name: str, limit: int = 50, before: int | None = None) -> VersionPage:
+        """Lists the versions of a name. Raises VectorNotFound for an unknown name.
 
         before: only numbers below it, which may be none.
         """

@@ -8,7 +8,7 @@ from cachetools import LRUCache
 
 from steering.namespaces import SHARED, visible_from
 from steering.spec import SteeringSpec, vector_names
-from steering.store.base import JobRecord, Link, Profile, VectorFilter, VectorPage, Writer
+from steering.store.base import JobRecord, Link, Profile, VectorFilter, VectorPage, VersionPage, Writer
 from steering.store.formats.serialization import read_steering
 from steering.store.formats.stored_vector import (
     DECODED_VECTORS,
@@ -19,6 +19,7 @@ from steering.store.formats.stored_vector import (
     not_found,
     serialize,
     summarize_valid,
+    version_page,
 )
 from steering.store.rules import (
     OTHERS,
@@ -157,15 +158,14 @@ class ReferenceVectors:
             )
         return await self.get(name)
 
-    async def versions(self, name: str, limit: int = 50, before: int | None = None) -> tuple[VectorSummary, ...]:
+    async def versions(self, name: str, limit: int = 50, before: int | None = None) -> VersionPage:
         """See VectorStore.versions."""
         found = self._content.seen(self._namespace, check_name(name))
         check_page(limit)
         if not found and before is None:
             raise not_found(name, None)
         numbers = sorted((one for one in found if before is None or one < before), reverse=True)[:limit]
-        vectors, _ = summarize_valid(found[number] for number in numbers)
-        return vectors
+        return version_page([found[number] for number in numbers], limit)
 
     async def delete(self, name: str, force: bool = False, version: int | None = None) -> None:
         """See VectorStore.delete."""

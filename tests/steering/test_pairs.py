@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steering.errors import InvalidRequest
-from steering.pairs import ContrastivePair, PairSet, split
+from steering.pairs import ContrastivePair, PairSet, folds, groups_of, split
 
 topics = st.lists(st.sampled_from("abcdefghijkl"), min_size=1, max_size=40)
 share = st.floats(0.0, 0.95)
@@ -89,3 +89,26 @@ def test_sets_that_do_not_fit_together_are_refused(
 def test_a_pair_set_iterates_over_its_pairs() -> None:
     assert list(paired(["a", "b"])) == [("+0", "-0"), ("+1", "-1")]
     assert len(paired(["a", "b"])) == 2
+
+
+def test_pairs_that_share_a_text_are_one_group_whatever_their_topics() -> None:
+    """a and b share a positive, b and c a text that is positive in one and negative in the other."""
+    texts = [("x", "1", "a"), ("x", "2", "b"), ("3", "2", "c"), ("4", "5", "d"), ("6", "7", "d"), ("8", "9", None)]
+    pairs = PairSet.of([ContrastivePair(*one) for one in texts])
+    positive, negative = groups_of(pairs)
+    assert positive == negative == ("a", "a", "a", "d", "d", "#5")
+    for seed in range(10):
+        for one in folds(pairs, 0.3, seed):
+            held = {texts[i][side] for i in one.held_positive for side in (0, 1)}
+            assert not held & {texts[i][side] for i in one.fit_positive for side in (0, 1)}
+
+
+@given(topics)
+def test_without_shared_texts_the_groups_are_the_topics(names: list[str]) -> None:
+    assert groups_of(paired(names)) == (tuple(names), tuple(names))
+
+
+def test_equal_texts_of_a_list_are_one_group() -> None:
+    pairs = PairSet(("a", "b", "a", "c"), ("d", "d"), paired=False)
+    assert groups_of(pairs) == (("#0", "#1", "#0", "#3"), ("#0", "#0"))
+    assert folds(pairs, 0.3, 0) == (), "one negative text cannot be held out and fitted"

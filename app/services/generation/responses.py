@@ -76,6 +76,8 @@ def applied_steering(
     notes = [*plan.warnings, *warnings]
     if clamped := sum(report.clamped for report in reports):
         notes.append(f"the dose guard scaled the change down {clamped} times, counted over tokens and layers")
+    if plan.interventions and any(report.incomplete for report in reports):
+        notes.append("memory was short: the reported doses, tokens and conditions may be incomplete")
     return AppliedSteering(
         fingerprint=plan.fingerprint,
         applied=applied[: plan.own],

@@ -7,6 +7,7 @@ from app.services.context import Context
 from app.services.inputs import check_activations, check_texts, encode_texts, pair_text
 from app.services.limits import check_limit
 from app.services.reading.responses import ACTIVATION_BYTES, SCORE_BYTES, json_in_thread
+from app.services.resources import damage_warnings
 from app.services.vectors.similar import vector_pages
 from steering.concepts.loader import load_neutral_texts
 from steering.errors import InvalidRequest, StoreCorrupt, VectorNotFound
@@ -21,8 +22,6 @@ from steering.workflows.reading.readout import used_vectors
 log = structlog.get_logger(__name__)
 MAX_VECTORS = 256
 """Vectors of the library that one request reads; each is a row of a matrix that every token is multiplied by."""
-SHOWN_DAMAGED = 10
-"""Damaged vectors that a warning names."""
 DIRECTION_BYTES = 4
 NEUTRAL_TOKENS = 3_000
 """Upper bound of the tokens of neutral text: 64 conversations of two short messages."""
@@ -46,11 +45,7 @@ async def library_vectors(context: Context) -> tuple[list[ConceptVector], list[s
         except StoreCorrupt as error:
             log.warning("left_out_of_library", code=error.code, vector=one.id)
             damaged.append(one.id)
-    if damaged:
-        shown = ", ".join(damaged[:SHOWN_DAMAGED])
-        more = f" and {len(damaged) - SHOWN_DAMAGED} more" if len(damaged) > SHOWN_DAMAGED else ""
-        warnings.append(f"left out, because their stored bytes are damaged: {shown}{more}; restore or delete them")
-    return vectors, warnings
+    return vectors, [*warnings, *damage_warnings(damaged)]
 
 
 async def _listed(context: Context) -> tuple[list[VectorSummary], list[str], list[str]]:

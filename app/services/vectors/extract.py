@@ -47,7 +47,7 @@ async def _run(
     if request is None:
         assert body.describe is not None
         written = await describe(engine, body.describe.trait, body.describe.opposite, progress=progress)
-        request = _workflow_request(context, body, written.pairs)
+        request = _workflow_request(context, body, written.pairs, written.warnings)
     vector = await make_vector(engine, request, training=_training(body), progress=progress)
     if body.concept is not None:
         vector = with_shipped_evidence(vector, body.concept)
@@ -69,11 +69,13 @@ def _pairs(body: ExtractRequest) -> PairSet:
     )
 
 
-def _workflow_request(context: Context, body: ExtractRequest, pairs: PairSet) -> ExtractionRequest:
-    """Returns what the workflow takes. Raises LimitExceeded when too many activations would be read."""
+def _workflow_request(
+    context: Context, body: ExtractRequest, pairs: PairSet, notes: tuple[str, ...] = ()
+) -> ExtractionRequest:
+    """Returns what the workflow takes. notes: see ExtractionRequest. Raises LimitExceeded when too many activations would be read."""
     layers = context.engine.info.layer_count if body.layers == "all" else len(body.layers)
     texts = len(pairs.positive) + len(pairs.negative)
     what = "activations (texts x layers x d_model)"
     check_activations(context.engine, context.settings, texts, layers, what, "layers")
     given = body.model_dump(include={"name", "method", "layers", "holdout", "seed", "description", "tags"})
-    return ExtractionRequest(pairs=pairs, position=body.position or default_position(pairs), **given)
+    return ExtractionRequest(pairs=pairs, position=body.position or default_position(pairs), notes=notes, **given)

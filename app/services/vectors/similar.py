@@ -6,11 +6,12 @@ from statistics import fmean
 import structlog
 from cachetools import LRUCache
 
+from app.services.resources import damage_warnings
 from steering.errors import StoreCorrupt, VectorNotFound
 from steering.schemas.base import by_layer
 from steering.schemas.vectors import SimilarAnswer, SimilarVector
 from steering.store.base import NamespaceStore, VectorFilter, VectorPage
-from steering.vectors import ConceptVector, VectorSummary, cosine
+from steering.vectors import ConceptVector, VectorId, VectorSummary, cosine
 
 log = structlog.get_logger(__name__)
 _PAGE = 100
@@ -44,27 +45,28 @@ async def vector_pages(store: NamespaceStore) -> AsyncIterator[VectorPage]:
             return
 
 
-async def _every_vector(store: NamespaceStore) -> AsyncIterator[VectorSummary]:
-    async for page in vector_pages(store):
-        for vector in page.vectors:
-            yield vector
-
-
 async def similar_vectors(store: NamespaceStore, vector: ConceptVector, cosines: Cosines) -> SimilarAnswer:
     """Compares with every other vector of the model: the most similar first, by absolute mean cosine over shared layers.
 
-    Vectors of other models are not read. A damaged vector, or one that is deleted meanwhile, is left out.
+    Vectors of other models are not read. A damaged vector is left out and named in a warning; one that is deleted meanwhile is
+    left out.
     """
-    found: list[SimilarVector] = []
-    async for other in _every_vector(store):
-        if other.name == vector.name or other.model_fingerprint != vector.model_fingerprint:
-            continue
-        try:
-            layers = await cosines.of(vector, other, store)
-        except (VectorNotFound, StoreCorrupt) as error:
-            log.warning("left_out_of_similar", code=error.code, vector=other.id)
-            continue
-        if layers:
-            mean = fmean(layers.values())
-            found.append(SimilarVector(namespace=other.namespace, id=other.id, cosine=by_layer(layers), mean=mean))
-    return SimilarAnswer(data=sorted(found, key=lambda one: (-abs(one.mean), one.id)))
+    found, damaged = list[SimilarVector](), list[str]()
+    async for page in vector_pages(store):
+        damaged += [one for one in page.damaged if VectorId.parse(one).name != vector.name]
+        for other in page.vectors:
+            if other.name == vector.name or other.model_fingerprint != vector.model_fingerprint:
+                continue
+            try:
+                layers = await cosines.of(vector, other, store)
+            except VectorNotFound:
+                continue
+            except StoreCorrupt as error:
+                log.warning("left_out_of_similar", code=error.code, vector=other.id)
+                damaged.append(other.id)
+                continue
+            if layers:
+                mean = fmean(layers.values())
+                found.append(SimilarVector(namespace=other.namespace, id=other.id, cosine=by_layer(layers), mean=mean))
+    found.sort(key=lambda one: (-abs(one.mean), one.id))
+    return SimilarAnswer(data=found, warnings=damage_warnings(damaged))

@@ -2,7 +2,7 @@
 
 from app.services.context import Context
 from app.services.limits import check_limit, foreign
-from app.services.resources import vector_answer
+from app.services.resources import damage_warnings, vector_answer
 from steering.errors import SteeringError, VectorNotFound
 from steering.schemas.vectors import (
     DeleteQuery,
@@ -21,8 +21,8 @@ async def list_versions(context: Context, name: str, query: VersionsQuery) -> Ve
         found = await context.store.vectors.versions(check_name(name), query.limit, query.before)
     except VectorNotFound as error:
         raise await context.with_suggestion(error, name) from None
-    more = len(found) == query.limit and found[-1].version > 1
-    return VectorVersionsAnswer(data=list(map(_version, found)), next_before=found[-1].version if more else None)
+    data, warnings = list(map(_version, found.versions)), damage_warnings(found.damaged)
+    return VectorVersionsAnswer(data=data, next_before=found.next_before, warnings=warnings)
 
 
 def _version(vector: VectorSummary) -> VectorVersionAnswer:
@@ -50,7 +50,7 @@ async def delete_vector(context: Context, name: str, query: DeleteQuery) -> None
 
 async def _vector_refusal(context: Context, name: str, error: VectorNotFound) -> SteeringError:
     try:
-        owner = (await context.store.vectors.versions(name, 1))[0].namespace
-    except (VectorNotFound, IndexError):
+        owner = (await context.store.vectors.versions(name, 1)).namespace
+    except VectorNotFound:
         return await context.with_suggestion(error, name)
     return error if owner == context.namespace else foreign("vector", name, owner, context.namespace)

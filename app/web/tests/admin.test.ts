@@ -172,7 +172,7 @@ describe("a key that is refused", () => {
         ? { data: [{ id: "1" }] }
         : refuse(403, "insufficient_scope");
     const asked = serve({ ...policyServer(["m0"]).routes, "GET /v1/keys": allowed });
-    const shown = () => [keys.data.value?.length, policy.data.value?.monitors.length, monitors.value.length];
+    const shown = () => [keys.data.value?.data.length, policy.data.value?.monitors.length, monitors.value.length];
     for (let time = 0; time < 2; time++) {
       setKey("limited");
       await loadAdmin();

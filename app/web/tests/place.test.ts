@@ -97,7 +97,7 @@ it("goes on to the button that keeps a vector, and back", async () => {
 });
 
 it("is on the button that keeps a key, when its revocation was asked for", async () => {
-  keys.data.value = [{ id: "k", name: "reader", scopes: [], limits: {} } as never];
+  keys.data.value = { data: [{ id: "k", name: "reader", scopes: [], limits: {} } as never] };
   show(Keys, {});
   root.find("button", "Revoke reader").press();
   await settle();

@@ -217,9 +217,14 @@ describe("the map of vectors", () => {
   it("says how many vectors it has", () => {
     const names = ["joy", "grief", "awe"];
     vectors.value = [...names, "new"].map((name) => ({ name })) as never;
-    map.found.value = { names, cosine: names.map((one) => names.map((other) => Number(one === other))) };
+    map.found.value = {
+      names,
+      cosine: names.map((one) => names.map((other) => Number(one === other))),
+      warnings: ["left out"],
+    };
     show(VectorMap, {});
     expect(root.textContent).toContain("The map has 3 of 4 vectors.");
+    expect(root.textContent).toContain("left out");
     map.found.value = null;
   });
 });

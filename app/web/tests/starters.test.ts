@@ -79,6 +79,6 @@ describe("the map of vectors", () => {
     const draw = map.drawVectors(list);
     expect([map.busy.value, map.error.value]).toEqual([true, null]);
     await draw;
-    expect([map.busy.value, map.found.value]).toEqual([false, { names: ["joy"], cosine: [[1]] }]);
+    expect([map.busy.value, map.found.value]).toEqual([false, { names: ["joy"], cosine: [[1]], warnings: [] }]);
   });
 });

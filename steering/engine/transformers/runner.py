@@ -106,7 +106,7 @@ class ModelRunner:
             self.steering.release(sequence)
         except Exception as error:  # memory may be short just now
             log.warning("steering_report_incomplete", reason=type(error).__name__)
-            self.steering.discard(sequence)
+            self.steering.abandon(sequence)
 
     def run(self, work: Rows[tuple[Sequence, int]]) -> PassResult:
         """Computes the next `count` positions of each sequence; logits for those whose next token is chosen from them."""

@@ -1,7 +1,7 @@
 """StoredVector: one vector version as bytes and labels. Stores call `serialize` when writing and `deserialize` when reading."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from steering.errors import (
@@ -13,7 +13,7 @@ from steering.errors import (
     UnsupportedFormat,
     VectorNotFound,
 )
-from steering.store.base import Writer
+from steering.store.base import VersionPage, Writer
 from steering.store.formats.blob import OWN, decode, digest, encode
 from steering.store.formats.metadata import read_metadata, write_metadata
 from steering.store.rules import check_labels, values_of
@@ -130,6 +130,16 @@ def summarize_valid(stored: Iterable[StoredVector]) -> tuple[tuple[VectorSummary
         layers = {int(layer): numbers for layer, numbers in metadata.layers.items()}
         valid.append(VectorSummary(**values_of(one, VectorVersion), **metadata.shared_fields(), layers=layers))
     return tuple(valid), tuple(damaged)
+
+
+def version_page(stored: Sequence[StoredVector], limit: int) -> VersionPage:
+    """Returns a page of at most `limit` versions of one name, which are given newest first."""
+    if not stored:
+        return VersionPage("", (), None)
+    versions, damaged = summarize_valid(stored)
+    oldest = stored[-1]
+    more = len(stored) == limit and oldest.version > 1
+    return VersionPage(oldest.namespace, versions, oldest.version if more else None, damaged)
 
 
 def check_link_count(writer: Writer, count: int) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from steering.namespaces import SHARED
 from steering.spec import vector_names
-from steering.store.base import VectorFilter, VectorPage, VectorStore, Writer
+from steering.store.base import VectorFilter, VectorPage, VectorStore, VersionPage, Writer
 from steering.store.formats.serialization import read_steering
 from steering.store.formats.stored_vector import (
     StoredVector,
@@ -19,6 +19,7 @@ from steering.store.formats.stored_vector import (
     not_found,
     serialize,
     summarize_valid,
+    version_page,
 )
 from steering.store.rules import (
     OTHERS,
@@ -100,7 +101,7 @@ class SqlVectors(NamespacePart, VectorStore):
             raise not_found(name, None)
         return await self.get(name)
 
-    async def versions(self, name: str, limit: int = 50, before: int | None = None) -> tuple[VectorSummary, ...]:
+    async def versions(self, name: str, limit: int = 50, before: int | None = None) -> VersionPage:
         """See VectorStore.versions."""
         query = select(*SUMMARY).where(self._visible(), VectorRow.name == check_name(name))
         query = query.order_by(VectorRow.version.desc()).limit(check_page(limit))
@@ -109,8 +110,7 @@ class SqlVectors(NamespacePart, VectorStore):
         rows = await self._database.rows(query)
         if not rows and before is None:
             raise not_found(name, None)
-        vectors, _ = await run_in_thread(summarize_valid, map(from_row, rows))
-        return vectors
+        return await run_in_thread(version_page, list(map(from_row, rows)), limit)
 
     async def delete(self, name: str, force: bool = False, version: int | None = None) -> None:
         """See VectorStore.delete."""

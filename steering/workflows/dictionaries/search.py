@@ -13,7 +13,7 @@ from steering.model.info import ModelInfo
 from steering.plan.resolve import resolve
 from steering.schemas.latent_space import FeatureAnswer, PromotedToken
 from steering.shapes import Direction, Float, Tensor
-from steering.spec import InterventionSpec, SteeringSpec
+from steering.spec import InterventionSpec, SteeringSpec, TokenScope
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, LayerDirection
 from steering.workflows.dictionaries.folder import Dictionary, Encoder
@@ -139,7 +139,9 @@ async def output_scores(
             "feature", info.name, info.fingerprint, info.d_model, "given",
             {layer: LayerDirection(torch.nn.functional.normalize(row, dim=0), scale=1.0)}, version=1,
         )  # fmt: skip
-        item = InterventionSpec(vector="feature", strength=DOSE, unit="relative", layers=(layer,))
+        item = InterventionSpec(
+            vector="feature", strength=DOSE, unit="relative", layers=(layer,), scope=TokenScope(tokens="last")
+        )
         plan = await resolve(SteeringSpec(interventions=(item,)), GivenVectors((vector,)), info, guard=UNGUARDED)
         (steered,) = await engine.capture([CapturePrompt(ids, plan)], spec)
         found.append(await run_in_thread(_output_score, plain, steered, tokens))

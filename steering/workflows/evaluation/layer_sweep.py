@@ -13,7 +13,7 @@ from steering.schemas.comparison import EstimateAnswer
 from steering.schemas.evaluation import LayerPointAnswer, LayerSweepAnswer
 from steering.schemas.vectors import RecommendedAnswer
 from steering.vectors import ConceptVector
-from steering.workflows.evaluation.setup import Setup, StrengthsRequest, plan_at, resolved
+from steering.workflows.evaluation.setup import Setup, StrengthsRequest, plan_at, random_at_each_layer, resolved
 from steering.workflows.evaluation.statistics import advantage, holds, measured_ranges, perplexity_ratio
 from steering.workflows.evaluation.trials import Trial, run_trials, trial_answers
 from steering.workflows.progress import Progress, ignore_progress
@@ -85,7 +85,8 @@ async def layer_sweep(
 
 
 def _setup(engine: Engine, request: LayerSweepRequest) -> Setup:
-    found = resolved(engine, request, PROMPTS, lambda layers: ceil(CONTROLS / layers))
+    # drawn for each layer by itself: those of a rotated vector agree from layer to layer and would count as one
+    found = resolved(engine, request, PROMPTS, lambda layers: ceil(CONTROLS / layers), random_at_each_layer)
     if found.strengths[0] < 0.0 < found.strengths[-1]:
         raise InvalidRequest(
             "a layer sweep takes strengths of one sign, so that layers can be ranked", param="strengths"

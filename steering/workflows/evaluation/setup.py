@@ -1,6 +1,6 @@
 """Prepares an evaluation: its prompts, its plans and random controls, and how the answers are read back."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,9 +15,11 @@ from steering.plan.dose import DoseGuard
 from steering.plan.layers import check_model, resolve_layers
 from steering.plan.resolve import resolve
 from steering.plan.types import SteeringPlan
+from steering.shapes import Direction
 from steering.spec import InterventionSpec, Layers, SteeringSpec
 from steering.vectors import ConceptVector, LayerDirection
 from steering.workflows.evaluation.scorers import SCORERS
+from steering.workflows.generate import mix
 
 UNGUARDED = DoseGuard(action="off")
 """No dose guard: a sweep includes strengths that break the text on purpose."""
@@ -63,23 +65,6 @@ class Setup:
     prompts: tuple[Prompt, ...]
     strengths: list[float]
     arms: list[ConceptVector]
-
-
-def resolved(engine: Engine, request: StrengthsRequest, prompts: int, controls: Callable[[int], int]) -> Setup:
-    """Resolves a request. prompts: how many neutral ones where none are given. controls: layers -> how many controls. The
-    strengths are ascending, each once, without 0, which every evaluation includes.
-
-    Raises InvalidRequest for invalid strengths, layers, prompts or scorer, VectorModelMismatch for another model's vector.
-    """
-    vector, seed = request.vector, request.sampling.seed
-    reading = read_back(engine, vector, request.reader, request.reading_layer, request.scorer)
-    layers = resolve_layers(request.layers, vector, engine.info.layer_count)
-    asked = evaluation_prompts(engine, request.prompts, prompts)
-    strengths = sorted({float(strength) for strength in request.strengths} - {0.0})
-    if not strengths:
-        raise InvalidRequest("a sweep needs at least one strength other than 0", param="strengths")
-    arms = [vector, *(random_like(vector, seed + 1 + i) for i in range(controls(len(layers))))]
-    return Setup(reading, layers, asked, strengths, arms)
 
 
 def read_back(
@@ -157,25 +142,64 @@ async def plan_at(
 
 
 def random_like(vector: ConceptVector, seed: int) -> ConceptVector:
-    """Rotates the vector at random as a whole, keeping its scales: a control of equal dose.
+    """Returns the control of one vector; see `random_alike`."""
+    return random_alike({vector.id: vector}, seed)[vector.id]
 
-    The same strength adds the same norm at every layer, and the directions of two layers keep their cosine, so that what
-    they add accumulates alike. V (d_model, layer) = Q R; the control is Q' R, Q' (d_model, k) a random orthonormal basis.
+
+def random_alike(vectors: Mapping[str, ConceptVector], seed: int) -> dict[str, ConceptVector]:
+    """Rotates vectors at random as a whole, keeping their scales: a control of equal dose.
+
+    The same strengths add the same norm at every layer, and any two directions keep their cosine, those of two layers as
+    well as those of two vectors, so that what they add accumulates alike. V (d_model, direction) = Q R; the control is
+    Q' R, Q' (d_model, k) a random orthonormal basis.
     """
-    generator = torch.Generator().manual_seed(seed % 2**63)
-    layers = sorted(vector.layers)
-    directions = torch.stack([vector.layers[layer].direction for layer in layers], dim=1).double()
+    places = [(name, layer) for name, vector in vectors.items() for layer in sorted(vector.layers)]
+    directions = torch.stack([vectors[name].layers[layer].direction for name, layer in places], dim=1).double()
     mixing = torch.linalg.qr(directions)[1]
-    noise = torch.randn(vector.d_model, len(mixing), generator=generator, dtype=torch.float64)
-    rotated = (torch.linalg.qr(noise)[0] @ mixing).float()
-    return replace(
-        vector,
-        layers={
-            layer: LayerDirection(rotated[:, i] / rotated[:, i].norm(), scale=vector.layers[layer].scale)
-            for i, layer in enumerate(layers)
-        },
-        method="random",
-        sha256="",
-        quality=None,
-        recommended=None,
-    )
+    generator = torch.Generator().manual_seed(seed % 2**63)
+    noise = torch.randn(len(directions), len(mixing), generator=generator, dtype=torch.float64)
+    basis, triangle = torch.linalg.qr(noise)
+    # the decomposition chooses signs by the first coordinate, which would leave out the opposite of every direction
+    rotated = (basis * triangle.diagonal().sign() @ mixing).float()
+    columns = dict(zip(places, (rotated / rotated.norm(dim=0)).T, strict=True))
+    return {
+        name: _with_directions(vector, {at: columns[name, at] for at in vector.layers})
+        for name, vector in vectors.items()
+    }
+
+
+def random_at_each_layer(vector: ConceptVector, seed: int) -> ConceptVector:
+    """Returns a control for steering one layer at a time: a random direction at every layer, drawn by itself, with the vector's scales."""
+    single = {layer: replace(vector, layers={layer: entry}) for layer, entry in vector.layers.items()}
+    drawn = {layer: random_like(one, mix(seed, layer)).layers[layer].direction for layer, one in single.items()}
+    return _with_directions(vector, drawn)
+
+
+def _with_directions(vector: ConceptVector, directions: Mapping[int, Direction]) -> ConceptVector:
+    """Replaces the directions of a vector; what was measured of its own does not hold for them."""
+    layers = {layer: LayerDirection(one, scale=vector.layers[layer].scale) for layer, one in directions.items()}
+    return replace(vector, layers=layers, method="random", sha256="", quality=None, recommended=None)
+
+
+def resolved(
+    engine: Engine,
+    request: StrengthsRequest,
+    prompts: int,
+    controls: Callable[[int], int],
+    control: Callable[[ConceptVector, int], ConceptVector] = random_like,
+) -> Setup:
+    """Resolves a request. prompts: how many neutral ones where none are given. controls: layers -> how many controls;
+    control: makes one of them from the vector and a seed. The strengths are ascending, each once, without 0, which every
+    evaluation includes.
+
+    Raises InvalidRequest for invalid strengths, layers, prompts or scorer, VectorModelMismatch for another model's vector.
+    """
+    vector, seed = request.vector, request.sampling.seed
+    reading = read_back(engine, vector, request.reader, request.reading_layer, request.scorer)
+    layers = resolve_layers(request.layers, vector, engine.info.layer_count)
+    asked = evaluation_prompts(engine, request.prompts, prompts)
+    strengths = sorted({float(strength) for strength in request.strengths} - {0.0})
+    if not strengths:
+        raise InvalidRequest("a sweep needs at least one strength other than 0", param="strengths")
+    arms = [vector, *(control(vector, seed + 1 + i) for i in range(controls(len(layers))))]
+    return Setup(reading, layers, asked, strengths, arms)

@@ -34,6 +34,13 @@ class Described:
     pairs: PairSet
     dropped: Mapping[str, int]
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """How many pairs were set aside, and why; nothing where there are none."""
+        count = sum(self.dropped.values())
+        written = f"{count} of {len(self.pairs) + count} that the model wrote"
+        return (f"left out, because they make no pair: {written} ({_counted(self.dropped)})",) if count else ()
+
 
 async def describe(
     engine: Engine,
@@ -102,6 +109,10 @@ def unusable(positive: str, negative: str) -> str | None:
     return None
 
 
+def _counted(dropped: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in dropped.items())
+
+
 def _pairs(written: Sequence[tuple[str, str, str]]) -> Described:
     kept, dropped = [], Counter[str]()
     for prompt, positive, negative in written:
@@ -111,7 +122,7 @@ def _pairs(written: Sequence[tuple[str, str, str]]) -> Described:
         else:
             dropped[reason] += 1
     if len(kept) < LEAST_PAIRS:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.items()) or "too few prompts"
+        reasons = _counted(dropped) or "too few prompts"
         raise InvalidRequest(
             f"the model wrote only {len(kept)} usable pairs of answers out of {len(written)} ({reasons}); "
             "describe the poles in other words, or give pairs",

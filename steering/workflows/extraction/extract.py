@@ -14,7 +14,7 @@ from steering.extraction.card import build_card, recommend
 from steering.extraction.cross_validation import Fit, Folding, LayerFit, fit_layer, folding, nested_auroc
 from steering.layer_indices import layer_indices
 from steering.model.info import ModelInfo
-from steering.pairs import PairSet, Text, dataset_digest
+from steering.pairs import PairSet, Text, dataset_digest, groups_of
 from steering.quality import Estimate
 from steering.shapes import Float, Tensor
 from steering.threads import run_in_thread
@@ -26,7 +26,8 @@ from steering.workflows.progress import Progress, ignore_progress, progress_of_p
 @dataclass(frozen=True, slots=True)
 class ExtractionRequest:
     """What to extract and how. layers: block indices, negative from the top. holdout: share of the topics that each fold of
-    the cross-validation holds out. position: which activation of each text is read; "all" is not allowed."""
+    the cross-validation holds out. position: which activation of each text is read; "all" is not allowed. notes: warnings of
+    the card about how the pairs were made."""
 
     name: str
     pairs: PairSet
@@ -37,6 +38,7 @@ class ExtractionRequest:
     seed: int = 0
     description: str = ""
     tags: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -166,7 +168,7 @@ def assembled(
         pairs=count,
         holdout=division.holdout,
         folds=division.folds,
-        topics=len(set(pairs.topics)) or count,
+        topics=min(len(set(one)) for one in groups_of(pairs)),
         auroc=auroc,
     )
     card = replace(card, warnings=(*card.warnings, *notes))
@@ -188,8 +190,8 @@ def assembled(
 
 
 def notes_of(engine: Engine, request: ExtractionRequest, left_out: Mapping[int, InvalidRequest]) -> list[str]:
-    """Returns what a card says of layers without a direction and of how the texts were read."""
-    notes = []
+    """Returns what a card says of how the pairs were made, of layers without a direction and of how the texts were read."""
+    notes = [*request.notes]
     if left_out:
         first = next(iter(left_out.values()))
         layers = ", ".join(str(layer) for layer in left_out)

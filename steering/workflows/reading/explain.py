@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import sqrt
+from statistics import fmean
 from typing import TypeAlias
 
 import torch
@@ -39,12 +41,21 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class NeutralStatistics:
-    """Mean and standard deviation of a score over neutral texts (their means over tokens), and over all their tokens."""
+    """Mean and standard deviation of a score over neutral texts (their means over tokens), and over all their tokens.
+
+    within: variance of the tokens of one text around its mean. inverse_length: mean over the texts of 1 / tokens.
+    """
 
     mean: float
     deviation: float
     token_mean: float
     token_deviation: float
+    within: float
+    inverse_length: float
+
+    def deviation_of(self, tokens: int) -> float:
+        """Returns the standard deviation of the mean over so many tokens of neutral text; a mean over few varies more."""
+        return sqrt(self.deviation**2 + self.within * max(1 / tokens - self.inverse_length, 0.0))
 
 
 Scores: TypeAlias = Float[Tensor, "token axis"]
@@ -106,15 +117,26 @@ async def _read_neutral(engine: Engine, axes: Sequence[Axis], conversation: bool
     texts = load_neutral_texts()
     async for _, captures in in_parts(engine, as_answers(texts) if conversation else texts, _layers(axes)):
         tokens += [await run_in_thread(_scores, capture, axes) for capture in captures]
-    means = torch.stack([scores.mean(dim=0) for scores in tokens])
-    return await run_in_thread(_statistics, means, torch.cat(tokens))
+    return await run_in_thread(neutral_statistics, tokens)
 
 
-def _statistics(means: Float[Tensor, "text axis"], tokens: Scores) -> list[NeutralStatistics]:
-    columns = torch.stack([means.mean(0), means.std(0), tokens.mean(0), tokens.std(0)]).T.tolist()
+def neutral_statistics(texts: Sequence[Scores]) -> list[NeutralStatistics]:
+    """texts: the scores of the tokens of each. Returns the statistics of each axis."""
+    means, tokens = torch.stack([scores.mean(dim=0) for scores in texts]), torch.cat(list(texts))
+    around = torch.stack([(scores - scores.mean(dim=0)).square().sum(0) for scores in texts]).sum(0)
+    within = around / max(len(tokens) - len(texts), 1)
+    inverse_length = fmean(1 / len(scores) for scores in texts)
+    columns = torch.stack([means.mean(0), means.std(0), tokens.mean(0), tokens.std(0), within]).T.tolist()
     return [
-        NeutralStatistics(mean, max(deviation, LEAST_DEVIATION), token_mean, max(token_deviation, LEAST_DEVIATION))
-        for mean, deviation, token_mean, token_deviation in columns
+        NeutralStatistics(
+            mean,
+            max(deviation, LEAST_DEVIATION),
+            token_mean,
+            max(token_deviation, LEAST_DEVIATION),
+            one,
+            inverse_length,
+        )
+        for mean, deviation, token_mean, token_deviation, one in columns
     ]
 
 
@@ -143,7 +165,7 @@ def _explained(
     means = scores.mean(dim=0).tolist()
     best: dict[str, tuple[int, float]] = {}
     for index, (axis, mean, neutral) in enumerate(zip(axes, means, statistics, strict=True)):
-        z = (mean - neutral.mean) / neutral.deviation
+        z = (mean - neutral.mean) / neutral.deviation_of(len(scores))
         if abs(z) > abs(best.get(axis.vector.id, (index, 0.0))[1]):
             best[axis.vector.id] = (index, z)
     standing = sorted((one for one in best.values() if abs(one[1]) >= threshold), key=lambda one: -abs(one[1]))

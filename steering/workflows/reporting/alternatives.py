@@ -12,7 +12,7 @@ from steering.plan.dose import DoseGuard
 from steering.plan.resolve import resolve
 from steering.plan.types import SteeringPlan
 from steering.vectors import ConceptVector
-from steering.workflows.evaluation.setup import GivenVectors, random_like
+from steering.workflows.evaluation.setup import GivenVectors, random_alike
 from steering.workflows.extraction.extract import ExtractionRequest, extract
 
 MEAN_DIFFERENCE = "mean_difference"
@@ -21,8 +21,8 @@ MEAN_DIFFERENCE = "mean_difference"
 async def random_plans(
     info: ModelInfo, plan: SteeringPlan, vectors: Mapping[str, ConceptVector], numbers: Iterable[int]
 ) -> tuple[SteeringPlan, ...]:
-    """A plan for each number, with random directions in place of the vectors, of the same dose; none unless all interventions are
-    plain adds.
+    """A plan for each number, with random directions in place of the vectors, of the same dose also where several act together;
+    none unless all interventions are plain adds.
 
     What other operations, conditions and held readouts do depends on the residual along the direction, so with a random
     one they have another dose.
@@ -31,8 +31,7 @@ async def random_plans(
         return ()
     found = []
     for number in numbers:
-        others = {name: random_like(vector, number) for name, vector in vectors.items()}
-        found.append(await _with(info, plan, others))
+        found.append(await _with(info, plan, random_alike(vectors, number)))
     return tuple(found)
 
 

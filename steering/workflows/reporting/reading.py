@@ -1,18 +1,18 @@
 """Reads finished texts along many vectors at once: what steering toward one concept does to the others."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from operator import itemgetter
 
-from steering.engine.api import CapturePrompt, CaptureSpec, Engine, Position, Prompt
+from steering.engine.api import CapturePrompt, CaptureSpec, Engine, Prompt, Tokenizer
 from steering.pairs import ChatMessage
 from steering.quality import Estimate
+from steering.threads import run_in_thread
 from steering.vectors import ConceptVector
 from steering.workflows.comparison.text_metrics import estimate
 from steering.workflows.evaluation.scorers import ProjectionScorer
 from steering.workflows.evaluation.setup import reading_layer
 from steering.workflows.evaluation.trials import Trial
+from steering.workflows.reading.score import continuation_ids
 
 TEXTS_AT_ONCE = 16
 """Texts of a call: those of one call share the blocks of what they have in common."""
@@ -58,27 +58,22 @@ async def scores(
     found: dict[str, list[float]] = {name: [] for name in readers}
     if not layers:
         return found
-    wholes = [_with_answer(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
-    for position, part in _parts(wholes):
-        captures = await engine.capture([CapturePrompt(whole) for whole in part], CaptureSpec(layers, position))
+    answered = list(zip(prompts, texts, strict=True))
+    wholes = await run_in_thread(lambda: [_with_answer(engine.tokenizer, *one) for one in answered])
+    for start in range(0, len(wholes), TEXTS_AT_ONCE):
+        part = wholes[start : start + TEXTS_AT_ONCE]
+        captures = await engine.capture(part, CaptureSpec(layers, "response_mean"))
         for name, vector in readers.items():
             rows = [capture.activations[layers.index(at[name])] for capture in captures]
             found[name] += [ProjectionScorer.score(row, vector.at(at[name])) for row in rows]
     return found
 
 
-def _parts(wholes: Sequence[tuple[Prompt, Position]]) -> Iterator[tuple[Position, list[Prompt]]]:
-    """Texts that follow each other and are read at the same position, a few at a time."""
-    for position, group in groupby(wholes, key=itemgetter(1)):
-        found = [whole for whole, _ in group]
-        for start in range(0, len(found), TEXTS_AT_ONCE):
-            yield position, found[start : start + TEXTS_AT_ONCE]
-
-
-def _with_answer(prompt: Prompt, text: str) -> tuple[Prompt, Position]:
-    """The prompt with its answer, and which positions are the answer's: of a plain text, all but the first."""
+def _with_answer(tokenizer: Tokenizer, prompt: Prompt, text: str) -> CapturePrompt:
+    """The prompt with its answer, whose tokens are read: those of the last message, or those after a text."""
     shown = text if text.strip() else BLANK
     if isinstance(prompt, str):
-        return prompt + shown, "mean"
+        before = tokenizer.encode(prompt)
+        return CapturePrompt(before + continuation_ids(tokenizer, prompt, shown), prompt_length=len(before))
     messages = tuple(one for one in prompt if isinstance(one, ChatMessage))
-    return (*messages, ChatMessage("assistant", shown)), "response_mean"
+    return CapturePrompt((*messages, ChatMessage("assistant", shown)))

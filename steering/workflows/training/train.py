@@ -95,10 +95,16 @@ async def train(
         )
         done = reading + chosen.steps * len(fitted)
         fitted[layer] = await _fit(engine, task, progress_of_part(progress, done, total))
-    notes = notes_of(engine, request, left_out)
+    notes = notes_of(engine, request, left_out) + _untrained(len(division.fit_positive), len(pairs))
     vector = await run_in_thread(_vector, engine, request, chosen, read, division, starts, fitted, notes)
     progress(total, total, "done")
     return vector
+
+
+def _untrained(given: int, trained: int) -> list[str]:
+    """Returns what the card says of pairs that `token_pairs` left out."""
+    reason = "left out of the training, because the two texts are equal to the model or one token long"
+    return [f"{reason}: {given - trained} of {given} pairs"] if trained < given else []
 
 
 async def _fit(engine: Engine, task: FitTask, progress: Progress) -> FittedDirection:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.linear_model import RidgeCV
 
 from steering.auroc import Numbers
 from steering.shapes import Direction, Float, Tensor
@@ -35,25 +34,36 @@ class AffineMap:
 
 
 def fit_map(source: Float[Tensor, "row d_from"], target: Float[Tensor, "row d_to"], rows: int = 1) -> AffineMap:
-    """Fits by least squares with a ridge penalty, which leave-one-out errors choose; measured on held-out texts, then fitted on
-    all of them. rows: neighbouring rows that are of one text."""
+    """Fits by least squares with a ridge penalty, which the errors at texts left out one at a time choose; measured on held-out
+    texts, then fitted on all of them. rows: neighbouring rows that are of one text."""
     x, y = source.double().numpy(), target.double().numpy()
     held = np.arange(len(x)) // rows % HELD == HELD - 1
-    fitted, _ = _ridge(x[~held], y[~held])
-    errors = ((y[held] - fitted.predict(x[held])) ** 2).sum()
+    weight, bias, _ = _ridge(x[~held], y[~held], rows)
+    errors = ((y[held] - x[held] @ weight - bias) ** 2).sum()
     spread = ((y[held] - y[~held].mean(0)) ** 2).sum()
-    whole, penalty = _ridge(x, y)
-    return AffineMap(
-        torch.from_numpy(np.ascontiguousarray(whole.coef_.T)),
-        torch.from_numpy(np.asarray(whole.intercept_)),
-        penalty,
-        float(1.0 - errors / spread) if spread > 0.0 else 0.0,
-    )
+    weight, bias, penalty = _ridge(x, y, rows)
+    explained = float(1.0 - errors / spread) if spread > 0.0 else 0.0
+    return AffineMap(torch.from_numpy(weight), torch.from_numpy(bias), penalty, explained)
 
 
-def _ridge(x: Numbers, y: Numbers) -> tuple[RidgeCV, float]:
-    """Returns the regression and which of PENALTIES it has chosen."""
+def _ridge(x: Numbers, y: Numbers, rows: int) -> tuple[Numbers, Numbers, float]:
+    """Returns weight, bias and the one of PENALTIES with the smallest error at texts that are left out one at a time.
+
+    A text is left out with all its rows: with a row of the text itself among those that are fitted, its other row looks
+    as if it were predicted. H = U S U^T + 1/n is the hat matrix of the regression, and with the rows g of a text left
+    out its errors are (I - H_gg)^-1 (y - H y)_g.
+    """
     unit = max(float(x.var(0).mean()) * len(x), 1e-12)
-    found = RidgeCV(alphas=[penalty * unit for penalty in PENALTIES])
-    found.fit(x, y)
-    return found, float(found.alpha_) / unit
+    left, sizes, right = np.linalg.svd(x - x.mean(0), full_matrices=False)
+    centred, texts = y - y.mean(0), left.reshape(-1, rows, len(sizes))
+    inside = left.T @ centred
+
+    def error(penalty: float) -> float:
+        shares = sizes**2 / (sizes**2 + penalty * unit)
+        missed = (centred - left @ (shares[:, None] * inside)).reshape(-1, rows, y.shape[1])
+        hat = (texts * shares) @ texts.transpose(0, 2, 1) + 1.0 / len(x)
+        return float((np.linalg.solve(np.eye(rows) - hat, missed) ** 2).sum())
+
+    best = min(PENALTIES, key=error)
+    weight = right.T @ ((sizes / (sizes**2 + best * unit))[:, None] * inside)
+    return weight, y.mean(0) - x.mean(0) @ weight, best

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from statistics import fmean
 from typing import Any, cast
 
 import pytest
@@ -62,7 +63,11 @@ async def test_scores_equal_a_computation_from_the_activations(server: Server) -
     (text,) = await rows(TEXTS[:1])
     (mood,) = (one for one in found["texts"][0]["concepts"] if one["vector"] == "mood@1")
     assert mood["score"] == pytest.approx(float(text.mean()), abs=1e-5)
-    assert mood["z"] == pytest.approx(float((text.mean() - means.mean()) / means.std()), rel=1e-4)
+    within = sum(float((one - one.mean()).square().sum()) for one in neutral) / (len(tokens) - len(neutral))
+    shorter = 1 / len(text) - fmean(1 / len(one) for one in neutral)
+    assert shorter > 0.0
+    deviation = (float(means.var()) + within * shorter) ** 0.5
+    assert mood["z"] == pytest.approx(float(text.mean() - means.mean()) / deviation, rel=1e-4)
     own = ((text - tokens.mean()) / tokens.std()).tolist()
     best = sorted(range(len(own)), key=lambda index: -own[index])[:5]
     assert [token["index"] for token in mood["tokens"]] == [index + 1 for index in best]

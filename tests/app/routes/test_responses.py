@@ -1,13 +1,15 @@
-"""Token events have the form that TokenPiece documents."""
+"""Token events have the form that TokenPiece documents; what was measured in part says so."""
 
 import json
 
 import pytest
 
-from app.services.generation.responses import token_piece
-from steering.engine.api import TokenEvent
+from app.services.generation.responses import applied_steering, token_piece
+from steering.engine.api import SteeringReport, TokenEvent
+from steering.plan.types import UNSTEERED
 from steering.schemas.generation import TokenPiece
-from tests.scripted_model import ScriptedTokenizer
+from tests.plans import plan_for, vectors_for
+from tests.scripted_model import SCRIPTED_MODEL, ScriptedTokenizer
 
 
 @pytest.mark.parametrize(
@@ -26,3 +28,12 @@ def test_a_token_event_is_a_token_piece(event: TokenEvent, arm: str | None, flag
     assert read.model_fields_set == set(piece)
     assert (read.text, read.index, read.id) == (event.text, 3, None if event.token_id < 0 else 7)
     assert json.loads(read.model_dump_json(exclude_unset=True)) == piece
+
+
+async def test_a_report_that_lost_measurements_says_so_where_something_steered() -> None:
+    plan = await plan_for([{"vector": "alpha", "strength": 0.01}], vectors_for(SCRIPTED_MODEL), SCRIPTED_MODEL)
+    whole, lost = SteeringReport(), SteeringReport(incomplete=True)
+    warning = "memory was short: the reported doses, tokens and conditions may be incomplete"
+    assert applied_steering(plan, [whole, lost]).warnings == [*plan.warnings, warning]
+    assert applied_steering(plan, [whole]).warnings == list(plan.warnings)
+    assert applied_steering(UNSTEERED, [lost]).warnings == []

@@ -42,10 +42,12 @@ async def test_an_own_vector_hides_every_version_of_the_shared_one(store: Store)
     for seed in range(3):
         await store.shared.vectors.put(a_vector("warmth", seed=seed))
     assert (await one.vectors.get("warmth", 3)).namespace == "shared"
-    assert [vector.version for vector in await one.vectors.versions("warmth")] == [3, 2, 1]
+    assert [vector.version for vector in (await one.vectors.versions("warmth")).versions] == [3, 2, 1]
     await one.vectors.put(a_vector("warmth", seed=7))
     assert await listed(one) == [("one", "warmth@1")]
-    assert [(vector.namespace, vector.version) for vector in await one.vectors.versions("warmth")] == [("one", 1)]
+    assert [(vector.namespace, vector.version) for vector in (await one.vectors.versions("warmth")).versions] == [
+        ("one", 1)
+    ]
     with pytest.raises(VectorNotFound):
         await one.vectors.get("warmth", 3)
     assert (await one.vectors.get("warmth")).namespace == "one"

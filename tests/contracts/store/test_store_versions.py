@@ -3,12 +3,12 @@
 import pytest
 
 from steering.errors import VectorInUse, VectorNotFound
-from steering.store.base import Profile, Store
+from steering.store.base import Profile, Store, VersionPage
 from tests.contracts.stores import a_vector, names, steering
 
 
 async def numbers(store: Store, limit: int = 50, before: int | None = None) -> list[int]:
-    return [one.version for one in await store.shared.vectors.versions("warmth", limit, before)]
+    return [one.version for one in (await store.shared.vectors.versions("warmth", limit, before)).versions]
 
 
 async def test_versions_are_listed_newest_first_page_by_page(store: Store) -> None:
@@ -18,6 +18,10 @@ async def test_versions_are_listed_newest_first_page_by_page(store: Store) -> No
     assert await numbers(store, limit=2) == [5, 4]
     assert await numbers(store, limit=2, before=4) == [3, 2]
     assert await numbers(store, limit=2, before=1) == []
+    first = await store.in_namespace("team").vectors.versions("warmth", 2)
+    assert (first.namespace, first.next_before, first.damaged) == ("shared", 4, ())
+    assert (await store.shared.vectors.versions("warmth", 3, before=4)).next_before is None
+    assert await store.shared.vectors.versions("warmth", before=1) == VersionPage("", (), None)
     with pytest.raises(VectorNotFound):
         await store.shared.vectors.versions("nobody")
 

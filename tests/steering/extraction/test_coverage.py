@@ -89,3 +89,21 @@ def test_the_best_of_many_useless_layers_is_not_reported_as_good() -> None:
         chosen.append(fits[layer].quality.auroc or 0.0)
     assert np.mean(found) == pytest.approx(0.5, abs=0.05)
     assert np.mean(chosen) > np.mean(found) + 0.02
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_repeated_texts_are_no_evidence(paired: bool) -> None:
+    """Noise, every text of which stands twice: were one held out and the other fitted, it would be recognised."""
+    generator, means, shown = torch.Generator().manual_seed(0), [], 0
+    for seed in range(30):
+        positive, negative = torch.randn(2, 12, 64, generator=generator).repeat(1, 2, 1)
+        names = tuple(f"{index % 12}" for index in range(24))
+        texts = tuple(f"+{name}" for name in names), tuple(f"-{name}" for name in names)
+        division = folding(PairSet(*texts, paired=paired), 0.3, seed)
+        found = nested_auroc({0: fit_layer(MeanDifference.fit, positive, negative, paired, division, seed)}, 1)
+        assert found is not None
+        assert found.interval is not None
+        means.append(found.mean)
+        shown += found.interval[0] > 0.5
+    assert np.mean(means) == pytest.approx(0.5, abs=0.06)
+    assert shown <= 3

@@ -8,13 +8,18 @@ from hypothesis import strategies as st
 
 from steering.auroc import HeldOut, auroc, estimate_auroc, leave_one_group_out
 from steering.errors import InvalidRequest
+from steering.extraction import METHODS
 from steering.extraction.cross_validation import (
+    fit_layer,
+    folding,
     held_out,
     layer_quality,
+    nested_auroc,
     pair_agreement,
     random_auroc,
     separation,
 )
+from steering.pairs import PairSet
 
 numbers = st.lists(st.integers(-5, 5), min_size=1, max_size=12).map(lambda values: np.asarray(values, dtype=np.float64))
 
@@ -86,6 +91,34 @@ def test_splits_that_disagree_widen_the_interval() -> None:
     assert agreeing.interval is not None
     assert differing.interval is not None
     assert differing.interval[1] - differing.interval[0] > agreeing.interval[1] - agreeing.interval[0] + 0.3
+
+
+def test_splits_of_which_a_fold_is_missing_are_averaged_by_group() -> None:
+    """One split could not fit the fold of group 0, the other that of groups 1 and 2."""
+    one, other = fold([1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1, 2, 3]), fold([1.0, 1.0], [0.0, 0.0], [0, 3])
+    found = estimate_auroc([[one], [other]])
+    assert found is not None
+    names = np.arange(4)
+    (value, without), (second, second_without) = (leave_one_group_out([part], names) for part in (one, other))
+    assert without[0] == value
+    assert second_without[[1, 2]].tolist() == [second, second]
+    assert found.mean == pytest.approx((6 / 9 + 1.0) / 2)
+    assert found.interval is not None
+    assert found.interval[0] < found.mean < found.interval[1]
+
+
+def test_few_pairs_in_topics_of_different_size_have_a_card() -> None:
+    """Without the fold of the large topic three pairs are left, too few for a probe; which topics share that fold differs by split."""
+    topics = ("large", "large", "large", "a", "b", "c", "d")
+    pairs = PairSet(topics, topics, topics)
+    generator = torch.Generator().manual_seed(0)
+    positive, negative = torch.randn(7, 8, generator=generator) + 2.0, torch.randn(7, 8, generator=generator)
+    division = folding(pairs, 0.3, seed=0)
+    found = fit_layer(METHODS["probe"].fit, positive, negative, True, division, seed=0)
+    held = [{int(group) for one in split if one for group in one.positive_groups} for split in found.splits]
+    assert len(set(map(frozenset, held))) > 1, "the splits differ in the topics that could be measured"
+    assert found.quality.auroc_interval is not None
+    assert nested_auroc({0: found}, 1) is not None
 
 
 def test_what_cannot_be_measured_is_none() -> None:

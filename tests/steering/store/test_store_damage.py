@@ -7,7 +7,7 @@ import pytest
 
 from steering.errors import StorageFull, StoreCorrupt, StoreUnavailable, VectorNotFound
 from steering.spec import SteeringSpec
-from steering.store.base import Profile, VectorFilter
+from steering.store.base import Profile, VectorFilter, VersionPage
 from steering.store.governance import KeyRecord
 from steering.store.sql.store import SqlStore, open_sql_store
 from steering.vectors import ConceptVector
@@ -42,7 +42,7 @@ class TestDamage:
         assert ([vector.name for vector in page.vectors], page.damaged) == (["a"], ("b@1",))
         page = await store.shared.vectors.find(VectorFilter(), 2, page.next_cursor)
         assert [vector.name for vector in page.vectors] == ["c"]
-        assert await store.shared.vectors.versions("b") == ()
+        assert await store.shared.vectors.versions("b") == VersionPage("shared", (), None, ("b@1",))
         assert (await store.shared.vectors.get("b")).version == 1
 
     async def test_a_blob_that_says_nothing_sensible_is_corrupt_even_with_its_digest(

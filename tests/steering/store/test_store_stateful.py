@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from steering.errors import SteeringError
 from steering.spec import SteeringSpec
 from steering.store import open_store
-from steering.store.base import JobRecord, Profile, Store, VectorFilter
+from steering.store.base import JobRecord, Profile, Store, VectorFilter, VersionPage
 from steering.vectors import VectorSummary
 from tests.reference_store.store import ReferenceStore
 from tests.steering.store.planted import planted
@@ -42,6 +42,8 @@ def plainly(answer: Any) -> Any:
         return answer.namespace, answer.id, answer.sha256, answer.description, answer.tags, answer.method
     if isinstance(answer, Profile | JobRecord):
         return replace(answer, created_at="", updated_at="")
+    if isinstance(answer, VersionPage):
+        return answer.namespace, plainly(answer.versions), answer.next_before, answer.damaged
     if isinstance(answer, tuple):
         return tuple(plainly(part) for part in answer)
     return answer

@@ -4,10 +4,14 @@ import { keyState } from "../api/key";
 import { Newest } from "../api/newest";
 import type { Vector, VectorPage } from "../api/types";
 
-const PAGE = 200;
+/** Entries that one answer has at most. */
+export const PAGE = 200;
 
 /** The newest version of every vector, by name; null until they have been loaded. */
 export const vectors = signal<readonly Vector[] | null>(null);
+
+/** What the list of vectors leaves out. */
+export const vectorWarnings = signal<readonly string[]>([]);
 
 /** Why the vectors could not be read again after one was deleted; null as soon as they are read, or are not to be seen any more. */
 export const vectorsTrouble = signal<unknown>(null);
@@ -31,24 +35,27 @@ export function loadVectors(): Promise<void> {
   return newest.ask(readVectors, putVectors);
 }
 
-function putVectors(found: readonly Vector[] | null): void {
-  vectors.value = found;
+function putVectors({ data, warnings }: { data: readonly Vector[] | null; warnings: readonly string[] }): void {
+  vectors.value = data;
+  vectorWarnings.value = warnings;
   vectorsTrouble.value = null;
 }
 
 /** Drops the list that a former key was shown. */
 export function forgetVectors(): void {
-  putVectors(null);
+  putVectors({ data: null, warnings: [] });
 }
 
-async function readVectors(): Promise<Vector[]> {
-  const found: Vector[] = [];
+async function readVectors(): Promise<{ data: Vector[]; warnings: string[] }> {
+  const data: Vector[] = [];
+  const warnings: string[] = [];
   let cursor: string | null = null;
   do {
     const query: { limit: number; cursor?: string } = cursor === null ? { limit: PAGE } : { limit: PAGE, cursor };
     const page: VectorPage = await dataOf<VectorPage>(api.GET("/v1/vectors", { params: { query } }));
-    found.push(...page.data);
+    data.push(...page.data);
+    warnings.push(...(page.warnings ?? []));
     cursor = page.next_cursor ?? null;
   } while (cursor !== null);
-  return found;
+  return { data, warnings };
 }

@@ -4,8 +4,8 @@ import { isRefusal } from "../api/errors";
 import { apiKey } from "../api/key";
 import { open } from "../frame/places";
 import { serverTrouble } from "../frame/server";
-import { vectors, vectorsTrouble } from "../frame/vectors";
-import { ErrorNote } from "../ui/Note";
+import { vectors, vectorsTrouble, vectorWarnings } from "../frame/vectors";
+import { ErrorNote, Warnings } from "../ui/Note";
 import { Keys } from "./admin/Keys";
 import { Monitors } from "./admin/Monitors";
 import { PolicyPanel } from "./admin/Policy";
@@ -68,6 +68,7 @@ function Vectors() {
         />
       </div>
       <LoadNote what="vectors" loaded={{ error: vectorsTrouble, load: reloadVectors }} />
+      <Warnings of={vectorWarnings.value} />
       {all?.length === 0 && <EmptyLibrary />}
       {all && all.length > 0 && found.value.length === 0 && <p class="muted">No vector matches "{search.value}".</p>}
       <div class="cards">

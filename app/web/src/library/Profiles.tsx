@@ -3,7 +3,7 @@ import type { Profile } from "../api/types";
 import { type Intervention, interventions } from "../compare/controls";
 import { draft } from "../compare/draft";
 import { Button } from "../ui/Button";
-import { ErrorNote } from "../ui/Note";
+import { ErrorNote, Warnings } from "../ui/Note";
 import { LoadNote } from "./LoadNote";
 import {
   clearDefault,
@@ -77,12 +77,13 @@ function ProfileRow({ profile }: { profile: Profile }) {
 
 /** The steering of requests that name none. */
 export function DefaultSteering() {
-  const list = defaultSteering.data.value;
+  const list = defaultSteering.data.value?.interventions;
   return (
     <section class="panel stack" aria-label="Default steering">
       <h2>Default steering</h2>
       <p class="small muted">Applies to every request that names no steering of its own.</p>
       <LoadNote what="default steering" loaded={defaultSteering} />
+      <Warnings of={defaultSteering.data.value?.warnings} />
       {list?.length === 0 && <p>None: such requests are unsteered.</p>}
       {list && list.length > 0 && (
         <>

@@ -2,7 +2,7 @@ import { useState } from "preact/hooks";
 import { vectorByName, vectors } from "../frame/vectors";
 import { signed } from "../maths/scales";
 import { Button } from "../ui/Button";
-import { ErrorNote } from "../ui/Note";
+import { ErrorNote, Warnings } from "../ui/Note";
 import { Actions } from "./actions";
 import { type Similarities, similarities } from "./store";
 
@@ -26,6 +26,7 @@ export function Similarity() {
         Cosine of the directions, averaged over the layers: +1 is the same direction, 0 unrelated, −1 the opposite.
       </p>
       <ErrorNote error={actions.errorAt("table")} />
+      <Warnings of={shown?.warnings} />
       {shown && <Matrix {...shown} />}
       {shown && shown.names.length < list.length && (
         <p class="small muted">
@@ -36,7 +37,7 @@ export function Similarity() {
   );
 }
 
-function Matrix({ names, cosine }: Similarities) {
+function Matrix({ names, cosine }: Pick<Similarities, "names" | "cosine">) {
   return (
     // biome-ignore lint/a11y/noNoninteractiveTabindex: a box that scrolls must be reachable by keyboard
     <div class="scroll" tabIndex={0} role="region" aria-label="Table of similarities">

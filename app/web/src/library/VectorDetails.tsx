@@ -11,8 +11,8 @@ import { plain } from "../maths/scales";
 import { Button } from "../ui/Button";
 import { Dialog } from "../ui/Dialog";
 import { takeFocus } from "../ui/focus";
-import { ErrorNote } from "../ui/Note";
-import { deleteVector, deletion, selected, usersOf, type Version, versionsOf } from "./store";
+import { ErrorNote, Warnings } from "../ui/Note";
+import { deleteVector, deletion, type Versions as Found, selected, usersOf, versionsOf } from "./store";
 import { VersionComparison } from "./VersionComparison";
 
 /** Everything about one vector, and what can be done with it. */
@@ -68,23 +68,25 @@ function Exports({ vector }: { vector: Vector }) {
 }
 
 function Versions({ vector }: { vector: Vector }) {
-  const [versions, setVersions] = useState<Version[] | null>(null);
+  const [found, setFound] = useState<Found | null>(null);
   const [error, setError] = useState<unknown>(null);
   useEffect(() => {
     let shown = true;
     setError(null);
     versionsOf(vector).then(
-      (found) => shown && setVersions(found),
+      (next) => shown && setFound(next),
       (failure) => shown && setError(failure),
     );
     return () => {
       shown = false;
     };
   }, [vector]);
+  const versions = found?.data ?? [];
   return (
     <section class="stack" aria-label="Versions">
       <h3>Versions</h3>
       <ErrorNote error={error} />
+      <Warnings of={found?.warnings} />
       {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a box that scrolls must be reachable by keyboard */}
       <div class="scroll" tabIndex={0} role="region" aria-label="Table of versions">
         <table class="list">
@@ -98,7 +100,7 @@ function Versions({ vector }: { vector: Vector }) {
             </tr>
           </thead>
           <tbody>
-            {(versions ?? []).map((one) => (
+            {versions.map((one) => (
               <tr key={one.version}>
                 <td class="number">{one.version}</td>
                 <td>{new Date(one.created_at).toLocaleString()}</td>
@@ -110,7 +112,7 @@ function Versions({ vector }: { vector: Vector }) {
           </tbody>
         </table>
       </div>
-      {versions && versions.length > 1 && <VersionComparison name={vector.name} versions={versions} />}
+      {versions.length > 1 && <VersionComparison name={vector.name} versions={versions} />}
     </section>
   );
 }

@@ -1,11 +1,11 @@
 import { useEffect, useState } from "preact/hooks";
 import { api, dataOf } from "../api/client";
-import type { Vector } from "../api/types";
+import type { Vector, Version } from "../api/types";
 import { cosine, spread } from "../maths/cosine";
 import { meanOf, plain, signed } from "../maths/scales";
 import { Chart } from "../ui/Chart";
 import { ErrorNote } from "../ui/Note";
-import { bestAuroc, type Version } from "./store";
+import { bestAuroc } from "./store";
 import { Badge } from "./VectorCard";
 import { readingVerdict, steeringVerdict } from "./verdict";
 

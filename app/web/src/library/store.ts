@@ -1,9 +1,9 @@
 import { computed, signal } from "@preact/signals";
 import { api, dataOf } from "../api/client";
-import type { Job, Profile, Vector } from "../api/types";
+import { ApiError } from "../api/errors";
+import type { Job, Profile, Similar, Vector, Version, VersionPage } from "../api/types";
 import type { Intervention } from "../compare/controls";
-import { hasRoute } from "../frame/server";
-import { loadVectors, vectors, vectorsTrouble } from "../frame/vectors";
+import { loadVectors, PAGE, vectors, vectorsTrouble } from "../frame/vectors";
 import { Actions } from "./actions";
 import { policy } from "./admin/store";
 import { Loaded } from "./loaded";
@@ -15,10 +15,10 @@ export const selected = signal<string | null>(null);
 
 export const profiles = new Loaded(async () => (await dataOf<{ data: Profile[] }>(api.GET("/v1/profiles"))).data);
 
-/** The steering of requests that name none; empty where they are unsteered. */
+/** The steering of requests that name none, empty where they are unsteered; and what they are warned of. */
 export const defaultSteering = new Loaded(async () => {
-  const { interventions } = await dataOf<{ interventions: Intervention[] | null }>(api.GET("/v1/steering"));
-  return interventions ?? [];
+  const found = await dataOf<{ interventions: Intervention[] | null; warnings?: string[] }>(api.GET("/v1/steering"));
+  return { interventions: found.interventions ?? [], warnings: found.warnings ?? [] };
 });
 
 /** The latest jobs. */
@@ -53,7 +53,7 @@ export function usersOf({ name, namespace }: Pick<Vector, "name" | "namespace">)
   const found = (profiles.data.value ?? [])
     .filter((profile) => uses(profile.interventions as unknown as Intervention[]))
     .map((profile) => `profile ${profile.name}`);
-  if (uses(defaultSteering.data.value ?? [])) found.push("the default steering");
+  if (uses(defaultSteering.data.value?.interventions ?? [])) found.push("the default steering");
   const { mandatory = [], monitors = [] } = policy.data.value ?? {};
   const governing = [...(mandatory as unknown as Intervention[]), ...monitors];
   if (namespace === "shared" && uses(governing)) found.push("the policy");
@@ -114,30 +114,26 @@ export async function cancelJob(id: string): Promise<boolean> {
   });
 }
 
-export interface Version {
-  version: number;
-  created_at: string;
-  method: string;
-  sha256: string;
-  auroc: number | null;
+export interface Versions {
+  data: Version[];
+  /** What is left out. */
+  warnings: string[];
 }
 
 /** Returns every version of a vector, newest first. */
-export async function versionsOf(vector: Vector): Promise<Version[]> {
-  if (hasRoute("GET", "/v1/vectors/{name}/versions")) {
-    const path = `/v1/vectors/${vector.name}/versions`;
-    const { data } = await dataOf<{ data: Version[] }>(api.GET(path as never, {} as never));
-    return data;
-  }
-  const older = Array.from({ length: Math.min(vector.version, 20) }, (_, index) => vector.version - index);
-  const answers = await Promise.all(
-    older.map((version) =>
-      dataOf<Vector>(
-        api.GET("/v1/vectors/{name}", { params: { path: { name: vector.name }, query: { version } } }),
-      ).catch(() => null),
-    ),
-  );
-  return answers.filter((one) => one !== null).map((one) => ({ ...one, auroc: bestAuroc(one) }));
+export async function versionsOf({ name }: Pick<Vector, "name">): Promise<Versions> {
+  const found: Versions = { data: [], warnings: [] };
+  let before: number | null = null;
+  do {
+    const query: { limit: number; before?: number } = before === null ? { limit: PAGE } : { limit: PAGE, before };
+    const page: VersionPage = await dataOf(
+      api.GET("/v1/vectors/{name}/versions", { params: { path: { name }, query } }),
+    );
+    found.data.push(...page.data);
+    found.warnings.push(...(page.warnings ?? []));
+    before = page.next_before;
+  } while (before !== null);
+  return found;
 }
 
 /** The AUROC at the first recommended layer, or null where it was not measured. */
@@ -150,22 +146,33 @@ export interface Similarities {
   names: string[];
   /** Mean cosine of every pair, in the order of the names. */
   cosine: (number | null)[][];
+  /** What was not compared. */
+  warnings: string[];
 }
 
 const MAX_MATRIX = 24;
 
-/** Returns the mean cosine of every pair of vectors. */
+/** Returns the mean cosine of every pair of vectors. Damaged vectors are left out; rejects where all are. */
 export async function similarities(list: readonly Vector[]): Promise<Similarities> {
-  const names = list.slice(0, MAX_MATRIX).map((vector) => vector.name);
-  const rows = await Promise.all(
-    names.map((name) =>
-      dataOf<{ data: { id: string; mean: number | null }[] }>(
-        api.GET("/v1/vectors/{name}/similar", { params: { path: { name } } }),
-      ),
-    ),
-  );
+  const asked = list.slice(0, MAX_MATRIX).map((vector) => vector.name);
+  const answers = await Promise.all(asked.map(similarTo));
+  const damaged = answers.filter((one) => one instanceof ApiError);
+  const rows = answers.filter((one): one is Similar => !(one instanceof ApiError));
+  if (rows.length === 0 && damaged[0]) throw damaged[0];
+  const names = asked.filter((_, index) => !(answers[index] instanceof ApiError));
   const cosine = rows.map((row, i) =>
     names.map((name, j) => (i === j ? 1 : (row.data.find((one) => one.id.split("@")[0] === name)?.mean ?? null))),
   );
-  return { names, cosine };
+  const warnings = new Set([...rows.flatMap((row) => row.warnings ?? []), ...damaged.map((error) => error.message)]);
+  return { names, cosine, warnings: [...warnings] };
+}
+
+/** Returns the vectors similar to one, or the error that says that it is damaged. */
+async function similarTo(name: string): Promise<Similar | ApiError> {
+  try {
+    return await dataOf<Similar>(api.GET("/v1/vectors/{name}/similar", { params: { path: { name } } }));
+  } catch (error) {
+    if (error instanceof ApiError && error.code === "store_corrupt") return error;
+    throw error;
+  }
 }

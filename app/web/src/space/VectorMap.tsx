@@ -3,7 +3,7 @@ import type { Similarities } from "../library/store";
 import { scaledMap } from "../maths/mds";
 import { domainOf, linear } from "../maths/scales";
 import { Button } from "../ui/Button";
-import { ErrorNote } from "../ui/Note";
+import { ErrorNote, Warnings } from "../ui/Note";
 import { busy, drawVectors, error, found } from "./vectorMap";
 
 const WIDTH = 640;
@@ -24,6 +24,7 @@ export function VectorMap() {
       </div>
       <p class="small muted">Vectors that lie near each other share a direction, or point in opposite ones.</p>
       <ErrorNote error={error.value} />
+      <Warnings of={shown?.warnings} />
       {shown && <Places {...shown} />}
       {shown && shown.names.length < list.length && (
         <p class="small muted">
@@ -34,7 +35,7 @@ export function VectorMap() {
   );
 }
 
-function Places({ names, cosine }: Similarities) {
+function Places({ names, cosine }: Pick<Similarities, "names" | "cosine">) {
   const points = scaledMap(cosine.map((row) => row.map((value) => 1 - Math.abs(value ?? 0))));
   const x = linear(domainOf(points.map(([value]) => value), 0.15), [60, WIDTH - 60]); // biome-ignore format: one line
   const y = linear(domainOf(points.map(([, value]) => value), 0.15), [HEIGHT - 24, 24]); // biome-ignore format: one line

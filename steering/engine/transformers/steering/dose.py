@@ -5,14 +5,13 @@ tokens computed so far:
 
 - source n >= 0: call n of the layer (`LayerSteering.calls`): dose and tokens it acted on.
 - source STATIC: the static adds: 1 / |r| instead of a dose, which times the length of each add is its dose.
-- source WHOLE: |r' - r| / |r| of all of them together, at layers where more than one of them acts.
+- source WHOLE: |r' - r| / |r| of all of them together, and the tokens that changed, where several act or one may spare tokens.
 - source CLAMPED: tokens at which the dose guard scaled the change down.
 
 `runs` cuts a range of positions into pieces whose sums are kept apart: by phase, and for prompts that may be shared by
 KV block, since the block's sums must be known when another request takes the block over. `note` adds the sums of one
-run. `block_measures` and `restore_block` move a block's sums from the request that computed it to one that reuses its
-keys and values. `reset` forgets everything, for a request that is computed again from its first position. The ledger
-knows positions only: not how passes are formed, nor where keys and values lie.
+run. `block_measures` and `restore_block` move a block's sums from the request that computed it to one that reuses its keys and values.
+`reset` forgets everything, for a request that is computed again. The ledger knows positions only: not passes, nor where keys and values lie.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from steering.engine.api import SteeringReport
 from steering.engine.transformers.memory.block_pool import BLOCK
 from steering.engine.transformers.steering.gather import Spread
 from steering.plan.holds import HeldReadout
-from steering.plan.order import acts_on_prompt
+from steering.plan.order import acts_on_prompt, may_spare
 from steering.plan.types import SCOPE_PHASES, ConditionTree, Phase, SteeringPlan
 from steering.shapes import Bool, Float, Int, Tensor
 
@@ -66,7 +65,7 @@ class Sums:
 
 class DoseLedger:
     """The sums of one request, by (layer, source, phase). Set when it ends: the last score of each threshold in `scores`, and in `held` what
-    `held_readouts` says of its controllers."""
+    `held_readouts` says of its controllers. incomplete: set where sums were lost."""
 
     def __init__(self, plan: SteeringPlan, prompt_length: int) -> None:
         self._plan, self._prompt_length = plan, prompt_length
@@ -75,6 +74,7 @@ class DoseLedger:
         self._blocks: dict[tuple[int, int, int], Sums] = {}
         self.scores: tuple[float, ...] = ()
         self.held: tuple[Mapping[int, HeldReadout], ...] = ()
+        self.incomplete = False
 
     def runs(self, first: int, count: int) -> Iterator[Run]:
         """Cuts positions [first, first + count) where their sums are kept apart, in order."""
@@ -108,14 +108,14 @@ class DoseLedger:
         """Adds the measures of a block as if this request had computed it. None: nothing steers that block."""
         if measures is None:
             return
-        run = Run(block, Phase.PROMPT, BLOCK)
         for source, (dose, tokens) in zip(self._prompt_sources(), measures.tolist(), strict=True):
-            self.note(source, run, dose, tokens, -1 if tokens else NEVER)
+            self.note(source, Run(block, Phase.PROMPT, BLOCK), dose, tokens, -1 if tokens else NEVER)
 
     def reset(self) -> None:
         """Forgets all sums."""
         self.sums.clear()
         self._blocks.clear()
+        self.incomplete = False
 
     def _prompt_sources(self) -> tuple[Source, ...]:
         """Everything that is measured at prompt positions before the last. Plans of one prompt fingerprint have as many,
@@ -124,7 +124,7 @@ class DoseLedger:
         for layer in sorted(plan.layers):
             acting = self._acting(layer, Phase.PROMPT)
             found += acting
-            if len(acting) > 1:
+            if self._together(acting):
                 found.append((layer, WHOLE))
             if acting and plan.dose_bound is not None:
                 found.append((layer, CLAMPED))
@@ -146,8 +146,7 @@ class DoseLedger:
         """What was done so far: measured relative doses, and whether and when each intervention acted."""
         count = len(self._plan.interventions)
         doses: list[dict[int, float]] = [{} for _ in range(count)]
-        tokens = [0.0] * count
-        first = [NEVER] * count
+        tokens, first = [0.0] * count, [NEVER] * count
         for layer, steering in self._plan.layers.items():
             acted = [
                 (add.intervention, add.length, self._total((layer, STATIC), self._phases(add.intervention)))
@@ -170,6 +169,7 @@ class DoseLedger:
             held=self.held,
             total=sum(self._whole(layer) for layer in self._plan.layers),
             clamped=int(sum(one.tokens for (_, number, _), one in self.sums.items() if number == CLAMPED)),
+            incomplete=self.incomplete,
         )
 
     def _condition_score(self, condition: ConditionTree | None) -> float | None:
@@ -185,23 +185,24 @@ class DoseLedger:
     def _total(self, source: Source, phases: frozenset[Phase] = frozenset(Phase)) -> Sums:
         total = Sums()
         for phase in phases:
-            one = self.sums.get((*source, phase))
-            if one is not None:
+            if (one := self.sums.get((*source, phase))) is not None:
                 total.add(one.dose, one.tokens, one.fired_at)
         return total
 
+    def _together(self, acting: Sequence[Source]) -> bool:
+        """Whether only WHOLE knows how many tokens these changed: several of them, or one that may leave a token as it is."""
+        calls = (self._plan.layers[layer].calls[number] for layer, number in acting if number >= 0)
+        return len(acting) > 1 or any(map(may_spare, map(self._plan.intervention, calls)))
+
     def _whole(self, layer: int) -> float:
-        """The mean dose of all that acted at a layer, over the tokens at which anything did."""
+        """The mean dose of all that acted at a layer, over the tokens that changed."""
         whole = Sums()
         for phase in Phase:
             acting = self._acting(layer, phase)
-            for source in acting if len(acting) == 1 else [(layer, WHOLE)]:
-                sums = self._total(source, frozenset({phase}))
-                if source[1] == STATIC:
-                    row = self._plan.layers[layer].static_sum
-                    assert row is not None
-                    sums.dose *= float(row[phase].norm())
-                whole.add(sums.dose, sums.tokens, NEVER)
+            for source in [(layer, WHOLE)] if self._together(acting) else acting:
+                if (sums := self.sums.get((*source, phase))) is not None:
+                    length = self._plan.layers[layer].static_lengths[phase] if source[1] == STATIC else 1.0
+                    whole.add(length * sums.dose, sums.tokens, NEVER)
         return whole.dose / whole.tokens if whole.tokens else 0.0
 
 

@@ -26,6 +26,7 @@ class SegmentSteering:
     """The conditions and operations of some segments of a pass: of all decode tokens, or of all pieces of prompts."""
 
     def __init__(self, segments: Sequence[Segment], bank: SteeringBank) -> None:
+        self.rows = tuple(segment.sequence for segment in segments)
         self.conditions = ConditionEvaluator(segments, bank)
         self._members = members_of(segments)
         self._decode, self._bank = all(segment.decodes for segment in segments), bank
@@ -163,8 +164,15 @@ class SteeringRunner:
             sequence.dose.held = held_readouts(self.bank, sequence.row, sequence.plan)
         self.discard(sequence)
 
+    def abandon(self, sequence: Row) -> None:
+        """Takes a request's row back without its sums, and drops those of the others that were not collected: their reports say so."""
+        parts = [*(self._kept.parts if self._kept else ()), *((self._decode,) if self._decode else ())]
+        for row in (sequence, *chain.from_iterable(part.rows for part in parts)):
+            row.dose.incomplete = True
+        self.discard(sequence)
+
     def discard(self, sequence: Row) -> None:
-        """Takes a request's row back without its sums, and drops those of the others that were not collected."""
+        """Takes a request's row back; without sums that were not collected."""
         self._decode, self._kept, self._key = None, None, ()
         self.bank.release(sequence.row)
         sequence.row = 0

@@ -8,6 +8,7 @@ import torch
 from steering.engine.transformers.batch import Segment
 from steering.engine.transformers.steering.dose import CLAMPED, STATIC, WHOLE
 from steering.engine.transformers.steering.gather import Spread, index_of
+from steering.plan.order import may_spare
 from steering.shapes import Float, Residual, Tensor
 
 PerToken: TypeAlias = Float[Tensor, "token"]
@@ -18,8 +19,8 @@ _TINY = 1e-12
 class TokenSums:
     """Sums by layer and token over one pass, or over many with the same segments.
 
-    static: 1 / |r| as the static adds found it. whole_layers: where several sources act on one request, so that what
-    they changed together is measured.
+    static: 1 / |r| as the static adds found it. whole_layers: where what acts on one request is measured as a whole, see
+    `DoseLedger`.
     """
 
     def __init__(self, segments: Sequence[Segment], tokens: int, layer_count: int, device: torch.device) -> None:
@@ -27,7 +28,11 @@ class TokenSums:
         self._device = device
         plans = {id(segment.sequence.plan): segment.sequence.plan for segment in self._steered}.values()
         self.whole_layers = frozenset(
-            layer for plan in plans for layer, one in plan.layers.items() if len(one.calls) + bool(one.static_adds) > 1
+            layer
+            for plan in plans
+            for layer, one in plan.layers.items()
+            if len(one.calls) + bool(one.static_adds) > 1
+            or any(may_spare(plan.intervention(call)) for call in one.calls)
         )
         self.passes = 0
         self.static = torch.zeros(layer_count, tokens, device=device)

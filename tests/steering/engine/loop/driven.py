@@ -160,9 +160,18 @@ def ends_of(row: Row) -> list[object]:
 
 def tokens_of(row: Row) -> list[int]:
     """Returns the tokens of an answer, which must not have failed."""
+    return _completed(row)[0]
+
+
+def finish_of(row: Row) -> Finish:
+    """Returns how an answer ended, which must not have failed."""
+    return _completed(row)[1]
+
+
+def _completed(row: Row) -> tuple[list[int], Finish]:
     end = answer_of(row)
     assert isinstance(end, tuple)
-    return end[0]
+    return end
 
 
 def answer_of(row: Row) -> tuple[list[int], Finish] | Capture | SteeringError:

@@ -22,7 +22,15 @@ from tests.engines import engine_over, family_engine, run, run_all, sampling
 from tests.families import FAMILIES, LLAMA_LIKE, build
 from tests.plans import plan_for, vectors_for
 from tests.polling import until
-from tests.steering.engine.loop.driven import DrivenLoop, FailingAllocator, answer_of, runner_of, sequence_of, tokens_of
+from tests.steering.engine.loop.driven import (
+    DrivenLoop,
+    FailingAllocator,
+    answer_of,
+    finish_of,
+    runner_of,
+    sequence_of,
+    tokens_of,
+)
 
 POSITION = 2 * 2 * 8 * 4 * 3
 """Bytes: keys and values, heads, width, float32, layers of the tiny model."""
@@ -168,9 +176,12 @@ def test_memory_that_ends_where_a_client_leaves_ends_nobody(driven: tuple[Driven
             loop.loop._open.pop(gone.id)
     assert dropping.failed
     assert {"steering_report_incomplete"} == {line["event"] for line in logs}
+    joining = sequence_of(loaded, text(40, 2), 20, plan=plan)
+    loop.turn([joining])
     loop.finish()
     loop.assert_idle()
     assert len(tokens_of(staying)) == 20
+    assert [finish_of(one).steering.incomplete for one in (staying, joining)] == [True, False], "not all was collected"
 
 
 def test_steering_that_finds_no_memory_ends_the_newcomer_alone(driven: tuple[DrivenLoop, LoadedModel]) -> None:

@@ -78,6 +78,34 @@ async def test_the_total_of_several_interventions_is_that_of_the_slow_reference(
         assert outcome.finish.steering.tokens == (len(reference.acted),) * len(items), items
 
 
+@pytest.mark.parametrize("prompts", [1, 2], ids=["computed", "shared"])
+async def test_the_total_is_over_the_tokens_that_changed_also_where_one_intervention_leaves_some_as_they_are(
+    hf_byte_tokenizer: PreTrainedTokenizerFast, prompts: int
+) -> None:
+    """A cap that few tokens reach, alone and with another one that none reaches; and a controller, which begins at 0."""
+    model, prompt = FAMILIES["llama"](), PROMPT * 2
+    blocks = find_layout(model).blocks
+    capped = {"vector": "alpha", "layers": [1], "operation": "clamp", "high": 0.5}
+    never = {**capped, "high": 1e3}
+    held = {"vector": "alpha", "layers": [1], "hold": {"score": 2.0}, "strength": 3.0}
+    async with family_engine("llama", hf_byte_tokenizer) as engine:
+        vectors = vectors_for(engine.info)
+        plans = [await plan_for(items, vectors, engine.info) for items in ([capped], [capped, never], [held])]
+        requests = [GenerationRequest(prompt, sampling(8), plan) for plan in plans]
+        for _ in range(prompts):
+            alone, both, controlled = [(await run_alone(engine, [one]))[0].finish for one in requests]
+    reference = Reference(model, blocks, SteeringSpec.model_validate({"interventions": [capped]}), vectors)
+    reference.generate(prompt, 8)
+    changed = [dose for dose in reference.spent.values() if dose > 0.0]
+    assert 0 < len(changed) < len(reference.acted) == alone.steering.tokens[0]
+    assert (alone.cached_tokens > 0) == (prompts > 1)
+    assert alone.steering.total == pytest.approx(sum(changed) / len(changed), rel=1e-3)
+    assert both.steering.total == pytest.approx(alone.steering.total, rel=1e-6)
+    assert alone.steering.doses[0][1] == pytest.approx(sum(changed) / len(reference.acted), rel=1e-3)
+    count = controlled.steering.tokens[0]
+    assert controlled.steering.total == pytest.approx(controlled.steering.doses[0][1] * count / (count - 1), rel=1e-4)
+
+
 @pytest.mark.parametrize("family", ["llama", "bloom"])
 async def test_every_token_has_its_readout(family: str, hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
     """Read at the position that predicts it, from the steered stream."""

@@ -9,7 +9,7 @@ from tests.steering.store.planted import planted
 
 async def numbers(store: Store) -> tuple[int, ...]:
     """The versions that are left."""
-    return tuple(one.version for one in await store.shared.vectors.versions("warmth"))
+    return tuple(one.version for one in (await store.shared.vectors.versions("warmth")).versions)
 
 
 async def test_old_versions_that_nothing_names_are_pruned(source: str) -> None:

@@ -10,10 +10,14 @@ from transformers import PreTrainedTokenizerFast
 
 from steering.engine.api import CapturePrompt, CaptureSpec
 from steering.errors import InvalidRequest, VectorModelMismatch
+from steering.plan.resolve import resolve
+from steering.spec import SteeringSpec
+from steering.vectors import ConceptVector, LayerDirection
 from steering.workflows.dictionaries.folder import open_dictionary
-from steering.workflows.dictionaries.search import output_scores, search
+from steering.workflows.dictionaries.search import DOSE, PROBE_PROMPT, output_scores, search
+from steering.workflows.evaluation.setup import UNGUARDED, GivenVectors
 from tests.engines import engine_over, family_engine
-from tests.families import D_MODEL, FAMILIES, LAYERS
+from tests.families import D_MODEL, FAMILIES, LAYERS, VOCABULARY
 from tests.steering.workflows.dictionaries.planted import FEATURES, planted_folder
 
 
@@ -164,3 +168,30 @@ async def test_the_output_score_finds_the_feature_that_writes_a_token(
     assert [one.feature for one in kept] == [3]
     assert (kept[0].promoted[0].id, kept[0].promoted[0].text) == (65, "A")
     assert direct == [pytest.approx(score[3]), pytest.approx(0.0, abs=0.02)]
+
+
+async def test_the_output_score_is_that_of_a_change_at_the_last_position(
+    hf_byte_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    """Layer 0, so that a change of earlier positions would reach the last one by attention."""
+    async with family_engine("llama", hf_byte_tokenizer) as engine:
+        row = torch.randn(1, D_MODEL, generator=torch.Generator().manual_seed(3))
+        found = await output_scores(engine, 0, row, [range(VOCABULARY)])
+        given = LayerDirection(torch.nn.functional.normalize(row[0], dim=0), scale=1.0)
+        vector = ConceptVector("one", "tiny", engine.info.fingerprint, D_MODEL, "given", {0: given}, version=1)
+        probabilities = {}
+        for scope in ("last", "all"):
+            item = {"vector": "one", "strength": DOSE, "unit": "relative", "layers": [0], "scope": {"tokens": scope}}
+            spec = SteeringSpec.model_validate({"interventions": [item]})
+            plan = await resolve(spec, GivenVectors((vector,)), engine.info, guard=UNGUARDED)
+            (read,) = await engine.capture([CapturePrompt(PROBE_PROMPT, plan)], CaptureSpec((), logits=True))
+            probabilities[scope] = read.logits[-1].softmax(-1)  # type: ignore[index]
+        (plain,) = await engine.capture([CapturePrompt(PROBE_PROMPT)], CaptureSpec((), logits=True))
+    before = plain.logits[-1].softmax(-1)  # type: ignore[index]
+
+    def expected(after: torch.Tensor) -> float:
+        best = int(after.argmax())
+        return max(float(after[best] - before[best]), 0.0)
+
+    assert found == [pytest.approx(expected(probabilities["last"]), rel=1e-3)]
+    assert expected(probabilities["last"]) != pytest.approx(expected(probabilities["all"]), rel=0.05)

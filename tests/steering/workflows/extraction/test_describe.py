@@ -1,25 +1,46 @@
 """A described concept: the model's own contrasting answers, filtered, make pairs that carry the concept."""
 
+from collections.abc import AsyncGenerator
+
 import pytest
 
-from steering.engine.api import GenerationRequest
+from steering.client import Client
+from steering.concepts.loader import load_neutral
+from steering.engine.api import Finish, GenerationRequest, SteeringReport, TokenEvent
 from steering.errors import InvalidRequest, Overloaded
 from steering.pairs import ChatMessage
 from steering.workflows.extraction.describe import describe, instructed, unusable
 from steering.workflows.extraction.extract import ExtractionRequest, extract
 from steering.workflows.generate import background
-from tests.narrowing import messages_of
+from tests.app.running import running
+from tests.narrowing import messages_of, present
 from tests.steering.workflows.linear import LinearEngine
 from tests.steering.workflows.test_generate import SAMPLED
 
 PROMPTS = ("read a letter", "walk the road", "open the door", "the river")
 REPLIES = {"cheerful": "lovely warm glad day", "gloomy": "grim cold sad day"}
+LEFT_OUT = "left out, because they make no pair: 1 of {} that the model wrote (empty 1)"
+
+
+class SilentEngine(LinearEngine):
+    """Has nothing to say to one question where it should be gloomy."""
+
+    def __init__(self, question: str) -> None:
+        super().__init__(replies=REPLIES)
+        self._question = question
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
+        if request.prompt == instructed(self, "gloomy", self._question):
+            yield TokenEvent(0, -1, "", finish=Finish("stop", 1, 0, 0, SteeringReport()))
+            return
+        async for event in super().generate(request):
+            yield event
 
 
 async def test_answers_become_pairs_that_carry_the_concept() -> None:
     engine = LinearEngine(replies=REPLIES)
     found = await describe(engine, "cheerful", "gloomy", prompts=PROMPTS)
-    assert found.dropped == {}
+    assert (found.dropped, found.warnings) == ({}, ())
     assert found.pairs.topics == PROMPTS
     assert found.pairs.positive[0] == (
         ChatMessage("user", "read a letter"),
@@ -59,6 +80,21 @@ async def test_every_answer_gets_a_seed_of_its_own_shared_by_both_poles() -> Non
 )
 def test_what_makes_no_pair(positive: str, negative: str, reason: str | None) -> None:
     assert unusable(positive, negative) == reason
+
+
+async def test_answers_that_make_no_pair_are_counted() -> None:
+    found = await describe(SilentEngine(PROMPTS[1]), "cheerful", "gloomy", prompts=PROMPTS)
+    assert found.pairs.topics == (PROMPTS[0], *PROMPTS[2:])
+    assert found.warnings == (LEFT_OUT.format(len(PROMPTS)),)
+
+
+def test_the_card_of_a_described_concept_counts_them() -> None:
+    asked = load_neutral()
+    with running(SilentEngine(asked[0])) as address, Client(address) as client:
+        vector = client.extract_vector("cheer", describe={"trait": "cheerful", "opposite": "gloomy"})
+    card = present(vector.quality)
+    assert LEFT_OUT.format(len(asked)) in card.warnings
+    assert card.pairs == len(asked) - 1
 
 
 async def test_too_few_usable_answers_say_why() -> None:

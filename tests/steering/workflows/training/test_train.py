@@ -95,6 +95,20 @@ async def test_only_fitted_pairs_are_trained_on_from_where_their_texts_differ(
     assert (task.steps, task.batch, task.strengths, task.seed) == (5, 2, SETTINGS.strengths, request_.seed)
 
 
+async def test_pairs_that_cannot_be_trained_on_are_counted_on_the_card(
+    engine: TrainableEngine, request_: ExtractionRequest
+) -> None:
+    pairs = request_.pairs
+    chosen = split(pairs, request_.holdout, request_.seed).fit_positive
+    equal = tuple(pairs.positive[i] if i == chosen[0] else text for i, text in enumerate(pairs.negative))
+    notes = [
+        [one for one in present((await train(engine, request, SETTINGS)).quality).warnings if "left out" in one]
+        for request in (request_, replace(request_, pairs=replace(pairs, negative=equal)))
+    ]
+    reason = "left out of the training, because the two texts are equal to the model or one token long"
+    assert notes == [[], [f"{reason}: 1 of {len(chosen)} pairs"]]
+
+
 async def test_it_starts_from_the_mean_difference_of_the_fitted_part(
     engine: TrainableEngine, request_: ExtractionRequest
 ) -> None:

@@ -1,17 +1,20 @@
 """Transfer finds a planted map between two models, carries directions by it, and measures an honest loss."""
 
+import math
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import Ridge
 from transformers import PreTrainedTokenizerFast
 
 from steering.concepts.loader import load_concept
 from steering.engine.api import CapturePrompt, CaptureSpec
 from steering.engine.transformers.engine import TransformersEngine
 from steering.errors import InvalidRequest
-from steering.workflows.transfer.affine_map import fit_map
+from steering.workflows.transfer.affine_map import PENALTIES, fit_map
 from steering.workflows.transfer.request import MAX_ANCHORS, TransferRequest, check_transfer, default_anchors
 from steering.workflows.transfer.transfer import transfer
 from tests.engines import engine_over
@@ -111,6 +114,45 @@ def test_the_map_is_affine_and_its_fit_is_measured_on_other_texts() -> None:
     assert found.explained > 0.999
     noise = fit_map(source, torch.randn(200, 4, generator=generator))
     assert noise.explained < 0.1, "nothing to explain in what is held out"
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_the_penalty_is_the_one_with_the_smallest_error_at_texts_left_out(rows: int) -> None:
+    """Against a plain loop that fits again without each text."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(12 * rows, 5, generator=generator).double().numpy()
+    y = x[:, :3] + 2.0 * torch.randn(len(x), 3, generator=generator).double().numpy()
+    unit, errors = float(x.var(0).mean()) * len(x), dict[float, float]()
+    for penalty in PENALTIES:
+        model = Ridge(alpha=penalty * unit)
+        parts = [slice(start, start + rows) for start in range(0, len(x), rows)]
+        missed = [y[part] - model.fit(np.delete(x, part, 0), np.delete(y, part, 0)).predict(x[part]) for part in parts]
+        errors[penalty] = sum(float((one**2).sum()) for one in missed)
+    found = fit_map(torch.from_numpy(x).float(), torch.from_numpy(y).float(), rows)
+    assert found.penalty == min(errors, key=errors.__getitem__)
+    whole = Ridge(alpha=found.penalty * unit).fit(x, y)
+    torch.testing.assert_close(found.weight, torch.from_numpy(whole.coef_.T.copy()), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found.bias, torch.from_numpy(whole.intercept_), rtol=1e-3, atol=1e-4)
+
+
+def test_what_the_rows_of_one_text_share_is_not_taken_for_the_map() -> None:
+    """Both rows of a text have one noise: a row of the text itself would predict it, rows of other texts do not."""
+    generator = torch.Generator().manual_seed(2)
+
+    def texts(count: int, width: int) -> torch.Tensor:
+        shared, own = (
+            torch.randn(count, 1, width, generator=generator),
+            torch.randn(count, 2, width, generator=generator),
+        )
+        return (math.sqrt(0.95) * shared + math.sqrt(0.05) * own).reshape(-1, width)
+
+    weight = torch.randn(40, 30, generator=generator) / 40**0.5
+    source, fresh = texts(60, 40), texts(400, 40)
+    found = fit_map(source, source @ weight + texts(60, 30), rows=2)
+    target = fresh @ weight + texts(400, 30)
+    missed = target - (fresh.double() @ found.weight + found.bias).float()
+    assert float(1.0 - missed.square().sum() / (target - target.mean(0)).square().sum()) > 0.05
+    assert found.penalty >= 0.1
 
 
 def test_default_anchors_are_none_of_the_pairs() -> None:

@@ -3,7 +3,7 @@ import { apiKey } from "../../api/key";
 import type { Key } from "../../api/types";
 import { copy } from "../../frame/ShareLink";
 import { Button } from "../../ui/Button";
-import { ErrorNote, Note } from "../../ui/Note";
+import { ErrorNote, Note, Warnings } from "../../ui/Note";
 import { LoadNote } from "../LoadNote";
 import { KeyForm } from "./KeyForm";
 import { NoPermission } from "./Policy";
@@ -12,7 +12,7 @@ import { mayNot } from "./words";
 
 /** The keys of the server: who has one, what each may not do, and how to make, replace and revoke them. */
 export function Keys() {
-  const list = keys.data.value;
+  const list = keys.data.value?.data;
   return (
     <section class="panel stack" aria-label="API keys">
       <h2>API keys</h2>
@@ -21,6 +21,7 @@ export function Keys() {
       ) : (
         <>
           <LoadNote what="API keys" loaded={keys} />
+          <Warnings of={keys.data.value?.warnings} />
           {list?.length === 0 && (
             <p class="muted">
               {apiKey.value === null

@@ -2,7 +2,7 @@ import { computed, signal } from "@preact/signals";
 import { api, dataOf } from "../../api/client";
 import { ApiError, isRefusal } from "../../api/errors";
 import { apiKey, setKey } from "../../api/key";
-import type { Key, KeyRequest, Monitor, MonitorDetail, NewKey, Policy } from "../../api/types";
+import type { Key, KeyList, KeyRequest, Monitor, MonitorDetail, NewKey, Policy } from "../../api/types";
 import { Actions } from "../actions";
 import { Loaded } from "../loaded";
 
@@ -46,11 +46,11 @@ export const detail = computed(() => {
 /** The refusal of a key that may not manage the server: such a key is not tried again. */
 let refused: { key: string | null; error: ApiError } | null = null;
 
-export const keys = new Loaded<readonly Key[]>(async () => {
+export const keys = new Loaded<KeyList>(async () => {
   const key = apiKey.value;
   if (refused !== null && refused.key === key) throw refused.error;
   try {
-    return (await dataOf<{ data: Key[] }>(api.GET("/v1/keys"))).data;
+    return await dataOf<KeyList>(api.GET("/v1/keys"));
   } catch (error) {
     if (error instanceof ApiError && error.status === 403 && key === apiKey.value) refused = { key, error };
     throw error;
