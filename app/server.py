@@ -28,9 +28,9 @@ log = structlog.get_logger(__name__)
 
 SPARE_DESCRIPTORS = 256
 """File descriptors for the database, the model, libraries and child processes."""
-LOAD_FAILED = 1
+START_FAILED = 1
 ENGINE_FAILED = 3
-"""Exit codes, so that a supervisor restarts the server."""
+"""Exit codes, so that a supervisor restarts the server: it could not start (model, port), or the engine died or hangs."""
 CLOSING_SECONDS = 1.5
 """Time after the drain for closing connections, engine and store, before the process exits unconditionally."""
 
@@ -84,7 +84,7 @@ class DrainingServer(uvicorn.Server):
     async def _stop_on_failure(self) -> None:
         """Ends the process with a non-zero code when the model cannot be loaded, or the engine dies or hangs."""
         await self._state.loaded.wait()
-        code = LOAD_FAILED
+        code = START_FAILED
         if self._state.load_failure is None:
             await self._state.engine_failed.wait()
             self._state.draining = True
@@ -96,7 +96,7 @@ class DrainingServer(uvicorn.Server):
 def serve(
     settings: Settings, engine_factory: EngineFactory = open_engine, store_factory: StoreFactory = open_database
 ) -> int:
-    """Serves until SIGTERM or SIGINT and returns the exit code: 0, LOAD_FAILED or ENGINE_FAILED."""
+    """Serves until SIGTERM or SIGINT and returns the exit code: 0, START_FAILED or ENGINE_FAILED."""
     configure_logging(settings.log_level)
     _allow_connections(settings.max_connections)
     disable_intra_op_threads()  # this thread runs the event loop
@@ -119,8 +119,11 @@ def serve(
     BoundedProtocol.max_connections = settings.max_connections
     server = DrainingServer(config, state)
     state.on_drained = lambda: _end_by(CLOSING_SECONDS, 0)
-    with contextlib.suppress(KeyboardInterrupt):
-        server.run()
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run()
+    except SystemExit:  # of uvicorn, where the port cannot be opened; its code would be that of a dead engine
+        server.exit_code = START_FAILED
     if traces is not None:
         traces.shutdown()  # sends what is left
     if state.draining:

@@ -44,7 +44,8 @@ def open_traces() -> "TracerProvider":
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
     except ImportError as error:
         raise InvalidRequest(
-            f"STEERING_TRACES needs the Python package {error.name!r}: pip install 'steering-server[otel]'",
+            f"STEERING_TRACES needs the Python package {error.name!r}: "
+            "pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http",
             param="traces",
         ) from error
     resource = Resource.create({"service.version": __version__})

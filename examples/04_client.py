@@ -15,7 +15,7 @@ def main(url: str = "http://127.0.0.1:8000") -> GenerateAnswer:
     """The steered answer; it is printed as it is written."""
     with Client(url) as client:
         vector = client.extract_vector("gladness", pairs=PAIRS, description="glad against sorry")
-        print(vector.id, "steers best at layers", vector.recommended.layers)
+        print(vector.id, "is recommended at layers", vector.recommended.layers)
         for warning in vector.quality.warnings if vector.quality else ():
             print("beware:", warning)
         client.put_profile("glad", [{"vector": "gladness", "strength": 0.5}])

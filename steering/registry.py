@@ -71,7 +71,7 @@ class Registry(Mapping[str, T], Generic[T]):
 def unknown_name(kind: str, name: str, known: Sequence[str], param: str) -> str:
     """Words the error about a name that is not in a table: the field, the nearest name, and all that exist."""
     shown = str(name)[:NAME_LIMIT]
-    return f"{param}: unknown {kind} {shown!r}{suggestion(shown, known) or ';'} known: {', '.join(known)}"
+    return f"{param}: unknown {kind} {shown!r}{suggestion(shown, known) or ';'} known: {', '.join(known) or 'none'}"
 
 
 def suggestion(name: str, known: Sequence[str]) -> str:

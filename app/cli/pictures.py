@@ -25,7 +25,7 @@ PANELS = 6
 @with_connection
 def draw_map(
     connect: Connect,
-    file: Annotated[Path, file_argument("CSV with columns text and label?, or text lines.")],
+    file: Annotated[Path, file_argument("CSV with the column text, and label if wanted; or one text a line.")],
     out: Annotated[Path, Option(help="File to write: .html (slider over the layers) or .png.")] = Path("map.html"),
     layers: ListedLayers = "all",
     method: Annotated[str, Option(help="pca, tsne or umap.")] = "pca",
@@ -65,9 +65,7 @@ def write_png(out: Path, found: "LatentMap", labels: list[str] | None) -> None:
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415 - optional
     except ImportError:
-        raise InvalidRequest(
-            "--out FILE.png needs matplotlib: pip install 'steering-server[plots]'", param="out"
-        ) from None
+        raise InvalidRequest("--out FILE.png needs matplotlib: pip install matplotlib", param="out") from None
     layers = ([found.embedding] if found.embedding else []) + list(found.layers)
     points = aligned(layers)
     count = min(PANELS, len(layers))

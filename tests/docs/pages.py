@@ -36,13 +36,22 @@ def command_reference() -> str:
     """Every command with its arguments and options."""
     parts = []
     for path, command in commands():
-        arguments = "".join(f" {one.name.upper()}" for one in command.params if one.param_type_name == "argument")
-        parts.append(f"## steer {path}\n\n{command.help.strip()}\n\n```sh\nsteer {path}{arguments}\n```\n")
+        arguments = {_shown(one): one.help for one in command.params if one.param_type_name == "argument"}
+        usage = " ".join(["steer", path, *arguments])
+        parts.append(f"## steer {path}\n\n{command.help.strip()}\n\n```sh\n{usage}\n```\n")
         options = [o for o in command.params if o.param_type_name == "option" and o.name not in SHARED_OPTIONS]
-        if options:
-            rows = "".join(f"| `{', '.join(one.opts)}` | {one.help} | {_default(one.default)} |\n" for one in options)
-            parts.append(f"| option | | default |\n|---|---|---|\n{rows}")
+        rows = "".join(f"| `{name}` | {words} | |\n" for name, words in arguments.items())
+        rows += "".join(f"| `{', '.join(one.opts)}` | {one.help} | {_default(one.default)} |\n" for one in options)
+        if rows:
+            heads = [name for name, there in (("argument", arguments), ("option", options)) if there]
+            parts.append(f"| {', '.join(heads)} | | default |\n|---|---|---|\n{rows}")
     return "\n".join(parts)
+
+
+def _shown(argument: Any) -> str:
+    """An argument as usage shows it: with dots where it may be repeated, in brackets where it may be absent."""
+    name = argument.metavar or argument.name.upper() + ("..." if argument.nargs == -1 else "")
+    return name if argument.required else f"[{name}]"
 
 
 def _default(value: Any) -> str:

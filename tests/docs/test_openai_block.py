@@ -1,21 +1,37 @@
 """The program for the openai package in docs/api.md and that of docs/operating.md run as they are written."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from openai import OpenAI
+from transformers import PreTrainedTokenizerFast
 
+from steering.engine.transformers.engine import TransformersEngine
+from steering.model.loading import opened
 from tests.app.running import running
+from tests.families import FAMILIES
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PROGRAMS = [("api.md", "from openai"), ("operating.md", "set_policy")]
 
 
+@pytest.fixture(scope="module")
+def address(hf_byte_tokenizer: PreTrainedTokenizerFast) -> Iterator[str]:
+    """A server on a model of a width that no page knows: a program may assume none."""
+    with running(TransformersEngine(opened(FAMILIES["llama"](), hf_byte_tokenizer, name="tiny-llama"))) as found:
+        yield found
+
+
 @pytest.mark.parametrize(("page", "words"), PROGRAMS)
-def test_the_program_runs(page: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_program_runs(page: str, words: str, address: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = (DOCS / page).read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
     (program,) = [block for block in blocks if words in block]
-    with running() as address:
-        exec(compile(program.replace("http://127.0.0.1:8000", address), page, "exec"), {})
+    names: dict[str, Any] = {}
+    exec(compile(program.replace("http://127.0.0.1:8000", address), page, "exec"), names)
+    for left in (one for one in names.values() if isinstance(one, OpenAI)):
+        left.close()  # its socket would be found open at some later time
     assert capsys.readouterr().out.strip()

@@ -9,6 +9,7 @@ import pytest
 from app.http.errors import OUTCOMES
 from app.main import create_app
 from app.settings import Settings
+from steering.client.api import Api, Method
 from steering.concepts import CONCEPTS
 from steering.conditions import CONDITIONS
 from steering.errors import SteeringError
@@ -74,6 +75,31 @@ def test_every_route_is_in_the_api_page_with_the_scope_it_needs() -> None:
             assert re.search(rf"^\| `{method.upper()} {re.escape(path)}` \| {scope} ?\|", API, re.MULTILINE), (
                 f"docs/api.md needs the line: | `{method.upper()} {path}` | {scope} | ... |"
             )
+
+
+def test_every_query_parameter_is_in_the_api_page() -> None:
+    found = {
+        parameter["name"]
+        for methods in create_app(Settings(database="memory://")).openapi()["paths"].values()
+        for operation in methods.values()
+        for parameter in operation.get("parameters", [])
+        if parameter["in"] == "query"
+    }
+    assert found
+    for name in found:
+        assert re.search(rf"[?&]{name}\b", API), name
+
+
+def test_every_method_of_the_client_is_in_the_api_page() -> None:
+    table = API[API.index("| methods |") :]
+    for name, member in vars(Api).items():
+        assert not isinstance(member, Method) or f"`{name}`" in table, name
+
+
+def test_the_first_page_names_every_page() -> None:
+    first = (DOCS / "index.md").read_text(encoding="utf-8")
+    for page in DOCS.glob("*.md"):
+        assert page.stem == "index" or f"]({page.name})" in first, page.name
 
 
 def test_every_error_code_is_in_the_api_page_with_its_status() -> None:

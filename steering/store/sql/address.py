@@ -11,8 +11,8 @@ from sqlalchemy.exc import ArgumentError
 from steering.errors import InvalidRequest, StoreUnavailable
 
 _DRIVERS = {"sqlite": "aiosqlite", "postgresql": "psycopg"}
-_EXTRAS = {"psycopg": "postgres"}
-"""Driver -> the optional dependency that installs it."""
+_REQUIREMENTS = {"psycopg": "psycopg[binary]"}
+"""Driver that is no dependency of every installation -> what pip installs."""
 PAGE_BYTES = 4096
 CONNECT_SECONDS = 10
 
@@ -69,8 +69,8 @@ def check_driver(module: str) -> None:
     """Raises StoreUnavailable when the driver is not installed: PostgreSQL's is not part of every installation."""
     if find_spec(module) is None:
         message = f"this store needs the Python package {module!r}, which is not installed"
-        extra = _EXTRAS.get(module)
-        raise StoreUnavailable(message if extra is None else f"{message}: install 'steering-server[{extra}]'")
+        requirement = _REQUIREMENTS.get(module)
+        raise StoreUnavailable(message if requirement is None else f"{message}: pip install '{requirement}'")
 
 
 def _read_sqlite(url: URL) -> DatabaseAddress:

@@ -52,6 +52,12 @@ async def test_a_feature_is_found_stored_and_steers(
     assert (await client.post("/v1/generate", json=steered)).json()["steering"]["applied"][0]["fired"]
 
 
+async def test_a_server_without_dictionaries_says_so(server: Server) -> None:
+    refused = await server.client.post("/v1/dictionaries/sae-1/search", json={"vector": "mood"})
+    assert refused.status_code == 404
+    assert refused.json()["error"]["message"] == "name: unknown dictionary 'sae-1'; known: none"
+
+
 async def test_neutral_texts_count_as_those_given_do(
     start: StartServer, hf_byte_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:

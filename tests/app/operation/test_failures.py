@@ -5,6 +5,7 @@ import contextlib
 import json
 import logging
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -140,6 +141,15 @@ def test_an_engine_that_hangs_or_dies_ends_the_process_with_code_3(tmp_path: Pat
             assert answer.json()["error"]["code"] == "engine_dead"
         assert process.wait(30) == 3
         assert reason in log.read_text()
+
+
+def test_a_port_that_another_process_has_ends_the_process_with_code_1() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        options = {"settings": {"port": other.getsockname()[1]}}
+        command = [sys.executable, "-m", "tests.app.serve_scripted", json.dumps(options)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "address already in use" in done.stderr
 
 
 def test_a_forward_pass_that_never_returns_ends_the_process_with_code_3(tmp_path: Path, tiny_folder: Path) -> None:

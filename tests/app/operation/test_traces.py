@@ -5,7 +5,9 @@ Its answers are spans within it: their time in the queue, until the first token,
 import asyncio
 import sys
 import time
+import tomllib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -15,6 +17,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 from opentelemetry.trace import SpanKind, StatusCode
+from packaging.requirements import Requirement
 
 from app.main import create_app
 from app.settings import Settings
@@ -24,6 +27,7 @@ from tests.app.conftest import BASE_URL, reference_store, state
 from tests.fakes import ScriptedEngine
 from tests.polling import until
 
+PYPROJECT = Path(__file__).resolve().parents[3] / "pyproject.toml"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01", "x-request-id": "req-of-the-test"}
 
@@ -76,14 +80,15 @@ async def test_a_request_is_a_span_in_the_trace_of_its_caller(traced: Traced) ->
     assert all("secret" not in one.to_json() for one in traced.spans())
 
 
-def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_error_names_its_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
         sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None
     )  # as if not installed
-    with pytest.raises(
-        InvalidRequest, match=r"STEERING_TRACES needs .*opentelemetry.* pip install 'steering-server\[otel\]'"
-    ):
+    with pytest.raises(InvalidRequest, match=r"STEERING_TRACES needs .*opentelemetry.*: pip install ") as raised:
         open_traces()
+    extras = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    named = raised.value.message.partition("pip install ")[2].split()
+    assert sorted(named) == sorted(Requirement(one).name for one in extras["otel"])
 
 
 async def test_a_stream_says_when_its_first_token_came(traced: Traced) -> None:

@@ -63,7 +63,7 @@ def test_a_driver_that_is_not_installed_is_named() -> None:
     with pytest.raises(StoreUnavailable, match="no_such_driver"):
         check_driver("no_such_driver")
     if find_spec("psycopg") is None:
-        with pytest.raises(StoreUnavailable, match=r"steering-server\[postgres\]"):
+        with pytest.raises(StoreUnavailable, match=r"pip install 'psycopg\[binary\]'"):
             check_driver("psycopg")
     else:
         check_driver("psycopg")
