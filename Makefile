@@ -73,6 +73,7 @@ style: setup
 	$(BIN)/python -m tools.check_style
 	$(BIN)/ruff check --select D101,D102,D103 app steering tools
 
+# Plain mypy checks every folder that pyproject.toml names, the tests and benchmarks with the rest.
 types: setup
 	$(BIN)/mypy
 

@@ -3,7 +3,7 @@ STEERING_TRACES is set."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Tracer
 
-Observer: TypeAlias = Callable[[GenerationRequest, AsyncIterator[TokenEvent]], AsyncIterator[TokenEvent]]
+Observer: TypeAlias = Callable[[GenerationRequest, AsyncGenerator[TokenEvent, None]], AsyncGenerator[TokenEvent, None]]
 
 _CONTEXT_HEADERS = (b"traceparent", b"tracestate")
 _observer: ContextVar[Observer | None] = ContextVar("observer", default=None)
@@ -142,8 +142,8 @@ class AnswerSpans:
     request_id: str
 
     async def __call__(
-        self, request: GenerationRequest, events: AsyncIterator[TokenEvent]
-    ) -> AsyncIterator[TokenEvent]:
+        self, request: GenerationRequest, events: AsyncGenerator[TokenEvent, None]
+    ) -> AsyncGenerator[TokenEvent, None]:
         """Yields the events of an answer."""
         seen = _Observed()
         try:

@@ -7,7 +7,7 @@ from steering.client import Client
 STRENGTHS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 
 
-def main(url: str = "http://127.0.0.1:8000", vector: str = "gladness", samples: int = 4) -> dict[float, float]:
+def main(url: str = "http://127.0.0.1:8000", vector: str = "gladness", *, samples: int = 4) -> dict[float, float]:
     """Mean readout of the written tokens by strength, in natural scales; the table is printed."""
     with Client(url) as client:
         answer = client.compare(

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -78,9 +79,9 @@ async def run_alone(engine: Engine, requests: Sequence[GenerationRequest]) -> li
     return [await run(engine, request) for request in requests]
 
 
-def sampling(count: int, **settings: object) -> SamplingParams:
+def sampling(count: int, **settings: Any) -> SamplingParams:
     """Returns parameters for exactly `count` tokens."""
-    return SamplingParams(max_tokens=count, ignore_eos=True, **settings)  # type: ignore[arg-type]
+    return SamplingParams(max_tokens=count, ignore_eos=True, **settings)
 
 
 async def random_requests(

@@ -2,8 +2,9 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from time import monotonic
 
 import torch
@@ -72,7 +73,7 @@ class ScriptedEngine:
         self._running = self._waiting = self._generated = self._prompt_tokens = 0
         self._dead = False
 
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
         """See Engine.generate."""
         self.requests.append(request)
         ids = self.tokenizer.encode(request.prompt)
@@ -152,11 +153,10 @@ class ScriptedEngine:
         if self._dead:
             raise EngineDead("the engine was closed")
 
-    async def _events(self, ids: Sequence[int], request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+    async def _events(self, ids: Sequence[int], request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
         sampling, plan = request.sampling, request.plan
         _refuse_nonfinite(plan)
-        count = min(self._length, sampling.max_tokens)
-        written, scheduled = "", monotonic()
+        count, written, scheduled = min(self._length, sampling.max_tokens), "", monotonic()
         stopped = self._length <= sampling.max_tokens
         index, monitored = 0, MonitoredAnswer(request.monitors, request.request_id)
         scores = [_readout(one.vector.partition("@")[0], plan) for one in request.monitors.ordered]
@@ -185,10 +185,10 @@ class ScriptedEngine:
             if stops(raised):
                 break
             raised = ()
-        reason = "monitor" if stops(raised) else "stop" if stopped else "length"
-        finish = Finish(reason, len(ids), index, 0, _report(plan))  # type: ignore[arg-type]
-        first = {} if index else {"raised": raised, "scheduled": scheduled}
-        yield TokenEvent(index, -1, "", finish=finish, **first)
+        finish = Finish("stop" if stopped else "length", len(ids), index, 0, _report(plan))
+        finish = replace(finish, reason="monitor") if stops(raised) else finish
+        last = TokenEvent(index, -1, "", finish=finish)
+        yield last if index else replace(last, raised=raised, scheduled=scheduled)
 
     def _read(self, ids: tuple[int, ...], prompt: CapturePrompt, spec: CaptureSpec) -> Capture:
         tokens = len(ids) if spec.position == "all" else 1

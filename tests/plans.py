@@ -1,7 +1,7 @@
 """Vectors and random steering for engine tests, covering every operation, scope, unit, schedule and condition."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -75,7 +75,7 @@ def vectors_for(info: ModelInfo, seed: int = 0, scale: float = 3.0, *, means: bo
 
 
 async def plan_for(
-    items: list[dict[str, Any]],
+    items: Sequence[Mapping[str, Any]],
     vectors: Mapping[str, ConceptVector],
     info: ModelInfo,
     guard: DoseGuard | None = None,

@@ -4,15 +4,16 @@ It reads SteeringSpec and ConceptVectors directly, and shares no code with the r
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from steering.condition_spec import AllOf, AnyOf, ConditionSpec, Not, Threshold
+from steering.model.layout import BlockOutput
 from steering.spec import InterventionSpec, LayerRange, SteeringSpec
 from steering.vectors import ConceptVector
-from tests.reference_steps import Controllers, choose, dose_part, middle, named, weight
+from tests.reference_steps import Controllers, choose, dose_part, middle, named, passes, probability, weight
 
 
 @dataclass
@@ -23,7 +24,7 @@ class Reference:
     roles: of the prompt's tokens. norms: typical |r| by layer, for `share_dose`."""
 
     model: torch.nn.Module
-    blocks: Sequence[torch.nn.Module]
+    blocks: torch.nn.ModuleList
     spec: SteeringSpec
     vectors: Mapping[str, ConceptVector]
     bound: float = math.inf
@@ -53,13 +54,14 @@ class Reference:
         handles = [block.register_forward_hook(self._hook(layer)) for layer, block in enumerate(self.blocks)]
         try:
             with torch.no_grad():
-                return self.model(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0].float()
+                logits: torch.Tensor = self.model(input_ids=torch.tensor([list(ids)]), use_cache=False).logits
         finally:
             for handle in handles:
                 handle.remove()
+        return logits[0].float()
 
-    def _hook(self, layer: int):
-        def hook(_module, _inputs, output):
+    def _hook(self, layer: int) -> Callable[[torch.nn.Module, object, BlockOutput], BlockOutput]:
+        def hook(_module: torch.nn.Module, _inputs: object, output: BlockOutput) -> BlockOutput:
             residual = output[0] if isinstance(output, tuple) else output
             steered = torch.stack([self._position(layer, p, r) for p, r in enumerate(residual[0].float())])
             steered = steered.to(residual.dtype)[None]
@@ -159,7 +161,7 @@ class Reference:
         score = {
             "projection": lambda: (projection - middle(entry)) / entry.scale,
             "cosine": lambda: projection / float(residual.norm()),
-            "probe": lambda: 1 / (1 + math.exp(-(entry.weight * projection + entry.bias))),
+            "probe": lambda: probability(entry, projection),
         }[threshold.score]()
         if threshold.at == "prompt_mean":
             # one forward pass meets all positions in order, so the sum is complete at the last
@@ -169,11 +171,7 @@ class Reference:
                 return
             score = sum(seen.values()) / len(seen)
         self.last_scores[threshold] = score
-        on = score > threshold.above if threshold.above is not None else score < threshold.below
-        if threshold.until is not None and not on:
-            off = score < threshold.until if threshold.above is not None else score > threshold.until
-            on = not off and memory.get(position - 1, False)
-        memory[position] = on
+        memory[position] = passes(threshold, score, before=memory.get(position - 1, False))
 
     def _holds(self, condition: ConditionSpec, layer: int, position: int) -> bool | None:
         """None: not decided yet, since a threshold is read at a later layer than this."""
@@ -232,7 +230,7 @@ class Reference:
         if item.operation == "ablate":
             directions = torch.stack([self.vectors[g.vector].layers[layer].direction for g in group])
             # projection onto the span by least squares: no basis needed, so none can be wrong
-            inside = directions.T @ torch.linalg.lstsq(directions.T, r).solution
+            inside: torch.Tensor = directions.T @ torch.linalg.lstsq(directions.T, r).solution
             kept = middle(entry) * d if item.target == "middle" else 0.0
             return r - share * (inside - kept)
         if item.operation == "clamp":
@@ -243,8 +241,10 @@ class Reference:
         if item.operation == "rotate":
             norm, across = float(r.norm()), r - p * d
             phi = math.acos(max(-1.0, min(1.0, p / norm)))
+            assert item.degrees is not None
             turned = min(max(phi - share * math.radians(item.degrees), 0.0), math.pi)
-            return norm * (math.cos(turned) * d + math.sin(turned) * across / across.norm())
+            return norm * (math.cos(turned) * d + math.sin(turned) * across / float(across.norm()))
+        assert item.to is not None
         target = self.vectors[item.to].layers[layer]
         gain = target.scale / entry.scale if item.unit == "scale" else 1.0
         return r + share * p * (gain * target.direction - d)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from steering.condition_spec import Threshold
 from steering.spec import InterventionSpec, Schedule, TokenScope
 from steering.vectors import ConceptVector, LayerDirection
 
@@ -34,13 +35,30 @@ def middle(entry: LayerDirection) -> float:
     return (entry.positive_mean + entry.negative_mean) / 2
 
 
+def probability(entry: LayerDirection, projection: float) -> float:
+    """Of the positive pole, by the probe."""
+    assert entry.weight is not None
+    assert entry.bias is not None
+    return 1 / (1 + math.exp(-(entry.weight * projection + entry.bias)))
+
+
+def passes(threshold: Threshold, score: float, before: bool) -> bool:
+    """Whether a condition holds at a score. before: whether it held at the position before, for `until`."""
+    above, below, until = threshold.above, threshold.below, threshold.until
+    if above is not None:
+        return score > above or (until is not None and before and score >= until)
+    assert below is not None, "a condition has one bound"
+    return score < below or (until is not None and before and score <= until)
+
+
 def weight(schedule: Schedule, index: int) -> float:
     """Returns the factor of a strength at the index of a generated token."""
+    assert schedule.tokens is not None, "a schedule other than `constant` has tokens"
     x = min(index / schedule.tokens, 1.0)
     return {
         "linear": 1 + (schedule.to - 1) * x,
         "cosine": schedule.to + (1 - schedule.to) * (1 + math.cos(math.pi * x)) / 2,
-        "exponential": abs(schedule.to) ** x,
+        "exponential": float(abs(schedule.to) ** x),
         "warmup": x,
     }[schedule.kind]
 
@@ -64,11 +82,12 @@ class Controllers:
 
     def step(self, item: InterventionSpec, layer: int, entry: LayerDirection, leaving: torch.Tensor) -> None:
         """After a token: reads what left the layer, and sets the strength of the next one."""
-        key = (item, layer)
+        key, hold = (item, layer), item.hold
+        assert hold is not None, "only what holds is stepped"
         readout = (float(leaving @ entry.direction) - middle(entry)) / entry.scale
-        error = item.hold.score - readout
+        error = hold.score - readout
         change = error - self.errors.get(key, error)
-        wanted = self.strengths.get(key, 0.0) + item.hold.proportional_gain * change + item.hold.integral_gain * error
+        wanted = self.strengths.get(key, 0.0) + hold.proportional_gain * change + hold.integral_gain * error
         self.strengths[key], self.errors[key] = min(max(wanted, -item.strength), item.strength), error
         self.readouts.setdefault(key, []).append(readout)
 

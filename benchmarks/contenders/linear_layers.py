@@ -26,7 +26,7 @@ class Linears(nn.Module):
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
         """Applies each layer to the rows of its width."""
         by_width = {rows.shape[-1]: rows for rows in inputs}
-        return [linear(by_width[linear.in_features]) for linear in self.linears]  # type: ignore[index]
+        return [linear(by_width[linear.in_features]) for linear in self.linears]  # type: ignore[index]  # torch types attributes of modules as tensors
 
 
 class PackedLinears:

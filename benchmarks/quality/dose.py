@@ -6,6 +6,7 @@ from typing import Any
 from benchmarks.quality.concepts import Profile, neutral_prompts, reporting_prompts, strengths_of, vector_of
 from benchmarks.quality.progress import progress_printer
 from steering.engine.api import Engine, GenerationRequest, SamplingParams
+from steering.pairs import ChatMessage
 from steering.vectors import ConceptVector
 from steering.workflows.evaluation.dose_response import DoseResponse, DoseResponseRequest, dose_response
 from steering.workflows.evaluation.setup import plan_at
@@ -74,7 +75,8 @@ async def _texts(
         GenerationRequest(prompt, sampling, await plan_at(engine.info, vector, strength, found.layers))
         for strength in shown
     ]
-    question = prompt if isinstance(prompt, str) else prompt[-1].content  # type: ignore[union-attr]
+    last = prompt[-1]
+    question = last.content if isinstance(last, ChatMessage) else str(prompt)
     return [
         {"strength": strength, "prompt": question, "text": one.text}
         for strength, one in zip(shown, await background(engine, requests), strict=True)

@@ -5,7 +5,8 @@ from typing import Any
 
 from benchmarks.quality.concepts import Profile, reporting_prompts, vector_of
 from benchmarks.quality.progress import progress_printer
-from steering.engine.api import Engine, GenerationRequest, Prompt, Reading, SamplingParams
+from steering.engine.api import Engine, GenerationRequest, Prompt, SamplingParams
+from steering.engine.readings import Reading
 from steering.plan.resolve import resolve
 from steering.plan.types import SteeringPlan
 from steering.spec import SteeringSpec
@@ -58,7 +59,7 @@ async def _plan(engine: Engine, vector: ConceptVector, fields: dict[str, Any]) -
 
 async def _answers(
     engine: Engine, vector: ConceptVector, prompts: tuple[Prompt, ...], sampling: SamplingParams, plan: SteeringPlan
-) -> list[Answer]:
+) -> tuple[Answer, ...]:
     (layer,) = vector.recommended_layers()
     entry = vector.at(layer)
     readings = (Reading(vector.name, layer, entry.direction, entry.scale, entry.middle),)

@@ -6,9 +6,10 @@ from math import copysign
 from benchmarks.quality.concepts import Profile, choosing_prompts, neutral_prompts
 from benchmarks.quality.progress import progress_printer
 from steering.engine.api import Engine
+from steering.quality import COHERENT
 from steering.vectors import ConceptVector
 from steering.workflows.evaluation.setup import plan_at, random_like, read_back
-from steering.workflows.evaluation.statistics import COHERENT, advantage, perplexity_ratio
+from steering.workflows.evaluation.statistics import advantage, perplexity_ratio
 from steering.workflows.evaluation.trials import Trial, run_trials
 
 DEPTHS = (0.34, 0.41, 0.48, 0.55, 0.62, 0.69)

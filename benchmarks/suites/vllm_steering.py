@@ -21,6 +21,7 @@ from benchmarks.contenders.engine import EngineContender
 from benchmarks.contenders.open_engine import cache_dir, model_folder
 from benchmarks.workload import KINDS, prompts, steering
 from steering.engine import open_engine
+from steering.engine.api import Engine
 from steering.engine.options import EngineLimits, EngineOptions
 from steering.engine.vllm.channel import ReportChannel
 from steering.engine.vllm.client import VllmClient
@@ -73,10 +74,11 @@ class Side:
         return found["tokens_per_second"], ROWS * NEW_TOKENS / spent
 
 
-def opened(open_one: Callable[[], VllmEngine], runner: asyncio.Runner) -> Side:
+def opened(open_one: Callable[[], Engine], runner: asyncio.Runner) -> Side:
     """Opens an engine and stops its processes until they are measured."""
     before = set(psutil.Process().children(recursive=True))
     engine = open_one()
+    assert isinstance(engine, VllmEngine)
     processes = tuple(set(psutil.Process().children(recursive=True)) - before)
     for one in processes:
         one.send_signal(signal.SIGSTOP)
@@ -108,7 +110,7 @@ def main() -> None:
         str(model_folder()), cache_dir(), device="cpu", dtype="bfloat16", compiled=True, limits=limits
     )
     with asyncio.Runner() as runner:
-        ours = opened(lambda: open_engine("vllm", options), runner)  # type: ignore[arg-type, return-value]
+        ours = opened(lambda: open_engine("vllm", options), runner)
         plain = opened(lambda: open_plain(options), runner)
         work = {BASELINE: (plain, "unsteered")} | {kind: (ours, kind) for kind in KINDS}
         rounds = []

@@ -1,6 +1,6 @@
 """Engine, the only interface to a model, with its request and response types. How requests are batched is up to it."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
@@ -55,7 +55,7 @@ class GenerationRequest:
     cache_salt: str = ""
     monitors: MonitorSet = NO_MONITORS
     request_id: str = ""
-    observe: "Callable[[GenerationRequest, AsyncIterator[TokenEvent]], AsyncIterator[TokenEvent]] | None" = None
+    observe: "Callable[[GenerationRequest, AsyncGenerator[TokenEvent, None]], AsyncGenerator[TokenEvent, None]] | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,8 +217,8 @@ class Engine(Protocol):
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer."""
 
-    def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
-        """Yields token events, the last with `finish`. Closing the iterator cancels the request within one step.
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
+        """Yields token events, the last with `finish`. Closing the generator cancels the request within one step.
 
         Raises (on first iteration) ContextLengthExceeded, Overloaded, EngineDead; later NonfiniteActivations, OutOfMemory.
         """

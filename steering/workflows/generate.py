@@ -64,17 +64,12 @@ def assemble(events: Sequence[TokenEvent]) -> Answer:
 
 
 @asynccontextmanager
-async def opened(engine: Engine, request: GenerationRequest) -> AsyncIterator[AsyncIterator[TokenEvent]]:
+async def opened(engine: Engine, request: GenerationRequest) -> AsyncIterator[AsyncGenerator[TokenEvent, None]]:
     """Opens the engine's stream for a request and closes it on the way out; closing cancels the request."""
-    events = engine.generate(request)
-    seen = events if request.observe is None else request.observe(request, events)
-    try:
-        yield seen
-    finally:
-        for one in (seen, events):
-            close = getattr(one, "aclose", None)
-            if close is not None:
-                await close()
+    async with aclosing(engine.generate(request)) as events:
+        seen = events if request.observe is None else request.observe(request, events)
+        async with aclosing(seen):
+            yield seen
 
 
 async def stream_events(engine: Engine, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:

@@ -1,10 +1,14 @@
 """A reader's verdicts are recorded for the answer that was steered up, wherever it was shown."""
 
+from typing import Any
+
 import pytest
 
 from benchmarks.quality.blind.reading import distinguished, record, shown, swapped
 
-PAIRS = [{"prompt": f"prompt {n}", "up": f"glad {n}", "down": f"sad {n}", "read": None} for n in range(12)]
+PAIRS: list[dict[str, Any]] = [
+    {"prompt": f"prompt {n}", "up": f"glad {n}", "down": f"sad {n}", "read": None} for n in range(12)
+]
 
 
 def test_answers_are_shown_in_either_order_without_a_label() -> None:

@@ -1,12 +1,14 @@
-"""One empty store of each kind in the STORES table, and the reference, for the tests that ask for `store`."""
+"""One empty store of each kind in the STORES table, and the reference, for the tests that ask for `store`; each engine for `engine`."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from steering.engine.api import Engine
 from steering.store import open_store
 from steering.store.base import Store
+from tests.contracts.engines import CONTRACT_ENGINES, ContractEngines
 from tests.contracts.stores import PLACES
 from tests.reference_store.store import ReferenceStore
 
@@ -27,3 +29,9 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     opened = ReferenceStore() if request.param == "reference" else await open_store(_url(request, tmp_path))
     yield opened
     await opened.close()
+
+
+@pytest.fixture(params=CONTRACT_ENGINES)
+async def engine(request: pytest.FixtureRequest, contract_engines: ContractEngines) -> AsyncIterator[Engine]:
+    async with contract_engines.opened(request.param) as engine:
+        yield engine

@@ -53,6 +53,6 @@ def unclosed(engine: EngineT) -> EngineT:
     async def close(_: object) -> None:
         pass
 
-    view = object.__new__(type("Unclosed", (type(engine),), {"close": close}))
+    view: EngineT = object.__new__(type("Unclosed", (type(engine),), {"close": close}))
     view.__dict__ = engine.__dict__
     return view

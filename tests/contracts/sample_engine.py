@@ -1,6 +1,6 @@
 """A sample engine: all that a new entry of ENGINES needs. It has no weights: it repeats the bytes of its prompt."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 import torch
 
@@ -16,8 +16,11 @@ SIZES = {"d_model": 8, "layer_count": 2, "vocab_size": 256, "context_length": 51
 
 class ByteTokenizer:
     def encode(self, prompt: api.Prompt) -> tuple[int, ...]:
-        parts = [prompt] if isinstance(prompt, str) else [getattr(part, "content", part) for part in prompt]
-        return tuple(byte for part in parts for byte in (part.encode() if isinstance(part, str) else [part]))
+        ids: list[int] = []
+        for part in [prompt] if isinstance(prompt, str) else prompt:
+            text = part.content if isinstance(part, ChatMessage) else part
+            ids += text.encode() if isinstance(text, str) else [text]
+        return tuple(ids)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return bytes(token_ids).decode(errors="replace")
@@ -33,10 +36,12 @@ class SampleEngine:
     name, tokenizer = "sample", ByteTokenizer()
 
     def __init__(self, options: EngineOptions) -> None:
-        names = {"name": options.model, "architecture": "Sample", "fingerprint": "sample", "dtype": "float32"}
-        self.info = ModelInfo(**names, **SIZES, device="cpu", chat_template=True, typical_norms=(1.0, 1.0))  # type: ignore[arg-type]
+        self.info = ModelInfo(
+            options.model, "Sample", "sample", **SIZES,
+            dtype="float32", device="cpu", chat_template=True, typical_norms=(1.0, 1.0), revision=None,
+        )  # fmt: skip
 
-    async def generate(self, request: api.GenerationRequest) -> AsyncIterator[api.TokenEvent]:
+    async def generate(self, request: api.GenerationRequest) -> AsyncGenerator[api.TokenEvent, None]:
         ids, count = self.tokenizer.encode(request.prompt), request.sampling.max_tokens
         check_context(len(ids), count, self.info)
         for index in range(count):

@@ -1,6 +1,7 @@
 """Where each store of the table is opened for the contract, and the things that are put into it."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -12,7 +13,7 @@ PLACES = {"memory": "memory://", "sqlite": "sqlite:///{folder}/store.sqlite3", "
 EVERYTHING = VectorFilter()
 
 
-def a_vector(name: str = "warmth", seed: int = 0, **fields: object) -> ConceptVector:
+def a_vector(name: str = "warmth", seed: int = 0, **fields: Any) -> ConceptVector:
     """Three layers of random unit directions, and numbers with many digits."""
     generator = torch.Generator().manual_seed(seed)
     layers = {}
@@ -21,7 +22,7 @@ def a_vector(name: str = "warmth", seed: int = 0, **fields: object) -> ConceptVe
         layers[layer] = LayerDirection(
             values / values.norm(), scale=0.1 + seed + layer, positive_mean=1 / 3, negative_mean=-1e-17, weight=None
         )
-    return replace(ConceptVector(name, "tiny", "sha:1", 16, "mean_difference", layers), **fields)  # type: ignore[arg-type]
+    return replace(ConceptVector(name, "tiny", "sha:1", 16, "mean_difference", layers), **fields)
 
 
 def steering(*interventions: dict[str, object]) -> SteeringSpec:

@@ -1,6 +1,5 @@
 """What every Engine of the table promises, and the scripted one of the tests with it, since it is an Engine as well."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from time import monotonic
 
@@ -8,7 +7,7 @@ import pytest
 import torch
 
 from steering.engine import ENGINES
-from steering.engine.api import CapturePrompt, CaptureSpec, Engine, GenerationRequest, SamplingParams
+from steering.engine.api import CapturePrompt, CaptureSpec, Engine, GenerationRequest, Position, SamplingParams
 from steering.engine.capabilities import (
     SupportsFitting,
     SupportsUnembed,
@@ -18,18 +17,12 @@ from steering.engine.capabilities import (
 )
 from steering.engine.fit_task import FitTask, TokenPair
 from steering.errors import ContextLengthExceeded, EngineDead, InvalidRequest, UnsupportedParameter
-from tests.contracts.engines import CONTRACT_ENGINES, SCRIPTED, ContractEngines
+from tests.contracts.engines import SCRIPTED
 from tests.engines import run, run_all, run_alone, sampling
 from tests.plans import plan_for, random_items, vectors_for
 from tests.polling import until
 
 PROMPTS = [tuple(b"Once upon a time"), tuple(b"Hm"), tuple(b"What would you say about that?")]
-
-
-@pytest.fixture(params=CONTRACT_ENGINES)
-async def engine(request: pytest.FixtureRequest, contract_engines: ContractEngines) -> AsyncIterator[Engine]:
-    async with contract_engines.opened(request.param) as engine:
-        yield engine
 
 
 def test_an_engine_is_complete_when_it_is_opened(engine: Engine) -> None:
@@ -169,8 +162,9 @@ async def test_residuals_become_logits_each_row_by_itself(engine: Engine) -> Non
 
 
 async def test_input_embeddings_are_captured_with_the_activations(engine: Engine) -> None:
-    for position, count in (("last", 1), ("all", len(PROMPTS[0]))):
-        spec = CaptureSpec((0,), position, embeddings=True)  # type: ignore[arg-type]
+    read: tuple[tuple[Position, int], ...] = (("last", 1), ("all", len(PROMPTS[0])))
+    for position, count in read:
+        spec = CaptureSpec((0,), position, embeddings=True)
         (capture,) = await engine.capture([CapturePrompt(PROMPTS[0])], spec)
         assert capture.embeddings is not None
         assert capture.embeddings.shape == capture.activations.shape[1:] == (count, engine.info.d_model)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -22,6 +22,7 @@ from tests.engines import family_engine, run_all, sampling
 from tests.families import FAMILIES
 from tests.plans import plan_for, vectors_for
 from tests.reference import Reference
+from tests.reference_steps import middle, passes
 
 PROMPT = tuple(b"The answer to that is")
 
@@ -61,7 +62,7 @@ class Shift(Operation):
 
     @staticmethod
     def apply(residual: Residual, directions: Directions, parameters: Parameters) -> Residual:
-        return residual + parameters[:, :1] * (directions[:, 0] + residual.shape[1] ** -0.5)
+        return residual + parameters[:, :1] * (directions[:, 0] + float(residual.shape[1] ** -0.5))
 
 
 class Midpoint(Condition):
@@ -84,7 +85,7 @@ class SlowReference(Reference):
             across = r - (r @ entry.direction) * entry.direction
             return r - 2.0 * item.strength * weight * (r - across)
         if item.operation == "shift":
-            ones = torch.ones(len(r)) / len(r) ** 0.5
+            ones = torch.ones(len(r)) / float(len(r) ** 0.5)
             return r + item.strength * weight * entry.scale * (entry.direction + ones)
         return super()._apply(group, layer, r, weight)
 
@@ -93,8 +94,8 @@ class SlowReference(Reference):
             super()._decide(threshold, position, residual)
             return
         entry = self.vectors[threshold.vector].layers[self._condition_layer(threshold)]
-        middle = (entry.positive_mean + entry.negative_mean) / 2
-        self.decided.setdefault(threshold, {})[position] = float(residual @ entry.direction) - middle > threshold.above
+        score = float(residual @ entry.direction) - middle(entry)
+        self.decided.setdefault(threshold, {})[position] = passes(threshold, score, before=False)
 
 
 @pytest.fixture
@@ -109,7 +110,7 @@ def registered() -> Iterator[None]:
 
 
 WHEN = {"vector": "beta", "score": "midpoint", "above": 0.0, "at": "token", "layer": 0}
-CASES = [
+CASES: list[list[dict[str, Any]]] = [
     [{"vector": "alpha", "operation": "mirror", "layers": "all"}],
     [{"vector": "alpha", "operation": "mirror", "layers": [1], "scope": {"tokens": "generated"}, "strength": 0.7}],
     [{"vector": "alpha", "operation": "mirror", "layers": [1], "schedule": {"kind": "linear", "tokens": 4}}],

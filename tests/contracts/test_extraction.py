@@ -13,7 +13,9 @@ every_method = pytest.mark.parametrize("method", METHODS)
 paired_or_not = pytest.mark.parametrize("paired", [True, False])
 
 
-def planted(examples: int = 240, signal: float = 8.0, seed: int = 0, d_model: int = D_MODEL, paired: bool = True):
+def planted(
+    examples: int = 240, signal: float = 8.0, seed: int = 0, d_model: int = D_MODEL, paired: bool = True
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(direction, positive, negative): rows that differ by signal * direction and carry noise; pairs share a topic."""
     generator = torch.Generator().manual_seed(seed)
     direction = torch.randn(d_model, generator=generator)
@@ -51,6 +53,8 @@ def test_unit_length_float32_and_scale(method: str, paired: bool) -> None:
     assert float(found.direction.norm()) == pytest.approx(1.0, abs=1e-6)
     assert found.scale > 0
     assert found.scale == pytest.approx(float(delta @ found.direction), rel=1e-4)
+    assert found.positive_mean is not None
+    assert found.negative_mean is not None
     assert found.scale == pytest.approx(found.positive_mean - found.negative_mean, rel=1e-6)
     assert found.positive_mean == pytest.approx(float((positive @ found.direction).mean()), rel=1e-4)
 

@@ -32,8 +32,9 @@ def resources() -> dict[str, dict[str, Any]]:
 
 
 def container() -> dict[str, Any]:
-    (found,) = resources()["Deployment"]["spec"]["template"]["spec"]["containers"]
-    return found
+    found: list[dict[str, Any]] = resources()["Deployment"]["spec"]["template"]["spec"]["containers"]
+    (only,) = found
+    return only
 
 
 def metric_names() -> set[str]:
@@ -47,7 +48,13 @@ def metric_names() -> set[str]:
 
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_the_manifests_match_the_schemas_of_kubernetes(name: str) -> None:
-    command = [BIN / "kubernetes-validate", "-k", KUBERNETES, "--strict", DEPLOY / "kubernetes" / name]
+    command: list[str | Path] = [
+        BIN / "kubernetes-validate",
+        "-k",
+        KUBERNETES,
+        "--strict",
+        DEPLOY / "kubernetes" / name,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     wrong = DEPLOY / "kubernetes" / "prometheus-adapter.yaml"  # no resource: the check would fail where it did nothing

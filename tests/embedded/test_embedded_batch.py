@@ -1,7 +1,7 @@
 """One batch on a real model: every row gets what it would get alone, and the unsteered ones what transformers gives."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 import torch
@@ -145,7 +145,7 @@ async def test_a_raw_add_equals_a_plain_hook(
     ours = await run(engine, GenerationRequest(prompt, sampling(TOKENS), plan))
     blocks = plain_model.model.layers
 
-    def hook_of(layer: int):
+    def hook_of(layer: int) -> Callable[[torch.nn.Module, object, torch.Tensor], torch.Tensor]:
         change = coefficient * vector.layers[layer].direction
         return lambda _module, _inputs, output: output + change
 

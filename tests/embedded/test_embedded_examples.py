@@ -73,7 +73,8 @@ def test_the_sentiment_of_the_text_follows_the_strength_and_nothing_repeats(clie
         temperature=0.0,
     )
     base, down, up = answer.arms
-    read = [arm.metrics.readout["sentiment"].mean for arm in (down, base, up)]
+    read = [arm.metrics.readout["sentiment"].mean for arm in (down, base, up) if arm.metrics is not None]
+    assert len(read) == 3
     assert read[0] < read[1]
     assert read[0] < read[2]
     assert not any(repeats_itself(arm.choices[0].text) for arm in answer.arms)
@@ -99,7 +100,7 @@ def test_the_formality_example_of_the_readme_is_formal_and_does_not_repeat_itsel
 
 
 def test_the_condition_of_the_api_page_tells_formal_from_casual_prompts(client: Client) -> None:
-    fired = {}
+    fired: dict[str, list[bool]] = {}
     for name, prompts in (("formal", FORMAL), ("casual", CASUAL)):
         for prompt in prompts:
             when = {"vector": "formality", "above": 0.0, "at": "prompt_mean"}
@@ -117,7 +118,8 @@ def test_the_condition_of_the_api_page_tells_formal_from_casual_prompts(client: 
 def test_the_scores_of_the_api_page_follow_the_sentiment(client: Client) -> None:
     request = body(API, '"continuations"')
     differences = []
-    for steering in ([], request["steering"]):
+    steerings: list[list[dict[str, Any]]] = [[], request["steering"]]
+    for steering in steerings:
         wonderful, terrible = client.score(**{**request, "steering": steering}).scores
         differences.append(wonderful.sum - terrible.sum)
     assert differences[1] > differences[0]

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from itertools import islice
 from pathlib import Path
 from threading import Barrier
+from typing import Any
 
 import httpx2
 import pytest
@@ -35,8 +36,8 @@ def server(model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield started
 
 
-def written(client: Client, **steering: object) -> str:
-    answer = client.generate(messages=asked("How was your weekend?"), max_tokens=16, temperature=0.0, **steering)  # type: ignore[arg-type]
+def written(client: Client, **steering: Any) -> str:
+    answer = client.generate(messages=asked("How was your weekend?"), max_tokens=16, temperature=0.0, **steering)
     return answer.choices[0].text
 
 

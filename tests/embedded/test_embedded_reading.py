@@ -9,6 +9,7 @@ from steering.concepts.loader import load_concept
 from steering.schemas.reading import PredictionAnswer
 from tests.embedded.material import words
 from tests.embedded.server_process import ServerProcess
+from tests.narrowing import present
 
 pytestmark = pytest.mark.embedded
 
@@ -73,7 +74,7 @@ def test_labels_stand_further_apart_in_the_layers_than_in_the_input_embeddings(c
     assert found.embedding.separability is not None
     (mapped,) = found.layers
     assert mapped.separability is not None
-    assert mapped.separability.auroc >= found.embedding.separability.auroc  # type: ignore[operator]
+    assert present(mapped.separability.auroc) >= present(found.embedding.separability.auroc)
     assert len(mapped.points) == len(found.embedding.points) == 48
     assert 0.0 < mapped.segments[0].visible <= 1.0
 

@@ -53,7 +53,7 @@ class PostgreSQL:
         self._names = count(1)
         self._process: subprocess.Popen[bytes] | None = None
         options = ["--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync", "--username=postgres"]
-        command = [self._binaries / "initdb", "--pgdata", self._data, *options]
+        command: list[str | Path] = [self._binaries / "initdb", "--pgdata", self._data, *options]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", **self._user)
         assert done.returncode == 0, done.stdout + done.stderr
 
@@ -79,12 +79,12 @@ class PostgreSQL:
     def start(self) -> None:
         """Starts the server and returns when it answers."""
         options = [part for name, value in OPTIONS.items() for part in ("-c", f"{name}={value}")]
-        command = [self._binaries / "postgres", "-D", self._data, "-k", self.folder, *options]
+        command: list[str | Path] = [self._binaries / "postgres", "-D", self._data, "-k", self.folder, *options]
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", **self._user)
+            process = self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", **self._user)
         until = time.monotonic() + START_SECONDS
         while not self._answers():
-            assert self._process.poll() is None, self._log.read_text()[-2000:]
+            assert process.poll() is None, self._log.read_text()[-2000:]
             assert time.monotonic() < until, self._log.read_text()[-2000:]
             time.sleep(0.05)
 

@@ -83,7 +83,7 @@ def test_work_that_waits_is_done_where_no_further_thread_can_start() -> None:
 
     first = executor.submit(work)
     assert began.wait(60)
-    waiting = [executor.submit(lambda number=number: number) for number in range(3)]
+    waiting = [executor.submit(int, number) for number in range(3)]
     with no_thread_can_start():
         release.set()
         assert first.result(60)

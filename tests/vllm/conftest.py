@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -18,10 +19,10 @@ from tests.vllm.models import save_tiny
 LIMITS = EngineLimits(max_running=16, max_background=8, cache_bytes=768 << 20)
 
 
-def opened(model: str, cache: Path, **options: object) -> VllmEngine:
+def opened(model: str, cache: Path, **options: Any) -> VllmEngine:
     """Opens the engine in float32, without compilation unless asked for."""
-    values: dict[str, object] = {"device": "cpu", "dtype": "float32", "compiled": False, "limits": LIMITS, **options}
-    engine = open_engine("vllm", EngineOptions(model, cache, **values))  # type: ignore[arg-type]
+    values: dict[str, Any] = {"device": "cpu", "dtype": "float32", "compiled": False, "limits": LIMITS, **options}
+    engine = open_engine("vllm", EngineOptions(model, cache, **values))
     assert isinstance(engine, VllmEngine)
     return engine
 

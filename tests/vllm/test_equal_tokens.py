@@ -135,7 +135,7 @@ async def test_the_model_is_the_same_and_its_activations_are(engine: VllmEngine,
     layers = tuple(range(info.layer_count))
     for position in ("last", "mean", "all"):
         prompts = [replace(prompt, first=3 if position == "all" else 0) for prompt in prompts]
-        spec = CaptureSpec(layers, position, logits=position != "mean", embeddings=True)  # type: ignore[arg-type]
+        spec = CaptureSpec(layers, position, logits=position != "mean", embeddings=True)
         both = zip(await engine.capture(prompts, spec), await reference.capture(prompts, spec), strict=True)
         for found, expected in both:
             gap = (found.activations - expected.activations).norm(dim=2) / expected.activations.norm(dim=2)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ PROMPTS = [tuple(range(10 + number, 110 + number)) for number in range(4)]
 
 
 @pytest.fixture(scope="module")
-def cramped(tiny_vllm_folder: Path) -> VllmEngine:
+def cramped(tiny_vllm_folder: Path) -> Iterator[VllmEngine]:
     """An engine that computes at most 64 positions in a step and whose cache holds few sequences."""
     limits = replace(LIMITS, idle_prefill_tokens=64, cache_bytes=3 * 3 * 2 * 128 * 2 * 32 * 4)
     engine = opened(str(tiny_vllm_folder), tiny_vllm_folder, limits=limits)

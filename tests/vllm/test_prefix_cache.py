@@ -1,5 +1,6 @@
 """The prefix cache and steering: whatever is cached, a request's tokens are those of a cold run."""
 
+from itertools import count
 from typing import Any
 
 import pytest
@@ -26,6 +27,9 @@ async def plan(engine: VllmEngine, vector: str = "alpha", **fields: Any) -> Stee
     return await plan_for(items, vectors_for(engine.info, scale=60.0), engine.info)
 
 
+SALTS = count()
+
+
 async def answer(
     engine: VllmEngine,
     ids: tuple[int, ...],
@@ -35,13 +39,9 @@ async def answer(
     tokens: int = 24,
 ) -> Outcome:
     """cold: under a salt of its own, so that nothing is cached."""
-    answer.salts += 1  # type: ignore[attr-defined]
-    salt = f"cold {answer.salts}" if cold else ""  # type: ignore[attr-defined]
+    salt = f"cold {next(SALTS)}" if cold else ""
     sampling = SamplingParams(max_tokens=tokens, ignore_eos=True)
     return await run(engine, GenerationRequest(ids, sampling, steering, cache_salt=salt))
-
-
-answer.salts = 0  # type: ignore[attr-defined]
 
 
 async def test_the_engine_knows_that_its_block_hashes_know_steering(engine: VllmEngine) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from repeng import ControlVector, DatasetEntry  # type: ignore[import-not-found]
-from steering_vectors import train_steering_vector  # type: ignore[import-not-found]
+from repeng import ControlVector, DatasetEntry
+from steering_vectors import train_steering_vector
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from benchmarks.contenders.protocol import serve_requests

@@ -7,10 +7,10 @@ from itertools import count
 from typing import Any
 
 import torch
-import vllm  # type: ignore[import-not-found]
+import vllm
 from vllm import AsyncEngineArgs, SamplingParams
-from vllm.sampling_params import RequestOutputKind  # type: ignore[import-not-found]
-from vllm.v1.engine.async_llm import AsyncLLM  # type: ignore[import-not-found]
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
 
 from benchmarks.contenders.protocol import serve_requests
 from benchmarks.stream_timing import load_metrics, stream_metrics

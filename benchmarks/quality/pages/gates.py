@@ -41,7 +41,7 @@ def failed_table() -> str:
     ]
     if not rows:
         return "No check fails under any seed.\n"
-    seeds = next((entry["seeds"] for _, entry in _entries()), [])
+    seeds: list[dict[str, Any]] = next((entry["seeds"] for _, entry in _entries()), [])
     return table(("concept", *(f"seed {one['seed']}" for one in seeds)), rows)
 
 

@@ -1,7 +1,7 @@
 """TransformersEngine: the asynchronous face of a transformers model in this process."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from collections.abc import Sequence as Rows
 from contextlib import closing
 from functools import partial
@@ -81,7 +81,7 @@ class TransformersEngine:
 
         self._loop.call(install)
 
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
         """See Engine.generate."""
         ids, plan = await encode_steered(self.tokenizer, request.prompt, request.plan)
         self._check(ids, request)

@@ -1,7 +1,7 @@
 """VllmEngine: the Engine protocol over vLLM."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from time import monotonic
@@ -76,7 +76,7 @@ class VllmEngine:
         self._streams: set[Stream] = set()
         self._closed = False
 
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
         """See Engine.generate."""
         ids = await encode_prompt(self.tokenizer, request.prompt)
         self._check(ids, request)

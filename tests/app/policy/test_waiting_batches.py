@@ -1,7 +1,7 @@
 """A line of a batch that waits for its key or for the queue is answered under the policy of the time when it is answered."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import pytest
 
@@ -43,7 +43,7 @@ class FullEngine(ScriptedEngine):
 
     open, refused = True, False
 
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
         """See Engine.generate."""
         if not self.open:
             self.refused = True

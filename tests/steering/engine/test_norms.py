@@ -9,7 +9,8 @@ import torch
 
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec
 from steering.engine.norms import measure_typical_norms
-from tests.fakes import SCRIPTED_MODEL, ScriptedEngine
+from tests.fakes import ScriptedEngine
+from tests.scripted_model import SCRIPTED_MODEL
 
 
 class Planted(ScriptedEngine):

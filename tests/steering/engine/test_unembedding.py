@@ -1,12 +1,13 @@
 """The two ends of the residual stream: the head makes of the last residual what the model says, whatever its architecture."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest
+from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest, Position
 from steering.engine.fit_task import FitTask, TokenPair
 from steering.engine.options import EngineLimits
 from steering.engine.transformers.engine import TransformersEngine
@@ -23,13 +24,14 @@ SCALED = {
     "gemma2 capped": lambda: build("Gemma2ForCausalLM", **LLAMA_LIKE, final_logit_softcapping=5.0),
 }
 """Architectures that change the logits after the head."""
-MODELS = {**FAMILIES, **SCALED}
+MODELS: dict[str, Callable[[], PreTrainedModel]] = {**FAMILIES, **SCALED}
 
 
 def own_logits(model: PreTrainedModel) -> torch.Tensor:
     """(token, vocab) as transformers alone computes them."""
     with torch.no_grad():
-        return model(input_ids=torch.tensor([IDS]), use_cache=False).logits[0]
+        logits: torch.Tensor = model(input_ids=torch.tensor([IDS]), use_cache=False).logits[0]
+    return logits
 
 
 @pytest.mark.parametrize("family", MODELS)
@@ -59,8 +61,8 @@ async def test_no_request_notices_and_nothing_is_left_behind(hf_byte_tokenizer: 
         plan = await plan_for([{"vector": "alpha", "strength": 2.0}], vectors_for(engine.info), engine.info)
         request = GenerationRequest(IDS, sampling(24), plan)
         alone = await run(engine, request)
-        besides, *_ = await asyncio.gather(
-            run(engine, request), *(engine.unembed(torch.randn(5, 32)) for _ in range(6))
+        besides, _ = await asyncio.gather(
+            run(engine, request), asyncio.gather(*(engine.unembed(torch.randn(5, 32)) for _ in range(6)))
         )
         assert besides.tokens == alone.tokens
         blocks = engine._runner._layout.blocks
@@ -100,9 +102,14 @@ async def test_input_embeddings_are_read_at_the_same_positions(
 
 
 async def _check_positions(engine: TransformersEngine, table: torch.Tensor) -> None:
-    expected = {"last": table[-1:], "mean": table[1:].mean(0, keepdim=True), "all": table, -2: table[-2:-1]}
+    expected: dict[Position, torch.Tensor] = {
+        "last": table[-1:],
+        "mean": table[1:].mean(0, keepdim=True),
+        "all": table,
+        -2: table[-2:-1],
+    }
     for position, rows in expected.items():
-        spec = CaptureSpec((0,), position, embeddings=True)  # type: ignore[arg-type]
+        spec = CaptureSpec((0,), position, embeddings=True)
         (read,) = await engine.capture([CapturePrompt(IDS)], spec)
         torch.testing.assert_close(read.embeddings, rows)
     (read,) = await engine.capture([CapturePrompt(IDS)], CaptureSpec((0,)))

@@ -1,6 +1,7 @@
 """The card's warnings, the layer it recommends and the strengths to try."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -52,8 +53,8 @@ def test_good_evidence_draws_no_warning() -> None:
         ),
     ],
 )
-def test_each_weakness_is_named_once(changes: dict[str, object], opening: str) -> None:
-    warnings = card(**changes).warnings  # type: ignore[arg-type]
+def test_each_weakness_is_named_once(changes: dict[str, Any], opening: str) -> None:
+    warnings = card(**changes).warnings
     assert len(warnings) == 1
     assert warnings[0].startswith(opening)
 

@@ -42,7 +42,10 @@ def extracted(activations: torch.Tensor, pairs_per_topic: int, seed: int) -> tup
     names = tuple(str(index) for index in range(count))
     topics = tuple(str(index // pairs_per_topic) for index in range(count))
     division = folding(PairSet(names, names, topics), 0.3, seed)
-    fits = {layer: fit_layer(MeanDifference.fit, *activations[layer], True, division, seed) for layer in range(LAYERS)}
+    fits = {
+        layer: fit_layer(MeanDifference.fit, positive, negative, True, division, seed)
+        for layer, (positive, negative) in enumerate(activations)
+    }
     found = nested_auroc(fits, LAYERS)
     assert found is not None
     return fits, found

@@ -22,7 +22,7 @@ def test_devices_and_dtypes_that_do_not_exist_are_refused() -> None:
 def test_auto_is_what_the_machine_has() -> None:
     assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert choose_dtype("float16", torch.device("cpu")) == torch.float16
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     native = capabilities.get("amx_bf16", False) or capabilities.get("avx512_bf16", False)
     assert choose_dtype("auto", torch.device("cpu")) == (torch.bfloat16 if native else torch.float32)
 

@@ -1,8 +1,11 @@
 """ResidualHooks: exactly what was asked, where it was asked, and nothing afterwards."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from steering.errors import InternalError
 from steering.model.hooks import ResidualHooks, StopForward
@@ -174,7 +177,7 @@ def test_a_compiler_can_trace_through_an_active_step(tiny_model: PreTrainedModel
     """fullgraph: a hook that breaks the graph would raise."""
     hooks = ResidualHooks(find_layout(tiny_model))
     change = torch.full((ROWS * LENGTH, D_MODEL), 0.5)
-    compiled = torch.compile(tiny_model, backend="eager", fullgraph=True)
+    compiled: Callable[..., CausalLMOutputWithPast] = torch.compile(tiny_model, backend="eager", fullgraph=True)
     plain = tiny_model(IDS, use_cache=False).logits
     with hooks.step(lambda _layer, residual: residual + change, layers={1}):
         eager = tiny_model(IDS, use_cache=False).logits

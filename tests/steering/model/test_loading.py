@@ -20,8 +20,8 @@ from tests.steering.model.tiny_gguf import write_tiny_gguf
 IDS = torch.arange(8)[None]
 
 
-def load_here(source: Path | str, cache: Path, **options: str) -> LoadedModel:
-    return load(str(source), cache_dir=cache, device="cpu", **{"dtype": "float32", **options})  # type: ignore[arg-type]
+def load_here(source: Path | str, cache: Path, dtype: str = "float32") -> LoadedModel:
+    return load(str(source), cache_dir=cache, device="cpu", dtype=dtype)
 
 
 def test_a_folder_is_loaded_as_it_was_saved(tiny_folder: Path, tiny_model: PreTrainedModel, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
+from steering.engine.api import Prompt
 from steering.errors import InvalidRequest
 from steering.model.prompt import ModelTokenizer
 from steering.pairs import ChatMessage
@@ -112,9 +113,9 @@ def test_a_control_token_that_cannot_be_written_otherwise_is_refused() -> None:
         ((user("\udc00"),), "not valid Unicode"),
     ],
 )
-def test_prompts_that_cannot_be_right_are_refused(prompt: object, reason: str) -> None:
+def test_prompts_that_cannot_be_right_are_refused(prompt: Prompt, reason: str) -> None:
     with pytest.raises(InvalidRequest, match=reason):
-        BYTES.encode(prompt)  # type: ignore[arg-type]
+        BYTES.encode(prompt)
 
 
 def test_an_empty_text_without_an_opening_token_is_refused() -> None:

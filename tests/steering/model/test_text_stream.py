@@ -10,6 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from steering.model.text_stream import BROKEN, MAX_HELD, TextDecoder, TextStream
 from tests.byte_tokenizer import build_byte_tokenizer
 from tests.families import EOS
+from tests.narrowing import present
 
 BYTES = build_byte_tokenizer().backend_tokenizer
 
@@ -60,7 +61,7 @@ def test_any_bytes_join_to_what_decoding_gives(ids: list[int]) -> None:
 def test_bytes_that_are_no_text_do_not_stop_the_words_after_them(ids: list[int]) -> None:
     """A run of byte tokens that is no text turns into broken characters as a whole, which takes back what came before
     within the run; a stream cannot take anything back, but it goes on."""
-    word = WORD_MARKS.token_to_id("▁a")
+    word = present(WORD_MARKS.token_to_id("▁a"))
     assert "".join(streamed(WORD_MARKS, [*ids, word, word])).endswith("a a")
 
 

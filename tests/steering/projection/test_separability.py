@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from steering.errors import InvalidRequest
-from steering.projection.separability import Separability, separability
+from steering.projection.base import Separability
+from steering.projection.separability import separability
 
 
 def labelled(gap: float, seed: int = 0, examples: int = 60, names: str = "ab") -> tuple[np.ndarray, list[str]]:

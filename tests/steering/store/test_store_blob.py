@@ -49,7 +49,7 @@ class TestRoundTrip:
     def test_the_order_in_which_things_were_given_does_not_matter(self) -> None:
         one = replace(VECTOR, provenance={"a": 1, "b": {"c": 2, "d": 3}})
         other = replace(
-            VECTOR, layers=dict(reversed(VECTOR.layers.items())), provenance={"b": {"d": 3, "c": 2}, "a": 1}
+            VECTOR, layers=dict(reversed(list(VECTOR.layers.items()))), provenance={"b": {"d": 3, "c": 2}, "a": 1}
         )
         assert encode(one) == encode(other)
 
@@ -90,6 +90,6 @@ class TestRoundTrip:
         back = decode(content, name="bare", model="tiny", model_fingerprint="sha:1")
         assert torch.allclose(back.layers[3].direction, torch.tensor([0.6, 0.8]))
         assert (back.layers[3].scale, back.d_model, back.method, back.model) == (5.0, 2, "import", "tiny")
-        for given_ in ({"name": "bare"}, {"model": "tiny"}):
+        for name, model in (("bare", None), (None, "tiny")):
             with pytest.raises(InvalidRequest, match="metadata"):
-                decode(content, **given_)  # type: ignore[arg-type]
+                decode(content, name=name, model=model)

@@ -8,7 +8,7 @@ either way, the model can only babble.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -61,14 +61,14 @@ class LinearEngine:
             vocab_size=len(WORDS), context_length=512, dtype="float32", device="cpu", parameter_count=0,
             chat_template=chat_template,
         )  # fmt: skip
-        self.tokenizer = LinearTokenizer(system_role)
+        self.name, self.tokenizer = "linear", LinearTokenizer(system_role)
         self.running = self.peak = self.captured = self.generated = 0
         self.unembedded: list[int] = []
         self.capture_calls: list[tuple[int, CaptureSpec]] = []
         self._fails, self._replies = fails, dict(replies or {})
         numbers = torch.Generator().manual_seed(11)
         basis = torch.linalg.qr(torch.randn(D_MODEL, D_MODEL, generator=numbers))[0]
-        self.concept = basis[0]
+        self.concept: torch.Tensor = basis[0]
         across = torch.eye(D_MODEL) - torch.outer(self.concept, self.concept)
         self.embedding = torch.randn(len(WORDS), D_MODEL, generator=numbers) @ across / D_MODEL**0.5
         self.late_noise = NOISE * torch.randn(len(WORDS), generator=numbers)
@@ -119,12 +119,13 @@ class LinearEngine:
 
     # -- the Protocol ---------------------------------------------------------------------------------------------
 
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
         prompt = self.tokenizer.encode(request.prompt)
         self.running += 1
         self.peak = max(self.peak, self.running)
         scripted = self._scripted(request.prompt)
-        ids, doses, reason = list(prompt), {}, "length"
+        ids, stopped = list(prompt), False
+        doses: dict[int, float] = {}
         try:
             for index in range(request.sampling.max_tokens):
                 await asyncio.sleep(0)
@@ -133,7 +134,7 @@ class LinearEngine:
                     raise error
                 after, doses = self.residuals(ids, request.plan, len(prompt))
                 if scripted is not None and not scripted:
-                    reason = "stop"
+                    stopped = True
                     break
                 token = (
                     _sample(self.logits(ids, after[-1])[-1], request.sampling, index)
@@ -146,7 +147,8 @@ class LinearEngine:
                 yield TokenEvent(index, token, (" " if index else "") + WORDS[token], readout=readout)
             report = SteeringReport((doses,), (bool(doses),), (None,)) if doses else SteeringReport()
             count = len(ids) - len(prompt)
-            yield TokenEvent(count, -1, "", finish=Finish(reason, len(prompt), count, 0, report))  # type: ignore[arg-type]
+            finish = Finish("stop" if stopped else "length", len(prompt), count, 0, report)
+            yield TokenEvent(count, -1, "", finish=finish)
         finally:
             self.running -= 1
 

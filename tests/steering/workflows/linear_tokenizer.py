@@ -70,16 +70,19 @@ class LinearTokenizer:
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         if isinstance(prompt, str):
             return (BEGIN, *self._words(prompt))
-        if prompt and isinstance(prompt[0], int):
-            if any(not isinstance(i, int) or not 0 <= i < len(WORDS) for i in prompt):
-                raise InvalidRequest("a token id is not in the vocabulary", param="prompt")
-            return tuple(prompt)  # type: ignore[arg-type]
+        if isinstance(prompt[0], ChatMessage):
+            return self._conversation(prompt)
+        if any(not isinstance(i, int) or not 0 <= i < len(WORDS) for i in prompt):
+            raise InvalidRequest("a token id is not in the vocabulary", param="prompt")
+        return prompt
+
+    def _conversation(self, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
         ids = [BEGIN]
-        for message in prompt:
+        for message in messages:
             if message.role == "system" and not self._system_role:
                 raise InvalidRequest("the chat template knows no system role", param="messages")
             ids += [IDS[f"<{message.role}>"], *self._words(message.content)]
-        if prompt[-1].role != "assistant":
+        if messages[-1].role != "assistant":
             ids.append(IDS["<assistant>"])
         return tuple(ids)
 

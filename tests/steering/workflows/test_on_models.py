@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from steering.concepts.loader import load_concept, load_evaluation_prompts
 from steering.engine.api import CapturePrompt, CaptureSpec, SamplingParams
 from steering.engine.transformers.engine import TransformersEngine
+from steering.model.loading import LoadedModel
 from steering.pairs import ChatMessage, PairSet
 from steering.schemas.latent_space import LatentSpaceRequest
 from steering.workflows.comparison.compare import Arm, Comparison, compare
@@ -20,17 +21,18 @@ from steering.workflows.extraction.extract import ExtractionRequest, extract
 from steering.workflows.reading.latent_space import latent_space
 from steering.workflows.reading.readout import readout
 from tests.families import FAMILIES
+from tests.narrowing import present
 
 
 @pytest.fixture
-async def tiny(tiny_loaded) -> AsyncIterator[TransformersEngine]:
+async def tiny(tiny_loaded: LoadedModel) -> AsyncIterator[TransformersEngine]:
     engine = TransformersEngine(tiny_loaded)
     yield engine
     await engine.close()
 
 
 @pytest.fixture
-async def embedded(embedded_model) -> AsyncIterator[TransformersEngine]:
+async def embedded(embedded_model: LoadedModel) -> AsyncIterator[TransformersEngine]:
     engine = TransformersEngine(embedded_model)
     yield engine
     await engine.close()
@@ -45,7 +47,9 @@ def plain_model() -> PreTrainedModel:
 PAIRS = PairSet(("I love it", "What joy", "So good"), ("I hate it", "What woe", "So bad"))
 
 
-async def test_perplexity_is_that_of_a_plain_forward_pass(tiny, plain_model):
+async def test_perplexity_is_that_of_a_plain_forward_pass(
+    tiny: TransformersEngine, plain_model: PreTrainedModel
+) -> None:
     sampling = SamplingParams(max_tokens=12, temperature=1.0, seed=4, ignore_eos=True)
     arm = (await compare(tiny, Comparison((Arm("base", "Hello"),), "base", sampling)))[0]
     prompt = tiny.tokenizer.encode("Hello")
@@ -53,10 +57,10 @@ async def test_perplexity_is_that_of_a_plain_forward_pass(tiny, plain_model):
     with torch.no_grad():
         logits = plain_model(torch.tensor([ids])).logits[0].double()
     picked = logits.log_softmax(1)[torch.arange(len(prompt) - 1, len(ids) - 1), torch.tensor(arm.answers[0].tokens)]
-    assert arm.metrics.perplexity == pytest.approx(float((-picked.mean()).exp()), rel=1e-4)
+    assert present(arm.metrics).perplexity == pytest.approx(float((-picked.mean()).exp()), rel=1e-4)
 
 
-async def test_kl_is_that_of_a_plain_hook(tiny, plain_model):
+async def test_kl_is_that_of_a_plain_hook(tiny: TransformersEngine, plain_model: PreTrainedModel) -> None:
     """Teacher-forced steering equals adding the row by hand after block 1, at every position."""
     vector = await extract(tiny, ExtractionRequest("joy", PAIRS, layers=(1,), holdout=0.0))
     plan = await plan_at(tiny.info, vector, 3.0, (1,))
@@ -73,10 +77,10 @@ async def test_kl_is_that_of_a_plain_hook(tiny, plain_model):
         handle.remove()
     kl = (hooked.exp() * (hooked - plain)).sum(1)[len(prompt) - 1 : -1]
     assert float(kl.min()) > 0.0
-    assert steered.against_baseline.kl_per_token[0] == pytest.approx(kl.tolist(), rel=1e-3, abs=1e-7)
+    assert present(steered.against_baseline).kl_per_token[0] == pytest.approx(kl.tolist(), rel=1e-3, abs=1e-7)
 
 
-async def test_a_greedy_answer_is_the_best_of_its_own_teacher_forced_logits(tiny):
+async def test_a_greedy_answer_is_the_best_of_its_own_teacher_forced_logits(tiny: TransformersEngine) -> None:
     """What is measured is what was generated: reading an answer again under its plan predicts that very answer."""
     vector = await extract(tiny, ExtractionRequest("joy", PAIRS, holdout=0.0))
     plan = await plan_at(tiny.info, vector, 2.0, (0, 2))
@@ -85,10 +89,10 @@ async def test_a_greedy_answer_is_the_best_of_its_own_teacher_forced_logits(tiny
     tokens = (await compare(tiny, Comparison((arm,), "joy", sampling)))[0].answers[0].tokens
     prompt = tiny.tokenizer.encode("Hello there")
     (again,) = await tiny.capture([CapturePrompt(prompt + tokens, plan, len(prompt))], CaptureSpec((), logits=True))
-    assert tuple(again.logits[len(prompt) - 1 : -1].argmax(1).tolist()) == tokens
+    assert tuple(present(again.logits)[len(prompt) - 1 : -1].argmax(1).tolist()) == tokens
 
 
-async def test_identical_arms_of_a_real_engine_are_identical(tiny):
+async def test_identical_arms_of_a_real_engine_are_identical(tiny: TransformersEngine) -> None:
     vector = await extract(tiny, ExtractionRequest("joy", PAIRS, holdout=0.0))
     plan = await plan_at(tiny.info, vector, 2.0, (1,))
     arms = (Arm("base", "Hello"), Arm("one", "Hello", plan), Arm("two", "Hello", plan))
@@ -100,25 +104,28 @@ async def test_identical_arms_of_a_real_engine_are_identical(tiny):
 
 
 @pytest.mark.embedded
-async def test_sentiment_is_found_read_and_mapped(embedded):
+async def test_sentiment_is_found_read_and_mapped(embedded: TransformersEngine) -> None:
     pairs = load_concept("sentiment")
     vector = await extract(embedded, ExtractionRequest("sentiment", pairs, layers=(14, 16), position="mean"))
-    (layer,) = vector.recommended.layers
-    assert vector.quality.layers[layer].auroc >= 0.9
-    assert vector.quality.layers[layer].random_auroc < 0.75
+    (layer,) = present(vector.recommended).layers
+    read = present(vector.quality).layers[layer]
+    assert present(read.auroc) >= 0.9
+    assert present(read.random_auroc) < 0.75
     texts = ("The food was wonderful and we left delighted.", "The food was dreadful and we left annoyed.")
     happy, cross = await readout(embedded, texts, {"sentiment": vector})
     assert happy.readout["sentiment"][str(layer)].mean > cross.readout["sentiment"][str(layer)].mean + 0.3
     shown, labels = pairs.positive[:20] + pairs.negative[:20], ("up",) * 20 + ("down",) * 20
-    texts = [text if isinstance(text, str) else [asdict(message) for message in text] for text in shown]
-    request = LatentSpaceRequest(texts=texts, labels=labels, layers=(layer,), position="mean", vectors=("sentiment",))
+    bodies = [text if isinstance(text, str) else [asdict(message) for message in text] for text in shown]
+    request = LatentSpaceRequest.model_validate(
+        {"texts": bodies, "labels": labels, "layers": [layer], "position": "mean", "vectors": ["sentiment"]}
+    )
     (mapped,) = (await latent_space(embedded, request, shown, {"sentiment": vector})).layers
-    assert mapped.separability.auroc > 0.7
+    assert present(present(mapped.separability).auroc) > 0.7
     assert 0.0 < mapped.segments[0].visible <= 1.0
 
 
 @pytest.mark.embedded
-async def test_sentiment_moves_the_text_both_ways(embedded):
+async def test_sentiment_moves_the_text_both_ways(embedded: TransformersEngine) -> None:
     """Scored on the text alone, by the model without steering."""
     request = ExtractionRequest("sentiment", load_concept("sentiment"), layers=(14, 16, 18), position="mean")
     vector = await extract(embedded, request)
@@ -142,7 +149,7 @@ async def test_sentiment_moves_the_text_both_ways(embedded):
 
 
 @pytest.mark.embedded
-async def test_the_model_describes_a_concept_itself(embedded):
+async def test_the_model_describes_a_concept_itself(embedded: TransformersEngine) -> None:
     prompts = load_evaluation_prompts("sentiment")[:8]
     found = await describe(
         embedded,

@@ -11,8 +11,9 @@ from steering.engine.transformers.attention.masked import Scores, masked
 from steering.engine.transformers.batch import Segment
 from steering.engine.transformers.memory.block_pool import BLOCK, blocks_for
 from steering.engine.transformers.memory.paged_cache import LayerShape, PagedCache, RowLayout
-from steering.engine.transformers.sequence import Sequence, Stream
+from steering.engine.transformers.sequence import Sequence
 from steering.plan.types import UNSTEERED
+from tests.steering.engine.loop.driven import open_stream
 
 HEADS, WIDTH = 2, 4
 DEVICE = torch.device("cpu")
@@ -22,11 +23,10 @@ pieces = st.lists(st.tuples(st.sampled_from([0, 0, 1, 7, 30]), st.integers(1, 40
 def segments(pieces: list[tuple[int, int]]) -> list[Segment]:
     """(first, length) each -> segments in that order, each with the next blocks."""
     found: list[Segment] = []
-    stream: Stream = None  # type: ignore[assignment]  # nothing is sent
     free = 1
     for number, (first, length) in enumerate(pieces):
         ids = [0] * (first + length)
-        sequence = Sequence(number, ids, len(ids), UNSTEERED, SamplingParams(), stream)
+        sequence = Sequence(number, ids, len(ids), UNSTEERED, SamplingParams(), open_stream())
         sequence.block_table = list(range(free, free + blocks_for(len(ids))))
         free += len(sequence.block_table)
         start = found[-1].end if found else 0

@@ -1,6 +1,7 @@
 """An exported graph makes fewer calls after it is rewrite, and computes the same."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -54,7 +55,7 @@ def exported(module: Mixing) -> torch.export.ExportedProgram:
     """Before it is rewrite."""
     weights = module.linears.placeholders()
     rows = torch.zeros(3, 32, dtype=torch.bfloat16)
-    free = ({0: torch.export.Dim.AUTO}, [{} for _ in weights])
+    free: tuple[dict[int, Any], list[dict[int, Any]]] = ({0: torch.export.Dim.AUTO}, [{} for _ in weights])
     with torch.no_grad():
         return torch.export.export(module, (rows, weights), dynamic_shapes=free, strict=False)
 
@@ -81,7 +82,9 @@ def test_each_call_knows_what_the_next_reads() -> None:
 def test_a_gate_and_what_passes_it_are_one_call_which_is_followed_by_the_gate(name: str) -> None:
     program = rewrite(exported(mixing(name)), kernels=True)
     [pair], [last] = calls(program, SWIGLU), calls(program, LINEAR)
-    gate, _ = pair.args[1]  # type: ignore[misc]
+    weights = pair.args[1]
+    assert isinstance(weights, Sequence)
+    gate, _ = weights
     assert pair.args[PREFETCH] == last.args[1]
     assert last.args[PREFETCH] == [gate]
 
@@ -153,6 +156,8 @@ def test_a_sum_is_formed_where_it_is_steered_if_it_is_wanted_there_alone(
     given = summands(change_shape)
     program = steered(block, given)
     [call] = calls(program, STEER)
-    assert len(call.args[0]) == parts  # type: ignore[arg-type]
+    summed = call.args[0]
+    assert isinstance(summed, Sequence)
+    assert len(summed) == parts
     with CallbackScope(lambda *_: None):
         assert torch.equal(program.module()(*given, bank()), block(*given, bank()))

@@ -35,9 +35,11 @@ def test_packed_weights_multiply_as_the_models_own(kernels: None) -> None:
 def test_they_are_what_is_multiplied_by(kernels: None) -> None:
     """Planted: weights of zeros leave the bias alone."""
     layers = model()
+    first = layers[0]
+    assert isinstance(first, nn.Linear)
     linears = PackedLinears(layers)
     linears.attach([torch.zeros_like(weight) for weight in linears.pack()])
-    assert torch.equal(layers[0](rows()), layers[0].bias.expand(ROWS, -1))
+    assert torch.equal(first(rows()), first.bias.expand(ROWS, -1))
     linears.close()
 
 

@@ -138,7 +138,7 @@ class Attention(torch.nn.Module):
     def forward(self, query: Tensor, key: Tensor, value: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
         """query, key, value (1, head, token, WIDTH); cosines, sines (1, token, WIDTH)."""
         turned, rest = zip(
-            *(states.split([self.rotated, WIDTH - self.rotated], -1) for states in (query, key)), strict=True
+            *(states.split_with_sizes([self.rotated, WIDTH - self.rotated], -1) for states in (query, key)), strict=True
         )
         both = apply_rotary_pos_emb(*turned, cosines[..., : self.rotated], sines[..., : self.rotated])
         query, key = both if not rest[0].shape[-1] else (torch.cat(pair, -1) for pair in zip(both, rest, strict=True))

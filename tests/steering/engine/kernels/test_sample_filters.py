@@ -1,6 +1,7 @@
 """Where the sampling kernel chooses for requests: the filters leave what torch leaves, and other rows are left to torch."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -13,18 +14,19 @@ from steering.engine.transformers.sampling import sampler
 from steering.engine.transformers.sequence import Sequence
 from steering.plan.types import UNSTEERED
 from steering.shapes import Tensor
+from tests.steering.engine.loop.driven import open_stream
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
 
-def sequence(**params: object) -> Sequence:
-    sampling = SamplingParams(max_tokens=8, **params)  # type: ignore[arg-type]
-    return Sequence(id=1, ids=[1, 2], prompt_length=2, plan=UNSTEERED, sampling=sampling, stream=None)  # type: ignore[arg-type]
+def sequence(**params: Any) -> Sequence:
+    sampling = SamplingParams(max_tokens=8, **params)
+    return Sequence(id=1, ids=[1, 2], prompt_length=2, plan=UNSTEERED, sampling=sampling, stream=open_stream())
 
 
 def test_rows_that_need_more_than_filters_are_left_to_torch() -> None:
     """Whoever else is in the pass, a row is chosen by the same code."""
-    asked = [{"temperature": 0.0}, {"temperature": 0.9}, {"temperature": 0.9, "top_k": 3}, {"logprobs": 2},
+    asked: list[dict[str, float]] = [{"temperature": 0.0}, {"temperature": 0.9}, {"temperature": 0.9, "top_k": 3}, {"logprobs": 2},
              {"temperature": 1.5}, {"temperature": 0.9, "presence_penalty": 1.0}, {"temperature": 0.0, "top_p": 0.5}]  # fmt: skip
     rows = [sequence(**params, seed=number) for number, params in enumerate(asked)]
     logits, seen = (

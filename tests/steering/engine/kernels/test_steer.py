@@ -96,7 +96,9 @@ def test_a_row_gets_the_same_bits_alone_and_among_others(dtype: torch.dtype, par
     summands, (rows, indices, inverse) = [states(dtype, tokens, width)] * parts, bank(tokens, width)
     apart = inverse.clone()
     together = steer(summands, rows, indices, inverse, OPCODES, ADD)
-    assert torch.equal(together, (sum(summands).float() + rows_at(ADD, rows, indices)).to(dtype))
+    assert torch.equal(
+        together, (sum(summands, torch.zeros((), dtype=dtype)).float() + rows_at(ADD, rows, indices)).to(dtype)
+    )
     for token in range(tokens):
         one, met = slice(token, token + 1), apart[:, token : token + 1].contiguous()
         alone = steer([summand[one] for summand in summands], rows, indices[one], met, OPCODES, ADD)

@@ -26,11 +26,11 @@ from steering.model.loading import LoadedModel
 from steering.plan.types import UNSTEERED, SteeringPlan
 
 
-class FailingAllocator(TorchDispatchMode):
+class FailingAllocator(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not annotate it
     """Counts the operations that allocate a tensor, and fails the chosen ones as a device does that has no memory left."""
 
     def __init__(self, failing: Collection[int] = ()) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.allocations, self.failed = 0, 0
         self._failing = frozenset(failing)
 
@@ -156,6 +156,22 @@ def ends_of(row: Row) -> list[object]:
     ends = [item for item in items if not (isinstance(item, TokenEvent) and item.finish is None)]
     assert not ends or items[-1] is ends[-1], "something came after the end"
     return ends
+
+
+def tokens_of(row: Row) -> list[int]:
+    """Returns the tokens of an answer, which must not have failed."""
+    return _completed(row)[0]
+
+
+def finish_of(row: Row) -> Finish:
+    """Returns how an answer ended, which must not have failed."""
+    return _completed(row)[1]
+
+
+def _completed(row: Row) -> tuple[list[int], Finish]:
+    end = answer_of(row)
+    assert isinstance(end, tuple)
+    return end
 
 
 def answer_of(row: Row) -> tuple[list[int], Finish] | Capture | SteeringError:

@@ -20,7 +20,7 @@ from steering.errors import (
     OutOfMemory,
     Overloaded,
 )
-from tests.engines import engine_over, family_engine, run, run_all, sampling
+from tests.engines import Outcome, engine_over, family_engine, run, run_all, sampling
 from tests.families import FAMILIES, LLAMA_LIKE, build
 from tests.plans import plan_for, random_items, vectors_for
 from tests.polling import until
@@ -131,7 +131,9 @@ async def test_numbers_out_of_range_end_one_row(hf_byte_tokenizer: PreTrainedTok
             run(engine, good[1]),
             return_exceptions=True,
         )
+        assert isinstance(results[0], Outcome)
         assert isinstance(results[1], NonfiniteActivations)
+        assert isinstance(results[2], Outcome)
         assert [results[0].tokens, results[2].tokens] == [outcome.tokens for outcome in expected]
         # the slot that overflowed is clean for whoever comes next
         assert [o.tokens for o in await run_all(engine, good * 2)] == [o.tokens for o in expected * 2]

@@ -16,12 +16,21 @@ from steering.engine.readings import Reading
 from steering.engine.transformers.memory.block_pool import BLOCK
 from steering.errors import EngineDead, InternalError, OutOfMemory
 from steering.model.loading import LoadedModel, opened
+from steering.model.text_stream import TextStream
 from steering.plan.types import UNSTEERED
 from tests.engines import engine_over, family_engine, run, run_all, sampling
 from tests.families import FAMILIES, LLAMA_LIKE, build
 from tests.plans import plan_for, vectors_for
 from tests.polling import until
-from tests.steering.engine.loop.driven import DrivenLoop, FailingAllocator, answer_of, runner_of, sequence_of
+from tests.steering.engine.loop.driven import (
+    DrivenLoop,
+    FailingAllocator,
+    answer_of,
+    finish_of,
+    runner_of,
+    sequence_of,
+    tokens_of,
+)
 
 POSITION = 2 * 2 * 8 * 4 * 3
 """Bytes: keys and values, heads, width, float32, layers of the tiny model."""
@@ -115,13 +124,13 @@ async def test_a_readout_of_1500_texts_refuses_no_live_request(hf_byte_tokenizer
 def test_what_fails_for_one_row_ends_that_row(driven: tuple[DrivenLoop, LoadedModel]) -> None:
     loop, loaded = driven
 
-    class Broken:
+    class Broken(TextStream):
         """Cannot turn the third token into text."""
 
         def __init__(self) -> None:
             self.steps = 0
 
-        def step(self, _token_id: int) -> str:
+        def step(self, token_id: int) -> str:
             self.steps += 1
             if self.steps == 3:
                 raise ValueError("no such character")
@@ -136,8 +145,7 @@ def test_what_fails_for_one_row_ends_that_row(driven: tuple[DrivenLoop, LoadedMo
     loop.finish()
     loop.assert_idle()
     assert isinstance(answer_of(bad), InternalError)
-    tokens, _ = answer_of(good)  # type: ignore[misc]
-    assert len(tokens) == 30
+    assert len(tokens_of(good)) == 30
 
 
 def test_blocks_of_a_steered_capture_are_zeroed_before_their_next_use(driven: tuple[DrivenLoop, LoadedModel]) -> None:
@@ -172,11 +180,8 @@ def test_memory_that_ends_where_a_client_leaves_ends_nobody(driven: tuple[Driven
     loop.turn([joining])
     loop.finish()
     loop.assert_idle()
-    tokens, finish = answer_of(staying)  # type: ignore[misc]
-    assert len(tokens) == 20
-    assert finish.steering.incomplete, "what was measured of it had not been collected"
-    _, finish = answer_of(joining)  # type: ignore[misc]
-    assert not finish.steering.incomplete
+    assert len(tokens_of(staying)) == 20
+    assert [finish_of(one).steering.incomplete for one in (staying, joining)] == [True, False], "not all was collected"
 
 
 def test_steering_that_finds_no_memory_ends_the_newcomer_alone(driven: tuple[DrivenLoop, LoadedModel]) -> None:
@@ -195,8 +200,7 @@ def test_steering_that_finds_no_memory_ends_the_newcomer_alone(driven: tuple[Dri
     rows._free.extend(free)
     loop.finish()
     assert isinstance(answer_of(newcomer), OutOfMemory)
-    tokens, _ = answer_of(running)  # type: ignore[misc]
-    assert len(tokens) == 10
+    assert len(tokens_of(running)) == 10
 
 
 async def test_a_defect_of_the_loop_ends_everybody_once(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:

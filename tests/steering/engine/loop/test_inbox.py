@@ -48,8 +48,15 @@ def test_work_wakes_an_idle_engine() -> None:
 
 
 def test_an_idle_engine_has_small_things_to_do_until_there_is_work() -> None:
-    done, one = [], work(1)
-    box = Inbox(LIMITS, lambda _: 0, idle=lambda: done.append(1) is None and (len(done) < 3 or box.put([one]) is None))
+    done, one = list[int](), work(1)
+
+    def idle() -> bool:
+        done.append(1)
+        if len(done) == 3:
+            box.put([one])
+        return True
+
+    box = Inbox(LIMITS, lambda _: 0, idle=idle)
     assert box.collect(busy=False) == [one]
     assert len(done) == 3
     assert box.collect(busy=True) == []
@@ -57,13 +64,22 @@ def test_an_idle_engine_has_small_things_to_do_until_there_is_work() -> None:
 
 
 def test_closing_ends_an_idle_engine_that_has_things_to_do() -> None:
-    box: Inbox = Inbox(LIMITS, lambda _: 0, idle=lambda: box.close() is None)
+    def idle() -> bool:
+        box.close()
+        return True
+
+    box = Inbox(LIMITS, lambda _: 0, idle=idle)
     assert box.collect(busy=False) is None
 
 
 def test_what_an_idle_engine_does_ends() -> None:
     done: list[int] = []
-    box, one = Inbox(LIMITS, lambda _: 0, idle=lambda: done.append(1) is not None), work(1)
+
+    def idle() -> bool:
+        done.append(1)
+        return False
+
+    box, one = Inbox(LIMITS, lambda _: 0, idle=idle), work(1)
     with ThreadPoolExecutor(1) as pool:
         taken = pool.submit(box.collect, busy=False)
         while not done:

@@ -8,6 +8,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import TypeAlias
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from steering.engine.api import Capture, CaptureSpec, SteeringReport
+from steering.engine.api import Capture, CaptureSpec, Finish, SteeringReport
 from steering.engine.options import EngineLimits
 from steering.engine.transformers.runner import ModelRunner
 from steering.engine.transformers.sequence import Sequence
@@ -34,6 +35,7 @@ EXAMPLES = int(os.environ.get("LOOP_EXAMPLES", "200"))
 PHASES = [Phase.explicit, Phase.generate]
 """Without shrinking, which takes longer than a test may: a failing example is printed as it was drawn."""
 pytestmark = pytest.mark.timeout(3600)
+End: TypeAlias = tuple[list[int], Finish] | Capture | SteeringError
 LIMITS = EngineLimits(max_running=6, contended_running=4, max_background=3, prefill_tokens=24, idle_prefill_tokens=40)
 BEGINNINGS = [bytes(random.Random(n).randrange(256) for _ in range(90)) for n in range(3)]
 
@@ -55,7 +57,6 @@ class Asked:
 
     def sequence(self, loaded: LoadedModel) -> Sequence:
         """A new sequence of it."""
-        settings = {"temperature": self.temperature, "seed": self.seed}
         row = sequence_of(
             loaded,
             self.tokens,
@@ -65,7 +66,8 @@ class Asked:
             prompt_length=self.prompt_length,
             first=self.first,
             salt=self.salt,
-            **settings,
+            temperature=self.temperature,
+            seed=self.seed,
         )
         row.priority = self.priority
         return row
@@ -110,16 +112,16 @@ class World:
         self._large.close()
 
 
-def completed(found: object) -> tuple[list[int], SteeringReport] | Capture:
+def completed(found: End) -> tuple[list[int], SteeringReport] | Capture:
     """What a request that did not fail ended with."""
     assert not isinstance(found, SteeringError), found
     if isinstance(found, Capture):
         return found
-    tokens, finish = found  # type: ignore[misc]
+    tokens, finish = found
     return tokens, finish.steering
 
 
-def run_alone(runner: ModelRunner, loaded: LoadedModel, asked: Asked) -> object:
+def run_alone(runner: ModelRunner, loaded: LoadedModel, asked: Asked) -> End:
     """The answer to one request in an engine of its own, without shared prompts."""
     driven = DrivenLoop(runner, loaded, EngineLimits(share_prefixes=False))
     row = asked.sequence(loaded)
@@ -203,10 +205,10 @@ def _drive(world: World, driven: DrivenLoop, arrivals: list[Arrival], allocator:
     _assert_as_alone(answer_of(again), world.alone(0), failed=False)
 
 
-def _assert_as_alone(found: object, alone: tuple[list[int], SteeringReport] | Capture, *, failed: bool) -> None:
-    if failed and isinstance(found, OutOfMemory):
+def _assert_as_alone(ended: End, alone: tuple[list[int], SteeringReport] | Capture, *, failed: bool) -> None:
+    if failed and isinstance(ended, OutOfMemory):
         return
-    found = completed(found)
+    found = completed(ended)
     if isinstance(alone, Capture):
         assert isinstance(found, Capture)
         torch.testing.assert_close(found.activations, alone.activations, rtol=1e-3, atol=1e-4)

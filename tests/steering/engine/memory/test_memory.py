@@ -2,6 +2,7 @@
 finite."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -63,7 +64,7 @@ async def test_a_preempted_answer_goes_on_as_if_nothing_had_happened(
     limits = EngineLimits(cache_bytes=16 * BLOCK * POSITION)
     async with family_engine("llama", hf_byte_tokenizer, limits) as engine:
         vectors = vectors_for(engine.info)
-        items = [
+        items: list[dict[str, Any]] = [
             {"vector": "alpha", "layers": "all", "strength": 0.5},
             {"vector": "beta", "layers": [1], "operation": "ablate"},
         ]

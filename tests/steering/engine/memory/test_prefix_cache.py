@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast
 from steering.engine.api import GenerationRequest, SteeringReport
 from steering.engine.options import EngineLimits
 from steering.engine.transformers.memory.block_pool import BLOCK
+from steering.plan.types import SteeringPlan
 from tests.engines import family_engine, run, run_all, run_alone, sampling
 from tests.plans import plan_for, random_items, vectors_for
 
@@ -111,7 +112,7 @@ async def test_who_shares_with_whom(hf_byte_tokenizer: PreTrainedTokenizerFast) 
     async with family_engine("llama", hf_byte_tokenizer) as engine:
         vectors = vectors_for(engine.info)
 
-        async def plan(**scope: object):
+        async def plan(**scope: object) -> SteeringPlan:
             return await plan_for([{"vector": "alpha", "layers": [1], "scope": scope}], vectors, engine.info)
 
         plain = GenerationRequest(prompt("Why?"), sampling(4))

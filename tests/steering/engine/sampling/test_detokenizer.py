@@ -6,11 +6,12 @@ from transformers import PreTrainedTokenizerFast
 
 from steering.engine.api import GenerationRequest, SamplingParams
 from steering.engine.transformers.answers import advance, finish
+from steering.model.text_stream import TextStream
 from tests.engines import family_engine, run, run_all, sampling
 from tests.steering.engine.sampling.test_sampler import PROMPT, row
 
 
-class Pieces:
+class Pieces(TextStream):
     """A decoder that gives one piece a token."""
 
     def __init__(self, pieces: list[str]) -> None:

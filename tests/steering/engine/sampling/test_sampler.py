@@ -1,6 +1,7 @@
 """The choice of a token: seeds, noise, filters, penalties and log-probabilities."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -16,12 +17,13 @@ from steering.engine.transformers.sequence import Sequence
 from steering.plan.types import UNSTEERED
 from tests.engines import family_engine, run, run_all, sampling
 from tests.reference_steps import choose
+from tests.steering.engine.loop.driven import open_stream
 
 PROMPT = tuple(b"Tell me something")
 
 
 def row(params: SamplingParams, ids: list[int] | None = None) -> Sequence:
-    return Sequence(0, ids or [1], 1, UNSTEERED, params, stream=None)  # type: ignore[arg-type]
+    return Sequence(0, ids or [1], 1, UNSTEERED, params, stream=open_stream())
 
 
 async def test_same_seed_same_tokens_whoever_else_is_there(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
@@ -74,13 +76,14 @@ def test_a_row_gets_the_argmax_of_logits_plus_noise(seed: int, spread: float, te
     assert chosen == choose(logits[0], temperature, seed, 0)
 
 
-FILTERED = st.fixed_dictionaries(
+_PARAMETERS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {
         "top_k": st.sampled_from([0, 1, 5, 80, 1000]),
         "top_p": st.floats(0.05, 1.0),
         "min_p": st.sampled_from([0.0, 0.01, 0.3]),
     }
-).filter(lambda one: is_filtered(SamplingParams(**one)))
+)
+FILTERED = _PARAMETERS.filter(lambda one: is_filtered(SamplingParams(**one)))
 
 
 @settings(max_examples=60)
@@ -89,7 +92,7 @@ FILTERED = st.fixed_dictionaries(
     spread=st.floats(0.1, 12.0),
     rows=st.lists(FILTERED, min_size=1, max_size=4),
 )
-def test_filters_keep_what_sorting_everything_keeps(seed: int, spread: float, rows: list[dict]) -> None:
+def test_filters_keep_what_sorting_everything_keeps(seed: int, spread: float, rows: list[dict[str, Any]]) -> None:
     """Over a few candidates, as on a CPU, and over all tokens, as on other devices."""
     logits = torch.randn(len(rows), 700, generator=torch.Generator().manual_seed(seed)) * spread
     scaled = logits - logits.amax(1, keepdim=True)
@@ -139,7 +142,7 @@ def test_sampling_follows_the_distribution() -> None:
         ({"logit_bias": {0: -100.0, 1: -100.0}}, {2, 3}),
     ],
 )
-def test_filters_leave_exactly_these(params: dict, allowed: set[int]) -> None:
+def test_filters_leave_exactly_these(params: dict[str, Any], allowed: set[int]) -> None:
     logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
     rows = [row(SamplingParams(temperature=1.0, seed=seed, **params)) for seed in range(600)]
     assert {s.token_id for s in sample(logits.repeat(600, 1), rows)} == allowed
@@ -193,7 +196,7 @@ def test_a_nonfinite_row_is_reported_and_alone() -> None:
         {"temperature": 1.0, "repetition_penalty": 1e-39, "top_p": 0.5},
     ],
 )
-def test_extreme_numbers_choose_the_argmax_and_disturb_no_other_row(extreme: dict) -> None:
+def test_extreme_numbers_choose_the_argmax_and_disturb_no_other_row(extreme: dict[str, Any]) -> None:
     logits = torch.tensor([[0.5, 3.0, -1.0, 2.0]] * 2)
     plain = SamplingParams(temperature=1.0, seed=5)
     found = sample(logits, [row(SamplingParams(**extreme), [1]), row(plain)])

@@ -1,6 +1,7 @@
 """Each token has the directions of its request, and no copy of them: what a pass needs does not grow with the plans."""
 
 import asyncio
+from typing import Any
 
 import torch
 from hypothesis import given, settings
@@ -44,12 +45,14 @@ def test_rows_are_taken_and_put_back(ranges: list[tuple[int, int]]) -> None:
         assert values.tolist() == list(range(24))
 
 
-class Largest(TorchDispatchMode):
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not annotate it
     """Remembers the largest tensor that was allocated."""
 
-    numbers = 0
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.numbers = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for one in result if isinstance(result, tuple | list) else (result,):
             if isinstance(one, torch.Tensor):

@@ -1,5 +1,7 @@
 """The reported doses are those the slow reference meets, whatever attention the model has and however passes are formed."""
 
+from typing import Any
+
 import pytest
 from transformers import PreTrainedTokenizerFast
 
@@ -15,7 +17,7 @@ from tests.reference import Reference
 
 PROMPT = tuple(b"The answer to that is not known yet")
 CONDITION = {"vector": "beta", "at": "token", "layer": 0, "above": 0.0}
-CASES = [
+CASES: list[list[dict[str, Any]]] = [
     [{"vector": "alpha", "layers": [1], "scope": {"tokens": "generated"}}],
     [{"vector": "alpha", "layers": [1], "scope": {"tokens": "prompt"}}],
     [{"vector": "alpha", "layers": [1], "scope": {"tokens": "last"}}],
@@ -32,7 +34,7 @@ CASES = [
         }
     ],
 ]
-TOGETHER = [
+TOGETHER: list[list[dict[str, Any]]] = [
     [{"vector": "alpha", "layers": [1]}, {"vector": "beta", "layers": [1], "strength": -0.5}],
     [{"vector": "alpha", "layers": [1]}, {"vector": "beta", "layers": [1], "operation": "ablate"}],
     [{"vector": "alpha", "layers": [0]}, {"vector": "beta", "layers": [2], "operation": "rotate", "degrees": 15.0}],

@@ -1,6 +1,7 @@
 """Monitors: their scores equal a slow reference, they stop an answer exactly at the token, and a row depends on no other."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -9,25 +10,27 @@ from transformers import PreTrainedTokenizerFast
 from steering.engine.api import GenerationRequest
 from steering.engine.options import EngineLimits
 from steering.engine.readings import EDGES, Monitor, MonitorSet, Reading, ScoreStatistics
-from steering.model.layout import find_layout
+from steering.model.layout import BlockOutput, find_layout
+from steering.plan.types import SteeringPlan
 from steering.spec import SteeringSpec
 from steering.vectors import ConceptVector
 from tests.engines import Outcome, family_engine, run, run_all, sampling
 from tests.families import FAMILIES
 from tests.plans import plan_for, vectors_for
 from tests.reference import Reference
+from tests.reference_steps import middle
 
 PROMPT = tuple(b"The answer to that is")
 TOKENS, LONG = 10, 40
 STEER = [{"vector": "beta", "layers": [0], "strength": 0.8}]
 
 
-def monitor(vector: ConceptVector, layer: int, bound: float = 0.0, **fields: object) -> Monitor:
+def monitor(vector: ConceptVector, layer: int, bound: float = 0.0, **fields: Any) -> Monitor:
     """A monitor of a vector at a layer, raised above the bound."""
     entry = vector.at(layer)
     reading = Reading(vector.name, layer, entry.direction, entry.scale, entry.middle)
-    values = {"name": "watch", "vector": vector.id, "sha256": vector.sha256, "above": True, **fields}
-    return Monitor(reading=reading, bound=bound, **values)  # type: ignore[arg-type]
+    values: dict[str, Any] = {"name": "watch", "vector": vector.id, "sha256": vector.sha256, "above": True, **fields}
+    return Monitor(reading=reading, bound=bound, **values)
 
 
 class Residuals:
@@ -42,19 +45,19 @@ class Residuals:
         """The score at every position."""
         found: list[torch.Tensor] = []
 
-        def keep(_module: object, _inputs: object, output: object) -> None:
-            found.append((output[0] if isinstance(output, tuple) else output)[0].double())  # type: ignore[index]
+        def keep(_module: object, _inputs: object, output: BlockOutput) -> None:
+            found.append((output[0] if isinstance(output, tuple) else output)[0].double())
 
         handle = self._blocks[layer].register_forward_hook(keep)
         self._reference.prompt_length = len(PROMPT)
         self._reference.logits(ids)
         handle.remove()
         entry = vector.at(layer)
-        projections = found[0] @ entry.direction.double()
-        return [float((p - (entry.positive_mean + entry.negative_mean) / 2) / entry.scale) for p in projections]  # type: ignore[operator]
+        projections, centre = found[0] @ entry.direction.double(), middle(entry)
+        return [float((p - centre) / entry.scale) for p in projections]
 
 
-def ask(monitors: Sequence[Monitor], plan: object, seed: int = 0, count: int = TOKENS) -> GenerationRequest:
+def ask(monitors: Sequence[Monitor], plan: SteeringPlan, seed: int = 0, count: int = TOKENS) -> GenerationRequest:
     """A sampled answer under monitors."""
     watched = MonitorSet(monitors)
     return GenerationRequest(
@@ -62,7 +65,7 @@ def ask(monitors: Sequence[Monitor], plan: object, seed: int = 0, count: int = T
         sampling(count, temperature=0.8, seed=seed),
         plan,
         monitors=watched,
-        request_id=f"req-{seed}",  # type: ignore[arg-type]
+        request_id=f"req-{seed}",
     )
 
 

@@ -1,5 +1,6 @@
 """Layers that share a dose: the engine agrees with the slow reference, and the sum is that of the recommended layers."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -63,8 +64,8 @@ async def test_it_agrees_with_the_slow_reference(
     assert any(outcome.tokens != plain.tokens for outcome in outcomes)
     for items, outcome in zip(CASES, outcomes, strict=True):
         spec = SteeringSpec.model_validate({"interventions": items})
-        limit = {} if bound is None else {"bound": bound}
-        reference = Reference(model, find_layout(model).blocks, spec, vectors, norms=norms, **limit)
+        limit = math.inf if bound is None else bound
+        reference = Reference(model, find_layout(model).blocks, spec, vectors, limit, norms=norms)
         assert outcome.tokens == reference.generate(PROMPT, 8), items
 
 

@@ -115,7 +115,11 @@ async def test_the_last_prompt_position_and_the_answer_are_the_assistants(
 ) -> None:
     async with family_engine("llama", hf_byte_tokenizer) as engine:
         vectors = vectors_for(engine.info)
-        cases = [{"roles": ["assistant"]}, {"roles": ["assistant"], "tokens": "generated"}, {"tokens": "generated"}]
+        cases: list[dict[str, Any]] = [
+            {"roles": ["assistant"]},
+            {"roles": ["assistant"], "tokens": "generated"},
+            {"tokens": "generated"},
+        ]
         plans = [await plan_for([item(scope)], vectors, engine.info) for scope in cases]
         reports = [
             (await run(engine, GenerationRequest(CHAT, sampling(5), plan))).finish.steering.tokens[0] for plan in plans
@@ -126,7 +130,8 @@ async def test_the_last_prompt_position_and_the_answer_are_the_assistants(
 
 
 async def test_what_makes_no_sense_is_refused(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
-    for wrong in ({"token_ids": []}, {"token_ids": [-1]}, {"token_ids": [True]}, {"roles": ["tool"]}, {"roles": []}):
+    refused: list[dict[str, list[Any]]] = [{"token_ids": []}, {"token_ids": [-1]}, {"token_ids": [True]}]
+    for wrong in (*refused, {"roles": ["tool"]}, {"roles": []}):
         with pytest.raises(ValidationError):
             TokenScope.model_validate(wrong)
     async with family_engine("llama", hf_byte_tokenizer) as engine:

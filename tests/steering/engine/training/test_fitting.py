@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from steering.engine.fit_task import FitTask, FittedDirection, NeutralText, Toke
 from steering.engine.transformers.engine import TransformersEngine
 from steering.engine.transformers.training.gradient_pass import ScoredText
 from steering.errors import EngineDead, InvalidRequest, LimitExceeded, NonfiniteActivations
-from tests.engines import engine_over, family_engine, run, run_all, sampling
+from tests.engines import Outcome, engine_over, family_engine, run, run_all, sampling
 from tests.families import D_MODEL, FAMILIES
 from tests.steering.engine.training.test_gradient_pass import finished, runner_over
 
@@ -163,6 +164,7 @@ async def test_a_failing_fit_ends_alone(hf_byte_tokenizer: PreTrainedTokenizerFa
             wild, run(engine, GenerationRequest(PROMPT, sampling(12))), engine.fit(TASK), return_exceptions=True
         )
         assert isinstance(results[0], NonfiniteActivations)
+        assert isinstance(results[1], Outcome)
         assert results[1].tokens == expected.tokens
         assert isinstance(results[2], FittedDirection)
 
@@ -201,11 +203,11 @@ async def test_closing_the_engine_ends_fits(hf_byte_tokenizer: PreTrainedTokeniz
     ],
 )
 async def test_what_cannot_be_fitted_is_refused(
-    hf_byte_tokenizer: PreTrainedTokenizerFast, change: dict[str, object], message: str
+    hf_byte_tokenizer: PreTrainedTokenizerFast, change: dict[str, Any], message: str
 ) -> None:
     async with family_engine("llama", hf_byte_tokenizer) as engine:
         with pytest.raises(InvalidRequest, match=message):
-            await engine.fit(replace(TASK, **change))  # type: ignore[arg-type]
+            await engine.fit(replace(TASK, **change))
 
 
 async def test_long_texts_are_refused_by_their_length(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:

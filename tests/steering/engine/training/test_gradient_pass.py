@@ -11,9 +11,10 @@ from steering.engine.options import EngineLimits
 from steering.engine.transformers.runner import ModelRunner
 from steering.engine.transformers.training.gradient_pass import Measured, Pieces, ScoredText
 from steering.errors import NonfiniteActivations, UnsupportedParameter
-from steering.model.layout import find_layout
+from steering.model.layout import BlockOutput, find_layout
 from steering.model.verification import verify_layout
 from tests.families import D_MODEL, FAMILIES, LAYERS
+from tests.narrowing import present
 
 LAYER = 1
 TEXTS = [
@@ -44,14 +45,14 @@ def finished(pieces: Pieces) -> Measured:
 
 def direction_of(seed: int = 0) -> torch.Tensor:
     direction = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(seed))
-    return direction / direction.norm()
+    return direction / float(direction.norm())
 
 
 def plain_logprobs(family: str, text: ScoredText, direction: torch.Tensor) -> torch.Tensor:
     """(position, vocab) of one text alone, by transformers as it comes."""
     model = FAMILIES[family]()
 
-    def add(_module: object, _arguments: object, output: object) -> object:
+    def add(_module: object, _arguments: object, output: BlockOutput) -> BlockOutput:
         if isinstance(output, tuple):
             return (output[0] + text.amount * direction, *output[1:])
         return output + text.amount * direction
@@ -115,16 +116,16 @@ def test_block_by_block_gradients_equal_those_of_one_graph(family: str) -> None:
     text = TEXTS[0]
     added = (text.amount * direction).requires_grad_()
 
-    def add(_module: object, _arguments: object, output: object) -> object:
+    def add(_module: object, _arguments: object, output: BlockOutput) -> BlockOutput:
         return (output[0] + added, *output[1:]) if isinstance(output, tuple) else output + added
 
     handle = find_layout(model).blocks[LAYER].register_forward_hook(add)
     logprobs = torch.log_softmax(model(input_ids=torch.tensor([text.ids])).logits[0], dim=-1)
     handle.remove()
-    sum(logprobs[at - 1, text.ids[at]] for at in range(text.start, len(text.ids))).backward()
+    torch.autograd.backward([logprobs[at - 1, text.ids[at]] for at in range(text.start, len(text.ids))])
     with runner_over(FAMILIES[family]()) as runner:
         _, gradients = finished(runner.gradients.score([text], LAYER, direction))
-    torch.testing.assert_close(gradients[0], text.amount * added.grad, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(gradients[0], text.amount * present(added.grad), rtol=1e-3, atol=1e-4)
 
 
 def test_a_piece_is_one_block_and_frees_it() -> None:

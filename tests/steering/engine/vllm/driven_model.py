@@ -1,13 +1,13 @@
 """Drives WorkerSteering as vLLM's model runner does, over a transformers model: pieces of prompts, preemption, resumption."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from steering.engine.vllm.messages import CaptureWindow, FailureMessage, ReportMessage, RequestSteering, TokenMessage
 from steering.engine.vllm.worker.state import StepView, WorkerSteering
-from steering.model.layout import find_layout
+from steering.model.layout import BlockOutput, find_layout
 
 
 class DrivenModel:
@@ -23,8 +23,8 @@ class DrivenModel:
         for index, layer in enumerate(layers):
             layer.register_forward_hook(self._hook(index))
 
-    def _hook(self, index: int):  # type: ignore[no-untyped-def]
-        def hook(_layer: object, _arguments: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+    def _hook(self, index: int) -> Callable[[object, object, BlockOutput], None]:
+        def hook(_layer: object, _arguments: object, output: BlockOutput) -> None:
             hidden = output[0] if isinstance(output, tuple) else output
             self.steering.act(index, hidden[0], None)
 

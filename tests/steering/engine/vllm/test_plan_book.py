@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -103,9 +103,10 @@ async def test_a_plan_is_sent_without_copies_and_keyed_with_the_order_of_its_thr
 
 
 async def test_monitors_are_sent_once_without_their_bounds_and_keep_their_order() -> None:
+    places: tuple[tuple[str, Literal["prompt", "generated"]], ...] = (("first", "prompt"), ("second", "generated"))
     watched = MonitorSet([
         Monitor(name, f"{name}@1", "", Reading(name, 1, torch.ones(4), 1.0), above=True, bound=0.5, at=at)
-        for name, at in (("first", "prompt"), ("second", "generated"))
+        for name, at in places
     ])  # fmt: skip
     workers = Workers()
     book = PlanBook(workers)

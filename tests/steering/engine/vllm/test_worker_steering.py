@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from steering.engine.api import GenerationRequest, Reading
-from steering.engine.readings import MonitorSet
+from steering.engine.api import GenerationRequest
+from steering.engine.readings import MonitorSet, Reading
 from steering.engine.vllm.answers import ledger_of
 from steering.engine.vllm.messages import FailureMessage, MonitorReading, RequestSteering
 from steering.engine.vllm.worker.rows import computes_whole
@@ -67,9 +67,9 @@ async def test_random_plans_in_pieces_and_after_a_preemption_equal_the_transform
     if not plan.empty:
         driven.steering.put_plan("plan", plan)
     kept = 0 if computes_whole(plan) else 7 * (seed % 4)
-    ways: Sequence[dict[str, int | None]] = [{}, {"piece": 7}, {"piece": 7, "preempt_after": 6, "kept": kept}]
+    ways: Sequence[dict[str, int]] = [{}, {"piece": 7}, {"piece": 7, "preempt_after": 6, "kept": kept}]
     for way in ways:
-        assert driven.run(steering_of(plan), PROMPT, COUNT, **way) == outcome.tokens  # type: ignore[arg-type]
+        assert driven.run(steering_of(plan), PROMPT, COUNT, **way) == outcome.tokens
         assert driven.failures() == []
         assert_reports_equal(driven, plan, outcome)
 

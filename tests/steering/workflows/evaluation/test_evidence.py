@@ -1,6 +1,7 @@
 """Shipped measurements become the evidence of exactly the vectors they were made of, and say in a line what they found."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from tests.steering.workflows.vectors import planted_vector
 MODEL = next(iter(_content()))
 
 
-def vector_like(found: ConceptMeasurement, **changes: object) -> ConceptVector:
+def vector_like(found: ConceptMeasurement, **changes: Any) -> ConceptVector:
     base = planted_vector(LinearEngine())
     layers = dict.fromkeys(found.layers, base.at(1))
     vector = replace(
@@ -28,7 +29,7 @@ def vector_like(found: ConceptMeasurement, **changes: object) -> ConceptVector:
         recommended=Recommended(found.layers, strengths_to_try=(0.5, 1.0), basis="card"),
         provenance={"dataset": found.dataset, "method": found.method, "position": found.position},
     )
-    return replace(vector, **changes)  # type: ignore[arg-type]
+    return replace(vector, **changes)
 
 
 def shipped(concept: str) -> ConceptMeasurement:
@@ -88,7 +89,12 @@ def point(strength: float, score: float, ratio: float = 1.0) -> DosePoint:
         (None, None, (point(1.0, 0.3, 1.8), point(-1.0, 0.1)), "does not steer (layer 14, 12 prompts)"),
     ],
 )
-def test_the_line_says_whether_which_way_and_at_what_strength(strength, negative, points, line) -> None:
+def test_the_line_says_whether_which_way_and_at_what_strength(
+    strength: tuple[float, float] | None,
+    negative: tuple[float, float] | None,
+    points: tuple[DosePoint, ...],
+    line: str,
+) -> None:
     made = ConceptMeasurement("d", "mean_difference", "last", (14,), 14, 12, strength, negative, 0.0, points)
     assert made.summary == line
 
@@ -105,7 +111,9 @@ def test_the_line_says_whether_which_way_and_at_what_strength(strength, negative
         ),
     ],
 )
-def test_a_concept_whose_answers_are_not_distinguished_does_not_claim_to_steer(blind, claims, line) -> None:
+def test_a_concept_whose_answers_are_not_distinguished_does_not_claim_to_steer(
+    blind: BlindReading, claims: bool, line: str
+) -> None:
     points = (point(1.0, 0.3),)
     made = ConceptMeasurement("d", "mean_difference", "last", (14,), 14, 12, (1.0, 1.0), None, 0.0, points, blind)
     assert made.claims is claims

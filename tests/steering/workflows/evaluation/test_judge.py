@@ -1,8 +1,9 @@
 """Ratings of a judge become means; missing ratings are counted and reported, and never become zeros."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -23,6 +24,7 @@ from steering.workflows.evaluation.judge import (
 )
 from tests.engines import family_engine
 from tests.fakes import ScriptedEngine
+from tests.narrowing import present
 from tests.steering.workflows.evaluation.test_dose_response import PROMPTS, SAMPLING
 from tests.steering.workflows.linear import LinearEngine
 from tests.steering.workflows.vectors import planted_vector
@@ -72,7 +74,7 @@ async def test_one_failing_respect_fails_the_answer(ratings: tuple[int, ...], ov
     replies = iter(ratings)
     judge = Reading(lambda question: f"Rating: {next(replies)}")
     (point,) = (await judge_answers(Judging(judge, "joy"), ["a"], {1.0: ["joy"]})).points
-    assert point.overall.mean == pytest.approx(overall)
+    assert present(point.overall).mean == pytest.approx(overall)
 
 
 def test_each_question_shows_what_it_is_about_and_nothing_else() -> None:
@@ -100,11 +102,11 @@ async def test_figures_are_those_of_the_planted_ratings() -> None:
     assert (found.ratings, found.failures, found.warnings) == (12, {}, ())
     zero, one = found.points
     assert (zero.strength, one.strength) == (0.0, 1.0)
-    assert zero.concept.mean == 1.0
-    assert one.concept.mean == one.instruction.mean == 2.0
-    assert one.fluency.mean == 1.0
-    assert one.overall.mean == pytest.approx(3 / (0.5 + 0.5 + 1))
-    assert zero.overall.mean == pytest.approx(one.overall.mean / 2), "a failed answer counts as 0"
+    assert present(zero.concept).mean == 1.0
+    assert present(one.concept).mean == present(one.instruction).mean == 2.0
+    assert present(one.fluency).mean == 1.0
+    assert present(one.overall).mean == pytest.approx(3 / (0.5 + 0.5 + 1))
+    assert present(zero.overall).mean == pytest.approx(present(one.overall).mean / 2), "a failed answer counts as 0"
     assert (one.judged, one.failed) == (2, 0)
     assert judge.most == judge.at_once
     assert seen[-1] == (12, 12, "judging")
@@ -118,14 +120,14 @@ async def test_what_cannot_be_had_is_counted_and_is_no_zero() -> None:
     found = await judge_answers(Judging(Reading(rule), "joy"), ["a", "b"], {1.0: ["joy", "gone"], 2.0: ["odd", "gone"]})
     assert found.failures == {"unreachable": 6, "unreadable": 3}
     one, two = found.points
-    assert (one.judged, one.failed, one.concept.mean) == (1, 1, 2.0)
+    assert (one.judged, one.failed, present(one.concept).mean) == (1, 1, 2.0)
     assert (two.judged, two.failed, two.overall, two.concept) == (0, 2, None, None)
     assert found.warnings == (
         "9 of 12 ratings of the judge could not be had (6 unreachable, 3 unreadable); their answers count nowhere",
     )
 
 
-def asked_of(engine: LinearEngine, **changes: object) -> DoseResponseRequest:
+def asked_of(engine: LinearEngine, **changes: Any) -> DoseResponseRequest:
     request = DoseResponseRequest(
         planted_vector(engine), PROMPTS[:3], neutral=PROMPTS[:1], strengths=(-1.0, 1.0), layers=(2,),
         random_directions=1, sampling=SAMPLING,
@@ -145,12 +147,13 @@ async def test_a_judge_reads_the_answers_of_a_dose_response(engine: LinearEngine
     found = await dose_response(engine, asked_of(engine, judging=judging), progress=lambda *step: seen.append(step))
     plain = await dose_response(engine, asked_of(engine))
     assert replace(found, judgement=None) == plain, "a judge changes nothing else"
-    assert found.judgement.warnings[-1].startswith(
+    judged = present(found.judgement)
+    assert judged.warnings[-1].startswith(
         "the judge gave every answer the same rating for concept, instruction, fluency"
     )
     assert plain.judgement is None
-    assert [point.strength for point in found.judgement.points] == [-1.0, 0.0, 1.0]
-    assert all((point.judged, point.overall.mean) == (3, 1.0) for point in found.judgement.points)
+    assert [point.strength for point in judged.points] == [-1.0, 0.0, 1.0]
+    assert all((point.judged, present(point.overall).mean) == (3, 1.0) for point in judged.points)
     assert len(questions) == 3 * 3 * 3
     assert sum("<instruction>\nthe road\n</instruction>" in question for question in questions) == 3
     assert len({question.partition("<text>")[2] for question in questions}) == 3 * 3, "each answer is shown"
@@ -160,8 +163,8 @@ async def test_a_judge_reads_the_answers_of_a_dose_response(engine: LinearEngine
 
 async def test_a_silent_judge_leaves_the_evaluation_standing_and_a_warning(engine: LinearEngine) -> None:
     found = await dose_response(engine, asked_of(engine, judging=Judging(Reading(lambda _: None), "mood")))
-    assert all((point.overall, point.failed) == (None, 3) for point in found.judgement.points)
-    assert "27 of 27 ratings of the judge could not be had (27 unreachable)" in found.judgement.warnings[-1]
+    assert all((point.overall, point.failed) == (None, 3) for point in present(found.judgement).points)
+    assert "27 of 27 ratings of the judge could not be had (27 unreachable)" in present(found.judgement).warnings[-1]
     assert len(found.points) == 3
 
 
@@ -172,7 +175,7 @@ class SayingEngine(ScriptedEngine):
         super().__init__()
         self.says, self.requests = says, list[GenerationRequest]()
 
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
         self.requests.append(request)
         if isinstance(self.says, Exception):
             raise self.says

@@ -5,6 +5,7 @@ import json
 import random
 import threading
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from pydantic import TypeAdapter
@@ -14,6 +15,7 @@ from steering.layer_indices import layer_indices
 from steering.pairs import PairSet, dataset_digest
 from steering.quality import QualityCard
 from steering.workflows.extraction.extract import ExtractionRequest, extract
+from tests.narrowing import present
 from tests.steering.workflows.linear import LAYERS, PLANTED_LAYERS, LinearEngine
 from tests.steering.workflows.texts import conversation, planted_pairs
 
@@ -25,35 +27,39 @@ def request_() -> ExtractionRequest:
     return ExtractionRequest("sentiment", planted_pairs(), position="mean", description="good against bad", tags=("t",))
 
 
-async def test_finds_the_planted_direction_at_the_planted_layers(engine, request_):
+async def test_finds_the_planted_direction_at_the_planted_layers(
+    engine: LinearEngine, request_: ExtractionRequest
+) -> None:
     vector = await extract(engine, request_)
     for layer in PLANTED_LAYERS:
         assert float(vector.at(layer).direction @ engine.concept) > 0.9
-        assert vector.quality.layers[layer].auroc == 1.0
-    assert vector.recommended.layers[0] in PLANTED_LAYERS
+        assert present(vector.quality).layers[layer].auroc == 1.0
+    assert present(vector.recommended).layers[0] in PLANTED_LAYERS
 
 
-async def test_scale_is_the_distance_between_the_class_means(engine, request_):
+async def test_scale_is_the_distance_between_the_class_means(engine: LinearEngine, request_: ExtractionRequest) -> None:
     entry = (await extract(engine, request_)).at(1)
-    assert entry.scale == pytest.approx(entry.positive_mean - entry.negative_mean, rel=1e-5)
+    assert entry.scale == pytest.approx(present(entry.positive_mean) - present(entry.negative_mean), rel=1e-5)
 
 
 @pytest.mark.parametrize("method", ["mean_difference", "pca", "probe", "whitened"])
-async def test_every_method_goes_the_same_way(engine, request_, method):
+async def test_every_method_goes_the_same_way(engine: LinearEngine, request_: ExtractionRequest, method: str) -> None:
     vector = await extract(engine, replace(request_, method=method))
     assert vector.method == method
     assert float(vector.at(1).direction @ engine.concept) > 0.7
-    assert vector.quality.layers[1].auroc > 0.95
+    assert present(present(vector.quality).layers[1].auroc) > 0.95
 
 
-async def test_every_text_is_read_once_and_all_layers_in_one_pass(engine, request_):
+async def test_every_text_is_read_once_and_all_layers_in_one_pass(
+    engine: LinearEngine, request_: ExtractionRequest
+) -> None:
     doubled = PairSet(request_.pairs.positive * 2, request_.pairs.negative * 2, request_.pairs.topics * 2)
     await extract(engine, replace(request_, pairs=doubled))
     different = len(set(doubled.positive) | set(doubled.negative))
     assert [(count, spec.layers) for count, spec in engine.capture_calls] == [(different, tuple(range(LAYERS)))]
 
 
-async def test_provenance_suffices_to_make_it_again(engine, request_):
+async def test_provenance_suffices_to_make_it_again(engine: LinearEngine, request_: ExtractionRequest) -> None:
     vector = await extract(engine, request_)
     message = json.loads(json.dumps(vector.provenance))
     assert (message["method"], message["position"], message["seed"], message["holdout"]) == (
@@ -68,8 +74,8 @@ async def test_provenance_suffices_to_make_it_again(engine, request_):
     assert bool((again.at(1).direction == vector.at(1).direction).all())
 
 
-async def test_card_counts_and_survives_json(engine, request_):
-    card = (await extract(engine, request_)).quality
+async def test_card_counts_and_survives_json(engine: LinearEngine, request_: ExtractionRequest) -> None:
+    card = present((await extract(engine, request_)).quality)
     assert card.pairs == 24
     assert 6 <= card.holdout <= 12
     assert CARD.validate_python(json.loads(json.dumps(card.to_dict()))) == card
@@ -82,34 +88,34 @@ def turned_at_random(pairs: PairSet, seed: int) -> PairSet:
     return PairSet(tuple(p for p, _ in turned), tuple(n for _, n in turned), pairs.topics)
 
 
-async def test_shuffled_labels_are_at_chance(engine):
+async def test_shuffled_labels_are_at_chance(engine: LinearEngine) -> None:
     pairs, cards = planted_pairs(60, 20), []
     for seed in range(12):
         shuffled = turned_at_random(pairs, seed)
         request = ExtractionRequest("shuffled", shuffled, layers=(1,), position="mean", seed=seed)
-        cards.append((await extract(engine, request)).quality)
-    assert abs(sum(card.layers[1].auroc for card in cards) / len(cards) - 0.5) < 0.15
+        cards.append(present((await extract(engine, request)).quality))
+    assert abs(sum(present(card.layers[1].auroc) for card in cards) / len(cards) - 0.5) < 0.15
     assert sum(any("pairs disagree" in message for message in card.warnings) for card in cards) >= 9
 
 
-async def test_unpaired_texts(engine):
+async def test_unpaired_texts(engine: LinearEngine) -> None:
     pairs = planted_pairs()
     lists = PairSet(pairs.positive, pairs.negative[:15], paired=False)
     vector = await extract(engine, ExtractionRequest("lists", lists, position="mean"))
     assert float(vector.at(1).direction @ engine.concept) > 0.8
-    assert vector.quality.layers[1].pair_agreement is None
-    assert vector.quality.pairs == 15
+    assert present(vector.quality).layers[1].pair_agreement is None
+    assert present(vector.quality).pairs == 15
 
 
-async def test_one_pair_will_do(engine):
+async def test_one_pair_will_do(engine: LinearEngine) -> None:
     pair = PairSet(("the road lovely warm day",), ("the road grim cold day",))
     vector = await extract(engine, ExtractionRequest("single", pair, layers=(1, 2), position="mean"))
     assert float(vector.at(1).direction @ engine.concept) > 0.7
-    assert vector.quality.layers[1].auroc is None
-    assert any("too few pairs" in message for message in vector.quality.warnings)
+    assert present(vector.quality).layers[1].auroc is None
+    assert any("too few pairs" in message for message in present(vector.quality).warnings)
 
 
-async def test_conversations_read_at_the_answer(engine):
+async def test_conversations_read_at_the_answer(engine: LinearEngine) -> None:
     pairs = PairSet(
         tuple(conversation("the road", f"{word} day") for word in ("lovely", "warm", "glad", "kind")),
         tuple(conversation("the road", f"{word} day") for word in ("grim", "cold", "sad", "cruel")),
@@ -117,10 +123,10 @@ async def test_conversations_read_at_the_answer(engine):
     request = ExtractionRequest("answers", pairs, position="response_mean", holdout=0.0)
     vector = await extract(engine, request)
     assert float(vector.at(1).direction @ engine.concept) > 0.5
-    assert any("nothing was held out" in message for message in vector.quality.warnings)
+    assert any("nothing was held out" in message for message in present(vector.quality).warnings)
 
 
-async def test_layers_without_a_direction_are_left_out_and_named(engine):
+async def test_layers_without_a_direction_are_left_out_and_named(engine: LinearEngine) -> None:
     """The last word is the same in both poles, so block 0, which writes that word alone, has nothing to find."""
     pairs = planted_pairs()
     ended = PairSet(
@@ -128,10 +134,10 @@ async def test_layers_without_a_direction_are_left_out_and_named(engine):
     )
     vector = await extract(engine, ExtractionRequest("last", ended, position="last"))
     assert sorted(vector.layers) == [1, 2, 3]
-    assert any("layer 0" in message and "left out" in message for message in vector.quality.warnings)
+    assert any("layer 0" in message and "left out" in message for message in present(vector.quality).warnings)
 
 
-async def test_nothing_at_any_layer_raises(engine):
+async def test_nothing_at_any_layer_raises(engine: LinearEngine) -> None:
     same = PairSet(("the road", "a river"), ("the road", "a river"))
     with pytest.raises(InvalidRequest, match="no direction stands out"):
         await extract(engine, ExtractionRequest("nothing", same, holdout=0.0))
@@ -149,18 +155,20 @@ async def test_nothing_at_any_layer_raises(engine):
         ({"name": "Not A Name"}, "is not a name"),
     ],
 )
-async def test_invalid_requests_are_refused_before_anything_is_read(engine, request_, change, message):
+async def test_invalid_requests_are_refused_before_anything_is_read(
+    engine: LinearEngine, request_: ExtractionRequest, change: dict[str, Any], message: str
+) -> None:
     with pytest.raises(InvalidRequest, match=message):
         await extract(engine, replace(request_, **change))
     assert engine.captured == 0
 
 
-def test_negative_layers_count_from_the_top():
+def test_negative_layers_count_from_the_top() -> None:
     assert layer_indices((-1, 0, 3), 4) == (0, 3)
     assert layer_indices("all", 3) == (0, 1, 2)
 
 
-async def test_progress_runs_to_its_total(engine, request_):
+async def test_progress_runs_to_its_total(engine: LinearEngine, request_: ExtractionRequest) -> None:
     seen = []
     await extract(engine, request_, progress=lambda *message: seen.append(message))
     done = [one[0] for one in seen]
@@ -169,7 +177,7 @@ async def test_progress_runs_to_its_total(engine, request_):
     assert {one[1] for one in seen} == {48 + LAYERS}
 
 
-async def test_cancelling_stops_between_layers(engine, request_):
+async def test_cancelling_stops_between_layers(engine: LinearEngine, request_: ExtractionRequest) -> None:
     fitted = []
 
     def watch(done: int, total: int, message: str) -> None:
@@ -184,7 +192,9 @@ async def test_cancelling_stops_between_layers(engine, request_):
     assert len(fitted) == 2
 
 
-async def test_no_thread_lives_on_that_could_compete_with_the_engine(engine, request_):
+async def test_no_thread_lives_on_that_could_compete_with_the_engine(
+    engine: LinearEngine, request_: ExtractionRequest
+) -> None:
     before = set(threading.enumerate())
     await extract(engine, request_)
     for thread in set(threading.enumerate()) - before:

@@ -7,8 +7,9 @@ from steering.concepts.loader import load_concept, load_neutral
 from steering.pairs import ChatMessage, PairSet
 from steering.workflows.extraction.extract import ExtractionRequest, extract
 from steering.workflows.extraction.texts import as_answers, capture_prompts, default_position
+from tests.narrowing import present
 from tests.steering.workflows.linear import LinearEngine
-from tests.steering.workflows.texts import conversation, planted_pairs
+from tests.steering.workflows.texts import conversation, planted_pairs, planted_texts
 
 
 def test_a_text_that_stands_alone_answers_the_neutral_prompt_of_its_place() -> None:
@@ -29,19 +30,20 @@ def test_without_a_chat_template_a_conversation_is_a_transcript_whose_reply_is_k
     plain, spoken = capture_prompts(engine, ("a river", talk))
     assert (plain.prompt, plain.prompt_length) == ("a river", None)
     assert spoken.prompt == engine.tokenizer.encode("User: the road\n\nAssistant: warm day")
-    assert [engine.tokenizer.token_text(token) for token in spoken.prompt[spoken.prompt_length :]] == ["warm", "day"]
+    reply = spoken.prompt[spoken.prompt_length :]
+    assert [engine.tokenizer.token_text(one) for one in reply if isinstance(one, int)] == ["warm", "day"]
     assert capture_prompts(LinearEngine(), (talk,))[0].prompt == talk
 
 
 async def test_base_models_read_replies_in_a_transcript_and_the_card_says_so() -> None:
     engine = LinearEngine(chat_template=False)
-    pairs = planted_pairs()
-    sides = tuple(tuple(conversation("the road", text) for text in side) for side in (pairs.positive, pairs.negative))
-    request = ExtractionRequest("mood", replace(pairs, positive=sides[0], negative=sides[1]), position="response_mean")
+    positive, negative = [tuple(conversation("the road", text) for text in side) for side in planted_texts()]
+    pairs = replace(planted_pairs(), positive=positive, negative=negative)
+    request = ExtractionRequest("mood", pairs, position="response_mean")
     vector = await extract(engine, request)
     assert float(vector.at(1).direction @ engine.concept) > 0.9
     assert vector.provenance["text_form"] == "transcript"
-    assert any("plain transcript" in warning for warning in vector.quality.warnings)
+    assert any("plain transcript" in warning for warning in present(vector.quality).warnings)
 
 
 def test_answers_are_read_whole_and_statements_at_their_end() -> None:
@@ -56,11 +58,11 @@ def test_answers_are_read_whole_and_statements_at_their_end() -> None:
 
 async def test_read_as_answers_the_planted_direction_comes_out_whatever_form_the_texts_have() -> None:
     engine, plain = LinearEngine(), planted_pairs()
-    sides = (plain.positive, plain.negative)
-    mixed = replace(plain, **{
-        name: tuple(conversation("the road", text) if index % 2 else text for index, text in enumerate(side))
-        for name, side in zip(("positive", "negative"), sides, strict=True)
-    })  # fmt: skip
+    positive, negative = [
+        tuple(conversation("the road", text) if index % 2 else text for index, text in enumerate(side))
+        for side in planted_texts()
+    ]
+    mixed = replace(plain, positive=positive, negative=negative)
     for pairs in (plain, mixed):
         vector = await extract(engine, ExtractionRequest("mood", pairs, layers=(1,), position="response_mean"))
         assert float(vector.at(1).direction @ engine.concept) > 0.95

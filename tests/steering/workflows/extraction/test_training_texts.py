@@ -1,6 +1,6 @@
 """What a direction is trained on: answers in a conversation, from where a pair's texts differ; and neutral answers as written."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import pytest
 
@@ -20,7 +20,7 @@ PAIRS = PairSet(("the road warm", "glad", "a kind river"), ("the road cold", "sa
 class SilentEngine(LinearEngine):
     """Has nothing to say to the second neutral prompt."""
 
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
         if request.prompt == as_prompts(self, load_neutral())[1]:
             yield TokenEvent(0, -1, "", finish=Finish("stop", 1, 0, 0, SteeringReport()))
             return

@@ -12,10 +12,11 @@ from pydantic import ValidationError
 
 from steering.errors import InvalidRequest
 from steering.projection import Points
-from steering.schemas.latent_space import LatentSpaceAnswer, LatentSpaceRequest
+from steering.schemas.latent_space import LatentSpaceAnswer, LatentSpaceRequest, LayerMapAnswer
 from steering.vectors import LayerDirection
 from steering.workflows.reading.latent_space import latent_space, segment
 from steering.workflows.reading.worker_process import NICENESS, draw, run_in_worker
+from tests.narrowing import present
 from tests.steering.workflows.linear import GAIN, LinearEngine
 from tests.steering.workflows.texts import planted_pairs
 from tests.steering.workflows.vectors import planted_vector
@@ -36,22 +37,30 @@ def changed(request: LatentSpaceRequest, **changes: Any) -> LatentSpaceRequest:
 
 async def drawn(engine: LinearEngine, request: LatentSpaceRequest, **options: Any) -> LatentSpaceAnswer:
     vectors = {name: planted_vector(engine) for name in request.vectors}
-    return await latent_space(engine, request, request.texts, vectors, **options)
+    texts = [text for text in request.texts if isinstance(text, str)]
+    assert len(texts) == len(request.texts)
+    return await latent_space(engine, request, texts, vectors, **options)
 
 
-async def test_what_was_planted_apart_is_drawn_apart(engine, mapped):
+def silhouette(layer: LayerMapAnswer) -> float:
+    return present(present(layer.separability).silhouette)
+
+
+async def test_what_was_planted_apart_is_drawn_apart(engine: LinearEngine, mapped: LatentSpaceRequest) -> None:
     found = await drawn(engine, mapped)
     surface, meaning = found.layers
     assert (surface.layer, meaning.layer) == (0, 1)
     assert len(meaning.points) == 32
     good, bad = np.array(meaning.points[:16]), np.array(meaning.points[16:])
     assert abs(good[:, 0].mean() - bad[:, 0].mean()) > 4 * max(good[:, 0].std(), bad[:, 0].std())
-    assert meaning.separability.auroc == 1.0
-    assert meaning.separability.silhouette > surface.separability.silhouette
-    assert 0.0 < sum(meaning.explained_variance) <= 1.0
+    assert present(meaning.separability).auroc == 1.0
+    assert silhouette(meaning) > silhouette(surface)
+    assert 0.0 < sum(present(meaning.explained_variance)) <= 1.0
 
 
-async def test_the_vector_lies_between_the_clouds_and_fills_the_page(engine, mapped):
+async def test_the_vector_lies_between_the_clouds_and_fills_the_page(
+    engine: LinearEngine, mapped: LatentSpaceRequest
+) -> None:
     meaning = (await drawn(engine, mapped)).layers[1]
     (line,) = meaning.segments
     start, end = np.array(line.start), np.array(line.end)
@@ -62,15 +71,15 @@ async def test_the_vector_lies_between_the_clouds_and_fills_the_page(engine, map
     assert (await drawn(engine, mapped)).layers[0].segments == [], "the vector has no layer 0"
 
 
-async def test_a_path_follows_one_text(engine, mapped):
-    path = (await drawn(engine, changed(mapped, layers="all"))).path
+async def test_a_path_follows_one_text(engine: LinearEngine, mapped: LatentSpaceRequest) -> None:
+    path = present((await drawn(engine, changed(mapped, layers="all"))).path)
     assert path.layers == [0, 1, 2, 3]
     assert len(path.text) == len(path.mean) == 4
     assert path.text[1] == pytest.approx(path.text[2], abs=1e-5), "block 2 changes nothing"
     assert np.linalg.norm(np.subtract(path.text[0], path.text[1])) > 0.1
 
 
-async def test_same_seed_same_map_in_three_dimensions(engine, mapped):
+async def test_same_seed_same_map_in_three_dimensions(engine: LinearEngine, mapped: LatentSpaceRequest) -> None:
     request = changed(mapped, method="tsne", dims=3, layers=(1,), path=None)
     first, second = [await drawn(engine, request) for _ in range(2)]
     assert first == second
@@ -78,12 +87,12 @@ async def test_same_seed_same_map_in_three_dimensions(engine, mapped):
     assert (first.layers[0].explained_variance, first.layers[0].segments) == (None, [])
 
 
-async def test_labels_are_not_needed(engine, mapped):
+async def test_labels_are_not_needed(engine: LinearEngine, mapped: LatentSpaceRequest) -> None:
     assert (await drawn(engine, changed(mapped, labels=None, path=None))).layers[0].separability is None
     assert (await drawn(engine, changed(mapped, labels=("x",) * 32, path=None))).layers[0].separability is None
 
 
-async def test_a_layer_that_cannot_be_drawn_is_named(engine):
+async def test_a_layer_that_cannot_be_drawn_is_named(engine: LinearEngine) -> None:
     """All texts end in one word, so block 0 has them all in one place."""
     texts = tuple(f"{text} day" for text in TEXTS)
     found = await drawn(engine, LatentSpaceRequest(texts=texts, layers=(0, 1)))
@@ -91,20 +100,21 @@ async def test_a_layer_that_cannot_be_drawn_is_named(engine):
     assert "layer 0 is left out" in found.warnings[0]
 
 
-async def test_input_embeddings_are_drawn_next_to_the_layers(engine, mapped):
+async def test_input_embeddings_are_drawn_next_to_the_layers(engine: LinearEngine, mapped: LatentSpaceRequest) -> None:
     """A word's own embedding knows no polarity: only block 1 pulls the labels apart."""
     found = await drawn(engine, changed(mapped, layers=(0, 1), embeddings=True))
     assert [one.layer for one in found.layers] == [0, 1]
-    assert found.embedding.layer is None
-    assert len(found.embedding.points) == 32
-    assert found.embedding.points == found.layers[0].points, "block 0 writes the embedding, as it is"
-    assert found.embedding.separability.silhouette < found.layers[1].separability.silhouette
-    assert found.embedding.segments == []
+    embedding = present(found.embedding)
+    assert embedding.layer is None
+    assert len(embedding.points) == 32
+    assert embedding.points == found.layers[0].points, "block 0 writes the embedding, as it is"
+    assert silhouette(embedding) < silhouette(found.layers[1])
+    assert embedding.segments == []
     assert found.path is not None
     assert [len(found.path.layers), (await drawn(engine, mapped)).embedding] == [2, None]
 
 
-async def test_embeddings_that_are_all_alike_are_named(engine):
+async def test_embeddings_that_are_all_alike_are_named(engine: LinearEngine) -> None:
     """All texts end in one word: one embedding for all of them, and for block 0 as well."""
     texts = tuple(f"{text} day" for text in TEXTS)
     found = await drawn(engine, LatentSpaceRequest(texts=texts, layers=(1,), embeddings=True))
@@ -114,12 +124,12 @@ async def test_embeddings_that_are_all_alike_are_named(engine):
         await drawn(engine, LatentSpaceRequest(texts=texts, layers=(0,), embeddings=True))
 
 
-async def test_too_few_texts_for_any_layer_are_refused(engine):
+async def test_too_few_texts_for_any_layer_are_refused(engine: LinearEngine) -> None:
     with pytest.raises(InvalidRequest, match="at least 4 texts"):
         await drawn(engine, LatentSpaceRequest(texts=TEXTS[:3]))
 
 
-async def test_the_loop_goes_on_while_a_worker_draws(engine, mapped):
+async def test_the_loop_goes_on_while_a_worker_draws(engine: LinearEngine, mapped: LatentSpaceRequest) -> None:
     task = asyncio.ensure_future(drawn(engine, mapped))
     turns = 0
     while not task.done():
@@ -129,11 +139,15 @@ async def test_the_loop_goes_on_while_a_worker_draws(engine, mapped):
     assert len(task.result().layers) == 2
 
 
-async def test_a_caller_who_leaves_kills_the_worker(engine, mapped):
+async def test_a_caller_who_leaves_kills_the_worker(engine: LinearEngine, mapped: LatentSpaceRequest) -> None:
     drawing = asyncio.Event()
     request = changed(mapped, method="tsne", texts=TEXTS * 30, labels=None, path=None)
-    work = drawn(engine, request, progress=lambda done, total, message: "drawing" in message and drawing.set())
-    task = asyncio.ensure_future(work)
+
+    def watch(done: int, total: int, message: str) -> None:
+        if "drawing" in message:
+            drawing.set()
+
+    task = asyncio.ensure_future(drawn(engine, request, progress=watch))
     await drawing.wait()
     await asyncio.sleep(0.05)
     task.cancel()
@@ -143,7 +157,7 @@ async def test_a_caller_who_leaves_kills_the_worker(engine, mapped):
     assert len(found.layers) == 2, "the next caller gets a fresh worker"
 
 
-async def test_progress_runs_to_its_total(engine, mapped):
+async def test_progress_runs_to_its_total(engine: LinearEngine, mapped: LatentSpaceRequest) -> None:
     seen = []
     await drawn(engine, mapped, progress=lambda *message: seen.append(message))
     done = [one[0] for one in seen]
@@ -160,19 +174,21 @@ async def test_progress_runs_to_its_total(engine, mapped):
         ({"layers": (9,)}, "layer 9 does not exist"),
     ],
 )
-async def test_maps_that_cannot_be(engine, mapped, change, message):
+async def test_maps_that_cannot_be(
+    engine: LinearEngine, mapped: LatentSpaceRequest, change: dict[str, Any], message: str
+) -> None:
     with pytest.raises(InvalidRequest, match=message):
         await drawn(engine, changed(mapped, **change))
     assert engine.captured == 0
 
 
 @pytest.mark.parametrize("change", [{"dims": 4}, {"texts": ()}, {"position": "all"}, {"path": -1}])
-def test_requests_for_maps_that_cannot_be(mapped, change):
+def test_requests_for_maps_that_cannot_be(mapped: LatentSpaceRequest, change: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(change))):
         changed(mapped, **change)
 
 
-def test_a_vector_across_the_page_is_hardly_visible():
+def test_a_vector_across_the_page_is_hardly_visible() -> None:
     points = Points(np.zeros((4, 2), np.float32), (0.6, 0.4), np.eye(2, 3, dtype=np.float32), np.zeros(3, np.float32))
     entry = planted_vector(LinearEngine()).at(1)
     out = LayerDirection(entry.direction[:3] * 0 + entry.direction.new_tensor([0.0, 0.0, 1.0]), scale=2.0)
@@ -181,20 +197,20 @@ def test_a_vector_across_the_page_is_hardly_visible():
     assert segment("along", along, points).end == [1.0, 0.0]
 
 
-def test_a_worker_needs_no_torch():
+def test_a_worker_needs_no_torch() -> None:
     message = "import sys, steering.workflows.reading.worker_process; print([m for m in ('torch', 'sklearn') if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", message], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
 
 
-async def test_a_worker_has_a_low_priority_and_its_caller_keeps_its_own():
+async def test_a_worker_has_a_low_priority_and_its_caller_keeps_its_own() -> None:
     before = os.getpriority(os.PRIO_PROCESS, 0)
     draw(np.eye(4, dtype=np.float32), "pca", 2, 0, None)
     assert await run_in_worker(os.getpriority, os.PRIO_PROCESS, 0) == max(before, NICENESS)
     assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
 
-async def test_errors_come_back_from_a_worker_whole():
+async def test_errors_come_back_from_a_worker_whole() -> None:
     """The field they are about must not be lost on the way."""
     with pytest.raises(InvalidRequest) as refusal:
         await run_in_worker(draw, np.zeros((4, 3), dtype=np.float32), "pca", 5, 0, None)

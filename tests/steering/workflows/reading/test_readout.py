@@ -12,7 +12,7 @@ from tests.steering.workflows.texts import conversation
 from tests.steering.workflows.vectors import planted_vector
 
 
-async def test_scores_are_the_planted_levels(engine):
+async def test_scores_are_the_planted_levels(engine: LinearEngine) -> None:
     """After block 1 the level is the mean polarity so far, and kappa is GAIN, so the score is that mean."""
     (found,) = await readout(engine, ("lovely road grim grim",), {"mood": planted_vector(engine)}, layers=(1, 2))
     assert [one.text for one in found.tokens] == ["<s>", "lovely", "road", "grim", "grim"]
@@ -25,27 +25,27 @@ async def test_scores_are_the_planted_levels(engine):
         assert one.last == pytest.approx(-1 / 5, abs=1e-5)
 
 
-async def test_the_first_position_counts_only_where_it_is_all_there_is(engine):
+async def test_the_first_position_counts_only_where_it_is_all_there_is(engine: LinearEngine) -> None:
     found = await readout(engine, ((7,), (7, 20)), {"mood": planted_vector(engine)}, layers=(1,))
     alone, two = (one.readout["mood"]["1"] for one in found)
     assert alone.mean == alone.scores[0] == pytest.approx(1.0, abs=1e-5)
     assert two.max == two.scores[1] == pytest.approx(0.5, abs=1e-5)
 
 
-async def test_recommended_layers_are_the_default(engine):
+async def test_recommended_layers_are_the_default(engine: LinearEngine) -> None:
     vector = planted_vector(engine)
     (found,) = await readout(engine, (conversation("the road"),), {"mood": vector})
     assert list(found.readout["mood"]) == [str(layer) for layer in vector.recommended_layers()]
 
 
-async def test_all_layers_of_two_vectors_come_from_one_pass(engine):
+async def test_all_layers_of_two_vectors_come_from_one_pass(engine: LinearEngine) -> None:
     vectors = {"mood": planted_vector(engine), "other": planted_vector(engine, "other")}
     (found,) = await readout(engine, ("lovely road",), vectors, layers="all")
     assert {name: list(layers) for name, layers in found.readout.items()} == {name: ["1", "2", "3"] for name in vectors}
     assert [(count, spec.layers) for count, spec in engine.capture_calls] == [(1, (1, 2, 3))]
 
 
-async def test_many_texts_are_read_in_parts_and_stay_in_order(engine):
+async def test_many_texts_are_read_in_parts_and_stay_in_order(engine: LinearEngine) -> None:
     texts = tuple(f"lovely {'road ' * (i * 10_000)}" for i in range(6))
     held = list(parts(engine, texts, layers=20))
     assert [text for part in held for text in part] == list(texts)
@@ -55,7 +55,7 @@ async def test_many_texts_are_read_in_parts_and_stay_in_order(engine):
     assert all(bounds)
 
 
-async def test_readouts_that_cannot_be(engine):
+async def test_readouts_that_cannot_be(engine: LinearEngine) -> None:
     vector = planted_vector(engine)
     with pytest.raises(InvalidRequest, match="at least one text"):
         await readout(engine, (), {"mood": vector})

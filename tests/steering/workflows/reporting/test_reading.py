@@ -2,7 +2,7 @@
 
 import pytest
 
-from steering.engine.api import CapturePrompt, CaptureSpec
+from steering.engine.api import CapturePrompt, CaptureSpec, Prompt
 from steering.workflows.evaluation.scorers import ProjectionScorer
 from steering.workflows.reporting.reading import scores
 from tests.steering.workflows.linear import LinearEngine
@@ -28,7 +28,8 @@ async def test_an_answer_to_a_text_is_read_without_the_text(engine: LinearEngine
 
 
 async def test_texts_and_conversations_may_alternate_and_answers_may_be_empty(engine: LinearEngine) -> None:
-    vector, prompts = planted_vector(engine), ["the road", conversation("the road"), "the road"]
+    vector = planted_vector(engine)
+    prompts: list[Prompt] = ["the road", conversation("the road"), "the road"]
     found = (await scores(engine, {"mood": vector}, prompts, [" warm", "warm", ""]))["mood"]
     alone = [
         (await scores(engine, {"mood": vector}, [prompt], [text]))["mood"][0]

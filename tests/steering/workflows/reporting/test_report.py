@@ -20,6 +20,7 @@ from steering.workflows.reporting.questions import Question, accuracy, load_ques
 from steering.workflows.reporting.report import PLAIN, report
 from steering.workflows.reporting.results import Report, ReportRequest, Unsteered
 from steering.workflows.reporting.variations import VARIATIONS
+from tests.narrowing import messages_of
 from tests.steering.workflows.linear import LinearEngine
 from tests.steering.workflows.linear_tokenizer import POSITIVE
 from tests.steering.workflows.texts import conversation, planted_pairs
@@ -74,7 +75,7 @@ async def test_what_is_planted_to_work_passes_under_both_seeds(engine: LinearEng
 async def test_one_bound_of_chance_is_estimated_from_the_directions_of_all_seeds(engine: LinearEngine) -> None:
     request = await request_of(engine, {"strength": 0.8}, seeds=(7, 3))
     found = await report(engine, request)
-    shifted = []
+    shifted: list[float] = []
     for seed in request.seeds:
         numbers = range(4 * seed + 1, 4 * seed + 5)
         plans = await random_plans(engine.info, request.plan, request.vectors, numbers)
@@ -235,12 +236,12 @@ async def test_accuracy_follows_what_the_model_finds_likely(engine: LinearEngine
 
 def test_typos_and_roles_change_what_they_should() -> None:
     prompt = conversation("what is the river like in spring")
-    (typed,) = VARIATIONS["typos"](prompt, 3)
-    assert typed.content != prompt[0].content  # type: ignore[union-attr]
-    assert sorted(typed.content) == sorted(prompt[0].content)  # type: ignore[union-attr]
+    (typed,) = messages_of(VARIATIONS["typos"](prompt, 3))
+    assert typed.content != prompt[0].content
+    assert sorted(typed.content) == sorted(prompt[0].content)
     assert VARIATIONS["typos"](prompt, 3) == (typed,)
-    system, user = VARIATIONS["role"](prompt, 0)
-    assert (system.role, user) == ("system", prompt[0])  # type: ignore[union-attr]
+    system, user = messages_of(VARIATIONS["role"](prompt, 0))
+    assert (system.role, user) == ("system", prompt[0])
     assert VARIATIONS["lookalikes"]("area one", 0) == "4r34 0n3"
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from steering.workflows.extraction.extract import ExtractionRequest, extract
 from steering.workflows.extraction.texts import NEUTRAL, neutral_texts, token_pairs
 from steering.workflows.training.train import TRAINED, TrainingSettings, train
 from tests.engines import family_engine
+from tests.narrowing import present
 from tests.steering.workflows.linear import LAYERS, PLANTED_LAYERS, LinearEngine
 from tests.steering.workflows.texts import conversation, planted_pairs
 
@@ -54,31 +56,37 @@ def request_() -> ExtractionRequest:
     return ExtractionRequest("sentiment", planted_pairs(), position="mean", description="good against bad", tags=("t",))
 
 
-async def test_the_vector_is_what_the_engine_fitted_at_the_best_layer(engine, request_):
+async def test_the_vector_is_what_the_engine_fitted_at_the_best_layer(
+    engine: TrainableEngine, request_: ExtractionRequest
+) -> None:
     vector = await train(engine, request_, SETTINGS)
     (layer,) = vector.layers
     assert layer in PLANTED_LAYERS
-    assert vector.recommended.layers == (layer,)
+    assert present(vector.recommended).layers == (layer,)
     assert vector.method == TRAINED
     assert (vector.description, vector.tags) == ("good against bad", ("t",))
     torch.testing.assert_close(vector.at(layer).direction, engine.concept)
-    assert vector.quality.layers[layer].auroc == 1.0
+    assert present(vector.quality).layers[layer].auroc == 1.0
     assert [task.layer for task in engine.tasks] == [layer]
 
 
-async def test_natural_scale_comes_from_the_class_means_and_strengths_from_the_training(engine, request_):
+async def test_natural_scale_comes_from_the_class_means_and_strengths_from_the_training(
+    engine: TrainableEngine, request_: ExtractionRequest
+) -> None:
     vector = await train(engine, replace(request_, pairs=planted_pairs(60, 20)), SETTINGS)
     (task,) = engine.tasks
     (layer,) = vector.layers
     entry = vector.at(layer)
-    assert not vector.quality.at_chance, vector.quality
-    assert entry.scale == pytest.approx(entry.positive_mean - entry.negative_mean, rel=1e-4)
-    amounts = [strength * entry.scale for strength in vector.recommended.strengths_to_try]
+    assert not present(vector.quality).at_chance, present(vector.quality)
+    assert entry.scale == pytest.approx(present(entry.positive_mean) - present(entry.negative_mean), rel=1e-4)
+    amounts = [strength * entry.scale for strength in present(present(vector.recommended).strengths_to_try)]
     assert amounts == pytest.approx([strength * task.amount for strength in SETTINGS.strengths])
-    assert (vector.recommended.strength, vector.recommended.basis) == (None, "card")
+    assert (present(vector.recommended).strength, present(vector.recommended).basis) == (None, "card")
 
 
-async def test_only_fitted_pairs_are_trained_on_from_where_their_texts_differ(engine, request_):
+async def test_only_fitted_pairs_are_trained_on_from_where_their_texts_differ(
+    engine: TrainableEngine, request_: ExtractionRequest
+) -> None:
     await train(engine, request_, SETTINGS)
     division = split(request_.pairs, request_.holdout, request_.seed)
     (task,) = engine.tasks
@@ -87,19 +95,23 @@ async def test_only_fitted_pairs_are_trained_on_from_where_their_texts_differ(en
     assert (task.steps, task.batch, task.strengths, task.seed) == (5, 2, SETTINGS.strengths, request_.seed)
 
 
-async def test_pairs_that_cannot_be_trained_on_are_counted_on_the_card(engine, request_):
+async def test_pairs_that_cannot_be_trained_on_are_counted_on_the_card(
+    engine: TrainableEngine, request_: ExtractionRequest
+) -> None:
     pairs = request_.pairs
     chosen = split(pairs, request_.holdout, request_.seed).fit_positive
     equal = tuple(pairs.positive[i] if i == chosen[0] else text for i, text in enumerate(pairs.negative))
     notes = [
-        [one for one in (await train(engine, request, SETTINGS)).quality.warnings if "left out" in one]
+        [one for one in present((await train(engine, request, SETTINGS)).quality).warnings if "left out" in one]
         for request in (request_, replace(request_, pairs=replace(pairs, negative=equal)))
     ]
     reason = "left out of the training, because the two texts are equal to the model or one token long"
     assert notes == [[], [f"{reason}: 1 of {len(chosen)} pairs"]]
 
 
-async def test_it_starts_from_the_mean_difference_of_the_fitted_part(engine, request_):
+async def test_it_starts_from_the_mean_difference_of_the_fitted_part(
+    engine: TrainableEngine, request_: ExtractionRequest
+) -> None:
     chosen = split(request_.pairs, request_.holdout, request_.seed).fit_positive
     pairs = request_.pairs
     part = PairSet(tuple(pairs.positive[i] for i in chosen), tuple(pairs.negative[i] for i in chosen))
@@ -110,13 +122,15 @@ async def test_it_starts_from_the_mean_difference_of_the_fitted_part(engine, req
     assert task.amount == pytest.approx(base.at(task.layer).scale)
 
 
-async def test_named_layers_are_trained_one_after_the_other(engine, request_):
+async def test_named_layers_are_trained_one_after_the_other(
+    engine: TrainableEngine, request_: ExtractionRequest
+) -> None:
     vector = await train(engine, replace(request_, layers=(1, 2)), SETTINGS)
     assert [task.layer for task in engine.tasks] == [1, 2]
     assert sorted(vector.layers) == [1, 2]
 
 
-async def test_provenance_tells_how_it_was_trained(engine, request_):
+async def test_provenance_tells_how_it_was_trained(engine: TrainableEngine, request_: ExtractionRequest) -> None:
     vector = await train(engine, request_, SETTINGS)
     message = json.loads(json.dumps(vector.provenance))
     assert (message["method"], message["dataset"]) == (TRAINED, dataset_digest(request_.pairs))
@@ -124,24 +138,26 @@ async def test_provenance_tells_how_it_was_trained(engine, request_):
     assert (training["steps"], training["strengths"]) == (5, list(SETTINGS.strengths))
     assert training["kl_coefficient"] == SETTINGS.kl_coefficient
     assert training["loss"] == {str(engine.tasks[0].layer): [1.0, pytest.approx(0.6)]}
-    assert CARD.validate_python(json.loads(json.dumps(vector.quality.to_dict()))) == vector.quality
+    assert CARD.validate_python(json.loads(json.dumps(present(vector.quality).to_dict()))) == present(vector.quality)
 
 
-async def test_a_direction_that_reads_the_wrong_way_round_is_refused(request_):
+async def test_a_direction_that_reads_the_wrong_way_round_is_refused(request_: ExtractionRequest) -> None:
     engine = TrainableEngine()
     with pytest.raises(InvalidRequest, match="reads the poles reversed"):
         await train(TrainableEngine(lambda task: -engine.concept), request_, SETTINGS)
 
 
 @pytest.mark.parametrize(("kl_coefficient", "spared"), [(0.0, 0), (2.5, NEUTRAL)])
-async def test_neutral_answers_are_spared_unless_kl_coefficient_is_0(engine, request_, kl_coefficient, spared):
+async def test_neutral_answers_are_spared_unless_kl_coefficient_is_0(
+    engine: TrainableEngine, request_: ExtractionRequest, kl_coefficient: float, spared: int
+) -> None:
     await train(engine, request_, replace(SETTINGS, kl_coefficient=kl_coefficient))
     (task,) = engine.tasks
     assert (len(task.neutral), task.kl_coefficient) == (spared, kl_coefficient)
     assert task.neutral == (await neutral_texts(LinearEngine(), request_.seed))[:spared]
 
 
-async def test_conversations_share_their_question(engine):
+async def test_conversations_share_their_question(engine: TrainableEngine) -> None:
     pairs = PairSet(
         tuple(conversation("the road", f"{word} day") for word in ("lovely", "warm", "glad", "kind")),
         tuple(conversation("the road", f"{word} day") for word in ("grim", "cold", "sad", "cruel")),
@@ -160,21 +176,25 @@ async def test_conversations_share_their_question(engine):
         ({"pairs": PairSet(("a road",), ("cold", "grim"), paired=False)}, "needs pairs"),
     ],
 )
-async def test_invalid_requests_are_refused_before_anything_is_read(engine, request_, change, message):
+async def test_invalid_requests_are_refused_before_anything_is_read(
+    engine: TrainableEngine, request_: ExtractionRequest, change: dict[str, Any], message: str
+) -> None:
     with pytest.raises(InvalidRequest, match=message):
         await train(engine, replace(request_, **change), SETTINGS)
     assert engine.captured == 0
     assert engine.tasks == []
 
 
-async def test_equal_texts_are_refused(engine):
+async def test_equal_texts_are_refused(engine: TrainableEngine) -> None:
     same = PairSet(("the road", "a river"), ("the road", "a river"))
     with pytest.raises(InvalidRequest, match="no direction stands out"):
         await train(engine, ExtractionRequest("nothing", same, holdout=0.0), SETTINGS)
 
 
 @pytest.mark.parametrize("layers", ["all", (1, 2)])
-async def test_progress_runs_to_its_total(engine, request_, layers):
+async def test_progress_runs_to_its_total(
+    engine: TrainableEngine, request_: ExtractionRequest, layers: Literal["all"] | tuple[int, ...]
+) -> None:
     seen = []
     await train(engine, replace(request_, layers=layers), SETTINGS, progress=lambda *message: seen.append(message))
     read, trained = (LAYERS, 1) if layers == "all" else (2, 2)
@@ -186,7 +206,7 @@ async def test_progress_runs_to_its_total(engine, request_, layers):
     assert any(message.startswith("training layer") for _, _, message in seen)
 
 
-async def test_cancelling_stops_the_fit(engine, request_):
+async def test_cancelling_stops_the_fit(engine: TrainableEngine, request_: ExtractionRequest) -> None:
     steps = []
 
     def watch(done: int, total: int, message: str) -> None:
@@ -201,7 +221,7 @@ async def test_cancelling_stops_the_fit(engine, request_):
     assert len(steps) == 3
 
 
-async def test_on_a_model_the_whole_way(hf_byte_tokenizer: PreTrainedTokenizerFast):
+async def test_on_a_model_the_whole_way(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
     """A tiny random model: what comes out is a vector of one layer with a card, made the same way twice."""
     frames = ("the road is", "a river was", "her letter seems", "the old train looks", "this bread is", "the city was")
     pairs = PairSet(tuple(f"{f} warm" for f in frames), tuple(f"{f} cold" for f in frames), tuple("aabbcc"))
@@ -209,5 +229,5 @@ async def test_on_a_model_the_whole_way(hf_byte_tokenizer: PreTrainedTokenizerFa
     async with family_engine("llama", hf_byte_tokenizer) as engine:
         first, second = [await train(engine, request, TrainingSettings(steps=8, batch=2)) for _ in range(2)]
     assert torch.equal(first.at(1).direction, second.at(1).direction)
-    assert first.quality.holdout == 2
+    assert present(first.quality).holdout == 2
     assert 0.0 < first.provenance["training"]["cosine_to_start"]["1"] < 1.0

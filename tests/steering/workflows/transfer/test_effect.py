@@ -40,7 +40,7 @@ def carried(engine: LinearEngine, direction: torch.Tensor, scale: float = GAIN) 
 def across(engine: LinearEngine) -> torch.Tensor:
     noise = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(7))
     noise -= (noise @ engine.concept) * engine.concept
-    return noise / noise.norm()
+    return noise / float(noise.norm())
 
 
 async def test_the_planted_direction_steers_as_far_as_the_native_one_whatever_its_scale(engine: LinearEngine) -> None:

@@ -1,5 +1,6 @@
 """Transfer finds a planted map between two models, carries directions by it, and measures an honest loss."""
 
+import math
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -100,7 +101,7 @@ async def test_what_cannot_be_carried_is_refused(engines: tuple[TransformersEngi
         ({"name": "No"}, "is not a name"),
     ):
         with pytest.raises(InvalidRequest, match=message):
-            check_transfer(replace(REQUEST, **change), target, source)  # type: ignore[arg-type]
+            check_transfer(replace(REQUEST, **change), target, source)
 
 
 def test_the_map_is_affine_and_its_fit_is_measured_on_other_texts() -> None:
@@ -143,7 +144,7 @@ def test_what_the_rows_of_one_text_share_is_not_taken_for_the_map() -> None:
             torch.randn(count, 1, width, generator=generator),
             torch.randn(count, 2, width, generator=generator),
         )
-        return (0.95**0.5 * shared + 0.05**0.5 * own).reshape(-1, width)
+        return (math.sqrt(0.95) * shared + math.sqrt(0.05) * own).reshape(-1, width)
 
     weight = torch.randn(40, 30, generator=generator) / 40**0.5
     source, fresh = texts(60, 40), texts(400, 40)

@@ -14,7 +14,7 @@ from app.main import create_app
 from app.settings import Settings
 
 BIN = Path(sys.executable).parent
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 DOCKERFILE = (REPOSITORY / "Dockerfile").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = {name: one for name, one in COMPOSE["services"].items() if "build" in one}
@@ -58,10 +58,11 @@ def test_every_stage_is_built_from_a_stage_above_it_or_from_the_python_or_the_no
 
 def test_the_python_of_the_image_is_one_that_pyproject_allows() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    least = tuple(map(int, re.fullmatch(r">=(\d+)\.(\d+)", project["requires-python"]).groups()))  # type: ignore[union-attr]
+    least = re.fullmatch(r">=(\d+)\.(\d+)", project["requires-python"])
     version = re.search(r"^ARG PYTHON_VERSION=(\d+)\.(\d+)$", DOCKERFILE, re.MULTILINE)
+    assert least is not None
     assert version is not None
-    assert tuple(map(int, version.groups())) >= least
+    assert tuple(map(int, version.groups())) >= tuple(map(int, least.groups()))
 
 
 def test_the_image_is_installed_by_the_makefile() -> None:
@@ -102,9 +103,8 @@ def test_the_image_does_not_run_as_superuser(target: str) -> None:
 def test_the_environment_of_the_image_is_made_of_settings_that_exist_and_are_accepted(target: str) -> None:
     given = {name: value for name, value in environment_of(target).items() if name.startswith("STEERING_")}
     assert given.keys() <= SETTINGS.keys()
-    settings = Settings(
-        **{n.removeprefix("STEERING_").lower(): v for n, v in given.items()}, api_keys=("key-12345678",)
-    )
+    values: dict[str, Any] = {name.removeprefix("STEERING_").lower(): value for name, value in given.items()}
+    settings = Settings(**values, api_keys=("key-12345678",))
     assert str(settings.port) in " ".join(line for line in stage(target) if line.startswith("EXPOSE"))
 
 
@@ -214,6 +214,11 @@ def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
 
 
 def test_the_compose_file_matches_the_schema_of_the_compose_specification() -> None:
-    command = [BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", REPOSITORY / "docker-compose.yml"]
+    command: list[str | Path] = [
+        BIN / "check-jsonschema",
+        "--builtin-schema",
+        "vendor.compose-spec",
+        REPOSITORY / "docker-compose.yml",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
