@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from steering.errors import InvalidRequest
 from steering.store.formats.blob import decode, digest, encode
+from steering.vectors import SCALES
 from tests.steering.store.files import METADATA, TENSORS, VECTOR, file_of
 from tests.steering.store.planted import planted, same_numbers
 
@@ -65,7 +66,7 @@ class TestRoundTrip:
             min_size=4,
             max_size=4,
         ),
-        st.floats(min_value=5e-324, max_value=1.7e308),
+        st.floats(min_value=SCALES.tiny, max_value=SCALES.max),
         st.floats(allow_nan=False, allow_infinity=False),
     )
     def test_any_numbers_come_back_bit_for_bit(self, values: list[float], scale: float, mean: float) -> None:
