@@ -165,14 +165,14 @@ class SteeringRunner:
         self.discard(sequence)
 
     def abandon(self, sequence: Row) -> None:
-        """Takes a request's row back without its sums, and drops those of the others that were not collected: their reports say so."""
+        """Takes a request's row back without its sums. Those of other requests that were not collected are lost, and their reports say so."""
         parts = [*(self._kept.parts if self._kept else ()), *((self._decode,) if self._decode else ())]
         for row in (sequence, *chain.from_iterable(part.rows for part in parts)):
             row.dose.incomplete = True
         self.discard(sequence)
 
     def discard(self, sequence: Row) -> None:
-        """Takes a request's row back; without sums that were not collected."""
+        """Takes a request's row back, and drops the stacks of decode tokens with the sums that were not collected."""
         self._decode, self._kept, self._key = None, None, ()
         self.bank.release(sequence.row)
         sequence.row = 0
