@@ -19,7 +19,6 @@ class Operation(Protocol):
     fields: fields of InterventionSpec it uses that not every operation has (`low`, `high`, `degrees`, `to`, ...).
     required: those of `fields` without which it is refused.
     static: r' - r does not depend on r, so unconditional uses may be summed once per request (static adds).
-    spares: it leaves some residuals as they are, though it acts on them.
     """
 
     parameters: ClassVar[tuple[str, ...]]
@@ -28,7 +27,6 @@ class Operation(Protocol):
     fields: ClassVar[frozenset[str]] = frozenset()
     required: ClassVar[frozenset[str]] = frozenset()
     static: ClassVar[bool] = False
-    spares: ClassVar[bool] = False
 
     @staticmethod
     def resolve(spec: InterventionSpec, entry: LayerDirection, target: LayerDirection | None) -> tuple[float, ...]:

@@ -112,7 +112,6 @@ class Clamp(Operation):
     scaled: ClassVar[frozenset[str]] = frozenset({"low", "high"})
     weighted: ClassVar[str] = "share"
     fields: ClassVar[frozenset[str]] = frozenset({"low", "high"})
-    spares: ClassVar[bool] = True
 
     @staticmethod
     def resolve(spec: InterventionSpec, entry: LayerDirection, target: LayerDirection | None) -> tuple[float, ...]:

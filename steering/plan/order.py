@@ -42,11 +42,6 @@ def may_be_static(spec: InterventionSpec) -> bool:
     return is_constant(spec) and spec.scope.start is None and spec.scope.end is None and not spec.scope.selects
 
 
-def may_spare(intervention: Intervention) -> bool:
-    """Whether it may leave a residual as it is where it acts: inside its bounds, or while the strength of its controller is 0."""
-    return OPERATIONS[intervention.spec.operation].spares or bool(intervention.holds)
-
-
 def static_change(intervention: Intervention, layer: int) -> Direction:
     """The constant r' - r of a static intervention at a layer."""
     directions = intervention.directions[layer]

@@ -81,8 +81,8 @@ def ledger_of(plan: SteeringPlan, prompt_length: int, reports: Sequence[ReportMe
     scores = [float("nan")] * len(plan.thresholds)
     held: list[dict[int, HeldReadout]] = [{} for _ in plan.interventions]
     for report in reports:
-        for layer, source, phase, dose, tokens, fired_at in report.sums:
-            ledger.note((layer, source), Run(NO_BLOCK, phase, 0), dose, tokens, fired_at)
+        for layer, source, phase, dose, tokens, changed, fired_at in report.sums:
+            ledger.note((layer, source), Run(NO_BLOCK, phase, 0), dose, tokens, changed, fired_at)
         for number, score in enumerate(report.scores):
             scores[number] = scores[number] if score is None else score
         for all_layers, here in zip(held, report.held, strict=bool(report.held)):

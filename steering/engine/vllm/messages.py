@@ -105,8 +105,8 @@ class TokenReadings:
         self.scores.update(message.scores)
 
 
-PhaseSums: TypeAlias = tuple[int, int, Phase, float, float, int]
-"""(layer, source, phase, dose, tokens, fired_at) of a DoseLedger."""
+PhaseSums: TypeAlias = tuple[int, int, Phase, float, float, float, int]
+"""(layer, source, phase, dose, tokens, changed, fired_at) of a DoseLedger."""
 
 
 class ReportMessage(msgspec.Struct, frozen=True, eq=False, tag="report", forbid_unknown_fields=True):

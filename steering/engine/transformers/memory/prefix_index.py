@@ -32,7 +32,7 @@ class PrefixIndex:
 
     def __init__(self, pool: BlockPool, *, enabled: bool, exact: bool) -> None:
         self._pool, self._enabled, self.exact = pool, enabled, exact
-        self._measured: dict[int, tuple[bytes, Float[Tensor, "source 2"] | None]] = {}
+        self._measured: dict[int, tuple[bytes, Float[Tensor, "source 3"] | None]] = {}
         """The hash of each registered block, and what steering did in it; see `DoseLedger.block_measures`."""
         self.epoch = 0
         """Changes with the arithmetic of passes: blocks computed before a change are not shared after it."""

@@ -3,14 +3,14 @@
 The relative dose of a change at a token is |r' - r| / |r|. A ledger holds, per (layer, source, phase), sums over the
 tokens computed so far:
 
-- source n >= 0: call n of the layer (`LayerSteering.calls`): dose and tokens it acted on.
+- source n >= 0: call n of the layer (`LayerSteering.calls`): dose, tokens it acted on, and how many of them it changed.
 - source STATIC: the static adds: 1 / |r| instead of a dose, which times the length of each add is its dose.
-- source WHOLE: |r' - r| / |r| of all of them together, and the tokens that changed, where several act or one may spare tokens.
+- source WHOLE: |r' - r| / |r| of all of them together, at layers where more than one of them acts, and the tokens that changed.
 - source CLAMPED: tokens at which the dose guard scaled the change down.
 
 `runs` cuts a range of positions into pieces whose sums are kept apart: by phase, and for prompts that may be shared by
-KV block, since the block's sums must be known when another request takes the block over. `note` adds the sums of one
-run. `block_measures` and `restore_block` move a block's sums from the request that computed it to one that reuses its keys and values.
+KV block, whose sums another request takes over with it. `note` adds the sums of one run; `block_measures` and
+`restore_block` move those of a block to a request that reuses its keys and values.
 `reset` forgets everything, for a request that is computed again. The ledger knows positions only: not passes, nor where keys and values lie.
 """
 
@@ -25,7 +25,7 @@ from steering.engine.api import SteeringReport
 from steering.engine.transformers.memory.block_pool import BLOCK
 from steering.engine.transformers.steering.gather import Spread
 from steering.plan.holds import HeldReadout
-from steering.plan.order import acts_on_prompt, may_spare
+from steering.plan.order import acts_on_prompt
 from steering.plan.types import SCOPE_PHASES, ConditionTree, Phase, SteeringPlan
 from steering.shapes import Bool, Float, Int, Tensor
 
@@ -50,16 +50,19 @@ class Run:
 
 @dataclass(slots=True)
 class Sums:
-    """Sums over tokens. fired_at: index of the first generated token among them, -1 for a prompt position."""
+    """Sums over tokens. changed: the tokens whose residual changed; a clamp leaves others as they are. fired_at: index of the first
+    generated token among them, -1 for a prompt position."""
 
     dose: float = 0.0
     tokens: float = 0.0
+    changed: float = 0.0
     fired_at: int = NEVER
 
-    def add(self, dose: float, tokens: float, fired_at: int) -> None:
+    def add(self, dose: float, tokens: float, changed: float, fired_at: int) -> None:
         """Adds the sums over more tokens."""
         self.dose += dose
         self.tokens += tokens
+        self.changed += changed
         self.fired_at = min(self.fired_at, fired_at)
 
 
@@ -93,23 +96,23 @@ class DoseLedger:
             yield Run(block, phase, stop - first)
             first = stop
 
-    def note(self, source: Source, run: Run, dose: float, tokens: float, fired_at: int = NEVER) -> None:
+    def note(self, source: Source, run: Run, dose: float, tokens: float, changed: float, fired_at: int = NEVER) -> None:
         """Adds what one source was measured to do at the tokens of a run."""
-        self.sums.setdefault((*source, run.phase), Sums()).add(dose, tokens, fired_at)
+        self.sums.setdefault((*source, run.phase), Sums()).add(dose, tokens, changed, fired_at)
         if run.block != NO_BLOCK:
-            self._blocks.setdefault((run.block, *source), Sums()).add(dose, tokens, fired_at)
+            self._blocks.setdefault((run.block, *source), Sums()).add(dose, tokens, changed, fired_at)
 
-    def block_measures(self, block: int) -> Float[Tensor, "source 2"]:
-        """Returns the doses and tokens of one block by source, for whoever reuses its KV. float64, on the host."""
+    def block_measures(self, block: int) -> Float[Tensor, "source 3"]:
+        """Returns the sums of one block by source (dose, tokens, changed), for whoever reuses its KV. float64, on the host."""
         sums = [self._blocks.get((block, *source), Sums()) for source in self._prompt_sources()]
-        return torch.tensor([[one.dose, one.tokens] for one in sums], dtype=torch.float64).reshape(-1, 2)
+        return torch.tensor([[one.dose, one.tokens, one.changed] for one in sums], dtype=torch.float64).reshape(-1, 3)
 
-    def restore_block(self, block: int, measures: Float[Tensor, "source 2"] | None) -> None:
+    def restore_block(self, block: int, measures: Float[Tensor, "source 3"] | None) -> None:
         """Adds the measures of a block as if this request had computed it. None: nothing steers that block."""
         if measures is None:
             return
-        for source, (dose, tokens) in zip(self._prompt_sources(), measures.tolist(), strict=True):
-            self.note(source, Run(block, Phase.PROMPT, BLOCK), dose, tokens, -1 if tokens else NEVER)
+        for source, (dose, tokens, changed) in zip(self._prompt_sources(), measures.tolist(), strict=True):
+            self.note(source, Run(block, Phase.PROMPT, BLOCK), dose, tokens, changed, -1 if tokens else NEVER)
 
     def reset(self) -> None:
         """Forgets all sums."""
@@ -124,7 +127,7 @@ class DoseLedger:
         for layer in sorted(plan.layers):
             acting = self._acting(layer, Phase.PROMPT)
             found += acting
-            if self._together(acting):
+            if len(acting) > 1:
                 found.append((layer, WHOLE))
             if acting and plan.dose_bound is not None:
                 found.append((layer, CLAMPED))
@@ -186,24 +189,19 @@ class DoseLedger:
         total = Sums()
         for phase in phases:
             if (one := self.sums.get((*source, phase))) is not None:
-                total.add(one.dose, one.tokens, one.fired_at)
+                total.add(one.dose, one.tokens, one.changed, one.fired_at)
         return total
-
-    def _together(self, acting: Sequence[Source]) -> bool:
-        """Whether only WHOLE knows how many tokens these changed: several of them, or one that may leave a token as it is."""
-        calls = (self._plan.layers[layer].calls[number] for layer, number in acting if number >= 0)
-        return len(acting) > 1 or any(map(may_spare, map(self._plan.intervention, calls)))
 
     def _whole(self, layer: int) -> float:
         """The mean dose of all that acted at a layer, over the tokens that changed."""
         whole = Sums()
         for phase in Phase:
             acting = self._acting(layer, phase)
-            for source in [(layer, WHOLE)] if self._together(acting) else acting:
+            for source in acting if len(acting) == 1 else [(layer, WHOLE)]:
                 if (sums := self.sums.get((*source, phase))) is not None:
                     length = self._plan.layers[layer].static_lengths[phase] if source[1] == STATIC else 1.0
-                    whole.add(length * sums.dose, sums.tokens, NEVER)
-        return whole.dose / whole.tokens if whole.tokens else 0.0
+                    whole.add(length * sums.dose, sums.tokens, sums.changed, NEVER)
+        return whole.dose / whole.changed if whole.changed else 0.0
 
 
 class DoseSums:
@@ -217,6 +215,7 @@ class DoseSums:
         self._spread = Spread([run.length for _, _, run in entries], device)
         self._dose = torch.zeros(len(entries), device=device)
         self._tokens = torch.zeros(len(entries), device=device)
+        self._changed = torch.zeros(len(entries), device=device)
         self._fired = torch.full((len(entries),), NEVER, device=device)
 
     def add(
@@ -226,11 +225,13 @@ class DoseSums:
         if self._spread.one_each:  # no scatter needed
             self._dose.addcdiv_(changes, norms)
             self._tokens += 1.0 if acting is None else acting
+            self._changed += changes > 0.0
         else:
             members = self._spread.members
             self._dose.index_add_(0, members, changes / norms)
             count = torch.ones_like(changes) if acting is None else acting.to(changes.dtype)
             self._tokens.index_add_(0, members, count)
+            self._changed.index_add_(0, members, (changes > 0.0).to(changes.dtype))
 
     def add_first(self, generated: Int[Tensor, "token"]) -> None:
         """Remembers the lowest of the generated indices at which each entry acted; NEVER where it did not."""
@@ -241,9 +242,9 @@ class DoseSums:
 
     def collect(self) -> None:
         """Moves the sums to the ledgers, and starts again from zero. The only place where they leave the device."""
-        sums = self._dose.tolist(), self._tokens.tolist(), self._fired.tolist()
-        for (ledger, source, run), dose, tokens, fired_at in zip(self._entries, *sums, strict=True):
-            ledger.note(source, run, dose, tokens, fired_at)
-        self._dose.zero_()
-        self._tokens.zero_()
+        sums = self._dose.tolist(), self._tokens.tolist(), self._changed.tolist(), self._fired.tolist()
+        for (ledger, source, run), dose, tokens, changed, fired_at in zip(self._entries, *sums, strict=True):
+            ledger.note(source, run, dose, tokens, changed, fired_at)
+        for one in (self._dose, self._tokens, self._changed):
+            one.zero_()
         self._fired.fill_(NEVER)

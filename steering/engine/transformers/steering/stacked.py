@@ -164,7 +164,7 @@ class OperationStack:
             sequence = member.segment.sequence
             run = next(sequence.dose.runs(position, 1))
             at = max(position - (sequence.prompt_length - 1), -1)
-            sequence.dose.note((member.layer, member.number), run, 0.0, 0.0, at)
+            sequence.dose.note((member.layer, member.number), run, 0.0, 0.0, 0.0, at)
 
     def apply(self, residual: Residual, verdicts: Int[Tensor, "row threshold"]) -> Residual:
         """residual (token, d_model) float32 of the pass -> the same with this stack's tokens changed."""

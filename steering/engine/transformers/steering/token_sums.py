@@ -8,7 +8,6 @@ import torch
 from steering.engine.transformers.batch import Segment
 from steering.engine.transformers.steering.dose import CLAMPED, STATIC, WHOLE
 from steering.engine.transformers.steering.gather import Spread, index_of
-from steering.plan.order import may_spare
 from steering.shapes import Float, Residual, Tensor
 
 PerToken: TypeAlias = Float[Tensor, "token"]
@@ -19,8 +18,8 @@ _TINY = 1e-12
 class TokenSums:
     """Sums by layer and token over one pass, or over many with the same segments.
 
-    static: 1 / |r| as the static adds found it. whole_layers: where what acts on one request is measured as a whole, see
-    `DoseLedger`.
+    static: 1 / |r| as the static adds found it. whole_layers: where several sources act on one request, so that what
+    they changed together is measured.
     """
 
     def __init__(self, segments: Sequence[Segment], tokens: int, layer_count: int, device: torch.device) -> None:
@@ -28,11 +27,7 @@ class TokenSums:
         self._device = device
         plans = {id(segment.sequence.plan): segment.sequence.plan for segment in self._steered}.values()
         self.whole_layers = frozenset(
-            layer
-            for plan in plans
-            for layer, one in plan.layers.items()
-            if len(one.calls) + bool(one.static_adds) > 1
-            or any(may_spare(plan.intervention(call)) for call in one.calls)
+            layer for plan in plans for layer, one in plan.layers.items() if len(one.calls) + bool(one.static_adds) > 1
         )
         self.passes = 0
         self.static = torch.zeros(layer_count, tokens, device=device)
@@ -76,11 +71,14 @@ class TokenSums:
             for layer, steering in plan.layers.items():
                 if steering.static_adds:
                     first = int(run.phase) - 1
-                    ledger.note((layer, STATIC), run, static[layer][number], run.length * self.passes, first)
+                    added = run.length * self.passes
+                    ledger.note((layer, STATIC), run, static[layer][number], added, added, first)
                 if layer in self.whole_layers:
-                    ledger.note((layer, WHOLE), run, doses[layer][number], counts[layer][number])
+                    changed = counts[layer][number]
+                    ledger.note((layer, WHOLE), run, doses[layer][number], changed, changed)
                 if plan.dose_bound is not None:
-                    ledger.note((layer, CLAMPED), run, 0.0, clamped[layer][number])
+                    scaled = clamped[layer][number]
+                    ledger.note((layer, CLAMPED), run, 0.0, scaled, scaled)
         self.passes = 0
 
 

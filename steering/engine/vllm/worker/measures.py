@@ -15,10 +15,10 @@ MAX_NUMBERS = 1 << 22
 
 
 class BlockMeasures:
-    """Doses and tokens by (prompt fingerprint, token ids up to the block's end), the most recently used."""
+    """The sums of blocks by (prompt fingerprint, token ids up to the block's end), the most recently used."""
 
     def __init__(self) -> None:
-        self._blocks: LRUCache[bytes, Float[Tensor, "source 2"]] = LRUCache(MAX_NUMBERS, getsizeof=Tensor.numel)
+        self._blocks: LRUCache[bytes, Float[Tensor, "source 3"]] = LRUCache(MAX_NUMBERS, getsizeof=Tensor.numel)
 
     def store(self, row: WorkerRow) -> None:
         """Keeps the measures of the blocks that a request has computed so far."""

@@ -71,7 +71,7 @@ class WorkerRow:
         scores = zip(plan.thresholds, dose.scores or [nan] * len(plan.thresholds), strict=True)
         return ReportMessage(
             self.key,
-            tuple((*place, one.dose, one.tokens, one.fired_at) for place, one in dose.sums.items()),
+            tuple((*place, one.dose, one.tokens, one.changed, one.fired_at) for place, one in dose.sums.items()),
             tuple(None if one.layer not in layers or isnan(score) else score for one, score in scores),
             dose.held,
             {} if capture is None else {layer: _joined(pieces, capture) for layer, pieces in capture.pieces.items()},

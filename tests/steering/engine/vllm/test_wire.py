@@ -41,7 +41,7 @@ async def test_a_plan_arrives_as_it_was(seed: int) -> None:
 def test_messages_arrive_as_they_were() -> None:
     report = ReportMessage(
         "a",
-        ((1, -1, Phase.LAST, 2.5, 3.0, 1 << 30),),
+        ((1, -1, Phase.LAST, 2.5, 3.0, 2.0, 1 << 30),),
         (None, math.inf),
         ({2: HeldReadout(1.0, 2.0, 3.0)},),
         {1: torch.arange(6.0).view(2, 3), 4: torch.empty(0, 3)},
