@@ -21,6 +21,8 @@ class Profile:
     long_rounds: int = 1
     close_rounds: int = 7
     """Rounds where a difference of a few percent matters."""
+    server_rounds: int = 15
+    """Rounds of the engine with and without the server: single rounds differ by more than the bar."""
     warm_round: bool = True
     pairs: int = 120
     batch_sizes: tuple[int, ...] = (4, 8, 16, 32)
@@ -50,6 +52,7 @@ QUICK = Profile(
     rounds=1,
     long_rounds=1,
     close_rounds=1,
+    server_rounds=1,
     warm_round=False,
     pairs=12,
     batch_sizes=(4,),

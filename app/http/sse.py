@@ -190,7 +190,7 @@ async def disconnected(receive: Receive) -> None:
 
 async def ended(task: "asyncio.Future[Any]") -> None:
     """Cancels a task unless it is done, and waits for its cleanup; its result is left to others."""
-    task.cancel()
-    await asyncio.wait({task})
+    if task.cancel():
+        await asyncio.wait({task})
     if not task.cancelled():
         task.exception()

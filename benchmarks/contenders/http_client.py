@@ -1,7 +1,8 @@
 """Streaming clients of the server with little overhead: plain sockets, no torch and no HTTP library.
 
-The clients share the processors with the measured server, so they read all sockets together, shortly after data arrived
-on one of them, and parse when all streams have ended.
+The clients share the processors with the measured server, and what they take would be counted as its cost. They read all sockets
+together, shortly after data arrived on one of them, after the first token only when much has arrived or the stream has ended, and
+parse when all streams have ended.
 """
 
 import json
@@ -18,6 +19,9 @@ TOKEN, DONE = b"event: token\n", b"event: done\n"
 GATHER_SECONDS = 0.002
 """Delay from the first new event to reading all of them: the error of an arrival time is at most this."""
 READ_BYTES = 1 << 14
+LOW_WATER_BYTES = 1 << 12
+"""How much must arrive before the kernel reports a stream as readable, after its first bytes. The first and the last token keep
+their exact times. Measured: the clients take 4 ms of the CPU for 32 streams of 64 tokens, 11 ms when they read every delivery."""
 
 
 class StreamedResponse:
@@ -27,16 +31,20 @@ class StreamedResponse:
         self._connection = socket.create_connection(("127.0.0.1", port))
         self._connection.sendall(request)
         self._pieces: list[tuple[float, bytes]] = []
+        self._begun = False
         self.file = self._connection.fileno()
 
     def read(self, now: float) -> bool:
         """Reads available data. Returns whether more may follow."""
         data = os.read(self.file, READ_BYTES)
         self._pieces.append((now, data))
+        if TOKEN in data and not self._begun:  # a read, too, waits for so many bytes
+            self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, LOW_WATER_BYTES)
+            self._begun = True
         return bool(data)
 
     def arrivals(self, new_tokens: int) -> list[float]:
-        """Returns the time at which each token was read. Raises RuntimeError for any other response."""
+        """Returns the time at which each token was read, exact for the first and the last. Raises RuntimeError for any other response."""
         self._connection.close()
         text = b"".join(data for _, data in self._pieces)
         times: list[float] = []

@@ -51,7 +51,7 @@ def _measure(bench: Bench, engine: Contender, server: Process, clients: Contende
         (ENGINE, KIND): partial(steered, engine, "server", KIND, ROWS, profile.short_prompt, profile.new_tokens),
         (SERVER, KIND): partial(_served, bench, server, clients, port),
     }
-    results = bench.run_rounds(tasks, profile.close_rounds)
+    results = bench.run_rounds(tasks, profile.server_rounds)
     bench.record(
         {(contender, f"{work}, bare and served"): found for (contender, work), found in results.items()},
         rows=ROWS,

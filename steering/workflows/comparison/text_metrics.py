@@ -66,6 +66,8 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 def means(rows: Sequence[Mapping[K, float]]) -> dict[K, float]:
     """Averages by key, over the rows that have it."""
+    if len(rows) == 1:  # most answers; fmean takes a microsecond a layer
+        return dict(rows[0])
     keys = dict.fromkeys(key for row in rows for key in row)
     return {key: fmean(row[key] for row in rows if key in row) for key in keys}
 
