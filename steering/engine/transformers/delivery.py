@@ -1,7 +1,9 @@
 """Delivery: sends what passes yield to the event loops that wait for it, and turns errors into those a caller may see."""
 
 import asyncio
+from collections.abc import Callable
 from collections.abc import Sequence as Rows
+from time import monotonic
 from traceback import format_exception
 
 import structlog
@@ -12,33 +14,38 @@ from steering.errors import InternalError, OutOfMemory, SteeringError
 
 log = structlog.get_logger()
 MANY = 16
-"""Sequences in a pass from which on tokens are sent in pairs."""
-SHORT_SECONDS = 0.05
-"""After a pass that takes longer every token is sent at once."""
+"""Sequences in a pass from which on their tokens may be held."""
+INTERVAL_SECONDS = 0.04
+"""How long tokens are held at most, and until the pass that runs then has ended."""
 
 
 class Delivery:
     """Sends outboxes to their streams.
 
-    Waking callers costs nearly as much for one token as for two, and with many short passes that takes a good part of the
-    CPU that computes them. With MANY sequences their tokens are therefore sent after every second pass; the first token
-    of an answer and its end are sent at once. The idea is that of vLLM's `--stream-interval`.
+    Waking callers costs nearly as much for one token as for several, and with many short passes that takes a good part of the
+    CPU that computes them. With MANY sequences their tokens are therefore sent at intervals; the first token of an answer and
+    its end are sent at once. The idea is that of vLLM's `--stream-interval`.
     """
 
-    def __init__(self) -> None:
-        self._held: list[Sequence] = []
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._held: dict[Sequence, None] = {}
+        self._sent = -INTERVAL_SECONDS
 
-    def after(self, sequences: Rows[Sequence], seconds: float) -> None:
-        """Sends what a pass of that many seconds yielded, or holds it until after the next."""
-        hold = not self._held and len(sequences) >= MANY and seconds <= SHORT_SECONDS
-        held = [one for one in sequences if hold and one.going_on]
-        self.now([*self._held, *(one for one in sequences if not (hold and one.going_on))])
-        self._held = held
+    def after(self, sequences: Rows[Sequence]) -> None:
+        """Sends what a pass yielded, or holds it until after a later one."""
+        now = self._clock()
+        due = len(sequences) < MANY or now - self._sent >= INTERVAL_SECONDS
+        if due:
+            self._sent = now
+        begun = dict.fromkeys([*self._held, *sequences])
+        self._held = {} if due else {one: None for one in begun if one.going_on}
+        self.now([one for one in begun if one not in self._held])
 
     def flush(self) -> None:
         """Sends what was held: something longer comes before the next pass."""
-        self.now(self._held)
-        self._held = []
+        self.now(list(self._held))
+        self._held = {}
 
     @staticmethod
     def now(senders: Rows[Sequence | BackgroundTask]) -> None:

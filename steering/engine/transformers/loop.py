@@ -184,7 +184,7 @@ class EngineLoop:
                     self._for_one(sequence, self._finish_capture)
         seconds = perf_counter() - began
         self._scheduler.budget.observe(prompt_tokens, streams, seconds)
-        self._delivery.after(sequences, seconds)
+        self._delivery.after(sequences)
 
     def _write(self, sequence: Sequence, token: Sampled, readout: Mapping[str, float], scores: Rows[float]) -> None:
         """Adds a token to an answer, and ends the answer where it is its last."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.errors import Draining
-from app.http.sse import KEEPALIVE, Event, EventStream, frame
+from app.http.sse import KEEPALIVE, WRITE_BYTES, Event, EventStream, frame
 from app.settings import Settings
 from steering.errors import Overloaded, SteeringError
 from steering.schemas.generation import TokenPiece
@@ -24,6 +24,7 @@ class Wire:
 
     def __init__(self) -> None:
         self.sent = b""
+        self.writes: list[bytes] = []
         self.left = asyncio.Event()
 
     async def receive(self) -> dict[str, Any]:
@@ -32,6 +33,7 @@ class Wire:
 
     async def send(self, message: Any) -> None:
         self.sent += message.get("body", b"")
+        self.writes += [message["body"]] if message.get("body") else []
 
 
 class Source:
@@ -63,6 +65,40 @@ async def test_events_are_framed_and_the_source_is_closed() -> None:
     await stream(source)[0]({}, wire.receive, wire.send)
     assert wire.sent == b'event: token\ndata: {"a": 1}\n\ndata: [DONE]\n\n'
     assert source.closed
+
+
+@pytest.mark.parametrize("failure", [None, Overloaded("no room")])
+@pytest.mark.parametrize("groups", [[3], [1, 2, 1], [2, 0, 3], [1, 1, 1]])
+async def test_events_that_are_there_together_are_one_write(groups: list[int], failure: Exception | None) -> None:
+    numbers = iter(range(100))
+    grouped = [[Event({"i": next(numbers)}, "token") for _ in range(count)] for count in groups]
+
+    async def source() -> AsyncGenerator[Event, None]:
+        for group in grouped:
+            for event in group:
+                yield event
+            await asyncio.sleep(0.001)
+        if failure is not None:
+            yield Event({"i": "last"}, "token")
+            raise failure
+
+    wire, interrupted = Wire(), asyncio.get_running_loop().create_future()
+    await EventStream(source(), timeouts(), interrupted)({}, wire.receive, wire.send)
+    expected = [b"".join(map(frame, group)) for group in grouped if group]
+    assert wire.writes[: len(expected)] == expected
+    rest = b"".join(wire.writes[len(expected) :])
+    assert (
+        (rest == b"")
+        if failure is None
+        else (b"last" in rest.split(b"\n\n")[0] and b"overloaded" in rest.split(b"\n\n")[1])
+    )
+
+
+async def test_events_without_a_pause_are_written_in_pieces_of_a_bounded_size() -> None:
+    wire, source = Wire(), Source(*[Event({"text": "x" * 1000}, "token")] * 100)
+    await stream(source)[0]({}, wire.receive, wire.send)
+    assert wire.sent.count(b"event: token") == 100
+    assert max(map(len, wire.writes)) < WRITE_BYTES + 1100
 
 
 @pytest.mark.parametrize(
