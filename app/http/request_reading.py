@@ -78,7 +78,10 @@ class ApiRoute(APIRoute):
             admission: Admission = request.state.admission
             admission.closing.callback(state.rate_limits.admit(key))
             admission.of_key = state.rate_limits.rows_of(key)
-            parsed = await self._read(request, state.settings)
+            try:
+                parsed = await self._read(request, state.settings)
+            except ClientDisconnect:  # a body that is cut off changed nothing, and is no fault of the server
+                return Response(status_code=CLIENT_DISCONNECTED)
             status, refused = CLIENT_DISCONNECTED, False
             try:  # a streaming response is only started here; it watches for disconnects itself
                 response = await while_connected(state, request.receive, handler(parsed))
