@@ -162,7 +162,7 @@ def _walk(finding: Mapping[str, Any], body: Any) -> tuple[str, ...]:
             path.append(finding["ctx"]["key"])
         case "missing" if source == "body":
             path.append(str(finding["loc"][-1]))
-        case "union_tag_invalid" if source == "body":
+        case "union_tag_invalid" | "union_tag_not_found" if source == "body":
             path.append(str(finding["ctx"]["discriminator"]).strip("'"))
     return tuple(path)
 

@@ -78,7 +78,10 @@ class ApiRoute(APIRoute):
             admission: Admission = request.state.admission
             admission.closing.callback(state.rate_limits.admit(key))
             admission.of_key = state.rate_limits.rows_of(key)
-            parsed = await self._read(request, state.settings)
+            try:
+                parsed = await self._read(request, state.settings)
+            except ClientDisconnect:  # a body that is cut off changed nothing, and is no fault of the server
+                return Response(status_code=CLIENT_DISCONNECTED)
             status, refused = CLIENT_DISCONNECTED, False
             try:  # a streaming response is only started here; it watches for disconnects itself
                 response = await while_connected(state, request.receive, handler(parsed))
@@ -122,6 +125,7 @@ class ApiRoute(APIRoute):
     async def _read(self, request: Request, settings: Settings) -> Request:
         """Returns the request with its body read and parsed."""
         if self.body_field is None and self.media_type == "application/json":
+            await _check_no_body(request, settings)
             return request
         encoding = request.headers.get("content-encoding", "").strip().lower()
         if encoding not in ("", "identity"):
@@ -130,7 +134,8 @@ class ApiRoute(APIRoute):
         body = await read_body(request, limit, settings.body_seconds)
         given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if body and given != self.media_type:
-            raise UnsupportedMediaType(f"send the body as {self.media_type}")
+            named = repr(given[:40]) if given else "no Content-Type"
+            raise UnsupportedMediaType(f"send the body as {self.media_type}, got {named}")
         admission: Admission = request.state.admission
         admission.reserve(PARSED_RATIO * len(body))
         parsed = None
@@ -184,6 +189,15 @@ class ParsedRequest(Request):
     async def json(self) -> Any:
         """Returns the parsed body."""
         return self.parsed
+
+
+async def _check_no_body(request: Request, settings: Settings) -> None:
+    """Raises InvalidRequest for a body that nothing would read: one that names a version to delete, say, would delete them all."""
+    if not {"content-length", "transfer-encoding"} & set(request.headers):
+        return
+    if body := await read_body(request, settings.max_body_bytes, settings.body_seconds):
+        what = f"{request.method} {request.scope['path'][:80]} takes no body, got {len(body)} bytes"
+        raise InvalidRequest(f"{what}; its parameters belong in the address")
 
 
 async def read_body(request: Request, limit: int, seconds: float) -> bytes:

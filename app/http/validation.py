@@ -10,7 +10,7 @@ from steering.registry import suggestion
 GIVEN_LIMIT = 40
 """Characters of a refused text that are repeated."""
 DIGITS_LIMIT = 8
-"""A longer number is not repeated: it may have thousands of digits."""
+"""A longer number is not repeated: it may have thousands of digits, which are counted."""
 
 _EXPECTED = {
     "string_type": "text",
@@ -20,9 +20,11 @@ _EXPECTED = {
     "float_type": "a number",
     "finite_number": "a finite number",
     "bool_type": "true or false",
+    "bool_parsing": "true or false",
     "tuple_type": "a list",
     "list_type": "a list",
     "dict_type": "an object",
+    "model_attributes_type": "an object",
 }
 _CONTENT = {
     "greater_than_equal": "must be at least {ge}, got {given}",
@@ -30,6 +32,10 @@ _CONTENT = {
     "less_than_equal": "must be at most {le}, got {given}",
     "less_than": "must be less than {lt}, got {given}",
     "missing": "is required",
+    "union_tag_not_found": "is required",
+    "steering_form": "{message}, got {given}",
+    "vector_form": "{message}, got {given}",
+    "input_form": "{message}, got {given}",
     "string_pattern_mismatch": "must match {pattern}, got {given}",
     "string_too_short": "must not be empty",
     "string_too_long": "takes at most {max_length} characters",
@@ -64,7 +70,7 @@ def given(value: Any) -> str:
     if isinstance(value, str):
         return json.dumps(value) if len(value) <= GIVEN_LIMIT else f"a text of {len(value)} characters"
     if isinstance(value, int):
-        return json.dumps(value) if abs(value) < 10**DIGITS_LIMIT else "a number"
+        return json.dumps(value) if abs(value) < 10**DIGITS_LIMIT else f"a number of {len(str(abs(value)))} digits"
     short = isinstance(value, float) and math.isfinite(value) and len(json.dumps(value)) <= DIGITS_LIMIT
     return json.dumps(value) if short else "a number"
 
@@ -90,7 +96,8 @@ def _sentence(finding: Mapping[str, Any]) -> str:
     if kind == "union_tag_invalid":
         tag, known = str(context.get("tag")), str(context.get("expected_tags")).replace("'", "").split(", ")
         return f"expected {_listed([repr(one) for one in known])}, got {given(tag)}{suggestion(tag, known)}"
-    return _CONTENT[kind].format(**context, given=given(finding.get("input"))) if kind in _CONTENT else message
+    words = {**context, "message": message, "given": given(finding.get("input"))}
+    return _CONTENT[kind].format(**words) if kind in _CONTENT else message
 
 
 def _choices(finding: Mapping[str, Any]) -> list[str]:

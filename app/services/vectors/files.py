@@ -38,7 +38,7 @@ def export_file(vector: ConceptVector, form: str, layers: str | None) -> Respons
         "json": lambda: vector_export(vector).model_dump_json().encode(),
     }
     if form not in writers:
-        raise UnsupportedParameter("format must be 'safetensors', 'gguf' or 'json'", param="format")
+        raise UnsupportedParameter(f"format must be 'safetensors', 'gguf' or 'json', got {form[:40]!r}", param="format")
     if layers is not None and form != "gguf":
         raise InvalidRequest(
             f"layers can be chosen for format 'gguf' only; {form} contains all of them", param="layers"

@@ -89,6 +89,30 @@ async def test_leaving_while_waiting_does_not_disturb_the_one_that_runs() -> Non
             await until(listening.quiet)
 
 
+CUT_OFF = [
+    ("POST", "/v1/generate", b"content-type: application/json\r\ncontent-length: 100\r\n\r\n{"),
+    ("POST", "/v1/generate", b"content-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n64\r\n{"),
+    ("POST", "/v1/vectors/import", b"content-type: application/octet-stream\r\ncontent-length: 100\r\n\r\na"),
+    ("DELETE", "/v1/steering", b"content-length: 100\r\n\r\n{"),
+]
+"""Requests whose body is cut off."""
+
+
+@pytest.mark.parametrize(("method", "path", "rest"), CUT_OFF)
+async def test_a_body_that_is_cut_off_is_no_fault_of_the_server(
+    listening: Listening, client: httpx2.AsyncClient, method: str, path: str, rest: bytes
+) -> None:
+    _, writer = await listening.connect()
+    writer.write(f"{method} {path} HTTP/1.1\r\nhost: localhost\r\n".encode() + rest)
+    await until(lambda: listening.state.in_flight == 1)
+    writer.transport.abort()
+    await until(listening.quiet)
+    metrics = (await client.get("/metrics")).text
+    assert f'steering_http_requests_total{{method="{method}",route="{path}",status="499"}} 1.0' in metrics
+    assert 'status="500"' not in metrics
+    assert "internal_error" not in metrics
+
+
 async def test_a_head_without_end_is_refused(listening: Listening) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", listening.port)
     writer.write(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n")

@@ -1,6 +1,7 @@
 """Typical mistakes: each message names the field, what was given, what is allowed, and the nearest name that exists."""
 
 import gzip
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -33,6 +34,9 @@ MISTAKES: list[tuple[str, dict[str, Any], str, list[str]]] = [
     ("generate", {"messages": [{"role": "user"}]}, "messages.0.content", ["required"]),
     ("generate", {"messages": "hello"}, "messages", ["a list", 'got "hello"']),
     ("generate", {"prompt": "a", "steering": {"vector": "sentiment"}}, "steering", ["list of interventions", "profile"]),
+    ("generate", {"prompt": "a", "steering": "calm"}, "steering", ["list of interventions", 'got "calm"']),
+    ("generate", {"prompt": "a", "steering": [{"vector": 3}]}, "steering.0.vector", ["the name of a vector", "got 3"]),
+    ("generate", {"prompt": "a", "min_p": 10**400}, "min_p", ["a number", "got a number of 401 digits"]),
     ("generate", steering(strenght=1), "steering.0.strenght", ["did you mean 'strength'"]),
     ("generate", steering(strength="strong"), "steering.0.strength", ["a number", 'got "strong"']),
     ("generate", steering(strength=True), "steering.0.strength", ["a number", "got true"]),
@@ -65,6 +69,7 @@ MISTAKES: list[tuple[str, dict[str, Any], str, list[str]]] = [
     ("vectors/extract", {**EXTRACT, "position": "first"}, "position", ["'last'", 'got "first"']),
     ("vectors/extract", {**EXTRACT, "layers": 3}, "layers", ["'all'", "a list", "got 3"]),
     ("evaluations", {**DOSE, "kind": "dose"}, "kind", ["layer_sweep", "did you mean 'dose_response'"]),
+    ("evaluations", {"vector": "sentiment"}, "kind", ["is required"]),
     ("evaluations", {**DOSE, "scorer": "projecton"}, "scorer", ["did you mean 'projection'"]),
     ("latent-space", {"texts": ["a"] * 6, "method": "umapp"}, "method", ["did you mean 'umap'"]),
     ("latent-space", {"texts": ["a", "b"], "labels": ["x"]}, "labels", ["one label per text", "1 for 2"]),
@@ -156,3 +161,55 @@ async def test_an_encoded_body_is_refused_by_its_encoding(server: Server, encodi
 async def test_a_text_of_another_form_names_the_form(server: Server) -> None:
     answer = await server.client.get("/v1/vectors?namespace=Team")
     assert check_shape(answer)["message"] == 'namespace: must match ^[a-z0-9][a-z0-9._-]{0,63}$, got "Team"'
+
+
+@pytest.mark.parametrize(("body", "given"), [(b"null", "null"), (b"[1]", "a list of 1"), (b'"a"', '"a"')])
+async def test_a_body_that_is_no_object_is_named_where_it_has_several_forms(
+    server: Server, body: bytes, given: str
+) -> None:
+    answer = await server.client.post("/v1/evaluations", content=body, headers=JSON)
+    assert answer.status_code == 400
+    assert check_shape(answer)["message"] == f"the body: expected an object, got {given}"
+
+
+@pytest.mark.parametrize(("method", "address"), [("POST", "extract?wait=maybe"), ("DELETE", "a?force=maybe")])
+async def test_a_switch_in_an_address_is_true_or_false(server: Server, method: str, address: str) -> None:
+    answer = await server.client.request(method, f"/v1/vectors/{address}", json=EXTRACT if method == "POST" else None)
+    assert answer.status_code == 400
+    assert 'expected true or false, got "maybe"' in check_shape(answer)["message"]
+
+
+async def test_an_unknown_format_of_an_export_is_named(ready: Server) -> None:
+    answer = await ready.client.get("/v1/vectors/sentiment/export?format=onnx")
+    assert (answer.status_code, check_shape(answer)["param"]) == (400, "format")
+    assert "'gguf'" in check_shape(answer)["message"]
+    assert "got 'onnx'" in check_shape(answer)["message"]
+
+
+@pytest.mark.parametrize(("given", "named"), [("text/plain; charset=utf-8", "'text/plain'"), (None, "no Content-Type")])
+async def test_a_body_of_another_media_type_is_named(server: Server, given: str | None, named: str) -> None:
+    headers = {} if given is None else {"content-type": given}
+    answer = await server.client.post("/v1/generate", content=b'{"prompt": "a"}', headers=headers)
+    assert answer.status_code == 415
+    assert check_shape(answer)["message"] == f"send the body as application/json, got {named}"
+
+
+async def pieces(body: bytes) -> AsyncIterator[bytes]:
+    """A body whose length is not declared."""
+    yield body
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize(("method", "address"), [("DELETE", "vectors/sentiment"), ("GET", "vectors"), ("GET", "jobs")])
+async def test_a_body_that_nothing_reads_is_refused(ready: Server, method: str, address: str, chunked: bool) -> None:
+    body = b'{"version": 3}'
+    content = pieces(body) if chunked else body
+    answer = await ready.client.request(method, f"/v1/{address}", content=content, headers=JSON)
+    assert (answer.status_code, check_shape(answer)["code"]) == (400, "invalid_request")
+    assert f"{method} /v1/{address} takes no body, got 14 bytes" in check_shape(answer)["message"]
+    assert (await ready.client.get("/v1/vectors/sentiment")).status_code == 200
+
+
+async def test_an_empty_body_is_none(ready: Server) -> None:
+    for content in (b"", pieces(b"")):
+        assert (await ready.client.request("GET", "/v1/vectors", content=content, headers=JSON)).status_code == 200
