@@ -1,10 +1,16 @@
 import { type ComponentType, h, render } from "preact";
-import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { setKey } from "../src/api/key";
+import { DiffView } from "../src/compare/DiffView";
 import { change, draft, restoredDraft } from "../src/compare/draft";
+import { Panes } from "../src/compare/Panes";
 import { PaneView } from "../src/compare/PaneView";
 import { emptyPane, type Pane } from "../src/compare/panes";
-import { addVector } from "../src/compare/store";
+import { SteeringPanel } from "../src/compare/SteeringPanel";
+import { addVector, comparison, shade } from "../src/compare/store";
+import { vectors } from "../src/frame/vectors";
 import { FakeElement } from "./fakePage";
+import { FakeServer, refusal, settle } from "./fakeServer";
 
 let root: FakeElement;
 
@@ -52,7 +58,57 @@ describe("the facts of a pane", () => {
   });
 });
 
+describe("the view of what differs", () => {
+  it("says why an answer is missing", () => {
+    const steered = { ...emptyPane("steered", 1), error: "dose exceeded" };
+    show(DiffView, { base: paneOf("normal", "yes"), steered, choice: 0 });
+    expect(root.textContent).toContain("dose exceeded");
+    expect(root.textContent).not.toContain("Nothing yet");
+  });
+});
+
+describe("what the answers say", () => {
+  beforeEach(() => {
+    vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "requestAnimationFrame", "cancelAnimationFrame"] });
+    change(restoredDraft({ controls: [{ vector: "joy" }] }));
+    comparison.panes.value = [paneOf("normal", "yes")];
+    comparison.asked.value = {} as never;
+    shade.value = "reading";
+  });
+
+  afterEach(() => {
+    setKey(null);
+    comparison.close();
+    shade.value = "difference";
+    change(restoredDraft({}));
+    vi.useRealTimers();
+    vi.unstubAllGlobals();
+  });
+
+  it("is read again with a new key, after a refusal of the old one", async () => {
+    const server = new FakeServer().on("POST /v1/readout", () => refusal(401, "invalid_api_key"));
+    show(Panes, {});
+    await vi.advanceTimersByTimeAsync(200);
+    await settle();
+    expect(root.textContent).toContain("refused: invalid_api_key");
+    server.on("POST /v1/readout", () => ({ texts: [{ tokens: [{ text: "yes" }], readout: {} }] }));
+    setKey("new");
+    await vi.advanceTimersByTimeAsync(200);
+    await settle();
+    expect(root.textContent).not.toContain("refused");
+    expect(root.textContent).not.toContain("Reading the answers again");
+  });
+});
+
 describe("the vectors of Compare", () => {
+  it("are not all in use as long as the library is not known", () => {
+    change(restoredDraft({ controls: [{ vector: "joy" }] }));
+    vectors.value = null;
+    show(SteeringPanel, { onSweep: () => {} });
+    expect(root.textContent).not.toContain("Every vector is added");
+    change(restoredDraft({}));
+  });
+
   it("have each vector once, however often it is added", () => {
     change(restoredDraft({ controls: [{ vector: "joy", strength: 3, on: false }] }));
     addVector({ name: "joy", layers: [], scale: {} } as never);
