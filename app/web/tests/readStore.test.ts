@@ -101,6 +101,13 @@ describe("a library with more vectors than one request reads", () => {
     expect(asked()).toEqual([names.slice(0, 8), ["v9"]]);
   });
 
+  it("is first shown at the layer at which a concept stands out", async () => {
+    const scores = { 2: { scores: [2] }, 3: { scores: [3] }, 4: { scores: [4] } };
+    server.on(READ_OUT, () => ({ texts: [{ tokens: [{ text: "x" }], readout: { v0: scores } }] }));
+    await store.read();
+    expect([store.layer.value, store.shownScores.value]).toEqual([3, [3]]);
+  });
+
   it("has the one that is looked at read with the next text", async () => {
     store.chosen.value = "v10";
     await store.read();
