@@ -110,7 +110,7 @@ describe("scores of a vector in Space", () => {
   it("are shown under this vector", async () => {
     server.on(READOUT, () => readout("refusal", 2));
     await space.loadScores();
-    expect([...(space.scores.value ?? [])]).toEqual([[1, [2]]]);
+    expect(space.scores.value).toEqual({ vector: "refusal", byLayer: new Map([[1, [2]]]) });
   });
 
   it.each([
@@ -133,6 +133,44 @@ describe("scores of a vector in Space", () => {
   it("that fail are reported", async () => {
     server.on(READOUT, () => refusal(422, "invalid_request"));
     await expect(space.loadScores()).rejects.toMatchObject({ code: "invalid_request" });
+  });
+});
+
+describe("a map of texts", () => {
+  const map = { embedding: null, layers: [{ layer: 0, points: [[0, 0]] }], warnings: [] };
+  const drawOwn = async (texts: string) => {
+    space.setName.value = "own";
+    space.ownText.value = texts;
+    server.on("POST /v1/latent-space", () => map);
+    await space.draw();
+  };
+
+  afterEach(() => {
+    space.lasso([]);
+    space.drawn.value = space.picked.value = space.vector.value = null;
+    space.colourBy.value = "label";
+  });
+
+  it("can be stopped while the scores are read", async () => {
+    space.colourBy.value = "score";
+    space.vector.value = "refusal";
+    server.on(READOUT, () => held().promise);
+    const drawing = drawOwn("a\nb\nc");
+    await vi.waitFor(() => expect(server.seen).toContain(READOUT));
+    space.stopDrawing();
+    await drawing;
+    expect([space.busy.value, space.scoresBusy.value, space.error.value]).toEqual([false, 0, null]);
+    expect(space.drawn.value).not.toBeNull();
+  });
+
+  it("keeps the selected texts as long as they are the same texts", async () => {
+    await drawOwn("a\nb\nc");
+    space.select(1, true);
+    space.picked.value = 2;
+    await drawOwn("a\nb\nc\n");
+    expect([space.lassoed.value, space.picked.value]).toEqual([[1], 2]);
+    await drawOwn("a\nb\nd");
+    expect([space.lassoed.value, space.picked.value]).toEqual([[], null]);
   });
 });
 

@@ -71,6 +71,16 @@ describe("the texts of a map", () => {
   });
 });
 
+describe("a map without a vector", () => {
+  it("is neither along one nor coloured by its scores", () => {
+    space.chooseVector("joy");
+    space.method.value = space.ALONG_VECTOR;
+    space.colourBy.value = "score";
+    space.chooseVector(null);
+    expect([space.method.value, space.colourBy.value]).toEqual(["pca", "label"]);
+  });
+});
+
 describe("the dimensions of a map along a vector", () => {
   it("are two, and three are those of another method", async () => {
     server.on("GET /v1/concepts/sentiment", () => held().promise);
