@@ -1,4 +1,3 @@
-import { type ComponentType, h, render } from "preact";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { project } from "../src/space/draw";
 import { Legend } from "../src/space/Legend";
@@ -7,6 +6,7 @@ import { Scatter } from "../src/space/Scatter";
 import { scene } from "../src/space/scene";
 import * as space from "../src/space/store";
 import { FakeElement, page } from "./fakePage";
+import { onScreen, root, show } from "./onScreen";
 
 /** A canvas that keeps the outlines and colours of what is filled, and whether a line is drawn that is dashed. */
 class FakeContext {
@@ -55,31 +55,23 @@ class FakeObserver {
   }
 }
 
-let root: FakeElement;
 let canvas: FakeContext;
 
+onScreen();
+
 beforeEach(() => {
-  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "requestAnimationFrame", "cancelAnimationFrame"] });
   vi.stubGlobal("getComputedStyle", ({ style }: { style: { color: string } }) => style);
   vi.stubGlobal("ResizeObserver", FakeObserver);
   vi.stubGlobal("devicePixelRatio", 1);
   Object.assign(page, { createElement: (name: string) => new FakeElement(name), body: { append: () => {} } });
-  root = new FakeElement("main");
   canvas = new FakeContext();
 });
 
 afterEach(() => {
-  render(null, root as never);
   space.lasso([]);
   space.drawn.value = space.picked.value = space.scores.value = space.vector.value = null;
   space.colourBy.value = "label";
-  vi.useRealTimers();
-  vi.unstubAllGlobals();
 });
-
-function show(component: ComponentType): void {
-  render(h(component, {}), root as never);
-}
 
 /** Draws texts in a row, each with a label of its own. */
 function drawTexts(count: number): void {
@@ -95,7 +87,7 @@ function drawTexts(count: number): void {
 }
 
 async function showMap(): Promise<FakeElement> {
-  show(Scatter);
+  show(Scatter, {});
   const element = root.find("canvas");
   Object.assign(element, { getContext: () => canvas, setPointerCapture: () => {}, parentElement: SIZE });
   await vi.advanceTimersByTimeAsync(200);
@@ -113,12 +105,12 @@ describe("the labels of a map", () => {
 
   it("look the same in the legend, which says from where on looks repeat", () => {
     drawTexts(COLOURS + 1);
-    show(Legend);
+    show(Legend, {});
     const looks = root.all().filter((one) => one.localName === "svg").map((one) => [one.given.get("fill"), one.all()[0]?.localName]); // biome-ignore format: one line
     expect([looks[0], looks[COLOURS]]).toEqual([["var(--label-1)", "circle"], ["var(--label-1)", "polygon"]]); // biome-ignore format: one line
     expect(root.textContent).not.toContain("repeat");
     drawTexts(LOOKS + 1);
-    show(Legend);
+    show(Legend, {});
     expect(root.textContent).toContain(`repeat after ${LOOKS} labels`);
   });
 
@@ -138,7 +130,7 @@ describe("the legend of scores", () => {
     space.colourBy.value = "score";
     space.vector.value = "calm";
     space.scores.value = { vector: "joy", byLayer: new Map() };
-    show(Legend);
+    show(Legend, {});
     expect(root.textContent).toContain("more joy");
     expect(root.textContent).not.toContain("calm");
   });

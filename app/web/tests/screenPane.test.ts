@@ -1,34 +1,17 @@
-import { type ComponentType, h, render } from "preact";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { setKey } from "../src/api/key";
 import { DiffView } from "../src/compare/DiffView";
 import { change, draft, restoredDraft } from "../src/compare/draft";
 import { Panes } from "../src/compare/Panes";
 import { PaneView } from "../src/compare/PaneView";
-import { emptyPane, type Pane } from "../src/compare/panes";
+import { emptyPane } from "../src/compare/panes";
 import { SteeringPanel } from "../src/compare/SteeringPanel";
 import { addVector, comparison, shade } from "../src/compare/store";
 import { vectors } from "../src/frame/vectors";
-import { FakeElement } from "./fakePage";
-import { FakeServer, refusal, settle } from "./fakeServer";
+import { refusal, settle } from "./fakeServer";
+import { onScreen, paneOf, root, server, show } from "./onScreen";
 
-let root: FakeElement;
-
-beforeEach(() => {
-  root = new FakeElement("main");
-});
-
-afterEach(() => render(null, root as never));
-
-function show<P extends object>(component: ComponentType<P>, props: P): void {
-  render(h(component as ComponentType, props), root as never);
-}
-
-/** A pane whose only answer has these tokens. */
-function paneOf(name: string, ...texts: string[]): Pane {
-  const tokens = texts.map((text, id) => ({ id, text }));
-  return { ...emptyPane(name, 1), choices: [{ text: texts.join(""), tokens, finish: "stop" }] };
-}
+onScreen();
 
 describe("an answer without words", () => {
   it("is called empty once it has ended", () => {
@@ -69,7 +52,6 @@ describe("the view of what differs", () => {
 
 describe("what the answers say", () => {
   beforeEach(() => {
-    vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "requestAnimationFrame", "cancelAnimationFrame"] });
     change(restoredDraft({ controls: [{ vector: "joy" }] }));
     comparison.panes.value = [paneOf("normal", "yes")];
     comparison.asked.value = {} as never;
@@ -81,12 +63,10 @@ describe("what the answers say", () => {
     comparison.close();
     shade.value = "difference";
     change(restoredDraft({}));
-    vi.useRealTimers();
-    vi.unstubAllGlobals();
   });
 
   it("is read again with a new key, after a refusal of the old one", async () => {
-    const server = new FakeServer().on("POST /v1/readout", () => refusal(401, "invalid_api_key"));
+    server.on("POST /v1/readout", () => refusal(401, "invalid_api_key"));
     show(Panes, {});
     await vi.advanceTimersByTimeAsync(200);
     await settle();
