@@ -2,6 +2,7 @@ import "./fakeAddress";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { ComparisonRun } from "../src/compare/run";
 import * as space from "../src/space/store";
+import { announcement } from "../src/ui/announce";
 import { events, FakeServer, held, refusal } from "./fakeServer";
 
 const COMPARE = "POST /v1/compare";
@@ -94,6 +95,22 @@ describe("a run of a comparison", () => {
     await Promise.all([replaced, newer]);
     expect([textOf(run), run.error.value]).toEqual(["yes", null]);
   });
+});
+
+it("announces that a run is complete, or was stopped; a failure is an alert", async () => {
+  const run = new ComparisonRun();
+  server.on(COMPARE, () => events(complete("yes")));
+  await run.start(bodyOf("first"));
+  expect(announcement.value).toBe("The answers are complete.");
+  server.on(COMPARE, () => held().promise);
+  const stopped = run.start(bodyOf("second"));
+  expect(announcement.value).toBe("Writing the answers.");
+  run.stop();
+  await stopped;
+  expect(announcement.value).toBe("Stopped.");
+  server.on(COMPARE, () => refusal(422, "invalid_request"));
+  await run.start(bodyOf("third"));
+  expect(announcement.value).toBe("Writing the answers.");
 });
 
 describe("scores of a vector in Space", () => {

@@ -33,6 +33,14 @@ describe("the facts of a pane", () => {
     expect(facts()).toContain("policysteers this answer too: joy@1 +2.00");
   });
 
+  it("have the divergence of an answer that only the policy steers", () => {
+    const steering = { applied: [], mandatory: [{ vector: "joy@1", operation: "ablate" }], warnings: [] } as never;
+    const against = { kl_mean: 0.4, readout_shift: {} } as never;
+    show(PaneView, { pane: { ...paneOf("normal", "yes"), steering, against }, base: undefined, title: "Normal" });
+    expect(facts()).toContain("KL0.40");
+    expect(facts()).toContain("steers this answer too: ablate joy@1");
+  });
+
   it("have no divergence of an answer that nothing steers", () => {
     show(PaneView, { pane: paneOf("prompt-only", "yes"), base: undefined, title: "Prompt only" });
     expect(facts()).not.toContain("KL");
