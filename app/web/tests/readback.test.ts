@@ -98,6 +98,7 @@ describe("scores of the tokens of an answer", () => {
     expect(of(["Hel", "lo", " you"], ["<s>", "Hello", " y", "ou"])).toEqual([1, 1, 3]);
     expect(of(["Hel", "lo"], ["He", "llo"])).toEqual([1, 1]);
     expect(of(["He", "llo"], ["Hello"])).toEqual([null, null]);
+    expect(of(["So", " ", "it"], ["<s>", "x So", " ", "it"])).toEqual([1, 2, 3]);
   });
 
   it("are found where characters are split into tokens, and are missing where the texts differ", () => {

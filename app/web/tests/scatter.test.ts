@@ -11,6 +11,7 @@ import { onScreen, root, show } from "./onScreen";
 /** A canvas that keeps the outlines and colours of what is filled, and whether a line is drawn that is dashed. */
 class FakeContext {
   filled: string[] = [];
+  places: number[] = [];
   dashed = 0;
   fillStyle = "";
   private corners = 0;
@@ -33,10 +34,14 @@ class FakeContext {
 
   clearRect(): void {
     this.filled = [];
+    this.places = [];
     this.dashed = 0;
   }
 
-  arc(): void {}
+  arc(x: number): void {
+    this.places.push(x);
+  }
+
   closePath(): void {}
   moveTo(): void {}
   setTransform(): void {}
@@ -74,9 +79,9 @@ afterEach(() => {
 });
 
 /** Draws texts in a row, each with a label of its own. */
-function drawTexts(count: number): void {
+function drawTexts(count: number, depth: readonly number[] = []): void {
   const texts = Array.from({ length: count }, (_, index) => `text ${index}`);
-  const points = texts.map((_, index) => [index, 0]);
+  const points = texts.map((_, index) => [index, index % 2, ...depth]);
   const answer = { embedding: null, layers: [{ layer: 0, points, segments: [] }] };
   space.drawn.value = {
     set: { texts, labels: texts.map((text) => `label of ${text}`) },
@@ -133,6 +138,20 @@ describe("the legend of scores", () => {
     show(Legend, {});
     expect(root.textContent).toContain("more joy");
     expect(root.textContent).not.toContain("calm");
+  });
+});
+
+describe("the arrow keys on a map", () => {
+  it("turn three dimensions, and scroll the page over two", async () => {
+    drawTexts(3, [1]);
+    const element = await showMap();
+    const before = canvas.places;
+    expect(element.fire("keydown", { key: "ArrowRight" })).toBe(true);
+    expect(canvas.places).not.toEqual(before);
+    expect(element.fire("keydown", { key: "ArrowRight", ctrlKey: true })).toBe(false);
+    drawTexts(3);
+    await vi.advanceTimersByTimeAsync(200);
+    expect(element.fire("keydown", { key: "ArrowRight" })).toBe(false);
   });
 });
 

@@ -187,6 +187,14 @@ describe("a job", () => {
     expect(root.find("progress").given.get("aria-label")).toBe("Progress of dose response");
     jobs.forget();
   });
+
+  it("names the vector that it has made or measured", () => {
+    const results = [{ vector: { id: "joy@2" } }, { vector: "calm@1" }, { vector: null }, null];
+    jobs.data.value = results.map((result, id) => ({ id, result, kind: "extract", status: "succeeded", created_at: "", progress: {} })) as never; // biome-ignore format: one line
+    show(Jobs, {});
+    expect(root.all().filter((one) => one.localName === "strong").map((one) => one.textContent)).toEqual(["joy@2", "calm@1"]); // biome-ignore format: one line
+    jobs.forget();
+  });
 });
 
 describe("the map of vectors", () => {
