@@ -8,8 +8,8 @@ export type Corner = readonly [number, number];
 export const MARKS: readonly (readonly Corner[])[] = [
   [],
   [[0, -1.5], [1.35, 0.8], [-1.35, 0.8]],
-  [[-0.9, -0.9], [0.9, -0.9], [0.9, 0.9], [-0.9, 0.9]],
-  cross(0.4, 1.4),
+  [[-1, -1], [1, -1], [1, 1], [-1, 1]],
+  cross(0.55, 1.5),
 ]; // biome-ignore format: a mark a line
 
 /** How many groups look different from each other. */
