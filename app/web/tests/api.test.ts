@@ -1,14 +1,11 @@
-import { afterEach, describe, expect, it } from "vitest";
+import { afterEach, describe, expect, it, vi } from "vitest";
 import { ApiError, errorOf } from "../src/api/errors";
 import { apiKey, keyRefusal, keyState, setKey } from "../src/api/key";
-import { pause, send, waitSeconds } from "../src/api/retry";
+import { pause, retrying, send, waitSeconds } from "../src/api/retry";
 import { EventParser, eventsOf } from "../src/api/sse";
+import { refusal } from "./fakeServer";
 
 const REQUEST = () => new Request("http://127.0.0.1/v1/compare", { method: "POST", body: "{}" });
-
-function refusal(status: number, code: string, headers: Record<string, string> = {}): Response {
-  return Response.json({ error: { message: `refused: ${code}`, type: "x", param: null, code } }, { status, headers });
-}
 
 /** A transport that gives one prepared response after another and records the requests. */
 function scripted(...responses: Response[]) {
@@ -104,6 +101,16 @@ describe("send", () => {
     expect(waitSeconds("9999", 0)).toBe(30);
     expect([0, 1, 2].map((attempt) => waitSeconds(null, attempt))).toEqual([1, 2, 4]);
   });
+});
+
+it("counts the requests that wait to be sent again, until each is sent or given up", async () => {
+  const stop = new AbortController();
+  const { transport, seen } = scripted(refusal(429, "overloaded", { "Retry-After": "9" }));
+  const waiting = send(REQUEST(), transport, stop.signal);
+  await vi.waitFor(() => expect([seen.length, retrying.value]).toEqual([1, 1]));
+  stop.abort();
+  await expect(waiting).rejects.toMatchObject({ name: "AbortError" });
+  expect(retrying.value).toBe(0);
 });
 
 describe("send, when the key changes", () => {

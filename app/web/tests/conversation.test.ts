@@ -112,7 +112,7 @@ describe("the first demonstration", () => {
   });
 });
 
-it("is not asked again with a new seed where it could not be asked", () => {
+it("keeps the seed, and asks nothing, where there is no prompt to ask again", () => {
   change({ prompt: "", seed: 7 });
   reroll();
   expect([draft.value.seed, server.seen]).toEqual([7, []]);

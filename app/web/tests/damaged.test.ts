@@ -1,4 +1,3 @@
-import { type ComponentType, h, render } from "preact";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { loadVectors, vectors, vectorWarnings } from "../src/frame/vectors";
 import { Keys } from "../src/library/admin/Keys";
@@ -8,35 +7,20 @@ import { DefaultSteering } from "../src/library/Profiles";
 import { Similarity } from "../src/library/Similarity";
 import { defaultSteering, similarities, versionsOf } from "../src/library/store";
 import { VectorDetails } from "../src/library/VectorDetails";
-import { FakeElement } from "./fakePage";
-import { FakeServer, refusal, settle } from "./fakeServer";
+import { refusal, settle } from "./fakeServer";
+import { onScreen, root, server, show } from "./onScreen";
 
 const warning = (id: string) => `left out, because their stored bytes are damaged: ${id}; restore or delete them`;
 const named = (...names: string[]) => names.map((name) => ({ name, id: `${name}@1` })) as never;
 const corrupt = () => refusal(500, "store_corrupt", { "x-should-retry": "false" });
 const similarTo = (other: string) => ({ data: [{ id: `${other}@1`, mean: 0.5 }], warnings: [warning("calm@1")] });
 
-let server: FakeServer;
-let root: FakeElement;
+onScreen();
 
-beforeEach(() => {
-  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
-  server = new FakeServer();
-  root = new FakeElement("main");
-});
-
-afterEach(async () => {
-  render(null, root as never);
-  await vi.advanceTimersByTimeAsync(1000);
+afterEach(() => {
   vectors.value = null;
   vectorWarnings.value = [];
-  vi.useRealTimers();
-  vi.unstubAllGlobals();
 });
-
-function show<P extends object>(component: ComponentType<P>, props: P): void {
-  render(h(component as ComponentType, props), root as never);
-}
 
 describe("damaged vectors that the list leaves out", () => {
   it("are named above it, those of every page, until they are deleted", async () => {

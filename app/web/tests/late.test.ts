@@ -2,6 +2,7 @@ import "./fakeAddress";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { ComparisonRun } from "../src/compare/run";
 import * as space from "../src/space/store";
+import { announcement } from "../src/ui/announce";
 import { events, FakeServer, held, refusal } from "./fakeServer";
 
 const COMPARE = "POST /v1/compare";
@@ -96,6 +97,22 @@ describe("a run of a comparison", () => {
   });
 });
 
+it("announces that a run is complete, or was stopped; a failure is an alert", async () => {
+  const run = new ComparisonRun();
+  server.on(COMPARE, () => events(complete("yes")));
+  await run.start(bodyOf("first"));
+  expect(announcement.value).toBe("The answers are complete.");
+  server.on(COMPARE, () => held().promise);
+  const stopped = run.start(bodyOf("second"));
+  expect(announcement.value).toBe("Writing the answers.");
+  run.stop();
+  await stopped;
+  expect(announcement.value).toBe("Stopped.");
+  server.on(COMPARE, () => refusal(422, "invalid_request"));
+  await run.start(bodyOf("third"));
+  expect(announcement.value).toBe("Writing the answers.");
+});
+
 describe("scores of a vector in Space", () => {
   const readout = (name: string, mean: number) => ({ texts: [{ readout: { [name]: { 1: { mean } } } }] });
   const shown = { set: { texts: ["a"], labels: null }, answer: { layers: [] }, vector: "refusal" } as never;
@@ -110,7 +127,7 @@ describe("scores of a vector in Space", () => {
   it("are shown under this vector", async () => {
     server.on(READOUT, () => readout("refusal", 2));
     await space.loadScores();
-    expect([...(space.scores.value ?? [])]).toEqual([[1, [2]]]);
+    expect(space.scores.value).toEqual({ vector: "refusal", byLayer: new Map([[1, [2]]]) });
   });
 
   it.each([
@@ -133,6 +150,44 @@ describe("scores of a vector in Space", () => {
   it("that fail are reported", async () => {
     server.on(READOUT, () => refusal(422, "invalid_request"));
     await expect(space.loadScores()).rejects.toMatchObject({ code: "invalid_request" });
+  });
+});
+
+describe("a map of texts", () => {
+  const map = { embedding: null, layers: [{ layer: 0, points: [[0, 0]] }], warnings: [] };
+  const drawOwn = async (texts: string) => {
+    space.setName.value = "own";
+    space.ownText.value = texts;
+    server.on("POST /v1/latent-space", () => map);
+    await space.draw();
+  };
+
+  afterEach(() => {
+    space.lasso([]);
+    space.drawn.value = space.picked.value = space.vector.value = null;
+    space.colourBy.value = "label";
+  });
+
+  it("can be stopped while the scores are read", async () => {
+    space.colourBy.value = "score";
+    space.vector.value = "refusal";
+    server.on(READOUT, () => held().promise);
+    const drawing = drawOwn("a\nb\nc");
+    await vi.waitFor(() => expect(server.seen).toContain(READOUT));
+    space.stopDrawing();
+    await drawing;
+    expect([space.busy.value, space.scoresBusy.value, space.error.value]).toEqual([false, 0, null]);
+    expect(space.drawn.value).not.toBeNull();
+  });
+
+  it("keeps the selected texts as long as they are the same texts", async () => {
+    await drawOwn("a\nb\nc");
+    space.select(1, true);
+    space.picked.value = 2;
+    await drawOwn("a\nb\nc\n");
+    expect([space.lassoed.value, space.picked.value]).toEqual([[1], 2]);
+    await drawOwn("a\nb\nd");
+    expect([space.lassoed.value, space.picked.value]).toEqual([[], null]);
   });
 });
 

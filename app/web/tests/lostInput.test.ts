@@ -46,6 +46,17 @@ describe("a prompt that is typed just before another place is opened", () => {
     expect(draft.value.prompt).toBe("second");
   });
 
+  it("does not keep a later address that is the same from being restored", () => {
+    enter(back);
+    vi.advanceTimersByTime(WRITTEN_MS);
+    change({ prompt: "first" });
+    vi.advanceTimersByTime(WRITTEN_MS);
+    goAway();
+    change({ prompt: "elsewhere" });
+    enter(back);
+    expect(draft.value.prompt).toBe("first");
+  });
+
   it("does not keep a later visit of another address from being restored", () => {
     enter(back);
     vi.advanceTimersByTime(WRITTEN_MS);

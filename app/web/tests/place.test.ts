@@ -1,5 +1,4 @@
-import { type ComponentType, h, render } from "preact";
-import { afterEach, beforeEach, expect, it, vi } from "vitest";
+import { expect, it, vi } from "vitest";
 import { setKey } from "../src/api/key";
 import { change, draft } from "../src/compare/draft";
 import { SteeringPanel } from "../src/compare/SteeringPanel";
@@ -13,28 +12,11 @@ import { Profiles } from "../src/library/Profiles";
 import { profiles } from "../src/library/store";
 import { VectorDetails } from "../src/library/VectorDetails";
 import { Button } from "../src/ui/Button";
-import { FakeElement, page } from "./fakePage";
-import { FakeServer, settle } from "./fakeServer";
+import { page } from "./fakePage";
+import { settle } from "./fakeServer";
+import { onScreen, root, server, show } from "./onScreen";
 
-let server: FakeServer;
-let root: FakeElement;
-
-beforeEach(() => {
-  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
-  server = new FakeServer();
-  root = new FakeElement("main");
-});
-
-afterEach(async () => {
-  await vi.advanceTimersByTimeAsync(REST_MS);
-  render(null, root as never);
-  vi.useRealTimers();
-  vi.unstubAllGlobals();
-});
-
-function show<P extends object>(component: ComponentType<P>, props: P): void {
-  render(h(component as ComponentType, props), root as never);
-}
+onScreen();
 
 const focused = () => page.activeIn(root)?.textContent;
 

@@ -63,6 +63,13 @@ describe("a reading", () => {
     await store.readAllLayers("joy");
     expect([scoreAt(3), scoreAt(4), store.error.value]).toEqual([[3], [3], null]);
   });
+
+  it("is first shown at the layer at which its concept stands out", async () => {
+    const scores = { 2: { scores: [2] }, 3: { scores: [3] }, 4: { scores: [4] } };
+    server.on(READ_OUT, () => ({ texts: [{ tokens: [{ text: "x" }], readout: { joy: scores } }] }));
+    await store.read();
+    expect([store.layer.value, store.shownScores.value]).toEqual([3, [3]]);
+  });
 });
 
 describe("nothing to read", () => {
@@ -99,6 +106,20 @@ describe("a library with more vectors than one request reads", () => {
     await vi.waitFor(() => expect(store.shownScores.value).toEqual([1]));
     store.choose("v1");
     expect(asked()).toEqual([names.slice(0, 8), ["v9"]]);
+  });
+
+  it("has a chosen one read at once, unless another text is being read, with which it is read", async () => {
+    await store.read();
+    server.on(READ_OUT, () => held().promise);
+    for (const name of ["v9", "v10"]) store.choose(name);
+    const late = held();
+    server.on(EXPLAIN, () => late.promise);
+    void store.read();
+    store.choose("v8");
+    late.give({ texts: [{ concepts }], warnings: [] });
+    await vi.waitFor(() => expect(asked()).toHaveLength(4));
+    expect(asked().slice(1)).toEqual([["v9"], ["v10"], ["v8", ...names.slice(0, 7)]]);
+    store.stop();
   });
 
   it("has the one that is looked at read with the next text", async () => {

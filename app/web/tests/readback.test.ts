@@ -3,7 +3,7 @@ import type { CompareBody } from "../src/compare/draft";
 import { emptyPane, type Pane, shadeValue } from "../src/compare/panes";
 import { allScores, answerReading, readAnswers, readBack, readBackError, wasRead } from "../src/compare/readback";
 import { scoresOfParts } from "../src/read/turns";
-import { FakeServer, refusal } from "./fakeServer";
+import { FakeServer, held, refusal } from "./fakeServer";
 
 const READ_OUT = "POST /v1/readout";
 const asked = {} as CompareBody;
@@ -59,10 +59,30 @@ describe("what the answers say", () => {
     expect([wasRead(asked, "joy"), wasRead(asked, "calm"), server.seen]).toEqual([true, false, []]);
   });
 
+  it("is not replaced by a late answer about an earlier run", async () => {
+    const late = held();
+    server.on(READ_OUT, () => late.promise);
+    const earlier = readAnswers(asked, panes, "joy");
+    const latest = {} as CompareBody;
+    await readAnswers(latest, [paneOf("normal", [])], "joy");
+    late.give({ texts: [] });
+    await earlier;
+    expect([wasRead(latest, "joy"), readBack.value?.answers.size]).toEqual([true, 0]);
+  });
+
   it("is not known where it cannot be read, and the reason is shown", async () => {
     server.on(READ_OUT, () => refusal(422, "invalid_request"));
     await readAnswers(asked, panes, "joy");
     expect([readBack.value, readBackError.value]).toMatchObject([null, { code: "invalid_request" }]);
+  });
+});
+
+describe("the reading of an answer", () => {
+  it("is at the middle of several recommended layers, as the mean that the server gives of an answer", async () => {
+    const joy = { 3: { mean: 3, scores: [3] }, 4: { mean: 4, scores: [4] }, 12: { mean: 12, scores: [12] } };
+    server.on(READ_OUT, () => ({ texts: [{ tokens: [{ text: "y" }], readout: { joy } }] }));
+    await readAnswers(asked, [paneOf("normal", ["y"])], "joy");
+    expect(answerReading(asked, "joy", "normal", 0)?.mean).toBe(4);
   });
 });
 
@@ -78,6 +98,7 @@ describe("scores of the tokens of an answer", () => {
     expect(of(["Hel", "lo", " you"], ["<s>", "Hello", " y", "ou"])).toEqual([1, 1, 3]);
     expect(of(["Hel", "lo"], ["He", "llo"])).toEqual([1, 1]);
     expect(of(["He", "llo"], ["Hello"])).toEqual([null, null]);
+    expect(of(["So", " ", "it"], ["<s>", "x So", " ", "it"])).toEqual([1, 2, 3]);
   });
 
   it("are found where characters are split into tokens, and are missing where the texts differ", () => {

@@ -1,9 +1,8 @@
-import { type ComponentType, h, render } from "preact";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { change, restoredDraft } from "../src/compare/draft";
 import { Panes } from "../src/compare/Panes";
 import { PaneView } from "../src/compare/PaneView";
-import { emptyPane, type Pane } from "../src/compare/panes";
+import { emptyPane } from "../src/compare/panes";
 import { Sweep } from "../src/compare/Sweep";
 import { comparison, sweep } from "../src/compare/store";
 import { TokenText } from "../src/compare/TokenText";
@@ -20,36 +19,13 @@ import * as space from "../src/space/store";
 import { VectorMap } from "../src/space/VectorMap";
 import * as map from "../src/space/vectorMap";
 import { FileButton } from "../src/ui/FileButton";
-import { FakeElement } from "./fakePage";
-import { FakeServer, held, refusal, settle } from "./fakeServer";
+import { held, refusal, settle } from "./fakeServer";
+import { onScreen, paneOf, root, server, show } from "./onScreen";
 
-let server: FakeServer;
-let root: FakeElement;
+onScreen();
 
-beforeEach(() => {
-  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
-  vi.stubGlobal("matchMedia", () => ({ matches: true }));
-  server = new FakeServer();
-  root = new FakeElement("main");
-});
-
-afterEach(async () => {
-  render(null, root as never);
-  await vi.advanceTimersByTimeAsync(1000);
-  comparison.close();
-  vi.useRealTimers();
-  vi.unstubAllGlobals();
-});
-
-function show<P extends object>(component: ComponentType<P>, props: P): void {
-  render(h(component as ComponentType, props), root as never);
-}
-
-/** A pane whose only answer has these tokens. */
-function paneOf(name: string, ...texts: string[]): Pane {
-  const tokens = texts.map((text, id) => ({ id, text }));
-  return { ...emptyPane(name, 1), choices: [{ text: texts.join(""), tokens, finish: "stop" }] };
-}
+beforeEach(() => vi.stubGlobal("matchMedia", () => ({ matches: true })));
+afterEach(() => comparison.close());
 
 describe("the words of an answer", () => {
   const words = () => root.all().filter((one) => one.given.get("role") === "button");
@@ -209,6 +185,14 @@ describe("a job", () => {
     show(Jobs, {});
     expect(root.find("button").textContent).toBe("Cancel dose response");
     expect(root.find("progress").given.get("aria-label")).toBe("Progress of dose response");
+    jobs.forget();
+  });
+
+  it("names the vector that it has made or measured", () => {
+    const results = [{ vector: { id: "joy@2" } }, { vector: "calm@1" }, { vector: null }, null];
+    jobs.data.value = results.map((result, id) => ({ id, result, kind: "extract", status: "succeeded", created_at: "", progress: {} })) as never; // biome-ignore format: one line
+    show(Jobs, {});
+    expect(root.all().filter((one) => one.localName === "strong").map((one) => one.textContent)).toEqual(["joy@2", "calm@1"]); // biome-ignore format: one line
     jobs.forget();
   });
 });

@@ -1,28 +1,17 @@
-import { type ComponentType, h, render } from "preact";
-import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { setKey } from "../src/api/key";
+import { DiffView } from "../src/compare/DiffView";
 import { change, draft, restoredDraft } from "../src/compare/draft";
+import { Panes } from "../src/compare/Panes";
 import { PaneView } from "../src/compare/PaneView";
-import { emptyPane, type Pane } from "../src/compare/panes";
-import { addVector } from "../src/compare/store";
-import { FakeElement } from "./fakePage";
+import { emptyPane } from "../src/compare/panes";
+import { SteeringPanel } from "../src/compare/SteeringPanel";
+import { addVector, comparison, shade } from "../src/compare/store";
+import { vectors } from "../src/frame/vectors";
+import { refusal, settle } from "./fakeServer";
+import { onScreen, paneOf, root, server, show } from "./onScreen";
 
-let root: FakeElement;
-
-beforeEach(() => {
-  root = new FakeElement("main");
-});
-
-afterEach(() => render(null, root as never));
-
-function show<P extends object>(component: ComponentType<P>, props: P): void {
-  render(h(component as ComponentType, props), root as never);
-}
-
-/** A pane whose only answer has these tokens. */
-function paneOf(name: string, ...texts: string[]): Pane {
-  const tokens = texts.map((text, id) => ({ id, text }));
-  return { ...emptyPane(name, 1), choices: [{ text: texts.join(""), tokens, finish: "stop" }] };
-}
+onScreen();
 
 describe("an answer without words", () => {
   it("is called empty once it has ended", () => {
@@ -44,6 +33,14 @@ describe("the facts of a pane", () => {
     expect(facts()).toContain("policysteers this answer too: joy@1 +2.00");
   });
 
+  it("have the divergence of an answer that only the policy steers", () => {
+    const steering = { applied: [], mandatory: [{ vector: "joy@1", operation: "ablate" }], warnings: [] } as never;
+    const against = { kl_mean: 0.4, readout_shift: {} } as never;
+    show(PaneView, { pane: { ...paneOf("normal", "yes"), steering, against }, base: undefined, title: "Normal" });
+    expect(facts()).toContain("KL0.40");
+    expect(facts()).toContain("steers this answer too: ablate joy@1");
+  });
+
   it("have no divergence of an answer that nothing steers", () => {
     show(PaneView, { pane: paneOf("prompt-only", "yes"), base: undefined, title: "Prompt only" });
     expect(facts()).not.toContain("KL");
@@ -52,7 +49,54 @@ describe("the facts of a pane", () => {
   });
 });
 
+describe("the view of what differs", () => {
+  it("says why an answer is missing", () => {
+    const steered = { ...emptyPane("steered", 1), error: "dose exceeded" };
+    show(DiffView, { base: paneOf("normal", "yes"), steered, choice: 0 });
+    expect(root.textContent).toContain("dose exceeded");
+    expect(root.textContent).not.toContain("Nothing yet");
+  });
+});
+
+describe("what the answers say", () => {
+  beforeEach(() => {
+    change(restoredDraft({ controls: [{ vector: "joy" }] }));
+    comparison.panes.value = [paneOf("normal", "yes")];
+    comparison.asked.value = {} as never;
+    shade.value = "reading";
+  });
+
+  afterEach(() => {
+    setKey(null);
+    comparison.close();
+    shade.value = "difference";
+    change(restoredDraft({}));
+  });
+
+  it("is read again with a new key, after a refusal of the old one", async () => {
+    server.on("POST /v1/readout", () => refusal(401, "invalid_api_key"));
+    show(Panes, {});
+    await vi.advanceTimersByTimeAsync(200);
+    await settle();
+    expect(root.textContent).toContain("refused: invalid_api_key");
+    server.on("POST /v1/readout", () => ({ texts: [{ tokens: [{ text: "yes" }], readout: {} }] }));
+    setKey("new");
+    await vi.advanceTimersByTimeAsync(200);
+    await settle();
+    expect(root.textContent).not.toContain("refused");
+    expect(root.textContent).not.toContain("Reading the answers again");
+  });
+});
+
 describe("the vectors of Compare", () => {
+  it("are not all in use as long as the library is not known", () => {
+    change(restoredDraft({ controls: [{ vector: "joy" }] }));
+    vectors.value = null;
+    show(SteeringPanel, { onSweep: () => {} });
+    expect(root.textContent).not.toContain("Every vector is added");
+    change(restoredDraft({}));
+  });
+
   it("have each vector once, however often it is added", () => {
     change(restoredDraft({ controls: [{ vector: "joy", strength: 3, on: false }] }));
     addVector({ name: "joy", layers: [], scale: {} } as never);

@@ -1,30 +1,11 @@
-import { type ComponentType, h, render } from "preact";
-import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { Selection } from "../src/space/Selection";
 import { SpaceControls } from "../src/space/SpaceControls";
 import * as space from "../src/space/store";
-import { FakeElement } from "./fakePage";
-import { FakeServer, held, settle } from "./fakeServer";
+import { held, settle } from "./fakeServer";
+import { onScreen, root, server, show } from "./onScreen";
 
-let server: FakeServer;
-let root: FakeElement;
-
-beforeEach(() => {
-  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
-  server = new FakeServer();
-  root = new FakeElement("main");
-});
-
-afterEach(async () => {
-  render(null, root as never);
-  await vi.advanceTimersByTimeAsync(1000);
-  vi.useRealTimers();
-  vi.unstubAllGlobals();
-});
-
-function show<P extends object>(component: ComponentType<P>, props: P): void {
-  render(h(component as ComponentType, props), root as never);
-}
+onScreen();
 
 describe("the texts of a map", () => {
   const boxes = () => root.all().filter((one) => one.given.get("type") === "checkbox");
@@ -68,6 +49,16 @@ describe("the texts of a map", () => {
     root.find("button", "List 1 more").press();
     await settle();
     expect(named("text 200")).toHaveLength(1);
+  });
+});
+
+describe("a map without a vector", () => {
+  it("is neither along one nor coloured by its scores", () => {
+    space.chooseVector("joy");
+    space.method.value = space.ALONG_VECTOR;
+    space.colourBy.value = "score";
+    space.chooseVector(null);
+    expect([space.method.value, space.colourBy.value]).toEqual(["pca", "label"]);
   });
 });
 

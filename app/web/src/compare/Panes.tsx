@@ -1,5 +1,6 @@
 import { signal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
+import { apiKey } from "../api/key";
 import { ErrorNote } from "../ui/Note";
 import { Segments } from "../ui/Segments";
 import { DiffView } from "./DiffView";
@@ -59,14 +60,14 @@ export function Panes() {
   );
 }
 
-/** Reads the answers of a run that has ended, where what they say is shown by token or by sample. */
+/** Reads the answers of a run that has ended, where what they say is shown by token or by sample; with a new key, what is not read yet. */
 function useReadBack(): "unwanted" | "running" | "done" {
   const asked = comparison.running.value ? null : comparison.asked.value;
   const name = reader.value;
   const wanted = shade.value === "reading" || (comparison.panes.value[0]?.choices.length ?? 1) > 1;
   useEffect(() => {
     if (asked !== null && name !== null && wanted) void readAnswers(asked, comparison.panes.peek(), name);
-  }, [asked, name, wanted]);
+  }, [asked, name, wanted, apiKey.value]);
   if (asked === null || name === null || !wanted) return "unwanted";
   return wasRead(asked, name) ? "done" : "running";
 }

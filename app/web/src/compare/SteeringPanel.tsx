@@ -119,7 +119,7 @@ function wordClass(word: string): string {
 function AddVector() {
   const used = new Set(draft.value.controls.map((control) => control.vector));
   const free = (vectors.value ?? []).filter((vector) => !used.has(vector.name));
-  const none = vectors.value?.length === 0 ? "No vector yet" : used.size > 0 ? "Every vector is added" : "Add a vector";
+  const none = vectors.value?.length === 0 ? "No vector yet" : "Every vector is added";
   return (
     <div class="row">
       <select
@@ -131,7 +131,7 @@ function AddVector() {
           event.currentTarget.value = "";
         }}
       >
-        <option value="">{free.length === 0 ? none : "Add a vector"}</option>
+        <option value="">{vectors.value !== null && free.length === 0 ? none : "Add a vector"}</option>
         {free.map((vector) => (
           <option key={vector.name} value={vector.name}>
             {vector.name}

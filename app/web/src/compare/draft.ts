@@ -105,7 +105,7 @@ export function wholeAddress(): string {
   return new URL(placeHref("compare", encodeState(compactDraft(draft.value))), location.href).href;
 }
 
-/** The state in an address that was left before the latest change was written there: coming back does not undo that change. */
+/** The state in an address that was left before the latest change was written to any: coming back does not undo that change. */
 let outdated: string | null = null;
 
 /** Keeps the draft and the address in step. An address with a link stays until the draft changes. Returns what ends it. */
@@ -138,6 +138,7 @@ export function followAddress(): () => void {
       if (state === linked) return;
       linked = null;
       written = state;
+      outdated = null;
       rememberState("compare", state);
     }, 300);
   });

@@ -45,6 +45,7 @@ export function wasRead(asked: CompareBody, vector: string): boolean {
 export async function readAnswers(asked: CompareBody, panes: readonly Pane[], vector: string): Promise<void> {
   const before = readBack.peek();
   if (before?.asked === asked && before.vector === vector) return;
+  newest.drop();
   readBack.value = null;
   readBackError.value = null;
   const answers = panes.flatMap((pane) =>
@@ -72,7 +73,8 @@ function readingOf(
   parts: readonly { text: string }[],
   vector: string,
 ): AnswerReading {
-  const [found] = Object.values(read?.readout[vector] ?? {}); // at the layer that the vector recommends
+  const layers = Object.values(read?.readout[vector] ?? {}); // those that the vector recommends, in order
+  const found = layers[layers.length >> 1]; // the middle one, as the server reads the answers of a comparison
   if (!read || !found) return { mean: null, scores: [] };
   const texts = parts.map(({ text }) => text);
   return { mean: found.mean, scores: scoresOfParts(texts, read.tokens, found.scores) };

@@ -135,7 +135,7 @@ function show(found: Reading | null): void {
   const names = [...found.scores.keys()];
   reading.value = found;
   if (chosen.value === null || !names.includes(chosen.value)) chosen.value = names[0] ?? null;
-  layer.value = knownLayers.value[0] ?? null;
+  layer.value = usualLayer();
 }
 
 function byLayer(readout: Record<string, { scores: (number | null)[] }>): Map<number, readonly (number | null)[]> {
@@ -190,8 +190,13 @@ export function choose(name: string): void {
   const unread = reading.value !== null && !reading.value.scores.has(name);
   if (unread && !(busy.value && ofText)) void readOne(name, {});
   const layers = knownLayers.value;
-  if (layer.value === null || !layers.includes(layer.value))
-    layer.value = reading.value?.standouts.find((one) => one.vector === name)?.layer ?? layers[0] ?? null;
+  if (layer.value === null || !layers.includes(layer.value)) layer.value = usualLayer();
+}
+
+/** The layer at which the chosen concept stands out, which it is read at in any case. */
+function usualLayer(): number | null {
+  const standout = reading.value?.standouts.find((one) => one.vector === chosen.value);
+  return standout?.layer ?? knownLayers.value[0] ?? null;
 }
 
 export function setMessage(index: number, part: Partial<Message>): void {

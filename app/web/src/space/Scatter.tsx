@@ -20,9 +20,7 @@ export function Scatter() {
     const base = scene.peek();
     if (canvas.current && base) paint(canvas.current, complete(base, hovered, drag.current), view.current);
   };
-  const now = scene.value;
-  const theme = coloursChanged.value;
-  useEffect(repaint, [now, theme, hovered]);
+  useEffect(repaint, [scene.value, coloursChanged.value, hovered]);
   useResize(canvas, view, repaint);
   const flat = (drawn.value?.answer.layers[0]?.points[0]?.length ?? 2) < 3;
   const onMove = (event: PointerEvent) => {
@@ -39,7 +37,6 @@ export function Scatter() {
     else if (line.length <= 2) pick(nearest(scene.peek()?.points ?? [], view.current, event.offsetX, event.offsetY));
     repaint();
   };
-  const onKey = (event: KeyboardEvent) => !flat && turnedBy(event, view.current) && repaint();
   return (
     <div class="scatter">
       <canvas
@@ -47,14 +44,17 @@ export function Scatter() {
         role="img"
         aria-label={aboutMap(flat)}
         {...(flat ? {} : { tabIndex: 0 })}
-        onKeyDown={onKey}
+        onKeyDown={(event) => !flat && turnedBy(event, view.current) && repaint()}
         onPointerDown={(event) => {
           event.currentTarget.setPointerCapture(event.pointerId);
           drag.current = { x: event.offsetX, y: event.offsetY, line: [] };
         }}
         onPointerMove={onMove}
         onPointerUp={onUp}
-        onPointerCancel={() => (drag.current = null)} // the browser has taken it, and it will not be lifted here
+        onPointerCancel={() => {
+          drag.current = null; // the browser has taken the pointer, and it will not be lifted here
+          repaint();
+        }}
         onPointerLeave={() => setHovered(null)}
       />
       {hovered !== null && <Tip index={hovered} view={view.current} />}
@@ -68,7 +68,7 @@ function complete(base: Scene, hovered: number | null, drag: Drag | null): Scene
 
 function pick(index: number | null): void {
   picked.value = index === picked.value ? null : index;
-  lasso([]);
+  if (index === null) lasso([]); // a click on no point clears the selection
 }
 
 /** By how many pixels of the pointer an arrow key turns three dimensions. */

@@ -6,6 +6,7 @@ import { LinkProblem } from "../frame/ShareLink";
 import { useActions } from "../frame/shortcuts";
 import { vectorByName, vectors, vectorsAwaited } from "../frame/vectors";
 import { ErrorNote, Warnings } from "../ui/Note";
+import { Legend } from "./Legend";
 import { LensPanel } from "./LensPanel";
 import { stopMaking } from "./making";
 import { Playhead } from "./Playhead";
@@ -13,11 +14,9 @@ import { Scatter } from "./Scatter";
 import { Selection } from "./Selection";
 import { Separability } from "./Separability";
 import { SpaceControls } from "./SpaceControls";
-import { labelNames, palette } from "./scene";
 import {
   ALONG_VECTOR,
   busy,
-  colourBy,
   draw,
   drawn,
   error,
@@ -26,6 +25,7 @@ import {
   playhead,
   playing,
   restoreSpace,
+  scoredVector,
   scoresBusy,
   setName,
   settings,
@@ -122,48 +122,14 @@ function NothingDrawn() {
   return <span>Nothing drawn yet: the ready sets need a key that may see the library. Your own texts do not.</span>;
 }
 
-function Legend() {
-  if (colourBy.value === "score" && vector.value !== null) return <ScoreLegend name={vector.value} />;
-  if (colourBy.value !== "label" || labelNames.value.length === 0) return null;
-  return (
-    <ul class="row legend small" aria-label="Labels">
-      {labelNames.value.map((name, index) => (
-        <li key={name} class="row">
-          <span class="swatch" style={{ background: palette.value[index] ?? "" }} aria-hidden="true" />
-          {name}
-        </li>
-      ))}
-    </ul>
-  );
-}
-
-/** The colours of the scores, which are distances from the middle of the drawn texts. */
-function ScoreLegend({ name }: { name: string }) {
-  const ends = [
-    [palette.value[(palette.value.length - 1) / 2], `less ${name}`],
-    [palette.value[0], "the middle of these texts, or not read"],
-    [palette.value.at(-1), `more ${name}`],
-  ] as const;
-  return (
-    <ul class="row legend small" aria-label="Scores">
-      {ends.map(([colour, words]) => (
-        <li key={words} class="row">
-          <span class="swatch" style={{ background: colour ?? "" }} aria-hidden="true" />
-          {words}
-        </li>
-      ))}
-    </ul>
-  );
-}
-
 /** Says what the axes of a map along a vector mean. */
 function Axes() {
   const embeddings = playhead.value < 1 && maps.value[0]?.layer == null;
   return (
     <p class="small muted">
       {embeddings &&
-        `${vector.value} has no direction at the input embeddings, so all texts lie in the middle. Move the layer. `}
-      Right: more {vector.value}. Up and down: what differs most among the texts otherwise.
+        `${scoredVector.value} has no direction at the input embeddings, so all texts lie in the middle. Move the layer. `}
+      Right: more {scoredVector.value}. Up and down: what differs most among the texts otherwise.
     </p>
   );
 }

@@ -7,6 +7,7 @@ import {
   ALONG_VECTOR,
   busy,
   type ColourBy,
+  chooseVector,
   colourBy,
   dims,
   draw,
@@ -71,11 +72,6 @@ export function SpaceControls() {
 function redraw(change: () => void): void {
   change();
   if (setName.value !== "own" || ownText.value.trim() !== "") void draw();
-}
-
-function chooseVector(name: string | null): void {
-  vector.value = name;
-  if (name === null && method.value === ALONG_VECTOR) method.value = "pca";
 }
 
 /** A map along a vector has two dimensions, so three of them are those of another method. */

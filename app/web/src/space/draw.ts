@@ -1,5 +1,6 @@
 import { colour } from "../frame/theme";
 import { linear } from "../maths/scales";
+import type { Corner } from "./marks";
 
 export interface View {
   width: number;
@@ -15,6 +16,8 @@ export interface Scene {
   /** A colour per point, as an index into the palette. */
   colours: readonly number[];
   palette: readonly string[];
+  /** The outline of the points of each colour; a circle where there is none. */
+  marks: readonly (readonly Corner[])[];
   /** Segments of vectors, from the negative to the positive pole. */
   arrows: readonly { start: readonly number[]; end: readonly number[]; label: string }[];
   /** The way of the picked text through the layers. */
@@ -84,9 +87,9 @@ export function paint(canvas: HTMLCanvasElement, scene: Scene, view: View): void
   if ((scene.points[0]?.length ?? 2) > 2) order.sort((a, b) => a[3] - b[3]);
   for (const [index, x, y] of order) {
     const marked = index === scene.picked || index === scene.hovered;
-    ctx.beginPath();
-    ctx.arc(x, y, marked ? RADIUS + 3 : RADIUS, 0, 2 * Math.PI);
-    ctx.fillStyle = scene.palette[scene.colours[index] ?? 0] ?? text;
+    const group = scene.colours[index] ?? 0;
+    trace(ctx, scene.marks[group] ?? [], x, y, marked ? RADIUS + 3 : RADIUS);
+    ctx.fillStyle = scene.palette[group] ?? text;
     ctx.globalAlpha = 0.85;
     ctx.fill();
     ctx.globalAlpha = 1;
@@ -96,6 +99,14 @@ export function paint(canvas: HTMLCanvasElement, scene: Scene, view: View): void
   }
   for (const arrow of scene.arrows) drawArrow(ctx, arrow, view, accent, surface);
   drawLasso(ctx, scene.lasso, accent);
+}
+
+/** Begins the outline of a mark. */
+function trace(ctx: CanvasRenderingContext2D, corners: readonly Corner[], x: number, y: number, radius: number): void {
+  ctx.beginPath();
+  if (corners.length === 0) ctx.arc(x, y, radius, 0, 2 * Math.PI);
+  for (const [right, down] of corners) ctx.lineTo(x + right * radius, y + down * radius);
+  ctx.closePath();
 }
 
 function drawAxes(ctx: CanvasRenderingContext2D, view: View, line: string): void {

@@ -3,6 +3,7 @@ import { colour, coloursChanged } from "../frame/theme";
 import { between } from "../maths/procrustes";
 import { fullScale, magnitude } from "../maths/scales";
 import type { Scene } from "./draw";
+import { colourOf, markOf } from "./marks";
 import { ALONG_VECTOR, colourBy, drawn, lassoed, layers, maps, method, picked, playhead, shownScores } from "./store";
 
 const SHADES = 5;
@@ -18,7 +19,7 @@ export const palette = computed<string[]>(() => {
   }
   if (colourBy.value === "score") return scoreColours();
   if (labelNames.value.length === 2) return [colour("above"), colour("below")];
-  return labelNames.value.map((_, index) => colour(`label-${(index % 8) + 1}`));
+  return labelNames.value.map((_, index) => colour(`label-${colourOf(index)}`));
 });
 
 function scoreColours(): string[] {
@@ -67,6 +68,7 @@ export const scene = computed<Scene | null>(() => {
     points: t === 0 ? here.points : between(here.points, next.points, t),
     colours: colourIndices.value,
     palette: palette.value,
+    marks: colourBy.value === "label" ? labelNames.value.map((_, group) => markOf(group)) : [],
     arrows: (method.value === ALONG_VECTOR ? [] : (maps.value[arrowsAt]?.segments ?? [])).map((segment) => ({
       label: segment.vector,
       ...enlarged(arrowsAt, segment.start, segment.end),

@@ -54,8 +54,16 @@ export function select(index: number, on: boolean): void {
   lassoed.value = on ? [...others, index].sort((a, b) => a - b) : others;
 }
 
-/** Scores of every text by layer, for colouring; null until they were asked for. */
-export const scores = signal<ReadonlyMap<number, readonly (number | null)[]> | null>(null);
+interface Scores {
+  vector: string;
+  byLayer: ReadonlyMap<number, readonly (number | null)[]>;
+}
+
+/** Scores of every drawn text; null until they were asked for. */
+export const scores = signal<Scores | null>(null);
+
+/** The vector whose scores are shown, or will be: another one may have been chosen since. */
+export const scoredVector = computed(() => scores.value?.vector ?? vector.value);
 
 /** The maps in drawing order: input embeddings first, then the layers. */
 export const maps = computed(() => {
@@ -66,7 +74,7 @@ export const maps = computed(() => {
 
 export const layers = computed<AlignedLayer[]>(() => {
   const plain = aligned(maps.value.map((map) => map.points.map((point) => point.map((x) => x ?? 0))));
-  const found = scores.value;
+  const found = scores.value?.byLayer ?? null;
   if (method.value !== ALONG_VECTOR || found === null) return plain;
   return alongVector(plain, maps.value.map((map) => (map.layer == null ? undefined : found.get(map.layer)))); // biome-ignore format: one line
 });
@@ -114,18 +122,32 @@ export async function draw(): Promise<void> {
     };
     const answer = await dataOf<LatentSpace>(api.POST("/v1/latent-space", { body, signal: stopper.signal }));
     batch(() => {
+      if (!sameTexts(drawn.value?.set.texts, set.texts)) {
+        picked.value = null;
+        lasso([]);
+      }
       drawn.value = { set, answer, vector: name };
       scores.value = null;
-      picked.value = null;
-      lasso([]);
       playhead.value = Math.min(playhead.value, answer.layers.length);
     });
-    if (colourBy.value === "score" || method.value === ALONG_VECTOR) await loadScores();
+    if (colourBy.value === "score" || method.value === ALONG_VECTOR) await loadScores(stopper.signal);
   } catch (failure) {
     if (!isAbort(failure) && abort === stopper) error.value = failure;
   } finally {
     if (abort === stopper) busy.value = false;
   }
+}
+
+function sameTexts(before: readonly string[] | undefined, texts: readonly string[]): boolean {
+  return before?.length === texts.length && texts.every((text, index) => text === before[index]);
+}
+
+/** Chooses a vector. Without one no map is along it, and none is coloured by its scores. */
+export function chooseVector(name: string | null): void {
+  vector.value = name;
+  if (name !== null) return;
+  if (method.value === ALONG_VECTOR) method.value = "pca";
+  if (colourBy.value === "score") colourBy.value = "label";
 }
 
 /** Gives up the drawing that runs. */
@@ -164,9 +186,8 @@ export function restoreSpace(state: unknown): void {
     method.value = word("method", method.value);
     dims.value = given.dims === 3 ? 3 : 2;
     position.value = given.position === "last" ? "last" : "mean";
-    vector.value = word("vector", "") || null;
     colourBy.value = COLOURS.find((one) => one === given.colour) ?? "label";
-    if (vector.value === null && method.value === ALONG_VECTOR) method.value = "pca";
+    chooseVector(word("vector", "") || null);
   });
   void draw().then(() => {
     if (typeof given.playhead === "number")
@@ -175,16 +196,16 @@ export function restoreSpace(state: unknown): void {
 }
 
 /** Reads every text against the chosen vector at every layer. An answer for what is not shown or chosen any more is ignored. */
-export async function loadScores(): Promise<void> {
+export async function loadScores(signal?: AbortSignal): Promise<void> {
   scoresBusy.value++;
   try {
-    await readScores();
+    await readScores(signal ?? null);
   } finally {
     scoresBusy.value--;
   }
 }
 
-async function readScores(): Promise<void> {
+async function readScores(signal: AbortSignal | null): Promise<void> {
   const shown = drawn.value;
   const name = vector.value;
   if (!shown || name === null) return;
@@ -192,7 +213,7 @@ async function readScores(): Promise<void> {
   const body = { texts: shown.set.texts, vectors: [name], layers: "all" as const };
   let answer: Readout;
   try {
-    answer = await dataOf<Readout>(api.POST("/v1/readout", { body }));
+    answer = await dataOf<Readout>(api.POST("/v1/readout", { body, signal }));
   } catch (failure) {
     if (isLate()) return;
     throw failure;
@@ -206,13 +227,13 @@ async function readScores(): Promise<void> {
       found.set(Number(layer), list);
     }
   });
-  scores.value = found;
+  scores.value = { vector: name, byLayer: found };
 }
 
 /** The scores at the playhead as distances from their middle, so that both colours are used. */
 export const shownScores = computed<readonly (number | null)[]>(() => {
   const layer = current.value?.layer;
-  const list = layer == null ? undefined : scores.value?.get(layer);
+  const list = layer == null ? undefined : scores.value?.byLayer.get(layer);
   if (!list) return [];
   const middle = meanOf(list) ?? 0;
   return list.map((one) => (one === null ? null : one - middle));

@@ -1,0 +1,99 @@
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { change, restoredDraft } from "../src/compare/draft";
+import { Panes } from "../src/compare/Panes";
+import { emptyPane, type Pane } from "../src/compare/panes";
+import { readBack } from "../src/compare/readback";
+import { SteeringPanel } from "../src/compare/SteeringPanel";
+import { comparison } from "../src/compare/store";
+import { TokenDetails } from "../src/compare/TokenDetails";
+import { vectors } from "../src/frame/vectors";
+import { held, refusal, settle } from "./fakeServer";
+import { onScreen, root, server, show } from "./onScreen";
+
+const asked = { arms: [{ name: "steered", steering: [] }], max_tokens: 8, temperature: 1, top_p: 1, seed: 7 } as never;
+
+onScreen();
+
+beforeEach(() => {
+  change(restoredDraft({ controls: [{ vector: "joy", strength: -1 }] }));
+  comparison.asked.value = asked;
+});
+
+afterEach(() => {
+  comparison.close();
+  readBack.value = null;
+  vectors.value = null;
+  change(restoredDraft({}));
+});
+
+/** A steered answer of one token, which carried 9 while it was written. */
+function steeredPane(applied: readonly object[]): Pane {
+  const top_logprobs = [{ id: 2, text: "no", logprob: -1 }];
+  const token = { id: 1, text: "yes", logprob: -0.5, readout: { joy: 9 }, top_logprobs };
+  const steering = { applied, warnings: [], record: { prompt: [5] } } as never;
+  return { ...emptyPane("steered", 1), choices: [{ text: "yes", tokens: [token], finish: "stop" }], steering };
+}
+
+describe("several samples", () => {
+  it("are read again without being asked for, and shown by what each says", async () => {
+    server.on("POST /v1/readout", (body) => ({
+      texts: (body as { texts: string[] }).texts.map((text) => ({
+        tokens: [{ text }],
+        readout: { joy: { 3: { mean: text.length, scores: [null] } } },
+      })),
+    }));
+    const choices = ["a", "abc"].map((text) => ({ text, tokens: [{ id: 1, text }], finish: "stop" }));
+    comparison.panes.value = [{ ...emptyPane("normal", 2), choices }];
+    show(Panes, {});
+    await vi.advanceTimersByTimeAsync(200);
+    await settle();
+    expect(server.bodies).toEqual([{ texts: ["a", "abc"], vectors: ["joy"] }]);
+    expect(root.all().some((one) => one.given.get("aria-label") === "Normal: joy +2.00")).toBe(true);
+    expect(root.all().filter((one) => one.localName === "circle")).toHaveLength(2);
+  });
+});
+
+describe("the details of a token", () => {
+  const details = (applied: readonly object[]) =>
+    show(TokenDetails, { pane: steeredPane(applied), choice: 0, index: 0, onClose: () => {} });
+
+  it("keep what the text says apart from what the steered stream carried", () => {
+    const answers = new Map([["0 steered", { mean: 1, scores: [1] }]]);
+    readBack.value = { asked, vector: "joy", answers };
+    details([{ vector: "joy@1" }]);
+    expect(root.textContent).toContain("text says about joy +1.00");
+    expect(root.textContent).toContain("joy while it was written, with what steering added +9.00");
+    details([]);
+    expect(root.textContent).toContain("joy while it was written +9.00");
+  });
+
+  it("say that an answer is written on, until it is there or has failed", async () => {
+    details([]);
+    const words = "Writing on from here";
+    for (const [answer, shown] of [
+      [{ choices: [{ text: " way" }] }, "no way"],
+      [refusal(429, "overloaded", { "x-should-retry": "false" }), "refused: overloaded"],
+    ] as const) {
+      const late = held();
+      server.on("POST /v1/generate", () => late.promise);
+      root.find("button", "no").press();
+      await settle();
+      expect(root.textContent).toContain(words);
+      late.give(answer);
+      await settle();
+      expect(root.textContent).toContain(shown);
+      expect(root.textContent).not.toContain(words);
+    }
+  });
+});
+
+describe("the strength of a vector", () => {
+  it("is shown with what acts of it, where the overall strength is another one than 1", async () => {
+    vectors.value = [{ name: "joy", layers: [3], scale: { "3": 1 } }] as never;
+    show(SteeringPanel, { onSweep: () => {} });
+    expect(root.textContent).not.toContain("−1.00 ×");
+    change({ overall: 2 });
+    await settle();
+    expect(root.textContent).toContain("−1.00 × 2.00 = −2.00");
+  });
+});
