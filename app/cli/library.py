@@ -55,9 +55,10 @@ def _text(value: Any) -> str:
 @client_command(profiles, "list")
 def list_profiles(client: Client) -> Output:
     """List the profiles."""
-    found = client.list_profiles().data
-    rows = [[one.name, _summary(one.interventions), one.description] for one in found]
-    yield from listing(found, ("profile", "interventions", "description"), rows)
+    found = client.list_profiles()
+    print_warnings(found.warnings)  # --json prints the profiles alone
+    rows = [[one.name, _summary(one.interventions), one.description] for one in found.data]
+    yield from listing(found.data, ("profile", "interventions", "description"), rows)
 
 
 @client_command(profiles, "show")

@@ -42,9 +42,9 @@ async def steering_of(context: Context, model: str, steering: Steering | None) -
 
 
 async def list_models(context: Context) -> list[dict[str, Any]]:
-    """Lists the model and its profiles."""
+    """Lists the model and its profiles, without those that cannot be used because they are damaged."""
     name = context.engine.info.name
-    profiles = await context.store.profiles.all()
+    profiles, _ = await context.store.profiles.all()
     return [_item(name, None), *(_item(f"{name}@{profile.name}", profile) for profile in profiles)]
 
 

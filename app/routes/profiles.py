@@ -5,7 +5,7 @@ from fastapi import APIRouter
 from app.http.dependencies import ContextDep
 from app.http.request_reading import ApiRoute
 from app.services import profiles
-from app.services.resources import profile_answer
+from app.services.resources import damage_warnings, profile_answer
 from steering.schemas.resources import ProfileAnswer, ProfileList, ProfileRequest
 from steering.schemas.steering import DefaultSteering, DefaultSteeringAnswer
 from steering.vectors import check_name
@@ -22,7 +22,8 @@ async def put(name: str, body: ProfileRequest, context: ContextDep) -> ProfileAn
 @router.get("/v1/profiles", response_model_exclude_unset=True)
 async def find(context: ContextDep) -> ProfileList:
     """Lists all profiles, by name."""
-    return ProfileList(data=[profile_answer(one) for one in await context.store.profiles.all()], next_cursor=None)
+    found, damaged = await context.store.profiles.all()
+    return ProfileList(data=list(map(profile_answer, found)), next_cursor=None, warnings=damage_warnings(damaged))
 
 
 @router.get("/v1/profiles/{name}", response_model_exclude_unset=True)

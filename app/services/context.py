@@ -207,5 +207,6 @@ class Context:
         try:
             return await self.store.profiles.get(name)
         except ProfileNotFound as error:
-            known = [profile.name for profile in await self.store.profiles.all()]
-            raise ProfileNotFound(error.message + suggestion(name, known), param=error.param) from None
+            known, _ = await self.store.profiles.all()
+            near = suggestion(name, [profile.name for profile in known])
+            raise ProfileNotFound(error.message + near, param=error.param) from None

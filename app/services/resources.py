@@ -16,7 +16,7 @@ from steering.vectors import ConceptVector, VectorSummary
 _COPIED = ("namespace", "name", "version", "id", "description", "model", "d_model", "method", "sha256", "created_at")
 """Fields of a vector that its description has too, unchanged."""
 SHOWN_DAMAGED = 10
-"""Damaged vectors that a warning names."""
+"""Damaged vectors or profiles that a warning names."""
 
 
 def vector_answer(vector: VectorSummary) -> VectorAnswer:
@@ -25,7 +25,7 @@ def vector_answer(vector: VectorSummary) -> VectorAnswer:
 
 
 def damage_warnings(damaged: Sequence[str]) -> tuple[str, ...]:
-    """Returns a warning that names damaged vectors, which the answer leaves out; none without any. damaged: their ids."""
+    """Returns a warning that names damaged vectors or profiles, which the answer leaves out; none without any. damaged: ids or names."""
     if not damaged:
         return ()
     more = f" and {len(damaged) - SHOWN_DAMAGED} more" if len(damaged) > SHOWN_DAMAGED else ""

@@ -117,7 +117,7 @@ class EffectAnswer(Answer):
     direction that the pairs give in the loaded model.
 
     native: the vector that was compared; null, that direction. shift: of `native`, `transferred` and `random` directions, means over
-    the prompts; null where the numbers left their range.
+    the prompts; null where the numbers left their range. A random direction counts toward the side to which it moves the answers.
     """
 
     relative_dose: Measured

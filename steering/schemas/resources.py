@@ -107,7 +107,8 @@ class ProfileAnswer(Answer):
 
 
 class ProfileList(Answer):
-    """All profiles, by name."""
+    """All profiles, by name. The warnings name what is left out, because what is stored of it is damaged."""
 
     data: list[ProfileAnswer]
     next_cursor: None = None
+    warnings: tuple[str, ...] = ()

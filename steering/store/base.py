@@ -162,8 +162,8 @@ class ProfileStore(Protocol):
     async def get(self, name: str) -> Profile:
         """Returns one profile of the own namespace, else of `shared`. Raises ProfileNotFound."""
 
-    async def all(self) -> tuple[Profile, ...]:
-        """Returns every visible profile, by name."""
+    async def all(self) -> tuple[tuple[Profile, ...], tuple[str, ...]]:
+        """Returns every visible profile, by name, and the names of those that are left out, because their steering cannot be read."""
 
     async def delete(self, name: str) -> None:
         """Deletes a profile. Raises ProfileNotFound."""

@@ -58,11 +58,11 @@ class ReferenceProfiles:
                 return self._content.profiles[namespace, name]
         raise profile_not_found(name)
 
-    async def all(self) -> tuple[Profile, ...]:
+    async def all(self) -> tuple[tuple[Profile, ...], tuple[str, ...]]:
         """See ProfileStore.all."""
         visible = visible_from(self._namespace)
         names = {name for namespace, name in self._content.profiles if namespace in visible}
-        return tuple([await self.get(name) for name in sorted(names)])
+        return tuple([await self.get(name) for name in sorted(names)]), ()
 
     async def delete(self, name: str) -> None:
         """See ProfileStore.delete."""

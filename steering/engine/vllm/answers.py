@@ -87,6 +87,7 @@ def ledger_of(plan: SteeringPlan, prompt_length: int, reports: Sequence[ReportMe
             scores[number] = scores[number] if score is None else score
         for all_layers, here in zip(held, report.held, strict=bool(report.held)):
             all_layers.update(here)
+    ledger.incomplete = any(report.incomplete for report in reports)
     ledger.scores = tuple(scores)
     ledger.held = tuple(held) if any(one.holds for one in plan.interventions) else ()
     return ledger

@@ -114,6 +114,7 @@ class ReportMessage(msgspec.Struct, frozen=True, eq=False, tag="report", forbid_
 
     held: of each intervention, what its controllers did, by layer.
     activations: layer -> (token, d_model) of a capture. logits: (position, vocab) where they were asked for.
+    incomplete: as in SteeringReport.
     """
 
     key: str
@@ -122,6 +123,7 @@ class ReportMessage(msgspec.Struct, frozen=True, eq=False, tag="report", forbid_
     held: tuple[Mapping[int, HeldReadout], ...] = ()
     activations: Mapping[int, Tensor] = {}
     logits: Tensor | None = None
+    incomplete: bool = False
 
 
 class FailureMessage(msgspec.Struct, frozen=True, eq=False, tag="failure", forbid_unknown_fields=True):

@@ -6,6 +6,7 @@ from typing import Any, final
 from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from steering.errors import StoreCorrupt
 from steering.namespaces import visible_from
 from steering.spec import SteeringSpec, vector_names
 from steering.store.base import Profile, ProfileStore
@@ -40,11 +41,17 @@ class SqlProfiles(NamespacePart, ProfileStore):
         found = await self._visible(ProfileRow.name == check_name(name))
         if not found:
             raise profile_not_found(name)
-        return found[0]
+        return _from_row(found[0])
 
-    async def all(self) -> tuple[Profile, ...]:
+    async def all(self) -> tuple[tuple[Profile, ...], tuple[str, ...]]:
         """See ProfileStore.all."""
-        return await self._visible()
+        valid, damaged = list[Profile](), list[str]()
+        for row in await self._visible():
+            try:
+                valid.append(_from_row(row))
+            except StoreCorrupt:
+                damaged.append(row.name)
+        return tuple(valid), tuple(damaged)
 
     async def delete(self, name: str) -> None:
         """See ProfileStore.delete."""
@@ -72,15 +79,15 @@ class SqlProfiles(NamespacePart, ProfileStore):
     def _key(self, name: str) -> dict[str, str]:
         return {"namespace": self._namespace, "name": name}
 
-    async def _visible(self, *conditions: ColumnElement[bool]) -> tuple[Profile, ...]:
-        """Returns profiles by name, those of the own namespace in place of the shared ones of the same name."""
+    async def _visible(self, *conditions: ColumnElement[bool]) -> list[AnyRow]:
+        """Returns rows of profiles by name, those of the own namespace in place of the shared ones of the same name."""
         visible = ProfileRow.namespace.in_(visible_from(self._namespace))
         query = select(*columns_of(ProfileRow, Profile)).where(visible, *conditions).order_by(ProfileRow.name)
         found: dict[str, AnyRow] = {}
         for row in await self._database.rows(query):
             if row.name not in found or row.namespace == self._namespace:
                 found[row.name] = row
-        return tuple(map(_from_row, found.values()))
+        return list(found.values())
 
 
 def _from_row(row: AnyRow) -> Profile:

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import copysign
+from statistics import fmean
 
 from steering.engine.api import Engine, Prompt, SamplingParams
 from steering.errors import InvalidRequest
@@ -38,7 +40,7 @@ class EffectRequest:
 class Effect:
     """Mean shifts of the answers, with intervals over prompts, in natural scales of the direction fitted to the pairs.
 
-    random: the mean over RANDOM_DIRECTIONS for each prompt. None where a vector drove the numbers out of range.
+    random: of RANDOM_DIRECTIONS, see `random_shift`. None where a vector drove the numbers out of range.
     """
 
     native: Estimate | None
@@ -67,7 +69,7 @@ async def effect(
     unsteered, (native, transferred, *controls) = await run_trials(
         target, request.prompts, plans, reading, request.sampling, perplexity=False, progress=progress
     )
-    return Effect(*(_moved(trials, unsteered) for trials in ([native], [transferred], controls)))
+    return Effect(_moved(native, unsteered), _moved(transferred, unsteered), random_shift(controls, unsteered))
 
 
 async def _plan(info: ModelInfo, vector: ConceptVector, dose: float) -> SteeringPlan:
@@ -81,7 +83,21 @@ async def _plan(info: ModelInfo, vector: ConceptVector, dose: float) -> Steering
     return await plan_at(info, vector, dose / planned, layers)
 
 
-def _moved(trials: Sequence[Trial], unsteered: Trial) -> Estimate | None:
-    """The mean over prompts of the shift, averaged over the trials that ended."""
-    rows = [shifts(trial, unsteered) for trial in trials if trial.broken is None]
-    return estimate([sum(row) / len(row) for row in zip(*rows, strict=True)]) if rows else None
+def _moved(trial: Trial, unsteered: Trial) -> Estimate | None:
+    return estimate(shifts(trial, unsteered)) if trial.broken is None else None
+
+
+def random_shift(controls: Sequence[Trial], unsteered: Trial) -> Estimate | None:
+    """Estimates how far a random direction moves answers, whichever side it moves them to: the mean over prompts of the shift,
+    averaged over the directions that did not drive the numbers out of range.
+
+    Signed shifts of random directions cancel, since a direction is as likely as its opposite. At each prompt a direction
+    counts toward the side to which it moves the answers to the others: with its own, noise alone would count as reach.
+    """
+    rows = [_toward_the_others(shifts(one, unsteered)) for one in controls if one.broken is None]
+    return estimate([fmean(row) for row in zip(*rows, strict=True)]) if rows else None
+
+
+def _toward_the_others(moved: Sequence[float]) -> list[float]:
+    whole = sum(moved)
+    return [copysign(1.0, whole - own or own) * own for own in moved]

@@ -79,8 +79,8 @@ async def test_profiles_and_defaults_of_a_namespace(store: Store) -> None:
     await store.shared.profiles.put(Profile("calm", steering({"vector": "a"})))
     put = await one.profiles.put(Profile("cheerful", steering({"vector": "b"})))
     assert put.namespace == "one"
-    assert [(p.namespace, p.name) for p in await one.profiles.all()] == [("shared", "calm"), ("one", "cheerful")]
-    assert {p.namespace for p in await other.profiles.all()} == {"shared"}
+    assert [(p.namespace, p.name) for p in (await one.profiles.all())[0]] == [("shared", "calm"), ("one", "cheerful")]
+    assert {p.namespace for p in (await other.profiles.all())[0]} == {"shared"}
     assert (await one.profiles.get("cheerful")).steering == steering({"vector": "b"})
     assert (await other.profiles.get("cheerful")).steering == steering({"vector": "a"})
     await one.profiles.delete("cheerful")

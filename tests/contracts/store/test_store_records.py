@@ -41,9 +41,9 @@ class TestProfiles:
     async def test_all_are_ordered_by_name(self, store: Store) -> None:
         for name in ("b_1", "a", "b-1", "b.1"):
             await store.shared.profiles.put(Profile(name, SteeringSpec()))
-        assert [profile.name for profile in await store.shared.profiles.all()] == ["a", "b-1", "b.1", "b_1"]
+        assert [profile.name for profile in (await store.shared.profiles.all())[0]] == ["a", "b-1", "b.1", "b_1"]
         await store.shared.profiles.delete("a")
-        assert len(await store.shared.profiles.all()) == 3
+        assert len((await store.shared.profiles.all())[0]) == 3
 
     async def test_a_missing_record_is_reported(self, store: Store) -> None:
         with pytest.raises(ProfileNotFound):

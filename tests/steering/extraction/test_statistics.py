@@ -121,6 +121,14 @@ def test_few_pairs_in_topics_of_different_size_have_a_card() -> None:
     assert nested_auroc({0: found}, 1) is not None
 
 
+def test_a_text_that_is_not_paired_is_in_no_group_of_the_other_list() -> None:
+    """Or the jackknife would leave out a positive and a negative as one observation."""
+    division = folding(PairSet(("a", "b", "a", "c"), ("d", "e", "e"), paired=False), 0.3, seed=0)
+    positive, negative = division.positive_groups.tolist(), division.negative_groups.tolist()
+    assert (len(set(positive)), len(set(negative))) == (3, 2)
+    assert not {*positive} & {*negative}
+
+
 def test_what_cannot_be_measured_is_none() -> None:
     assert estimate_auroc([]) is None
     assert estimate_auroc([[fold([1.0], [0.0], [0])]]) is None

@@ -62,6 +62,20 @@ class TestDamage:
         with pytest.raises(StoreCorrupt, match="cheerful"):
             await store.shared.profiles.get("cheerful")
 
+    async def test_a_listing_leaves_a_damaged_profile_out_and_names_it_and_none_of_shared_takes_its_place(
+        self, store: SqlStore, file: Path
+    ) -> None:
+        team = store.in_namespace("team").profiles
+        for name in ("calm", "cheerful", "curt"):
+            await store.shared.profiles.put(Profile(name, SteeringSpec()))
+        await team.put(Profile("cheerful", SteeringSpec()))
+        with opened_behind_its_back(file) as other:
+            other.execute("UPDATE profiles SET steering = '{' WHERE namespace = 'team'")
+        found, damaged = await team.all()
+        assert ([one.name for one in found], damaged) == (["calm", "curt"], ("cheerful",))
+        found, damaged = await store.shared.profiles.all()
+        assert ([one.name for one in found], damaged) == (["calm", "cheerful", "curt"], ())
+
     async def test_a_key_whose_limits_are_damaged_stays_a_key_that_may_do_nothing(
         self, store: SqlStore, file: Path
     ) -> None:

@@ -166,8 +166,7 @@ class SteeringRunner:
 
     def abandon(self, sequence: Row) -> None:
         """Takes a request's row back without its sums. Those of other requests that were not collected are lost, and their reports say so."""
-        parts = [*(self._kept.parts if self._kept else ()), *((self._decode,) if self._decode else ())]
-        for row in (sequence, *chain.from_iterable(part.rows for part in parts)):
+        for row in (sequence, *(self._decode.rows if self._decode else ())):  # the batch that is kept has no others
             row.dose.incomplete = True
         self.discard(sequence)
 

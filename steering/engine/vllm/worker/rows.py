@@ -76,6 +76,7 @@ class WorkerRow:
             dose.held,
             {} if capture is None else {layer: _joined(pieces, capture) for layer, pieces in capture.pieces.items()},
             torch.cat(capture.logits).cpu() if capture is not None and capture.logits else None,
+            dose.incomplete,
         )
 
     def segments(self, first: int, start: int, end: int) -> Iterator[Segment]:

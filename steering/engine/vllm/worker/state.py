@@ -120,7 +120,7 @@ class WorkerSteering:
                 self._measures.restore(row)
                 self.outbox.append(row.report(self.layers))
             except Exception as error:  # one request's report must not end the worker
-                self._runner.discard(row.sequence)
+                self._runner.abandon(row.sequence)
                 self._report_failure(row.key, error)
 
     def begin(self, view: StepView) -> None:

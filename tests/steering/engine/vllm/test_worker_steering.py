@@ -11,14 +11,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from steering.engine.api import GenerationRequest
 from steering.engine.readings import MonitorSet, Reading
 from steering.engine.vllm.answers import ledger_of
-from steering.engine.vllm.messages import FailureMessage, MonitorReading, RequestSteering
+from steering.engine.vllm.messages import FailureMessage, MonitorReading, ReportMessage, RequestSteering, decode, encode
 from steering.engine.vllm.worker.rows import computes_whole
+from steering.engine.vllm.worker.state import StepView
 from steering.model.info import ModelInfo
 from steering.model.loading import opened
 from steering.plan.types import LayerSteering, OperationCall, Phase, SteeringPlan
 from tests.engines import Outcome, engine_over, run, sampling
 from tests.families import FAMILIES
 from tests.plans import plan_for, random_items, vectors_for
+from tests.steering.engine.loop.driven import FailingAllocator
 from tests.steering.engine.steering.test_monitors import monitor
 from tests.steering.engine.vllm.driven_model import DrivenModel, capture_of
 
@@ -149,6 +151,36 @@ def test_a_report_that_cannot_be_built_is_a_failure_and_no_report() -> None:
     capture.pieces[0] = [torch.ones(1, 3), torch.ones(1, 4)]
     driven.steering.release(["request"])
     assert [type(message) for message in driven.steering.outbox] == [FailureMessage]
+
+
+async def test_measurements_that_another_request_lost_for_lack_of_memory_are_reported_as_incomplete(
+    hf_byte_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    """Both are steered by one pass, whose sums are still on the device when the first leaves."""
+    driven = DrivenModel(FAMILIES["llama"]())
+    info = info_of(driven.model, hf_byte_tokenizer)
+    plan = await plan_for([{"vector": "alpha", "layers": [1]}], vectors_for(info), info)
+    steering = driven.steering
+    steering.put_plan("plan", plan)
+    for name in ("leaving", "staying", "joining"):
+        steering.admit(name, [1, 2], RequestSteering(name, "plan", "", 2))
+    for first, length in ((0, 2), (2, 1)):
+        positions = torch.arange(first, first + length).repeat(2)
+        steering.begin(StepView(["leaving", "staying"], [0, length, 2 * length], [first, first], positions))
+        for layer in range(info.layer_count):
+            steering.act(layer, torch.ones(2 * length, info.d_model), None)
+        steering.end()
+    with FailingAllocator(range(1, 40)) as memory:
+        steering.release(["leaving"])
+    assert memory.failed
+    steering.release(["staying", "joining"])
+    (failure,) = driven.failures()
+    reports = [message for message in steering.outbox if isinstance(message, ReportMessage)]
+    assert failure.key == "leaving"
+    assert [(one.key, one.incomplete) for one in reports] == [("staying", True), ("joining", False)]
+    found = [ledger_of(plan, 2, [decode(encode(one), ReportMessage)]).report().incomplete for one in reports]
+    assert found == [True, False]
+    assert ledger_of(plan, 2, reports).report().incomplete, "one stage of two is enough"
 
 
 @pytest.mark.parametrize("piece", [4, 100])

@@ -107,6 +107,16 @@ async def test_unpaired_texts(engine: LinearEngine) -> None:
     assert present(vector.quality).pairs == 15
 
 
+@pytest.mark.parametrize("paired", [False, True])
+async def test_a_text_that_stands_several_times_is_one_topic_on_the_card(engine: LinearEngine, paired: bool) -> None:
+    """Four texts six times each are 24 texts, and no more evidence than four."""
+    pairs = planted_pairs(4, 4)
+    repeated = PairSet(pairs.positive * 6, pairs.negative * 6, paired=paired)
+    card = present((await extract(engine, ExtractionRequest("few", repeated, layers=(1,), position="mean"))).quality)
+    assert (len(set(pairs.positive)), card.pairs) == (4, 24)
+    assert any(message.startswith("few topics: 4") for message in card.warnings), card.warnings
+
+
 async def test_one_pair_will_do(engine: LinearEngine) -> None:
     pair = PairSet(("the road lovely warm day",), ("the road grim cold day",))
     vector = await extract(engine, ExtractionRequest("single", pair, layers=(1, 2), position="mean"))

@@ -30,6 +30,13 @@ def test_one_neutral_text_in_twenty_stands_out_however_short_it_is(tokens: int) 
     assert sum(found) / len(found) == pytest.approx(0.05, abs=0.015)
 
 
+def test_the_variance_within_a_text_is_not_that_around_the_mean_of_all() -> None:
+    """The tokens vary by 4 around the level of their text, which takes one degree of freedom of each text."""
+    generator = torch.Generator().manual_seed(0)
+    known = neutral_statistics([neutral(generator, TOKENS) for _ in range(TEXTS)])
+    assert sum(one.within for one in known) / AXES == pytest.approx(4.0, rel=0.02)
+
+
 def test_long_texts_are_not_thought_to_vary_less_than_those_that_were_read() -> None:
     generator = torch.Generator().manual_seed(0)
     known = neutral_statistics([neutral(generator, TOKENS) for _ in range(TEXTS)])

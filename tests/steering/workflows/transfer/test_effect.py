@@ -1,6 +1,7 @@
 """The effect of a transfer: a carried direction that is the planted one steers as far as it, one across it does not."""
 
 from dataclasses import replace
+from statistics import fmean
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ from steering.engine.api import GenerationRequest, SamplingParams
 from steering.errors import InvalidRequest, NonfiniteActivations
 from steering.quality import Recommended
 from steering.vectors import ConceptVector, LayerDirection
-from steering.workflows.evaluation.trials import UNSTEERED_SAMPLES
-from steering.workflows.transfer.effect import RANDOM_DIRECTIONS, EffectRequest, effect, effect_answers
+from steering.workflows.evaluation.setup import random_like
+from steering.workflows.evaluation.trials import UNSTEERED_SAMPLES, AnswerMeasures, Trial
+from steering.workflows.transfer.effect import RANDOM_DIRECTIONS, EffectRequest, effect, effect_answers, random_shift
 from steering.workflows.transfer.request import Transfer
 from tests.steering.workflows.linear import D_MODEL, GAIN, LAYERS, LinearEngine
 from tests.steering.workflows.texts import conversation
@@ -53,6 +55,41 @@ async def test_the_planted_direction_steers_as_far_as_the_native_one_whatever_it
     assert found.native.interval is not None
     assert found.native.interval[0] > 0.0
     assert abs(found.random.mean) < found.native.mean / 3
+
+
+async def test_random_directions_that_move_answers_to_opposite_sides_do_not_cancel(engine: LinearEngine) -> None:
+    """Each of them is also measured as if it were the native vector, with the same noise; at a dose that makes each side plain."""
+    strong = replace(REQUEST, relative_dose=6.0)
+    found = await effect(engine, carried(engine, engine.concept), strong)
+    fitted = replace(planted_vector(engine), layers={LAYER: planted_vector(engine).at(LAYER)})
+    moved = []
+    for number in range(RANDOM_DIRECTIONS):
+        one = replace(random_like(fitted, SAMPLING.seed + 1 + number), recommended=Recommended((LAYER,)))
+        alone = (await effect(engine, carried(engine, engine.concept), replace(strong, native=one))).native
+        assert alone is not None
+        moved.append(alone.mean)
+    assert min(moved) < 0.0 < max(moved)
+    assert found.random is not None
+    assert found.random.mean == pytest.approx(fmean(map(abs, moved)))
+
+
+def trial(*scores: float) -> Trial:
+    return Trial(tuple(AnswerMeasures(score, None, 0.0, 0.0) for score in scores))
+
+
+def test_the_side_of_a_random_direction_is_that_of_the_other_prompts() -> None:
+    """So noise alone, which has no side that other prompts share, counts as no reach."""
+    zero = trial(0.0, 0.0, 0.0, 0.0)
+    found = random_shift([trial(1.0, 2.0, 3.0, -1.0), trial(-1.0, -2.0, -3.0, -2.0)], zero)
+    assert found is not None
+    assert found.mean == pytest.approx((1.25 + 2.0) / 2)
+    noise = random_shift([trial(1.0, -1.0, 1.0, -1.0)], zero)
+    assert noise is not None
+    assert noise.mean == -1.0
+    alone = random_shift([trial(-2.0)], trial(1.0))
+    assert alone is not None
+    assert alone.mean == 3.0
+    assert random_shift([Trial(broken=NonfiniteActivations("out of range"))], zero) is None
 
 
 async def test_no_logits_are_read_for_a_shift(engine: LinearEngine) -> None:
