@@ -3,9 +3,9 @@ import { loadVectors, vectors, vectorWarnings } from "../src/frame/vectors";
 import { Keys } from "../src/library/admin/Keys";
 import { keys } from "../src/library/admin/store";
 import Library from "../src/library/Library";
-import { DefaultSteering } from "../src/library/Profiles";
+import { DefaultSteering, Profiles } from "../src/library/Profiles";
 import { Similarity } from "../src/library/Similarity";
-import { defaultSteering, similarities, versionsOf } from "../src/library/store";
+import { defaultSteering, profiles, similarities, versionsOf } from "../src/library/store";
 import { VectorDetails } from "../src/library/VectorDetails";
 import { refusal, settle } from "./fakeServer";
 import { onScreen, root, server, show } from "./onScreen";
@@ -68,6 +68,19 @@ describe("a table of similarities", () => {
     await expect(similarities(named("calm"))).rejects.toMatchObject({ code: "store_corrupt" });
     server.on("GET /v1/vectors/fear/similar", () => refusal(404, "vector_not_found"));
     await expect(similarities(named("joy", "fear"))).rejects.toMatchObject({ code: "vector_not_found" });
+  });
+});
+
+describe("a damaged profile", () => {
+  it("is named above the profiles", async () => {
+    const words = "left out, because their stored bytes are damaged: gloom; restore or delete them";
+    server.on("GET /v1/profiles", () => ({ data: [{ name: "cheer", interventions: [] }], warnings: [words] }));
+    await profiles.load();
+    show(Profiles, {});
+    const shown = root.find("section", "Profiles").textContent;
+    expect(shown).toContain(words);
+    expect(shown).toContain("cheer");
+    profiles.forget();
   });
 });
 

@@ -52,7 +52,7 @@ describe("what is loaded", () => {
     expect(profiles.data.value).toBeNull();
     newer.give(wanted);
     await Promise.all([poll, deleted]);
-    expect(profiles.data.value).toEqual(wanted.data);
+    expect(profiles.data.value?.data).toEqual(wanted.data);
   });
 
   it("is no answer to a former key, nor its failure", async () => {
@@ -98,7 +98,7 @@ describe("a read that fails", () => {
       "GET /v1/jobs": () => list(),
     });
     await loadLibrary();
-    expect([profiles.data.value, profiles.error.value]).toEqual([[], null]);
+    expect([profiles.data.value?.data, profiles.error.value]).toEqual([[], null]);
   });
 });
 
@@ -182,7 +182,7 @@ describe("saving a profile", () => {
     serve({ "GET /v1/profiles": unreachable, "PUT /v1/profiles/new": () => ({}) });
     expect(await saveProfile("new", [])).toBe(true);
     expect(profileActions.errorAt("form")).toBeNull();
-    expect(profiles.data.value).toEqual(list("old").data);
+    expect(profiles.data.value?.data).toEqual(list("old").data);
     expect(profiles.error.value).toBeInstanceOf(TypeError);
   });
 });
@@ -212,7 +212,10 @@ describe("deletion of a vector", () => {
 
   it("names the policy, which takes shared vectors only", () => {
     policy.put({ mandatory: [{ vector: "formality@2" }], monitors: [], limits: {} } as never);
-    profiles.put([{ name: "p", interventions: [{ vector: "formality" }] } as unknown as Profile]);
+    profiles.put({
+      data: [{ name: "p", interventions: [{ vector: "formality" }] } as unknown as Profile],
+      warnings: [],
+    });
     const named = (namespace: string) => usersOf({ name: "formality", namespace } as Vector);
     expect(named("shared")).toEqual(["profile p", "the policy"]);
     expect(named("mine")).toEqual(["profile p"]);

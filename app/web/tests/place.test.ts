@@ -21,7 +21,7 @@ onScreen();
 const focused = () => page.activeIn(root)?.textContent;
 
 it("is kept by a button that rests after its work, and pressing it again does nothing", async () => {
-  profiles.data.value = [{ name: "gloom", interventions: [] } as never];
+  profiles.data.value = { data: [{ name: "gloom", interventions: [] } as never], warnings: [] };
   server.on("PUT /v1/steering", () => ({})).on("GET /v1/steering", () => ({ interventions: [] }));
   show(Profiles, {});
   root.find("button", "Make default").press();
@@ -35,7 +35,7 @@ it("is kept by a button that rests after its work, and pressing it again does no
 });
 
 it("is kept by the button of a form that is empty again once its work is done", async () => {
-  profiles.data.value = [];
+  profiles.data.value = { data: [], warnings: [] };
   draft.value = { ...draft.value, controls: [{ vector: "joy", on: true, operation: "ablate" } as never] };
   server.on("PUT /v1/profiles/gloom", () => ({})).on("GET /v1/profiles", () => ({ data: [] }));
   show(Profiles, {});

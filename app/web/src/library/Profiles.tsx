@@ -28,11 +28,12 @@ export function Profiles() {
     <section class="panel stack" aria-label="Profiles">
       <h2>Profiles</h2>
       <LoadNote what="profiles" loaded={profiles} />
-      {profiles.data.value?.length === 0 && (
+      <Warnings of={profiles.data.value?.warnings} />
+      {profiles.data.value?.data.length === 0 && (
         <p class="muted">None yet. A profile is a set of vectors and strengths with a name.</p>
       )}
       <ul class="stack">
-        {profiles.data.value?.map((profile) => (
+        {profiles.data.value?.data.map((profile) => (
           <ProfileRow key={profile.name} profile={profile} />
         ))}
       </ul>

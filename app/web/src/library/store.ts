@@ -13,7 +13,11 @@ const LATEST_JOBS = 20;
 export const search = signal("");
 export const selected = signal<string | null>(null);
 
-export const profiles = new Loaded(async () => (await dataOf<{ data: Profile[] }>(api.GET("/v1/profiles"))).data);
+/** The profiles, and which were left out because they are damaged. */
+export const profiles = new Loaded(async () => {
+  const found = await dataOf<{ data: Profile[]; warnings?: string[] }>(api.GET("/v1/profiles"));
+  return { data: found.data, warnings: found.warnings ?? [] };
+});
 
 /** The steering of requests that name none, empty where they are unsteered; and what they are warned of. */
 export const defaultSteering = new Loaded(async () => {
@@ -50,7 +54,7 @@ export async function loadLibrary(): Promise<void> {
 /** What uses a vector, as far as it was read: profiles, the default steering, and the policy, which takes shared vectors. */
 export function usersOf({ name, namespace }: Pick<Vector, "name" | "namespace">): string[] {
   const uses = (list: readonly { vector: string }[]) => list.some((one) => one.vector.split("@")[0] === name);
-  const found = (profiles.data.value ?? [])
+  const found = (profiles.data.value?.data ?? [])
     .filter((profile) => uses(profile.interventions as unknown as Intervention[]))
     .map((profile) => `profile ${profile.name}`);
   if (uses(defaultSteering.data.value?.interventions ?? [])) found.push("the default steering");
