@@ -14,7 +14,7 @@ from app.cli.output.live import follow
 from app.cli.output.tables import estimate_text, numeric_table, optional, recommendation
 from app.cli.output.terminal import Output, shown, with_client
 from steering.client import Client
-from steering.client.display.reports import CHECKS, check_row, verdict
+from steering.client.display.reports import CHECKS, agreement, check_row, verdict
 from steering.client.results import Report
 from steering.schemas.evaluation import DoseResponseAnswer, JudgementAnswer, LayerSweepAnswer, StrengthsAnswer
 
@@ -174,8 +174,7 @@ def report(  # noqa: PLR0913, PLR0917 - one option a field
         yield table
     for warning in found.warnings:
         yield shown(f"warning: {warning}", "yellow")
-    agree = "agree" if found.seeds_agree else "do not agree"
-    yield shown(f"{found.vector}: {verdict(found.passed)}; the seeds {agree}")
+    yield shown(f"{found.vector}: {verdict(found.passed)}{agreement(found)}")
     if out is not None:
         yield shown(f"wrote {out}")
 

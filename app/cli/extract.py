@@ -2,13 +2,14 @@
 
 import csv
 import json
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any
 
 from rich.table import Table
 from typer import Argument, BadParameter, Option
 
-from app.cli.input.conversion import given, layers_of, position_of, read_texts
+from app.cli.input.conversion import given, layers_of, position_of, read_texts, text_of
 from app.cli.options import Description, ListedLayers, NewName, file_option
 from app.cli.output.live import follow
 from app.cli.output.tables import card_lines, estimate_text
@@ -87,10 +88,10 @@ def _pairs_of(file: Path) -> list[dict[str, Any]]:
 
 def _read_pairs(file: Path) -> PairSet:
     """Reads JSON lines, or a CSV file whose rows have the same rules; empty cells are absent."""
-    with file.open(encoding="utf-8-sig", newline="" if file.suffix == ".csv" else None) as lines:
-        if file.suffix != ".csv":
-            return read_pairs(lines, file.name)
-        rows = [{name: cell for name, cell in row.items() if cell} for row in csv.DictReader(lines)]
+    lines = StringIO(text_of(file), newline="" if file.suffix == ".csv" else None)
+    if file.suffix != ".csv":
+        return read_pairs(lines, file.name)
+    rows = [{name: cell for name, cell in row.items() if cell} for row in csv.DictReader(lines)]
     return read_pairs([json.dumps(row) for row in rows], file.name)
 
 

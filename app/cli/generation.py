@@ -1,21 +1,22 @@
 """`steer generate`, `compare`, `sweep`, `replay` and `batch`: steered generation and comparison."""
 
-import json
 from collections.abc import Generator
 from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Argument, BadParameter, Option
 
-from app.cli.input.conversion import given, layers_of, numbers, prompt_fields, steering_of
+from app.cli.input.conversion import given, layers_of, numbers, prompt_fields, steering_of, text_of
 from app.cli.options import Layers, Prompt, Raw, Steer, Steering, System, file_argument, file_option
 from app.cli.output.live import follow, live_comparison, sweep_chart
-from app.cli.output.tables import applied_lines, comparison_table
+from app.cli.output.tables import applied_lines, comparison_table, raised_line
 from app.cli.output.terminal import Connect, Output, console, safe, shown, stderr, with_client, with_connection
 from steering.client import Client
 from steering.client.results import Comparison
+from steering.errors import InvalidRequest
 from steering.schemas.generation import GenerateAnswer, TokenPiece
 from steering.schemas.steering import AppliedSteering
+from steering.strict_json import load_json
 
 Hold = Annotated[
     list[str] | None,
@@ -64,6 +65,8 @@ def generate(  # noqa: PLR0913, PLR0917 - one option a field
         elif isinstance(event, GenerateAnswer):
             console.print()
             _print_notes(f"seed {event.seed}, {event.usage.completion_tokens} tokens", event.steering)
+            for flag in event.choices[0].flags or ():  # of monitors: this command asks for no flags of its own
+                stderr.print(shown(raised_line(flag), "yellow"))
 
 
 @with_connection
@@ -147,14 +150,29 @@ def replay(
     ] = None,
 ) -> Output:
     """Generate the same tokens again from the record of an earlier response."""
-    content = json.loads(record.read_text(encoding="utf-8"))
-    inline = [] if directions is None else json.loads(directions.read_text(encoding="utf-8"))
-    answer = client.replay(
-        content.get("steering", {}).get("record", content), directions=inline if isinstance(inline, list) else [inline]
-    )
+    answer = client.replay(_record_of(record), directions=[] if directions is None else _directions_of(directions))
     yield answer.model_dump(mode="json", exclude_none=True)
     for choice in answer.choices:
         console.print(safe(choice.text), markup=False, soft_wrap=True)
+
+
+def _record_of(file: Path) -> dict[str, Any]:
+    """Returns the record of a JSON file, which holds it alone or in a response. Raises InvalidRequest where there is none."""
+    content: Any = load_json(text_of(file), file.name)
+    if isinstance(content, dict) and "steering" in content:
+        content = content["steering"].get("record") if isinstance(content["steering"], dict) else None
+    if not isinstance(content, dict):
+        raise InvalidRequest(f"{file.name}: expected a response with steering.record, or that record")
+    return content
+
+
+def _directions_of(file: Path) -> list[dict[str, Any]]:
+    """Returns the inline directions of a JSON file, one or a list. Raises InvalidRequest for anything else."""
+    content: Any = load_json(text_of(file), file.name)
+    found = content if isinstance(content, list) else [content]
+    if not all(isinstance(one, dict) for one in found):
+        raise InvalidRequest(f"{file.name}: expected an object with directions, or a list of them")
+    return found
 
 
 @with_client

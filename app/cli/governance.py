@@ -1,11 +1,13 @@
 """`steer keys`, `audit`, `policy` and `monitors`: API keys, who changed what, and what holds for all traffic of a server."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Argument, BadParameter, Option, Typer
 
-from app.cli.input.conversion import given
+from app.cli.input.conversion import given, text_of
+from app.cli.options import file_argument
 from app.cli.output.tables import listing, text_table
 from app.cli.output.terminal import (
     Output,
@@ -62,10 +64,22 @@ def list_keys(client: Client) -> Output:
     found = client.list_keys()
     print_warnings(found.warnings)  # --json prints the keys alone
     rows = [
-        [one.id, one.name, one.namespace, "+".join(one.scopes), one.expires_at or "", one.last_used_at or "never"]
+        [
+            one.id,
+            one.name,
+            one.namespace,
+            "+".join(one.scopes),
+            _minute(one.expires_at),
+            _minute(one.last_used_at, "never"),
+        ]
         for one in found.data
     ]
-    yield from listing(found.data, ("id", "name", "namespace", "scopes", "expires", "last used"), rows)
+    yield from listing(found.data, ("id", "name", "namespace", "scopes", "expires (UTC)", "last used (UTC)"), rows)
+
+
+def _minute(at: str | None, absent: str = "") -> str:
+    """Returns a time of the server, which is in UTC, to the minute: all columns fit the width without a break in an id."""
+    return absent if at is None else f"{datetime.fromisoformat(at).astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
 @client_command(keys, "delete")
@@ -92,10 +106,10 @@ def show_policy(client: Client) -> None:
 @client_command(policy, "set")
 def set_policy(
     client: Client,
-    file: Annotated[Path, Argument(help="A JSON file with mandatory, monitors and limits.", exists=True)],
+    file: Annotated[Path, file_argument("A JSON file with mandatory, monitors and limits.")],
 ) -> None:
     """Set the policy to the content of a file. It replaces the policy as a whole."""
-    content: Any = load_json(file.read_bytes(), str(file), depth=64)
+    content: Any = load_json(text_of(file), str(file), depth=64)
     if not isinstance(content, dict):
         raise BadParameter("expected an object with mandatory, monitors and limits", param_hint="FILE")
     unknown = sorted(set(content) - {"mandatory", "monitors", "limits"})

@@ -3,12 +3,14 @@
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import StringIO
 from itertools import cycle
 from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Option
 
+from app.cli.input.conversion import text_of
 from app.cli.options import VectorName, file_argument
 from app.cli.output.terminal import Output, shown, stderr, with_client
 from steering.client import Client
@@ -69,15 +71,14 @@ def _interval(bounds: Sequence[float] | None) -> str:
 
 def _read_labelled(file: Path, positive: str | None) -> list[LabelledText]:
     """Reads rows of a CSV file. Raises InvalidRequest for columns or labels that are not known, or with one class alone."""
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines)
-        names = reader.fieldnames or ()
-        unknown = [name for name in names if name not in COLUMNS]
-        if unknown or "text" not in names or "label" not in names:
-            raise InvalidRequest(
-                f"{file.name}: expected the columns text and label, and prompt or group; got {', '.join(names)}"
-            )
-        rows = [_row(row, number, file, positive) for number, row in enumerate(reader, start=2)]
+    reader = csv.DictReader(StringIO(text_of(file), newline=""))
+    names = reader.fieldnames or ()
+    unknown = [name for name in names if name not in COLUMNS]
+    if unknown or "text" not in names or "label" not in names:
+        raise InvalidRequest(
+            f"{file.name}: expected the columns text and label, and prompt or group; got {', '.join(names)}"
+        )
+    rows = [_row(row, number, file, positive) for number, row in enumerate(reader, start=2)]
     if len({row.positive for row in rows}) < 2:
         raise InvalidRequest(f"{file.name}: expected texts of both labels, got {len(rows)} of one")
     return rows

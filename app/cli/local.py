@@ -1,5 +1,6 @@
 """Runs a model in this process for commands with `--local` and `steer demo`: the same application, on a free loopback port, in a thread."""
 
+import secrets
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -27,11 +28,12 @@ def local_client(
 ) -> Iterator[Client]:
     """Yields a client of an application that stops with the block. Raises ApiError when the model cannot be loaded.
 
-    given: settings; others come from the environment, except that no key is needed and nothing is compiled: a command is
-    too short for it.
+    given: settings; others come from the environment, except that nothing is compiled: a command is too short for it. The
+    client has a key of its own, because a database or a file that the environment names may have keys.
     """
     configure_logging("error")
-    settings = settings_of({"host": "127.0.0.1", "api_keys": (), "compiled": False, **given})
+    key = secrets.token_urlsafe(32)
+    settings = settings_of({"host": "127.0.0.1", "api_keys": (key,), "compiled": False, **given})
     status = stderr.status("loading the model")
     showing_steps = partial(open_engine, report=lambda step: status.update(shown(step)))
     app = create_app(settings, engine_factory or showing_steps, store_factory)
@@ -53,9 +55,9 @@ def local_client(
         if not server.started:
             raise ApiError("the application did not start", code="server_ended")
         address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        with Client(address, retries=NO_RETRIES) as waiting:
+        with Client(address, api_key=key, retries=NO_RETRIES) as waiting:
             waiting.health()  # raises the reason when the model cannot be loaded
-        with Client(address) as client:
+        with Client(address, api_key=key) as client:
             yield client
     finally:
         server.should_exit = True

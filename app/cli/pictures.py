@@ -1,12 +1,13 @@
 """`steer map` and `steer card`: writes maps of texts and quality cards to files."""
 
 import csv
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import BadParameter, Option
 
-from app.cli.input.conversion import layers_of, position_of
+from app.cli.input.conversion import layers_of, position_of, text_of
 from app.cli.options import ListedLayers, VectorName, file_argument
 from app.cli.output.terminal import Connect, Output, console, shown, with_client, with_connection
 from steering.client import Client
@@ -49,11 +50,11 @@ def draw_map(
 
 def read_texts(file: Path) -> tuple[list[str], list[str] | None]:
     """Reads texts and labels: a CSV with a column `text` and perhaps `label`, or one text per line. Raises InvalidRequest."""
-    content = file.read_text(encoding="utf-8-sig")  # a spreadsheet writes a byte order mark
+    content = text_of(file)
     if file.suffix != ".csv":
         texts = [line for line in content.splitlines() if line.strip()]
         return texts, None
-    rows = list(csv.DictReader(content.splitlines()))
+    rows = list(csv.DictReader(StringIO(content, newline="")))
     if not rows or "text" not in rows[0]:
         raise InvalidRequest(f"{file.name} has no column 'text'; its first line names the columns", param="file")
     texts = [row["text"] or "" for row in rows]

@@ -137,8 +137,8 @@ def _log_failure(error: BaseException, public: SteeringError) -> None:
         details["cause"] = f"{type(cause).__name__}: {cause}"[:500]
     if isinstance(public, InternalError):
         details["exc_info"] = error
-    # The model is asked for during every start, by probes above all: no failure.
-    write = log.info if isinstance(public, errors.NotReady) else log.error
+    # The model is asked for during every start, and a stopping server during every restart, by probes above all: no failure.
+    write = log.info if isinstance(public, errors.NotReady | http_errors.Draining) else log.error
     write("request_failed", **details)
 
 

@@ -41,7 +41,7 @@ class RateLimits:
 
     def rows_of(self, key: Key) -> "KeyRows":
         """Returns what counts the rows of a key."""
-        return KeyRows(self._rows, key, self.servers)
+        return KeyRows(self._rows, key, self.servers, self._where())
 
     def admit(self, key: Key) -> Callable[[], None]:
         """Counts one request; returns what ends it. Raises RateLimited."""
@@ -77,8 +77,8 @@ class RateLimits:
 class KeyRows:
     """Rows of the batch that the running requests of one key have taken."""
 
-    def __init__(self, counts: Counter[str], key: Key, servers: int) -> None:
-        self._counts, self._key = counts, key
+    def __init__(self, counts: Counter[str], key: Key, servers: int, where: str) -> None:
+        self._counts, self._key, self._where = counts, key, where
         self._limit = None if key.limits.rows is None else share(key.limits.rows, servers)
 
     def take(self, rows: int, total: int) -> None:
@@ -88,9 +88,10 @@ class KeyRows:
         """
         limit = self._limit
         if limit is not None and total > limit:
-            raise LimitExceeded(f"this request takes {total} rows at once; this key may use {limit}", param="n")
+            use = f"this key may use {limit}{self._where}"
+            raise LimitExceeded(f"this request takes {total} rows at once; {use}", param="n")
         if limit is not None and self._counts[self._key.name] + rows > limit:
-            raise RateLimited(f"this key may use {limit} rows at once", retry_after=1.0)
+            raise RateLimited(f"this key may use {limit} rows at once{self._where}", retry_after=1.0)
         self._counts[self._key.name] += rows
 
     def release(self, rows: int) -> None:

@@ -15,7 +15,7 @@ from benchmarks.quality.transfer import page as transfers
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 BEGIN, END = "<!-- generated: {} -->", "<!-- end: {} -->"
-SHARED_OPTIONS = {"url", "key", "help"}
+SHARED_OPTIONS = {"--url", "--key", "--help"}
 
 
 def commands() -> Iterator[tuple[str, Any]]:
@@ -37,15 +37,20 @@ def command_reference() -> str:
     parts = []
     for path, command in commands():
         arguments = {_shown(one): one.help for one in command.params if one.param_type_name == "argument"}
-        usage = " ".join(["steer", path, *arguments])
+        needed = [f"{one.opts[0]} {one.name.upper()}" for one in command.params if _is_needed_option(one)]
+        usage = " ".join(["steer", path, *arguments, *needed])
         parts.append(f"## steer {path}\n\n{command.help.strip()}\n\n```sh\n{usage}\n```\n")
-        options = [o for o in command.params if o.param_type_name == "option" and o.name not in SHARED_OPTIONS]
+        options = [o for o in command.params if o.param_type_name == "option" and o.opts[0] not in SHARED_OPTIONS]
         rows = "".join(f"| `{name}` | {words} | |\n" for name, words in arguments.items())
         rows += "".join(f"| `{', '.join(one.opts)}` | {one.help} | {_default(one.default)} |\n" for one in options)
         if rows:
             heads = [name for name, there in (("argument", arguments), ("option", options)) if there]
             parts.append(f"| {', '.join(heads)} | | default |\n|---|---|---|\n{rows}")
     return "\n".join(parts)
+
+
+def _is_needed_option(parameter: Any) -> bool:
+    return bool(parameter.param_type_name == "option" and parameter.required)
 
 
 def _shown(argument: Any) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from io import StringIO
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,12 +28,20 @@ def prompt_fields(prompt: str, raw: bool, system: str | None) -> dict[str, Any]:
     return {"messages": [*before, {"role": "user", "content": prompt}]}
 
 
+def text_of(file: Path) -> str:
+    """Reads a text file, without the byte order mark that spreadsheets write. Raises InvalidRequest where it is not UTF-8."""
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{file.name} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+
+
 def prompts_of(file: Path | None) -> list[Any] | None:
     """Reads the prompts of an evaluation as conversations. Raises InvalidRequest with the number of a line."""
     if file is None:
         return None
-    with file.open(encoding="utf-8") as lines:
-        return [[{"role": "user", "content": text}] for text in read_prompts(lines, file.name)]
+    lines = StringIO(text_of(file), newline=None)
+    return [[{"role": "user", "content": text}] for text in read_prompts(lines, file.name)]
 
 
 def given_texts(texts: list[str] | None, file: Path | None) -> list[Any]:
@@ -45,7 +54,7 @@ def given_texts(texts: list[str] | None, file: Path | None) -> list[Any]:
 
 def read_texts(file: Path) -> list[Any]:
     """Reads one text a line; in a .jsonl file each line is a string or an object with `text` or `messages`."""
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line for line in text_of(file).splitlines() if line.strip()]
     if file.suffix != ".jsonl":
         return lines
     return [_text(load_json(line, f"{file.name}, line {i}"), file, i) for i, line in enumerate(lines, start=1)]
@@ -106,7 +115,7 @@ def steering_of(
         interventions.append({"vector": name, "layers": layers_of(layers), "hold": {"score": score}})
     if steering is not None:
         try:
-            text = Path(steering[1:]).read_text(encoding="utf-8") if steering.startswith("@") else steering
+            text = text_of(Path(steering[1:])) if steering.startswith("@") else steering
             written = json.loads(text)
         except json.JSONDecodeError as error:
             raise BadParameter(f"not JSON: {error}", param_hint="--steering") from None

@@ -9,9 +9,13 @@ from rich.text import Text
 
 from app.cli.output.terminal import Output, shown
 from steering.schemas.comparison import ArmAnswer, CompareAnswer, EstimateAnswer
+from steering.schemas.generation import RaisedFlag
 from steering.schemas.reading import LogitLensAnswer, PredictionAnswer, ReadoutAnswer
 from steering.schemas.steering import AppliedSteering
 from steering.schemas.vectors import RecommendedAnswer, VectorAnswer
+
+IDS = ("id", "job", "link")
+"""Headings of what is copied into another command: never broken over two lines."""
 
 
 def listing(values: Sequence[BaseModel], headings: Iterable[str], rows: Sequence[Sequence[str]]) -> Output:
@@ -24,7 +28,8 @@ def text_table(headings: Iterable[str], rows: Sequence[Sequence[str]], empty: st
     """Returns a table of texts, sanitized. empty: what is returned without rows, if not a table."""
     if not rows and empty is not None:
         return empty
-    table = Table(*(Column(heading, overflow="fold") for heading in headings))
+    columns = (Column(heading, overflow="fold", no_wrap=heading in IDS) for heading in headings)
+    table = Table(*columns)
     for row in rows:
         table.add_row(*map(shown, row))
     return table
@@ -119,6 +124,14 @@ def applied_lines(steering: AppliedSteering) -> list[Text]:
     return lines + [shown(warning, "yellow") for warning in steering.warnings]
 
 
+def raised_line(flag: RaisedFlag) -> str:
+    """Describes a monitor that an answer raised, and whether it ended the answer."""
+    bound = f"above {flag.above:g}" if flag.above is not None else f"below {flag.below:g}"
+    score = "" if flag.score is None else f", score {flag.score:+.2f}"
+    did = "ended the answer" if flag.action == "stop" else "was raised"
+    return f"monitor {flag.monitor} {did}: {flag.vector} {bound}{score}"
+
+
 def recommendation(recommended: RecommendedAnswer) -> str:
     """Describes the recommended layers with the measured strengths, or the strengths to try before a measurement."""
     return f"recommended: layer {', '.join(map(str, recommended.layers))}, {_strengths(recommended)}"
@@ -126,12 +139,15 @@ def recommendation(recommended: RecommendedAnswer) -> str:
 
 def _strengths(recommended: RecommendedAnswer) -> str:
     if recommended.basis == "measured":
-        ranges = [f"{low:g} to {high:g}" for low, high in filter(None, (recommended.negative, recommended.strength))]
+        ranges = [_range(*ends) for ends in filter(None, (recommended.negative, recommended.strength))]
         return f"measured strength {' and '.join(ranges)}" if ranges else "measured: does not steer"
     if recommended.strengths_to_try is None:
         return "no strength to try: the vector is not shown to be better than chance"
-    low, high = recommended.strengths_to_try
-    return f"strengths to try {low:g} to {high:g} (not measured)"
+    return f"strengths to try {_range(*recommended.strengths_to_try)} (not measured)"
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
 
 
 def card_lines(vector: VectorAnswer) -> list[Text]:

@@ -32,7 +32,7 @@ class ApiError(Exception):
     retryable: bool = False
 
     def __str__(self) -> str:
-        parts = [str(self.status) if self.status else "no response", self.code]
+        parts = [str(self.status), self.code] if self.status else [self.code]
         if self.param:
             parts.append(f"param {self.param}")
         if self.request_id:
@@ -103,10 +103,19 @@ def api_errors() -> Iterator[None]:
         reason = str(error) or type(error).__name__
         refused = isinstance(error, httpx2.ConnectError)  # the request was not sent, so repeating it is safe
         raise ApiError(
-            f"the server could not be reached: {reason}", code="connection_failed", retryable=refused
+            f"{_address(error)} could not be reached: {reason}", code="connection_failed", retryable=refused
         ) from error
     except (ValidationError, json.JSONDecodeError, LookupError) as error:
         raise ApiError(f"the server's answer cannot be read: {error}", code="unreadable_answer") from error
+
+
+def _address(error: httpx2.HTTPError) -> str:
+    """Returns where the request went, without a name and password of the address."""
+    try:
+        url = error.request.url
+    except RuntimeError:  # raised outside a request
+        return "the server"
+    return f"the server at {url.scheme}://{url.netloc.decode()}"
 
 
 def _seconds(text: str | None) -> float | None:

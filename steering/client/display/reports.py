@@ -25,6 +25,13 @@ def check_row(check: CheckAnswer) -> Row:
     return check.name, _measured(check.value, check.interval), relation, verdict(check.passed)
 
 
+def agreement(report: ReportAnswer) -> str:
+    """Returns whether the seeds agree, as the end of a sentence; nothing for one seed."""
+    if len(report.seeds) < 2:
+        return ""
+    return "; the seeds agree" if report.seeds_agree else "; the seeds do not agree"
+
+
 def report_markdown(report: ReportAnswer) -> str:
     """Returns the whole report: verdicts, checks, side effects and texts of each seed."""
     return "\n".join(_lines(report)) + "\n"
@@ -42,8 +49,7 @@ def _lines(report: ReportAnswer) -> Iterator[str]:
 
 
 def _circumstances(report: ReportAnswer) -> str:
-    agree = "agree" if report.seeds_agree else "do not agree"
-    return f"{report.model}, concept meant to go {report.direction}; the seeds {agree}."
+    return f"{report.model}, concept meant to go {report.direction}{agreement(report)}."
 
 
 def _seed_lines(seed: SeedReportAnswer) -> Iterator[str]:

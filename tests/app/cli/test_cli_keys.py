@@ -64,3 +64,13 @@ def test_a_key_of_a_namespace_sees_its_own_vectors(
     assert "mood" in steer("vectors", "list")[0]
     assert "team a" in steer("keys", "list")[0]
     assert "POST /v1/vectors" in steer("audit")[0]
+
+
+def test_an_id_is_on_one_line_of_the_list(steer: Steer) -> None:
+    scopes = ["--scope", "generate", "--scope", "read", "--scope", "write"]
+    steer("keys", "create", "team a", "--expires-at", "2090-01-02T03:04:05+01:00", *scopes)
+    assert "2090-01-02 02:04" in steer("keys", "list")[0]
+    steer("keys", "create", "a key with a long name that takes two lines", *scopes)
+    ids = [one["id"] for one in json.loads(steer("keys", "list", "--json")[0])]
+    shown = steer("keys", "list")[0]
+    assert all(one in shown for one in ids)

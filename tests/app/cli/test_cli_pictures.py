@@ -11,12 +11,16 @@ from app.cli.local import extract_missing, local_client
 from app.cli.output.live import live_comparison, sweep_chart
 from app.cli.output.tables import comparison_table
 from app.cli.pictures import read_texts
+from app.settings import Settings
 from steering.client import Client
 from steering.errors import InvalidRequest
+from steering.store.base import Store
+from steering.store.governance import KeyRecord
 from tests.app.cli.test_cli import Steer
 from tests.app.conftest import D_MODEL, reference_store
 from tests.app.running import running
 from tests.fakes import ScriptedEngine
+from tests.reference_store.store import ReferenceStore
 
 TEXTS = "text,label\n" + "".join(f"good {n},a\nbad {n},b\n" for n in range(6))
 
@@ -90,6 +94,19 @@ def test_a_sweep_is_drawn_as_bars_in_the_order_of_strength(address: str) -> None
     assert [row.split()[0] for row in rows] == ["-1", "+0", "+1"]
     readouts = {arm.name: arm.metrics.readout["calm"].mean for arm in answer.arms if arm.metrics}
     assert f"{readouts['+1']:+.2f}" in rows[2]
+
+
+async def _store_with_a_key(_: Settings) -> Store:
+    store = ReferenceStore()
+    await store.keys.create(KeyRecord("key_1", "team", "0" * 64, ("read",)))
+    return store
+
+
+def test_a_local_model_answers_where_the_database_has_keys(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("a-key-of-a-file-0123456789\n", encoding="utf-8")
+    with local_client(lambda _: ScriptedEngine(), _store_with_a_key, api_keys_file=file) as client:
+        assert client.generate("a", max_tokens=2, steering=[]).choices[0].text
 
 
 def test_a_local_model_answers_and_missing_starter_vectors_are_extracted() -> None:

@@ -49,3 +49,14 @@ def test_a_policy_is_set_from_a_file_shown_and_cleared(steer: Steer, address: st
         steer("policy", "clear")
         assert client.get_policy().mandatory == ()
         assert "none" in steer("monitors")[0]
+
+
+def test_a_raised_monitor_is_shown_with_the_answer(steer: Steer, address: str) -> None:
+    with Client(address) as client:
+        client.register_vector("mood", DIRECTIONS)
+        for action, reported in (("count", None), ("flag", "was raised"), ("stop", "ended the answer")):
+            client.set_policy(monitors=[{"name": "watch", "vector": "mood", "above": -99, "action": action}])
+            _, notes = steer("generate", "a", "--max-tokens", "4")
+            shown = [line for line in notes.splitlines() if "monitor" in line]
+            assert len(shown) == (reported is not None)
+            assert reported is None or f"monitor watch {reported}: mood@1 above -99, score " in shown[0]

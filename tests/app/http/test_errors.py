@@ -6,9 +6,10 @@ from typing import Any
 
 import httpx2
 import pytest
+from structlog.testing import capture_logs
 
 from app import errors as http_errors
-from app.http.errors import OUTCOMES, outcome_of
+from app.http.errors import OUTCOMES, outcome_of, public_error
 from steering import errors
 from tests.app.conftest import Server, StartServer
 from tests.fakes import ScriptedEngine
@@ -50,6 +51,14 @@ def test_statuses_are_those_of_the_contract() -> None:
     assert {kind: outcome_of(kind("x")).status for kind in expected} == expected
     for kind in (errors.Overloaded, errors.NotReady, http_errors.Draining, http_errors.RateLimited, errors.EngineDead):
         assert outcome_of(kind("x")).retry_after
+
+
+def test_what_every_start_and_restart_answers_is_logged_as_no_failure() -> None:
+    expected = {errors.NotReady: "info", http_errors.Draining: "info", errors.EngineDead: "error", errors.StoreUnavailable: "error"}  # fmt: skip
+    with capture_logs() as logs:
+        for kind in expected:
+            public_error(kind("x"))
+    assert [line["log_level"] for line in logs] == list(expected.values())
 
 
 GENERATE = b'{"prompt": "a", "temperature": %s}'

@@ -98,6 +98,20 @@ def test_without_the_extra_the_error_names_its_packages(monkeypatch: pytest.Monk
     assert sorted(named) == sorted(Requirement(one).name for one in extras["otel"])
 
 
+@pytest.mark.parametrize(("variable", "value"), [("OTEL_SERVICE_NAME", "mine"), ("OTEL_RESOURCE_ATTRIBUTES", "service.name=mine")])  # fmt: skip
+def test_the_service_has_a_name_which_the_environment_may_change(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    def name() -> object:
+        provider = open_traces()
+        provider.shutdown()
+        return provider.resource.attributes["service.name"]
+
+    assert name() == "steering-server"
+    monkeypatch.setenv(variable, value)
+    assert name() == "mine"
+
+
 async def test_a_stream_says_when_its_first_token_came(traced: Traced) -> None:
     body = {"prompt": "a", "max_tokens": 4, "stream": True}
     assert (await traced.client.post("/v1/generate", json=body)).status_code == 200

@@ -8,6 +8,7 @@ import pytest
 from app.errors import RateLimited
 from app.policy.keys import Key
 from app.policy.rate_limits import RateLimits
+from steering.errors import LimitExceeded
 from steering.schemas.governance import KeyLimitsFields
 from tests.app.conftest import Server, StartServer
 from tests.app.policy.minutes import OneMinute
@@ -94,3 +95,14 @@ def test_what_a_key_has_used_still_counts_when_the_number_of_servers_changes() -
             limits.admit(key)
     limits.servers = 1
     limits.admit(key)
+
+
+def test_a_share_of_rows_is_named_as_one() -> None:
+    limits, key = RateLimits(), Key("key-a", frozenset({"generate"}), KeyLimitsFields(rows=4))
+    limits.servers = 2
+    rows = limits.rows_of(key)
+    with pytest.raises(LimitExceeded, match="this key may use 2 on each of 2 servers"):
+        rows.take(4, 4)
+    rows.take(2, 2)
+    with pytest.raises(RateLimited, match="2 rows at once on each of 2 servers"):
+        rows.take(1, 1)

@@ -51,3 +51,12 @@ def test_a_report_is_shown_and_written(steer: Steer, prompts: Path, tmp_path: Pa
 def test_wrong_usage_is_reported(steer: Steer, arguments: tuple[str, ...]) -> None:
     _, error = steer("report", "mood", *arguments, code=2)
     assert error
+
+
+def test_one_seed_agrees_with_none(steer: Steer, prompts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report.md"
+    given = ["report", "mood", "--strength", "0.8", "--prompts", str(prompts), "--side-effects", "mood"]
+    for seeds, named in (("0", False), ("0,1", True)):
+        shown, _ = steer(*given, "--seeds", seeds, "--out", str(out))
+        assert ("the seeds" in shown) is named
+        assert ("the seeds" in out.read_text(encoding="utf-8")) is named

@@ -1,0 +1,80 @@
+"""Commands that are given files which they cannot read, or an address at which nobody listens: one line, no traceback."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.cli.main import main
+from steering.client import Client
+from tests.app.cli.test_cli import Steer
+from tests.app.running import running
+
+LATIN = "text,label\ncafé,1\n".encode("latin-1")
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with running() as found:
+        with Client(found) as client:
+            client.register_vector("mood", {"1": [1.0] * 8})
+        yield found
+
+
+@pytest.fixture
+def steer(address: str, capsys: pytest.CaptureFixture[str]) -> Steer:
+    return Steer(address, capsys)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("map", "FILE", "--out", "map.html"),
+        ("test", "mood", "FILE"),
+        ("extract", "x", "--pairs", "FILE"),
+        ("extract", "x", "--positive", "FILE", "--negative", "FILE"),
+        ("evaluate", "mood", "--prompts", "FILE"),
+        ("explain", "--file", "FILE"),
+        ("replay", "FILE"),
+        ("generate", "x", "--steering", "@FILE"),
+        ("policy", "set", "FILE"),
+    ],
+)
+def test_a_file_in_another_encoding_is_named(steer: Steer, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    file = tmp_path / "latin.csv"
+    file.write_bytes(LATIN)
+    _, error = steer(*(one.replace("FILE", str(file)) for one in arguments), code=1)
+    assert "latin.csv is not UTF-8 text (byte 14)" in error
+
+
+@pytest.mark.parametrize("content", ["no JSON", "[1]", "[]", "3", '{"steering": 1}', '{"steering": {"record": 1}}'])
+def test_a_record_that_is_none_is_refused(steer: Steer, tmp_path: Path, content: str) -> None:
+    record = tmp_path / "record.json"
+    record.write_text(content, encoding="utf-8")
+    assert "record.json" in steer("replay", str(record), code=1)[1]
+
+
+@pytest.mark.parametrize("content", ["no JSON", "[1]", "3"])
+def test_directions_that_are_none_are_refused(steer: Steer, tmp_path: Path, content: str) -> None:
+    record, directions = tmp_path / "record.json", tmp_path / "directions.json"
+    record.write_text(steer("generate", "x", "--json")[0], encoding="utf-8")
+    directions.write_text(content, encoding="utf-8")
+    assert "directions.json" in steer("replay", str(record), "--directions", str(directions), code=1)[1]
+
+
+def test_a_refused_connection_names_the_address(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["keys", "list", "--url", "http://someone:secret@127.0.0.1:1"])
+    error = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert "the server at http://127.0.0.1:1 could not be reached" in error
+    assert "secret" not in error
+
+
+def test_a_cell_with_a_line_break_is_one_text(steer: Steer, tmp_path: Path) -> None:
+    file = tmp_path / "texts.csv"
+    file.write_text('text\n"one\ntwo"\nthree\nfour\nfive\n', encoding="utf-8")
+    out = tmp_path / "map.html"
+    steer("map", str(file), "--out", str(out), "--layers", "1")
+    assert json.dumps("one\ntwo")[1:-1] in out.read_text(encoding="utf-8")
