@@ -49,9 +49,8 @@ def open_traces() -> "TracerProvider":
             param="traces",
         ) from error
     resource = Resource.create({"service.version": __version__})
-    if str(resource.attributes["service.name"]).startswith(
-        "unknown_service"
-    ):  # the library's name where nobody gave one
+    named = str(resource.attributes["service.name"])
+    if named.startswith("unknown_service"):  # the library's name where nobody gave one
         resource = resource.merge(Resource({"service.name": "steering-server"}))
     provider = TracerProvider(resource=resource)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
