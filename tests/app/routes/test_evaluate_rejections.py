@@ -10,7 +10,7 @@ from tests.fakes import ScriptedEngine
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"kind": "magic"}, "invalid_request", "kind"),
-    ({"kind": None}, "invalid_request", ""),
+    ({"kind": None}, "invalid_request", "kind"),
     ({"vector": "nothing"}, "vector_not_found", "vector"),
     ({"reader": "nothing"}, "vector_not_found", "vector"),
     ({"strengths": [0]}, "invalid_request", "strengths"),
