@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.main import main
 from app.cli.serve import settings_of
 from app.gguf_format import write_control_vector
 from steering.client import Client
+from tests.app.cli.conftest import Steer
 from tests.app.conftest import D_MODEL
 from tests.app.running import running
 
@@ -20,26 +20,6 @@ def address() -> Iterator[str]:
         with Client(found) as client:
             client.register_vector("calm", {"0": [1.0] * D_MODEL, "1": [0.5] * D_MODEL, "2": [3.0] * D_MODEL})
         yield found
-
-
-class Steer:
-    """Runs a command against the server and keeps what it printed."""
-
-    def __init__(self, address: str, capsys: pytest.CaptureFixture[str]) -> None:
-        self._address, self._capsys = address, capsys
-
-    def __call__(self, *arguments: str, code: int = 0, local: bool = False) -> tuple[str, str]:
-        """(standard output, standard error). local: a command that asks no server."""
-        with pytest.raises(SystemExit) as ended:
-            main([*arguments, *([] if local else ["--url", self._address])])
-        found = self._capsys.readouterr()
-        assert (ended.value.code or 0) == code, found.err
-        return found.out, found.err
-
-
-@pytest.fixture
-def steer(address: str, capsys: pytest.CaptureFixture[str]) -> Steer:
-    return Steer(address, capsys)
 
 
 # ---- options ----------------------------------------------------------------------------------------------------

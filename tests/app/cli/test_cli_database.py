@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from steering.client import Client
-from tests.app.cli.test_cli import Steer
+from tests.app.cli.conftest import Steer
 from tests.app.running import running
 
 DIRECTIONS = {"1": [1.0] * 8}

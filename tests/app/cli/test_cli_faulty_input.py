@@ -8,7 +8,7 @@ import pytest
 
 from app.cli.main import main
 from steering.client import Client
-from tests.app.cli.test_cli import Steer
+from tests.app.cli.conftest import Steer
 from tests.app.running import running
 
 LATIN = "text,label\ncafé,1\n".encode("latin-1")
@@ -20,11 +20,6 @@ def address() -> Iterator[str]:
         with Client(found) as client:
             client.register_vector("mood", {"1": [1.0] * 8})
         yield found
-
-
-@pytest.fixture
-def steer(address: str, capsys: pytest.CaptureFixture[str]) -> Steer:
-    return Steer(address, capsys)
 
 
 @pytest.mark.parametrize(

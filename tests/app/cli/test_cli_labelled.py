@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from app.cli.labelled import LabelledText, measured
 from steering.client import Client
-from tests.app.cli.test_cli import Steer
+from tests.app.cli.conftest import Steer
 from tests.app.running import running
 from tests.scripted_model import planted_direction
 
@@ -22,11 +22,6 @@ def address() -> Iterator[str]:
         with Client(found) as client:
             client.register_vector("mood", {"2": planted_direction().tolist()}, scale={"2": 2.0})
         yield found
-
-
-@pytest.fixture
-def steer(address: str, capsys: pytest.CaptureFixture[str]) -> Steer:
-    return Steer(address, capsys)
 
 
 def table(file: Path, header: list[str], rows: list[list[str]]) -> Path:

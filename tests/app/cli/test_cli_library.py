@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from steering.client import Client
-from tests.app.cli.test_cli import Steer
+from tests.app.cli.conftest import Steer
 from tests.app.conftest import D_MODEL
 from tests.app.running import running
 
@@ -19,11 +19,6 @@ def address() -> Iterator[str]:
             client.register_vector("calm", {"1": [1.0] * D_MODEL})
             client.register_vector("warm", {"1": [1.0, -1.0] * (D_MODEL // 2)})
         yield found
-
-
-@pytest.fixture
-def steer(address: str, capsys: pytest.CaptureFixture[str]) -> Steer:
-    return Steer(address, capsys)
 
 
 def test_a_profile_is_set_listed_shown_and_deleted(steer: Steer) -> None:

@@ -16,7 +16,7 @@ from steering.client import Client
 from steering.errors import InvalidRequest
 from steering.store.base import Store
 from steering.store.governance import KeyRecord
-from tests.app.cli.test_cli import Steer
+from tests.app.cli.conftest import Steer
 from tests.app.conftest import D_MODEL, reference_store
 from tests.app.running import running
 from tests.fakes import ScriptedEngine
@@ -31,11 +31,6 @@ def address() -> Iterator[str]:
         with Client(found) as client:
             client.register_vector("calm", {"1": [1.0] * D_MODEL})
         yield found
-
-
-@pytest.fixture
-def steer(address: str, capsys: pytest.CaptureFixture[str]) -> Steer:
-    return Steer(address, capsys)
 
 
 def test_a_map_is_written_as_a_page_and_as_a_picture(steer: Steer, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from steering.client import Client
-from tests.app.cli.test_cli import Steer
+from tests.app.cli.conftest import Steer
 from tests.app.running import running
 
 DIRECTIONS = {"1": [1.0] * 8}
@@ -17,11 +17,6 @@ DIRECTIONS = {"1": [1.0] * 8}
 def address() -> Iterator[str]:
     with running() as found:
         yield found
-
-
-@pytest.fixture
-def steer(address: str, capsys: pytest.CaptureFixture[str]) -> Steer:
-    return Steer(address, capsys)
 
 
 def test_a_policy_is_set_from_a_file_shown_and_cleared(steer: Steer, address: str, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from steering.client import Client
-from tests.app.cli.test_cli import Steer
+from tests.app.cli.conftest import Steer
 from tests.app.running import running
 from tests.steering.workflows.linear import GAIN, LinearEngine
 
@@ -22,11 +22,6 @@ def address() -> Iterator[str]:
             concept = engine.concept.tolist()
             client.register_vector("mood", {"1": concept, "2": concept}, scale={"1": GAIN, "2": GAIN})
         yield found
-
-
-@pytest.fixture
-def steer(address: str, capsys: pytest.CaptureFixture[str]) -> Steer:
-    return Steer(address, capsys)
 
 
 def rows_of(printed: str) -> list[list[str]]:

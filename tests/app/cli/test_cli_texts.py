@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file
 
 from steering.client import Client
-from tests.app.cli.test_cli import Steer
+from tests.app.cli.conftest import Steer
 from tests.app.conftest import D_MODEL
 from tests.app.running import running
 from tests.scripted_model import planted_direction
@@ -20,11 +20,6 @@ def address() -> Iterator[str]:
         with Client(found) as client:
             client.register_vector("mood", {"2": planted_direction().tolist()}, scale={"2": 2.0})
         yield found
-
-
-@pytest.fixture
-def steer(address: str, capsys: pytest.CaptureFixture[str]) -> Steer:
-    return Steer(address, capsys)
 
 
 def test_activations_are_written_to_a_file(steer: Steer, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file as save_torch
 from app.cli.input.vector_sources import decoder_row, json_directions
 from steering.client import ApiError, Client
 from steering.errors import InvalidRequest
-from tests.app.cli.test_cli import Steer
+from tests.app.cli.conftest import Steer
 from tests.app.conftest import D_MODEL
 from tests.app.running import running
 
@@ -25,11 +25,6 @@ ROWS = np.random.default_rng(0).standard_normal((5, D_MODEL)).astype(np.float32)
 def address() -> Iterator[str]:
     with running() as found:
         yield found
-
-
-@pytest.fixture
-def steer(address: str, capsys: pytest.CaptureFixture[str]) -> Steer:
-    return Steer(address, capsys)
 
 
 def dictionary(folder: Path, config: dict[str, Any] | None, rows: np.ndarray[Any, Any] = ROWS) -> Path:

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from steering.engine.transformers.engine import TransformersEngine
 from steering.model.loading import opened
 from steering.workflows.dictionaries.search import compared_texts
-from tests.app.cli.test_cli import Steer
+from tests.app.cli.conftest import Steer
 from tests.app.conftest import Server, StartServer
 from tests.app.running import running
 from tests.families import D_MODEL, FAMILIES

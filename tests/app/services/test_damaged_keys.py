@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from steering.client import Client
-from tests.app.cli.test_cli import Steer
+from tests.app.cli.conftest import Steer
 from tests.app.running import running
 from tests.steering.store.concurrent_writer import opened_behind_its_back
 

@@ -9,7 +9,7 @@ import pytest
 
 from app.services.resources import SHOWN_DAMAGED, damage_warnings
 from steering.client import ApiError, Client
-from tests.app.cli.test_cli import Steer
+from tests.app.cli.conftest import Steer
 from tests.app.conftest import D_MODEL
 from tests.app.running import running
 from tests.steering.store.concurrent_writer import opened_behind_its_back

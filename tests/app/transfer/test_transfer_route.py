@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from steering.engine.transformers.engine import TransformersEngine
 from steering.model.loading import opened
-from tests.app.cli.test_cli import Steer
+from tests.app.cli.conftest import Steer
 from tests.app.conftest import Server, StartServer
 from tests.app.running import running
 from tests.fakes import ScriptedEngine
