@@ -68,7 +68,7 @@ lint: setup style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Sizes, banned words and missing docstrings.
+# Sizes and missing docstrings.
 style: setup
 	$(BIN)/python -m tools.check_style
 	$(BIN)/ruff check --select D101,D102,D103 app steering tools
