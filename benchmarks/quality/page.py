@@ -1,4 +1,4 @@
-"""The tables of docs/dose_response.md, docs/training.md and docs/mathematics.md, from the saved results."""
+"""The tables of docs/dose_response_results.md, docs/training.md and docs/mathematics.md, from the saved results."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -16,7 +16,7 @@ from steering.spec import InterventionSpec
 from steering.vectors import ConceptVector
 
 BOUND = 0.2
-"""Relative dose at which perplexity reaches 1.5 times on half of the starter concepts (docs/dose_response.md)."""
+"""Relative dose at which perplexity reaches 1.5 times on half of the starter concepts (docs/dose_response_results.md)."""
 
 
 @dataclass(frozen=True, slots=True)

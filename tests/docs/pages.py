@@ -81,11 +81,11 @@ def _from_home(path: Path) -> str:
 
 
 PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
-    "answers.md": {"distinguished": answers.distinguished_table, "pairs": answers.pairs_shown},
+    "answers.md": {"distinguished": answers.distinguished_table},
     "cli.md": {"commands": command_reference},
     "deploying.md": {"settings": settings_table},
     "concepts.md": {"ranges": page.ranges_table, "cards": cards.cards_table},
-    "dose_response.md": {
+    "dose_response_results.md": {
         "measured": page.measured_on,
         "counts": page.dose_counts,
         "choice": page.choice_table,
@@ -94,15 +94,18 @@ PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "holding": holding.holding_table,
         "concepts": page.concept_tables,
     },
-    "evidence.md": {"duration": evidence.duration, "runs": evidence.evidence_table},
-    "report.md": {
+    "evidence.md": {
+        "results": evidence.results_table,
+        "duration": evidence.duration,
+        "runs": evidence.evidence_table,
+    },
+    "report_results.md": {
         "gates": gates.gates_table,
         "failed": gates.failed_table,
         "side_effects": gates.side_effects_table,
         "methods_counts": methods.methods_counts,
         "methods_summary": methods.methods_summary,
         "methods": methods.methods_table,
-        "texts": gates.texts_shown,
     },
     "transfer.md": {"counts": transfers.transfer_counts, "transfer": transfers.transfer_table},
     "training.md": {"settings": page.settings_table, "comparison": page.training_table},

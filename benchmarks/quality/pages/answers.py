@@ -1,10 +1,10 @@
-"""docs/answers.md: pairs of steered answers, and who distinguished them."""
+"""The table of docs/answers.md: how many pairs of steered answers were distinguished."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.quality.blind.reading import distinguished
-from benchmarks.quality.page import one_line, results, table
+from benchmarks.quality.page import results, table
 
 
 def distinguished_table() -> str:
@@ -27,29 +27,6 @@ def distinguished_table() -> str:
     )
 
 
-def pairs_shown() -> str:
-    """Shows the answers of every pair, with the verdicts."""
-    return "\n".join(_section(concept, entry["pairs"]) for concept, entry in _found().items() if entry["pairs"])
-
-
 def _found() -> Mapping[str, Any]:
     found: Mapping[str, Any] = results().get("blind", {})
     return found
-
-
-def _section(concept: str, pairs: Sequence[Mapping[str, Any]]) -> str:
-    rows = [
-        (one_line(pair["prompt"]), one_line(pair["up"]), one_line(pair["down"]), _scores(pair), _verdict(pair["read"]))
-        for pair in pairs
-    ]
-    columns = ("prompt", "steered up", "steered down", "scores of the second model", "reader")
-    return f"### {concept}\n\n{table(columns, rows)}"
-
-
-def _scores(pair: Mapping[str, Any]) -> str:
-    up, down = pair["scores"]
-    return f"{up:+.2f}, {down:+.2f}"
-
-
-def _verdict(read: bool | None) -> str:
-    return "" if read is None else "distinguished" if read else "not distinguished"

@@ -1,22 +1,58 @@
-"""The table of docs/evidence.md: what was measured, with which counts, for how long, by which versions on which machine."""
+"""The tables of docs/evidence.md: what the starter concepts do, and how, when and where that was measured."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.quality.page import results, table
+from benchmarks.quality.blind.reading import distinguished
+from benchmarks.quality.page import range_text, results, table
+from benchmarks.quality.pages.gates import GATES, gate_count
+from steering.concepts import CONCEPTS
+from steering.concepts.measured import measurement_of
 
 PAGES = {
     "cards": "[concepts](concepts.md)",
     "ranges": "[concepts](concepts.md)",
-    "choice": "[dose-response](dose_response.md)",
-    "dose": "[dose-response](dose_response.md)",
-    "holding": "[dose-response](dose_response.md)",
+    "choice": "[dose-response](dose_response_results.md)",
+    "dose": "[dose-response](dose_response_results.md)",
+    "holding": "[dose-response](dose_response_results.md)",
     "training": "[training](training.md)",
-    "gates": "[deployment report](report.md)",
-    "methods": "[deployment report](report.md)",
+    "gates": "[deployment report](report_results.md)",
+    "methods": "[deployment report](report_results.md)",
     "transfer": "[transfer](transfer.md)",
     "blind": "[answers](answers.md)",
 }
+
+
+def results_table() -> str:
+    """Shows the main results of every starter concept, one row each."""
+    blind = results()["blind"]
+    model = next(entry["model"] for entry in blind.values() if entry["pairs"])
+    rows = [_result(concept, model) for concept in CONCEPTS if concept in blind]
+    columns = (
+        "concept", "separates", "strengths that hold", "shift", "perplexity", "report", "distinguished", "steers",
+    )  # fmt: skip
+    return table(columns, rows)
+
+
+def _result(concept: str, model: str) -> Sequence[str]:
+    card, blind = results()["cards"][concept], results()["blind"][concept]
+    low, high = card["auroc_interval"]
+    measured = measurement_of(concept, model)
+    assert measured is not None
+    ranges = [ends for ends in (measured.strength, measured.negative) if ends is not None]
+    holding = [point for point in measured.points for low, high in ranges if low <= point.strength <= high]
+    furthest = max(holding, key=lambda point: abs(point.concept_score), default=None)
+    counts = distinguished(blind["pairs"]) if blind["pairs"] else {}
+    return (
+        concept,
+        f"{card['auroc']:.2f} [{low:.2f}, {high:.2f}]",
+        " and ".join(range_text(ends) for ends in ranges) or "none",
+        "" if furthest is None else f"{furthest.concept_score:+.2f} at {furthest.strength:g}",
+        "" if furthest is None else f"{furthest.perplexity_ratio:.2f}",
+        ", ".join(gate_count(results()["gates"][concept], gate) for gate in GATES),
+        f"{counts['model']} and {counts['reader']} of {counts['pairs']}" if counts else "",
+        "yes" if measured.claims else "not shown",
+    )
 
 
 def evidence_table() -> str:

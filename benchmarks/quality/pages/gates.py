@@ -1,10 +1,10 @@
-"""The tables of docs/report.md about the shipped concepts: the three gates, what fails, side effects and texts."""
+"""The tables of docs/report_results.md about the starter concepts: the three gates, what fails, side effects."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from benchmarks.quality.page import one_line, results, table
+from benchmarks.quality.page import results, table
 from steering.concepts import CONCEPTS
 
 GATES = ("control", "utility", "robustness")
@@ -17,7 +17,7 @@ def gates_table() -> str:
         (
             concept,
             operating_point(entry),
-            *(_passed(entry, gate) for gate in GATES),
+            *(gate_count(entry, gate) for gate in GATES),
             ", ".join(_shift(one) for one in entry["seeds"]),
             "pass" if entry["passed"] else "fail",
             agreement(entry),
@@ -43,20 +43,6 @@ def failed_table() -> str:
         return "No check fails under any seed.\n"
     seeds: list[dict[str, Any]] = next((entry["seeds"] for _, entry in _entries()), [])
     return table(("concept", *(f"seed {one['seed']}" for one in seeds)), rows)
-
-
-def texts_shown() -> str:
-    """Shows answers of each concept, unsteered and steered, for each seed."""
-    sections = []
-    for concept, entry in _entries():
-        rows = [
-            (str(one["seed"]), one_line(text["prompt"]), one_line(text["unsteered"]), one_line(text["steered"]))
-            for one in entry["seeds"]
-            for text in one["texts"]
-        ]
-        shown = table(("seed", "prompt", "unsteered", f"strength {entry['strength']:g}"), rows)
-        sections.append(f"### {concept}\n\n{shown}")
-    return "\n".join(sections)
 
 
 def side_effects_table() -> str:
@@ -91,7 +77,8 @@ def operating_point(entry: Mapping[str, Any]) -> str:
     return f"{entry['strength']:g} at {', '.join(map(str, entry['layers']))}"
 
 
-def _passed(entry: Mapping[str, Any], gate: str) -> str:
+def gate_count(entry: Mapping[str, Any], gate: str) -> str:
+    """States how many seeds pass a gate."""
     seeds = [one["gates"] for one in entry["seeds"]]
     return f"{sum(bool(gates) and gates[gate]['passed'] for gates in seeds)} of {len(seeds)}"
 

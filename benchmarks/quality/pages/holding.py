@@ -1,4 +1,4 @@
-"""The table of closed-loop control in docs/dose_response.md."""
+"""The table of closed-loop control in docs/dose_response_results.md."""
 
 from benchmarks.quality.page import results, table
 

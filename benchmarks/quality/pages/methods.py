@@ -1,4 +1,4 @@
-"""The tables of docs/report.md that compare methods: concept by method, with the three gates."""
+"""The tables of docs/report_results.md that compare methods: concept by method, with the three gates."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -53,7 +53,7 @@ def _transcript(engine: Engine, messages: Sequence[ChatMessage]) -> CapturePromp
 
 
 def default_position(pairs: PairSet) -> Position:
-    """Chooses where pairs are read when the caller does not say (measured in docs/dose_response.md).
+    """Chooses where pairs are read when the caller does not say (measured in docs/dose_response_results.md).
 
     "response_mean" where all are replies, "last" where all are plain texts, "mean" where both occur.
     """

@@ -19,7 +19,7 @@ from steering.workflows.progress import Progress, ignore_progress
 from steering.workflows.transfer.request import Transfer
 
 DOSE = 0.15
-"""Planned relative dose: at 0.2 text breaks for half of the starter concepts (docs/dose_response.md)."""
+"""Planned relative dose: at 0.2 text breaks for half of the starter concepts (docs/dose_response_results.md)."""
 RANDOM_DIRECTIONS = 3
 TEMPERATURE = 0.7
 """Of the answers of a job."""
