@@ -4,6 +4,7 @@ import ipaddress
 import logging
 import re
 import time
+from http import HTTPStatus
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -78,6 +79,8 @@ class RequestMiddleware:
             metrics.errors.labels(code).inc()
         if key is not None:
             metrics.key_requests.labels(key).inc()
+            if status == HTTPStatus.TOO_MANY_REQUESTS:
+                metrics.key_refusals.labels(key, state.get("limit", code)).inc()
         route = route_template(scope)
         log.log(
             logging.DEBUG if route in HEALTH_PATHS else logging.INFO,  # probes ask every few seconds
