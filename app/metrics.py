@@ -29,6 +29,8 @@ from steering import __version__
 from steering.engine.api import EngineStats, SteeringReport
 
 UNMATCHED = "unmatched"
+ALERTED_CODES = ("storage_full", "store_corrupt", "out_of_memory")
+"""Their series begin at 0, so that an alert on the increase sees the first error."""
 LAG_PAUSE_SECONDS = 0.25
 """Pause between two measurements of the event loop."""
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -72,6 +74,8 @@ class Metrics(Collector):
         about = "Measured relative dose of steered answers, summed over interventions and layers."
         self.relative_dose = histogram("steering_relative_dose", about, buckets=_DOSES)
         self.errors = counter("steering_errors", "Error responses, by code.", ("code",))
+        for code in ALERTED_CODES:
+            self.errors.labels(code)
         self.key_requests = counter("steering_key_requests", "Requests, by key.", ("key",))
         about = "Tokens of prompts and answers that were admitted, by key."
         self.key_tokens = counter("steering_key_tokens", about, ("key",))
@@ -125,9 +129,9 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yields the statistics of the engine, the jobs of this process and its memory, when Prometheus scrapes."""
         yield GaugeMetricFamily("steering_ready", "1 while /health/ready answers 200.", float(self.not_ready is None))
-        if self.not_ready is not None:
-            about = "1 for the reason why the server is not ready, by code."
-            yield _labelled("steering_not_ready", about, "code", {self.not_ready: 1.0})
+        about = "1 for the reason why the server is not ready, by code."
+        reasons = {} if self.not_ready is None else {self.not_ready: 1.0}
+        yield _labelled("steering_not_ready", about, "code", reasons)
         stats = self._stats()
         if stats is not None:
             yield from _engine_metrics(stats)
