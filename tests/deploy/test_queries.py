@@ -124,7 +124,9 @@ def test_the_dashboard_has_panels_for_monitors_and_a_variable_of_a_series_that_e
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
     asked = " ".join(target["expr"] for panel in PANELS for target in panel["targets"])
     shown = set(re.findall(r"steering_monitor_\w+", asked))
-    assert shown == {f"steering_monitor_{name}" for name in ("score_bucket", "scores_total", "raised_total", "answers_total")}
+    assert shown == {
+        f"steering_monitor_{name}" for name in ("score_bucket", "scores_total", "raised_total", "answers_total")
+    }
     (variable,) = dashboard["templating"]["list"]
     assert set(re.findall(r"steering_\w+", variable["definition"])) <= exported.names
 
