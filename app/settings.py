@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     link_days: Positive = Field(365, description="age at which saved links are deleted")
     allowed_hosts: CommaSeparated = Field(
         (),
-        description="comma-separated names accepted in Host, in addition to the loopback names on a loopback address; on others /health is answered under any name",
+        description="comma-separated names accepted in Host, in addition to the loopback names on a loopback address; on others, /health and /metrics are answered under any name",
     )
     client_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")] | None = Field(
         None,

@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1", "[::1]")
 HEALTH_PATHS = frozenset({"/health", "/health/live", "/health/ready"})
+ASKED_BY_ADDRESS = HEALTH_PATHS | {"/metrics"}
+"""What orchestrators and Prometheus ask by the address of a container. Health needs no key anywhere; metrics need one."""
 SECURITY_HEADERS = (
     ("Content-Security-Policy", "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"),
     ("X-Content-Type-Options", "nosniff"),
@@ -115,14 +117,14 @@ class HostMiddleware:
     """Accepts only requests whose Host header names this server, where the names are known.
 
     On a loopback address they are, so a page of another site that reaches the port through a domain of its own (DNS
-    rebinding) is refused. Elsewhere the operator may list them; health checks are then answered under any name, because
-    orchestrators ask by the address of the container. Starlette's middleware decides; the refusal has our body.
+    rebinding) is refused. Elsewhere a key is required and the operator may list them; ASKED_BY_ADDRESS is then answered under
+    any name. Starlette's middleware decides; the refusal has our body.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
         self._allowed = settings.allowed_hosts + (_LOOPBACK_HOSTS if settings.loopback else ())
-        self._exempt: frozenset[str] = frozenset() if settings.loopback else HEALTH_PATHS
+        self._exempt: frozenset[str] = frozenset() if settings.loopback else ASKED_BY_ADDRESS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one ASGI connection."""

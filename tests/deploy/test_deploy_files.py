@@ -11,11 +11,12 @@ import yaml
 
 from app.main import create_app
 from app.settings import Settings
+from steering import __version__
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEPLOY = REPOSITORY / "deploy"
 BIN = Path(sys.executable).parent
-MANIFESTS = ("steering.yaml", "autoscaling.yaml")
+MANIFESTS = ("steering.yaml", "autoscaling.yaml", "network.yaml")
 KUBERNETES = "1.34"
 COMPOSE: dict[str, Any] = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
 SETTINGS = {f"STEERING_{name.upper()}" for name in Settings.model_fields}
@@ -75,6 +76,36 @@ def test_the_probes_ask_routes_that_exist_on_the_port_of_the_image() -> None:
         assert path in paths
     assert resources()["Service"]["spec"]["ports"][0]["targetPort"] == "http"
     assert f"STEERING_PORT={PORT}" in (REPOSITORY / "Dockerfile").read_text()
+
+
+def test_the_network_policy_lets_the_service_and_the_database_through() -> None:
+    spec = resources()["NetworkPolicy"]["spec"]
+    assert spec["podSelector"] == resources()["Deployment"]["spec"]["selector"]
+    (rule,) = spec["ingress"]
+    assert [one["port"] for one in rule["ports"]] == [one["name"] for one in container()["ports"]]
+    assert {one["port"] for rule in spec["egress"] for one in rule["ports"]} >= {53, 443, 5432}
+
+
+def test_prometheus_finds_the_service_with_a_key_and_names_the_job_as_the_alerts_do() -> None:
+    monitor = yaml.safe_load((DEPLOY / "kubernetes" / "monitoring.yaml").read_text())
+    service = resources()["Service"]
+    assert monitor["spec"]["selector"]["matchLabels"] == service["metadata"]["labels"]
+    assert service["metadata"]["labels"][monitor["spec"]["jobLabel"]] == "steering"
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert endpoint["port"] in [one["name"] for one in service["spec"]["ports"]]
+    assert endpoint["path"] in create_app().openapi()["paths"]
+    assert endpoint["authorization"]["credentials"] == {"name": "steering-metrics", "key": "key"}
+    annotations = resources()["Deployment"]["spec"]["template"]["metadata"].get("annotations", {})
+    assert not any(name.startswith("prometheus.io") for name in annotations), "they cannot carry the key"
+
+
+def test_the_image_has_a_tag_and_the_pods_share_what_they_compile() -> None:
+    assert re.fullmatch(r"steering-server:\d+\.\d+\.\d+", container()["image"])
+    assert container()["image"].endswith(f":{__version__}")
+    claim = resources()["PersistentVolumeClaim"]
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    volumes = {one["name"]: one for one in resources()["Deployment"]["spec"]["template"]["spec"]["volumes"]}
+    assert volumes["cache"]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
 
 
 def test_the_autoscaler_scales_the_deployment() -> None:
