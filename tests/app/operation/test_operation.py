@@ -4,7 +4,9 @@ import hashlib
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +24,8 @@ from steering.store.base import Link
 from steering.workflows.extraction.make import METHOD_NAMES
 from tests.app.conftest import Server, StartServer, reference_store
 from tests.scripted_model import SCRIPTED_MODEL, WORDS
+
+MONITORING = (Path(__file__).resolve().parents[3] / "docs" / "monitoring.md").read_text(encoding="utf-8")
 
 
 async def test_capabilities_are_read_from_the_tables(server: Server) -> None:
@@ -123,6 +127,12 @@ async def requests_logged(server: Server, written: io.StringIO, **headers: str) 
 async def test_a_request_is_logged_with_the_address_of_its_client(server: Server, written: io.StringIO) -> None:
     (line,) = await requests_logged(server, written, x_forwarded_for="203.0.113.9")
     assert (line["client"], line["status"]) == ("127.0.0.1", 404)
+
+
+async def test_the_log_has_the_fields_that_the_page_describes(server: Server, written: io.StringIO) -> None:
+    (line,) = await requests_logged(server, written)
+    section = MONITORING.split("## Logs")[1].split("## Alerts")[0]
+    assert line.keys() <= set(re.findall(r"`(\w+)`", section))
 
 
 async def test_behind_a_proxy_the_address_is_the_last_of_its_header(start: StartServer, written: io.StringIO) -> None:
